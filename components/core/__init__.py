@@ -1,0 +1,1 @@
+"""What the stages share: artifact contracts and their I/O, configuration, data, encoders, the mixture, metrics, the store."""

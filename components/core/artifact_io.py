@@ -1,0 +1,172 @@
+"""Publishing and opening artifacts.
+
+An artifact lives in the store at ``artifacts/<kind>/<digest>/`` with its ``manifest.json`` written last. Whoever opens it
+goes through :func:`open_artifact`, which checks it: sizes at every open, the full hash once per machine and whenever a
+file's size or time has changed since.
+"""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from pydantic import ValidationError
+
+from components.core.errors import ArtifactError
+from components.core.file_digest import digest_of, digest_once
+from components.core.manifests import FileEntry, Manifest
+from components.core.places import cache_directory
+from components.core.store import LocalStore, MissingObjectError, ObjectStore
+
+M = TypeVar("M", bound=Manifest)
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Opened(Generic[M]):
+    """A verified artifact: its manifest and the folder with its files."""
+
+    path: Path
+    manifest: M
+
+    def file(self, name: str) -> Path:
+        """The path of one of its files."""
+        return self.path / name
+
+
+def artifact_key(kind: str, digest: str) -> str:
+    """Where an artifact lies in the store."""
+    return f"artifacts/{kind}/{digest}"
+
+
+def with_files(manifest: M, directory: Path) -> M:
+    """The manifest with the digests of a folder's files and its own."""
+    files = {
+        path.relative_to(directory).as_posix(): FileEntry(sha256=digest_of(path), size=path.stat().st_size)
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+    manifest = manifest.model_copy(update={"files": files})
+    return manifest.model_copy(update={"digest": manifest.content_digest()})
+
+
+def publish(store: ObjectStore, manifest: M, directory: Path) -> M:
+    """Put an artifact into the store: files first, then ``manifest.json``.
+
+    In a local store the folder is completed aside and renamed; an incomplete or damaged one under the same digest is
+    replaced. In S3 the objects' digests decide, and the manifest is the last object written.
+
+    Args:
+        store: where to.
+        manifest: fields filled in by the stage and the engine; files and digest are added here.
+        directory: the artifact's files (left empty or removed afterwards).
+
+    Returns:
+        The manifest as published.
+    """
+    manifest = with_files(manifest, directory)
+    key = artifact_key(manifest.kind, manifest.digest)
+    text = manifest.model_dump_json(indent=1)
+    if not isinstance(store, LocalStore):
+        for name in manifest.files:
+            store.upload(directory / name, f"{key}/{name}")
+        store.write(f"{key}/{MANIFEST}", text.encode())
+        return manifest
+    (directory / MANIFEST).write_text(text, encoding="utf-8")
+    target = store.local_path(key)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    shutil.move(directory, aside)
+    if target.exists():
+        old = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+        target.rename(old)
+        aside.rename(target)
+        shutil.rmtree(old)
+    else:
+        aside.rename(target)
+    return manifest
+
+
+def _read_manifest(path: Path, cls: type[M], name: str) -> M:
+    try:
+        return cls.model_validate_json((path / MANIFEST).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ArtifactError(f"{name} is incomplete: {path / MANIFEST} is missing.") from error
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{name} is damaged: {path / MANIFEST} does not hold a valid manifest.") from error
+
+
+def verify_directory(path: Path, cls: type[M], name: str = "") -> Opened[M]:
+    """Check a folder against its manifest and open it.
+
+    Raises:
+        ArtifactError: naming the file, what was expected and what was found.
+    """
+    name = name or f"{cls.__name__} at {path}"
+    manifest = _read_manifest(path, cls, name)
+    if manifest.kind != cls.__name__:
+        raise ArtifactError(f"{path} is a {manifest.kind}, not a {cls.__name__}.")
+    if manifest.digest != manifest.content_digest():
+        raise ArtifactError(
+            f"{name} is damaged: {path / MANIFEST} does not match its own digest {manifest.digest[:12]}."
+        )
+    for file, entry in manifest.files.items():
+        where = path / file
+        if not where.is_file():
+            raise ArtifactError(f"{name} is damaged: {where} is missing.")
+        size = where.stat().st_size
+        if size != entry.size:
+            raise ArtifactError(f"{name} is damaged: {where} has {size} bytes, its manifest says {entry.size}.")
+        found = digest_once(where)
+        if found != entry.sha256:
+            raise ArtifactError(
+                f"{name} is damaged: {where} has SHA-256 {found[:12]}…, its manifest says {entry.sha256[:12]}…."
+            )
+    return Opened(path, manifest)
+
+
+def open_artifact(store: ObjectStore, cls: type[M], digest: str) -> Opened[M]:
+    """Open an artifact by digest, verified; from S3 it is fetched once into the cache.
+
+    Raises:
+        ArtifactError: missing, incomplete, damaged, or not the one that was asked for.
+    """
+    key = artifact_key(cls.__name__, digest)
+    name = f"{cls.__name__} {digest[:12]}"
+    path = store.local_path(key)
+    if path is None:
+        path = cache_directory("artifacts", cls.__name__, digest)
+        if not (path / MANIFEST).is_file():
+            _fetch(store, key, path, cls, name)
+    if not path.is_dir():
+        raise ArtifactError(f"{name} is not in the store ({store.location(key)}).")
+    opened = verify_directory(path, cls, name)
+    if opened.manifest.digest != digest:
+        raise ArtifactError(f"{path} holds {opened.manifest.digest[:12]}, expected {digest[:12]}.")
+    return opened
+
+
+def _fetch(store: ObjectStore, key: str, path: Path, cls: type[M], name: str) -> None:
+    try:
+        text, _ = store.read(f"{key}/{MANIFEST}")
+        manifest = cls.model_validate_json(text)
+    except MissingObjectError as error:
+        raise ArtifactError(f"{name} is not in the store ({store.location(key)}).") from error
+    except ValidationError as error:
+        raise ArtifactError(f"{name} is damaged: {store.location(key)}/{MANIFEST} holds no valid manifest.") from error
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    partial.mkdir(parents=True)
+    try:
+        for file in manifest.files:
+            store.download(f"{key}/{file}", partial / file)
+        (partial / MANIFEST).write_bytes(text)
+        if path.exists():
+            shutil.rmtree(path)
+        partial.rename(path)
+    except MissingObjectError as error:
+        raise ArtifactError(f"{name} is incomplete: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,96 @@
+"""Encoded audio to mono samples, and the facts of a waveform: the same reading for validation, training and serving."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import TYPE_CHECKING
+
+from components.core.errors import MistereError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SILENCE_FLOOR_DBFS = -120.0
+_CLIPPED_AT = 0.999
+
+
+class AudioError(MistereError):
+    """A piece of audio can't be used; the message is one sentence."""
+
+
+class EmptyAudioError(AudioError):
+    """There is nothing in it: no byte, or no sample."""
+
+
+def decode(data: bytes, max_seconds: float | None = None) -> tuple[np.ndarray, int]:
+    """Decode an encoded file (WAV, FLAC, OGG Vorbis or Opus, MP3) at its own rate.
+
+    Args:
+        data: the file's bytes.
+        max_seconds: decode no more than this and one sample, so that a small file that decodes to hours costs little.
+
+    Returns:
+        Mono samples as float32 ``[N]`` in −1..1 (the mean of the channels), N > 0, and their rate in Hz.
+
+    Raises:
+        EmptyAudioError: no byte, or not one sample.
+        AudioError: no audio that libsndfile reads, or values that are no numbers.
+    """
+    import numpy as np
+    import soundfile
+
+    if not data:
+        raise EmptyAudioError("The audio is empty (0 bytes).")
+    try:
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            rate = file.samplerate
+            frames = -1 if max_seconds is None else int(max_seconds * rate) + 1
+            wave = file.read(frames, dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError, OSError, MemoryError) as error:
+        reason = " ".join(str(getattr(error, "error_string", "") or error).split()).rstrip(".")
+        raise AudioError(f"The audio does not decode ({reason}; {len(data)} bytes).") from error
+    if wave.shape[0] == 0:
+        raise EmptyAudioError("The audio has zero length: it decodes to no sample at all.")
+    mono = wave[:, 0] if wave.shape[1] == 1 else wave.mean(axis=1, dtype=np.float32)
+    if not np.isfinite(mono).all():
+        raise AudioError("The audio holds values that are no numbers (NaN or infinity).")
+    return np.ascontiguousarray(mono), int(rate)
+
+
+def resample(wave: np.ndarray, rate: int, target: int) -> np.ndarray:
+    """Bring samples to another rate with a polyphase filter (no aliasing, no delay).
+
+    Args:
+        wave: mono samples ``[N]``.
+        rate: their rate in Hz.
+        target: the wanted rate in Hz.
+
+    Returns:
+        float32 ``[ceil(N · target / rate)]``; the samples themselves where the rates are equal.
+    """
+    import numpy as np
+
+    if rate == target:
+        return wave.astype(np.float32, copy=False)
+    from scipy.signal import resample_poly
+
+    divisor = math.gcd(rate, target)
+    return np.asarray(resample_poly(wave, target // divisor, rate // divisor), np.float32)
+
+
+def rms_dbfs(wave: np.ndarray) -> float:
+    """Level of samples ``[N]``: root mean square in dB relative to full scale, −120 for digital silence."""
+    import numpy as np
+
+    if wave.size == 0:
+        return SILENCE_FLOOR_DBFS
+    power = float(np.mean(np.square(wave, dtype=np.float64)))
+    return max(10.0 * math.log10(power), SILENCE_FLOOR_DBFS) if power > 0 else SILENCE_FLOOR_DBFS
+
+
+def clipped_share(wave: np.ndarray) -> float:
+    """Share 0..1 of the samples ``[N]`` that lie at full scale."""
+    import numpy as np
+
+    return float(np.mean(np.abs(wave) >= _CLIPPED_AT)) if wave.size else 0.0

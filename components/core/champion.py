@@ -1,0 +1,67 @@
+"""The champion: one pointer in the store, moved by a conditional put as the last act of a deployment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from components.core.errors import ArtifactError
+from components.core.store import ABSENT, MissingObjectError, ObjectStore
+
+CHAMPION_KEY = "champion.json"
+NO_CHAMPION = "none"
+"""Stands for the champion's digest, as a pipeline parameter, where there is none yet."""
+
+
+class Champion(BaseModel):
+    """What is released now."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    bundle_digest: str
+    evaluation_digest: str
+    model_name: str
+    model_version: str
+    run_id: str
+    moved_at: float
+
+
+@dataclass(frozen=True)
+class ChampionPointer:
+    """The champion as it was read, with the version that a later move must still find."""
+
+    champion: Champion | None
+    version: str
+
+    @property
+    def digest(self) -> str:
+        """The champion's bundle digest, or :data:`NO_CHAMPION`."""
+        return self.champion.bundle_digest if self.champion else NO_CHAMPION
+
+
+def read_champion(store: ObjectStore) -> ChampionPointer:
+    """Read the pointer.
+
+    Raises:
+        ArtifactError: it is there but damaged.
+    """
+    try:
+        data, version = store.read(CHAMPION_KEY)
+    except MissingObjectError:
+        return ChampionPointer(None, ABSENT)
+    try:
+        return ChampionPointer(Champion.model_validate_json(data), version)
+    except ValidationError as error:
+        raise ArtifactError(
+            f"the champion pointer {store.location(CHAMPION_KEY)} is damaged: restore or delete it."
+        ) from error
+
+
+def move_champion(store: ObjectStore, seen: ChampionPointer, champion: Champion) -> None:
+    """Make ``champion`` the one, unless somebody moved the pointer since ``seen`` was read.
+
+    Raises:
+        ConflictError: somebody did.
+    """
+    store.write(CHAMPION_KEY, champion.model_dump_json(indent=1).encode(), expected=seen.version)

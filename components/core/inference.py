@@ -1,0 +1,153 @@
+"""A released model from its bundle: raw dialogues or embeddings in, predictions out. Serving and evaluation share it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from components.core.artifact_io import open_artifact
+from components.core.audio import AudioError, decode
+from components.core.encoders.embedding import Embedder
+from components.core.encoders.family import Features
+from components.core.encoders.inputs import HasModalities
+from components.core.errors import ArtifactError, MistereError
+from components.core.manifests import BaseEncoder, ModelBundle
+from components.core.moe.mixture import MixtureOfExperts
+from components.core.moe.prediction import DialoguePrediction, load_mixture, predict
+from components.core.store import open_store
+
+__all__ = [
+    "AudioDecodeError",
+    "AudioTooLongError",
+    "DialoguePrediction",
+    "EmotionModel",
+    "UtteranceInput",
+    "load_bundle",
+]
+
+_LOCATION = re.compile(r"^(?P<store>.+)/artifacts/ModelBundle/(?P<digest>[0-9a-f]{64})$")
+
+
+@dataclass(frozen=True, slots=True)
+class UtteranceInput:
+    """One utterance: a transcript, an encoded audio file, both, or neither."""
+
+    text: str | None = None
+    audio: bytes | None = None
+
+
+class AudioDecodeError(MistereError):
+    """An utterance's audio does not decode; ``utterance`` is its index in the dialogue."""
+
+    def __init__(self, message: str, utterance: int) -> None:
+        super().__init__(message)
+        self.utterance = utterance
+
+
+class AudioTooLongError(MistereError):
+    """An utterance's audio is longer than allowed; ``utterance`` is its index in the dialogue."""
+
+    def __init__(self, message: str, utterance: int) -> None:
+        super().__init__(message)
+        self.utterance = utterance
+
+
+class EmotionModel:
+    """Encoders and mixture of one bundle.
+
+    Attributes:
+        bundle: the bundle's manifest.
+        labels: label names, in the order of the probabilities.
+        experts: expert names, in the order of the weights.
+        encoder_digests: per modality.
+        dimensions: embedding width per modality.
+    """
+
+    def __init__(self, bundle: ModelBundle, mixture: MixtureOfExperts, embedders: Mapping[str, Embedder]) -> None:
+        self.bundle, self._mixture, self._embedders = bundle, mixture, dict(embedders)
+        self.labels, self.experts = list(bundle.labels), list(bundle.experts)
+        self.encoder_digests = {name: encoder.encoder_digest for name, encoder in bundle.encoders.items()}
+        self.dimensions = dict(mixture.dimensions)
+
+    def predict(
+        self, dialogues: Sequence[Sequence[HasModalities]], max_seconds: float | None = None
+    ) -> list[DialoguePrediction]:
+        """Predict raw dialogues.
+
+        Args:
+            dialogues: each a sequence of utterances in order. A modality that the model does not know is ignored.
+            max_seconds: longest audio allowed for an utterance; None for any.
+
+        Raises:
+            AudioDecodeError: an utterance's audio does not decode.
+            AudioTooLongError: it is too long.
+        """
+        return self.predict_embeddings(self.embed(dialogues, max_seconds))
+
+    def embed(
+        self, dialogues: Sequence[Sequence[HasModalities]], max_seconds: float | None = None
+    ) -> list[dict[str, np.ndarray]]:
+        """Embeddings of raw dialogues, all utterances of all of them in batches by length."""
+        ends = np.cumsum([len(dialogue) for dialogue in dialogues])[:-1]
+        vectors: dict[str, list[np.ndarray]] = {}
+        for name, embedder in self._embedders.items():
+            features: list[Features | None] = []
+            for dialogue in dialogues:
+                features += [_prepare(embedder, index, u, max_seconds) for index, u in enumerate(dialogue)]
+            vectors[name] = np.split(embedder.embed(features), ends)
+        return [{name: parts[index] for name, parts in vectors.items()} for index in range(len(dialogues))]
+
+    def predict_embeddings(self, dialogues: Sequence[Mapping[str, np.ndarray]]) -> list[DialoguePrediction]:
+        """Predict dialogues given as embeddings: per modality float32 ``[n, d]``, NaN row = missing."""
+        return predict(self._mixture, dialogues, self.bundle.temperature)
+
+
+def _prepare(embedder: Embedder, index: int, utterance: HasModalities, max_seconds: float | None) -> Features | None:
+    if embedder.modality == "speech" and utterance.audio and max_seconds is not None:
+        _check_length(index, utterance.audio, max_seconds)
+    try:
+        return embedder.prepare(utterance)
+    except AudioError as error:
+        raise AudioDecodeError(f"utterance {index}: {error}", index) from error
+
+
+def _check_length(index: int, audio: bytes, max_seconds: float) -> None:
+    try:
+        wave, rate = decode(audio, max_seconds=max_seconds)
+    except AudioError as error:
+        raise AudioDecodeError(f"utterance {index}: {error}", index) from error
+    if len(wave) > max_seconds * rate:
+        raise AudioTooLongError(f"utterance {index} is longer than {max_seconds:g} s.", index)
+
+
+def load_bundle(location: str) -> EmotionModel:
+    """Open a bundle, verified file by file, with the base weights it refers to.
+
+    Args:
+        location: ``<store>/artifacts/ModelBundle/<digest>``, a folder or ``s3://``.
+
+    Raises:
+        ArtifactError: it is missing, incomplete or damaged; the message names the file.
+    """
+    place = location if location.startswith("s3://") else str(Path(location).resolve())
+    match = _LOCATION.match(place.rstrip("/"))
+    if match is None:
+        raise ArtifactError(f"{location} is no bundle: name <store>/artifacts/ModelBundle/<digest>.")
+    store = open_store(match["store"])
+    opened = open_artifact(store, ModelBundle, match["digest"])
+    bundle = opened.manifest
+    embedders = {
+        name: Embedder(
+            encoder.family,
+            open_artifact(store, BaseEncoder, encoder.base_digest).path,
+            opened.file(f"encoders/{name}.safetensors"),
+            encoder.settings,
+            len(bundle.labels),
+        )
+        for name, encoder in bundle.encoders.items()
+    }
+    return EmotionModel(bundle, load_mixture(opened.path), embedders)

@@ -1,0 +1,65 @@
+"""Losses. All average over real utterances only; padding never enters."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional
+
+
+def focal_loss(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
+    """Focal loss (Lin et al., arXiv 1708.02002): mean of ``(1 − p)^γ · −log p`` of the true class; γ = 0 is cross-entropy.
+
+    Args:
+        logits: ``[N, C]``.
+        labels: ``[N]``.
+        gamma: how much easy utterances are discounted.
+    """
+    log_p = functional.log_softmax(logits, dim=-1).gather(1, labels[:, None]).squeeze(1)
+    return (-((1 - log_p.exp()).clamp(min=0) ** gamma) * log_p).mean() if gamma else -log_p.mean()
+
+
+def supervised_contrastive_loss(vectors: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """Supervised contrastive loss (Khosla et al., arXiv 2004.11362) over one set of vectors.
+
+    Positives are the other vectors of the same label; an anchor without any does not count. The value depends on the set
+    of vectors, not on their order.
+
+    Args:
+        vectors: ``[M, D]``, normalised here.
+        labels: ``[M]``.
+        temperature: τ.
+    """
+    vectors = functional.normalize(vectors, dim=-1)
+    similarity = vectors @ vectors.T / temperature
+    itself = similarity.new_ones(similarity.shape[0]).diag().bool()
+    similarity = similarity.masked_fill(itself, float("-inf"))
+    log_p = similarity - similarity.logsumexp(dim=1, keepdim=True)
+    positive = (labels[:, None] == labels[None, :]) & ~itself
+    count = positive.sum(1)
+    per_anchor = -log_p.masked_fill(~positive, 0).sum(1) / count.clamp(min=1)
+    anchors = (count > 0).to(per_anchor.dtype)
+    return (per_anchor * anchors).sum() / anchors.sum().clamp(min=1)
+
+
+def expert_consistency_loss(expert_logits: Tensor, present: Tensor) -> Tensor:
+    """Mean pairwise symmetric KL divergence between the present experts' output distributions.
+
+    Args:
+        expert_logits: ``[N, E, C]``.
+        present: ``[N, E]``, False where an expert has no input.
+
+    Returns:
+        Mean over utterances and pairs of experts that are both present; 0 where there is no pair.
+    """
+    log_p = functional.log_softmax(expert_logits, dim=-1)
+    p = log_p.exp()
+    total = expert_logits.new_zeros(())
+    pairs = expert_logits.new_zeros(())
+    experts = expert_logits.shape[1]
+    for one in range(experts):
+        for other in range(one + 1, experts):
+            both = (present[:, one] & present[:, other]).to(p.dtype)
+            divergence = ((p[:, one] - p[:, other]) * (log_p[:, one] - log_p[:, other])).sum(-1)
+            total = total + (divergence * both).sum()
+            pairs = pairs + both.sum()
+    return total / pairs.clamp(min=1)

@@ -1,0 +1,223 @@
+"""What each artifact says of itself: the ``manifest.json`` that is written last.
+
+The stage fills in the fields its readers need; the engine (:mod:`components.core.steps`) adds who made it, the digests of
+its inputs and of each of its files, and the artifact's own digest. That digest covers the content alone (kind, version,
+fields, files): the same bytes have the same address whoever made them, and a step that is rerun with an equal result
+leaves everything after it untouched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from components.core.dataset import Split
+
+
+class FileEntry(BaseModel):
+    """One file of an artifact."""
+
+    sha256: str
+    size: int
+
+
+class MadeBy(BaseModel):
+    """What made an artifact."""
+
+    stage: str
+    key: str
+    code: str = Field(description="Digest of the stage's source and of the lock file.")
+    commit: str = ""
+    dirty: bool = False
+    config: dict[str, Any] = Field(default_factory=dict)
+
+
+class Manifest(BaseModel):
+    """Base of every artifact's manifest."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    outside_digest: ClassVar[frozenset[str]] = frozenset({"digest", "made_by", "inputs"})
+
+    kind: str = ""
+    schema_version: int = 1
+    digest: str = ""
+    made_by: MadeBy | None = None
+    inputs: dict[str, str] = Field(default_factory=dict)
+    files: dict[str, FileEntry] = Field(default_factory=dict)
+
+    def model_post_init(self, _context: Any) -> None:
+        self.kind = type(self).__name__
+
+    def content_digest(self) -> str:
+        """SHA-256 over everything but who made it and where it lies."""
+        content = self.model_dump(mode="json", exclude=set(self.outside_digest))
+        return canonical_digest(content)
+
+
+def canonical_digest(value: Any) -> str:
+    """SHA-256 of a JSON value in one canonical spelling."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Shard(BaseModel):
+    """A parquet shard in the DVC remote, addressed by its MD5 as DVC does."""
+
+    name: str
+    md5: str
+    size: int
+    split: Split
+    rows: int
+
+
+class UtteranceSet(Manifest):
+    """A reference to a dataset: nothing of the data itself is in the artifact."""
+
+    outside_digest: ClassVar[frozenset[str]] = Manifest.outside_digest | {"remote"}
+
+    name: str
+    dvc_digest: str
+    remote: str
+    info_md5: str = Field(description="MD5 of dataset.yaml.")
+    labels: list[str]
+    language: str
+    speaker_disjoint: bool
+    synthetic: bool
+    shards: list[Shard]
+    rows: dict[str, int] = Field(description="Utterances per split, after the selection of dialogues.")
+    dialogues: dict[str, int]
+    modalities: list[str]
+    max_dialogues: int | None = None
+    test_digest: str = Field(description="Identifies the test split: models are compared only on equal ones.")
+
+
+class ValidationReport(Manifest):
+    """The verdict on a dataset; ``validation_report.html`` is beside it."""
+
+    verdict: Literal["pass", "reject"]
+    failed: list[str] = Field(default_factory=list, description="One sentence for each failed expectation.")
+    expectations: int
+    utterances: int
+    audio_seconds: float
+
+
+class EncoderCheckpoint(Manifest):
+    """A fine-tuned utterance encoder without its base weights, which are a blob of their own."""
+
+    modality: Literal["speech", "text"]
+    absent: bool = False
+    labels: list[str] = Field(default_factory=list)
+    family: str = ""
+    dimension: int = 0
+    base_digest: str = Field(default="", description="The base encoder's blob: weights, configuration, preprocessing.")
+    source: str = ""
+    encoder_digest: str = Field(default="", description="Base, fine-tuned weights and preprocessing together.")
+    settings: dict[str, Any] = Field(default_factory=dict)
+    metrics: dict[str, float] = Field(default_factory=dict)
+    history: list[dict[str, float]] = Field(default_factory=list)
+
+
+class EmbeddingSet(Manifest):
+    """``utterances.parquet`` and, row-aligned, ``<modality>.npy`` (float32 ``[rows, dimension]``, NaN row = missing)."""
+
+    modality: Literal["speech", "text"]
+    absent: bool = False
+    dimension: int = 0
+    labels: list[str] = Field(default_factory=list)
+    rows: dict[str, int] = Field(default_factory=dict)
+    missing: int = 0
+    encoder_digest: str = ""
+    test_digest: str = ""
+
+
+class MoEModel(Manifest):
+    """The trained mixture: ``model.safetensors`` and ``mixture.json``."""
+
+    labels: list[str]
+    dimensions: dict[str, int] = Field(description="Input width per modality, in the experts' order.")
+    experts: list[str]
+    parameters: int
+    temperature: float
+    encoder_digests: dict[str, str]
+    test_digest: str
+    metrics: dict[str, float] = Field(default_factory=dict)
+    history: list[dict[str, float]] = Field(default_factory=list)
+
+
+class EvaluationReport(Manifest):
+    """``metrics.json`` and ``predictions.parquet`` of one model on one test split."""
+
+    labels: list[str]
+    experts: list[str]
+    test_digest: str
+    utterances: int
+    dialogues: int
+    metrics: dict[str, float]
+    confusion: list[list[int]]
+
+
+class RuleResult(BaseModel):
+    """One gate rule's answer."""
+
+    rule: str
+    outcome: Literal["promote", "hold", "reject"]
+    measured: float | None
+    bound: float | None
+    sentence: str
+
+
+class GateVerdict(Manifest):
+    """Promote, hold (undecided never passes) or reject, with the reasons in words."""
+
+    verdict: Literal["promote", "hold", "reject"]
+    rules: list[RuleResult]
+
+
+class BundledEncoder(BaseModel):
+    """An encoder as a bundle carries it: fine-tuned parts in the bundle, base weights as a blob."""
+
+    family: str
+    base_digest: str
+    encoder_digest: str
+    dimension: int
+    settings: dict[str, Any]
+
+
+class ModelBundle(Manifest):
+    """All that the predictor needs: mixture, fine-tuned encoder parts, and the digests of the base weights."""
+
+    name: str
+    labels: list[str]
+    experts: list[str]
+    encoders: dict[str, BundledEncoder]
+    temperature: float
+    test_digest: str
+    metrics: dict[str, float]
+    dvc_digest: str
+
+
+class BaseEncoder(Manifest):
+    """Base weights, configuration and preprocessing of a pretrained encoder, shared by all that build on it."""
+
+    family: str
+    source: str
+    outside_digest: ClassVar[frozenset[str]] = Manifest.outside_digest | {"source"}
+
+
+MANIFESTS: dict[str, type[Manifest]] = {
+    cls.__name__: cls
+    for cls in (
+        UtteranceSet,
+        ValidationReport,
+        EncoderCheckpoint,
+        EmbeddingSet,
+        MoEModel,
+        EvaluationReport,
+        GateVerdict,
+        ModelBundle,
+        BaseEncoder,
+    )
+}

@@ -1,0 +1,90 @@
+"""Classification metrics from confusion counts, and intervals from resampling whole dialogues.
+
+Utterances of one dialogue are not independent, so intervals resample dialogues. Every resample is a weighted sum of
+per-dialogue confusion matrices: 2,000 resamples of 2,600 utterances are one matrix product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+def confusion(true: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """Counts ``[C, C]``: rows are true labels, columns predicted ones (integer arrays ``[N]``)."""
+    return np.bincount(true * classes + predicted, minlength=classes * classes).reshape(classes, classes)
+
+
+def f1_per_class(counts: np.ndarray) -> np.ndarray:
+    """F1 ``[..., C]`` from confusion counts ``[..., C, C]``; 0 for a class that is neither there nor predicted."""
+    hits = np.diagonal(counts, axis1=-2, axis2=-1).astype(np.float64)
+    total = counts.sum(-1) + counts.sum(-2)
+    return np.divide(2 * hits, total, out=np.zeros_like(hits), where=total > 0)
+
+
+def weighted_f1(counts: np.ndarray) -> np.ndarray:
+    """Mean F1 weighted by support, ``[...]`` from ``[..., C, C]``."""
+    support = counts.sum(-1).astype(np.float64)
+    return (f1_per_class(counts) * support).sum(-1) / np.maximum(support.sum(-1), 1)
+
+
+def macro_f1(counts: np.ndarray) -> np.ndarray:
+    """Plain mean of the classes' F1."""
+    return f1_per_class(counts).mean(-1)
+
+
+def accuracy(counts: np.ndarray) -> np.ndarray:
+    """Share of hits."""
+    return np.trace(counts, axis1=-2, axis2=-1) / np.maximum(counts.sum((-2, -1)), 1)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with the bounds of its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class DialogueBootstrap:
+    """Resamples dialogues; one object draws one set of resamples, so that figures from it can be paired.
+
+    Args:
+        dialogues: the dialogue of each utterance ``[N]``.
+        resamples: how many.
+        seed: decides the draws.
+        interval: coverage, for example 0.95.
+    """
+
+    def __init__(self, dialogues: Sequence[str], resamples: int, seed: int, interval: float = 0.95) -> None:
+        _, self._index = np.unique(np.asarray(dialogues, dtype=object).astype(str), return_inverse=True)
+        count = int(self._index.max()) + 1
+        draws = np.random.default_rng(seed).integers(0, count, size=(resamples, count))
+        offsets = np.arange(resamples)[:, None] * count
+        self._weights = np.bincount((draws + offsets).ravel(), minlength=resamples * count).reshape(resamples, count)
+        self._tail = (1 - interval) / 2
+
+    def counts(self, true: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+        """Confusion counts of every resample ``[R, C, C]``."""
+        cells = classes * classes
+        flat = self._index * cells + true * classes + predicted
+        per_dialogue = np.bincount(flat, minlength=self._weights.shape[1] * cells).reshape(-1, cells)
+        return (self._weights @ per_dialogue).reshape(-1, classes, classes)
+
+    def weighted_f1(self, true: np.ndarray, predicted: np.ndarray, classes: int) -> Interval:
+        """Weighted F1 with its interval."""
+        draws = weighted_f1(self.counts(true, predicted, classes))
+        return self._interval(float(weighted_f1(confusion(true, predicted, classes))), draws)
+
+    def weighted_f1_difference(self, true: np.ndarray, one: np.ndarray, other: np.ndarray, classes: int) -> Interval:
+        """Weighted F1 of ``one`` minus that of ``other``, paired over the same resamples."""
+        draws = weighted_f1(self.counts(true, one, classes)) - weighted_f1(self.counts(true, other, classes))
+        value = weighted_f1(confusion(true, one, classes)) - weighted_f1(confusion(true, other, classes))
+        return self._interval(float(value), draws)
+
+    def _interval(self, value: float, draws: np.ndarray) -> Interval:
+        low, high = np.quantile(draws, [self._tail, 1 - self._tail])
+        return Interval(value, float(low), float(high))

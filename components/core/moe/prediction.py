@@ -1,0 +1,122 @@
+"""Predicting with a trained mixture, its files, and its calibration: the one path of evaluation and serving."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from components.core.config import MixtureConfig
+from components.core.moe.mixture import DialogueBatch, MixtureOfExperts
+
+Embeddings = Mapping[str, np.ndarray]
+"""One dialogue: per modality float32 ``[n, d]``, a NaN row where the utterance lacks it."""
+
+_BATCH_UTTERANCES = 4096
+
+
+@dataclass(frozen=True)
+class DialoguePrediction:
+    """Everything said of one dialogue of n utterances.
+
+    Attributes:
+        probabilities: float32 ``[n, C]``, calibrated, rows sum to 1.
+        expert_weights: float32 ``[n, E]``; absent experts are exactly 0.
+        expert_probabilities: float32 ``[n, E, C]``; uniform where an expert is absent.
+        modalities: for each utterance the names of its modalities joined by ``+``, or ``none``.
+    """
+
+    probabilities: np.ndarray
+    expert_weights: np.ndarray
+    expert_probabilities: np.ndarray
+    modalities: list[str]
+
+
+def make_batch(
+    dialogues: Sequence[Embeddings], dimensions: Mapping[str, int], labels: Sequence[np.ndarray] | None = None
+) -> DialogueBatch:
+    """Pad dialogues into a batch; a modality that a dialogue lacks altogether counts as absent in every turn."""
+    lengths = [len(next(iter(dialogue.values()))) for dialogue in dialogues]
+    size, longest = len(dialogues), max(lengths)
+    mask = torch.arange(longest)[None, :] < torch.tensor(lengths)[:, None]
+    inputs, present = {}, {}
+    for name, width in dimensions.items():
+        rows = torch.zeros(size, longest, width)
+        there = torch.zeros(size, longest, dtype=torch.bool)
+        for index, dialogue in enumerate(dialogues):
+            if name in dialogue:
+                values = torch.from_numpy(np.ascontiguousarray(dialogue[name], dtype=np.float32))
+                absent = values.isnan().any(1)
+                rows[index, : len(values)] = values.masked_fill(absent[:, None], 0.0)
+                there[index, : len(values)] = ~absent
+        inputs[name], present[name] = rows, there
+    targets = None
+    if labels is not None:
+        targets = torch.zeros(size, longest, dtype=torch.long)
+        for index, values_ in enumerate(labels):
+            targets[index, : len(values_)] = torch.as_tensor(values_)
+    return DialogueBatch(inputs, present, mask, targets)
+
+
+@torch.inference_mode()
+def predict(model: MixtureOfExperts, dialogues: Sequence[Embeddings], temperature: float) -> list[DialoguePrediction]:
+    """Predict dialogues in batches of similar length; the answer for each does not depend on the others.
+
+    Args:
+        model: in evaluation mode.
+        dialogues: embeddings.
+        temperature: divides the mixture's logits (calibration).
+    """
+    lengths = [len(next(iter(dialogue.values()))) for dialogue in dialogues]
+    order = sorted(range(len(dialogues)), key=lambda index: -lengths[index])
+    answers: dict[int, DialoguePrediction] = {}
+    start = 0
+    while start < len(order):
+        count = max(1, _BATCH_UTTERANCES // max(1, lengths[order[start]]))
+        chosen = order[start : start + count]
+        batch = make_batch([dialogues[index] for index in chosen], model.dimensions)
+        output = model(batch)
+        probabilities = (output.logits / temperature).softmax(-1).numpy()
+        experts = output.expert_logits.softmax(-1).numpy()
+        weights = output.weights.numpy()
+        for row, index in enumerate(chosen):
+            n = lengths[index]
+            there = {name: batch.present[name][row, :n].tolist() for name in model.modalities}
+            answers[index] = DialoguePrediction(
+                probabilities[row, :n],
+                weights[row, :n],
+                experts[row, :n],
+                ["+".join(name for name in model.modalities if there[name][turn]) or "none" for turn in range(n)],
+            )
+        start += count
+    return [answers[index] for index in range(len(dialogues))]
+
+
+def save_mixture(model: MixtureOfExperts, directory: Path) -> None:
+    """Write ``mixture.safetensors`` and ``mixture.json`` (configuration, widths, classes)."""
+    from safetensors.torch import save_file
+
+    save_file(
+        {name: tensor.contiguous() for name, tensor in model.state_dict().items()}, directory / "mixture.safetensors"
+    )
+    description = {
+        "config": model.config.model_dump(mode="json"),
+        "dimensions": model.dimensions,
+        "classes": model.classes,
+    }
+    (directory / "mixture.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
+
+
+def load_mixture(directory: Path) -> MixtureOfExperts:
+    """Read what :func:`save_mixture` wrote, in evaluation mode."""
+    from safetensors.torch import load_file
+
+    description = json.loads((directory / "mixture.json").read_text(encoding="utf-8"))
+    config = MixtureConfig.model_validate(description["config"])
+    model = MixtureOfExperts(config, description["dimensions"], description["classes"])
+    model.load_state_dict(load_file(directory / "mixture.safetensors"), strict=True)
+    return model.eval()

@@ -1,0 +1,234 @@
+"""Training the mixture: batches of whole dialogues by length, best epoch by dev weighted F1, exact resume.
+
+An epoch's order and its random draws are a function of the seed and the epoch alone. A checkpoint after each epoch holds
+weights, optimiser and the best so far as safetensors, so a run that was killed goes on and ends where it would have ended.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from components.core.checkpoints import Checkpoints
+from components.core.config import MixtureConfig
+from components.core.embeddings import EmbeddedDialogue, EmbeddedDialogues
+from components.core.errors import DataError
+from components.core.metrics import confusion, weighted_f1
+from components.core.moe.mixture import DialogueBatch, MixtureOfExperts
+from components.core.moe.prediction import make_batch, predict
+from components.core.progress import Progress
+
+
+@dataclass(frozen=True)
+class TrainedMixture:
+    """What training gives: the best epoch's model (evaluation mode), its calibration and the curve."""
+
+    model: MixtureOfExperts
+    temperature: float
+    dev_weighted_f1: float
+    epoch: int
+    history: list[dict[str, float]]
+
+
+def train_mixture(
+    config: MixtureConfig, data: EmbeddedDialogues, *, progress: Progress, checkpoints: Checkpoints | None = None
+) -> TrainedMixture:
+    """Train on train, choose the epoch and the temperature on dev.
+
+    Args:
+        config: the mixture's section.
+        data: embeddings of all splits; test is not read.
+        progress: reporter.
+        checkpoints: where to keep them; None keeps none.
+
+    Raises:
+        DataError: train or dev has no dialogue.
+    """
+    for split in ("train", "dev"):
+        if not data.split(split):  # type: ignore[arg-type]
+            raise DataError(f"the {split} split has no dialogue: the mixture needs some to train and to choose by.")
+    torch.manual_seed(config.seed)
+    fitting = _Fitting(config, data)
+    directory = checkpoints.directory if checkpoints else None
+    if checkpoints is not None:
+        checkpoints.restore()
+        fitting.restore(checkpoints.directory)
+    while fitting.epoch < config.epochs and fitting.epoch - fitting.best_epoch < config.patience:
+        fitting.train_epoch()
+        latest = fitting.history[-1]
+        progress(
+            f"epoch {fitting.epoch}/{config.epochs}, dev weighted F1 {latest['dev_weighted_f1']:.3f}",
+            fitting.epoch,
+            config.epochs,
+        )
+        if checkpoints is not None and directory is not None:
+            fitting.save(directory)
+            checkpoints.save(_CHECKPOINT)
+    return fitting.result()
+
+
+_CHECKPOINT = "epoch"
+
+
+class _Fitting:
+    """The state of one training run."""
+
+    def __init__(self, config: MixtureConfig, data: EmbeddedDialogues) -> None:
+        self.config, self.data = config, data
+        self.model = MixtureOfExperts(config, data.dimensions, len(data.labels))
+        self.optimizer = torch.optim.Adam(
+            self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        self.epoch = self.best_epoch = 0
+        self.best_score = -1.0
+        self.best: dict[str, Tensor] = {}
+        self.history: list[dict[str, float]] = []
+
+    def train_epoch(self) -> None:
+        """One pass over train, then dev."""
+        torch.manual_seed(self.config.seed * 1_000_003 + self.epoch)
+        draw = random.Random(self.config.seed * 1_000_003 + self.epoch)
+        self.model.train()
+        losses = []
+        for dialogues in dialogue_batches(self.data.split("train"), self.config.batch_dialogues, draw):
+            batch = self._batch(dialogues)
+            loss = self.model.loss(batch)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
+            self.optimizer.step()
+            losses.append(float(loss.detach()))
+        self.epoch += 1
+        score = self._dev_score()
+        self.history.append(
+            {"epoch": self.epoch, "loss": round(float(np.mean(losses)), 6), "dev_weighted_f1": round(score, 6)}
+        )
+        if score > self.best_score:
+            self.best_score, self.best_epoch = score, self.epoch
+            self.best = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+
+    def _batch(self, dialogues: Sequence[EmbeddedDialogue]) -> DialogueBatch:
+        batch = make_batch(
+            [self.data.read(dialogue) for dialogue in dialogues],
+            self.model.dimensions,
+            [dialogue.labels for dialogue in dialogues],
+        )
+        return drop_modalities(batch, self.config.modality_dropout)
+
+    def _dev_score(self) -> float:
+        dialogues = self.data.split("dev")
+        self.model.eval()
+        answers = predict(self.model, [self.data.read(dialogue) for dialogue in dialogues], 1.0)
+        predicted = np.concatenate([answer.probabilities.argmax(1) for answer in answers])
+        true = np.concatenate([dialogue.labels for dialogue in dialogues])
+        return float(weighted_f1(confusion(true, predicted, len(self.data.labels))))
+
+    def result(self) -> TrainedMixture:
+        """The best epoch's model, calibrated."""
+        self.model.load_state_dict(self.best)
+        self.model.eval()
+        return TrainedMixture(
+            self.model, calibrate(self.model, self.data), self.best_score, self.best_epoch, self.history
+        )
+
+    def save(self, directory: Path) -> None:
+        """Write the checkpoint beside the old one and swap; the newest whole one counts."""
+        from safetensors.torch import save_file
+
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
+        facts = {
+            "epoch": self.epoch,
+            "best_epoch": self.best_epoch,
+            "best_score": self.best_score,
+            "history": self.history,
+        }
+        aside = directory / f"{_CHECKPOINT}.partial"
+        save_file(
+            {name: t.contiguous().clone() for name, t in tensors.items()}, aside, metadata={"facts": json.dumps(facts)}
+        )
+        aside.replace(directory / _CHECKPOINT)
+
+    def restore(self, directory: Path) -> None:
+        """Go on from a checkpoint if there is one."""
+        from safetensors import safe_open
+
+        file = directory / _CHECKPOINT
+        if not file.is_file():
+            return
+        with safe_open(file, framework="pt") as tensors:
+            facts = json.loads(tensors.metadata()["facts"])
+            loaded = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+        self.model.load_state_dict(_below(loaded, "model."))
+        self.best = _below(loaded, "best.")
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in _below(loaded, "optimizer.").items():
+            index, _, field = name.partition(".")
+            state.setdefault(int(index), {})[field] = tensor
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        self.epoch, self.best_epoch = facts["epoch"], facts["best_epoch"]
+        self.best_score, self.history = facts["best_score"], facts["history"]
+
+
+def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def dialogue_batches(
+    dialogues: Sequence[EmbeddedDialogue], size: int, draw: random.Random
+) -> list[list[EmbeddedDialogue]]:
+    """Batches of similar length in random order: equal lengths are shuffled among themselves, then the batches."""
+    order = list(dialogues)
+    draw.shuffle(order)
+    order.sort(key=len)
+    batches = [order[start : start + size] for start in range(0, len(order), size)]
+    draw.shuffle(batches)
+    return batches
+
+
+def drop_modalities(batch: DialogueBatch, rate: float) -> DialogueBatch:
+    """Take one modality away from some utterances that have several (modality dropout).
+
+    Args:
+        batch: the batch; not changed.
+        rate: share of the utterances.
+    """
+    names = list(batch.inputs)
+    if rate <= 0 or len(names) < 2:
+        return batch
+    hit = torch.rand(batch.mask.shape) < rate
+    victim = torch.randint(len(names), batch.mask.shape)
+    several = torch.stack([batch.present[name] for name in names]).sum(0) > 1
+    inputs, present = {}, {}
+    for index, name in enumerate(names):
+        gone = hit & several & (victim == index)
+        inputs[name] = batch.inputs[name].masked_fill(gone[..., None], 0.0)
+        present[name] = batch.present[name] & ~gone
+    return DialogueBatch(inputs, present, batch.mask, batch.labels)
+
+
+def calibrate(model: MixtureOfExperts, data: EmbeddedDialogues) -> float:
+    """Temperature that minimises the dev set's negative log-likelihood (Guo et al., arXiv 1706.04599)."""
+    from scipy.optimize import minimize_scalar
+
+    dialogues = data.split("dev")
+    answers = predict(model, [data.read(dialogue) for dialogue in dialogues], 1.0)
+    log_p = np.log(np.clip(np.concatenate([answer.probabilities for answer in answers]).astype(np.float64), 1e-12, 1))
+    true = np.concatenate([dialogue.labels for dialogue in dialogues])
+
+    def negative_log_likelihood(log_temperature: float) -> float:
+        scaled = log_p / np.exp(log_temperature)
+        scaled -= scaled.max(1, keepdims=True)
+        return float((np.log(np.exp(scaled).sum(1)) - scaled[np.arange(len(true)), true]).mean())
+
+    best = minimize_scalar(negative_log_likelihood, bounds=(np.log(0.05), np.log(20.0)), method="bounded")
+    return float(np.exp(best.x))

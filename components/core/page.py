@@ -1,0 +1,74 @@
+"""Reports as one self-contained HTML file: no script, no network, readable light and dark, wide and narrow.
+
+A stage keeps its template beside its code and extends ``base.html``; values are escaped by Jinja, plots are inline SVG.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+    from matplotlib.figure import Figure
+
+BASE_TEMPLATES = Path(__file__).parent / "templates"
+
+
+def render_page(template: Path, **values: Any) -> str:
+    """Render a template that extends ``base.html``.
+
+    Args:
+        template: the template's file.
+        values: what it shows; escaped unless it is Markup.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader([template.parent, BASE_TEMPLATES]),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template.name).render(**values)
+
+
+def new_figure(width: float = 6.4, height: float = 3.2) -> Figure:
+    """A matplotlib figure (inches) with a transparent ground and text that follows the page's colour."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams.update(
+        {"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9, "svg.hashsalt": "mistere"}
+    )
+    matplotlib.rcParams["text.parse_math"] = False  # a dollar sign in a label is a dollar sign
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.patch.set_alpha(0)
+    return figure
+
+
+def figure_svg(figure: Figure, label: str) -> Markup:
+    """The figure as inline SVG that scales with the page; ``label`` is read to those who can't see it.
+
+    Black in the drawing becomes ``currentColor`` and white becomes transparent, so that one picture serves light and
+    dark.
+    """
+    from markupsafe import Markup, escape
+
+    buffer = io.StringIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # the reader's own font draws the text
+        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"(fill|stroke): (#000000|#262626|black)\b", r"\1: currentColor", svg)
+    svg = svg.replace("fill: #ffffff", "fill: none")
+    svg = re.sub(r'<g id="[a-zA-Z0-9.]+_\d+">', "<g>", svg)  # ids must differ between the pictures of one page
+    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" class="plot" ', 1)
+    return Markup(svg)

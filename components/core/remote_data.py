@@ -1,0 +1,210 @@
+"""Fetching dataset files from a DVC remote by digest, through DVC itself.
+
+Nothing of this needs Git: a scratch DVC project without SCM is made per remote, its cache is shared by all stages of this
+machine, and a file that is in the cache and whole is not fetched again. Whoever reads the data takes the shards it needs.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from components.core.dataset import SPLITS, Split, read_batches
+from components.core.errors import DataError
+from components.core.file_digest import digest_once
+from components.core.manifests import UtteranceSet
+from components.core.places import cache_directory
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+
+_DIR_DIGEST = re.compile(r"^[0-9a-f]{32}\.dir$")
+
+
+def shard_paths(reference: UtteranceSet, splits: Sequence[Split] = SPLITS) -> dict[Split, list[Path]]:
+    """Local paths of a dataset's shards, fetched where this machine has not got them yet.
+
+    Args:
+        reference: the dataset.
+        splits: only these splits are fetched.
+
+    Returns:
+        For each split its shards in row order.
+
+    Raises:
+        DataError: the remote lacks an object or holds another content than its digest says.
+    """
+    wanted = {
+        split: sorted((s for s in reference.shards if s.split == split), key=lambda s: s.name) for split in splits
+    }
+    digests = {shard.name: shard.md5 for shards in wanted.values() for shard in shards}
+    paths = RemoteData(reference.remote, reference.dvc_digest).fetch(digests)
+    return {split: [paths[shard.name] for shard in shards] for split, shards in wanted.items()}
+
+
+def selected_dialogues(
+    shards: Mapping[Split, Sequence[Path]], max_dialogues: int | None
+) -> dict[Split, frozenset[str] | None]:
+    """Which dialogues of each split a run uses when it is limited to ``max_dialogues`` in all.
+
+    Each split gets its share (at least one). Which ones depends on the dialogues' names alone, so every reader of the same
+    data makes the same choice; None means all of them.
+    """
+    if max_dialogues is None:
+        return dict.fromkeys(shards)
+    names = {split: _dialogue_names(paths) for split, paths in shards.items()}
+    total = sum(len(found) for found in names.values())
+    if total <= max_dialogues:
+        return dict.fromkeys(shards)
+    chosen: dict[Split, frozenset[str] | None] = {}
+    for split, found in names.items():
+        share = max(1, round(max_dialogues * len(found) / total)) if found else 0
+        ranked = sorted(found, key=lambda name: hashlib.sha256(name.encode()).digest())
+        chosen[split] = frozenset(ranked[:share])
+    return chosen
+
+
+def _dialogue_names(shards: Sequence[Path]) -> set[str]:
+    names: set[str] = set()
+    for batch in read_batches(shards, ["dialogue_id"], batch_rows=4096):
+        names.update(name for name in batch.column("dialogue_id").to_pylist() if name is not None)
+    return names
+
+
+def _is_whole(path: Path, md5: str) -> bool:
+    return path.is_file() and digest_once(path, "md5") == md5.removesuffix(".dir")
+
+
+class RemoteData:
+    """One version of a tracked folder in a DVC remote.
+
+    Args:
+        remote: the remote's URL, in DVC's own spelling.
+        digest: what ``data.dvc`` pins: an MD5 with ``.dir``.
+    """
+
+    def __init__(self, remote: str, digest: str) -> None:
+        if not _DIR_DIGEST.match(digest):
+            raise DataError(f"{digest!r} is no digest of a folder tracked by DVC (32 hexadecimal digits and '.dir').")
+        self.remote, self.digest = remote, digest
+        self._project = cache_directory("dvc", hashlib.sha256(remote.encode()).hexdigest()[:16])
+
+    def listing(self) -> dict[str, str]:
+        """Relative path to MD5 of every file in the folder, as DVC recorded it."""
+        path = self._cached(self.digest)
+        if not _is_whole(path, self.digest):
+            path.unlink(missing_ok=True)
+            self._with_dvc(_fetch_listing)
+            self._insist(path, self.digest, "the folder's listing")
+        return {entry["relpath"]: entry["md5"] for entry in json.loads(path.read_text(encoding="utf-8"))}
+
+    def fetch(self, digests: Mapping[str, str]) -> dict[str, Path]:
+        """Bring files into the cache.
+
+        Args:
+            digests: relative path to MD5.
+
+        Returns:
+            Relative path to the file in the cache (read-only, shared: never write there).
+        """
+        missing = [name for name, md5 in digests.items() if not _is_whole(self._cached(md5), md5)]
+        if missing:
+            for name in missing:
+                self._cached(digests[name]).unlink(missing_ok=True)
+            targets = [str(self._project / "data" / name) for name in missing]
+            self._with_dvc(lambda repo: repo.fetch(targets=targets))
+            for name in missing:
+                self._insist(self._cached(digests[name]), digests[name], f"data/{name}")
+        return {name: self._cached(md5) for name, md5 in digests.items()}
+
+    def _insist(self, path: Path, md5: str, what: str) -> None:
+        if not path.is_file():
+            raise DataError(
+                f"{what} ({md5}) is missing from the DVC remote {self.remote}: push it again with `dvc push`."
+            )
+        if not _is_whole(path, md5):
+            path.chmod(0o644)
+            path.unlink()
+            raise DataError(
+                f"{what} is corrupt in the DVC remote {self.remote}: its content is not {md5}; push it again from a whole copy."
+            )
+
+    def _cached(self, md5: str) -> Path:
+        return self._project / "cache" / "files" / "md5" / md5[:2] / md5[2:]
+
+    def _with_dvc(self, action: Callable[[Repo], object]) -> None:
+        from dvc.exceptions import DownloadError, DvcException, FileTransferError
+        from dvc.repo import Repo
+
+        with dvc_project(self._project, self.remote) as project:
+            tracked = {"outs": [{"md5": self.digest, "hash": "md5", "path": "data"}]}
+            (project / "data.dvc").write_text(yaml.safe_dump(tracked), encoding="utf-8")
+            try:
+                with closing(Repo(str(self._project))) as repo:
+                    action(repo)
+            except (DownloadError, FileTransferError, FileNotFoundError):
+                return  # the caller looks at what arrived and names what did not
+            except (DvcException, OSError) as error:
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                raise DataError(
+                    f"DVC could not fetch {self.digest} from {self.remote} ({reason}): check that the remote holds it "
+                    "(`dvc push`) and that this machine may read it."
+                ) from error
+
+
+def _fetch_listing(repo: Repo) -> None:
+    repo.stage.load_one(path=os.path.join(repo.root_dir, "data.dvc")).outs[0].get_dir_cache()
+
+
+@contextmanager
+def dvc_project(project: Path, remote: str) -> Iterator[Path]:
+    """A scratch DVC project with one remote, no Git and no analytics, locked against other processes.
+
+    Credentials stay in the environment, where DVC's S3 support looks for them.
+    """
+    from dvc.repo import Repo
+
+    project.mkdir(parents=True, exist_ok=True)
+    with open(project / "lock", "w", encoding="ascii") as lock, _quiet_dvc():
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (project / ".dvc").is_dir():
+            Repo.init(str(project), no_scm=True).close()
+        lines = [
+            "[core]",
+            "    analytics = false",
+            "    no_scm = true",
+            "    remote = data",
+            "[cache]",
+            f"    dir = {project / 'cache'}",
+            "['remote \"data\"']",
+            f"    url = {remote}",
+        ]
+        endpoint = os.environ.get("AWS_ENDPOINT_URL")
+        if remote.startswith("s3://") and endpoint:
+            lines.append(f"    endpointurl = {endpoint}")
+        (project / ".dvc" / "config").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        yield project
+
+
+@contextmanager
+def _quiet_dvc() -> Iterator[None]:
+    """DVC logs and greets by itself; a run has its own display, and failures come as exceptions."""
+    logger = logging.getLogger("dvc")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,67 @@
+"""The endpoint's names, shared by the server and by whoever calls it: tensors, parameters, headers, paths."""
+
+from __future__ import annotations
+
+from typing import Final
+
+# Inputs of the Open Inference Protocol (V2). All but the embeddings are BYTES [n], one element per utterance.
+TEXT: Final = "text"
+AUDIO: Final = "audio"
+AUDIO_URI: Final = "audio_uri"
+AUDIO_DIGEST: Final = "audio_digest"
+SPEECH_EMBEDDING: Final = "speech_embedding"
+TEXT_EMBEDDING: Final = "text_embedding"
+
+RAW_INPUTS: Final = (TEXT, AUDIO, AUDIO_URI, AUDIO_DIGEST)
+EMBEDDING_MODALITY: Final = {SPEECH_EMBEDDING: "speech", TEXT_EMBEDDING: "text"}
+"""Which modality an embedding tensor (FP32 [n, d]) stands for, in the order ``encoder_digest`` names them."""
+
+# Outputs.
+LABEL: Final = "label"
+PROBABILITIES: Final = "probabilities"
+EXPERT_WEIGHTS: Final = "expert_weights"
+EXPERT_PROBABILITIES: Final = "expert_probabilities"
+MODALITIES_USED: Final = "modalities_used"
+
+OUTPUTS: Final = (LABEL, PROBABILITIES, EXPERT_WEIGHTS, EXPERT_PROBABILITIES, MODALITIES_USED)
+
+EXPERT_NAMES: Final = ("speech", "text", "cross_modal")
+"""The columns of ``expert_weights``, whatever the model has: an expert it lacks weighs exactly 0."""
+
+# Request parameters.
+DETAIL: Final = "detail"
+ENCODER_DIGEST: Final = "encoder_digest"
+BINARY_OUTPUT: Final = "binary_data_output"
+
+# Tensor parameters.
+CONTENT_TYPE: Final = "content_type"
+BASE64: Final = "base64"
+BINARY_SIZE: Final = "binary_data_size"
+BINARY_DATA: Final = "binary_data"
+
+# Response parameters.
+MODEL_VERSION: Final = "model_version"
+BUNDLE_DIGEST: Final = "bundle_digest"
+LABELS: Final = "labels"
+EXPERTS: Final = "experts"
+
+BINARY_HEADER: Final = "Inference-Header-Content-Length"
+"""Length of the JSON part of a body that carries tensors as raw bytes behind it."""
+
+REQUEST_ID_HEADER: Final = "X-Request-Id"
+
+READY_PATH: Final = "/v2/health/ready"
+LIVE_PATH: Final = "/v2/health/live"
+
+HTTP_PORT: Final = 8080
+GRPC_PORT: Final = 8081
+
+
+def join_names(names: list[str]) -> str:
+    """Names as a response parameter carries them: comma-joined, in order."""
+    return ",".join(names)
+
+
+def split_names(joined: str) -> list[str]:
+    """The inverse of :func:`join_names`."""
+    return joined.split(",") if joined else []

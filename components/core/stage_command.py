@@ -1,0 +1,73 @@
+"""``python -m components.<stage>``: one stage by hand, on artifacts that lie in a store.
+
+The same :func:`components.core.steps.execute` as in the pipeline, so the result is the same and is found by later runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+import yaml
+
+from components.core.artifact_io import MANIFEST, open_artifact
+from components.core.errors import MistereError
+from components.core.steps import RunContext, Stage, execute
+from components.core.store import open_store
+
+
+def main(stage: Stage, arguments: list[str] | None = None) -> None:
+    """Parse, run, print the outputs' digests; exit with the error's code and its sentence."""
+    parser = argparse.ArgumentParser(prog=f"python -m components.{stage.name}", description=__doc__)
+    parser.add_argument("--store", required=True, help="the object store: a folder or s3://bucket/prefix")
+    parser.add_argument("--run-id", default="by-hand", help="the run to record it under")
+    parser.add_argument("--tracking-uri", default="sqlite:///mlflow.db", help="MLflow")
+    parser.add_argument("--data-remote", default="", help="the DVC remote")
+    parser.add_argument("--data-digest", default="", help="the DVC digest")
+    parser.add_argument("--config", type=Path, help="YAML with the stage's section")
+    parser.add_argument("--modality", default="", choices=["", "speech", "text"])
+    parser.add_argument(
+        "--world", action="append", default=[], metavar="NAME=VALUE", help="a digest of the world outside"
+    )
+    for name, kind in stage.inputs.items():
+        parser.add_argument(f"--{name}", required=True, metavar="DIGEST", help=f"digest of the {kind.__name__}")
+    options = parser.parse_args(arguments)
+    context = RunContext(
+        run_id=options.run_id,
+        store=options.store,
+        tracking_uri=options.tracking_uri,
+        data_remote=options.data_remote,
+        data_digest=options.data_digest,
+    )
+    config = yaml.safe_load(options.config.read_text(encoding="utf-8")) if options.config else {}
+    try:
+        store = open_store(options.store)
+        with tempfile.TemporaryDirectory() as scratch:
+            inputs = {}
+            for name, kind in stage.inputs.items():
+                manifest = open_artifact(store, kind, getattr(options, name)).manifest
+                folder = Path(scratch) / name
+                folder.mkdir()
+                (folder / MANIFEST).write_text(manifest.model_dump_json(), encoding="utf-8")
+                inputs[name] = str(folder)
+            outputs = {name: str(Path(scratch) / "out" / name) for name in stage.outputs}
+            world = dict(item.split("=", 1) for item in options.world)
+            values = execute(
+                stage,
+                context.model_dump(),
+                config,
+                inputs=inputs,
+                outputs=outputs,
+                world=world,
+                modality=options.modality,
+            )
+            for name, path in outputs.items():
+                kind = stage.outputs[name]
+                print(f"{name}: {kind.model_validate_json((Path(path) / MANIFEST).read_text()).digest}")
+    except MistereError as error:
+        print(f"{stage.name}: {error}", file=sys.stderr)
+        raise SystemExit(int(error.exit_code)) from None
+    for name, value in values.items():
+        print(f"{name}: {value}")

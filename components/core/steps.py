@@ -1,0 +1,353 @@
+"""The engine around every stage: find finished work by its key, or run it, publish it and record it.
+
+A step's key covers the stage, its slice of the configuration, the digests of its inputs, the digest of the code and lock
+it runs, and, where the answer depends on the world outside, that world's digest. A record under the key says which
+artifacts came out; a step with a record whose artifacts verify is not run again, here or on another machine.
+
+What happened is also recorded under the run's id (``runs/<run>/stages/<task>.json``), on failure too, which is what the
+run report and ``--wait`` read.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from components.core.artifact_io import MANIFEST, Opened, artifact_key, open_artifact, publish
+from components.core.checkpoints import Checkpoints
+from components.core.config import Section
+from components.core.errors import ArtifactError, ExitCode, MistereError, UsageError
+from components.core.manifests import MadeBy, Manifest, canonical_digest
+from components.core.progress import Progress, emit
+from components.core.source_digest import git_state, source_digest
+from components.core.store import LocalStore, MissingObjectError, ObjectStore, open_store
+
+
+class RunContext(BaseModel):
+    """What a run is, for its stages: nothing in here changes what a stage computes.
+
+    Attributes:
+        run_id: names the run in the store.
+        store: the object store.
+        tracking_uri: MLflow.
+        data_remote: the DVC remote, in DVC's own spelling.
+        data_digest: the DVC digest that whoever started the run resolved.
+        profile: for the report only.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    run_id: str
+    store: str
+    tracking_uri: str
+    data_remote: str = ""
+    data_digest: str = ""
+    profile: str = ""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What the engine must know of a stage before it imports anything heavy.
+
+    Attributes:
+        name: the folder under ``components/``.
+        config: the slice of the configuration it is handed.
+        inputs: artifact kinds by argument name.
+        outputs: artifact kinds by argument name.
+        imports: heavy modules it needs, imported ahead so that their cost is counted as what it is.
+        cached: False for a stage that acts on the world outside.
+    """
+
+    name: str
+    config: type[Section]
+    inputs: Mapping[str, type[Manifest]] = field(default_factory=dict)
+    outputs: Mapping[str, type[Manifest]] = field(default_factory=dict)
+    imports: tuple[str, ...] = ()
+    cached: bool = True
+
+
+@dataclass(frozen=True)
+class Step:
+    """One execution of a stage, as its ``run`` sees it."""
+
+    task: str
+    key: str
+    run: RunContext
+    store: ObjectStore
+    progress: Progress
+    checkpoints: Checkpoints
+
+    def report(self, name: str, path: Path) -> None:
+        """Keep a report under the run's id at once, so that it survives whatever happens next."""
+        self.store.upload(path, f"runs/{self.run.run_id}/reports/{name}")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a stage's ``run`` answers: a manifest for each output, and plain values for the pipeline's conditions."""
+
+    manifests: Mapping[str, Manifest] = field(default_factory=dict)
+    values: Mapping[str, str] = field(default_factory=dict)
+
+
+class StageRecord(BaseModel):
+    """What happened to one task of a run."""
+
+    task: str
+    stage: str
+    status: str
+    key: str = ""
+    started: float
+    seconds: float = 0.0
+    compute_seconds: float = 0.0
+    import_seconds: float = 0.0
+    peak_memory_mb: float = 0.0
+    outputs: dict[str, str] = {}
+    values: dict[str, str] = {}
+    exit_code: int = 0
+    message: str = ""
+
+
+def step_key(
+    stage: Stage, config: Section, inputs: Mapping[str, str], world: Mapping[str, str], code: str, modality: str = ""
+) -> str:
+    """The key of a step; see the module's docstring."""
+    return canonical_digest(
+        {
+            "stage": stage.name,
+            "modality": modality,
+            "config": config.model_dump(mode="json"),
+            "inputs": dict(inputs),
+            "world": dict(world),
+            "code": code,
+        }
+    )
+
+
+def stage_record_key(run_id: str, task: str) -> str:
+    """Where a task's record lies in the store."""
+    return f"runs/{run_id}/stages/{task}.json"
+
+
+def read_reference(path: str | Path, cls: type[Manifest]) -> str:
+    """The digest of the artifact whose manifest an upstream task left at ``path``."""
+    try:
+        manifest = cls.model_validate_json((Path(path) / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValidationError) as error:
+        raise ArtifactError(f"{path} holds no {cls.__name__}: the task before this one did not finish.") from error
+    return manifest.digest
+
+
+def execute(
+    stage: Stage,
+    run: Mapping[str, Any],
+    config: Mapping[str, Any],
+    *,
+    inputs: Mapping[str, str] | None = None,
+    outputs: Mapping[str, str] | None = None,
+    world: Mapping[str, str] | None = None,
+    modality: str = "",
+) -> Mapping[str, str]:
+    """Run one task of the pipeline, or find that it has been done.
+
+    Args:
+        stage: which stage.
+        run: the :class:`RunContext` as plain data.
+        config: the stage's slice as plain data.
+        inputs: paths of the input artifacts' manifests, by argument name.
+        outputs: paths where the output artifacts' manifests go, by argument name.
+        world: digests of what the answer depends on outside the inputs; also handed to the stage, by name.
+        modality: for the stages that run once per modality; also handed to the stage.
+
+    Returns:
+        The stage's plain values.
+    """
+    context = RunContext.model_validate(dict(run))
+    store = open_store(context.store)
+    task = f"{stage.name}-{modality}" if modality else stage.name
+    record = StageRecord(task=task, stage=stage.name, status="running", started=time.time())
+    clock = time.perf_counter()
+    emit("started", task=task)
+    try:
+        values = _find_or_run(stage, context, store, config, inputs or {}, outputs or {}, world or {}, modality, record)
+    except MistereError as error:
+        record.status, record.exit_code, record.message = "failed", int(error.exit_code), str(error)
+        raise
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else ""
+        record.status, record.exit_code = "failed", int(ExitCode.ERROR)
+        record.message = f"{task} failed unexpectedly ({type(error).__name__}: {reason}); the log has the trace."
+        raise
+    finally:
+        record.seconds = time.perf_counter() - clock
+        record.peak_memory_mb = _peak_memory_mb()
+        emit(record.status, **record.model_dump(include={"task", "seconds", "message", "values"}))
+        store.write(stage_record_key(context.run_id, task), record.model_dump_json(indent=1).encode())
+    return values
+
+
+def _find_or_run(
+    stage: Stage,
+    context: RunContext,
+    store: ObjectStore,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    outputs: Mapping[str, str],
+    world: Mapping[str, str],
+    modality: str,
+    record: StageRecord,
+) -> Mapping[str, str]:
+    try:
+        settings = stage.config.model_validate(dict(config))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"{stage.name}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
+    digests = {name: read_reference(path, stage.inputs[name]) for name, path in inputs.items()}
+    code = source_digest(f"components.{stage.name}.run")
+    key = record.key = step_key(stage, settings, digests, world, code, modality)
+    progress = Progress(record.task)
+    found = _finished(stage, store, key, progress) if stage.cached else None
+    if found is not None:
+        manifests, values = found
+        record.status = "reused"
+    else:
+        step = Step(record.task, key, context, store, progress, Checkpoints(store, stage.name, key))
+        opened = {name: open_artifact(store, stage.inputs[name], digest) for name, digest in digests.items()}
+        commit, dirty = git_state()
+        made_by = MadeBy(
+            stage=record.task, key=key, code=code, commit=commit, dirty=dirty, config=settings.model_dump(mode="json")
+        )
+        result = _run(stage, step, settings, opened, world, modality, made_by, digests, record)
+        manifests, values = dict(result.manifests), dict(result.values)
+        if stage.cached:
+            _remember(stage, store, key, manifests, values)
+        step.checkpoints.clear()
+        record.status = "done"
+    record.outputs = {name: manifest.digest for name, manifest in manifests.items()}
+    record.values = dict(values)
+    for name, path in outputs.items():
+        _write_reference(manifests[name], Path(path))
+    return values
+
+
+def _run(
+    stage: Stage,
+    step: Step,
+    settings: Section,
+    opened: Mapping[str, Opened[Any]],
+    world: Mapping[str, str],
+    modality: str,
+    made_by: MadeBy,
+    digests: Mapping[str, str],
+    record: StageRecord,
+) -> Result:
+    clock = time.perf_counter()
+    for module in stage.imports:
+        importlib.import_module(module)
+    work = importlib.import_module(f"components.{stage.name}.run").run
+    record.import_seconds = time.perf_counter() - clock
+    scratch = _scratch_directory(step.store)
+    try:
+        directories = {name: scratch / name for name in stage.outputs}
+        for directory in directories.values():
+            directory.mkdir(parents=True)
+        arguments: dict[str, Any] = {**opened, **directories, **world}
+        if modality:
+            arguments["modality"] = modality
+        clock = time.perf_counter()
+        result: Result = work(config=settings, step=step, **arguments)
+        record.compute_seconds = time.perf_counter() - clock
+        manifests = {
+            name: publish(
+                step.store,
+                manifest.model_copy(update={"made_by": made_by, "inputs": dict(digests)}),
+                directories[name],
+            )
+            for name, manifest in result.manifests.items()
+        }
+        return Result(manifests, result.values)
+    except OSError as error:
+        if error.errno in _DISK_ERRORS:
+            raise MistereError(f"{step.task}: {_DISK_ERRORS[error.errno]} ({error.filename or scratch}).") from error
+        raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+_DISK_ERRORS = {
+    28: "the disk is full; free some space or choose another --output",
+    30: "the folder is read-only; choose another --output",
+    122: "the disk quota is used up; free some space or choose another --output",
+    13: "the folder cannot be written to; choose another --output",
+}
+
+
+def _scratch_directory(store: ObjectStore) -> Path:
+    """On the store's own disk where it is a folder, so that publishing is a rename."""
+    parent = store.local_path("scratch") if isinstance(store, LocalStore) else Path(tempfile.gettempdir())
+    assert parent is not None
+    parent.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=parent))
+
+
+def _record_key(stage: Stage, key: str) -> str:
+    return f"steps/{stage.name}/{key}.json"
+
+
+def _remember(
+    stage: Stage, store: ObjectStore, key: str, manifests: Mapping[str, Manifest], values: Mapping[str, str]
+) -> None:
+    outputs = {name: manifest.digest for name, manifest in manifests.items()}
+    store.write(_record_key(stage, key), json.dumps({"outputs": outputs, "values": dict(values)}, indent=1).encode())
+
+
+def _finished(
+    stage: Stage, store: ObjectStore, key: str, progress: Progress
+) -> tuple[dict[str, Manifest], dict[str, str]] | None:
+    """The outputs recorded under a key, if all of them are there and whole."""
+    try:
+        data, _ = store.read(_record_key(stage, key))
+        record = json.loads(data)
+    except (MissingObjectError, ValueError):
+        return None
+    manifests: dict[str, Manifest] = {}
+    try:
+        for name, digest in record["outputs"].items():
+            manifests[name] = _check(store, stage.outputs[name], digest)
+    except ArtifactError as error:
+        progress.note(f"{error} It is made again.")
+        return None
+    return manifests, record["values"]
+
+
+def _check(store: ObjectStore, cls: type[Manifest], digest: str) -> Manifest:
+    """The manifest of a finished artifact. A remote one is not downloaded: its manifest was written last."""
+    if isinstance(store, LocalStore):
+        return open_artifact(store, cls, digest).manifest
+    try:
+        text, _ = store.read(f"{artifact_key(cls.__name__, digest)}/{MANIFEST}")
+        return cls.model_validate_json(text)
+    except (MissingObjectError, ValidationError) as error:
+        raise ArtifactError(f"{cls.__name__} {digest[:12]} is not whole in the store.") from error
+
+
+def _write_reference(manifest: Manifest, path: Path) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    (path / MANIFEST).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
+
+
+def _peak_memory_mb() -> float:
+    """Peak resident memory of this process (Linux counts it in KiB)."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

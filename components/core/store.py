@@ -1,0 +1,287 @@
+"""The object store behind artifacts, steps, checkpoints, reports and the champion: a folder here, ``s3://`` on a cluster.
+
+One interface, two implementations. Every write appears whole or not at all; :meth:`ObjectStore.write` can be conditional,
+which is how the champion pointer moves without two runs overwriting each other.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from components.core.errors import MistereError, UsageError
+
+ABSENT: Final = ""
+"""As ``expected`` of a conditional write: the object must not exist yet."""
+
+
+class MissingObjectError(MistereError):
+    """There is no object under that key."""
+
+
+class ConflictError(MistereError):
+    """A conditional write lost: the object is not what the writer had read."""
+
+
+class ObjectStore(ABC):
+    """Keys are relative POSIX paths; values are bytes or files."""
+
+    uri: str
+
+    @abstractmethod
+    def read(self, key: str) -> tuple[bytes, str]:
+        """The object's bytes and its version, for a later conditional write.
+
+        Raises:
+            MissingObjectError: no such object.
+        """
+
+    @abstractmethod
+    def write(self, key: str, data: bytes, expected: str | None = None) -> str:
+        """Write an object and return its version.
+
+        Args:
+            key: where.
+            data: what.
+            expected: the version it must have now (:data:`ABSENT`: none); None overwrites whatever is there.
+
+        Raises:
+            ConflictError: the object has another version.
+        """
+
+    @abstractmethod
+    def exists(self, key: str) -> bool:
+        """Whether there is an object under the key."""
+
+    @abstractmethod
+    def upload(self, path: Path, key: str) -> None:
+        """Copy a file into the store, in a stream."""
+
+    @abstractmethod
+    def download(self, key: str, path: Path) -> None:
+        """Copy an object into a file, in a stream; the file appears whole.
+
+        Raises:
+            MissingObjectError: no such object.
+        """
+
+    @abstractmethod
+    def keys(self, prefix: str) -> Iterator[str]:
+        """Every key under ``prefix/``."""
+
+    @abstractmethod
+    def delete(self, prefix: str) -> None:
+        """Delete every object under ``prefix/``."""
+
+    @abstractmethod
+    def delete_object(self, key: str) -> None:
+        """Delete one object, if it is there."""
+
+    def local_path(self, key: str) -> Path | None:
+        """Where the object lies on this machine's disk, when it does."""
+        return None
+
+    def location(self, key: str) -> str:
+        """How a person or another system names the object."""
+        return f"{self.uri.rstrip('/')}/{key}"
+
+
+def _version(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _checked(key: str) -> str:
+    parts = PurePosixPath(key).parts
+    if not parts or key.startswith("/") or ".." in parts:
+        raise UsageError(f"{key!r} is no key of the object store.")
+    return key
+
+
+class LocalStore(ObjectStore):
+    """A folder. Writes go to a temporary name beside the target and are renamed."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        self.uri = str(self.root)
+
+    def local_path(self, key: str) -> Path:
+        return self.root / _checked(key)
+
+    def read(self, key: str) -> tuple[bytes, str]:
+        try:
+            data = self.local_path(key).read_bytes()
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+            raise MissingObjectError(f"{self.location(key)} does not exist.") from error
+        return data, _version(data)
+
+    def write(self, key: str, data: bytes, expected: str | None = None) -> str:
+        path = self._target(key)
+        if expected is None:
+            self._replace(path, data)
+            return _version(data)
+        with open(path.with_name(f".{path.name}.lock"), "w", encoding="ascii") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            current = _version(path.read_bytes()) if path.is_file() else ABSENT
+            if current != expected:
+                raise ConflictError(f"{self.location(key)} was changed by someone else meanwhile; run again.")
+            self._replace(path, data)
+        return _version(data)
+
+    def exists(self, key: str) -> bool:
+        return self.local_path(key).is_file()
+
+    def upload(self, path: Path, key: str) -> None:
+        target = self._target(key)
+        partial = self._partial(target)
+        shutil.copyfile(path, partial)
+        partial.replace(target)
+
+    def download(self, key: str, path: Path) -> None:
+        source = self.local_path(key)
+        if not source.is_file():
+            raise MissingObjectError(f"{self.location(key)} does not exist.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self._partial(path)
+        shutil.copyfile(source, partial)
+        partial.replace(path)
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        base = self.local_path(prefix)
+        for path in sorted(base.rglob("*")) if base.is_dir() else []:
+            if path.is_file() and not path.name.startswith("."):
+                yield path.relative_to(self.root).as_posix()
+
+    def delete(self, prefix: str) -> None:
+        shutil.rmtree(self.local_path(prefix), ignore_errors=True)
+
+    def delete_object(self, key: str) -> None:
+        self.local_path(key).unlink(missing_ok=True)
+
+    def _target(self, key: str) -> Path:
+        path = self.local_path(key)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise MistereError(f"cannot write to {path.parent} ({error.strerror}): choose another --output.") from error
+        return path
+
+    @staticmethod
+    def _partial(path: Path) -> Path:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+        return Path(name)
+
+    def _replace(self, path: Path, data: bytes) -> None:
+        partial = self._partial(path)
+        try:
+            with partial.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+class S3Store(ObjectStore):
+    """A bucket and prefix, through boto3. Credentials and endpoint come from the environment, as boto3 reads them."""
+
+    def __init__(self, uri: str) -> None:
+        import boto3
+
+        self.uri = uri.rstrip("/")
+        bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+        self._bucket, self._prefix = bucket, prefix.strip("/")
+        self._s3: Any = boto3.client("s3")
+
+    def _key(self, key: str) -> str:
+        return f"{self._prefix}/{_checked(key)}" if self._prefix else _checked(key)
+
+    def _failure(self, error: Exception, key: str) -> MistereError:
+        from botocore.exceptions import ClientError
+
+        code = error.response["Error"].get("Code", "") if isinstance(error, ClientError) else type(error).__name__
+        if code in {"NoSuchKey", "404", "NoSuchBucket", "NotFound"}:
+            return MissingObjectError(f"{self.location(key)} does not exist.")
+        if code in {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}:
+            return ConflictError(f"{self.location(key)} was changed by someone else meanwhile; run again.")
+        return MistereError(
+            f"the object store refused {self.location(key)} ({code}): check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and "
+            "AWS_ENDPOINT_URL, and that the bucket exists."
+        )
+
+    def _call(self, key: str, operation: str, **arguments: Any) -> Any:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            return getattr(self._s3, operation)(Bucket=self._bucket, **arguments)
+        except (BotoCoreError, ClientError) as error:
+            raise self._failure(error, key) from error
+
+    def read(self, key: str) -> tuple[bytes, str]:
+        answer = self._call(key, "get_object", Key=self._key(key))
+        return answer["Body"].read(), answer["ETag"]
+
+    def write(self, key: str, data: bytes, expected: str | None = None) -> str:
+        condition: dict[str, str] = {}
+        if expected == ABSENT:
+            condition["IfNoneMatch"] = "*"
+        elif expected is not None:
+            condition["IfMatch"] = expected
+        return str(self._call(key, "put_object", Key=self._key(key), Body=data, **condition)["ETag"])
+
+    def exists(self, key: str) -> bool:
+        try:
+            self._call(key, "head_object", Key=self._key(key))
+        except MissingObjectError:
+            return False
+        return True
+
+    def upload(self, path: Path, key: str) -> None:
+        from boto3.exceptions import S3UploadFailedError
+
+        try:
+            self._call(key, "upload_file", Filename=str(path), Key=self._key(key))
+        except S3UploadFailedError as error:
+            raise self._failure(error, key) from error
+
+    def download(self, key: str, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+        try:
+            self._call(key, "download_file", Filename=partial, Key=self._key(key))
+            Path(partial).replace(path)
+        finally:
+            Path(partial).unlink(missing_ok=True)
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        skip = len(self._prefix) + 1 if self._prefix else 0
+        for page in self._s3.get_paginator("list_objects_v2").paginate(
+            Bucket=self._bucket, Prefix=f"{self._key(prefix)}/"
+        ):
+            for item in page.get("Contents", []):
+                yield item["Key"][skip:]
+
+    def delete(self, prefix: str) -> None:
+        for key in list(self.keys(prefix)):
+            self.delete_object(key)
+
+    def delete_object(self, key: str) -> None:
+        self._call(key, "delete_object", Key=self._key(key))
+
+
+def open_store(uri: str) -> ObjectStore:
+    """The store behind a URI: ``s3://bucket/prefix`` or a folder."""
+    if uri.startswith("s3://"):
+        return S3Store(uri)
+    if "://" in uri and not uri.startswith("file://"):
+        raise UsageError(f"{uri}: the object store is a folder or s3://bucket/prefix.")
+    return LocalStore(Path(uri.removeprefix("file://")))

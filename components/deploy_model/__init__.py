@@ -1,0 +1,1 @@
+"""Deploy a bundle, smoke-test it, and make it the champion."""

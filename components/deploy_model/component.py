@@ -1,0 +1,40 @@
+"""The KFP face of ``deploy_model``."""
+
+from kfp import dsl
+from kfp.dsl import Input
+
+from components.core.artifacts import EvaluationReport, ModelBundle, UtteranceSet
+from components.core.images import image
+
+
+@dsl.component(base_image=image("pipeline"), install_kfp_package=False)
+def deploy_model(
+    run: dict,
+    deployment: dict,
+    model_version: str,
+    champion_digest: str,
+    utterances: Input[UtteranceSet],
+    report: Input[EvaluationReport],
+    bundle: Input[ModelBundle],
+):
+    """Deploy the bundle, smoke-test it, and only then move the champion.
+
+    Args:
+        run: the run's context.
+        deployment: the ``deployment`` section.
+        model_version: the bundle's version in the registry.
+        champion_digest: the champion that the gate compared with, or ``none``.
+        utterances: the dataset, for a held-out dialogue.
+        report: the offline evaluation, to compare the answers with.
+        bundle: the candidate.
+    """
+    from components.core.steps import execute
+    from components.deploy_model.run import STAGE
+
+    execute(
+        STAGE,
+        run,
+        deployment,
+        inputs={"utterances": utterances.path, "report": report.path, "bundle": bundle.path},
+        world={"model_version": model_version, "champion_digest": champion_digest},
+    )

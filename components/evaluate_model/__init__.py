@@ -1,0 +1,1 @@
+"""Evaluate the mixture on the test split, once."""

@@ -1,0 +1,1 @@
+"""Turn every utterance into a vector with a fine-tuned encoder."""

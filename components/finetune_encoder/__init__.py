@@ -1,0 +1,1 @@
+"""Fine-tune one modality's utterance encoder on the emotion labels."""

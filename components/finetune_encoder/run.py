@@ -1,0 +1,43 @@
+"""``finetune_encoder``: one modality's encoder, fine-tuned on the labels, its best epoch chosen on dev."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from components.core.artifact_io import Opened
+from components.core.config import EncoderConfig
+from components.core.manifests import EncoderCheckpoint, UtteranceSet
+from components.core.steps import Result, Stage, Step
+
+STAGE = Stage(
+    name="finetune_encoder",
+    config=EncoderConfig,
+    inputs={"utterances": UtteranceSet},
+    outputs={"encoder": EncoderCheckpoint},
+    imports=("torch", "transformers", "transformers.trainer"),
+)
+
+
+def run(
+    config: EncoderConfig,
+    step: Step,
+    utterances: Opened[UtteranceSet],
+    encoder: Path,
+    modality: Literal["speech", "text"],
+) -> Result:
+    """Fine-tune, or say that the modality is absent.
+
+    Args:
+        config: the modality's section.
+        step: this execution.
+        utterances: the dataset.
+        encoder: folder of the output artifact.
+        modality: which encoder.
+    """
+    if modality not in utterances.manifest.modalities:
+        step.progress.note(f"the dataset has no {modality}: this branch is absent and loads no encoder.")
+        return Result(manifests={"encoder": EncoderCheckpoint(modality=modality, absent=True)})
+    from components.finetune_encoder.fine_tuning import fine_tune
+
+    return Result(manifests={"encoder": fine_tune(config, step, utterances.manifest, encoder, modality)})

@@ -1,0 +1,1 @@
+"""Decide whether a candidate is released: promote, hold or reject, with the reasons in words."""

@@ -1,0 +1,41 @@
+"""The KFP face of ``gate_model``."""
+
+from kfp import dsl
+from kfp.dsl import Input, Output
+
+from components.core.artifacts import EvaluationReport, GateVerdict
+from components.core.images import image
+
+
+@dsl.component(base_image=image("pipeline"), install_kfp_package=False)
+def gate_model(
+    run: dict,
+    gate: dict,
+    champion_digest: str,
+    report: Input[EvaluationReport],
+    verdict: Output[GateVerdict],
+) -> str:
+    """Judge the candidate.
+
+    Args:
+        run: the run's context.
+        gate: the ``gate`` section.
+        champion_digest: the champion's bundle, or ``none``.
+        report: the candidate's evaluation.
+        verdict: the verdict with its reasons.
+
+    Returns:
+        ``promote``, ``hold`` or ``reject``.
+    """
+    from components.core.steps import execute
+    from components.gate_model.run import STAGE
+
+    values = execute(
+        STAGE,
+        run,
+        gate,
+        inputs={"report": report.path},
+        outputs={"verdict": verdict.path},
+        world={"champion_digest": champion_digest},
+    )
+    return values["verdict"]

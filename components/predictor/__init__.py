@@ -1,0 +1,1 @@
+"""The model server: a :class:`kserve.Model` on a :class:`kserve.ModelServer`, REST and gRPC."""

@@ -1,0 +1,127 @@
+"""gRPC: the Open Inference Protocol's service over kserve's messages, with the contract's statuses."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
+from kserve.protocol.grpc.servicer import InferenceServicer
+from kserve.protocol.model_repository_extension import ModelRepositoryExtension
+
+from components.core.errors import MistereError
+from components.predictor import metrics
+from components.predictor.data_plane import PredictorDataPlane
+from components.predictor.errors import as_request_error
+from components.predictor.settings import ServerSettings
+from components.predictor.wire import read_grpc, write_grpc
+
+SERVICE = "inference.GRPCInferenceService"
+_MAX_CALLS = 256
+
+
+class PredictorServicer(InferenceServicer):  # type: ignore[misc]  # kserve has no type information
+    """kserve's servicer; inference reads the message itself, so that a malformed one is the caller's error."""
+
+    def __init__(self, data_plane: PredictorDataPlane) -> None:
+        super().__init__(data_plane, ModelRepositoryExtension(data_plane.model_registry))
+        self._predictor = data_plane
+
+    async def ModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Tensors and version of a model."""
+        content = await self._predictor.model_metadata(model_name=request.name)
+        content.pop("properties")
+        return pb.ModelMetadataResponse(**content)
+
+    async def infer(self, message: bytes, identity: str) -> Any:
+        """Answer one ``ModelInferRequest``."""
+        request, typed = read_grpc(message)
+        request.id = request.id or identity
+        await self._predictor.admit(request.model_name)
+        response, _ = await self._predictor.infer(model_name=request.model_name, request=request)
+        return write_grpc(response, typed)
+
+
+class PredictorGRPCServer:
+    """The gRPC side of the server.
+
+    Args:
+        data_plane: shared with REST.
+        settings: address, port and limits.
+    """
+
+    def __init__(self, data_plane: PredictorDataPlane, settings: ServerSettings) -> None:
+        self._settings = settings
+        self._servicer = PredictorServicer(data_plane)
+        self._server: Any = None
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            MistereError: the port was taken meanwhile.
+        """
+        limits = self._settings.limits
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", limits.request_bytes),
+                ("grpc.max_send_message_length", limits.request_bytes),
+                ("grpc.so_reuseport", 0),
+            ],
+            maximum_concurrent_rpcs=_MAX_CALLS,
+        )
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, self._methods()),))
+        host = self._settings.host
+        address = "[::]" if host == "0.0.0.0" else f"[{host}]" if ":" in host else host
+        try:
+            if not self._server.add_insecure_port(f"{address}:{self._settings.grpc_port}"):
+                raise RuntimeError
+        except RuntimeError as error:
+            port = self._settings.grpc_port
+            raise MistereError(f"Port {port} is already in use: choose another --grpc-port.") from error
+        await self._server.start()
+
+    async def stop(self, grace: float) -> None:
+        """Take no more calls; wait for those in flight, at most ``grace`` seconds."""
+        if self._server is not None:
+            await self._server.stop(grace)
+
+    def _methods(self) -> dict[str, Any]:
+        servicer = self._servicer
+        methods: dict[str, Any] = {}
+        for name in ("ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata"):
+            methods[name] = grpc.unary_unary_rpc_method_handler(
+                self._guarded(getattr(servicer, name)),
+                request_deserializer=getattr(pb, f"{name}Request").FromString,
+                response_serializer=getattr(pb, f"{name}Response").SerializeToString,
+            )
+        methods["ModelInfer"] = grpc.unary_unary_rpc_method_handler(
+            self._infer, request_deserializer=None, response_serializer=pb.ModelInferResponse.SerializeToString
+        )
+        return methods
+
+    async def _infer(self, message: bytes, context: Any) -> Any:
+        identity = str(uuid.uuid4())
+        status = "OK"
+        try:
+            return await self._servicer.infer(message, identity)
+        except Exception as error:
+            failure = as_request_error(error, identity, self._settings.limits.utterance_seconds)
+            status = failure.status
+            if "Retry-After" in failure.headers:
+                context.set_trailing_metadata((("retry-after", failure.headers["Retry-After"]),))
+            await context.abort(grpc.StatusCode[failure.status], failure.message)
+        finally:
+            metrics.REQUESTS.labels("grpc", status).inc()
+
+    def _guarded(self, method: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
+        async def guarded(request: Any, context: Any) -> Any:
+            try:
+                return await method(request, context)
+            except Exception as error:
+                failure = as_request_error(error, str(uuid.uuid4()), self._settings.limits.utterance_seconds)
+                await context.abort(grpc.StatusCode[failure.status], failure.message)
+
+        return guarded

@@ -1,0 +1,249 @@
+"""The model behind the endpoint: a request in, a prediction out; testable without a server."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+import time
+import uuid
+import wave
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from kserve import InferRequest, InferResponse, Model
+
+from components.core.serving import protocol
+from components.predictor import metrics
+from components.predictor.audio_sources import AudioReader, AudioStore
+from components.predictor.clip import check_clip
+from components.predictor.codec import (
+    DialogueRequest,
+    Turn,
+    decode_request,
+    encode_response,
+    expert_names,
+    model_version,
+    predicted_labels,
+    with_all_experts,
+)
+from components.predictor.errors import internal, not_ready, printable, unknown_digests
+from components.predictor.inference_queue import InferenceQueue
+from components.predictor.settings import ServerSettings
+from components.predictor.v1 import decode_v1, encode_v1
+
+if TYPE_CHECKING:
+    from components.core.inference import DialoguePrediction, EmotionModel, UtteranceInput
+
+logger = logging.getLogger("kserve.predictor")
+
+
+def request_id(payload: InferRequest | dict[str, Any], headers: dict[str, str] | None = None) -> str:
+    """The request's id: the caller's (in the body, else in a header), else a new one."""
+    given = payload.id if isinstance(payload, InferRequest) else payload.get("id")
+    if isinstance(given, str) and given:
+        return given
+    header = (headers or {}).get(protocol.REQUEST_ID_HEADER.lower(), "")
+    return printable(header) or str(uuid.uuid4())
+
+
+def _one_second() -> bytes:
+    """A second of a quiet tone as a WAV file (16 kHz, 16 bit), to warm the speech encoder up."""
+    rate = 16000
+    samples = (1000 * np.sin(2 * np.pi * 220 * np.arange(rate) / rate)).astype("<i2")
+    file = io.BytesIO()
+    with wave.open(file, "wb") as clip:
+        clip.setparams((1, 2, rate, rate, "NONE", ""))
+        clip.writeframes(samples.tobytes())
+    return file.getvalue()
+
+
+class DialogueModel(Model):  # type: ignore[misc]  # kserve has no type information
+    """Emotion recognition in dialogues, V1 and V2.
+
+    Args:
+        settings: limits and name.
+        load_bundle: reads and verifies a bundle.
+    """
+
+    def __init__(self, settings: ServerSettings, load_bundle: Callable[[str], EmotionModel]) -> None:
+        super().__init__(settings.model_name)
+        self._settings = settings
+        self._limits = settings.limits
+        self._load_bundle = load_bundle
+        self._loaded: EmotionModel | None = None
+        self._audio_store = AudioStore(settings.limits.audio_store_bytes)
+        self._audio_reader = AudioReader(settings.audio_uri_prefixes, settings.limits.request_bytes)
+        self.queue = InferenceQueue(settings.limits.waiting_requests)
+
+    @property
+    def loaded(self) -> EmotionModel:
+        """The model.
+
+        Raises:
+            RequestError: it is not loaded yet.
+        """
+        if self._loaded is None:
+            raise not_ready()
+        return self._loaded
+
+    def load(self) -> bool:
+        """Load and verify the bundle, and predict once so that the first caller does not wait for it.
+
+        Raises:
+            MistereError: the bundle is missing or damaged.
+        """
+        from components.core.inference import UtteranceInput
+
+        start = time.perf_counter()
+        model = self._load_bundle(self._settings.bundle)
+        model.predict([[UtteranceInput(text="Hello.", audio=_one_second())]])
+        self._loaded = model
+        self.ready = True
+        metrics.MODEL.labels(model.bundle.name, model_version(model)).set(1)
+        logger.info(
+            "model=%s version=%s loaded in %.1f s", model.bundle.name, model_version(model), time.perf_counter() - start
+        )
+        return True
+
+    def start(self) -> None:
+        """Nothing: the model is ready when it is loaded, not when it is registered."""
+
+    async def predict(
+        self,
+        payload: InferRequest | dict[str, Any],
+        headers: dict[str, str] | None = None,
+        response_headers: dict[str, str] | None = None,
+    ) -> InferResponse | dict[str, Any]:
+        """Answer one request.
+
+        Args:
+            payload: a V2 request, or V1's JSON object.
+            headers: of the request.
+            response_headers: not used.
+
+        Raises:
+            RequestError: what the caller did wrong.
+            AudioDecodeError, AudioTooLongError: an utterance's audio.
+        """
+        model = self.loaded
+        identity = request_id(payload, headers)
+        start = time.perf_counter()
+        with metrics.phase("decode"):
+            dialogues = await asyncio.to_thread(self._decode, payload, model)
+        predictions = await self.queue.run(lambda: self._infer(dialogues, model))
+        self._check_finite(predictions, identity)
+        with metrics.phase("respond"):
+            detail = dialogues[0].detail
+            response: InferResponse | dict[str, Any]
+            if isinstance(payload, InferRequest):
+                response = encode_response(payload, identity, predictions[0], model, detail)
+            else:
+                response = encode_v1(predictions, identity, model, detail)
+        self._observe(predictions, model, identity, time.perf_counter() - start)
+        return response
+
+    def _decode(self, payload: InferRequest | dict[str, Any], model: EmotionModel) -> list[DialogueRequest]:
+        if isinstance(payload, InferRequest):
+            dialogues = [decode_request(payload, model, self._limits)]
+        else:
+            dialogues = decode_v1(payload, model, self._limits)
+        return [self._with_audio(dialogue) for dialogue in dialogues]
+
+    def _with_audio(self, dialogue: DialogueRequest) -> DialogueRequest:
+        """Put the audio that was named in the place of its name."""
+        clips: dict[int, bytes] = {}
+        missing: dict[int, str] = {}
+        uris: dict[int, str] = {}
+        for index, turn in enumerate(dialogue.turns):
+            if turn.audio_digest is not None:
+                clip = self._audio_store.get(turn.audio_digest)
+                if clip is None:
+                    missing[index] = turn.audio_digest
+                else:
+                    clips[index] = clip
+            elif turn.audio_uri is not None:
+                uris[index] = turn.audio_uri
+        if missing:
+            raise unknown_digests(missing)
+        if uris:
+            clips.update(self._audio_reader.read(uris))
+        if not clips:
+            return dialogue
+        turns = [Turn(turn.text, clips.get(index, turn.audio)) for index, turn in enumerate(dialogue.turns)]
+        return DialogueRequest(turns=turns, detail=dialogue.detail)
+
+    def _infer(self, dialogues: Sequence[DialogueRequest], model: EmotionModel) -> list[DialoguePrediction]:
+        """The computation, in the queue's thread. Embeddings come one dialogue a request, so no list mixes the two."""
+        metrics.BATCH.observe(len(dialogues))
+        embeddings: list[dict[str, np.ndarray]] = []
+        if dialogues[0].embeddings:
+            embeddings = [dialogue.embeddings for dialogue in dialogues]
+        else:
+            with metrics.phase("encode"):
+                if "speech" in model.encoder_digests:
+                    for dialogue in dialogues:
+                        for index, turn in enumerate(dialogue.turns):
+                            if turn.audio is not None:
+                                check_clip(turn.audio, index)
+                utterances = [self._utterances(dialogue) for dialogue in dialogues]
+                embeddings = model.embed(utterances, max_seconds=self._limits.utterance_seconds)
+            for dialogue in dialogues:
+                for turn in dialogue.turns:
+                    self._audio_store.add(turn.audio or b"")
+        with metrics.phase("mixture"):
+            predictions = model.predict_embeddings(embeddings)
+        return [with_all_experts(prediction, model.experts) for prediction in predictions]
+
+    @staticmethod
+    def _utterances(dialogue: DialogueRequest) -> list[UtteranceInput]:
+        from components.core.inference import UtteranceInput
+
+        return [UtteranceInput(text=turn.text, audio=turn.audio) for turn in dialogue.turns]
+
+    @staticmethod
+    def _check_finite(predictions: Sequence[DialoguePrediction], identity: str) -> None:
+        if not all(np.isfinite(prediction.probabilities).all() for prediction in predictions):
+            logger.error("request=%s failed: the model gave probabilities that are no numbers", printable(identity))
+            raise internal(identity)
+
+    def _observe(
+        self, predictions: Sequence[DialoguePrediction], model: EmotionModel, identity: str, seconds: float
+    ) -> None:
+        known = sorted(model.encoder_digests)
+        counted: Counter[str] = Counter()
+        for prediction in predictions:
+            predicted = predicted_labels(prediction, model.labels)
+            counted.update(predicted)
+            metrics.observe_prediction(
+                expert_names(model.experts), prediction.expert_weights, prediction.modalities, known, predicted
+            )
+        logger.info(
+            "request=%s utterances=%d labels=%s version=%s ms=%.1f",
+            printable(identity),
+            counted.total(),
+            ",".join(f"{label}:{count}" for label, count in sorted(counted.items())),
+            model_version(model),
+            seconds * 1000,
+        )
+
+    def get_input_types(self) -> list[dict[str, Any]]:
+        """Inputs as the metadata endpoints tell them; -1 is the number of utterances."""
+        types = [{"name": name, "datatype": "BYTES", "shape": [-1]} for name in protocol.RAW_INPUTS]
+        for name, modality in protocol.EMBEDDING_MODALITY.items():
+            if modality in self.loaded.dimensions:
+                types.append({"name": name, "datatype": "FP32", "shape": [-1, self.loaded.dimensions[modality]]})
+        return types
+
+    def get_output_types(self) -> list[dict[str, Any]]:
+        """Outputs as the metadata endpoints tell them."""
+        labels, experts = len(self.loaded.labels), len(expert_names(self.loaded.experts))
+        return [
+            {"name": protocol.LABEL, "datatype": "BYTES", "shape": [-1]},
+            {"name": protocol.PROBABILITIES, "datatype": "FP32", "shape": [-1, labels]},
+            {"name": protocol.EXPERT_WEIGHTS, "datatype": "FP32", "shape": [-1, experts]},
+            {"name": protocol.EXPERT_PROBABILITIES, "datatype": "FP32", "shape": [-1, experts, labels]},
+            {"name": protocol.MODALITIES_USED, "datatype": "BYTES", "shape": [-1]},
+        ]

@@ -1,0 +1,179 @@
+"""REST: Open Inference Protocol (V2) and V1 paths. Every answer that is not one is ``{"error": "..."}``."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from kserve.errors import ModelNotFound, ModelNotReady
+from kserve.protocol.rest.server import metrics_handler
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from components.core.serving import protocol
+from components.predictor import metrics
+from components.predictor.data_plane import PredictorDataPlane
+from components.predictor.errors import RequestError, as_request_error, not_ready, over_limit, printable, slow_body
+from components.predictor.settings import Limits
+from components.predictor.wire import checked_id, parse_json, read_rest, write_rest
+
+_INLINE_BYTES = 1 << 16
+"""Bodies up to this size are parsed on the event loop; a larger one would hold up everybody else."""
+
+
+def json_response(content: Any, code: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """A JSON answer."""
+    return Response(orjson.dumps(content), code, headers=headers, media_type="application/json")
+
+
+def error_response(error: RequestError) -> Response:
+    """What the caller is told."""
+    return json_response({"error": error.message}, error.code, error.headers)
+
+
+async def read_body(request: Request, limits: Limits) -> bytes:
+    """The whole body, within its limits of size and time.
+
+    Raises:
+        RequestError: too large, or too slow.
+    """
+    too_large = over_limit(f"A request may have {limits.request_bytes} bytes; this one has more.")
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > limits.request_bytes:
+        raise too_large
+    chunks = bytearray()
+    try:
+        async with asyncio.timeout(limits.body_seconds):
+            async for chunk in request.stream():
+                chunks += chunk
+                if len(chunks) > limits.request_bytes:
+                    raise too_large
+    except TimeoutError as error:
+        raise slow_body(limits.body_seconds) from error
+    return bytes(chunks)
+
+
+class RestEndpoints:
+    """The paths' handlers.
+
+    Args:
+        data_plane: shared with gRPC.
+        limits: of a request.
+    """
+
+    def __init__(self, data_plane: PredictorDataPlane, limits: Limits) -> None:
+        self._data_plane = data_plane
+        self._limits = limits
+
+    async def infer(self, model_name: str, request: Request) -> Response:
+        """``POST /v2/models/{model}/infer``."""
+
+        async def answer(body: bytes, identity: str) -> Response:
+            header = request.headers.get(protocol.BINARY_HEADER)
+            payload = await self._parse(len(body), lambda: read_rest(body, header, model_name))
+            payload.id = payload.id or identity
+            response, _ = await self._data_plane.infer(model_name=model_name, request=payload)
+            content, headers = write_rest(response)
+            return Response(content, headers=headers)
+
+        return await self._answer(model_name, request, "rest_v2", answer)
+
+    async def predict(self, model_name: str, request: Request) -> Response:
+        """``POST /v1/models/{model}:predict``."""
+
+        async def answer(body: bytes, identity: str) -> Response:
+            payload = await self._parse(len(body), lambda: parse_json(body))
+            payload["id"] = checked_id(payload.get("id")) or identity
+            response, _ = await self._data_plane.infer(model_name=model_name, request=payload)
+            return json_response(response)
+
+        return await self._answer(model_name, request, "rest_v1", answer)
+
+    async def _answer(
+        self, model_name: str, request: Request, name: str, answer: Callable[[bytes, str], Awaitable[Response]]
+    ) -> Response:
+        identity = printable(request.headers.get(protocol.REQUEST_ID_HEADER, "")) or str(uuid.uuid4())
+        try:
+            await self._data_plane.admit(model_name)
+            response = await answer(await read_body(request, self._limits), identity)
+        except ClientDisconnect:
+            response = Response(status_code=499)
+        except Exception as error:
+            response = error_response(as_request_error(error, identity, self._limits.utterance_seconds))
+        metrics.REQUESTS.labels(name, str(response.status_code)).inc()
+        return response
+
+    @staticmethod
+    async def _parse(size: int, parse: Callable[[], Any]) -> Any:
+        return parse() if size <= _INLINE_BYTES else await asyncio.to_thread(parse)
+
+    async def live(self) -> Response:
+        """``GET /v2/health/live``."""
+        return json_response({"live": True})
+
+    async def ready(self) -> Response:
+        """``GET /v2/health/ready``."""
+        if not await self._data_plane.ready():
+            raise not_ready()
+        return json_response({"ready": True})
+
+    async def server_metadata(self) -> Response:
+        """``GET /v2``."""
+        return json_response(self._data_plane.metadata())
+
+    async def models(self) -> Response:
+        """``GET /v1/models`` and ``GET /v2/models``."""
+        return json_response({"models": sorted(self._data_plane.model_registry.get_models())})
+
+    async def model_metadata(self, model_name: str) -> Response:
+        """``GET /v2/models/{model}``."""
+        return json_response(await self._data_plane.model_metadata(model_name))
+
+    async def model_ready(self, model_name: str) -> Response:
+        """``GET /v2/models/{model}/ready`` and ``GET /v1/models/{model}``."""
+        if not await self._data_plane.model_ready(model_name):
+            raise not_ready()
+        return json_response({"name": model_name, "ready": True})
+
+
+def build_application(data_plane: PredictorDataPlane, limits: Limits) -> FastAPI:
+    """The REST application. kserve's paths that load and unload models are left out on purpose."""
+    application = FastAPI(title="MiSTER-E predictor", docs_url=None, redoc_url=None, openapi_url=None)
+    endpoints = RestEndpoints(data_plane, limits)
+    for path, handler in (
+        ("/", endpoints.live),
+        ("/metrics", metrics_handler),
+        ("/v1/models", endpoints.models),
+        ("/v1/models/{model_name}", endpoints.model_ready),
+        ("/v2", endpoints.server_metadata),
+        (protocol.LIVE_PATH, endpoints.live),
+        (protocol.READY_PATH, endpoints.ready),
+        ("/v2/models", endpoints.models),
+        ("/v2/models/{model_name}", endpoints.model_metadata),
+        ("/v2/models/{model_name}/ready", endpoints.model_ready),
+    ):
+        application.add_api_route(path, handler, methods=["GET"], response_model=None)
+    application.add_api_route(
+        "/v1/models/{model_name}:predict", endpoints.predict, methods=["POST"], response_model=None
+    )
+    application.add_api_route("/v2/models/{model_name}/infer", endpoints.infer, methods=["POST"], response_model=None)
+
+    async def on_error(_: Request, error: Exception) -> Response:
+        return error_response(as_request_error(error, str(uuid.uuid4()), limits.utterance_seconds))
+
+    async def on_http_error(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        sentence = {404: "There is no such path.", 405: "This path does not take that method."}
+        code = error.status_code
+        return json_response(
+            {"error": sentence.get(code, "The request is malformed.")}, code, dict(error.headers or {})
+        )
+
+    for kind in (RequestError, ModelNotFound, ModelNotReady, Exception):
+        application.add_exception_handler(kind, on_error)
+    application.add_exception_handler(HTTPException, on_http_error)
+    return application

@@ -1,0 +1,50 @@
+"""Starting a server: the ports first, then the slow imports, then the bundle."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from components.core.errors import ExitCode, MistereError
+from components.predictor.settings import ServerSettings, parse_arguments, reserve_port
+
+if TYPE_CHECKING:
+    from components.core.inference import EmotionModel
+
+    LoadBundle = Callable[[str], EmotionModel]
+
+
+def serve(settings: ServerSettings, load_bundle: LoadBundle | None = None) -> None:
+    """Serve a bundle until the process is told to stop.
+
+    Args:
+        settings: what to serve and how.
+        load_bundle: location → model; by default the one that opens and verifies a ModelBundle.
+
+    Raises:
+        MistereError: a port is taken, or the bundle is missing or damaged.
+    """
+    http = reserve_port(settings.host, settings.http_port, "--http-port")
+    grpc = reserve_port(settings.host, settings.grpc_port, "--grpc-port")
+    from components.predictor.model import DialogueModel
+    from components.predictor.model_server import PredictorServer
+
+    PredictorServer(settings, http, grpc).start([DialogueModel(settings, load_bundle or _load_verified)])
+
+
+def _load_verified(location: str) -> EmotionModel:
+    """Import the inference core only here, in the loading thread: health checks are answered meanwhile."""
+    from components.core.inference import load_bundle
+
+    return load_bundle(location)
+
+
+def main(arguments: Sequence[str] | None = None, load_bundle: LoadBundle | None = None) -> int:
+    """``python -m components.predictor``: exit code 0 after SIGTERM, else the error's."""
+    try:
+        serve(parse_arguments(arguments), load_bundle)
+    except MistereError as error:
+        print(error, file=sys.stderr)
+        return int(error.exit_code)
+    return int(ExitCode.DEPLOYED)

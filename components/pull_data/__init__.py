@@ -1,0 +1,1 @@
+"""Pull a dataset version from its DVC remote and describe it."""

@@ -1,0 +1,158 @@
+"""``pull_data``: fetch the dataset at its pinned DVC digest and make the reference that all later stages read by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.core.config import DataConfig
+from components.core.dataset import REQUIRED_COLUMNS, SPLITS, Split, load_info, read_batches, split_of
+from components.core.errors import DataError
+from components.core.manifests import Shard, UtteranceSet, canonical_digest
+from components.core.remote_data import RemoteData, selected_dialogues
+from components.core.steps import Result, Stage, Step
+
+STAGE = Stage(
+    name="pull_data", config=DataConfig, outputs={"utterances": UtteranceSet}, imports=("dvc.repo", "pyarrow.parquet")
+)
+
+
+def run(config: DataConfig, step: Step, utterances: Path, data_digest: str) -> Result:
+    """Fetch every file that the digest lists and write nothing but a reference.
+
+    Args:
+        config: the ``data`` section.
+        step: this execution.
+        utterances: folder of the output artifact; stays empty.
+        data_digest: the DVC digest that the run is pinned to.
+
+    Raises:
+        DataError: a missing or corrupt object, or a folder that is not in the dataset form.
+    """
+    step.progress(f"pulling {data_digest[:12]} from {step.run.data_remote}")
+    return Result(manifests={"utterances": describe(step.run.data_remote, data_digest, config.max_dialogues)})
+
+
+def describe(remote: str, digest: str, max_dialogues: int | None = None) -> UtteranceSet:
+    """Fetch a dataset version and describe it.
+
+    Args:
+        remote: the DVC remote.
+        digest: the pinned digest of the folder.
+        max_dialogues: see :func:`components.core.remote_data.selected_dialogues`.
+    """
+    data = RemoteData(remote, digest)
+    listing = data.listing()
+    home = _dataset_home(listing)
+    wanted = {name: md5 for name, md5 in listing.items() if name.startswith(home)}
+    files = data.fetch({name: md5 for name, md5 in wanted.items() if name == f"{home}dataset.yaml" or split_of(name)})
+    info = load_info(files[f"{home}dataset.yaml"], f"{home}dataset.yaml")
+    shard_files = {name: path for name, path in files.items() if split_of(name)}
+    by_split: dict[Split, list[Path]] = {
+        split: [path for name, path in sorted(shard_files.items()) if split_of(name) == split] for split in SPLITS
+    }
+    empty = [split for split, paths in by_split.items() if not paths]
+    if empty:
+        raise DataError(
+            f"dataset {info.name!r} has no {empty[0]} split: expected {empty[0]}-*.parquet beside dataset.yaml."
+        )
+    facts = {name: _facts(name, path) for name, path in sorted(shard_files.items())}
+    selection = selected_dialogues(by_split, max_dialogues)
+    counts = {split: _count(paths, selection[split]) for split, paths in by_split.items()}
+    shards = [
+        Shard(
+            name=name,
+            md5=wanted[name],
+            size=path.stat().st_size,
+            split=_split(name),
+            rows=facts[name].rows,
+        )
+        for name, path in sorted(shard_files.items())
+    ]
+    return UtteranceSet(
+        name=info.name,
+        dvc_digest=digest,
+        remote=remote,
+        info_md5=wanted[f"{home}dataset.yaml"],
+        labels=info.labels,
+        language=info.language,
+        speaker_disjoint=info.speaker_disjoint,
+        synthetic=info.synthetic,
+        shards=shards,
+        rows={split: rows for split, (rows, _) in counts.items()},
+        dialogues={split: dialogues for split, (_, dialogues) in counts.items()},
+        modalities=[name for name in ("speech", "text") if any(name in fact.modalities for fact in facts.values())],
+        max_dialogues=max_dialogues,
+        test_digest=_test_digest(info.labels, shards, selection["test"]),
+    )
+
+
+@dataclass(frozen=True)
+class _ShardFacts:
+    rows: int
+    modalities: frozenset[str]
+
+
+def _split(name: str) -> Split:
+    split = split_of(name)
+    assert split is not None
+    return split
+
+
+def _dataset_home(listing: dict[str, str]) -> str:
+    """The folder, with its slash, that holds ``dataset.yaml``: the tracked folder itself or one below it."""
+    homes = [name.removesuffix("dataset.yaml") for name in listing if name.rsplit("/", 1)[-1] == "dataset.yaml"]
+    if len(homes) != 1:
+        found = "none" if not homes else ", ".join(sorted(homes))
+        raise DataError(f"the tracked folder must hold exactly one dataset.yaml beside its shards (found: {found}).")
+    return homes[0]
+
+
+def _facts(name: str, path: Path) -> _ShardFacts:
+    """Rows and modalities of a shard, from its footer alone: no data page is read."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        metadata = pq.ParquetFile(path).metadata
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{name} is not readable parquet ({str(error).splitlines()[0]}).") from error
+    columns = set(metadata.schema.to_arrow_schema().names)
+    missing = [column for column in REQUIRED_COLUMNS if column not in columns]
+    if missing:
+        raise DataError(f"{name} lacks the column {missing[0]!r}: every utterance needs one.")
+    present: set[str] = set()
+    for group in range(metadata.num_row_groups):
+        row_group = metadata.row_group(group)
+        for column in range(row_group.num_columns):
+            chunk = row_group.column(column)
+            modality = _LEAVES.get(chunk.path_in_schema)
+            statistics = chunk.statistics
+            if modality and (
+                statistics is None or not statistics.has_null_count or statistics.null_count < row_group.num_rows
+            ):
+                present.add(modality)
+    return _ShardFacts(metadata.num_rows, frozenset(present))
+
+
+_LEAVES = {"audio.bytes": "speech", "text": "text"}
+
+
+def _count(shards: list[Path], selection: frozenset[str] | None) -> tuple[int, int]:
+    """Utterances and dialogues of a split after the selection."""
+    rows, names = 0, set[str]()
+    for batch in read_batches(shards, ["dialogue_id"], batch_rows=4096):
+        chosen = [name for name in batch.column("dialogue_id").to_pylist() if selection is None or name in selection]
+        rows += len(chosen)
+        names.update(chosen)
+    return rows, len(names)
+
+
+def _test_digest(labels: list[str], shards: list[Shard], selection: frozenset[str] | None) -> str:
+    return canonical_digest(
+        {
+            "labels": labels,
+            "shards": [shard.md5 for shard in shards if shard.split == "test"],
+            "dialogues": None if selection is None else sorted(selection),
+        }
+    )

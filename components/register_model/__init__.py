@@ -1,0 +1,1 @@
+"""Put a candidate that passed its gate into the registry and its bundle into the store."""

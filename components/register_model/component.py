@@ -1,0 +1,57 @@
+"""The KFP face of ``register_model``."""
+
+from kfp import dsl
+from kfp.dsl import Input, Output
+
+from components.core.artifacts import (
+    EncoderCheckpoint,
+    EvaluationReport,
+    GateVerdict,
+    ModelBundle,
+    MoEModel,
+    UtteranceSet,
+)
+from components.core.images import image
+
+
+@dsl.component(base_image=image("pipeline"), install_kfp_package=False)
+def register_model(
+    run: dict,
+    registry: dict,
+    utterances: Input[UtteranceSet],
+    speech: Input[EncoderCheckpoint],
+    text: Input[EncoderCheckpoint],
+    model: Input[MoEModel],
+    report: Input[EvaluationReport],
+    verdict: Input[GateVerdict],
+    bundle: Output[ModelBundle],
+) -> str:
+    """Put the bundle into the store and a model version into MLflow.
+
+    Args:
+        run: the run's context.
+        registry: the ``registry`` section.
+        utterances: the dataset.
+        speech: the speech encoder.
+        text: the text encoder.
+        model: the mixture.
+        report: the evaluation.
+        verdict: the gate's verdict.
+        bundle: all that the predictor needs.
+
+    Returns:
+        the version in the registry.
+    """
+    from components.core.steps import execute
+    from components.register_model.run import STAGE
+
+    inputs = {
+        "utterances": utterances.path,
+        "speech": speech.path,
+        "text": text.path,
+        "model": model.path,
+        "report": report.path,
+        "verdict": verdict.path,
+    }
+    values = execute(STAGE, run, registry, inputs=inputs, outputs={"bundle": bundle.path})
+    return values["model_version"]

@@ -1,0 +1,83 @@
+"""The report as JSON, for machines: ``run_report.json``."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from components.core.outcome import EXIT_HANDLER, Outcome
+from components.report_run.material import Material
+from components.report_run.timing import Timing
+from components.report_run.wording import NextStep, headline
+
+SCHEMA_VERSION = 1
+_DATA_FIELDS = {
+    "name",
+    "dvc_digest",
+    "language",
+    "labels",
+    "rows",
+    "dialogues",
+    "modalities",
+    "synthetic",
+    "speaker_disjoint",
+    "max_dialogues",
+    "test_digest",
+}
+
+
+def summary(
+    outcome: Outcome, material: Material, timing: Timing, steps: list[NextStep], profile: str
+) -> dict[str, Any]:
+    """Everything the page says, as plain data."""
+    info = material.info
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": outcome.run_id,
+        "profile": info.get("profile") or profile,
+        "command": info.get("command", ""),
+        "started": info.get("started"),
+        "commit": info.get("commit", ""),
+        "dirty": info.get("dirty", False),
+        "outcome": {
+            "exit_code": outcome.exit_code,
+            "verdict": outcome.verdict,
+            "headline": headline(outcome),
+            "reasons": outcome.reasons,
+            "message": outcome.message,
+        },
+        "stages": [
+            record.model_dump(exclude={"stage", "values"}) for record in outcome.stages if record.task != EXIT_HANDLER
+        ],
+        "time": {
+            "wall_seconds": timing.wall,
+            "compute_seconds": timing.compute,
+            "import_seconds": timing.imports,
+            "overhead_seconds": timing.overhead,
+            "overhead_share": timing.overhead_share,
+        },
+        "data": _data(material),
+        "metrics": dict(material.evaluation.metrics) if material.evaluation else {},
+        "gate": [rule.model_dump() for rule in material.gate.rules] if material.gate else [],
+        "champion_before": outcome.champion_before,
+        "bundle": {"digest": outcome.bundle_digest, "location": outcome.bundle},
+        "next": [step.as_dict() for step in steps],
+        "unreadable": material.unreadable,
+    }
+
+
+def _data(material: Material) -> dict[str, Any] | None:
+    data = material.data
+    if data is None:
+        known = material.info.get("data")
+        return dict(known) if isinstance(known, dict) else None
+    return data.model_dump(include=_DATA_FIELDS)
+
+
+def finite(value: Any) -> Any:
+    """The same data with null for what JSON has no number for."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

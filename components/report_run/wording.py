@@ -1,0 +1,155 @@
+"""The report's sentences: how a run ended and what to do next, in words instead of codes."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from components.core.errors import ExitCode
+from components.core.outcome import Outcome
+
+TITLES = {
+    "resolve_inputs": "pin the data and the champion",
+    "pull_data": "fetch the dataset",
+    "validate_data": "check the dataset",
+    "finetune_encoder-speech": "fine-tune the speech encoder",
+    "finetune_encoder-text": "fine-tune the text encoder",
+    "extract_embeddings-speech": "turn speech into vectors",
+    "extract_embeddings-text": "turn text into vectors",
+    "train_moe": "train the mixture",
+    "evaluate_model": "evaluate on the test split",
+    "gate_model": "judge the candidate",
+    "register_model": "register the model",
+    "deploy_model": "deploy and try the endpoint",
+}
+_STATUS = {"done": ("ran", ""), "reused": ("found finished", "soft"), "failed": ("failed", "bad")}
+_PILLS = {
+    "deployed": ("released", "good"),
+    "held": ("held back", "wait"),
+    "rejected": ("rejected", "bad"),
+    "data rejected": ("data rejected", "bad"),
+    "failed": ("failed", "bad"),
+}
+
+
+@dataclass(frozen=True)
+class NextStep:
+    """One thing to do, with the command that does it where there is one."""
+
+    text: str
+    command: str = ""
+
+    def as_dict(self) -> dict[str, str]:
+        """For the JSON report."""
+        return asdict(self)
+
+
+def status_word(status: str | None) -> tuple[str, str]:
+    """A stage's status in words, and the class that colours it."""
+    if status is None:
+        return "not reached", "soft"
+    return _STATUS.get(status, ("interrupted", "bad"))
+
+
+def was_interrupted(outcome: Outcome) -> bool:
+    """Whether the run ended without any stage saying that it failed."""
+    return outcome.verdict == "failed" and not any(record.status == "failed" for record in outcome.stages)
+
+
+def pill(outcome: Outcome) -> tuple[str, str]:
+    """The verdict in a word or two, and the class that colours it."""
+    return ("did not finish", "bad") if was_interrupted(outcome) else _PILLS[outcome.verdict]
+
+
+def headline(outcome: Outcome) -> str:
+    """How the run ended, in one sentence."""
+    if outcome.verdict == "deployed":
+        return "The new model passed the gate and is released."
+    if outcome.verdict == "held":
+        return "The new model is held back: the figures do not settle whether it is good enough."
+    if outcome.verdict == "rejected":
+        return "The new model is not good enough and was rejected."
+    failed = [record.task for record in outcome.stages if record.status == "failed" and record.task in TITLES]
+    if outcome.verdict == "data rejected":
+        return "The dataset was rejected, so nothing was trained on it."
+    if failed:
+        return f"The run failed when it was to {TITLES[failed[0]]}."
+    return "The run did not finish."
+
+
+def consequence(outcome: Outcome) -> str:
+    """What the outcome means for whoever uses the model."""
+    if outcome.verdict == "deployed":
+        if not outcome.champion_before:
+            return "It is the first champion."
+        if outcome.champion_before == outcome.bundle_digest:
+            return "It is the model that was in service already, so nothing changes for those who use it."
+        return f"It replaces the champion {outcome.champion_before[:12]}."
+    kept = "The champion in service stays what it was." if outcome.champion_before else "There is no champion yet."
+    return f"Nothing was released. {kept}"
+
+
+def next_steps(outcome: Outcome, info: Mapping[str, Any], tracking_uri: str) -> list[NextStep]:
+    """What to do now.
+
+    Args:
+        outcome: how the run ended.
+        info: what was written down at the start of the run.
+        tracking_uri: MLflow, where the deployment did not name it.
+    """
+    again = str(info.get("command") or "mistere run")
+    resume = NextStep("Run again: finished stages are found, and long ones go on from their last checkpoint.", again)
+    if outcome.verdict == "deployed":
+        return _released(outcome, outcome.mlflow or tracking_uri)
+    if outcome.verdict in {"held", "rejected"}:
+        return _not_promoted(outcome, again, tracking_uri)
+    if outcome.verdict == "data rejected":
+        source = str((info.get("data") or {}).get("source") or "")
+        folder = "" if source.endswith(".dvc") else source
+        return [
+            NextStep("Mend what the reasons above name, in the dataset itself."),
+            NextStep("Check it before the next run:", f"mistere data check {shlex.quote(folder or 'data')}"),
+            NextStep("Run again:", again),
+        ]
+    if was_interrupted(outcome):
+        return [resume]
+    steps = [NextStep("Mend what the reason above names.")]
+    if outcome.exit_code != ExitCode.USAGE:
+        steps.append(NextStep("If it names nothing to mend, let the machine be checked:", "mistere doctor"))
+    return [*steps, resume]
+
+
+def _released(outcome: Outcome, mlflow: str) -> list[NextStep]:
+    steps = []
+    if outcome.endpoint:
+        ask = f"mistere predict --dialogue dialogue.json --url {shlex.quote(outcome.endpoint)}"
+        steps.append(NextStep("Ask the deployed model:", ask))
+    if outcome.bundle:
+        steps.append(NextStep("Serve it on this machine:", f"mistere serve {shlex.quote(outcome.bundle)}"))
+    if not outcome.endpoint:
+        steps.append(NextStep("Ask it from another terminal:", "mistere predict --dialogue dialogue.json"))
+    steps += _mlflow(mlflow)
+    steps.append(NextStep("If it disappoints in use, go back to the champion before:", "mistere rollback"))
+    return steps if outcome.champion_before else steps[:-1]
+
+
+def _not_promoted(outcome: Outcome, again: str, tracking_uri: str) -> list[NextStep]:
+    if outcome.verdict == "held":
+        first = "Add test dialogues, which narrow the intervals of an undecided comparison, or improve the model."
+    else:
+        first = "See below which emotions and which expert are weak, and change the data or the settings there."
+    return [
+        NextStep(first),
+        NextStep("Run again with what has changed; stages that it does not affect are found finished:", again),
+        *_mlflow(tracking_uri),
+    ]
+
+
+def _mlflow(uri: str) -> list[NextStep]:
+    if not uri:
+        return []
+    if "://" in uri and uri.startswith("http"):
+        return [NextStep(f"Compare it with earlier models in MLflow, at {uri}.")]
+    return [NextStep("Compare it with earlier models in MLflow:", f"mlflow ui --backend-store-uri {shlex.quote(uri)}")]

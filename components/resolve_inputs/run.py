@@ -1,0 +1,22 @@
+"""``resolve_inputs``: the digests of the data and of the champion become parameters. Never cached."""
+
+from __future__ import annotations
+
+from components.core.champion import read_champion
+from components.core.config import DataConfig
+from components.core.steps import Result, Stage, Step
+
+STAGE = Stage(name="resolve_inputs", config=DataConfig, cached=False)
+
+
+def run(config: DataConfig, step: Step, data_digest: str) -> Result:
+    """Pin the run to a dataset version and to the champion of this moment.
+
+    Args:
+        config: the ``data`` section.
+        step: this execution.
+        data_digest: the DVC digest that the submitter resolved.
+    """
+    champion = read_champion(step.store).digest
+    step.progress(f"data {data_digest[:12]}, champion {champion[:12]}")
+    return Result(values={"data_digest": data_digest, "champion_digest": champion})

@@ -1,0 +1,1 @@
+"""Train the mixture of experts over dialogues."""

@@ -1,0 +1,56 @@
+"""``train_moe``: the mixture on the embeddings, best epoch on dev, calibrated on dev. Test is not looked at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from components.core.artifact_io import Opened
+from components.core.config import MixtureConfig
+from components.core.manifests import EmbeddingSet, MoEModel
+from components.core.steps import Result, Stage, Step
+
+STAGE = Stage(
+    name="train_moe",
+    config=MixtureConfig,
+    inputs={"speech": EmbeddingSet, "text": EmbeddingSet},
+    outputs={"model": MoEModel},
+    imports=("torch",),
+)
+
+
+def run(
+    config: MixtureConfig, step: Step, speech: Opened[EmbeddingSet], text: Opened[EmbeddingSet], model: Path
+) -> Result:
+    """Train and write the mixture.
+
+    Args:
+        config: the ``mixture`` section.
+        step: this execution.
+        speech: speech vectors, or their absence.
+        text: text vectors, or their absence.
+        model: folder of the output artifact.
+    """
+    from components.core.embeddings import EmbeddedDialogues
+    from components.core.moe.prediction import save_mixture
+    from components.core.moe.training import train_mixture
+
+    sets = [speech, text]
+    data = EmbeddedDialogues.open(sets)
+    trained = train_mixture(config, data, progress=step.progress, checkpoints=step.checkpoints)
+    save_mixture(trained.model, model)
+    present = [opened.manifest for opened in sets if not opened.manifest.absent]
+    return Result(
+        manifests={
+            "model": MoEModel(
+                labels=data.labels,
+                dimensions=data.dimensions,
+                experts=trained.model.experts,
+                parameters=sum(parameter.numel() for parameter in trained.model.parameters()),
+                temperature=trained.temperature,
+                encoder_digests={manifest.modality: manifest.encoder_digest for manifest in present},
+                test_digest=present[0].test_digest,
+                metrics={"dev.weighted_f1": trained.dev_weighted_f1, "epoch": float(trained.epoch)},
+                history=trained.history,
+            )
+        }
+    )

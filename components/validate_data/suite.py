@@ -1,0 +1,123 @@
+"""Runs the expectations through Great Expectations and turns its results into sentences and a verdict.
+
+Great Expectations sees the tables of facts, never the audio. It says which rows fail; whether that rejects the dataset
+is decided here, from the counts and the allowed share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from components.validate_data.expectations import Rule
+from components.validate_data.wording import describe
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from great_expectations.core import ExpectationSuiteValidationResult, ExpectationValidationResult
+
+Status = Literal["pass", "fail", "not checked"]
+_KEPT_VALUES = 20
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one rule.
+
+    Attributes:
+        rule: the expectation.
+        status: ``fail`` rejects the dataset.
+        checked: rows it applied to.
+        unexpected: rows that do not meet it; some may be allowed.
+        sentence: of a failure, what is wrong, where and how to mend it; of an unchecked rule, why.
+        result: what Great Expectations answered, without what changes from run to run.
+    """
+
+    rule: Rule
+    status: Status
+    checked: int = 0
+    unexpected: int = 0
+    sentence: str = ""
+    result: Mapping[str, Any] = field(default_factory=dict)
+
+
+def evaluate(rules: Sequence[Rule], tables: Mapping[str, pd.DataFrame], unusable: frozenset[str]) -> list[Outcome]:
+    """Check every rule that applies.
+
+    Args:
+        rules: the expectations.
+        tables: the tables they look at.
+        unusable: columns of the dataset that are missing or of the wrong type somewhere; rules that need them wait.
+
+    Returns:
+        One outcome a rule, in their order.
+    """
+    reasons = {rule.name: _not_checked(rule, unusable) for rule in rules}
+    results = _validate([rule for rule in rules if not reasons[rule.name]], tables)
+    return [
+        Outcome(rule, "not checked", sentence=reasons[rule.name])
+        if reasons[rule.name]
+        else _outcome(rule, results[rule.name], tables[rule.table])
+        for rule in rules
+    ]
+
+
+def _not_checked(rule: Rule, unusable: frozenset[str]) -> str:
+    absent = [column for column in rule.needs if column in unusable]
+    return f"waits until the column '{absent[0]}' is mended" if absent else rule.not_checked
+
+
+def _validate(rules: Sequence[Rule], tables: Mapping[str, pd.DataFrame]) -> dict[str, ExpectationValidationResult]:
+    """Great Expectations' answer to each rule, by its name: one suite a table, nothing written, nothing sent."""
+    import great_expectations as gx
+    from great_expectations import expectations
+    from great_expectations.data_context.types.base import ProgressBarsConfig
+
+    context = gx.get_context(mode="ephemeral")
+    context.enable_analytics(False)
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    source = context.data_sources.add_pandas("facts")
+    answers: dict[str, ExpectationValidationResult] = {}
+    for table in dict.fromkeys(rule.table for rule in rules):
+        asset = source.add_dataframe_asset(table)
+        batch = asset.add_batch_definition_whole_dataframe("all").get_batch({"dataframe": tables[table]})
+        suite = gx.ExpectationSuite(name=table)
+        for rule in rules:
+            if rule.table == table:
+                kind, arguments = rule.expectation
+                mostly = {"mostly": 1 - rule.allowed_share} if rule.allowed_share else {}
+                suite.add_expectation(getattr(expectations, kind)(**arguments, **mostly, meta={"rule": rule.name}))
+        found: ExpectationSuiteValidationResult = batch.validate(suite, result_format={"result_format": "COMPLETE"})
+        for result in found.results:
+            answers[result.expectation_config.meta["rule"]] = result
+    return answers
+
+
+def _outcome(rule: Rule, answer: ExpectationValidationResult, table: pd.DataFrame) -> Outcome:
+    found = answer.result
+    if "unexpected_index_list" not in found:
+        trouble = f"{rule.title}: this could not be checked, which is a defect of the validation, not of the data."
+        return Outcome(rule, "fail", sentence=trouble, result=_stable(answer))
+    failing = table.loc[sorted(found["unexpected_index_list"])]
+    checked = int(found["element_count"]) - int(found.get("missing_count") or 0)
+    failed = len(failing) > rule.allowed_share * checked + 1e-9
+    sentence = ""
+    if failed:
+        column = rule.expectation[1].get("column", "")
+        happened = describe(rule.happened, failing, rule.table, column, rule.example)
+        sentence = f"{happened[0].upper()}{happened[1:]}: {rule.mend}."
+    return Outcome(rule, "fail" if failed else "pass", checked, len(failing), sentence, _stable(answer))
+
+
+def _stable(answer: ExpectationValidationResult) -> dict[str, Any]:
+    """A result as JSON without run-dependent identifiers; long lists are cut."""
+    whole: dict[str, Any] = dict(answer.to_json_dict())
+    result = whole["result"]
+    config = whole["expectation_config"]
+    wanted = ("element_count", "missing_count", "unexpected_count", "unexpected_percent")
+    lists = ("unexpected_list", "unexpected_index_list")
+    kept = {name: result[name] for name in wanted if name in result}
+    kept |= {name: result[name][:_KEPT_VALUES] for name in lists if name in result}
+    arguments = {name: value for name, value in config["kwargs"].items() if name != "batch_id"}
+    return {"type": config["type"], "kwargs": arguments, "success": whole["success"], "result": kept}

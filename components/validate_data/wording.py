@@ -1,0 +1,93 @@
+"""Failed rows in words: how many, which, and where to look."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+EXAMPLES = 3
+_LONGEST = 80
+NOUNS = {
+    "shards": "file",
+    "columns": "column",
+    "utterances": "utterance",
+    "dialogues": "dialogue",
+    "dialogue_names": "dialogue",
+    "speakers": "speaker",
+    "splits": "split",
+    "classes": "label",
+    "modalities": "modality",
+}
+ROW_EXAMPLES = {
+    "shards": "{shard}: {reason}",
+    "columns": "{shard}",
+    "utterances": "{place}",
+    "dialogues": "{split}/{dialogue_id}",
+    "dialogue_names": "{name} in {splits}",
+    "speakers": "{name} in {splits}",
+    "splits": "{split}",
+    "classes": "'{label}' in {split} ({utterances}, at least {least} needed)",
+    "modalities": "{modality} in {split}",
+}
+_VERBS = {"have": "has", "are": "is", "do": "does", "lie": "lies", "name": "names", "share": "shares"}
+
+
+def describe(template: str, rows: pd.DataFrame, table: str, column: str = "", example: str = "") -> str:
+    """Fill in what a failure is.
+
+    Args:
+        template: a sentence's beginning with any of ``{n}`` (for example ``3 utterances``), ``{examples}``,
+            ``{values}`` (the distinct values of ``column``) and the verbs ``{have} {are} {do} {lie} {name} {share}``.
+        rows: the rows that failed.
+        table: the table they are from.
+        column: the column that was looked at.
+        example: how one row is shown; the table's own way where left out.
+    """
+    verbs = {many: one if len(rows) == 1 else many for many, one in _VERBS.items()}
+    return template.format(
+        n=count(len(rows), NOUNS[table]),
+        examples=_examples(rows, example or ROW_EXAMPLES[table]),
+        values=_values(rows[column]) if column else "",
+        **verbs,
+    )
+
+
+def count(number: int, noun: str) -> str:
+    """``1 utterance``, ``2,000 utterances``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def brief(value: Any) -> Any:
+    """A text on one line and of bearable length; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    line = "".join(
+        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in " ".join(value.split())
+    )
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
+
+
+def _examples(rows: pd.DataFrame, template: str) -> str:
+    shown = []
+    for row in rows.head(EXAMPLES).itertuples(index=False):
+        record = {name: brief(value) for name, value in zip(rows.columns, row, strict=True)}
+        shown.append(template.format(**record, place=_place(record)))
+    return ", ".join(shown) + (", …" if len(rows) > EXAMPLES else "")
+
+
+def _values(values: pd.Series[Any]) -> str:
+    """The values that occur, most frequent first, quoted."""
+    counts = values.value_counts().to_dict()
+    ordered = sorted(counts, key=lambda value: (-counts[value], str(value)))
+    shown = ", ".join(f"'{brief(value)}'" for value in ordered[:EXAMPLES])
+    return shown + (f" and {len(ordered) - EXAMPLES} more" if len(ordered) > EXAMPLES else "")
+
+
+def _place(row: dict[str, Any]) -> str:
+    """Where an utterance is: ``train/dia7/turn 3``, or its row in the file where it has no name."""
+    turn = row.get("turn")
+    if turn is None or turn != turn or not isinstance(row.get("dialogue_id"), str):
+        return f"{row.get('shard')} row {row.get('row', 0) + 1}"
+    return f"{row['split']}/{row['dialogue_id']}/turn {int(turn)}"

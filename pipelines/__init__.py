@@ -1,0 +1,1 @@
+"""The retraining pipeline, its profiles, and the ``mistere`` command."""

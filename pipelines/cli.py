@@ -1,0 +1,136 @@
+"""The ``mistere`` command. Only what is needed for ``--help`` is imported here; each command imports its own."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from components.core.errors import MistereError
+
+app = typer.Typer(
+    help="Train, judge, release and serve a model of emotions in conversations.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+data_app = typer.Typer(help="Bring data in.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data")
+
+Profile = Annotated[str, typer.Option(help="Settings to start from: a file of pipelines/profiles.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting; may be repeated.")
+]
+Output = Annotated[Path, typer.Option(help="Folder for the store, the registry and the runs' reports.")]
+
+
+@app.command()
+def run(
+    profile: Profile = "sample",
+    data: Annotated[str | None, typer.Option(help="A dataset folder, or the .dvc file that tracks one.")] = None,
+    settings: Settings = None,
+    output: Output = Path("output"),
+) -> None:
+    """Run the whole pipeline here.
+
+    Exit codes: 0 deployed, 3 the gate held or rejected, 4 data rejected, 1 error, 2 usage.
+    """
+    from pipelines.commands.run import run as command
+
+    raise typer.Exit(command(profile, data, settings or [], output))
+
+
+@app.command("compile")
+def compile_(
+    profile: Profile = "sample",
+    settings: Settings = None,
+    output: Annotated[Path, typer.Option(help="The file to write.")] = Path("pipelines/retraining.yaml"),
+) -> None:
+    """Compile the pipeline to KFP's YAML."""
+    from pipelines.commands.compile import compile_pipeline
+
+    compile_pipeline(profile, settings or [], output)
+    typer.echo(f"wrote {output}")
+
+
+@app.command()
+def serve(
+    bundle: Annotated[
+        str | None, typer.Argument(help="A bundle's folder or s3:// place; the deployed one by default.")
+    ] = None,
+    port: Annotated[int, typer.Option(help="REST port.")] = 8080,
+    grpc_port: Annotated[int, typer.Option(help="gRPC port.")] = 8081,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    output: Output = Path("output"),
+) -> None:
+    """Serve a model here, by REST and gRPC, until interrupted."""
+    from pipelines.commands.serve import serve as command
+
+    raise typer.Exit(command(bundle, output, host, port, grpc_port))
+
+
+@app.command()
+def predict(
+    dialogue: Annotated[Path, typer.Option(help="JSON: a list of utterances with text and, if any, a path to audio.")],
+    url: Annotated[str, typer.Option(help="The predictor's address.")] = "http://127.0.0.1:8080",
+    model: Annotated[str, typer.Option(help="The model's name.")] = "mistere",
+) -> None:
+    """Ask a predictor about a dialogue."""
+    from pipelines.commands.predict import predict as command
+
+    command(dialogue, url, model)
+
+
+@data_app.command("sample")
+def data_sample(
+    directory: Annotated[Path, typer.Argument(help="Where the dataset goes; must not exist.")],
+    seed: Annotated[int, typer.Option(help="Decides everything in it.")] = 7,
+    dialogues: Annotated[int, typer.Option(help="How many.", min=6)] = 150,
+) -> None:
+    """Make the synthetic sample dataset (needs the extra ``sample``)."""
+    from pipelines.commands.data import make_sample
+
+    make_sample(directory, seed, dialogues)
+
+
+@data_app.command("import")
+def data_import(
+    corpus: Annotated[str, typer.Argument(help="Which corpus: meld.")],
+    source: Annotated[Path, typer.Argument(help="Its release, as it lies on disk.")],
+    directory: Annotated[Path, typer.Argument(help="Where the dataset goes; must not exist.")],
+) -> None:
+    """Bring a corpus into the dataset form."""
+    from pipelines.commands.data import import_corpus
+
+    import_corpus(corpus, source, directory)
+
+
+@app.command()
+def bench(
+    name: Annotated[str | None, typer.Argument(help="Which one; none lists them.")] = None,
+    arguments: Annotated[list[str] | None, typer.Argument(help="Its own arguments.")] = None,
+) -> None:
+    """Run a benchmark of tests/bench/."""
+    from pipelines.commands.bench import bench as command
+
+    raise typer.Exit(command(name, arguments or []))
+
+
+def main() -> None:
+    """Run the command; an error a person can mend is one line, with ``--verbose`` its trace."""
+    verbose = "--verbose" in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != "--verbose"]
+    try:
+        app(args=arguments, prog_name="mistere")
+    except MistereError as error:
+        if verbose:
+            raise
+        print(f"mistere: {error}", file=sys.stderr)
+        raise SystemExit(int(error.exit_code)) from None
+
+
+if __name__ == "__main__":
+    main()

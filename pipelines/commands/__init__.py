@@ -1,0 +1,1 @@
+"""The commands behind ``mistere``, one module each; imported when called."""

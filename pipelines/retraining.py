@@ -1,0 +1,100 @@
+"""The product: one pipeline definition, run here by kfp's local runner and, compiled, by Kubeflow Pipelines.
+
+Each stage is handed its slice of the configuration and the run's context; artifacts travel as references. Verdicts are a
+component's single ``Output``: the local runner resolves conditions on no other name.
+"""
+
+from kfp import dsl
+
+from components.deploy_model.component import deploy_model
+from components.evaluate_model.component import evaluate_model
+from components.extract_embeddings.component import extract_embeddings
+from components.finetune_encoder.component import finetune_encoder
+from components.gate_model.component import gate_model
+from components.pull_data.component import pull_data
+from components.register_model.component import register_model
+from components.report_run.component import report_run
+from components.resolve_inputs.component import resolve_inputs
+from components.train_moe.component import train_moe
+from components.validate_data.component import validate_data
+
+
+@dsl.pipeline(
+    name="mistere-retraining",
+    description="Pull, validate, fine-tune, embed, train, evaluate, gate, register, deploy.",
+)
+def retraining(
+    run: dict,
+    data: dict,
+    validation: dict,
+    speech: dict,
+    text: dict,
+    mixture: dict,
+    evaluation: dict,
+    gate: dict,
+    registry: dict,
+    deployment: dict,
+) -> None:
+    """Retrain and, if the gate agrees, release.
+
+    Args:
+        run: the run's context: id, store, tracking server, data remote and digest.
+        data: section of the configuration, as are all that follow.
+        validation: bounds of the data's validation.
+        speech: the speech encoder and its fine-tuning.
+        text: the text encoder and its fine-tuning.
+        mixture: the mixture of experts and its training.
+        evaluation: resamples behind the intervals.
+        gate: thresholds of the release.
+        registry: names in the model registry.
+        deployment: the inference service and its smoke test.
+    """
+    report = report_run(run=run, registry=registry)
+    report.set_caching_options(False)
+    with dsl.ExitHandler(report, name="run"):
+        inputs = resolve_inputs(run=run, data=data)
+        inputs.set_caching_options(False)
+        champion = inputs.outputs["champion_digest"]
+        utterances = pull_data(run=run, data=data, data_digest=inputs.outputs["data_digest"]).outputs["utterances"]
+        validated = validate_data(run=run, validation=validation, utterances=utterances)
+        with dsl.If(validated.outputs["Output"] == "pass", name="data-passes"):
+            encoders, vectors = {}, {}
+            for modality, settings in (("speech", speech), ("text", text)):
+                tuned = finetune_encoder(run=run, settings=settings, modality=modality, utterances=utterances)
+                tuned.set_display_name(f"finetune-encoder ({modality})")
+                encoders[modality] = tuned.outputs["encoder"]
+                embedded = extract_embeddings(
+                    run=run, modality=modality, utterances=utterances, encoder=encoders[modality]
+                )
+                embedded.set_display_name(f"extract-embeddings ({modality})")
+                vectors[modality] = embedded.outputs["embeddings"]
+            model = train_moe(run=run, mixture=mixture, **vectors).outputs["model"]
+            evaluated = evaluate_model(
+                run=run,
+                evaluation=evaluation,
+                champion_digest=champion,
+                utterances=utterances,
+                model=model,
+                **vectors,
+            ).outputs["report"]
+            judged = gate_model(run=run, gate=gate, champion_digest=champion, report=evaluated)
+            with dsl.If(judged.outputs["Output"] == "promote", name="gate-promotes"):
+                registered = register_model(
+                    run=run,
+                    registry=registry,
+                    utterances=utterances,
+                    model=model,
+                    report=evaluated,
+                    verdict=judged.outputs["verdict"],
+                    **encoders,
+                )
+                registered.set_caching_options(False)
+                deploy_model(
+                    run=run,
+                    deployment=deployment,
+                    model_version=registered.outputs["Output"],
+                    champion_digest=champion,
+                    utterances=utterances,
+                    report=evaluated,
+                    bundle=registered.outputs["bundle"],
+                ).set_caching_options(False)

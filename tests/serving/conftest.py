@@ -1,0 +1,198 @@
+"""A tiny real bundle, and servers on free ports: one that serves it, one whose model is slow or fails when told to."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import soundfile
+
+from components.core.config import MixtureConfig, SpeechConfig, TextConfig
+from components.core.manifests import BundledEncoder, ModelBundle
+from components.core.serving.client import DialogueClient
+
+ROOT = Path(__file__).resolve().parents[2]
+LABELS = ["anger", "joy", "neutral", "sadness"]
+
+
+@dataclass(frozen=True)
+class Utterance:
+    text: str | None = None
+    audio: bytes | None = None
+
+
+@dataclass
+class Server:
+    """A server process and how to reach it."""
+
+    process: subprocess.Popen[bytes]
+    http_port: int
+    grpc_port: int
+    log: Path
+    client: DialogueClient = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.client = DialogueClient(self.url, self.grpc_target)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.http_port}"
+
+    @property
+    def grpc_target(self) -> str:
+        return f"127.0.0.1:{self.grpc_port}"
+
+    def terminate(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=20)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def launch(command: list[str], bundle: str, log: Path, *options: str) -> Server:
+    http_port, grpc_port = free_port(), free_port()
+    arguments = ["--host", "127.0.0.1", "--http-port", str(http_port), "--grpc-port", str(grpc_port), *options]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, *command, bundle, *arguments],
+            cwd=ROOT,
+            stdout=output,
+            stderr=output,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "AWS_EC2_METADATA_DISABLED": "true"},
+        )
+    return Server(process, http_port, grpc_port, log)
+
+
+def clip(seconds: float = 0.7, rate: int = 16000, file_format: str = "WAV", channels: int = 1, pitch: float = 200) -> bytes:
+    times = np.arange(int(seconds * rate)) / rate
+    wave = 0.3 * np.sin(2 * np.pi * pitch * times).astype(np.float32)
+    file = io.BytesIO()
+    soundfile.write(file, np.stack([wave] * channels, axis=1), rate, format=file_format)
+    return file.getvalue()
+
+
+def make_bundle(folder: Path, modalities: tuple[str, ...] = ("speech", "text")) -> str:
+    """A bundle of random encoders and a random mixture in a store of its own; returns its location."""
+    import torch
+
+    from components.core.artifact_io import artifact_key, publish
+    from components.core.encoders import families
+    from components.core.encoders.sources import resolve_base
+    from components.core.encoders.utterance_encoder import UtteranceEncoder, save_tuned
+    from components.core.moe.mixture import MixtureOfExperts
+    from components.core.moe.prediction import save_mixture
+    from components.core.store import LocalStore
+
+    torch.manual_seed(0)
+    store = LocalStore(folder / "store")
+    work = folder / "bundle"
+    (work / "encoders").mkdir(parents=True)
+    settings = {
+        "speech": SpeechConfig(source="random:whisper", projection=16, min_seconds=0.5, max_seconds=30),
+        "text": TextConfig(source="random:bidirectional_text", projection=16, max_tokens=32),
+    }
+    bundled = {}
+    for modality in modalities:
+        base = resolve_base(settings[modality], modality, store)
+        family = families()[base.manifest.family](base.path, settings[modality])
+        save_tuned(UtteranceEncoder(family, settings[modality], len(LABELS)), work)
+        (work / "tuned.safetensors").rename(work / "encoders" / f"{modality}.safetensors")
+        bundled[modality] = BundledEncoder(
+            family=base.manifest.family,
+            base_digest=base.manifest.digest,
+            encoder_digest=modality[0] * 64,
+            dimension=16,
+            settings=settings[modality].model_dump(mode="json"),
+        )
+    config = MixtureConfig(hidden=8, gru_layers=1, fusion_width=16, fusion_blocks=1, attention_width=12)
+    mixture = MixtureOfExperts(config, dict.fromkeys(modalities, 16), len(LABELS))
+    save_mixture(mixture, work)
+    manifest = ModelBundle(
+        name="mistere",
+        labels=LABELS,
+        experts=mixture.experts,
+        encoders=bundled,
+        temperature=1.3,
+        test_digest="0" * 64,
+        metrics={},
+        dvc_digest="0" * 32,
+    )
+    published = publish(store, manifest, work)
+    return store.location(artifact_key("ModelBundle", published.digest))
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_bundle(tmp_path_factory.mktemp("bundle"))
+
+
+@pytest.fixture(scope="session")
+def servers(bundle: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Server]]:
+    """Both servers, started together; whoever needs one waits for it."""
+    logs = tmp_path_factory.mktemp("logs")
+    started = {
+        "real": launch(["-m", "components.predictor"], bundle, logs / "real.log", "--max-seconds", "5"),
+        "moody": launch(
+            [str(Path(__file__).with_name("moody_server.py"))],
+            "anything",
+            logs / "moody.log",
+            *("--max-waiting", "1", "--drain-seconds", "1", "--max-body-seconds", "1"),
+        ),
+    }
+    yield started
+    for server in started.values():
+        if server.process.poll() is None:
+            server.process.kill()
+            server.process.wait()
+
+
+@pytest.fixture(scope="session")
+def server(servers: dict[str, Server]) -> Server:
+    servers["real"].client.wait_ready(60)
+    return servers["real"]
+
+
+@pytest.fixture(scope="session")
+def moody(servers: dict[str, Server]) -> Server:
+    servers["moody"].client.wait_ready(60)
+    return servers["moody"]
+
+
+@pytest.fixture(scope="session")
+def dialogue() -> list[Utterance]:
+    """Text and audio, text alone, audio alone, neither."""
+    return [
+        Utterance("Where have you been?", clip(0.7)),
+        Utterance("At home, why?"),
+        Utterance(None, clip(0.9, 8000, "FLAC", 2, 300)),
+        Utterance(),
+    ]
+
+
+def wait_until(condition: object, seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def listening(server: Server) -> bool:
+    try:
+        return httpx.get(f"{server.url}/v2/health/live", timeout=2).status_code == 200
+    except httpx.HTTPError:
+        return False

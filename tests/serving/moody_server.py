@@ -1,0 +1,61 @@
+"""The server with a model that takes its time to load, and is slow or fails when the text tells it to."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+LABELS = ["anger", "joy"]
+EXPERTS = ["text", "cross_modal"]
+
+
+class MoodyModel:
+    """Stands in for an :class:`EmotionModel`; reads text only."""
+
+    def __init__(self) -> None:
+        self.bundle = SimpleNamespace(name="moody", digest="d" * 64)
+        self.labels, self.experts = LABELS, EXPERTS
+        self.encoder_digests = {"text": "t" * 64}
+        self.dimensions = {"text": 2}
+
+    def embed(self, dialogues: Sequence[Any], max_seconds: float | None = None) -> list[dict[str, np.ndarray]]:
+        for dialogue in dialogues:
+            for utterance in dialogue:
+                if utterance.text == "sleep":
+                    time.sleep(1.5)
+                if utterance.text == "crash":
+                    raise RuntimeError("secret at /srv/private/file.py")
+        return [{"text": np.zeros((len(dialogue), 2), dtype=np.float32)} for dialogue in dialogues]
+
+    def predict(self, dialogues: Sequence[Any], max_seconds: float | None = None) -> list[Any]:
+        return self.predict_embeddings(self.embed(dialogues, max_seconds))
+
+    def predict_embeddings(self, dialogues: Sequence[Mapping[str, np.ndarray]]) -> list[Any]:
+        from components.core.inference import DialoguePrediction
+
+        sizes = [len(dialogue["text"]) for dialogue in dialogues]
+        return [
+            DialoguePrediction(
+                np.full((n, 2), 0.5, dtype=np.float32),
+                np.full((n, 2), 0.5, dtype=np.float32),
+                np.full((n, 2, 2), 0.5, dtype=np.float32),
+                ["text"] * n,
+            )
+            for n in sizes
+        ]
+
+
+def load_slowly(location: str) -> Any:
+    time.sleep(2)
+    return MoodyModel()
+
+
+if __name__ == "__main__":
+    from components.predictor.server import main
+
+    sys.exit(main(load_bundle=load_slowly))

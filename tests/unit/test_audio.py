@@ -1,0 +1,86 @@
+"""Decoding, resampling and levels of audio."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import soundfile
+
+from components.core.audio import AudioError, EmptyAudioError, clipped_share, decode, resample, rms_dbfs
+from components.core.errors import MistereError
+
+
+def encoded(wave: np.ndarray, rate: int, form: str = "WAV", subtype: str | None = None) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, wave, rate, format=form, subtype=subtype)
+    return buffer.getvalue()
+
+
+def tone(seconds: float, rate: int, hertz: float = 440.0, level: float = 0.5) -> np.ndarray:
+    return (level * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("form", "subtype", "tolerance"),
+    [
+        ("WAV", "PCM_16", 1e-4),
+        ("WAV", "FLOAT", 0),
+        ("FLAC", "PCM_16", 1e-4),
+        ("OGG", "VORBIS", 0.05),
+        ("MP3", None, None),
+    ],
+)
+def test_decodes_every_codec_at_its_own_rate(form: str, subtype: str | None, tolerance: float | None) -> None:
+    wave = tone(1.0, 22050)
+    found, rate = decode(encoded(wave, 22050, form, subtype))
+    assert (rate, found.dtype, found.ndim) == (22050, np.float32, 1)
+    if tolerance is not None:
+        assert found.shape == wave.shape
+        assert np.abs(found - wave).max() <= tolerance
+
+
+def test_channels_are_averaged() -> None:
+    left, right = tone(0.2, 16000), np.zeros(3200, np.float32)
+    found, _ = decode(encoded(np.stack([left, right], axis=1), 16000, subtype="FLOAT"))
+    np.testing.assert_allclose(found, left / 2, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "empty"),
+        (b"this is no audio", "does not decode"),
+        (encoded(tone(1, 16000), 16000, "OGG", "VORBIS")[:300], "does not decode"),
+        (encoded(np.zeros(0, np.float32), 16000), "zero length"),
+        (encoded(np.array([0.1, np.nan], np.float32), 16000, subtype="FLOAT"), "no numbers"),
+    ],
+)
+def test_damage_is_one_sentence(data: bytes, says: str) -> None:
+    with pytest.raises(AudioError, match=says) as caught:
+        decode(data)
+    message = str(caught.value)
+    assert message.endswith(".") and "\n" not in message
+    assert isinstance(caught.value, MistereError)
+    assert isinstance(caught.value, EmptyAudioError) == (says in ("empty", "zero length"))
+
+
+@pytest.mark.parametrize(("rate", "target"), [(44100, 16000), (8000, 16000), (22050, 16000), (16000, 16000)])
+def test_resampling_keeps_a_tone(rate: int, target: int) -> None:
+    found = resample(tone(1.0, rate), rate, target)
+    assert found.dtype == np.float32 and found.shape == (target,)
+    inner = slice(target // 10, -target // 10)
+    np.testing.assert_allclose(found[inner], tone(1.0, target)[inner], atol=5e-3)
+
+
+def test_resampling_does_not_alias() -> None:
+    found = resample(tone(1.0, 44100, hertz=15000), 44100, 16000)
+    assert rms_dbfs(found[1000:-1000]) < -50
+
+
+def test_levels() -> None:
+    assert rms_dbfs(tone(1.0, 16000, level=1.0)) == pytest.approx(-3.01, abs=0.01)
+    assert rms_dbfs(np.zeros(100, np.float32)) == -120.0
+    assert clipped_share(np.array([0.0, 1.0, -1.0, 0.5], np.float32)) == 0.5
+    assert clipped_share(tone(1.0, 16000)) == 0.0

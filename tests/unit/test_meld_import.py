@@ -1,0 +1,123 @@
+"""MELD into the dataset form: repairs, renumbering, and what is said of a damaged folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from components.core.corpora.meld import LABELS, import_meld, repair
+from components.core.dataset import SPLITS, Split, Utterance, load_info, read_utterances, shards_of
+from components.core.errors import DataError
+
+HEADER = "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,Season,Episode,StartTime,EndTime"
+REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "meld"
+
+
+def row(
+    text: str, emotion: str = "neutral", dialogue: int | str = 0, utterance: int | str = 0, speaker: str = "Ross"
+) -> str:
+    return f'1,"{text}",{speaker},{emotion},neutral,{dialogue},{utterance},4,7,"00:20:57,256","00:21:00,049"'
+
+
+def make_source(directory: Path, **tables: list[str] | bytes) -> Path:
+    """MELD's folder; splits that are not given hold one plain row."""
+    directory.mkdir()
+    for split in SPLITS:
+        table = tables.get(split, [row("Hello.")])
+        content = table if isinstance(table, bytes) else "\n".join([HEADER, *table, ""]).encode()
+        (directory / f"{split}_sent_emo.csv").write_bytes(content)
+    return directory
+
+
+def read(directory: Path, split: Split) -> list[Utterance]:
+    return list(read_utterances(shards_of(directory.iterdir(), split)))
+
+
+@pytest.mark.parametrize(
+    ("damaged", "whole"),
+    [
+        ("It\u0092s \u0093fine\u0094 \u0096 really\u0085", "It\u2019s \u201cfine\u201d \u2013 really\u2026"),
+        ("It\u00e2\u20ac\u2122s fine", "It\u2019s fine"),
+        ("no\u00e2\u20ac\u201dwait", "no\u2014wait"),
+        ("Nestl\u00c3\u00a9", "Nestl\u00e9"),
+        ("\u00e2\u20ac\u0153Hi\u00e2\u20ac\u009d", "\u201cHi\u201d"),
+        ("don\ufffdt \ufffd", "don\u2019t"),
+        ("a\u00a0b ", "a b"),
+        ("fianc\u00e9e, \u00e2ge, \u2018Kay \u2014 Adi\u00f3s", "fianc\u00e9e, \u00e2ge, \u2018Kay \u2014 Adi\u00f3s"),
+    ],
+)
+def test_repair(damaged: str, whole: str) -> None:
+    assert repair(damaged) == whole
+    assert repair(whole) == whole
+
+
+def test_layout_gaps_and_order(tmp_path: Path) -> None:
+    train = [
+        row("Third.", "joy", 7, 5),
+        row("First, with a comma.", "Anger", 7, 0, "Rachel"),
+        row("Second.", "fear", 7, 2),
+        row("Elsewhere.", "disgust", 3, 1),
+    ]
+    source = make_source(tmp_path / "source", train=train)
+    assert import_meld(source, tmp_path / "meld") == {"train": 4, "dev": 1, "test": 1}
+    rows = read(tmp_path / "meld", "train")
+    assert [(u.dialogue_id, u.turn, u.label, u.text) for u in rows] == [
+        ("train-0003", 0, "disgust", "Elsewhere."),
+        ("train-0007", 0, "anger", "First, with a comma."),
+        ("train-0007", 1, "fear", "Second."),
+        ("train-0007", 2, "joy", "Third."),
+    ]
+    assert rows[1].speaker == "Rachel" and all(u.audio is None for u in rows)
+    assert read(tmp_path / "meld", "dev")[0].dialogue_id == "dev-0000"
+    info = load_info(tmp_path / "meld" / "dataset.yaml")
+    assert info.labels == list(LABELS) == ["neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger"]
+    assert not info.speaker_disjoint and not info.synthetic
+
+
+def test_windows_bytes_and_byte_order_mark(tmp_path: Path) -> None:
+    windows = "\n".join([HEADER, row("It\u2019s here\u2026"), ""]).encode("cp1252")
+    marked = b"\xef\xbb\xbf" + "\r\n".join([HEADER, row("It\u2019s here\u2026"), ""]).encode()
+    source = make_source(tmp_path / "source", train=windows, dev=marked)
+    import_meld(source, tmp_path / "meld")
+    assert read(tmp_path / "meld", "train")[0].text == read(tmp_path / "meld", "dev")[0].text == "It\u2019s here\u2026"
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ([row("Hello.", "bored")], "line 2: unknown emotion 'bored'"),
+        ([row("Hello.", dialogue="x")], "line 2: Dialogue_ID is 'x', not a whole number"),
+        ([row("Hello.", utterance="")], "line 2: Utterance_ID is '', not a whole number"),
+        ([row("One."), row("Two.")], "line 3: this dialogue already has an utterance 0"),
+        ([row(" ")], "line 2: the utterance has no text"),
+        ([], "holds no utterances"),
+        (b"Utterance,Speaker,Dialogue_ID,Utterance_ID\nHello.,Ross,0,0\n", "lacks the column 'Emotion'"),
+        (b"", "lacks the column 'Utterance'"),
+    ],
+)
+def test_damaged_tables(tmp_path: Path, table: list[str] | bytes, message: str) -> None:
+    source = make_source(tmp_path / "source", dev=table)
+    with pytest.raises(DataError, match=message) as caught:
+        import_meld(source, tmp_path / "meld")
+    assert "dev_sent_emo.csv" in str(caught.value)
+    assert not (tmp_path / "meld").exists()
+
+
+def test_missing_table(tmp_path: Path) -> None:
+    source = make_source(tmp_path / "source")
+    (source / "test_sent_emo.csv").unlink()
+    with pytest.raises(DataError, match=r"test_sent_emo\.csv is missing"):
+        import_meld(source, tmp_path / "meld")
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="MELD's tables are not beside the project (../shared/data/meld)")
+def test_real_tables(tmp_path: Path) -> None:
+    assert import_meld(REAL, tmp_path / "meld") == {"train": 9989, "dev": 1109, "test": 2610}
+    dialogues = set()
+    for split in SPLITS:
+        for utterance in read(tmp_path / "meld", split):
+            dialogues.add(utterance.dialogue_id)
+            assert utterance.text and utterance.speaker and utterance.label in LABELS
+            assert not any("\x7f" <= character <= "\x9f" or character == "\ufffd" for character in utterance.text)
+    assert len(dialogues) == 1038 + 114 + 280

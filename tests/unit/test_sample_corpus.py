@@ -1,0 +1,182 @@
+"""The sample: the same bytes from the same seed, in the dataset form, spoken by nobody twice."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from components.core.corpora.sample import make_sample, ogg, prosody
+from components.core.corpora.sample.planner import plan, split_sizes
+from components.core.corpora.sample.synthesis import synthesize
+from components.core.corpora.sample.voices import voices_of
+from components.core.corpora.sample.wording import EMOTIONS, word
+from components.core.dataset import SPLITS, Split, Utterance, load_info, read_utterances, shards_of
+from components.core.errors import MistereError, UsageError
+
+SEED, DIALOGUES = 5, 3
+
+needs_synthesizer = pytest.mark.skipif(
+    importlib.util.find_spec("espeakng_loader") is None,
+    reason="the speech synthesizer is not installed (pip install -e .[sample])",
+)
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[Split, int], list[tuple[int, int]]]:
+    directory = tmp_path_factory.mktemp("corpora") / "sample"
+    progress: list[tuple[int, int]] = []
+    counts = make_sample(directory, SEED, DIALOGUES, on_progress=lambda done, total: progress.append((done, total)))
+    return directory, counts, progress
+
+
+def utterances(directory: Path, split: Split) -> list[Utterance]:
+    return list(read_utterances(shards_of(directory.iterdir(), split)))
+
+
+@needs_synthesizer
+def test_same_seed_same_bytes(sample: tuple[Path, dict[Split, int], object], tmp_path: Path) -> None:
+    directory, counts, _ = sample
+    again = tmp_path / "again"
+    assert make_sample(again, SEED, DIALOGUES) == counts
+    files = sorted(path.name for path in directory.iterdir())
+    assert files == sorted(path.name for path in again.iterdir())
+    for name in files:
+        assert (directory / name).read_bytes() == (again / name).read_bytes(), name
+
+
+@needs_synthesizer
+def test_dataset_form(sample: tuple[Path, dict[Split, int], list[tuple[int, int]]]) -> None:
+    directory, counts, progress = sample
+    info = load_info(directory / "dataset.yaml")
+    assert info.name == "sample" and info.labels == list(EMOTIONS)
+    assert info.synthetic and info.speaker_disjoint and "ynthetic" in info.description
+    total = sum(counts.values())
+    assert progress == [(done, total) for done in range(1, total + 1)]
+    speakers: dict[str, str] = {}
+    for split in SPLITS:
+        rows = utterances(directory, split)
+        assert len(rows) == counts[split]
+        turns: dict[str, list[int]] = {}
+        for row in rows:
+            turns.setdefault(row.dialogue_id, []).append(row.turn)
+            assert row.text and row.label in info.labels and row.speaker
+            assert speakers.setdefault(row.speaker, split) == split
+        for numbers in turns.values():
+            assert numbers == list(range(len(numbers))) and 8 <= len(numbers) <= 14
+
+
+@needs_synthesizer
+def test_audio_is_16_khz_mono_speech(sample: tuple[Path, dict[Split, int], object]) -> None:
+    seconds = size = 0.0
+    for row in utterances(sample[0], "test"):
+        assert row.audio is not None
+        with soundfile.SoundFile(io.BytesIO(row.audio)) as file:
+            assert (file.samplerate, file.channels, file.format) == (16_000, 1, "OGG")
+            audio = file.read(dtype="float32")
+        assert 0.2 < len(audio) / 16_000 < 8
+        assert np.sqrt(np.mean(audio**2)) > 0.005
+        seconds += len(audio) / 16_000
+        size += len(row.audio)
+    assert size / seconds < 4000, "more than 32 kbit/s"
+
+
+@needs_synthesizer
+def test_an_utterance_sounds_the_same_whatever_comes_before_it() -> None:
+    requests: list[dict[str, str | int]] = [
+        {"text": text, "variant": variant, "rate": 165, "pitch": 50, "range": 50}
+        for text, variant in (
+            ("I know.", "f2"),
+            ("Did you hear that noise upstairs?", "m3"),
+            ("Wait a moment.", "Annie"),
+        )
+    ]
+    forward = [speech.tobytes() for speech, _ in synthesize(requests)]
+    backward = [speech.tobytes() for speech, _ in synthesize(reversed(requests))]
+    assert forward == backward[::-1]
+    assert len(set(forward)) == 3
+
+
+@needs_synthesizer
+def test_a_failing_synthesizer_is_one_readable_sentence() -> None:
+    request: dict[str, str | int] = {"text": "Hello.", "variant": "nobody", "rate": 165, "pitch": 50, "range": 50}
+    with pytest.raises(MistereError, match="speech synthesizer stopped: espeak-ng"):
+        list(synthesize([request]))
+
+
+def test_missing_synthesizer_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MistereError, match=r"pip install -e \.\[sample\]"):
+        make_sample(tmp_path / "sample", SEED, DIALOGUES)
+    assert not (tmp_path / "sample").exists()
+
+
+def test_plan_of_the_full_sample() -> None:
+    assert split_sizes(150) == {"train": 80, "dev": 14, "test": 56}
+    planned = list(plan(1, 150))
+    assert planned == list(plan(1, 150)) and planned != list(plan(2, 150))
+    rows = {split: [utterance for utterance in planned if utterance.split == split] for split in SPLITS}
+    assert len(rows["test"]) >= 600 and len(rows["train"]) >= 850
+    for emotion in EMOTIONS:
+        assert sum(utterance.emotion == emotion for utterance in rows["test"]) >= 40
+    dialogues: dict[str, set[str]] = {}
+    for utterance in planned:
+        dialogues.setdefault(utterance.dialogue_id, set()).add(utterance.voice.name)
+    assert len(dialogues) == 150 and all(len(speakers) <= 2 for speakers in dialogues.values())
+
+
+def test_too_few_dialogues() -> None:
+    with pytest.raises(UsageError, match="at least 3"):
+        split_sizes(2)
+
+
+def test_voices_are_disjoint_and_distinct() -> None:
+    voices = [voice for split in SPLITS for voice in voices_of(split)]
+    assert len({voice.name for voice in voices}) == len(voices)
+    assert len({(voice.variant, voice.pitch, voice.tract) for voice in voices}) == len(voices)
+
+
+@pytest.mark.parametrize("emotion", EMOTIONS)
+def test_every_wording_fills_its_slots(emotion: str) -> None:
+    draw = random.Random(3)
+    texts = {word(emotion, draw) for _ in range(500)}  # type: ignore[arg-type]
+    assert len(texts) > 60
+    for text in texts:
+        assert "{" not in text and text[0].isupper() and text[-1] in ".?"
+
+
+def test_settings_stay_within_the_synthesizer_s_scales() -> None:
+    for number in range(300):
+        draw = np.random.Generator(np.random.PCG64(number))
+        drawn = prosody.draw_prosody(EMOTIONS[number % len(EMOTIONS)], draw)
+        voice = voices_of("train")[number % 24]
+        settings = prosody.synthesis_settings(voice, drawn)
+        assert 90 <= settings["rate"] <= 300 and 0 <= settings["pitch"] <= 99 and 0 <= settings["range"] <= 99
+
+
+def test_ogg_serial_is_the_only_thing_that_changes() -> None:
+    tone = (0.1 * np.sin(np.arange(16_000) * 0.1)).astype(np.float32)
+    first, second = ogg.encode(tone, 16_000, serial=1), ogg.encode(tone, 16_000, serial=2)
+    assert first != second
+    assert ogg.with_serial(second, 1) == first == ogg.encode(tone, 16_000, serial=1)
+    decoded, rate = soundfile.read(io.BytesIO(first))
+    assert rate == 16_000 and len(decoded) == len(tone)
+
+
+def test_ogg_checksum_is_that_of_the_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our CRC on a page that libogg wrote gives libogg's own value."""
+    monkeypatch.setattr(ogg, "with_serial", lambda data, serial: data)
+    original = ogg.encode(np.zeros(8000, np.float32), 16_000, serial=0)
+    monkeypatch.undo()
+    serial = int.from_bytes(original[14:18], "little")
+    assert ogg.with_serial(original, serial) == original
+
+
+def test_bytes_that_are_no_ogg() -> None:
+    with pytest.raises(ValueError, match="no Ogg page at byte 0"):
+        ogg.with_serial(b"RIFF....", 1)

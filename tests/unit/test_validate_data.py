@@ -1,0 +1,355 @@
+"""Validation: a clean dataset passes, each damage is rejected with the sentence that says how to mend it."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+
+from components.core.artifact_io import Opened
+from components.core.checkpoints import Checkpoints
+from components.core.config import ValidationConfig
+from components.core.dataset import SPLITS, DatasetInfo, Split, Utterance, shards_of, write_dataset
+from components.core.manifests import Shard, UtteranceSet, ValidationReport
+from components.core.progress import Progress
+from components.core.steps import RunContext, Step
+from components.core.store import LocalStore
+from components.validate_data import run as stage
+from components.validate_data.report import render
+from components.validate_data.run import Validation, results_json, validate
+
+LABELS = ["anger", "joy", "neutral"]
+TURNS = 6
+Row = tuple[Split, Utterance]
+INFO = DatasetInfo(
+    name="tones",
+    description="Sine tones.",
+    labels=LABELS,
+    language="en",
+    licence="CC0-1.0",
+    splits="by dialogue",
+    speaker_disjoint=True,
+)
+
+
+def sound(seconds: float = 0.3, level: float = 0.3, form: str = "OGG", rate: int = 16000) -> bytes:
+    wave = level * np.sin(2 * np.pi * 220 * np.arange(int(seconds * rate)) / rate)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, wave.astype(np.float32), rate, format=form)
+    return buffer.getvalue()
+
+
+OGG, WAV, SILENCE = sound(), sound(form="WAV"), sound(level=0.0)
+CLIPPED, LOW_RATE, SHORT = sound(level=40.0, form="WAV"), sound(form="WAV", rate=4000), sound(0.01, form="WAV")
+
+
+def clean() -> list[Row]:
+    """4 + 2 + 2 dialogues of six turns, with two speakers a dialogue that are in no other split."""
+    dialogues = [("train", index) for index in range(4)] + [
+        (split, index) for split in ("dev", "test") for index in (0, 1)
+    ]
+    return [
+        (
+            split,  # type: ignore[misc]
+            Utterance(
+                dialogue_id=f"{split}-{index}",
+                turn=turn,
+                label=LABELS[turn % 3],
+                text=f"utterance {turn}",
+                audio=WAV if turn == 0 else OGG,
+                speaker=f"{split}-speaker-{turn % 2}",
+            ),
+        )
+        for split, index in dialogues
+        for turn in range(TURNS)
+    ]
+
+
+def judge(
+    directory: Path, rows: Iterable[Row], *, disjoint: bool = True, modalities: tuple[str, ...] = ("speech", "text")
+) -> Validation:
+    write_dataset(directory, INFO, rows)
+    return judge_folder(directory, disjoint=disjoint, modalities=modalities)
+
+
+def judge_folder(
+    directory: Path, *, disjoint: bool = True, modalities: tuple[str, ...] = ("speech", "text")
+) -> Validation:
+    files = list(directory.glob("*.parquet"))
+    shards = {split: shards_of(files, split) for split in SPLITS}
+    return validate(shards, LABELS, modalities, disjoint, ValidationConfig())
+
+
+def with_changes(where: Callable[[Split, Utterance], bool], **changes: object) -> list[Row]:
+    return [
+        (split, dataclasses.replace(row, **changes) if where(split, row) else row)  # type: ignore[arg-type]
+        for split, row in clean()
+    ]
+
+
+def at(dialogue: str, turn: int) -> Callable[[Split, Utterance], bool]:
+    return lambda _, row: row.dialogue_id == dialogue and row.turn == turn
+
+
+def everywhere(_split: Split, _row: Utterance) -> bool:
+    return True
+
+
+def without(where: Callable[[Split, Utterance], bool]) -> list[Row]:
+    return [(split, row) for split, row in clean() if not where(split, row)]
+
+
+def repeated() -> list[Row]:
+    return [pair for pair in clean() for _ in range(2 if at("train-1", 2)(*pair) else 1)]
+
+
+def shared_dialogue() -> list[Row]:
+    return with_changes(lambda split, row: row.dialogue_id == "test-0", dialogue_id="train-0")
+
+
+def swapped() -> list[Row]:
+    rows = clean()
+    rows[1], rows[2] = rows[2], rows[1]
+    return rows
+
+
+def test_clean_dataset_passes(tmp_path: Path) -> None:
+    validation = judge(tmp_path / "clean", clean())
+    assert validation.failed == []
+    assert validation.verdict == "pass"
+    assert {outcome.status for outcome in validation.outcomes} == {"pass"}
+    facts = validation.facts
+    assert len(facts.utterances) == 48 and len(facts.dialogues) == 8 and len(facts.speakers) == 6
+    assert validation.audio_seconds == pytest.approx(48 * 0.3, rel=0.01)
+    assert facts.utterances["rms_dbfs"].median() == pytest.approx(20 * np.log10(0.3 / np.sqrt(2)), abs=0.5)
+
+
+@pytest.mark.parametrize(
+    ("rows", "rule", "says"),
+    [
+        (
+            with_changes(at("dev-1", 3), label="hapy"), "label_declared",
+            "1 utterance has a label that dataset.yaml does not declare: 'hapy' (dev/dev-1/turn 3): correct the label,"
+            " or add it to 'labels' in dataset.yaml.",
+        ),
+        (
+            with_changes(at("dev-1", 3), label=None), "label_not_null",
+            "1 utterance has no label (dev/dev-1/turn 3): fill in the label, or take the whole dialogue out.",
+        ),
+        (
+            shared_dialogue(), "dialogue_in_one_split",
+            "1 dialogue is in more than one split (train-0 in train and test): keep each dialogue in one split; if"
+            " they are different dialogues, give them different names.",
+        ),
+        (
+            with_changes(lambda split, row: split == "test", speaker="train-speaker-0"), "speaker_in_one_split",
+            "1 speaker is in more than one split, which dataset.yaml rules out (train-speaker-0 in train and test):"
+            " split by speaker again, or say speaker_disjoint: false in dataset.yaml.",
+        ),
+        (
+            without(at("train-2", 2)), "turns_complete",
+            "1 dialogue has a gap in the turns or does not start at turn 0 (train/train-2 has 5 turns numbered 0 to 5):"
+            " restore the missing utterances, or number the turns 0, 1, 2 … again.",
+        ),
+        (
+            repeated(), "turns_unique",
+            "2 utterances share dialogue and turn with another (train/train-1/turn 2, train/train-1/turn 2): remove the"
+            " copies, or give different dialogues different names.",
+        ),
+        (
+            swapped(), "rows_in_order",
+            "1 utterance lies apart from the dialogue or after a later turn (train/train-0/turn 1): sort each split by"
+            " dialogue_id and turn and export it again.",
+        ),
+        (
+            with_changes(at("test-0", 1), audio=OGG[:200]), "audio_decodes",
+            "The audio of 1 utterance does not decode (test/test-0/turn 1): export these recordings again as WAV, FLAC,"
+            " OGG or MP3, or leave their audio out.",
+        ),
+        (
+            with_changes(lambda _, row: row.turn == 1, audio=sound(0.0, form="WAV")), "audio_not_empty",
+            "The audio of 8 utterances has zero length (train/train-0/turn 1, train/train-1/turn 1,"
+            " train/train-2/turn 1, …): export these recordings again, or leave their audio out.",
+        ),
+        (with_changes(at("dev-0", 0), audio=b""), "audio_not_empty", "zero length (dev/dev-0/turn 0)"),
+        (
+            with_changes(everywhere, audio=SILENCE), "audio_silent",
+            "48 utterances are silent, more than the 5% allowed (train/train-0/turn 0,",
+        ),
+        (with_changes(everywhere, audio=CLIPPED), "audio_clipped", "48 utterances are clipped, more than the 10%"),
+        (with_changes(at("dev-0", 0), audio=LOW_RATE), "audio_rate", "under 8000 Hz (dev/dev-0/turn 0: 4000 Hz)"),
+        (with_changes(at("dev-0", 0), audio=SHORT), "audio_duration", "(dev/dev-0/turn 0: 0.01 s): cut the recordings"),
+        (
+            with_changes(lambda split, row: split == "test" and row.label == "joy", label="anger"), "labels_covered",
+            "There are too few utterances of 'joy' in test (0, at least 1 needed): move whole dialogues",
+        ),
+        (without(lambda split, _: split == "dev"), "splits_filled", "1 split has no utterance (dev): move whole"),
+        (
+            with_changes(lambda _, row: row.dialogue_id == "dev-1", audio=None, text=" "), "dialogue_has_content",
+            "1 dialogue has neither text nor audio in any utterance (dev/dev-1): add the transcript or the recording",
+        ),
+        (
+            with_changes(lambda split, _: split == "test", audio=None), "modalities_in_every_split",
+            "There is no audio in test, though the dataset has a column for it",
+        ),
+    ],
+)  # fmt: skip
+def test_each_damage_is_rejected_once(tmp_path: Path, rows: list[Row], rule: str, says: str) -> None:
+    validation = judge(tmp_path / "damaged", rows)
+    assert validation.verdict == "reject"
+    assert [outcome.rule.name for outcome in validation.outcomes if outcome.status == "fail"] == [rule]
+    assert says in validation.failed[0]
+
+
+def test_shared_speakers_pass_where_nothing_is_promised(tmp_path: Path) -> None:
+    rows = with_changes(lambda split, row: split == "test", speaker="train-speaker-0")
+    validation = judge(tmp_path / "shared", rows, disjoint=False)
+    assert validation.verdict == "pass"
+    assert [o.rule.name for o in validation.outcomes if o.status == "not checked"] == ["speaker_in_one_split"]
+
+
+def test_some_silence_passes(tmp_path: Path) -> None:
+    validation = judge(tmp_path / "quiet", with_changes(at("dev-0", 0), audio=SILENCE))
+    assert validation.verdict == "pass"
+    assert [(o.rule.name, o.checked) for o in validation.outcomes if o.unexpected] == [("audio_silent", 48)]
+
+
+def test_text_only_dataset_passes(tmp_path: Path) -> None:
+    validation = judge(tmp_path / "text", with_changes(everywhere, audio=None, speaker=None), modalities=("text",))
+    assert validation.verdict == "pass"
+    reasons = {o.sentence for o in validation.outcomes if o.status == "not checked"}
+    assert reasons == {"the dataset has no audio", "the dataset names no speakers"}
+
+
+def replace_column(directory: Path, name: str, change: Callable[[pa.Table], pa.Table]) -> None:
+    for path in directory.glob(f"{name}-*.parquet"):
+        pq.write_table(change(pq.read_table(path)), path)
+
+
+def without_label(table: pa.Table) -> pa.Table:
+    return table.drop_columns(["label"])
+
+
+def turn_as_text(table: pa.Table) -> pa.Table:
+    return table.set_column(1, "turn", table["turn"].cast(pa.string()))
+
+
+def audio_as_path(table: pa.Table) -> pa.Table:
+    value = pa.array([{"bytes": None, "path": "a.wav"}] * len(table), table.schema.field("audio").type)
+    return table.set_column(3, "audio", value)
+
+
+@pytest.mark.parametrize(
+    ("split", "change", "rules", "says"),
+    [
+        (
+            "dev", without_label, ["columns_present"],
+            "1 column that every utterance needs is missing ('label' in dev-00000.parquet): add it",
+        ),
+        (
+            "train", turn_as_text, ["column_types"],
+            "1 column has the wrong type ('turn' of train-00000.parquet holds string, expected a whole number)",
+        ),
+        (
+            "*", audio_as_path, ["audio_embedded"],
+            "48 utterances name an audio file but do not hold it (train/train-0/turn 0,",
+        ),
+    ],
+)  # fmt: skip
+def test_damaged_tables_are_findings(
+    tmp_path: Path, split: str, change: Callable[[pa.Table], pa.Table], rules: list[str], says: str
+) -> None:
+    write_dataset(tmp_path / "data", INFO, clean())
+    replace_column(tmp_path / "data", split, change)
+    validation = judge_folder(tmp_path / "data")
+    assert [o.rule.name for o in validation.outcomes if o.status == "fail"] == rules
+    assert says in validation.failed[0]
+    assert "reject" in render(validation, "tones", "")
+
+
+def test_unreadable_files_and_nothing_at_all(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data", INFO, clean())
+    (tmp_path / "data" / "dev-00000.parquet").write_bytes(b"PAR1 but not really")
+    validation = judge_folder(tmp_path / "data")
+    assert "1 file cannot be read as parquet (dev-00000.parquet: " in validation.failed[0]
+    assert [o.rule.name for o in validation.outcomes if o.status == "fail"] == ["shards_readable", "splits_filled"]
+    nothing = validate({}, LABELS, [], True, ValidationConfig())
+    assert nothing.failed == [
+        "3 splits have no utterance (train, dev, test): move whole dialogues there, or make the splits again."
+    ]
+    assert "reject" in render(nothing, "nothing", "")
+
+
+def test_selection_of_dialogues(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data", INFO, clean())
+    files = list((tmp_path / "data").glob("*.parquet"))
+    validation = validate(
+        {split: shards_of(files, split) for split in SPLITS},
+        LABELS,
+        ["speech", "text"],
+        True,
+        ValidationConfig(),
+        dialogues={"train": frozenset({"train-1"}), "dev": None, "test": frozenset({"test-0"})},
+    )
+    assert validation.verdict == "pass"
+    assert list(validation.facts.dialogues["dialogue_id"]) == ["dev-0", "dev-1", "test-0", "train-1"]
+
+
+def test_report_and_results_are_deterministic_and_offline(tmp_path: Path) -> None:
+    rows = with_changes(at("dev-1", 3), label="<b>hapy</b>")
+    first, second = judge(tmp_path / "one", rows), judge(tmp_path / "two", rows)
+    page = render(first, "tones", "0" * 32 + ".dir")
+    assert page == render(second, "tones", "0" * 32 + ".dir")
+    assert results_json(first) == results_json(second)
+    assert "<b>hapy" not in page and "&lt;b&gt;hapy" in page
+    for outside in ("src=", "<script", "<link", "url(http", "@import"):
+        assert outside not in page
+    results = json.loads(results_json(first))
+    assert results["verdict"] == "reject"
+    failed = [entry for entry in results["expectations"] if entry["status"] == "fail"]
+    assert failed[0]["great_expectations"]["result"]["unexpected_list"] == ["<b>hapy</b>"]
+
+
+def test_run_leaves_report_and_results_on_a_rejection_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, output = tmp_path / "data", tmp_path / "report"
+    write_dataset(data, INFO, with_changes(at("dev-1", 3), label="hapy"))
+    output.mkdir()
+    files = sorted(data.glob("*.parquet"))
+    monkeypatch.setattr(stage, "shard_paths", lambda reference: {split: shards_of(files, split) for split in SPLITS})
+    reference = UtteranceSet(
+        name="tones",
+        dvc_digest="0" * 32 + ".dir",
+        remote="",
+        info_md5="",
+        labels=LABELS,
+        language="en",
+        speaker_disjoint=True,
+        synthetic=True,
+        shards=[
+            Shard(name=f"tones/{file.name}", md5="", size=1, split=file.name.split("-")[0], rows=1)  # type: ignore[arg-type]
+            for file in files
+        ],
+        rows={},
+        dialogues={},
+        modalities=["speech", "text"],
+        test_digest="",
+    )
+    store = LocalStore(tmp_path / "store")
+    context = RunContext(run_id="one", store=str(tmp_path / "store"), tracking_uri="")
+    step = Step("validate_data", "key", context, store, Progress("validate_data"), Checkpoints(store, "x", "key"))
+    result = stage.run(ValidationConfig(), step, Opened(tmp_path, reference), output)
+    assert result.values == {"verdict": "reject"}
+    manifest = result.manifests["report"]
+    assert isinstance(manifest, ValidationReport)
+    assert (manifest.verdict, manifest.utterances, len(manifest.failed)) == ("reject", 48, 1)
+    assert sorted(path.name for path in output.iterdir()) == ["expectations.json", "validation_report.html"]
+    kept = store.local_path("runs/one/reports/validation_report.html")
+    assert kept.read_bytes() == (output / "validation_report.html").read_bytes()
