@@ -149,7 +149,7 @@ class GateConfig(SeededSection):
 
     min_weighted_f1: float = Field(default=0.40, ge=0, le=1)
     min_over_majority: float = Field(
-        default=0.05, ge=0, le=1, description="Margin over always naming the majority class."
+        default=0.05, ge=-1, le=1, description="Margin over always naming the majority class."
     )
     champion_margin: float = Field(
         default=0.01, ge=0, le=1, description="How much worse than the champion still passes."

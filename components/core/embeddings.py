@@ -74,7 +74,9 @@ class EmbeddedDialogues:
                 raise ArtifactError(
                     f"the {first.modality} and {other.manifest.modality} embeddings are not of the same utterances."
                 )
-        matrices = {opened.manifest.modality: opened.file(f"{opened.manifest.modality}.npy") for opened in present}
+        matrices: dict[str, Path] = {
+            opened.manifest.modality: opened.file(f"{opened.manifest.modality}.npy") for opened in present
+        }
         return cls(present[0].file(UTTERANCES_FILE), matrices, first.labels)
 
     @property

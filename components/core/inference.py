@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from components.core.audio import AudioError, decode
 from components.core.encoders.embedding import Embedder
 from components.core.encoders.family import Features
 from components.core.encoders.inputs import HasModalities
+from components.core.encoders.preparation import prepared
 from components.core.errors import ArtifactError, MistereError
 from components.core.manifests import BaseEncoder, ModelBundle
 from components.core.moe.mixture import MixtureOfExperts
@@ -95,9 +97,8 @@ class EmotionModel:
         ends = np.cumsum([len(dialogue) for dialogue in dialogues])[:-1]
         vectors: dict[str, list[np.ndarray]] = {}
         for name, embedder in self._embedders.items():
-            features: list[Features | None] = []
-            for dialogue in dialogues:
-                features += [_prepare(embedder, index, u, max_seconds) for index, u in enumerate(dialogue)]
+            turns = [(index, utterance) for dialogue in dialogues for index, utterance in enumerate(dialogue)]
+            features = list(prepared(partial(_prepare, embedder, max_seconds), turns))
             vectors[name] = np.split(embedder.embed(features), ends)
         return [{name: parts[index] for name, parts in vectors.items()} for index in range(len(dialogues))]
 
@@ -106,7 +107,8 @@ class EmotionModel:
         return predict(self._mixture, dialogues, self.bundle.temperature)
 
 
-def _prepare(embedder: Embedder, index: int, utterance: HasModalities, max_seconds: float | None) -> Features | None:
+def _prepare(embedder: Embedder, max_seconds: float | None, turn: tuple[int, HasModalities]) -> Features | None:
+    index, utterance = turn
     if embedder.modality == "speech" and utterance.audio and max_seconds is not None:
         _check_length(index, utterance.audio, max_seconds)
     try:

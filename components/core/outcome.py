@@ -199,7 +199,7 @@ def _unfinished(outcome: Outcome) -> str:
     if not reached:
         return "The run did not finish: no stage has recorded anything."
     missing = [task for task in TASKS if task not in reached]
-    return f"The run did not finish: {missing[0]} has not recorded that it ended, so it was probably interrupted there."
+    return f"The run did not finish: {missing[0]} has not recorded that it ended, so the run was probably interrupted there."
 
 
 def _output(store: ObjectStore, outcome: Outcome, cls: type[M], task: str, name: str) -> M | None:

@@ -69,6 +69,6 @@ def figure_svg(figure: Figure, label: str) -> Markup:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"(fill|stroke): (#000000|#262626|black)\b", r"\1: currentColor", svg)
     svg = svg.replace("fill: #ffffff", "fill: none")
-    svg = re.sub(r'<g id="[a-zA-Z0-9.]+_\d+">', "<g>", svg)  # ids must differ between the pictures of one page
+    svg = re.sub(r' id="[a-zA-Z0-9.]+_\d+"(?=/?>)', "", svg)  # ids must differ between the pictures of one page
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" class="plot" ', 1)
     return Markup(svg)

@@ -96,7 +96,7 @@ def _predictor(config: DeploymentConfig, location: str, log: Path) -> Iterator[D
     http, grpc = _free_ports(2)
     command = [sys.executable, "-m", "components.predictor", location]
     command += ["--host", "127.0.0.1", "--http-port", str(http), "--grpc-port", str(grpc)]
-    command += ["--model-name", config.service]
+    command += ["--model-name", config.service, "--drain-seconds", "0"]
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=dict(os.environ)

@@ -22,10 +22,11 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from components.core.checkpoints import Checkpoints
 from components.core.config import EncoderConfig
-from components.core.dataset import Split
+from components.core.dataset import Split, Utterance
 from components.core.encoders import families
-from components.core.encoders.family import Family
+from components.core.encoders.family import Family, Features
 from components.core.encoders.inputs import encoder_input
+from components.core.encoders.preparation import prepared
 from components.core.encoders.sources import resolve_base
 from components.core.encoders.utterance_encoder import UtteranceEncoder, save_tuned
 from components.core.file_digest import digest_of
@@ -104,10 +105,15 @@ def _spool(
     classes = {label: index for index, label in enumerate(reader.reference.labels)}
     total = reader.reference.rows[split]
     speech = family.modality == "speech"
-    for count, utterance in enumerate(reader.stream(split, audio=speech, text=not speech), 1):
+
+    def prepare(utterance: Utterance) -> tuple[Features, int] | None:
         value = encoder_input(family.modality, utterance, config)
-        if value is not None:
-            spool.append(family.prepare(value), classes[utterance.label])
+        return None if value is None else (family.prepare(value), classes[utterance.label])
+
+    stream = reader.stream(split, audio=speech, text=not speech)
+    for count, example in enumerate(prepared(prepare, stream), 1):
+        if example is not None:
+            spool.append(*example)
         progress(f"reading {split} utterances", count, total)
     return spool
 
@@ -157,6 +163,8 @@ class LengthBatches(Sampler[int]):
 
 class _EncoderTrainer(Trainer):
     """The Trainer with our loss, our two learning rates and our batches."""
+
+    optimizer: torch.optim.Optimizer | None
 
     def __init__(self, *, settings: EncoderConfig, lengths: Sequence[int], **arguments: Any) -> None:
         super().__init__(**arguments)

@@ -104,9 +104,11 @@ class PredictorGRPCServer:
 
     async def _infer(self, message: bytes, context: Any) -> Any:
         identity = str(uuid.uuid4())
-        status = "OK"
+        status = "CANCELLED"
         try:
-            return await self._servicer.infer(message, identity)
+            answer = await self._servicer.infer(message, identity)
+            status = "OK"
+            return answer
         except Exception as error:
             failure = as_request_error(error, identity, self._settings.limits.utterance_seconds)
             status = failure.status

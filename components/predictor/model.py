@@ -35,7 +35,7 @@ from components.predictor.settings import ServerSettings
 from components.predictor.v1 import decode_v1, encode_v1
 
 if TYPE_CHECKING:
-    from components.core.inference import DialoguePrediction, EmotionModel, UtteranceInput
+    from components.core.inference import DialoguePrediction, EmotionModel
 
 logger = logging.getLogger("kserve.predictor")
 
@@ -95,11 +95,9 @@ class DialogueModel(Model):  # type: ignore[misc]  # kserve has no type informat
         Raises:
             MistereError: the bundle is missing or damaged.
         """
-        from components.core.inference import UtteranceInput
-
         start = time.perf_counter()
         model = self._load_bundle(self._settings.bundle)
-        model.predict([[UtteranceInput(text="Hello.", audio=_one_second())]])
+        model.predict([[Turn(text="Hello.", audio=_one_second())]])
         self._loaded = model
         self.ready = True
         metrics.MODEL.labels(model.bundle.name, model_version(model)).set(1)
@@ -188,20 +186,14 @@ class DialogueModel(Model):  # type: ignore[misc]  # kserve has no type informat
                         for index, turn in enumerate(dialogue.turns):
                             if turn.audio is not None:
                                 check_clip(turn.audio, index)
-                utterances = [self._utterances(dialogue) for dialogue in dialogues]
-                embeddings = model.embed(utterances, max_seconds=self._limits.utterance_seconds)
+                turns = [dialogue.turns for dialogue in dialogues]
+                embeddings = model.embed(turns, max_seconds=self._limits.utterance_seconds)
             for dialogue in dialogues:
                 for turn in dialogue.turns:
                     self._audio_store.add(turn.audio or b"")
         with metrics.phase("mixture"):
             predictions = model.predict_embeddings(embeddings)
         return [with_all_experts(prediction, model.experts) for prediction in predictions]
-
-    @staticmethod
-    def _utterances(dialogue: DialogueRequest) -> list[UtteranceInput]:
-        from components.core.inference import UtteranceInput
-
-        return [UtteranceInput(text=turn.text, audio=turn.audio) for turn in dialogue.turns]
 
     @staticmethod
     def _check_finite(predictions: Sequence[DialoguePrediction], identity: str) -> None:

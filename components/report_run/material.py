@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from components.core.artifact_io import open_artifact
+from components.core.champion import read_champion
 from components.core.errors import MistereError
 from components.core.manifests import (
     EncoderCheckpoint,
@@ -53,6 +54,7 @@ class Material:
     examples: list[ExampleDialogue] = field(default_factory=list)
     artifacts: list[Manifest] = field(default_factory=list)
     has_validation_page: bool = False
+    champion_now: str = ""
     unreadable: list[str] = field(default_factory=list)
 
 
@@ -75,6 +77,11 @@ def gather(store: ObjectStore, outcome: Outcome) -> Material:
     found.gate = _manifest(store, outcome, found, GateVerdict, "gate_model", "verdict")
     if found.evaluation is not None:
         found.examples = _examples(store, found.evaluation, found)
+    try:
+        champion = read_champion(store).champion
+        found.champion_now = champion.bundle_digest if champion else ""
+    except MistereError as error:
+        found.unreadable.append(str(error))
     found.has_validation_page = store.exists(report_key(outcome.run_id, "validation_report.html"))
     found.unreadable = list(dict.fromkeys(found.unreadable))
     return found

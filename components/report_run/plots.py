@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 WIDTH = 5.2  # inches: the type stays readable at the width of a phone and of a desktop's column
 MIXTURE_COLOR = "black"
-EXPERT_COLORS = {"speech": "#cf7a24", "text": "#4a80d6", "cross_modal": "#2c9c78"}
+EXPERT_COLORS = {"speech": "#c06a14", "text": "#3f76cf", "cross_modal": "#22876a"}
 _OTHER_COLORS = ("#a663c7", "#c75b7a", "#7a8b1f")
 _ACCENT = "#4a80d6"
 _GREY = "#8a94a3"
@@ -115,7 +115,8 @@ def classes_plot(scores: Mapping[str, float], support: Mapping[str, float]) -> M
         axes.text(score + 0.012, place, f"{score:.2f}", va="center")
         axes.text(1.03, place, f"{support.get(label, 0):.0f}", transform=axes.get_yaxis_transform(), va="center")
     axes.text(1.03, -0.85, "utterances", transform=axes.get_yaxis_transform(), va="center", ha="left", fontsize=8)
-    axes.set(xlim=(0, 1), ylim=(len(scores) - 0.4, -0.6), yticks=range(len(scores)))
+    axes.set(xlim=(0, 1.1), ylim=(len(scores) - 0.4, -0.6), yticks=range(len(scores)))
+    axes.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1])
     axes.set_yticklabels([short(label) for label in scores])
     axes.set_xlabel("F1")
     return figure_svg(figure, "F1 of each emotion and its number of test utterances")

@@ -9,6 +9,8 @@ from typing import Any
 from components.core.outcome import EXIT_HANDLER, Outcome
 from components.core.steps import StageRecord
 
+_SPACE = "\N{NO-BREAK SPACE}"
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -59,12 +61,15 @@ def measure(outcome: Outcome, info: Mapping[str, Any], now: float) -> Timing:
 
 def duration(seconds: float) -> str:
     """Seconds as a person says them."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
+    if seconds < 9.95:
+        return f"{seconds:.1f}{_SPACE}s"
+    whole = round(seconds)
+    if whole < 120:
+        return f"{whole}{_SPACE}s"
+    if whole < 3600:
+        return f"{whole // 60}{_SPACE}min {whole % 60}{_SPACE}s"
     minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes // 60}{_SPACE}h {minutes % 60:02d}{_SPACE}min"
 
 
 def time_sentences(timing: Timing, outcome: Outcome) -> str:

@@ -39,7 +39,7 @@ def render(
         profile=str(info.get("profile") or profile or ""),
         started=_when(info.get("started")),
         headline=headline(outcome),
-        consequence=consequence(outcome),
+        consequence=consequence(outcome, material.champion_now),
         pill=word,
         tone=tone,
         wall=duration(timing.wall),

@@ -11,18 +11,18 @@ from components.core.errors import ExitCode
 from components.core.outcome import Outcome
 
 TITLES = {
-    "resolve_inputs": "pin the data and the champion",
-    "pull_data": "fetch the dataset",
-    "validate_data": "check the dataset",
-    "finetune_encoder-speech": "fine-tune the speech encoder",
-    "finetune_encoder-text": "fine-tune the text encoder",
-    "extract_embeddings-speech": "turn speech into vectors",
-    "extract_embeddings-text": "turn text into vectors",
-    "train_moe": "train the mixture",
-    "evaluate_model": "evaluate on the test split",
-    "gate_model": "judge the candidate",
-    "register_model": "register the model",
-    "deploy_model": "deploy and try the endpoint",
+    "resolve_inputs": "pinning the data and the champion",
+    "pull_data": "fetching the dataset",
+    "validate_data": "checking the dataset",
+    "finetune_encoder-speech": "fine-tuning the speech encoder",
+    "finetune_encoder-text": "fine-tuning the text encoder",
+    "extract_embeddings-speech": "turning speech into vectors",
+    "extract_embeddings-text": "turning text into vectors",
+    "train_moe": "training the mixture",
+    "evaluate_model": "evaluating on the test split",
+    "gate_model": "judging the candidate",
+    "register_model": "registering the model",
+    "deploy_model": "deploying and trying the endpoint",
 }
 _STATUS = {"done": ("ran", ""), "reused": ("found finished", "soft"), "failed": ("failed", "bad")}
 _PILLS = {
@@ -75,18 +75,27 @@ def headline(outcome: Outcome) -> str:
     if outcome.verdict == "data rejected":
         return "The dataset was rejected, so nothing was trained on it."
     if failed:
-        return f"The run failed when it was to {TITLES[failed[0]]}."
+        return f"The run failed while {TITLES[failed[0]]}."
     return "The run did not finish."
 
 
-def consequence(outcome: Outcome) -> str:
-    """What the outcome means for whoever uses the model."""
+def consequence(outcome: Outcome, champion_now: str) -> str:
+    """What the outcome means for whoever uses the model.
+
+    Args:
+        outcome: how the run ended.
+        champion_now: bundle digest of the champion as it is now; empty for none or unknown.
+    """
     if outcome.verdict == "deployed":
         if not outcome.champion_before:
             return "It is the first champion."
         if outcome.champion_before == outcome.bundle_digest:
             return "It is the model that was in service already, so nothing changes for those who use it."
         return f"It replaces the champion {outcome.champion_before[:12]}."
+    if champion_now and champion_now == outcome.bundle_digest != outcome.champion_before:
+        return "The new model had already become the champion when that happened; run again to complete the release."
+    if outcome.finished("resolve_inputs") is None:
+        return "Nothing was released."
     kept = "The champion in service stays what it was." if outcome.champion_before else "There is no champion yet."
     return f"Nothing was released. {kept}"
 

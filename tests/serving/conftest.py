@@ -8,12 +8,10 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 import soundfile
@@ -78,7 +76,9 @@ def launch(command: list[str], bundle: str, log: Path, *options: str) -> Server:
     return Server(process, http_port, grpc_port, log)
 
 
-def clip(seconds: float = 0.7, rate: int = 16000, file_format: str = "WAV", channels: int = 1, pitch: float = 200) -> bytes:
+def clip(
+    seconds: float = 0.7, rate: int = 16000, file_format: str = "WAV", channels: int = 1, pitch: float = 200
+) -> bytes:
     times = np.arange(int(seconds * rate)) / rate
     wave = 0.3 * np.sin(2 * np.pi * pitch * times).astype(np.float32)
     file = io.BytesIO()
@@ -142,18 +142,18 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
-def servers(bundle: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Server]]:
-    """Both servers, started together; whoever needs one waits for it."""
+def servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Server]]:
+    """Both servers, started side by side while the bundle is made; whoever needs one waits for it."""
     logs = tmp_path_factory.mktemp("logs")
-    started = {
-        "real": launch(["-m", "components.predictor"], bundle, logs / "real.log", "--max-seconds", "5"),
-        "moody": launch(
-            [str(Path(__file__).with_name("moody_server.py"))],
-            "anything",
-            logs / "moody.log",
-            *("--max-waiting", "1", "--drain-seconds", "1", "--max-body-seconds", "1"),
-        ),
-    }
+    moody = launch(
+        [str(Path(__file__).with_name("moody_server.py"))],
+        str(Path(__file__)),
+        logs / "moody.log",
+        *("--max-waiting", "1", "--drain-seconds", "1", "--max-body-seconds", "1"),
+    )
+    bundle = request.getfixturevalue("bundle")
+    real = launch(["-m", "components.predictor"], bundle, logs / "real.log", "--max-seconds", "5")
+    started = {"real": real, "moody": moody}
     yield started
     for server in started.values():
         if server.process.poll() is None:
@@ -182,17 +182,3 @@ def dialogue() -> list[Utterance]:
         Utterance(None, clip(0.9, 8000, "FLAC", 2, 300)),
         Utterance(),
     ]
-
-
-def wait_until(condition: object, seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
-
-
-def listening(server: Server) -> bool:
-    try:
-        return httpx.get(f"{server.url}/v2/health/live", timeout=2).status_code == 200
-    except httpx.HTTPError:
-        return False

@@ -35,7 +35,7 @@ def tone(seconds: float, rate: int, hertz: float = 440.0, level: float = 0.5) ->
 def test_decodes_every_codec_at_its_own_rate(form: str, subtype: str | None, tolerance: float | None) -> None:
     wave = tone(1.0, 22050)
     found, rate = decode(encoded(wave, 22050, form, subtype))
-    assert (rate, found.dtype, found.ndim) == (22050, np.float32, 1)
+    assert rate == 22050 and found.dtype == np.float32 and found.ndim == 1
     if tolerance is not None:
         assert found.shape == wave.shape
         assert np.abs(found - wave).max() <= tolerance

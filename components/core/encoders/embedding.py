@@ -13,6 +13,7 @@ from components.core.config import EncoderConfig
 from components.core.encoders import families
 from components.core.encoders.family import Features
 from components.core.encoders.inputs import HasModalities, encoder_input
+from components.core.encoders.preparation import prepared
 from components.core.encoders.utterance_encoder import UtteranceEncoder, load_tuned
 from components.core.utterances import batches_by_length
 
@@ -63,7 +64,7 @@ class Embedder:
     def embed_stream(self, utterances: Iterable[HasModalities]) -> Iterator[np.ndarray]:
         """Vectors of a long stream, a window of a few batches at a time: memory is that of one window."""
         for window in _windows(utterances, _WINDOW_BATCHES * self.settings.extraction_batch):
-            yield self.embed([self.prepare(utterance) for utterance in window])
+            yield self.embed(list(prepared(self.prepare, window)))
 
 
 def _windows(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -49,12 +49,11 @@ class BidirectionalText(Family):
     def load_backbone(self) -> nn.Module:
         from transformers import AutoModel
 
-        backbone: nn.Module = AutoModel.from_pretrained(
-            str(self.directory), use_safetensors=True, local_files_only=True
-        )
+        backbone: Any = AutoModel.from_pretrained(str(self.directory), use_safetensors=True, local_files_only=True)
         if getattr(backbone, "pooler", None) is not None:
             backbone.pooler = None
-        return backbone.eval()
+        model: nn.Module = backbone.eval()
+        return model
 
     def layers(self, backbone: nn.Module) -> Sequence[nn.Module]:
         encoder: Any = getattr(backbone, "encoder", None) or getattr(backbone, "transformer", None)

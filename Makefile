@@ -1,0 +1,66 @@
+# Two commands: `make run` and `make test`. Everything else is for those who work on the project.
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev run test test-all check format compile lock clean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV_VERSION := 0.13.9
+# uv reads settings of its own; what pip is told (an index, a folder of wheels) holds for it too.
+UV := UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(if $(PIP_INDEX_URL),UV_DEFAULT_INDEX="$(PIP_INDEX_URL)") \
+	UV_LINK_MODE=copy $(BIN)/uv pip install --python $(BIN)/python --quiet
+
+help: ## what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: setup ## train, judge, release and serve a model on the sample dataset
+	$(BIN)/mistere run --profile sample $(ARGS)
+
+test: setup-dev ## the tests that take minutes
+	$(BIN)/pytest -m "not long" $(ARGS)
+
+test-all: setup-dev ## every test, the long ones too
+	$(BIN)/pytest $(ARGS)
+
+check: setup-dev ## lint, types, import rules, compiled pipeline
+	$(BIN)/ruff format --check components pipelines tests
+	$(BIN)/ruff check components pipelines tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m pipelines.images --check
+
+format: setup-dev ## format the code
+	$(BIN)/ruff format components pipelines tests
+	$(BIN)/ruff check --fix components pipelines tests
+
+compile: setup ## write images.lock.yaml and retraining.yaml anew
+	$(BIN)/python -m pipelines.images
+	$(BIN)/mistere compile
+
+lock: setup ## resolve the lock file anew from pyproject.toml
+	UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(BIN)/uv pip compile pyproject.toml --python-version 3.11 --upgrade \
+		--no-header --no-annotate --quiet | sed 's/+cpu$$//' > requirements.lock
+
+clean: ## remove the environment and everything made by runs
+	rm -rf $(VENV) output
+
+setup: $(VENV)/.ready ## make the environment
+setup-dev: $(VENV)/.ready-dev
+
+$(VENV)/bin/uv:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' \
+		|| { echo "mistere needs Python 3.11 or 3.12 (found: $$($(PYTHON) --version 2>&1)); name one with PYTHON=..."; exit 2; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null \
+		|| { echo "this Python lacks its venv module; on Debian: apt-get install python3-venv"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+$(VENV)/.ready: requirements.lock requirements-encoders.lock pyproject.toml | $(VENV)/bin/uv
+	$(UV) --compile-bytecode -r requirements.lock
+	$(UV) --no-deps -r requirements-encoders.lock
+	$(UV) --no-deps --editable .
+	@touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.lock
+	$(UV) -r requirements-dev.lock
+	@touch $@

@@ -1,0 +1,72 @@
+"""Audio that is named instead of sent: what is held, and what may be read."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import pytest
+
+from components.predictor.audio_sources import AudioReader, AudioStore
+from components.predictor.errors import RequestError
+
+
+def digest(clip: bytes) -> str:
+    return hashlib.sha256(clip).hexdigest()
+
+
+def test_the_store_is_bounded_and_drops_the_least_recently_used() -> None:
+    store = AudioStore(10)
+    for clip in (b"aaaa", b"bbbb"):
+        store.add(clip)
+    assert store.get(digest(b"aaaa")) == b"aaaa"
+    store.add(b"cccc")
+    assert store.get(digest(b"bbbb")) is None
+    assert store.get(digest(b"aaaa")) == b"aaaa"
+    store.add(b"x" * 11)
+    assert store.get(digest(b"cccc")) == b"cccc"
+    assert store.get(digest(b"x" * 11)) is None
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://bucket/calls/a.wav",
+        "file:///etc/passwd",
+        "http://169.254.169.254/latest",
+        "s3://other/calls/a.wav",
+        "s3://bucket/private/a.wav",
+        "s3://bucket/callsign/a.wav",
+        "s3://bucket/calls/",
+        "s3://bucket/calls/../private/a.wav",
+        "s3://bucket/calls//a.wav",
+        "S3://bucket/calls/a.wav",
+        "s3://bucket/calls/a\n.wav",
+    ],
+)
+def test_other_locations_are_refused(uri: str) -> None:
+    with pytest.raises(RequestError) as refused:
+        AudioReader(["s3://bucket/calls/"], 100).read({3: uri})
+    assert refused.value.code == 400
+    assert "utterance 3" in refused.value.message
+
+
+def test_reading_from_s3(monkeypatch: pytest.MonkeyPatch) -> None:
+    boto3: Any = pytest.importorskip("boto3")
+    moto = pytest.importorskip("moto")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    with moto.mock_aws():
+        s3 = boto3.client("s3")
+        s3.create_bucket(Bucket="bucket")
+        s3.put_object(Bucket="bucket", Key="calls/a.wav", Body=b"sound")
+        reader = AudioReader(["s3://bucket/calls/"], 8)
+        assert reader.read({0: "s3://bucket/calls/a.wav"}) == {0: b"sound"}
+        with pytest.raises(RequestError) as missing:
+            reader.read({1: "s3://bucket/calls/b.wav"})
+        assert missing.value.code == 400
+        with pytest.raises(RequestError) as large:
+            reader.read({0: "s3://bucket/calls/a.wav", 1: "s3://bucket/calls/a.wav"})
+        assert large.value.code == 413

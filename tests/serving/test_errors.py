@@ -1,0 +1,300 @@
+"""Every row of the contract's table of errors, by REST and gRPC, and that no answer tells about the inside."""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
+from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
+
+from tests.serving.conftest import Server, clip
+
+FORBIDDEN = ("Traceback", "Error", "Exception", "/srv", "/work", ".py", "site-packages", "secret")
+
+
+def tensor(
+    name: str, data: Any, shape: list[Any] | None = None, datatype: str = "BYTES", **parameters: Any
+) -> dict[str, Any]:
+    return {"name": name, "datatype": datatype, "shape": shape or [len(data)], "data": data, "parameters": parameters}
+
+
+def audio(*clips: bytes) -> dict[str, Any]:
+    return tensor("audio", [base64.b64encode(sound).decode() for sound in clips], content_type="base64")
+
+
+def refused(response: httpx.Response, code: int, *words: str) -> None:
+    assert response.status_code == code, response.text
+    content = response.json()
+    assert set(content) == {"error"}
+    for word in words:
+        assert word in content["error"]
+    assert not any(word in content["error"] for word in FORBIDDEN), content
+
+
+def infer(server: Server, *inputs: dict[str, Any], **extra: Any) -> httpx.Response:
+    return httpx.post(f"{server.url}/v2/models/mistere/infer", json={"inputs": list(inputs), **extra}, timeout=30)
+
+
+HI = tensor("text", ["hi"])
+VECTOR = [[0.5] * 16]
+DIGEST = {"encoder_digest": "t" * 64}
+
+MALFORMED: dict[str, tuple[dict[str, Any], str]] = {
+    "no inputs": ({"inputs": []}, "no input"),
+    "inputs missing": ({}, "inputs"),
+    "inputs no objects": ({"inputs": ["text"]}, "inputs"),
+    "no utterance": ({"inputs": [tensor("text", [])]}, "no utterance"),
+    "nothing in it": ({"inputs": [tensor("text", ["", "  "])]}, "anything this model reads"),
+    "unknown tensor": ({"inputs": [HI, tensor("video", ["x"])]}, "video"),
+    "tensor twice": ({"inputs": [HI, HI]}, "twice"),
+    "wrong datatype": ({"inputs": [tensor("text", [1], datatype="INT32")]}, "BYTES"),
+    "wrong rank": ({"inputs": [tensor("text", ["a"], [1, 1])]}, "[n]"),
+    "shape too large": ({"inputs": [tensor("text", ["a"], [10**9])]}, "elements of its shape"),
+    "negative shape": ({"inputs": [tensor("text", ["a"], [-1])]}, "[n]"),
+    "shape no number": ({"inputs": [tensor("text", ["a"], ["1"])]}, "[n]"),
+    "no string": ({"inputs": [tensor("text", [["a"]])]}, "no string"),
+    "lengths differ": ({"inputs": [HI, audio(b"", b"")]}, "lengths differ"),
+    "audio without content type": ({"inputs": [tensor("audio", ["UklGRg=="])]}, "content_type"),
+    "wrong base64": ({"inputs": [tensor("audio", ["***"], content_type="base64")]}, "base64"),
+    "audio in two ways": (
+        {"inputs": [audio(b"RIFF"), tensor("audio_digest", ["a" * 64])]},
+        "more than one of",
+    ),
+    "no digest": ({"inputs": [tensor("audio_digest", ["../etc"])]}, "SHA-256"),
+    "uri switched off": ({"inputs": [tensor("audio_uri", ["http://169.254.169.254/x"])]}, "not enabled"),
+    "detail no bool": ({"inputs": [HI], "parameters": {"detail": "yes"}}, "detail"),
+    "id no string": ({"inputs": [HI], "id": 7}, "id"),
+    "id too long": ({"inputs": [HI], "id": "x" * 300}, "id"),
+    "unknown output": ({"inputs": [HI], "outputs": [{"name": "mood"}]}, "mood"),
+    "no encoder digest": ({"inputs": [tensor("text_embedding", VECTOR, [1, 16], "FP32")]}, "encoder_digest"),
+    "wrong encoder digest": (
+        {"inputs": [tensor("text_embedding", VECTOR, [1, 16], "FP32")], "parameters": {"encoder_digest": "x"}},
+        "encoder_digest",
+    ),
+    "wrong width": ({"inputs": [tensor("text_embedding", [[1.0]], [1, 1], "FP32")], "parameters": DIGEST}, "16"),
+    "ragged": ({"inputs": [tensor("text_embedding", [[1], [1, 2]], [2, 16], "FP32")], "parameters": DIGEST}, "shape"),
+    "strings as numbers": (
+        {"inputs": [tensor("text_embedding", [["1"] * 16], [1, 16], "FP32")], "parameters": DIGEST},
+        "numbers",
+    ),
+    "overflow": ({"inputs": [tensor("text_embedding", [[1e300] * 16], [1, 16], "FP32")], "parameters": DIGEST}, "NaN"),
+    "huge shape": ({"inputs": [tensor("text_embedding", VECTOR, [10**9, 16], "FP32")], "parameters": DIGEST}, "shape"),
+    "mixed": ({"inputs": [HI, tensor("text_embedding", VECTOR, [1, 16], "FP32")], "parameters": DIGEST}, "instead"),
+    "parameters no object": ({"inputs": [HI], "parameters": [1]}, "parameters"),
+}
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+def test_malformed_requests_are_400(server: Server, case: str) -> None:
+    body, word = MALFORMED[case]
+    refused(httpx.post(f"{server.url}/v2/models/mistere/infer", json=body), 400, word)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[1]", b"\xff\xfe", b"[" * 100000, b'{"inputs": NaN}', b'{"inputs": [{"name": "\\ud800"}]}']
+)
+@pytest.mark.parametrize("path", ["/v2/models/mistere/infer", "/v1/models/mistere:predict"])
+def test_bodies_that_are_no_json_are_400(server: Server, path: str, body: bytes) -> None:
+    refused(httpx.post(server.url + path, content=body, headers={"Content-Type": "application/json"}), 400)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"instances": []},
+        {"instances": "x"},
+        {"instances": [1]},
+        {"instances": [{"utterances": "x"}]},
+        {"instances": [{"utterances": []}]},
+        {"instances": [{"utterances": [{"text": 1}]}]},
+        {"instances": [{"utterances": [{"speech": "x"}]}]},
+        {"instances": [{"utterances": [{}]}]},
+        {"instances": [{"utterances": [{"audio": "*"}]}]},
+        {"instances": [{"utterances": [{"text": "a"}]}], "parameters": {"detail": 1}},
+    ],
+)
+def test_malformed_v1_is_400(server: Server, body: dict[str, Any]) -> None:
+    refused(httpx.post(f"{server.url}/v1/models/mistere:predict", json=body), 400)
+
+
+@pytest.mark.parametrize("header", ["-1", "x", "99999999", "1e2", "3"])
+def test_a_lying_binary_header_is_400(server: Server, header: str) -> None:
+    body = json.dumps({"inputs": [HI]}).encode()
+    headers = {"Inference-Header-Content-Length": header}
+    refused(httpx.post(f"{server.url}/v2/models/mistere/infer", content=body, headers=headers), 400)
+
+
+@pytest.mark.parametrize(
+    ("raw", "size"),
+    [
+        (struct.pack("<I", 4_000_000_000) + b"x", None),
+        (b"\x01", None),
+        (struct.pack("<I", 2) + b"\xff\xfe", None),
+        (b"abcd", 10**9),
+        (b"abcd", -1),
+        (b"abcd", 2),
+    ],
+)
+def test_lying_binary_tensors_are_400(server: Server, raw: bytes, size: int | None) -> None:
+    parameters = {"binary_data_size": len(raw) if size is None else size}
+    head = json.dumps(
+        {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "parameters": parameters}]}
+    ).encode()
+    headers = {"Inference-Header-Content-Length": str(len(head))}
+    refused(httpx.post(f"{server.url}/v2/models/mistere/infer", content=head + raw, headers=headers), 400)
+
+
+def huge_rate() -> bytes:
+    """A WAV header that claims two thousand million samples a second."""
+    sound = bytearray(clip(0.6))
+    sound[24:28] = struct.pack("<I", 2**31 - 1)
+    return bytes(sound)
+
+
+@pytest.mark.parametrize(
+    "sound", [b"junk", b"RIFFjunk", clip()[:40], clip(0.6, file_format="MP3"), clip(0.6, channels=6), huge_rate()]
+)
+def test_audio_that_is_not_accepted_is_415(server: Server, sound: bytes) -> None:
+    refused(infer(server, HI | {"shape": [2], "data": ["hi", "ho"]}, audio(b"", sound)), 415, "utterance 1")
+
+
+def test_unknown_model_and_path_are_404(server: Server) -> None:
+    refused(httpx.post(f"{server.url}/v2/models/other/infer", json={"inputs": [HI]}), 404)
+    refused(httpx.post(f"{server.url}/v1/models/other:predict", json={}), 404)
+    refused(httpx.get(f"{server.url}/v2/models/other"), 404)
+    refused(httpx.get(f"{server.url}/v2/models/..%2f..%2fetc"), 404)
+    refused(httpx.get(f"{server.url}/nowhere"), 404)
+    refused(httpx.get(f"{server.url}/v2/models/mistere/infer"), 405)
+
+
+def test_unknown_digest_is_409_and_named(server: Server) -> None:
+    digests = tensor("audio_digest", ["", "a" * 64, "b" * 64])
+    refused(infer(server, tensor("text", ["x", "", ""]), digests), 409, "1 (aaaa", "2 (bbbb")
+
+
+def test_over_a_limit_is_413(server: Server) -> None:
+    refused(infer(server, audio(clip(5.2))), 413, "5 seconds")
+    refused(infer(server, tensor("text", ["x"] * 129)), 413, "128")
+    many = {"instances": [{"utterances": [{"text": "x"}] * 100}] * 2}
+    refused(httpx.post(f"{server.url}/v1/models/mistere:predict", json=many), 413, "128")
+    large = b"x" * (9 << 20)
+    refused(httpx.post(f"{server.url}/v2/models/mistere/infer", content=large), 413, "bytes")
+    chunks = (large[:65536] for _ in range(144))
+    refused(httpx.post(f"{server.url}/v2/models/mistere/infer", content=chunks), 413, "bytes")
+
+
+def test_the_limits_themselves_are_allowed(server: Server) -> None:
+    assert infer(server, tensor("text", ["x"] * 128)).status_code == 200
+    assert infer(server, audio(clip(5.0))).status_code == 200
+
+
+def call(server: Server, message: pb.ModelInferRequest | bytes) -> grpc.RpcError:
+    with grpc.insecure_channel(server.grpc_target) as channel:
+        if isinstance(message, bytes):
+            method = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        else:
+            method = GRPCInferenceServiceStub(channel).ModelInfer
+        with pytest.raises(grpc.RpcError) as refusal:
+            method(message, timeout=20)
+    assert not any(word in refusal.value.details() for word in FORBIDDEN), refusal.value.details()
+    return refusal.value
+
+
+def message(
+    texts: list[bytes], model: str = "mistere", name: str = "text", datatype: str = "BYTES"
+) -> pb.ModelInferRequest:
+    request = pb.ModelInferRequest(model_name=model)
+    request.inputs.add(name=name, datatype=datatype, shape=[len(texts)]).contents.bytes_contents.extend(texts)
+    return request
+
+
+def mismatched() -> pb.ModelInferRequest:
+    request = message([b"x"])
+    request.raw_input_contents.extend([b"", b""])
+    return request
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"\xff\xff\xff", "INVALID_ARGUMENT"),
+        (message([]), "INVALID_ARGUMENT"),
+        (message([b"x"], name="video"), "INVALID_ARGUMENT"),
+        (message([b"x"], datatype="INT8"), "INVALID_ARGUMENT"),
+        (message([b"\xff"]), "INVALID_ARGUMENT"),
+        (mismatched(), "INVALID_ARGUMENT"),
+        (message([b"junk"], name="audio"), "INVALID_ARGUMENT"),
+        (message([b"x"], model="other"), "NOT_FOUND"),
+        (message([b"a" * 64], name="audio_digest"), "FAILED_PRECONDITION"),
+        (message([b"x"] * 129), "RESOURCE_EXHAUSTED"),
+        (message([clip(5.2)], name="audio"), "RESOURCE_EXHAUSTED"),
+        (message([b"x" * (9 << 20)]), "RESOURCE_EXHAUSTED"),
+    ],
+    ids=str,
+)
+def test_grpc_statuses(server: Server, request_: pb.ModelInferRequest | bytes, status: str) -> None:
+    assert call(server, request_).code().name == status
+
+
+def moody_infer(server: Server, text: str, model: str = "mistere", **headers: str) -> httpx.Response:
+    body = {"inputs": [tensor("text", [text])]}
+    return httpx.post(f"{server.url}/v2/models/{model}/infer", json=body, headers=headers, timeout=30)
+
+
+def test_a_failure_of_ours_is_500_with_the_id_and_nothing_else(moody: Server) -> None:
+    refused(moody_infer(moody, "crash", **{"X-Request-Id": "call-9"}), 500, "call-9")
+    status = call(moody, message([b"crash"]))
+    assert status.code() is grpc.StatusCode.INTERNAL
+    log = moody.log.read_text()
+    assert "request=call-9 failed: RuntimeError" in log
+    assert "secret" not in log
+
+
+def test_overload_is_429_and_others_are_still_served(moody: Server) -> None:
+    with ThreadPoolExecutor(5) as pool:
+        answers = []
+        for _ in range(4):
+            answers.append(pool.submit(moody_infer, moody, "sleep"))
+            time.sleep(0.1)
+        by_grpc = call(moody, message([b"sleep"]))
+        start = time.monotonic()
+        assert httpx.get(f"{moody.url}/v2/health/ready").status_code == 200
+        assert time.monotonic() - start < 0.5
+        responses = [answer.result() for answer in answers]
+    assert [response.status_code for response in responses] == [200, 200, 429, 429]
+    refused(responses[2], 429)
+    assert int(responses[2].headers["Retry-After"]) >= 1
+    assert by_grpc.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert moody_infer(moody, "hi").status_code == 200
+
+
+def test_an_expert_the_model_lacks_has_its_column(moody: Server) -> None:
+    outputs = {output["name"]: output for output in moody_infer(moody, "hi").json()["outputs"]}
+    assert outputs["expert_weights"]["data"] == [0.0, 0.5, 0.5]
+
+
+def test_a_body_that_does_not_arrive(moody: Server) -> None:
+    def slowly() -> Any:
+        yield b'{"inputs":'
+        threading.Event().wait(1.6)
+        yield b"[]}"
+
+    refused(httpx.post(f"{moody.url}/v2/models/mistere/infer", content=slowly(), timeout=10), 408)
+
+
+def test_payloads_are_not_logged(server: Server) -> None:
+    infer(server, tensor("text", ["a very private sentence"]), id="logged-id")
+    infer(server, tensor("a very private tensor", ["x"]))
+    log = server.log.read_text()
+    assert "request=logged-id utterances=1" in log
+    assert "private" not in log

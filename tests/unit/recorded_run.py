@@ -1,0 +1,247 @@
+"""A run as it lies in the store, written stage by stage without running anything."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from components.core.artifact_io import publish
+from components.core.checkpoints import Checkpoints
+from components.core.config import EvaluationConfig
+from components.core.evaluation import measure, write_predictions
+from components.core.manifests import (
+    EncoderCheckpoint,
+    EvaluationReport,
+    GateVerdict,
+    MadeBy,
+    Manifest,
+    ModelBundle,
+    MoEModel,
+    RuleResult,
+    Shard,
+    UtteranceSet,
+    ValidationReport,
+)
+from components.core.moe.prediction import DialoguePrediction
+from components.core.progress import Progress
+from components.core.steps import RunContext, StageRecord, Step, stage_record_key
+from components.core.store import LocalStore
+
+LABELS = ["neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger"]
+EXPERTS = ["speech", "text", "cross_modal"]
+STARTED = 1_770_000_000.0
+_SECONDS = {
+    "resolve_inputs": 1.2,
+    "pull_data": 6.4,
+    "validate_data": 9.1,
+    "finetune_encoder-speech": 148.0,
+    "finetune_encoder-text": 71.0,
+    "extract_embeddings-speech": 22.0,
+    "extract_embeddings-text": 8.3,
+    "train_moe": 64.0,
+    "evaluate_model": 11.0,
+    "gate_model": 3.0,
+    "register_model": 5.5,
+    "deploy_model": 24.0,
+}
+
+
+@dataclass
+class RecordedRun:
+    """A store with one run in it, written stage by stage."""
+
+    root: Path
+    run_id: str = "run-0042"
+    labels: list[str] = field(default_factory=lambda: list(LABELS))
+    synthetic: bool = True
+    clock: float = STARTED + 4.0
+
+    def __post_init__(self) -> None:
+        self.store = LocalStore(self.root)
+        self._rng = np.random.default_rng(7)
+
+    def start(self, **info: Any) -> None:
+        facts = {
+            "run_id": self.run_id,
+            "profile": "sample",
+            "started": STARTED,
+            "config": {"seed": 0, "gate": {"min_weighted_f1": 0.4}},
+            "command": "mistere run --profile sample",
+            "commit": "4f2a9c1d7be0",
+            "dirty": True,
+            "data": {"source": "data.dvc", "dvc_digest": "078338f3c42240261062bbbc28ad7e51.dir"},
+            **info,
+        }
+        self.store.write(f"runs/{self.run_id}/run.json", json.dumps(facts).encode())
+
+    def record(self, task: str, status: str = "done", **fields: Any) -> None:
+        seconds = 0.3 if status == "reused" else _SECONDS[task]
+        record = StageRecord(
+            task=task,
+            stage=task.split("-")[0],
+            status=status,
+            key="ab" * 32,
+            started=self.clock,
+            seconds=seconds,
+            compute_seconds=0.0 if status != "done" else seconds * 0.8,
+            import_seconds=0.0 if status == "reused" else seconds * 0.1,
+            peak_memory_mb=180.0 + 8 * seconds,
+            **fields,
+        )
+        self.clock += seconds + 1.5
+        self.store.write(stage_record_key(self.run_id, task), record.model_dump_json().encode())
+
+    def publish(self, manifest: Manifest, task: str, *files: Path) -> str:
+        folder = self.root / "making"
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in files:
+            shutil.move(file, folder / file.name)
+        made_by = MadeBy(stage=task, key="ab" * 32, code="cd" * 32, commit="4f2a9c1d7be0", config={"interval": 0.95})
+        return publish(self.store, manifest.model_copy(update={"made_by": made_by}), folder).digest
+
+    def data(self, status: str = "done", champion: str = "none") -> None:
+        self.record("resolve_inputs", values={"data_digest": "0783", "champion_digest": champion})
+        rows = {"train": 1216, "dev": 208, "test": 212}
+        shards = [
+            Shard(name=f"{split}-0.parquet", md5="0" * 32, size=9, split=split, rows=n) for split, n in rows.items()
+        ]  # type: ignore[arg-type]
+        utterances = UtteranceSet(
+            name="mistere-sample",
+            dvc_digest="078338f3c42240261062bbbc28ad7e51.dir",
+            remote="sample",
+            info_md5="0" * 32,
+            labels=self.labels,
+            language="en",
+            speaker_disjoint=True,
+            synthetic=self.synthetic,
+            shards=shards,
+            rows=rows,
+            dialogues={"train": 152, "dev": 26, "test": 26},
+            modalities=["speech", "text"],
+            test_digest="t" * 64,
+        )
+        self.record("pull_data", status, outputs={"utterances": self.publish(utterances, "pull_data")})
+
+    def validate(self, failed: list[str], status: str = "done") -> None:
+        verdict = "reject" if failed else "pass"
+        report = ValidationReport(
+            verdict=verdict,  # type: ignore[arg-type]
+            failed=failed,
+            expectations=31,
+            utterances=1636,
+            audio_seconds=4210.0,
+        )
+        digest = self.publish(report, "validate_data")
+        self.record("validate_data", status, outputs={"report": digest}, values={"verdict": verdict})
+        self.store.write(f"runs/{self.run_id}/reports/validation_report.html", b"<p>fine</p>")
+
+    def train(self, status: str = "done") -> None:
+        for modality, epochs, top in (("speech", 8, 0.44), ("text", 6, 0.55)):
+            task = f"finetune_encoder-{modality}"
+            encoder = EncoderCheckpoint(modality=modality, labels=self.labels, history=self._history(epochs, top))  # type: ignore[arg-type]
+            self.record(task, status, outputs={"encoder": self.publish(encoder, task)})
+            self.record(f"extract_embeddings-{modality}", status)
+        mixture = MoEModel(
+            labels=self.labels,
+            dimensions={"speech": 8, "text": 8},
+            experts=EXPERTS,
+            parameters=1234,
+            temperature=1.1,
+            encoder_digests={},
+            test_digest="t" * 64,
+            history=[{k: v for k, v in point.items() if k != "dev_loss"} for point in self._history(40, 0.63)],
+        )
+        self.record("train_moe", status, outputs={"model": self.publish(mixture, "train_moe")})
+
+    def _history(self, epochs: int, top: float) -> list[dict[str, float]]:
+        return [
+            {
+                "epoch": epoch,
+                "loss": round(1.9 * 0.9**epoch + 0.3, 4),
+                "dev_loss": round(1.7 * 0.92**epoch + 0.5 + 0.01 * epoch, 4),
+                "dev_weighted_f1": round(float(top * (1 - 0.7**epoch) - 0.002 * epoch + self._rng.normal(0, 0.008)), 4),
+            }
+            for epoch in range(1, epochs + 1)
+        ]
+
+    def evaluate(self, status: str = "done") -> EvaluationReport:
+        names, answers, true = self._predictions(26)
+        measured = measure(answers, np.concatenate(true), names, self.labels, EXPERTS, EvaluationConfig(resamples=100))
+        path = self.root / "predictions.parquet"
+        write_predictions(path, answers, true, names)
+        report = EvaluationReport(
+            labels=self.labels,
+            experts=EXPERTS,
+            test_digest="t" * 64,
+            utterances=sum(len(labels) for labels in true),
+            dialogues=len(names),
+            metrics=measured.metrics,
+            confusion=measured.confusion.tolist(),
+        )
+        digest = self.publish(report, "evaluate_model", path)
+        self.record("evaluate_model", status, outputs={"report": digest})
+        return report.model_copy(update={"digest": digest})
+
+    def _predictions(self, dialogues: int) -> tuple[list[str], list[DialoguePrediction], list[np.ndarray]]:
+        classes = len(self.labels)
+        shares = np.array([0.34, 0.12, 0.08, 0.1, 0.16, 0.05, 0.15][:classes])
+        names, answers, true = [], [], []
+        for index in range(dialogues):
+            turns = int(self._rng.integers(5, 13))
+            labels = self._rng.choice(classes, size=turns, p=shares / shares.sum())
+            hit = np.array([0.45, 0.7, 0.78])  # how often each expert is right
+            by_expert = self._rng.dirichlet(np.ones(classes) * 0.6, size=(turns, 3)) * 0.8
+            for turn, label in enumerate(labels):
+                by_expert[turn, self._rng.random(3) < hit, label] += 0.6
+            by_expert /= by_expert.sum(-1, keepdims=True)
+            weights = self._rng.dirichlet([1.2, 2.2, 3.0], size=turns)
+            mixed = (weights[:, :, None] * by_expert).sum(1)
+            modalities = ["text" if self._rng.random() < 0.06 else "speech+text" for _ in range(turns)]
+            names.append(f"test_{index:03d}")
+            true.append(labels.astype(np.int64))
+            answers.append(DialoguePrediction(mixed, weights, by_expert, modalities))
+        return names, answers, true
+
+    def judge(self, verdict: str, rules: list[RuleResult], status: str = "done") -> None:
+        gate = GateVerdict(verdict=verdict, rules=rules)  # type: ignore[arg-type]
+        digest = self.publish(gate, "gate_model")
+        self.record("gate_model", status, outputs={"verdict": digest}, values={"verdict": verdict})
+
+    def bundle(self, metrics: dict[str, float]) -> str:
+        bundle = ModelBundle(
+            name="mistere",
+            labels=self.labels,
+            experts=EXPERTS,
+            encoders={},
+            temperature=1.1,
+            test_digest="t" * 64,
+            metrics=metrics,
+            dvc_digest="0783",
+        )
+        return self.publish(bundle, "register_model")
+
+    def release(self, metrics: dict[str, float]) -> None:
+        digest = self.bundle(metrics)
+        location = self.store.location(f"artifacts/ModelBundle/{digest}")
+        self.record("register_model", outputs={"bundle": digest}, values={"bundle_location": location})
+        values = {
+            "deployed": "true",
+            "bundle": location,
+            "champion": digest,
+            "mlflow": "sqlite:///mlflow.db",
+            "message": "The endpoint answered a held-out dialogue exactly as the offline evaluation did.",
+        }
+        self.record("deploy_model", values=values)
+
+    def step(self) -> Step:
+        context = RunContext(
+            run_id=self.run_id, store=self.store.uri, tracking_uri="sqlite:///mlflow.db", profile="tiny"
+        )
+        return Step(
+            "report_run", "k", context, self.store, Progress("report_run"), Checkpoints(self.store, "report_run", "k")
+        )

@@ -1,0 +1,124 @@
+"""How a run ended, read back from its records."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from components.core.errors import ArtifactError
+from components.core.manifests import EvaluationReport, GateVerdict
+from components.core.outcome import TASKS, read_manifest, read_outcome, read_run_info
+from components.core.store import LocalStore
+from tests.unit import recorded_runs as runs
+
+EXPECTED = {
+    "deployed": (0, "deployed", "surely above the minimum"),
+    "reused": (0, "deployed", "surely above the minimum"),
+    "held": (3, "held", runs.COMPARED),
+    "rejected": (3, "rejected", runs.WORSE),
+    "data rejected": (4, "data rejected", "dataset.yaml does not list"),
+    "failed": (1, "failed", "the disk is full"),
+    "killed": (1, "failed", "did not finish"),
+}
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MISTERE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("ending", EXPECTED)
+def test_each_way_to_end(ending: str, tmp_path: Path) -> None:
+    run = runs.ENDINGS[ending](tmp_path / "store")
+    outcome = read_outcome(run.store, run.run_id)
+    exit_code, verdict, reason = EXPECTED[ending]
+    assert (outcome.exit_code, outcome.verdict) == (exit_code, verdict)
+    assert reason in outcome.reasons[0]
+    assert outcome.unreadable == []
+    reached = [record.task for record in outcome.stages]
+    assert reached == [task for task in TASKS if task in reached]
+    assert outcome.report.endswith(f"runs/{run.run_id}/reports/run_report.html")
+
+
+def test_a_release_tells_figures_bundle_and_champion(tmp_path: Path) -> None:
+    outcome = read_outcome(runs.deployed(tmp_path).store, "run-0042")
+    assert outcome.weighted_f1 is not None and outcome.weighted_f1.low is not None
+    assert outcome.weighted_f1.low <= outcome.weighted_f1.value
+    assert list(outcome.experts) == runs.EXPERTS
+    assert outcome.champion_before and outcome.champion_weighted_f1 is not None
+    assert outcome.champion_weighted_f1.value == 0.664
+    assert outcome.bundle.endswith(f"artifacts/ModelBundle/{outcome.bundle_digest}")
+    assert outcome.mlflow == "sqlite:///mlflow.db" and "endpoint answered" in outcome.message
+
+
+def test_a_hold_names_only_what_spoke_against(tmp_path: Path) -> None:
+    outcome = read_outcome(runs.held(tmp_path).store, "run-0042")
+    assert outcome.reasons == [runs.COMPARED]
+
+
+@pytest.mark.parametrize(("code", "verdict"), [(1, "failed"), (2, "failed"), (4, "data rejected"), (0, "failed")])
+def test_a_failed_stage_decides_by_its_exit_code(code: int, verdict: str, tmp_path: Path) -> None:
+    run = runs.RecordedRun(tmp_path)
+    run.record("resolve_inputs")
+    run.record("pull_data", "failed", exit_code=code, message="label 'angry' is not in dataset.yaml.")
+    outcome = read_outcome(run.store, run.run_id)
+    assert (outcome.exit_code, outcome.verdict) == (code or 1, verdict)
+    assert outcome.reasons == ["label 'angry' is not in dataset.yaml."]
+
+
+def test_both_branches_that_failed_are_told(tmp_path: Path) -> None:
+    run = runs.failed(tmp_path)
+    run.record("finetune_encoder-text", "failed", exit_code=2, message="text.source is wrong.")
+    outcome = read_outcome(run.store, run.run_id)
+    assert outcome.exit_code == 1 and len(outcome.reasons) == 2
+
+
+def test_an_interrupted_stage_did_not_finish(tmp_path: Path) -> None:
+    run = runs.killed(tmp_path)
+    run.record("finetune_encoder-text", "running")
+    outcome = read_outcome(run.store, run.run_id)
+    assert outcome.exit_code == 1 and "interrupted in finetune_encoder-text" in outcome.reasons[0]
+
+
+def test_a_report_that_failed_does_not_undo_a_release(tmp_path: Path) -> None:
+    run = runs.deployed(tmp_path)
+    record = (
+        '{"task":"report_run","stage":"report_run","status":"failed","started":1,"exit_code":1,"message":"no disk."}'
+    )
+    run.store.write("runs/run-0042/stages/report_run.json", record.encode())
+    outcome = read_outcome(run.store, run.run_id)
+    assert outcome.exit_code == 0 and "report could not be written: no disk." in outcome.reasons[-1]
+
+
+def test_a_run_that_nobody_knows(tmp_path: Path) -> None:
+    outcome = read_outcome(LocalStore(tmp_path), "nothing")
+    assert outcome.exit_code == 1 and "no stage has recorded anything" in outcome.reasons[0]
+    assert read_run_info(LocalStore(tmp_path), "nothing") == {}
+
+
+def test_missing_and_damaged_pieces_cost_only_their_sentences(tmp_path: Path) -> None:
+    run = runs.held(tmp_path)
+    store = run.store
+    store.delete("artifacts/GateVerdict")
+    store.write("runs/run-0042/stages/train_moe.json", b"{half")
+    store.write("runs/run-0042/run.json", b"[]")
+    manifest = next(key for key in store.keys("artifacts/EvaluationReport") if key.endswith("manifest.json"))
+    store.write(manifest, store.read(manifest)[0].replace(b'"test.accuracy": 0', b'"test.accuracy": 9'))
+    outcome = read_outcome(store, run.run_id)
+    assert (outcome.exit_code, outcome.reasons) == (3, ["The gate's verdict was hold."])
+    assert outcome.weighted_f1 is None and read_run_info(store, run.run_id) == {}
+    told = " ".join(outcome.unreadable)
+    assert "GateVerdict" in told and "record of train_moe is damaged" in told and "EvaluationReport" in told
+    with pytest.raises(ArtifactError, match="not in the store"):
+        read_manifest(store, GateVerdict, "a" * 64)
+    with pytest.raises(ArtifactError, match="damaged"):
+        read_manifest(store, EvaluationReport, manifest.split("/")[2])
+
+
+def test_reading_an_outcome_loads_nothing_heavy() -> None:
+    code = "import sys, components.core.outcome as o; print([m for m in ('matplotlib','pandas','torch','numpy') if m in sys.modules])"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"

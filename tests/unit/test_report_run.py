@@ -1,0 +1,259 @@
+"""The run report: every ending, hostile text, missing pieces, and nothing to load from elsewhere."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.core.config import RegistryConfig
+from components.core.outcome import TASKS, read_outcome
+from components.core.steps import execute
+from components.report_run import plots
+from components.report_run.run import STAGE, run
+from components.report_run.summary import finite
+from components.report_run.timing import duration, measure, time_sentences
+from components.report_run.wording import consequence, next_steps
+from tests.unit import recorded_runs as runs
+
+HOSTILE = "<script>alert('x')</script> $\\frac$ & \"quoted\""
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MISTERE_CACHE", str(tmp_path / "cache"))
+
+
+def report(recorded: runs.RecordedRun) -> tuple[str, dict[str, Any]]:
+    """Write the report and read both files back."""
+    run(RegistryConfig(), recorded.step())
+    folder = recorded.root / "runs" / recorded.run_id / "reports"
+    return (folder / "run_report.html").read_text(), json.loads((folder / "run_report.json").read_text())
+
+
+class Loading(HTMLParser):
+    """Collects whatever a browser would load or run, and the text a reader sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in {"script", "link", "iframe", "img", "object", "embed", "base"}:
+            self.loaded.append(tag)
+        for name, value in attrs:
+            if name.startswith("on") or (name in {"src", "srcset", "data", "action"}):
+                self.loaded.append(f"{tag} {name}")
+            if name in {"href", "xlink:href"} and not (value or "").startswith("#") and tag != "a":
+                self.loaded.append(f"{tag} {value}")
+            if name == "href" and ":" in (value or ""):
+                self.loaded.append(f"{tag} {value}")
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def read(html: str) -> Loading:
+    parser = Loading()
+    parser.feed(html)
+    assert re.search(r"url\((?!#)", html) is None and "@import" not in html
+    return parser
+
+
+WORDS = {
+    "deployed": [
+        "passed the gate and is released",
+        "It replaces the champion",
+        "mistere serve",
+        "synthetic",
+        "mistere rollback",
+    ],
+    "reused": ["found finished", "were not run again", "released"],
+    "held": ["held back", runs.COMPARED, "What spoke for it", "Nothing was released"],
+    "rejected": ["not good enough and was rejected", runs.WORSE],
+    "data rejected": ["The dataset was rejected", "does not list", "mistere data check", "no test figures"],
+    "failed": ["failed while fine-tuning the speech encoder", "the disk is full", "mistere doctor", "not reached"],
+    "killed": ["did not finish", "Run again", "not reached"],
+}
+
+
+@pytest.mark.parametrize("ending", WORDS)
+def test_every_ending_reads_well_and_loads_nothing(ending: str, tmp_path: Path) -> None:
+    recorded = runs.ENDINGS[ending](tmp_path / "store")
+    html, data = report(recorded)
+    page = read(html)
+    assert page.loaded == []
+    seen = re.sub(r"\s+", " ", page.text)
+    for words in WORDS[ending]:
+        assert words in seen, words
+    assert len(html) < 1_000_000
+    assert "could not be drawn" not in html and "Parts of this report are missing" not in html
+    assert data["outcome"]["exit_code"] == read_outcome(recorded.store, recorded.run_id).exit_code
+    assert data["next"] and data["time"]["wall_seconds"] > 0
+    assert ("<svg" in html) == (ending not in {"data rejected", "killed"})
+
+
+def test_the_pictures_of_an_evaluated_run(tmp_path: Path) -> None:
+    html, data = report(runs.deployed(tmp_path))
+    for caption in (
+        "The mixture and each expert alone",
+        "Whom the gate trusts",
+        "Each emotion",
+        "What is mistaken for what",
+        "Dialogue test_",
+        "Speech encoder",
+        "Text encoder",
+        "Mixture of experts",
+    ):
+        assert f"<figcaption>{caption}" in html, caption
+    assert html.count("<svg") == 9
+    identifiers = re.findall(r'<(?!path|clipPath)\w+[^>]* id="([^"]+)"', html)
+    assert identifiers == []
+    assert data["metrics"]["test.weighted_f1"] == pytest.approx(0.85, abs=0.1)
+    assert data["data"]["rows"]["test"] == 212 and data["data"]["synthetic"] is True
+    assert [stage["task"] for stage in data["stages"]] == list(TASKS)
+
+
+def test_a_warm_report_takes_under_three_seconds(tmp_path: Path) -> None:
+    report(runs.held(tmp_path / "first"))
+    started = time.process_time()
+    report(runs.held(tmp_path / "second"))
+    assert time.process_time() - started < 3
+
+
+def test_hostile_text_is_escaped_everywhere(tmp_path: Path) -> None:
+    recorded = runs.RecordedRun(tmp_path, labels=[HOSTILE, "a\x00b\u202e", *runs.LABELS[2:]])
+    recorded.start(profile=HOSTILE, command=HOSTILE, commit=HOSTILE, config={HOSTILE: HOSTILE})
+    recorded.data()
+    recorded.validate([])
+    recorded.train()
+    recorded.evaluate()
+    recorded.judge("hold", [runs.rule(HOSTILE, "hold", HOSTILE)])
+    html, data = report(recorded)
+    page = read(html)
+    assert page.loaded == [] and "<script" not in html.lower()
+    assert "could not be drawn" not in html
+    assert HOSTILE in page.text and data["outcome"]["reasons"] == [HOSTILE]
+    assert "\x00" not in "".join(re.findall(r"<svg.*?</svg>", html, re.S))
+
+
+def test_a_hostile_failure_message(tmp_path: Path) -> None:
+    recorded = runs.RecordedRun(tmp_path)
+    recorded.record("resolve_inputs", "failed", exit_code=2, message=HOSTILE)
+    html, _ = report(recorded)
+    assert "<script" not in html and HOSTILE in read(html).text
+    assert "doctor" not in html  # what was typed is to be mended, not the machine
+
+
+def test_missing_artifacts_are_told_and_tolerated(tmp_path: Path) -> None:
+    recorded = runs.deployed(tmp_path)
+    for kind in ("UtteranceSet", "MoEModel", "EncoderCheckpoint", "GateVerdict", "ValidationReport"):
+        recorded.store.delete(f"artifacts/{kind}")
+    predictions = next(tmp_path.glob("artifacts/EvaluationReport/*/predictions.parquet"))
+    predictions.write_bytes(b"PAR1 not at all")
+    recorded.store.write("champion.json", b"{")
+    recorded.store.delete_object("runs/run-0042/run.json")
+    html, data = report(recorded)
+    told = " ".join(data["unreadable"])
+    for word in (
+        "UtteranceSet",
+        "MoEModel",
+        "EncoderCheckpoint",
+        "GateVerdict",
+        "predictions.parquet",
+        "champion pointer",
+    ):
+        assert word in told, word
+    assert "Parts of this report are missing" in html and "The mixture and each expert alone" in html
+    assert "Dialogue test_" not in html and data["outcome"]["exit_code"] == 0
+
+
+def test_an_evaluation_with_a_hole_still_makes_a_page(tmp_path: Path) -> None:
+    recorded = runs.held(tmp_path)
+    whole = recorded.evaluate()
+    metrics = {name: value for name, value in whole.metrics.items() if "expert" not in name and "f1.joy" not in name}
+    odd = whole.model_copy(update={"metrics": metrics, "confusion": [[1, 2], [3]]})
+    digest = recorded.publish(odd, "evaluate_model")
+    recorded.record("evaluate_model", outputs={"report": digest})
+    html, _ = report(recorded)
+    assert "could not be drawn" in html and "Each emotion" in html
+    assert finite({"a": [float("nan"), 1.0], "b": float("inf")}) == {"a": [None, 1.0], "b": None}
+
+
+def test_one_expert_has_no_gate_to_show(tmp_path: Path) -> None:
+    recorded = runs.held(tmp_path)
+    whole = recorded.evaluate()
+    alone = whole.model_copy(update={"experts": ["text"]})
+    recorded.record("evaluate_model", outputs={"report": recorded.publish(alone, "evaluate_model")})
+    html, _ = report(recorded)
+    assert "Whom the gate trusts" not in html and "The gate at work" not in html and "text alone" in html
+
+
+def test_a_run_of_which_nothing_is_known(tmp_path: Path) -> None:
+    html, data = report(runs.RecordedRun(tmp_path))
+    assert "no stage has recorded anything" in html and data["data"] is None
+    assert "There is no champion yet" not in html
+
+
+def test_overhead_is_what_the_stages_did_not_work(tmp_path: Path) -> None:
+    recorded = runs.killed(tmp_path)
+    outcome = read_outcome(recorded.store, recorded.run_id)
+    timing = measure(outcome, {"started": runs.STARTED}, runs.STARTED + 100)
+    assert timing.compute == pytest.approx(0.8 * (1.2 + 6.4 + 9.1))
+    assert timing.overhead == pytest.approx(100 - timing.compute)
+    assert timing.overhead_share == pytest.approx(timing.overhead / 100)
+    side_by_side = measure(outcome, {"started": runs.STARTED}, runs.STARTED + 2)
+    assert side_by_side.overhead == 0 and "side by side" in time_sentences(side_by_side, outcome)
+    without_start = measure(outcome, {}, runs.STARTED + 100)
+    assert without_start.wall == pytest.approx(96)
+
+
+def test_durations_read_as_people_say_them() -> None:
+    said = [duration(s).replace("\N{NO-BREAK SPACE}", " ") for s in (0.31, 9.99, 119.7, 148, 3599.9, 7265)]
+    assert said == ["0.3 s", "10 s", "2 min 0 s", "2 min 28 s", "1 h 00 min", "2 h 01 min"]
+
+
+def test_next_steps_fit_the_outcome(tmp_path: Path) -> None:
+    released = read_outcome(runs.deployed(tmp_path / "a").store, "run-0042")
+    commands = [step.command for step in next_steps(released, {}, "")]
+    assert commands[0] == f"mistere serve {released.bundle}"
+    assert "mlflow ui --backend-store-uri sqlite:///mlflow.db" in commands
+    remote = released.model_copy(update={"mlflow": "http://mlflow:5000", "endpoint": "http://mistere.example"})
+    texts = next_steps(remote, {}, "")
+    assert texts[0].command.endswith("--url http://mistere.example")
+    assert any(step.text.endswith("at http://mlflow:5000.") for step in texts)
+    rejected = read_outcome(runs.data_rejected(tmp_path / "b").store, "run-0042")
+    info = {"data": {"source": "my data"}, "command": "mistere run --data 'my data'"}
+    commands = [step.command for step in next_steps(rejected, info, "")]
+    assert commands[1:] == ["mistere data check 'my data'", "mistere run --data 'my data'"]
+
+
+def test_a_release_that_broke_after_the_champion_moved(tmp_path: Path) -> None:
+    recorded = runs.deployed(tmp_path)
+    recorded.record("deploy_model", "failed", exit_code=1, message="MLflow does not answer.")
+    outcome = read_outcome(recorded.store, recorded.run_id)
+    assert "had already become the champion" in consequence(outcome, outcome.bundle_digest)
+    assert "stays what it was" in consequence(outcome, outcome.champion_before)
+
+
+def test_long_and_odd_labels_fit_their_axis() -> None:
+    assert plots.short("x" * 40) == "x" * 15 + "…"
+    assert plots.short("a\x00b") == "a b"
+
+
+def test_the_stage_acts_anew_each_time() -> None:
+    assert STAGE.name == "report_run" and not STAGE.cached and not STAGE.inputs and not STAGE.outputs
+
+
+def test_the_engine_runs_and_records_it(tmp_path: Path) -> None:
+    recorded = runs.killed(tmp_path)
+    values = execute(STAGE, recorded.step().run.model_dump(), RegistryConfig().model_dump())
+    assert values["verdict"] == "failed" and values["exit_code"] == "1"
+    outcome = read_outcome(recorded.store, recorded.run_id)
+    assert outcome.stages[-1].task == "report_run" and "did not finish" in outcome.reasons[0]
