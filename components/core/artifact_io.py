@@ -7,6 +7,8 @@ file's size or time has changed since.
 
 from __future__ import annotations
 
+import json
+import math
 import shutil
 import uuid
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ from typing import Generic, TypeVar
 
 from pydantic import ValidationError
 
-from components.core.errors import ArtifactError
+from components.core.errors import ArtifactError, MistereError
 from components.core.file_digest import digest_of, digest_once
 from components.core.manifests import FileEntry, Manifest
 from components.core.places import cache_directory
@@ -66,7 +68,11 @@ def publish(store: ObjectStore, manifest: M, directory: Path) -> M:
 
     Returns:
         The manifest as published.
+
+    Raises:
+        MistereError: a field holds NaN or infinity.
     """
+    _refuse_non_numbers(manifest.model_dump(), type(manifest).__name__)
     manifest = with_files(manifest, directory)
     key = artifact_key(manifest.kind, manifest.digest)
     text = manifest.model_dump_json(indent=1)
@@ -90,12 +96,28 @@ def publish(store: ObjectStore, manifest: M, directory: Path) -> M:
     return manifest
 
 
+def _refuse_non_numbers(value: object, where: str) -> None:
+    """JSON has no NaN and no infinity: written as null, they could not be read back."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise MistereError(f"{where} is {value}, which is no figure to publish; a lower learning rate may keep it finite.")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _refuse_non_numbers(item, f"{where}.{key}")
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            _refuse_non_numbers(item, f"{where}.{index}")
+
+
 def _read_manifest(path: Path, cls: type[M], name: str) -> M:
     try:
-        return cls.model_validate_json((path / MANIFEST).read_text(encoding="utf-8"))
+        text = (path / MANIFEST).read_text(encoding="utf-8")
+        found = json.loads(text)
+        if isinstance(found, dict) and found.get("kind", cls.__name__) != cls.__name__:
+            raise ArtifactError(f"{path} is a {found['kind']}, not a {cls.__name__}.")
+        return cls.model_validate_json(text)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ArtifactError(f"{name} is incomplete: {path / MANIFEST} is missing.") from error
-    except (ValidationError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ArtifactError(f"{name} is damaged: {path / MANIFEST} does not hold a valid manifest.") from error
 
 
@@ -107,8 +129,6 @@ def verify_directory(path: Path, cls: type[M], name: str = "") -> Opened[M]:
     """
     name = name or f"{cls.__name__} at {path}"
     manifest = _read_manifest(path, cls, name)
-    if manifest.kind != cls.__name__:
-        raise ArtifactError(f"{path} is a {manifest.kind}, not a {cls.__name__}.")
     if manifest.digest != manifest.content_digest():
         raise ArtifactError(
             f"{name} is damaged: {path / MANIFEST} does not match its own digest {manifest.digest[:12]}."

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 SILENCE_FLOOR_DBFS = -120.0
 _CLIPPED_AT = 0.999
+_RATES = range(1_000, 384_001)
+_MAX_CHANNELS = 8
 
 
 class AudioError(MistereError):
@@ -35,7 +37,7 @@ def decode(data: bytes, max_seconds: float | None = None) -> tuple[np.ndarray, i
 
     Raises:
         EmptyAudioError: no byte, or not one sample.
-        AudioError: no audio that libsndfile reads, or values that are no numbers.
+        AudioError: no audio that libsndfile reads, a header that claims what nobody records, or values that are no numbers.
     """
     import numpy as np
     import soundfile
@@ -45,6 +47,7 @@ def decode(data: bytes, max_seconds: float | None = None) -> tuple[np.ndarray, i
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             rate = file.samplerate
+            _refuse_absurd(rate, file.channels)
             frames = -1 if max_seconds is None else int(max_seconds * rate) + 1
             wave = file.read(frames, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError, OSError, MemoryError) as error:
@@ -56,6 +59,14 @@ def decode(data: bytes, max_seconds: float | None = None) -> tuple[np.ndarray, i
     if not np.isfinite(mono).all():
         raise AudioError("The audio holds values that are no numbers (NaN or infinity).")
     return np.ascontiguousarray(mono), int(rate)
+
+
+def _refuse_absurd(rate: int, channels: int) -> None:
+    """A few bytes of header may claim what no machine can hold; nothing is decoded before this."""
+    if rate not in _RATES:
+        raise AudioError(f"The audio claims {rate} samples a second: {_RATES[0]} to {_RATES[-1]} Hz are read.")
+    if channels > _MAX_CHANNELS:
+        raise AudioError(f"The audio claims {channels} channels: at most {_MAX_CHANNELS} are read.")
 
 
 def resample(wave: np.ndarray, rate: int, target: int) -> np.ndarray:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from components.core.errors import UsageError
 
@@ -20,13 +21,13 @@ from components.core.errors import UsageError
 class Section(BaseModel):
     """Base of every section: unknown keys are refused, values do not change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class SeededSection(Section):
     """A section whose stage draws random numbers; ``seed`` is the configuration's one seed unless set here."""
 
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
 
 
 class DataConfig(SeededSection):
@@ -51,12 +52,12 @@ class ValidationConfig(Section):
 
 
 class LoraSettings(Section):
-    """Low-rank adapters (PEFT). ``target_modules`` are name endings, as PEFT takes them."""
+    """Low-rank adapters (PEFT). ``target_modules`` are name endings, as PEFT takes them; empty for the family's own."""
 
     rank: int = Field(default=8, gt=0)
     alpha: int = Field(default=32, gt=0)
     dropout: float = Field(default=0.1, ge=0, lt=1)
-    target_modules: list[str] = Field(default_factory=lambda: ["q_proj", "v_proj"])
+    target_modules: list[str] = Field(default_factory=list)
 
 
 class EncoderConfig(SeededSection):
@@ -119,7 +120,7 @@ class MixtureConfig(SeededSection):
     fusion_width: int = Field(default=1024, gt=0)
     fusion_blocks: int = Field(default=4, ge=0)
     attention_width: int = Field(default=120, gt=0)
-    attention_heads: int = Field(default=3, gt=0)
+    attention_heads: int = Field(default=3, gt=0, validate_default=True)
     attention_dropout: float = Field(default=0.1, ge=0, lt=1)
     fusion_dropout: float = Field(default=0.5, ge=0, lt=1)
     gate_hidden: int = Field(default=10, gt=0)
@@ -135,6 +136,21 @@ class MixtureConfig(SeededSection):
     epochs: int = Field(default=100, gt=0)
     patience: int = Field(default=20, gt=0)
     gradient_clip: float = Field(default=1.0, gt=0)
+
+    @field_validator("kernels")
+    @classmethod
+    def _kernels_are_odd(cls, kernels: list[int]) -> list[int]:
+        if any(kernel < 1 or kernel % 2 == 0 for kernel in kernels):
+            raise PydanticCustomError("kernels", "Kernels should be odd, so that a turn is in the middle of its window")
+        return kernels
+
+    @field_validator("attention_heads")
+    @classmethod
+    def _heads_divide_the_width(cls, heads: int, others: ValidationInfo) -> int:
+        width = others.data.get("attention_width", heads)
+        if width % heads:
+            raise PydanticCustomError("heads", "attention_width {width} should be a multiple of it", {"width": width})
+        return heads
 
 
 class EvaluationConfig(SeededSection):
@@ -176,7 +192,7 @@ class DeploymentConfig(Section):
 class Config(Section):
     """The whole configuration; each attribute is the slice of one stage (or of two that share it)."""
 
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     data: DataConfig = DataConfig()
     validation: ValidationConfig = ValidationConfig()
     speech: SpeechConfig = SpeechConfig()

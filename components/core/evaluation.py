@@ -106,21 +106,3 @@ def _rows(blocks: Sequence[np.ndarray]) -> object:
     stacked = np.concatenate(blocks).astype(np.float32)
     flat = stacked.reshape(len(stacked), -1)
     return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel(), pa.float32()), flat.shape[1])
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """A predictions file: dialogue of each utterance, true labels ``[N]``, probabilities ``[N, C]``."""
-
-    dialogues: list[str]
-    labels: np.ndarray
-    probabilities: np.ndarray
-
-
-def read_predictions(path: Path) -> Predictions:
-    """Read what :func:`write_predictions` wrote, as far as comparisons need it."""
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(path, columns=["dialogue_id", "label", "probabilities"]).combine_chunks()
-    probabilities = np.array(table["probabilities"].to_pylist(), dtype=np.float32)
-    return Predictions(table["dialogue_id"].to_pylist(), table["label"].to_numpy().astype(np.int64), probabilities)

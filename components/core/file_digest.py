@@ -1,7 +1,8 @@
 """Digests of files, taken once per machine.
 
-A note in the cache remembers the digest beside the file's size, time and inode; any difference hashes again. So opening a
-verified artifact costs a ``stat`` per file, and a file that was edited or damaged in place is still found out.
+A note in the cache remembers the digest beside the file's size, times and inode; any difference hashes again. So opening a
+verified artifact costs a ``stat`` per file, and a file that was edited or damaged in place is still found out, also when
+its modification time was put back.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ def digest_of(path: Path, algorithm: Literal["sha256", "md5"] = "sha256") -> str
 
 
 def digest_once(path: Path, algorithm: Literal["sha256", "md5"] = "sha256") -> str:
-    """As :func:`digest_of`, remembered until the file's size, modification time or inode changes."""
+    """As :func:`digest_of`, remembered until the file's size, inode, or modification or change time differs."""
     info = path.stat()
-    stamp = [info.st_size, info.st_mtime_ns, info.st_ino]
+    stamp = [info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino]
     name = hashlib.sha256(f"{algorithm}:{path.resolve()}".encode()).hexdigest()
     note = cache_directory("digests", name[:2], f"{name}.json")
     try:

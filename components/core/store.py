@@ -208,7 +208,7 @@ class S3Store(ObjectStore):
         from botocore.exceptions import ClientError
 
         code = error.response["Error"].get("Code", "") if isinstance(error, ClientError) else type(error).__name__
-        if code in {"NoSuchKey", "404", "NoSuchBucket", "NotFound"}:
+        if code in {"NoSuchKey", "404", "NotFound"}:
             return MissingObjectError(f"{self.location(key)} does not exist.")
         if code in {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}:
             return ConflictError(f"{self.location(key)} was changed by someone else meanwhile; run again.")
@@ -226,8 +226,13 @@ class S3Store(ObjectStore):
             raise self._failure(error, key) from error
 
     def read(self, key: str) -> tuple[bytes, str]:
+        from botocore.exceptions import BotoCoreError
+
         answer = self._call(key, "get_object", Key=self._key(key))
-        return answer["Body"].read(), answer["ETag"]
+        try:
+            return answer["Body"].read(), answer["ETag"]
+        except BotoCoreError as error:
+            raise self._failure(error, key) from error
 
     def write(self, key: str, data: bytes, expected: str | None = None) -> str:
         condition: dict[str, str] = {}
@@ -263,12 +268,16 @@ class S3Store(ObjectStore):
             Path(partial).unlink(missing_ok=True)
 
     def keys(self, prefix: str) -> Iterator[str]:
+        from botocore.exceptions import BotoCoreError, ClientError
+
         skip = len(self._prefix) + 1 if self._prefix else 0
-        for page in self._s3.get_paginator("list_objects_v2").paginate(
-            Bucket=self._bucket, Prefix=f"{self._key(prefix)}/"
-        ):
-            for item in page.get("Contents", []):
-                yield item["Key"][skip:]
+        pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=f"{self._key(prefix)}/")
+        try:
+            for page in pages:
+                for item in page.get("Contents", []):
+                    yield item["Key"][skip:]
+        except (BotoCoreError, ClientError) as error:
+            raise self._failure(error, prefix) from error
 
     def delete(self, prefix: str) -> None:
         for key in list(self.keys(prefix)):

@@ -26,7 +26,6 @@ STAGE = Stage(
     name="deploy_model",
     config=DeploymentConfig,
     inputs={"utterances": UtteranceSet, "report": EvaluationReport, "bundle": ModelBundle},
-    imports=("numpy", "pyarrow.parquet", "httpx", "kserve.protocol.infer_type"),
     cached=False,
 )
 

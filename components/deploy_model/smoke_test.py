@@ -18,8 +18,8 @@ from components.core.artifact_io import Opened
 from components.core.config import DeploymentConfig
 from components.core.dataset import Utterance
 from components.core.errors import MistereError
-from components.core.evaluation import read_predictions
 from components.core.manifests import EvaluationReport, UtteranceSet
+from components.core.predictions import read_predictions
 from components.core.serving.client import DialogueClient, EndpointError, EndpointPrediction
 from components.core.steps import Step
 from components.core.utterances import UtteranceReader

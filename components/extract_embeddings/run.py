@@ -21,7 +21,7 @@ STAGE = Stage(
     config=Section,
     inputs={"utterances": UtteranceSet, "encoder": EncoderCheckpoint},
     outputs={"embeddings": EmbeddingSet},
-    imports=("torch", "transformers"),
+    imports=("torch", "transformers.modeling_utils", "components.core.encoders.embedding"),
 )
 
 

@@ -15,7 +15,7 @@ STAGE = Stage(
     config=EncoderConfig,
     inputs={"utterances": UtteranceSet},
     outputs={"encoder": EncoderCheckpoint},
-    imports=("torch", "transformers", "transformers.trainer"),
+    imports=("torch", "transformers.trainer", "components.finetune_encoder.fine_tuning"),
 )
 
 

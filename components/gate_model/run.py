@@ -67,8 +67,8 @@ def _difference(report: Opened[EvaluationReport], config: GateConfig) -> Interva
     """Candidate minus champion in weighted F1, paired; None where there are no comparable predictions."""
     import numpy as np
 
-    from components.core.evaluation import read_predictions
     from components.core.metrics import DialogueBootstrap
+    from components.core.predictions import read_predictions
 
     if "champion.parquet" not in report.manifest.files:
         return None

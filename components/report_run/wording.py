@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from components.core.errors import ExitCode
 from components.core.outcome import Outcome
 
 TITLES = {
@@ -115,19 +114,10 @@ def next_steps(outcome: Outcome, info: Mapping[str, Any], tracking_uri: str) -> 
     if outcome.verdict in {"held", "rejected"}:
         return _not_promoted(outcome, again, tracking_uri)
     if outcome.verdict == "data rejected":
-        source = str((info.get("data") or {}).get("source") or "")
-        folder = "" if source.endswith(".dvc") else source
-        return [
-            NextStep("Mend what the reasons above name, in the dataset itself."),
-            NextStep("Check it before the next run:", f"mistere data check {shlex.quote(folder or 'data')}"),
-            NextStep("Run again:", again),
-        ]
+        return [NextStep("Mend what the reasons above name, in the dataset itself."), NextStep("Run again:", again)]
     if was_interrupted(outcome):
         return [resume]
-    steps = [NextStep("Mend what the reason above names.")]
-    if outcome.exit_code != ExitCode.USAGE:
-        steps.append(NextStep("If it names nothing to mend, let the machine be checked:", "mistere doctor"))
-    return [*steps, resume]
+    return [NextStep("Mend what the reason above names."), resume]
 
 
 def _released(outcome: Outcome, mlflow: str) -> list[NextStep]:
@@ -139,9 +129,7 @@ def _released(outcome: Outcome, mlflow: str) -> list[NextStep]:
         steps.append(NextStep("Serve it on this machine:", f"mistere serve {shlex.quote(outcome.bundle)}"))
     if not outcome.endpoint:
         steps.append(NextStep("Ask it from another terminal:", "mistere predict --dialogue dialogue.json"))
-    steps += _mlflow(mlflow)
-    steps.append(NextStep("If it disappoints in use, go back to the champion before:", "mistere rollback"))
-    return steps if outcome.champion_before else steps[:-1]
+    return [*steps, *_mlflow(mlflow)]
 
 
 def _not_promoted(outcome: Outcome, again: str, tracking_uri: str) -> list[NextStep]:

@@ -14,7 +14,7 @@ STAGE = Stage(
     config=MixtureConfig,
     inputs={"speech": EmbeddingSet, "text": EmbeddingSet},
     outputs={"model": MoEModel},
-    imports=("torch",),
+    imports=("torch", "torch._dynamo", "scipy.optimize"),
 )
 
 

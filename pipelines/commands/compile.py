@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from components.core.errors import MistereError
 from components.core.steps import RunContext
 from pipelines.profiles import load_profile, pipeline_arguments
 
@@ -25,6 +27,16 @@ def compile_pipeline(profile: str, settings: Iterable[str], output: Path) -> Non
     arguments = pipeline_arguments(config, RunContext(run_id="", store="", tracking_uri="", profile=profile))
     del arguments["run"]
     output.parent.mkdir(parents=True, exist_ok=True)
-    aside = output.with_name(f".{output.name}")
-    Compiler().compile(retraining, str(aside.with_suffix(".yaml")), pipeline_parameters=arguments)
-    aside.with_suffix(".yaml").replace(output)
+    aside = output.with_name(f".{output.stem}.partial.yaml")
+    try:
+        Compiler().compile(retraining, str(aside), pipeline_parameters=arguments)
+        aside.write_text(_DEFAULT.sub("", aside.read_text(encoding="utf-8")), encoding="utf-8")
+        aside.replace(output)
+    except OSError as error:
+        raise MistereError(f"cannot write {output} ({error.strerror}).") from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+_DEFAULT = re.compile(r"(?<=: dict) \[Default: .*\]$", re.MULTILINE)
+"""kfp repeats each default in a comment, in an order that changes from one compilation to the next."""

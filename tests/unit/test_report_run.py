@@ -72,13 +72,12 @@ WORDS = {
         "It replaces the champion",
         "mistere serve",
         "synthetic",
-        "mistere rollback",
     ],
     "reused": ["found finished", "were not run again", "released"],
     "held": ["held back", runs.COMPARED, "What spoke for it", "Nothing was released"],
     "rejected": ["not good enough and was rejected", runs.WORSE],
-    "data rejected": ["The dataset was rejected", "does not list", "mistere data check", "no test figures"],
-    "failed": ["failed while fine-tuning the speech encoder", "the disk is full", "mistere doctor", "not reached"],
+    "data rejected": ["The dataset was rejected", "does not list", "no test figures"],
+    "failed": ["failed while fine-tuning the speech encoder", "the disk is full", "not reached"],
     "killed": ["did not finish", "Run again", "not reached"],
 }
 
@@ -148,7 +147,6 @@ def test_a_hostile_failure_message(tmp_path: Path) -> None:
     recorded.record("resolve_inputs", "failed", exit_code=2, message=HOSTILE)
     html, _ = report(recorded)
     assert "<script" not in html and HOSTILE in read(html).text
-    assert "doctor" not in html  # what was typed is to be mended, not the machine
 
 
 def test_missing_artifacts_are_told_and_tolerated(tmp_path: Path) -> None:
@@ -231,7 +229,7 @@ def test_next_steps_fit_the_outcome(tmp_path: Path) -> None:
     rejected = read_outcome(runs.data_rejected(tmp_path / "b").store, "run-0042")
     info = {"data": {"source": "my data"}, "command": "mistere run --data 'my data'"}
     commands = [step.command for step in next_steps(rejected, info, "")]
-    assert commands[1:] == ["mistere data check 'my data'", "mistere run --data 'my data'"]
+    assert commands[1:] == ["mistere run --data 'my data'"]
 
 
 def test_a_release_that_broke_after_the_champion_moved(tmp_path: Path) -> None:

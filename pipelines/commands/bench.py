@@ -1,0 +1,33 @@
+"""``mistere bench``: the scripts of ``tests/bench/``."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from components.core.config import nearest
+from components.core.errors import UsageError
+from components.core.places import PROJECT_ROOT
+
+
+def bench(name: str | None, arguments: Sequence[str]) -> int:
+    """Run a benchmark, or list them.
+
+    Returns:
+        Its exit code.
+    """
+    scripts = {path.stem: path for path in sorted((PROJECT_ROOT / "tests" / "bench").glob("*.py")) if path.stem != "__init__"}
+    if name is None:
+        for stem, path in scripts.items():
+            print(f"{stem:<12} {_first_line(path.read_text(encoding='utf-8'))}")
+        return 0
+    if name not in scripts:
+        raise UsageError(f"unknown benchmark {name!r}{nearest(name, scripts)}")
+    return subprocess.run([sys.executable, str(scripts[name]), *arguments], check=False).returncode
+
+
+def _first_line(source: str) -> str:
+    import ast
+
+    return (ast.get_docstring(ast.parse(source)) or "").split("\n", 1)[0]

