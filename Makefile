@@ -17,10 +17,10 @@ run: setup ## train, judge, release and serve a model on the sample dataset
 	$(BIN)/mistere run --profile sample $(ARGS)
 
 test: setup-dev ## the tests that take minutes
-	$(BIN)/pytest -m "not long" $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadscope -m "not long" $(ARGS)
 
 test-all: setup-dev ## every test, the long ones too
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadscope $(ARGS)
 
 check: setup-dev ## lint, types, import rules, compiled pipeline
 	$(BIN)/ruff format --check components pipelines tests

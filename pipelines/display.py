@@ -47,7 +47,7 @@ class Display:
         if kind == "progress":
             task.update(message=event["message"], done=event["done"], total=event["total"])
         elif kind == "note":
-            self._console.print(Text(f"  {event['task']}: {event['message']}", style="dim"))
+            self._console.print(Text(f"  {event['task']}: {event['message']}", style="dim"), soft_wrap=True)
         elif kind in _WORDS:
             task.update(status=kind, seconds=event["seconds"], message=event["message"] or "")
             if not self._live:
@@ -88,7 +88,7 @@ def summary(outcome: Outcome, log: Path) -> None:
         console.print(f"  {outcome.message}", markup=False)
     if outcome.weighted_f1:
         console.print("\nWeighted F1 on the test split (95 % interval)")
-        console.print(f"  {'mixture':<12} {_interval(outcome.weighted_f1)}", markup=False)
+        console.print(f"  {'mixture':<18} {_interval(outcome.weighted_f1)}", markup=False)
         for expert, estimate in outcome.experts.items():
             console.print(f"  {expert + ' alone':<18} {_interval(estimate)}", markup=False)
         if outcome.champion_weighted_f1:

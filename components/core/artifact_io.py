@@ -59,7 +59,7 @@ def publish(store: ObjectStore, manifest: M, directory: Path) -> M:
     """Put an artifact into the store: files first, then ``manifest.json``.
 
     In a local store the folder is completed aside and renamed; an incomplete or damaged one under the same digest is
-    replaced. In S3 the objects' digests decide, and the manifest is the last object written.
+    replaced, a whole one kept. In S3 the objects' digests decide, and the manifest is the last object written.
 
     Args:
         store: where to.
@@ -86,20 +86,41 @@ def publish(store: ObjectStore, manifest: M, directory: Path) -> M:
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     shutil.move(directory, aside)
-    if target.exists():
+    try:
+        _place(aside, target, type(manifest))
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return manifest
+
+
+def _place(aside: Path, target: Path, cls: type[Manifest]) -> None:
+    """Rename to where it belongs. A whole one there stays, for others may be reading it; only its manifest is renewed."""
+    if target.exists() and not _is_whole(target, cls):
         old = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
         target.rename(old)
-        aside.rename(target)
         shutil.rmtree(old)
-    else:
+    try:
         aside.rename(target)
-    return manifest
+    except OSError:
+        if not _is_whole(target, cls):
+            raise
+        (aside / MANIFEST).replace(target / MANIFEST)
+
+
+def _is_whole(path: Path, cls: type[Manifest]) -> bool:
+    try:
+        verify_directory(path, cls)
+    except ArtifactError:
+        return False
+    return True
 
 
 def _refuse_non_numbers(value: object, where: str) -> None:
     """JSON has no NaN and no infinity: written as null, they could not be read back."""
     if isinstance(value, float) and not math.isfinite(value):
-        raise MistereError(f"{where} is {value}, which is no figure to publish; a lower learning rate may keep it finite.")
+        raise MistereError(
+            f"{where} is {value}, which is no figure to publish; a lower learning rate may keep it finite."
+        )
     if isinstance(value, dict):
         for key, item in value.items():
             _refuse_non_numbers(item, f"{where}.{key}")
@@ -159,7 +180,9 @@ def open_artifact(store: ObjectStore, cls: type[M], digest: str) -> Opened[M]:
     path = store.local_path(key)
     if path is None:
         path = cache_directory("artifacts", cls.__name__, digest)
-        if not (path / MANIFEST).is_file():
+        try:
+            return verify_directory(path, cls, name)
+        except ArtifactError:
             _fetch(store, key, path, cls, name)
     if not path.is_dir():
         raise ArtifactError(f"{name} is not in the store ({store.location(key)}).")

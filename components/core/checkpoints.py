@@ -8,6 +8,9 @@ from pathlib import Path
 from components.core.places import cache_directory
 from components.core.store import LocalStore, ObjectStore
 
+_MARKER = ".complete"
+"""Ends the name of the object that says, written last, that a checkpoint is whole in a remote store."""
+
 
 class Checkpoints:
     """The checkpoints of one step.
@@ -28,22 +31,24 @@ class Checkpoints:
         self.directory.mkdir(parents=True, exist_ok=True)
         if not self._remote:
             return
-        for key in self._store.keys(self._prefix):
-            path = self.directory / key[len(self._prefix) + 1 :]
-            if not path.exists():
-                self._store.download(key, path)
+        names = [key[len(self._prefix) + 1 :] for key in self._store.keys(self._prefix)]
+        whole = {name.removesuffix(_MARKER) for name in names if name.endswith(_MARKER)}
+        for name in names:
+            path = self.directory / name
+            if name.split("/")[0] in whole and not path.exists():
+                self._store.download(f"{self._prefix}/{name}", path)
 
     def save(self, name: str) -> None:
-        """Send one finished checkpoint (a file or folder in ``directory``), the rest of the store's copies go."""
+        """Send one finished checkpoint (a file or folder in ``directory``); the store forgets what is gone from there."""
         if not self._remote:
             return
         path = self.directory / name
         files = [path] if path.is_file() else [file for file in sorted(path.rglob("*")) if file.is_file()]
-        sent = {f"{self._prefix}/{file.relative_to(self.directory).as_posix()}" for file in files}
         for file in files:
             self._store.upload(file, f"{self._prefix}/{file.relative_to(self.directory).as_posix()}")
+        self._store.write(f"{self._prefix}/{name}{_MARKER}", b"")
         for key in list(self._store.keys(self._prefix)):
-            if key not in sent:
+            if not (self.directory / key[len(self._prefix) + 1 :].removesuffix(_MARKER)).exists():
                 self._store.delete_object(key)
 
     def clear(self) -> None:

@@ -5,7 +5,6 @@ Done by whoever starts the run, never inside a stage: a container needs no Git a
 
 from __future__ import annotations
 
-import os
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +76,7 @@ def _snapshot(folder: Path, remote: str) -> PinnedData:
     if not (folder / "dataset.yaml").is_file():
         raise DataError(f"{folder / 'dataset.yaml'} is missing: a dataset folder needs one beside its parquet shards.")
     if "://" not in remote:
-        os.makedirs(remote, exist_ok=True)
+        Path(remote).mkdir(parents=True, exist_ok=True)
     with dvc_project(cache_directory("snapshots"), remote) as project:
         tracked = project / "data.dvc"
         tracked.unlink(missing_ok=True)

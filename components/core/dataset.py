@@ -1,7 +1,7 @@
 """The dataset form: ``dataset.yaml`` beside parquet shards, one row an utterance, audio embedded as encoded bytes.
 
 Reading streams row groups, so memory does not grow with the dataset; writing streams too and gives the same bytes for the
-same rows. See :class:`DatasetInfo` for ``dataset.yaml`` and :data:`SCHEMA` for the columns.
+same rows. See :class:`DatasetInfo` for ``dataset.yaml`` and :func:`schema` for the columns.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def dump_info(info: DatasetInfo, path: Path) -> None:
 
 def split_of(shard: str) -> Split | None:
     """The split a shard's file name belongs to, or None for a name that is not a shard's."""
-    match = _SHARD_NAME.match(os.path.basename(shard))
+    match = _SHARD_NAME.match(Path(shard).name)
     return match.group(1) if match else None  # type: ignore[return-value]
 
 

@@ -12,6 +12,5 @@ LOCK_FILE = PROJECT_ROOT / "requirements.lock"
 def cache_directory(*parts: str) -> Path:
     """``$MISTERE_CACHE`` (default ``$XDG_CACHE_HOME/mistere``) with ``parts`` below it. Safe to delete at any time."""
     base = os.environ.get("MISTERE_CACHE")
-    if not base:
-        base = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "mistere")
-    return Path(base).joinpath(*parts)
+    home = Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "mistere"
+    return home.joinpath(*parts)

@@ -164,7 +164,7 @@ class RemoteData:
 
 
 def _fetch_listing(repo: Repo) -> None:
-    repo.stage.load_one(path=os.path.join(repo.root_dir, "data.dvc")).outs[0].get_dir_cache()
+    repo.stage.load_one(path=str(Path(repo.root_dir) / "data.dvc")).outs[0].get_dir_cache()
 
 
 @contextmanager

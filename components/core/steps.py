@@ -16,7 +16,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ class Stage:
         config: the slice of the configuration it is handed.
         inputs: artifact kinds by argument name.
         outputs: artifact kinds by argument name.
-        imports: heavy modules it needs, imported ahead so that their cost is counted as what it is.
+        imports: heavy modules that every execution needs, imported ahead so that their cost is counted as what it is.
         cached: False for a stage that acts on the world outside.
     """
 
@@ -74,6 +75,13 @@ class Stage:
     outputs: Mapping[str, type[Manifest]] = field(default_factory=dict)
     imports: tuple[str, ...] = ()
     cached: bool = True
+
+
+@dataclass
+class ImportClock:
+    """Seconds spent importing, which are not the stage's own work."""
+
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,16 @@ class Step:
     store: ObjectStore
     progress: Progress
     checkpoints: Checkpoints
+    imports: ImportClock = field(default_factory=ImportClock)
+
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """Around imports that only some executions need, so that their cost is counted as what it is."""
+        clock = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.imports.seconds += time.perf_counter() - clock
 
     def report(self, name: str, path: Path) -> None:
         """Keep a report under the run's id at once, so that it survives whatever happens next."""
@@ -266,7 +284,8 @@ def _run(
             arguments["modality"] = modality
         clock = time.perf_counter()
         result: Result = work(config=settings, step=step, **arguments)
-        record.compute_seconds = time.perf_counter() - clock
+        record.compute_seconds = time.perf_counter() - clock - step.imports.seconds
+        record.import_seconds += step.imports.seconds
         manifests = {
             name: publish(
                 step.store,
@@ -318,16 +337,17 @@ def _finished(
     try:
         data, _ = store.read(_record_key(stage, key))
         record = json.loads(data)
-    except (MissingObjectError, ValueError):
+        outputs, values = dict(record["outputs"]), dict(record["values"])
+    except MissingObjectError:
         return None
-    manifests: dict[str, Manifest] = {}
+    except (ValueError, TypeError, LookupError):
+        progress.note(f"{store.location(_record_key(stage, key))} is damaged: the step runs again.")
+        return None
     try:
-        for name, digest in record["outputs"].items():
-            manifests[name] = _check(store, stage.outputs[name], digest)
+        return {name: _check(store, kind, outputs.get(name, "")) for name, kind in stage.outputs.items()}, values
     except ArtifactError as error:
         progress.note(f"{error} It is made again.")
         return None
-    return manifests, record["values"]
 
 
 def _check(store: ObjectStore, cls: type[Manifest], digest: str) -> Manifest:

@@ -10,7 +10,7 @@ import fcntl
 import hashlib
 import os
 import shutil
-import tempfile
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -88,6 +88,9 @@ class ObjectStore(ABC):
         """Where the object lies on this machine's disk, when it does."""
         return None
 
+    def _conflict(self, key: str) -> ConflictError:
+        return ConflictError(f"{self.location(key)} was changed by someone else meanwhile; run again.")
+
     def location(self, key: str) -> str:
         """How a person or another system names the object."""
         return f"{self.uri.rstrip('/')}/{key}"
@@ -130,7 +133,7 @@ class LocalStore(ObjectStore):
             fcntl.flock(lock, fcntl.LOCK_EX)
             current = _version(path.read_bytes()) if path.is_file() else ABSENT
             if current != expected:
-                raise ConflictError(f"{self.location(key)} was changed by someone else meanwhile; run again.")
+                raise self._conflict(key)
             self._replace(path, data)
         return _version(data)
 
@@ -139,23 +142,20 @@ class LocalStore(ObjectStore):
 
     def upload(self, path: Path, key: str) -> None:
         target = self._target(key)
-        partial = self._partial(target)
-        shutil.copyfile(path, partial)
-        partial.replace(target)
+        self._copy(path, target)
 
     def download(self, key: str, path: Path) -> None:
         source = self.local_path(key)
         if not source.is_file():
             raise MissingObjectError(f"{self.location(key)} does not exist.")
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self._partial(path)
-        shutil.copyfile(source, partial)
-        partial.replace(path)
+        self._copy(source, path)
 
     def keys(self, prefix: str) -> Iterator[str]:
         base = self.local_path(prefix)
         for path in sorted(base.rglob("*")) if base.is_dir() else []:
-            if path.is_file() and not path.name.startswith("."):
+            hidden = any(part.startswith(".") for part in path.relative_to(base).parts)  # locks, unfinished writes
+            if path.is_file() and not hidden:
                 yield path.relative_to(self.root).as_posix()
 
     def delete(self, prefix: str) -> None:
@@ -174,9 +174,15 @@ class LocalStore(ObjectStore):
 
     @staticmethod
     def _partial(path: Path) -> Path:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(handle)
-        return Path(name)
+        return path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+
+    def _copy(self, source: Path, target: Path) -> None:
+        partial = self._partial(target)
+        try:
+            shutil.copyfile(source, partial)
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
 
     def _replace(self, path: Path, data: bytes) -> None:
         partial = self._partial(path)
@@ -195,11 +201,15 @@ class S3Store(ObjectStore):
 
     def __init__(self, uri: str) -> None:
         import boto3
+        from botocore.exceptions import BotoCoreError
 
         self.uri = uri.rstrip("/")
         bucket, _, prefix = uri.removeprefix("s3://").partition("/")
         self._bucket, self._prefix = bucket, prefix.strip("/")
-        self._s3: Any = boto3.client("s3")
+        try:
+            self._s3: Any = boto3.client("s3")
+        except (BotoCoreError, ValueError) as error:
+            raise UsageError(f"{uri}: no S3 client can be made ({error}): check AWS_ENDPOINT_URL.") from error
 
     def _key(self, key: str) -> str:
         return f"{self._prefix}/{_checked(key)}" if self._prefix else _checked(key)
@@ -211,7 +221,7 @@ class S3Store(ObjectStore):
         if code in {"NoSuchKey", "404", "NotFound"}:
             return MissingObjectError(f"{self.location(key)} does not exist.")
         if code in {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}:
-            return ConflictError(f"{self.location(key)} was changed by someone else meanwhile; run again.")
+            return self._conflict(key)
         return MistereError(
             f"the object store refused {self.location(key)} ({code}): check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and "
             "AWS_ENDPOINT_URL, and that the bucket exists."
@@ -240,7 +250,10 @@ class S3Store(ObjectStore):
             condition["IfNoneMatch"] = "*"
         elif expected is not None:
             condition["IfMatch"] = expected
-        return str(self._call(key, "put_object", Key=self._key(key), Body=data, **condition)["ETag"])
+        try:
+            return str(self._call(key, "put_object", Key=self._key(key), Body=data, **condition)["ETag"])
+        except MissingObjectError as error:
+            raise self._conflict(key) from error
 
     def exists(self, key: str) -> bool:
         try:
@@ -259,13 +272,12 @@ class S3Store(ObjectStore):
 
     def download(self, key: str, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(handle)
+        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         try:
-            self._call(key, "download_file", Filename=partial, Key=self._key(key))
-            Path(partial).replace(path)
+            self._call(key, "download_file", Filename=str(partial), Key=self._key(key))
+            partial.replace(path)
         finally:
-            Path(partial).unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
 
     def keys(self, prefix: str) -> Iterator[str]:
         from botocore.exceptions import BotoCoreError, ClientError

@@ -93,7 +93,10 @@ def _smoke_test(
     report: Opened[EvaluationReport],
     location: str,
 ) -> str:
-    from components.deploy_model.smoke_test import smoke_test
+    with step.loading():
+        import kserve.protocol.infer_type  # noqa: F401  (the gRPC client's messages)
+
+        from components.deploy_model.smoke_test import smoke_test
 
     return smoke_test(config, step, utterances.manifest, report, location)
 

@@ -21,7 +21,6 @@ STAGE = Stage(
     config=Section,
     inputs={"utterances": UtteranceSet, "encoder": EncoderCheckpoint},
     outputs={"embeddings": EmbeddingSet},
-    imports=("torch", "transformers.modeling_utils", "components.core.encoders.embedding"),
 )
 
 
@@ -45,7 +44,10 @@ def run(
     """
     if encoder.manifest.absent:
         return Result(manifests={"embeddings": EmbeddingSet(modality=modality, absent=True)})
-    from components.core.encoders.embedding import Embedder
+    with step.loading():
+        import transformers.modeling_utils  # noqa: F401  (families import it when they load)
+
+        from components.core.encoders.embedding import Embedder
 
     made = encoder.manifest
     base = open_artifact(step.store, BaseEncoder, made.base_digest)

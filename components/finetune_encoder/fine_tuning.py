@@ -8,6 +8,7 @@ happened.
 from __future__ import annotations
 
 import random
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ from components.core.encoders.inputs import encoder_input
 from components.core.encoders.preparation import prepared
 from components.core.encoders.sources import resolve_base
 from components.core.encoders.utterance_encoder import UtteranceEncoder, save_tuned
+from components.core.errors import UsageError
 from components.core.file_digest import digest_of
 from components.core.losses import focal_loss
 from components.core.manifests import EncoderCheckpoint, UtteranceSet, canonical_digest
@@ -86,7 +88,13 @@ def choose_trainable(model: UtteranceEncoder, config: EncoderConfig) -> None:
         adapters = LoraConfig(
             r=config.lora.rank, lora_alpha=config.lora.alpha, lora_dropout=config.lora.dropout, target_modules=targets
         )
-        inject_adapter_in_model(adapters, backbone)
+        try:
+            inject_adapter_in_model(adapters, backbone)
+        except ValueError as error:
+            raise UsageError(
+                f"encoder {config.source}: no module ends in {' or '.join(targets)}; name others in "
+                f"{model.family.modality}.lora.target_modules."
+            ) from error
         return
     if config.tuning == "frozen":
         backbone.requires_grad_(False)
@@ -283,11 +291,19 @@ def _fit(
             _Reporter(step.progress, checkpoints, config.epochs),
         ],
     )
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints.directory)))
+    trainer.train(resume_from_checkpoint=last_whole_checkpoint(checkpoints.directory))
     model.eval()
     for spool in data.values():
         spool.close()
     return _curve(trainer.state.log_history)
+
+
+def last_whole_checkpoint(directory: Path) -> str | None:
+    """The newest checkpoint; one that a kill left half-written (the state goes last) is deleted."""
+    for folder in directory.glob("checkpoint-*"):
+        if not (folder / "trainer_state.json").is_file():
+            shutil.rmtree(folder)
+    return get_last_checkpoint(str(directory))
 
 
 def _curve(log: list[dict[str, float]]) -> list[dict[str, float]]:

@@ -15,7 +15,6 @@ STAGE = Stage(
     config=EncoderConfig,
     inputs={"utterances": UtteranceSet},
     outputs={"encoder": EncoderCheckpoint},
-    imports=("torch", "transformers.trainer", "components.finetune_encoder.fine_tuning"),
 )
 
 
@@ -38,6 +37,7 @@ def run(
     if modality not in utterances.manifest.modalities:
         step.progress.note(f"the dataset has no {modality}: this branch is absent and loads no encoder.")
         return Result(manifests={"encoder": EncoderCheckpoint(modality=modality, absent=True)})
-    from components.finetune_encoder.fine_tuning import fine_tune
+    with step.loading():
+        from components.finetune_encoder.fine_tuning import fine_tune
 
     return Result(manifests={"encoder": fine_tune(config, step, utterances.manifest, encoder, modality)})

@@ -44,7 +44,7 @@ def describe(remote: str, digest: str, max_dialogues: int | None = None) -> Utte
     data = RemoteData(remote, digest)
     listing = data.listing()
     home = _dataset_home(listing)
-    wanted = {name: md5 for name, md5 in listing.items() if name.startswith(home)}
+    wanted = {name: md5 for name, md5 in listing.items() if name.startswith(home) and "/" not in name[len(home) :]}
     files = data.fetch({name: md5 for name, md5 in wanted.items() if name == f"{home}dataset.yaml" or split_of(name)})
     info = load_info(files[f"{home}dataset.yaml"], f"{home}dataset.yaml")
     shard_files = {name: path for name, path in files.items() if split_of(name)}
@@ -103,7 +103,7 @@ def _dataset_home(listing: dict[str, str]) -> str:
     """The folder, with its slash, that holds ``dataset.yaml``: the tracked folder itself or one below it."""
     homes = [name.removesuffix("dataset.yaml") for name in listing if name.rsplit("/", 1)[-1] == "dataset.yaml"]
     if len(homes) != 1:
-        found = "none" if not homes else ", ".join(sorted(homes))
+        found = ", ".join(f"{home}dataset.yaml" for home in sorted(homes)) or "none"
         raise DataError(f"the tracked folder must hold exactly one dataset.yaml beside its shards (found: {found}).")
     return homes[0]
 

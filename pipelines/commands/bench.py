@@ -17,7 +17,9 @@ def bench(name: str | None, arguments: Sequence[str]) -> int:
     Returns:
         Its exit code.
     """
-    scripts = {path.stem: path for path in sorted((PROJECT_ROOT / "tests" / "bench").glob("*.py")) if path.stem != "__init__"}
+    scripts = {
+        path.stem: path for path in sorted((PROJECT_ROOT / "tests" / "bench").glob("*.py")) if path.stem != "__init__"
+    }
     if name is None:
         for stem, path in scripts.items():
             print(f"{stem:<12} {_first_line(path.read_text(encoding='utf-8'))}")

@@ -44,9 +44,11 @@ def read_dialogue(path: Path) -> list[Turn]:
     except OSError as error:
         raise UsageError(f"{path} cannot be read ({error.strerror}).") from error
     except ValueError as error:
-        raise UsageError(f"{path} is not JSON: write a list like [{{\"text\": \"Hello?\", \"audio\": \"turn1.wav\"}}].") from error
+        raise UsageError(
+            f'{path} is not JSON: write a list like [{{"text": "Hello?", "audio": "turn1.wav"}}].'
+        ) from error
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
-        raise UsageError(f"{path}: write a list of utterances like [{{\"text\": \"Hello?\", \"audio\": \"turn1.wav\"}}].")
+        raise UsageError(f'{path}: write a list of utterances like [{{"text": "Hello?", "audio": "turn1.wav"}}].')
     turns = []
     for number, entry in enumerate(entries):
         audio = None

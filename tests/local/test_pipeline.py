@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from components.core.champion import read_champion
+from components.core.serving.client import DialogueClient
 from components.core.store import LocalStore
-from tests.local.workshop import Run, make_dataset, run
+from tests.local.workshop import LABELS, ROOT, Run, make_dataset, mistere, run
 
 ALWAYS = {"resolve_inputs", "register_model", "deploy_model", "report_run"}
 
@@ -83,3 +90,37 @@ def test_a_damaged_artifact_is_named_and_made_again(first: Run, output: Path, da
     assert "mixture.safetensors has SHA-256" in again.text and "made again" in again.text
     assert "train_moe" in again.ran and "finetune_encoder-speech" not in again.ran
     assert again.stages["train_moe"]["outputs"]["model"] == digest
+
+
+def test_the_deployed_model_is_served_and_asked_as_the_readme_says(first: Run, output: Path, tmp_path: Path) -> None:
+    section = (ROOT / "README.md").read_text().split("### Call the endpoint")[1].split("\n### ")[0]
+    serve, *asking = re.findall(r"```bash\n(.*?)```", section, re.DOTALL)
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    (tmp_path / "output").symlink_to(output)
+    with subprocess.Popen(["bash", "-c", f"exec {serve}"], cwd=tmp_path, env=environment) as server:
+        try:
+            DialogueClient("http://127.0.0.1:8080").wait_ready(60)
+            answers = [
+                subprocess.run(
+                    ["bash", "-ec", block], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+                )
+                for block in asking
+            ]
+        finally:
+            server.send_signal(signal.SIGINT)
+    assert len(answers) == 2
+    assert any(label in answers[0].stdout for label in LABELS) and "model version" in answers[0].stdout
+    decoder = json.JSONDecoder()
+    v1, end = decoder.raw_decode(answers[1].stdout)
+    v2, _ = decoder.raw_decode(answers[1].stdout[end:].lstrip())
+    assert len(v1["predictions"][0]["label"]) == 2
+    assert {tensor["name"] for tensor in v2["outputs"]} >= {"label", "probabilities", "expert_weights"}
+
+
+def test_a_port_in_use_is_said(first: Run, output: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = mistere("serve", "--output", str(output), "--port", str(taken.getsockname()[1]))
+    assert done.returncode == 1
+    assert "in use" in done.stderr and "Traceback" not in done.stderr

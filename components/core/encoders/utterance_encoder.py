@@ -88,10 +88,8 @@ def save_tuned(encoder: UtteranceEncoder, directory: Path) -> None:
     """
     from safetensors.torch import save_file
 
-    kept = {name: tensor for name, tensor in encoder.state_dict().items() if name.startswith(_TOP)}
-    for name, parameter in encoder.named_parameters():
-        if parameter.requires_grad and ".lora_" not in name:
-            kept[name] = parameter
+    trained = {name for name, p in encoder.named_parameters() if p.requires_grad and ".lora_" not in name}
+    kept = {name: t for name, t in encoder.state_dict().items() if name.startswith(_TOP) or name in trained}
     kept.update(_merged_adapters(encoder))
     save_file(
         {name: tensor.detach().cpu().contiguous() for name, tensor in kept.items()}, directory / "tuned.safetensors"

@@ -49,7 +49,7 @@ def make_batch(
         there = torch.zeros(size, longest, dtype=torch.bool)
         for index, dialogue in enumerate(dialogues):
             if name in dialogue:
-                values = torch.from_numpy(np.ascontiguousarray(dialogue[name], dtype=np.float32))
+                values = torch.from_numpy(np.array(dialogue[name], dtype=np.float32))
                 absent = values.isnan().any(1)
                 rows[index, : len(values)] = values.masked_fill(absent[:, None], 0.0)
                 there[index, : len(values)] = ~absent

@@ -19,7 +19,7 @@ from torch import Tensor
 from components.core.checkpoints import Checkpoints
 from components.core.config import MixtureConfig
 from components.core.embeddings import EmbeddedDialogue, EmbeddedDialogues
-from components.core.errors import DataError
+from components.core.errors import DataError, MistereError
 from components.core.metrics import confusion, weighted_f1
 from components.core.moe.mixture import DialogueBatch, MixtureOfExperts
 from components.core.moe.prediction import make_batch, predict
@@ -50,6 +50,7 @@ def train_mixture(
 
     Raises:
         DataError: train or dev has no dialogue.
+        MistereError: the training diverged.
     """
     for split in ("train", "dev"):
         if not data.split(split):  # type: ignore[arg-type]
@@ -100,6 +101,8 @@ class _Fitting:
         for dialogues in dialogue_batches(self.data.split("train"), self.config.batch_dialogues, draw):
             batch = self._batch(dialogues)
             loss = self.model.loss(batch)
+            if not torch.isfinite(loss):
+                raise self._diverged(f"the loss is {float(loss)}")
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
@@ -126,9 +129,18 @@ class _Fitting:
         dialogues = self.data.split("dev")
         self.model.eval()
         answers = predict(self.model, [self.data.read(dialogue) for dialogue in dialogues], 1.0)
-        predicted = np.concatenate([answer.probabilities.argmax(1) for answer in answers])
+        probabilities = np.concatenate([answer.probabilities for answer in answers])
+        if not np.isfinite(probabilities).all():
+            raise self._diverged("the probabilities are no numbers")
+        predicted = probabilities.argmax(1)
         true = np.concatenate([dialogue.labels for dialogue in dialogues])
         return float(weighted_f1(confusion(true, predicted, len(self.data.labels))))
+
+    def _diverged(self, how: str) -> MistereError:
+        return MistereError(
+            f"the mixture's training diverged in epoch {max(self.epoch, 1)} ({how}): lower mixture.learning_rate, now "
+            f"{self.config.learning_rate:g}, or check the embeddings for infinite values."
+        )
 
     def result(self) -> TrainedMixture:
         """The best epoch's model, calibrated."""
@@ -160,14 +172,17 @@ class _Fitting:
 
     def restore(self, directory: Path) -> None:
         """Go on from a checkpoint if there is one."""
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
 
         file = directory / _CHECKPOINT
         if not file.is_file():
             return
-        with safe_open(file, framework="pt") as tensors:
-            facts = json.loads(tensors.metadata()["facts"])
-            loaded = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                facts = json.loads(tensors.metadata()["facts"])
+                loaded = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+        except SafetensorError:
+            return  # cut short with the machine that wrote it: the training starts anew and ends in the same place
         self.model.load_state_dict(_below(loaded, "model."))
         self.best = _below(loaded, "best.")
         state: dict[int, dict[str, Tensor]] = {}

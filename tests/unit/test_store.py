@@ -1,0 +1,262 @@
+"""The object store: both implementations hold to one contract, and failures are one sentence."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from pathlib import Path
+
+import pytest
+
+from components.core.checkpoints import Checkpoints
+from components.core.errors import MistereError, UsageError
+from components.core.store import (
+    ABSENT,
+    ConflictError,
+    LocalStore,
+    MissingObjectError,
+    ObjectStore,
+    S3Store,
+    open_store,
+)
+from tests.unit.conftest import free_port
+
+
+def test_reads_what_was_written_and_overwrites(store: ObjectStore) -> None:
+    first = store.write("a/b.json", b"one")
+    assert store.read("a/b.json") == (b"one", first)
+    second = store.write("a/b.json", b"two")
+    assert store.read("a/b.json") == (b"two", second)
+    assert first != second
+
+
+def test_an_empty_object_is_an_object(store: ObjectStore) -> None:
+    store.write("empty", b"")
+    assert store.exists("empty") and store.read("empty")[0] == b""
+
+
+def test_exists_only_for_objects_not_for_prefixes(store: ObjectStore) -> None:
+    store.write("runs/one/run.json", b"{}")
+    assert store.exists("runs/one/run.json")
+    assert not store.exists("runs/one")
+    assert not store.exists("runs/one/run")
+
+
+def test_a_prefix_lists_what_is_below_it_and_not_what_begins_like_it(store: ObjectStore) -> None:
+    for key in ("runs/one/a", "runs/one/deep/b", "runs/one-more/c", "runs/on", "run/d"):
+        store.write(key, b"x")
+    assert sorted(store.keys("runs/one")) == ["runs/one/a", "runs/one/deep/b"]
+    assert list(store.keys("runs/o")) == []
+    assert list(store.keys("nothing")) == []
+
+
+def test_delete_removes_a_prefix_and_nothing_beside_it(store: ObjectStore) -> None:
+    for key in ("runs/one/a", "runs/one/deep/b", "runs/one-more/c"):
+        store.write(key, b"x")
+    store.delete("runs/one")
+    store.delete("runs/one")
+    assert list(store.keys("runs")) == ["runs/one-more/c"]
+
+
+def test_delete_object_removes_one_and_minds_no_absence(store: ObjectStore) -> None:
+    store.write("a/x", b"x")
+    store.write("a/y", b"y")
+    store.delete_object("a/x")
+    store.delete_object("a/x")
+    assert list(store.keys("a")) == ["a/y"]
+
+
+def test_files_go_up_and_come_down_whole(store: ObjectStore, tmp_path: Path) -> None:
+    source = tmp_path / "source.bin"
+    source.write_bytes(bytes(range(256)) * 4096)
+    store.upload(source, "blobs/deep/one.bin")
+    target = tmp_path / "new" / "folder" / "target.bin"
+    store.download("blobs/deep/one.bin", target)
+    assert target.read_bytes() == source.read_bytes() == store.read("blobs/deep/one.bin")[0]
+    assert list(target.parent.iterdir()) == [target]
+    assert list(store.keys("blobs")) == ["blobs/deep/one.bin"]
+
+
+def test_a_missing_object_is_named(store: ObjectStore, tmp_path: Path) -> None:
+    with pytest.raises(MissingObjectError, match=r"not/there does not exist\.$"):
+        store.read("not/there")
+    with pytest.raises(MissingObjectError, match=r"not/there does not exist\.$"):
+        store.download("not/there", tmp_path / "target")
+    assert list(tmp_path.glob("*target*")) == []
+
+
+@pytest.mark.parametrize("key", ["../secret", "a/../../secret", "/etc/passwd", "", "."])
+def test_keys_that_leave_the_store_are_refused(store: ObjectStore, key: str, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"x")
+    for attempt in (
+        lambda: store.read(key),
+        lambda: store.write(key, b"x"),
+        lambda: store.exists(key),
+        lambda: store.upload(file, key),
+        lambda: store.download(key, tmp_path / "target"),
+        lambda: list(store.keys(key)),
+        lambda: store.delete(key),
+        lambda: store.delete_object(key),
+    ):
+        with pytest.raises(UsageError, match="is no key of the object store"):
+            attempt()
+
+
+def test_a_conditional_write_wants_the_version_that_was_read(store: ObjectStore) -> None:
+    first = store.write("pointer", b"one", expected=ABSENT)
+    second = store.write("pointer", b"two", expected=first)
+    for stale in (ABSENT, first):
+        with pytest.raises(ConflictError, match="changed by someone else"):
+            store.write("pointer", b"three", expected=stale)
+    assert store.read("pointer") == (b"two", second)
+
+
+def test_a_conditional_write_to_what_was_deleted_is_refused(store: ObjectStore) -> None:
+    version = store.write("pointer", b"one")
+    store.delete_object("pointer")
+    with pytest.raises(ConflictError):
+        store.write("pointer", b"two", expected=version)
+    assert not store.exists("pointer")
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_of_many_writers_one_wins(store: ObjectStore, exists: bool) -> None:
+    seen = store.write("pointer", b"start") if exists else ABSENT
+    barrier, outcomes = threading.Barrier(4), []
+
+    def write(name: int) -> None:
+        writer = open_store(store.uri)
+        barrier.wait()
+        try:
+            writer.write("pointer", b"%d" % name, expected=seen)
+            outcomes.append(name)
+        except ConflictError:
+            outcomes.append(None)
+
+    threads = [threading.Thread(target=write, args=(name,)) for name in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    winners = [name for name in outcomes if name is not None]
+    assert len(outcomes) == 4 and len(winners) == 1
+    assert store.read("pointer")[0] == b"%d" % winners[0]
+
+
+def test_locks_and_unfinished_files_are_no_keys(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    store.write("a/pointer", b"x", expected=ABSENT)
+    (tmp_path / "a" / ".unfinished.1234").mkdir()
+    (tmp_path / "a" / ".unfinished.1234" / "file").write_bytes(b"x")
+    assert list(store.keys("a")) == ["a/pointer"]
+
+
+def test_a_failed_upload_leaves_nothing(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    with pytest.raises(FileNotFoundError):
+        store.upload(tmp_path / "no such file", "a/b")
+    assert [path for path in (tmp_path / "store").rglob("*") if path.is_file()] == []
+
+
+def test_a_store_where_a_file_is_in_the_way_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("a file")
+    with pytest.raises(MistereError, match=r"cannot write to .*choose another --output\."):
+        LocalStore(tmp_path / "store").write("a/b", b"x")
+
+
+def test_stores_are_opened_by_their_uri(s3_store: S3Store, tmp_path: Path) -> None:
+    s3_store.write("a", b"x")
+    assert open_store(s3_store.uri + "/").read("a")[0] == b"x"
+    LocalStore(tmp_path).write("a", b"y")
+    assert open_store(str(tmp_path)).read("a")[0] == open_store(f"file://{tmp_path}").read("a")[0] == b"y"
+    with pytest.raises(UsageError, match="folder or s3://"):
+        open_store("gs://bucket/prefix")
+
+
+def test_a_bucket_without_prefix_works(s3_store: S3Store) -> None:
+    whole = S3Store("s3://mistere-tests")
+    prefix = s3_store.uri.rsplit("/", 1)[1]
+    s3_store.write("a/b", b"x")
+    assert list(whole.keys(prefix)) == [f"{prefix}/a/b"]
+    assert whole.location("a") == "s3://mistere-tests/a"
+
+
+def _sentences(store: S3Store, tmp_path: Path) -> list[str]:
+    file = tmp_path / "file"
+    file.write_bytes(b"x")
+    said = []
+    for attempt in (
+        lambda: store.read("a"),
+        lambda: store.write("a", b"x"),
+        lambda: store.upload(file, "a"),
+        lambda: list(store.keys("a")),
+        lambda: store.delete("a"),
+        lambda: store.delete_object("a"),
+    ):
+        with pytest.raises(MistereError) as caught:
+            attempt()
+        assert not isinstance(caught.value, MissingObjectError | ConflictError)
+        said.append(str(caught.value))
+    assert all("\n" not in sentence and sentence.endswith(".") for sentence in said)
+    return said
+
+
+def test_an_endpoint_that_is_down_is_one_sentence(
+    s3_store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    store = S3Store(s3_store.uri)
+    assert all("AWS_ENDPOINT_URL" in sentence for sentence in _sentences(store, tmp_path))
+    with pytest.raises(MistereError, match="AWS_ENDPOINT_URL"):
+        store.exists("a")
+
+
+def test_no_credentials_are_one_sentence(s3_store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("boto3.DEFAULT_SESSION", None)  # it remembers the credentials it found first
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    assert all("AWS_ACCESS_KEY_ID" in sentence for sentence in _sentences(S3Store(s3_store.uri), tmp_path))
+
+
+def test_a_bucket_that_does_not_exist_is_no_empty_store(s3_store: S3Store, tmp_path: Path) -> None:
+    sentences = _sentences(S3Store("s3://no-such-bucket/prefix"), tmp_path)
+    assert all("bucket exists" in sentence for sentence in sentences)
+
+
+def test_an_endpoint_that_is_no_url_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "no url")
+    with pytest.raises(UsageError, match="AWS_ENDPOINT_URL"):
+        open_store("s3://bucket/prefix")
+
+
+def test_checkpoints_survive_the_machine(store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MISTERE_CACHE", str(tmp_path / "first"))
+    here = Checkpoints(store, "stage", "key")
+    here.restore()
+    for name in ("checkpoint-1", "checkpoint-2", "checkpoint-3"):
+        (here.directory / name).mkdir()
+        (here.directory / name / "weights").write_text(name)
+        if name == "checkpoint-3":
+            for file in (here.directory / "checkpoint-2").iterdir():
+                file.unlink()
+            (here.directory / "checkpoint-2").rmdir()
+        here.save(name)
+    monkeypatch.setenv("MISTERE_CACHE", str(tmp_path / "second"))
+    there = Checkpoints(store, "stage", "key")
+    there.restore()
+    assert sorted(path.name for path in there.directory.iterdir()) == ["checkpoint-1", "checkpoint-3"]
+    assert (there.directory / "checkpoint-1" / "weights").read_text() == "checkpoint-1"
+    there.clear()
+    assert list(store.keys("checkpoints")) == [] and not there.directory.exists()
+
+
+def test_a_checkpoint_that_was_not_sent_whole_does_not_count(s3_store: S3Store) -> None:
+    key = hashlib.sha256(s3_store.uri.encode()).hexdigest()
+    s3_store.write(f"checkpoints/stage/{key}/checkpoint-7/weights", b"half")
+    checkpoints = Checkpoints(s3_store, "stage", key)
+    checkpoints.restore()
+    assert list(checkpoints.directory.iterdir()) == []
