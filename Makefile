@@ -52,15 +52,17 @@ $(VENV)/bin/uv:
 		|| { echo "mistere needs Python 3.11 or 3.12 (found: $$($(PYTHON) --version 2>&1)); name one with PYTHON=..."; exit 2; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null \
 		|| { echo "this Python lacks its venv module; on Debian: apt-get install python3-venv"; exit 2; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@echo "making the environment in $(VENV)/"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
 $(VENV)/.ready: requirements.lock requirements-encoders.lock pyproject.toml | $(VENV)/bin/uv
-	$(UV) --compile-bytecode -r requirements.lock
-	$(UV) --no-deps -r requirements-encoders.lock
-	$(UV) --no-deps --editable .
+	@echo "installing what requirements.lock pins (2.3 GB, a few minutes)"
+	@$(UV) --compile-bytecode -r requirements.lock
+	@$(UV) --no-deps -r requirements-encoders.lock
+	@$(UV) --no-deps --editable .
 	@touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.lock
-	$(UV) -r requirements-dev.lock
+	@$(UV) -r requirements-dev.lock
 	@touch $@

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from components.core.config import SECTIONS, Config, load_config
+from components.core.config.whole import SECTIONS, Config, load_config
 from components.core.steps import RunContext
 
 PROFILES = Path(__file__).parent / "profiles"

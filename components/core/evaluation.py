@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from components.core.config import EvaluationConfig
+from components.core.config.evaluation import EvaluationConfig
 from components.core.metrics import (
     DialogueBootstrap,
     Interval,

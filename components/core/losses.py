@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -15,7 +16,10 @@ def focal_loss(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
         gamma: how much easy utterances are discounted.
     """
     log_p = functional.log_softmax(logits, dim=-1).gather(1, labels[:, None]).squeeze(1)
-    return (-((1 - log_p.exp()).clamp(min=0) ** gamma) * log_p).mean() if gamma else -log_p.mean()
+    if not gamma:
+        return -log_p.mean()
+    doubt = (1 - log_p.exp()).clamp(min=torch.finfo(log_p.dtype).eps)  # at 0 the power has no gradient where γ < 1
+    return (-(doubt**gamma) * log_p).mean()
 
 
 def supervised_contrastive_loss(vectors: Tensor, labels: Tensor, temperature: float) -> Tensor:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from components.core.config import RegistryConfig
+from components.core.config.registry import RegistryConfig
 from components.core.errors import MistereError
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The digest of the code a stage runs: its own modules and everything of ours they import, plus the lock file.
+"""The digest of the code a stage runs: its modules, everything of ours they import, their templates, and the lock file.
 
 Editing a line in one stage, or in a shared module, changes the keys of exactly the stages that run it. Imports are read
 from the source (also those inside functions), not by importing, which would cost seconds.
@@ -16,6 +16,7 @@ from components.core.places import LOCK_FILE, PROJECT_ROOT
 
 _OUTSIDE_STAGES = frozenset({"components.core.progress", "components.core.errors"})
 """Modules that cannot change a result: how progress is shown, and how a failure is worded."""
+_TEMPLATE_FOLDER = "templates/*.html"
 
 
 def _module_file(module: str) -> Path | None:
@@ -41,6 +42,20 @@ def _imports(file: Path) -> frozenset[str]:
     return frozenset(name for name in found if name.split(".")[0] == "components")
 
 
+@cache
+def _templates(file: Path) -> tuple[Path, ...]:
+    """The templates that a module names and that lie beside it, alone or in a folder ``templates``."""
+    literals = {
+        node.value
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    found = {file.parent / name for name in literals if name.endswith(".html") and "\n" not in name}
+    if _TEMPLATE_FOLDER.split("/")[0] in literals:
+        found.update(file.parent.glob(_TEMPLATE_FOLDER))
+    return tuple(sorted(path for path in found if path.is_file()))
+
+
 def closure(module: str) -> dict[str, Path]:
     """Every module of ours that ``module`` runs, itself and parent packages included, with its file."""
     pending, seen = [module], dict[str, Path]()
@@ -56,10 +71,11 @@ def closure(module: str) -> dict[str, Path]:
 
 
 def source_digest(module: str) -> str:
-    """SHA-256 over the closure of ``module`` and the lock file."""
+    """SHA-256 over the closure of ``module``, its templates and the lock file."""
     digest = hashlib.sha256(LOCK_FILE.read_bytes() if LOCK_FILE.is_file() else b"")
     for name, file in sorted(closure(module).items()):
-        digest.update(name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+        for part in (file, *_templates(file)):
+            digest.update(name.encode() + b"\0" + hashlib.sha256(part.read_bytes()).digest())
     return digest.hexdigest()
 
 

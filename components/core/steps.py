@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.core.artifact_io import MANIFEST, Opened, artifact_key, open_artifact, publish
 from components.core.checkpoints import Checkpoints
-from components.core.config import Section
+from components.core.config.base import Section
 from components.core.errors import ArtifactError, ExitCode, MistereError, UsageError
 from components.core.manifests import MadeBy, Manifest, canonical_digest
 from components.core.progress import Progress, emit
@@ -351,14 +351,22 @@ def _finished(
 
 
 def _check(store: ObjectStore, cls: type[Manifest], digest: str) -> Manifest:
-    """The manifest of a finished artifact. A remote one is not downloaded: its manifest was written last."""
+    """The manifest of a finished artifact. A remote one is not downloaded, only its files' names are looked up."""
     if isinstance(store, LocalStore):
         return open_artifact(store, cls, digest).manifest
     try:
-        text, _ = store.read(f"{artifact_key(cls.__name__, digest)}/{MANIFEST}")
-        return cls.model_validate_json(text)
+        folder = artifact_key(cls.__name__, digest)
+        text, _ = store.read(f"{folder}/{MANIFEST}")
+        manifest = cls.model_validate_json(text)
     except (MissingObjectError, ValidationError) as error:
         raise ArtifactError(f"{cls.__name__} {digest[:12]} is not whole in the store.") from error
+    there = set(store.keys(folder))
+    for name in manifest.files:
+        if f"{folder}/{name}" not in there:
+            raise ArtifactError(
+                f"{cls.__name__} {digest[:12]} is incomplete: {store.location(folder)}/{name} is missing."
+            )
+    return manifest
 
 
 def _write_reference(manifest: Manifest, path: Path) -> None:

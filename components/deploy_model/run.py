@@ -13,7 +13,7 @@ import yaml
 
 from components.core.artifact_io import Opened, artifact_key
 from components.core.champion import Champion, move_champion, read_champion
-from components.core.config import DeploymentConfig
+from components.core.config.deployment import DeploymentConfig
 from components.core.deployment import Deployment, deployment_key, journal_key
 from components.core.errors import MistereError
 from components.core.images import image

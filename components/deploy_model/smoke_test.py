@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from components.core.artifact_io import Opened
-from components.core.config import DeploymentConfig
+from components.core.config.deployment import DeploymentConfig
 from components.core.dataset import Utterance
 from components.core.errors import MistereError
 from components.core.manifests import EvaluationReport, UtteranceSet

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from components.core.artifact_io import Opened, open_artifact
 from components.core.champion import NO_CHAMPION, read_champion
-from components.core.config import EvaluationConfig
+from components.core.config.evaluation import EvaluationConfig
 from components.core.manifests import EmbeddingSet, EvaluationReport, ModelBundle, MoEModel, UtteranceSet
 from components.core.steps import Result, Stage, Step
 

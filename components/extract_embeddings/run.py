@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from components.core.artifact_io import Opened, open_artifact
-from components.core.config import Section
+from components.core.config.base import Section
 from components.core.dataset import SPLITS, Utterance
 from components.core.embeddings import UTTERANCES_FILE
 from components.core.manifests import BaseEncoder, EmbeddingSet, EncoderCheckpoint, UtteranceSet
@@ -78,15 +78,20 @@ def _write(embedder: Embedder, step: Step, reference: UtteranceSet, folder: Path
 
     reader = UtteranceReader(reference)
     speech = embedder.modality == "speech"
-    columns: dict[str, list[str | int]] = {"split": [], "dialogue_id": [], "turn": [], "label": []}
+    rows: list[dict[str, str | int]] = []
 
     def stream() -> Iterator[Utterance]:
         for split in SPLITS:
             for dialogue in reader.dialogues(split, audio=speech, text=not speech):
                 for utterance in dialogue:
-                    row = (split, utterance.dialogue_id, utterance.turn, utterance.label)
-                    for values, value in zip(columns.values(), row, strict=True):
-                        values.append(value)
+                    rows.append(
+                        {
+                            "split": split,
+                            "dialogue_id": utterance.dialogue_id,
+                            "turn": utterance.turn,
+                            "label": utterance.label,
+                        }
+                    )
                     yield utterance
 
     total = sum(reference.rows.values())
@@ -100,5 +105,5 @@ def _write(embedder: Embedder, step: Step, reference: UtteranceSet, folder: Path
         missing += int(np.isnan(vectors[:, 0]).sum())
         step.progress("utterances", done, total)
     matrix.flush()
-    pq.write_table(pa.table(columns), folder / UTTERANCES_FILE, compression="zstd")
+    pq.write_table(pa.Table.from_pylist(rows), folder / UTTERANCES_FILE, compression="zstd")
     return missing

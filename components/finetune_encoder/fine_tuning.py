@@ -22,7 +22,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, Traini
 from transformers.trainer_utils import get_last_checkpoint
 
 from components.core.checkpoints import Checkpoints
-from components.core.config import EncoderConfig
+from components.core.config.encoder import EncoderConfig
 from components.core.dataset import Split, Utterance
 from components.core.encoders import families
 from components.core.encoders.family import Family, Features

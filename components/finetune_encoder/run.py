@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from components.core.artifact_io import Opened
-from components.core.config import EncoderConfig
+from components.core.config.encoder import EncoderConfig
 from components.core.manifests import EncoderCheckpoint, UtteranceSet
 from components.core.steps import Result, Stage, Step
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from components.core.config import GateConfig
+from components.core.config.gate import GateConfig
 from components.core.metrics import Interval
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from components.core.artifact_io import Opened
 from components.core.champion import NO_CHAMPION
-from components.core.config import GateConfig
+from components.core.config.gate import GateConfig
 from components.core.manifests import EvaluationReport, GateVerdict, RuleResult
 from components.core.steps import Result, Stage, Step
 

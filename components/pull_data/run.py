@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.core.config import DataConfig
+from components.core.config.data import DataConfig
 from components.core.dataset import REQUIRED_COLUMNS, SPLITS, Split, load_info, read_batches, split_of
 from components.core.errors import DataError
 from components.core.manifests import Shard, UtteranceSet, canonical_digest

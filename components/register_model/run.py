@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from components.core.artifact_io import Opened, artifact_key
-from components.core.config import RegistryConfig
+from components.core.config.registry import RegistryConfig
 from components.core.manifests import (
     BundledEncoder,
     EncoderCheckpoint,

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.core.config import RegistryConfig
+from components.core.config.registry import RegistryConfig
 from components.core.outcome import read_outcome
 from components.core.steps import Result, Stage, Step
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from components.core.artifact_io import Opened
-from components.core.config import MixtureConfig
+from components.core.config.mixture import MixtureConfig
 from components.core.manifests import EmbeddingSet, MoEModel
 from components.core.steps import Result, Stage, Step
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from components.core.config import ValidationConfig
+from components.core.config.validation import ValidationConfig
 from components.core.dataset import SPLITS
 from components.validate_data.facts import Facts
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from components.core.config import ValidationConfig
+from components.core.config.validation import ValidationConfig
 from components.validate_data.facts import Facts
 
 Arguments = Mapping[str, Any]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from components.core.artifact_io import Opened
-from components.core.config import ValidationConfig
+from components.core.config.validation import ValidationConfig
 from components.core.dataset import SPLITS, Split
 from components.core.manifests import UtteranceSet, ValidationReport
 from components.core.remote_data import selected_dialogues, shard_paths

@@ -6,8 +6,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from components.core.config import nearest
 from components.core.errors import UsageError
+from components.core.nearest import nearest
 from components.core.places import PROJECT_ROOT
 
 

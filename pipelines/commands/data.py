@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from components.core.config import nearest
 from components.core.dataset import Split
 from components.core.errors import UsageError
+from components.core.nearest import nearest
 
 
 def make_sample(directory: Path, seed: int, dialogues: int) -> None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from components.core.config import Config
+from components.core.config.whole import Config
 from components.core.data_source import PinnedData, pin
 from components.core.errors import ExitCode, MistereError
 from components.core.outcome import read_outcome

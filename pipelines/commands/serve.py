@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from components.core.config import DeploymentConfig
+from components.core.config.deployment import DeploymentConfig
 from components.core.deployment import read_deployment
 from components.core.store import LocalStore
 

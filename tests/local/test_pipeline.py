@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ import pytest
 from components.core.champion import read_champion
 from components.core.serving.client import DialogueClient
 from components.core.store import LocalStore
-from tests.local.workshop import LABELS, ROOT, Run, make_dataset, mistere, run
+from tests.local.workshop import LABELS, ROOT, Run, make_dataset, mistere, rows, run
 
 ALWAYS = {"resolve_inputs", "register_model", "deploy_model", "report_run"}
 
@@ -124,3 +125,16 @@ def test_a_port_in_use_is_said(first: Run, output: Path) -> None:
         done = mistere("serve", "--output", str(output), "--port", str(taken.getsockname()[1]))
     assert done.returncode == 1
     assert "in use" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.long
+def test_a_champion_of_another_test_set_is_run_on_this_one(first: Run, output: Path, tmp_path: Path) -> None:
+    def longer():  # type: ignore[no-untyped-def]
+        for split, utterance in rows():
+            yield split, replace(utterance, text=f"{utterance.text} indeed") if split == "test" else utterance
+
+    before = read_champion(LocalStore(output / "store")).digest
+    other = run(output, make_dataset(tmp_path / "tones", longer()))
+    assert other.code == 0, other.text
+    assert "Weighted F1 differs from the champion's by" in other.text
+    assert other.stages["resolve_inputs"]["values"]["champion_digest"] == before

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from components.core.config import MixtureConfig, SpeechConfig, TextConfig
+from components.core.config.encoder import SpeechConfig, TextConfig
+from components.core.config.mixture import MixtureConfig
 from components.core.manifests import BundledEncoder, ModelBundle
 from components.core.serving.client import DialogueClient
 

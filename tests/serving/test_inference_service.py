@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 import yaml
 
-from components.core.config import DeploymentConfig
+from components.core.config.deployment import DeploymentConfig
 from components.core.errors import UsageError
 from components.core.serving.inference_service import inference_service
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from components.core.artifact_io import publish
 from components.core.checkpoints import Checkpoints
-from components.core.config import EvaluationConfig
+from components.core.config.evaluation import EvaluationConfig
 from components.core.evaluation import measure, write_predictions
 from components.core.manifests import (
     EncoderCheckpoint,

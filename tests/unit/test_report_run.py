@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from components.core.config import RegistryConfig
+from components.core.config.registry import RegistryConfig
 from components.core.outcome import TASKS, read_outcome
 from components.core.steps import execute
 from components.report_run import plots

@@ -16,7 +16,7 @@ import soundfile
 
 from components.core.artifact_io import Opened
 from components.core.checkpoints import Checkpoints
-from components.core.config import ValidationConfig
+from components.core.config.validation import ValidationConfig
 from components.core.dataset import SPLITS, DatasetInfo, Split, Utterance, shards_of, write_dataset
 from components.core.manifests import Shard, UtteranceSet, ValidationReport
 from components.core.progress import Progress

@@ -10,9 +10,9 @@ import importlib
 import pkgutil
 from functools import cache
 
-from components.core.config import nearest
 from components.core.encoders.family import Family
 from components.core.errors import UsageError
+from components.core.nearest import nearest
 
 
 @cache

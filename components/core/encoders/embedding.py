@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from components.core.config import EncoderConfig
+from components.core.config.encoder import EncoderConfig
 from components.core.encoders import families
 from components.core.encoders.family import Features
 from components.core.encoders.inputs import HasModalities, encoder_input

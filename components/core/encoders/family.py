@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from components.core.config import EncoderConfig
+from components.core.config.encoder import EncoderConfig
 
 Features = dict[str, Any]
 """One prepared utterance: numpy arrays or lists, and ``length`` (frames or tokens) for batching by length."""

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from components.core.audio import decode, resample
-from components.core.config import EncoderConfig
+from components.core.config.encoder import EncoderConfig
 
 RATE = 16000
 

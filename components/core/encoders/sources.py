@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from components.core.artifact_io import Opened, open_artifact, publish
-from components.core.config import EncoderConfig
+from components.core.config.encoder import EncoderConfig
 from components.core.encoders import families, family_of
 from components.core.encoders.ctranslate2 import convert_whisper
 from components.core.errors import ArtifactError, MistereError, UsageError

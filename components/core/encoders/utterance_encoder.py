@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from components.core.config import EncoderConfig
+from components.core.config.encoder import EncoderConfig
 from components.core.encoders.family import Family
 from components.core.errors import ArtifactError
 

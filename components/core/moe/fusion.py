@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from components.core.config import MixtureConfig
+from components.core.config.mixture import MixtureConfig
 
 
 class MaskedAttention(nn.Module):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from components.core.config import MixtureConfig
+from components.core.config.mixture import MixtureConfig
 from components.core.losses import expert_consistency_loss, focal_loss, supervised_contrastive_loss
 from components.core.moe.context import ContextLayers
 from components.core.moe.fusion import CoAttentionFusion, FeedForwardFusion

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from components.core.config import MixtureConfig
+from components.core.config.mixture import MixtureConfig
 from components.core.moe.mixture import DialogueBatch, MixtureOfExperts
 
 Embeddings = Mapping[str, np.ndarray]

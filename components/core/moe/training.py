@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from components.core.checkpoints import Checkpoints
-from components.core.config import MixtureConfig
+from components.core.config.mixture import MixtureConfig
 from components.core.embeddings import EmbeddedDialogue, EmbeddedDialogues
 from components.core.errors import DataError, MistereError
 from components.core.metrics import confusion, weighted_f1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Final
 
-from components.core.config import DeploymentConfig
+from components.core.config.deployment import DeploymentConfig
 from components.core.errors import UsageError
 from components.core.serving import protocol
 

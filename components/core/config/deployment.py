@@ -1,0 +1,16 @@
+"""The ``deployment`` section."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from components.core.config.base import Section
+
+
+class DeploymentConfig(Section):
+    """The inference service and its smoke test."""
+
+    service: str = "mistere"
+    namespace: str = "mistere"
+    ready_timeout: float = Field(default=120.0, gt=0, description="Seconds until the predictor must be ready.")
+    tolerance: float = Field(default=1e-4, gt=0, description="Between the endpoint's and the offline probabilities.")

@@ -1,0 +1,54 @@
+"""The ``mixture`` section."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+
+from components.core.config.base import SeededSection
+
+
+class MixtureConfig(SeededSection):
+    """The mixture of experts and its training; the defaults are the published ones (arXiv 2602.23300)."""
+
+    hidden: int = Field(default=512, gt=0)
+    gru_layers: int = Field(default=3, gt=0)
+    kernels: list[int] = Field(default_factory=lambda: [1, 3, 5], min_length=1)
+    context_dropout: float = Field(default=0.0, ge=0, lt=1)
+    fusion: Literal["co_attention", "feed_forward"] = "co_attention"
+    fusion_width: int = Field(default=1024, gt=0)
+    fusion_blocks: int = Field(default=4, ge=0)
+    attention_width: int = Field(default=120, gt=0)
+    attention_heads: int = Field(default=3, gt=0, validate_default=True)
+    attention_dropout: float = Field(default=0.1, ge=0, lt=1)
+    fusion_dropout: float = Field(default=0.5, ge=0, lt=1)
+    gate_hidden: int = Field(default=10, gt=0)
+    gate_temperature: float = Field(default=2.0, gt=0)
+    focal_gamma: float = Field(default=3.0, ge=0)
+    contrastive_weight: float = Field(default=2.0, ge=0)
+    contrastive_temperature: float = Field(default=1.0, gt=0)
+    consistency_weight: float = Field(default=0.1, ge=0)
+    modality_dropout: float = Field(default=0.1, ge=0, lt=1)
+    learning_rate: float = Field(default=1e-5, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    batch_dialogues: int = Field(default=8, gt=0)
+    epochs: int = Field(default=100, gt=0)
+    patience: int = Field(default=20, gt=0)
+    gradient_clip: float = Field(default=1.0, gt=0)
+
+    @field_validator("kernels")
+    @classmethod
+    def _kernels_are_odd(cls, kernels: list[int]) -> list[int]:
+        if any(kernel < 1 or kernel % 2 == 0 for kernel in kernels):
+            raise PydanticCustomError("kernels", "Kernels should be odd, so that a turn is in the middle of its window")
+        return kernels
+
+    @field_validator("attention_heads")
+    @classmethod
+    def _heads_divide_the_width(cls, heads: int, others: ValidationInfo) -> int:
+        width = others.data.get("attention_width", heads)
+        if width % heads:
+            raise PydanticCustomError("heads", "attention_width {width} should be a multiple of it", {"width": width})
+        return heads

@@ -1,0 +1,48 @@
+"""The sample profile as `make run` runs it, and the same data with its labels shuffled."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from components.core.dataset import SPLITS, Split, Utterance, load_info, read_utterances, write_dataset
+from tests.local.workshop import Run, mistere
+
+pytestmark = pytest.mark.long
+
+
+def run_sample(output: Path, *arguments: str) -> Run:
+    done = mistere("run", "--profile", "sample", "--output", str(output), *arguments, timeout=1500)
+    return Run(done.returncode, done.stdout + done.stderr, output)
+
+
+def test_the_sample_is_released_and_the_mixture_wins(tmp_path: Path) -> None:
+    done = run_sample(tmp_path)
+    assert done.code == 0, done.text
+    metrics = (done.folder / "reports" / "metrics.json").read_text()
+    assert '"test.weighted_f1"' in metrics
+    again = run_sample(tmp_path)
+    assert again.code == 0 and not {"finetune_encoder-speech", "finetune_encoder-text", "train_moe"} & again.ran
+
+
+def shuffled(folder: Path) -> Iterator[tuple[Split, Utterance]]:
+    """The dataset with every label drawn anew from all labels: nothing in voice or words tells it."""
+    draw = random.Random(1)
+    for split in SPLITS:
+        utterances = list(read_utterances(sorted(folder.glob(f"{split}-*.parquet"))))
+        labels = [utterance.label for utterance in utterances]
+        draw.shuffle(labels)
+        for utterance, label in zip(utterances, labels, strict=True):
+            yield split, dataclasses.replace(utterance, label=label)
+
+
+def test_shuffled_labels_do_not_pass_the_gate(tmp_path: Path, pulled_sample: Path) -> None:
+    write_dataset(tmp_path / "shuffled", load_info(pulled_sample / "dataset.yaml"), shuffled(pulled_sample))
+    done = run_sample(tmp_path / "output", "--data", str(tmp_path / "shuffled"))
+    assert done.code == 3, done.text
+    assert "REJECTED" in done.text and "must reach 0.400" in done.text
+    assert (done.folder / "reports" / "run_report.html").is_file()

@@ -1,0 +1,150 @@
+"""The configuration: profiles, ``--set``, bounds, and the way through the pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from google.protobuf import json_format, struct_pb2
+
+from components.core.config.encoder import EncoderConfig
+from components.core.config.gate import GateConfig
+from components.core.config.mixture import MixtureConfig
+from components.core.config.whole import SECTIONS, Config, available_profiles, load_config, parse_setting
+from components.core.errors import ExitCode, UsageError
+from components.core.nearest import nearest
+from pipelines.profiles import PROFILES, load_profile
+
+
+@pytest.mark.parametrize("profile", available_profiles(PROFILES))
+def test_every_profile_loads(profile: str) -> None:
+    config = load_profile(profile)
+    values = yaml.safe_load((PROFILES / f"{profile}.yaml").read_text())
+    assert config.seed == values.get("seed", 0)
+
+
+@pytest.mark.parametrize("profile", available_profiles(PROFILES))
+def test_a_section_survives_the_way_through_kfp(profile: str) -> None:
+    config = load_profile(profile, ["seed=7", "speech.lora.target_modules=[a, b]", "data.max_dialogues=5"])
+    for name in SECTIONS:
+        section = getattr(config, name)
+        struct = struct_pb2.Struct()
+        struct.update(config.section(name))
+        travelled: dict[str, Any] = json_format.MessageToDict(struct)
+        again = type(section).model_validate(travelled)
+        assert again == section and again.model_dump_json() == section.model_dump_json()
+        assert all(value is not None for value in travelled.values())
+
+
+def refused(*settings: str, profile: str = "tiny") -> str:
+    with pytest.raises(UsageError) as caught:
+        load_profile(profile, settings)
+    assert caught.value.exit_code == ExitCode.USAGE
+    message = str(caught.value)
+    assert "\n" not in message and len(message) < 400
+    return message
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (["gaet.min_weighted_f1=0.5"], "unknown setting 'gaet'; did you mean 'gate'?"),
+        (["gate.min_weigted_f1=0.5"], "unknown setting 'gate.min_weigted_f1'; did you mean 'min_weighted_f1'?"),
+        (["speech.lora.rnk=4"], "unknown setting 'speech.lora.rnk'; did you mean 'rank'?"),
+        (["zzz=1"], "unknown setting 'zzz'; valid names: data, deployment, evaluation,"),
+        (["gate.zzz=1"], "valid names: champion_margin, min_over_majority,"),
+        (["gate..min_weighted_f1=1"], "unknown setting"),
+        (["gate.min_weighted_f1"], "write it as section.key=value"),
+        (["=1"], "write it as section.key=value"),
+        (["gate.min_weighted_f1=[1"], "not valid YAML"),
+        (["gate.min_weighted_f1=high"], "gate.min_weighted_f1: Input should be a valid number"),
+        (["gate.min_weighted_f1=1.5"], "less than or equal to 1 (found 1.5)"),
+        (["gate=0.5"], "gate: Input should be a valid dictionary"),
+        (["gate.min_weighted_f1.x=0.5"], "gate.min_weighted_f1: Input should be a valid number"),
+        (["speech.epochs=0"], "speech.epochs: Input should be greater than 0 (found 0)"),
+        (["speech.epochs=1.5"], "speech.epochs: Input should be a valid integer"),
+        (["speech.dropout=1"], "speech.dropout: Input should be less than 1"),
+        (["speech.pooling=max"], "speech.pooling: Input should be 'mean', 'attentive'"),
+        (["data.max_dialogues=2"], "data.max_dialogues: Input should be greater than or equal to 3"),
+        (["mixture.learning_rate=.inf"], "mixture.learning_rate: Input should be a finite number"),
+        (["mixture.learning_rate=.nan"], "mixture.learning_rate: Input should be a finite number"),
+        (["mixture.kernels=[]"], "mixture.kernels: List should have at least 1 item"),
+        (["mixture.kernels=[1, 4]"], "mixture.kernels: Kernels should be odd"),
+        (["mixture.kernels=[-1]"], "mixture.kernels: Kernels should be odd"),
+        (["mixture.attention_width=100"], "mixture.attention_heads: attention_width 100 should be a multiple of it"),
+        (["mixture.attention_heads=7"], "attention_width 12 should be a multiple of it (found 7)"),
+        (["seed=-1"], "seed: Input should be greater than or equal to 0"),
+        (["seed=4294967296"], "seed: Input should be less than 4294967296"),
+        (["mixture.seed=-1"], "mixture.seed: Input should be greater than or equal to 0"),
+    ],
+)
+def test_a_wrong_setting_is_answered_with_what_would_be_right(settings: list[str], says: str) -> None:
+    assert says in refused(*settings)
+
+
+def test_an_unknown_profile_is_answered_with_the_nearest() -> None:
+    assert refused(profile="sampel") == "unknown profile 'sampel'; did you mean 'sample'?"
+    message = refused(profile="zzzzzz")
+    assert message.startswith("unknown profile 'zzzzzz'; valid names: ") and "tiny" in message
+
+
+@pytest.mark.parametrize(
+    ("setting", "path", "value"),
+    [
+        ("gate.min_weighted_f1=0.4", ["gate", "min_weighted_f1"], 0.4),
+        ("mixture.kernels=[1, 3]", ["mixture", "kernels"], [1, 3]),
+        ("data.max_dialogues=null", ["data", "max_dialogues"], None),
+        ("speech.lora.rank=16", ["speech", "lora", "rank"], 16),
+        ("speech.source=path:/a=b", ["speech", "source"], "path:/a=b"),
+        (" registry.model_name = a b", ["registry", "model_name"], "a b"),
+        ("speech.train_layers=", ["speech", "train_layers"], None),
+    ],
+)
+def test_a_setting_is_a_path_and_a_yaml_value(setting: str, path: list[str], value: object) -> None:
+    assert parse_setting(setting) == (path, value)
+
+
+def test_settings_lie_on_the_profile_and_that_on_the_defaults(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text("seed: 3\nspeech:\n  lora: {rank: 2}\n  epochs: 7\ngate: {seed: 1}\n")
+    settings = ["speech.lora.alpha=4", "speech.learning_rate=2e-5", "text.source=path:x", "text.source=path:y"]
+    config = load_config("p", settings, directory=tmp_path)
+    assert (config.speech.lora.rank, config.speech.lora.alpha, config.speech.epochs) == (2, 4, 7)
+    assert config.speech.lora.dropout == EncoderConfig(source="").lora.dropout
+    assert config.speech.learning_rate == 2e-5 and config.text.source == "path:y"
+
+
+def test_the_seed_reaches_every_section_that_names_none(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text("seed: 3\ngate: {seed: 1}\n")
+    config = load_config("p", ["mixture.seed=0"], directory=tmp_path)
+    assert (config.data.seed, config.speech.seed, config.text.seed, config.evaluation.seed) == (3, 3, 3, 3)
+    assert (config.gate.seed, config.mixture.seed) == (1, 0)
+    assert load_config("p", ["seed=9"], directory=tmp_path).speech.seed == 9
+
+
+def test_an_empty_profile_is_the_published_configuration(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text("")
+    config = load_config("p", directory=tmp_path)
+    assert config == Config()
+    mixture = config.mixture
+    assert (mixture.hidden, mixture.gru_layers, mixture.kernels, mixture.fusion_width) == (512, 3, [1, 3, 5], 1024)
+    assert (mixture.gate_temperature, mixture.focal_gamma, mixture.contrastive_weight) == (2.0, 3.0, 2.0)
+
+
+def test_a_section_does_not_change_after_loading() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        GateConfig().min_weighted_f1 = 0.1  # type: ignore[misc]
+
+
+def test_every_setting_that_multiplies_is_bounded() -> None:
+    """A count or a rate without bounds is a crash in the middle of a run."""
+    for section in (MixtureConfig, EncoderConfig):
+        for name, field in section.model_fields.items():
+            if field.annotation in (int, float):
+                assert field.metadata, f"{section.__name__}.{name}"
+
+
+def test_nearest_names_what_is_near_or_all() -> None:
+    assert nearest("tset", ["train", "test"]) == "; did you mean 'test'?"
+    assert nearest("x", ["b", "a"]) == "; valid names: a, b."

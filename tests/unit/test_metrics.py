@@ -1,0 +1,135 @@
+"""Metrics agree with scikit-learn; intervals cover, pair, and depend on the seed alone."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as reference
+
+from components.core.metrics import (
+    DialogueBootstrap,
+    accuracy,
+    confusion,
+    f1_per_class,
+    macro_f1,
+    weighted_f1,
+)
+
+Labels = tuple[int, list[tuple[int, int]]]
+LABELS = st.integers(2, 7).flatmap(
+    lambda classes: st.tuples(
+        st.just(classes),
+        st.lists(st.tuples(st.integers(0, classes - 1), st.integers(0, classes - 1)), min_size=1, max_size=60),
+    )
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(LABELS)
+def test_figures_are_scikit_learns(drawn: Labels) -> None:
+    classes, pairs = drawn
+    true, predicted = np.array(pairs).T
+    counts = confusion(true, predicted, classes)
+    labels = list(range(classes))
+    assert counts.tolist() == reference.confusion_matrix(true, predicted, labels=labels).tolist()
+    for average, found in (
+        ("weighted", weighted_f1(counts)),
+        ("macro", macro_f1(counts)),
+        (None, f1_per_class(counts)),
+    ):
+        wanted = reference.f1_score(true, predicted, labels=labels, average=average, zero_division=0)
+        np.testing.assert_allclose(found, wanted, atol=1e-12)
+    assert accuracy(counts) == pytest.approx(reference.accuracy_score(true, predicted))
+
+
+def test_stacked_counts_give_stacked_figures() -> None:
+    draw = np.random.default_rng(0)
+    counts = draw.integers(0, 9, size=(5, 3, 3))
+    for figure in (weighted_f1, macro_f1, accuracy):
+        np.testing.assert_allclose(figure(counts), [figure(one) for one in counts])
+
+
+def test_no_utterance_at_all_is_zero_not_nan() -> None:
+    nothing = np.zeros((3, 3), dtype=int)
+    assert weighted_f1(nothing) == macro_f1(nothing) == accuracy(nothing) == 0
+
+
+def sample(draw: np.random.Generator, dialogues: int, skill: float) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Dialogues of unlike difficulty, so that utterances within one are dependent."""
+    names, true, predicted = [], [], []
+    for index in range(dialogues):
+        n = int(draw.integers(3, 12))
+        labels = draw.integers(0, 3, n)
+        hit = draw.random(n) < np.clip(skill + draw.normal(0, 0.2), 0, 1)
+        names += [f"d{index}"] * n
+        true.append(labels)
+        predicted.append(np.where(hit, labels, (labels + draw.integers(1, 3, n)) % 3))
+    return names, np.concatenate(true), np.concatenate(predicted)
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
+    draw = np.random.default_rng(1)
+    _, true, predicted = sample(draw, 20000, 0.6)
+    truth = float(weighted_f1(confusion(true, predicted, 3)))
+    covered = 0
+    for trial in range(200):
+        names, true, predicted = sample(draw, 40, 0.6)
+        found = DialogueBootstrap(names, 300, seed=trial, interval=0.9).weighted_f1(true, predicted, 3)
+        assert found.low <= found.value <= found.high
+        covered += found.low <= truth <= found.high
+    assert 0.82 <= covered / 200 <= 0.96
+
+
+def test_the_value_is_that_of_the_sample_itself_in_any_order() -> None:
+    draw = np.random.default_rng(2)
+    names, true, predicted = sample(draw, 30, 0.5)
+    found = DialogueBootstrap(names, 100, seed=0).weighted_f1(true, predicted, 3)
+    assert found.value == pytest.approx(reference.f1_score(true, predicted, average="weighted"))
+    order = draw.permutation(len(true))
+    again = DialogueBootstrap([names[i] for i in order], 100, seed=0).weighted_f1(true[order], predicted[order], 3)
+    assert again == found
+
+
+def test_a_paired_difference_has_the_right_sign_and_less_spread() -> None:
+    draw = np.random.default_rng(3)
+    names, true, one = sample(draw, 80, 0.6)
+    worse = one.copy()
+    spoiled = draw.random(len(true)) < 0.1
+    worse[spoiled] = (true[spoiled] + 1) % 3
+    bootstrap = DialogueBootstrap(names, 1000, seed=0)
+    found = bootstrap.weighted_f1_difference(true, one, worse, 3)
+    back = bootstrap.weighted_f1_difference(true, worse, one, 3)
+    assert found.low > 0 and back.high < 0
+    assert (back.value, back.low, back.high) == pytest.approx((-found.value, -found.high, -found.low))
+    alone = bootstrap.weighted_f1(true, one, 3)
+    assert found.high - found.low < alone.high - alone.low
+    same = bootstrap.weighted_f1_difference(true, one, one, 3)
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+
+
+def test_draws_depend_on_the_seed_alone() -> None:
+    names, true, predicted = sample(np.random.default_rng(4), 30, 0.5)
+    first, second, other = (DialogueBootstrap(names, 200, seed).weighted_f1(true, predicted, 3) for seed in (0, 0, 1))
+    assert first == second and first != other
+
+
+def test_one_dialogue_has_an_interval_of_no_width() -> None:
+    true, predicted = np.array([0, 1, 1]), np.array([0, 1, 0])
+    found = DialogueBootstrap(["only"] * 3, 100, seed=0).weighted_f1(true, predicted, 2)
+    assert found.low == found.value == found.high
+
+
+def test_melds_test_split_takes_a_moment(capsys: pytest.CaptureFixture[str]) -> None:
+    draw = np.random.default_rng(5)
+    names = [f"d{index // 10}" for index in range(2600)]
+    true, one, other = draw.integers(0, 7, (3, 2600))
+    clock = time.perf_counter()
+    bootstrap = DialogueBootstrap(names, 2000, seed=0)
+    bootstrap.weighted_f1(true, one, 7)
+    bootstrap.weighted_f1_difference(true, one, other, 7)
+    with capsys.disabled():
+        print(f" [2,000 resamples of 2,600 utterances, interval and difference: {time.perf_counter() - clock:.2f} s]")

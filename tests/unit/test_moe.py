@@ -1,0 +1,493 @@
+"""The mixture: exact under padding and missing modalities, and its training exact under interruption."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch import Tensor
+
+from components.core.checkpoints import Checkpoints
+from components.core.config.mixture import MixtureConfig
+from components.core.embeddings import EmbeddedDialogues
+from components.core.errors import ArtifactError, DataError, MistereError
+from components.core.losses import expert_consistency_loss, focal_loss, supervised_contrastive_loss
+from components.core.metrics import confusion, weighted_f1
+from components.core.moe.mixture import CROSS_MODAL, MixtureOfExperts
+from components.core.moe.prediction import load_mixture, make_batch, predict, save_mixture
+from components.core.moe.training import calibrate, dialogue_batches, drop_modalities, train_mixture
+from components.core.progress import Progress
+from components.core.store import LocalStore, ObjectStore
+
+CLASSES = 4
+DIMENSIONS = [{"text": 6}, {"speech": 5, "text": 7}, {"speech": 5, "text": 7, "video": 3}]
+FUSIONS = ["co_attention", "feed_forward"]
+every_shape = pytest.mark.parametrize(
+    ("fusion", "dimensions"), [(fusion, dimensions) for fusion in FUSIONS for dimensions in DIMENSIONS]
+)
+Dialogue = dict[str, np.ndarray]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tensors this small are only slowed by a second thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def config_of(fusion: str = "co_attention", **changes: object) -> MixtureConfig:
+    small = {
+        "hidden": 6,
+        "gru_layers": 2,
+        "fusion": fusion,
+        "fusion_width": 12,
+        "fusion_blocks": 2,
+        "attention_width": 6,
+        "attention_heads": 3,
+    }
+    return MixtureConfig.model_validate(small | changes)
+
+
+def model_of(dimensions: Mapping[str, int], fusion: str = "co_attention", seed: int = 0) -> MixtureOfExperts:
+    torch.manual_seed(seed)
+    model = MixtureOfExperts(config_of(fusion), dimensions, CLASSES)
+    for missing in getattr(model.cross_modal, "missing", []):
+        torch.nn.init.normal_(missing)
+    return model.eval()
+
+
+def dialogue_of(draw: np.random.Generator, dimensions: Mapping[str, int], turns: int, missing: float = 0.3) -> Dialogue:
+    """Random embeddings; a share of the rows of each modality is missing."""
+    rows = {name: draw.normal(size=(turns, width)).astype(np.float32) for name, width in dimensions.items()}
+    for matrix in rows.values():
+        matrix[draw.random(turns) < missing] = np.nan
+    return rows
+
+
+def some_dialogues(dimensions: Mapping[str, int], seed: int) -> tuple[list[Dialogue], list[np.ndarray]]:
+    draw = np.random.default_rng(seed)
+    lengths = [1, 2, int(draw.integers(3, 9)), int(draw.integers(9, 24)), 5]
+    dialogues = [dialogue_of(draw, dimensions, turns) for turns in lengths]
+    if len(dimensions) > 1:
+        del dialogues[-1][next(iter(dimensions))]
+    return dialogues, [draw.integers(0, CLASSES, turns) for turns in lengths]
+
+
+@every_shape
+@pytest.mark.parametrize("seed", range(3))
+def test_a_dialogues_output_is_the_same_alone_and_in_any_batch(
+    fusion: str, dimensions: dict[str, int], seed: int
+) -> None:
+    model = model_of(dimensions, fusion, seed)
+    dialogues, _ = some_dialogues(dimensions, seed)
+    together = predict(model, dialogues, 1.3)
+    backwards = predict(model, dialogues[::-1], 1.3)[::-1]
+    for index, dialogue in enumerate(dialogues):
+        (alone,) = predict(model, [dialogue], 1.3)
+        for other in (together[index], backwards[index]):
+            np.testing.assert_allclose(alone.probabilities, other.probabilities, atol=1e-5)
+            np.testing.assert_allclose(alone.expert_weights, other.expert_weights, atol=1e-5)
+            np.testing.assert_allclose(alone.expert_probabilities, other.expert_probabilities, atol=1e-5)
+            assert alone.modalities == other.modalities
+        assert np.abs(alone.probabilities.sum(1) - 1).max() < 1e-5
+
+
+@every_shape
+def test_a_dialogues_gradient_is_the_same_alone_and_in_any_batch(fusion: str, dimensions: dict[str, int]) -> None:
+    model = model_of(dimensions, fusion)
+    dialogues, labels = some_dialogues(dimensions, 7)
+    for index in (0, 3, 4):
+        alone = make_batch([dialogues[index]], dimensions, [labels[index]])
+        together = make_batch(dialogues, dimensions, labels)
+        turns = len(labels[index])
+
+        def gradients(batch_index: int, batch: object) -> list[Tensor]:
+            model.zero_grad()
+            output = model(batch)
+            focal_loss(output.logits[batch_index, :turns], torch.as_tensor(labels[index]), 2.0).backward()
+            return [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in model.parameters()]
+
+        for one, other in zip(gradients(0, alone), gradients(index, together), strict=True):
+            torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+@every_shape
+def test_the_loss_and_its_gradient_ignore_padding(fusion: str, dimensions: dict[str, int]) -> None:
+    model = model_of(dimensions, fusion)
+    dialogues, labels = some_dialogues(dimensions, 3)
+    batch = make_batch(dialogues, dimensions, labels)
+    pad = 6
+    padded = replace(
+        batch,
+        inputs={name: torch.cat([x, torch.full_like(x[:, :pad], 9.0)], 1) for name, x in batch.inputs.items()},
+        present={name: torch.cat([x, torch.ones_like(x[:, :pad])], 1) for name, x in batch.present.items()},
+        mask=torch.cat([batch.mask, torch.zeros_like(batch.mask[:, :pad])], 1),
+        labels=torch.cat([batch.labels, torch.full_like(batch.labels[:, :pad], 3)], 1),  # type: ignore[index]
+    )
+    order = [3, 0, 4, 1, 2]
+    shuffled = make_batch([dialogues[i] for i in order], dimensions, [labels[i] for i in order])
+    found = []
+    for one in (batch, padded, shuffled):
+        model.zero_grad()
+        loss = model.loss(one)
+        loss.backward()
+        flat = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        found.append((loss.detach(), flat))
+    for loss, gradient in found[1:]:
+        torch.testing.assert_close(loss, found[0][0], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(gradient, found[0][1], atol=1e-4, rtol=1e-3)
+
+
+@every_shape
+def test_absent_experts_weigh_exactly_nothing(fusion: str, dimensions: dict[str, int]) -> None:
+    model = model_of(dimensions, fusion)
+    dialogues, _ = some_dialogues(dimensions, 11)
+    for dialogue, answer in zip(dialogues, predict(model, dialogues, 1.0), strict=True):
+        turns = len(answer.probabilities)
+        there = np.stack(
+            [~np.isnan(dialogue[n]).any(1) if n in dialogue else np.zeros(turns, bool) for n in dimensions], axis=1
+        )
+        anything = there.any()
+        weights = answer.expert_weights
+        assert (weights[:, :-1][~there] == 0).all()
+        assert (weights[:, :-1][there] > 0).all() and ((weights[:, -1] > 0) == anything).all()
+        np.testing.assert_allclose(weights.sum(1), float(anything), atol=1e-6)
+        uniform = answer.expert_probabilities[:, :-1][~there]
+        np.testing.assert_allclose(uniform, 1 / CLASSES, atol=1e-6)
+        names = ["+".join(n for n, t in zip(dimensions, row, strict=True) if t) or "none" for row in there]
+        assert answer.modalities == names
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_an_utterance_with_nothing_is_answered_from_what_is_around_it(fusion: str) -> None:
+    dimensions = DIMENSIONS[1]
+    model = model_of(dimensions, fusion)
+    dialogue = dialogue_of(np.random.default_rng(0), dimensions, 5, missing=0)
+    for matrix in dialogue.values():
+        matrix[2] = np.nan
+    (answer,) = predict(model, [dialogue], 1.0)
+    assert model.experts[-1] == CROSS_MODAL
+    assert answer.expert_weights[2].tolist() == [0, 0, 1] and answer.modalities[2] == "none"
+    np.testing.assert_allclose(answer.probabilities[2], answer.expert_probabilities[2, -1], atol=1e-6)
+    dialogue["text"][3] += 1.0
+    (other,) = predict(model, [dialogue], 1.0)
+    assert np.abs(other.probabilities[2] - answer.probabilities[2]).max() > 1e-6
+
+
+@every_shape
+def test_a_dialogue_with_nothing_is_uniform_and_spoils_no_other(fusion: str, dimensions: dict[str, int]) -> None:
+    model = model_of(dimensions, fusion)
+    nothing = {name: np.full((3, width), np.nan, np.float32) for name, width in dimensions.items()}
+    dialogues, labels = some_dialogues(dimensions, 2)
+    (alone,) = predict(model, [nothing], 1.0)
+    beside = predict(model, [nothing, dialogues[3]], 1.0)
+    for answer in (alone, beside[0]):
+        assert (answer.expert_weights == 0).all()
+        np.testing.assert_allclose(answer.probabilities, 1 / CLASSES, atol=1e-6)
+    np.testing.assert_allclose(beside[1].probabilities, predict(model, [dialogues[3]], 1.0)[0].probabilities, atol=1e-5)
+    model.zero_grad()
+    loss = model.loss(make_batch([nothing, dialogues[3]], dimensions, [np.array([0, 1, 2]), labels[3]]))
+    loss.backward()
+    assert loss.isfinite() and all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    only = model.loss(make_batch([nothing], dimensions, [np.array([0, 1, 2])]))
+    only.backward()
+    assert only.isfinite() and all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_padded_values_in_a_batch_do_not_matter_to_the_answer() -> None:
+    dimensions = DIMENSIONS[1]
+    model = model_of(dimensions)
+    dialogues, _ = some_dialogues(dimensions, 5)
+    batch = make_batch(dialogues, dimensions)
+    noisy = replace(
+        batch, inputs={name: torch.where(batch.mask[..., None], x, 1e3) for name, x in batch.inputs.items()}
+    )
+    torch.testing.assert_close(model(noisy).logits[batch.mask], model(batch).logits[batch.mask], atol=1e-5, rtol=1e-4)
+
+
+@every_shape
+def test_a_saved_mixture_answers_the_same(fusion: str, dimensions: dict[str, int], tmp_path: Path) -> None:
+    model = model_of(dimensions, fusion)
+    dialogues, _ = some_dialogues(dimensions, 1)
+    save_mixture(model, tmp_path)
+    again = load_mixture(tmp_path)
+    assert again.experts == model.experts and not again.training
+    for one, other in zip(predict(model, dialogues, 1.0), predict(again, dialogues, 1.0), strict=True):
+        np.testing.assert_array_equal(one.probabilities, other.probabilities)
+
+
+# Losses
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_contrastive_loss_depends_on_the_set_alone_and_is_khoslas(seed: int) -> None:
+    torch.manual_seed(seed)
+    vectors, labels = torch.randn(9, 4), torch.tensor([0, 0, 1, 1, 1, 2, 3, 0, 3])
+    order = torch.randperm(9)
+    found = supervised_contrastive_loss(vectors, labels, 0.7)
+    torch.testing.assert_close(supervised_contrastive_loss(vectors[order], labels[order], 0.7), found)
+    torch.testing.assert_close(supervised_contrastive_loss(vectors * 3, labels, 0.7), found)
+    unit = torch.nn.functional.normalize(vectors, dim=1)
+    anchors = []
+    for i in range(9):
+        positives = [j for j in range(9) if j != i and labels[j] == labels[i]]
+        if positives:
+            scores = {j: float(unit[i] @ unit[j]) / 0.7 for j in range(9) if j != i}
+            total = math.log(sum(math.exp(score) for score in scores.values()))
+            anchors.append(-sum(scores[j] - total for j in positives) / len(positives))
+    assert float(found) == pytest.approx(sum(anchors) / len(anchors), abs=1e-5)
+
+
+def test_a_contrastive_loss_without_positives_is_zero_with_zero_gradient() -> None:
+    vectors = torch.randn(3, 4, requires_grad=True)
+    loss = supervised_contrastive_loss(vectors, torch.tensor([0, 1, 2]), 1.0)
+    loss.backward()
+    assert float(loss.detach()) == 0 and vectors.grad is not None and not vectors.grad.any()
+
+
+def test_the_consistency_loss_is_over_present_pairs_in_any_order() -> None:
+    torch.manual_seed(0)
+    logits, present = torch.randn(7, 3, CLASSES), torch.rand(7, 3) > 0.3
+    found = expert_consistency_loss(logits, present)
+    order = torch.randperm(7)
+    torch.testing.assert_close(expert_consistency_loss(logits[order], present[order]), found)
+    torch.testing.assert_close(expert_consistency_loss(logits.flip(1), present.flip(1)), found)
+    spoiled = torch.where(present[..., None], logits, 50.0)
+    torch.testing.assert_close(expert_consistency_loss(spoiled, present), found)
+    p = logits.softmax(-1)
+    pairs = [
+        float((p[n, i] * (p[n, i] / p[n, j]).log()).sum() + (p[n, j] * (p[n, j] / p[n, i]).log()).sum())
+        for n in range(7)
+        for i in range(3)
+        for j in range(i + 1, 3)
+        if present[n, i] and present[n, j]
+    ]
+    assert float(found) == pytest.approx(sum(pairs) / len(pairs), abs=1e-5)
+    assert float(expert_consistency_loss(logits, torch.zeros_like(present))) == 0
+
+
+def test_a_focal_loss_of_gamma_zero_is_cross_entropy() -> None:
+    logits, labels = torch.randn(8, CLASSES), torch.randint(CLASSES, (8,))
+    torch.testing.assert_close(focal_loss(logits, labels, 0), torch.nn.functional.cross_entropy(logits, labels))
+    p = logits.softmax(-1)[torch.arange(8), labels]
+    torch.testing.assert_close(focal_loss(logits, labels, 2.0), ((1 - p) ** 2 * -p.log()).mean())
+    assert focal_loss(logits, labels, 2.0) < focal_loss(logits, labels, 0)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0, 3.0])
+def test_a_focal_loss_of_certain_answers_has_finite_gradients(gamma: float) -> None:
+    logits = torch.tensor([[1e4, 0.0], [0.0, 1e4], [80.0, 0.0]], requires_grad=True)
+    focal_loss(logits, torch.tensor([0, 0, 0]), gamma).backward()
+    assert logits.grad is not None and logits.grad.isfinite().all()
+
+
+# Training
+
+
+def write_toy(folder: Path, *, spoil: float | None = None) -> EmbeddedDialogues:
+    """Dialogues whose labels show in one modality or the other, with missing rows."""
+    draw = np.random.default_rng(0)
+    folder.mkdir(exist_ok=True)
+    split, names, turns, labels = [], [], [], []
+    for index in range(40):
+        for turn in range(int(draw.integers(2, 8))):
+            split.append("train" if index < 24 else "dev" if index < 32 else "test")
+            names.append(f"d{index}")
+            turns.append(turn)
+            labels.append(int(draw.integers(0, 3)))
+    centres = {name: draw.normal(size=(3, 8)) * 1.5 for name in ("speech", "text")}
+    matrices = {}
+    for name, centre in centres.items():
+        matrix = (centre[labels] + draw.normal(size=(len(labels), 8))).astype(np.float32)
+        matrix[draw.random(len(labels)) < 0.15] = np.nan
+        if spoil is not None:
+            matrix[:, 0] = spoil
+        np.save(folder / f"{name}.npy", matrix)
+        matrices[name] = folder / f"{name}.npy"
+    table = {"split": split, "dialogue_id": names, "turn": turns, "label": [f"l{label}" for label in labels]}
+    pq.write_table(pa.table(table), folder / "utterances.parquet")
+    return EmbeddedDialogues(folder / "utterances.parquet", matrices, ["l0", "l1", "l2"])
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> EmbeddedDialogues:
+    return write_toy(tmp_path_factory.mktemp("toy"))
+
+
+def toy_config(**changes: object) -> MixtureConfig:
+    return config_of(**({"gru_layers": 1, "learning_rate": 3e-3, "epochs": 6, "fusion_dropout": 0.2} | changes))  # type: ignore[arg-type]
+
+
+def weights_of(model: MixtureOfExperts) -> dict[str, np.ndarray]:
+    return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+
+
+def assert_same(one: MixtureOfExperts, other: MixtureOfExperts) -> None:
+    theirs = weights_of(other)
+    for name, values in weights_of(one).items():
+        np.testing.assert_array_equal(values, theirs[name], err_msg=name)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_training_beats_chance_and_repeats_itself(toy: EmbeddedDialogues, fusion: str) -> None:
+    config = toy_config(fusion=fusion)
+    first = train_mixture(config, toy, progress=Progress("train_moe"))
+    dialogues = toy.split("test")
+    answers = predict(first.model, [toy.read(dialogue) for dialogue in dialogues], first.temperature)
+    predicted = np.concatenate([answer.probabilities.argmax(1) for answer in answers])
+    true = np.concatenate([dialogue.labels for dialogue in dialogues])
+    assert weighted_f1(confusion(true, predicted, 3)) > 0.6
+    assert first.dev_weighted_f1 == max(epoch["dev_weighted_f1"] for epoch in first.history) or first.epoch > 0
+    assert [epoch["epoch"] for epoch in first.history] == list(range(1, len(first.history) + 1))
+    second = train_mixture(config, toy, progress=Progress("train_moe"))
+    assert first.history == second.history and first.temperature == second.temperature
+    assert_same(first.model, second.model)
+    other = train_mixture(toy_config(fusion=fusion, seed=1), toy, progress=Progress("train_moe"))
+    assert other.history != first.history
+
+
+class Interrupted(Exception):
+    """Stands for a kill."""
+
+
+class Interrupting(Progress):
+    """Raises when an epoch is reported: before its checkpoint is written."""
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__("train_moe")
+        self.epoch = epoch
+
+    def __call__(self, message: str, done: float = 0, total: float = 0) -> None:
+        if done == self.epoch:
+            raise Interrupted
+
+
+def test_a_run_that_was_interrupted_ends_where_it_would_have_ended(
+    toy: EmbeddedDialogues, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = toy_config(epochs=5, modality_dropout=0.3, context_dropout=0.1)
+    whole = train_mixture(config, toy, progress=Progress("train_moe"))
+    for attempt, epoch in enumerate((1, 3, 4)):
+        monkeypatch.setenv("MISTERE_CACHE", str(tmp_path / f"machine-{attempt}"))
+        with pytest.raises(Interrupted):
+            train_mixture(config, toy, progress=Interrupting(epoch), checkpoints=Checkpoints(store, "train_moe", "key"))
+    monkeypatch.setenv("MISTERE_CACHE", str(tmp_path / "last-machine"))
+    trained: list[float] = []
+
+    class Counting(Progress):
+        def __call__(self, message: str, done: float = 0, total: float = 0) -> None:
+            trained.append(done)
+
+    resumed = train_mixture(
+        config, toy, progress=Counting("train_moe"), checkpoints=Checkpoints(store, "train_moe", "key")
+    )
+    assert trained == [4, 5]
+    assert resumed.history == whole.history
+    assert (resumed.epoch, resumed.dev_weighted_f1, resumed.temperature) == (
+        whole.epoch,
+        whole.dev_weighted_f1,
+        whole.temperature,
+    )
+    assert_same(resumed.model, whole.model)
+
+
+def test_a_checkpoint_that_was_cut_short_costs_time_only(toy: EmbeddedDialogues, tmp_path: Path) -> None:
+    config = toy_config(epochs=2)
+    checkpoints = Checkpoints(LocalStore(tmp_path), "train_moe", "key")
+    checkpoints.directory.mkdir(parents=True)
+    (checkpoints.directory / "epoch").write_bytes(b"\x10\x00\x00")
+    found = train_mixture(config, toy, progress=Progress("train_moe"), checkpoints=checkpoints)
+    assert_same(found.model, train_mixture(config, toy, progress=Progress("train_moe")).model)
+
+
+def test_training_stops_when_patience_ends_and_keeps_the_best(toy: EmbeddedDialogues) -> None:
+    config = toy_config(epochs=30, patience=1, learning_rate=3e-2)
+    found = train_mixture(config, toy, progress=Progress("train_moe"))
+    scores = [epoch["dev_weighted_f1"] for epoch in found.history]
+    assert len(scores) < 30 and len(scores) == found.epoch + 1
+    assert scores[found.epoch - 1] == max(scores) == round(found.dev_weighted_f1, 6)
+
+
+@pytest.mark.parametrize("spoil", [1e38, float("inf")])
+def test_a_training_that_diverges_is_one_sentence(spoil: float, tmp_path: Path) -> None:
+    data = write_toy(tmp_path, spoil=spoil)
+    with pytest.raises(
+        MistereError, match=r"training diverged in epoch 1 .*lower mixture\.learning_rate.*\.$"
+    ) as caught:
+        train_mixture(toy_config(), data, progress=Progress("train_moe"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("split", ["train", "dev"])
+def test_a_split_without_dialogues_is_a_data_error(toy: EmbeddedDialogues, split: str, tmp_path: Path) -> None:
+    table = pa.table({"split": ["test"] * 2 + [{"train": "dev", "dev": "train"}[split]], "dialogue_id": list("aab")})
+    table = table.append_column("label", pa.array(["x", "y", "x"]))
+    pq.write_table(table, tmp_path / "utterances.parquet")
+    np.save(tmp_path / "text.npy", np.zeros((3, 4), np.float32))
+    data = EmbeddedDialogues(tmp_path / "utterances.parquet", {"text": tmp_path / "text.npy"}, ["x", "y"])
+    with pytest.raises(DataError, match=f"the {split} split has no dialogue"):
+        train_mixture(toy_config(), data, progress=Progress("train_moe"))
+
+
+def test_matrices_of_other_utterances_are_refused(tmp_path: Path) -> None:
+    write_toy(tmp_path)
+    np.save(tmp_path / "text.npy", np.zeros((3, 4), np.float32))
+    with pytest.raises(ArtifactError, match="the text embeddings have 3 rows"):
+        EmbeddedDialogues(tmp_path / "utterances.parquet", {"text": tmp_path / "text.npy"}, ["l0", "l1", "l2"])
+
+
+@pytest.mark.parametrize("sharpness", [0.01, 1.0, 30.0])
+def test_calibration_never_makes_dev_worse(toy: EmbeddedDialogues, sharpness: float) -> None:
+    model = train_mixture(toy_config(epochs=2), toy, progress=Progress("train_moe")).model
+    with torch.no_grad():
+        for expert in model.unimodal.values():
+            expert.output.weight *= sharpness  # type: ignore[union-attr, operator]
+        model.cross_modal.output.weight *= sharpness
+    dialogues = toy.split("dev")
+    true = np.concatenate([dialogue.labels for dialogue in dialogues])
+
+    def negative_log_likelihood(temperature: float) -> float:
+        answers = predict(model, [toy.read(dialogue) for dialogue in dialogues], temperature)
+        p = np.concatenate([answer.probabilities for answer in answers]).astype(np.float64)
+        return float(-np.log(np.clip(p[np.arange(len(true)), true], 1e-12, 1)).mean())
+
+    temperature = calibrate(model, toy)
+    assert 0.05 <= temperature <= 20
+    assert negative_log_likelihood(temperature) <= negative_log_likelihood(1.0) + 1e-6
+
+
+def test_modality_dropout_takes_one_of_several_and_leaves_the_batch() -> None:
+    torch.manual_seed(0)
+    dimensions = DIMENSIONS[2]
+    batch = make_batch(some_dialogues(dimensions, 1)[0], dimensions)
+    before = {name: tensor.clone() for name, tensor in batch.present.items()}
+    found = drop_modalities(batch, 0.5)
+    names = list(dimensions)
+    had = torch.stack([batch.present[name] for name in names]).sum(0)
+    has = torch.stack([found.present[name] for name in names]).sum(0)
+    assert ((had - has) <= 1).all() and (has[had > 0] >= 1).all() and (has < had).any()
+    for name in names:
+        assert not found.inputs[name][~found.present[name]].any()
+        assert torch.equal(batch.present[name], before[name])
+    one = make_batch(some_dialogues(DIMENSIONS[0], 1)[0], DIMENSIONS[0])
+    assert drop_modalities(one, 0.9) is one and drop_modalities(batch, 0) is batch
+
+
+def test_batches_hold_every_dialogue_once_by_length(toy: EmbeddedDialogues) -> None:
+    dialogues = toy.split("train")
+    batches = dialogue_batches(dialogues, 5, random.Random(0))
+    assert sorted(d.dialogue_id for batch in batches for d in batch) == sorted(d.dialogue_id for d in dialogues)
+    assert max(map(len, batches)) == 5
+    spans = sorted((min(map(len, batch)), max(map(len, batch))) for batch in batches)
+    assert all(first[1] <= second[0] for first, second in zip(spans, spans[1:], strict=False))
+    assert dialogue_batches(dialogues, 5, random.Random(1)) != batches

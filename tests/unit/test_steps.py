@@ -1,0 +1,324 @@
+"""The engine around the stages: finished work is found, changed work is done, and failures are recorded."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import components
+from components.core.artifact_io import MANIFEST, artifact_key, open_artifact, publish
+from components.core.champion import Champion, move_champion, read_champion
+from components.core.config.data import DataConfig
+from components.core.errors import ArtifactError, DataError, MistereError, UsageError
+from components.core.manifests import EncoderCheckpoint, EvaluationReport, GateVerdict
+from components.core.progress import EVENTS_VARIABLE
+from components.core.steps import Stage, StageRecord, execute, stage_record_key
+from components.core.store import LocalStore, ObjectStore
+from components.gate_model.run import STAGE as GATE
+from components.resolve_inputs.run import STAGE as RESOLVE
+
+METRICS = {
+    "test.weighted_f1": 0.7,
+    "test.weighted_f1.low": 0.65,
+    "test.weighted_f1.high": 0.75,
+    "test.majority.weighted_f1": 0.2,
+}
+
+
+class Runner:
+    """Runs tasks against one store and keeps what they say."""
+
+    def __init__(self, store: ObjectStore, folder: Path) -> None:
+        self.store, self.folder, self.events_file = store, folder, folder / "events.jsonl"
+
+    def context(self, run_id: str = "run") -> dict[str, str]:
+        return {"run_id": run_id, "store": self.store.uri, "tracking_uri": "none"}
+
+    def report(self, name: str = "report", files: Mapping[str, bytes] | None = None, **metrics: float) -> str:
+        """An evaluation as the task before leaves it: published, and its manifest in a folder."""
+        manifest = EvaluationReport(
+            labels=["a", "b"],
+            experts=["text"],
+            test_digest="t",
+            utterances=1,
+            dialogues=1,
+            metrics={**METRICS, **metrics},
+            confusion=[[1, 0], [0, 0]],
+        )
+        material = self.folder / "material"
+        material.mkdir()
+        for file, content in (files or {}).items():
+            (material / file).write_bytes(content)
+        manifest = publish(self.store, manifest, material)
+        shutil.rmtree(material, ignore_errors=True)
+        (self.folder / name).mkdir(exist_ok=True)
+        (self.folder / name / MANIFEST).write_text(manifest.model_dump_json())
+        return str(self.folder / name)
+
+    def gate(
+        self, report: str, config: Mapping[str, Any] | None = None, champion: str = "none"
+    ) -> tuple[str, StageRecord]:
+        values = execute(
+            GATE,
+            self.context(),
+            config or {},
+            inputs={"report": report},
+            outputs={"verdict": str(self.folder / "verdict")},
+            world={"champion_digest": champion},
+        )
+        return values["verdict"], self.record("gate_model")
+
+    def record(self, task: str) -> StageRecord:
+        return StageRecord.model_validate_json(self.store.read(stage_record_key("run", task))[0])
+
+    def events(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.events_file.read_text().splitlines()]
+
+    def notes(self) -> list[str]:
+        return [event["message"] for event in self.events() if event["event"] == "note"]
+
+
+@pytest.fixture
+def runner(store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runner:
+    monkeypatch.setenv("MISTERE_CACHE", str(tmp_path / "cache"))
+    found = Runner(store, tmp_path)
+    monkeypatch.setenv(EVENTS_VARIABLE, str(found.events_file))
+    return found
+
+
+@pytest.fixture
+def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runner:
+    found = Runner(LocalStore(tmp_path / "store"), tmp_path)
+    monkeypatch.setenv(EVENTS_VARIABLE, str(found.events_file))
+    return found
+
+
+def test_first_done_then_reused_with_the_same_answer(runner: Runner) -> None:
+    report = runner.report()
+    verdict, first = runner.gate(report)
+    manifest = (runner.folder / "verdict" / MANIFEST).read_text()
+    again, second = runner.gate(report)
+    assert verdict == again == "promote"
+    assert (first.status, second.status) == ("done", "reused")
+    assert first.key == second.key and first.outputs == second.outputs and first.values == second.values
+    assert (runner.folder / "verdict" / MANIFEST).read_text() == manifest
+    assert [event["event"] for event in runner.events()] == ["started", "done", "started", "reused"]
+    opened = open_artifact(runner.store, GateVerdict, first.outputs["verdict"])
+    assert opened.manifest.made_by is not None and opened.manifest.made_by.key == first.key
+    assert opened.manifest.inputs == {"report": json.loads((Path(report) / MANIFEST).read_text())["digest"]}
+    assert runner.store.exists("runs/run/reports/verdict.json")
+
+
+def test_whatever_the_answer_depends_on_changes_the_key(runner: Runner) -> None:
+    report = runner.report()
+    _, first = runner.gate(report)
+    _, by_config = runner.gate(report, {"min_weighted_f1": 0.5})
+    _, by_world = runner.gate(report, champion="c" * 64)
+    _, by_input = runner.gate(runner.report(**{"test.weighted_f1": 0.71}))
+    records = [first, by_config, by_world, by_input]
+    assert [record.status for record in records] == ["done"] * 4
+    assert len({record.key for record in records}) == 4
+    assert by_world.values == {"verdict": "hold"}
+    assert runner.gate(report)[1].status == "reused"
+
+
+def test_spelling_out_a_default_or_a_figure_as_kfp_does_changes_nothing(runner: Runner) -> None:
+    report = runner.report()
+    _, first = runner.gate(report)
+    _, second = runner.gate(report, {"min_weighted_f1": 0.40, "resamples": 2000.0, "seed": 0.0})
+    assert second.status == "reused" and second.key == first.key
+
+
+def test_the_same_step_in_another_run_is_reused(local: Runner) -> None:
+    report = local.report()
+    local.gate(report)
+    execute(GATE, local.context("other"), {}, inputs={"report": report}, world={"champion_digest": "none"})
+    record = StageRecord.model_validate_json(local.store.read(stage_record_key("other", "gate_model"))[0])
+    assert record.status == "reused"
+
+
+def test_a_damaged_output_is_named_and_made_again(local: Runner) -> None:
+    report = local.report()
+    _, first = local.gate(report)
+    assert isinstance(local.store, LocalStore)
+    folder = local.store.local_path(artifact_key("GateVerdict", first.outputs["verdict"]))
+    file = folder / "verdict.json"
+    file.write_bytes(file.read_bytes()[:-1] + b" ")
+    _, second = local.gate(report)
+    assert second.status == "done" and second.outputs == first.outputs
+    (note,) = local.notes()
+    assert str(file) in note and "SHA-256" in note and note.endswith("It is made again.")
+    assert local.gate(report)[1].status == "reused"
+
+
+def test_a_missing_output_is_named_and_made_again(runner: Runner) -> None:
+    report = runner.report()
+    _, first = runner.gate(report)
+    runner.store.delete(artifact_key("GateVerdict", first.outputs["verdict"]))
+    _, second = runner.gate(report)
+    assert second.status == "done" and second.outputs == first.outputs
+    (note,) = runner.notes()
+    assert first.outputs["verdict"][:12] in note
+
+
+def test_an_output_that_lost_a_file_is_made_again(runner: Runner) -> None:
+    report = runner.report()
+    _, first = runner.gate(report)
+    runner.store.delete_object(f"{artifact_key('GateVerdict', first.outputs['verdict'])}/verdict.json")
+    _, second = runner.gate(report)
+    assert second.status == "done"
+    (note,) = runner.notes()
+    assert "verdict.json" in note
+    open_artifact(runner.store, GateVerdict, second.outputs["verdict"])
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"{}", b'{"outputs": 3, "values": {}}'])
+def test_a_damaged_record_costs_a_rerun(local: Runner, damage: bytes) -> None:
+    report = local.report()
+    _, first = local.gate(report)
+    local.store.write(f"steps/gate_model/{first.key}.json", damage)
+    _, second = local.gate(report)
+    assert second.status == "done" and len(local.notes()) == 1
+    assert local.gate(report)[1].status == "reused"
+
+
+def test_a_damaged_input_fails_the_step_by_name(local: Runner) -> None:
+    report = local.report(files={"predictions.parquet": b"x" * 100})
+    digest = json.loads((Path(report) / MANIFEST).read_text())["digest"]
+    assert isinstance(local.store, LocalStore)
+    file = local.store.local_path(artifact_key("EvaluationReport", digest)) / "predictions.parquet"
+    file.write_bytes(b"x" * 99)
+    with pytest.raises(ArtifactError, match="99 bytes, its manifest says 100"):
+        local.gate(report)
+    record = local.record("gate_model")
+    assert (record.status, record.exit_code) == ("failed", 1) and str(file) in record.message
+
+
+def test_an_input_that_the_task_before_did_not_leave_is_one_sentence(local: Runner) -> None:
+    with pytest.raises(ArtifactError, match=r"holds no EvaluationReport: the task before this one did not finish\."):
+        local.gate(str(local.folder / "nothing"))
+
+
+def test_a_setting_that_does_not_hold_is_a_usage_error(local: Runner) -> None:
+    report = local.report()
+    for config in ({"min_weighted_f1": 2}, {"min_weighted_f2": 0.5}):
+        with pytest.raises(UsageError, match=r"gate_model: min_weighted_f"):
+            local.gate(report, config)
+        record = local.record("gate_model")
+        assert (record.status, record.exit_code) == ("failed", 2)
+
+
+def test_an_unexpected_exception_is_recorded_and_raised(local: Runner) -> None:
+    files = {"predictions.parquet": b"no parquet", "champion.parquet": b"no parquet"}
+    report = local.report(files=files)
+    with pytest.raises(Exception, match="Parquet") as caught:
+        local.gate(report, champion="c" * 64)
+    assert not isinstance(caught.value, MistereError)
+    record = local.record("gate_model")
+    assert (record.status, record.exit_code) == ("failed", 1)
+    assert record.message.startswith("gate_model failed unexpectedly (ArrowInvalid: ")
+    assert record.message.endswith("the log has the trace.") and "\n" not in record.message
+    assert local.events()[-1]["event"] == "failed"
+    assert isinstance(local.store, LocalStore)
+    assert list(local.store.local_path("scratch").iterdir()) == []
+
+
+def test_an_uncached_stage_runs_every_time_and_sees_the_world(local: Runner) -> None:
+    def resolve() -> Mapping[str, str]:
+        return execute(RESOLVE, local.context(), {}, world={"data_digest": "d.dir"})
+
+    assert resolve() == {"data_digest": "d.dir", "champion_digest": "none"}
+    champion = Champion(
+        bundle_digest="b" * 64, evaluation_digest="e", model_name="m", model_version="1", run_id="run", moved_at=0.0
+    )
+    move_champion(local.store, read_champion(local.store), champion)
+    assert resolve() == {"data_digest": "d.dir", "champion_digest": "b" * 64}
+    assert local.record("resolve_inputs").status == "done"
+    local.store.write("champion.json", b"{")
+    with pytest.raises(ArtifactError, match="champion pointer .* is damaged"):
+        resolve()
+
+
+STAGES = {
+    "diverging": 'return Result(manifests={"encoder": EncoderCheckpoint(modality="text", metrics={"f1": float("nan")})})',
+    "rejecting": 'raise DataError("the data is wrong.")',
+    "silent": "raise ValueError()",
+    "wordy": 'raise ValueError("first line\\nsecond line")',
+    "full": 'raise OSError(28, "No space left on device", "/somewhere/file")',
+    "keeping": """
+    (step.checkpoints.directory).mkdir(parents=True, exist_ok=True)
+    mark = step.checkpoints.directory / "mark"
+    if not mark.exists():
+        mark.write_text("half way")
+        raise DataError("interrupted.")
+    (encoder / "file").write_text(mark.read_text() + modality)
+    return Result(manifests={"encoder": EncoderCheckpoint(modality=modality)}, values={"found": mark.read_text()})""",
+}
+
+
+@pytest.fixture
+def made_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Stages of the tests' own, each a folder as the real ones."""
+    for name, body in STAGES.items():
+        (tmp_path / "stages" / name).mkdir(parents=True)
+        (tmp_path / "stages" / name / "__init__.py").write_text("")
+        (tmp_path / "stages" / name / "run.py").write_text(
+            "from components.core.errors import DataError\nfrom components.core.manifests import EncoderCheckpoint\n"
+            "from components.core.steps import Result\n"
+            f"def run(config, step, encoder, modality='text'):\n    {body}\n"
+        )
+    monkeypatch.setattr(components, "__path__", [*components.__path__, str(tmp_path / "stages")])
+    yield
+    for name in [name for name in sys.modules if name.split(".")[1:2] and name.split(".")[1] in STAGES]:
+        del sys.modules[name]
+    for name in STAGES:
+        components.__dict__.pop(name, None)
+
+
+def stage_of(name: str) -> Stage:
+    return Stage(name=name, config=DataConfig, outputs={"encoder": EncoderCheckpoint})
+
+
+@pytest.mark.usefixtures("made_up")
+@pytest.mark.parametrize(
+    ("name", "error", "code", "says"),
+    [
+        ("diverging", MistereError, 1, "EncoderCheckpoint.metrics.f1 is nan"),
+        ("rejecting", DataError, 4, "the data is wrong."),
+        ("silent", ValueError, 1, "silent failed unexpectedly (ValueError: ); the log has the trace."),
+        ("wordy", ValueError, 1, "wordy failed unexpectedly (ValueError: first line); the log has the trace."),
+        ("full", MistereError, 1, "full: the disk is full; free some space or choose another --output (/somewhere/"),
+    ],
+)
+def test_failures_keep_their_exit_code_and_sentence(
+    local: Runner, name: str, error: type[Exception], code: int, says: str
+) -> None:
+    with pytest.raises(error):
+        execute(stage_of(name), local.context(), {}, outputs={"encoder": str(local.folder / "out")})
+    record = local.record(name)
+    assert (record.status, record.exit_code) == ("failed", code) and record.message.startswith(says)
+    assert not (local.folder / "out").exists()
+    assert list(local.store.keys("artifacts")) == list(local.store.keys("steps")) == []
+
+
+@pytest.mark.usefixtures("made_up")
+def test_a_step_goes_on_from_its_checkpoint(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run() -> Mapping[str, str]:
+        return execute(stage_of("keeping"), runner.context(), {}, modality="speech")
+
+    with pytest.raises(DataError):
+        run()
+    assert runner.record("keeping-speech").message == "interrupted."
+    assert run() == {"found": "half way"}
+    record = runner.record("keeping-speech")
+    assert record.status == "done" and record.message == "" and record.exit_code == 0
+    assert list(runner.store.keys("checkpoints")) == []
+    monkeypatch.setenv("MISTERE_CACHE", str(runner.folder / "another-machine"))
+    assert run() == {"found": "half way"}
+    assert runner.record("keeping-speech").status == "reused"
