@@ -26,7 +26,11 @@ class Display:
     def __init__(self) -> None:
         self._console = Console(file=sys.stdout, highlight=False)
         self._tasks: dict[str, dict[str, Any]] = {}
-        self._live = Live(console=self._console, refresh_per_second=8) if self._console.is_terminal else None
+        self._live = (
+            Live(get_renderable=self._table, console=self._console, refresh_per_second=4)
+            if self._console.is_terminal
+            else None
+        )
 
     def __enter__(self) -> Display:
         if self._live:
@@ -37,7 +41,6 @@ class Display:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._live:
-            self._live.update(self._table())
             self._live.stop()
 
     def show(self, event: dict[str, Any]) -> None:
@@ -53,12 +56,10 @@ class Display:
             if not self._live:
                 detail = f": {event['message']}" if event["message"] else ""
                 print(f"{event['task']:<28} {_WORDS[kind]:<15} {event['seconds']:6.1f} s{detail}", flush=True)
-        if self._live:
-            self._live.update(self._table())
 
     def _table(self) -> Table:
         table = Table.grid(padding=(0, 2))
-        for name in (*TASKS, EXIT_HANDLER):
+        for name in (*TASKS, EXIT_HANDLER):  # drawn by the live display's own thread, a few times a second
             task = self._tasks.get(name)
             if task is None:
                 table.add_row(Text("·", style="dim"), Text(name, style="dim"), "", "")

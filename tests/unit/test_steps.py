@@ -241,7 +241,7 @@ def test_an_uncached_stage_runs_every_time_and_sees_the_world(local: Runner) -> 
     assert resolve() == {"data_digest": "d.dir", "champion_digest": "b" * 64}
     assert local.record("resolve_inputs").status == "done"
     local.store.write("champion.json", b"{")
-    with pytest.raises(ArtifactError, match="champion pointer .* is damaged"):
+    with pytest.raises(ArtifactError, match=r"champion pointer .* is damaged"):
         resolve()
 
 

