@@ -1,5 +1,6 @@
-# docker buildx bake -f docker/docker-bake.hcl
-variable "TAG" { default = "dev" }
+# TAG=$(.venv/bin/python -m pipelines.images --tag) docker buildx bake -f docker/docker-bake.hcl
+# The tag is what pipelines/images.lock.yaml names: the hash of the source.
+variable "TAG" {}
 
 group "default" { targets = ["pipeline", "train", "predictor"] }
 

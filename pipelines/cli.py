@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from components.core.errors import MistereError
+from components.core.disk import disk_error
+from components.core.errors import MistereError, UsageError
 
 app = typer.Typer(
     help="Train, judge, release and serve a model of emotions in conversations.",
@@ -69,7 +70,7 @@ def serve(
     """Serve a model here, by REST and gRPC, until interrupted."""
     from pipelines.commands.serve import serve as command
 
-    raise typer.Exit(command(bundle, output, host, port, grpc_port))
+    command(bundle, output, host, port, grpc_port)
 
 
 @app.command()
@@ -119,17 +120,36 @@ def bench(
     raise typer.Exit(command(name, arguments or []))
 
 
+@app.callback()
+def options(verbose: Annotated[bool, typer.Option("--verbose", help="Show the trace of an error.")] = False) -> None:
+    """Train, judge, release and serve a model of emotions in conversations."""
+
+
 def main() -> None:
     """Run the command; an error a person can mend is one line, with ``--verbose`` its trace."""
     verbose = "--verbose" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--verbose"]
     try:
-        app(args=arguments, prog_name="mistere")
-    except MistereError as error:
-        if verbose:
+        raise SystemExit(app(args=arguments, prog_name="mistere", standalone_mode=False))
+    except Exception as error:
+        failure = _mendable(error)
+        if verbose or failure is None:
             raise
-        print(f"mistere: {error}", file=sys.stderr)
-        raise SystemExit(int(error.exit_code)) from None
+        print(f"mistere: {failure}", file=sys.stderr)
+        raise SystemExit(int(failure.exit_code)) from None
+
+
+def _mendable(error: Exception) -> MistereError | None:
+    """The error as one that a person can mend, if it is."""
+    if isinstance(error, MistereError):
+        return error
+    if isinstance(error, OSError):
+        return disk_error(error) or MistereError(
+            f"{error.filename or 'a file'}: {(error.strerror or str(error)).lower()}."
+        )
+    if hasattr(error, "format_message"):  # what the command line parser raises for wrong usage
+        return UsageError(" ".join(str(error.format_message()).split()))
+    return None
 
 
 if __name__ == "__main__":

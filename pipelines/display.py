@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -77,8 +79,16 @@ class Display:
         return table
 
 
-def summary(outcome: Outcome, log: Path) -> None:
-    """Say how a run ended and what can be done next."""
+def summary(outcome: Outcome, output: Path, log: Path) -> None:
+    """Say how a run ended and what can be done next.
+
+    Args:
+        outcome: how it ended.
+        output: the folder of ``mistere run``.
+        log: of kfp and the stages.
+    """
+    command = "mistere" if shutil.which("mistere") else os.path.relpath(sys.argv[0])
+    elsewhere = "" if output == Path("output").resolve() else f" --output {output}"
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
     console.print()
     style = {"deployed": "bold green", "held": "bold yellow"}.get(outcome.verdict, "bold red")
@@ -101,8 +111,8 @@ def summary(outcome: Outcome, log: Path) -> None:
         console.print(f"registry mlflow ui --backend-store-uri {outcome.mlflow}", markup=False)
     console.print(f"log      {log}", markup=False)
     if outcome.verdict == "deployed":
-        console.print("\nserve it  mistere serve", markup=False)
-        console.print("ask it    mistere predict --dialogue DIALOGUE.json", markup=False)
+        console.print(f"\nserve it {command} serve{elsewhere}", markup=False)
+        console.print(f"ask it   {command} predict --dialogue DIALOGUE.json", markup=False)
 
 
 def _interval(estimate: Estimate) -> str:

@@ -1,6 +1,7 @@
 """Tags of the images: the hash of the source and lock that they are built from.
 
-``python -m pipelines.images`` writes ``images.lock.yaml`` anew; with ``--check`` it says whether that is needed.
+``python -m pipelines.images`` writes ``images.lock.yaml`` anew; with ``--check`` it says whether that is
+needed, with ``--tag`` it prints the tag.
 """
 
 from __future__ import annotations
@@ -52,6 +53,9 @@ def lock_text() -> str:
 
 def main(arguments: list[str]) -> int:
     """Write the file, or check it."""
+    if "--tag" in arguments:
+        print(f"src-{source_hash()}")
+        return 0
     if "--check" in arguments:
         if IMAGES_LOCK.read_text(encoding="utf-8") == lock_text():
             return 0

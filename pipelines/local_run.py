@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from components.core.places import PROJECT_ROOT
+from components.core.processes import die_with_parent
 from components.core.progress import EVENTS_VARIABLE
 
 
@@ -48,6 +49,7 @@ def start(arguments: Path, root: Path, events: Path, log: Path) -> subprocess.Po
 
 def main(arguments: Path, root: Path) -> None:
     """Run the pipeline; its outcome is in the store, so a failure here is only a trace in the log."""
+    die_with_parent()
     from kfp import local
 
     from pipelines.retraining import retraining

@@ -47,9 +47,8 @@ def artifact_key(kind: str, digest: str) -> str:
 def with_files(manifest: M, directory: Path) -> M:
     """The manifest with the digests of a folder's files and its own."""
     files = {
-        path.relative_to(directory).as_posix(): FileEntry(sha256=digest_of(path), size=path.stat().st_size)
-        for path in sorted(directory.rglob("*"))
-        if path.is_file()
+        name: FileEntry(sha256=digest_of(directory / name), size=(directory / name).stat().st_size)
+        for name in _files_below(directory)
     }
     manifest = manifest.model_copy(update={"files": files})
     return manifest.model_copy(update={"digest": manifest.content_digest()})
@@ -142,6 +141,10 @@ def _read_manifest(path: Path, cls: type[M], name: str) -> M:
         raise ArtifactError(f"{name} is damaged: {path / MANIFEST} does not hold a valid manifest.") from error
 
 
+def _files_below(directory: Path) -> list[str]:
+    return [path.relative_to(directory).as_posix() for path in sorted(directory.rglob("*")) if path.is_file()]
+
+
 def verify_directory(path: Path, cls: type[M], name: str = "") -> Opened[M]:
     """Check a folder against its manifest and open it.
 
@@ -154,6 +157,8 @@ def verify_directory(path: Path, cls: type[M], name: str = "") -> Opened[M]:
         raise ArtifactError(
             f"{name} is damaged: {path / MANIFEST} does not match its own digest {manifest.digest[:12]}."
         )
+    for extra in sorted(set(_files_below(path)) - set(manifest.files) - {MANIFEST}):
+        raise ArtifactError(f"{name} is damaged: {path / extra} is not in its manifest.")
     for file, entry in manifest.files.items():
         where = path / file
         if not where.is_file():

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import yaml
 
+from components.core.disk import disk_error
 from components.core.errors import DataError
 from components.core.places import cache_directory
 from components.core.remote_data import dvc_project
@@ -84,5 +85,7 @@ def _snapshot(folder: Path, remote: str) -> PinnedData:
             with closing(Repo(str(project))) as repo:
                 repo.add(str(folder), out=str(project / "data"), to_remote=True)
         except (DvcException, OSError) as error:
-            raise DataError(f"{folder} could not be read whole ({error}).") from error
+            cause = error if isinstance(error, OSError) else error.__cause__
+            failure = disk_error(cause, remote) if isinstance(cause, OSError) else None
+            raise failure or DataError(f"{folder} could not be read whole ({error}).") from error
         return PinnedData(_pinned_digest(tracked), remote)

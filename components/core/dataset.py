@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from components.core.errors import DataError
 
@@ -43,6 +43,15 @@ class DatasetInfo(BaseModel):
     speaker_disjoint: bool
     synthetic: bool = False
     source: str = ""
+
+    @field_validator("labels")
+    @classmethod
+    def _labels_are_names(cls, labels: list[str]) -> list[str]:
+        if len(set(labels)) != len(labels):
+            raise ValueError("each label may be named once")
+        if any(not label.strip() or "," in label for label in labels):
+            raise ValueError("a label is a word without commas")
+        return labels
 
 
 @dataclass(frozen=True, slots=True)

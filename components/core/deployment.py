@@ -13,6 +13,7 @@ class Deployment(BaseModel):
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
+    service: str
     bundle_location: str
     bundle_digest: str
     model_version: str
@@ -26,6 +27,11 @@ def deployment_key(service: str) -> str:
 def journal_key(service: str) -> str:
     """Where a service's journal lies in the store."""
     return f"deployments/{service}/journal.json"
+
+
+def deployed_services(store: ObjectStore) -> list[str]:
+    """Names of the services that have a pointer."""
+    return [key.split("/")[1] for key in store.keys("deployments") if key.endswith("/deployment.json")]
 
 
 def read_deployment(store: ObjectStore, service: str) -> Deployment:

@@ -40,9 +40,3 @@ class DataError(MistereError):
 
 class ArtifactError(MistereError):
     """An artifact is missing, half-written or damaged. Exit code 1."""
-
-
-def error_from_code(code: int, message: str) -> MistereError:
-    """Rebuild the error that a stage recorded, so that the command ends with the stage's own exit code."""
-    kinds: dict[int, type[MistereError]] = {ExitCode.USAGE: UsageError, ExitCode.DATA_REJECTED: DataError}
-    return kinds.get(code, MistereError)(message)

@@ -49,7 +49,7 @@ def measure(
     """
     classes = len(labels)
     names = np.repeat(np.asarray(dialogues, dtype=object), [len(answer.probabilities) for answer in answers])
-    bootstrap = DialogueBootstrap(list(names), config.resamples, config.seed, config.interval)
+    bootstrap = DialogueBootstrap(list(names), config.resamples, config.seed)
     probabilities = np.concatenate([answer.probabilities for answer in answers])
     weights = np.concatenate([answer.expert_weights for answer in answers])
     by_expert = np.concatenate([answer.expert_probabilities for answer in answers])
@@ -63,11 +63,16 @@ def measure(
         metrics[f"test.f1.{label}"] = float(score)
         metrics[f"test.support.{label}"] = float(counts[index].sum())
     for index, expert in enumerate(experts):
-        _put(
-            metrics,
-            f"test.expert.{expert}.weighted_f1",
-            bootstrap.weighted_f1(true, by_expert[:, index].argmax(1), classes),
-        )
+        there = weights[:, index] > 0  # an absent expert says nothing; its uniform row is no answer
+        if there.all():
+            alone = bootstrap.weighted_f1(true, by_expert[:, index].argmax(1), classes)
+        elif there.any():
+            part = DialogueBootstrap(list(names[there]), config.resamples, config.seed)
+            alone = part.weighted_f1(true[there], by_expert[there, index].argmax(1), classes)
+        else:
+            continue
+        _put(metrics, f"test.expert.{expert}.weighted_f1", alone)
+        metrics[f"test.expert.{expert}.support"] = float(there.sum())
         metrics[f"test.gate.{expert}.mean"] = float(weights[:, index].mean())
     majority = np.full_like(true, np.bincount(true, minlength=classes).argmax())
     metrics["test.majority.weighted_f1"] = float(weighted_f1(confusion(true, majority, classes)))

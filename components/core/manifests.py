@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import PurePosixPath
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from components.core.dataset import Split
 
@@ -50,6 +51,19 @@ class Manifest(BaseModel):
 
     def model_post_init(self, _context: Any) -> None:
         self.kind = type(self).__name__
+
+    @field_validator("files")
+    @classmethod
+    def _files_stay_inside(cls, files: dict[str, FileEntry]) -> dict[str, FileEntry]:
+        for name in files:
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts or not path.parts or "\\" in name:
+                raise ValueError(f"{name!r} is no file inside the artifact")
+        return files
+
+    def refers_to(self) -> list[tuple[str, str]]:
+        """Kind and digest of other artifacts that this one is of no use without."""
+        return []
 
     def content_digest(self) -> str:
         """SHA-256 over everything but who made it and where it lies."""
@@ -118,6 +132,10 @@ class EncoderCheckpoint(Manifest):
     settings: dict[str, Any] = Field(default_factory=dict)
     metrics: dict[str, float] = Field(default_factory=dict)
     history: list[dict[str, float]] = Field(default_factory=list)
+
+    def refers_to(self) -> list[tuple[str, str]]:
+        """Its base weights."""
+        return [("BaseEncoder", self.base_digest)] if self.base_digest else []
 
 
 class EmbeddingSet(Manifest):
@@ -197,6 +215,10 @@ class ModelBundle(Manifest):
     test_digest: str
     metrics: dict[str, float]
     dvc_digest: str
+
+    def refers_to(self) -> list[tuple[str, str]]:
+        """Its encoders' base weights."""
+        return [("BaseEncoder", encoder.base_digest) for encoder in self.encoders.values()]
 
 
 class BaseEncoder(Manifest):

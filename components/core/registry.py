@@ -119,10 +119,12 @@ def _client(tracking_uri: str) -> Iterator[MlflowClient]:
         yield MlflowClient(tracking_uri=tracking_uri)
     except MlflowException as error:
         reason = str(error).splitlines()[0]
-        raise MistereError(f"the MLflow server at {_shown(tracking_uri)} did not take it ({reason[:200]}).") from error
+        raise MistereError(
+            f"the MLflow server at {shown_uri(tracking_uri)} did not take it ({reason[:200]})."
+        ) from error
 
 
-def _shown(uri: str) -> str:
+def shown_uri(uri: str) -> str:
     """A URI without the password it may carry."""
     from urllib.parse import urlsplit
 

@@ -14,9 +14,10 @@ import importlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,9 +28,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from components.core.artifact_io import MANIFEST, Opened, artifact_key, open_artifact, publish
 from components.core.checkpoints import Checkpoints
 from components.core.config.base import Section
+from components.core.disk import disk_error
 from components.core.errors import ArtifactError, ExitCode, MistereError, UsageError
-from components.core.manifests import MadeBy, Manifest, canonical_digest
-from components.core.progress import Progress, emit
+from components.core.manifests import MANIFESTS, MadeBy, Manifest, canonical_digest
+from components.core.processes import die_with_parent
+from components.core.progress import EVENTS_VARIABLE, Progress, emit
 from components.core.source_digest import git_state, source_digest
 from components.core.store import LocalStore, MissingObjectError, ObjectStore, open_store
 
@@ -67,6 +70,8 @@ class Stage:
         outputs: artifact kinds by argument name.
         imports: heavy modules that every execution needs, imported ahead so that their cost is counted as what it is.
         cached: False for a stage that acts on the world outside.
+        reports: by output, the files that are kept under the run's id as well, also when the step was found finished.
+        outside: digests of what the configuration only names (a folder, a package, a remote), which belong to the key.
     """
 
     name: str
@@ -75,6 +80,8 @@ class Stage:
     outputs: Mapping[str, type[Manifest]] = field(default_factory=dict)
     imports: tuple[str, ...] = ()
     cached: bool = True
+    reports: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    outside: Callable[[Any, RunContext], Mapping[str, str]] | None = None
 
 
 @dataclass
@@ -112,10 +119,17 @@ class Step:
 
 @dataclass(frozen=True)
 class Result:
-    """What a stage's ``run`` answers: a manifest for each output, and plain values for the pipeline's conditions."""
+    """What a stage's ``run`` answers.
+
+    Attributes:
+        manifests: one for each output.
+        values: plain values, for the pipeline's conditions.
+        then: called with the manifests as published, for what must wait until they are; its answer joins the values.
+    """
 
     manifests: Mapping[str, Manifest] = field(default_factory=dict)
     values: Mapping[str, str] = field(default_factory=dict)
+    then: Callable[[Mapping[str, Manifest]], Mapping[str, str]] | None = None
 
 
 class StageRecord(BaseModel):
@@ -190,6 +204,8 @@ def execute(
     Returns:
         The stage's plain values.
     """
+    if os.environ.get(EVENTS_VARIABLE):
+        die_with_parent()
     context = RunContext.model_validate(dict(run))
     store = open_store(context.store)
     task = f"{stage.name}-{modality}" if modality else stage.name
@@ -201,6 +217,10 @@ def execute(
     except MistereError as error:
         record.status, record.exit_code, record.message = "failed", int(error.exit_code), str(error)
         raise
+    except OSError as error:
+        failure = disk_error(error, store.uri) or MistereError(f"{task} failed ({error}); the log has the trace.")
+        record.status, record.exit_code, record.message = "failed", int(failure.exit_code), f"{task}: {failure}"
+        raise failure from error
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else ""
         record.status, record.exit_code = "failed", int(ExitCode.ERROR)
@@ -209,9 +229,19 @@ def execute(
     finally:
         record.seconds = time.perf_counter() - clock
         record.peak_memory_mb = _peak_memory_mb()
-        emit(record.status, **record.model_dump(include={"task", "seconds", "message", "values"}))
-        store.write(stage_record_key(context.run_id, task), record.model_dump_json(indent=1).encode())
+        _write_record(store, context, record)
     return values
+
+
+def _write_record(store: ObjectStore, context: RunContext, record: StageRecord) -> None:
+    """Record what happened; where even that cannot be written, the failure itself must still be seen."""
+    try:
+        emit(record.status, **record.model_dump(include={"task", "seconds", "message", "values"}))
+        store.write(stage_record_key(context.run_id, record.task), record.model_dump_json(indent=1).encode())
+    except OSError:
+        if record.status != "failed":
+            raise
+        print(f"{record.task}: {record.message}", file=sys.stderr, flush=True)
 
 
 def _find_or_run(
@@ -232,7 +262,8 @@ def _find_or_run(
         raise UsageError(f"{stage.name}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
     digests = {name: read_reference(path, stage.inputs[name]) for name, path in inputs.items()}
     code = source_digest(f"components.{stage.name}.run")
-    key = record.key = step_key(stage, settings, digests, world, code, modality)
+    outside = stage.outside(settings, context) if stage.outside else {}
+    key = record.key = step_key(stage, settings, digests, {**world, **outside}, code, modality)
     progress = Progress(record.task)
     found = _finished(stage, store, key, progress) if stage.cached else None
     if found is not None:
@@ -253,9 +284,18 @@ def _find_or_run(
         record.status = "done"
     record.outputs = {name: manifest.digest for name, manifest in manifests.items()}
     record.values = dict(values)
+    _keep_reports(stage, context, store, manifests)
     for name, path in outputs.items():
         _write_reference(manifests[name], Path(path))
     return values
+
+
+def _keep_reports(stage: Stage, context: RunContext, store: ObjectStore, manifests: Mapping[str, Manifest]) -> None:
+    for output, names in stage.reports.items():
+        manifest = manifests[output]
+        for name in names:
+            data, _ = store.read(f"{artifact_key(manifest.kind, manifest.digest)}/{name}")
+            store.write(f"runs/{context.run_id}/reports/{name}", data)
 
 
 def _run(
@@ -294,21 +334,10 @@ def _run(
             )
             for name, manifest in result.manifests.items()
         }
-        return Result(manifests, result.values)
-    except OSError as error:
-        if error.errno in _DISK_ERRORS:
-            raise MistereError(f"{step.task}: {_DISK_ERRORS[error.errno]} ({error.filename or scratch}).") from error
-        raise
+        values = {**result.values, **(result.then(manifests) if result.then else {})}
+        return Result(manifests, values)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-_DISK_ERRORS = {
-    28: "the disk is full; free some space or choose another --output",
-    30: "the folder is read-only; choose another --output",
-    122: "the disk quota is used up; free some space or choose another --output",
-    13: "the folder cannot be written to; choose another --output",
-}
 
 
 def _scratch_directory(store: ObjectStore) -> Path:
@@ -344,7 +373,11 @@ def _finished(
         progress.note(f"{store.location(_record_key(stage, key))} is damaged: the step runs again.")
         return None
     try:
-        return {name: _check(store, kind, outputs.get(name, "")) for name, kind in stage.outputs.items()}, values
+        manifests = {name: _check(store, kind, outputs.get(name, "")) for name, kind in stage.outputs.items()}
+        for manifest in manifests.values():
+            for kind, digest in manifest.refers_to():
+                _check(store, MANIFESTS[kind], digest)
+        return manifests, values
     except ArtifactError as error:
         progress.note(f"{error} It is made again.")
         return None
@@ -375,7 +408,7 @@ def _write_reference(manifest: Manifest, path: Path) -> None:
 
 
 def _peak_memory_mb() -> float:
-    """Peak resident memory of this process (Linux counts it in KiB)."""
+    """Peak resident memory of this process or of one it started, whichever is more (Linux counts it in KiB)."""
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024

@@ -14,13 +14,14 @@ import yaml
 from components.core.artifact_io import Opened, artifact_key
 from components.core.champion import Champion, move_champion, read_champion
 from components.core.config.deployment import DeploymentConfig
-from components.core.deployment import Deployment, deployment_key, journal_key
+from components.core.deployment import Deployment, deployment_key, journal_key, read_deployment
 from components.core.errors import MistereError
 from components.core.images import image
 from components.core.manifests import EvaluationReport, ModelBundle, UtteranceSet
-from components.core.registry import mirror_champion
+from components.core.registry import mirror_champion, shown_uri
 from components.core.serving.inference_service import inference_service
 from components.core.steps import Result, Stage, Step
+from components.core.store import ConflictError
 
 STAGE = Stage(
     name="deploy_model",
@@ -55,10 +56,17 @@ def run(
     """
     manifest = bundle.manifest
     location = step.store.location(artifact_key(ModelBundle.__name__, manifest.digest))
-    deployment = Deployment(bundle_location=location, bundle_digest=manifest.digest, model_version=model_version)
-    values = {"deployed": "true", "bundle": location, "champion": manifest.digest, "mlflow": step.run.tracking_uri}
+    deployment = Deployment(
+        service=config.service, bundle_location=location, bundle_digest=manifest.digest, model_version=model_version
+    )
+    values = {
+        "deployed": "true",
+        "bundle": location,
+        "champion": manifest.digest,
+        "mlflow": shown_uri(step.run.tracking_uri),
+    }
     seen = read_champion(step.store)
-    if seen.digest == manifest.digest and _journal_state(step, config, manifest.digest) == "done":
+    if seen.digest == manifest.digest and _is_deployed(step, config, deployment):
         return Result(values={**values, "message": "This bundle is the champion already and stays deployed."})
     if seen.digest not in (champion_digest, manifest.digest):
         raise MistereError(
@@ -70,6 +78,7 @@ def run(
         f"runs/{step.run.run_id}/reports/inference_service.yaml", yaml.safe_dump(service, sort_keys=False).encode()
     )
     answer = _smoke_test(config, step, utterances, report, location)
+    before = _pointer(step, config)
     step.store.write(deployment_key(config.service), deployment.model_dump_json(indent=1).encode())
     _write_journal(step, config, manifest.digest, "deployed")
     champion = Champion(
@@ -80,7 +89,14 @@ def run(
         run_id=step.run.run_id,
         moved_at=time.time(),
     )
-    move_champion(step.store, seen, champion)
+    try:
+        move_champion(step.store, seen, champion)
+    except ConflictError:
+        if before is None:
+            step.store.delete_object(deployment_key(config.service))
+        else:
+            step.store.write(deployment_key(config.service), before)
+        raise
     mirror_champion(step.run.tracking_uri, manifest.name, model_version)
     _write_journal(step, config, manifest.digest, "done")
     return Result(values={**values, "message": answer})
@@ -106,9 +122,16 @@ def _write_journal(step: Step, config: DeploymentConfig, digest: str, state: str
     step.store.write(journal_key(config.service), json.dumps(entry).encode())
 
 
-def _journal_state(step: Step, config: DeploymentConfig, digest: str) -> str:
-    key = journal_key(config.service)
-    if not step.store.exists(key):
-        return ""
-    entry = json.loads(step.store.read(key)[0])
-    return str(entry["state"]) if entry["bundle_digest"] == digest else ""
+def _pointer(step: Step, config: DeploymentConfig) -> bytes | None:
+    key = deployment_key(config.service)
+    return step.store.read(key)[0] if step.store.exists(key) else None
+
+
+def _is_deployed(step: Step, config: DeploymentConfig, deployment: Deployment) -> bool:
+    """Whether an earlier run deployed this very bundle to its end; what cannot be read counts as not."""
+    try:
+        entry = json.loads(step.store.read(journal_key(config.service))[0])
+        done = entry["state"] == "done" and entry["bundle_digest"] == deployment.bundle_digest
+        return done and read_deployment(step.store, config.service) == deployment
+    except (MistereError, ValueError, LookupError, TypeError):
+        return False

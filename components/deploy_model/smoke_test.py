@@ -8,23 +8,29 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from components.core.artifact_io import Opened
+from components.core.audio import channels, decode, encode_flac
 from components.core.config.deployment import DeploymentConfig
 from components.core.dataset import Utterance
 from components.core.errors import MistereError
 from components.core.manifests import EvaluationReport, UtteranceSet
 from components.core.predictions import read_predictions
+from components.core.processes import die_with_parent
 from components.core.serving.client import DialogueClient, EndpointError, EndpointPrediction
 from components.core.steps import Step
 from components.core.utterances import UtteranceReader
 
-_MOST_UTTERANCES = 16
+_FEW_UTTERANCES = 16
+_MOST_UTTERANCES, _MOST_SECONDS, _MOST_BYTES = 128, 30.0, 8 << 20
+_ACCEPTED_STARTS = (b"RIFF", b"RF64", b"fLaC", b"OggS")
 _STOP_SECONDS = 30
 
 
@@ -47,10 +53,13 @@ def smoke_test(
         MistereError: the predictor did not become ready, did not answer, or answered something else.
     """
     dialogue, expected = _held_out(reference, report)
-    with tempfile.TemporaryDirectory() as scratch, _predictor(config, location, Path(scratch) / "log") as client:
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        _predictor(config, location, Path(scratch) / "log") as (client, wait_ready),
+    ):
         step.progress("waiting for the predictor")
         try:
-            client.wait_ready(config.ready_timeout)
+            wait_ready(config.ready_timeout)
             answers = {"REST": client.predict_rest(dialogue), "gRPC": client.predict_grpc(dialogue)}
         except EndpointError as error:
             log = (Path(scratch) / "log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
@@ -69,16 +78,44 @@ def smoke_test(
 
 
 def _held_out(reference: UtteranceSet, report: Opened[EvaluationReport]) -> tuple[list[Utterance], np.ndarray]:
-    """A test dialogue and its offline probabilities ``[n, C]``; the first that is not too long."""
+    """A test dialogue that the endpoint takes, and its offline probabilities ``[n, C]``.
+
+    Raises:
+        MistereError: every test dialogue is over one of the endpoint's limits.
+    """
     predictions = read_predictions(report.file("predictions.parquet"))
     dialogue: list[Utterance] = []
     for candidate in UtteranceReader(reference, ("test",)).dialogues("test"):
-        if not dialogue or len(candidate) < len(dialogue):
-            dialogue = candidate
-        if len(dialogue) <= _MOST_UTTERANCES:
+        sendable = _as_sent(candidate)
+        if sendable is not None and (not dialogue or len(sendable) < len(dialogue)):
+            dialogue = sendable
+        if 0 < len(dialogue) <= _FEW_UTTERANCES:
             break
+    if not dialogue:
+        raise MistereError(
+            f"no test dialogue can be sent to the endpoint (at most {_MOST_UTTERANCES} utterances of {_MOST_SECONDS:g} s "
+            f"and {_MOST_BYTES >> 20} MiB in all): the smoke test needs one, so the champion stays."
+        )
     rows = [index for index, name in enumerate(predictions.dialogues) if name == dialogue[0].dialogue_id]
     return dialogue, predictions.probabilities[rows]
+
+
+def _as_sent(dialogue: list[Utterance]) -> list[Utterance] | None:
+    """The dialogue in codecs that the endpoint takes, or None where it is over a limit."""
+    if len(dialogue) > _MOST_UTTERANCES:
+        return None
+    sent = []
+    for utterance in dialogue:
+        audio = utterance.audio
+        if audio:
+            wave, rate = decode(audio, _MOST_SECONDS)
+            if len(wave) > _MOST_SECONDS * rate:
+                return None
+            if not audio.startswith(_ACCEPTED_STARTS) or channels(audio) > 2:
+                audio = encode_flac(wave, rate)
+        sent.append(replace(utterance, audio=audio))
+    size = sum(len(utterance.audio or b"") * 4 // 3 + len((utterance.text or "").encode()) + 64 for utterance in sent)
+    return sent if size < _MOST_BYTES else None
 
 
 def _difference(protocol: str, answer: EndpointPrediction, expected: np.ndarray) -> float:
@@ -91,18 +128,38 @@ def _difference(protocol: str, answer: EndpointPrediction, expected: np.ndarray)
 
 
 @contextmanager
-def _predictor(config: DeploymentConfig, location: str, log: Path) -> Iterator[DialogueClient]:
-    """The predictor as a process of its own on two free ports, stopped at the end."""
+def _predictor(
+    config: DeploymentConfig, location: str, log: Path
+) -> Iterator[tuple[DialogueClient, Callable[[float], None]]]:
+    """The predictor as a process of its own on two free ports, stopped at the end; and how to wait for it."""
     http, grpc = _free_ports(2)
     command = [sys.executable, "-m", "components.predictor", location]
     command += ["--host", "127.0.0.1", "--http-port", str(http), "--grpc-port", str(grpc)]
     command += ["--model-name", config.service, "--drain-seconds", "0"]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=dict(os.environ)
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=dict(os.environ),
+            preexec_fn=die_with_parent,
         )
+    client = DialogueClient(f"http://127.0.0.1:{http}", f"127.0.0.1:{grpc}", config.service)
+
+    def wait_ready(timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                return client.wait_ready(0.5)
+            except EndpointError:
+                if process.poll() is not None:
+                    raise EndpointError(f"the predictor ended with exit code {process.returncode}.") from None
+                if time.monotonic() > deadline:
+                    raise
+
     try:
-        yield DialogueClient(f"http://127.0.0.1:{http}", f"127.0.0.1:{grpc}", config.service)
+        yield client, wait_ready
     finally:
         process.send_signal(signal.SIGTERM)
         try:

@@ -26,6 +26,7 @@ STAGE = Stage(
     config=EvaluationConfig,
     inputs={"utterances": UtteranceSet, "speech": EmbeddingSet, "text": EmbeddingSet, "model": MoEModel},
     outputs={"report": EvaluationReport},
+    reports={"report": ("metrics.json",)},
     imports=("torch", "pyarrow.parquet"),
 )
 PREDICTIONS_FILE = "predictions.parquet"
@@ -72,7 +73,6 @@ def run(
     if champion_digest != NO_CHAMPION:
         _champion_predictions(step, utterances.manifest, champion_digest, [d.labels for d in test], names, report)
     (report / "metrics.json").write_text(json.dumps(measured.metrics, indent=1, sort_keys=True), encoding="utf-8")
-    step.report("metrics.json", report / "metrics.json")
     return Result(
         manifests={
             "report": EvaluationReport(

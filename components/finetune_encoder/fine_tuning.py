@@ -7,6 +7,8 @@ happened.
 
 from __future__ import annotations
 
+import json
+import math
 import random
 import shutil
 import tempfile
@@ -16,9 +18,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from safetensors.torch import load_model
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from components.core.checkpoints import Checkpoints
@@ -221,7 +224,7 @@ class _Reporter(TrainerCallback):
         self._latest = ""
 
     def on_step_end(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
-        epoch = min(int(state.epoch or 0) + 1, self._epochs)
+        epoch = max(1, math.ceil(state.epoch or 0))
         self._progress(f"epoch {epoch}/{self._epochs}{self._latest}", state.global_step, state.max_steps)
 
     def on_evaluate(self, _args: Any, _state: Any, _control: Any, metrics: dict[str, float], **_: Any) -> None:
@@ -287,23 +290,67 @@ def _fit(
         data_collator=collate,
         compute_metrics=measure,
         callbacks=[
-            EarlyStoppingCallback(early_stopping_patience=config.patience),
+            _Patience(config.patience),
             _Reporter(step.progress, checkpoints, config.epochs),
         ],
     )
-    trainer.train(resume_from_checkpoint=last_whole_checkpoint(checkpoints.directory))
+    last = last_whole_checkpoint(checkpoints.directory)
+    state = TrainerState.load_from_json(str(last / "trainer_state.json")) if last else None
+    if last is not None and state is not None and _is_over(state, config.patience):
+        load_model(model, str(last.with_name(f"checkpoint-{state.best_global_step}") / "model.safetensors"))
+    else:
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
+        state = trainer.state
     model.eval()
     for spool in data.values():
         spool.close()
-    return _curve(trainer.state.log_history)
+    return _curve(state.log_history)
 
 
-def last_whole_checkpoint(directory: Path) -> str | None:
-    """The newest checkpoint; one that a kill left half-written (the state goes last) is deleted."""
+def _is_over(state: TrainerState, patience: int) -> bool:
+    """Whether training has run its epochs, or as many as ``patience`` after the best one.
+
+    A function of the recorded state alone, so that a resumed run stops where an uninterrupted one does.
+    """
+    if state.max_steps and state.global_step >= state.max_steps:
+        return True
+    if not state.best_global_step or not state.epoch:
+        return False
+    steps_an_epoch = state.global_step / state.epoch
+    return round((state.global_step - state.best_global_step) / steps_an_epoch) >= patience
+
+
+class _Patience(TrainerCallback):
+    """Early stopping on dev weighted F1."""
+
+    def __init__(self, patience: int) -> None:
+        self._patience = patience
+
+    def on_save(self, _args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+        if _is_over(state, self._patience):
+            control.should_training_stop = True
+
+
+def last_whole_checkpoint(directory: Path) -> Path | None:
+    """The newest checkpoint, with its best one's path set to where it lies now.
+
+    One that a kill left half-written (its state goes last) is deleted, and so is one whose best checkpoint is gone.
+    """
     for folder in directory.glob("checkpoint-*"):
-        if not (folder / "trainer_state.json").is_file():
+        try:
+            state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+            best = directory / f"checkpoint-{state['best_global_step']}"
+        except (OSError, ValueError, LookupError):
             shutil.rmtree(folder)
-    return get_last_checkpoint(str(directory))
+            continue
+        if not (best / "model.safetensors").is_file():
+            shutil.rmtree(folder)
+        elif state.get("best_model_checkpoint") != str(best):
+            aside = folder / "trainer_state.json.partial"
+            aside.write_text(json.dumps({**state, "best_model_checkpoint": str(best)}), encoding="utf-8")
+            aside.replace(folder / "trainer_state.json")
+    last = get_last_checkpoint(str(directory))
+    return Path(last) if last else None
 
 
 def _curve(log: list[dict[str, float]]) -> list[dict[str, float]]:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from components.core.artifact_io import Opened
 from components.core.config.encoder import EncoderConfig
+from components.core.encoder_source import source_state
 from components.core.manifests import EncoderCheckpoint, UtteranceSet
 from components.core.steps import Result, Stage, Step
 
@@ -15,6 +16,7 @@ STAGE = Stage(
     config=EncoderConfig,
     inputs={"utterances": UtteranceSet},
     outputs={"encoder": EncoderCheckpoint},
+    outside=source_state,
 )
 
 

@@ -20,6 +20,7 @@ STAGE = Stage(
     config=GateConfig,
     inputs={"report": EvaluationReport},
     outputs={"verdict": GateVerdict},
+    reports={"verdict": ("verdict.json",)},
     imports=("numpy", "pyarrow.parquet"),
 )
 
@@ -51,7 +52,6 @@ def run(
     (verdict / "verdict.json").write_text(
         json.dumps([result.model_dump() for result in results], indent=1), encoding="utf-8"
     )
-    step.report("verdict.json", verdict / "verdict.json")
     return Result(manifests={"verdict": GateVerdict(verdict=answer, rules=results)}, values={"verdict": answer})
 
 

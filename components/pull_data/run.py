@@ -13,7 +13,11 @@ from components.core.remote_data import RemoteData, selected_dialogues
 from components.core.steps import Result, Stage, Step
 
 STAGE = Stage(
-    name="pull_data", config=DataConfig, outputs={"utterances": UtteranceSet}, imports=("dvc.repo", "pyarrow.parquet")
+    name="pull_data",
+    config=DataConfig,
+    outputs={"utterances": UtteranceSet},
+    outside=lambda _config, run: {"data_remote": run.data_remote},
+    imports=("dvc.repo", "pyarrow.parquet"),
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from components.core.artifact_io import Opened, artifact_key
@@ -12,6 +13,7 @@ from components.core.manifests import (
     EncoderCheckpoint,
     EvaluationReport,
     GateVerdict,
+    Manifest,
     ModelBundle,
     MoEModel,
     UtteranceSet,
@@ -62,13 +64,12 @@ def run(
     from components.core.registry import Lineage, register
 
     manifest = assemble(config, utterances.manifest, [speech, text], model, report.manifest, bundle)
-    digest = digest_of_bundle(manifest, bundle)
-    location = step.store.location(artifact_key(ModelBundle.__name__, digest))
     made_by = model.manifest.made_by
-    version = register(
-        step.run.tracking_uri,
-        config,
-        Lineage(
+
+    def enter(published: Mapping[str, Manifest]) -> Mapping[str, str]:
+        digest = published["bundle"].digest
+        location = step.store.location(artifact_key(ModelBundle.__name__, digest))
+        lineage = Lineage(
             run_id=step.run.run_id,
             bundle_digest=digest,
             bundle_location=location,
@@ -78,15 +79,18 @@ def run(
             dirty=made_by.dirty if made_by else False,
             verdict=verdict.manifest.verdict,
             encoder_digests=model.manifest.encoder_digests,
-        ),
-        metrics=report.manifest.metrics,
-        parameters=made_by.config if made_by else {},
-    )
-    step.progress.note(f"registered as {config.model_name} version {version} (alias challenger).")
-    return Result(
-        manifests={"bundle": manifest},
-        values={"model_version": version, "model_name": config.model_name, "bundle_location": location},
-    )
+        )
+        version = register(
+            step.run.tracking_uri,
+            config,
+            lineage,
+            metrics=report.manifest.metrics,
+            parameters=made_by.config if made_by else {},
+        )
+        step.progress.note(f"registered as {config.model_name} version {version} (alias challenger).")
+        return {"model_version": version, "model_name": config.model_name, "bundle_location": location}
+
+    return Result(manifests={"bundle": manifest}, then=enter)
 
 
 def assemble(
@@ -124,10 +128,3 @@ def assemble(
         metrics=report.metrics,
         dvc_digest=data.dvc_digest,
     )
-
-
-def digest_of_bundle(manifest: ModelBundle, folder: Path) -> str:
-    """The digest that the bundle will be published under."""
-    from components.core.artifact_io import with_files
-
-    return with_files(manifest, folder).digest

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.core.config.registry import RegistryConfig
 from components.core.outcome import read_outcome
+from components.core.registry import shown_uri
 from components.core.steps import Result, Stage, Step
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def run(config: RegistryConfig, step: Step) -> Result:
     outcome: Outcome = read_outcome(step.store, step.run.run_id)
     material = gather(step.store, outcome)
     timing = measure(outcome, material.info, time.time())
-    steps = next_steps(outcome, material.info, step.run.tracking_uri)
+    steps = next_steps(outcome, material.info, shown_uri(step.run.tracking_uri))
     plain: dict[str, Any] = finite(summary(outcome, material, timing, steps, step.run.profile))
     with tempfile.TemporaryDirectory() as scratch:
         data, page = Path(scratch) / DATA, Path(scratch) / PAGE

@@ -24,6 +24,7 @@ STAGE = Stage(
     config=ValidationConfig,
     inputs={"utterances": UtteranceSet},
     outputs={"report": ValidationReport},
+    reports={"report": ("validation_report.html",)},
     imports=("great_expectations", "pandas", "soundfile"),
 )
 REPORT = "validation_report.html"
@@ -79,7 +80,6 @@ def run(config: ValidationConfig, step: Step, utterances: Opened[UtteranceSet], 
     )
     (report / RESULTS).write_text(results_json(validation), encoding="utf-8")
     (report / REPORT).write_text(render(validation, reference.name, reference.dvc_digest), encoding="utf-8")
-    step.report(REPORT, report / REPORT)
     for sentence in validation.failed:
         step.progress.note(sentence)
     manifest = ValidationReport(

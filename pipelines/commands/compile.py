@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from components.core.errors import MistereError
@@ -26,16 +27,17 @@ def compile_pipeline(profile: str, settings: Iterable[str], output: Path) -> Non
 
     arguments = pipeline_arguments(config, RunContext(run_id="", store="", tracking_uri="", profile=profile))
     del arguments["run"]
-    output.parent.mkdir(parents=True, exist_ok=True)
     aside = output.with_name(f".{output.stem}.partial.yaml")
     try:
+        output.parent.mkdir(parents=True, exist_ok=True)
         Compiler().compile(retraining, str(aside), pipeline_parameters=arguments)
         aside.write_text(_DEFAULT.sub("", aside.read_text(encoding="utf-8")), encoding="utf-8")
         aside.replace(output)
     except OSError as error:
         raise MistereError(f"cannot write {output} ({error.strerror}).") from error
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink()
 
 
 _DEFAULT = re.compile(r"(?<=: dict) \[Default: .*\]$", re.MULTILINE)

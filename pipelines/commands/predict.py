@@ -52,6 +52,8 @@ def read_dialogue(path: Path) -> list[Turn]:
     turns = []
     for number, entry in enumerate(entries):
         audio = None
+        if not isinstance(entry.get("text") or "", str) or not isinstance(entry.get("audio") or "", str):
+            raise UsageError(f"{path}: utterance {number}: text and audio (a path) are strings.")
         if entry.get("audio"):
             file = path.parent / str(entry["audio"])
             if not file.is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import secrets
@@ -10,12 +11,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from components.core.config.whole import Config
 from components.core.data_source import PinnedData, pin
-from components.core.errors import ExitCode, MistereError
+from components.core.errors import MistereError
 from components.core.outcome import read_outcome
 from components.core.source_digest import git_state
 from components.core.steps import RunContext
@@ -38,7 +40,11 @@ def run(profile: str, data: str | None, settings: Sequence[str], output: Path) -
         The exit code.
     """
     config = load_profile(profile, settings)
-    store = _open_output(output)
+    with _only_run(output) as store:
+        return _run(config, store, profile, data)
+
+
+def _run(config: Config, store: LocalStore, profile: str, data: str | None) -> int:
     source = data if data is not None else config.data.source
     pinned = pin(source, str(store.root.parent / "data-remote"))
     run_id = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
@@ -58,8 +64,23 @@ def run(profile: str, data: str | None, settings: Sequence[str], output: Path) -
     process = start(arguments, folder / "kfp", folder / "events.jsonl", folder / "kfp.log")
     _follow(process, folder / "events.jsonl", store, run_id)
     outcome = read_outcome(store, run_id)
-    summary(outcome, folder / "kfp.log")
+    summary(outcome, store.root.parent, folder / "kfp.log")
     return outcome.exit_code
+
+
+@contextmanager
+def _only_run(output: Path) -> Iterator[LocalStore]:
+    """The output folder's store, locked: two runs at once would train in the same checkpoints."""
+    store = _open_output(output)
+    with (store.root.parent / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise MistereError(
+                f"another run is at work in {store.root.parent}: wait for it, or choose another --output."
+            ) from None
+        _sweep(store)
+        yield store
 
 
 def _open_output(output: Path) -> LocalStore:
@@ -73,17 +94,14 @@ def _open_output(output: Path) -> LocalStore:
         raise MistereError(
             f"cannot write to {root} ({error.strerror}): choose another folder with --output."
         ) from error
-    store = LocalStore(root / "store")
-    _sweep(store.local_path("scratch"))
-    return store
+    return LocalStore(root / "store")
 
 
-def _sweep(scratch: Path) -> None:
-    """Remove what killed stages left half-made; a folder's name begins with its process."""
-    for left in scratch.glob("*-*") if scratch.is_dir() else []:
-        process = left.name.split("-", 1)[0]
-        if not process.isdigit() or not Path("/proc", process).exists():
-            shutil.rmtree(left, ignore_errors=True)
+def _sweep(store: LocalStore) -> None:
+    """Remove what killed stages left half-made: nobody else is at work here."""
+    halves = [*store.local_path("scratch").glob("*"), *store.local_path("artifacts").glob("*/.*")]
+    for half in halves:
+        shutil.rmtree(half, ignore_errors=True)
 
 
 def _write_run_info(store: LocalStore, context: RunContext, config: Config, source: str, pinned: PinnedData) -> None:
@@ -102,7 +120,9 @@ def _write_run_info(store: LocalStore, context: RunContext, config: Config, sour
 
 
 def _follow(process: subprocess.Popen[bytes], events: Path, store: LocalStore, run_id: str) -> None:
-    """Show events until the pipeline's process ends; Ctrl-C ends it too."""
+    """Show events until the pipeline's process ends; Ctrl-C, or being told to end, ends it too."""
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, signal.default_int_handler)
     with Display() as display:
         position = 0
         try:
@@ -115,16 +135,14 @@ def _follow(process: subprocess.Popen[bytes], events: Path, store: LocalStore, r
                             if not line.endswith(b"\n"):
                                 break
                             position += len(line)
-                            display.show(json.loads(line))
+                            with suppress(ValueError, LookupError):  # a line that a killed stage cut short
+                                display.show(json.loads(line))
                 if ended:
                     return
                 time.sleep(0.1)
         except KeyboardInterrupt:
-            os.killpg(process.pid, signal.SIGTERM)
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             raise MistereError(
                 f"interrupted; what has finished is kept in {store.uri}, and the same command goes on from there."
             ) from None
-
-
-__all__ = ["ExitCode", "run"]

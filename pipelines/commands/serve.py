@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import subprocess
+import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from components.core.config.deployment import DeploymentConfig
-from components.core.deployment import read_deployment
+from components.core.deployment import deployed_services, read_deployment
 from components.core.store import LocalStore
 
 
-def serve(bundle: str | None, output: Path, host: str, port: int, grpc_port: int) -> int:
-    """Serve a bundle until interrupted.
+def serve(bundle: str | None, output: Path, host: str, port: int, grpc_port: int) -> NoReturn:
+    """Serve a bundle until interrupted; this process becomes the server.
 
     Args:
         bundle: its place; None for the one that is deployed in ``output``.
@@ -20,17 +21,12 @@ def serve(bundle: str | None, output: Path, host: str, port: int, grpc_port: int
         host: address to listen on.
         port: REST port.
         grpc_port: gRPC port.
-
-    Returns:
-        The server's exit code.
     """
-    service = DeploymentConfig().service
-    place = bundle or read_deployment(LocalStore(output.resolve() / "store"), service).bundle_location
+    store = LocalStore(output.resolve() / "store")
+    services = deployed_services(store)
+    service = services[0] if len(services) == 1 else DeploymentConfig().service
+    place = bundle or read_deployment(store, service).bundle_location
     print(f"serving {place}\nREST http://{host}:{port}  gRPC {host}:{grpc_port}  stop with Ctrl-C", flush=True)
     command = [sys.executable, "-m", "components.predictor", place, "--model-name", service]
     command += ["--host", host, "--http-port", str(port), "--grpc-port", str(grpc_port)]
-    with subprocess.Popen(command) as process:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            return process.wait()
+    os.execv(sys.executable, command)

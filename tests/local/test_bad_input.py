@@ -144,6 +144,7 @@ def test_weights_that_are_not_the_expected_ones_are_not_used(text_only: Path, ou
     assert "expected ffffffffffff" in failed.text and "pip install" in failed.text
 
 
+@pytest.mark.long
 def test_a_full_disk_is_said_and_leaves_nothing_half_made(text_only: Path, tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()

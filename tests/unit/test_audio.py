@@ -56,6 +56,7 @@ def test_channels_are_averaged() -> None:
         (encoded(np.zeros(0, np.float32), 16000), "zero length"),
         (encoded(np.array([0.1, np.nan], np.float32), 16000, subtype="FLOAT"), "no numbers"),
     ],
+    ids=["empty", "no audio", "cut short", "no sample", "no number"],
 )
 def test_damage_is_one_sentence(data: bytes, says: str) -> None:
     with pytest.raises(AudioError, match=says) as caught:

@@ -11,4 +11,3 @@ class EvaluationConfig(SeededSection):
     """``evaluate_model``: resamples of whole dialogues behind every interval."""
 
     resamples: int = Field(default=2000, ge=100)
-    interval: float = Field(default=0.95, gt=0, lt=1)

