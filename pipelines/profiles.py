@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from components.core.config.whole import SECTIONS, Config, load_config
-from components.core.steps import RunContext
+from components.core.stage import RunContext
 
 PROFILES = Path(__file__).parent / "profiles"
 

@@ -15,7 +15,7 @@ from components.core.artifact_io import MANIFEST, artifact_key
 from components.core.champion import NO_CHAMPION
 from components.core.errors import ArtifactError, ExitCode, MistereError
 from components.core.manifests import EvaluationReport, GateVerdict, Manifest, ModelBundle, ValidationReport
-from components.core.steps import StageRecord, stage_record_key
+from components.core.stage import StageRecord, stage_record_key
 from components.core.store import MissingObjectError, ObjectStore
 
 TASKS: Final[tuple[str, ...]] = (

@@ -14,7 +14,8 @@ import yaml
 
 from components.core.artifact_io import MANIFEST, open_artifact
 from components.core.errors import MistereError
-from components.core.steps import RunContext, Stage, execute
+from components.core.stage import RunContext, Stage
+from components.core.steps import execute
 from components.core.store import open_store
 
 

@@ -17,13 +17,11 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from components.core.artifact_io import MANIFEST, Opened, artifact_key, open_artifact, publish
 from components.core.checkpoints import Checkpoints
@@ -34,120 +32,8 @@ from components.core.manifests import MANIFESTS, MadeBy, Manifest, canonical_dig
 from components.core.processes import die_with_parent
 from components.core.progress import EVENTS_VARIABLE, Progress, emit
 from components.core.source_digest import git_state, source_digest
+from components.core.stage import Result, RunContext, Stage, StageRecord, Step, stage_record_key
 from components.core.store import LocalStore, MissingObjectError, ObjectStore, open_store
-
-
-class RunContext(BaseModel):
-    """What a run is, for its stages: nothing in here changes what a stage computes.
-
-    Attributes:
-        run_id: names the run in the store.
-        store: the object store.
-        tracking_uri: MLflow.
-        data_remote: the DVC remote, in DVC's own spelling.
-        data_digest: the DVC digest that whoever started the run resolved.
-        profile: for the report only.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    run_id: str
-    store: str
-    tracking_uri: str
-    data_remote: str = ""
-    data_digest: str = ""
-    profile: str = ""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What the engine must know of a stage before it imports anything heavy.
-
-    Attributes:
-        name: the folder under ``components/``.
-        config: the slice of the configuration it is handed.
-        inputs: artifact kinds by argument name.
-        outputs: artifact kinds by argument name.
-        imports: heavy modules that every execution needs, imported ahead so that their cost is counted as what it is.
-        cached: False for a stage that acts on the world outside.
-        reports: by output, the files that are kept under the run's id as well, also when the step was found finished.
-        outside: digests of what the configuration only names (a folder, a package, a remote), which belong to the key.
-    """
-
-    name: str
-    config: type[Section]
-    inputs: Mapping[str, type[Manifest]] = field(default_factory=dict)
-    outputs: Mapping[str, type[Manifest]] = field(default_factory=dict)
-    imports: tuple[str, ...] = ()
-    cached: bool = True
-    reports: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    outside: Callable[[Any, RunContext], Mapping[str, str]] | None = None
-
-
-@dataclass
-class ImportClock:
-    """Seconds spent importing, which are not the stage's own work."""
-
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class Step:
-    """One execution of a stage, as its ``run`` sees it."""
-
-    task: str
-    key: str
-    run: RunContext
-    store: ObjectStore
-    progress: Progress
-    checkpoints: Checkpoints
-    imports: ImportClock = field(default_factory=ImportClock)
-
-    @contextmanager
-    def loading(self) -> Iterator[None]:
-        """Around imports that only some executions need, so that their cost is counted as what it is."""
-        clock = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.imports.seconds += time.perf_counter() - clock
-
-    def report(self, name: str, path: Path) -> None:
-        """Keep a report under the run's id at once, so that it survives whatever happens next."""
-        self.store.upload(path, f"runs/{self.run.run_id}/reports/{name}")
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a stage's ``run`` answers.
-
-    Attributes:
-        manifests: one for each output.
-        values: plain values, for the pipeline's conditions.
-        then: called with the manifests as published, for what must wait until they are; its answer joins the values.
-    """
-
-    manifests: Mapping[str, Manifest] = field(default_factory=dict)
-    values: Mapping[str, str] = field(default_factory=dict)
-    then: Callable[[Mapping[str, Manifest]], Mapping[str, str]] | None = None
-
-
-class StageRecord(BaseModel):
-    """What happened to one task of a run."""
-
-    task: str
-    stage: str
-    status: str
-    key: str = ""
-    started: float
-    seconds: float = 0.0
-    compute_seconds: float = 0.0
-    import_seconds: float = 0.0
-    peak_memory_mb: float = 0.0
-    outputs: dict[str, str] = {}
-    values: dict[str, str] = {}
-    exit_code: int = 0
-    message: str = ""
 
 
 def step_key(
@@ -164,11 +50,6 @@ def step_key(
             "code": code,
         }
     )
-
-
-def stage_record_key(run_id: str, task: str) -> str:
-    """Where a task's record lies in the store."""
-    return f"runs/{run_id}/stages/{task}.json"
 
 
 def read_reference(path: str | Path, cls: type[Manifest]) -> str:

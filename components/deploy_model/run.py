@@ -20,7 +20,7 @@ from components.core.images import image
 from components.core.manifests import EvaluationReport, ModelBundle, UtteranceSet
 from components.core.registry import mirror_champion, shown_uri
 from components.core.serving.inference_service import inference_service
-from components.core.steps import Result, Stage, Step
+from components.core.stage import Result, Stage, Step
 from components.core.store import ConflictError
 
 STAGE = Stage(

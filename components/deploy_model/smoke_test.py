@@ -25,7 +25,7 @@ from components.core.manifests import EvaluationReport, UtteranceSet
 from components.core.predictions import read_predictions
 from components.core.processes import die_with_parent
 from components.core.serving.client import DialogueClient, EndpointError, EndpointPrediction
-from components.core.steps import Step
+from components.core.stage import Step
 from components.core.utterances import UtteranceReader
 
 _FEW_UTTERANCES = 16

@@ -14,7 +14,7 @@ from components.core.artifact_io import Opened, open_artifact
 from components.core.champion import NO_CHAMPION, read_champion
 from components.core.config.evaluation import EvaluationConfig
 from components.core.manifests import EmbeddingSet, EvaluationReport, ModelBundle, MoEModel, UtteranceSet
-from components.core.steps import Result, Stage, Step
+from components.core.stage import Result, Stage, Step
 
 if TYPE_CHECKING:
     import numpy as np

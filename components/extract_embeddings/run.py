@@ -11,7 +11,7 @@ from components.core.config.base import Section
 from components.core.dataset import SPLITS, Utterance
 from components.core.embeddings import UTTERANCES_FILE
 from components.core.manifests import BaseEncoder, EmbeddingSet, EncoderCheckpoint, UtteranceSet
-from components.core.steps import Result, Stage, Step
+from components.core.stage import Result, Stage, Step
 
 if TYPE_CHECKING:
     from components.core.encoders.embedding import Embedder

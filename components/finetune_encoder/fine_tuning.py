@@ -39,7 +39,7 @@ from components.core.losses import focal_loss
 from components.core.manifests import EncoderCheckpoint, UtteranceSet, canonical_digest
 from components.core.metrics import confusion, weighted_f1
 from components.core.progress import Progress
-from components.core.steps import Step
+from components.core.stage import Step
 from components.core.utterances import FeatureSpool, UtteranceReader, batches_by_length
 
 

@@ -9,7 +9,7 @@ from components.core.artifact_io import Opened
 from components.core.config.encoder import EncoderConfig
 from components.core.encoder_source import source_state
 from components.core.manifests import EncoderCheckpoint, UtteranceSet
-from components.core.steps import Result, Stage, Step
+from components.core.stage import Result, Stage, Step
 
 STAGE = Stage(
     name="finetune_encoder",

@@ -10,7 +10,7 @@ from components.core.artifact_io import Opened
 from components.core.champion import NO_CHAMPION
 from components.core.config.gate import GateConfig
 from components.core.manifests import EvaluationReport, GateVerdict, RuleResult
-from components.core.steps import Result, Stage, Step
+from components.core.stage import Result, Stage, Step
 
 if TYPE_CHECKING:
     from components.core.metrics import Interval

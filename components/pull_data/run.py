@@ -10,7 +10,7 @@ from components.core.dataset import REQUIRED_COLUMNS, SPLITS, Split, load_info, 
 from components.core.errors import DataError
 from components.core.manifests import Shard, UtteranceSet, canonical_digest
 from components.core.remote_data import RemoteData, selected_dialogues
-from components.core.steps import Result, Stage, Step
+from components.core.stage import Result, Stage, Step
 
 STAGE = Stage(
     name="pull_data",

@@ -18,7 +18,7 @@ from components.core.manifests import (
     MoEModel,
     UtteranceSet,
 )
-from components.core.steps import Result, Stage, Step
+from components.core.stage import Result, Stage, Step
 
 STAGE = Stage(
     name="register_model",

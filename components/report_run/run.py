@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from components.core.config.registry import RegistryConfig
 from components.core.outcome import read_outcome
 from components.core.registry import shown_uri
-from components.core.steps import Result, Stage, Step
+from components.core.stage import Result, Stage, Step
 
 if TYPE_CHECKING:
     from components.core.outcome import Outcome

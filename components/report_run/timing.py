@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.core.outcome import EXIT_HANDLER, Outcome
-from components.core.steps import StageRecord
+from components.core.stage import StageRecord
 
 _SPACE = "\N{NO-BREAK SPACE}"
 

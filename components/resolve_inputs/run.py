@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from components.core.champion import read_champion
 from components.core.config.data import DataConfig
-from components.core.steps import Result, Stage, Step
+from components.core.stage import Result, Stage, Step
 
 STAGE = Stage(name="resolve_inputs", config=DataConfig, cached=False)
 

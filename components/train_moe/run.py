@@ -7,7 +7,7 @@ from pathlib import Path
 from components.core.artifact_io import Opened
 from components.core.config.mixture import MixtureConfig
 from components.core.manifests import EmbeddingSet, MoEModel
-from components.core.steps import Result, Stage, Step
+from components.core.stage import Result, Stage, Step
 
 STAGE = Stage(
     name="train_moe",

@@ -13,7 +13,7 @@ from components.core.config.validation import ValidationConfig
 from components.core.dataset import SPLITS, Split
 from components.core.manifests import UtteranceSet, ValidationReport
 from components.core.remote_data import selected_dialogues, shard_paths
-from components.core.steps import Result, Stage, Step
+from components.core.stage import Result, Stage, Step
 from components.validate_data.counts import tables
 from components.validate_data.expectations import rules
 from components.validate_data.facts import Facts, gather

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from components.core.errors import MistereError
-from components.core.steps import RunContext
+from components.core.stage import RunContext
 from pipelines.profiles import load_profile, pipeline_arguments
 
 

@@ -20,7 +20,7 @@ from components.core.data_source import PinnedData, pin
 from components.core.errors import MistereError
 from components.core.outcome import read_outcome
 from components.core.source_digest import git_state
-from components.core.steps import RunContext
+from components.core.stage import RunContext
 from components.core.store import LocalStore
 from pipelines.display import Display, summary
 from pipelines.local_run import start

@@ -29,7 +29,7 @@ from components.core.manifests import (
 )
 from components.core.moe.prediction import DialoguePrediction
 from components.core.progress import Progress
-from components.core.steps import RunContext, StageRecord, Step, stage_record_key
+from components.core.stage import RunContext, StageRecord, Step, stage_record_key
 from components.core.store import LocalStore
 
 LABELS = ["neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger"]

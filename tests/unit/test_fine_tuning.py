@@ -12,7 +12,7 @@ from components.core.config.encoder import TextConfig
 from components.core.data_source import pin
 from components.core.manifests import EncoderCheckpoint, UtteranceSet
 from components.core.progress import Progress
-from components.core.steps import RunContext, Step
+from components.core.stage import RunContext, Step
 from components.core.store import LocalStore
 from components.pull_data.run import describe
 from tests.local.workshop import make_dataset, rows

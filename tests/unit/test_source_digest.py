@@ -42,7 +42,7 @@ def imported_packages(file: Path) -> set[str]:
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_closure_holds_the_stage_and_the_engine_but_no_other_stage(stage: str) -> None:
     found = modules(stage)
-    assert {"components", f"components.{stage}", f"components.{stage}.run", "components.core.steps"} <= found
+    assert {"components", f"components.{stage}", f"components.{stage}.run", "components.core.stage"} <= found
     others = {name.split(".")[1] for name in found if "." in name} - {stage, "core"}
     assert others == set()
 

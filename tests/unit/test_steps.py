@@ -18,7 +18,8 @@ from components.core.config.data import DataConfig
 from components.core.errors import ArtifactError, DataError, MistereError, UsageError
 from components.core.manifests import EncoderCheckpoint, EvaluationReport, GateVerdict
 from components.core.progress import EVENTS_VARIABLE
-from components.core.steps import Stage, StageRecord, execute, stage_record_key
+from components.core.stage import Stage, StageRecord, stage_record_key
+from components.core.steps import execute
 from components.core.store import LocalStore, ObjectStore
 from components.gate_model.run import STAGE as GATE
 from components.resolve_inputs.run import STAGE as RESOLVE

@@ -20,7 +20,7 @@ from components.core.config.validation import ValidationConfig
 from components.core.dataset import SPLITS, DatasetInfo, Split, Utterance, shards_of, write_dataset
 from components.core.manifests import Shard, UtteranceSet, ValidationReport
 from components.core.progress import Progress
-from components.core.steps import RunContext, Step
+from components.core.stage import RunContext, Step
 from components.core.store import LocalStore
 from components.validate_data import run as stage
 from components.validate_data.report import render
