@@ -87,7 +87,8 @@ def summary(outcome: Outcome, output: Path, log: Path) -> None:
         output: the folder of ``mistere run``.
         log: of kfp and the stages.
     """
-    command = "mistere" if shutil.which("mistere") else os.path.relpath(sys.argv[0])
+    script = Path(sys.argv[0])
+    command = os.path.relpath(script) if script.name == "mistere" and not shutil.which("mistere") else "mistere"
     elsewhere = "" if output == Path("output").resolve() else f" --output {output}"
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
     console.print()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,7 +12,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from components.core.champion import read_champion
 from components.core.dataset import Split, Utterance
+from components.core.store import LocalStore
 from tests.local.workshop import Run, make_dataset, mistere, rows, run
 
 Row = tuple[Split, Utterance]
@@ -86,6 +89,13 @@ def test_data_is_rejected_with_a_sentence_and_a_report(damage: str, tmp_path: Pa
     assert "finetune_encoder-text" not in rejected.stages
 
 
+def test_two_runs_in_one_folder_do_not_meet(tmp_path: Path) -> None:
+    with (tmp_path / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = mistere("run", "--profile", "tiny", "--output", str(tmp_path))
+    assert done.returncode == 1 and "another run is at work" in one_line(done)
+
+
 def test_a_table_without_labels_is_rejected(tmp_path: Path) -> None:
     folder = make_dataset(tmp_path / "tones")
     shard = folder / "dev-00000.parquet"
@@ -125,11 +135,23 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("output")
 
 
+def test_a_failed_smoke_test_moves_no_champion(text_only: Path, output: Path) -> None:
+    failed = run(output, text_only, "deployment.ready_timeout=0.1")
+    assert failed.code == 1, failed.text
+    assert "the smoke test failed, the champion stays" in failed.text and "Traceback" not in failed.text
+    assert failed.stages["finetune_encoder-speech"]["peak_memory_mb"] < 200  # no encoder was loaded
+    assert not (output / "store" / "champion.json").exists()
+    assert not (output / "store" / "deployments" / "mistere" / "deployment.json").exists()
+
+
 def test_text_alone_goes_through_every_stage(text_only: Path, output: Path) -> None:
     done = run(output, text_only)
     assert done.code == 0, done.text
     assert "speech alone" not in done.text and "text alone" in done.text
-    assert done.stages["finetune_encoder-speech"]["peak_memory_mb"] < 200  # no encoder was loaded
+    assert done.stages["extract_embeddings-speech"]["values"] == {}
+    assert "finetune_encoder-text" not in done.ran, "what the failed run had finished is found"
+    champion = read_champion(LocalStore(output / "store")).champion
+    assert champion is not None and champion.bundle_digest == done.stages["register_model"]["outputs"]["bundle"]
 
 
 def test_an_encoder_that_does_not_exist_is_a_setting_to_mend(text_only: Path, output: Path) -> None:
