@@ -10,18 +10,25 @@ import numpy as np
 
 from components.core.artifact_io import Opened
 from components.core.dataset import Split
-from components.core.errors import ArtifactError
+from components.core.errors import ArtifactError, UsageError
 from components.core.manifests import EmbeddingSet
+from components.core.nearest import nearest
 
 UTTERANCES_FILE = "utterances.parquet"
 
 
 @dataclass(frozen=True)
 class EmbeddedDialogue:
-    """A dialogue as a row range of the embedding matrices."""
+    """A dialogue as rows of the embedding matrices.
+
+    Attributes:
+        dialogue_id: its name.
+        rows: where its turns are, in order: a range, or row numbers where they are scattered.
+        labels: class of each turn ``[n]``.
+    """
 
     dialogue_id: str
-    rows: slice
+    rows: slice | np.ndarray
     labels: np.ndarray
 
     def __len__(self) -> int:
@@ -32,31 +39,47 @@ class EmbeddedDialogues:
     """Row-aligned embeddings of all modalities, by split and dialogue.
 
     Args:
-        utterances: ``utterances.parquet`` (split, dialogue_id, turn, label), rows in dialogue order.
-        matrices: per modality a float32 ``.npy`` ``[rows, d]``; a NaN row where the utterance lacks it.
+        dialogues: per split its dialogues.
+        matrices: per modality float32 ``[rows, d]``, usually memory-mapped; a NaN row where the utterance lacks it.
         labels: the labels in order.
     """
 
-    def __init__(self, utterances: Path, matrices: Mapping[str, Path], labels: Sequence[str]) -> None:
+    def __init__(
+        self,
+        dialogues: Mapping[str, Sequence[EmbeddedDialogue]],
+        matrices: Mapping[str, np.ndarray],
+        labels: Sequence[str],
+    ) -> None:
+        self.labels = list(labels)
+        self._dialogues = {split: list(ones) for split, ones in dialogues.items()}
+        self._matrices = dict(matrices)
+
+    @classmethod
+    def read_files(cls, utterances: Path, matrices: Mapping[str, Path], labels: Sequence[str]) -> EmbeddedDialogues:
+        """From ``utterances.parquet`` (split, dialogue_id, turn, label; rows in dialogue order) and a ``.npy`` a modality.
+
+        Raises:
+            ArtifactError: the files are not of the same number of rows.
+        """
         import pyarrow.parquet as pq
 
         table = pq.read_table(utterances, columns=["split", "dialogue_id", "label"])
-        self.labels = list(labels)
         classes = {label: index for index, label in enumerate(labels)}
         targets = np.array([classes[label] for label in table["label"].to_pylist()], dtype=np.int64)
-        self._matrices = {name: np.load(path, mmap_mode="r", allow_pickle=False) for name, path in matrices.items()}
-        for name, matrix in self._matrices.items():
+        mapped = {name: np.load(path, mmap_mode="r", allow_pickle=False) for name, path in matrices.items()}
+        for name, matrix in mapped.items():
             if len(matrix) != len(targets):
                 raise ArtifactError(f"the {name} embeddings have {len(matrix)} rows, the utterances {len(targets)}.")
-        self._dialogues: dict[str, list[EmbeddedDialogue]] = {}
+        dialogues: dict[str, list[EmbeddedDialogue]] = {}
         keys = list(zip(table["split"].to_pylist(), table["dialogue_id"].to_pylist(), strict=True))
         start = 0
         for end in range(1, len(keys) + 1):
             if end == len(keys) or keys[end] != keys[start]:
                 split, name = keys[start]
                 rows = slice(start, end)
-                self._dialogues.setdefault(split, []).append(EmbeddedDialogue(name, rows, targets[rows]))
+                dialogues.setdefault(split, []).append(EmbeddedDialogue(name, rows, targets[rows]))
                 start = end
+        return cls(dialogues, mapped, labels)
 
     @classmethod
     def open(cls, sets: Sequence[Opened[EmbeddingSet]]) -> EmbeddedDialogues:
@@ -77,12 +100,26 @@ class EmbeddedDialogues:
         matrices: dict[str, Path] = {
             opened.manifest.modality: opened.file(f"{opened.manifest.modality}.npy") for opened in present
         }
-        return cls(present[0].file(UTTERANCES_FILE), matrices, first.labels)
+        return cls.read_files(present[0].file(UTTERANCES_FILE), matrices, first.labels)
 
     @property
     def dimensions(self) -> dict[str, int]:
         """Width per modality, in order."""
         return {name: int(matrix.shape[1]) for name, matrix in self._matrices.items()}
+
+    def only(self, modalities: Sequence[str]) -> EmbeddedDialogues:
+        """The same dialogues with some of the modalities, in the order named; none named: with all.
+
+        Raises:
+            UsageError: a name that is not there.
+        """
+        if not modalities:
+            return self
+        for name in modalities:
+            if name not in self._matrices:
+                raise UsageError(f"mixture.modalities: there are no {name} embeddings{nearest(name, self._matrices)}")
+        chosen = {name: self._matrices[name] for name in modalities}
+        return EmbeddedDialogues(self._dialogues, chosen, self.labels)
 
     def split(self, split: Split) -> list[EmbeddedDialogue]:
         """The split's dialogues."""

@@ -316,7 +316,7 @@ def write_toy(folder: Path, *, spoil: float | None = None) -> EmbeddedDialogues:
         matrices[name] = folder / f"{name}.npy"
     table = {"split": split, "dialogue_id": names, "turn": turns, "label": [f"l{label}" for label in labels]}
     pq.write_table(pa.table(table), folder / "utterances.parquet")
-    return EmbeddedDialogues(folder / "utterances.parquet", matrices, ["l0", "l1", "l2"])
+    return EmbeddedDialogues.read_files(folder / "utterances.parquet", matrices, ["l0", "l1", "l2"])
 
 
 @pytest.fixture(scope="module")
@@ -434,7 +434,7 @@ def test_a_split_without_dialogues_is_a_data_error(toy: EmbeddedDialogues, split
     table = table.append_column("label", pa.array(["x", "y", "x"]))
     pq.write_table(table, tmp_path / "utterances.parquet")
     np.save(tmp_path / "text.npy", np.zeros((3, 4), np.float32))
-    data = EmbeddedDialogues(tmp_path / "utterances.parquet", {"text": tmp_path / "text.npy"}, ["x", "y"])
+    data = EmbeddedDialogues.read_files(tmp_path / "utterances.parquet", {"text": tmp_path / "text.npy"}, ["x", "y"])
     with pytest.raises(DataError, match=f"the {split} split has no dialogue"):
         train_mixture(toy_config(), data, progress=Progress("train_moe"))
 
@@ -443,7 +443,7 @@ def test_matrices_of_other_utterances_are_refused(tmp_path: Path) -> None:
     write_toy(tmp_path)
     np.save(tmp_path / "text.npy", np.zeros((3, 4), np.float32))
     with pytest.raises(ArtifactError, match="the text embeddings have 3 rows"):
-        EmbeddedDialogues(tmp_path / "utterances.parquet", {"text": tmp_path / "text.npy"}, ["l0", "l1", "l2"])
+        EmbeddedDialogues.read_files(tmp_path / "utterances.parquet", {"text": tmp_path / "text.npy"}, ["l0", "l1", "l2"])
 
 
 @pytest.mark.parametrize("sharpness", [0.01, 1.0, 30.0])
