@@ -7,19 +7,24 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def focal_loss(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
+def focal_loss(logits: Tensor, labels: Tensor, gamma: float, class_weights: Tensor | None = None) -> Tensor:
     """Focal loss (Lin et al., arXiv 1708.02002): mean of ``(1 − p)^γ · −log p`` of the true class; γ = 0 is cross-entropy.
 
     Args:
         logits: ``[N, C]``.
         labels: ``[N]``.
         gamma: how much easy utterances are discounted.
+        class_weights: how much an utterance of each class counts ``[C]``; the mean is over N all the same, so the weights
+            should average 1 over the training set.
     """
     log_p = functional.log_softmax(logits, dim=-1).gather(1, labels[:, None]).squeeze(1)
-    if not gamma:
-        return -log_p.mean()
-    doubt = (1 - log_p.exp()).clamp(min=torch.finfo(log_p.dtype).eps)  # at 0 the power has no gradient where γ < 1
-    return (-(doubt**gamma) * log_p).mean()
+    losses = -log_p
+    if gamma:
+        doubt = (1 - log_p.exp()).clamp(min=torch.finfo(log_p.dtype).eps)  # at 0 the power has no gradient where γ < 1
+        losses = losses * doubt**gamma
+    if class_weights is not None:
+        losses = losses * class_weights[labels]
+    return losses.mean()
 
 
 def supervised_contrastive_loss(vectors: Tensor, labels: Tensor, temperature: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -26,7 +27,9 @@ def bench(name: str | None, arguments: Sequence[str]) -> int:
         return 0
     if name not in scripts:
         raise UsageError(f"unknown benchmark {name!r}{nearest(name, scripts)}")
-    return subprocess.run([sys.executable, str(scripts[name]), *arguments], check=False).returncode
+    command = [sys.executable, str(scripts[name]), *arguments]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(PROJECT_ROOT), os.environ.get("PYTHONPATH", "")])}
+    return subprocess.run(command, env=environment, check=False).returncode
 
 
 def _first_line(source: str) -> str:

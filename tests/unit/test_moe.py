@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from components.core.checkpoints import Checkpoints
@@ -22,9 +23,20 @@ from components.core.embeddings import EmbeddedDialogues
 from components.core.errors import ArtifactError, DataError, MistereError
 from components.core.losses import expert_consistency_loss, focal_loss, supervised_contrastive_loss
 from components.core.metrics import confusion, weighted_f1
+from components.core.moe.context import ContextLayers
+from components.core.moe.fusion import AttentionLayer
 from components.core.moe.mixture import CROSS_MODAL, DialogueBatch, MixtureOfExperts
 from components.core.moe.prediction import load_mixture, make_batch, predict, save_mixture
-from components.core.moe.training import calibrate, dialogue_batches, drop_modalities, train_mixture
+from components.core.moe.recurrence import BidirectionalGRU
+from components.core.moe.training import (
+    calibrate,
+    class_weights,
+    dialogue_batches,
+    drop_modalities,
+    rate_factor,
+    train_mixture,
+)
+from components.core.moe.turns import Turns
 from components.core.progress import Progress
 from components.core.store import LocalStore, ObjectStore
 
@@ -109,9 +121,9 @@ def test_a_dialogues_gradient_is_the_same_alone_and_in_any_batch(fusion: str, di
     dialogues, labels = some_dialogues(dimensions, 7)
     together = make_batch(dialogues, dimensions, labels)
 
-    def gradients(batch: DialogueBatch, row: int, target: np.ndarray) -> list[Tensor]:
+    def gradients(batch: DialogueBatch, dialogue: int, target: np.ndarray) -> list[Tensor]:
         model.zero_grad()
-        focal_loss(model(batch).logits[row, : len(target)], torch.as_tensor(target), 2.0).backward()
+        focal_loss(model(batch).logits[batch.turns.dialogue == dialogue], torch.as_tensor(target), 2.0).backward()
         return [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in model.parameters()]
 
     for index in (0, 3, 4):
@@ -122,30 +134,105 @@ def test_a_dialogues_gradient_is_the_same_alone_and_in_any_batch(fusion: str, di
 
 
 @every_shape
-def test_the_loss_and_its_gradient_ignore_padding(fusion: str, dimensions: dict[str, int]) -> None:
+def test_the_loss_and_its_gradient_are_those_of_the_set_of_dialogues(fusion: str, dimensions: dict[str, int]) -> None:
     model = model_of(dimensions, fusion)
     dialogues, labels = some_dialogues(dimensions, 3)
-    batch = make_batch(dialogues, dimensions, labels)
-    pad = 6
-    padded = replace(
-        batch,
-        inputs={name: torch.cat([x, torch.full_like(x[:, :pad], 9.0)], 1) for name, x in batch.inputs.items()},
-        present={name: torch.cat([x, torch.ones_like(x[:, :pad])], 1) for name, x in batch.present.items()},
-        mask=torch.cat([batch.mask, torch.zeros_like(batch.mask[:, :pad])], 1),
-        labels=torch.cat([batch.labels, torch.full_like(batch.labels[:, :pad], 3)], 1),  # type: ignore[index]
-    )
-    order = [3, 0, 4, 1, 2]
-    shuffled = make_batch([dialogues[i] for i in order], dimensions, [labels[i] for i in order])
     found = []
-    for one in (batch, padded, shuffled):
+    for order in ([0, 1, 2, 3, 4], [3, 0, 4, 1, 2], [4, 3, 2, 1, 0]):
+        batch = make_batch([dialogues[i] for i in order], dimensions, [labels[i] for i in order])
         model.zero_grad()
-        loss = model.loss(one)
+        loss = model.loss(batch, model(batch))
         loss.backward()
         flat = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
         found.append((loss.detach(), flat))
     for loss, gradient in found[1:]:
         torch.testing.assert_close(loss, found[0][0], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(gradient, found[0][1], atol=1e-4, rtol=1e-3)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(1, 14), min_size=1, max_size=6), st.integers(0, 2**16))
+def test_every_layer_gives_a_dialogue_the_same_alone_and_in_any_batch(lengths: list[int], seed: int) -> None:
+    torch.manual_seed(seed)
+    turns, config = Turns(lengths), config_of()
+    rows, there = torch.randn(len(turns), 12), torch.rand(len(turns)) > 0.3
+    context = ContextLayers(12, 6, 2, [1, 3, 5], 0.0)
+    recurrence = BidirectionalGRU(12, 6, 2, 0.0)
+    attention = AttentionLayer(config).eval()
+    layers: dict[str, tuple[torch.nn.Module, Callable[[Tensor, Tensor, Turns], Tensor]]] = {
+        "context": (context, lambda x, there, turns: context(x, turns)),
+        "recurrence": (recurrence, lambda x, there, turns: recurrence(x, turns)),
+        "attention": (attention, lambda x, there, turns: attention(x, [x], [there], turns)),
+    }
+    for name, (module, layer) in layers.items():
+
+        def answer(
+            x: Tensor,
+            there: Tensor,
+            turns: Turns,
+            own: slice,
+            module: torch.nn.Module = module,
+            layer: Callable[[Tensor, Tensor, Turns], Tensor] = layer,
+        ) -> list[Tensor]:
+            module.zero_grad()
+            x = x.clone().requires_grad_()
+            found = layer(x, there, turns)[own]
+            (found * torch.arange(1.0, found.numel() + 1).view_as(found).sin()).sum().backward()
+            grads = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in module.parameters()]
+            return [found.detach(), x.grad[own], *grads]  # type: ignore[index]
+
+        start = 0
+        for length in lengths:
+            own = slice(start, start + length)
+            together = answer(rows, there, turns, own)
+            alone = answer(rows[own], there[own], Turns([length]), slice(None))
+            for one, other in zip(together, alone, strict=True):
+                torch.testing.assert_close(
+                    one, other, atol=1e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
+                )
+            start += length
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.integers(1, 3), st.integers(0, 2**16))
+def test_the_recurrence_and_the_convolutions_are_torchs_own(lengths: list[int], layers: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    turns = Turns(lengths)
+    ours = BidirectionalGRU(5, 4, layers, 0.0)
+    rows = torch.randn(len(turns), 5, requires_grad=True)
+    weight = torch.randn(len(turns), 8)
+    (ours(rows, turns) * weight).sum().backward()
+    found = [rows.grad, *(p.grad.clone() for p in ours.parameters())]  # type: ignore[union-attr]
+    rows.grad = None
+    ours.zero_grad()
+    answers = [ours.gru(one)[0] for one in rows.split(lengths)]
+    (torch.cat(answers) * weight).sum().backward()
+    wanted = [rows.grad, *(p.grad for p in ours.parameters())]
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+    weights = torch.randn(3, 5, 3)  # [out, in, kernel]
+    windows = turns.windows(rows.detach(), 3) @ weights.permute(2, 1, 0).flatten(0, 1)
+    for own, one in zip(windows.split(lengths), rows.detach().split(lengths), strict=True):
+        torch.testing.assert_close(own, torch.conv1d(one.T, weights, padding=1).T, atol=1e-5, rtol=1e-4)
+
+
+def test_an_utterance_context_is_that_of_a_dialogue_of_one_turn() -> None:
+    dimensions = DIMENSIONS[1]
+    model = model_of(dimensions)
+    dialogue = dialogue_of(np.random.default_rng(0), dimensions, 5, missing=0)
+    model.config = model.config.model_copy(update={"context": "utterance"})
+    (whole,) = predict(model, [dialogue], 1.0)
+    single = predict(model, [{n: x[t : t + 1] for n, x in dialogue.items()} for t in range(5)], 1.0)
+    np.testing.assert_allclose(whole.probabilities, np.concatenate([s.probabilities for s in single]), atol=1e-6)
+
+
+def test_without_a_gate_the_experts_that_are_present_count_the_same() -> None:
+    dimensions = DIMENSIONS[1]
+    model = MixtureOfExperts(config_of(gate="mean"), dimensions, CLASSES).eval()
+    dialogue = dialogue_of(np.random.default_rng(0), dimensions, 3, missing=0)
+    dialogue["speech"][1] = np.nan
+    (answer,) = predict(model, [dialogue], 1.0)
+    np.testing.assert_allclose(answer.expert_weights, [[1 / 3] * 3, [0, 0.5, 0.5], [1 / 3] * 3], atol=1e-6)
 
 
 @every_shape
@@ -196,23 +283,14 @@ def test_a_dialogue_with_nothing_is_uniform_and_spoils_no_other(fusion: str, dim
         np.testing.assert_allclose(answer.probabilities, 1 / CLASSES, atol=1e-6)
     np.testing.assert_allclose(beside[1].probabilities, predict(model, [dialogues[3]], 1.0)[0].probabilities, atol=1e-5)
     model.zero_grad()
-    loss = model.loss(make_batch([nothing, dialogues[3]], dimensions, [np.array([0, 1, 2]), labels[3]]))
+    batch = make_batch([nothing, dialogues[3]], dimensions, [np.array([0, 1, 2]), labels[3]])
+    loss = model.loss(batch, model(batch))
     loss.backward()
     assert loss.isfinite() and all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
-    only = model.loss(make_batch([nothing], dimensions, [np.array([0, 1, 2])]))
+    batch = make_batch([nothing], dimensions, [np.array([0, 1, 2])])
+    only = model.loss(batch, model(batch))
     only.backward()
     assert only.isfinite() and all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
-
-
-def test_padded_values_in_a_batch_do_not_matter_to_the_answer() -> None:
-    dimensions = DIMENSIONS[1]
-    model = model_of(dimensions)
-    dialogues, _ = some_dialogues(dimensions, 5)
-    batch = make_batch(dialogues, dimensions)
-    noisy = replace(
-        batch, inputs={name: torch.where(batch.mask[..., None], x, 1e3) for name, x in batch.inputs.items()}
-    )
-    torch.testing.assert_close(model(noisy).logits[batch.mask], model(batch).logits[batch.mask], atol=1e-5, rtol=1e-4)
 
 
 @every_shape
@@ -443,7 +521,9 @@ def test_matrices_of_other_utterances_are_refused(tmp_path: Path) -> None:
     write_toy(tmp_path)
     np.save(tmp_path / "text.npy", np.zeros((3, 4), np.float32))
     with pytest.raises(ArtifactError, match="the text embeddings have 3 rows"):
-        EmbeddedDialogues.read_files(tmp_path / "utterances.parquet", {"text": tmp_path / "text.npy"}, ["l0", "l1", "l2"])
+        EmbeddedDialogues.read_files(
+            tmp_path / "utterances.parquet", {"text": tmp_path / "text.npy"}, ["l0", "l1", "l2"]
+        )
 
 
 @pytest.mark.parametrize("sharpness", [0.01, 1.0, 30.0])
@@ -481,6 +561,48 @@ def test_modality_dropout_takes_one_of_several_and_leaves_the_batch() -> None:
         assert torch.equal(batch.present[name], before[name])
     one = make_batch(some_dialogues(DIMENSIONS[0], 1)[0], DIMENSIONS[0])
     assert drop_modalities(one, 0.9) is one and drop_modalities(batch, 0) is batch
+
+
+def test_the_learning_rate_rises_and_falls_as_scheduled() -> None:
+    config = toy_config(schedule="cosine", warmup_epochs=2, epochs=10)
+    assert [round(rate_factor(config, passed), 3) for passed in (0.5, 1, 2, 6, 10)] == [0.25, 0.5, 1.0, 0.5, 0.0]
+    assert rate_factor(toy_config(schedule="linear", epochs=4), 3) == 0.25
+    assert rate_factor(toy_config(), 3) == 1.0
+
+
+def test_class_weights_average_one_over_train_and_favour_the_rare(toy: EmbeddedDialogues) -> None:
+    assert class_weights(toy_config(), toy) is None
+    counts = np.bincount(np.concatenate([d.labels for d in toy.split("train")]))
+    for kind in ("balanced", "sqrt"):
+        found = class_weights(toy_config(class_weights=kind), toy)
+        assert found is not None
+        assert float((found.numpy() * counts).sum()) == pytest.approx(counts.sum(), rel=1e-5)
+        assert int(found.argmax()) == int(counts.argmin())
+    logits, labels = torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, 2])
+    weights = torch.tensor([2.0, 0.5, 0.5])
+    single = torch.stack([focal_loss(logits[i : i + 1], labels[i : i + 1], 2.0) for i in range(6)])
+    torch.testing.assert_close(focal_loss(logits, labels, 2.0, weights), (single * weights[labels]).mean())
+
+
+def test_a_schedule_and_bf16_train_and_repeat_themselves(toy: EmbeddedDialogues) -> None:
+    config = toy_config(schedule="cosine", warmup_epochs=1, class_weights="sqrt", precision="bf16")
+    first, second = (train_mixture(config, toy, progress=Progress("train_moe")) for _ in range(2))
+    assert first.history == second.history and first.dev_weighted_f1 > 0.45
+    assert {tensor.dtype for tensor in first.model.state_dict().values()} == {torch.float32}
+
+
+def test_what_on_epoch_raises_ends_the_training(toy: EmbeddedDialogues) -> None:
+    seen: list[int] = []
+
+    def stop(epoch: int, entry: dict[str, float]) -> None:
+        seen.append(epoch)
+        assert {"loss", "dev_weighted_f1"} <= entry.keys()
+        if epoch == 2:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        train_mixture(toy_config(), toy, progress=Progress("train_moe"), on_epoch=stop)
+    assert seen == [1, 2]
 
 
 def test_batches_hold_every_dialogue_once_by_length(toy: EmbeddedDialogues) -> None:

@@ -9,12 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from components.core.config.mixture import MixtureConfig
+from components.core.moe.turns import Turns
 
 
 class MaskedAttention(nn.Module):
-    """Multi-head attention with an inner width of its own; queries ``[B, T, D]`` over keys ``[B, S, D]``.
+    """Multi-head attention within dialogues, with an inner width of its own: queries ``[N, D]`` over keys ``[N, D]``.
 
-    Keys outside ``key_mask`` ``[B, S]`` are never seen; where a dialogue has no key at all the answer is zero.
+    Only the narrow queries, keys and values are ever padded. Rows that are not ``present`` ``[N]`` are never seen as keys;
+    where a dialogue has no key at all the answer is zero.
     """
 
     def __init__(self, width: int, inner: int, heads: int, dropout: float) -> None:
@@ -25,24 +27,26 @@ class MaskedAttention(nn.Module):
         self.query, self.key, self.value = (nn.Linear(width, inner) for _ in range(3))
         self.output = nn.Linear(inner, width)
 
-    def forward(self, queries: Tensor, keys: Tensor, key_mask: Tensor) -> Tensor:
-        def split(tensor: Tensor) -> Tensor:
-            return tensor.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+    def forward(self, queries: Tensor, keys: Sequence[Tensor], present: Sequence[Tensor], turns: Turns) -> Tensor:
+        def split(rows: Tensor) -> Tensor:
+            return turns.pad(rows).unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
-        some = key_mask.any(1)
-        visible = key_mask | ~some[:, None]  # a dialogue without keys would be 0/0; its answer is dropped below
+        keys_, values = (torch.cat([split(layer(one)) for one in keys], dim=2) for layer in (self.key, self.value))
+        there = torch.cat([turns.pad(one) for one in present], dim=1)
+        some = there.any(1)
+        visible = there | ~some[:, None]  # a dialogue without keys would be 0/0; its answer is dropped below
         answer = functional.scaled_dot_product_attention(
             split(self.query(queries)),
-            split(self.key(keys)),
-            split(self.value(keys)),
+            keys_,
+            values,
             attn_mask=visible[:, None, None, :],
             dropout_p=self.rate if self.training else 0.0,
         )
-        return self.output(answer.transpose(1, 2).flatten(2)) * some[:, None, None]
+        return self.output(turns.unpad(answer.transpose(1, 2)).flatten(1)) * some[turns.dialogue, None]
 
 
 class AttentionLayer(nn.Module):
-    """Attention, dropout, residual, LayerNorm."""
+    """Attention, dropout, residual, LayerNorm: ``[N, D]`` to ``[N, D]``."""
 
     def __init__(self, config: MixtureConfig) -> None:
         super().__init__()
@@ -53,8 +57,8 @@ class AttentionLayer(nn.Module):
         self.dropout = nn.Dropout(config.fusion_dropout)
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, stream: Tensor, keys: Tensor, key_mask: Tensor) -> Tensor:
-        return self.norm(stream + self.dropout(self.attention(stream, keys, key_mask)))
+    def forward(self, stream: Tensor, keys: Sequence[Tensor], present: Sequence[Tensor], turns: Turns) -> Tensor:
+        return self.norm(stream + self.dropout(self.attention(stream, keys, present, turns)))
 
 
 class FusionBlock(nn.Module):
@@ -65,17 +69,19 @@ class FusionBlock(nn.Module):
         self.cross = nn.ModuleList(AttentionLayer(config) for _ in range(modalities if modalities > 1 else 0))
         self.own = nn.ModuleList(AttentionLayer(config) for _ in range(modalities))
 
-    def forward(self, streams: Sequence[Tensor], present: Sequence[Tensor], mask: Tensor) -> list[Tensor]:
+    def forward(self, streams: Sequence[Tensor], present: Sequence[Tensor], turns: Turns) -> list[Tensor]:
         if self.cross:
             streams = [
                 layer(
                     stream,
-                    torch.cat([other for j, other in enumerate(streams) if j != i], dim=1),
-                    torch.cat([there for j, there in enumerate(present) if j != i], dim=1),
+                    [other for j, other in enumerate(streams) if j != i],
+                    [there for j, there in enumerate(present) if j != i],
+                    turns,
                 )
                 for i, (layer, stream) in enumerate(zip(self.cross, streams, strict=True))
             ]
-        return [layer(stream, stream, mask) for layer, stream in zip(self.own, streams, strict=True)]
+        everyone = torch.ones_like(present[0])
+        return [layer(stream, [stream], [everyone], turns) for layer, stream in zip(self.own, streams, strict=True)]
 
 
 class CoAttentionFusion(nn.Module):
@@ -104,16 +110,16 @@ class CoAttentionFusion(nn.Module):
         self.output = nn.Linear(width, classes)
 
     def forward(
-        self, inputs: Sequence[Tensor], present: Sequence[Tensor], mask: Tensor, _context: Sequence[Tensor]
+        self, inputs: Sequence[Tensor], present: Sequence[Tensor], turns: Turns, _context: Sequence[Tensor]
     ) -> tuple[Tensor, list[Tensor]]:
-        """Logits ``[B, T, C]`` and each modality's representation ``[B, T, width]``."""
+        """Logits ``[N, C]`` and each modality's representation ``[N, width]``."""
         projected = [
-            torch.where(there[..., None], projection(x), missing)
+            torch.where(there[:, None], projection(x), missing)
             for projection, missing, x, there in zip(self.projections, self.missing, inputs, present, strict=True)
         ]
         streams = projected
         for block in self.blocks:
-            streams = block(streams, present, mask)
+            streams = block(streams, present, turns)
         views = [stream + skip(first) for stream, skip, first in zip(streams, self.skips, projected, strict=True)]
         hidden = self.hidden(self.norm(torch.cat(views, dim=-1))).relu()
         return self.output(self.dropout(hidden)), views
@@ -130,8 +136,8 @@ class FeedForwardFusion(nn.Module):
         self.output = nn.Linear(config.fusion_width, classes)
 
     def forward(
-        self, _inputs: Sequence[Tensor], _present: Sequence[Tensor], _mask: Tensor, context: Sequence[Tensor]
+        self, _inputs: Sequence[Tensor], _present: Sequence[Tensor], _turns: Turns, context: Sequence[Tensor]
     ) -> tuple[Tensor, list[Tensor]]:
-        """Logits ``[B, T, C]`` and the context streams ``[B, T, 2 H]`` themselves as the views."""
+        """Logits ``[N, C]`` and the context streams ``[N, 2 H]`` themselves as the views."""
         hidden = self.hidden(torch.cat(list(context), dim=-1)).relu()
         return self.output(self.dropout(hidden)), list(context)

@@ -12,24 +12,25 @@ from components.core.config.mixture import MixtureConfig
 from components.core.losses import expert_consistency_loss, focal_loss, supervised_contrastive_loss
 from components.core.moe.context import ContextLayers
 from components.core.moe.fusion import CoAttentionFusion, FeedForwardFusion
+from components.core.moe.turns import Turns
 
 CROSS_MODAL = "cross_modal"
 
 
 @dataclass(frozen=True)
 class DialogueBatch:
-    """Padded dialogues.
+    """Dialogues, row after row: N utterances, none of them padding.
 
     Attributes:
-        inputs: per modality ``[B, T, D]``; rows of absent utterances and padding are zero.
-        present: per modality ``[B, T]``, True where the utterance has it.
-        mask: ``[B, T]``, True where there is an utterance.
-        labels: ``[B, T]``, any value at padding; None when predicting.
+        inputs: per modality ``[N, D]``; rows of absent utterances are zero.
+        present: per modality ``[N]``, True where the utterance has it.
+        turns: which rows are whose turns.
+        labels: ``[N]``; None when predicting.
     """
 
     inputs: Mapping[str, Tensor]
     present: Mapping[str, Tensor]
-    mask: Tensor
+    turns: Turns
     labels: Tensor | None = None
 
 
@@ -38,11 +39,11 @@ class MixtureOutput:
     """What the mixture says.
 
     Attributes:
-        logits: ``[B, T, C]``, the weighted sum of the experts'.
-        expert_logits: ``[B, T, E, C]``; zero where an expert is absent.
-        weights: ``[B, T, E]``; exactly 0 where an expert is absent, summing to 1.
-        expert_present: ``[B, T, E]``.
-        views: per modality ``[B, T, F]``, the cross-modal expert's representations.
+        logits: ``[N, C]``, the weighted sum of the experts'.
+        expert_logits: ``[N, E, C]``; zero where an expert is absent.
+        weights: ``[N, E]``; exactly 0 where an expert is absent, summing to 1.
+        expert_present: ``[N, E]``.
+        views: per modality ``[N, F]``, the cross-modal expert's representations.
     """
 
     logits: Tensor
@@ -53,20 +54,20 @@ class MixtureOutput:
 
 
 class UnimodalExpert(nn.Module):
-    """Context layers and a linear classifier: ``[B, T, D]`` to logits ``[B, T, C]`` and the stream ``[B, T, 2 H]``."""
+    """Context layers and a linear classifier: ``[N, D]`` to logits ``[N, C]`` and the stream ``[N, 2 H]``."""
 
     def __init__(self, config: MixtureConfig, width: int, classes: int) -> None:
         super().__init__()
         self.context = ContextLayers(width, config.hidden, config.gru_layers, config.kernels, config.context_dropout)
         self.output = nn.Linear(2 * config.hidden, classes)
 
-    def forward(self, inputs: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        stream = self.context(inputs, mask)
+    def forward(self, rows: Tensor, turns: Turns) -> tuple[Tensor, Tensor]:
+        stream = self.context(rows, turns)
         return self.output(stream), stream
 
 
 class Gate(nn.Module):
-    """Experts' logits ``[B, T, E, C]`` to weights ``[B, T, E]``: softmax at a temperature over the present experts."""
+    """Experts' logits ``[N, E, C]`` to weights ``[N, E]``: softmax at a temperature over the present experts."""
 
     def __init__(self, config: MixtureConfig, experts: int, classes: int) -> None:
         super().__init__()
@@ -76,9 +77,20 @@ class Gate(nn.Module):
         )
 
     def forward(self, expert_logits: Tensor, present: Tensor) -> Tensor:
-        scores = self.layers(expert_logits.flatten(2)) / self.temperature
-        nobody = ~present.any(-1, keepdim=True)
-        return scores.masked_fill(~(present | nobody), float("-inf")).softmax(-1) * present
+        return _among_present(self.layers(expert_logits.flatten(1)).float() / self.temperature, present)
+
+
+class MeanGate(nn.Module):
+    """The same weight for every expert that is present: a mixture without a gate, to compare with."""
+
+    def forward(self, expert_logits: Tensor, present: Tensor) -> Tensor:
+        return _among_present(expert_logits.new_zeros(present.shape), present)
+
+
+def _among_present(scores: Tensor, present: Tensor) -> Tensor:
+    """Softmax ``[N, E]`` over the present experts; all zero where there is none."""
+    nobody = ~present.any(-1, keepdim=True)
+    return scores.masked_fill(~(present | nobody), float("-inf")).softmax(-1) * present
 
 
 class MixtureOfExperts(nn.Module):
@@ -99,44 +111,51 @@ class MixtureOfExperts(nn.Module):
         self.unimodal = nn.ModuleDict({name: UnimodalExpert(config, d, classes) for name, d in dimensions.items()})
         fusion = CoAttentionFusion if config.fusion == "co_attention" else FeedForwardFusion
         self.cross_modal = fusion(config, widths, classes)
-        self.gate = Gate(config, len(self.experts), classes)
+        self.gate = Gate(config, len(self.experts), classes) if config.gate == "learned" else MeanGate()
 
     def forward(self, batch: DialogueBatch) -> MixtureOutput:
         """Logits, experts' logits and gate weights of every utterance."""
+        turns = batch.turns if self.config.context == "dialogue" else batch.turns.alone()
         inputs = [batch.inputs[name] for name in self.modalities]
-        present = [batch.present[name] & batch.mask for name in self.modalities]
+        present = [batch.present[name] for name in self.modalities]
         answers, streams = zip(
-            *(self.unimodal[name](x, batch.mask) for name, x in zip(self.modalities, inputs, strict=True)), strict=True
+            *(self.unimodal[name](x, turns) for name, x in zip(self.modalities, inputs, strict=True)), strict=True
         )
-        fused, views = self.cross_modal(inputs, present, batch.mask, streams)
-        anything = torch.stack(present).any(0).any(1, keepdim=True) & batch.mask
+        fused, views = self.cross_modal(inputs, present, turns, streams)
+        anything = turns.pad(torch.stack(present).any(0)).any(1)[turns.dialogue]
         there = torch.stack([*present, anything], dim=-1)
-        expert_logits = torch.stack([*answers, fused], dim=2) * there[..., None]
+        expert_logits = torch.stack([*answers, fused], dim=1).float() * there[..., None]
         weights = self.gate(expert_logits, there)
-        logits = (weights[..., None] * expert_logits).sum(2)
+        logits = (weights[..., None] * expert_logits).sum(1)
         return MixtureOutput(logits, expert_logits, weights, there, dict(zip(self.modalities, views, strict=True)))
 
-    def loss(self, batch: DialogueBatch) -> Tensor:
-        """The training loss of a batch: focal on mixture and experts, contrastive, consistency."""
+    def loss(self, batch: DialogueBatch, output: MixtureOutput, class_weights: Tensor | None = None) -> Tensor:
+        """The training loss of a batch: focal on mixture and experts, contrastive, consistency.
+
+        Args:
+            batch: with labels.
+            output: what the model says of it.
+            class_weights: weight of each class in the focal losses ``[C]``; None weighs them all the same.
+        """
         if batch.labels is None:
             raise ValueError("a loss needs labels")
-        config = self.config
-        output = self(batch)
-        labels = batch.labels[batch.mask]
-        expert_logits, there = output.expert_logits[batch.mask], output.expert_present[batch.mask]
-        total = focal_loss(output.logits[batch.mask], labels, config.focal_gamma)
+        config, labels = self.config, batch.labels
+        total = focal_loss(output.logits, labels, config.focal_gamma, class_weights)
         for index in range(len(self.experts)):
-            chosen = there[:, index]
-            if chosen.any():
-                total = total + focal_loss(expert_logits[chosen, index], labels[chosen], config.focal_gamma)
+            there = output.expert_present[:, index]
+            if there.any():
+                logits = output.expert_logits[there, index]
+                total = total + focal_loss(logits, labels[there], config.focal_gamma, class_weights)
         if config.contrastive_weight:
-            marks = [batch.present[name] & batch.mask for name in self.modalities]
+            marks = [batch.present[name] for name in self.modalities]
             views = torch.cat([output.views[name][mark] for name, mark in zip(self.modalities, marks, strict=True)])
-            targets = torch.cat([batch.labels[mark] for mark in marks])
+            targets = torch.cat([labels[mark] for mark in marks])
             if len(targets) > 1:
                 total = total + config.contrastive_weight * supervised_contrastive_loss(
-                    views, targets, config.contrastive_temperature
+                    views.float(), targets, config.contrastive_temperature
                 )
         if config.consistency_weight:
-            total = total + config.consistency_weight * expert_consistency_loss(expert_logits, there)
+            total = total + config.consistency_weight * expert_consistency_loss(
+                output.expert_logits, output.expert_present
+            )
         return total

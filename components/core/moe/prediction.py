@@ -12,6 +12,7 @@ import torch
 
 from components.core.config.mixture import MixtureConfig
 from components.core.moe.mixture import DialogueBatch, MixtureOfExperts
+from components.core.moe.turns import Turns
 
 Embeddings = Mapping[str, np.ndarray]
 """One dialogue: per modality float32 ``[n, d]``, a NaN row where the utterance lacks it."""
@@ -37,29 +38,28 @@ class DialoguePrediction:
 
 
 def make_batch(
-    dialogues: Sequence[Embeddings], dimensions: Mapping[str, int], labels: Sequence[np.ndarray] | None = None
+    dialogues: Sequence[Embeddings],
+    dimensions: Mapping[str, int],
+    labels: Sequence[np.ndarray] | None = None,
+    device: torch.device | str = "cpu",
 ) -> DialogueBatch:
-    """Pad dialogues into a batch; a modality that a dialogue lacks altogether counts as absent in every turn."""
+    """Dialogues as a batch; a modality that a dialogue lacks altogether counts as absent in every turn."""
     lengths = [len(next(iter(dialogue.values()))) for dialogue in dialogues]
-    size, longest = len(dialogues), max(lengths)
-    mask = torch.arange(longest)[None, :] < torch.tensor(lengths)[:, None]
     inputs, present = {}, {}
     for name, width in dimensions.items():
-        rows = torch.zeros(size, longest, width)
-        there = torch.zeros(size, longest, dtype=torch.bool)
-        for index, dialogue in enumerate(dialogues):
-            if name in dialogue:
-                values = torch.from_numpy(np.array(dialogue[name], dtype=np.float32))
-                absent = values.isnan().any(1)
-                rows[index, : len(values)] = values.masked_fill(absent[:, None], 0.0)
-                there[index, : len(values)] = ~absent
-        inputs[name], present[name] = rows, there
-    targets = None
-    if labels is not None:
-        targets = torch.zeros(size, longest, dtype=torch.long)
-        for index, values_ in enumerate(labels):
-            targets[index, : len(values_)] = torch.as_tensor(values_)
-    return DialogueBatch(inputs, present, mask, targets)
+        rows = np.concatenate(
+            [
+                np.asarray(dialogue[name], dtype=np.float32)
+                if name in dialogue
+                else np.full((length, width), np.nan, dtype=np.float32)
+                for dialogue, length in zip(dialogues, lengths, strict=True)
+            ]
+        )
+        there = ~np.isnan(rows).any(1)
+        rows[~there] = 0.0
+        inputs[name], present[name] = torch.from_numpy(rows).to(device), torch.from_numpy(there).to(device)
+    targets = None if labels is None else torch.from_numpy(np.concatenate(list(labels)).astype(np.int64)).to(device)
+    return DialogueBatch(inputs, present, Turns(lengths, device), targets)
 
 
 @torch.inference_mode()
@@ -74,25 +74,33 @@ def predict(model: MixtureOfExperts, dialogues: Sequence[Embeddings], temperatur
     lengths = [len(next(iter(dialogue.values()))) for dialogue in dialogues]
     order = sorted(range(len(dialogues)), key=lambda index: -lengths[index])
     answers: dict[int, DialoguePrediction] = {}
+    device = next(model.parameters()).device
     start = 0
     while start < len(order):
-        count = max(1, _BATCH_UTTERANCES // max(1, lengths[order[start]]))
-        chosen = order[start : start + count]
-        batch = make_batch([dialogues[index] for index in chosen], model.dimensions)
+        chosen, rows = [], 0
+        while start < len(order) and (not chosen or rows + lengths[order[start]] <= _BATCH_UTTERANCES):
+            chosen.append(order[start])
+            rows += lengths[order[start]]
+            start += 1
+        batch = make_batch([dialogues[index] for index in chosen], model.dimensions, device=device)
         output = model(batch)
-        probabilities = (output.logits / temperature).softmax(-1).numpy()
-        experts = output.expert_logits.softmax(-1).numpy()
-        weights = output.weights.numpy()
-        for row, index in enumerate(chosen):
-            n = lengths[index]
-            there = {name: batch.present[name][row, :n].tolist() for name in model.modalities}
+        probabilities = (output.logits / temperature).softmax(-1).cpu().numpy()
+        experts = output.expert_logits.softmax(-1).cpu().numpy()
+        weights = output.weights.cpu().numpy()
+        there = {name: batch.present[name].tolist() for name in model.modalities}
+        row = 0
+        for index in chosen:
+            mine = slice(row, row + lengths[index])
             answers[index] = DialoguePrediction(
-                probabilities[row, :n],
-                weights[row, :n],
-                experts[row, :n],
-                ["+".join(name for name in model.modalities if there[name][turn]) or "none" for turn in range(n)],
+                probabilities[mine],
+                weights[mine],
+                experts[mine],
+                [
+                    "+".join(name for name in model.modalities if there[name][turn]) or "none"
+                    for turn in range(mine.start, mine.stop)
+                ],
             )
-        start += count
+            row = mine.stop
     return [answers[index] for index in range(len(dialogues))]
 
 

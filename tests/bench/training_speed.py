@@ -1,0 +1,203 @@
+"""Training the mixture beside a plain implementation of the published design: utterances per second, as ratios.
+
+usage: mistere bench training_speed [--seconds S] [--width D] [--hidden H]
+
+Dialogues as long as IEMOCAP's (mean 49, up to 110) and MELD's (mean 10, up to 33); 2048-wide inputs, H = 512, published
+sizes, 8 dialogues a batch. The plain one pads to the longest dialogue of a batch in file order and computes in fp32, as the
+published scripts do. The variants take turns within one run, so that a slow moment of the machine meets them all; the ratio
+is of the medians. Then: the two losses on a batch of equal lengths, where a step's time goes, the time of an epoch and the
+peak memory at 1, 4 and 16 times the dialogues.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from components.core.config.mixture import MixtureConfig
+from components.core.embeddings import EmbeddedDialogue, EmbeddedDialogues
+from components.core.moe.mixture import MixtureOfExperts
+from components.core.moe.prediction import make_batch
+from components.core.moe.training import MixtureTraining, dialogue_batches, uses_bf16
+from tests.bench.reference.published_design import PublishedDesign, padded, step
+
+CLASSES = 6
+CORPORA = {"IEMOCAP-like": (49, 18, 110), "MELD-like": (10, 6, 33)}
+
+
+def lengths_like(corpus: str, count: int, seed: int = 0) -> list[int]:
+    """Dialogue lengths of a corpus's mean, spread and maximum, the longest among them."""
+    mean, spread, most = CORPORA[corpus]
+    draw = np.random.default_rng(seed)
+    shape = (mean / spread) ** 2
+    lengths = np.clip(draw.gamma(shape, mean / shape, count).round(), 1, most).astype(int)
+    lengths[0] = most
+    return [int(length) for length in draw.permutation(lengths)]
+
+
+def embeddings(lengths: Sequence[int], width: int, folder: Path | None = None) -> EmbeddedDialogues:
+    """Random speech and text embeddings, in memory or memory-mapped from a folder; train is everything, dev two dialogues."""
+    rows = sum(lengths)
+    draw = np.random.default_rng(1)
+    matrices = {}
+    for name in ("speech", "text"):
+        if folder is None:
+            matrices[name] = draw.standard_normal((rows, width), dtype=np.float32)
+            continue
+        path = folder / f"{name}.npy"
+        matrix = np.lib.format.open_memmap(path, "w+", np.float32, (rows, width))
+        for start in range(0, rows, 4096):
+            matrix[start : start + 4096] = draw.standard_normal((min(4096, rows - start), width), dtype=np.float32)
+        matrix.flush()
+        del matrix
+        matrices[name] = np.load(path, mmap_mode="r")
+    labels = draw.integers(0, CLASSES, rows)
+    ends = np.cumsum(lengths)
+    dialogues = [
+        EmbeddedDialogue(f"d{index}", slice(int(end - length), int(end)), labels[end - length : end])
+        for index, (length, end) in enumerate(zip(lengths, ends, strict=True))
+    ]
+    return EmbeddedDialogues({"train": dialogues, "dev": dialogues[:2]}, matrices, [str(i) for i in range(CLASSES)])
+
+
+def plain_steps(config: MixtureConfig, data: EmbeddedDialogues) -> list[tuple[int, Callable[[], None]]]:
+    """A step a batch, in file order, with the number of its utterances."""
+    torch.manual_seed(0)
+    model = PublishedDesign(config, list(data.dimensions.values()), CLASSES).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
+    train = data.split("train")
+    groups = [train[i : i + config.batch_dialogues] for i in range(0, len(train), config.batch_dialogues)]
+
+    def one(group: Sequence[EmbeddedDialogue]) -> None:
+        read = [data.read(dialogue) for dialogue in group]
+        batch = [padded([rows[name] for rows in read]) for name in ("speech", "text")]
+        step(model, optimizer, [*batch, padded([dialogue.labels for dialogue in group])], config.gradient_clip)
+
+    return [(sum(map(len, group)), lambda group=group: one(group)) for group in groups]  # type: ignore[misc]
+
+
+def our_steps(config: MixtureConfig, data: EmbeddedDialogues) -> list[tuple[int, Callable[[], None]]]:
+    """The same of the project's training: batches by length, in random order."""
+    torch.manual_seed(0)
+    training = MixtureTraining(config, data)
+    training.model.train()
+    groups = dialogue_batches(data.split("train"), config.batch_dialogues, random.Random(0))
+    return [
+        (sum(map(len, group)), lambda group=group: (training.train_step(group), None)[1])  # type: ignore[misc]
+        for group in groups
+    ]
+
+
+def race(variants: dict[str, list[tuple[int, Callable[[], None]]]], seconds: float) -> dict[str, float]:
+    """Utterances per second of each variant over whole epochs, in turns until the time is up."""
+    for steps in variants.values():
+        steps[0][1]()
+    rates: dict[str, list[float]] = {name: [] for name in variants}
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(rates[next(iter(rates))]) < 3:
+        for name, steps in variants.items():
+            start = time.perf_counter()
+            for _, run in steps:
+                run()
+            rates[name].append(sum(count for count, _ in steps) / (time.perf_counter() - start))
+    return {name: statistics.median(values) for name, values in rates.items()}
+
+
+def loss_difference(config: MixtureConfig, width: int) -> float:
+    """Between the plain loss and ours, same weights, 8 dialogues of 12 turns, without dropout."""
+    torch.manual_seed(0)
+    model = MixtureOfExperts(config, {"speech": width, "text": width}, CLASSES).eval()
+    plain = PublishedDesign(config, [width, width], CLASSES).eval()
+    plain.copy_from(model)
+    data = embeddings([12] * config.batch_dialogues, width)
+    train = data.split("train")
+    read, labels = [data.read(dialogue) for dialogue in train], [dialogue.labels for dialogue in train]
+    batch = make_batch(read, data.dimensions, labels)
+    with torch.no_grad():
+        ours = model.loss(batch, model(batch))
+        theirs = plain.loss(*(padded([rows[name] for rows in read]) for name in ("speech", "text")), padded(labels))
+    return abs(float(ours) - float(theirs))
+
+
+def profile(config: MixtureConfig, data: EmbeddedDialogues) -> list[tuple[str, float]]:
+    """Shares of a step's time by operation, the largest ones."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as watch
+
+    steps = our_steps(config, data)
+    steps[0][1]()
+    with watch(activities=[ProfilerActivity.CPU]) as seen:
+        for _, run in steps[:6]:
+            run()
+    events = seen.key_averages()
+    total = sum(event.self_cpu_time_total for event in events)
+    shares = sorted(((event.key, event.self_cpu_time_total / total) for event in events), key=lambda pair: -pair[1])
+    return shares[:8]
+
+
+def grow(times: int, width: int, hidden: int) -> None:
+    """Print seconds of an epoch, its utterances and the peak of anonymous memory, with ``times`` the dialogues."""
+    config = MixtureConfig(hidden=hidden, fusion_width=2 * hidden)
+    with tempfile.TemporaryDirectory() as folder:
+        data = embeddings(lengths_like("MELD-like", 64 * times), width, Path(folder))
+        training = MixtureTraining(config, data)
+        training.model.train()
+        groups = dialogue_batches(data.split("train"), config.batch_dialogues, random.Random(0))
+        training.train_step(groups[0])
+        peak, start = 0, time.perf_counter()
+        for group in groups:
+            training.train_step(group)
+            status = Path(f"/proc/{os.getpid()}/status").read_text(encoding="ascii")
+            peak = max(peak, int(status.split("RssAnon:")[1].split()[0]))
+        seconds = time.perf_counter() - start
+    print(f"{seconds:.4f} {sum(len(d) for d in data.split('train'))} {peak / 1024:.0f}")
+
+
+def main() -> None:
+    """Race, compare, profile, grow."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--width", type=int, default=2048)
+    parser.add_argument("--hidden", type=int, default=512)
+    parser.add_argument("--grow", type=int)
+    options = parser.parse_args()
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    if options.grow:
+        grow(options.grow, options.width, options.hidden)
+        return
+    config = MixtureConfig(hidden=options.hidden, fusion_width=2 * options.hidden)
+    print(f"largest difference of the losses on equal lengths: {loss_difference(config, options.width):.1e}")
+    bf16 = config.model_copy(update={"precision": "bf16"})
+    has_bf16 = uses_bf16(bf16, torch.device("cpu"))
+    for corpus in CORPORA:
+        data = embeddings(lengths_like(corpus, 48), options.width)
+        variants = {"published, fp32": plain_steps(config, data), "mixture, fp32": our_steps(config, data)}
+        if has_bf16:
+            variants["mixture, bf16"] = our_steps(bf16, data)
+        rates = race(variants, options.seconds)
+        print(f"\n{corpus}: utterances per second")
+        for name, rate in rates.items():
+            print(f"  {name:<16} {rate:7.0f}  {rate / rates['published, fp32']:5.2f}x")
+        for name, settings in [("fp32", config), *([("bf16", bf16)] if has_bf16 else [])]:
+            print(f"  a step in {name}: " + ", ".join(f"{key} {share:.0%}" for key, share in profile(settings, data)))
+    print("\ntime of an epoch and peak anonymous memory, MELD-like")
+    for times in (1, 4, 16):
+        command = [sys.executable, __file__, "--grow", str(times), "--width", "256", "--hidden", "64"]
+        seconds, utterances, peak = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        each = float(seconds) / int(utterances) * 1e6
+        print(f"  {times:>2}x: {utterances:>6} utterances, {float(seconds):6.2f} s, {each:5.0f} µs each, {peak} MiB")
+
+
+if __name__ == "__main__":
+    main()
