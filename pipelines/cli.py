@@ -27,6 +27,10 @@ Settings = Annotated[
 ]
 Output = Annotated[Path, typer.Option(help="Folder for the store, the registry and the runs' reports.")]
 
+Embeddings = Annotated[
+    Path, typer.Option(help="utterances.parquet and <modality>.npy; or the output folder of a finished run.")
+]
+
 
 @app.command()
 def run(
@@ -83,6 +87,28 @@ def predict(
     from pipelines.commands.predict import predict as command
 
     command(dialogue, url, model)
+
+
+@app.command()
+def train(
+    embeddings: Embeddings,
+    profile: Profile = "sample",
+    settings: Settings = None,
+    seeds: Annotated[int, typer.Option(help="How many, from the profile's seed on.", min=1)] = 1,
+    ablate: Annotated[
+        str | None, typer.Option(help="Parts to do without: gate,contrastive,kl,context,modality_dropout,fusion.")
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Folder for model, metrics and report.")] = Path("output/train"),
+    track: Annotated[str | None, typer.Option(metavar="URI", help="Log each seed to this MLflow server.")] = None,
+) -> None:
+    """Train and evaluate the mixture on embeddings made elsewhere.
+
+    Exit codes: 0 done, 1 error, 2 usage.
+    """
+    from pipelines.commands.train import train as command
+
+    parts = [part.strip() for part in ablate.split(",") if part.strip()] if ablate else []
+    command(embeddings, profile, settings or [], seeds, parts, output, track)
 
 
 @data_app.command("sample")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,3 +130,15 @@ class EmbeddedDialogues:
     def read(self, dialogue: EmbeddedDialogue) -> dict[str, np.ndarray]:
         """The dialogue's rows of every modality ``[n, d]``."""
         return {name: np.asarray(matrix[dialogue.rows]) for name, matrix in self._matrices.items()}
+
+    def fingerprint(self) -> str:
+        """A digest of everything in here; reads the matrices once, dialogue by dialogue."""
+        digest = hashlib.blake2b(digest_size=20)
+        digest.update(json.dumps([self.labels, self.dimensions]).encode())
+        for split, dialogues in sorted(self._dialogues.items()):
+            for dialogue in dialogues:
+                digest.update(f"{split}\0{dialogue.dialogue_id}\0".encode())
+                digest.update(np.ascontiguousarray(dialogue.labels).data)
+                for rows in self.read(dialogue).values():
+                    digest.update(np.ascontiguousarray(rows).data)
+        return digest.hexdigest()

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from components.core.calibration import reliability
 from components.core.config.evaluation import EvaluationConfig
+from components.core.gate_statistics import gate_statistics
 from components.core.metrics import (
     DialogueBootstrap,
     Interval,
@@ -73,10 +75,20 @@ def measure(
             continue
         _put(metrics, f"test.expert.{expert}.weighted_f1", alone)
         metrics[f"test.expert.{expert}.support"] = float(there.sum())
-        metrics[f"test.gate.{expert}.mean"] = float(weights[:, index].mean())
+    metrics |= gate_statistics(weights, experts).metrics("test.")
+    metrics["test.ece"] = reliability(probabilities, true).expected_calibration_error
+    if len(experts) > 2:
+        _put(metrics, "test.late_fusion.weighted_f1", bootstrap.weighted_f1(true, late_fusion(answers), classes))
     majority = np.full_like(true, np.bincount(true, minlength=classes).argmax())
     metrics["test.majority.weighted_f1"] = float(weighted_f1(confusion(true, majority, classes)))
     return Measured({name: round(value, 8) for name, value in metrics.items()}, counts)
+
+
+def late_fusion(answers: Sequence[DialoguePrediction]) -> np.ndarray:
+    """Classes ``[N]`` by the mean of the unimodal experts' probabilities, of those that are present: the plain way to fuse."""
+    weights = np.concatenate([answer.expert_weights for answer in answers])[:, :-1]
+    experts = np.concatenate([answer.expert_probabilities for answer in answers])[:, :-1]
+    return (experts * (weights > 0)[..., None]).sum(1).argmax(1)
 
 
 def _put(metrics: dict[str, float], name: str, interval: Interval) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 _TAG = "mistere."
+_METRICS_A_CALL = 1000  # what the server takes at once
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,17 @@ def register(
     *,
     metrics: Mapping[str, float],
     parameters: Mapping[str, Any],
+    history: Sequence[Mapping[str, float]] = (),
 ) -> str:
     """Register a bundle as a model version with alias ``challenger``; the same bundle is registered once.
+
+    Args:
+        tracking_uri: the server.
+        config: names.
+        lineage: what made it.
+        metrics: the evaluation's.
+        parameters: the mixture's settings.
+        history: of its training, an entry an epoch; logged as ``train_moe.*`` with the epoch as step.
 
     Returns:
         The version.
@@ -55,7 +65,7 @@ def register(
         known = client.search_model_versions(
             f"name = '{config.model_name}' and tags.`{_TAG}bundle_digest` = '{lineage.bundle_digest}'"
         )
-        version = str(known[0].version) if known else _create(client, config, lineage, metrics, parameters)
+        version = str(known[0].version) if known else _create(client, config, lineage, metrics, parameters, history)
         client.set_registered_model_alias(config.model_name, CHALLENGER, version)
         return version
 
@@ -66,32 +76,74 @@ def _create(
     lineage: Lineage,
     metrics: Mapping[str, float],
     parameters: Mapping[str, Any],
+    history: Sequence[Mapping[str, float]],
 ) -> str:
-    import time
-
-    from mlflow.entities import Metric, Param, RunTag
     from mlflow.exceptions import MlflowException
 
-    experiment = client.get_experiment_by_name(config.experiment)
-    experiment_id = experiment.experiment_id if experiment else client.create_experiment(config.experiment)
     tags = {f"{_TAG}{name}": str(value) for name, value in asdict(lineage).items() if not isinstance(value, dict)}
     tags |= {f"{_TAG}encoder.{name}": digest for name, digest in lineage.encoder_digests.items()}
-    run = client.create_run(experiment_id, run_name=lineage.run_id)
-    now = int(time.time() * 1000)
-    client.log_batch(
-        run.info.run_id,
-        metrics=[Metric(name, value, now, 0) for name, value in metrics.items()],
-        params=[Param(name, str(value)[:500]) for name, value in parameters.items()],
-        tags=[RunTag(name, value) for name, value in tags.items()],
-    )
+    run_id = _log_run(client, config.experiment, lineage.run_id, metrics, parameters, history, tags)
     try:
         client.create_registered_model(config.model_name)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    version = client.create_model_version(config.model_name, lineage.bundle_location, run.info.run_id, tags=tags)
-    client.set_terminated(run.info.run_id)
+    version = client.create_model_version(config.model_name, lineage.bundle_location, run_id, tags=tags)
+    client.set_terminated(run_id)
     return str(version.version)
+
+
+def log_training(
+    tracking_uri: str,
+    experiment: str,
+    name: str,
+    *,
+    metrics: Mapping[str, float],
+    parameters: Mapping[str, Any],
+    history: Sequence[Mapping[str, float]],
+) -> None:
+    """Log one training as a run: settings, curve and figures.
+
+    Raises:
+        MistereError: the tracking server cannot be reached or refuses.
+    """
+    with _client(tracking_uri) as client:
+        client.set_terminated(_log_run(client, experiment, name, metrics, parameters, history, {}))
+
+
+def _log_run(
+    client: MlflowClient,
+    experiment: str,
+    name: str,
+    metrics: Mapping[str, float],
+    parameters: Mapping[str, Any],
+    history: Sequence[Mapping[str, float]],
+    tags: Mapping[str, str],
+) -> str:
+    """Make a run and log into it; its id."""
+    import time
+
+    from mlflow.entities import Metric, Param, RunTag
+
+    found = client.get_experiment_by_name(experiment)
+    experiment_id = found.experiment_id if found else client.create_experiment(experiment)
+    run_id = str(client.create_run(experiment_id, run_name=name).info.run_id)
+    now = int(time.time() * 1000)
+    logged = [
+        Metric(f"train_moe.{key}", value, now, int(epoch["epoch"]))
+        for epoch in history
+        for key, value in epoch.items()
+        if key != "epoch"
+    ]
+    logged += [Metric(key, value, now, 0) for key, value in metrics.items()]
+    for start in range(0, len(logged), _METRICS_A_CALL):
+        client.log_batch(run_id, metrics=logged[start : start + _METRICS_A_CALL])
+    client.log_batch(
+        run_id,
+        params=[Param(key, str(value)[:500]) for key, value in parameters.items()],
+        tags=[RunTag(key, value) for key, value in tags.items()],
+    )
+    return run_id
 
 
 def mirror_champion(tracking_uri: str, model_name: str, version: str) -> None:

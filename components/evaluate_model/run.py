@@ -59,20 +59,27 @@ def run(
 
     from components.core.embeddings import EmbeddedDialogues
     from components.core.evaluation import measure, write_predictions
+    from components.core.gate_statistics import collapsed_gate
+    from components.core.missing_modality import curve_metrics, missing_modality_curve
     from components.core.moe.prediction import load_mixture, predict
 
     data = EmbeddedDialogues.open([speech, text])
     mixture = load_mixture(model.path)
     test = data.split("test")
     step.progress(f"predicting {len(test)} test dialogues")
-    answers = predict(mixture, [data.read(dialogue) for dialogue in test], model.manifest.temperature)
-    true = np.concatenate([dialogue.labels for dialogue in test])
+    read, labels = [data.read(dialogue) for dialogue in test], [dialogue.labels for dialogue in test]
+    answers = predict(mixture, read, model.manifest.temperature)
+    true = np.concatenate(labels)
     names = [dialogue.dialogue_id for dialogue in test]
     measured = measure(answers, true, names, data.labels, mixture.experts, config)
-    write_predictions(report / PREDICTIONS_FILE, answers, [dialogue.labels for dialogue in test], names)
+    curve = missing_modality_curve(mixture, model.manifest.temperature, read, labels, names, len(data.labels), config)
+    metrics = measured.metrics | curve_metrics(curve)
+    if collapse := collapsed_gate(metrics, mixture.experts):
+        step.progress.note(collapse)
+    write_predictions(report / PREDICTIONS_FILE, answers, labels, names)
     if champion_digest != NO_CHAMPION:
-        _champion_predictions(step, utterances.manifest, champion_digest, [d.labels for d in test], names, report)
-    (report / "metrics.json").write_text(json.dumps(measured.metrics, indent=1, sort_keys=True), encoding="utf-8")
+        _champion_predictions(step, utterances.manifest, champion_digest, labels, names, report)
+    (report / "metrics.json").write_text(json.dumps(metrics, indent=1, sort_keys=True), encoding="utf-8")
     return Result(
         manifests={
             "report": EvaluationReport(
@@ -81,7 +88,7 @@ def run(
                 test_digest=model.manifest.test_digest,
                 utterances=len(true),
                 dialogues=len(test),
-                metrics=measured.metrics,
+                metrics=metrics,
                 confusion=measured.confusion.tolist(),
             )
         }

@@ -86,6 +86,7 @@ def run(
             lineage,
             metrics=report.manifest.metrics,
             parameters=made_by.config if made_by else {},
+            history=model.manifest.history,
         )
         step.progress.note(f"registered as {config.model_name} version {version} (alias challenger).")
         return {"model_version": version, "model_name": config.model_name, "bundle_location": location}

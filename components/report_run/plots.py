@@ -47,11 +47,12 @@ def short(text: str, length: int = 16) -> str:
 def _axes(width: float, height: float) -> tuple[Any, Axes]:
     figure = new_figure(width, height)
     axes = figure.add_subplot()
-    _quiet(axes)
+    quiet(axes)
     return figure, axes
 
 
-def _quiet(axes: Axes, grid: str = "x") -> None:
+def quiet(axes: Axes, grid: str = "x") -> None:
+    """Take away the frame and leave a thin grid along one axis."""
     axes.patch.set_alpha(0)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
@@ -197,7 +198,7 @@ def history_plot(history: Sequence[Mapping[str, float]], color: str) -> Markup |
     figure = new_figure(WIDTH, 1.95)
     for position, (title, names) in enumerate(drawn):
         axes = figure.add_subplot(1, len(drawn), position + 1)
-        _quiet(axes, "y")
+        quiet(axes, "y")
         for name in names:
             points = [(p.get("epoch", i + 1), p[name]) for i, p in enumerate(history) if name in p]
             epochs, values = zip(*points, strict=True)

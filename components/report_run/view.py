@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from components.core.gate_statistics import collapsed_gate
 from components.core.manifests import EvaluationReport
+from components.core.missing_modality import curve_from_metrics
 from components.core.outcome import TASKS, Estimate, Outcome
 from components.core.page import render_page
 from components.report_run import plots
+from components.report_run.curves import missing_modality_plot
 from components.report_run.material import Material
 from components.report_run.timing import Timing, duration, time_sentences
 from components.report_run.wording import TITLES, NextStep, consequence, headline, pill, status_word
@@ -76,6 +79,7 @@ def _figures(outcome: Outcome, material: Material) -> dict[str, Any] | None:
     metrics = evaluation.metrics
     scores = {label: metrics[f"test.f1.{label}"] for label in evaluation.labels if f"test.f1.{label}" in metrics}
     support = {label: metrics.get(f"test.support.{label}", 0.0) for label in evaluation.labels}
+    curve = curve_from_metrics(metrics)
     means = {name: metrics[key] for name in evaluation.experts if (key := f"test.gate.{name}.mean") in metrics}
     return {
         "evaluated": True,
@@ -90,6 +94,9 @@ def _figures(outcome: Outcome, material: Material) -> dict[str, Any] | None:
         "expert_texts": [(plots.spoken(name), estimate_text(value)) for name, value in outcome.experts.items()],
         "experts": _drawn(material, lambda: _experts(outcome)),
         "gate": _drawn(material, lambda: plots.gate_plot(means)) if len(means) > 1 else None,
+        "collapse": collapsed_gate(metrics, evaluation.experts),
+        "leads": _leads(metrics, evaluation.experts),
+        "missing": _drawn(material, lambda: missing_modality_plot({"": curve})) if curve else None,
         "classes": _drawn(material, lambda: plots.classes_plot(scores, support)) if scores else None,
         "confusion": _drawn(material, lambda: plots.confusion_plot(evaluation.confusion, evaluation.labels)),
         "dialogues": _dialogues(material, evaluation),
@@ -117,6 +124,16 @@ def _best_expert(outcome: Outcome) -> str:
         return f"The mixture does as well as its best expert alone ({plots.spoken(name)})."
     side = "above" if gain > 0 else "below"
     return f"The mixture is {abs(gain):.3f} {side} its best expert alone ({plots.spoken(name)}, {best.value:.3f})."
+
+
+def _leads(metrics: Mapping[str, float], experts: list[str]) -> str:
+    """How often each expert weighs most, in a sentence."""
+    shares = {name: metrics[key] for name in experts if (key := f"test.gate.{name}.led") in metrics}
+    if len(shares) < 2:
+        return ""
+    told = ", ".join(f"{plots.spoken(name)} {100 * share:.0f} %" for name, share in shares.items())
+    entropy = metrics.get("test.gate.entropy")
+    return f"leads: {told}" + (f"; evenness {entropy:.2f} of 1" if entropy is not None else "")
 
 
 def _experts(outcome: Outcome) -> Markup | None:

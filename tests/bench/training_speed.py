@@ -1,6 +1,6 @@
 """Training the mixture beside a plain implementation of the published design: utterances per second, as ratios.
 
-usage: mistere bench training_speed [--seconds S] [--width D] [--hidden H]
+usage: mistere bench training_speed [--seconds S] [--width D] [--hidden H] [--corpus NAME]
 
 Dialogues as long as IEMOCAP's (mean 49, up to 110) and MELD's (mean 10, up to 33); 2048-wide inputs, H = 512, published
 sizes, 8 dialogues a batch. The plain one pads to the longest dialogue of a batch in file order and computes in fp32, as the
@@ -170,6 +170,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--width", type=int, default=2048)
     parser.add_argument("--hidden", type=int, default=512)
+    parser.add_argument("--corpus", choices=list(CORPORA))
     parser.add_argument("--grow", type=int)
     options = parser.parse_args()
     torch.set_num_threads(min(2, os.cpu_count() or 1))
@@ -180,7 +181,7 @@ def main() -> None:
     print(f"largest difference of the losses on equal lengths: {loss_difference(config, options.width):.1e}")
     bf16 = config.model_copy(update={"precision": "bf16"})
     has_bf16 = uses_bf16(bf16, torch.device("cpu"))
-    for corpus in CORPORA:
+    for corpus in [options.corpus] if options.corpus else CORPORA:
         data = embeddings(lengths_like(corpus, 48), options.width)
         variants = {"published, fp32": plain_steps(config, data), "mixture, fp32": our_steps(config, data)}
         if has_bf16:

@@ -77,7 +77,8 @@ def predict(model: MixtureOfExperts, dialogues: Sequence[Embeddings], temperatur
     device = next(model.parameters()).device
     start = 0
     while start < len(order):
-        chosen, rows = [], 0
+        chosen: list[int] = []
+        rows = 0
         while start < len(order) and (not chosen or rows + lengths[order[start]] <= _BATCH_UTTERANCES):
             chosen.append(order[start])
             rows += lengths[order[start]]

@@ -39,17 +39,20 @@ class BidirectionalGRU(nn.Module):
         for layer in range(gru.num_layers):
             if layer:
                 rows = functional.dropout(rows, gru.dropout, self.training)
-            names = [f"l{layer}", f"l{layer}_reverse"]
-            weights_in = torch.cat([getattr(gru, f"weight_ih_{name}") for name in names])
-            biases_in = torch.cat([getattr(gru, f"bias_ih_{name}") for name in names])
-            weights = torch.stack([getattr(gru, f"weight_hh_{name}") for name in names])
-            biases = torch.stack([getattr(gru, f"bias_hh_{name}") for name in names])
+            one, other = (
+                functional.linear(rows, getattr(gru, f"weight_ih_{name}"), getattr(gru, f"bias_ih_{name}"))
+                for name in (f"l{layer}", f"l{layer}_reverse")
+            )
+            state = [
+                getattr(gru, f"{kind}_hh_l{layer}{suffix}")
+                for kind in ("weight", "bias")
+                for suffix in ("", "_reverse")
+            ]
             order, mirrored = turns.by_time
-            one, other = functional.linear(rows, weights_in, biases_in).chunk(2, dim=1)
-            gates = torch.stack([one[order], other[mirrored]]).to(weights.dtype)
+            gates = torch.stack([one[order], other[mirrored]]).to(state[0].dtype)
             with torch.autocast("cpu", enabled=False):
-                states = _Recurrence.apply(gates, weights, biases, turns.steps, rows.dtype)
-            rows = torch.cat([states[0][_inverse(order)], states[1][_inverse(mirrored)]], dim=1).to(rows.dtype)
+                states = _Recurrence.apply(gates, *state, turns.steps, one.dtype)
+            rows = torch.cat([states[0][_inverse(order)], states[1][_inverse(mirrored)]], dim=1).to(one.dtype)
         return rows
 
     def _on_gpu(self, rows: Tensor, turns: Turns) -> Tensor:
@@ -71,19 +74,32 @@ class _Recurrence(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, gates: Tensor, weights: Tensor, biases: Tensor, steps: list[int], low: torch.dtype) -> Tensor:
+    def forward(
+        ctx: Any,
+        gates: Tensor,
+        weight: Tensor,
+        mirrored_weight: Tensor,
+        bias: Tensor,
+        mirrored_bias: Tensor,
+        steps: list[int],
+        low: torch.dtype,
+    ) -> Tensor:
         """States ``[2, N, H]``.
 
         Args:
             ctx: keeps what the backward pass needs.
             gates: the inputs' ``[2, N, 3 H]``, ordered by time.
-            weights: of the state ``[2, 3 H, H]``.
-            biases: of the state ``[2, 3 H]``.
+            weight: of the state ``[3 H, H]``, forwards in time.
+            mirrored_weight: the same, backwards.
+            bias: of the state ``[3 H]``, forwards in time.
+            mirrored_bias: the same, backwards.
             steps: dialogues that take part in each step, falling.
             low: precision of the products.
         """
-        hidden = weights.shape[2]
-        transposed = weights.to(low).transpose(1, 2)
+        hidden = weight.shape[1]
+        weights = torch.stack([weight.to(low), mirrored_weight.to(low)])
+        biases = torch.stack([bias, mirrored_bias])[:, None]
+        transposed = weights.transpose(1, 2)
         states = gates.new_empty(2, gates.shape[1], hidden)
         before, candidates, recalled = (torch.empty_like(states) for _ in range(3))
         opened = gates.new_empty(2, gates.shape[1], 2 * hidden)
@@ -93,7 +109,7 @@ class _Recurrence(torch.autograd.Function):
             here = slice(start, start + count)
             state = state[:, :count]
             before[:, here] = state
-            said = torch.bmm(state.to(low), transposed).to(gates.dtype).add_(biases[:, None])
+            said = torch.bmm(state.to(low), transposed).to(gates.dtype).add_(biases)
             open_ = torch.add(gates[:, here, : 2 * hidden], said[..., : 2 * hidden]).sigmoid_()
             reset, keep = open_.chunk(2, dim=2)
             recall = said[..., 2 * hidden :]
@@ -106,12 +122,11 @@ class _Recurrence(torch.autograd.Function):
         return states
 
     @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        """Gradients of gates, weights and biases."""
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of gates, both weights and both biases."""
         weights, before, opened, candidates, recalled = ctx.saved_tensors
         (grads,) = upstream
-        hidden, low = weights.shape[2], ctx.low
-        low_weights = weights.to(low)
+        low = ctx.low
         reset, keep = opened.chunk(2, dim=2)
         # What each gate's gradient is of the state's, for all steps at once; the steps then only multiply and carry back.
         of_candidate = (1 - keep) * (1 - candidates * candidates)
@@ -120,18 +135,19 @@ class _Recurrence(torch.autograd.Function):
         of_said = torch.stack([of_reset, of_keep, of_candidate * reset], dim=2)
         said = torch.empty_like(of_said)
         total = grads.contiguous().clone()
-        carried = grads.new_zeros(2, 0, hidden)
+        carried = grads.new_zeros(2, 0, grads.shape[2])
         end = grads.shape[1]
         for count in reversed(ctx.steps):
             here = slice(end - count, end)
             grad = total[:, here]
             grad[:, : carried.shape[1]] += carried
             said[:, here] = of_said[:, here] * grad[:, :, None]
-            back = torch.bmm(said[:, here].flatten(2).to(low), low_weights).to(grads.dtype)
+            back = torch.bmm(said[:, here].flatten(2).to(low), weights).to(grads.dtype)
             carried = back.addcmul_(grad, keep[:, here])
             end -= count
         # The input's part of the candidate is not scaled by the reset gate, the state's is.
         into = torch.cat([said[:, :, :2].flatten(2), of_candidate * total], dim=2)
         said = said.flatten(2)
-        weight_grads = torch.bmm(said.to(low).transpose(1, 2), before.to(low)).to(weights.dtype)
-        return into, weight_grads, said.sum(1), None, None
+        weight_grads = torch.bmm(said.to(low).transpose(1, 2), before.to(low)).to(said.dtype)
+        bias_grads = said.sum(1)
+        return into, weight_grads[0], weight_grads[1], bias_grads[0], bias_grads[1], None, None

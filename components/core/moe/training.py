@@ -20,7 +20,8 @@ from torch import Tensor
 from components.core.checkpoints import Checkpoints
 from components.core.config.mixture import MixtureConfig
 from components.core.embeddings import EmbeddedDialogue, EmbeddedDialogues
-from components.core.errors import DataError, MistereError
+from components.core.errors import DataError, MistereError, UsageError
+from components.core.gate_statistics import gate_statistics
 from components.core.metrics import confusion, weighted_f1
 from components.core.moe.mixture import DialogueBatch, MixtureOfExperts
 from components.core.moe.prediction import make_batch, predict
@@ -57,6 +58,7 @@ def train_mixture(
 
     Raises:
         DataError: train or dev has no dialogue.
+        UsageError: a checkpoint is there, of another shape.
         MistereError: the training diverged.
     """
     for split in ("train", "dev"):
@@ -123,8 +125,9 @@ class MixtureTraining:
         if not np.isfinite(mean):
             raise self._diverged(f"the loss is {mean}")
         self.epoch += 1
-        score = self._dev_score()
-        self.history.append({"epoch": self.epoch, "loss": round(mean, 6), "dev_weighted_f1": round(score, 6)})
+        score, gate = self._look_at_dev()
+        entry = {"epoch": self.epoch, "loss": round(mean, 6), "dev_weighted_f1": round(score, 6)}
+        self.history.append(entry | {name: round(value, 6) for name, value in gate.items()})
         if score > self.best_score:
             self.best_score, self.best_epoch = score, self.epoch
             self.best = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
@@ -153,7 +156,8 @@ class MixtureTraining:
         )
         return drop_modalities(batch, self.config.modality_dropout)
 
-    def _dev_score(self) -> float:
+    def _look_at_dev(self) -> tuple[float, dict[str, float]]:
+        """Weighted F1 and the gate's statistics."""
         dialogues = self.data.split("dev")
         self.model.eval()
         answers = predict(self.model, [self.data.read(dialogue) for dialogue in dialogues], 1.0)
@@ -162,7 +166,9 @@ class MixtureTraining:
             raise self._diverged("the probabilities are no numbers")
         predicted = probabilities.argmax(1)
         true = np.concatenate([dialogue.labels for dialogue in dialogues])
-        return float(weighted_f1(confusion(true, predicted, len(self.data.labels))))
+        score = float(weighted_f1(confusion(true, predicted, len(self.data.labels))))
+        statistics = gate_statistics(np.concatenate([a.expert_weights for a in answers]), self.model.experts)
+        return score, statistics.metrics()
 
     def _diverged(self, how: str) -> MistereError:
         return MistereError(
@@ -211,6 +217,11 @@ class MixtureTraining:
                 loaded = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
         except SafetensorError:
             return  # cut short with the machine that wrote it: the training starts anew and ends in the same place
+        shapes = {name: tensor.shape for name, tensor in self.model.state_dict().items()}
+        if {name: tensor.shape for name, tensor in _below(loaded, "model.").items()} != shapes:
+            raise UsageError(
+                f"{file}: the checkpoint is of a mixture of another shape; delete it, or let the output go elsewhere."
+            )
         self.model.load_state_dict(_below(loaded, "model."))
         self.best = _below(loaded, "best.")
         state: dict[int, dict[str, Tensor]] = {}
