@@ -1,0 +1,142 @@
+"""``mistere train`` as a person calls it: table, files, resume, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.unit.embeddings_folder import LABELS, write_embeddings
+
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+TINY = ["--profile", "tiny", "--set", "mixture.epochs=3", "--set", "evaluation.resamples=200"]
+
+
+def command(embeddings: Path, output: Path, *arguments: str) -> list[str]:
+    return [
+        sys.executable, "-m", "pipelines.cli", "train",
+        "--embeddings", str(embeddings), "--output", str(output), *TINY, *arguments,
+    ]  # fmt: skip
+
+
+def train(embeddings: Path, output: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(embeddings, output, *arguments), capture_output=True, text=True, env=ENVIRONMENT, timeout=300
+    )
+
+
+def test_a_third_modality_by_configuration_over_seeds_with_ablations(tmp_path: Path) -> None:
+    source = write_embeddings(tmp_path / "made elsewhere", ("speech", "text", "visual"))
+    chosen = "mixture.modalities=[speech,text,visual]"
+    tracking = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    done = train(
+        source, tmp_path / "out", "--seeds", "2", "--set", chosen,
+        "--ablate", "gate,context,modality_dropout", "--track", tracking,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "metrics.json", "model", "predictions.parquet", "report.html",
+    }  # fmt: skip
+    for shown in (
+        "mixture",
+        "visual alone",
+        "cross_modal alone",
+        "late fusion",
+        *LABELS,
+        "mean weight",
+        "each utterance",
+    ):
+        assert shown in done.stdout
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["test.weighted_f1.low"] <= metrics["test.weighted_f1"] <= metrics["test.weighted_f1.high"]
+    each = [seed["test.weighted_f1"] for seed in metrics["seeds"]]
+    assert metrics["test.weighted_f1"] == pytest.approx(np.mean(each)) and len(each) == 2
+    assert metrics["test.weighted_f1.std"] == pytest.approx(np.std(each, ddof=1))
+    weights = [metrics[f"test.gate.{name}.mean"] for name in ("speech", "text", "visual", "cross_modal")]
+    assert sum(weights) == pytest.approx(1, abs=1e-5)
+    assert [row["name"] for row in metrics["ablation"]] == ["gate", "context", "modality_dropout"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<script" not in page and "src=" not in page and "with modality dropout" in page
+    assert page.count("<svg") >= 8
+
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking)
+    (experiment,) = [one for one in client.search_experiments() if one.name != "Default"]
+    runs = client.search_runs([experiment.experiment_id])
+    assert len(runs) == 2
+    history = client.get_metric_history(runs[0].info.run_id, "train_moe.gate.entropy")
+    assert [point.step for point in history] == [1, 2, 3]
+
+
+def test_text_alone_and_a_selection_of_modalities(tmp_path: Path) -> None:
+    source = write_embeddings(tmp_path / "text", ("text",))
+    assert train(source, tmp_path / "one").returncode == 0
+    both = write_embeddings(tmp_path / "both")
+    done = train(both, tmp_path / "two", "--set", "mixture.modalities=[speech]")
+    assert done.returncode == 0 and "text alone" not in done.stdout
+    assert json.loads((tmp_path / "two" / "model" / "mixture.json").read_text())["dimensions"] == {"speech": 8}
+    wrong = train(both, tmp_path / "three", "--set", "mixture.modalities=[txt]")
+    assert wrong.returncode == 2 and "did you mean 'text'" in wrong.stderr and not (tmp_path / "three").exists()
+
+
+def test_a_killed_training_goes_on_and_ends_where_it_would_have_ended(tmp_path: Path) -> None:
+    source = write_embeddings(tmp_path / "embeddings")
+    more = ["--seeds", "2", "--set", "mixture.epochs=25", "--set", "mixture.patience=25"]
+    assert train(source, tmp_path / "whole", *more).returncode == 0
+    output = tmp_path / "killed"
+    running = subprocess.Popen(command(source, output, *more), stdout=subprocess.DEVNULL, env=ENVIRONMENT)
+    while running.poll() is None and not list(output.glob("checkpoints/*/*/epoch")):
+        time.sleep(0.02)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    assert not (output / "metrics.json").exists()
+    other = train(source, output, *more, "--set", "mixture.hidden=12")
+    assert other.returncode == 2 and "unfinished training with other settings" in other.stderr
+    assert train(source, output, *more).returncode == 0
+    assert (output / "metrics.json").read_text() == (tmp_path / "whole" / "metrics.json").read_text()
+    weights = "model/mixture.safetensors"
+    assert (output / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--ablate", "gat"], "did you mean 'gate'"),
+        (["--set", "mixture.hiden=3"], "did you mean 'hidden'"),
+        (["--embeddings", "nowhere"], "no such folder"),
+    ],
+)
+def test_what_is_refused_is_refused_before_anything_is_written(
+    arguments: list[str], sentence: str, tmp_path: Path
+) -> None:
+    done = train(write_embeddings(tmp_path / "embeddings"), tmp_path / "out", *arguments)
+    assert done.returncode == 2 and sentence in done.stderr
+    assert done.stderr.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_of_another_shape_is_refused(tmp_path: Path) -> None:
+    from components.core.checkpoints import Checkpoints
+    from components.core.config.mixture import MixtureConfig
+    from components.core.errors import UsageError
+    from components.core.imported_embeddings import open_embeddings
+    from components.core.moe.training import train_mixture
+    from components.core.progress import Progress
+    from components.core.store import LocalStore
+
+    data = open_embeddings(write_embeddings(tmp_path / "embeddings"))
+    small = MixtureConfig(hidden=4, gru_layers=1, fusion="feed_forward", fusion_width=8, epochs=1, learning_rate=1e-3)
+    checkpoints = Checkpoints(LocalStore(tmp_path / "store"), "train_moe", "key")
+    train_mixture(small, data, progress=Progress("train_moe"), checkpoints=checkpoints)
+    before = (checkpoints.directory / "epoch").read_bytes()
+    larger = small.model_copy(update={"hidden": 6})
+    with pytest.raises(UsageError, match="of a mixture of another shape"):
+        train_mixture(larger, data, progress=Progress("train_moe"), checkpoints=checkpoints)
+    assert (checkpoints.directory / "epoch").read_bytes() == before
