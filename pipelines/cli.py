@@ -111,6 +111,25 @@ def train(
     command(embeddings, profile, settings or [], seeds, parts, output, track)
 
 
+@app.command()
+def tune(
+    embeddings: Embeddings,
+    profile: Profile = "sample",
+    settings: Settings = None,
+    trials: Annotated[int, typer.Option(help="Finished trials in all; a rerun goes on to this number.", min=1)] = 40,
+    seeds: Annotated[int, typer.Option(help="Trainings a trial; their mean counts.", min=1)] = 1,
+    timeout: Annotated[float | None, typer.Option(help="Minutes after which no trial starts.", min=0)] = None,
+    output: Annotated[Path, typer.Option(help="Folder for the study and what it found.")] = Path("output/tune"),
+) -> None:
+    """Find settings of the mixture for given embeddings, on dev only.
+
+    Exit codes: 0 done, 1 error, 2 usage.
+    """
+    from pipelines.commands.tune import tune as command
+
+    command(embeddings, profile, settings or [], trials, seeds, timeout, output)
+
+
 @data_app.command("sample")
 def data_sample(
     directory: Annotated[Path, typer.Argument(help="Where the dataset goes; must not exist.")],

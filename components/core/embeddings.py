@@ -123,6 +123,11 @@ class EmbeddedDialogues:
         chosen = {name: self._matrices[name] for name in modalities}
         return EmbeddedDialogues(self._dialogues, chosen, self.labels)
 
+    def without(self, split: Split) -> EmbeddedDialogues:
+        """The same without a split: whoever is handed it cannot look there."""
+        kept = {name: ones for name, ones in self._dialogues.items() if name != split}
+        return EmbeddedDialogues(kept, self._matrices, self.labels)
+
     def split(self, split: Split) -> list[EmbeddedDialogue]:
         """The split's dialogues."""
         return self._dialogues.get(split, [])

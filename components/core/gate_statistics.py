@@ -71,7 +71,7 @@ def collapsed_gate(metrics: Mapping[str, float], experts: Sequence[str]) -> str 
             unimodal = experts[:-1]
             alone = f", or keep that modality alone (mixture.modalities: [{name}])"
             return (
-                f"the gate has collapsed onto the {name.replace('_', '-')} expert, which leads {_percent(led)} of the test "
+                f"The gate has collapsed onto the {name.replace('_', '-')} expert, which leads {_percent(led)} of the test "
                 f"utterances and has a mean weight of {mean:.2f}, so the other experts hardly count: raise "
                 "mixture.gate_temperature, which makes the weights more even, or mixture.consistency_weight, which makes "
                 f"the others learn from it{alone if name in unimodal and len(unimodal) > 1 else ''}."

@@ -162,9 +162,9 @@ def _assemble(directory: Path, table: pa.Table, matrices: Mapping[str, np.ndarra
     names = np.asarray([str(name) for name in table["dialogue_id"].to_pylist()], dtype=object)
     turns = table["turn"].to_numpy()
     place = np.array([SPLITS.index(split) for split in splits])
-    there: np.ndarray = np.stack(
-        [_present(directory / f"{name}.npy", matrix) for name, matrix in matrices.items()]
-    ).any(0)
+    there = np.zeros(len(names), dtype=bool)
+    for name, matrix in matrices.items():
+        there |= _present(directory / f"{name}.npy", matrix)
     # Dialogues keep the order in which they first occur; turns are sorted.
     codes: dict[str, int] = {}
     code = np.array([codes.setdefault(name, len(codes)) for name in names])

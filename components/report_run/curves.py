@@ -37,9 +37,13 @@ def missing_modality_plot(curves: Mapping[str, Sequence[CurvePoint]]) -> Markup:
             if len(curves) == 1:
                 lows, highs = [p.weighted_f1.low for p in mine], [p.weighted_f1.high for p in mine]
                 axes.fill_between(shares, lows, highs, color=color, alpha=0.14, linewidth=0)
-    axes.set(xticks=[0, 25, 50, 75, 100], ylabel="weighted F1", xlabel="share of the test utterances without it")
+    axes.set(
+        xticks=[0, 25, 50, 75, 100],
+        ylabel="weighted F1",
+        xlabel="removed from this share of the test utterances that have it",
+    )
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0f} %")
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, handlelength=3.6)  # long enough to show the dashes
     return figure_svg(figure, "Weighted F1 as more and more of a modality is removed")
 
 

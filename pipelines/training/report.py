@@ -55,6 +55,7 @@ def render(
     alone = {
         name.removesuffix(" alone"): Estimate(value=one.value, low=one.low, high=one.high)
         for name, one, _ in figures.rows
+        if name.endswith(" alone")
     }
     curves = ablation.curves if ablation and ablation.curves else {"": mean_curve(trials)}
     return render_page(

@@ -60,9 +60,7 @@ def embed(source: Path, folder: Path) -> None:
         with torch.inference_mode():
             for batch in batches_by_length([feature["length"] for feature in features], config.text.extraction_batch):
                 collated = encoder.family.collate([features[index] for index in batch])
-                states, mask = encoder.family.hidden_states(encoder.backbone, collated)
-                real = mask[..., None].to(states[-1].dtype)
-                vectors[batch] = ((states[-1] * real).sum(1) / real.sum(1)).numpy()
+                vectors[batch] = encoder.pooling(*encoder.family.hidden_states(encoder.backbone, collated)).numpy()
         vectors.flush()
     table = {
         "split": [split for split, _ in rows],

@@ -27,6 +27,8 @@ from components.core.manifests import (
     UtteranceSet,
     ValidationReport,
 )
+from components.core.metrics import Interval
+from components.core.missing_modality import SHARES, CurvePoint, curve_metrics
 from components.core.moe.prediction import DialoguePrediction
 from components.core.progress import Progress
 from components.core.stage import RunContext, StageRecord, Step, stage_record_key
@@ -172,6 +174,16 @@ class RecordedRun:
     def evaluate(self, status: str = "done") -> EvaluationReport:
         names, answers, true = self._predictions(26)
         measured = measure(answers, np.concatenate(true), names, self.labels, EXPERTS, EvaluationConfig(resamples=100))
+        whole = measured.metrics["test.weighted_f1"]
+        curve = [
+            CurvePoint(
+                modality,
+                share,
+                Interval(whole - cost * share, whole - cost * share - 0.04, whole - cost * share + 0.04),
+            )
+            for modality, cost in (("speech", 0.12), ("text", 0.3))
+            for share in SHARES
+        ]
         path = self.root / "predictions.parquet"
         write_predictions(path, answers, true, names)
         report = EvaluationReport(
@@ -180,7 +192,7 @@ class RecordedRun:
             test_digest="t" * 64,
             utterances=sum(len(labels) for labels in true),
             dialogues=len(names),
-            metrics=measured.metrics,
+            metrics=measured.metrics | curve_metrics(curve),
             confusion=measured.confusion.tolist(),
         )
         digest = self.publish(report, "evaluate_model", path)

@@ -105,13 +105,14 @@ def test_the_pictures_of_an_evaluated_run(tmp_path: Path) -> None:
         "Whom the gate trusts",
         "Each emotion",
         "What is mistaken for what",
+        "When a modality goes missing",
         "Dialogue test_",
         "Speech encoder",
         "Text encoder",
         "Mixture of experts",
     ):
         assert f"<figcaption>{caption}" in html, caption
-    assert html.count("<svg") == 9
+    assert html.count("<svg") == 10
     identifiers = re.findall(r'<(?!path|clipPath)\w+[^>]* id="([^"]+)"', html)
     assert identifiers == []
     assert data["metrics"]["test.weighted_f1"] == pytest.approx(0.85, abs=0.1)
@@ -191,6 +192,30 @@ def test_one_expert_has_no_gate_to_show(tmp_path: Path) -> None:
     recorded.record("evaluate_model", outputs={"report": recorded.publish(alone, "evaluate_model")})
     html, _ = report(recorded)
     assert "Whom the gate trusts" not in html and "The gate at work" not in html and "text alone" in html
+
+
+def test_a_collapsed_gate_is_noted_and_who_leads_is_told(tmp_path: Path) -> None:
+    recorded = runs.held(tmp_path)
+    html, data = report(recorded)
+    assert re.search(r"leads: speech \d+ %, text \d+ %, cross-modal \d+ %; evenness 0\.\d\d of 1", html)
+    assert "collapsed" not in html and data["metrics"]["test.ece"] > 0
+    whole = recorded.evaluate()
+    onto_text = {"text.led": 1.0, "text.mean": 0.97, "speech.led": 0.0, "cross_modal.led": 0.0}
+    metrics = whole.metrics | {f"test.gate.{name}": value for name, value in onto_text.items()}
+    odd = whole.model_copy(update={"metrics": metrics})
+    recorded.record("evaluate_model", outputs={"report": recorded.publish(odd, "evaluate_model")})
+    assert "The gate has collapsed onto the text expert" in report(recorded)[0]
+
+
+def test_an_evaluation_made_before_there_were_curves_still_makes_a_page(tmp_path: Path) -> None:
+    recorded = runs.held(tmp_path)
+    whole = recorded.evaluate()
+    later = re.compile(r"test\.(missing|late_fusion|ece|gate\.entropy)|.*\.led")
+    odd = whole.model_copy(update={"metrics": {k: v for k, v in whole.metrics.items() if not later.match(k)}})
+    recorded.record("evaluate_model", outputs={"report": recorded.publish(odd, "evaluate_model")})
+    html, _ = report(recorded)
+    assert "Whom the gate trusts" in html and "When a modality goes missing" not in html and "leads:" not in html
+    assert "could not be drawn" not in html
 
 
 def test_a_run_of_which_nothing_is_known(tmp_path: Path) -> None:

@@ -1,0 +1,151 @@
+"""Gate statistics, calibration and late fusion: right on cases worked by hand, and never out of bounds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components.core.calibration import reliability
+from components.core.config.evaluation import EvaluationConfig
+from components.core.evaluation import late_fusion, measure
+from components.core.gate_statistics import collapsed_gate, gate_statistics
+from components.core.moe.prediction import DialoguePrediction
+
+EXPERTS = ["speech", "text", "cross_modal"]
+
+
+def test_a_case_worked_by_hand() -> None:
+    weights = np.array(
+        [
+            [0.5, 0.25, 0.25],  # all three
+            [0.0, 0.2, 0.8],  # no speech
+            [0.5, 0.0, 0.5],  # a tie is shared
+            [0.0, 0.0, 1.0],  # nothing to choose between
+        ]
+    )
+    found = gate_statistics(weights, EXPERTS)
+    assert found.mean == pytest.approx({"speech": 0.25, "text": 0.1125, "cross_modal": 0.6375})
+    assert found.led == pytest.approx({"speech": 1.5 / 3, "text": 0.0, "cross_modal": 1.5 / 3})
+    three = 1.5 * np.log(2) / np.log(3)
+    two = -(0.2 * np.log(0.2) + 0.8 * np.log(0.8)) / np.log(2)
+    assert found.entropy == pytest.approx((three + two + 1.0) / 3)
+    assert set(found.metrics("test.")) == {
+        "test.gate.entropy",
+        *(f"test.gate.{name}.{what}" for name in EXPERTS for what in ("mean", "led")),
+    }
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(2, 4), st.integers(1, 30), st.floats(0.05, 40), st.integers(0, 2**31))
+def test_shares_sum_to_one_and_entropy_stays_between_zero_and_one(
+    count: int, rows: int, spread: float, seed: int
+) -> None:
+    draw = np.random.default_rng(seed)
+    scores = np.where(draw.random((rows, count)) < 0.3, -np.inf, draw.normal(size=(rows, count)) * spread)
+    scores[:, -1] = 0.0
+    weights = np.exp(scores - scores.max(1, keepdims=True)).astype(np.float32)
+    weights /= weights.sum(1, keepdims=True)
+    found = gate_statistics(weights, [f"e{index}" for index in range(count)])
+    assert sum(found.mean.values()) == pytest.approx(1, abs=1e-5)
+    if found.led is not None and found.entropy is not None:
+        assert sum(found.led.values()) == pytest.approx(1)
+        assert 0 <= found.entropy <= 1
+    else:
+        assert ((weights > 0).sum(1) < 2).all()
+
+
+def test_equal_weights_have_entropy_one_and_share_the_lead() -> None:
+    even = np.array([[1 / 3, 1 / 3, 1 / 3], [0.0, 0.5, 0.5]], dtype=np.float32)
+    found = gate_statistics(even, EXPERTS)
+    assert found.entropy == pytest.approx(1) and found.led == pytest.approx(
+        {"speech": 1 / 6, "text": 5 / 12, "cross_modal": 5 / 12}
+    )
+    nothing = gate_statistics(np.array([[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]), EXPERTS)
+    assert (
+        nothing.led is None
+        and nothing.entropy is None
+        and set(nothing.metrics()) == {f"gate.{name}.mean" for name in EXPERTS}
+    )
+
+
+@pytest.mark.parametrize(
+    ("experts", "leader", "led", "mean", "told"),
+    [
+        (EXPERTS, "text", 0.99, 0.97, "mixture.modalities: [text]"),
+        (EXPERTS, "cross_modal", 1.0, 0.95, "cross-modal expert, which leads 100 %"),
+        (["text", "cross_modal"], "cross_modal", 0.98, 0.9, "raise mixture.gate_temperature"),
+        (["text", "cross_modal"], "text", 0.999, 0.9, "leads 99.9 %"),
+        (EXPERTS, "text", 0.97, 0.99, None),
+        (EXPERTS, "text", 1.0, 0.89, None),
+    ],
+)
+def test_a_collapsed_gate_is_one_sentence(
+    experts: list[str], leader: str, led: float, mean: float, told: str | None
+) -> None:
+    metrics = {f"test.gate.{name}.led": 0.0 for name in experts} | {f"test.gate.{name}.mean": 0.0 for name in experts}
+    metrics |= {f"test.gate.{leader}.led": led, f"test.gate.{leader}.mean": mean}
+    found = collapsed_gate(metrics, experts)
+    assert (found is None) == (told is None)
+    if found and told:
+        assert told in found and found.count(". ") == 0 and found.endswith(".")
+        assert ("mixture.modalities" in found) == (leader == "text" and len(experts) > 2)
+
+
+def test_a_gate_of_which_nothing_is_known_has_not_collapsed() -> None:
+    assert collapsed_gate({}, EXPERTS) is None
+
+
+# Calibration
+
+
+def test_bins_hold_every_answer_and_the_error_is_worked_by_hand() -> None:
+    probabilities = np.array([[0.95, 0.05], [0.9, 0.1], [0.55, 0.45], [0.0, 1.0]])
+    bins = reliability(probabilities, np.array([0, 1, 0, 1]), bins=10)
+    assert bins.counts.tolist() == [0, 0, 0, 0, 0, 1, 0, 0, 0, 3]
+    assert bins.confidence[9] == pytest.approx(0.95) and bins.accuracy[9] == pytest.approx(2 / 3)
+    assert np.isnan(bins.confidence[0])
+    assert bins.expected_calibration_error == pytest.approx((0.45 * 1 + (0.95 - 2 / 3) * 3) / 4)
+
+
+def test_probabilities_that_are_true_have_hardly_any_error() -> None:
+    draw = np.random.default_rng(0)
+    probabilities = draw.dirichlet(np.ones(4), size=40_000)
+    true = (probabilities.cumsum(1) < draw.random((40_000, 1))).sum(1)
+    assert reliability(probabilities, true).expected_calibration_error < 0.01
+    sure = np.eye(4)[probabilities.argmax(1)]
+    wrong = 1 - (probabilities.argmax(1) == true).mean()
+    assert reliability(sure, true).expected_calibration_error == pytest.approx(wrong)
+    assert reliability(np.zeros((0, 4)), np.zeros(0, dtype=int)).expected_calibration_error == 0
+
+
+# In the figures of a test split
+
+
+def answer(weights: list[list[float]], experts: list[list[list[float]]]) -> DialoguePrediction:
+    w, e = np.array(weights), np.array(experts)
+    return DialoguePrediction((w[..., None] * e).sum(1), w, e, ["any"] * len(w))
+
+
+def test_late_fusion_is_the_mean_of_the_unimodal_experts_that_are_there() -> None:
+    answers = [
+        answer(
+            [[0.2, 0.2, 0.6], [0.0, 0.5, 0.5]],
+            [
+                [[0.6, 0.4], [0.1, 0.9], [1.0, 0.0]],  # 0.35 to 0.65, whatever the cross-modal expert says
+                [[0.99, 0.01], [0.4, 0.6], [1.0, 0.0]],  # speech is absent: text decides
+            ],
+        )
+    ]
+    assert late_fusion(answers).tolist() == [1, 1]
+    found = measure(answers, np.array([1, 1]), ["d"], ["a", "b"], EXPERTS, EvaluationConfig(resamples=100)).metrics
+    assert found["test.late_fusion.weighted_f1"] == 1.0 == found["test.late_fusion.weighted_f1.low"]
+    assert found["test.gate.cross_modal.led"] == pytest.approx(0.75)
+    assert 0 < found["test.gate.entropy"] <= 1 and 0 <= found["test.ece"] <= 1
+
+
+def test_one_modality_has_no_late_fusion() -> None:
+    answers = [answer([[0.3, 0.7]], [[[0.6, 0.4], [0.1, 0.9]]])]
+    found = measure(answers, np.array([1]), ["d"], ["a", "b"], EXPERTS[1:], EvaluationConfig(resamples=100)).metrics
+    assert not any("late_fusion" in name for name in found) and found["test.gate.cross_modal.led"] == 1.0

@@ -1,0 +1,152 @@
+"""The missing-modality curve: what is removed, nested and repeatable, and what it costs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from components.core.config.evaluation import EvaluationConfig
+from components.core.embeddings import EmbeddedDialogues
+from components.core.metrics import confusion, weighted_f1
+from components.core.missing_modality import (
+    CurvePoint,
+    _order,
+    _without,
+    curve_from_metrics,
+    curve_metrics,
+    missing_modality_curve,
+)
+from components.core.moe.mixture import MixtureOfExperts
+from components.core.moe.prediction import predict
+from components.core.moe.training import TrainedMixture, train_mixture
+from components.core.progress import Progress
+from components.report_run.curves import missing_modality_plot
+from tests.unit.test_moe import toy_config, write_toy
+
+EVALUATION = EvaluationConfig(resamples=200)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Tensors this small are only slowed by a second thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> EmbeddedDialogues:
+    return write_toy(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture(scope="module")
+def trained(toy: EmbeddedDialogues) -> TrainedMixture:
+    return train_mixture(toy_config(epochs=6), toy, progress=Progress("train_moe"))
+
+
+def curve_of(
+    model: MixtureOfExperts, data: EmbeddedDialogues, evaluation: EvaluationConfig = EVALUATION
+) -> list[CurvePoint]:
+    test = data.split("test")
+    read, labels = [data.read(dialogue) for dialogue in test], [dialogue.labels for dialogue in test]
+    names = [dialogue.dialogue_id for dialogue in test]
+    return missing_modality_curve(model, 1.0, read, labels, names, len(data.labels), evaluation)
+
+
+def test_the_curve_starts_at_the_models_own_score_and_falls(toy: EmbeddedDialogues, trained: TrainedMixture) -> None:
+    found = curve_of(trained.model, toy)
+    assert [(point.modality, point.share) for point in found] == [
+        (modality, share) for modality in ("speech", "text") for share in (0, 0.25, 0.5, 0.75, 1)
+    ]
+    test = toy.split("test")
+    answers = predict(trained.model, [toy.read(dialogue) for dialogue in test], 1.0)
+    predicted = np.concatenate([answer.probabilities.argmax(1) for answer in answers])
+    true = np.concatenate([dialogue.labels for dialogue in test])
+    for start, end in ((found[0], found[4]), (found[5], found[9])):
+        assert start.weighted_f1.value == pytest.approx(weighted_f1(confusion(true, predicted, 3)))
+        assert start.weighted_f1.low <= start.weighted_f1.value <= start.weighted_f1.high
+        assert end.weighted_f1.value < start.weighted_f1.value - 0.03
+    assert curve_of(trained.model, toy) == found
+
+
+def test_without_all_of_a_modality_is_as_if_it_had_never_been_there(
+    toy: EmbeddedDialogues, trained: TrainedMixture
+) -> None:
+    test = toy.split("test")
+    bare = [{"text": toy.read(dialogue)["text"]} for dialogue in test]
+    predicted = np.concatenate([answer.probabilities.argmax(1) for answer in predict(trained.model, bare, 1.0)])
+    true = np.concatenate([dialogue.labels for dialogue in test])
+    wanted = weighted_f1(confusion(true, predicted, 3))
+    assert curve_of(trained.model, toy)[4].weighted_f1.value == pytest.approx(wanted)
+
+
+def test_a_single_modality_ends_where_there_is_nothing_to_answer_from(toy: EmbeddedDialogues) -> None:
+    alone = toy.only(["text"])
+    model = train_mixture(toy_config(epochs=2), alone, progress=Progress("train_moe")).model
+    found = curve_of(model, alone)
+    assert [point.share for point in found] == [0, 0.25, 0.5, 0.75] and {p.modality for p in found} == {"text"}
+
+
+def test_what_is_removed_is_nested_and_repeatable_and_nothing_else_changes() -> None:
+    draw = np.random.default_rng(0)
+    dialogues = [{name: draw.normal(size=(n, 3)).astype(np.float32) for name in ("speech", "text")} for n in (3, 1, 8)]
+    dialogues[0]["text"][1] = np.nan
+    del dialogues[1]["text"]
+    order = _order(dialogues, "text", seed=0)
+    assert sorted(order) == [0, 2, *range(4, 12)], "the utterances that have text, each once"
+    assert _order(dialogues, "text", seed=0).tolist() == order.tolist() != _order(dialogues, "text", seed=1).tolist()
+    before = [{name: rows.copy() for name, rows in dialogue.items()} for dialogue in dialogues]
+    gone: set[int] = set()
+    for count in (2, 5, 10):
+        found = _without(dialogues, "text", order[:count])
+        texts = [dialogue.get("text", np.full((1, 3), np.nan)) for dialogue in found]
+        missing = set(np.flatnonzero(np.isnan(np.concatenate(texts)).any(1))) - {1, 3}
+        assert len(missing) == count and gone <= missing
+        gone = missing
+        for one, other in zip(found, dialogues, strict=True):
+            assert one["speech"] is other["speech"] and all(rows.dtype == np.float32 for rows in one.values())
+    for one, other in zip(before, dialogues, strict=True):
+        for name, rows in one.items():
+            np.testing.assert_array_equal(rows, other[name])
+
+
+def test_metrics_hold_the_curve(toy: EmbeddedDialogues, trained: TrainedMixture) -> None:
+    found = curve_of(trained.model, toy)
+    metrics = curve_metrics(found)
+    assert metrics["test.missing.speech.25.weighted_f1"] == pytest.approx(found[1].weighted_f1.value, abs=1e-8)
+    assert len(metrics) == 3 * len(found)
+    again = curve_from_metrics(dict(sorted(metrics.items())) | {"test.weighted_f1": 0.5})
+    assert [(point.modality, point.share) for point in again] == [(point.modality, point.share) for point in found]
+    for one, other in zip(again, found, strict=True):
+        assert one.weighted_f1.low == pytest.approx(other.weighted_f1.low, abs=1e-8)
+        assert one.weighted_f1.high == pytest.approx(other.weighted_f1.high, abs=1e-8)
+    assert curve_from_metrics({"test.weighted_f1": 0.5}) == []
+
+
+def test_the_plot_names_modalities_and_models(toy: EmbeddedDialogues, trained: TrainedMixture) -> None:
+    found = curve_of(trained.model, toy)
+    one = missing_modality_plot({"": found})
+    assert "speech removed" in one and "text removed" in one
+    two = missing_modality_plot({"with modality dropout": found, "without": found})
+    assert "text removed, with modality dropout" in two and "text removed, without" in two
+
+
+def test_a_test_split_of_the_samples_size_takes_under_a_second(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    dimensions = {"speech": 128, "text": 128}
+    config = toy_config(hidden=64, fusion_width=128, fusion_blocks=1, attention_width=60)
+    model = MixtureOfExperts(config, dimensions, 6).eval()
+    draw = np.random.default_rng(0)
+    dialogues = [{n: draw.normal(size=(10, d)).astype(np.float32) for n, d in dimensions.items()} for _ in range(35)]
+    labels = [draw.integers(0, 6, 10) for _ in dialogues]
+    names = [f"d{index}" for index in range(35)]
+    missing_modality_curve(model, 1.0, dialogues[:2], labels[:2], names[:2], 6, EvaluationConfig(resamples=100))
+    started = time.process_time()
+    missing_modality_curve(model, 1.0, dialogues, labels, names, 6, EvaluationConfig())
+    assert time.process_time() - started < 1

@@ -1,0 +1,100 @@
+"""``mistere tune``: dev only, resumable, the same again with the same seed."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from components.core.embeddings import EmbeddedDialogue, EmbeddedDialogues
+from components.core.errors import UsageError
+from components.core.imported_embeddings import open_embeddings
+from pipelines.cli import app
+from pipelines.profiles import load_profile
+from pipelines.training.tuning import STUDY_FILE, Tuned, space, tune
+from tests.unit.embeddings_folder import write_embeddings
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tensors this small are only slowed by a second thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_embeddings(tmp_path_factory.mktemp("embeddings"))
+
+
+def search(data: EmbeddedDialogues, output: Path, trials: int = 3, *settings: str) -> Tuned:
+    config = load_profile("tiny", ["mixture.epochs=2", *settings]).mixture
+    return tune(config, data, output, trials=trials, seeds=1, timeout_minutes=None, tell=lambda text: None)
+
+
+def scores(output: Path) -> list[tuple[dict[str, object], float | None]]:
+    (name,) = optuna.get_all_study_names(f"sqlite:///{output / STUDY_FILE}")
+    study = optuna.load_study(study_name=name, storage=f"sqlite:///{output / STUDY_FILE}")
+    return [(trial.params, trial.value) for trial in study.trials]
+
+
+def test_a_search_repeats_itself_and_never_looks_at_test(folder: Path, tmp_path: Path) -> None:
+    data = open_embeddings(folder)
+    found = search(data, tmp_path / "one")
+    assert found.trials == 3 and found.dev_weighted_f1 >= found.start
+    splits = {name: data.split(name) for name in ("train", "dev")}  # type: ignore[arg-type]
+    spoiled = [EmbeddedDialogue(d.dialogue_id, d.rows, (d.labels + 1) % 3) for d in data.split("test")]
+    matrices = {name: data._matrices[name] for name in data.dimensions}
+    other = EmbeddedDialogues({**splits, "test": spoiled}, matrices, data.labels)
+    assert search(other, tmp_path / "two") == found
+    assert scores(tmp_path / "one") == scores(tmp_path / "two")
+
+
+def test_a_search_goes_on_where_it_was(folder: Path, tmp_path: Path) -> None:
+    data = open_embeddings(folder)
+    search(data, tmp_path, 2)
+    before = scores(tmp_path)
+    (name,) = optuna.get_all_study_names(f"sqlite:///{tmp_path / STUDY_FILE}")
+    optuna.load_study(study_name=name, storage=f"sqlite:///{tmp_path / STUDY_FILE}").ask()  # as a kill leaves it
+    found = search(data, tmp_path, 4)
+    after = scores(tmp_path)
+    assert found.trials == 4 and after[:2] == before and len(after) == 5 and after[2][1] is None
+    assert len({str(params) for params, value in after if value is not None}) == 4
+    assert search(data, tmp_path, 4) == found
+
+
+def test_another_search_in_the_same_folder_is_refused(folder: Path, tmp_path: Path) -> None:
+    data = open_embeddings(folder)
+    search(data, tmp_path, 1)
+    with pytest.raises(UsageError, match="other embeddings or from other settings"):
+        search(data, tmp_path, 1, "mixture.gru_layers=2")
+
+
+def test_one_modality_searches_nothing_that_takes_two(tmp_path: Path) -> None:
+    data = open_embeddings(write_embeddings(tmp_path, ("text",)))
+    names = {dimension.name for dimension in space(data)}
+    assert "learning_rate" in names and not names & {"fusion", "modality_dropout", "gate_temperature"}
+
+
+def test_the_command_it_prints_is_one_that_works(folder: Path, tmp_path: Path) -> None:
+    arguments = ["tune", "--embeddings", str(folder), "--profile", "tiny", "--set", "mixture.epochs=2"]
+    done = CliRunner().invoke(app, [*arguments, "--trials", "2", "--output", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "tune.json").read_text())
+    line = next(line for line in done.output.splitlines() if line.startswith("mistere train"))
+    words = shlex.split(line)
+    settings = [words[index + 1] for index, word in enumerate(words) if word == "--set"]
+    mixture = load_profile("tiny", settings).mixture
+    for name, value in found["settings"].items():
+        assert getattr(mixture, name) == value
+    assert mixture.epochs == 2 and re.search(r"dev weighted F1 0\.\d{3}", done.output)
+    assert (tmp_path / "best.yaml").read_text().startswith("mixture:")
