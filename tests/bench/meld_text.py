@@ -1,6 +1,6 @@
 """MELD, text only, on a frozen MiniLM: what context adds to the classifier of single utterances.
 
-usage: mistere bench meld_text MELD_CSVS [OUTPUT]      (default: output/meld)
+usage: mistere bench meld_text MELD_CSVS [OUTPUT [TRAIN'S ARGUMENTS]]      (default: output/meld)
 
 Imports the CSV files, embeds every utterance with the frozen encoder of the sample profile (mean pooling, 384 wide, nothing
 trained) into OUTPUT/embeddings, and runs `mistere train` on them over five seeds with `--ablate context`. Dev selects; test is
@@ -28,9 +28,9 @@ from components.core.utterances import batches_by_length
 from pipelines.profiles import load_profile
 
 SETTINGS = [
-    "text.tuning=frozen", "text.projection=1", "mixture.hidden=192", "mixture.gru_layers=2", "mixture.context_dropout=0.5",
-    "mixture.fusion_width=256", "mixture.learning_rate=3e-4", "mixture.weight_decay=1e-5", "mixture.focal_gamma=0",
-    "mixture.contrastive_weight=0.2", "mixture.epochs=40", "mixture.patience=8", "mixture.schedule=cosine",
+    "text.tuning=frozen", "text.projection=1", "mixture.hidden=128", "mixture.gru_layers=2", "mixture.context_dropout=0.5",
+    "mixture.fusion_width=256", "mixture.learning_rate=5e-4", "mixture.batch_dialogues=32", "mixture.focal_gamma=0",
+    "mixture.contrastive_weight=0.2", "mixture.epochs=25", "mixture.patience=6", "mixture.schedule=cosine",
 ]  # fmt: skip
 
 

@@ -118,6 +118,29 @@ def test_the_deployed_model_is_served_and_asked_as_the_readme_says(first: Run, o
     assert {tensor["name"] for tensor in v2["outputs"]} >= {"label", "probabilities", "expert_weights"}
 
 
+def test_a_finished_run_s_embeddings_are_trained_on_and_tuned_for(first: Run, output: Path, tmp_path: Path) -> None:
+    source = ["--embeddings", str(output), "--profile", "tiny", "--set", "mixture.epochs=2"]
+    alone = ["--set", "mixture.modalities=[text]", "--output", str(tmp_path / "text-only")]
+    trained = mistere("train", *source, *alone)
+    assert trained.returncode == 0, trained.stderr
+    assert "text alone" in trained.stdout and (tmp_path / "text-only" / "report.html").is_file()
+    tuned = mistere("tune", *source, "--trials", "1", "--output", str(tmp_path / "tune"))
+    assert tuned.returncode == 0, tuned.stderr
+    nowhere = mistere("train", "--embeddings", str(tmp_path), "--output", str(tmp_path / "none"))
+    assert nowhere.returncode == 2 and not (tmp_path / "none").exists()
+
+
+def test_the_registry_holds_the_training_s_curve_and_the_gate_s_figures(first: Run, output: Path) -> None:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{output / 'mlflow.db'}")
+    version = client.get_model_version_by_alias("mistere", "champion")
+    metrics = client.get_run(version.run_id).data.metrics
+    assert {"test.gate.text.led", "test.gate.entropy", "test.ece", "test.missing.text.50.weighted_f1"} <= metrics.keys()
+    curve = client.get_metric_history(version.run_id, "train_moe.gate.text.mean")
+    assert [point.step for point in curve] == list(range(1, len(curve) + 1)) and curve
+
+
 def test_a_port_in_use_is_said(first: Run, output: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

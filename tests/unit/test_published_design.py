@@ -1,0 +1,58 @@
+"""The mixture beside the published design written plainly: the same where there is no padding, other figures where there is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from components.core.config.mixture import MixtureConfig
+from components.core.moe.mixture import MixtureOfExperts
+from components.core.moe.prediction import make_batch
+from tests.bench.reference.published_design import PublishedDesign, padded
+
+CONFIG = MixtureConfig(hidden=6, gru_layers=3, fusion_width=12, fusion_blocks=2, attention_width=6)
+
+
+def losses(lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor, MixtureOfExperts, PublishedDesign]:
+    torch.manual_seed(0)
+    draw = np.random.default_rng(0)
+    widths = {"speech": 7, "text": 5}
+    ours = MixtureOfExperts(CONFIG, widths, 4).eval()
+    plain = PublishedDesign(CONFIG, list(widths.values()), 4).eval()
+    plain.copy_from(ours)
+    dialogues = [
+        {name: draw.normal(size=(n, width)).astype(np.float32) for name, width in widths.items()} for n in lengths
+    ]
+    labels = [draw.integers(0, 4, n) for n in lengths]
+    batch = make_batch(dialogues, widths, labels)
+    one = ours.loss(batch, ours(batch))
+    other = plain.loss(*(padded([dialogue[name] for dialogue in dialogues]) for name in widths), padded(labels))
+    return one, other, ours, plain
+
+
+def test_on_equal_lengths_loss_and_gradients_are_the_published_ones() -> None:
+    one, other, ours, plain = losses([9, 9, 9])
+    torch.testing.assert_close(one, other, atol=1e-4, rtol=0)
+    one.backward()
+    other.backward()
+    gru = ours.unimodal["text"].context.gru.gru  # type: ignore[union-attr]
+    for mine, theirs in (
+        (gru.weight_hh_l0, plain.context[1].gru.weight_hh_l0),  # type: ignore[union-attr]
+        (gru.weight_ih_l2_reverse, plain.context[1].gru.weight_ih_l2_reverse),  # type: ignore[union-attr]
+        (ours.gate.layers[0].weight, plain.gate[0].weight),  # type: ignore[union-attr, index]
+        (ours.cross_modal.projections[0].weight, plain.projections[0].weight),  # type: ignore[union-attr, index]
+    ):
+        torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-5, rtol=1e-3)
+
+
+def test_padding_is_part_of_the_plain_loss_and_not_of_ours() -> None:
+    one, other, _, _ = losses([2, 9, 5])
+    assert float((one - other).detach().abs()) > 1e-2
+
+
+@pytest.mark.parametrize("width", [2048])
+def test_at_published_sizes_it_has_the_published_number_of_parameters(width: int) -> None:
+    with torch.device("meta"):
+        model = MixtureOfExperts(MixtureConfig(), {"speech": width, "text": width}, 6)
+    assert sum(parameter.numel() for parameter in model.parameters()) / 1e6 == pytest.approx(90.5, abs=0.6)
