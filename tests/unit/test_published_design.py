@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 
 from components.core.config.mixture import MixtureConfig
@@ -49,10 +48,3 @@ def test_on_equal_lengths_loss_and_gradients_are_the_published_ones() -> None:
 def test_padding_is_part_of_the_plain_loss_and_not_of_ours() -> None:
     one, other, _, _ = losses([2, 9, 5])
     assert float((one - other).detach().abs()) > 1e-2
-
-
-@pytest.mark.parametrize("width", [2048])
-def test_at_published_sizes_it_has_the_published_number_of_parameters(width: int) -> None:
-    with torch.device("meta"):
-        model = MixtureOfExperts(MixtureConfig(), {"speech": width, "text": width}, 6)
-    assert sum(parameter.numel() for parameter in model.parameters()) / 1e6 == pytest.approx(90.5, abs=0.6)
