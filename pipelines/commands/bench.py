@@ -23,7 +23,7 @@ def bench(name: str | None, arguments: Sequence[str]) -> int:
     }
     if name is None:
         for stem, path in scripts.items():
-            print(f"{stem:<12} {_first_line(path.read_text(encoding='utf-8'))}")
+            print(f"{stem:<15} {_first_line(path.read_text(encoding='utf-8'))}")
         return 0
     if name not in scripts:
         raise UsageError(f"unknown benchmark {name!r}{nearest(name, scripts)}")
