@@ -13,6 +13,7 @@ from components.report_run.plots import WIDTH, expert_color, quiet, spoken
 if TYPE_CHECKING:
     from markupsafe import Markup
 
+_SEED_COLORS = ("#4a80d6", "#c06a14", "#22876a", "#a663c7", "#c75b7a", "#7a8b1f", "#8a94a3")
 _STYLES = ("-", (0, (4, 2)), (0, (1, 1.5)))
 
 
@@ -70,7 +71,7 @@ def seeds_plot(histories: Mapping[int, Sequence[Mapping[str, float]]]) -> Markup
         axes = figure.add_subplot(1, 2, position + 1)
         quiet(axes, "y")
         for place, (seed, history) in enumerate(histories.items()):
-            color = "#4a80d6" if place == 0 else expert_color("", place)
+            color = _SEED_COLORS[place % len(_SEED_COLORS)]
             epochs, values = [one["epoch"] for one in history], [one[key] for one in history]
             axes.plot(epochs, values, color=color, lw=1.4, marker="o" if len(epochs) < 4 else "", label=f"seed {seed}")
             if key == "dev_weighted_f1":
