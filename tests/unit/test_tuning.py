@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from components.core.embeddings import EmbeddedDialogue, EmbeddedDialogues
@@ -21,14 +19,7 @@ from pipelines.profiles import load_profile
 from pipelines.training.tuning import STUDY_FILE, Tuned, space, tune
 from tests.unit.embeddings_folder import write_embeddings
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tensors this small are only slowed by a second thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
