@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-
 import numpy as np
 import pytest
-import torch
 
 from components.core.config.evaluation import EvaluationConfig
 from components.core.config.mixture import MixtureConfig
