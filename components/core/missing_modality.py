@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from components.core.config.evaluation import EvaluationConfig
 from components.core.metrics import DialogueBootstrap, Interval
+from components.core.missing_curve import CurvePoint
 
 if TYPE_CHECKING:
     from components.core.moe.mixture import MixtureOfExperts
     from components.core.moe.prediction import Embeddings
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-_PREFIX = "test.missing."
-_KEY = re.compile(rf"{re.escape(_PREFIX)}(?P<modality>.+)\.(?P<percent>\d+)\.weighted_f1")
-
-
-@dataclass(frozen=True)
-class CurvePoint:
-    """Weighted F1 with a share of a modality's utterances removed."""
-
-    modality: str
-    share: float
-    weighted_f1: Interval
 
 
 def missing_modality_curve(
@@ -104,23 +92,3 @@ def _without(dialogues: Sequence[Embeddings], modality: str, gone: np.ndarray) -
 
 def _turns(dialogue: Embeddings) -> int:
     return len(next(iter(dialogue.values())))
-
-
-def curve_metrics(points: Sequence[CurvePoint]) -> dict[str, float]:
-    """Flat: ``test.missing.<modality>.<percent>.weighted_f1`` with ``.low`` and ``.high``."""
-    metrics: dict[str, float] = {}
-    for point in points:
-        name = f"{_PREFIX}{point.modality}.{100 * point.share:.0f}.weighted_f1"
-        found = point.weighted_f1
-        metrics |= {name: found.value, f"{name}.low": found.low, f"{name}.high": found.high}
-    return {name: round(value, 8) for name, value in metrics.items()}
-
-
-def curve_from_metrics(metrics: Mapping[str, float]) -> list[CurvePoint]:
-    """What :func:`curve_metrics` wrote, modality by modality; empty where there is no such metric."""
-    points = []
-    for name, value in metrics.items():
-        if match := _KEY.fullmatch(name):
-            found = Interval(value, metrics.get(f"{name}.low", value), metrics.get(f"{name}.high", value))
-            points.append(CurvePoint(match["modality"], int(match["percent"]) / 100, found))
-    return sorted(points, key=lambda point: (point.modality, point.share))

@@ -60,7 +60,8 @@ def run(
     from components.core.embeddings import EmbeddedDialogues
     from components.core.evaluation import measure, write_predictions
     from components.core.gate_statistics import collapsed_gate
-    from components.core.missing_modality import curve_metrics, missing_modality_curve
+    from components.core.missing_curve import curve_metrics
+    from components.core.missing_modality import missing_modality_curve
     from components.core.moe.prediction import load_mixture, predict
 
     data = EmbeddedDialogues.open([speech, text])

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from components.core.calibration import Reliability
-from components.core.missing_modality import CurvePoint
+from components.core.missing_curve import CurvePoint
 from components.core.page import figure_svg, new_figure
 from components.report_run.plots import WIDTH, expert_color, quiet, spoken
 

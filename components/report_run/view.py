@@ -13,7 +13,7 @@ import yaml
 
 from components.core.gate_statistics import collapsed_gate
 from components.core.manifests import EvaluationReport
-from components.core.missing_modality import curve_from_metrics
+from components.core.missing_curve import curve_from_metrics
 from components.core.outcome import TASKS, Estimate, Outcome
 from components.core.page import render_page
 from components.report_run import plots

@@ -12,7 +12,7 @@ from components.core.config.mixture import MixtureConfig
 from components.core.embeddings import EmbeddedDialogues
 from components.core.errors import UsageError
 from components.core.metrics import Interval
-from components.core.missing_modality import CurvePoint, curve_from_metrics
+from components.core.missing_curve import CurvePoint, curve_from_metrics
 from components.core.nearest import nearest
 from pipelines.training.trial import Resamples, Trial, predicted, run_trial
 

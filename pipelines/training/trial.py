@@ -57,7 +57,8 @@ def run_trial(
         on_epoch: told of each epoch.
     """
     from components.core.evaluation import measure
-    from components.core.missing_modality import curve_metrics, missing_modality_curve
+    from components.core.missing_curve import curve_metrics
+    from components.core.missing_modality import missing_modality_curve
     from components.core.moe.prediction import predict
     from components.core.moe.training import train_mixture
 

@@ -28,7 +28,8 @@ from components.core.manifests import (
     ValidationReport,
 )
 from components.core.metrics import Interval
-from components.core.missing_modality import SHARES, CurvePoint, curve_metrics
+from components.core.missing_curve import CurvePoint, curve_metrics
+from components.core.missing_modality import SHARES
 from components.core.moe.prediction import DialoguePrediction
 from components.core.progress import Progress
 from components.core.stage import RunContext, StageRecord, Step, stage_record_key

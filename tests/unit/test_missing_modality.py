@@ -12,14 +12,8 @@ import torch
 from components.core.config.evaluation import EvaluationConfig
 from components.core.embeddings import EmbeddedDialogues
 from components.core.metrics import confusion, weighted_f1
-from components.core.missing_modality import (
-    CurvePoint,
-    _order,
-    _without,
-    curve_from_metrics,
-    curve_metrics,
-    missing_modality_curve,
-)
+from components.core.missing_curve import CurvePoint, curve_from_metrics, curve_metrics
+from components.core.missing_modality import _order, _without, missing_modality_curve
 from components.core.moe.mixture import MixtureOfExperts
 from components.core.moe.prediction import predict
 from components.core.moe.training import TrainedMixture, train_mixture
