@@ -16,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from components.core.outcome import EXIT_HANDLER, TASKS, Estimate, Outcome
+from components.core.outcome import EXIT_HANDLER, Estimate, Outcome, ordered_tasks
 
 _MARKS = {"done": ("✔", "green"), "reused": ("↺", "cyan"), "failed": ("✘", "red"), "running": ("…", "yellow")}
 _WORDS = {"done": "done", "reused": "found finished", "failed": "FAILED"}
@@ -61,7 +61,10 @@ class Display:
 
     def _table(self) -> Table:
         table = Table.grid(padding=(0, 2))
-        for name in (*TASKS, EXIT_HANDLER):  # drawn by the live display's own thread, a few times a second
+        for name in (
+            *ordered_tasks(list(self._tasks)),
+            EXIT_HANDLER,
+        ):  # drawn by the live display's own thread, a few times a second
             task = self._tasks.get(name)
             if task is None:
                 table.add_row(Text("·", style="dim"), Text(name, style="dim"), "", "")

@@ -7,6 +7,7 @@ component's single ``Output``: the local runner resolves conditions on no other 
 from kfp import dsl
 
 from components.deploy_model.component import deploy_model
+from components.embed_shard.component import embed_shard
 from components.evaluate_model.component import evaluate_model
 from components.extract_embeddings.component import extract_embeddings
 from components.finetune_encoder.component import finetune_encoder
@@ -52,7 +53,7 @@ def retraining(
     report = report_run(run=run, registry=registry)
     report.set_caching_options(False)
     with dsl.ExitHandler(report, name="run"):
-        inputs = resolve_inputs(run=run, data=data)
+        inputs = resolve_inputs(run=run, data=data, speech=speech, text=text)
         inputs.set_caching_options(False)
         champion = inputs.outputs["champion_digest"]
         utterances = pull_data(run=run, data=data, data_digest=inputs.outputs["data_digest"]).outputs["utterances"]
@@ -63,8 +64,21 @@ def retraining(
                 tuned = finetune_encoder(run=run, settings=settings, modality=modality, utterances=utterances)
                 tuned.set_display_name(f"finetune-encoder ({modality})")
                 encoders[modality] = tuned.outputs["encoder"]
+                with dsl.ParallelFor(inputs.outputs[f"{modality}_shards"], name=f"{modality}-shards") as item:
+                    shard = embed_shard(
+                        run=run,
+                        settings=settings,
+                        modality=modality,
+                        item=item,
+                        utterances=utterances,
+                        encoder=encoders[modality],
+                    )
+                    shard.set_display_name(f"embed-shard ({modality})")
                 embedded = extract_embeddings(
-                    run=run, modality=modality, utterances=utterances, encoder=encoders[modality]
+                    run=run,
+                    modality=modality,
+                    utterances=utterances,
+                    shards=dsl.Collected(shard.outputs["vectors"]),
                 )
                 embedded.set_display_name(f"extract-embeddings ({modality})")
                 vectors[modality] = embedded.outputs["embeddings"]

@@ -23,6 +23,12 @@ class EncoderCheckpoint(dsl.Artifact):
     schema_title = "system.EncoderCheckpoint"
 
 
+class EmbeddingShard(dsl.Artifact):
+    """A share of the utterance vectors of one modality."""
+
+    schema_title = "system.EmbeddingShard"
+
+
 class EmbeddingSet(dsl.Artifact):
     """Utterance vectors of one modality."""
 

@@ -20,6 +20,7 @@ from components.core.errors import DataError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
@@ -123,11 +124,15 @@ def shards_of(files: Iterable[Path], split: Split) -> list[Path]:
 
 
 def read_batches(
-    shards: Sequence[Path], columns: Sequence[str] | None = None, batch_rows: int = ROWS_PER_GROUP
+    shards: Sequence[Path],
+    columns: Sequence[str] | None = None,
+    batch_rows: int = ROWS_PER_GROUP,
+    rows: tuple[int, int] | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """Stream record batches of at most ``batch_rows`` rows; memory is that of one row group.
 
-    Columns that a shard lacks are left out, so optional ones need no special case.
+    Columns that a shard lacks are left out, so optional ones need no special case. With ``rows`` only those from the first
+    number up to the second are read of each shard; row groups outside are skipped.
 
     Raises:
         DataError: a shard is not readable parquet.
@@ -140,9 +145,28 @@ def read_batches(
             with pq.ParquetFile(shard) as file:
                 present = set(file.schema_arrow.names)
                 wanted = None if columns is None else [name for name in columns if name in present]
-                yield from file.iter_batches(batch_size=batch_rows, columns=wanted)
+                if rows is None:
+                    yield from file.iter_batches(batch_size=batch_rows, columns=wanted)
+                else:
+                    yield from _row_batches(file, wanted, batch_rows, *rows)
         except (pa.ArrowInvalid, OSError) as error:
             raise DataError(f"{shard.name} is not readable parquet ({str(error).splitlines()[0]}).") from error
+
+
+def _row_batches(
+    file: pq.ParquetFile, columns: list[str] | None, batch_rows: int, start: int, stop: int
+) -> Iterator[pa.RecordBatch]:
+    first = 0
+    for group in range(file.num_row_groups):
+        last = first + file.metadata.row_group(group).num_rows
+        if first < stop and last > start:
+            at = first
+            for batch in file.iter_batches(batch_size=batch_rows, columns=columns, row_groups=[group]):
+                inside = batch.slice(max(0, start - at), max(0, min(stop, at + len(batch)) - max(start, at)))
+                at += len(batch)
+                if len(inside):
+                    yield inside
+        first = last
 
 
 def read_utterances(
@@ -151,6 +175,7 @@ def read_utterances(
     audio: bool = True,
     text: bool = True,
     dialogues: frozenset[str] | None = None,
+    rows: tuple[int, int] | None = None,
 ) -> Iterator[Utterance]:
     """Stream the utterances of shards, in file order.
 
@@ -159,12 +184,13 @@ def read_utterances(
         audio: read the audio bytes too (the bulk of the data).
         text: read the transcript too.
         dialogues: keep only these dialogues; None keeps all.
+        rows: read only the rows from the first number up to the second of each shard; None reads all.
 
     Raises:
         DataError: a required column is missing or a shard is unreadable.
     """
     columns = [*REQUIRED_COLUMNS, *(["text"] if text else []), *(["audio"] if audio else []), "speaker"]
-    for batch in read_batches(shards, columns):
+    for batch in read_batches(shards, columns, rows=rows):
         missing = [name for name in REQUIRED_COLUMNS if name not in batch.schema.names]
         if missing:
             raise DataError(f"a shard lacks the column {missing[0]!r}; every utterance needs one.")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -97,7 +98,7 @@ class EmotionModel:
         ends = np.cumsum([len(dialogue) for dialogue in dialogues])[:-1]
         vectors: dict[str, list[np.ndarray]] = {}
         for name, embedder in self._embedders.items():
-            turns = [(index, utterance) for dialogue in dialogues for index, utterance in enumerate(dialogue)]
+            turns = [_Turn(dialogue, index) for dialogue in dialogues for index in range(len(dialogue))]
             features = list(prepared(partial(_prepare, embedder, max_seconds), turns))
             vectors[name] = np.split(embedder.embed(features), ends)
         return [{name: parts[index] for name, parts in vectors.items()} for index in range(len(dialogues))]
@@ -107,12 +108,18 @@ class EmotionModel:
         return predict(self._mixture, dialogues, self.bundle.temperature)
 
 
-def _prepare(embedder: Embedder, max_seconds: float | None, turn: tuple[int, HasModalities]) -> Features | None:
-    index, utterance = turn
+class _Turn(NamedTuple):
+    dialogue: Sequence[HasModalities]
+    number: int
+
+
+def _prepare(embedder: Embedder, max_seconds: float | None, turn: _Turn) -> Features | None:
+    index, utterance = turn.number, turn.dialogue[turn.number]
     if embedder.modality == "speech" and utterance.audio and max_seconds is not None:
         _check_length(index, utterance.audio, max_seconds)
+    before = turn.dialogue[max(0, index - embedder.settings.context_turns) : index]
     try:
-        return embedder.prepare(utterance)
+        return embedder.prepare(utterance, [earlier.text or "" for earlier in before])
     except AudioError as error:
         raise AudioDecodeError(f"utterance {index}: {error}", index) from error
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -25,6 +27,12 @@ def focal_loss(logits: Tensor, labels: Tensor, gamma: float, class_weights: Tens
     if class_weights is not None:
         losses = losses * class_weights[labels]
     return losses.mean()
+
+
+def balanced_weights(counts: Sequence[int]) -> list[float]:
+    """Weights of the classes by their rarity, averaging 1 over a set with these counts; 0 for a class that is not in it."""
+    present = sum(1 for count in counts if count)
+    return [sum(counts) / (present * count) if count else 0.0 for count in counts]
 
 
 def supervised_contrastive_loss(vectors: Tensor, labels: Tensor, temperature: float) -> Tensor:

@@ -127,9 +127,10 @@ class EncoderCheckpoint(Manifest):
     family: str = ""
     dimension: int = 0
     base_digest: str = Field(default="", description="The base encoder's blob: weights, configuration, preprocessing.")
-    source: str = ""
+    source: str = Field(default="", description="Where the base came from, with the revision that was found there.")
     encoder_digest: str = Field(default="", description="Base, fine-tuned weights and preprocessing together.")
     settings: dict[str, Any] = Field(default_factory=dict)
+    undecodable: int = Field(default=0, description="Utterances left out of the training because they do not decode.")
     metrics: dict[str, float] = Field(default_factory=dict)
     history: list[dict[str, float]] = Field(default_factory=list)
 
@@ -138,7 +139,7 @@ class EncoderCheckpoint(Manifest):
         return [("BaseEncoder", self.base_digest)] if self.base_digest else []
 
 
-class EmbeddingSet(Manifest):
+class _Embeddings(Manifest):
     """``utterances.parquet`` and, row-aligned, ``<modality>.npy`` (float32 ``[rows, dimension]``, NaN row = missing)."""
 
     modality: Literal["speech", "text"]
@@ -146,9 +147,20 @@ class EmbeddingSet(Manifest):
     dimension: int = 0
     labels: list[str] = Field(default_factory=list)
     rows: dict[str, int] = Field(default_factory=dict)
-    missing: int = 0
+    missing: int = Field(default=0, description="Utterances that lack the modality, undecodable ones among them.")
+    undecodable: int = 0
     encoder_digest: str = ""
+    encoder_source: str = ""
+    precision: str = Field(default="float32", description="In which the backbone computed.")
     test_digest: str = ""
+
+
+class EmbeddingShard(_Embeddings):
+    """A part of a dataset's vectors, in the order of its files."""
+
+
+class EmbeddingSet(_Embeddings):
+    """All of a dataset's vectors, dialogue by dialogue and turn by turn."""
 
 
 class MoEModel(Manifest):
@@ -160,6 +172,8 @@ class MoEModel(Manifest):
     parameters: int
     temperature: float
     encoder_digests: dict[str, str]
+    encoder_sources: dict[str, str] = Field(default_factory=dict)
+    precisions: dict[str, str] = Field(default_factory=dict, description="In which the encoders computed the vectors.")
     test_digest: str
     metrics: dict[str, float] = Field(default_factory=dict)
     history: list[dict[str, float]] = Field(default_factory=list)
@@ -198,6 +212,10 @@ class BundledEncoder(BaseModel):
     """An encoder as a bundle carries it: fine-tuned parts in the bundle, base weights as a blob."""
 
     family: str
+    source: str = ""
+    precision: str = Field(
+        default="float32", description="In which the vectors were made that the mixture learned from."
+    )
     base_digest: str
     encoder_digest: str
     dimension: int
@@ -235,6 +253,7 @@ MANIFESTS: dict[str, type[Manifest]] = {
         UtteranceSet,
         ValidationReport,
         EncoderCheckpoint,
+        EmbeddingShard,
         EmbeddingSet,
         MoEModel,
         EvaluationReport,

@@ -7,6 +7,9 @@ gate that held or rejected ends with 3; a finished deployment ends with 0; anyth
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterable
+from pathlib import PurePosixPath
 from typing import Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -24,6 +27,8 @@ TASKS: Final[tuple[str, ...]] = (
     "validate_data",
     "finetune_encoder-speech",
     "finetune_encoder-text",
+    "embed_shard-speech",
+    "embed_shard-text",
     "extract_embeddings-speech",
     "extract_embeddings-text",
     "train_moe",
@@ -33,10 +38,30 @@ TASKS: Final[tuple[str, ...]] = (
     "deploy_model",
 )
 """The tasks of a run in the pipeline's order, without its exit handler."""
+_SHARD = re.compile(r"^(?P<task>.+)-(?P<index>\d+)of\d+$")
 EXIT_HANDLER: Final = "report_run"
 FINISHED: Final = frozenset({"done", "reused"})
 Verdict = Literal["deployed", "held", "rejected", "data rejected", "failed"]
 M = TypeVar("M", bound=Manifest)
+
+
+def base_task(task: str) -> str:
+    """The task that a shard is one of; any other is itself."""
+    match = _SHARD.match(task)
+    return match["task"] if match else task
+
+
+def ordered_tasks(seen: Iterable[str]) -> list[str]:
+    """The tasks of a run in the pipeline's order, with the shards of those that were shared in their place.
+
+    Args:
+        seen: the tasks that have been heard of.
+    """
+    shards: dict[str, list[tuple[int, str]]] = {}
+    for task in set(seen):
+        if match := _SHARD.match(task):
+            shards.setdefault(match["task"], []).append((int(match["index"]), task))
+    return [name for task in TASKS for name in ([one for _, one in sorted(shards[task])] if task in shards else [task])]
 
 
 class Estimate(BaseModel):
@@ -150,7 +175,8 @@ def read_outcome(store: ObjectStore, run_id: str) -> Outcome:
 
 def _records(store: ObjectStore, run_id: str, outcome: Outcome) -> list[StageRecord]:
     found = []
-    for task in (*TASKS, EXIT_HANDLER):
+    recorded = [PurePosixPath(key).stem for key in store.keys(f"runs/{run_id}/stages")]
+    for task in (*ordered_tasks(recorded), EXIT_HANDLER):
         key = stage_record_key(run_id, task)
         try:
             found.append(StageRecord.model_validate_json(store.read(key)[0]))
@@ -198,7 +224,7 @@ def _unfinished(outcome: Outcome) -> str:
     reached = [record.task for record in outcome.stages if record.task != EXIT_HANDLER]
     if not reached:
         return "The run did not finish: no stage has recorded anything."
-    missing = [task for task in TASKS if task not in reached]
+    missing = [task for task in ordered_tasks(reached) if task not in reached]
     return f"The run did not finish: {missing[0]} has not recorded that it ended, so the run was probably interrupted there."
 
 

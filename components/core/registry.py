@@ -34,6 +34,7 @@ class Lineage:
     dirty: bool
     verdict: str
     encoder_digests: Mapping[str, str]
+    encoder_sources: Mapping[str, str]
 
 
 def register(
@@ -43,7 +44,7 @@ def register(
     *,
     metrics: Mapping[str, float],
     parameters: Mapping[str, Any],
-    history: Sequence[Mapping[str, float]] = (),
+    histories: Mapping[str, Sequence[Mapping[str, float]]],
 ) -> str:
     """Register a bundle as a model version with alias ``challenger``; the same bundle is registered once.
 
@@ -53,7 +54,7 @@ def register(
         lineage: what made it.
         metrics: the evaluation's.
         parameters: the mixture's settings.
-        history: of its training, an entry an epoch; logged as ``train_moe.*`` with the epoch as step.
+        histories: of its trainings, an entry an epoch, by what was trained; logged with the epoch as step.
 
     Returns:
         The version.
@@ -61,11 +62,11 @@ def register(
     Raises:
         MistereError: the tracking server cannot be reached or refuses.
     """
-    with _client(tracking_uri) as client:
+    with connected(tracking_uri) as client:
         known = client.search_model_versions(
             f"name = '{config.model_name}' and tags.`{_TAG}bundle_digest` = '{lineage.bundle_digest}'"
         )
-        version = str(known[0].version) if known else _create(client, config, lineage, metrics, parameters, history)
+        version = str(known[0].version) if known else _create(client, config, lineage, metrics, parameters, histories)
         client.set_registered_model_alias(config.model_name, CHALLENGER, version)
         return version
 
@@ -76,13 +77,14 @@ def _create(
     lineage: Lineage,
     metrics: Mapping[str, float],
     parameters: Mapping[str, Any],
-    history: Sequence[Mapping[str, float]],
+    histories: Mapping[str, Sequence[Mapping[str, float]]],
 ) -> str:
     from mlflow.exceptions import MlflowException
 
     tags = {f"{_TAG}{name}": str(value) for name, value in asdict(lineage).items() if not isinstance(value, dict)}
     tags |= {f"{_TAG}encoder.{name}": digest for name, digest in lineage.encoder_digests.items()}
-    run_id = _log_run(client, config.experiment, lineage.run_id, metrics, parameters, history, tags)
+    tags |= {f"{_TAG}encoder.{name}.source": source for name, source in lineage.encoder_sources.items()}
+    run_id = _log_run(client, config.experiment, lineage.run_id, metrics, parameters, histories, tags)
     try:
         client.create_registered_model(config.model_name)
     except MlflowException as error:
@@ -107,8 +109,8 @@ def log_training(
     Raises:
         MistereError: the tracking server cannot be reached or refuses.
     """
-    with _client(tracking_uri) as client:
-        client.set_terminated(_log_run(client, experiment, name, metrics, parameters, history, {}))
+    with connected(tracking_uri) as client:
+        client.set_terminated(_log_run(client, experiment, name, metrics, parameters, {"train_moe": history}, {}))
 
 
 def _log_run(
@@ -117,7 +119,7 @@ def _log_run(
     name: str,
     metrics: Mapping[str, float],
     parameters: Mapping[str, Any],
-    history: Sequence[Mapping[str, float]],
+    histories: Mapping[str, Sequence[Mapping[str, float]]],
     tags: Mapping[str, str],
 ) -> str:
     """Make a run and log into it; its id."""
@@ -130,7 +132,8 @@ def _log_run(
     run_id = str(client.create_run(experiment_id, run_name=name).info.run_id)
     now = int(time.time() * 1000)
     logged = [
-        Metric(f"train_moe.{key}", value, now, int(epoch["epoch"]))
+        Metric(f"{trained}.{key}", value, now, int(epoch["epoch"]))
+        for trained, history in histories.items()
         for epoch in history
         for key, value in epoch.items()
         if key != "epoch"
@@ -150,7 +153,7 @@ def mirror_champion(tracking_uri: str, model_name: str, version: str) -> None:
     """Point alias ``champion`` to a version and ``previous`` to the one before it."""
     from mlflow.exceptions import MlflowException
 
-    with _client(tracking_uri) as client:
+    with connected(tracking_uri) as client:
         try:
             before = str(client.get_model_version_by_alias(model_name, CHAMPION).version)
         except MlflowException:
@@ -161,7 +164,12 @@ def mirror_champion(tracking_uri: str, model_name: str, version: str) -> None:
 
 
 @contextmanager
-def _client(tracking_uri: str) -> Iterator[MlflowClient]:
+def connected(tracking_uri: str) -> Iterator[MlflowClient]:
+    """A client of a tracking server.
+
+    Raises:
+        MistereError: the server cannot be reached or refuses.
+    """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     from mlflow.exceptions import MlflowException

@@ -32,25 +32,27 @@ if TYPE_CHECKING:
 _DIR_DIGEST = re.compile(r"^[0-9a-f]{32}\.dir$")
 
 
-def shard_paths(reference: UtteranceSet, splits: Sequence[Split] = SPLITS) -> dict[Split, list[Path]]:
+def shard_paths(
+    reference: UtteranceSet, splits: Sequence[Split] = SPLITS, only: frozenset[str] | None = None
+) -> dict[Split, dict[str, Path]]:
     """Local paths of a dataset's shards, fetched where this machine has not got them yet.
 
     Args:
         reference: the dataset.
         splits: only these splits are fetched.
+        only: of these, only the shards with these names; None for all.
 
     Returns:
-        For each split its shards in row order.
+        For each split its shards by name, in row order.
 
     Raises:
         DataError: the remote lacks an object or holds another content than its digest says.
     """
-    wanted = {
-        split: sorted((s for s in reference.shards if s.split == split), key=lambda s: s.name) for split in splits
-    }
+    chosen = [shard for shard in reference.shards if only is None or shard.name in only]
+    wanted = {split: sorted((s for s in chosen if s.split == split), key=lambda s: s.name) for split in splits}
     digests = {shard.name: shard.md5 for shards in wanted.values() for shard in shards}
     paths = RemoteData(reference.remote, reference.dvc_digest).fetch(digests)
-    return {split: [paths[shard.name] for shard in shards] for split, shards in wanted.items()}
+    return {split: {shard.name: paths[shard.name] for shard in shards} for split, shards in wanted.items()}
 
 
 def selected_dialogues(

@@ -65,6 +65,19 @@ class Stage:
     outside: Callable[[Any, RunContext], Mapping[str, str]] | None = None
 
 
+@dataclass(frozen=True)
+class Shard:
+    """One of ``of`` tasks that share the work of a stage, counted from 0."""
+
+    index: int
+    of: int
+
+    @classmethod
+    def parse(cls, item: Mapping[str, Any]) -> Shard:
+        """From what the pipeline's loop hands over, where every number is a float."""
+        return cls(int(item["index"]), int(item["of"]))
+
+
 @dataclass
 class ImportClock:
     """Seconds spent importing, which are not the stage's own work."""

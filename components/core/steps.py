@@ -17,7 +17,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +32,26 @@ from components.core.manifests import MANIFESTS, MadeBy, Manifest, canonical_dig
 from components.core.processes import die_with_parent
 from components.core.progress import EVENTS_VARIABLE, Progress, emit
 from components.core.source_digest import git_state, source_digest
-from components.core.stage import Result, RunContext, Stage, StageRecord, Step, stage_record_key
+from components.core.stage import Result, RunContext, Shard, Stage, StageRecord, Step, stage_record_key
 from components.core.store import LocalStore, MissingObjectError, ObjectStore, open_store
 
 
 def step_key(
-    stage: Stage, config: Section, inputs: Mapping[str, str], world: Mapping[str, str], code: str, modality: str = ""
+    stage: Stage,
+    config: Section,
+    inputs: Mapping[str, str],
+    world: Mapping[str, str],
+    code: str,
+    modality: str = "",
+    shard: Shard | None = None,
 ) -> str:
     """The key of a step; see the module's docstring."""
     return canonical_digest(
         {
             "stage": stage.name,
             "modality": modality,
-            "config": config.model_dump(mode="json"),
+            "shard": [shard.index, shard.of] if shard else None,
+            "config": config.keyed(),
             "inputs": dict(inputs),
             "world": dict(world),
             "code": code,
@@ -66,10 +73,11 @@ def execute(
     run: Mapping[str, Any],
     config: Mapping[str, Any],
     *,
-    inputs: Mapping[str, str] | None = None,
+    inputs: Mapping[str, str | Sequence[str]] | None = None,
     outputs: Mapping[str, str] | None = None,
     world: Mapping[str, str] | None = None,
     modality: str = "",
+    shard: Shard | None = None,
 ) -> Mapping[str, str]:
     """Run one task of the pipeline, or find that it has been done.
 
@@ -77,10 +85,11 @@ def execute(
         stage: which stage.
         run: the :class:`RunContext` as plain data.
         config: the stage's slice as plain data.
-        inputs: paths of the input artifacts' manifests, by argument name.
+        inputs: paths of the input artifacts' manifests, by argument name; a list of them where the stage takes many.
         outputs: paths where the output artifacts' manifests go, by argument name.
         world: digests of what the answer depends on outside the inputs; also handed to the stage, by name.
         modality: for the stages that run once per modality; also handed to the stage.
+        shard: for the stages that share their work; also handed to the stage.
 
     Returns:
         The stage's plain values.
@@ -90,11 +99,15 @@ def execute(
     context = RunContext.model_validate(dict(run))
     store = open_store(context.store)
     task = f"{stage.name}-{modality}" if modality else stage.name
+    if shard is not None and shard.of > 1:
+        task = f"{task}-{shard.index + 1}of{shard.of}"
     record = StageRecord(task=task, stage=stage.name, status="running", started=time.time())
     clock = time.perf_counter()
     emit("started", task=task)
     try:
-        values = _find_or_run(stage, context, store, config, inputs or {}, outputs or {}, world or {}, modality, record)
+        values = _find_or_run(
+            stage, context, store, config, inputs or {}, outputs or {}, world or {}, modality, shard, record
+        )
     except MistereError as error:
         record.status, record.exit_code, record.message = "failed", int(error.exit_code), str(error)
         raise
@@ -130,10 +143,11 @@ def _find_or_run(
     context: RunContext,
     store: ObjectStore,
     config: Mapping[str, Any],
-    inputs: Mapping[str, str],
+    inputs: Mapping[str, str | Sequence[str]],
     outputs: Mapping[str, str],
     world: Mapping[str, str],
     modality: str,
+    shard: Shard | None,
     record: StageRecord,
 ) -> Mapping[str, str]:
     try:
@@ -141,10 +155,15 @@ def _find_or_run(
     except ValidationError as error:
         first = error.errors()[0]
         raise UsageError(f"{stage.name}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
-    digests = {name: read_reference(path, stage.inputs[name]) for name, path in inputs.items()}
+    digests: dict[str, str] = {}
+    for name, paths in inputs.items():
+        if isinstance(paths, str):
+            digests[name] = read_reference(paths, stage.inputs[name])
+        else:
+            digests.update({f"{name}.{i}": read_reference(path, stage.inputs[name]) for i, path in enumerate(paths)})
     code = source_digest(f"components.{stage.name}.run")
     outside = stage.outside(settings, context) if stage.outside else {}
-    key = record.key = step_key(stage, settings, digests, {**world, **outside}, code, modality)
+    key = record.key = step_key(stage, settings, digests, {**world, **outside}, code, modality, shard)
     progress = Progress(record.task)
     found = _finished(stage, store, key, progress) if stage.cached else None
     if found is not None:
@@ -152,12 +171,18 @@ def _find_or_run(
         record.status = "reused"
     else:
         step = Step(record.task, key, context, store, progress, Checkpoints(store, stage.name, key))
-        opened = {name: open_artifact(store, stage.inputs[name], digest) for name, digest in digests.items()}
+        opened: dict[str, Opened[Any] | list[Opened[Any]]] = {}
+        for name, paths in inputs.items():
+            kind = stage.inputs[name]
+            if isinstance(paths, str):
+                opened[name] = open_artifact(store, kind, digests[name])
+            else:
+                opened[name] = [open_artifact(store, kind, digests[f"{name}.{i}"]) for i in range(len(paths))]
         commit, dirty = git_state()
         made_by = MadeBy(
             stage=record.task, key=key, code=code, commit=commit, dirty=dirty, config=settings.model_dump(mode="json")
         )
-        result = _run(stage, step, settings, opened, world, modality, made_by, digests, record)
+        result = _run(stage, step, settings, opened, world, modality, shard, made_by, digests, record)
         manifests, values = dict(result.manifests), dict(result.values)
         if stage.cached:
             _remember(stage, store, key, manifests, values)
@@ -183,9 +208,10 @@ def _run(
     stage: Stage,
     step: Step,
     settings: Section,
-    opened: Mapping[str, Opened[Any]],
+    opened: Mapping[str, Opened[Any] | list[Opened[Any]]],
     world: Mapping[str, str],
     modality: str,
+    shard: Shard | None,
     made_by: MadeBy,
     digests: Mapping[str, str],
     record: StageRecord,
@@ -203,6 +229,8 @@ def _run(
         arguments: dict[str, Any] = {**opened, **directories, **world}
         if modality:
             arguments["modality"] = modality
+        if shard is not None:
+            arguments["shard"] = shard
         clock = time.perf_counter()
         result: Result = work(config=settings, step=step, **arguments)
         record.compute_seconds = time.perf_counter() - clock - step.imports.seconds

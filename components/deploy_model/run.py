@@ -77,7 +77,7 @@ def run(
     step.store.write(
         f"runs/{step.run.run_id}/reports/inference_service.yaml", yaml.safe_dump(service, sort_keys=False).encode()
     )
-    answer = _smoke_test(config, step, utterances, report, location)
+    answer = _smoke_test(config, step, utterances, report, manifest, location)
     before = _pointer(step, config)
     step.store.write(deployment_key(config.service), deployment.model_dump_json(indent=1).encode())
     _write_journal(step, config, manifest.digest, "deployed")
@@ -107,6 +107,7 @@ def _smoke_test(
     step: Step,
     utterances: Opened[UtteranceSet],
     report: Opened[EvaluationReport],
+    bundle: ModelBundle,
     location: str,
 ) -> str:
     with step.loading():
@@ -114,7 +115,7 @@ def _smoke_test(
 
         from components.deploy_model.smoke_test import smoke_test
 
-    return smoke_test(config, step, utterances.manifest, report, location)
+    return smoke_test(config, step, utterances.manifest, report, bundle, location)
 
 
 def _write_journal(step: Step, config: DeploymentConfig, digest: str, state: str) -> None:

@@ -21,7 +21,7 @@ from components.core.audio import channels, decode, encode_flac
 from components.core.config.deployment import DeploymentConfig
 from components.core.dataset import Utterance
 from components.core.errors import MistereError
-from components.core.manifests import EvaluationReport, UtteranceSet
+from components.core.manifests import EvaluationReport, ModelBundle, UtteranceSet
 from components.core.predictions import read_predictions
 from components.core.processes import die_with_parent
 from components.core.serving.client import DialogueClient, EndpointError, EndpointPrediction
@@ -35,7 +35,12 @@ _STOP_SECONDS = 30
 
 
 def smoke_test(
-    config: DeploymentConfig, step: Step, reference: UtteranceSet, report: Opened[EvaluationReport], location: str
+    config: DeploymentConfig,
+    step: Step,
+    reference: UtteranceSet,
+    report: Opened[EvaluationReport],
+    bundle: ModelBundle,
+    location: str,
 ) -> str:
     """Serve the bundle, ask it, compare, stop it.
 
@@ -44,7 +49,8 @@ def smoke_test(
         step: this execution.
         reference: the dataset.
         report: the offline evaluation with its predictions.
-        location: the bundle.
+        bundle: the bundle's manifest.
+        location: where it lies.
 
     Returns:
         A sentence on what was found.
@@ -66,10 +72,12 @@ def smoke_test(
             said = f" Its last line: {log[-1][:200]}" if log else ""
             raise MistereError(f"the smoke test failed, the champion stays: {error}{said}") from error
         worst = max(_difference(protocol, answer, expected) for protocol, answer in answers.items())
-    if not worst <= config.tolerance:
+    exact = all(encoder.precision == "float32" for encoder in bundle.encoders.values())
+    allowed = config.tolerance if exact else max(config.tolerance, config.half_tolerance)
+    if not worst <= allowed:
         raise MistereError(
             f"the smoke test failed, the champion stays: the endpoint's probabilities differ from the offline "
-            f"evaluation's by {worst:.2g}, allowed are {config.tolerance:.2g}."
+            f"evaluation's by {worst:.2g}, allowed are {allowed:.2g}."
         )
     return (
         f"The predictor answered a held-out dialogue of {len(dialogue)} utterances by REST and gRPC; "

@@ -1,1 +1,1 @@
-"""Turn every utterance into a vector with a fine-tuned encoder."""
+"""Put the shards of a dataset's vectors together, dialogue by dialogue."""

@@ -1,27 +1,29 @@
 """The KFP face of ``extract_embeddings``."""
 
-from kfp import dsl
-from kfp.dsl import Input, Output
+from typing import List
 
-from components.core.artifacts import EmbeddingSet, EncoderCheckpoint, UtteranceSet
+from kfp import dsl
+from kfp.dsl import Artifact, Input, Output
+
+from components.core.artifacts import EmbeddingSet, UtteranceSet
 from components.core.images import image
 
 
-@dsl.component(base_image=image("train"), install_kfp_package=False)
+@dsl.component(base_image=image("pipeline"), install_kfp_package=False)
 def extract_embeddings(
     run: dict,
     modality: str,
     utterances: Input[UtteranceSet],
-    encoder: Input[EncoderCheckpoint],
+    shards: Input[List[Artifact]],
     embeddings: Output[EmbeddingSet],
 ):
-    """Embed every utterance with a fine-tuned encoder.
+    """Put the vectors of all utterances together.
 
     Args:
         run: the run's context.
         modality: ``speech`` or ``text``.
         utterances: the dataset.
-        encoder: the fine-tuned encoder.
+        shards: the shares of it that were embedded.
         embeddings: one vector an utterance, or their absence.
     """
     from components.core.steps import execute
@@ -31,7 +33,7 @@ def extract_embeddings(
         STAGE,
         run,
         {},
-        inputs={"utterances": utterances.path, "encoder": encoder.path},
+        inputs={"utterances": utterances.path, "shards": [shard.path for shard in shards]},
         outputs={"embeddings": embeddings.path},
         modality=modality,
     )

@@ -1,109 +1,115 @@
-"""``extract_embeddings``: one modality's vectors for all utterances, streamed in and out."""
+"""``extract_embeddings``: one modality's vectors for all utterances, out of the shards that were embedded side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from components.core.artifact_io import Opened, open_artifact
+from components.core.artifact_io import Opened
 from components.core.config.base import Section
-from components.core.dataset import SPLITS, Utterance
 from components.core.embeddings import UTTERANCES_FILE
-from components.core.manifests import BaseEncoder, EmbeddingSet, EncoderCheckpoint, UtteranceSet
+from components.core.errors import ArtifactError
+from components.core.manifests import EmbeddingSet, EmbeddingShard, UtteranceSet
 from components.core.stage import Result, Stage, Step
 
 if TYPE_CHECKING:
-    from components.core.encoders.embedding import Embedder
+    import numpy as np
+    import pyarrow as pa
 
 STAGE = Stage(
     name="extract_embeddings",
     config=Section,
-    inputs={"utterances": UtteranceSet, "encoder": EncoderCheckpoint},
+    inputs={"utterances": UtteranceSet, "shards": EmbeddingShard},
     outputs={"embeddings": EmbeddingSet},
 )
+_ROWS_AT_ONCE = 4096
 
 
 def run(
     config: Section,
     step: Step,
     utterances: Opened[UtteranceSet],
-    encoder: Opened[EncoderCheckpoint],
+    shards: Sequence[Opened[EmbeddingShard]],
     embeddings: Path,
     modality: Literal["speech", "text"],
 ) -> Result:
-    """Embed every utterance, or say that the modality is absent.
+    """Put the shards together, or say that the modality is absent.
 
     Args:
-        config: empty: everything that matters is in the encoder.
+        config: empty: everything that matters is in the shards.
         step: this execution.
         utterances: the dataset.
-        encoder: the fine-tuned encoder.
+        shards: its parts, in order.
         embeddings: folder of the output artifact.
         modality: which one.
+
+    Raises:
+        ArtifactError: the shards are not those of the dataset.
     """
-    if encoder.manifest.absent:
+    first = shards[0].manifest
+    if first.absent:
         return Result(manifests={"embeddings": EmbeddingSet(modality=modality, absent=True)})
-    with step.loading():
-        import transformers.modeling_utils  # noqa: F401  (families import it when they load)
-
-        from components.core.encoders.embedding import Embedder
-
-    made = encoder.manifest
-    base = open_artifact(step.store, BaseEncoder, made.base_digest)
-    embedder = Embedder(made.family, base.path, encoder.file("tuned.safetensors"), made.settings, len(made.labels))
-    missing = _write(embedder, step, utterances.manifest, embeddings)
+    rows = {split: sum(shard.manifest.rows.get(split, 0) for shard in shards) for split in utterances.manifest.rows}
+    if rows != utterances.manifest.rows or len({shard.manifest.encoder_digest for shard in shards}) > 1:
+        raise ArtifactError(f"the {modality} shards are not those of the dataset: {rows} rows instead of its own.")
+    _join(shards, modality, embeddings, step)
+    undecodable = sum(shard.manifest.undecodable for shard in shards)
+    if undecodable:
+        step.progress.note(f"{undecodable} utterances whose audio does not decode count as without {modality}.")
     return Result(
         manifests={
             "embeddings": EmbeddingSet(
                 modality=modality,
-                dimension=embedder.dimension,
-                labels=made.labels,
-                rows=utterances.manifest.rows,
-                missing=missing,
-                encoder_digest=made.encoder_digest,
-                test_digest=utterances.manifest.test_digest,
+                dimension=first.dimension,
+                labels=first.labels,
+                rows=rows,
+                missing=sum(shard.manifest.missing for shard in shards),
+                undecodable=undecodable,
+                encoder_digest=first.encoder_digest,
+                encoder_source=first.encoder_source,
+                precision=first.precision,
+                test_digest=first.test_digest,
             )
-        }
+        },
+        values={"undecodable": str(undecodable)} if undecodable else {},
     )
 
 
-def _write(embedder: Embedder, step: Step, reference: UtteranceSet, folder: Path) -> int:
-    """Write ``utterances.parquet`` and ``<modality>.npy``; returns how many utterances lack the modality."""
+def _join(shards: Sequence[Opened[EmbeddingShard]], modality: str, folder: Path, step: Step) -> None:
+    """Write rows and vectors in the order of dialogues and turns; memory is that of a few thousand rows."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from components.core.utterances import UtteranceReader
-
-    reader = UtteranceReader(reference)
-    speech = embedder.modality == "speech"
-    rows: list[dict[str, str | int]] = []
-
-    def stream() -> Iterator[Utterance]:
-        for split in SPLITS:
-            for dialogue in reader.dialogues(split, audio=speech, text=not speech):
-                for utterance in dialogue:
-                    rows.append(
-                        {
-                            "split": split,
-                            "dialogue_id": utterance.dialogue_id,
-                            "turn": utterance.turn,
-                            "label": utterance.label,
-                        }
-                    )
-                    yield utterance
-
-    total = sum(reference.rows.values())
-    matrix = np.lib.format.open_memmap(
-        folder / f"{embedder.modality}.npy", mode="w+", dtype=np.float32, shape=(total, embedder.dimension)
+    table = pa.concat_tables([pq.read_table(shard.file(UTTERANCES_FILE)) for shard in shards])
+    order = _dialogue_order(table)
+    pq.write_table(table.take(pa.array(order)), folder / UTTERANCES_FILE, compression="zstd")
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    matrices = [np.load(shard.file(f"{modality}.npy"), mmap_mode="r", allow_pickle=False) for shard in shards]
+    joined = np.lib.format.open_memmap(
+        folder / f"{modality}.npy", mode="w+", dtype=np.float32, shape=(len(order), matrices[0].shape[1])
     )
-    done = missing = 0
-    for vectors in embedder.embed_stream(stream()):
-        matrix[done : done + len(vectors)] = vectors
-        done += len(vectors)
-        missing += int(np.isnan(vectors[:, 0]).sum())
-        step.progress("utterances", done, total)
-    matrix.flush()
-    pq.write_table(pa.Table.from_pylist(rows), folder / UTTERANCES_FILE, compression="zstd")
-    return missing
+    done = 0
+    for matrix in matrices:
+        for start in range(0, len(matrix), _ROWS_AT_ONCE):
+            part = matrix[start : start + _ROWS_AT_ONCE]
+            joined[place[done : done + len(part)]] = part
+            done += len(part)
+            step.progress("utterances", done, len(order))
+    joined.flush()
+
+
+def _dialogue_order(table: pa.Table) -> np.ndarray:
+    """The rows' order ``[rows]``: files' order, but the turns of a dialogue one after the other."""
+    import numpy as np
+
+    keys = (
+        np.array(table["split"].to_numpy(zero_copy_only=False))
+        + "\0"
+        + table["dialogue_id"].to_numpy(zero_copy_only=False)
+    )
+    begins = np.ones(len(keys), dtype=bool)
+    begins[1:] = keys[1:] != keys[:-1]
+    return np.lexsort((table["turn"].to_numpy(), np.cumsum(begins)))

@@ -79,6 +79,7 @@ def run(
             dirty=made_by.dirty if made_by else False,
             verdict=verdict.manifest.verdict,
             encoder_digests=model.manifest.encoder_digests,
+            encoder_sources=model.manifest.encoder_sources,
         )
         version = register(
             step.run.tracking_uri,
@@ -86,7 +87,10 @@ def run(
             lineage,
             metrics=report.manifest.metrics,
             parameters=made_by.config if made_by else {},
-            history=model.manifest.history,
+            histories={
+                "train_moe": model.manifest.history,
+                **{f"finetune_encoder.{e.manifest.modality}": e.manifest.history for e in (speech, text)},
+            },
         )
         step.progress.note(f"registered as {config.model_name} version {version} (alias challenger).")
         return {"model_version": version, "model_name": config.model_name, "bundle_location": location}
@@ -114,6 +118,8 @@ def assemble(
         shutil.copyfile(opened.file("tuned.safetensors"), folder / "encoders" / f"{made.modality}.safetensors")
         bundled[made.modality] = BundledEncoder(
             family=made.family,
+            source=made.source,
+            precision=model.manifest.precisions.get(made.modality, "float32"),
             base_digest=made.base_digest,
             encoder_digest=made.encoder_digest,
             dimension=made.dimension,

@@ -14,7 +14,7 @@ import yaml
 from components.core.gate_statistics import collapsed_gate
 from components.core.manifests import EvaluationReport
 from components.core.missing_curve import curve_from_metrics
-from components.core.outcome import TASKS, Estimate, Outcome
+from components.core.outcome import Estimate, Outcome, base_task, ordered_tasks
 from components.core.page import render_page
 from components.report_run import plots
 from components.report_run.curves import missing_modality_plot
@@ -180,14 +180,14 @@ def _histories(material: Material) -> list[tuple[str, Markup]]:
 
 def _stages(outcome: Outcome, timing: Timing) -> list[dict[str, Any]]:
     rows = []
-    for task in TASKS:
+    for task in ordered_tasks(record.task for record in outcome.stages):
         record = outcome.record(task)
         word, tone = status_word(record.status if record else None)
         share = record.seconds / timing.wall if record and timing.wall > 0 else 0.0
         rows.append(
             {
                 "task": task,
-                "title": TITLES[task],
+                "title": TITLES[base_task(task)],
                 "status": word,
                 "tone": tone,
                 "seconds": duration(record.seconds) if record else "",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from components.core.outcome import Outcome
+from components.core.outcome import Outcome, base_task
 
 TITLES = {
     "resolve_inputs": "pinning the data and the champion",
@@ -15,8 +15,10 @@ TITLES = {
     "validate_data": "checking the dataset",
     "finetune_encoder-speech": "fine-tuning the speech encoder",
     "finetune_encoder-text": "fine-tuning the text encoder",
-    "extract_embeddings-speech": "turning speech into vectors",
-    "extract_embeddings-text": "turning text into vectors",
+    "embed_shard-speech": "turning speech into vectors",
+    "embed_shard-text": "turning text into vectors",
+    "extract_embeddings-speech": "putting the speech vectors together",
+    "extract_embeddings-text": "putting the text vectors together",
     "train_moe": "training the mixture",
     "evaluate_model": "evaluating on the test split",
     "gate_model": "judging the candidate",
@@ -70,11 +72,13 @@ def headline(outcome: Outcome) -> str:
         return "The new model is held back: the figures do not settle whether it is good enough."
     if outcome.verdict == "rejected":
         return "The new model is not good enough and was rejected."
-    failed = [record.task for record in outcome.stages if record.status == "failed" and record.task in TITLES]
+    failed = [
+        record.task for record in outcome.stages if record.status == "failed" and base_task(record.task) in TITLES
+    ]
     if outcome.verdict == "data rejected":
         return "The dataset was rejected, so nothing was trained on it."
     if failed:
-        return f"The run failed while {TITLES[failed[0]]}."
+        return f"The run failed while {TITLES[base_task(failed[0])]}."
     return "The run did not finish."
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from components.core.champion import read_champion
 from components.core.config.data import DataConfig
 from components.core.stage import Result, Stage, Step
@@ -20,3 +23,9 @@ def run(config: DataConfig, step: Step, data_digest: str) -> Result:
     champion = read_champion(step.store).digest
     step.progress(f"data {data_digest[:12]}, champion {champion[:12]}")
     return Result(values={"data_digest": data_digest, "champion_digest": champion})
+
+
+def shards(section: Mapping[str, Any]) -> list[dict[str, int]]:
+    """The tasks that share the embedding of a modality, as the pipeline's loop hands them over."""
+    of = int(section["extraction"]["shards"])
+    return [{"index": index, "of": of} for index in range(of)]

@@ -10,7 +10,7 @@ from typing import Literal
 
 from components.core.artifact_io import Opened
 from components.core.config.validation import ValidationConfig
-from components.core.dataset import SPLITS, Split
+from components.core.dataset import Split
 from components.core.manifests import UtteranceSet, ValidationReport
 from components.core.remote_data import selected_dialogues, shard_paths
 from components.core.stage import Result, Stage, Step
@@ -67,7 +67,8 @@ def run(config: ValidationConfig, step: Step, utterances: Opened[UtteranceSet], 
     from components.validate_data.report import render
 
     reference = utterances.manifest
-    shards = shard_paths(reference)
+    files = shard_paths(reference)
+    shards = {split: list(paths.values()) for split, paths in files.items()}
     validation = validate(
         shards,
         reference.labels,
@@ -76,7 +77,7 @@ def run(config: ValidationConfig, step: Step, utterances: Opened[UtteranceSet], 
         config,
         step.progress,
         dialogues=selected_dialogues(shards, reference.max_dialogues),
-        names={split: sorted(shard.name for shard in reference.shards if shard.split == split) for split in SPLITS},
+        names={split: list(paths) for split, paths in files.items()},
     )
     (report / RESULTS).write_text(results_json(validation), encoding="utf-8")
     (report / REPORT).write_text(render(validation, reference.name, reference.dvc_digest), encoding="utf-8")

@@ -15,6 +15,8 @@ STAGES = {
     "resolve-inputs",
     "pull-data",
     "validate-data",
+    "embed-shard",
+    "embed-shard-2",
     "finetune-encoder",
     "finetune-encoder-2",
     "extract-embeddings",

@@ -43,6 +43,7 @@ def output(tmp_path_factory: pytest.TempPathFactory, tree: Path, data: Path) -> 
         ("components/pull_data/run.py", {"pull_data"}),
         ("components/validate_data/run.py", {"validate_data"}),
         ("components/finetune_encoder/run.py", {"finetune_encoder-speech", "finetune_encoder-text"}),
+        ("components/embed_shard/run.py", {"embed_shard-speech", "embed_shard-text"}),
         ("components/extract_embeddings/run.py", {"extract_embeddings-speech", "extract_embeddings-text"}),
         ("components/train_moe/run.py", {"train_moe"}),
         ("components/evaluate_model/run.py", {"evaluate_model"}),

@@ -44,8 +44,10 @@ _SECONDS = {
     "validate_data": 9.1,
     "finetune_encoder-speech": 148.0,
     "finetune_encoder-text": 71.0,
-    "extract_embeddings-speech": 22.0,
-    "extract_embeddings-text": 8.3,
+    "embed_shard-speech": 22.0,
+    "embed_shard-text": 8.3,
+    "extract_embeddings-speech": 0.4,
+    "extract_embeddings-text": 0.3,
     "train_moe": 64.0,
     "evaluate_model": 11.0,
     "gate_model": 3.0,
@@ -148,6 +150,7 @@ class RecordedRun:
             task = f"finetune_encoder-{modality}"
             encoder = EncoderCheckpoint(modality=modality, labels=self.labels, history=self._history(epochs, top))  # type: ignore[arg-type]
             self.record(task, status, outputs={"encoder": self.publish(encoder, task)})
+            self.record(f"embed_shard-{modality}", status)
             self.record(f"extract_embeddings-{modality}", status)
         mixture = MoEModel(
             labels=self.labels,

@@ -16,11 +16,11 @@ import torch
 
 from components.core.artifact_io import Opened
 from components.core.audio import AudioError, decode
-from components.core.config.encoder import EncoderConfig, LoraSettings
+from components.core.config.encoder import EncoderConfig, ExtractionSettings, LoraSettings
 from components.core.encoders import families, family_of
 from components.core.encoders.embedding import Embedder
 from components.core.encoders.family import Family
-from components.core.encoders.inputs import RATE, encoder_input, speech_samples
+from components.core.encoders.inputs import RATE, Transcript, encoder_input, speech_samples
 from components.core.encoders.sources import resolve_base
 from components.core.encoders.utterance_encoder import Pooling, UtteranceEncoder, load_tuned, save_tuned
 from components.core.errors import ArtifactError, ExitCode, MistereError, UsageError
@@ -60,7 +60,8 @@ def encoder_of(bases: dict[str, Path], name: str, **changes: object) -> Utteranc
 def inputs_of(modality: str) -> list[Any]:
     """Utterances of unlike lengths."""
     if modality == "text":
-        return ["no.", "well, i do not know what to say about that", "fine", "a" * 300, "why would you do this to me?"]
+        words = ["no.", "well, i do not know what to say about that", "fine", "a" * 300, "why would you do this to me?"]
+        return [Transcript(text) for text in words]
     draw = np.random.default_rng(0)
     return [draw.normal(0, 0.1, int(seconds * RATE)).astype(np.float32) for seconds in (0.5, 1.7, 0.913, 3.0, 0.5)]
 
@@ -154,7 +155,7 @@ def nudge(encoder: UtteranceEncoder) -> None:
 def test_a_tuned_encoder_comes_back_from_its_file(
     bases: dict[str, Path], name: str, changes: dict[str, Any], tmp_path: Path
 ) -> None:
-    from components.finetune_encoder.fine_tuning import choose_trainable
+    from components.finetune_encoder.trainable import choose_trainable
 
     encoder = encoder_of(bases, name, **changes)
     utterances = inputs_of(encoder.family.modality)
@@ -194,7 +195,7 @@ def test_a_tuned_file_of_another_shape_is_refused(bases: dict[str, Path], tmp_pa
 
 
 def test_adapters_on_modules_that_are_not_there_are_a_usage_error(bases: dict[str, Path]) -> None:
-    from components.finetune_encoder.fine_tuning import choose_trainable
+    from components.finetune_encoder.trainable import choose_trainable
 
     lora = LoraSettings(target_modules=["no_such_projection"])
     encoder = encoder_of(bases, "bidirectional_text", tuning="lora", lora=lora)
@@ -203,7 +204,7 @@ def test_adapters_on_modules_that_are_not_there_are_a_usage_error(bases: dict[st
 
 
 def test_only_the_top_layers_learn_when_told_so(bases: dict[str, Path]) -> None:
-    from components.finetune_encoder.fine_tuning import choose_trainable
+    from components.finetune_encoder.trainable import choose_trainable
 
     encoder = encoder_of(bases, "whisper", train_layers=1)
     choose_trainable(encoder, encoder.settings)
@@ -217,10 +218,11 @@ def test_only_the_top_layers_learn_when_told_so(bases: dict[str, Path]) -> None:
 def test_an_embedder_keeps_the_order_and_marks_what_is_missing(
     bases: dict[str, Path], name: str, tmp_path: Path
 ) -> None:
-    encoder = encoder_of(bases, name, extraction_batch=2)
+    encoder = encoder_of(bases, name)
     save_tuned(encoder, tmp_path)
     settings = encoder.settings.model_dump(mode="json")
-    embedder = Embedder(name, bases[name], tmp_path / "tuned.safetensors", settings, CLASSES)
+    few = ExtractionSettings(batch_seconds=4, batch_tokens=64, precision="float32")
+    embedder = Embedder(name, bases[name], tmp_path / "tuned.safetensors", settings, CLASSES, few)
     utterances = inputs_of(encoder.family.modality)
     features = [encoder.family.prepare(utterance) for utterance in utterances]
     found = embedder.embed([features[0], None, *features[1:]])
@@ -421,7 +423,7 @@ def test_what_an_utterance_lacks_has_no_input() -> None:
     settings = EncoderConfig(source="")
     assert encoder_input("text", Spoken(), settings) is None and encoder_input("speech", Spoken(), settings) is None
     Spoken.text, Spoken.audio = " yes ", wav(1, 16000)
-    assert encoder_input("text", Spoken(), settings) == " yes "
+    assert encoder_input("text", Spoken(), settings) == Transcript(" yes ")
     assert len(encoder_input("speech", Spoken(), settings)) == 16000  # type: ignore[arg-type]
 
 

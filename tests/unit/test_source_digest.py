@@ -16,7 +16,7 @@ from components.core.places import PROJECT_ROOT
 from components.core.source_digest import closure
 
 STAGES = sorted(path.parent.name for path in (PROJECT_ROOT / "components").glob("*/run.py"))
-MODELS = {"evaluate_model", "extract_embeddings", "finetune_encoder", "train_moe"}
+MODELS = {"embed_shard", "evaluate_model", "finetune_encoder", "train_moe"}
 """The stages that compute with torch."""
 
 
@@ -72,7 +72,7 @@ def test_the_gate_holds_its_rules_and_no_encoder() -> None:
 
 
 def test_each_stage_holds_the_models_it_runs() -> None:
-    for stage in ("finetune_encoder", "extract_embeddings"):
+    for stage in ("finetune_encoder", "embed_shard"):
         found = modules(stage)
         families = (PROJECT_ROOT / "components/core/encoders").glob("family_*.py")
         assert {f"components.core.encoders.{file.stem}" for file in families} <= found
@@ -117,7 +117,7 @@ def test_an_edit_changes_the_digests_of_exactly_the_stages_that_run_it(tmp_path:
     assert changed_by("components/gate_model/component.py") == set()
     assert changed_by("components/predictor/rest.py") == set()
     assert changed_by("components/core/errors.py") == changed_by("components/core/progress.py") == set()
-    assert {"finetune_encoder", "extract_embeddings"} <= changed_by("components/core/encoders/inputs.py") <= MODELS
+    assert {"finetune_encoder", "embed_shard"} <= changed_by("components/core/encoders/inputs.py") <= MODELS
     assert {"train_moe", "evaluate_model"} <= changed_by("components/core/moe/mixture.py") <= MODELS
     assert changed_by("components/core/manifests.py") == set(STAGES)
     assert changed_by("requirements.lock", "new-package==1\n") == set(STAGES)

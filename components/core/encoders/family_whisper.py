@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from components.core.encoders.family import Family, Features, attention_bias, pad_stack
+from components.core.encoders.pretrained import load_pretrained
+from components.core.errors import UsageError
 
 _MARGIN = 400
 """Samples of silence after each utterance: more than half an analysis window, so its end is seen alike alone and padded."""
@@ -29,6 +31,7 @@ class Whisper(Family):
     name = "whisper"
     modality = "speech"
     lora_targets = ("q_proj", "v_proj")
+    rate = 100.0
 
     @classmethod
     def handles(cls, model_type: str) -> bool:
@@ -39,7 +42,9 @@ class Whisper(Family):
         from safetensors.torch import save_file
         from transformers import WhisperFeatureExtractor, WhisperModel
 
-        model = WhisperModel.from_pretrained(str(source), use_safetensors=True, local_files_only=True)
+        model: Any = load_pretrained(
+            WhisperModel, source, source=str(source), dtype=torch.float32, optional=r"^decoder\."
+        )
         target.mkdir(parents=True, exist_ok=True)
         model.config.save_pretrained(str(target))
         WhisperFeatureExtractor.from_pretrained(str(source), local_files_only=True).save_pretrained(str(target))
@@ -49,7 +54,7 @@ class Whisper(Family):
         )
 
     @classmethod
-    def write_random(cls, target: Path, seed: int) -> None:
+    def write_random(cls, target: Path, seed: int, variant: str = "") -> None:
         from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 
         torch.manual_seed(seed)
@@ -83,9 +88,15 @@ class Whisper(Family):
         config._attn_implementation = "sdpa"
         with torch.device("meta"):
             encoder = WhisperEncoder(config)
-        encoder.load_state_dict(load_file(self.directory / "model.safetensors"), strict=True, assign=True)
+        try:
+            encoder.load_state_dict(load_file(self.directory / "model.safetensors"), strict=True, assign=True)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UsageError(
+                f"encoder {self.settings.source}: its weights do not load with its config.json ({reason})."
+            ) from error
         encoder.embed_positions.requires_grad_(False)
-        return encoder.eval()
+        return encoder.to(self.dtype).eval()
 
     def layers(self, backbone: nn.Module) -> Sequence[nn.Module]:
         return list(backbone.layers)  # type: ignore[arg-type]
@@ -109,7 +120,8 @@ class Whisper(Family):
     def hidden_states(self, backbone: nn.Module, batch: dict[str, Tensor]) -> tuple[list[Tensor], Tensor]:
         encoder: Any = backbone
         mask = batch["frame_mask"]
-        states = nn.functional.gelu(encoder.conv1(batch["frames"].transpose(1, 2))) * mask[:, None, :]
+        frames = batch["frames"].to(encoder.conv1.weight.dtype).transpose(1, 2)
+        states = nn.functional.gelu(encoder.conv1(frames)) * mask[:, None, :]
         states = nn.functional.gelu(encoder.conv2(states)).transpose(1, 2)
         mask = mask[:, ::2]
         states = states + encoder.embed_positions.weight[: states.shape[1]]

@@ -1,7 +1,9 @@
-"""From an utterance to what an encoder is fed: its transcript, or mono samples at 16 kHz, cropped and padded."""
+"""From an utterance to what an encoder is fed: its transcript with the turns before it, or mono samples at 16 kHz."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,20 +24,47 @@ class HasModalities(Protocol):
     def audio(self) -> bytes | None: ...
 
 
-def encoder_input(modality: str, utterance: HasModalities, settings: EncoderConfig) -> Any | None:
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """An utterance's words, and those of the turns before it, oldest first."""
+
+    text: str
+    context: tuple[str, ...] = ()
+
+
+def encoder_input(
+    modality: str, utterance: HasModalities, settings: EncoderConfig, context: Sequence[str] = ()
+) -> Any | None:
     """The input for one modality's encoder, or None where the utterance lacks it (blank text counts as none).
+
+    Args:
+        modality: ``speech`` or ``text``.
+        utterance: what is embedded.
+        settings: the encoder's section.
+        context: transcripts of the turns before it, oldest first; as many are read as ``context_turns`` says.
 
     Raises:
         AudioError: the audio does not decode.
     """
-    if modality == "text":
-        return utterance.text if utterance.text and utterance.text.strip() else None
-    return speech_samples(utterance.audio, settings) if utterance.audio else None
+    if modality == "speech":
+        return speech_samples(utterance.audio, settings) if utterance.audio else None
+    if not utterance.text or not utterance.text.strip():
+        return None
+    turns = context[-settings.context_turns :] if settings.context_turns else ()
+    return Transcript(utterance.text, tuple(turn for turn in turns if turn and turn.strip()))
 
 
 def speech_samples(data: bytes, settings: EncoderConfig) -> np.ndarray:
-    """Mono samples float32 ``[N]`` at 16 kHz, cut at ``max_seconds`` and padded with silence to ``min_seconds``."""
-    wave, rate = decode(data, settings.max_seconds)
+    """Mono samples float32 ``[N]`` at 16 kHz, cropped to ``max_seconds`` and padded with silence to ``min_seconds``.
+
+    From the start no more is decoded than is heard, so that an utterance of ten minutes costs what one of
+    ``max_seconds`` does; the middle or the end of an utterance is only known once all of it is decoded.
+    """
+    wave, rate = decode(data, settings.max_seconds if settings.crop == "start" else None)
+    most = int(settings.max_seconds * rate) + 1
+    if len(wave) > most and settings.crop != "start":
+        begin = (len(wave) - most) // (2 if settings.crop == "middle" else 1)
+        wave = wave[begin : begin + most]
     wave = resample(wave, rate, RATE)[: int(settings.max_seconds * RATE)]
     short = int(settings.min_seconds * RATE) - len(wave)
     return np.pad(wave, (0, short)) if short > 0 else wave

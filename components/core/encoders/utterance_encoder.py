@@ -1,7 +1,8 @@
-"""One utterance encoder for every backbone: backbone → pooling → LayerNorm → projection (the utterance vector) → head."""
+"""One utterance encoder for every family: backbone → pooling → LayerNorm → projection (the utterance vector) → head."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from components.core.errors import ArtifactError
 
 
 class Pooling(nn.Module):
-    """Hidden layers ``L × [B, T, D]`` and mask ``[B, T]`` to one vector an utterance ``[B, P]``.
+    """Hidden layers ``L × [B, T, D]`` and mask ``[B, T]`` to one vector an utterance ``[B, P]``, in float32.
 
-    ``mean`` and ``first`` read the last layer; ``layer_mix`` averages over time in every layer and learns the layers'
-    weights (softmax); ``attentive`` learns the positions' weights and gives mean ‖ standard deviation (P = 2 D).
+    ``mean``, ``first`` and ``last`` read the last layer; ``layer_mix`` averages over time in every layer and learns the
+    layers' weights (softmax); ``attentive`` learns the positions' weights and gives mean ‖ standard deviation (P = 2 D,
+    attentive statistics pooling, Okabe et al., arXiv 1803.10963).
     """
 
     def __init__(self, kind: str, width: int, layers: int) -> None:
@@ -31,10 +33,13 @@ class Pooling(nn.Module):
 
     def forward(self, states: list[Tensor], mask: Tensor) -> Tensor:
         if self.kind == "first":
-            return states[-1][:, 0]
+            return states[-1][:, 0].float()
+        if self.kind == "last":
+            last = mask.shape[1] - 1 - mask.flip(1).int().argmax(1)
+            return states[-1][torch.arange(len(last), device=last.device), last].float()
         if self.kind == "attentive":
-            return self._attentive(states[-1], mask)
-        weight = mask[..., None].to(states[-1].dtype)
+            return self._attentive(states[-1].float(), mask)
+        weight = mask[..., None].float()
         count = weight.sum(1).clamp(min=1)
         if self.kind == "mean":
             return (states[-1] * weight).sum(1) / count
@@ -50,7 +55,7 @@ class Pooling(nn.Module):
 
 
 class UtteranceEncoder(nn.Module):
-    """A family's backbone with what is trained on top.
+    """A family's backbone with what is trained on top, which stays in float32 whatever the backbone's precision.
 
     Args:
         family: how to feed and read the backbone.
@@ -79,39 +84,68 @@ class UtteranceEncoder(nn.Module):
 
 
 _TOP = ("pooling.", "norm.", "projection.", "head.")
+_SCALES = "adapters"
+"""Key of the file's metadata: the scale of every adapter, by module."""
+_DOWN, _UP = ".lora_A", ".lora_B"
 
 
 def save_tuned(encoder: UtteranceEncoder, directory: Path) -> None:
-    """Write what differs from the base: everything on top, and the backbone's parameters that were trained.
+    """Write what differs from the base: everything on top, the backbone's parameters that were trained, and adapters.
 
-    Adapters are merged first, so that reading needs no PEFT: the merged projections are written as they are.
+    An adapter is written as its two factors, a few megabytes for 7 billion parameters; reading needs no PEFT.
     """
     from safetensors.torch import save_file
 
     trained = {name for name, p in encoder.named_parameters() if p.requires_grad and ".lora_" not in name}
     kept = {name: t for name, t in encoder.state_dict().items() if name.startswith(_TOP) or name in trained}
-    kept.update(_merged_adapters(encoder))
+    factors, scales = _adapters(encoder)
     save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in kept.items()}, directory / "tuned.safetensors"
+        {name: tensor.detach().cpu().contiguous() for name, tensor in {**kept, **factors}.items()},
+        directory / "tuned.safetensors",
+        metadata={_SCALES: json.dumps(scales, sort_keys=True)},  # one entry: more are written in no fixed order
     )
 
 
-def _merged_adapters(encoder: UtteranceEncoder) -> dict[str, Tensor]:
-    """The projections that adapters sit on, with the adapters added in: base + scale · B A."""
-    merged: dict[str, Tensor] = {}
+def _adapters(encoder: UtteranceEncoder) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Both factors of every adapter, and its scale."""
+    factors: dict[str, Tensor] = {}
+    scales: dict[str, float] = {}
     for name, module in encoder.named_modules():
         if hasattr(module, "lora_A") and hasattr(module, "get_delta_weight"):
             layer: Any = module
-            merged[f"{name}.weight"] = layer.get_base_layer().weight + layer.get_delta_weight("default")
-    return merged
+            factors[name + _DOWN] = layer.lora_A["default"].weight
+            factors[name + _UP] = layer.lora_B["default"].weight
+            scales[name] = float(layer.scaling["default"])
+    return factors, scales
 
 
 def load_tuned(family: Family, settings: EncoderConfig, classes: int, file: Path) -> UtteranceEncoder:
-    """Rebuild a fine-tuned encoder from its base and :func:`save_tuned`'s file, in evaluation mode."""
-    from safetensors.torch import load_file
+    """Rebuild a fine-tuned encoder from its base and :func:`save_tuned`'s file, in evaluation mode.
+
+    Adapters are merged into the projections they sit on: base + scale · B A (LoRA, Hu et al., arXiv 2106.09685).
+
+    Raises:
+        ArtifactError: the file is not of this encoder.
+    """
+    from safetensors import safe_open
+
+    from components.core.encoders.pretrained import dequantise
 
     encoder = UtteranceEncoder(family, settings, classes)
-    missing, unexpected = encoder.load_state_dict(load_file(file), strict=False)
+    dequantise(encoder, family.dtype)
+    with safe_open(file, "pt") as opened:
+        scales: dict[str, float] = json.loads((opened.metadata() or {}).get(_SCALES, "{}"))
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  (no mapping)
+    with torch.no_grad():
+        for module, scale in scales.items():
+            down, up = tensors.pop(module + _DOWN), tensors.pop(module + _UP)
+            weight = encoder.get_submodule(module).weight
+            weight += (scale * (up.float() @ down.float())).to(weight)
+    try:
+        missing, unexpected = encoder.load_state_dict(tensors, strict=False)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split()).partition(": ")[2]
+        raise ArtifactError(f"{file} does not fit its encoder: {reason[:200]}.") from error
     absent = [name for name in missing if name.startswith(_TOP)]
     if absent or unexpected:
         raise ArtifactError(

@@ -1,0 +1,290 @@
+"""``embed_shard``: the vectors of a share of the utterances, streamed in and out.
+
+The dataset is cut into windows of rows, the same for every number of shards, and a shard takes consecutive ones: so four
+shards together give the very bytes that one gives. What another run has embedded with the same encoder comes from the cache.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import ConfigDict
+
+from components.core.artifact_io import Opened, open_artifact
+from components.core.config.base import Section
+from components.core.config.encoder import Device, ExtractionSettings
+from components.core.embeddings import UTTERANCES_FILE
+from components.core.manifests import BaseEncoder, EmbeddingShard, EncoderCheckpoint, UtteranceSet, canonical_digest
+from components.core.source_digest import source_digest
+from components.core.stage import Result, Shard, Stage, Step
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+    from components.core.dataset import Utterance
+    from components.core.encoders.embedding import Embedder
+    from components.core.encoders.family import Features
+    from components.core.utterances import RowRange
+
+ROWS_A_WINDOW = 256
+"""Enough to find utterances of similar length, little enough to hold two windows' features in memory."""
+
+
+class ShardConfig(Section):
+    """What of a modality's section is about making vectors; the rest of it came with the encoder."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    extraction: ExtractionSettings = ExtractionSettings()
+    undecodable: Literal["fail", "missing"] = "fail"
+    device: Device = "auto"
+
+    def keyed(self) -> dict[str, Any]:
+        """What decides the vectors."""
+        return {**self.model_dump(mode="json"), "extraction": self.extraction.keyed()}
+
+
+STAGE = Stage(
+    name="embed_shard",
+    config=ShardConfig,
+    inputs={"utterances": UtteranceSet, "encoder": EncoderCheckpoint},
+    outputs={"vectors": EmbeddingShard},
+)
+
+
+def run(
+    config: ShardConfig,
+    step: Step,
+    utterances: Opened[UtteranceSet],
+    encoder: Opened[EncoderCheckpoint],
+    vectors: Path,
+    modality: Literal["speech", "text"],
+    shard: Shard,
+) -> Result:
+    """Embed a share of the utterances, or say that the modality is absent.
+
+    Args:
+        config: how vectors are made.
+        step: this execution.
+        utterances: the dataset.
+        encoder: the fine-tuned encoder.
+        vectors: folder of the output artifact.
+        modality: which one.
+        shard: which share.
+
+    Raises:
+        DataError: an utterance's audio does not decode, where that is not allowed.
+    """
+    if encoder.manifest.absent:
+        return Result(manifests={"vectors": EmbeddingShard(modality=modality, absent=True)})
+    with step.loading():
+        import transformers.modeling_utils  # noqa: F401  (families import it when they load)
+
+        from components.core.encoders.embedding import Embedder
+
+    made = encoder.manifest
+    base = open_artifact(step.store, BaseEncoder, made.base_digest)
+    embedder = Embedder(
+        made.family,
+        base.path,
+        encoder.file("tuned.safetensors"),
+        made.settings,
+        len(made.labels),
+        config.extraction,
+        config.device,
+        step.progress.note,
+    )
+    identity = canonical_digest(
+        [
+            made.encoder_digest,
+            str(embedder.precision),
+            embedder.device.type,
+            source_digest("components.core.encoders.embedding"),
+        ]
+    )
+    work = _Extraction(embedder, config, step, utterances.manifest, shard, identity)
+    rows = work.write(vectors)
+    return Result(
+        manifests={
+            "vectors": EmbeddingShard(
+                modality=modality,
+                dimension=embedder.dimension,
+                labels=made.labels,
+                rows=rows,
+                missing=work.missing,
+                undecodable=len(work.undecodable),
+                encoder_digest=made.encoder_digest,
+                encoder_source=made.source,
+                precision=str(embedder.precision).removeprefix("torch."),
+                test_digest=utterances.manifest.test_digest,
+            )
+        }
+    )
+
+
+class _Extraction:
+    """One shard's work."""
+
+    def __init__(
+        self, embedder: Embedder, config: ShardConfig, step: Step, reference: UtteranceSet, shard: Shard, identity: str
+    ) -> None:
+        from components.core.utterances import PreviousTurns, UtteranceReader, row_ranges
+        from components.core.vector_cache import VectorCache
+
+        ranges = row_ranges(reference, ROWS_A_WINDOW)
+        self._ranges = share_of(ranges, shard)
+        self._embedder, self._config, self._progress = embedder, config, step.progress
+        self._speech = embedder.modality == "speech"
+        turns = embedder.settings.context_turns
+        files = {part.shard for part in self._ranges}
+        if turns and self._ranges:  # the first dialogue may have begun in the file before
+            names = list(dict.fromkeys(part.shard for part in ranges))
+            files.add(names[max(0, names.index(self._ranges[0].shard) - 1)])
+        splits = list(dict.fromkeys(part.split for part in self._ranges))
+        self._reader = UtteranceReader(reference, splits, frozenset(files))
+        self._previous = PreviousTurns(self._reader, turns, splits)
+        self._cache = VectorCache.open(config.extraction.cache, step.store, identity, step.progress)
+        self.missing = 0
+        self.undecodable: list[str] = []
+        self._lock = threading.Lock()
+
+    def write(self, folder: Path) -> dict[str, int]:
+        """Write ``utterances.parquet`` and ``<modality>.npy``; returns the number of rows per split."""
+        import numpy as np
+
+        rows = self._write_rows(folder)
+        total = sum(rows.values())
+        matrix = np.lib.format.open_memmap(
+            folder / f"{self._embedder.modality}.npy",
+            mode="w+",
+            dtype=np.float32,
+            shape=(total, self._embedder.dimension),
+        )
+        done = reused = 0
+        pending: list[_Window] = []
+
+        def windows() -> Iterator[list[_Item]]:
+            for part in self._ranges:
+                window = self._window(part)
+                pending.append(window)
+                yield window.misses
+
+        for computed in self._embedder.embed_windows(windows(), self._prepare):
+            window = pending.pop(0)
+            end = done + window.size
+            matrix[done:end] = window.filled(computed, self._embedder.dimension)
+            if self._cache is not None:
+                self._keep(window, computed)
+            self.missing += int(np.isnan(matrix[done:end, 0]).sum()) if window.size else 0
+            reused += len(window.hits)
+            done = end
+            self._progress("utterances", done, total)
+        matrix.flush()
+        if reused:
+            self._progress.note(f"{reused} of {total} {self._embedder.modality} vectors were there already.")
+        if self.undecodable:
+            self._progress.note(
+                f"{len(self.undecodable)} utterances whose audio does not decode are treated as missing, first "
+                f"{self.undecodable[0]}"
+            )
+        return rows
+
+    def _write_rows(self, folder: Path) -> dict[str, int]:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        names = ("dialogue_id", "turn", "label")
+        columns: dict[str, list[str | int]] = {name: [] for name in ("split", *names)}
+        for part in self._ranges:
+            for utterance in self._reader.read(part, audio=False, text=False):
+                columns["split"].append(part.split)
+                for name in names:
+                    columns[name].append(getattr(utterance, name))
+        pq.write_table(pa.table(columns, schema=_row_schema()), folder / UTTERANCES_FILE, compression="zstd")
+        splits = dict.fromkeys(columns["split"])
+        return {str(split): columns["split"].count(split) for split in splits}
+
+    def _window(self, part: RowRange) -> _Window:
+        from components.core.encoders.inputs import Transcript
+        from components.core.vector_cache import content_key
+
+        items: list[_Item] = []
+        for utterance in self._reader.read(part, audio=self._speech, text=not self._speech):
+            context = self._previous.of(part.split, utterance)
+            content = utterance.audio if self._speech else utterance.text and Transcript(utterance.text, context)
+            key = content_key(content) if content and self._cache is not None else None
+            items.append(_Item(part.split, utterance, context, key))
+        hits = self._cache.find([item.key for item in items]) if self._cache is not None else {}
+        return _Window(items, hits)
+
+    def _prepare(self, item: _Item) -> Features | None:
+        from components.core.audio import AudioError
+        from components.core.errors import DataError
+        from components.core.utterances import undecodable
+
+        try:
+            return self._embedder.prepare(item.utterance, item.context)
+        except AudioError as error:
+            said = undecodable(item.split, item.utterance, error)
+            if self._config.undecodable == "fail":
+                raise DataError(said) from error
+            with self._lock:
+                self.undecodable.append(said)
+            return None
+
+    def _keep(self, window: _Window, computed: np.ndarray) -> None:
+        import numpy as np
+
+        assert self._cache is not None
+        whole = [
+            index
+            for index, item in enumerate(window.misses)
+            if item.key is not None and not np.isnan(computed[index, 0])
+        ]
+        self._cache.add([window.misses[index].key or b"" for index in whole], computed[whole])
+
+
+def _row_schema() -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.schema(
+        [("split", pa.string()), ("dialogue_id", pa.string()), ("turn", pa.int64()), ("label", pa.string())]
+    )
+
+
+def share_of(ranges: list[RowRange], shard: Shard) -> list[RowRange]:
+    """The consecutive ranges that a shard works on."""
+    start, stop = (len(ranges) * edge // shard.of for edge in (shard.index, shard.index + 1))
+    return ranges[start:stop]
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    split: str
+    utterance: Utterance
+    context: tuple[str, ...]
+    key: bytes | None
+
+
+class _Window:
+    """A window's utterances, those of them that are to be computed, and the vectors of the others."""
+
+    def __init__(self, items: list[_Item], hits: dict[int, np.ndarray]) -> None:
+        self.size, self.hits = len(items), hits
+        self.missed = [index for index in range(len(items)) if index not in hits]
+        self.misses = [items[index] for index in self.missed]
+
+    def filled(self, computed: np.ndarray, dimension: int) -> np.ndarray:
+        """All of the window's vectors, in order."""
+        import numpy as np
+
+        vectors = np.empty((self.size, dimension), dtype=np.float32)
+        vectors[self.missed] = computed
+        for index, vector in self.hits.items():
+            vectors[index] = vector
+        return vectors

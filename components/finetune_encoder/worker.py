@@ -1,0 +1,54 @@
+"""``python -m components.finetune_encoder.worker JOB.json``: one of torchrun's processes.
+
+The first process writes the curve beside the weights; how a process failed lies in ``failure-RANK.json`` for whoever started
+it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from components.core.errors import ExitCode, MistereError
+
+CURVE = "curve.json"
+
+
+def failure_file(job: Path, rank: int) -> Path:
+    """Where a process says how it failed."""
+    return job.with_name(f"failure-{rank}.json")
+
+
+def main(path: Path) -> None:
+    """Train as one of several processes."""
+    import torch
+
+    from components.core.checkpoints import Checkpoints
+    from components.core.progress import Progress
+    from components.core.store import open_store
+    from components.finetune_encoder.training import TrainingJob, train
+
+    rank = int(os.environ["RANK"])
+    job = TrainingJob.model_validate_json(path.read_text(encoding="utf-8"))
+    threads = max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    torch.set_num_threads(threads)
+    try:
+        curve = train(job, Checkpoints(open_store(job.store), "finetune_encoder", job.key), Progress(job.task))
+        if rank == 0:
+            path.with_name(CURVE).write_text(json.dumps(curve), encoding="utf-8")
+    except torch.OutOfMemoryError:
+        failure_file(path, rank).write_text(json.dumps({"memory": True}), encoding="utf-8")
+        sys.exit(ExitCode.ERROR)
+    except MistereError as error:
+        said = {"message": str(error), "exit_code": int(error.exit_code)}
+        failure_file(path, rank).write_text(json.dumps(said), encoding="utf-8")
+        sys.exit(error.exit_code)
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

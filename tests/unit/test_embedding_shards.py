@@ -1,0 +1,332 @@
+"""Vectors of a dataset: the same bytes from any number of shards, nothing embedded twice, nothing damaged believed."""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import components.embed_shard.run as embed_shard
+from components.core.artifact_io import Opened, publish
+from components.core.checkpoints import Checkpoints
+from components.core.config.base import Section
+from components.core.config.encoder import EncoderConfig, ExtractionSettings, SpeechConfig, TextConfig
+from components.core.data_source import pin
+from components.core.dataset import Utterance
+from components.core.encoders import families
+from components.core.encoders.embedding import Embedder
+from components.core.encoders.inputs import Transcript
+from components.core.errors import DataError, ExitCode, MistereError
+from components.core.manifests import EmbeddingShard, EncoderCheckpoint, UtteranceSet
+from components.core.progress import Progress
+from components.core.stage import RunContext, Shard, Step
+from components.core.store import LocalStore
+from components.core.utterances import batches_within, row_ranges
+from components.core.vector_cache import VectorCache, content_key
+from components.embed_shard.run import ShardConfig, share_of
+from components.extract_embeddings.run import run as extract_embeddings
+from components.finetune_encoder.fine_tuning import fine_tune
+from components.pull_data.run import describe
+from tests.local.workshop import make_dataset, rows
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+SETTINGS: dict[str, EncoderConfig] = {
+    "speech": SpeechConfig(source="random:whisper", projection=8, epochs=1, learning_rate=1e-3, min_seconds=0.2),
+    "text": TextConfig(source="random:bidirectional_text", projection=8, epochs=1, context_turns=2, max_tokens=24),
+}
+
+
+class Notes(Progress):
+    """Keeps what a reader would be told."""
+
+    def __init__(self) -> None:
+        super().__init__("embed_shard")
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+def step_of(store: LocalStore) -> Step:
+    context = RunContext(run_id="test", store=store.uri, tracking_uri="")
+    key = uuid.uuid4().hex
+    return Step("task", key, context, store, Notes(), Checkpoints(store, "stage", key))
+
+
+@pytest.fixture(scope="module")
+def utterances(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Any, Utterance]]:
+    return list(rows())
+
+
+def reference_of(folder: Path, utterances: Sequence[tuple[Any, Utterance]]) -> UtteranceSet:
+    pinned = pin(str(make_dataset(folder / "tones", utterances)), str(folder / "remote"))
+    return describe(pinned.remote, pinned.digest)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory, utterances: list[tuple[Any, Utterance]]) -> UtteranceSet:
+    return reference_of(tmp_path_factory.mktemp("data"), utterances)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> LocalStore:
+    return LocalStore(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def encoders(
+    tmp_path_factory: pytest.TempPathFactory, reference: UtteranceSet, store: LocalStore
+) -> dict[str, Opened[EncoderCheckpoint]]:
+    found = {}
+    for modality, settings in SETTINGS.items():
+        folder = tmp_path_factory.mktemp(modality)
+        manifest = fine_tune(settings, step_of(store), reference, folder, modality)  # type: ignore[arg-type]
+        found[modality] = Opened(folder, manifest)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embed_shard, "ROWS_A_WINDOW", 7)
+
+
+def embed(
+    reference: UtteranceSet,
+    encoder: Opened[EncoderCheckpoint],
+    store: LocalStore,
+    folder: Path,
+    of: int = 1,
+    **settings: Any,
+) -> tuple[Path, list[str]]:
+    """The joined vectors of a dataset, embedded in ``of`` shards, and what was said meanwhile."""
+    modality = encoder.manifest.modality
+    extraction = ExtractionSettings(
+        **{"cache": "off", "batch_seconds": 4, "batch_tokens": 64, **settings.pop("extraction", {})}
+    )
+    config = ShardConfig(extraction=extraction, **settings)
+    shards, notes = [], []
+    for index in range(of):
+        part = folder / f"{index}of{of}"
+        part.mkdir(parents=True)
+        step = step_of(store)
+        result = embed_shard.run(config, step, Opened(Path(), reference), encoder, part, modality, Shard(index, of))
+        shards.append(Opened(part, result.manifests["vectors"]))
+        notes += step.progress.notes  # type: ignore[attr-defined]
+    joined = folder / "joined"
+    joined.mkdir()
+    result = extract_embeddings(Section(), step_of(store), Opened(Path(), reference), shards, joined, modality)  # type: ignore[arg-type]
+    assert result.manifests["embeddings"].rows == reference.rows  # type: ignore[attr-defined]
+    return joined, notes
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+
+
+@pytest.mark.parametrize("modality", ["speech", "text"])
+def test_shards_give_the_bytes_that_one_gives(
+    modality: str, reference: UtteranceSet, encoders: Any, store: LocalStore, tmp_path: Path
+) -> None:
+    one, _ = embed(reference, encoders[modality], store, tmp_path / "one")
+    for of in (2, 3, 5):
+        several, _ = embed(reference, encoders[modality], store, tmp_path / str(of), of)
+        assert bytes_of(several) == bytes_of(one)
+    again, _ = embed(reference, encoders[modality], store, tmp_path / "again")
+    assert bytes_of(again) == bytes_of(one)
+
+
+@pytest.mark.parametrize("modality", ["speech", "text"])
+def test_every_row_is_its_own_utterances_vector(
+    modality: str, reference: UtteranceSet, encoders: Any, store: LocalStore, utterances: Any, tmp_path: Path
+) -> None:
+    folder, _ = embed(reference, encoders[modality], store, tmp_path / "a", extraction={"precision": "float32"})
+    table = pq.read_table(folder / "utterances.parquet").to_pylist()
+    vectors = np.load(folder / f"{modality}.npy")
+    made = encoders[modality].manifest
+    (base,) = (store.root / "artifacts" / "BaseEncoder").glob(f"{made.base_digest}")
+    embedder = Embedder(
+        made.family, base, encoders[modality].file("tuned.safetensors"), made.settings, len(made.labels)
+    )
+    by_place = {(split, u.dialogue_id, u.turn): u for split, u in utterances}
+    for row in (0, 5, 8, len(table) - 1):
+        place = (table[row]["split"], table[row]["dialogue_id"], table[row]["turn"])
+        before = [by_place[(*place[:2], turn)].text or "" for turn in range(place[2])]
+        expected = embedder.embed([embedder.prepare(by_place[place], before)])[0]
+        np.testing.assert_allclose(vectors[row], expected, atol=1e-5)
+
+
+def test_half_precision_is_close_to_whole(
+    reference: UtteranceSet, encoders: Any, store: LocalStore, tmp_path: Path
+) -> None:
+    found = {
+        kind: np.load(
+            embed(reference, encoders["speech"], store, tmp_path / kind, extraction={"precision": kind})[0]
+            / "speech.npy"
+        )
+        for kind in ("float32", "bfloat16")
+    }
+    difference = np.abs(found["bfloat16"] - found["float32"]).max()
+    assert 0 < difference < 0.05 * np.abs(found["float32"]).max()
+
+
+@pytest.mark.parametrize("place", ["store", "folder"])
+def test_nothing_is_embedded_twice(
+    place: str,
+    reference: UtteranceSet,
+    encoders: Any,
+    utterances: Any,
+    store: LocalStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = LocalStore(tmp_path / "own")
+    (own.root / "artifacts").mkdir(parents=True)
+    (own.root / "artifacts" / "BaseEncoder").symlink_to(store.root / "artifacts" / "BaseEncoder")
+    extraction = {"cache": "store" if place == "store" else str(tmp_path / "shared")}
+    first, notes = embed(reference, encoders["text"], own, tmp_path / "first", extraction=extraction)
+    assert not notes
+    bigger = reference_of(
+        tmp_path / "bigger",
+        [*utterances, ("test", dataclasses.replace(utterances[0][1], dialogue_id="new", text="never said before"))],
+    )
+    computed: list[int] = []
+    vectors_of = Embedder._vectors
+
+    def counted(self: Embedder, features: Any) -> Any:
+        computed.append(len(features))
+        return vectors_of(self, features)
+
+    monkeypatch.setattr(Embedder, "_vectors", counted)
+    second, notes = embed(reference, encoders["text"], own, tmp_path / "second", 2, extraction=extraction)
+    assert bytes_of(second) == bytes_of(first) and not computed
+    assert sum(int(note.split()[0]) for note in notes) == sum(reference.rows.values())
+    embed(bigger, encoders["text"], own, tmp_path / "third", extraction=extraction)
+    assert sum(computed) == 1
+
+
+def test_damaged_vectors_are_found_out_and_made_again(
+    reference: UtteranceSet, encoders: Any, store: LocalStore, tmp_path: Path
+) -> None:
+    shared = tmp_path / "shared"
+    extraction = {"cache": str(shared), "precision": "float32"}
+    first, _ = embed(reference, encoders["speech"], store, tmp_path / "first", extraction=extraction)
+    segments = sorted(shared.rglob("*.safetensors"))
+    data = bytearray(segments[0].read_bytes())
+    data[-3] ^= 1
+    segments[0].write_bytes(data)
+    segments[1].write_bytes(segments[1].read_bytes()[:100])
+    segments[2].write_bytes(b"")
+    second, notes = embed(reference, encoders["speech"], store, tmp_path / "second", extraction=extraction)
+    np.testing.assert_allclose(np.load(second / "speech.npy"), np.load(first / "speech.npy"), atol=1e-5)
+    assert sum("is damaged: its vectors are computed again" in note for note in notes) == 3
+    third, notes = embed(reference, encoders["speech"], store, tmp_path / "third", extraction=extraction)
+    assert bytes_of(third) == bytes_of(second) and len(notes) == 1
+
+
+def test_what_differs_has_another_key() -> None:
+    keys = {
+        content_key(b"a"),
+        content_key(Transcript("a")),
+        content_key(Transcript("a", ("b",))),
+        content_key(Transcript("ab")),
+    }
+    assert len(keys) == 4 and {len(key) for key in keys} == {16}
+
+
+def test_a_cache_is_of_one_identity(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    one = VectorCache.open("store", store, "one", Notes())
+    assert one is not None and VectorCache.open("off", store, "one", Notes()) is None
+    key = content_key(b"sound")
+    one.add([key], np.ones((1, 3), np.float32))
+    again, other = (VectorCache(store, name, Notes()) for name in ("one", "two"))
+    assert set(again.find([None, key, content_key(b"noise")])) == {1} and other.find([key]) == {}
+    np.testing.assert_array_equal(again.find([key])[0], np.ones(3))
+
+
+# What does not decode, is empty, is too long, or does not fit
+
+
+def broken(utterances: Any) -> list[tuple[Any, Utterance]]:
+    changed = list(utterances)
+    split, utterance = changed[4]
+    changed[4] = (split, dataclasses.replace(utterance, audio=b"RIFF no audio"))
+    return changed
+
+
+def test_audio_that_does_not_decode_fails_by_name(
+    encoders: Any, store: LocalStore, utterances: Any, tmp_path: Path
+) -> None:
+    split, spoiled = broken(utterances)[4]
+    reference = reference_of(tmp_path, broken(utterances))
+    with pytest.raises(
+        DataError, match=f"{split} dialogue {spoiled.dialogue_id}, turn {spoiled.turn}: .*undecodable=missing"
+    ) as caught:
+        embed(reference, encoders["speech"], store, tmp_path / "a")
+    assert caught.value.exit_code == ExitCode.DATA_REJECTED
+    with pytest.raises(DataError, match="does not decode"):
+        fine_tune(SETTINGS["speech"], step_of(store), reference, tmp_path, "speech")
+
+
+def test_audio_that_does_not_decode_may_count_as_missing(
+    encoders: Any, store: LocalStore, utterances: Any, tmp_path: Path
+) -> None:
+    reference = reference_of(tmp_path, broken(utterances))
+    folder, notes = embed(reference, encoders["speech"], store, tmp_path / "a", undecodable="missing")
+    assert np.isnan(np.load(folder / "speech.npy")[:, 0]).sum() == 1
+    assert any("1 utterances whose audio does not decode" in note for note in notes)
+    settings = SETTINGS["speech"].model_copy(update={"undecodable": "missing"})
+    (tmp_path / "out").mkdir()
+    assert fine_tune(settings, step_of(store), reference, tmp_path / "out", "speech").undecodable == 1
+
+
+def test_a_batch_that_does_not_fit_is_halved(
+    reference: UtteranceSet, encoders: Any, store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, _ = embed(reference, encoders["text"], store, tmp_path / "whole", extraction={"precision": "float32"})
+    family = families()["bidirectional_text"]
+    hidden_states = family.hidden_states
+
+    def small(self: Any, backbone: Any, batch: Any) -> Any:
+        if len(batch["input_ids"]) > 1:
+            raise torch.OutOfMemoryError("no room")
+        return hidden_states(self, backbone, batch)
+
+    monkeypatch.setattr(family, "hidden_states", small)
+    halved, notes = embed(reference, encoders["text"], store, tmp_path / "half", extraction={"precision": "float32"})
+    np.testing.assert_allclose(np.load(halved / "text.npy"), np.load(whole / "text.npy"), atol=1e-5)
+    assert any("do not fit into the device's memory" in note for note in notes)
+    monkeypatch.setattr(family, "hidden_states", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))
+    with pytest.raises(MistereError, match=r"one utterance does not fit .*: lower text\.max_tokens\."):
+        embed(reference, encoders["text"], store, tmp_path / "none")
+
+
+def test_batches_hold_no_more_than_the_budget() -> None:
+    lengths = [5, 1, 9, 2, 2, 8, 30]
+    batches = batches_within(lengths, 18)
+    assert sorted(index for batch in batches for index in batch) == list(range(7))
+    assert batches[0] == [6]
+    assert all(len(batch) * max(lengths[i] for i in batch) <= 18 for batch in batches[1:])
+
+
+def test_ranges_cover_every_row_once_whatever_the_shards(reference: UtteranceSet) -> None:
+    ranges = row_ranges(reference, 7)
+    assert sum(part.stop - part.start for part in ranges) == sum(shard.rows for shard in reference.shards)
+    for of in (1, 2, 3, len(ranges), len(ranges) + 3):
+        assert [part for index in range(of) for part in share_of(ranges, Shard(index, of))] == ranges
+
+
+def test_an_absent_modality_loads_no_encoder(reference: UtteranceSet, store: LocalStore, tmp_path: Path) -> None:
+    absent = Opened(Path(), EncoderCheckpoint(modality="speech", absent=True))
+    result = embed_shard.run(
+        ShardConfig(), step_of(store), Opened(Path(), reference), absent, tmp_path, "speech", Shard(0, 1)
+    )
+    shard = publish(store, result.manifests["vectors"], tmp_path)
+    assert isinstance(shard, EmbeddingShard) and shard.absent and not shard.files
