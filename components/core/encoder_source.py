@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from components.core.config.encoder import EncoderConfig
+from components.core.errors import UsageError
 from components.core.file_digest import digest_once
+from components.core.store import ObjectStore, open_store
 
 _WEIGHTS = ("model.safetensors", "model.bin")
 
@@ -22,14 +24,29 @@ def package_folder(package: str) -> Path | None:
     return None if spec is None or spec.origin is None else Path(spec.origin).parent / "model"
 
 
+def model_folder(uri: str) -> tuple[ObjectStore, str]:
+    """The store and the key of a model's folder ``s3://BUCKET/PREFIX``.
+
+    Raises:
+        UsageError: the bucket's root is named.
+    """
+    parent, _, leaf = uri.rstrip("/").rpartition("/")
+    if parent in {"s3:/", "s3:"} or not leaf:
+        raise UsageError(f"encoder {uri}: name the model's folder in the bucket: s3://BUCKET/PREFIX.")
+    return open_store(parent), leaf
+
+
 def source_state(settings: EncoderConfig, _context: Any = None) -> Mapping[str, str]:
-    """Digests of the files behind ``package:`` and ``path:`` sources, and the commit behind a hub id that pins none.
+    """Digests of the files behind ``package:``, ``path:`` and ``s3:`` sources, and the commit behind a hub id that pins none.
 
     A source that is not there has no state; the stage itself says so.
     """
     kind, _, rest = settings.source.partition(":")
     if kind == "random":
         return {}
+    if kind == "s3":
+        store, leaf = model_folder(settings.source)
+        return {f"encoder/{key}": version for key, version in store.versions(leaf)}
     if kind == "package":
         folder = package_folder(rest)
         found = [folder / name for name in _WEIGHTS if (folder / name).is_file()] if folder else []

@@ -48,6 +48,8 @@ class Stage:
         name: the folder under ``components/``.
         config: the slice of the configuration it is handed.
         inputs: artifact kinds by argument name.
+        many: the inputs of which it takes any number.
+        sharded: whether several tasks share its work.
         outputs: artifact kinds by argument name.
         imports: heavy modules that every execution needs, imported ahead so that their cost is counted as what it is.
         cached: False for a stage that acts on the world outside.
@@ -58,6 +60,8 @@ class Stage:
     name: str
     config: type[Section]
     inputs: Mapping[str, type[Manifest]] = field(default_factory=dict)
+    many: frozenset[str] = frozenset()
+    sharded: bool = False
     outputs: Mapping[str, type[Manifest]] = field(default_factory=dict)
     imports: tuple[str, ...] = ()
     cached: bool = True

@@ -13,10 +13,11 @@ from pathlib import Path
 import yaml
 
 from components.core.artifact_io import MANIFEST, open_artifact
-from components.core.errors import MistereError
-from components.core.stage import RunContext, Stage
+from components.core.errors import MistereError, UsageError
+from components.core.manifests import Manifest
+from components.core.stage import RunContext, Shard, Stage
 from components.core.steps import execute
-from components.core.store import open_store
+from components.core.store import ObjectStore, open_store
 
 
 def main(stage: Stage, arguments: list[str] | None = None) -> None:
@@ -32,8 +33,13 @@ def main(stage: Stage, arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--world", action="append", default=[], metavar="NAME=VALUE", help="a digest of the world outside"
     )
+    if stage.sharded:
+        parser.add_argument("--shard", default="1/1", metavar="N/OF", help="which share of the work")
     for name, kind in stage.inputs.items():
-        parser.add_argument(f"--{name}", required=True, metavar="DIGEST", help=f"digest of the {kind.__name__}")
+        several = "+" if name in stage.many else None
+        parser.add_argument(
+            f"--{name}", required=True, nargs=several, metavar="DIGEST", help=f"digest of the {kind.__name__}"
+        )
     options = parser.parse_args(arguments)
     context = RunContext(
         run_id=options.run_id,
@@ -46,13 +52,14 @@ def main(stage: Stage, arguments: list[str] | None = None) -> None:
     try:
         store = open_store(options.store)
         with tempfile.TemporaryDirectory() as scratch:
-            inputs = {}
+            inputs: dict[str, str | list[str]] = {}
             for name, kind in stage.inputs.items():
-                manifest = open_artifact(store, kind, getattr(options, name)).manifest
-                folder = Path(scratch) / name
-                folder.mkdir()
-                (folder / MANIFEST).write_text(manifest.model_dump_json(), encoding="utf-8")
-                inputs[name] = str(folder)
+                given = getattr(options, name)
+                digests = given if name in stage.many else [given]
+                paths = [
+                    _reference(store, kind, digest, Path(scratch) / f"{name}-{i}") for i, digest in enumerate(digests)
+                ]
+                inputs[name] = paths if name in stage.many else paths[0]
             outputs = {name: str(Path(scratch) / "out" / name) for name in stage.outputs}
             world = dict(item.split("=", 1) for item in options.world)
             values = execute(
@@ -63,6 +70,7 @@ def main(stage: Stage, arguments: list[str] | None = None) -> None:
                 outputs=outputs,
                 world=world,
                 modality=options.modality,
+                shard=_shard(options.shard) if stage.sharded else None,
             )
             for name, path in outputs.items():
                 kind = stage.outputs[name]
@@ -72,3 +80,18 @@ def main(stage: Stage, arguments: list[str] | None = None) -> None:
         raise SystemExit(int(error.exit_code)) from None
     for name, value in values.items():
         print(f"{name}: {value}")
+
+
+def _reference(store: ObjectStore, kind: type[Manifest], digest: str, folder: Path) -> str:
+    """An artifact's manifest in a folder, as the pipeline hands it from task to task."""
+    folder.mkdir()
+    text = open_artifact(store, kind, digest).manifest.model_dump_json()
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
+    return str(folder)
+
+
+def _shard(text: str) -> Shard:
+    number, _, of = text.partition("/")
+    if not (number.isdigit() and of.isdigit() and 1 <= int(number) <= int(of)):
+        raise UsageError(f"--shard {text}: write it as N/OF, for example 2/4.")
+    return Shard(int(number) - 1, int(of))

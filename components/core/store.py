@@ -73,8 +73,12 @@ class ObjectStore(ABC):
         """
 
     @abstractmethod
+    def versions(self, prefix: str) -> Iterator[tuple[str, str]]:
+        """Every key under ``prefix/``, with what changes when the object does."""
+
     def keys(self, prefix: str) -> Iterator[str]:
         """Every key under ``prefix/``."""
+        return (key for key, _ in self.versions(prefix))
 
     @abstractmethod
     def delete(self, prefix: str) -> None:
@@ -151,12 +155,13 @@ class LocalStore(ObjectStore):
         path.parent.mkdir(parents=True, exist_ok=True)
         self._copy(source, path)
 
-    def keys(self, prefix: str) -> Iterator[str]:
+    def versions(self, prefix: str) -> Iterator[tuple[str, str]]:
         base = self.local_path(prefix)
         for path in sorted(base.rglob("*")) if base.is_dir() else []:
             hidden = any(part.startswith(".") for part in path.relative_to(base).parts)  # locks, unfinished writes
             if path.is_file() and not hidden:
-                yield path.relative_to(self.root).as_posix()
+                status = path.stat()
+                yield path.relative_to(self.root).as_posix(), f"{status.st_size}-{status.st_mtime_ns}"
 
     def delete(self, prefix: str) -> None:
         shutil.rmtree(self.local_path(prefix), ignore_errors=True)
@@ -279,7 +284,7 @@ class S3Store(ObjectStore):
         finally:
             partial.unlink(missing_ok=True)
 
-    def keys(self, prefix: str) -> Iterator[str]:
+    def versions(self, prefix: str) -> Iterator[tuple[str, str]]:
         from botocore.exceptions import BotoCoreError, ClientError
 
         skip = len(self._prefix) + 1 if self._prefix else 0
@@ -287,7 +292,7 @@ class S3Store(ObjectStore):
         try:
             for page in pages:
                 for item in page.get("Contents", []):
-                    yield item["Key"][skip:]
+                    yield item["Key"][skip:], item["ETag"]
         except (BotoCoreError, ClientError) as error:
             raise self._failure(error, prefix) from error
 

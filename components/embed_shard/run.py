@@ -53,6 +53,7 @@ STAGE = Stage(
     name="embed_shard",
     config=ShardConfig,
     inputs={"utterances": UtteranceSet, "encoder": EncoderCheckpoint},
+    sharded=True,
     outputs={"vectors": EmbeddingShard},
 )
 

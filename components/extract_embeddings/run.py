@@ -21,6 +21,7 @@ STAGE = Stage(
     name="extract_embeddings",
     config=Section,
     inputs={"utterances": UtteranceSet, "shards": EmbeddingShard},
+    many=frozenset({"shards"}),
     outputs={"embeddings": EmbeddingSet},
 )
 _ROWS_AT_ONCE = 4096

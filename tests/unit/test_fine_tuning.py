@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+import yaml
 from safetensors.numpy import load_file
 
+from components.core.artifact_io import publish
 from components.core.checkpoints import Checkpoints
 from components.core.config.encoder import TextConfig
 from components.core.data_source import pin
+from components.core.encoders import families
+from components.core.errors import MistereError, UsageError
 from components.core.manifests import EncoderCheckpoint, UtteranceSet
+from components.core.places import PROJECT_ROOT
 from components.core.progress import Progress
 from components.core.stage import RunContext, Step
-from components.core.store import LocalStore
+from components.core.store import LocalStore, ObjectStore
+from components.finetune_encoder.batches import share_step
 from components.pull_data.run import describe
 from tests.local.workshop import make_dataset, rows
 
@@ -52,11 +66,11 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> UtteranceSet:
 
 
 def tune(
-    reference: UtteranceSet, store: LocalStore, output: Path, watch: Watch, settings: TextConfig
+    reference: UtteranceSet, store: LocalStore, output: Path, watch: Watch, settings: TextConfig, tracking: str = ""
 ) -> EncoderCheckpoint:
     from components.finetune_encoder.fine_tuning import fine_tune
 
-    context = RunContext(run_id="test", store=store.uri, tracking_uri="")
+    context = RunContext(run_id="test", store=store.uri, tracking_uri=tracking)
     step = Step("finetune_encoder-text", "key", context, store, watch, Checkpoints(store, "finetune_encoder", "key"))
     output.mkdir(exist_ok=True)
     return fine_tune(settings, step, reference, output, "text")
@@ -91,3 +105,198 @@ def test_a_half_written_checkpoint_costs_time_only(reference: UtteranceSet, tmp_
     states = sorted((tmp_path / "killed").rglob("trainer_state.json"), key=lambda path: path.stat().st_mtime)
     states[-1].write_text(states[-1].read_text()[:100])
     assert tune(reference, store, tmp_path / "b", Watch(), SETTINGS).encoder_digest == whole.encoder_digest
+
+
+# What the machine and torch do
+
+
+def of_steps(**changes: object) -> TextConfig:
+    values = {"epochs": 2, "dropout": 0.0, "batch_size": 8, "learning_rate": 1e-3}
+    return SETTINGS.model_copy(update={**values, **changes})
+
+
+def weights(folder: Path) -> dict[str, np.ndarray]:
+    found: dict[str, np.ndarray] = load_file(folder / "tuned.safetensors")
+    return found
+
+
+def close(one: Path, other: Path, tolerance: float) -> bool:
+    ours, theirs = weights(one), weights(other)
+    return ours.keys() == theirs.keys() and all(np.abs(ours[n] - theirs[n]).max() < tolerance for n in ours)
+
+
+def test_two_processes_train_what_one_does(reference: UtteranceSet, tmp_path: Path) -> None:
+    settings = without_dropout(reference, tmp_path)
+    one = tune(reference, LocalStore(tmp_path / "1"), tmp_path / "a", Watch(), settings)
+    two = tune(
+        reference, LocalStore(tmp_path / "2"), tmp_path / "b", Watch(), settings.model_copy(update={"processes": 2})
+    )
+    assert [e["epoch"] for e in two.history] == [e["epoch"] for e in one.history]
+    assert close(tmp_path / "a", tmp_path / "b", 1e-4)
+
+
+def without_dropout(reference: UtteranceSet, tmp_path: Path) -> TextConfig:
+    """A backbone and a head that draw no random numbers, so that unlike cuts of a step can be compared."""
+    folder = tmp_path / "plain"
+    families()["bidirectional_text"].write_random(folder, 0)
+    config = json.loads((folder / "config.json").read_text())
+    off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (folder / "config.json").write_text(json.dumps({**config, **off}))
+    return of_steps(source=f"path:{folder}")
+
+
+def test_a_step_is_the_same_however_it_is_cut(reference: UtteranceSet, tmp_path: Path) -> None:
+    settings = without_dropout(reference, tmp_path)
+    tune(reference, LocalStore(tmp_path / "1"), tmp_path / "a", Watch(), settings)
+    cut = settings.model_copy(update={"batch_size": 2, "accumulation": 4})
+    tune(reference, LocalStore(tmp_path / "2"), tmp_path / "b", Watch(), cut)
+    assert close(tmp_path / "a", tmp_path / "b", 1e-4)
+
+
+class Listener(Watch):
+    """Keeps what a reader would be told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_the_step_stays(
+    reference: UtteranceSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = without_dropout(reference, tmp_path)
+    tune(reference, LocalStore(tmp_path / "1"), tmp_path / "a", Watch(), settings)
+    family = families()["bidirectional_text"]
+    hidden_states = family.hidden_states
+
+    def small(self: object, backbone: object, batch: dict[str, torch.Tensor]) -> object:
+        if len(batch["input_ids"]) > 4 and torch.is_grad_enabled():
+            raise torch.OutOfMemoryError("no room")
+        return hidden_states(self, backbone, batch)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(family, "hidden_states", small)
+    listener = Listener()
+    tune(reference, LocalStore(tmp_path / "2"), tmp_path / "b", listener, settings)
+    assert listener.notes == [
+        "8 utterances at once do not fit into the device's memory: going on with 4 at once; an optimiser step still sees 8."
+    ]
+    assert close(tmp_path / "a", tmp_path / "b", 1e-4)
+
+
+def test_where_not_one_utterance_fits_it_says_what_to_do(
+    reference: UtteranceSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: object) -> None:
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(families()["bidirectional_text"], "hidden_states", none)
+    with pytest.raises(MistereError, match=r"one utterance at a time does not fit .*text\.max_tokens, .*qlora\."):
+        tune(reference, LocalStore(tmp_path / "1"), tmp_path / "a", Watch(), of_steps())
+
+
+def test_shares_of_a_step() -> None:
+    assert share_step(16, 2, 1) == (2, 8) and share_step(16, 16, 2) == (8, 1) and share_step(16, 2, 4) == (2, 2)
+    assert share_step(12, 5, 1) == (4, 3) and share_step(7, 4, 1) == (1, 7)
+    with pytest.raises(UsageError, match="16, which 3 processes cannot share evenly"):
+        share_step(16, 16, 3)
+
+
+def test_a_checkpoint_of_adapters_is_small(reference: UtteranceSet, tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    settings = of_steps(tuning="lora", gradient_checkpointing=True, class_weights="balanced", loss="cross_entropy")
+    with pytest.raises(KilledError):
+        tune(reference, store, tmp_path / "a", Watch("2"), settings)
+    (file,) = store.root.rglob("checkpoint-*/model.safetensors")
+    names = set(load_file(file))
+    assert any(".lora_A" in name for name in names)
+    assert all(".lora_" in name or not name.startswith("backbone.") for name in names)
+    assert tune(reference, store, tmp_path / "a", Watch(), settings).history
+
+
+def test_the_curve_is_in_mlflow_and_its_absence_costs_nothing(reference: UtteranceSet, tmp_path: Path) -> None:
+    from mlflow.tracking import MlflowClient
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    store = LocalStore(tmp_path / "store")
+    settings = of_steps(tracking=True)
+    with pytest.raises(KilledError):
+        tune(reference, store, tmp_path / "a", Watch("2"), settings, uri)
+    made = tune(reference, store, tmp_path / "a", Watch(), settings, uri)
+    client = MlflowClient(tracking_uri=uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("mistere").experiment_id])
+    logged = client.get_metric_history(run.info.run_id, "dev_weighted_f1")
+    assert [round(point.value, 6) for point in logged] == [epoch["dev_weighted_f1"] for epoch in made.history]
+    assert run.info.status == "FINISHED" and run.data.params["learning_rate"] == "0.001"
+    listener = Listener()
+    tune(reference, LocalStore(tmp_path / "other"), tmp_path / "b", listener, settings, "http://127.0.0.1:9")
+    assert len(listener.notes) == 1 and listener.notes[0].startswith("the curve is not logged: ")
+
+
+# A real run, really killed
+
+
+def command(store: ObjectStore, digest: str, config: Path, cache: Path) -> subprocess.Popen[str]:
+    environment = {
+        **os.environ,
+        "MISTERE_CACHE": str(cache),
+        "OMP_NUM_THREADS": "1",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    }
+    arguments = ["--store", store.uri, "--utterances", digest, "--config", str(config), "--modality", "text"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "components.finetune_encoder", *arguments],
+        cwd=PROJECT_ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def steps_kept(store: ObjectStore) -> int:
+    """The step of the newest whole checkpoint in a store."""
+    mark = "trainer_state.json" if isinstance(store, LocalStore) else ".complete"
+    names = [key for key in store.keys("checkpoints") if key.endswith(mark)]
+    return max((int(name.split("checkpoint-")[1].split("/")[0].split(".")[0]) for name in names), default=0)
+
+
+def stop_after(process: subprocess.Popen[str], store: ObjectStore, step: int, how: signal.Signals) -> str:
+    """Wait until a step is kept, then send a signal; what the process said."""
+    deadline = time.monotonic() + 120
+    while steps_kept(store) < step and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert process.poll() is None, process.communicate()[1]
+    process.send_signal(how)
+    return process.communicate(timeout=60)[1]
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    return out.split("encoder: ")[1].split()[0]
+
+
+def test_killed_and_preempted_it_ends_where_it_would_have_ended(
+    store: ObjectStore, reference: UtteranceSet, tmp_path: Path
+) -> None:
+    config = tmp_path / "text.yaml"
+    settings = SETTINGS.model_copy(update={"epochs": 3, "checkpoint_seconds": 0.0, "batch_size": 4})
+    config.write_text(yaml.safe_dump(settings.model_dump(mode="json", exclude_none=True)))
+    (tmp_path / "reference").mkdir()
+    digest = publish(store, reference, tmp_path / "reference").digest
+    whole_store = LocalStore(tmp_path / "whole")
+    (tmp_path / "reference").mkdir(exist_ok=True)
+    publish(whole_store, reference, tmp_path / "reference")
+    whole = command(whole_store, digest, config, tmp_path / "machine-0")
+    stop_after(command(store, digest, config, tmp_path / "machine-1"), store, 3, signal.SIGKILL)
+    reached = steps_kept(store)
+    said = stop_after(command(store, digest, config, tmp_path / "machine-2"), store, reached + 9, signal.SIGTERM)
+    assert "stopped by SIGTERM after step" in said and "Traceback" not in said
+    again = steps_kept(store)
+    assert again > reached
+    made = finish(command(store, digest, config, tmp_path / "machine-3"))
+    assert made == finish(whole)  # the artifact's address: the same weights, the same curve
+    assert not list(store.keys("checkpoints"))

