@@ -37,9 +37,13 @@ def _add_adapters(model: UtteranceEncoder, config: EncoderConfig) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
     model.backbone.requires_grad_(False)
-    targets = config.lora.target_modules or list(model.family.lora_targets)
+    targets = model.family.adapter_targets(model.backbone, config.lora.target_modules)
     adapters = LoraConfig(
-        r=config.lora.rank, lora_alpha=config.lora.alpha, lora_dropout=config.lora.dropout, target_modules=targets
+        r=config.lora.rank,
+        lora_alpha=config.lora.alpha,
+        lora_dropout=config.lora.dropout,
+        target_modules=targets,
+        exclude_modules=model.family.lora_excluded or None,
     )
     try:
         inject_adapter_in_model(adapters, model.backbone)

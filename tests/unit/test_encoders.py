@@ -28,7 +28,9 @@ from components.core.errors import ArtifactError, ExitCode, MistereError, UsageE
 from components.core.manifests import BaseEncoder
 from components.core.store import LocalStore, S3Store
 
-FAMILIES = sorted(families())
+FAMILIES = [
+    f"{name}/{variant}" if variant else name for name, cls in sorted(families().items()) for variant in cls.variants
+]
 every_family = pytest.mark.parametrize("name", FAMILIES)
 CLASSES = 4
 
@@ -38,24 +40,33 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A random backbone of every family, as the store would hold it."""
+    """A random backbone of every family and variant, as the store would hold it."""
     found = {}
-    for name, family in families().items():
-        folder = tmp_path_factory.mktemp(name)
-        family.write_random(folder / "raw", 0)
-        family.export_base(folder / "raw", folder / "base")
-        found[name] = folder / "base"
+    for name in FAMILIES:
+        family, _, variant = name.partition("/")
+        folder = tmp_path_factory.mktemp(name.replace("/", "-"))
+        families()[family].write_random(folder / "raw", 0, variant)
+        families()[family].export_base(folder / "raw", folder / "base")
+        found[name] = found.setdefault(family, folder / "base") if not variant else folder / "base"
+        found.setdefault(family, folder / "base")
     return found
 
 
+def family_named(name: str) -> type[Family]:
+    """The family of a variant."""
+    return families()[name.partition("/")[0]]
+
+
 def settings_of(name: str, **changes: object) -> EncoderConfig:
-    return EncoderConfig.model_validate({"source": f"random:{name}", "projection": 8, "max_tokens": 32} | changes)
+    return EncoderConfig.model_validate(
+        {"source": f"random:{name.partition('/')[0]}", "projection": 8, "max_tokens": 32} | changes
+    )
 
 
 def encoder_of(bases: dict[str, Path], name: str, **changes: object) -> UtteranceEncoder:
     settings = settings_of(name, **changes)
     torch.manual_seed(1)
-    return UtteranceEncoder(families()[name](bases[name], settings), settings, CLASSES).eval()
+    return UtteranceEncoder(family_named(name)(bases[name], settings), settings, CLASSES).eval()
 
 
 def inputs_of(modality: str) -> list[Any]:
@@ -88,14 +99,18 @@ def test_hidden_states_have_the_shapes_they_should(bases: dict[str, Path], name:
     layers, width = family.layers(encoder.backbone), family.hidden_size(encoder.backbone)
     assert len(states) == len(layers) + 1
     assert {tuple(state.shape) for state in states} == {(len(features), mask.shape[1], width)}
-    assert mask.dtype == torch.bool and mask[:, 0].all() and mask.sum(1).max() == mask.shape[1]
+    assert mask.dtype == torch.bool and mask.any(1).all() and (mask[:, 0].all() or family.causal)
     lengths = [feature["length"] for feature in features]
     assert np.argsort(lengths, kind="stable").tolist() == np.argsort(mask.sum(1).numpy(), kind="stable").tolist()
 
 
 @every_family
-@pytest.mark.parametrize("pooling", ["mean", "attentive", "first", "layer_mix"])
+@pytest.mark.parametrize("pooling", ["mean", "attentive", "first", "last", "layer_mix"])
 def test_an_utterance_is_embedded_alone_as_in_any_batch(bases: dict[str, Path], name: str, pooling: str) -> None:
+    if family_named(name).causal and pooling == "first":
+        with pytest.raises(UsageError, match="pooling=first reads a position that has seen nothing"):
+            encoder_of(bases, name, pooling=pooling)
+        return
     encoder = encoder_of(bases, name, pooling=pooling)
     utterances = inputs_of(encoder.family.modality)
     together = embedded(encoder, utterances)
@@ -116,7 +131,7 @@ def test_gradients_do_not_see_padding(bases: dict[str, Path], name: str) -> None
         encoder.embed(encoder.family.collate(features))[0].square().sum().backward()
         return torch.cat([p.grad.flatten() for p in encoder.parameters() if p.grad is not None])
 
-    utterances = inputs_of(families()[name].modality)
+    utterances = inputs_of(family_named(name).modality)
     alone, beside = gradient(utterances[:1]), gradient([utterances[0], utterances[3]])
     torch.testing.assert_close(alone, beside, atol=1e-4 * float(alone.abs().max()), rtol=1e-3)
 
@@ -124,7 +139,8 @@ def test_gradients_do_not_see_padding(bases: dict[str, Path], name: str) -> None
 @every_family
 def test_random_bases_are_a_function_of_the_seed(name: str, tmp_path: Path) -> None:
     def weights(seed: int, folder: str) -> bytes:
-        families()[name].write_random(tmp_path / folder, seed)
+        family, _, variant = name.partition("/")
+        families()[family].write_random(tmp_path / folder, seed, variant)
         (file,) = (tmp_path / folder).glob("*.safetensors")
         return file.read_bytes()
 
@@ -223,7 +239,7 @@ def test_an_embedder_keeps_the_order_and_marks_what_is_missing(
     save_tuned(encoder, tmp_path)
     settings = encoder.settings.model_dump(mode="json")
     few = ExtractionSettings(batch_seconds=4, batch_tokens=64, precision="float32")
-    embedder = Embedder(name, bases[name], tmp_path / "tuned.safetensors", settings, CLASSES, few)
+    embedder = Embedder(name.partition("/")[0], bases[name], tmp_path / "tuned.safetensors", settings, CLASSES, few)
     utterances = inputs_of(encoder.family.modality)
     features = [encoder.family.prepare(utterance) for utterance in utterances]
     found = embedder.embed([features[0], None, *features[1:]])
@@ -232,7 +248,7 @@ def test_an_embedder_keeps_the_order_and_marks_what_is_missing(
     assert np.isnan(embedder.embed([None])).all()
 
 
-@pytest.mark.parametrize("kind", ["mean", "attentive", "first", "layer_mix"])
+@pytest.mark.parametrize("kind", ["mean", "attentive", "first", "last", "layer_mix"])
 def test_poolings_read_real_positions_only(kind: str) -> None:
     torch.manual_seed(0)
     pooling = Pooling(kind, 6, 3)
@@ -254,6 +270,92 @@ def test_attentive_pooling_of_one_position_has_a_finite_gradient() -> None:
     assert states.grad is not None and states.grad.isfinite().all()
 
 
+@every_family
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_whatever_learns_has_a_gradient(bases: dict[str, Path], name: str, tuning: str) -> None:
+    """Processes that train together wait for every gradient."""
+    from components.finetune_encoder.trainable import choose_trainable
+
+    encoder = encoder_of(bases, name, tuning=tuning, gradient_checkpointing=True)
+    choose_trainable(encoder, encoder.settings)
+    encoder.train()
+    features = [encoder.family.prepare(utterance) for utterance in inputs_of(encoder.family.modality)]
+    encoder(encoder.family.collate(features)).square().sum().backward()
+    idle = [n for n, p in encoder.named_parameters() if p.requires_grad and p.grad is None]
+    assert not idle
+
+
+@every_family
+def test_half_precision_is_close_to_whole(bases: dict[str, Path], name: str) -> None:
+    whole = encoder_of(bases, name)
+    torch.manual_seed(1)
+    half = UtteranceEncoder(family_named(name)(bases[name], whole.settings, torch.bfloat16), whole.settings, CLASSES)
+    assert {p.dtype for p in half.backbone.parameters()} == {torch.bfloat16}
+    utterances = inputs_of(whole.family.modality)
+    one, other = embedded(whole, utterances), embedded(half.eval(), utterances)
+    assert other.dtype == torch.float32 and 0 < (one - other).abs().max() < 0.15 * one.abs().max()
+
+
+@every_family
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_a_gpu_computes_what_a_cpu_does(bases: dict[str, Path], name: str) -> None:
+    encoder = encoder_of(bases, name)
+    utterances = inputs_of(encoder.family.modality)
+    here = embedded(encoder, utterances)
+    batch = encoder.family.collate([encoder.family.prepare(utterance) for utterance in utterances])
+    with torch.inference_mode():
+        there = encoder.cuda().embed({key: tensor.cuda() for key, tensor in batch.items()}).cpu()
+    torch.testing.assert_close(there, here, atol=1e-3, rtol=1e-3)
+
+
+TEXT_FAMILIES = [name for name in FAMILIES if family_named(name).modality == "text"]
+
+
+@pytest.mark.parametrize("name", TEXT_FAMILIES)
+def test_turns_before_an_utterance_are_read_but_not_pooled(bases: dict[str, Path], name: str) -> None:
+    encoder = encoder_of(bases, name, context_turns=2, max_tokens=24)
+    family = encoder.family
+    alone = Transcript("fine then")
+    others = [Transcript("fine then", turns) for turns in (("no",), ("yes!",), ("what? " * 30, "no"))]
+    lone = family.prepare(alone)
+    for transcript in others:
+        features = family.prepare(transcript)
+        assert lone["length"] < features["length"] <= 24
+        assert sum(features["pooled"]) in {
+            sum(lone["pooled"]),
+            sum(lone["pooled"]) - 1,
+        }  # a begin token leads all of it
+    together = embedded(encoder, [alone, *others])
+    assert torch.pdist(together).min() > 1e-4
+    torch.testing.assert_close(embedded(encoder, others[2:])[0], together[3], atol=1e-5, rtol=0)
+    full = family.prepare(Transcript("a b c d e f g h i j k l m n o p q r s t u v w x y z" * 9, ("no",)))
+    assert full["length"] == 24 and all(full["pooled"])
+
+
+def test_adapters_on_weights_of_four_bits(bases: dict[str, Path], tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    from components.finetune_encoder.trainable import choose_trainable
+
+    encoder = encoder_of(bases, "decoder_text", tuning="qlora", lora={"dropout": 0.0})
+    choose_trainable(encoder, encoder.settings)
+    encoder.train()  # for inference on a CPU bitsandbytes packs weights anew, which wants more than 32 columns
+    assert [module for module in encoder.modules() if type(module).__name__ == "Linear4bit"]
+    utterances = inputs_of("text")
+    nudge(encoder)
+    after = embedded(encoder, utterances)
+    save_tuned(encoder, tmp_path)
+    again = load_tuned(encoder.family, encoder.settings, CLASSES, tmp_path / "tuned.safetensors")
+    assert not [module for module in again.modules() if type(module).__name__ == "Linear4bit"]
+    torch.testing.assert_close(embedded(again, utterances), after, atol=1e-3, rtol=1e-3)
+
+
+def test_a_prompt_must_say_where_the_audio_goes(bases: dict[str, Path]) -> None:
+    settings = settings_of("audio_language", prompt="What do you hear?")
+    family = families()["audio_language"](bases["audio_language"], settings)
+    with pytest.raises(UsageError, match=r"speech\.prompt must name <\|AUDIO\|> once"):
+        family.collate([family.prepare(utterance) for utterance in inputs_of("speech")])
+
+
 # Sources
 
 
@@ -269,10 +371,10 @@ def refused(source: str, tmp_path: Path, modality: str = "text", **changes: obje
 @every_family
 def test_a_random_base_is_published_once(name: str, tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
-    modality = families()[name].modality
+    modality = family_named(name).modality
     first = resolve_base(settings_of(name), modality, store)
     again = resolve_base(settings_of(name), modality, store)
-    assert first.manifest.digest == again.manifest.digest and first.manifest.family == name
+    assert first.manifest.digest == again.manifest.digest and first.manifest.family == name.partition("/")[0]
     assert isinstance(first, Opened) and isinstance(first.manifest, BaseEncoder)
     assert resolve_base(settings_of(name, seed=1), modality, store).manifest.digest != first.manifest.digest
 
@@ -354,7 +456,7 @@ def test_an_unknown_model_type_is_a_usage_error(config: object, says: str, tmp_p
 
 
 def test_weights_that_are_cut_short_are_one_sentence(tmp_path: Path) -> None:
-    for family in FAMILIES:
+    for family in families():
         folder = saved(tmp_path / family, family)
         file = folder / "model.safetensors"
         file.write_bytes(file.read_bytes()[:1000])

@@ -29,6 +29,10 @@ class Family(ABC):
     modality: ClassVar[Literal["speech", "text"]]
     lora_targets: ClassVar[tuple[str, ...]] = ()
     """Name endings of the projections that adapters go to by default."""
+    lora_excluded: ClassVar[str] = ""
+    """Modules that adapters never go to, as a regular expression on whole names."""
+    causal: ClassVar[bool] = False
+    """Whether a position sees only what stands before it, so that the first one has seen nothing."""
     rate: ClassVar[float] = 1.0
     """What ``length`` counts, in a second of speech; text counts tokens."""
     variants: ClassVar[tuple[str, ...]] = ("",)
@@ -63,6 +67,15 @@ class Family(ABC):
     @abstractmethod
     def hidden_size(self, backbone: nn.Module) -> int:
         """Width D of the hidden states."""
+
+    def adapter_targets(self, backbone: nn.Module, asked: Sequence[str]) -> list[str]:
+        """Name endings of the projections that adapters go to.
+
+        Args:
+            backbone: the backbone.
+            asked: what the configuration names; empty for the family's own choice.
+        """
+        return list(asked or self.lora_targets)
 
     @abstractmethod
     def prepare(self, utterance: Any) -> Features:

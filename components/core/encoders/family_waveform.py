@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from components.core.encoders.family import Family, Features, pad_stack
 from components.core.encoders.pretrained import load_pretrained
+from components.core.errors import UsageError
 
 
 class Waveform(Family):
@@ -80,6 +81,21 @@ class Waveform(Family):
 
     def hidden_size(self, backbone: nn.Module) -> int:
         return int(backbone.config.hidden_size)  # type: ignore[union-attr, arg-type]
+
+    def adapter_targets(self, backbone: nn.Module, asked: Sequence[str]) -> list[str]:
+        """WavLM hands its attention's weights to one fused operation, past any adapter; its feed-forward layers take them.
+
+        Raises:
+            UsageError: adapters are asked for where they would learn nothing.
+        """
+        if backbone.config.model_type != "wavlm":  # type: ignore[union-attr]
+            return super().adapter_targets(backbone, asked)
+        if passed := sorted(set(asked) & {"q_proj", "k_proj", "v_proj", "out_proj"}):
+            raise UsageError(
+                f"encoder {self.settings.source}: an adapter on {passed[0]} learns nothing in WavLM; set "
+                "speech.lora.target_modules=[intermediate_dense,output_dense]."
+            )
+        return list(asked or ("intermediate_dense", "output_dense"))
 
     def prepare(self, utterance: np.ndarray) -> Features:
         """Samples ``[N]`` brought to zero mean and unit variance, as these models were trained."""

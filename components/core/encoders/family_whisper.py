@@ -22,7 +22,7 @@ from components.core.errors import UsageError
 
 _MARGIN = 400
 """Samples of silence after each utterance: more than half an analysis window, so its end is seen alike alone and padded."""
-_FRAME_SAMPLES = 320
+_FRAME_SAMPLES = 160
 
 
 class Whisper(Family):
@@ -106,11 +106,7 @@ class Whisper(Family):
 
     def prepare(self, utterance: np.ndarray) -> Features:
         """Log-mel frames ``[T, mel]`` of mono samples at 16 kHz; T is even."""
-        padded = -(-(len(utterance) + _MARGIN) // _FRAME_SAMPLES) * _FRAME_SAMPLES
-        wave = np.pad(utterance, (0, padded - len(utterance)))
-        mel = self._extractor()(wave, sampling_rate=16000, padding="do_not_pad", truncation=False, return_tensors="np")
-        most = 2 * self._positions()
-        frames = np.ascontiguousarray(mel["input_features"][0].T[:most], dtype=np.float32)
+        frames = log_mel(self._extractor(), utterance, 2 * _FRAME_SAMPLES)[: 2 * self._positions()]
         return {"frames": frames, "length": len(frames)}
 
     def collate(self, features: Sequence[Features]) -> dict[str, Tensor]:
@@ -119,18 +115,8 @@ class Whisper(Family):
 
     def hidden_states(self, backbone: nn.Module, batch: dict[str, Tensor]) -> tuple[list[Tensor], Tensor]:
         encoder: Any = backbone
-        mask = batch["frame_mask"]
-        frames = batch["frames"].to(encoder.conv1.weight.dtype).transpose(1, 2)
-        states = nn.functional.gelu(encoder.conv1(frames)) * mask[:, None, :]
-        states = nn.functional.gelu(encoder.conv2(states)).transpose(1, 2)
-        mask = mask[:, ::2]
-        states = states + encoder.embed_positions.weight[: states.shape[1]]
-        bias = attention_bias(mask, states.dtype)
-        every = [states]
-        for layer in encoder.layers:
-            states = layer(states, bias)
-            every.append(states)
-        every[-1] = encoder.layer_norm(states)
+        every, mask = tower_states(encoder, batch["frames"], batch["frame_mask"])
+        every[-1] = encoder.layer_norm(every[-1])
         return every, mask
 
     def _positions(self) -> int:
@@ -144,3 +130,39 @@ class Whisper(Family):
 
             self._loaded_extractor = WhisperFeatureExtractor.from_pretrained(str(self.directory), local_files_only=True)
         return self._loaded_extractor
+
+
+def log_mel(extractor: Any, wave: np.ndarray, multiple: int) -> np.ndarray:
+    """Log-mel frames float32 ``[T, mel]`` at 100 Hz of samples ``[N]`` at 16 kHz, with silence up to a whole multiple.
+
+    Args:
+        extractor: a ``WhisperFeatureExtractor``.
+        wave: the samples.
+        multiple: of how many samples the padded length is a multiple.
+    """
+    padded = -(-(len(wave) + _MARGIN) // multiple) * multiple
+    samples = np.pad(wave, (0, padded - len(wave)))
+    mel = extractor(samples, sampling_rate=16000, padding="do_not_pad", truncation=False, return_tensors="np")
+    return np.ascontiguousarray(mel["input_features"][0].T, dtype=np.float32)
+
+
+def tower_states(encoder: Any, frames: Tensor, mask: Tensor) -> tuple[list[Tensor], Tensor]:
+    """Every layer's states ``[B, T/2, D]`` of a Whisper encoder, before its last normalisation, and their mask.
+
+    Args:
+        encoder: convolutions, positions and layers as Whisper has them.
+        frames: ``[B, T, mel]``.
+        mask: real frames ``[B, T]``.
+    """
+    inputs = frames.to(encoder.conv1.weight.dtype).transpose(1, 2)
+    states = nn.functional.gelu(encoder.conv1(inputs)) * mask[:, None, :]
+    states = nn.functional.gelu(encoder.conv2(states)).transpose(1, 2)
+    mask = mask[:, ::2]
+    states = states + encoder.embed_positions.weight[: states.shape[1]]
+    bias = attention_bias(mask, states.dtype)
+    every = [states]
+    for layer in encoder.layers:
+        answer = layer(states, bias)
+        states = answer[0] if isinstance(answer, tuple) else answer
+        every.append(states)
+    return every, mask

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from components.core.config.encoder import EncoderConfig
 from components.core.encoders.family import Family
-from components.core.errors import ArtifactError
+from components.core.errors import ArtifactError, UsageError
 
 
 class Pooling(nn.Module):
@@ -61,10 +61,18 @@ class UtteranceEncoder(nn.Module):
         family: how to feed and read the backbone.
         settings: the encoder's section.
         classes: width of the head.
+
+    Raises:
+        UsageError: the base does not load, or the pooling does not fit it.
     """
 
     def __init__(self, family: Family, settings: EncoderConfig, classes: int) -> None:
         super().__init__()
+        if family.causal and settings.pooling == "first":
+            raise UsageError(
+                f"{family.modality}.pooling=first reads a position that has seen nothing in {settings.source}: choose last, "
+                "mean or attentive."
+            )
         self.family, self.settings = family, settings
         self.backbone = family.load_backbone()
         width = family.hidden_size(self.backbone)
