@@ -159,4 +159,6 @@ def load_bundle(location: str) -> EmotionModel:
         )
         for name, encoder in bundle.encoders.items()
     }
+    for embedder in embedders.values():
+        _ = embedder.encoder  # damage is found now, not at the first question
     return EmotionModel(bundle, load_mixture(opened.path), embedders)

@@ -7,13 +7,16 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from components.core.dataset import SPLITS, Split, Utterance, read_utterances
+from components.core.dataset import SPLITS, Split, Utterance, read_batches, read_utterances
 from components.core.manifests import UtteranceSet
 from components.core.remote_data import selected_dialogues, shard_paths
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,22 @@ class UtteranceReader:
                 rows=(rows.start, rows.stop),
             )
         )
+
+    def table(self, rows: RowRange) -> pa.Table:
+        """Split, dialogue, turn and label of one range's utterances, without what they hold."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        columns = ["dialogue_id", "turn", "label"]
+        batches = read_batches([self._paths[rows.split][rows.shard]], columns, rows=(rows.start, rows.stop))
+        table = pa.Table.from_batches(batches).select(columns)
+        chosen = self._selection[rows.split]
+        if chosen is not None:
+            table = table.filter(pc.is_in(table["dialogue_id"], pa.array(sorted(chosen), pa.string())))
+        split = pa.repeat(pa.scalar(rows.split), len(table))
+        kinds = {"turn": pa.int64()}
+        cast = [table[name].cast(kinds.get(name, pa.string())) for name in columns]
+        return pa.Table.from_arrays([split, *cast], names=["split", *columns])
 
 
 class PreviousTurns:

@@ -24,7 +24,6 @@ from components.core.stage import Result, Shard, Stage, Step
 
 if TYPE_CHECKING:
     import numpy as np
-    import pyarrow as pa
 
     from components.core.dataset import Utterance
     from components.core.encoders.embedding import Embedder
@@ -84,6 +83,8 @@ def run(
     if encoder.manifest.absent:
         return Result(manifests={"vectors": EmbeddingShard(modality=modality, absent=True)})
     with step.loading():
+        import pandas  # noqa: F401  (pyarrow imports it with the first scalar)
+        import pyarrow.parquet  # noqa: F401
         import transformers.modeling_utils  # noqa: F401  (families import it when they load)
 
         from components.core.encoders.embedding import Embedder
@@ -199,16 +200,18 @@ class _Extraction:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        names = ("dialogue_id", "turn", "label")
-        columns: dict[str, list[str | int]] = {name: [] for name in ("split", *names)}
+        counts: dict[str, int] = {}
+        tables = []
         for part in self._ranges:
-            for utterance in self._reader.read(part, audio=False, text=False):
-                columns["split"].append(part.split)
-                for name in names:
-                    columns[name].append(getattr(utterance, name))
-        pq.write_table(pa.table(columns, schema=_row_schema()), folder / UTTERANCES_FILE, compression="zstd")
-        splits = dict.fromkeys(columns["split"])
-        return {str(split): columns["split"].count(split) for split in splits}
+            table = self._reader.table(part)
+            counts[part.split] = counts.get(part.split, 0) + len(table)
+            tables.append(table)
+        if not tables:
+            names = {"split": pa.string(), "dialogue_id": pa.string(), "turn": pa.int64(), "label": pa.string()}
+            tables.append(pa.schema(names).empty_table())
+        rows = pa.concat_tables(tables)
+        pq.write_table(rows, folder / UTTERANCES_FILE, compression="zstd")
+        return counts
 
     def _window(self, part: RowRange) -> _Window:
         from components.core.encoders.inputs import Transcript
@@ -248,14 +251,6 @@ class _Extraction:
             if item.key is not None and not np.isnan(computed[index, 0])
         ]
         self._cache.add([window.misses[index].key or b"" for index in whole], computed[whole])
-
-
-def _row_schema() -> pa.Schema:
-    import pyarrow as pa
-
-    return pa.schema(
-        [("split", pa.string()), ("dialogue_id", pa.string()), ("turn", pa.int64()), ("label", pa.string())]
-    )
 
 
 def share_of(ranges: list[RowRange], shard: Shard) -> list[RowRange]:

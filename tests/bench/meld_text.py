@@ -21,6 +21,7 @@ import numpy as np
 from components.core.corpora.meld import import_meld
 from components.core.dataset import SPLITS, read_utterances, shards_of
 from components.core.encoders import families
+from components.core.encoders.inputs import Transcript
 from components.core.encoders.sources import resolve_base
 from components.core.encoders.utterance_encoder import UtteranceEncoder
 from components.core.store import LocalStore
@@ -53,7 +54,7 @@ def embed(source: Path, folder: Path) -> None:
         config = load_profile("sample", SETTINGS)
         base = resolve_base(config.text, "text", LocalStore(Path(scratch) / "store"))
         encoder = UtteranceEncoder(families()[base.manifest.family](base.path, config.text), config.text, 7).eval()
-        features = [encoder.family.prepare(utterance.text) for _, utterance in rows]
+        features = [encoder.family.prepare(Transcript(utterance.text)) for _, utterance in rows]
         vectors = np.lib.format.open_memmap(
             aside / "text.npy", "w+", np.float32, (len(rows), encoder.family.hidden_size(encoder.backbone))
         )

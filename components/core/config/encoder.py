@@ -32,7 +32,7 @@ class ExtractionSettings(Section):
         shards: tasks that share the work.
     """
 
-    batch_seconds: float = Field(default=60.0, gt=0)
+    batch_seconds: float = Field(default=30.0, gt=0)
     batch_tokens: int = Field(default=512, gt=0)
     precision: Precision = "auto"
     cache: str = Field(default="store", min_length=1)

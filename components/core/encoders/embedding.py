@@ -8,10 +8,10 @@ batches are computed side by side, a core each, which spares the waiting of core
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import nullcontext
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -62,14 +62,17 @@ class Embedder:
         kind = families()[family]
         self.device = choose_device(device, f"{kind.modality}.device")
         self.precision = inference_precision(extraction.precision, self.device)
-        self.encoder: UtteranceEncoder = load_tuned(
-            kind(base, self.settings, self.precision), self.settings, classes, tuned
-        ).to(self.device)
+        self._load = partial(load_tuned, kind(base, self.settings, self.precision), self.settings, classes, tuned)
         self.modality = kind.modality
         self.dimension = self.settings.projection
         speech = self.modality == "speech"
         self._budget = extraction.batch_seconds * kind.rate if speech else float(extraction.batch_tokens)
         self._note = note or (lambda _: None)
+
+    @cached_property
+    def encoder(self) -> UtteranceEncoder:
+        """The encoder itself, loaded when it is first needed: vectors that are there already need none."""
+        return self._load().to(self.device)
 
     def prepare(self, utterance: HasModalities, context: Sequence[str] = ()) -> Features | None:
         """Features of one utterance, or None where it lacks the modality.
@@ -86,7 +89,7 @@ class Embedder:
 
     def embed(self, features: Sequence[Features | None]) -> np.ndarray:
         """Vectors float32 ``[N, dimension]`` in the order of ``features``; a NaN row where there is none."""
-        return self._embed(features, None)
+        return self._begin(features, None)()
 
     def embed_windows(
         self, windows: Iterable[Sequence[T]], prepare: Callable[[T], Features | None]
@@ -101,24 +104,34 @@ class Embedder:
         """
         on_cpu = self.device.type == "cpu"
         with one_core_each() if on_cpu else nullcontext(), ThreadPoolExecutor(usable_cores()) as pool:
-            ahead: deque[list[Future[Features | None]]] = deque()
+            compute: Executor | None = pool if on_cpu else None
+            ready: list[Future[Features | None]] | None = None
             for window in windows:
-                ahead.append([pool.submit(prepare, item) for item in window])
-                if len(ahead) > 1:
-                    yield self._embed([future.result() for future in ahead.popleft()], pool if on_cpu else None)
-            while ahead:
-                yield self._embed([future.result() for future in ahead.popleft()], pool if on_cpu else None)
+                if window:
+                    _ = self.encoder  # loaded here rather than by several threads at once
+                finish = self._begin([future.result() for future in ready], compute) if ready is not None else None
+                # Behind the batches in the queue: a core that runs out of them prepares what is next.
+                ready = [pool.submit(prepare, item) for item in window]
+                if finish:
+                    yield finish()
+            if ready is not None:
+                yield self._begin([future.result() for future in ready], compute)()
 
-    def _embed(self, features: Sequence[Features | None], pool: ThreadPoolExecutor | None) -> np.ndarray:
-        vectors = np.full((len(features), self.dimension), np.nan, dtype=np.float32)
+    def _begin(self, features: Sequence[Features | None], pool: Executor | None) -> Callable[[], np.ndarray]:
+        """Start computing, in ``pool`` where there is one; what is returned waits and gives the vectors."""
         there = [(index, feature) for index, feature in enumerate(features) if feature is not None]
         batches = batches_within([feature["length"] for _, feature in there], self._budget)
         chosen = [[there[position] for position in batch] for batch in batches]
         work = [[feature for _, feature in batch] for batch in chosen]
         results = pool.map(self._vectors, work) if pool else map(self._vectors, work)
-        for batch, result in zip(chosen, results, strict=True):
-            vectors[[index for index, _ in batch]] = result
-        return vectors
+
+        def finish() -> np.ndarray:
+            vectors = np.full((len(features), self.dimension), np.nan, dtype=np.float32)
+            for batch, result in zip(chosen, results, strict=True):
+                vectors[[index for index, _ in batch]] = result
+            return vectors
+
+        return finish
 
     @torch.inference_mode()
     def _vectors(self, features: list[Features]) -> np.ndarray:

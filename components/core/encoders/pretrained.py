@@ -59,7 +59,9 @@ def _four_bits(dtype: torch.dtype) -> Any:
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as error:
-        raise UsageError("tuning=qlora needs bitsandbytes: pip install bitsandbytes==0.50.2, or set tuning=lora.") from error
+        raise UsageError(
+            "tuning=qlora needs bitsandbytes: pip install bitsandbytes==0.50.2, or set tuning=lora."
+        ) from error
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(

@@ -1,0 +1,85 @@
+"""Profiles are data that load, and the paper's holds the paper's numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from components.core.config.whole import Config, available_profiles, load_config
+from components.core.encoders import families
+from pipelines.profiles import PROFILES
+
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "speech": {
+        "source": "hub:Qwen/Qwen2-Audio-7B",
+        "tuning": "lora",
+        "pooling": "mean",
+        "projection": 2048,
+        "dropout": 0.5,
+        "loss": "focal",
+        "focal_gamma": 2.0,
+        "learning_rate": 1e-5,
+        "head_learning_rate": 1e-5,
+        "batch_size": 2,
+        "accumulation": 8,
+        "epochs": 20,
+        "min_seconds": 1,
+        "max_seconds": 30,
+    },
+    "text": {
+        "source": "hub:Qwen/Qwen2.5-7B",
+        "tuning": "lora",
+        "pooling": "attentive",
+        "projection": 2048,
+        "dropout": 0.5,
+        "loss": "focal",
+        "focal_gamma": 2.0,
+        "learning_rate": 1e-5,
+        "head_learning_rate": 1e-5,
+        "batch_size": 8,
+        "accumulation": 1,
+        "epochs": 20,
+        "max_tokens": 128,
+    },
+    "mixture": {
+        "hidden": 512,
+        "gru_layers": 3,
+        "fusion": "co_attention",
+        "fusion_width": 1024,
+        "fusion_blocks": 4,
+        "attention_width": 120,
+        "attention_heads": 3,
+        "gate_temperature": 2.0,
+        "focal_gamma": 3.0,
+        "contrastive_weight": 2.0,
+        "consistency_weight": 0.1,
+        "learning_rate": 1e-5,
+        "batch_dialogues": 8,
+        "epochs": 100,
+    },
+}
+ADAPTERS = {
+    "speech": {"rank": 16, "alpha": 8, "dropout": 0.05, "target_modules": ["q_proj", "k_proj"]},
+    "text": {"rank": 8, "alpha": 32, "dropout": 0.1, "target_modules": []},
+}
+
+
+@pytest.mark.parametrize("profile", available_profiles(PROFILES))
+def test_a_profile_loads(profile: str) -> None:
+    assert isinstance(load_config(profile, directory=PROFILES), Config)
+
+
+@pytest.mark.parametrize("section", sorted(PUBLISHED))
+def test_the_papers_profile_holds_its_numbers(section: str) -> None:
+    found = getattr(load_config("paper", directory=PROFILES), section).model_dump()
+    assert {name: found[name] for name in PUBLISHED[section]} == PUBLISHED[section]
+    if section in ADAPTERS:
+        assert found["lora"] == ADAPTERS[section]
+
+
+def test_every_backbone_of_a_profile_has_a_family() -> None:
+    kinds = {"gpu": ("wavlm", "roberta"), "paper": ("qwen2_audio", "qwen2")}
+    for types in kinds.values():
+        for modality, model_type in zip(("speech", "text"), types, strict=True):
+            assert [cls for cls in families().values() if cls.modality == modality and cls.handles(model_type)]
