@@ -16,6 +16,7 @@ from components.core.manifests import EvaluationReport
 from components.core.missing_curve import curve_from_metrics
 from components.core.outcome import Estimate, Outcome, base_task, ordered_tasks
 from components.core.page import render_page
+from components.core.stage import StageRecord
 from components.report_run import plots
 from components.report_run.curves import missing_modality_plot
 from components.report_run.material import Material
@@ -178,6 +179,13 @@ def _histories(material: Material) -> list[tuple[str, Markup]]:
     return drawn
 
 
+def _title(task: str, record: StageRecord | None) -> str:
+    """What the task does, and what of the data it had to leave out."""
+    title = TITLES[base_task(task)]
+    lost = record.values.get("undecodable") if record else None
+    return f"{title}; {lost} utterances did not decode and count as missing" if lost else title
+
+
 def _stages(outcome: Outcome, timing: Timing) -> list[dict[str, Any]]:
     rows = []
     for task in ordered_tasks(record.task for record in outcome.stages):
@@ -187,7 +195,7 @@ def _stages(outcome: Outcome, timing: Timing) -> list[dict[str, Any]]:
         rows.append(
             {
                 "task": task,
-                "title": TITLES[base_task(task)],
+                "title": _title(task, record),
                 "status": word,
                 "tone": tone,
                 "seconds": duration(record.seconds) if record else "",

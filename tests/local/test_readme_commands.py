@@ -24,6 +24,15 @@ def test_an_encoder_of_ones_own_is_one_setting(tmp_path: Path) -> None:
     assert "finetune_encoder-text" in again.ran
 
 
+def test_shards_share_the_work_and_change_nothing(tmp_path: Path) -> None:
+    data = make_dataset(tmp_path / "tones")
+    one = run(tmp_path / "output", data)
+    several = run(tmp_path / "output", data, "speech.extraction.shards=2", "speech.extraction.cache=off")
+    assert {"embed_shard-speech-1of2", "embed_shard-speech-2of2"} <= several.ran
+    name = "extract_embeddings-speech"
+    assert several.stages[name]["outputs"] == one.stages[name]["outputs"] and "train_moe" not in several.ran
+
+
 @pytest.mark.skipif(not MELD.is_dir(), reason="MELD's tables are not beside the project (../shared/data/meld)")
 def test_meld_s_tables_become_a_released_model(tmp_path: Path) -> None:
     imported = mistere("data", "import", "meld", str(MELD), str(tmp_path / "meld-text"))

@@ -83,3 +83,13 @@ def test_every_backbone_of_a_profile_has_a_family() -> None:
     for types in kinds.values():
         for modality, model_type in zip(("speech", "text"), types, strict=True):
             assert [cls for cls in families().values() if cls.modality == modality and cls.handles(model_type)]
+
+
+def test_estimates_are_given_for_every_encoder_of_the_gpu_profiles(capsys: pytest.CaptureFixture[str]) -> None:
+    from tests.bench.encoder_estimates import MODELS, main
+
+    main()
+    table = capsys.readouterr().out
+    assert all(source.rpartition("/")[2] in table for source in MODELS)
+    assert {line.split(":")[0] for line in table.splitlines() if " M" in line} == {"gpu", "paper"}
+    assert "no GPU" not in table
