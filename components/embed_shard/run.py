@@ -1,12 +1,12 @@
 """``embed_shard``: the vectors of a share of the utterances, streamed in and out.
 
 The dataset is cut into windows of rows, the same for every number of shards, and a shard takes consecutive ones: so four
-shards together give the very bytes that one gives. What another run has embedded with the same encoder comes from the cache.
+shards together give the very bytes that one gives. What another run has embedded with the same encoder comes from the cache,
+and what a window holds several times ("Okay.") is embedded once.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from components.core.encoders.family import Features
     from components.core.utterances import RowRange
 
-ROWS_A_WINDOW = 256
+ROWS_A_WINDOW = {"speech": 256, "text": 2048}
 """Enough to find utterances of similar length, little enough to hold two windows' features in memory."""
 
 
@@ -138,7 +138,7 @@ class _Extraction:
         from components.core.utterances import PreviousTurns, UtteranceReader, row_ranges
         from components.core.vector_cache import VectorCache
 
-        ranges = row_ranges(reference, ROWS_A_WINDOW)
+        ranges = row_ranges(reference, ROWS_A_WINDOW[embedder.modality])
         self._ranges = share_of(ranges, shard)
         self._embedder, self._config, self._progress = embedder, config, step.progress
         self._speech = embedder.modality == "speech"
@@ -153,7 +153,6 @@ class _Extraction:
         self._cache = VectorCache.open(config.extraction.cache, step.store, identity, step.progress)
         self.missing = 0
         self.undecodable: list[str] = []
-        self._lock = threading.Lock()
 
     def write(self, folder: Path) -> dict[str, int]:
         """Write ``utterances.parquet`` and ``<modality>.npy``; returns the number of rows per split."""
@@ -174,7 +173,7 @@ class _Extraction:
             for part in self._ranges:
                 window = self._window(part)
                 pending.append(window)
-                yield window.misses
+                yield window.distinct
 
         for computed in self._embedder.embed_windows(windows(), self._prepare):
             window = pending.pop(0)
@@ -182,6 +181,7 @@ class _Extraction:
             matrix[done:end] = window.filled(computed, self._embedder.dimension)
             if self._cache is not None:
                 self._keep(window, computed)
+            self.undecodable += window.undecodable()
             self.missing += int(np.isnan(matrix[done:end, 0]).sum()) if window.size else 0
             reused += len(window.hits)
             done = end
@@ -221,7 +221,7 @@ class _Extraction:
         for utterance in self._reader.read(part, audio=self._speech, text=not self._speech):
             context = self._previous.of(part.split, utterance)
             content = utterance.audio if self._speech else utterance.text and Transcript(utterance.text, context)
-            key = content_key(content) if content and self._cache is not None else None
+            key = content_key(content) if content else None
             items.append(_Item(part.split, utterance, context, key))
         hits = self._cache.find([item.key for item in items]) if self._cache is not None else {}
         return _Window(items, hits)
@@ -237,8 +237,7 @@ class _Extraction:
             said = undecodable(item.split, item.utterance, error)
             if self._config.undecodable == "fail":
                 raise DataError(said) from error
-            with self._lock:
-                self.undecodable.append(said)
+            item.undecodable = said
             return None
 
     def _keep(self, window: _Window, computed: np.ndarray) -> None:
@@ -247,10 +246,10 @@ class _Extraction:
         assert self._cache is not None
         whole = [
             index
-            for index, item in enumerate(window.misses)
+            for index, item in enumerate(window.distinct)
             if item.key is not None and not np.isnan(computed[index, 0])
         ]
-        self._cache.add([window.misses[index].key or b"" for index in whole], computed[whole])
+        self._cache.add([window.distinct[index].key or b"" for index in whole], computed[whole])
 
 
 def share_of(ranges: list[RowRange], shard: Shard) -> list[RowRange]:
@@ -259,28 +258,43 @@ def share_of(ranges: list[RowRange], shard: Shard) -> list[RowRange]:
     return ranges[start:stop]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Item:
     split: str
     utterance: Utterance
     context: tuple[str, ...]
     key: bytes | None
+    undecodable: str = ""
 
 
 class _Window:
-    """A window's utterances, those of them that are to be computed, and the vectors of the others."""
+    """A window's utterances: those whose vectors are known already, and the distinct ones among the others.
+
+    Attributes:
+        size: how many utterances.
+        hits: the known vectors, by position.
+        distinct: what is to be embedded, each content once.
+    """
 
     def __init__(self, items: list[_Item], hits: dict[int, np.ndarray]) -> None:
         self.size, self.hits = len(items), hits
-        self.missed = [index for index in range(len(items)) if index not in hits]
-        self.misses = [items[index] for index in self.missed]
+        self._missed = [index for index in range(len(items)) if index not in hits]
+        places: dict[bytes | int, int] = {}
+        self._place = [places.setdefault(items[index].key or index, len(places)) for index in self._missed]
+        first = dict(zip(reversed(self._place), reversed(self._missed), strict=True))
+        self.distinct = [items[first[place]] for place in range(len(places))]
 
     def filled(self, computed: np.ndarray, dimension: int) -> np.ndarray:
         """All of the window's vectors, in order."""
         import numpy as np
 
         vectors = np.empty((self.size, dimension), dtype=np.float32)
-        vectors[self.missed] = computed
+        vectors[self._missed] = computed[self._place]
         for index, vector in self.hits.items():
             vectors[index] = vector
         return vectors
+
+    def undecodable(self) -> list[str]:
+        """A sentence for each utterance whose audio does not decode."""
+        said = (self.distinct[place].undecodable for place in self._place)
+        return [sentence for sentence in said if sentence]

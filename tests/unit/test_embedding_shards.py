@@ -94,7 +94,7 @@ def encoders(
 
 @pytest.fixture(autouse=True)
 def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embed_shard, "ROWS_A_WINDOW", 7)
+    monkeypatch.setattr(embed_shard, "ROWS_A_WINDOW", {"speech": 7, "text": 7})
 
 
 def embed(
@@ -209,6 +209,34 @@ def test_nothing_is_embedded_twice(
     assert sum(int(note.split()[0]) for note in notes) == sum(reference.rows.values())
     embed(bigger, encoders["text"], own, tmp_path / "third", extraction=extraction)
     assert sum(computed) == 1
+
+
+def test_what_a_window_says_twice_is_embedded_once(
+    encoders: Any, utterances: Any, store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split, spoiled = utterances[0]
+    same = [dataclasses.replace(spoiled, turn=turn, audio=b"RIFF no audio", text="Okay.") for turn in range(5)]
+    rest = [(where, u) for where, u in utterances if u.dialogue_id != spoiled.dialogue_id]
+    reference = reference_of(tmp_path, [*((split, u) for u in same), *rest])
+    computed: list[int] = []
+    vectors_of = Embedder._vectors
+
+    def counted(self: Embedder, features: Any) -> Any:
+        computed.append(len(features))
+        return vectors_of(self, features)
+
+    monkeypatch.setattr(Embedder, "_vectors", counted)
+    settings = encoders["text"].manifest.settings
+    plain = Opened(
+        encoders["text"].path,
+        encoders["text"].manifest.model_copy(update={"settings": {**settings, "context_turns": 0}}),
+    )
+    folder, _ = embed(reference, plain, store, tmp_path / "text")
+    vectors = np.load(folder / "text.npy")
+    assert sum(computed) < len(vectors) - 3 and np.isfinite(vectors).all()
+    assert len({vectors[row].tobytes() for row in range(5)}) == 1
+    _, notes = embed(reference, encoders["speech"], store, tmp_path / "speech", undecodable="missing")
+    assert any("5 utterances whose audio does not decode" in note for note in notes)
 
 
 def test_damaged_vectors_are_found_out_and_made_again(

@@ -27,7 +27,7 @@ class ExtractionSettings(Section):
     Attributes:
         batch_seconds: audio that a batch may hold, padding counted.
         batch_tokens: tokens that a batch may hold, padding counted.
-        precision: ``auto`` is half precision where the device computes faster in it, else ``float32``.
+        precision: ``auto`` is half precision on a GPU, ``float32`` on a CPU, as the endpoint computes.
         cache: where vectors are kept by content for other runs: ``store`` (the run's own), a folder, ``s3://…``, ``off``.
         shards: tasks that share the work.
     """

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
-from pathlib import Path
-
 import torch
 
 from components.core.config.encoder import Device, Precision
@@ -44,12 +41,14 @@ def training_precision(setting: Precision, device: torch.device, where: str) -> 
 
 
 def inference_precision(setting: Precision, device: torch.device) -> torch.dtype:
-    """The precision of vectors' computation; ``auto`` is half precision wherever the device multiplies faster in it."""
+    """The precision of vectors' computation; ``auto`` is half precision on a GPU, float32 on a CPU.
+
+    A CPU may multiply in bf16 too, and with AMX faster; but there the endpoint computes in float32, and its answers are to be
+    those that were evaluated.
+    """
     if setting != "auto":
         return _DTYPES[setting]
-    if device.type == "cuda":
-        return _half_of_gpu()
-    return torch.bfloat16 if _cpu_multiplies_bf16() else torch.float32
+    return _half_of_gpu() if device.type == "cuda" else torch.float32
 
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -57,14 +56,3 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 def _half_of_gpu() -> torch.dtype:
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-
-
-@cache
-def _cpu_multiplies_bf16() -> bool:
-    """Whether the CPU has instructions for products of bf16 (AVX-512 BF16, AMX), as Linux tells."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="ignore")
-    except OSError:
-        return False
-    flags = next((line for line in text.splitlines() if line.startswith("flags")), "").split()
-    return "avx512_bf16" in flags or "amx_bf16" in flags

@@ -156,7 +156,7 @@ def tower_states(encoder: Any, frames: Tensor, mask: Tensor) -> tuple[list[Tenso
     """
     inputs = frames.to(encoder.conv1.weight.dtype).transpose(1, 2)
     states = nn.functional.gelu(encoder.conv1(inputs)) * mask[:, None, :]
-    states = nn.functional.gelu(encoder.conv2(states)).transpose(1, 2)
+    states = nn.functional.gelu(encoder.conv2(states)).transpose(1, 2).contiguous()  # else every layer copies it again
     mask = mask[:, ::2]
     states = states + encoder.embed_positions.weight[: states.shape[1]]
     bias = attention_bias(mask, states.dtype)
