@@ -56,9 +56,10 @@ def retraining(
         inputs = resolve_inputs(run=run, data=data, speech=speech, text=text)
         inputs.set_caching_options(False)
         champion = inputs.outputs["champion_digest"]
-        utterances = pull_data(run=run, data=data, data_digest=inputs.outputs["data_digest"]).outputs["utterances"]
-        validated = validate_data(run=run, validation=validation, utterances=utterances)
-        with dsl.If(validated.outputs["Output"] == "pass", name="data-passes"):
+        pulled = pull_data(run=run, data=data, data_digest=inputs.outputs["data_digest"]).outputs["utterances"]
+        validated = validate_data(run=run, validation=validation, champion_digest=champion, utterances=pulled)
+        utterances = validated.outputs["accepted"]
+        with dsl.If(validated.outputs["Output"] != "reject", name="data-passes"):
             encoders, vectors = {}, {}
             for modality, settings in (("speech", speech), ("text", text)):
                 tuned = finetune_encoder(run=run, settings=settings, modality=modality, utterances=utterances)
@@ -97,6 +98,7 @@ def retraining(
                     run=run,
                     registry=registry,
                     utterances=utterances,
+                    profile=validated.outputs["profile"],
                     model=model,
                     report=evaluated,
                     verdict=judged.outputs["verdict"],

@@ -17,6 +17,12 @@ class ValidationReport(dsl.Artifact):
     schema_title = "system.ValidationReport"
 
 
+class DataProfile(dsl.Artifact):
+    """A dataset in numbers."""
+
+    schema_title = "system.DataProfile"
+
+
 class EncoderCheckpoint(dsl.Artifact):
     """A fine-tuned utterance encoder."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from components.core.errors import MistereError
 
@@ -39,6 +39,21 @@ def decode(data: bytes, max_seconds: float | None = None) -> tuple[np.ndarray, i
         EmptyAudioError: no byte, or not one sample.
         AudioError: no audio that libsndfile reads, a header that claims what nobody records, or values that are no numbers.
     """
+    recording = listen(data, max_seconds)
+    return recording.wave, recording.rate
+
+
+class Recording(NamedTuple):
+    """A decoded file: mono samples float32 ``[N]``, their rate in Hz, and what its header says of it."""
+
+    wave: np.ndarray
+    rate: int
+    channels: int
+    claimed_seconds: float
+
+
+def listen(data: bytes, max_seconds: float | None = None) -> Recording:
+    """As :func:`decode`, with what the header says."""
     import numpy as np
     import soundfile
 
@@ -46,7 +61,7 @@ def decode(data: bytes, max_seconds: float | None = None) -> tuple[np.ndarray, i
         raise EmptyAudioError("The audio is empty (0 bytes).")
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
-            rate = file.samplerate
+            rate, claimed = file.samplerate, file.frames
             _refuse_absurd(rate, file.channels)
             frames = -1 if max_seconds is None else int(max_seconds * rate) + 1
             wave = file.read(frames, dtype="float32", always_2d=True)
@@ -58,7 +73,7 @@ def decode(data: bytes, max_seconds: float | None = None) -> tuple[np.ndarray, i
     mono = wave[:, 0] if wave.shape[1] == 1 else wave.mean(axis=1, dtype=np.float32)
     if not np.isfinite(mono).all():
         raise AudioError("The audio holds values that are no numbers (NaN or infinity).")
-    return np.ascontiguousarray(mono), int(rate)
+    return Recording(np.ascontiguousarray(mono), int(rate), wave.shape[1], claimed / rate)
 
 
 def _refuse_absurd(rate: int, channels: int) -> None:
@@ -67,13 +82,6 @@ def _refuse_absurd(rate: int, channels: int) -> None:
         raise AudioError(f"The audio claims {rate} samples a second: {_RATES[0]} to {_RATES[-1]} Hz are read.")
     if channels > _MAX_CHANNELS:
         raise AudioError(f"The audio claims {channels} channels: at most {_MAX_CHANNELS} are read.")
-
-
-def channels(data: bytes) -> int:
-    """How many channels an encoded file that decodes has."""
-    import soundfile
-
-    return int(soundfile.info(io.BytesIO(data)).channels)
 
 
 def encode_flac(wave: np.ndarray, rate: int) -> bytes:
@@ -110,10 +118,20 @@ def rms_dbfs(wave: np.ndarray) -> float:
     """Level of samples ``[N]``: root mean square in dB relative to full scale, −120 for digital silence."""
     import numpy as np
 
-    if wave.size == 0:
-        return SILENCE_FLOOR_DBFS
-    power = float(np.mean(np.square(wave, dtype=np.float64)))
+    power = float(np.dot(wave, wave)) / wave.size if wave.size else 0.0
     return max(10.0 * math.log10(power), SILENCE_FLOOR_DBFS) if power > 0 else SILENCE_FLOOR_DBFS
+
+
+def quiet_share(wave: np.ndarray, rate: int, level_dbfs: float) -> float:
+    """Share 0..1 of the 20 ms frames of samples ``[N]`` whose RMS level is below ``level_dbfs``."""
+    import numpy as np
+
+    size = max(1, rate // 50)
+    whole = wave[: len(wave) // size * size].reshape(-1, size)
+    if not len(whole):
+        return float(rms_dbfs(wave) < level_dbfs)
+    power = np.einsum("fs,fs->f", whole, whole) / size
+    return float(np.mean(power < 10.0 ** (level_dbfs / 10.0)))
 
 
 def clipped_share(wave: np.ndarray) -> float:

@@ -175,6 +175,7 @@ def read_utterances(
     audio: bool = True,
     text: bool = True,
     dialogues: frozenset[str] | None = None,
+    without: frozenset[str] = frozenset(),
     rows: tuple[int, int] | None = None,
 ) -> Iterator[Utterance]:
     """Stream the utterances of shards, in file order.
@@ -184,6 +185,7 @@ def read_utterances(
         audio: read the audio bytes too (the bulk of the data).
         text: read the transcript too.
         dialogues: keep only these dialogues; None keeps all.
+        without: leave these dialogues out.
         rows: read only the rows from the first number up to the second of each shard; None reads all.
 
     Raises:
@@ -195,7 +197,8 @@ def read_utterances(
         if missing:
             raise DataError(f"a shard lacks the column {missing[0]!r}; every utterance needs one.")
         for row in batch.to_pylist():
-            if dialogues is None or row["dialogue_id"] in dialogues:
+            name = row["dialogue_id"]
+            if name not in without and (dialogues is None or name in dialogues):
                 yield Utterance(
                     dialogue_id=row["dialogue_id"],
                     turn=row["turn"],

@@ -105,17 +105,29 @@ class UtteranceSet(Manifest):
     dialogues: dict[str, int]
     modalities: list[str]
     max_dialogues: int | None = None
+    quarantined: dict[str, list[str]] = Field(
+        default_factory=dict, description="Dialogues per split that validation set aside: nobody reads them."
+    )
     test_digest: str = Field(description="Identifies the test split: models are compared only on equal ones.")
 
 
 class ValidationReport(Manifest):
-    """The verdict on a dataset; ``validation_report.html`` is beside it."""
+    """The verdict on a dataset; page, verdict and results of Great Expectations as data, and quarantine are beside it."""
 
-    verdict: Literal["pass", "reject"]
-    failed: list[str] = Field(default_factory=list, description="One sentence for each failed expectation.")
+    verdict: Literal["pass", "warn", "reject"]
+    failed: list[str] = Field(default_factory=list, description="One sentence for each finding that rejects it.")
+    warnings: list[str] = Field(default_factory=list, description="One sentence for each finding that does not.")
+    quarantined: int = Field(default=0, description="Utterances that are set aside.")
     expectations: int
     utterances: int
     audio_seconds: float
+
+
+class DataProfile(Manifest):
+    """``data_profile.json``: a dataset in numbers, which a model takes with it so that later data can be compared."""
+
+    name: str
+    dvc_digest: str
 
 
 class EncoderCheckpoint(Manifest):
@@ -252,6 +264,7 @@ MANIFESTS: dict[str, type[Manifest]] = {
     for cls in (
         UtteranceSet,
         ValidationReport,
+        DataProfile,
         EncoderCheckpoint,
         EmbeddingShard,
         EmbeddingSet,

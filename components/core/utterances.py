@@ -59,11 +59,14 @@ class UtteranceReader:
         self._paths = shard_paths(reference, SPLITS if limited else splits, None if limited else shards)
         files = {split: list(paths.values()) for split, paths in self._paths.items()}
         self._selection = selected_dialogues(files, reference.max_dialogues)
+        self._aside = {split: frozenset(reference.quarantined.get(split, ())) for split in SPLITS}
 
     def stream(self, split: Split, *, audio: bool = True, text: bool = True) -> Iterator[Utterance]:
         """The split's utterances in file order, with only the modalities that are wanted."""
         files = list(self._paths[split].values())
-        return read_utterances(files, audio=audio, text=text, dialogues=self._selection[split])
+        return read_utterances(
+            files, audio=audio, text=text, dialogues=self._selection[split], without=self._aside[split]
+        )
 
     def dialogues(self, split: Split, *, audio: bool = True, text: bool = True) -> Iterator[list[Utterance]]:
         """The split's dialogues, turn by turn; memory is that of one dialogue."""
@@ -84,6 +87,7 @@ class UtteranceReader:
                 audio=audio,
                 text=text,
                 dialogues=self._selection[rows.split],
+                without=self._aside[rows.split],
                 rows=(rows.start, rows.stop),
             )
         )
@@ -99,6 +103,9 @@ class UtteranceReader:
         chosen = self._selection[rows.split]
         if chosen is not None:
             table = table.filter(pc.is_in(table["dialogue_id"], pa.array(sorted(chosen), pa.string())))
+        if self._aside[rows.split]:
+            aside = pa.array(sorted(self._aside[rows.split]), pa.string())
+            table = table.filter(pc.invert(pc.is_in(table["dialogue_id"], aside)))
         split = pa.repeat(pa.scalar(rows.split), len(table))
         kinds = {"turn": pa.int64()}
         cast = [table[name].cast(kinds.get(name, pa.string())) for name in columns]

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from components.core.artifact_io import Opened
-from components.core.audio import channels, decode, encode_flac
+from components.core.audio import encode_flac, listen
 from components.core.config.deployment import DeploymentConfig
 from components.core.dataset import Utterance
 from components.core.errors import MistereError
@@ -116,11 +116,11 @@ def _as_sent(dialogue: list[Utterance]) -> list[Utterance] | None:
     for utterance in dialogue:
         audio = utterance.audio
         if audio:
-            wave, rate = decode(audio, _MOST_SECONDS)
-            if len(wave) > _MOST_SECONDS * rate:
+            heard = listen(audio, _MOST_SECONDS)
+            if len(heard.wave) > _MOST_SECONDS * heard.rate:
                 return None
-            if not audio.startswith(_ACCEPTED_STARTS) or channels(audio) > 2:
-                audio = encode_flac(wave, rate)
+            if not audio.startswith(_ACCEPTED_STARTS) or heard.channels > 2:
+                audio = encode_flac(heard.wave, heard.rate)
         sent.append(replace(utterance, audio=audio))
     size = sum(len(utterance.audio or b"") * 4 // 3 + len((utterance.text or "").encode()) + 64 for utterance in sent)
     return sent if size < _MOST_BYTES else None

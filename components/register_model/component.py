@@ -4,6 +4,7 @@ from kfp import dsl
 from kfp.dsl import Input, Output
 
 from components.core.artifacts import (
+    DataProfile,
     EncoderCheckpoint,
     EvaluationReport,
     GateVerdict,
@@ -19,6 +20,7 @@ def register_model(
     run: dict,
     registry: dict,
     utterances: Input[UtteranceSet],
+    profile: Input[DataProfile],
     speech: Input[EncoderCheckpoint],
     text: Input[EncoderCheckpoint],
     model: Input[MoEModel],
@@ -32,6 +34,7 @@ def register_model(
         run: the run's context.
         registry: the ``registry`` section.
         utterances: the dataset.
+        profile: the dataset in numbers.
         speech: the speech encoder.
         text: the text encoder.
         model: the mixture.
@@ -47,6 +50,7 @@ def register_model(
 
     inputs = {
         "utterances": utterances.path,
+        "profile": profile.path,
         "speech": speech.path,
         "text": text.path,
         "model": model.path,

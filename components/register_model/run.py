@@ -10,6 +10,7 @@ from components.core.artifact_io import Opened, artifact_key
 from components.core.config.registry import RegistryConfig
 from components.core.manifests import (
     BundledEncoder,
+    DataProfile,
     EncoderCheckpoint,
     EvaluationReport,
     GateVerdict,
@@ -25,6 +26,7 @@ STAGE = Stage(
     config=RegistryConfig,
     inputs={
         "utterances": UtteranceSet,
+        "profile": DataProfile,
         "speech": EncoderCheckpoint,
         "text": EncoderCheckpoint,
         "model": MoEModel,
@@ -41,6 +43,7 @@ def run(
     config: RegistryConfig,
     step: Step,
     utterances: Opened[UtteranceSet],
+    profile: Opened[DataProfile],
     speech: Opened[EncoderCheckpoint],
     text: Opened[EncoderCheckpoint],
     model: Opened[MoEModel],
@@ -54,6 +57,7 @@ def run(
         config: the ``registry`` section.
         step: this execution.
         utterances: the dataset, for the lineage.
+        profile: the dataset in numbers, which goes into the bundle.
         speech: the speech encoder, or its absence.
         text: the text encoder, or its absence.
         model: the mixture.
@@ -64,6 +68,8 @@ def run(
     from components.core.registry import Lineage, register
 
     manifest = assemble(config, utterances.manifest, [speech, text], model, report.manifest, bundle)
+    for name in profile.manifest.files:
+        shutil.copyfile(profile.file(name), bundle / name)
     made_by = model.manifest.made_by
 
     def enter(published: Mapping[str, Manifest]) -> Mapping[str, str]:

@@ -3,7 +3,7 @@
 from kfp import dsl
 from kfp.dsl import Input, Output
 
-from components.core.artifacts import UtteranceSet, ValidationReport
+from components.core.artifacts import DataProfile, UtteranceSet, ValidationReport
 from components.core.images import image
 
 
@@ -11,22 +11,35 @@ from components.core.images import image
 def validate_data(
     run: dict,
     validation: dict,
+    champion_digest: str,
     utterances: Input[UtteranceSet],
     report: Output[ValidationReport],
+    profile: Output[DataProfile],
+    accepted: Output[UtteranceSet],
 ) -> str:
     """Judge the dataset. A rejection is a verdict, not a failure, so that its report survives.
 
     Args:
         run: the run's context.
         validation: the ``validation`` section.
+        champion_digest: the champion's bundle, or ``none``: its data is what this dataset is compared with.
         utterances: the dataset.
         report: the verdict and its reasons.
+        profile: the dataset in numbers.
+        accepted: what of the dataset is used.
 
     Returns:
-        ``pass`` or ``reject``.
+        ``pass``, ``warn`` or ``reject``.
     """
     from components.core.steps import execute
     from components.validate_data.run import STAGE
 
-    values = execute(STAGE, run, validation, inputs={"utterances": utterances.path}, outputs={"report": report.path})
+    values = execute(
+        STAGE,
+        run,
+        validation,
+        inputs={"utterances": utterances.path},
+        outputs={"report": report.path, "profile": profile.path, "accepted": accepted.path},
+        world={"champion_digest": champion_digest},
+    )
     return values["verdict"]

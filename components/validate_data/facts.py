@@ -1,37 +1,38 @@
-"""The facts a dataset is judged by: tables of numbers and names, one streaming pass over the shards, no audio kept.
-
-Nothing here raises for a damaged dataset: a file that can't be read, a column that is missing or of the wrong type
-and a recording that does not decode are facts like any other, for the expectations to judge.
-"""
+"""The facts a dataset is judged by: tables of numbers and names, put together from the facts of its shards."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.core.audio import AudioError, EmptyAudioError, clipped_share, decode, rms_dbfs
-from components.core.dataset import REQUIRED_COLUMNS, SPLITS, Split, read_batches
+from components.core.dataset import SPLITS, Split
 from components.core.errors import DataError
+from components.validate_data.shard_facts import EXPECTED_TYPES, FactsCache, ShardFacts, facts_of_shard, rows_schema
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-EXPECTED_TYPES = {
-    "dialogue_id": "text",
-    "turn": "a whole number",
-    "label": "text",
-    "text": "text",
-    "audio": "a struct with the encoded file in its field 'bytes'",
-    "speaker": "text",
-}
-_BATCH_ROWS = 32
-_AUDIO_FACTS = ("embedded", "non_empty", "decodes", "rate", "seconds", "rms_dbfs", "clipped")
+
+@dataclass(frozen=True, slots=True)
+class ShardFile:
+    """A parquet file of the dataset.
+
+    Attributes:
+        split: which one it belongs to.
+        path: where it lies.
+        name: what to call it.
+        md5: its digest; empty where its facts are not to be remembered.
+    """
+
+    split: Split
+    path: Path
+    name: str
+    md5: str = ""
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,14 @@ class Facts:
         shards: one row a file: split, shard, readable, reason.
         columns: one row a file and column: split, shard, column, expected, found, status (``ok``, ``missing`` or
             ``wrong type``).
-        utterances: one row an utterance, in file order: split, shard, row, dialogue_id, turn, label, speaker,
-            text_length (characters), has_audio, embedded, non_empty, decodes, rate (Hz), seconds, rms_dbfs,
-            clipped (share of samples), in_order. Empty where a fact does not apply.
-        dialogues: one row a split and dialogue: utterances, turns_complete, has_content.
+        utterances: one row an utterance, in file order: split, shard, the rows of
+            :class:`~components.validate_data.shard_facts.ShardFacts`, letters_per_second, audible, copies (utterances with this
+            recording), in_order. Empty where a fact does not apply.
+        dialogues: one row a split and dialogue: utterances, turns, first, last, turns_complete, has_content.
         dialogue_names: one row a dialogue name: splits, split_count.
         speakers: one row a speaker: splits, split_count.
+        sequences: split, dialogue_id, sequence: five words in a row.
+        words: word, count, over all splits.
     """
 
     shards: pd.DataFrame
@@ -56,57 +59,83 @@ class Facts:
     dialogues: pd.DataFrame
     dialogue_names: pd.DataFrame
     speakers: pd.DataFrame
+    sequences: pd.DataFrame
+    words: dict[str, int]
+
+    def without(self, dialogues: Mapping[str, frozenset[str]]) -> Facts:
+        """The facts of the dataset without some dialogues of each split; words are counted with them."""
+
+        def kept(table: pd.DataFrame) -> pd.DataFrame:
+            gone = table["dialogue_id"].isin(())
+            for split, names in dialogues.items():
+                gone |= (table["split"] == split) & table["dialogue_id"].isin(names)
+            return table[~gone].reset_index(drop=True)
+
+        rows = kept(self.utterances)
+        return replace(
+            self,
+            utterances=rows,
+            dialogues=_dialogues(rows),
+            dialogue_names=_splits_of(rows, "dialogue_id"),
+            speakers=_splits_of(rows, "speaker"),
+            sequences=kept(self.sequences),
+        )
 
 
 def gather(
-    shards: Mapping[Split, Sequence[Path]],
+    files: Sequence[ShardFile],
+    language: str,
+    silence_dbfs: float,
+    max_quiet: float,
     *,
-    names: Mapping[Split, Sequence[str]] | None = None,
     dialogues: Mapping[Split, frozenset[str] | None] | None = None,
+    cache: FactsCache | None = None,
     on_progress: Callable[[str, float, float], None] | None = None,
 ) -> Facts:
-    """Read a dataset once and collect its facts; memory grows by a few hundred bytes an utterance.
+    """Read what of a dataset is not known yet; memory grows by a few hundred bytes an utterance.
 
     Args:
-        shards: parquet files of each split, in row order.
-        names: what to call them, in the same order; their file names where left out.
+        files: the parquet files, in row order within each split.
+        language: of the transcripts, a tag such as ``en``.
+        silence_dbfs: below this level a recording is silent,
+        max_quiet: and where more than this share of it is.
         dialogues: the dialogues in use, per split; None for all of them.
+        cache: facts that were gathered before.
         on_progress: told ``(message, done, total)`` in utterances.
     """
     import pandas as pd
 
-    files = [
-        (split, path, names[split][index] if names else path.name)
-        for split in SPLITS
-        for index, path in enumerate(shards.get(split, ()))
-    ]
-    total = sum(_row_count(path) for _, path, _ in files)
+    total, done = sum(_row_count(file.path) for file in files), 0
+
+    def advance(rows: int) -> None:
+        nonlocal done
+        done += rows
+        if on_progress is not None:
+            on_progress(f"{done} of {total} utterances read", done, total)
+
     shard_rows: list[dict[str, Any]] = []
     column_rows: list[dict[str, Any]] = []
-    rows: list[tuple[Any, ...]] = []
-    done = 0
-    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-        for split, path, name in files:
-            reason = ""
-            wanted = (dialogues or {}).get(split)
+    rows: list[pa.Table] = []
+    sequences: list[pa.Table] = []
+    words: dict[str, int] = {}
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        for file in files:
+            reason, found = "", None
+            wanted = (dialogues or {}).get(file.split)
             try:
-                usable, described = _columns_of(path)
-                column_rows += [
-                    {"split": split, "shard": name, "expected": EXPECTED_TYPES[row["column"]], **row}
-                    for row in described
-                ]
-                for first, batch in _numbered(path, usable):
-                    rows += [(split, name, *row) for row in _rows_of(batch, first, wanted, pool)]
-                    done += batch.num_rows
-                    if on_progress is not None:
-                        on_progress(f"{done} of {total} utterances read", done, total)
+                found = _known_or_read(file, language, silence_dbfs, pool, wanted, cache, advance)
             except _unreadable() as error:
                 reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
-            shard_rows.append({"split": split, "shard": name, "readable": not reason, "reason": reason})
-    table = pd.DataFrame(rows, columns=_UTTERANCE_COLUMNS)
-    for column in ("turn", "text_length", "rate", "seconds", "rms_dbfs", "clipped"):
-        table[column] = table[column].astype("float64")
-    table["in_order"] = _in_order(table)
+            shard_rows.append({"split": file.split, "shard": file.name, "readable": not reason, "reason": reason})
+            if found is None:
+                continue
+            named = {"split": file.split, "shard": file.name}
+            column_rows += [{**named, "expected": EXPECTED_TYPES[row["column"]], **row} for row in found.columns]
+            rows.append(_named(found.rows, **named))
+            sequences.append(_named(found.sequences, split=file.split))
+            for word, count in zip(found.words["word"].to_pylist(), found.words["count"].to_pylist(), strict=True):
+                words[word] = words.get(word, 0) + count
+    table = _utterances(rows, silence_dbfs, max_quiet)
     return Facts(
         shards=pd.DataFrame(shard_rows, columns=["split", "shard", "readable", "reason"]),
         columns=pd.DataFrame(column_rows, columns=["split", "shard", "column", "expected", "found", "status"]),
@@ -114,13 +143,29 @@ def gather(
         dialogues=_dialogues(table),
         dialogue_names=_splits_of(table, "dialogue_id"),
         speakers=_splits_of(table, "speaker"),
+        sequences=_joined(sequences, ("split", "dialogue_id", "sequence")),
+        words=words,
     )
 
 
-_UTTERANCE_COLUMNS = [
-    *("split", "shard", "row", "dialogue_id", "turn", "label", "speaker", "text_length", "has_audio"),
-    *_AUDIO_FACTS,
-]
+def _known_or_read(
+    file: ShardFile,
+    language: str,
+    silence_dbfs: float,
+    pool: ThreadPoolExecutor,
+    wanted: frozenset[str] | None,
+    cache: FactsCache | None,
+    advance: Callable[[int], None],
+) -> ShardFacts:
+    remember = cache if file.md5 and wanted is None else None
+    found = remember.find(file.md5) if remember else None
+    if found is not None:
+        advance(found.rows.num_rows)
+        return found
+    found = facts_of_shard(file.path, language, silence_dbfs, pool, wanted, advance)
+    if remember:
+        remember.add(file.md5, found)
+    return found
 
 
 def _unreadable() -> tuple[type[Exception], ...]:
@@ -138,103 +183,63 @@ def _row_count(path: Path) -> int:
         return 0
 
 
-def _fits(column: str, kind: pa.DataType) -> bool:
-    """Whether an Arrow type can hold what the column is for."""
-    from pyarrow import types
+def _named(table: pa.Table, **names: str) -> pa.Table:
+    """The table with columns that say the same in every row."""
+    import pyarrow as pa
 
-    if types.is_dictionary(kind):
-        kind = kind.value_type
-    if types.is_null(kind):
-        return column not in REQUIRED_COLUMNS
-    if column == "turn":
-        return bool(types.is_integer(kind))
-    if column == "audio":
-        if not types.is_struct(kind) or kind.get_field_index("bytes") < 0:
-            return False
-        kind = kind.field("bytes").type
-        return bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_null(kind))
-    return bool(types.is_string(kind) or types.is_large_string(kind))
+    for position, (name, value) in enumerate(names.items()):
+        indices = pa.array([0] * table.num_rows, pa.int32())
+        table = table.add_column(position, name, pa.DictionaryArray.from_arrays(indices, pa.array([value])))
+    return table
 
 
-def _columns_of(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """The columns of a file that can be used, and what was found of each that the dataset form knows."""
-    import pyarrow.parquet as pq
+def _joined(tables: Sequence[pa.Table], columns: Sequence[str]) -> pd.DataFrame:
+    import pandas as pd
+    import pyarrow as pa
 
-    schema = pq.read_schema(path)
-    usable, described = [], []
-    for column in EXPECTED_TYPES:
-        if column not in schema.names:
-            if column in REQUIRED_COLUMNS:
-                described.append({"column": column, "status": "missing", "found": ""})
-            continue
-        single = schema.names.count(column) == 1
-        found = str(schema.field(column).type) if single else "several columns of that name"
-        fits = single and _fits(column, schema.field(column).type)
-        described.append({"column": column, "status": "ok" if fits else "wrong type", "found": found})
-        if fits:
-            usable.append(column)
-    return usable, described
+    if not tables:
+        return pd.DataFrame(columns=list(columns))
+    return pa.concat_tables(tables).unify_dictionaries().to_pandas()
 
 
-def _numbered(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
-    first = 0
-    for batch in read_batches([path], columns, batch_rows=_BATCH_ROWS):
-        yield first, batch
-        first += batch.num_rows
+def _utterances(tables: Sequence[pa.Table], silence_dbfs: float, max_quiet: float) -> pd.DataFrame:
+    import pandas as pd
+    import pyarrow as pa
+
+    if not tables:
+        tables = [_named(rows_schema().empty_table(), split="train", shard="")]
+    table = pa.concat_tables(tables).unify_dictionaries().to_pandas(types_mapper=_nullable)
+    for column in ("split", "shard"):
+        table[column] = table[column].astype(object)
+    table["letters_per_second"] = (table["text_length"] / table["seconds"]).where(
+        (table["text_length"] > 0) & (table["seconds"] > 0)
+    )
+    silent = (table["rms_dbfs"] < silence_dbfs) | (table["quiet"] > max_quiet)
+    table["audible"] = (~silent).where(table["rms_dbfs"].notna()).astype(object)
+    table["copies"] = table.groupby("sound")["sound"].transform("size").astype(float)
+    table["in_order"] = _in_order(table)
+    assert isinstance(table, pd.DataFrame)
+    return table
 
 
-def _rows_of(
-    batch: pa.RecordBatch, first: int, dialogues: frozenset[str] | None, pool: ThreadPoolExecutor
-) -> list[tuple[Any, ...]]:
-    present = set(batch.schema.names)
-    plain = {
-        name: batch.column(name).to_pylist() if name in present else [None] * batch.num_rows
-        for name in ("dialogue_id", "turn", "label", "text", "speaker")
-    }
-    keep = range(batch.num_rows)
-    if dialogues is not None and "dialogue_id" in present:
-        keep = [index for index in keep if plain["dialogue_id"][index] in dialogues]  # type: ignore[assignment]
-    audio = batch.column("audio") if "audio" in present else None
-    heard = list(pool.map(partial(_hear, audio), keep))
-    return [
-        (
-            first + index,
-            plain["dialogue_id"][index],
-            plain["turn"][index],
-            plain["label"][index],
-            (plain["speaker"][index] or "").strip() or None,
-            len((plain["text"][index] or "").strip()),
-            *facts,
-        )
-        for index, facts in zip(keep, heard, strict=True)
-    ]
+def _nullable(kind: pa.DataType) -> Any:
+    """Digests stay whole numbers beside missing ones; a float has 53 bits only."""
+    import pandas as pd
+    import pyarrow as pa
 
-
-def _hear(audio: pa.StructArray | None, index: int) -> tuple[Any, ...]:
-    """``has_audio`` and the audio facts of one row; the bytes and the samples are let go here."""
-    held = None if audio is None else audio[index].as_py()
-    data = (held or {}).get("bytes")
-    if data is None:
-        if not (held or {}).get("path"):
-            return (False, *[None] * len(_AUDIO_FACTS))
-        return (True, False, *[None] * 6)
-    try:
-        wave, rate = decode(data)
-    except EmptyAudioError:
-        return (True, True, False, *[None] * 5)
-    except AudioError:
-        return (True, True, True, False, *[None] * 4)
-    return (True, True, True, True, rate, wave.size / rate, rms_dbfs(wave), clipped_share(wave))
+    return pd.Int64Dtype() if kind == pa.int64() else None
 
 
 def _in_order(table: pd.DataFrame) -> pd.Series[bool]:
-    """For each row: its dialogue's rows lie together and their turns do not go back."""
-    names = table["dialogue_id"].fillna("")
-    block = ((names != names.shift()) | (table["split"] != table["split"].shift())).cumsum()
-    groups = [table["split"], names]
+    """For each row: its dialogue's rows lie together and their turns do not go back; a row without a dialogue is passed over."""
+    named = table.loc[table["dialogue_id"].notna(), ["split", "dialogue_id", "turn"]]
+    groups = [named["split"], named["dialogue_id"]]
+    block = (
+        (named["dialogue_id"] != named["dialogue_id"].shift()) | (named["split"] != named["split"].shift())
+    ).cumsum()
     together = block == block.groupby(groups).transform("first")
-    back = table["turn"] < table.groupby(groups)["turn"].shift()
-    return (together & ~back) | table["dialogue_id"].isna()
+    back = named["turn"] < named.groupby(groups)["turn"].shift()
+    return (together & ~back).reindex(table.index, fill_value=True)
 
 
 def _dialogues(table: pd.DataFrame) -> pd.DataFrame:

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from components.core.dataset import SPLITS
 from components.core.page import figure_svg, new_figure, render_page
-from components.validate_data.wording import brief
+from components.validate_data.profile import EDGES
+from components.validate_data.wording import EXAMPLES, brief
 
 if TYPE_CHECKING:
     import pandas as pd
     from markupsafe import Markup
 
-    from components.validate_data.run import Validation
+    from components.validate_data.profile import Profile
+    from components.validate_data.verdict import Validation
 
 _COLOURS = {"train": "#4c8bd6", "dev": "#d9903d", "test": "#3fa37a"}
 _GRID = "#8a93a0"
@@ -39,15 +41,37 @@ def render(validation: Validation, name: str, digest: str) -> str:
         name=name,
         digest=digest,
         verdict=validation.verdict,
-        failed=validation.failed,
+        findings=_findings(validation),
+        quarantine=validation.quarantine.sentence if validation.quarantine else "",
+        refused=validation.refused,
         tiles=_tiles(validation),
         layers=layers,
         counts=_label_counts(table, validation.labels),
         label_plot=_label_plot(table, validation.labels) if table["label"].notna().any() else "",
         duration_plot=_histogram(heard, "seconds", "seconds", "Durations of the recordings per split"),
         level_plot=_histogram(heard, "rms_dbfs", "level in dBFS (RMS)", "Levels of the recordings per split"),
+        text_plot=_histogram(
+            table[table["text_length"] > 0], "text_length", "characters", "Lengths of the transcripts per split"
+        ),
+        drifts=validation.drifts,
+        drift_plots=_drift_plots(validation.profile, validation.before) if validation.before else [],
         splits=_splits(validation),
     )
+
+
+def _findings(validation: Validation) -> list[dict[str, Any]]:
+    """What is not met, blocking findings first."""
+    found = [outcome for outcome in validation.outcomes if outcome.status in {"fail", "warn"}]
+    return [
+        {
+            "kind": "warn" if outcome.status == "warn" else "aside" if validation.quarantine else "block",
+            "layer": outcome.rule.layer,
+            "sentence": outcome.sentence,
+            "examples": outcome.examples if outcome.unexpected > EXAMPLES else (),
+            "more": outcome.unexpected - len(outcome.examples),
+        }
+        for outcome in sorted(found, key=lambda outcome: outcome.status == "warn")
+    ]
 
 
 def _tiles(validation: Validation) -> list[tuple[str, str]]:
@@ -133,10 +157,66 @@ def _histogram(heard: pd.DataFrame, column: str, axis: str, label: str) -> Marku
             share = 100 * np.histogram(own, edges)[0] / len(own)
             axes.stairs(share, edges, color=_COLOURS[split], label=split, linewidth=1.6)
     axes.set_xlabel(axis)
-    axes.set_ylabel("% of recordings")
+    axes.set_ylabel("% of utterances")
     axes.set_ylim(bottom=0)
     _dress(axes, "y")
     return figure_svg(figure, label)
+
+
+_MEASURED = {
+    "seconds": ("durations", "seconds"),
+    "text_length": ("transcript lengths", "characters"),
+    "rms_dbfs": ("levels", "level in dBFS (RMS)"),
+}
+
+
+def _drift_plots(now: Profile, before: Profile) -> list[tuple[str, Markup]]:
+    """The two datasets laid over each other: labels, and every histogram that both have."""
+    plots = [("labels", _paired_bars(now, before))]
+    for column, (name, axis) in _MEASURED.items():
+        if column in now.histograms and column in before.histograms:
+            plots.append((name, _paired_histograms(now, before, column, axis, name)))
+    return plots
+
+
+_NOW, _BEFORE = "#4c8bd6", "#b06fc4"
+
+
+def _paired_bars(now: Profile, before: Profile) -> Markup:
+    labels = [*now.labels, *(label for label in before.labels if label not in now.labels)]
+    figure = new_figure(5.2, 1.0 + 0.32 * len(labels))
+    axes = figure.add_subplot()
+    for offset, profile, colour, name in ((-0.2, now, _NOW, "this dataset"), (0.2, before, _BEFORE, "the champion's")):
+        total = max(1, sum(profile.labels.values()))
+        shares = [100 * profile.labels.get(label, 0) / total for label in labels]
+        axes.barh([row + offset for row in range(len(labels))], shares, height=0.36, color=colour, label=name)
+    axes.set_yticks(range(len(labels)), [brief(label)[:24] for label in labels], parse_math=False)
+    axes.invert_yaxis()
+    axes.set_xlabel("% of the utterances")
+    _dress(axes, "x")
+    return figure_svg(figure, "Shares of the labels, in this dataset and in the champion's")
+
+
+def _paired_histograms(now: Profile, before: Profile, column: str, axis: str, name: str) -> Markup:
+    import numpy as np
+
+    low, high, bins = EDGES[column]
+    group = max(1, bins // 40)
+    edges = np.linspace(low, high, bins + 1)[::group]
+    figure = new_figure(5.2, 2.7)
+    axes = figure.add_subplot()
+    used = [0.0]
+    for profile, colour, label in ((now, _NOW, "this dataset"), (before, _BEFORE, "the champion's")):
+        counts = np.asarray(profile.histograms[column], float).reshape(-1, group).sum(1)
+        axes.stairs(100 * counts / counts.sum(), edges, color=colour, label=label, linewidth=1.6)
+        used += [edge for edge, count in zip(edges[1:], counts, strict=True) if count]
+    first = min(edges[:-1][np.asarray(now.histograms[column]).reshape(-1, group).sum(1) > 0], default=low)
+    axes.set_xlim(min(first, low if low >= 0 else first), max(used) if max(used) > first else high)
+    axes.set_xlabel(axis)
+    axes.set_ylabel("% of utterances")
+    axes.set_ylim(bottom=0)
+    _dress(axes, "y")
+    return figure_svg(figure, f"The {name}, in this dataset and in the champion's")
 
 
 def _dress(axes: Any, grid: str) -> None:

@@ -2,58 +2,45 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from components.core.artifact_io import Opened
+from components.core.artifact_io import Opened, open_artifact
+from components.core.champion import NO_CHAMPION
 from components.core.config.validation import ValidationConfig
-from components.core.dataset import Split
-from components.core.manifests import UtteranceSet, ValidationReport
+from components.core.dataset import SPLITS
+from components.core.errors import ArtifactError
+from components.core.manifests import DataProfile, ModelBundle, UtteranceSet, ValidationReport, canonical_digest
 from components.core.remote_data import selected_dialogues, shard_paths
 from components.core.stage import Result, Stage, Step
-from components.validate_data.counts import tables
-from components.validate_data.expectations import rules
-from components.validate_data.facts import Facts, gather
-from components.validate_data.suite import Outcome, evaluate
+from components.validate_data.facts import ShardFile
+from components.validate_data.profile import PROFILE_FILE, Profile, dump_profile, load_profile
+from components.validate_data.quarantine import QUARANTINE_FILE, problems, write_quarantine
+from components.validate_data.shard_facts import FactsCache
+from components.validate_data.validation import Declared, validate
+from components.validate_data.verdict import Quarantine, Validation, results_json, verdict_json
 
 STAGE = Stage(
     name="validate_data",
     config=ValidationConfig,
     inputs={"utterances": UtteranceSet},
-    outputs={"report": ValidationReport},
+    outputs={"report": ValidationReport, "profile": DataProfile, "accepted": UtteranceSet},
     reports={"report": ("validation_report.html",)},
     imports=("great_expectations", "pandas", "soundfile"),
 )
 REPORT = "validation_report.html"
 RESULTS = "expectations.json"
+VERDICT = "verdict.json"
 
 
-@dataclass(frozen=True)
-class Validation:
-    """A dataset's facts and what came of every expectation."""
-
-    labels: tuple[str, ...]
-    facts: Facts
-    outcomes: tuple[Outcome, ...]
-
-    @property
-    def failed(self) -> list[str]:
-        """One sentence for each expectation that rejects the dataset."""
-        return [outcome.sentence for outcome in self.outcomes if outcome.status == "fail"]
-
-    @property
-    def verdict(self) -> Literal["pass", "reject"]:
-        return "reject" if self.failed else "pass"
-
-    @property
-    def audio_seconds(self) -> float:
-        return float(self.facts.utterances["seconds"].sum())
-
-
-def run(config: ValidationConfig, step: Step, utterances: Opened[UtteranceSet], report: Path) -> Result:
+def run(
+    config: ValidationConfig,
+    step: Step,
+    utterances: Opened[UtteranceSet],
+    champion_digest: str,
+    report: Path,
+    profile: Path,
+    accepted: Path,
+) -> Result:
     """Validate the dataset that a reference names.
 
     A rejected dataset is an answer, not an error: the verdict is a value for the pipeline's condition.
@@ -62,88 +49,92 @@ def run(config: ValidationConfig, step: Step, utterances: Opened[UtteranceSet], 
         config: the ``validation`` section.
         step: this execution.
         utterances: the dataset's reference.
-        report: folder of the output artifact: ``validation_report.html`` and ``expectations.json``.
+        champion_digest: the bundle whose data this dataset is compared with.
+        report: folder of the verdict: see :func:`write_report`.
+        profile: folder of the dataset in numbers, which the model takes with it.
+        accepted: folder of the reference to what of the dataset is used; stays empty.
     """
+    reference = utterances.manifest
+    paths = shard_paths(reference)
+    digests = {shard.name: shard.md5 for shard in reference.shards}
+    files = [ShardFile(split, path, name, digests[name]) for split in SPLITS for name, path in paths[split].items()]
+    declared = Declared(reference.name, reference.labels, reference.language, reference.speaker_disjoint)
+    validation = validate(
+        files,
+        declared,
+        config,
+        before=_champions_data(step, champion_digest),
+        dialogues=selected_dialogues(
+            {split: list(found.values()) for split, found in paths.items()}, reference.max_dialogues
+        ),
+        cache=FactsCache(step.store, reference.language, config.silence_dbfs),
+        on_progress=step.progress,
+    )
+    write_report(validation, files, report, reference.dvc_digest)
+    dump_profile(validation.profile, profile / PROFILE_FILE)
+    for sentence in (*validation.failed, *validation.warnings):
+        step.progress.note(sentence)
+    return Result(
+        manifests={
+            "report": report_manifest(validation),
+            "profile": DataProfile(name=reference.name, dvc_digest=reference.dvc_digest),
+            "accepted": _accepted(reference, validation.quarantine),
+        },
+        values={"verdict": validation.verdict},
+    )
+
+
+def write_report(validation: Validation, files: list[ShardFile], folder: Path, digest: str) -> None:
+    """Write the verdict as data, Great Expectations' results, the page, and what is set aside."""
     from components.validate_data.report import render
 
-    reference = utterances.manifest
-    files = shard_paths(reference)
-    shards = {split: list(paths.values()) for split, paths in files.items()}
-    validation = validate(
-        shards,
-        reference.labels,
-        reference.modalities,
-        reference.speaker_disjoint,
-        config,
-        step.progress,
-        dialogues=selected_dialogues(shards, reference.max_dialogues),
-        names={split: list(paths) for split, paths in files.items()},
-    )
-    (report / RESULTS).write_text(results_json(validation), encoding="utf-8")
-    (report / REPORT).write_text(render(validation, reference.name, reference.dvc_digest), encoding="utf-8")
-    for sentence in validation.failed:
-        step.progress.note(sentence)
-    manifest = ValidationReport(
+    (folder / VERDICT).write_text(verdict_json(validation), encoding="utf-8")
+    (folder / RESULTS).write_text(results_json(validation.outcomes, validation.verdict), encoding="utf-8")
+    (folder / REPORT).write_text(render(validation, validation.profile.name, digest), encoding="utf-8")
+    if validation.quarantine:
+        said = problems(validation.outcomes, validation.facts.utterances)
+        write_quarantine(folder / QUARANTINE_FILE, files, validation.quarantine.dialogues, said)
+
+
+def report_manifest(validation: Validation) -> ValidationReport:
+    """What the report's readers need to know."""
+    return ValidationReport(
         verdict=validation.verdict,
         failed=validation.failed,
+        warnings=validation.warnings,
+        quarantined=validation.quarantine.utterances if validation.quarantine else 0,
         expectations=sum(outcome.status != "not checked" for outcome in validation.outcomes),
         utterances=len(validation.facts.utterances),
         audio_seconds=round(validation.audio_seconds, 3),
     )
-    return Result(manifests={"report": manifest}, values={"verdict": validation.verdict})
 
 
-def validate(
-    shards: Mapping[Split, Sequence[Path]],
-    labels: Sequence[str],
-    modalities: Sequence[str],
-    speaker_disjoint: bool,
-    config: ValidationConfig,
-    on_progress: Callable[[str, float, float], None] | None = None,
-    *,
-    dialogues: Mapping[Split, frozenset[str] | None] | None = None,
-    names: Mapping[Split, Sequence[str]] | None = None,
-) -> Validation:
-    """Gather the facts of local shards and judge them.
+def _champions_data(step: Step, digest: str) -> Profile | None:
+    """The profile of the champion's data; None where there is no champion, or one from before there were profiles."""
+    if digest == NO_CHAMPION:
+        return None
+    try:
+        bundle = open_artifact(step.store, ModelBundle, digest)
+        if PROFILE_FILE not in bundle.manifest.files:
+            step.progress.note("the champion carries no profile of its data: drift is not judged.")
+            return None
+        return load_profile(bundle.file(PROFILE_FILE))
+    except ArtifactError as error:
+        step.progress.note(f"the champion's data cannot be compared: {error}")
+        return None
 
-    Args:
-        shards: parquet files of each split, in row order.
-        labels: the declared labels, in order.
-        modalities: what the dataset is said to have, of ``speech`` and ``text``.
-        speaker_disjoint: whether the dataset promises that no speaker is in two splits.
-        config: the bounds.
-        on_progress: told ``(message, done, total)`` in utterances.
-        dialogues: the dialogues in use, per split; None for all of them.
-        names: what to call the shards, in the same order; their file names where left out.
-    """
-    facts = gather(shards, names=names, dialogues=dialogues, on_progress=on_progress)
-    columns = facts.columns
-    unusable = frozenset(columns.loc[columns["status"] != "ok", "column"])
-    found = evaluate(
-        rules(facts, labels, speaker_disjoint, config), tables(facts, labels, modalities, config), unusable
+
+def _accepted(reference: UtteranceSet, aside: Quarantine | None) -> UtteranceSet:
+    """The dataset without what is set aside; the very same reference where nothing is."""
+    if aside is None:
+        return reference
+    names = {split: sorted(found) for split, found in sorted(aside.dialogues.items())}
+    test = canonical_digest([reference.test_digest, names["test"]]) if "test" in names else reference.test_digest
+    return reference.model_copy(
+        update={
+            "quarantined": names,
+            "rows": {split: count - aside.rows[split] for split, count in reference.rows.items()},
+            "dialogues": {split: count - len(names.get(split, ())) for split, count in reference.dialogues.items()},
+            "test_digest": test,
+        }
     )
-    return Validation(tuple(labels), facts, tuple(found))
-
-
-def results_json(validation: Validation) -> str:
-    """Every result of Great Expectations, the same text for the same data."""
-    import great_expectations
-
-    content = {
-        "verdict": validation.verdict,
-        "great_expectations": great_expectations.__version__,
-        "expectations": [
-            {
-                "name": outcome.rule.name,
-                "table": outcome.rule.table,
-                "status": outcome.status,
-                "checked": outcome.checked,
-                "unexpected": outcome.unexpected,
-                "allowed_share": outcome.rule.allowed_share,
-                "sentence": outcome.sentence,
-                **({"great_expectations": outcome.result} if outcome.result else {}),
-            }
-            for outcome in validation.outcomes
-        ],
-    }
-    return json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"

@@ -10,15 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from components.validate_data.expectations import Rule
-from components.validate_data.wording import describe
+from components.core.config.validation import Severity, ValidationConfig
+from components.validate_data.expectations.rule import Rule
+from components.validate_data.wording import describe, shown
 
 if TYPE_CHECKING:
     import pandas as pd
     from great_expectations.core import ExpectationSuiteValidationResult, ExpectationValidationResult
 
-Status = Literal["pass", "fail", "not checked"]
+Status = Literal["pass", "warn", "fail", "not checked"]
 _KEPT_VALUES = 20
+MOST_EXAMPLES = 10
 
 
 @dataclass(frozen=True)
@@ -27,45 +29,56 @@ class Outcome:
 
     Attributes:
         rule: the expectation.
-        status: ``fail`` rejects the dataset.
+        severity: what a failure means.
+        status: ``fail`` rejects the dataset, ``warn`` does not.
         checked: rows it applied to.
         unexpected: rows that do not meet it; some may be allowed.
         sentence: of a failure, what is wrong, where and how to mend it; of an unchecked rule, why.
+        examples: up to ten of the failing rows in words.
+        failing: where they are in the rule's table.
         result: what Great Expectations answered, without what changes from run to run.
     """
 
     rule: Rule
+    severity: Severity
     status: Status
     checked: int = 0
     unexpected: int = 0
     sentence: str = ""
+    examples: Sequence[str] = ()
+    failing: Sequence[int] = ()
     result: Mapping[str, Any] = field(default_factory=dict)
 
 
-def evaluate(rules: Sequence[Rule], tables: Mapping[str, pd.DataFrame], unusable: frozenset[str]) -> list[Outcome]:
+def evaluate(
+    rules: Sequence[Rule], tables: Mapping[str, pd.DataFrame], unusable: frozenset[str], config: ValidationConfig
+) -> list[Outcome]:
     """Check every rule that applies.
 
     Args:
         rules: the expectations.
         tables: the tables they look at.
         unusable: columns of the dataset that are missing or of the wrong type somewhere; rules that need them wait.
+        config: severities.
 
     Returns:
         One outcome a rule, in their order.
     """
-    reasons = {rule.name: _not_checked(rule, unusable) for rule in rules}
+    reasons = {rule.name: _not_checked(rule, tables, unusable) for rule in rules}
     results = _validate([rule for rule in rules if not reasons[rule.name]], tables)
     return [
-        Outcome(rule, "not checked", sentence=reasons[rule.name])
+        Outcome(rule, config.severity_of(rule.name), "not checked", sentence=reasons[rule.name])
         if reasons[rule.name]
-        else _outcome(rule, results[rule.name], tables[rule.table])
+        else _outcome(rule, config.severity_of(rule.name), results[rule.name], tables[rule.table])
         for rule in rules
     ]
 
 
-def _not_checked(rule: Rule, unusable: frozenset[str]) -> str:
+def _not_checked(rule: Rule, tables: Mapping[str, pd.DataFrame], unusable: frozenset[str]) -> str:
     absent = [column for column in rule.needs if column in unusable]
-    return f"waits until the column '{absent[0]}' is mended" if absent else rule.not_checked
+    if absent:
+        return f"waits until the column '{absent[0]}' is mended"
+    return rule.not_checked or ("there is nothing of this kind in the dataset" if tables[rule.table].empty else "")
 
 
 def _validate(rules: Sequence[Rule], tables: Mapping[str, pd.DataFrame]) -> dict[str, ExpectationValidationResult]:
@@ -94,20 +107,28 @@ def _validate(rules: Sequence[Rule], tables: Mapping[str, pd.DataFrame]) -> dict
     return answers
 
 
-def _outcome(rule: Rule, answer: ExpectationValidationResult, table: pd.DataFrame) -> Outcome:
+def _outcome(rule: Rule, severity: Severity, answer: ExpectationValidationResult, table: pd.DataFrame) -> Outcome:
     found = answer.result
     if "unexpected_index_list" not in found:
         trouble = f"{rule.title}: this could not be checked, which is a defect of the validation, not of the data."
-        return Outcome(rule, "fail", sentence=trouble, result=_stable(answer))
-    failing = table.loc[sorted(found["unexpected_index_list"])]
+        return Outcome(rule, severity, "fail", sentence=trouble, result=_stable(answer))
+    failing = sorted(found["unexpected_index_list"])
     checked = int(found["element_count"]) - int(found.get("missing_count") or 0)
-    failed = len(failing) > rule.allowed_share * checked + 1e-9
-    sentence = ""
-    if failed:
-        column = rule.expectation[1].get("column", "")
-        happened = describe(rule.happened, failing, rule.table, column, rule.example)
-        sentence = f"{happened[0].upper()}{happened[1:]}: {rule.mend}."
-    return Outcome(rule, "fail" if failed else "pass", checked, len(failing), sentence, _stable(answer))
+    if len(failing) <= rule.allowed_share * checked + 1e-9:
+        return Outcome(rule, severity, "pass", checked, len(failing), result=_stable(answer))
+    rows = table.loc[failing]
+    happened = describe(rule.happened, rows, rule.table, rule.expectation[1].get("column", ""), rule.example)
+    return Outcome(
+        rule,
+        severity,
+        "fail" if severity == "block" else "warn",
+        checked,
+        len(failing),
+        f"{happened[0].upper()}{happened[1:]}: {rule.mend}.",
+        tuple(shown(rows, rule.table, rule.example, MOST_EXAMPLES)),
+        tuple(failing),
+        _stable(answer),
+    )
 
 
 def _stable(answer: ExpectationValidationResult) -> dict[str, Any]:

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 EXAMPLES = 3
+"""Rows named in a sentence; the verdict names ten."""
 _LONGEST = 80
 NOUNS = {
     "shards": "file",
@@ -19,6 +20,11 @@ NOUNS = {
     "splits": "split",
     "classes": "label",
     "modalities": "modality",
+    "conversations": "dialogue",
+    "recordings": "recording",
+    "phrases": "sentence",
+    "label_shares": "split",
+    "lengths": "split",
 }
 ROW_EXAMPLES = {
     "shards": "{shard}: {reason}",
@@ -30,6 +36,11 @@ ROW_EXAMPLES = {
     "splits": "{split}",
     "classes": "'{label}' in {split} ({utterances}, at least {least} needed)",
     "modalities": "{modality} in {split}",
+    "conversations": "{overlap:.0%} of {split}/{dialogue_id} in {twin_split}/{twin}",
+    "recordings": "{place} and {other}",
+    "phrases": "{place}",
+    "label_shares": "{split}",
+    "lengths": "{split}",
 }
 _VERBS = {"have": "has", "are": "is", "do": "does", "lie": "lies", "name": "names", "share": "shares"}
 
@@ -47,8 +58,8 @@ def describe(template: str, rows: pd.DataFrame, table: str, column: str = "", ex
     """
     verbs = {many: one if len(rows) == 1 else many for many, one in _VERBS.items()}
     return template.format(
-        n=count(len(rows), NOUNS[table]),
-        examples=_examples(rows, example or ROW_EXAMPLES[table]),
+        n=count(len(rows), NOUNS.get(table, "row")),
+        examples=", ".join(shown(rows, table, example, EXAMPLES)) + (", …" if len(rows) > EXAMPLES else ""),
         values=_values(rows[column]) if column else "",
         **verbs,
     )
@@ -69,12 +80,21 @@ def brief(value: Any) -> Any:
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
 
 
-def _examples(rows: pd.DataFrame, template: str) -> str:
-    shown = []
-    for row in rows.head(EXAMPLES).itertuples(index=False):
+def shown(rows: pd.DataFrame, table: str, example: str, most: int) -> list[str]:
+    """The first failing rows, each in words.
+
+    Args:
+        rows: the rows that failed.
+        table: the table they are from.
+        example: how one is shown; the table's own way where empty.
+        most: how many at most.
+    """
+    template = example or ROW_EXAMPLES.get(table, "")
+    found = []
+    for row in rows.head(most).itertuples(index=False):
         record = {name: brief(value) for name, value in zip(rows.columns, row, strict=True)}
-        shown.append(template.format(**record, place=_place(record)))
-    return ", ".join(shown) + (", …" if len(rows) > EXAMPLES else "")
+        found.append(template.format(**{"place": _place(record), **record}))
+    return found
 
 
 def _values(values: pd.Series[Any]) -> str:

@@ -123,9 +123,9 @@ def arm(work: Path, name: str, dataset: str, modality: str, precision: str, cach
     import numpy as np
     import pandas  # noqa: F401
     import pyarrow.parquet  # noqa: F401
-    import torch
     import scipy.signal  # noqa: F401
     import soundfile  # noqa: F401
+    import torch
     import transformers.modeling_utils
     import transformers.models.bert.modeling_bert
     import transformers.models.whisper.modeling_whisper  # noqa: F401

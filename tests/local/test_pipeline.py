@@ -64,8 +64,8 @@ def test_its_reports_are_whole_and_need_no_network(first: Run) -> None:
 def test_changing_nothing_trains_nothing(first: Run, output: Path, data: Path) -> None:
     again = run(output, data)
     assert again.code == 0, again.text
-    # The champion is part of what these two look at, and there is one now.
-    assert again.ran == ALWAYS | {"evaluate_model", "gate_model"}
+    # The champion is part of what these three look at, and there is one now.
+    assert again.ran == ALWAYS | {"validate_data", "evaluate_model", "gate_model"}
     third = run(output, data)
     assert third.code == 0 and third.ran == ALWAYS
 

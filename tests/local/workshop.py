@@ -21,9 +21,10 @@ ROOT = Path(__file__).resolve().parents[2]
 LABELS = ["calm", "glad", "cross"]
 _WORDS = {"calm": "all is well today", "glad": "this is lovely news", "cross": "stop it right now"}
 _PITCH = {"calm": 150.0, "glad": 300.0, "cross": 600.0}
+_SHIFT = {"train": 0.0, "dev": 0.3, "test": 0.6}
 
 
-def tone(hertz: float, seconds: float = 0.6, rate: int = 16000) -> bytes:
+def tone(hertz: float, seconds: float = 0.8, rate: int = 16000) -> bytes:
     """An encoded tone."""
     time = np.arange(int(seconds * rate)) / rate
     buffer = io.BytesIO()
@@ -32,7 +33,7 @@ def tone(hertz: float, seconds: float = 0.6, rate: int = 16000) -> bytes:
 
 
 def rows(*, audio: bool = True) -> Iterator[tuple[Split, Utterance]]:
-    """18 dialogues of four turns; speakers belong to one split each."""
+    """18 dialogues of four turns; speakers, sentences and sounds belong to one split each."""
     splits: tuple[tuple[Split, int], ...] = (("train", 10), ("dev", 4), ("test", 4))
     for split, dialogues in splits:
         for dialogue in range(dialogues):
@@ -44,8 +45,8 @@ def rows(*, audio: bool = True) -> Iterator[tuple[Split, Utterance]]:
                         dialogue_id=f"{split}-{dialogue}",
                         turn=turn,
                         label=label,
-                        text=f"{_WORDS[label]}, {dialogue} {turn}",
-                        audio=tone(_PITCH[label] + 5 * dialogue + turn) if audio else None,
+                        text=f"{_WORDS[label]}, {split}{dialogue}x{turn}",
+                        audio=tone(_PITCH[label] + 5 * dialogue + turn + _SHIFT[split]) if audio else None,
                         speaker=f"{split}-{turn % 2}",
                     ),
                 )

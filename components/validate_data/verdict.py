@@ -1,0 +1,161 @@
+"""A validation: facts, outcomes and what they come to; and the same as data, for machines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from components.validate_data.drift import Drift
+from components.validate_data.facts import Facts
+from components.validate_data.profile import Profile
+from components.validate_data.quarantine import Names
+from components.validate_data.suite import Outcome
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Verdict = Literal["pass", "warn", "reject"]
+
+
+@dataclass(frozen=True)
+class Quarantine:
+    """Dialogues that are set aside.
+
+    Attributes:
+        dialogues: by split.
+        rows: how many utterances are in them, by split.
+        of: utterances of the whole dataset.
+    """
+
+    dialogues: Names
+    rows: Mapping[str, int]
+    of: int
+
+    @property
+    def utterances(self) -> int:
+        """How many utterances are set aside."""
+        return sum(self.rows.values())
+
+    @property
+    def sentence(self) -> str:
+        """What was done, in words."""
+        count = sum(map(len, self.dialogues.values()))
+        return (
+            f"{count:,} dialogue{'' if count == 1 else 's'} with {self.utterances:,} utterances "
+            f"({self.utterances / max(1, self.of):.1%}) {'is' if count == 1 else 'are'} set aside in quarantine.parquet: mend "
+            "them there and bring them back with `mistere data import table`."
+        )
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What came of a dataset.
+
+    Attributes:
+        labels: the declared labels.
+        facts: of the whole dataset.
+        tables: what the expectations looked at.
+        outcomes: of every expectation, on the whole dataset.
+        drifts: distances from the champion's dataset.
+        profile: the dataset in numbers, without what is set aside.
+        before: the champion's dataset in numbers; None where there is no champion with a profile.
+        quarantine: what is set aside; the rest has no blocking finding. None where nothing is.
+        refused: why setting dialogues aside did not help, where it was allowed.
+    """
+
+    labels: tuple[str, ...]
+    facts: Facts
+    tables: Mapping[str, pd.DataFrame]
+    outcomes: tuple[Outcome, ...]
+    drifts: tuple[Drift, ...]
+    profile: Profile
+    before: Profile | None = None
+    quarantine: Quarantine | None = None
+    refused: str = ""
+
+    @property
+    def failed(self) -> list[str]:
+        """One sentence for each blocking finding that is left, and why quarantine did not help."""
+        if self.quarantine:
+            return []
+        found = [outcome.sentence for outcome in self.outcomes if outcome.status == "fail"]
+        return [*found, *([self.refused] if self.refused and found else [])]
+
+    @property
+    def warnings(self) -> list[str]:
+        """One sentence for what does not block: what is set aside and why, and each finding of severity ``warn``."""
+        warned = [outcome.sentence for outcome in self.outcomes if outcome.status == "warn"]
+        if self.quarantine is None:
+            return warned
+        why = [outcome.sentence for outcome in self.outcomes if outcome.status == "fail"]
+        return [self.quarantine.sentence, *why, *warned]
+
+    @property
+    def verdict(self) -> Verdict:
+        """``reject``, or ``warn`` where something is to be said, or ``pass``."""
+        return "reject" if self.failed else "warn" if self.warnings else "pass"
+
+    @property
+    def audio_seconds(self) -> float:
+        return float(self.facts.utterances["seconds"].sum())
+
+
+def verdict_json(validation: Validation) -> str:
+    """The verdict as data: every expectation that is not met, how often, and up to ten of the rows; the same for the same data."""
+    quarantine = validation.quarantine
+    content: dict[str, Any] = {
+        "verdict": validation.verdict,
+        "utterances": len(validation.facts.utterances),
+        "findings": [_finding(outcome) for outcome in validation.outcomes if outcome.status in {"fail", "warn"}],
+        "not_checked": {o.rule.name: o.sentence for o in validation.outcomes if o.status == "not checked"},
+        "drift": {d.measure: {"distance": round(d.distance, 6), "bound": round(d.bound, 6)} for d in validation.drifts},
+        "quarantine": quarantine
+        and {
+            "utterances": quarantine.utterances,
+            "dialogues": {split: sorted(names) for split, names in quarantine.dialogues.items()},
+        },
+    }
+    if validation.refused:
+        content["quarantine_refused"] = validation.refused
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def _finding(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "expectation": outcome.rule.name,
+        "layer": outcome.rule.layer,
+        "severity": outcome.severity,
+        "sentence": outcome.sentence,
+        "count": outcome.unexpected,
+        "checked": outcome.checked,
+        "allowed_share": outcome.rule.allowed_share,
+        "rows": outcome.rule.table,
+        "examples": list(outcome.examples),
+    }
+
+
+def results_json(outcomes: Sequence[Outcome], verdict: Verdict) -> str:
+    """Every result of Great Expectations, the same text for the same data."""
+    import great_expectations
+
+    content = {
+        "verdict": verdict,
+        "great_expectations": great_expectations.__version__,
+        "expectations": [
+            {
+                "name": outcome.rule.name,
+                "table": outcome.rule.table,
+                "severity": outcome.severity,
+                "status": outcome.status,
+                "checked": outcome.checked,
+                "unexpected": outcome.unexpected,
+                "allowed_share": outcome.rule.allowed_share,
+                "sentence": outcome.sentence,
+                **({"great_expectations": outcome.result} if outcome.result else {}),
+            }
+            for outcome in outcomes
+        ],
+    }
+    return json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"

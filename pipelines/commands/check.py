@@ -1,0 +1,113 @@
+"""``mistere data check``: the validation alone, on a folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from components.core.config.validation import ValidationConfig
+from components.core.dataset import SPLITS, load_info, shards_of
+from components.core.errors import ExitCode, UsageError
+from components.core.file_digest import digest_once
+from components.core.places import cache_directory
+from components.core.store import LocalStore
+from components.validate_data.facts import ShardFile
+from components.validate_data.profile import Profile
+from components.validate_data.run import REPORT, write_report
+from components.validate_data.shard_facts import FactsCache
+from components.validate_data.validation import Declared, validate
+from components.validate_data.verdict import Validation
+from pipelines.profiles import load_profile
+
+_COLOURS = {"pass": "bold green", "warn": "bold yellow", "reject": "bold red"}
+
+
+def check(
+    directory: Path, profile: str, settings: Sequence[str], against: Path | None, quarantine: bool, output: Path
+) -> int:
+    """Validate a dataset folder, write the report and say what came of it.
+
+    Args:
+        directory: the dataset.
+        profile: settings to start from.
+        settings: ``--set`` on top.
+        against: a dataset to measure drift from; None for none.
+        quarantine: set dialogues with blocking findings aside.
+        output: folder of the report; replaced when all of it is there.
+
+    Returns:
+        The exit code: 0, or 4 where the dataset is rejected.
+    """
+    from rich.progress import Progress
+
+    config = load_profile(profile, settings).validation
+    if quarantine:
+        config = config.model_copy(update={"quarantine": True})
+    with Progress(transient=True) as bar:
+        task = bar.add_task("reading", total=None)
+
+        def advance(_message: str, done: float, total: float) -> None:
+            bar.update(task, completed=done, total=total)
+
+        before = _judged(against, config, None, advance)[0].profile if against else None
+        validation, files = _judged(directory, config, before, advance)
+    _replace(output, validation, files)
+    _tell(validation, output)
+    return int(ExitCode.DATA_REJECTED) if validation.verdict == "reject" else 0
+
+
+def _judged(
+    directory: Path, config: ValidationConfig, before: Profile | None, advance: Callable[[str, float, float], None]
+) -> tuple[Validation, list[ShardFile]]:
+    if not directory.is_dir():
+        raise UsageError(f"{directory} is no folder: name a dataset in the dataset form.")
+    info = load_info(directory / "dataset.yaml")
+    files = [
+        ShardFile(split, path, path.name, digest_once(path, "md5"))
+        for split in SPLITS
+        for path in shards_of(directory.iterdir(), split)
+    ]
+    declared = Declared(info.name, info.labels, info.language, info.speaker_disjoint)
+    cache = FactsCache(LocalStore(cache_directory("validation")), info.language, config.silence_dbfs)
+    return validate(files, declared, config, before=before, cache=cache, on_progress=advance), files
+
+
+def _replace(output: Path, validation: Validation, files: list[ShardFile]) -> None:
+    """Write all files aside, then put them in the place of the ones before."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+    try:
+        write_report(validation, files, aside, "")
+        if output.is_dir() and not (output / REPORT).is_file() and any(output.iterdir()):
+            raise UsageError(f"{output} holds something else than a validation report: choose another --output.")
+        shutil.rmtree(output, ignore_errors=True)
+        aside.chmod(0o755 & ~_umask())
+        aside.rename(output)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _tell(validation: Validation, output: Path) -> None:
+    console = Console(highlight=False)
+    console.print(Text(validation.verdict.upper(), style=_COLOURS[validation.verdict]))
+    for sentence in validation.failed:
+        console.print(f"  must be mended: {sentence}", markup=False)
+    for sentence in validation.warnings:
+        console.print(f"  warning: {sentence}", markup=False)
+    checked = sum(outcome.status != "not checked" for outcome in validation.outcomes)
+    console.print(
+        f"{len(validation.facts.utterances):,} utterances, {checked} expectations checked; report {output / REPORT}",
+        markup=False,
+    )
