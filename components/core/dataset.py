@@ -145,10 +145,7 @@ def read_batches(
             with pq.ParquetFile(shard) as file:
                 present = set(file.schema_arrow.names)
                 wanted = None if columns is None else [name for name in columns if name in present]
-                if rows is None:
-                    yield from file.iter_batches(batch_size=batch_rows, columns=wanted)
-                else:
-                    yield from _row_batches(file, wanted, batch_rows, *rows)
+                yield from _row_batches(file, wanted, batch_rows, *(rows or (0, file.metadata.num_rows)))
         except (pa.ArrowInvalid, OSError) as error:
             raise DataError(f"{shard.name} is not readable parquet ({str(error).splitlines()[0]}).") from error
 
@@ -156,6 +153,7 @@ def read_batches(
 def _row_batches(
     file: pq.ParquetFile, columns: list[str] | None, batch_rows: int, start: int, stop: int
 ) -> Iterator[pa.RecordBatch]:
+    """Row group by row group: one iterator over all of them keeps every one that it has read."""
     first = 0
     for group in range(file.num_row_groups):
         last = first + file.metadata.row_group(group).num_rows

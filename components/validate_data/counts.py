@@ -9,6 +9,7 @@ from components.core.config.validation import ValidationConfig
 from components.core.dataset import SPLITS
 from components.validate_data import drift, overlap
 from components.validate_data.facts import Facts
+from components.validate_data.meaning import best_exchange
 from components.validate_data.profile import label_distance
 from components.validate_data.wording import shown
 
@@ -64,6 +65,7 @@ def tables(
         "splits": pd.DataFrame(list(sizes.items()), columns=["split", "utterances"]),
         "classes": pd.DataFrame(classes, columns=["split", "label", "utterances", "least"]),
         "label_shares": _label_shares(rows, labels, config),
+        "label_meanings": _label_meanings(facts, config),
         "modalities": pd.DataFrame(present, columns=["split", "modality", "utterances"]),
         "phrases": _phrases(rows),
         "lengths": _lengths(rows, config),
@@ -94,6 +96,18 @@ def _label_shares(rows: pd.DataFrame, labels: Sequence[str], config: ValidationC
             detail = f"'{label}' is {moved[label][0]:.0%} of train and {moved[label][1]:.0%} here"
             found.append((split, distance, max(config.max_split_distance, 3 * chance), detail))
     return pd.DataFrame(found, columns=["split", "distance", "bound", "detail"])
+
+
+def _label_meanings(facts: Facts, config: ValidationConfig) -> pd.DataFrame:
+    """How much better dev and test are explained by the words of train when their labels are exchanged."""
+    import pandas as pd
+
+    found = []
+    for split in SPLITS[1:]:
+        exchange = best_exchange(facts.said.get("train", {}), facts.said.get(split, {}))
+        if exchange:
+            found.append((split, exchange.gain, max(config.max_label_exchange, exchange.chance), exchange.detail))
+    return pd.DataFrame(found, columns=["split", "gain", "bound", "detail"])
 
 
 def _phrases(rows: pd.DataFrame) -> pd.DataFrame:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from components.core.config.validation import ValidationConfig
+from components.validate_data.meaning import best_exchange
 from components.validate_data.profile import Profile, cumulative_distance, label_distance
 
 if TYPE_CHECKING:
@@ -49,6 +50,17 @@ def drifts(now: Profile, before: Profile, config: ValidationConfig) -> list[Drif
             "labels", distance, max(config.max_label_drift, 3 * chance), "the shares of the labels", _moved(now, before)
         )
     )
+    exchange = best_exchange(before.label_words, now.label_words)
+    if exchange:
+        found.append(
+            Drift(
+                "label_meaning",
+                exchange.gain,
+                max(config.max_label_exchange, exchange.chance),
+                "what the labels mean",
+                exchange.detail,
+            )
+        )
     for measure, column, bound, what in (
         ("duration", "seconds", config.max_duration_drift, "the durations of the recordings"),
         ("text_length", "text_length", config.max_text_length_drift, "the lengths of the transcripts"),

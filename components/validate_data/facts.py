@@ -50,7 +50,7 @@ class Facts:
         dialogue_names: one row a dialogue name: splits, split_count.
         speakers: one row a speaker: splits, split_count.
         sequences: split, dialogue_id, sequence: five words in a row.
-        words: word, count, over all splits.
+        said: how often each word occurs, by split and label.
     """
 
     shards: pd.DataFrame
@@ -60,7 +60,7 @@ class Facts:
     dialogue_names: pd.DataFrame
     speakers: pd.DataFrame
     sequences: pd.DataFrame
-    words: dict[str, int]
+    said: dict[str, dict[str, dict[str, int]]]
 
     def without(self, dialogues: Mapping[str, frozenset[str]]) -> Facts:
         """The facts of the dataset without some dialogues of each split; words are counted with them."""
@@ -117,7 +117,7 @@ def gather(
     column_rows: list[dict[str, Any]] = []
     rows: list[pa.Table] = []
     sequences: list[pa.Table] = []
-    words: dict[str, int] = {}
+    said: dict[str, dict[str, dict[str, int]]] = {}
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         for file in files:
             reason, found = "", None
@@ -133,8 +133,10 @@ def gather(
             column_rows += [{**named, "expected": EXPECTED_TYPES[row["column"]], **row} for row in found.columns]
             rows.append(_named(found.rows, **named))
             sequences.append(_named(found.sequences, split=file.split))
-            for word, count in zip(found.words["word"].to_pylist(), found.words["count"].to_pylist(), strict=True):
-                words[word] = words.get(word, 0) + count
+            of_split = said.setdefault(file.split, {})
+            for label, word, count in zip(*(column.to_pylist() for column in found.words.columns), strict=True):
+                of_label = of_split.setdefault(label, {})
+                of_label[word] = of_label.get(word, 0) + count
     table = _utterances(rows, silence_dbfs, max_quiet)
     return Facts(
         shards=pd.DataFrame(shard_rows, columns=["split", "shard", "readable", "reason"]),
@@ -144,7 +146,7 @@ def gather(
         dialogue_names=_splits_of(table, "dialogue_id"),
         speakers=_splits_of(table, "speaker"),
         sequences=_joined(sequences, ("split", "dialogue_id", "sequence")),
-        words=words,
+        said=said,
     )
 
 

@@ -6,7 +6,7 @@ Histograms stand on fixed edges, so that two profiles can be laid over each othe
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from components.validate_data.facts import Facts
 
 PROFILE_FILE = "data_profile.json"
-_MOST_WORDS = 2000
+_MOST_WORDS, _MOST_LABEL_WORDS = 2000, 400
 EDGES: dict[str, tuple[float, float, int]] = {
     "seconds": (0.0, 30.0, 120),
     "text_length": (0.0, 400.0, 200),
@@ -39,6 +39,7 @@ class Profile(BaseModel):
         histograms: counts of utterances by fact, on :data:`EDGES`; only of facts that occur.
         words: the most frequent words; only those that occur more than once.
         other_words: occurrences of all others.
+        label_words: of each label the most frequent words.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -49,6 +50,7 @@ class Profile(BaseModel):
     histograms: dict[str, list[int]]
     words: dict[str, int]
     other_words: int
+    label_words: dict[str, dict[str, int]] = {}
 
 
 def profile_of(facts: Facts, name: str, labels: Sequence[str]) -> Profile:
@@ -63,16 +65,36 @@ def profile_of(facts: Facts, name: str, labels: Sequence[str]) -> Profile:
         values = values[np.isfinite(values) & (values > 0 if column == "text_length" else True)]
         if len(values):
             histograms[column] = np.histogram(np.clip(values, low, high), bins=bins, range=(low, high))[0].tolist()
-    ranked = sorted(facts.words.items(), key=lambda item: (-item[1], item[0]))[:_MOST_WORDS]
-    words = {word: count for word, count in ranked if count > 1}
+    by_label = _over_splits(facts)
+    everything = _total(by_label.values())
+    words = {word: count for word, count in _most_frequent(everything, _MOST_WORDS).items() if count > 1}
     return Profile(
         name=name,
         utterances=len(table),
         labels={label: int(counts.get(label, 0)) for label in labels},
         histograms=histograms,
         words=words,
-        other_words=sum(facts.words.values()) - sum(words.values()),
+        other_words=sum(everything.values()) - sum(words.values()),
+        label_words={label: _most_frequent(by_label.get(label, {}), _MOST_LABEL_WORDS) for label in labels},
     )
+
+
+def _over_splits(facts: Facts) -> dict[str, dict[str, int]]:
+    """How often each word occurs, by label."""
+    labels = sorted({label for split in facts.said.values() for label in split})
+    return {label: _total(split.get(label, {}) for split in facts.said.values()) for label in labels}
+
+
+def _total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for each in counts:
+        for word, count in each.items():
+            total[word] = total.get(word, 0) + count
+    return total
+
+
+def _most_frequent(counts: Mapping[str, int], most: int) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:most])
 
 
 def dump_profile(profile: Profile, path: Path) -> None:

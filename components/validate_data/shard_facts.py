@@ -49,7 +49,7 @@ class ShardFacts:
         rows: one row an utterance in use: row, dialogue_id, turn, label, speaker, and the fields of
             :class:`~components.validate_data.reading.Read` and :class:`~components.validate_data.hearing.Heard`.
         sequences: digests of five words in a row, with their dialogue: dialogue_id, sequence.
-        words: word, count.
+        words: label, word, count.
     """
 
     columns: list[dict[str, str]]
@@ -83,7 +83,7 @@ def facts_of_shard(
 
     usable, described = _columns_of(path)
     scripts = scripts_of(language)
-    counts: Counter[str] = Counter()
+    counts: Counter[tuple[str, str]] = Counter()
     batches: list[pa.RecordBatch] = []
     dialogues: list[pa.Array] = []
     sequences: list[pa.Array] = []
@@ -94,11 +94,11 @@ def facts_of_shard(
         facts: list[Read] = []
         found: list[int] = []
         owners: list[str] = []
-        for dialogue, text in zip(names["dialogue_id"], texts, strict=True):
+        for dialogue, label, text in zip(names["dialogue_id"], names["label"], texts, strict=True):
             if dialogue != current:
                 current, conversation = dialogue, Conversation()
             words = words_of(text)
-            counts.update(words)
+            counts.update((label or "", word) for word in words)
             facts.append(read(text, words, scripts))
             said = conversation.hear(words) if dialogue is not None else []
             found += said
@@ -125,7 +125,13 @@ def facts_of_shard(
                 "sequence": pa.chunked_array(sequences, pa.int64()),
             }
         ),
-        pa.table({"word": pa.array(list(counts), pa.string()), "count": pa.array(list(counts.values()), pa.int64())}),
+        pa.table(
+            {
+                "label": pa.array([label for label, _ in counts], pa.string()),
+                "word": pa.array([word for _, word in counts], pa.string()),
+                "count": pa.array(list(counts.values()), pa.int64()),
+            }
+        ),
     )
 
 

@@ -24,6 +24,7 @@ NOUNS = {
     "recordings": "recording",
     "phrases": "sentence",
     "label_shares": "split",
+    "label_meanings": "split",
     "lengths": "split",
 }
 ROW_EXAMPLES = {
@@ -40,6 +41,7 @@ ROW_EXAMPLES = {
     "recordings": "{place} and {other}",
     "phrases": "{place}",
     "label_shares": "{split}",
+    "label_meanings": "{split}",
     "lengths": "{split}",
 }
 _VERBS = {"have": "has", "are": "is", "do": "does", "lie": "lies", "name": "names", "share": "shares"}

@@ -45,7 +45,7 @@ def embed(source: Path, folder: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     with tempfile.TemporaryDirectory() as scratch:
-        import_meld(source, Path(scratch) / "meld")
+        import_meld(source, Path(scratch) / "meld", text_only=True)
         rows = [
             (split, utterance)
             for split in SPLITS

@@ -37,6 +37,7 @@ from components.validate_data.verdict import Validation, verdict_json
 Row = tuple[Split, Utterance]
 Damage = Callable[[list[Row]], list[Row]]
 MELD = PROJECT_ROOT.parent / "shared" / "data" / "meld"
+LABELS = ["neutral", "happy", "sad", "angry", "fearful", "surprised"]
 DIALOGUES = {"train": 16, "dev": 7, "test": 7}
 
 
@@ -233,6 +234,12 @@ def no_label_in_test(rows: list[Row]) -> list[Row]:
     return [(s, replace(u, label=other) if s == "test" and u.label == label else u) for s, u in rows]
 
 
+def off_by_one(labels: list[str], split: str = "") -> Damage:
+    """Every label is the next one in the list (in one split)."""
+    after = dict(zip(labels, [*labels[1:], labels[0]], strict=True))
+    return lambda rows: [(s, replace(u, label=after[u.label]) if s == split or not split else u) for s, u in rows]
+
+
 def one_label_in_test(rows: list[Row]) -> list[Row]:
     """Three of four utterances of test have one label."""
     return rewritten(lambda index, u: u if index % 4 == 0 else replace(u, label="neutral"), split="test")(rows)
@@ -253,6 +260,7 @@ DAMAGES: list[tuple[str, Damage, set[str]]] = [
     ("a label with a blank", one(lambda u: replace(u, label=u.label + " ")), {"label_declared"}),
     ("a label that test lacks", no_label_in_test, {"labels_covered"}),
     ("a split labelled otherwise", one_label_in_test, {"labels_alike"}),
+    ("a label map off by one in test", off_by_one(LABELS, "test"), {"labels_mean_the_same"}),
     ("a row twice", repeated_row, {"turns_unique"}),
     ("a row that is gone", one(lambda _: None), {"turns_complete"}),
     ("turns counted from 1", rewritten(lambda _, u: replace(u, turn=u.turn + 1)), {"turns_complete"}),
@@ -438,6 +446,7 @@ def only_labels(*labels: str) -> Damage:
 
 
 DRIFTS: list[tuple[str, Damage, set[str]]] = [
+    ("a label map off by one", off_by_one(LABELS), {"drift_label_meaning"}),
     ("labels in other shares", only_labels("neutral", "sad"), {"drift_labels"}),
     (
         "slower speech",

@@ -1,4 +1,4 @@
-"""MELD into the dataset form: repairs, renumbering, and what is said of a damaged folder."""
+"""MELD into the dataset form: repairs, renumbering, media folders, and what is said of a damaged folder."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from components.core.corpora.meld import LABELS, import_meld, repair
+from components.core.corpora.meld import LABELS, import_meld
+from components.core.corpora.text_repair import looks_damaged, repair
 from components.core.dataset import SPLITS, Split, Utterance, load_info, read_utterances, shards_of
-from components.core.errors import DataError
+from components.core.errors import DataError, UsageError
+from tests.unit.corpus_files import shard_digests, wav
 
 HEADER = "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,Season,Episode,StartTime,EndTime"
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "meld"
@@ -50,6 +52,25 @@ def read(directory: Path, split: Split) -> list[Utterance]:
 def test_repair(damaged: str, whole: str) -> None:
     assert repair(damaged) == whole
     assert repair(whole) == whole
+    assert not looks_damaged(whole)
+    assert looks_damaged(damaged) or "\u00a0" in damaged or damaged == whole
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "fiancée, âge, Adiós, Ñandú",
+        "Grüße aus Köln: „schön“, MENÜ“",
+        "« Là-bas, où ça ? À l’hôtel » — NÃO",
+        "zażółć gęślą jaźń",
+        "câștig, hâlâ”, Mâţe",
+        "これはテストです。",
+        "Привет, как дела?",
+    ],
+)
+def test_ordinary_accents_are_no_damage(text: str) -> None:
+    assert not looks_damaged(text)
+    assert repair(text) == text
 
 
 def test_layout_gaps_and_order(tmp_path: Path) -> None:
@@ -60,7 +81,17 @@ def test_layout_gaps_and_order(tmp_path: Path) -> None:
         row("Elsewhere.", "disgust", 3, 1),
     ]
     source = make_source(tmp_path / "source", train=train)
-    assert import_meld(source, tmp_path / "meld") == {"train": 4, "dev": 1, "test": 1}
+    report = import_meld(source, tmp_path / "meld")
+    assert report.counts == {"train": 4, "dev": 1, "test": 1}
+    assert report.dialogues == {"train": 2, "dev": 1, "test": 1}
+    assert report.notes == [
+        "train: 4 utterances came in, 9989 are published.",
+        "dev: 1 utterances came in, 1109 are published.",
+        "test: 1 utterances came in, 2610 are published.",
+        "4 dialogues came in, 1432 are published.",
+        "2 dialogues skip utterance numbers: their turns are numbered anew.",
+        f"{source} holds no media folder (train_splits, dev_splits_complete, output_repeated_splits_test): text only.",
+    ]
     rows = read(tmp_path / "meld", "train")
     assert [(u.dialogue_id, u.turn, u.label, u.text) for u in rows] == [
         ("train-0003", 0, "disgust", "Elsewhere."),
@@ -94,6 +125,10 @@ def test_windows_bytes_and_byte_order_mark(tmp_path: Path) -> None:
         ([], "holds no utterances"),
         (b"Utterance,Speaker,Dialogue_ID,Utterance_ID\nHello.,Ross,0,0\n", "lacks the column 'Emotion'"),
         (b"", "lacks the column 'Utterance'"),
+        ([row("Hel\0lo.")], "line 2: there is a NUL byte"),
+        ([row("x" * 200_000)], "line 2: not readable as CSV"),
+        (["1,2,3"], "line 2: 3 fields, where the header has 11"),
+        ([row("Hello.", dialogue="9" * 5000)], "line 2: Dialogue_ID is '9+', not a whole number"),
     ],
 )
 def test_damaged_tables(tmp_path: Path, table: list[str] | bytes, message: str) -> None:
@@ -111,13 +146,54 @@ def test_missing_table(tmp_path: Path) -> None:
         import_meld(source, tmp_path / "meld")
 
 
+def test_a_folder_where_a_table_is_expected(tmp_path: Path) -> None:
+    source = make_source(tmp_path / "source")
+    (source / "dev_sent_emo.csv").unlink()
+    (source / "dev_sent_emo.csv").mkdir()
+    with pytest.raises(DataError, match=r"dev_sent_emo\.csv is missing"):
+        import_meld(source, tmp_path / "meld")
+
+
+def test_media_folders(tmp_path: Path) -> None:
+    train = [row("One."), row("Two.", utterance=1), row("Three.", utterance=2)]
+    source = make_source(tmp_path / "source", train=train)
+    folders = [source / "train" / "train_splits", source / "output_repeated_splits_test"]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    (folders[0] / "dia0_utt0.mp4").write_bytes(wav(100))
+    (folders[0] / "dia0_utt0.wav").write_bytes(wav(200))
+    (folders[0] / "dia0_utt1.mp4").write_bytes(b"")
+    (folders[0] / "._dia0_utt2.mp4").write_bytes(b"")
+    (folders[1] / "dia0_utt0.wav").write_bytes(wav(300))
+    (folders[1] / "final_videos_testdia0_utt0.mp4").write_bytes(wav(400))
+    report = import_meld(source, tmp_path / "meld")
+    assert [u.audio for u in read(tmp_path / "meld", "train")] == [wav(200), None, None]
+    assert read(tmp_path / "meld", "test")[0].audio == wav(400)
+    assert report.notes[-2:] == [
+        "2 utterances have no audio file and go without audio (train dia0_utt2, dev dia0_utt0).",
+        "1 utterances have an audio file that can't be read and go without audio (train dia0_utt1).",
+    ]
+    assert "Text only" not in load_info(tmp_path / "meld" / "dataset.yaml").description
+    import_meld(source, tmp_path / "again", media=source)
+    assert shard_digests(tmp_path / "again") == shard_digests(tmp_path / "meld")
+
+    assert not any("audio" in note for note in import_meld(source, tmp_path / "text", text_only=True).notes)
+    assert all(u.audio is None for u in read(tmp_path / "text", "train"))
+    with pytest.raises(UsageError, match="holds none of MELD's media folders"):
+        import_meld(source, tmp_path / "none", media=tmp_path / "elsewhere")
+
+
 @pytest.mark.skipif(not REAL.is_dir(), reason="MELD's tables are not beside the project (../shared/data/meld)")
 def test_real_tables(tmp_path: Path) -> None:
-    assert import_meld(REAL, tmp_path / "meld") == {"train": 9989, "dev": 1109, "test": 2610}
+    report = import_meld(REAL, tmp_path / "meld", text_only=True)
+    assert report.counts == {"train": 9989, "dev": 1109, "test": 2610}
+    assert report.dialogues == {"train": 1038, "dev": 114, "test": 280}
+    assert report.notes[0] == "76 dialogues skip utterance numbers: their turns are numbered anew."
+    assert not any("published" in note or "text only" in note for note in report.notes)
     dialogues = set()
     for split in SPLITS:
         for utterance in read(tmp_path / "meld", split):
             dialogues.add(utterance.dialogue_id)
             assert utterance.text and utterance.speaker and utterance.label in LABELS
-            assert not any("\x7f" <= character <= "\x9f" or character == "\ufffd" for character in utterance.text)
+            assert not looks_damaged(utterance.text)
     assert len(dialogues) == 1038 + 114 + 280

@@ -146,9 +146,13 @@ def test_clean_dataset_passes(tmp_path: Path) -> None:
     assert validation.failed == []
     assert validation.verdict == "pass"
     unseen = {outcome.rule.name for outcome in validation.outcomes if outcome.status == "not checked"}
-    assert unseen == {"text_repeated", "text_follows_duration", "conversation_in_one_split", "conversations_apart"} | {
-        name for name in SEVERITIES if name.startswith("drift_")
-    }
+    assert unseen == {
+        "text_repeated",
+        "labels_mean_the_same",
+        "text_follows_duration",
+        "conversation_in_one_split",
+        "conversations_apart",
+    } | {name for name in SEVERITIES if name.startswith("drift_")}
     facts = validation.facts
     assert len(facts.utterances) == 48 and len(facts.dialogues) == 8 and len(facts.speakers) == 6
     assert validation.audio_seconds == pytest.approx(48 * 0.3, rel=0.01)

@@ -22,6 +22,7 @@ SEVERITIES: dict[str, Severity] = {
     "label_declared": "block",
     "labels_covered": "block",
     "labels_alike": "warn",
+    "labels_mean_the_same": "block",
     "turns_unique": "block",
     "turns_complete": "block",
     "rows_in_order": "block",
@@ -54,6 +55,7 @@ SEVERITIES: dict[str, Severity] = {
     "audio_in_one_split": "block",
     "drift_label_set": "warn",
     "drift_labels": "warn",
+    "drift_label_meaning": "block",
     "drift_duration": "warn",
     "drift_text_length": "warn",
     "drift_level": "warn",
@@ -96,6 +98,7 @@ class ValidationConfig(Section):
         min_train_per_class: utterances of each label in train.
         min_test_per_class: utterances of each label in test.
         max_split_distance: Jensen-Shannon distance (0..1) between the label shares of train and another split.
+        max_label_exchange: how much better (nats a word) an exchange of label names may explain the words that go with them.
         max_label_drift: Jensen-Shannon distance of the label shares from those that the champion learned from.
         max_vocabulary_drift: the same distance of the word shares.
         max_duration_drift: largest difference (0..1) of the two cumulative distributions of durations.
@@ -133,6 +136,7 @@ class ValidationConfig(Section):
     min_train_per_class: int = Field(default=1, ge=0)
     min_test_per_class: int = Field(default=1, ge=0)
     max_split_distance: float = Field(default=0.35, gt=0, le=1)
+    max_label_exchange: float = Field(default=0.1, gt=0)
     max_label_drift: float = Field(default=0.10, gt=0, le=1)
     max_vocabulary_drift: float = Field(default=0.30, gt=0, le=1)
     max_duration_drift: float = Field(default=0.15, gt=0, le=1)

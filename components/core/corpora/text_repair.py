@@ -1,13 +1,68 @@
-"""Text whose encoding was mistaken on its way: found out, and undone where it can be."""
+"""Text whose encoding was mistaken on its way: found out, and undone where it can be.
+
+Importing this module registers the codec error handler :data:`FALLBACK`, for files that are UTF-8 but for some bytes.
+"""
 
 from __future__ import annotations
 
+import codecs
 import re
 
+FALLBACK = "windows-1252-fallback"
+"""Error handler for reading text: bytes that are no UTF-8 are Windows-1252."""
+
 _C1_CONTROLS = re.compile("[\x80-\x9f]")
-_DOUBLE_ENCODED = re.compile("[\u00c2\u00c3\u00e2][\u0080-\u00bf\u0152-\u2122]{1,2}")
+# What Windows-1252 makes of UTF-8: two characters for a Western letter, three for a dash or a quotation mark.
+_DOUBLE_ENCODED = re.compile("[\u00c2\u00c3][\u0080-\u00bf\u0152-\u2122]|\u00e2[\u0080-\u00bf\u0152-\u2122]{2}")
+_LOST_APOSTROPHE = re.compile("(?<=\\w)\ufffd(?=\\w)")
 
 
 def looks_damaged(text: str) -> bool:
-    """Whether a text shows it."""
-    return "\ufffd" in text or bool(_C1_CONTROLS.search(text) or _DOUBLE_ENCODED.search(text))
+    """Whether a text shows replacement characters, C1 controls or UTF-8 that was read as Windows-1252.
+
+    A letter such as â or Ã is no sign by itself: only where it and what follows are a UTF-8 character.
+    """
+    if "\ufffd" in text or _C1_CONTROLS.search(text):
+        return True
+    return any(_decoded(match.group()) is not None for match in _DOUBLE_ENCODED.finditer(text))
+
+
+def repair(text: str) -> str:
+    """Undo the damage that Windows-1252 text takes when it is read as something else.
+
+    Handles C1 control characters (U+0092 for an apostrophe), UTF-8 read as Windows-1252 (three characters for one), and
+    replacement characters inside words, where an apostrophe is by far the likeliest loss. Other replacement characters
+    carry nothing and go.
+    """
+    text = _DOUBLE_ENCODED.sub(lambda match: _decoded(match.group()) or match.group(), text)
+    text = _C1_CONTROLS.sub(lambda match: _from_windows(match.group().encode("latin-1")), text)
+    text = _LOST_APOSTROPHE.sub("\u2019", text).replace("\ufffd", "")
+    return text.replace("\u00a0", " ").strip()
+
+
+def _decoded(characters: str) -> str | None:
+    """A run of characters as the UTF-8 that it was; None where it was none."""
+    try:
+        return b"".join(_windows_byte(character) for character in characters).decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+
+
+def _windows_byte(character: str) -> bytes:
+    try:
+        return character.encode("cp1252")
+    except UnicodeEncodeError:
+        # Windows-1252 leaves five bytes undefined; decoders pass them on as C1 controls.
+        return character.encode("latin-1", errors="replace")
+
+
+def _from_windows(raw: bytes) -> str:
+    return raw.decode("cp1252", errors="ignore")
+
+
+def _undecodable(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    return _from_windows(error.object[error.start : error.end]), error.end
+
+
+codecs.register_error(FALLBACK, _undecodable)

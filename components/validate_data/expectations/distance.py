@@ -97,6 +97,7 @@ def split_rules(facts: Facts, speaker_disjoint: bool, config: ValidationConfig) 
 _ADVICE = {
     "label_set": "a model with other labels is another model: check that this is meant",
     "labels": "check the labelling of the new data; the bound is validation.max_label_drift",
+    "label_meaning": "compare the label maps with which the two were made; the bound is validation.max_label_exchange",
     "duration": "check how the new recordings were cut; the bound is validation.max_duration_drift",
     "text_length": "check how the new transcripts were made; the bound is validation.max_text_length_drift",
     "level": "check the microphones and the gain of the new recordings; the bound is validation.max_level_drift",
@@ -105,6 +106,7 @@ _ADVICE = {
 _TITLES = {
     "label_set": "The labels are those that the champion knows",
     "labels": "The labels have the shares that the champion learned from",
+    "label_meaning": "The labels go with the words that the champion learned them from",
     "duration": "The recordings are as long as those the champion learned from",
     "text_length": "The transcripts are as long as those the champion learned from",
     "level": "The recordings are as loud as those the champion learned from",
@@ -135,6 +137,8 @@ def _happened(measure: str, drift: Drift) -> str:
     detail = f" ({drift.detail})" if drift.detail else ""
     if measure == "label_set":
         text = f"the labels are not those that the champion knows{detail}"
+    elif measure == "label_meaning":
+        text = f"labels were exchanged against those that the champion knows{detail}"
     else:
         text = (
             f"{drift.what} moved away from those that the champion learned from: distance {drift.distance:.2f}, "

@@ -89,6 +89,17 @@ def label_rules(labels: Sequence[str], config: ValidationConfig) -> list[Rule]:
             example="{split}: distance {distance:.2f}, allowed {bound:.2f}; {detail}",
             needs=("label",),
         ),
+        Rule(
+            name="labels_mean_the_same",
+            layer="Labels",
+            title="The labels go with the same words in all splits",
+            table="label_meanings",
+            expectation=is_at_least("bound", "gain"),
+            happened="labels were exchanged against those of train ({examples})",
+            mend="compare the label maps with which the splits were made; the bound is validation.max_label_exchange",
+            example="{split}: {detail}",
+            needs=("label", "text"),
+        ),
     ]
 
 

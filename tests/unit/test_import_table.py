@@ -1,0 +1,326 @@
+"""A table of one's own into the dataset form: every kind of table, splits, audio, a base, and hostile rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from components.core.corpora.table import import_table
+from components.core.dataset import SPLITS, load_info, schema
+from components.core.errors import DataError, MistereError, UsageError
+from tests.unit.corpus_files import read, shard_digests, wav
+
+ROWS: list[dict[str, Any]] = [
+    {"dialogue_id": "b", "turn": 3, "text": "Third, “quoted”", "label": "joy", "speaker": "x", "split": "train"},
+    {"dialogue_id": "b", "turn": 1, "text": "First", "label": "anger", "speaker": "y", "split": "train"},
+    {"dialogue_id": "a", "turn": 0, "text": "Alone", "label": "joy", "speaker": "z", "split": "validation"},
+    {"dialogue_id": "c", "turn": 0, "text": None, "label": "fear", "speaker": "w", "split": "test"},
+]
+
+
+def make_table(path: Path, rows: list[dict[str, Any]]) -> Path:
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n\n" for row in rows))
+    else:
+        delimiter = "\t" if path.suffix == ".tsv" else ","
+        lines = [rows[0].keys(), *(row.values() for row in rows)]
+        quoted = [delimiter.join('"' + str("" if value is None else value) + '"' for value in line) for line in lines]
+        path.write_text("\n".join(quoted), encoding="utf-8-sig")
+    return path
+
+
+def dialogues_of(directory: Path) -> dict[str, str]:
+    return {utterance.dialogue_id: split for split in SPLITS for utterance in read(directory, split)}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_every_kind_gives_the_same(tmp_path: Path, suffix: str) -> None:
+    rows = [{**row, "problem": "no matter"} for row in ROWS]
+    report = import_table(make_table(tmp_path / f"mine{suffix}", rows), tmp_path / "out", licence="mine")
+    assert report.counts == {"train": 2, "dev": 1, "test": 1} == {**report.dialogues, "train": 2}
+    assert report.notes == ["1 dialogues do not number their turns from 0 without gaps: they are numbered anew."]
+    assert [(u.dialogue_id, u.turn, u.text, u.label, u.speaker) for u in read(tmp_path / "out", "train")] == [
+        ("b", 0, "First", "anger", "y"),
+        ("b", 1, "Third, “quoted”", "joy", "x"),
+    ]
+    assert read(tmp_path / "out", "test")[0].text is None
+    info = load_info(tmp_path / "out" / "dataset.yaml")
+    assert (info.name, info.labels, info.licence) == ("mine", ["anger", "fear", "joy"], "mine")
+    assert info.speaker_disjoint and info.splits == "The table's own."
+    import_table(make_table(tmp_path / "mine.jsonl", ROWS), tmp_path / "again", licence="mine")
+    again, out = shard_digests(tmp_path / "again"), shard_digests(tmp_path / "out")
+    assert {name: again[name] for name in again if "parquet" in name} == {
+        name: out[name] for name in out if "parquet" in name
+    }
+
+
+def test_names_labels_and_order_of_rows(tmp_path: Path) -> None:
+    rows = [{"talk": number // 3, "said": f"line {number}", "emotion": number % 11} for number in range(33)]
+    source = make_table(tmp_path / "mine.parquet", rows)
+    columns = {"dialogue_id": "talk", "text": "said", "label": "emotion"}
+    import_table(source, tmp_path / "out", columns=columns, name="mine", language="de")
+    info = load_info(tmp_path / "out" / "dataset.yaml")
+    assert info.labels == [str(number) for number in range(11)] and info.language == "de" and not info.speaker_disjoint
+    assert info.splits == "By whole dialogues, 80% / 10% / 10%, from a hash of their names with seed 0."
+    assert [u.text for u in read(tmp_path / "out", "train")][:3] == ["line 0", "line 1", "line 2"]
+    named = [f"emotion {number}" for number in range(11)]
+    import_table(source, tmp_path / "named", columns=columns, labels=named)
+    assert {u.label for split in SPLITS for u in read(tmp_path / "named", split)} == set(named)
+
+
+def test_splits_of_whole_dialogues(tmp_path: Path) -> None:
+    rows = [{"dialogue_id": f"d{number // 2}", "text": "Hi", "label": "ab"[number % 2]} for number in range(40)]
+    source = make_table(tmp_path / "mine.csv", rows)
+    report = import_table(source, tmp_path / "out", seed=1)
+    assert report.dialogues == {"train": 16, "dev": 2, "test": 2} and report.notes == []
+    import_table(source, tmp_path / "again", seed=1)
+    assert shard_digests(tmp_path / "again") == shard_digests(tmp_path / "out")
+    import_table(source, tmp_path / "other", seed=2)
+    assert dialogues_of(tmp_path / "other") != dialogues_of(tmp_path / "out")
+    few = import_table(make_table(tmp_path / "few.csv", rows[:6]), tmp_path / "few")
+    assert few.dialogues == {"train": 1, "dev": 1, "test": 1}
+    two = import_table(source, tmp_path / "two", splits=(0.5, 0.5, 0))
+    assert two.dialogues == {"train": 10, "dev": 10} and two.notes == [
+        "No dialogue is in test: training needs one there."
+    ]
+
+
+def test_splits_keep_speakers_apart_where_they_can(tmp_path: Path) -> None:
+    rows = [
+        {
+            "dialogue_id": f"d{number}",
+            "text": "Hi",
+            "label": "ab"[turn],
+            "speaker": f"s{number // 5}-{(number + turn) % 3}",
+        }
+        for number in range(60)
+        for turn in range(2)
+    ]
+    report = import_table(make_table(tmp_path / "mine.csv", rows), tmp_path / "out")
+    heard = [{u.speaker for u in read(tmp_path / "out", split)} for split in SPLITS]
+    assert all(heard) and not heard[0] & heard[1] and not heard[0] & heard[2] and not heard[1] & heard[2]
+    info = load_info(tmp_path / "out" / "dataset.yaml")
+    assert info.speaker_disjoint and info.splits.endswith("; no speaker is in two splits.") and report.notes == []
+
+    mixed = [{**row, "speaker": "everywhere" if row["label"] == "a" else row["speaker"]} for row in rows]
+    report = import_table(make_table(tmp_path / "mixed.csv", mixed), tmp_path / "mixed")
+    assert not load_info(tmp_path / "mixed" / "dataset.yaml").speaker_disjoint
+    assert report.notes == ["The speakers are too mixed to keep them apart: some are in several splits, or may be."]
+
+
+def audio_rows(**audio: object) -> list[dict[str, Any]]:
+    return [
+        {"dialogue_id": name, "text": name, "label": "ab"[index % 2], "audio": value}
+        for index, (name, value) in enumerate(audio.items())
+    ]
+
+
+def test_audio_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "clips"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep" / "-one.wav").write_bytes(wav(100))
+    (folder / "empty.wav").write_bytes(b"")
+    source = make_table(tmp_path / "mine.csv", audio_rows(a="deep/-one.wav", b="", c="gone.wav", d="empty.wav"))
+    with pytest.raises(
+        DataError, match=r'mine\.csv, line 4: there is no audio file .*gone\.wav.*missing_audio="missing"'
+    ):
+        import_table(source, tmp_path / "out", audio=folder)
+    report = import_table(source, tmp_path / "out", audio=folder, missing_audio="missing")
+    sounds = {u.dialogue_id: u.audio for split in SPLITS for u in read(tmp_path / "out", split)}
+    assert sounds == {"a": wav(100), "b": None, "c": None, "d": None}
+    assert report.notes == [
+        "1 utterances have no audio file and go without audio (gone.wav).",
+        "1 utterances have an audio file that can't be read and go without audio (empty.wav).",
+    ]
+    import_table(source, tmp_path / "text", text_only=True)
+    assert all(u.audio is None for split in SPLITS for u in read(tmp_path / "text", split))
+    (folder / "gone.wav").write_bytes(wav())
+    with pytest.raises(DataError, match=r"mine\.csv, line 5: .*empty\.wav is empty"):
+        import_table(source, tmp_path / "strict", audio=folder)
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("../outside.wav", "without `..`, is expected"),
+        ("/etc/hostname", "a path below .* is expected"),
+        ("link.wav", "is a link that leads out"),
+        ("away/outside.wav", "is a link that leads out"),
+        ("folder", "is a folder, where a file is expected"),
+        ("n" * 5000, "can't be looked up|no audio file"),
+        ("loop", "can't be looked up|no audio file"),
+    ],
+)
+def test_audio_stays_in_its_folder(tmp_path: Path, written: str, message: str) -> None:
+    folder = tmp_path / "clips"
+    (folder / "folder").mkdir(parents=True)
+    (tmp_path / "outside.wav").write_bytes(wav())
+    (folder / "link.wav").symlink_to(tmp_path / "outside.wav")
+    (folder / "away").symlink_to(tmp_path)
+    (folder / "loop").symlink_to(folder / "loop")
+    source = make_table(tmp_path / "mine.csv", audio_rows(a=written, b=""))
+    with pytest.raises(DataError, match=message) as caught:
+        import_table(source, tmp_path / "out", audio=folder)
+    assert "line 2" in str(caught.value)
+
+
+def test_embedded_audio(tmp_path: Path) -> None:
+    rows = [
+        {"dialogue_id": "a", "turn": 1, "label": "x", "audio": {"bytes": wav(100), "path": "no matter"}},
+        {"dialogue_id": "a", "turn": 0, "label": "y", "audio": {"bytes": None, "path": "here.wav"}},
+        {"dialogue_id": "b", "turn": 0, "label": "x", "audio": None},
+        {"dialogue_id": "b", "turn": 1, "label": "x", "audio": {"bytes": wav(200), "path": None}},
+    ]
+    (tmp_path / "here.wav").write_bytes(wav(300))
+    import_table(make_table(tmp_path / "mine.parquet", rows), tmp_path / "out", splits=(1, 0, 0))
+    assert [u.audio for u in read(tmp_path / "out", "train")] == [wav(300), wav(100), None, wav(200)]
+    plain = [{**row, "audio": row["audio"] and row["audio"]["bytes"]} for row in rows]
+    import_table(make_table(tmp_path / "plain.parquet", plain), tmp_path / "plain", splits=(1, 0, 0))
+    assert [u.audio for u in read(tmp_path / "plain", "train")] == [None, wav(100), None, wav(200)]
+    mixed = make_table(tmp_path / "mixed.parquet", [rows[0], rows[3], rows[1]])
+    with pytest.raises(DataError, match=r"mixed\.parquet, row 3: dialogue a goes on here after another one began"):
+        import_table(mixed, tmp_path / "mixed")
+
+
+def test_quarantine_comes_back_into_its_base(tmp_path: Path) -> None:
+    rows = [
+        {
+            "dialogue_id": f"d{number}",
+            "turn": turn,
+            "text": f"{number} {turn}",
+            "label": "ab"[turn],
+            "speaker": f"s{number}",
+        }
+        for number in range(20)
+        for turn in range(2)
+    ]
+    import_table(
+        make_table(tmp_path / "old.csv", rows), tmp_path / "base", licence="L", language="fr", labels=["b", "a"]
+    )
+    before = dialogues_of(tmp_path / "base")
+    mended = [
+        {
+            "split": before["d3"],
+            "dialogue_id": "d3",
+            "turn": turn,
+            "text": f"mended {turn}",
+            "audio": None,
+            "label": "a",
+        }
+        | {"speaker": "s3", "problem": "not met: something"}
+        for turn in range(2)
+    ]
+    columns = pa.schema([("split", pa.string()), *schema(), ("problem", pa.string())])
+    pq.write_table(pa.Table.from_pylist(mended, schema=columns), tmp_path / "quarantine.parquet")
+    report = import_table(tmp_path / "quarantine.parquet", tmp_path / "new", base=tmp_path / "base")
+    assert report.notes == ["1 dialogues of the base are replaced, 0 are new."]
+    assert dialogues_of(tmp_path / "new") == before and sum(report.counts.values()) == 40
+    texts = {(u.dialogue_id, u.turn): u.text for split in SPLITS for u in read(tmp_path / "new", split)}
+    assert texts[("d3", 0)] == "mended 0" and texts[("d4", 1)] == "4 1"
+    info = load_info(tmp_path / "new" / "dataset.yaml")
+    assert info == load_info(tmp_path / "base" / "dataset.yaml") and info.labels == ["b", "a"] and info.speaker_disjoint
+
+    batch = [
+        {"dialogue_id": name, "text": "New", "label": "a", "speaker": who} for name, who in (("d5", "s5"), ("n", "s7"))
+    ]
+    source = make_table(tmp_path / "batch.csv", batch)
+    report = import_table(source, tmp_path / "third", base=tmp_path / "new")
+    after = dialogues_of(tmp_path / "third")
+    assert report.notes[0] == "1 dialogues of the base are replaced, 1 are new."
+    assert {**after, "n": before["d7"]} == {**before, "n": before["d7"]} and after["n"] == before["d7"]
+    assert load_info(tmp_path / "third" / "dataset.yaml").speaker_disjoint
+    with pytest.raises(UsageError, match="labels are those of"):
+        import_table(source, tmp_path / "fourth", base=tmp_path / "new", labels=["a"])
+    with pytest.raises(DataError, match=r"dataset\.yaml is missing"):
+        import_table(source, tmp_path / "fourth", base=tmp_path / "nowhere")
+
+
+GOOD = "dialogue_id,turn,text,label,split\n1,0,Hi,a,train\n1,1,Ho,b,train\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.csv", "", "has no column 'dialogue_id'"),
+        ("t.csv", "dialogue_id,label,text\n", "holds no rows"),
+        ("t.csv", "dialogue_id,label\n1,a", "has neither a column 'text' nor 'audio'"),
+        ("t.csv", "dialogue_id,dialogue_id,label,text\n1,1,a,b", "names the column 'dialogue_id' twice"),
+        ("t.csv", GOOD + "1,two,Hi,a,train", r"t\.csv, line 4: the turn is 'two'"),
+        ("t.csv", GOOD + "1,nan,Hi,a,train", "line 4: the turn is 'nan'"),
+        ("t.csv", GOOD + "1,1,Hi,a,train", "line 4: dialogue 1 has turn 1 twice"),
+        ("t.csv", GOOD + "1,2,Hi,,train", "line 4: there is no label"),
+        ("t.csv", GOOD + " ,2,Hi,a,train", "line 4: there is no dialogue_id"),
+        ("t.csv", GOOD + "1,2,Hi,a,holdout", "line 4: the split is 'holdout'"),
+        ("t.csv", GOOD + "1,2,Hi,a,test", "line 4: dialogue 1 is in train and in test"),
+        ("t.csv", GOOD + "1,2,Hi", "line 4: 3 fields, where the header has 5"),
+        ("t.csv", GOOD + "1,2,H\0i,a,train", "line 4: there is a NUL byte"),
+        ("t.csv", GOOD + "1,2," + "x" * 200_000 + ",a,train", "line 4: not readable as CSV"),
+        ("t.csv", GOOD.encode() + b"1,2,caf\xe9,a,train", "the text is not UTF-8"),
+        ("t.csv", GOOD.encode("utf-16"), "not UTF-8"),
+        ("t.csv", "dialogue_id,label,text\n1,a,Hi\n", "the labels a: "),
+        ("t.csv", 'dialogue_id,label,text\n1,"a,b",Hi\n1,c,Hi\n', "the labels a,b, c: "),
+        ("t.jsonl", '{"dialogue_id": 1', "line 1: not readable as JSON"),
+        ("t.jsonl", "[1, 2]", "line 1: a JSON object .* is expected, not list"),
+        ("t.jsonl", "[" * 100_000, "line 1: not readable as JSON"),
+        ("t.jsonl", '{"dialogue_id": 1, "label": "a", "text": 3}', "line 1: text is int, not text"),
+        ("t.jsonl", '{"dialogue_id": [], "label": "a", "text": ""}', "line 1: dialogue_id is list, not text"),
+        ("t.jsonl", '{"dialogue_id": 1, "label": true, "text": ""}', "line 1: label is bool, not text"),
+        ("t.jsonl", '{"dialogue_id": 1, "label": "a", "text": "\\ud800"}', "line 1: text holds characters"),
+        ("t.jsonl", '{"dialogue_id": 1, "label": "a", "text": "\\u0000"}', "line 1: text holds characters"),
+        ("t.jsonl", '{"dialogue_id": 1, "label": "a", "audio": 7}', "line 1: audio is int, not text"),
+        ("t.jsonl", '{"dialogue_id": 1, "label": "a", "text": "", "turn": 1e99}', "the turn is '1e"),
+        ("t.jsonl", '{"dialogue_id": 1, "label": 1.5, "text": ""}', "label is float, not text"),
+        ("t.parquet", "PAR1 not at all PAR1", "not readable parquet"),
+        ("t.parquet", "", "not readable parquet"),
+        ("t.xlsx", "", "is none of the tables"),
+    ],
+)
+def test_hostile_tables(tmp_path: Path, name: str, content: str | bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(MistereError, match=message) as caught:
+        import_table(tmp_path / name, tmp_path / "out")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 1000
+    assert not (tmp_path / "out").exists()
+
+
+def test_parquet_of_wrong_types(tmp_path: Path) -> None:
+    for values in (
+        {"text": b"bytes"},
+        {"text": 3.5},
+        {"text": {"a": 1}},
+        {"audio": [1, 2]},
+        {"turn": [0], "text": "x"},
+    ):
+        make_table(tmp_path / "t.parquet", [{"dialogue_id": "a", "label": "x", **values}])
+        with pytest.raises(DataError, match=r"t\.parquet, row 1: "):
+            import_table(tmp_path / "t.parquet", tmp_path / "out")
+
+
+def test_wrong_arguments(tmp_path: Path) -> None:
+    source = make_table(tmp_path / "mine.csv", ROWS)
+    for arguments, message in [
+        ({"columns": {"emotion": "label"}}, "'emotion' is no column of the dataset form"),
+        ({"columns": {"label": "emotion"}}, "has no column 'emotion' for label; it has dialogue_id, turn"),
+        ({"splits": (0.8, 0.1, 0.2)}, "three shares"),
+        ({"splits": (0, 0.5, 0.5)}, "three shares"),
+        ({"missing_audio": "ignore"}, "missing_audio is 'ignore'"),
+    ]:
+        given: Any = arguments
+        with pytest.raises(UsageError, match=message):
+            import_table(source, tmp_path / "out", **given)
+    with pytest.raises(DataError, match="line 2: unknown label 'joy'"):
+        import_table(source, tmp_path / "out", labels=["anger", "fear"])
+    for place in (tmp_path, tmp_path / "none.csv"):
+        with pytest.raises(DataError, match="is missing or no file"):
+            import_table(place, tmp_path / "out")
+    with pytest.raises(DataError, match=r"mine\.csv is a file: choose a new folder"):
+        import_table(source, source)
+    with pytest.raises(DataError, match="is not empty"):
+        import_table(source, tmp_path)

@@ -1,0 +1,115 @@
+"""Audio out of media files: what passes untouched, what ffmpeg makes, and what is refused."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from components.core.audio import decode
+from components.core.corpora.media import AudioReader, UnreadableMediaError, audio_bytes
+from components.core.errors import DataError, MistereError
+from tests.unit.corpus_files import wav
+
+needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+
+
+def encoded(kind: str) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.sin(np.arange(4000) / 9)[:, None].repeat(2, 1) / 2, 22_050, format=kind)
+    return buffer.getvalue()
+
+
+def make_media(path: Path, *arguments: str) -> Path:
+    sound = ["-f", "lavfi", "-i", "sine=frequency=440:duration=1:sample_rate=44100"]
+    picture = ["-f", "lavfi", "-i", "color=size=32x32:duration=1:rate=5"]
+    subprocess.run(
+        ["ffmpeg", "-nostdin", "-loglevel", "error", *picture, *sound, *arguments, f"file:{path}"],
+        check=True,
+        timeout=60,
+    )
+    return path
+
+
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "MP3"])
+def test_accepted_encodings_pass_untouched_whatever_their_name(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    content = encoded(kind)
+    for name in ("clip.mp4", "clip.raw", "-i.bin"):
+        (tmp_path / name).write_bytes(content)
+        assert audio_bytes(tmp_path / name) == content
+
+
+def test_without_ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    (tmp_path / "clip.mp4").write_bytes(b"\0\0\0\x18ftypmp42" + bytes(64))
+    with pytest.raises(MistereError, match=r"clip\.mp4 is no WAV.*apt-get install ffmpeg.*text only") as caught:
+        audio_bytes(tmp_path / "clip.mp4")
+    assert not isinstance(caught.value, DataError)
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "empty.wav").write_bytes(b"")
+    with pytest.raises(UnreadableMediaError, match=r"empty\.wav is empty"):
+        audio_bytes(tmp_path / "empty.wav")
+    for path in (tmp_path, tmp_path / "none.wav"):
+        with pytest.raises(DataError, match="is missing or no file"):
+            audio_bytes(path)
+
+
+def test_reader_remembers(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(wav())
+    (tmp_path / "b.wav").write_bytes(b"")
+    reader = AudioReader()
+    assert reader.read(tmp_path / "a.wav", "a") == wav()
+    assert reader.read(tmp_path / "b.wav", "b") is None
+    assert [reader.read(None, f"c{number}") for number in range(5)] == [None] * 5
+    assert reader.notes() == [
+        "5 utterances have no audio file and go without audio (c0, c1, c2 and 2 more).",
+        "1 utterances have an audio file that can't be read and go without audio (b).",
+    ]
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("name", ["-clip.mp4", "http:clip.mkv", "a%d, 'b'.mp4"])
+def test_videos(tmp_path: Path, name: str) -> None:
+    path = make_media(tmp_path / name, "-shortest")
+    audio = audio_bytes(path)
+    assert audio.startswith(b"fLaC") and audio == audio_bytes(path)
+    wave, rate = decode(audio)
+    assert rate == 16_000 and abs(len(wave) - 16_000) < 2000
+    spectrum = np.abs(np.fft.rfft(wave[:8000]))
+    assert int(spectrum.argmax()) * 2 == pytest.approx(440, abs=4)
+
+
+@needs_ffmpeg
+def test_videos_without_sound_and_broken_ones(tmp_path: Path) -> None:
+    silent = make_media(tmp_path / "silent.mp4", "-map", "0:v")
+    (tmp_path / "torn.mp4").write_bytes(make_media(tmp_path / "whole.mp4").read_bytes()[:500])
+    (tmp_path / "text.mp4").write_text("not a video")
+    for path in (silent, tmp_path / "torn.mp4", tmp_path / "text.mp4"):
+        with pytest.raises(UnreadableMediaError, match=rf"{path.name} has no audio that ffmpeg can read \(") as caught:
+            audio_bytes(path)
+        assert "\n" not in str(caught.value)
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize(
+    "script",
+    [
+        "ffconcat version 1.0\nfile other.wav\n",
+        "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nother.wav\n#EXT-X-ENDLIST\n",
+    ],
+)
+def test_a_file_that_names_another_is_not_followed(tmp_path: Path, script: str) -> None:
+    (tmp_path / "other.wav").write_bytes(wav(16_000))
+    (tmp_path / "clip.mp4").write_text(script)
+    with pytest.raises(UnreadableMediaError, match="has no audio that ffmpeg can read"):
+        audio_bytes(tmp_path / "clip.mp4")
