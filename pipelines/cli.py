@@ -271,6 +271,20 @@ def data_check(
     raise typer.Exit(check(directory, profile, settings or [], against, quarantine, output))
 
 
+@data_app.command("diff")
+def data_diff(
+    before: Annotated[
+        str, typer.Argument(help="A version: a Git revision of data.dvc, FILE.dvc@REVISION, a DVC digest, a folder.")
+    ],
+    after: Annotated[str, typer.Argument(help="Another one.")] = "data.dvc",
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as data.")] = False,
+) -> None:
+    """Compare two versions of a dataset: rows, labels, speakers, durations."""
+    from pipelines.commands.data_diff import diff
+
+    diff(before, after, as_json)
+
+
 @app.command()
 def bench(
     name: Annotated[str | None, typer.Argument(help="Which one; none lists them.")] = None,

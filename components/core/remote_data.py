@@ -10,7 +10,6 @@ import fcntl
 import hashlib
 import json
 import logging
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from components.core.errors import DataError
 from components.core.file_digest import digest_once
 from components.core.manifests import UtteranceSet
 from components.core.places import cache_directory
+from components.core.s3_access import check_access, data_endpoint
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -132,6 +132,8 @@ class RemoteData:
 
     def _insist(self, path: Path, md5: str, what: str) -> None:
         if not path.is_file():
+            if self.remote.startswith("s3://"):
+                check_access(self.remote, listing=True)
             raise DataError(
                 f"{what} ({md5}) is missing from the DVC remote {self.remote}: push it again with `dvc push`."
             )
@@ -150,6 +152,8 @@ class RemoteData:
         from dvc.repo import Repo
 
         with dvc_project(self._project, self.remote) as project:
+            if self.remote.startswith("s3://"):
+                check_access(self.remote, listing=False)  # DVC would try for minutes, and say no reason
             tracked = {"outs": [{"md5": self.digest, "hash": "md5", "path": "data"}]}
             (project / "data.dvc").write_text(yaml.safe_dump(tracked), encoding="utf-8")
             try:
@@ -192,7 +196,7 @@ def dvc_project(project: Path, remote: str) -> Iterator[Path]:
             "['remote \"data\"']",
             f"    url = {remote}",
         ]
-        endpoint = os.environ.get("AWS_ENDPOINT_URL")
+        endpoint = data_endpoint()
         if remote.startswith("s3://") and endpoint:
             lines.append(f"    endpointurl = {endpoint}")
         (project / ".dvc" / "config").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -202,11 +206,13 @@ def dvc_project(project: Path, remote: str) -> Iterator[Path]:
 @contextmanager
 def _quiet_dvc() -> Iterator[None]:
     """DVC logs and greets by itself; a run has its own display, and failures come as exceptions."""
-    logger = logging.getLogger("dvc")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    loggers = [logging.getLogger(name) for name in ("dvc", "dvc_data", "dvc_objects")]
+    levels = [logger.level for logger in loggers]
     try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
         with redirect_stdout(sys.stderr):
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,288 @@
+"""What changed between two versions of a dataset: rows, labels, speakers, durations, and what a machine must fetch.
+
+A shard with the same MD5 in both versions is read once, for the totals; only the others are compared row by row. What costs: one
+pass over the shards; durations come from the recordings' headers, nothing is decoded. Memory grows with the rows of the
+shards that differ, a few hundred bytes each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+from pydantic import BaseModel, Field
+
+from components.core.data_source import PinnedData
+from components.core.dataset import SPLITS, DatasetInfo, Split, load_info, read_utterances, split_of
+from components.core.errors import DataError
+from components.core.remote_data import RemoteData
+
+MOST_EXAMPLES = 10
+
+
+class Pair(BaseModel):
+    """A figure of both versions."""
+
+    before: float
+    after: float
+
+
+class SplitDiff(BaseModel):
+    """One split's totals."""
+
+    utterances: Pair
+    dialogues: Pair
+    minutes: Pair
+    median_seconds: Pair
+
+
+class Rows(BaseModel):
+    """How many utterances changed in one way, and the first ten of them."""
+
+    count: int = 0
+    examples: list[str] = Field(default_factory=list)
+
+    def add(self, example: str) -> None:
+        """One more."""
+        self.count += 1
+        if len(self.examples) < MOST_EXAMPLES:
+            self.examples.append(example)
+
+
+class DataDiff(BaseModel):
+    """Two versions of a dataset, compared. An utterance is known by dialogue and turn.
+
+    Attributes:
+        before: DVC digest of the first version.
+        after: of the second one.
+        info: what differs in dataset.yaml, a sentence each.
+        shards: names that were kept, added (or written anew) and removed.
+        bytes_to_fetch: for a machine that has the first version.
+        splits: totals.
+        labels: utterances of each label.
+        added: utterances that are new.
+        removed: utterances that are gone.
+        moved: utterances that are in another split.
+        text: utterances with another transcript.
+        audio: utterances with another recording.
+        label: utterances with another label.
+        relabelled: how many went from one label to another.
+        speakers_added: who is new.
+        speakers_removed: who is gone.
+        unmeasured: recordings whose header tells no duration, in the second version.
+    """
+
+    before: str
+    after: str
+    info: list[str] = []
+    shards: dict[str, list[str]]
+    bytes_to_fetch: int
+    splits: dict[str, SplitDiff]
+    labels: dict[str, Pair]
+    added: Rows = Field(default_factory=Rows)
+    removed: Rows = Field(default_factory=Rows)
+    moved: Rows = Field(default_factory=Rows)
+    text: Rows = Field(default_factory=Rows)
+    audio: Rows = Field(default_factory=Rows)
+    label: Rows = Field(default_factory=Rows)
+    relabelled: dict[str, int] = {}
+    speakers_added: list[str] = []
+    speakers_removed: list[str] = []
+    unmeasured: int = 0
+
+    @property
+    def same(self) -> bool:
+        """Whether nothing differs."""
+        return self.before == self.after or not (self.info or self.shards["added"] or self.shards["removed"])
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    split: Split
+    label: str
+    text: bytes
+    audio: bytes
+
+
+@dataclass
+class _Totals:
+    """A shard's, or a version's, totals by split."""
+
+    rows: Counter[str] = field(default_factory=Counter)
+    dialogues: dict[str, set[str]] = field(default_factory=dict)
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    labels: Counter[str] = field(default_factory=Counter)
+    speakers: set[str] = field(default_factory=set)
+    unmeasured: int = 0
+
+    def add(self, other: _Totals) -> None:
+        self.rows.update(other.rows)
+        self.labels.update(other.labels)
+        self.speakers |= other.speakers
+        self.unmeasured += other.unmeasured
+        for split, names in other.dialogues.items():
+            self.dialogues.setdefault(split, set()).update(names)
+        for split, values in other.seconds.items():
+            self.seconds.setdefault(split, []).extend(values)
+
+
+class _Version:
+    """One version: its listing, its files, and what they say."""
+
+    def __init__(self, pinned: PinnedData) -> None:
+        self.remote = RemoteData(pinned.remote, pinned.digest)
+        listing = self.remote.listing()
+        self.shards = {name: md5 for name, md5 in listing.items() if split_of(name)}
+        infos = [name for name in listing if name.rsplit("/", 1)[-1] == "dataset.yaml"]
+        if len(infos) != 1:
+            raise DataError(f"version {pinned.digest} holds {len(infos)} files dataset.yaml: one is expected.")
+        self.info: DatasetInfo = load_info(self.remote.fetch({infos[0]: listing[infos[0]]})[infos[0]], infos[0])
+        self.paths: Mapping[str, Path] = self.remote.fetch(self.shards)
+
+
+def diff_datasets(before: PinnedData, after: PinnedData) -> DataDiff:
+    """Compare two versions.
+
+    Raises:
+        DataError: a version is not whole, or a shard of it is not readable.
+    """
+    old, new = _Version(before), _Version(after)
+    there, here = ({(split_of(name), md5) for name, md5 in version.shards.items()} for version in (old, new))
+    kept = {name for name, md5 in new.shards.items() if (split_of(name), md5) in there}
+    gone = {name for name, md5 in old.shards.items() if (split_of(name), md5) not in here}
+    totals_old, totals_new = _Totals(), _Totals()
+    rows_old: dict[tuple[str, int], _Row] = {}
+    rows_new: dict[tuple[str, int], _Row] = {}
+    for name in sorted(kept):
+        totals = _read(new.paths[name], name, None)
+        totals_old.add(totals)
+        totals_new.add(totals)
+    for name in sorted(gone):
+        totals_old.add(_read(old.paths[name], name, rows_old))
+    for name in sorted(new.shards.keys() - kept):
+        totals_new.add(_read(new.paths[name], name, rows_new))
+    known = set(old.shards.values())
+    diff = DataDiff(
+        before=before.digest,
+        after=after.digest,
+        info=list(_info_changes(old.info, new.info)),
+        shards={
+            "kept": sorted(kept),
+            "added": sorted(new.shards.keys() - kept),
+            "removed": sorted(gone),
+        },
+        bytes_to_fetch=sum(new.paths[name].stat().st_size for name, md5 in new.shards.items() if md5 not in known),
+        splits={split: _split_diff(split, totals_old, totals_new) for split in SPLITS},
+        labels={
+            label: Pair(before=totals_old.labels[label], after=totals_new.labels[label])
+            for label in dict.fromkeys([*new.info.labels, *old.info.labels, *totals_old.labels, *totals_new.labels])
+        },
+        speakers_added=sorted(totals_new.speakers - totals_old.speakers),
+        speakers_removed=sorted(totals_old.speakers - totals_new.speakers),
+        unmeasured=totals_new.unmeasured,
+    )
+    _compare(rows_old, rows_new, diff)
+    return diff
+
+
+def _read(path: Path, name: str, rows: dict[tuple[str, int], _Row] | None) -> _Totals:
+    """The totals of a shard; its rows go into ``rows``."""
+    split = split_of(name)
+    assert split is not None
+    totals = _Totals(dialogues={split: set()}, seconds={split: []})
+    for utterance in read_utterances([path]):
+        totals.rows[split] += 1
+        totals.labels[str(utterance.label)] += 1
+        totals.dialogues[split].add(str(utterance.dialogue_id))
+        if utterance.speaker:
+            totals.speakers.add(utterance.speaker)
+        if utterance.audio:
+            seconds = _seconds(utterance.audio)
+            if seconds is None:
+                totals.unmeasured += 1
+            else:
+                totals.seconds[split].append(seconds)
+        if rows is not None:
+            key = (str(utterance.dialogue_id), -1 if utterance.turn is None else utterance.turn)
+            rows[key] = _Row(
+                split, str(utterance.label), _digest((utterance.text or "").encode()), _digest(utterance.audio or b"")
+            )
+    return totals
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def _seconds(audio: bytes) -> float | None:
+    import soundfile
+
+    try:
+        return float(soundfile.info(io.BytesIO(audio)).duration)
+    except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError, ZeroDivisionError):
+        return None
+
+
+def _info_changes(old: DatasetInfo, new: DatasetInfo) -> Iterator[str]:
+    for name in DatasetInfo.model_fields:
+        was, now = getattr(old, name), getattr(new, name)
+        if was != now:
+            yield f"{name}: {_shown(was)} -> {_shown(now)}"
+
+
+def _shown(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _split_diff(split: str, old: _Totals, new: _Totals) -> SplitDiff:
+    def pair(figure: str) -> Pair:
+        return Pair(before=_figure(old, split, figure), after=_figure(new, split, figure))
+
+    return SplitDiff(
+        utterances=pair("utterances"),
+        dialogues=pair("dialogues"),
+        minutes=pair("minutes"),
+        median_seconds=pair("median_seconds"),
+    )
+
+
+def _figure(totals: _Totals, split: str, figure: str) -> float:
+    seconds = totals.seconds.get(split, [])
+    if figure == "utterances":
+        return totals.rows[split]
+    if figure == "dialogues":
+        return len(totals.dialogues.get(split, ()))
+    if figure == "minutes":
+        return round(sum(seconds) / 60, 2)
+    return round(median(seconds), 3) if seconds else 0.0
+
+
+def _compare(old: Mapping[tuple[str, int], _Row], new: Mapping[tuple[str, int], _Row], diff: DataDiff) -> None:
+    relabelled: Counter[str] = Counter()
+    for key, row in new.items():
+        place, was = _place(row.split, key), old.get(key)
+        if was is None:
+            diff.added.add(place)
+            continue
+        if was.split != row.split:
+            diff.moved.add(f"{place} (was in {was.split})")
+        if was.text != row.text:
+            diff.text.add(place)
+        if was.audio != row.audio:
+            diff.audio.add(place)
+        if was.label != row.label:
+            diff.label.add(f"{place} ({was.label} -> {row.label})")
+            relabelled[f"{was.label} -> {row.label}"] += 1
+    for key, row in old.items():
+        if key not in new:
+            diff.removed.add(_place(row.split, key))
+    diff.relabelled = dict(relabelled.most_common())
+
+
+def _place(split: str, key: tuple[str, int]) -> str:
+    return f"{split}/{key[0]}/turn {key[1]}"

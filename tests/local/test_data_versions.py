@@ -1,0 +1,353 @@
+"""Data under version control for real: `dvc add`, `push` and `pull` against S3 over a socket, Git revisions, and what can go wrong."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import requests
+
+from components.core.data_diff import diff_datasets
+from components.core.data_source import PinnedData, pin
+from components.core.dataset import Split, Utterance, write_dataset
+from components.core.errors import DataError, MistereError, UsageError
+from components.core.remote_data import RemoteData, shard_paths
+from components.core.utterances import UtteranceReader
+from components.pull_data.run import describe
+from tests.local.workshop import ROOT, info, mistere, rows, tone
+
+# In the order in which a boto3 session takes them.
+KEYS = {"AWS_ACCESS_KEY_ID": "mine", "AWS_SECRET_ACCESS_KEY": "deep-secret"}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """An S3 server in a process of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+    for _ in range(100):
+        try:
+            requests.get(url, timeout=1)
+            break
+        except requests.ConnectionError:
+            time.sleep(0.1)
+    yield url
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture(autouse=True)
+def environment(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        **KEYS,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": server,
+        "MISTERE_CACHE": str(tmp_path / "cache"),
+    }.items():
+        monkeypatch.setenv(name, value)
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        (tmp_path / name).touch()
+        monkeypatch.setenv(name, str(tmp_path / name))
+
+
+def small() -> list[tuple[Split, Utterance]]:
+    return list(rows())
+
+
+def more() -> list[tuple[Split, Utterance]]:
+    """Two dialogues that come in as a shard of their own."""
+    return [
+        ("train", Utterance(f"new-{d}", turn, "glad", f"news {d} {turn}", tone(900 + 10 * d + turn), "train-9"))
+        for d in range(2)
+        for turn in range(3)
+    ]
+
+
+class Project:
+    """A Git repository with a tracked dataset, as a data owner keeps it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def start(self, remote: str, endpoint: str) -> None:
+        self.folder.mkdir()
+        self.git("init", "-q", "-b", "main")
+        self.dvc("init", "-q")
+        self.dvc("remote", "add", "-q", "-d", "store", remote)
+        self.dvc("remote", "modify", "store", "endpointurl", endpoint)
+        self.dvc("config", "core.analytics", "false")
+
+    def git(self, *arguments: str) -> str:
+        name = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
+        return self._call(["git", *name, *arguments])
+
+    def dvc(self, *arguments: str) -> str:
+        return self._call([sys.executable, "-m", "dvc", *arguments])
+
+    def _call(self, command: list[str]) -> str:
+        environment = {**os.environ, **KEYS, "AWS_DEFAULT_REGION": "us-east-1"}
+        done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def commit(self, tag: str) -> str:
+        """Track, push, commit; what `dvc push` said."""
+        self.dvc("add", "-q", "data")
+        said = self.dvc("push")
+        self.git("add", "-A")
+        self.git("commit", "-q", "-m", tag)
+        self.git("tag", tag)
+        return said
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory, server: str) -> Path:
+    """Version v1, and v2 with one more shard."""
+    import boto3
+
+    boto3.session.Session(*KEYS.values(), region_name="us-east-1").client("s3", endpoint_url=server).create_bucket(
+        Bucket="bucket"
+    )
+    folder = tmp_path_factory.mktemp("template")
+    found = Project(folder / "project")
+    found.start("s3://bucket/data", server)
+    write_dataset(found.folder / "data", info(), small())
+    found.commit("v1")
+    write_dataset(folder / "more", info(), more())
+    (folder / "more" / "train-00000.parquet").rename(found.folder / "data" / "train-00001.parquet")
+    assert "2 files pushed" in found.commit("v2")  # the new shard and the folder's listing
+    return found.folder
+
+
+@pytest.fixture
+def project(template: Path, tmp_path: Path) -> Project:
+    """A clone of that project with both versions."""
+    return Project(shutil.copytree(template, tmp_path / "project", symlinks=True))
+
+
+def test_a_version_is_named_by_revision_file_or_digest(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project.folder)
+    first, second = pin("v1", ""), pin("data.dvc", "")
+    assert first.digest != second.digest and first.remote == second.remote == pin("data.dvc@v1", "").remote
+    assert pin("data.dvc@v1", "").digest == pin(first.digest, "").digest == pin("main~1", "").digest == first.digest
+    assert pin(f"{project.folder}/data.dvc@v2", "").digest == second.digest
+    assert describe(first.remote, first.digest).rows["train"] == 40
+    assert describe(second.remote, second.digest).rows["train"] == 46
+    (utterance, *_) = UtteranceReader(describe(second.remote, second.digest)).stream("test")
+    assert utterance.text and utterance.audio
+
+
+@pytest.mark.parametrize(
+    ("source", "kind", "says"),
+    [
+        ("data.dvc@v9", UsageError, "Git knows no revision 'v9'"),
+        ("data.dvc@--exec=x", UsageError, "Git knows no revision"),
+        ("other.dvc@v1", UsageError, "there was no other.dvc at that revision"),
+        ("v9", DataError, "there is no data at v9: name a folder"),
+    ],
+)
+def test_a_version_that_is_none(
+    source: str, kind: type[MistereError], says: str, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project.folder)
+    with pytest.raises(kind, match=says):
+        pin(source, "")
+
+
+def test_no_repository_no_revisions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="is in no Git repository"):
+        pin("data.dvc@v1", "")
+
+
+def cached(tmp_path: Path) -> dict[str, int]:
+    found = (tmp_path / "cache").rglob("files/md5/*/*")
+    return {path.name: path.stat().st_mtime_ns for path in found if path.is_file()}
+
+
+def test_only_changed_shards_move(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project.folder)
+    first, second = pin("v1", ""), pin("v2", "")
+    shard_paths(describe(first.remote, first.digest))
+    before = cached(tmp_path)
+    shard_paths(describe(second.remote, second.digest))
+    after = cached(tmp_path)
+    assert len(after) == len(before) + 2 and before.items() <= after.items()
+
+
+# What can go wrong, a sentence each
+
+
+def fails(pinned: PinnedData, kind: type[MistereError] = MistereError) -> str:
+    clock = time.monotonic()
+    with pytest.raises(kind) as caught:
+        describe(pinned.remote, pinned.digest)
+    said = str(caught.value)
+    assert time.monotonic() - clock < 30 and "\n" not in said and "deep-secret" not in said and "Traceback" not in said
+    return said
+
+
+def test_credentials_that_are_wrong(project: Project, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned = pin(f"{project.folder}/data.dvc", "")
+    requests.post(f"{server}/moto-api/reset-auth", data=b"0", timeout=10)  # from now on the server looks at them
+    try:
+        assert "does not know this access key for s3://" in fails(pinned)
+    finally:
+        requests.post(f"{server}/moto-api/reset-auth", data=b"inf", timeout=10)
+    for name in KEYS:
+        monkeypatch.delenv(name)
+    assert "there are no credentials for s3://" in fails(pinned)
+
+
+def test_a_bucket_that_is_not_there(project: Project) -> None:
+    pinned = pin(f"{project.folder}/data.dvc", "")
+    assert "the bucket of s3://no-such-bucket/x does not exist" in fails(
+        replace(pinned, remote="s3://no-such-bucket/x")
+    )
+
+
+def test_a_server_that_is_not_there(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned = pin(f"{project.folder}/data.dvc", "")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://user:deep-secret@127.0.0.1:9")
+    assert "cannot be reached at http://127.0.0.1:9" in fails(pinned)
+
+
+def test_objects_that_are_missing_or_corrupt(project: Project, server: str) -> None:
+    import boto3
+
+    s3 = boto3.session.Session().client("s3", endpoint_url=server)
+    pinned = pin(f"{project.folder}/data.dvc@v1", "")
+    shard = describe(pinned.remote, pinned.digest).shards[0].md5
+    place = {"Bucket": "bucket", "Key": f"data/files/md5/{shard[:2]}/{shard[2:]}"}
+    content = s3.get_object(**place)["Body"].read()
+    shutil.rmtree(os.environ["MISTERE_CACHE"])
+    s3.delete_object(**place)
+    said = fails(pinned, DataError)
+    assert "is missing from the DVC remote s3://" in said and "push it again with `dvc push`" in said
+    s3.put_object(**place, Body=content[:-1] + b"X")
+    assert "is corrupt in the DVC remote" in fails(pinned, DataError)
+    s3.put_object(**place, Body=content)
+    assert describe(pinned.remote, pinned.digest).rows["train"] == 40
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+        lambda path: path.write_bytes(path.read_bytes()[:-5] + b"XXXXX"),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.unlink(),
+    ],
+)
+def test_a_cache_that_is_damaged_is_mended(harm: Callable[[Path], object], project: Project, tmp_path: Path) -> None:
+    pinned = pin(f"{project.folder}/data.dvc", "")
+    whole = describe(pinned.remote, pinned.digest)
+    for path in (tmp_path / "cache").rglob("files/md5/*/*"):
+        path.chmod(0o644)
+        harm(path)
+    assert describe(pinned.remote, pinned.digest) == whole
+
+
+def test_a_pull_that_was_killed_goes_on(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = [(s, replace(u, audio=(u.audio or b"") + os.urandom(300_000))) for s, u in small()]
+    write_dataset(tmp_path / "large", info(), many, max_shard_bytes=2_000_000)
+    (project.folder / "data" / "dataset.yaml").unlink()
+    for path in [*(project.folder / "data").iterdir()]:
+        path.unlink()
+    for path in (tmp_path / "large").iterdir():
+        path.rename(project.folder / "data" / path.name)
+    project.commit("v3")
+    pinned = pin(f"{project.folder}/data.dvc", "")
+    code = f"from components.pull_data.run import describe; describe({pinned.remote!r}, {pinned.digest!r})"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(cached(tmp_path)) < 3 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    arrived = cached(tmp_path)
+    found = describe(pinned.remote, pinned.digest)
+    assert found.rows == {"train": 40, "dev": 16, "test": 16} and arrived
+    assert all(path.is_file() for paths in shard_paths(found).values() for path in paths.values())
+
+
+# What changed
+
+
+def test_nothing_differs(project: Project) -> None:
+    pinned = pin(f"{project.folder}/data.dvc", "")
+    assert diff_datasets(pinned, pinned).same
+
+
+def test_what_changed_is_told(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changed = []
+    for split, row in small():
+        if row.dialogue_id == "train-1" and row.turn == 2:
+            row = replace(row, label="glad" if row.label != "glad" else "calm")
+        if row.dialogue_id == "train-2" and row.turn == 0:
+            row = replace(row, text="something else")
+        if row.dialogue_id == "train-3" and row.turn == 1:
+            row = replace(row, audio=tone(1234, 2.0))
+        if row.dialogue_id == "train-9":
+            continue
+        changed.append(("test" if row.dialogue_id == "dev-3" else split, row))
+    changed.sort(key=lambda item: ("train", "dev", "test").index(item[0]))
+    for path in (project.folder / "data").iterdir():
+        path.unlink()
+    write_dataset(tmp_path / "changed", info(language="de"), changed)
+    for path in (tmp_path / "changed").iterdir():
+        path.rename(project.folder / "data" / path.name)
+    project.commit("v3")
+    monkeypatch.chdir(project.folder)
+    found = diff_datasets(pin("v1", ""), pin("v3", ""))
+    assert found.label.count == found.text.count == found.audio.count == 1
+    assert found.text.examples == ["train/train-2/turn 0"] and len(found.relabelled) == 1
+    assert found.removed.count == 4 and found.added.count == 0 and found.moved.count == 4
+    assert found.moved.examples[0] == "test/dev-3/turn 0 (was in dev)"
+    assert found.info == ["language: en -> de"] and found.bytes_to_fetch > 0
+    train = found.splits["train"]
+    assert (train.utterances.before, train.utterances.after, train.dialogues.after) == (40, 36, 9)
+    assert train.minutes.after == pytest.approx((35 * 0.8 + 2) / 60, abs=0.01)
+
+
+def test_the_command_compares_and_runs_on_a_revision(project: Project, tmp_path: Path) -> None:
+    there = f"{project.folder}/data.dvc"
+    done = mistere("data", "diff", f"{there}@v1", f"{there}@v2")
+    assert done.returncode == 0, done.stderr
+    assert "shards: 3 kept, 1 new or rewritten, 0 replaced or gone" in done.stdout
+    assert "6 utterances new: train/new-0/turn 0" in done.stdout and "1 speaker new: train-9" in done.stdout
+    data = mistere("data", "diff", f"{there}@v1", there, "--json")
+    assert '"added"' in data.stdout and data.returncode == 0
+    wrong = mistere("data", "diff", f"{there}@v1", f"{there}@v9")
+    assert wrong.returncode == 2 and wrong.stderr.startswith("mistere: ") and wrong.stderr.count("\n") == 1
+
+
+@pytest.mark.long
+def test_a_run_on_an_earlier_revision(project: Project, tmp_path: Path) -> None:
+    source = f"{project.folder}/data.dvc@v1"
+    done = mistere("run", "--profile", "tiny", "--data", source, "--output", str(tmp_path / "output"))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_remotes_own_endpoint_comes_along(project: Project, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned = pin(f"{project.folder}/data.dvc", "")
+    assert pinned.endpoint == server
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    monkeypatch.setenv("MISTERE_DATA_ENDPOINT", pinned.endpoint)
+    assert RemoteData(pinned.remote, pinned.digest).listing()
