@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -49,7 +50,7 @@ def check(
     config = load_profile(profile, settings).validation
     if quarantine:
         config = config.model_copy(update={"quarantine": True})
-    with Progress(transient=True) as bar:
+    with Progress(transient=True, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("reading", total=None)
 
         def advance(_message: str, done: float, total: float) -> None:
@@ -100,7 +101,7 @@ def _umask() -> int:
 
 
 def _tell(validation: Validation, output: Path) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     console.print(Text(validation.verdict.upper(), style=_COLOURS[validation.verdict]))
     for sentence in validation.failed:
         console.print(f"  must be mended: {sentence}", markup=False)

@@ -51,7 +51,7 @@ def one_line(done: subprocess.CompletedProcess[str]) -> str:
         (["serve", "--output", "nowhere"], 2, "nothing is deployed"),
         (["predict", "--dialogue", "nowhere.json"], 2, "nowhere.json cannot be read"),
         (["data", "import", "meld", "nowhere", "somewhere"], 4, "nowhere"),
-        (["data", "import", "melt", "nowhere", "somewhere"], 2, "did you mean 'meld'?"),
+        (["data", "import", "melt", "nowhere", "somewhere"], 2, "Did you mean 'meld'?"),
     ],
 )
 def test_what_is_typed_wrong_is_one_line(arguments: list[str], code: int, says: str) -> None:
