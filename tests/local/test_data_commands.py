@@ -63,7 +63,7 @@ def test_a_table_is_imported_checked_set_aside_mended_and_brought_back(tmp_path:
 
     quarantine = tmp_path / "report" / "quarantine.parquet"
     found = pq.read_table(quarantine)
-    labels = [label.replace("crosss", "cross") for label in found["label"].to_pylist()]
+    labels = [label.replace("crosss", "calm") for label in found["label"].to_pylist()]
     mended = found.set_column(found.schema.get_field_index("label"), "label", pa.array(labels))
     pq.write_table(mended, quarantine)
     back = mistere(
