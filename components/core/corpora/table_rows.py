@@ -14,6 +14,7 @@ from components.core.dataset import Split
 from components.core.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
 COLUMNS = ("dialogue_id", "turn", "text", "audio", "label", "speaker", "split")
@@ -107,7 +108,7 @@ def read_embedded(source: Path, table: Table) -> Iterator[bytes | None]:
     """The sound that a parquet table holds, row by row; memory is that of one row group."""
     column = table.names["audio"]
     with _parquet(source) as file:
-        for batch in file.iter_batches(batch_size=_ROWS_PER_BATCH, columns=[column]):
+        for batch in _batches(file, [column]):
             for value in batch.column(0):
                 content = value.as_py()
                 yield (content.get("bytes") if isinstance(content, dict) else content) or None
@@ -162,6 +163,12 @@ def _parquet(source: Path) -> Iterator[pq.ParquetFile]:
         raise DataError(f"{source} is not readable parquet ({reason[:200]}).") from error
 
 
+def _batches(file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """A file's batches, asked for by row group: asked for all at once, pyarrow keeps what it has read."""
+    for group in range(file.num_row_groups):
+        yield from file.iter_batches(batch_size=_ROWS_PER_BATCH, row_groups=[group], columns=list(columns))
+
+
 def _parquet_values(source: Path, wanted: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Rows without their sound: of embedded bytes only whether they are there."""
     import pyarrow as pa
@@ -171,7 +178,7 @@ def _parquet_values(source: Path, wanted: Sequence[str]) -> Iterator[tuple[str, 
         for name in wanted:
             if file.schema_arrow.names.count(name) > 1:
                 raise DataError(f"{source} names the column {name!r} twice.")
-        for batch in file.iter_batches(batch_size=_ROWS_PER_BATCH, columns=list(wanted)):
+        for batch in _batches(file, wanted):
             columns = {}
             for name in wanted:
                 array = batch.column(name)
