@@ -55,7 +55,7 @@ class Rows(BaseModel):
 
 
 class DataDiff(BaseModel):
-    """Two versions of a dataset, compared. An utterance is known by dialogue and turn.
+    """Two versions of a dataset, compared. An utterance is known by split, dialogue and turn.
 
     Attributes:
         before: DVC digest of the first version.
@@ -103,10 +103,12 @@ class DataDiff(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    split: Split
     label: str
     text: bytes
     audio: bytes
+
+
+_Key = tuple[Split, str, int]
 
 
 @dataclass
@@ -135,6 +137,7 @@ class _Version:
     """One version: its listing, its files, and what they say."""
 
     def __init__(self, pinned: PinnedData) -> None:
+        self.digest = pinned.digest
         self.remote = RemoteData(pinned.remote, pinned.digest)
         listing = self.remote.listing()
         self.shards = {name: md5 for name, md5 in listing.items() if split_of(name)}
@@ -144,6 +147,16 @@ class _Version:
         self.info: DatasetInfo = load_info(self.remote.fetch({infos[0]: listing[infos[0]]})[infos[0]], infos[0])
         self.paths: Mapping[str, Path] = self.remote.fetch(self.shards)
 
+    def shared_with(self, other: _Version) -> set[str]:
+        """Names of the shards that the other version holds too, in the same split, each as often as it does there."""
+        there = Counter((split_of(name), md5) for name, md5 in other.shards.items())
+        shared = set()
+        for name, md5 in sorted(self.shards.items()):
+            if there[split_of(name), md5]:
+                there[split_of(name), md5] -= 1
+                shared.add(name)
+        return shared
+
 
 def diff_datasets(before: PinnedData, after: PinnedData) -> DataDiff:
     """Compare two versions.
@@ -152,31 +165,25 @@ def diff_datasets(before: PinnedData, after: PinnedData) -> DataDiff:
         DataError: a version is not whole, or a shard of it is not readable.
     """
     old, new = _Version(before), _Version(after)
-    there, here = ({(split_of(name), md5) for name, md5 in version.shards.items()} for version in (old, new))
-    kept = {name for name, md5 in new.shards.items() if (split_of(name), md5) in there}
-    gone = {name for name, md5 in old.shards.items() if (split_of(name), md5) not in here}
+    kept, gone = new.shared_with(old), old.shards.keys() - old.shared_with(new)
     totals_old, totals_new = _Totals(), _Totals()
-    rows_old: dict[tuple[str, int], _Row] = {}
-    rows_new: dict[tuple[str, int], _Row] = {}
+    rows_old: dict[_Key, _Row] = {}
+    rows_new: dict[_Key, _Row] = {}
     for name in sorted(kept):
-        totals = _read(new.paths[name], name, None)
+        totals = _read(new, name, None)
         totals_old.add(totals)
         totals_new.add(totals)
     for name in sorted(gone):
-        totals_old.add(_read(old.paths[name], name, rows_old))
+        totals_old.add(_read(old, name, rows_old))
     for name in sorted(new.shards.keys() - kept):
-        totals_new.add(_read(new.paths[name], name, rows_new))
-    known = set(old.shards.values())
+        totals_new.add(_read(new, name, rows_new))
+    unknown = {md5: new.paths[name] for name, md5 in new.shards.items() if md5 not in set(old.shards.values())}
     diff = DataDiff(
         before=before.digest,
         after=after.digest,
         info=list(_info_changes(old.info, new.info)),
-        shards={
-            "kept": sorted(kept),
-            "added": sorted(new.shards.keys() - kept),
-            "removed": sorted(gone),
-        },
-        bytes_to_fetch=sum(new.paths[name].stat().st_size for name, md5 in new.shards.items() if md5 not in known),
+        shards={"kept": sorted(kept), "added": sorted(new.shards.keys() - kept), "removed": sorted(gone)},
+        bytes_to_fetch=sum(path.stat().st_size for path in unknown.values()),
         splits={split: _split_diff(split, totals_old, totals_new) for split in SPLITS},
         labels={
             label: Pair(before=totals_old.labels[label], after=totals_new.labels[label])
@@ -190,8 +197,16 @@ def diff_datasets(before: PinnedData, after: PinnedData) -> DataDiff:
     return diff
 
 
-def _read(path: Path, name: str, rows: dict[tuple[str, int], _Row] | None) -> _Totals:
+def _read(version: _Version, name: str, rows: dict[_Key, _Row] | None) -> _Totals:
     """The totals of a shard; its rows go into ``rows``."""
+    try:
+        return _read_shard(version.paths[name], name, rows)
+    except DataError as error:
+        reason = str(error).replace(version.paths[name].name, "the shard")  # in the cache its name is its digest
+        raise DataError(f"version {version.digest}, {name}: {reason}") from error
+
+
+def _read_shard(path: Path, name: str, rows: dict[_Key, _Row] | None) -> _Totals:
     split = split_of(name)
     assert split is not None
     totals = _Totals(dialogues={split: set()}, seconds={split: []})
@@ -208,10 +223,9 @@ def _read(path: Path, name: str, rows: dict[tuple[str, int], _Row] | None) -> _T
             else:
                 totals.seconds[split].append(seconds)
         if rows is not None:
-            key = (str(utterance.dialogue_id), -1 if utterance.turn is None else utterance.turn)
-            rows[key] = _Row(
-                split, str(utterance.label), _digest((utterance.text or "").encode()), _digest(utterance.audio or b"")
-            )
+            key = (split, str(utterance.dialogue_id), -1 if utterance.turn is None else utterance.turn)
+            text, audio = (utterance.text or "").encode(), utterance.audio or b""
+            rows[key] = _Row(str(utterance.label), _digest(text), _digest(audio))
     return totals
 
 
@@ -243,12 +257,7 @@ def _split_diff(split: str, old: _Totals, new: _Totals) -> SplitDiff:
     def pair(figure: str) -> Pair:
         return Pair(before=_figure(old, split, figure), after=_figure(new, split, figure))
 
-    return SplitDiff(
-        utterances=pair("utterances"),
-        dialogues=pair("dialogues"),
-        minutes=pair("minutes"),
-        median_seconds=pair("median_seconds"),
-    )
+    return SplitDiff.model_validate({figure: pair(figure) for figure in SplitDiff.model_fields})
 
 
 def _figure(totals: _Totals, split: str, figure: str) -> float:
@@ -262,27 +271,30 @@ def _figure(totals: _Totals, split: str, figure: str) -> float:
     return round(median(seconds), 3) if seconds else 0.0
 
 
-def _compare(old: Mapping[tuple[str, int], _Row], new: Mapping[tuple[str, int], _Row], diff: DataDiff) -> None:
+def _compare(old: Mapping[_Key, _Row], new: Mapping[_Key, _Row], diff: DataDiff) -> None:
     relabelled: Counter[str] = Counter()
+    gone = {key[1:]: key for key in old if key not in new}
+    moved_from: set[_Key] = set()
     for key, row in new.items():
-        place, was = _place(row.split, key), old.get(key)
-        if was is None:
-            diff.added.add(place)
+        earlier = key if key in old else gone.pop(key[1:], None)
+        if earlier is None:
+            diff.added.add(_place(key))
             continue
-        if was.split != row.split:
-            diff.moved.add(f"{place} (was in {was.split})")
+        was = old[earlier]
+        if earlier != key:
+            moved_from.add(earlier)
+            diff.moved.add(f"{_place(key)} (was in {earlier[0]})")
         if was.text != row.text:
-            diff.text.add(place)
+            diff.text.add(_place(key))
         if was.audio != row.audio:
-            diff.audio.add(place)
+            diff.audio.add(_place(key))
         if was.label != row.label:
-            diff.label.add(f"{place} ({was.label} -> {row.label})")
+            diff.label.add(f"{_place(key)} ({was.label} -> {row.label})")
             relabelled[f"{was.label} -> {row.label}"] += 1
-    for key, row in old.items():
-        if key not in new:
-            diff.removed.add(_place(row.split, key))
+    for key in sorted(old.keys() - new.keys() - moved_from):
+        diff.removed.add(_place(key))
     diff.relabelled = dict(relabelled.most_common())
 
 
-def _place(split: str, key: tuple[str, int]) -> str:
-    return f"{split}/{key[0]}/turn {key[1]}"
+def _place(key: _Key) -> str:
+    return f"{key[0]}/{key[1]}/turn {key[2]}"

@@ -49,15 +49,19 @@ def pin(source: str, snapshots: str) -> PinnedData:
     """
     path = Path(source)
     if path.is_dir():
+        if not (path / "dataset.yaml").is_file() and _is_revision(source):
+            raise DataError(
+                f"{source} is a folder without a dataset.yaml, and a Git revision too: write {_TRACKED}@{source} for the revision."
+            )
         return _snapshot(path.resolve(), snapshots)
     if path.suffix == ".dvc" and path.is_file():
-        return _tracked(path.read_bytes(), str(path), path)
+        return _tracked(path.read_bytes(), str(path), path.resolve().parent)
     if _DIGEST.fullmatch(source):
         return PinnedData(source, *_default_remote(Path.cwd()))
-    name, at, revision = source.rpartition("@")
-    if at and name.endswith(".dvc"):
-        return _at_revision(Path(name), revision)
-    if _is_revision(source):
+    name, at, revision = source.partition(".dvc@")
+    if at:
+        return _at_revision(Path(f"{name}.dvc"), revision)
+    if not path.exists() and _is_revision(source):
         return _at_revision(Path(_TRACKED), source)
     raise DataError(
         f"there is no data at {source}: name a folder in the dataset form, the .dvc file that tracks one (FILE.dvc@REVISION for "
@@ -65,8 +69,8 @@ def pin(source: str, snapshots: str) -> PinnedData:
     )
 
 
-def _tracked(content: bytes, name: str, path: Path) -> PinnedData:
-    return PinnedData(_pinned_digest(content, name), *_default_remote(path.resolve().parent))
+def _tracked(content: bytes, name: str, project: Path) -> PinnedData:
+    return PinnedData(_pinned_digest(content, name), *_default_remote(project))
 
 
 def _at_revision(path: Path, revision: str) -> PinnedData:
@@ -75,25 +79,28 @@ def _at_revision(path: Path, revision: str) -> PinnedData:
     Raises:
         UsageError: no repository, no such revision, or no such file in it.
     """
-    where = path.resolve().parent
-    if not where.is_dir() or _git(where, "rev-parse", "--git-dir") is None:
+    folder = path.resolve().parent
+    where = next(place for place in (folder, *folder.parents) if place.is_dir())  # the folder may be gone since
+    if _git(where, "rev-parse", "--git-dir") is None:
         raise UsageError(
             f"{path}@{revision}: {where} is in no Git repository, so there are no revisions of {path.name}."
         )
-    if revision.startswith("-") or _git(where, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}") is None:
+    commit = None if revision.startswith("-") else _commit(where, revision)
+    if commit is None:
         raise UsageError(f"{path}@{revision}: Git knows no revision {revision!r}; `git log` and `git tag` list them.")
-    content = _git(where, "show", f"{revision}:./{path.name}")
+    content = _git(where, "show", f"{commit}:./{(folder / path.name).relative_to(where).as_posix()}")
     if content is None:
         raise UsageError(f"{path}@{revision}: there was no {path.name} at that revision.")
-    return _tracked(content, f"{path}@{revision}", path)
+    return _tracked(content, f"{path}@{revision}", where)
 
 
 def _is_revision(name: str) -> bool:
-    return (
-        bool(name)
-        and not name.startswith("-")
-        and _git(Path.cwd(), "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}") is not None
-    )
+    return bool(name) and not name.startswith("-") and _commit(Path.cwd(), name) is not None
+
+
+def _commit(where: Path, revision: str) -> str | None:
+    found = _git(where, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
+    return None if found is None else found.decode("ascii").strip()
 
 
 def _git(where: Path, *arguments: str) -> bytes | None:
@@ -115,17 +122,18 @@ def _pinned_digest(content: bytes, name: str) -> str:
 def _default_remote(project: Path) -> tuple[str, str]:
     """URL and S3 endpoint of a project's default remote; credentials stay where they are."""
     from dvc.exceptions import DvcException
+    from dvc.fs import get_fs_config
     from dvc.repo import Repo
 
     try:
         with closing(Repo(str(project))) as repo:
             name = repo.config["core"].get("remote")
-            remotes = repo.config["remote"]
-            if name not in remotes:
+            if name not in repo.config["remote"]:
                 raise DataError(
                     f"the DVC project at {project} has no default remote: set one with `dvc remote default`."
                 )
-            return str(remotes[name]["url"]), str(remotes[name].get("endpointurl") or "")
+            settings = get_fs_config(repo.config, name=name)  # follows remote:// to the one it refers to
+            return str(settings["url"]), str(settings.get("endpointurl") or "")
     except DvcException as error:
         raise DataError(f"{project} is not inside a DVC project ({error}).") from error
 

@@ -24,7 +24,7 @@ from components.core.errors import DataError
 from components.core.file_digest import digest_once
 from components.core.manifests import UtteranceSet
 from components.core.places import cache_directory
-from components.core.s3_access import check_access, data_endpoint
+from components.core.s3_access import check_access, data_endpoint, without_user
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -106,8 +106,12 @@ class RemoteData:
         """Relative path to MD5 of every file in the folder, as DVC recorded it."""
         path = self._cached(self.digest)
         if not _is_whole(path, self.digest):
-            path.unlink(missing_ok=True)
-            self._with_dvc(_fetch_listing)
+
+            def bring(repo: Repo) -> None:
+                self._drop_damaged([self.digest])
+                repo.stage.load_one(path=str(self._project / "data.dvc")).outs[0].get_dir_cache()
+
+            self._with_dvc(bring)
             self._insist(path, self.digest, "the folder's listing")
         return {entry["relpath"]: entry["md5"] for entry in json.loads(path.read_text(encoding="utf-8"))}
 
@@ -122,26 +126,35 @@ class RemoteData:
         """
         missing = [name for name, md5 in digests.items() if not _is_whole(self._cached(md5), md5)]
         if missing:
-            for name in missing:
-                self._cached(digests[name]).unlink(missing_ok=True)
-            targets = [str(self._project / "data" / name) for name in missing]
-            self._with_dvc(lambda repo: repo.fetch(targets=targets))
+
+            def bring(repo: Repo) -> None:
+                self._drop_damaged([digests[name] for name in missing])
+                repo.fetch(targets=[str(self._project / "data" / name) for name in missing])
+
+            self._with_dvc(bring)
             for name in missing:
                 self._insist(self._cached(digests[name]), digests[name], f"data/{name}")
         return {name: self._cached(md5) for name, md5 in digests.items()}
+
+    def _drop_damaged(self, digests: Sequence[str]) -> None:
+        """Make room for whole files, under the lock: what another process has just mended stays."""
+        for md5 in digests:
+            if not _is_whole(self._cached(md5), md5):
+                self._cached(md5).unlink(missing_ok=True)
 
     def _insist(self, path: Path, md5: str, what: str) -> None:
         if not path.is_file():
             if self.remote.startswith("s3://"):
                 check_access(self.remote, listing=True)
             raise DataError(
-                f"{what} ({md5}) is missing from the DVC remote {self.remote}: push it again with `dvc push`."
+                f"{what} ({md5}) is missing from the DVC remote {without_user(self.remote)}: push it again with `dvc push`."
             )
         if not _is_whole(path, md5):
             path.chmod(0o644)
             path.unlink()
             raise DataError(
-                f"{what} is corrupt in the DVC remote {self.remote}: its content is not {md5}; push it again from a whole copy."
+                f"{what} is corrupt in the DVC remote {without_user(self.remote)}: its content is not {md5}; push it again from "
+                "a whole copy."
             )
 
     def _cached(self, md5: str) -> Path:
@@ -163,14 +176,11 @@ class RemoteData:
                 return  # the caller looks at what arrived and names what did not
             except (DvcException, OSError) as error:
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                reason = reason.replace(self.remote, without_user(self.remote))
                 raise DataError(
-                    f"DVC could not fetch {self.digest} from {self.remote} ({reason}): check that the remote holds it "
+                    f"DVC could not fetch {self.digest} from {without_user(self.remote)} ({reason}): check that the remote holds it "
                     "(`dvc push`) and that this machine may read it."
                 ) from error
-
-
-def _fetch_listing(repo: Repo) -> None:
-    repo.stage.load_one(path=str(Path(repo.root_dir) / "data.dvc")).outs[0].get_dir_cache()
 
 
 @contextmanager
@@ -184,6 +194,8 @@ def dvc_project(project: Path, remote: str) -> Iterator[Path]:
     project.mkdir(parents=True, exist_ok=True)
     with open(project / "lock", "w", encoding="ascii") as lock, _quiet_dvc():
         fcntl.flock(lock, fcntl.LOCK_EX)
+        for half in (project / "cache" / "files" / "md5").glob("*/.*.tmp"):  # of a pull that was killed
+            half.unlink(missing_ok=True)
         if not (project / ".dvc").is_dir():
             Repo.init(str(project), no_scm=True).close()
         lines = [

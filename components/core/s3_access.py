@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from urllib.parse import urlsplit
+import re
 
 from components.core.errors import MistereError
 
@@ -23,7 +23,18 @@ DATA_ENDPOINT = "MISTERE_DATA_ENDPOINT"
 def data_endpoint() -> str | None:
     """The S3 endpoint of the data's remote, as the environment says; None for AWS itself."""
     names = (DATA_ENDPOINT, "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
-    return next((value for name in names if (value := os.environ.get(name))), None)
+    return next((without_user(value) for name in names if (value := os.environ.get(name))), None)
+
+
+def use_data_endpoint(endpoint: str) -> None:
+    """Let this process and its children reach the data's remote at its own endpoint, unless one was named already."""
+    if endpoint:
+        os.environ.setdefault(DATA_ENDPOINT, endpoint)
+
+
+def without_user(url: str) -> str:
+    """A URL without the name and password that may stand before the host: for sentences, and for what is written down."""
+    return re.sub(r"^([\w+.-]+://)[^/]*@", r"\1", url)
 
 
 def check_access(place: str, *, listing: bool) -> None:
@@ -74,9 +85,4 @@ def check_access(place: str, *, listing: bool) -> None:
 
 
 def _at(endpoint: str | None) -> str:
-    """Where the server is, without what may stand before the host's name."""
-    if not endpoint:
-        return ""
-    parts = urlsplit(endpoint)
-    host = parts.netloc.rpartition("@")[2]
-    return f" at {parts.scheme}://{host}" if host else ""
+    return f" at {endpoint}" if endpoint else ""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from components.core.data_diff import DataDiff, Pair, Rows, diff_datasets
 from components.core.data_source import pin
 from components.core.places import cache_directory
+from components.core.s3_access import use_data_endpoint
 
 _KINDS = {
     "added": "new",
@@ -28,7 +29,10 @@ def diff(before: str, after: str, as_json: bool) -> None:
         as_json: print it as data.
     """
     snapshots = str(cache_directory("compared"))
-    found = diff_datasets(pin(before, snapshots), pin(after, snapshots))
+    versions = pin(before, snapshots), pin(after, snapshots)
+    for version in versions:
+        use_data_endpoint(version.endpoint)
+    found = diff_datasets(*versions)
     print(found.model_dump_json(indent=1) if as_json else "\n".join(_lines(found)))
 
 

@@ -19,7 +19,7 @@ from components.core.config.whole import Config
 from components.core.data_source import PinnedData, pin
 from components.core.errors import MistereError
 from components.core.outcome import read_outcome
-from components.core.s3_access import DATA_ENDPOINT
+from components.core.s3_access import use_data_endpoint
 from components.core.source_digest import git_state
 from components.core.stage import RunContext
 from components.core.store import LocalStore
@@ -48,8 +48,7 @@ def run(profile: str, data: str | None, settings: Sequence[str], output: Path) -
 def _run(config: Config, store: LocalStore, profile: str, data: str | None) -> int:
     source = data if data is not None else config.data.source
     pinned = pin(source, str(store.root.parent / "data-remote"))
-    if pinned.endpoint:
-        os.environ.setdefault(DATA_ENDPOINT, pinned.endpoint)  # the stages are this process's children
+    use_data_endpoint(pinned.endpoint)
     run_id = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
     context = RunContext(
         run_id=run_id,

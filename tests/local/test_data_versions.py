@@ -351,3 +351,7 @@ def test_the_remotes_own_endpoint_comes_along(project: Project, server: str, mon
     monkeypatch.delenv("AWS_ENDPOINT_URL")
     monkeypatch.setenv("MISTERE_DATA_ENDPOINT", pinned.endpoint)
     assert RemoteData(pinned.remote, pinned.digest).listing()
+    monkeypatch.delenv("MISTERE_DATA_ENDPOINT")
+    there = f"{project.folder}/data.dvc"
+    done = mistere("data", "diff", f"{there}@v1", there)
+    assert done.returncode == 0 and "6 utterances new" in done.stdout, done.stderr
