@@ -215,6 +215,25 @@ def test_credentials_that_are_wrong(project: Project, server: str, monkeypatch: 
     assert "there are no credentials for s3://" in fails(pinned)
 
 
+def test_a_secret_that_is_wrong(project: Project, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import boto3
+
+    pinned = pin(f"{project.folder}/data.dvc", "")
+    iam = boto3.session.Session().client("iam", endpoint_url=server)
+    iam.create_user(UserName="reader")
+    policy = '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]}'
+    iam.put_user_policy(UserName="reader", PolicyName="reads", PolicyDocument=policy)
+    key = iam.create_access_key(UserName="reader")["AccessKey"]
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", key["AccessKeyId"])
+    requests.post(f"{server}/moto-api/reset-auth", data=b"0", timeout=10)
+    try:
+        assert "refuses the secret key for s3://" in fails(pinned)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", key["SecretAccessKey"])
+        assert describe(pinned.remote, pinned.digest).rows["train"] == 46
+    finally:
+        requests.post(f"{server}/moto-api/reset-auth", data=b"inf", timeout=10)
+
+
 def test_a_bucket_that_is_not_there(project: Project) -> None:
     pinned = pin(f"{project.folder}/data.dvc", "")
     assert "the bucket of s3://no-such-bucket/x does not exist" in fails(
