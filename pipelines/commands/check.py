@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,8 +17,8 @@ from components.core.errors import ExitCode, UsageError
 from components.core.file_digest import digest_once
 from components.core.places import cache_directory
 from components.core.store import LocalStore
-from components.validate_data.facts import ShardFile
-from components.validate_data.profile import Profile
+from components.validate_data.facts import ShardFile, gather
+from components.validate_data.profile import Profile, profile_of
 from components.validate_data.run import REPORT, write_report
 from components.validate_data.shard_facts import FactsCache
 from components.validate_data.validation import Declared, validate
@@ -48,6 +47,8 @@ def check(
     from rich.progress import Progress
 
     config = load_profile(profile, settings).validation
+    if output.is_dir() and any(output.iterdir()) and not (output / REPORT).is_file():
+        raise UsageError(f"{output} holds something else than a validation report: choose another --output.")
     if quarantine:
         config = config.model_copy(update={"quarantine": True})
     with Progress(transient=True, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
@@ -56,16 +57,16 @@ def check(
         def advance(_message: str, done: float, total: float) -> None:
             bar.update(task, completed=done, total=total)
 
-        before = _judged(against, config, None, advance)[0].profile if against else None
-        validation, files = _judged(directory, config, before, advance)
+        before = _profile(against, config, advance) if against else None
+        declared, files, cache = _opened(directory, config)
+        validation = validate(files, declared, config, before=before, cache=cache, on_progress=advance)
     _replace(output, validation, files)
     _tell(validation, output)
     return int(ExitCode.DATA_REJECTED) if validation.verdict == "reject" else 0
 
 
-def _judged(
-    directory: Path, config: ValidationConfig, before: Profile | None, advance: Callable[[str, float, float], None]
-) -> tuple[Validation, list[ShardFile]]:
+def _opened(directory: Path, config: ValidationConfig) -> tuple[Declared, list[ShardFile], FactsCache]:
+    """What a dataset says of itself, its files, and what is known of them already."""
     if not directory.is_dir():
         raise UsageError(f"{directory} is no folder: name a dataset in the dataset form.")
     info = load_info(directory / "dataset.yaml")
@@ -74,30 +75,27 @@ def _judged(
         for split in SPLITS
         for path in shards_of(directory.iterdir(), split)
     ]
-    declared = Declared(info.name, info.labels, info.language, info.speaker_disjoint)
     cache = FactsCache(LocalStore(cache_directory("validation")), info.language, config.silence_dbfs)
-    return validate(files, declared, config, before=before, cache=cache, on_progress=advance), files
+    return Declared(info.name, info.labels, info.language, info.speaker_disjoint), files, cache
+
+
+def _profile(directory: Path, config: ValidationConfig, advance: Callable[[str, float, float], None]) -> Profile:
+    """A dataset in numbers, without judging it."""
+    declared, files, cache = _opened(directory, config)
+    facts = gather(files, declared.language, config.silence_dbfs, config.max_quiet, cache=cache, on_progress=advance)
+    return profile_of(facts, declared.name, declared.labels)
 
 
 def _replace(output: Path, validation: Validation, files: list[ShardFile]) -> None:
     """Write all files aside, then put them in the place of the ones before."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+    aside = output.with_name(f".{output.name}.partial-{os.getpid()}")
+    aside.mkdir(parents=True)
     try:
         write_report(validation, files, aside, "")
-        if output.is_dir() and not (output / REPORT).is_file() and any(output.iterdir()):
-            raise UsageError(f"{output} holds something else than a validation report: choose another --output.")
         shutil.rmtree(output, ignore_errors=True)
-        aside.chmod(0o755 & ~_umask())
         aside.rename(output)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _tell(validation: Validation, output: Path) -> None:

@@ -98,7 +98,10 @@ def test_a_run_sets_dialogues_aside(tmp_path: Path) -> None:
 
 
 def test_what_is_typed_wrong_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").touch()
     for arguments, code, says in (
+        (["check", str(tmp_path), "--output", str(tmp_path / "mine")], 2, "holds something else"),
         (["check", str(tmp_path / "nothing")], 2, "is no folder"),
         (["check", str(tmp_path)], 4, "dataset.yaml is missing"),
         (

@@ -66,6 +66,13 @@ def test_changing_nothing_trains_nothing(first: Run, output: Path, data: Path) -
     assert again.code == 0, again.text
     # The champion is part of what these three look at, and there is one now.
     assert again.ran == ALWAYS | {"validate_data", "evaluate_model", "gate_model"}
+    # Its data is compared with that of the champion, which is the same.
+    report = again.stages["validate_data"]["outputs"]["report"]
+    drift = json.loads((output / "store" / "artifacts" / "ValidationReport" / report / "verdict.json").read_text())[
+        "drift"
+    ]
+    assert {"labels", "duration", "level", "vocabulary"} <= drift.keys()
+    assert all(measure["distance"] == 0 for measure in drift.values())
     third = run(output, data)
     assert third.code == 0 and third.ran == ALWAYS
 
