@@ -10,6 +10,9 @@ UV_VERSION := 0.13.9
 UV := UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(if $(PIP_INDEX_URL),UV_DEFAULT_INDEX="$(PIP_INDEX_URL)") \
 	UV_LINK_MODE=copy $(BIN)/uv pip install --python $(BIN)/python --quiet
 
+# Two workers; a thread each, or the two would wait for one another.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadscope
+
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -17,10 +20,10 @@ run: setup ## train, judge, release and serve a model on the sample dataset
 	$(BIN)/mistere run --profile sample $(ARGS)
 
 test: setup-dev ## the tests that take minutes
-	$(BIN)/pytest -n 2 --dist loadscope -m "not long" $(ARGS)
+	$(PYTEST) -m "not long" $(ARGS)
 
 test-all: setup-dev ## every test, the long ones too
-	$(BIN)/pytest -n 2 --dist loadscope $(ARGS)
+	$(PYTEST) $(ARGS)
 
 check: setup-dev ## lint, types, import rules, compiled pipeline
 	$(BIN)/ruff format --check components pipelines tests

@@ -27,7 +27,9 @@ import_app = typer.Typer(
 )
 data_app.add_typer(import_app, name="import")
 
-Profile = Annotated[str, typer.Option(help="Settings to start from: a file of pipelines/profiles.")]
+Profile = Annotated[
+    str, typer.Option(help="Settings to start from: a file of pipelines/profiles, or a YAML file of your own.")
+]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting; may be repeated.")
 ]
@@ -50,6 +52,9 @@ def run(
     ] = None,
     settings: Settings = None,
     output: Output = Path("output"),
+    tracking: Annotated[
+        str | None, typer.Option(metavar="URI", help="The MLflow server; by default a database in the output folder.")
+    ] = None,
     quarantine: Annotated[
         bool,
         typer.Option("--quarantine", help="Set faulty dialogues aside, up to a share, instead of rejecting the data."),
@@ -62,7 +67,7 @@ def run(
     from pipelines.commands.run import run as command
 
     chosen = [*(settings or []), *(["validation.quarantine=true"] if quarantine else [])]
-    raise typer.Exit(command(profile, data, chosen, output))
+    raise typer.Exit(command(profile, data, chosen, output, tracking))
 
 
 @app.command("compile")
@@ -283,6 +288,96 @@ def data_diff(
     from pipelines.commands.data_diff import diff
 
     diff(before, after, as_json)
+
+
+ModelReference = Annotated[
+    str, typer.Argument(help="MODEL, MODEL@ALIAS, @ALIAS, MODEL/VERSION, a version, or the start of a bundle's digest.")
+]
+ModelName = Annotated[str, typer.Option("--model", help="The model, where none is named.")]
+StorePlace = Annotated[
+    str | None, typer.Option("--store", help="A folder or s3://…; MISTERE_STORE, or the output folder's, by default.")
+]
+Tracking = Annotated[str | None, typer.Option("--tracking", metavar="URI", help="The MLflow server that goes with it.")]
+Reason = Annotated[str, typer.Option(help="Why, for the promotion log.")]
+
+
+@app.command()
+def models(
+    log: Annotated[bool, typer.Option("--log", help="What happened to the champion instead.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as data.")] = False,
+    model: ModelName = "mistere",
+    output: Output = Path("output"),
+    store: StorePlace = None,
+    tracking: Tracking = None,
+) -> None:
+    """List the registered versions, or the promotion log."""
+    from pipelines.commands.models import models as command
+    from pipelines.registry_place import registry_place
+
+    command(registry_place(output, store, tracking), model, log=log, as_json=as_json)
+
+
+@app.command()
+def promote(
+    version: ModelReference,
+    reason: Reason = "",
+    model: ModelName = "mistere",
+    output: Output = Path("output"),
+    store: StorePlace = None,
+    tracking: Tracking = None,
+) -> None:
+    """Make a version the champion and deploy it, after its smoke test."""
+    from pipelines.commands.promote import promote as command
+    from pipelines.registry_place import registry_place
+
+    command(registry_place(output, store, tracking), version, model, reason)
+
+
+@app.command()
+def rollback(
+    reason: Reason = "", output: Output = Path("output"), store: StorePlace = None, tracking: Tracking = None
+) -> None:
+    """Make the champion before this one the champion again."""
+    from pipelines.commands.promote import rollback as command
+    from pipelines.registry_place import registry_place
+
+    command(registry_place(output, store, tracking), reason)
+
+
+@app.command()
+def replay(
+    version: ModelReference,
+    work: Annotated[Path, typer.Option(help="Folder for the second run.")] = Path("output/replay"),
+    model: ModelName = "mistere",
+    output: Output = Path("output"),
+    store: StorePlace = None,
+    tracking: Tracking = None,
+) -> None:
+    """Make a model again from its lineage, and see whether it comes out the same.
+
+    Exit codes: 0 the same, 3 different, 1 error, 2 usage.
+    """
+    from pipelines.commands.replay import replay as command
+    from pipelines.registry_place import registry_place
+
+    raise typer.Exit(command(registry_place(output, store, tracking), version, model, work))
+
+
+@app.command()
+def compare(
+    one: ModelReference,
+    other: ModelReference,
+    page: Annotated[Path, typer.Option(help="The page to write.")] = Path("output/compare.html"),
+    model: ModelName = "mistere",
+    output: Output = Path("output"),
+    store: StorePlace = None,
+    tracking: Tracking = None,
+) -> None:
+    """Compare two versions on one page."""
+    from pipelines.commands.compare import compare as command
+    from pipelines.registry_place import registry_place
+
+    command(registry_place(output, store, tracking), one, other, model, page)
 
 
 @app.command()

@@ -16,6 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from components.core.example_dialogue import DIALOGUE
 from components.core.outcome import EXIT_HANDLER, Estimate, Outcome, ordered_tasks
 
 _MARKS = {"done": ("✔", "green"), "reused": ("↺", "cyan"), "failed": ("✘", "red"), "running": ("…", "yellow")}
@@ -108,6 +109,10 @@ def summary(outcome: Outcome, output: Path, log: Path) -> None:
             console.print(f"  {expert + ' alone':<18} {_interval(estimate)}", markup=False)
         if outcome.champion_weighted_f1:
             console.print(f"  {'champion before':<18} {_interval(outcome.champion_weighted_f1)}", markup=False)
+        if outcome.champion_difference:
+            console.print(
+                f"  {'difference, paired':<18} {_interval(outcome.champion_difference, '+.3f')}", markup=False
+            )
     console.print(f"\nreport   {outcome.report}", markup=False)
     if outcome.bundle:
         console.print(f"bundle   {outcome.bundle}", markup=False)
@@ -116,11 +121,17 @@ def summary(outcome: Outcome, output: Path, log: Path) -> None:
     console.print(f"log      {log}", markup=False)
     if outcome.verdict == "deployed":
         console.print(f"\nserve it {command} serve{elsewhere}", markup=False)
-        console.print(f"ask it   {command} predict --dialogue DIALOGUE.json", markup=False)
+        console.print(f"ask it   {command} predict --dialogue {_dialogue(outcome)}", markup=False)
 
 
-def _interval(estimate: Estimate) -> str:
-    bounds = (
-        f"  [{estimate.low:.3f}, {estimate.high:.3f}]" if estimate.low is not None and estimate.high is not None else ""
-    )
-    return f"{estimate.value:.3f}{bounds}"
+def _interval(estimate: Estimate, form: str = ".3f") -> str:
+    text = f"{estimate.value:{form}}"
+    if estimate.low is None or estimate.high is None:
+        return text
+    return f"{text}  [{estimate.low:{form}}, {estimate.high:{form}}]"
+
+
+def _dialogue(outcome: Outcome) -> str:
+    """The example that the bundle holds, where it lies on this machine."""
+    example = Path(outcome.bundle) / DIALOGUE
+    return str(example) if example.is_file() else "DIALOGUE.json"

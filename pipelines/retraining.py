@@ -90,9 +90,18 @@ def retraining(
                 champion_digest=champion,
                 utterances=utterances,
                 model=model,
+                speech_encoder=encoders["speech"],
+                text_encoder=encoders["text"],
                 **vectors,
             ).outputs["report"]
-            judged = gate_model(run=run, gate=gate, champion_digest=champion, report=evaluated)
+            judged = gate_model(
+                run=run,
+                gate=gate,
+                champion_digest=champion,
+                code_state=inputs.outputs["code_state"],
+                validation=validated.outputs["report"],
+                report=evaluated,
+            )
             with dsl.If(judged.outputs["Output"] == "promote", name="gate-promotes"):
                 registered = register_model(
                     run=run,
@@ -110,7 +119,6 @@ def retraining(
                     deployment=deployment,
                     model_version=registered.outputs["Output"],
                     champion_digest=champion,
-                    utterances=utterances,
                     report=evaluated,
                     bundle=registered.outputs["bundle"],
                 ).set_caching_options(False)

@@ -14,8 +14,19 @@ NO_CHAMPION = "none"
 """Stands for the champion's digest, as a pipeline parameter, where there is none yet."""
 
 
+class Predecessor(BaseModel):
+    """What was released before."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    bundle_digest: str
+    evaluation_digest: str
+    model_version: str
+    run_id: str
+
+
 class Champion(BaseModel):
-    """What is released now."""
+    """What is released now, and what it replaced."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
@@ -25,6 +36,16 @@ class Champion(BaseModel):
     model_version: str
     run_id: str
     moved_at: float
+    previous: Predecessor | None = None
+
+    def as_predecessor(self) -> Predecessor:
+        """For the champion that replaces this one."""
+        return Predecessor(
+            bundle_digest=self.bundle_digest,
+            evaluation_digest=self.evaluation_digest,
+            model_version=self.model_version,
+            run_id=self.run_id,
+        )
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from components.core.errors import ArtifactError, MistereError
 from components.core.manifests import BaseEncoder, ModelBundle
 from components.core.moe.mixture import MixtureOfExperts
 from components.core.moe.prediction import DialoguePrediction, load_mixture, predict
+from components.core.signing import verify_bundle
 from components.core.store import open_store
 
 __all__ = [
@@ -59,21 +60,17 @@ class AudioTooLongError(MistereError):
         self.utterance = utterance
 
 
-class EmotionModel:
-    """Encoders and mixture of one bundle.
+class DialogueModel:
+    """Encoders and mixture together: raw dialogues or embeddings in, predictions out.
 
-    Attributes:
-        bundle: the bundle's manifest.
-        labels: label names, in the order of the probabilities.
-        experts: expert names, in the order of the weights.
-        encoder_digests: per modality.
-        dimensions: embedding width per modality.
+    Args:
+        mixture: in evaluation mode.
+        temperature: its calibration.
+        embedders: by modality.
     """
 
-    def __init__(self, bundle: ModelBundle, mixture: MixtureOfExperts, embedders: Mapping[str, Embedder]) -> None:
-        self.bundle, self._mixture, self._embedders = bundle, mixture, dict(embedders)
-        self.labels, self.experts = list(bundle.labels), list(bundle.experts)
-        self.encoder_digests = {name: encoder.encoder_digest for name, encoder in bundle.encoders.items()}
+    def __init__(self, mixture: MixtureOfExperts, temperature: float, embedders: Mapping[str, Embedder]) -> None:
+        self._mixture, self._temperature, self._embedders = mixture, temperature, dict(embedders)
         self.dimensions = dict(mixture.dimensions)
 
     def predict(
@@ -105,7 +102,25 @@ class EmotionModel:
 
     def predict_embeddings(self, dialogues: Sequence[Mapping[str, np.ndarray]]) -> list[DialoguePrediction]:
         """Predict dialogues given as embeddings: per modality float32 ``[n, d]``, NaN row = missing."""
-        return predict(self._mixture, dialogues, self.bundle.temperature)
+        return predict(self._mixture, dialogues, self._temperature)
+
+
+class EmotionModel(DialogueModel):
+    """A released model.
+
+    Attributes:
+        bundle: the bundle's manifest.
+        labels: label names, in the order of the probabilities.
+        experts: expert names, in the order of the weights.
+        encoder_digests: per modality.
+        dimensions: embedding width per modality.
+    """
+
+    def __init__(self, bundle: ModelBundle, mixture: MixtureOfExperts, embedders: Mapping[str, Embedder]) -> None:
+        super().__init__(mixture, bundle.temperature, embedders)
+        self.bundle = bundle
+        self.labels, self.experts = list(bundle.labels), list(bundle.experts)
+        self.encoder_digests = {name: encoder.encoder_digest for name, encoder in bundle.encoders.items()}
 
 
 class _Turn(NamedTuple):
@@ -134,7 +149,7 @@ def _check_length(index: int, audio: bytes, max_seconds: float) -> None:
 
 
 def load_bundle(location: str) -> EmotionModel:
-    """Open a bundle, verified file by file, with the base weights it refers to.
+    """Open a bundle, verified file by file (and by its signature, where a key is named), with its base weights.
 
     Args:
         location: ``<store>/artifacts/ModelBundle/<digest>``, a folder or ``s3://``.
@@ -148,6 +163,7 @@ def load_bundle(location: str) -> EmotionModel:
         raise ArtifactError(f"{location} is no bundle: name <store>/artifacts/ModelBundle/<digest>.")
     store = open_store(match["store"])
     opened = open_artifact(store, ModelBundle, match["digest"])
+    verify_bundle(store, opened)
     bundle = opened.manifest
     embedders = {
         name: Embedder(

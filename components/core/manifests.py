@@ -34,6 +34,8 @@ class MadeBy(BaseModel):
     commit: str = ""
     dirty: bool = False
     config: dict[str, Any] = Field(default_factory=dict)
+    seconds: float = Field(default=0.0, description="Of the stage's own work, without starting and importing.")
+    device: str = Field(default="", description="The GPU's name, or ``cpu``.")
 
 
 class Manifest(BaseModel):
@@ -97,7 +99,9 @@ class UtteranceSet(Manifest):
     remote: str
     info_md5: str = Field(description="MD5 of dataset.yaml.")
     labels: list[str]
+    description: str = ""
     language: str
+    licence: str = ""
     speaker_disjoint: bool
     synthetic: bool
     shards: list[Shard]
@@ -191,23 +195,35 @@ class MoEModel(Manifest):
     history: list[dict[str, float]] = Field(default_factory=list)
 
 
+class ChampionEvaluation(BaseModel):
+    """The champion on the same test split: its predictions are beside the candidate's, or ``incomparable`` says why not."""
+
+    bundle_digest: str
+    test_digest: str = Field(default="", description="Of the split that its predictions here are of.")
+    incomparable: str = ""
+
+
 class EvaluationReport(Manifest):
-    """``metrics.json`` and ``predictions.parquet`` of one model on one test split."""
+    """``metrics.json``, ``predictions.parquet``, ``timelines.json`` and an example dialogue, of one model on one test split."""
 
     labels: list[str]
     experts: list[str]
     test_digest: str
     utterances: int
     dialogues: int
-    metrics: dict[str, float]
+    metrics: dict[str, float] = Field(description="Of the model (``test.…``) and of the champion (``champion.…``).")
+    runtime: dict[str, float] = Field(
+        default_factory=dict, description="Of the model on the machine that evaluated it."
+    )
     confusion: list[list[int]]
+    champion: ChampionEvaluation | None = None
 
 
 class RuleResult(BaseModel):
     """One gate rule's answer."""
 
     rule: str
-    outcome: Literal["promote", "hold", "reject"]
+    outcome: Literal["promote", "hold", "reject", "off"] = Field(description="``off``: the rule was not asked.")
     measured: float | None
     bound: float | None
     sentence: str
@@ -234,8 +250,30 @@ class BundledEncoder(BaseModel):
     settings: dict[str, Any]
 
 
+class Provenance(BaseModel):
+    """What made a bundle, beyond what it holds: who reads it can make it again. No part of the bundle's digest."""
+
+    run_id: str
+    profile: str = ""
+    commit: str = ""
+    dirty: bool = False
+    image: str = ""
+    lock: str = Field(default="", description="Digest of the lock file.")
+    evaluation_digest: str = ""
+    verdict: str = ""
+    compute_seconds: dict[str, float] = Field(
+        default_factory=dict, description="By device, of fine-tuning and training."
+    )
+
+
 class ModelBundle(Manifest):
-    """All that the predictor needs: mixture, fine-tuned encoder parts, and the digests of the base weights."""
+    """All that the predictor needs: mixture, fine-tuned encoder parts, and the digests of the base weights.
+
+    Beside them ``README.md`` (a model card), ``MLmodel`` (the signature), ``bundle.json`` (these fields, so that a signature over
+    the files covers them), the data's profile, and an example dialogue with the answer it should get.
+    """
+
+    outside_digest: ClassVar[frozenset[str]] = Manifest.outside_digest | {"provenance"}
 
     name: str
     labels: list[str]
@@ -245,10 +283,16 @@ class ModelBundle(Manifest):
     test_digest: str
     metrics: dict[str, float]
     dvc_digest: str
+    digests: dict[str, str] = Field(default_factory=dict, description="Of every part that the model was made from.")
+    provenance: Provenance | None = None
 
     def refers_to(self) -> list[tuple[str, str]]:
         """Its encoders' base weights."""
         return [("BaseEncoder", encoder.base_digest) for encoder in self.encoders.values()]
+
+    def described(self) -> dict[str, Any]:
+        """The fields without what comes and goes with the files: the content of ``bundle.json``."""
+        return self.model_dump(mode="json", exclude={*self.outside_digest, "files", "kind", "schema_version"})
 
 
 class BaseEncoder(Manifest):

@@ -6,7 +6,7 @@ per-dialogue confusion matrices: 2,000 resamples of 2,600 utterances are one mat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,12 +49,16 @@ class Interval:
     high: float
 
 
+Figure = Callable[[np.ndarray], np.ndarray]
+"""A figure ``[...]`` (or ``[..., C]``, one a class) from confusion counts ``[..., C, C]``."""
+
+
 class DialogueBootstrap:
     """Resamples dialogues; one object draws one set of resamples, so that figures from it can be paired.
 
     Args:
         dialogues: the dialogue of each utterance ``[N]``.
-        resamples: how many.
+        resamples: how many, R.
         seed: decides the draws.
         interval: coverage, for example 0.95.
     """
@@ -64,8 +68,16 @@ class DialogueBootstrap:
         count = int(self._index.max()) + 1
         draws = np.random.default_rng(seed).integers(0, count, size=(resamples, count))
         offsets = np.arange(resamples)[:, None] * count
-        self._weights = np.bincount((draws + offsets).ravel(), minlength=resamples * count).reshape(resamples, count)
+        weights = np.bincount((draws + offsets).ravel(), minlength=resamples * count).reshape(resamples, count)
+        self._weights = weights.astype(np.float64)  # whole numbers, exact, and multiplied by BLAS
         self._tail = (1 - interval) / 2
+
+    def sums(self, values: np.ndarray) -> np.ndarray:
+        """Sums over the utterances of every resample ``[R, ...]``, of values ``[N, ...]``."""
+        flat = values.reshape(len(values), -1).astype(np.float64)
+        per_dialogue = np.zeros((self._weights.shape[1], flat.shape[1]))
+        np.add.at(per_dialogue, self._index, flat)
+        return (self._weights @ per_dialogue).reshape(-1, *values.shape[1:])
 
     def counts(self, true: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
         """Confusion counts of every resample ``[R, C, C]``."""
@@ -74,17 +86,30 @@ class DialogueBootstrap:
         per_dialogue = np.bincount(flat, minlength=self._weights.shape[1] * cells).reshape(-1, cells)
         return (self._weights @ per_dialogue).reshape(-1, classes, classes)
 
+    def estimates(self, figure: Figure, true: np.ndarray, predicted: np.ndarray, classes: int) -> list[Interval]:
+        """A figure with its interval; several where the figure is one a class."""
+        values = np.atleast_1d(figure(confusion(true, predicted, classes)))
+        draws = figure(self.counts(true, predicted, classes)).reshape(-1, len(values))
+        return [self.interval(float(value), draws[:, index]) for index, value in enumerate(values)]
+
+    def differences(
+        self, figure: Figure, true: np.ndarray, one: np.ndarray, other: np.ndarray, classes: int
+    ) -> list[Interval]:
+        """A figure of ``one`` minus that of ``other``, paired over the same resamples."""
+        values = np.atleast_1d(figure(confusion(true, one, classes)) - figure(confusion(true, other, classes)))
+        draws = figure(self.counts(true, one, classes)) - figure(self.counts(true, other, classes))
+        draws = draws.reshape(-1, len(values))
+        return [self.interval(float(value), draws[:, index]) for index, value in enumerate(values)]
+
     def weighted_f1(self, true: np.ndarray, predicted: np.ndarray, classes: int) -> Interval:
         """Weighted F1 with its interval."""
-        draws = weighted_f1(self.counts(true, predicted, classes))
-        return self._interval(float(weighted_f1(confusion(true, predicted, classes))), draws)
+        return self.estimates(weighted_f1, true, predicted, classes)[0]
 
     def weighted_f1_difference(self, true: np.ndarray, one: np.ndarray, other: np.ndarray, classes: int) -> Interval:
         """Weighted F1 of ``one`` minus that of ``other``, paired over the same resamples."""
-        draws = weighted_f1(self.counts(true, one, classes)) - weighted_f1(self.counts(true, other, classes))
-        value = weighted_f1(confusion(true, one, classes)) - weighted_f1(confusion(true, other, classes))
-        return self._interval(float(value), draws)
+        return self.differences(weighted_f1, true, one, other, classes)[0]
 
-    def _interval(self, value: float, draws: np.ndarray) -> Interval:
+    def interval(self, value: float, draws: np.ndarray) -> Interval:
+        """A value with the bounds that its resamples ``[R]`` give."""
         low, high = np.quantile(draws, [self._tail, 1 - self._tail])
         return Interval(value, float(low), float(high))

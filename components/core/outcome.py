@@ -90,6 +90,7 @@ class Outcome(BaseModel):
         stages: records of the tasks that were reached, in the pipeline's order.
         champion_before: bundle digest of the champion that the run started with; empty for none.
         champion_weighted_f1: the champion's figure on this very test split; None where there is no such figure.
+        champion_difference: the candidate's weighted F1 minus the champion's, paired; None likewise.
         bundle: where the bundle lies; empty where none was made.
         report: where the run report lies, or will.
         endpoint: the inference service's address, where the deployment named one.
@@ -110,6 +111,7 @@ class Outcome(BaseModel):
     majority_weighted_f1: float | None = None
     champion_before: str = ""
     champion_weighted_f1: Estimate | None = None
+    champion_difference: Estimate | None = None
     bundle: str = ""
     bundle_digest: str = ""
     report: str = ""
@@ -253,9 +255,8 @@ def _figures(store: ObjectStore, outcome: Outcome) -> None:
     champion = started.values.get("champion_digest", "") if started else ""
     outcome.champion_before = "" if champion == NO_CHAMPION else champion
     if outcome.champion_before and report is not None:
-        before = _tolerant(store, outcome, ModelBundle, outcome.champion_before)
-        if before is not None and before.test_digest == report.test_digest:
-            outcome.champion_weighted_f1 = Estimate.of(before.metrics, "test.weighted_f1")
+        outcome.champion_weighted_f1 = Estimate.of(report.metrics, "champion.weighted_f1")
+        outcome.champion_difference = Estimate.of(report.metrics, "champion.difference.weighted_f1")
     if registered:
         outcome.bundle_digest = registered.outputs.get("bundle", "")
         outcome.bundle = registered.values.get("bundle_location", "")

@@ -18,17 +18,18 @@ if TYPE_CHECKING:
 BASE_TEMPLATES = Path(__file__).parent / "templates"
 
 
-def render_page(template: Path, **values: Any) -> str:
+def render_page(template: Path, *shared: Path, **values: Any) -> str:
     """Render a template that extends ``base.html``.
 
     Args:
         template: the template's file.
+        shared: templates elsewhere that it imports by their names.
         values: what it shows; escaped unless it is Markup.
     """
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([template.parent, BASE_TEMPLATES]),
+        loader=jinja2.FileSystemLoader([template.parent, *(one.parent for one in shared), BASE_TEMPLATES]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

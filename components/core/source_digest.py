@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import subprocess
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def _module_file(module: str) -> Path | None:
 def _imports(file: Path) -> frozenset[str]:
     """Our own modules that a file imports; for a package that discovers its members, all of these."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for node in _executed(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -42,6 +43,15 @@ def _imports(file: Path) -> frozenset[str]:
     return frozenset(name for name in found if name.split(".")[0] == "components")
 
 
+def _executed(tree: ast.AST) -> Iterator[ast.AST]:
+    """Every node but those that only a type checker looks at: they change no result."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            continue
+        yield node
+        yield from _executed(node)
+
+
 @cache
 def _templates(file: Path) -> tuple[Path, ...]:
     """The templates that a module names and that lie beside it, alone or in a folder ``templates``."""
@@ -50,7 +60,7 @@ def _templates(file: Path) -> tuple[Path, ...]:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
-    found = {file.parent / name for name in literals if name.endswith(".html") and "\n" not in name}
+    found = {file.parent / name for name in literals if name.endswith((".html", ".md")) and "\n" not in name}
     if _TEMPLATE_FOLDER.split("/")[0] in literals:
         found.update(file.parent.glob(_TEMPLATE_FOLDER))
     return tuple(sorted(path for path in found if path.is_file()))
@@ -81,19 +91,20 @@ def source_digest(module: str) -> str:
 
 @cache
 def git_state() -> tuple[str, bool]:
-    """The commit of the project's tree and whether it has uncommitted changes; ``("", False)`` outside a git tree."""
+    """The commit of the project's tree and whether it has changes that no commit holds; ``("", False)`` without Git.
+
+    A new file counts where code is discovered by its place: a gate rule or an encoder family that nobody has added yet.
+    """
     try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=10, check=True
-        ).stdout.strip()
-        status = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"],
-            cwd=PROJECT_ROOT,
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=True,
-        ).stdout
+        commit = _git("rev-parse", "HEAD").strip()
+        changed = _git("status", "--porcelain", "--untracked-files=no")
+        new = _git("ls-files", "--others", "--exclude-standard", "--", "components", "pipelines")
     except (OSError, subprocess.SubprocessError):
         return "", False
-    return commit, bool(status.strip())
+    return commit, bool(changed.strip() or new.strip())
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(
+        ["git", *arguments], cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=30, check=True
+    ).stdout

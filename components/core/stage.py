@@ -28,6 +28,8 @@ class RunContext(BaseModel):
         data_remote: the DVC remote, in DVC's own spelling.
         data_digest: the DVC digest that whoever started the run resolved.
         profile: for the report only.
+        commit: of the code that the run was started from; empty where that is no Git repository.
+        dirty: whether that code had changes that no commit holds.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -38,6 +40,8 @@ class RunContext(BaseModel):
     data_remote: str = ""
     data_digest: str = ""
     profile: str = ""
+    commit: str = ""
+    dirty: bool = False
 
 
 @dataclass(frozen=True)

@@ -178,7 +178,7 @@ def _find_or_run(
                 opened[name] = open_artifact(store, kind, digests[name])
             else:
                 opened[name] = [open_artifact(store, kind, digests[f"{name}.{i}"]) for i in range(len(paths))]
-        commit, dirty = git_state()
+        commit, dirty = (context.commit, context.dirty) if context.commit else git_state()
         made_by = MadeBy(
             stage=record.task, key=key, code=code, commit=commit, dirty=dirty, config=settings.model_dump(mode="json")
         )
@@ -235,6 +235,7 @@ def _run(
         result: Result = work(config=settings, step=step, **arguments)
         record.compute_seconds = time.perf_counter() - clock - step.imports.seconds
         record.import_seconds += step.imports.seconds
+        made_by = made_by.model_copy(update={"seconds": round(record.compute_seconds, 3), "device": _device()})
         manifests = {
             name: publish(
                 step.store,
@@ -314,6 +315,14 @@ def _check(store: ObjectStore, cls: type[Manifest], digest: str) -> Manifest:
 def _write_reference(manifest: Manifest, path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
     (path / MANIFEST).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
+
+
+def _device() -> str:
+    """The GPU that a stage could use, or ``cpu``; torch is asked where the stage has loaded it."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    return "cpu"
 
 
 def _peak_memory_mb() -> float:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from components.core.dataset import SPLITS, Split, Utterance, read_batches, read_utterances
+from components.core.errors import DataError
 from components.core.manifests import UtteranceSet
 from components.core.remote_data import selected_dialogues, shard_paths
 
@@ -78,6 +79,24 @@ class UtteranceReader:
             current.append(utterance)
         if current:
             yield sorted(current, key=lambda u: u.turn)
+
+    def columns(self, split: Split, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Some columns of the split's utterances, whatever they are, in file order.
+
+        Raises:
+            DataError: no shard of the split has such a column.
+        """
+        chosen, missing = self._selection[split], set(names)
+        for batch in read_batches(list(self._paths[split].values()), list(names)):
+            missing -= set(batch.schema.names)
+            for row in batch.to_pylist():
+                name = row["dialogue_id"]
+                if name not in self._aside[split] and (chosen is None or name in chosen):
+                    yield row
+        if missing:
+            raise DataError(
+                f"the {split} split has no column {sorted(missing)[0]!r}: name one it has, or leave it out of the setting."
+            )
 
     def read(self, rows: RowRange, *, audio: bool = True, text: bool = True) -> list[Utterance]:
         """The utterances of one range; row groups outside it are not read."""

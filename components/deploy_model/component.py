@@ -3,7 +3,7 @@
 from kfp import dsl
 from kfp.dsl import Input
 
-from components.core.artifacts import EvaluationReport, ModelBundle, UtteranceSet
+from components.core.artifacts import EvaluationReport, ModelBundle
 from components.core.images import image
 
 
@@ -13,7 +13,6 @@ def deploy_model(
     deployment: dict,
     model_version: str,
     champion_digest: str,
-    utterances: Input[UtteranceSet],
     report: Input[EvaluationReport],
     bundle: Input[ModelBundle],
 ):
@@ -24,8 +23,7 @@ def deploy_model(
         deployment: the ``deployment`` section.
         model_version: the bundle's version in the registry.
         champion_digest: the champion that the gate compared with, or ``none``.
-        utterances: the dataset, for a held-out dialogue.
-        report: the offline evaluation, to compare the answers with.
+        report: the offline evaluation, for the champion's pointer.
         bundle: the candidate.
     """
     from components.core.steps import execute
@@ -35,6 +33,6 @@ def deploy_model(
         STAGE,
         run,
         deployment,
-        inputs={"utterances": utterances.path, "report": report.path, "bundle": bundle.path},
+        inputs={"report": report.path, "bundle": bundle.path},
         world={"model_version": model_version, "champion_digest": champion_digest},
     )

@@ -3,7 +3,7 @@
 from kfp import dsl
 from kfp.dsl import Input, Output
 
-from components.core.artifacts import EmbeddingSet, EvaluationReport, MoEModel, UtteranceSet
+from components.core.artifacts import EmbeddingSet, EncoderCheckpoint, EvaluationReport, MoEModel, UtteranceSet
 from components.core.images import image
 
 
@@ -15,6 +15,8 @@ def evaluate_model(
     utterances: Input[UtteranceSet],
     speech: Input[EmbeddingSet],
     text: Input[EmbeddingSet],
+    speech_encoder: Input[EncoderCheckpoint],
+    text_encoder: Input[EncoderCheckpoint],
     model: Input[MoEModel],
     report: Output[EvaluationReport],
 ):
@@ -27,17 +29,27 @@ def evaluate_model(
         utterances: the dataset.
         speech: speech vectors.
         text: text vectors.
+        speech_encoder: what made them, or its absence.
+        text_encoder: likewise.
         model: the mixture.
         report: figures and predictions.
     """
     from components.core.steps import execute
     from components.evaluate_model.run import STAGE
 
+    inputs = {
+        "utterances": utterances.path,
+        "speech": speech.path,
+        "text": text.path,
+        "speech_encoder": speech_encoder.path,
+        "text_encoder": text_encoder.path,
+        "model": model.path,
+    }
     execute(
         STAGE,
         run,
         evaluation,
-        inputs={"utterances": utterances.path, "speech": speech.path, "text": text.path, "model": model.path},
+        inputs=inputs,
         outputs={"report": report.path},
         world={"champion_digest": champion_digest},
     )

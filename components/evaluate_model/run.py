@@ -1,7 +1,7 @@
-"""``evaluate_model``: the test split, read once: figures with intervals, each expert alone, and every prediction kept.
+"""``evaluate_model``: the test split, read once a run: figures with intervals, and every prediction kept.
 
-The champion's predictions on this very test split come along, so that the gate can compare in pairs: from its own report
-where that is of the same test split, else by running its bundle on the raw utterances.
+Beside what always is measured (figures, calibration, experts, missing modalities) the raw utterances are read for slices by
+length, for an example that the bundle carries and, as settings say, for the model's running costs and its robustness.
 """
 
 from __future__ import annotations
@@ -11,26 +11,49 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.core.artifact_io import Opened, open_artifact
-from components.core.champion import NO_CHAMPION, read_champion
+from components.core.champion import NO_CHAMPION
 from components.core.config.evaluation import EvaluationConfig
-from components.core.manifests import EmbeddingSet, EvaluationReport, ModelBundle, MoEModel, UtteranceSet
+from components.core.manifests import (
+    BaseEncoder,
+    ChampionEvaluation,
+    EmbeddingSet,
+    EncoderCheckpoint,
+    EvaluationReport,
+    FileEntry,
+    MoEModel,
+    UtteranceSet,
+)
+from components.core.predictions import PREDICTIONS_FILE
 from components.core.stage import Result, Stage, Step
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     import numpy as np
 
-    from components.core.moe.prediction import DialoguePrediction
+    from components.core.encoders.embedding import Embedder
+    from components.core.evaluation import Answers
+    from components.core.gate_timeline import GateTimeline
+    from components.core.moe.mixture import MixtureOfExperts
+    from components.core.moe.prediction import DialoguePrediction, Embeddings
+    from components.core.utterances import UtteranceReader
+    from components.evaluate_model.raw_test import RawTest
 
 STAGE = Stage(
     name="evaluate_model",
     config=EvaluationConfig,
-    inputs={"utterances": UtteranceSet, "speech": EmbeddingSet, "text": EmbeddingSet, "model": MoEModel},
+    inputs={
+        "utterances": UtteranceSet,
+        "speech": EmbeddingSet,
+        "text": EmbeddingSet,
+        "speech_encoder": EncoderCheckpoint,
+        "text_encoder": EncoderCheckpoint,
+        "model": MoEModel,
+    },
     outputs={"report": EvaluationReport},
     reports={"report": ("metrics.json",)},
     imports=("torch", "pyarrow.parquet"),
 )
-PREDICTIONS_FILE = "predictions.parquet"
-CHAMPION_FILE = "champion.parquet"
 
 
 def run(
@@ -39,6 +62,8 @@ def run(
     utterances: Opened[UtteranceSet],
     speech: Opened[EmbeddingSet],
     text: Opened[EmbeddingSet],
+    speech_encoder: Opened[EncoderCheckpoint],
+    text_encoder: Opened[EncoderCheckpoint],
     model: Opened[MoEModel],
     report: Path,
     champion_digest: str,
@@ -48,9 +73,11 @@ def run(
     Args:
         config: the ``evaluation`` section.
         step: this execution.
-        utterances: the dataset, for evaluating a champion with other encoders.
+        utterances: the dataset.
         speech: speech vectors.
         text: text vectors.
+        speech_encoder: what made them, or its absence.
+        text_encoder: likewise.
         model: the mixture.
         report: folder of the output artifact.
         champion_digest: the champion's bundle, or ``none``.
@@ -58,29 +85,51 @@ def run(
     import numpy as np
 
     from components.core.embeddings import EmbeddedDialogues
-    from components.core.evaluation import measure, write_predictions
+    from components.core.evaluation import Answers, measure, write_predictions
     from components.core.gate_statistics import collapsed_gate
+    from components.core.gate_timeline import liveliest
     from components.core.missing_curve import curve_metrics
     from components.core.missing_modality import missing_modality_curve
     from components.core.moe.prediction import load_mixture, predict
+    from components.core.utterances import UtteranceReader
+    from components.evaluate_model.raw_test import columns_of, keys_of, read_raw_test
 
     data = EmbeddedDialogues.open([speech, text])
-    mixture = load_mixture(model.path)
+    mixture, temperature = load_mixture(model.path), model.manifest.temperature
     test = data.split("test")
     step.progress(f"predicting {len(test)} test dialogues")
     read, labels = [data.read(dialogue) for dialogue in test], [dialogue.labels for dialogue in test]
-    answers = predict(mixture, read, model.manifest.temperature)
-    true = np.concatenate(labels)
     names = [dialogue.dialogue_id for dialogue in test]
+    answers = predict(mixture, read, temperature)
+    true = np.concatenate(labels)
     measured = measure(answers, true, names, data.labels, mixture.experts, config)
-    curve = missing_modality_curve(mixture, model.manifest.temperature, read, labels, names, len(data.labels), config)
+    curve = missing_modality_curve(mixture, temperature, read, labels, names, len(data.labels), config)
     metrics = measured.metrics | curve_metrics(curve)
     if collapse := collapsed_gate(metrics, mixture.experts):
         step.progress.note(collapse)
     write_predictions(report / PREDICTIONS_FILE, answers, labels, names)
+
+    step.progress("reading the raw test utterances")
+    timelines = liveliest(names, answers, labels, data.labels)
+    reader = UtteranceReader(utterances.manifest, ("test",))
+    raw = read_raw_test(reader, [timeline.name for timeline in timelines])
+    said = Answers.of(answers, names)
+    keys = keys_of(said.dialogues)
+    parts = {**raw.membership(keys), **columns_of(reader, config.slices, keys)}
+    metrics |= _slices(config, said, true, parts, len(data.labels))
+    if config.speaker_probe:
+        metrics |= _speaker_probe(config, step, mixture, read, raw, keys, true, said)
+    encoders = {"speech": (speech_encoder, speech), "text": (text_encoder, text)}
+    there = {name: pair for name, pair in encoders.items() if not pair[0].manifest.absent}
+    runtime = _runtime(config, step, mixture, model, there, raw)
+    if config.robustness:
+        metrics |= _robustness(config, step, reader, mixture, temperature, there, names, read, labels, len(data.labels))
+
+    champion = None
     if champion_digest != NO_CHAMPION:
-        _champion_predictions(step, utterances.manifest, champion_digest, labels, names, report)
-    (report / "metrics.json").write_text(json.dumps(metrics, indent=1, sort_keys=True), encoding="utf-8")
+        champion, compared = _champion(config, step, utterances.manifest, champion_digest, labels, names, report)
+        metrics |= compared
+    _write_files(report, metrics, runtime, timelines, raw, names, answers)
     return Result(
         manifests={
             "report": EvaluationReport(
@@ -90,45 +139,155 @@ def run(
                 utterances=len(true),
                 dialogues=len(test),
                 metrics=metrics,
+                runtime=runtime,
                 confusion=measured.confusion.tolist(),
+                champion=champion,
             )
         }
     )
 
 
-def _champion_predictions(
-    step: Step, reference: UtteranceSet, digest: str, labels: list[np.ndarray], names: list[str], report: Path
+def _slices(
+    config: EvaluationConfig, said: Answers, true: np.ndarray, parts: Mapping[str, list[str | None]], classes: int
+) -> dict[str, float]:
+    from collections import Counter
+
+    from components.core.slices import binned, slice_metrics
+
+    turns = Counter(said.dialogues)
+    parts = {
+        "modalities": list(said.modalities),
+        "dialogue_turns": [binned("dialogue_turns", turns[name]) for name in said.dialogues],
+        **parts,
+    }
+    return slice_metrics(parts, true, said.predicted, said.dialogues, classes, config)
+
+
+def _speaker_probe(
+    config: EvaluationConfig,
+    step: Step,
+    mixture: MixtureOfExperts,
+    read: Sequence[Embeddings],
+    raw: RawTest,
+    keys: list[tuple[str, int]],
+    true: np.ndarray,
+    said: Answers,
+) -> dict[str, float]:
+    speakers = raw.speakers(keys)
+    if not any(speakers):
+        return {}
+    from components.core.moe.prediction import representations
+    from components.evaluate_model.speaker_probe import probe_speakers
+
+    step.progress("probing for speakers")
+    return probe_speakers(representations(mixture, read), speakers, said.dialogues, true, config)
+
+
+def _embedder(step: Step, encoder: Opened[EncoderCheckpoint], precision: str) -> Embedder:
+    with step.loading():
+        from components.core.config.encoder import ExtractionSettings
+        from components.core.encoders.embedding import Embedder
+
+    made = encoder.manifest
+    base = open_artifact(step.store, BaseEncoder, made.base_digest)
+    return Embedder(
+        made.family,
+        base.path,
+        encoder.file("tuned.safetensors"),
+        made.settings,
+        len(made.labels),
+        ExtractionSettings.model_validate({"precision": precision}),
+        note=step.progress.note,
+    )
+
+
+def _runtime(
+    config: EvaluationConfig,
+    step: Step,
+    mixture: MixtureOfExperts,
+    model: Opened[MoEModel],
+    encoders: Mapping[str, tuple[Opened[EncoderCheckpoint], Opened[EmbeddingSet]]],
+    raw: RawTest,
+) -> dict[str, float]:
+    """The bundle's size and, if that is asked for, what it costs to run."""
+    from components.evaluate_model.runtime import measure_runtime, sizes
+
+    own, base = [*model.manifest.files.values()], list[FileEntry]()
+    for encoder, _ in encoders.values():
+        own.append(encoder.manifest.files["tuned.safetensors"])
+        base += open_artifact(step.store, BaseEncoder, encoder.manifest.base_digest).manifest.files.values()
+    figures = sizes(sum(file.size for file in own), sum(file.size for file in base))
+    if not config.runtime:
+        return figures
+
+    def load() -> DialogueModel:
+        embedders = {name: _embedder(step, encoder, "float32") for name, (encoder, _) in encoders.items()}
+        for embedder in embedders.values():
+            _ = embedder.encoder
+        return DialogueModel(mixture, model.manifest.temperature, embedders)
+
+    with step.loading():
+        import transformers.modeling_utils  # noqa: F401  (what is loaded with it is not the model's memory)
+
+        from components.core.inference import DialogueModel
+    step.progress("timing raw dialogues")
+    return figures | measure_runtime(load, raw.timed)
+
+
+def _robustness(
+    config: EvaluationConfig,
+    step: Step,
+    reader: UtteranceReader,
+    mixture: MixtureOfExperts,
+    temperature: float,
+    encoders: Mapping[str, tuple[Opened[EncoderCheckpoint], Opened[EmbeddingSet]]],
+    names: list[str],
+    read: Sequence[Embeddings],
+    labels: list[np.ndarray],
+    classes: int,
+) -> dict[str, float]:
+    from components.evaluate_model.robustness import CleanDialogues, measure_robustness
+
+    embedders = {
+        name: _embedder(step, encoder, vectors.manifest.precision) for name, (encoder, vectors) in encoders.items()
+    }
+    clean = CleanDialogues(names, read, labels, classes)
+    return measure_robustness(config, reader, embedders, mixture, temperature, clean, step.progress)
+
+
+def _champion(
+    config: EvaluationConfig,
+    step: Step,
+    reference: UtteranceSet,
+    digest: str,
+    labels: list[np.ndarray],
+    names: list[str],
+    report: Path,
+) -> tuple[ChampionEvaluation, dict[str, float]]:
+    from components.evaluate_model.champion import compare_with_champion, evaluate_champion
+
+    champion = evaluate_champion(step, reference, digest, labels, names, report)
+    if champion.incomparable:
+        return champion, {}
+    return champion, compare_with_champion(report, len(reference.labels), config)
+
+
+def _write_files(
+    report: Path,
+    metrics: Mapping[str, float],
+    runtime: Mapping[str, float],
+    timelines: list[GateTimeline],
+    raw: RawTest,
+    names: list[str],
+    answers: list[DialoguePrediction],
 ) -> None:
-    """Write the champion's predictions on this test split as ``champion.parquet``.
+    from components.core.example_dialogue import Example, write_example
+    from components.core.gate_timeline import TIMELINES_FILE, write_timelines
 
-    Nothing is written where they cannot be compared (other labels); the gate then says so.
-    """
-    import shutil
-
-    from components.core.evaluation import write_predictions
-
-    champion = read_champion(step.store).champion
-    if champion is not None and champion.bundle_digest == digest:
-        before = open_artifact(step.store, EvaluationReport, champion.evaluation_digest)
-        if before.manifest.test_digest == reference.test_digest:
-            shutil.copyfile(before.file(PREDICTIONS_FILE), report / CHAMPION_FILE)
-            return
-    bundle = open_artifact(step.store, ModelBundle, digest)
-    if bundle.manifest.labels != reference.labels:
-        step.progress.note("the champion knows other labels than this dataset: they cannot be compared.")
-        return
-    write_predictions(report / CHAMPION_FILE, _run_bundle(step, reference, digest), labels, names)
-
-
-def _run_bundle(step: Step, reference: UtteranceSet, digest: str) -> list[DialoguePrediction]:
-    from components.core.artifact_io import artifact_key
-    from components.core.inference import load_bundle
-    from components.core.utterances import UtteranceReader
-
-    model = load_bundle(step.store.location(artifact_key(ModelBundle.__name__, digest)))
-    reader = UtteranceReader(reference, ("test",))
-    answers: list[DialoguePrediction] = []
-    for dialogue in reader.dialogues("test"):
-        answers += model.predict([dialogue])
-        step.progress("running the champion on this test split", len(answers), reference.dialogues["test"])
-    return answers
+    (report / "metrics.json").write_text(json.dumps(metrics, indent=1, sort_keys=True), encoding="utf-8")
+    (report / "runtime.json").write_text(json.dumps(runtime, indent=1, sort_keys=True), encoding="utf-8")
+    told = [timeline.with_texts(raw.texts.get(timeline.name, {})) for timeline in timelines]
+    write_timelines(report / TIMELINES_FILE, told)
+    if raw.example:
+        expected = answers[names.index(raw.example[0].dialogue_id)].probabilities
+        write_example(report, Example(raw.example, expected))

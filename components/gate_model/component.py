@@ -3,7 +3,7 @@
 from kfp import dsl
 from kfp.dsl import Input, Output
 
-from components.core.artifacts import EvaluationReport, GateVerdict
+from components.core.artifacts import EvaluationReport, GateVerdict, ValidationReport
 from components.core.images import image
 
 
@@ -12,6 +12,8 @@ def gate_model(
     run: dict,
     gate: dict,
     champion_digest: str,
+    code_state: str,
+    validation: Input[ValidationReport],
     report: Input[EvaluationReport],
     verdict: Output[GateVerdict],
 ) -> str:
@@ -21,6 +23,8 @@ def gate_model(
         run: the run's context.
         gate: the ``gate`` section.
         champion_digest: the champion's bundle, or ``none``.
+        code_state: whether a commit holds the code: ``committed``, ``uncommitted`` or ``unknown``.
+        validation: what was said of the dataset.
         report: the candidate's evaluation.
         verdict: the verdict with its reasons.
 
@@ -34,8 +38,8 @@ def gate_model(
         STAGE,
         run,
         gate,
-        inputs={"report": report.path},
+        inputs={"validation": validation.path, "report": report.path},
         outputs={"verdict": verdict.path},
-        world={"champion_digest": champion_digest},
+        world={"champion_digest": champion_digest, "code_state": code_state},
     )
     return values["verdict"]

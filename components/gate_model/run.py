@@ -4,48 +4,59 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, cast
 
 from components.core.artifact_io import Opened
 from components.core.champion import NO_CHAMPION
 from components.core.config.gate import GateConfig
-from components.core.manifests import EvaluationReport, GateVerdict, RuleResult
+from components.core.manifests import EvaluationReport, GateVerdict, RuleResult, ValidationReport
 from components.core.stage import Result, Stage, Step
-
-if TYPE_CHECKING:
-    from components.core.metrics import Interval
 
 STAGE = Stage(
     name="gate_model",
     config=GateConfig,
-    inputs={"report": EvaluationReport},
+    inputs={"validation": ValidationReport, "report": EvaluationReport},
     outputs={"verdict": GateVerdict},
     reports={"verdict": ("verdict.json",)},
-    imports=("numpy", "pyarrow.parquet"),
 )
 
 
 def run(
-    config: GateConfig, step: Step, report: Opened[EvaluationReport], verdict: Path, champion_digest: str
+    config: GateConfig,
+    step: Step,
+    validation: Opened[ValidationReport],
+    report: Opened[EvaluationReport],
+    verdict: Path,
+    champion_digest: str,
+    code_state: str,
 ) -> Result:
     """Judge.
 
     Args:
         config: the thresholds.
         step: this execution.
-        report: the candidate's evaluation, with the champion's predictions where there is a champion.
+        validation: what was said of the dataset.
+        report: the candidate's evaluation, and the champion's on the same test split.
         verdict: folder of the output artifact.
         champion_digest: the champion's bundle, or ``none``.
+        code_state: whether a commit holds the code that made the candidate.
     """
-    from components.gate_model.candidate import Candidate
+    from components.gate_model.candidate import Candidate, CodeState
     from components.gate_model.rules import rules
 
-    has_champion = champion_digest != NO_CHAMPION
+    evaluated = report.manifest
     candidate = Candidate(
-        metrics=report.manifest.metrics,
+        metrics=evaluated.metrics,
         thresholds=config,
-        has_champion=has_champion,
-        difference=_difference(report, config) if has_champion else None,
+        runtime=evaluated.runtime,
+        labels=evaluated.labels,
+        experts=evaluated.experts,
+        test_digest=evaluated.test_digest,
+        champion_digest="" if champion_digest == NO_CHAMPION else champion_digest,
+        champion=evaluated.champion,
+        data_verdict=validation.manifest.verdict,
+        data_warnings=validation.manifest.warnings,
+        code=cast(CodeState, code_state),
     )
     results = [rule(candidate) for rule in rules().values()]
     answer = overall(results)
@@ -56,27 +67,8 @@ def run(
 
 
 def overall(results: list[RuleResult]) -> Literal["promote", "hold", "reject"]:
-    """One reject rejects, one hold holds; no rule at all holds, for nothing was judged."""
-    outcomes = {result.outcome for result in results}
+    """One reject rejects, one hold holds; where no rule was asked it holds, for nothing was judged."""
+    outcomes = {result.outcome for result in results} - {"off"}
     if "reject" in outcomes:
         return "reject"
     return "promote" if outcomes == {"promote"} else "hold"
-
-
-def _difference(report: Opened[EvaluationReport], config: GateConfig) -> Interval | None:
-    """Candidate minus champion in weighted F1, paired; None where there are no comparable predictions."""
-    import numpy as np
-
-    from components.core.metrics import DialogueBootstrap
-    from components.core.predictions import read_predictions
-
-    if "champion.parquet" not in report.manifest.files:
-        return None
-    ours = read_predictions(report.file("predictions.parquet"))
-    theirs = read_predictions(report.file("champion.parquet"))
-    if ours.dialogues != theirs.dialogues or not np.array_equal(ours.labels, theirs.labels):
-        return None
-    bootstrap = DialogueBootstrap(ours.dialogues, config.resamples, config.seed)
-    return bootstrap.weighted_f1_difference(
-        ours.labels, ours.probabilities.argmax(1), theirs.probabilities.argmax(1), len(report.manifest.labels)
-    )

@@ -1,12 +1,13 @@
-"""``register_model``: the bundle in the store, a model version in MLflow, alias ``challenger``."""
+"""``register_model``: the bundle in the store, signed where a key is there, a model version in MLflow, alias ``challenger``."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from components.core.artifact_io import Opened, artifact_key
+from components.core.artifact_io import Opened, artifact_key, open_artifact
 from components.core.config.registry import RegistryConfig
 from components.core.manifests import (
     BundledEncoder,
@@ -17,7 +18,9 @@ from components.core.manifests import (
     Manifest,
     ModelBundle,
     MoEModel,
+    Provenance,
     UtteranceSet,
+    canonical_digest,
 )
 from components.core.stage import Result, Stage, Step
 
@@ -65,39 +68,80 @@ def run(
         verdict: the gate's verdict, for the lineage.
         bundle: folder of the output artifact.
     """
-    from components.core.registry import Lineage, register
+    from components.core.images import image
+    from components.core.lineage import Lineage, lock_digest, this_environment, write_lineage
+    from components.core.outcome import read_run_info
+    from components.core.registry import RunRecord, register
+    from components.core.signing import sign_bundle
 
-    manifest = assemble(config, utterances.manifest, [speech, text], model, report.manifest, bundle)
+    made: list[Manifest] = [one.manifest for one in (speech, text) if not one.manifest.absent]
+    provenance = Provenance(
+        run_id=step.run.run_id,
+        profile=step.run.profile,
+        commit=step.run.commit,
+        dirty=step.run.dirty,
+        image=image("train"),
+        lock=lock_digest(),
+        evaluation_digest=report.manifest.digest,
+        verdict=verdict.manifest.verdict,
+        compute_seconds=_compute_seconds([*made, model.manifest]),
+    )
+    manifest = assemble(config, utterances.manifest, [speech, text], model, report, bundle)
     for name in profile.manifest.files:
         shutil.copyfile(profile.file(name), bundle / name)
-    made_by = model.manifest.made_by
+    describe(manifest, utterances.manifest, report.manifest, bundle)
+    manifest = manifest.model_copy(update={"provenance": provenance})
+    info = read_run_info(step.store, step.run.run_id)
 
     def enter(published: Mapping[str, Manifest]) -> Mapping[str, str]:
         digest = published["bundle"].digest
         location = step.store.location(artifact_key(ModelBundle.__name__, digest))
+        opened = open_artifact(step.store, ModelBundle, digest)
+        if sign_bundle(step.store, opened):
+            step.progress.note("the bundle is signed.")
+        device = model.manifest.made_by.device if model.manifest.made_by else ""
         lineage = Lineage(
+            model_name=config.model_name,
             run_id=step.run.run_id,
             bundle_digest=digest,
             bundle_location=location,
-            dvc_digest=utterances.manifest.dvc_digest,
-            dataset=utterances.manifest.name,
-            commit=made_by.commit if made_by else "",
-            dirty=made_by.dirty if made_by else False,
+            evaluation_digest=report.manifest.digest,
+            test_digest=report.manifest.test_digest,
             verdict=verdict.manifest.verdict,
+            dataset=utterances.manifest.name,
+            dvc_digest=utterances.manifest.dvc_digest,
+            data_remote=utterances.manifest.remote,
+            data_endpoint=str((info.get("data") or {}).get("endpoint", "")),
+            commit=step.run.commit,
+            dirty=step.run.dirty,
+            image=provenance.image,
+            profile=step.run.profile,
+            config=info.get("config") or {},
             encoder_digests=model.manifest.encoder_digests,
             encoder_sources=model.manifest.encoder_sources,
+            artifacts={
+                "utterances": utterances.manifest.digest,
+                "speech encoder": speech.manifest.digest,
+                "text encoder": text.manifest.digest,
+                "mixture": model.manifest.digest,
+            },
+            environment=this_environment().model_copy(update={"device": device}),
         )
-        version = register(
-            step.run.tracking_uri,
-            config,
-            lineage,
-            metrics=report.manifest.metrics,
-            parameters=made_by.config if made_by else {},
+        standing = write_lineage(step.store, lineage)
+        record = RunRecord(
+            run_id=step.run.run_id,
+            metrics={**report.manifest.metrics, **report.manifest.runtime},
+            parameters=info.get("config") or {},
             histories={
                 "train_moe": model.manifest.history,
                 **{f"finetune_encoder.{e.manifest.modality}": e.manifest.history for e in (speech, text)},
             },
+            dataset=utterances.manifest.name,
+            dvc_digest=utterances.manifest.dvc_digest,
+            data_source=utterances.manifest.remote,
         )
+        version = register(step.run.tracking_uri, config, standing, record, step.store.location("mlflow"), opened.path)
+        write_lineage(step.store, standing.model_copy(update={"model_version": version}))
         step.progress.note(f"registered as {config.model_name} version {version} (alias challenger).")
         return {"model_version": version, "model_name": config.model_name, "bundle_location": location}
 
@@ -109,10 +153,10 @@ def assemble(
     data: UtteranceSet,
     encoders: list[Opened[EncoderCheckpoint]],
     model: Opened[MoEModel],
-    report: EvaluationReport,
+    report: Opened[EvaluationReport],
     folder: Path,
 ) -> ModelBundle:
-    """Copy the fine-tuned parts into the bundle's folder; base weights stay blobs of their own."""
+    """Copy the fine-tuned parts and the example into the bundle's folder; base weights stay blobs of their own."""
     for name in model.manifest.files:
         shutil.copyfile(model.file(name), folder / name)
     bundled: dict[str, BundledEncoder] = {}
@@ -131,13 +175,62 @@ def assemble(
             dimension=made.dimension,
             settings=made.settings,
         )
+    if (report.path / "example").is_dir():
+        shutil.copytree(report.path / "example", folder / "example")
     return ModelBundle(
         name=config.model_name,
         labels=model.manifest.labels,
         experts=model.manifest.experts,
         encoders=bundled,
         temperature=model.manifest.temperature,
-        test_digest=report.test_digest,
-        metrics=report.metrics,
+        test_digest=report.manifest.test_digest,
+        metrics={name: value for name, value in report.manifest.metrics.items() if name.startswith("test.")},
         dvc_digest=data.dvc_digest,
+        digests=_digests(data, encoders, model),
     )
+
+
+def describe(bundle: ModelBundle, data: UtteranceSet, report: EvaluationReport, folder: Path) -> None:
+    """Write what describes the bundle: model card, signature, and its own fields as a file."""
+    from components.core.mlflow_model import write_mlflow_model
+    from components.core.signing import write_description
+    from components.register_model.model_card import model_card
+
+    (folder / "README.md").write_text(model_card(bundle, data, report), encoding="utf-8")
+    write_mlflow_model(folder, bundle.labels, bundle.experts)
+    write_description(folder, bundle)
+
+
+def _digests(data: UtteranceSet, encoders: list[Opened[EncoderCheckpoint]], model: Opened[MoEModel]) -> dict[str, str]:
+    """Of everything that the model is made from."""
+    from components.core.config.encoder import PREPROCESSING
+
+    found: dict[str, str] = {}
+    for opened in encoders:
+        made = opened.manifest
+        if made.absent:
+            continue
+        preprocessing: dict[str, Any] = {key: made.settings.get(key) for key in sorted(PREPROCESSING)}
+        found |= {
+            f"{made.modality} base encoder": made.base_digest,
+            f"{made.modality} fine-tuned weights": made.files["tuned.safetensors"].sha256,
+            f"{made.modality} preprocessing": canonical_digest(preprocessing),
+            f"{made.modality} encoder": made.encoder_digest,
+        }
+    return {
+        **found,
+        "mixture": model.manifest.files["mixture.safetensors"].sha256,
+        "label map": canonical_digest(model.manifest.labels),
+        "dataset": data.dvc_digest,
+        "test split": data.test_digest,
+    }
+
+
+def _compute_seconds(made: list[Manifest]) -> dict[str, float]:
+    """Seconds of fine-tuning and training, by device."""
+    found: dict[str, float] = {}
+    for manifest in made:
+        by = manifest.made_by
+        if by is not None and by.device:
+            found[by.device] = round(found.get(by.device, 0.0) + by.seconds, 3)
+    return found

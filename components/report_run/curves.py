@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from components.core.calibration import Reliability
 from components.core.missing_curve import CurvePoint
 from components.core.page import figure_svg, new_figure
-from components.report_run.plots import WIDTH, expert_color, quiet, spoken
+from components.report_run.plots import WIDTH, expert_color, quiet, short, spoken
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -23,7 +23,7 @@ def missing_modality_plot(curves: Mapping[str, Sequence[CurvePoint]]) -> Markup:
     Args:
         curves: of each model by its name; a single one needs no name.
     """
-    figure = new_figure(WIDTH, 2.6)
+    figure = new_figure(WIDTH, 2.6 + (0.7 if len(curves) > 1 else 0))
     axes = figure.add_subplot()
     quiet(axes, "y")
     for style, (title, points) in zip(_STYLES, curves.items(), strict=False):
@@ -31,7 +31,7 @@ def missing_modality_plot(curves: Mapping[str, Sequence[CurvePoint]]) -> Markup:
             mine = [point for point in points if point.modality == modality]
             shares = [100 * point.share for point in mine]
             color = expert_color(modality, place)
-            label = f"{spoken(modality)} removed{', ' + title if title else ''}"
+            label = f"{spoken(modality)} removed{', ' + short(title, 32) if title else ''}"
             axes.plot(
                 shares, [point.weighted_f1.value for point in mine], "o", ls=style, color=color, ms=3.5, label=label
             )  # type: ignore[arg-type]
@@ -44,21 +44,32 @@ def missing_modality_plot(curves: Mapping[str, Sequence[CurvePoint]]) -> Markup:
         xlabel="removed from this share of the test utterances that have it",
     )
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0f} %")
-    axes.legend(frameon=False, fontsize=8, handlelength=3.6)  # long enough to show the dashes
+    dashes = 3.6  # long enough to show them
+    if len(curves) > 1:
+        figure.legend(loc="outside lower center", frameon=False, fontsize=8, handlelength=dashes)
+    else:
+        axes.legend(frameon=False, fontsize=8, handlelength=dashes)
     return figure_svg(figure, "Weighted F1 as more and more of a modality is removed")
 
 
-def reliability_plot(bins: Reliability) -> Markup:
-    """Share of right answers over confidence; on the diagonal, probabilities can be taken at their word."""
-    figure = new_figure(WIDTH, 2.6)
+def reliability_plot(models: Mapping[str, Reliability]) -> Markup:
+    """Share of right answers over confidence; on the diagonal, probabilities can be taken at their word.
+
+    Args:
+        models: of each model by its name; a single one needs no name.
+    """
+    figure = new_figure(WIDTH, 2.6 + (0.4 if len(models) > 1 else 0))
     axes = figure.add_subplot()
     quiet(axes, "y")
     axes.plot([0, 1], [0, 1], ls=(0, (4, 3)), color="#8a94a3", lw=1.2)  # type: ignore[arg-type]
-    filled = bins.counts > 0
-    confidence, accuracy, counts = bins.confidence[filled], bins.accuracy[filled], bins.counts[filled]
-    axes.plot(confidence, accuracy, color="#4a80d6", lw=1.4)
-    axes.scatter(confidence, accuracy, s=14 + 90 * counts / max(1, counts.max(initial=1)), color="#4a80d6")
+    for (title, bins), color, style in zip(models.items(), _SEED_COLORS, _STYLES, strict=False):
+        filled = bins.counts > 0
+        confidence, accuracy, counts = bins.confidence[filled], bins.accuracy[filled], bins.counts[filled]
+        axes.plot(confidence, accuracy, color=color, lw=1.4, ls=style, label=short(title, 40))  # type: ignore[arg-type]
+        axes.scatter(confidence, accuracy, s=14 + 90 * counts / max(1, counts.max(initial=1)), color=color)
     axes.set(xlim=(0, 1), ylim=(0, 1.03), xlabel="confidence", ylabel="share that is right")
+    if len(models) > 1:
+        figure.legend(loc="outside lower center", frameon=False, fontsize=8, handlelength=3.6)
     return figure_svg(figure, "Share of right answers over the confidence of the prediction")
 
 

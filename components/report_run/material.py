@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
-
-import numpy as np
 
 from components.core.artifact_io import open_artifact
 from components.core.champion import read_champion
 from components.core.errors import MistereError
+from components.core.gate_timeline import TIMELINES_FILE, GateTimeline, read_timelines
 from components.core.manifests import (
     EncoderCheckpoint,
     EvaluationReport,
@@ -20,24 +20,11 @@ from components.core.manifests import (
     ValidationReport,
 )
 from components.core.outcome import Outcome, read_manifest, read_run_info, report_key
+from components.core.predictions import PREDICTIONS_FILE, Predictions, read_predictions
 from components.core.store import ObjectStore
 
 M = TypeVar("M", bound=Manifest)
-PREDICTIONS_FILE = "predictions.parquet"
-_ROWS = 8192
-_TURNS = range(4, 17)
-
-
-@dataclass(frozen=True)
-class ExampleDialogue:
-    """The gate at work in one test dialogue: ``weights [T, E]``, true and predicted label of each turn."""
-
-    name: str
-    turns: list[int]
-    true: list[str]
-    predicted: list[str]
-    weights: np.ndarray
-    modalities: list[str]
+T = TypeVar("T")
 
 
 @dataclass
@@ -51,7 +38,8 @@ class Material:
     mixture: MoEModel | None = None
     evaluation: EvaluationReport | None = None
     gate: GateVerdict | None = None
-    examples: list[ExampleDialogue] = field(default_factory=list)
+    predictions: Predictions | None = None
+    timelines: list[GateTimeline] = field(default_factory=list)
     artifacts: list[Manifest] = field(default_factory=list)
     has_validation_page: bool = False
     champion_now: str = ""
@@ -76,7 +64,7 @@ def gather(store: ObjectStore, outcome: Outcome) -> Material:
     found.evaluation = _manifest(store, outcome, found, EvaluationReport, "evaluate_model", "report")
     found.gate = _manifest(store, outcome, found, GateVerdict, "gate_model", "verdict")
     if found.evaluation is not None:
-        found.examples = _examples(store, found.evaluation, found)
+        _read_evaluation(store, found.evaluation, found)
     try:
         champion = read_champion(store).champion
         found.champion_now = champion.bundle_digest if champion else ""
@@ -101,54 +89,23 @@ def _manifest(store: ObjectStore, outcome: Outcome, found: Material, cls: type[M
     return manifest
 
 
-def _examples(store: ObjectStore, evaluation: EvaluationReport, found: Material) -> list[ExampleDialogue]:
-    if len(evaluation.experts) < 2:
-        return []
+def _read_evaluation(store: ObjectStore, evaluation: EvaluationReport, found: Material) -> None:
+    """Predictions and timelines, of those that the evaluation has."""
     try:
-        return example_dialogues(store, evaluation)
+        opened = open_artifact(store, EvaluationReport, evaluation.digest)
     except MistereError as error:
         found.unreadable.append(str(error))
+        return
+    if PREDICTIONS_FILE in evaluation.files:
+        found.predictions = _file(lambda: read_predictions(opened.file(PREDICTIONS_FILE)), PREDICTIONS_FILE, found)
+    if TIMELINES_FILE in evaluation.files:
+        found.timelines = _file(lambda: read_timelines(opened.file(TIMELINES_FILE)), TIMELINES_FILE, found) or []
+
+
+def _file(read: Callable[[], T], name: str, found: Material) -> T | None:
+    try:
+        return read()
     except (OSError, ValueError, KeyError, IndexError) as error:  # what pyarrow raises for a file that is no such table
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        found.unreadable.append(f"{PREDICTIONS_FILE} of the evaluation cannot be read ({reason}).")
-    return []
-
-
-def example_dialogues(store: ObjectStore, evaluation: EvaluationReport, count: int = 2) -> list[ExampleDialogue]:
-    """The test dialogues of a readable length in which the gate's weights move most.
-
-    Args:
-        store: the object store.
-        evaluation: whose predictions.
-        count: how many at most.
-    """
-    import pyarrow.parquet as pq
-
-    path = open_artifact(store, EvaluationReport, evaluation.digest).file(PREDICTIONS_FILE)
-    columns = ["dialogue_id", "turn", "label", "probabilities", "expert_weights", "modalities"]
-    with pq.ParquetFile(path) as file:
-        whole = file.metadata.num_rows <= _ROWS
-        batch = next(file.iter_batches(batch_size=_ROWS, columns=columns), None)
-    if batch is None:
-        return []
-    dialogues: dict[str, list[dict[str, Any]]] = {}
-    for row in batch.to_pylist():
-        dialogues.setdefault(str(row["dialogue_id"]), []).append(row)
-    if not whole and len(dialogues) > 1:
-        dialogues.popitem()  # cut off by the batch
-    known = [_example(name, rows, evaluation.labels) for name, rows in dialogues.items()]
-    readable = [dialogue for dialogue in known if len(dialogue.turns) in _TURNS] or known
-    readable.sort(key=lambda dialogue: -float(dialogue.weights.std(axis=0).sum()))
-    return readable[:count]
-
-
-def _example(name: str, rows: list[dict[str, Any]], labels: list[str]) -> ExampleDialogue:
-    rows = sorted(rows, key=lambda row: int(row["turn"]))[: _TURNS.stop]
-    return ExampleDialogue(
-        name=name,
-        turns=[int(row["turn"]) for row in rows],
-        true=[labels[row["label"]] for row in rows],
-        predicted=[labels[int(np.argmax(row["probabilities"]))] for row in rows],
-        weights=np.array([row["expert_weights"] for row in rows], dtype=np.float64),
-        modalities=[str(row["modalities"]) for row in rows],
-    )
+        found.unreadable.append(f"{name} of the evaluation cannot be read ({reason}).")
+        return None

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.core.config.registry import RegistryConfig
-from components.core.outcome import read_outcome
+from components.core.outcome import read_outcome, report_key
 from components.core.registry import shown_uri
 from components.core.stage import Result, Stage, Step
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from components.core.outcome import Outcome
+    from components.report_run.material import Material
 
 STAGE = Stage(
     name="report_run",
@@ -49,5 +52,42 @@ def run(config: RegistryConfig, step: Step) -> Result:
         step.report(DATA, data)
         page.write_text(render(outcome, material, timing, steps, step.run.profile, config.model_name), encoding="utf-8")
         step.report(PAGE, page)
+        if config.log_report:
+            _log(config, step, outcome, material, page)
     step.progress(headline(outcome))
     return Result(values={"verdict": outcome.verdict, "exit_code": str(outcome.exit_code), "report": outcome.report})
+
+
+def _log(config: RegistryConfig, step: Step, outcome: Outcome, material: Material, page: Path) -> None:
+    """The run in MLflow with its report, whether it registered a model or not; a server that is away costs only that."""
+    from components.core.errors import MistereError
+    from components.core.registry import RunRecord, log_run
+
+    data, evaluation = material.data, material.evaluation
+    record = RunRecord(
+        run_id=step.run.run_id,
+        metrics={**evaluation.metrics, **evaluation.runtime} if evaluation else {},
+        parameters=material.info.get("config") or {},
+        dataset=data.name if data else "",
+        dvc_digest=data.dvc_digest if data else "",
+        data_source=data.remote if data else "",
+        tags={
+            "mistere.outcome": outcome.verdict,
+            "mistere.commit": step.run.commit,
+            "mistere.dirty": str(step.run.dirty),
+            "mistere.profile": step.run.profile,
+        },
+    )
+    try:
+        log_run(step.run.tracking_uri, config, record, step.store.location("mlflow"), [page])
+    except MistereError as error:
+        step.progress.note(f"the report is not in MLflow: {error}")
+
+
+def copy_page(run: Mapping[str, Any], path: str) -> None:
+    """Put the page where Kubeflow Pipelines wants an artifact."""
+    from components.core.stage import RunContext
+    from components.core.store import open_store
+
+    context = RunContext.model_validate(dict(run))
+    open_store(context.store).download(report_key(context.run_id, PAGE), Path(path))

@@ -58,6 +58,7 @@ def summary(
         },
         "data": _data(material),
         "metrics": dict(material.evaluation.metrics) if material.evaluation else {},
+        "runtime": dict(material.evaluation.runtime) if material.evaluation else {},
         "gate": [rule.model_dump() for rule in material.gate.rules] if material.gate else [],
         "champion_before": outcome.champion_before,
         "bundle": {"digest": outcome.bundle_digest, "location": outcome.bundle},

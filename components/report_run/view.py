@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -11,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from components.core.gate_statistics import collapsed_gate
-from components.core.manifests import EvaluationReport
-from components.core.missing_curve import curve_from_metrics
 from components.core.outcome import Estimate, Outcome, base_task, ordered_tasks
 from components.core.page import render_page
 from components.core.stage import StageRecord
 from components.report_run import plots
-from components.report_run.curves import missing_modality_plot
+from components.report_run.evaluated import COVERAGE, Evaluated, bounds_text
+from components.report_run.evaluation_view import MACROS, drawn, evaluation_view
+from components.report_run.gate_table import rule_rows, shown_reasons
 from components.report_run.material import Material
 from components.report_run.timing import Timing, duration, time_sentences
 from components.report_run.wording import TITLES, NextStep, consequence, headline, pill, status_word
@@ -37,6 +35,7 @@ def render(
     word, tone = pill(outcome)
     return render_page(
         TEMPLATE,
+        MACROS,
         outcome=outcome,
         material=material,
         model_name=model_name,
@@ -47,7 +46,10 @@ def render(
         pill=word,
         tone=tone,
         wall=duration(timing.wall),
-        figures=_figures(outcome, material),
+        evaluated=_evaluated(outcome, material),
+        rules=rule_rows(material.gate.rules) if material.gate else [],
+        reasons=shown_reasons(outcome, material.gate),
+        histories=_histories(material),
         stages=_stages(outcome, timing),
         time_sentences=time_sentences(timing, outcome),
         lineage=_lineage(outcome, material),
@@ -62,57 +64,56 @@ def _when(started: Any) -> str:
     return datetime.fromtimestamp(started, UTC).strftime("%-d %B %Y, %H:%M UTC")
 
 
-def estimate_text(estimate: Estimate | None) -> str:
-    """``0.612 (0.550 to 0.670)``."""
-    if estimate is None:
-        return "unknown"
-    if estimate.low is None or estimate.high is None:
-        return f"{estimate.value:.3f}"
-    return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
-
-
-def _figures(outcome: Outcome, material: Material) -> dict[str, Any] | None:
-    """Pictures and the numbers beside them; None where the run did not come to an evaluation that can be read."""
-    histories = _histories(material)
+def _evaluated(outcome: Outcome, material: Material) -> dict[str, Any] | None:
+    """The figures; None where the run did not come to an evaluation that can be read."""
     evaluation = material.evaluation
     if evaluation is None:
-        return {"evaluated": False, "histories": histories} if histories else None
-    metrics = evaluation.metrics
-    scores = {label: metrics[f"test.f1.{label}"] for label in evaluation.labels if f"test.f1.{label}" in metrics}
-    support = {label: metrics.get(f"test.support.{label}", 0.0) for label in evaluation.labels}
-    curve = curve_from_metrics(metrics)
-    means = {name: metrics[key] for name in evaluation.experts if (key := f"test.gate.{name}.mean") in metrics}
+        return None
+    model = Evaluated(evaluation, material.predictions, material.timelines)
+    champion = outcome.champion_weighted_f1
     return {
-        "evaluated": True,
-        "histories": histories,
-        "interval": f"{100 * float(_interval(evaluation)):g} %",
-        "f1": f"{outcome.weighted_f1.value:.3f}" if outcome.weighted_f1 else "unknown",
-        "f1_text": estimate_text(outcome.weighted_f1),
-        "range": _range(outcome.weighted_f1),
-        "majority": outcome.majority_weighted_f1,
-        "champion": outcome.champion_weighted_f1,
+        "view": evaluation_view([model], material.unreadable.append, champion),
+        "tiles": _tiles(outcome, model, champion),
         "best_expert": _best_expert(outcome),
-        "expert_texts": [(plots.spoken(name), estimate_text(value)) for name, value in outcome.experts.items()],
-        "experts": _drawn(material, lambda: _experts(outcome)),
-        "gate": _drawn(material, lambda: plots.gate_plot(means)) if len(means) > 1 else None,
-        "collapse": collapsed_gate(metrics, evaluation.experts),
-        "leads": _leads(metrics, evaluation.experts),
-        "missing": _drawn(material, lambda: missing_modality_plot({"": curve})) if curve else None,
-        "classes": _drawn(material, lambda: plots.classes_plot(scores, support)) if scores else None,
-        "confusion": _drawn(material, lambda: plots.confusion_plot(evaluation.confusion, evaluation.labels)),
-        "dialogues": _dialogues(material, evaluation),
-        "legend": [(plots.spoken(n), plots.expert_color(n, i)) for i, n in enumerate(evaluation.experts)],
     }
 
 
-def _interval(evaluation: EvaluationReport) -> float:
-    return float(evaluation.made_by.config.get("interval", 0.95)) if evaluation.made_by else 0.95
+def _tiles(outcome: Outcome, model: Evaluated, champion: Estimate | None) -> list[tuple[str, list[str]]]:
+    """The figures that matter most: each with the lines below it."""
+    whole, majority = outcome.weighted_f1, outcome.majority_weighted_f1
+    tiles = [
+        (
+            f"{whole.value:.3f}" if whole else "unknown",
+            ["weighted F1 on the test split", *_interval(whole)],
+        ),
+        _champion_tile(outcome, model, champion),
+    ]
+    if majority is not None:
+        tiles.append((f"{majority:.3f}", ["by always naming the most frequent emotion"]))
+    evaluation = model.evaluation
+    split = f"test utterances in {evaluation.dialogues:,} dialogues"
+    return [*tiles, (f"{evaluation.utterances:,}", [split])]
 
 
-def _range(estimate: Estimate | None) -> str:
-    if estimate is None or estimate.low is None or estimate.high is None:
-        return ""
-    return f"{estimate.low:.3f} to {estimate.high:.3f}"
+def _champion_tile(outcome: Outcome, model: Evaluated, champion: Estimate | None) -> tuple[str, list[str]]:
+    against = model.evaluation.champion
+    if champion is None:
+        if not outcome.champion_before and against is None:
+            return "none", ["champion before this run"]
+        if against is not None and against.incomparable:
+            return "not comparable", [f"the champion before: {against.incomparable}"]
+        return "not comparable", ["the champion before: its figure is of another test split"]
+    lines = ["the champion before, on the same split", *_interval(champion)]
+    difference = model.estimate("champion.difference.weighted_f1")
+    if difference is not None:
+        bounds = bounds_text(difference, signed=True)
+        lines.append(f"the new model differs by {difference.value:+.3f}" + (f" ({bounds}, paired)" if bounds else ""))
+    return f"{champion.value:.3f}", lines
+
+
+def _interval(estimate: Estimate | None) -> list[str]:
+    bounds = bounds_text(estimate) if estimate else ""
+    return [f"{COVERAGE} interval {bounds}"] if bounds else []
 
 
 def _best_expert(outcome: Outcome) -> str:
@@ -127,56 +128,18 @@ def _best_expert(outcome: Outcome) -> str:
     return f"The mixture is {abs(gain):.3f} {side} its best expert alone ({plots.spoken(name)}, {best.value:.3f})."
 
 
-def _leads(metrics: Mapping[str, float], experts: list[str]) -> str:
-    """How often each expert weighs most, in a sentence."""
-    shares = {name: metrics[key] for name in experts if (key := f"test.gate.{name}.led") in metrics}
-    if len(shares) < 2:
-        return ""
-    told = ", ".join(f"{plots.spoken(name)} {100 * share:.0f} %" for name, share in shares.items())
-    entropy = metrics.get("test.gate.entropy")
-    return f"leads: {told}" + (f"; evenness {entropy:.2f} of 1" if entropy is not None else "")
-
-
-def _experts(outcome: Outcome) -> Markup | None:
-    if outcome.weighted_f1 is None:
-        return None
-    majority, champion = outcome.majority_weighted_f1, outcome.champion_weighted_f1
-    return plots.experts_plot(outcome.weighted_f1, outcome.experts, majority, champion)
-
-
-def _drawn(material: Material, draw: Callable[[], Markup | None]) -> Markup | None:
-    """A picture, or a sentence about why it could not be drawn: one odd figure must not cost the page."""
-    try:
-        return draw()
-    except (ValueError, IndexError, KeyError, TypeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        material.unreadable.append(f"One picture could not be drawn from the recorded figures ({reason}).")
-        return None
-
-
-def _dialogues(material: Material, evaluation: EvaluationReport) -> list[tuple[str, Markup, bool]]:
-    """Name, picture, and whether a turn in it lacks a modality."""
-    everything = max((m for d in material.examples for m in d.modalities), key=len, default="")
-    drawn = []
-    for dialogue in material.examples:
-        picture = _drawn(material, partial(plots.dialogue_plot, dialogue, evaluation.experts, everything))
-        if picture is not None:
-            drawn.append((dialogue.name, picture, any(m != everything for m in dialogue.modalities)))
-    return drawn
-
-
 def _histories(material: Material) -> list[tuple[str, Markup]]:
     trained = [
         (f"{e.modality} encoder", e.history, plots.expert_color(e.modality)) for e in material.encoders if e.history
     ]
     if material.mixture and material.mixture.history:
         trained.append(("mixture of experts", material.mixture.history, plots.MIXTURE_COLOR))
-    drawn = []
+    pictures = []
     for name, history, color in trained:
-        picture = _drawn(material, partial(plots.history_plot, history, color))
+        picture = drawn(material.unreadable.append, partial(plots.history_plot, history, color))
         if picture is not None:
-            drawn.append((name, picture))
-    return drawn
+            pictures.append((name, picture))
+    return pictures
 
 
 def _title(task: str, record: StageRecord | None) -> str:
@@ -217,7 +180,7 @@ def _lineage(outcome: Outcome, material: Material) -> dict[str, Any]:
     commit = str(material.info.get("commit") or next((by.commit for _, by in made if by and by.commit), ""))
     return {
         "commit": commit,
-        "dirty": bool(material.info.get("dirty", False)),
+        "dirty": bool(material.info.get("dirty", False)) or any(by.dirty for _, by in made if by),
         "command": str(material.info.get("command") or ""),
         "artifacts": [
             {

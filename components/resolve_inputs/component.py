@@ -14,7 +14,14 @@ def resolve_inputs(
     speech: dict,
     text: dict,
 ) -> NamedTuple(  # type: ignore[valid-type]
-    "Outputs", [("data_digest", str), ("champion_digest", str), ("speech_shards", list), ("text_shards", list)]
+    "Outputs",
+    [
+        ("data_digest", str),
+        ("champion_digest", str),
+        ("code_state", str),
+        ("speech_shards", list),
+        ("text_shards", list),
+    ],
 ):
     """Resolve data and champion to digests, and say who embeds what.
 
@@ -27,6 +34,7 @@ def resolve_inputs(
     Returns:
         data_digest: the DVC digest that the run is pinned to.
         champion_digest: the champion's bundle, or ``none``.
+        code_state: ``committed``, ``uncommitted`` or ``unknown``.
         speech_shards: ``index`` and ``of`` for each task that shares the embedding of speech.
         text_shards: the same for text.
     """
@@ -34,4 +42,5 @@ def resolve_inputs(
     from components.resolve_inputs.run import STAGE, shards
 
     values = execute(STAGE, run, data, world={"data_digest": run["data_digest"]})
-    return values["data_digest"], values["champion_digest"], shards(speech), shards(text)
+    digests = values["data_digest"], values["champion_digest"], values["code_state"]
+    return *digests, shards(speech), shards(text)

@@ -1,4 +1,4 @@
-"""``resolve_inputs``: the digests of the data and of the champion become parameters. Never cached."""
+"""``resolve_inputs``: the digests of the data and of the champion, and the code's state, become parameters. Never cached."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def run(config: DataConfig, step: Step, data_digest: str) -> Result:
     """
     champion = read_champion(step.store).digest
     step.progress(f"data {data_digest[:12]}, champion {champion[:12]}")
-    return Result(values={"data_digest": data_digest, "champion_digest": champion})
+    state = "unknown" if not step.run.commit else "uncommitted" if step.run.dirty else "committed"
+    return Result(values={"data_digest": data_digest, "champion_digest": champion, "code_state": state})
 
 
 def shards(section: Mapping[str, Any]) -> list[dict[str, int]]:

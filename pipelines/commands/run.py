@@ -19,6 +19,7 @@ from components.core.config.whole import Config
 from components.core.data_source import PinnedData, pin
 from components.core.errors import MistereError
 from components.core.outcome import read_outcome
+from components.core.registry import shown_uri
 from components.core.s3_access import use_data_endpoint
 from components.core.source_digest import git_state
 from components.core.stage import RunContext
@@ -28,7 +29,7 @@ from pipelines.local_run import start
 from pipelines.profiles import load_profile, pipeline_arguments
 
 
-def run(profile: str, data: str | None, settings: Sequence[str], output: Path) -> int:
+def run(profile: str, data: str | None, settings: Sequence[str], output: Path, tracking: str | None = None) -> int:
     """Run the pipeline in this machine's processes.
 
     Args:
@@ -36,27 +37,31 @@ def run(profile: str, data: str | None, settings: Sequence[str], output: Path) -
         data: a dataset folder or ``.dvc`` file; None for the profile's.
         settings: ``--set`` on top.
         output: folder of the store, the registry and the reports.
+        tracking: the MLflow server; None for a database in ``output``.
 
     Returns:
         The exit code.
     """
     config = load_profile(profile, settings)
     with _only_run(output) as store:
-        return _run(config, store, profile, data)
+        return _run(config, store, profile, data, tracking or f"sqlite:///{store.root.parent / 'mlflow.db'}")
 
 
-def _run(config: Config, store: LocalStore, profile: str, data: str | None) -> int:
+def _run(config: Config, store: LocalStore, profile: str, data: str | None, tracking: str) -> int:
     source = data if data is not None else config.data.source
     pinned = pin(source, str(store.root.parent / "data-remote"))
     use_data_endpoint(pinned.endpoint)
     run_id = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+    commit, dirty = git_state()
     context = RunContext(
         run_id=run_id,
         store=store.uri,
-        tracking_uri=f"sqlite:///{store.root.parent / 'mlflow.db'}",
+        tracking_uri=tracking,
         data_remote=pinned.remote,
         data_digest=pinned.digest,
         profile=profile,
+        commit=commit,
+        dirty=dirty,
     )
     folder = store.root.parent / "runs" / run_id
     folder.mkdir(parents=True)
@@ -107,16 +112,19 @@ def _sweep(store: LocalStore) -> None:
 
 
 def _write_run_info(store: LocalStore, context: RunContext, config: Config, source: str, pinned: PinnedData) -> None:
-    commit, dirty = git_state()
     info = {
         "run_id": context.run_id,
         "profile": context.profile,
         "started": time.time(),
         "config": config.model_dump(mode="json"),
         "command": " ".join(["mistere", *sys.argv[1:]]),
-        "commit": commit,
-        "dirty": dirty,
-        "data": {"source": source, "dvc_digest": pinned.digest},
+        "commit": context.commit,
+        "dirty": context.dirty,
+        "data": {
+            "source": source,
+            "dvc_digest": pinned.digest,
+            "endpoint": pinned.endpoint if shown_uri(pinned.endpoint) == pinned.endpoint else "",
+        },
     }
     store.write(f"runs/{context.run_id}/run.json", json.dumps(info, indent=1).encode())
 

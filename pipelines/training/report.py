@@ -13,18 +13,21 @@ from components.core.calibration import reliability
 from components.core.config.mixture import MixtureConfig
 from components.core.embeddings import EmbeddedDialogues
 from components.core.gate_statistics import collapsed_gate
+from components.core.gate_timeline import GateTimeline, liveliest
 from components.core.metrics import confusion
 from components.core.outcome import Estimate
 from components.core.page import render_page
 from components.report_run import plots
 from components.report_run.curves import missing_modality_plot, reliability_plot, seeds_plot
-from components.report_run.material import ExampleDialogue
+from components.report_run.dots import experts_plot
+from components.report_run.evaluation_tables import shown_dialogue
+from components.report_run.evaluation_view import MACROS
 from pipelines.training.ablation import Ablation, mean_curve
 from pipelines.training.figures import Figures
 from pipelines.training.trial import Trial
 
 TEMPLATE = Path(__file__).parent / "page.html"
-_TURNS = range(4, 17)
+_DIALOGUES = 4
 
 
 def render(
@@ -53,13 +56,14 @@ def render(
     metrics = figures.metrics
     mixture = Estimate(value=figures.mixture.value, low=figures.mixture.low, high=figures.mixture.high)
     alone = {
-        name.removesuffix(" alone"): Estimate(value=one.value, low=one.low, high=one.high)
+        name.removesuffix(" alone"): [Estimate(value=one.value, low=one.low, high=one.high)]
         for name, one, _ in figures.rows
         if name.endswith(" alone")
     }
     curves = ablation.curves if ablation and ablation.curves else {"": mean_curve(trials)}
     return render_page(
         TEMPLATE,
+        MACROS,
         source=source,
         labels=data.labels,
         dimensions=data.dimensions,
@@ -74,44 +78,26 @@ def render(
         ece=metrics["test.ece"],
         ablation=ablation,
         plots={
-            "experts": plots.experts_plot(mixture, alone, metrics["test.majority.weighted_f1"], None),
+            "experts": experts_plot([mixture], alone, metrics["test.majority.weighted_f1"]),
             "training": seeds_plot({trial.seed: trial.trained.history for trial in trials}),
             "confusion": plots.confusion_plot(confusion(true, probabilities.argmax(1), len(data.labels)), data.labels),  # type: ignore[arg-type]
-            "reliability": reliability_plot(reliability(probabilities, true)),
+            "reliability": reliability_plot({"": reliability(probabilities, true)}),
             "missing": missing_modality_plot(curves),
             "classes": plots.classes_plot(
-                {label: metrics[f"test.f1.{label}"] for label in data.labels},
+                {label: one for label in data.labels if (one := Estimate.of(metrics, f"test.f1.{label}"))},
                 {label: metrics[f"test.support.{label}"] for label in data.labels},
             ),
         },
-        dialogues=[
-            (one.name, plots.dialogue_plot(one, experts, "+".join(best.trained.model.modalities)))
-            for one in _examples(best, data)
-        ],
+        dialogues=[shown_dialogue(one, experts) for one in _timelines(best, data)],
         legend=[(plots.spoken(name), plots.expert_color(name, place)) for place, name in enumerate(experts)],
         settings=yaml.safe_dump({"mixture": config.model_dump(mode="json")}, sort_keys=False),
     )
 
 
-def _examples(trial: Trial, data: EmbeddedDialogues, count: int = 4) -> list[ExampleDialogue]:
-    """The test dialogues of a readable length in which the gate's weights move most."""
-    pairs = list(zip(data.split("test"), trial.answers, strict=True))
-    readable = [pair for pair in pairs if len(pair[0]) in _TURNS] or pairs
-    readable.sort(key=lambda pair: -float(pair[1].expert_weights.std(axis=0).sum()))
-    shown: list[ExampleDialogue] = []
-    for dialogue, answer in readable[:count]:
-        turns = min(len(dialogue), _TURNS.stop)
-        shown.append(
-            ExampleDialogue(
-                name=dialogue.dialogue_id,
-                turns=list(range(turns)),
-                true=[data.labels[label] for label in dialogue.labels[:turns]],
-                predicted=[data.labels[label] for label in answer.probabilities[:turns].argmax(1)],
-                weights=answer.expert_weights[:turns].astype(np.float64),
-                modalities=answer.modalities[:turns],
-            )
-        )
-    return shown
+def _timelines(trial: Trial, data: EmbeddedDialogues) -> list[GateTimeline]:
+    test = data.split("test")
+    names, classes = [one.dialogue_id for one in test], [one.labels for one in test]
+    return liveliest(names, trial.answers, classes, data.labels, _DIALOGUES)
 
 
 def best_on_dev(trials: Sequence[Trial]) -> Trial:

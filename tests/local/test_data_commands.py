@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from components.core.dataset import SPLITS
 from tests.local.workshop import make_dataset, mistere, rows
@@ -79,6 +80,7 @@ def test_a_table_is_imported_checked_set_aside_mended_and_brought_back(tmp_path:
     assert not any(changes[kind]["count"] for kind in ("added", "removed", "moved", "label", "text", "audio"))
 
 
+@pytest.mark.long
 def test_a_run_sets_dialogues_aside(tmp_path: Path) -> None:
     """What is set aside is read by no stage after it."""
     faulty = [(s, u) for s, u in rows(audio=False)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,21 +21,6 @@ from components.core.store import LocalStore
 from tests.local.workshop import LABELS, ROOT, Run, make_dataset, mistere, rows, run
 
 ALWAYS = {"resolve_inputs", "register_model", "deploy_model", "report_run"}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_dataset(tmp_path_factory.mktemp("data") / "tones")
-
-
-@pytest.fixture(scope="module")
-def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("output")
-
-
-@pytest.fixture(scope="module")
-def first(output: Path, data: Path) -> Run:
-    return run(output, data)
 
 
 def test_a_first_run_ends_with_a_champion_that_answered(first: Run, output: Path) -> None:
@@ -61,8 +47,8 @@ def test_its_reports_are_whole_and_need_no_network(first: Run) -> None:
     assert facts["outcome"]["verdict"] == "deployed"
 
 
-def test_changing_nothing_trains_nothing(first: Run, output: Path, data: Path) -> None:
-    again = run(output, data)
+def test_changing_nothing_trains_nothing(first: Run, output: Path, data: Path, tree: Path) -> None:
+    again = run(output, data, root=tree)
     assert again.code == 0, again.text
     # The champion is part of what these three look at, and there is one now.
     assert again.ran == ALWAYS | {"validate_data", "evaluate_model", "gate_model"}
@@ -73,27 +59,29 @@ def test_changing_nothing_trains_nothing(first: Run, output: Path, data: Path) -
     ]
     assert {"labels", "duration", "level", "vocabulary"} <= drift.keys()
     assert all(measure["distance"] == 0 for measure in drift.values())
-    third = run(output, data)
+    third = run(output, data, root=tree)
     assert third.code == 0 and third.ran == ALWAYS
 
 
-def test_one_threshold_reruns_the_gate_alone_and_keeps_the_champion(first: Run, output: Path, data: Path) -> None:
-    run(output, data)
+def test_one_threshold_reruns_the_gate_alone_and_keeps_the_champion(
+    first: Run, output: Path, data: Path, tree: Path
+) -> None:
+    run(output, data, root=tree)
     before = read_champion(LocalStore(output / "store")).digest
-    held = run(output, data, "gate.min_weighted_f1=0.999")
+    held = run(output, data, "gate.min_weighted_f1=0.999", root=tree)
     assert held.code == 3, held.text
     assert held.ran == {"resolve_inputs", "gate_model", "report_run"}
     assert "0.999" in held.text
     assert read_champion(LocalStore(output / "store")).digest == before
 
 
-def test_a_damaged_artifact_is_named_and_made_again(first: Run, output: Path, data: Path) -> None:
+def test_a_damaged_artifact_is_named_and_made_again(first: Run, output: Path, data: Path, tree: Path) -> None:
     digest = first.stages["train_moe"]["outputs"]["model"]
     weights = output / "store" / "artifacts" / "MoEModel" / digest / "mixture.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(bytes(content))
-    again = run(output, data)
+    again = run(output, data, root=tree)
     assert again.code == 0, again.text
     assert "mixture.safetensors has SHA-256" in again.text and "made again" in again.text
     assert "train_moe" in again.ran and "finetune_encoder-speech" not in again.ran
@@ -158,13 +146,16 @@ def test_a_port_in_use_is_said(first: Run, output: Path) -> None:
 
 
 @pytest.mark.long
-def test_a_champion_of_another_test_set_is_run_on_this_one(first: Run, output: Path, tmp_path: Path) -> None:
+def test_a_champion_of_another_test_set_is_run_on_this_one(
+    first: Run, output: Path, tmp_path: Path, tree: Path
+) -> None:
     def longer():  # type: ignore[no-untyped-def]
         for split, utterance in rows():
             yield split, replace(utterance, text=f"{utterance.text} indeed") if split == "test" else utterance
 
     before = read_champion(LocalStore(output / "store")).digest
-    other = run(output, make_dataset(tmp_path / "tones", longer()))
+    copy = shutil.copytree(output, tmp_path / "output")
+    other = run(copy, make_dataset(tmp_path / "tones", longer()), root=tree)
     assert other.code == 0, other.text
     assert "Weighted F1 differs from the champion's by" in other.text
     assert other.stages["resolve_inputs"]["values"]["champion_digest"] == before

@@ -12,11 +12,12 @@ import pytest
 from components.core.dataset import SPLITS, Split, Utterance, load_info, read_utterances, write_dataset
 from tests.local.workshop import Run, mistere
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.timeout(2400)]
 
 
 def run_sample(output: Path, *arguments: str) -> Run:
-    done = mistere("run", "--profile", "sample", "--output", str(output), *arguments, timeout=1500)
+    command = ("run", "--profile", "sample", "--output", str(output), "--set", "gate.allow_uncommitted=true")
+    done = mistere(*command, *arguments, timeout=1500)
     return Run(done.returncode, done.stdout + done.stderr, output)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -70,6 +71,26 @@ def info(**changes: Any) -> DatasetInfo:
 def make_dataset(directory: Path, utterances: Iterator[tuple[Split, Utterance]] | None = None, **changes: Any) -> Path:
     """Write the dataset."""
     write_dataset(directory, info(**changes), utterances if utterances is not None else rows())
+    return directory
+
+
+def committed_tree(directory: Path) -> Path:
+    """A clone of this tree with a commit of whatever it holds now, so that what is made from it can be made again."""
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(directory)], check=True)
+    changed = subprocess.run(
+        ["git", "ls-files", "--modified", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    for name in filter(None, changed.split("\0")):
+        target = directory / name
+        if (ROOT / name).is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, target)
+        else:
+            target.unlink(missing_ok=True)
+    commit = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org", "commit", "--quiet", "--allow-empty"]
+    subprocess.run(["git", "add", "--all"], cwd=directory, check=True)
+    subprocess.run([*commit, "--message", "As it is"], cwd=directory, check=True)
     return directory
 
 

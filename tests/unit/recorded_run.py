@@ -13,8 +13,10 @@ import numpy as np
 from components.core.artifact_io import publish
 from components.core.checkpoints import Checkpoints
 from components.core.config.evaluation import EvaluationConfig
-from components.core.evaluation import measure, write_predictions
+from components.core.evaluation import measure, put, write_predictions
+from components.core.gate_timeline import TIMELINES_FILE, liveliest, write_timelines
 from components.core.manifests import (
+    ChampionEvaluation,
     EncoderCheckpoint,
     EvaluationReport,
     GateVerdict,
@@ -31,7 +33,10 @@ from components.core.metrics import Interval
 from components.core.missing_curve import CurvePoint, curve_metrics
 from components.core.missing_modality import SHARES
 from components.core.moe.prediction import DialoguePrediction
+from components.core.outcome import read_manifest
+from components.core.predictions import PREDICTIONS_FILE
 from components.core.progress import Progress
+from components.core.robustness_figures import CONDITIONS, RobustnessPoint, robustness_metrics
 from components.core.stage import RunContext, StageRecord, Step, stage_record_key
 from components.core.store import LocalStore
 
@@ -54,6 +59,63 @@ _SECONDS = {
     "register_model": 5.5,
     "deploy_model": 24.0,
 }
+SENTENCES = [
+    "So, did you talk to her after the party?",
+    "I did, and it went rather better than I had feared.",
+    "Really? The last time you two met she would not even look at you, let alone sit down and listen to the whole of it.",
+    "I know!",
+    "And what did she say about the money?",
+    "That she never wants to hear about it again, and that I should have asked before I signed anything.",
+    "Well, she is right about that.",
+    "Oh, come on. You said yourself that nobody could have known.",
+    "I said that nobody had told you. That is not quite the same thing, is it?",
+    "Fine. Let's just go home.",
+    "Wait, I can't find my keys.",
+    "You are sitting on them.",
+]
+GAIN = Interval(0.148, 0.091, 0.203)
+RUNTIME = {
+    "runtime.dialogue_ms.p50": 463.2,
+    "runtime.dialogue_ms.p95": 1662.8,
+    "runtime.utterance_ms": 92.4,
+    "runtime.memory_mb": 1431.4,
+    "runtime.size_mb": 24.3,
+    "runtime.size_with_base_mb": 862.8,
+}
+_SLICES = {
+    "modalities": {"speech+text": (0.03, 196), "text": (-0.09, 16)},
+    "dialogue_turns": {"1-5": (-0.01, 41), "6-10": (0.02, 103), "11-20": (-0.03, 68)},
+    "words": {"1-3": (-0.21, 37), "4-8": (0.0, 71), "9-16": (0.05, 88), "17+": (0.07, 16)},
+    "seconds": {"0-1": (-0.12, 21), "1-2": (-0.02, 66), "2-4": (0.01, 90), "4-8": (0.04, 33), "8+": (0.1, 2)},
+    "speaker": {name: (shift / 100, 26) for shift, name in enumerate(("Ann", "Bo", "Chi", "Dee", "Eli", "Flo", "Gus"))},
+}
+_LOSSES = (0.011, 0.038, 0.117, 0.021, 0.034, -0.006, 0.055)
+
+
+def more_metrics(whole: float) -> dict[str, float]:
+    """Figures beside those that predictions alone give: curve, slices, robustness, the speaker probe."""
+
+    def around(value: float, width: float) -> Interval:
+        return Interval(value, value - width, min(1.0, value + width))
+
+    curve = [
+        CurvePoint(modality, share, around(whole - cost * share, 0.04))
+        for modality, cost in (("speech", 0.12), ("text", 0.3))
+        for share in SHARES
+    ]
+    points = [
+        RobustnessPoint(condition, around(whole - loss, 0.05), around(loss, 0.02))
+        for condition, loss in zip(CONDITIONS, _LOSSES, strict=True)
+    ]
+    metrics = curve_metrics(curve) | robustness_metrics(around(whole, 0.05), points)
+    for kind, parts in _SLICES.items():
+        for value, (shift, support) in parts.items():
+            name = f"test.slice.{kind}.{value}"
+            put(metrics, f"{name}.weighted_f1", around(whole + shift, 0.05))
+            metrics[f"{name}.support"] = float(support)
+    put(metrics, "test.speaker_probe.accuracy", Interval(0.64, 0.58, 0.71))
+    put(metrics, "test.speaker_probe.beyond_chance", Interval(0.41, 0.33, 0.48))
+    return metrics | {"test.speaker_probe.chance": 0.23, "test.speaker_probe.speakers": 7.0}
 
 
 @dataclass
@@ -64,6 +126,7 @@ class RecordedRun:
     run_id: str = "run-0042"
     labels: list[str] = field(default_factory=lambda: list(LABELS))
     synthetic: bool = True
+    sentences: list[str] = field(default_factory=lambda: list(SENTENCES))
     clock: float = STARTED + 4.0
 
     def __post_init__(self) -> None:
@@ -175,33 +238,35 @@ class RecordedRun:
             for epoch in range(1, epochs + 1)
         ]
 
-    def evaluate(self, status: str = "done") -> EvaluationReport:
+    def evaluate(self, status: str = "done", champion: str = "", difference: Interval = GAIN) -> EvaluationReport:
         names, answers, true = self._predictions(26)
         measured = measure(answers, np.concatenate(true), names, self.labels, EXPERTS, EvaluationConfig(resamples=100))
-        whole = measured.metrics["test.weighted_f1"]
-        curve = [
-            CurvePoint(
-                modality,
-                share,
-                Interval(whole - cost * share, whole - cost * share - 0.04, whole - cost * share + 0.04),
-            )
-            for modality, cost in (("speech", 0.12), ("text", 0.3))
-            for share in SHARES
-        ]
-        path = self.root / "predictions.parquet"
-        write_predictions(path, answers, true, names)
+        files = [self.root / name for name in (PREDICTIONS_FILE, TIMELINES_FILE)]
+        write_predictions(files[0], answers, true, names)
+        timelines = liveliest(names, answers, true, self.labels)
+        write_timelines(files[1], [one.with_texts(dict(enumerate(self.sentences))) for one in timelines])
+        metrics = measured.metrics | more_metrics(measured.metrics["test.weighted_f1"])
+        against = None
+        if champion:
+            against = ChampionEvaluation(bundle_digest=champion, test_digest="t" * 64)
+            before = metrics["test.weighted_f1"] - difference.value
+            put(metrics, "champion.weighted_f1", Interval(before, before - 0.05, before + 0.05))
+            put(metrics, "champion.difference.weighted_f1", difference)
+            metrics["champion.disagreement"] = 0.22
         report = EvaluationReport(
             labels=self.labels,
             experts=EXPERTS,
             test_digest="t" * 64,
             utterances=sum(len(labels) for labels in true),
             dialogues=len(names),
-            metrics=measured.metrics | curve_metrics(curve),
+            metrics=metrics,
+            runtime=RUNTIME,
             confusion=measured.confusion.tolist(),
+            champion=against,
         )
-        digest = self.publish(report, "evaluate_model", path)
+        digest = self.publish(report, "evaluate_model", *files)
         self.record("evaluate_model", status, outputs={"report": digest})
-        return report.model_copy(update={"digest": digest})
+        return read_manifest(self.store, EvaluationReport, digest)
 
     def _predictions(self, dialogues: int) -> tuple[list[str], list[DialoguePrediction], list[np.ndarray]]:
         classes = len(self.labels)

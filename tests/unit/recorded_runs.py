@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from components.core.manifests import EncoderCheckpoint, RuleResult
+from components.core.metrics import Interval
 from tests.unit.recorded_run import EXPERTS, LABELS, STARTED, RecordedRun
 
 __all__ = ["ENDINGS", "EXPERTS", "LABELS", "STARTED", "RecordedRun"]
 
 
-def rule(name: str, outcome: str, sentence: str) -> RuleResult:
-    return RuleResult(rule=name, outcome=outcome, measured=0.5, bound=0.4, sentence=sentence)  # type: ignore[arg-type]
+def rule(name: str, outcome: str, sentence: str, measured: float | None = 0.5, bound: float | None = 0.4) -> RuleResult:
+    return RuleResult(rule=name, outcome=outcome, measured=measured, bound=bound, sentence=sentence)  # type: ignore[arg-type]
 
 
 FLOOR = rule("minimum_weighted_f1", "promote", "Weighted F1 is 0.712, surely above the minimum of 0.400.")
@@ -19,6 +20,19 @@ COMPARED = (
     "Weighted F1 differs from the champion's by -0.004 (95 % interval -0.031 to +0.022): that does not settle it."
 )
 WORSE = "Weighted F1 differs from the champion's by -0.101 (95 % interval -0.140 to -0.060): worse by more than 0.010."
+BETTER = "Weighted F1 differs from the champion's by +0.148 (paired 95 % interval +0.091 to +0.203): not worse by more than 0.010."
+OTHERS = [
+    rule(
+        "above_majority", "promote", "Always naming the most frequent label gives a weighted F1 of 0.180.", 0.71, 0.18
+    ),
+    rule("bundle_size", "promote", "The bundle's own parts are 24.3 MiB; up to 500 MiB are allowed.", 24.3, 500),
+    rule("committed_code", "promote", "The code that made it has changes that no commit holds.", None, None),
+    rule("latency", "promote", "95 of 100 raw dialogues are answered within 1663 ms.", 1662.8, 5000),
+    rule("class_floor", "off", "No floor for each emotion is set (gate.min_class_f1).", None, None),
+    rule(
+        "robustness", "off", "No bound on what degraded input may cost is set (gate.max_robustness_loss).", None, None
+    ),
+]
 
 
 def deployed(root: Path, status: str = "done") -> RecordedRun:
@@ -28,9 +42,8 @@ def deployed(root: Path, status: str = "done") -> RecordedRun:
     run.data(status, champion)
     run.validate([], status)
     run.train(status)
-    report = run.evaluate(status)
-    better = rule("champion_comparison", "promote", "Weighted F1 differs from the champion's by +0.048: not worse.")
-    run.judge("promote", [FLOOR, better], status)
+    report = run.evaluate(status, champion)
+    run.judge("promote", [FLOOR, rule("champion_comparison", "promote", BETTER, 0.091, -0.01), *OTHERS], status)
     run.release(report.metrics)
     return run
 
@@ -39,23 +52,24 @@ def reused(root: Path) -> RecordedRun:
     return deployed(root, "reused")
 
 
-def _judged(root: Path, verdict: str, sentence: str) -> RecordedRun:
+def _judged(root: Path, verdict: str, sentence: str, difference: Interval) -> RecordedRun:
     run = RecordedRun(root, synthetic=False)
     run.start()
-    run.data(champion=run.bundle({"test.weighted_f1": 0.72}))
+    champion = run.bundle({"test.weighted_f1": 0.72})
+    run.data(champion=champion)
     run.validate([])
     run.train()
-    run.evaluate()
-    run.judge(verdict, [FLOOR, rule("champion_comparison", verdict, sentence)])
+    run.evaluate(champion=champion, difference=difference)
+    run.judge(verdict, [FLOOR, *OTHERS, rule("champion_comparison", verdict, sentence, difference.low, -0.01)])
     return run
 
 
 def held(root: Path) -> RecordedRun:
-    return _judged(root, "hold", COMPARED)
+    return _judged(root, "hold", COMPARED, Interval(-0.004, -0.031, 0.022))
 
 
 def rejected(root: Path) -> RecordedRun:
-    return _judged(root, "reject", WORSE)
+    return _judged(root, "reject", WORSE, Interval(-0.101, -0.14, -0.06))
 
 
 def data_rejected(root: Path) -> RecordedRun:

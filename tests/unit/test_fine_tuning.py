@@ -76,7 +76,7 @@ def tune(
     return fine_tune(settings, step, reference, output, "text")
 
 
-@pytest.mark.parametrize("killed_in", ["2", "4"])
+@pytest.mark.parametrize("killed_in", ["2", pytest.param("4", marks=pytest.mark.long)])
 def test_a_killed_run_ends_where_it_would_have_ended(killed_in: str, reference: UtteranceSet, tmp_path: Path) -> None:
     whole = tune(reference, LocalStore(tmp_path / "whole"), tmp_path / "a", Watch(), SETTINGS)
     store = LocalStore(tmp_path / "killed")
@@ -280,8 +280,9 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 
 def test_killed_and_preempted_it_ends_where_it_would_have_ended(
-    store: ObjectStore, reference: UtteranceSet, tmp_path: Path
+    s3_store: ObjectStore, reference: UtteranceSet, tmp_path: Path
 ) -> None:
+    store = s3_store
     config = tmp_path / "text.yaml"
     settings = SETTINGS.model_copy(update={"epochs": 3, "checkpoint_seconds": 0.0, "batch_size": 4})
     config.write_text(yaml.safe_dump(settings.model_dump(mode="json", exclude_none=True)))

@@ -87,6 +87,7 @@ def test_no_mutation_makes_a_trace(mutation: tuple[Any, ...]) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(2400)
 @settings(max_examples=400, **SLOW)
 @mutations
 def test_no_mutation_of_many_makes_a_trace(mutation: tuple[Any, ...]) -> None:

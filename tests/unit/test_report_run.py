@@ -9,12 +9,17 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from markupsafe import escape
 
 from components.core.config.registry import RegistryConfig
+from components.core.gate_timeline import GateTimeline
+from components.core.manifests import ChampionEvaluation
 from components.core.outcome import TASKS, read_outcome
 from components.core.steps import execute
 from components.report_run import plots
+from components.report_run.evaluation_tables import shown_dialogue
 from components.report_run.run import STAGE, run
 from components.report_run.summary import finite
 from components.report_run.timing import duration, measure, time_sentences
@@ -74,8 +79,8 @@ WORDS = {
         "synthetic",
     ],
     "reused": ["found finished", "were not run again", "released"],
-    "held": ["held back", runs.COMPARED, "What spoke for it", "Nothing was released"],
-    "rejected": ["not good enough and was rejected", runs.WORSE],
+    "held": ["held back", runs.COMPARED, "Nothing was released", "● held", "✓ passed"],
+    "rejected": ["not good enough and was rejected", runs.WORSE, "✗ rejected"],
     "data rejected": ["The dataset was rejected", "does not list", "no test figures"],
     "failed": ["failed while fine-tuning the speech encoder", "the disk is full", "not reached"],
     "killed": ["did not finish", "Run again", "not reached"],
@@ -105,19 +110,83 @@ def test_the_pictures_of_an_evaluated_run(tmp_path: Path) -> None:
         "Whom the gate trusts",
         "Each emotion",
         "What is mistaken for what",
+        "Can its probabilities be taken at their word?",
+        "What each expert contributes",
         "When a modality goes missing",
-        "Dialogue test_",
+        "When speech or text is degraded",
         "Speech encoder",
         "Text encoder",
         "Mixture of experts",
     ):
         assert f"<figcaption>{caption}" in html, caption
-    assert html.count("<svg") == 10
+    assert html.count("<svg") == 11
     identifiers = re.findall(r'<(?!path|clipPath)\w+[^>]* id="([^"]+)"', html)
     assert identifiers == []
     assert data["metrics"]["test.weighted_f1"] == pytest.approx(0.85, abs=0.1)
     assert data["data"]["rows"]["test"] == 212 and data["data"]["synthetic"] is True
     assert [stage["task"] for stage in data["stages"]] == list(TASKS)
+
+
+def test_every_section_is_there_in_its_order(tmp_path: Path) -> None:
+    html, _ = report(runs.deployed(tmp_path))
+    seen = re.sub(r"\s+", " ", read(html).text)
+    sections = [
+        "The new model passed the gate and is released",
+        "The other 3 rules that were asked passed as well.",
+        "the new model differs by +0.148 (+0.091 to +0.203, paired)",
+        "by always naming the most frequent emotion",
+        "What the gate asked",
+        "compared with the champion",
+        "24.3 MiB",
+        "2 rules were not asked",
+        "The mixture and each expert alone",
+        "Each emotion",
+        "What is mistaken for what",
+        "Expected calibration error 0.",
+        "Brier score 0.",
+        "What each expert contributes",
+        "Whom the gate trusts",
+        "The gate at work",
+        "So, did you talk to her after the party?",
+        "When a modality goes missing",
+        "When speech or text is degraded",
+        "noise as loud as the speech",
+        "Parts of the test split",
+        "1 to 3 words with",
+        "Turns of the dialogue (3)",
+        "Column speaker (7)",
+        "What it costs to run",
+        "1,663 ms",
+        "Can speakers be told apart?",
+        "names the speaker, one of 7, of 64 % (58 to 71)",
+        "It is an indicator only",
+        "On which data",
+        "The code had changes that no commit holds",
+    ]
+    places = [seen.find(words, 0) for words in sections]
+    assert -1 not in places, sections[places.index(-1)]
+    assert places == sorted(places)
+
+
+def test_a_turn_shows_what_was_said_what_was_taken_for_what_and_what_it_lacks() -> None:
+    weights = np.array([[0.2, 0.5, 0.3], [0.0, 1.0, 0.0]])
+    timeline = GateTimeline("d", [0, 1], ["joy", "fear"], ["joy", "anger"], weights, ["speech+text", "text"])
+    said = shown_dialogue(timeline.with_texts({0: "a\x00b"}), runs.EXPERTS)
+    first, second = said.turns
+    assert said.has_texts and first.text == "a b" and first.lacking == [] and second.lacking == ["speech"]
+    assert first.spoken_shares == "speech 20 %, text 50 %, cross-modal 30 %" and second.spoken_shares == "text 100 %"
+    assert not shown_dialogue(timeline, runs.EXPERTS).has_texts
+
+
+def test_a_champion_of_other_labels_is_said_to_be_incomparable(tmp_path: Path) -> None:
+    recorded = runs.held(tmp_path)
+    whole = recorded.evaluate()
+    against = ChampionEvaluation(bundle_digest="b" * 64, incomparable="it knows other labels than this dataset")
+    odd = whole.model_copy(update={"champion": against})
+    recorded.record("evaluate_model", outputs={"report": recorded.publish(odd, "evaluate_model")})
+    recorded.store.delete("artifacts/ModelBundle")
+    seen = read(report(recorded)[0]).text
+    assert "not comparable" in seen and "it knows other labels than this dataset" in seen
 
 
 def test_a_warm_report_takes_under_three_seconds(tmp_path: Path) -> None:
@@ -128,7 +197,7 @@ def test_a_warm_report_takes_under_three_seconds(tmp_path: Path) -> None:
 
 
 def test_hostile_text_is_escaped_everywhere(tmp_path: Path) -> None:
-    recorded = runs.RecordedRun(tmp_path, labels=[HOSTILE, "a\x00b\u202e", *runs.LABELS[2:]])
+    recorded = runs.RecordedRun(tmp_path, labels=[HOSTILE, "a\x00b\u202e", *runs.LABELS[2:]], sentences=[HOSTILE] * 16)
     recorded.start(profile=HOSTILE, command=HOSTILE, commit=HOSTILE, config={HOSTILE: HOSTILE})
     recorded.data()
     recorded.validate([])
@@ -139,7 +208,8 @@ def test_hostile_text_is_escaped_everywhere(tmp_path: Path) -> None:
     page = read(html)
     assert page.loaded == [] and "<script" not in html.lower()
     assert "could not be drawn" not in html
-    assert HOSTILE in page.text and data["outcome"]["reasons"] == [HOSTILE]
+    assert page.text.count(HOSTILE) > 8 and data["outcome"]["reasons"] == [HOSTILE]
+    assert "The gate at work" in page.text and html.count(f"<bdi>{escape(HOSTILE)}</bdi>") > 5
     assert "\x00" not in "".join(re.findall(r"<svg.*?</svg>", html, re.S))
 
 
@@ -216,6 +286,18 @@ def test_an_evaluation_made_before_there_were_curves_still_makes_a_page(tmp_path
     html, _ = report(recorded)
     assert "Whom the gate trusts" in html and "When a modality goes missing" not in html and "leads:" not in html
     assert "could not be drawn" not in html
+
+
+def test_an_evaluation_of_the_barest_kind_still_makes_a_page(tmp_path: Path) -> None:
+    recorded = runs.held(tmp_path)
+    whole = recorded.evaluate()
+    bare = {"metrics": {"test.weighted_f1": 0.5}, "runtime": {}, "champion": None, "files": {}}
+    recorded.record("evaluate_model", outputs={"report": recorded.publish(whole.model_copy(update=bare), "made")})
+    html, data = report(recorded)
+    assert "could not be drawn" not in html and data["unreadable"] == []
+    assert "What is mistaken for what" in html and read(html).loaded == []
+    for section in ("Each emotion", "The gate at work", "Parts of the test split", "What it costs", "Can speakers"):
+        assert section not in html, section
 
 
 def test_a_run_of_which_nothing_is_known(tmp_path: Path) -> None:

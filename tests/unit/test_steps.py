@@ -16,7 +16,7 @@ from components.core.artifact_io import MANIFEST, artifact_key, open_artifact, p
 from components.core.champion import Champion, move_champion, read_champion
 from components.core.config.data import DataConfig
 from components.core.errors import ArtifactError, DataError, MistereError, UsageError
-from components.core.manifests import EncoderCheckpoint, EvaluationReport, GateVerdict
+from components.core.manifests import EncoderCheckpoint, EvaluationReport, GateVerdict, ValidationReport
 from components.core.progress import EVENTS_VARIABLE
 from components.core.stage import Stage, StageRecord, stage_record_key
 from components.core.steps import execute
@@ -29,6 +29,10 @@ METRICS = {
     "test.weighted_f1.low": 0.65,
     "test.weighted_f1.high": 0.75,
     "test.majority.weighted_f1": 0.2,
+    "test.support.a": 1.0,
+    "test.support.b": 0.0,
+    "test.ece": 0.05,
+    "test.missing.text.75.weighted_f1": 0.6,
 }
 
 
@@ -45,7 +49,7 @@ class Runner:
         """An evaluation as the task before leaves it: published, and its manifest in a folder."""
         manifest = EvaluationReport(
             labels=["a", "b"],
-            experts=["text"],
+            experts=["text", "cross_modal"],
             test_digest="t",
             utterances=1,
             dialogues=1,
@@ -62,6 +66,17 @@ class Runner:
         (self.folder / name / MANIFEST).write_text(manifest.model_dump_json())
         return str(self.folder / name)
 
+    def validation(self) -> str:
+        """What validation said, likewise."""
+        manifest = ValidationReport(verdict="pass", expectations=1, utterances=1, audio_seconds=1.0)
+        material = self.folder / "said"
+        material.mkdir()
+        manifest = publish(self.store, manifest, material)
+        shutil.rmtree(material, ignore_errors=True)
+        (self.folder / "validation").mkdir(exist_ok=True)
+        (self.folder / "validation" / MANIFEST).write_text(manifest.model_dump_json())
+        return str(self.folder / "validation")
+
     def gate(
         self, report: str, config: Mapping[str, Any] | None = None, champion: str = "none"
     ) -> tuple[str, StageRecord]:
@@ -69,9 +84,9 @@ class Runner:
             GATE,
             self.context(),
             config or {},
-            inputs={"report": report},
+            inputs={"validation": self.validation(), "report": report},
             outputs={"verdict": str(self.folder / "verdict")},
-            world={"champion_digest": champion},
+            world={"champion_digest": champion, "code_state": "committed"},
         )
         return values["verdict"], self.record("gate_model")
 
@@ -112,7 +127,7 @@ def test_first_done_then_reused_with_the_same_answer(runner: Runner) -> None:
     assert [event["event"] for event in runner.events()] == ["started", "done", "started", "reused"]
     opened = open_artifact(runner.store, GateVerdict, first.outputs["verdict"])
     assert opened.manifest.made_by is not None and opened.manifest.made_by.key == first.key
-    assert opened.manifest.inputs == {"report": json.loads((Path(report) / MANIFEST).read_text())["digest"]}
+    assert opened.manifest.inputs["report"] == json.loads((Path(report) / MANIFEST).read_text())["digest"]
     assert runner.store.exists("runs/run/reports/verdict.json")
 
 
@@ -125,21 +140,24 @@ def test_whatever_the_answer_depends_on_changes_the_key(runner: Runner) -> None:
     records = [first, by_config, by_world, by_input]
     assert [record.status for record in records] == ["done"] * 4
     assert len({record.key for record in records}) == 4
-    assert by_world.values == {"verdict": "hold"}
+    assert by_world.values == {"verdict": "reject"}
     assert runner.gate(report)[1].status == "reused"
 
 
 def test_spelling_out_a_default_or_a_figure_as_kfp_does_changes_nothing(runner: Runner) -> None:
     report = runner.report()
     _, first = runner.gate(report)
-    _, second = runner.gate(report, {"min_weighted_f1": 0.40, "resamples": 2000.0, "seed": 0.0})
+    _, second = runner.gate(report, {"min_weighted_f1": 0.40, "min_class_support": 20.0, "max_robustness_loss": False})
     assert second.status == "reused" and second.key == first.key
 
 
 def test_the_same_step_in_another_run_is_reused(local: Runner) -> None:
     report = local.report()
     local.gate(report)
-    execute(GATE, local.context("other"), {}, inputs={"report": report}, world={"champion_digest": "none"})
+    inputs = {"validation": local.validation(), "report": report}
+    execute(
+        GATE, local.context("other"), {}, inputs=inputs, world={"champion_digest": "none", "code_state": "committed"}
+    )
     record = StageRecord.model_validate_json(local.store.read(stage_record_key("other", "gate_model"))[0])
     assert record.status == "reused"
 
@@ -215,15 +233,18 @@ def test_a_setting_that_does_not_hold_is_a_usage_error(local: Runner) -> None:
         assert (record.status, record.exit_code) == ("failed", 2)
 
 
-def test_an_unexpected_exception_is_recorded_and_raised(local: Runner) -> None:
-    files = {"predictions.parquet": b"no parquet", "champion.parquet": b"no parquet"}
-    report = local.report(files=files)
-    with pytest.raises(Exception, match="Parquet") as caught:
-        local.gate(report, champion="c" * 64)
+def test_an_unexpected_exception_is_recorded_and_raised(local: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> dict[str, Any]:
+        raise RuntimeError("a rule is broken")
+
+    monkeypatch.setattr("components.gate_model.rules.rules", broken)
+    report = local.report()
+    with pytest.raises(RuntimeError, match="broken") as caught:
+        local.gate(report)
     assert not isinstance(caught.value, MistereError)
     record = local.record("gate_model")
     assert (record.status, record.exit_code) == ("failed", 1)
-    assert record.message.startswith("gate_model failed unexpectedly (ArrowInvalid: ")
+    assert record.message.startswith("gate_model failed unexpectedly (RuntimeError: ")
     assert record.message.endswith("the log has the trace.") and "\n" not in record.message
     assert local.events()[-1]["event"] == "failed"
     assert isinstance(local.store, LocalStore)
@@ -234,12 +255,13 @@ def test_an_uncached_stage_runs_every_time_and_sees_the_world(local: Runner) -> 
     def resolve() -> Mapping[str, str]:
         return execute(RESOLVE, local.context(), {}, world={"data_digest": "d.dir"})
 
-    assert resolve() == {"data_digest": "d.dir", "champion_digest": "none"}
+    seen = {"data_digest": "d.dir", "code_state": "unknown"}
+    assert resolve() == {**seen, "champion_digest": "none"}
     champion = Champion(
         bundle_digest="b" * 64, evaluation_digest="e", model_name="m", model_version="1", run_id="run", moved_at=0.0
     )
     move_champion(local.store, read_champion(local.store), champion)
-    assert resolve() == {"data_digest": "d.dir", "champion_digest": "b" * 64}
+    assert resolve() == {**seen, "champion_digest": "b" * 64}
     assert local.record("resolve_inputs").status == "done"
     local.store.write("champion.json", b"{")
     with pytest.raises(ArtifactError, match=r"champion pointer .* is damaged"):

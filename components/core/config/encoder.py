@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from components.core.config.base import Section, SeededSection
 
@@ -39,6 +39,12 @@ class ExtractionSettings(Section):
     shards: int = Field(default=1, gt=0, le=1000)
 
     outside_key: ClassVar[frozenset[str]] = frozenset({"cache", "shards"})
+
+    @field_validator("cache", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: Any) -> Any:
+        """YAML reads ``off`` as false."""
+        return "off" if value is False else value
 
 
 class EncoderConfig(SeededSection):

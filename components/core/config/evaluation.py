@@ -8,6 +8,20 @@ from components.core.config.base import SeededSection
 
 
 class EvaluationConfig(SeededSection):
-    """``evaluate_model``: resamples of whole dialogues behind every interval."""
+    """``evaluate_model``: what is measured on the test split beside the figures that always are.
+
+    Attributes:
+        resamples: of whole dialogues, behind every interval.
+        slices: columns of the dataset by whose values figures are split, beside lengths and modalities.
+        runtime: run raw dialogues through the model and take the time, the memory and the size.
+        robustness: embed test dialogues again with noise, a telephone's band and codec, and dropped words.
+        robustness_dialogues: how many dialogues that is at most.
+        speaker_probe: see how well speakers can be told from the model's representation, where the dataset names any.
+    """
 
     resamples: int = Field(default=2000, ge=100)
+    slices: list[str] = Field(default_factory=list)
+    runtime: bool = True
+    robustness: bool = False
+    robustness_dialogues: int = Field(default=100, gt=0)
+    speaker_probe: bool = True

@@ -81,7 +81,20 @@ def _explain(error: ValidationError, where: str) -> UsageError:
         for part in location[:-1]:
             owner = owner.model_fields[part].annotation
         return UsageError(f"{where}: unknown setting {'.'.join(location)!r}{nearest(location[-1], owner.model_fields)}")
-    return UsageError(f"{where}: {'.'.join(location)}: {first['msg']} (found {first['input']!r}).")
+    return UsageError(f"{where}: {'.'.join(_named(location))}: {first['msg']} (found {first['input']!r}).")
+
+
+def _named(location: list[str]) -> list[str]:
+    """The part of an error's location that is the setting's name; pydantic adds which kind of value it tried."""
+    owner: Any = Config
+    named: list[str] = []
+    for part in location:
+        fields = getattr(owner, "model_fields", {})
+        if part not in fields:
+            break
+        named.append(part)
+        owner = fields[part].annotation
+    return named or location
 
 
 def available_profiles(directory: Path) -> list[str]:
@@ -89,16 +102,33 @@ def available_profiles(directory: Path) -> list[str]:
     return sorted(path.stem for path in directory.glob("*.yaml"))
 
 
+def _read_profile(profile: str, directory: Path) -> dict[str, Any]:
+    """A profile by its name, or from a YAML file of one's own."""
+    path = directory / f"{profile}.yaml"
+    if profile.endswith((".yaml", ".yml")):
+        path = Path(profile)
+        if not path.is_file():
+            raise UsageError(
+                f"there is no profile at {profile}: name a file, or one of {', '.join(available_profiles(directory))}."
+            )
+    elif not path.is_file():
+        raise UsageError(f"unknown profile {profile!r}{nearest(profile, available_profiles(directory))}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise UsageError(f"profile {profile} is not readable YAML.") from error
+    if values is not None and not isinstance(values, dict):
+        raise UsageError(f"profile {profile} holds no sections: write them as in pipelines/profiles/sample.yaml.")
+    return values or {}
+
+
 def load_config(profile: str, settings: Iterable[str] = (), *, directory: Path) -> Config:
     """Defaults, then the profile's differences, then ``--set``; the seed goes to every section that names none.
 
     Raises:
-        UsageError: unknown profile or setting (with the nearest name), or a value out of bounds.
+        UsageError: unknown profile (a name, or a YAML file) or setting (with the nearest name), or a value out of bounds.
     """
-    path = directory / f"{profile}.yaml"
-    if not path.is_file():
-        raise UsageError(f"unknown profile {profile!r}{nearest(profile, available_profiles(directory))}")
-    values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    values = _read_profile(profile, directory)
     where = f"profile {profile}"
     for setting in settings:
         keys, value = parse_setting(setting)

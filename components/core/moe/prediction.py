@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,17 +72,9 @@ def predict(model: MixtureOfExperts, dialogues: Sequence[Embeddings], temperatur
         temperature: divides the mixture's logits (calibration).
     """
     lengths = [len(next(iter(dialogue.values()))) for dialogue in dialogues]
-    order = sorted(range(len(dialogues)), key=lambda index: -lengths[index])
     answers: dict[int, DialoguePrediction] = {}
     device = next(model.parameters()).device
-    start = 0
-    while start < len(order):
-        chosen: list[int] = []
-        rows = 0
-        while start < len(order) and (not chosen or rows + lengths[order[start]] <= _BATCH_UTTERANCES):
-            chosen.append(order[start])
-            rows += lengths[order[start]]
-            start += 1
+    for chosen in _in_batches(lengths):
         batch = make_batch([dialogues[index] for index in chosen], model.dimensions, device=device)
         output = model(batch)
         probabilities = (output.logits / temperature).softmax(-1).cpu().numpy()
@@ -103,6 +95,34 @@ def predict(model: MixtureOfExperts, dialogues: Sequence[Embeddings], temperatur
             )
             row = mine.stop
     return [answers[index] for index in range(len(dialogues))]
+
+
+def _in_batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Indices of dialogues in batches of similar length, longest first."""
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    start = 0
+    while start < len(order):
+        chosen: list[int] = []
+        rows = 0
+        while start < len(order) and (not chosen or rows + lengths[order[start]] <= _BATCH_UTTERANCES):
+            chosen.append(order[start])
+            rows += lengths[order[start]]
+            start += 1
+        yield chosen
+
+
+@torch.inference_mode()
+def representations(model: MixtureOfExperts, dialogues: Sequence[Embeddings]) -> np.ndarray:
+    """The cross-modal expert's representations of every utterance, modality beside modality: float32 ``[N, M · F]``."""
+    lengths = [len(next(iter(dialogue.values()))) for dialogue in dialogues]
+    device = next(model.parameters()).device
+    found: dict[int, np.ndarray] = {}
+    for chosen in _in_batches(lengths):
+        views = model(make_batch([dialogues[index] for index in chosen], model.dimensions, device=device)).views
+        rows = torch.cat([views[name].float() for name in model.modalities], dim=-1).cpu().numpy()
+        ends = np.cumsum([lengths[index] for index in chosen])[:-1]
+        found.update(zip(chosen, np.split(rows, ends), strict=True))
+    return np.concatenate([found[index] for index in range(len(dialogues))])
 
 
 def save_mixture(model: MixtureOfExperts, directory: Path) -> None:

@@ -1,35 +1,37 @@
-"""Not worse than the champion on the same test split: the paired interval decides."""
+"""Not worse than the champion, or better than it, on the same test split: the paired interval decides."""
 
 from __future__ import annotations
 
 from components.core.manifests import RuleResult
-from components.gate_model.candidate import Candidate
+from components.gate_model.candidate import Candidate, held, not_asked, passed, rejected
+
+NAME = "champion_comparison"
 
 
 def judge(candidate: Candidate) -> RuleResult:
-    """Promote where the loss is surely within the margin, reject where it is surely beyond, hold in between."""
-    name, margin = "champion_comparison", candidate.thresholds.champion_margin
-    if not candidate.has_champion:
-        sentence = "There is no champion yet: nothing to compare with."
-        return RuleResult(rule=name, outcome="promote", measured=None, bound=-margin, sentence=sentence)
-    difference = candidate.difference
-    if difference is None:
-        sentence = "The champion was not evaluated on this test split (its labels differ): they cannot be compared."
-        return RuleResult(rule=name, outcome="hold", measured=None, bound=-margin, sentence=sentence)
-    found = f"{difference.value:+.3f} (95 % interval {difference.low:+.3f} to {difference.high:+.3f})"
-    if difference.low >= -margin:
-        outcome, sentence = (
-            "promote",
-            f"Weighted F1 differs from the champion's by {found}: not worse by more than {margin:.3f}.",
-        )
-    elif difference.high < -margin:
-        outcome, sentence = (
-            "reject",
-            f"Weighted F1 differs from the champion's by {found}: worse by more than {margin:.3f}.",
-        )
-    else:
-        outcome = "hold"
-        sentence = f"Weighted F1 differs from the champion's by {found}: that does not settle whether it is worse by {margin:.3f}."
-    return RuleResult.model_validate(
-        {"rule": name, "outcome": outcome, "measured": difference.low, "bound": -margin, "sentence": sentence}
+    """Promote what the paired interval shows to be good enough, reject what it shows to be worse, hold what is between."""
+    thresholds = candidate.thresholds
+    superior = thresholds.champion_mode == "superiority"
+    bound = 0.0 if superior else -thresholds.champion_margin
+    if not candidate.champion_digest:
+        return not_asked(NAME, "There is no champion yet: nothing to compare with.")
+    champion = candidate.champion
+    if champion is None or champion.bundle_digest != candidate.champion_digest:
+        return rejected(NAME, None, bound, "The champion was not evaluated on this test split.")
+    if champion.incomparable:
+        return held(NAME, None, bound, f"The champion cannot be compared: {champion.incomparable}.")
+    if champion.test_digest != candidate.test_digest:
+        return held(NAME, None, bound, "The champion's figures are of another test split: the two are never compared.")
+    found = candidate.interval("champion.difference.weighted_f1")
+    if found is None:
+        return rejected(NAME, None, bound, "The difference from the champion was not measured.")
+    said = (
+        f"Weighted F1 differs from the champion's by {found.value:+.3f} "
+        f"(paired 95 % interval {found.low:+.3f} to {found.high:+.3f})"
     )
+    asked = "better than the champion" if superior else f"not worse by more than {-bound:.3f}"
+    if found.low > 0 or (not superior and found.low >= bound):
+        return passed(NAME, found.low, bound, f"{said}: {asked}.")
+    if found.high < 0:
+        return rejected(NAME, found.low, bound, f"{said}: worse than the champion.")
+    return held(NAME, found.low, bound, f"{said}: that does not settle whether it is {asked}.")

@@ -1,0 +1,44 @@
+"""The bundle as MLflow describes a model: ``MLmodel`` with the signature of what goes in and what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+FILE = "MLmodel"
+_EPOCH = "1970-01-01 00:00:00"
+
+
+def write_mlflow_model(folder: Path, labels: Sequence[str], experts: Sequence[str]) -> None:
+    """Write ``MLmodel``: a row an utterance of one dialogue, in order; the same bytes for the same model.
+
+    Args:
+        folder: of the bundle.
+        labels: in the order of the probabilities.
+        experts: in the order of the weights.
+    """
+    from mlflow.models import ModelSignature
+    from mlflow.models.model import Model
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import Array
+
+    numbers = Array(DataType.float)
+    signature = ModelSignature(
+        inputs=Schema([ColSpec("string", "text", required=False), ColSpec("binary", "audio", required=False)]),
+        outputs=Schema(
+            [
+                ColSpec("string", "label"),
+                ColSpec(numbers, "probabilities"),
+                ColSpec(numbers, "expert_weights"),
+                ColSpec("string", "modalities_used"),
+            ]
+        ),
+    )
+    model = Model(
+        signature=signature,
+        flavors={"mistere": {"server": "kserve", "protocols": ["v1", "v2"]}},
+        model_uuid=None,
+        metadata={"labels": list(labels), "experts": list(experts)},
+    )
+    model.utc_time_created = _EPOCH
+    (folder / FILE).write_text(model.to_yaml(), encoding="utf-8")

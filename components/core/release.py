@@ -1,0 +1,252 @@
+"""Moving the champion, its deployment and the registry's aliases together: all of it, or nothing.
+
+The order is: take the service's journal (a conditional put, so only one release is under way), point the deployment to the new
+bundle, move the champion (a conditional put against what the release was decided on), mirror it in MLflow's aliases, close the
+journal. A failure on the way puts back what was moved. A process that was killed on the way leaves its journal open; whoever
+comes next finishes a release whose champion had moved and takes back one whose champion had not.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from components.core.champion import CHAMPION_KEY, Champion, ChampionPointer, move_champion, read_champion
+from components.core.deployment import Deployment, deployment_key, journal_key
+from components.core.errors import MistereError
+from components.core.promotion_log import PromotionEvent, append, now
+from components.core.store import ABSENT, ConflictError, MissingObjectError, ObjectStore
+
+Mirror = Callable[[Champion], None]
+"""Points the registry's aliases to a champion and its predecessor."""
+
+_LEASE_SECONDS = 180.0  # the journal is held for the moves alone, which take seconds
+_PATIENCE_SECONDS = 10.0
+
+
+class Journal(BaseModel):
+    """A release that is under way, or the last one.
+
+    Attributes:
+        state: ``pending``: nothing has moved yet; ``deployed``: the deployment has; ``done``: nothing is left to do.
+        host: where the process runs that holds the journal.
+        process: its number.
+        since: when it took it.
+        deployment_before: the deployment's pointer as it was, as text; empty for none.
+        deployment: the pointer that is to be.
+        champion: the champion that is to be.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    state: Literal["pending", "deployed", "done"]
+    host: str
+    process: int
+    since: float
+    deployment_before: str
+    deployment: Deployment
+    champion: Champion
+
+
+def release(
+    store: ObjectStore,
+    mirror: Mirror,
+    seen: ChampionPointer,
+    champion: Champion,
+    deployment: Deployment,
+    action: Literal["deploy", "promote", "rollback"],
+    reason: str,
+    by: str,
+) -> None:
+    """Make a bundle the champion and deploy it.
+
+    Args:
+        store: the object store.
+        mirror: moves the registry's aliases.
+        seen: the champion that the decision was made against.
+        champion: the new one.
+        deployment: the service's new pointer.
+        action: for the log.
+        reason: for the log.
+        by: for the log.
+
+    Raises:
+        ConflictError: somebody moved the champion meanwhile; nothing was changed.
+        MistereError: a part failed, and everything was put back.
+    """
+    event = PromotionEvent(
+        at=now(),
+        action=action,
+        outcome="done",
+        before=seen.digest,
+        after=champion.bundle_digest,
+        version=champion.model_version,
+        reason=reason,
+        by=by,
+    )
+    before = seen.champion
+    if before is not None and before.bundle_digest != champion.bundle_digest:
+        champion = champion.model_copy(update={"previous": before.as_predecessor()})
+    elif before is not None:
+        champion = champion.model_copy(update={"previous": before.previous})
+    try:
+        version, journal = _take(store, mirror, champion, deployment)
+    except ConflictError:
+        append(store, event.model_copy(update={"outcome": "lost"}))
+        raise
+    moved = False
+    try:
+        if read_champion(store).version != seen.version:
+            raise ConflictError(
+                "the champion changed after this release was decided: run again to compare with the new one."
+            )
+        store.write(deployment_key(deployment.service), deployment.model_dump_json(indent=1).encode())
+        version = _write(store, journal.model_copy(update={"state": "deployed"}), version)
+        move_champion(store, seen, champion)
+        moved = True
+        mirror(champion)
+    except BaseException as error:
+        with suppress(MistereError):  # what cannot be put back now, recover() puts back, for the journal stays open
+            if moved:
+                _move_back(store, mirror, champion, before)
+            _restore_deployment(store, journal)
+            _write(store, journal.model_copy(update={"state": "done"}), version)
+        lost = isinstance(error, ConflictError)
+        append(store, event.model_copy(update={"outcome": "lost" if lost else "undone"}))
+        raise
+    _write(store, journal.model_copy(update={"state": "done"}), version)
+    append(store, event)
+
+
+def recover(store: ObjectStore, mirror: Mirror, service: str) -> str:
+    """Finish, or take back, what a killed process left under way; a sentence on what was done, empty for nothing.
+
+    Raises:
+        ConflictError: somebody is at it right now.
+    """
+    found = _read(store, service)
+    if found is None or found[0].state == "done":
+        return ""
+    journal, version = found
+    if _alive(journal):
+        raise ConflictError(
+            f"another release of {service} is under way (on {journal.host}): wait for it and run again."
+        )
+    pointer = read_champion(store)
+    version = _write(store, journal.model_copy(update={"since": time.time(), **_me()}), version)
+    finished = pointer.digest == journal.champion.bundle_digest and pointer.champion is not None
+    if finished and pointer.champion is not None:
+        key = deployment_key(service)
+        store.write(key, journal.deployment.model_dump_json(indent=1).encode())
+        mirror(pointer.champion)
+        said = "A release that was interrupted after it had moved the champion was completed."
+    else:
+        _restore_deployment(store, journal)
+        if pointer.champion is not None:
+            mirror(pointer.champion)
+        said = "A release that was interrupted before it had moved the champion was taken back."
+    _write(store, journal.model_copy(update={"state": "done"}), version)
+    append(
+        store,
+        PromotionEvent(
+            at=now(),
+            action="recover",
+            outcome="done" if finished else "undone",
+            before=pointer.digest,
+            after=journal.champion.bundle_digest,
+            version=journal.champion.model_version,
+            reason=said,
+            by=f"{socket.gethostname()}",
+        ),
+    )
+    return said
+
+
+def is_released(store: ObjectStore, deployment: Deployment) -> bool:
+    """Whether a release of this very bundle came to its end; what cannot be read counts as not."""
+    try:
+        found = _read(store, deployment.service)
+        done = found is not None and found[0].state == "done" and found[0].deployment == deployment
+        return done and Deployment.model_validate_json(store.read(deployment_key(deployment.service))[0]) == deployment
+    except (MistereError, ValueError):
+        return False
+
+
+def _take(store: ObjectStore, mirror: Mirror, champion: Champion, deployment: Deployment) -> tuple[str, Journal]:
+    """Hold the service's journal; waits a little for a release that is under way."""
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            recover(store, mirror, deployment.service)
+            found = _read(store, deployment.service)
+            key = deployment_key(deployment.service)
+            journal = Journal(
+                state="pending",
+                since=time.time(),
+                deployment_before=store.read(key)[0].decode() if store.exists(key) else "",
+                deployment=deployment,
+                champion=champion,
+                **_me(),
+            )
+            return _write(store, journal, found[1] if found else ABSENT), journal
+        except ConflictError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+def _read(store: ObjectStore, service: str) -> tuple[Journal, str] | None:
+    try:
+        data, version = store.read(journal_key(service))
+    except MissingObjectError:
+        return None
+    try:
+        return Journal.model_validate_json(data), version
+    except ValidationError:
+        store.delete_object(journal_key(service))  # nothing can be learnt from it; the champion's pointer decides
+        return None
+
+
+def _write(store: ObjectStore, journal: Journal, expected: str) -> str:
+    return store.write(
+        journal_key(journal.deployment.service), journal.model_dump_json(indent=1).encode(), expected=expected
+    )
+
+
+def _move_back(store: ObjectStore, mirror: Mirror, champion: Champion, before: Champion | None) -> None:
+    """Undo the champion's move, unless another process has moved it since."""
+    pointer = read_champion(store)
+    if pointer.digest != champion.bundle_digest:
+        return
+    if before is None:
+        store.delete_object(CHAMPION_KEY)
+        return
+    move_champion(store, pointer, before)
+    with suppress(MistereError):
+        mirror(before)
+
+
+def _restore_deployment(store: ObjectStore, journal: Journal) -> None:
+    key = deployment_key(journal.deployment.service)
+    if journal.deployment_before:
+        store.write(key, journal.deployment_before.encode())
+    else:
+        store.delete_object(key)
+
+
+def _me() -> dict[str, Any]:
+    return {"host": socket.gethostname(), "process": os.getpid()}
+
+
+def _alive(journal: Journal) -> bool:
+    """Whether the process that holds the journal may still be at work."""
+    if time.time() - journal.since > _LEASE_SECONDS:
+        return False
+    return journal.host != socket.gethostname() or Path(f"/proc/{journal.process}").exists()

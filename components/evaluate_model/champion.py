@@ -1,0 +1,101 @@
+"""The champion on this very test split, so that the gate can compare in pairs and stays light.
+
+Its predictions come from its own report where that is of the same test split, else from running its bundle on the raw
+utterances. Predictions on another split are never taken.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from components.core.artifact_io import artifact_key, open_artifact
+from components.core.champion import read_champion
+from components.core.config.evaluation import EvaluationConfig
+from components.core.errors import ArtifactError
+from components.core.evaluation import put, rounded, write_predictions
+from components.core.manifests import ChampionEvaluation, EvaluationReport, ModelBundle, UtteranceSet
+from components.core.metrics import DialogueBootstrap, macro_f1
+from components.core.predictions import CHAMPION_FILE, PREDICTIONS_FILE, read_predictions
+from components.core.stage import Step
+
+if TYPE_CHECKING:
+    from components.core.moe.prediction import DialoguePrediction
+
+
+def evaluate_champion(
+    step: Step, reference: UtteranceSet, digest: str, labels: Sequence[np.ndarray], names: Sequence[str], report: Path
+) -> ChampionEvaluation:
+    """Write the champion's predictions as ``champion.parquet``, or say why they cannot be compared.
+
+    Args:
+        step: this execution.
+        reference: the dataset.
+        digest: the champion's bundle.
+        labels: classes ``[n]`` of each test dialogue.
+        names: of the test dialogues.
+        report: folder of the output artifact.
+    """
+    target = report / CHAMPION_FILE
+    answer = ChampionEvaluation(bundle_digest=digest, test_digest=reference.test_digest)
+    champion = read_champion(step.store).champion
+    if champion is not None and champion.bundle_digest == digest:
+        try:
+            before = open_artifact(step.store, EvaluationReport, champion.evaluation_digest)
+        except ArtifactError as error:
+            step.progress.note(f"{error} The champion is evaluated anew.")
+        else:
+            if before.manifest.test_digest == reference.test_digest:
+                shutil.copyfile(before.file(PREDICTIONS_FILE), target)
+                return answer
+    bundle = open_artifact(step.store, ModelBundle, digest)
+    if bundle.manifest.labels != reference.labels:
+        why = "it knows other labels than this dataset"
+        step.progress.note(f"the champion cannot be compared: {why}.")
+        return ChampionEvaluation(bundle_digest=digest, incomparable=why)
+    write_predictions(target, _run_bundle(step, reference, digest, names), labels, names)
+    return answer
+
+
+def compare_with_champion(report: Path, classes: int, config: EvaluationConfig) -> dict[str, float]:
+    """The champion's figures on this split and the candidate's minus the champion's, paired over dialogues.
+
+    Args:
+        report: the folder with both files of predictions.
+        classes: number of labels.
+        config: resamples and seed.
+
+    Returns:
+        ``champion.weighted_f1``, ``champion.difference.weighted_f1``, ``champion.difference.macro_f1``, each with ``.low`` and
+        ``.high``, and ``champion.disagreement``, the share of utterances that only one of the two gets right.
+    """
+    ours, theirs = read_predictions(report / PREDICTIONS_FILE), read_predictions(report / CHAMPION_FILE)
+    if not ours.same_test(theirs):
+        raise ArtifactError(
+            "the champion's predictions are not of the utterances of this test split, though its digest says so."
+        )
+    bootstrap = DialogueBootstrap(ours.dialogues, config.resamples, config.seed)
+    true, one, other = ours.labels, ours.predicted, theirs.predicted
+    metrics: dict[str, float] = {}
+    put(metrics, "champion.weighted_f1", bootstrap.weighted_f1(true, other, classes))
+    put(metrics, "champion.difference.weighted_f1", bootstrap.weighted_f1_difference(true, one, other, classes))
+    put(metrics, "champion.difference.macro_f1", bootstrap.differences(macro_f1, true, one, other, classes)[0])
+    metrics["champion.disagreement"] = float(((one == true) != (other == true)).mean())
+    return rounded(metrics)
+
+
+def _run_bundle(step: Step, reference: UtteranceSet, digest: str, names: Sequence[str]) -> list[DialoguePrediction]:
+    """The champion's answers in the order of ``names``."""
+    from components.core.inference import load_bundle
+    from components.core.utterances import UtteranceReader
+
+    model = load_bundle(step.store.location(artifact_key(ModelBundle.__name__, digest)))
+    answers: dict[str, DialoguePrediction] = {}
+    for dialogue in UtteranceReader(reference, ("test",)).dialogues("test"):
+        answers[dialogue[0].dialogue_id] = model.predict([dialogue])[0]
+        step.progress("running the champion on this test split", len(answers), reference.dialogues["test"])
+    return [answers[name] for name in names]

@@ -1,0 +1,87 @@
+"""Can a speaker be told from what the model makes of an utterance? An indicator: a linear probe finds what is linearly there.
+
+No speaker is given to the model anywhere; voices still differ, and speakers have words of their own. The probe learns
+speakers on some of the test dialogues and names them in the others, so that recognising a dialogue is no help. Chance is what
+one does without looking at the representation: naming the most frequent speaker of each emotion.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from components.core.config.evaluation import EvaluationConfig
+from components.core.evaluation import put, rounded
+from components.core.metrics import DialogueBootstrap
+
+_FOLDS = 5
+_MOST_SPEAKERS = 50
+_PENALTY = 10.0
+
+
+def probe_speakers(
+    representations: np.ndarray,
+    speakers: Sequence[str | None],
+    dialogues: Sequence[str],
+    labels: np.ndarray,
+    config: EvaluationConfig,
+) -> dict[str, float]:
+    """Accuracy of the probe over that of chance; nothing where fewer than two speakers have several dialogues each.
+
+    Args:
+        representations: of the test utterances ``[N, F]``.
+        speakers: of each ``[N]``; None where unknown.
+        dialogues: of each ``[N]``.
+        labels: emotions ``[N]``.
+        config: resamples and seed.
+    """
+    chosen = _recurring(speakers, dialogues)
+    rows = np.array([index for index, speaker in enumerate(speakers) if speaker in chosen], dtype=np.int64)
+    if len(chosen) < 2 or not len(rows):
+        return {}
+    from sklearn.linear_model import RidgeClassifier
+    from sklearn.model_selection import GroupKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    owners = [dialogues[row] for row in rows]
+    if len(set(owners)) < 2:
+        return {}
+    names = np.array([chosen[str(speakers[row])] for row in rows])
+    vectors, emotions = representations[rows].astype(np.float64), labels[rows]
+    told, guessed = np.full(len(rows), -1), np.full(len(rows), -1)
+    for train, test in GroupKFold(min(_FOLDS, len(set(owners)))).split(vectors, names, owners):
+        if len(set(names[train])) > 1:
+            probe = make_pipeline(StandardScaler(), RidgeClassifier(_PENALTY)).fit(vectors[train], names[train])
+            told[test] = probe.predict(vectors[test])
+        guessed[test] = _by_emotion(names[train], emotions[train], emotions[test])
+    bootstrap = DialogueBootstrap(owners, config.resamples, config.seed)
+    right, lucky = (told == names).astype(np.float64), (guessed == names).astype(np.float64)
+    count = bootstrap.sums(np.ones(len(rows)))
+    metrics: dict[str, float] = {"test.speaker_probe.speakers": float(len(chosen))}
+    put(metrics, "test.speaker_probe.accuracy", bootstrap.interval(right.mean(), bootstrap.sums(right) / count))
+    metrics["test.speaker_probe.chance"] = float(lucky.mean())
+    put(
+        metrics,
+        "test.speaker_probe.beyond_chance",
+        bootstrap.interval(float((right - lucky).mean()), bootstrap.sums(right - lucky) / count),
+    )
+    return rounded(metrics)
+
+
+def _recurring(speakers: Sequence[str | None], dialogues: Sequence[str]) -> dict[str, int]:
+    """The speakers who are heard in several dialogues, numbered, the fifty most frequent of them."""
+    heard = {(speaker, dialogue) for speaker, dialogue in zip(speakers, dialogues, strict=True) if speaker}
+    several = {name for name, count in Counter(speaker for speaker, _ in heard).items() if count > 1}
+    counts = Counter(speaker for speaker in speakers if speaker in several)
+    ranked = sorted(counts, key=lambda name: (-counts[name], str(name)))[:_MOST_SPEAKERS]
+    return {str(name): number for number, name in enumerate(sorted(map(str, ranked)))}
+
+
+def _by_emotion(names: np.ndarray, emotions: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """For each emotion that is asked, the speaker who has it most often."""
+    overall = np.bincount(names).argmax()
+    best = {emotion: np.bincount(names[emotions == emotion]).argmax() for emotion in np.unique(emotions)}
+    return np.array([best.get(emotion, overall) for emotion in asked])

@@ -1,0 +1,116 @@
+"""The model card: what a bundle says of itself to people, in the form of the Hugging Face hub. Nothing in it varies by run."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from components.core.manifests import EvaluationReport, ModelBundle, UtteranceSet
+from components.core.missing_curve import curve_from_metrics
+from components.core.outcome import Estimate
+from components.core.robustness_figures import CONDITIONS, robustness_from_metrics
+
+TEMPLATE = "model_card.md"
+_KNOWN_LICENCES = re.compile(
+    r"(apache-2\.0|mit|bsd-[23]-clause|gpl-[23]\.0|lgpl-[23](\.[01])?|agpl-3\.0|openrail|cc0-1\.0|cc-by(-nc|-sa|-nd|-nc-sa|-nc-nd)?-[234]\.0)"
+)
+"""Identifiers that the hub knows; any other licence is ``other`` there, with its name beside."""
+
+
+def model_card(bundle: ModelBundle, data: UtteranceSet, report: EvaluationReport) -> str:
+    """The card as Markdown with YAML in front.
+
+    Args:
+        bundle: the manifest, but for its files.
+        data: what it was trained on.
+        report: how it was evaluated.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    environment.filters |= {"yaml": _yaml_text, "md": _markdown_text}
+    licence = data.licence.strip().lower()
+    return environment.get_template(TEMPLATE).render(
+        name=bundle.name,
+        data=data,
+        licence=licence if _KNOWN_LICENCES.fullmatch(licence) else "other",
+        bases=sorted({base for encoder in bundle.encoders.values() if (base := _hub_name(encoder.source))}),
+        modalities=list(bundle.encoders),
+        experts=[name.replace("_", "-") for name in bundle.experts],
+        labels=[_markdown_text(label) for label in bundle.labels],
+        headline=_named(report.metrics, _HEADLINE),
+        figures=[*_named(report.metrics, _FIGURES), *_experts(report), *_degraded(report.metrics)],
+        classes=[
+            (label, found, report.metrics.get(f"test.support.{label}", 0.0))
+            for label in report.labels
+            if (found := Estimate.of(report.metrics, f"test.f1.{label}"))
+        ],
+        limits=_limits(report.metrics),
+        digests=bundle.digests,
+    )
+
+
+_HEADLINE = {"Weighted F1": "test.weighted_f1", "Macro F1": "test.macro_f1", "Accuracy": "test.accuracy"}
+_FIGURES = {"Expected calibration error": "test.ece", "Brier score": "test.brier"}
+
+
+def _named(metrics: dict[str, float], names: Mapping[str, str]) -> list[tuple[str, Estimate]]:
+    return [(title, found) for title, name in names.items() if (found := Estimate.of(metrics, name))]
+
+
+def _experts(report: EvaluationReport) -> list[tuple[str, Estimate]]:
+    return [
+        (f"Weighted F1 of the {expert.replace('_', '-')} expert alone", found)
+        for expert in report.experts
+        if (found := Estimate.of(report.metrics, f"test.expert.{expert}.weighted_f1"))
+    ]
+
+
+def _degraded(metrics: dict[str, float]) -> list[tuple[str, Estimate]]:
+    rows = []
+    for point in curve_from_metrics(metrics):
+        if point.share in (0.5, 1.0):
+            title = f"Weighted F1 with {100 * point.share:.0f} % of {point.modality} missing"
+            rows.append((title, Estimate(**vars(point.weighted_f1))))
+    for degraded in robustness_from_metrics(metrics):
+        title = f"Weighted F1 with {CONDITIONS[degraded.condition][1]}"
+        rows.append((title, Estimate(**vars(degraded.weighted_f1))))
+    return rows
+
+
+def _limits(metrics: dict[str, float]) -> list[str]:
+    """What the figures themselves warn of."""
+    limits = []
+    beyond = Estimate.of(metrics, "test.speaker_probe.beyond_chance")
+    if beyond is not None and beyond.low is not None and beyond.low > 0:
+        limits.append(
+            f"A linear probe tells speakers from its representation {100 * beyond.value:.0f} points better than chance: what it "
+            "keeps of an utterance is not anonymous."
+        )
+    return limits
+
+
+def _hub_name(source: str) -> str:
+    """The id on the Hugging Face hub, where the base weights come from there."""
+    return source.removeprefix("hub:").partition("@")[0] if source.startswith("hub:") else ""
+
+
+def _yaml_text(value: Any) -> str:
+    """A string that YAML reads as that string, whatever is in it."""
+    return json.dumps(str(value), ensure_ascii=False)
+
+
+def _markdown_text(value: Any) -> str:
+    """Text that stays text in a Markdown table or paragraph."""
+    text = " ".join(str(value).split())
+    return re.sub(r"([\\\\`*_\[\]<>|#])", r"\\\1", text)

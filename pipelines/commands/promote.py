@@ -1,0 +1,105 @@
+"""``mistere promote`` and ``mistere rollback``: champion, deployment and aliases move together, or not at all."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Literal
+
+from rich.console import Console
+
+from components.core.artifact_io import open_artifact
+from components.core.champion import read_champion
+from components.core.config.deployment import DeploymentConfig
+from components.core.deployment import Deployment, deployed_services
+from components.core.errors import ArtifactError, MistereError, UsageError
+from components.core.lineage import Lineage, read_lineage
+from components.core.manifests import ModelBundle
+from components.core.promotion_log import who
+from components.core.registry import mirror_champion
+from components.core.release import is_released, recover, release
+from components.core.signing import verify_bundle
+from pipelines.registry_place import RegistryPlace
+
+_CONSOLE = Console(highlight=False)
+
+
+def promote(place: RegistryPlace, reference: str, model_name: str, reason: str) -> None:
+    """Make a version the champion and deploy it, after its smoke test.
+
+    Args:
+        place: store and registry.
+        reference: the version.
+        model_name: the model, where the reference names none.
+        reason: for the log.
+
+    Raises:
+        MistereError: it was made from code that no commit holds, its smoke test failed, or somebody else was faster.
+    """
+    version, lineage = place.find(reference, model_name)
+    if not lineage.reproducible:
+        what = "code with uncommitted changes" if lineage.commit else "code that is in no Git repository"
+        raise MistereError(
+            f"version {version.version} of {version.name} was made from {what}, so it can't be made again and can't be promoted: "
+            "commit the code and run again."
+        )
+    _release(place, lineage, "promote", reason or f"Promoted by hand ({reference}).")
+
+
+def rollback(place: RegistryPlace, reason: str) -> None:
+    """Make the champion before this one the champion again, after its smoke test.
+
+    Args:
+        place: store and registry.
+        reason: for the log.
+
+    Raises:
+        UsageError: there is no champion, or none before it.
+    """
+    champion = read_champion(place.store).champion
+    if champion is None:
+        raise UsageError("there is no champion yet, so there is nothing to roll back.")
+    if champion.previous is None:
+        raise UsageError(
+            f"version {champion.model_version} is the first champion: there is none before it to roll back to."
+        )
+    before = champion.previous
+    try:
+        lineage = read_lineage(place.store, before.bundle_digest)
+    except ArtifactError as error:
+        raise ArtifactError(f"cannot roll back to version {before.model_version}: {error}") from error
+    _release(place, lineage, "rollback", reason or f"Rolled back by hand from version {champion.model_version}.")
+
+
+def _release(place: RegistryPlace, lineage: Lineage, action: Literal["promote", "rollback"], reason: str) -> None:
+    services = deployed_services(place.store)
+    config = DeploymentConfig(service=services[0]) if len(services) == 1 else DeploymentConfig()
+    mirror = partial(mirror_champion, place.tracking_uri)
+    if said := recover(place.store, mirror, config.service):
+        _CONSOLE.print(said, markup=False)
+    deployment = Deployment(
+        service=config.service,
+        bundle_location=lineage.bundle_location,
+        bundle_digest=lineage.bundle_digest,
+        model_version=lineage.model_version,
+    )
+    seen = read_champion(place.store)
+    if seen.digest == lineage.bundle_digest and is_released(place.store, deployment) and seen.champion is not None:
+        mirror(seen.champion)
+        _CONSOLE.print(f"Version {lineage.model_version} is the champion already and stays deployed.", markup=False)
+        return
+    bundle = open_artifact(place.store, ModelBundle, lineage.bundle_digest)
+    verify_bundle(place.store, bundle)
+    from components.deploy_model.smoke_test import smoke_test
+
+    answer = smoke_test(
+        config, bundle, lineage.bundle_location, lambda doing: _CONSOLE.print(f"{doing} …", markup=False)
+    )
+    release(place.store, mirror, seen, lineage.as_champion(time.time()), deployment, action, reason, who())
+    _CONSOLE.print(answer, markup=False)
+    before = f" instead of version {seen.champion.model_version}" if seen.champion else ""
+    _CONSOLE.print(
+        f"Version {lineage.model_version} of {lineage.model_name} is the champion and deployed{before}. A predictor that is "
+        "running serves it after a restart.",
+        markup=False,
+    )

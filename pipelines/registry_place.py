@@ -1,0 +1,55 @@
+"""Which store and which registry a command speaks to."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.core.errors import UsageError
+from components.core.lineage import Lineage, read_lineage
+from components.core.registry import RegisteredVersion, find_version
+from components.core.store import LocalStore, ObjectStore, open_store
+
+STORE_VARIABLE, TRACKING_VARIABLE = "MISTERE_STORE", "MLFLOW_TRACKING_URI"
+
+
+@dataclass(frozen=True)
+class RegistryPlace:
+    """A store and the tracking server that goes with it."""
+
+    store: ObjectStore
+    tracking_uri: str
+
+    def find(self, reference: str, model_name: str) -> tuple[RegisteredVersion, Lineage]:
+        """The version that a person means, and what made it.
+
+        Raises:
+            UsageError: there is no such version.
+            ArtifactError: nothing is written down about it.
+        """
+        version = find_version(self.tracking_uri, reference, model_name)
+        return version, read_lineage(self.store, version.bundle_digest)
+
+
+def registry_place(output: Path, store: str | None, tracking: str | None) -> RegistryPlace:
+    """The place that options and environment name; else those below the output folder of ``mistere run``.
+
+    Args:
+        output: the folder of ``mistere run``.
+        store: a folder or ``s3://…``; None for ``MISTERE_STORE``, or the output folder's.
+        tracking: a tracking server; None for ``MLFLOW_TRACKING_URI`` where a store is named, or the output folder's.
+
+    Raises:
+        UsageError: nothing has run there, or a store is named without a tracking server.
+    """
+    named = store or os.environ.get(STORE_VARIABLE)
+    if named:
+        uri = tracking or os.environ.get(TRACKING_VARIABLE)
+        if not uri:
+            raise UsageError(f"{named}: name its tracking server too, with --tracking or {TRACKING_VARIABLE}.")
+        return RegistryPlace(open_store(named), uri)
+    root = output.resolve()
+    if not (root / "store").is_dir():
+        raise UsageError(f"nothing has run in {root}: `mistere run` first, or name the folder with --output.")
+    return RegistryPlace(LocalStore(root / "store"), tracking or f"sqlite:///{root / 'mlflow.db'}")

@@ -1,0 +1,241 @@
+"""The registry on real databases: SQLite in this process, and PostgreSQL behind an MLflow server, over sockets."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from components.core.champion import Champion
+from components.core.config.registry import RegistryConfig
+from components.core.errors import MistereError, UsageError
+from components.core.lineage import Lineage
+from components.core.mlflow_model import write_mlflow_model
+from components.core.registry import (
+    RunRecord,
+    connected,
+    find_version,
+    log_run,
+    mirror_champion,
+    register,
+    registered_versions,
+)
+
+CONFIG = RegistryConfig()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def programs(*names: str) -> list[str]:
+    """Where PostgreSQL's programs are; Debian keeps them out of the way."""
+    places = [*map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), os.environ["PATH"]]
+    return [found for name in names if (found := shutil.which(name, path=os.pathsep.join(places)))]
+
+
+@contextmanager
+def postgresql(folder: Path) -> Iterator[str]:
+    """A PostgreSQL server of one's own; its URI."""
+    folder.mkdir()
+    found = programs("initdb", "postgres")
+    if len(found) < 2:
+        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+    initdb, postgres = found
+    account = {}
+    if os.getuid() == 0:  # the server refuses to run as root
+        try:
+            user = pwd.getpwnam("postgres")
+        except KeyError:
+            user = pwd.getpwnam("nobody")
+        os.chown(folder, user.pw_uid, user.pw_gid)
+        for parent in folder.parents:
+            if parent.stat().st_mode & 0o001 == 0:
+                parent.chmod(parent.stat().st_mode | 0o011)
+        account = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+    data, port = folder / "data", free_port()
+    password = folder / "password"
+    password.write_text("s3cret\n")
+    subprocess.run(
+        [initdb, "-D", str(data), "-U", "mlflow", "--auth=scram-sha-256", f"--pwfile={password}", "--no-sync"],
+        check=True,
+        capture_output=True,
+        **account,  # type: ignore[call-overload]
+    )
+    settings = ["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-c", f"unix_socket_directories={folder}"]
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(
+            [postgres, "-D", str(data), "-p", str(port), *settings], stdout=log, stderr=log, **account
+        )  # type: ignore[call-overload]
+    try:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            except OSError:
+                if time.monotonic() > deadline or server.poll() is not None:
+                    raise
+                time.sleep(0.1)
+        yield f"postgresql://mlflow:s3cret@127.0.0.1:{port}/postgres"
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+@contextmanager
+def mlflow_server(database: str, folder: Path) -> Iterator[str]:
+    """An MLflow server on a database; its address."""
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", database, "--workers", "1"]
+    command += ["--artifacts-destination", str(folder / "artifacts"), "--host", "127.0.0.1", "--port", str(port)]
+    folder.mkdir()
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 90
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
+                    break
+            except OSError:
+                if time.monotonic() > deadline or server.poll() is not None:
+                    raise AssertionError((folder / "log").read_text()[-2000:]) from None
+                time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(server.pid, 15)
+        server.wait(20)
+
+
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.long)])
+def tracking_uri(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp(request.param)
+    if request.param == "sqlite":
+        yield f"sqlite:///{folder / 'mlflow.db'}"
+        return
+    with postgresql(folder / "postgresql") as database, mlflow_server(database, folder / "server") as address:
+        yield address
+
+
+def lineage(folder: Path, name: str, **changes: object) -> Lineage:
+    values = {
+        "model_name": CONFIG.model_name,
+        "run_id": f"run-{name}",
+        "bundle_digest": name * 64,
+        "bundle_location": str(folder / (name * 64)),
+        "evaluation_digest": "e" * 64,
+        "test_digest": "t" * 64,
+        "verdict": "promote",
+        "dataset": "tones",
+        "dvc_digest": f"{'d' * 32}.dir",
+        "data_remote": "s3://user:secret@bucket/data",
+        "commit": "c" * 40,
+        "dirty": False,
+        "encoder_digests": {"text": "f" * 64},
+        "encoder_sources": {"text": "package:tiny"},
+        **changes,
+    }
+    return Lineage.model_validate(values)
+
+
+def enter(uri: str, folder: Path, name: str) -> str:
+    made = lineage(folder, name)
+    bundle = Path(made.bundle_location)
+    bundle.mkdir(exist_ok=True)
+    write_mlflow_model(bundle, ["calm", "glad"], ["text", "cross_modal"])
+    (bundle / "README.md").write_text("# A model\n")
+    record = RunRecord(
+        run_id=made.run_id,
+        metrics={"test.weighted_f1": 0.5 + ord(name) / 1000, "test.slice.modalities.speech+text.weighted_f1": 0.4},
+        parameters={"hidden": 8},
+        histories={"train_moe": [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0}]},
+        dataset=made.dataset,
+        dvc_digest=made.dvc_digest,
+        data_source=made.data_remote,
+    )
+    return register(uri, CONFIG, made, record, str(folder / "files"), bundle)
+
+
+def test_versions_with_their_lineage_signature_data_and_aliases(tracking_uri: str, tmp_path: Path) -> None:
+    import mlflow
+
+    first, second = enter(tracking_uri, tmp_path, "a"), enter(tracking_uri, tmp_path, "b")
+    assert enter(tracking_uri, tmp_path, "b") == second != first
+    newest, oldest = registered_versions(tracking_uri, CONFIG.model_name)
+    assert (newest.version, newest.aliases, newest.bundle_digest) == (second, ("challenger",), "b" * 64)
+    assert oldest.weighted_f1 == pytest.approx(0.597) and oldest.tags["commit"] == "c" * 40
+    assert oldest.tags["encoder.text.source"] == "package:tiny" and oldest.bundle_location == str(tmp_path / ("a" * 64))
+
+    release = {"evaluation_digest": "e" * 64, "model_name": CONFIG.model_name, "moved_at": 1.0}
+    one = Champion(bundle_digest="a" * 64, model_version=first, run_id="run-a", **release)  # type: ignore[arg-type]
+    two = Champion(
+        bundle_digest="b" * 64,
+        model_version=second,
+        run_id="run-b",
+        previous=one.as_predecessor(),
+        **release,  # type: ignore[arg-type]
+    )
+    mirror_champion(tracking_uri, one)
+    mirror_champion(tracking_uri, two)
+    for reference, version in (
+        ("mistere", second),
+        ("mistere@previous", first),
+        ("@challenger", second),
+        (f"mistere/{first}", first),
+        (first, first),
+        ("bbbbbbbb", second),
+    ):
+        assert find_version(tracking_uri, reference, CONFIG.model_name).version == version, reference
+    for wrong, said in (("mistere@best", "there is no"), ("mistere/77", "there is no"), ("other", "knows no model")):
+        with pytest.raises(UsageError, match=said):
+            find_version(tracking_uri, wrong, CONFIG.model_name)
+
+    mlflow.set_tracking_uri(tracking_uri)
+    signature = mlflow.models.get_model_info("models:/mistere@champion").signature
+    assert signature.inputs.input_names() == ["text", "audio"] and "probabilities" in signature.outputs.input_names()
+    with connected(tracking_uri) as client:
+        run = client.get_run(client.get_model_version(CONFIG.model_name, first).run_id)
+        assert run.data.metrics["test.slice.modalities.speech_text.weighted_f1"] == 0.4
+        assert [m.value for m in client.get_metric_history(run.info.run_id, "train_moe.loss")] == [2.0, 1.0]
+        (data,) = run.inputs.dataset_inputs
+        assert (data.dataset.name, data.dataset.digest) == ("tones", f"{'d' * 32}.dir")
+        assert "secret" not in data.dataset.source and run.data.params == {"hidden": "8"}
+
+
+def test_a_run_that_registers_nothing_is_logged_with_its_report_once(tracking_uri: str, tmp_path: Path) -> None:
+    report = tmp_path / "run_report.html"
+    report.write_text("<p>held</p>")
+    for _ in range(2):
+        record = RunRecord("run-held", metrics={"test.weighted_f1": 0.2}, tags={"mistere.outcome": "held"})
+        log_run(tracking_uri, CONFIG, record, str(tmp_path / "files"), [report])
+    with connected(tracking_uri) as client:
+        experiment = client.get_experiment_by_name(CONFIG.experiment)
+        (run,) = client.search_runs([experiment.experiment_id], "tags.`mistere.run_id` = 'run-held'")
+        assert run.data.tags["mistere.outcome"] == "held" and run.info.status == "FINISHED"
+        assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["run_report.html"]
+        assert len(client.get_metric_history(run.info.run_id, "test.weighted_f1")) == 1
+
+
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:{port}", "postgresql://mlflow:s3cret@127.0.0.1:{port}/mlflow"])
+def test_a_registry_that_is_down_is_one_sentence_without_a_password(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(MistereError) as refused:
+        enter(uri.format(port=free_port()), tmp_path, "a")
+    assert "did not take it" in str(refused.value) or "cannot be reached" in str(refused.value)
+    assert "s3cret" not in str(refused.value)
+    assert "\n" not in str(refused.value)

@@ -1,0 +1,124 @@
+"""The page about two models: differences on the same test split, none on different ones, and nothing to load."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from components.core.artifact_io import open_artifact
+from components.core.gate_timeline import TIMELINES_FILE, read_timelines
+from components.core.manifests import EvaluationReport
+from components.core.predictions import PREDICTIONS_FILE, Predictions, read_predictions
+from pipelines.comparison_page import ComparedModel, Pairing, render_comparison
+from tests.unit.recorded_run import LABELS, RecordedRun
+from tests.unit.test_report_run import HOSTILE, read
+
+FACTS = {"digest": "23a876ad0f58", "commit": "4f2a9c1d7be0", "dataset": "mistere-sample", "made": "25 November 2026"}
+
+
+@pytest.fixture
+def better(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ComparedModel:
+    monkeypatch.setenv("MISTERE_CACHE", str(tmp_path / "cache"))
+    return recorded(RecordedRun(tmp_path))
+
+
+def recorded(run: RecordedRun) -> ComparedModel:
+    opened = open_artifact(run.store, EvaluationReport, run.evaluate().digest)
+    predictions = read_predictions(opened.file(PREDICTIONS_FILE))
+    return ComparedModel(
+        "mistere@champion, version 3", FACTS, opened.manifest, predictions, read_timelines(opened.file(TIMELINES_FILE))
+    )
+
+
+def worsened(model: ComparedModel, share: float = 0.3) -> ComparedModel:
+    """The same model with some of its answers turned round."""
+    assert model.predictions is not None
+    probabilities = model.predictions.probabilities.copy()
+    rows = np.random.default_rng(3).random(len(probabilities)) < share
+    probabilities[rows] = probabilities[rows][:, ::-1]
+    predictions = Predictions(model.predictions.dialogues, model.predictions.labels, probabilities)
+    return replace(model, title="mistere, version 2", predictions=predictions)
+
+
+def words(html: str) -> str:
+    page = read(html)
+    assert page.loaded == [] and "<script" not in html.lower()
+    return re.sub(r"\s+", " ", page.text)
+
+
+def test_the_same_split_gives_a_sentence_and_differences(better: ComparedModel) -> None:
+    worse = worsened(better)
+    seen = words(render_comparison(better, worse))
+    assert "mistere@champion, version 3 is better than mistere, version 2: weighted F1 differs by +0." in seen
+    assert re.search(r"paired 95 % interval \+0\.\d{3} to \+0\.\d{3}", seen)
+    assert "difference, paired" in seen and "only mistere, version 2 is right" in seen and "Brier score" in seen
+    for section in (
+        "F1 of each emotion",
+        "The mixture and each expert alone",
+        "Can its probabilities be taken at their word?",
+        "What each expert contributes",
+        "When a modality goes missing",
+        "When speech or text is degraded",
+        "Parts of the test split",
+        "What it costs to run",
+        "Where they come from",
+        *FACTS.values(),
+    ):
+        assert section in seen, section
+    assert "mistere, version 2 is worse than mistere@champion, version 3" in words(render_comparison(worse, better))
+
+
+def test_differences_and_counts_are_those_of_the_predictions(better: ComparedModel) -> None:
+    one, other = better.predictions, worsened(better).predictions
+    assert one is not None and other is not None
+    pairing = Pairing(one, other)
+    changes = pairing.changes()
+    assert changes.both + changes.only_one == (one.predicted == one.labels).sum()
+    assert changes.both + changes.only_one + changes.only_other + changes.neither == len(one.labels)
+    assert changes.only_one > changes.only_other and pairing.brier_difference().high < 0
+
+
+def test_different_splits_are_never_compared(better: ComparedModel) -> None:
+    changed = better.evaluation.model_copy(update={"test_digest": "z" * 64})
+    seen = words(render_comparison(better, replace(worsened(better), evaluation=changed)))
+    assert "Their test splits differ, so the two are never compared" in seen and "not compared" in seen
+    assert "difference, paired" not in seen and "Which utterances changed" not in seen
+    assert "is better than" not in seen and "F1 of each emotion" in seen and "zzzzzzzzzzzz" in seen
+
+
+def test_without_predictions_there_is_no_difference(better: ComparedModel) -> None:
+    seen = words(render_comparison(better, replace(worsened(better), predictions=None)))
+    assert "the predictions of mistere, version 2 are not there" in seen and "difference, paired" not in seen
+    other = worsened(better)
+    assert other.predictions is not None
+    shuffled = replace(other.predictions, dialogues=other.predictions.dialogues[::-1])
+    assert "not of the same test utterances" in words(render_comparison(better, replace(other, predictions=shuffled)))
+
+
+def test_a_model_beside_itself_does_not_differ(better: ComparedModel) -> None:
+    seen = words(render_comparison(better, better))
+    assert "no difference" in seen and "version 3 (first) is exactly as good as" in seen
+
+
+def test_a_small_change_is_undecided(better: ComparedModel) -> None:
+    assert better.predictions is not None
+    probabilities = better.predictions.probabilities.copy()
+    probabilities[:2] = probabilities[:2][:, ::-1]
+    other = replace(better, title="other", predictions=replace(better.predictions, probabilities=probabilities))
+    assert "does not settle whether" in words(render_comparison(better, other))
+
+
+def test_old_evaluations_and_hostile_names_still_make_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MISTERE_CACHE", str(tmp_path / "cache"))
+    run = RecordedRun(tmp_path, labels=[HOSTILE, *LABELS[1:]], sentences=[HOSTILE] * 16)
+    model = replace(recorded(run), title=HOSTILE, facts={HOSTILE: HOSTILE})
+    bare = {"metrics": {"test.weighted_f1": 0.5}, "runtime": {}}
+    old = ComparedModel("old", {}, model.evaluation.model_copy(update=bare))
+    html = render_comparison(model, old)
+    assert "<script" not in html.lower() and read(html).loaded == []
+    assert HOSTILE in read(html).text and "could not be drawn" not in html
+    assert "not measured" in html

@@ -1,0 +1,288 @@
+"""Degraded speech and text are as degraded as they are said to be; the speaker probe finds speakers where there are any."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import soundfile
+
+from components.core.audio import decode
+from components.core.config.evaluation import EvaluationConfig
+from components.core.dataset import Utterance
+from components.core.robustness_figures import CONDITIONS
+from components.evaluate_model.degradation import DEGRADATIONS, noisy, telephone_band, without_words
+from components.evaluate_model.robustness import _degrade
+from components.evaluate_model.speaker_probe import probe_speakers
+
+RATE = 16000
+HEARD = [name for name, (modality, _) in CONDITIONS.items() if modality == "speech"]
+READ = [name for name, (modality, _) in CONDITIONS.items() if modality == "text"]
+
+
+def generator(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def tone(hertz: float, seconds: float = 1.0, rate: int = RATE, level: float = 0.4) -> np.ndarray:
+    return (level * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)).astype(np.float32)
+
+
+def encoded(wave: np.ndarray, rate: int = RATE, form: str = "WAV") -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, wave, rate, format=form)
+    return buffer.getvalue()
+
+
+def utterance(text: str | None = None, audio: bytes | None = None, turn: int = 0, name: str = "d") -> Utterance:
+    return Utterance(dialogue_id=name, turn=turn, label="joy", text=text, audio=audio, speaker="ann")
+
+
+def level(wave: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(wave.astype(np.float64) ** 2)))
+
+
+def strength(wave: np.ndarray, rate: int, hertz: float) -> float:
+    """Amplitude of a tone within the middle of samples."""
+    middle = wave[len(wave) // 4 : -len(wave) // 4].astype(np.float64)
+    turning = np.exp(-2j * np.pi * hertz * np.arange(len(middle)) / rate)
+    return float(2 * abs((middle * turning * np.hanning(len(middle))).sum()) / np.hanning(len(middle)).sum())
+
+
+def decibels(ratio: float) -> float:
+    return 20 * float(np.log10(max(ratio, 1e-12)))
+
+
+def test_every_condition_degrades_and_every_degradation_is_a_condition() -> None:
+    assert list(DEGRADATIONS) == list(CONDITIONS)
+    assert {modality for modality, _ in CONDITIONS.values()} == {"speech", "text"}
+
+
+# Speech
+
+
+@pytest.mark.parametrize("asked", [20.0, 10.0, 0.0, -5.0])
+@pytest.mark.parametrize("loud", [0.001, 0.4])
+def test_noise_is_as_far_below_the_speech_as_asked(asked: float, loud: float) -> None:
+    wave = tone(300, 2.0, level=loud) * np.linspace(0.2, 1, 2 * RATE, dtype=np.float32)
+    found = noisy(wave, asked, generator())
+    assert found.dtype == np.float32 and found.shape == wave.shape
+    noise = found.astype(np.float64) - wave
+    assert decibels(level(wave) / level(noise)) == pytest.approx(asked, abs=0.3)
+    spectrum = np.abs(np.fft.rfft(noise)) ** 2
+    low, high = spectrum[: len(spectrum) // 2].sum(), spectrum[len(spectrum) // 2 :].sum()
+    assert low / high == pytest.approx(1, abs=0.1), "it is white"
+
+
+def test_silence_stays_silent() -> None:
+    assert not noisy(np.zeros(100, np.float32), 10, generator()).any()
+
+
+@pytest.mark.parametrize("condition", ["noise_20db", "noise_10db", "noise_0db"])
+def test_noise_conditions_keep_rate_and_length(condition: str) -> None:
+    wave, rate = decode(encoded(tone(300, rate=22050), 22050))
+    audio = DEGRADATIONS[condition](utterance(audio=encoded(wave, rate)), generator()).audio
+    assert audio is not None
+    found, rate_now = decode(audio)
+    assert rate_now == rate and len(found) == len(wave)
+    asked = float(condition.removeprefix("noise_").removesuffix("db"))
+    assert decibels(level(wave) / level(found - wave)) == pytest.approx(asked, abs=0.3)
+
+
+def test_noise_louder_than_full_scale_is_not_clipped() -> None:
+    audio = DEGRADATIONS["noise_0db"](utterance(audio=encoded(tone(300, level=0.9))), generator()).audio
+    assert audio is not None and np.abs(decode(audio)[0]).max() > 1
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100])
+def test_a_telephone_lets_its_band_pass(rate: int) -> None:
+    for hertz, least, most in ((100, -np.inf, -20), (3900, -np.inf, -20), (1000, -1, 1), (2500, -1, 1)):
+        found = telephone_band(tone(hertz, 1.0, rate), rate)
+        assert found.dtype == np.float32 and len(found) == 8000
+        assert least < decibels(strength(found, 8000, hertz) / 0.4) < most, hertz
+
+
+def test_a_telephone_lets_nothing_above_its_band_fold_back() -> None:
+    found = telephone_band(tone(7000), RATE)
+    assert decibels(level(found[1000:-1000]) / level(tone(7000))) < -40
+
+
+@pytest.mark.parametrize("samples", [1, 2, 5, 16, 17, 40, 200])
+def test_a_moment_of_speech_goes_through_a_telephone(samples: int) -> None:
+    found = telephone_band(tone(500, rate=8000)[:samples], 8000)
+    assert len(found) == samples and np.isfinite(found).all()
+
+
+def test_the_codec_is_that_of_telephones() -> None:
+    said = utterance(audio=encoded(tone(1000)))
+    forms = {}
+    for condition in ("telephone", "telephone_codec"):
+        audio = DEGRADATIONS[condition](said, generator()).audio
+        assert audio is not None
+        forms[condition] = soundfile.info(io.BytesIO(audio))
+        wave, rate = decode(audio)
+        assert rate == 8000 and len(wave) == 8000
+        assert decibels(strength(wave, rate, 1000) / 0.4) == pytest.approx(0, abs=1)
+    assert (forms["telephone_codec"].format, forms["telephone_codec"].subtype) == ("WAV", "ULAW")
+    assert forms["telephone_codec"].samplerate == 8000 and forms["telephone"].subtype == "FLOAT"
+
+
+@pytest.mark.parametrize("condition", HEARD)
+def test_what_has_no_audio_that_decodes_is_left_alone(condition: str) -> None:
+    for audio in (None, b"", b"RIFF, but no more than that", b"\0" * 100):
+        said = utterance("well", audio)
+        assert DEGRADATIONS[condition](said, generator()) == said
+
+
+@pytest.mark.parametrize("condition", HEARD)
+def test_only_the_audio_changes_and_any_codec_will_do(condition: str) -> None:
+    stereo = np.stack([tone(500), tone(700)], 1)
+    for audio in (encoded(tone(500)), encoded(tone(500), form="OGG"), encoded(stereo, form="FLAC")):
+        said = utterance("well", audio)
+        found = DEGRADATIONS[condition](said, generator())
+        assert found.audio and found.audio != audio and replace(found, audio=audio) == said
+
+
+# Text
+
+
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.5])
+def test_about_the_share_of_the_words_is_lost_and_the_others_keep_their_order(share: float) -> None:
+    words = [f"w{number}" for number in range(5000)]
+    kept = without_words(" ".join(words), share, generator()).split()
+    spread = np.sqrt(len(words) * share * (1 - share))
+    assert abs(len(words) - len(kept) - share * len(words)) < 4 * spread
+    numbers = [int(word[1:]) for word in kept]
+    assert numbers == sorted(set(numbers)) and set(kept) <= set(words)
+
+
+def test_at_least_one_word_stays() -> None:
+    assert without_words("well I never", 1.0, generator()) == "well"
+    assert all(without_words("no", 0.9, generator(seed)) == "no" for seed in range(50))
+    assert without_words("as it is", 0.0, generator()) == "as it is"
+    assert without_words("   ", 0.5, generator()) == ""
+
+
+@pytest.mark.parametrize("condition", READ)
+def test_conditions_of_the_text_leave_the_rest_alone(condition: str) -> None:
+    said = utterance(" ".join(["word"] * 400), encoded(tone(500)))
+    found = DEGRADATIONS[condition](said, generator())
+    assert found.text is not None and replace(found, text=said.text) == said
+    lost = 1 - len(found.text.split()) / 400
+    assert lost == pytest.approx(float(condition.removeprefix("words_")) / 100, abs=0.08)
+    for silent in (utterance(None, said.audio), utterance("", said.audio)):
+        assert DEGRADATIONS[condition](silent, generator()) == silent
+
+
+# The same every time
+
+
+@pytest.mark.parametrize("condition", list(CONDITIONS))
+def test_one_seed_gives_one_result_whatever_came_before(condition: str) -> None:
+    text = " ".join(f"w{number}" for number in range(100))
+    said = [utterance(text, encoded(tone(500)), turn, name) for name in ("d", "e") for turn in (0, 1)]
+    number = list(CONDITIONS).index(condition)
+    first = [_degrade(condition, number, one, 3) for one in said]
+    again = [_degrade(condition, number, one, 3) for one in reversed(said)][::-1]
+    assert first == again
+    if "telephone" not in condition:
+        other = [_degrade(condition, number, one, 4) for one in said]
+        outcomes = {(one.audio, one.text) for one in [*first, *other]}
+        assert len(outcomes) == 8, "each utterance has draws of its own"
+
+
+# The speaker probe
+
+SPEAKERS, EMOTIONS = 6, 4
+CONFIG = EvaluationConfig(resamples=300)
+
+
+def conversations(seed: int = 0) -> tuple[list[str | None], list[str], np.ndarray, np.ndarray]:
+    """Speakers (names and numbers), dialogues and emotions of 60 dialogues; speakers have emotional habits."""
+    draw = generator(seed)
+    habits = draw.dirichlet(np.full(EMOTIONS, 1.5), size=SPEAKERS)
+    numbers, dialogues = [], []
+    for index in range(60):
+        pair = draw.choice(SPEAKERS, 2, replace=False)
+        numbers += [int(pair[turn % 2]) for turn in range(8)]
+        dialogues += [f"d{index}"] * 8
+    emotions = np.array([draw.choice(EMOTIONS, p=habits[number]) for number in numbers])
+    return [f"speaker {number}" for number in numbers], dialogues, np.array(numbers), emotions
+
+
+def test_a_speaker_is_found_in_what_carries_the_voice() -> None:
+    speakers, dialogues, numbers, emotions = conversations()
+    draw = generator(1)
+    voices = draw.normal(size=(SPEAKERS, 16))
+    carried = voices[numbers] + draw.normal(0, 1.0, (len(numbers), 16))
+    found = probe_speakers(carried, speakers, dialogues, emotions, CONFIG)
+    assert found["test.speaker_probe.speakers"] == SPEAKERS
+    assert found["test.speaker_probe.accuracy"] > 0.7 > 2 * found["test.speaker_probe.chance"] * 0.7
+    low, value, high = (found[f"test.speaker_probe.beyond_chance{end}"] for end in (".low", "", ".high"))
+    assert 0.3 < low < value < high
+    assert value == pytest.approx(found["test.speaker_probe.accuracy"] - found["test.speaker_probe.chance"], abs=1e-7)
+    assert probe_speakers(carried, speakers, dialogues, emotions, CONFIG) == found
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_speaker_is_found_in_what_carries_the_emotion_only(seed: int) -> None:
+    speakers, dialogues, _, emotions = conversations(seed)
+    draw = generator(10 + seed)
+    carried = 3 * np.eye(EMOTIONS)[emotions] + draw.normal(0, 0.3, (len(emotions), EMOTIONS))
+    found = probe_speakers(carried, speakers, dialogues, emotions, CONFIG)
+    assert found["test.speaker_probe.beyond_chance.low"] <= 0.02
+    assert abs(found["test.speaker_probe.beyond_chance"]) < 0.08
+    assert found["test.speaker_probe.chance"] > 1 / SPEAKERS, "habits alone tell something"
+
+
+def test_recognising_a_dialogue_is_no_help() -> None:
+    speakers, dialogues, _, emotions = conversations()
+    draw = generator(2)
+    places = {name: draw.normal(size=16) for name in dict.fromkeys(dialogues)}
+    carried = np.array([places[name] for name in dialogues]) + draw.normal(0, 0.1, (len(dialogues), 16))
+    found = probe_speakers(carried, speakers, dialogues, emotions, CONFIG)
+    assert found["test.speaker_probe.beyond_chance.low"] <= 0.02
+
+
+def test_without_several_speakers_of_several_dialogues_there_is_nothing_to_probe() -> None:
+    speakers, dialogues, numbers, emotions = conversations()
+    vectors = generator().normal(size=(len(numbers), 4))
+    nobody: list[str | None] = [None] * len(numbers)
+    assert probe_speakers(vectors, nobody, dialogues, emotions, CONFIG) == {}
+    assert probe_speakers(vectors, ["ann"] * len(numbers), dialogues, emotions, CONFIG) == {}
+    once: list[str | None] = [f"{name} {number % 2}" for name, number in zip(dialogues, numbers, strict=True)]
+    assert probe_speakers(vectors, once, dialogues, emotions, CONFIG) == {}
+    assert probe_speakers(vectors, speakers, ["one"] * len(numbers), emotions, CONFIG) == {}
+    assert probe_speakers(vectors[:0], [], [], emotions[:0], CONFIG) == {}
+
+
+def test_who_is_heard_in_one_dialogue_only_or_unknown_is_left_out() -> None:
+    speakers, dialogues, numbers, emotions = conversations()
+    voices = generator(1).normal(size=(SPEAKERS, 16))
+    carried = voices[numbers] + generator(3).normal(0, 1.0, (len(numbers), 16))
+    wanted = probe_speakers(carried, speakers, dialogues, emotions, CONFIG)
+    more = [*speakers, *["guest"] * 8, *[None] * 8]
+    owners = [*dialogues, *["d60"] * 8, *["d61"] * 8]
+    vectors = np.concatenate([carried, np.full((16, 16), 100.0)])
+    assert probe_speakers(vectors, more, owners, np.concatenate([emotions, np.zeros(16, int)]), CONFIG) == wanted
+    returning = [*speakers, *["guest"] * 16]
+    found = probe_speakers(vectors, returning, owners, np.concatenate([emotions, np.zeros(16, int)]), CONFIG)
+    assert found["test.speaker_probe.speakers"] == SPEAKERS + 1
+
+
+def test_of_many_speakers_the_most_frequent_are_probed() -> None:
+    speakers: list[str | None] = [f"s{number:02}" for number in range(60) for _ in range(2 if number < 30 else 4)]
+    dialogues = [f"d{index}" for index in range(len(speakers))]
+    vectors = generator().normal(size=(len(speakers), 3))
+    found = probe_speakers(vectors, speakers, dialogues, np.zeros(len(speakers), int), CONFIG)
+    assert found["test.speaker_probe.speakers"] == 50
+
+
+def test_a_speaker_who_is_known_in_few_dialogues_still_counts_as_not_found() -> None:
+    speakers: list[str | None] = ["ann", "bob", "ann", "bob"]
+    found = probe_speakers(generator().normal(size=(4, 2)), speakers, ["d", "d", "e", "e"], np.zeros(4, int), CONFIG)
+    assert found["test.speaker_probe.speakers"] == 2 and 0 <= found["test.speaker_probe.accuracy"] <= 1
+    split: list[str | None] = ["ann", "ann", "bob", "bob"]
+    assert probe_speakers(generator().normal(size=(4, 2)), split, ["d", "d", "e", "e"], np.zeros(4, int), CONFIG) == {}

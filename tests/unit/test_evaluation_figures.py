@@ -1,0 +1,486 @@
+"""What evaluation makes of predictions: contributions, calibration, parts of the split, dialogues to look at and to send."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from components.core.audio import decode
+from components.core.calibration import Calibration, reliability
+from components.core.config.evaluation import EvaluationConfig
+from components.core.dataset import Utterance
+from components.core.errors import ArtifactError
+from components.core.evaluation import Answers, measure
+from components.core.example_dialogue import Example, read_example, sendable, write_example
+from components.core.gate_timeline import GateTimeline, liveliest, read_timelines, write_timelines
+from components.core.metrics import DialogueBootstrap, Interval, f1_per_class
+from components.core.moe.prediction import DialoguePrediction
+from components.core.robustness_figures import (
+    CONDITIONS,
+    RobustnessPoint,
+    robustness_from_metrics,
+    robustness_metrics,
+)
+from components.core.slices import binned, most_frequent, plain_name, slice_metrics, slices_from_metrics
+from components.evaluate_model.raw_test import columns_of, keys_of
+
+CONFIG = EvaluationConfig(resamples=200)
+EXPERTS = ["speech", "text", "cross_modal"]
+
+
+def softmax(scores: np.ndarray) -> np.ndarray:
+    """Over the last axis; ``-inf`` becomes 0."""
+    found = np.exp(scores - scores.max(-1, keepdims=True))
+    return np.asarray(found / found.sum(-1, keepdims=True))
+
+
+def mixed(weights: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """The mixture's logits ``[N, C]``."""
+    return np.asarray((weights[..., None] * logits).sum(1))
+
+
+def answers_of(scores: np.ndarray, logits: np.ndarray, temperature: float = 1.0) -> Answers:
+    """As a mixture with these gate scores ``[N, E]`` and logits ``[N, E, C]`` would answer, in single precision."""
+    weights = softmax(scores)
+    probabilities = softmax(mixed(weights, logits) / temperature).astype(np.float32)
+    names = [f"d{index // 5}" for index in range(len(scores))]
+    modalities = ["any"] * len(scores)
+    return Answers(probabilities, weights.astype(np.float32), softmax(logits).astype(np.float32), modalities, names)
+
+
+def as_predictions(said: Answers) -> tuple[list[DialoguePrediction], list[str]]:
+    """The same, one prediction a dialogue."""
+    names = list(dict.fromkeys(said.dialogues))
+    places = [np.flatnonzero(np.array(said.dialogues) == name) for name in names]
+    return [
+        DialoguePrediction(said.probabilities[at], said.weights[at], said.by_expert[at], ["any"] * len(at))
+        for at in places
+    ], names
+
+
+# Contributions
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_without_an_expert_is_what_the_gate_would_say_of_the_others(temperature: float) -> None:
+    draw = np.random.default_rng(0)
+    scores, logits = draw.normal(0, 2, (400, 3)), draw.normal(0, 3, (400, 3, 6))
+    scores[:, 0][draw.random(400) < 0.2] = -np.inf
+    scores[:, 1][draw.random(400) < 0.2] = -np.inf
+    said = answers_of(scores, logits, temperature)
+    for expert in range(3):
+        masked = scores.copy()
+        masked[:, expert] = -np.inf
+        alone = np.isneginf(masked).all(1)
+        masked[alone] = scores[alone]
+        np.testing.assert_array_equal(said.without(expert), mixed(softmax(masked), logits).argmax(1))
+
+
+def test_an_expert_that_is_the_only_one_there_keeps_its_answer() -> None:
+    scores = np.array([[0.0, -np.inf, -np.inf], [0.0, 0.0, 0.0]])
+    logits = np.array([[[0, 5], [9, 0], [9, 0]], [[0, 5], [1, 0], [1, 0]]], dtype=float)
+    assert answers_of(scores, logits).without(0).tolist() == [1, 0]
+    nobody = replace(answers_of(scores, logits), weights=np.zeros((2, 3), np.float32))
+    assert nobody.without(1).tolist() == nobody.predicted.tolist()
+
+
+def test_masking_changes_nothing_in_the_answers_themselves() -> None:
+    draw = np.random.default_rng(1)
+    said = answers_of(draw.normal(size=(20, 3)), draw.normal(size=(20, 3, 4)))
+    weights = said.weights.copy()
+    said.without(1)
+    np.testing.assert_array_equal(said.weights, weights)
+
+
+def test_the_only_expert_that_knows_contributes_and_one_that_copies_does_not() -> None:
+    draw = np.random.default_rng(2)
+    n, classes = 300, 4
+    true = draw.integers(0, classes, n)
+    logits = draw.normal(0, 0.3, (n, 3, classes))
+    logits[np.arange(n), 1, true] += 6
+    logits[:, 2] = logits[:, 1]
+    copied, names = as_predictions(answers_of(np.zeros((n, 3)), logits))
+    found = measure(copied, true, names, list("abcd"), EXPERTS, CONFIG).metrics
+    for name in ("speech", "text", "cross_modal"):
+        assert abs(found[f"test.contribution.{name}"]) < 0.02, "another one knows as much"
+    logits[:, 2] = draw.normal(0, 0.3, (n, classes))
+    alone, names = as_predictions(answers_of(np.zeros((n, 3)), logits))
+    found = measure(alone, true, names, list("abcd"), EXPERTS, CONFIG).metrics
+    assert found["test.contribution.text"] > 0.5 and found["test.contribution.text.low"] > 0.5
+    for name in ("speech", "cross_modal"):
+        assert abs(found[f"test.contribution.{name}"]) < 0.02
+        assert found[f"test.contribution.{name}.low"] <= found[f"test.contribution.{name}"]
+    assert found["test.expert.text.weighted_f1"] > 0.95 > found["test.expert.speech.weighted_f1"] + 0.4
+    assert found["test.expert.text.support"] == n
+
+
+def test_an_expert_alone_is_judged_where_it_is_there() -> None:
+    scores = np.zeros((40, 3))
+    scores[20:, 0] = -np.inf
+    true = np.arange(40) % 2
+    logits = np.zeros((40, 3, 2))
+    logits[np.arange(40), 0, true] = 5  # speech is right, where it is
+    answers, names = as_predictions(answers_of(scores, logits))
+    found = measure(answers, true, names, ["a", "b"], EXPERTS, CONFIG).metrics
+    assert found["test.expert.speech.support"] == 20 and found["test.expert.speech.weighted_f1"] == 1
+    scores[:, 0] = -np.inf
+    answers, names = as_predictions(answers_of(scores, logits))
+    found = measure(answers, true, names, ["a", "b"], EXPERTS, CONFIG).metrics
+    assert not any(name.startswith("test.expert.speech") for name in found)
+
+
+def test_every_class_has_an_interval_and_its_support() -> None:
+    draw = np.random.default_rng(3)
+    true = draw.choice(3, 200, p=[0.6, 0.35, 0.05])
+    logits = draw.normal(size=(200, 3, 3))
+    logits[np.arange(200), :, true] += 1.5
+    said = answers_of(np.zeros((200, 3)), logits)
+    answers, names = as_predictions(said)
+    found = measure(answers, true, names, ["many", "some", "few"], EXPERTS, CONFIG).metrics
+    again = DialogueBootstrap(said.dialogues, 200, CONFIG.seed).estimates(f1_per_class, true, said.predicted, 3)
+    for index, (label, wanted) in enumerate(zip(["many", "some", "few"], again, strict=True)):
+        low, value, high = (found[f"test.f1.{label}{end}"] for end in (".low", "", ".high"))
+        assert (value, low, high) == pytest.approx((wanted.value, wanted.low, wanted.high), abs=1e-8)
+        assert 0 <= low <= value <= high <= 1
+        assert found[f"test.support.{label}"] == (true == index).sum()
+    few, many = (found[f"test.f1.{label}.high"] - found[f"test.f1.{label}.low"] for label in ("few", "many"))
+    assert few > many
+
+
+# Calibration
+
+
+def by_bins(probabilities: np.ndarray, true: np.ndarray, bins: int) -> float:
+    """Expected calibration error, bin by bin."""
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == true
+    total = 0.0
+    for number in range(bins):
+        upper = confidence <= 1 if number == bins - 1 else confidence < (number + 1) / bins
+        inside = (confidence >= number / bins) & upper
+        if inside.any():
+            total += abs(confidence[inside].mean() - right[inside].mean()) * inside.mean()
+    return total
+
+
+def test_calibration_figures_are_those_of_plain_loops() -> None:
+    draw = np.random.default_rng(4)
+    probabilities, true = draw.dirichlet(np.full(5, 0.6), size=500), draw.integers(0, 5, 500)
+    names = [f"d{index // 8}" for index in range(500)]
+    bootstrap, calibration = DialogueBootstrap(names, 300, 0), Calibration(probabilities, true)
+    brier = calibration.brier_score(bootstrap)
+    plain = sum((probabilities[row, label] - (label == true[row])) ** 2 for row in range(500) for label in range(5))
+    assert brier.value == pytest.approx(plain / 500)
+    assert 0 <= brier.low < brier.value < brier.high <= 2
+    error = calibration.expected_error(bootstrap)
+    assert error.value == pytest.approx(by_bins(probabilities, true, 15))
+    assert error.value == reliability(probabilities, true).expected_calibration_error
+    assert 0 <= error.low < error.high <= 1
+    for bins in (1, 4, 10):
+        wanted = by_bins(probabilities, true, bins)
+        assert reliability(probabilities, true, bins).expected_calibration_error == pytest.approx(wanted)
+
+
+def test_each_resample_has_the_error_of_its_own_dialogues() -> None:
+    draw = np.random.default_rng(5)
+    probabilities, true = draw.dirichlet(np.ones(3), size=60), draw.integers(0, 3, 60)
+    names = [f"d{index // 10}" for index in range(60)]
+    chosen = np.random.default_rng(7).integers(0, 6, size=(50, 6))
+    rows = [np.concatenate([np.arange(10 * one, 10 * one + 10) for one in resample]) for resample in chosen]
+    errors = [reliability(probabilities[at], true[at]).expected_calibration_error for at in rows]
+    found = Calibration(probabilities, true).expected_error(DialogueBootstrap(names, 50, seed=7))
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(errors, [0.025, 0.975])))
+
+
+def test_sure_and_right_is_perfect_and_sure_and_wrong_the_worst() -> None:
+    true = np.array([0, 1, 2, 1])
+    bootstrap = DialogueBootstrap(["a", "a", "b", "c"], 100, 0)
+    assert Calibration(np.eye(3)[true], true).brier_score(bootstrap) == Interval(0, 0, 0)
+    assert Calibration(np.eye(3)[(true + 1) % 3], true).brier_score(bootstrap) == Interval(2, 2, 2)
+
+
+# Parts of the split
+
+
+@pytest.mark.parametrize(
+    ("kind", "number", "part"),
+    [
+        ("words", 1, "1-3"),
+        ("words", 3, "1-3"),
+        ("words", 4, "4-8"),
+        ("words", 8, "4-8"),
+        ("words", 9, "9-16"),
+        ("words", 16, "9-16"),
+        ("words", 17, "17+"),
+        ("words", 900, "17+"),
+        ("seconds", 0.0, "0-1"),
+        ("seconds", 0.5, "0-1"),
+        ("seconds", 1.0, "1-2"),
+        ("seconds", 3.999, "2-4"),
+        ("seconds", 8, "8+"),
+        ("dialogue_turns", 1, "1-5"),
+        ("dialogue_turns", 5, "1-5"),
+        ("dialogue_turns", 6, "6-10"),
+        ("dialogue_turns", 20, "11-20"),
+        ("dialogue_turns", 21, "21+"),
+    ],
+)
+def test_numbers_fall_into_parts(kind: str, number: float, part: str) -> None:
+    assert binned(kind, number) == part
+
+
+def test_parts_are_measured_and_read_back_in_order() -> None:
+    draw = np.random.default_rng(6)
+    n = 200
+    true = draw.integers(0, 3, n)
+    words = draw.integers(1, 30, n)
+    predicted = np.where((words < 4) | (draw.random(n) < 0.8), true, (true + 1) % 3)
+    dialogues = [f"d{index // 5}" for index in range(n)]
+    membership: dict[str, list[str | None]] = {
+        "room": [None if index % 10 == 0 else f"room {index % 2}" for index in range(n)],
+        "words": [binned("words", number) for number in words],
+        "seconds": [binned("seconds", number / 3) for number in words],
+        "modalities": ["speech+text" if index % 3 else "text" for index in range(n)],
+        "accent": ["none"] * n,
+        "nobody": [None] * n,
+    }
+    metrics = slice_metrics(membership, true, predicted, dialogues, 3, CONFIG)
+    points = slices_from_metrics(dict(sorted(metrics.items(), reverse=True)) | {"test.weighted_f1": 0.5})
+    assert [(point.kind, point.value) for point in points] == [
+        ("modalities", "speech+text"),
+        ("modalities", "text"),
+        *(("words", value) for value in ("1-3", "4-8", "9-16", "17+")),
+        *(("seconds", value) for value in ("0-1", "1-2", "2-4", "4-8", "8+")),
+        ("accent", "none"),
+        ("room", "room 0"),
+        ("room", "room 1"),
+    ]
+    assert len(metrics) == 4 * len(points)
+    for point in points:
+        inside = np.array([value == point.value for value in membership[point.kind]])
+        assert point.utterances == inside.sum()
+        names = [name for name, there in zip(dialogues, inside, strict=True) if there]
+        wanted = DialogueBootstrap(names, 200, CONFIG.seed).weighted_f1(true[inside], predicted[inside], 3)
+        found = point.weighted_f1
+        assert (found.value, found.low, found.high) == pytest.approx((wanted.value, wanted.low, wanted.high), abs=1e-8)
+    assert {point.value: point.weighted_f1.value for point in points}["1-3"] == 1
+    assert slices_from_metrics({"test.weighted_f1": 0.5}) == []
+
+
+def test_the_rarest_values_come_together() -> None:
+    values = [f"v{number}" for number in range(25) for _ in range(25 - number)]
+    found = most_frequent(values)
+    assert len(set(found)) == 21 and found.count("other") == sum(range(1, 6))
+    assert found[0] == "v0" and len(found) == len(values)
+    assert most_frequent(["a", "b"]) == ["a", "b"]
+
+
+def test_a_value_becomes_a_part_of_a_metrics_name() -> None:
+    assert plain_name("a.b, c+d") == "a_b_ c_d" and plain_name("  ") == "_" and plain_name(3) == "3"
+    assert len(plain_name("x" * 200)) == 60 and plain_name("Zoë") == "Zoë"
+
+
+class Columns:
+    """Stands for a reader of the dataset's columns."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self._rows = rows
+
+    def columns(self, split: str, names: list[str]) -> list[dict[str, Any]]:
+        assert split == "test" and names[:2] == ["dialogue_id", "turn"]
+        return self._rows
+
+
+def test_columns_of_the_dataset_become_parts() -> None:
+    rooms = [f"room {number}" for number in range(22) for _ in range(22 - number)]
+    rows = [{"dialogue_id": f"d{index}", "turn": 0, "a.room": room} for index, room in enumerate(rooms)]
+    keys = [*keys_of([row["dialogue_id"] for row in rows]), ("unknown", 0)]
+    rows[0]["a.room"] = None
+    found = columns_of(Columns(rows), ["a.room"], keys)  # type: ignore[arg-type]
+    assert list(found) == ["a_room"]
+    values = found["a_room"]
+    assert values[0] is None and values[-1] is None and values[1] == "room 0"
+    assert values.count("other") == 3 and len({value for value in values if value}) == 21
+    assert columns_of(Columns(rows), [], keys) == {}  # type: ignore[arg-type]
+
+
+def test_turns_are_counted_dialogue_by_dialogue() -> None:
+    assert keys_of(["a", "a", "b", "a"]) == [("a", 0), ("a", 1), ("b", 0), ("a", 2)]
+
+
+# Robustness
+
+
+def test_robustness_figures_are_read_back_in_the_conditions_order() -> None:
+    points = [
+        RobustnessPoint(name, Interval(0.5 + number / 100, 0.4, 0.6), Interval(number / 100, -0.01, 0.1))
+        for number, name in enumerate(CONDITIONS)
+    ]
+    metrics = robustness_metrics(Interval(0.6, 0.55, 0.65), points[::-1])
+    assert metrics["test.robustness.clean.weighted_f1.low"] == 0.55
+    assert len(metrics) == 3 + 6 * len(points)
+    assert robustness_from_metrics(metrics) == points
+    assert robustness_from_metrics({"test.weighted_f1": 0.5}) == []
+    part = robustness_metrics(None, points[2:4])
+    assert robustness_from_metrics(part) == points[2:4] and not any("clean" in name for name in part)
+
+
+# Dialogues to look at
+
+
+def moving(turns: int, swing: float) -> DialoguePrediction:
+    """A dialogue in which the gate's trust goes to and fro."""
+    speech = 0.5 + swing * np.where(np.arange(turns) % 2, 1, -1)
+    weights = np.stack([speech, 1 - speech], 1).astype(np.float32)
+    probabilities = np.tile(np.array([0.7, 0.3], np.float32), (turns, 1))
+    return DialoguePrediction(probabilities, weights, np.zeros((turns, 2, 2), np.float32), ["speech"] * turns)
+
+
+def chosen(lengths: list[int], swings: list[float], count: int = 2) -> list[GateTimeline]:
+    """The dialogues that are shown."""
+    answers = [moving(turns, swing) for turns, swing in zip(lengths, swings, strict=True)]
+    names = [f"d{index}" for index in range(len(lengths))]
+    return liveliest(names, answers, [np.ones(turns, int) for turns in lengths], ["a", "b"], count)
+
+
+def test_the_dialogues_in_which_the_weights_move_most_are_shown() -> None:
+    found = chosen([6, 6, 6, 6], [0.1, 0.4, 0.0, 0.2])
+    assert [timeline.name for timeline in found] == ["d1", "d3"]
+    assert found[0].true == ["b"] * 6 and found[0].predicted == ["a"] * 6 and found[0].turns == list(range(6))
+    assert found[0].weights.shape == (6, 2) and found[0].texts == []
+    assert [timeline.name for timeline in chosen([2, 6, 40], [0.4, 0.1, 0.4])] == ["d1"], "a readable length"
+    long = chosen([40, 2], [0.3, 0.1], count=1)
+    assert long[0].name == "d0" and len(long[0].turns) == 16 == len(long[0].weights)
+    assert chosen([], []) == []
+
+
+def test_timelines_are_written_and_read_and_texts_are_cut(tmp_path: Path) -> None:
+    path = tmp_path / "timelines.json"
+    plain = chosen([5, 6], [0.123456, 0.2])
+    told = [timeline.with_texts({0: "  so \n it goes ", 1: "x" * 500, 2: None, 3: "y" * 240}) for timeline in plain]
+    assert told[0].texts[0] == "so it goes" and told[0].texts[2] == "" == told[0].texts[4]
+    assert len(told[0].texts[1]) == 240 and told[0].texts[1].endswith("x…") and told[0].texts[3] == "y" * 240
+    write_timelines(path, told)
+    assert "…" in path.read_text(encoding="utf-8")
+    found = read_timelines(path)
+    for one, other in zip(found, told, strict=True):
+        np.testing.assert_allclose(one.weights, other.weights, atol=1e-6)
+        assert replace(one, weights=other.weights) == other
+    write_timelines(path, [])
+    assert read_timelines(path) == []
+
+
+@pytest.mark.parametrize("wrong", ["no json", "3", "{}x", '[{"name": "d"}]', '[{"weights": []}]', '{"a": 1}', "[[]]"])
+def test_what_holds_no_timelines_is_said(tmp_path: Path, wrong: str) -> None:
+    path = tmp_path / "timelines.json"
+    path.write_text(wrong, encoding="utf-8")
+    with pytest.raises(ValueError):
+        read_timelines(path)
+
+
+# A dialogue to send
+
+
+def recorded(seconds: float = 0.2, form: str = "WAV", rate: int = 8000, channels: int = 1) -> bytes:
+    """A hum as an encoded file."""
+    wave = 0.3 * np.sin(2 * np.pi * 200 * np.arange(int(seconds * rate)) / rate)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.repeat(wave[:, None], channels, 1), rate, format=form)
+    return buffer.getvalue()
+
+
+def utterance(turn: int, text: str | None = "well", audio: bytes | None = None) -> Utterance:
+    """One of a dialogue."""
+    return Utterance(dialogue_id="d", turn=turn, label="joy", text=text, audio=audio, speaker="ann")
+
+
+def test_an_example_is_written_and_read(tmp_path: Path) -> None:
+    dialogue = [
+        utterance(0, "Zoë!", recorded()),
+        utterance(1, None, recorded(form="FLAC")),
+        utterance(2, "no sound"),
+        utterance(3, None, recorded(form="OGG")),
+        utterance(4, None, None),
+    ]
+    expected = np.random.default_rng(0).dirichlet(np.ones(7), size=5).astype(np.float32)
+    write_example(tmp_path, Example(dialogue, expected))
+    found = read_example(tmp_path)
+    assert found is not None
+    assert [(one.turn, one.text, one.audio) for one in found.dialogue] == [
+        (one.turn, one.text, one.audio) for one in dialogue
+    ]
+    np.testing.assert_array_equal(found.expected, expected)
+    assert {path.name for path in (tmp_path / "example").iterdir()} == {
+        "dialogue.json",
+        "expected.json",
+        "0.wav",
+        "1.flac",
+        "3.ogg",
+    }
+    assert not any(one.label or one.speaker for one in found.dialogue), "what nobody sends"
+
+
+def test_without_an_example_there_is_none(tmp_path: Path) -> None:
+    assert read_example(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("dialogue.json", "[{"),
+        ("dialogue.json", "null"),
+        ("dialogue.json", '{"text": "a"}'),
+        ("dialogue.json", '["a"]'),
+        ("dialogue.json", '[{"audio": "elsewhere.wav"}]'),
+        ("dialogue.json", '[{"audio": 3}]'),
+        ("expected.json", "{}"),
+        ("expected.json", "[0.5]"),
+        ("expected.json", '{"probabilities": [[0.5, 0.5], [1.0]]}'),
+        ("expected.json", '{"probabilities": [["much", "little"]]}'),
+        ("expected.json", None),
+    ],
+)
+def test_a_damaged_example_is_said(tmp_path: Path, file: str, content: str | None) -> None:
+    write_example(tmp_path, Example([utterance(0, audio=recorded())], np.full((1, 2), 0.5, np.float32)))
+    path = tmp_path / "example" / file
+    path.unlink()
+    if content is not None:
+        path.write_text(content, encoding="utf-8")
+    with pytest.raises(ArtifactError, match="example"):
+        read_example(tmp_path)
+
+
+def test_what_the_endpoint_takes_is_sent_as_it_is() -> None:
+    dialogue = [utterance(0, audio=recorded(form=form)) for form in ("WAV", "FLAC", "OGG")]
+    dialogue += [utterance(3), utterance(4, audio=recorded(channels=2))]
+    assert sendable(dialogue) == dialogue
+    assert sendable([utterance(0)] * 128) is not None
+
+
+@pytest.mark.parametrize("audio", [recorded(form="MP3", rate=16000), recorded(form="AIFF"), recorded(channels=4)])
+def test_another_codec_is_encoded_again(tmp_path: Path, audio: bytes) -> None:
+    found = sendable([utterance(0, audio=audio), utterance(1)])
+    assert found is not None and found[0].audio is not None and found[0].audio[:4] == b"fLaC"
+    (before, rate), (after, rate_now) = decode(audio), decode(found[0].audio)
+    assert rate == rate_now
+    np.testing.assert_allclose(after, before, atol=1e-6)
+    assert replace(found[0], audio=audio) == utterance(0, audio=audio)
+    write_example(tmp_path, Example(found, np.full((2, 2), 0.5, np.float32)))
+    assert (tmp_path / "example" / "0.flac").read_bytes() == found[0].audio
+
+
+def test_a_dialogue_over_a_limit_of_the_endpoint_is_not_sent() -> None:
+    assert sendable([utterance(turn) for turn in range(129)]) is None
+    assert sendable([utterance(0, audio=recorded(30.0))]) is not None
+    assert sendable([utterance(0), utterance(1, audio=recorded(30.01))]) is None
+    assert sendable([utterance(0, audio=b"RIFF and nothing more")]) is None
+    heavy = recorded(29.0, rate=48000)
+    assert sendable([utterance(0, audio=heavy)]) is not None
+    assert sendable([utterance(turn, audio=heavy) for turn in range(3)]) is None
+    assert json.dumps([one.text for one in sendable([utterance(0, "")]) or []]) == '[""]'

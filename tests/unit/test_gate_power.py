@@ -1,0 +1,229 @@
+"""The comparison with the champion decides rightly about as often as it says, and intervals cover the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from components.core.config.gate import GateConfig
+from components.core.manifests import ChampionEvaluation
+from components.core.metrics import DialogueBootstrap, Interval, accuracy, confusion, weighted_f1
+from components.gate_model.candidate import Candidate
+from components.gate_model.rules.champion_comparison import judge
+
+SHARES = np.array([0.48, 0.15, 0.13, 0.11, 0.08, 0.03, 0.02])
+CLASSES = len(SHARES)
+DIALOGUES, UTTERANCES = 280, 2610
+BOTH_RIGHT = 0.55
+
+
+def dialogue_lengths(draw: np.random.Generator) -> np.ndarray:
+    """Lengths ``[280]`` of 1 and more that add up to 2,610."""
+    return 1 + draw.multinomial(UTTERANCES - DIALOGUES, draw.dirichlet(np.full(DIALOGUES, 2.5)))
+
+
+def other_class(draw: np.random.Generator, true: np.ndarray) -> np.ndarray:
+    """A wrong class for each label, the frequent ones more often."""
+    chances = np.where(np.eye(CLASSES, dtype=bool), 0, SHARES)
+    edges = np.cumsum(chances / chances.sum(1, keepdims=True), axis=1)[:, :-1]
+    place = draw.random(true.shape)
+    found = np.zeros_like(true)
+    for edge in range(CLASSES - 1):
+        found += place >= edges[:, edge][true]
+    return found
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two models on D test splits of N utterances: labels, the challenger's classes, the champion's ``[D, N]``."""
+
+    true: np.ndarray
+    challenger: np.ndarray
+    champion: np.ndarray
+
+
+def two_models(draw: np.random.Generator, owners: np.ndarray, draws: int, disagreement: float, gain: float) -> Pair:
+    """Exactly a share of each split's utterances is right with one model only; the challenger is right by ``gain`` more.
+
+    Some dialogues divide the models more than others, and some are harder for both. In a split the gain is what chance makes
+    of it: each utterance that divides them falls to the challenger by the same odds.
+    """
+    shape = (draws, len(owners))
+    true = draw.choice(CLASSES, size=shape, p=SHARES).astype(np.int64)
+    divides = draw.beta(2.0, 2.0 / disagreement - 2.0, (draws, DIALOGUES))[:, owners]
+    order = np.log(np.maximum(divides, 1e-12)) + draw.gumbel(size=shape)
+    count = round(disagreement * shape[1])
+    divided = np.zeros(shape, dtype=bool)
+    np.put_along_axis(divided, np.argpartition(-order, count, axis=1)[:, :count], True, axis=1)
+    easy = BOTH_RIGHT / (1 - disagreement)
+    both = ~divided & (draw.random(shape) < draw.beta(8 * easy, 8 * (1 - easy), (draws, DIALOGUES))[:, owners])
+    ours = draw.random(shape) < (disagreement + gain) / (2 * disagreement)
+    challenger = np.where(both | (divided & ours), true, other_class(draw, true))
+    champion = np.where(both | (divided & ~ours), true, other_class(draw, true))
+    return Pair(true, challenger, champion)
+
+
+SUPERIORITY = GateConfig(champion_mode="superiority")
+NOT_WORSE = GateConfig(champion_mode="non_inferiority", champion_margin=0.01)
+NOT_MUCH_WORSE = GateConfig(champion_mode="non_inferiority", champion_margin=0.02)
+
+
+def outcome(difference: Interval, thresholds: GateConfig) -> str:
+    """What the comparison says of a difference."""
+    name = "champion.difference.weighted_f1"
+    metrics = {name: difference.value, f"{name}.low": difference.low, f"{name}.high": difference.high}
+    champion = ChampionEvaluation(bundle_digest="champion", test_digest="test")
+    return judge(
+        Candidate(metrics, thresholds, test_digest="test", champion_digest="champion", champion=champion)
+    ).outcome
+
+
+class Trial:
+    """Many test splits of one shape, each compared by the same resamples."""
+
+    def __init__(self, draws: int, resamples: int, seed: int = 0) -> None:
+        self._draw = np.random.default_rng([seed, draws])
+        lengths = dialogue_lengths(np.random.default_rng(seed))
+        self.owners = np.repeat(np.arange(DIALOGUES), lengths)
+        self._bootstrap = DialogueBootstrap([f"d{owner:03}" for owner in self.owners], resamples, seed)
+        self._draws = draws
+
+    def differences(self, disagreement: float, gain: float) -> list[Interval]:
+        """The challenger's weighted F1 minus the champion's on every split."""
+        return list(self._differences(disagreement, gain))
+
+    def _differences(self, disagreement: float, gain: float) -> Iterator[Interval]:
+        for start in range(0, self._draws, 100):
+            pair = two_models(self._draw, self.owners, min(100, self._draws - start), disagreement, gain)
+            for true, one, other in zip(pair.true, pair.challenger, pair.champion, strict=True):
+                yield self._bootstrap.weighted_f1_difference(true, one, other, CLASSES)
+
+
+def shares(found: list[Interval], thresholds: GateConfig) -> dict[str, float]:
+    """How often each outcome came out."""
+    outcomes = [outcome(one, thresholds) for one in found]
+    return {name: outcomes.count(name) / len(outcomes) for name in ("promote", "hold", "reject")}
+
+
+def told(what: str, found: dict[str, float]) -> str:
+    """Shares in words."""
+    return f"{what}: {', '.join(f'{name} {100 * share:.1f} %' for name, share in found.items())}"
+
+
+def test_the_splits_are_what_they_are_said_to_be() -> None:
+    owners = Trial(1, 100).owners
+    assert len(owners) == UTTERANCES and len(set(owners.tolist())) == DIALOGUES
+    pair = two_models(np.random.default_rng(0), owners, 200, 0.15, 0.03)
+    ours, theirs = pair.challenger == pair.true, pair.champion == pair.true
+    assert ((ours != theirs).sum(1) == round(0.15 * UTTERANCES)).all()
+    assert (ours & theirs).mean() == pytest.approx(BOTH_RIGHT, abs=0.01)
+    assert (ours & ~theirs).mean() == pytest.approx(0.09, abs=0.002)
+    assert (theirs & ~ours).mean() == pytest.approx(0.06, abs=0.002)
+    true, one, other = (rows.ravel() for rows in (pair.true, pair.challenger, pair.champion))
+    for figure in (accuracy, weighted_f1):
+        gain = figure(confusion(true, one, CLASSES)) - figure(confusion(true, other, CLASSES))
+        assert float(gain) == pytest.approx(0.03, abs=0.003)
+    by_dialogue = np.array([(ours != theirs)[:, owners == owner].mean(1) for owner in range(DIALOGUES)])
+    independent = 0.15 * 0.85 * (1 / np.bincount(owners)).mean()
+    assert by_dialogue.var() > 1.15 * independent, "disagreement gathers in dialogues"
+
+
+def decided_rightly(draws: int, resamples: int) -> list[str]:
+    """Assert that a better, a worse and an equal challenger are told apart often enough, and say how often."""
+    trial = Trial(draws, resamples)
+    better, worse, equal = (trial.differences(0.15, gain) for gain in (0.03, -0.03, 0.0))
+    found = {
+        "better, superiority": shares(better, SUPERIORITY),
+        "worse, superiority": shares(worse, SUPERIORITY),
+        "equal, superiority": shares(equal, SUPERIORITY),
+        "better, margin 0.01": shares(better, NOT_WORSE),
+        "worse, margin 0.01": shares(worse, NOT_WORSE),
+        "equal, margin 0.01": shares(equal, NOT_WORSE),
+        "equal, margin 0.02": shares(equal, NOT_MUCH_WORSE),
+    }
+    lines = [told(what, one) for what, one in found.items()]
+    said = "\n".join(lines)
+    assert found["better, superiority"]["promote"] >= 0.95, said
+    assert found["worse, superiority"]["reject"] >= 0.95, said
+    assert found["better, margin 0.01"]["promote"] >= 0.95, said
+    assert found["worse, margin 0.01"]["promote"] <= 0.05, said
+    assert found["worse, margin 0.01"]["reject"] >= 0.95, said
+    for what, one in found.items():
+        if what.startswith("equal"):
+            assert one["reject"] <= 0.05, said
+    assert found["equal, superiority"]["promote"] <= 0.05 and found["equal, superiority"]["hold"] >= 0.9, said
+    assert found["equal, margin 0.02"]["promote"] > 0.5, said
+    return lines
+
+
+def test_three_points_are_told_from_none(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = decided_rightly(draws=200, resamples=500)
+    with capsys.disabled():
+        print("", "200 splits, 15 % disagreement, 3 points", *lines, sep="\n  ")
+
+
+@pytest.mark.long
+def test_three_points_are_told_from_none_over_many_splits(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = decided_rightly(draws=1000, resamples=2000)
+    with capsys.disabled():
+        print("", "1,000 splits, 15 % disagreement, 3 points", *lines, sep="\n  ")
+
+
+def test_the_more_two_models_disagree_the_less_is_settled(capsys: pytest.CaptureFixture[str]) -> None:
+    trial = Trial(draws=200, resamples=500, seed=1)
+    power = {share: shares(trial.differences(share, 0.03), SUPERIORITY) for share in (0.1, 0.2, 0.3)}
+    with capsys.disabled():
+        print(
+            "", *(told(f"3 points better, {share:.0%} disagreement", one) for share, one in power.items()), sep="\n  "
+        )
+    assert power[0.1]["promote"] >= 0.99 > power[0.2]["promote"] > power[0.3]["promote"] > 0.5
+    assert all(one["reject"] <= 0.01 for one in power.values())
+
+
+# Coverage
+
+
+def one_model(draw: np.random.Generator, owners: np.ndarray, draws: int) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and answers ``[D, N]``: each dialogue has its mood and its difficulty, each class its own."""
+    shape = (draws, len(owners))
+    true = draw.choice(CLASSES, size=shape, p=SHARES).astype(np.int64)
+    mood = draw.choice(CLASSES, size=(draws, DIALOGUES), p=SHARES).astype(np.int64)[:, owners]
+    true = np.where(draw.random(shape) < 0.3, mood, true)
+    skill = np.array([1.4, 0.6, 0.3, 0.4, 0.0, -0.6, -0.8])[true] + draw.normal(0, 0.9, (draws, DIALOGUES))[:, owners]
+    right = draw.random(shape) < 1 / (1 + np.exp(-skill))
+    return true, np.where(right, true, other_class(draw, true))
+
+
+def coverage(sets: int, resamples: int) -> tuple[float, float, float]:
+    """How often the 95 % interval of weighted F1 holds the truth, the truth, and the mean width."""
+    draw = np.random.default_rng(sets)
+    owners = np.repeat(np.arange(DIALOGUES), dialogue_lengths(draw))
+    true, predicted = one_model(draw, owners, 400)
+    truth = float(weighted_f1(confusion(true.ravel(), predicted.ravel(), CLASSES)))
+    names = [f"d{owner:03}" for owner in owners]
+    covered, width = 0, 0.0
+    for start in range(0, sets, 100):
+        bootstrap = DialogueBootstrap(names, resamples, seed=start)
+        for labels, answers in zip(*one_model(draw, owners, min(100, sets - start)), strict=True):
+            found = bootstrap.weighted_f1(labels, answers, CLASSES)
+            covered += found.low <= truth <= found.high
+            width += found.high - found.low
+    return covered / sets, truth, width / sets
+
+
+def test_intervals_cover(capsys: pytest.CaptureFixture[str]) -> None:
+    covered, truth, width = coverage(sets=300, resamples=300)
+    with capsys.disabled():
+        print(f"\n  [{100 * covered:.1f} % of 300 intervals (mean width {width:.3f}) hold the true {truth:.3f}]")
+    assert 0.90 <= covered <= 0.985
+
+
+@pytest.mark.long
+def test_intervals_cover_as_often_as_they_say(capsys: pytest.CaptureFixture[str]) -> None:
+    covered, truth, width = coverage(sets=2000, resamples=2000)
+    with capsys.disabled():
+        print(f"\n  [{100 * covered:.1f} % of 2,000 intervals (mean width {width:.3f}) hold the true {truth:.3f}]")
+    assert 0.925 <= covered <= 0.97

@@ -1,0 +1,435 @@
+"""Gate rules: each decides alone, misses nothing that it needs, says why in one sentence, and is found by its place."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from components.core.config.gate import GateConfig
+from components.core.manifests import ChampionEvaluation, RuleResult
+from components.core.robustness_figures import CONDITIONS
+from components.gate_model.candidate import Candidate
+from components.gate_model.rules import rules
+from components.gate_model.run import overall
+
+ROOT = Path(__file__).resolve().parents[2]
+EXPERTS = ("speech", "text", "cross_modal")
+LABELS = ("anger", "joy", "neutral")
+THRESHOLDS: dict[str, Any] = {"max_robustness_loss": 0.05, "max_dialogue_ms": 500.0, "max_bundle_mb": 64.0}
+NEVER_REJECT = {"committed_code"}
+
+
+def around(name: str, low: float, value: float, high: float) -> dict[str, float]:
+    """A metric with its bounds."""
+    return {name: value, f"{name}.low": low, f"{name}.high": high}
+
+
+METRICS = {
+    **around("test.weighted_f1", 0.57, 0.6, 0.63),
+    "test.majority.weighted_f1": 0.3,
+    "test.ece": 0.05,
+    **{f"test.support.{label}": 100.0 for label in LABELS},
+    **{f"test.f1.{label}": 0.5 for label in LABELS},
+    **{f"test.gate.{name}.mean": share for name, share in zip(EXPERTS, (0.2, 0.3, 0.5), strict=True)},
+    **{key: value for name in EXPERTS for key, value in around(f"test.contribution.{name}", 0.01, 0.02, 0.03).items()},
+    **{
+        key: value
+        for name in ("speech", "text")
+        for percent, left in ((0, 0.6), (50, 0.55), (100, 0.45))
+        for key, value in around(f"test.missing.{name}.{percent}.weighted_f1", left - 0.03, left, left + 0.03).items()
+    },
+    **{key: value for one in CONDITIONS for key, value in around(f"test.robustness.{one}.loss", 0, 0.01, 0.03).items()},
+    **around("champion.difference.weighted_f1", 0.005, 0.02, 0.035),
+}
+RUNTIME = {"runtime.dialogue_ms.p95": 120.0, "runtime.size_mb": 12.0}
+CHAMPION = ChampionEvaluation(bundle_digest="champion", test_digest="test")
+
+
+def candidate(
+    metrics: Mapping[str, float] | None = None,
+    runtime: Mapping[str, float] | None = None,
+    thresholds: Mapping[str, Any] | None = None,
+    without: Iterable[str] = (),
+    **changes: Any,
+) -> Candidate:
+    """A candidate that passes every rule, but for the changes."""
+    gone = set(without)
+    fields: dict[str, Any] = {
+        "metrics": {name: value for name, value in {**METRICS, **(metrics or {})}.items() if name not in gone},
+        "runtime": {name: value for name, value in {**RUNTIME, **(runtime or {})}.items() if name not in gone},
+        "thresholds": GateConfig(**{**THRESHOLDS, **(thresholds or {})}),
+        "labels": LABELS,
+        "experts": EXPERTS,
+        "test_digest": "test",
+        "champion_digest": "champion",
+        "champion": CHAMPION,
+    }
+    return Candidate(**{**fields, **changes})
+
+
+def judged(one: Candidate) -> dict[str, RuleResult]:
+    """Every rule's answer, each of a form that a report can show."""
+    found = {name: rule(one) for name, rule in rules().items()}
+    for name, result in found.items():
+        assert result.rule == name
+        assert result.sentence.endswith(".") and not result.sentence.endswith(".."), result.sentence
+        assert (
+            "\n" not in result.sentence and "  " not in result.sentence and result.sentence == result.sentence.strip()
+        )
+        assert "nan" not in result.sentence.split(), result.sentence
+        for number in (result.measured, result.bound):
+            assert number is None or math.isfinite(number)
+    return found
+
+
+def test_a_candidate_that_passes_every_rule_is_promoted() -> None:
+    found = judged(candidate())
+    assert {result.outcome for result in found.values()} == {"promote"}
+    assert overall(list(found.values())) == "promote"
+
+
+CASES: list[tuple[str, str, dict[str, Any]]] = [
+    ("above_majority", "reject", {"metrics": {"test.majority.weighted_f1": 0.53}}),
+    ("bundle_size", "reject", {"runtime": {"runtime.size_mb": 64.1}}),
+    ("calibration", "reject", {"metrics": {"test.ece": 0.16}}),
+    (
+        "champion_comparison",
+        "reject",
+        {"metrics": around("champion.difference.weighted_f1", -0.04, -0.02, -0.001)},
+    ),
+    ("champion_comparison", "reject", {"champion": None}),
+    (
+        "champion_comparison",
+        "hold",
+        {"metrics": around("champion.difference.weighted_f1", -0.02, -0.005, 0.01)},
+    ),
+    ("class_floor", "reject", {"metrics": {"test.f1.joy": 0.09}}),
+    ("committed_code", "hold", {"code": "uncommitted"}),
+    ("committed_code", "hold", {"code": "unknown"}),
+    ("data_verdict", "reject", {"data_verdict": "reject"}),
+    (
+        "data_verdict",
+        "hold",
+        {"thresholds": {"data_warnings": "hold"}, "data_verdict": "warn", "data_warnings": ["Few speakers."]},
+    ),
+    (
+        "expert_collapse",
+        "reject",
+        {"metrics": {"test.gate.speech.mean": 0.0, "test.gate.text.mean": 0.96, "test.gate.cross_modal.mean": 0.04}},
+    ),
+    ("latency", "reject", {"runtime": {"runtime.dialogue_ms.p95": 501.0}}),
+    ("minimum_contribution", "reject", {"metrics": around("test.contribution.speech", -0.07, -0.05, -0.03)}),
+    ("minimum_contribution", "hold", {"metrics": around("test.contribution.text", -0.07, -0.03, -0.01)}),
+    ("minimum_weighted_f1", "reject", {"metrics": around("test.weighted_f1", 0.36, 0.38, 0.39)}),
+    ("minimum_weighted_f1", "hold", {"metrics": around("test.weighted_f1", 0.38, 0.41, 0.44)}),
+    ("missing_modality", "reject", {"metrics": around("test.missing.speech.100.weighted_f1", 0.2, 0.24, 0.29)}),
+    ("missing_modality", "hold", {"metrics": around("test.missing.text.100.weighted_f1", 0.27, 0.3, 0.33)}),
+    ("robustness", "reject", {"metrics": around("test.robustness.telephone_codec.loss", 0.06, 0.08, 0.1)}),
+    ("robustness", "hold", {"metrics": around("test.robustness.words_10.loss", 0.02, 0.04, 0.06)}),
+]
+
+
+@pytest.mark.parametrize(("rule", "outcome", "changes"), CASES)
+def test_each_rule_decides_alone(rule: str, outcome: str, changes: dict[str, Any]) -> None:
+    found = judged(candidate(**changes))
+    assert {name: result.outcome for name, result in found.items() if result.outcome != "promote"} == {rule: outcome}
+    assert overall(list(found.values())) == outcome
+
+
+def test_no_rule_is_without_a_case() -> None:
+    assert {rule for rule, _, _ in CASES} == set(rules()), "a new rule needs a case above"
+    assert {rule for rule, outcome, _ in CASES if outcome == "reject"} == set(rules()) - NEVER_REJECT
+
+
+NEEDED = [
+    ("above_majority", "test.majority.weighted_f1"),
+    ("above_majority", "test.weighted_f1.low"),
+    ("bundle_size", "runtime.size_mb"),
+    ("calibration", "test.ece"),
+    ("champion_comparison", "champion.difference.weighted_f1"),
+    ("champion_comparison", "champion.difference.weighted_f1.high"),
+    ("class_floor", "test.f1.neutral"),
+    ("class_floor", "test.support.anger"),
+    ("expert_collapse", "test.gate.cross_modal.mean"),
+    ("latency", "runtime.dialogue_ms.p95"),
+    ("minimum_contribution", "test.contribution.text"),
+    ("minimum_contribution", "test.contribution.cross_modal.low"),
+    ("minimum_weighted_f1", "test.weighted_f1"),
+    ("minimum_weighted_f1", "test.weighted_f1.high"),
+    ("robustness", "test.robustness.noise_20db.loss"),
+    ("robustness", "test.robustness.words_10.loss.high"),
+]
+NEEDS_NO_FIGURE = {"committed_code", "data_verdict"}
+
+
+@pytest.mark.parametrize(("rule", "metric"), NEEDED)
+def test_what_was_not_measured_fails_the_rule_that_needs_it(rule: str, metric: str) -> None:
+    found = judged(candidate(without=[metric]))
+    assert found[rule].outcome == "reject" and found[rule].measured is None
+    assert "was not measured" in found[rule].sentence
+
+
+def test_a_curve_that_lacks_a_modality_or_its_end_was_not_measured() -> None:
+    speech = [name for name in METRICS if name.startswith("test.missing.speech.")]
+    for gone in (speech, [name for name in speech if ".0." not in name], ["test.weighted_f1"]):
+        found = judged(candidate(without=gone))["missing_modality"]
+        assert found.outcome == "reject" and "was not measured" in found.sentence
+
+
+def test_every_rule_that_needs_a_figure_was_tried_without() -> None:
+    assert {rule for rule, _ in NEEDED} | {"missing_modality"} == set(rules()) - NEEDS_NO_FIGURE
+
+
+def test_nothing_measured_at_all_is_rejected_in_sentences() -> None:
+    found = judged(candidate(without=[*METRICS, *RUNTIME]))
+    assert {name for name, result in found.items() if result.outcome == "promote"} == NEEDS_NO_FIGURE
+    assert overall(list(found.values())) == "reject"
+
+
+@pytest.mark.parametrize(
+    ("rule", "threshold"),
+    [
+        ("bundle_size", "max_bundle_mb"),
+        ("calibration", "max_ece"),
+        ("class_floor", "min_class_f1"),
+        ("expert_collapse", "max_expert_weight"),
+        ("latency", "max_dialogue_ms"),
+        ("minimum_contribution", "min_contribution"),
+        ("missing_modality", "min_retained"),
+        ("robustness", "max_robustness_loss"),
+    ],
+)
+def test_a_rule_whose_threshold_is_off_is_not_asked(rule: str, threshold: str) -> None:
+    found = judged(candidate(thresholds={threshold: False}, without=[*METRICS, *RUNTIME]))[rule]
+    assert found.outcome == "off" and f"gate.{threshold}" in found.sentence
+    assert found.measured is None and found.bound is None
+
+
+# The champion
+
+
+def compared(**changes: Any) -> RuleResult:
+    """What the comparison says."""
+    return judged(candidate(**changes))["champion_comparison"]
+
+
+def test_without_a_champion_there_is_nothing_to_compare() -> None:
+    assert compared(champion_digest="", champion=None).outcome == "off"
+    found = judged(candidate(champion_digest="", champion=None, without=["champion.difference.weighted_f1"]))
+    assert overall(list(found.values())) == "promote"
+
+
+@pytest.mark.parametrize("difference", [-0.3, 0.0, 0.3])
+def test_figures_of_another_test_split_are_never_compared(difference: float) -> None:
+    other = ChampionEvaluation(bundle_digest="champion", test_digest="another")
+    metrics = around("champion.difference.weighted_f1", difference - 0.01, difference, difference + 0.01)
+    found = compared(champion=other, metrics=metrics)
+    assert found.outcome == "hold" and found.measured is None and "never compared" in found.sentence
+
+
+def test_a_champion_that_cannot_be_compared_holds() -> None:
+    why = "it knows other labels than this dataset"
+    found = compared(champion=ChampionEvaluation(bundle_digest="champion", incomparable=why))
+    assert found.outcome == "hold" and why in found.sentence and found.measured is None
+
+
+def test_a_champion_that_was_not_evaluated_rejects() -> None:
+    for champion in (None, ChampionEvaluation(bundle_digest="another champion", test_digest="test")):
+        found = compared(champion=champion)
+        assert found.outcome == "reject" and "was not evaluated" in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "superior", "not_worse"),
+    [
+        (0.001, 0.02, "promote", "promote"),
+        (0.0, 0.02, "hold", "promote"),
+        (-0.005, 0.005, "hold", "promote"),
+        (-0.01, 0.005, "hold", "promote"),
+        (-0.011, 0.005, "hold", "hold"),
+        (-0.02, 0.0, "hold", "hold"),
+        (-0.02, -0.001, "reject", "reject"),
+    ],
+)
+def test_the_paired_interval_decides_in_both_modes(low: float, high: float, superior: str, not_worse: str) -> None:
+    metrics = around("champion.difference.weighted_f1", low, (low + high) / 2, high)
+    found = compared(metrics=metrics, thresholds={"champion_mode": "superiority"})
+    assert (found.outcome, found.bound, found.measured) == (superior, 0.0, low)
+    found = compared(metrics=metrics)
+    assert (found.outcome, found.bound, found.measured) == (not_worse, -0.01, low)
+
+
+def test_a_loss_that_is_certain_and_within_the_margin_still_passes() -> None:
+    metrics = around("champion.difference.weighted_f1", -0.008, -0.005, -0.002)
+    assert compared(metrics=metrics).outcome == "promote"
+    assert compared(metrics=metrics, thresholds={"champion_margin": 0.0}).outcome == "reject"
+
+
+# What does not count
+
+
+def test_a_class_of_few_utterances_is_left_out() -> None:
+    few = {"test.support.joy": 19.0, "test.f1.joy": 0.0}
+    assert judged(candidate(metrics=few))["class_floor"].outcome == "promote"
+    assert judged(candidate(metrics=few, without=["test.f1.joy"]))["class_floor"].outcome == "promote"
+    enough = judged(candidate(metrics={**few, "test.support.joy": 20.0}))["class_floor"]
+    assert enough.outcome == "reject" and "joy" in enough.sentence and enough.measured == 0.0
+    assert judged(candidate(metrics=few, thresholds={"min_class_support": 10}))["class_floor"].outcome == "reject"
+    none = judged(candidate(thresholds={"min_class_support": 1000}))["class_floor"]
+    assert none.outcome == "off" and "1000" in none.sentence
+
+
+def test_every_class_below_the_floor_is_named() -> None:
+    found = judged(candidate(metrics={"test.f1.anger": 0.05, "test.f1.joy": 0.0}))["class_floor"]
+    assert "anger 0.050" in found.sentence and "joy 0.000" in found.sentence and "neutral" not in found.sentence
+
+
+def test_a_model_that_only_reads_is_not_asked_for_a_choice_or_a_microphone() -> None:
+    loud = around("test.robustness.noise_20db.loss", 0.5, 0.5, 0.5)
+    found = judged(candidate(experts=("text", "cross_modal"), metrics=loud))
+    assert {name for name, result in found.items() if result.outcome == "off"} == {
+        "expert_collapse",
+        "minimum_contribution",
+    }
+    assert overall(list(found.values())) == "promote"
+    deaf = {"robustness_conditions": ["noise_20db", "telephone"]}
+    alone = judged(candidate(experts=("text", "cross_modal"), metrics=loud, thresholds=deaf))
+    assert alone["robustness"].outcome == "off"
+    assert judged(candidate(metrics=loud))["robustness"].outcome == "reject"
+
+
+def test_a_condition_that_does_not_count_is_reported_only() -> None:
+    loud = around("test.robustness.noise_0db.loss", 0.5, 0.5, 0.5)
+    assert judged(candidate(metrics=loud))["robustness"].outcome == "promote"
+    counts = {"robustness_conditions": ["noise_0db"]}
+    assert judged(candidate(metrics=loud, thresholds=counts))["robustness"].outcome == "reject"
+
+
+def test_uncommitted_code_and_warnings_pass_where_the_profile_says_so() -> None:
+    for code in ("uncommitted", "unknown"):
+        found = judged(candidate(code=code, thresholds={"allow_uncommitted": True}))["committed_code"]
+        assert found.outcome == "promote" and "allows" in found.sentence
+    warned = judged(candidate(data_verdict="warn", data_warnings=["One.", "Two."]))["data_verdict"]
+    assert warned.outcome == "promote" and "2 warnings" in warned.sentence and warned.measured == 2
+
+
+def test_a_model_that_gets_nothing_right_is_rejected_without_a_division() -> None:
+    nothing = {**around("test.weighted_f1", 0.0, 0.0, 0.0)}
+    assert judged(candidate(metrics=nothing))["missing_modality"].outcome == "reject"
+
+
+# The whole
+
+
+def result(outcome: Any) -> RuleResult:
+    """An answer."""
+    return RuleResult(rule="any", outcome=outcome, measured=None, bound=None, sentence="Because.")
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "answer"),
+    [
+        (["promote", "promote"], "promote"),
+        (["promote", "off"], "promote"),
+        (["promote", "hold", "off"], "hold"),
+        (["promote", "hold", "reject"], "reject"),
+        (["off", "reject"], "reject"),
+        (["off", "off"], "hold"),
+        ([], "hold"),
+    ],
+)
+def test_one_reject_rejects_one_hold_holds_and_nothing_asked_is_no_promotion(outcomes: list[str], answer: str) -> None:
+    assert overall([result(outcome) for outcome in outcomes]) == answer
+
+
+# Thresholds
+
+
+def test_zero_is_a_bound_and_off_is_off() -> None:
+    zero = GateConfig(min_contribution=0, min_class_f1=0, max_ece=0, max_robustness_loss=0, min_retained=0)
+    for name in ("min_contribution", "min_class_f1", "max_ece", "max_robustness_loss", "min_retained"):
+        value = getattr(zero, name)
+        assert value == 0.0 and isinstance(value, float), name
+        assert getattr(GateConfig(**{name: False}), name) is False
+    again = GateConfig.model_validate(json.loads(zero.model_dump_json()))
+    assert again == zero and again.min_contribution is not False
+    off = GateConfig.model_validate(json.loads(GateConfig(max_ece=False).model_dump_json()))
+    assert off.max_ece is False
+    assert judged(candidate(thresholds={"max_ece": 0}))["calibration"].outcome == "reject"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"robustness_conditions": ["thunder"]},
+        {"robustness_conditions": []},
+        {"max_ece": None},
+        {"max_ece": 1.5},
+        {"max_dialogue_ms": 0},
+        {"champion_mode": "equality"},
+        {"min_wieghted_f1": 0.4},
+    ],
+)
+def test_what_is_no_threshold_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        GateConfig(**wrong)
+
+
+# Discovery
+
+ANOTHER_RULE = '''"""No release on a Monday."""
+
+from __future__ import annotations
+
+from components.core.manifests import RuleResult
+from components.gate_model.candidate import Candidate, rejected
+
+
+def judge(candidate: Candidate) -> RuleResult:
+    """Reject."""
+    return rejected("no_mondays", 1.0, 0.0, "It is Monday.")
+'''
+PROGRAM = """
+import json
+from components.core.config.gate import GateConfig
+from components.core.source_digest import source_digest
+from components.gate_model.candidate import Candidate
+from components.gate_model.rules import rules
+nobody = Candidate(metrics={}, thresholds=GateConfig())
+outcomes = {name: rule(nobody).outcome for name, rule in rules().items()}
+digests = [source_digest(f"components.{name}.run") for name in ("gate_model", "validate_data")]
+print(json.dumps([sorted(outcomes), outcomes.get("no_mondays"), *digests]))
+"""
+
+
+def discovered(tree: Path) -> list[Any]:
+    """The rules of a tree, the new one's outcome, and the digests of two stages."""
+    environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], cwd=tree, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return list(json.loads(done.stdout))
+
+
+def test_a_new_file_is_a_new_rule_and_runs_the_gate_again(tmp_path: Path) -> None:
+    for file in sorted((ROOT / "components").rglob("*.py")):
+        target = tmp_path / file.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, target)
+    names, outcome, gate, other = discovered(tmp_path)
+    assert "no_mondays" not in names and outcome is None
+    (tmp_path / "components" / "gate_model" / "rules" / "no_mondays.py").write_text(ANOTHER_RULE, encoding="utf-8")
+    names_now, outcome, gate_now, other_now = discovered(tmp_path)
+    assert sorted([*names, "no_mondays"]) == names_now and outcome == "reject"
+    assert gate_now != gate and other_now == other
