@@ -27,7 +27,7 @@ from components.core.moe.context import ContextLayers
 from components.core.moe.fusion import AttentionLayer
 from components.core.moe.mixture import CROSS_MODAL, DialogueBatch, MixtureOfExperts
 from components.core.moe.prediction import load_mixture, make_batch, predict, save_mixture
-from components.core.moe.recurrence import BidirectionalGRU
+from components.core.moe.recurrence import DialogueGRU
 from components.core.moe.training import (
     calibrate,
     class_weights,
@@ -151,7 +151,7 @@ def test_every_layer_gives_a_dialogue_the_same_alone_and_in_any_batch(lengths: l
     turns, config = Turns(lengths), config_of()
     rows, there = torch.randn(len(turns), 12), torch.rand(len(turns)) > 0.3
     context = ContextLayers(12, 6, 2, [1, 3, 5], 0.0)
-    recurrence = BidirectionalGRU(12, 6, 2, 0.0)
+    recurrence = DialogueGRU(12, 6, 2, 0.0)
     attention = AttentionLayer(config).eval()
     layers: dict[str, tuple[torch.nn.Module, Callable[[Tensor, Tensor, Turns], Tensor]]] = {
         "context": (context, lambda x, there, turns: context(x, turns)),
@@ -192,7 +192,7 @@ def test_every_layer_gives_a_dialogue_the_same_alone_and_in_any_batch(lengths: l
 def test_the_recurrence_and_the_convolutions_are_torchs_own(lengths: list[int], layers: int, seed: int) -> None:
     torch.manual_seed(seed)
     turns = Turns(lengths)
-    ours = BidirectionalGRU(5, 4, layers, 0.0)
+    ours = DialogueGRU(5, 4, layers, 0.0)
     rows = torch.randn(len(turns), 5, requires_grad=True)
     weight = torch.randn(len(turns), 8)
     (ours(rows, turns) * weight).sum().backward()

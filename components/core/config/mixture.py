@@ -15,7 +15,9 @@ class MixtureConfig(SeededSection):
 
     Attributes:
         modalities: which of the embeddings' modalities to use, in order; empty: all that are there.
-        context: what a prediction may look at: its whole dialogue, or the utterance alone.
+        context: what a prediction may look at: its dialogue, or the utterance alone.
+        context_mode: which turns of the dialogue: all of them (``full``), or the utterance's own and those before it
+            (``causal``), so that an answer once given stays as it is when the dialogue goes on.
         gate: a learned gate, or the plain mean of the experts that are present.
         class_weights: weight of each class in the focal losses: none, inverse to its count in train (``balanced``), or
             the square root of that; the mean over train utterances is 1.
@@ -27,6 +29,7 @@ class MixtureConfig(SeededSection):
 
     modalities: list[str] = Field(default_factory=list)
     context: Literal["dialogue", "utterance"] = "dialogue"
+    context_mode: Literal["full", "causal"] = "full"
     hidden: int = Field(default=512, gt=0)
     gru_layers: int = Field(default=3, gt=0)
     kernels: list[int] = Field(default_factory=lambda: [1, 3, 5], min_length=1)

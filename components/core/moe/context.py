@@ -7,15 +7,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from components.core.moe.recurrence import BidirectionalGRU
+from components.core.moe.recurrence import DialogueGRU
 from components.core.moe.turns import Turns
 
 
 class ContextLayers(nn.Module):
-    """Parallel convolutions over turns, summed, then a bidirectional GRU, plus a linear skip of the input.
+    """Parallel convolutions over turns, summed, then a GRU, plus a linear skip of the input.
 
     ``[N, D]`` to ``[N, 2 H]``. A convolution is a linear layer over a window of turns, which is zero beyond the ends of the
-    dialogue, so a dialogue's output is the same alone and in any batch.
+    dialogue, so a dialogue's output is the same alone and in any batch. The window is around the turn and the GRU has two
+    directions of H; where the layers are causal, the window ends with the turn and the GRU has one direction of 2 H.
 
     Args:
         width: D.
@@ -23,24 +24,27 @@ class ContextLayers(nn.Module):
         layers: of the GRU.
         kernels: turns that each convolution sees; odd.
         dropout: before, in and after the GRU.
+        causal: whether a turn sees itself and earlier turns only.
     """
 
-    def __init__(self, width: int, hidden: int, layers: int, kernels: Sequence[int], dropout: float) -> None:
+    def __init__(
+        self, width: int, hidden: int, layers: int, kernels: Sequence[int], dropout: float, *, causal: bool = False
+    ) -> None:
         super().__init__()
         if any(kernel % 2 == 0 for kernel in kernels):
             raise ValueError("kernels must be odd, so that a turn is in the middle of its window")
-        self.kernels = list(kernels)
+        self.kernels, self.causal = list(kernels), causal
         self.convolutions = nn.ModuleList(nn.Linear(kernel * width, 2 * hidden) for kernel in kernels)
         self.dropout = nn.Dropout(dropout)
-        self.gru = BidirectionalGRU(2 * hidden, hidden, layers, dropout)
+        self.gru = DialogueGRU(2 * hidden, 2 * hidden if causal else hidden, layers, dropout, bidirectional=not causal)
         self.skip = nn.Linear(width, 2 * hidden)
 
     def forward(self, rows: Tensor, turns: Turns) -> Tensor:
         widest, width = max(self.kernels), rows.shape[1]
-        windows = turns.windows(rows, widest)
+        windows = turns.windows(rows, widest, causal=self.causal)
         mixed = torch.zeros((), device=rows.device)
         for kernel, convolution in zip(self.kernels, self.convolutions, strict=True):
-            margin = (widest - kernel) // 2 * width
+            margin = (widest - kernel) // (1 if self.causal else 2) * width
             mixed = mixed + convolution(windows[:, margin : margin + kernel * width]).relu()
         states = self.gru(self.dropout(mixed), turns)
         return self.dropout(states) + self.skip(rows)

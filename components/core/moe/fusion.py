@@ -15,15 +15,15 @@ from components.core.moe.turns import Turns
 class MaskedAttention(nn.Module):
     """Multi-head attention within dialogues, with an inner width of its own: queries ``[N, D]`` over keys ``[N, D]``.
 
-    Only the narrow queries, keys and values are ever padded. Rows that are not ``present`` ``[N]`` are never seen as keys;
-    where a dialogue has no key at all the answer is zero.
+    Only the narrow queries, keys and values are ever padded. Rows that are not ``present`` ``[N]`` are never seen as keys,
+    nor, where the attention is causal, are those of later turns; where a query sees no key at all the answer is zero.
     """
 
-    def __init__(self, width: int, inner: int, heads: int, dropout: float) -> None:
+    def __init__(self, width: int, inner: int, heads: int, dropout: float, *, causal: bool = False) -> None:
         super().__init__()
         if inner % heads:
             raise ValueError(f"attention_width {inner} is not a multiple of attention_heads {heads}")
-        self.heads, self.rate = heads, dropout
+        self.heads, self.rate, self.causal = heads, dropout, causal
         self.query, self.key, self.value = (nn.Linear(width, inner) for _ in range(3))
         self.output = nn.Linear(inner, width)
 
@@ -32,17 +32,20 @@ class MaskedAttention(nn.Module):
             return turns.pad(rows).unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
         keys_, values = (torch.cat([split(layer(one)) for one in keys], dim=2) for layer in (self.key, self.value))
-        there = torch.cat([turns.pad(one) for one in present], dim=1)
-        some = there.any(1)
-        visible = there | ~some[:, None]  # a dialogue without keys would be 0/0; its answer is dropped below
+        visible = torch.cat([turns.pad(one) for one in present], dim=1)[:, None]
+        if self.causal:
+            visible = visible & turns.up_to.repeat(1, len(keys))
+        some = visible.any(-1, keepdim=True)
+        visible = visible | ~some  # a query without keys would be 0/0; its answer is dropped below
         answer = functional.scaled_dot_product_attention(
             split(self.query(queries)),
             keys_,
             values,
-            attn_mask=visible[:, None, None, :],
+            attn_mask=visible[:, None],
             dropout_p=self.rate if self.training else 0.0,
         )
-        return self.output(turns.unpad(answer.transpose(1, 2)).flatten(1)) * some[turns.dialogue, None]
+        some = some.expand(-1, answer.shape[2], -1)
+        return self.output(turns.unpad(answer.transpose(1, 2)).flatten(1)) * turns.unpad(some)
 
 
 class AttentionLayer(nn.Module):
@@ -52,7 +55,11 @@ class AttentionLayer(nn.Module):
         super().__init__()
         width = config.fusion_width
         self.attention = MaskedAttention(
-            width, config.attention_width, config.attention_heads, config.attention_dropout
+            width,
+            config.attention_width,
+            config.attention_heads,
+            config.attention_dropout,
+            causal=config.context_mode == "causal",
         )
         self.dropout = nn.Dropout(config.fusion_dropout)
         self.norm = nn.LayerNorm(width)

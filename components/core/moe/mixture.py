@@ -58,7 +58,14 @@ class UnimodalExpert(nn.Module):
 
     def __init__(self, config: MixtureConfig, width: int, classes: int) -> None:
         super().__init__()
-        self.context = ContextLayers(width, config.hidden, config.gru_layers, config.kernels, config.context_dropout)
+        self.context = ContextLayers(
+            width,
+            config.hidden,
+            config.gru_layers,
+            config.kernels,
+            config.context_dropout,
+            causal=config.context_mode == "causal",
+        )
         self.output = nn.Linear(2 * config.hidden, classes)
 
     def forward(self, rows: Tensor, turns: Turns) -> tuple[Tensor, Tensor]:
@@ -122,7 +129,7 @@ class MixtureOfExperts(nn.Module):
             *(self.unimodal[name](x, turns) for name, x in zip(self.modalities, inputs, strict=True)), strict=True
         )
         fused, views = self.cross_modal(inputs, present, turns, streams)
-        anything = turns.pad(torch.stack(present).any(0)).any(1)[turns.dialogue]
+        anything = turns.any_seen(torch.stack(present).any(0), causal=self.config.context_mode == "causal")
         there = torch.stack([*present, anything], dim=-1)
         expert_logits = torch.stack([*answers, fused], dim=1).float() * there[..., None]
         weights = self.gate(expert_logits, there)

@@ -1,8 +1,8 @@
-"""A bidirectional GRU over dialogues without padding.
+"""A GRU over dialogues without padding, in both directions or forwards alone.
 
 torch's own GRU adds to every weight's gradient once a step, so on a CPU its backward pass is bound by memory: with eight
 dialogues a batch it takes longer than all its products. Here the recurrence keeps the gates' gradients of all steps and
-makes each weight's gradient in one product at the end; both directions advance together. On a GPU torch's own (cuDNN) is
+makes each weight's gradient in one product at the end; directions advance together. On a GPU torch's own (cuDNN) is
 used, on the same weights.
 """
 
@@ -18,19 +18,21 @@ from torch.nn.utils.rnn import PackedSequence
 from components.core.moe.turns import Turns
 
 
-class BidirectionalGRU(nn.Module):
-    """``[N, D]`` to ``[N, 2 H]``; a dialogue's answer depends on its own turns alone.
+class DialogueGRU(nn.Module):
+    """``[N, D]`` to ``[N, R H]`` in R directions; a dialogue's answer depends on its own turns alone.
 
     Args:
         width: D.
         hidden: H of each direction.
-        layers: how many, each over both directions of the one below.
+        layers: how many, each over all directions of the one below.
         dropout: between layers.
+        bidirectional: R is 2; else 1, forwards in time: a turn's answer depends on itself and the turns before it.
     """
 
-    def __init__(self, width: int, hidden: int, layers: int, dropout: float) -> None:
+    def __init__(self, width: int, hidden: int, layers: int, dropout: float, *, bidirectional: bool = True) -> None:
         super().__init__()
-        self.gru = nn.GRU(width, hidden, layers, bidirectional=True, dropout=dropout if layers > 1 else 0.0)
+        self.directions = ("", "_reverse") if bidirectional else ("",)
+        self.gru = nn.GRU(width, hidden, layers, bidirectional=bidirectional, dropout=dropout if layers > 1 else 0.0)
 
     def forward(self, rows: Tensor, turns: Turns) -> Tensor:
         if rows.is_cuda:
@@ -39,20 +41,20 @@ class BidirectionalGRU(nn.Module):
         for layer in range(gru.num_layers):
             if layer:
                 rows = functional.dropout(rows, gru.dropout, self.training)
-            one, other = (
-                functional.linear(rows, getattr(gru, f"weight_ih_{name}"), getattr(gru, f"bias_ih_{name}"))
-                for name in (f"l{layer}", f"l{layer}_reverse")
-            )
-            state = [
-                getattr(gru, f"{kind}_hh_l{layer}{suffix}")
-                for kind in ("weight", "bias")
-                for suffix in ("", "_reverse")
+            orders = turns.by_time[: len(self.directions)]
+            names = [f"l{layer}{direction}" for direction in self.directions]
+            inputs = [
+                functional.linear(rows, getattr(gru, f"weight_ih_{name}"), getattr(gru, f"bias_ih_{name}"))[order]
+                for name, order in zip(names, orders, strict=True)
             ]
-            order, mirrored = turns.by_time
-            gates = torch.stack([one[order], other[mirrored]]).to(state[0].dtype)
+            low = inputs[0].dtype
             with torch.autocast("cpu", enabled=False):
-                states = _Recurrence.apply(gates, *state, turns.steps, one.dtype)
-            rows = torch.cat([states[0][_inverse(order)], states[1][_inverse(mirrored)]], dim=1).to(one.dtype)
+                weights, biases = (
+                    torch.stack([getattr(gru, f"{kind}_hh_{name}") for name in names]) for kind in ("weight", "bias")
+                )
+                states = _Recurrence.apply(torch.stack(inputs).to(weights.dtype), weights, biases, turns.steps, low)
+            in_place = [state[_inverse(order)] for state, order in zip(states, orders, strict=True)]
+            rows = torch.cat(in_place, dim=1).to(low)
         return rows
 
     def _on_gpu(self, rows: Tensor, turns: Turns) -> Tensor:
@@ -66,50 +68,38 @@ def _inverse(order: Tensor) -> Tensor:
 
 
 class _Recurrence(torch.autograd.Function):
-    """One layer's steps, both directions at once, with a backward pass written out.
+    """One layer's steps, all R directions at once, with a backward pass written out.
 
     ``r = σ(i_r + h_r)``, ``z = σ(i_z + h_z)``, ``n = tanh(i_n + r h_n)``, ``h' = n + z (h − n)`` where ``i`` are the inputs'
-    gates and ``h_x`` the state's (torch.nn.GRU). Time: one product ``[2, b, H] × [2, H, 3 H]`` and a dozen elementwise
-    operations a step; memory: 8 N H floats for the backward pass.
+    gates and ``h_x`` the state's (torch.nn.GRU). Time: one product ``[R, b, H] × [R, H, 3 H]`` and a dozen elementwise
+    operations a step; memory: 5 R N H floats for the backward pass.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        gates: Tensor,
-        weight: Tensor,
-        mirrored_weight: Tensor,
-        bias: Tensor,
-        mirrored_bias: Tensor,
-        steps: list[int],
-        low: torch.dtype,
-    ) -> Tensor:
-        """States ``[2, N, H]``.
+    def forward(ctx: Any, gates: Tensor, weights: Tensor, biases: Tensor, steps: list[int], low: torch.dtype) -> Tensor:
+        """States ``[R, N, H]``.
 
         Args:
             ctx: keeps what the backward pass needs.
-            gates: the inputs' ``[2, N, 3 H]``, ordered by time.
-            weight: of the state ``[3 H, H]``, forwards in time.
-            mirrored_weight: the same, backwards.
-            bias: of the state ``[3 H]``, forwards in time.
-            mirrored_bias: the same, backwards.
+            gates: the inputs' ``[R, N, 3 H]``, ordered by time.
+            weights: of the state ``[R, 3 H, H]``, forwards in time, then backwards.
+            biases: of the state ``[R, 3 H]``.
             steps: dialogues that take part in each step, falling.
             low: precision of the products.
         """
-        hidden = weight.shape[1]
-        weights = torch.stack([weight.to(low), mirrored_weight.to(low)])
-        biases = torch.stack([bias, mirrored_bias])[:, None]
+        directions, _, hidden = weights.shape
+        weights = weights.to(low)
         transposed = weights.transpose(1, 2)
-        states = gates.new_empty(2, gates.shape[1], hidden)
+        states = gates.new_empty(directions, gates.shape[1], hidden)
         before, candidates, recalled = (torch.empty_like(states) for _ in range(3))
-        opened = gates.new_empty(2, gates.shape[1], 2 * hidden)
-        state = gates.new_zeros(2, steps[0], hidden)
+        opened = gates.new_empty(directions, gates.shape[1], 2 * hidden)
+        state = gates.new_zeros(directions, steps[0], hidden)
         start = 0
         for count in steps:
             here = slice(start, start + count)
             state = state[:, :count]
             before[:, here] = state
-            said = torch.bmm(state.to(low), transposed).to(gates.dtype).add_(biases)
+            said = torch.bmm(state.to(low), transposed).to(gates.dtype).add_(biases[:, None])
             open_ = torch.add(gates[:, here, : 2 * hidden], said[..., : 2 * hidden]).sigmoid_()
             reset, keep = open_.chunk(2, dim=2)
             recall = said[..., 2 * hidden :]
@@ -123,7 +113,7 @@ class _Recurrence(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of gates, both weights and both biases."""
+        """Gradients of gates, weights and biases."""
         weights, before, opened, candidates, recalled = ctx.saved_tensors
         (grads,) = upstream
         low = ctx.low
@@ -135,7 +125,7 @@ class _Recurrence(torch.autograd.Function):
         of_said = torch.stack([of_reset, of_keep, of_candidate * reset], dim=2)
         said = torch.empty_like(of_said)
         total = grads.contiguous().clone()
-        carried = grads.new_zeros(2, 0, grads.shape[2])
+        carried = grads.new_zeros(len(grads), 0, grads.shape[2])
         end = grads.shape[1]
         for count in reversed(ctx.steps):
             here = slice(end - count, end)
@@ -149,5 +139,4 @@ class _Recurrence(torch.autograd.Function):
         into = torch.cat([said[:, :, :2].flatten(2), of_candidate * total], dim=2)
         said = said.flatten(2)
         weight_grads = torch.bmm(said.to(low).transpose(1, 2), before.to(low)).to(said.dtype)
-        bias_grads = said.sum(1)
-        return into, weight_grads[0], weight_grads[1], bias_grads[0], bias_grads[1], None, None
+        return into, weight_grads, said.sum(1), None, None

@@ -51,16 +51,30 @@ class Turns:
         """Turn of each row in its dialogue ``[N]``."""
         return torch.arange(len(self), device=self.device) - self._starts.to(self.device)[self.dialogue]
 
-    def windows(self, rows: Tensor, size: int) -> Tensor:
-        """``[N, D]`` to ``[N, size · D]``: each row between its neighbours, zero beyond the ends of its dialogue."""
-        reach = size // 2
-        if not reach:
+    def windows(self, rows: Tensor, size: int, *, causal: bool = False) -> Tensor:
+        """``[N, D]`` to ``[N, size · D]``: each row between its neighbours, zero beyond the ends of its dialogue.
+
+        A causal window ends with its row: all neighbours are earlier turns.
+        """
+        if size == 1:
             return rows
+        after = 0 if causal else size // 2
         own = torch.arange(len(rows), device=rows.device)[:, None]
-        shift = torch.arange(-reach, reach + 1, device=rows.device)[None, :]
+        shift = torch.arange(after + 1 - size, after + 1, device=rows.device)[None, :]
         place = self.position[:, None] + shift
         inside = (place >= 0) & (place < self._lengths.to(self.device)[self.dialogue][:, None])
         return functional.pad(rows, (0, 0, 0, 1))[torch.where(inside, own + shift, len(rows))].flatten(1)
+
+    @cached_property
+    def up_to(self) -> Tensor:
+        """Which turns ``[T, T]`` (second axis) each turn (first axis) has seen: itself and those before it."""
+        longest = max(self.lengths)
+        return torch.ones(longest, longest, dtype=torch.bool, device=self.device).tril()
+
+    def any_seen(self, marks: Tensor, *, causal: bool = False) -> Tensor:
+        """Whether each row's dialogue has a marked turn, if causal up to the row itself: ``[N]`` to ``[N]``."""
+        padded = self.pad(marks)
+        return self.unpad(padded.cumsum(1) > 0) if causal else padded.any(1)[self.dialogue]
 
     @cached_property
     def steps(self) -> list[int]:
