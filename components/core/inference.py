@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal
 
 import numpy as np
 
@@ -94,11 +94,42 @@ class DialogueModel:
         """Embeddings of raw dialogues, all utterances of all of them in batches by length."""
         ends = np.cumsum([len(dialogue) for dialogue in dialogues])[:-1]
         vectors: dict[str, list[np.ndarray]] = {}
-        for name, embedder in self._embedders.items():
-            turns = [_Turn(dialogue, index) for dialogue in dialogues for index in range(len(dialogue))]
-            features = list(prepared(partial(_prepare, embedder, max_seconds), turns))
-            vectors[name] = np.split(embedder.embed(features), ends)
+        for name in self._embedders:
+            turns = [(dialogue, index) for dialogue in dialogues for index in range(len(dialogue))]
+            prepare = partial(self._features_of, name, max_seconds)
+            vectors[name] = np.split(self.vectors(name, list(prepared(prepare, turns))), ends)
         return [{name: parts[index] for name, parts in vectors.items()} for index in range(len(dialogues))]
+
+    def features(
+        self, modality: str, dialogue: Sequence[HasModalities], index: int, max_seconds: float | None = None
+    ) -> Features | None:
+        """What one modality's encoder is fed for one utterance; None where the utterance lacks it.
+
+        Raises:
+            AudioDecodeError: its audio does not decode.
+            AudioTooLongError: it is longer than ``max_seconds``.
+        """
+        embedder, utterance = self._embedders[modality], dialogue[index]
+        if modality == "speech" and utterance.audio and max_seconds is not None:
+            _check_length(index, utterance.audio, max_seconds)
+        try:
+            return embedder.prepare(utterance, self.context(modality, dialogue, index))
+        except AudioError as error:
+            raise AudioDecodeError(f"utterance {index}: {error}", index) from error
+
+    def _features_of(
+        self, modality: str, max_seconds: float | None, turn: tuple[Sequence[HasModalities], int]
+    ) -> Features | None:
+        return self.features(modality, *turn, max_seconds)
+
+    def context(self, modality: str, dialogue: Sequence[HasModalities], index: int) -> tuple[str, ...]:
+        """The transcripts that an utterance's encoder reads beside it, oldest first."""
+        turns = self._embedders[modality].settings.context_turns
+        return tuple(earlier.text or "" for earlier in dialogue[max(0, index - turns) : index])
+
+    def vectors(self, modality: str, features: Sequence[Features | None]) -> np.ndarray:
+        """Vectors float32 ``[N, d]`` of prepared utterances, in batches by length; a NaN row for None."""
+        return self._embedders[modality].embed(features)
 
     def predict_embeddings(self, dialogues: Sequence[Mapping[str, np.ndarray]]) -> list[DialoguePrediction]:
         """Predict dialogues given as embeddings: per modality float32 ``[n, d]``, NaN row = missing."""
@@ -122,21 +153,10 @@ class EmotionModel(DialogueModel):
         self.labels, self.experts = list(bundle.labels), list(bundle.experts)
         self.encoder_digests = {name: encoder.encoder_digest for name, encoder in bundle.encoders.items()}
 
-
-class _Turn(NamedTuple):
-    dialogue: Sequence[HasModalities]
-    number: int
-
-
-def _prepare(embedder: Embedder, max_seconds: float | None, turn: _Turn) -> Features | None:
-    index, utterance = turn.number, turn.dialogue[turn.number]
-    if embedder.modality == "speech" and utterance.audio and max_seconds is not None:
-        _check_length(index, utterance.audio, max_seconds)
-    before = turn.dialogue[max(0, index - embedder.settings.context_turns) : index]
-    try:
-        return embedder.prepare(utterance, [earlier.text or "" for earlier in before])
-    except AudioError as error:
-        raise AudioDecodeError(f"utterance {index}: {error}", index) from error
+    @property
+    def context_mode(self) -> Literal["full", "causal"]:
+        """The mixture's: under ``causal`` an answer once given stays as it is when later turns follow."""
+        return self._mixture.config.context_mode
 
 
 def _check_length(index: int, audio: bytes, max_seconds: float) -> None:
@@ -148,11 +168,12 @@ def _check_length(index: int, audio: bytes, max_seconds: float) -> None:
         raise AudioTooLongError(f"utterance {index} is longer than {max_seconds:g} s.", index)
 
 
-def load_bundle(location: str) -> EmotionModel:
+def load_bundle(location: str, *, int8: bool = False) -> EmotionModel:
     """Open a bundle, verified file by file (and by its signature, where a key is named), with its base weights.
 
     Args:
         location: ``<store>/artifacts/ModelBundle/<digest>``, a folder or ``s3://``.
+        int8: compute the encoders in 8-bit integers where there is no GPU.
 
     Raises:
         ArtifactError: it is missing, incomplete or damaged; the message names the file.
@@ -172,6 +193,7 @@ def load_bundle(location: str) -> EmotionModel:
             opened.file(f"encoders/{name}.safetensors"),
             encoder.settings,
             len(bundle.labels),
+            int8=int8,
         )
         for name, encoder in bundle.encoders.items()
     }

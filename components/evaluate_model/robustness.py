@@ -1,4 +1,4 @@
-"""What noise, a telephone and lost words cost: test dialogues degraded, embedded again and predicted.
+"""What noise, a telephone, lost words and 8-bit encoders cost: test dialogues embedded again and predicted.
 
 What costs: embedding each chosen utterance once a condition of its modality, so five times its speech and twice its text. A
 window of dialogues is degraded in memory condition by condition; nothing is written.
@@ -15,11 +15,12 @@ import numpy as np
 from components.core.audio import AudioError
 from components.core.config.evaluation import EvaluationConfig
 from components.core.dataset import Utterance
-from components.core.metrics import DialogueBootstrap
+from components.core.evaluation import put, rounded
+from components.core.metrics import DialogueBootstrap, Interval
 from components.core.moe.prediction import Embeddings, predict
 from components.core.robustness_figures import CONDITIONS, RobustnessPoint, robustness_metrics
 from components.core.utterances import UtteranceReader
-from components.evaluate_model.degradation import DEGRADATIONS
+from components.evaluate_model.degradation import DEGRADATIONS, Degradation
 
 if TYPE_CHECKING:
     from components.core.encoders.embedding import Embedder
@@ -46,98 +47,116 @@ class _Item:
     context: tuple[str, ...]
 
 
-def measure_robustness(
-    config: EvaluationConfig,
-    reader: UtteranceReader,
-    embedders: Mapping[str, Embedder],
-    mixture: MixtureOfExperts,
-    temperature: float,
-    clean: CleanDialogues,
-    progress: Progress,
-) -> dict[str, float]:
-    """Figures under each condition whose modality the model has, on the first dialogues of the test split.
+class Reembedding:
+    """Test dialogues embedded again, to see what it changes: the first ones of the split, as many as the settings say.
 
     Args:
         config: how many dialogues, resamples, seed.
         reader: the dataset.
-        embedders: the fine-tuned encoders by modality.
         mixture: in evaluation mode.
         temperature: its calibration.
         clean: what the mixture was evaluated on.
         progress: told how far it is.
     """
-    count = min(config.robustness_dialogues, len(clean.names))
-    places = {name: index for index, name in enumerate(clean.names[:count])}
-    true = np.concatenate(list(clean.labels[:count]))
-    owners = [name for name, own in zip(clean.names[:count], clean.labels, strict=False) for _ in own]
-    bootstrap = DialogueBootstrap(owners, config.resamples, config.seed)
 
-    def answer(embeddings: Sequence[Embeddings]) -> np.ndarray:
-        return np.concatenate([one.probabilities.argmax(1) for one in predict(mixture, embeddings, temperature)])
+    def __init__(
+        self,
+        config: EvaluationConfig,
+        reader: UtteranceReader,
+        mixture: MixtureOfExperts,
+        temperature: float,
+        clean: CleanDialogues,
+        progress: Progress,
+    ) -> None:
+        self._seed, self._reader, self._progress = config.seed, reader, progress
+        self._mixture, self._temperature, self._classes = mixture, temperature, clean.classes
+        count = min(config.robustness_dialogues, len(clean.names))
+        self._places = {name: index for index, name in enumerate(clean.names[:count])}
+        self._embeddings = clean.embeddings[:count]
+        self._true = np.concatenate(list(clean.labels[:count]))
+        owners = [name for name, own in zip(clean.names[:count], clean.labels, strict=False) for _ in own]
+        self._bootstrap = DialogueBootstrap(owners, config.resamples, config.seed)
+        self._before = self._answer(self._embeddings)
 
-    before = answer(clean.embeddings[:count])
-    points = []
-    for modality, embedder in embedders.items():
-        degraded = _embedded(reader, embedder, places, config.seed, progress)
-        for condition, vectors in degraded.items():
-            changed = [
-                {**dialogue, modality: vectors[index]} for index, dialogue in enumerate(clean.embeddings[:count])
-            ]
-            after = answer(changed)
-            points.append(
-                RobustnessPoint(
-                    condition,
-                    bootstrap.weighted_f1(true, after, clean.classes),
-                    bootstrap.weighted_f1_difference(true, before, after, clean.classes),
-                )
-            )
-    return robustness_metrics(bootstrap.weighted_f1(true, before, clean.classes) if points else None, points)
+    def robustness(self, embedders: Mapping[str, Embedder]) -> dict[str, float]:
+        """Figures under each condition whose modality the model has."""
+        points = []
+        for modality, embedder in embedders.items():
+            named = {name: DEGRADATIONS[name] for name, (degraded, _) in CONDITIONS.items() if degraded == modality}
+            for condition, vectors in self._embedded(embedder, named).items():
+                points.append(RobustnessPoint(condition, *self._compared({modality: vectors})))
+        clean = self._bootstrap.weighted_f1(self._true, self._before, self._classes) if points else None
+        return robustness_metrics(clean, points)
+
+    def int8(self, embedders: Mapping[str, Embedder]) -> dict[str, float]:
+        """``test.int8.weighted_f1`` and ``test.int8.loss`` with all encoders in 8-bit integers."""
+        vectors = {name: self._embedded(embedder, {"": _as_it_is})[""] for name, embedder in embedders.items()}
+        figure, loss = self._compared(vectors)
+        metrics: dict[str, float] = {}
+        put(metrics, "test.int8.weighted_f1", figure)
+        put(metrics, "test.int8.loss", loss)
+        return rounded(metrics)
+
+    def _answer(self, embeddings: Sequence[Embeddings]) -> np.ndarray:
+        answers = predict(self._mixture, embeddings, self._temperature)
+        return np.concatenate([one.probabilities.argmax(1) for one in answers])
+
+    def _compared(self, vectors: Mapping[str, Mapping[int, np.ndarray]]) -> tuple[Interval, Interval]:
+        """Weighted F1 with other vectors in place of the evaluated ones, and what that loses, paired."""
+        changed = [
+            {**dialogue, **{modality: rows[index] for modality, rows in vectors.items()}}
+            for index, dialogue in enumerate(self._embeddings)
+        ]
+        after = self._answer(changed)
+        lost = self._bootstrap.weighted_f1_difference(self._true, self._before, after, self._classes)
+        return self._bootstrap.weighted_f1(self._true, after, self._classes), lost
+
+    def _embedded(self, embedder: Embedder, changes: Mapping[str, Degradation]) -> dict[str, dict[int, np.ndarray]]:
+        """By change and place of a dialogue, the vectors ``[n, d]`` of its changed utterances."""
+        found: dict[str, dict[int, np.ndarray]] = {name: {} for name in changes}
+        windows: list[tuple[str, list[tuple[int, int]]]] = []
+
+        def changed() -> Iterator[list[_Item]]:
+            for dialogues in _in_windows(self._reader, embedder.modality, self._places):
+                spans = [(self._places[dialogue[0].dialogue_id], len(dialogue)) for dialogue in dialogues]
+                for number, (name, change) in enumerate(changes.items()):
+                    windows.append((name, spans))
+                    yield [item for dialogue in dialogues for item in self._items(embedder, dialogue, number, change)]
+
+        def prepare(item: _Item) -> Features | None:
+            try:
+                return embedder.prepare(item.utterance, item.context)
+            except AudioError:
+                return None
+
+        done = 0
+        for vectors in embedder.embed_windows(changed(), prepare):
+            name, spans = windows.pop(0)
+            start = 0
+            for place, length in spans:
+                found[name][place] = vectors[start : start + length]
+                start += length
+            done += len(spans)
+            self._progress(f"{embedder.modality} of dialogues, again", done, len(self._places) * len(changes))
+        return found
+
+    def _items(
+        self, embedder: Embedder, dialogue: Sequence[Utterance], number: int, change: Degradation
+    ) -> list[_Item]:
+        """A dialogue's utterances, changed, with the changed turns before each; draws of its own for each utterance and
+        change, so that no result depends on the order.
+        """
+        utterances = [
+            change(one, np.random.default_rng([self._seed, number, one.turn, *one.dialogue_id.encode()]))
+            for one in dialogue
+        ]
+        texts = [utterance.text or "" for utterance in utterances]
+        turns = embedder.settings.context_turns
+        return [_Item(one, tuple(texts[max(0, at - turns) : at])) for at, one in enumerate(utterances)]
 
 
-def _embedded(
-    reader: UtteranceReader, embedder: Embedder, places: Mapping[str, int], seed: int, progress: Progress
-) -> dict[str, dict[int, np.ndarray]]:
-    """By condition and place of a dialogue, the vectors ``[n, d]`` of its degraded utterances."""
-    conditions = [name for name, (modality, _) in CONDITIONS.items() if modality == embedder.modality]
-    found: dict[str, dict[int, np.ndarray]] = {name: {} for name in conditions}
-    windows: list[tuple[str, list[tuple[int, int]]]] = []
-
-    def degraded() -> Iterator[list[_Item]]:
-        for dialogues in _in_windows(reader, embedder.modality, places):
-            for number, condition in enumerate(conditions):
-                items: list[_Item] = []
-                for dialogue in dialogues:
-                    changed = [_degrade(condition, number, utterance, seed) for utterance in dialogue]
-                    texts = [utterance.text or "" for utterance in changed]
-                    turns = embedder.settings.context_turns
-                    items += [
-                        _Item(utterance, tuple(texts[max(0, at - turns) : at])) for at, utterance in enumerate(changed)
-                    ]
-                windows.append((condition, [(places[d[0].dialogue_id], len(d)) for d in dialogues]))
-                yield items
-
-    def prepare(item: _Item) -> Features | None:
-        try:
-            return embedder.prepare(item.utterance, item.context)
-        except AudioError:
-            return None
-
-    done = 0
-    for vectors in embedder.embed_windows(degraded(), prepare):
-        condition, spans = windows.pop(0)
-        start = 0
-        for place, length in spans:
-            found[condition][place] = vectors[start : start + length]
-            start += length
-        done += len(spans)
-        progress(f"degraded {embedder.modality} dialogues", done, len(places) * len(conditions))
-    return found
-
-
-def _degrade(condition: str, number: int, utterance: Utterance, seed: int) -> Utterance:
-    """By draws of its own for each utterance and condition, so that no result depends on the order."""
-    draw = np.random.default_rng([seed, number, utterance.turn, *utterance.dialogue_id.encode()])
-    return DEGRADATIONS[condition](utterance, draw)
+def _as_it_is(utterance: Utterance, _: np.random.Generator) -> Utterance:
+    return utterance
 
 
 def _in_windows(reader: UtteranceReader, modality: str, places: Mapping[str, int]) -> Iterator[list[list[Utterance]]]:

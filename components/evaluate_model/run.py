@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from components.core.gate_timeline import GateTimeline
     from components.core.moe.mixture import MixtureOfExperts
     from components.core.moe.prediction import DialoguePrediction, Embeddings
-    from components.core.utterances import UtteranceReader
     from components.evaluate_model.raw_test import RawTest
 
 STAGE = Stage(
@@ -93,6 +92,7 @@ def run(
     from components.core.moe.prediction import load_mixture, predict
     from components.core.utterances import UtteranceReader
     from components.evaluate_model.raw_test import columns_of, keys_of, read_raw_test
+    from components.evaluate_model.robustness import CleanDialogues, Reembedding
 
     data = EmbeddedDialogues.open([speech, text])
     mixture, temperature = load_mixture(model.path), model.manifest.temperature
@@ -122,8 +122,15 @@ def run(
     encoders = {"speech": (speech_encoder, speech), "text": (text_encoder, text)}
     there = {name: pair for name, pair in encoders.items() if not pair[0].manifest.absent}
     runtime = _runtime(config, step, mixture, model, there, raw)
-    if config.robustness:
-        metrics |= _robustness(config, step, reader, mixture, temperature, there, names, read, labels, len(data.labels))
+    if config.robustness or config.int8:
+        clean = CleanDialogues(names, read, labels, len(data.labels))
+        again = Reembedding(config, reader, mixture, temperature, clean, step.progress)
+        if config.robustness:
+            metrics |= again.robustness(
+                {name: _embedder(step, e, v.manifest.precision) for name, (e, v) in there.items()}
+            )
+        if config.int8:
+            metrics |= again.int8({name: _embedder(step, e, "float32", int8=True) for name, (e, _) in there.items()})
 
     champion = None
     if champion_digest != NO_CHAMPION:
@@ -183,7 +190,7 @@ def _speaker_probe(
     return probe_speakers(representations(mixture, read), speakers, said.dialogues, true, config)
 
 
-def _embedder(step: Step, encoder: Opened[EncoderCheckpoint], precision: str) -> Embedder:
+def _embedder(step: Step, encoder: Opened[EncoderCheckpoint], precision: str, *, int8: bool = False) -> Embedder:
     with step.loading():
         from components.core.config.encoder import ExtractionSettings
         from components.core.encoders.embedding import Embedder
@@ -198,6 +205,7 @@ def _embedder(step: Step, encoder: Opened[EncoderCheckpoint], precision: str) ->
         len(made.labels),
         ExtractionSettings.model_validate({"precision": precision}),
         note=step.progress.note,
+        int8=int8,
     )
 
 
@@ -232,27 +240,6 @@ def _runtime(
         from components.core.inference import DialogueModel
     step.progress("timing raw dialogues")
     return figures | measure_runtime(load, raw.timed)
-
-
-def _robustness(
-    config: EvaluationConfig,
-    step: Step,
-    reader: UtteranceReader,
-    mixture: MixtureOfExperts,
-    temperature: float,
-    encoders: Mapping[str, tuple[Opened[EncoderCheckpoint], Opened[EmbeddingSet]]],
-    names: list[str],
-    read: Sequence[Embeddings],
-    labels: list[np.ndarray],
-    classes: int,
-) -> dict[str, float]:
-    from components.evaluate_model.robustness import CleanDialogues, measure_robustness
-
-    embedders = {
-        name: _embedder(step, encoder, vectors.manifest.precision) for name, (encoder, vectors) in encoders.items()
-    }
-    clean = CleanDialogues(names, read, labels, classes)
-    return measure_robustness(config, reader, embedders, mixture, temperature, clean, step.progress)
 
 
 def _champion(

@@ -50,6 +50,10 @@ class DialogueRequest:
     embeddings: dict[str, np.ndarray] = field(default_factory=dict)
     detail: bool = False
 
+    def __len__(self) -> int:
+        """Its utterances."""
+        return len(next(iter(self.embeddings.values()))) if self.embeddings else len(self.turns)
+
 
 def model_version(model: EmotionModel) -> str:
     """The version a response names: the first digits of the bundle's digest."""

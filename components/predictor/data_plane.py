@@ -10,7 +10,6 @@ from kserve.errors import ModelNotReady
 from kserve.protocol.dataplane import DataPlane
 
 from components.predictor.codec import model_version, response_parameters
-from components.predictor.inference_queue import InferenceQueue
 from components.predictor.model import DialogueModel
 
 
@@ -43,15 +42,9 @@ class PredictorDataPlane(DataPlane):  # type: ignore[misc]  # kserve has no type
             raise ModelNotReady(name)
         return model
 
-    async def admit(self, name: str) -> InferenceQueue:
-        """Refuse a request before its body is read: unknown model, not ready, or overloaded.
-
-        Returns:
-            The model's queue.
-        """
-        model = await self.get_model(name)
-        model.queue.check()
-        return model.queue
+    async def admit(self, name: str) -> None:
+        """Refuse a request before its body is read: unknown model, not ready, or overloaded."""
+        (await self.get_model(name)).batcher.check()
 
     def metadata(self) -> dict[str, Any]:
         """The server's metadata. Models cannot be loaded or unloaded from outside."""

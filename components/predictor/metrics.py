@@ -23,6 +23,9 @@ PHASES = Histogram(
 )
 UTTERANCES = Histogram("mistere_request_utterances", "Utterances per request.", buckets=(1, 2, 4, 8, 16, 32, 64, 128))
 BATCH = Histogram("mistere_batch_dialogues", "Dialogues computed together.", buckets=(1, 2, 4, 8, 16, 32))
+CACHED = Counter(
+    "mistere_utterance_vectors", "Vectors of utterances found at hand (hit) or computed (miss).", ["found"]
+)
 EXPERT_WEIGHT = Summary("mistere_expert_weight", "Weight the gate gave an expert, per utterance.", ["expert"])
 MISSING = Counter("mistere_missing_modality", "Utterances that came without a modality.", ["modality"])
 LABELS = Counter("mistere_predicted_label", "Utterances by predicted label.", ["label"])

@@ -10,6 +10,7 @@ import uuid
 import wave
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from kserve import InferRequest, InferResponse, Model
 from components.core.serving import protocol
 from components.predictor import metrics
 from components.predictor.audio_sources import AudioReader, AudioStore
-from components.predictor.clip import check_clip
+from components.predictor.batcher import Batcher
 from components.predictor.codec import (
     DialogueRequest,
     Turn,
@@ -30,12 +31,12 @@ from components.predictor.codec import (
     with_all_experts,
 )
 from components.predictor.errors import internal, not_ready, printable, unknown_digests
-from components.predictor.inference_queue import InferenceQueue
 from components.predictor.settings import ServerSettings
 from components.predictor.v1 import decode_v1, encode_v1
 
 if TYPE_CHECKING:
     from components.core.inference import DialoguePrediction, EmotionModel
+    from components.predictor.encoding import CachedEncoder, Embedded
 
 logger = logging.getLogger("kserve.predictor")
 
@@ -76,7 +77,11 @@ class DialogueModel(Model):  # type: ignore[misc]  # kserve has no type informat
         self._loaded: EmotionModel | None = None
         self._audio_store = AudioStore(settings.limits.audio_store_bytes)
         self._audio_reader = AudioReader(settings.audio_uri_prefixes, settings.limits.request_bytes)
-        self.queue = InferenceQueue(settings.limits.waiting_requests)
+        self._encoder: CachedEncoder | None = None
+        limits = settings.limits
+        self.batcher: Batcher[list[DialogueRequest], list[DialoguePrediction]] = Batcher(
+            self._infer, limits.waiting_requests, limits.batch_hold_seconds, limits.batch_utterances
+        )
 
     @property
     def loaded(self) -> EmotionModel:
@@ -98,6 +103,10 @@ class DialogueModel(Model):  # type: ignore[misc]  # kserve has no type informat
         start = time.perf_counter()
         model = self._load_bundle(self._settings.bundle)
         model.predict([[Turn(text="Hello.", audio=_one_second())]])
+        from components.predictor.encoding import CachedEncoder, VectorStore
+
+        store = VectorStore(self._limits.vector_store_bytes)
+        self._encoder = CachedEncoder(model, store, self._limits.utterance_seconds)
         self._loaded = model
         self.ready = True
         metrics.MODEL.labels(model.bundle.name, model_version(model)).set(1)
@@ -129,9 +138,9 @@ class DialogueModel(Model):  # type: ignore[misc]  # kserve has no type informat
         model = self.loaded
         identity = request_id(payload, headers)
         start = time.perf_counter()
-        with metrics.phase("decode"):
+        with metrics.phase("decode"), self.batcher.reading():
             dialogues = await asyncio.to_thread(self._decode, payload, model)
-        predictions = await self.queue.run(lambda: self._infer(dialogues, model))
+        predictions = await self.batcher.run(dialogues, sum(len(dialogue) for dialogue in dialogues))
         self._check_finite(predictions, identity)
         with metrics.phase("respond"):
             detail = dialogues[0].detail
@@ -158,10 +167,10 @@ class DialogueModel(Model):  # type: ignore[misc]  # kserve has no type informat
         for index, turn in enumerate(dialogue.turns):
             if turn.audio_digest is not None:
                 clip = self._audio_store.get(turn.audio_digest)
-                if clip is None:
-                    missing[index] = turn.audio_digest
-                else:
+                if clip is not None:
                     clips[index] = clip
+                elif self._encoder is None or not self._encoder.holds_speech(turn.audio_digest):
+                    missing[index] = turn.audio_digest
             elif turn.audio_uri is not None:
                 uris[index] = turn.audio_uri
         if missing:
@@ -170,30 +179,41 @@ class DialogueModel(Model):  # type: ignore[misc]  # kserve has no type informat
             clips.update(self._audio_reader.read(uris))
         if not clips:
             return dialogue
-        turns = [Turn(turn.text, clips.get(index, turn.audio)) for index, turn in enumerate(dialogue.turns)]
+        turns = [
+            replace(turn, audio=clips[index], audio_uri=None) if index in clips else turn
+            for index, turn in enumerate(dialogue.turns)
+        ]
         return DialogueRequest(turns=turns, detail=dialogue.detail)
 
-    def _infer(self, dialogues: Sequence[DialogueRequest], model: EmotionModel) -> list[DialoguePrediction]:
-        """The computation, in the queue's thread. Embeddings come one dialogue a request, so no list mixes the two."""
-        metrics.BATCH.observe(len(dialogues))
-        embeddings: list[dict[str, np.ndarray]] = []
-        if dialogues[0].embeddings:
-            embeddings = [dialogue.embeddings for dialogue in dialogues]
-        else:
+    def _infer(self, requests: Sequence[list[DialogueRequest]]) -> list[list[DialoguePrediction] | Exception]:
+        """The computation, in the batcher's thread: requests with embeddings and raw ones, all in one batch."""
+        model, encoder = self.loaded, self._encoder
+        assert encoder is not None
+        metrics.BATCH.observe(sum(len(dialogues) for dialogues in requests))
+        embedded: list[Embedded | Exception] = [[dialogue.embeddings for dialogue in one] for one in requests]
+        raw = [number for number, dialogues in enumerate(requests) if not dialogues[0].embeddings]
+        if raw:
             with metrics.phase("encode"):
-                if "speech" in model.encoder_digests:
-                    for dialogue in dialogues:
-                        for index, turn in enumerate(dialogue.turns):
-                            if turn.audio is not None:
-                                check_clip(turn.audio, index)
-                turns = [dialogue.turns for dialogue in dialogues]
-                embeddings = model.embed(turns, max_seconds=self._limits.utterance_seconds)
-            for dialogue in dialogues:
-                for turn in dialogue.turns:
-                    self._audio_store.add(turn.audio or b"")
+                answers = encoder.encode([[dialogue.turns for dialogue in requests[number]] for number in raw])
+                for number, answer in zip(raw, answers, strict=True):
+                    embedded[number] = answer
+                    if not isinstance(answer, Exception):
+                        self._remember(requests[number])
         with metrics.phase("mixture"):
-            predictions = model.predict_embeddings(embeddings)
-        return [with_all_experts(prediction, model.experts) for prediction in predictions]
+            readable = [dialogue for one in embedded if not isinstance(one, Exception) for dialogue in one]
+            predictions = iter(model.predict_embeddings(readable)) if readable else iter(())
+        return [
+            one
+            if isinstance(one, Exception)
+            else [with_all_experts(next(predictions), model.experts) for _ in range(len(one))]
+            for one in embedded
+        ]
+
+    def _remember(self, dialogues: Sequence[DialogueRequest]) -> None:
+        for dialogue in dialogues:
+            for turn in dialogue.turns:
+                if turn.audio is not None and turn.audio_digest is None:
+                    self._audio_store.add(turn.audio)
 
     @staticmethod
     def _check_finite(predictions: Sequence[DialoguePrediction], identity: str) -> None:

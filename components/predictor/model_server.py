@@ -78,7 +78,7 @@ class PredictorServer(ModelServer):  # type: ignore[misc]  # kserve has no type 
             self._models.append(model)
         asyncio.run(self._serve_until_stopped())
         for model in models:
-            model.queue.close()
+            model.batcher.close()
 
     def stop(self, sig: int) -> None:
         """Turn not ready, and stop after the drain time (at once for an interrupt from the keyboard)."""

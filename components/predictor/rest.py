@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import orjson
@@ -57,6 +57,28 @@ async def read_body(request: Request, limits: Limits) -> bytes:
     return bytes(chunks)
 
 
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
+    """The answer, unless the client goes first: what has not been computed for him by then is not.
+
+    Raises:
+        ClientDisconnect: he has gone.
+    """
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    answering, leaving = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if answering.done():
+            return answering.result()
+        raise ClientDisconnect
+    finally:
+        answering.cancel()
+        leaving.cancel()
+
+
 class RestEndpoints:
     """The paths' handlers.
 
@@ -94,12 +116,17 @@ class RestEndpoints:
         return await self._answer(model_name, request, "rest_v1", answer)
 
     async def _answer(
-        self, model_name: str, request: Request, name: str, answer: Callable[[bytes, str], Awaitable[Response]]
+        self,
+        model_name: str,
+        request: Request,
+        name: str,
+        answer: Callable[[bytes, str], Coroutine[Any, Any, Response]],
     ) -> Response:
         identity = printable(request.headers.get(protocol.REQUEST_ID_HEADER, "")) or str(uuid.uuid4())
         try:
             await self._data_plane.admit(model_name)
-            response = await answer(await read_body(request, self._limits), identity)
+            body = await read_body(request, self._limits)
+            response = await _unless_gone(request, answer(body, identity))
         except ClientDisconnect:
             response = Response(status_code=499)
         except Exception as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from components.core.errors import ExitCode, MistereError
@@ -30,14 +31,19 @@ def serve(settings: ServerSettings, load_bundle: LoadBundle | None = None) -> No
     from components.predictor.model import DialogueModel
     from components.predictor.model_server import PredictorServer
 
-    PredictorServer(settings, http, grpc).start([DialogueModel(settings, load_bundle or _load_verified)])
+    load = load_bundle or partial(_load_verified, settings.int8)
+    PredictorServer(settings, http, grpc).start([DialogueModel(settings, load)])
 
 
-def _load_verified(location: str) -> EmotionModel:
+def _load_verified(int8: bool, location: str) -> EmotionModel:
     """Import the inference core only here, in the loading thread: health checks are answered meanwhile."""
+    import torch
+
+    from components.core.encoders.preparation import usable_cores
     from components.core.inference import load_bundle
 
-    return load_bundle(location)
+    torch.set_num_threads(usable_cores())
+    return load_bundle(location, int8=int8)
 
 
 def main(arguments: Sequence[str] | None = None, load_bundle: LoadBundle | None = None) -> int:

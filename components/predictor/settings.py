@@ -25,14 +25,20 @@ class Limits:
         waiting_requests: accepted and not yet being computed; one more is answered "overloaded".
         body_seconds: how long a client may take to send a body.
         audio_store_bytes: encoded audio kept for ``audio_digest``, bytes.
+        vector_store_bytes: vectors of utterances kept for a conversation's next turn, bytes.
+        batch_utterances: computed together at most; 0 computes every request alone.
+        batch_hold_seconds: how long a batch is held back at most for requests that are still being read.
     """
 
     request_bytes: int = 8 * MIB
     utterance_seconds: float = 30.0
     utterances: int = 128
-    waiting_requests: int = 16
+    waiting_requests: int = 64
     body_seconds: float = 30.0
     audio_store_bytes: int = 64 * MIB
+    vector_store_bytes: int = 64 * MIB
+    batch_utterances: int = 256
+    batch_hold_seconds: float = 0.01
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,7 @@ class ServerSettings:
         audio_uri_prefixes: ``s3://bucket/prefix/`` under which ``audio_uri`` may be read; none switches it off.
         drain_seconds: between "not ready" and closing the ports after SIGTERM, so that no caller is still routed here.
         grace_seconds: for what is in flight once the ports are closed.
+        int8: compute the encoders in 8-bit integers on a CPU: faster, and the answers are no longer the evaluated ones.
     """
 
     bundle: str
@@ -60,6 +67,7 @@ class ServerSettings:
     audio_uri_prefixes: tuple[str, ...] = ()
     drain_seconds: float = 2.0
     grace_seconds: int = 30
+    int8: bool = False
 
 
 def _positive(kind: type[int | float], text: str) -> float:
@@ -116,10 +124,16 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> ServerSettings:
         "--audio-store-mib", type=float, default=limits.audio_store_bytes / MIB, help="for audio_digest"
     )
     parser.add_argument(
+        "--vector-store-mib", type=float, default=limits.vector_store_bytes / MIB, help="for a conversation's next turn"
+    )
+    parser.add_argument("--batch-utterances", type=int, default=limits.batch_utterances, help="0 batches nothing")
+    parser.add_argument("--batch-hold-ms", type=float, default=limits.batch_hold_seconds * 1000)
+    parser.add_argument(
         "--audio-uri-prefix", type=_prefix, action="append", default=[], help="s3://bucket/prefix/ audio_uri may name"
     )
     parser.add_argument("--drain-seconds", type=float, default=default.drain_seconds, help="not ready before closing")
     parser.add_argument("--grace-seconds", type=_positive_int, default=default.grace_seconds)
+    parser.add_argument("--int8", action="store_true", help="encoders in 8-bit integers on a CPU")
     given = parser.parse_args(arguments)
     if given.http_port == given.grpc_port:
         parser.error("--http-port and --grpc-port must differ")
@@ -136,10 +150,14 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> ServerSettings:
             waiting_requests=given.max_waiting,
             body_seconds=given.max_body_seconds,
             audio_store_bytes=max(0, int(given.audio_store_mib * MIB)),
+            vector_store_bytes=max(0, int(given.vector_store_mib * MIB)),
+            batch_utterances=max(0, given.batch_utterances),
+            batch_hold_seconds=max(0.0, given.batch_hold_ms / 1000),
         ),
         audio_uri_prefixes=tuple(given.audio_uri_prefix),
         drain_seconds=max(0.0, given.drain_seconds),
         grace_seconds=given.grace_seconds,
+        int8=given.int8,
     )
 
 

@@ -169,8 +169,12 @@ def enter(uri: str, folder: Path, name: str) -> str:
     return register(uri, CONFIG, made, record, str(folder / "files"), bundle)
 
 
-def test_versions_with_their_lineage_signature_data_and_aliases(tracking_uri: str, tmp_path: Path) -> None:
+def test_versions_with_their_lineage_signature_data_and_aliases(
+    tracking_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import mlflow
+
+    monkeypatch.chdir(tmp_path)  # where MLflow leaves a database of its own
 
     first, second = enter(tracking_uri, tmp_path, "a"), enter(tracking_uri, tmp_path, "b")
     assert enter(tracking_uri, tmp_path, "b") == second != first

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,7 +88,7 @@ def clip(
     return file.getvalue()
 
 
-def make_bundle(folder: Path, modalities: tuple[str, ...] = ("speech", "text")) -> str:
+def make_bundle(folder: Path, modalities: tuple[str, ...] = ("speech", "text"), **mixture_settings: Any) -> str:
     """A bundle of random encoders and a random mixture in a store of its own; returns its location."""
     import torch
 
@@ -120,7 +121,9 @@ def make_bundle(folder: Path, modalities: tuple[str, ...] = ("speech", "text")) 
             dimension=16,
             settings=settings[modality].model_dump(mode="json"),
         )
-    config = MixtureConfig(hidden=8, gru_layers=1, fusion_width=16, fusion_blocks=1, attention_width=12)
+    config = MixtureConfig(
+        hidden=8, gru_layers=1, fusion_width=16, fusion_blocks=1, attention_width=12, **mixture_settings
+    )
     mixture = MixtureOfExperts(config, dict.fromkeys(modalities, 16), len(LABELS))
     save_mixture(mixture, work)
     manifest = ModelBundle(
@@ -150,7 +153,7 @@ def servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         [str(Path(__file__).with_name("moody_server.py"))],
         str(Path(__file__)),
         logs / "moody.log",
-        *("--max-waiting", "1", "--drain-seconds", "1", "--max-body-seconds", "1"),
+        *("--max-waiting", "1", "--drain-seconds", "1", "--max-body-seconds", "1", "--vector-store-mib", "0"),
     )
     bundle = request.getfixturevalue("bundle")
     real = launch(["-m", "components.predictor"], bundle, logs / "real.log", "--max-seconds", "5")

@@ -33,17 +33,21 @@ class MoodyModel:
         self.encoder_digests = {"text": "t" * 64}
         self.dimensions = {"text": 2}
 
-    def embed(self, dialogues: Sequence[Any], max_seconds: float | None = None) -> list[dict[str, np.ndarray]]:
-        for dialogue in dialogues:
-            for utterance in dialogue:
-                if utterance.text == "sleep":
-                    time.sleep(1.0)
-                if utterance.text == "crash":
-                    raise RuntimeError("secret at /srv/private/file.py")
-        return [{"text": np.zeros((len(dialogue), 2), dtype=np.float32)} for dialogue in dialogues]
+    def context(self, modality: str, dialogue: Sequence[Any], index: int) -> tuple[str, ...]:
+        return ()
+
+    def features(self, modality: str, dialogue: Sequence[Any], index: int, max_seconds: float | None = None) -> Any:
+        return dialogue[index].text
+
+    def vectors(self, modality: str, features: Sequence[Any]) -> np.ndarray:
+        if "sleep" in features:
+            time.sleep(1.0)
+        if "crash" in features:
+            raise RuntimeError("secret at /srv/private/file.py")
+        return np.zeros((len(features), 2), dtype=np.float32)
 
     def predict(self, dialogues: Sequence[Any], max_seconds: float | None = None) -> list[Any]:
-        return self.predict_embeddings(self.embed(dialogues, max_seconds))
+        return self.predict_embeddings([{"text": np.zeros((len(dialogue), 2), np.float32)} for dialogue in dialogues])
 
     def predict_embeddings(self, dialogues: Sequence[Mapping[str, np.ndarray]]) -> list[Any]:
         sizes = [len(dialogue["text"]) for dialogue in dialogues]

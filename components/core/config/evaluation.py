@@ -15,7 +15,8 @@ class EvaluationConfig(SeededSection):
         slices: columns of the dataset by whose values figures are split, beside lengths and modalities.
         runtime: run raw dialogues through the model and take the time, the memory and the size.
         robustness: embed test dialogues again with noise, a telephone's band and codec, and dropped words.
-        robustness_dialogues: how many dialogues that is at most.
+        robustness_dialogues: how many dialogues that is at most, and for ``int8``.
+        int8: embed test dialogues again in 8-bit integers, to see what serving them so (``--int8``) would cost.
         speaker_probe: see how well speakers can be told from the model's representation, where the dataset names any.
     """
 
@@ -24,4 +25,5 @@ class EvaluationConfig(SeededSection):
     runtime: bool = True
     robustness: bool = False
     robustness_dialogues: int = Field(default=100, gt=0)
+    int8: bool = False
     speaker_probe: bool = True

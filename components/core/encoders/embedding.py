@@ -24,6 +24,7 @@ from components.core.encoders.device import choose_device, inference_precision
 from components.core.encoders.family import Features
 from components.core.encoders.inputs import HasModalities, encoder_input
 from components.core.encoders.preparation import one_core_each, usable_cores
+from components.core.encoders.quantisation import quantised
 from components.core.encoders.utterance_encoder import UtteranceEncoder, load_tuned
 from components.core.errors import MistereError
 from components.core.utterances import batches_within
@@ -45,6 +46,7 @@ class Embedder:
         extraction: batches and precision.
         device: ``auto`` takes a GPU where there is one.
         note: is told when batches had to become smaller.
+        int8: compute the backbone's linear layers in 8-bit integers; on a CPU only.
     """
 
     def __init__(
@@ -57,12 +59,14 @@ class Embedder:
         extraction: ExtractionSettings = SERVING,
         device: Device = "auto",
         note: Callable[[str], None] | None = None,
+        int8: bool = False,
     ) -> None:
         self.settings = EncoderConfig.model_validate(settings)
         kind = families()[family]
         self.device = choose_device(device, f"{kind.modality}.device")
         self.precision = inference_precision(extraction.precision, self.device)
         self._load = partial(load_tuned, kind(base, self.settings, self.precision), self.settings, classes, tuned)
+        self._int8 = int8 and self.device.type == "cpu"
         self.modality = kind.modality
         self.dimension = self.settings.projection
         speech = self.modality == "speech"
@@ -72,7 +76,8 @@ class Embedder:
     @cached_property
     def encoder(self) -> UtteranceEncoder:
         """The encoder itself, loaded when it is first needed: vectors that are there already need none."""
-        return self._load().to(self.device)
+        encoder = self._load().to(self.device)
+        return quantised(encoder) if self._int8 else encoder
 
     def prepare(self, utterance: HasModalities, context: Sequence[str] = ()) -> Features | None:
         """Features of one utterance, or None where it lacks the modality.

@@ -7,11 +7,13 @@ interpreter's lock).
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -21,9 +23,30 @@ R = TypeVar("R")
 _WINDOW = 64
 
 
+_CGROUP = Path("/sys/fs/cgroup")
+
+
 def usable_cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0))
+    """Cores this process may use: those it may run on, or fewer where its container is given less time than they have."""
+    own = len(os.sched_getaffinity(0))
+    share = _container_cores()
+    return own if share is None else max(1, min(own, math.ceil(share)))
+
+
+def _container_cores() -> float | None:
+    """The container's limit in cores (cgroup version 2, else 1); None without one."""
+    try:
+        quota, period = (_CGROUP / "cpu.max").read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        try:
+            quota = (_CGROUP / "cpu" / "cpu.cfs_quota_us").read_text(encoding="ascii").strip()
+            period = (_CGROUP / "cpu" / "cpu.cfs_period_us").read_text(encoding="ascii").strip()
+        except OSError:
+            return None
+    try:
+        return int(quota) / int(period) if int(quota) > 0 else None
+    except (ValueError, ZeroDivisionError):  # "max"
+        return None
 
 
 @contextmanager

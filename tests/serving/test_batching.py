@@ -1,0 +1,254 @@
+"""Requests that arrive together are computed together, with the answers they would get alone; turns seen before cost nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from components.core.inference import load_bundle
+from components.predictor.batcher import Batcher
+from components.predictor.errors import RequestError
+from tests.serving.conftest import Server, Utterance, clip, launch, make_bundle
+
+
+class Work:
+    """A computation that can be watched and held up."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[Any]] = []
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def __call__(self, works: Sequence[Any]) -> list[Any]:
+        self.batches.append(list(works))
+        self.gate.wait(5)
+        if "poison" in works:
+            raise RuntimeError("poison")
+        return [ValueError(work) if work == "bad" else f"answer to {work}" for work in works]
+
+
+def test_one_that_finds_the_server_idle_is_computed_at_once() -> None:
+    async def go() -> float:
+        batcher: Batcher[str, str] = Batcher(Work(), 4, 5.0, 100)
+        start = time.perf_counter()
+        assert await batcher.run("a", 1) == "answer to a"
+        return time.perf_counter() - start
+
+    assert asyncio.run(go()) < 1.0
+
+
+def test_what_gathers_while_one_is_computed_is_the_next_batch_up_to_its_size() -> None:
+    async def go() -> list[list[str]]:
+        work = Work()
+        work.gate.clear()
+        batcher: Batcher[str, str] = Batcher(work, 20, 0.0, 5)
+        tasks = [asyncio.create_task(batcher.run("first", 1))]
+        await asyncio.sleep(0.05)
+        tasks += [asyncio.create_task(batcher.run(name, 2)) for name in "abcd"]
+        tasks.append(asyncio.create_task(batcher.run("large", 50)))
+        await asyncio.sleep(0.05)
+        work.gate.set()
+        assert await asyncio.gather(*tasks) == [f"answer to {name}" for name in ["first", *"abcd", "large"]]
+        return work.batches
+
+    assert asyncio.run(go()) == [["first"], ["a", "b"], ["c", "d"], ["large"]]
+
+
+def test_without_batches_each_is_computed_alone() -> None:
+    async def go() -> list[list[str]]:
+        work = Work()
+        batcher: Batcher[str, str] = Batcher(work, 20, 1.0, 0)
+        await asyncio.gather(*(batcher.run(name, 1) for name in "abc"))
+        return work.batches
+
+    assert asyncio.run(go()) == [["a"], ["b"], ["c"]]
+
+
+def test_a_batch_waits_for_what_is_being_read_but_not_beyond_the_bound() -> None:
+    async def go() -> tuple[list[list[str]], float]:
+        work = Work()
+        batcher: Batcher[str, str] = Batcher(work, 20, 0.2, 100)
+        with batcher.reading():
+            first = asyncio.create_task(batcher.run("a", 1))
+            await asyncio.sleep(0.05)
+            second = asyncio.create_task(batcher.run("b", 1))
+            await asyncio.sleep(0)
+        await asyncio.gather(first, second)
+        start = time.perf_counter()
+        with batcher.reading():  # somebody sends very slowly
+            await batcher.run("c", 1)
+        return work.batches, time.perf_counter() - start
+
+    batches, seconds = asyncio.run(go())
+    assert batches == [["a", "b"], ["c"]] and 0.15 < seconds < 1.0
+
+
+def test_the_line_is_bounded_and_says_when_to_come_back() -> None:
+    async def go() -> None:
+        work = Work()
+        work.gate.clear()
+        batcher: Batcher[str, str] = Batcher(work, 2, 0.0, 1)
+        waiting = [asyncio.create_task(batcher.run(name, 1)) for name in "ab"]
+        await asyncio.sleep(0.05)
+        waiting.append(asyncio.create_task(batcher.run("c", 1)))
+        await asyncio.sleep(0.05)
+        with pytest.raises(RequestError) as refused:
+            await batcher.run("d", 1)
+        assert refused.value.code == 429 and int(refused.value.headers["Retry-After"]) >= 1
+        assert batcher.depth == 3
+        work.gate.set()
+        await asyncio.gather(*waiting)
+        assert batcher.depth == 0 and await batcher.run("e", 1) == "answer to e"
+
+    asyncio.run(go())
+
+
+def test_who_has_gone_before_his_turn_costs_nothing() -> None:
+    async def go() -> list[list[str]]:
+        work = Work()
+        work.gate.clear()
+        batcher: Batcher[str, str] = Batcher(work, 9, 0.0, 1)
+        first = asyncio.create_task(batcher.run("a", 1))
+        await asyncio.sleep(0.05)
+        gone, stays = (asyncio.create_task(batcher.run(name, 1)) for name in ("gone", "stays"))
+        await asyncio.sleep(0.05)
+        gone.cancel()
+        work.gate.set()
+        await asyncio.gather(first, stays)
+        return work.batches
+
+    assert asyncio.run(go()) == [["a"], ["stays"]]
+
+
+def test_nobody_pays_for_another_ones_request() -> None:
+    async def go() -> list[Any]:
+        work = Work()
+        work.gate.clear()
+        batcher: Batcher[str, str] = Batcher(work, 9, 0.0, 100)
+        first = asyncio.create_task(batcher.run("first", 1))
+        await asyncio.sleep(0.05)
+        others = [asyncio.create_task(batcher.run(name, 1)) for name in ("a", "poison", "bad", "b")]
+        await asyncio.sleep(0.05)
+        work.gate.set()
+        await first
+        return await asyncio.gather(*others, return_exceptions=True)
+
+    a, poison, bad, b = asyncio.run(go())
+    assert (a, b) == ("answer to a", "answer to b")
+    assert isinstance(poison, RuntimeError) and isinstance(bad, ValueError)
+
+
+def metric(server: Server, name: str) -> float:
+    """A sample of ``/metrics`` by its whole name."""
+    for line in httpx.get(f"{server.url}/metrics").text.splitlines():
+        if line.startswith(f"{name} "):
+            return float(line.rpartition(" ")[2])
+    return 0.0
+
+
+def dialogues(count: int) -> list[list[Utterance]]:
+    """Dialogues of unlike lengths; some turns lack a modality."""
+    return [
+        [
+            Utterance(
+                f"Turn {turn} of call {number}." if (turn + number) % 3 else None,
+                clip(0.5 + turn / 10, pitch=150 + number),
+            )
+            if (turn + number) % 4
+            else Utterance(f"Only words, {turn} {number}.")
+            for turn in range(1 + number % 5)
+        ]
+        for number in range(count)
+    ]
+
+
+def test_sixteen_callers_at_once_get_the_answers_they_would_get_alone(server: Server, bundle: str) -> None:
+    asked = dialogues(24)
+    offline = load_bundle(bundle)
+    alone = [offline.predict([dialogue])[0].probabilities for dialogue in asked]
+    before = metric(server, "mistere_batch_dialogues_count"), metric(server, "mistere_batch_dialogues_sum")
+    with ThreadPoolExecutor(16) as pool:
+        ways = [server.client.predict_rest, server.client.predict_grpc, server.client.predict_v1]
+        answers = list(pool.map(lambda pair: ways[pair[0] % 3](pair[1]).probabilities, enumerate(asked)))
+    for answer, expected in zip(answers, alone, strict=True):
+        np.testing.assert_allclose(answer, expected, atol=1e-4)
+    batches = metric(server, "mistere_batch_dialogues_count") - before[0]
+    assert metric(server, "mistere_batch_dialogues_sum") - before[1] == 24 > batches
+
+
+def test_one_unreadable_recording_among_many_is_refused_alone(server: Server) -> None:
+    def ask(number: int) -> int:
+        sound = b"RIFF-no-wave" if number == 3 else clip(0.6, pitch=400 + number)
+        import base64
+
+        body = {"instances": [{"utterances": [{"text": "Well?"}, {"audio": base64.b64encode(sound).decode()}]}]}
+        answer = httpx.post(f"{server.url}/v1/models/mistere:predict", json=body, timeout=30)
+        if number == 3:
+            assert "utterance 1" in answer.json()["error"]
+        return answer.status_code
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(ask, range(8))) == [200, 200, 200, 415, 200, 200, 200, 200]
+
+
+def test_a_conversation_s_next_turn_costs_one_utterance(server: Server, bundle: str) -> None:
+    turns = [Utterance(f"This is turn {turn}, word for word.", clip(0.6, pitch=500 + turn)) for turn in range(6)]
+    misses = []
+    for length in range(1, len(turns) + 1):
+        before = metric(server, 'mistere_utterance_vectors_total{found="miss"}')
+        answer = server.client.predict_rest(turns[:length]).probabilities
+        misses.append(metric(server, 'mistere_utterance_vectors_total{found="miss"}') - before)
+        expected = load_bundle(bundle).predict([turns[:length]])[0].probabilities if length == len(turns) else None
+        if expected is not None:
+            np.testing.assert_allclose(answer, expected, atol=1e-4)
+    assert misses == [2.0] * len(turns)
+
+
+def test_a_long_call_needs_no_recording_twice(bundle: str, tmp_path: Path) -> None:
+    """Not even where the server keeps no recordings, for it keeps what it made of them."""
+    server = launch(["-m", "components.predictor"], bundle, tmp_path / "log", "--audio-store-mib", "0")
+    try:
+        server.client.wait_ready(60)
+        first = clip(0.8, pitch=333)
+        whole = server.client.predict_rest([Utterance(None, first), Utterance("And then?")])
+        digest = hashlib.sha256(first).hexdigest()
+        body = {
+            "inputs": [
+                {"name": "audio_digest", "datatype": "BYTES", "shape": [2], "data": [digest, ""]},
+                {"name": "text", "datatype": "BYTES", "shape": [2], "data": ["", "And then?"]},
+            ]
+        }
+        answer = httpx.post(f"{server.url}/v2/models/mistere/infer", json=body, timeout=30)
+        assert answer.status_code == 200, answer.text
+        found = next(one for one in answer.json()["outputs"] if one["name"] == "probabilities")
+        np.testing.assert_allclose(np.reshape(found["data"], found["shape"]), whole.probabilities, atol=1e-6)
+        body["inputs"][0]["data"] = ["0" * 64, ""]
+        unknown = httpx.post(f"{server.url}/v2/models/mistere/infer", json=body, timeout=30)
+        assert unknown.status_code == 409 and "0" * 64 in unknown.json()["error"]
+    finally:
+        assert server.terminate() == 0
+
+
+def test_in_a_causal_model_a_label_once_given_stays_and_in_a_full_one_it_may_not(
+    bundle: str, tmp_path: Path, dialogue: list[Utterance]
+) -> None:
+    turns = [*dialogue, Utterance("Then what?"), Utterance(None, clip(0.5, pitch=700))]
+    causal, full = load_bundle(make_bundle(tmp_path, context_mode="causal")), load_bundle(bundle)
+    assert (causal.context_mode, full.context_mode) == ("causal", "full")
+    whole = causal.predict([turns])[0].probabilities
+    moved = 0.0
+    for length in range(1, len(turns)):
+        np.testing.assert_allclose(causal.predict([turns[:length]])[0].probabilities, whole[:length], atol=1e-5)
+        before, after = full.predict([turns[:length]])[0], full.predict([turns])[0]
+        moved = max(moved, float(np.abs(before.probabilities - after.probabilities[:length]).max()))
+    assert moved > 1e-4
