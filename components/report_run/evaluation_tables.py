@@ -214,6 +214,12 @@ def cost_rows(models: Sequence[Evaluated]) -> list[tuple[str, list[str]]]:
         values = [model.evaluation.runtime.get(key) for model in models]
         if any(value is not None for value in values):
             rows.append((title, ["not measured" if value is None else form.format(value) for value in values]))
+    losses = [model.estimate("test.int8.loss") for model in models]
+    if any(loss is not None for loss in losses):
+        told = [
+            "not measured" if one is None else f"{one.value:+.3f} ({bounds_text(one, signed=True)})" for one in losses
+        ]
+        rows.append(("weighted F1 that is lost with encoders in int8", told))
     return rows
 
 

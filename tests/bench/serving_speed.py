@@ -1,0 +1,367 @@
+"""The predictor: what it adds to the bare model, what batching and the kept vectors save, and others beside it.
+
+usage: mistere bench serving_speed [--bundle BUNDLE] [--output DIR] [--seconds 8] [--parts overhead,throughput,conversation,start,others] [--soak MINUTES]
+
+Servers are processes of their own on this machine, asked over loopback by 16 connections of one client process that sends bytes
+made before. Dialogues are the bundle's example, each time with other words and another gain, so that nothing is found at hand
+where that is not what is measured. Every figure is a ratio, or a difference, of arms of one run, taken in turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import grpc
+import numpy as np
+from kserve import InferInput, InferRequest
+
+from components.core.audio import decode, encode_flac
+from components.core.dataset import Utterance
+from components.core.deployment import deployed_services, read_deployment
+from components.core.example_dialogue import read_example
+from components.core.inference import EmotionModel, load_bundle
+from components.core.store import LocalStore
+
+CLIENTS = 16
+Ask = Callable[[int], None]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Running:
+    """A server process and its ports."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int, grpc_port: int) -> None:
+        self.process, self.port, self.grpc_port = process, port, grpc_port
+
+    def resident_mb(self) -> float:
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    def phases(self) -> dict[str, float]:
+        """Seconds a request spends in each phase, on average, since the start."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection.request("GET", "/metrics")
+        text = connection.getresponse().read().decode()
+        sums = dict(re.findall(r'mistere_phase_seconds_sum\{phase="(\w+)"\} (\S+)', text))
+        counts = dict(re.findall(r'mistere_phase_seconds_count\{phase="(\w+)"\} (\S+)', text))
+        return {name: float(total) / max(1.0, float(counts[name])) for name, total in sums.items()}
+
+
+@contextmanager
+def predictor(bundle: str, *options: str) -> Iterator[Running]:
+    port, grpc_port = free_port(), free_port()
+    command = [sys.executable, "-m", "components.predictor", bundle, "--host", "127.0.0.1", "--http-port", str(port)]
+    command += ["--grpc-port", str(grpc_port), "--drain-seconds", "0", *options]
+    with running(command, port, "/v2/health/ready") as process:
+        yield Running(process, port, grpc_port)
+
+
+@contextmanager
+def running(command: list[str], port: int, path: str) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while not ready(port, path):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"{' '.join(command[:4])} did not start")
+            time.sleep(0.05)
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+def ready(port: int, path: str) -> bool:
+    try:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+
+
+def versions(dialogue: Sequence[Utterance], count: int) -> list[list[Utterance]]:
+    """The dialogue over and over, no two alike in a word or a sample."""
+    waves = [decode(one.audio) if one.audio else None for one in dialogue]
+    return [
+        [
+            replace(
+                one,
+                text=f"{one.text} {number}" if one.text else None,
+                audio=encode_flac(wave[0] * np.float32(1 - number / (2 * count)), wave[1]) if wave else None,
+            )
+            for one, wave in zip(dialogue, waves, strict=True)
+        ]
+        for number in range(count)
+    ]
+
+
+def v1_body(dialogue: Sequence[Utterance]) -> bytes:
+    turns = [
+        {
+            **({"text": one.text} if one.text else {}),
+            **({"audio": base64.b64encode(one.audio).decode()} if one.audio else {}),
+        }
+        for one in dialogue
+    ]
+    return json.dumps({"instances": [{"utterances": turns}]}).encode()
+
+
+def embedded_request(model: EmotionModel, vectors: dict[str, np.ndarray]) -> InferRequest:
+    inputs = []
+    for name in ("speech", "text"):
+        if name in vectors:
+            tensor = InferInput(f"{name}_embedding", list(vectors[name].shape), "FP32")
+            tensor.set_data_from_numpy(vectors[name].astype(np.float32), binary_data=True)
+            inputs.append(tensor)
+    digests = ",".join(model.encoder_digests[name] for name in ("speech", "text") if name in vectors)
+    return InferRequest("mistere", inputs, parameters={"encoder_digest": digests})
+
+
+def grpc_asker(port: int, messages: Sequence[bytes]) -> Ask:
+    channel = grpc.insecure_channel(f"127.0.0.1:{port}")
+    call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+    return lambda number: call(messages[number % len(messages)], timeout=120)  # type: ignore[no-any-return]
+
+
+def rest_asker(port: int, path: str, bodies: Sequence[bytes], headers: dict[str, str] | None = None) -> Ask:
+    local = threading.local()
+
+    def ask(number: int) -> None:
+        if not hasattr(local, "connection"):
+            local.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+        local.connection.request(
+            "POST", path, bodies[number % len(bodies)], headers or {"Content-Type": "application/json"}
+        )
+        answer = local.connection.getresponse()
+        content = answer.read()
+        if answer.status != 200:
+            raise SystemExit(f"{path} answered {answer.status}: {content[:200]!r}")
+
+    return ask
+
+
+def one_by_one(ask: Ask, seconds: float) -> np.ndarray:
+    """Seconds of each request of a single caller."""
+    for number in range(20):
+        ask(number)
+    taken = []
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        start = time.perf_counter()
+        ask(len(taken))
+        taken.append(time.perf_counter() - start)
+    return np.array(taken)
+
+
+def together(ask: Ask, seconds: float, clients: int = CLIENTS) -> tuple[float, np.ndarray]:
+    """Requests a second of many callers, and the seconds of each request."""
+    taken: list[list[float]] = [[] for _ in range(clients)]
+    start = threading.Barrier(clients + 1)
+    until = [0.0]
+
+    def work(client: int) -> None:
+        ask(client)
+        start.wait()
+        number = client
+        while (before := time.perf_counter()) < until[0]:
+            ask(number)
+            taken[client].append(time.perf_counter() - before)
+            number += clients
+
+    threads = [threading.Thread(target=work, args=(client,)) for client in range(clients)]
+    for thread in threads:
+        thread.start()
+    until[0] = time.perf_counter() + 3600
+    start.wait()
+    begun = time.perf_counter()
+    until[0] = begun + seconds
+    for thread in threads:
+        thread.join()
+    every = np.array([one for each in taken for one in each])
+    return len(every) / (time.perf_counter() - begun), every
+
+
+def overhead(bundle: str, model: EmotionModel, vectors: dict[str, np.ndarray], seconds: float) -> None:
+    request = embedded_request(model, vectors)
+    message = request.to_grpc().SerializeToString()
+    body, length = request.to_rest()
+    headers = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(length)}
+    plain = json.dumps(
+        {
+            "parameters": request.parameters,
+            "inputs": [
+                {
+                    "name": f"{name}_embedding",
+                    "shape": list(rows.shape),
+                    "datatype": "FP32",
+                    "data": rows.ravel().tolist(),
+                }
+                for name, rows in vectors.items()
+            ],
+        }
+    ).encode()
+    bare = one_by_one(lambda _: model.predict_embeddings([vectors]) and None, seconds)  # type: ignore[func-returns-value]
+    with predictor(bundle) as server:
+        path = "/v2/models/mistere/infer"
+        arms = {
+            "gRPC": one_by_one(grpc_asker(server.grpc_port, [message]), seconds),
+            "REST, binary": one_by_one(rest_asker(server.port, path, [bytes(body)], headers), seconds),
+            "REST, JSON": one_by_one(rest_asker(server.port, path, [plain]), seconds),
+        }
+    middle = 1000 * float(np.median(bare))
+    print(f"bare mixture, {len(next(iter(vectors.values())))} utterances as vectors: p50 {middle:.2f} ms")
+    for name, taken in arms.items():
+        p50, p99 = 1000 * np.quantile(taken, [0.5, 0.99])
+        print(f"  {name:<13} p50 {p50:6.2f} ms (+{p50 - middle:.2f}), p99 {p99:6.2f} ms")
+
+
+def throughput(bundle: str, model: EmotionModel, asked: list[list[Utterance]], seconds: float) -> None:
+    embedded = [embedded_request(model, vectors) for vectors in model.embed(asked[:CLIENTS])]
+    messages = [request.to_grpc().SerializeToString() for request in embedded]
+    bodies = [v1_body(dialogue) for dialogue in asked]
+    rates: dict[tuple[str, str], list[float]] = {}
+    phases: dict[str, dict[str, float]] = {}
+    arms = {"batched": (), "alone": ("--batch-utterances", "0")}
+    for _ in range(2):
+        for name, options in arms.items():
+            with predictor(bundle, "--vector-store-mib", "0", "--audio-store-mib", "0", *options) as server:
+                rate, _ = together(rest_asker(server.port, "/v1/models/mistere:predict", bodies), seconds)
+                rates.setdefault(("raw text and audio", name), []).append(rate)
+                phases[f"raw, {name}"] = server.phases()
+            with predictor(bundle, *options) as server:
+                rate, _ = together(grpc_asker(server.grpc_port, messages), seconds)
+                rates.setdefault(("vectors", name), []).append(rate)
+                phases[f"vectors, {name}"] = server.phases()
+    for what in ("raw text and audio", "vectors"):
+        batched, alone = (max(rates[what, name]) for name in arms)
+        print(f"{what}, {CLIENTS} clients: batched {batched:.1f} requests/s, alone {alone:.1f}: {batched / alone:.2f}x")
+    for name, spent in phases.items():
+        told = ", ".join(f"{phase} {1000 * value:.1f}" for phase, value in sorted(spent.items()))
+        print(f"  ms in each phase, {name}: {told}")
+
+
+def conversation(bundle: str, dialogue: Sequence[Utterance], turns: int = 30) -> None:
+    long = [one for version in versions(dialogue, -(-turns // len(dialogue))) for one in version][:turns]
+    taken = {}
+    for name, options in (("kept", ()), ("not kept", ("--vector-store-mib", "0"))):
+        with predictor(bundle, *options) as server:
+            bodies = [v1_body(long[: turn + 1]) for turn in range(turns)]
+            ask = rest_asker(server.port, "/v1/models/mistere:predict", bodies)
+            start = time.perf_counter()
+            for turn in range(turns):
+                ask(turn)
+            taken[name] = time.perf_counter() - start
+    ratio = taken["not kept"] / taken["kept"]
+    print(
+        f"a conversation of {turns} turns, turn by turn: {taken['not kept']:.2f} s, {taken['kept']:.2f} s with vectors kept: {ratio:.1f}x"
+    )
+
+
+def start_up(bundle: str) -> None:
+    times = []
+    for _ in range(3):
+        begun = time.perf_counter()
+        with predictor(bundle):
+            times.append(time.perf_counter() - begun)
+    print(f"start to ready: {min(times):.1f} to {max(times):.1f} s")
+
+
+def others(bundle: str, asked: list[list[Utterance]], seconds: float) -> None:
+    bodies = [v1_body(dialogue) for dialogue in asked]
+    found: dict[str, list[tuple[float, float]]] = {"predictor": [], "plain FastAPI": []}
+    for _ in range(2):
+        with predictor(bundle, "--vector-store-mib", "0", "--audio-store-mib", "0") as server:
+            rate, taken = together(rest_asker(server.port, "/v1/models/mistere:predict", bodies), seconds)
+            found["predictor"].append((rate, float(np.quantile(taken, 0.99))))
+        port = free_port()
+        script = Path(__file__).parent / "reference" / "plain_fastapi.py"
+        with running([sys.executable, str(script), bundle, str(port)], port, "/ready"):
+            rate, taken = together(rest_asker(port, "/predict", bodies), seconds)
+            found["plain FastAPI"].append((rate, float(np.quantile(taken, 0.99))))
+    best = {name: (max(r for r, _ in arms), min(p for _, p in arms)) for name, arms in found.items()}
+    for name, (rate, p99) in best.items():
+        print(f"  {name:<14} {rate:6.1f} requests/s, p99 {1000 * p99:.0f} ms")
+    ours, plain = best["predictor"], best["plain FastAPI"]
+    print(
+        f"against plain FastAPI, raw, {CLIENTS} clients: {ours[0] / plain[0]:.2f}x the throughput, p99 {ours[1] / plain[1]:.2f}x"
+    )
+
+
+def soak(bundle: str, asked: list[list[Utterance]], minutes: float) -> None:
+    """Half of what the server can do, for a while: errors and memory."""
+    bodies = [v1_body(dialogue) for dialogue in asked]
+    with predictor(bundle) as server:
+        ask = rest_asker(server.port, "/v1/models/mistere:predict", bodies)
+        rate, _ = together(ask, 10)
+        pause = CLIENTS / (rate / 2)
+
+        def gently(number: int) -> None:
+            start = time.perf_counter()
+            ask(number)
+            time.sleep(max(0.0, pause - (time.perf_counter() - start)))
+
+        together(gently, 30)
+        before = server.resident_mb()
+        done, _ = together(gently, 60 * minutes)
+        after = server.resident_mb()
+    print(
+        f"{minutes:g} minutes at {100 * done / rate:.0f} % load: no error, memory {before:.0f} to {after:.0f} MiB "
+        f"({100 * (after / before - 1):+.1f} %)"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", help="folder of a bundle; the deployed one of --output by default")
+    parser.add_argument("--output", type=Path, default=Path("output"))
+    parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument("--parts", default="overhead,throughput,conversation,start,others")
+    parser.add_argument("--soak", type=float, default=0.0, metavar="MINUTES")
+    given = parser.parse_args()
+    bundle = given.bundle
+    if bundle is None:
+        store = LocalStore(given.output.resolve() / "store")
+        bundle = read_deployment(store, deployed_services(store)[0]).bundle_location
+    example = read_example(Path(bundle))
+    if example is None:
+        raise SystemExit(f"{bundle} holds no example dialogue")
+    parts = set(given.parts.split(","))
+    model = load_bundle(bundle)
+    asked = versions(example.dialogue, 4 * CLIENTS)
+    if "overhead" in parts:
+        overhead(bundle, model, model.embed([example.dialogue])[0], given.seconds)
+    if "throughput" in parts:
+        throughput(bundle, model, asked, given.seconds)
+    if "conversation" in parts:
+        conversation(bundle, example.dialogue)
+    if "start" in parts:
+        start_up(bundle)
+    if "others" in parts:
+        others(bundle, asked, given.seconds)
+    if given.soak:
+        soak(bundle, asked, given.soak)
+
+
+if __name__ == "__main__":
+    main()
