@@ -100,6 +100,22 @@ def serve(
 
 
 @app.command()
+def demo(
+    bundle: Annotated[
+        str | None, typer.Argument(help="A bundle's folder or s3:// place; the deployed one by default.")
+    ] = None,
+    url: Annotated[str | None, typer.Option(help="A running predictor to talk to, instead of starting one.")] = None,
+    port: Annotated[int, typer.Option(help="Port of the page.", min=0, max=65535)] = 7860,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    output: Output = Path("output"),
+) -> None:
+    """Serve a page to try a model with, typing or speaking, until interrupted."""
+    from pipelines.commands.demo import demo as command
+
+    command(bundle, url, output, host, port)
+
+
+@app.command()
 def predict(
     dialogue: Annotated[Path, typer.Option(help="JSON: a list of utterances with text and, if any, a path to audio.")],
     url: Annotated[str, typer.Option(help="The predictor's address.")] = "http://127.0.0.1:8080",

@@ -1,0 +1,275 @@
+"""The page of ``mistere demo``: what it draws, what it takes, what it refuses, and the whole of it in a browser."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from components.core.audio import AudioError
+from components.core.errors import MistereError, UsageError
+from components.core.serving.client import DialogueClient, EndpointError, EndpointPrediction
+from pipelines.commands import demo
+from pipelines.demo import rendering
+from pipelines.demo.conversation import Conversation, Turn, judged
+from pipelines.demo.server import closed_page, listen
+from pipelines.demo.sound import as_flac, take_recording
+from tests.serving.conftest import Server, clip, free_port
+
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)> ${7*7} {{7*7}}"
+HAS_GRADIO = importlib.util.find_spec("gradio") is not None
+needs_gradio = pytest.mark.skipif(not HAS_GRADIO, reason="the package gradio is optional: pip install 'mistere[demo]'")
+
+
+def prediction(
+    turns: int, weights: Sequence[float] = (0.2, 0.3, 0.5), modalities: str = "speech+text"
+) -> EndpointPrediction:
+    return EndpointPrediction(
+        predicted=["joy"] * turns,
+        probabilities=np.tile(np.array([0.25, 0.625, 0.125], np.float32), (turns, 1)),
+        expert_weights=np.tile(np.array(weights, np.float32), (turns, 1)),
+        expert_probabilities=None,
+        modalities=[modalities] * turns,
+        parameters={"labels": "anger,joy,calm", "experts": "speech,text,cross_modal", "model_version": "0123abcd"},
+    )
+
+
+def answered(turns: Sequence[Turn]) -> EndpointPrediction:
+    return prediction(len(turns))
+
+
+def pages(conversation: Conversation) -> str:
+    show = (rendering.show_trouble, rendering.show_last, rendering.show_timeline, rendering.show_conversation)
+    return "".join(render(conversation) for render in show)
+
+
+def tags(html: str) -> list[tuple[str, list[str]]]:
+    found: list[tuple[str, list[str]]] = []
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attributes: found.append((tag, [name for name, _ in attributes]))  # type: ignore[method-assign]
+    parser.feed(html)
+    return found
+
+
+def test_hostile_words_stay_words() -> None:
+    def shown(words: str) -> str:
+        answer = replace(
+            prediction(1),
+            predicted=[words],
+            modalities=[words],
+            parameters={"labels": f"{words},b,c", "experts": f"{words},text,x", "model_version": words},
+        )
+        return pages(Conversation((Turn(words),), answer, trouble=words)) + rendering.heading(words)
+
+    assert "<script" not in shown(HOSTILE) and shown(HOSTILE).count("&lt;script&gt;") >= 6
+    assert tags(shown(HOSTILE)) == tags(shown("plain"))
+
+
+def test_the_bars_of_a_turn_fill_its_column() -> None:
+    answer = prediction(3, weights=(1 / 3, 1 / 3, 1 / 3))
+    shown = rendering.show_timeline(Conversation((Turn("a"),) * 3, answer))
+    columns = re.findall(r'class="m-stack".*?</div>', shown, re.DOTALL)
+    assert len(columns) == 3
+    for column in columns:
+        heights = [float(height) for height in re.findall(r"height: ([\d.]+)%", column)]
+        assert len(heights) == 3 and sum(heights) == pytest.approx(100, abs=0.1)
+        assert all(color in column for color in ("#c06a14", "#3f76cf", "#22876a"))
+
+
+def test_an_expert_the_model_lacks_is_not_shown() -> None:
+    shown = rendering.show_timeline(Conversation((Turn("a"),), prediction(1, weights=(0, 1, 0))))
+    assert "text" in shown and "speech" not in shown and "cross-modal" not in shown
+
+
+def test_the_last_turn_is_shown_likeliest_first() -> None:
+    shown = rendering.show_last(Conversation((Turn("a"), Turn("b")), prediction(2)))
+    assert re.findall(r"<dt>(\w+)</dt>", shown) == ["joy", "anger", "calm"]
+    assert re.findall(r"width: ([\d.]+)%", shown) == ["62.50", "25.00", "12.50"]
+    assert "turn 2" in shown
+
+
+def test_each_turn_has_its_emotion_and_all_probabilities() -> None:
+    conversation = Conversation((Turn("Hello?"), Turn(None, b"x", 1.25)), prediction(2))
+    timeline, talk = rendering.show_timeline(conversation), rendering.show_conversation(conversation)
+    assert timeline.count("--share: 0.625") == timeline.count('class="m-chosen"') == 2
+    assert "0123abcd" in timeline
+    assert talk.count("<b>joy</b><span>62 %</span>") == 2
+    assert "Hello?" in talk and "a recording of 1.2 s" in talk and "trusted most: cross-modal 50 %" in talk
+
+
+@pytest.mark.parametrize(
+    ("turn", "modalities", "said"),
+    [
+        (Turn("a", b"b"), "speech+text", "heard by speech and text"),
+        (Turn("a"), "text", "heard by text (no audio)"),
+        (Turn(None, b"b"), "speech", "heard by speech (no text)"),
+        (Turn("a", b"b"), "text", "heard by text (audio not used)"),
+        (Turn("a"), "none", "heard by nothing: judged by the turns around it (no audio, text not used)"),
+    ],
+)
+def test_a_missing_modality_is_said(turn: Turn, modalities: str, said: str) -> None:
+    assert rendering.heard_by(turn, modalities) == said
+
+
+def test_shares_in_words() -> None:
+    assert [rendering.percent(share) for share in (0, 0.001, 0.62, 1)] == ["0 %", "<1 %", "62 %", "100 %"]
+
+
+def test_values_that_are_no_numbers_are_drawn_as_nothing() -> None:
+    answer = replace(prediction(1, weights=(np.nan, np.nan, np.nan)), probabilities=np.full((1, 3), np.nan))
+    shown = pages(Conversation((Turn("a"),), answer))
+    assert "nan" not in shown
+
+
+@pytest.mark.parametrize(
+    ("data", "rate"),
+    [
+        (clip(0.7), 16000),
+        (clip(0.7, 48000, channels=2), 16000),
+        (clip(0.7, 8000, "FLAC"), 8000),
+        (clip(0.7, 44100, "OGG"), 16000),
+    ],
+)
+def test_a_recording_becomes_flac(tmp_path: Path, data: bytes, rate: int) -> None:
+    file = tmp_path / "recording"
+    file.write_bytes(data)
+    flac, seconds = take_recording(file)
+    assert not file.exists()
+    assert flac[:4] == b"fLaC" and seconds == pytest.approx(0.7, abs=0.01)
+    wave, found = soundfile.read(io.BytesIO(flac))
+    assert found == rate and wave.ndim == 1 and len(wave) == pytest.approx(0.7 * rate, abs=2)
+    assert 0.28 < np.abs(wave).max() < 0.34
+
+
+@pytest.mark.parametrize(
+    ("data", "said"), [(b"", "empty"), (b"no audio", "does not decode"), (clip(31), "at most 30 seconds")]
+)
+def test_a_recording_that_cannot_be_taken_is_refused_and_deleted(tmp_path: Path, data: bytes, said: str) -> None:
+    file = tmp_path / "recording"
+    file.write_bytes(data)
+    with pytest.raises(AudioError, match=said):
+        take_recording(file)
+    assert not file.exists()
+    with pytest.raises(AudioError, match=said):
+        as_flac(data)
+
+
+def test_a_turn_that_is_refused_is_not_added() -> None:
+    def refuse(turns: Sequence[Turn]) -> EndpointPrediction:
+        raise EndpointError("http://x answered 413: the request\nis too large.", "413")
+
+    def misfit(turns: Sequence[Turn]) -> EndpointPrediction:
+        return prediction(len(turns) + 1)
+
+    def garbled(turns: Sequence[Turn]) -> EndpointPrediction:
+        raise KeyError("outputs")
+
+    before = judged(Conversation(), [Turn("Hello?")], answered)
+    assert len(before.turns) == 1 and not before.trouble
+    for ask, said in (
+        (refuse, "Http://x answered 413: the request is too large."),
+        (misfit, "does not fit"),
+        (garbled, "cannot be read"),
+    ):
+        after = judged(before, (*before.turns, Turn("b")), ask)
+        assert after.turns == before.turns and after.answer is before.answer and said in after.trouble
+        assert 'role="alert"' in rendering.show_trouble(after)
+    assert judged(before, (), refuse) == Conversation()
+
+
+def test_nothing_said_is_no_turn() -> None:
+    from pipelines.demo.page import added, guarded
+
+    assert added(Conversation(), "  ", None, answered).trouble == "Write what is said, or record it."
+    assert added(Conversation(), " Hello ", None, answered).turns == (Turn("Hello"),)
+    assert "should not" in guarded(Conversation(), lambda: Conversation(1 // 0)).trouble  # type: ignore[arg-type]
+
+
+def test_without_gradio_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "gradio" else find(name, *rest)
+    )
+    with pytest.raises(UsageError, match=r"pip install 'mistere\[demo\]'") as raised:
+        demo.demo(None, None, tmp_path, "127.0.0.1", 0)
+    assert raised.value.exit_code == 2 and "\n" not in str(raised.value)
+
+
+@needs_gradio
+def test_what_is_wrong_is_said_before_there_is_a_page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(demo, "_WAIT_SECONDS", 0.2)
+    monkeypatch.setattr(demo.signal, "signal", lambda *_: None)
+
+    def refused(url: str | None, port: int = 0) -> str:
+        with pytest.raises(MistereError) as raised:
+            demo.demo(None, url, tmp_path, "127.0.0.1", port)
+        return str(raised.value)
+
+    assert "nothing answers" in refused(f"http://me:secret@127.0.0.1:{free_port()}")
+    assert "secret" not in refused(f"http://me:secret@127.0.0.1:{free_port()}")
+    assert "starts with http" in refused("localhost:8080")
+    assert "nothing is deployed" in refused(None)
+    with listen("127.0.0.1", 0) as taken:
+        assert "is not free (address already in use)" in refused(None, taken.getsockname()[1])
+    with pytest.raises(UsageError, match="no such address"):
+        listen("no.such.host.invalid", 0)
+
+
+def test_the_address_on_the_page_holds_no_password() -> None:
+    assert demo._without_secrets("http://me:secret@host:80/a?token=x") == "http://host:80/a"
+
+
+@pytest.mark.parametrize(
+    "path", ["/gradio_api/info", "/gradio_api/call/on_add", "/gradio_api/proxy=http://x", "/monitoring"]
+)
+def test_gradios_own_doors_are_shut(path: str) -> None:
+    assert _ask(path)[0]["status"] == 404
+
+
+def test_the_page_names_no_other_host() -> None:
+    start, body = _ask("/")
+    assert body["body"] == b'<meta name="a" content="b"/>'
+    headers = dict(start["headers"])
+    assert headers[b"content-length"] == b"28" and b"default-src 'self'" in headers[b"content-security-policy"]
+
+
+def _ask(path: str) -> list[dict[str, Any]]:
+    async def inner(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"99")]})
+        await send({"type": "http.response.body", "body": b'<meta name="a" content="b"/><meta\n', "more_body": True})
+        await send({"type": "http.response.body", "body": b' content="https://elsewhere.example/x.jpg" />'})
+
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request"}
+
+    asyncio.run(closed_page(inner)({"type": "http", "path": path, "headers": []}, receive, send))
+    return sent
+
+
+def test_an_error_on_the_page_holds_no_password() -> None:
+    client = DialogueClient(f"http://me:secret@127.0.0.1:{free_port()}", model_name="mistere")
+    after = judged(Conversation(), [Turn("a")], partial(demo._ask, client))
+    assert after.trouble == "The predictor does not answer (ConnectError): is the server up?"
+
+
+def test_what_the_endpoint_says_is_on_the_page(server: Server) -> None:
+    ask = partial(demo._ask, server.client)
+    before = judged(Conversation(), [Turn("a", clip(1))], ask)
+    after = judged(before, [*before.turns, Turn("b", as_flac(clip(9))[0])], ask)
+    assert len(before.turns) == len(after.turns) == 1 and after.trouble.startswith("The predictor answered 4")
