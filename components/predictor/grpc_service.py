@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.servicer import InferenceServicer
 from kserve.protocol.model_repository_extension import ModelRepositoryExtension
@@ -14,12 +16,13 @@ from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 from components.core.errors import MistereError
 from components.predictor import metrics
 from components.predictor.data_plane import PredictorDataPlane
-from components.predictor.errors import as_request_error
+from components.predictor.errors import as_request_error, invalid, slow_body
 from components.predictor.settings import ServerSettings
-from components.predictor.wire import read_grpc, write_grpc
+from components.predictor.wire import INLINE_BYTES, read_grpc, write_grpc
 
 SERVICE = "inference.GRPCInferenceService"
-_MAX_CALLS = 256
+_MAX_CALLS = 64
+"""Calls at a time beside those that may wait; each may hold a message of the largest size."""
 
 
 class PredictorServicer(InferenceServicer):  # type: ignore[misc]  # kserve has no type information
@@ -37,7 +40,10 @@ class PredictorServicer(InferenceServicer):  # type: ignore[misc]  # kserve has 
 
     async def infer(self, message: bytes, identity: str) -> Any:
         """Answer one ``ModelInferRequest``."""
-        request, typed = read_grpc(message)
+        if len(message) > INLINE_BYTES:
+            request, typed = await asyncio.to_thread(read_grpc, message)
+        else:
+            request, typed = read_grpc(message)
         request.id = request.id or identity
         await self._predictor.admit(request.model_name)
         response, _ = await self._predictor.infer(model_name=request.model_name, request=request)
@@ -70,7 +76,7 @@ class PredictorGRPCServer:
                 ("grpc.max_send_message_length", limits.request_bytes),
                 ("grpc.so_reuseport", 0),
             ],
-            maximum_concurrent_rpcs=_MAX_CALLS,
+            maximum_concurrent_rpcs=_MAX_CALLS + limits.waiting_requests,
         )
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, self._methods()),))
         host = self._settings.host
@@ -89,24 +95,36 @@ class PredictorGRPCServer:
             await self._server.stop(grace)
 
     def _methods(self) -> dict[str, Any]:
-        servicer = self._servicer
-        methods: dict[str, Any] = {}
-        for name in ("ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata"):
-            methods[name] = grpc.unary_unary_rpc_method_handler(
-                self._guarded(getattr(servicer, name)),
-                request_deserializer=getattr(pb, f"{name}Request").FromString,
+        """Every method as one that reads a stream: on the wire that is the same, and a message can be waited for in vain
+        for a bounded time only, and be found malformed by us.
+        """
+        names = ("ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata")
+        handlers = {name: self._guarded(name) for name in names} | {"ModelInfer": self._infer}
+        return {
+            name: grpc.stream_unary_rpc_method_handler(
+                handler,
+                request_deserializer=None,
                 response_serializer=getattr(pb, f"{name}Response").SerializeToString,
             )
-        methods["ModelInfer"] = grpc.unary_unary_rpc_method_handler(
-            self._infer, request_deserializer=None, response_serializer=pb.ModelInferResponse.SerializeToString
-        )
-        return methods
+            for name, handler in handlers.items()
+        }
 
-    async def _infer(self, message: bytes, context: Any) -> Any:
+    async def _message(self, context: Any) -> bytes:
+        seconds = self._settings.limits.body_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                message = await context.read()
+        except TimeoutError as error:
+            raise slow_body(seconds) from error
+        if not isinstance(message, bytes):
+            raise invalid("The call came without a message.")
+        return message
+
+    async def _infer(self, _: Any, context: Any) -> Any:
         identity = str(uuid.uuid4())
         status = "CANCELLED"
         try:
-            answer = await self._servicer.infer(message, identity)
+            answer = await self._servicer.infer(await self._message(context), identity)
             status = "OK"
             return answer
         except Exception as error:
@@ -118,9 +136,16 @@ class PredictorGRPCServer:
         finally:
             metrics.REQUESTS.labels("grpc", status).inc()
 
-    def _guarded(self, method: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
-        async def guarded(request: Any, context: Any) -> Any:
+    def _guarded(self, name: str) -> Callable[[Any, Any], Awaitable[Any]]:
+        method, kind = getattr(self._servicer, name), getattr(pb, f"{name}Request")
+
+        async def guarded(_: Any, context: Any) -> Any:
             try:
+                message = await self._message(context)
+                try:
+                    request = kind.FromString(message)
+                except (DecodeError, UnicodeDecodeError) as error:
+                    raise invalid(f"The message is no {name}Request.") from error
                 return await method(request, context)
             except Exception as error:
                 failure = as_request_error(error, str(uuid.uuid4()), self._settings.limits.utterance_seconds)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any
 
 import orjson
@@ -17,12 +18,21 @@ from starlette.requests import ClientDisconnect
 from components.core.serving import protocol
 from components.predictor import metrics
 from components.predictor.data_plane import PredictorDataPlane
-from components.predictor.errors import RequestError, as_request_error, not_ready, over_limit, printable, slow_body
+from components.predictor.errors import (
+    RequestError,
+    as_request_error,
+    not_ready,
+    over_limit,
+    overloaded,
+    printable,
+    slow_body,
+)
+from components.predictor.openapi import OPENAPI_PATH, build_document
 from components.predictor.settings import Limits
-from components.predictor.wire import checked_id, parse_json, read_rest, write_rest
+from components.predictor.wire import INLINE_BYTES, checked_id, parse_json, read_rest, write_rest
 
-_INLINE_BYTES = 1 << 16
-"""Bodies up to this size are parsed on the event loop; a larger one would hold up everybody else."""
+_BODIES = 64
+"""Bodies of the largest size that are held at a time, those that are still being sent included."""
 
 
 def json_response(content: Any, code: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -35,26 +45,48 @@ def error_response(error: RequestError) -> Response:
     return json_response({"error": error.message}, error.code, error.headers)
 
 
-async def read_body(request: Request, limits: Limits) -> bytes:
-    """The whole body, within its limits of size and time.
+class Bodies:
+    """Bodies as they come in: each within its limits of size and time, all together within one of size.
 
-    Raises:
-        RequestError: too large, or too slow.
+    Args:
+        limits: of a request.
     """
-    too_large = over_limit(f"A request may have {limits.request_bytes} bytes; this one has more.")
-    announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > limits.request_bytes:
-        raise too_large
-    chunks = bytearray()
-    try:
-        async with asyncio.timeout(limits.body_seconds):
-            async for chunk in request.stream():
-                chunks += chunk
-                if len(chunks) > limits.request_bytes:
-                    raise too_large
-    except TimeoutError as error:
-        raise slow_body(limits.body_seconds) from error
-    return bytes(chunks)
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._held = 0
+
+    @asynccontextmanager
+    async def read(self, request: Request) -> AsyncIterator[bytes]:
+        """The whole body, counted as held until it is answered.
+
+        Raises:
+            RequestError: too large, too slow, or too many at a time.
+        """
+        too_large = over_limit(f"A request may have {self._limits.request_bytes} bytes; this one has more.")
+        announced = request.headers.get("content-length", "")
+        if announced.isdigit() and int(announced) > self._limits.request_bytes:
+            raise too_large
+        held = 0
+        try:
+            chunks = bytearray()
+            try:
+                async with asyncio.timeout(self._limits.body_seconds):
+                    async for chunk in request.stream():
+                        if held + len(chunk) > self._limits.request_bytes:
+                            raise too_large
+                        if self._held + len(chunk) > _BODIES * self._limits.request_bytes:
+                            raise overloaded(1)
+                        chunks += chunk
+                        held += len(chunk)
+                        self._held += len(chunk)
+            except TimeoutError as error:
+                raise slow_body(self._limits.body_seconds) from error
+            body = bytes(chunks)
+            del chunks
+            yield body
+        finally:
+            self._held -= held
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
@@ -90,6 +122,7 @@ class RestEndpoints:
     def __init__(self, data_plane: PredictorDataPlane, limits: Limits) -> None:
         self._data_plane = data_plane
         self._limits = limits
+        self._bodies = Bodies(limits)
 
     async def infer(self, model_name: str, request: Request) -> Response:
         """``POST /v2/models/{model}/infer``."""
@@ -125,8 +158,8 @@ class RestEndpoints:
         identity = printable(request.headers.get(protocol.REQUEST_ID_HEADER, "")) or str(uuid.uuid4())
         try:
             await self._data_plane.admit(model_name)
-            body = await read_body(request, self._limits)
-            response = await _unless_gone(request, answer(body, identity))
+            async with self._bodies.read(request) as body:
+                response = await _unless_gone(request, answer(body, identity))
         except ClientDisconnect:
             response = Response(status_code=499)
         except Exception as error:
@@ -136,7 +169,7 @@ class RestEndpoints:
 
     @staticmethod
     async def _parse(size: int, parse: Callable[[], Any]) -> Any:
-        return parse() if size <= _INLINE_BYTES else await asyncio.to_thread(parse)
+        return parse() if size <= INLINE_BYTES else await asyncio.to_thread(parse)
 
     async def live(self) -> Response:
         """``GET /v2/health/live``."""
@@ -166,14 +199,24 @@ class RestEndpoints:
             raise not_ready()
         return json_response({"name": model_name, "ready": True})
 
+    async def document(self) -> Response:
+        """``GET /openapi.json``: with the model's labels once it is loaded."""
+        models = self._data_plane.model_registry.get_models()
+        name = min(models, default="")
+        metadata = await self._data_plane.model_metadata(name) if name and models[name].ready else None
+        return json_response(build_document(self._limits, name or None, metadata))
+
 
 def build_application(data_plane: PredictorDataPlane, limits: Limits) -> FastAPI:
     """The REST application. kserve's paths that load and unload models are left out on purpose."""
-    application = FastAPI(title="MiSTER-E predictor", docs_url=None, redoc_url=None, openapi_url=None)
+    application = FastAPI(
+        title="MiSTER-E predictor", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False
+    )
     endpoints = RestEndpoints(data_plane, limits)
     for path, handler in (
         ("/", endpoints.live),
         ("/metrics", metrics_handler),
+        (OPENAPI_PATH, endpoints.document),
         ("/v1/models", endpoints.models),
         ("/v1/models/{model_name}", endpoints.model_ready),
         ("/v2", endpoints.server_metadata),

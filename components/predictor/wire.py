@@ -7,6 +7,7 @@ length with an internal error; so the bytes are read here, bounds first.
 from __future__ import annotations
 
 import struct
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,12 @@ from kserve.protocol.infer_type import RequestedOutput, to_http_parameters
 from components.core.serving import protocol
 from components.predictor.errors import invalid, printable
 
+INLINE_BYTES = 1 << 16
+"""Bodies up to this size are parsed on the event loop; a larger one would hold up everybody else."""
+
 _MAX_ID = 256
+_MAX_ITEMS = 64
+"""Tensors, outputs or parameters of one request; each becomes an object many times the size of its bytes."""
 _LENGTH = struct.Struct("<I")
 
 
@@ -38,18 +44,39 @@ def parse_json(body: bytes) -> dict[str, Any]:
     return value
 
 
+def _few(count: int, what: str) -> None:
+    """Refuse more of something than any request needs, before anything is made of it."""
+    if count > _MAX_ITEMS:
+        raise invalid(f"There are {count} {what}; a request may have {_MAX_ITEMS}.")
+
+
 def _object(value: Any, where: str) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
         raise invalid(f"The parameters of {where} must be a JSON object.")
+    _few(len(value), "parameters")
     return value
 
 
 def _list(value: Any, where: str) -> list[dict[str, Any]]:
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+    if not isinstance(value, list):
+        raise invalid(f"{where} must be a list of JSON objects.")
+    _few(len(value), where)
+    if not all(isinstance(item, dict) for item in value):
         raise invalid(f"{where} must be a list of JSON objects.")
     return value
+
+
+def _check_numbers(values: list[Any], name: str) -> None:
+    """Refuse what is no matrix of numbers: as an array, one long string beside many short ones takes gigabytes."""
+    kinds = set(map(type, values))
+    if kinds == {list}:
+        kinds = set(map(type, chain.from_iterable(values)))
+        if kinds == {list}:
+            raise invalid(f"The tensor {printable(name)!r} does not hold the numbers of its shape.")
+    if not kinds <= {int, float}:
+        raise invalid(f"The tensor {printable(name)!r} must hold numbers only.")
 
 
 def _name(item: dict[str, Any], where: str) -> str:
@@ -104,6 +131,8 @@ def read_rest(body: bytes, header: str | None, model_name: str) -> InferRequest:
             rest = rest[size:]
         elif not isinstance(data, list):
             raise invalid(f"The tensor {printable(name)!r} has no data.")
+        elif datatype.upper() == "FP32":
+            _check_numbers(data, name)
         inputs.append(InferInput(name, shape, datatype, data=data, parameters=parameters))
     if len(rest):
         raise invalid("The body is longer than its JSON part and its tensors together.")
@@ -174,6 +203,10 @@ def read_grpc(message: bytes) -> tuple[InferRequest, bool]:
     except (DecodeError, UnicodeDecodeError) as error:
         raise invalid("The message is no ModelInferRequest.") from error
     raw = request.raw_input_contents
+    _few(len(request.inputs), "inputs")
+    _few(len(request.outputs), "outputs")
+    for holder in (request, *request.inputs):
+        _few(len(holder.parameters), "parameters")
     if raw and len(raw) != len(request.inputs):
         raise invalid(f"There are {len(request.inputs)} inputs and {len(raw)} raw contents.")
     inputs: list[InferInput] = []
