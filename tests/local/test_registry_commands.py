@@ -47,9 +47,15 @@ class Registry:
         return champion.model_version, read_deployment(self.store, "mistere").model_version
 
 
+EVERYTHING = (
+    "mixture.seed=1",
+    *(f"evaluation.{name}=true" for name in ("robustness", "int8", "runtime", "speaker_probe")),
+)
+
+
 @pytest.fixture(scope="module")
 def registry(tree: Path, first: Run, output: Path, data: Path) -> Registry:
-    second = run(output, data, "mixture.seed=1", root=tree)
+    second = run(output, data, *EVERYTHING, root=tree)
     assert first.code == second.code == 0, first.text + second.text
     return Registry(tree, data, output, first, second)
 
@@ -63,6 +69,18 @@ def test_two_versions_with_aliases_code_and_data(registry: Registry) -> None:
     assert "challenger, champion" in table and versions["1"]["bundle_digest"][:12] in table
     log = json.loads(registry.call("models", "--log", "--json").stdout)
     assert [event["outcome"] for event in log] == ["done", "done"] and log[1]["by"].startswith("run ")
+
+
+def test_everything_that_can_be_measured_was(registry: Registry) -> None:
+    reports = registry.second.folder / "reports"
+    metrics = json.loads((reports / "metrics.json").read_text())
+    for name in ("robustness.noise_0db.loss", "robustness.words_20.weighted_f1", "int8.loss", "contribution.text"):
+        assert metrics[f"test.{name}.low"] <= metrics[f"test.{name}"] <= metrics[f"test.{name}.high"]
+    assert "test.slice.words.4-8.weighted_f1" in metrics and "champion.difference.weighted_f1.low" in metrics
+    told = json.loads((reports / "run_report.json").read_text())
+    assert told["runtime"]["runtime.dialogue_ms.p95"] > 0 < told["runtime"]["runtime.size_mb"]
+    page = (reports / "run_report.html").read_text()
+    assert "noise as loud as the speech" in page and "int8" in page and "all is well today" in page
 
 
 def test_the_bundle_says_what_it_is_and_holds_an_example_that_predict_takes(registry: Registry) -> None:

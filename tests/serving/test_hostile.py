@@ -266,7 +266,7 @@ def test_a_body_that_wants_to_become_gigabytes_is_refused(target: Server, name: 
     path = "/v1/models/mistere:predict" if "instances" in name else INFER
     response = httpx.post(f"{target.url}{path}", content=GREEDY[name], timeout=30)
     refused(response, 413 if name in OVER_A_LIMIT else 400)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 20
     assert peak(target) - before < 600 * MIB
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 import sys
 from collections.abc import Iterator
@@ -616,3 +617,27 @@ def test_a_long_utterance_is_cropped_where_told(crop: str) -> None:
     assert np.abs(np.correlate(wave[begin - 2 if begin else 0 : begin + 2 * RATE + 2], found, "valid")).max() > 0.99 * (
         found @ found
     )
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "150000 100000"}, 1.5),
+        ({"cpu.max": "max 100000"}, None),
+        ({"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"}, 0.5),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+        ({"cpu.max": "what"}, None),
+        ({}, None),
+    ],
+)
+def test_a_container_s_share_of_the_cores_is_respected(
+    files: dict[str, str], cores: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from components.core.encoders import preparation
+
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content + "\n")
+    monkeypatch.setattr(preparation, "_CGROUP", tmp_path)
+    assert preparation._container_cores() == cores
+    assert 1 <= preparation.usable_cores() <= (math.ceil(cores) if cores else 4096)
