@@ -6,6 +6,7 @@ import io
 from typing import Final
 
 from components.predictor.errors import unsupported_audio
+from components.predictor.ogg import has_whole_headers
 
 _STARTS: Final = (b"RIFF", b"RF64", b"fLaC", b"OggS")
 _RATES: Final = range(1000, 384001)
@@ -24,7 +25,7 @@ def check_clip(clip: bytes, utterance: int) -> None:
     """
     import soundfile
 
-    if not clip.startswith(_STARTS):
+    if not clip.startswith(_STARTS) or (clip.startswith(b"OggS") and not has_whole_headers(clip)):
         raise unsupported_audio(utterance)
     try:
         with soundfile.SoundFile(io.BytesIO(clip)) as file:

@@ -39,8 +39,8 @@ def _load_verified(int8: bool, location: str) -> EmotionModel:
     """Import the inference core only here, in the loading thread: health checks are answered meanwhile."""
     import torch
 
-    from components.core.encoders.preparation import usable_cores
     from components.core.inference import load_bundle
+    from components.core.threads import usable_cores
 
     torch.set_num_threads(usable_cores())
     return load_bundle(location, int8=int8)

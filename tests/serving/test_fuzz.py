@@ -345,4 +345,4 @@ def test_hundreds_of_requests_that_are_almost_right(target: Server) -> None:
 
 @pytest.mark.long
 def test_ten_thousand_requests_over_several_connections(target: Server) -> None:
-    fuzz(target, 1000, 10000, 4)
+    fuzz(target, 3000, 10000, 4)

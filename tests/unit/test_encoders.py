@@ -633,11 +633,11 @@ def test_a_long_utterance_is_cropped_where_told(crop: str) -> None:
 def test_a_container_s_share_of_the_cores_is_respected(
     files: dict[str, str], cores: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from components.core.encoders import preparation
+    from components.core import threads
 
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content + "\n")
-    monkeypatch.setattr(preparation, "_CGROUP", tmp_path)
-    assert preparation._container_cores() == cores
-    assert 1 <= preparation.usable_cores() <= (math.ceil(cores) if cores else 4096)
+    monkeypatch.setattr(threads, "_CGROUP", tmp_path)
+    assert threads._container_cores() == cores
+    assert 1 <= threads.usable_cores() <= (math.ceil(cores) if cores else 4096)

@@ -23,10 +23,10 @@ from components.core.encoders import families
 from components.core.encoders.device import choose_device, inference_precision
 from components.core.encoders.family import Features
 from components.core.encoders.inputs import HasModalities, encoder_input
-from components.core.encoders.preparation import one_core_each, usable_cores
 from components.core.encoders.quantisation import quantised
 from components.core.encoders.utterance_encoder import UtteranceEncoder, load_tuned
 from components.core.errors import MistereError
+from components.core.threads import one_core_each, usable_cores
 from components.core.utterances import batches_within
 
 T = TypeVar("T")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +14,14 @@ import torch
 from components.core.config.mixture import MixtureConfig
 from components.core.moe.mixture import DialogueBatch, MixtureOfExperts
 from components.core.moe.turns import Turns
+from components.core.threads import one_core_each
 
 Embeddings = Mapping[str, np.ndarray]
 """One dialogue: per modality float32 ``[n, d]``, a NaN row where the utterance lacks it."""
 
 _BATCH_UTTERANCES = 4096
+_LITTLE_WORK = 1e9
+"""Floating-point operations that one core does in about 10 ms."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,8 @@ def predict(model: MixtureOfExperts, dialogues: Sequence[Embeddings], temperatur
     device = next(model.parameters()).device
     for chosen in _in_batches(lengths):
         batch = make_batch([dialogues[index] for index in chosen], model.dimensions, device=device)
-        output = model(batch)
+        with _threads(model, len(batch.turns)):
+            output = model(batch)
         probabilities = (output.logits / temperature).softmax(-1).cpu().numpy()
         experts = output.expert_logits.softmax(-1).cpu().numpy()
         weights = output.weights.cpu().numpy()
@@ -95,6 +100,14 @@ def predict(model: MixtureOfExperts, dialogues: Sequence[Embeddings], temperatur
             )
             row = mine.stop
     return [answers[index] for index in range(len(dialogues))]
+
+
+def _threads(model: MixtureOfExperts, rows: int) -> AbstractContextManager[None]:
+    """One thread for what is too little to share: threads that wait for one another cost more than they save, and on a busy
+    machine a hundred times more.
+    """
+    work = 2 * rows * sum(parameter.numel() for parameter in model.parameters())
+    return one_core_each() if work < _LITTLE_WORK else nullcontext()
 
 
 def _in_batches(lengths: Sequence[int]) -> Iterator[list[int]]:

@@ -1,0 +1,65 @@
+"""The start of an OGG file: whether its codec's headers are whole.
+
+libsndfile keeps a few kilobytes for ever with each file whose headers break off or are damaged, so that such a file is
+refused before it is opened.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import Final
+
+_PAGE: Final = struct.Struct("<4sBBqIIIB")
+_CONTINUED: Final = 1
+_REVERSED: Final = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
+_VORBIS: Final = (b"\x01vorbis\x00\x00\x00\x00", b"\x03vorbis", b"\x05vorbis")
+_OPUS: Final = (b"OpusHead", b"OpusTags")
+_PAGE_LIMIT: Final = 64
+"""Pages that headers may take, 4 MiB: room for a picture among the tags."""
+
+
+def has_whole_headers(file: bytes) -> bool:
+    """Whether a file begins with all headers of Vorbis or Opus, one stream, checksums right."""
+    expected: tuple[bytes, ...] = ()
+    for found, packet in enumerate(_packets(file)):
+        expected = expected or next((codec for codec in (_VORBIS, _OPUS) if packet.startswith(codec[0])), ())
+        if not expected or not packet.startswith(expected[found]):
+            return False
+        if found + 1 == len(expected):
+            return True
+    return False
+
+
+def _packets(file: bytes) -> Iterator[bytes]:
+    """Packets in order, as far as the pages are sound and of one stream."""
+    partial = bytearray()
+    offset, serial = 0, -1
+    for number in range(_PAGE_LIMIT):
+        if offset + _PAGE.size > len(file):
+            return
+        capture, version, flags, _, stream, sequence, checksum, count = _PAGE.unpack_from(file, offset)
+        lacing = file[offset + _PAGE.size : offset + _PAGE.size + count]
+        start = offset + _PAGE.size + count
+        page = file[offset : start + sum(lacing)]
+        serial = stream if number == 0 else serial
+        sound = (capture, version, stream, sequence) == (b"OggS", 0, serial, number)
+        if not sound or len(page) < start - offset + sum(lacing) or _checksum(page) != checksum:
+            return
+        if bool(flags & _CONTINUED) != bool(partial):
+            return
+        for size in lacing:
+            partial += file[start : start + size]
+            start += size
+            if size < 255:
+                yield bytes(partial)
+                partial.clear()
+        offset = start
+
+
+def _checksum(page: bytes) -> int:
+    """OGG's checksum: the common one with the bits of every byte, and of itself, the other way round."""
+    blank = page[:22] + bytes(4) + page[26:]
+    value = zlib.crc32(blank.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int.from_bytes(value.to_bytes(4, "little").translate(_REVERSED), "big")

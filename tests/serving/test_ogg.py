@@ -1,0 +1,106 @@
+"""OGG files whose headers are not whole are refused before the decoder, which would keep memory of each."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import struct
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from components.predictor.clip import check_clip
+from components.predictor.errors import RequestError
+from components.predictor.ogg import _checksum, has_whole_headers
+from tests.serving.conftest import clip
+
+VORBIS = clip(0.6, 8000, "OGG")
+
+
+def pages(file: bytes) -> list[bytes]:
+    found: list[bytes] = []
+    while file:
+        size = 27 + file[26] + sum(file[27 : 27 + file[26]])
+        found.append(file[:size])
+        file = file[size:]
+    return found
+
+
+def sealed(page: bytes) -> bytes:
+    """The page with the checksum that belongs to it."""
+    return page[:22] + _checksum(page).to_bytes(4, "little") + page[26:]
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+@pytest.mark.parametrize(("rate", "channels"), [(8000, 1), (48000, 2)])
+def test_whole_files_pass(subtype: str, rate: int, channels: int) -> None:
+    file = io.BytesIO()
+    samples = np.random.default_rng(0).normal(0, 0.1, (rate * 2, channels))
+    with soundfile.SoundFile(file, "w", rate, channels, format="OGG", subtype=subtype) as encoder:
+        if subtype == "VORBIS":
+            encoder.comment = "x" * 100000
+        encoder.write(samples)
+    assert has_whole_headers(file.getvalue())
+    check_clip(file.getvalue(), 0)
+    assert not has_whole_headers(file.getvalue()[:80])
+
+
+def test_headers_of_megabytes_are_read_fast() -> None:
+    page = first[:26] + b"\xff" * 256 + bytes(255 * 255)
+    pieces = [sealed(page[:5] + b"\x01" + page[6:18] + struct.pack("<I", n) + page[22:]) for n in range(1, 120)]
+    start = time.monotonic()
+    assert not has_whole_headers(first + sealed(pieces[0][:5] + b"\x00" + pieces[0][6:]) + b"".join(pieces[1:]))
+    assert time.monotonic() - start < 1
+
+
+first, second, *rest = pages(VORBIS)
+BROKEN = {
+    "marker alone": b"OggS",
+    "first page alone": first,
+    "headers cut": VORBIS[:2000],
+    "a header's byte changed": first + second[:200] + b"\xff" + second[201:] + b"".join(rest),
+    "a newer version": sealed(first[:35] + b"\x09" + first[36:]) + second,
+    "another codec": sealed(first.replace(b"\x01vorbis", b"\x80theora")) + second,
+    "another stream's page": first + sealed(second[:14] + b"\x01" + second[15:]),
+    "a page missing": first + sealed(second[:18] + b"\x05" + second[19:]),
+    "a continuation of nothing": first + sealed(second[:5] + b"\x01" + second[6:]),
+    "no header for tags": first + sealed(second.replace(b"\x03vorbis", b"\x03vorbix")),
+    "pages of nothing": b"".join(sealed(first[:18] + bytes([n]) + first[19:26] + b"\x00") for n in range(255)),
+    "lengths of nothing": first[:26] + b"\xff" * 100,
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_headers_are_refused(name: str) -> None:
+    assert not has_whole_headers(BROKEN[name])
+    with pytest.raises(RequestError) as refused:
+        check_clip(BROKEN[name], 4)
+    assert refused.value.code == 415
+
+
+def test_no_memory_is_kept_of_broken_files() -> None:
+    generator = random.Random(7)
+
+    def broken() -> bytes:
+        parts = [bytearray(page) for page in pages(VORBIS)]
+        for _ in range(generator.randrange(1, 4)):
+            part = generator.choice(parts)
+            part[generator.randrange(len(part))] = generator.randrange(256)
+        seal = generator.random() < 0.7
+        file = b"".join(sealed(bytes(part)) if seal else bytes(part) for part in parts)
+        return file[: generator.randrange(len(file))] if generator.random() < 0.2 else file
+
+    def check(count: int) -> float:
+        for _ in range(count):
+            try:
+                check_clip(broken(), 0)
+            except RequestError as error:
+                assert error.code == 415
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
+
+    before = check(500)
+    assert check(3000) - before < 4
