@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from fractions import Fraction
 from typing import TYPE_CHECKING, NamedTuple
 
 from components.core.errors import MistereError
@@ -15,6 +16,7 @@ SILENCE_FLOOR_DBFS = -120.0
 _CLIPPED_AT = 0.999
 _RATES = range(1_000, 384_001)
 _MAX_CHANNELS = 8
+_FINEST_RATIO = 4000
 
 
 class AudioError(MistereError):
@@ -96,6 +98,9 @@ def encode_flac(wave: np.ndarray, rate: int) -> bytes:
 def resample(wave: np.ndarray, rate: int, target: int) -> np.ndarray:
     """Bring samples to another rate with a polyphase filter (no aliasing, no delay).
 
+    A filter is as long as the ratio is fine, so a rate that nobody records at (383,987 Hz) is taken for one near it: by less
+    than a part in a million, where every usual rate is exact.
+
     Args:
         wave: mono samples ``[N]``.
         rate: their rate in Hz.
@@ -110,8 +115,10 @@ def resample(wave: np.ndarray, rate: int, target: int) -> np.ndarray:
         return wave.astype(np.float32, copy=False)
     from scipy.signal import resample_poly
 
-    divisor = math.gcd(rate, target)
-    return np.asarray(resample_poly(wave, target // divisor, rate // divisor), np.float32)
+    ratio = Fraction(target, rate).limit_denominator(_FINEST_RATIO)
+    changed = np.asarray(resample_poly(wave, ratio.numerator, ratio.denominator), np.float32)
+    length = -(-len(wave) * target // rate)
+    return changed[:length] if len(changed) >= length else np.pad(changed, (0, length - len(changed)))
 
 
 def rms_dbfs(wave: np.ndarray) -> float:

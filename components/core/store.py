@@ -26,6 +26,10 @@ class MissingObjectError(MistereError):
     """There is no object under that key."""
 
 
+class UnreachableError(MistereError):
+    """The store does not answer, or has trouble of its own: later it may."""
+
+
 class ConflictError(MistereError):
     """A conditional write lost: the object is not what the writer had read."""
 
@@ -227,6 +231,13 @@ class S3Store(ObjectStore):
             return MissingObjectError(f"{self.location(key)} does not exist.")
         if code in {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}:
             return self._conflict(key)
+        if (
+            not isinstance(error, ClientError)
+            or error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500
+        ):
+            return UnreachableError(
+                f"the object store does not answer for {self.location(key)} ({code}): check AWS_ENDPOINT_URL, and that it runs."
+            )
         return MistereError(
             f"the object store refused {self.location(key)} ({code}): check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and "
             "AWS_ENDPOINT_URL, and that the bucket exists."

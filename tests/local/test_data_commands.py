@@ -47,6 +47,7 @@ def brought_in(source: Path, directory: Path, *more: str) -> None:
     assert "train 40, dev 16, test 16 utterances in 18 dialogues" in done.stdout
 
 
+@pytest.mark.long
 def test_a_table_is_imported_checked_set_aside_mended_and_brought_back(tmp_path: Path) -> None:
     brought_in(table(tmp_path / "source", "crosss"), tmp_path / "calls", "--labels", "calm,glad,cross,crosss")
     info = tmp_path / "calls" / "dataset.yaml"

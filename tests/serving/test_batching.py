@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from components.core.inference import load_bundle
+from components.core.serving.client import EndpointError
 from components.predictor.batcher import Batcher
 from components.predictor.errors import RequestError
 from tests.serving.conftest import Server, Utterance, clip, launch, make_bundle
@@ -252,3 +253,19 @@ def test_in_a_causal_model_a_label_once_given_stays_and_in_a_full_one_it_may_not
         before, after = full.predict([turns[:length]])[0], full.predict([turns])[0]
         moved = max(moved, float(np.abs(before.probabilities - after.probabilities[:length]).max()))
     assert moved > 1e-4
+
+
+@pytest.mark.long
+def test_a_request_s_new_audio_is_bounded_before_anything_is_decoded(bundle: str, tmp_path: Path) -> None:
+    server = launch(["-m", "components.predictor"], bundle, tmp_path / "log", "--max-total-seconds", "2")
+    try:
+        server.client.wait_ready(60)
+        turns = [Utterance(None, clip(0.9, pitch=300 + 50 * number)) for number in range(3)]
+        server.client.predict_rest(turns[:2])
+        server.client.predict_rest(turns)  # two of them were sent before
+        others = [Utterance(None, clip(0.9, pitch=800 + 50 * number)) for number in range(3)]
+        with pytest.raises(EndpointError, match="2 seconds of audio") as refused:
+            server.client.predict_rest(others)
+        assert refused.value.code == "413"
+    finally:
+        assert server.terminate() == 0

@@ -11,9 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
-from tests.serving.conftest import ROOT, Server, free_port, launch
+from components.core.serving.client import DialogueClient
+from tests.serving.conftest import ROOT, Server, Utterance, free_port, launch, make_bundle
 
 MOODY = [str(Path(__file__).with_name("moody_server.py"))]
 SLEEP = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["sleep"]}]}
@@ -109,3 +111,88 @@ def test_client_module_and_help_load_nothing_heavy() -> None:
         [sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
     )
     assert ended.stdout == "[]\n"
+
+
+@pytest.mark.long
+def test_killed_and_started_again_it_serves_with_no_manual_step_and_two_replicas_agree(
+    bundle: str, tmp_path: Path, dialogue: list[Utterance]
+) -> None:
+    first = launch(["-m", "components.predictor"], bundle, tmp_path / "first")
+    second = launch(["-m", "components.predictor"], bundle, tmp_path / "second")
+    again = None
+    try:
+        for server in (first, second):
+            server.client.wait_ready(60)
+        before = first.client.predict_rest(dialogue).probabilities
+        assert np.abs(before - second.client.predict_grpc(dialogue).probabilities).max() < 1e-6
+        first.process.kill()
+        first.process.wait()
+        ports = ("--http-port", str(first.http_port), "--grpc-port", str(first.grpc_port))
+        again = launch(["-m", "components.predictor"], bundle, tmp_path / "again", *ports)
+        DialogueClient(first.url).wait_ready(60)
+        assert np.abs(before - DialogueClient(first.url).predict_rest(dialogue).probabilities).max() < 1e-6
+    finally:
+        for one in filter(None, (first, second, again)):
+            one.process.kill()
+            one.process.wait()
+
+
+@pytest.mark.long
+def test_a_bundle_that_is_swapped_on_disk_changes_nothing_until_the_next_start(
+    tmp_path: Path, dialogue: list[Utterance]
+) -> None:
+    bundle = make_bundle(tmp_path / "made")
+    server = launch(["-m", "components.predictor"], bundle, tmp_path / "log")
+    try:
+        server.client.wait_ready(60)
+        before = server.client.predict_rest(dialogue).probabilities
+        for file in Path(bundle).rglob("*.safetensors"):
+            file.write_bytes(bytes(file.stat().st_size))
+        other = [Utterance(f"{one.text} Indeed.", one.audio) for one in dialogue]  # nothing of it is at hand
+        assert np.isfinite(server.client.predict_rest(other).probabilities).all()
+        assert np.array_equal(server.client.predict_rest(dialogue).probabilities, before)
+    finally:
+        assert server.terminate() == 0
+
+
+def test_a_store_that_is_away_at_the_start_means_not_ready_and_it_recovers_by_itself(
+    bundle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from moto.server import ThreadedMotoServer
+
+    port = free_port()
+    for name, value in (
+        ("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}"),
+        ("AWS_ACCESS_KEY_ID", "test"),
+        ("AWS_SECRET_ACCESS_KEY", "test"),
+        ("AWS_DEFAULT_REGION", "us-east-1"),
+        ("AWS_MAX_ATTEMPTS", "1"),
+    ):
+        monkeypatch.setenv(name, value)
+    location = f"s3://bundles/store/{bundle.partition('/store/')[2]}"
+    server = launch(["-m", "components.predictor"], location, tmp_path / "log")
+    store = None
+    try:
+        wait_for(server, "/v2/health/live", 200)
+        deadline = time.monotonic() + 60
+        while "Trying again" not in server.log.read_text():
+            assert time.monotonic() < deadline and server.process.poll() is None, server.log.read_text()
+            time.sleep(0.1)
+        assert status(server, "/v2/health/ready") == 503 and "does not answer" in server.log.read_text()
+        store = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+        store.start()
+        import boto3
+
+        client = boto3.client("s3")
+        client.create_bucket(Bucket="bundles")
+        root = Path(bundle.partition("/store/")[0])
+        for file in sorted((root / "store").rglob("*"), key=lambda path: "ModelBundle" in path.parts):
+            if file.is_file() and not file.name.startswith("."):
+                client.upload_file(str(file), "bundles", file.relative_to(root).as_posix())
+        wait_for(server, "/v2/health/ready", 200, 60)
+        assert server.client.predict_rest([Utterance("Hello?")]).probabilities.shape == (1, 4)
+    finally:
+        server.process.kill()
+        server.process.wait()
+        if store is not None:
+            store.stop()

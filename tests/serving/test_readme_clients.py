@@ -11,7 +11,7 @@ import pytest
 
 from tests.serving.conftest import LABELS, ROOT, Server
 
-CALLS = (ROOT / "README.md").read_text().split("### Call the endpoint")[1].split("### Know why")[0]
+CALLS = (ROOT / "README.md").read_text().split("### Call the endpoint")[1].split("### Try it on a page")[0]
 PROGRAMS = re.findall(r"```python\n(.*?)```", CALLS, re.DOTALL)
 
 

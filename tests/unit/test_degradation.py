@@ -14,7 +14,7 @@ from components.core.config.evaluation import EvaluationConfig
 from components.core.dataset import Utterance
 from components.core.robustness_figures import CONDITIONS
 from components.evaluate_model.degradation import DEGRADATIONS, noisy, telephone_band, without_words
-from components.evaluate_model.robustness import _degrade
+from components.evaluate_model.robustness import _changed
 from components.evaluate_model.speaker_probe import probe_speakers
 
 RATE = 16000
@@ -184,11 +184,11 @@ def test_one_seed_gives_one_result_whatever_came_before(condition: str) -> None:
     text = " ".join(f"w{number}" for number in range(100))
     said = [utterance(text, encoded(tone(500)), turn, name) for name in ("d", "e") for turn in (0, 1)]
     number = list(CONDITIONS).index(condition)
-    first = [_degrade(condition, number, one, 3) for one in said]
-    again = [_degrade(condition, number, one, 3) for one in reversed(said)][::-1]
+    first = [_changed(DEGRADATIONS[condition], number, one, 3) for one in said]
+    again = [_changed(DEGRADATIONS[condition], number, one, 3) for one in reversed(said)][::-1]
     assert first == again
     if "telephone" not in condition:
-        other = [_degrade(condition, number, one, 4) for one in said]
+        other = [_changed(DEGRADATIONS[condition], number, one, 4) for one in said]
         outcomes = {(one.audio, one.text) for one in [*first, *other]}
         assert len(outcomes) == 8, "each utterance has draws of its own"
 

@@ -76,6 +76,7 @@ def test_a_third_modality_by_configuration_over_seeds_with_ablations(tmp_path: P
     assert [point.step for point in history] == [1, 2, 3]
 
 
+@pytest.mark.long
 def test_text_alone_and_a_selection_of_modalities(tmp_path: Path) -> None:
     source = write_embeddings(tmp_path / "text", ("text",))
     assert train(source, tmp_path / "one").returncode == 0
