@@ -224,19 +224,20 @@ class S3Store(ObjectStore):
         return f"{self._prefix}/{_checked(key)}" if self._prefix else _checked(key)
 
     def _failure(self, error: Exception, key: str) -> MistereError:
-        from botocore.exceptions import ClientError
+        from botocore.exceptions import ClientError, EndpointConnectionError, HTTPClientError
 
         code = error.response["Error"].get("Code", "") if isinstance(error, ClientError) else type(error).__name__
         if code in {"NoSuchKey", "404", "NotFound"}:
             return MissingObjectError(f"{self.location(key)} does not exist.")
         if code in {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}:
             return self._conflict(key)
-        if (
-            not isinstance(error, ClientError)
-            or error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500
+        away = isinstance(error, HTTPClientError | EndpointConnectionError)
+        if away or (
+            isinstance(error, ClientError) and error.response["ResponseMetadata"].get("HTTPStatusCode", 0) >= 500
         ):
             return UnreachableError(
-                f"the object store does not answer for {self.location(key)} ({code}): check AWS_ENDPOINT_URL, and that it runs."
+                f"the object store refused {self.location(key)} ({code}): it does not answer, so check AWS_ENDPOINT_URL, and that "
+                "it runs."
             )
         return MistereError(
             f"the object store refused {self.location(key)} ({code}): check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and "

@@ -104,7 +104,7 @@ def test_a_table_without_labels_is_rejected(tmp_path: Path) -> None:
     assert rejected.code == 4 and "lacks the column 'label'" in rejected.text
 
 
-@pytest.mark.parametrize("harm", ["missing", "corrupt"])
+@pytest.mark.parametrize("harm", [pytest.param("missing", marks=pytest.mark.long), "corrupt"])
 def test_a_dvc_object_that_is_not_whole_is_named(harm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_dataset(tmp_path / "tones")
     monkeypatch.setenv("MISTERE_CACHE", str(tmp_path / "cache"))
@@ -154,6 +154,7 @@ def test_text_alone_goes_through_every_stage(text_only: Path, output: Path) -> N
     assert champion is not None and champion.bundle_digest == done.stages["register_model"]["outputs"]["bundle"]
 
 
+@pytest.mark.long
 def test_an_encoder_that_does_not_exist_is_a_setting_to_mend(text_only: Path, output: Path) -> None:
     failed: Run = run(output, text_only, "text.source=path:/no/such/encoder")
     assert failed.code == 2, failed.text

@@ -215,6 +215,7 @@ def test_a_conversation_s_next_turn_costs_one_utterance(server: Server, bundle: 
     assert misses == [2.0] * len(turns)
 
 
+@pytest.mark.long
 def test_a_long_call_needs_no_recording_twice(bundle: str, tmp_path: Path) -> None:
     """Not even where the server keeps no recordings, for it keeps what it made of them."""
     server = launch(["-m", "components.predictor"], bundle, tmp_path / "log", "--audio-store-mib", "0")

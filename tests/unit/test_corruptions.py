@@ -501,7 +501,9 @@ def test_the_clean_sample_raises_no_alarm(
     assert {o.rule.layer for o in validation.outcomes if o.status == "not checked"} == {"Drift"}
 
 
-@pytest.mark.parametrize("form", ["WAV", "FLAC", "OGG", "MP3"])
+@pytest.mark.parametrize(
+    "form", [*(pytest.param(form, marks=pytest.mark.long) for form in ("WAV", "FLAC", "OGG")), "MP3"]
+)
 def test_a_copy_in_another_codec_raises_no_alarm(
     form: str, good: tuple[DatasetInfo, list[Row]], store: LocalStore, tmp_path: Path
 ) -> None:

@@ -125,6 +125,7 @@ def close(one: Path, other: Path, tolerance: float) -> bool:
     return ours.keys() == theirs.keys() and all(np.abs(ours[n] - theirs[n]).max() < tolerance for n in ours)
 
 
+@pytest.mark.long
 def test_two_processes_train_what_one_does(reference: UtteranceSet, tmp_path: Path) -> None:
     settings = without_dropout(reference, tmp_path)
     one = tune(reference, LocalStore(tmp_path / "1"), tmp_path / "a", Watch(), settings)
@@ -279,6 +280,7 @@ def finish(process: subprocess.Popen[str]) -> str:
     return out.split("encoder: ")[1].split()[0]
 
 
+@pytest.mark.long
 def test_killed_and_preempted_it_ends_where_it_would_have_ended(
     s3_store: ObjectStore, reference: UtteranceSet, tmp_path: Path
 ) -> None:
