@@ -74,9 +74,8 @@ def make_dataset(directory: Path, utterances: Iterator[tuple[Split, Utterance]] 
     return directory
 
 
-def committed_tree(directory: Path) -> Path:
-    """A clone of this tree with a commit of whatever it holds now, so that what is made from it can be made again."""
-    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(directory)], check=True)
+def _overlay(directory: Path) -> None:
+    """Bring what this tree has changed since its last commit into a clone of it."""
     changed = subprocess.run(
         ["git", "ls-files", "--modified", "--others", "--exclude-standard", "-z"],
         cwd=ROOT, capture_output=True, text=True, check=True,
@@ -88,6 +87,17 @@ def committed_tree(directory: Path) -> Path:
             shutil.copyfile(ROOT / name, target)
         else:
             target.unlink(missing_ok=True)
+
+
+def committed_tree(directory: Path) -> Path:
+    """A clone of this tree with a commit of whatever it holds now, so that what is made from it can be made again."""
+    cloned = subprocess.run(["git", "clone", "--quiet", str(ROOT), str(directory)], capture_output=True, check=False)
+    if cloned.returncode:  # a copy without its history
+        away = shutil.ignore_patterns(".git", ".venv", "output", "data", "*.egg-info", "__pycache__", ".*_cache")
+        shutil.copytree(ROOT, directory, ignore=away, dirs_exist_ok=True)
+        subprocess.run(["git", "init", "--quiet", str(directory)], check=True)
+    else:
+        _overlay(directory)
     commit = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org", "commit", "--quiet", "--allow-empty"]
     subprocess.run(["git", "add", "--all"], cwd=directory, check=True)
     subprocess.run([*commit, "--message", "As it is"], cwd=directory, check=True)
