@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from components.core.dataset import SPLITS, Split, Utterance, load_info, read_utterances, write_dataset
-from tests.local.workshop import Run, mistere
+from tests.local.workshop import Run, committed_tree, mistere
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(2400)]
 
@@ -47,3 +47,13 @@ def test_shuffled_labels_do_not_pass_the_gate(tmp_path: Path, pulled_sample: Pat
     assert done.code == 3, done.text
     assert "REJECTED" in done.text and "must reach 0.400" in done.text
     assert (done.folder / "reports" / "run_report.html").is_file()
+
+
+def test_the_sample_s_model_is_made_again_from_its_lineage(tmp_path: Path) -> None:
+    tree = committed_tree(tmp_path / "tree")
+    output = str(tmp_path / "output")
+    done = mistere("run", "--profile", "sample", "--output", output, root=tree, timeout=1500)
+    assert done.returncode == 0, done.stdout + done.stderr
+    replay = ("replay", "mistere@champion", "--output", output, "--work", str(tmp_path / "replay"))
+    again = mistere(*replay, root=tree, timeout=1500)
+    assert again.returncode == 0 and "SAME: all" in again.stdout, again.stdout + again.stderr
