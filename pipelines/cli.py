@@ -396,10 +396,10 @@ def compare(
     command(registry_place(output, store, tracking), one, other, model, page)
 
 
-@app.command()
+@app.command(context_settings={"ignore_unknown_options": True})
 def bench(
     name: Annotated[str | None, typer.Argument(help="Which one; none lists them.")] = None,
-    arguments: Annotated[list[str] | None, typer.Argument(help="Its own arguments.")] = None,
+    arguments: Annotated[list[str] | None, typer.Argument(help="Its own arguments and options.")] = None,
 ) -> None:
     """Run a benchmark of tests/bench/."""
     from pipelines.commands.bench import bench as command

@@ -55,7 +55,7 @@ def main(arguments: Path, root: Path) -> None:
     from pipelines.retraining import retraining
 
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root), raise_on_error=True)
-    retraining(**json.loads(arguments.read_text(encoding="utf-8")))
+    retraining()(**json.loads(arguments.read_text(encoding="utf-8")))
 
 
 if __name__ == "__main__":

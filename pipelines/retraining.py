@@ -1,11 +1,14 @@
 """The product: one pipeline definition, run here by kfp's local runner and, compiled, by Kubeflow Pipelines.
 
 Each stage is handed its slice of the configuration and the run's context; artifacts travel as references. Verdicts are a
-component's single ``Output``: the local runner resolves conditions on no other name.
+component's single ``Output``: the local runner resolves conditions on no other name. Given the ``cluster`` section, the
+definition also says what each step's pod gets (:mod:`pipelines.placement`).
 """
 
 from kfp import dsl
+from kfp.dsl.graph_component import GraphComponent
 
+from components.core.config.cluster import ClusterConfig
 from components.deploy_model.component import deploy_model
 from components.embed_shard.component import embed_shard
 from components.evaluate_model.component import evaluate_model
@@ -18,107 +21,148 @@ from components.report_run.component import report_run
 from components.resolve_inputs.component import resolve_inputs
 from components.train_moe.component import train_moe
 from components.validate_data.component import validate_data
+from pipelines.placement import place
 
 
-@dsl.pipeline(
-    name="mistere-retraining",
-    description="Pull, validate, fine-tune, embed, train, evaluate, gate, register, deploy.",
-)
-def retraining(
-    run: dict,
-    data: dict,
-    validation: dict,
-    speech: dict,
-    text: dict,
-    mixture: dict,
-    evaluation: dict,
-    gate: dict,
-    registry: dict,
-    deployment: dict,
-) -> None:
-    """Retrain and, if the gate agrees, release.
+def retraining(cluster: ClusterConfig | None = None) -> GraphComponent:
+    """The pipeline.
 
     Args:
-        run: the run's context: id, store, tracking server, data remote and digest.
-        data: section of the configuration, as are all that follow.
-        validation: bounds of the data's validation.
-        speech: the speech encoder and its fine-tuning.
-        text: the text encoder and its fine-tuning.
-        mixture: the mixture of experts and its training.
-        evaluation: resamples behind the intervals.
-        gate: thresholds of the release.
-        registry: names in the model registry.
-        deployment: the inference service and its smoke test.
+        cluster: what the steps' pods get; None for a run on this machine.
     """
-    report = report_run(run=run, registry=registry)
-    report.set_caching_options(False)
-    with dsl.ExitHandler(report, name="run"):
-        inputs = resolve_inputs(run=run, data=data, speech=speech, text=text)
-        inputs.set_caching_options(False)
-        champion = inputs.outputs["champion_digest"]
-        pulled = pull_data(run=run, data=data, data_digest=inputs.outputs["data_digest"]).outputs["utterances"]
-        validated = validate_data(run=run, validation=validation, champion_digest=champion, utterances=pulled)
-        utterances = validated.outputs["accepted"]
-        with dsl.If(validated.outputs["Output"] != "reject", name="data-passes"):
-            encoders, vectors = {}, {}
-            for modality, settings in (("speech", speech), ("text", text)):
-                tuned = finetune_encoder(run=run, settings=settings, modality=modality, utterances=utterances)
-                tuned.set_display_name(f"finetune-encoder ({modality})")
-                encoders[modality] = tuned.outputs["encoder"]
-                with dsl.ParallelFor(inputs.outputs[f"{modality}_shards"], name=f"{modality}-shards") as item:
-                    shard = embed_shard(
-                        run=run,
-                        settings=settings,
-                        modality=modality,
-                        item=item,
-                        utterances=utterances,
-                        encoder=encoders[modality],
-                    )
-                    shard.set_display_name(f"embed-shard ({modality})")
-                embedded = extract_embeddings(
-                    run=run,
-                    modality=modality,
-                    utterances=utterances,
-                    shards=dsl.Collected(shard.outputs["vectors"]),
-                )
-                embedded.set_display_name(f"extract-embeddings ({modality})")
-                vectors[modality] = embedded.outputs["embeddings"]
-            model = train_moe(run=run, mixture=mixture, **vectors).outputs["model"]
-            evaluated = evaluate_model(
-                run=run,
-                evaluation=evaluation,
-                champion_digest=champion,
-                utterances=utterances,
-                model=model,
-                speech_encoder=encoders["speech"],
-                text_encoder=encoders["text"],
-                **vectors,
-            ).outputs["report"]
-            judged = gate_model(
-                run=run,
-                gate=gate,
-                champion_digest=champion,
-                code_state=inputs.outputs["code_state"],
-                validation=validated.outputs["report"],
-                report=evaluated,
+
+    @dsl.pipeline(
+        name="mistere-retraining",
+        description="Pull, validate, fine-tune, embed, train, evaluate, gate, register, deploy.",
+        pipeline_config=dsl.PipelineConfig(ttl_seconds_after_finished=cluster.run_ttl) if cluster else None,
+    )
+    def pipeline(
+        run: dict,
+        data: dict,
+        validation: dict,
+        speech: dict,
+        text: dict,
+        mixture: dict,
+        evaluation: dict,
+        gate: dict,
+        registry: dict,
+        deployment: dict,
+    ) -> None:
+        """Retrain and, if the gate agrees, release.
+
+        Args:
+            run: the run's context: id, store, tracking server, data remote and digest.
+            data: section of the configuration, as are all that follow.
+            validation: bounds of the data's validation.
+            speech: the speech encoder and its fine-tuning.
+            text: the text encoder and its fine-tuning.
+            mixture: the mixture of experts and its training.
+            evaluation: resamples behind the intervals.
+            gate: thresholds of the release.
+            registry: names in the model registry.
+            deployment: the inference service and its smoke test.
+        """
+        report = place(report_run(run=run, registry=registry), cluster, "report_run")
+        report.set_caching_options(False)
+        with dsl.ExitHandler(report, name="run"):
+            inputs = place(resolve_inputs(run=run, data=data, speech=speech, text=text), cluster, "resolve_inputs")
+            inputs.set_caching_options(False)
+            champion = inputs.outputs["champion_digest"]
+            pulled = place(
+                pull_data(run=run, data=data, data_digest=inputs.outputs["data_digest"]), cluster, "pull_data"
+            ).outputs["utterances"]
+            validated = place(
+                validate_data(run=run, validation=validation, champion_digest=champion, utterances=pulled),
+                cluster,
+                "validate_data",
             )
-            with dsl.If(judged.outputs["Output"] == "promote", name="gate-promotes"):
-                registered = register_model(
-                    run=run,
-                    registry=registry,
-                    utterances=utterances,
-                    profile=validated.outputs["profile"],
-                    model=model,
-                    report=evaluated,
-                    verdict=judged.outputs["verdict"],
-                    **encoders,
+            utterances = validated.outputs["accepted"]
+            with dsl.If(validated.outputs["Output"] != "reject", name="data-passes"):
+                encoders, vectors = {}, {}
+                for modality, settings in (("speech", speech), ("text", text)):
+                    tuned = place(
+                        finetune_encoder(run=run, settings=settings, modality=modality, utterances=utterances),
+                        cluster,
+                        "finetune_encoder",
+                        modality,
+                    )
+                    tuned.set_display_name(f"finetune-encoder ({modality})")
+                    encoders[modality] = tuned.outputs["encoder"]
+                    with dsl.ParallelFor(inputs.outputs[f"{modality}_shards"], name=f"{modality}-shards") as item:
+                        shard = place(
+                            embed_shard(
+                                run=run,
+                                settings=settings,
+                                modality=modality,
+                                item=item,
+                                utterances=utterances,
+                                encoder=encoders[modality],
+                            ),
+                            cluster,
+                            "embed_shard",
+                            modality,
+                        )
+                        shard.set_display_name(f"embed-shard ({modality})")
+                    embedded = place(
+                        extract_embeddings(
+                            run=run,
+                            modality=modality,
+                            utterances=utterances,
+                            shards=dsl.Collected(shard.outputs["vectors"]),
+                        ),
+                        cluster,
+                        "extract_embeddings",
+                        modality,
+                    )
+                    embedded.set_display_name(f"extract-embeddings ({modality})")
+                    vectors[modality] = embedded.outputs["embeddings"]
+                model = place(train_moe(run=run, mixture=mixture, **vectors), cluster, "train_moe").outputs["model"]
+                evaluated = place(
+                    evaluate_model(
+                        run=run,
+                        evaluation=evaluation,
+                        champion_digest=champion,
+                        utterances=utterances,
+                        model=model,
+                        speech_encoder=encoders["speech"],
+                        text_encoder=encoders["text"],
+                        **vectors,
+                    ),
+                    cluster,
+                    "evaluate_model",
+                ).outputs["report"]
+                judged = place(
+                    gate_model(
+                        run=run,
+                        gate=gate,
+                        champion_digest=champion,
+                        code_state=inputs.outputs["code_state"],
+                        validation=validated.outputs["report"],
+                        report=evaluated,
+                    ),
+                    cluster,
+                    "gate_model",
                 )
-                registered.set_caching_options(False)
-                deploy_model(
-                    run=run,
-                    deployment=deployment,
-                    model_version=registered.outputs["Output"],
-                    champion_digest=champion,
-                    report=evaluated,
-                    bundle=registered.outputs["bundle"],
-                ).set_caching_options(False)
+                with dsl.If(judged.outputs["Output"] == "promote", name="gate-promotes"):
+                    registered = register_model(
+                        run=run,
+                        registry=registry,
+                        utterances=utterances,
+                        profile=validated.outputs["profile"],
+                        model=model,
+                        report=evaluated,
+                        verdict=judged.outputs["verdict"],
+                        **encoders,
+                    )
+                    place(registered, cluster, "register_model").set_caching_options(False)
+                    deployed = deploy_model(
+                        run=run,
+                        deployment=deployment,
+                        model_version=registered.outputs["Output"],
+                        champion_digest=champion,
+                        report=evaluated,
+                        bundle=registered.outputs["bundle"],
+                    )
+                    place(deployed, cluster, "deploy_model").set_caching_options(False)
+
+    return pipeline

@@ -27,7 +27,7 @@ from components.core.artifact_io import MANIFEST, Opened, artifact_key, open_art
 from components.core.checkpoints import Checkpoints
 from components.core.config.base import Section
 from components.core.disk import disk_error
-from components.core.errors import ArtifactError, ExitCode, MistereError, UsageError
+from components.core.errors import ArtifactError, DataError, ExitCode, MistereError, UsageError
 from components.core.manifests import MANIFESTS, MadeBy, Manifest, canonical_digest
 from components.core.processes import die_with_parent
 from components.core.progress import EVENTS_VARIABLE, Progress, emit
@@ -127,6 +127,22 @@ def execute(
     return values
 
 
+def _fail_again(store: ObjectStore, context: RunContext, record: StageRecord) -> None:
+    """End at once where an attempt of this run at this very step failed for its data or a setting: this one would too.
+
+    Raises:
+        DataError: what the attempt before said.
+        UsageError: the same for a setting.
+    """
+    try:
+        before = StageRecord.model_validate_json(store.read(stage_record_key(context.run_id, record.task))[0])
+    except (MissingObjectError, ValidationError):
+        return
+    for kind in (DataError, UsageError):
+        if (before.status, before.key, before.exit_code) == ("failed", record.key, kind.exit_code):
+            raise kind(before.message)
+
+
 def _write_record(store: ObjectStore, context: RunContext, record: StageRecord) -> None:
     """Record what happened; where even that cannot be written, the failure itself must still be seen."""
     try:
@@ -164,6 +180,7 @@ def _find_or_run(
     code = source_digest(f"components.{stage.name}.run")
     outside = stage.outside(settings, context) if stage.outside else {}
     key = record.key = step_key(stage, settings, digests, {**world, **outside}, code, modality, shard)
+    _fail_again(store, context, record)
     progress = Progress(record.task)
     found = _finished(stage, store, key, progress) if stage.cached else None
     if found is not None:

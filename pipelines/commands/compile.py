@@ -30,7 +30,7 @@ def compile_pipeline(profile: str, settings: Iterable[str], output: Path) -> Non
     aside = output.with_name(f".{output.stem}.partial.yaml")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        Compiler().compile(retraining, str(aside), pipeline_parameters=arguments)
+        Compiler().compile(retraining(config.cluster), str(aside), pipeline_parameters=arguments)
         aside.write_text(_DEFAULT.sub("", aside.read_text(encoding="utf-8")), encoding="utf-8")
         aside.replace(output)
     except OSError as error:

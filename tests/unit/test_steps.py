@@ -271,6 +271,9 @@ def test_an_uncached_stage_runs_every_time_and_sees_the_world(local: Runner) -> 
 STAGES = {
     "diverging": 'return Result(manifests={"encoder": EncoderCheckpoint(modality="text", metrics={"f1": float("nan")})})',
     "rejecting": 'raise DataError("the data is wrong.")',
+    "counting": """
+    step.store.write(f"tries/{len(list(step.store.keys('tries')))}", b"")
+    raise DataError("the data is wrong.")""",
     "silent": "raise ValueError()",
     "wordy": 'raise ValueError("first line\\nsecond line")',
     "full": 'raise OSError(28, "No space left on device", "/somewhere/file")',
@@ -279,7 +282,7 @@ STAGES = {
     mark = step.checkpoints.directory / "mark"
     if not mark.exists():
         mark.write_text("half way")
-        raise DataError("interrupted.")
+        raise MistereError("interrupted.")
     (encoder / "file").write_text(mark.read_text() + modality)
     return Result(manifests={"encoder": EncoderCheckpoint(modality=modality)}, values={"found": mark.read_text()})""",
 }
@@ -292,7 +295,7 @@ def made_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         (tmp_path / "stages" / name).mkdir(parents=True)
         (tmp_path / "stages" / name / "__init__.py").write_text("")
         (tmp_path / "stages" / name / "run.py").write_text(
-            "from components.core.errors import DataError\nfrom components.core.manifests import EncoderCheckpoint\n"
+            "from components.core.errors import DataError, MistereError\nfrom components.core.manifests import EncoderCheckpoint\n"
             "from components.core.steps import Result\n"
             f"def run(config, step, encoder, modality='text'):\n    {body}\n"
         )
@@ -331,11 +334,26 @@ def test_failures_keep_their_exit_code_and_sentence(
 
 
 @pytest.mark.usefixtures("made_up")
+def test_another_attempt_of_a_run_does_not_try_wrong_data_again(local: Runner) -> None:
+    def attempt(run_id: str) -> None:
+        outputs = {"encoder": str(local.folder / "out")}
+        with pytest.raises(DataError, match=r"^the data is wrong\.$"):
+            execute(stage_of("counting"), local.context(run_id), {}, outputs=outputs)
+
+    for _ in range(2):
+        attempt("run")
+    assert len(list(local.store.keys("tries"))) == 1
+    assert local.record("counting").exit_code == 4
+    attempt("another")
+    assert len(list(local.store.keys("tries"))) == 2
+
+
+@pytest.mark.usefixtures("made_up")
 def test_a_step_goes_on_from_its_checkpoint(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     def run() -> Mapping[str, str]:
         return execute(stage_of("keeping"), runner.context(), {}, modality="speech")
 
-    with pytest.raises(DataError):
+    with pytest.raises(MistereError):
         run()
     assert runner.record("keeping-speech").message == "interrupted."
     assert run() == {"found": "half way"}

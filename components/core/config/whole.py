@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import Field, ValidationError
 
 from components.core.config.base import Section, SeededSection
+from components.core.config.cluster import ClusterConfig
 from components.core.config.data import DataConfig
 from components.core.config.deployment import DeploymentConfig
 from components.core.config.encoder import SpeechConfig, TextConfig
@@ -39,6 +40,7 @@ class Config(Section):
     gate: GateConfig = GateConfig()
     registry: RegistryConfig = RegistryConfig()
     deployment: DeploymentConfig = DeploymentConfig()
+    cluster: ClusterConfig = ClusterConfig()
 
     def section(self, name: str) -> dict[str, Any]:
         """One stage's slice as plain data, the way it travels through the pipeline, where there is no null."""
@@ -46,7 +48,8 @@ class Config(Section):
         return value.model_dump(mode="json", exclude_none=True)
 
 
-SECTIONS: tuple[str, ...] = tuple(name for name in Config.model_fields if name != "seed")
+SECTIONS: tuple[str, ...] = tuple(name for name in Config.model_fields if name not in {"seed", "cluster"})
+"""What the pipeline is handed; ``cluster`` says where its steps run, and is compiled into it."""
 
 
 def parse_setting(setting: str) -> tuple[list[str], Any]:
@@ -79,7 +82,7 @@ def _explain(error: ValidationError, where: str) -> UsageError:
     if first["type"] == "extra_forbidden":
         owner: Any = Config
         for part in location[:-1]:
-            owner = owner.model_fields[part].annotation
+            owner = get_args(owner)[1] if get_origin(owner) is dict else owner.model_fields[part].annotation
         return UsageError(f"{where}: unknown setting {'.'.join(location)!r}{nearest(location[-1], owner.model_fields)}")
     return UsageError(f"{where}: {'.'.join(_named(location))}: {first['msg']} (found {first['input']!r}).")
 
@@ -90,10 +93,13 @@ def _named(location: list[str]) -> list[str]:
     named: list[str] = []
     for part in location:
         fields = getattr(owner, "model_fields", {})
-        if part not in fields:
+        if get_origin(owner) is dict:
+            owner = get_args(owner)[1]
+        elif part in fields:
+            owner = fields[part].annotation
+        else:
             break
         named.append(part)
-        owner = fields[part].annotation
     return named or location
 
 

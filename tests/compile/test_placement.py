@@ -1,0 +1,157 @@
+"""Every step of the compiled pipeline gets what its profile says: resources, time, retries, secrets, nodes, labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from components.core.config.cluster import STEPS, ClusterConfig
+from components.core.errors import UsageError
+from components.core.secrets import STORAGE_KEYS, TRACKING_KEYS, WEBHOOK_KEYS
+from pipelines.commands.compile import compile_pipeline
+from pipelines.profiles import load_profile
+
+GIB = 2**30
+UNITS = {"m": 1e-3, "Mi": 2**20, "Gi": 2**30}
+PROFILES = {
+    "tiny": [],
+    "sample": [],
+    "gpu": [],
+    "paper": [],
+    "sample with settings": [
+        "cluster.steps.train_moe.gpus=1",
+        "cluster.steps.train_moe.gpu_type=amd.com/gpu",
+        "cluster.steps.finetune_encoder-speech.memory=48Gi",
+        "cluster.steps.finetune_encoder-speech.shared_memory=8Gi",
+        "cluster.steps.gate_model.retries=0",
+        "cluster.steps.evaluate_model.node_selector={pool: batch}",
+        "cluster.steps.evaluate_model.tolerations=[{key: batch, operator: Equal, value: only, effect: NoSchedule}]",
+        "cluster.image_pull_secret=registry",
+        "cluster.storage_secret=''",
+        "cluster.labels={team: speech}",
+        "cluster.run_ttl=600",
+    ],
+}
+
+
+def number(quantity: str) -> float:
+    for unit, factor in UNITS.items():
+        if quantity.endswith(unit):
+            return float(quantity.removesuffix(unit)) * factor
+    return float(quantity)
+
+
+class Compiled:
+    """A compiled pipeline, by step."""
+
+    def __init__(self, profile: str, settings: list[str], path: Path) -> None:
+        compile_pipeline(profile, settings, path)
+        self.spec, platform = yaml.safe_load_all(path.read_text())
+        kubernetes = platform["platforms"]["kubernetes"]
+        self.pods: dict[str, dict[str, Any]] = kubernetes["deploymentSpec"]["executors"]
+        self.settings: dict[str, Any] = kubernetes["pipelineConfig"]
+        self.containers = {
+            name: executor["container"] for name, executor in self.spec["deploymentSpec"]["executors"].items()
+        }
+        self.retries: dict[str, Any] = {}
+        self.steps: dict[str, tuple[str, str]] = {}
+        for dag in [self.spec["root"], *self.spec["components"].values()]:
+            for name, task in dag.get("dag", {}).get("tasks", {}).items():
+                component = self.spec["components"][task["componentRef"]["name"]]
+                if "executorLabel" in component:
+                    label = component["executorLabel"]
+                    modality = task["inputs"].get("parameters", {}).get("modality", {})
+                    said = modality.get("runtimeValue", {}).get("constant", "")
+                    self.steps[label] = (name.removesuffix("-2").replace("-", "_"), said)
+                    self.retries[label] = task.get("retryPolicy", {}).get("maxRetryCount", 0)
+
+
+@pytest.fixture(scope="module", params=list(PROFILES))
+def compiled(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Compiled, ClusterConfig]:
+    profile, settings = request.param.split(" ")[0], PROFILES[request.param]
+    path = tmp_path_factory.mktemp("compiled") / "retraining.yaml"
+    return Compiled(profile, settings, path), load_profile(profile, settings).cluster
+
+
+def test_every_step_gets_what_its_profile_says(compiled: tuple[Compiled, ClusterConfig]) -> None:
+    pipeline, cluster = compiled
+    assert {stage for stage, _ in pipeline.steps.values()} == set(STEPS)
+    for label, (stage, modality) in pipeline.steps.items():
+        wanted = cluster.step(stage, modality)
+        resources, pod = pipeline.containers[label]["resources"], pipeline.pods[label]
+        assert resources["resourceCpuRequest"] == wanted.cpu and resources["resourceCpuLimit"] == wanted.cpu_limit
+        assert resources["resourceMemoryRequest"] == resources["resourceMemoryLimit"] == wanted.memory
+        if wanted.gpus:
+            assert resources["accelerator"]["resourceType"] == wanted.gpu_type
+            assert int(resources["accelerator"]["resourceCount"]) == wanted.gpus
+        else:
+            assert "accelerator" not in resources
+        assert int(pod["activeDeadlineSeconds"]) == wanted.timeout
+        assert int(pipeline.retries[label]) == wanted.retries
+        assert pod["securityContext"] == {"runAsUser": "10001", "runAsGroup": "10001", "runAsNonRoot": True}
+        mounts = {mount["mountPath"]: mount for mount in pod["emptyDirMounts"]}
+        assert mounts["/tmp"]["sizeLimit"] == wanted.scratch
+        assert mounts.get("/dev/shm", {}).get("sizeLimit", "") == wanted.shared_memory
+        assert pod.get("nodeSelector", {}).get("labels", {}) == wanted.node_selector
+        assert len(pod.get("tolerations", [])) == len(wanted.tolerations)
+        labels = pod["podMetadata"]["labels"]
+        assert labels["mistere/stage"] == stage.replace("_", "-") and cluster.labels.items() <= labels.items()
+        pulls = [pull["secretName"] for pull in pod.get("imagePullSecret", [])]
+        assert pulls == ([cluster.image_pull_secret] if cluster.image_pull_secret else [])
+    assert int(pipeline.settings["resourceTtlOnCompletion"]) == cluster.run_ttl
+
+
+def test_a_request_never_exceeds_its_limit(compiled: tuple[Compiled, ClusterConfig]) -> None:
+    for container in compiled[0].containers.values():
+        resources = container["resources"]
+        assert 0 < number(resources["resourceCpuRequest"]) <= number(resources["resourceCpuLimit"])
+        assert GIB / 2 <= number(resources["resourceMemoryRequest"]) <= number(resources["resourceMemoryLimit"])
+
+
+def test_secrets_are_references_and_each_step_has_those_it_needs(compiled: tuple[Compiled, ClusterConfig]) -> None:
+    pipeline, cluster = compiled
+    for label, (stage, _) in pipeline.steps.items():
+        wanted = {cluster.storage_secret: STORAGE_KEYS} if cluster.storage_secret else {}
+        if stage in {"finetune_encoder", "train_moe", "register_model", "deploy_model", "report_run"}:
+            wanted[cluster.tracking_secret] = TRACKING_KEYS
+        if stage == "report_run":
+            wanted[cluster.webhook_secret] = WEBHOOK_KEYS
+        found = {}
+        for secret in pipeline.pods[label].get("secretAsEnv", []):
+            assert secret["optional"] is True
+            found[secret["secretName"]] = tuple(key["secretKey"] for key in secret["keyToEnv"])
+        assert found == wanted
+        assert not pipeline.containers[label].get("env")
+
+
+def test_gpu_profiles_ask_for_gpus_where_gpus_are_used() -> None:
+    for profile in ("gpu", "paper"):
+        config = load_profile(profile)
+        for modality, section in (("speech", config.speech), ("text", config.text)):
+            tuned = config.cluster.step("finetune_encoder", modality)
+            assert section.device == "cuda" and tuned.gpus == section.processes
+            assert tuned.shared_memory and config.cluster.step("embed_shard", modality).gpus == 1
+        assert config.cluster.step("gate_model").gpus == 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        (
+            "cluster.steps.finetune_encoders.cpu='2'",
+            "there is no step 'finetune_encoders'; did you mean 'finetune_encoder'?",
+        ),
+        ("cluster.steps.train_moe.cpus=2", "unknown setting 'cluster.steps.train_moe.cpus'; did you mean 'cpu'?"),
+        ("cluster.steps.train_moe.memory=lots", "cluster.steps.train_moe.memory"),
+        ("cluster.namespace=Not_A_Name", "cluster.namespace"),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence(setting: str, says: str) -> None:
+    with pytest.raises(UsageError) as error:
+        load_profile("sample", [setting])
+    assert says in str(error.value) and "\n" not in str(error.value)
