@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter as Counts
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -56,14 +57,12 @@ def observe_prediction(
         predicted: label per utterance.
     """
     UTTERANCES.observe(len(modalities))
-    for column, expert in enumerate(experts):
-        summary = EXPERT_WEIGHT.labels(expert)
-        for weight in weights[:, column].tolist():
-            summary.observe(weight)
-    for present in modalities:
-        names = present.split("+")
-        for modality in known:
-            if modality not in names:
-                MISSING.labels(modality).inc()
-    for label in predicted:
-        LABELS.labels(label).inc()
+    for expert, column in zip(experts, weights.T.tolist(), strict=True):
+        observe = EXPERT_WEIGHT.labels(expert).observe
+        for weight in column:
+            observe(weight)
+    for present, count in Counts(modalities).items():
+        for modality in set(known).difference(present.split("+")):
+            MISSING.labels(modality).inc(count)
+    for label, count in Counts(predicted).items():
+        LABELS.labels(label).inc(count)

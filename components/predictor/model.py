@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import logging
 import time
@@ -33,6 +34,7 @@ from components.predictor.codec import (
 from components.predictor.errors import internal, invalid, not_ready, printable, unknown_digests
 from components.predictor.settings import ServerSettings
 from components.predictor.v1 import decode_v1, encode_v1
+from components.predictor.wire import INLINE_BYTES
 
 if TYPE_CHECKING:
     from components.core.inference import DialoguePrediction, EmotionModel
@@ -48,6 +50,13 @@ def request_id(payload: InferRequest | dict[str, Any], headers: dict[str, str] |
         return given
     header = (headers or {}).get(protocol.REQUEST_ID_HEADER.lower(), "")
     return printable(header) or str(uuid.uuid4())
+
+
+def _is_light(payload: InferRequest | dict[str, Any]) -> bool:
+    """Whether a request is read in less time than a thread takes to be asked: a few vectors, already numbers."""
+    return isinstance(payload, InferRequest) and all(
+        isinstance(tensor.data, np.ndarray) and tensor.data.nbytes <= INLINE_BYTES for tensor in payload.inputs
+    )
 
 
 def _one_second() -> bytes:
@@ -108,6 +117,8 @@ class DialogueModel(Model):  # type: ignore[misc]  # kserve has no type informat
         store = VectorStore(self._limits.vector_store_bytes)
         self._encoder = CachedEncoder(model, store, self._limits)
         self._loaded = model
+        gc.collect()
+        gc.freeze()  # what is loaded stays: no later collection goes through the model's objects again
         self.ready = True
         metrics.MODEL.labels(model.bundle.name, model_version(model)).set(1)
         logger.info(
@@ -139,7 +150,10 @@ class DialogueModel(Model):  # type: ignore[misc]  # kserve has no type informat
         identity = request_id(payload, headers)
         start = time.perf_counter()
         with metrics.phase("decode"), self.batcher.reading():
-            dialogues = await asyncio.to_thread(self._decode, payload, model)
+            if _is_light(payload):
+                dialogues = self._decode(payload, model)
+            else:
+                dialogues = await asyncio.to_thread(self._decode, payload, model)
         predictions = await self.batcher.run(dialogues, sum(len(dialogue) for dialogue in dialogues))
         self._check_finite(dialogues, predictions, identity)
         with metrics.phase("respond"):

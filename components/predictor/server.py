@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 
     LoadBundle = Callable[[str], EmotionModel]
 
+_SWITCH_SECONDS = 1e-4
+"""How long one thread may keep the interpreter from another. A batch takes it back after each of its hundreds of operations, and
+at Python's own 5 ms would wait that long each time for the loop that is reading somebody's request.
+"""
+
 
 def serve(settings: ServerSettings, load_bundle: LoadBundle | None = None) -> None:
     """Serve a bundle until the process is told to stop.
@@ -31,6 +36,7 @@ def serve(settings: ServerSettings, load_bundle: LoadBundle | None = None) -> No
     from components.predictor.model import DialogueModel
     from components.predictor.model_server import PredictorServer
 
+    sys.setswitchinterval(_SWITCH_SECONDS)
     load = load_bundle or partial(_load_verified, settings.int8)
     PredictorServer(settings, http, grpc).start([DialogueModel(settings, load)])
 

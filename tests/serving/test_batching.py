@@ -94,6 +94,49 @@ def test_a_batch_waits_for_what_is_being_read_but_not_beyond_the_bound() -> None
     assert batches == [["a", "b"], ["c"]] and 0.15 < seconds < 1.0
 
 
+def test_those_who_were_just_answered_together_are_awaited_and_then_less_and_less() -> None:
+    async def go() -> tuple[list[list[str]], list[float]]:
+        work = Work()
+        batcher: Batcher[str, str] = Batcher(work, 20, 0.4, 100)
+        with batcher.reading():
+            both = [asyncio.create_task(batcher.run(name, 1)) for name in "ab"]
+            await asyncio.sleep(0.01)
+        await asyncio.gather(*both)
+        again = asyncio.create_task(batcher.run("a again", 1))
+        await asyncio.sleep(0.1)
+        await asyncio.gather(again, batcher.run("b again", 1))
+        alone = []
+        for name in "cde":  # a pair was answered before the first of them, one caller before the others
+            start = time.perf_counter()
+            await batcher.run(name, 1)
+            alone.append(time.perf_counter() - start)
+        return work.batches, alone
+
+    batches, (first, *others) = asyncio.run(go())
+    assert batches == [["a", "b"], ["a again", "b again"], ["c"], ["d"], ["e"]]
+    assert 0.3 < first < 1.0 and max(others) < 0.2
+
+
+def test_a_wait_in_vain_makes_the_next_one_shorter_and_an_idle_server_waits_for_nobody() -> None:
+    async def pair_then_one(batcher: Batcher[str, str], pause: float = 0.0) -> float:
+        with batcher.reading():
+            both = [asyncio.create_task(batcher.run(name, 1)) for name in "ab"]
+            await asyncio.sleep(0.01)
+        await asyncio.gather(*both)
+        await asyncio.sleep(pause)
+        start = time.perf_counter()
+        await batcher.run("c", 1)
+        return time.perf_counter() - start
+
+    async def go() -> list[float]:
+        batcher: Batcher[str, str] = Batcher(Work(), 20, 0.4, 100)
+        waits = [await pair_then_one(batcher) for _ in range(2)]
+        return [*waits, await pair_then_one(batcher, 0.5)]
+
+    first, second, idle = asyncio.run(go())
+    assert 0.3 < first < 1.0 and second < 0.75 * first and idle < 0.1
+
+
 def test_the_line_is_bounded_and_says_when_to_come_back() -> None:
     async def go() -> None:
         work = Work()

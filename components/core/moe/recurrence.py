@@ -2,8 +2,8 @@
 
 torch's own GRU adds to every weight's gradient once a step, so on a CPU its backward pass is bound by memory: with eight
 dialogues a batch it takes longer than all its products. Here the recurrence keeps the gates' gradients of all steps and
-makes each weight's gradient in one product at the end; directions advance together. On a GPU torch's own (cuDNN) is
-used, on the same weights.
+makes each weight's gradient in one product at the end; directions advance together. On a GPU (cuDNN), and where nothing is
+learnt, torch's own is used on the same weights: one call for all steps, which no other thread can hold up between two of them.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class DialogueGRU(nn.Module):
         self.gru = nn.GRU(width, hidden, layers, bidirectional=bidirectional, dropout=dropout if layers > 1 else 0.0)
 
     def forward(self, rows: Tensor, turns: Turns) -> Tensor:
-        if rows.is_cuda:
-            return self._on_gpu(rows, turns)
+        if rows.is_cuda or not (torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")):
+            return self._packed(rows, turns)
         gru = self.gru
         for layer in range(gru.num_layers):
             if layer:
@@ -57,7 +57,7 @@ class DialogueGRU(nn.Module):
             rows = torch.cat(in_place, dim=1).to(low)
         return rows
 
-    def _on_gpu(self, rows: Tensor, turns: Turns) -> Tensor:
+    def _packed(self, rows: Tensor, turns: Turns) -> Tensor:
         order, _ = turns.by_time
         packed = PackedSequence(rows[order], torch.tensor(turns.steps))
         return self.gru(packed)[0].data[_inverse(order)]
