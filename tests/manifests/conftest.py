@@ -1,0 +1,61 @@
+"""Every overlay, and the InferenceService under every component, built once by kubectl."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from components.core.places import PROJECT_ROOT
+
+MANIFESTS = PROJECT_ROOT / "manifests"
+OVERLAYS = ("kind", "staging", "production")
+COMPONENTS = ("external-secrets", "gpu", "knative", "kueue", "s3-irsa", "standard")
+LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+Object = dict[str, Any]
+Builds = dict[str, list[Object]]
+
+
+def kustomize(folder: Path) -> list[Object]:
+    """The objects that ``kubectl apply -k`` would send."""
+    kubectl = shutil.which("kubectl", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    assert kubectl, "kubectl is in requirements-dev.lock: make setup-dev"
+    built = subprocess.run([kubectl, "kustomize", str(folder)], capture_output=True, text=True, timeout=60)
+    assert built.returncode == 0, f"{folder}: {built.stderr}"
+    assert not built.stderr, f"{folder}: {built.stderr}"
+    return list(yaml.load_all(built.stdout, LOADER))
+
+
+def _with_predictor(folder: Path, components: tuple[str, ...]) -> list[Object]:
+    """The base and the InferenceService, under components: what an overlay that releases by Git builds."""
+    relative = [os.path.relpath(MANIFESTS / "base" / part, folder) for part in ("", "inference-service")]
+    content = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": relative,
+        "components": [os.path.relpath(MANIFESTS / "components" / name, folder) for name in components],
+    }
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    return kustomize(folder)
+
+
+@pytest.fixture(scope="session")
+def builds(tmp_path_factory: pytest.TempPathFactory) -> Builds:
+    """By name: an overlay, or ``with NAME`` for the InferenceService with one component (``with base`` for none)."""
+    found = {name: kustomize(MANIFESTS / "overlays" / name) for name in OVERLAYS}
+    for name in ("base", *COMPONENTS):
+        folder = tmp_path_factory.mktemp(name)
+        found[f"with {name}"] = _with_predictor(folder, () if name == "base" else (name,))
+    return found
+
+
+def of_kind(objects: list[Object], kind: str) -> dict[str, Object]:
+    """Objects of a kind, by name."""
+    return {content["metadata"]["name"]: content for content in objects if content["kind"] == kind}

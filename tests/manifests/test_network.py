@@ -1,0 +1,86 @@
+"""Who reaches whom, in every overlay."""
+
+from __future__ import annotations
+
+import pytest
+
+from components.core.config.deployment import DeploymentConfig
+from components.core.serving import protocol
+from components.core.serving.inference_service import inference_service
+from tests.manifests.conftest import OVERLAYS, Builds, of_kind
+from tests.manifests.policy_model import Endpoint, reaches
+from tests.manifests.test_names import NAMESPACES
+
+RUN = {"workflows.argoproj.io/workflow": "mistere-x"}
+NODE = {"jobset.sigs.k8s.io/jobset-name": "mistere-x"}
+PREDICTOR = inference_service(f"s3://BUCKET/{'0' * 64}", "0" * 64, DeploymentConfig(), "image")["spec"]["predictor"][
+    "labels"
+]
+DNS = Endpoint("kube-system", {"k8s-app": "kube-dns"})
+STORE, API, METADATA = Endpoint(address="52.218.0.1"), Endpoint(address="10.0.0.5"), Endpoint(address="169.254.169.254")
+
+
+def places(overlay: str) -> tuple[str, str]:
+    """Namespace of the runs, and of the predictor."""
+    serving = next(name for name in NAMESPACES[overlay] if name != "kubeflow")
+    return ("kubeflow" if overlay == "kind" else serving), serving
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_what_is_needed_is_allowed_and_the_rest_is_not(builds: Builds, overlay: str) -> None:
+    policies = list(of_kind(builds[overlay], "NetworkPolicy").values())
+    runs, serving = places(overlay)
+    step, predictor = Endpoint(runs, RUN), Endpoint(serving, PREDICTOR)
+    stranger, foreign = Endpoint(serving, {"app": "notebook"}), Endpoint("default", {"app": "notebook"})
+    needed = [
+        (step, predictor, protocol.HTTP_PORT),
+        (step, predictor, protocol.GRPC_PORT),
+        (step, Endpoint("kubeflow", {"app": "ml-pipeline"}), 8887),
+        (step, Endpoint("kubeflow", {"component": "metadata-grpc-server"}), 8080),
+        (step, STORE, 443),
+        (step, API, 6443),
+        (predictor, STORE, 443),
+        (Endpoint("monitoring", {"app": "prometheus"}), predictor, protocol.HTTP_PORT),
+        (Endpoint("istio-system", {"app": "gateway"}), predictor, protocol.HTTP_PORT),
+        (Endpoint("istio-system", {"app": "gateway"}), predictor, protocol.GRPC_PORT),
+        (Endpoint(serving, NODE), Endpoint(serving, NODE), 29500),
+        (Endpoint(serving, NODE), STORE, 443),
+        (step, DNS, 53),
+        (predictor, DNS, 53),
+    ]
+    for source, target, port in needed:
+        assert reaches(policies, source, target, port), (source, target, port)
+    assert reaches(policies, predictor, DNS, 53, "UDP")
+    refused = [
+        (stranger, predictor, protocol.HTTP_PORT),
+        (foreign, predictor, protocol.HTTP_PORT),
+        (Endpoint("monitoring", {"app": "prometheus"}), predictor, protocol.GRPC_PORT),
+        (foreign, Endpoint(serving, NODE), 29500),
+        (foreign, Endpoint(serving, RUN), 8080),
+        (predictor, STORE, 80),
+        (predictor, API, 6443),
+        (predictor, METADATA, 80),
+        (predictor, METADATA, 443),
+        (predictor, foreign, 8080),
+        (Endpoint(serving, RUN), METADATA, 80),
+        (Endpoint(serving, NODE), METADATA, 443),
+        (Endpoint(serving, RUN), foreign, 8080),
+        (stranger, STORE, 443),
+        (stranger, stranger, 8080),
+    ]
+    for source, target, port in refused:
+        assert not reaches(policies, source, target, port), (source, target, port)
+
+
+def test_on_kind_the_store_beside_the_cluster_is_reached(builds: Builds) -> None:
+    policies = list(of_kind(builds["kind"], "NetworkPolicy").values())
+    predictor, store = Endpoint("mistere", PREDICTOR), Endpoint(address="172.18.0.1")
+    assert reaches(policies, predictor, store, 9000) and not reaches(policies, predictor, store, 22)
+
+
+def test_knative_traffic_goes_through_its_own_proxy(builds: Builds) -> None:
+    policies = list(of_kind(builds["with knative"], "NetworkPolicy").values())
+    predictor, activator = Endpoint("mistere", PREDICTOR), Endpoint("knative-serving", {"app": "activator"})
+    assert reaches(policies, activator, predictor, 8012)
+    assert not reaches(policies, activator, predictor, protocol.HTTP_PORT)
+    assert reaches(policies, Endpoint("mistere", RUN), predictor, protocol.HTTP_PORT), "deploy_model asks the very pod"

@@ -1,0 +1,204 @@
+"""Least privilege: rights, network, pods, secrets."""
+
+from __future__ import annotations
+
+import copy
+import re
+from typing import Any
+
+import pytest
+
+from tests.manifests.conftest import OVERLAYS, Builds, of_kind
+from tests.manifests.pod_security import broken_rules
+
+READ = {"get", "list", "watch"}
+PIPELINE = {
+    ("argoproj.io", "workflowtaskresults"): {"create", "patch"},
+    ("argoproj.io", "workflowtasksets"): {"list", "watch"},
+    ("argoproj.io", "workflowtasksets/status"): {"patch"},
+    ("", "configmaps", "kfp-launcher"): {"get"},
+    ("", "secrets", "mlpipeline-minio-artifact"): {"get"},
+    ("trainer.kubeflow.org", "trainjobs"): {"create", "delete"} | READ,
+    ("", "pods"): READ,
+    ("", "pods/log"): {"get"},
+}
+DEPLOYER = {
+    ("serving.kserve.io", "inferenceservices"): {"create", "patch", "delete"} | READ,
+    ("apps", "deployments"): READ,
+    ("", "pods"): READ,
+    ("", "events"): READ,
+    ("", "pods/log"): {"get"},
+}
+SUBMITTER = {
+    ("pipelines.kubeflow.org", "pipelines"): {"get", "list", "create"},
+    ("pipelines.kubeflow.org", "pipelines/versions"): {"get", "list", "create"},
+    ("pipelines.kubeflow.org", "experiments"): {"get", "list", "create"},
+    ("pipelines.kubeflow.org", "runs"): {"get", "list", "create", "terminate"},
+    ("pipelines.kubeflow.org", "jobs"): {"get", "list", "create", "delete", "enable", "disable"},
+}
+PROMOTER = {("", "pods/proxy"): {"get", "create"}}
+ROLES = {
+    "mistere-pipeline": PIPELINE,
+    "mistere-deployer": DEPLOYER,
+    "mistere-promoter": PROMOTER,
+    "mistere-submitter": SUBMITTER,
+}
+"""What each actor needs and, exactly, has."""
+
+
+def rights(role: dict[str, Any]) -> dict[tuple[str, ...], set[str]]:
+    found: dict[tuple[str, ...], set[str]] = {}
+    for rule in role["rules"]:
+        for group in rule["apiGroups"]:
+            for resource in rule["resources"]:
+                for name in rule.get("resourceNames", [None]):
+                    key = (group, resource) if name is None else (group, resource, name)
+                    found.setdefault(key, set()).update(rule["verbs"])
+    return found
+
+
+def test_each_actor_has_what_it_needs_and_nothing_else(builds: Builds) -> None:
+    for build, objects in builds.items():
+        for name, role in of_kind(objects, "Role").items():
+            assert rights(role) == ROLES[name], (build, name)
+        assert set(of_kind(objects, "Role")) == set(ROLES)
+
+
+def test_no_right_is_a_wildcard_or_reaches_beyond_its_namespace(builds: Builds) -> None:
+    for objects in builds.values():
+        assert not [content for content in objects if content["kind"].startswith("ClusterRole")]
+        for role in of_kind(objects, "Role").values():
+            for rule in role["rules"]:
+                assert set(rule) <= {"apiGroups", "resources", "resourceNames", "verbs"}
+                assert "*" not in "".join(part for values in rule.values() for part in values)
+                assert not {"bind", "escalate", "impersonate"} & set(rule["verbs"])
+                if "secrets" in rule["resources"]:
+                    assert rule["resourceNames"] and rule["verbs"] == ["get"]
+
+
+def test_rights_go_to_service_accounts_that_exist(builds: Builds) -> None:
+    for build, objects in builds.items():
+        accounts = {
+            (each["metadata"]["namespace"], each["metadata"]["name"])
+            for each in objects
+            if each["kind"] == "ServiceAccount"
+        }
+        bound = set()
+        for content in objects:
+            if content["kind"] == "RoleBinding":
+                assert content["roleRef"]["kind"] == "Role"
+                for subject in content["subjects"]:
+                    assert subject["kind"] == "ServiceAccount"
+                    bound.add((subject["namespace"], subject["name"]))
+                assert content["roleRef"]["name"] != "mistere-promoter"
+        assert bound <= accounts, build
+        assert "mistere-predictor" not in {name for _, name in bound}
+
+
+def test_only_the_pipeline_is_given_a_token(builds: Builds) -> None:
+    for objects in builds.values():
+        for name, account in of_kind(objects, "ServiceAccount").items():
+            assert account.get("automountServiceAccountToken", True) is (name == "mistere-pipeline")
+
+
+def test_namespaces_are_restricted(builds: Builds) -> None:
+    for objects in builds.values():
+        namespaces = of_kind(objects, "Namespace")
+        assert len(namespaces) == 1
+        labels = next(iter(namespaces.values()))["metadata"]["labels"]
+        for mode in ("enforce", "audit", "warn"):
+            assert labels[f"pod-security.kubernetes.io/{mode}"] == "restricted"
+
+
+def test_kubeflow_prepares_the_namespace_and_lets_its_pods_in(builds: Builds) -> None:
+    for objects in builds.values():
+        labels = next(iter(of_kind(objects, "Namespace").values()))["metadata"]["labels"]
+        assert labels["pipelines.kubeflow.org/enabled"] == "true"
+        assert labels["app.kubernetes.io/part-of"] == "kubeflow-profile"
+
+
+def predictors(builds: Builds) -> dict[str, dict[str, Any]]:
+    return {
+        build: content["spec"]["predictor"]
+        for build, objects in builds.items()
+        for content in of_kind(objects, "InferenceService").values()
+    }
+
+
+def test_pods_are_restricted_and_say_what_they_take(builds: Builds) -> None:
+    found = predictors(builds)
+    assert len(found) == 7
+    for build, pod in found.items():
+        assert not list(broken_rules(pod)), build
+        assert pod["automountServiceAccountToken"] is False
+        for container in pod["containers"]:
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True
+            resources = container["resources"]
+            assert set(resources["requests"]) == set(resources["limits"]) == {"cpu", "memory"}
+            for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+                assert container[probe]["httpGet"]["port"] == 8080 and container[probe]["periodSeconds"]
+        assert all(volume["emptyDir"]["sizeLimit"] for volume in pod["volumes"])
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "rule"),
+    [
+        (("securityContext",), {}, "runAsNonRoot"),
+        (("securityContext", "seccompProfile"), {"type": "Unconfined"}, "seccompProfile"),
+        (("securityContext", "runAsUser"), 0, "runAsUser"),
+        (("hostNetwork",), True, "hostNetwork"),
+        (("volumes", 0), {"name": "cache", "hostPath": {"path": "/"}}, "volume"),
+        (("containers", 0, "securityContext", "capabilities"), {"drop": ["ALL"], "add": ["SYS_ADMIN"]}, "capabilities"),
+        (("containers", 0, "securityContext", "allowPrivilegeEscalation"), True, "allowPrivilegeEscalation"),
+        (("containers", 0, "securityContext", "privileged"), True, "privileged"),
+    ],
+)
+def test_the_check_sees_a_pod_that_is_not_restricted(
+    builds: Builds, path: tuple[str | int, ...], value: object, rule: str
+) -> None:
+    pod: Any = copy.deepcopy(predictors(builds)["with base"])
+    part = pod
+    for step in path[:-1]:
+        part = part[step]
+    part[path[-1]] = value
+    assert any(broken.startswith(rule) for broken in broken_rules(pod))
+
+
+def test_nothing_goes_in_or_out_but_what_a_policy_names(builds: Builds) -> None:
+    for build, objects in builds.items():
+        policies = of_kind(objects, "NetworkPolicy")
+        assert policies["default-deny"]["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+        assert {each["metadata"]["namespace"] for each in policies.values()} == set(of_kind(objects, "Namespace"))
+        for name, policy in policies.items():
+            spec = policy["spec"]
+            assert spec["podSelector"] or name in ("default-deny", "dns"), (build, name)
+            for direction, peers in (("ingress", "from"), ("egress", "to")):
+                for rule in spec.get(direction, []):
+                    assert rule.get(peers) and all(rule[peers]), (build, name)
+                    assert rule.get("ports") or name == "training", (build, name)
+                    for peer in rule[peers]:
+                        assert direction == "egress" or "ipBlock" not in peer, (build, name)
+
+
+def test_no_secret_is_written_down(builds: Builds) -> None:
+    for build, objects in builds.items():
+        assert not of_kind(objects, "Secret") and not of_kind(objects, "ConfigMap"), build
+        text = str(objects)
+        assert not re.search(
+            r"AKIA|ASIA[A-Z0-9]{16}|BEGIN [A-Z ]*PRIVATE KEY|https://hooks\.|stringData|password", text
+        )
+        for pod in predictors({build: objects}).values():
+            for variable in pod["containers"][0]["env"]:
+                secret = re.search("KEY|TOKEN|PASSWORD|SECRET|URL", variable["name"])
+                assert not (secret and "value" in variable), variable["name"]
+
+
+def test_no_image_is_a_moving_tag(builds: Builds) -> None:
+    for build, objects in builds.items():
+        images = [
+            container["image"] for pod in predictors({build: objects}).values() for container in pod["containers"]
+        ]
+        assert images or build in OVERLAYS
+        for image in images:
+            assert re.fullmatch(r"mistere/predictor-python(:src-[0-9a-f]{12}|@sha256:[0-9a-f]{64})", image), image
+        assert "latest" not in str(objects)
