@@ -110,9 +110,12 @@ class DialogueModel:
             AudioTooLongError: it is longer than ``max_seconds``.
         """
         embedder, utterance = self._embedders[modality], dialogue[index]
-        if modality == "speech" and utterance.audio and max_seconds is not None:
-            _check_length(index, utterance.audio, max_seconds)
         try:
+            if modality == "speech" and utterance.audio and max_seconds is not None:
+                wave, rate = decode(utterance.audio, max_seconds)
+                if len(wave) > max_seconds * rate:
+                    raise AudioTooLongError(f"utterance {index} is longer than {max_seconds:g} s.", index)
+                return embedder.prepare_samples(wave, rate)
             return embedder.prepare(utterance, self.context(modality, dialogue, index))
         except AudioError as error:
             raise AudioDecodeError(f"utterance {index}: {error}", index) from error
@@ -157,15 +160,6 @@ class EmotionModel(DialogueModel):
     def context_mode(self) -> Literal["full", "causal"]:
         """The mixture's: under ``causal`` an answer once given stays as it is when later turns follow."""
         return self._mixture.config.context_mode
-
-
-def _check_length(index: int, audio: bytes, max_seconds: float) -> None:
-    try:
-        wave, rate = decode(audio, max_seconds=max_seconds)
-    except AudioError as error:
-        raise AudioDecodeError(f"utterance {index}: {error}", index) from error
-    if len(wave) > max_seconds * rate:
-        raise AudioTooLongError(f"utterance {index} is longer than {max_seconds:g} s.", index)
 
 
 def load_bundle(location: str, *, int8: bool = False) -> EmotionModel:

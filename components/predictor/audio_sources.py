@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -25,11 +24,10 @@ class AudioStore:
         self._clips: OrderedDict[str, bytes] = OrderedDict()
         self._lock = threading.Lock()
 
-    def add(self, clip: bytes) -> None:
-        """Remember a clip; one larger than the whole store is not kept."""
+    def add(self, clip: bytes, digest: str) -> None:
+        """Remember a clip under its SHA-256 (lower-case hexadecimal); one larger than the whole store is not kept."""
         if not clip or len(clip) > self._capacity:
             return
-        digest = hashlib.sha256(clip).hexdigest()
         with self._lock:
             if digest not in self._clips:
                 self._clips[digest] = clip

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -29,12 +30,21 @@ _VERSION_LENGTH = 12
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One utterance as it was sent; audio in at most one of three ways."""
+    """One utterance as it was sent; audio in at most one of three ways.
+
+    Attributes:
+        clip_digest: SHA-256 of the audio, in hexadecimal; empty where it was not sent, nor named by it.
+    """
 
     text: str | None = None
     audio: bytes | None = None
     audio_uri: str | None = None
     audio_digest: str | None = None
+    clip_digest: str = field(init=False, default="")
+
+    def __post_init__(self) -> None:
+        digest = self.audio_digest or (hashlib.sha256(self.audio).hexdigest() if self.audio else "")
+        object.__setattr__(self, "clip_digest", digest)
 
     @property
     def has_audio(self) -> bool:

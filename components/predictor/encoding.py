@@ -174,9 +174,7 @@ class CachedEncoder:
     def _content(self, modality: str, dialogue: Sequence[Turn], index: int, turn: Turn) -> bytes | None:
         """Digest of what an encoder is fed for an utterance; None where the utterance lacks the modality."""
         if modality == "speech":
-            if turn.audio_digest is not None:
-                return bytes.fromhex(turn.audio_digest)
-            return hashlib.sha256(turn.audio).digest() if turn.audio else None
+            return bytes.fromhex(turn.clip_digest) if turn.clip_digest else None
         if not turn.text or not turn.text.strip():
             return None
         digest = hashlib.sha256(turn.text.encode())

@@ -227,7 +227,7 @@ class DialogueModel(Model):  # type: ignore[misc]  # kserve has no type informat
         for dialogue in dialogues:
             for turn in dialogue.turns:
                 if turn.audio is not None and turn.audio_digest is None:
-                    self._audio_store.add(turn.audio)
+                    self._audio_store.add(turn.audio, turn.clip_digest)
 
     @staticmethod
     def _check_finite(

@@ -18,12 +18,12 @@ def digest(clip: bytes) -> str:
 def test_the_store_is_bounded_and_drops_the_least_recently_used() -> None:
     store = AudioStore(10)
     for clip in (b"aaaa", b"bbbb"):
-        store.add(clip)
+        store.add(clip, hashlib.sha256(clip).hexdigest())
     assert store.get(digest(b"aaaa")) == b"aaaa"
-    store.add(b"cccc")
+    store.add(b"cccc", hashlib.sha256(b"cccc").hexdigest())
     assert store.get(digest(b"bbbb")) is None
     assert store.get(digest(b"aaaa")) == b"aaaa"
-    store.add(b"x" * 11)
+    store.add(b"x" * 11, hashlib.sha256(b"x" * 11).hexdigest())
     assert store.get(digest(b"cccc")) == b"cccc"
     assert store.get(digest(b"x" * 11)) is None
 

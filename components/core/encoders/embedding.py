@@ -22,7 +22,7 @@ from components.core.config.encoder import Device, EncoderConfig, ExtractionSett
 from components.core.encoders import families
 from components.core.encoders.device import choose_device, inference_precision
 from components.core.encoders.family import Features
-from components.core.encoders.inputs import HasModalities, encoder_input
+from components.core.encoders.inputs import HasModalities, encoder_input, heard
 from components.core.encoders.quantisation import quantised
 from components.core.encoders.utterance_encoder import UtteranceEncoder, load_tuned
 from components.core.errors import MistereError
@@ -91,6 +91,10 @@ class Embedder:
         """
         value = encoder_input(self.modality, utterance, self.settings, context)
         return None if value is None else self.encoder.family.prepare(value)
+
+    def prepare_samples(self, wave: np.ndarray, rate: int) -> Features:
+        """Features of audio that is decoded already: mono samples ``[N]`` and their rate in Hz."""
+        return self.encoder.family.prepare(heard(wave, rate, self.settings))
 
     def embed(self, features: Sequence[Features | None]) -> np.ndarray:
         """Vectors float32 ``[N, dimension]`` in the order of ``features``; a NaN row where there is none."""

@@ -60,10 +60,14 @@ def speech_samples(data: bytes, settings: EncoderConfig) -> np.ndarray:
     From the start no more is decoded than is heard, so that an utterance of ten minutes costs what one of
     ``max_seconds`` does; the middle or the end of an utterance is only known once all of it is decoded.
     """
-    wave, rate = decode(data, settings.max_seconds if settings.crop == "start" else None)
+    return heard(*decode(data, settings.max_seconds if settings.crop == "start" else None), settings)
+
+
+def heard(wave: np.ndarray, rate: int, settings: EncoderConfig) -> np.ndarray:
+    """What is heard of decoded samples: as :func:`speech_samples`, from at least as much as that decodes."""
     most = int(settings.max_seconds * rate) + 1
-    if len(wave) > most and settings.crop != "start":
-        begin = (len(wave) - most) // (2 if settings.crop == "middle" else 1)
+    if len(wave) > most:
+        begin = {"start": 0, "middle": (len(wave) - most) // 2, "end": len(wave) - most}[settings.crop]
         wave = wave[begin : begin + most]
     wave = resample(wave, rate, RATE)[: int(settings.max_seconds * RATE)]
     short = int(settings.min_seconds * RATE) - len(wave)
