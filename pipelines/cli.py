@@ -26,6 +26,8 @@ import_app = typer.Typer(
     help="Bring a corpus, or a table of your own, into the dataset form.", no_args_is_help=True, rich_markup_mode=None
 )
 data_app.add_typer(import_app, name="import")
+schedule_app = typer.Typer(help="Runs that a cluster starts by itself.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(schedule_app, name="schedule")
 
 Profile = Annotated[
     str, typer.Option(help="Settings to start from: a file of pipelines/profiles, or a YAML file of your own.")
@@ -81,6 +83,96 @@ def compile_(
 
     compile_pipeline(profile, settings or [], output)
     typer.echo(f"wrote {output}")
+
+
+Host = Annotated[
+    str | None, typer.Option(metavar="URL", help="Kubeflow Pipelines; KFP_ENDPOINT, or cluster.host, by default.")
+]
+ClusterStore = Annotated[
+    str | None,
+    typer.Option("--store", metavar="S3", help="s3://bucket/prefix; MISTERE_STORE, or cluster.store, by default."),
+]
+ClusterTracking = Annotated[
+    str | None,
+    typer.Option("--tracking", metavar="URI", help="MLflow; MLFLOW_TRACKING_URI, or cluster.tracking_uri, by default."),
+]
+AllowDirty = Annotated[
+    bool, typer.Option("--allow-dirty", help="Take a tree with changes that no commit holds, for a trial.")
+]
+
+
+@app.command()
+def submit(
+    profile: Profile = "sample",
+    data: Annotated[
+        str | None, typer.Option(help="As for run; its DVC remote must be s3://. A folder goes into the store.")
+    ] = None,
+    settings: Settings = None,
+    host: Host = None,
+    store: ClusterStore = None,
+    tracking: ClusterTracking = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the run, and exit as it ends.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Run again what was submitted before.")] = False,
+    allow_dirty: AllowDirty = False,
+    if_changed: Annotated[
+        bool, typer.Option("--if-changed", help="Exit with 0 where the same was submitted before and did not fail.")
+    ] = False,
+) -> None:
+    """Start the pipeline on a cluster, unless the same commit, profile and data were submitted before.
+
+    Exit codes: 0 started; with --wait 0 deployed, 3 the gate held or rejected, 4 data rejected; 1 error, 2 usage.
+    """
+    from pipelines.commands.submit import submit as command
+
+    code = command(
+        profile,
+        data,
+        settings or [],
+        host=host,
+        store=store,
+        tracking=tracking,
+        wait=wait,
+        force=force,
+        allow_dirty=allow_dirty,
+        if_changed=if_changed,
+    )
+    raise typer.Exit(code)
+
+
+ScheduleFile = Annotated[Path, typer.Argument(help="The file of schedules.")]
+
+
+@schedule_app.command("diff")
+def schedule_diff(
+    file: ScheduleFile = Path("pipelines/schedules.yaml"),
+    host: Host = None,
+    store: ClusterStore = None,
+    tracking: ClusterTracking = None,
+) -> None:
+    """Print what apply would change.
+
+    Exit codes: 0 nothing, 5 something, 1 error, 2 usage.
+    """
+    from pipelines.commands.schedule import diff
+
+    raise typer.Exit(diff(file, host=host, store=store, tracking=tracking))
+
+
+@schedule_app.command("apply")
+def schedule_apply(
+    file: ScheduleFile = Path("pipelines/schedules.yaml"),
+    host: Host = None,
+    store: ClusterStore = None,
+    tracking: ClusterTracking = None,
+    allow_dirty: AllowDirty = False,
+) -> None:
+    """Make the cluster's schedules what the file says.
+
+    Exit codes: 0 done, 1 error, 2 usage.
+    """
+    from pipelines.commands.schedule import apply
+
+    raise typer.Exit(apply(file, host=host, store=store, tracking=tracking, allow_dirty=allow_dirty))
 
 
 @app.command()
@@ -304,6 +396,19 @@ def data_diff(
     from pipelines.commands.data_diff import diff
 
     diff(before, after, as_json)
+
+
+@data_app.command("publish")
+def data_publish(
+    source: Annotated[str, typer.Argument(help="As --data of submit takes it.")] = "data.dvc",
+    profile: Profile = "sample",
+    settings: Settings = None,
+    store: ClusterStore = None,
+) -> None:
+    """Make a version the one that schedules with the data policy latest train on."""
+    from pipelines.commands.publish import publish
+
+    publish(source, profile, settings or [], store)
 
 
 ModelReference = Annotated[

@@ -83,17 +83,20 @@ class Display:
         return table
 
 
-def summary(outcome: Outcome, output: Path, log: Path) -> None:
+def summary(outcome: Outcome, output: Path | None, log: Path | str) -> None:
     """Say how a run ended and what can be done next.
 
     Args:
         outcome: how it ended.
-        output: the folder of ``mistere run``.
-        log: of kfp and the stages.
+        output: the folder of ``mistere run``; None for a run on a cluster.
+        log: of kfp and the stages, or the page that shows it.
     """
     script = Path(sys.argv[0])
     command = os.path.relpath(script) if script.name == "mistere" and not shutil.which("mistere") else "mistere"
-    elsewhere = "" if output == Path("output").resolve() else f" --output {output}"
+    if output is None:
+        served = f" {outcome.bundle}"
+    else:
+        served = "" if output == Path("output").resolve() else f" --output {output}"
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
     console.print()
     style = {"deployed": "bold green", "held": "bold yellow"}.get(outcome.verdict, "bold red")
@@ -120,7 +123,7 @@ def summary(outcome: Outcome, output: Path, log: Path) -> None:
         console.print(f"registry mlflow ui --backend-store-uri {outcome.mlflow}", markup=False)
     console.print(f"log      {log}", markup=False)
     if outcome.verdict == "deployed":
-        console.print(f"\nserve it {command} serve{elsewhere}", markup=False)
+        console.print(f"\nserve it {command} serve{served}", markup=False)
         console.print(f"ask it   {command} predict --dialogue {_dialogue(outcome)}", markup=False)
 
 

@@ -37,7 +37,7 @@ def _sources() -> list[Path]:
         path
         for folder in ("components", "pipelines")
         for path in (PROJECT_ROOT / folder).rglob("*")
-        if path.suffix in kept and path.name not in {"images.lock.yaml", "retraining.yaml"}
+        if path.suffix in kept and path.name not in {"images.lock.yaml", "retraining.yaml", "schedules.yaml"}
     ]
     found += [path for path in (PROJECT_ROOT / "docker").rglob("*") if path.is_file()]
     found += sorted(PROJECT_ROOT.glob("requirements*.lock"))

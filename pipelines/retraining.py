@@ -51,7 +51,8 @@ def retraining(cluster: ClusterConfig | None = None) -> GraphComponent:
         """Retrain and, if the gate agrees, release.
 
         Args:
-            run: the run's context: id, store, tracking server, data remote and digest.
+            run: the run's context: id, store, tracking server, data remote and digest; what a schedule leaves open in it is
+                filled in by ``resolve_inputs``, from which the other steps have it.
             data: section of the configuration, as are all that follow.
             validation: bounds of the data's validation.
             speech: the speech encoder and its fine-tuning.
@@ -62,17 +63,21 @@ def retraining(cluster: ClusterConfig | None = None) -> GraphComponent:
             registry: names in the model registry.
             deployment: the inference service and its smoke test.
         """
-        report = place(report_run(run=run, registry=registry), cluster, "report_run")
+        job = dsl.PIPELINE_JOB_ID_PLACEHOLDER
+        report = place(report_run(run=run, job=job, registry=registry), cluster, "report_run")
         report.set_caching_options(False)
         with dsl.ExitHandler(report, name="run"):
-            inputs = place(resolve_inputs(run=run, data=data, speech=speech, text=text), cluster, "resolve_inputs")
+            inputs = place(
+                resolve_inputs(run=run, job=job, data=data, speech=speech, text=text), cluster, "resolve_inputs"
+            )
             inputs.set_caching_options(False)
+            context = inputs.outputs["context"]
             champion = inputs.outputs["champion_digest"]
             pulled = place(
-                pull_data(run=run, data=data, data_digest=inputs.outputs["data_digest"]), cluster, "pull_data"
+                pull_data(run=context, data=data, data_digest=inputs.outputs["data_digest"]), cluster, "pull_data"
             ).outputs["utterances"]
             validated = place(
-                validate_data(run=run, validation=validation, champion_digest=champion, utterances=pulled),
+                validate_data(run=context, validation=validation, champion_digest=champion, utterances=pulled),
                 cluster,
                 "validate_data",
             )
@@ -81,7 +86,7 @@ def retraining(cluster: ClusterConfig | None = None) -> GraphComponent:
                 encoders, vectors = {}, {}
                 for modality, settings in (("speech", speech), ("text", text)):
                     tuned = place(
-                        finetune_encoder(run=run, settings=settings, modality=modality, utterances=utterances),
+                        finetune_encoder(run=context, settings=settings, modality=modality, utterances=utterances),
                         cluster,
                         "finetune_encoder",
                         modality,
@@ -91,7 +96,7 @@ def retraining(cluster: ClusterConfig | None = None) -> GraphComponent:
                     with dsl.ParallelFor(inputs.outputs[f"{modality}_shards"], name=f"{modality}-shards") as item:
                         shard = place(
                             embed_shard(
-                                run=run,
+                                run=context,
                                 settings=settings,
                                 modality=modality,
                                 item=item,
@@ -105,7 +110,7 @@ def retraining(cluster: ClusterConfig | None = None) -> GraphComponent:
                         shard.set_display_name(f"embed-shard ({modality})")
                     embedded = place(
                         extract_embeddings(
-                            run=run,
+                            run=context,
                             modality=modality,
                             utterances=utterances,
                             shards=dsl.Collected(shard.outputs["vectors"]),
@@ -116,10 +121,10 @@ def retraining(cluster: ClusterConfig | None = None) -> GraphComponent:
                     )
                     embedded.set_display_name(f"extract-embeddings ({modality})")
                     vectors[modality] = embedded.outputs["embeddings"]
-                model = place(train_moe(run=run, mixture=mixture, **vectors), cluster, "train_moe").outputs["model"]
+                model = place(train_moe(run=context, mixture=mixture, **vectors), cluster, "train_moe").outputs["model"]
                 evaluated = place(
                     evaluate_model(
-                        run=run,
+                        run=context,
                         evaluation=evaluation,
                         champion_digest=champion,
                         utterances=utterances,
@@ -133,7 +138,7 @@ def retraining(cluster: ClusterConfig | None = None) -> GraphComponent:
                 ).outputs["report"]
                 judged = place(
                     gate_model(
-                        run=run,
+                        run=context,
                         gate=gate,
                         champion_digest=champion,
                         code_state=inputs.outputs["code_state"],
@@ -145,7 +150,7 @@ def retraining(cluster: ClusterConfig | None = None) -> GraphComponent:
                 )
                 with dsl.If(judged.outputs["Output"] == "promote", name="gate-promotes"):
                     registered = register_model(
-                        run=run,
+                        run=context,
                         registry=registry,
                         utterances=utterances,
                         profile=validated.outputs["profile"],
@@ -156,7 +161,7 @@ def retraining(cluster: ClusterConfig | None = None) -> GraphComponent:
                     )
                     place(registered, cluster, "register_model").set_caching_options(False)
                     deployed = deploy_model(
-                        run=run,
+                        run=context,
                         deployment=deployment,
                         model_version=registered.outputs["Output"],
                         champion_digest=champion,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from components.core.checkpoints import Checkpoints
 from components.core.config.base import Section
+from components.core.errors import UsageError
 from components.core.manifests import Manifest
 from components.core.progress import Progress
 from components.core.store import ObjectStore
@@ -30,6 +32,8 @@ class RunContext(BaseModel):
         profile: for the report only.
         commit: of the code that the run was started from; empty where that is no Git repository.
         dirty: whether that code had changes that no commit holds.
+        schedule: ``NAME/DEFINITION`` of the schedule that starts the run again and again, with its name as ``run_id``; empty
+            for a run that somebody started.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -42,6 +46,34 @@ class RunContext(BaseModel):
     profile: str = ""
     commit: str = ""
     dirty: bool = False
+    schedule: str = ""
+
+
+def new_run_id() -> str:
+    """An id for a run that somebody starts: when, to the second, and a little chance."""
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+
+
+def job_context(run: Mapping[str, Any], job: str) -> dict[str, Any]:
+    """The context of the run that is going on, as plain data.
+
+    Every run of a schedule is handed the same context: what tells them apart is the id that Kubeflow Pipelines gives each.
+
+    Args:
+        run: the context that the pipeline was handed.
+        job: the id that Kubeflow Pipelines, or kfp's local runner, gave this run.
+
+    Raises:
+        UsageError: a scheduled run that was not told its id.
+    """
+    context = RunContext.model_validate(dict(run))
+    if not context.schedule:
+        return context.model_dump(mode="json")
+    if not job or "{" in job:
+        raise UsageError(
+            "this Kubeflow Pipelines does not tell a run its id, which a scheduled run needs: bring it to 2.0.2 or later."
+        )
+    return context.model_copy(update={"run_id": f"{context.run_id}-{job}"}).model_dump(mode="json")
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,19 @@ from components.core.images import image
 
 
 @dsl.component(base_image=image("pipeline"), install_kfp_package=False)
-def report_run(run: dict, registry: dict, page: Output[HTML]):
+def report_run(run: dict, job: str, registry: dict, page: Output[HTML]):
     """Tell what the run did, whether it succeeded or not.
 
     Args:
-        run: the run's context.
+        run: the run's context, as the pipeline was handed it.
+        job: the id that the engine gave this run.
         registry: the ``registry`` section.
         page: the report, for the user interface of Kubeflow Pipelines.
     """
+    from components.core.stage import job_context
     from components.core.steps import execute
     from components.report_run.run import STAGE, copy_page
 
-    execute(STAGE, run, registry)
-    copy_page(run, page.path)
+    context = job_context(run, job)
+    execute(STAGE, context, registry)
+    copy_page(context, page.path)

@@ -10,12 +10,14 @@ from components.core.images import image
 @dsl.component(base_image=image("pipeline"), install_kfp_package=False)
 def resolve_inputs(
     run: dict,
+    job: str,
     data: dict,
     speech: dict,
     text: dict,
 ) -> NamedTuple(  # type: ignore[valid-type]
     "Outputs",
     [
+        ("context", dict),
         ("data_digest", str),
         ("champion_digest", str),
         ("code_state", str),
@@ -26,21 +28,26 @@ def resolve_inputs(
     """Resolve data and champion to digests, and say who embeds what.
 
     Args:
-        run: the run's context.
+        run: the run's context, as the pipeline was handed it.
+        job: the id that the engine gave this run.
         data: the ``data`` section.
         speech: the ``speech`` section.
         text: the ``text`` section.
 
     Returns:
+        context: the run's context with nothing left open.
         data_digest: the DVC digest that the run is pinned to.
         champion_digest: the champion's bundle, or ``none``.
         code_state: ``committed``, ``uncommitted`` or ``unknown``.
         speech_shards: ``index`` and ``of`` for each task that shares the embedding of speech.
         text_shards: the same for text.
     """
+    from components.core.stage import job_context
     from components.core.steps import execute
     from components.resolve_inputs.run import STAGE, shards
 
-    values = execute(STAGE, run, data, world={"data_digest": run["data_digest"]})
+    context = job_context(run, job)
+    values = execute(STAGE, context, data, world={"data_digest": context["data_digest"]})
+    context.update(data_digest=values["data_digest"], data_remote=values["data_remote"])
     digests = values["data_digest"], values["champion_digest"], values["code_state"]
-    return *digests, shards(speech), shards(text)
+    return context, *digests, shards(speech), shards(text)

@@ -7,7 +7,11 @@ from typing import Any
 
 from components.core.champion import read_champion
 from components.core.config.data import DataConfig
+from components.core.errors import UsageError
+from components.core.latest_data import LATEST_KEY, read_latest
+from components.core.run_info import read_origin, write_run_info
 from components.core.stage import Result, Stage, Step
+from components.core.store import ObjectStore
 
 STAGE = Stage(name="resolve_inputs", config=DataConfig, cached=False)
 
@@ -18,12 +22,31 @@ def run(config: DataConfig, step: Step, data_digest: str) -> Result:
     Args:
         config: the ``data`` section.
         step: this execution.
-        data_digest: the DVC digest that the submitter resolved.
+        data_digest: the DVC digest that the submitter resolved; empty for the one that is published as the latest now.
+
+    Raises:
+        UsageError: no data has been published.
     """
+    digest, remote = (data_digest, step.run.data_remote) if data_digest else _latest(step.store)
+    if step.run.schedule:
+        context = step.run.model_copy(update={"data_digest": digest, "data_remote": remote})
+        write_run_info(step.store, context, read_origin(step.store, step.run.schedule))
     champion = read_champion(step.store).digest
-    step.progress(f"data {data_digest[:12]}, champion {champion[:12]}")
+    step.progress(f"data {digest[:12]}, champion {champion[:12]}")
     state = "unknown" if not step.run.commit else "uncommitted" if step.run.dirty else "committed"
-    return Result(values={"data_digest": data_digest, "champion_digest": champion, "code_state": state})
+    return Result(
+        values={"data_digest": digest, "data_remote": remote, "champion_digest": champion, "code_state": state}
+    )
+
+
+def _latest(store: ObjectStore) -> tuple[str, str]:
+    """Digest and remote of the published data."""
+    latest = read_latest(store).latest
+    if latest is None:
+        raise UsageError(
+            f"no data has been published ({store.location(LATEST_KEY)} does not exist): `mistere data publish` does it."
+        )
+    return latest.digest, latest.remote
 
 
 def shards(section: Mapping[str, Any]) -> list[dict[str, int]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import secrets
 import shutil
 import signal
 import subprocess
@@ -16,13 +15,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from components.core.config.whole import Config
-from components.core.data_source import PinnedData, pin
+from components.core.data_source import pin
 from components.core.errors import MistereError
 from components.core.outcome import read_outcome
-from components.core.registry import shown_uri
+from components.core.run_info import RunOrigin, write_run_info
 from components.core.s3_access import use_data_endpoint
 from components.core.source_digest import git_state
-from components.core.stage import RunContext
+from components.core.stage import RunContext, new_run_id
 from components.core.store import LocalStore
 from pipelines.display import Display, summary
 from pipelines.local_run import start
@@ -51,7 +50,7 @@ def _run(config: Config, store: LocalStore, profile: str, data: str | None, trac
     source = data if data is not None else config.data.source
     pinned = pin(source, str(store.root.parent / "data-remote"))
     use_data_endpoint(pinned.endpoint)
-    run_id = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+    run_id = new_run_id()
     commit, dirty = git_state()
     context = RunContext(
         run_id=run_id,
@@ -65,7 +64,7 @@ def _run(config: Config, store: LocalStore, profile: str, data: str | None, trac
     )
     folder = store.root.parent / "runs" / run_id
     folder.mkdir(parents=True)
-    _write_run_info(store, context, config, source, pinned)
+    write_run_info(store, context, RunOrigin.of(config, ["mistere", *sys.argv[1:]], source, pinned))
     arguments = folder / "arguments.json"
     arguments.write_text(json.dumps(pipeline_arguments(config, context)), encoding="utf-8")
     process = start(arguments, folder / "kfp", folder / "events.jsonl", folder / "kfp.log")
@@ -109,24 +108,6 @@ def _sweep(store: LocalStore) -> None:
     halves = [*store.local_path("scratch").glob("*"), *store.local_path("artifacts").glob("*/.*")]
     for half in halves:
         shutil.rmtree(half, ignore_errors=True)
-
-
-def _write_run_info(store: LocalStore, context: RunContext, config: Config, source: str, pinned: PinnedData) -> None:
-    info = {
-        "run_id": context.run_id,
-        "profile": context.profile,
-        "started": time.time(),
-        "config": config.model_dump(mode="json"),
-        "command": " ".join(["mistere", *sys.argv[1:]]),
-        "commit": context.commit,
-        "dirty": context.dirty,
-        "data": {
-            "source": source,
-            "dvc_digest": pinned.digest,
-            "endpoint": pinned.endpoint if shown_uri(pinned.endpoint) == pinned.endpoint else "",
-        },
-    }
-    store.write(f"runs/{context.run_id}/run.json", json.dumps(info, indent=1).encode())
 
 
 def _follow(process: subprocess.Popen[bytes], events: Path, store: LocalStore, run_id: str) -> None:

@@ -255,7 +255,7 @@ def test_an_uncached_stage_runs_every_time_and_sees_the_world(local: Runner) -> 
     def resolve() -> Mapping[str, str]:
         return execute(RESOLVE, local.context(), {}, world={"data_digest": "d.dir"})
 
-    seen = {"data_digest": "d.dir", "code_state": "unknown"}
+    seen = {"data_digest": "d.dir", "data_remote": "", "code_state": "unknown"}
     assert resolve() == {**seen, "champion_digest": "none"}
     champion = Champion(
         bundle_digest="b" * 64, evaluation_digest="e", model_name="m", model_version="1", run_id="run", moved_at=0.0

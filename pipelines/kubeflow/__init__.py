@@ -1,0 +1,1 @@
+"""Kubeflow Pipelines, as `mistere submit` and `mistere schedule` speak to it."""

@@ -1,0 +1,286 @@
+"""Kubeflow Pipelines through kfp's client: what exists is found again, trouble is one sentence, lists are read to the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from components.core.errors import UsageError
+from pipelines.kubeflow.failures import (
+    AwayError,
+    GoneError,
+    PipelinesError,
+    TakenError,
+    check_clock,
+    is_json,
+    no_api,
+    refused,
+    unanswered,
+)
+
+if TYPE_CHECKING:
+    from kfp_server_api import V2beta1PipelineVersion, V2beta1RecurringRun, V2beta1Run
+
+TOKEN_VARIABLE: Final = "KFP_TOKEN"
+_NO_NAMESPACE: Final = "-"
+"""kfp's own client would ask the server for one, and retry with traces, before its first real call."""
+_TRIES: Final = 3
+_PAGE: Final = 100
+
+
+class Pipelines:
+    """One namespace of Kubeflow Pipelines.
+
+    A token comes from ``KFP_TOKEN``, else from the service account's file where kfp looks for it
+    (``KF_PIPELINES_SA_TOKEN_PATH``); kfp's own settings (``~/.config/kfp``) hold as well. A request that changes nothing is
+    tried again, a few times, where the server has trouble; one that makes something is tried again only after it was not found.
+
+    Args:
+        host: the address, with its scheme.
+        namespace: of the runs; a server for one user alone takes no notice of it.
+        backoff: seconds before the second retry, which then double.
+        timeout: seconds to connect and to answer.
+    """
+
+    def __init__(
+        self, host: str, namespace: str, backoff: float = 0.5, timeout: tuple[float, float] = (5.0, 30.0)
+    ) -> None:
+        from kfp.client import Client
+        from urllib3 import Retry
+
+        self.host, self.namespace, self._timeout = host, namespace, timeout
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self._kfp = Client(
+                    host=host,
+                    namespace=_NO_NAMESPACE,
+                    existing_token=os.environ.get(TOKEN_VARIABLE) or None,
+                    credentials=_service_account(),
+                    ssl_ca_cert=os.environ.get("SSL_CERT_FILE") or None,
+                )
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"kfp's client cannot be made for {host} ({type(error).__name__}): mend or delete ~/.config/kfp/context.json."
+            ) from error
+        self._api = self._kfp._run_api.api_client
+        self._api.rest_client.pool_manager.connection_pool_kw["retries"] = Retry(
+            total=_TRIES,
+            connect=1,
+            read=1,
+            backoff_factor=backoff,
+            status_forcelist=(408, 429, 500, 502, 503, 504),
+            allowed_methods={"GET", "DELETE"},
+            raise_on_status=False,
+            respect_retry_after_header=False,
+        )
+        self._met = False
+
+    def page(self, run_id: str) -> str:
+        """Where a person sees a run."""
+        return f"{self.host}/#/runs/details/{run_id}"
+
+    def pipeline(self, name: str, description: str) -> str:
+        """The id of a pipeline, which is made where there is none."""
+        from kfp_server_api import V2beta1Pipeline
+
+        what, api = f"pipeline {name!r}", self._kfp.pipelines
+
+        def find() -> Any:
+            return self._named(api.pipeline_service_list_pipelines, "pipelines", name, what, namespace=self.namespace)
+
+        def create() -> Any:
+            body = V2beta1Pipeline(display_name=name, description=description, namespace=self.namespace)
+            return self._call(api.pipeline_service_create_pipeline, body, what=what)
+
+        return str((find() or self._made(create, find)).pipeline_id)
+
+    def version(self, pipeline_id: str, name: str) -> V2beta1PipelineVersion | None:
+        """A version of a pipeline by its name."""
+        listing = self._kfp.pipelines.pipeline_service_list_pipeline_versions
+        return self._named(listing, "pipeline_versions", name, f"version {name!r}", pipeline_id=pipeline_id)
+
+    def version_by_id(self, pipeline_id: str, version_id: str) -> V2beta1PipelineVersion | None:
+        """A version of a pipeline; None where it was deleted."""
+        getting = self._kfp.pipelines.pipeline_service_get_pipeline_version
+        try:
+            return self._call(getting, pipeline_id, version_id, what="a pipeline version")
+        except GoneError:
+            return None
+
+    def upload(self, pipeline_id: str, name: str, description: str, package: str) -> V2beta1PipelineVersion:
+        """Upload a version.
+
+        Args:
+            pipeline_id: of the pipeline.
+            name: of the version.
+            description: of the version.
+            package: the compiled pipeline's text.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "pipeline.yaml"
+            file.write_text(package, encoding="utf-8")
+
+            def create() -> Any:
+                return self._call(
+                    self._kfp.pipeline_uploads.upload_pipeline_version,
+                    str(file),
+                    what=f"version {name!r}",
+                    name=name,
+                    pipelineid=pipeline_id,
+                    description=description,
+                )
+
+            return self._made(create, lambda: self.version(pipeline_id, name))
+
+    def experiment(self, name: str) -> str:
+        """The id of an experiment, which is made where there is none."""
+        from kfp_server_api import V2beta1Experiment
+
+        what, api = f"experiment {name!r}", self._kfp.experiments
+
+        def find() -> Any:
+            return self._named(
+                api.experiment_service_list_experiments, "experiments", name, what, namespace=self.namespace
+            )
+
+        def create() -> Any:
+            body = V2beta1Experiment(display_name=name, namespace=self.namespace)
+            return self._call(api.experiment_service_create_experiment, body, what=what)
+
+        return str((find() or self._made(create, find)).experiment_id)
+
+    def start(self, body: V2beta1Run) -> V2beta1Run:
+        """Start a run, once: one of that name that is there already is the one."""
+        what = f"run {body.display_name!r}"
+
+        def create() -> Any:
+            return self._call(self._kfp.runs.run_service_create_run, body, what=what)
+
+        return self._made(create, lambda: self.run_by_name(body.display_name))
+
+    def run(self, run_id: str) -> V2beta1Run:
+        """A run by its id.
+
+        Raises:
+            GoneError: it was deleted.
+        """
+        return self._call(self._kfp.runs.run_service_get_run, run_id, what=f"run {run_id}")
+
+    def run_by_name(self, name: str) -> V2beta1Run | None:
+        """A run by its name, if there is one."""
+        listing = self._kfp.runs.run_service_list_runs
+        return self._named(listing, "runs", name, f"run {name!r}", namespace=self.namespace)
+
+    def stop(self, run_id: str) -> None:
+        """Stop a run; its exit handler still reports."""
+        self._call(self._kfp.runs.run_service_terminate_run, run_id, what=f"run {run_id}")
+
+    def schedules(self) -> Iterator[V2beta1RecurringRun]:
+        """Every recurring run of the namespace."""
+        listing = self._kfp.recurring_runs.recurring_run_service_list_recurring_runs
+        return self._pages(listing, "recurring_runs", "the recurring runs", namespace=self.namespace)
+
+    def set_schedule(self, body: V2beta1RecurringRun) -> V2beta1RecurringRun:
+        """Make a recurring run; one with the same name and description that is there already is the one."""
+        what, api = f"recurring run {body.display_name!r}", self._kfp.recurring_runs
+
+        def create() -> Any:
+            return self._call(api.recurring_run_service_create_recurring_run, body, what=what)
+
+        def find() -> Any:
+            same = (body.display_name, body.description)
+            return next((one for one in self.schedules() if (one.display_name, one.description) == same), None)
+
+        return self._made(create, find)
+
+    def switch_schedule(self, schedule_id: str, *, enabled: bool) -> None:
+        """Enable or disable a recurring run."""
+        api = self._kfp.recurring_runs
+        switch = (
+            api.recurring_run_service_enable_recurring_run
+            if enabled
+            else api.recurring_run_service_disable_recurring_run
+        )
+        self._call(switch, schedule_id, what=f"recurring run {schedule_id}")
+
+    def delete_schedule(self, schedule_id: str) -> None:
+        """Delete a recurring run, if it is still there."""
+        deleting = self._kfp.recurring_runs.recurring_run_service_delete_recurring_run
+        try:
+            self._call(deleting, schedule_id, what=f"recurring run {schedule_id}")
+        except GoneError:
+            return
+
+    def _made(self, create: Callable[[], Any], find: Callable[[], Any]) -> Any:
+        """Make something that nobody else has made meanwhile, nor a request of ours whose answer was lost."""
+        try:
+            return create()
+        except TakenError:
+            found = find()
+            if found is None:
+                raise
+            return found
+        except AwayError:
+            return find() or create()
+
+    def _named(self, listing: Callable[..., Any], attribute: str, name: str, what: str, **scope: str) -> Any:
+        wanted = {"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]}
+        found = self._pages(listing, attribute, what, filter=json.dumps(wanted), **scope)
+        return next((one for one in found if one.display_name == name), None)
+
+    def _pages(self, listing: Callable[..., Any], attribute: str, what: str, **scope: str) -> Iterator[Any]:
+        token, seen = "", set[str]()
+        while token not in seen:
+            seen.add(token)
+            answer = self._call(listing, what=what, page_token=token, page_size=_PAGE, **scope)
+            yield from getattr(answer, attribute) or []
+            token = answer.next_page_token or ""
+
+    def _call(self, operation: Callable[..., Any], *arguments: Any, what: str, **options: Any) -> Any:
+        """One request.
+
+        Raises:
+            PipelinesError: it came to nothing.
+        """
+        from kfp_server_api import ApiException
+        from urllib3.exceptions import HTTPError
+
+        self._api.last_response = None
+        try:
+            answer = operation(*arguments, **options, _request_timeout=self._timeout)
+        except ApiException as error:
+            raise self._refusal(error, what) from error
+        except HTTPError as error:
+            raise unanswered(error, self.host) from error
+        except (TypeError, ValueError, AttributeError) as error:  # kfp's client takes any answer for the API's
+            last = self._api.last_response
+            if last is None or is_json(last.getheaders()):
+                raise
+            raise no_api(self.host) from error
+        headers = self._api.last_response.getheaders()
+        if not is_json(headers):
+            raise no_api(self.host)
+        if not self._met:
+            check_clock(headers, self.host)
+            self._met = True
+        return answer
+
+    def _refusal(self, error: Any, what: str) -> PipelinesError:
+        headers = error.headers or {}
+        if error.status in {401, 403}:
+            check_clock(headers, self.host)
+        return refused(int(error.status or 0), headers, str(error.body or ""), what, self.host, self.namespace)
+
+
+def _service_account() -> Any:
+    """A pod's own token, where Kubernetes has put one for Kubeflow Pipelines."""
+    from kfp.client.set_volume_credentials import ServiceAccountTokenVolumeCredentials
+
+    path = os.environ.get("KF_PIPELINES_SA_TOKEN_PATH") or "/var/run/secrets/kubeflow/pipelines/token"
+    return ServiceAccountTokenVolumeCredentials(path) if Path(path).is_file() else None

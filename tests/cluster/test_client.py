@@ -1,0 +1,145 @@
+"""The way to Kubeflow Pipelines: every trouble on it is one sentence that says how to mend it."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from components.core.errors import ExitCode, MistereError, UsageError
+from pipelines.kubeflow.client import Pipelines
+from pipelines.kubeflow.failures import AwayError, GoneError, PipelinesError, TakenError
+from tests.cluster.place import api, no_token
+from tests.stand_ins.kfp_api import KfpApi, Trouble
+from tests.unit.conftest import free_port
+
+__all__ = ["api", "no_token"]
+HTML = "<html><body>Log in to your account</body></html>"
+
+
+def client(host: str, patience: float = 20.0) -> Pipelines:
+    return Pipelines(host, "mistere", backoff=0.001, timeout=(5.0, patience))
+
+
+def said(error: pytest.ExceptionInfo[MistereError]) -> str:
+    text = str(error.value)
+    assert "\n" not in text and len(text) < 400 and text.endswith(".") and "Traceback" not in text
+    assert error.value.exit_code in {ExitCode.ERROR, ExitCode.USAGE}
+    return text
+
+
+@pytest.mark.parametrize(
+    ("trouble", "kind", "says"),
+    [
+        (
+            Trouble("GET", "", 401),
+            PipelinesError,
+            "(401): it is missing or has expired, so put a fresh one into KFP_TOKEN",
+        ),
+        (Trouble("GET", "", 403), PipelinesError, "in namespace 'mistere' (403): set cluster.namespace"),
+        (Trouble("GET", "", 404), GoneError, "so it was deleted there"),
+        (Trouble("GET", "", 409), TakenError, "(409): rename or delete it"),
+        (Trouble("GET", "", 400), PipelinesError, "refused run abc (400: trouble on demand)"),
+        (Trouble("GET", "", 500, times=9), AwayError, "(500: trouble on demand): try again later"),
+        (Trouble("GET", "", 503, times=9, body=HTML, content_type="text/html"), AwayError, "(503): try again later"),
+        (Trouble("GET", "", 404, body=HTML, content_type="text/html"), PipelinesError, "not as the API"),
+        (Trouble("GET", "", 200, body=HTML, content_type="text/html"), PipelinesError, "not as the API"),
+        (Trouble("GET", "", 200, body="[]", content_type="text/plain"), PipelinesError, "not as the API"),
+        (Trouble("GET", "", 200, times=9, seconds=0.5), AwayError, "did not answer in time"),
+    ],
+)
+def test_an_answer_that_is_none(api: KfpApi, trouble: Trouble, kind: type[MistereError], says: str) -> None:
+    api.troubles = [trouble]
+    with pytest.raises(kind) as error:
+        client(api.url, patience=0.3 if trouble.seconds else 20.0).run("abc")
+    assert says in said(error)
+    assert len(api.requests) <= 4
+
+
+def test_trouble_that_passes_is_waited_for(api: KfpApi) -> None:
+    api.troubles = [Trouble("GET", "/pipelines", 503, times=2)]
+    assert client(api.url).pipeline("p", "d")
+    assert [method for method, _ in api.requests] == ["GET", "GET", "GET", "POST"]
+
+
+def test_what_makes_something_is_not_sent_blindly_again(api: KfpApi) -> None:
+    api.troubles = [Trouble("POST", "/experiments", 503)]
+    client(api.url).experiment("e")
+    assert [method for method, _ in api.requests] == ["GET", "POST", "GET", "POST"]
+    api.troubles = [Trouble("POST", "/experiments", 503, times=9)]
+    with pytest.raises(AwayError):
+        client(api.url).experiment("another")
+    assert sum(method == "POST" for method, _ in api.requests) == 4
+
+
+def test_nobody_there() -> None:
+    with pytest.raises(AwayError) as error:
+        client(f"http://127.0.0.1:{free_port()}").run("abc")
+    assert "check --host, KFP_ENDPOINT or cluster.host" in said(error)
+    with pytest.raises(AwayError) as error:
+        client("http://kfp.invalid").run("abc")
+    assert "cannot be reached" in said(error)
+
+
+def test_a_server_that_takes_the_connection_and_says_nothing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        with pytest.raises(AwayError) as error:
+            client(f"http://127.0.0.1:{silent.getsockname()[1]}", patience=0.3).run("abc")
+        assert "did not answer in time" in said(error)
+
+
+def test_a_wrong_scheme(api: KfpApi) -> None:
+    with pytest.raises(AwayError) as error:
+        client(api.url.replace("http", "https")).run("abc")
+    assert "SSL_CERT_FILE" in said(error)
+
+
+def test_the_token_goes_along_and_is_never_shown(api: KfpApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    api.token = "right"
+    monkeypatch.setenv("KFP_TOKEN", "wrong-secret")
+    with pytest.raises(PipelinesError) as error:
+        client(api.url).experiment("e")
+    assert "401" in said(error) and "wrong-secret" not in said(error)
+    monkeypatch.setenv("KFP_TOKEN", "right")
+    assert client(api.url).experiment("e")
+
+
+def test_a_pod_s_own_token(api: KfpApi, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    api.token = "projected"
+    (tmp_path / "token").write_text("projected")
+    monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(tmp_path / "token"))
+    assert client(api.url).experiment("e")
+
+
+@pytest.mark.parametrize(("clock", "says"), [(-1200.0, "20 minutes ahead of"), (7200.0, "120 minutes behind")])
+@pytest.mark.parametrize("status", [0, 401])
+def test_a_clock_that_is_off_is_named(api: KfpApi, clock: float, says: str, status: int) -> None:
+    api.clock = clock
+    if status:
+        api.troubles = [Trouble("GET", "", status)]
+    with pytest.raises(PipelinesError) as error:
+        client(api.url).experiment("e")
+    assert says in said(error) and "timedatectl set-ntp true" in said(error)
+
+
+def test_a_clock_that_is_a_little_off_is_not(api: KfpApi) -> None:
+    api.clock = 200.0
+    assert client(api.url).experiment("e")
+
+
+def test_a_deleted_version_is_told_from_one_that_is_there(api: KfpApi) -> None:
+    pipelines = client(api.url)
+    with pytest.raises(GoneError, match="the same command makes it anew"):
+        pipelines.version("gone", "v1")
+    assert pipelines.version_by_id(pipelines.pipeline("p", "d"), "gone") is None
+
+
+def test_settings_of_kfp_that_cannot_be_read(api: KfpApi, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from kfp.client import Client
+
+    (tmp_path / "context.json").write_text("{half")
+    monkeypatch.setattr(Client, "_LOCAL_KFP_CONTEXT", str(tmp_path / "context.json"))
+    with pytest.raises(UsageError) as error:
+        client(api.url)
+    assert "mend or delete" in said(error)

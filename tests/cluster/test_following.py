@@ -1,0 +1,155 @@
+"""``mistere submit --wait``: the steps as they come, the outcome's exit code, and what an interrupt does."""
+
+from __future__ import annotations
+
+import _thread
+import os
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import kfp_server_api as models
+import pytest
+
+from components.core.errors import MistereError
+from components.core.store import LocalStore
+from pipelines.kubeflow.client import Pipelines
+from pipelines.kubeflow.following import follow, task_of
+from tests.cluster.place import ClusterPlace, api, no_token, place, s3_endpoint, s3_store
+from tests.stand_ins.kfp_api import Trouble
+from tests.unit import recorded_runs
+
+__all__ = ["api", "no_token", "place", "s3_endpoint", "s3_store"]
+
+
+def ends(place: ClusterPlace, recorded: LocalStore, state: str, error: str = "") -> Callable[[Any], None]:
+    """A cluster on which a run comes to what was recorded elsewhere, step by step."""
+
+    def run_it(run: Any) -> None:
+        run_id = run.runtime_config["parameters"]["run"]["run_id"]
+        task = models.V2beta1PipelineTaskDetail(display_name="resolve-inputs", state="RUNNING", run_id=run.run_id)
+        run.state, run.run_details = "RUNNING", models.V2beta1RunDetails(task_details=[task])
+        for key in [*recorded.keys("artifacts"), *recorded.keys("runs/run-0042/stages")]:
+            place.store.write(key.replace("run-0042", run_id), recorded.read(key)[0])
+        if error:
+            task.error, task.state = models.GoogleRpcStatus(code=13, message=error), "FAILED"
+        run.state = state
+
+    return run_it
+
+
+@pytest.mark.parametrize(
+    ("ending", "state", "code", "says"),
+    [
+        ("deployed", "SUCCEEDED", 0, "DEPLOYED"),
+        ("held", "SUCCEEDED", 3, "that does not settle it"),
+        ("data rejected", "SUCCEEDED", 4, "a label that dataset.yaml does not list"),
+        ("failed", "FAILED", 1, "the disk is full"),
+        ("killed", "FAILED", 1, "resolve-inputs: Back-off pulling image"),
+        ("killed", "CANCELED", 1, "It was stopped."),
+    ],
+)
+def test_waiting_ends_as_the_run_does(
+    place: ClusterPlace,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    ending: str,
+    state: str,
+    code: int,
+    says: str,
+) -> None:
+    recorded = recorded_runs.ENDINGS[ending](tmp_path / "recorded").store
+    error = "Back-off pulling image\n mistere/pipeline" if state == "FAILED" and ending == "killed" else ""
+    place.api.on_start = ends(place, recorded, state, error)
+    assert place.submit(wait=True) == code
+    printed = capsys.readouterr().out
+    assert says in printed and "resolve_inputs               done" in printed
+    assert f"log      {place.api.url}/#/runs/details/" in printed
+    if ending == "deployed":
+        assert re.search(r"serve it .*mistere.* serve /.*/artifacts/ModelBundle/[0-9a-f]{64}\n", printed)
+
+
+def test_trouble_on_the_way_is_sat_out(place: ClusterPlace, tmp_path: Path) -> None:
+    recorded = recorded_runs.held(tmp_path / "recorded").store
+    place.api.on_start = ends(place, recorded, "SUCCEEDED")
+    place.api.troubles = [Trouble("GET", "/runs/.+", 503, times=5)]
+    pipelines = Pipelines(place.api.url, "mistere", backoff=0.001)
+    place.submit()
+    (run,) = place.api.runs.values()
+    outcome = follow(pipelines, run.run_id, place.store, run.display_name, 0.02)
+    assert outcome.exit_code == 3 and not place.api.troubles[0].times
+
+
+@pytest.mark.parametrize(
+    ("status", "says"),
+    [(401, r"into KFP_TOKEN; run \S+ goes on, and the same command follows"), (404, "deleted there")],
+)
+def test_a_token_that_expires_and_a_run_that_is_deleted_end_the_waiting(
+    place: ClusterPlace, status: int, says: str
+) -> None:
+    place.api.troubles = [Trouble("GET", "/runs/.+", status)]
+    with pytest.raises(MistereError, match=says):
+        place.submit(wait=True)
+    assert len(place.api.runs) == 1
+
+
+def interrupting(place: ClusterPlace) -> Callable[[Any], None]:
+    """A cluster on which a run goes on for ever, while somebody who watches it presses Ctrl-C here."""
+
+    def run_it(run: Any) -> None:
+        run.state = "RUNNING"
+        looks = ("GET", f"/apis/v2beta1/runs/{run.run_id}")
+        while place.api.requests.count(looks) < 2:
+            time.sleep(0.02)
+        _thread.interrupt_main()
+
+    return run_it
+
+
+def test_an_interrupt_without_a_terminal_leaves_the_run_going(place: ClusterPlace) -> None:
+    place.api.on_start = interrupting(place)
+    with pytest.raises(MistereError, match=r"goes on: the same command follows it again, and http.* stops it"):
+        place.submit(wait=True)
+    assert [run.state for run in place.api.runs.values()] == ["RUNNING"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "state", "says"), [("y", "CANCELING", "is being stopped"), ("", "RUNNING", "goes on")]
+)
+def test_an_interrupt_on_a_terminal_asks(
+    place: ClusterPlace, monkeypatch: pytest.MonkeyPatch, answer: str, state: str, says: str
+) -> None:
+    ours, theirs = os.openpty()
+    os.write(ours, f"{answer}\n".encode())
+    with open(theirs, closefd=False) as typed, open(theirs, "w", closefd=False) as shown:
+        monkeypatch.setattr("sys.stdin", typed)
+        monkeypatch.setattr("sys.stdout", shown)
+        place.api.on_start = interrupting(place)
+        with pytest.raises(MistereError, match=says):
+            place.submit(wait=True)
+        monkeypatch.undo()
+    seen = b""
+    while b"stop run" not in seen:
+        seen += os.read(ours, 1 << 16)
+    os.close(ours)
+    os.close(theirs)
+    assert [run.state for run in place.api.runs.values()] == [state]
+
+
+@pytest.mark.parametrize(
+    ("shown", "task"),
+    [
+        ("pull-data", "pull_data"),
+        ("finetune-encoder", "finetune_encoder-speech"),
+        ("finetune-encoder-2", "finetune_encoder-text"),
+        ("finetune-encoder (text)", "finetune_encoder-text"),
+        ("train-moe", "train_moe"),
+        ("root-driver", ""),
+        ("pull-data-driver", ""),
+        ("", ""),
+    ],
+)
+def test_the_server_s_names_of_steps(shown: str, task: str) -> None:
+    assert task_of(shown) == task

@@ -1,0 +1,308 @@
+"""``mistere schedule``: the file, what it would change, changing it, and what a scheduled run is handed."""
+
+from __future__ import annotations
+
+import json
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from components.core.data_source import pin
+from components.core.errors import ArtifactError, ExitCode, UsageError
+from components.core.latest_data import LATEST_KEY, LatestData, move_latest, read_latest
+from components.core.outcome import read_outcome, read_run_info, report_key
+from components.core.places import PROJECT_ROOT
+from components.core.run_info import RunOrigin, write_origin
+from components.core.stage import RunContext, job_context
+from components.core.steps import execute
+from components.core.store import LocalStore
+from components.resolve_inputs.run import STAGE
+from pipelines.commands.publish import publish
+from pipelines.commands.schedule import apply, diff
+from pipelines.kubeflow.cron import check_cron
+from pipelines.kubeflow.failures import AwayError
+from pipelines.kubeflow.schedule_plan import MARK
+from pipelines.kubeflow.schedules import read_schedules
+from pipelines.local_run import start
+from pipelines.profiles import load_profile, pipeline_arguments
+from tests.cluster.place import ClusterPlace, api, no_token, place, s3_endpoint, s3_store
+from tests.local.workshop import make_dataset, rows
+from tests.stand_ins.kfp_api import Trouble
+
+__all__ = ["api", "no_token", "place", "s3_endpoint", "s3_store"]
+FILE = PROJECT_ROOT / "pipelines" / "schedules.yaml"
+
+
+class Schedules:
+    """A file of schedules, and the commands on it."""
+
+    def __init__(self, place: ClusterPlace, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.place, self.capsys, self.file = place, capsys, folder / "schedules.yaml"
+        pinned = {"policy": "pinned", "source": str(place.data)}
+        self.nightly: dict[str, Any] = {"name": "nightly", "cron": "0 0 2 * * *", "data": pinned}
+        self.weekly: dict[str, Any] = {"name": "weekly", "cron": "0 0 3 * * sun", "data": pinned, "enabled": False}
+
+    def write(self, *schedules: dict[str, Any], **others: Any) -> None:
+        self.file.write_text(yaml.safe_dump({"profile": "tiny", "schedules": list(schedules), **others}))
+
+    def diff(self) -> tuple[int, list[str]]:
+        code = diff(self.file, **self.place.options)
+        return code, self.capsys.readouterr().out.splitlines()
+
+    def apply(self) -> list[str]:
+        assert apply(self.file, **self.place.options, allow_dirty=True) == 0
+        return self.capsys.readouterr().out.splitlines()
+
+    def there(self) -> dict[str, Any]:
+        return {one.display_name: one for one in self.place.api.schedules.values()}
+
+
+@pytest.fixture
+def schedules(place: ClusterPlace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Schedules:
+    return Schedules(place, tmp_path, capsys)
+
+
+def test_diff_says_what_apply_does_and_then_nothing(schedules: Schedules) -> None:
+    schedules.write(schedules.nightly, schedules.weekly)
+    code, lines = schedules.diff()
+    assert code == ExitCode.DIFFERENT and [line[:9] for line in lines] == ["+ nightly", "+ weekly:"]
+    assert lines[1].endswith(", off") and not schedules.place.api.schedules and not schedules.place.api.pipelines
+    assert schedules.apply()[:2] == lines
+    nightly, weekly = schedules.there()["nightly"], schedules.there()["weekly"]
+    assert nightly.trigger["cron_schedule"]["cron"] == "0 0 2 * * *" and nightly.max_concurrency == "1"
+    assert nightly.no_catchup is True and (nightly.mode, weekly.mode) == ("ENABLE", "DISABLE")
+    assert nightly.service_account == "mistere-pipeline" and nightly.description.startswith(MARK)
+    assert len(schedules.place.api.versions) == 1 and nightly.namespace == "mistere"
+    code, lines = schedules.diff()
+    assert code == 0 and lines == [f"2 schedules, as {schedules.file} has them"]
+    ids = {one.recurring_run_id for one in schedules.there().values()}
+    schedules.apply()
+    assert {one.recurring_run_id for one in schedules.there().values()} == ids
+
+
+def test_changes_are_named_and_the_new_one_is_made_before_the_old_one_goes(schedules: Schedules) -> None:
+    schedules.write(schedules.nightly, schedules.weekly)
+    schedules.apply()
+    before = schedules.there()
+    changed = {**schedules.nightly, "cron": "0 30 2 * * *", "concurrency": 2, "catch_up": True}
+    changed["settings"] = ["gate.min_weighted_f1=0.7", "cluster.service_account=other"]
+    schedules.write(changed)
+    code, lines = schedules.diff()
+    assert code == ExitCode.DIFFERENT
+    for line in (
+        "- weekly",
+        "~ nightly: cron 0 0 2 * * * → 0 30 2 * * *",
+        "~ nightly: concurrency 1 → 2",
+        "~ nightly: catch_up false → true",
+        "~ nightly: service account mistere-pipeline → other",
+    ):
+        assert line in lines
+    assert any(line.startswith("~ nightly: gate.min_weighted_f1 ") and line.endswith("→ 0.7") for line in lines)
+    asked = len(schedules.place.api.requests)
+    schedules.apply()
+    changes = [(method, path) for method, path in schedules.place.api.requests[asked:] if "recurringruns" in path]
+    old = before["nightly"].recurring_run_id
+    made = changes.index(("POST", "/apis/v2beta1/recurringruns"))
+    assert made < changes.index(("DELETE", f"/apis/v2beta1/recurringruns/{old}"))
+    assert set(schedules.there()) == {"nightly"} and schedules.diff()[0] == 0
+
+
+def test_turning_on_and_off_makes_nothing_anew(schedules: Schedules) -> None:
+    schedules.write(schedules.nightly)
+    schedules.apply()
+    kept = schedules.there()["nightly"].recurring_run_id
+    for enabled, words in ((False, "~ nightly: on → off"), (True, "~ nightly: off → on")):
+        schedules.write({**schedules.nightly, "enabled": enabled})
+        assert schedules.diff() == (5, [words])
+        schedules.apply()
+        now = schedules.there()["nightly"]
+        assert now.recurring_run_id == kept and now.mode == ("ENABLE" if enabled else "DISABLE")
+
+
+def test_others_are_left_alone_and_a_deleted_version_is_uploaded_again(schedules: Schedules) -> None:
+    schedules.write(schedules.nightly)
+    schedules.apply()
+    api, ours = schedules.place.api, schedules.there()["nightly"]
+    theirs = type(ours)(**{name: getattr(ours, name) for name in ours.attribute_map})
+    theirs.recurring_run_id, theirs.description, theirs.display_name = "theirs", "by hand", "nightly"
+    api.schedules["theirs"] = theirs
+    api.versions.clear()
+    code, (line,) = schedules.diff()
+    assert code == ExitCode.DIFFERENT and line.startswith("~ nightly: version deleted → ")
+    schedules.apply()
+    assert "theirs" in api.schedules and len(api.schedules) == 2 and len(api.versions) == 1
+    schedules.write()
+    assert schedules.diff() == (5, ["- nightly"])
+    schedules.apply()
+    assert list(api.schedules) == ["theirs"]
+
+
+def test_an_apply_that_was_cut_off_is_mended_by_the_next(schedules: Schedules) -> None:
+    schedules.write(schedules.nightly)
+    schedules.apply()
+    schedules.write({**schedules.nightly, "cron": "0 0 4 * * *"})
+    schedules.place.api.troubles = [Trouble("DELETE", "", 503, times=9)]
+    with pytest.raises(AwayError):
+        schedules.apply()
+    schedules.place.api.troubles = [Trouble("POST", "recurringruns$", 504, done=True)]
+    schedules.capsys.readouterr()
+    assert schedules.diff() == (5, ["~ nightly: 1 left over from an apply that was cut off"])
+    schedules.apply()
+    assert [one.trigger["cron_schedule"]["cron"] for one in schedules.place.api.schedules.values()] == ["0 0 4 * * *"]
+    schedules.write(schedules.nightly)
+    schedules.apply()
+    assert len(schedules.place.api.schedules) == 1
+
+
+def test_a_long_list_is_read_to_its_end(schedules: Schedules) -> None:
+    schedules.place.api.page_limit = 2
+    named = [{**schedules.nightly, "name": f"nightly-{number}"} for number in range(5)]
+    schedules.write(*named)
+    schedules.apply()
+    assert schedules.diff()[0] == 0
+    schedules.write()
+    assert len(schedules.apply()) == 6 and not schedules.place.api.schedules
+
+
+def test_a_run_of_a_schedule_has_an_id_of_its_own_and_takes_the_latest_data(schedules: Schedules) -> None:
+    place = schedules.place
+    schedules.write({**schedules.nightly, "data": {"policy": "latest"}})
+    with pytest.raises(UsageError, match=r"no data has been published.*mistere data publish"):
+        schedules.apply()
+    publish(str(place.data), "tiny", [], place.store.uri)
+    schedules.apply()
+    runs = [place.api.fire(schedules.there()["nightly"]) for _ in range(2)]
+    contexts = []
+    for run in runs:
+        parameters = run.runtime_config["parameters"]
+        assert not parameters["run"]["data_digest"] and not parameters["run"]["data_remote"]
+        context = job_context(parameters["run"], run.run_id)
+        assert context == job_context(parameters["run"], run.run_id)
+        values = execute(STAGE, context, parameters["data"], world={"data_digest": context["data_digest"]})
+        latest = read_latest(place.store).latest
+        assert latest and (values["data_digest"], values["data_remote"]) == (latest.digest, latest.remote)
+        info = read_run_info(place.store, context["run_id"])
+        assert info["data"]["dvc_digest"] == latest.digest and info["config"]["gate"] and info["started"] > 0
+        assert info["commit"] == context["commit"]
+        contexts.append(context)
+    assert [context["run_id"] for context in contexts] == [f"nightly-{run.run_id}" for run in runs]
+    assert place.store.exists(f"runs/{contexts[0]['run_id']}/stages/resolve_inputs.json")
+    place.store.delete("schedules")
+    with pytest.raises(ArtifactError, match="mistere schedule apply"):
+        execute(STAGE, contexts[0], {}, world={"data_digest": ""})
+    place.store.delete_object(LATEST_KEY)
+    with pytest.raises(UsageError, match="no data has been published"):
+        execute(STAGE, contexts[1], {}, world={"data_digest": ""})
+
+
+@pytest.mark.long
+def test_every_task_of_a_scheduled_run_has_the_same_id_here_too(tmp_path: Path) -> None:
+    store, tones = LocalStore(tmp_path / "store"), make_dataset(tmp_path / "tones", islice(rows(audio=False), 4))
+    pinned = pin(str(tones), str(tmp_path / "remote"))
+    latest = LatestData(digest=pinned.digest, remote=pinned.remote, published_at=1.0)
+    move_latest(store, read_latest(store), latest)
+    config = load_profile("tiny")
+    write_origin(store, "nightly/0123", RunOrigin.of(config, ["mistere"], "latest", None))
+    tracking = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    context = RunContext(run_id="nightly", store=store.uri, tracking_uri=tracking, schedule="nightly/0123")
+    (tmp_path / "arguments.json").write_text(json.dumps(pipeline_arguments(config, context)))
+    start(tmp_path / "arguments.json", tmp_path / "kfp", tmp_path / "events", tmp_path / "log").wait(timeout=300)
+    (run_id,) = {key.split("/")[1] for key in store.keys("runs")}
+    outcome = read_outcome(store, run_id)
+    assert run_id.startswith("nightly-") and outcome.exit_code == ExitCode.DATA_REJECTED
+    assert [record.task for record in outcome.stages] == ["resolve_inputs", "pull_data", "report_run"]
+    assert "has no dev split" in outcome.reasons[0] and store.exists(report_key(run_id, "run_report.html"))
+
+
+def test_a_context_without_a_schedule_stays_and_one_without_a_job_is_refused() -> None:
+    context = {"run_id": "20261125-1", "store": "s", "tracking_uri": "t"}
+    assert job_context(context, "{{$.pipeline_job_uuid}}")["run_id"] == "20261125-1"
+    with pytest.raises(UsageError, match=r"bring it to 2\.0\.2 or later"):
+        job_context({**context, "schedule": "nightly/0123"}, "{{$.pipeline_job_uuid}}")
+
+
+def test_publishing_moves_a_pointer(place: ClusterPlace, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ("is the latest data (", "is the latest data already ("):
+        publish(str(place.data), "tiny", [], place.store.uri)
+        assert words in capsys.readouterr().out
+    kept = json.loads(place.store.read(LATEST_KEY)[0])
+    assert kept["remote"].startswith("s3://") and kept["source"] == str(place.data)
+    place.store.write(LATEST_KEY, json.dumps({**kept, "digest": "f" * 32 + ".dir"}).encode())
+    publish(str(place.data), "tiny", [], place.store.uri)
+    assert "is the latest data, after ffffffffffff (" in capsys.readouterr().out
+    place.store.write(LATEST_KEY, b"{half")
+    with pytest.raises(ArtifactError, match="is damaged"):
+        publish(str(place.data), "tiny", [], place.store.uri)
+
+
+def test_the_file_that_comes_along_is_right() -> None:
+    listed = read_schedules(FILE)
+    assert [schedule.name for schedule in listed.schedules] == ["nightly", "monthly-gpu"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("schedules: [{name: a, cron: 0 2 * * *}]", "schedule a: cron: '0 2 * * *' has 5 fields"),
+        ("schedules: [{name: a, corn: 0 0 2 * * *}]", "schedule a: unknown key 'corn'; did you mean 'cron'?"),
+        ("schedules: [{name: a}]", "schedule a: cron: Field required"),
+        ("schedules: [{cron: 0 0 2 * * *}]", "schedule 0: name: Field required"),
+        ("schedules: [{name: A b, cron: 0 0 2 * * *}]", "schedule A b: name: String should match"),
+        ("schedules: [{name: a, cron: 0 0 2 * * *}, {name: a, cron: 0 0 3 * * *}]", "two schedules are called 'a'"),
+        ("schedules: [{name: a, cron: 0 0 2 * * *, data: {policy: last}}]", "data.policy: Input should be 'pinned' or"),
+        ("schedules: [{name: a, cron: 0 0 2 * * *, data: {polcy: latest}}]", "unknown key 'polcy'; did you mean"),
+        ("schedules: [{name: a, cron: 0 0 2 * * *, data: {policy: latest, source: x}}]", "takes no source"),
+        ("schedules: [{name: a, cron: 0 0 2 * * *, concurrency: 11}]", "concurrency: Input should be less than"),
+        ("schedule: []", "unknown key 'schedule'; did you mean 'schedules'?"),
+        ("schedules: 7", "schedules: Input should be a valid list"),
+        ("[1", "is not readable YAML"),
+        ("- a", "holds no schedules"),
+    ],
+)
+def test_a_file_that_is_wrong_is_one_sentence(tmp_path: Path, text: str, says: str) -> None:
+    file = tmp_path / "schedules.yaml"
+    file.write_text(text)
+    with pytest.raises(UsageError) as error:
+        read_schedules(file)
+    assert says in str(error.value) and "\n" not in str(error.value) and str(file) in str(error.value)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no file of schedules at"):
+        read_schedules(tmp_path / "none.yaml")
+
+
+def test_a_schedule_for_another_namespace_is_refused(schedules: Schedules) -> None:
+    schedules.write(schedules.nightly, {**schedules.weekly, "settings": ["cluster.namespace=other"]})
+    with pytest.raises(UsageError, match="give each namespace a file of its own"):
+        schedules.diff()
+
+
+@pytest.mark.parametrize("cron", ["0 0 2 * * *", "*/5 1-3,7 0 ? jan-Mar MON-fri", "0 0/15 * 1 12 0", "0  0 2 * * 6"])
+def test_a_cron_expression_that_is_one(cron: str) -> None:
+    assert check_cron(cron) == " ".join(cron.split())
+
+
+@pytest.mark.parametrize(
+    ("cron", "says"),
+    [
+        ("60 0 2 * * *", "'60' is no second: it goes from 0 to 59"),
+        ("0 0 24 * * *", "'24' is no hour"),
+        ("0 0 0 0 * *", "'0' is no day of the month: it goes from 1 to 31"),
+        ("0 0 0 * 13 *", "'13' is no month"),
+        ("0 0 0 * * 7", "'7' is no day of the week: it goes from 0 to 6, or sun"),
+        ("0 0 0 * * someday", "'someday' is no day of the week"),
+        ("0 5-2 0 * * *", "the range ends before it begins"),
+        ("0 */0 0 * * *", "the step is at least 1"),
+        ("0 *-3 0 * * *", "a range goes from number to number"),
+        ("0 -1 0 * * *", "'-1' is no minute: write *"),
+        ("@daily", "has 1 fields"),
+    ],
+)
+def test_a_cron_expression_that_is_none(cron: str, says: str) -> None:
+    with pytest.raises(ValueError, match="") as error:
+        check_cron(cron)
+    assert says in str(error.value)

@@ -1,0 +1,134 @@
+"""A JSON API on a real socket, with trouble on demand: a client sees what it would see of the server that is stood in for."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Protocol
+from urllib.parse import parse_qs, unquote, urlsplit
+
+
+class RefusalError(Exception):
+    """An answer that is no success."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass
+class Trouble:
+    """Trouble on demand: the next ``times`` requests whose method and path match are answered with ``status``.
+
+    ``done`` first does what was asked, and only then loses the answer; ``seconds`` keeps the client waiting.
+    """
+
+    method: str
+    path: str
+    status: int = 503
+    times: int = 1
+    done: bool = False
+    seconds: float = 0.0
+    body: str | None = None
+    content_type: str = "application/json"
+
+
+class Api(Protocol):
+    """What is served: how it answers, and its switches.
+
+    Attributes:
+        prefix: of every path; outside of it is a page for people.
+        token: that a request must carry; empty for none.
+        clock: seconds by which the server's clock is off.
+        troubles: see :class:`Trouble`.
+        requests: methods and paths as they came.
+    """
+
+    prefix: str
+    token: str
+    clock: float
+    troubles: list[Trouble]
+    requests: list[tuple[str, str]]
+
+    def answer(self, method: str, path: str, query: dict[str, str], body: bytes, content_type: str) -> Any:
+        """What the server answers, as plain data, or a :class:`RefusalError`."""
+
+    def refusal(self, error: RefusalError, path: str) -> Any:
+        """The body of an answer that is no success."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    api: Api
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing: the tests read what was asked from the state."""
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        return super().date_time_string((timestamp or time.time()) + self.api.clock)
+
+    def _serve(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        parts = urlsplit(self.path)
+        path = unquote(parts.path)
+        query = {key: values[0] for key, values in parse_qs(parts.query).items()}
+        self.api.requests.append((self.command, path))
+        trouble = next(
+            (t for t in self.api.troubles if t.times and t.method == self.command and re.search(t.path, path)), None
+        )
+        status, text, kind = 200, "", "application/json"
+        try:
+            if trouble and not trouble.done:
+                self._trouble(trouble)
+            if not path.startswith(self.api.prefix):
+                return self._send(404, "<html>not found</html>", "text/html")
+            if self.api.token and self.headers.get("Authorization") != f"Bearer {self.api.token}":
+                raise RefusalError(401, "Request is unauthenticated: the token is expired")
+            plain = self.api.answer(
+                self.command, path.removeprefix(self.api.prefix), query, body, self.headers.get("Content-Type", "")
+            )
+            if trouble:
+                self._trouble(trouble)
+            text = json.dumps(plain)
+        except RefusalError as error:
+            status, kind = error.status, trouble.content_type if trouble else kind
+            text = json.dumps(self.api.refusal(error, path))
+            text = trouble.body if trouble and trouble.body is not None else text
+        return self._send(status, text, kind)
+
+    def _trouble(self, trouble: Trouble) -> None:
+        trouble.times -= 1
+        time.sleep(trouble.seconds)
+        raise RefusalError(trouble.status, "trouble on demand")
+
+    def _send(self, status: int, text: str, kind: str) -> None:
+        try:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(text.encode())))
+            self.end_headers()
+            self.wfile.write(text.encode())
+        except (BrokenPipeError, ConnectionResetError):  # a client that waited no longer
+            self.close_connection = True
+
+    do_GET = do_POST = do_DELETE = _serve  # noqa: N815
+
+
+@contextmanager
+def listening(api: Api) -> Iterator[str]:
+    """The API on a port of this machine; its URL."""
+    handler = type("Handler", (_Handler,), {"api": api})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -1,0 +1,297 @@
+"""Kubeflow Pipelines' v2beta1 API on a socket: what its clients see of pipelines, versions, experiments, runs and schedules.
+
+The shapes are those of ``kfp_server_api``'s models, in both directions: an answer is a model, and a request with a field that
+its model does not have is refused. Names are unique where the server keeps them so, lists come in pages, what is missing is 404
+and what is there already 409, with the bodies that the server sends. Trouble comes on demand.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import json
+import re
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from email import message_from_bytes
+from functools import cache
+from typing import Any
+
+import kfp_server_api as models
+import yaml
+
+from tests.stand_ins.json_server import RefusalError, Trouble, listening
+
+__all__ = ["KfpApi", "Trouble", "served"]
+
+PREFIX = "/apis/v2beta1"
+PARAMETER_BYTES = 10_000
+_GRPC = {400: 3, 401: 16, 403: 7, 404: 5, 409: 6, 500: 13, 503: 14, 504: 4}
+_PLAIN = models.ApiClient().sanitize_for_serialization
+
+
+@dataclass
+class KfpApi:
+    """The server's state and its switches."""
+
+    multi_user: bool = True
+    token: str = ""
+    forbidden: set[str] = field(default_factory=set)
+    troubles: list[Trouble] = field(default_factory=list)
+    clock: float = 0.0
+    page_limit: int = 200
+    on_start: Callable[[models.V2beta1Run], None] | None = None
+    url: str = ""
+    requests: list[tuple[str, str]] = field(default_factory=list)
+    pipelines: dict[str, models.V2beta1Pipeline] = field(default_factory=dict)
+    versions: dict[str, models.V2beta1PipelineVersion] = field(default_factory=dict)
+    experiments: dict[str, models.V2beta1Experiment] = field(default_factory=dict)
+    runs: dict[str, models.V2beta1Run] = field(default_factory=dict)
+    schedules: dict[str, models.V2beta1RecurringRun] = field(default_factory=dict)
+    _clock: int = 0
+
+    prefix = PREFIX
+
+    def refusal(self, error: RefusalError, path: str) -> Any:
+        """The body of an answer that is no success; uploads have one of their own."""
+        if "/upload" in path:
+            return {"error_message": str(error), "error_details": str(error)}
+        return {"error": str(error), "code": _GRPC.get(error.status, 2), "message": str(error), "details": []}
+
+    def now(self) -> datetime.datetime:
+        """A time that moves with every object, as the server's does."""
+        self._clock += 1
+        return datetime.datetime.fromtimestamp(1.8e9 + self._clock, datetime.UTC)
+
+    def fire(self, schedule: models.V2beta1RecurringRun) -> models.V2beta1Run:
+        """Start a run of a schedule, as the scheduler does when its time has come."""
+        body = models.V2beta1Run(
+            display_name=f"{schedule.display_name}-{self._clock}",
+            experiment_id=schedule.experiment_id,
+            pipeline_version_reference=schedule.pipeline_version_reference,
+            runtime_config=schedule.runtime_config,
+            service_account=schedule.service_account,
+            recurring_run_id=schedule.recurring_run_id,
+        )
+        return self._start(body)
+
+    def _namespace(self, asked: str | None) -> str:
+        namespace = (asked or "") if self.multi_user else ""
+        if namespace in self.forbidden:
+            raise RefusalError(403, f"User 'ann@example.org' is not authorized to act in namespace {namespace}")
+        if self.multi_user and not namespace:
+            raise RefusalError(400, "Invalid input error: a namespace is needed in multi-user mode")
+        return namespace
+
+    def answer(self, method: str, path: str, query: dict[str, str], body: bytes, content_type: str) -> Any:
+        """What the server answers, as plain data."""
+        for verb, pattern, operation in _ROUTES:
+            match = re.fullmatch(pattern, path)
+            if match and verb == method:
+                return operation(self, *match.groups(), query=query, body=body, kind=content_type)
+        raise RefusalError(404, "Not Found")
+
+    def _healthz(self, **_: Any) -> Any:
+        return _PLAIN(models.V2beta1GetHealthzResponse(multi_user=self.multi_user))
+
+    def _list_pipelines(self, query: dict[str, str], **_: Any) -> Any:
+        namespace = self._namespace(query.get("namespace"))
+        return self._page([p for p in self.pipelines.values() if p.namespace == namespace], "pipelines", query)
+
+    def _create_pipeline(self, body: bytes, **_: Any) -> Any:
+        pipeline = _model(models.V2beta1Pipeline, body)
+        pipeline.namespace = self._namespace(pipeline.namespace)
+        _unique(self.pipelines.values(), pipeline, "display_name", "namespace")
+        pipeline.pipeline_id, pipeline.created_at = str(uuid.uuid4()), self.now()
+        pipeline.name = pipeline.name or pipeline.display_name
+        self.pipelines[pipeline.pipeline_id] = pipeline
+        return _PLAIN(pipeline)
+
+    def _upload_version(self, query: dict[str, str], body: bytes, kind: str, **_: Any) -> Any:
+        pipeline = _there(self.pipelines, query.get("pipelineid", ""), "Pipeline")
+        parts = message_from_bytes(f"Content-Type: {kind}\r\n\r\n".encode() + body)
+        files = [part for part in parts.walk() if 'name="uploadfile"' in str(part["Content-Disposition"])]
+        if len(files) != 1:
+            raise RefusalError(400, "Failed to read pipeline from file: http: no such file")
+        documents = _documents(bytes(files[0].get_payload(decode=True)))
+        spec = documents[0] if len(documents) == 1 else {"pipeline_spec": documents[0], "platform_spec": documents[1]}
+        if "pipelineInfo" not in documents[0]:
+            raise RefusalError(400, "Failed to create a pipeline version: unknown template format")
+        name = query.get("name") or pipeline.display_name
+        version = models.V2beta1PipelineVersion(
+            pipeline_id=pipeline.pipeline_id,
+            display_name=query.get("display_name") or name,
+            name=name,
+            description=query.get("description"),
+            pipeline_spec=spec,
+        )
+        _unique(self.versions.values(), version, "name", "pipeline_id")
+        version.pipeline_version_id, version.created_at = str(uuid.uuid4()), self.now()
+        self.versions[version.pipeline_version_id] = version
+        return _PLAIN(version)
+
+    def _list_versions(self, pipeline_id: str, query: dict[str, str], **_: Any) -> Any:
+        _there(self.pipelines, pipeline_id, "Pipeline")
+        found = [version for version in self.versions.values() if version.pipeline_id == pipeline_id]
+        return self._page(found, "pipeline_versions", query)
+
+    def _get_version(self, pipeline_id: str, version_id: str, **_: Any) -> Any:
+        version = _there(self.versions, version_id, "PipelineVersion")
+        if version.pipeline_id != pipeline_id:
+            raise RefusalError(400, "the version is not of that pipeline")
+        return _PLAIN(version)
+
+    def _list_experiments(self, query: dict[str, str], **_: Any) -> Any:
+        namespace = self._namespace(query.get("namespace"))
+        return self._page([e for e in self.experiments.values() if e.namespace == namespace], "experiments", query)
+
+    def _create_experiment(self, body: bytes, **_: Any) -> Any:
+        experiment = _model(models.V2beta1Experiment, body)
+        experiment.namespace = self._namespace(experiment.namespace)
+        _unique(self.experiments.values(), experiment, "display_name", "namespace")
+        experiment.experiment_id, experiment.created_at = str(uuid.uuid4()), self.now()
+        experiment.storage_state = "AVAILABLE"
+        self.experiments[experiment.experiment_id] = experiment
+        return _PLAIN(experiment)
+
+    def _list_runs(self, query: dict[str, str], **_: Any) -> Any:
+        namespace = self._namespace(query.get("namespace"))
+        inside = [run for run in self.runs.values() if self.experiments[run.experiment_id].namespace == namespace]
+        return self._page(inside, "runs", query)
+
+    def _create_run(self, body: bytes, **_: Any) -> Any:
+        return _PLAIN(self._start(_model(models.V2beta1Run, body)))
+
+    def _start(self, run: models.V2beta1Run) -> models.V2beta1Run:
+        self._check(run)
+        run.run_id, run.created_at, run.state = str(uuid.uuid4()), self.now(), "PENDING"
+        run.storage_state, run.run_details = "AVAILABLE", models.V2beta1RunDetails(task_details=[])
+        self.runs[run.run_id] = run
+        if self.on_start:
+            threading.Thread(target=self.on_start, args=(run,), daemon=True).start()
+        return run
+
+    def _check(self, body: models.V2beta1Run | models.V2beta1RecurringRun) -> None:
+        """What both runs and schedules must name: an experiment, a version, and its parameters, all of them and no others."""
+        experiment = _there(self.experiments, body.experiment_id or "", "Experiment")
+        self._namespace(experiment.namespace)
+        reference = body.pipeline_version_reference
+        version = _there(self.versions, reference["pipeline_version_id"], "PipelineVersion")
+        spec = version.pipeline_spec.get("pipeline_spec", version.pipeline_spec)
+        known = spec["root"]["inputDefinitions"]["parameters"]
+        given = body.runtime_config["parameters"]
+        if len(json.dumps(given)) > PARAMETER_BYTES:
+            raise RefusalError(400, f"The input parameter length exceed maximum size of {PARAMETER_BYTES}")
+        missing = [name for name, one in known.items() if name not in given and "defaultValue" not in one]
+        unknown = [name for name in given if name not in known]
+        if missing or unknown:
+            raise RefusalError(400, f"Invalid input error: parameters missing {missing}, not expected {unknown}")
+
+    def _get_run(self, run_id: str, **_: Any) -> Any:
+        return _PLAIN(_there(self.runs, run_id, "Run"))
+
+    def _terminate(self, run_id: str, **_: Any) -> Any:
+        _there(self.runs, run_id, "Run").state = "CANCELING"
+        return {}
+
+    def _list_schedules(self, query: dict[str, str], **_: Any) -> Any:
+        namespace = self._namespace(query.get("namespace"))
+        return self._page([s for s in self.schedules.values() if s.namespace == namespace], "recurringRuns", query)
+
+    def _create_schedule(self, body: bytes, **_: Any) -> Any:
+        schedule = _model(models.V2beta1RecurringRun, body)
+        self._check(schedule)
+        if len(schedule.trigger["cron_schedule"]["cron"].split()) != 6:
+            raise RefusalError(400, "Invalid input error: the cron expression is invalid")
+        if not 1 <= int(schedule.max_concurrency) <= 10:
+            raise RefusalError(400, "Invalid input error: max_concurrency must be at least 1 and at most 10")
+        schedule.recurring_run_id, schedule.created_at = str(uuid.uuid4()), self.now()
+        schedule.namespace = self.experiments[schedule.experiment_id].namespace
+        schedule.status = "ENABLED" if schedule.mode == "ENABLE" else "DISABLED"
+        self.schedules[schedule.recurring_run_id] = schedule
+        return _PLAIN(schedule)
+
+    def _get_schedule(self, schedule_id: str, **_: Any) -> Any:
+        return _PLAIN(_there(self.schedules, schedule_id, "RecurringRun"))
+
+    def _delete_schedule(self, schedule_id: str, **_: Any) -> Any:
+        _there(self.schedules, schedule_id, "RecurringRun")
+        del self.schedules[schedule_id]
+        return {}
+
+    def _switch(self, schedule_id: str, way: str, **_: Any) -> Any:
+        schedule = _there(self.schedules, schedule_id, "RecurringRun")
+        schedule.mode, schedule.status = way.upper(), f"{way.upper()}D"
+        return {}
+
+    def _page(self, found: list[Any], name: str, query: dict[str, str]) -> Any:
+        chosen = [_PLAIN(one) for one in found]
+        for predicate in json.loads(query.get("filter") or "{}").get("predicates", []):
+            if predicate["operation"] not in ("EQUALS", 1) or predicate["key"] not in ("display_name", "name"):
+                raise RefusalError(400, f"Invalid input error: this filter is not supported: {predicate}")
+            chosen = [one for one in chosen if one.get(predicate["key"]) == predicate["stringValue"]]
+        start = int(base64.b64decode(query["page_token"])) if query.get("page_token") else 0
+        size = min(int(query.get("page_size") or 20), self.page_limit)
+        answer: dict[str, Any] = {"total_size": len(chosen), name: chosen[start : start + size]}
+        if start + size < len(chosen):
+            answer["next_page_token"] = base64.b64encode(str(start + size).encode()).decode()
+        return {key: value for key, value in answer.items() if value}
+
+
+@cache
+def _documents(package: bytes) -> list[Any]:
+    """A package's YAML; the tests upload the same one again and again."""
+    return list(yaml.safe_load_all(package))
+
+
+def _model(kind: Any, body: bytes) -> Any:
+    """A request's body; nested models stay plain."""
+    plain = json.loads(body)
+    names = {json_name: attribute for attribute, json_name in kind.attribute_map.items()}
+    for key in plain:
+        if key not in names:
+            raise RefusalError(400, f'unknown field "{key}" in {kind.__name__}')
+    return kind(**{names[key]: value for key, value in plain.items()})
+
+
+def _there(objects: dict[str, Any], key: str, kind: str) -> Any:
+    if key not in objects:
+        raise RefusalError(404, f"ResourceNotFoundError: {kind} {key} not found.")
+    return objects[key]
+
+
+def _unique(objects: Any, new: Any, *keys: str) -> None:
+    if any(all(getattr(one, key) == getattr(new, key) for key in keys) for one in objects):
+        raise RefusalError(409, f"Already exist error: {getattr(new, keys[0])} already exists")
+
+
+_ID = "([^/:]+)"
+_ROUTES: list[tuple[str, str, Callable[..., Any]]] = [
+    ("GET", "/healthz", KfpApi._healthz),
+    ("GET", "/pipelines", KfpApi._list_pipelines),
+    ("POST", "/pipelines", KfpApi._create_pipeline),
+    ("POST", "/pipelines/upload_version", KfpApi._upload_version),
+    ("GET", f"/pipelines/{_ID}/versions", KfpApi._list_versions),
+    ("GET", f"/pipelines/{_ID}/versions/{_ID}", KfpApi._get_version),
+    ("GET", "/experiments", KfpApi._list_experiments),
+    ("POST", "/experiments", KfpApi._create_experiment),
+    ("GET", "/runs", KfpApi._list_runs),
+    ("POST", "/runs", KfpApi._create_run),
+    ("GET", f"/runs/{_ID}", KfpApi._get_run),
+    ("POST", f"/runs/{_ID}:terminate", KfpApi._terminate),
+    ("GET", "/recurringruns", KfpApi._list_schedules),
+    ("POST", "/recurringruns", KfpApi._create_schedule),
+    ("GET", f"/recurringruns/{_ID}", KfpApi._get_schedule),
+    ("DELETE", f"/recurringruns/{_ID}", KfpApi._delete_schedule),
+    ("POST", f"/recurringruns/{_ID}:(enable|disable)", KfpApi._switch),
+]
+
+
+@contextmanager
+def served(api: KfpApi) -> Iterator[KfpApi]:
+    """The API on a port of this machine."""
+    with listening(api) as api.url:
+        yield api
