@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from typing import Any
 
-from components.core.errors import ArtifactError, UsageError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from components.core.config.deployment import Mode
+from components.core.errors import ArtifactError, MistereError, UsageError
 from components.core.store import MissingObjectError, ObjectStore
 
 
+class NotTakenBackError(MistereError):
+    """A roll-out failed, and what it had moved could not be put back: whoever comes next has to."""
+
+
 class Deployment(BaseModel):
-    """Which bundle a service serves."""
+    """Which bundle a service serves, and, on a cluster, as what.
+
+    Attributes:
+        service: its name.
+        bundle_location: the bundle's place.
+        bundle_digest: its digest.
+        model_version: its version in the registry.
+        mode: where it is served.
+        image: the predictor's, on a cluster.
+        settings: the ``deployment`` section, on a cluster: another bundle is served there with the same.
+    """
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
@@ -17,6 +34,9 @@ class Deployment(BaseModel):
     bundle_location: str
     bundle_digest: str
     model_version: str
+    mode: Mode = "local"
+    image: str = ""
+    settings: dict[str, Any] = Field(default_factory=dict)
 
 
 def deployment_key(service: str) -> str:

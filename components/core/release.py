@@ -1,9 +1,9 @@
 """Moving the champion, its deployment and the registry's aliases together: all of it, or nothing.
 
-The order is: take the service's journal (a conditional put, so only one release is under way), point the deployment to the new
-bundle, move the champion (a conditional put against what the release was decided on), mirror it in MLflow's aliases, close the
-journal. A failure on the way puts back what was moved. A process that was killed on the way leaves its journal open; whoever
-comes next finishes a release whose champion had moved and takes back one whose champion had not.
+The order is: take the service's journal (a conditional put, so only one release is under way), on a cluster roll the bundle out,
+point the deployment to the new bundle, move the champion (a conditional put against what the release was decided on), mirror it
+in MLflow's aliases, close the journal. A failure on the way puts back what was moved. A process that was killed on the way leaves
+its journal open; whoever comes next finishes a release whose champion had moved and takes back one whose champion had not.
 """
 
 from __future__ import annotations
@@ -13,21 +13,25 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.core.champion import CHAMPION_KEY, Champion, ChampionPointer, move_champion, read_champion
-from components.core.deployment import Deployment, deployment_key, journal_key
+from components.core.deployment import Deployment, NotTakenBackError, deployment_key, journal_key
 from components.core.errors import MistereError
 from components.core.promotion_log import PromotionEvent, append, now
 from components.core.store import ABSENT, ConflictError, MissingObjectError, ObjectStore
 
 Mirror = Callable[[Champion], None]
 """Points the registry's aliases to a champion and its predecessor."""
+RollOut = Callable[[Callable[[], None]], Callable[[], None]]
+"""Makes a cluster serve the bundle, calling its argument while it waits; its answer takes that back."""
 
-_LEASE_SECONDS = 180.0  # the journal is held for the moves alone, which take seconds
+_LEASE_SECONDS = 180.0  # the moves take seconds; a roll-out renews it
+_BEAT_SECONDS = 30.0
 _PATIENCE_SECONDS = 10.0
 
 
@@ -64,6 +68,7 @@ def release(
     action: Literal["deploy", "promote", "rollback"],
     reason: str,
     by: str,
+    roll_out: RollOut | None = None,
 ) -> None:
     """Make a bundle the champion and deploy it.
 
@@ -76,6 +81,7 @@ def release(
         action: for the log.
         reason: for the log.
         by: for the log.
+        roll_out: makes a cluster serve the bundle; None where the pointer is all there is to a deployment.
 
     Raises:
         ConflictError: somebody moved the champion meanwhile; nothing was changed.
@@ -97,18 +103,19 @@ def release(
     elif before is not None:
         champion = champion.model_copy(update={"previous": before.previous})
     try:
-        version, journal = _take(store, mirror, champion, deployment)
+        held = _take(store, mirror, champion, deployment)
     except ConflictError:
         append(store, event.model_copy(update={"outcome": "lost"}))
         raise
-    moved = False
+    moved, take_back = False, None
     try:
         if read_champion(store).version != seen.version:
             raise ConflictError(
                 "the champion changed after this release was decided: run again to compare with the new one."
             )
+        take_back = roll_out(held.beat) if roll_out else None
         store.write(deployment_key(deployment.service), deployment.model_dump_json(indent=1).encode())
-        version = _write(store, journal.model_copy(update={"state": "deployed"}), version)
+        held.update(state="deployed")
         move_champion(store, seen, champion)
         moved = True
         mirror(champion)
@@ -116,13 +123,51 @@ def release(
         with suppress(MistereError):  # what cannot be put back now, recover() puts back, for the journal stays open
             if moved:
                 _move_back(store, mirror, champion, before)
-            _restore_deployment(store, journal)
-            _write(store, journal.model_copy(update={"state": "done"}), version)
+            if take_back is not None:
+                take_back()
+            _restore_deployment(store, held.journal)
+            left = isinstance(error, NotTakenBackError)
+            held.update(**{"since": 0.0} if left else {"state": "done"})
         lost = isinstance(error, ConflictError)
         append(store, event.model_copy(update={"outcome": "lost" if lost else "undone"}))
         raise
-    _write(store, journal.model_copy(update={"state": "done"}), version)
+    held.update(state="done")
     append(store, event)
+
+
+@dataclass
+class _Held:
+    """A journal that this process holds."""
+
+    store: ObjectStore
+    journal: Journal
+    version: str
+
+    def update(self, **fields: Any) -> None:
+        """Write it anew.
+
+        Raises:
+            ConflictError: another process took it over.
+        """
+        self.journal = self.journal.model_copy(update=fields)
+        self.version = _write(self.store, self.journal, self.version)
+
+    def beat(self) -> None:
+        """Say that this process is still at it, now and then."""
+        if time.time() - self.journal.since > _BEAT_SECONDS:
+            self.update(since=time.time())
+
+
+def recover_patiently(store: ObjectStore, mirror: Mirror, service: str) -> str:
+    """As :func:`recover`, and wait for the end of a lease: a pod that is started again cannot see that the one before is gone."""
+    deadline = time.monotonic() + _LEASE_SECONDS + _BEAT_SECONDS
+    while True:
+        try:
+            return recover(store, mirror, service)
+        except ConflictError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1.0)
 
 
 def recover(store: ObjectStore, mirror: Mirror, service: str) -> str:
@@ -143,11 +188,14 @@ def recover(store: ObjectStore, mirror: Mirror, service: str) -> str:
     version = _write(store, journal.model_copy(update={"since": time.time(), **_me()}), version)
     finished = pointer.digest == journal.champion.bundle_digest and pointer.champion is not None
     if finished and pointer.champion is not None:
-        key = deployment_key(service)
-        store.write(key, journal.deployment.model_dump_json(indent=1).encode())
+        store.write(deployment_key(service), journal.deployment.model_dump_json(indent=1).encode())
         mirror(pointer.champion)
         said = "A release that was interrupted after it had moved the champion was completed."
     else:
+        if journal.deployment.mode != "local":
+            from components.core.serving.cluster_release import take_back_interrupted
+
+            take_back_interrupted(journal.deployment, journal.deployment_before)
         _restore_deployment(store, journal)
         if pointer.champion is not None:
             mirror(pointer.champion)
@@ -179,7 +227,7 @@ def is_released(store: ObjectStore, deployment: Deployment) -> bool:
         return False
 
 
-def _take(store: ObjectStore, mirror: Mirror, champion: Champion, deployment: Deployment) -> tuple[str, Journal]:
+def _take(store: ObjectStore, mirror: Mirror, champion: Champion, deployment: Deployment) -> _Held:
     """Hold the service's journal; waits a little for a release that is under way."""
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while True:
@@ -195,7 +243,7 @@ def _take(store: ObjectStore, mirror: Mirror, champion: Champion, deployment: De
                 champion=champion,
                 **_me(),
             )
-            return _write(store, journal, found[1] if found else ABSENT), journal
+            return _Held(store, journal, _write(store, journal, found[1] if found else ABSENT))
         except ConflictError:
             if time.monotonic() > deadline:
                 raise

@@ -1,7 +1,8 @@
 """``deploy_model``: serve the bundle, compare its answer with the offline evaluation, then release it.
 
 Nothing has moved until the smoke test has passed; then the deployment, the champion and the registry's aliases move together
-or not at all (:mod:`components.core.release`). Here a deployment is a pointer that ``mistere serve`` follows.
+or not at all (:mod:`components.core.release`). Here a deployment is a pointer that ``mistere serve`` follows; on a cluster the pointer
+says what the InferenceService serves (:mod:`components.core.serving.cluster_deployment`).
 """
 
 from __future__ import annotations
@@ -20,8 +21,11 @@ from components.core.images import image
 from components.core.manifests import EvaluationReport, ModelBundle
 from components.core.promotion_log import PromotionEvent, append, now
 from components.core.registry import mirror_champion, shown_uri
-from components.core.release import is_released, recover, release
-from components.core.serving.inference_service import inference_service
+from components.core.release import is_released, recover, recover_patiently, release
+from components.core.serving.cluster_deployment import ClusterDeployment
+from components.core.serving.cluster_release import Rolling, on_cluster
+from components.core.serving.inference_service import check_support, inference_service
+from components.core.serving.kubernetes_api import connect
 from components.core.stage import Result, Stage, Step
 
 STAGE = Stage(
@@ -55,9 +59,14 @@ def run(
     """
     manifest = bundle.manifest
     location = step.store.location(artifact_key(ModelBundle.__name__, manifest.digest))
+    check_support(config, step.store.uri)
     deployment = Deployment(
         service=config.service, bundle_location=location, bundle_digest=manifest.digest, model_version=model_version
     )
+    cluster = None
+    if config.mode != "local":
+        deployment = on_cluster(deployment, config, image("predictor"))
+        cluster = ClusterDeployment(connect(), deployment, step.progress)
     values = {
         "deployed": "true",
         "bundle": location,
@@ -65,11 +74,15 @@ def run(
         "mlflow": shown_uri(step.run.tracking_uri),
     }
     mirror = partial(mirror_champion, step.run.tracking_uri)
-    if said := recover(step.store, mirror, config.service):
+    settle = recover if cluster is None else recover_patiently
+    if said := settle(step.store, mirror, config.service):
         step.progress.note(said)
     seen = read_champion(step.store)
     if seen.digest == manifest.digest and is_released(step.store, deployment):
-        return Result(values={**values, "message": "This bundle is the champion already and stays deployed."})
+        there = cluster.serves() if cluster else None
+        if there is None or there:
+            said = "This bundle is the champion already and stays deployed."
+            return Result(values={**values, "endpoint": there or "", "message": said})
     by, reason = f"run {step.run.run_id}", "The gate promoted it and the smoke test passed."
     if seen.digest not in (champion_digest, manifest.digest):
         append(
@@ -92,7 +105,6 @@ def run(
     step.store.write(
         f"runs/{step.run.run_id}/reports/inference_service.yaml", yaml.safe_dump(service, sort_keys=False).encode()
     )
-    answer = _smoke_test(config, step, bundle, location)
     champion = Champion(
         bundle_digest=manifest.digest,
         evaluation_digest=report.manifest.digest,
@@ -101,8 +113,13 @@ def run(
         run_id=step.run.run_id,
         moved_at=time.time(),
     )
-    release(step.store, mirror, seen, champion, deployment, "deploy", reason, by)
-    return Result(values={**values, "message": answer})
+    if cluster is None:
+        answer = _smoke_test(config, step, bundle, location)
+        release(step.store, mirror, seen, champion, deployment, "deploy", reason, by)
+        return Result(values={**values, "message": answer})
+    rolling = Rolling(cluster, bundle)
+    release(step.store, mirror, seen, champion, deployment, "deploy", reason, by, rolling)
+    return Result(values={**values, "endpoint": rolling.address, "message": rolling.said})
 
 
 def _smoke_test(config: DeploymentConfig, step: Step, bundle: Opened[ModelBundle], location: str) -> str:

@@ -11,13 +11,16 @@ from rich.console import Console
 from components.core.artifact_io import open_artifact
 from components.core.champion import read_champion
 from components.core.config.deployment import DeploymentConfig
-from components.core.deployment import Deployment, deployed_services
+from components.core.deployment import Deployment, deployed_services, read_deployment
 from components.core.errors import ArtifactError, MistereError, UsageError
 from components.core.lineage import Lineage, read_lineage
 from components.core.manifests import ModelBundle
 from components.core.promotion_log import who
 from components.core.registry import mirror_champion
 from components.core.release import is_released, recover, release
+from components.core.serving.cluster_deployment import ClusterDeployment
+from components.core.serving.cluster_release import Rolling, on_cluster
+from components.core.serving.kubernetes_api import connect
 from components.core.signing import verify_bundle
 from pipelines.registry_place import RegistryPlace
 
@@ -74,6 +77,7 @@ def rollback(place: RegistryPlace, reason: str) -> None:
 def _release(place: RegistryPlace, lineage: Lineage, action: Literal["promote", "rollback"], reason: str) -> None:
     services = deployed_services(place.store)
     config = DeploymentConfig(service=services[0]) if len(services) == 1 else DeploymentConfig()
+    served = read_deployment(place.store, services[0]) if len(services) == 1 else None
     mirror = partial(mirror_champion, place.tracking_uri)
     if said := recover(place.store, mirror, config.service):
         _CONSOLE.print(said, markup=False)
@@ -83,23 +87,37 @@ def _release(place: RegistryPlace, lineage: Lineage, action: Literal["promote", 
         bundle_digest=lineage.bundle_digest,
         model_version=lineage.model_version,
     )
+    cluster = None
+    if served is not None and served.mode != "local":
+        config = DeploymentConfig.model_validate(served.settings)
+        deployment = on_cluster(deployment, config, served.image)
+        cluster = ClusterDeployment(connect(), deployment, _tell)
     seen = read_champion(place.store)
-    if seen.digest == lineage.bundle_digest and is_released(place.store, deployment) and seen.champion is not None:
+    stays = seen.digest == lineage.bundle_digest and is_released(place.store, deployment)
+    if stays and seen.champion is not None and (cluster is None or cluster.serves()):
         mirror(seen.champion)
         _CONSOLE.print(f"Version {lineage.model_version} is the champion already and stays deployed.", markup=False)
         return
     bundle = open_artifact(place.store, ModelBundle, lineage.bundle_digest)
     verify_bundle(place.store, bundle)
-    from components.deploy_model.smoke_test import smoke_test
+    champion = lineage.as_champion(time.time())
+    if cluster is None:
+        from components.deploy_model.smoke_test import smoke_test
 
-    answer = smoke_test(
-        config, bundle, lineage.bundle_location, lambda doing: _CONSOLE.print(f"{doing} …", markup=False)
-    )
-    release(place.store, mirror, seen, lineage.as_champion(time.time()), deployment, action, reason, who())
+        answer = smoke_test(config, bundle, lineage.bundle_location, _tell)
+        release(place.store, mirror, seen, champion, deployment, action, reason, who())
+        now = " A predictor that is running serves it after a restart."
+    else:
+        rolling = Rolling(cluster, bundle)
+        release(place.store, mirror, seen, champion, deployment, action, reason, who(), rolling)
+        answer, now = rolling.said, f" It answers at {rolling.address}." if rolling.address else ""
     _CONSOLE.print(answer, markup=False)
     before = f" instead of version {seen.champion.model_version}" if seen.champion else ""
     _CONSOLE.print(
-        f"Version {lineage.model_version} of {lineage.model_name} is the champion and deployed{before}. A predictor that is "
-        "running serves it after a restart.",
+        f"Version {lineage.model_version} of {lineage.model_name} is the champion and deployed{before}.{now}",
         markup=False,
     )
+
+
+def _tell(doing: str) -> None:
+    _CONSOLE.print(f"{doing} …", markup=False)

@@ -20,6 +20,7 @@ from components.core.errors import MistereError
 from components.core.outcome import read_outcome
 from components.core.run_info import RunOrigin, write_run_info
 from components.core.s3_access import use_data_endpoint
+from components.core.serving.inference_service import check_support
 from components.core.source_digest import git_state
 from components.core.stage import RunContext, new_run_id
 from components.core.store import LocalStore
@@ -47,6 +48,7 @@ def run(profile: str, data: str | None, settings: Sequence[str], output: Path, t
 
 
 def _run(config: Config, store: LocalStore, profile: str, data: str | None, tracking: str) -> int:
+    check_support(config.deployment, store.uri)
     source = data if data is not None else config.data.source
     pinned = pin(source, str(store.root.parent / "data-remote"))
     use_data_endpoint(pinned.endpoint)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import yaml
@@ -22,9 +22,9 @@ DIGEST = "0" * 64
 OF_THE_BUNDLE = {"image", "mistere/bundle", "mistere/bundle-digest", "mistere/revision"}
 
 
-def written() -> dict[str, Any]:
+def written(mode: Literal["standard", "knative"] = "standard") -> dict[str, Any]:
     location = f"s3://BUCKET/mistere/artifacts/ModelBundle/{DIGEST}"
-    return inference_service(location, DIGEST, DEPLOYMENT, "mistere/predictor-python:src-000000000000")
+    return inference_service(location, DIGEST, DeploymentConfig(mode=mode), "mistere/predictor-python:src-000000000000")
 
 
 def service(builds: Builds, build: str) -> dict[str, Any]:
@@ -55,14 +55,7 @@ def test_components_change_what_their_mode_needs_and_nothing_else(builds: Builds
     plain = service(builds, "with base")
     for name in ("standard", "gpu", "external-secrets", "s3-irsa", "kueue"):
         assert service(builds, f"with {name}") == plain
-    knative = service(builds, "with knative")
-    assert knative["metadata"]["annotations"]["serving.kserve.io/deploymentMode"] == "Knative"
-    predictor, before = knative["spec"]["predictor"], plain["spec"]["predictor"]
-    assert set(before) - set(predictor) == {"securityContext", "terminationGracePeriodSeconds"}
-    assert [port["containerPort"] for port in predictor["containers"][0]["ports"]] == [protocol.HTTP_PORT]
-    moved = {key: value for key, value in before["securityContext"].items() if key != "fsGroup"}
-    own = before["containers"][0]["securityContext"]
-    assert predictor["containers"][0]["securityContext"] == own | moved
+    assert without_bundle(service(builds, "with knative")) == without_bundle(written("knative"))
 
 
 def test_accounts_and_places_are_the_codes(builds: Builds) -> None:

@@ -8,10 +8,13 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from pydantic import ValidationError
 
+from components.core.config.cluster import Toleration
 from components.core.config.deployment import DeploymentConfig
 from components.core.errors import UsageError
-from components.core.serving.inference_service import inference_service
+from components.core.secrets import STORAGE_KEYS
+from components.core.serving.inference_service import candidate_of, check_support, inference_service, revision_of
 
 CRD = Path(__file__).resolve().parents[2].parent / "shared" / "crds" / "serving.kserve.io_inferenceservices.yaml"
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -20,8 +23,27 @@ LOCATION = f"s3://models/mistere/artifacts/ModelBundle/{DIGEST}"
 IMAGE = "registry.example/mistere-predictor@sha256:" + "b" * 64
 
 
-def manifest() -> dict[str, Any]:
-    return inference_service(LOCATION, DIGEST, DeploymentConfig(), IMAGE)
+EVERYTHING: dict[str, Any] = {
+    "min_replicas": 2,
+    "max_replicas": 5,
+    "scale_target": 70,
+    "gpus": 1,
+    "storage_secret": "mistere-storage",
+    "image_pull_secret": "registry",
+    "env": {"AWS_REGION": "eu-central-1"},
+}
+STANDARD = DeploymentConfig(
+    mode="standard",
+    scale_metric="cpu",
+    node_selector={"pool": "gpu"},
+    tolerations=[Toleration(key="nvidia.com/gpu", effect="NoSchedule")],
+    **EVERYTHING,
+)
+KNATIVE = DeploymentConfig(mode="knative", scale_metric="concurrency", **EVERYTHING)
+
+
+def manifest(config: DeploymentConfig | None = None, share: int | None = None) -> dict[str, Any]:
+    return inference_service(LOCATION, DIGEST, config or DeploymentConfig(), IMAGE, share)
 
 
 def strict(schema: Any) -> Any:
@@ -52,8 +74,13 @@ def validator() -> Any:
     return jsonschema.Draft202012Validator(closed)
 
 
-def test_it_fits_the_crd(validator: Any) -> None:
-    assert not [error.message for error in validator.iter_errors(manifest())]
+@pytest.mark.parametrize(
+    "content",
+    [manifest(), manifest(STANDARD), manifest(KNATIVE), manifest(KNATIVE, 20), candidate_of(manifest(STANDARD))],
+    ids=["default", "standard", "knative", "share", "candidate"],
+)
+def test_it_fits_the_crd(validator: Any, content: dict[str, Any]) -> None:
+    assert not [error.message for error in validator.iter_errors(content)]
 
 
 def test_the_validator_refuses_unknown_fields(validator: Any) -> None:
@@ -82,3 +109,74 @@ def test_it_serves_that_bundle_safely() -> None:
 def test_a_location_without_the_digest_is_refused() -> None:
     with pytest.raises(UsageError, match="does not end with"):
         inference_service("s3://models/mistere/current", DIGEST, DeploymentConfig(), IMAGE)
+
+
+def test_secrets_are_named_and_never_written() -> None:
+    container = manifest(STANDARD)["spec"]["predictor"]["containers"][0]
+    environment = {entry["name"]: entry for entry in container["env"]}
+    assert set(STORAGE_KEYS) < set(environment) and environment["AWS_REGION"]["value"] == "eu-central-1"
+    for key in set(STORAGE_KEYS) - {"AWS_REGION"}:
+        reference = {"name": "mistere-storage", "key": key, "optional": True}
+        assert environment[key] == {"name": key, "valueFrom": {"secretKeyRef": reference}}
+    with pytest.raises(ValidationError, match="looks like a secret") as error:
+        DeploymentConfig(env={"AWS_SECRET_ACCESS_KEY": "hush"})
+    assert "hush" not in str(error.value)
+
+
+def test_knative_s_pods_say_nothing_that_it_refuses() -> None:
+    predictor = manifest(KNATIVE)["spec"]["predictor"]
+    container = predictor["containers"][0]
+    refused = {"securityContext", "terminationGracePeriodSeconds", "nodeSelector", "tolerations", "deploymentStrategy"}
+    assert not refused & set(predictor) and len(container["ports"]) == 1 and "startupProbe" not in container
+    assert container["securityContext"]["runAsNonRoot"] is True
+    assert container["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert predictor["annotations"]["serving.knative.dev/progress-deadline"] == "120s"
+
+
+def test_standard_never_has_fewer_pods_than_before() -> None:
+    predictor = manifest(STANDARD)["spec"]["predictor"]
+    assert predictor["deploymentStrategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
+    assert predictor["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    assert predictor["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+
+
+def test_a_revision_is_what_its_pods_are() -> None:
+    same = STANDARD.model_copy(update={"min_replicas": 3, "max_replicas": 9, "scale_target": 50})
+    other = STANDARD.model_copy(update={"memory": "8Gi"})
+    assert revision_of(manifest(STANDARD)) == revision_of(manifest(same)) != revision_of(manifest(other))
+    assert revision_of(manifest(KNATIVE, 20)) == revision_of(manifest(KNATIVE))
+    assert revision_of({"spec": {"predictor": {}}}) == ""
+
+
+def test_nothing_but_the_predictor_changes_with_the_bundle() -> None:
+    other = inference_service(LOCATION.replace("a" * 64, "c" * 64), "c" * 64, STANDARD, IMAGE)
+    assert other["metadata"] == manifest(STANDARD)["metadata"], "KServe would restart the pods that serve"
+
+
+def test_a_candidate_is_one_pod_that_nobody_is_led_to() -> None:
+    whole = manifest(STANDARD)
+    candidate = candidate_of(whole)
+    assert candidate["metadata"]["name"] == "mistere-candidate"
+    assert candidate["metadata"]["labels"]["networking.kserve.io/visibility"] == "cluster-local"
+    predictor = candidate["spec"]["predictor"]
+    assert (predictor["minReplicas"], predictor["maxReplicas"]) == (1, 1) and "scaleMetric" not in predictor
+    assert predictor["containers"] == whole["spec"]["predictor"]["containers"]
+    assert revision_of(candidate) == revision_of(whole)
+
+
+@pytest.mark.parametrize(
+    ("settings", "store", "expected"),
+    [
+        ({"mode": "standard"}, "/srv/store", "needs a store that the cluster's pods reach"),
+        ({"canary_percent": 10}, "/srv/store", "a local deployment has no traffic"),
+        ({"mode": "standard", "canary_percent": 10}, "s3://b/p", "needs deployment.mode=knative"),
+        ({"mode": "standard", "min_replicas": 0}, "s3://b/p", "Standard mode keeps one pod"),
+        ({"mode": "standard", "scale_metric": "rps"}, "s3://b/p", "take cpu or memory"),
+        ({"mode": "knative", "scale_metric": "cpu"}, "s3://b/p", "take concurrency or rps"),
+        ({"mode": "knative", "node_selector": {"gpu": "yes"}}, "s3://b/p", "need deployment.mode=standard"),
+        ({"mode": "knative", "service": "m" * 60}, "s3://b/p", "may have 43 letters"),
+    ],
+)
+def test_what_a_mode_does_not_support_is_refused(settings: dict[str, Any], store: str, expected: str) -> None:
+    with pytest.raises(UsageError, match=expected):
+        check_support(DeploymentConfig.model_validate(settings), store)

@@ -6,11 +6,10 @@ from typing import Any, Final, Literal
 
 from pydantic import Field, field_validator
 
+from components.core.config.base import OBJECT_NAME as _NAME
+from components.core.config.base import QUANTITY as _QUANTITY
 from components.core.config.base import Section
 from components.core.nearest import nearest
-
-_NAME = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
-_QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|Ki|Mi|Gi|Ti|k|M|G|T)?$"
 
 
 class Toleration(Section):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import ssl
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -86,6 +87,7 @@ class DialogueClient:
         model_name: the name in the paths; None asks the server, which serves one model.
         timeout: of a request, seconds.
         headers: sent with every REST request, for example a ``Host`` that a gateway routes by.
+        verify: how a TLS certificate is checked; True for the system's authorities.
     """
 
     def __init__(
@@ -95,12 +97,14 @@ class DialogueClient:
         model_name: str | None = None,
         timeout: float = 60.0,
         headers: Mapping[str, str] | None = None,
+        verify: ssl.SSLContext | bool = True,
     ) -> None:
         self.url = url.rstrip("/")
         self.grpc_target = grpc_target
         self._model_name = model_name
         self._timeout = timeout
         self._headers = dict(headers or {})
+        self._verify = verify
 
     def wait_ready(self, timeout: float) -> None:
         """Wait until the server is ready.
@@ -215,7 +219,12 @@ class DialogueClient:
 
         try:
             response = httpx.request(
-                method, f"{self.url}{path}", json=body, headers=self._headers, timeout=timeout or self._timeout
+                method,
+                f"{self.url}{path}",
+                json=body,
+                headers=self._headers,
+                timeout=timeout or self._timeout,
+                verify=self._verify,
             )
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise EndpointError(f"{self.url} does not answer ({type(error).__name__}): is the server up?") from error

@@ -1,0 +1,136 @@
+"""A cluster at the socket with KServe at work in it, bundles to deploy there, and the way to it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from components.core.artifact_io import Opened, publish
+from components.core.config.deployment import DeploymentConfig
+from components.core.dataset import Utterance
+from components.core.deployment import Deployment
+from components.core.example_dialogue import Example, write_example
+from components.core.manifests import ModelBundle
+from components.core.serving import protocol
+from components.core.serving.cluster_deployment import ClusterDeployment
+from components.core.serving.cluster_release import on_cluster
+from components.core.serving.kubernetes_api import connect
+from components.core.store import LocalStore
+from tests.stand_ins.kserve_controller import Controller
+from tests.stand_ins.kubernetes_api import KubernetesApi
+from tests.stand_ins.kubernetes_server import KubernetesServer
+from tests.stand_ins.predictor import LightPredictor
+
+IMAGE = "registry.example/mistere-predictor@sha256:" + "b" * 64
+EXPECTED = [[0.75, 0.25], [0.5, 0.5]]
+
+
+@dataclass
+class Cluster:
+    """The stand-in, and what is deployed to it."""
+
+    api: KubernetesApi
+    server: KubernetesServer
+    controller: Controller
+    folder: Path
+    answers: dict[str, list[list[float]]]
+    token: str = "admin"
+    said: list[str] = field(default_factory=list)
+
+    def kubeconfig(self, token: str = "admin") -> Path:
+        path = self.folder / f"kubeconfig-{token}"
+        content = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "here",
+            "contexts": [{"name": "here", "context": {"cluster": "here", "user": "me"}}],
+            "clusters": [{"name": "here", "cluster": {"server": self.server.url}}],
+            "users": [{"name": "me", "user": {"token": token}}],
+        }
+        path.write_text(yaml.safe_dump(content), encoding="utf-8")
+        return path
+
+    def bundle(self, name: str, answers: list[list[float]] | None = None) -> Opened[ModelBundle]:
+        """A bundle that holds an example dialogue; its pods answer what is expected, or ``answers``."""
+        work = self.folder / f"bundle-{name}"
+        work.mkdir()
+        dialogue = [
+            Utterance("example", turn, "", text, None) for turn, text in enumerate(("Where were you?", "Here."))
+        ]
+        write_example(work, Example(dialogue, np.array(EXPECTED, np.float32)))
+        manifest = ModelBundle(
+            name=name,
+            labels=["anger", "joy"],
+            experts=["text"],
+            encoders={},
+            temperature=1.0,
+            test_digest="0" * 64,
+            metrics={},
+            dvc_digest="0" * 32,
+        )
+        store = LocalStore(self.folder / "store")
+        published = publish(store, manifest, work)
+        self.answers[published.digest] = answers or EXPECTED
+        return Opened(store.local_path(f"artifacts/ModelBundle/{published.digest}"), published)
+
+    def deployment(self, bundle: Opened[ModelBundle], config: DeploymentConfig, image: str = IMAGE) -> Deployment:
+        digest = bundle.manifest.digest
+        location = f"s3://models/mistere/artifacts/ModelBundle/{digest}"
+        pointer = Deployment(service=config.service, bundle_location=location, bundle_digest=digest, model_version="1")
+        return on_cluster(pointer, config, image)
+
+    def to(self, bundle: Opened[ModelBundle], config: DeploymentConfig, image: str = IMAGE) -> ClusterDeployment:
+        return ClusterDeployment(connect(), self.deployment(bundle, config, image), self.said.append)
+
+    def behave(self, bundle: Opened[ModelBundle], how: str, service: str = "") -> None:
+        name = bundle.manifest.digest[:12]
+        self.controller.behaviours[f"{service}/{name}" if service else name] = how
+
+    def served(self) -> str:
+        """Digest of the bundle that the service's spec names; empty for none."""
+        live = self.api.find("inferenceservices", "mistere")
+        if live is None or live["metadata"].get("deletionTimestamp"):
+            return ""
+        return str(live["spec"]["predictor"]["annotations"]["mistere/bundle-digest"])
+
+
+@pytest.fixture
+def free_ports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pods listen on ports that nobody else on this machine does."""
+    with socket.socket() as one, socket.socket() as other:
+        one.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        monkeypatch.setattr(protocol, "HTTP_PORT", int(one.getsockname()[1]))
+        monkeypatch.setattr(protocol, "GRPC_PORT", int(other.getsockname()[1]))
+
+
+@pytest.fixture
+def make_cluster(tmp_path: Path, free_ports: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Cluster]]:
+    made: list[Cluster] = []
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+
+    def make(start: Any = None, **options: Any) -> Cluster:
+        answers: dict[str, list[list[float]]] = {}
+        api = KubernetesApi(**options)
+        controller = Controller(api, start or (lambda container, address: LightPredictor(container, address, answers)))
+        cluster = Cluster(api, KubernetesServer(api), controller, tmp_path, answers)
+        monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig()))
+        made.append(cluster)
+        return cluster
+
+    yield make
+    for cluster in made:
+        cluster.server.stop()
+        cluster.controller.stop()
+
+
+@pytest.fixture
+def cluster(make_cluster: Callable[..., Cluster]) -> Cluster:
+    return make_cluster()

@@ -1,0 +1,285 @@
+"""A bundle goes to a cluster: tried before it gets traffic, tried where it serves, taken back where that fails, with the reason."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from components.core.config.deployment import DeploymentConfig
+from components.core.errors import MistereError
+from components.core.serving import cluster_deployment
+from components.core.serving.cluster_deployment import ClusterDeployment
+from components.core.serving.kubernetes_api import KubernetesApi, connect
+from components.core.serving.live_service import service_path
+from tests.cluster.conftest import Cluster
+from tests.cluster.observer import is_gone, settled_pods, watch_ready, watch_shares
+
+STANDARD = DeploymentConfig(mode="standard", ready_timeout=60)
+KNATIVE = DeploymentConfig(mode="knative", ready_timeout=60)
+QUICK = STANDARD.model_copy(update={"ready_timeout": 0.5})
+
+
+def nothing() -> None:
+    """Nobody listens for the heart beat."""
+
+
+@pytest.mark.parametrize("config", [STANDARD, KNATIVE], ids=["standard", "knative"])
+def test_a_bundle_is_served_and_the_same_again_changes_nothing(cluster: Cluster, config: DeploymentConfig) -> None:
+    bundle = cluster.bundle("a")
+    to = cluster.to(bundle, config)
+    assert not to.serves()
+    done = to.roll_out(bundle, nothing)
+    assert (
+        "largest difference from the offline evaluation: 0.0e+00" in done.said and "2 utterances by REST" in done.said
+    )
+    assert done.address.startswith("http://mistere") and to.serves() == done.address
+    live = cluster.api.find("inferenceservices", "mistere")
+    assert live is not None
+    managers = {(entry["manager"], entry["operation"]) for entry in live["metadata"]["managedFields"]}
+    assert managers == {("mistere", "Apply"), ("kserve", "Update")}
+    assert live["spec"]["predictor"]["containers"][0]["args"][0].endswith(bundle.manifest.digest)
+    before = cluster.server.changes()
+    assert before == ["PATCH mistere"]
+    to.roll_out(bundle, nothing)
+    again = cluster.api.find("inferenceservices", "mistere")
+    assert again is not None and again["metadata"]["generation"] == live["metadata"]["generation"] == 1
+    assert cluster.server.changes() == [*before, "PATCH mistere"]
+    assert len(cluster.api.all("pods")) == 1
+
+
+@pytest.mark.parametrize("config", [STANDARD, KNATIVE], ids=["standard", "knative"])
+def test_a_second_bundle_is_tried_before_it_gets_any_traffic(cluster: Cluster, config: DeploymentConfig) -> None:
+    first, second = cluster.bundle("a"), cluster.bundle("b")
+    cluster.to(first, config).roll_out(first, nothing)
+    cluster.server.calls.clear()
+    cluster.to(second, config).roll_out(second, nothing)
+    assert cluster.server.changes() == ["PATCH mistere-candidate", "DELETE mistere-candidate", "PATCH mistere"]
+    assert cluster.served() == second.manifest.digest
+    assert is_gone(cluster, "mistere-candidate")
+    assert {pod["metadata"]["labels"]["mistere/bundle"] for pod in settled_pods(cluster, 1)} == {
+        second.manifest.digest[:12]
+    }
+
+
+@pytest.mark.parametrize(
+    ("how", "config", "expected"),
+    [
+        ("crash", STANDARD, "CrashLoopBackOff.*last events: BackOff.*does not match mixture.safetensors"),
+        ("crash", KNATIVE, "CrashLoopBackOff.*last events: BackOff.*does not match mixture.safetensors"),
+        ("image", STANDARD, "ImagePullBackOff .Back-off pulling image"),
+        ("nowhere", QUICK, "Unschedulable .0/3 nodes are available: 3 Insufficient nvidia.com/gpu"),
+        ("quota", STANDARD, "exceeded quota: gpus"),
+    ],
+)
+def test_a_model_that_does_not_start_leaves_everything_as_it_was_and_says_why(
+    cluster: Cluster, how: str, config: DeploymentConfig, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster_deployment, "_WATCH_SECONDS", 0.2)
+    first, second = cluster.bundle("a"), cluster.bundle("b")
+    cluster.to(first, config.model_copy(update={"ready_timeout": 60})).roll_out(first, nothing)
+    before = cluster.api.find("inferenceservices", "mistere")
+    cluster.behave(second, how)
+    with pytest.raises(MistereError, match=f"the champion stays and mistere is as it was.*{expected}"):
+        cluster.to(second, config).roll_out(second, nothing)
+    after = cluster.api.find("inferenceservices", "mistere")
+    assert before is not None and after is not None and after["spec"] == before["spec"]
+    assert is_gone(cluster, "mistere-candidate")
+
+
+def test_a_model_that_answers_something_else_gets_no_traffic(cluster: Cluster) -> None:
+    first, second = cluster.bundle("a"), cluster.bundle("b", [[0.5, 0.5], [0.5, 0.5]])
+    cluster.to(first, STANDARD).roll_out(first, nothing)
+    with pytest.raises(MistereError, match=r"differ from the offline evaluation's by 0.25, allowed are 0.0001"):
+        cluster.to(second, STANDARD).roll_out(second, nothing)
+    assert cluster.served() == first.manifest.digest and cluster.server.changes()[0] == "PATCH mistere"
+    assert cluster.server.changes().count("PATCH mistere") == 1
+
+
+@pytest.mark.parametrize("config", [STANDARD, KNATIVE], ids=["standard", "knative"])
+def test_what_fails_only_where_it_serves_is_taken_back_though_ready_stays_true(
+    cluster: Cluster, config: DeploymentConfig
+) -> None:
+    first, second = cluster.bundle("a"), cluster.bundle("b")
+    cluster.to(first, config).roll_out(first, nothing)
+    cluster.api.edit("inferenceservices", "mistere", {"spec": {"predictor": {"priorityClassName": "high"}}})
+    before = cluster.api.find("inferenceservices", "mistere")
+    cluster.behave(second, "crash", "mistere")
+    seen = watch_ready(cluster)
+    with pytest.raises(MistereError, match="CrashLoopBackOff"):
+        cluster.to(second, config).roll_out(second, nothing)
+    after = cluster.api.find("inferenceservices", "mistere")
+    assert before is not None and after is not None and after["spec"] == before["spec"]
+    assert seen() == {"True"}, "KServe never said that anything was wrong"
+    managers = {entry["manager"]: entry["fieldsV1"] for entry in after["metadata"]["managedFields"]}
+    assert managers["kubectl-edit"] == {"f:spec": {"f:predictor": {"f:priorityClassName": {}}}}
+    assert "f:priorityClassName" not in managers["mistere"]["f:spec"]["f:predictor"]
+    labels = [pod["metadata"]["labels"]["mistere/bundle"] for pod in settled_pods(cluster, 1)]
+    assert labels == [first.manifest.digest[:12]]
+
+
+def test_a_first_deployment_that_fails_is_removed(cluster: Cluster) -> None:
+    bundle = cluster.bundle("a")
+    cluster.behave(bundle, "crash")
+    with pytest.raises(MistereError, match="CrashLoopBackOff"):
+        cluster.to(bundle, STANDARD).roll_out(bundle, nothing)
+    assert is_gone(cluster, "mistere")
+
+
+def test_what_is_still_being_removed_is_waited_for(cluster: Cluster) -> None:
+    bundle = cluster.bundle("a")
+    cluster.to(bundle, STANDARD).roll_out(bundle, nothing)
+    cluster.controller.stop()
+    connect().delete(service_path(STANDARD, "mistere"))
+    left = cluster.api.find("inferenceservices", "mistere")
+    assert left is not None and left["metadata"]["deletionTimestamp"] and not cluster.to(bundle, STANDARD).serves()
+    with pytest.raises(MistereError, match="is being removed and does not go"):
+        cluster.to(bundle, QUICK).roll_out(bundle, nothing)
+    threading.Timer(0.1, cluster.controller.start).start()
+    cluster.to(bundle, STANDARD).roll_out(bundle, nothing)
+    after = cluster.api.find("inferenceservices", "mistere")
+    assert after is not None and after["metadata"]["uid"] != left["metadata"]["uid"]
+
+
+def test_knative_gives_a_share_first_and_all_of_the_traffic_then(cluster: Cluster) -> None:
+    config = KNATIVE.model_copy(update={"canary_percent": 20, "canary_seconds": 0.3})
+    first, second = cluster.bundle("a"), cluster.bundle("b")
+    cluster.to(first, config).roll_out(first, nothing)
+    assert "canaryTrafficPercent" not in cluster.api.find("inferenceservices", "mistere")["spec"]["predictor"]  # type: ignore[index]
+    shares = watch_shares(cluster)
+    cluster.to(second, config).roll_out(second, nothing)
+    assert shares()[-2:] == [20, 100]
+    assert any("20 % of the traffic goes to the new revision" in said for said in cluster.said)
+    assert "canaryTrafficPercent" not in cluster.api.find("inferenceservices", "mistere")["spec"]["predictor"]  # type: ignore[index]
+
+
+def test_a_share_that_restarts_is_taken_back(cluster: Cluster) -> None:
+    config = KNATIVE.model_copy(update={"canary_percent": 20, "canary_seconds": 20})
+    first, second = cluster.bundle("a"), cluster.bundle("b")
+    cluster.to(first, config).roll_out(first, nothing)
+
+    def beat() -> None:
+        if any("20 %" in said for said in cluster.said):
+            cluster.behave(second, "restarts", "mistere")
+
+    with pytest.raises(MistereError, match="started again while it had 20 % of the traffic"):
+        cluster.to(second, config).roll_out(second, beat)
+    assert cluster.served() == first.manifest.digest
+
+
+def test_another_number_of_pods_makes_no_new_revision(cluster: Cluster) -> None:
+    bundle = cluster.bundle("a")
+    cluster.to(bundle, STANDARD).roll_out(bundle, nothing)
+    pod = cluster.api.all("pods")[0]["metadata"]["name"]
+    more = STANDARD.model_copy(update={"min_replicas": 2})
+    cluster.to(bundle, more).roll_out(bundle, nothing)
+    assert pod in {pod["metadata"]["name"] for pod in settled_pods(cluster, 2)}
+    assert "PATCH mistere-candidate" not in cluster.server.changes()
+
+
+def test_what_is_raised_while_waiting_takes_it_back(cluster: Cluster) -> None:
+    first, second = cluster.bundle("a"), cluster.bundle("b")
+    cluster.to(first, STANDARD).roll_out(first, nothing)
+    cluster.behave(second, "nowhere", "mistere")
+
+    def beat() -> None:
+        if cluster.served() == second.manifest.digest:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cluster.to(second, STANDARD).roll_out(second, beat)
+    assert cluster.served() == first.manifest.digest
+
+
+def test_in_the_cluster_pods_are_asked_at_their_own_address(cluster: Cluster) -> None:
+    from kubernetes.client import Configuration
+
+    configuration = Configuration(host=cluster.server.url, api_key={"authorization": "bearer admin"})
+    bundle = cluster.bundle("a")
+    to = ClusterDeployment(
+        KubernetesApi(configuration, inside=True), cluster.deployment(bundle, KNATIVE), cluster.said.append
+    )
+    assert "by REST" in to.roll_out(bundle, nothing).said
+    assert not any("proxy" in path for _, path in cluster.server.calls)
+
+
+RIGHTS = frozenset(
+    {
+        *((verb, "inferenceservices") for verb in ("get", "watch", "create", "patch", "delete")),
+        *((verb, "pods") for verb in ("list", "watch")),
+        ("get", "pods/log"),
+        ("list", "events"),
+        *((verb, "deployments") for verb in ("get", "watch")),
+    }
+)
+"""What the account of ``deploy_model`` needs; a person outside the cluster needs the proxy to the pods as well."""
+OUTSIDE = frozenset({("get", "pods/proxy"), ("create", "pods/proxy")})
+
+
+@pytest.mark.parametrize("config", [STANDARD, KNATIVE], ids=["standard", "knative"])
+def test_it_needs_no_rights_but_these(
+    cluster: Cluster, config: DeploymentConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.api.tokens["least"] = RIGHTS | OUTSIDE
+    monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig("least")))
+    first, second, third = (cluster.bundle(name) for name in "abc")
+    cluster.to(first, config).roll_out(first, nothing)
+    cluster.to(second, config).roll_out(second, nothing)
+    cluster.behave(third, "crash", "mistere")
+    with pytest.raises(MistereError, match=r"last events: .*its last lines"):
+        cluster.to(third, config).roll_out(third, nothing)
+    assert cluster.served() == second.manifest.digest
+
+
+@pytest.mark.parametrize(
+    ("verb", "what"),
+    sorted(right for right in RIGHTS if right[0] != "watch" and right[1] not in {"pods/log", "events"}),
+)
+def test_a_right_that_is_lacking_is_named(
+    cluster: Cluster, verb: str, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.api.tokens["less"] = (RIGHTS | OUTSIDE) - {(verb, what)}
+    monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig("less")))
+    bundle = cluster.bundle("a")
+    cluster.behave(bundle, "crash")
+    with pytest.raises(MistereError, match=f"cannot {verb} resource .{what}.*bind that account to a Role"):
+        cluster.to(bundle, STANDARD).roll_out(bundle, nothing)
+
+
+def test_a_person_outside_needs_the_proxy_to_the_pods(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster.api.tokens["less"] = RIGHTS
+    monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig("less")))
+    bundle = cluster.bundle("a")
+    with pytest.raises(MistereError, match="allow get and create on pods/proxy"):
+        cluster.to(bundle, STANDARD).roll_out(bundle, nothing)
+    assert is_gone(cluster, "mistere")
+
+
+def test_nothing_is_applied_that_the_cluster_would_refuse_later(cluster: Cluster) -> None:
+    bundle = cluster.bundle("a")
+    cluster.api.admit = lambda manifest: "maxReplicas cannot be less than minReplicas"
+    with pytest.raises(MistereError, match=r"the cluster refuses it \(admission webhook.*maxReplicas"):
+        cluster.to(bundle, STANDARD).roll_out(bundle, nothing)
+    assert cluster.server.changes() == []
+
+
+def test_a_service_that_somebody_else_holds_is_left_alone(cluster: Cluster) -> None:
+    first, second = cluster.bundle("a"), cluster.bundle("b")
+    cluster.to(first, STANDARD).roll_out(first, nothing)
+    cluster.api.edit("inferenceservices", "mistere", {"spec": {"predictor": {"minReplicas": 2}}})
+    cluster.server.calls.clear()
+    with pytest.raises(MistereError, match=r"others manage.*kubectl-edit.*minReplicas"):
+        cluster.to(second, STANDARD).roll_out(second, nothing)
+    assert cluster.server.changes() == []
+
+
+def test_a_mode_that_is_not_installed_is_told_by_the_service_s_events(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster_deployment, "_WATCH_SECONDS", 0.2)
+    cluster.controller.stop()
+    bundle = cluster.bundle("a")
+    cluster.api.event("mistere", "InternalError", "Knative Services are not available")
+    cluster.api.event("mistere-candidate", "Old", "of another")
+    with pytest.raises(MistereError, match=r"it has no pod; last events: InternalError: Knative Services are not"):
+        cluster.to(bundle, KNATIVE.model_copy(update={"ready_timeout": 0.1})).roll_out(bundle, nothing)

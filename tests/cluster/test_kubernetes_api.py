@@ -1,0 +1,229 @@
+"""What the Kubernetes API refuses is said in a sentence with the way to mend it; what passes is tried again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import components.core.serving.kubernetes_api as module
+from components.core.errors import MistereError, UsageError
+from components.core.serving.kubernetes_api import connect
+from components.core.serving.managed_fields import applied_by
+from tests.cluster.conftest import Cluster
+from tests.stand_ins.kubernetes_server import Trouble
+
+COLLECTION = "/apis/serving.kserve.io/v1beta1/namespaces/mistere/inferenceservices"
+PODS = "/api/v1/namespaces/mistere/pods"
+
+
+@pytest.fixture(autouse=True)
+def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PATIENCE", (0.01, 0.01))
+
+
+def service(**predictor: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "serving.kserve.io/v1beta1",
+        "kind": "InferenceService",
+        "metadata": {"name": "other", "namespace": "mistere", "labels": {"team": "speech"}},
+        "spec": {"predictor": {"containers": [{"name": "kserve-container", "image": "x"}], **predictor}},
+    }
+
+
+def put(cluster: Cluster, count: int) -> None:
+    for i in range(count):
+        metadata = {
+            "name": f"pod-{i:03d}",
+            "namespace": "mistere",
+            "labels": {"serving.kserve.io/inferenceservice": "x"},
+        }
+        cluster.api.write("pods", {"apiVersion": "v1", "kind": "Pod", "metadata": metadata})
+
+
+@pytest.fixture
+def still(cluster: Cluster) -> Cluster:
+    """A cluster whose controller does nothing."""
+    cluster.controller.stop()
+    return cluster
+
+
+@pytest.mark.parametrize(
+    ("options", "token", "path", "expected"),
+    [
+        ({}, "stale", COLLECTION, "does not know who asks .401.*log in anew"),
+        ({"kinds": ("pods",)}, "admin", COLLECTION, "install KServe there"),
+        ({"namespaces": ("other",)}, "admin", COLLECTION, 'namespaces "mistere" not found: make it'),
+    ],
+)
+def test_a_cluster_that_is_not_as_it_should_be(
+    make_cluster: Callable[..., Cluster],
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any],
+    token: str,
+    path: str,
+    expected: str,
+) -> None:
+    cluster = make_cluster(**options)
+    monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig(token)))
+    with pytest.raises(MistereError, match=expected) as error:
+        connect().apply(f"{path}/other", service())
+    assert token == "admin" or token not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "times"),
+    [(Trouble("GET", 503), 2), (Trouble("GET", 429, headers={"Retry-After": "0"}), 2), (Trouble("GET", 0), 2)],
+    ids=["503", "429", "broken off"],
+)
+def test_what_passes_is_tried_again(still: Cluster, trouble: Trouble, times: int) -> None:
+    trouble.times = times
+    still.server.troubles.append(trouble)
+    assert connect().get(f"{COLLECTION}/none") is None
+    trouble.times = 99
+    with pytest.raises(MistereError, match=r"has trouble|does not answer"):
+        connect().get(f"{COLLECTION}/none")
+
+
+def test_a_field_that_others_manage_is_not_taken_from_them(still: Cluster) -> None:
+    api = connect()
+    api.apply(f"{COLLECTION}/other", service(minReplicas=1))
+    still.api.edit("inferenceservices", "other", {"spec": {"predictor": {"minReplicas": 3}}})
+    with pytest.raises(
+        MistereError, match=r"others manage.*kubectl-edit.: .spec.predictor.minReplicas.*give these fields up"
+    ):
+        api.apply(f"{COLLECTION}/other", service(minReplicas=1))
+    live = still.api.find("inferenceservices", "other")
+    assert live is not None and live["spec"]["predictor"]["minReplicas"] == 3
+    api.apply(f"{COLLECTION}/other", service(minReplicas=1), force=True)
+    live = still.api.find("inferenceservices", "other")
+    assert live is not None and live["spec"]["predictor"]["minReplicas"] == 1
+
+
+def test_what_was_applied_is_found_in_the_managed_fields(still: Cluster) -> None:
+    api = connect()
+    manifest = service(minReplicas=1, labels={"a/b": "c"}, securityContext={})
+    api.apply(f"{COLLECTION}/other", manifest)
+    still.api.edit("inferenceservices", "other", {"spec": {"predictor": {"maxReplicas": 7}}})
+    live = api.get(f"{COLLECTION}/other")
+    assert live is not None and live["spec"]["predictor"]["maxReplicas"] == 7
+    assert applied_by("mistere", live) == manifest
+    alone = applied_by("nobody", live)
+    assert "spec" not in alone and alone["metadata"] == {"name": "other", "namespace": "mistere"}
+
+
+def test_items_of_a_list_are_found_by_key_value_and_place() -> None:
+    fields = {
+        "f:spec": {
+            "f:ports": {'k:{"port":80}': {".": {}, "f:name": {}}},
+            "f:finalizers": {'v:"one"': {}},
+            "f:order": {"i:1": {}},
+        }
+    }
+    live = {
+        "apiVersion": "v1",
+        "kind": "Thing",
+        "metadata": {
+            "name": "x",
+            "namespace": "y",
+            "managedFields": [{"manager": "mistere", "operation": "Apply", "fieldsV1": fields}],
+        },
+        "spec": {
+            "ports": [{"port": 80, "name": "a"}, {"port": 81, "name": "b"}],
+            "finalizers": ["one", "two"],
+            "order": [1, 2],
+        },
+    }
+    assert applied_by("mistere", live)["spec"] == {"ports": [{"name": "a"}], "finalizers": ["one"], "order": [2]}
+
+
+def test_a_dry_run_changes_nothing_and_the_same_twice_neither(still: Cluster) -> None:
+    api = connect()
+    api.apply(f"{COLLECTION}/other", service(), dry_run=True)
+    assert api.get(f"{COLLECTION}/other") is None
+    first = api.apply(f"{COLLECTION}/other", service())
+    assert api.apply(f"{COLLECTION}/other", service())["metadata"] == first["metadata"]
+    still.api.write_status("inferenceservices", {**first, "status": {"url": "http://x"}, "spec": {}})
+    live = api.get(f"{COLLECTION}/other")
+    assert live is not None and live["spec"] == first["spec"] and live["metadata"]["generation"] == 1
+    assert live["metadata"]["resourceVersion"] != first["metadata"]["resourceVersion"]
+
+
+def test_what_is_not_there_is_deleted_already(still: Cluster) -> None:
+    connect().delete(f"{COLLECTION}/none")
+
+
+def test_long_lists_come_in_pages_and_start_anew_when_one_expires(
+    still: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_PAGE", 10)
+    put(still, 25)
+    items, _ = connect().list(PODS, "serving.kserve.io/inferenceservice=x")
+    assert len(items) == 25 and len(still.server.calls) == 3
+    still.server.calls.clear()
+    answer, times = still.api.answer, iter(range(99))
+
+    def compact_after_the_first_page(*arguments: Any) -> Any:
+        answered = answer(*arguments)
+        if next(times) == 0:
+            put(still, 26)
+            still.api.forget()
+        return answered
+
+    monkeypatch.setattr(still.api, "answer", compact_after_the_first_page)
+    items, _ = connect().list(PODS)
+    assert len({pod["metadata"]["name"] for pod in items}) == len(items) == 26
+    assert len(still.server.calls) == 5, "the second page is gone, so three are read anew"
+
+
+def test_a_watch_ends_with_a_change_with_its_time_and_with_a_version_that_is_gone(still: Cluster) -> None:
+    api = connect()
+    put(still, 1)
+    _, version = api.list(PODS)
+    began = time.monotonic()
+    api.wait_for_change(PODS, version, 0.3)
+    assert time.monotonic() - began > 0.25, "nothing changed"
+    put(still, 2)
+    began = time.monotonic()
+    api.wait_for_change(PODS, version, 30.0)
+    still.api.forget()
+    api.wait_for_change(PODS, version, 30.0)
+    still.server.troubles.append(Trouble("GET", 500, path="watch"))
+    api.wait_for_change(PODS, version, 0.1)
+    assert time.monotonic() - began < 5
+
+
+def test_other_answers_than_the_api_s_are_told(still: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(still.api, "answer", lambda *_: (200, "<html>Log in</html>"))
+    with pytest.raises(MistereError, match="does not answer as a Kubernetes API does"):
+        connect().get(f"{COLLECTION}/none")
+
+
+def test_a_certificate_of_another_is_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, still: Cluster
+) -> None:
+    config = still.kubeconfig().read_text(encoding="utf-8").replace("http://", "https://")
+    (tmp_path / "tls").write_text(config, encoding="utf-8")
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "tls"))
+    with pytest.raises(MistereError, match=r"check its certificate|does not answer"):
+        connect().get(f"{COLLECTION}/none")
+
+
+def test_long_refusals_are_cut(still: Cluster) -> None:
+    still.api.admit = lambda _: "no\n" * 1000
+    with pytest.raises(MistereError) as error:
+        connect().apply(f"{COLLECTION}/other", service())
+    assert len(str(error.value)) < 600 and "\n" not in str(error.value)
+
+
+def test_without_a_cluster_it_says_how_to_reach_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    with pytest.raises(UsageError, match="point KUBECONFIG to a kubeconfig"):
+        connect()
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    with pytest.raises(UsageError, match="let the pod mount its service account's token"):
+        connect()

@@ -1,0 +1,208 @@
+"""A release to a cluster: the roll-out comes first, the champion moves last, and wherever it ends all of it fits together."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from components.core import release as module
+from components.core.artifact_io import Opened
+from components.core.champion import Champion, read_champion
+from components.core.config.deployment import DeploymentConfig
+from components.core.deployment import Deployment, NotTakenBackError, read_deployment
+from components.core.errors import MistereError
+from components.core.manifests import ModelBundle
+from components.core.promotion_log import read_log
+from components.core.release import Journal, is_released, recover, recover_patiently, release
+from components.core.serving import kubernetes_api
+from components.core.serving.cluster_release import Rolling
+from components.core.store import ConflictError, LocalStore
+from tests.cluster.conftest import Cluster
+from tests.stand_ins.kubernetes_server import Trouble
+
+CONFIG = DeploymentConfig(mode="standard", ready_timeout=60)
+JOURNAL = "deployments/mistere/journal.json"
+
+
+@pytest.fixture
+def store(cluster: Cluster) -> LocalStore:
+    return LocalStore(cluster.folder / "store")
+
+
+def mirror(_: Champion) -> None:
+    """A registry that takes everything."""
+
+
+def champion(bundle: Opened[ModelBundle]) -> Champion:
+    return Champion(
+        bundle_digest=bundle.manifest.digest,
+        evaluation_digest="e" * 64,
+        model_name="mistere",
+        model_version="1",
+        run_id="run",
+        moved_at=1.0,
+    )
+
+
+def go(cluster: Cluster, store: LocalStore, bundle: Opened[ModelBundle], aliases: Any = mirror) -> Rolling:
+    rolling = Rolling(cluster.to(bundle, CONFIG), bundle)
+    deployment = cluster.deployment(bundle, CONFIG)
+    release(store, aliases, read_champion(store), champion(bundle), deployment, "deploy", "why", "who", rolling)
+    return rolling
+
+
+def journal(store: LocalStore) -> Journal:
+    return Journal.model_validate_json(store.read(JOURNAL)[0])
+
+
+def test_the_champion_moves_when_the_cluster_serves_it(cluster: Cluster, store: LocalStore) -> None:
+    first, second = cluster.bundle("a"), cluster.bundle("b")
+    assert "largest difference" in go(cluster, store, first).said
+    pointer = read_deployment(store, "mistere")
+    assert pointer.mode == "standard" and pointer == cluster.deployment(first, CONFIG) and is_released(store, pointer)
+    seen: list[tuple[str, str]] = []
+    rolling = Rolling(cluster.to(second, CONFIG), second)
+
+    def watched(beat: Any) -> Any:
+        done = rolling(beat)
+        seen.append((journal(store).state, read_champion(store).digest))
+        return done
+
+    release(
+        store,
+        mirror,
+        read_champion(store),
+        champion(second),
+        cluster.deployment(second, CONFIG),
+        "deploy",
+        "why",
+        "who",
+        watched,
+    )
+    assert seen == [("pending", first.manifest.digest)], "nothing but the cluster had moved by then"
+    assert read_champion(store).digest == cluster.served() == second.manifest.digest
+    assert journal(store).state == "done" and rolling.address.startswith("http://")
+
+
+def test_a_roll_out_that_fails_leaves_champion_and_pointer(cluster: Cluster, store: LocalStore) -> None:
+    first, second = cluster.bundle("a"), cluster.bundle("b")
+    go(cluster, store, first)
+    cluster.behave(second, "crash")
+    with pytest.raises(MistereError, match="CrashLoopBackOff"):
+        go(cluster, store, second)
+    assert read_champion(store).digest == cluster.served() == first.manifest.digest
+    assert read_deployment(store, "mistere").bundle_digest == first.manifest.digest
+    assert journal(store).state == "done" and [event.outcome for event in read_log(store)] == ["done", "undone"]
+
+
+def test_a_registry_that_is_away_takes_the_cluster_back_too(cluster: Cluster, store: LocalStore) -> None:
+    first, second = cluster.bundle("a"), cluster.bundle("b")
+    go(cluster, store, first)
+
+    def away(_: Champion) -> None:
+        raise MistereError("the MLflow server did not take it.")
+
+    with pytest.raises(MistereError, match="did not take it"):
+        go(cluster, store, second, away)
+    assert read_champion(store).digest == cluster.served() == first.manifest.digest
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["one before", "none before"])
+def test_what_was_killed_on_the_way_is_taken_back_by_whoever_comes_next(
+    cluster: Cluster, store: LocalStore, before: bool
+) -> None:
+    first, second = cluster.bundle("a"), cluster.bundle("b")
+    if before:
+        go(cluster, store, first)
+    left = Journal(
+        state="pending",
+        host="a pod that is gone",
+        process=1,
+        since=time.time() - 1e6,
+        deployment_before=store.read("deployments/mistere/deployment.json")[0].decode() if before else "",
+        deployment=cluster.deployment(second, CONFIG),
+        champion=champion(second),
+    )
+    cluster.to(second, CONFIG).roll_out(second, lambda: None)
+    store.write(JOURNAL, left.model_dump_json().encode())
+    assert "taken back" in recover(store, mirror, "mistere")
+    assert cluster.served() == (first.manifest.digest if before else "")
+    assert journal(store).state == "done"
+
+
+def test_what_cannot_be_taken_back_now_is_by_the_next_release(
+    cluster: Cluster, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kubernetes_api, "_PATIENCE", (0.01,))
+    first, second = cluster.bundle("a"), cluster.bundle("b")
+    go(cluster, store, first)
+    cluster.behave(second, "crash", "mistere")
+    forced = "inferenceservices/mistere?fieldManager=mistere&fieldValidation=Strict&force=true"
+    cluster.server.troubles.append(Trouble("PATCH", 503, times=99, path=forced))
+    with pytest.raises(NotTakenBackError, match=r"CrashLoopBackOff.*could not be taken back yet.*the next release"):
+        go(cluster, store, second)
+    assert cluster.served() == second.manifest.digest and read_champion(store).digest == first.manifest.digest
+    assert journal(store).state == "pending"
+    cluster.server.troubles.clear()
+    assert "taken back" in recover(store, mirror, "mistere")
+    assert cluster.served() == first.manifest.digest and journal(store).state == "done"
+
+
+def test_a_pod_that_is_started_again_waits_for_the_lease_of_the_one_before(
+    cluster: Cluster, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = cluster.bundle("a")
+    go(cluster, store, first)
+    monkeypatch.setattr(module, "_LEASE_SECONDS", 0.5)
+    held = journal(store).model_copy(update={"state": "pending", "host": "elsewhere", "since": time.time()})
+    store.write(JOURNAL, held.model_dump_json().encode())
+    with pytest.raises(ConflictError, match="under way"):
+        recover(store, mirror, "mistere")
+    assert "completed" in recover_patiently(store, mirror, "mistere")
+
+
+def test_a_roll_out_keeps_its_lease(cluster: Cluster, store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BEAT_SECONDS", 0.0)
+    first = cluster.bundle("a")
+    since: list[float] = []
+
+    def roll_out(beat: Any) -> Any:
+        for _ in range(3):
+            since.append(journal(store).since)
+            time.sleep(0.01)
+            beat()
+        return lambda: None
+
+    release(
+        store,
+        mirror,
+        read_champion(store),
+        champion(first),
+        cluster.deployment(first, CONFIG),
+        "deploy",
+        "why",
+        "who",
+        roll_out,
+    )
+    assert since == sorted(set(since)) and len(since) == 3
+
+
+def test_a_pointer_from_before_is_a_local_deployment(store: LocalStore) -> None:
+    store.write(
+        "deployments/mistere/deployment.json",
+        b'{"service": "mistere", "bundle_location": "x", "bundle_digest": "y", "model_version": "1"}',
+    )
+    found = read_deployment(store, "mistere")
+    assert found == Deployment(service="mistere", bundle_location="x", bundle_digest="y", model_version="1")
+    assert found.mode == "local"
+
+
+def test_a_service_that_somebody_deleted_does_not_count_as_deployed(cluster: Cluster, store: LocalStore) -> None:
+    bundle = cluster.bundle("a")
+    go(cluster, store, bundle)
+    to = cluster.to(bundle, CONFIG)
+    assert to.serves() and is_released(store, cluster.deployment(bundle, CONFIG))
+    cluster.api.remove("inferenceservices", "mistere")
+    assert to.serves() == ""

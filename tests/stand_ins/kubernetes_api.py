@@ -1,0 +1,296 @@
+"""The Kubernetes API of one cluster: objects with versions and field managers, rights, watches, logs, the proxy to pods.
+
+What a call may do is decided as an API server does it: who asks (401), whether a rule lets them (403), whether the kind and the
+object are there (404), whether others manage a field (409), whether the version is still known (410). :mod:`tests.stand_ins.kubernetes_server` puts it behind a socket.
+"""
+
+from __future__ import annotations
+
+import copy
+import http.client
+import json
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from tests.stand_ins.server_side_apply import ConflictsError, apply, same, update
+
+KINDS = {
+    "inferenceservices": ("/apis/serving.kserve.io/v1beta1", "InferenceService", "serving.kserve.io"),
+    "deployments": ("/apis/apps/v1", "Deployment", "apps"),
+    "pods": ("/api/v1", "Pod", ""),
+    "events": ("/api/v1", "Event", ""),
+}
+ALL = frozenset({("*", "*")})
+Key = tuple[str, str, str]
+
+
+class RefusalError(Exception):
+    """An answer other than 2xx."""
+
+    def __init__(self, code: int, reason: str, message: str, details: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.body = {
+            "kind": "Status",
+            "apiVersion": "v1",
+            "status": "Failure",
+            "message": message,
+            "reason": reason,
+            "details": details or {},
+            "code": code,
+        }
+
+
+class KubernetesApi:
+    """One cluster."""
+
+    def __init__(self, namespaces: tuple[str, ...] = ("mistere",), kinds: tuple[str, ...] = tuple(KINDS)) -> None:
+        self.namespaces, self.kinds = set(namespaces), set(kinds)
+        self.tokens: dict[str, frozenset[tuple[str, str]]] = {"admin": ALL}
+        self.logs: dict[tuple[str, bool], str] = {}
+        self.admit: Callable[[dict[str, Any]], str] = lambda _: ""
+        self.changed = threading.Condition()
+        self._objects: dict[Key, dict[str, Any]] = {}
+        self._history: list[tuple[int, str, Key, dict[str, Any]]] = []
+        self._version, self._forgotten = 100, 0
+
+    def find(self, kind: str, name: str, namespace: str = "mistere") -> dict[str, Any] | None:
+        with self.changed:
+            return copy.deepcopy(self._objects.get((kind, namespace, name)))
+
+    def all(self, kind: str, namespace: str = "mistere") -> list[dict[str, Any]]:
+        with self.changed:
+            return [
+                copy.deepcopy(value) for key, value in sorted(self._objects.items()) if key[:2] == (kind, namespace)
+            ]
+
+    def write(self, kind: str, value: dict[str, Any]) -> None:
+        """What a controller writes, whole; the generation moves with the spec alone."""
+        with self.changed:
+            self._store((kind, value["metadata"]["namespace"], value["metadata"]["name"]), copy.deepcopy(value))
+
+    def write_status(self, kind: str, value: dict[str, Any]) -> None:
+        """What a controller writes through the status subresource: nothing else of the object is taken."""
+        with self.changed:
+            key = (kind, value["metadata"]["namespace"], value["metadata"]["name"])
+            if key in self._objects:
+                self._store(key, {**copy.deepcopy(self._objects[key]), "status": copy.deepcopy(value["status"])})
+
+    def edit(self, kind: str, name: str, changed: dict[str, Any], manager: str = "kubectl-edit") -> None:
+        """What a person changes with ``kubectl edit``."""
+        with self.changed:
+            live = self._objects[(kind, "mistere", name)]
+            self._store((kind, "mistere", name), update(live, changed, manager))
+
+    def remove(self, kind: str, name: str, namespace: str = "mistere") -> bool:
+        with self.changed:
+            gone = self._objects.pop((kind, namespace, name), None)
+            if gone is not None:
+                self._note("DELETED", (kind, namespace, name), gone)
+            return gone is not None
+
+    def _delete(self, key: Key) -> bool:
+        """Remove an object, or mark it where a finalizer has work to do first."""
+        with self.changed:
+            live = self._objects.get(key)
+            if live is None or not live["metadata"].get("finalizers"):
+                return self.remove(key[0], key[2], key[1])
+            marked = copy.deepcopy(live)
+            marked["metadata"].setdefault("deletionTimestamp", "2026-01-01T00:00:00Z")
+            self._store(key, marked)
+            return True
+
+    def event(self, name: str, reason: str, message: str) -> None:
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        about = {"name": name, "namespace": "mistere"}
+        metadata = {"name": f"{name}.{uuid.uuid4().hex[:8]}", "namespace": "mistere"}
+        said = {"involvedObject": about, "reason": reason, "message": message, "lastTimestamp": stamp}
+        self.write("events", {"apiVersion": "v1", "kind": "Event", "metadata": metadata, **said})
+
+    def forget(self) -> None:
+        """Compact: versions up to now are gone, for watches and for lists that go on."""
+        with self.changed:
+            self._forgotten = self._version
+
+    def _store(self, key: Key, value: dict[str, Any]) -> None:
+        before = self._objects.get(key)
+        metadata = value["metadata"]
+        if before is None:
+            metadata.setdefault("uid", str(uuid.uuid4()))
+            metadata["creationTimestamp"] = f"{time.time():.6f}"
+            metadata["generation"] = 1
+        else:
+            metadata |= {name: before["metadata"][name] for name in ("uid", "creationTimestamp")}
+            metadata["generation"] = before["metadata"]["generation"] + (before.get("spec") != value.get("spec"))
+            if same(before, value):
+                return
+        self._objects[key] = value
+        self._note("ADDED" if before is None else "MODIFIED", key, value)
+
+    def _note(self, what: str, key: Key, value: dict[str, Any]) -> None:
+        self._version += 1
+        value["metadata"]["resourceVersion"] = str(self._version)
+        self._history.append((self._version, what, key, copy.deepcopy(value)))
+        self.changed.notify_all()
+
+    def answer(self, method: str, target: str, token: str, body: bytes) -> tuple[int, Any]:
+        """One call that is no watch."""
+        url = urlsplit(target)
+        query = {name: values[0] for name, values in parse_qs(url.query).items()}
+        kind, namespace, name, sub = self._parse(url.path)
+        verb = {"PATCH": "patch", "DELETE": "delete", "POST": "create", "PUT": "update"}.get(method)
+        verb = verb or ("get" if name else "watch" if query.get("watch") else "list")
+        self._authorise(token, verb, kind, sub)
+        if method == "PATCH":
+            return self._apply(token, kind, namespace, name, query, json.loads(body))
+        if method == "DELETE":
+            if not self._delete((kind, namespace, name)):
+                raise self._missing(kind, name)
+            return 200, {"kind": "Status", "apiVersion": "v1", "status": "Success"}
+        if sub == "log":
+            return 200, self._log(name, query)
+        if name:
+            found = self.find(kind, name, namespace)
+            if found is None:
+                raise self._missing(kind, name)
+            return 200, found
+        return 200, self._list(kind, namespace, query)
+
+    def _parse(self, path: str) -> tuple[str, str, str, str]:
+        for kind, (root, _, _) in KINDS.items():
+            prefix, parts = f"{root}/namespaces/", path.split("/")
+            depth = len(prefix.split("/"))
+            if path.startswith(prefix) and len(parts) > depth and parts[depth] == kind and kind in self.kinds:
+                rest = [*parts[depth + 1 : depth + 3], "", ""]
+                return kind, parts[depth - 1], rest[0], rest[1]
+        raise RefusalError(404, "", "404 page not found")
+
+    def _authorise(self, token: str, verb: str, kind: str, sub: str) -> None:
+        if token not in self.tokens:
+            raise RefusalError(401, "Unauthorized", "Unauthorized")
+        rules, resource = self.tokens[token], f"{kind}/{sub}" if sub else kind
+        needed = [verb]
+        if verb == "patch":  # of what is not there yet, server-side apply is a creation too
+            needed.append("create")
+        for each in needed:
+            if ("*", "*") not in rules and (each, resource) not in rules:
+                group = KINDS[kind][2]
+                raise RefusalError(
+                    403,
+                    "Forbidden",
+                    f'{kind}.{group} is forbidden: User "system:serviceaccount:mistere:{token}" cannot {each} resource '
+                    f'"{resource}" in API group "{group}" in the namespace "mistere"',
+                    {"kind": kind},
+                )
+
+    def _missing(self, kind: str, name: str) -> RefusalError:
+        group = KINDS[kind][2]
+        details = {"name": name, "group": group, "kind": kind}
+        return RefusalError(404, "NotFound", f'{kind}.{group} "{name}" not found', details)
+
+    def _apply(
+        self, token: str, kind: str, namespace: str, name: str, query: dict[str, str], manifest: dict[str, Any]
+    ) -> tuple[int, Any]:
+        if namespace not in self.namespaces:
+            details = {"name": namespace, "kind": "namespaces"}
+            raise RefusalError(404, "NotFound", f'namespaces "{namespace}" not found', details)
+        if reason := self.admit(manifest):
+            raise RefusalError(
+                403, "Forbidden", f'admission webhook "validator.kserve.io" denied the request: {reason}'
+            )
+        with self.changed:
+            live = self._objects.get((kind, namespace, name))
+            start = live or {key: manifest[key] for key in ("apiVersion", "kind")} | {
+                "metadata": {"name": name, "namespace": namespace}
+            }
+            try:
+                result = apply(start, manifest, query["fieldManager"], query.get("force") == "true")
+            except ConflictsError as clash:
+                raise RefusalError(409, "Conflict", clash.message) from None
+            if query.get("dryRun"):
+                return 200, result
+            self._store((kind, namespace, name), result)
+            return (200 if live else 201), copy.deepcopy(self._objects[(kind, namespace, name)])
+
+    def _log(self, name: str, query: dict[str, str]) -> str:
+        said = self.logs.get((name, query.get("previous") == "true"))
+        if said is None:
+            raise RefusalError(400, "BadRequest", f'container "{query.get("container")}" in pod "{name}" has no log')
+        return "\n".join(said.splitlines()[-int(query.get("tailLines", "1000")) :]) + "\n"
+
+    def _list(self, kind: str, namespace: str, query: dict[str, str]) -> dict[str, Any]:
+        start, version = 0, self._version
+        if "continue" in query:
+            start, version = (int(part) for part in query["continue"].split("-"))
+            if version < self._forgotten:
+                raise RefusalError(410, "Expired", "The provided continue parameter is too old")
+        found = [value for value in self.all(kind, namespace) if selected(value, query)]
+        limit = int(query.get("limit", "0")) or len(found) or 1
+        metadata = {"resourceVersion": str(version)}
+        if start + limit < len(found):
+            metadata["continue"] = f"{start + limit}-{version}"
+        root, name, _ = KINDS[kind]
+        api = root.rpartition("/")[2] if root == "/api/v1" else root.removeprefix("/apis/")
+        return {"apiVersion": api, "kind": f"{name}List", "metadata": metadata, "items": found[start : start + limit]}
+
+    def watch(self, target: str, token: str) -> Iterator[dict[str, Any]]:
+        """Every change after a version, until the time is over."""
+        url = urlsplit(target)
+        query = {name: values[0] for name, values in parse_qs(url.query).items()}
+        kind, namespace, _, _ = self._parse(url.path)
+        self._authorise(token, "watch", kind, "")
+        return self._changes(kind, namespace, query)
+
+    def _changes(self, kind: str, namespace: str, query: dict[str, str]) -> Iterator[dict[str, Any]]:
+        seen, deadline = int(query.get("resourceVersion") or "0"), time.monotonic() + float(query["timeoutSeconds"])
+        if seen < self._forgotten:
+            yield {"type": "ERROR", "object": RefusalError(410, "Expired", f"too old resource version: {seen}").body}
+            return
+        while True:
+            with self.changed:
+                news = [entry for entry in self._history if entry[0] > seen]
+                if not news and not self.changed.wait(max(0.0, deadline - time.monotonic())):
+                    return
+            for version, what, key, value in news:
+                seen = version
+                if key[:2] == (kind, namespace) and selected(value, query):
+                    yield {"type": what, "object": value}
+
+    def proxy(self, method: str, target: str, token: str, body: bytes) -> tuple[int, bytes]:
+        """Hand a call on to a pod."""
+        self._authorise(token, "create" if method == "POST" else "get", "pods", "proxy")
+        before, _, rest = target.partition("/proxy")
+        name, _, port = before.rpartition("/")[2].partition(":")
+        pod = self.find("pods", name)
+        if pod is None:
+            raise self._missing("pods", name)
+        connection = http.client.HTTPConnection(pod["status"]["podIP"], int(port), timeout=30)
+        try:
+            connection.request(method, rest or "/", body or None, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            return response.status, response.read()
+        except OSError as error:
+            raise RefusalError(503, "ServiceUnavailable", f"error trying to reach service: {error}") from None
+        finally:
+            connection.close()
+
+
+def selected(value: dict[str, Any], query: dict[str, str]) -> bool:
+    """Whether label and field selectors let an object through."""
+    labels = value["metadata"].get("labels") or {}
+    for part in filter(None, query.get("labelSelector", "").split(",")):
+        name, _, wanted = part.partition("=")
+        if labels.get(name) != wanted:
+            return False
+    for part in filter(None, query.get("fieldSelector", "").split(",")):
+        path, _, wanted = part.partition("=")
+        found: Any = value
+        for step in path.split("."):
+            found = found.get(step, {}) if isinstance(found, dict) else {}
+        if found != wanted:
+            return False
+    return True

@@ -1,0 +1,74 @@
+"""The predictor's REST interface without a model: what it answers is said by the bundle's digest."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from components.core.serving import protocol
+
+
+class LightPredictor:
+    """Listens where the real one would, on the pod's address."""
+
+    def __init__(self, container: Mapping[str, Any], address: str, answers: Mapping[str, list[list[float]]]) -> None:
+        arguments = container["args"]
+        digest, model = arguments[0].rpartition("/")[2], arguments[arguments.index("--model-name") + 1]
+        self._server = ThreadingHTTPServer((address, protocol.HTTP_PORT), _handler(digest, model, answers[digest]))
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def _handler(digest: str, model: str, probabilities: list[list[float]]) -> type[BaseHTTPRequestHandler]:
+    count, labels = len(probabilities), [f"label {i}" for i in range(len(probabilities[0]))]
+
+    def tensor(name: str, datatype: str, data: list[Any], *shape: int) -> dict[str, Any]:
+        return {"name": name, "datatype": datatype, "shape": [count, *shape], "data": data}
+
+    answer = {
+        "model_name": model,
+        "id": "1",
+        "parameters": {
+            protocol.MODEL_VERSION: "1",
+            protocol.BUNDLE_DIGEST: digest,
+            protocol.LABELS: ",".join(labels),
+            protocol.EXPERTS: "speech,text,cross_modal",
+        },
+        "outputs": [
+            tensor(protocol.LABEL, "BYTES", [labels[0]] * count),
+            tensor(protocol.PROBABILITIES, "FP32", [value for row in probabilities for value in row], len(labels)),
+            tensor(protocol.EXPERT_WEIGHTS, "FP32", [0.0, 1.0, 0.0] * count, 3),
+            tensor(protocol.MODALITIES_USED, "BYTES", ["text"] * count),
+        ],
+    }
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+
+        def do_GET(self) -> None:
+            self._send(200 if self.path == protocol.READY_PATH else 404, {"ready": True})
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or "0"))
+            known = self.path == f"/v2/models/{model}/infer"
+            self._send(200 if known else 404, answer if known else {"error": "unknown model"})
+
+        def _send(self, code: int, content: Any) -> None:
+            data = json.dumps(content).encode()
+            self.send_response(code)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: Any) -> None:
+            """Say nothing."""
+
+    return Handler
