@@ -501,6 +501,45 @@ def compare(
     command(registry_place(output, store, tracking), one, other, model, page)
 
 
+@app.command()
+def doctor(
+    host: Annotated[
+        str | None, typer.Option(metavar="URL", help="Kubeflow Pipelines; KFP_ENDPOINT, or cluster.host, by default.")
+    ] = None,
+    profile: Profile = "sample",
+    settings: Settings = None,
+    store: Annotated[
+        str | None, typer.Option(metavar="PLACE", help="s3://…; MISTERE_STORE, or cluster.store, by default.")
+    ] = None,
+    tracking: Annotated[
+        str | None,
+        typer.Option(metavar="URI", help="MLflow; MLFLOW_TRACKING_URI, or cluster.tracking_uri, by default."),
+    ] = None,
+) -> None:
+    """Check everything that a run needs, here and on the cluster, and say how to mend what fails.
+
+    Exit codes: 0 nothing needed fails, 1 something does, 2 usage.
+    """
+    from pipelines.commands.doctor import doctor as command
+
+    raise typer.Exit(command(profile, settings or [], host, store, tracking))
+
+
+@app.command("gate-table")
+def gate_table(
+    run_id: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="The run; by default the last one of the commit.")
+    ] = None,
+    commit: Annotated[str | None, typer.Option(help="Instead of the commit that is checked out.")] = None,
+    output: Output = Path("output"),
+    store: StorePlace = None,
+) -> None:
+    """Print how a run ended and what the gate said, as Markdown for a CI job's summary or comment."""
+    from pipelines.commands.gate_table import gate_table as command
+
+    command(run_id, commit, output, store)
+
+
 @app.command(context_settings={"ignore_unknown_options": True})
 def bench(
     name: Annotated[str | None, typer.Argument(help="Which one; none lists them.")] = None,

@@ -49,7 +49,19 @@ def registry_place(output: Path, store: str | None, tracking: str | None) -> Reg
         if not uri:
             raise UsageError(f"{named}: name its tracking server too, with --tracking or {TRACKING_VARIABLE}.")
         return RegistryPlace(open_store(named), uri)
+    return RegistryPlace(store_place(output, None), tracking or f"sqlite:///{output.resolve() / 'mlflow.db'}")
+
+
+def store_place(output: Path, store: str | None) -> ObjectStore:
+    """The store alone, found in the same places.
+
+    Raises:
+        UsageError: nothing has run there.
+    """
+    named = store or os.environ.get(STORE_VARIABLE)
+    if named:
+        return open_store(named)
     root = output.resolve()
     if not (root / "store").is_dir():
         raise UsageError(f"nothing has run in {root}: `mistere run` first, or name the folder with --output.")
-    return RegistryPlace(LocalStore(root / "store"), tracking or f"sqlite:///{root / 'mlflow.db'}")
+    return LocalStore(root / "store")

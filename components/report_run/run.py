@@ -1,4 +1,4 @@
-"""``report_run``: one page and one JSON file about the run, written whatever happened before."""
+"""``report_run``: one page and one JSON file about the run, written whatever happened before; then a webhook is told."""
 
 from __future__ import annotations
 
@@ -29,13 +29,14 @@ PAGE, DATA = "run_report.html", "run_report.json"
 
 
 def run(config: RegistryConfig, step: Step) -> Result:
-    """Write ``run_report.html`` and ``run_report.json`` under the run's id.
+    """Write ``run_report.html`` and ``run_report.json`` under the run's id, and tell the webhook, where there is one.
 
     Args:
         config: the ``registry`` section.
         step: this execution.
     """
     from components.report_run.material import gather
+    from components.report_run.notification import notify
     from components.report_run.summary import finite, summary
     from components.report_run.timing import measure
     from components.report_run.view import render
@@ -54,6 +55,7 @@ def run(config: RegistryConfig, step: Step) -> Result:
         step.report(PAGE, page)
         if config.log_report:
             _log(config, step, outcome, material, page)
+    notify(outcome, step.run.profile, headline(outcome), step.progress)
     step.progress(headline(outcome))
     return Result(values={"verdict": outcome.verdict, "exit_code": str(outcome.exit_code), "report": outcome.report})
 

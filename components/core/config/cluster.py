@@ -68,7 +68,8 @@ _DEFAULTS: Final[dict[str, dict[str, Any]]] = {
 STEPS: Final = tuple(_DEFAULTS)
 """The stages, as ``cluster.steps`` names them; those that run once a modality also as ``STAGE-speech`` and ``STAGE-text``."""
 
-_BY_MODALITY: Final = ("finetune_encoder", "embed_shard", "extract_embeddings")
+MODALITY_STEPS: Final = ("finetune_encoder", "embed_shard", "extract_embeddings")
+"""The stages that run once a modality."""
 
 
 class ClusterConfig(Section):
@@ -108,7 +109,7 @@ class ClusterConfig(Section):
     @field_validator("steps")
     @classmethod
     def _known(cls, steps: dict[str, StepSettings]) -> dict[str, StepSettings]:
-        known = [*STEPS, *(f"{stage}-{modality}" for stage in _BY_MODALITY for modality in ("speech", "text"))]
+        known = [*STEPS, *(f"{stage}-{modality}" for stage in MODALITY_STEPS for modality in ("speech", "text"))]
         for name in steps:
             if name not in known:
                 raise ValueError(f"there is no step {name!r}{nearest(name, known)}")

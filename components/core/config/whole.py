@@ -70,7 +70,7 @@ def parse_setting(setting: str) -> tuple[list[str], Any]:
 def _merge(base: dict[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in extra.items():
         if isinstance(value, Mapping) and isinstance(base.get(key), dict):
-            _merge(base[key], value)
+            base[key] = _merge(dict(base[key]), value)  # a copy: an alias in YAML is one dict in two places
         else:
             base[key] = dict(value) if isinstance(value, Mapping) else value
     return base

@@ -1,0 +1,67 @@
+"""The MLflow server: is it there, does it know us, and may a run write to it."""
+
+from __future__ import annotations
+
+from components.core.errors import MistereError
+from components.core.registry import connected, shown_uri
+from components.core.s3_access import without_user
+from pipelines.doctor.finding import Check, Finding, SkippedError, Subject, failed, ok
+from pipelines.doctor.plan import Plan
+from pipelines.doctor.web import ask
+from pipelines.registry_place import TRACKING_VARIABLE
+
+_RUN = "mistere doctor"
+
+
+def subject(plan: Plan) -> Subject:
+    """The checks of the tracking server."""
+    return Subject(
+        "MLflow", [Check("the server", lambda: _reached(plan)), Check("writing", lambda: _writes(plan))], door=True
+    )
+
+
+def _reached(plan: Plan) -> Finding:
+    uri = plan.tracking
+    if not uri:
+        if plan.host:
+            return failed(
+                f"no tracking server is named: give MLflow's address with --tracking, {TRACKING_VARIABLE} or cluster.tracking_uri."
+            )
+        raise SkippedError(f"no tracking server is named (--tracking, {TRACKING_VARIABLE} or cluster.tracking_uri).")
+    where = shown_uri(uri)
+    if not uri.startswith(("http://", "https://")):
+        if plan.host:
+            return failed(f"{where}: the pods of a cluster reach an MLflow server by http:// or https:// only.")
+        return ok(f"{where}, a database.")
+    if plan.host and without_user(uri) != uri:
+        return failed(
+            f"{where} carries credentials, which everybody would read among a run's parameters: put them into the secret "
+            f"{plan.config.cluster.tracking_secret} (cluster.tracking_secret)."
+        )
+    answer = ask(f"{uri.rstrip('/')}/health", "MLflow", plan.clock)
+    if answer.status >= 400:
+        return failed(
+            f"{where} does not answer as MLflow does ({answer.status} for /health): name the address of the server itself."
+        )
+    return ok(f"{where}.")
+
+
+def _writes(plan: Plan) -> Finding:
+    """Begin a run in the experiment that runs are in, and delete it again."""
+    name = plan.config.registry.experiment
+    try:
+        with connected(plan.tracking) as client:
+            found = client.get_experiment_by_name(name)
+            experiment = found.experiment_id if found else client.create_experiment(name)
+            run = client.create_run(experiment, run_name=_RUN).info.run_id
+            client.delete_run(run)
+    except MistereError as error:
+        status = getattr(error.__cause__, "get_http_status_code", lambda: 0)()
+        if status in {401, 403}:
+            raise MistereError(
+                f"MLflow at {shown_uri(plan.tracking)} does not let us write to experiment {name} ({status}): check "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, here and in the secret "
+                f"{plan.config.cluster.tracking_secret}."
+            ) from error
+        raise
+    return ok(f"a run in experiment {name} was begun and deleted.")

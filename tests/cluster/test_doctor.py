@@ -1,0 +1,732 @@
+"""``mistere doctor``: in good order all is ok; each thing that goes wrong is one sentence that says how to mend it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.core.images import image
+from pipelines.commands.doctor import doctor
+from pipelines.doctor import (
+    clock,
+    cluster,
+    credentials,
+    dataset,
+    here,
+    images,
+    kubeflow,
+    nodes,
+    serving,
+    storage,
+    tracking,
+)
+from pipelines.doctor.finding import Check, Finding, Subject, examine
+from pipelines.doctor.plan import Plan, make_plan
+from tests.stand_ins.doctor_cluster import KubernetesApi, PipelinesApi
+from tests.stand_ins.doctor_registry import Registry, TroubledS3
+from tests.stand_ins.http_server import HttpServer, Reply, running
+from tests.unit.conftest import free_port, s3_endpoint, s3_store  # noqa: F401 - fixtures
+
+ON_CLUSTER = (credentials, serving, nodes, images)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No address or credential of this machine takes part."""
+    names = (
+        "KFP_ENDPOINT",
+        "KFP_TOKEN",
+        "MISTERE_STORE",
+        "MLFLOW_TRACKING_URI",
+        "AWS_ENDPOINT_URL",
+        "KUBERNETES_SERVICE_HOST",
+    )
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "no-kubeconfig"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+@pytest.fixture
+def pipelines_api() -> Iterator[PipelinesApi]:
+    with running(PipelinesApi()) as server:
+        yield server
+
+
+@pytest.fixture
+def kubernetes_api(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[KubernetesApi]:
+    with running(KubernetesApi()) as server:
+        (tmp_path / "kubeconfig").write_text(server.kubeconfig())
+        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+        yield server
+
+
+def plan(profile: str = "sample", *settings: str, host: str = "", store: str = "", tracking: str = "") -> Plan:
+    return make_plan(profile, settings, host or None, store or None, tracking or None)
+
+
+def found(*subjects: Subject) -> dict[str, Finding]:
+    findings = {name: finding for subject in subjects for name, finding in examine(subject)}
+    for finding in findings.values():
+        assert finding.sentence.endswith(".") and "\n" not in finding.sentence, finding
+        assert "Traceback" not in finding.sentence and "hush-hush" not in finding.sentence
+    return findings
+
+
+def troubles(findings: dict[str, Finding]) -> dict[str, Finding]:
+    return {name: finding for name, finding in findings.items() if finding.status != "ok"}
+
+
+# Kubeflow Pipelines
+
+
+def test_kubeflow_in_good_order(pipelines_api: PipelinesApi) -> None:
+    for number in range(5):
+        pipelines_api.schedule(f"nightly-{number}", "v1")
+    findings = found(kubeflow.subject(plan(host=f"{pipelines_api.url}/")))
+    assert troubles(findings) == {}
+    assert f"version 2.15.0 at {pipelines_api.url}" in findings["the server"].sentence
+    assert findings["schedules"].sentence.startswith("5 there")
+    assert len([one for one in pipelines_api.asked if "/versions/v1" in one]) == 5
+
+
+def test_kubeflow_for_one_user_is_asked_without_a_namespace(pipelines_api: PipelinesApi) -> None:
+    pipelines_api.health = {"multi_user": False}
+    assert troubles(found(kubeflow.subject(plan(host=pipelines_api.url)))) == {}
+
+
+def test_the_token_is_sent_and_never_told(pipelines_api: PipelinesApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipelines_api.token = "hush-hush"
+    monkeypatch.setenv("KFP_TOKEN", "hush-hush")
+    assert troubles(found(kubeflow.subject(plan(host=pipelines_api.url)))) == {}
+
+
+def jwt(expiry: float) -> str:
+    parts = (json.dumps(part).encode() for part in ({"alg": "RS256"}, {"exp": expiry}, {}))
+    return ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in parts)
+
+
+PIPELINES_TROUBLE: dict[str, tuple[Callable[[PipelinesApi], Any], str, str, str]] = {
+    "a namespace that is another's": (
+        lambda api: api.namespaces.clear(),
+        "namespace",
+        "failed",
+        "does not let this account see runs in namespace mistere: have its owner add you",
+    ),
+    "a pipeline that was deleted": (
+        lambda api: api.pipelines.clear(),
+        "pipeline",
+        "note",
+        "no pipeline mistere-retraining yet, or it was deleted: `mistere submit` uploads it",
+    ),
+    "a schedule of a deleted version": (
+        lambda api: [api.schedule(name, version) for name, version in (("a", "v1"), ("b", "v1"), ("nightly", "v9"))],
+        "schedules",
+        "failed",
+        "the schedule nightly runs a pipeline version that was deleted: `mistere schedule apply`",
+    ),
+    "an old version": (
+        lambda api: api.health.update(tag_name="1.8.5"),
+        "the server",
+        "failed",
+        "is Kubeflow Pipelines 1.8.5, and the pipeline needs 2.0 or newer",
+    ),
+    "a login page": (
+        lambda api: setattr(api, "trouble", Reply(302, b"", {"Location": "/dex/auth"})),
+        "token",
+        "failed",
+        "sends on to a login page: put a token that it accepts into KFP_TOKEN",
+    ),
+    "something else at that address": (
+        lambda api: setattr(api, "trouble", Reply(404, b"<html>", {"Content-Type": "text/html"})),
+        "the server",
+        "failed",
+        "answers, but not as Kubeflow Pipelines 2 does",
+    ),
+    "trouble of its own": (
+        lambda api: setattr(api, "trouble", Reply(503, {})),
+        "the server",
+        "failed",
+        "has trouble of its own (503)",
+    ),
+}
+
+
+@pytest.mark.parametrize("trouble", PIPELINES_TROUBLE)
+def test_trouble_with_kubeflow(trouble: str, pipelines_api: PipelinesApi) -> None:
+    spoil, check, status, says = PIPELINES_TROUBLE[trouble]
+    spoil(pipelines_api)
+    finding = found(kubeflow.subject(plan(host=pipelines_api.url)))[check]
+    assert (finding.status, says in finding.sentence) == (status, True), finding
+
+
+@pytest.mark.parametrize(
+    ("token", "says"),
+    [
+        ("", "wants a token: put one into KFP_TOKEN"),
+        ("stale", "is not accepted (401; expired?)"),
+        (jwt(1.6e9), "has expired at"),
+        (jwt(4e9), "is not accepted"),
+    ],
+)
+def test_a_token_that_is_not_accepted(
+    token: str, says: str, pipelines_api: PipelinesApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipelines_api.token = "the right one"
+    monkeypatch.setenv("KFP_TOKEN", token)
+    findings = found(kubeflow.subject(plan(host=pipelines_api.url)))
+    assert findings["the server"].status == "ok" and findings["token"].status == "failed"
+    assert says in findings["token"].sentence and "stale" not in findings["token"].sentence
+    assert findings["namespace"].status == findings["schedules"].status == "failed"
+
+
+def test_hosts_that_do_not_answer(pipelines_api: PipelinesApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.doctor.web.TIMEOUT_SECONDS", (0.3, 0.3))
+    pipelines_api.silent = True
+    for host, says in (
+        (pipelines_api.url, "did not answer in time"),
+        (f"http://127.0.0.1:{free_port()}", "cannot be reached: check the address, and the VPN or port-forward"),
+        (f"https://127.0.0.1:{pipelines_api.port}", "certificate"),
+        ("http://no-such-host.invalid", "cannot be reached"),
+        ("localhost:8888", "is no URL: write it as https://"),
+        ("http://[half", "is no URL"),
+    ):
+        findings = found(kubeflow.subject(plan(host=host)))
+        assert findings["the server"].status == "failed" and says in findings["the server"].sentence, findings
+        assert findings["token, namespace, pipeline and schedules"].sentence == "the server comes before."
+
+
+# Kubernetes
+
+
+def cluster_findings(*settings: str, profile: str = "sample") -> dict[str, Finding]:
+    asked = cluster.Cluster(plan(profile, *settings))
+    return found(cluster.subject(asked), *(module.subject(asked) for module in ON_CLUSTER))
+
+
+@pytest.mark.parametrize("profile", ["sample", "gpu", "paper"])
+def test_a_cluster_in_good_order(profile: str, kubernetes_api: KubernetesApi) -> None:
+    findings = cluster_findings(profile=profile)
+    assert troubles(findings) == {}
+    assert "v1.36.1" in findings["the API"].sentence and "v0.17.0" in findings["KServe"].sentence
+    assert findings["KServe's mode"].sentence == "Standard." and "on 2 of 2 nodes" in findings["train"].sentence
+
+
+def test_without_a_kubeconfig_the_cluster_is_skipped_with_a_sentence() -> None:
+    findings = found(cluster.subject(cluster.Cluster(plan())))
+    assert {finding.status for finding in findings.values()} == {"skipped"} and len(findings) == 2
+    assert "there is no kubeconfig (KUBECONFIG, ~/.kube/config)" in findings["the API"].sentence
+
+
+def quota(**hard: str) -> list[dict[str, Any]]:
+    named = {name.replace("_", "."): value for name, value in hard.items()}
+    return [{"metadata": {"name": "team"}, "spec": {"hard": named}, "status": {"hard": named, "used": {}}}]
+
+
+def put(tail: str, value: Any) -> Callable[[KubernetesApi], None]:
+    return lambda api: api.objects.update({api.at(tail): value})
+
+
+def drop(tail: str) -> Callable[[KubernetesApi], None]:
+    return lambda api: api.drop(tail)
+
+
+def without_gpus(api: KubernetesApi) -> None:
+    api.objects[api.at("/nodes")].pop()
+
+
+CLUSTER_TROUBLE: dict[str, tuple[Callable[[KubernetesApi], Any], tuple[str, ...], str, str, str]] = {
+    "an expired login": (
+        lambda api: setattr(api, "token", "another"),
+        (),
+        "the API",
+        "failed",
+        "does not accept the kubeconfig's credentials (401; expired?): log in again",
+    ),
+    "no namespace": (drop("/namespaces/mistere"), (), "namespace mistere", "failed", "there is no namespace mistere"),
+    "a namespace that ends": (
+        put("/namespaces/mistere", {"metadata": {"name": "mistere"}, "status": {"phase": "Terminating"}}),
+        (),
+        "namespace mistere",
+        "failed",
+        "is being deleted",
+    ),
+    "a namespace that is forbidden": (
+        lambda api: api.forbidden.append("/namespaces/mistere$"),
+        (),
+        "namespace mistere",
+        "skipped",
+        "these credentials may not read the namespace mistere",
+    ),
+    "no account of the steps": (
+        drop("/serviceaccounts/mistere-pipeline"),
+        (),
+        "account of the steps",
+        "failed",
+        "there is no service account mistere-pipeline in namespace mistere",
+    ),
+    "no secret of the store": (
+        drop("/secrets/mistere-storage"),
+        (),
+        "of the store",
+        "failed",
+        "there is no secret mistere-storage in namespace mistere, so the pods cannot open the store: `kubectl",
+    ),
+    "a secret with a mistyped key": (
+        put("/secrets/mistere-storage", KubernetesApi.secret("AWS_ACCESS_KEY_ID", "AWS_SECRET_KEY")),
+        (),
+        "of the store",
+        "failed",
+        "lacks AWS_SECRET_ACCESS_KEY (it has AWS_SECRET_KEY, probably for 'AWS_SECRET_ACCESS_KEY')",
+    ),
+    "no webhook": (drop("/secrets/mistere-webhook"), (), "of the webhook", "note", "nobody is told how a run ended"),
+    "secrets that are forbidden": (
+        lambda api: api.forbidden.append("/secrets/"),
+        (),
+        "of the store",
+        "skipped",
+        "may not read secrets in namespace mistere",
+    ),
+    "no pull secret": (
+        lambda api: None,
+        ("cluster.image_pull_secret=registry",),
+        "of the image registry",
+        "failed",
+        "there is no image pull secret registry in namespace mistere",
+    ),
+    "a pull secret of another kind": (
+        lambda api: api.objects.update({"/api/v1/namespaces/mistere/secrets/registry": api.secret("password")}),
+        ("cluster.image_pull_secret=registry",),
+        "of the image registry",
+        "failed",
+        "is no image pull secret (its type is Opaque)",
+    ),
+    "no KServe": (
+        drop("/apis/serving.kserve.io/v1beta1"),
+        (),
+        "KServe",
+        "failed",
+        "KServe is not installed (no inferenceservices.serving.kserve.io)",
+    ),
+    "a KServe that is down": (
+        lambda api: api.objects[api.at("kserve-controller-manager")]["status"].clear(),
+        (),
+        "KServe",
+        "failed",
+        "controller is not running",
+    ),
+    "Knative mode without Knative": (
+        put("/inferenceservice-config", {"data": {"deploy": '{"defaultDeploymentMode": "Serverless"}'}}),
+        (),
+        "KServe's mode",
+        "failed",
+        "Knative Serving is not installed",
+    ),
+    "a profile for GPUs where there is none": (
+        without_gpus,
+        ("gpu",),
+        "GPU nodes",
+        "failed",
+        "no node has any nvidia.com/gpu, and the profile gpu asks for them in finetune_encoder-speech",
+    ),
+    "more GPUs than a node has": (
+        lambda api: None,
+        ("gpu", "cluster.steps.finetune_encoder-text.gpus=8"),
+        "GPU nodes",
+        "failed",
+        "finetune_encoder-text fits on no node (gpu-1 has 4 nvidia.com/gpu, it asks for 8)",
+    ),
+    "a taint that is not tolerated": (
+        lambda api: None,
+        ("gpu", "cluster.steps.evaluate_model.tolerations=[]"),
+        "GPU nodes",
+        "failed",
+        "evaluate_model fits on no node (gpu-1 has the taint nvidia.com/gpu",
+    ),
+    "nodes that are too small": (
+        lambda api: None,
+        ("cluster.steps.train_moe.memory=999Gi",),
+        "largest step",
+        "failed",
+        "train_moe fits on no node (cpu-1 has 64Gi memory, it asks for 999Gi)",
+    ),
+    "labels that no node has": (
+        lambda api: None,
+        ("cluster.steps.train_moe.node_selector={pool: batch}",),
+        "largest step",
+        "failed",
+        "lacks the labels of its node_selector",
+    ),
+    "nodes that are forbidden": (
+        lambda api: api.forbidden.append("/nodes$"),
+        (),
+        "largest step",
+        "skipped",
+        "may not list nodes",
+    ),
+    "a quota that is exceeded": (
+        put("/resourcequotas", quota(limits_memory="4Gi")),
+        (),
+        "quotas",
+        "failed",
+        "finetune_encoder-speech asks for 6Gi of limits.memory, and the quota team allows 4Gi",
+    ),
+    "a quota of GPUs": (
+        put(
+            "/resourcequotas",
+            [{"metadata": {"name": "team"}, "spec": {}, "status": {"hard": {"requests.nvidia.com/gpu": "0"}}}],
+        ),
+        ("gpu",),
+        "quotas",
+        "failed",
+        "asks for 1 of requests.nvidia.com/gpu, and the quota team allows 0",
+    ),
+    "a quota that others use up": (
+        put(
+            "/resourcequotas",
+            [{"metadata": {"name": "team"}, "spec": {}, "status": {"hard": {"cpu": "8"}, "used": {"cpu": "7500m"}}}],
+        ),
+        (),
+        "quotas",
+        "note",
+        "will wait: 7500m of 8 cpu",
+    ),
+    "a limit range that is too low": (
+        put(
+            "/limitranges",
+            [{"metadata": {"name": "small"}, "spec": {"limits": [{"type": "Container", "max": {"cpu": "1"}}]}}],
+        ),
+        (),
+        "limits",
+        "failed",
+        "pull_data has a limit of 2 cpu, and small allows 1",
+    ),
+    "images that no node has": (
+        lambda api: [node["status"].update(images=[]) for node in api.objects[api.at("/nodes")]],
+        (),
+        "predictor",
+        "note",
+        "its name tells no registry: load it into the nodes (`kind load docker-image",
+    ),
+}
+
+
+@pytest.mark.parametrize("trouble", CLUSTER_TROUBLE)
+def test_trouble_on_the_cluster(trouble: str, kubernetes_api: KubernetesApi) -> None:
+    spoil, settings, check, status, says = CLUSTER_TROUBLE[trouble]
+    spoil(kubernetes_api)
+    profile, settings = ("gpu", settings[1:]) if settings[:1] == ("gpu",) else ("sample", settings)
+    finding = cluster_findings(*settings, profile=profile)[check]
+    assert (finding.status, says in finding.sentence) == (status, True), finding
+
+
+def test_a_kubernetes_api_that_is_away_or_in_trouble(
+    kubernetes_api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.doctor.web.TIMEOUT_SECONDS", (0.3, 0.3))
+    kubernetes_api.trouble = Reply(503, {"kind": "Status", "code": 503})
+    for says in ("has trouble of its own (503)", "did not answer in time", "cannot be reached"):
+        assert says in found(cluster.subject(cluster.Cluster(plan())))["the API"].sentence
+        if kubernetes_api.silent:
+            kubernetes_api.close()
+        kubernetes_api.trouble, kubernetes_api.silent = None, True
+
+
+def test_a_kubeconfig_that_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "kubeconfig").write_text('{"current-context": "gone"}')
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    finding = found(cluster.subject(cluster.Cluster(plan())))["the API"]
+    assert finding.status == "failed" and "the kubeconfig cannot be used" in finding.sentence
+
+
+def test_an_identity_of_its_own_needs_no_secret(kubernetes_api: KubernetesApi) -> None:
+    kubernetes_api.drop("/secrets/mistere-storage")
+    account = kubernetes_api.objects[kubernetes_api.at("/serviceaccounts/mistere-pipeline")]
+    account["metadata"]["annotations"] = {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/mistere"}
+    assert cluster_findings()["of the store"].status == "ok"
+    assert cluster_findings("cluster.storage_secret=''")["of the store"].status == "ok"
+
+
+def test_trainer_is_looked_at_where_a_section_wants_several_nodes(kubernetes_api: KubernetesApi) -> None:
+    asked = cluster.Cluster(plan())
+    assert "Kubeflow Trainer" not in found(serving.subject(asked))
+    wanting = Subject("Training", [Check("Kubeflow Trainer", lambda: serving.trainer(asked, ["speech", "text"]))])
+    assert found(wanting)["Kubeflow Trainer"].status == "ok"
+    kubernetes_api.drop("/apis/trainer.kubeflow.org/v1alpha1")
+    finding = found(wanting)["Kubeflow Trainer"]
+    assert finding.status == "failed" and "(no trainjobs.trainer.kubeflow.org)" in finding.sentence
+    assert "speech.num_nodes and text.num_nodes ask for several nodes" in finding.sentence
+    if "num_nodes" in asked.plan.config.section("speech"):
+        several = cluster.Cluster(plan("sample", "speech.num_nodes=2"))
+        assert found(serving.subject(several))["Kubeflow Trainer"].status == "failed"
+
+
+def test_rights_of_the_steps_account(kubernetes_api: KubernetesApi) -> None:
+    asked = cluster.Cluster(plan())
+
+    def look() -> Finding:
+        verbs = ("get", "create", "patch")
+        return asked.may("mistere-pipeline", verbs, "serving.kserve.io", "inferenceservices", "mistere")
+
+    subject = Subject("Rights", [Check("right", look)])
+    assert found(subject)["right"].status == "ok"
+    kubernetes_api.denied_verbs.update({"create", "patch"})
+    finding = found(subject)["right"]
+    assert (
+        finding.status == "failed" and "may not create, patch inferenceservices.serving.kserve.io" in finding.sentence
+    )
+    kubernetes_api.forbidden.append("/localsubjectaccessreviews$")
+    assert found(subject)["right"].status == "skipped"
+
+
+def test_a_deployment_of_another_mode_is_looked_at_as_such(kubernetes_api: KubernetesApi) -> None:
+    if "mode" not in plan().config.section("deployment"):
+        pytest.skip("the deployment section has no mode")
+    kubernetes_api.denied_verbs.add("patch")
+    asked = cluster.Cluster(plan(host="https://kfp.example.org"))
+    assert found(cluster.subject(asked))["right to deploy"].status == "ok"
+    assert "set it to standard or knative" in found(serving.subject(asked))["KServe's mode"].sentence
+    served = cluster_findings("deployment.mode=standard", "deployment.storage_secret=serving")
+    assert served["right to deploy"].status == "failed" and served["KServe's mode"].status == "ok"
+    assert "there is no secret serving in namespace mistere" in served["of the predictor"].sentence
+    knative = cluster_findings("deployment.mode=knative")["KServe's mode"]
+    assert knative.status == "failed" and "Knative Serving is not installed" in knative.sentence
+
+
+# Images in a registry
+
+
+@pytest.mark.parametrize(
+    ("state", "status", "says"),
+    [
+        ("there", "ok", "is in its registry"),
+        ("there, with a token for all", "ok", "is in its registry"),
+        ("missing", "failed", "does not exist: build and push it"),
+        ("private", "skipped", "shows it to nobody without a login: nodes need the image pull secret"),
+        ("in trouble", "skipped", "has trouble of its own (500)"),
+        ("away", "skipped", "is not reached from here: nodes may still pull it"),
+    ],
+)
+def test_images_are_looked_up_in_their_registry(
+    state: str, status: str, says: str, kubernetes_api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(Registry()) as registry:
+        registry.login, registry.private = "token" in state, state == "private"
+        if "there" in state:
+            registry.images.add("team/mistere:src-1")
+        if state == "in trouble":
+            registry.trouble = Reply(500, {})
+        port = free_port() if state == "away" else registry.port
+        name = f"127.0.0.1:{port}/team/mistere:src-1"
+        monkeypatch.setattr(
+            "components.core.images._images", lambda: dict.fromkeys(("pipeline", "train", "predictor"), name)
+        )
+        finding = found(images.subject(cluster.Cluster(plan())))["train"]
+    assert (finding.status, says in finding.sentence) == (status, True), finding
+
+
+# The store
+
+
+@pytest.fixture
+def troubled(s3_store: Any, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[TroubledS3, str]]:  # noqa: F811
+    with running(TroubledS3(s3_endpoint)) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        yield server, s3_store.uri
+
+
+def test_a_store_in_good_order_is_left_as_it_was(troubled: tuple[TroubledS3, str]) -> None:
+    server, uri = troubled
+    findings = found(storage.subject(plan(store=uri)))
+    assert troubles(findings) == {} and len(findings) == 6
+    assert "doctor/" in " ".join(server.asked)
+    import boto3
+
+    assert "Contents" not in boto3.client("s3").list_objects_v2(Bucket="mistere-tests", Prefix=uri.split("/")[-1])
+
+
+@pytest.mark.parametrize(
+    ("method", "refusal", "check", "says"),
+    [
+        ("PUT", (403, "AccessDenied"), "put", "these credentials lack s3:PutObject"),
+        ("DELETE", (403, "AccessDenied"), "delete", "lack s3:DeleteObject"),
+        ("PUT", (403, "RequestTimeTooSkewed"), "put", "refuses this machine's clock: set it from the network"),
+        ("PUT", (400, "ExpiredToken"), "put", "have expired: get new ones"),
+        ("PUT", (403, "SignatureDoesNotMatch"), "put", "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY"),
+        ("PUT", (404, "NoSuchBucket"), "put", "does not exist: make it, or correct --store"),
+    ],
+)
+def test_trouble_with_the_store(
+    method: str, refusal: tuple[int, str], check: str, says: str, troubled: tuple[TroubledS3, str]
+) -> None:
+    server, uri = troubled
+    server.refuses[method] = refusal
+    findings = found(storage.subject(plan(store=uri)))
+    assert findings[check].status == "failed" and says in findings[check].sentence, findings
+    assert findings["list"].status in {"ok", "failed"}
+
+
+def test_a_store_without_conditional_puts_is_found_out(troubled: tuple[TroubledS3, str]) -> None:
+    server, uri = troubled
+    server.forgets_conditions = True
+    findings = troubles(found(storage.subject(plan(store=uri))))
+    assert list(findings) == ["conditional put"]
+    assert "two releases could overwrite each other" in findings["conditional put"].sentence
+
+
+def test_stores_that_no_pod_reaches(
+    troubled: tuple[TroubledS3, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert troubles(found(storage.subject(plan(store=str(tmp_path / "store"))))) == {}
+    finding = found(storage.subject(plan(store=str(tmp_path), host="https://kfp.example.org")))["the store"]
+    assert finding.status == "failed" and "the pods of a cluster reach no folder" in finding.sentence
+    finding = found(storage.subject(plan(host="https://kfp.example.org")))["the store"]
+    assert finding.status == "failed" and "no store is named" in finding.sentence
+    assert found(storage.subject(plan()))["the store"].status == "skipped"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    finding = found(storage.subject(plan(store=troubled[1])))["the store"]
+    assert finding.status == "failed" and "the S3 server at http://127.0.0.1" in finding.sentence
+
+
+# MLflow
+
+
+def test_addresses_of_mlflow(pipelines_api: PipelinesApi) -> None:
+    kfp = "https://kfp.example.org"
+    for uri, host, status, says in (
+        ("", "", "skipped", "no tracking server is named"),
+        ("", kfp, "failed", "no tracking server is named: give MLflow's address with --tracking"),
+        ("sqlite:///mlflow.db", kfp, "failed", "reach an MLflow server by http:// or https:// only"),
+        ("http://me:hush-hush@mlflow:5000", kfp, "failed", "carries credentials"),
+        (f"http://127.0.0.1:{free_port()}", "", "failed", "MLflow at http://127.0.0.1"),
+        (pipelines_api.url, "", "failed", "does not answer as MLflow does"),
+    ):
+        finding = found(tracking.subject(plan(host=host, tracking=uri)))["the server"]
+        assert (finding.status, says in finding.sentence) == (status, True), finding
+
+
+@pytest.mark.long
+def test_a_real_mlflow_server(tmp_path: Path) -> None:
+    from tests.local.test_registry import mlflow_server
+
+    with mlflow_server(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "server") as uri:
+        heard = plan(tracking=uri)
+        findings = found(tracking.subject(heard))
+        assert troubles(findings) == {} and "begun and deleted" in findings["writing"].sentence
+        assert abs(next(iter(heard.clock.ahead.values()))) < 5
+
+
+class ClosedMlflow(HttpServer):
+    """An MLflow server that wants a login, as its own app for that does."""
+
+    def answer(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Reply:
+        if path == "/health":
+            return Reply(200, b"OK", {"Content-Type": "text/html"})
+        return Reply(401, b"You are not authenticated.", {"WWW-Authenticate": 'Basic realm="mlflow"'})
+
+
+@pytest.mark.long
+def test_an_mlflow_server_that_does_not_know_us() -> None:
+    with running(ClosedMlflow()) as server:
+        finding = found(tracking.subject(plan(tracking=server.url)))["writing"]
+    assert finding.status == "failed"
+    assert "does not let us write to experiment mistere (401): check MLFLOW_TRACKING_USERNAME" in finding.sentence
+
+
+# The data, this machine, the clock
+
+
+def test_the_data_in_its_remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    findings = found(dataset.subject(plan()))
+    assert troubles(findings) == {} and "all 4 files" in findings["remote"].sentence
+    on_cluster = found(dataset.subject(plan(host="https://kfp.example.org")))["version"]
+    assert on_cluster.status == "failed" and "make an s3:// remote the default one" in on_cluster.sentence
+    source = Path("data.dvc").read_text()
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["git", "init", "-q"], check=True)
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc" / "config").write_text("[core]\n remote = r\n['remote \"r\"']\n url = ../remote\n")
+    (tmp_path / "remote").mkdir()
+    (tmp_path / "data.dvc").write_text(source)
+    finding = found(dataset.subject(plan()))["remote"]
+    assert (
+        finding.status == "failed"
+        and "does not hold 078338f3c42240261062bbbc28ad7e51.dir: `dvc push`" in finding.sentence
+    )
+    finding = found(dataset.subject(plan("sample", "data.source=nothing.dvc")))["version"]
+    assert finding.status == "failed" and "there is no data at nothing.dvc" in finding.sentence
+
+
+def test_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    findings = found(here.subject(plan()))
+    on_cluster = found(here.subject(plan(host="https://kfp.example.org")))
+    assert {findings["image lock"].status, on_cluster["image lock"].status} in ({"ok"}, {"note", "failed"})
+    assert findings["Python"].status == findings["disk"].status == "ok"
+    monkeypatch.setattr("pipelines.doctor.here._DISK_BYTES", 2**70)
+    assert found(here.subject(plan()))["disk"].status == "failed"
+
+
+def test_a_clock_that_is_off(pipelines_api: PipelinesApi, kubernetes_api: KubernetesApi) -> None:
+    kubernetes_api.clock_offset = -20
+    for offset, says in ((1500, "is 25 min behind that of"), (-600, "is 10 min ahead of that of"), (30, "")):
+        pipelines_api.clock_offset = offset
+        heard = plan(host=pipelines_api.url)
+        found(kubeflow.subject(heard), cluster.subject(cluster.Cluster(heard)))
+        (finding,) = found(clock.subject(heard.clock)).values()
+        assert finding.status == ("failed" if says else "ok") and says in finding.sentence
+        assert pipelines_api.url in finding.sentence or not says
+
+
+def test_a_check_that_breaks_stops_no_other(kubernetes_api: KubernetesApi) -> None:
+    kubernetes_api.objects[kubernetes_api.at("/resourcequotas")] = [{"status": {"hard": {"cpu": "hush-hush"}}}]
+    findings = cluster_findings()
+    assert "the check itself broke" in findings["quotas"].sentence
+    assert findings["limits"].status == "ok"
+
+
+# The command
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return [line for line in capsys.readouterr().out.splitlines() if line]
+
+
+def test_the_command_where_no_cluster_is(capsys: pytest.CaptureFixture[str]) -> None:
+    code = doctor("sample", ["gate.allow_uncommitted=true"], None, None, None)
+    lines = said(capsys)
+    failures = [line for line in lines if line.startswith("  failed ")]
+    assert code == int(bool(failures)) and all(line.startswith("  failed  packages: ") for line in failures)
+    assert any(re.fullmatch(r"  skipped the API: because there is no kubeconfig .*", line) for line in lines)
+    assert any(line.startswith("  ok      remote: all 4 files") for line in lines)
+    assert re.fullmatch(r"\d+ ok, (\d+ note, )?(1 failed, )?\d+ skipped\.", lines[-1])
+
+
+def test_the_command_on_a_cluster(
+    capsys: pytest.CaptureFixture[str],
+    pipelines_api: PipelinesApi,
+    kubernetes_api: KubernetesApi,
+    troubled: tuple[TroubledS3, str],
+) -> None:
+    started = time.monotonic()
+    without_gpus(kubernetes_api)
+    assert doctor("gpu", [], pipelines_api.url, troubled[1], None) == 1
+    lines = said(capsys)
+    own = ("  failed  Git", "  failed  image lock", "  failed  packages")  # of the tree that is worked on
+    failures = [line for line in lines if line.startswith("  failed ") and not line.startswith(own)]
+    assert [line.split(":")[0].removeprefix("  failed  ") for line in failures] == [
+        "version",
+        "the server",
+        "GPU nodes",
+    ]
+    assert all(line.count(": ") >= 2 for line in failures), "each says how to mend it"
+    assert lines[-1].startswith(f"{sum(line.startswith('  ok ') for line in lines)} ok, ")
+    assert any(image("train") in line for line in lines) and not any("hush-hush" in line for line in lines)
+    assert time.monotonic() - started < 30

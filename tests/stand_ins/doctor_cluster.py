@@ -1,0 +1,203 @@
+"""The cluster that ``mistere doctor`` asks, as real HTTP servers: Kubeflow Pipelines, and Kubernetes with what runs on it.
+
+They answer in the shapes of the real ones (errors too) and only to what doctor asks; a test spoils what it wants to see told.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from components.core.images import image
+from tests.stand_ins.http_server import HttpServer, Reply
+
+NAMESPACE = "mistere"
+
+
+class PipelinesApi(HttpServer):
+    """Kubeflow Pipelines, v2beta1, for several users; its errors are grpc-gateway's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = ""
+        self.namespaces = {NAMESPACE}
+        self.health: dict[str, Any] = {"multi_user": True, "tag_name": "2.15.0", "commit_sha": "abc"}
+        self.versions = {("p1", "v1")}
+        self.pipelines = [{"pipeline_id": "p1", "display_name": "mistere-retraining", "name": "mistere-retraining"}]
+        self.schedules: list[dict[str, Any]] = []
+        self.page = 2
+
+    def schedule(self, name: str, version: str) -> None:
+        reference = {"pipeline_id": "p1", "pipeline_version_id": version}
+        self.schedules.append(
+            {"recurring_run_id": name, "display_name": name, "pipeline_version_reference": reference, "mode": "ENABLE"}
+        )
+
+    def answer(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Reply:
+        parts = urlsplit(path)
+        query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+        if self.token and headers.get("authorization") != f"Bearer {self.token}":
+            return self._refused(401, 16, "Request header error: there is no user identity header.")
+        if parts.path == "/apis/v2beta1/healthz":
+            return Reply(200, self.health)
+        if self.health.get("multi_user") and "/versions/" not in parts.path:
+            namespace = query.get("namespace", "")
+            if namespace not in self.namespaces:
+                return self._refused(403, 7, f"User is not authorized to list resources in namespace {namespace}")
+        elif "namespace" in query:
+            return self._refused(400, 3, "In single-user mode, the namespace must be empty")
+        if parts.path == "/apis/v2beta1/experiments":
+            return Reply(200, {"experiments": [], "total_size": 0})
+        if parts.path == "/apis/v2beta1/runs":
+            return Reply(200, {"runs": [], "total_size": 0})
+        if parts.path == "/apis/v2beta1/pipelines":
+            wanted = json.loads(query["filter"])["predicates"][0]
+            assert (wanted["operation"], wanted["key"]) == ("EQUALS", "display_name")
+            found = [one for one in self.pipelines if one["display_name"] == wanted["stringValue"]]
+            return Reply(200, {"pipelines": found, "total_size": len(found)} if found else {})
+        if parts.path == "/apis/v2beta1/recurringruns":
+            start = int(query.get("page_token") or 0)
+            shown, end = self.schedules[start : start + self.page], start + self.page
+            more = {"next_page_token": str(end)} if end < len(self.schedules) else {}
+            return Reply(200, {"recurringRuns": shown, "total_size": len(self.schedules), **more})
+        pinned = re.fullmatch(r"/apis/v2beta1/pipelines/(\w+)/versions/(\w+)", parts.path)
+        if pinned and (pinned[1], pinned[2]) in self.versions:
+            return Reply(200, {"pipeline_id": pinned[1], "pipeline_version_id": pinned[2], "display_name": "v"})
+        return self._refused(404, 5, "ResourceNotFoundError")
+
+    @staticmethod
+    def _refused(status: int, code: int, message: str) -> Reply:
+        return Reply(status, {"error": message, "code": code, "message": message, "details": []})
+
+
+def _node(
+    name: str, labels: dict[str, str], taints: list[dict[str, str]], allocatable: dict[str, str]
+) -> dict[str, Any]:
+    return {
+        "metadata": {"name": name, "labels": labels},
+        "spec": {"taints": taints},
+        "status": {
+            "allocatable": allocatable,
+            "conditions": [{"type": "Ready", "status": "True"}],
+            "images": [
+                {"names": [f"registry.example/{image(role)}"], "sizeBytes": 1}
+                for role in ("pipeline", "train", "predictor")
+            ],
+        },
+    }
+
+
+class KubernetesApi(HttpServer):
+    """A cluster in good order; ``objects`` by path, lists as lists."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = "a-token"
+        self.forbidden: list[str] = []
+        self.denied_verbs: set[str] = set()
+        core, apps = "/api/v1", "/apis/apps/v1"
+        place = f"{core}/namespaces/{NAMESPACE}"
+        taint = {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}
+        self.objects: dict[str, Any] = {
+            "/version": {
+                "major": "1",
+                "minor": "36",
+                "gitVersion": "v1.36.1",
+                "gitCommit": "c",
+                "gitTreeState": "clean",
+            }
+            | {"buildDate": "d", "goVersion": "g", "compiler": "gc", "platform": "linux/amd64"},
+            "/apis": {"kind": "APIGroupList", "groups": []},
+            place: {"metadata": {"name": NAMESPACE}, "spec": {}, "status": {"phase": "Active"}},
+            f"{place}/serviceaccounts/mistere-pipeline": {"metadata": {"name": "mistere-pipeline"}},
+            f"{place}/serviceaccounts/mistere-predictor": {"metadata": {"name": "mistere-predictor"}},
+            f"{place}/secrets/mistere-storage": self.secret(
+                "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"
+            ),
+            f"{place}/secrets/mistere-tracking": self.secret("MLFLOW_TRACKING_TOKEN"),
+            f"{place}/secrets/mistere-webhook": self.secret("MISTERE_WEBHOOK_URL"),
+            f"{place}/resourcequotas": [],
+            f"{place}/limitranges": [],
+            f"{core}/nodes": [
+                _node("cpu-1", {}, [], {"cpu": "15500m", "memory": "64Gi"}),
+                _node("gpu-1", {"pool": "gpu"}, [taint], {"cpu": "31", "memory": "240Gi", "nvidia.com/gpu": "4"}),
+            ],
+            "/apis/serving.kserve.io/v1beta1": self.resources("inferenceservices"),
+            "/apis/trainer.kubeflow.org/v1alpha1": self.resources("trainjobs"),
+            f"{apps}/namespaces/kserve/deployments/kserve-controller-manager": {
+                "metadata": {"name": "kserve-controller-manager"},
+                "spec": {
+                    "selector": {},
+                    "template": {
+                        "spec": {
+                            "containers": [
+                                {"name": "manager", "image": "registry.example/kserve/kserve-controller:v0.17.0"}
+                            ]
+                        }
+                    },
+                },
+                "status": {"availableReplicas": 1},
+            },
+            f"{core}/namespaces/kserve/configmaps/inferenceservice-config": {
+                "metadata": {"name": "inferenceservice-config"},
+                "data": {"deploy": '{"defaultDeploymentMode": "Standard"}'},
+            },
+        }
+
+    @staticmethod
+    def secret(*keys: str, kind: str = "Opaque") -> dict[str, Any]:
+        value = base64.b64encode(b"hush-hush").decode()
+        return {"metadata": {"name": "s"}, "type": kind, "data": dict.fromkeys(keys, value)}
+
+    @staticmethod
+    def resources(*plurals: str) -> dict[str, Any]:
+        found = [
+            {"name": one, "singularName": one[:-1], "namespaced": True, "kind": one, "verbs": ["get"]}
+            for one in plurals
+        ]
+        return {"kind": "APIResourceList", "groupVersion": "g/v", "resources": found}
+
+    def at(self, tail: str) -> str:
+        """The path of the one object whose path ends so."""
+        (path,) = [path for path in self.objects if path.endswith(tail)]
+        return path
+
+    def drop(self, tail: str) -> None:
+        del self.objects[self.at(tail)]
+
+    def kubeconfig(self) -> str:
+        """What ``kubectl`` would be told of it."""
+        return json.dumps(
+            {
+                "apiVersion": "v1",
+                "kind": "Config",
+                "current-context": "here",
+                "contexts": [{"name": "here", "context": {"cluster": "here", "user": "me"}}],
+                "clusters": [{"name": "here", "cluster": {"server": self.url}}],
+                "users": [{"name": "me", "user": {"token": "a-token"}}],
+            }
+        )
+
+    def answer(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Reply:
+        path = urlsplit(path).path.rstrip("/")
+        if headers.get("authorization") != f"Bearer {self.token}":
+            return self._status(401, "Unauthorized", "Unauthorized")
+        if any(re.search(pattern, path) for pattern in self.forbidden):
+            return self._status(403, "Forbidden", f'User "me" cannot get resource at {path}')
+        if method == "POST" and path.endswith("/localsubjectaccessreviews"):
+            review = json.loads(body)
+            verb = review["spec"]["resourceAttributes"]["verb"]
+            assert review["spec"]["user"] == "system:serviceaccount:mistere:mistere-pipeline"
+            return Reply(201, {**review, "status": {"allowed": verb not in self.denied_verbs}})
+        if path not in self.objects:
+            return self._status(404, "NotFound", f"{path} not found")
+        found = self.objects[path]
+        return Reply(200, {"kind": "List", "metadata": {}, "items": found} if isinstance(found, list) else found)
+
+    @staticmethod
+    def _status(code: int, reason: str, message: str) -> Reply:
+        body = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure"}
+        return Reply(code, {**body, "message": message, "reason": reason, "code": code})

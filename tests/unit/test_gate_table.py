@@ -1,0 +1,125 @@
+"""The gate's table as Markdown, of recorded runs."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from components.core.errors import MistereError, UsageError
+from components.core.source_digest import git_state
+from pipelines.commands.gate_table import gate_table
+from pipelines.gate_table import last_run, markdown
+from tests.unit import recorded_runs as runs
+
+
+def cells(table: str) -> list[list[str]]:
+    """The rows of every table, all as wide as their head."""
+    rows, width = [], 0
+    for line in table.splitlines():
+        if line.startswith("| "):
+            row = [cell.strip() for cell in line.replace("\\|", "¦").strip("|").split(" | ")]
+            width = width or len(row)
+            assert len(row) == width, line
+            rows.append(row)
+        else:
+            width = 0
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("ending", "sign", "says"),
+    [
+        ("deployed", "✅", ["**deployed**", "✓ passed", "surely above the minimum", "| difference, paired | +0.148 ("]),
+        ("held", "🟡", ["**held**", f"- {runs.COMPARED}", "● held", "| mixture | 0."]),
+        ("rejected", "❌", ["**rejected**", "✗ rejected", "worse by more than 0.010"]),
+        ("data rejected", "❌", ["**data rejected**", "does not list"]),
+        ("failed", "🚨", ["**failed**", "- finetune\\_encoder-speech: the disk is full"]),
+        ("killed", "🚨", ["did not finish"]),
+    ],
+)
+def test_each_way_to_end(ending: str, sign: str, says: list[str], tmp_path: Path) -> None:
+    run = runs.ENDINGS[ending](tmp_path / "store")
+    table = markdown(run.store, run.run_id)
+    assert table.startswith(f"### {sign} ") and "Run `run-0042`, profile sample" in table
+    for words in [*says, "run_report.html`"]:
+        assert words in table, words
+    rules = [row for row in cells(table) if len(row) == 5]
+    assert bool(rules) == (ending in {"deployed", "held", "rejected"})
+    assert "not asked" not in table, "what was not asked is left out"
+    if ending == "rejected":
+        assert rules[2][0] == "✗ rejected", "what rejects comes first"
+
+
+def test_nothing_from_the_data_is_markup(tmp_path: Path) -> None:
+    run = runs.RecordedRun(tmp_path)
+    run.start()
+    run.data()
+    hostile = (
+        "label 'a|b' <img src=x onerror=alert(1)> @everyone #12 [here](javascript:x) **loud** `code`\n| new | row |"
+    )
+    run.validate([])
+    run.record("evaluate_model", outputs={})
+    run.judge("reject", [runs.rule("class_floor", "reject", hostile)])
+    table = markdown(run.store, run.run_id)
+    cells(table)
+    tags: list[str] = []
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attrs: tags.append(tag)  # type: ignore[method-assign]
+    parser.feed(table)
+    assert tags == []
+    for words in ("@everyone", "#12", "[here](", " **loud", " `code", "\n| new"):
+        assert words not in table, words
+
+
+def test_a_verdict_that_cannot_be_read_costs_only_its_table(tmp_path: Path) -> None:
+    run = runs.held(tmp_path)
+    run.store.delete("artifacts/GateVerdict")
+    table = markdown(run.store, run.run_id)
+    assert "**held**" in table and "The gate's table cannot be read" in table
+
+
+def test_every_rule_that_was_asked_has_a_row(tmp_path: Path) -> None:
+    run = runs.rejected(tmp_path)
+    rows = [row for row in cells(markdown(run.store, run.run_id)) if len(row) == 5]
+    asked = [one for one in [runs.FLOOR, *runs.OTHERS] if one.outcome != "off"]
+    assert len(rows) == 2 + len(asked) + 1, "head, rule below it, the comparison with the champion"
+
+
+def test_the_last_run_of_a_commit_is_found(tmp_path: Path) -> None:
+    started = {
+        "20260101-000000-aaaa": ("aaa111", 1.0),
+        "20260301-000000-aaaa": ("aaa111", 3.0),
+        "20260201-000000-aaaa": ("aaa111", 2.0),
+        "20260401-000000-bbbb": ("bbb222", 4.0),
+        "weekly-x7f": ("ccc333", 6.0),
+        "weekly-k2d": ("ccc333", 5.0),
+    }
+    for name, (commit, at) in started.items():
+        runs.RecordedRun(tmp_path, run_id=name).start(commit=commit, started=at)
+    store = runs.RecordedRun(tmp_path).store
+    assert last_run(store, "aaa111") == last_run(store, "aaa") == "20260301-000000-aaaa"
+    assert last_run(store, "bbb222") == "20260401-000000-bbbb"
+    assert last_run(store, "ccc333") == "weekly-x7f"
+    for nobody in ("fff", ""):
+        with pytest.raises(MistereError, match=r"no run in .* was started from commit"):
+            last_run(store, nobody)
+
+
+def test_the_command_takes_a_run_or_the_commit_that_is_checked_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    head, _ = git_state()
+    if not head:
+        pytest.skip("this copy has no Git history")
+    run = runs.killed(tmp_path / "store")
+    run.start(commit=head)
+    gate_table("run-0042", None, tmp_path, None)
+    by_name = capsys.readouterr().out
+    gate_table(None, None, Path("nowhere"), str(tmp_path / "store"))
+    assert capsys.readouterr().out == by_name != ""
+    with pytest.raises(UsageError, match="knows no run 'run-0043'"):
+        gate_table("run-0043", None, tmp_path, None)
+    with pytest.raises(UsageError, match="nothing has run in"):
+        gate_table(None, None, tmp_path / "nowhere", None)

@@ -1,0 +1,254 @@
+"""The webhook at the end of a run, against a receiver that listens on this machine."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.core.config.registry import RegistryConfig
+from components.core.outcome import read_outcome
+from components.core.progress import EVENTS_VARIABLE
+from components.core.steps import execute
+from components.report_run import notification
+from components.report_run.run import STAGE
+from components.report_run.wording import headline
+from tests.unit import recorded_runs as runs
+from tests.unit.conftest import free_port
+
+SECRET = "T0SECRET/B0SECRET/x7Qsecretx7Q"
+
+
+class Receiver:
+    """An HTTP server that keeps what it is sent and answers in turn what it is told to."""
+
+    def __init__(self) -> None:
+        self.taken: list[dict[str, Any]] = []
+        self.paths: list[str] = []
+        self.answers: list[int | str] = []
+        self.released = threading.Event()
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                receiver.paths.append(self.path)
+                answer = receiver.answers.pop(0) if receiver.answers else 200
+                if answer == "silence":
+                    receiver.released.wait(20)
+                    return
+                if answer == "hang up":
+                    self.connection.shutdown(socket.SHUT_RDWR)
+                    return
+                receiver.taken.append(json.loads(body))
+                self.send_response(int(answer))
+                if 300 <= int(answer) < 400:
+                    self.send_header("Location", f"{receiver.url}/elsewhere")
+                self.send_header("Content-Length", "2")
+                self.end_headers()
+                self.wfile.write(b"ok")
+
+            def log_message(self, format: str, *arguments: Any) -> None:
+                """Nothing on the screen."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_address[1]}/services/{SECRET}"
+
+    def close(self) -> None:
+        self.released.set()
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+    found = Receiver()
+    monkeypatch.setenv(notification.VARIABLE, found.url)
+    monkeypatch.setattr(notification, "_PAUSE_SECONDS", 0.01)
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, runs.RecordedRun]:
+    """A run for each way to end."""
+    folder = tmp_path_factory.mktemp("runs")
+    return {name: make(folder / name) for name, make in runs.ENDINGS.items()}
+
+
+@pytest.fixture
+def events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a run's progress is written."""
+    monkeypatch.setenv(EVENTS_VARIABLE, str(tmp_path / "events.jsonl"))
+    (tmp_path / "events.jsonl").touch()
+    return tmp_path / "events.jsonl"
+
+
+def tell(run: runs.RecordedRun) -> None:
+    outcome = read_outcome(run.store, run.run_id)
+    notification.notify(outcome, "sample", headline(outcome), run.step().progress)
+
+
+def everything(message: dict[str, Any]) -> str:
+    """Every text that a reader sees."""
+    assert set(message) == {"text", "blocks"}
+    seen = [message["text"]]
+    for block in message["blocks"]:
+        assert block["type"] in {"section", "context"}
+        seen += [
+            part["text"] for part in [block.get("text"), *block.get("fields", []), *block.get("elements", [])] if part
+        ]
+    assert all(0 < len(text) <= 3000 for text in seen)
+    return "\n".join(seen)
+
+
+@pytest.mark.parametrize(
+    ("ending", "says"),
+    [
+        (
+            "deployed",
+            ["deployed", "passed the gate", "surely above the minimum", "Against the champion, paired*\n+0.148"],
+        ),
+        ("held", ["held", "differs from the champion's by -0.004", "-0.004 (-0.031 to +0.022)"]),
+        ("rejected", ["rejected", "worse by more than 0.010"]),
+        ("data rejected", ["data rejected", "does not list"]),
+        ("failed", ["failed", "the disk is full"]),
+        ("killed", ["failed", "did not finish"]),
+    ],
+)
+def test_each_way_to_end_is_told(
+    ending: str, says: list[str], ended: dict[str, runs.RecordedRun], receiver: Receiver, events: Path
+) -> None:
+    tell(ended[ending])
+    (message,) = receiver.taken
+    seen = everything(message)
+    for words in [*says, "run-0042 (sample)", "run_report.html"]:
+        assert words in seen, words
+    assert ("Weighted F1 (95 % interval)*\n0." in seen) == (ending in {"deployed", "held", "rejected"})
+    assert events.read_text() == ""
+
+
+def test_without_a_webhook_nothing_is_sent(
+    ended: dict[str, runs.RecordedRun], receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for value in ("", "  "):
+        monkeypatch.setenv(notification.VARIABLE, value)
+        tell(ended["killed"])
+    monkeypatch.delenv(notification.VARIABLE)
+    tell(ended["killed"])
+    assert receiver.paths == []
+
+
+@pytest.mark.parametrize(
+    ("answers", "asked", "note"),
+    [
+        ([500, 200], 2, ""),
+        ([429, 200], 2, ""),
+        (["hang up", 200], 2, ""),
+        (["silence", 200], 2, ""),
+        ([500, 503, 200], 2, "answered 503"),
+        (["silence", "silence"], 2, "did not answer in time"),
+        (["hang up", "hang up"], 2, "could not be reached"),
+        ([404, 200], 1, "answered 404"),
+        ([302, 200], 1, "a redirect, which is not followed"),
+        ([307, 200], 1, "a redirect, which is not followed"),
+    ],
+)
+def test_a_receiver_in_trouble_is_asked_twice_at_most_and_costs_a_note(
+    answers: list[int | str],
+    asked: int,
+    note: str,
+    ended: dict[str, runs.RecordedRun],
+    receiver: Receiver,
+    events: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(notification, "_TIMEOUT_SECONDS", (1.0, 0.3))
+    receiver.answers = list(answers)
+    tell(ended["killed"])
+    assert receiver.paths == [f"/services/{SECRET}"] * asked
+    said = events.read_text()
+    assert (note in said and said.count("\n") == 1) if note else said == ""
+    assert "SECRET" not in said and "127.0.0.1" not in said
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        (f"http://hooks.example.org/services/{SECRET}", "plain http"),
+        (f"http://localhost.example.org/{SECRET}", "plain http"),
+        (f"http://10.0.0.7/{SECRET}", "plain http"),
+        (f"ftp://127.0.0.1/{SECRET}", "no https:// URL"),
+        (f"file:///etc/{SECRET}", "no https:// URL"),
+        (SECRET, "no https:// URL"),
+        (f"https://[half/{SECRET}", "was not told"),
+        (f"https://127.0.0.1:no/{SECRET}", "was not told"),
+        (f"https://127.0.0.1:{{port}}/{SECRET}", "could not be reached"),
+        (f"http://[::1]:{{port}}/{SECRET}", "could not be reached"),
+        ("http://user:T0SECRET@localhost:{port}/", "could not be reached"),
+    ],
+)
+def test_only_private_places_are_told_and_a_wrong_url_is_a_note(
+    url: str,
+    says: str,
+    ended: dict[str, runs.RecordedRun],
+    receiver: Receiver,
+    events: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(notification.VARIABLE, url.format(port=free_port()))
+    tell(ended["killed"])
+    assert receiver.paths == []
+    said = events.read_text()
+    assert says in said and "SECRET" not in said and said.count("\n") == 1
+
+
+def test_text_from_the_data_is_no_markup(ended: dict[str, runs.RecordedRun]) -> None:
+    outcome = read_outcome(ended["failed"].store, "run-0042")
+    outcome.reasons = ["<!channel> <https://evil.example|here> a & b", *["x&y" * 2000] * 9]
+    seen = everything(notification.message(outcome, "<@U1>", "It <b>failed</b>."))
+    assert "<" not in seen and ">" not in seen
+    assert "&lt;!channel&gt;" in seen and "a &amp; b" in seen
+
+
+def test_more_reasons_than_a_message_holds_are_counted(ended: dict[str, runs.RecordedRun]) -> None:
+    outcome = read_outcome(ended["failed"].store, "run-0042")
+    outcome.reasons = [f"Reason {number}." for number in range(8)]
+    seen = everything(notification.message(outcome, "", "It failed."))
+    assert "Reason 4." in seen and "Reason 5." not in seen and "3 more in the report" in seen
+
+
+@pytest.mark.parametrize("answer", [200, 500, 302, "hang up"])
+def test_the_secret_is_nowhere_after_a_run_s_exit_handler(
+    answer: int | str,
+    receiver: Receiver,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("MISTERE_CACHE", str(tmp_path / "cache"))
+    caplog.set_level(logging.DEBUG)
+    recorded = runs.killed(tmp_path / "store")
+    receiver.answers = [answer, answer]
+    settings = RegistryConfig(log_report=False).model_dump(mode="json")
+    values = execute(STAGE, recorded.step().run.model_dump(), settings)
+    assert values["verdict"] == "failed" and receiver.paths
+    seen = capfd.readouterr()
+    assert ("was not told" in seen.out) == (answer != 200)
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert any(path.name == "run_report.json" for path in written)
+    texts = [seen.out, seen.err, caplog.text, *(path.read_text(errors="replace") for path in written)]
+    assert not any("SECRET" in text for text in texts)
