@@ -1,6 +1,6 @@
 # Two commands: `make run` and `make test`. Everything else is for those who work on the project.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run test test-all check format compile lock clean
+.PHONY: help setup setup-dev run test test-all check format compile lock images e2e clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -14,7 +14,7 @@ UV := UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(if $(PIP_INDEX_URL),UV_DEFAULT_INDEX="
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadscope
 
 help: ## what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: setup ## train, judge, release and serve a model on the sample dataset
 	$(BIN)/mistere run --profile sample $(ARGS)
@@ -43,6 +43,16 @@ compile: setup ## write images.lock.yaml and retraining.yaml anew
 lock: setup ## resolve the lock file anew from pyproject.toml
 	UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(BIN)/uv pip compile pyproject.toml --python-version 3.11 --upgrade \
 		--no-header --no-annotate --quiet | sed 's/+cpu$$//' > requirements.lock
+	for image in pipeline train predictor; do UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(BIN)/uv pip compile \
+		--group pyproject.toml:$$image --constraints requirements.lock --python-version 3.11 --no-header --no-annotate \
+		--quiet | sed 's/+cpu$$//' > docker/$$image.lock; done
+	$(BIN)/uv pip compile docker/tools.in --python-version 3.11 --no-header --no-annotate --quiet > docker/tools.lock
+
+images: setup ## build the container images (podman or Docker)
+	PYTHON=$(BIN)/python docker/build.sh $(ARGS)
+
+e2e: setup-dev ## the pipeline and the predictor in containers, against S3, MLflow and PostgreSQL (root)
+	$(BIN)/python -m tests.e2e.run
 
 clean: ## remove the environment and everything made by runs
 	rm -rf $(VENV) output

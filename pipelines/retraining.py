@@ -9,6 +9,7 @@ from kfp import dsl
 from kfp.dsl.graph_component import GraphComponent
 
 from components.core.config.cluster import ClusterConfig
+from components.core.images import image
 from components.deploy_model.component import deploy_model
 from components.embed_shard.component import embed_shard
 from components.evaluate_model.component import evaluate_model
@@ -169,5 +170,9 @@ def retraining(cluster: ClusterConfig | None = None) -> GraphComponent:
                         bundle=registered.outputs["bundle"],
                     )
                     place(deployed, cluster, "deploy_model").set_caching_options(False)
+                    if (
+                        cluster is None
+                    ):  # there is no service to ask: the step itself runs a predictor for the smoke test
+                        deployed.set_container_image(image("train"))
 
     return pipeline

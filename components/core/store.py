@@ -266,7 +266,7 @@ class S3Store(ObjectStore):
         if expected == ABSENT:
             condition["IfNoneMatch"] = "*"
         elif expected is not None:
-            condition["IfMatch"] = expected
+            condition["IfMatch"] = expected.strip('"')  # Ceph compares with the bare digest; others take both spellings
         try:
             return str(self._call(key, "put_object", Key=self._key(key), Body=data, **condition)["ETag"])
         except MissingObjectError as error:

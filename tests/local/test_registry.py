@@ -2,16 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import pwd
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -30,94 +21,9 @@ from components.core.registry import (
     register,
     registered_versions,
 )
+from tests.local.servers import free_port, mlflow_server, postgresql
 
 CONFIG = RegistryConfig()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def programs(*names: str) -> list[str]:
-    """Where PostgreSQL's programs are; Debian keeps them out of the way."""
-    places = [*map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), os.environ["PATH"]]
-    return [found for name in names if (found := shutil.which(name, path=os.pathsep.join(places)))]
-
-
-@contextmanager
-def postgresql(folder: Path) -> Iterator[str]:
-    """A PostgreSQL server of one's own; its URI."""
-    folder.mkdir()
-    found = programs("initdb", "postgres")
-    if len(found) < 2:
-        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
-    initdb, postgres = found
-    account = {}
-    if os.getuid() == 0:  # the server refuses to run as root
-        try:
-            user = pwd.getpwnam("postgres")
-        except KeyError:
-            user = pwd.getpwnam("nobody")
-        os.chown(folder, user.pw_uid, user.pw_gid)
-        for parent in folder.parents:
-            if parent.stat().st_mode & 0o001 == 0:
-                parent.chmod(parent.stat().st_mode | 0o011)
-        account = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-    data, port = folder / "data", free_port()
-    password = folder / "password"
-    password.write_text("s3cret\n")
-    subprocess.run(
-        [initdb, "-D", str(data), "-U", "mlflow", "--auth=scram-sha-256", f"--pwfile={password}", "--no-sync"],
-        check=True,
-        capture_output=True,
-        **account,  # type: ignore[call-overload]
-    )
-    settings = ["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-c", f"unix_socket_directories={folder}"]
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(
-            [postgres, "-D", str(data), "-p", str(port), *settings], stdout=log, stderr=log, **account
-        )  # type: ignore[call-overload]
-    try:
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except OSError:
-                if time.monotonic() > deadline or server.poll() is not None:
-                    raise
-                time.sleep(0.1)
-        yield f"postgresql://mlflow:s3cret@127.0.0.1:{port}/postgres"
-    finally:
-        server.terminate()
-        server.wait(20)
-
-
-@contextmanager
-def mlflow_server(database: str, folder: Path) -> Iterator[str]:
-    """An MLflow server on a database; its address."""
-    port = free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", database, "--workers", "1"]
-    command += ["--artifacts-destination", str(folder / "artifacts"), "--host", "127.0.0.1", "--port", str(port)]
-    folder.mkdir()
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, start_new_session=True)
-    try:
-        deadline = time.monotonic() + 90
-        while True:
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
-                    break
-            except OSError:
-                if time.monotonic() > deadline or server.poll() is not None:
-                    raise AssertionError((folder / "log").read_text()[-2000:]) from None
-                time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(server.pid, 15)
-        server.wait(20)
 
 
 @pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.long)])

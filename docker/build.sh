@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# Builds the images that pipelines/images.lock.yaml names, with podman or Docker, and lays their SBOMs into output/sbom/.
+# usage: build.sh [IMAGE...]; an image that is there under its tag, the hash of its source, is not built again.
+# Environment: BASE (the base image, by digest), PYTHON (an environment with the project).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=${PYTHON:-.venv/bin/python}
+base=${BASE:-docker.io/library/python:3.11-slim-bookworm}
+
+if ! command -v podman >/dev/null && ! docker info >/dev/null 2>&1; then
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+        echo "building needs podman or Docker: install one." >&2
+        exit 1
+    fi
+    echo "installing podman"
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends podman buildah runc fuse-overlayfs \
+        containernetworking-plugins aardvark-dns netavark iptables uidmap slirp4netns >/dev/null
+fi
+if command -v podman >/dev/null; then
+    export ENGINE=podman
+    build=(podman build --quiet --force-rm --format docker --network host)
+    if command -v runc >/dev/null; then
+        export CONTAINERS_CONF=${CONTAINERS_CONF:-$PWD/docker/containers.conf}
+    fi
+else
+    export ENGINE=docker DOCKER_BUILDKIT=1
+    build=(docker build --quiet --network host)
+fi
+
+images=("$@")
+[ ${#images[@]} -gt 0 ] || images=(pipeline train predictor)
+declare -A name torch
+missing=()
+for image in "${images[@]}"; do
+    read -r name[$image] torch[$image] < <("$python" -m pipelines.images --build "$image")
+    "$ENGINE" image inspect "${name[$image]}" >/dev/null 2>&1 || missing+=("$image")
+done
+if [ ${#missing[@]} -gt 0 ]; then
+    if ! "$ENGINE" image inspect "$base" >/dev/null 2>&1 && ! "$ENGINE" pull --quiet "$base" >/dev/null 2>&1; then
+        echo "no registry has $base for us: making a base from Debian's packages"
+        bash docker/base.sh "$base"
+    fi
+    settings=$(mktemp -d)
+    trap 'rm -rf "$settings"' EXIT
+    mapfile -t options < <("$python" docker/index_settings.py "$settings" "$ENGINE")
+    if [ "$ENGINE" = podman ] && compgen -G "${PIP_FIND_LINKS:-/nowhere}/torch-*.whl" >/dev/null; then
+        ours=""  # a folder of wheels has a torch, which is taken as it is
+    else
+        ours=cpu
+    fi
+    commit=$(git rev-parse HEAD 2>/dev/null || true)
+    version=$(git describe --always --dirty --tags 2>/dev/null || true)
+    for image in "${missing[@]}"; do
+        started=$SECONDS
+        "${build[@]}" --file docker/Dockerfile --target "$image" --build-arg "BASE=$base" --build-arg "COMMIT=$commit" \
+            --build-arg "VERSION=$version" --build-arg "TORCH_BACKEND=${torch[$image]:-$ours}" "${options[@]}" \
+            --tag "${name[$image]}" . >/dev/null
+        echo "built $image in $((SECONDS - started)) s"
+    done
+fi
+
+mkdir -p output/sbom
+for image in "${images[@]}"; do
+    "$ENGINE" run --rm --no-healthcheck --network none --entrypoint cat "${name[$image]}" /opt/sbom/mistere.cdx.json \
+        > "output/sbom/$image.cdx.json"
+    size=$("$ENGINE" image inspect --format '{{.Size}}' "${name[$image]}")
+    echo "$image: ${name[$image]}, $((size / 1000000)) MB, SBOM in output/sbom/$image.cdx.json"
+done

@@ -1,0 +1,7 @@
+# Where packages come from, sourced: pip's settings and a CA of one's own, if the build was given them as secrets.
+if [ -f /run/secrets/ca ]; then
+    export SSL_CERT_FILE=/run/secrets/ca PIP_CERT=/run/secrets/ca
+fi
+if [ -f /run/secrets/uv_toml ]; then
+    export UV_CONFIG_FILE=/run/secrets/uv_toml
+fi

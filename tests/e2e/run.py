@@ -1,0 +1,262 @@
+"""The product in its containers, on this machine: ``python -m tests.e2e.run`` (as root; ``make e2e``).
+
+A real S3 server, MLflow on PostgreSQL, the data pushed to S3 with DVC, the pipeline with every step in its image's container
+(not root, read-only root, no capabilities, secrets by environment), and a predictor container that answers what the bundle
+says it should. Servers and containers are gone afterwards, whatever happened; the images stay.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from components.core.artifact_io import open_artifact
+from components.core.champion import read_champion
+from components.core.config.whole import Config
+from components.core.deployment import read_deployment
+from components.core.errors import ExitCode, MistereError
+from components.core.example_dialogue import read_example
+from components.core.images import IMAGES_LOCK, ROLES, image
+from components.core.manifests import ModelBundle
+from components.core.outcome import Outcome, read_outcome
+from components.core.places import PROJECT_ROOT
+from components.core.registry import find_version
+from components.core.serving.client import DialogueClient
+from components.core.source_digest import git_state
+from components.core.stage import RunContext
+from components.core.store import open_store
+from pipelines.images import lock_text
+from pipelines.profiles import load_profile, pipeline_arguments
+from tests.e2e import object_store
+from tests.e2e.containers import (
+    CONFINED,
+    CONFINEMENT,
+    check_confinement,
+    docker_api,
+    no_container_left,
+    podman,
+    predictor_container,
+)
+from tests.local.servers import mlflow_server, postgresql, programs
+
+_DEBIAN = ("radosgw", "ceph-mon", "ceph-osd", "ceph-mgr", "ceph-common", "postgresql")
+_PROGRAMS = (*object_store.PROGRAMS, "initdb", "postgres")
+
+
+class Clock:
+    """Tells what is being done, and how long everything took so far."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        """Print a line."""
+        print(f"[{time.monotonic() - self._started:5.0f} s] {text}", flush=True)
+
+
+def install_servers() -> None:
+    """Bring Debian's packages of the servers where they are missing."""
+    if all(programs(name) for name in _PROGRAMS):
+        return
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    subprocess.run(["apt-get", "update", "-qq"], check=True, env=environment)
+    command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *_DEBIAN]
+    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
+
+
+def push_data(folder: Path, remote: str, endpoint: str) -> str:
+    """Pull the sample from the remote in this tree and push it to S3, with DVC's own commands; its digest."""
+    project = folder / "data-project"
+    project.mkdir()
+    shutil.copy(PROJECT_ROOT / "data.dvc", project)
+
+    def dvc(*arguments: str) -> None:
+        command = [sys.executable, "-m", "dvc", *arguments, "--quiet"]
+        subprocess.run(command, cwd=project, check=True, env={**os.environ, "DVC_NO_ANALYTICS": "1"})
+
+    dvc("init", "--no-scm")
+    dvc("remote", "add", "sample", str(PROJECT_ROOT / ".dvc" / "sample-remote"))
+    dvc("remote", "add", "store", remote)
+    dvc("remote", "modify", "store", "endpointurl", endpoint)
+    dvc("fetch", "--remote", "sample")
+    dvc("push", "--remote", "store")
+    return next(
+        line.split("md5: ")[1].strip() for line in (project / "data.dvc").read_text().splitlines() if "md5: " in line
+    )
+
+
+def run_pipeline(config: Config, context: RunContext, folder: Path, docker_host: str, label: str) -> Outcome:
+    """Run every step in its container; how that ended, as the store says it."""
+    root, arguments = folder / "kfp", folder / "arguments.json"
+    root.mkdir()
+    root.chmod(0o777)
+    arguments.write_text(json.dumps(pipeline_arguments(config, context)), encoding="utf-8")
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(PROJECT_ROOT),
+        "DOCKER_HOST": docker_host,
+        "MISTERE_E2E_LABEL": label,
+        "MISTERE_E2E_KEYS": ",".join(key for key in os.environ if key.startswith("AWS_") and key != "AWS_CA_BUNDLE"),
+    }
+    with (folder / "kfp.log").open("wb") as log:
+        command = [sys.executable, "-m", "tests.e2e.steps_in_containers", str(arguments), str(root)]
+        subprocess.run(command, cwd=PROJECT_ROOT, env=environment, stdout=log, stderr=log, check=False)
+    return read_outcome(open_store(context.store), context.run_id)
+
+
+def steps_by_image(log: str) -> dict[str, list[str]]:
+    """Which image's container each step ran in, from what kfp printed."""
+    found: dict[str, list[str]] = {}
+    for step, used in re.findall(r"Executing task \S*?'([\w-]+)'.*?Found image '(\S+)'", log, re.DOTALL):
+        found.setdefault(used, []).append(step)
+    return found
+
+
+def ask_predictor(context: RunContext, config: Config, label: str, credentials: dict[str, str]) -> str:
+    """Serve what was deployed in a container and compare its answers with the offline evaluation's."""
+    store = open_store(context.store)
+    deployment = read_deployment(store, config.deployment.service)
+    if read_champion(store).digest != deployment.bundle_digest:
+        raise MistereError("the champion is not what is deployed.")
+    version = find_version(context.tracking_uri, "@champion", config.registry.model_name)
+    if version.bundle_digest != deployment.bundle_digest:
+        raise MistereError("the registry's champion is not what is deployed.")
+    example = read_example(open_artifact(store, ModelBundle, deployment.bundle_digest).path)
+    if example is None:
+        raise MistereError("the bundle holds no example dialogue.")
+    service = config.deployment.service
+    serving = predictor_container(image("predictor"), deployment.bundle_location, service, label, credentials)
+    with serving as (name, url, grpc):
+        began = time.monotonic()
+        client = DialogueClient(url, grpc, service)
+        try:
+            client.wait_ready(config.deployment.ready_timeout)
+            ready = time.monotonic() - began
+            answers = [client.predict_rest(example.dialogue), client.predict_grpc(example.dialogue)]
+        except MistereError as error:
+            raise MistereError(f"{error} The container said: {podman('logs', '--tail', '5', name)}") from error
+        worst = max(float(np.abs(answer.probabilities - example.expected).max()) for answer in answers)
+        if not worst <= config.deployment.tolerance:
+            raise MistereError(f"the container's answer differs by {worst:.2g} from the offline evaluation's.")
+        confined = podman("exec", name, "python3", "-c", CONFINEMENT)
+        podman("stop", "--time", "30", name)
+        code = podman("inspect", "--format", "{{.State.ExitCode}}", name)
+    if confined != CONFINED or code != "0":
+        raise MistereError(
+            f"the predictor's container was not confined, or did not stop well: {confined}, exit {code}."
+        )
+    return (
+        f"the predictor was ready after {ready:.0f} s and answered {len(example.dialogue)} utterances by REST and gRPC; largest "
+        f"difference from the offline evaluation {worst:.1e}; user 10001, no capabilities, read-only root, exit code 0 at SIGTERM"
+    )
+
+
+@contextmanager
+def storage(access_key: str, secret_key: str, endpoint: str) -> Iterator[dict[str, str]]:
+    """The store's credentials and address, in this process's environment."""
+    given = {
+        "AWS_ACCESS_KEY_ID": access_key,
+        "AWS_SECRET_ACCESS_KEY": secret_key,
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    os.environ.update(given)
+    try:
+        yield given
+    finally:
+        for key in given:
+            del os.environ[key]
+
+
+def main(profile: str) -> int:
+    """Do all of it; the exit code."""
+    if os.getuid() != 0:
+        print("e2e: the servers and containers of this test need root: run it as root.", file=sys.stderr)
+        return int(ExitCode.USAGE)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    tell, label = Clock(), secrets.token_hex(4)
+    if IMAGES_LOCK.read_text(encoding="utf-8") != lock_text():
+        raise MistereError("pipelines/images.lock.yaml is not of this tree: run `make compile`.")
+    tell("building the images")
+    builder = ["bash", str(PROJECT_ROOT / "docker" / "build.sh")]
+    if subprocess.run(builder, env={**os.environ, "PYTHON": sys.executable}, check=False).returncode:
+        raise MistereError("the images could not be built: the lines above say why.")
+    install_servers()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mistere-e2e-")))
+        folder.chmod(0o755)
+        os.environ["MISTERE_CACHE"] = str(folder / "cache")
+        tell("starting S3 and MLflow on PostgreSQL")
+        access_key, secret_key = secrets.token_hex(10), secrets.token_hex(20)
+        endpoint = stack.enter_context(object_store.radosgw(folder / "ceph", access_key, secret_key))
+        given = stack.enter_context(storage(access_key, secret_key, endpoint))
+        database = stack.enter_context(postgresql(folder / "postgresql"))
+        tracking = stack.enter_context(mlflow_server(database, folder / "mlflow"))
+        docker_host = stack.enter_context(docker_api(folder))
+        stack.enter_context(no_container_left(label))
+        for role in ("pipeline", "train"):
+            check_confinement(docker_host, image(role), label)
+        import boto3
+
+        boto3.client("s3").create_bucket(Bucket="mistere")
+        digest = push_data(folder, "s3://mistere/data", endpoint)
+        tell(f"data {digest[:12]} is in S3; running the pipeline, profile {profile}")
+        commit, dirty = git_state()
+        settings = ["deployment.ready_timeout=300"]  # the machine may have other work
+        if dirty or not commit:
+            settings.append("gate.allow_uncommitted=true")
+        config = load_profile(profile, settings)
+        context = RunContext(
+            run_id=f"e2e-{label}",
+            store="s3://mistere/store",
+            tracking_uri=tracking,
+            data_remote="s3://mistere/data",
+            data_digest=digest,
+            profile=profile,
+            commit=commit,
+            dirty=dirty,
+        )
+        outcome = run_pipeline(config, context, folder, docker_host, label)
+        for record in outcome.stages:
+            print(
+                f"          {record.task:<28} {record.status:<8} {record.seconds:6.1f} s  {record.peak_memory_mb:5.0f} MB"
+            )
+        for used, steps in steps_by_image((folder / "kfp.log").read_text(errors="replace")).items():
+            print(f"          in {used}: {', '.join(steps)}")
+        tell(f"the run ended: {outcome.verdict}; {' '.join(outcome.reasons)}")
+        if outcome.verdict != "deployed":
+            kept = PROJECT_ROOT / "output" / "e2e-kfp.log"
+            shutil.copy(folder / "kfp.log", kept)
+            print(f"e2e: {kept} has what the steps printed.", file=sys.stderr)
+            return outcome.exit_code
+        tell(ask_predictor(context, config, label, given))
+    if podman("ps", "--all", "--quiet", "--filter", f"label=mistere.e2e={label}"):
+        raise MistereError("a container was left behind.")
+    sizes = {role: int(podman("image", "inspect", "--format", "{{.Size}}", image(role))) / 1e6 for role in ROLES}
+    tell(f"done; images: {', '.join(f'{role} {size:.0f} MB' for role, size in sizes.items())}")
+    return int(ExitCode.DEPLOYED)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(os.environ.get("E2E_PROFILE", "tiny")))
+    except MistereError as problem:
+        print(f"e2e: {problem}", file=sys.stderr)
+        sys.exit(int(problem.exit_code))
+    except KeyboardInterrupt:
+        print("e2e: interrupted; servers and containers are gone.", file=sys.stderr)
+        sys.exit(int(ExitCode.ERROR))
