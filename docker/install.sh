@@ -25,7 +25,10 @@ find . -type d -name tests -prune -exec rm -rf {} +
 rm -rf pyarrow/include pyarrow/src pyarrow/*flight*
 find botocore/data -mindepth 1 -maxdepth 1 -type d ! -name s3 ! -name sts ! -name 'sso*' -exec rm -rf {} +
 if [ "$image" != train ]; then
-    rm -rf setuptools setuptools-* _distutils_hack distutils-precedence.pth torch/include torch/bin
+    rm -rf setuptools setuptools-* _distutils_hack distutils-precedence.pth torch/include
+    if [ -d torch/bin ]; then
+        find torch/bin -type f ! -name torch_shm_manager -delete
+    fi
     find . -type f \( -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.[ch]' -o -name '*.cpp' \) -delete
 fi
 

@@ -39,17 +39,27 @@ class Checkpoints:
                 self._store.download(f"{self._prefix}/{name}", path)
 
     def save(self, name: str) -> None:
-        """Send one finished checkpoint (a file or folder in ``directory``); the store forgets what is gone from there."""
+        """Send one finished checkpoint (a file or folder in ``directory``); the store forgets those gone from there.
+
+        Files that other machines sent of a checkpoint (:meth:`send`) stay with it.
+        """
+        if not self._remote:
+            return
+        self.send(name)
+        self._store.write(f"{self._prefix}/{name}{_MARKER}", b"")
+        for key in list(self._store.keys(self._prefix)):
+            checkpoint = key[len(self._prefix) + 1 :].split("/")[0].removesuffix(_MARKER)
+            if not (self.directory / checkpoint).exists():
+                self._store.delete_object(key)
+
+    def send(self, name: str, pattern: str = "*") -> None:
+        """Send what matches of a checkpoint (a file or folder in ``directory``); it counts once :meth:`save` has ended."""
         if not self._remote:
             return
         path = self.directory / name
-        files = [path] if path.is_file() else [file for file in sorted(path.rglob("*")) if file.is_file()]
+        files = [path] if path.is_file() else [file for file in sorted(path.rglob(pattern)) if file.is_file()]
         for file in files:
             self._store.upload(file, f"{self._prefix}/{file.relative_to(self.directory).as_posix()}")
-        self._store.write(f"{self._prefix}/{name}{_MARKER}", b"")
-        for key in list(self._store.keys(self._prefix)):
-            if not (self.directory / key[len(self._prefix) + 1 :].removesuffix(_MARKER)).exists():
-                self._store.delete_object(key)
 
     def clear(self) -> None:
         """Forget them: the step is done."""

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from components.core.places import LOCK_FILE, PROJECT_ROOT
 
-_OUTSIDE_STAGES = frozenset({"components.core.progress", "components.core.errors"})
-"""Modules that cannot change a result: how progress is shown, and how a failure is worded."""
+_OUTSIDE_STAGES = frozenset({"components.core.progress", "components.core.errors", "components.finetune_encoder.nodes"})
+"""Modules that cannot change a result: how progress is shown, how a failure is worded, how nodes are asked to train."""
 _TEMPLATE_FOLDER = "templates/*.html"
 
 

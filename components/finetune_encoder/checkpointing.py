@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainerState
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from components.core.checkpoints import Checkpoints
 from components.core.errors import MistereError
+
+_RANDOM_STATE = "rng_state_{}.pth"
+_STATE = "trainer_state.json"
 
 
 class PreemptedError(MistereError):
@@ -24,7 +27,8 @@ class PreemptedError(MistereError):
 class CheckpointWriter(TrainerCallback):
     """Asks for a checkpoint when the last one is old or the machine is about to be taken away, and sends each on.
 
-    With several processes all of them agree on it at the end of a step, since writing one takes them all.
+    With several processes all of them agree on it at the end of a step, since writing one takes them all. On several nodes
+    each node sends the random states of its own processes; the rest is the same everywhere and goes from the first node.
 
     Args:
         checkpoints: where they go.
@@ -53,10 +57,15 @@ class CheckpointWriter(TrainerCallback):
             control.should_save = True
 
     def on_save(self, args: Any, state: TrainerState, _control: Any, **_: Any) -> None:
+        name = f"checkpoint-{state.global_step}"
         if args.world_size > 1:
             torch.distributed.barrier()  # each process writes a part of it
+        if args.save_on_each_node:
+            if state.is_local_process_zero and not state.is_world_process_zero:
+                self._checkpoints.send(name, _RANDOM_STATE.format("*"))
+            torch.distributed.barrier()  # it is whole only with every node's part
         if state.is_world_process_zero:
-            self._checkpoints.save(f"checkpoint-{state.global_step}")
+            self._checkpoints.save(name)
         self._written = time.monotonic()
         if self._terminated:
             raise PreemptedError(
@@ -103,7 +112,7 @@ def last_whole_checkpoint(directory: Path) -> Path | None:
     """
     for folder in directory.glob("checkpoint-*"):
         try:
-            state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+            state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
             step = state["best_global_step"]
         except (OSError, ValueError, LookupError, TypeError):
             shutil.rmtree(folder)
@@ -114,8 +123,34 @@ def last_whole_checkpoint(directory: Path) -> Path | None:
         if not (best / "model.safetensors").is_file():
             shutil.rmtree(folder)
         elif state.get("best_model_checkpoint") != str(best):
-            aside = folder / "trainer_state.json.partial"
+            aside = folder / f"{_STATE}.partial"
             aside.write_text(json.dumps({**state, "best_model_checkpoint": str(best)}), encoding="utf-8")
-            aside.replace(folder / "trainer_state.json")
+            aside.replace(folder / _STATE)
     last = get_last_checkpoint(str(directory))
     return Path(last) if last else None
+
+
+def agreed_checkpoint(directory: Path, args: TrainingArguments) -> Path | None:
+    """The newest checkpoint that every process has whole on its own machine, in every process; newer ones are deleted.
+
+    Nodes differ where one was killed while a checkpoint was written, or came back with an empty disk.
+    """
+    first = args.local_process_index == 0
+    last = last_whole_checkpoint(directory) if first else None
+    if args.world_size == 1:
+        return last
+    torch.distributed.barrier()
+    own = _RANDOM_STATE.format(args.process_index)
+    mine = {_step_of(path.parent) for path in directory.glob(f"checkpoint-*/{own}") if (path.parent / _STATE).is_file()}
+    everyones: list[set[int]] = [set()] * args.world_size
+    torch.distributed.all_gather_object(everyones, mine)
+    newest = max(set.intersection(*everyones), default=0)
+    for folder in directory.glob("checkpoint-*") if first else ():
+        if _step_of(folder) > newest:
+            shutil.rmtree(folder)
+    torch.distributed.barrier()
+    return directory / f"checkpoint-{newest}" if newest else None
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])

@@ -39,11 +39,16 @@ def fine_tune(
     """Fine-tune one encoder and write its trained parts to ``output``.
 
     Raises:
-        UsageError: the source, the device or a setting is none.
+        UsageError: the source, the device or a setting is none, or several nodes are wanted where there are none.
         DataError: an utterance's audio does not decode, where that is not allowed.
         PreemptedError: SIGTERM; the work so far is kept.
     """
-    choose_device(config.device, f"{modality}.device")
+    if config.num_nodes > 1:
+        from components.finetune_encoder.nodes import check_nodes
+
+        check_nodes(config, modality, step.store)
+    else:
+        choose_device(config.device, f"{modality}.device")
     base = resolve_base(config, modality, step.store)
     family = families()[base.manifest.family](base.path, config)
     with tempfile.TemporaryDirectory() as directory:
@@ -74,7 +79,7 @@ def fine_tune(
             run_id=step.run.run_id,
             tracking_uri=step.run.tracking_uri,
         )
-        history = _train(job, step, scratch)
+        history = _train(job, base.manifest.digest, step, scratch)
     return EncoderCheckpoint(
         modality=modality,
         labels=reference.labels,
@@ -96,7 +101,11 @@ def fine_tune(
     )
 
 
-def _train(job: TrainingJob, step: Step, scratch: Path) -> Curve:
+def _train(job: TrainingJob, base_digest: str, step: Step, scratch: Path) -> Curve:
+    if job.config.num_nodes > 1:
+        from components.finetune_encoder.nodes import train_on_nodes
+
+        return train_on_nodes(job, base_digest, step)
     step.checkpoints.restore()
     if job.config.processes == 1:
         return train(job, step.checkpoints, step.progress)

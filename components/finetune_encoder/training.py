@@ -35,7 +35,7 @@ from components.core.progress import Progress
 from components.core.tracking import LiveRun
 from components.core.utterances import FeatureSpool
 from components.finetune_encoder.batches import Examples, LengthBatches, Share, share_step
-from components.finetune_encoder.checkpointing import CheckpointWriter, Patience, is_over, last_whole_checkpoint
+from components.finetune_encoder.checkpointing import CheckpointWriter, Patience, agreed_checkpoint, is_over
 from components.finetune_encoder.trainable import choose_trainable
 
 Curve = list[dict[str, float]]
@@ -218,8 +218,7 @@ def _fit(
     if config.tracking and _is_first_process() and job.tracking_uri:
         trainer.add_callback(_Tracker(LiveRun(job.tracking_uri, job.run_id, job.task, job.key, progress), job))
     trainer.add_callback(writer)
-    last = last_whole_checkpoint(checkpoints.directory) if _is_first_process() else None
-    last = _agreed(last, trainer.args.world_size)
+    last = agreed_checkpoint(checkpoints.directory, trainer.args)
     state = TrainerState.load_from_json(str(last / "trainer_state.json")) if last else None
     before = writer.watch_for_termination()
     try:
@@ -235,18 +234,10 @@ def _fit(
     return _curve(state.log_history, trainer.epoch_losses)
 
 
-def _agreed(path: Path | None, processes: int) -> Path | None:
-    """The first process's answer, in every process."""
-    if processes == 1:
-        return path
-    answer: list[str | None] = [str(path) if path else None]
-    torch.distributed.broadcast_object_list(answer, src=0)
-    return Path(answer[0]) if answer[0] else None
-
-
 def _arguments(job: TrainingJob, directory: Path, share: Share, precision: torch.dtype) -> TrainingArguments:
     config = job.config
     cuda = choose_device(config.device, f"{job.modality}.device").type == "cuda"
+    several_nodes = os.environ.get("LOCAL_WORLD_SIZE") != os.environ.get("WORLD_SIZE")
     return TrainingArguments(
         output_dir=str(directory),
         num_train_epochs=config.epochs,
@@ -259,6 +250,7 @@ def _arguments(job: TrainingJob, directory: Path, share: Share, precision: torch
         eval_strategy="epoch",
         save_strategy="epoch",
         save_total_limit=2,
+        save_on_each_node=several_nodes,  # the best epoch's weights are read anew in every process at the end
         load_best_model_at_end=True,
         metric_for_best_model="weighted_f1",
         greater_is_better=True,

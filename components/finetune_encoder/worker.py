@@ -14,11 +14,8 @@ from pathlib import Path
 from components.core.errors import ExitCode, MistereError
 
 CURVE = "curve.json"
-
-
-def failure_file(job: Path, rank: int) -> Path:
-    """Where a process says how it failed."""
-    return job.with_name(f"failure-{rank}.json")
+FAILURE = "failure-{}.json"
+"""Beside the job, by rank: how a process failed (:data:`components.finetune_encoder.torchrun.Failure`)."""
 
 
 def main(path: Path) -> None:
@@ -27,10 +24,12 @@ def main(path: Path) -> None:
 
     from components.core.checkpoints import Checkpoints
     from components.core.progress import Progress
-    from components.core.store import open_store
+    from components.core.store import UnreachableError, open_store
+    from components.finetune_encoder.checkpointing import PreemptedError
     from components.finetune_encoder.training import TrainingJob, train
 
     rank = int(os.environ["RANK"])
+    failure = path.with_name(FAILURE.format(rank))
     job = TrainingJob.model_validate_json(path.read_text(encoding="utf-8"))
     threads = max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     torch.set_num_threads(threads)
@@ -39,11 +38,12 @@ def main(path: Path) -> None:
         if rank == 0:
             path.with_name(CURVE).write_text(json.dumps(curve), encoding="utf-8")
     except torch.OutOfMemoryError:
-        failure_file(path, rank).write_text(json.dumps({"memory": True}), encoding="utf-8")
+        failure.write_text(json.dumps({"memory": True}), encoding="utf-8")
         sys.exit(ExitCode.ERROR)
     except MistereError as error:
-        said = {"message": str(error), "exit_code": int(error.exit_code)}
-        failure_file(path, rank).write_text(json.dumps(said), encoding="utf-8")
+        passing = isinstance(error, PreemptedError | UnreachableError)
+        said = {"message": str(error), "exit_code": int(error.exit_code), "passing": passing}
+        failure.write_text(json.dumps(said), encoding="utf-8")
         sys.exit(error.exit_code)
     finally:
         if torch.distributed.is_initialized():

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
-from components.core.config.cluster import StepSettings, Toleration
+from components.core.config.base import Toleration
+from components.core.config.cluster import StepSettings
 from pipelines.doctor.cluster import Cluster
 from pipelines.doctor.finding import Check, Finding, Subject, failed, note, ok
 

@@ -34,7 +34,7 @@ from components.core.manifests import ModelBundle
 from components.core.outcome import Outcome, read_outcome
 from components.core.places import PROJECT_ROOT
 from components.core.registry import find_version
-from components.core.serving.client import DialogueClient
+from components.core.serving.client import DialogueClient, EndpointError
 from components.core.source_digest import git_state
 from components.core.stage import RunContext
 from components.core.store import open_store
@@ -125,6 +125,18 @@ def steps_by_image(log: str) -> dict[str, list[str]]:
     return found
 
 
+def wait_until_ready(client: DialogueClient, name: str, timeout: float) -> None:
+    """Wait for the predictor, as long as its container runs."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            return client.wait_ready(2)
+        except EndpointError:
+            running = podman("inspect", "--format", "{{.State.Running}}", name) == "true"
+            if not running or time.monotonic() > deadline:
+                raise
+
+
 def ask_predictor(context: RunContext, config: Config, label: str, credentials: dict[str, str]) -> str:
     """Serve what was deployed in a container and compare its answers with the offline evaluation's."""
     store = open_store(context.store)
@@ -143,7 +155,7 @@ def ask_predictor(context: RunContext, config: Config, label: str, credentials: 
         began = time.monotonic()
         client = DialogueClient(url, grpc, service)
         try:
-            client.wait_ready(config.deployment.ready_timeout)
+            wait_until_ready(client, name, config.deployment.ready_timeout)
             ready = time.monotonic() - began
             answers = [client.predict_rest(example.dialogue), client.predict_grpc(example.dialogue)]
         except MistereError as error:

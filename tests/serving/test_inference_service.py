@@ -10,7 +10,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from components.core.config.cluster import Toleration
+from components.core.config.base import Toleration
 from components.core.config.deployment import DeploymentConfig
 from components.core.errors import UsageError
 from components.core.secrets import STORAGE_KEYS

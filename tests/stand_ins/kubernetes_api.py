@@ -23,6 +23,7 @@ KINDS = {
     "deployments": ("/apis/apps/v1", "Deployment", "apps"),
     "pods": ("/api/v1", "Pod", ""),
     "events": ("/api/v1", "Event", ""),
+    "trainjobs": ("/apis/trainer.kubeflow.org/v1alpha1", "TrainJob", "trainer.kubeflow.org"),
 }
 ALL = frozenset({("*", "*")})
 Key = tuple[str, str, str]
@@ -52,6 +53,7 @@ class KubernetesApi:
         self.namespaces, self.kinds = set(namespaces), set(kinds)
         self.tokens: dict[str, frozenset[tuple[str, str]]] = {"admin": ALL}
         self.logs: dict[tuple[str, bool], str] = {}
+        self.lines: dict[str, list[tuple[str, str]]] = {}
         self.admit: Callable[[dict[str, Any]], str] = lambda _: ""
         self.changed = threading.Condition()
         self._objects: dict[Key, dict[str, Any]] = {}
@@ -93,13 +95,22 @@ class KubernetesApi:
                 self._note("DELETED", (kind, namespace, name), gone)
             return gone is not None
 
-    def _delete(self, key: Key) -> bool:
-        """Remove an object, or mark it where a finalizer has work to do first."""
+    def say(self, pod: str, line: str) -> None:
+        """What a pod's container writes, with the time at which the kubelet saw it."""
+        nanoseconds = time.time_ns()
+        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(nanoseconds // 10**9))
+        with self.changed:
+            self.lines.setdefault(pod, []).append((f"{seconds}.{nanoseconds % 10**9:09d}Z", line))
+
+    def _delete(self, key: Key, foreground: bool = False) -> bool:
+        """Remove an object, or mark it where a finalizer has work to do first, as what belongs to it is in foreground."""
         with self.changed:
             live = self._objects.get(key)
-            if live is None or not live["metadata"].get("finalizers"):
+            if live is None or not (foreground or live["metadata"].get("finalizers")):
                 return self.remove(key[0], key[2], key[1])
             marked = copy.deepcopy(live)
+            if foreground:
+                marked["metadata"].setdefault("finalizers", []).append("foregroundDeletion")
             marked["metadata"].setdefault("deletionTimestamp", "2026-01-01T00:00:00Z")
             self._store(key, marked)
             return True
@@ -148,9 +159,11 @@ class KubernetesApi:
         if method == "PATCH":
             return self._apply(token, kind, namespace, name, query, json.loads(body))
         if method == "DELETE":
-            if not self._delete((kind, namespace, name)):
+            if not self._delete((kind, namespace, name), query.get("propagationPolicy") == "Foreground"):
                 raise self._missing(kind, name)
             return 200, {"kind": "Status", "apiVersion": "v1", "status": "Success"}
+        if method == "POST":
+            return self._create(kind, namespace, json.loads(body))
         if sub == "log":
             return 200, self._log(name, query)
         if name:
@@ -216,7 +229,22 @@ class KubernetesApi:
             self._store((kind, namespace, name), result)
             return (200 if live else 201), copy.deepcopy(self._objects[(kind, namespace, name)])
 
+    def _create(self, kind: str, namespace: str, value: dict[str, Any]) -> tuple[int, Any]:
+        name = value["metadata"]["name"]
+        if reason := self.admit(value):
+            raise RefusalError(403, "Forbidden", f'admission webhook "validator.{kind}" denied the request: {reason}')
+        with self.changed:
+            if (kind, namespace, name) in self._objects:
+                details = {"name": name, "group": KINDS[kind][2], "kind": kind}
+                raise RefusalError(409, "AlreadyExists", f'{kind}.{KINDS[kind][2]} "{name}" already exists', details)
+            self._store((kind, namespace, name), value)
+            return 201, copy.deepcopy(value)
+
     def _log(self, name: str, query: dict[str, str]) -> str:
+        if name in self.lines:
+            stamped = query.get("timestamps") == "true"
+            lines = [entry for entry in list(self.lines[name]) if entry[0] >= query.get("sinceTime", "")]
+            return "".join(f"{stamp} {line}\n" if stamped else f"{line}\n" for stamp, line in lines)
         said = self.logs.get((name, query.get("previous") == "true"))
         if said is None:
             raise RefusalError(400, "BadRequest", f'container "{query.get("container")}" in pod "{name}" has no log')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,18 +24,24 @@ class Trouble:
 
 
 class KubernetesServer:
-    """A cluster's API behind a port of this machine."""
+    """A cluster's API behind a port of this machine, with TLS where a context is given."""
 
-    def __init__(self, cluster: KubernetesApi) -> None:
+    def __init__(self, cluster: KubernetesApi, tls: ssl.SSLContext | None = None) -> None:
         self.troubles: list[Trouble] = []
         self.calls: list[tuple[str, str]] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(cluster, self.calls, self.troubles))
         self._server.daemon_threads = True
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     @property
+    def port(self) -> int:
+        return int(self._server.server_address[1])
+
+    @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return f"http://127.0.0.1:{self.port}"
 
     def changes(self) -> list[str]:
         """Calls that change something, without their query; dry runs do not."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -28,3 +28,12 @@ class SeededSection(Section):
     """A section whose stage draws random numbers; ``seed`` is the configuration's one seed unless set here."""
 
     seed: int = Field(default=0, ge=0, lt=2**32)
+
+
+class Toleration(Section):
+    """A taint that a pod bears, as Kubernetes writes it."""
+
+    key: str = ""
+    operator: Literal["Equal", "Exists"] = "Exists"
+    value: str = ""
+    effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""

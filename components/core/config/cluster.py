@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from pydantic import Field, field_validator
 
 from components.core.config.base import OBJECT_NAME as _NAME
 from components.core.config.base import QUANTITY as _QUANTITY
-from components.core.config.base import Section
+from components.core.config.base import Section, Toleration
 from components.core.nearest import nearest
-
-
-class Toleration(Section):
-    """A taint that a step's pod bears, as Kubernetes writes it."""
-
-    key: str = ""
-    operator: Literal["Equal", "Exists"] = "Exists"
-    value: str = ""
-    effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
 
 
 class StepSettings(Section):

@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from components.core.config.base import OBJECT_NAME, QUANTITY, Section
-from components.core.config.cluster import Toleration
+from components.core.config.base import OBJECT_NAME, QUANTITY, Section, Toleration
 
 Mode = Literal["local", "standard", "knative"]
 

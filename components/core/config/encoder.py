@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from components.core.config.base import Section, SeededSection
+from components.core.config.base import OBJECT_NAME, QUANTITY, Section, SeededSection, Toleration
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -47,6 +47,36 @@ class ExtractionSettings(Section):
         return "off" if value is False else value
 
 
+class NodeSettings(Section):
+    """What each of several training nodes gets, beside a GPU a process (none where the device is ``cpu``).
+
+    Account, secrets and pull secrets are those of the step that starts them.
+
+    Attributes:
+        runtime: the ClusterTrainingRuntime of Kubeflow Trainer that the nodes are made from.
+        cpu: cores requested.
+        cpu_limit: cores at most.
+        memory: requested, and the limit too.
+        gpu_type: the extended resource that counts GPUs.
+        shared_memory: size of ``/dev/shm``, through which a node's GPUs talk.
+        scratch: size of ``/tmp``: the prepared utterances, the base weights, the checkpoints.
+        timeout: seconds after which they are stopped.
+        node_selector: labels of the machines they may run on.
+        tolerations: taints of these.
+    """
+
+    runtime: str = Field(default="torch-distributed", pattern=OBJECT_NAME)
+    cpu: str = Field(default="4", pattern=QUANTITY)
+    cpu_limit: str = Field(default="8", pattern=QUANTITY)
+    memory: str = Field(default="16Gi", pattern=QUANTITY)
+    gpu_type: str = Field(default="nvidia.com/gpu", min_length=1)
+    shared_memory: str = Field(default="2Gi", pattern=QUANTITY)
+    scratch: str = Field(default="40Gi", pattern=QUANTITY)
+    timeout: int = Field(default=86400, gt=0)
+    node_selector: dict[str, str] = Field(default_factory=dict)
+    tolerations: list[Toleration] = Field(default_factory=list)
+
+
 class EncoderConfig(SeededSection):
     """One modality's utterance encoder: backbone, pooling, projection, head, and how it is fine-tuned.
 
@@ -67,7 +97,10 @@ class EncoderConfig(SeededSection):
         gradient_checkpointing: compute activations twice to keep fewer of them.
         precision: of the training's matrix products; ``auto`` is bf16 (fp16 where there is none) on a GPU, else float32.
         device: ``cuda`` insists on a GPU.
-        processes: training processes on this machine (torchrun), one a GPU.
+        processes: training processes on a machine (torchrun), one a GPU.
+        num_nodes: machines that train together, each with so many processes: on a cluster only, as a TrainJob of Kubeflow
+            Trainer.
+        nodes: what each of several gets.
         checkpoint_seconds: a checkpoint is also written when the last one is older than this.
         undecodable: what to do with an utterance whose audio does not decode.
         crop: which part of an utterance longer than ``max_seconds`` is heard.
@@ -101,6 +134,8 @@ class EncoderConfig(SeededSection):
     precision: Precision = "auto"
     device: Device = "auto"
     processes: int = Field(default=1, gt=0, le=64)
+    num_nodes: int = Field(default=1, gt=0, le=64)
+    nodes: NodeSettings = NodeSettings()
     checkpoint_seconds: float = Field(default=600, ge=0)
     max_tokens: int = Field(default=128, gt=0)
     min_seconds: float = Field(default=1.0, ge=0)
@@ -110,11 +145,11 @@ class EncoderConfig(SeededSection):
     tracking: bool = False
     extraction: ExtractionSettings = ExtractionSettings()
 
-    outside_key: ClassVar[frozenset[str]] = frozenset({"extraction", "tracking", "checkpoint_seconds"})
+    outside_key: ClassVar[frozenset[str]] = frozenset({"extraction", "tracking", "checkpoint_seconds", "nodes"})
 
     def for_checkpoint(self) -> dict[str, Any]:
         """What a fine-tuned encoder remembers of its settings: all but how and where the work was done."""
-        return self.model_dump(mode="json", exclude={*self.outside_key, "device", "processes"})
+        return self.model_dump(mode="json", exclude={*self.outside_key, "device", "processes", "num_nodes"})
 
 
 PREPROCESSING = frozenset({"max_tokens", "min_seconds", "max_seconds", "crop", "context_turns", "prompt"})

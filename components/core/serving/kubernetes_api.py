@@ -36,11 +36,12 @@ class KubernetesError(MistereError):
 
     Attributes:
         code: of HTTP; 0 where there was no answer.
+        said: what the API itself says; empty where it says nothing.
     """
 
-    def __init__(self, message: str, code: int = 0) -> None:
+    def __init__(self, message: str, code: int = 0, said: str = "") -> None:
         super().__init__(message)
-        self.code = code
+        self.code, self.said = code, said
 
 
 class KubernetesApi:
@@ -108,10 +109,29 @@ class KubernetesApi:
             query["dryRun"] = "All"
         return self._call("PATCH", path, query, dict(manifest))
 
-    def delete(self, path: str) -> None:
-        """Delete an object, if it is there."""
+    def create(self, collection: str, manifest: Mapping[str, Any]) -> bool:
+        """Make an object; False where there is one of that name, which stays as it is.
+
+        Raises:
+            KubernetesError: refused; a field that the cluster does not know is refused too.
+        """
         try:
-            self._call("DELETE", path)
+            self._call("POST", collection, {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}, dict(manifest))
+        except KubernetesError as error:
+            if error.code == 409:
+                return False
+            raise
+        return True
+
+    def delete(self, path: str, *, dependents_first: bool = False) -> None:
+        """Delete an object, if it is there.
+
+        Args:
+            path: the object's.
+            dependents_first: it stays, marked, until what belongs to it is gone.
+        """
+        try:
+            self._call("DELETE", path, {"propagationPolicy": "Foreground"} if dependents_first else None)
         except KubernetesError as error:
             if error.code != 404:
                 raise
@@ -200,7 +220,7 @@ class KubernetesApi:
     ) -> Any:
         headers = {"Accept": "application/json, */*"}
         if body is not None:
-            headers["Content-Type"] = "application/apply-patch+yaml"
+            headers["Content-Type"] = "application/apply-patch+yaml" if method == "PATCH" else "application/json"
         return self._client.call_api(
             path,
             method,
@@ -235,7 +255,7 @@ class KubernetesApi:
             text = f"the cluster knows nothing at {path.rpartition('/')[0]}: install KServe there (0.16 or later)."
         elif code == 404:
             text = f"{said or path}: make it, or correct the deployment section."
-            return _MissingObjectError(text, code)
+            return _MissingObjectError(text, code, said)
         elif code == 409:
             text = f"others manage what is to be changed ({said}): let them give these fields up, or delete the object."
         elif code in {400, 403, 422}:
@@ -248,7 +268,7 @@ class KubernetesApi:
             text = (
                 f"the Kubernetes API at {self._host} has trouble ({method} answered {code}: {said}): try again later."
             )
-        return KubernetesError(text, code)
+        return KubernetesError(text, code, said)
 
 
 class _MissingObjectError(KubernetesError):

@@ -1,0 +1,340 @@
+"""Training on several nodes: their TrainJob is followed to its end, and it is never left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import components.core.serving.kubernetes_api as kubernetes_api
+from components.core.config.encoder import TextConfig
+from components.core.errors import MistereError, UsageError
+from components.core.images import image
+from components.core.places import PROJECT_ROOT
+from components.core.store import LocalStore, S3Store
+from components.finetune_encoder import node_pods, nodes
+from components.finetune_encoder.checkpointing import PreemptedError
+from components.finetune_encoder.nodes import check_nodes, train_on_nodes
+from components.finetune_encoder.train_job import train_job
+from tests.cluster.trainer import NAME, STEP_POD, TrainerCluster, step_inside, until, use_token
+from tests.serving.test_inference_service import LOADER
+from tests.stand_ins.kubernetes_server import Trouble
+
+CURVE = [{"epoch": 1, "loss": 0.5, "dev_loss": 0.4, "dev_weighted_f1": 0.7}]
+
+
+@pytest.fixture(autouse=True)
+def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nodes, "_POLL_SECONDS", 0.05)
+    monkeypatch.setattr(kubernetes_api, "_PATIENCE", (0.01, 0.01))
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., TrainerCluster]]:
+    made: list[TrainerCluster] = []
+
+    def inside(**options: Any) -> TrainerCluster:
+        made.append(step_inside(tmp_path, LocalStore(tmp_path / "store"), monkeypatch, **options))
+        return made[-1]
+
+    yield inside
+    for cluster in made:
+        cluster.close()
+
+
+@pytest.fixture
+def cluster(make: Callable[..., TrainerCluster]) -> TrainerCluster:
+    return make()
+
+
+def finish(cluster: TrainerCluster, prefix: str, node: int) -> int:
+    """What the first process's node does at the end."""
+    if node == 0:
+        cluster.store.write(f"{prefix}/tuned.safetensors", b"weights")
+        cluster.store.write(f"{prefix}/curve.json", json.dumps(CURVE).encode())
+    return 0
+
+
+def fail(cluster: TrainerCluster, prefix: str, node: int, **failure: Any) -> int:
+    cluster.store.write(f"{prefix}/failures/{node}.json", json.dumps([failure]).encode())
+    return 1
+
+
+def nothing_is_left(cluster: TrainerCluster) -> bool:
+    until(lambda: not cluster.api.all("trainjobs") and len(cluster.api.all("pods")) == 1)
+    return not list(cluster.store.keys("nodes"))
+
+
+def test_it_is_made_followed_and_deleted(cluster: TrainerCluster, capsys: pytest.CaptureFixture[str]) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def work(node: int, say: Callable[[str], None], _stopped: Any, prefix: str) -> int:
+        seen.append(cluster.api.find("trainjobs", NAME) or {})
+        job = json.loads(cluster.store.read(f"{prefix}/job.json")[0])
+        assert job["base_digest"] == "base" and job["training"]["most"] == 8
+        assert cluster.store.read(f"{prefix}/dev/features.bin")[0] == b"dev"
+        for count in range(3):
+            say(f"line {count} of {node}")
+            time.sleep(0.06)
+        return finish(cluster, prefix, node)
+
+    cluster.run_containers(work)
+    job = cluster.job()
+    assert train_on_nodes(job, "base", cluster.step()) == CURVE
+    assert (job.output / "tuned.safetensors").read_bytes() == b"weights"
+    out = capsys.readouterr().out.splitlines()
+    for node in range(2):
+        assert [line for line in out if f"of {node}" in line] == [f"node {node}: line {i} of {node}" for i in range(3)]
+    assert seen[0]["spec"]["trainer"]["image"] == image("train")
+    assert cluster.calls("POST") == 1 and nothing_is_left(cluster)
+    assert cluster.ears.notes == [f"TrainJob {NAME} in namespace mistere: 2 nodes with 1 processes each."]
+
+
+def test_a_batch_that_does_not_fit_is_halved_on_all_nodes(cluster: TrainerCluster) -> None:
+    tried: list[int] = []
+
+    def work(node: int, _say: Any, stopped: threading.Event, prefix: str) -> int:
+        most = json.loads(cluster.store.read(f"{prefix}/job.json")[0])["training"]["most"]
+        tried.append(most)
+        if most == 8 and node == 1:
+            return fail(cluster, prefix, node, memory=True)
+        if most == 8:
+            stopped.wait(10)
+            return 1
+        return finish(cluster, prefix, node)
+
+    cluster.run_containers(work)
+    assert train_on_nodes(cluster.job(), "base", cluster.step()) == CURVE
+    assert set(tried) == {8, 2} and cluster.calls("POST") == 2 and nothing_is_left(cluster)
+    assert "4 utterances at once do not fit" in cluster.ears.notes[1] and "still sees 8" in cluster.ears.notes[1]
+
+
+def test_a_node_s_failure_is_the_step_s(cluster: TrainerCluster) -> None:
+    message = "text.precision=float16 needs a GPU: set bfloat16."
+
+    def work(node: int, _say: Any, stopped: threading.Event, prefix: str) -> int:
+        if node == 1:
+            return fail(cluster, prefix, node, message=message, exit_code=2)
+        stopped.wait(10)
+        return 1
+
+    cluster.run_containers(work)
+    with pytest.raises(UsageError, match=message):
+        train_on_nodes(cluster.job(), "base", cluster.step())
+    assert nothing_is_left(cluster) and cluster.stopped == [0]
+
+
+def test_a_node_that_falls_is_started_again(cluster: TrainerCluster) -> None:
+    falls = iter([1, 1])
+    cluster.run_containers(lambda node, _say, _stopped, prefix: next(falls, 0) or finish(cluster, prefix, node))
+    assert train_on_nodes(cluster.job(), "base", cluster.step()) == CURVE
+
+
+def test_nodes_that_always_fall_fail_with_their_last_words(cluster: TrainerCluster) -> None:
+    def work(node: int, say: Callable[[str], None], _stopped: Any, _prefix: str) -> int:
+        say("Traceback (most recent call last):")
+        say("RuntimeError: NCCL error")
+        time.sleep(0.2)
+        return 1
+
+    cluster.run_containers(work, backoff=0)
+    with pytest.raises(
+        MistereError, match=r"failed .*job failures; node 0 .*exit code 1.*NCCL error.*run again"
+    ) as error:
+        train_on_nodes(cluster.job(), "base", cluster.step())
+    assert "\n" not in str(error.value) and nothing_is_left(cluster)
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        ({"state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}, "pull the image"),
+        ({"lastState": {"terminated": {"reason": "OOMKilled", "exitCode": 137}}}, r"raise text\.nodes\.memory"),
+    ],
+)
+def test_what_never_will_train_is_not_waited_for(cluster: TrainerCluster, state: dict[str, Any], expected: str) -> None:
+    controller = cluster.run_containers(lambda _node, _say, stopped, _prefix: int(stopped.wait(10)))
+    controller.states[1] = state
+    with pytest.raises(MistereError, match=f"^node 1 of TrainJob {NAME} .*{expected}"):
+        train_on_nodes(cluster.job(), "base", cluster.step())
+    assert nothing_is_left(cluster)
+
+
+def test_what_keeps_it_waiting_is_told_once(cluster: TrainerCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_pods, "_SECONDS_WITHOUT_PODS", 0.1)
+    job, step = cluster.job(), cluster.step()
+    go = threading.Event()
+
+    def later() -> None:
+        until(lambda: len(cluster.ears.notes) == 2)
+        controller = cluster.run_containers(
+            lambda node, _say, _stopped, prefix: int(not go.wait(10)) or finish(cluster, prefix, node)
+        )
+        message = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
+        controller.conditions[1] = [{"type": "PodScheduled", "status": "False", "message": message}]
+        until(lambda: len(cluster.ears.notes) == 3)
+        time.sleep(0.2)
+        go.set()
+
+    thread = threading.Thread(target=later)
+    thread.start()
+    assert train_on_nodes(job, "base", step) == CURVE
+    thread.join()
+    _, without, unscheduled = cluster.ears.notes
+    assert "has no pods yet" in without and "node 1" in unscheduled and "Insufficient nvidia.com/gpu" in unscheduled
+
+
+def test_sigterm_deletes_it(cluster: TrainerCluster) -> None:
+    def work(_node: int, _say: Any, stopped: threading.Event, _prefix: str) -> int:
+        stopped.wait(10)
+        return 1
+
+    cluster.run_containers(work)
+
+    def terminate() -> None:
+        until(lambda: len(cluster.api.all("pods")) == 3)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=terminate)
+    thread.start()
+    with pytest.raises(PreemptedError, match=r"stopped by SIGTERM, TrainJob .* is deleted: run again"):
+        train_on_nodes(cluster.job(), "base", cluster.step())
+    thread.join()
+    assert nothing_is_left(cluster) and sorted(cluster.stopped) == [0, 1]
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_step_that_was_killed_takes_up_what_runs(cluster: TrainerCluster) -> None:
+    go = threading.Event()
+    cluster.run_containers(lambda node, _say, _stopped, prefix: int(not go.wait(20)) or finish(cluster, prefix, node))
+    job, step = cluster.job(), cluster.step()
+    child = os.fork()
+    if not child:
+        train_on_nodes(job, "base", step)
+        os._exit(0)
+    until(lambda: len(cluster.api.all("pods")) == 3)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    (before,) = cluster.api.all("trainjobs")
+    threading.Timer(0.3, go.set).start()
+    assert train_on_nodes(job, "base", step) == CURVE
+    assert cluster.ears.notes == [f"TrainJob {NAME} runs already and is followed."]
+    assert cluster.calls("POST") == 1 and before["metadata"]["name"] == NAME and nothing_is_left(cluster)
+
+
+def test_one_that_is_being_removed_is_waited_for(cluster: TrainerCluster) -> None:
+    going = train_job(NAME, TextConfig(num_nodes=2), "image", (), STEP_POD)
+    going["metadata"] |= {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["foregroundDeletion"]}
+    cluster.api.write("trainjobs", going)
+    job, step = cluster.job(), cluster.step()
+
+    def remove() -> None:
+        time.sleep(0.2)
+        cluster.api.remove("trainjobs", NAME)
+        cluster.run_containers(lambda node, _say, _stopped, prefix: finish(cluster, prefix, node))
+
+    thread = threading.Thread(target=remove)
+    thread.start()
+    assert train_on_nodes(job, "base", step) == CURVE
+    thread.join()
+    assert cluster.calls("POST") == 1
+
+
+def test_one_that_somebody_deletes_is_told(cluster: TrainerCluster) -> None:
+    cluster.run_containers(lambda _node, _say, stopped, _prefix: int(stopped.wait(10)))
+    job, step = cluster.job(), cluster.step()
+
+    def delete() -> None:
+        until(lambda: len(cluster.api.all("pods")) == 3)
+        cluster.api.remove("trainjobs", NAME)
+
+    thread = threading.Thread(target=delete)
+    thread.start()
+    with pytest.raises(MistereError, match="deleted by another hand"):
+        train_on_nodes(job, "base", step)
+    thread.join()
+
+
+def test_an_api_that_is_away_for_a_while_costs_nothing(cluster: TrainerCluster) -> None:
+    def work(node: int, _say: Any, _stopped: Any, prefix: str) -> int:
+        cluster.server.troubles.append(Trouble("GET", 503, times=9))
+        time.sleep(0.2)
+        return finish(cluster, prefix, node)
+
+    cluster.run_containers(work)
+    assert train_on_nodes(cluster.job(), "base", cluster.step()) == CURVE
+
+
+# What a cluster refuses
+
+
+def test_without_kubeflow_trainer_it_says_what_to_install(make: Callable[..., TrainerCluster]) -> None:
+    cluster = make(kinds=("pods",))
+    with pytest.raises(MistereError, match=r"no TrainJobs: install Kubeflow Trainer .*text\.num_nodes=1\.$"):
+        train_on_nodes(cluster.job(), "base", cluster.step())
+
+
+def role() -> frozenset[tuple[str, str]]:
+    """What the manifests give a step."""
+    content = yaml.load((PROJECT_ROOT / "manifests/base/pipeline/role.yaml").read_text().split("---")[0], LOADER)
+    return frozenset(
+        (verb, resource)
+        for rule in content["rules"]
+        if "resourceNames" not in rule
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    )
+
+
+def test_the_step_s_role_suffices(cluster: TrainerCluster) -> None:
+    use_token(cluster, "mistere-pipeline", role())
+    cluster.run_containers(lambda node, say, _stopped, prefix: say("hello") or finish(cluster, prefix, node))
+    assert train_on_nodes(cluster.job(), "base", cluster.step()) == CURVE
+    assert len(cluster.ears.notes) == 1 and nothing_is_left(cluster)
+
+
+def test_a_right_that_is_lacking_is_named(cluster: TrainerCluster) -> None:
+    use_token(cluster, "poor", role() - {("create", "trainjobs")})
+    with pytest.raises(MistereError, match=r"cannot create resource .trainjobs.*bind that account to a Role"):
+        train_on_nodes(cluster.job(), "base", cluster.step())
+
+
+def test_logs_that_may_not_be_read_are_not_worth_the_training(cluster: TrainerCluster) -> None:
+    use_token(cluster, "deaf", role() - {("get", "pods/log")})
+
+    def work(node: int, _say: Any, _stopped: Any, prefix: str) -> int:
+        time.sleep(0.2)
+        return finish(cluster, prefix, node)
+
+    cluster.run_containers(work)
+    assert train_on_nodes(cluster.job(), "base", cluster.step()) == CURVE
+    assert len(cluster.ears.notes) == 2 and "logs are not passed on" in cluster.ears.notes[1]
+
+
+def test_what_kubeflow_trainer_refuses_is_told(cluster: TrainerCluster) -> None:
+    cluster.api.admit = lambda _: 'spec.runtimeRef: ClusterTrainingRuntime "torch-distributed" not found'
+    with pytest.raises(MistereError, match=r"refuses TrainJob .*torch-distributed.*correct text\.nodes"):
+        train_on_nodes(cluster.job(), "base", cluster.step())
+
+
+def test_what_cannot_be_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, config = LocalStore(tmp_path), TextConfig(num_nodes=2)
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    with pytest.raises(UsageError, match=r"text\.num_nodes=2 .* this run is in none: set text\.num_nodes=1 .*submit"):
+        check_nodes(config, "text", store)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    with pytest.raises(UsageError, match="needs a store that the nodes reach: name s3://"):
+        check_nodes(config, "text", store)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    check_nodes(config, "text", S3Store("s3://bucket/store"))
+    with pytest.raises(UsageError, match="8, which 3 processes cannot share evenly"):
+        check_nodes(TextConfig(num_nodes=3), "text", S3Store("s3://bucket/store"))

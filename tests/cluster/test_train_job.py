@@ -1,0 +1,91 @@
+"""The TrainJob of a training on several nodes is one that a cluster takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from components.core.config.base import Toleration
+from components.core.config.encoder import NodeSettings, TextConfig
+from components.core.places import PROJECT_ROOT
+from components.core.secrets import STORAGE_KEYS
+from components.core.source_digest import closure
+from components.finetune_encoder.train_job import train_job, train_job_name
+from tests.cluster.trainer import KEY, NAME, STEP_POD
+from tests.manifests.pod_security import broken_rules
+from tests.serving.test_inference_service import LOADER, strict
+
+CRD = PROJECT_ROOT.parent / "shared" / "crds" / "trainer.kubeflow.org_trainjobs.yaml"
+IMAGE = "registry.example/mistere-train@sha256:" + "b" * 64
+EVERYTHING = TextConfig(
+    num_nodes=3,
+    processes=4,
+    nodes=NodeSettings(
+        cpu="16", memory="120Gi", node_selector={"pool": "gpu"}, tolerations=[Toleration(key="nvidia.com/gpu")]
+    ),
+)
+
+
+def manifest(config: TextConfig = EVERYTHING) -> dict[str, Any]:
+    return train_job(train_job_name("text", KEY), config, IMAGE, ("s3://bucket/store", "nodes/text/key"), STEP_POD)
+
+
+def pod_of(content: dict[str, Any]) -> dict[str, Any]:
+    (patch,) = content["spec"]["runtimePatches"]
+    (patched,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+    pod: dict[str, Any] = patched["template"]["spec"]["template"]["spec"]
+    return pod
+
+
+@pytest.mark.parametrize("config", [EVERYTHING, TextConfig(num_nodes=2, device="cpu")], ids=["everything", "default"])
+def test_it_fits_the_crd(config: TextConfig) -> None:
+    if not CRD.is_file():
+        pytest.skip("Kubeflow Trainer's CRDs are not beside this checkout")
+    (version,) = yaml.load(CRD.read_text(encoding="utf-8"), LOADER)["spec"]["versions"]
+    schema = strict(version["schema"]["openAPIV3Schema"])
+    schema["properties"]["metadata"] = {"type": "object"}
+    validator = jsonschema.Draft202012Validator(schema)
+    content = manifest(config)
+    assert content["apiVersion"] == f"trainer.kubeflow.org/{version['name']}"
+    assert not [error.message for error in validator.iter_errors(content)]
+    pod_of(content)["automountServiceAccountToken"] = False
+    assert list(validator.iter_errors(content)), "a field that the CRD does not have is refused"
+
+
+def test_its_nodes_run_as_the_step_does() -> None:
+    content = manifest()
+    assert content["metadata"]["name"] == NAME and content["metadata"]["namespace"] == "mistere"
+    owner = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "mistere-x", "uid": "5f1d"}
+    assert content["metadata"]["ownerReferences"] == [owner]
+    pod, trainer = pod_of(content), content["spec"]["trainer"]
+    assert pod["serviceAccountName"] == "mistere-pipeline" and pod["imagePullSecrets"] == [{"name": "registry"}]
+    assert [variable["name"] for variable in trainer["env"]] == list(STORAGE_KEYS)
+    for variable in trainer["env"]:
+        reference = {"name": "storage", "key": variable["name"], "optional": True}
+        assert variable["valueFrom"] == {"secretKeyRef": reference}
+
+
+def test_its_nodes_are_restricted_and_say_what_they_take() -> None:
+    content = manifest()
+    pod, trainer = pod_of(content), content["spec"]["trainer"]
+    assert not list(broken_rules(pod))
+    (container,) = pod["containers"]
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True and "env" not in container
+    assert all(volume["emptyDir"]["sizeLimit"] for volume in pod["volumes"])
+    assert trainer["resourcesPerNode"]["limits"] == {"cpu": "8", "memory": "120Gi", "nvidia.com/gpu": "4"}
+    assert (trainer["numNodes"], trainer["numProcPerNode"]) == (3, 4)
+    assert pod["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists"}]
+    on_cpus = manifest(TextConfig(num_nodes=2, device="cpu"))["spec"]["trainer"]
+    assert set(on_cpus["resourcesPerNode"]["limits"]) == {"cpu", "memory"}
+
+
+def test_how_nodes_are_asked_changes_no_key() -> None:
+    one, other = TextConfig(num_nodes=2), TextConfig(num_nodes=2, nodes=NodeSettings(memory="64Gi"))
+    assert one.keyed() == other.keyed() and "num_nodes" in one.keyed()
+    assert not {"num_nodes", "nodes"} & set(one.for_checkpoint())
+    modules = closure("components.finetune_encoder.run")
+    assert "components.finetune_encoder.worker" in modules
+    assert "components.core.serving.kubernetes_api" not in modules

@@ -1,0 +1,232 @@
+"""Two nodes really train: each a process tree of its own with a disk of its own, a store between them, a cluster that starts
+them."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from safetensors.numpy import load_file
+
+import components.core.serving.kubernetes_api as kubernetes_api
+from components.core.checkpoints import Checkpoints
+from components.core.config.encoder import TextConfig
+from components.core.data_source import pin
+from components.core.manifests import EncoderCheckpoint, UtteranceSet
+from components.core.places import PROJECT_ROOT
+from components.core.stage import RunContext, Step
+from components.core.store import LocalStore, ObjectStore, S3Store
+from components.finetune_encoder import nodes
+from components.pull_data.run import describe
+from tests.cluster.trainer import KEY, TrainerCluster, environment_of, step_inside, until
+from tests.local.workshop import make_dataset, rows
+from tests.stand_ins.trainer_controller import TrainerController
+from tests.unit.conftest import free_port, s3_endpoint, s3_store  # noqa: F401
+
+SETTINGS = TextConfig(
+    source="random:bidirectional_text",
+    projection=8,
+    epochs=3,
+    patience=3,
+    batch_size=8,
+    learning_rate=1e-3,
+    head_learning_rate=1e-2,
+    device="cpu",
+    checkpoint_seconds=0.0,
+)
+
+
+class Tree:
+    """A node's container as processes of this machine."""
+
+    def __init__(self, command: list[str], environment: dict[str, str], say: Callable[[str], None]) -> None:
+        self.process = subprocess.Popen(
+            command, env=environment, cwd=PROJECT_ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        threading.Thread(target=self._listen, args=(say,), daemon=True).start()
+
+    def _listen(self, say: Callable[[str], None]) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            say(line.rstrip("\n"))
+
+    def poll(self) -> int | None:
+        return self.process.poll()
+
+    def stop(self) -> None:
+        if self.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def kill(self) -> None:
+        """All of it at once, as a machine that is gone."""
+        parent = psutil.Process(self.process.pid)
+        for each in [*parent.children(recursive=True), parent]:
+            each.kill()
+        self.process.wait(10)
+
+
+class Machines:
+    """Starts nodes as Kubernetes would; ``trees`` are the last of each, ``starts`` counts them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, free_port()
+        self.trees: dict[int, Tree] = {}
+        self.starts = [0, 0]
+
+    def __call__(self, trainer: dict[str, Any], environment: dict[str, str], say: Callable[[str], None]) -> Tree:
+        node = int(environment["PET_NODE_RANK"])
+        self.starts[node] += 1
+        command = [sys.executable, *trainer["command"][1:], *trainer["args"]]
+        self.trees[node] = Tree(command, environment_of(node, environment, self.folder, self.port), say)
+        return self.trees[node]
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> UtteranceSet:
+    folder = tmp_path_factory.mktemp("data")
+    pinned = pin(str(make_dataset(folder / "tones", rows(audio=False))), str(folder / "remote"))
+    return describe(pinned.remote, pinned.digest)
+
+
+@pytest.fixture
+def cluster(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    s3_store: S3Store,  # noqa: F811
+) -> Iterator[TrainerCluster]:
+    monkeypatch.setattr(nodes, "_POLL_SECONDS", 0.2)
+    monkeypatch.setattr(kubernetes_api, "_PATIENCE", (0.1, 0.1))
+    found = step_inside(tmp_path, s3_store, monkeypatch)
+    yield found
+    found.close()
+
+
+def tune(
+    reference: UtteranceSet, store: ObjectStore, output: Path, settings: TextConfig, cluster: TrainerCluster
+) -> EncoderCheckpoint:
+    from components.finetune_encoder.fine_tuning import fine_tune
+
+    context = RunContext(run_id="test", store=store.uri, tracking_uri="")
+    checkpoints = Checkpoints(store, "finetune_encoder", KEY)
+    output.mkdir()
+    return fine_tune(
+        settings,
+        Step("finetune_encoder-text", KEY, context, store, cluster.ears, checkpoints),
+        reference,
+        output,
+        "text",
+    )
+
+
+def differ(one: Path, other: Path) -> float:
+    ours, theirs = load_file(one / "tuned.safetensors"), load_file(other / "tuned.safetensors")
+    assert ours.keys() == theirs.keys()
+    return max(float(np.abs(ours[name] - theirs[name]).max()) for name in ours)
+
+
+def same_curve(one: EncoderCheckpoint, other: EncoderCheckpoint) -> bool:
+    """But for rounding: a process on a node of its own computes with more threads."""
+    pairs = zip(one.history, other.history, strict=True)
+    return all(theirs == pytest.approx(ours, abs=1e-5) for ours, theirs in pairs)
+
+
+def test_a_checkpoint_is_of_all_nodes(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    s3_store: S3Store,  # noqa: F811
+) -> None:
+    machines = []
+    for node in range(3):
+        monkeypatch.setenv("MISTERE_CACHE", str(tmp_path / str(node)))
+        machines.append(Checkpoints(s3_store, "finetune_encoder", KEY))
+    first, second, third = machines
+
+    def write(step: int) -> None:
+        for node, part in enumerate((first, second)):
+            folder = part.directory / f"checkpoint-{step}"
+            folder.mkdir(parents=True)
+            (folder / "model.safetensors").write_bytes(b"same")
+            (folder / f"rng_state_{node}.pth").write_bytes(str(node).encode())
+        second.send(f"checkpoint-{step}", "rng_state_*")
+
+    write(4)
+    third.restore()
+    assert not list(third.directory.iterdir()), "it is not whole yet"
+    first.save("checkpoint-4")
+    write(8)
+    first.save("checkpoint-8")
+    third.restore()
+    whole = {"model.safetensors", "rng_state_0.pth", "rng_state_1.pth"}
+    for step in (4, 8):
+        assert {file.name for file in (third.directory / f"checkpoint-{step}").iterdir()} == whole
+    (first.directory / "checkpoint-4").rename(first.directory.parent / "away")
+    write(12)
+    first.save("checkpoint-12")
+    kept = {key.split("/")[3].removesuffix(".complete") for key in s3_store.keys("checkpoints")}
+    assert kept == {"checkpoint-8", "checkpoint-12"}
+
+
+@pytest.mark.long
+def test_two_nodes_train_what_two_processes_do(
+    reference: UtteranceSet, cluster: TrainerCluster, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    here = SETTINGS.model_copy(update={"processes": 2})
+    one = tune(reference, LocalStore(tmp_path / "store"), tmp_path / "a", here, cluster)
+    machines = Machines(tmp_path)
+    cluster.controller = TrainerController(cluster.api, machines)
+    there = SETTINGS.model_copy(update={"num_nodes": 2})
+    two = tune(reference, cluster.store, tmp_path / "b", there, cluster)
+    assert machines.starts == [1, 1]
+    assert differ(tmp_path / "a", tmp_path / "b") < 1e-6
+    assert same_curve(one, two)
+    assert "node 0: event=progress task=finetune_encoder-text" in capfd.readouterr().out
+    assert not list(cluster.store.keys("nodes"))
+    until(lambda: not cluster.api.all("trainjobs"))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("how", ["its machine is gone", "its machine is drained"])
+def test_a_node_that_falls_costs_time_only(
+    how: str, reference: UtteranceSet, cluster: TrainerCluster, tmp_path: Path
+) -> None:
+    here = SETTINGS.model_copy(update={"processes": 2})
+    one = tune(reference, LocalStore(tmp_path / "store"), tmp_path / "a", here, cluster)
+    machines = Machines(tmp_path)
+    cluster.controller = TrainerController(cluster.api, machines, backoff=6)
+    fell = threading.Event()
+
+    def fall() -> None:
+        deadline = time.monotonic() + 200
+        while sum(key.endswith(".complete") for key in cluster.store.keys("checkpoints")) < 2:
+            if time.monotonic() > deadline:
+                return
+            time.sleep(0.02)
+        if how == "its machine is gone":
+            shutil.rmtree(tmp_path / "node-1")
+            machines.trees[1].kill()
+        else:
+            machines.trees[1].process.send_signal(signal.SIGTERM)
+        fell.set()
+
+    thread = threading.Thread(target=fall)
+    thread.start()
+    there = SETTINGS.model_copy(update={"num_nodes": 2})
+    two = tune(reference, cluster.store, tmp_path / "b", there, cluster)
+    thread.join()
+    assert fell.is_set() and machines.starts[0] > 1 and machines.starts[1] > 1
+    assert differ(tmp_path / "a", tmp_path / "b") < 1e-6
+    assert same_curve(one, two)

@@ -1,0 +1,137 @@
+"""Kubeflow Trainer's controller, JobSet's and a kubelet, as far as a TrainJob shows them.
+
+Each node is a pod whose container is started by ``start``; one that ends with an error is started again, ``backoff`` times.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from tests.stand_ins.kubernetes_api import KubernetesApi
+
+NAMESPACE = "mistere"
+JOBSET = "jobset.sigs.k8s.io/jobset-name"
+
+
+class Container(Protocol):
+    """A container that runs."""
+
+    def poll(self) -> int | None:
+        """The exit code; None while it runs."""
+
+    def stop(self) -> None:
+        """Send SIGTERM and wait for the end."""
+
+
+Start = Callable[[dict[str, Any], dict[str, str], Callable[[str], None]], Container]
+"""The trainer section of a TrainJob, what Kubeflow Trainer adds to the environment, where lines go."""
+
+
+class TrainerController:
+    """Reconciles every TrainJob again and again."""
+
+    def __init__(self, cluster: KubernetesApi, start: Start, backoff: int = 2) -> None:
+        self.cluster = cluster
+        self.states: dict[int, dict[str, Any]] = {}
+        """What a node's container shows instead of being started."""
+        self.conditions: dict[int, list[dict[str, Any]]] = {}
+        self._launch, self._backoff = start, backoff
+        self._running: dict[str, Container] = {}
+        self._restarts: dict[str, int] = {}
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._loop, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._over.set()
+        self._thread.join()
+        for container in self._running.values():
+            container.stop()
+
+    def _loop(self) -> None:
+        while not self._over.wait(0.02):
+            jobs = {job["metadata"]["name"]: job for job in self.cluster.all("trainjobs")}
+            living = {name for name, job in jobs.items() if not job["metadata"].get("deletionTimestamp")}
+            for pod in self.cluster.all("pods"):
+                if JOBSET in pod["metadata"]["labels"] and pod["metadata"]["labels"][JOBSET] not in living:
+                    self._end(pod["metadata"]["name"])
+            for name in set(jobs) - living:
+                self.cluster.remove("trainjobs", name)
+            for name in living:
+                self._reconcile(jobs[name])
+
+    def _reconcile(self, job: dict[str, Any]) -> None:
+        if job.get("status", {}).get("conditions"):
+            return
+        name, trainer = job["metadata"]["name"], job["spec"]["trainer"]
+        codes = [self._run(job, f"{name}-node-0-{index}", index) for index in range(trainer["numNodes"])]
+        if all(code == 0 for code in codes):
+            self._tell(job, "Complete", "AllJobsCompleted", "jobset completed successfully")
+        elif any(codes):
+            self._tell(job, "Failed", "FailedJobs", "jobset failed due to one or more job failures")
+
+    def _run(self, job: dict[str, Any], pod: str, index: int) -> int | None:
+        """A step of the kubelet; the exit code of a container that is not started again."""
+        trainer, name = job["spec"]["trainer"], job["metadata"]["name"]
+        state: dict[str, Any] = {"state": {"running": {}}}
+        code: int | None = None
+        if index in self.states:
+            state = self.states[index]
+        else:
+            if pod not in self._running:
+                environment = {
+                    "PET_NNODES": str(trainer["numNodes"]),
+                    "PET_NPROC_PER_NODE": str(trainer["numProcPerNode"]),
+                    "PET_NODE_RANK": str(index),
+                    "PET_MASTER_ADDR": f"{name}-node-0-0.{name}",
+                    "PET_MASTER_PORT": "29500",
+                }
+                self._running[pod] = self._launch(trainer, environment, lambda line: self.cluster.say(pod, line))
+            code = self._running[pod].poll()
+            if code is not None:
+                state = {"state": {"terminated": {"exitCode": code, "reason": "Error" if code else "Completed"}}}
+            if code and self._restarts.get(pod, 0) < self._backoff:
+                self._restarts[pod] = self._restarts.get(pod, 0) + 1
+                del self._running[pod]
+                state, code = {"state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": state["state"]}, None
+        self._show(job, pod, index, state)
+        return code
+
+    def _show(self, job: dict[str, Any], pod: str, index: int, state: dict[str, Any]) -> None:
+        (patch,) = job["spec"]["runtimePatches"]
+        (patched,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+        template = patched["template"]["spec"]["template"]
+        index_label = {"batch.kubernetes.io/job-completion-index": str(index)}
+        status = {"name": "node", "restartCount": self._restarts.get(pod, 0), **state}
+        labels = {**template["metadata"]["labels"], JOBSET: job["metadata"]["name"], **index_label}
+        self.cluster.write(
+            "pods",
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": pod, "namespace": NAMESPACE, "labels": labels},
+                "spec": template["spec"],
+                "status": {"conditions": self.conditions.get(index, []), "containerStatuses": [status]},
+            },
+        )
+
+    def _end(self, pod: str) -> None:
+        container = self._running.pop(pod, None)
+        if container is not None:
+            container.stop()
+        self._restarts.pop(pod, None)
+        self.cluster.lines.pop(pod, None)
+        self.cluster.remove("pods", pod)
+
+    def _tell(self, job: dict[str, Any], kind: str, reason: str, message: str) -> None:
+        stamp = "2026-01-01T00:00:00Z"
+        condition = {
+            "type": kind,
+            "status": "True",
+            "reason": reason,
+            "message": message,
+            "lastTransitionTime": stamp,
+        }
+        self.cluster.write_status("trainjobs", {**job, "status": {"conditions": [condition]}})
