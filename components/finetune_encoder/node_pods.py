@@ -49,6 +49,7 @@ class NodePods:
             self._pass_on(pod)
         for pod in self._pods:
             self._judge(pod)
+        self._judge_all()
 
     def expect(self, *, suspended: bool) -> None:
         """Say why there may be no pods yet."""
@@ -109,6 +110,16 @@ class NodePods:
             if condition["type"] == "PodScheduled" and condition["status"] == "False":
                 said = " ".join(str(condition.get("message", "")).split()).rstrip(".")
                 self._note(f"{_node(pod)} of TrainJob {self._train_job} waits for a machine ({said[:_LONGEST]}).")
+
+    def _judge_all(self) -> None:
+        done = [str(_ended(pod).get("finishedAt", "")) for pod in self._pods if _ended(pod).get("exitCode") == 0]
+        for pod in self._pods:
+            ended = _ended(pod)
+            if done and ended.get("exitCode") and str(ended.get("finishedAt", "")) > min(done):
+                raise MistereError(
+                    f"{_node(pod)} of TrainJob {self._train_job} fell when others were done, and cannot train alone: run again "
+                    "and it goes on from the last checkpoint."
+                )
 
     def _note(self, message: str) -> None:
         if message not in self._said:

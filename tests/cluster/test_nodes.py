@@ -138,6 +138,21 @@ def test_a_node_that_falls_is_started_again(cluster: TrainerCluster) -> None:
     assert train_on_nodes(cluster.job(), "base", cluster.step()) == CURVE
 
 
+def test_a_node_that_falls_when_others_are_done_is_not_waited_for(cluster: TrainerCluster) -> None:
+    def work(node: int, _say: Any, stopped: threading.Event, _prefix: str) -> int:
+        if node == 1:
+            return 0
+        stopped.wait(1.1 if not falls else 10)
+        falls.append(node)
+        return 1
+
+    falls: list[int] = []
+    cluster.run_containers(work)
+    with pytest.raises(MistereError, match=r"node 0 .* fell when others were done.*run again"):
+        train_on_nodes(cluster.job(), "base", cluster.step())
+    assert nothing_is_left(cluster)
+
+
 def test_nodes_that_always_fall_fail_with_their_last_words(cluster: TrainerCluster) -> None:
     def work(node: int, say: Callable[[str], None], _stopped: Any, _prefix: str) -> int:
         say("Traceback (most recent call last):")

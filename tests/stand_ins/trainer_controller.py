@@ -6,6 +6,7 @@ Each node is a pod whose container is started by ``start``; one that ends with a
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -40,6 +41,8 @@ class TrainerController:
         self._launch, self._backoff = start, backoff
         self._running: dict[str, Container] = {}
         self._restarts: dict[str, int] = {}
+        self._finished: dict[Container, str] = {}
+        self._last: dict[str, dict[str, Any]] = {}
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._loop, daemon=True)
         self._thread.start()
@@ -91,11 +94,18 @@ class TrainerController:
                 self._running[pod] = self._launch(trainer, environment, lambda line: self.cluster.say(pod, line))
             code = self._running[pod].poll()
             if code is not None:
-                state = {"state": {"terminated": {"exitCode": code, "reason": "Error" if code else "Completed"}}}
+                stamp = self._finished.setdefault(
+                    self._running[pod], time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+                )
+                ended = {"exitCode": code, "reason": "Error" if code else "Completed", "finishedAt": stamp}
+                state = {"state": {"terminated": ended}}
+                self._last[pod] = state["state"]
             if code and self._restarts.get(pod, 0) < self._backoff:
                 self._restarts[pod] = self._restarts.get(pod, 0) + 1
                 del self._running[pod]
-                state, code = {"state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": state["state"]}, None
+                state, code = {"state": {"waiting": {"reason": "CrashLoopBackOff"}}}, None
+            if pod in self._last and "terminated" not in state["state"]:
+                state["lastState"] = self._last[pod]
         self._show(job, pod, index, state)
         return code
 
@@ -122,6 +132,7 @@ class TrainerController:
         if container is not None:
             container.stop()
         self._restarts.pop(pod, None)
+        self._last.pop(pod, None)
         self.cluster.lines.pop(pod, None)
         self.cluster.remove("pods", pod)
 
