@@ -120,7 +120,9 @@ class Batcher(Generic[Work, Answer]):
 
     async def _gather(self) -> None:
         """Hold a batch back for requests that are being read, and for those that are expected, while there is room."""
-        before, until = len(self._line), self._ended + self._patience * self._hold
+        before, first = len(self._line), max(self._line[0].entered, self._ended)
+        at_once = first - self._ended < self._hold
+        until = first + self._patience * self._hold if at_once else first
         awaited = before < self._expected and time.perf_counter() < until
         while self._most and self._room():
             now = time.perf_counter()
