@@ -1,7 +1,7 @@
 """The KFP face of ``evaluate_model``."""
 
 from kfp import dsl
-from kfp.dsl import Input, Output
+from kfp.dsl import ClassificationMetrics, Input, Metrics, Output
 
 from components.core.artifacts import EmbeddingSet, EncoderCheckpoint, EvaluationReport, MoEModel, UtteranceSet
 from components.core.images import image
@@ -19,6 +19,8 @@ def evaluate_model(
     text_encoder: Input[EncoderCheckpoint],
     model: Input[MoEModel],
     report: Output[EvaluationReport],
+    metrics: Output[Metrics],
+    confusion: Output[ClassificationMetrics],
 ):
     """Evaluate on the test split, once.
 
@@ -33,8 +35,11 @@ def evaluate_model(
         text_encoder: likewise.
         model: the mixture.
         report: figures and predictions.
+        metrics: the main figures, for the user interface of Kubeflow Pipelines.
+        confusion: the confusion matrix, for the same.
     """
     from components.core.steps import execute
+    from components.evaluate_model.headline import show
     from components.evaluate_model.run import STAGE
 
     inputs = {
@@ -53,3 +58,4 @@ def evaluate_model(
         outputs={"report": report.path},
         world={"champion_digest": champion_digest},
     )
+    show(report.path, metrics, confusion)

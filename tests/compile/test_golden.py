@@ -66,3 +66,12 @@ def test_no_more_than_ten_parameters_and_no_secret_among_them() -> None:
     assert len(parameters) <= 10
     text = yaml.safe_dump(pipeline_spec()).lower()
     assert not any(word in text for word in ("password", "secret_key", "aws_access", "token="))
+
+
+def test_the_user_interface_is_given_figures_a_confusion_matrix_and_the_report() -> None:
+    shown = {
+        output["artifactType"]["schemaTitle"]
+        for component in pipeline_spec()["components"].values()
+        for output in component.get("outputDefinitions", {}).get("artifacts", {}).values()
+    }
+    assert {"system.Metrics", "system.ClassificationMetrics", "system.HTML"} <= shown

@@ -1,0 +1,30 @@
+"""What Kubeflow Pipelines shows of an evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kfp.dsl import ClassificationMetrics, Metrics
+
+from components.core.artifact_io import MANIFEST
+from components.core.manifests import EvaluationReport
+from components.evaluate_model.headline import show
+
+
+def test_the_main_figures_and_the_confusion_matrix_are_in_kfp_s_own_form(tmp_path: Path) -> None:
+    manifest = EvaluationReport(
+        labels=["calm", "angry"],
+        experts=["text", "cross_modal"],
+        test_digest="t",
+        utterances=7,
+        dialogues=2,
+        metrics={"test.weighted_f1": 0.7, "test.f1.calm": 0.6, "champion.difference.weighted_f1": -0.01},
+        confusion=[[3, 1], [0, 3]],
+    )
+    (tmp_path / MANIFEST).write_text(manifest.model_dump_json())
+    metrics, confusion = Metrics(), ClassificationMetrics()
+    show(str(tmp_path), metrics, confusion)
+    assert metrics.metadata == {"test.weighted_f1": 0.7, "champion.difference.weighted_f1": -0.01}
+    matrix = confusion.metadata["confusionMatrix"]
+    assert [spec["displayName"] for spec in matrix["annotationSpecs"]] == ["calm", "angry"]
+    assert [row["row"] for row in matrix["rows"]] == [[3, 1], [0, 3]]
