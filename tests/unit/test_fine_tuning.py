@@ -217,6 +217,7 @@ def test_a_checkpoint_of_adapters_is_small(reference: UtteranceSet, tmp_path: Pa
     assert tune(reference, store, tmp_path / "a", Watch(), settings).history
 
 
+@pytest.mark.long
 def test_the_curve_is_in_mlflow_and_its_absence_costs_nothing(reference: UtteranceSet, tmp_path: Path) -> None:
     from mlflow.tracking import MlflowClient
 

@@ -32,6 +32,7 @@ def train(embeddings: Path, output: Path, *arguments: str) -> subprocess.Complet
     )
 
 
+@pytest.mark.long
 def test_a_third_modality_by_configuration_over_seeds_with_ablations(tmp_path: Path) -> None:
     source = write_embeddings(tmp_path / "made elsewhere", ("speech", "text", "visual"))
     chosen = "mixture.modalities=[speech,text,visual]"
@@ -88,6 +89,7 @@ def test_text_alone_and_a_selection_of_modalities(tmp_path: Path) -> None:
     assert wrong.returncode == 2 and "did you mean 'text'" in wrong.stderr and not (tmp_path / "three").exists()
 
 
+@pytest.mark.long
 def test_a_killed_training_goes_on_and_ends_where_it_would_have_ended(tmp_path: Path) -> None:
     source = write_embeddings(tmp_path / "embeddings")
     more = ["--seeds", "2", "--set", "mixture.epochs=25", "--set", "mixture.patience=25"]
