@@ -9,14 +9,14 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Final
 
 from components.core.errors import MistereError
 from components.core.registry import shown_uri
 from pipelines.doctor.finding import Check, Finding, SkippedError, Subject, failed, note, ok
-from pipelines.doctor.plan import HOST_VARIABLE, TOKEN_VARIABLE, Plan
+from pipelines.doctor.plan import Plan
 from pipelines.doctor.web import ask, ask_api, authorities, place
+from pipelines.kubeflow.access import HOST_VARIABLE, TOKEN_VARIABLE, service_account_token
 
 PIPELINE: Final = "mistere-retraining"
 _PAGE = 100
@@ -192,8 +192,8 @@ class KubeflowPipelines:
 def _token() -> str:
     """The token that ``mistere submit`` uses: the environment's, else a pod's own."""
     named = os.environ.get(TOKEN_VARIABLE, "")
-    file = Path(os.environ.get("KF_PIPELINES_SA_TOKEN_PATH") or "/var/run/secrets/kubeflow/pipelines/token")
-    return named or (file.read_text(encoding="utf-8").strip() if file.is_file() else "")
+    file = service_account_token()
+    return named or (file.read_text(encoding="utf-8").strip() if file else "")
 
 
 def _expiry(token: str) -> float | None:

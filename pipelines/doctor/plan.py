@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from components.core.config.cluster import MODALITY_STEPS, STEPS, StepSettings
 from components.core.config.whole import Config
 from pipelines.doctor.clock import Clock
+from pipelines.kubeflow.access import chosen_host
 from pipelines.profiles import load_profile
 from pipelines.registry_place import STORE_VARIABLE, TRACKING_VARIABLE
-
-HOST_VARIABLE, TOKEN_VARIABLE = "KFP_ENDPOINT", "KFP_TOKEN"
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def make_plan(profile: str, settings: Sequence[str], host: str | None, store: st
     return Plan(
         profile,
         config,
-        (host or os.environ.get(HOST_VARIABLE) or config.cluster.host).rstrip("/"),
+        chosen_host(host, config.cluster.host),
         store or os.environ.get(STORE_VARIABLE) or config.cluster.store,
         tracking or os.environ.get(TRACKING_VARIABLE) or config.cluster.tracking_uri,
     )

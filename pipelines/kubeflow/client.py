@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from components.core.errors import UsageError
+from pipelines.kubeflow.access import TOKEN_VARIABLE, service_account_token
 from pipelines.kubeflow.failures import (
     AwayError,
     GoneError,
@@ -26,7 +27,6 @@ from pipelines.kubeflow.failures import (
 if TYPE_CHECKING:
     from kfp_server_api import V2beta1PipelineVersion, V2beta1RecurringRun, V2beta1Run
 
-TOKEN_VARIABLE: Final = "KFP_TOKEN"
 _NO_NAMESPACE: Final = "-"
 """kfp's own client would ask the server for one, and retry with traces, before its first real call."""
 _TRIES: Final = 3
@@ -282,5 +282,5 @@ def _service_account() -> Any:
     """A pod's own token, where Kubernetes has put one for Kubeflow Pipelines."""
     from kfp.client.set_volume_credentials import ServiceAccountTokenVolumeCredentials
 
-    path = os.environ.get("KF_PIPELINES_SA_TOKEN_PATH") or "/var/run/secrets/kubeflow/pipelines/token"
-    return ServiceAccountTokenVolumeCredentials(path) if Path(path).is_file() else None
+    file = service_account_token()
+    return ServiceAccountTokenVolumeCredentials(str(file)) if file else None

@@ -12,9 +12,8 @@ from components.core.registry import shown_uri
 from components.core.remote_data import RemoteData
 from components.core.s3_access import use_data_endpoint, without_user
 from components.core.store import ObjectStore, open_store
+from pipelines.kubeflow.access import HOST_VARIABLE, chosen_host
 from pipelines.registry_place import STORE_VARIABLE, TRACKING_VARIABLE
-
-HOST_VARIABLE = "KFP_ENDPOINT"
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ def cluster_host(cluster: ClusterConfig, host: str | None) -> str:
     Raises:
         UsageError: none is named, or it has no scheme, or carries credentials.
     """
-    chosen = (host or os.environ.get(HOST_VARIABLE) or cluster.host).rstrip("/")
+    chosen = chosen_host(host, cluster.host)
     if not chosen:
         raise UsageError(
             f"no Kubeflow Pipelines is named: give its address with --host, {HOST_VARIABLE} or cluster.host."

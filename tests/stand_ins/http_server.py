@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-class HttpServer:
+class HttpServer(ABC):
     """A server in a thread; ``asked`` has every request's method and path."""
 
     def __init__(self) -> None:
@@ -92,8 +93,9 @@ class HttpServer:
         self.url = f"http://127.0.0.1:{self.port}"
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
+    @abstractmethod
     def answer(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Reply:
-        raise NotImplementedError
+        """What a request is told."""
 
     def close(self) -> None:
         """End it; a second time does nothing."""
