@@ -1,10 +1,12 @@
 """Requests that arrive together are computed together; one that finds the server idle is computed at once.
 
-One thread computes. While it does, whoever arrives waits in a bounded line, and what has gathered there is the next batch, up
-to a number of utterances. A batch is held back, never longer than a bound, while other accepted requests are still being read,
-and right after another batch: those who were just answered often ask again, and are better computed together than one behind
-the other. Where they do not come, the next wait is shorter. A request that finds the server idle is never held back.
-Whoever has gone before his turn costs nothing.
+One batch is computed at a time, in a thread; one of brief works alone, by experience, on the event loop itself: its hundreds of
+small operations would each wait for the interpreter that the loop holds, and take four times as long. While a batch is
+computed, whoever arrives waits in a bounded line, and what has gathered there is the next batch, up to a number of utterances.
+A batch is held back, never longer than a bound, while other accepted requests are still being read, and in a crowd, right after
+another batch, while one after another still arrives: those who were just answered often ask again, and are better computed
+together than one behind the other. A request that finds the server idle is never held back. Whoever has gone before his turn
+costs nothing.
 """
 
 from __future__ import annotations
@@ -25,6 +27,11 @@ from components.predictor.errors import overloaded
 Work = TypeVar("Work")
 Answer = TypeVar("Answer")
 
+_BRIEF = 0.02
+"""Seconds that the event loop may be kept from its callers by a computation."""
+_CROWD = 1.5
+"""Callers at a time, on average of late, from which on it is a crowd."""
+
 
 @dataclass
 class _Job(Generic[Work, Answer]):
@@ -42,6 +49,7 @@ class Batcher(Generic[Work, Answer]):
         waiting: how many may wait beside those that are computed.
         hold_seconds: longest time that a batch is held back for requests that are still being read; 0 never holds.
         most_utterances: of a batch; a larger work is a batch of its own. 0 computes every work alone.
+        brief: whether a work is of the kind that may turn out to be brief.
     """
 
     def __init__(
@@ -50,16 +58,18 @@ class Batcher(Generic[Work, Answer]):
         waiting: int,
         hold_seconds: float,
         most_utterances: int,
+        brief: Callable[[Work], bool] = lambda work: False,
     ) -> None:
-        self._compute = compute
+        self._compute, self._brief = compute, brief
+        self._brief_seconds = math.inf
         self._waiting, self._hold, self._most = waiting, hold_seconds, most_utterances
         self._line: deque[_Job[Work, Answer]] = deque()
         self._computing = 0
         self._being_read = 0
         self._arrival = asyncio.Event()
         self._mean_seconds = 0.05
-        self._expected, self._ended = 0, 0.0
-        self._patience = 1.0
+        self._ended = 0.0
+        self._crowd = 1.0
         self._task: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inference")
 
@@ -67,6 +77,10 @@ class Batcher(Generic[Work, Answer]):
     def depth(self) -> int:
         """Requests accepted and not yet answered."""
         return len(self._line) + self._computing
+
+    def warm_up(self, compute: Callable[[], object]) -> None:
+        """Compute something beforehand, in the thread that will compute: the first time in a thread takes longer."""
+        self._thread.submit(compute).result()
 
     def check(self) -> None:
         """Refuse early, before a body is read.
@@ -116,19 +130,18 @@ class Batcher(Generic[Work, Answer]):
             batch = self._take()
             if batch:
                 await self._answer(batch)
-                self._expected, self._ended = len(batch) + len(self._line), time.perf_counter()
+                self._crowd += 0.25 * (len(batch) + len(self._line) - self._crowd)
+                self._ended = time.perf_counter()
 
     async def _gather(self) -> None:
-        """Hold a batch back for requests that are being read, and for those that are expected, while there is room."""
-        before, first = len(self._line), max(self._line[0].entered, self._ended)
-        at_once = first - self._ended < self._hold
-        until = first + self._patience * self._hold if at_once else first
-        awaited = before < self._expected and time.perf_counter() < until
+        """Hold a batch back for requests that are being read, and for those that arrive in a row, while there is room."""
+        first = max(self._line[0].entered, self._ended)
+        crowd = self._crowd > _CROWD and first - self._ended < self._hold
         while self._most and self._room():
             now = time.perf_counter()
             left = self._line[0].entered + self._hold - now if self._being_read else 0.0
-            if len(self._line) < self._expected:
-                left = max(left, until - now)
+            if crowd:
+                left = max(left, min(first + self._hold, self._line[-1].entered + self._hold / 5) - now)
             if left <= 0:
                 break
             self._arrival.clear()
@@ -137,8 +150,6 @@ class Batcher(Generic[Work, Answer]):
                     await self._arrival.wait()
             except TimeoutError:
                 break
-        if awaited:
-            self._patience = min(1.0, 2 * self._patience) if len(self._line) > before else self._patience / 2
 
     def _room(self) -> bool:
         return sum(job.size for job in self._line) < self._most
@@ -158,10 +169,9 @@ class Batcher(Generic[Work, Answer]):
         self._tell()
         start = time.perf_counter()
         for job in batch:
-            metrics.PHASES.labels("queue").observe(start - job.entered)
+            metrics.labelled(metrics.PHASES, "queue").observe(start - job.entered)
         try:
-            loop = asyncio.get_running_loop()
-            answers = await loop.run_in_executor(self._thread, self._computed, [job.work for job in batch])
+            answers = await self._answers([job.work for job in batch])
         finally:
             self._computing = 0
             self._mean_seconds += 0.2 * ((time.perf_counter() - start) / len(batch) - self._mean_seconds)
@@ -173,6 +183,22 @@ class Batcher(Generic[Work, Answer]):
                 job.answer.set_exception(answer)
             else:
                 job.answer.set_result(answer)
+
+    async def _answers(self, works: Sequence[Work]) -> Sequence[Answer | Exception]:
+        if not all(map(self._brief, works)):
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._computed, works)
+        if self._brief_seconds <= _BRIEF:
+            answers, seconds = self._timed(works)
+        else:
+            answers, seconds = await asyncio.get_running_loop().run_in_executor(self._thread, self._timed, works)
+        known = self._brief_seconds if math.isfinite(self._brief_seconds) else seconds
+        self._brief_seconds = known + 0.2 * (seconds - known)
+        return answers
+
+    def _timed(self, works: Sequence[Work]) -> tuple[Sequence[Answer | Exception], float]:
+        """The answers, and the processor's seconds that this thread took: waiting for other threads is not counted."""
+        start = time.thread_time()
+        return self._computed(works), time.thread_time() - start
 
     def _computed(self, works: Sequence[Work]) -> Sequence[Answer | Exception]:
         """The answers; where a batch fails as a whole, each alone, so that nobody pays for another one's request."""

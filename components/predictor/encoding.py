@@ -111,7 +111,7 @@ class CachedEncoder:
             places.append(too_much or keys)
             if too_much is None:
                 tasks |= new
-        metrics.CACHED.labels("hit").inc(len(found))
+        metrics.labelled(metrics.CACHED, "hit").inc(len(found))
         failures = self._compute(list(tasks.values()), found)
         return [
             place
@@ -196,7 +196,7 @@ class CachedEncoder:
             for (key, _), vector in zip(pairs, vectors, strict=True):
                 found[key] = vector
                 self._store.put(key, vector)
-        metrics.CACHED.labels("miss").inc(len(tasks))
+        metrics.labelled(metrics.CACHED, "miss").inc(len(tasks))
         return failures
 
     def _prepare(self, task: _Task) -> Features | Exception | None:

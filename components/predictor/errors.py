@@ -130,4 +130,5 @@ def as_request_error(error: BaseException, request_id: str, seconds: float) -> R
 
 def printable(text: str, length: int = 64) -> str:
     """A caller's text as a log line may hold it: one line, bounded."""
-    return "".join(character if character.isprintable() else "?" for character in text[:length])
+    start = text[:length]
+    return start if start.isprintable() else "".join(one if one.isprintable() else "?" for one in start)

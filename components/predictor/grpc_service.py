@@ -134,7 +134,7 @@ class PredictorGRPCServer:
                 context.set_trailing_metadata((("retry-after", failure.headers["Retry-After"]),))
             await context.abort(grpc.StatusCode[failure.status], failure.message)
         finally:
-            metrics.REQUESTS.labels("grpc", status).inc()
+            metrics.labelled(metrics.REQUESTS, "grpc", status).inc()
 
     def _guarded(self, name: str) -> Callable[[Any, Any], Awaitable[Any]]:
         method, kind = getattr(self._servicer, name), getattr(pb, f"{name}Request")

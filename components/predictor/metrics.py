@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter as Counts
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final
+from functools import cache
+from typing import Any, Final
 
 import numpy as np
-from prometheus_client import Counter, Gauge, Histogram, Summary
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
+from prometheus_client.core import SummaryMetricFamily
+from prometheus_client.registry import Collector
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
@@ -27,11 +31,47 @@ BATCH = Histogram("mistere_batch_dialogues", "Dialogues computed together.", buc
 CACHED = Counter(
     "mistere_utterance_vectors", "Vectors of utterances found at hand (hit) or computed (miss).", ["found"]
 )
-EXPERT_WEIGHT = Summary("mistere_expert_weight", "Weight the gate gave an expert, per utterance.", ["expert"])
 MISSING = Counter("mistere_missing_modality", "Utterances that came without a modality.", ["modality"])
 LABELS = Counter("mistere_predicted_label", "Utterances by predicted label.", ["label"])
 QUEUE_DEPTH = Gauge("mistere_queue_depth", "Requests accepted and not yet answered.")
 MODEL = Gauge("mistere_model_info", "The model that is served.", ["name", "version"])
+
+
+class ExpertWeights(Collector):
+    """A summary of the gate's weights by expert. A request's utterances are added in one step, not one by one."""
+
+    def __init__(self) -> None:
+        self._totals: dict[str, float] = {}
+        self._utterances = 0
+        self._lock = threading.Lock()
+
+    def add(self, experts: Sequence[str], weights: np.ndarray) -> None:
+        """Count the weights ``[n, E]`` of n utterances."""
+        totals = weights.sum(axis=0, dtype=np.float64).tolist()
+        with self._lock:
+            self._utterances += len(weights)
+            for expert, total in zip(experts, totals, strict=True):
+                self._totals[expert] = self._totals.get(expert, 0.0) + total
+
+    def collect(self) -> Iterable[SummaryMetricFamily]:
+        """What Prometheus reads."""
+        family = SummaryMetricFamily(
+            "mistere_expert_weight", "Weight the gate gave an expert, per utterance.", labels=["expert"]
+        )
+        with self._lock:
+            for expert, total in self._totals.items():
+                family.add_metric([expert], count_value=self._utterances, sum_value=total)
+        return [family]
+
+
+EXPERT_WEIGHTS = ExpertWeights()
+REGISTRY.register(EXPERT_WEIGHTS)
+
+
+@cache
+def labelled(metric: Any, *labels: str) -> Any:
+    """A metric's child under labels that the server itself chooses; looking one up anew costs more than counting."""
+    return metric.labels(*labels)
 
 
 @contextmanager
@@ -41,7 +81,7 @@ def phase(name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        PHASES.labels(name).observe(time.perf_counter() - start)
+        labelled(PHASES, name).observe(time.perf_counter() - start)
 
 
 def observe_prediction(
@@ -57,12 +97,9 @@ def observe_prediction(
         predicted: label per utterance.
     """
     UTTERANCES.observe(len(modalities))
-    for expert, column in zip(experts, weights.T.tolist(), strict=True):
-        observe = EXPERT_WEIGHT.labels(expert).observe
-        for weight in column:
-            observe(weight)
+    EXPERT_WEIGHTS.add(experts, weights)
     for present, count in Counts(modalities).items():
         for modality in set(known).difference(present.split("+")):
-            MISSING.labels(modality).inc(count)
+            labelled(MISSING, modality).inc(count)
     for label, count in Counts(predicted).items():
-        LABELS.labels(label).inc(count)
+        labelled(LABELS, label).inc(count)

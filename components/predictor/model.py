@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from kserve import InferRequest, InferResponse, Model
+from kserve.metrics import PREDICT_HIST_TIME
+from kserve.model import InferenceVerb
 
 from components.core.serving import protocol
 from components.predictor import metrics
@@ -89,7 +91,11 @@ class DialogueModel(Model):  # type: ignore[misc]  # kserve has no type informat
         self._encoder: CachedEncoder | None = None
         limits = settings.limits
         self.batcher: Batcher[list[DialogueRequest], list[DialoguePrediction]] = Batcher(
-            self._infer, limits.waiting_requests, limits.batch_hold_seconds, limits.batch_utterances
+            self._infer,
+            limits.waiting_requests,
+            limits.batch_hold_seconds,
+            limits.batch_utterances,
+            brief=lambda dialogues: bool(dialogues[0].embeddings),  # the mixture alone
         )
 
     @property
@@ -111,7 +117,7 @@ class DialogueModel(Model):  # type: ignore[misc]  # kserve has no type informat
         """
         start = time.perf_counter()
         model = self._load_bundle(self._settings.bundle)
-        model.predict([[Turn(text="Hello.", audio=_one_second())]])
+        self.batcher.warm_up(lambda: model.predict([[Turn(text="Hello.", audio=_one_second())]]))
         from components.predictor.encoding import CachedEncoder, VectorStore
 
         store = VectorStore(self._limits.vector_store_bytes)
@@ -128,6 +134,18 @@ class DialogueModel(Model):  # type: ignore[misc]  # kserve has no type informat
 
     def start(self) -> None:
         """Nothing: the model is ready when it is loaded, not when it is registered."""
+
+    async def __call__(
+        self,
+        body: InferRequest | dict[str, Any],
+        headers: dict[str, str] | None = None,
+        verb: InferenceVerb = InferenceVerb.PREDICT,
+    ) -> tuple[InferResponse | dict[str, Any], dict[str, str]]:
+        """Predict, timed by kserve's own histogram, without its stages before and after, which are empty here and take as
+        long as all the checking of a request.
+        """
+        with metrics.labelled(PREDICT_HIST_TIME, self.name).time():
+            return await self.predict(body, headers), {}
 
     async def predict(
         self,
@@ -243,14 +261,12 @@ class DialogueModel(Model):  # type: ignore[misc]  # kserve has no type informat
     def _observe(
         self, predictions: Sequence[DialoguePrediction], model: EmotionModel, identity: str, seconds: float
     ) -> None:
-        known = sorted(model.encoder_digests)
+        known, experts = sorted(model.encoder_digests), expert_names(model.experts)
         counted: Counter[str] = Counter()
         for prediction in predictions:
             predicted = predicted_labels(prediction, model.labels)
             counted.update(predicted)
-            metrics.observe_prediction(
-                expert_names(model.experts), prediction.expert_weights, prediction.modalities, known, predicted
-            )
+            metrics.observe_prediction(experts, prediction.expert_weights, prediction.modalities, known, predicted)
         logger.info(
             "request=%s utterances=%d labels=%s version=%s ms=%.1f",
             printable(identity),

@@ -164,7 +164,7 @@ class RestEndpoints:
             response = Response(status_code=499)
         except Exception as error:
             response = error_response(as_request_error(error, identity, self._limits.utterance_seconds))
-        metrics.REQUESTS.labels(name, str(response.status_code)).inc()
+        metrics.labelled(metrics.REQUESTS, name, str(response.status_code)).inc()
         return response
 
     @staticmethod

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import orjson
 from google.protobuf.message import DecodeError
-from kserve import InferInput, InferOutput, InferRequest, InferResponse
+from kserve import InferInput, InferRequest, InferResponse
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
-from kserve.protocol.infer_type import RequestedOutput, to_http_parameters
+from kserve.protocol.infer_type import RequestedOutput, to_grpc_parameters, to_http_parameters
 
 from components.core.serving import protocol
 from components.predictor.errors import invalid, printable
@@ -236,9 +236,26 @@ def read_grpc(message: bytes) -> tuple[InferRequest, bool]:
 
 def write_grpc(response: InferResponse, typed: bool) -> pb.ModelInferResponse:
     """A response as a message; ``typed`` puts values where a client that sent typed contents looks for them."""
-    if typed:
-        response.outputs = [
-            InferOutput(output.name, output.shape, output.datatype, data=output.as_numpy().ravel().tolist())
-            for output in response.outputs
-        ]
-    return response.to_grpc()
+    message = pb.ModelInferResponse(
+        id=response.id,
+        model_name=response.model_name,
+        model_version=response.model_version,
+        parameters=to_grpc_parameters(response.parameters or {}),
+    )
+    for output in response.outputs:
+        tensor = message.outputs.add(name=output.name, shape=output.shape, datatype=output.datatype)
+        if output.datatype == "BYTES":
+            texts = [text.encode() for text in output.data.ravel().tolist()]
+            if typed:
+                tensor.contents.bytes_contents.extend(texts)
+            else:
+                message.raw_output_contents.append(_with_lengths(texts))
+        elif typed:
+            tensor.contents.fp32_contents.extend(output.data.ravel())
+        else:
+            message.raw_output_contents.append(output.data.tobytes())
+    return message
+
+
+def _with_lengths(elements: list[bytes]) -> bytes:
+    return b"".join(_LENGTH.pack(len(element)) + element for element in elements)

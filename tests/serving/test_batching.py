@@ -94,47 +94,68 @@ def test_a_batch_waits_for_what_is_being_read_but_not_beyond_the_bound() -> None
     assert batches == [["a", "b"], ["c"]] and 0.15 < seconds < 1.0
 
 
-def test_those_who_were_just_answered_together_are_awaited_and_then_less_and_less() -> None:
-    async def go() -> tuple[list[list[str]], list[float]]:
+async def crowd(batcher: Batcher[str, str]) -> None:
+    """Five times three callers at once."""
+    for _ in range(5):
+        with batcher.reading():
+            three = [asyncio.create_task(batcher.run(name, 1)) for name in "abc"]
+            await asyncio.sleep(0.01)
+        await asyncio.gather(*three)
+
+
+def test_in_a_crowd_those_who_arrive_in_a_row_are_computed_together() -> None:
+    async def go() -> list[list[str]]:
         work = Work()
-        batcher: Batcher[str, str] = Batcher(work, 20, 0.4, 100)
-        with batcher.reading():
-            both = [asyncio.create_task(batcher.run(name, 1)) for name in "ab"]
-            await asyncio.sleep(0.01)
-        await asyncio.gather(*both)
-        again = asyncio.create_task(batcher.run("a again", 1))
-        await asyncio.sleep(0.1)
-        await asyncio.gather(again, batcher.run("b again", 1))
-        alone = []
-        for name in "cde":  # a pair was answered before the first of them, one caller before the others
-            start = time.perf_counter()
-            await batcher.run(name, 1)
-            alone.append(time.perf_counter() - start)
-        return work.batches, alone
+        batcher: Batcher[str, str] = Batcher(work, 20, 0.5, 100)
+        await crowd(batcher)
+        row = []
+        for name in "xyz":
+            row.append(asyncio.create_task(batcher.run(name, 1)))
+            await asyncio.sleep(0.03)
+        await asyncio.gather(*row)
+        return work.batches[-2:]
 
-    batches, (first, *others) = asyncio.run(go())
-    assert batches == [["a", "b"], ["a again", "b again"], ["c"], ["d"], ["e"]]
-    assert 0.3 < first < 1.0 and max(others) < 0.2
+    assert asyncio.run(go()) == [["a", "b", "c"], ["x", "y", "z"]]
 
 
-def test_a_wait_in_vain_makes_the_next_one_shorter_and_an_idle_server_waits_for_nobody() -> None:
-    async def pair_then_one(batcher: Batcher[str, str], pause: float = 0.0) -> float:
-        with batcher.reading():
-            both = [asyncio.create_task(batcher.run(name, 1)) for name in "ab"]
-            await asyncio.sleep(0.01)
-        await asyncio.gather(*both)
-        await asyncio.sleep(pause)
+def test_a_single_caller_is_never_held_back_and_after_a_crowd_hardly() -> None:
+    async def seconds(batcher: Batcher[str, str]) -> float:
         start = time.perf_counter()
         await batcher.run("c", 1)
         return time.perf_counter() - start
 
-    async def go() -> list[float]:
-        batcher: Batcher[str, str] = Batcher(Work(), 20, 0.4, 100)
-        waits = [await pair_then_one(batcher) for _ in range(2)]
-        return [*waits, await pair_then_one(batcher, 0.5)]
+    async def go() -> tuple[list[float], list[float], float]:
+        batcher: Batcher[str, str] = Batcher(Work(), 20, 0.5, 100)
+        alone = [await seconds(batcher) for _ in range(3)]
+        await crowd(batcher)
+        after = [await seconds(batcher) for _ in range(8)]
+        await crowd(batcher)
+        await asyncio.sleep(0.6)
+        return alone, after, await seconds(batcher)
 
-    first, second, idle = asyncio.run(go())
-    assert 0.3 < first < 1.0 and second < 0.75 * first and idle < 0.1
+    alone, after, idle = asyncio.run(go())
+    assert max(alone) < 0.05 and idle < 0.05
+    assert 0.08 < after[0] < 0.2 and max(after[-2:]) < 0.05
+
+
+def test_what_is_brief_by_experience_is_computed_on_the_loop_and_all_else_in_a_thread() -> None:
+    threads: list[int] = []
+
+    def compute(works: Sequence[float]) -> list[float]:
+        threads.append(threading.get_ident())
+        until = time.thread_time() + max(works)
+        while time.thread_time() < until:
+            pass
+        return list(works)
+
+    async def go() -> None:
+        batcher: Batcher[float, float] = Batcher(compute, 20, 0.0, 100, brief=lambda seconds: seconds < 1)
+        for seconds in (0.001, 0.001, 0.1, 0.1):
+            await batcher.run(seconds, 1)
+
+    asyncio.run(go())
+    here = [thread == threading.get_ident() for thread in threads]
+    assert here == [False, True, True, False]  # the first is not known yet, and the third showed to be none
 
 
 def test_the_line_is_bounded_and_says_when_to_come_back() -> None:
