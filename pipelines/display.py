@@ -53,12 +53,16 @@ class Display:
         if kind == "progress":
             task.update(message=event["message"], done=event["done"], total=event["total"])
         elif kind == "note":
-            self._console.print(Text(f"  {event['task']}: {event['message']}", style="dim"), soft_wrap=True)
+            self.say(f"  {event['task']}: {event['message']}")
         elif kind in _WORDS:
             task.update(status=kind, seconds=event["seconds"], message=event["message"] or "")
             if not self._live:
                 detail = f": {event['message']}" if event["message"] else ""
                 print(f"{event['task']:<28} {_WORDS[kind]:<15} {event['seconds']:6.1f} s{detail}", flush=True)
+
+    def say(self, sentence: str) -> None:
+        """Show a sentence above the steps."""
+        self._console.print(Text(sentence, style="dim"), soft_wrap=True)
 
     def _table(self) -> Table:
         table = Table.grid(padding=(0, 2))

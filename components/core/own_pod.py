@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from components.core.errors import UsageError
 
 if TYPE_CHECKING:
     from components.core.serving.kubernetes_api import KubernetesApi
 
+TRAINER_API: Final = "trainer.kubeflow.org/v1alpha1"
+"""Of the TrainJobs that belong to the same workflow as a step's pod."""
 _POD_NAME = "KFP_POD_NAME"
 """Environment variable: Kubeflow Pipelines tells a step's pod its name; elsewhere it is the host's."""
 

@@ -39,7 +39,7 @@ class Journal(BaseModel):
     """A release that is under way, or the last one.
 
     Attributes:
-        state: ``pending``: nothing has moved yet; ``deployed``: the deployment has; ``done``: nothing is left to do.
+        state: ``pending``: the deployment is being moved; ``deployed``: it has been, and tried; ``done``: nothing is left to do.
         host: where the process runs that holds the journal.
         process: its number.
         since: when it took it.
@@ -114,13 +114,14 @@ def release(
                 "the champion changed after this release was decided: run again to compare with the new one."
             )
         take_back = roll_out(held.beat) if roll_out else None
-        store.write(deployment_key(deployment.service), deployment.model_dump_json(indent=1).encode())
         held.update(state="deployed")
+        store.write(deployment_key(deployment.service), deployment.model_dump_json(indent=1).encode())
         move_champion(store, seen, champion)
         moved = True
         mirror(champion)
     except BaseException as error:
         with suppress(MistereError):  # what cannot be put back now, recover() puts back, for the journal stays open
+            held.update(since=time.time())  # whoever took the journal over has put back, and may have released, already
             if moved:
                 _move_back(store, mirror, champion, before)
             if take_back is not None:
@@ -186,7 +187,8 @@ def recover(store: ObjectStore, mirror: Mirror, service: str) -> str:
         )
     pointer = read_champion(store)
     version = _write(store, journal.model_copy(update={"since": time.time(), **_me()}), version)
-    finished = pointer.digest == journal.champion.bundle_digest and pointer.champion is not None
+    there = journal.state == "deployed" and pointer.digest == journal.champion.bundle_digest
+    finished = there and pointer.champion is not None
     if finished and pointer.champion is not None:
         store.write(deployment_key(service), journal.deployment.model_dump_json(indent=1).encode())
         mirror(pointer.champion)
@@ -215,6 +217,16 @@ def recover(store: ObjectStore, mirror: Mirror, service: str) -> str:
         ),
     )
     return said
+
+
+def open_release(store: ObjectStore, run_id: str) -> str:
+    """The service whose release by a run has not come to its end; empty for none."""
+    for key in store.keys("deployments"):
+        service = key.split("/")[1]
+        found = _read(store, service) if key == journal_key(service) else None
+        if found is not None and found[0].state != "done" and found[0].champion.run_id == run_id:
+            return service
+    return ""
 
 
 def is_released(store: ObjectStore, deployment: Deployment) -> bool:

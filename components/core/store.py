@@ -10,9 +10,11 @@ import fcntl
 import hashlib
 import os
 import shutil
+import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -205,6 +207,10 @@ class LocalStore(ObjectStore):
             partial.unlink(missing_ok=True)
 
 
+_BUSY_PAUSES: Final = (0.2, 0.5, 1.0)
+"""Seconds before a conditional put is repeated that met another one which was under way."""
+
+
 class S3Store(ObjectStore):
     """A bucket and prefix, through boto3. Credentials and endpoint come from the environment, as boto3 reads them."""
 
@@ -267,10 +273,22 @@ class S3Store(ObjectStore):
             condition["IfNoneMatch"] = "*"
         elif expected is not None:
             condition["IfMatch"] = expected.strip('"')  # Ceph compares with the bare digest; others take both spellings
-        try:
-            return str(self._call(key, "put_object", Key=self._key(key), Body=data, **condition)["ETag"])
-        except MissingObjectError as error:
-            raise self._conflict(key) from error
+        for wait in (*_BUSY_PAUSES, None):
+            try:
+                return str(self._call(key, "put_object", Key=self._key(key), Body=data, **condition)["ETag"])
+            except MissingObjectError as error:
+                raise self._conflict(key) from error
+            except ConflictError as error:
+                # boto3 repeats a request whose answer was lost: then what is in the way is what was just written.
+                with suppress(MissingObjectError):
+                    there, version = self.read(key)
+                    if there == data:
+                        return version
+                busy = "ConditionalRequestConflict" in str(error.__cause__)
+                if wait is None or not busy:
+                    raise
+                time.sleep(wait)
+        raise AssertionError("unreachable")
 
     def exists(self, key: str) -> bool:
         try:

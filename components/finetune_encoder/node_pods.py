@@ -33,6 +33,7 @@ class NodePods:
         self._path = f"/api/v1/namespaces/{namespace}/pods"
         self._pods: list[dict[str, Any]] = []
         self._read_until: dict[str, str] = {}
+        self._restarts: dict[str, int] = {}
         self._last: dict[str, deque[str]] = {}
         self._said: set[str] = set()
         self._began = time.monotonic()
@@ -72,8 +73,16 @@ class NodePods:
         return "; ".join(parts[:_LINES])
 
     def _pass_on(self, pod: dict[str, Any]) -> None:
+        """What a pod wrote since the last look; of a container that was started again first what the one before still wrote."""
+        restarts = int(_container(pod).get("restartCount", 0))
+        if restarts > self._restarts.get(_name(pod), 0):
+            self._read_log(pod, previous="true")
+        self._restarts[_name(pod)] = restarts
+        self._read_log(pod)
+
+    def _read_log(self, pod: dict[str, Any], **of: str) -> None:
         name = _name(pod)
-        query = {"container": CONTAINER, "timestamps": "true"}
+        query = {"container": CONTAINER, "timestamps": "true", **of}
         if name in self._read_until:
             query["sinceTime"] = self._read_until[name]
         try:

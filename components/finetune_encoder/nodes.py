@@ -15,7 +15,7 @@ from typing import Any, Final
 from components.core.config.encoder import EncoderConfig
 from components.core.errors import MistereError, UsageError
 from components.core.images import image
-from components.core.own_pod import is_inside, own_pod
+from components.core.own_pod import TRAINER_API, is_inside, own_pod
 from components.core.serving.kubernetes_api import KubernetesApi, KubernetesError, connect
 from components.core.stage import Step
 from components.core.store import LocalStore, MissingObjectError, ObjectStore, UnreachableError
@@ -25,7 +25,7 @@ from components.finetune_encoder.node import FAILURES, JOB, SPOOLS, WEIGHTS
 from components.finetune_encoder.node_pods import NodePods
 from components.finetune_encoder.processes import train_in_halves
 from components.finetune_encoder.torchrun import Failure
-from components.finetune_encoder.train_job import API, train_job, train_job_name
+from components.finetune_encoder.train_job import train_job, train_job_name
 from components.finetune_encoder.training import Curve, TrainingJob
 from components.finetune_encoder.worker import CURVE
 
@@ -95,7 +95,7 @@ class _Nodes:
         self._prefix = f"nodes/{job.modality}/{step.key}"
         self._name = train_job_name(job.modality, step.key)
         self._namespace = str(step_pod["metadata"]["namespace"])
-        self._collection = f"/apis/{API}/namespaces/{self._namespace}/trainjobs"
+        self._collection = f"/apis/{TRAINER_API}/namespaces/{self._namespace}/trainjobs"
         self._path = f"{self._collection}/{self._name}"
 
     def as_it_runs(self, job: TrainingJob) -> TrainingJob:

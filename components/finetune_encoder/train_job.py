@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from components.core.config.encoder import EncoderConfig
+from components.core.own_pod import TRAINER_API
 from components.core.secrets import STORAGE_KEYS, TRACKING_KEYS
 
-API: Final = "trainer.kubeflow.org/v1alpha1"
 CONTAINER: Final = "node"
 """The container that trains, and the job it is of, as Kubeflow Trainer's runtimes name both."""
 POD_LABEL: Final = "jobset.sigs.k8s.io/jobset-name"
@@ -20,6 +20,7 @@ POD_LABEL: Final = "jobset.sigs.k8s.io/jobset-name"
 
 _MANAGER: Final = "mistere/finetune-encoder"
 _LABELS: Final = {"app.kubernetes.io/part-of": "mistere", "app.kubernetes.io/component": "training"}
+_QUEUE_LABELS: Final = ("kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class")
 _TERMINATION_SECONDS: Final = 120
 
 
@@ -44,12 +45,12 @@ def train_job(
     gpus = {nodes.gpu_type: str(config.processes)} if config.device != "cpu" else {}
     own = step_pod["metadata"]
     return {
-        "apiVersion": API,
+        "apiVersion": TRAINER_API,
         "kind": "TrainJob",
         "metadata": {
             "name": name,
             "namespace": own["namespace"],
-            "labels": dict(_LABELS),
+            "labels": {**_LABELS, **_queue_of(step_pod)},
             # Who owns it need not wait for it: that would take a right on the owner.
             "ownerReferences": [
                 {field: owner[field] for field in ("apiVersion", "kind", "name", "uid")}
@@ -79,6 +80,12 @@ def train_job(
             ],
         },
     }
+
+
+def _queue_of(step_pod: dict[str, Any]) -> dict[str, str]:
+    """The labels by which the step waits in a queue of Kueue; its nodes wait in the same."""
+    labels = step_pod["metadata"].get("labels") or {}
+    return {key: str(labels[key]) for key in _QUEUE_LABELS if key in labels}
 
 
 def _secrets_of(step_pod: dict[str, Any]) -> list[dict[str, Any]]:

@@ -1,4 +1,6 @@
-"""``report_run``: one page and one JSON file about the run, written whatever happened before; then a webhook is told."""
+"""``report_run``: one page and one JSON file about the run, written whatever happened before; then a webhook is told, and what is left on
+a cluster is put away.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +37,7 @@ def run(config: RegistryConfig, step: Step) -> Result:
         config: the ``registry`` section.
         step: this execution.
     """
+    from components.report_run.leftovers import put_away
     from components.report_run.material import gather
     from components.report_run.notification import notify
     from components.report_run.summary import finite, summary
@@ -56,6 +59,7 @@ def run(config: RegistryConfig, step: Step) -> Result:
         if config.log_report:
             _log(config, step, outcome, material, page)
     notify(outcome, step.run.profile, headline(outcome), step.progress)
+    put_away(step, material.info.get("config") or {})
     step.progress(headline(outcome))
     return Result(values={"verdict": outcome.verdict, "exit_code": str(outcome.exit_code), "report": outcome.report})
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from components.core.artifact_io import open_artifact
 from components.core.champion import read_champion
 from components.core.config.deployment import DeploymentConfig
-from components.core.deployment import Deployment, deployed_services, read_deployment
+from components.core.deployment import Deployment, deployed_services, deployment_key, read_deployment
 from components.core.errors import ArtifactError, MistereError, UsageError
 from components.core.lineage import Lineage, read_lineage
 from components.core.manifests import ModelBundle
@@ -22,6 +22,7 @@ from components.core.serving.cluster_deployment import ClusterDeployment
 from components.core.serving.cluster_release import Rolling, on_cluster
 from components.core.serving.kubernetes_api import connect
 from components.core.signing import verify_bundle
+from components.core.store import ObjectStore
 from pipelines.registry_place import RegistryPlace
 
 _CONSOLE = Console(highlight=False)
@@ -75,9 +76,8 @@ def rollback(place: RegistryPlace, reason: str) -> None:
 
 
 def _release(place: RegistryPlace, lineage: Lineage, action: Literal["promote", "rollback"], reason: str) -> None:
-    services = deployed_services(place.store)
-    config = DeploymentConfig(service=services[0]) if len(services) == 1 else DeploymentConfig()
-    served = read_deployment(place.store, services[0]) if len(services) == 1 else None
+    served = _served(place.store)
+    config = DeploymentConfig(service=served.service) if served else DeploymentConfig()
     mirror = partial(mirror_champion, place.tracking_uri)
     if said := recover(place.store, mirror, config.service):
         _CONSOLE.print(said, markup=False)
@@ -117,6 +117,24 @@ def _release(place: RegistryPlace, lineage: Lineage, action: Literal["promote", 
         f"Version {lineage.model_version} of {lineage.model_name} is the champion and deployed{before}.{now}",
         markup=False,
     )
+
+
+def _served(store: ObjectStore) -> Deployment | None:
+    """The deployment that a release moves; None where there is none yet.
+
+    Raises:
+        UsageError: there are several, and which of them serves the champion cannot be told.
+    """
+    there = [read_deployment(store, service) for service in deployed_services(store)]
+    champion = read_champion(store).digest
+    serving = [one for one in there if one.bundle_digest == champion] if len(there) > 1 else there
+    if there and len(serving) != 1:
+        names = ", ".join(one.service for one in there)
+        raise UsageError(
+            f"{store.uri} has several deployments ({names}), and not exactly one of them serves the champion: delete "
+            f"{store.location(deployment_key('NAME'))} of those that are no more."
+        )
+    return serving[0] if serving else None
 
 
 def _tell(doing: str) -> None:

@@ -33,7 +33,7 @@ class KubeflowPipelines:
         self._plan = plan
         self._token = _token()
         self._multi_user = False
-        self._status = 0
+        self._status, self._login = 0, False
         self.where = ""
 
     def reached(self) -> Finding:
@@ -58,7 +58,13 @@ class KubeflowPipelines:
                 f"{self.where} answers, but not as Kubeflow Pipelines 2 does (404 for /apis/v2beta1/healthz): name the address "
                 "before /apis, of a version 2."
             )
+        if answer.status == 200 and not answer.is_json:
+            return failed(
+                f"{self.where} answers, but with a page for people: name the address of Kubeflow Pipelines itself (behind Kubeflow's "
+                "dashboard it ends in /pipeline)."
+            )
         self._status, told = answer.status, answer.data
+        self._login = answer.status == 403 and not answer.is_json
         self._multi_user = bool(told.get("multi_user", told.get("apiServerMultiUser", False)))
         version = told.get("tag_name") or told.get("apiServerTagName") or ""
         if str(version).startswith("1."):
@@ -70,9 +76,9 @@ class KubeflowPipelines:
 
     def token_accepted(self) -> Finding:
         """Whether we are who we say, to it and to the login before it."""
-        if 300 <= self._status < 400:
+        if self._login or 300 <= self._status < 400:
             return failed(
-                f"{self.where} sends on to a login page: put a token that it accepts into {TOKEN_VARIABLE}, or forward a port to "
+                f"a login stands before {self.where}: put a token that it accepts into {TOKEN_VARIABLE}, or forward a port to "
                 "ml-pipeline (`kubectl -n kubeflow port-forward svc/ml-pipeline 8888`)."
             )
         if self._status not in {401, 403}:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from components.core.errors import MistereError
@@ -10,6 +11,7 @@ from pipelines.doctor.cluster import AbsentError, Cluster
 from pipelines.doctor.finding import Check, Finding, SkippedError, Subject, failed, note, ok
 
 _NAMESPACE, _CONTROLLER, _SETTINGS = "kserve", "kserve-controller-manager", "inferenceservice-config"
+_OLDEST = (0, 16)
 _MODES = {"rawdeployment": "Standard", "standard": "Standard", "serverless": "Knative", "knative": "Knative"}
 
 
@@ -35,10 +37,10 @@ def _serves(cluster: Cluster, group: str, version: str, plural: str) -> bool:
 
 def _kserve(cluster: Cluster) -> Finding:
     if not _serves(cluster, "serving.kserve.io", "v1beta1", "inferenceservices"):
-        return failed(
-            "KServe is not installed (no inferenceservices.serving.kserve.io): install it as the README says, or no model can be "
-            "deployed."
-        )
+        missing = "KServe is not installed (no inferenceservices.serving.kserve.io)"
+        if cluster.mode in {"", "local"}:
+            return note(f"{missing}, which deployment.mode=local does without.")
+        return failed(f"{missing}: install it as the README says, or no model can be deployed.")
     try:
         controller = cluster.ask(
             lambda **k: cluster.api("AppsV1Api").read_namespaced_deployment(_CONTROLLER, _NAMESPACE, **k),
@@ -50,7 +52,11 @@ def _kserve(cluster: Cluster) -> Finding:
         return failed(
             f"KServe's controller is not running: `kubectl -n {_NAMESPACE} describe deployment {_CONTROLLER}` says why."
         )
-    return ok(f"version {_tag(controller)}.")
+    tag = _tag(controller)
+    version = re.match(r"v?(\d+)\.(\d+)", tag)
+    if version and tuple(map(int, version.groups())) < _OLDEST and cluster.mode not in {"", "local"}:
+        return failed(f"version {tag} is too old to deploy to: update KServe to {_OLDEST[0]}.{_OLDEST[1]} or later.")
+    return ok(f"version {tag}.")
 
 
 def _tag(deployment: Any) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 from components.core.errors import MistereError
 from components.core.registry import connected, shown_uri
 from components.core.s3_access import without_user
@@ -38,12 +40,23 @@ def _reached(plan: Plan) -> Finding:
             f"{where} carries credentials, which everybody would read among a run's parameters: put them into the secret "
             f"{plan.config.cluster.tracking_secret} (cluster.tracking_secret)."
         )
-    answer = ask(f"{uri.rstrip('/')}/health", "MLflow", plan.clock)
+    try:
+        answer = ask(f"{uri.rstrip('/')}/health", "MLflow", plan.clock)
+    except MistereError as error:
+        if plan.host and _inside(uri):
+            raise SkippedError(f"{where} is an address inside the cluster; run the same in a pod to try it.") from error
+        raise
     if answer.status >= 400:
         return failed(
             f"{where} does not answer as MLflow does ({answer.status} for /health): name the address of the server itself."
         )
     return ok(f"{where}.")
+
+
+def _inside(uri: str) -> bool:
+    """Whether only pods can know the name: a service's, alone or with what Kubernetes puts behind it."""
+    host = urlsplit(uri).hostname or ""
+    return ("." not in host and host != "localhost") or host.endswith((".svc", ".svc.cluster.local"))
 
 
 def _writes(plan: Plan) -> Finding:

@@ -22,6 +22,7 @@ class Answer:
 
     status: int
     data: Mapping[str, Any]
+    is_json: bool
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -63,8 +64,9 @@ def ask(
     try:
         data = answer.json()
     except ValueError:
-        data = {}
-    return Answer(answer.status_code, data if isinstance(data, dict) else {}, answer.headers)
+        data = None
+    known = isinstance(data, dict)
+    return Answer(answer.status_code, data if known else {}, known, answer.headers)
 
 
 def ask_api(call: Callable[..., Any], who: str) -> tuple[int, Any]:

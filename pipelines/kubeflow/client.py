@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -186,8 +186,13 @@ class Pipelines:
         listing = self._kfp.recurring_runs.recurring_run_service_list_recurring_runs
         return self._pages(listing, "recurring_runs", "the recurring runs", namespace=self.namespace)
 
-    def set_schedule(self, body: V2beta1RecurringRun) -> V2beta1RecurringRun:
-        """Make a recurring run; one with the same name and description that is there already is the one."""
+    def set_schedule(self, body: V2beta1RecurringRun, replaced: Collection[str] = ()) -> V2beta1RecurringRun:
+        """Make a recurring run; one with the same name and description that is there already is the one.
+
+        Args:
+            body: the recurring run.
+            replaced: ids of those that it replaces, and that are not meant.
+        """
         what, api = f"recurring run {body.display_name!r}", self._kfp.recurring_runs
 
         def create() -> Any:
@@ -195,7 +200,8 @@ class Pipelines:
 
         def find() -> Any:
             same = (body.display_name, body.description)
-            return next((one for one in self.schedules() if (one.display_name, one.description) == same), None)
+            others = (one for one in self.schedules() if one.recurring_run_id not in replaced)
+            return next((one for one in others if (one.display_name, one.description) == same), None)
 
         return self._made(create, find)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
@@ -14,6 +15,10 @@ CLOCK_SECONDS = 300
 """How far this machine's clock may be from the server's: tokens and the store's signatures are refused beyond it."""
 
 _LONGEST_REASON = 300
+_NOT_ALLOWED = re.compile(
+    r"unauthori[sz]ed|not authori[sz]ed|authori[sz]ation|permission denied|is denied", re.IGNORECASE
+)
+"""In a refused upload's sentence: its status is 400 whatever the cause."""
 
 
 class PipelinesError(MistereError):
@@ -49,7 +54,7 @@ def refused(status: int, headers: Mapping[str, str], body: str, what: str, host:
         return PipelinesError(
             f"{place} does not accept the token (401): it is missing or has expired, so put a fresh one into KFP_TOKEN."
         )
-    if status == 403:
+    if status == 403 or (status == 400 and _NOT_ALLOWED.search(reason)):
         return PipelinesError(
             f"{place} does not allow {what} in namespace {namespace!r} (403): set cluster.namespace to a namespace of yours, or "
             "have its owner add you as a contributor."
@@ -58,7 +63,7 @@ def refused(status: int, headers: Mapping[str, str], body: str, what: str, host:
         return AwayError(
             f"{place} has trouble of its own with {what} ({status}{said}): try again later, and look at its ml-pipeline pod."
         )
-    if not is_json(headers):
+    if not is_json(headers) and not reason:  # refused uploads come as JSON that is called plain text
         return no_api(host)
     if status == 404:
         return GoneError(f"{what} is not at {place} (404), so it was deleted there: the same command makes it anew.")

@@ -17,6 +17,7 @@ from components.core.stage import StageRecord
 from components.core.store import MissingObjectError, ObjectStore, UnreachableError
 from pipelines.display import Display
 from pipelines.kubeflow.failures import AwayError, GoneError, PipelinesError
+from pipelines.kubeflow.pods import RunPods
 
 if TYPE_CHECKING:
     from kfp_server_api import V2beta1Run
@@ -24,11 +25,25 @@ if TYPE_CHECKING:
     from pipelines.kubeflow.client import Pipelines
 
 _ENDED: Final = frozenset({"SUCCEEDED", "FAILED", "SKIPPED", "CANCELED"})
+_LOOK_SECONDS: Final = 30.0
+"""Between two looks at the pods; the first comes when a step has had time to start."""
 _PATIENCE: Final = 600
 """Seconds without any answer from the server or the store after which following is given up; the run is not."""
 
+_UNTOLD: Final = (
+    "What kept a step from recording anything, its pods tell: `kubectl describe pods` in the run's namespace (an image, a quota, a "
+    "machine that is lacking)."
+)
 
-def follow(pipelines: Pipelines, kfp_run_id: str, store: ObjectStore, run_id: str, every: float) -> Outcome:
+
+def follow(
+    pipelines: Pipelines,
+    kfp_run_id: str,
+    store: ObjectStore,
+    run_id: str,
+    every: float,
+    look_every: float = _LOOK_SECONDS,
+) -> Outcome:
     """Show a run's steps until it ends.
 
     Args:
@@ -36,16 +51,18 @@ def follow(pipelines: Pipelines, kfp_run_id: str, store: ObjectStore, run_id: st
         kfp_run_id: of the run, there.
         store: the object store.
         run_id: of the run, in the store.
-        every: seconds between two looks.
+        every: seconds between two looks at the run.
+        look_every: seconds between two looks at its pods, where a kubeconfig leads to them.
 
     Raises:
-        GoneError: it was deleted.
+        GoneError: it was deleted before it came to anything.
         MistereError: nobody answers any more, or the token has expired; or an interrupt: on a terminal the run is stopped if
             that is wanted.
     """
     for ending in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, signal.default_int_handler)
-    steps = _Steps(store, run_id)
+    steps, pods = _Steps(store, run_id), RunPods(pipelines.namespace, kfp_run_id)
+    looked = time.monotonic()
     try:
         with Display() as display:
             heard = time.monotonic()
@@ -57,8 +74,15 @@ def follow(pipelines: Pipelines, kfp_run_id: str, store: ObjectStore, run_id: st
                     heard = time.monotonic()
                     if run.state in _ENDED:
                         break
+                    if heard - looked > look_every:
+                        for sentence in pods.look():
+                            display.say(sentence)
+                        looked = time.monotonic()
                 except GoneError:
-                    raise
+                    outcome = read_outcome(store, run_id)
+                    if outcome.verdict == "failed":
+                        raise
+                    return outcome  # it had ended, and was cleared away there
                 except (PipelinesError, UnreachableError) as error:
                     passing = isinstance(error, AwayError | UnreachableError)
                     if not passing or time.monotonic() - heard > _PATIENCE:
@@ -68,7 +92,8 @@ def follow(pipelines: Pipelines, kfp_run_id: str, store: ObjectStore, run_id: st
                 time.sleep(every)
     except KeyboardInterrupt:
         _interrupted(pipelines, kfp_run_id, run_id)
-    return _outcome(store, run_id, run)
+    pods.look()
+    return _outcome(store, run_id, run, pods.troubles)
 
 
 class _Steps:
@@ -125,13 +150,13 @@ def task_of(display_name: str) -> str:
     return next((task for task in (stage, f"{stage}-{modality}") if task in TASKS), "")
 
 
-def _outcome(store: ObjectStore, run_id: str, run: V2beta1Run) -> Outcome:
-    """How it ended; what kept a step from recording anything (an image, a quota, memory) only the server can tell."""
+def _outcome(store: ObjectStore, run_id: str, run: V2beta1Run, troubles: list[str]) -> Outcome:
+    """How it ended; what kept a step from recording anything (an image, a quota, memory) only the server or its pods tell."""
     outcome = read_outcome(store, run_id)
     if run.state == "CANCELED":
         outcome.reasons.append("It was stopped.")
     elif run.state == "FAILED" and not any(record.status == "failed" for record in outcome.stages):
-        outcome.reasons += _server_reasons(run)
+        outcome.reasons += [*_server_reasons(run), *troubles] or [_UNTOLD]
     return outcome
 
 

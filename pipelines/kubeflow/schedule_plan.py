@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -191,12 +191,12 @@ def carry_out(pipelines: Pipelines, store: ObjectStore, change: Change) -> None:
                 pipelines.switch_schedule(kept.recurring_run_id, enabled=change.wanted.schedule.enabled)
             leftover = change.there[1:]
         else:
-            _make(pipelines, store, change.wanted)
+            _make(pipelines, store, change.wanted, [one.recurring_run_id for one in change.there])
     for one in leftover:
         pipelines.delete_schedule(one.recurring_run_id)
 
 
-def _make(pipelines: Pipelines, store: ObjectStore, wanted: Wanted) -> None:
+def _make(pipelines: Pipelines, store: ObjectStore, wanted: Wanted, replaced: Collection[str]) -> None:
     from kfp_server_api import (
         V2beta1CronSchedule,
         V2beta1PipelineVersionReference,
@@ -222,5 +222,6 @@ def _make(pipelines: Pipelines, store: ObjectStore, wanted: Wanted) -> None:
             no_catchup=not schedule.catch_up,
             mode="ENABLE" if schedule.enabled else "DISABLE",
             service_account=wanted.service_account,
-        )
+        ),
+        replaced,
     )

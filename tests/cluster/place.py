@@ -54,6 +54,7 @@ def no_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nothing of this machine's own settings."""
     for name in ("KFP_TOKEN", "KFP_ENDPOINT", "MISTERE_STORE", "MLFLOW_TRACKING_URI", "MISTERE_DATA_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "no-kubeconfig"))
 
 
 @pytest.fixture

@@ -16,6 +16,8 @@ from tests.unit.conftest import free_port
 
 __all__ = ["api", "no_token"]
 HTML = "<html><body>Log in to your account</body></html>"
+DENIED = '{"error_message": "Failed to authorize: PermissionDenied: User is not authorized to create pipelines"}'
+"""How uploads are refused, with the status 400 and as plain text (KFP's pipeline_upload_server.go)."""
 
 
 def client(host: str, patience: float = 20.0) -> Pipelines:
@@ -41,6 +43,11 @@ def said(error: pytest.ExceptionInfo[MistereError]) -> str:
         (Trouble("GET", "", 404), GoneError, "so it was deleted there"),
         (Trouble("GET", "", 409), TakenError, "(409): rename or delete it"),
         (Trouble("GET", "", 400), PipelinesError, "refused run abc (400: trouble on demand)"),
+        (
+            Trouble("GET", "", 400, body=DENIED, content_type="text/plain; charset=utf-8"),
+            PipelinesError,
+            "does not allow run abc in namespace 'mistere'",
+        ),
         (Trouble("GET", "", 500, times=9), AwayError, "(500: trouble on demand): try again later"),
         (Trouble("GET", "", 503, times=9, body=HTML, content_type="text/html"), AwayError, "(503): try again later"),
         (Trouble("GET", "", 404, body=HTML, content_type="text/html"), PipelinesError, "not as the API"),

@@ -80,7 +80,7 @@ def test_a_model_that_does_not_start_leaves_everything_as_it_was_and_says_why(
     cluster.to(first, config.model_copy(update={"ready_timeout": 60})).roll_out(first, nothing)
     before = cluster.api.find("inferenceservices", "mistere")
     cluster.behave(second, how)
-    with pytest.raises(MistereError, match=f"the champion stays and mistere is as it was.*{expected}"):
+    with pytest.raises(MistereError, match=f"so the champion stays.*{expected}"):
         cluster.to(second, config).roll_out(second, nothing)
     after = cluster.api.find("inferenceservices", "mistere")
     assert before is not None and after is not None and after["spec"] == before["spec"]
@@ -162,9 +162,46 @@ def test_a_share_that_restarts_is_taken_back(cluster: Cluster) -> None:
         if any("20 %" in said for said in cluster.said):
             cluster.behave(second, "restarts", "mistere")
 
+    shares = watch_shares(cluster)
     with pytest.raises(MistereError, match="started again while it had 20 % of the traffic"):
         cluster.to(second, config).roll_out(second, beat)
-    assert cluster.served() == first.manifest.digest
+    seen = shares()
+    assert cluster.served() == first.manifest.digest and max(seen[seen.index(20) :]) == 20
+
+
+def sleep(deployment: ClusterDeployment) -> None:
+    """Knative takes the pods of what nobody asks away."""
+    revision = deployment._revision(deployment.manifest())
+    for pod in revision.pods()[0]:
+        deployment.api.delete(f"{revision.pods_path}/{pod['metadata']['name']}")
+    assert not revision.pods()[0]
+
+
+def test_a_service_that_sleeps_takes_a_setting_without_being_woken(cluster: Cluster) -> None:
+    config = KNATIVE.model_copy(update={"min_replicas": 0, "ready_timeout": 5})
+    bundle = cluster.bundle("a")
+    cluster.to(bundle, config).roll_out(bundle, nothing)
+    sleep(cluster.to(bundle, config))
+    done = cluster.to(bundle, config.model_copy(update={"max_replicas": 7})).roll_out(bundle, nothing)
+    assert "has no pod while nobody asks it" in done.said
+    assert cluster.api.find("inferenceservices", "mistere")["spec"]["predictor"]["maxReplicas"] == 7  # type: ignore[index]
+
+
+def test_a_share_that_nobody_asks_falls_asleep_and_is_released(cluster: Cluster) -> None:
+    config = KNATIVE.model_copy(
+        update={"min_replicas": 0, "canary_percent": 20, "canary_seconds": 1, "ready_timeout": 5}
+    )
+    first, second = cluster.bundle("a"), cluster.bundle("b")
+    cluster.to(first, config).roll_out(first, nothing)
+    asleep: list[bool] = []
+
+    def beat() -> None:
+        if not asleep and any("20 %" in said for said in cluster.said):
+            asleep.append(True)
+            sleep(cluster.to(second, config))
+
+    done = cluster.to(second, config).roll_out(second, beat)
+    assert asleep and "nobody asks it now" in done.said and cluster.served() == second.manifest.digest
 
 
 def test_another_number_of_pods_makes_no_new_revision(cluster: Cluster) -> None:

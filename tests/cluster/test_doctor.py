@@ -143,7 +143,19 @@ PIPELINES_TROUBLE: dict[str, tuple[Callable[[PipelinesApi], Any], str, str, str]
         lambda api: setattr(api, "trouble", Reply(302, b"", {"Location": "/dex/auth"})),
         "token",
         "failed",
-        "sends on to a login page: put a token that it accepts into KFP_TOKEN",
+        "a login stands before",
+    ),
+    "a login that forbids": (
+        lambda api: setattr(api, "trouble", Reply(403, b"<html>", {"Content-Type": "text/html"})),
+        "token",
+        "failed",
+        "a login stands before",
+    ),
+    "a page for people": (
+        lambda api: setattr(api, "trouble", Reply(200, b"<html>", {"Content-Type": "text/html"})),
+        "the server",
+        "failed",
+        "behind Kubeflow's dashboard it ends in /pipeline",
     ),
     "something else at that address": (
         lambda api: setattr(api, "trouble", Reply(404, b"<html>", {"Content-Type": "text/html"})),
@@ -243,6 +255,11 @@ def without_gpus(api: KubernetesApi) -> None:
     api.objects[api.at("/nodes")].pop()
 
 
+def _kserve_container(api: KubernetesApi) -> dict[str, Any]:
+    containers = api.objects[api.at("kserve-controller-manager")]["spec"]["template"]["spec"]["containers"]
+    return next(one for one in containers if "kserve" in one["image"])  # type: ignore[no-any-return]
+
+
 CLUSTER_TROUBLE: dict[str, tuple[Callable[[KubernetesApi], Any], tuple[str, ...], str, str, str]] = {
     "an expired login": (
         lambda api: setattr(api, "token", "another"),
@@ -311,10 +328,24 @@ CLUSTER_TROUBLE: dict[str, tuple[Callable[[KubernetesApi], Any], tuple[str, ...]
     ),
     "no KServe": (
         drop("/apis/serving.kserve.io/v1beta1"),
-        (),
+        ("deployment.mode=standard",),
         "KServe",
         "failed",
-        "KServe is not installed (no inferenceservices.serving.kserve.io)",
+        "KServe is not installed (no inferenceservices.serving.kserve.io): install it",
+    ),
+    "no KServe, where none is needed": (
+        drop("/apis/serving.kserve.io/v1beta1"),
+        (),
+        "KServe",
+        "note",
+        "which deployment.mode=local does without",
+    ),
+    "an old KServe": (
+        lambda api: _kserve_container(api).update(image="kserve/kserve-controller:v0.11.2"),
+        ("deployment.mode=standard",),
+        "KServe",
+        "failed",
+        "version v0.11.2 is too old to deploy to: update KServe to 0.16 or later",
     ),
     "a KServe that is down": (
         lambda api: api.objects[api.at("kserve-controller-manager")]["status"].clear(),
@@ -607,6 +638,8 @@ def test_addresses_of_mlflow(pipelines_api: PipelinesApi) -> None:
         ("sqlite:///mlflow.db", kfp, "failed", "reach an MLflow server by http:// or https:// only"),
         ("http://me:hush-hush@mlflow:5000", kfp, "failed", "carries credentials"),
         (f"http://127.0.0.1:{free_port()}", "", "failed", "MLflow at http://127.0.0.1"),
+        ("http://mlflow.tracking.svc:5000", kfp, "skipped", "is an address inside the cluster"),
+        ("http://mlflow:5000", "", "failed", "cannot be reached"),
         (pipelines_api.url, "", "failed", "does not answer as MLflow does"),
     ):
         finding = found(tracking.subject(plan(host=host, tracking=uri)))["the server"]

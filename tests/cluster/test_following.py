@@ -17,6 +17,8 @@ from components.core.errors import MistereError
 from components.core.store import LocalStore
 from pipelines.kubeflow.client import Pipelines
 from pipelines.kubeflow.following import follow, task_of
+from pipelines.kubeflow.pods import RUN_LABEL, RunPods
+from tests.cluster.conftest import Cluster
 from tests.cluster.place import ClusterPlace, api, no_token, place, s3_endpoint, s3_store
 from tests.stand_ins.kfp_api import Trouble
 from tests.unit import recorded_runs
@@ -93,6 +95,71 @@ def test_a_token_that_expires_and_a_run_that_is_deleted_end_the_waiting(
     with pytest.raises(MistereError, match=says):
         place.submit(wait=True)
     assert len(place.api.runs) == 1
+
+
+def pod(run_id: str, **status: Any) -> dict[str, Any]:
+    metadata = {"name": f"run-{len(status)}", "namespace": "mistere", "labels": {RUN_LABEL: run_id}}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "status": status}
+
+
+NO_GPU = {
+    "type": "PodScheduled",
+    "status": "False",
+    "reason": "Unschedulable",
+    "message": "0/3 nodes are available: 3 Insufficient nvidia.com/gpu.",
+}
+NO_IMAGE = {"state": {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image\n mistere/train"}}}
+
+
+def test_what_holds_up_a_pod_is_told_while_it_waits_and_at_the_end(
+    place: ClusterPlace, cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run_it(run: Any) -> None:
+        run.state = "RUNNING"
+        cluster.api.write("pods", pod(run.run_id, phase="Pending", conditions=[NO_GPU]))
+        cluster.api.write("pods", pod("another", phase="Pending", conditions=[], containerStatuses=[NO_IMAGE]))
+        time.sleep(0.4)
+        run.state = "FAILED"
+
+    place.api.on_start = run_it
+    place.submit()
+    (run,) = place.api.runs.values()
+    outcome = follow(Pipelines(place.api.url, "mistere"), run.run_id, place.store, run.display_name, 0.02, 0.05)
+    sentence = (
+        "pod run-2 waits: Unschedulable (0/3 nodes are available: 3 Insufficient nvidia.com/gpu): ask for less in the cluster "
+        "section, or add machines that have it."
+    )
+    assert capsys.readouterr().out.count(sentence) == 1 and outcome.exit_code == 1
+    assert outcome.reasons[-1] == sentence and not any("mistere/train" in reason for reason in outcome.reasons)
+
+
+def test_pods_that_may_not_be_seen_are_followed_without(
+    place: ClusterPlace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.api.on_start = lambda run: setattr(run, "state", "FAILED")
+    assert place.submit(wait=True) == 1
+    assert "`kubectl describe pods` in the run's namespace" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("status", "says"),
+    [
+        (
+            {"phase": "Pending", "containerStatuses": [NO_IMAGE]},
+            r"ImagePullBackOff \(Back-off pulling image mistere/train\)",
+        ),
+        ({"phase": "Pending", "initContainerStatuses": [NO_IMAGE], "x": 1}, "see that the image is in its registry"),
+        ({"phase": "Running", "containerStatuses": [NO_IMAGE]}, ""),
+        ({"phase": "Pending", "containerStatuses": [{"state": {"waiting": {"reason": "PodInitializing"}}}]}, ""),
+        ({}, ""),
+    ],
+)
+def test_what_a_pod_waits_for(cluster: Cluster, status: dict[str, Any], says: str) -> None:
+    cluster.api.write("pods", pod("abc", **status))
+    pods = RunPods("mistere", "abc")
+    told = pods.look()
+    assert pods.look() == [] and pods.troubles == told and len(told) == bool(says)
+    assert re.search(says, "".join(told))
 
 
 def interrupting(place: ClusterPlace) -> Callable[[Any], None]:

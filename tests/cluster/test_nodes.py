@@ -19,11 +19,13 @@ from components.core.config.encoder import TextConfig
 from components.core.errors import MistereError, UsageError
 from components.core.images import image
 from components.core.places import PROJECT_ROOT
+from components.core.serving.kubernetes_api import connect
 from components.core.store import LocalStore, S3Store
 from components.finetune_encoder import node_pods, nodes
 from components.finetune_encoder.checkpointing import PreemptedError
 from components.finetune_encoder.nodes import check_nodes, train_on_nodes
 from components.finetune_encoder.train_job import train_job
+from components.report_run.leftovers import put_away
 from tests.cluster.trainer import NAME, STEP_POD, TrainerCluster, step_inside, until, use_token
 from tests.serving.test_inference_service import LOADER
 from tests.stand_ins.kubernetes_server import Trouble
@@ -168,6 +170,31 @@ def test_nodes_that_always_fall_fail_with_their_last_words(cluster: TrainerClust
     assert "\n" not in str(error.value) and nothing_is_left(cluster)
 
 
+def test_the_last_words_of_a_process_that_was_started_again_are_passed_on(
+    cluster: TrainerCluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stands(restarts: int, before: str, now: str) -> None:
+        state = {"name": "node", "restartCount": restarts, "state": {"running": {}}}
+        pod = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "n0", "namespace": "mistere", "labels": {"jobset.sigs.k8s.io/jobset-name": NAME}},
+            "status": {"containerStatuses": [state]},
+        }
+        cluster.api.write("pods", pod)
+        cluster.api.logs["n0", True], cluster.api.logs["n0", False] = before, now
+
+    pods = node_pods.NodePods(connect(), "mistere", NAME, "text", cluster.ears)
+    stands(0, "", "2026-01-01T00:00:01Z epoch 1\n")
+    pods.look()
+    stands(1, "2026-01-01T00:00:01Z epoch 1\n2026-01-01T00:00:02Z NCCL error\n", "2026-01-01T00:00:03Z epoch 1 again\n")
+    pods.look()
+    pods.look()
+    assert capsys.readouterr().out.splitlines() == [
+        f"n0: {said}" for said in ("epoch 1", "NCCL error", "epoch 1 again")
+    ]
+
+
 @pytest.mark.parametrize(
     ("state", "expected"),
     [
@@ -226,6 +253,19 @@ def test_sigterm_deletes_it(cluster: TrainerCluster) -> None:
     thread.join()
     assert nothing_is_left(cluster) and sorted(cluster.stopped) == [0, 1]
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_what_a_step_left_is_deleted_by_the_exit_handler(cluster: TrainerCluster) -> None:
+    left = train_job(NAME, TextConfig(num_nodes=2), "image", (), STEP_POD)
+    other = {**left, "metadata": {**left["metadata"], "name": "another-run-s", "ownerReferences": []}}
+    for one in (left, other):
+        cluster.api.write("trainjobs", one)
+    put_away(cluster.step(), {"speech": {"num_nodes": 1}, "text": None})
+    assert len(cluster.api.all("trainjobs")) == 2 and cluster.ears.notes == []
+    put_away(cluster.step(), {"text": {"num_nodes": 2}})
+    staying = [one for one in cluster.api.all("trainjobs") if "deletionTimestamp" not in one["metadata"]]
+    assert [one["metadata"]["name"] for one in staying] == ["another-run-s"]
+    assert cluster.ears.notes == [f"TrainJob {NAME} was still there and is deleted."]
 
 
 def test_a_step_that_was_killed_takes_up_what_runs(cluster: TrainerCluster) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
@@ -15,9 +16,10 @@ from components.core.deployment import Deployment, NotTakenBackError, read_deplo
 from components.core.errors import MistereError
 from components.core.manifests import ModelBundle
 from components.core.promotion_log import read_log
-from components.core.release import Journal, is_released, recover, recover_patiently, release
+from components.core.release import Journal, is_released, open_release, recover, recover_patiently, release
 from components.core.serving import kubernetes_api
 from components.core.serving.cluster_release import Rolling
+from components.core.serving.live_service import service_path
 from components.core.store import ConflictError, LocalStore
 from tests.cluster.conftest import Cluster
 from tests.stand_ins.kubernetes_server import Trouble
@@ -132,6 +134,95 @@ def test_what_was_killed_on_the_way_is_taken_back_by_whoever_comes_next(
     assert journal(store).state == "done"
 
 
+def test_the_same_bundle_with_other_settings_is_not_done_before_it_was_tried(
+    cluster: Cluster, store: LocalStore
+) -> None:
+    first = cluster.bundle("a")
+    go(cluster, store, first)
+    pointer = read_deployment(store, "mistere")
+    larger = CONFIG.model_copy(update={"memory_limit": "16Gi"})
+    wanted = cluster.deployment(first, larger)
+    left = journal(store).model_copy(
+        update={
+            "state": "pending",
+            "host": "a pod that is gone",
+            "since": 0.0,
+            "deployment": wanted,
+            "deployment_before": pointer.model_dump_json(),
+        }
+    )
+    to = cluster.to(first, larger)
+    to.api.apply(service_path(larger, "mistere"), to.manifest())
+    store.write(JOURNAL, left.model_dump_json().encode())
+    assert "taken back" in recover(store, mirror, "mistere")
+    assert read_deployment(store, "mistere") == pointer and not is_released(store, wanted)
+    assert "16Gi" not in json.dumps(cluster.api.find("inferenceservices", "mistere"))
+
+
+def test_who_lost_the_journal_puts_nothing_back_over_the_next_release(
+    cluster: Cluster, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = (cluster.bundle(name) for name in "abc")
+    go(cluster, store, first)
+    monkeypatch.setattr(module, "_LEASE_SECONDS", 0.0)
+
+    def stalled(beat: Any) -> Any:
+        done = cluster.to(second, CONFIG).roll_out(second, lambda: None)
+        go(cluster, store, third)
+        monkeypatch.setattr(module, "_BEAT_SECONDS", 0.0)
+        try:
+            beat()
+        except ConflictError:
+            done.take_back()
+            raise
+        return done.take_back
+
+    seen = read_champion(store)
+    with pytest.raises(ConflictError):
+        release(
+            store,
+            mirror,
+            seen,
+            champion(second),
+            cluster.deployment(second, CONFIG),
+            "deploy",
+            "why",
+            "who",
+            stalled,
+        )
+    assert read_champion(store).digest == cluster.served() == third.manifest.digest
+    assert read_deployment(store, "mistere").bundle_digest == third.manifest.digest
+    assert journal(store).state == "done" and journal(store).champion.bundle_digest == third.manifest.digest
+
+
+def test_a_release_into_another_namespace_that_was_killed_is_removed_there(cluster: Cluster, store: LocalStore) -> None:
+    first, second = cluster.bundle("a"), cluster.bundle("b")
+    before = cluster.deployment(first, CONFIG.model_copy(update={"namespace": "elsewhere"}))
+    done = cluster.to(second, CONFIG)
+    done.roll_out(second, lambda: None)
+    done.take_back(before)
+    assert cluster.served() == ""
+
+
+def test_the_exit_handler_takes_back_what_its_own_run_left(
+    cluster: Cluster, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = cluster.bundle("a"), cluster.bundle("b")
+    go(cluster, store, first)
+    assert open_release(store, "run") == ""
+    left = journal(store).model_copy(
+        update={
+            "state": "pending",
+            "since": 0.0,
+            "deployment": cluster.deployment(second, CONFIG),
+            "champion": champion(second),
+            "deployment_before": store.read("deployments/mistere/deployment.json")[0].decode(),
+        }
+    )
+    store.write(JOURNAL, left.model_dump_json().encode())
+    assert open_release(store, "another") == "" and open_release(store, "run") == "mistere"
+
+
 def test_what_cannot_be_taken_back_now_is_by_the_next_release(
     cluster: Cluster, store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,7 +247,7 @@ def test_a_pod_that_is_started_again_waits_for_the_lease_of_the_one_before(
     first = cluster.bundle("a")
     go(cluster, store, first)
     monkeypatch.setattr(module, "_LEASE_SECONDS", 0.5)
-    held = journal(store).model_copy(update={"state": "pending", "host": "elsewhere", "since": time.time()})
+    held = journal(store).model_copy(update={"state": "deployed", "host": "elsewhere", "since": time.time()})
     store.write(JOURNAL, held.model_dump_json().encode())
     with pytest.raises(ConflictError, match="under way"):
         recover(store, mirror, "mistere")

@@ -157,6 +157,19 @@ def test_an_apply_that_was_cut_off_is_mended_by_the_next(schedules: Schedules) -
     assert len(schedules.place.api.schedules) == 1
 
 
+def test_a_schedule_that_could_not_be_made_anew_is_still_there(schedules: Schedules) -> None:
+    schedules.write(schedules.nightly)
+    schedules.apply()
+    schedules.write({**schedules.nightly, "cron": "0 0 4 * * *"})
+    schedules.place.api.troubles = [Trouble("POST", "recurringruns$", 503, times=9)]
+    with pytest.raises(AwayError):
+        schedules.apply()
+    assert [one.trigger["cron_schedule"]["cron"] for one in schedules.place.api.schedules.values()] == ["0 0 2 * * *"]
+    schedules.place.api.troubles.clear()
+    schedules.apply()
+    assert [one.trigger["cron_schedule"]["cron"] for one in schedules.place.api.schedules.values()] == ["0 0 4 * * *"]
+
+
 def test_a_long_list_is_read_to_its_end(schedules: Schedules) -> None:
     schedules.place.api.page_limit = 2
     named = [{**schedules.nightly, "name": f"nightly-{number}"} for number in range(5)]

@@ -97,6 +97,7 @@ def test_a_run_that_was_deleted_counts_by_what_it_came_to(place: ClusterPlace) -
         place.store.write(f"runs/{run_id}/stages/{task}.json", json.dumps(kept).encode())
     place.api.runs.clear()
     place.submit()
+    assert place.submit(wait=True) == 3
     assert not place.api.runs
 
 

@@ -55,6 +55,14 @@ def test_it_fits_the_crd(config: TextConfig) -> None:
     assert list(validator.iter_errors(content)), "a field that the CRD does not have is refused"
 
 
+def test_it_waits_in_the_queue_that_the_step_waited_in() -> None:
+    labels = {"kueue.x-k8s.io/queue-name": "mistere", "pipeline/runid": "abc"}
+    pod = {**STEP_POD, "metadata": {**STEP_POD["metadata"], "labels": labels}}
+    content = train_job(NAME, EVERYTHING, IMAGE, (), pod)
+    assert content["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "mistere"
+    assert "pipeline/runid" not in content["metadata"]["labels"]
+
+
 def test_its_nodes_run_as_the_step_does() -> None:
     content = manifest()
     assert content["metadata"]["name"] == NAME and content["metadata"]["namespace"] == "mistere"

@@ -205,7 +205,7 @@ def test_a_release_that_is_under_way_is_left_alone(store: ObjectStore, monkeypat
     journal = Journal.model_validate_json(store.read("deployments/mistere/journal.json")[0])
     store.write(
         "deployments/mistere/journal.json",
-        journal.model_copy(update={"state": "pending", "host": "elsewhere", "since": module.time.time()})
+        journal.model_copy(update={"state": "deployed", "host": "elsewhere", "since": module.time.time()})
         .model_dump_json()
         .encode(),
     )

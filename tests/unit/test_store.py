@@ -112,6 +112,16 @@ def test_a_conditional_write_wants_the_version_that_was_read(store: ObjectStore)
     assert store.read("pointer") == (b"two", second)
 
 
+def test_a_conditional_write_that_is_sent_twice_is_done_once(s3_store: S3Store) -> None:
+    """As boto3 does where the first answer was lost."""
+    first = s3_store.write("pointer", b"one", expected=ABSENT)
+    assert s3_store.write("pointer", b"one", expected=ABSENT) == first
+    second = s3_store.write("pointer", b"two", expected=first)
+    assert s3_store.write("pointer", b"two", expected=first) == second
+    with pytest.raises(ConflictError):
+        s3_store.write("pointer", b"three", expected=first)
+
+
 def test_a_conditional_write_to_what_was_deleted_is_refused(store: ObjectStore) -> None:
     version = store.write("pointer", b"one")
     store.delete_object("pointer")

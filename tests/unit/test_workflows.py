@@ -210,14 +210,24 @@ def test_the_table_is_summary_and_output_of_the_job(tmp_path: Path) -> None:
     (script,) = (script for where, script in SCRIPTS if where == "retrain/retrain" and "gate-table" in script)
     command = tmp_path / ".venv" / "bin" / "mistere"
     command.parent.mkdir(parents=True)
-    for body, seen in (('echo "a | b"; echo "c"', "a | b\nc\n"), ("exit 1", "No run has recorded anything yet.\n")):
+    (tmp_path / "submit").write_text("version  v1, uploaded\nrun      20261125-1 in namespace mistere\n")
+    for body, seen in (
+        ('echo "$1 $2"; echo "c"', "gate-table 20261125-1\nc\n"),
+        ("exit 1", "Run 20261125-1 has recorded nothing yet.\n"),
+        (None, "No run was started.\n"),
+    ):
+        if body is None:
+            (tmp_path / "submit").unlink()
         command.write_text(f"#!/bin/bash\n{body}\n")
         command.chmod(0o755)
         places = {name: str(tmp_path / name) for name in ("GITHUB_STEP_SUMMARY", "GITHUB_OUTPUT")}
         for place in places.values():
             Path(place).write_text("")
-        environment = {"PATH": "/usr/bin:/bin", "GITHUB_SHA": "abc", **places}
+        environment = {"PATH": "/usr/bin:/bin", "RUNNER_TEMP": str(tmp_path), **places}
         subprocess.run(["bash", "-eo", "pipefail", "-c", script], cwd=tmp_path, env=environment, check=True)
         assert (tmp_path / "GITHUB_STEP_SUMMARY").read_text() == seen
         output = (tmp_path / "GITHUB_OUTPUT").read_text()
+        if body is None:
+            assert output == "", "nothing to comment on"
+            continue
         assert re.fullmatch(rf"table<<(end-[0-9a-f]{{32}})\n{re.escape(seen)}\1\n", output), output

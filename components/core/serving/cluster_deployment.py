@@ -44,6 +44,8 @@ from components.core.serving.managed_fields import applied_by
 from components.core.serving.revision import Revision, is_hopeless, is_ready, restarts
 
 _WATCH_SECONDS: Final = 5.0
+_LEAVING_SECONDS: Final = 90.0
+"""Twice what a predictor takes at most to stop."""
 _REFUSED: Final = range(400, 500)
 
 Beat = Callable[[], None]
@@ -80,6 +82,11 @@ class ClusterDeployment:
         """The address of the service, if it is this very revision that serves there; empty otherwise."""
         live = self.api.get(service_path(self.config, self.config.service))
         there = live is not None and not is_leaving(live) and revision_of(live) == revision_of(self.manifest())
+        if (
+            there and self.config.mode == "standard"
+        ):  # which says that it is ready while a new pod crashes beside the old one
+            workload = self.api.get(workload_path(self.config, self.config.service))
+            there = workload is not None and is_rolled_out(workload, revision_of(self.manifest()))
         return address(live) if live is not None and there and says_ready(live) else ""
 
     def roll_out(self, bundle: Opened[ModelBundle], beat: Beat) -> RolledOut:
@@ -108,11 +115,14 @@ class ClusterDeployment:
         try:
             self.api.apply(path, self.manifest(share))
             applied = True
-            said = self._settle(golden, beat, share)
+            if before is not None and not moves and self._sleeps():
+                said = "The revision stays what it was; it has no pod while nobody asks it, so it was not asked either."
+            else:
+                said, pod = self._settle(golden, beat, share)
             if share is not None:
                 self._watch_share(share, beat)
                 self.api.apply(path, self.manifest())
-                said = self._settle(golden, beat, None)
+                said, _ = self._settle(golden, beat, None, pod)
         except BaseException as error:
             if not applied and isinstance(error, KubernetesError) and error.code in _REFUSED:
                 raise
@@ -138,16 +148,23 @@ class ClusterDeployment:
         live = self.api.get(path)
         if live is None or revision_of(live) != revision_of(self.manifest()):
             return
-        if before is None or before.mode == "local":
+        earlier = None if before is None or before.mode == "local" else ClusterDeployment(self.api, before, self.tell)
+        if earlier is None or service_path(earlier.config, earlier.config.service) != path:
             self.api.delete(path)
         else:
-            self.api.apply(path, ClusterDeployment(self.api, before, self.tell).manifest(), force=True)
+            self.api.apply(path, earlier.manifest(_none_yet(live)), force=True)
 
     def _restore(self, path: str, before: dict[str, Any] | None) -> None:
+        live = self.api.get(path)
+        if live is not None and revision_of(live) != revision_of(self.manifest()):
+            return  # another release has it, or nothing of this one came to it
         if before is None:
             self.api.delete(path)
-        else:
-            self.api.apply(path, applied_by(FIELD_MANAGER, before), force=True)
+            return
+        manifest = applied_by(FIELD_MANAGER, before)
+        if (share := _none_yet(live)) is not None:
+            manifest["spec"]["predictor"]["canaryTrafficPercent"] = share
+        self.api.apply(path, manifest, force=True)
 
     def _try_candidate(self, golden: GoldenDialogue, beat: Beat) -> None:
         config = self.config
@@ -164,6 +181,17 @@ class ClusterDeployment:
                 self.api.delete(path)
             raise
         self.api.delete(path)
+        self._make_room(revision, beat)
+
+    def _make_room(self, revision: Revision, beat: Beat) -> None:
+        """Wait until the candidate's pods are gone: until then they count in the namespace's quota."""
+        deadline = time.monotonic() + _LEAVING_SECONDS
+        while (left := deadline - time.monotonic()) > 0:
+            pods, version = self.api.list(revision.pods_path, revision.selector)
+            if not pods:
+                return
+            beat()
+            revision.wait(version, min(_WATCH_SECONDS, left))
 
     def _present(self, path: str, beat: Beat) -> dict[str, Any] | None:
         """The live InferenceService; one that is being removed is waited for, for what is applied to it goes with it."""
@@ -178,13 +206,31 @@ class ClusterDeployment:
             self._wait_for_change(live, path, deadline)
         return live
 
-    def _settle(self, golden: GoldenDialogue, beat: Beat, share: int | None) -> str:
-        """Wait until the service is what was applied, and ask a pod of it."""
+    def _sleeps(self) -> bool:
+        """Whether the revision has no pod because nobody asks it."""
+        allowed = self.config.mode == "knative" and self.config.min_replicas == 0
+        return allowed and not self._revision(self.manifest()).pods()[0]
+
+    def _settle(
+        self, golden: GoldenDialogue, beat: Beat, share: int | None, asked: dict[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]:
+        """Wait until the service is what was applied, and ask a pod of it.
+
+        Args:
+            golden: the dialogue.
+            beat: called while there is something to wait for.
+            share: of the traffic (%) that the new revision is to have; None for all of it.
+            asked: a pod of the same revision that has answered; it is enough where there is none any more, for nobody asked.
+
+        Returns:
+            A sentence on the answer, and the pod.
+        """
         config = self.config
         path = service_path(config, config.service)
         revision = self._revision(self.manifest())
         deadline = time.monotonic() + config.ready_timeout
-        pod = self._ready_pod(revision, beat, deadline)
+        sleeping = asked if asked is not None and self._sleeps() else None
+        pod = sleeping or self._ready_pod(revision, beat, deadline)
         self.tell(f"waiting for {config.service} to serve the new revision")
         while True:
             live = self.api.get(path) or {}
@@ -197,7 +243,9 @@ class ClusterDeployment:
                 raise self._failure(revision, pods, missing)
             beat()
             self._wait_for_change(of, where, deadline)
-        return self._ask(golden, revision, pod)
+        if sleeping:
+            return "The new revision answered as evaluated while it had its share; nobody asks it now.", pod
+        return self._ask(golden, revision, pod), pod
 
     def _ready_pod(self, revision: Revision, beat: Beat, deadline: float) -> dict[str, Any]:
         self.tell(f"waiting for a pod of {revision.service}")
@@ -262,7 +310,7 @@ class ClusterDeployment:
             if error.code == "403" and not self.api.inside:
                 raise MistereError(
                     f"the golden dialogue cannot be put to {pod['metadata']['name']} from outside of the cluster, so "
-                    f"{self.config.service} is as it was: allow get and create on pods/proxy, or run it in the cluster."
+                    "the champion stays: allow get and create on pods/proxy, or run it in the cluster."
                 ) from error
             pods, _ = revision.pods()
             raise self._failure(revision, pods, f"it did not answer ({error})") from error
@@ -270,8 +318,8 @@ class ClusterDeployment:
     def _failure(self, revision: Revision, pods: list[dict[str, Any]], what: str) -> MistereError:
         why = revision.why(pods)
         return MistereError(
-            f"the smoke test of bundle {self.deployment.bundle_digest[:12]} on the cluster failed, the champion stays and "
-            f"{self.config.service} is as it was: {what} ({why})."
+            f"the smoke test of bundle {self.deployment.bundle_digest[:12]} on the cluster failed, so the champion stays: {what} "
+            f"({why})."
         )
 
     def _revision(self, manifest: dict[str, Any]) -> Revision:
@@ -283,6 +331,16 @@ class ClusterDeployment:
         version = str(of.get("metadata", {}).get("resourceVersion", ""))
         collection, _, name = path.rpartition("/")
         self.api.wait_for_change(collection, version, seconds, fields=f"metadata.name={name}")
+
+
+def _none_yet(live: dict[str, Any] | None) -> int | None:
+    """The share for what was served before a revision that has a share now.
+
+    Its content comes back as another new revision. Until that is ready the last ready one, which is the one that failed, would
+    get all of the traffic; with a share of 0 all of it stays where it is, with the pods that served before.
+    """
+    predictor = (live or {}).get("spec", {}).get("predictor", {})
+    return 0 if predictor.get("canaryTrafficPercent") is not None else None
 
 
 @dataclass(frozen=True)
