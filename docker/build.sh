@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds the images that pipelines/images.lock.yaml names, with podman or Docker, and lays their SBOMs into output/sbom/.
 # usage: build.sh [IMAGE...]; an image that is there under its tag, the hash of its source, is not built again.
+#        build.sh --probe; only sees that there is a base image and that a container of it runs.
 # Environment: BASE (the base image, by digest), PYTHON (an environment with the project).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -28,6 +29,18 @@ else
     build=(docker build --quiet --network host)
 fi
 
+base_is_there() {
+    if ! "$ENGINE" image inspect "$base" >/dev/null 2>&1 && ! "$ENGINE" pull --quiet "$base" >/dev/null 2>&1; then
+        echo "no registry has $base for us: making a base from Debian's packages"
+        bash docker/base.sh "$base"
+    fi
+}
+
+if [ "${1:-}" = --probe ]; then
+    base_is_there
+    exec "$ENGINE" run --rm --network host --entrypoint true "$base"
+fi
+
 images=("$@")
 [ ${#images[@]} -gt 0 ] || images=(pipeline train predictor)
 declare -A name torch
@@ -37,10 +50,7 @@ for image in "${images[@]}"; do
     "$ENGINE" image inspect "${name[$image]}" >/dev/null 2>&1 || missing+=("$image")
 done
 if [ ${#missing[@]} -gt 0 ]; then
-    if ! "$ENGINE" image inspect "$base" >/dev/null 2>&1 && ! "$ENGINE" pull --quiet "$base" >/dev/null 2>&1; then
-        echo "no registry has $base for us: making a base from Debian's packages"
-        bash docker/base.sh "$base"
-    fi
+    base_is_there
     settings=$(mktemp -d)
     trap 'rm -rf "$settings"' EXIT
     mapfile -t options < <("$python" docker/index_settings.py "$settings" "$ENGINE")

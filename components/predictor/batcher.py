@@ -1,8 +1,8 @@
 """Requests that arrive together are computed together; one that finds the server idle is computed at once.
 
-One batch is computed at a time, in a thread; one of brief works alone, by experience, on the event loop itself: its hundreds of
-small operations would each wait for the interpreter that the loop holds, and take four times as long. While a batch is
-computed, whoever arrives waits in a bounded line, and what has gathered there is the next batch, up to a number of utterances.
+One batch is computed at a time, in a thread; in a crowd, one of brief works alone, by experience, on the event loop itself: its
+hundreds of small operations would each wait for the interpreter, which the loop holds for everybody else, and take four times
+as long. While a batch is computed, whoever arrives waits in a bounded line, and what has gathered there is the next batch, up to a number of utterances.
 A batch is held back, never longer than a bound, while other accepted requests are still being read, and in a crowd, right after
 another batch, while one after another still arrives: those who were just answered often ask again, and are better computed
 together than one behind the other. A request that finds the server idle is never held back. Whoever has gone before his turn
@@ -187,7 +187,7 @@ class Batcher(Generic[Work, Answer]):
     async def _answers(self, works: Sequence[Work]) -> Sequence[Answer | Exception]:
         if not all(map(self._brief, works)):
             return await asyncio.get_running_loop().run_in_executor(self._thread, self._computed, works)
-        if self._brief_seconds <= _BRIEF:
+        if self._crowd > _CROWD and self._brief_seconds <= _BRIEF:
             answers, seconds = self._timed(works)
         else:
             answers, seconds = await asyncio.get_running_loop().run_in_executor(self._thread, self._timed, works)

@@ -52,6 +52,8 @@ from tests.e2e.containers import (
 )
 from tests.local.servers import mlflow_server, postgresql, programs
 
+NO_CONTAINERS = 75
+"""Exit code where the machine cannot do it, whatever the project is like (EX_TEMPFAIL of sysexits.h)."""
 _DEBIAN = ("radosgw", "ceph-mon", "ceph-osd", "ceph-mgr", "ceph-common", "postgresql")
 _PROGRAMS = (*object_store.PROGRAMS, "initdb", "postgres")
 
@@ -198,14 +200,17 @@ def main(profile: str) -> int:
     """Do all of it; the exit code."""
     if os.getuid() != 0:
         print("e2e: the servers and containers of this test need root: run it as root.", file=sys.stderr)
-        return int(ExitCode.USAGE)
+        return NO_CONTAINERS
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     tell, label = Clock(), secrets.token_hex(4)
     if IMAGES_LOCK.read_text(encoding="utf-8") != lock_text():
         raise MistereError("pipelines/images.lock.yaml is not of this tree: run `make compile`.")
     tell("building the images")
-    builder = ["bash", str(PROJECT_ROOT / "docker" / "build.sh")]
-    if subprocess.run(builder, env={**os.environ, "PYTHON": sys.executable}, check=False).returncode:
+    builder, environment = ["bash", str(PROJECT_ROOT / "docker" / "build.sh")], {**os.environ, "PYTHON": sys.executable}
+    if subprocess.run([*builder, "--probe"], env=environment, check=False).returncode:
+        print("e2e: this machine runs no containers: the lines above say why.", file=sys.stderr)
+        return NO_CONTAINERS
+    if subprocess.run(builder, env=environment, check=False).returncode:
         raise MistereError("the images could not be built: the lines above say why.")
     install_servers()
     with ExitStack() as stack:

@@ -138,7 +138,7 @@ def test_a_single_caller_is_never_held_back_and_after_a_crowd_hardly() -> None:
     assert 0.08 < after[0] < 0.2 and max(after[-2:]) < 0.05
 
 
-def test_what_is_brief_by_experience_is_computed_on_the_loop_and_all_else_in_a_thread() -> None:
+def test_what_is_brief_by_experience_is_computed_on_the_loop_in_a_crowd_and_all_else_in_a_thread() -> None:
     threads: list[int] = []
 
     def compute(works: Sequence[float]) -> list[float]:
@@ -150,12 +150,21 @@ def test_what_is_brief_by_experience_is_computed_on_the_loop_and_all_else_in_a_t
 
     async def go() -> None:
         batcher: Batcher[float, float] = Batcher(compute, 20, 0.0, 100, brief=lambda seconds: seconds < 1)
+        await batcher.run(0.001, 1)
+        await batcher.run(0.001, 1)
         for seconds in (0.001, 0.001, 0.1, 0.1):
-            await batcher.run(seconds, 1)
+            await asyncio.gather(*(batcher.run(seconds, 1) for _ in range(8)))
 
     asyncio.run(go())
     here = [thread == threading.get_ident() for thread in threads]
-    assert here == [False, True, True, False]  # the first is not known yet, and the third showed to be none
+    assert here == [
+        False,
+        False,
+        False,
+        True,
+        True,
+        False,
+    ]  # a crowd from the fourth on; the fifth showed not to be brief
 
 
 def test_the_line_is_bounded_and_says_when_to_come_back() -> None:
