@@ -144,6 +144,7 @@ def test_a_failed_smoke_test_moves_no_champion(text_only: Path, output: Path) ->
     assert not (output / "store" / "deployments" / "mistere" / "deployment.json").exists()
 
 
+@pytest.mark.long
 def test_text_alone_goes_through_every_stage(text_only: Path, output: Path) -> None:
     done = run(output, text_only)
     assert done.code == 0, done.text

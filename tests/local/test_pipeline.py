@@ -75,6 +75,7 @@ def test_one_threshold_reruns_the_gate_alone_and_keeps_the_champion(
     assert read_champion(LocalStore(output / "store")).digest == before
 
 
+@pytest.mark.long
 def test_a_damaged_artifact_is_named_and_made_again(first: Run, output: Path, data: Path, tree: Path) -> None:
     digest = first.stages["train_moe"]["outputs"]["model"]
     weights = output / "store" / "artifacts" / "MoEModel" / digest / "mixture.safetensors"

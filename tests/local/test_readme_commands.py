@@ -24,6 +24,7 @@ def test_an_encoder_of_ones_own_is_one_setting(tmp_path: Path) -> None:
     assert "finetune_encoder-text" in again.ran
 
 
+@pytest.mark.long
 def test_shards_share_the_work_and_change_nothing(tmp_path: Path) -> None:
     data = make_dataset(tmp_path / "tones")
     one = run(tmp_path / "output", data)

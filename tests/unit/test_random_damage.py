@@ -80,7 +80,7 @@ mutations = given(st.tuples(changes, bytes_changed, types, st.booleans(), st.boo
 SLOW = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 
 
-@settings(max_examples=6, derandomize=True, **SLOW)
+@settings(max_examples=4, derandomize=True, **SLOW)
 @mutations
 def test_no_mutation_makes_a_trace(mutation: tuple[Any, ...]) -> None:
     judge_mutated(*mutation)
