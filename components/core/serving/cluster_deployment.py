@@ -82,9 +82,7 @@ class ClusterDeployment:
         """The address of the service, if it is this very revision that serves there; empty otherwise."""
         live = self.api.get(service_path(self.config, self.config.service))
         there = live is not None and not is_leaving(live) and revision_of(live) == revision_of(self.manifest())
-        if (
-            there and self.config.mode == "standard"
-        ):  # which says that it is ready while a new pod crashes beside the old one
+        if there and self.config.mode == "standard":  # Ready while a new pod crashes beside the old one
             workload = self.api.get(workload_path(self.config, self.config.service))
             there = workload is not None and is_rolled_out(workload, revision_of(self.manifest()))
         return address(live) if live is not None and there and says_ready(live) else ""
