@@ -297,6 +297,42 @@ def test_half_precision_is_close_to_whole(bases: dict[str, Path], name: str) -> 
     assert other.dtype == torch.float32 and 0 < (one - other).abs().max() < 0.15 * one.abs().max()
 
 
+FUSED = {"whisper", *(f"bidirectional_text/{variant}" for variant in ("bert", "roberta", "distilbert"))}
+
+
+@every_family
+def test_layers_in_one_operation_give_the_same_states(
+    bases: dict[str, Path], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = encoder_of(bases, name)
+    family = encoder.family
+    features = [family.prepare(utterance) for utterance in inputs_of(family.modality)]
+
+    @torch.inference_mode()
+    def states(chosen: list[Any]) -> list[torch.Tensor]:
+        every, mask = family.hidden_states(encoder.backbone, family.collate(chosen))
+        return [state[mask] for state in every]
+
+    batches = [features, features[:1], features[1:2]]
+    before = [states(batch) for batch in batches]
+    weights = sum(parameter.numel() for parameter in encoder.backbone.parameters())
+    family.fuse(encoder.backbone)
+    assert bool(family.fused) == (name in FUSED)
+    for batch, expected in zip(batches, before, strict=True):
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            found = states(batch)
+        calls = sum(event.name == "aten::_transformer_encoder_layer_fwd" for event in profile.events())
+        assert calls == len(family.fused)
+        torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
+    held = [*encoder.backbone.parameters(), *(p for layer in family.fused for p in layer.parameters())]
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in held}
+    biases = sum(p.numel() for layer in family.fused for p in layer.parameters() if p.ndim == 1)
+    assert sum(storages.values()) <= 4 * (weights + biases), "a weight is held twice"
+    monkeypatch.setattr("components.core.encoders.family_text.MOST_POSITIONS", 0)
+    monkeypatch.setattr("components.core.encoders.family_whisper.MOST_POSITIONS", 0)
+    torch.testing.assert_close(states(features), before[0], atol=2e-5, rtol=0)
+
+
 @every_family
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 def test_a_gpu_computes_what_a_cpu_does(bases: dict[str, Path], name: str) -> None:

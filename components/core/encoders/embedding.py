@@ -77,7 +77,11 @@ class Embedder:
     def encoder(self) -> UtteranceEncoder:
         """The encoder itself, loaded when it is first needed: vectors that are there already need none."""
         encoder = self._load().to(self.device)
-        return quantised(encoder) if self._int8 else encoder
+        if self._int8:
+            return quantised(encoder)
+        if self.device.type == "cpu" and self.precision == torch.float32:
+            encoder.family.fuse(encoder.backbone)
+        return encoder
 
     def prepare(self, utterance: HasModalities, context: Sequence[str] = ()) -> Features | None:
         """Features of one utterance, or None where it lacks the modality.

@@ -40,6 +40,8 @@ class Family(ABC):
 
     def __init__(self, directory: Path, settings: EncoderConfig, dtype: torch.dtype = torch.float32) -> None:
         self.directory, self.settings, self.dtype = directory, settings, dtype
+        self.fused: Sequence[nn.Module] = ()
+        """What :meth:`fused_layers` gave, after :meth:`fuse`."""
 
     @classmethod
     @abstractmethod
@@ -88,6 +90,14 @@ class Family(ABC):
     @abstractmethod
     def collate(self, features: Sequence[Features]) -> dict[str, Tensor]:
         """Pad prepared utterances into a batch."""
+
+    def fuse(self, backbone: nn.Module) -> None:
+        """Get ready to compute a backbone in float32 on a CPU without gradients; its weights are not to change any more."""
+        self.fused = self.fused_layers(backbone)
+
+    def fused_layers(self, backbone: nn.Module) -> Sequence[nn.Module]:
+        """The backbone's layers as one operation each, on its own weights; none where the family knows no such form."""
+        return ()
 
     @abstractmethod
     def hidden_states(self, backbone: nn.Module, batch: dict[str, Tensor]) -> tuple[list[Tensor], Tensor]:

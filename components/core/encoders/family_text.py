@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from components.core.encoders.family import Family, Features, pad_stack
+from components.core.encoders.fused import MOST_POSITIONS, LayerParts, fused_layer, fused_states
 from components.core.encoders.inputs import Transcript
 from components.core.encoders.pretrained import load_pretrained
 
@@ -103,7 +104,19 @@ class BidirectionalText(Family):
         pooled, _ = pad_stack([feature["pooled"] for feature in features])
         return {"input_ids": tokens, "mask": mask, "pooled": pooled.bool()}
 
+    def fused_layers(self, backbone: nn.Module) -> Sequence[nn.Module]:
+        config: Any = backbone.config
+        parts = _PARTS.get(config.model_type)
+        activation = getattr(config, "hidden_act", None) or getattr(config, "activation", None)
+        if parts is None or activation != "gelu" or getattr(config, "is_decoder", False):
+            return ()
+        heads = config.num_attention_heads
+        return [fused_layer(parts(layer), heads, norm_first=False) for layer in self.layers(backbone)]
+
     def hidden_states(self, backbone: nn.Module, batch: dict[str, Tensor]) -> tuple[list[Tensor], Tensor]:
+        if self.fused and batch["input_ids"].shape[1] <= MOST_POSITIONS:
+            embeddings: Any = backbone.embeddings
+            return fused_states(self.fused, embeddings(batch["input_ids"]), batch["mask"]), batch["pooled"]
         output = backbone(
             input_ids=batch["input_ids"],
             attention_mask=batch["mask"].long(),
@@ -125,6 +138,44 @@ class BidirectionalText(Family):
             tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True  # cut here
             self._loaded_tokenizer = tokenizer
         return self._loaded_tokenizer
+
+
+def _bert_parts(layer: Any) -> LayerParts:
+    attention, after = layer.attention.self, layer.attention.output
+    return LayerParts(
+        attention.query,
+        attention.key,
+        attention.value,
+        after.dense,
+        layer.intermediate.dense,
+        layer.output.dense,
+        after.LayerNorm,
+        layer.output.LayerNorm,
+    )
+
+
+def _distilbert_parts(layer: Any) -> LayerParts:
+    attention, feed = layer.attention, layer.ffn
+    return LayerParts(
+        attention.q_lin,
+        attention.k_lin,
+        attention.v_lin,
+        attention.out_lin,
+        feed.lin1,
+        feed.lin2,
+        layer.sa_layer_norm,
+        layer.output_layer_norm,
+    )
+
+
+_PARTS: dict[str, Callable[[Any], LayerParts]] = {
+    "bert": _bert_parts,
+    "roberta": _bert_parts,
+    "xlm-roberta": _bert_parts,
+    "camembert": _bert_parts,
+    "distilbert": _distilbert_parts,
+}
+"""Types whose layers are the plain ones: no relative positions, no convolutions."""
 
 
 _TINY: dict[str, int] = {

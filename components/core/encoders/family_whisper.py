@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from components.core.encoders.family import Family, Features, attention_bias, pad_stack
+from components.core.encoders.fused import MOST_POSITIONS, LayerParts, fused_layer, fused_states
 from components.core.encoders.pretrained import load_pretrained
 from components.core.errors import UsageError
 
@@ -113,9 +114,16 @@ class Whisper(Family):
         frames, mask = pad_stack([feature["frames"] for feature in features])
         return {"frames": frames, "frame_mask": mask}
 
+    def fused_layers(self, backbone: nn.Module) -> Sequence[nn.Module]:
+        config: Any = backbone.config
+        if config.activation_function != "gelu":
+            return ()
+        heads = config.encoder_attention_heads
+        return [fused_layer(_parts(layer), heads, norm_first=True) for layer in self.layers(backbone)]
+
     def hidden_states(self, backbone: nn.Module, batch: dict[str, Tensor]) -> tuple[list[Tensor], Tensor]:
         encoder: Any = backbone
-        every, mask = tower_states(encoder, batch["frames"], batch["frame_mask"])
+        every, mask = tower_states(encoder, batch["frames"], batch["frame_mask"], self.fused)
         every[-1] = encoder.layer_norm(every[-1])
         return every, mask
 
@@ -146,19 +154,24 @@ def log_mel(extractor: Any, wave: np.ndarray, multiple: int) -> np.ndarray:
     return np.ascontiguousarray(mel["input_features"][0].T, dtype=np.float32)
 
 
-def tower_states(encoder: Any, frames: Tensor, mask: Tensor) -> tuple[list[Tensor], Tensor]:
+def tower_states(
+    encoder: Any, frames: Tensor, mask: Tensor, fused: Sequence[nn.Module] = ()
+) -> tuple[list[Tensor], Tensor]:
     """Every layer's states ``[B, T/2, D]`` of a Whisper encoder, before its last normalisation, and their mask.
 
     Args:
         encoder: convolutions, positions and layers as Whisper has them.
         frames: ``[B, T, mel]``.
         mask: real frames ``[B, T]``.
+        fused: the same layers as one operation each, used where that is faster.
     """
     inputs = frames.to(encoder.conv1.weight.dtype).transpose(1, 2)
     states = nn.functional.gelu(encoder.conv1(inputs)) * mask[:, None, :]
     states = nn.functional.gelu(encoder.conv2(states)).transpose(1, 2).contiguous()  # else every layer copies it again
     mask = mask[:, ::2]
     states = states + encoder.embed_positions.weight[: states.shape[1]]
+    if fused and states.shape[1] <= MOST_POSITIONS:
+        return fused_states(fused, states, mask), mask
     bias = attention_bias(mask, states.dtype)
     every = [states]
     for layer in encoder.layers:
@@ -166,3 +179,17 @@ def tower_states(encoder: Any, frames: Tensor, mask: Tensor) -> tuple[list[Tenso
         states = answer[0] if isinstance(answer, tuple) else answer
         every.append(states)
     return every, mask
+
+
+def _parts(layer: Any) -> LayerParts:
+    attention = layer.self_attn
+    return LayerParts(
+        attention.q_proj,
+        attention.k_proj,
+        attention.v_proj,
+        attention.out_proj,
+        layer.fc1,
+        layer.fc2,
+        layer.self_attn_layer_norm,
+        layer.final_layer_norm,
+    )

@@ -28,9 +28,12 @@ class Turns:
         self.device = torch.device(device)
         self._lengths = torch.tensor(self.lengths, dtype=torch.long)
         self._starts = self._lengths.cumsum(0) - self._lengths
+        self._rows = sum(self.lengths)
+        self._even = min(self.lengths) == max(self.lengths)
+        self._windows: dict[tuple[int, bool], Tensor] = {}
 
     def __len__(self) -> int:
-        return int(self._lengths.sum())
+        return self._rows
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Turns) and self.lengths == other.lengths
@@ -58,12 +61,20 @@ class Turns:
         """
         if size == 1:
             return rows
+        neighbours = self._windows.get((size, causal))
+        if neighbours is None:
+            neighbours = self._windows[size, causal] = self._neighbours(size, causal)
+        beyond = functional.pad(rows, (0, 0, 0, 1))
+        return beyond.index_select(0, neighbours).view(len(rows), -1)
+
+    def _neighbours(self, size: int, causal: bool) -> Tensor:
+        """The rows of each row's window, one window after another ``[N · size]``; N beyond the ends of its dialogue."""
         after = 0 if causal else size // 2
-        own = torch.arange(len(rows), device=rows.device)[:, None]
-        shift = torch.arange(after + 1 - size, after + 1, device=rows.device)[None, :]
+        own = torch.arange(len(self), device=self.device)[:, None]
+        shift = torch.arange(after + 1 - size, after + 1, device=self.device)[None, :]
         place = self.position[:, None] + shift
         inside = (place >= 0) & (place < self._lengths.to(self.device)[self.dialogue][:, None])
-        return functional.pad(rows, (0, 0, 0, 1))[torch.where(inside, own + shift, len(rows))].flatten(1)
+        return torch.where(inside, own + shift, len(self)).flatten()
 
     @cached_property
     def up_to(self) -> Tensor:
@@ -97,10 +108,14 @@ class Turns:
         return order.to(self.device), mirrored.to(self.device)
 
     def pad(self, rows: Tensor) -> Tensor:
-        """``[N, ...]`` to ``[B, T, ...]``, zero where a dialogue has no such turn."""
+        """``[N, ...]`` to ``[B, T, ...]``, zero where a dialogue has no such turn; a view where all are equally long."""
+        if self._even:
+            return rows.unflatten(0, (len(self.lengths), -1))
         padded = rows.new_zeros(len(self.lengths), max(self.lengths), *rows.shape[1:])
         return padded.index_put((self.dialogue, self.position), rows)
 
     def unpad(self, padded: Tensor) -> Tensor:
         """``[B, T, ...]`` to ``[N, ...]``."""
+        if self._even:
+            return padded.flatten(0, 1)
         return padded[self.dialogue, self.position]
