@@ -18,7 +18,7 @@ from components.predictor import metrics
 from components.predictor.data_plane import PredictorDataPlane
 from components.predictor.errors import as_request_error, invalid, slow_body
 from components.predictor.settings import ServerSettings
-from components.predictor.wire import INLINE_BYTES, read_grpc, write_grpc
+from components.predictor.wire import INLINE_BYTES, read_grpc, size_header, write_grpc
 
 SERVICE = "inference.GRPCInferenceService"
 _MAX_CALLS = 64
@@ -46,7 +46,7 @@ class PredictorServicer(InferenceServicer):  # type: ignore[misc]  # kserve has 
             request, typed = read_grpc(message)
         request.id = request.id or identity
         await self._predictor.admit(request.model_name)
-        response, _ = await self._predictor.infer(model_name=request.model_name, request=request)
+        response, _ = await self._predictor.infer(request.model_name, request, size_header(message))
         return write_grpc(response, typed)
 
 

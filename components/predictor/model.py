@@ -54,11 +54,10 @@ def request_id(payload: InferRequest | dict[str, Any], headers: dict[str, str] |
     return printable(header) or str(uuid.uuid4())
 
 
-def _is_light(payload: InferRequest | dict[str, Any]) -> bool:
-    """Whether a request is read in less time than a thread takes to be asked: a few vectors, already numbers."""
-    return isinstance(payload, InferRequest) and all(
-        isinstance(tensor.data, np.ndarray) and tensor.data.nbytes <= INLINE_BYTES for tensor in payload.inputs
-    )
+def _is_light(headers: dict[str, str] | None) -> bool:
+    """Whether a request is read in less time than a thread takes to be asked, by its size."""
+    size = (headers or {}).get(protocol.SIZE_HEADER, "")
+    return size.isdigit() and int(size) <= INLINE_BYTES
 
 
 def _one_second() -> bytes:
@@ -70,6 +69,17 @@ def _one_second() -> bytes:
         clip.setparams((1, 2, rate, rate, "NONE", ""))
         clip.writeframes(samples.tobytes())
     return file.getvalue()
+
+
+def _with_clips(dialogue: DialogueRequest, clips: dict[int, bytes]) -> DialogueRequest:
+    """The dialogue with recordings of some of its turns, by their index."""
+    if not clips:
+        return dialogue
+    turns = [
+        replace(turn, audio=clips[index], audio_uri=None) if index in clips else turn
+        for index, turn in enumerate(dialogue.turns)
+    ]
+    return DialogueRequest(turns=turns, detail=dialogue.detail)
 
 
 class DialogueModel(Model):  # type: ignore[misc]  # kserve has no type information
@@ -157,7 +167,7 @@ class DialogueModel(Model):  # type: ignore[misc]  # kserve has no type informat
 
         Args:
             payload: a V2 request, or V1's JSON object.
-            headers: of the request.
+            headers: of the request; what is said to be small is read on the event loop.
             response_headers: not used.
 
         Raises:
@@ -168,10 +178,12 @@ class DialogueModel(Model):  # type: ignore[misc]  # kserve has no type informat
         identity = request_id(payload, headers)
         start = time.perf_counter()
         with metrics.phase("decode"), self.batcher.reading():
-            if _is_light(payload):
+            if _is_light(headers):
                 dialogues = self._decode(payload, model)
             else:
                 dialogues = await asyncio.to_thread(self._decode, payload, model)
+            if any(turn.audio_uri is not None for dialogue in dialogues for turn in dialogue.turns):
+                dialogues = await asyncio.to_thread(lambda: [self._with_read_audio(dialogue) for dialogue in dialogues])
         predictions = await self.batcher.run(dialogues, sum(len(dialogue) for dialogue in dialogues))
         self._check_finite(dialogues, predictions, identity)
         with metrics.phase("respond"):
@@ -192,30 +204,25 @@ class DialogueModel(Model):  # type: ignore[misc]  # kserve has no type informat
         return [self._with_audio(dialogue) for dialogue in dialogues]
 
     def _with_audio(self, dialogue: DialogueRequest) -> DialogueRequest:
-        """Put the audio that was named in the place of its name."""
+        """Put the clips that were named by their digests in the place of their names."""
         clips: dict[int, bytes] = {}
         missing: dict[int, str] = {}
-        uris: dict[int, str] = {}
         for index, turn in enumerate(dialogue.turns):
-            if turn.audio_digest is not None:
-                clip = self._audio_store.get(turn.audio_digest)
-                if clip is not None:
-                    clips[index] = clip
-                elif self._encoder is None or not self._encoder.holds_speech(turn.audio_digest):
-                    missing[index] = turn.audio_digest
-            elif turn.audio_uri is not None:
-                uris[index] = turn.audio_uri
+            if turn.audio_digest is None:
+                continue
+            clip = self._audio_store.get(turn.audio_digest)
+            if clip is not None:
+                clips[index] = clip
+            elif self._encoder is None or not self._encoder.holds_speech(turn.audio_digest):
+                missing[index] = turn.audio_digest
         if missing:
             raise unknown_digests(missing)
-        if uris:
-            clips.update(self._audio_reader.read(uris))
-        if not clips:
-            return dialogue
-        turns = [
-            replace(turn, audio=clips[index], audio_uri=None) if index in clips else turn
-            for index, turn in enumerate(dialogue.turns)
-        ]
-        return DialogueRequest(turns=turns, detail=dialogue.detail)
+        return _with_clips(dialogue, clips)
+
+    def _with_read_audio(self, dialogue: DialogueRequest) -> DialogueRequest:
+        """Read the clips that were named by their locations."""
+        uris = {index: turn.audio_uri for index, turn in enumerate(dialogue.turns) if turn.audio_uri is not None}
+        return _with_clips(dialogue, self._audio_reader.read(uris)) if uris else dialogue
 
     def _infer(self, requests: Sequence[list[DialogueRequest]]) -> list[list[DialoguePrediction] | Exception]:
         """The computation, in the batcher's thread: requests with embeddings and raw ones, all in one batch."""

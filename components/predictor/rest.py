@@ -29,7 +29,7 @@ from components.predictor.errors import (
 )
 from components.predictor.openapi import OPENAPI_PATH, build_document
 from components.predictor.settings import Limits
-from components.predictor.wire import INLINE_BYTES, checked_id, parse_json, read_rest, write_rest
+from components.predictor.wire import INLINE_BYTES, checked_id, parse_json, read_rest, size_header, write_rest
 
 _BODIES = 64
 """Bodies of the largest size that are held at a time, those that are still being sent included."""
@@ -131,7 +131,7 @@ class RestEndpoints:
             header = request.headers.get(protocol.BINARY_HEADER)
             payload = await self._parse(len(body), lambda: read_rest(body, header, model_name))
             payload.id = payload.id or identity
-            response, _ = await self._data_plane.infer(model_name=model_name, request=payload)
+            response, _ = await self._data_plane.infer(model_name, payload, size_header(body))
             content, headers = write_rest(response)
             return Response(content, headers=headers)
 
@@ -143,7 +143,7 @@ class RestEndpoints:
         async def answer(body: bytes, identity: str) -> Response:
             payload = await self._parse(len(body), lambda: parse_json(body))
             payload["id"] = checked_id(payload.get("id")) or identity
-            response, _ = await self._data_plane.infer(model_name=model_name, request=payload)
+            response, _ = await self._data_plane.infer(model_name, payload, size_header(body))
             return json_response(response)
 
         return await self._answer(model_name, request, "rest_v1", answer)

@@ -20,13 +20,20 @@ from kserve.protocol.infer_type import RequestedOutput, to_grpc_parameters, to_h
 from components.core.serving import protocol
 from components.predictor.errors import invalid, printable
 
-INLINE_BYTES = 1 << 16
-"""Bodies up to this size are parsed on the event loop; a larger one would hold up everybody else."""
+INLINE_BYTES = 1 << 18
+"""Requests up to this size are read on the event loop, in a millisecond or two at most; a larger one would hold up everybody
+else, and asking a thread takes longer than reading what one turn of a conversation sends.
+"""
 
 _MAX_ID = 256
 _MAX_ITEMS = 64
 """Tensors, outputs or parameters of one request; each becomes an object many times the size of its bytes."""
 _LENGTH = struct.Struct("<I")
+
+
+def size_header(body: bytes) -> dict[str, str]:
+    """The header that says how large a request is."""
+    return {protocol.SIZE_HEADER: str(len(body))}
 
 
 def parse_json(body: bytes) -> dict[str, Any]:

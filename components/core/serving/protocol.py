@@ -48,6 +48,7 @@ EXPERTS: Final = "experts"
 BINARY_HEADER: Final = "Inference-Header-Content-Length"
 """Length of the JSON part of a body that carries tensors as raw bytes behind it."""
 
+SIZE_HEADER: Final = "content-length"
 REQUEST_ID_HEADER: Final = "X-Request-Id"
 
 READY_PATH: Final = "/v2/health/ready"
