@@ -12,7 +12,6 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -103,16 +102,18 @@ class CachedEncoder:
         """Vectors of each request's dialogues, or why that request cannot be answered."""
         found: dict[bytes, np.ndarray] = {}
         tasks: dict[bytes, _Task] = {}
+        failures: dict[bytes, Exception] = {}
         places: list[list[dict[str, list[bytes | None]]] | RequestError] = []
         for dialogues in requests:
             new: dict[bytes, _Task] = {}
             keys = [self._look_up(dialogue, found, tasks, new) for dialogue in dialogues]
-            too_much = self._too_much(new.values())
+            too_much = self._too_much(new.values(), failures)
             places.append(too_much or keys)
             if too_much is None:
                 tasks |= new
         metrics.labelled(metrics.CACHED, "hit").inc(len(found))
-        failures = self._compute(list(tasks.values()), found)
+        self._compute([task for key, task in tasks.items() if key not in failures], found, failures)
+        metrics.labelled(metrics.CACHED, "miss").inc(len(tasks))
         return [
             place
             if isinstance(place, RequestError)
@@ -120,14 +121,19 @@ class CachedEncoder:
             for place in places
         ]
 
-    def _too_much(self, tasks: Iterable[_Task]) -> RequestError | None:
-        """A refusal where a request's new audio is longer in all than allowed, by its headers: nothing is decoded yet."""
+    def _too_much(self, tasks: Iterable[_Task], failures: dict[bytes, Exception]) -> RequestError | None:
+        """A refusal where a request's new audio is longer in all than allowed, by its headers: nothing is decoded yet.
+
+        A clip whose header is refused goes to ``failures``, and is told by the utterance.
+        """
         seconds = 0.0
         for task in tasks:
             clip = task.dialogue[task.index].audio
             if task.modality == "speech" and clip is not None:
-                with suppress(RequestError):  # told later, by the utterance
+                try:
                     seconds += min(check_clip(clip, task.index), self._max_seconds)
+                except RequestError as error:
+                    failures[task.key] = error
         if seconds <= self._most_seconds:
             return None
         return over_limit(f"A request may hold {self._most_seconds:g} seconds of audio that was not sent before.")
@@ -182,9 +188,8 @@ class CachedEncoder:
             digest.update(b"\\0" + hashlib.sha256(earlier.encode()).digest())
         return digest.digest()
 
-    def _compute(self, tasks: list[_Task], found: dict[bytes, np.ndarray]) -> dict[bytes, Exception]:
-        """Prepare and embed; what cannot be read is told by its key."""
-        failures: dict[bytes, Exception] = {}
+    def _compute(self, tasks: list[_Task], found: dict[bytes, np.ndarray], failures: dict[bytes, Exception]) -> None:
+        """Prepare and embed to ``found``; what cannot be read is told in ``failures``, by its key."""
         ready: dict[str, list[tuple[bytes, Features]]] = {}
         for task, features in zip(tasks, prepared(self._prepare, tasks), strict=True):
             if isinstance(features, Exception):
@@ -196,16 +201,12 @@ class CachedEncoder:
             for (key, _), vector in zip(pairs, vectors, strict=True):
                 found[key] = vector
                 self._store.put(key, vector)
-        metrics.labelled(metrics.CACHED, "miss").inc(len(tasks))
-        return failures
 
     def _prepare(self, task: _Task) -> Features | Exception | None:
         turn = task.dialogue[task.index]
         try:
-            if task.modality == "speech":
-                if turn.audio is None:  # named by its digest, and dropped since the request was read
-                    raise unknown_digests({task.index: turn.audio_digest or ""})
-                check_clip(turn.audio, task.index)
+            if task.modality == "speech" and turn.audio is None:  # named by digest, and dropped since it was read
+                raise unknown_digests({task.index: turn.audio_digest or ""})
             return self._model.features(task.modality, task.dialogue, task.index, self._max_seconds)
         except (AudioDecodeError, AudioTooLongError, RequestError) as error:
             return error

@@ -27,7 +27,7 @@ from components.core.moe.context import ContextLayers
 from components.core.moe.fusion import AttentionLayer
 from components.core.moe.mixture import CROSS_MODAL, DialogueBatch, MixtureOfExperts
 from components.core.moe.prediction import load_mixture, make_batch, predict, save_mixture
-from components.core.moe.recurrence import DialogueGRU
+from components.core.moe.recurrence import DialogueGRU, SideBySide
 from components.core.moe.training import (
     calibrate,
     class_weights,
@@ -144,6 +144,47 @@ def test_the_loss_and_its_gradient_are_those_of_the_set_of_dialogues(fusion: str
         torch.testing.assert_close(gradient, found[0][1], atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_recurrences_side_by_side_give_what_each_gives_alone(layers: int, bidirectional: bool) -> None:
+    torch.manual_seed(0)
+    several = [DialogueGRU(5, 4, layers, 0.2, bidirectional=bidirectional).eval() for _ in range(3)]
+    together = SideBySide()
+    calls: list[object] = []
+    for one in several:
+        one.gru.register_forward_hook(lambda *_: calls.append(1))
+
+    def compare(lengths: list[int]) -> None:
+        turns = Turns(lengths)
+        rows = [torch.randn(len(turns), 5) for _ in several]
+        found = together(several, rows, turns)
+        calls.clear()
+        expected = [one(own, turns) for one, own in zip(several, rows, strict=True)]
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+
+    with torch.inference_mode():
+        for lengths in ([7], [1], [3, 3], [5, 1, 9]):
+            compare(lengths)
+        together(several, [torch.randn(4, 5) for _ in several], Turns([4]))
+        calls.clear()
+        together(several, [torch.randn(4, 5) for _ in several], Turns([4]))
+        assert not calls, "one recurrence for all of them"
+        together(several, [torch.randn(40, 5) for _ in several], Turns([1] * 40))
+        assert len(calls) == 3, "a crowd of dialogues is computed one recurrence after the other"
+    several[1].load_state_dict(DialogueGRU(5, 4, layers, 0.0, bidirectional=bidirectional).state_dict())
+    with torch.inference_mode():
+        compare([6])
+    optimiser = torch.optim.AdamW([p for one in several for p in one.parameters()], lr=0.1, fused=True)
+    learnt = together([one.train() for one in several], [torch.randn(4, 5) for _ in several], Turns([4]))
+    sum(one.square().sum() for one in learnt).backward()  # type: ignore[union-attr]
+    optimiser.step()
+    for one in several:
+        one.eval()
+    with torch.inference_mode():
+        compare([6])
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(1, 14), min_size=1, max_size=6), st.integers(0, 2**16))
 def test_every_layer_gives_a_dialogue_the_same_alone_and_in_any_batch(lengths: list[int], seed: int) -> None:
@@ -154,7 +195,7 @@ def test_every_layer_gives_a_dialogue_the_same_alone_and_in_any_batch(lengths: l
     recurrence = DialogueGRU(12, 6, 2, 0.0)
     attention = AttentionLayer(config).eval()
     layers: dict[str, tuple[torch.nn.Module, Callable[[Tensor, Tensor, Turns], Tensor]]] = {
-        "context": (context, lambda x, there, turns: context(x, turns)),
+        "context": (context, lambda x, there, turns: context.after(context.gru(context.before(x, turns), turns), x)),
         "recurrence": (recurrence, lambda x, there, turns: recurrence(x, turns)),
         "attention": (attention, lambda x, there, turns: attention(x, [x], [there], turns)),
     }

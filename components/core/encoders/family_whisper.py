@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from components.core.encoders.family import Family, Features, attention_bias, pad_stack
-from components.core.encoders.fused import MOST_POSITIONS, LayerParts, fused_layer, fused_states
+from components.core.encoders.fused import MOST_POSITIONS, FusedConvolution, LayerParts, fused_layer, fused_states
 from components.core.encoders.pretrained import load_pretrained
 from components.core.errors import UsageError
 
@@ -118,14 +118,27 @@ class Whisper(Family):
         config: Any = backbone.config
         if config.activation_function != "gelu":
             return ()
+        encoder: Any = backbone
+        self._convolutions = (FusedConvolution(encoder.conv1), FusedConvolution(encoder.conv2))
         heads = config.encoder_attention_heads
         return [fused_layer(_parts(layer), heads, norm_first=True) for layer in self.layers(backbone)]
 
     def hidden_states(self, backbone: nn.Module, batch: dict[str, Tensor]) -> tuple[list[Tensor], Tensor]:
         encoder: Any = backbone
-        every, mask = tower_states(encoder, batch["frames"], batch["frame_mask"], self.fused)
+        mask = batch["frame_mask"][:, ::2]
+        if self.fused and mask.shape[1] <= MOST_POSITIONS:
+            every = fused_states(self.fused, self._fused_input(encoder, batch["frames"], batch["frame_mask"]), mask)
+        else:
+            every, mask = tower_states(encoder, batch["frames"], batch["frame_mask"])
         every[-1] = encoder.layer_norm(every[-1])
         return every, mask
+
+    def _fused_input(self, encoder: Any, frames: Tensor, mask: Tensor) -> Tensor:
+        """What the first layer is fed ``[B, T/2, D]``, of frames ``[B, T, mel]`` and their mask."""
+        first, second = self._convolutions
+        states = nn.functional.gelu(first(frames)) * mask[..., None]
+        states = nn.functional.gelu(second(states))
+        return states + encoder.embed_positions.weight[: states.shape[1]]
 
     def _positions(self) -> int:
         """How many states the encoder has positions for (1500: 30 s)."""
@@ -154,24 +167,19 @@ def log_mel(extractor: Any, wave: np.ndarray, multiple: int) -> np.ndarray:
     return np.ascontiguousarray(mel["input_features"][0].T, dtype=np.float32)
 
 
-def tower_states(
-    encoder: Any, frames: Tensor, mask: Tensor, fused: Sequence[nn.Module] = ()
-) -> tuple[list[Tensor], Tensor]:
+def tower_states(encoder: Any, frames: Tensor, mask: Tensor) -> tuple[list[Tensor], Tensor]:
     """Every layer's states ``[B, T/2, D]`` of a Whisper encoder, before its last normalisation, and their mask.
 
     Args:
         encoder: convolutions, positions and layers as Whisper has them.
         frames: ``[B, T, mel]``.
         mask: real frames ``[B, T]``.
-        fused: the same layers as one operation each, used where that is faster.
     """
     inputs = frames.to(encoder.conv1.weight.dtype).transpose(1, 2)
     states = nn.functional.gelu(encoder.conv1(inputs)) * mask[:, None, :]
     states = nn.functional.gelu(encoder.conv2(states)).transpose(1, 2).contiguous()  # else every layer copies it again
     mask = mask[:, ::2]
     states = states + encoder.embed_positions.weight[: states.shape[1]]
-    if fused and states.shape[1] <= MOST_POSITIONS:
-        return fused_states(fused, states, mask), mask
     bias = attention_bias(mask, states.dtype)
     every = [states]
     for layer in encoder.layers:

@@ -3,6 +3,7 @@
 ``transformers`` computes a layer in some forty operations, which for one short utterance take as long as the products, and
 queries, keys and values in three products where one does. The weights are the same tensors: nothing is held twice. Attention
 keeps all its scores at once here, so beyond :data:`MOST_POSITIONS` the backbone's own layers are faster, and are used.
+A convolution over time is a product here: oneDNN's gets ready for each new length, which every utterance has.
 """
 
 from __future__ import annotations
@@ -75,6 +76,32 @@ def fused_layer(parts: LayerParts, heads: int, *, norm_first: bool) -> nn.Transf
     ):
         target.weight, target.bias = _fixed(source.weight), _fixed(_bias(source))
     return layer.eval()
+
+
+class FusedConvolution(nn.Module):
+    """A convolution over time as one product: ``[B, T, D]`` to ``[B, T', O]``, zero beyond the ends.
+
+    Args:
+        convolution: in float32 on a CPU; its weights become a view of this one's.
+    """
+
+    @torch.no_grad()
+    def __init__(self, convolution: nn.Conv1d) -> None:
+        super().__init__()
+        (self.size,), (self.stride,) = convolution.kernel_size, convolution.stride
+        self.margin = int(convolution.padding[0])
+        outputs, inputs, _ = convolution.weight.shape
+        self.weight = _fixed(convolution.weight.transpose(1, 2).reshape(outputs, -1))
+        self.bias = _fixed(_bias(convolution))
+        convolution.weight = _fixed(self.weight.view(outputs, self.size, inputs).transpose(1, 2))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """What the convolution says of rows; each window is a view of its rows, which lie behind one another."""
+        padded = nn.functional.pad(rows, (0, 0, self.margin, self.margin))
+        batch, length, width = padded.shape
+        count = (length - self.size) // self.stride + 1
+        windows = padded.as_strided((batch, count, self.size * width), (length * width, self.stride * width, 1))
+        return nn.functional.linear(windows, self.weight, self.bias)
 
 
 def fused_states(layers: Sequence[nn.Module], states: Tensor, mask: Tensor) -> list[Tensor]:

@@ -14,7 +14,8 @@ from components.core.moe.turns import Turns
 class ContextLayers(nn.Module):
     """Parallel convolutions over turns, summed, then a GRU, plus a linear skip of the input.
 
-    ``[N, D]`` to ``[N, 2 H]``. A convolution is a linear layer over a window of turns, which is zero beyond the ends of the
+    ``[N, D]`` to ``[N, 2 H]``, in three parts, so that several experts' GRUs can be computed together:
+    ``after(gru(before(rows, turns), turns), rows)``. A convolution is a linear layer over a window of turns, which is zero beyond the ends of the
     dialogue, so a dialogue's output is the same alone and in any batch. The window is around the turn and the GRU has two
     directions of H; where the layers are causal, the window ends with the turn and the GRU has one direction of 2 H.
 
@@ -39,12 +40,16 @@ class ContextLayers(nn.Module):
         self.gru = DialogueGRU(2 * hidden, 2 * hidden if causal else hidden, layers, dropout, bidirectional=not causal)
         self.skip = nn.Linear(width, 2 * hidden)
 
-    def forward(self, rows: Tensor, turns: Turns) -> Tensor:
+    def before(self, rows: Tensor, turns: Turns) -> Tensor:
+        """What the GRU reads ``[N, 2 H]``: the convolutions' sum."""
         widest, width = max(self.kernels), rows.shape[1]
         windows = turns.windows(rows, widest, causal=self.causal)
         mixed = torch.zeros((), device=rows.device)
         for kernel, convolution in zip(self.kernels, self.convolutions, strict=True):
             margin = (widest - kernel) // (1 if self.causal else 2) * width
             mixed = mixed + convolution(windows[:, margin : margin + kernel * width]).relu()
-        states = self.gru(self.dropout(mixed), turns)
+        return self.dropout(mixed)
+
+    def after(self, states: Tensor, rows: Tensor) -> Tensor:
+        """The output, of the GRU's states ``[N, 2 H]`` and the input."""
         return self.dropout(states) + self.skip(rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from components.core.config.mixture import MixtureConfig
 from components.core.losses import expert_consistency_loss, focal_loss, supervised_contrastive_loss
 from components.core.moe.context import ContextLayers
 from components.core.moe.fusion import CoAttentionFusion, FeedForwardFusion
+from components.core.moe.recurrence import SideBySide
 from components.core.moe.turns import Turns
 
 CROSS_MODAL = "cross_modal"
@@ -54,7 +56,7 @@ class MixtureOutput:
 
 
 class UnimodalExpert(nn.Module):
-    """Context layers and a linear classifier: ``[N, D]`` to logits ``[N, C]`` and the stream ``[N, 2 H]``."""
+    """Context layers and a linear classifier."""
 
     def __init__(self, config: MixtureConfig, width: int, classes: int) -> None:
         super().__init__()
@@ -68,8 +70,9 @@ class UnimodalExpert(nn.Module):
         )
         self.output = nn.Linear(2 * config.hidden, classes)
 
-    def forward(self, rows: Tensor, turns: Turns) -> tuple[Tensor, Tensor]:
-        stream = self.context(rows, turns)
+    def forward(self, states: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits ``[N, C]`` and the stream ``[N, 2 H]``, of the context's recurrent states ``[N, 2 H]`` and the rows ``[N, D]``."""
+        stream = self.context.after(states, rows)
         return self.output(stream), stream
 
 
@@ -116,6 +119,7 @@ class MixtureOfExperts(nn.Module):
         self.experts = [*self.modalities, CROSS_MODAL]
         widths = list(dimensions.values())
         self.unimodal = nn.ModuleDict({name: UnimodalExpert(config, d, classes) for name, d in dimensions.items()})
+        self._recurrences = SideBySide()
         fusion = CoAttentionFusion if config.fusion == "co_attention" else FeedForwardFusion
         self.cross_modal = fusion(config, widths, classes)
         self.gate = Gate(config, len(self.experts), classes) if config.gate == "learned" else MeanGate()
@@ -125,8 +129,11 @@ class MixtureOfExperts(nn.Module):
         turns = batch.turns if self.config.context == "dialogue" else batch.turns.alone()
         inputs = [batch.inputs[name] for name in self.modalities]
         present = [batch.present[name] for name in self.modalities]
+        experts: list[Any] = [self.unimodal[name] for name in self.modalities]
+        mixed = [expert.context.before(x, turns) for expert, x in zip(experts, inputs, strict=True)]
+        states = self._recurrences([expert.context.gru for expert in experts], mixed, turns)
         answers, streams = zip(
-            *(self.unimodal[name](x, turns) for name, x in zip(self.modalities, inputs, strict=True)), strict=True
+            *(expert(state, x) for expert, state, x in zip(experts, states, inputs, strict=True)), strict=True
         )
         fused, views = self.cross_modal(inputs, present, turns, streams)
         anything = turns.any_seen(torch.stack(present).any(0), causal=self.config.context_mode == "causal")

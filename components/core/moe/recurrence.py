@@ -4,10 +4,13 @@ torch's own GRU adds to every weight's gradient once a step, so on a CPU its bac
 dialogues a batch it takes longer than all its products. Here the recurrence keeps the gates' gradients of all steps and
 makes each weight's gradient in one product at the end; directions advance together. On a GPU (cuDNN), and where nothing is
 learnt, torch's own is used on the same weights: one call for all steps, which no other thread can hold up between two of them.
+There a step is too little work for a core to be worth its dozen calls, so the experts' recurrences are computed as one
+(:class:`SideBySide`): half as many steps.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -35,8 +38,8 @@ class DialogueGRU(nn.Module):
         self.gru = nn.GRU(width, hidden, layers, bidirectional=bidirectional, dropout=dropout if layers > 1 else 0.0)
 
     def forward(self, rows: Tensor, turns: Turns) -> Tensor:
-        if rows.is_cuda or not (torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")):
-            return self._packed(rows, turns)
+        if rows.is_cuda or not _learns():
+            return _packed(self.gru, rows, turns)
         gru = self.gru
         for layer in range(gru.num_layers):
             if layer:
@@ -57,10 +60,69 @@ class DialogueGRU(nn.Module):
             rows = torch.cat(in_place, dim=1).to(low)
         return rows
 
-    def _packed(self, rows: Tensor, turns: Turns) -> Tensor:
-        order, _ = turns.by_time
-        packed = PackedSequence(rows[order], torch.tensor(turns.steps))
-        return self.gru(packed)[0].data[_inverse(order)]
+
+class SideBySide:
+    """Several recurrences of one shape as one, whose matrices are theirs along the diagonal and zero elsewhere.
+
+    That squares the products' work, so it is done for few dialogues at a time only. The joined weights are made anew when
+    those they are made of may have changed: after something was learnt (an optimiser need not leave a trace in a weight's
+    version), or when other weights were read into them.
+    """
+
+    def __init__(self) -> None:
+        self._joined: nn.GRU | None = None
+        self._made_of: list[tuple[int, int]] = []
+
+    def __call__(self, recurrences: Sequence[DialogueGRU], rows: Sequence[Tensor], turns: Turns) -> list[Tensor]:
+        """Every recurrence's answer ``[N, R H]`` to its rows ``[N, D]``."""
+        if _learns():
+            self._joined = None
+        few = turns.steps[0] <= _FEW and len(recurrences) > 1
+        if not few or rows[0].is_cuda or _learns() or recurrences[0].training:
+            return [recurrence(own, turns) for recurrence, own in zip(recurrences, rows, strict=True)]
+        states = _packed(self._current([recurrence.gru for recurrence in recurrences]), torch.cat(list(rows), 1), turns)
+        directions = len(recurrences[0].directions)
+        return [one.flatten(1) for one in states.unflatten(1, (directions, len(recurrences), -1)).unbind(2)]
+
+    def _current(self, grus: Sequence[nn.GRU]) -> nn.GRU:
+        made_of = [(weight.data_ptr(), weight._version) for gru in grus for weight in gru.parameters()]
+        if self._joined is None or made_of != self._made_of:
+            self._joined, self._made_of = _joined(grus), made_of
+        return self._joined
+
+
+_FEW = 16
+"""Dialogues at a time up to which recurrences side by side take less time than one after the other."""
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def _joined(grus: Sequence[nn.GRU]) -> nn.GRU:
+    first, count = grus[0], len(grus)
+    joined = nn.GRU(
+        count * first.input_size, count * first.hidden_size, first.num_layers, bidirectional=first.bidirectional
+    )
+    for name, target in joined.named_parameters():
+        target.zero_()
+        below = 2 if first.bidirectional and name.startswith("weight_ih") and "_l0" not in name else 1
+        for index, gru in enumerate(grus):
+            source = getattr(gru, name)
+            if source.ndim == 1:
+                target.view(3, count, -1)[:, index] = source.view(3, -1)
+                continue
+            width = source.shape[1] // below
+            target.view(3, count, -1, below, count, width)[:, index, :, :, index] = source.view(3, -1, below, width)
+    return joined.requires_grad_(False).eval()
+
+
+def _learns() -> bool:
+    return torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")
+
+
+def _packed(gru: nn.GRU, rows: Tensor, turns: Turns) -> Tensor:
+    """The recurrence as torch computes it, over rows ``[N, D]``."""
+    order, _ = turns.by_time
+    return gru(PackedSequence(rows[order], torch.tensor(turns.steps)))[0].data[_inverse(order)]
 
 
 def _inverse(order: Tensor) -> Tensor:
