@@ -5,7 +5,6 @@ A request is one dialogue, in order; every tensor has one element (or row) per u
 
 from __future__ import annotations
 
-import base64
 import binascii
 import hashlib
 import math
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pybase64
 from kserve import InferInput, InferOutput, InferRequest, InferResponse
 
 from components.core.serving import protocol
@@ -106,9 +106,9 @@ def check_turns(turns: Sequence[Turn], model: EmotionModel) -> None:
 
 
 def decode_base64(encoded: str | bytes, where: str) -> bytes:
-    """Base64 to bytes, strictly."""
+    """Base64 to bytes, strictly; a conversation that resends its recordings holds megabytes of it."""
     try:
-        return base64.b64decode(encoded, validate=True)
+        return pybase64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError) as error:
         raise invalid(f"{where} is not valid base64.") from error
 

@@ -324,9 +324,9 @@ def test_layers_in_one_operation_give_the_same_states(
         calls = sum(event.name == "aten::_transformer_encoder_layer_fwd" for event in profile.events())
         assert calls == len(family.fused)
         torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
-    held = [*encoder.backbone.parameters(), *(p for layer in family.fused for p in layer.parameters())]
+    held = [*encoder.backbone.parameters(), *(tensor for layer in family.fused for tensor in layer.weights)]
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in held}
-    biases = sum(p.numel() for layer in family.fused for p in layer.parameters() if p.ndim == 1)
+    biases = sum(tensor.numel() for layer in family.fused for tensor in layer.weights if tensor.ndim == 1)
     assert sum(storages.values()) <= 4 * (weights + biases), "a weight is held twice"
     monkeypatch.setattr("components.core.encoders.family_text.MOST_POSITIONS", 0)
     monkeypatch.setattr("components.core.encoders.family_whisper.MOST_POSITIONS", 0)

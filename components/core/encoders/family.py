@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from components.core.config.encoder import EncoderConfig
+from components.core.encoders.fused import FusedLayer
 
 Features = dict[str, Any]
 """One prepared utterance: numpy arrays or lists, and ``length`` (frames or tokens) for batching by length."""
@@ -40,7 +41,7 @@ class Family(ABC):
 
     def __init__(self, directory: Path, settings: EncoderConfig, dtype: torch.dtype = torch.float32) -> None:
         self.directory, self.settings, self.dtype = directory, settings, dtype
-        self.fused: Sequence[nn.Module] = ()
+        self.fused: Sequence[FusedLayer] = ()
         """What :meth:`fused_layers` gave, after :meth:`fuse`."""
 
     @classmethod
@@ -95,7 +96,7 @@ class Family(ABC):
         """Get ready to compute a backbone in float32 on a CPU without gradients; its weights are not to change any more."""
         self.fused = self.fused_layers(backbone)
 
-    def fused_layers(self, backbone: nn.Module) -> Sequence[nn.Module]:
+    def fused_layers(self, backbone: nn.Module) -> Sequence[FusedLayer]:
         """The backbone's layers as one operation each, on its own weights; none where the family knows no such form."""
         return ()
 

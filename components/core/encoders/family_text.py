@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from components.core.encoders.family import Family, Features, pad_stack
-from components.core.encoders.fused import MOST_POSITIONS, LayerParts, fused_layer, fused_states
+from components.core.encoders.fused import MOST_POSITIONS, FusedLayer, LayerParts, fused_states
 from components.core.encoders.inputs import Transcript
 from components.core.encoders.pretrained import load_pretrained
 
@@ -104,14 +104,14 @@ class BidirectionalText(Family):
         pooled, _ = pad_stack([feature["pooled"] for feature in features])
         return {"input_ids": tokens, "mask": mask, "pooled": pooled.bool()}
 
-    def fused_layers(self, backbone: nn.Module) -> Sequence[nn.Module]:
+    def fused_layers(self, backbone: nn.Module) -> Sequence[FusedLayer]:
         config: Any = backbone.config
         parts = _PARTS.get(config.model_type)
         activation = getattr(config, "hidden_act", None) or getattr(config, "activation", None)
-        if parts is None or activation != "gelu" or getattr(config, "is_decoder", False):
-            return ()
         heads = config.num_attention_heads
-        return [fused_layer(parts(layer), heads, norm_first=False) for layer in self.layers(backbone)]
+        if parts is None or activation != "gelu" or heads % 2 or getattr(config, "is_decoder", False):
+            return ()
+        return [FusedLayer(parts(layer), heads, norm_first=False) for layer in self.layers(backbone)]
 
     def hidden_states(self, backbone: nn.Module, batch: dict[str, Tensor]) -> tuple[list[Tensor], Tensor]:
         if self.fused and batch["input_ids"].shape[1] <= MOST_POSITIONS:

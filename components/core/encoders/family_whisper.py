@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from components.core.encoders.family import Family, Features, attention_bias, pad_stack
-from components.core.encoders.fused import MOST_POSITIONS, FusedConvolution, LayerParts, fused_layer, fused_states
+from components.core.encoders.fused import MOST_POSITIONS, FusedConvolution, FusedLayer, LayerParts, fused_states
 from components.core.encoders.pretrained import load_pretrained
 from components.core.errors import UsageError
 
@@ -114,14 +114,14 @@ class Whisper(Family):
         frames, mask = pad_stack([feature["frames"] for feature in features])
         return {"frames": frames, "frame_mask": mask}
 
-    def fused_layers(self, backbone: nn.Module) -> Sequence[nn.Module]:
+    def fused_layers(self, backbone: nn.Module) -> Sequence[FusedLayer]:
         config: Any = backbone.config
-        if config.activation_function != "gelu":
+        if config.activation_function != "gelu" or config.encoder_attention_heads % 2:
             return ()
         encoder: Any = backbone
         self._convolutions = (FusedConvolution(encoder.conv1), FusedConvolution(encoder.conv2))
         heads = config.encoder_attention_heads
-        return [fused_layer(_parts(layer), heads, norm_first=True) for layer in self.layers(backbone)]
+        return [FusedLayer(_parts(layer), heads, norm_first=True) for layer in self.layers(backbone)]
 
     def hidden_states(self, backbone: nn.Module, batch: dict[str, Tensor]) -> tuple[list[Tensor], Tensor]:
         encoder: Any = backbone
