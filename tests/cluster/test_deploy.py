@@ -63,6 +63,25 @@ def test_a_second_bundle_is_tried_before_it_gets_any_traffic(cluster: Cluster, c
     }
 
 
+def test_a_second_bundle_waits_for_the_room_that_its_candidate_took(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = cluster.bundle("a"), cluster.bundle("b")
+    cluster.to(first, STANDARD).roll_out(first, nothing)
+    end, seen = cluster.controller._end, list[str]()
+
+    def slowly(name: str) -> None:
+        if name.startswith("mistere-candidate"):
+            time.sleep(0.5)
+            seen.append(cluster.server.changes()[-1])
+        end(name)
+
+    monkeypatch.setattr(cluster.controller, "_end", slowly)
+    cluster.to(second, STANDARD).roll_out(second, nothing)
+    assert seen == ["DELETE mistere-candidate"], "nothing was applied while its pod still left"
+    assert cluster.served() == second.manifest.digest
+
+
 @pytest.mark.parametrize(
     ("how", "config", "expected"),
     [

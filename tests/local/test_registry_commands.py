@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from components.core.champion import read_champion
-from components.core.deployment import read_deployment
+from components.core.deployment import deployment_key, read_deployment
 from components.core.lineage import lineage_key, read_lineage
 from components.core.manifests import ModelBundle
 from components.core.store import LocalStore
@@ -130,6 +130,29 @@ def test_a_registry_that_is_down_fails_the_run_there_and_a_rerun_completes_it(
     again = registry.call(*command)
     assert again.returncode == 0 and registry.champion() == ("1", "1"), again.stdout
     assert registry.call("rollback").returncode == 0 and registry.champion() == before
+
+
+def test_of_several_deployments_the_champion_s_is_moved(registry: Registry) -> None:
+    store = registry.store
+    mine = read_deployment(store, "mistere")
+    other = mine.model_copy(update={"service": "other"})
+    try:
+        store.write(deployment_key("other"), other.model_dump_json().encode())
+        refused = registry.call("promote", "1")
+        assert refused.returncode == 2 and "several deployments (mistere, other)" in refused.stderr, refused.stderr
+        assert registry.champion() == ("2", "2")
+        lineage = read_lineage(store, registry.versions()["1"]["bundle_digest"])
+        elsewhere = other.model_copy(
+            update={"bundle_digest": lineage.bundle_digest, "bundle_location": lineage.bundle_location}
+        )
+        store.write(deployment_key("other"), elsewhere.model_dump_json().encode())
+        promoted = registry.call("promote", "1")
+        assert promoted.returncode == 0 and registry.champion() == ("1", "1"), promoted.stderr
+        assert read_deployment(store, "other") == elsewhere
+    finally:
+        store.delete("deployments/other")
+        if registry.champion()[0] != "2":
+            assert registry.call("rollback").returncode == 0
 
 
 def test_a_damaged_bundle_is_not_promoted(registry: Registry, tmp_path: Path) -> None:
