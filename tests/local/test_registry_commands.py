@@ -132,6 +132,7 @@ def test_a_registry_that_is_down_fails_the_run_there_and_a_rerun_completes_it(
     assert registry.call("rollback").returncode == 0 and registry.champion() == before
 
 
+@pytest.mark.long
 def test_of_several_deployments_the_champion_s_is_moved(registry: Registry) -> None:
     store = registry.store
     mine = read_deployment(store, "mistere")
@@ -220,6 +221,7 @@ def test_compare_writes_one_page_about_two_versions(registry: Registry, tmp_path
     )
 
 
+@pytest.mark.long
 def test_a_model_is_made_again_from_its_lineage_alone(registry: Registry, tmp_path: Path) -> None:
     done = registry.call("replay", "mistere@champion", "--work", str(tmp_path / "replay"))
     assert done.returncode == 0, done.stdout + done.stderr
