@@ -132,6 +132,8 @@ def imported(role: str) -> set[str]:
     if role == "predictor":
         modules = {"components.predictor.server"}
     files = {file for module in modules for file in closure(module).values()}
+    if any('sys.executable, "-m", "components.predictor"' in file.read_text() for file in files):
+        files |= set(closure("components.predictor.server").values())
     names: set[str] = set()
     for file in files:
         for node in ast.walk(ast.parse(file.read_text())):
