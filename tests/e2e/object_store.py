@@ -82,7 +82,8 @@ def radosgw(folder: Path, access_key: str, secret_key: str) -> Iterator[str]:
         call("ceph-mon", *conf, "-i", "a", "--mkfs", "--monmap", f"{folder}/monmap")
         servers.enter_context(_server(["ceph-mon", *conf, "-i", "a", "-f"], folder / "mon.out"))
         osd = str(uuid.uuid4())
-        call("ceph", *conf, "osd", "new", osd)  # waits for the monitor
+        # The monitor may still be electing itself, and refuse; the same disk again is the same disk.
+        _wait_until(lambda: subprocess.run(["ceph", *conf, "osd", "new", osd], capture_output=True).returncode == 0)
         call("ceph-osd", *conf, "-i", "0", "--mkfs", "--osd-uuid", osd)
         call("ceph", *conf, "osd", "crush", "add", "osd.0", "1.0", "host=h", "root=default")
 

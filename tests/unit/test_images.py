@@ -131,9 +131,9 @@ def imported(role: str) -> set[str]:
     modules |= {f"components.{stage}.component" for stage in stages}
     if role == "predictor":
         modules = {"components.predictor.server"}
+    if role == "train":  # deploy_model starts it as a process of its own, and asks it before anybody else does
+        modules.add("components.predictor.server")
     files = {file for module in modules for file in closure(module).values()}
-    if any('sys.executable, "-m", "components.predictor"' in file.read_text() for file in files):
-        files |= set(closure("components.predictor.server").values())
     names: set[str] = set()
     for file in files:
         for node in ast.walk(ast.parse(file.read_text())):
