@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import json
-import math
 import os
 import signal
 from collections.abc import Sequence
@@ -35,6 +34,7 @@ from components.core.progress import Progress
 from components.core.tracking import LiveRun
 from components.core.utterances import FeatureSpool
 from components.finetune_encoder.batches import Examples, LengthBatches, Share, share_step
+from components.finetune_encoder.callbacks import Reporter, Tracker
 from components.finetune_encoder.checkpointing import CheckpointWriter, Patience, agreed_checkpoint, is_over
 from components.finetune_encoder.trainable import choose_trainable
 
@@ -212,11 +212,12 @@ def _fit(
         eval_dataset=Examples(dev),
         data_collator=collate,
         compute_metrics=measure,
-        callbacks=[Patience(config.patience), _Reporter(progress, config.epochs)],
+        callbacks=[Patience(config.patience), Reporter(progress, config.epochs)],
     )
     trainer.add_callback(_EpochOrder(trainer))
     if config.tracking and _is_first_process() and job.tracking_uri:
-        trainer.add_callback(_Tracker(LiveRun(job.tracking_uri, job.run_id, job.task, job.key, progress), job))
+        run = LiveRun(job.tracking_uri, job.run_id, job.task, job.key, progress)
+        trainer.add_callback(Tracker(run, job.config.model_dump(mode="json")))
     trainer.add_callback(writer)
     last = agreed_checkpoint(checkpoints.directory, trainer.args)
     state = TrainerState.load_from_json(str(last / "trainer_state.json")) if last else None
@@ -364,39 +365,6 @@ class _EpochOrder(TrainerCallback):
 
     def on_epoch_end(self, _args: Any, _state: Any, _control: Any, **_: Any) -> None:
         self._trainer.end_epoch()
-
-
-class _Reporter(TrainerCallback):
-    """Progress for people."""
-
-    def __init__(self, progress: Progress, epochs: int) -> None:
-        self._progress, self._epochs = progress, epochs
-        self._latest = ""
-
-    def on_step_end(self, _args: Any, state: TrainerState, _control: Any, **_: Any) -> None:
-        if state.is_world_process_zero:
-            epoch = max(1, math.ceil(state.epoch or 0))
-            self._progress(f"epoch {epoch}/{self._epochs}{self._latest}", state.global_step, state.max_steps)
-
-    def on_evaluate(self, _args: Any, _state: Any, _control: Any, metrics: dict[str, float], **_: Any) -> None:
-        self._latest = f", dev weighted F1 {metrics['eval_weighted_f1']:.3f}"
-
-
-class _Tracker(TrainerCallback):
-    """The curve, live, in MLflow."""
-
-    def __init__(self, run: LiveRun, job: TrainingJob) -> None:
-        self._run, self._job = run, job
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self._run.start(self._job.config.model_dump(mode="json"))
-
-    def on_log(self, _args: Any, state: TrainerState, _control: Any, logs: dict[str, float], **_: Any) -> None:
-        names = {"loss": "loss", "eval_loss": "dev_loss", "eval_weighted_f1": "dev_weighted_f1"}
-        self._run.log({names[key]: value for key, value in logs.items() if key in names}, round(state.epoch or 0))
-
-    def on_train_end(self, *_: Any, **__: Any) -> None:
-        self._run.finish()
 
 
 def _curve(log: list[dict[str, float]], losses: Sequence[float]) -> Curve:
