@@ -26,15 +26,15 @@ test-all: setup-dev ## every test, the long ones too
 	$(PYTEST) $(ARGS)
 
 check: setup-dev ## lint, types, import rules, compiled pipeline
-	$(BIN)/ruff format --check components pipelines tests
-	$(BIN)/ruff check components pipelines tests
+	$(BIN)/ruff format --check mistere components pipelines tests
+	$(BIN)/ruff check mistere components pipelines tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m pipelines.images --check
 
 format: setup-dev ## format the code
-	$(BIN)/ruff format components pipelines tests
-	$(BIN)/ruff check --fix components pipelines tests
+	$(BIN)/ruff format mistere components pipelines tests
+	$(BIN)/ruff check --fix mistere components pipelines tests
 
 compile: setup ## write images.lock.yaml and retraining.yaml anew
 	$(BIN)/python -m pipelines.images

@@ -1,1 +1,1 @@
-"""The stages of the retraining pipeline, one folder each, and what they share in ``components.core``."""
+"""The stages of the retraining pipeline, one folder each, and what they share in ``mistere``."""

@@ -8,7 +8,6 @@ of this tree; ``--tag`` and ``--build ROLE`` print.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,9 +16,10 @@ from pathlib import Path
 
 import yaml
 
-from components.core.errors import MistereError, UsageError
-from components.core.images import IMAGES_LOCK, ROLES, ImageReference, read_images
-from components.core.places import PROJECT_ROOT
+from mistere.common.code_digest import tree_digest
+from mistere.common.errors import MistereError, UsageError
+from mistere.common.paths import PROJECT_ROOT
+from mistere.kubernetes.images import IMAGES_LOCK, ROLES, ImageReference, read_images
 
 DEFAULT_REGISTRY = "localhost/mistere"
 """Where images that were only built here are; no registry is of that name, so nobody else can offer one under it."""
@@ -34,18 +34,19 @@ _HEADER = """\
 
 
 def source_hash() -> str:
-    """Hash of everything that goes into an image: packages with all their files, locks, Dockerfile."""
-    digest = hashlib.sha256()
-    for path in _sources():
-        digest.update(path.relative_to(PROJECT_ROOT).as_posix().encode() + b"\0")
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()[:12]
+    """Hash of everything that goes into an image: packages with all their files, locks, Dockerfile.
+
+    Python counts with its meaning, without comments and docstrings (:func:`mistere.common.code_digest.code_meaning`): an
+    image that differs in comments only computes the same, so it is neither built nor pulled again. Line numbers in its
+    traces are then those of the commit that it was built from, which its label names.
+    """
+    return tree_digest(_sources())[:12]
 
 
 def _sources() -> list[Path]:
     found = [
         path
-        for folder in ("components", "pipelines")
+        for folder in ("mistere", "components", "pipelines")
         for path in (PROJECT_ROOT / folder).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts and path.name not in _LEFT_OUT
     ]

@@ -6,14 +6,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from components.core.config.whole import SECTIONS, Config, load_config
-from components.core.stage import RunContext
+from mistere.config.loader import SECTIONS, Config, load_config
+from mistere.engine.stage import RunContext
 
 PROFILES = Path(__file__).parent / "profiles"
 
 
 def load_profile(profile: str, settings: Iterable[str] = ()) -> Config:
-    """A profile with ``--set`` on top; see :func:`components.core.config.load_config`."""
+    """A profile with ``--set`` on top; see :func:`mistere.config.loader.load_config`."""
     return load_config(profile, settings, directory=PROFILES)
 
 

@@ -2,14 +2,12 @@
 
 Each stage is handed its slice of the configuration and the run's context; artifacts travel as references. Verdicts are a
 component's single ``Output``: the local runner resolves conditions on no other name. Given the ``cluster`` section, the
-definition also says what each step's pod gets (:mod:`pipelines.placement`).
+definition also says what each step's pod gets (:mod:`pipelines.pod_settings`).
 """
 
 from kfp import dsl
 from kfp.dsl.graph_component import GraphComponent
 
-from components.core.config.cluster import ClusterConfig
-from components.core.images import image
 from components.deploy_model.component import deploy_model
 from components.embed_shard.component import embed_shard
 from components.evaluate_model.component import evaluate_model
@@ -22,7 +20,9 @@ from components.report_run.component import report_run
 from components.resolve_inputs.component import resolve_inputs
 from components.train_moe.component import train_moe
 from components.validate_data.component import validate_data
-from pipelines.placement import place
+from mistere.config.cluster import ClusterConfig
+from mistere.kubernetes.images import image
+from pipelines.pod_settings import place
 
 
 def retraining(cluster: ClusterConfig | None = None) -> GraphComponent:

@@ -3,8 +3,8 @@
 from kfp import dsl
 from kfp.dsl import Input
 
-from components.core.artifacts import EvaluationReport, ModelBundle
-from components.core.images import image
+from mistere.artifacts.kfp_types import EvaluationReportArtifact, ModelBundleArtifact
+from mistere.kubernetes.images import image
 
 
 @dsl.component(base_image=image("pipeline"), install_kfp_package=False)
@@ -13,8 +13,8 @@ def deploy_model(
     deployment: dict,
     model_version: str,
     champion_digest: str,
-    report: Input[EvaluationReport],
-    bundle: Input[ModelBundle],
+    report: Input[EvaluationReportArtifact],
+    bundle: Input[ModelBundleArtifact],
 ):
     """Deploy the bundle, smoke-test it, and only then move the champion.
 
@@ -26,13 +26,13 @@ def deploy_model(
         report: the offline evaluation, for the champion's pointer.
         bundle: the candidate.
     """
-    from components.core.steps import execute
     from components.deploy_model.run import STAGE
+    from mistere.engine.execution import execute
 
     execute(
         STAGE,
         run,
         deployment,
         inputs={"report": report.path, "bundle": bundle.path},
-        world={"model_version": model_version, "champion_digest": champion_digest},
+        external_inputs={"model_version": model_version, "champion_digest": champion_digest},
     )

@@ -1,8 +1,8 @@
 """``deploy_model``: serve the bundle, compare its answer with the offline evaluation, then release it.
 
 Nothing has moved until the smoke test has passed; then the deployment, the champion and the registry's aliases move together
-or not at all (:mod:`components.core.release`). Here a deployment is a pointer that ``mistere serve`` follows; on a cluster the pointer
-says what the InferenceService serves (:mod:`components.core.serving.cluster_deployment`).
+or not at all (:mod:`mistere.registry.release`). Here a deployment is a pointer that ``mistere serve`` follows; on a cluster the pointer
+says what the InferenceService serves (:mod:`mistere.serving.kserve.rollout`).
 """
 
 from __future__ import annotations
@@ -12,21 +12,22 @@ from functools import partial
 
 import yaml
 
-from components.core.artifact_io import Opened, artifact_key
-from components.core.champion import Champion, read_champion
-from components.core.config.deployment import DeploymentConfig
-from components.core.deployment import Deployment
-from components.core.errors import MistereError
-from components.core.images import image
-from components.core.manifests import EvaluationReport, ModelBundle
-from components.core.promotion_log import PromotionEvent, append, now
-from components.core.registry import mirror_champion, shown_uri
-from components.core.release import is_released, recover, recover_patiently, release
-from components.core.serving.cluster_deployment import ClusterDeployment
-from components.core.serving.cluster_release import Rolling, on_cluster
-from components.core.serving.inference_service import check_support, inference_service
-from components.core.serving.kubernetes_api import connect
-from components.core.stage import Result, Stage, Step
+from mistere.artifacts.io import ArtifactHandle, artifact_key
+from mistere.artifacts.manifests import EvaluationReport, ModelBundle
+from mistere.common.errors import MistereError
+from mistere.common.urls import redact_url
+from mistere.config.deployment import DeploymentConfig
+from mistere.engine.stage import Result, Stage, Step
+from mistere.kubernetes.api import connect
+from mistere.kubernetes.images import image
+from mistere.registry.champion import Champion, read_champion
+from mistere.registry.model_registry import mirror_champion
+from mistere.registry.promotion_log import PromotionEvent, append, now
+from mistere.registry.release import is_released, recover, recover_patiently, release
+from mistere.serving.deployment import Deployment
+from mistere.serving.kserve.cluster_release import Rolling, on_cluster
+from mistere.serving.kserve.inference_service import check_support, inference_service
+from mistere.serving.kserve.rollout import ClusterDeployment
 
 STAGE = Stage(
     name="deploy_model",
@@ -39,8 +40,8 @@ STAGE = Stage(
 def run(
     config: DeploymentConfig,
     step: Step,
-    report: Opened[EvaluationReport],
-    bundle: Opened[ModelBundle],
+    report: ArtifactHandle[EvaluationReport],
+    bundle: ArtifactHandle[ModelBundle],
     model_version: str,
     champion_digest: str,
 ) -> Result:
@@ -71,7 +72,7 @@ def run(
         "deployed": "true",
         "bundle": location,
         "champion": manifest.digest,
-        "mlflow": shown_uri(step.run.tracking_uri),
+        "mlflow": redact_url(step.run.tracking_uri),
     }
     mirror = partial(mirror_champion, step.run.tracking_uri)
     settle = recover if cluster is None else recover_patiently
@@ -122,10 +123,10 @@ def run(
     return Result(values={**values, "endpoint": rolling.address, "message": rolling.said})
 
 
-def _smoke_test(config: DeploymentConfig, step: Step, bundle: Opened[ModelBundle], location: str) -> str:
+def _smoke_test(config: DeploymentConfig, step: Step, bundle: ArtifactHandle[ModelBundle], location: str) -> str:
     with step.loading():
         import kserve.protocol.infer_type  # noqa: F401  (the gRPC client's messages)
 
-        from components.deploy_model.smoke_test import smoke_test
+        from components.deploy_model.endpoint_check import check_endpoint
 
-    return smoke_test(config, bundle, location, step.progress)
+    return check_endpoint(config, bundle, location, step.progress)

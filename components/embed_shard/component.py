@@ -3,8 +3,8 @@
 from kfp import dsl
 from kfp.dsl import Input, Output
 
-from components.core.artifacts import EmbeddingShard, EncoderCheckpoint, UtteranceSet
-from components.core.images import image
+from mistere.artifacts.kfp_types import EmbeddingShardArtifact, EncoderCheckpointArtifact, UtteranceSetArtifact
+from mistere.kubernetes.images import image
 
 
 @dsl.component(base_image=image("train"), install_kfp_package=False)
@@ -13,9 +13,9 @@ def embed_shard(
     settings: dict,
     modality: str,
     item: dict,
-    utterances: Input[UtteranceSet],
-    encoder: Input[EncoderCheckpoint],
-    vectors: Output[EmbeddingShard],
+    utterances: Input[UtteranceSetArtifact],
+    encoder: Input[EncoderCheckpointArtifact],
+    vectors: Output[EmbeddingShardArtifact],
 ):
     """Embed a share of the utterances with a fine-tuned encoder.
 
@@ -28,9 +28,9 @@ def embed_shard(
         encoder: the fine-tuned encoder.
         vectors: one vector an utterance, or their absence.
     """
-    from components.core.stage import Shard
-    from components.core.steps import execute
     from components.embed_shard.run import STAGE
+    from mistere.engine.execution import execute
+    from mistere.engine.stage import TaskShard
 
     execute(
         STAGE,
@@ -39,5 +39,5 @@ def embed_shard(
         inputs={"utterances": utterances.path, "encoder": encoder.path},
         outputs={"vectors": vectors.path},
         modality=modality,
-        shard=Shard.parse(item),
+        shard=TaskShard.parse(item),
     )

@@ -14,21 +14,21 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ConfigDict
 
-from components.core.artifact_io import Opened, open_artifact
-from components.core.config.base import Section
-from components.core.config.encoder import Device, ExtractionSettings
-from components.core.embeddings import UTTERANCES_FILE
-from components.core.manifests import BaseEncoder, EmbeddingShard, EncoderCheckpoint, UtteranceSet, canonical_digest
-from components.core.source_digest import source_digest
-from components.core.stage import Result, Shard, Stage, Step
+from mistere.artifacts.io import ArtifactHandle, open_artifact
+from mistere.artifacts.manifests import BaseEncoder, EmbeddingShard, EncoderCheckpoint, UtteranceSet, canonical_digest
+from mistere.common.code_digest import source_digest
+from mistere.config.base import Section
+from mistere.config.encoder import Device, ExtractionSettings
+from mistere.engine.stage import Result, Stage, Step, TaskShard
+from mistere.model.embeddings import UTTERANCES_FILE
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from components.core.dataset import Utterance
-    from components.core.encoders.embedding import Embedder
-    from components.core.encoders.family import Features
-    from components.core.utterances import RowRange
+    from mistere.data.dataset import Utterance
+    from mistere.data.utterances import RowRange
+    from mistere.model.encoders.embedding import Embedder
+    from mistere.model.encoders.families.family import Features
 
 ROWS_A_WINDOW = {"speech": 256, "text": 2048}
 """Enough to find utterances of similar length, little enough to hold two windows' features in memory."""
@@ -60,11 +60,11 @@ STAGE = Stage(
 def run(
     config: ShardConfig,
     step: Step,
-    utterances: Opened[UtteranceSet],
-    encoder: Opened[EncoderCheckpoint],
+    utterances: ArtifactHandle[UtteranceSet],
+    encoder: ArtifactHandle[EncoderCheckpoint],
     vectors: Path,
     modality: Literal["speech", "text"],
-    shard: Shard,
+    shard: TaskShard,
 ) -> Result:
     """Embed a share of the utterances, or say that the modality is absent.
 
@@ -87,7 +87,7 @@ def run(
         import pyarrow.parquet  # noqa: F401
         import transformers.modeling_utils  # noqa: F401  (families import it when they load)
 
-        from components.core.encoders.embedding import Embedder
+        from mistere.model.encoders.embedding import Embedder
 
     made = encoder.manifest
     base = open_artifact(step.store, BaseEncoder, made.base_digest)
@@ -106,7 +106,7 @@ def run(
             made.encoder_digest,
             str(embedder.precision),
             embedder.device.type,
-            source_digest("components.core.encoders.embedding"),
+            source_digest("mistere.model.encoders.embedding"),
         ]
     )
     work = _Extraction(embedder, config, step, utterances.manifest, shard, identity)
@@ -133,10 +133,16 @@ class _Extraction:
     """One shard's work."""
 
     def __init__(
-        self, embedder: Embedder, config: ShardConfig, step: Step, reference: UtteranceSet, shard: Shard, identity: str
+        self,
+        embedder: Embedder,
+        config: ShardConfig,
+        step: Step,
+        reference: UtteranceSet,
+        shard: TaskShard,
+        identity: str,
     ) -> None:
-        from components.core.utterances import PreviousTurns, UtteranceReader, row_ranges
-        from components.core.vector_cache import VectorCache
+        from components.embed_shard.vector_cache import VectorCache
+        from mistere.data.utterances import PreviousTurns, UtteranceReader, row_ranges
 
         ranges = row_ranges(reference, ROWS_A_WINDOW[embedder.modality])
         self._ranges = share_of(ranges, shard)
@@ -214,8 +220,8 @@ class _Extraction:
         return counts
 
     def _window(self, part: RowRange) -> _Window:
-        from components.core.encoders.inputs import Transcript
-        from components.core.vector_cache import content_key
+        from components.embed_shard.vector_cache import content_key
+        from mistere.model.encoders.inputs import Transcript
 
         items: list[_Item] = []
         for utterance in self._reader.read(part, audio=self._speech, text=not self._speech):
@@ -227,9 +233,9 @@ class _Extraction:
         return _Window(items, hits)
 
     def _prepare(self, item: _Item) -> Features | None:
-        from components.core.audio import AudioError
-        from components.core.errors import DataError
-        from components.core.utterances import undecodable
+        from mistere.common.errors import DataError
+        from mistere.data.audio import AudioError
+        from mistere.data.utterances import undecodable
 
         try:
             return self._embedder.prepare(item.utterance, item.context)
@@ -252,7 +258,7 @@ class _Extraction:
         self._cache.add([window.distinct[index].key or b"" for index in whole], computed[whole])
 
 
-def share_of(ranges: list[RowRange], shard: Shard) -> list[RowRange]:
+def share_of(ranges: list[RowRange], shard: TaskShard) -> list[RowRange]:
     """The consecutive ranges that a shard works on."""
     start, stop = (len(ranges) * edge // shard.of for edge in (shard.index, shard.index + 1))
     return ranges[start:stop]

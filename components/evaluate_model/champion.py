@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from components.core.artifact_io import artifact_key, open_artifact
-from components.core.champion import read_champion
-from components.core.config.evaluation import EvaluationConfig
-from components.core.errors import ArtifactError
-from components.core.evaluation import put, rounded, write_predictions
-from components.core.manifests import ChampionEvaluation, EvaluationReport, ModelBundle, UtteranceSet
-from components.core.metrics import DialogueBootstrap, macro_f1
-from components.core.predictions import CHAMPION_FILE, PREDICTIONS_FILE, read_predictions
-from components.core.stage import Step
+from mistere.artifacts.io import artifact_key, open_artifact
+from mistere.artifacts.manifests import ChampionEvaluation, EvaluationReport, ModelBundle, UtteranceSet
+from mistere.common.errors import ArtifactError
+from mistere.config.evaluation import EvaluationConfig
+from mistere.engine.stage import Step
+from mistere.evaluation.split_metrics import put, rounded, write_predictions
+from mistere.metrics.classification import DialogueBootstrap, macro_f1
+from mistere.metrics.predictions import CHAMPION_FILE, PREDICTIONS_FILE, read_predictions
+from mistere.registry.champion import read_champion
 
 if TYPE_CHECKING:
-    from components.core.moe.prediction import DialoguePrediction
+    from mistere.model.mixture.prediction import DialoguePrediction
 
 
 def evaluate_champion(
@@ -90,8 +90,8 @@ def compare_with_champion(report: Path, classes: int, config: EvaluationConfig) 
 
 def _run_bundle(step: Step, reference: UtteranceSet, digest: str, names: Sequence[str]) -> list[DialoguePrediction]:
     """The champion's answers in the order of ``names``."""
-    from components.core.inference import load_bundle
-    from components.core.utterances import UtteranceReader
+    from mistere.data.utterances import UtteranceReader
+    from mistere.model.inference import load_bundle
 
     model = load_bundle(step.store.location(artifact_key(ModelBundle.__name__, digest)))
     answers: dict[str, DialoguePrediction] = {}

@@ -3,8 +3,14 @@
 from kfp import dsl
 from kfp.dsl import ClassificationMetrics, Input, Metrics, Output
 
-from components.core.artifacts import EmbeddingSet, EncoderCheckpoint, EvaluationReport, MoEModel, UtteranceSet
-from components.core.images import image
+from mistere.artifacts.kfp_types import (
+    EmbeddingSetArtifact,
+    EncoderCheckpointArtifact,
+    EvaluationReportArtifact,
+    MoEModelArtifact,
+    UtteranceSetArtifact,
+)
+from mistere.kubernetes.images import image
 
 
 @dsl.component(base_image=image("train"), install_kfp_package=False)
@@ -12,13 +18,13 @@ def evaluate_model(
     run: dict,
     evaluation: dict,
     champion_digest: str,
-    utterances: Input[UtteranceSet],
-    speech: Input[EmbeddingSet],
-    text: Input[EmbeddingSet],
-    speech_encoder: Input[EncoderCheckpoint],
-    text_encoder: Input[EncoderCheckpoint],
-    model: Input[MoEModel],
-    report: Output[EvaluationReport],
+    utterances: Input[UtteranceSetArtifact],
+    speech: Input[EmbeddingSetArtifact],
+    text: Input[EmbeddingSetArtifact],
+    speech_encoder: Input[EncoderCheckpointArtifact],
+    text_encoder: Input[EncoderCheckpointArtifact],
+    model: Input[MoEModelArtifact],
+    report: Output[EvaluationReportArtifact],
     metrics: Output[Metrics],
     confusion: Output[ClassificationMetrics],
 ):
@@ -38,9 +44,9 @@ def evaluate_model(
         metrics: the main figures, for the user interface of Kubeflow Pipelines.
         confusion: the confusion matrix, for the same.
     """
-    from components.core.steps import execute
     from components.evaluate_model.headline import show
     from components.evaluate_model.run import STAGE
+    from mistere.engine.execution import execute
 
     inputs = {
         "utterances": utterances.path,
@@ -56,6 +62,6 @@ def evaluate_model(
         evaluation,
         inputs=inputs,
         outputs={"report": report.path},
-        world={"champion_digest": champion_digest},
+        external_inputs={"champion_digest": champion_digest},
     )
     show(report.path, metrics, confusion)

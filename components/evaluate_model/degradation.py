@@ -9,8 +9,8 @@ from functools import partial
 
 import numpy as np
 
-from components.core.audio import AudioError, decode, resample
-from components.core.dataset import Utterance
+from mistere.data.audio import AudioError, decode, resample
+from mistere.data.dataset import Utterance
 
 Degradation = Callable[[Utterance, np.random.Generator], Utterance]
 TELEPHONE_RATE = 8000
@@ -83,4 +83,4 @@ DEGRADATIONS: dict[str, Degradation] = {
     "words_10": partial(_misheard, 0.1),
     "words_20": partial(_misheard, 0.2),
 }
-"""By the conditions' names in :data:`components.core.robustness_figures.CONDITIONS`."""
+"""By the conditions' names in :data:`mistere.config.evaluation.CONDITIONS`."""

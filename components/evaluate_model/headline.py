@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-from components.core.artifact_io import MANIFEST
-from components.core.manifests import EvaluationReport
+from mistere.artifacts.io import MANIFEST
+from mistere.artifacts.manifests import EvaluationReport
 
 _MAIN: Final = ("weighted_f1", "weighted_f1.low", "weighted_f1.high", "macro_f1", "accuracy", "ece")
 _CHAMPION: Final = (

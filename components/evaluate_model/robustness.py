@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from components.core.audio import AudioError
-from components.core.config.evaluation import EvaluationConfig
-from components.core.dataset import Utterance
-from components.core.evaluation import put, rounded
-from components.core.metrics import DialogueBootstrap, Interval
-from components.core.moe.prediction import Embeddings, predict
-from components.core.robustness_figures import CONDITIONS, RobustnessPoint, robustness_metrics
-from components.core.utterances import UtteranceReader
 from components.evaluate_model.degradation import DEGRADATIONS, Degradation
+from mistere.config.evaluation import CONDITIONS, EvaluationConfig
+from mistere.data.audio import AudioError
+from mistere.data.dataset import Utterance
+from mistere.data.utterances import UtteranceReader
+from mistere.evaluation.split_metrics import put, rounded
+from mistere.metrics.classification import DialogueBootstrap, Interval
+from mistere.metrics.robustness import RobustnessPoint, robustness_metrics
+from mistere.model.mixture.prediction import Embeddings, predict
 
 if TYPE_CHECKING:
-    from components.core.encoders.embedding import Embedder
-    from components.core.encoders.family import Features
-    from components.core.moe.mixture import MixtureOfExperts
-    from components.core.progress import Progress
+    from mistere.common.progress import Progress
+    from mistere.model.encoders.embedding import Embedder
+    from mistere.model.encoders.families.family import Features
+    from mistere.model.mixture.mixture import MixtureOfExperts
 
 _WINDOW = 64
 

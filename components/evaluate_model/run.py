@@ -10,10 +10,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.core.artifact_io import Opened, open_artifact
-from components.core.champion import NO_CHAMPION
-from components.core.config.evaluation import EvaluationConfig
-from components.core.manifests import (
+from mistere.artifacts.io import ArtifactHandle, open_artifact
+from mistere.artifacts.manifests import (
     BaseEncoder,
     ChampionEvaluation,
     EmbeddingSet,
@@ -23,20 +21,22 @@ from components.core.manifests import (
     MoEModel,
     UtteranceSet,
 )
-from components.core.predictions import PREDICTIONS_FILE
-from components.core.stage import Result, Stage, Step
+from mistere.config.evaluation import EvaluationConfig
+from mistere.engine.stage import Result, Stage, Step
+from mistere.metrics.predictions import PREDICTIONS_FILE
+from mistere.registry.champion import NO_CHAMPION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import numpy as np
 
-    from components.core.encoders.embedding import Embedder
-    from components.core.evaluation import Answers
-    from components.core.gate_timeline import GateTimeline
-    from components.core.moe.mixture import MixtureOfExperts
-    from components.core.moe.prediction import DialoguePrediction, Embeddings
-    from components.evaluate_model.raw_test import RawTest
+    from components.evaluate_model.raw_utterances import RawTest
+    from mistere.evaluation.gate_timeline import GateTimeline
+    from mistere.evaluation.split_metrics import Answers
+    from mistere.model.encoders.embedding import Embedder
+    from mistere.model.mixture.mixture import MixtureOfExperts
+    from mistere.model.mixture.prediction import DialoguePrediction, Embeddings
 
 STAGE = Stage(
     name="evaluate_model",
@@ -58,12 +58,12 @@ STAGE = Stage(
 def run(
     config: EvaluationConfig,
     step: Step,
-    utterances: Opened[UtteranceSet],
-    speech: Opened[EmbeddingSet],
-    text: Opened[EmbeddingSet],
-    speech_encoder: Opened[EncoderCheckpoint],
-    text_encoder: Opened[EncoderCheckpoint],
-    model: Opened[MoEModel],
+    utterances: ArtifactHandle[UtteranceSet],
+    speech: ArtifactHandle[EmbeddingSet],
+    text: ArtifactHandle[EmbeddingSet],
+    speech_encoder: ArtifactHandle[EncoderCheckpoint],
+    text_encoder: ArtifactHandle[EncoderCheckpoint],
+    model: ArtifactHandle[MoEModel],
     report: Path,
     champion_digest: str,
 ) -> Result:
@@ -83,16 +83,16 @@ def run(
     """
     import numpy as np
 
-    from components.core.embeddings import EmbeddedDialogues
-    from components.core.evaluation import Answers, measure, write_predictions
-    from components.core.gate_statistics import collapsed_gate
-    from components.core.gate_timeline import liveliest
-    from components.core.missing_curve import curve_metrics
-    from components.core.missing_modality import missing_modality_curve
-    from components.core.moe.prediction import load_mixture, predict
-    from components.core.utterances import UtteranceReader
-    from components.evaluate_model.raw_test import columns_of, keys_of, read_raw_test
+    from components.evaluate_model.raw_utterances import columns_of, keys_of, read_raw_test
     from components.evaluate_model.robustness import CleanDialogues, Reembedding
+    from mistere.data.utterances import UtteranceReader
+    from mistere.evaluation.gate_timeline import liveliest
+    from mistere.evaluation.missing_modality import missing_modality_curve
+    from mistere.evaluation.split_metrics import Answers, measure, write_predictions
+    from mistere.metrics.expert_gate import collapsed_gate
+    from mistere.metrics.missing_curve import curve_metrics
+    from mistere.model.embeddings import EmbeddedDialogues
+    from mistere.model.mixture.prediction import load_mixture, predict
 
     data = EmbeddedDialogues.open([speech, text])
     mixture, temperature = load_mixture(model.path), model.manifest.temperature
@@ -159,7 +159,7 @@ def _slices(
 ) -> dict[str, float]:
     from collections import Counter
 
-    from components.core.slices import binned, slice_metrics
+    from mistere.metrics.slices import binned, slice_metrics
 
     turns = Counter(said.dialogues)
     parts = {
@@ -183,17 +183,19 @@ def _speaker_probe(
     speakers = raw.speakers(keys)
     if not any(speakers):
         return {}
-    from components.core.moe.prediction import representations
     from components.evaluate_model.speaker_probe import probe_speakers
+    from mistere.model.mixture.prediction import representations
 
     step.progress("probing for speakers")
     return probe_speakers(representations(mixture, read), speakers, said.dialogues, true, config)
 
 
-def _embedder(step: Step, encoder: Opened[EncoderCheckpoint], precision: str, *, int8: bool = False) -> Embedder:
+def _embedder(
+    step: Step, encoder: ArtifactHandle[EncoderCheckpoint], precision: str, *, int8: bool = False
+) -> Embedder:
     with step.loading():
-        from components.core.config.encoder import ExtractionSettings
-        from components.core.encoders.embedding import Embedder
+        from mistere.config.encoder import ExtractionSettings
+        from mistere.model.encoders.embedding import Embedder
 
     made = encoder.manifest
     base = open_artifact(step.store, BaseEncoder, made.base_digest)
@@ -213,8 +215,8 @@ def _runtime(
     config: EvaluationConfig,
     step: Step,
     mixture: MixtureOfExperts,
-    model: Opened[MoEModel],
-    encoders: Mapping[str, tuple[Opened[EncoderCheckpoint], Opened[EmbeddingSet]]],
+    model: ArtifactHandle[MoEModel],
+    encoders: Mapping[str, tuple[ArtifactHandle[EncoderCheckpoint], ArtifactHandle[EmbeddingSet]]],
     raw: RawTest,
 ) -> dict[str, float]:
     """The bundle's size and, if that is asked for, what it costs to run."""
@@ -237,7 +239,7 @@ def _runtime(
     with step.loading():
         import transformers.modeling_utils  # noqa: F401  (what is loaded with it is not the model's memory)
 
-        from components.core.inference import DialogueModel
+        from mistere.model.inference import DialogueModel
     step.progress("timing raw dialogues")
     return figures | measure_runtime(load, raw.timed)
 
@@ -268,8 +270,8 @@ def _write_files(
     names: list[str],
     answers: list[DialoguePrediction],
 ) -> None:
-    from components.core.example_dialogue import Example, write_example
-    from components.core.gate_timeline import TIMELINES_FILE, write_timelines
+    from mistere.evaluation.gate_timeline import TIMELINES_FILE, write_timelines
+    from mistere.serving.example_dialogue import Example, write_example
 
     (report / "metrics.json").write_text(json.dumps(metrics, indent=1, sort_keys=True), encoding="utf-8")
     (report / "runtime.json").write_text(json.dumps(runtime, indent=1, sort_keys=True), encoding="utf-8")

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from components.core.dataset import Utterance
+from mistere.data.dataset import Utterance
 
 if TYPE_CHECKING:
-    from components.core.inference import DialogueModel
+    from mistere.model.inference import DialogueModel
 
 _ROUNDS = 3
 

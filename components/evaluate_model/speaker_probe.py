@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from components.core.config.evaluation import EvaluationConfig
-from components.core.evaluation import put, rounded
-from components.core.metrics import DialogueBootstrap
+from mistere.config.evaluation import EvaluationConfig
+from mistere.evaluation.split_metrics import put, rounded
+from mistere.metrics.classification import DialogueBootstrap
 
 _FOLDS = 5
 _MOST_SPEAKERS = 50

@@ -5,17 +5,17 @@ from typing import List
 from kfp import dsl
 from kfp.dsl import Artifact, Input, Output
 
-from components.core.artifacts import EmbeddingSet, UtteranceSet
-from components.core.images import image
+from mistere.artifacts.kfp_types import EmbeddingSetArtifact, UtteranceSetArtifact
+from mistere.kubernetes.images import image
 
 
 @dsl.component(base_image=image("pipeline"), install_kfp_package=False)
 def extract_embeddings(
     run: dict,
     modality: str,
-    utterances: Input[UtteranceSet],
+    utterances: Input[UtteranceSetArtifact],
     shards: Input[List[Artifact]],
-    embeddings: Output[EmbeddingSet],
+    embeddings: Output[EmbeddingSetArtifact],
 ):
     """Put the vectors of all utterances together.
 
@@ -26,8 +26,8 @@ def extract_embeddings(
         shards: the shares of it that were embedded.
         embeddings: one vector an utterance, or their absence.
     """
-    from components.core.steps import execute
     from components.extract_embeddings.run import STAGE
+    from mistere.engine.execution import execute
 
     execute(
         STAGE,

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from components.core.artifact_io import Opened
-from components.core.config.base import Section
-from components.core.embeddings import UTTERANCES_FILE
-from components.core.errors import ArtifactError
-from components.core.manifests import EmbeddingSet, EmbeddingShard, UtteranceSet
-from components.core.stage import Result, Stage, Step
+from mistere.artifacts.io import ArtifactHandle
+from mistere.artifacts.manifests import EmbeddingSet, EmbeddingShard, UtteranceSet
+from mistere.common.errors import ArtifactError
+from mistere.config.base import Section
+from mistere.engine.stage import Result, Stage, Step
+from mistere.model.embeddings import UTTERANCES_FILE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,8 +30,8 @@ _ROWS_AT_ONCE = 4096
 def run(
     config: Section,
     step: Step,
-    utterances: Opened[UtteranceSet],
-    shards: Sequence[Opened[EmbeddingShard]],
+    utterances: ArtifactHandle[UtteranceSet],
+    shards: Sequence[ArtifactHandle[EmbeddingShard]],
     embeddings: Path,
     modality: Literal["speech", "text"],
 ) -> Result:
@@ -77,7 +77,7 @@ def run(
     )
 
 
-def _join(shards: Sequence[Opened[EmbeddingShard]], modality: str, folder: Path, step: Step) -> None:
+def _join(shards: Sequence[ArtifactHandle[EmbeddingShard]], modality: str, folder: Path, step: Step) -> None:
     """Write rows and vectors in the order of dialogues and turns; memory is that of a few thousand rows."""
     import numpy as np
     import pyarrow as pa

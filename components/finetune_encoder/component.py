@@ -3,8 +3,8 @@
 from kfp import dsl
 from kfp.dsl import Input, Output
 
-from components.core.artifacts import EncoderCheckpoint, UtteranceSet
-from components.core.images import image
+from mistere.artifacts.kfp_types import EncoderCheckpointArtifact, UtteranceSetArtifact
+from mistere.kubernetes.images import image
 
 
 @dsl.component(base_image=image("train"), install_kfp_package=False)
@@ -12,8 +12,8 @@ def finetune_encoder(
     run: dict,
     settings: dict,
     modality: str,
-    utterances: Input[UtteranceSet],
-    encoder: Output[EncoderCheckpoint],
+    utterances: Input[UtteranceSetArtifact],
+    encoder: Output[EncoderCheckpointArtifact],
 ):
     """Fine-tune one modality's encoder.
 
@@ -24,8 +24,8 @@ def finetune_encoder(
         utterances: the dataset.
         encoder: the fine-tuned encoder, or its absence.
     """
-    from components.core.steps import execute
     from components.finetune_encoder.run import STAGE
+    from mistere.engine.execution import execute
 
     execute(
         STAGE,

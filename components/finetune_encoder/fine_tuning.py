@@ -12,23 +12,24 @@ from typing import Literal
 
 import numpy as np
 
-from components.core.audio import AudioError
-from components.core.config.encoder import PREPROCESSING, EncoderConfig
-from components.core.dataset import Split, Utterance
-from components.core.encoders import families
-from components.core.encoders.device import choose_device
-from components.core.encoders.family import Family, Features
-from components.core.encoders.inputs import encoder_input
-from components.core.encoders.preparation import prepared
-from components.core.encoders.sources import resolve_base
-from components.core.errors import DataError
-from components.core.file_digest import digest_of
-from components.core.losses import balanced_weights
-from components.core.manifests import EncoderCheckpoint, UtteranceSet, canonical_digest
-from components.core.progress import Progress
-from components.core.stage import Step
-from components.core.utterances import FeatureSpool, PreviousTurns, UtteranceReader, undecodable
-from components.finetune_encoder.training import Curve, TrainingJob, train
+from components.finetune_encoder.training.trainer import Curve, TrainingJob, train
+from mistere.artifacts.manifests import EncoderCheckpoint, UtteranceSet, canonical_digest
+from mistere.common.errors import DataError
+from mistere.common.file_digest import digest_of
+from mistere.common.progress import Progress
+from mistere.common.splits import Split
+from mistere.config.encoder import PREPROCESSING, EncoderConfig
+from mistere.data.audio import AudioError
+from mistere.data.dataset import Utterance
+from mistere.data.utterances import FeatureSpool, PreviousTurns, UtteranceReader, undecodable
+from mistere.engine.stage import Step
+from mistere.model.encoders.device import choose_device
+from mistere.model.encoders.families import families
+from mistere.model.encoders.families.family import Family, Features
+from mistere.model.encoders.inputs import encoder_input
+from mistere.model.encoders.preparation import prepared
+from mistere.model.encoders.sources import resolve_base
+from mistere.model.losses import balanced_weights
 
 _FITTING_SPLITS: tuple[Split, Split] = ("train", "dev")
 
@@ -44,7 +45,7 @@ def fine_tune(
         PreemptedError: SIGTERM; the work so far is kept.
     """
     if config.num_nodes > 1:
-        from components.finetune_encoder.nodes import check_nodes
+        from components.finetune_encoder.nodes.launch import check_nodes
 
         check_nodes(config, modality, step.store)
     else:
@@ -103,13 +104,13 @@ def fine_tune(
 
 def _train(job: TrainingJob, base_digest: str, step: Step, scratch: Path) -> Curve:
     if job.config.num_nodes > 1:
-        from components.finetune_encoder.nodes import train_on_nodes
+        from components.finetune_encoder.nodes.launch import train_on_nodes
 
         return train_on_nodes(job, base_digest, step)
     step.checkpoints.restore()
     if job.config.processes == 1:
         return train(job, step.checkpoints, step.progress)
-    from components.finetune_encoder.processes import train_in_processes
+    from components.finetune_encoder.processes.local import train_in_processes
 
     return train_in_processes(job, scratch, step.progress)
 

@@ -5,25 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from components.core.artifact_io import Opened
-from components.core.config.encoder import EncoderConfig
-from components.core.encoder_source import source_state
-from components.core.manifests import EncoderCheckpoint, UtteranceSet
-from components.core.stage import Result, Stage, Step
+from mistere.artifacts.io import ArtifactHandle
+from mistere.artifacts.manifests import EncoderCheckpoint, UtteranceSet
+from mistere.config.encoder import EncoderConfig
+from mistere.engine.stage import Result, Stage, Step
+from mistere.model.encoders.source_state import source_state
 
 STAGE = Stage(
     name="finetune_encoder",
     config=EncoderConfig,
     inputs={"utterances": UtteranceSet},
     outputs={"encoder": EncoderCheckpoint},
-    outside=source_state,
+    external_inputs=source_state,
 )
 
 
 def run(
     config: EncoderConfig,
     step: Step,
-    utterances: Opened[UtteranceSet],
+    utterances: ArtifactHandle[UtteranceSet],
     encoder: Path,
     modality: Literal["speech", "text"],
 ) -> Result:

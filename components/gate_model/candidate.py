@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from components.core.config.gate import GateConfig
-from components.core.manifests import ChampionEvaluation, RuleResult
-from components.core.metrics import Interval
+from mistere.artifacts.manifests import ChampionEvaluation, RuleResult
+from mistere.config.gate import GateConfig
+from mistere.metrics.classification import Interval
 
 CodeState = Literal["committed", "uncommitted", "unknown"]
 

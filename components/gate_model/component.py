@@ -3,8 +3,8 @@
 from kfp import dsl
 from kfp.dsl import Input, Output
 
-from components.core.artifacts import EvaluationReport, GateVerdict, ValidationReport
-from components.core.images import image
+from mistere.artifacts.kfp_types import EvaluationReportArtifact, GateVerdictArtifact, ValidationReportArtifact
+from mistere.kubernetes.images import image
 
 
 @dsl.component(base_image=image("pipeline"), install_kfp_package=False)
@@ -13,9 +13,9 @@ def gate_model(
     gate: dict,
     champion_digest: str,
     code_state: str,
-    validation: Input[ValidationReport],
-    report: Input[EvaluationReport],
-    verdict: Output[GateVerdict],
+    validation: Input[ValidationReportArtifact],
+    report: Input[EvaluationReportArtifact],
+    verdict: Output[GateVerdictArtifact],
 ) -> str:
     """Judge the candidate.
 
@@ -31,8 +31,8 @@ def gate_model(
     Returns:
         ``promote``, ``hold`` or ``reject``.
     """
-    from components.core.steps import execute
     from components.gate_model.run import STAGE
+    from mistere.engine.execution import execute
 
     values = execute(
         STAGE,
@@ -40,6 +40,6 @@ def gate_model(
         gate,
         inputs={"validation": validation.path, "report": report.path},
         outputs={"verdict": verdict.path},
-        world={"champion_digest": champion_digest, "code_state": code_state},
+        external_inputs={"champion_digest": champion_digest, "code_state": code_state},
     )
     return values["verdict"]

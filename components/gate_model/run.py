@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Literal, cast
 
-from components.core.artifact_io import Opened
-from components.core.champion import NO_CHAMPION
-from components.core.config.gate import GateConfig
-from components.core.manifests import EvaluationReport, GateVerdict, RuleResult, ValidationReport
-from components.core.stage import Result, Stage, Step
+from mistere.artifacts.io import ArtifactHandle
+from mistere.artifacts.manifests import EvaluationReport, GateVerdict, RuleResult, ValidationReport
+from mistere.config.gate import GateConfig
+from mistere.engine.stage import Result, Stage, Step
+from mistere.registry.champion import NO_CHAMPION
 
 STAGE = Stage(
     name="gate_model",
@@ -24,8 +24,8 @@ STAGE = Stage(
 def run(
     config: GateConfig,
     step: Step,
-    validation: Opened[ValidationReport],
-    report: Opened[EvaluationReport],
+    validation: ArtifactHandle[ValidationReport],
+    report: ArtifactHandle[EvaluationReport],
     verdict: Path,
     champion_digest: str,
     code_state: str,

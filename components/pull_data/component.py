@@ -3,12 +3,12 @@
 from kfp import dsl
 from kfp.dsl import Output
 
-from components.core.artifacts import UtteranceSet
-from components.core.images import image
+from mistere.artifacts.kfp_types import UtteranceSetArtifact
+from mistere.kubernetes.images import image
 
 
 @dsl.component(base_image=image("pipeline"), install_kfp_package=False)
-def pull_data(run: dict, data: dict, data_digest: str, utterances: Output[UtteranceSet]):
+def pull_data(run: dict, data: dict, data_digest: str, utterances: Output[UtteranceSetArtifact]):
     """Fetch the dataset at its pinned digest and describe it.
 
     Args:
@@ -17,7 +17,7 @@ def pull_data(run: dict, data: dict, data_digest: str, utterances: Output[Uttera
         data_digest: the DVC digest.
         utterances: the reference that later stages read by.
     """
-    from components.core.steps import execute
     from components.pull_data.run import STAGE
+    from mistere.engine.execution import execute
 
-    execute(STAGE, run, data, outputs={"utterances": utterances.path}, world={"data_digest": data_digest})
+    execute(STAGE, run, data, outputs={"utterances": utterances.path}, external_inputs={"data_digest": data_digest})

@@ -5,18 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.core.config.data import DataConfig
-from components.core.dataset import REQUIRED_COLUMNS, SPLITS, Split, load_info, read_batches, split_of
-from components.core.errors import DataError
-from components.core.manifests import Shard, UtteranceSet, canonical_digest
-from components.core.remote_data import RemoteData, selected_dialogues
-from components.core.stage import Result, Stage, Step
+from mistere.artifacts.manifests import DatasetShard, UtteranceSet, canonical_digest
+from mistere.common.errors import DataError
+from mistere.common.splits import SPLITS, Split
+from mistere.config.data import DataConfig
+from mistere.data.dataset import REQUIRED_COLUMNS, load_info, read_batches, split_of
+from mistere.data.dvc_remote import RemoteData, selected_dialogues
+from mistere.engine.stage import Result, Stage, Step
 
 STAGE = Stage(
     name="pull_data",
     config=DataConfig,
     outputs={"utterances": UtteranceSet},
-    outside=lambda _config, run: {"data_remote": run.data_remote},
+    external_inputs=lambda _config, run: {"data_remote": run.data_remote},
     imports=("dvc.repo", "pyarrow.parquet"),
 )
 
@@ -43,7 +44,7 @@ def describe(remote: str, digest: str, max_dialogues: int | None = None) -> Utte
     Args:
         remote: the DVC remote.
         digest: the pinned digest of the folder.
-        max_dialogues: see :func:`components.core.remote_data.selected_dialogues`.
+        max_dialogues: see :func:`mistere.data.dvc_remote.selected_dialogues`.
     """
     data = RemoteData(remote, digest)
     listing = data.listing()
@@ -64,7 +65,7 @@ def describe(remote: str, digest: str, max_dialogues: int | None = None) -> Utte
     selection = selected_dialogues(by_split, max_dialogues)
     counts = {split: _count(paths, selection[split]) for split, paths in by_split.items()}
     shards = [
-        Shard(
+        DatasetShard(
             name=name,
             md5=wanted[name],
             size=path.stat().st_size,
@@ -154,7 +155,7 @@ def _count(shards: list[Path], selection: frozenset[str] | None) -> tuple[int, i
     return rows, len(names)
 
 
-def _test_digest(labels: list[str], shards: list[Shard], selection: frozenset[str] | None) -> str:
+def _test_digest(labels: list[str], shards: list[DatasetShard], selection: frozenset[str] | None) -> str:
     return canonical_digest(
         {
             "labels": labels,

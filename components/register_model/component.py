@@ -3,30 +3,30 @@
 from kfp import dsl
 from kfp.dsl import Input, Output
 
-from components.core.artifacts import (
-    DataProfile,
-    EncoderCheckpoint,
-    EvaluationReport,
-    GateVerdict,
-    ModelBundle,
-    MoEModel,
-    UtteranceSet,
+from mistere.artifacts.kfp_types import (
+    DataProfileArtifact,
+    EncoderCheckpointArtifact,
+    EvaluationReportArtifact,
+    GateVerdictArtifact,
+    ModelBundleArtifact,
+    MoEModelArtifact,
+    UtteranceSetArtifact,
 )
-from components.core.images import image
+from mistere.kubernetes.images import image
 
 
 @dsl.component(base_image=image("pipeline"), install_kfp_package=False)
 def register_model(
     run: dict,
     registry: dict,
-    utterances: Input[UtteranceSet],
-    profile: Input[DataProfile],
-    speech: Input[EncoderCheckpoint],
-    text: Input[EncoderCheckpoint],
-    model: Input[MoEModel],
-    report: Input[EvaluationReport],
-    verdict: Input[GateVerdict],
-    bundle: Output[ModelBundle],
+    utterances: Input[UtteranceSetArtifact],
+    profile: Input[DataProfileArtifact],
+    speech: Input[EncoderCheckpointArtifact],
+    text: Input[EncoderCheckpointArtifact],
+    model: Input[MoEModelArtifact],
+    report: Input[EvaluationReportArtifact],
+    verdict: Input[GateVerdictArtifact],
+    bundle: Output[ModelBundleArtifact],
 ) -> str:
     """Put the bundle into the store and a model version into MLflow.
 
@@ -45,8 +45,8 @@ def register_model(
     Returns:
         the version in the registry.
     """
-    from components.core.steps import execute
     from components.register_model.run import STAGE
+    from mistere.engine.execution import execute
 
     inputs = {
         "utterances": utterances.path,

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components.core.manifests import EvaluationReport, ModelBundle, UtteranceSet
-from components.core.missing_curve import curve_from_metrics
-from components.core.outcome import Estimate
-from components.core.robustness_figures import CONDITIONS, robustness_from_metrics
+from mistere.artifacts.manifests import EvaluationReport, ModelBundle, UtteranceSet
+from mistere.config.evaluation import CONDITIONS
+from mistere.metrics.missing_curve import curve_from_metrics
+from mistere.metrics.robustness import robustness_from_metrics
+from mistere.runs.outcome import Estimate
 
 TEMPLATE = "model_card.md"
 _KNOWN_LICENCES = re.compile(

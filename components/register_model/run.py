@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components.core.artifact_io import Opened, artifact_key, open_artifact
-from components.core.config.registry import RegistryConfig
-from components.core.manifests import (
+from mistere.artifacts.io import ArtifactHandle, artifact_key, open_artifact
+from mistere.artifacts.manifests import (
     BundledEncoder,
     DataProfile,
     EncoderCheckpoint,
@@ -22,7 +21,8 @@ from components.core.manifests import (
     UtteranceSet,
     canonical_digest,
 )
-from components.core.stage import Result, Stage, Step
+from mistere.config.registry import RegistryConfig
+from mistere.engine.stage import Result, Stage, Step
 
 STAGE = Stage(
     name="register_model",
@@ -45,13 +45,13 @@ STAGE = Stage(
 def run(
     config: RegistryConfig,
     step: Step,
-    utterances: Opened[UtteranceSet],
-    profile: Opened[DataProfile],
-    speech: Opened[EncoderCheckpoint],
-    text: Opened[EncoderCheckpoint],
-    model: Opened[MoEModel],
-    report: Opened[EvaluationReport],
-    verdict: Opened[GateVerdict],
+    utterances: ArtifactHandle[UtteranceSet],
+    profile: ArtifactHandle[DataProfile],
+    speech: ArtifactHandle[EncoderCheckpoint],
+    text: ArtifactHandle[EncoderCheckpoint],
+    model: ArtifactHandle[MoEModel],
+    report: ArtifactHandle[EvaluationReport],
+    verdict: ArtifactHandle[GateVerdict],
     bundle: Path,
 ) -> Result:
     """Assemble and register.
@@ -68,11 +68,11 @@ def run(
         verdict: the gate's verdict, for the lineage.
         bundle: folder of the output artifact.
     """
-    from components.core.images import image
-    from components.core.lineage import Lineage, lock_digest, this_environment, write_lineage
-    from components.core.outcome import read_run_info
-    from components.core.registry import RunRecord, register
-    from components.core.signing import sign_bundle
+    from mistere.artifacts.signing import sign_bundle
+    from mistere.kubernetes.images import image
+    from mistere.registry.lineage import Lineage, lock_digest, this_environment, write_lineage
+    from mistere.registry.model_registry import RunRecord, register
+    from mistere.runs.outcome import read_run_info
 
     made: list[Manifest] = [one.manifest for one in (speech, text) if not one.manifest.absent]
     provenance = Provenance(
@@ -145,15 +145,15 @@ def run(
         step.progress.note(f"registered as {config.model_name} version {version} (alias challenger).")
         return {"model_version": version, "model_name": config.model_name, "bundle_location": location}
 
-    return Result(manifests={"bundle": manifest}, then=enter)
+    return Result(manifests={"bundle": manifest}, on_published=enter)
 
 
 def assemble(
     config: RegistryConfig,
     data: UtteranceSet,
-    encoders: list[Opened[EncoderCheckpoint]],
-    model: Opened[MoEModel],
-    report: Opened[EvaluationReport],
+    encoders: list[ArtifactHandle[EncoderCheckpoint]],
+    model: ArtifactHandle[MoEModel],
+    report: ArtifactHandle[EvaluationReport],
     folder: Path,
 ) -> ModelBundle:
     """Copy the fine-tuned parts and the example into the bundle's folder; base weights stay blobs of their own."""
@@ -192,18 +192,20 @@ def assemble(
 
 def describe(bundle: ModelBundle, data: UtteranceSet, report: EvaluationReport, folder: Path) -> None:
     """Write what describes the bundle: model card, signature, and its own fields as a file."""
-    from components.core.mlflow_model import write_mlflow_model
-    from components.core.signing import write_description
+    from components.register_model.mlflow_model import write_mlflow_model
     from components.register_model.model_card import model_card
+    from mistere.artifacts.signing import write_description
 
     (folder / "README.md").write_text(model_card(bundle, data, report), encoding="utf-8")
     write_mlflow_model(folder, bundle.labels, bundle.experts)
     write_description(folder, bundle)
 
 
-def _digests(data: UtteranceSet, encoders: list[Opened[EncoderCheckpoint]], model: Opened[MoEModel]) -> dict[str, str]:
+def _digests(
+    data: UtteranceSet, encoders: list[ArtifactHandle[EncoderCheckpoint]], model: ArtifactHandle[MoEModel]
+) -> dict[str, str]:
     """Of everything that the model is made from."""
-    from components.core.config.encoder import PREPROCESSING
+    from mistere.config.encoder import PREPROCESSING
 
     found: dict[str, str] = {}
     for opened in encoders:

@@ -3,7 +3,7 @@
 from kfp import dsl
 from kfp.dsl import HTML, Output
 
-from components.core.images import image
+from mistere.kubernetes.images import image
 
 
 @dsl.component(base_image=image("pipeline"), install_kfp_package=False)
@@ -16,9 +16,9 @@ def report_run(run: dict, job: str, registry: dict, page: Output[HTML]):
         registry: the ``registry`` section.
         page: the report, for the user interface of Kubeflow Pipelines.
     """
-    from components.core.stage import job_context
-    from components.core.steps import execute
     from components.report_run.run import STAGE, copy_page
+    from mistere.engine.execution import execute
+    from mistere.engine.stage import job_context
 
     context = job_context(run, job)
     execute(STAGE, context, registry)

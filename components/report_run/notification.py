@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from components.core.outcome import Outcome
-from components.core.progress import Progress
-from components.core.secrets import WEBHOOK_KEYS
-from components.report_run.evaluated import COVERAGE, estimate_text
+from mistere.common.progress import Progress
+from mistere.kubernetes.secret_keys import WEBHOOK_KEYS
+from mistere.reports.evaluated_model import COVERAGE, estimate_text
+from mistere.runs.outcome import Outcome
 
 VARIABLE: Final = WEBHOOK_KEYS[0]
 

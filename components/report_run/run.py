@@ -10,16 +10,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.core.config.registry import RegistryConfig
-from components.core.outcome import read_outcome, report_key
-from components.core.registry import shown_uri
-from components.core.stage import Result, Stage, Step
+from mistere.common.urls import redact_url
+from mistere.config.registry import RegistryConfig
+from mistere.engine.stage import Result, Stage, Step
+from mistere.runs.outcome import read_outcome, report_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from components.core.outcome import Outcome
-    from components.report_run.material import Material
+    from components.report_run.run_artifacts import RunArtifacts
+    from mistere.runs.outcome import Outcome
 
 STAGE = Stage(
     name="report_run",
@@ -37,18 +37,18 @@ def run(config: RegistryConfig, step: Step) -> Result:
         config: the ``registry`` section.
         step: this execution.
     """
-    from components.report_run.leftovers import put_away
-    from components.report_run.material import gather
+    from components.report_run.cleanup import clean_up
     from components.report_run.notification import notify
+    from components.report_run.run_artifacts import gather
     from components.report_run.summary import finite, summary
     from components.report_run.timing import measure
     from components.report_run.view import render
-    from components.report_run.wording import headline, next_steps
+    from mistere.reports.wording import headline, next_steps
 
     outcome: Outcome = read_outcome(step.store, step.run.run_id)
     material = gather(step.store, outcome)
     timing = measure(outcome, material.info, time.time())
-    steps = next_steps(outcome, material.info, shown_uri(step.run.tracking_uri))
+    steps = next_steps(outcome, material.info, redact_url(step.run.tracking_uri))
     plain: dict[str, Any] = finite(summary(outcome, material, timing, steps, step.run.profile))
     with tempfile.TemporaryDirectory() as scratch:
         data, page = Path(scratch) / DATA, Path(scratch) / PAGE
@@ -59,15 +59,15 @@ def run(config: RegistryConfig, step: Step) -> Result:
         if config.log_report:
             _log(config, step, outcome, material, page)
     notify(outcome, step.run.profile, headline(outcome), step.progress)
-    put_away(step, material.info.get("config") or {})
+    clean_up(step, material.info.get("config") or {})
     step.progress(headline(outcome))
     return Result(values={"verdict": outcome.verdict, "exit_code": str(outcome.exit_code), "report": outcome.report})
 
 
-def _log(config: RegistryConfig, step: Step, outcome: Outcome, material: Material, page: Path) -> None:
+def _log(config: RegistryConfig, step: Step, outcome: Outcome, material: RunArtifacts, page: Path) -> None:
     """The run in MLflow with its report, whether it registered a model or not; a server that is away costs only that."""
-    from components.core.errors import MistereError
-    from components.core.registry import RunRecord, log_run
+    from mistere.common.errors import MistereError
+    from mistere.registry.model_registry import RunRecord, log_run
 
     data, evaluation = material.data, material.evaluation
     record = RunRecord(
@@ -92,8 +92,8 @@ def _log(config: RegistryConfig, step: Step, outcome: Outcome, material: Materia
 
 def copy_page(run: Mapping[str, Any], path: str) -> None:
     """Put the page where Kubeflow Pipelines wants an artifact."""
-    from components.core.stage import RunContext
-    from components.core.store import open_store
+    from mistere.artifacts.object_store import open_store
+    from mistere.engine.stage import RunContext
 
     context = RunContext.model_validate(dict(run))
     open_store(context.store).download(report_key(context.run_id, PAGE), Path(path))

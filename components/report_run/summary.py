@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from components.core.outcome import EXIT_HANDLER, Outcome
-from components.report_run.material import Material
+from components.report_run.run_artifacts import RunArtifacts
 from components.report_run.timing import Timing
-from components.report_run.wording import NextStep, headline
+from mistere.reports.wording import NextStep, headline
+from mistere.runs.outcome import EXIT_HANDLER, Outcome
 
 SCHEMA_VERSION = 1
 _DATA_FIELDS = {
@@ -27,7 +27,7 @@ _DATA_FIELDS = {
 
 
 def summary(
-    outcome: Outcome, material: Material, timing: Timing, steps: list[NextStep], profile: str
+    outcome: Outcome, material: RunArtifacts, timing: Timing, steps: list[NextStep], profile: str
 ) -> dict[str, Any]:
     """Everything the page says, as plain data."""
     info = material.info
@@ -67,7 +67,7 @@ def summary(
     }
 
 
-def _data(material: Material) -> dict[str, Any] | None:
+def _data(material: RunArtifacts) -> dict[str, Any] | None:
     data = material.data
     if data is None:
         known = material.info.get("data")

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from components.core.outcome import EXIT_HANDLER, Outcome
-from components.core.stage import StageRecord
+from mistere.engine.stage import StageRecord
+from mistere.runs.outcome import EXIT_HANDLER, Outcome
 
 _SPACE = "\N{NO-BREAK SPACE}"
 

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from components.core.outcome import Estimate, Outcome, base_task, ordered_tasks
-from components.core.page import render_page
-from components.core.stage import StageRecord
-from components.report_run import plots
-from components.report_run.evaluated import COVERAGE, Evaluated, bounds_text
-from components.report_run.evaluation_view import MACROS, drawn, evaluation_view
-from components.report_run.gate_table import rule_rows, shown_reasons
-from components.report_run.material import Material
+from components.report_run.run_artifacts import RunArtifacts
 from components.report_run.timing import Timing, duration, time_sentences
-from components.report_run.wording import TITLES, NextStep, consequence, headline, pill, status_word
+from mistere.engine.stage import StageRecord
+from mistere.reports import plots
+from mistere.reports.evaluated_model import COVERAGE, Evaluated, bounds_text
+from mistere.reports.evaluation_view import MACROS, drawn, evaluation_view
+from mistere.reports.html_page import render_page
+from mistere.reports.rule_rows import rule_rows, shown_reasons
+from mistere.reports.wording import TITLES, NextStep, consequence, headline, pill, status_word
+from mistere.runs.outcome import Estimate, Outcome, base_task, ordered_tasks
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -28,7 +28,7 @@ TEMPLATE = Path(__file__).parent / "report.html"
 
 
 def render(
-    outcome: Outcome, material: Material, timing: Timing, steps: list[NextStep], profile: str, model_name: str
+    outcome: Outcome, material: RunArtifacts, timing: Timing, steps: list[NextStep], profile: str, model_name: str
 ) -> str:
     """The page as HTML."""
     info = material.info
@@ -64,7 +64,7 @@ def _when(started: Any) -> str:
     return datetime.fromtimestamp(started, UTC).strftime("%-d %B %Y, %H:%M UTC")
 
 
-def _evaluated(outcome: Outcome, material: Material) -> dict[str, Any] | None:
+def _evaluated(outcome: Outcome, material: RunArtifacts) -> dict[str, Any] | None:
     """The figures; None where the run did not come to an evaluation that can be read."""
     evaluation = material.evaluation
     if evaluation is None:
@@ -128,7 +128,7 @@ def _best_expert(outcome: Outcome) -> str:
     return f"The mixture is {abs(gain):.3f} {side} its best expert alone ({plots.spoken(name)}, {best.value:.3f})."
 
 
-def _histories(material: Material) -> list[tuple[str, Markup]]:
+def _histories(material: RunArtifacts) -> list[tuple[str, Markup]]:
     trained = [
         (f"{e.modality} encoder", e.history, plots.expert_color(e.modality)) for e in material.encoders if e.history
     ]
@@ -174,7 +174,7 @@ def _memory(megabytes: float) -> str:
     return f"{megabytes:.0f} MB" if megabytes < 1024 else f"{megabytes / 1024:.1f} GB"
 
 
-def _lineage(outcome: Outcome, material: Material) -> dict[str, Any]:
+def _lineage(outcome: Outcome, material: RunArtifacts) -> dict[str, Any]:
     """Commit, and every artifact with what made it; an artifact found finished may come from an earlier commit."""
     made = [(artifact, artifact.made_by) for artifact in material.artifacts]
     commit = str(material.info.get("commit") or next((by.commit for _, by in made if by and by.commit), ""))

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from kfp import dsl
 
-from components.core.images import image
+from mistere.kubernetes.images import image
 
 
 @dsl.component(base_image=image("pipeline"), install_kfp_package=False)
@@ -42,12 +42,12 @@ def resolve_inputs(
         speech_shards: ``index`` and ``of`` for each task that shares the embedding of speech.
         text_shards: the same for text.
     """
-    from components.core.stage import job_context
-    from components.core.steps import execute
     from components.resolve_inputs.run import STAGE, shards
+    from mistere.engine.execution import execute
+    from mistere.engine.stage import job_context
 
     context = job_context(run, job)
-    values = execute(STAGE, context, data, world={"data_digest": context["data_digest"]})
+    values = execute(STAGE, context, data, external_inputs={"data_digest": context["data_digest"]})
     context.update(data_digest=values["data_digest"], data_remote=values["data_remote"])
     digests = values["data_digest"], values["champion_digest"], values["code_state"]
     return context, *digests, shards(speech), shards(text)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from components.core.champion import read_champion
-from components.core.config.data import DataConfig
-from components.core.errors import UsageError
-from components.core.latest_data import LATEST_KEY, read_latest
-from components.core.run_info import read_origin, write_run_info
-from components.core.stage import Result, Stage, Step
-from components.core.store import ObjectStore
+from mistere.artifacts.object_store import ObjectStore
+from mistere.common.errors import UsageError
+from mistere.config.data import DataConfig
+from mistere.data.latest import LATEST_KEY, read_latest
+from mistere.engine.stage import Result, Stage, Step
+from mistere.registry.champion import read_champion
+from mistere.runs.run_info import read_origin, write_run_info
 
 STAGE = Stage(name="resolve_inputs", config=DataConfig, cached=False)
 

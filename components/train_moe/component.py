@@ -3,17 +3,17 @@
 from kfp import dsl
 from kfp.dsl import Input, Output
 
-from components.core.artifacts import EmbeddingSet, MoEModel
-from components.core.images import image
+from mistere.artifacts.kfp_types import EmbeddingSetArtifact, MoEModelArtifact
+from mistere.kubernetes.images import image
 
 
 @dsl.component(base_image=image("train"), install_kfp_package=False)
 def train_moe(
     run: dict,
     mixture: dict,
-    speech: Input[EmbeddingSet],
-    text: Input[EmbeddingSet],
-    model: Output[MoEModel],
+    speech: Input[EmbeddingSetArtifact],
+    text: Input[EmbeddingSetArtifact],
+    model: Output[MoEModelArtifact],
 ):
     """Train the mixture of experts.
 
@@ -24,8 +24,8 @@ def train_moe(
         text: text vectors.
         model: the trained mixture.
     """
-    from components.core.steps import execute
     from components.train_moe.run import STAGE
+    from mistere.engine.execution import execute
 
     execute(
         STAGE,

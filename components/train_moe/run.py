@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from components.core.artifact_io import Opened
-from components.core.config.mixture import MixtureConfig
-from components.core.manifests import EmbeddingSet, MoEModel
-from components.core.stage import Result, Stage, Step
+from mistere.artifacts.io import ArtifactHandle
+from mistere.artifacts.manifests import EmbeddingSet, MoEModel
+from mistere.config.mixture import MixtureConfig
+from mistere.engine.stage import Result, Stage, Step
 
 STAGE = Stage(
     name="train_moe",
@@ -19,7 +19,11 @@ STAGE = Stage(
 
 
 def run(
-    config: MixtureConfig, step: Step, speech: Opened[EmbeddingSet], text: Opened[EmbeddingSet], model: Path
+    config: MixtureConfig,
+    step: Step,
+    speech: ArtifactHandle[EmbeddingSet],
+    text: ArtifactHandle[EmbeddingSet],
+    model: Path,
 ) -> Result:
     """Train and write the mixture.
 
@@ -30,9 +34,9 @@ def run(
         text: text vectors, or their absence.
         model: folder of the output artifact.
     """
-    from components.core.embeddings import EmbeddedDialogues
-    from components.core.moe.prediction import save_mixture
-    from components.core.moe.training import train_mixture
+    from mistere.model.embeddings import EmbeddedDialogues
+    from mistere.model.mixture.prediction import save_mixture
+    from mistere.model.mixture.training import train_mixture
 
     sets = [speech, text]
     data = EmbeddedDialogues.open(sets)

@@ -3,8 +3,8 @@
 from kfp import dsl
 from kfp.dsl import Input, Output
 
-from components.core.artifacts import DataProfile, UtteranceSet, ValidationReport
-from components.core.images import image
+from mistere.artifacts.kfp_types import DataProfileArtifact, UtteranceSetArtifact, ValidationReportArtifact
+from mistere.kubernetes.images import image
 
 
 @dsl.component(base_image=image("pipeline"), install_kfp_package=False)
@@ -12,10 +12,10 @@ def validate_data(
     run: dict,
     validation: dict,
     champion_digest: str,
-    utterances: Input[UtteranceSet],
-    report: Output[ValidationReport],
-    profile: Output[DataProfile],
-    accepted: Output[UtteranceSet],
+    utterances: Input[UtteranceSetArtifact],
+    report: Output[ValidationReportArtifact],
+    profile: Output[DataProfileArtifact],
+    accepted: Output[UtteranceSetArtifact],
 ) -> str:
     """Judge the dataset. A rejection is a verdict, not a failure, so that its report survives.
 
@@ -31,8 +31,8 @@ def validate_data(
     Returns:
         ``pass``, ``warn`` or ``reject``.
     """
-    from components.core.steps import execute
     from components.validate_data.run import STAGE
+    from mistere.engine.execution import execute
 
     values = execute(
         STAGE,
@@ -40,6 +40,6 @@ def validate_data(
         validation,
         inputs={"utterances": utterances.path},
         outputs={"report": report.path, "profile": profile.path, "accepted": accepted.path},
-        world={"champion_digest": champion_digest},
+        external_inputs={"champion_digest": champion_digest},
     )
     return values["verdict"]

@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.core.dataset import SPLITS, read_batches, schema
-from components.validate_data.facts import ShardFile
-from components.validate_data.suite import Outcome
+from components.validate_data.facts.tables import ShardFile
+from components.validate_data.suite import ExpectationOutcome
+from mistere.common.splits import SPLITS
+from mistere.data.dataset import read_batches, schema
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +25,7 @@ Names = dict[str, frozenset[str]]
 """Dialogues by split."""
 
 
-def to_blame(outcomes: Sequence[Outcome], tables: Mapping[str, pd.DataFrame]) -> Names | None:
+def to_blame(outcomes: Sequence[ExpectationOutcome], tables: Mapping[str, pd.DataFrame]) -> Names | None:
     """The dialogues without which no blocking finding would be left; None where that cannot be said.
 
     Of dialogues and recordings that two splits share, those of the earlier split go: the test set stays what it was.
@@ -62,7 +63,7 @@ def _of_earlier_splits(rows: pd.DataFrame, same: str) -> pd.DataFrame:
     return rows.loc[order < order.groupby(rows[same]).transform("max"), ["split", "dialogue_id"]]
 
 
-def problems(outcomes: Sequence[Outcome], rows: pd.DataFrame) -> dict[tuple[str, int], str]:
+def problems(outcomes: Sequence[ExpectationOutcome], rows: pd.DataFrame) -> dict[tuple[str, int], str]:
     """What is wrong with single utterances, in words, by shard and row."""
     found: dict[tuple[str, int], list[str]] = {}
     for outcome in outcomes:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from components.core.artifact_io import Opened, open_artifact
-from components.core.champion import NO_CHAMPION
-from components.core.config.validation import ValidationConfig
-from components.core.dataset import SPLITS
-from components.core.errors import ArtifactError
-from components.core.manifests import DataProfile, ModelBundle, UtteranceSet, ValidationReport, canonical_digest
-from components.core.remote_data import selected_dialogues, shard_paths
-from components.core.stage import Result, Stage, Step
-from components.validate_data.facts import ShardFile
-from components.validate_data.profile import PROFILE_FILE, Profile, dump_profile, load_profile
+from components.validate_data.facts.profile import PROFILE_FILE, Profile, dump_profile, load_profile
+from components.validate_data.facts.shard import FactsCache
+from components.validate_data.facts.tables import ShardFile
 from components.validate_data.quarantine import QUARANTINE_FILE, problems, write_quarantine
-from components.validate_data.shard_facts import FactsCache
 from components.validate_data.validation import Declared, validate
 from components.validate_data.verdict import Quarantine, Validation, results_json, verdict_json
+from mistere.artifacts.io import ArtifactHandle, open_artifact
+from mistere.artifacts.manifests import DataProfile, ModelBundle, UtteranceSet, ValidationReport, canonical_digest
+from mistere.common.errors import ArtifactError
+from mistere.common.splits import SPLITS
+from mistere.config.validation import ValidationConfig
+from mistere.data.dvc_remote import selected_dialogues, shard_paths
+from mistere.engine.stage import Result, Stage, Step
+from mistere.registry.champion import NO_CHAMPION
 
 STAGE = Stage(
     name="validate_data",
@@ -35,7 +35,7 @@ VERDICT = "verdict.json"
 def run(
     config: ValidationConfig,
     step: Step,
-    utterances: Opened[UtteranceSet],
+    utterances: ArtifactHandle[UtteranceSet],
     champion_digest: str,
     report: Path,
     profile: Path,

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from components.core.config.validation import Severity, ValidationConfig
 from components.validate_data.expectations.rule import Rule
 from components.validate_data.wording import describe, shown
+from mistere.config.validation import Severity, ValidationConfig
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +24,7 @@ MOST_EXAMPLES = 10
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ExpectationOutcome:
     """What came of one rule.
 
     Attributes:
@@ -52,7 +52,7 @@ class Outcome:
 
 def evaluate(
     rules: Sequence[Rule], tables: Mapping[str, pd.DataFrame], unusable: frozenset[str], config: ValidationConfig
-) -> list[Outcome]:
+) -> list[ExpectationOutcome]:
     """Check every rule that applies.
 
     Args:
@@ -67,7 +67,7 @@ def evaluate(
     reasons = {rule.name: _not_checked(rule, tables, unusable) for rule in rules}
     results = _validate([rule for rule in rules if not reasons[rule.name]], tables)
     return [
-        Outcome(rule, config.severity_of(rule.name), "not checked", sentence=reasons[rule.name])
+        ExpectationOutcome(rule, config.severity_of(rule.name), "not checked", sentence=reasons[rule.name])
         if reasons[rule.name]
         else _outcome(rule, config.severity_of(rule.name), results[rule.name], tables[rule.table])
         for rule in rules
@@ -107,18 +107,20 @@ def _validate(rules: Sequence[Rule], tables: Mapping[str, pd.DataFrame]) -> dict
     return answers
 
 
-def _outcome(rule: Rule, severity: Severity, answer: ExpectationValidationResult, table: pd.DataFrame) -> Outcome:
+def _outcome(
+    rule: Rule, severity: Severity, answer: ExpectationValidationResult, table: pd.DataFrame
+) -> ExpectationOutcome:
     found = answer.result
     if "unexpected_index_list" not in found:
         trouble = f"{rule.title}: this could not be checked, which is a defect of the validation, not of the data."
-        return Outcome(rule, severity, "fail", sentence=trouble, result=_stable(answer))
+        return ExpectationOutcome(rule, severity, "fail", sentence=trouble, result=_stable(answer))
     failing = sorted(found["unexpected_index_list"])
     checked = int(found["element_count"]) - int(found.get("missing_count") or 0)
     if len(failing) <= rule.allowed_share * checked + 1e-9:
-        return Outcome(rule, severity, "pass", checked, len(failing), result=_stable(answer))
+        return ExpectationOutcome(rule, severity, "pass", checked, len(failing), result=_stable(answer))
     rows = table.loc[failing]
     happened = describe(rule.happened, rows, rule.table, rule.expectation[1].get("column", ""), rule.example)
-    return Outcome(
+    return ExpectationOutcome(
         rule,
         severity,
         "fail" if severity == "block" else "warn",

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from components.core.config.validation import ValidationConfig
-from components.core.dataset import SPLITS, Split
-from components.validate_data.counts import tables
-from components.validate_data.drift import Drift, drifts
 from components.validate_data.expectations import rules
-from components.validate_data.facts import Facts, ShardFile, gather
-from components.validate_data.profile import Profile, profile_of
+from components.validate_data.facts.counts import tables
+from components.validate_data.facts.drift import Drift, drifts
+from components.validate_data.facts.profile import Profile, profile_of
+from components.validate_data.facts.shard import FactsCache
+from components.validate_data.facts.tables import Facts, ShardFile, gather
 from components.validate_data.quarantine import to_blame
-from components.validate_data.shard_facts import FactsCache
 from components.validate_data.suite import evaluate
 from components.validate_data.verdict import Quarantine, Validation
+from mistere.common.splits import SPLITS, Split
+from mistere.config.validation import ValidationConfig
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from components.validate_data.drift import Drift
-from components.validate_data.facts import Facts
-from components.validate_data.profile import Profile
+from components.validate_data.facts.drift import Drift
+from components.validate_data.facts.profile import Profile
+from components.validate_data.facts.tables import Facts
 from components.validate_data.quarantine import Names
-from components.validate_data.suite import Outcome
+from components.validate_data.suite import ExpectationOutcome
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,7 +68,7 @@ class Validation:
     labels: tuple[str, ...]
     facts: Facts
     tables: Mapping[str, pd.DataFrame]
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[ExpectationOutcome, ...]
     drifts: tuple[Drift, ...]
     profile: Profile
     before: Profile | None = None
@@ -122,7 +122,7 @@ def verdict_json(validation: Validation) -> str:
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
-def _finding(outcome: Outcome) -> dict[str, Any]:
+def _finding(outcome: ExpectationOutcome) -> dict[str, Any]:
     return {
         "expectation": outcome.rule.name,
         "layer": outcome.rule.layer,
@@ -136,7 +136,7 @@ def _finding(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def results_json(outcomes: Sequence[Outcome], verdict: Verdict) -> str:
+def results_json(outcomes: Sequence[ExpectationOutcome], verdict: Verdict) -> str:
     """Every result of Great Expectations, the same text for the same data."""
     import great_expectations
 

@@ -10,13 +10,13 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from components.core.errors import UsageError
+from mistere.common.errors import UsageError
 from pipelines.kubeflow.access import TOKEN_VARIABLE, service_account_token
 from pipelines.kubeflow.failures import (
-    AwayError,
-    GoneError,
+    AlreadyExistsError,
+    NotFoundError,
     PipelinesError,
-    TakenError,
+    UnavailableError,
     check_clock,
     is_json,
     no_api,
@@ -110,7 +110,7 @@ class Pipelines:
         getting = self._kfp.pipelines.pipeline_service_get_pipeline_version
         try:
             return self._call(getting, pipeline_id, version_id, what="a pipeline version")
-        except GoneError:
+        except NotFoundError:
             return None
 
     def upload(self, pipeline_id: str, name: str, description: str, package: str) -> V2beta1PipelineVersion:
@@ -168,7 +168,7 @@ class Pipelines:
         """A run by its id.
 
         Raises:
-            GoneError: it was deleted.
+            NotFoundError: it was deleted.
         """
         return self._call(self._kfp.runs.run_service_get_run, run_id, what=f"run {run_id}")
 
@@ -220,19 +220,19 @@ class Pipelines:
         deleting = self._kfp.recurring_runs.recurring_run_service_delete_recurring_run
         try:
             self._call(deleting, schedule_id, what=f"recurring run {schedule_id}")
-        except GoneError:
+        except NotFoundError:
             return
 
     def _made(self, create: Callable[[], Any], find: Callable[[], Any]) -> Any:
         """Make something that nobody else has made meanwhile, nor a request of ours whose answer was lost."""
         try:
             return create()
-        except TakenError:
+        except AlreadyExistsError:
             found = find()
             if found is None:
                 raise
             return found
-        except AwayError:
+        except UnavailableError:
             return find() or create()
 
     def _named(self, listing: Callable[..., Any], attribute: str, name: str, what: str, **scope: str) -> Any:

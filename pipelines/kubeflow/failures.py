@@ -8,8 +8,8 @@ import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 
-from components.core.errors import MistereError
-from components.core.s3_access import without_user
+from mistere.common.errors import MistereError
+from mistere.common.urls import redact_url
 
 CLOCK_SECONDS = 300
 """How far this machine's clock may be from the server's: tokens and the store's signatures are refused beyond it."""
@@ -25,15 +25,15 @@ class PipelinesError(MistereError):
     """Kubeflow Pipelines refused something."""
 
 
-class GoneError(PipelinesError):
+class NotFoundError(PipelinesError):
     """It is not there (any more)."""
 
 
-class TakenError(PipelinesError):
+class AlreadyExistsError(PipelinesError):
     """It is there already."""
 
 
-class AwayError(PipelinesError):
+class UnavailableError(PipelinesError):
     """No answer, or trouble of the server's own: later there may be one, and what was asked may have been done."""
 
 
@@ -48,7 +48,7 @@ def refused(status: int, headers: Mapping[str, str], body: str, what: str, host:
         host: of Kubeflow Pipelines.
         namespace: of the runs.
     """
-    place, reason = f"Kubeflow Pipelines at {without_user(host)}", _reason(body)
+    place, reason = f"Kubeflow Pipelines at {redact_url(host)}", _reason(body)
     said = f": {reason}" if reason else ""
     if status == 401:
         return PipelinesError(
@@ -60,37 +60,39 @@ def refused(status: int, headers: Mapping[str, str], body: str, what: str, host:
             "have its owner add you as a contributor."
         )
     if status >= 500 or status in {408, 429}:
-        return AwayError(
+        return UnavailableError(
             f"{place} has trouble of its own with {what} ({status}{said}): try again later, and look at its ml-pipeline pod."
         )
     if not is_json(headers) and not reason:  # refused uploads come as JSON that is called plain text
         return no_api(host)
     if status == 404:
-        return GoneError(f"{what} is not at {place} (404), so it was deleted there: the same command makes it anew.")
+        return NotFoundError(
+            f"{what} is not at {place} (404), so it was deleted there: the same command makes it anew."
+        )
     if status == 409:
-        return TakenError(
+        return AlreadyExistsError(
             f"{what} is at {place} already, but not for namespace {namespace!r} (409): rename or delete it."
         )
     return PipelinesError(f"{place} refused {what} ({status}{said}).")
 
 
-def unanswered(error: Exception, host: str) -> AwayError:
+def unanswered(error: Exception, host: str) -> UnavailableError:
     """From a request that came to no answer."""
     cause: BaseException = error
     while (deeper := getattr(cause, "reason", None) or cause.__cause__) and isinstance(deeper, BaseException):
         cause = deeper
     reason = type(cause).__name__
     if "Timeout" in reason:
-        return AwayError(
-            f"Kubeflow Pipelines at {without_user(host)} did not answer in time: try again later, and look at its ml-pipeline pod."
+        return UnavailableError(
+            f"Kubeflow Pipelines at {redact_url(host)} did not answer in time: try again later, and look at its ml-pipeline pod."
         )
     if "SSL" in reason or "Certificate" in reason:
-        return AwayError(
-            f"{without_user(host)} has a certificate that this machine does not trust: name its authority's file in SSL_CERT_FILE, "
+        return UnavailableError(
+            f"{redact_url(host)} has a certificate that this machine does not trust: name its authority's file in SSL_CERT_FILE, "
             "or correct the address's scheme."
         )
-    return AwayError(
-        f"Kubeflow Pipelines cannot be reached at {without_user(host)}: check --host, KFP_ENDPOINT or cluster.host, and, where "
+    return UnavailableError(
+        f"Kubeflow Pipelines cannot be reached at {redact_url(host)}: check --host, KFP_ENDPOINT or cluster.host, and, where "
         "`kubectl port-forward` leads there, that it still runs."
     )
 
@@ -98,7 +100,7 @@ def unanswered(error: Exception, host: str) -> AwayError:
 def no_api(host: str) -> PipelinesError:
     """From an answer that only a page for people, a login or another server would give."""
     return PipelinesError(
-        f"{without_user(host)} answers, but not as the API of Kubeflow Pipelines: correct the address (behind Kubeflow's dashboard "
+        f"{redact_url(host)} answers, but not as the API of Kubeflow Pipelines: correct the address (behind Kubeflow's dashboard "
         "it ends in /pipeline), and where a login stands before it, put a token into KFP_TOKEN."
     )
 
@@ -117,7 +119,7 @@ def check_clock(headers: Mapping[str, str], host: str) -> None:
     if abs(ahead) > CLOCK_SECONDS:
         raise PipelinesError(
             f"the clock of this machine is {abs(ahead) / 60:.0f} minutes {'ahead of' if ahead > 0 else 'behind'} that of "
-            f"{without_user(host)}: set the one that is wrong (`timedatectl set-ntp true`), for tokens and the store's "
+            f"{redact_url(host)}: set the one that is wrong (`timedatectl set-ntp true`), for tokens and the store's "
             "signatures are refused by it."
         )
 

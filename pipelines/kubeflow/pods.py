@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from components.core.errors import MistereError
-from components.core.s3_access import without_user
-from components.core.serving.kubernetes_api import KubernetesApi, connect
+from mistere.common.errors import MistereError
+from mistere.common.urls import redact_url
+from mistere.kubernetes.api import KubernetesApi, connect
 
 RUN_LABEL: Final = "pipeline/runid"
 _HELD_UP: Final = {
@@ -63,7 +63,7 @@ def _held_up(pod: dict[str, Any]) -> Iterator[str]:
     for one in [*unscheduled, *waiting]:
         reason = one.get("reason", "")
         if reason in _HELD_UP:
-            said = without_user(" ".join(one.get("message", "").split())).rstrip(".")[:_LONGEST]
+            said = redact_url(" ".join(one.get("message", "").split())).rstrip(".")[:_LONGEST]
             told = f" ({said})" if said else ""
             yield f"pod {pod['metadata']['name']} waits: {reason}{told}: {_HELD_UP[reason]}."
             return

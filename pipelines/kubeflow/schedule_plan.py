@@ -6,11 +6,11 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from components.core.config.whole import SECTIONS
-from components.core.manifests import canonical_digest
-from components.core.run_info import RunOrigin, write_origin
-from components.core.stage import RunContext
-from components.core.store import ObjectStore
+from mistere.artifacts.manifests import canonical_digest
+from mistere.artifacts.object_store import ObjectStore
+from mistere.config.loader import SECTIONS
+from mistere.engine.stage import RunContext
+from mistere.runs.run_info import RunOrigin, write_origin
 from pipelines.kubeflow.schedules import Schedule
 from pipelines.kubeflow.version import Version, content_of, uploaded
 

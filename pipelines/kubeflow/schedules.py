@@ -8,9 +8,9 @@ from typing import Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from components.core.config.base import Section
-from components.core.errors import UsageError
-from components.core.nearest import nearest
+from mistere.common.errors import UsageError
+from mistere.common.suggestions import did_you_mean
+from mistere.config.base import Section
 from pipelines.kubeflow.cron import check_cron
 
 
@@ -123,7 +123,7 @@ def _explain(error: ValidationError, path: Path, values: dict[str, object]) -> U
             owner = ScheduleData
     if first["type"] == "extra_forbidden":
         return UsageError(
-            f"{path}: {where}unknown key {location[-1]!r}{nearest(str(location[-1]), owner.model_fields)}"
+            f"{path}: {where}unknown key {location[-1]!r}{did_you_mean(str(location[-1]), owner.model_fields)}"
         )
     key = ".".join(map(str, location))
     return UsageError(f"{path}: {where}{key}{': ' if key else ''}{first['msg'].removeprefix('Value error, ')}.")

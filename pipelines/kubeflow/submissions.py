@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from components.core.errors import MistereError
-from components.core.outcome import read_outcome
-from components.core.store import ABSENT, ConflictError, MissingObjectError, ObjectStore
-from pipelines.kubeflow.failures import GoneError
+from mistere.artifacts.object_store import ABSENT, ConflictError, MissingObjectError, ObjectStore
+from mistere.common.errors import MistereError
+from mistere.runs.outcome import read_outcome
+from pipelines.kubeflow.failures import NotFoundError
 
 if TYPE_CHECKING:
     from pipelines.kubeflow.client import Pipelines
@@ -102,7 +102,7 @@ def standing(pipelines: Pipelines, store: ObjectStore, claim: Claim) -> Submissi
     else:
         try:
             run = pipelines.run(submission.kfp_run_id)
-        except GoneError:
+        except NotFoundError:
             return submission if read_outcome(store, submission.run_id).verdict != "failed" else None
     if run.state in _FAILED:
         return None

@@ -11,11 +11,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from components.core.errors import UsageError
-from components.core.images import IMAGES_LOCK
-from components.core.places import PROJECT_ROOT
-from components.core.source_digest import git_state
-from pipelines.commands.compile import compile_pipeline
+from mistere.common.code_digest import git_state
+from mistere.common.errors import UsageError
+from mistere.common.paths import PROJECT_ROOT
+from mistere.kubernetes.images import IMAGES_LOCK
+from pipelines.compile import compile_pipeline
 from pipelines.images import lock_text, source_hash
 
 if TYPE_CHECKING:

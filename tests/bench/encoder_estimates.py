@@ -22,7 +22,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from components.core.config.encoder import EncoderConfig
+from mistere.config.encoder import EncoderConfig
 from pipelines.profiles import load_profile
 
 TFLOPS = {"RTX 4090": 165.0, "A100": 312.0, "H100": 989.0}

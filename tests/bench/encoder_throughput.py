@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from components.core.config.encoder import EncoderConfig
-from components.core.encoders import family_of
-from components.core.encoders.utterance_encoder import UtteranceEncoder
-from components.core.errors import MistereError, UsageError
-from components.finetune_encoder.trainable import choose_trainable
+from components.finetune_encoder.training.trainable import choose_trainable
+from mistere.common.errors import MistereError, UsageError
+from mistere.config.encoder import EncoderConfig
+from mistere.model.encoders.families import family_of
+from mistere.model.encoders.utterance_encoder import UtteranceEncoder
 from pipelines.profiles import load_profile
 from tests.bench.encoder_estimates import MODELS, PROMPT_TOKENS, operations, positions, shape_of
 

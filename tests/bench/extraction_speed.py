@@ -27,18 +27,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from components.core.artifact_io import Opened
-from components.core.checkpoints import Checkpoints
-from components.core.data_source import pin
-from components.core.dataset import Split, Utterance, load_info, write_dataset
-from components.core.manifests import EncoderCheckpoint, UtteranceSet
-from components.core.progress import Progress
-from components.core.remote_data import RemoteData
-from components.core.source_digest import source_digest
-from components.core.stage import RunContext, Shard, Step
-from components.core.store import LocalStore
-from components.core.utterances import UtteranceReader
 from components.pull_data.run import describe
+from mistere.artifacts.checkpoints import Checkpoints
+from mistere.artifacts.io import ArtifactHandle
+from mistere.artifacts.manifests import EncoderCheckpoint, UtteranceSet
+from mistere.artifacts.object_store import LocalStore
+from mistere.common.code_digest import source_digest
+from mistere.common.progress import Progress
+from mistere.common.splits import Split
+from mistere.data.dataset import Utterance, load_info, write_dataset
+from mistere.data.dvc_remote import RemoteData
+from mistere.data.utterances import UtteranceReader
+from mistere.data.versions import pin
+from mistere.engine.stage import RunContext, Step, TaskShard
 from pipelines.profiles import load_profile
 
 MODALITIES = ("speech", "text")
@@ -74,9 +75,9 @@ def prepare(work: Path) -> None:
     """Datasets and encoders that all arms use."""
     import torch
 
-    from components.core.encoders import families
-    from components.core.encoders.sources import resolve_base
-    from components.core.encoders.utterance_encoder import UtteranceEncoder, save_tuned
+    from mistere.model.encoders.families import families
+    from mistere.model.encoders.sources import resolve_base
+    from mistere.model.encoders.utterance_encoder import UtteranceEncoder, save_tuned
 
     pinned = pin("data.dvc", "")
     sample = describe(pinned.remote, pinned.digest)
@@ -130,9 +131,9 @@ def arm(work: Path, name: str, dataset: str, modality: str, precision: str, cach
     import transformers.models.bert.modeling_bert
     import transformers.models.whisper.modeling_whisper  # noqa: F401
 
-    from components.core.config.encoder import ExtractionSettings
-    from components.core.encoders.embedding import Embedder
     from components.embed_shard.run import ShardConfig, run
+    from mistere.config.encoder import ExtractionSettings
+    from mistere.model.encoders.embedding import Embedder
 
     reference = UtteranceSet.model_validate_json((work / f"{dataset}.json").read_text())
     made = EncoderCheckpoint.model_validate_json((work / f"{modality}.json").read_text())
@@ -154,11 +155,11 @@ def arm(work: Path, name: str, dataset: str, modality: str, precision: str, cach
             run(
                 ShardConfig(extraction=extraction),
                 step,
-                Opened(Path(), reference),
-                Opened(work / modality, made),
+                ArtifactHandle(Path(), reference),
+                ArtifactHandle(work / modality, made),
                 Path(out),
                 modality,
-                Shard(0, 1),
+                TaskShard(0, 1),
             )  # type: ignore[arg-type]
     else:
         embedder = Embedder(

@@ -24,22 +24,22 @@ import torch
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments, set_seed
 
-from components.core.checkpoints import Checkpoints
-from components.core.data_source import pin
-from components.core.dataset import Utterance
-from components.core.encoders import families
-from components.core.encoders.inputs import encoder_input
-from components.core.encoders.sources import resolve_base
-from components.core.encoders.utterance_encoder import UtteranceEncoder
-from components.core.losses import focal_loss
-from components.core.manifests import UtteranceSet
-from components.core.progress import Progress
-from components.core.stage import RunContext, Step
-from components.core.store import LocalStore
-from components.core.utterances import UtteranceReader
 from components.finetune_encoder.fine_tuning import fine_tune
-from components.finetune_encoder.trainable import choose_trainable
+from components.finetune_encoder.training.trainable import choose_trainable
 from components.pull_data.run import describe
+from mistere.artifacts.checkpoints import Checkpoints
+from mistere.artifacts.manifests import UtteranceSet
+from mistere.artifacts.object_store import LocalStore
+from mistere.common.progress import Progress
+from mistere.data.dataset import Utterance
+from mistere.data.utterances import UtteranceReader
+from mistere.data.versions import pin
+from mistere.engine.stage import RunContext, Step
+from mistere.model.encoders.families import families
+from mistere.model.encoders.inputs import encoder_input
+from mistere.model.encoders.sources import resolve_base
+from mistere.model.encoders.utterance_encoder import UtteranceEncoder
+from mistere.model.losses import focal_loss
 from pipelines.profiles import load_profile
 
 

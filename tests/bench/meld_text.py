@@ -18,14 +18,15 @@ from pathlib import Path
 
 import numpy as np
 
-from components.core.corpora.meld import import_meld
-from components.core.dataset import SPLITS, read_utterances, shards_of
-from components.core.encoders import families
-from components.core.encoders.inputs import Transcript
-from components.core.encoders.sources import resolve_base
-from components.core.encoders.utterance_encoder import UtteranceEncoder
-from components.core.store import LocalStore
-from components.core.utterances import batches_by_length
+from mistere.artifacts.object_store import LocalStore
+from mistere.common.splits import SPLITS
+from mistere.corpora.importers.meld import import_meld
+from mistere.data.dataset import read_utterances, shards_of
+from mistere.data.utterances import batches_by_length
+from mistere.model.encoders.families import families
+from mistere.model.encoders.inputs import Transcript
+from mistere.model.encoders.sources import resolve_base
+from mistere.model.encoders.utterance_encoder import UtteranceEncoder
 from pipelines.profiles import load_profile
 
 SETTINGS = [
@@ -83,7 +84,7 @@ def main() -> None:
         embed(Path(sys.argv[1]), output / "embeddings")
     settings = [part for setting in SETTINGS for part in ("--set", setting)]
     command = [
-        sys.executable, "-m", "pipelines.cli", "train", "--embeddings", str(output / "embeddings"), "--seeds", "5",
+        sys.executable, "-m", "mistere", "train", "--embeddings", str(output / "embeddings"), "--seeds", "5",
         "--ablate", "context", "--output", str(output / "train"), *settings, *sys.argv[3:],
     ]  # fmt: skip
     raise SystemExit(subprocess.run(command, check=False).returncode)

@@ -33,12 +33,12 @@ import grpc
 import numpy as np
 from kserve import InferInput, InferRequest
 
-from components.core.audio import decode, encode_flac
-from components.core.dataset import Utterance
-from components.core.deployment import deployed_services, read_deployment
-from components.core.example_dialogue import read_example
-from components.core.inference import EmotionModel, load_bundle
-from components.core.store import LocalStore
+from mistere.artifacts.object_store import LocalStore
+from mistere.data.audio import decode, encode_flac
+from mistere.data.dataset import Utterance
+from mistere.model.inference import EmotionModel, load_bundle
+from mistere.serving.deployment import deployed_services, read_deployment
+from mistere.serving.example_dialogue import read_example
 from tests.bench.reference import mlserver_runtime
 
 CLIENTS = 16
@@ -77,7 +77,7 @@ class Running:
 @contextmanager
 def predictor(bundle: str, *options: str) -> Iterator[Running]:
     port, grpc_port = free_port(), free_port()
-    command = [sys.executable, "-m", "components.predictor", bundle, "--host", "127.0.0.1", "--http-port", str(port)]
+    command = [sys.executable, "-m", "mistere.predictor", bundle, "--host", "127.0.0.1", "--http-port", str(port)]
     command += ["--grpc-port", str(grpc_port), "--drain-seconds", "0", *options]
     with running(command, port, "/v2/health/ready") as process:
         yield Running(process, port, grpc_port)

@@ -25,11 +25,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from components.core.config.mixture import MixtureConfig
-from components.core.embeddings import EmbeddedDialogue, EmbeddedDialogues
-from components.core.moe.mixture import MixtureOfExperts
-from components.core.moe.prediction import make_batch
-from components.core.moe.training import MixtureTraining, dialogue_batches, uses_bf16
+from mistere.config.mixture import MixtureConfig
+from mistere.model.embeddings import EmbeddedDialogue, EmbeddedDialogues
+from mistere.model.mixture.mixture import MixtureOfExperts
+from mistere.model.mixture.prediction import make_batch
+from mistere.model.mixture.training import MixtureTraining, dialogue_batches, uses_bf16
 from tests.bench.reference.published_design import PublishedDesign, padded, step
 
 CLASSES = 6

@@ -23,13 +23,14 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from components.core.audio import decode
-from components.core.data_source import pin
-from components.core.dataset import SPLITS, Split, Utterance, load_info, shards_of, write_dataset
-from components.core.file_digest import digest_of
-from components.core.remote_data import RemoteData
-from components.core.utterances import UtteranceReader
 from components.pull_data.run import describe
+from mistere.common.file_digest import digest_of
+from mistere.common.splits import SPLITS, Split
+from mistere.data.audio import decode
+from mistere.data.dataset import Utterance, load_info, shards_of, write_dataset
+from mistere.data.dvc_remote import RemoteData
+from mistere.data.utterances import UtteranceReader
+from mistere.data.versions import pin
 
 UTTERANCES = 10_000
 FORMS = ("", "WAV", "FLAC")
@@ -71,12 +72,12 @@ def arm(folder: Path, store: str) -> None:
     import pandas  # noqa: F401
     import pyarrow.parquet  # noqa: F401
 
-    from components.core.config.validation import ValidationConfig
-    from components.core.store import LocalStore
-    from components.validate_data.facts import ShardFile
+    from components.validate_data.facts.shard import FactsCache
+    from components.validate_data.facts.tables import ShardFile
     from components.validate_data.run import write_report
-    from components.validate_data.shard_facts import FactsCache
     from components.validate_data.validation import Declared, validate
+    from mistere.artifacts.object_store import LocalStore
+    from mistere.config.validation import ValidationConfig
 
     info, config = load_info(folder / "dataset.yaml"), ValidationConfig()
     clock = time.perf_counter()

@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 import yaml
 
-from components.core.artifact_io import Opened, publish
-from components.core.config.deployment import DeploymentConfig
-from components.core.dataset import Utterance
-from components.core.deployment import Deployment
-from components.core.example_dialogue import Example, write_example
-from components.core.manifests import ModelBundle
-from components.core.serving import protocol
-from components.core.serving.cluster_deployment import ClusterDeployment
-from components.core.serving.cluster_release import on_cluster
-from components.core.serving.kubernetes_api import connect
-from components.core.store import LocalStore
+from mistere.artifacts.io import ArtifactHandle, publish
+from mistere.artifacts.manifests import ModelBundle
+from mistere.artifacts.object_store import LocalStore
+from mistere.config.deployment import DeploymentConfig
+from mistere.data.dataset import Utterance
+from mistere.kubernetes.api import connect
+from mistere.serving import protocol
+from mistere.serving.deployment import Deployment
+from mistere.serving.example_dialogue import Example, write_example
+from mistere.serving.kserve.cluster_release import on_cluster
+from mistere.serving.kserve.rollout import ClusterDeployment
 from tests.stand_ins.kserve_controller import Controller
 from tests.stand_ins.kubernetes_api import KubernetesApi
 from tests.stand_ins.kubernetes_server import KubernetesServer
@@ -57,7 +57,7 @@ class Cluster:
         path.write_text(yaml.safe_dump(content), encoding="utf-8")
         return path
 
-    def bundle(self, name: str, answers: list[list[float]] | None = None) -> Opened[ModelBundle]:
+    def bundle(self, name: str, answers: list[list[float]] | None = None) -> ArtifactHandle[ModelBundle]:
         """A bundle that holds an example dialogue; its pods answer what is expected, or ``answers``."""
         work = self.folder / f"bundle-{name}"
         work.mkdir()
@@ -78,18 +78,22 @@ class Cluster:
         store = LocalStore(self.folder / "store")
         published = publish(store, manifest, work)
         self.answers[published.digest] = answers or EXPECTED
-        return Opened(store.local_path(f"artifacts/ModelBundle/{published.digest}"), published)
+        return ArtifactHandle(store.local_path(f"artifacts/ModelBundle/{published.digest}"), published)
 
-    def deployment(self, bundle: Opened[ModelBundle], config: DeploymentConfig, image: str = IMAGE) -> Deployment:
+    def deployment(
+        self, bundle: ArtifactHandle[ModelBundle], config: DeploymentConfig, image: str = IMAGE
+    ) -> Deployment:
         digest = bundle.manifest.digest
         location = f"s3://models/mistere/artifacts/ModelBundle/{digest}"
         pointer = Deployment(service=config.service, bundle_location=location, bundle_digest=digest, model_version="1")
         return on_cluster(pointer, config, image)
 
-    def to(self, bundle: Opened[ModelBundle], config: DeploymentConfig, image: str = IMAGE) -> ClusterDeployment:
+    def to(
+        self, bundle: ArtifactHandle[ModelBundle], config: DeploymentConfig, image: str = IMAGE
+    ) -> ClusterDeployment:
         return ClusterDeployment(connect(), self.deployment(bundle, config, image), self.said.append)
 
-    def behave(self, bundle: Opened[ModelBundle], how: str, service: str = "") -> None:
+    def behave(self, bundle: ArtifactHandle[ModelBundle], how: str, service: str = "") -> None:
         name = bundle.manifest.digest[:12]
         self.controller.behaviours[f"{service}/{name}" if service else name] = how
 

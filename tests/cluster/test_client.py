@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from components.core.errors import ExitCode, MistereError, UsageError
+from mistere.common.errors import ExitCode, MistereError, UsageError
 from pipelines.kubeflow.client import Pipelines
-from pipelines.kubeflow.failures import AwayError, GoneError, PipelinesError, TakenError
-from tests.cluster.place import api, no_token
+from pipelines.kubeflow.failures import AlreadyExistsError, NotFoundError, PipelinesError, UnavailableError
+from tests.cluster.mounted_pod import api, no_token
 from tests.stand_ins.kfp_api import KfpApi, Trouble
 from tests.unit.conftest import free_port
 
@@ -40,20 +40,24 @@ def said(error: pytest.ExceptionInfo[MistereError]) -> str:
             "(401): it is missing or has expired, so put a fresh one into KFP_TOKEN",
         ),
         (Trouble("GET", "", 403), PipelinesError, "in namespace 'mistere' (403): set cluster.namespace"),
-        (Trouble("GET", "", 404), GoneError, "so it was deleted there"),
-        (Trouble("GET", "", 409), TakenError, "(409): rename or delete it"),
+        (Trouble("GET", "", 404), NotFoundError, "so it was deleted there"),
+        (Trouble("GET", "", 409), AlreadyExistsError, "(409): rename or delete it"),
         (Trouble("GET", "", 400), PipelinesError, "refused run abc (400: trouble on demand)"),
         (
             Trouble("GET", "", 400, body=DENIED, content_type="text/plain; charset=utf-8"),
             PipelinesError,
             "does not allow run abc in namespace 'mistere'",
         ),
-        (Trouble("GET", "", 500, times=9), AwayError, "(500: trouble on demand): try again later"),
-        (Trouble("GET", "", 503, times=9, body=HTML, content_type="text/html"), AwayError, "(503): try again later"),
+        (Trouble("GET", "", 500, times=9), UnavailableError, "(500: trouble on demand): try again later"),
+        (
+            Trouble("GET", "", 503, times=9, body=HTML, content_type="text/html"),
+            UnavailableError,
+            "(503): try again later",
+        ),
         (Trouble("GET", "", 404, body=HTML, content_type="text/html"), PipelinesError, "not as the API"),
         (Trouble("GET", "", 200, body=HTML, content_type="text/html"), PipelinesError, "not as the API"),
         (Trouble("GET", "", 200, body="[]", content_type="text/plain"), PipelinesError, "not as the API"),
-        (Trouble("GET", "", 200, times=9, seconds=0.5), AwayError, "did not answer in time"),
+        (Trouble("GET", "", 200, times=9, seconds=0.5), UnavailableError, "did not answer in time"),
     ],
 )
 def test_an_answer_that_is_none(api: KfpApi, trouble: Trouble, kind: type[MistereError], says: str) -> None:
@@ -75,29 +79,29 @@ def test_what_makes_something_is_not_sent_blindly_again(api: KfpApi) -> None:
     client(api.url).experiment("e")
     assert [method for method, _ in api.requests] == ["GET", "POST", "GET", "POST"]
     api.troubles = [Trouble("POST", "/experiments", 503, times=9)]
-    with pytest.raises(AwayError):
+    with pytest.raises(UnavailableError):
         client(api.url).experiment("another")
     assert sum(method == "POST" for method, _ in api.requests) == 4
 
 
 def test_nobody_there() -> None:
-    with pytest.raises(AwayError) as error:
+    with pytest.raises(UnavailableError) as error:
         client(f"http://127.0.0.1:{free_port()}").run("abc")
     assert "check --host, KFP_ENDPOINT or cluster.host" in said(error)
-    with pytest.raises(AwayError) as error:
+    with pytest.raises(UnavailableError) as error:
         client("http://kfp.invalid").run("abc")
     assert "cannot be reached" in said(error)
 
 
 def test_a_server_that_takes_the_connection_and_says_nothing() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        with pytest.raises(AwayError) as error:
+        with pytest.raises(UnavailableError) as error:
             client(f"http://127.0.0.1:{silent.getsockname()[1]}", patience=0.3).run("abc")
         assert "did not answer in time" in said(error)
 
 
 def test_a_wrong_scheme(api: KfpApi) -> None:
-    with pytest.raises(AwayError) as error:
+    with pytest.raises(UnavailableError) as error:
         client(api.url.replace("http", "https")).run("abc")
     assert "SSL_CERT_FILE" in said(error)
 
@@ -137,7 +141,7 @@ def test_a_clock_that_is_a_little_off_is_not(api: KfpApi) -> None:
 
 def test_a_deleted_version_is_told_from_one_that_is_there(api: KfpApi) -> None:
     pipelines = client(api.url)
-    with pytest.raises(GoneError, match="the same command makes it anew"):
+    with pytest.raises(NotFoundError, match="the same command makes it anew"):
         pipelines.version("gone", "v1")
     assert pipelines.version_by_id(pipelines.pipeline("p", "d"), "gone") is None
 

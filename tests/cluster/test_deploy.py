@@ -7,12 +7,12 @@ import time
 
 import pytest
 
-from components.core.config.deployment import DeploymentConfig
-from components.core.errors import MistereError
-from components.core.serving import cluster_deployment
-from components.core.serving.cluster_deployment import ClusterDeployment
-from components.core.serving.kubernetes_api import KubernetesApi, connect
-from components.core.serving.live_service import service_path
+from mistere.common.errors import MistereError
+from mistere.config.deployment import DeploymentConfig
+from mistere.kubernetes.api import KubernetesApi, connect
+from mistere.serving.kserve import rollout as cluster_deployment
+from mistere.serving.kserve.live_service import service_path
+from mistere.serving.kserve.rollout import ClusterDeployment
 from tests.cluster.conftest import Cluster
 from tests.cluster.observer import is_gone, settled_pods, watch_ready, watch_shares
 

@@ -13,14 +13,13 @@ from typing import Any
 
 import pytest
 
-from components.core.images import image
-from pipelines.commands.doctor import doctor
-from pipelines.doctor import (
+from mistere.kubernetes.images import image
+from pipelines.cli.commands.doctor import doctor
+from pipelines.cli.doctor.groups import (
     clock,
     cluster,
     credentials,
     dataset,
-    here,
     images,
     kubeflow,
     nodes,
@@ -28,8 +27,9 @@ from pipelines.doctor import (
     storage,
     tracking,
 )
-from pipelines.doctor.finding import Check, Finding, Subject, examine
-from pipelines.doctor.plan import Plan, make_plan
+from pipelines.cli.doctor.groups import local_machine as here
+from pipelines.cli.doctor.plan import Plan, make_plan
+from pipelines.cli.doctor.result import Check, CheckResult, Subject, examine
 from tests.stand_ins.doctor_cluster import KubernetesApi, PipelinesApi
 from tests.stand_ins.doctor_registry import Registry, TroubledS3
 from tests.stand_ins.http_server import HttpServer, Reply, running
@@ -73,7 +73,7 @@ def plan(profile: str = "sample", *settings: str, host: str = "", store: str = "
     return make_plan(profile, settings, host or None, store or None, tracking or None)
 
 
-def found(*subjects: Subject) -> dict[str, Finding]:
+def found(*subjects: Subject) -> dict[str, CheckResult]:
     findings = {name: finding for subject in subjects for name, finding in examine(subject)}
     for finding in findings.values():
         assert finding.sentence.endswith(".") and "\n" not in finding.sentence, finding
@@ -81,7 +81,7 @@ def found(*subjects: Subject) -> dict[str, Finding]:
     return findings
 
 
-def troubles(findings: dict[str, Finding]) -> dict[str, Finding]:
+def troubles(findings: dict[str, CheckResult]) -> dict[str, CheckResult]:
     return {name: finding for name, finding in findings.items() if finding.status != "ok"}
 
 
@@ -201,7 +201,7 @@ def test_a_token_that_is_not_accepted(
 
 
 def test_hosts_that_do_not_answer(pipelines_api: PipelinesApi, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.doctor.web.TIMEOUT_SECONDS", (0.3, 0.3))
+    monkeypatch.setattr("pipelines.cli.doctor.http_probe.TIMEOUT_SECONDS", (0.3, 0.3))
     pipelines_api.silent = True
     for host, says in (
         (pipelines_api.url, "did not answer in time"),
@@ -219,7 +219,7 @@ def test_hosts_that_do_not_answer(pipelines_api: PipelinesApi, monkeypatch: pyte
 # Kubernetes
 
 
-def cluster_findings(*settings: str, profile: str = "sample") -> dict[str, Finding]:
+def cluster_findings(*settings: str, profile: str = "sample") -> dict[str, CheckResult]:
     asked = cluster.Cluster(plan(profile, *settings))
     return found(cluster.subject(asked), *(module.subject(asked) for module in ON_CLUSTER))
 
@@ -462,7 +462,7 @@ def test_trouble_on_the_cluster(trouble: str, kubernetes_api: KubernetesApi) -> 
 def test_a_kubernetes_api_that_is_away_or_in_trouble(
     kubernetes_api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.doctor.web.TIMEOUT_SECONDS", (0.3, 0.3))
+    monkeypatch.setattr("pipelines.cli.doctor.http_probe.TIMEOUT_SECONDS", (0.3, 0.3))
     kubernetes_api.trouble = Reply(503, {"kind": "Status", "code": 503})
     for says in ("has trouble of its own (503)", "did not answer in time", "cannot be reached"):
         assert says in found(cluster.subject(cluster.Cluster(plan())))["the API"].sentence
@@ -503,7 +503,7 @@ def test_trainer_is_looked_at_where_a_section_wants_several_nodes(kubernetes_api
 def test_rights_of_the_steps_account(kubernetes_api: KubernetesApi) -> None:
     asked = cluster.Cluster(plan())
 
-    def look() -> Finding:
+    def look() -> CheckResult:
         verbs = ("get", "create", "patch")
         return asked.may("mistere-pipeline", verbs, "serving.kserve.io", "inferenceservices", "mistere")
 
@@ -558,7 +558,7 @@ def test_images_are_looked_up_in_their_registry(
         port = free_port() if state == "away" else registry.port
         name = f"127.0.0.1:{port}/team/mistere:src-1"
         monkeypatch.setattr(
-            "components.core.images._images", lambda: dict.fromkeys(("pipeline", "train", "predictor"), name)
+            "mistere.kubernetes.images._images", lambda: dict.fromkeys(("pipeline", "train", "predictor"), name)
         )
         finding = found(images.subject(cluster.Cluster(plan())))["train"]
     assert (finding.status, says in finding.sentence) == (status, True), finding
@@ -703,7 +703,7 @@ def test_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     on_cluster = found(here.subject(plan(host="https://kfp.example.org")))
     assert {findings["image lock"].status, on_cluster["image lock"].status} in ({"ok"}, {"note", "failed"})
     assert findings["Python"].status == findings["disk"].status == "ok"
-    monkeypatch.setattr("pipelines.doctor.here._DISK_BYTES", 2**70)
+    monkeypatch.setattr("pipelines.cli.doctor.groups.local_machine._DISK_BYTES", 2**70)
     assert found(here.subject(plan()))["disk"].status == "failed"
 
 

@@ -13,20 +13,20 @@ from typing import Any
 import kfp_server_api as models
 import pytest
 
-from components.core.errors import MistereError
-from components.core.store import LocalStore
+from mistere.artifacts.object_store import LocalStore
+from mistere.common.errors import MistereError
+from pipelines.cli.run_follower import follow, task_of
 from pipelines.kubeflow.client import Pipelines
-from pipelines.kubeflow.following import follow, task_of
 from pipelines.kubeflow.pods import RUN_LABEL, RunPods
 from tests.cluster.conftest import Cluster
-from tests.cluster.place import ClusterPlace, api, no_token, place, s3_endpoint, s3_store
+from tests.cluster.mounted_pod import MountedCluster, api, no_token, place, s3_endpoint, s3_store
 from tests.stand_ins.kfp_api import Trouble
 from tests.unit import recorded_runs
 
 __all__ = ["api", "no_token", "place", "s3_endpoint", "s3_store"]
 
 
-def ends(place: ClusterPlace, recorded: LocalStore, state: str, error: str = "") -> Callable[[Any], None]:
+def ends(place: MountedCluster, recorded: LocalStore, state: str, error: str = "") -> Callable[[Any], None]:
     """A cluster on which a run comes to what was recorded elsewhere, step by step."""
 
     def run_it(run: Any) -> None:
@@ -54,7 +54,7 @@ def ends(place: ClusterPlace, recorded: LocalStore, state: str, error: str = "")
     ],
 )
 def test_waiting_ends_as_the_run_does(
-    place: ClusterPlace,
+    place: MountedCluster,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     ending: str,
@@ -73,7 +73,7 @@ def test_waiting_ends_as_the_run_does(
         assert re.search(r"serve it .*mistere.* serve /.*/artifacts/ModelBundle/[0-9a-f]{64}\n", printed)
 
 
-def test_trouble_on_the_way_is_sat_out(place: ClusterPlace, tmp_path: Path) -> None:
+def test_trouble_on_the_way_is_sat_out(place: MountedCluster, tmp_path: Path) -> None:
     recorded = recorded_runs.held(tmp_path / "recorded").store
     place.api.on_start = ends(place, recorded, "SUCCEEDED")
     place.api.troubles = [Trouble("GET", "/runs/.+", 503, times=5)]
@@ -89,7 +89,7 @@ def test_trouble_on_the_way_is_sat_out(place: ClusterPlace, tmp_path: Path) -> N
     [(401, r"into KFP_TOKEN; run \S+ goes on, and the same command follows"), (404, "deleted there")],
 )
 def test_a_token_that_expires_and_a_run_that_is_deleted_end_the_waiting(
-    place: ClusterPlace, status: int, says: str
+    place: MountedCluster, status: int, says: str
 ) -> None:
     place.api.troubles = [Trouble("GET", "/runs/.+", status)]
     with pytest.raises(MistereError, match=says):
@@ -112,7 +112,7 @@ NO_IMAGE = {"state": {"waiting": {"reason": "ImagePullBackOff", "message": "Back
 
 
 def test_what_holds_up_a_pod_is_told_while_it_waits_and_at_the_end(
-    place: ClusterPlace, cluster: Cluster, capsys: pytest.CaptureFixture[str]
+    place: MountedCluster, cluster: Cluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run_it(run: Any) -> None:
         run.state = "RUNNING"
@@ -134,7 +134,7 @@ def test_what_holds_up_a_pod_is_told_while_it_waits_and_at_the_end(
 
 
 def test_pods_that_may_not_be_seen_are_followed_without(
-    place: ClusterPlace, capsys: pytest.CaptureFixture[str]
+    place: MountedCluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place.api.on_start = lambda run: setattr(run, "state", "FAILED")
     assert place.submit(wait=True) == 1
@@ -162,7 +162,7 @@ def test_what_a_pod_waits_for(cluster: Cluster, status: dict[str, Any], says: st
     assert re.search(says, "".join(told))
 
 
-def interrupting(place: ClusterPlace) -> Callable[[Any], None]:
+def interrupting(place: MountedCluster) -> Callable[[Any], None]:
     """A cluster on which a run goes on for ever, while somebody who watches it presses Ctrl-C here."""
 
     def run_it(run: Any) -> None:
@@ -175,7 +175,7 @@ def interrupting(place: ClusterPlace) -> Callable[[Any], None]:
     return run_it
 
 
-def test_an_interrupt_without_a_terminal_leaves_the_run_going(place: ClusterPlace) -> None:
+def test_an_interrupt_without_a_terminal_leaves_the_run_going(place: MountedCluster) -> None:
     place.api.on_start = interrupting(place)
     with pytest.raises(MistereError, match=r"goes on: the same command follows it again, and http.* stops it"):
         place.submit(wait=True)
@@ -186,7 +186,7 @@ def test_an_interrupt_without_a_terminal_leaves_the_run_going(place: ClusterPlac
     ("answer", "state", "says"), [("y", "CANCELING", "is being stopped"), ("", "RUNNING", "goes on")]
 )
 def test_an_interrupt_on_a_terminal_asks(
-    place: ClusterPlace, monkeypatch: pytest.MonkeyPatch, answer: str, state: str, says: str
+    place: MountedCluster, monkeypatch: pytest.MonkeyPatch, answer: str, state: str, says: str
 ) -> None:
     ours, theirs = os.openpty()
     os.write(ours, f"{answer}\n".encode())

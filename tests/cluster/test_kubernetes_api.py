@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-import components.core.serving.kubernetes_api as module
-from components.core.errors import MistereError, UsageError
-from components.core.serving.kubernetes_api import connect
-from components.core.serving.managed_fields import applied_by
+import mistere.kubernetes.api as module
+from mistere.common.errors import MistereError, UsageError
+from mistere.kubernetes.api import connect
+from mistere.kubernetes.managed_fields import applied_by
 from tests.cluster.conftest import Cluster
 from tests.stand_ins.kubernetes_server import Trouble
 

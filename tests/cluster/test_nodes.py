@@ -14,18 +14,19 @@ from typing import Any
 import pytest
 import yaml
 
-import components.core.serving.kubernetes_api as kubernetes_api
-from components.core.config.encoder import TextConfig
-from components.core.errors import MistereError, UsageError
-from components.core.images import image
-from components.core.places import PROJECT_ROOT
-from components.core.serving.kubernetes_api import connect
-from components.core.store import LocalStore, S3Store
-from components.finetune_encoder import node_pods, nodes
-from components.finetune_encoder.checkpointing import PreemptedError
-from components.finetune_encoder.nodes import check_nodes, train_on_nodes
-from components.finetune_encoder.train_job import train_job
-from components.report_run.leftovers import put_away
+import mistere.kubernetes.api as kubernetes_api
+from components.finetune_encoder.nodes import launch as nodes
+from components.finetune_encoder.nodes import pods as node_pods
+from components.finetune_encoder.nodes.launch import check_nodes, train_on_nodes
+from components.finetune_encoder.nodes.train_job import train_job
+from components.finetune_encoder.training.checkpointing import PreemptedError
+from components.report_run.cleanup import clean_up
+from mistere.artifacts.object_store import LocalStore, S3Store
+from mistere.common.errors import MistereError, UsageError
+from mistere.common.paths import PROJECT_ROOT
+from mistere.config.encoder import TextConfig
+from mistere.kubernetes.api import connect
+from mistere.kubernetes.images import image
 from tests.cluster.trainer import NAME, STEP_POD, TrainerCluster, step_inside, until, use_token
 from tests.serving.test_inference_service import LOADER
 from tests.stand_ins.kubernetes_server import Trouble
@@ -260,9 +261,9 @@ def test_what_a_step_left_is_deleted_by_the_exit_handler(cluster: TrainerCluster
     other = {**left, "metadata": {**left["metadata"], "name": "another-run-s", "ownerReferences": []}}
     for one in (left, other):
         cluster.api.write("trainjobs", one)
-    put_away(cluster.step(), {"speech": {"num_nodes": 1}, "text": None})
+    clean_up(cluster.step(), {"speech": {"num_nodes": 1}, "text": None})
     assert len(cluster.api.all("trainjobs")) == 2 and cluster.ears.notes == []
-    put_away(cluster.step(), {"text": {"num_nodes": 2}})
+    clean_up(cluster.step(), {"text": {"num_nodes": 2}})
     staying = [one for one in cluster.api.all("trainjobs") if "deletionTimestamp" not in one["metadata"]]
     assert [one["metadata"]["name"] for one in staying] == ["another-run-s"]
     assert cluster.ears.notes == [f"TrainJob {NAME} was still there and is deleted."]

@@ -13,20 +13,20 @@ from typing import Any
 
 import pytest
 
-from components.core.artifact_io import Opened, open_artifact, publish
-from components.core.champion import NO_CHAMPION, read_champion
-from components.core.checkpoints import Checkpoints
-from components.core.config.deployment import DeploymentConfig
-from components.core.deployment import read_deployment
-from components.core.errors import UsageError
-from components.core.lineage import Lineage, write_lineage
-from components.core.manifests import EvaluationReport, ModelBundle
-from components.core.progress import Progress
-from components.core.serving.cluster_deployment import ClusterDeployment
-from components.core.serving.cluster_release import on_cluster
-from components.core.serving.kubernetes_api import KubernetesApi
-from components.core.stage import RunContext, Step
-from components.core.store import LocalStore, ObjectStore, S3Store
+from mistere.artifacts.checkpoints import Checkpoints
+from mistere.artifacts.io import ArtifactHandle, open_artifact, publish
+from mistere.artifacts.manifests import EvaluationReport, ModelBundle
+from mistere.artifacts.object_store import LocalStore, ObjectStore, S3Store
+from mistere.common.errors import UsageError
+from mistere.common.progress import Progress
+from mistere.config.deployment import DeploymentConfig
+from mistere.engine.stage import RunContext, Step
+from mistere.kubernetes.api import KubernetesApi
+from mistere.registry.champion import NO_CHAMPION, read_champion
+from mistere.registry.lineage import Lineage, write_lineage
+from mistere.serving.deployment import read_deployment
+from mistere.serving.kserve.cluster_release import on_cluster
+from mistere.serving.kserve.rollout import ClusterDeployment
 from tests.cluster.conftest import Cluster
 from tests.unit.conftest import s3_endpoint
 
@@ -89,13 +89,13 @@ def cluster(make_cluster: Callable[..., Cluster], s3: S3Store, s3_endpoint: str,
     yield make_cluster(lambda container, address: Container(container, address, secrets, tmp_path / "pods"))
 
 
-def release_candidate(folder: Path, store: ObjectStore, **mixture: Any) -> Opened[ModelBundle]:
+def release_candidate(folder: Path, store: ObjectStore, **mixture: Any) -> ArtifactHandle[ModelBundle]:
     """A small real bundle with its example in the S3 store, its base weights too."""
     import numpy as np
 
-    from components.core.dataset import Utterance
-    from components.core.example_dialogue import Example, write_example
-    from components.core.inference import load_bundle
+    from mistere.data.dataset import Utterance
+    from mistere.model.inference import load_bundle
+    from mistere.serving.example_dialogue import Example, write_example
     from tests.serving.conftest import make_bundle
 
     location = Path(make_bundle(folder, ("text",), **mixture))
@@ -111,7 +111,7 @@ def release_candidate(folder: Path, store: ObjectStore, **mixture: Any) -> Opene
     return open_artifact(store, ModelBundle, publish(store, manifest, work).digest)
 
 
-def register(tracking_uri: str, store: ObjectStore, bundle: Opened[ModelBundle]) -> str:
+def register(tracking_uri: str, store: ObjectStore, bundle: ArtifactHandle[ModelBundle]) -> str:
     """A version of the registry, with what made it."""
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
@@ -152,19 +152,21 @@ def test_a_run_deploys_and_people_promote_and_roll_back(
     from kubernetes.client import Configuration
 
     from components.deploy_model.run import run
-    from pipelines.commands.promote import promote, rollback
-    from pipelines.registry_place import RegistryPlace
+    from pipelines.cli.commands.promote import promote, rollback
+    from pipelines.cli.registry_location import RegistryLocation
 
     tracking = f"sqlite:///{tmp_path / 'mlflow.db'}"
     first = release_candidate(tmp_path / "one", s3)
     second = release_candidate(tmp_path / "two", s3, context_mode="causal")
     assert first.manifest.digest != second.manifest.digest
     versions = [register(tracking, s3, bundle) for bundle in (first, second)]
-    report = Opened(
+    report = ArtifactHandle(
         tmp_path, EvaluationReport.model_construct(kind="EvaluationReport", digest="e" * 64, inputs={}, files={})
     )
 
-    def deploy(bundle: Opened[ModelBundle], version: str, champion: str, config: DeploymentConfig = CONFIG) -> Any:
+    def deploy(
+        bundle: ArtifactHandle[ModelBundle], version: str, champion: str, config: DeploymentConfig = CONFIG
+    ) -> Any:
         context = RunContext(run_id=f"run-{version}", store=s3.uri, tracking_uri=tracking)
         checkpoints = Checkpoints(s3, "deploy_model", "key")
         step = Step("deploy_model", "key", context, s3, Progress("deploy_model"), checkpoints)
@@ -179,7 +181,7 @@ def test_a_run_deploys_and_people_promote_and_roll_back(
     assert cluster.served() == read_champion(s3).digest == second.manifest.digest
     assert read_deployment(s3, "mistere").mode == "standard"
 
-    place = RegistryPlace(s3, tracking)
+    place = RegistryLocation(s3, tracking)
     rollback(place, "")
     assert cluster.served() == read_champion(s3).digest == first.manifest.digest
     assert "It answers at http" in " ".join(capsys.readouterr().out.split())

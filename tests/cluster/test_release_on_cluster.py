@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 
-from components.core import release as module
-from components.core.artifact_io import Opened
-from components.core.champion import Champion, read_champion
-from components.core.config.deployment import DeploymentConfig
-from components.core.deployment import Deployment, NotTakenBackError, read_deployment
-from components.core.errors import MistereError
-from components.core.manifests import ModelBundle
-from components.core.promotion_log import read_log
-from components.core.release import Journal, is_released, open_release, recover, recover_patiently, release
-from components.core.serving import kubernetes_api
-from components.core.serving.cluster_release import Rolling
-from components.core.serving.live_service import service_path
-from components.core.store import ConflictError, LocalStore
+from mistere.artifacts.io import ArtifactHandle
+from mistere.artifacts.manifests import ModelBundle
+from mistere.artifacts.object_store import ConflictError, LocalStore
+from mistere.common.errors import MistereError
+from mistere.config.deployment import DeploymentConfig
+from mistere.kubernetes import api as kubernetes_api
+from mistere.registry import release as module
+from mistere.registry.champion import Champion, read_champion
+from mistere.registry.promotion_log import read_log
+from mistere.registry.release import Journal, is_released, open_release, recover, recover_patiently, release
+from mistere.serving.deployment import Deployment, NotTakenBackError, read_deployment
+from mistere.serving.kserve.cluster_release import Rolling
+from mistere.serving.kserve.live_service import service_path
 from tests.cluster.conftest import Cluster
 from tests.stand_ins.kubernetes_server import Trouble
 
@@ -37,7 +37,7 @@ def mirror(_: Champion) -> None:
     """A registry that takes everything."""
 
 
-def champion(bundle: Opened[ModelBundle]) -> Champion:
+def champion(bundle: ArtifactHandle[ModelBundle]) -> Champion:
     return Champion(
         bundle_digest=bundle.manifest.digest,
         evaluation_digest="e" * 64,
@@ -48,7 +48,7 @@ def champion(bundle: Opened[ModelBundle]) -> Champion:
     )
 
 
-def go(cluster: Cluster, store: LocalStore, bundle: Opened[ModelBundle], aliases: Any = mirror) -> Rolling:
+def go(cluster: Cluster, store: LocalStore, bundle: ArtifactHandle[ModelBundle], aliases: Any = mirror) -> Rolling:
     rolling = Rolling(cluster.to(bundle, CONFIG), bundle)
     deployment = cluster.deployment(bundle, CONFIG)
     release(store, aliases, read_champion(store), champion(bundle), deployment, "deploy", "why", "who", rolling)

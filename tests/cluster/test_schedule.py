@@ -10,25 +10,25 @@ from typing import Any
 import pytest
 import yaml
 
-from components.core.data_source import pin
-from components.core.errors import ArtifactError, ExitCode, UsageError
-from components.core.latest_data import LATEST_KEY, LatestData, move_latest, read_latest
-from components.core.outcome import read_outcome, read_run_info, report_key
-from components.core.places import PROJECT_ROOT
-from components.core.run_info import RunOrigin, write_origin
-from components.core.stage import RunContext, job_context
-from components.core.steps import execute
-from components.core.store import LocalStore
 from components.resolve_inputs.run import STAGE
-from pipelines.commands.publish import publish
-from pipelines.commands.schedule import apply, diff
+from mistere.artifacts.object_store import LocalStore
+from mistere.common.errors import ArtifactError, ExitCode, UsageError
+from mistere.common.paths import PROJECT_ROOT
+from mistere.data.latest import LATEST_KEY, LatestData, move_latest, read_latest
+from mistere.data.versions import pin
+from mistere.engine.execution import execute
+from mistere.engine.stage import RunContext, job_context
+from mistere.runs.outcome import read_outcome, read_run_info, report_key
+from mistere.runs.run_info import RunOrigin, write_origin
+from pipelines.cli.commands.publish import publish
+from pipelines.cli.commands.schedule import apply, diff
 from pipelines.kubeflow.cron import check_cron
-from pipelines.kubeflow.failures import AwayError
+from pipelines.kubeflow.failures import UnavailableError
 from pipelines.kubeflow.schedule_plan import MARK
 from pipelines.kubeflow.schedules import read_schedules
-from pipelines.local_run import start
+from pipelines.local_runner import start
 from pipelines.profiles import load_profile, pipeline_arguments
-from tests.cluster.place import ClusterPlace, api, no_token, place, s3_endpoint, s3_store
+from tests.cluster.mounted_pod import MountedCluster, api, no_token, place, s3_endpoint, s3_store
 from tests.local.workshop import make_dataset, rows
 from tests.stand_ins.kfp_api import Trouble
 
@@ -39,7 +39,7 @@ FILE = PROJECT_ROOT / "pipelines" / "schedules.yaml"
 class Schedules:
     """A file of schedules, and the commands on it."""
 
-    def __init__(self, place: ClusterPlace, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def __init__(self, place: MountedCluster, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.place, self.capsys, self.file = place, capsys, folder / "schedules.yaml"
         pinned = {"policy": "pinned", "source": str(place.data)}
         self.nightly: dict[str, Any] = {"name": "nightly", "cron": "0 0 2 * * *", "data": pinned}
@@ -61,7 +61,7 @@ class Schedules:
 
 
 @pytest.fixture
-def schedules(place: ClusterPlace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Schedules:
+def schedules(place: MountedCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Schedules:
     return Schedules(place, tmp_path, capsys)
 
 
@@ -145,7 +145,7 @@ def test_an_apply_that_was_cut_off_is_mended_by_the_next(schedules: Schedules) -
     schedules.apply()
     schedules.write({**schedules.nightly, "cron": "0 0 4 * * *"})
     schedules.place.api.troubles = [Trouble("DELETE", "", 503, times=9)]
-    with pytest.raises(AwayError):
+    with pytest.raises(UnavailableError):
         schedules.apply()
     schedules.place.api.troubles = [Trouble("POST", "recurringruns$", 504, done=True)]
     schedules.capsys.readouterr()
@@ -162,7 +162,7 @@ def test_a_schedule_that_could_not_be_made_anew_is_still_there(schedules: Schedu
     schedules.apply()
     schedules.write({**schedules.nightly, "cron": "0 0 4 * * *"})
     schedules.place.api.troubles = [Trouble("POST", "recurringruns$", 503, times=9)]
-    with pytest.raises(AwayError):
+    with pytest.raises(UnavailableError):
         schedules.apply()
     assert [one.trigger["cron_schedule"]["cron"] for one in schedules.place.api.schedules.values()] == ["0 0 2 * * *"]
     schedules.place.api.troubles.clear()
@@ -194,7 +194,7 @@ def test_a_run_of_a_schedule_has_an_id_of_its_own_and_takes_the_latest_data(sche
         assert not parameters["run"]["data_digest"] and not parameters["run"]["data_remote"]
         context = job_context(parameters["run"], run.run_id)
         assert context == job_context(parameters["run"], run.run_id)
-        values = execute(STAGE, context, parameters["data"], world={"data_digest": context["data_digest"]})
+        values = execute(STAGE, context, parameters["data"], external_inputs={"data_digest": context["data_digest"]})
         latest = read_latest(place.store).latest
         assert latest and (values["data_digest"], values["data_remote"]) == (latest.digest, latest.remote)
         info = read_run_info(place.store, context["run_id"])
@@ -205,10 +205,10 @@ def test_a_run_of_a_schedule_has_an_id_of_its_own_and_takes_the_latest_data(sche
     assert place.store.exists(f"runs/{contexts[0]['run_id']}/stages/resolve_inputs.json")
     place.store.delete("schedules")
     with pytest.raises(ArtifactError, match="mistere schedule apply"):
-        execute(STAGE, contexts[0], {}, world={"data_digest": ""})
+        execute(STAGE, contexts[0], {}, external_inputs={"data_digest": ""})
     place.store.delete_object(LATEST_KEY)
     with pytest.raises(UsageError, match="no data has been published"):
-        execute(STAGE, contexts[1], {}, world={"data_digest": ""})
+        execute(STAGE, contexts[1], {}, external_inputs={"data_digest": ""})
 
 
 @pytest.mark.long
@@ -237,7 +237,7 @@ def test_a_context_without_a_schedule_stays_and_one_without_a_job_is_refused() -
         job_context({**context, "schedule": "nightly/0123"}, "{{$.pipeline_job_uuid}}")
 
 
-def test_publishing_moves_a_pointer(place: ClusterPlace, capsys: pytest.CaptureFixture[str]) -> None:
+def test_publishing_moves_a_pointer(place: MountedCluster, capsys: pytest.CaptureFixture[str]) -> None:
     for words in ("is the latest data (", "is the latest data already ("):
         publish(str(place.data), "tiny", [], place.store.uri)
         assert words in capsys.readouterr().out

@@ -12,13 +12,23 @@ from typing import Any
 
 import pytest
 
-from components.core.errors import DataError, MistereError, UsageError
-from components.core.store import S3Store
-from pipelines.commands.submit import submit
-from pipelines.kubeflow.failures import AwayError, PipelinesError
+from mistere.artifacts.object_store import S3Store
+from mistere.common.errors import DataError, MistereError, UsageError
+from pipelines.cli.commands.submit import submit
+from pipelines.kubeflow.failures import PipelinesError, UnavailableError
 from pipelines.kubeflow.submissions import AT_WORK_SECONDS, Submission, read_claim
 from pipelines.kubeflow.version import content_of
-from tests.cluster.place import REMOTE, TRACKING, ClusterPlace, api, dvc_project, no_token, place, s3_endpoint, s3_store
+from tests.cluster.mounted_pod import (
+    REMOTE,
+    TRACKING,
+    MountedCluster,
+    api,
+    dvc_project,
+    no_token,
+    place,
+    s3_endpoint,
+    s3_store,
+)
 from tests.local.workshop import committed_tree, mistere
 from tests.stand_ins.kfp_api import KfpApi, Trouble
 
@@ -36,7 +46,7 @@ def record(store: S3Store) -> tuple[str, dict[str, Any]]:
 
 
 def test_the_first_submit_uploads_a_version_and_starts_a_run(
-    place: ClusterPlace, capsys: pytest.CaptureFixture[str]
+    place: MountedCluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert place.submit("gate.min_weighted_f1=0.5", "cluster.namespace=speech", "cluster.service_account=trainer") == 0
     assert len(place.api.requests) <= 10, place.api.requests
@@ -61,7 +71,7 @@ def test_the_first_submit_uploads_a_version_and_starts_a_run(
 
 
 def test_the_same_again_is_found_and_something_else_is_not(
-    place: ClusterPlace, capsys: pytest.CaptureFixture[str]
+    place: MountedCluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place.submit()
     first = only_run(place.api)
@@ -77,7 +87,7 @@ def test_the_same_again_is_found_and_something_else_is_not(
     assert len(place.api.pipelines) == len(place.api.experiments) == 1
 
 
-def test_after_a_run_that_failed_or_was_stopped_the_same_runs_again(place: ClusterPlace) -> None:
+def test_after_a_run_that_failed_or_was_stopped_the_same_runs_again(place: MountedCluster) -> None:
     place.submit()
     for number, state in enumerate(["FAILED", "CANCELED"], 1):
         *_, last = place.api.runs.values()
@@ -87,7 +97,7 @@ def test_after_a_run_that_failed_or_was_stopped_the_same_runs_again(place: Clust
         assert len(place.api.runs) == number + 1 and len(place.api.versions) == 1
 
 
-def test_a_run_that_was_deleted_counts_by_what_it_came_to(place: ClusterPlace) -> None:
+def test_a_run_that_was_deleted_counts_by_what_it_came_to(place: MountedCluster) -> None:
     place.submit()
     place.api.runs.clear()
     place.submit()
@@ -101,7 +111,7 @@ def test_a_run_that_was_deleted_counts_by_what_it_came_to(place: ClusterPlace) -
     assert not place.api.runs
 
 
-def test_a_submit_that_was_cut_off_is_found_waited_for_or_taken_over(place: ClusterPlace) -> None:
+def test_a_submit_that_was_cut_off_is_found_waited_for_or_taken_over(place: MountedCluster) -> None:
     place.submit()
     key, whole = record(place.store)
     cut_off = {**whole, "kfp_run_id": ""}
@@ -120,7 +130,7 @@ def test_a_submit_that_was_cut_off_is_found_waited_for_or_taken_over(place: Clus
     assert len(place.api.runs) == 2
 
 
-def test_a_lost_answer_starts_no_second_run_and_a_taken_name_is_reused(place: ClusterPlace) -> None:
+def test_a_lost_answer_starts_no_second_run_and_a_taken_name_is_reused(place: MountedCluster) -> None:
     place.api.troubles = [
         Trouble("POST", "/pipelines$", status=503, done=True),
         Trouble("POST", "/upload_version$", status=500, done=True),
@@ -134,7 +144,7 @@ def test_a_lost_answer_starts_no_second_run_and_a_taken_name_is_reused(place: Cl
     assert record(place.store)[1]["kfp_run_id"] == only_run(place.api).run_id
 
 
-def test_a_version_of_the_same_name_with_another_content_stays(place: ClusterPlace) -> None:
+def test_a_version_of_the_same_name_with_another_content_stays(place: MountedCluster) -> None:
     place.submit()
     place.submit("cluster.steps.train_moe.memory=8Gi")
     first, second = place.api.versions.values()
@@ -143,7 +153,7 @@ def test_a_version_of_the_same_name_with_another_content_stays(place: ClusterPla
     assert len(place.api.versions) == 2 and len(place.api.runs) == 3
 
 
-def test_what_the_server_refuses_leaves_no_record(place: ClusterPlace) -> None:
+def test_what_the_server_refuses_leaves_no_record(place: MountedCluster) -> None:
     place.api.forbidden = {"mistere"}
     with pytest.raises(
         PipelinesError, match=r"does not allow .* in namespace 'mistere' \(403\): set cluster.namespace"
@@ -152,7 +162,7 @@ def test_what_the_server_refuses_leaves_no_record(place: ClusterPlace) -> None:
     assert not list(place.store.keys("submissions"))
     place.api.forbidden = set()
     place.api.troubles = [Trouble("POST", "/runs$", times=2)]
-    with pytest.raises(AwayError, match="trouble of its own"):
+    with pytest.raises(UnavailableError, match="trouble of its own"):
         place.submit()
     assert record(place.store)[1]["kfp_run_id"] == ""
     place.submit(force=True)
@@ -164,13 +174,13 @@ def test_what_the_server_refuses_leaves_no_record(place: ClusterPlace) -> None:
     assert record(place.store)[1] == kept
 
 
-def test_a_server_for_one_user_alone(place: ClusterPlace) -> None:
+def test_a_server_for_one_user_alone(place: MountedCluster) -> None:
     place.api.multi_user = False
     place.submit()
     assert {experiment.namespace for experiment in place.api.experiments.values()} == {""}
 
 
-def test_two_submits_at_once_start_one_run(place: ClusterPlace) -> None:
+def test_two_submits_at_once_start_one_run(place: MountedCluster) -> None:
     other = Submission(
         run_id="other", version="v", commit="", profile="tiny", data_digest="d", namespace="mistere", submitted_at=1.0
     )
@@ -207,7 +217,7 @@ def test_a_place_that_no_pod_reaches_is_refused(options: dict[str, str], says: s
     assert says in str(error.value) and "\n" not in str(error.value) and "hunter2" not in str(error.value)
 
 
-def test_data_that_no_pod_could_pull_is_refused(place: ClusterPlace, tmp_path: Path) -> None:
+def test_data_that_no_pod_could_pull_is_refused(place: MountedCluster, tmp_path: Path) -> None:
     digest = "0" * 32 + ".dir"
     place_options = {**place.options, "allow_dirty": True}
     local = dvc_project(tmp_path / "local", str(tmp_path / "remote"), digest)
@@ -232,13 +242,16 @@ def test_a_dirty_tree_and_one_with_other_images_are_refused(tmp_path: Path) -> N
     (tree / "README.md").write_text("Changed.\n")
     assert "commit them, or take the models for a trial with --allow-dirty" in asked(tree, allow_dirty=False)
     assert "-dirty" in asked(tree, allow_dirty=True)
-    with (tree / "components" / "core" / "places.py").open("a") as file:
-        file.write("# changed\n")
+    with (tree / "mistere" / "common" / "paths.py").open("a") as file:
+        file.write("# a comment changes no image\n")
+    assert "-dirty" in asked(tree, allow_dirty=True)
+    with (tree / "mistere" / "common" / "paths.py").open("a") as file:
+        file.write("CHANGED = 1\n")
     assert "names images that are not built from this tree" in asked(tree, allow_dirty=True)
 
 
 @pytest.mark.long
-def test_the_command_from_a_clean_tree(place: ClusterPlace, tmp_path: Path) -> None:
+def test_the_command_from_a_clean_tree(place: MountedCluster, tmp_path: Path) -> None:
     tree = committed_tree(tmp_path / "tree")
     options = ["submit", "--profile", "tiny", "--data", str(place.data)]
     options += [part for name, value in place.options.items() for part in (f"--{name}", value)]

@@ -8,12 +8,12 @@ import jsonschema
 import pytest
 import yaml
 
-from components.core.config.base import Toleration
-from components.core.config.encoder import NodeSettings, TextConfig
-from components.core.places import PROJECT_ROOT
-from components.core.secrets import STORAGE_KEYS
-from components.core.source_digest import closure
-from components.finetune_encoder.train_job import train_job, train_job_name
+from components.finetune_encoder.nodes.train_job import train_job, train_job_name
+from mistere.common.code_digest import closure
+from mistere.common.paths import PROJECT_ROOT
+from mistere.config.base import Toleration
+from mistere.config.encoder import NodeSettings, TextConfig
+from mistere.kubernetes.secret_keys import STORAGE_KEYS
 from tests.cluster.trainer import KEY, NAME, STEP_POD
 from tests.manifests.pod_security import broken_rules
 from tests.serving.test_inference_service import LOADER, strict
@@ -95,5 +95,5 @@ def test_how_nodes_are_asked_changes_no_key() -> None:
     assert one.keyed() == other.keyed() and "num_nodes" in one.keyed()
     assert not {"num_nodes", "nodes"} & set(one.for_checkpoint())
     modules = closure("components.finetune_encoder.run")
-    assert "components.finetune_encoder.worker" in modules
-    assert "components.core.serving.kubernetes_api" not in modules
+    assert "components.finetune_encoder.processes.worker" in modules
+    assert "mistere.kubernetes.api" not in modules

@@ -18,16 +18,16 @@ import psutil
 import pytest
 from safetensors.numpy import load_file
 
-import components.core.serving.kubernetes_api as kubernetes_api
-from components.core.checkpoints import Checkpoints
-from components.core.config.encoder import TextConfig
-from components.core.data_source import pin
-from components.core.manifests import EncoderCheckpoint, UtteranceSet
-from components.core.places import PROJECT_ROOT
-from components.core.stage import RunContext, Step
-from components.core.store import LocalStore, ObjectStore, S3Store
-from components.finetune_encoder import nodes
+import mistere.kubernetes.api as kubernetes_api
+from components.finetune_encoder.nodes import launch as nodes
 from components.pull_data.run import describe
+from mistere.artifacts.checkpoints import Checkpoints
+from mistere.artifacts.manifests import EncoderCheckpoint, UtteranceSet
+from mistere.artifacts.object_store import LocalStore, ObjectStore, S3Store
+from mistere.common.paths import PROJECT_ROOT
+from mistere.config.encoder import TextConfig
+from mistere.data.versions import pin
+from mistere.engine.stage import RunContext, Step
 from tests.cluster.trainer import KEY, TrainerCluster, environment_of, step_inside, until
 from tests.local.workshop import make_dataset, rows
 from tests.stand_ins.trainer_controller import TrainerController

@@ -18,13 +18,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from components.core.checkpoints import Checkpoints
-from components.core.config.encoder import TextConfig
-from components.core.progress import Progress
-from components.core.secrets import STORAGE_KEYS
-from components.core.stage import RunContext, Step
-from components.core.store import ObjectStore
-from components.finetune_encoder.training import TrainingJob
+from components.finetune_encoder.training.trainer import TrainingJob
+from mistere.artifacts.checkpoints import Checkpoints
+from mistere.artifacts.object_store import ObjectStore
+from mistere.common.progress import Progress
+from mistere.config.encoder import TextConfig
+from mistere.engine.stage import RunContext, Step
+from mistere.kubernetes.secret_keys import STORAGE_KEYS
 from tests.stand_ins.kubernetes_api import KubernetesApi
 from tests.stand_ins.kubernetes_server import KubernetesServer
 from tests.stand_ins.trainer_controller import TrainerController

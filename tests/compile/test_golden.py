@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from components.core.images import IMAGES_LOCK
-from pipelines.commands.compile import compile_pipeline
+from mistere.kubernetes.images import IMAGES_LOCK
+from pipelines.compile import compile_pipeline
 from pipelines.images import lock_text
 
 GOLDEN = Path(__file__).resolve().parents[2] / "pipelines" / "retraining.yaml"

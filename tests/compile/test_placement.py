@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from components.core.config.cluster import STEPS, ClusterConfig
-from components.core.errors import UsageError
-from components.core.secrets import STORAGE_KEYS, TRACKING_KEYS, WEBHOOK_KEYS
-from pipelines.commands.compile import compile_pipeline
+from mistere.common.errors import UsageError
+from mistere.config.cluster import STEPS, ClusterConfig
+from mistere.kubernetes.secret_keys import STORAGE_KEYS, TRACKING_KEYS, WEBHOOK_KEYS
+from pipelines.compile import compile_pipeline
 from pipelines.profiles import load_profile
 
 GIB = 2**30

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from components.core.errors import MistereError
-from components.core.processes import die_with_parent
+from mistere.common.errors import MistereError
+from mistere.common.parent_death import die_with_parent
 from tests.local.servers import free_port
 
 USER: Final = "10001:10001"

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from components.core.errors import MistereError
-from components.core.processes import die_with_parent
+from mistere.common.errors import MistereError
+from mistere.common.parent_death import die_with_parent
 from tests.local.servers import free_port
 
 PROGRAMS = ("ceph-mon", "ceph-osd", "radosgw", "radosgw-admin", "ceph", "monmaptool")

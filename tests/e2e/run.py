@@ -23,21 +23,21 @@ from pathlib import Path
 
 import numpy as np
 
-from components.core.artifact_io import open_artifact
-from components.core.champion import read_champion
-from components.core.config.whole import Config
-from components.core.deployment import read_deployment
-from components.core.errors import ExitCode, MistereError
-from components.core.example_dialogue import read_example
-from components.core.images import IMAGES_LOCK, ROLES, image
-from components.core.manifests import ModelBundle
-from components.core.outcome import Outcome, read_outcome
-from components.core.places import PROJECT_ROOT
-from components.core.registry import find_version
-from components.core.serving.client import DialogueClient, EndpointError
-from components.core.source_digest import git_state
-from components.core.stage import RunContext
-from components.core.store import open_store
+from mistere.artifacts.io import open_artifact
+from mistere.artifacts.manifests import ModelBundle
+from mistere.artifacts.object_store import open_store
+from mistere.common.code_digest import git_state
+from mistere.common.errors import ExitCode, MistereError
+from mistere.common.paths import PROJECT_ROOT
+from mistere.config.loader import Config
+from mistere.engine.stage import RunContext
+from mistere.kubernetes.images import IMAGES_LOCK, ROLES, image
+from mistere.registry.champion import read_champion
+from mistere.registry.model_registry import find_version
+from mistere.runs.outcome import Outcome, read_outcome
+from mistere.serving.client import DialogueClient, EndpointError
+from mistere.serving.deployment import read_deployment
+from mistere.serving.example_dialogue import read_example
 from pipelines.images import lock_text
 from pipelines.profiles import load_profile, pipeline_arguments
 from tests.e2e import object_store

@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from components.core.processes import die_with_parent
+from mistere.common.parent_death import die_with_parent
 from tests.e2e.containers import restrictions
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from components.core.champion import read_champion
-from components.core.dataset import Split, Utterance
-from components.core.store import LocalStore
+from mistere.artifacts.object_store import LocalStore
+from mistere.common.splits import Split
+from mistere.data.dataset import Utterance
+from mistere.registry.champion import read_champion
 from tests.local.workshop import Run, make_dataset, mistere, rows, run
 
 Row = tuple[Split, Utterance]

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.core.dataset import SPLITS
+from mistere.common.splits import SPLITS
 from tests.local.workshop import make_dataset, mistere, rows
 
 COLUMNS = ["call", "split", "turn", "text", "audio", "emotion", "speaker"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from components.core.dataset import SPLITS, Split, load_info, read_utterances
+from mistere.common.splits import SPLITS, Split
+from mistere.data.dataset import load_info, read_utterances
 from tests.local.workshop import ROOT
 
 

@@ -16,13 +16,14 @@ from pathlib import Path
 import pytest
 import requests
 
-from components.core.data_diff import diff_datasets
-from components.core.data_source import PinnedData, pin
-from components.core.dataset import Split, Utterance, write_dataset
-from components.core.errors import DataError, MistereError, UsageError
-from components.core.remote_data import RemoteData, shard_paths
-from components.core.utterances import UtteranceReader
 from components.pull_data.run import describe
+from mistere.common.errors import DataError, MistereError, UsageError
+from mistere.common.splits import Split
+from mistere.data.dataset import Utterance, write_dataset
+from mistere.data.diff import diff_datasets
+from mistere.data.dvc_remote import RemoteData, shard_paths
+from mistere.data.utterances import UtteranceReader
+from mistere.data.versions import PinnedData, pin
 from tests.local.workshop import ROOT, info, mistere, rows, tone
 
 # In the order in which a boto3 session takes them.

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from components.core.champion import read_champion
-from components.core.outcome import TASKS
-from components.core.store import LocalStore
+from mistere.artifacts.object_store import LocalStore
+from mistere.registry.champion import read_champion
+from mistere.runs.outcome import TASKS
 from tests.local.workshop import ROOT, Run, make_dataset, run
 
 pytestmark = pytest.mark.long
@@ -37,7 +37,7 @@ def kill_in(task: str, output: Path, data: Path) -> None:
         [
             sys.executable,
             "-m",
-            "pipelines.cli",
+            "mistere",
             "run",
             "--profile",
             "tiny",

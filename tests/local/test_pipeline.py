@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from components.core.champion import read_champion
-from components.core.serving.client import DialogueClient
-from components.core.store import LocalStore
+from mistere.artifacts.object_store import LocalStore
+from mistere.registry.champion import read_champion
+from mistere.serving.client import DialogueClient
 from tests.local.workshop import LABELS, ROOT, Run, make_dataset, mistere, rows, run
 
 ALWAYS = {"resolve_inputs", "register_model", "deploy_model", "report_run"}

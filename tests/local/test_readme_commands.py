@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from components.core.encoders import families
+from mistere.model.encoders.families import families
 from tests.local.workshop import ROOT, make_dataset, mistere, rows, run
 
 pytestmark = pytest.mark.long

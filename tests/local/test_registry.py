@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from components.core.champion import Champion
-from components.core.config.registry import RegistryConfig
-from components.core.errors import MistereError, UsageError
-from components.core.lineage import Lineage
-from components.core.mlflow_model import write_mlflow_model
-from components.core.registry import (
+from components.register_model.mlflow_model import write_mlflow_model
+from mistere.common.errors import MistereError, UsageError
+from mistere.config.registry import RegistryConfig
+from mistere.registry.champion import Champion
+from mistere.registry.lineage import Lineage
+from mistere.registry.model_registry import (
     RunRecord,
     connected,
     find_version,

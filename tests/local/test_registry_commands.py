@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from components.core.champion import read_champion
-from components.core.deployment import deployment_key, read_deployment
-from components.core.lineage import lineage_key, read_lineage
-from components.core.manifests import ModelBundle
-from components.core.store import LocalStore
+from mistere.artifacts.manifests import ModelBundle
+from mistere.artifacts.object_store import LocalStore
+from mistere.registry.champion import read_champion
+from mistere.registry.lineage import lineage_key, read_lineage
+from mistere.serving.deployment import deployment_key, read_deployment
 from tests.local.workshop import Run, mistere, run
 
 
@@ -93,7 +93,7 @@ def test_the_bundle_says_what_it_is_and_holds_an_example_that_predict_takes(regi
     card = (folder / "README.md").read_text()
     assert card.startswith("---\nlanguage: en\nlicense: cc0-1.0\n") and "says nothing" in card.replace("say", "says")
     assert json.loads((folder / "bundle.json").read_text())["labels"] == bundle.labels
-    from pipelines.commands.predict import read_dialogue
+    from pipelines.cli.commands.predict import read_dialogue
 
     turns = read_dialogue(folder / "example" / "dialogue.json")
     expected = json.loads((folder / "example" / "expected.json").read_text())["probabilities"]

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from components.core.dataset import SPLITS, Split, Utterance, load_info, read_utterances, write_dataset
+from mistere.common.splits import SPLITS, Split
+from mistere.data.dataset import Utterance, load_info, read_utterances, write_dataset
 from tests.local.workshop import Run, committed_tree, mistere
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(2400)]

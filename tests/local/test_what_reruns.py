@@ -11,13 +11,13 @@ from tests.local.workshop import LABELS, ROOT, Run, make_dataset, rows, run
 
 pytestmark = pytest.mark.long
 OUTSIDE = {"resolve_inputs", "register_model", "deploy_model", "report_run"}
-MARK = "\n# a changed line\n"
+MARK = "\nCHANGED = 1\n"
 
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = tmp_path_factory.mktemp("tree")
-    for name in ("components", "pipelines"):
+    for name in ("mistere", "components", "pipelines"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     for lock in ROOT.glob("requirements*.lock"):
         shutil.copy(lock, copy)

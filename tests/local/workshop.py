@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from components.core.dataset import DatasetInfo, Split, Utterance, write_dataset
+from mistere.common.splits import Split
+from mistere.data.dataset import DatasetInfo, Utterance, write_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
 LABELS = ["calm", "glad", "cross"]
@@ -132,7 +133,7 @@ class Run:
 def mistere(*arguments: str, root: Path = ROOT, timeout: float = 500) -> subprocess.CompletedProcess[str]:
     """Call the command of a source tree."""
     return subprocess.run(
-        [sys.executable, "-m", "pipelines.cli", *arguments],
+        [sys.executable, "-m", "mistere", *arguments],
         cwd=root,
         env={**os.environ, "PYTHONPATH": str(root)},
         capture_output=True,

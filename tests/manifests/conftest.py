@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from components.core.places import PROJECT_ROOT
+from mistere.common.paths import PROJECT_ROOT
 
 MANIFESTS = PROJECT_ROOT / "manifests"
 OVERLAYS = ("kind", "staging", "production")

@@ -7,10 +7,10 @@ from typing import Any, Literal
 import pytest
 import yaml
 
-from components.core.config.cluster import STEPS, ClusterConfig, StepSettings
-from components.core.config.deployment import DeploymentConfig
-from components.core.serving import protocol
-from components.core.serving.inference_service import SERVICE_ACCOUNT, inference_service
+from mistere.config.cluster import STEPS, ClusterConfig, StepSettings
+from mistere.config.deployment import DeploymentConfig
+from mistere.serving import protocol
+from mistere.serving.kserve.inference_service import SERVICE_ACCOUNT, inference_service
 from pipelines.profiles import load_profile
 from tests.compile.test_placement import number
 from tests.manifests.conftest import Builds, of_kind

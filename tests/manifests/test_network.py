@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from components.core.config.deployment import DeploymentConfig
-from components.core.serving import protocol
-from components.core.serving.inference_service import inference_service
+from mistere.config.deployment import DeploymentConfig
+from mistere.serving import protocol
+from mistere.serving.kserve.inference_service import inference_service
 from tests.manifests.conftest import OVERLAYS, Builds, of_kind
 from tests.manifests.policy_model import Endpoint, reaches
 from tests.manifests.test_names import NAMESPACES

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from components.core.config.encoder import SpeechConfig, TextConfig
-from components.core.config.mixture import MixtureConfig
-from components.core.manifests import BundledEncoder, ModelBundle
-from components.core.serving.client import DialogueClient
+from mistere.artifacts.manifests import BundledEncoder, ModelBundle
+from mistere.config.encoder import SpeechConfig, TextConfig
+from mistere.config.mixture import MixtureConfig
+from mistere.serving.client import DialogueClient
 
 ROOT = Path(__file__).resolve().parents[2]
 LABELS = ["anger", "joy", "neutral", "sadness"]
@@ -92,13 +92,13 @@ def make_bundle(folder: Path, modalities: tuple[str, ...] = ("speech", "text"), 
     """A bundle of random encoders and a random mixture in a store of its own; returns its location."""
     import torch
 
-    from components.core.artifact_io import artifact_key, publish
-    from components.core.encoders import families
-    from components.core.encoders.sources import resolve_base
-    from components.core.encoders.utterance_encoder import UtteranceEncoder, save_tuned
-    from components.core.moe.mixture import MixtureOfExperts
-    from components.core.moe.prediction import save_mixture
-    from components.core.store import LocalStore
+    from mistere.artifacts.io import artifact_key, publish
+    from mistere.artifacts.object_store import LocalStore
+    from mistere.model.encoders.families import families
+    from mistere.model.encoders.sources import resolve_base
+    from mistere.model.encoders.utterance_encoder import UtteranceEncoder, save_tuned
+    from mistere.model.mixture.mixture import MixtureOfExperts
+    from mistere.model.mixture.prediction import save_mixture
 
     torch.manual_seed(0)
     store = LocalStore(folder / "store")
@@ -156,7 +156,7 @@ def servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         *("--max-waiting", "1", "--drain-seconds", "1", "--max-body-seconds", "1", "--vector-store-mib", "0"),
     )
     bundle = request.getfixturevalue("bundle")
-    real = launch(["-m", "components.predictor"], bundle, logs / "real.log", "--max-seconds", "5")
+    real = launch(["-m", "mistere.predictor"], bundle, logs / "real.log", "--max-seconds", "5")
     started = {"real": real, "moody": moody}
     yield started
     for server in started.values():

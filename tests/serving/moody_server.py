@@ -70,6 +70,6 @@ def load_when_told(location: str) -> Any:
 
 
 if __name__ == "__main__":
-    from components.predictor.server import main
+    from mistere.predictor.server import main
 
     sys.exit(main(load_bundle=load_when_told))

@@ -23,7 +23,7 @@ INFER = "/v2/models/mistere/infer"
 
 @pytest.fixture(scope="session")
 def offline(bundle: str, dialogue: list[Utterance]) -> Any:
-    from components.core.inference import load_bundle
+    from mistere.model.inference import load_bundle
 
     return load_bundle(bundle).predict([dialogue])[0]
 
@@ -108,7 +108,7 @@ def test_grpc_typed_contents(server: Server) -> None:
 
 
 def test_embeddings_by_grpc_and_rest(server: Server, bundle: str) -> None:
-    from components.core.inference import load_bundle
+    from mistere.model.inference import load_bundle
 
     generator = np.random.default_rng(1)
     given = {name: generator.normal(size=(3, 16)).astype(np.float32) for name in ("speech", "text")}

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from components.predictor.audio_sources import AudioReader, AudioStore
-from components.predictor.errors import RequestError
+from mistere.predictor.audio.sources import AudioReader, AudioStore
+from mistere.predictor.errors import RequestError
 
 
 def digest(clip: bytes) -> str:

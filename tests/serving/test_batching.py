@@ -15,10 +15,10 @@ import httpx
 import numpy as np
 import pytest
 
-from components.core.inference import load_bundle
-from components.core.serving.client import EndpointError
-from components.predictor.batcher import Batcher
-from components.predictor.errors import RequestError
+from mistere.model.inference import load_bundle
+from mistere.predictor.batcher import Batcher
+from mistere.predictor.errors import RequestError
+from mistere.serving.client import EndpointError
 from tests.serving.conftest import Server, Utterance, clip, launch, make_bundle
 
 
@@ -291,7 +291,7 @@ def test_a_conversation_s_next_turn_costs_one_utterance(server: Server, bundle: 
 @pytest.mark.long
 def test_a_long_call_needs_no_recording_twice(bundle: str, tmp_path: Path) -> None:
     """Not even where the server keeps no recordings, for it keeps what it made of them."""
-    server = launch(["-m", "components.predictor"], bundle, tmp_path / "log", "--audio-store-mib", "0")
+    server = launch(["-m", "mistere.predictor"], bundle, tmp_path / "log", "--audio-store-mib", "0")
     try:
         server.client.wait_ready(60)
         first = clip(0.8, pitch=333)
@@ -331,7 +331,7 @@ def test_in_a_causal_model_a_label_once_given_stays_and_in_a_full_one_it_may_not
 
 @pytest.mark.long
 def test_a_request_s_new_audio_is_bounded_before_anything_is_decoded(bundle: str, tmp_path: Path) -> None:
-    server = launch(["-m", "components.predictor"], bundle, tmp_path / "log", "--max-total-seconds", "2")
+    server = launch(["-m", "mistere.predictor"], bundle, tmp_path / "log", "--max-total-seconds", "2")
     try:
         server.client.wait_ready(60)
         turns = [Utterance(None, clip(0.9, pitch=300 + 50 * number)) for number in range(3)]

@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from components.core.audio import AudioError
-from components.core.errors import MistereError, UsageError
-from components.core.serving.client import DialogueClient, EndpointError, EndpointPrediction
-from pipelines.commands import demo
-from pipelines.demo import rendering
-from pipelines.demo.conversation import Conversation, Turn, judged
-from pipelines.demo.server import closed_page, listen
-from pipelines.demo.sound import as_flac, take_recording
+from mistere.common.errors import MistereError, UsageError
+from mistere.data.audio import AudioError
+from mistere.serving.client import DialogueClient, EndpointError, EndpointPrediction
+from pipelines.cli.commands import demo
+from pipelines.cli.demo import rendering
+from pipelines.cli.demo.conversation import Conversation, ConversationTurn, judged
+from pipelines.cli.demo.server import closed_page, listen
+from pipelines.cli.demo.sound import as_flac, take_recording
 from tests.serving.conftest import Server, clip, free_port
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)> ${7*7} {{7*7}}"
@@ -45,7 +45,7 @@ def prediction(
     )
 
 
-def answered(turns: Sequence[Turn]) -> EndpointPrediction:
+def answered(turns: Sequence[ConversationTurn]) -> EndpointPrediction:
     return prediction(len(turns))
 
 
@@ -70,7 +70,7 @@ def test_hostile_words_stay_words() -> None:
             modalities=[words],
             parameters={"labels": f"{words},b,c", "experts": f"{words},text,x", "model_version": words},
         )
-        return pages(Conversation((Turn(words),), answer, trouble=words)) + rendering.heading(words)
+        return pages(Conversation((ConversationTurn(words),), answer, trouble=words)) + rendering.heading(words)
 
     assert "<script" not in shown(HOSTILE) and shown(HOSTILE).count("&lt;script&gt;") >= 6
     assert tags(shown(HOSTILE)) == tags(shown("plain"))
@@ -78,7 +78,7 @@ def test_hostile_words_stay_words() -> None:
 
 def test_the_bars_of_a_turn_fill_its_column() -> None:
     answer = prediction(3, weights=(1 / 3, 1 / 3, 1 / 3))
-    shown = rendering.show_timeline(Conversation((Turn("a"),) * 3, answer))
+    shown = rendering.show_timeline(Conversation((ConversationTurn("a"),) * 3, answer))
     columns = re.findall(r'class="m-stack".*?</div>', shown, re.DOTALL)
     assert len(columns) == 3
     for column in columns:
@@ -88,19 +88,19 @@ def test_the_bars_of_a_turn_fill_its_column() -> None:
 
 
 def test_an_expert_the_model_lacks_is_not_shown() -> None:
-    shown = rendering.show_timeline(Conversation((Turn("a"),), prediction(1, weights=(0, 1, 0))))
+    shown = rendering.show_timeline(Conversation((ConversationTurn("a"),), prediction(1, weights=(0, 1, 0))))
     assert "text" in shown and "speech" not in shown and "cross-modal" not in shown
 
 
 def test_the_last_turn_is_shown_likeliest_first() -> None:
-    shown = rendering.show_last(Conversation((Turn("a"), Turn("b")), prediction(2)))
+    shown = rendering.show_last(Conversation((ConversationTurn("a"), ConversationTurn("b")), prediction(2)))
     assert re.findall(r"<dt>(\w+)</dt>", shown) == ["joy", "anger", "calm"]
     assert re.findall(r"width: ([\d.]+)%", shown) == ["62.50", "25.00", "12.50"]
     assert "turn 2" in shown
 
 
 def test_each_turn_has_its_emotion_and_all_probabilities() -> None:
-    conversation = Conversation((Turn("Hello?"), Turn(None, b"x", 1.25)), prediction(2))
+    conversation = Conversation((ConversationTurn("Hello?"), ConversationTurn(None, b"x", 1.25)), prediction(2))
     timeline, talk = rendering.show_timeline(conversation), rendering.show_conversation(conversation)
     assert timeline.count("--share: 0.625") == timeline.count('class="m-chosen"') == 2
     assert "0123abcd" in timeline
@@ -111,14 +111,14 @@ def test_each_turn_has_its_emotion_and_all_probabilities() -> None:
 @pytest.mark.parametrize(
     ("turn", "modalities", "said"),
     [
-        (Turn("a", b"b"), "speech+text", "heard by speech and text"),
-        (Turn("a"), "text", "heard by text (no audio)"),
-        (Turn(None, b"b"), "speech", "heard by speech (no text)"),
-        (Turn("a", b"b"), "text", "heard by text (audio not used)"),
-        (Turn("a"), "none", "heard by nothing: judged by the turns around it (no audio, text not used)"),
+        (ConversationTurn("a", b"b"), "speech+text", "heard by speech and text"),
+        (ConversationTurn("a"), "text", "heard by text (no audio)"),
+        (ConversationTurn(None, b"b"), "speech", "heard by speech (no text)"),
+        (ConversationTurn("a", b"b"), "text", "heard by text (audio not used)"),
+        (ConversationTurn("a"), "none", "heard by nothing: judged by the turns around it (no audio, text not used)"),
     ],
 )
-def test_a_missing_modality_is_said(turn: Turn, modalities: str, said: str) -> None:
+def test_a_missing_modality_is_said(turn: ConversationTurn, modalities: str, said: str) -> None:
     assert rendering.heard_by(turn, modalities) == said
 
 
@@ -128,7 +128,7 @@ def test_shares_in_words() -> None:
 
 def test_values_that_are_no_numbers_are_drawn_as_nothing() -> None:
     answer = replace(prediction(1, weights=(np.nan, np.nan, np.nan)), probabilities=np.full((1, 3), np.nan))
-    shown = pages(Conversation((Turn("a"),), answer))
+    shown = pages(Conversation((ConversationTurn("a"),), answer))
     assert "nan" not in shown
 
 
@@ -166,33 +166,33 @@ def test_a_recording_that_cannot_be_taken_is_refused_and_deleted(tmp_path: Path,
 
 
 def test_a_turn_that_is_refused_is_not_added() -> None:
-    def refuse(turns: Sequence[Turn]) -> EndpointPrediction:
+    def refuse(turns: Sequence[ConversationTurn]) -> EndpointPrediction:
         raise EndpointError("http://x answered 413: the request\nis too large.", "413")
 
-    def misfit(turns: Sequence[Turn]) -> EndpointPrediction:
+    def misfit(turns: Sequence[ConversationTurn]) -> EndpointPrediction:
         return prediction(len(turns) + 1)
 
-    def garbled(turns: Sequence[Turn]) -> EndpointPrediction:
+    def garbled(turns: Sequence[ConversationTurn]) -> EndpointPrediction:
         raise KeyError("outputs")
 
-    before = judged(Conversation(), [Turn("Hello?")], answered)
+    before = judged(Conversation(), [ConversationTurn("Hello?")], answered)
     assert len(before.turns) == 1 and not before.trouble
     for ask, said in (
         (refuse, "Http://x answered 413: the request is too large."),
         (misfit, "does not fit"),
         (garbled, "cannot be read"),
     ):
-        after = judged(before, (*before.turns, Turn("b")), ask)
+        after = judged(before, (*before.turns, ConversationTurn("b")), ask)
         assert after.turns == before.turns and after.answer is before.answer and said in after.trouble
         assert 'role="alert"' in rendering.show_trouble(after)
     assert judged(before, (), refuse) == Conversation()
 
 
 def test_nothing_said_is_no_turn() -> None:
-    from pipelines.demo.page import added, guarded
+    from pipelines.cli.demo.page import added, guarded
 
     assert added(Conversation(), "  ", None, answered).trouble == "Write what is said, or record it."
-    assert added(Conversation(), " Hello ", None, answered).turns == (Turn("Hello"),)
+    assert added(Conversation(), " Hello ", None, answered).turns == (ConversationTurn("Hello"),)
     assert "should not" in guarded(Conversation(), lambda: Conversation(1 // 0)).trouble  # type: ignore[arg-type]
 
 
@@ -264,12 +264,12 @@ def _ask(path: str) -> list[dict[str, Any]]:
 
 def test_an_error_on_the_page_holds_no_password() -> None:
     client = DialogueClient(f"http://me:secret@127.0.0.1:{free_port()}", model_name="mistere")
-    after = judged(Conversation(), [Turn("a")], partial(demo._ask, client))
+    after = judged(Conversation(), [ConversationTurn("a")], partial(demo._ask, client))
     assert after.trouble == "The predictor does not answer (ConnectError): is the server up?"
 
 
 def test_what_the_endpoint_says_is_on_the_page(server: Server) -> None:
     ask = partial(demo._ask, server.client)
-    before = judged(Conversation(), [Turn("a", clip(1))], ask)
-    after = judged(before, [*before.turns, Turn("b", as_flac(clip(9))[0])], ask)
+    before = judged(Conversation(), [ConversationTurn("a", clip(1))], ask)
+    after = judged(before, [*before.turns, ConversationTurn("b", as_flac(clip(9))[0])], ask)
     assert len(before.turns) == len(after.turns) == 1 and after.trouble.startswith("The predictor answered 4")

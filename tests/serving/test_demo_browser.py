@@ -17,8 +17,8 @@ import httpx
 import numpy as np
 import pytest
 
-from components.core.errors import UsageError
-from pipelines.commands import demo
+from mistere.common.errors import UsageError
+from pipelines.cli.commands import demo
 from tests.serving.browser import CHROMIUM, Tab, browser
 from tests.serving.conftest import ROOT, clip, free_port
 from tests.serving.test_demo import HOSTILE, needs_gradio
@@ -27,7 +27,15 @@ from tests.serving.test_demo import HOSTILE, needs_gradio
 @contextmanager
 def running_demo(folder: Path, *arguments: str) -> Iterator[str]:
     port = free_port()
-    command = [sys.executable, "-c", "from pipelines.cli import main; main()", "demo", *arguments, "--port", str(port)]
+    command = [
+        sys.executable,
+        "-c",
+        "from pipelines.cli.app import main; main()",
+        "demo",
+        *arguments,
+        "--port",
+        str(port),
+    ]
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
@@ -52,11 +60,11 @@ def running_demo(folder: Path, *arguments: str) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def bundle_with_example(bundle: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    from components.core.artifact_io import artifact_key, open_artifact, publish
-    from components.core.dataset import Utterance
-    from components.core.example_dialogue import Example, write_example
-    from components.core.manifests import ModelBundle
-    from components.core.store import LocalStore
+    from mistere.artifacts.io import artifact_key, open_artifact, publish
+    from mistere.artifacts.manifests import ModelBundle
+    from mistere.artifacts.object_store import LocalStore
+    from mistere.data.dataset import Utterance
+    from mistere.serving.example_dialogue import Example, write_example
 
     root, _, digest = bundle.rpartition("/artifacts/ModelBundle/")
     store = LocalStore(Path(root))

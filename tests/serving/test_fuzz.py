@@ -310,7 +310,7 @@ def resident(server: Server) -> float:
 @pytest.fixture(scope="module")
 def target(bundle: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log = tmp_path_factory.mktemp("fuzz") / "server.log"
-    started = launch(["-m", "components.predictor"], bundle, log, "--max-seconds", "5", "--audio-store-mib", "1")
+    started = launch(["-m", "mistere.predictor"], bundle, log, "--max-seconds", "5", "--audio-store-mib", "1")
     started.client.wait_ready(60)
     yield started
     assert started.process.poll() is None

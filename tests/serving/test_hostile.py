@@ -24,9 +24,9 @@ import soundfile
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from starlette.requests import Request
 
-from components.predictor import rest
-from components.predictor.errors import RequestError
-from components.predictor.settings import Limits
+from mistere.predictor.errors import RequestError
+from mistere.predictor.protocol import rest
+from mistere.predictor.settings import Limits
 from tests.serving.conftest import Server, Utterance, clip, launch
 from tests.serving.test_errors import DIGEST, FORBIDDEN, HI, audio, call, infer, message, refused, tensor
 
@@ -67,7 +67,7 @@ def target(
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         options = ("--max-seconds", "5", "--max-body-seconds", "2", "--audio-uri-prefix", "s3://calls/in/")
         log = tmp_path_factory.mktemp("hostile") / "server.log"
-        started = launch(["-m", "components.predictor"], bundle, log, *options)
+        started = launch(["-m", "mistere.predictor"], bundle, log, *options)
     started.client.wait_ready(60)
     first = started.client.predict_v1(dialogue)
     yield started

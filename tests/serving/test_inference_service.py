@@ -10,11 +10,11 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from components.core.config.base import Toleration
-from components.core.config.deployment import DeploymentConfig
-from components.core.errors import UsageError
-from components.core.secrets import STORAGE_KEYS
-from components.core.serving.inference_service import candidate_of, check_support, inference_service, revision_of
+from mistere.common.errors import UsageError
+from mistere.config.base import Toleration
+from mistere.config.deployment import DeploymentConfig
+from mistere.kubernetes.secret_keys import STORAGE_KEYS
+from mistere.serving.kserve.inference_service import candidate_of, check_support, inference_service, revision_of
 
 CRD = Path(__file__).resolve().parents[2].parent / "shared" / "crds" / "serving.kserve.io_inferenceservices.yaml"
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

@@ -14,7 +14,7 @@ import httpx
 import numpy as np
 import pytest
 
-from components.core.serving.client import DialogueClient
+from mistere.serving.client import DialogueClient
 from tests.serving.conftest import ROOT, Server, Utterance, free_port, launch, make_bundle
 
 MOODY = [str(Path(__file__).with_name("moody_server.py"))]
@@ -71,7 +71,7 @@ def test_a_port_in_use_is_one_sentence(option: str) -> None:
         ports = [option, str(port), other, str(free_port())]
         start = time.monotonic()
         ended = subprocess.run(
-            [sys.executable, "-m", "components.predictor", "no-such-bundle", "--host", "127.0.0.1", *ports],
+            [sys.executable, "-m", "mistere.predictor", "no-such-bundle", "--host", "127.0.0.1", *ports],
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -91,7 +91,7 @@ def test_a_damaged_bundle_is_refused_by_name(bundle: str, tmp_path: Path) -> Non
     content = bytearray(weights.read_bytes())
     content[-1] ^= 0xFF
     weights.write_bytes(content)
-    server = launch(["-m", "components.predictor"], str(damaged), tmp_path / "log")
+    server = launch(["-m", "mistere.predictor"], str(damaged), tmp_path / "log")
     try:
         assert server.process.wait(timeout=60) == 1
     finally:
@@ -103,8 +103,8 @@ def test_a_damaged_bundle_is_refused_by_name(bundle: str, tmp_path: Path) -> Non
 
 def test_client_module_and_help_load_nothing_heavy() -> None:
     check = (
-        "import sys; import components.core.serving.client, components.core.serving.inference_service, "
-        "components.predictor.server; "
+        "import sys; import mistere.serving.client, mistere.serving.kserve.inference_service, "
+        "mistere.predictor.server; "
         "print([name for name in ('torch', 'kserve', 'grpc', 'fastapi', 'pandas') if name in sys.modules])"
     )
     ended = subprocess.run(
@@ -117,8 +117,8 @@ def test_client_module_and_help_load_nothing_heavy() -> None:
 def test_killed_and_started_again_it_serves_with_no_manual_step_and_two_replicas_agree(
     bundle: str, tmp_path: Path, dialogue: list[Utterance]
 ) -> None:
-    first = launch(["-m", "components.predictor"], bundle, tmp_path / "first")
-    second = launch(["-m", "components.predictor"], bundle, tmp_path / "second")
+    first = launch(["-m", "mistere.predictor"], bundle, tmp_path / "first")
+    second = launch(["-m", "mistere.predictor"], bundle, tmp_path / "second")
     again = None
     try:
         for server in (first, second):
@@ -128,7 +128,7 @@ def test_killed_and_started_again_it_serves_with_no_manual_step_and_two_replicas
         first.process.kill()
         first.process.wait()
         ports = ("--http-port", str(first.http_port), "--grpc-port", str(first.grpc_port))
-        again = launch(["-m", "components.predictor"], bundle, tmp_path / "again", *ports)
+        again = launch(["-m", "mistere.predictor"], bundle, tmp_path / "again", *ports)
         DialogueClient(first.url).wait_ready(60)
         assert np.abs(before - DialogueClient(first.url).predict_rest(dialogue).probabilities).max() < 1e-6
     finally:
@@ -142,7 +142,7 @@ def test_a_bundle_that_is_swapped_on_disk_changes_nothing_until_the_next_start(
     tmp_path: Path, dialogue: list[Utterance]
 ) -> None:
     bundle = make_bundle(tmp_path / "made")
-    server = launch(["-m", "components.predictor"], bundle, tmp_path / "log")
+    server = launch(["-m", "mistere.predictor"], bundle, tmp_path / "log")
     try:
         server.client.wait_ready(60)
         before = server.client.predict_rest(dialogue).probabilities
@@ -170,7 +170,7 @@ def test_a_store_that_is_away_at_the_start_means_not_ready_and_it_recovers_by_it
     ):
         monkeypatch.setenv(name, value)
     location = f"s3://bundles/store/{bundle.partition('/store/')[2]}"
-    server = launch(["-m", "components.predictor"], location, tmp_path / "log")
+    server = launch(["-m", "mistere.predictor"], location, tmp_path / "log")
     store = None
     try:
         wait_for(server, "/v2/health/live", 200)

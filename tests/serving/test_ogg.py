@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from components.predictor.clip import check_clip
-from components.predictor.errors import RequestError
-from components.predictor.ogg import _checksum, has_whole_headers
+from mistere.predictor.audio.clip import check_clip
+from mistere.predictor.audio.ogg import _checksum, has_whole_headers
+from mistere.predictor.errors import RequestError
 from tests.serving.conftest import clip
 
 VORBIS = clip(0.6, 8000, "OGG")

@@ -19,9 +19,9 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 from schemathesis import Case, GenerationMode, checks
 
-from components.predictor.openapi import FILE, OPENAPI_PATH, build_document, render
-from components.predictor.rest import build_application
-from components.predictor.settings import Limits
+from mistere.predictor.protocol.openapi import FILE, OPENAPI_PATH, build_document, render
+from mistere.predictor.protocol.rest import build_application
+from mistere.predictor.settings import Limits
 from tests.serving.conftest import LABELS, ROOT, Server, launch
 
 DOCUMENT = build_document(Limits(), "mistere")
@@ -36,11 +36,11 @@ CHECKS = [
 
 
 def test_the_file_is_the_document_of_the_code() -> None:
-    assert FILE.read_text() == render(), "out of date: python -m components.predictor.openapi"
+    assert FILE.read_text() == render(), "out of date: python -m mistere.predictor.protocol.openapi"
 
 
 def test_the_command_writes_the_file(tmp_path: Path) -> None:
-    code = f"from pathlib import Path; from components.predictor import openapi; openapi.FILE = Path({str(tmp_path / 'x')!r}); openapi.main()"
+    code = f"from pathlib import Path; from mistere.predictor.protocol import openapi; openapi.FILE = Path({str(tmp_path / 'x')!r}); openapi.main()"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
     assert (tmp_path / "x").read_text() == FILE.read_text()
 

@@ -11,7 +11,7 @@ import re
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from components.core.images import image
+from mistere.kubernetes.images import image
 from tests.stand_ins.http_server import HttpServer, Reply
 
 NAMESPACE = "mistere"

@@ -14,7 +14,7 @@ import urllib.request
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from components.core.serving import protocol
+from mistere.serving import protocol
 from tests.stand_ins.kubernetes_api import KubernetesApi
 
 NAMESPACE = "mistere"

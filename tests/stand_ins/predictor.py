@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from components.core.serving import protocol
+from mistere.serving import protocol
 
 
 class LightPredictor:

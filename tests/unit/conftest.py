@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from components.core.store import LocalStore, ObjectStore, S3Store
+from mistere.artifacts.object_store import LocalStore, ObjectStore, S3Store
 
 
 def free_port() -> int:

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from components.core.dataset import Split, Utterance, read_utterances, shards_of
+from mistere.common.splits import Split
+from mistere.data.dataset import Utterance, read_utterances, shards_of
 
 
 def wav(samples: int = 160) -> bytes:

@@ -11,13 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from components.core.artifact_io import publish
-from components.core.checkpoints import Checkpoints
-from components.core.config.evaluation import EvaluationConfig
-from components.core.evaluation import measure, put, write_predictions
-from components.core.gate_timeline import TIMELINES_FILE, liveliest, write_timelines
-from components.core.manifests import (
+from mistere.artifacts.checkpoints import Checkpoints
+from mistere.artifacts.io import publish
+from mistere.artifacts.manifests import (
     ChampionEvaluation,
+    DatasetShard,
     EncoderCheckpoint,
     EvaluationReport,
     GateVerdict,
@@ -26,20 +24,22 @@ from components.core.manifests import (
     ModelBundle,
     MoEModel,
     RuleResult,
-    Shard,
     UtteranceSet,
     ValidationReport,
 )
-from components.core.metrics import Interval
-from components.core.missing_curve import CurvePoint, curve_metrics
-from components.core.missing_modality import SHARES
-from components.core.moe.prediction import DialoguePrediction
-from components.core.outcome import read_manifest
-from components.core.predictions import PREDICTIONS_FILE
-from components.core.progress import Progress
-from components.core.robustness_figures import CONDITIONS, RobustnessPoint, robustness_metrics
-from components.core.stage import RunContext, StageRecord, Step, stage_record_key
-from components.core.store import LocalStore
+from mistere.artifacts.object_store import LocalStore
+from mistere.common.progress import Progress
+from mistere.config.evaluation import CONDITIONS, EvaluationConfig
+from mistere.engine.stage import RunContext, StageRecord, Step, stage_record_key
+from mistere.evaluation.gate_timeline import TIMELINES_FILE, liveliest, write_timelines
+from mistere.evaluation.missing_modality import SHARES
+from mistere.evaluation.split_metrics import measure, put, write_predictions
+from mistere.metrics.classification import Interval
+from mistere.metrics.missing_curve import CurvePoint, curve_metrics
+from mistere.metrics.predictions import PREDICTIONS_FILE
+from mistere.metrics.robustness import RobustnessPoint, robustness_metrics
+from mistere.model.mixture.prediction import DialoguePrediction
+from mistere.runs.outcome import read_manifest
 
 LABELS = ["neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger"]
 EXPERTS = ["speech", "text", "cross_modal"]
@@ -180,7 +180,8 @@ class RecordedRun:
         self.record("resolve_inputs", values={"data_digest": "0783", "champion_digest": champion})
         rows = {"train": 1216, "dev": 208, "test": 212}
         shards = [
-            Shard(name=f"{split}-0.parquet", md5="0" * 32, size=9, split=split, rows=n) for split, n in rows.items()
+            DatasetShard(name=f"{split}-0.parquet", md5="0" * 32, size=9, split=split, rows=n)
+            for split, n in rows.items()
         ]  # type: ignore[arg-type]
         utterances = UtteranceSet(
             name="mistere-sample",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from components.core.manifests import EncoderCheckpoint, RuleResult
-from components.core.metrics import Interval
+from mistere.artifacts.manifests import EncoderCheckpoint, RuleResult
+from mistere.metrics.classification import Interval
 from tests.unit.recorded_run import EXPERTS, LABELS, STARTED, RecordedRun
 
 __all__ = ["ENDINGS", "EXPERTS", "LABELS", "STARTED", "RecordedRun"]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from components.core.config.evaluation import EvaluationConfig
-from components.core.config.mixture import MixtureConfig
-from components.core.embeddings import EmbeddedDialogues
-from components.core.errors import UsageError
-from components.core.metrics import DialogueBootstrap
-from components.report_run.curves import missing_modality_plot
-from pipelines.training.ablation import NAMES, Ablation, ablate, check_names, mean_curve, variant
-from pipelines.training.trial import Resamples, Trial, predicted, run_trial, seeds_of
+from mistere.common.errors import UsageError
+from mistere.config.evaluation import EvaluationConfig
+from mistere.config.mixture import MixtureConfig
+from mistere.metrics.classification import DialogueBootstrap
+from mistere.model.embeddings import EmbeddedDialogues
+from mistere.reports.curves import missing_modality_plot
+from pipelines.cli.experiments.ablation import NAMES, Ablation, ablate, check_names, mean_curve, variant
+from pipelines.cli.experiments.trial import Resamples, Trial, predicted, run_trial, seeds_of
 from tests.unit.test_moe import toy_config, write_toy
 
 EVALUATION = EvaluationConfig(resamples=200)

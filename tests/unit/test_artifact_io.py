@@ -10,11 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from components.core import artifact_io, file_digest
-from components.core.artifact_io import MANIFEST, artifact_key, open_artifact, publish, verify_directory
-from components.core.errors import ArtifactError, MistereError
-from components.core.manifests import BaseEncoder, EncoderCheckpoint, EvaluationReport, GateVerdict, MadeBy, RuleResult
-from components.core.store import LocalStore, ObjectStore, S3Store
+from mistere.artifacts import io as artifact_io
+from mistere.artifacts.io import MANIFEST, artifact_key, open_artifact, publish, verify_directory
+from mistere.artifacts.manifests import (
+    BaseEncoder,
+    EncoderCheckpoint,
+    EvaluationReport,
+    GateVerdict,
+    MadeBy,
+    RuleResult,
+)
+from mistere.artifacts.object_store import LocalStore, ObjectStore, S3Store
+from mistere.common import file_digest
+from mistere.common.errors import ArtifactError, MistereError
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from components.core.audio import AudioError, EmptyAudioError, clipped_share, decode, resample, rms_dbfs
-from components.core.errors import MistereError
+from mistere.common.errors import MistereError
+from mistere.data.audio import AudioError, EmptyAudioError, clipped_share, decode, resample, rms_dbfs
 
 
 def encoded(wave: np.ndarray, rate: int, form: str = "WAV", subtype: str | None = None) -> bytes:

@@ -12,17 +12,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.core.config.mixture import MixtureConfig
-from components.core.embeddings import EmbeddedDialogue, EmbeddedDialogues
-from components.core.inference import EmotionModel
-from components.core.manifests import ModelBundle
-from components.core.moe.context import ContextLayers
-from components.core.moe.mixture import DialogueBatch, MixtureOfExperts
-from components.core.moe.prediction import DialoguePrediction, load_mixture, make_batch, predict, save_mixture
-from components.core.moe.recurrence import DialogueGRU
-from components.core.moe.training import train_mixture
-from components.core.moe.turns import Turns
-from components.core.progress import Progress
+from mistere.artifacts.manifests import ModelBundle
+from mistere.common.progress import Progress
+from mistere.config.mixture import MixtureConfig
+from mistere.model.embeddings import EmbeddedDialogue, EmbeddedDialogues
+from mistere.model.inference import EmotionModel
+from mistere.model.mixture.context import ContextLayers
+from mistere.model.mixture.mixture import DialogueBatch, MixtureOfExperts
+from mistere.model.mixture.packed_dialogues import PackedDialogues
+from mistere.model.mixture.prediction import DialoguePrediction, load_mixture, make_batch, predict, save_mixture
+from mistere.model.mixture.recurrence import DialogueGRU
+from mistere.model.mixture.training import train_mixture
 
 CLASSES = 4
 DIMENSIONS = [{"text": 6}, {"speech": 5, "text": 7}, {"speech": 5, "text": 7, "video": 3}]
@@ -140,7 +140,7 @@ def test_the_forward_recurrence_and_the_causal_windows_are_torchs_own(
     lengths: list[int], layers: int, seed: int
 ) -> None:
     torch.manual_seed(seed)
-    turns = Turns(lengths)
+    turns = PackedDialogues(lengths)
     ours = DialogueGRU(5, 4, layers, 0.0, bidirectional=False)
     rows = torch.randn(len(turns), 5, requires_grad=True)
     weight = torch.randn(len(turns), 4)
@@ -162,7 +162,7 @@ def test_the_forward_recurrence_and_the_causal_windows_are_torchs_own(
 def test_each_convolution_of_the_context_sees_as_many_turns_as_its_kernel_has(causal: bool) -> None:
     torch.manual_seed(0)
     layers = ContextLayers(4, 3, 1, [1, 5, 3], 0.0, causal=causal)
-    rows, turns = torch.randn(9, 4), Turns([9])
+    rows, turns = torch.randn(9, 4), PackedDialogues([9])
     mixed = torch.zeros(9, 6)
     for kernel, convolution in zip(layers.kernels, layers.convolutions, strict=True):
         weight = convolution.weight.view(6, kernel, 4).transpose(1, 2)  # type: ignore[operator, union-attr]

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.core.artifact_io import open_artifact
-from components.core.gate_timeline import TIMELINES_FILE, read_timelines
-from components.core.manifests import EvaluationReport
-from components.core.predictions import PREDICTIONS_FILE, Predictions, read_predictions
-from pipelines.comparison_page import ComparedModel, Pairing, render_comparison
+from mistere.artifacts.io import open_artifact
+from mistere.artifacts.manifests import EvaluationReport
+from mistere.evaluation.gate_timeline import TIMELINES_FILE, read_timelines
+from mistere.metrics.predictions import PREDICTIONS_FILE, Predictions, read_predictions
+from pipelines.cli.comparison_page import ComparedModel, Pairing, render_comparison
 from tests.unit.recorded_run import LABELS, RecordedRun
 from tests.unit.test_report_run import HOSTILE, read
 

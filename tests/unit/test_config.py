@@ -9,12 +9,12 @@ import pytest
 import yaml
 from google.protobuf import json_format, struct_pb2
 
-from components.core.config.encoder import EncoderConfig
-from components.core.config.gate import GateConfig
-from components.core.config.mixture import MixtureConfig
-from components.core.config.whole import SECTIONS, Config, available_profiles, load_config, parse_setting
-from components.core.errors import ExitCode, UsageError
-from components.core.nearest import nearest
+from mistere.common.errors import ExitCode, UsageError
+from mistere.common.suggestions import did_you_mean
+from mistere.config.encoder import EncoderConfig
+from mistere.config.gate import GateConfig
+from mistere.config.loader import SECTIONS, Config, available_profiles, load_config, parse_setting
+from mistere.config.mixture import MixtureConfig
 from pipelines.profiles import PROFILES, load_profile
 
 
@@ -159,5 +159,5 @@ def test_every_setting_that_multiplies_is_bounded() -> None:
 
 
 def test_nearest_names_what_is_near_or_all() -> None:
-    assert nearest("tset", ["train", "test"]) == "; did you mean 'test'?"
-    assert nearest("x", ["b", "a"]) == "; valid names: a, b."
+    assert did_you_mean("tset", ["train", "test"]) == "; did you mean 'test'?"
+    assert did_you_mean("x", ["b", "a"]) == "; valid names: a, b."

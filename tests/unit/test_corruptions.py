@@ -16,23 +16,24 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from components.core.audio import decode, resample
-from components.core.config.validation import SEVERITIES, ValidationConfig
-from components.core.corpora.meld import import_meld
-from components.core.data_source import pin
-from components.core.dataset import SPLITS, DatasetInfo, Split, Utterance, load_info, shards_of, write_dataset
-from components.core.file_digest import digest_of
-from components.core.places import PROJECT_ROOT
-from components.core.remote_data import RemoteData
-from components.core.store import LocalStore
-from components.core.utterances import UtteranceReader
 from components.pull_data.run import describe
-from components.validate_data.facts import ShardFile
-from components.validate_data.profile import Profile
+from components.validate_data.facts.profile import Profile
+from components.validate_data.facts.shard import FactsCache
+from components.validate_data.facts.tables import ShardFile
 from components.validate_data.report import render
-from components.validate_data.shard_facts import FactsCache
 from components.validate_data.validation import Declared, validate
 from components.validate_data.verdict import Validation, verdict_json
+from mistere.artifacts.object_store import LocalStore
+from mistere.common.file_digest import digest_of
+from mistere.common.paths import PROJECT_ROOT
+from mistere.common.splits import SPLITS, Split
+from mistere.config.validation import SEVERITIES, ValidationConfig
+from mistere.corpora.importers.meld import import_meld
+from mistere.data.audio import decode, resample
+from mistere.data.dataset import DatasetInfo, Utterance, load_info, shards_of, write_dataset
+from mistere.data.dvc_remote import RemoteData
+from mistere.data.utterances import UtteranceReader
+from mistere.data.versions import pin
 
 Row = tuple[Split, Utterance]
 Damage = Callable[[list[Row]], list[Row]]

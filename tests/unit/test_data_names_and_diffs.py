@@ -13,11 +13,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from components.core.data_diff import DataDiff, diff_datasets
-from components.core.data_source import PinnedData, pin
-from components.core.dataset import Split, Utterance
-from components.core.errors import DataError, MistereError
-from components.core.remote_data import RemoteData
+from mistere.common.errors import DataError, MistereError
+from mistere.common.splits import Split
+from mistere.data.dataset import Utterance
+from mistere.data.diff import DataDiff, diff_datasets
+from mistere.data.dvc_remote import RemoteData
+from mistere.data.versions import PinnedData, pin
 from tests.local.workshop import make_dataset, rows
 
 DVC = str(Path(sys.executable).with_name("dvc"))

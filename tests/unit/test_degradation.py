@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from components.core.audio import decode
-from components.core.config.evaluation import EvaluationConfig
-from components.core.dataset import Utterance
-from components.core.robustness_figures import CONDITIONS
 from components.evaluate_model.degradation import DEGRADATIONS, noisy, telephone_band, without_words
 from components.evaluate_model.robustness import _changed
 from components.evaluate_model.speaker_probe import probe_speakers
+from mistere.config.evaluation import CONDITIONS, EvaluationConfig
+from mistere.data.audio import decode
+from mistere.data.dataset import Utterance
 
 RATE = 16000
 HEARD = [name for name, (modality, _) in CONDITIONS.items() if modality == "speech"]

@@ -14,26 +14,26 @@ import pytest
 import torch
 
 import components.embed_shard.run as embed_shard
-from components.core.artifact_io import Opened, publish
-from components.core.checkpoints import Checkpoints
-from components.core.config.base import Section
-from components.core.config.encoder import EncoderConfig, ExtractionSettings, SpeechConfig, TextConfig
-from components.core.data_source import pin
-from components.core.dataset import Utterance
-from components.core.encoders import families
-from components.core.encoders.embedding import Embedder
-from components.core.encoders.inputs import Transcript
-from components.core.errors import DataError, ExitCode, MistereError
-from components.core.manifests import EmbeddingShard, EncoderCheckpoint, UtteranceSet
-from components.core.progress import Progress
-from components.core.stage import RunContext, Shard, Step
-from components.core.store import LocalStore
-from components.core.utterances import batches_within, row_ranges
-from components.core.vector_cache import VectorCache, content_key
 from components.embed_shard.run import ShardConfig, share_of
+from components.embed_shard.vector_cache import VectorCache, content_key
 from components.extract_embeddings.run import run as extract_embeddings
 from components.finetune_encoder.fine_tuning import fine_tune
 from components.pull_data.run import describe
+from mistere.artifacts.checkpoints import Checkpoints
+from mistere.artifacts.io import ArtifactHandle, publish
+from mistere.artifacts.manifests import EmbeddingShard, EncoderCheckpoint, UtteranceSet
+from mistere.artifacts.object_store import LocalStore
+from mistere.common.errors import DataError, ExitCode, MistereError
+from mistere.common.progress import Progress
+from mistere.config.base import Section
+from mistere.config.encoder import EncoderConfig, ExtractionSettings, SpeechConfig, TextConfig
+from mistere.data.dataset import Utterance
+from mistere.data.utterances import batches_within, row_ranges
+from mistere.data.versions import pin
+from mistere.engine.stage import RunContext, Step, TaskShard
+from mistere.model.encoders.embedding import Embedder
+from mistere.model.encoders.families import families
+from mistere.model.encoders.inputs import Transcript
 from tests.local.workshop import make_dataset, rows
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -83,12 +83,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> LocalStore:
 @pytest.fixture(scope="module")
 def encoders(
     tmp_path_factory: pytest.TempPathFactory, reference: UtteranceSet, store: LocalStore
-) -> dict[str, Opened[EncoderCheckpoint]]:
+) -> dict[str, ArtifactHandle[EncoderCheckpoint]]:
     found = {}
     for modality, settings in SETTINGS.items():
         folder = tmp_path_factory.mktemp(modality)
         manifest = fine_tune(settings, step_of(store), reference, folder, modality)  # type: ignore[arg-type]
-        found[modality] = Opened(folder, manifest)
+        found[modality] = ArtifactHandle(folder, manifest)
     return found
 
 
@@ -99,7 +99,7 @@ def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def embed(
     reference: UtteranceSet,
-    encoder: Opened[EncoderCheckpoint],
+    encoder: ArtifactHandle[EncoderCheckpoint],
     store: LocalStore,
     folder: Path,
     of: int = 1,
@@ -116,12 +116,14 @@ def embed(
         part = folder / f"{index}of{of}"
         part.mkdir(parents=True)
         step = step_of(store)
-        result = embed_shard.run(config, step, Opened(Path(), reference), encoder, part, modality, Shard(index, of))
-        shards.append(Opened(part, result.manifests["vectors"]))
+        result = embed_shard.run(
+            config, step, ArtifactHandle(Path(), reference), encoder, part, modality, TaskShard(index, of)
+        )
+        shards.append(ArtifactHandle(part, result.manifests["vectors"]))
         notes += step.progress.notes  # type: ignore[attr-defined]
     joined = folder / "joined"
     joined.mkdir()
-    result = extract_embeddings(Section(), step_of(store), Opened(Path(), reference), shards, joined, modality)  # type: ignore[arg-type]
+    result = extract_embeddings(Section(), step_of(store), ArtifactHandle(Path(), reference), shards, joined, modality)  # type: ignore[arg-type]
     assert result.manifests["embeddings"].rows == reference.rows  # type: ignore[attr-defined]
     return joined, notes
 
@@ -227,7 +229,7 @@ def test_what_a_window_says_twice_is_embedded_once(
 
     monkeypatch.setattr(Embedder, "_vectors", counted)
     settings = encoders["text"].manifest.settings
-    plain = Opened(
+    plain = ArtifactHandle(
         encoders["text"].path,
         encoders["text"].manifest.model_copy(update={"settings": {**settings, "context_turns": 0}}),
     )
@@ -348,13 +350,13 @@ def test_ranges_cover_every_row_once_whatever_the_shards(reference: UtteranceSet
     ranges = row_ranges(reference, 7)
     assert sum(part.stop - part.start for part in ranges) == sum(shard.rows for shard in reference.shards)
     for of in (1, 2, 3, len(ranges), len(ranges) + 3):
-        assert [part for index in range(of) for part in share_of(ranges, Shard(index, of))] == ranges
+        assert [part for index in range(of) for part in share_of(ranges, TaskShard(index, of))] == ranges
 
 
 def test_an_absent_modality_loads_no_encoder(reference: UtteranceSet, store: LocalStore, tmp_path: Path) -> None:
-    absent = Opened(Path(), EncoderCheckpoint(modality="speech", absent=True))
+    absent = ArtifactHandle(Path(), EncoderCheckpoint(modality="speech", absent=True))
     result = embed_shard.run(
-        ShardConfig(), step_of(store), Opened(Path(), reference), absent, tmp_path, "speech", Shard(0, 1)
+        ShardConfig(), step_of(store), ArtifactHandle(Path(), reference), absent, tmp_path, "speech", TaskShard(0, 1)
     )
     shard = publish(store, result.manifests["vectors"], tmp_path)
     assert isinstance(shard, EmbeddingShard) and shard.absent and not shard.files

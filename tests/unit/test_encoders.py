@@ -16,18 +16,18 @@ import pytest
 import soundfile
 import torch
 
-from components.core.artifact_io import Opened
-from components.core.audio import AudioError, decode
-from components.core.config.encoder import EncoderConfig, ExtractionSettings, LoraSettings
-from components.core.encoders import families, family_of
-from components.core.encoders.embedding import Embedder
-from components.core.encoders.family import Family
-from components.core.encoders.inputs import RATE, Transcript, encoder_input, speech_samples
-from components.core.encoders.sources import resolve_base
-from components.core.encoders.utterance_encoder import Pooling, UtteranceEncoder, load_tuned, save_tuned
-from components.core.errors import ArtifactError, ExitCode, MistereError, UsageError
-from components.core.manifests import BaseEncoder
-from components.core.store import LocalStore, S3Store
+from mistere.artifacts.io import ArtifactHandle
+from mistere.artifacts.manifests import BaseEncoder
+from mistere.artifacts.object_store import LocalStore, S3Store
+from mistere.common.errors import ArtifactError, ExitCode, MistereError, UsageError
+from mistere.config.encoder import EncoderConfig, ExtractionSettings, LoraSettings
+from mistere.data.audio import AudioError, decode
+from mistere.model.encoders.embedding import Embedder
+from mistere.model.encoders.families import families, family_of
+from mistere.model.encoders.families.family import Family
+from mistere.model.encoders.inputs import RATE, Transcript, encoder_input, speech_samples
+from mistere.model.encoders.sources import resolve_base
+from mistere.model.encoders.utterance_encoder import Pooling, UtteranceEncoder, load_tuned, save_tuned
 
 FAMILIES = [
     f"{name}/{variant}" if variant else name for name, cls in sorted(families().items()) for variant in cls.variants
@@ -173,7 +173,7 @@ def nudge(encoder: UtteranceEncoder) -> None:
 def test_a_tuned_encoder_comes_back_from_its_file(
     bases: dict[str, Path], name: str, changes: dict[str, Any], tmp_path: Path
 ) -> None:
-    from components.finetune_encoder.trainable import choose_trainable
+    from components.finetune_encoder.training.trainable import choose_trainable
 
     encoder = encoder_of(bases, name, **changes)
     utterances = inputs_of(encoder.family.modality)
@@ -213,7 +213,7 @@ def test_a_tuned_file_of_another_shape_is_refused(bases: dict[str, Path], tmp_pa
 
 
 def test_adapters_on_modules_that_are_not_there_are_a_usage_error(bases: dict[str, Path]) -> None:
-    from components.finetune_encoder.trainable import choose_trainable
+    from components.finetune_encoder.training.trainable import choose_trainable
 
     lora = LoraSettings(target_modules=["no_such_projection"])
     encoder = encoder_of(bases, "bidirectional_text", tuning="lora", lora=lora)
@@ -222,7 +222,7 @@ def test_adapters_on_modules_that_are_not_there_are_a_usage_error(bases: dict[st
 
 
 def test_only_the_top_layers_learn_when_told_so(bases: dict[str, Path]) -> None:
-    from components.finetune_encoder.trainable import choose_trainable
+    from components.finetune_encoder.training.trainable import choose_trainable
 
     encoder = encoder_of(bases, "whisper", train_layers=1)
     choose_trainable(encoder, encoder.settings)
@@ -275,7 +275,7 @@ def test_attentive_pooling_of_one_position_has_a_finite_gradient() -> None:
 @pytest.mark.parametrize("tuning", ["full", "lora"])
 def test_whatever_learns_has_a_gradient(bases: dict[str, Path], name: str, tuning: str) -> None:
     """Processes that train together wait for every gradient."""
-    from components.finetune_encoder.trainable import choose_trainable
+    from components.finetune_encoder.training.trainable import choose_trainable
 
     encoder = encoder_of(bases, name, tuning=tuning, gradient_checkpointing=True)
     choose_trainable(encoder, encoder.settings)
@@ -328,8 +328,8 @@ def test_layers_in_one_operation_give_the_same_states(
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in held}
     biases = sum(tensor.numel() for layer in family.fused for tensor in layer.weights if tensor.ndim == 1)
     assert sum(storages.values()) <= 4 * (weights + biases), "a weight is held twice"
-    monkeypatch.setattr("components.core.encoders.family_text.MOST_POSITIONS", 0)
-    monkeypatch.setattr("components.core.encoders.family_whisper.MOST_POSITIONS", 0)
+    monkeypatch.setattr("mistere.model.encoders.families.text.MOST_POSITIONS", 0)
+    monkeypatch.setattr("mistere.model.encoders.families.whisper.MOST_POSITIONS", 0)
     torch.testing.assert_close(states(features), before[0], atol=2e-5, rtol=0)
 
 
@@ -371,7 +371,7 @@ def test_turns_before_an_utterance_are_read_but_not_pooled(bases: dict[str, Path
 
 def test_adapters_on_weights_of_four_bits(bases: dict[str, Path], tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
-    from components.finetune_encoder.trainable import choose_trainable
+    from components.finetune_encoder.training.trainable import choose_trainable
 
     encoder = encoder_of(bases, "decoder_text", tuning="qlora", lora={"dropout": 0.0})
     choose_trainable(encoder, encoder.settings)
@@ -412,7 +412,7 @@ def test_a_random_base_is_published_once(name: str, tmp_path: Path) -> None:
     first = resolve_base(settings_of(name), modality, store)
     again = resolve_base(settings_of(name), modality, store)
     assert first.manifest.digest == again.manifest.digest and first.manifest.family == name.partition("/")[0]
-    assert isinstance(first, Opened) and isinstance(first.manifest, BaseEncoder)
+    assert isinstance(first, ArtifactHandle) and isinstance(first.manifest, BaseEncoder)
     assert resolve_base(settings_of(name, seed=1), modality, store).manifest.digest != first.manifest.digest
 
 
@@ -514,7 +514,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_a_package_is_a_source_and_its_digest_is_checked(package: Path, tmp_path: Path) -> None:
-    from components.core.file_digest import digest_of
+    from mistere.common.file_digest import digest_of
 
     digest = digest_of(package / "model" / "model.safetensors")
     store = LocalStore(tmp_path / "store")
@@ -582,7 +582,7 @@ def test_more_channels_than_anybody_records_are_refused() -> None:
 
 
 def test_a_folder_in_a_bucket_is_the_same_base(tmp_path: Path, s3_store: S3Store) -> None:
-    from components.core.encoder_source import source_state
+    from mistere.model.encoders.source_state import source_state
 
     folder = saved(tmp_path)
     for file in folder.iterdir():
@@ -628,7 +628,7 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_gpu_that_is_not_there_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    from components.core.encoders.device import choose_device, inference_precision, training_precision
+    from mistere.model.encoders.device import choose_device, inference_precision, training_precision
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UsageError, match=r"text\.device=cuda, but this machine shows no GPU"):
@@ -669,7 +669,7 @@ def test_a_long_utterance_is_cropped_where_told(crop: str) -> None:
 def test_a_container_s_share_of_the_cores_is_respected(
     files: dict[str, str], cores: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from components.core import threads
+    from mistere.common import threads
 
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -12,24 +12,19 @@ import numpy as np
 import pytest
 import soundfile
 
-from components.core.audio import decode
-from components.core.calibration import Calibration, reliability
-from components.core.config.evaluation import EvaluationConfig
-from components.core.dataset import Utterance
-from components.core.errors import ArtifactError
-from components.core.evaluation import Answers, measure
-from components.core.example_dialogue import Example, read_example, sendable, write_example
-from components.core.gate_timeline import GateTimeline, liveliest, read_timelines, write_timelines
-from components.core.metrics import DialogueBootstrap, Interval, f1_per_class
-from components.core.moe.prediction import DialoguePrediction
-from components.core.robustness_figures import (
-    CONDITIONS,
-    RobustnessPoint,
-    robustness_from_metrics,
-    robustness_metrics,
-)
-from components.core.slices import binned, most_frequent, plain_name, slice_metrics, slices_from_metrics
-from components.evaluate_model.raw_test import columns_of, keys_of
+from components.evaluate_model.raw_utterances import columns_of, keys_of
+from mistere.common.errors import ArtifactError
+from mistere.config.evaluation import CONDITIONS, EvaluationConfig
+from mistere.data.audio import decode
+from mistere.data.dataset import Utterance
+from mistere.evaluation.gate_timeline import GateTimeline, liveliest, read_timelines, write_timelines
+from mistere.evaluation.split_metrics import Answers, measure
+from mistere.metrics.calibration import Calibration, reliability
+from mistere.metrics.classification import DialogueBootstrap, Interval, f1_per_class
+from mistere.metrics.robustness import RobustnessPoint, robustness_from_metrics, robustness_metrics
+from mistere.metrics.slices import binned, most_frequent, plain_name, slice_metrics, slices_from_metrics
+from mistere.model.mixture.prediction import DialoguePrediction
+from mistere.serving.example_dialogue import Example, read_example, sendable, write_example
 
 CONFIG = EvaluationConfig(resamples=200)
 EXPERTS = ["speech", "text", "cross_modal"]

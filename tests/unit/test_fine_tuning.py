@@ -16,19 +16,19 @@ import torch
 import yaml
 from safetensors.numpy import load_file
 
-from components.core.artifact_io import publish
-from components.core.checkpoints import Checkpoints
-from components.core.config.encoder import TextConfig
-from components.core.data_source import pin
-from components.core.encoders import families
-from components.core.errors import MistereError, UsageError
-from components.core.manifests import EncoderCheckpoint, UtteranceSet
-from components.core.places import PROJECT_ROOT
-from components.core.progress import Progress
-from components.core.stage import RunContext, Step
-from components.core.store import LocalStore, ObjectStore
-from components.finetune_encoder.batches import share_step
+from components.finetune_encoder.training.batches import share_step
 from components.pull_data.run import describe
+from mistere.artifacts.checkpoints import Checkpoints
+from mistere.artifacts.io import publish
+from mistere.artifacts.manifests import EncoderCheckpoint, UtteranceSet
+from mistere.artifacts.object_store import LocalStore, ObjectStore
+from mistere.common.errors import MistereError, UsageError
+from mistere.common.paths import PROJECT_ROOT
+from mistere.common.progress import Progress
+from mistere.config.encoder import TextConfig
+from mistere.data.versions import pin
+from mistere.engine.stage import RunContext, Step
+from mistere.model.encoders.families import families
 from tests.local.workshop import make_dataset, rows
 
 SETTINGS = TextConfig(

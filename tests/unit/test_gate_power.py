@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from components.core.config.gate import GateConfig
-from components.core.manifests import ChampionEvaluation
-from components.core.metrics import DialogueBootstrap, Interval, accuracy, confusion, weighted_f1
 from components.gate_model.candidate import Candidate
-from components.gate_model.rules.champion_comparison import judge
+from components.gate_model.rules.champion_comparison import evaluate
+from mistere.artifacts.manifests import ChampionEvaluation
+from mistere.config.gate import GateConfig
+from mistere.metrics.classification import DialogueBootstrap, Interval, accuracy, confusion, weighted_f1
 
 SHARES = np.array([0.48, 0.15, 0.13, 0.11, 0.08, 0.03, 0.02])
 CLASSES = len(SHARES)
@@ -76,7 +76,7 @@ def outcome(difference: Interval, thresholds: GateConfig) -> str:
     name = "champion.difference.weighted_f1"
     metrics = {name: difference.value, f"{name}.low": difference.low, f"{name}.high": difference.high}
     champion = ChampionEvaluation(bundle_digest="champion", test_digest="test")
-    return judge(
+    return evaluate(
         Candidate(metrics, thresholds, test_digest="test", champion_digest="champion", champion=champion)
     ).outcome
 

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from components.core.config.gate import GateConfig
-from components.core.manifests import ChampionEvaluation, RuleResult
-from components.core.robustness_figures import CONDITIONS
 from components.gate_model.candidate import Candidate
 from components.gate_model.rules import rules
 from components.gate_model.run import overall
+from mistere.artifacts.manifests import ChampionEvaluation, RuleResult
+from mistere.config.evaluation import CONDITIONS
+from mistere.config.gate import GateConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERTS = ("speech", "text", "cross_modal")
@@ -391,18 +391,18 @@ ANOTHER_RULE = '''"""No release on a Monday."""
 
 from __future__ import annotations
 
-from components.core.manifests import RuleResult
+from mistere.artifacts.manifests import RuleResult
 from components.gate_model.candidate import Candidate, rejected
 
 
-def judge(candidate: Candidate) -> RuleResult:
+def evaluate(candidate: Candidate) -> RuleResult:
     """Reject."""
     return rejected("no_mondays", 1.0, 0.0, "It is Monday.")
 '''
 PROGRAM = """
 import json
-from components.core.config.gate import GateConfig
-from components.core.source_digest import source_digest
+from mistere.config.gate import GateConfig
+from mistere.common.code_digest import source_digest
 from components.gate_model.candidate import Candidate
 from components.gate_model.rules import rules
 nobody = Candidate(metrics={}, thresholds=GateConfig())
@@ -423,7 +423,7 @@ def discovered(tree: Path) -> list[Any]:
 
 
 def test_a_new_file_is_a_new_rule_and_runs_the_gate_again(tmp_path: Path) -> None:
-    for file in sorted((ROOT / "components").rglob("*.py")):
+    for file in sorted([*(ROOT / "mistere").rglob("*.py"), *(ROOT / "components").rglob("*.py")]):
         target = tmp_path / file.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target)

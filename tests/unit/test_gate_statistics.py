@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.core.calibration import reliability
-from components.core.config.evaluation import EvaluationConfig
-from components.core.evaluation import late_fusion, measure
-from components.core.gate_statistics import collapsed_gate, gate_statistics
-from components.core.moe.prediction import DialoguePrediction
+from mistere.config.evaluation import EvaluationConfig
+from mistere.evaluation.split_metrics import late_fusion, measure
+from mistere.metrics.calibration import reliability
+from mistere.metrics.expert_gate import collapsed_gate, gate_statistics
+from mistere.model.mixture.prediction import DialoguePrediction
 
 EXPERTS = ["speech", "text", "cross_modal"]
 

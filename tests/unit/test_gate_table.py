@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from components.core.errors import MistereError, UsageError
-from components.core.source_digest import git_state
-from pipelines.commands.gate_table import gate_table
-from pipelines.gate_table import last_run, markdown
+from mistere.common.code_digest import git_state
+from mistere.common.errors import MistereError, UsageError
+from pipelines.cli.commands.gate_table import gate_table
+from pipelines.cli.gate_table import last_run, markdown
 from tests.unit import recorded_runs as runs
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from kfp.dsl import ClassificationMetrics, Metrics
 
-from components.core.artifact_io import MANIFEST
-from components.core.manifests import EvaluationReport
 from components.evaluate_model.headline import show
+from mistere.artifacts.io import MANIFEST
+from mistere.artifacts.manifests import EvaluationReport
 
 
 def test_the_main_figures_and_the_confusion_matrix_are_in_kfp_s_own_form(tmp_path: Path) -> None:

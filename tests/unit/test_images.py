@@ -16,10 +16,10 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from components.core.errors import UsageError
-from components.core.images import IMAGES_LOCK, ROLES, ImageReference, image, read_images
-from components.core.places import PROJECT_ROOT
-from components.core.source_digest import closure
+from mistere.common.code_digest import closure
+from mistere.common.errors import UsageError
+from mistere.common.paths import PROJECT_ROOT
+from mistere.kubernetes.images import IMAGES_LOCK, ROLES, ImageReference, image, read_images
 from pipelines.images import known_images, lock_text, source_hash
 
 DIGEST = f"sha256:{'a' * 64}"
@@ -130,10 +130,10 @@ def imported(role: str) -> set[str]:
     modules = {f"components.{stage}.run" for stage in stages}
     modules |= {f"components.{stage}.component" for stage in stages}
     if role == "predictor":
-        modules = {"components.predictor.server"}
+        modules = {"mistere.predictor.server"}
     if role == "train":  # deploy_model starts it as a process of its own, and asks it before anybody else does
-        modules.add("components.predictor.server")
-    files = {file for module in modules for file in closure(module).values()}
+        modules.add("mistere.predictor.server")
+    files = {file for module in modules for file in closure(module, computing=False).values()}
     names: set[str] = set()
     for file in files:
         for node in ast.walk(ast.parse(file.read_text())):
@@ -142,7 +142,7 @@ def imported(role: str) -> set[str]:
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 names.add(node.module)
     tops = {name.partition(".")[0] for name in names}
-    return tops - sys.stdlib_module_names - {"components", "pipelines"}
+    return tops - sys.stdlib_module_names - {"mistere", "components", "pipelines"}
 
 
 @pytest.mark.parametrize("role", ROLES)

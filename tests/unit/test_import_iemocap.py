@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from components.core.corpora.iemocap import import_iemocap
-from components.core.corpora.published import differences
-from components.core.dataset import load_info
-from components.core.errors import DataError, UsageError
+from mistere.common.errors import DataError, UsageError
+from mistere.corpora.importers.iemocap import import_iemocap
+from mistere.corpora.published_counts import differences
+from mistere.data.dataset import load_info
 from tests.unit.corpus_files import read, shard_digests, wav
 
 LINES = [

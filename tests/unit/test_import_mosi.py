@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from components.core.corpora.mosi import import_mosi
-from components.core.corpora.mosi_folds import FOLDS
-from components.core.dataset import load_info
-from components.core.errors import DataError, UsageError
+from mistere.common.errors import DataError, UsageError
+from mistere.corpora.importers.mosi import import_mosi
+from mistere.corpora.mosi_folds import FOLDS
+from mistere.data.dataset import load_info
 from tests.unit.corpus_files import read, shard_digests, wav
 
 TRAIN, DEV, TEST = "2iD-tVS8NPw", "_dI--eQ6qVU", "c7UH_rxdZv4"

@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.core.corpora.table import import_table
-from components.core.dataset import SPLITS, load_info, schema
-from components.core.errors import DataError, MistereError, UsageError
+from mistere.common.errors import DataError, MistereError, UsageError
+from mistere.common.splits import SPLITS
+from mistere.corpora.importers.table import import_table
+from mistere.data.dataset import load_info, schema
 from tests.unit.corpus_files import read, shard_digests, wav
 
 ROWS: list[dict[str, Any]] = [

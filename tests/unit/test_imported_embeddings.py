@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.core.errors import UsageError
-from components.core.imported_embeddings import open_embeddings
+from mistere.common.errors import UsageError
+from pipelines.cli.experiments.imported_embeddings import open_embeddings
 from tests.unit.embeddings_folder import LABELS, edit, write_embeddings
 
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from components.core.audio import decode
-from components.core.corpora.media import AudioReader, UnreadableMediaError, audio_bytes
-from components.core.errors import DataError, MistereError
+from mistere.common.errors import DataError, MistereError
+from mistere.corpora.media import AudioReader, UnreadableMediaError, audio_bytes
+from mistere.data.audio import decode
 from tests.unit.corpus_files import wav
 
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")

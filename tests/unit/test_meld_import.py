@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from components.core.corpora.meld import LABELS, import_meld
-from components.core.corpora.text_repair import looks_damaged, repair
-from components.core.dataset import SPLITS, Split, Utterance, load_info, read_utterances, shards_of
-from components.core.errors import DataError, UsageError
+from mistere.common.errors import DataError, UsageError
+from mistere.common.splits import SPLITS, Split
+from mistere.corpora.importers.meld import LABELS, import_meld
+from mistere.data.dataset import Utterance, load_info, read_utterances, shards_of
+from mistere.data.text_repair import looks_damaged, repair
 from tests.unit.corpus_files import shard_digests, wav
 
 HEADER = "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,Season,Episode,StartTime,EndTime"

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as reference
 
-from components.core.metrics import (
+from mistere.metrics.classification import (
     DialogueBootstrap,
     accuracy,
     confusion,

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from components.core.config.evaluation import EvaluationConfig
-from components.core.embeddings import EmbeddedDialogues
-from components.core.metrics import confusion, weighted_f1
-from components.core.missing_curve import CurvePoint, curve_from_metrics, curve_metrics
-from components.core.missing_modality import _order, _without, missing_modality_curve
-from components.core.moe.mixture import MixtureOfExperts
-from components.core.moe.prediction import predict
-from components.core.moe.training import TrainedMixture, train_mixture
-from components.core.progress import Progress
-from components.report_run.curves import missing_modality_plot
+from mistere.common.progress import Progress
+from mistere.config.evaluation import EvaluationConfig
+from mistere.evaluation.missing_modality import _order, _without, missing_modality_curve
+from mistere.metrics.classification import confusion, weighted_f1
+from mistere.metrics.missing_curve import CurvePoint, curve_from_metrics, curve_metrics
+from mistere.model.embeddings import EmbeddedDialogues
+from mistere.model.mixture.mixture import MixtureOfExperts
+from mistere.model.mixture.prediction import predict
+from mistere.model.mixture.training import TrainedMixture, train_mixture
+from mistere.reports.curves import missing_modality_plot
 from tests.unit.test_moe import toy_config, write_toy
 
 EVALUATION = EvaluationConfig(resamples=200)

@@ -17,18 +17,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from components.core.checkpoints import Checkpoints
-from components.core.config.mixture import MixtureConfig
-from components.core.embeddings import EmbeddedDialogues
-from components.core.errors import ArtifactError, DataError, MistereError
-from components.core.losses import expert_consistency_loss, focal_loss, supervised_contrastive_loss
-from components.core.metrics import confusion, weighted_f1
-from components.core.moe.context import ContextLayers
-from components.core.moe.fusion import AttentionLayer
-from components.core.moe.mixture import CROSS_MODAL, DialogueBatch, MixtureOfExperts
-from components.core.moe.prediction import load_mixture, make_batch, predict, save_mixture
-from components.core.moe.recurrence import DialogueGRU, SideBySide
-from components.core.moe.training import (
+from mistere.artifacts.checkpoints import Checkpoints
+from mistere.artifacts.object_store import LocalStore, ObjectStore
+from mistere.common.errors import ArtifactError, DataError, MistereError
+from mistere.common.progress import Progress
+from mistere.config.mixture import MixtureConfig
+from mistere.metrics.classification import confusion, weighted_f1
+from mistere.model.embeddings import EmbeddedDialogues
+from mistere.model.losses import expert_consistency_loss, focal_loss, supervised_contrastive_loss
+from mistere.model.mixture.context import ContextLayers
+from mistere.model.mixture.fusion import AttentionLayer
+from mistere.model.mixture.mixture import CROSS_MODAL, DialogueBatch, MixtureOfExperts
+from mistere.model.mixture.packed_dialogues import PackedDialogues
+from mistere.model.mixture.prediction import load_mixture, make_batch, predict, save_mixture
+from mistere.model.mixture.recurrence import BlockDiagonalGRU, DialogueGRU
+from mistere.model.mixture.training import (
     calibrate,
     class_weights,
     dialogue_batches,
@@ -36,9 +39,6 @@ from components.core.moe.training import (
     rate_factor,
     train_mixture,
 )
-from components.core.moe.turns import Turns
-from components.core.progress import Progress
-from components.core.store import LocalStore, ObjectStore
 
 CLASSES = 4
 DIMENSIONS = [{"text": 6}, {"speech": 5, "text": 7}, {"speech": 5, "text": 7, "video": 3}]
@@ -149,13 +149,13 @@ def test_the_loss_and_its_gradient_are_those_of_the_set_of_dialogues(fusion: str
 def test_recurrences_side_by_side_give_what_each_gives_alone(layers: int, bidirectional: bool) -> None:
     torch.manual_seed(0)
     several = [DialogueGRU(5, 4, layers, 0.2, bidirectional=bidirectional).eval() for _ in range(3)]
-    together = SideBySide()
+    together = BlockDiagonalGRU()
     calls: list[object] = []
     for one in several:
         one.gru.register_forward_hook(lambda *_: calls.append(1))
 
     def compare(lengths: list[int]) -> None:
-        turns = Turns(lengths)
+        turns = PackedDialogues(lengths)
         rows = [torch.randn(len(turns), 5) for _ in several]
         found = together(several, rows, turns)
         calls.clear()
@@ -166,17 +166,17 @@ def test_recurrences_side_by_side_give_what_each_gives_alone(layers: int, bidire
     with torch.inference_mode():
         for lengths in ([7], [1], [3, 3], [5, 1, 9]):
             compare(lengths)
-        together(several, [torch.randn(4, 5) for _ in several], Turns([4]))
+        together(several, [torch.randn(4, 5) for _ in several], PackedDialogues([4]))
         calls.clear()
-        together(several, [torch.randn(4, 5) for _ in several], Turns([4]))
+        together(several, [torch.randn(4, 5) for _ in several], PackedDialogues([4]))
         assert not calls, "one recurrence for all of them"
-        together(several, [torch.randn(40, 5) for _ in several], Turns([1] * 40))
+        together(several, [torch.randn(40, 5) for _ in several], PackedDialogues([1] * 40))
         assert len(calls) == 3, "a crowd of dialogues is computed one recurrence after the other"
     several[1].load_state_dict(DialogueGRU(5, 4, layers, 0.0, bidirectional=bidirectional).state_dict())
     with torch.inference_mode():
         compare([6])
     optimiser = torch.optim.AdamW([p for one in several for p in one.parameters()], lr=0.1, fused=True)
-    learnt = together([one.train() for one in several], [torch.randn(4, 5) for _ in several], Turns([4]))
+    learnt = together([one.train() for one in several], [torch.randn(4, 5) for _ in several], PackedDialogues([4]))
     sum(one.square().sum() for one in learnt).backward()  # type: ignore[union-attr]
     optimiser.step()
     for one in several:
@@ -189,12 +189,12 @@ def test_recurrences_side_by_side_give_what_each_gives_alone(layers: int, bidire
 @given(st.lists(st.integers(1, 14), min_size=1, max_size=6), st.integers(0, 2**16))
 def test_every_layer_gives_a_dialogue_the_same_alone_and_in_any_batch(lengths: list[int], seed: int) -> None:
     torch.manual_seed(seed)
-    turns, config = Turns(lengths), config_of()
+    turns, config = PackedDialogues(lengths), config_of()
     rows, there = torch.randn(len(turns), 12), torch.rand(len(turns)) > 0.3
     context = ContextLayers(12, 6, 2, [1, 3, 5], 0.0)
     recurrence = DialogueGRU(12, 6, 2, 0.0)
     attention = AttentionLayer(config).eval()
-    layers: dict[str, tuple[torch.nn.Module, Callable[[Tensor, Tensor, Turns], Tensor]]] = {
+    layers: dict[str, tuple[torch.nn.Module, Callable[[Tensor, Tensor, PackedDialogues], Tensor]]] = {
         "context": (context, lambda x, there, turns: context.after(context.gru(context.before(x, turns), turns), x)),
         "recurrence": (recurrence, lambda x, there, turns: recurrence(x, turns)),
         "attention": (attention, lambda x, there, turns: attention(x, [x], [there], turns)),
@@ -204,10 +204,10 @@ def test_every_layer_gives_a_dialogue_the_same_alone_and_in_any_batch(lengths: l
         def answer(
             x: Tensor,
             there: Tensor,
-            turns: Turns,
+            turns: PackedDialogues,
             own: slice,
             module: torch.nn.Module = module,
-            layer: Callable[[Tensor, Tensor, Turns], Tensor] = layer,
+            layer: Callable[[Tensor, Tensor, PackedDialogues], Tensor] = layer,
         ) -> list[Tensor]:
             module.zero_grad()
             x = x.clone().requires_grad_()
@@ -220,7 +220,7 @@ def test_every_layer_gives_a_dialogue_the_same_alone_and_in_any_batch(lengths: l
         for length in lengths:
             own = slice(start, start + length)
             together = answer(rows, there, turns, own)
-            alone = answer(rows[own], there[own], Turns([length]), slice(None))
+            alone = answer(rows[own], there[own], PackedDialogues([length]), slice(None))
             for one, other in zip(together, alone, strict=True):
                 torch.testing.assert_close(
                     one, other, atol=1e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
@@ -232,7 +232,7 @@ def test_every_layer_gives_a_dialogue_the_same_alone_and_in_any_batch(lengths: l
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.integers(1, 3), st.integers(0, 2**16))
 def test_the_recurrence_and_the_convolutions_are_torchs_own(lengths: list[int], layers: int, seed: int) -> None:
     torch.manual_seed(seed)
-    turns = Turns(lengths)
+    turns = PackedDialogues(lengths)
     ours = DialogueGRU(5, 4, layers, 0.0)
     rows = torch.randn(len(turns), 5, requires_grad=True)
     weight = torch.randn(len(turns), 8)

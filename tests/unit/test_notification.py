@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from components.core.config.registry import RegistryConfig
-from components.core.outcome import read_outcome
-from components.core.progress import EVENTS_VARIABLE
-from components.core.steps import execute
 from components.report_run import notification
 from components.report_run.run import STAGE
-from components.report_run.wording import headline
+from mistere.common.progress import EVENTS_VARIABLE
+from mistere.config.registry import RegistryConfig
+from mistere.engine.execution import execute
+from mistere.reports.wording import headline
+from mistere.runs.outcome import read_outcome
 from tests.unit import recorded_runs as runs
 from tests.unit.conftest import free_port
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from components.core.errors import ArtifactError
-from components.core.manifests import EvaluationReport, GateVerdict
-from components.core.outcome import TASKS, read_manifest, read_outcome, read_run_info
-from components.core.store import LocalStore
+from mistere.artifacts.manifests import EvaluationReport, GateVerdict
+from mistere.artifacts.object_store import LocalStore
+from mistere.common.errors import ArtifactError
+from mistere.runs.outcome import TASKS, read_manifest, read_outcome, read_run_info
 from tests.unit import recorded_runs as runs
 
 EXPECTED = {
@@ -121,6 +121,6 @@ def test_missing_and_damaged_pieces_cost_only_their_sentences(tmp_path: Path) ->
 
 
 def test_reading_an_outcome_loads_nothing_heavy() -> None:
-    code = "import sys, components.core.outcome as o; print([m for m in ('matplotlib','pandas','torch','numpy') if m in sys.modules])"
+    code = "import sys, mistere.runs.outcome as o; print([m for m in ('matplotlib','pandas','torch','numpy') if m in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from components.core.config.whole import Config, available_profiles, load_config
-from components.core.encoders import families
+from mistere.config.loader import Config, available_profiles, load_config
+from mistere.model.encoders.families import families
 from pipelines.profiles import PROFILES
 
 PUBLISHED: dict[str, dict[str, Any]] = {

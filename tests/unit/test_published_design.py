@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from components.core.config.mixture import MixtureConfig
-from components.core.moe.mixture import MixtureOfExperts
-from components.core.moe.prediction import make_batch
+from mistere.config.mixture import MixtureConfig
+from mistere.model.mixture.mixture import MixtureOfExperts
+from mistere.model.mixture.prediction import make_batch
 from tests.bench.reference.published_design import PublishedDesign, padded
 
 CONFIG = MixtureConfig(hidden=6, gru_layers=3, fusion_width=12, fusion_blocks=2, attention_width=6)

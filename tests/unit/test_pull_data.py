@@ -13,13 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.core.data_source import PinnedData, pin
-from components.core.dataset import DatasetInfo, Split, Utterance, write_dataset
-from components.core.errors import DataError, ExitCode
-from components.core.manifests import UtteranceSet
-from components.core.store import S3Store
-from components.core.utterances import UtteranceReader
 from components.pull_data.run import describe
+from mistere.artifacts.manifests import UtteranceSet
+from mistere.artifacts.object_store import S3Store
+from mistere.common.errors import DataError, ExitCode
+from mistere.common.splits import Split
+from mistere.data.dataset import DatasetInfo, Utterance, write_dataset
+from mistere.data.utterances import UtteranceReader
+from mistere.data.versions import PinnedData, pin
 
 INFO = DatasetInfo(
     name="small",

@@ -12,8 +12,8 @@ import pytest
 import typer
 import yaml
 
-from components.core.config.whole import SECTIONS
-from pipelines.cli import app
+from mistere.config.loader import SECTIONS
+from pipelines.cli.app import app
 from pipelines.profiles import load_profile
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from components.core.champion import Champion, ChampionPointer, read_champion
-from components.core.deployment import Deployment, read_deployment
-from components.core.errors import MistereError, UsageError
-from components.core.promotion_log import read_log, who
-from components.core.release import Journal, is_released, recover, release
-from components.core.store import ConflictError, LocalStore, ObjectStore
+from mistere.artifacts.object_store import ConflictError, LocalStore, ObjectStore
+from mistere.common.errors import MistereError, UsageError
+from mistere.registry.champion import Champion, ChampionPointer, read_champion
+from mistere.registry.promotion_log import read_log, who
+from mistere.registry.release import Journal, is_released, recover, release
+from mistere.serving.deployment import Deployment, read_deployment
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -143,8 +143,8 @@ def test_of_two_at_once_one_wins_and_the_log_shows_both(store: ObjectStore) -> N
 _KILLED = """
 import os, sys
 from pathlib import Path
-from components.core import release as module
-from components.core.store import LocalStore
+from mistere.registry import release as module
+from mistere.artifacts.object_store import LocalStore
 from tests.unit.test_release import Mirror, promote
 point = sys.argv[2]
 def die(*arguments):
@@ -198,7 +198,7 @@ def test_killed_anywhere_whoever_comes_next_finishes_it_or_takes_it_back(
 
 
 def test_a_release_that_is_under_way_is_left_alone(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    import components.core.release as module
+    import mistere.registry.release as module
 
     mirror = Mirror()
     promote(store, mirror, "a")

@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 from markupsafe import escape
 
-from components.core.config.registry import RegistryConfig
-from components.core.gate_timeline import GateTimeline
-from components.core.manifests import ChampionEvaluation
-from components.core.outcome import TASKS, read_outcome
-from components.core.steps import execute
-from components.report_run import plots
-from components.report_run.evaluation_tables import shown_dialogue
 from components.report_run.run import STAGE, run
 from components.report_run.summary import finite
 from components.report_run.timing import duration, measure, time_sentences
-from components.report_run.wording import consequence, next_steps
+from mistere.artifacts.manifests import ChampionEvaluation
+from mistere.config.registry import RegistryConfig
+from mistere.engine.execution import execute
+from mistere.evaluation.gate_timeline import GateTimeline
+from mistere.reports import plots
+from mistere.reports.evaluation_tables import shown_dialogue
+from mistere.reports.wording import consequence, next_steps
+from mistere.runs.outcome import TASKS, read_outcome
 from tests.unit import recorded_runs as runs
 
 HOSTILE = "<script>alert('x')</script> $\\frac$ & \"quoted\""

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from components.core.corpora.sample import make_sample, ogg, prosody
-from components.core.corpora.sample.planner import plan, split_sizes
-from components.core.corpora.sample.synthesis import synthesize
-from components.core.corpora.sample.voices import voices_of
-from components.core.corpora.sample.wording import EMOTIONS, word
-from components.core.dataset import SPLITS, Split, Utterance, load_info, read_utterances, shards_of
-from components.core.errors import MistereError, UsageError
+from mistere.common.errors import MistereError, UsageError
+from mistere.common.splits import SPLITS, Split
+from mistere.corpora.sample import make_sample, ogg, prosody
+from mistere.corpora.sample.planner import plan, split_sizes
+from mistere.corpora.sample.synthesis import synthesize
+from mistere.corpora.sample.voices import voices_of
+from mistere.corpora.sample.wording import EMOTIONS, word
+from mistere.data.dataset import Utterance, load_info, read_utterances, shards_of
 
 SEED, DIALOGUES = 5, 3
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from components.core.artifact_io import Opened, open_artifact, publish
-from components.core.errors import ArtifactError, UsageError
-from components.core.manifests import ModelBundle
-from components.core.signing import (
+from mistere.artifacts.io import ArtifactHandle, open_artifact, publish
+from mistere.artifacts.manifests import ModelBundle
+from mistere.artifacts.object_store import LocalStore, ObjectStore
+from mistere.artifacts.signing import (
     SIGNING_KEY_VARIABLE,
     VERIFYING_KEY_VARIABLE,
     sign_bundle,
@@ -21,7 +21,7 @@ from components.core.signing import (
     verify_bundle,
     write_description,
 )
-from components.core.store import LocalStore, ObjectStore
+from mistere.common.errors import ArtifactError, UsageError
 
 pytest.importorskip("model_signing", reason="the package model-signing is optional: pip install 'mistere[signing]'")
 
@@ -46,7 +46,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {path.name: path for path in folder.iterdir()}
 
 
-def bundle(store: ObjectStore, folder: Path) -> Opened[ModelBundle]:
+def bundle(store: ObjectStore, folder: Path) -> ArtifactHandle[ModelBundle]:
     manifest = ModelBundle(
         name="mistere",
         labels=["calm", "glad"],
@@ -97,11 +97,11 @@ def test_changed_weights_or_fields_are_not_what_was_signed(
     monkeypatch.setenv(VERIFYING_KEY_VARIABLE, str(keys["ours.pub"]))
     sign_bundle(store, made)
     with pytest.raises(ArtifactError, match=r"its manifest and its bundle\.json differ"):
-        verify_bundle(store, Opened(made.path, made.manifest.model_copy(update={"temperature": 9.0})))
+        verify_bundle(store, ArtifactHandle(made.path, made.manifest.model_copy(update={"temperature": 9.0})))
     copy = shutil.copytree(made.path, tmp_path / "copy")
     (copy / "mixture.safetensors").write_bytes(b"wEights")
     with pytest.raises(ArtifactError, match="no valid signature"):
-        verify_bundle(store, Opened(copy, made.manifest))
+        verify_bundle(store, ArtifactHandle(copy, made.manifest))
 
 
 @pytest.mark.parametrize("variable", [SIGNING_KEY_VARIABLE, VERIFYING_KEY_VARIABLE])

@@ -12,17 +12,17 @@ from typing import Any
 import pytest
 
 import components
-from components.core.artifact_io import MANIFEST, artifact_key, open_artifact, publish
-from components.core.champion import Champion, move_champion, read_champion
-from components.core.config.data import DataConfig
-from components.core.errors import ArtifactError, DataError, MistereError, UsageError
-from components.core.manifests import EncoderCheckpoint, EvaluationReport, GateVerdict, ValidationReport
-from components.core.progress import EVENTS_VARIABLE
-from components.core.stage import Stage, StageRecord, stage_record_key
-from components.core.steps import execute
-from components.core.store import LocalStore, ObjectStore
 from components.gate_model.run import STAGE as GATE
 from components.resolve_inputs.run import STAGE as RESOLVE
+from mistere.artifacts.io import MANIFEST, artifact_key, open_artifact, publish
+from mistere.artifacts.manifests import EncoderCheckpoint, EvaluationReport, GateVerdict, ValidationReport
+from mistere.artifacts.object_store import LocalStore, ObjectStore
+from mistere.common.errors import ArtifactError, DataError, MistereError, UsageError
+from mistere.common.progress import EVENTS_VARIABLE
+from mistere.config.data import DataConfig
+from mistere.engine.execution import execute
+from mistere.engine.stage import Stage, StageRecord, stage_record_key
+from mistere.registry.champion import Champion, move_champion, read_champion
 
 METRICS = {
     "test.weighted_f1": 0.7,
@@ -86,7 +86,7 @@ class Runner:
             config or {},
             inputs={"validation": self.validation(), "report": report},
             outputs={"verdict": str(self.folder / "verdict")},
-            world={"champion_digest": champion, "code_state": "committed"},
+            external_inputs={"champion_digest": champion, "code_state": "committed"},
         )
         return values["verdict"], self.record("gate_model")
 
@@ -156,7 +156,11 @@ def test_the_same_step_in_another_run_is_reused(local: Runner) -> None:
     local.gate(report)
     inputs = {"validation": local.validation(), "report": report}
     execute(
-        GATE, local.context("other"), {}, inputs=inputs, world={"champion_digest": "none", "code_state": "committed"}
+        GATE,
+        local.context("other"),
+        {},
+        inputs=inputs,
+        external_inputs={"champion_digest": "none", "code_state": "committed"},
     )
     record = StageRecord.model_validate_json(local.store.read(stage_record_key("other", "gate_model"))[0])
     assert record.status == "reused"
@@ -253,7 +257,7 @@ def test_an_unexpected_exception_is_recorded_and_raised(local: Runner, monkeypat
 
 def test_an_uncached_stage_runs_every_time_and_sees_the_world(local: Runner) -> None:
     def resolve() -> Mapping[str, str]:
-        return execute(RESOLVE, local.context(), {}, world={"data_digest": "d.dir"})
+        return execute(RESOLVE, local.context(), {}, external_inputs={"data_digest": "d.dir"})
 
     seen = {"data_digest": "d.dir", "data_remote": "", "code_state": "unknown"}
     assert resolve() == {**seen, "champion_digest": "none"}
@@ -295,8 +299,8 @@ def made_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         (tmp_path / "stages" / name).mkdir(parents=True)
         (tmp_path / "stages" / name / "__init__.py").write_text("")
         (tmp_path / "stages" / name / "run.py").write_text(
-            "from components.core.errors import DataError, MistereError\nfrom components.core.manifests import EncoderCheckpoint\n"
-            "from components.core.steps import Result\n"
+            "from mistere.common.errors import DataError, MistereError\nfrom mistere.artifacts.manifests import EncoderCheckpoint\n"
+            "from mistere.engine.execution import Result\n"
             f"def run(config, step, encoder, modality='text'):\n    {body}\n"
         )
     monkeypatch.setattr(components, "__path__", [*components.__path__, str(tmp_path / "stages")])

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from components.core.checkpoints import Checkpoints
-from components.core.errors import MistereError, UsageError
-from components.core.store import (
+from mistere.artifacts.checkpoints import Checkpoints
+from mistere.artifacts.object_store import (
     ABSENT,
     ConflictError,
     LocalStore,
@@ -19,6 +18,7 @@ from components.core.store import (
     S3Store,
     open_store,
 )
+from mistere.common.errors import MistereError, UsageError
 from tests.unit.conftest import free_port
 
 

@@ -21,7 +21,7 @@ TINY = ["--profile", "tiny", "--set", "mixture.epochs=3", "--set", "evaluation.r
 
 def command(embeddings: Path, output: Path, *arguments: str) -> list[str]:
     return [
-        sys.executable, "-m", "pipelines.cli", "train",
+        sys.executable, "-m", "mistere", "train",
         "--embeddings", str(embeddings), "--output", str(output), *TINY, *arguments,
     ]  # fmt: skip
 
@@ -126,13 +126,13 @@ def test_what_is_refused_is_refused_before_anything_is_written(
 
 
 def test_a_checkpoint_of_another_shape_is_refused(tmp_path: Path) -> None:
-    from components.core.checkpoints import Checkpoints
-    from components.core.config.mixture import MixtureConfig
-    from components.core.errors import UsageError
-    from components.core.imported_embeddings import open_embeddings
-    from components.core.moe.training import train_mixture
-    from components.core.progress import Progress
-    from components.core.store import LocalStore
+    from mistere.artifacts.checkpoints import Checkpoints
+    from mistere.artifacts.object_store import LocalStore
+    from mistere.common.errors import UsageError
+    from mistere.common.progress import Progress
+    from mistere.config.mixture import MixtureConfig
+    from mistere.model.mixture.training import train_mixture
+    from pipelines.cli.experiments.imported_embeddings import open_embeddings
 
     data = open_embeddings(write_embeddings(tmp_path / "embeddings"))
     small = MixtureConfig(hidden=4, gru_layers=1, fusion="feed_forward", fusion_width=8, epochs=1, learning_rate=1e-3)

@@ -11,12 +11,12 @@ import optuna
 import pytest
 from typer.testing import CliRunner
 
-from components.core.embeddings import EmbeddedDialogue, EmbeddedDialogues
-from components.core.errors import UsageError
-from components.core.imported_embeddings import open_embeddings
-from pipelines.cli import app
+from mistere.common.errors import UsageError
+from mistere.model.embeddings import EmbeddedDialogue, EmbeddedDialogues
+from pipelines.cli.app import app
+from pipelines.cli.experiments.imported_embeddings import open_embeddings
+from pipelines.cli.experiments.tuning import STUDY_FILE, Tuned, space, tune
 from pipelines.profiles import load_profile
-from pipelines.training.tuning import STUDY_FILE, Tuned, space, tune
 from tests.unit.embeddings_folder import write_embeddings
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -17,26 +17,27 @@ import pytest
 import soundfile
 from pydantic import ValidationError
 
-from components.core.artifact_io import Opened, publish
-from components.core.checkpoints import Checkpoints
-from components.core.config.validation import SEVERITIES, ValidationConfig
-from components.core.data_source import pin
-from components.core.dataset import SPLITS, DatasetInfo, Split, Utterance, shards_of, write_dataset
-from components.core.file_digest import digest_of
-from components.core.manifests import ModelBundle, UtteranceSet, ValidationReport
-from components.core.progress import Progress
-from components.core.stage import Result, RunContext, Step
-from components.core.store import LocalStore
-from components.core.utterances import UtteranceReader
 from components.pull_data.run import describe
 from components.validate_data import run as stage
-from components.validate_data import shard_facts
-from components.validate_data.facts import ShardFile
-from components.validate_data.hearing import Heard
+from components.validate_data.facts import shard as shard_facts
+from components.validate_data.facts.audio_measurements import Heard
+from components.validate_data.facts.shard import FactsCache
+from components.validate_data.facts.tables import ShardFile
 from components.validate_data.report import render
-from components.validate_data.shard_facts import FactsCache
 from components.validate_data.validation import Declared, validate
 from components.validate_data.verdict import Validation, results_json, verdict_json
+from mistere.artifacts.checkpoints import Checkpoints
+from mistere.artifacts.io import ArtifactHandle, publish
+from mistere.artifacts.manifests import ModelBundle, UtteranceSet, ValidationReport
+from mistere.artifacts.object_store import LocalStore
+from mistere.common.file_digest import digest_of
+from mistere.common.progress import Progress
+from mistere.common.splits import SPLITS, Split
+from mistere.config.validation import SEVERITIES, ValidationConfig
+from mistere.data.dataset import DatasetInfo, Utterance, shards_of, write_dataset
+from mistere.data.utterances import UtteranceReader
+from mistere.data.versions import pin
+from mistere.engine.stage import Result, RunContext, Step
 
 LABELS = ["anger", "joy", "neutral"]
 TURNS = 6
@@ -358,7 +359,7 @@ def run_stage(step: Step, data: Path, output: Path, champion: str = "none", **se
     for folder in folders.values():
         folder.mkdir(parents=True)
     config = ValidationConfig.model_validate(settings)
-    return stage.run(config, step, Opened(data, reference), champion, **folders)
+    return stage.run(config, step, ArtifactHandle(data, reference), champion, **folders)
 
 
 def test_run_leaves_report_and_results_on_a_rejection_too(step: Step, tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ import pytest
 import typer
 import yaml
 
-from components.core.config.whole import available_profiles
-from pipelines.cli import app
+from mistere.config.loader import available_profiles
+from pipelines.cli.app import app
 from pipelines.profiles import PROFILES
 
 ROOT = Path(__file__).resolve().parents[2]

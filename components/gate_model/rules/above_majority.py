@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from components.core.manifests import RuleResult
 from components.gate_model.candidate import Candidate, not_measured, passed, rejected
+from mistere.artifacts.manifests import RuleResult
 
 NAME = "above_majority"
 
 
-def judge(candidate: Candidate) -> RuleResult:
+def evaluate(candidate: Candidate) -> RuleResult:
     """Reject a candidate that has learned no more than the label counts."""
     margin = candidate.thresholds.min_over_majority
     found, majority = candidate.interval("test.weighted_f1"), candidate.metrics.get("test.majority.weighted_f1")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from components.core.manifests import RuleResult
 from components.gate_model.candidate import Candidate, not_asked, not_measured, passed, rejected
+from mistere.artifacts.manifests import RuleResult
 
 NAME = "bundle_size"
 
 
-def judge(candidate: Candidate) -> RuleResult:
+def evaluate(candidate: Candidate) -> RuleResult:
     """Reject a candidate whose own parts are larger than the bound; base weights are shared and do not count."""
     bound, measured = candidate.thresholds.max_bundle_mb, candidate.runtime.get("runtime.size_mb")
     if bound is False:

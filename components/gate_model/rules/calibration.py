@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from components.core.manifests import RuleResult
 from components.gate_model.candidate import Candidate, not_asked, not_measured, passed, rejected
+from mistere.artifacts.manifests import RuleResult
 
 NAME = "calibration"
 
 
-def judge(candidate: Candidate) -> RuleResult:
+def evaluate(candidate: Candidate) -> RuleResult:
     """Reject a candidate whose expected calibration error is above the bound (the point: resampling adds to the error)."""
     bound, measured = candidate.thresholds.max_ece, candidate.metrics.get("test.ece")
     if bound is False:

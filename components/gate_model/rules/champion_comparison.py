@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from components.core.manifests import RuleResult
 from components.gate_model.candidate import Candidate, held, not_asked, passed, rejected
+from mistere.artifacts.manifests import RuleResult
 
 NAME = "champion_comparison"
 
 
-def judge(candidate: Candidate) -> RuleResult:
+def evaluate(candidate: Candidate) -> RuleResult:
     """Promote what the paired interval shows to be good enough, reject what it shows to be worse, hold what is between."""
     thresholds = candidate.thresholds
     superior = thresholds.champion_mode == "superiority"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from components.core.manifests import RuleResult
 from components.gate_model.candidate import Candidate, not_asked, not_measured, passed, rejected
+from mistere.artifacts.manifests import RuleResult
 
 NAME = "class_floor"
 
 
-def judge(candidate: Candidate) -> RuleResult:
+def evaluate(candidate: Candidate) -> RuleResult:
     """Reject a candidate with a class below the floor (the point; a class of few utterances is left out)."""
     bound, least = candidate.thresholds.min_class_f1, candidate.thresholds.min_class_support
     if bound is False:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from components.core.manifests import RuleResult
 from components.gate_model.candidate import Candidate, held, passed
+from mistere.artifacts.manifests import RuleResult
 
 NAME = "committed_code"
 
 
-def judge(candidate: Candidate) -> RuleResult:
+def evaluate(candidate: Candidate) -> RuleResult:
     """Hold a model of code with uncommitted changes, or of unknown code, unless that is allowed."""
     if candidate.code == "committed":
         return passed(NAME, None, None, "A commit holds the code that made it.")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from components.core.manifests import RuleResult
 from components.gate_model.candidate import Candidate, held, passed, rejected
+from mistere.artifacts.manifests import RuleResult
 
 NAME = "data_verdict"
 
 
-def judge(candidate: Candidate) -> RuleResult:
+def evaluate(candidate: Candidate) -> RuleResult:
     """Reject a model of rejected data; hold one of data with warnings where the profile says so."""
     count = len(candidate.data_warnings)
     if candidate.data_verdict == "reject":

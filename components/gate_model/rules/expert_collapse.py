@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from components.core.manifests import RuleResult
 from components.gate_model.candidate import Candidate, not_asked, not_measured, passed, rejected
+from mistere.artifacts.manifests import RuleResult
 
 NAME = "expert_collapse"
 
 
-def judge(candidate: Candidate) -> RuleResult:
+def evaluate(candidate: Candidate) -> RuleResult:
     """Reject a candidate whose gate gives one expert more than the bound on average."""
     bound = candidate.thresholds.max_expert_weight
     if bound is False:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from components.core.manifests import RuleResult
 from components.gate_model.candidate import Candidate, not_asked, not_measured, passed, rejected
+from mistere.artifacts.manifests import RuleResult
 
 NAME = "latency"
 
 
-def judge(candidate: Candidate) -> RuleResult:
+def evaluate(candidate: Candidate) -> RuleResult:
     """Reject a candidate that takes longer for a raw dialogue than the bound, on the machine that evaluated it."""
     bound, measured = candidate.thresholds.max_dialogue_ms, candidate.runtime.get("runtime.dialogue_ms.p95")
     if bound is False:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from components.core.manifests import RuleResult
 from components.gate_model.candidate import Candidate, held, not_measured, passed, rejected
+from mistere.artifacts.manifests import RuleResult
 
 NAME = "minimum_weighted_f1"
 
 
-def judge(candidate: Candidate) -> RuleResult:
+def evaluate(candidate: Candidate) -> RuleResult:
     """Reject a candidate that is surely below the floor, hold one that may be."""
     bound, found = candidate.thresholds.min_weighted_f1, candidate.interval("test.weighted_f1")
     if found is None:

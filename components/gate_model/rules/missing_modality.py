@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from components.core.manifests import RuleResult
-from components.core.missing_curve import curve_from_metrics
 from components.gate_model.candidate import Candidate, held, not_asked, not_measured, passed, rejected
+from mistere.artifacts.manifests import RuleResult
+from mistere.metrics.missing_curve import curve_from_metrics
 
 NAME = "missing_modality"
 
 
-def judge(candidate: Candidate) -> RuleResult:
+def evaluate(candidate: Candidate) -> RuleResult:
     """Reject a candidate that surely keeps less than the bound's share of its weighted F1, hold one that may."""
     bound = candidate.thresholds.min_retained
     if bound is False:

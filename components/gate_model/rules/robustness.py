@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from components.core.manifests import RuleResult
-from components.core.robustness_figures import CONDITIONS, PREFIX
 from components.gate_model.candidate import Candidate, held, not_asked, not_measured, passed, rejected
+from mistere.artifacts.manifests import RuleResult
+from mistere.config.evaluation import CONDITIONS
+from mistere.metrics.robustness import PREFIX
 
 NAME = "robustness"
 
 
-def judge(candidate: Candidate) -> RuleResult:
+def evaluate(candidate: Candidate) -> RuleResult:
     """Reject a candidate that surely loses more than the bound under a condition, hold one that may."""
     bound = candidate.thresholds.max_robustness_loss
     if bound is False:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from components.core.config.validation import ValidationConfig
-from components.validate_data.drift import Drift
 from components.validate_data.expectations.content import audio_rules, pairing_rules, text_rules
 from components.validate_data.expectations.distance import drift_rules, split_rules
 from components.validate_data.expectations.rule import Rule
 from components.validate_data.expectations.structure import dialogue_rules, label_rules, table_rules
-from components.validate_data.facts import Facts
+from components.validate_data.facts.drift import Drift
+from components.validate_data.facts.tables import Facts
+from mistere.config.validation import ValidationConfig
 
 
 def rules(

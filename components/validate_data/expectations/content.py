@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from components.core.config.validation import ValidationConfig
 from components.validate_data.expectations.rule import Rule, is_at_least, is_between, is_false, is_true
-from components.validate_data.facts import Facts
-from components.validate_data.reading import scripts_of
+from components.validate_data.facts.tables import Facts
+from components.validate_data.facts.transcript_facts import scripts_of
+from mistere.config.validation import ValidationConfig
 
 
 def text_rules(facts: Facts, language: str, config: ValidationConfig) -> list[Rule]:

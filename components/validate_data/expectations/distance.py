@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from components.core.config.validation import ValidationConfig
-from components.validate_data.drift import Drift
 from components.validate_data.expectations.rule import Rule, is_at_least, is_between
-from components.validate_data.facts import Facts
+from components.validate_data.facts.drift import Drift
+from components.validate_data.facts.tables import Facts
+from mistere.config.validation import ValidationConfig
 
 
 def split_rules(facts: Facts, speaker_disjoint: bool, config: ValidationConfig) -> list[Rule]:

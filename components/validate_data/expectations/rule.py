@@ -14,7 +14,7 @@ class Rule:
     """One expectation.
 
     Attributes:
-        name: identifies it, in ``expectations.json`` and in :data:`components.core.config.validation.SEVERITIES`.
+        name: identifies it, in ``expectations.json`` and in :data:`mistere.config.validation.SEVERITIES`.
         layer: the heading it stands under in the report.
         title: what is expected, in plain words.
         table: the table of facts it looks at, and so what is counted.

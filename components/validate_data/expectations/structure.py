@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from components.core.config.validation import ValidationConfig
 from components.validate_data.expectations.rule import Rule, is_at_least, is_between, is_not, is_true
+from mistere.config.validation import ValidationConfig
 
 
 def table_rules() -> list[Rule]:

@@ -57,13 +57,13 @@ if os.environ.get("MISTERE_MLSERVER"):
         """One dialogue a request."""
 
         async def load(self) -> bool:
-            from components.core.inference import load_bundle
+            from mistere.model.inference import load_bundle
 
             self._model = load_bundle(self.settings.parameters.uri)
             return True
 
         async def predict(self, payload: InferenceRequest) -> InferenceResponse:
-            from components.core.inference import UtteranceInput
+            from mistere.model.inference import UtteranceInput
 
             columns = {one.name: StringCodec.decode_input(one) for one in payload.inputs}
             dialogue = [

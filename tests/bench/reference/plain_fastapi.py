@@ -12,7 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from components.core.inference import UtteranceInput, load_bundle
+from mistere.model.inference import UtteranceInput, load_bundle
 
 
 class Turn(BaseModel):

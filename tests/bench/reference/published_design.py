@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from components.core.config.mixture import MixtureConfig
-from components.core.losses import expert_consistency_loss, focal_loss, supervised_contrastive_loss
-from components.core.moe.mixture import MixtureOfExperts
+from mistere.config.mixture import MixtureConfig
+from mistere.model.losses import expert_consistency_loss, focal_loss, supervised_contrastive_loss
+from mistere.model.mixture.mixture import MixtureOfExperts
 
 
 class Context(nn.Module):

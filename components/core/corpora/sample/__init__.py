@@ -1,7 +1,0 @@
-"""The sample: a synthetic spoken corpus, made here from a seed, small enough to travel with the repository."""
-
-from __future__ import annotations
-
-from components.core.corpora.sample.assembly import make_sample
-
-__all__ = ["make_sample"]

@@ -1,0 +1,123 @@
+"""Utterance vectors by content, shared by all runs that use the same encoder: nothing is embedded twice.
+
+A folder of segments below an identity (encoder, preprocessing, precision, code). A segment is a safetensors file of keys
+``[N, 16]`` (digests of what was embedded) and vectors ``[N, D]``, and it is named by the digest of its own bytes: writers
+never meet, and one that was damaged or cut short is found out, deleted and computed again. Opening costs one pass over the
+segments' bytes; memory holds 24 bytes a vector and a few segments.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from mistere.artifacts.object_store import MissingObjectError, ObjectStore, open_store
+from mistere.common.errors import MistereError
+from mistere.common.file_digest import digest_of
+from mistere.common.paths import cache_directory
+from mistere.common.progress import Progress
+from mistere.model.encoders.inputs import Transcript
+
+_KEY_BYTES = 16
+_CONNECTIONS = 8
+_OPEN_SEGMENTS = 4
+
+
+def content_key(content: bytes | Transcript) -> bytes:
+    """The key of what is embedded: an encoded audio file, or a transcript with the turns before it."""
+    data = content if isinstance(content, bytes) else json.dumps([content.text, *content.context]).encode()
+    return hashlib.blake2b(data, digest_size=_KEY_BYTES, person=type(content).__name__.encode()).digest()
+
+
+class VectorCache:
+    """The vectors of one identity.
+
+    Args:
+        store: where they are kept.
+        identity: digest of everything but the content that a vector depends on.
+        progress: is told about damage.
+    """
+
+    def __init__(self, store: ObjectStore, identity: str, progress: Progress) -> None:
+        self._store, self._progress = store, progress
+        self._prefix = f"vectors/{identity}"
+        self._local = store.local_path(self._prefix) or cache_directory("vectors", identity)
+        names = sorted(key.rsplit("/", 1)[1] for key in store.keys(self._prefix))
+        with ThreadPoolExecutor(_CONNECTIONS) as pool:
+            found = list(pool.map(self._keys_of, names))
+        self._segments = [name for name, keys in zip(names, found, strict=True) if keys is not None]
+        present = [keys for keys in found if keys is not None]
+        keys = np.concatenate(present) if present else np.empty(0, f"S{_KEY_BYTES}")
+        order = np.argsort(keys, kind="stable")
+        self._keys = keys[order]
+        self._segment_of = np.repeat(np.arange(len(present), dtype=np.int32), [len(keys) for keys in present])[order]
+        rows = [np.arange(len(keys), dtype=np.int32) for keys in present]
+        self._row_of = (np.concatenate(rows) if rows else np.empty(0, np.int32))[order]
+        self._vectors = lru_cache(_OPEN_SEGMENTS)(self._load)
+
+    @classmethod
+    def open(cls, setting: str, own: ObjectStore, identity: str, progress: Progress) -> VectorCache | None:
+        """The cache that a setting names: ``store`` (the run's own), a folder, ``s3://…``, or ``off`` for none."""
+        if setting == "off":
+            return None
+        return cls(own if setting == "store" else open_store(setting), identity, progress)
+
+    def find(self, keys: Sequence[bytes | None]) -> dict[int, np.ndarray]:
+        """The vectors ``[D]`` that are there, by position in ``keys``; None is never there."""
+        wanted = [index for index, key in enumerate(keys) if key is not None]
+        if not wanted or not len(self._keys):
+            return {}
+        asked = np.array([keys[index] for index in wanted], dtype=f"S{_KEY_BYTES}")
+        at = np.minimum(np.searchsorted(self._keys, asked), len(self._keys) - 1)
+        found: dict[int, np.ndarray] = {}
+        for index, position, hit in zip(wanted, at, self._keys[at] == asked, strict=True):
+            if hit:
+                found[index] = self._vectors(int(self._segment_of[position]))[self._row_of[position]]
+        return found
+
+    def add(self, keys: Sequence[bytes], vectors: np.ndarray) -> None:
+        """Keep vectors float32 ``[N, D]``; they are found from the next opening on."""
+        from safetensors.numpy import save
+
+        if not len(keys):
+            return
+        packed = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, _KEY_BYTES)
+        data = save({"keys": packed, "vectors": np.ascontiguousarray(vectors, dtype=np.float32)})
+        self._store.write(f"{self._prefix}/{hashlib.sha256(data).hexdigest()}.safetensors", data)
+
+    def _keys_of(self, name: str) -> np.ndarray | None:
+        """The keys of a whole segment, fetched where this machine has not got it; None for a damaged one."""
+        from safetensors import SafetensorError, safe_open
+
+        path = self._local / name
+        remote = self._store.local_path(self._prefix) is None
+        try:
+            if remote and not (path.is_file() and digest_of(path) == path.stem):
+                self._store.download(f"{self._prefix}/{name}", path)
+            if digest_of(path) == path.stem:
+                with safe_open(path, "np") as opened:
+                    keys: np.ndarray = opened.get_tensor("keys")
+                return keys.view(f"S{_KEY_BYTES}")[:, 0]
+        except (SafetensorError, MissingObjectError, OSError):
+            pass
+        self._progress.note(
+            f"{self._store.location(f'{self._prefix}/{name}')} is damaged: its vectors are computed again."
+        )
+        self._store.delete_object(f"{self._prefix}/{name}")
+        path.unlink(missing_ok=True)
+        return None
+
+    def _load(self, segment: int) -> np.ndarray:
+        from safetensors.numpy import load_file
+
+        path = Path(self._local / self._segments[segment])
+        try:
+            return load_file(path)["vectors"]
+        except OSError as error:
+            raise MistereError(f"{path} vanished while it was read ({error}): run again.") from error

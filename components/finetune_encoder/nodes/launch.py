@@ -1,0 +1,248 @@
+"""Training on several nodes of the cluster: a TrainJob is made, followed to its end and deleted.
+
+What the nodes need lies in the store under the step's key, and the TrainJob is named by it: a step whose pod was killed finds
+the one that runs and follows it again.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from contextlib import suppress
+from typing import Any, Final
+
+from components.finetune_encoder.nodes.node import FAILURES, JOB, SPOOLS, WEIGHTS
+from components.finetune_encoder.nodes.pods import NodePods
+from components.finetune_encoder.nodes.train_job import train_job, train_job_name
+from components.finetune_encoder.processes.local import train_in_halves
+from components.finetune_encoder.processes.torchrun import Failure
+from components.finetune_encoder.processes.worker import CURVE
+from components.finetune_encoder.training.batches import share_step
+from components.finetune_encoder.training.checkpointing import PreemptedError
+from components.finetune_encoder.training.trainer import Curve, TrainingJob
+from mistere.artifacts.object_store import LocalStore, MissingObjectError, ObjectStore, UnreachableError
+from mistere.common.errors import MistereError, UsageError
+from mistere.config.encoder import EncoderConfig
+from mistere.engine.stage import Step
+from mistere.kubernetes.api import KubernetesApi, KubernetesError, connect
+from mistere.kubernetes.current_pod import TRAINER_API, is_inside, own_pod
+from mistere.kubernetes.images import image
+
+_POLL_SECONDS: Final = 5.0
+_PATIENCE_SECONDS: Final = 900.0
+"""For an API or a store that does not answer while the nodes train, and for pods that are being removed."""
+
+
+def check_nodes(config: EncoderConfig, modality: str, store: ObjectStore) -> None:
+    """Refuse at once what several nodes could not do.
+
+    Raises:
+        UsageError: saying what.
+    """
+    where = f"{modality}.num_nodes={config.num_nodes}"
+    if not is_inside():
+        raise UsageError(
+            f"{where} trains on several nodes of a cluster, and this run is in none: set {modality}.num_nodes=1 (and "
+            f"{modality}.processes for several GPUs here), or submit the run."
+        )
+    if isinstance(store, LocalStore):
+        raise UsageError(
+            f"{where} needs a store that the nodes reach: name s3://bucket/prefix, not the folder {store.uri}."
+        )
+    share_step(config.batch_size * config.accumulation, config.batch_size, config.num_nodes * config.processes)
+
+
+def train_on_nodes(job: TrainingJob, base_digest: str, step: Step) -> Curve:
+    """Train on ``job.config.num_nodes`` nodes; the best epoch's weights come to ``job.output``.
+
+    Args:
+        job: what to train, with the utterances prepared.
+        base_digest: of the base weights in the store.
+        step: this execution.
+
+    Raises:
+        PreemptedError: SIGTERM; the TrainJob is deleted, its work so far is kept.
+        MistereError: a node failed, or the cluster refuses the TrainJob.
+    """
+    api = connect()
+    nodes = _Nodes(api, own_pod(api), base_digest, step, job)
+
+    def note_sigterm(_signal: int, _frame: Any) -> None:
+        nodes.terminated = True
+
+    before = signal.signal(signal.SIGTERM, note_sigterm)
+    try:
+        processes = job.config.num_nodes * job.config.processes
+        return train_in_halves(nodes.as_it_runs(job), processes, nodes.attempt, step.progress)
+    finally:
+        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
+
+
+class _Nodes:
+    """The nodes of one step.
+
+    Attributes:
+        terminated: SIGTERM has come.
+    """
+
+    def __init__(
+        self, api: KubernetesApi, step_pod: dict[str, Any], base_digest: str, step: Step, job: TrainingJob
+    ) -> None:
+        self.terminated = False
+        self._api, self._step_pod, self._base_digest = api, step_pod, base_digest
+        self._store, self._progress, self._modality = step.store, step.progress, job.modality
+        self._prefix = f"nodes/{job.modality}/{step.key}"
+        self._name = train_job_name(job.modality, step.key)
+        self._namespace = str(step_pod["metadata"]["namespace"])
+        self._collection = f"/apis/{TRAINER_API}/namespaces/{self._namespace}/trainjobs"
+        self._path = f"{self._collection}/{self._name}"
+
+    def as_it_runs(self, job: TrainingJob) -> TrainingJob:
+        """The job, or as a TrainJob that runs already does it: its batches may have been halved."""
+        if self._settled() is None:
+            return job
+        self._progress.note(f"TrainJob {self._name} runs already and is followed.")
+        with suppress(MissingObjectError):
+            content = json.loads(self._store.read(f"{self._prefix}/{JOB}")[0])
+            return job.model_copy(update={"most": int(content["training"]["most"])})
+        return job
+
+    def attempt(self, job: TrainingJob) -> tuple[Curve, list[Failure]]:
+        """Let the nodes train; the curve, or how processes failed."""
+        try:
+            if self._settled() is None:
+                self._start(job)
+            return self._follow(job)
+        finally:
+            self._end()
+
+    def _settled(self) -> dict[str, Any] | None:
+        """The TrainJob, or None where there is none; one that is being removed is waited for."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while True:
+            try:
+                live = self._api.get(self._path)
+            except KubernetesError as error:
+                raise self._refusal(error) from error
+            if live is None or not live["metadata"].get("deletionTimestamp"):
+                return live
+            if time.monotonic() > deadline:
+                raise MistereError(
+                    f"TrainJob {self._name} in namespace {self._namespace} was deleted and does not go: see which finalizer "
+                    f"holds it, then run again."
+                )
+            self._pause()
+
+    def _start(self, job: TrainingJob) -> None:
+        self._store.delete(self._prefix)
+        for name, folder in ((SPOOLS[0], job.train), (SPOOLS[1], job.dev)):
+            for file in sorted(folder.iterdir()):
+                self._store.upload(file, f"{self._prefix}/{name}/{file.name}")
+        content = {"training": job.model_dump(mode="json"), "base_digest": self._base_digest}
+        self._store.write(f"{self._prefix}/{JOB}", json.dumps(content).encode())
+        arguments = (self._store.uri, self._prefix)
+        manifest = train_job(self._name, job.config, image("train"), arguments, self._step_pod)
+        try:
+            self._api.create(self._collection, manifest)
+        except KubernetesError as error:
+            raise self._refusal(error) from error
+        self._progress.note(
+            f"TrainJob {self._name} in namespace {self._namespace}: {job.config.num_nodes} nodes with {job.config.processes} "
+            f"processes each."
+        )
+
+    def _follow(self, job: TrainingJob) -> tuple[Curve, list[Failure]]:
+        pods = NodePods(self._api, self._namespace, self._name, self._modality, self._progress)
+        silent_since: float | None = None
+        while True:
+            try:
+                answer = self._look(job, pods)
+                if answer is not None:
+                    return answer
+                silent_since = None
+            except (KubernetesError, UnreachableError) as error:
+                now = time.monotonic()
+                silent_since = now if silent_since is None else silent_since
+                passing = isinstance(error, UnreachableError) or error.code in {0, 429} or error.code >= 500
+                if not passing or now - silent_since > _PATIENCE_SECONDS:
+                    raise
+            self._pause()
+
+    def _look(self, job: TrainingJob, pods: NodePods) -> tuple[Curve, list[Failure]] | None:
+        """What came of the TrainJob; None while it runs."""
+        live = self._api.get(self._path)
+        pods.look()
+        if live is None or live["metadata"].get("deletionTimestamp"):
+            raise MistereError(
+                f"TrainJob {self._name} was deleted by another hand before it ended: run again and it goes on from the last "
+                "checkpoint."
+            )
+        conditions = live.get("status", {}).get("conditions") or []
+        true = {condition["type"]: condition for condition in conditions if condition["status"] == "True"}
+        if "Complete" in true:
+            return self._fetch(job), []
+        failures = self._failures()
+        if failures:
+            return [], failures
+        if "Failed" in true:
+            why = str(true["Failed"].get("message") or true["Failed"].get("reason", "")).strip().rstrip(".")
+            raise MistereError(
+                f"TrainJob {self._name} failed ({'; '.join(filter(None, (why, pods.why())))}): its log is above; run again and "
+                "it goes on from the last checkpoint."
+            )
+        pods.expect(suspended="Suspended" in true)
+        return None
+
+    def _failures(self) -> list[Failure]:
+        """How processes failed where trying again would not help, as the nodes told the store."""
+        return [
+            failure
+            for key in sorted(self._store.keys(f"{self._prefix}/{FAILURES}"))
+            for failure in json.loads(self._store.read(key)[0])
+        ]
+
+    def _fetch(self, job: TrainingJob) -> Curve:
+        try:
+            self._store.download(f"{self._prefix}/{WEIGHTS}", job.output / WEIGHTS)
+            curve: Curve = json.loads(self._store.read(f"{self._prefix}/{CURVE}")[0])
+        except MissingObjectError as error:
+            raise MistereError(f"TrainJob {self._name} ended and left no weights ({error}): run again.") from error
+        return curve
+
+    def _end(self) -> None:
+        """Delete what was made; a failure of that hides no other."""
+        try:
+            self._api.delete(self._path, dependents_first=True)
+            self._store.delete(self._prefix)
+        except MistereError as error:
+            self._progress.note(f"TrainJob {self._name} may still be there: {error}")
+
+    def _pause(self) -> None:
+        """Wait a little.
+
+        Raises:
+            PreemptedError: SIGTERM.
+        """
+        deadline = time.monotonic() + _POLL_SECONDS
+        while not self.terminated and time.monotonic() < deadline:
+            time.sleep(min(0.2, _POLL_SECONDS))
+        if self.terminated:
+            raise PreemptedError(
+                f"stopped by SIGTERM, TrainJob {self._name} is deleted: run again and it goes on from the last checkpoint."
+            )
+
+    def _refusal(self, error: KubernetesError) -> MistereError:
+        """What the cluster refuses, in words of what was asked of it."""
+        if error.code == 404:
+            return MistereError(
+                f"the cluster has no TrainJobs: install Kubeflow Trainer (2.3 or later) there, or set {self._modality}."
+                "num_nodes=1."
+            )
+        about_the_job = "admission webhook" in error.said or "quota" in error.said
+        if error.code in {400, 422} or (error.code == 403 and about_the_job):
+            return MistereError(
+                f"the cluster refuses TrainJob {self._name} ({error.said}): correct {self._modality}.nodes, or see that Kubeflow "
+                "Trainer is 2.3 or later."
+            )
+        return error

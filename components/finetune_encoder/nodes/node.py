@@ -1,0 +1,93 @@
+"""``python -m components.finetune_encoder.nodes.node STORE PREFIX``: one node of a TrainJob.
+
+It fetches once, for all its processes, what the step left under the prefix, the base weights and the checkpoints; then torchrun,
+which Kubeflow Trainer tells of the other nodes (``PET_…`` variables), trains on them. Weights and curve go from the node of
+the first process. How a process failed goes to the store where trying again would not help; else the node ends with an error,
+Kubernetes starts it again, and it goes on from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from components.finetune_encoder.processes.torchrun import Failure, run_torchrun
+from components.finetune_encoder.processes.worker import CURVE
+from mistere.artifacts.checkpoints import Checkpoints
+from mistere.artifacts.io import open_artifact
+from mistere.artifacts.manifests import BaseEncoder
+from mistere.artifacts.object_store import ObjectStore, UnreachableError, open_store
+from mistere.common.errors import ExitCode, MistereError
+
+JOB = "job.json"
+"""Under the prefix: ``training``, a :class:`~components.finetune_encoder.training.trainer.TrainingJob` whose paths are to be set by the
+node, and ``base_digest``."""
+SPOOLS = ("train", "dev")
+"""Under the prefix: folders of the prepared utterances."""
+WEIGHTS = "tuned.safetensors"
+FAILURES = "failures"
+"""Under the prefix: a file for each node that failed."""
+
+_RANK = "PET_NODE_RANK"
+_OPTIONS = ("--rdzv-conf=timeout=3600",)
+"""Nodes wait an hour for one another: their machines are not free at the same time."""
+_PATIENCE = (10.0, 60.0, 300.0)
+
+
+def main(uri: str, prefix: str) -> int:
+    """Train as one of several nodes; the exit code."""
+    store = open_store(uri)
+    failures: list[Failure]
+    with tempfile.TemporaryDirectory() as directory:
+        try:
+            job = _fetch(store, prefix, Path(directory))
+            failures = run_torchrun(job, _OPTIONS)
+            if not failures and job.with_name(CURVE).is_file():
+                _bring_home(store, prefix, job.parent)
+        except UnreachableError as error:
+            failures = [{"message": str(error), "passing": True}]
+        except MistereError as error:
+            failures = [{"message": str(error), "exit_code": int(error.exit_code)}]
+    for failure in failures:
+        print(failure.get("message", "a batch does not fit into the device's memory"), file=sys.stderr, flush=True)
+    lasting = [failure for failure in failures if not failure.get("passing") and not failure.get("terminated")]
+    if lasting:
+        store.write(f"{prefix}/{FAILURES}/{os.environ.get(_RANK, '0')}.json", json.dumps(lasting).encode())
+    return ExitCode.ERROR if failures else 0
+
+
+def _fetch(store: ObjectStore, prefix: str, folder: Path) -> Path:
+    """Lay everything out on this machine; the job's file."""
+    content = json.loads(store.read(f"{prefix}/{JOB}")[0])
+    training = content["training"]
+    for spool in SPOOLS:
+        for key in store.keys(f"{prefix}/{spool}"):
+            store.download(key, folder / spool / Path(key).name)
+        training[spool] = str(folder / spool)
+    training["base"] = str(open_artifact(store, BaseEncoder, content["base_digest"]).path)
+    training["output"] = str(folder)
+    Checkpoints(store, "finetune_encoder", training["key"]).restore()
+    job = folder / JOB
+    job.write_text(json.dumps(training), encoding="utf-8")
+    return job
+
+
+def _bring_home(store: ObjectStore, prefix: str, folder: Path) -> None:
+    """Upload what came out, patiently: the other nodes have ended, so this one could not train again alone."""
+    for wait in (*_PATIENCE, None):
+        try:
+            for name in (WEIGHTS, CURVE):
+                store.upload(folder / name, f"{prefix}/{name}")
+            return
+        except UnreachableError:
+            if wait is None:
+                raise
+            time.sleep(wait)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2]))

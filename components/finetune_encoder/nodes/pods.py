@@ -1,0 +1,160 @@
+"""The pods of a TrainJob's nodes: their logs, passed on as they come, and what holds them up."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import Any, Final
+
+from components.finetune_encoder.nodes.train_job import CONTAINER, POD_LABEL
+from mistere.common.errors import MistereError
+from mistere.common.progress import Progress
+from mistere.kubernetes.api import KubernetesApi, KubernetesError
+
+_INDEX_LABEL: Final = "batch.kubernetes.io/job-completion-index"
+_HOPELESS: Final = {"ImagePullBackOff", "InvalidImageName", "CreateContainerConfigError", "CreateContainerError"}
+_SECONDS_WITHOUT_PODS: Final = 60.0
+_LINES, _LONGEST = 3, 160
+
+
+class NodePods:
+    """The pods of one TrainJob.
+
+    Args:
+        api: the cluster.
+        namespace: the TrainJob's.
+        train_job: its name.
+        modality: whose settings are to be changed.
+        progress: is told, once each, of what a person may want to see to.
+    """
+
+    def __init__(self, api: KubernetesApi, namespace: str, train_job: str, modality: str, progress: Progress) -> None:
+        self._api, self._train_job, self._modality, self._progress = api, train_job, modality, progress
+        self._path = f"/api/v1/namespaces/{namespace}/pods"
+        self._pods: list[dict[str, Any]] = []
+        self._read_until: dict[str, str] = {}
+        self._restarts: dict[str, int] = {}
+        self._last: dict[str, deque[str]] = {}
+        self._said: set[str] = set()
+        self._began = time.monotonic()
+
+    def look(self) -> None:
+        """See how the pods are, and pass on what they wrote since.
+
+        Raises:
+            MistereError: one of them will never train.
+        """
+        pods, _ = self._api.list(self._path, f"{POD_LABEL}={self._train_job}")
+        self._pods = sorted(pods, key=_name)
+        for pod in self._pods:
+            self._pass_on(pod)
+        for pod in self._pods:
+            self._judge(pod)
+        self._judge_all()
+
+    def expect(self, *, suspended: bool) -> None:
+        """Say why there may be no pods yet."""
+        if suspended:
+            self._note(f"TrainJob {self._train_job} is suspended: it waits in a queue for its turn.")
+        elif not self._pods and time.monotonic() - self._began > _SECONDS_WITHOUT_PODS:
+            self._note(
+                f"TrainJob {self._train_job} has no pods yet: kubectl describe jobs -l {POD_LABEL}={self._train_job} says why "
+                "(a quota, a policy)."
+            )
+
+    def why(self) -> str:
+        """What the pods that ended with an error said last."""
+        parts = []
+        for pod in self._pods:
+            ended = _ended(pod)
+            if ended.get("exitCode"):
+                lines = " / ".join(self._last.get(_name(pod), ()))
+                parts.append(f"{_node(pod)} ended with exit code {ended['exitCode']}{f': {lines}' if lines else ''}")
+        return "; ".join(parts[:_LINES])
+
+    def _pass_on(self, pod: dict[str, Any]) -> None:
+        """What a pod wrote since the last look; of a container that was started again first what the one before still wrote."""
+        restarts = int(_container(pod).get("restartCount", 0))
+        if restarts > self._restarts.get(_name(pod), 0):
+            self._read_log(pod, previous="true")
+        self._restarts[_name(pod)] = restarts
+        self._read_log(pod)
+
+    def _read_log(self, pod: dict[str, Any], **of: str) -> None:
+        name = _name(pod)
+        query = {"container": CONTAINER, "timestamps": "true", **of}
+        if name in self._read_until:
+            query["sinceTime"] = self._read_until[name]
+        try:
+            text = self._api.text(f"{self._path}/{name}/log", **query)
+        except KubernetesError as error:
+            if error.code in {401, 403}:
+                self._note(f"the nodes' logs are not passed on: {error}")
+            elif error.code not in {400, 404}:  # not started yet, or gone
+                raise
+            return
+        for line in text.splitlines():
+            stamp, _, content = line.partition(" ")
+            if stamp <= self._read_until.get(name, ""):
+                continue
+            self._read_until[name] = stamp
+            print(f"{_node(pod)}: {content}", flush=True)
+            if content.strip():
+                self._last.setdefault(name, deque(maxlen=_LINES)).append(content.strip()[:_LONGEST])
+
+    def _judge(self, pod: dict[str, Any]) -> None:
+        waiting = _container(pod).get("state", {}).get("waiting") or {}
+        if waiting.get("reason") in _HOPELESS:
+            said = " ".join(str(waiting.get("message", "")).split())[:_LONGEST]
+            raise MistereError(
+                f"{_node(pod)} of TrainJob {self._train_job} cannot start ({waiting['reason']}{f': {said}' if said else ''}): see "
+                "that the cluster can pull the image and that the secrets are there."
+            )
+        if _ended(pod).get("reason") == "OOMKilled":
+            raise MistereError(
+                f"{_node(pod)} of TrainJob {self._train_job} went over its memory: raise {self._modality}.nodes.memory, or lower "
+                f"{self._modality}.batch_size and raise {self._modality}.accumulation."
+            )
+        for condition in pod.get("status", {}).get("conditions") or []:
+            if condition["type"] == "PodScheduled" and condition["status"] == "False":
+                said = " ".join(str(condition.get("message", "")).split()).rstrip(".")
+                self._note(f"{_node(pod)} of TrainJob {self._train_job} waits for a machine ({said[:_LONGEST]}).")
+
+    def _judge_all(self) -> None:
+        done = [str(_ended(pod).get("finishedAt", "")) for pod in self._pods if _ended(pod).get("exitCode") == 0]
+        for pod in self._pods:
+            ended = _ended(pod)
+            if done and ended.get("exitCode") and str(ended.get("finishedAt", "")) > min(done):
+                raise MistereError(
+                    f"{_node(pod)} of TrainJob {self._train_job} fell when others were done, and cannot train alone: run again "
+                    "and it goes on from the last checkpoint."
+                )
+
+    def _note(self, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            self._progress.note(message)
+
+
+def _name(pod: dict[str, Any]) -> str:
+    return str(pod["metadata"]["name"])
+
+
+def _node(pod: dict[str, Any]) -> str:
+    index = (pod["metadata"].get("labels") or {}).get(_INDEX_LABEL)
+    return _name(pod) if index is None else f"node {index}"
+
+
+def _container(pod: dict[str, Any]) -> dict[str, Any]:
+    statuses = pod.get("status", {}).get("containerStatuses") or []
+    return next((status for status in statuses if status.get("name") == CONTAINER), {})
+
+
+def _ended(pod: dict[str, Any]) -> dict[str, Any]:
+    """How the container ended, this time or the time before; empty where it never did."""
+    status = _container(pod)
+    for state in ("state", "lastState"):
+        ended: dict[str, Any] = (status.get(state) or {}).get("terminated") or {}
+        if ended:
+            return ended
+    return {}

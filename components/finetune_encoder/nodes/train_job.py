@@ -1,0 +1,141 @@
+"""The TrainJob (Kubeflow Trainer's v2 API) that trains one encoder on several nodes.
+
+The nodes run as the step that starts them does: the same service account, the same references to secrets, and they belong to
+what its pod belongs to, so that they go when a run is deleted. Restricted Pod Security admits them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from mistere.config.encoder import EncoderConfig
+from mistere.kubernetes.current_pod import TRAINER_API
+from mistere.kubernetes.secret_keys import STORAGE_KEYS, TRACKING_KEYS
+
+CONTAINER: Final = "node"
+"""The container that trains, and the job it is of, as Kubeflow Trainer's runtimes name both."""
+POD_LABEL: Final = "jobset.sigs.k8s.io/jobset-name"
+"""On a node's pod: the TrainJob's name."""
+
+_MANAGER: Final = "mistere/finetune-encoder"
+_LABELS: Final = {"app.kubernetes.io/part-of": "mistere", "app.kubernetes.io/component": "training"}
+_QUEUE_LABELS: Final = ("kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class")
+_TERMINATION_SECONDS: Final = 120
+
+
+def train_job_name(modality: str, key: str) -> str:
+    """The name of the TrainJob of the step with a key: a step that is started again finds the one that runs."""
+    return f"mistere-{modality}-{key[:12].lower()}"
+
+
+def train_job(
+    name: str, config: EncoderConfig, image: str, arguments: Sequence[str], step_pod: dict[str, Any]
+) -> dict[str, Any]:
+    """The TrainJob.
+
+    Args:
+        name: its name.
+        config: the modality's section.
+        image: of the nodes.
+        arguments: of :mod:`components.finetune_encoder.nodes.node`.
+        step_pod: the pod of the step that starts it.
+    """
+    nodes = config.nodes
+    gpus = {nodes.gpu_type: str(config.processes)} if config.device != "cpu" else {}
+    own = step_pod["metadata"]
+    return {
+        "apiVersion": TRAINER_API,
+        "kind": "TrainJob",
+        "metadata": {
+            "name": name,
+            "namespace": own["namespace"],
+            "labels": {**_LABELS, **_queue_of(step_pod)},
+            # Who owns it need not wait for it: that would take a right on the owner.
+            "ownerReferences": [
+                {field: owner[field] for field in ("apiVersion", "kind", "name", "uid")}
+                for owner in own.get("ownerReferences") or []
+            ],
+        },
+        "spec": {
+            "runtimeRef": {"name": nodes.runtime},
+            "activeDeadlineSeconds": nodes.timeout,
+            "trainer": {
+                "image": image,
+                "command": ["python", "-m", "components.finetune_encoder.nodes.node"],
+                "args": list(arguments),
+                "env": _secrets_of(step_pod),
+                "numNodes": config.num_nodes,
+                "numProcPerNode": config.processes,
+                "resourcesPerNode": {
+                    "requests": {"cpu": nodes.cpu, "memory": nodes.memory, **gpus},
+                    "limits": {"cpu": nodes.cpu_limit, "memory": nodes.memory, **gpus},
+                },
+            },
+            "runtimePatches": [
+                {
+                    "manager": _MANAGER,
+                    "trainingRuntimeSpec": {"template": {"spec": {"replicatedJobs": [_patch(config, step_pod)]}}},
+                }
+            ],
+        },
+    }
+
+
+def _queue_of(step_pod: dict[str, Any]) -> dict[str, str]:
+    """The labels by which the step waits in a queue of Kueue; its nodes wait in the same."""
+    labels = step_pod["metadata"].get("labels") or {}
+    return {key: str(labels[key]) for key in _QUEUE_LABELS if key in labels}
+
+
+def _secrets_of(step_pod: dict[str, Any]) -> list[dict[str, Any]]:
+    """The step's references to secrets, each under the variable of the same name."""
+    found = {
+        variable["name"]: variable["valueFrom"]["secretKeyRef"]
+        for container in step_pod["spec"]["containers"]
+        for variable in container.get("env") or []
+        if "secretKeyRef" in (variable.get("valueFrom") or {})
+    }
+    return [
+        {"name": key, "valueFrom": {"secretKeyRef": {**found[key], "optional": True}}}
+        for key in (*STORAGE_KEYS, *TRACKING_KEYS)
+        if key in found
+    ]
+
+
+def _patch(config: EncoderConfig, step_pod: dict[str, Any]) -> dict[str, Any]:
+    """What the runtime's pods are told besides: account, machines, places to write on, what restricted Pod Security wants."""
+    nodes, own = config.nodes, step_pod["spec"]
+    pod: dict[str, Any] = {
+        "terminationGracePeriodSeconds": _TERMINATION_SECONDS,
+        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [
+            {
+                "name": CONTAINER,
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "readOnlyRootFilesystem": True,
+                    "capabilities": {"drop": ["ALL"]},
+                },
+                "volumeMounts": [
+                    {"name": "scratch", "mountPath": "/tmp"},
+                    {"name": "shared-memory", "mountPath": "/dev/shm"},
+                ],
+            }
+        ],
+        "volumes": [
+            {"name": "scratch", "emptyDir": {"sizeLimit": nodes.scratch}},
+            {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": nodes.shared_memory}},
+        ],
+    }
+    if own.get("serviceAccountName"):
+        pod["serviceAccountName"] = own["serviceAccountName"]
+    if own.get("imagePullSecrets"):
+        pod["imagePullSecrets"] = own["imagePullSecrets"]
+    if nodes.node_selector:
+        pod["nodeSelector"] = dict(nodes.node_selector)
+    if nodes.tolerations:
+        pod["tolerations"] = [
+            {key: value for key, value in toleration.model_dump().items() if value} for toleration in nodes.tolerations
+        ]
+    return {"name": CONTAINER, "template": {"spec": {"template": {"metadata": {"labels": dict(_LABELS)}, "spec": pod}}}}

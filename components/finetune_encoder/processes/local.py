@@ -1,0 +1,80 @@
+"""Training in several processes of this machine, and what holds for several processes wherever they run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from components.finetune_encoder.processes.torchrun import Failure, run_torchrun
+from components.finetune_encoder.processes.worker import CURVE
+from components.finetune_encoder.training.batches import share_step
+from components.finetune_encoder.training.checkpointing import PreemptedError
+from components.finetune_encoder.training.trainer import Curve, TrainingJob, half_of, halved
+from mistere.common.errors import ExitCode, MistereError, UsageError
+from mistere.common.progress import Progress
+
+
+def train_in_processes(job: TrainingJob, scratch: Path, progress: Progress) -> Curve:
+    """Train in ``job.config.processes`` processes.
+
+    Raises:
+        PreemptedError: SIGTERM; it was handed on to the processes and their work so far is kept.
+        MistereError: a process failed.
+        UsageError: more processes than GPUs.
+    """
+    import torch
+
+    processes = job.config.processes
+    if job.config.device != "cpu" and torch.cuda.is_available() and torch.cuda.device_count() < processes:
+        raise UsageError(
+            f"{job.modality}.processes={processes}, but this machine has {torch.cuda.device_count()} GPUs: one process a GPU."
+        )
+
+    def attempt(job: TrainingJob) -> tuple[Curve, list[Failure]]:
+        folder = scratch / f"processes-{job.most}"
+        folder.mkdir()
+        path = folder / "job.json"
+        path.write_text(job.model_dump_json(), encoding="utf-8")
+        failures = run_torchrun(path, ["--standalone", f"--nproc-per-node={processes}"])
+        return ([] if failures else json.loads((folder / CURVE).read_text(encoding="utf-8"))), failures
+
+    return train_in_halves(job, processes, attempt, progress)
+
+
+def train_in_halves(
+    job: TrainingJob,
+    processes: int,
+    attempt: Callable[[TrainingJob], tuple[Curve, list[Failure]]],
+    progress: Progress,
+) -> Curve:
+    """Let processes train; where a batch does not fit into one's memory, let all of them try again with half of it.
+
+    Args:
+        job: with how many utterances a process may hold at once.
+        processes: how many there are, on all machines.
+        attempt: lets them train; how it went.
+        progress: is told of the halves.
+
+    Raises:
+        PreemptedError: the machine is taken away.
+        MistereError: a process failed, or not even one utterance fits.
+    """
+    effective = job.config.batch_size * job.config.accumulation
+    while True:
+        share = share_step(effective, job.most, processes)
+        curve, failures = attempt(job)
+        if not failures:
+            return curve
+        if not any(failure.get("memory") for failure in failures):
+            raise _error(failures[0])
+        job = job.model_copy(update={"most": half_of(share.micro, job.modality)})
+        progress.note(halved(share.micro, job.most, effective))
+
+
+def _error(failure: Failure) -> MistereError:
+    if failure.get("terminated"):
+        return PreemptedError(failure["message"])
+    if failure.get("exit_code") == ExitCode.USAGE:
+        return UsageError(failure["message"])
+    return MistereError(failure["message"])

@@ -1,0 +1,72 @@
+"""torchrun on this machine, and what its processes say of their failures."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from components.finetune_encoder.processes.worker import FAILURE
+from mistere.common.paths import PROJECT_ROOT
+
+Failure = dict[str, Any]
+"""How a process failed.
+
+``memory``: a batch did not fit, or else ``message`` and ``exit_code``; ``terminated``: this machine is taken away; ``passing``:
+the same may succeed when it is tried again.
+"""
+
+_GRACE_SECONDS = 60
+
+
+def run_torchrun(job: Path, options: Sequence[str]) -> list[Failure]:
+    """Run :mod:`components.finetune_encoder.processes.worker` under torchrun to its end, handing SIGTERM on to it.
+
+    Args:
+        job: the file with the job; the curve and the failures are written beside it.
+        options: torchrun's; it also reads its own from the environment (``PET_…``).
+
+    Returns:
+        How processes failed; empty where none did.
+    """
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT_ROOT), os.environ.get("PYTHONPATH", "")])),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+    }
+    command = [sys.executable, "-m", "torch.distributed.run", *options]
+    process = subprocess.Popen(
+        [*command, "-m", "components.finetune_encoder.processes.worker", str(job)], env=environment
+    )
+    terminated = False
+
+    def hand_on(_signal: int, _frame: Any) -> None:
+        nonlocal terminated
+        terminated = True
+        process.send_signal(signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, hand_on)
+    try:
+        code = process.wait()
+    finally:
+        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
+        if process.poll() is None:
+            process.terminate()
+            process.wait(_GRACE_SECONDS)
+    files = sorted(job.parent.glob(FAILURE.format("*")))
+    failures: list[Failure] = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    if code and not failures:
+        message = (
+            "stopped by SIGTERM: run again and it goes on from the last checkpoint."
+            if terminated
+            else f"a training process ended with exit code {code}; the log has its trace."
+        )
+        failures = [{"message": message, "passing": True}]
+    if terminated:
+        failures = [{**failure, "terminated": True} for failure in failures]
+    return failures

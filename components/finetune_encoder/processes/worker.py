@@ -1,0 +1,54 @@
+"""``python -m components.finetune_encoder.processes.worker JOB.json``: one of torchrun's processes.
+
+The first process writes the curve beside the weights; how a process failed lies in ``failure-RANK.json`` for whoever started
+it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from mistere.common.errors import ExitCode, MistereError
+
+CURVE = "curve.json"
+FAILURE = "failure-{}.json"
+"""Beside the job, by rank: how a process failed (:data:`components.finetune_encoder.processes.torchrun.Failure`)."""
+
+
+def main(path: Path) -> None:
+    """Train as one of several processes."""
+    import torch
+
+    from components.finetune_encoder.training.checkpointing import PreemptedError
+    from components.finetune_encoder.training.trainer import TrainingJob, train
+    from mistere.artifacts.checkpoints import Checkpoints
+    from mistere.artifacts.object_store import UnreachableError, open_store
+    from mistere.common.progress import Progress
+
+    rank = int(os.environ["RANK"])
+    failure = path.with_name(FAILURE.format(rank))
+    job = TrainingJob.model_validate_json(path.read_text(encoding="utf-8"))
+    threads = max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    torch.set_num_threads(threads)
+    try:
+        curve = train(job, Checkpoints(open_store(job.store), "finetune_encoder", job.key), Progress(job.task))
+        if rank == 0:
+            path.with_name(CURVE).write_text(json.dumps(curve), encoding="utf-8")
+    except torch.OutOfMemoryError:
+        failure.write_text(json.dumps({"memory": True}), encoding="utf-8")
+        sys.exit(ExitCode.ERROR)
+    except MistereError as error:
+        passing = isinstance(error, PreemptedError | UnreachableError)
+        said = {"message": str(error), "exit_code": int(error.exit_code), "passing": passing}
+        failure.write_text(json.dumps(said), encoding="utf-8")
+        sys.exit(error.exit_code)
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,86 @@
+"""What an optimiser step sees: batches of similar length whose order is a function of the seed and the epoch alone."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from torch.utils.data import Dataset, Sampler
+
+from mistere.common.errors import UsageError
+from mistere.data.utterances import FeatureSpool, batches_by_length
+
+
+class Examples(Dataset[tuple[dict[str, Any], int]]):
+    """Prepared utterances with their classes."""
+
+    def __init__(self, spool: FeatureSpool) -> None:
+        self._spool = spool
+
+    def __len__(self) -> int:
+        return len(self._spool)
+
+    def __getitem__(self, index: int) -> tuple[dict[str, Any], int]:
+        return self._spool[index]
+
+
+class Share(NamedTuple):
+    """How the utterances of an optimiser step are shared: ``micro · accumulation · processes`` of them."""
+
+    micro: int
+    accumulation: int
+
+
+def share_step(effective: int, most: int, processes: int) -> Share:
+    """Share an optimiser step among processes, as many utterances at a time as fit.
+
+    Args:
+        effective: utterances an optimiser step sees, which never changes.
+        most: utterances a process may hold at once.
+        processes: how many there are.
+
+    Raises:
+        UsageError: the processes cannot share it evenly.
+    """
+    each, rest = divmod(effective, processes)
+    if rest:
+        raise UsageError(
+            f"batch_size · accumulation is {effective}, which {processes} processes cannot share evenly: choose a multiple "
+            f"of {processes}."
+        )
+    micro = max(size for size in range(1, min(most, each) + 1) if each % size == 0)
+    return Share(micro, each // micro)
+
+
+class LengthBatches(Sampler[int]):
+    """Indices, one optimiser step after the other, each of utterances of similar length.
+
+    Utterances are shuffled, cut into groups of 16 steps, sorted by length within a group, and the steps shuffled. The
+    order knows nothing of how a step is cut into batches, so a step sees the same utterances in one batch or in four.
+    """
+
+    def __init__(self, lengths: Sequence[int], effective: int, seed: int) -> None:
+        self._lengths, self._size, self._seed, self._epoch = lengths, effective, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the training loop at the start of each epoch."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        draw = random.Random(self._seed * 1_000_003 + self._epoch)
+        indices = list(range(len(self._lengths)))
+        draw.shuffle(indices)
+        batches: list[list[int]] = []
+        group = 16 * self._size
+        for start in range(0, len(indices), group):
+            part = indices[start : start + group]
+            order = batches_by_length([self._lengths[index] for index in part], self._size)
+            batches += [[part[position] for position in batch] for batch in order]
+        short = [batch for batch in batches if len(batch) < self._size]
+        full = [batch for batch in batches if len(batch) == self._size]
+        draw.shuffle(full)
+        return iter([index for batch in [*full, *short] for index in batch])

@@ -1,0 +1,85 @@
+"""A training's curve in MLflow while it runs. A tracking server that is away costs the curve, never the training."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from mistere.common.errors import MistereError
+from mistere.common.progress import Progress
+from mistere.config.registry import RegistryConfig
+from mistere.registry.model_registry import connected
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+AFFECTS_RESULTS = False
+"""What is sent to the tracking server changes no result."""
+
+_KEY = "mistere.step_key"
+
+
+class LiveRun:
+    """One step's run in MLflow, found again by the step's key when the step goes on after a kill.
+
+    Args:
+        uri: the tracking server.
+        run_id: the pipeline's run, for the name.
+        task: the task, for the name.
+        key: the step's key.
+        progress: is told once when the server does not answer.
+    """
+
+    def __init__(self, uri: str, run_id: str, task: str, key: str, progress: Progress) -> None:
+        self._uri, self._name, self._key, self._progress = uri, f"{run_id}/{task}", key, progress
+        self._run = ""
+        self._silent = False
+
+    def start(self, parameters: Mapping[str, Any]) -> None:
+        """Make the run, or find the one that was begun."""
+
+        def begin(client: MlflowClient) -> None:
+            from mlflow.entities import Param
+
+            name = RegistryConfig().experiment
+            found = client.get_experiment_by_name(name)
+            experiment = found.experiment_id if found else client.create_experiment(name)
+            begun = client.search_runs([experiment], f"tags.`{_KEY}` = '{self._key}'", max_results=1)
+            if begun:
+                self._run = begun[0].info.run_id
+                client.update_run(self._run, status="RUNNING")
+                return
+            self._run = client.create_run(experiment, run_name=self._name, tags={_KEY: self._key}).info.run_id
+            client.log_batch(self._run, params=[Param(key, str(value)[:500]) for key, value in parameters.items()])
+
+        self._do(begin)
+
+    def log(self, metrics: Mapping[str, float], epoch: int) -> None:
+        """Log figures of an epoch."""
+
+        def log(client: MlflowClient) -> None:
+            from mlflow.entities import Metric
+
+            now = int(time.time() * 1000)
+            client.log_batch(self._run, metrics=[Metric(key, value, now, epoch) for key, value in metrics.items()])
+
+        if self._run and metrics:
+            self._do(log)
+
+    def finish(self) -> None:
+        """Close the run."""
+        if self._run:
+            self._do(lambda client: client.set_terminated(self._run))
+
+    def _do(self, work: Callable[[MlflowClient], None]) -> None:
+        if self._silent:
+            return
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # MLflow's own seven take four minutes
+        try:
+            with connected(self._uri) as client:
+                work(client)
+        except MistereError as error:
+            self._silent = True
+            self._progress.note(f"the curve is not logged: {error}")

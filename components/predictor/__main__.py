@@ -1,7 +1,0 @@
-"""``python -m components.predictor BUNDLE``."""
-
-import sys
-
-from components.predictor.server import main
-
-sys.exit(main())

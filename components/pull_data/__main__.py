@@ -1,7 +1,0 @@
-"""``python -m components.pull_data``: run this stage alone on artifacts of a store."""
-
-from components.core.stage_command import main
-from components.pull_data.run import STAGE
-
-if __name__ == "__main__":
-    main(STAGE)

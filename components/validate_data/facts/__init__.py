@@ -1,0 +1,1 @@
+"""Facts about a dataset: measurements of each utterance, and the counts and distances computed from them."""

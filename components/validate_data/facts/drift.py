@@ -1,0 +1,113 @@
+"""How far a dataset is from the one that the champion learned from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from components.validate_data.facts.label_swap import best_exchange
+from components.validate_data.facts.profile import Profile, cumulative_distance, label_distance
+from mistere.config.validation import ValidationConfig
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """One measure.
+
+    Attributes:
+        measure: what is compared.
+        distance: 0 (alike) to 1.
+        bound: what is allowed: the setting, or what chance does to samples of these sizes where that is more.
+        what: the measure in words.
+        detail: what differs, where that can be said in words.
+    """
+
+    measure: str
+    distance: float
+    bound: float
+    what: str
+    detail: str = ""
+
+
+def drifts(now: Profile, before: Profile, config: ValidationConfig) -> list[Drift]:
+    """Every measure that both datasets have.
+
+    Args:
+        now: the dataset that is judged.
+        before: the champion's.
+        config: the bounds.
+    """
+    found: list[Drift] = []
+    odd = sorted(now.labels.keys() ^ before.labels.keys())
+    named = ", ".join(f"{label!r} {'is new' if label in now.labels else 'is gone'}" for label in odd[:5])
+    found.append(Drift("label_set", float(len(odd)), 0.0, "the set of labels", named))
+    distance, chance = label_distance(now.labels, before.labels)
+    found.append(
+        Drift(
+            "labels", distance, max(config.max_label_drift, 3 * chance), "the shares of the labels", _moved(now, before)
+        )
+    )
+    exchange = best_exchange(before.label_words, now.label_words)
+    if exchange:
+        found.append(
+            Drift(
+                "label_meaning",
+                exchange.gain,
+                max(config.max_label_exchange, exchange.chance),
+                "what the labels mean",
+                exchange.detail,
+            )
+        )
+    for measure, column, bound, what in (
+        ("duration", "seconds", config.max_duration_drift, "the durations of the recordings"),
+        ("text_length", "text_length", config.max_text_length_drift, "the lengths of the transcripts"),
+        ("level", "rms_dbfs", config.max_level_drift, "the levels of the recordings"),
+    ):
+        if column in now.histograms and column in before.histograms:
+            distance, chance = cumulative_distance(now.histograms[column], before.histograms[column])
+            found.append(Drift(measure, distance, max(bound, chance), what))
+    if now.words and before.words:
+        distance, chance = label_distance(_words(now), _words(before))
+        found.append(
+            Drift(
+                "vocabulary",
+                distance,
+                max(config.max_vocabulary_drift, 2 * chance),
+                "the words",
+                _new_words(now, before),
+            )
+        )
+    return found
+
+
+def table(found: list[Drift]) -> pd.DataFrame:
+    """The measures as the expectations see them."""
+    import pandas as pd
+
+    rows = [(drift.measure, drift.what, drift.distance, drift.bound, drift.detail) for drift in found]
+    return pd.DataFrame(rows, columns=["measure", "what", "distance", "bound", "detail"])
+
+
+def _words(profile: Profile) -> dict[str, int]:
+    return {**profile.words, "": profile.other_words}
+
+
+def _moved(now: Profile, before: Profile) -> str:
+    """The label whose share moved most."""
+    sizes = [max(1, sum(profile.labels.values())) for profile in (now, before)]
+    shares = {
+        label: (before.labels.get(label, 0) / sizes[1], now.labels.get(label, 0) / sizes[0])
+        for label in now.labels.keys() | before.labels.keys()
+    }
+    if not shares:
+        return ""
+    label = max(sorted(shares), key=lambda name: abs(shares[name][0] - shares[name][1]))
+    return f"{label!r} went from {shares[label][0]:.0%} to {shares[label][1]:.0%}"
+
+
+def _new_words(now: Profile, before: Profile) -> str:
+    new = [word for word in now.words if word not in before.words][:3]
+    return "new are " + ", ".join(f"{word!r}" for word in new) if new else ""

@@ -1,0 +1,89 @@
+"""What one split shares with another: conversations told by their word sequences, recordings told by their samples.
+
+A short sentence that two splits share says nothing; a dialogue of which another split has most word sequences in one
+dialogue is the same conversation. Sequences that many dialogues have (a greeting, a jingle) count for nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from components.validate_data.wording import shown
+from mistere.common.splits import SPLITS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LEAST_SEQUENCES = 12
+"""Fewer sequences of five words are not enough to tell a conversation by."""
+_COMMON = 20
+
+
+def conversations(sequences: pd.DataFrame) -> pd.DataFrame:
+    """For each dialogue of dev and test that can be told by its words, the dialogue of an earlier split most like it.
+
+    Args:
+        sequences: split, dialogue_id, sequence, of all splits.
+
+    Returns:
+        split, dialogue_id, twin, twin_split, overlap: the share of the shorter one's sequences that both have.
+    """
+    import pandas as pd
+
+    table = sequences.drop_duplicates().astype({"split": object, "dialogue_id": object})
+    sizes = table.groupby(["split", "dialogue_id"]).size().rename("size").reset_index()
+    told = sizes[sizes["size"] >= LEAST_SEQUENCES]
+    rows = []
+    for position, split in enumerate(SPLITS):
+        earlier = told[told["split"].isin(SPLITS[:position])]
+        own = told[told["split"] == split]
+        if earlier.empty or own.empty:
+            continue
+        there = table.merge(earlier, on=["split", "dialogue_id"])
+        there = there[there.groupby("sequence")["sequence"].transform("size") <= _COMMON]
+        here = table.merge(own, on=["split", "dialogue_id"])
+        both = here.merge(there, on="sequence", suffixes=("", "_twin"))
+        keys = ["dialogue_id", "size", "split_twin", "dialogue_id_twin", "size_twin"]
+        shared = both.groupby(keys).size().rename("shared").reset_index()
+        shared["overlap"] = shared["shared"] / shared[["size", "size_twin"]].min(axis=1)
+        best = shared.sort_values("overlap", ascending=False, kind="stable").drop_duplicates("dialogue_id")
+        found = own[["split", "dialogue_id"]].merge(
+            best[["dialogue_id", "dialogue_id_twin", "split_twin", "overlap"]], on="dialogue_id", how="left"
+        )
+        rows.append(found)
+    columns = ["split", "dialogue_id", "twin", "twin_split", "overlap"]
+    if not rows:
+        return pd.DataFrame(columns=columns)
+    result = pd.concat(rows, ignore_index=True).rename(columns={"dialogue_id_twin": "twin", "split_twin": "twin_split"})
+    result["overlap"] = result["overlap"].fillna(0.0).astype(float)
+    return result[columns]
+
+
+def recordings(utterances: pd.DataFrame) -> pd.DataFrame:
+    """One row for each recording that occurs: the splits it is in, its copies, and the first two places of it.
+
+    Args:
+        utterances: see :class:`~components.validate_data.facts.tables.Facts`.
+    """
+    import pandas as pd
+
+    columns = ["sound", "splits", "split_count", "copies", "place", "other"]
+    heard = utterances[utterances["sound"].notna()]
+    if heard.empty:
+        return pd.DataFrame(columns=columns)
+    found = heard.groupby("sound", sort=False).agg(copies=("sound", "size"), split_count=("split", "nunique"))
+    found = found.reset_index()
+    told = {
+        sound: _told(same) for sound, same in heard[heard.duplicated("sound", keep=False)].groupby("sound", sort=False)
+    }
+    for position, name in enumerate(("splits", "place", "other")):
+        found[name] = [told[sound][position] if sound in told else "" for sound in found["sound"]]
+    return found[columns]
+
+
+def _told(same: pd.DataFrame) -> tuple[str, str, str]:
+    """Of the utterances with one recording: their splits, and two of their places, in two splits where there are two."""
+    splits = [split for split in SPLITS if (same["split"] == split).any()]
+    firsts = same.drop_duplicates("split") if len(splits) > 1 else same
+    one, other = shown(firsts, "utterances", "", 2)
+    return " and ".join(splits), one, other

@@ -1,0 +1,280 @@
+"""The facts of one parquet shard: one streaming pass over it, remembered by its digest.
+
+Nothing here raises for damaged content: a column that is missing or of the wrong type and a recording that does not decode
+are facts like any other, for the expectations to judge. What costs is decoding, 2 to 5 ms a recording; it is done by a
+thread a core while the next rows are read. Facts are kept in the store by the shard's MD5, so that a dataset that grew by one
+shard costs that shard.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.validate_data.facts.audio_measurements import Heard, hear
+from components.validate_data.facts.transcript_facts import Conversation, Read, read, scripts_of, words_of
+from mistere.artifacts.manifests import canonical_digest
+from mistere.artifacts.object_store import MissingObjectError, ObjectStore
+from mistere.common.code_digest import source_digest
+from mistere.data.dataset import REQUIRED_COLUMNS, read_batches
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+EXPECTED_TYPES = {
+    "dialogue_id": "text",
+    "turn": "a whole number",
+    "label": "text",
+    "text": "text",
+    "audio": "a struct with the encoded file in its field 'bytes'",
+    "speaker": "text",
+}
+_BATCH_ROWS = 32
+_BATCHES_AHEAD = 3
+_NAMES = ("dialogue_id", "turn", "label", "speaker")
+
+
+@dataclass(frozen=True)
+class ShardFacts:
+    """What was found in a shard.
+
+    Attributes:
+        columns: one entry a column that the dataset form knows: column, found, status (``ok``, ``missing``, ``wrong type``).
+        rows: one row an utterance in use: row, dialogue_id, turn, label, speaker, and the fields of
+            :class:`~components.validate_data.facts.transcript_facts.Read` and :class:`~components.validate_data.facts.audio_measurements.Heard`.
+        sequences: digests of five words in a row, with their dialogue: dialogue_id, sequence.
+        words: label, word, count.
+    """
+
+    columns: list[dict[str, str]]
+    rows: pa.Table
+    sequences: pa.Table
+    words: pa.Table
+
+
+def facts_of_shard(
+    path: Path,
+    language: str,
+    silence_dbfs: float,
+    pool: Executor,
+    wanted: frozenset[str] | None = None,
+    on_rows: Callable[[int], None] | None = None,
+) -> ShardFacts:
+    """Read a shard once.
+
+    Args:
+        path: the file.
+        language: of its transcripts, a tag such as ``en``.
+        silence_dbfs: see :class:`~mistere.config.validation.ValidationConfig`.
+        pool: decodes.
+        wanted: the dialogues in use; None for all.
+        on_rows: told how many rows were read since the last time.
+
+    Raises:
+        DataError: it is not readable parquet.
+    """
+    import pyarrow as pa
+
+    usable, described = _columns_of(path)
+    scripts = scripts_of(language)
+    counts: Counter[tuple[str, str]] = Counter()
+    batches: list[pa.RecordBatch] = []
+    dialogues: list[pa.Array] = []
+    sequences: list[pa.Array] = []
+    current, conversation = "", Conversation()
+
+    def finish(names: dict[str, list[Any]], heard: list[Future[Heard]], texts: list[str | None]) -> None:
+        nonlocal current, conversation
+        facts: list[Read] = []
+        found: list[int] = []
+        owners: list[str] = []
+        for dialogue, label, text in zip(names["dialogue_id"], names["label"], texts, strict=True):
+            if dialogue != current:
+                current, conversation = dialogue, Conversation()
+            words = words_of(text)
+            counts.update((label or "", word) for word in words)
+            facts.append(read(text, words, scripts))
+            said = conversation.hear(words) if dialogue is not None else []
+            found += said
+            owners += [dialogue] * len(said)
+        batches.append(_batch(names, facts, [future.result() for future in heard]))
+        dialogues.append(pa.array(owners, pa.string()).dictionary_encode())
+        sequences.append(pa.array(found, pa.int64()))
+
+    waiting: deque[tuple[dict[str, list[Any]], list[Future[Heard]], list[str | None]]] = deque()
+    for first, batch in _numbered(path, usable):
+        waiting.append(_begin(batch, first, wanted, silence_dbfs, pool))
+        if len(waiting) >= _BATCHES_AHEAD:
+            finish(*waiting.popleft())
+        if on_rows is not None:
+            on_rows(batch.num_rows)
+    while waiting:
+        finish(*waiting.popleft())
+    return ShardFacts(
+        described,
+        pa.Table.from_batches(batches, rows_schema()),
+        pa.table(
+            {
+                "dialogue_id": pa.chunked_array(dialogues, pa.dictionary(pa.int32(), pa.string())).unify_dictionaries(),
+                "sequence": pa.chunked_array(sequences, pa.int64()),
+            }
+        ),
+        pa.table(
+            {
+                "label": pa.array([label for label, _ in counts], pa.string()),
+                "word": pa.array([word for _, word in counts], pa.string()),
+                "count": pa.array(list(counts.values()), pa.int64()),
+            }
+        ),
+    )
+
+
+def _begin(
+    batch: pa.RecordBatch, first: int, wanted: frozenset[str] | None, silence_dbfs: float, pool: Executor
+) -> tuple[dict[str, list[Any]], list[Future[Heard]], list[str | None]]:
+    """Names and transcripts of a batch's rows, and their recordings on the way to being heard."""
+    present = set(batch.schema.names)
+    values = {
+        name: batch.column(name).to_pylist() if name in present else [None] * batch.num_rows
+        for name in (*_NAMES, "text")
+    }
+    keep = [i for i in range(batch.num_rows) if wanted is None or values["dialogue_id"][i] in wanted]
+    audio = batch.column("audio") if "audio" in present else None
+    heard = []
+    for index in keep:
+        held = (None if audio is None else audio[index].as_py()) or {}
+        heard.append(pool.submit(hear, held.get("bytes"), held.get("path"), silence_dbfs))
+    names: dict[str, list[Any]] = {name: [values[name][i] for i in keep] for name in _NAMES}
+    names["speaker"] = [(speaker or "").strip() or None for speaker in names["speaker"]]
+    names["row"] = [first + i for i in keep]
+    return names, heard, [values["text"][i] for i in keep]
+
+
+def rows_schema() -> pa.Schema:
+    """Columns of :attr:`ShardFacts.rows`."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            ("row", pa.int32()),
+            ("dialogue_id", pa.string()),
+            ("turn", pa.float64()),
+            ("label", pa.string()),
+            ("speaker", pa.string()),
+            ("text_length", pa.int32()),
+            ("damaged", pa.bool_()),
+            ("foreign", pa.float64()),
+            ("phrase", pa.int64()),
+            *((name, pa.bool_()) for name in ("has_audio", "embedded", "non_empty", "decodes")),
+            *((name, pa.float64()) for name in ("rate", "channels", "seconds", "rms_dbfs", "quiet", "clipped")),
+            ("dc_offset", pa.float64()),
+            ("sound", pa.int64()),
+        ]
+    )
+
+
+def _batch(names: dict[str, list[Any]], read_: list[Read], heard: list[Heard]) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    columns: dict[str, list[Any]] = dict(names)
+    for fields, facts in ((Read._fields, read_), (Heard._fields, heard)):
+        for position, name in enumerate(fields):
+            columns[name] = [fact[position] for fact in facts]
+    schema = rows_schema()
+    return pa.RecordBatch.from_arrays(
+        [pa.array(columns[field.name], field.type, from_pandas=False) for field in schema], schema=schema
+    )
+
+
+def _fits(column: str, kind: pa.DataType) -> bool:
+    """Whether an Arrow type can hold what the column is for."""
+    from pyarrow import types
+
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    if types.is_null(kind):
+        return column not in REQUIRED_COLUMNS
+    if column == "turn":
+        return bool(types.is_integer(kind))
+    if column == "audio":
+        if not types.is_struct(kind) or kind.get_field_index("bytes") < 0:
+            return False
+        kind = kind.field("bytes").type
+        return bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_null(kind))
+    return bool(types.is_string(kind) or types.is_large_string(kind))
+
+
+def _columns_of(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """The columns of a file that can be used, and what was found of each that the dataset form knows."""
+    import pyarrow.parquet as pq
+
+    schema = pq.read_schema(path)
+    usable, described = [], []
+    for column in EXPECTED_TYPES:
+        if column not in schema.names:
+            if column in REQUIRED_COLUMNS:
+                described.append({"column": column, "status": "missing", "found": ""})
+            continue
+        single = schema.names.count(column) == 1
+        found = str(schema.field(column).type) if single else "several columns of that name"
+        fits = single and _fits(column, schema.field(column).type)
+        described.append({"column": column, "status": "ok" if fits else "wrong type", "found": found})
+        if fits:
+            usable.append(column)
+    return usable, described
+
+
+def _numbered(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
+    first = 0
+    for batch in read_batches([path], columns, batch_rows=_BATCH_ROWS):
+        yield first, batch
+        first += batch.num_rows
+
+
+class FactsCache:
+    """Facts of shards by MD5.
+
+    Args:
+        store: where they are kept.
+        language: of the transcripts.
+        silence_dbfs: see :class:`~mistere.config.validation.ValidationConfig`.
+    """
+
+    def __init__(self, store: ObjectStore, language: str, silence_dbfs: float) -> None:
+        identity = canonical_digest([source_digest("components.validate_data.facts.shard"), language, silence_dbfs])
+        self._store, self._prefix = store, f"facts/{identity}"
+
+    def find(self, md5: str) -> ShardFacts | None:
+        """The facts of a shard, where they are there and whole."""
+        import pyarrow as pa
+
+        try:
+            words, sequences, rows = (self._read(md5, name) for name in ("words", "sequences", "rows"))
+            return ShardFacts(json.loads(rows.schema.metadata[b"columns"]), rows, sequences, words)
+        except (MissingObjectError, pa.ArrowException, OSError, ValueError, LookupError, TypeError):
+            return None
+
+    def add(self, md5: str, facts: ShardFacts) -> None:
+        """Keep the facts of a shard; the rows come last, without which the rest counts for nothing."""
+        rows = facts.rows.replace_schema_metadata({"columns": json.dumps(facts.columns)})
+        for name, table in (("words", facts.words), ("sequences", facts.sequences), ("rows", rows)):
+            self._write(md5, name, table)
+
+    def _read(self, md5: str, name: str) -> pa.Table:
+        import pyarrow.parquet as pq
+
+        data, _ = self._store.read(f"{self._prefix}/{md5}/{name}.parquet")
+        return pq.read_table(io.BytesIO(data), page_checksum_verification=True)
+
+    def _write(self, md5: str, name: str, table: pa.Table) -> None:
+        import pyarrow.parquet as pq
+
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
+        self._store.write(f"{self._prefix}/{md5}/{name}.parquet", buffer.getvalue())

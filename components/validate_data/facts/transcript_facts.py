@@ -1,0 +1,170 @@
+"""The facts of one transcript, and the word sequences by which a conversation is recognised again."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+import zlib
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+from mistere.data.text_repair import looks_damaged
+
+SEQUENCE_WORDS = 5
+_WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
+_MULTIPLIER, _MASK = 0x100000001B3, (1 << 64) - 1
+_LATIN = frozenset({"LATIN"})
+_SCRIPTS: dict[str, frozenset[str]] = {
+    **dict.fromkeys(
+        [
+            "af",
+            "ca",
+            "cs",
+            "cy",
+            "da",
+            "de",
+            "en",
+            "es",
+            "et",
+            "eu",
+            "fi",
+            "fo",
+            "fr",
+            "ga",
+            "gl",
+            "hr",
+            "hu",
+            "id",
+            "is",
+            "it",
+            "lt",
+            "lv",
+            "ms",
+            "mt",
+            "nl",
+            "no",
+            "nb",
+            "nn",
+            "pl",
+            "pt",
+            "ro",
+            "sk",
+            "sl",
+            "sq",
+            "sv",
+            "sw",
+            "tl",
+            "tr",
+            "vi",
+        ],
+        _LATIN,
+    ),
+    **dict.fromkeys(["be", "bg", "kk", "ky", "mk", "mn", "ru", "tg", "uk"], frozenset({"CYRILLIC"})),
+    **dict.fromkeys(["sr", "az", "uz"], frozenset({"LATIN", "CYRILLIC"})),
+    **dict.fromkeys(["ar", "fa", "ps", "ur"], frozenset({"ARABIC"})),
+    **dict.fromkeys(["hi", "mr", "ne", "sa"], frozenset({"DEVANAGARI"})),
+    "el": frozenset({"GREEK"}),
+    "he": frozenset({"HEBREW"}),
+    "hy": frozenset({"ARMENIAN"}),
+    "ka": frozenset({"GEORGIAN"}),
+    "bn": frozenset({"BENGALI"}),
+    "ta": frozenset({"TAMIL"}),
+    "te": frozenset({"TELUGU"}),
+    "th": frozenset({"THAI"}),
+    "zh": frozenset({"CJK"}),
+    "ja": frozenset({"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA"}),
+    "ko": frozenset({"HANGUL", "CJK"}),
+}
+"""Scripts of a language (ISO 639-1), by the first word of its characters' Unicode names."""
+
+
+class Read(NamedTuple):
+    """Facts of one transcript.
+
+    Attributes:
+        text_length: in characters, without surrounding blanks.
+        damaged: it shows that an encoding was mistaken; None where there is no transcript.
+        foreign: share of its letters that are not of the language's script; None where the language's is not known.
+        phrase: digest of its words; None below four words, which people say again and again.
+    """
+
+    text_length: int = 0
+    damaged: bool | None = None
+    foreign: float | None = None
+    phrase: int | None = None
+
+
+def scripts_of(language: str) -> frozenset[str] | None:
+    """The scripts of a language tag such as ``en`` or ``pt-BR``; None where they are not known."""
+    return _SCRIPTS.get(re.split("[-_]", language.strip().lower())[0])
+
+
+def read(text: str | None, words: Sequence[str], scripts: frozenset[str] | None) -> Read:
+    """Facts of one transcript.
+
+    Args:
+        text: the transcript.
+        words: its words (:func:`words_of`).
+        scripts: of its language; None where they are not known.
+    """
+    stripped = (text or "").strip()
+    if not stripped:
+        return Read()
+    foreign = None if scripts is None else _foreign_share(stripped, scripts)
+    return Read(len(stripped), looks_damaged(stripped), foreign, _signed(_sequence(words)) if len(words) >= 4 else None)
+
+
+def words_of(text: str | None) -> list[str]:
+    """The words of a transcript, without case and punctuation."""
+    return _WORD.findall(text.casefold()) if text else []
+
+
+class Conversation:
+    """Digests of all sequences of five words in a dialogue, across its turns."""
+
+    def __init__(self) -> None:
+        self._tail: list[int] = []
+
+    def hear(self, words: Sequence[str]) -> list[int]:
+        """The sequences that end in this turn."""
+        codes = [*self._tail, *(_code(word) for word in words)]
+        self._tail = codes[-(SEQUENCE_WORDS - 1) :]
+        return [
+            _signed(_combined(codes[start : start + SEQUENCE_WORDS]))
+            for start in range(len(codes) - SEQUENCE_WORDS + 1)
+        ]
+
+
+@lru_cache(maxsize=1 << 16)
+def _code(word: str) -> int:
+    return zlib.crc32(word.encode("utf-8", "surrogatepass"))
+
+
+def _combined(codes: Sequence[int]) -> int:
+    value = 0xCBF29CE484222325
+    for code in codes:
+        value = ((value ^ code) * _MULTIPLIER) & _MASK
+        value ^= value >> 29
+    return value
+
+
+def _sequence(words: Sequence[str]) -> int:
+    return _combined([_code(word) for word in words])
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _foreign_share(text: str, scripts: frozenset[str]) -> float:
+    if text.isascii():
+        letters = sum(map(str.isalpha, text))
+        return 0.0 if "LATIN" in scripts or not letters else 1.0
+    found = [_script(character) for character in text if character.isalpha()]
+    return sum(script not in scripts for script in found) / len(found) if found else 0.0
+
+
+@lru_cache(maxsize=1 << 14)
+def _script(character: str) -> str:
+    return unicodedata.name(character, "UNKNOWN").split(" ")[0]

@@ -1,0 +1,220 @@
+"""Publishing and opening artifacts.
+
+An artifact lives in the store at ``artifacts/<kind>/<digest>/`` with its ``manifest.json`` written last. Whoever opens it
+goes through :func:`open_artifact`, which checks it: sizes at every open, the full hash once per machine and whenever a
+file's size or time has changed since.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from pydantic import ValidationError
+
+from mistere.artifacts.manifests import FileEntry, Manifest
+from mistere.artifacts.object_store import LocalStore, MissingObjectError, ObjectStore
+from mistere.common.errors import ArtifactError, MistereError
+from mistere.common.file_digest import digest_of, digest_once
+from mistere.common.paths import cache_directory
+
+M = TypeVar("M", bound=Manifest)
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class ArtifactHandle(Generic[M]):
+    """A verified artifact: its manifest and the folder with its files."""
+
+    path: Path
+    manifest: M
+
+    def file(self, name: str) -> Path:
+        """The path of one of its files."""
+        return self.path / name
+
+
+def artifact_key(kind: str, digest: str) -> str:
+    """Where an artifact lies in the store."""
+    return f"artifacts/{kind}/{digest}"
+
+
+def with_files(manifest: M, directory: Path) -> M:
+    """The manifest with the digests of a folder's files and its own."""
+    files = {
+        name: FileEntry(sha256=digest_of(directory / name), size=(directory / name).stat().st_size)
+        for name in _files_below(directory)
+    }
+    manifest = manifest.model_copy(update={"files": files})
+    return manifest.model_copy(update={"digest": manifest.content_digest()})
+
+
+def publish(store: ObjectStore, manifest: M, directory: Path) -> M:
+    """Put an artifact into the store: files first, then ``manifest.json``.
+
+    In a local store the folder is completed aside and renamed; an incomplete or damaged one under the same digest is
+    replaced, a whole one kept. In S3 the objects' digests decide, and the manifest is the last object written.
+
+    Args:
+        store: where to.
+        manifest: fields filled in by the stage and the engine; files and digest are added here.
+        directory: the artifact's files (left empty or removed afterwards).
+
+    Returns:
+        The manifest as published.
+
+    Raises:
+        MistereError: a field holds NaN or infinity.
+    """
+    _refuse_non_numbers(manifest.model_dump(), type(manifest).__name__)
+    manifest = with_files(manifest, directory)
+    key = artifact_key(manifest.kind, manifest.digest)
+    text = manifest.model_dump_json(indent=1)
+    if not isinstance(store, LocalStore):
+        for name in manifest.files:
+            store.upload(directory / name, f"{key}/{name}")
+        store.write(f"{key}/{MANIFEST}", text.encode())
+        return manifest
+    (directory / MANIFEST).write_text(text, encoding="utf-8")
+    target = store.local_path(key)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    shutil.move(directory, aside)
+    try:
+        _place(aside, target, type(manifest))
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return manifest
+
+
+def _place(aside: Path, target: Path, cls: type[Manifest]) -> None:
+    """Rename to where it belongs. A whole one there stays, for others may be reading it; only its manifest is renewed."""
+    if target.exists() and not _is_whole(target, cls):
+        old = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+        target.rename(old)
+        shutil.rmtree(old)
+    try:
+        aside.rename(target)
+    except OSError:
+        if not _is_whole(target, cls):
+            raise
+        (aside / MANIFEST).replace(target / MANIFEST)
+
+
+def _is_whole(path: Path, cls: type[Manifest]) -> bool:
+    try:
+        verify_directory(path, cls)
+    except ArtifactError:
+        return False
+    return True
+
+
+def _refuse_non_numbers(value: object, where: str) -> None:
+    """JSON has no NaN and no infinity: written as null, they could not be read back."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise MistereError(
+            f"{where} is {value}, which is no figure to publish; a lower learning rate may keep it finite."
+        )
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _refuse_non_numbers(item, f"{where}.{key}")
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            _refuse_non_numbers(item, f"{where}.{index}")
+
+
+def _read_manifest(path: Path, cls: type[M], name: str) -> M:
+    try:
+        text = (path / MANIFEST).read_text(encoding="utf-8")
+        found = json.loads(text)
+        if isinstance(found, dict) and found.get("kind", cls.__name__) != cls.__name__:
+            raise ArtifactError(f"{path} is a {found['kind']}, not a {cls.__name__}.")
+        return cls.model_validate_json(text)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ArtifactError(f"{name} is incomplete: {path / MANIFEST} is missing.") from error
+    except ValueError as error:
+        raise ArtifactError(f"{name} is damaged: {path / MANIFEST} does not hold a valid manifest.") from error
+
+
+def _files_below(directory: Path) -> list[str]:
+    return [path.relative_to(directory).as_posix() for path in sorted(directory.rglob("*")) if path.is_file()]
+
+
+def verify_directory(path: Path, cls: type[M], name: str = "") -> ArtifactHandle[M]:
+    """Check a folder against its manifest and open it.
+
+    Raises:
+        ArtifactError: naming the file, what was expected and what was found.
+    """
+    name = name or f"{cls.__name__} at {path}"
+    manifest = _read_manifest(path, cls, name)
+    if manifest.digest != manifest.content_digest():
+        raise ArtifactError(
+            f"{name} is damaged: {path / MANIFEST} does not match its own digest {manifest.digest[:12]}."
+        )
+    for extra in sorted(set(_files_below(path)) - set(manifest.files) - {MANIFEST}):
+        raise ArtifactError(f"{name} is damaged: {path / extra} is not in its manifest.")
+    for file, entry in manifest.files.items():
+        where = path / file
+        if not where.is_file():
+            raise ArtifactError(f"{name} is damaged: {where} is missing.")
+        size = where.stat().st_size
+        if size != entry.size:
+            raise ArtifactError(f"{name} is damaged: {where} has {size} bytes, its manifest says {entry.size}.")
+        found = digest_once(where)
+        if found != entry.sha256:
+            raise ArtifactError(
+                f"{name} is damaged: {where} has SHA-256 {found[:12]}…, its manifest says {entry.sha256[:12]}…."
+            )
+    return ArtifactHandle(path, manifest)
+
+
+def open_artifact(store: ObjectStore, cls: type[M], digest: str) -> ArtifactHandle[M]:
+    """Open an artifact by digest, verified; from S3 it is fetched once into the cache.
+
+    Raises:
+        ArtifactError: missing, incomplete, damaged, or not the one that was asked for.
+    """
+    key = artifact_key(cls.__name__, digest)
+    name = f"{cls.__name__} {digest[:12]}"
+    path = store.local_path(key)
+    if path is None:
+        path = cache_directory("artifacts", cls.__name__, digest)
+        try:
+            return verify_directory(path, cls, name)
+        except ArtifactError:
+            _fetch(store, key, path, cls, name)
+    if not path.is_dir():
+        raise ArtifactError(f"{name} is not in the store ({store.location(key)}).")
+    opened = verify_directory(path, cls, name)
+    if opened.manifest.digest != digest:
+        raise ArtifactError(f"{path} holds {opened.manifest.digest[:12]}, expected {digest[:12]}.")
+    return opened
+
+
+def _fetch(store: ObjectStore, key: str, path: Path, cls: type[M], name: str) -> None:
+    try:
+        text, _ = store.read(f"{key}/{MANIFEST}")
+        manifest = cls.model_validate_json(text)
+    except MissingObjectError as error:
+        raise ArtifactError(f"{name} is not in the store ({store.location(key)}).") from error
+    except ValidationError as error:
+        raise ArtifactError(f"{name} is damaged: {store.location(key)}/{MANIFEST} holds no valid manifest.") from error
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    partial.mkdir(parents=True)
+    try:
+        for file in manifest.files:
+            store.download(f"{key}/{file}", partial / file)
+        (partial / MANIFEST).write_bytes(text)
+        if path.exists():
+            shutil.rmtree(path)
+        partial.rename(path)
+    except MissingObjectError as error:
+        raise ArtifactError(f"{name} is incomplete: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

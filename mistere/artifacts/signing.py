@@ -1,0 +1,121 @@
+"""Signatures of bundles, with a key, offline: sigstore's model signing (the optional package ``model-signing``).
+
+A signature covers every file of a bundle but its manifest; ``bundle.json`` repeats the manifest's fields, and is compared with
+them, so nothing that decides an answer is left out. It lies beside the bundle, at ``signatures/ModelBundle/<digest>.sig``, and
+``model_signing verify key`` understands it. Keys are named by path, in the environment: a secret is mounted, never passed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mistere.artifacts.io import MANIFEST, ArtifactHandle
+from mistere.artifacts.manifests import ModelBundle
+from mistere.artifacts.object_store import MissingObjectError, ObjectStore
+from mistere.common.errors import ArtifactError, MistereError, UsageError
+
+if TYPE_CHECKING:
+    from model_signing import hashing
+
+AFFECTS_RESULTS = False
+"""Signatures are made by stages that are not cached."""
+
+SIGNING_KEY_VARIABLE = "MISTERE_SIGNING_KEY"
+"""Path of a private key (PEM, elliptic curve): bundles are signed when they are registered."""
+VERIFYING_KEY_VARIABLE = "MISTERE_VERIFYING_KEY"
+"""Path of a public key: a bundle without a valid signature is not opened."""
+BUNDLE_FILE = "bundle.json"
+
+
+def signature_key(digest: str) -> str:
+    """Where a bundle's signature lies in the store."""
+    return f"signatures/{ModelBundle.__name__}/{digest}.sig"
+
+
+def write_description(folder: Path, manifest: ModelBundle) -> None:
+    """Write ``bundle.json``: the manifest's fields as one of the bundle's files."""
+    text = json.dumps(manifest.described(), indent=1, sort_keys=True, ensure_ascii=False)
+    (folder / BUNDLE_FILE).write_text(text, encoding="utf-8")
+
+
+def sign_bundle(store: ObjectStore, bundle: ArtifactHandle[ModelBundle]) -> bool:
+    """Sign a bundle where the environment names a key; whether it did.
+
+    Raises:
+        UsageError: the key or the package is not there.
+    """
+    key = os.environ.get(SIGNING_KEY_VARIABLE, "")
+    if not key:
+        return False
+    _require(key, SIGNING_KEY_VARIABLE)
+    from model_signing import signing
+
+    with tempfile.TemporaryDirectory() as scratch:
+        signature = Path(scratch) / "signature"
+        try:
+            config = signing.Config().use_elliptic_key_signer(private_key=Path(key))
+            config.set_hashing_config(_hashing(bundle.path)).sign(bundle.path, signature)
+        except (ValueError, TypeError, OSError) as error:
+            raise UsageError(
+                f"{SIGNING_KEY_VARIABLE}: {key} is no private key to sign with ({_first_line(error)})."
+            ) from error
+        store.upload(signature, signature_key(bundle.manifest.digest))
+    return True
+
+
+def verify_bundle(store: ObjectStore, bundle: ArtifactHandle[ModelBundle]) -> None:
+    """Check a bundle's signature where the environment names a key to check it with.
+
+    Raises:
+        ArtifactError: there is no signature, or it is not of these files by that key.
+        UsageError: the key or the package is not there.
+    """
+    key = os.environ.get(VERIFYING_KEY_VARIABLE, "")
+    if not key:
+        return
+    _require(key, VERIFYING_KEY_VARIABLE)
+    from model_signing import verifying
+
+    name = f"ModelBundle {bundle.manifest.digest[:12]}"
+    with tempfile.TemporaryDirectory() as scratch:
+        signature = Path(scratch) / "signature"
+        try:
+            store.download(signature_key(bundle.manifest.digest), signature)
+        except MissingObjectError as error:
+            raise ArtifactError(f"{name} is not signed, and {VERIFYING_KEY_VARIABLE} asks for a signature.") from error
+        try:
+            config = verifying.Config().use_elliptic_key_verifier(public_key=Path(key))
+            config.set_hashing_config(_hashing(bundle.path)).verify(bundle.path, signature)
+        except Exception as error:  # the library raises whatever its parts do; anything but success is a refusal
+            raise ArtifactError(f"{name} has no valid signature by {key} ({_first_line(error)}).") from error
+    try:
+        described = json.loads(bundle.file(BUNDLE_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(
+            f"{name} lacks a readable {BUNDLE_FILE}, so its signature does not cover its fields."
+        ) from error
+    if described != json.loads(json.dumps(bundle.manifest.described())):
+        raise ArtifactError(f"{name} is not what was signed: its manifest and its {BUNDLE_FILE} differ.")
+
+
+def _hashing(path: Path) -> hashing.Config:
+    from model_signing import hashing
+
+    return hashing.Config().set_ignored_paths(paths=[path / MANIFEST], ignore_git_paths=False)
+
+
+def _require(key: str, variable: str) -> None:
+    if not Path(key).is_file():
+        raise UsageError(f"{variable}: there is no key at {key}.")
+    try:
+        import model_signing  # noqa: F401
+    except ImportError as error:
+        raise MistereError(f"{variable} needs the package model-signing: pip install 'mistere[signing]'.") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,1 @@
+"""Errors, paths, digests, progress, threads, URLs; imports nothing else of ours."""

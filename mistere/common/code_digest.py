@@ -1,0 +1,190 @@
+"""The digest of the code that a stage computes with: the meaning of its modules, their templates, and the lock file.
+
+The digest covers the syntax tree of every module that the stage reaches, without docstrings, comments and positions, so
+that editing a docstring reruns nothing and editing a constant reruns exactly the stages that reach it. Imports are read
+from the source (those inside functions too), because importing would take seconds.
+
+A module that computes nothing (progress, tracking, reports, the registry) says so itself with ``AFFECTS_RESULTS = False``
+at its top level, a package in its ``__init__.py`` for everything in it. Such modules are in no stage's digest.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from mistere.common.paths import LOCK_FILE, PROJECT_ROOT
+
+STOREYS = ("mistere", "components", "pipelines")
+_OPT_OUT = "AFFECTS_RESULTS"
+_TEMPLATE_FOLDER = "templates/*.html"
+_NO_MEANING = frozenset({"ctx", "type_comment", "kind"})
+"""Fields of a syntax tree that repeat what its structure says, or hold comments."""
+
+
+def code_meaning(source: str) -> str:
+    """The syntax tree of Python source as canonical text, without docstrings, comments and positions.
+
+    The text is the same under every Python version that this project supports: fields that a version adds are empty for
+    code that older versions parse, and empty fields are left out.
+
+    Args:
+        source: Python source code.
+
+    Raises:
+        SyntaxError: the source does not parse.
+    """
+    return "".join(_dump(ast.parse(source)))
+
+
+def _dump(node: object) -> Iterator[str]:
+    if isinstance(node, ast.AST):
+        yield f"({type(node).__name__}"
+        for name, value in ast.iter_fields(node):
+            if name not in _NO_MEANING and value is not None and value != []:
+                yield f" {name}="
+                yield from _dump(value)
+        yield ")"
+    elif isinstance(node, list):
+        yield "["
+        for item in node:
+            if not _is_docstring(item):
+                yield from _dump(item)
+        yield "]"
+    else:
+        yield f"{type(node).__name__}:{node!r}"
+
+
+def _is_docstring(node: object) -> bool:
+    """Whether a statement is a string and nothing else: a docstring, of a module, class, function or attribute."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _module_file(module: str) -> Path | None:
+    base = PROJECT_ROOT.joinpath(*module.split("."))
+    if base.with_suffix(".py").is_file():
+        return base.with_suffix(".py")
+    return base / "__init__.py" if (base / "__init__.py").is_file() else None
+
+
+@cache
+def _tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+@cache
+def _affects_results(module: str) -> bool:
+    """Whether neither a module nor a package that it is in opts out with ``AFFECTS_RESULTS = False``."""
+    file = _module_file(module)
+    if file is not None:
+        for node in _tree(file).body:
+            match node:
+                case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=False)) if name == _OPT_OUT:
+                    return False
+    parent = module.rpartition(".")[0]
+    return not parent or _affects_results(parent)
+
+
+@cache
+def _imports(file: Path) -> frozenset[str]:
+    """Our own modules that a file imports; for a package that discovers its members, all of these."""
+    imported: set[str] = set()
+    for node in _executed(_tree(file)):
+        if isinstance(node, ast.Import):
+            imported.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            imported.add(node.module)
+            imported.update(f"{node.module}.{alias.name}" for alias in node.names)
+    if "pkgutil" in imported and file.name == "__init__.py":
+        package = ".".join(file.parent.relative_to(PROJECT_ROOT).parts)
+        imported.update(f"{package}.{member.stem}" for member in file.parent.glob("*.py") if member != file)
+    return frozenset(name for name in imported if name.split(".")[0] in STOREYS)
+
+
+def _executed(tree: ast.AST) -> Iterator[ast.AST]:
+    """Every node but those that only a type checker reads: they change no result."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            continue
+        yield node
+        yield from _executed(node)
+
+
+@cache
+def _templates(file: Path) -> tuple[Path, ...]:
+    """The templates that a module names and that lie beside it, alone or in a folder ``templates``."""
+    literals = {
+        node.value for node in ast.walk(_tree(file)) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    named = {file.parent / name for name in literals if name.endswith((".html", ".md")) and "\n" not in name}
+    if _TEMPLATE_FOLDER.split("/")[0] in literals:
+        named.update(file.parent.glob(_TEMPLATE_FOLDER))
+    return tuple(sorted(path for path in named if path.is_file()))
+
+
+def closure(module: str, *, computing: bool = True) -> dict[str, Path]:
+    """Every module of ours that ``module`` reaches, itself and parent packages included, with its file.
+
+    Args:
+        module: dotted name to start from.
+        computing: leave out modules that opt out with ``AFFECTS_RESULTS = False``, and what only they reach.
+    """
+    pending, reached = [module], dict[str, Path]()
+    while pending:
+        name = pending.pop()
+        file = _module_file(name)
+        if name in reached or file is None or (computing and not _affects_results(name)):
+            continue
+        reached[name] = file
+        pending.extend(_imports(file))
+        pending.extend(name.rsplit(".", 1)[:1] if "." in name else [])
+    return reached
+
+
+@cache
+def _file_digest(file: Path) -> bytes:
+    """Digest of a file's meaning if it is Python, of its bytes otherwise."""
+    text = code_meaning(file.read_text(encoding="utf-8")).encode() if file.suffix == ".py" else file.read_bytes()
+    return hashlib.sha256(text).digest()
+
+
+def source_digest(module: str) -> str:
+    """SHA-256 over the closure of ``module``, its templates and the lock file."""
+    digest = hashlib.sha256(LOCK_FILE.read_bytes() if LOCK_FILE.is_file() else b"")
+    for name, file in sorted(closure(module).items()):
+        for part in (file, *_templates(file)):
+            digest.update(name.encode() + b"\0" + _file_digest(part))
+    return digest.hexdigest()
+
+
+def tree_digest(files: list[Path]) -> str:
+    """SHA-256 over files of the project: paths, and for each its meaning if it is Python, its bytes otherwise."""
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(path.relative_to(PROJECT_ROOT).as_posix().encode() + b"\0" + _file_digest(path))
+    return digest.hexdigest()
+
+
+@cache
+def git_state() -> tuple[str, bool]:
+    """The commit of the project's tree and whether it has changes that no commit holds; ``("", False)`` without Git.
+
+    A new file counts where code is discovered by its place: a gate rule or an encoder family that nobody has added yet.
+    """
+    try:
+        commit = _git("rev-parse", "HEAD").strip()
+        changed = _git("status", "--porcelain", "--untracked-files=no")
+        new = _git("ls-files", "--others", "--exclude-standard", "--", *STOREYS)
+    except (OSError, subprocess.SubprocessError):
+        return "", False
+    return commit, bool(changed.strip() or new.strip())
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(
+        ["git", *arguments], cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=30, check=True
+    ).stdout

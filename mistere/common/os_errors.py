@@ -1,0 +1,29 @@
+"""Errors of disks and folders as a sentence."""
+
+from __future__ import annotations
+
+import errno
+
+from mistere.common.errors import MistereError
+
+AFFECTS_RESULTS = False
+"""How an error is worded changes no result."""
+
+_SENTENCES = {
+    errno.ENOSPC: "the disk is full; free some space or choose another --output",
+    errno.EDQUOT: "the disk quota is used up; free some space or choose another --output",
+    errno.EROFS: "the folder is read-only; choose another place",
+    errno.EACCES: "the folder may not be written to; choose another place",
+    errno.EPERM: "the folder may not be written to; choose another place",
+}
+
+
+def disk_error(error: OSError, where: object = "") -> MistereError | None:
+    """The sentence for what a disk refused, or None for any other error.
+
+    Args:
+        error: what was raised.
+        where: the file or folder, where the error does not name one.
+    """
+    sentence = _SENTENCES.get(error.errno or 0)
+    return None if sentence is None else MistereError(f"{sentence} ({error.filename or where}).")

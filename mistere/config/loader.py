@@ -1,0 +1,158 @@
+"""The whole configuration: defaults, a profile's differences, and what was set by hand.
+
+A profile (``pipelines/profiles/*.yaml``) holds only what differs from the defaults; ``--set section.key=value`` differs
+from the profile. :func:`load_config` puts the three together and answers a wrong name with the did_you_mean right one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import yaml
+from pydantic import Field, ValidationError
+
+from mistere.common.errors import UsageError
+from mistere.common.suggestions import did_you_mean
+from mistere.config.base import Section, SeededSection
+from mistere.config.cluster import ClusterConfig
+from mistere.config.data import DataConfig
+from mistere.config.deployment import DeploymentConfig
+from mistere.config.encoder import SpeechConfig, TextConfig
+from mistere.config.evaluation import EvaluationConfig
+from mistere.config.gate import GateConfig
+from mistere.config.mixture import MixtureConfig
+from mistere.config.registry import RegistryConfig
+from mistere.config.validation import ValidationConfig
+
+
+class Config(Section):
+    """The whole configuration; each attribute is the slice of one stage (or of two that share it)."""
+
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    data: DataConfig = DataConfig()
+    validation: ValidationConfig = ValidationConfig()
+    speech: SpeechConfig = SpeechConfig()
+    text: TextConfig = TextConfig()
+    mixture: MixtureConfig = MixtureConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    gate: GateConfig = GateConfig()
+    registry: RegistryConfig = RegistryConfig()
+    deployment: DeploymentConfig = DeploymentConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+    def section(self, name: str) -> dict[str, Any]:
+        """One stage's slice as plain data, the way it travels through the pipeline, where there is no null."""
+        value: Section = getattr(self, name)
+        return value.model_dump(mode="json", exclude_none=True)
+
+
+SECTIONS: tuple[str, ...] = tuple(name for name in Config.model_fields if name not in {"seed", "cluster"})
+"""What the pipeline is handed; ``cluster`` says where its steps run, and is compiled into it."""
+
+
+def parse_setting(setting: str) -> tuple[list[str], Any]:
+    """Split ``section.key=value``; the value is read as YAML, so ``0.4``, ``null`` and ``[1, 3]`` are what they seem.
+
+    Raises:
+        UsageError: no ``=``, or a value that is no YAML.
+    """
+    path, separator, raw = setting.partition("=")
+    if not separator or not path.strip():
+        raise UsageError(f"--set {setting}: write it as section.key=value, for example --set gate.min_weighted_f1=0.5.")
+    try:
+        return path.strip().split("."), yaml.safe_load(raw)
+    except yaml.YAMLError as error:
+        raise UsageError(f"--set {setting}: the value is not valid YAML.") from error
+
+
+def _merge(base: dict[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    for key, value in extra.items():
+        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
+            base[key] = _merge(dict(base[key]), value)  # a copy: an alias in YAML is one dict in two places
+        else:
+            base[key] = dict(value) if isinstance(value, Mapping) else value
+    return base
+
+
+def _explain(error: ValidationError, where: str) -> UsageError:
+    first = error.errors()[0]
+    location = [str(part) for part in first["loc"]]
+    if first["type"] == "extra_forbidden":
+        owner: Any = Config
+        for part in location[:-1]:
+            owner = get_args(owner)[1] if get_origin(owner) is dict else owner.model_fields[part].annotation
+        return UsageError(
+            f"{where}: unknown setting {'.'.join(location)!r}{did_you_mean(location[-1], owner.model_fields)}"
+        )
+    return UsageError(f"{where}: {'.'.join(_named(location))}: {first['msg']} (found {first['input']!r}).")
+
+
+def _named(location: list[str]) -> list[str]:
+    """The part of an error's location that is the setting's name; pydantic adds which kind of value it tried."""
+    owner: Any = Config
+    named: list[str] = []
+    for part in location:
+        fields = getattr(owner, "model_fields", {})
+        if get_origin(owner) is dict:
+            owner = get_args(owner)[1]
+        elif part in fields:
+            owner = fields[part].annotation
+        else:
+            break
+        named.append(part)
+    return named or location
+
+
+def available_profiles(directory: Path) -> list[str]:
+    """Names of the profiles in a folder."""
+    return sorted(path.stem for path in directory.glob("*.yaml"))
+
+
+def _read_profile(profile: str, directory: Path) -> dict[str, Any]:
+    """A profile by its name, or from a YAML file of one's own."""
+    path = directory / f"{profile}.yaml"
+    if profile.endswith((".yaml", ".yml")):
+        path = Path(profile)
+        if not path.is_file():
+            raise UsageError(
+                f"there is no profile at {profile}: name a file, or one of {', '.join(available_profiles(directory))}."
+            )
+    elif not path.is_file():
+        raise UsageError(f"unknown profile {profile!r}{did_you_mean(profile, available_profiles(directory))}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise UsageError(f"profile {profile} is not readable YAML.") from error
+    if values is not None and not isinstance(values, dict):
+        raise UsageError(f"profile {profile} holds no sections: write them as in pipelines/profiles/sample.yaml.")
+    return values or {}
+
+
+def load_config(profile: str, settings: Iterable[str] = (), *, directory: Path) -> Config:
+    """Defaults, then the profile's differences, then ``--set``; the seed goes to every section that names none.
+
+    Raises:
+        UsageError: unknown profile (a name, or a YAML file) or setting (with the did_you_mean name), or a value out of bounds.
+    """
+    values = _read_profile(profile, directory)
+    where = f"profile {profile}"
+    for setting in settings:
+        keys, value = parse_setting(setting)
+        node: dict[str, Any] = {}
+        leaf = node
+        for key in keys[:-1]:
+            leaf = leaf.setdefault(key, {})
+        leaf[keys[-1]] = value
+        _merge(values, node)
+        where = f"profile {profile} with --set"
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        raise _explain(error, where) from error
+    for name in SECTIONS:
+        section = getattr(config, name)
+        if isinstance(section, SeededSection) and "seed" not in section.model_fields_set:
+            config = config.model_copy(update={name: section.model_copy(update={"seed": config.seed})})
+    return config

@@ -1,0 +1,76 @@
+"""The ``mixture`` section."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+
+from mistere.config.base import SeededSection
+
+
+class MixtureConfig(SeededSection):
+    """The mixture of experts and its training; the defaults are the published ones (arXiv 2602.23300).
+
+    Attributes:
+        modalities: which of the embeddings' modalities to use, in order; empty: all that are there.
+        context: what a prediction may look at: its dialogue, or the utterance alone.
+        context_mode: which turns of the dialogue: all of them (``full``), or the utterance's own and those before it
+            (``causal``), so that an answer once given stays as it is when the dialogue goes on.
+        gate: a learned gate, or the plain mean of the experts that are present.
+        class_weights: weight of each class in the focal losses: none, inverse to its count in train (``balanced``), or
+            the square root of that; the mean over train utterances is 1.
+        schedule: what the learning rate does after the warm-up, to the last of ``epochs``.
+        warmup_epochs: over these epochs the learning rate rises linearly from 0; parts of an epoch count.
+        precision: of training; ``auto`` is bf16 on a GPU that has it, else fp32. ``bf16`` falls back to fp32 where the
+            device has none. Predictions are always fp32.
+    """
+
+    modalities: list[str] = Field(default_factory=list)
+    context: Literal["dialogue", "utterance"] = "dialogue"
+    context_mode: Literal["full", "causal"] = "full"
+    hidden: int = Field(default=512, gt=0)
+    gru_layers: int = Field(default=3, gt=0)
+    kernels: list[int] = Field(default_factory=lambda: [1, 3, 5], min_length=1)
+    context_dropout: float = Field(default=0.0, ge=0, lt=1)
+    fusion: Literal["co_attention", "feed_forward"] = "co_attention"
+    fusion_width: int = Field(default=1024, gt=0)
+    fusion_blocks: int = Field(default=4, ge=0)
+    attention_width: int = Field(default=120, gt=0)
+    attention_heads: int = Field(default=3, gt=0, validate_default=True)
+    attention_dropout: float = Field(default=0.1, ge=0, lt=1)
+    fusion_dropout: float = Field(default=0.5, ge=0, lt=1)
+    gate: Literal["learned", "mean"] = "learned"
+    gate_hidden: int = Field(default=10, gt=0)
+    gate_temperature: float = Field(default=2.0, gt=0)
+    focal_gamma: float = Field(default=3.0, ge=0)
+    contrastive_weight: float = Field(default=2.0, ge=0)
+    contrastive_temperature: float = Field(default=1.0, gt=0)
+    consistency_weight: float = Field(default=0.1, ge=0)
+    class_weights: Literal["none", "balanced", "sqrt"] = "none"
+    modality_dropout: float = Field(default=0.1, ge=0, lt=1)
+    learning_rate: float = Field(default=1e-5, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    batch_dialogues: int = Field(default=8, gt=0)
+    epochs: int = Field(default=100, gt=0)
+    patience: int = Field(default=20, gt=0)
+    gradient_clip: float = Field(default=1.0, gt=0)
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    warmup_epochs: float = Field(default=0.0, ge=0)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+
+    @field_validator("kernels")
+    @classmethod
+    def _kernels_are_odd(cls, kernels: list[int]) -> list[int]:
+        if any(kernel < 1 or kernel % 2 == 0 for kernel in kernels):
+            raise PydanticCustomError("kernels", "Kernels should be odd, so that a turn is in the middle of its window")
+        return kernels
+
+    @field_validator("attention_heads")
+    @classmethod
+    def _heads_divide_the_width(cls, heads: int, others: ValidationInfo) -> int:
+        width = others.data.get("attention_width", heads)
+        if width % heads:
+            raise PydanticCustomError("heads", "attention_width {width} should be a multiple of it", {"width": width})
+        return heads

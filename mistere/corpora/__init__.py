@@ -1,0 +1,1 @@
+"""Importers of published corpora and tables, and the generator of the sample."""

@@ -1,0 +1,68 @@
+"""What an importer says of its work, and the writing that counts while it streams."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mistere.common.errors import DataError
+from mistere.common.splits import SPLITS, Split
+from mistere.data.dataset import DatasetInfo, Utterance, write_dataset
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReport:
+    """What came in.
+
+    Attributes:
+        counts: utterances per split; a split without any is left out.
+        dialogues: dialogues per split.
+        notes: what a person should know, a sentence each: what was changed, left out or missing, and where the counts
+            are not the published ones.
+    """
+
+    counts: dict[Split, int]
+    dialogues: dict[Split, int]
+    notes: list[str] = field(default_factory=list)
+
+
+def write_counted(directory: Path, info: DatasetInfo, rows: Iterable[tuple[Split, Utterance]]) -> ImportReport:
+    """Write a dataset in a stream and count it; the report has no notes yet.
+
+    Args:
+        directory: where the dataset goes; must not exist yet or be empty.
+        info: becomes ``dataset.yaml``.
+        rows: utterances with their split, dialogue by dialogue.
+
+    Raises:
+        DataError: there is something in the way, or there are no rows.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise DataError(f"{directory} is a file: choose a new folder for the dataset.")
+    dialogues: dict[Split, int] = {}
+    counts = write_dataset(directory, info, _counting(rows, dialogues))
+    return ImportReport(_in_order(counts), _in_order(dialogues))
+
+
+def _counting(
+    rows: Iterable[tuple[Split, Utterance]], dialogues: dict[Split, int]
+) -> Iterator[tuple[Split, Utterance]]:
+    last: tuple[Split, str] | None = None
+    for split, utterance in rows:
+        if (split, utterance.dialogue_id) != last:
+            last = (split, utterance.dialogue_id)
+            dialogues[split] = dialogues.get(split, 0) + 1
+        yield split, utterance
+    if last is None:
+        raise DataError("nothing is left to import: not one utterance has a label that is taken.")
+
+
+def _in_order(counts: dict[Split, int]) -> dict[Split, int]:
+    return {split: counts[split] for split in SPLITS if split in counts}
+
+
+def some(names: list[str], most: int = 3) -> str:
+    """The first names of a list, for a sentence: ``a, b, c and 5 more``."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,171 @@
+"""IEMOCAP (Busso et al., 2008), from the folders of ``IEMOCAP_full_release``."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from mistere.common.errors import DataError, UsageError
+from mistere.common.splits import Split
+from mistere.corpora.import_report import ImportReport, some, write_counted
+from mistere.corpora.media import AudioReader
+from mistere.corpora.published_counts import differences
+from mistere.corpora.text_files import read_lines
+from mistere.data.dataset import DatasetInfo, Utterance
+
+LABELS: dict[int, dict[str, str]] = {
+    6: {"hap": "happy", "sad": "sad", "neu": "neutral", "ang": "angry", "exc": "excited", "fru": "frustrated"},
+    4: {"hap": "happy", "exc": "happy", "sad": "sad", "neu": "neutral", "ang": "angry"},
+}
+"""The corpus's codes and their names, in the order of the labels, for six and for four classes."""
+
+_CODES = frozenset({*LABELS[6], "xxx", "sur", "fea", "dis", "oth"})
+_SESSIONS = range(1, 6)
+_TEST_SESSION = 5
+_EVALUATION = re.compile(r"\[(\d+\.\d+) - (\d+\.\d+)\]\t(\S+)\t(\S+)\t\[")
+_TRANSCRIPT = re.compile(r"(Ses\S+) \[[\d.]+-[\d.]+\]:(.*)")
+_UTTERANCE = re.compile(r"(Ses\d\d)[FM]_\w+_([FM])\w+")
+
+
+@dataclass(frozen=True, slots=True)
+class _Labelled:
+    """One line of an evaluation."""
+
+    start: float
+    name: str
+    code: str
+    speaker: str
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What the notes tell."""
+
+    left_out: Counter[str] = field(default_factory=Counter)
+    untranscribed: list[str] = field(default_factory=list)
+    audio: AudioReader = field(default_factory=AudioReader)
+
+
+def import_iemocap(
+    source: Path, directory: Path, *, classes: Literal[6, 4] = 6, dev_session: int = 4, text_only: bool = False
+) -> ImportReport:
+    """Bring IEMOCAP into the dataset form.
+
+    Session 5 is the test split, one session is dev, the others train: two people speak in each session and in no other, so no
+    voice is in two splits. Utterances with a label that is not among the classes, or without one that the annotators agree on,
+    are left out; the turns of what remains follow the order in which it was said.
+
+    Args:
+        source: the folder ``IEMOCAP_full_release``, or the one that holds it.
+        directory: where the dataset goes; must not exist yet or be empty.
+        classes: 6 (happy, sad, neutral, angry, excited, frustrated) or 4 (excited counts as happy, frustrated is left out).
+        dev_session: the session, 1 to 4, that is dev.
+        text_only: leave the audio out.
+
+    Raises:
+        UsageError: another number of classes or dev session than there are.
+        DataError: a session or file is missing or unreadable, or a line makes no sense.
+        MistereError: a recording needs ffmpeg, which is not installed.
+    """
+    if classes not in LABELS:
+        raise UsageError(f"classes is {classes}: IEMOCAP is taken with 6 or with 4 classes.")
+    if dev_session not in _SESSIONS or dev_session == _TEST_SESSION:
+        raise UsageError(f"dev_session is {dev_session}: it is one of the sessions 1 to 4 (session 5 is test).")
+    sessions = _sessions(source)
+    audio = not text_only and any((session / "sentences" / "wav").is_dir() for session in sessions)
+    names = LABELS[classes]
+    info = DatasetInfo(
+        name="iemocap" if classes == 6 else f"iemocap-{classes}",
+        description=f"IEMOCAP: acted and improvised dialogues of two, with one of {len(set(names.values()))} emotions an "
+        "utterance; utterances with other labels are left out."
+        + (" Excited counts as happy." if classes == 4 else "")
+        + ("" if audio else " Text only."),
+        labels=list(dict.fromkeys(names.values())),
+        language="en",
+        licence="IEMOCAP's own: for research, from the University of Southern California on request",
+        splits=f"By session: {_TEST_SESSION} is test, {dev_session} is dev, the others are train.",
+        speaker_disjoint=True,
+        source="https://sail.usc.edu/iemocap/",
+    )
+    tally = _Tally()
+    report = write_counted(directory, info, _rows(sessions, names, dev_session, tally, audio))
+    notes = differences("iemocap", report.counts, report.dialogues) if classes == 6 else []
+    if tally.left_out:
+        codes = ", ".join(f"{code} {count}" for code, count in sorted(tally.left_out.items()))
+        notes.append(f"{tally.left_out.total()} utterances with other labels are left out ({codes}).")
+    if tally.untranscribed:
+        notes.append(f"{len(tally.untranscribed)} utterances have no transcript ({some(tally.untranscribed)}).")
+    notes += tally.audio.notes()
+    if not audio and not text_only:
+        notes.append(f"{source} holds no sentences/wav folder: text only.")
+    return replace(report, notes=notes)
+
+
+def _sessions(source: Path) -> list[Path]:
+    root = source if (source / "Session1").is_dir() else source / "IEMOCAP_full_release"
+    for number in _SESSIONS:
+        folder = root / f"Session{number}" / "dialog" / "EmoEvaluation"
+        if not folder.is_dir():
+            where = source / folder.relative_to(root)
+            raise DataError(f"{where} is missing: IEMOCAP_full_release holds the folders Session1 to Session5.")
+    return [root / f"Session{number}" for number in _SESSIONS]
+
+
+def _rows(
+    sessions: list[Path], names: dict[str, str], dev_session: int, tally: _Tally, audio: bool
+) -> Iterator[tuple[Split, Utterance]]:
+    for number, session in zip(_SESSIONS, sessions, strict=True):
+        split: Split = "test" if number == _TEST_SESSION else "dev" if number == dev_session else "train"
+        for path in _evaluations(session):
+            labelled = _labelled(path)
+            tally.left_out.update(line.code for line in labelled if line.code not in names)
+            kept = [line for line in labelled if line.code in names]
+            transcript = _transcript(session / "dialog" / "transcriptions" / path.name) if kept else {}
+            for turn, line in enumerate(kept):
+                text = transcript.get(line.name)
+                if not text:
+                    tally.untranscribed.append(line.name)
+                recording = session / "sentences" / "wav" / path.stem / f"{line.name}.wav"
+                sound = tally.audio.read(recording, line.name) if audio else None
+                yield split, Utterance(path.stem, turn, names[line.code], text or None, sound, line.speaker)
+
+
+def _evaluations(session: Path) -> list[Path]:
+    """The files that hold a dialogue's labels; those that macOS writes beside them (``._…``) are none."""
+    folder = session / "dialog" / "EmoEvaluation"
+    files = sorted(path for path in folder.iterdir() if path.suffix == ".txt" and not path.name.startswith("."))
+    if not files:
+        raise DataError(f"{folder} holds no evaluation (SesXXX_….txt).")
+    return files
+
+
+def _labelled(path: Path) -> list[_Labelled]:
+    """A dialogue's labelled utterances, in the order in which they begin."""
+    found: dict[str, _Labelled] = {}
+    for number, line in enumerate(read_lines(path), start=1):
+        match = _EVALUATION.match(line)
+        if match is None:
+            continue
+        start, _, name, code = match.groups()
+        where = f"{path}, line {number}"
+        utterance = _UTTERANCE.fullmatch(name)
+        if utterance is None:
+            raise DataError(f"{where}: {name[:60]!r} is no utterance's name, such as {path.stem}_F000.")
+        if code not in _CODES:
+            raise DataError(f"{where}: unknown label {code[:40]!r}; IEMOCAP has {', '.join(sorted(_CODES))}.")
+        if name in found:
+            raise DataError(f"{where}: {name} is labelled twice; each utterance occurs once.")
+        found[name] = _Labelled(float(start), name, code, "_".join(utterance.groups()))
+    if not found:
+        raise DataError(f"{path} labels no utterance: lines such as `[6.2901 - 8.2357] …_F000 neu […]` are expected.")
+    return sorted(found.values(), key=lambda line: (line.start, line.name))
+
+
+def _transcript(path: Path) -> dict[str, str]:
+    """What was said, by utterance."""
+    matches = (_TRANSCRIPT.match(line) for line in read_lines(path))
+    return {match.group(1): match.group(2).strip() for match in matches if match}

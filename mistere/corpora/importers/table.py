@@ -1,0 +1,281 @@
+"""A table of one's own (CSV, TSV, JSONL or parquet) into the dataset form, or into a dataset that exists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from mistere.common.errors import DataError, UsageError
+from mistere.common.splits import SPLITS, Split
+from mistere.corpora.import_report import ImportReport, write_counted
+from mistere.corpora.media import AudioReader, UnreadableMediaError, audio_bytes
+from mistere.corpora.table_base import Base, read_base
+from mistere.corpora.table_rows import Row, Table, read_embedded, read_rows
+from mistere.corpora.table_splits import Assignment, assign, check_shares
+from mistere.data.dataset import DatasetInfo, Utterance
+
+_Dialogues = dict[str, list[Row]]
+
+
+@dataclass(slots=True)
+class _Sound:
+    """Where the rows' audio comes from."""
+
+    source: Path
+    table: Table
+    folder: Path
+    lenient: bool
+    reader: AudioReader = field(default_factory=AudioReader)
+
+    def check(self) -> None:
+        """Refuse paths that lead out of the folder or, unless lenient, to no file, before anything is written."""
+        for row in self.table.rows:
+            if row.audio is not None:
+                path = self._path(row.audio, row.where)
+                if path is None and not self.lenient:
+                    raise DataError(
+                        f"{row.where}: there is no audio file {self.folder / row.audio}: put it there, or import with "
+                        'missing_audio="missing".'
+                    )
+
+    def of_path(self, row: Row) -> bytes | None:
+        """The audio of a row that names a file."""
+        if row.audio is None:
+            return None
+        path = self._path(row.audio, row.where)
+        if self.lenient:
+            return self.reader.read(path, row.audio)
+        try:
+            return audio_bytes(path or self.folder / row.audio)
+        except UnreadableMediaError as error:
+            raise DataError(f"{row.where}: {error}") from error
+
+    def _path(self, written: str, where: str) -> Path | None:
+        """The file that is meant; None where there is none."""
+        relative = Path(written)
+        if relative.is_absolute() or ".." in relative.parts:
+            raise DataError(
+                f"{where}: audio is {written[:80]!r}; a path below {self.folder}, without `..`, is expected."
+            )
+        try:
+            path = (self.folder / relative).resolve()
+            if not path.is_relative_to(self.folder.resolve()):
+                raise DataError(f"{where}: audio {written[:80]!r} is a link that leads out of {self.folder}.")
+            if path.is_dir():
+                raise DataError(f"{where}: audio {written[:80]!r} is a folder, where a file is expected.")
+            return path if path.is_file() else None
+        except (OSError, RuntimeError) as error:
+            raise DataError(f"{where}: audio {written[:80]!r} can't be looked up ({error}).") from error
+
+
+def import_table(
+    source: Path,
+    directory: Path,
+    *,
+    columns: Mapping[str, str] | None = None,
+    audio: Path | None = None,
+    labels: Sequence[str] = (),
+    name: str = "",
+    language: str = "en",
+    licence: str = "",
+    splits: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    seed: int = 0,
+    base: Path | None = None,
+    text_only: bool = False,
+    missing_audio: Literal["fail", "missing"] = "fail",
+) -> ImportReport:
+    """Bring a table into the dataset form.
+
+    The table has a row for each utterance with ``dialogue_id``, ``label``, ``text`` or ``audio`` or both, and may have
+    ``turn`` (else the order of the rows counts), ``speaker`` and ``split``; other columns are ignored. Turns are numbered anew
+    from 0. ``audio`` is a path below the audio folder or, in parquet, the encoded file itself, as bytes or as
+    ``{bytes, path}``; such a table must lie dialogue by dialogue.
+
+    Without ``split``, whole dialogues are dealt out by a hash of their names; where a ``speaker`` column has groups enough that
+    never speak with each other, so that no speaker is in two splits.
+
+    Args:
+        source: ``.csv``, ``.tsv`` (both with a header, in UTF-8), ``.jsonl`` or ``.parquet``.
+        directory: where the dataset goes; must not exist yet or be empty.
+        columns: what the dataset's columns are called in the table, where they have other names there.
+        audio: the folder that audio paths start from; the table's own, if it is not given.
+        labels: all labels in order; else those of the table, sorted. A whole number that is no label itself counts from 0.
+        name: of the dataset; the file's, if it is not given.
+        language: of the text.
+        licence: of the data.
+        splits: shares of train, dev and test, where the table does not say.
+        seed: for dealing out the dialogues.
+        base: a dataset in whose place the new one stands: its rows are taken over, but for dialogues that the table has too.
+            Its labels, name, language and licence stay, and so does the split of a dialogue, unless the table says another.
+        text_only: leave the audio out.
+        missing_audio: what an audio path without a readable file is: an error, or an utterance without audio.
+
+    Raises:
+        UsageError: an argument makes no sense.
+        DataError: the table or the base is unreadable, or a row makes no sense; the sentence names it.
+        MistereError: an audio file needs ffmpeg, which is not installed.
+    """
+    check_shares(splits)
+    if missing_audio not in ("fail", "missing"):
+        raise UsageError(f"missing_audio is {missing_audio!r}: it is `fail` or `missing`.")
+    table = read_rows(source, columns or {}, text_only=text_only)
+    dialogues = _dialogues(table)
+    old = read_base(base, frozenset(dialogues), audio=not text_only) if base is not None else None
+    if old is not None and labels and list(labels) != old.info.labels:
+        raise UsageError(f"labels are those of {base} ({', '.join(old.info.labels)}); leave them out here.")
+    known = old.info.labels if old is not None else list(labels)
+    names = {row.label: _label(row, known) for row in table.rows}
+    assignment = _assignment(table, dialogues, splits, seed, old)
+    info = DatasetInfo.model_construct(
+        name=name or source.stem,
+        description=f"Imported from the table {source.name}." + (" Text only." if text_only else ""),
+        labels=known or _sorted(set(names.values())),
+        language=language,
+        licence=licence,
+        splits=_how(table, splits, seed, assignment),
+        speaker_disjoint=_disjoint(table, assignment, old),
+        synthetic=False,
+        source=source.name,
+    )
+    if old is not None:
+        info = old.info.model_copy(
+            update={"speaker_disjoint": info.speaker_disjoint, **({"name": name} if name else {})}
+        )
+    try:
+        info = DatasetInfo.model_validate(info.model_dump())
+    except ValidationError as error:
+        raise DataError(f"{source}: the labels {', '.join(info.labels)[:200]}: {error.errors()[0]['msg']}.") from error
+    sound = _Sound(source, table, audio if audio is not None else source.parent, missing_audio == "missing")
+    sound.check()
+    report = write_counted(directory, info, _rows(dialogues, sound, names, assignment, old))
+    return replace(report, notes=_notes(table, dialogues, assignment, old, report) + sound.reader.notes())
+
+
+def _dialogues(table: Table) -> _Dialogues:
+    """The rows by dialogue, in the order in which the dialogues begin; within one in the order of the rows."""
+    dialogues: _Dialogues = {}
+    last = ""
+    for row in table.rows:
+        if table.embedded and row.dialogue in dialogues and row.dialogue != last:
+            raise DataError(
+                f"{row.where}: dialogue {row.dialogue} goes on here after another one began: a table that holds audio must "
+                "lie dialogue by dialogue, so sort it by dialogue first."
+            )
+        last = row.dialogue
+        rows = dialogues.setdefault(row.dialogue, [])
+        if rows and rows[0].split != row.split:
+            raise DataError(
+                f"{row.where}: dialogue {row.dialogue} is in {rows[0].split} and in {row.split}; a dialogue has one split."
+            )
+        rows.append(row)
+    for rows in dialogues.values():
+        turns: set[int] = set()
+        for row in rows:
+            if row.turn in turns:
+                raise DataError(f"{row.where}: dialogue {row.dialogue} has turn {row.turn} twice; each occurs once.")
+            if row.turn is not None:
+                turns.add(row.turn)
+    return dialogues
+
+
+def _label(row: Row, known: Sequence[str]) -> str:
+    if not known or row.label in known:
+        return row.label
+    if row.label.isascii() and row.label.isdecimal() and len(row.label) < 10 and int(row.label) < len(known):
+        return known[int(row.label)]
+    raise DataError(f"{row.where}: unknown label {row.label[:40]!r}; the labels are {', '.join(known)}.")
+
+
+def _sorted(labels: set[str]) -> list[str]:
+    """By name; whole numbers by size."""
+    if all(label.removeprefix("-").isdecimal() for label in labels):
+        return sorted(labels, key=int)
+    return sorted(labels)
+
+
+def _assignment(
+    table: Table, dialogues: _Dialogues, shares: Sequence[float], seed: int, old: Base | None
+) -> Assignment:
+    if "split" in table.columns:
+        return Assignment({name: rows[0].split or "train" for name, rows in dialogues.items()}, by_speaker=False)
+    kept = {name: old.splits[name] for name in dialogues if old is not None and name in old.splits}
+    settled = {speaker: set(splits) for speaker, splits in (old.speakers if old is not None else {}).items()}
+    for name, split in kept.items():
+        for row in dialogues[name]:
+            if row.speaker is not None:
+                settled.setdefault(row.speaker, set()).add(split)
+    new = {
+        name: frozenset(row.speaker for row in rows if row.speaker is not None)
+        for name, rows in dialogues.items()
+        if name not in kept
+    }
+    assigned = assign(new, shares, seed, {speaker: frozenset(splits) for speaker, splits in settled.items()})
+    return Assignment({**kept, **assigned.splits}, assigned.by_speaker)
+
+
+def _how(table: Table, shares: Sequence[float], seed: int, assignment: Assignment) -> str:
+    if "split" in table.columns:
+        return "The table's own."
+    percent = " / ".join(f"{share:.0%}" for share in shares)
+    apart = "; no speaker is in two splits" if assignment.by_speaker else ""
+    return f"By whole dialogues, {percent}, from a hash of their names with seed {seed}{apart}."
+
+
+def _disjoint(table: Table, assignment: Assignment, old: Base | None) -> bool:
+    """Whether no speaker is in two splits: every utterance must say who speaks, or its dialogue only be replaced."""
+    speakers: dict[str, set[Split]] = {
+        speaker: set(splits) for speaker, splits in (old.speakers if old else {}).items()
+    }
+    for row in table.rows:
+        if row.speaker is not None:
+            speakers.setdefault(row.speaker, set()).add(assignment.splits[row.dialogue])
+    if any(len(splits) > 1 for splits in speakers.values()):
+        return False
+    replaced = old is not None and all(old.splits.get(name) == split for name, split in assignment.splits.items())
+    if replaced and old is not None and old.info.speaker_disjoint:
+        return True
+    return not any(row.speaker is None for row in table.rows) and not (old is not None and old.anonymous)
+
+
+def _rows(
+    dialogues: _Dialogues, sound: _Sound, names: Mapping[str, str], assignment: Assignment, old: Base | None
+) -> Iterator[tuple[Split, Utterance]]:
+    """The base's rows, then the table's; of sound there is never more than a dialogue and a batch of rows."""
+    if old is not None:
+        yield from old.rows()
+    embedded = read_embedded(sound.source, sound.table) if sound.table.embedded else None
+    for dialogue, rows in dialogues.items():
+        inside = [next(embedded, None) if embedded is not None else None for _ in rows]
+        order = sorted(range(len(rows)), key=lambda index: (rows[index].turn or 0, index))
+        for turn, index in enumerate(order):
+            row = rows[index]
+            utterance = Utterance(
+                dialogue, turn, names[row.label], row.text, inside[index] or sound.of_path(row), row.speaker
+            )
+            yield assignment.splits[dialogue], utterance
+
+
+def _notes(
+    table: Table, dialogues: _Dialogues, assignment: Assignment, old: Base | None, report: ImportReport
+) -> list[str]:
+    notes = []
+    if old is not None:
+        replaced = sum(name in old.splits for name in dialogues)
+        notes.append(f"{replaced} dialogues of the base are replaced, {len(dialogues) - replaced} are new.")
+        if old.torn:
+            notes.append(f"{len(old.torn)} replaced dialogues were in several splits of the base, and are in one now.")
+    gaps = sum(
+        sorted(row.turn or 0 for row in rows) != list(range(len(rows)))
+        for rows in dialogues.values()
+        if rows[0].turn is not None
+    )
+    if gaps:
+        notes.append(f"{gaps} dialogues do not number their turns from 0 without gaps: they are numbered anew.")
+    if "split" not in table.columns and "speaker" in table.columns and not assignment.by_speaker:
+        notes.append("The speakers are too mixed to keep them apart: some are in several splits, or may be.")
+    notes += [f"No dialogue is in {split}: training needs one there." for split in SPLITS if split not in report.counts]
+    return notes

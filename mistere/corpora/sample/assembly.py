@@ -1,0 +1,104 @@
+"""Plans, speaks, records and writes the sample."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from mistere.common.splits import Split
+from mistere.corpora.sample.ogg import encode
+from mistere.corpora.sample.planner import PlannedUtterance, plan
+from mistere.corpora.sample.prosody import SAMPLE_RATE, Prosody, draw_prosody, record, synthesis_settings
+from mistere.corpora.sample.synthesis import require_synthesizer, synthesize
+from mistere.corpora.sample.wording import EMOTIONS
+from mistere.data.dataset import DatasetInfo, Utterance, write_dataset
+
+_MICROPHONE_DB = 6.0
+"""Largest gain or loss of the microphone that one speaker has through one dialogue."""
+
+
+def make_sample(
+    directory: Path,
+    seed: int,
+    dialogues: int = 150,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> dict[Split, int]:
+    """Make the sample: short dialogues with six acted emotions, in words and in synthesized speech.
+
+    The same seed gives the same bytes on the same machine with the same versions of espeak-ng, numpy and libopus.
+
+    Args:
+        directory: where the dataset goes; must not exist yet or be empty.
+        seed: draws the dialogues and everything about their delivery.
+        dialogues: how many dialogues, over all splits.
+        on_progress: called with (utterances done, utterances in all) after each utterance.
+
+    Returns:
+        Utterances per split.
+
+    Raises:
+        MistereError: the speech synthesizer is not installed or failed.
+        UsageError: fewer dialogues than splits.
+        DataError: the folder already holds something.
+    """
+    require_synthesizer()
+    planned = list(plan(seed, dialogues))
+    return write_dataset(directory, describe(seed), _rows(planned, on_progress))
+
+
+def describe(seed: int) -> DatasetInfo:
+    """What the sample says of itself."""
+    return DatasetInfo(
+        name="sample",
+        description=(
+            "Synthetic: made by a program, with no people in it. Short two-person dialogues with acted emotions, "
+            "worded from templates and spoken by the espeak-ng synthesizer; for trying the pipeline, not for judging "
+            "models of real speech."
+        ),
+        labels=list(EMOTIONS),
+        language="en",
+        licence="CC0-1.0",
+        splits="By dialogue; every split has its own synthetic speakers.",
+        speaker_disjoint=True,
+        synthetic=True,
+        source=f"mistere.corpora.sample.make_sample with seed {seed}",
+    )
+
+
+def _rows(
+    planned: list[PlannedUtterance], on_progress: Callable[[int, int], None] | None
+) -> Iterator[tuple[Split, Utterance]]:
+    """Speak the plan in order. Every utterance draws from its own seed: it sounds the same whatever comes before it."""
+    draws = [np.random.Generator(np.random.PCG64(utterance.seed)) for utterance in planned]
+    deliveries = [draw_prosody(utterance.emotion, draw) for utterance, draw in zip(planned, draws, strict=True)]
+    requests = [_request(utterance, delivery) for utterance, delivery in zip(planned, deliveries, strict=True)]
+    spoken = zip(planned, deliveries, draws, synthesize(requests), strict=True)
+    for done, (utterance, delivery, draw, (speech, rate)) in enumerate(spoken, start=1):
+        gain = _microphone_gain(utterance)
+        recording = record(speech, rate, utterance.voice, delivery, gain, draw)
+        serial = zlib.crc32(f"{utterance.dialogue_id}/{utterance.turn}".encode())
+        row = Utterance(
+            dialogue_id=utterance.dialogue_id,
+            turn=utterance.turn,
+            label=utterance.emotion,
+            text=utterance.text,
+            audio=encode(recording, SAMPLE_RATE, serial),
+            speaker=utterance.voice.name,
+        )
+        yield utterance.split, row
+        if on_progress is not None:
+            on_progress(done, len(planned))
+
+
+def _request(utterance: PlannedUtterance, delivery: Prosody) -> dict[str, str | int]:
+    settings = synthesis_settings(utterance.voice, delivery)
+    return {"text": utterance.text, "variant": utterance.voice.variant, **settings}
+
+
+def _microphone_gain(utterance: PlannedUtterance) -> float:
+    """Gain in dB, the same for all that a speaker says in a dialogue, so that level alone says little."""
+    place = zlib.crc32(f"{utterance.dialogue_id}/{utterance.voice.name}".encode()) / 0xFFFFFFFF
+    return _MICROPHONE_DB * (2 * place - 1)

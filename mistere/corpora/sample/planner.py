@@ -1,0 +1,120 @@
+"""Who says what with which emotion: the sample's dialogues, before anything is spoken.
+
+Emotions follow a simple dynamics: a speaker tends to keep the last emotion, catches some of the other's, and both are
+drawn by the scenario of the dialogue. That is what makes a dialogue's context worth reading.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from mistere.common.errors import UsageError
+from mistere.common.splits import SPLITS, Split
+from mistere.corpora.sample.voices import Voice, voices_of
+from mistere.corpora.sample.wording import EMOTIONS, Emotion, word
+
+_Card = TypeVar("_Card")
+
+MIN_TURNS, MAX_TURNS = 8, 14
+MIN_DIALOGUES = 3
+_SPLIT_SHARES: dict[Split, float] = {"dev": 14 / 150, "test": 56 / 150}
+"""The test split is large for a corpus of this size: its figures must hold still to a point or two."""
+
+_INERTIA, _CONTAGION, _SCENARIO = 0.46, 0.26, 0.28
+_SPEAK_AGAIN = 0.1
+"""How often a speaker goes on for a second utterance instead of giving the turn away."""
+
+# Columns as in EMOTIONS: neutral, happy, sad, angry, fearful, surprised.
+_SCENARIOS: dict[str, tuple[float, ...]] = {
+    "everyday": (0.60, 0.12, 0.07, 0.09, 0.04, 0.08),
+    "good news": (0.14, 0.48, 0.02, 0.02, 0.02, 0.32),
+    "loss": (0.18, 0.02, 0.58, 0.07, 0.12, 0.03),
+    "conflict": (0.15, 0.02, 0.11, 0.58, 0.06, 0.08),
+    "threat": (0.15, 0.02, 0.09, 0.07, 0.53, 0.14),
+}
+_AFTER: dict[Emotion, tuple[float, ...]] = {
+    "neutral": (0.62, 0.10, 0.07, 0.08, 0.05, 0.08),
+    "happy": (0.14, 0.62, 0.02, 0.03, 0.02, 0.17),
+    "sad": (0.20, 0.04, 0.56, 0.05, 0.12, 0.03),
+    "angry": (0.10, 0.02, 0.14, 0.56, 0.10, 0.08),
+    "fearful": (0.16, 0.02, 0.12, 0.06, 0.53, 0.11),
+    "surprised": (0.18, 0.26, 0.04, 0.07, 0.11, 0.34),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedUtterance:
+    """One utterance to be spoken. ``seed`` draws all of its delivery, so no utterance depends on another."""
+
+    split: Split
+    dialogue_id: str
+    turn: int
+    voice: Voice
+    emotion: Emotion
+    text: str
+    seed: int
+
+
+def split_sizes(dialogues: int) -> dict[Split, int]:
+    """Dialogues per split: 80, 14 and 56 of 150, and at least one each.
+
+    Raises:
+        UsageError: fewer dialogues than splits.
+    """
+    if dialogues < MIN_DIALOGUES:
+        raise UsageError(
+            f"the sample needs at least {MIN_DIALOGUES} dialogues, one for each split; {dialogues} were asked for."
+        )
+    held_out = {split: max(1, round(dialogues * share)) for split, share in _SPLIT_SHARES.items()}
+    return {"train": dialogues - sum(held_out.values()), **held_out}
+
+
+def plan(seed: int, dialogues: int) -> Iterator[PlannedUtterance]:
+    """The whole corpus in file order: split by split, dialogue by dialogue, turn by turn."""
+    sizes = split_sizes(dialogues)
+    for split in SPLITS:
+        lengths = _deal(range(MIN_TURNS, MAX_TURNS + 1), sizes[split], random.Random(f"{seed}/{split}/lengths"))
+        scenarios = _deal(sorted(_SCENARIOS), sizes[split], random.Random(f"{seed}/{split}/scenarios"))
+        for index, (turns, scenario) in enumerate(zip(lengths, scenarios, strict=True)):
+            yield from _dialogue(split, index, turns, _SCENARIOS[scenario], seed)
+
+
+def _deal(cards: Sequence[_Card], count: int, draw: random.Random) -> list[_Card]:
+    """Draw ``count`` values from full shuffled decks, so that the make-up of a split hardly depends on the seed."""
+    dealt: list[_Card] = []
+    while len(dealt) < count:
+        dealt.extend(draw.sample(cards, len(cards)))
+    return dealt[:count]
+
+
+def _dialogue(
+    split: Split, index: int, turns: int, scenario: tuple[float, ...], seed: int
+) -> Iterator[PlannedUtterance]:
+    dialogue_id = f"{split}-{index:04d}"
+    draw = random.Random(f"{seed}/{dialogue_id}")
+    pair = draw.sample(voices_of(split), 2)
+    own: dict[int, Emotion] = {}
+    previous: Emotion | None = None
+    speaking = 0
+    for turn in range(turns):
+        if turn and draw.random() >= _SPEAK_AGAIN:
+            speaking = 1 - speaking
+        emotion = _next_emotion(draw, scenario, own.get(speaking), previous)
+        own[speaking] = previous = emotion
+        text = word(emotion, draw)
+        yield PlannedUtterance(split, dialogue_id, turn, pair[speaking], emotion, text, draw.getrandbits(62))
+
+
+def _next_emotion(
+    draw: random.Random, scenario: tuple[float, ...], own: Emotion | None, previous: Emotion | None
+) -> Emotion:
+    """Draw an emotion from the scenario, the speaker's own last emotion and the last one heard."""
+    weights = []
+    for column, emotion in enumerate(EMOTIONS):
+        kept = float(emotion == own) if own else scenario[column]
+        caught = _AFTER[previous][column] if previous else scenario[column]
+        weights.append(_SCENARIO * scenario[column] + _INERTIA * kept + _CONTAGION * caught)
+    return draw.choices(EMOTIONS, weights)[0]

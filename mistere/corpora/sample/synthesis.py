@@ -1,0 +1,107 @@
+"""Talks to the synthesizer process (:mod:`mistere.corpora.sample.speak`), never loading the synthesizer."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import struct
+import subprocess
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mistere.common.errors import MistereError
+from mistere.common.paths import PROJECT_ROOT
+
+_WORKER = "mistere.corpora.sample.speak"
+_IN_FLIGHT = 8
+"""Requests ahead of the answers: the synthesizer works while the caller does. Few enough to fit any pipe's buffer."""
+
+
+def require_synthesizer() -> None:
+    """Check that espeak-ng is installed.
+
+    Raises:
+        MistereError: it is not.
+    """
+    if importlib.util.find_spec("espeakng_loader") is None:
+        raise MistereError(
+            "making the sample needs the speech synthesizer espeak-ng, which is not installed: "
+            "run `pip install -e .[sample]`."
+        )
+
+
+def synthesize(requests: Iterable[Mapping[str, str | int]]) -> Iterator[tuple[NDArray[np.int16], int]]:
+    """Speak utterances one after another in a process of its own.
+
+    Args:
+        requests: what :meth:`mistere.corpora.sample.speak.Synthesizer.speak` takes, one for each utterance.
+
+    Yields:
+        For each request, in order, mono samples ``[N]`` and their rate in Hz.
+
+    Raises:
+        MistereError: espeak-ng is not installed, or its process failed.
+    """
+    require_synthesizer()
+    with tempfile.TemporaryFile() as errors:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", _WORKER],
+            cwd=PROJECT_ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+        )
+        assert worker.stdin is not None and worker.stdout is not None
+        try:
+            yield from _converse(requests, worker.stdin, worker.stdout)
+        except (EOFError, BrokenPipeError) as error:
+            worker.wait()
+            errors.seek(0)
+            said = errors.read().decode(errors="replace").strip().splitlines()
+            reason = said[-1] if said else f"exit code {worker.returncode}"
+            raise MistereError(f"the speech synthesizer stopped: {reason}.") from error
+        finally:
+            worker.stdout.close()
+            with contextlib.suppress(BrokenPipeError):
+                worker.stdin.close()
+            worker.terminate()
+            worker.wait()
+
+
+def _converse(
+    requests: Iterable[Mapping[str, str | int]], send: IO[bytes], receive: IO[bytes]
+) -> Iterator[tuple[NDArray[np.int16], int]]:
+    rate = _read_count(receive)
+    waiting: deque[None] = deque()
+    for request in requests:
+        send.write(json.dumps(dict(request)).encode() + b"\n")
+        send.flush()
+        waiting.append(None)
+        if len(waiting) >= _IN_FLIGHT:
+            waiting.popleft()
+            yield _read_speech(receive), rate
+    for _ in waiting:
+        yield _read_speech(receive), rate
+
+
+def _read_speech(receive: IO[bytes]) -> NDArray[np.int16]:
+    return np.frombuffer(_read_exactly(receive, _read_count(receive)), dtype="<i2")
+
+
+def _read_count(receive: IO[bytes]) -> int:
+    count: tuple[Any, ...] = struct.unpack("<I", _read_exactly(receive, 4))
+    return int(count[0])
+
+
+def _read_exactly(receive: IO[bytes], count: int) -> bytes:
+    data = receive.read(count)
+    if len(data) < count:
+        raise EOFError
+    return data

@@ -1,0 +1,76 @@
+"""A dataset that a table is brought into: its rows but for those of replaced dialogues, and who speaks where."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mistere.common.errors import DataError
+from mistere.common.splits import SPLITS, Split
+from mistere.data.dataset import DatasetInfo, Utterance, load_info, read_batches, read_utterances, shards_of
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What is known of the dataset before its rows are streamed.
+
+    Attributes:
+        info: its ``dataset.yaml``.
+        splits: the split of each dialogue; the last one, where a dialogue is in several.
+        torn: replaced dialogues that are in several splits; they are in one from now on.
+        speakers: the splits of each speaker, in dialogues that stay.
+        anonymous: whether an utterance that stays does not say who speaks.
+    """
+
+    info: DatasetInfo
+    splits: Mapping[str, Split]
+    torn: frozenset[str]
+    speakers: Mapping[str, frozenset[Split]]
+    anonymous: bool
+    _files: list[Path]
+    _replaced: frozenset[str]
+    _audio: bool
+
+    def rows(self) -> Iterator[tuple[Split, Utterance]]:
+        """Stream the rows that stay."""
+        for split in SPLITS:
+            for utterance in read_utterances(shards_of(self._files, split), audio=self._audio):
+                if utterance.dialogue_id not in self._replaced:
+                    yield split, utterance
+
+
+def read_base(folder: Path, replaced: frozenset[str], *, audio: bool) -> Base:
+    """Look through a dataset.
+
+    Args:
+        folder: of the dataset.
+        replaced: dialogues that the table brings instead.
+        audio: whether its rows come with their audio.
+
+    Raises:
+        DataError: it is no dataset, or unreadable.
+    """
+    info = load_info(folder / "dataset.yaml")
+    files = list(folder.iterdir())
+    splits: dict[str, Split] = {}
+    speakers: dict[str, set[Split]] = {}
+    torn: set[str] = set()
+    anonymous = False
+    for split in SPLITS:
+        for batch in read_batches(shards_of(files, split), ["dialogue_id", "speaker"]):
+            if "dialogue_id" not in batch.schema.names:
+                raise DataError(f"{folder}: a shard of {split} lacks the column 'dialogue_id'.")
+            for row in batch.to_pylist():
+                name = row["dialogue_id"]
+                before = splits.get(name, split)
+                splits[name] = split
+                if name in replaced:
+                    torn.update([name] if before != split else [])
+                    continue
+                speaker = row.get("speaker")
+                anonymous = anonymous or speaker is None
+                if speaker is not None:
+                    speakers.setdefault(speaker, set()).add(split)
+    settled = {speaker: frozenset(found) for speaker, found in speakers.items()}
+    return Base(info, splits, frozenset(torn), settled, anonymous, files, replaced, audio)

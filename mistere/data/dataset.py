@@ -1,0 +1,305 @@
+"""The dataset form: ``dataset.yaml`` beside parquet shards, one row an utterance, audio embedded as encoded bytes.
+
+Reading streams row groups, so memory does not grow with the dataset; writing streams too and gives the same bytes for the
+same rows. See :class:`DatasetInfo` for ``dataset.yaml`` and :func:`schema` for the columns.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from mistere.common.errors import DataError
+from mistere.common.splits import Split
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+REQUIRED_COLUMNS = ("dialogue_id", "turn", "label")
+ROWS_PER_GROUP = 128
+MAX_SHARD_BYTES = 256 * 1024 * 1024
+_SHARD_NAME = re.compile(r"^(train|dev|test)-.*\.parquet$")
+
+
+class DatasetInfo(BaseModel):
+    """``dataset.yaml``: what a dataset says of itself."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    description: str
+    labels: list[str] = Field(min_length=2)
+    language: str
+    licence: str
+    splits: str = Field(description="How the splits were made, in a sentence.")
+    speaker_disjoint: bool
+    synthetic: bool = False
+    source: str = ""
+
+    @field_validator("labels")
+    @classmethod
+    def _labels_are_names(cls, labels: list[str]) -> list[str]:
+        if len(set(labels)) != len(labels):
+            raise ValueError("each label may be named once")
+        if any(not label.strip() or "," in label for label in labels):
+            raise ValueError("a label is a word without commas")
+        return labels
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """One row. ``audio`` holds an encoded file (WAV, FLAC, OGG, MP3); ``speaker`` only ever checks the splits."""
+
+    dialogue_id: str
+    turn: int
+    label: str
+    text: str | None = None
+    audio: bytes | None = None
+    speaker: str | None = None
+
+
+def schema() -> pa.Schema:
+    """The parquet schema that :func:`write_dataset` writes; ``audio`` is the Hugging Face ``Audio`` struct."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            ("dialogue_id", pa.string()),
+            ("turn", pa.int32()),
+            ("text", pa.string()),
+            ("audio", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+            ("label", pa.string()),
+            ("speaker", pa.string()),
+        ]
+    )
+
+
+def load_info(path: Path, name: str = "") -> DatasetInfo:
+    """Read ``dataset.yaml``.
+
+    Args:
+        path: the file.
+        name: what to call it in errors, where its path says nothing to a person.
+
+    Raises:
+        DataError: the file is missing, is no YAML, or lacks or misspells a field.
+    """
+    name = name or str(path)
+    if not path.is_file():
+        raise DataError(f"{name} is missing: a dataset folder needs a dataset.yaml beside its parquet shards.")
+    try:
+        return DatasetInfo.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"{name} is not readable YAML ({str(error).splitlines()[0]}).") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise DataError(f"{name}: {field}: {first['msg']}.") from error
+
+
+def dump_info(info: DatasetInfo, path: Path) -> None:
+    """Write ``dataset.yaml``."""
+    text = yaml.safe_dump(info.model_dump(exclude_defaults=False), sort_keys=False, allow_unicode=True, width=120)
+    path.write_text(text, encoding="utf-8")
+
+
+def split_of(shard: str) -> Split | None:
+    """The split a shard's file name belongs to, or None for a name that is not a shard's."""
+    match = _SHARD_NAME.match(Path(shard).name)
+    return match.group(1) if match else None  # type: ignore[return-value]
+
+
+def shards_of(files: Iterable[Path], split: Split) -> list[Path]:
+    """The shards of one split in name order, which is the order of their rows."""
+    return sorted((file for file in files if split_of(file.name) == split), key=lambda file: file.name)
+
+
+def read_batches(
+    shards: Sequence[Path],
+    columns: Sequence[str] | None = None,
+    batch_rows: int = ROWS_PER_GROUP,
+    rows: tuple[int, int] | None = None,
+) -> Iterator[pa.RecordBatch]:
+    """Stream record batches of at most ``batch_rows`` rows; memory is that of one row group.
+
+    Columns that a shard lacks are left out, so optional ones need no special case. With ``rows`` only those from the first
+    number up to the second are read of each shard; row groups outside are skipped.
+
+    Raises:
+        DataError: a shard is not readable parquet.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for shard in shards:
+        try:
+            with pq.ParquetFile(shard) as file:
+                present = set(file.schema_arrow.names)
+                wanted = None if columns is None else [name for name in columns if name in present]
+                yield from _row_batches(file, wanted, batch_rows, *(rows or (0, file.metadata.num_rows)))
+        except (pa.ArrowInvalid, OSError) as error:
+            raise DataError(f"{shard.name} is not readable parquet ({str(error).splitlines()[0]}).") from error
+
+
+def _row_batches(
+    file: pq.ParquetFile, columns: list[str] | None, batch_rows: int, start: int, stop: int
+) -> Iterator[pa.RecordBatch]:
+    """Row group by row group: one iterator over all of them keeps every one that it has read."""
+    first = 0
+    for group in range(file.num_row_groups):
+        last = first + file.metadata.row_group(group).num_rows
+        if first < stop and last > start:
+            at = first
+            for batch in file.iter_batches(batch_size=batch_rows, columns=columns, row_groups=[group]):
+                inside = batch.slice(max(0, start - at), max(0, min(stop, at + len(batch)) - max(start, at)))
+                at += len(batch)
+                if len(inside):
+                    yield inside
+        first = last
+
+
+def read_utterances(
+    shards: Sequence[Path],
+    *,
+    audio: bool = True,
+    text: bool = True,
+    dialogues: frozenset[str] | None = None,
+    without: frozenset[str] = frozenset(),
+    rows: tuple[int, int] | None = None,
+) -> Iterator[Utterance]:
+    """Stream the utterances of shards, in file order.
+
+    Args:
+        shards: parquet files, in order.
+        audio: read the audio bytes too (the bulk of the data).
+        text: read the transcript too.
+        dialogues: keep only these dialogues; None keeps all.
+        without: leave these dialogues out.
+        rows: read only the rows from the first number up to the second of each shard; None reads all.
+
+    Raises:
+        DataError: a required column is missing or a shard is unreadable.
+    """
+    columns = [*REQUIRED_COLUMNS, *(["text"] if text else []), *(["audio"] if audio else []), "speaker"]
+    for batch in read_batches(shards, columns, rows=rows):
+        missing = [name for name in REQUIRED_COLUMNS if name not in batch.schema.names]
+        if missing:
+            raise DataError(f"a shard lacks the column {missing[0]!r}; every utterance needs one.")
+        for row in batch.to_pylist():
+            name = row["dialogue_id"]
+            if name not in without and (dialogues is None or name in dialogues):
+                yield Utterance(
+                    dialogue_id=row["dialogue_id"],
+                    turn=row["turn"],
+                    label=row["label"],
+                    text=row.get("text") or None,
+                    audio=(row.get("audio") or {}).get("bytes") or None,
+                    speaker=row.get("speaker"),
+                )
+
+
+class _SplitWriter:
+    """Writes one split's shards: ``<split>-00000.parquet`` and on, each under the size limit."""
+
+    def __init__(self, directory: Path, split: Split, max_shard_bytes: int) -> None:
+        self._directory, self._split, self._max_bytes = directory, split, max_shard_bytes
+        self._pending: list[Utterance] = []
+        self._writer: Any = None
+        self._bytes = 0
+        self._shard = 0
+
+    def add(self, utterance: Utterance) -> None:
+        self._pending.append(utterance)
+        self._bytes += len(utterance.audio or b"") + len(utterance.text or "") + 64
+        if len(self._pending) >= ROWS_PER_GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        if not self._pending:
+            return
+        if self._writer is None:
+            path = self._directory / f"{self._split}-{self._shard:05d}.parquet"
+            self._writer = pq.ParquetWriter(path, schema(), compression="zstd")
+        rows = [
+            {
+                "dialogue_id": u.dialogue_id,
+                "turn": u.turn,
+                "text": u.text,
+                "audio": None if u.audio is None else {"bytes": u.audio, "path": None},
+                "label": u.label,
+                "speaker": u.speaker,
+            }
+            for u in self._pending
+        ]
+        self._writer.write_table(pa.Table.from_pylist(rows, schema=schema()))
+        self._pending = []
+        if self._bytes >= self._max_bytes * 0.9:
+            self._finish_shard()
+
+    def _finish_shard(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer, self._bytes, self._shard = None, 0, self._shard + 1
+
+    def close(self) -> None:
+        self._flush()
+        self._finish_shard()
+
+
+def write_dataset(
+    directory: Path,
+    info: DatasetInfo,
+    rows: Iterable[tuple[Split, Utterance]],
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> dict[Split, int]:
+    """Write a dataset in a stream: the same rows give the same bytes.
+
+    The folder is made under a temporary name and renamed when whole, so a killed import leaves nothing half-written.
+
+    Args:
+        directory: where the dataset goes; must not exist yet or be empty.
+        info: becomes ``dataset.yaml``.
+        rows: utterances with their split, dialogue by dialogue and turn by turn.
+        max_shard_bytes: a shard is closed when it nears this size.
+
+    Returns:
+        Rows written per split.
+
+    Raises:
+        DataError: the folder already holds something.
+    """
+    if directory.exists() and any(directory.iterdir()):
+        raise DataError(f"{directory} is not empty: choose a new folder, or delete it first.")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    partial = directory.with_name(f".{directory.name}.partial-{os.getpid()}")
+    partial.mkdir()
+    writers: dict[Split, _SplitWriter] = {}
+    counts: dict[Split, int] = {}
+    try:
+        for split, utterance in rows:
+            writer = writers.setdefault(split, _SplitWriter(partial, split, max_shard_bytes))
+            writer.add(utterance)
+            counts[split] = counts.get(split, 0) + 1
+        for writer in writers.values():
+            writer.close()
+        dump_info(info, partial / "dataset.yaml")
+        if directory.exists():
+            directory.rmdir()
+        partial.rename(directory)
+    finally:
+        if partial.exists():
+            import shutil
+
+            shutil.rmtree(partial)
+    return counts

@@ -1,0 +1,248 @@
+"""Reading the utterances that a reference names, split by split, and keeping prepared features at hand on disk."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mistere.artifacts.manifests import UtteranceSet
+from mistere.common.errors import DataError
+from mistere.common.splits import SPLITS, Split
+from mistere.data.dataset import Utterance, read_batches, read_utterances
+from mistere.data.dvc_remote import selected_dialogues, shard_paths
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True, slots=True)
+class RowRange:
+    """Consecutive rows of one parquet shard: the unit in which vectors are made."""
+
+    split: Split
+    shard: str
+    start: int
+    stop: int
+
+
+def row_ranges(reference: UtteranceSet, rows: int) -> list[RowRange]:
+    """A dataset cut into ranges of ``rows`` rows (fewer at a shard's end), in file order.
+
+    A function of the dataset alone: whoever works on a range does exactly what everyone else would do.
+    """
+    return [
+        RowRange(split, shard.name, start, min(start + rows, shard.rows))
+        for split in SPLITS
+        for shard in sorted((s for s in reference.shards if s.split == split), key=lambda s: s.name)
+        for start in range(0, shard.rows, rows)
+    ]
+
+
+class UtteranceReader:
+    """Streams an :class:`UtteranceSet`; fetches only the shards of the splits it is asked for.
+
+    Args:
+        reference: the dataset.
+        splits: which splits will be read. A limit on dialogues is shared among all splits, so it needs all of them.
+        shards: fetch only these of them; None fetches all.
+    """
+
+    def __init__(
+        self, reference: UtteranceSet, splits: Sequence[Split] = SPLITS, shards: frozenset[str] | None = None
+    ) -> None:
+        self.reference = reference
+        limited = reference.max_dialogues is not None
+        self._paths = shard_paths(reference, SPLITS if limited else splits, None if limited else shards)
+        files = {split: list(paths.values()) for split, paths in self._paths.items()}
+        self._selection = selected_dialogues(files, reference.max_dialogues)
+        self._aside = {split: frozenset(reference.quarantined.get(split, ())) for split in SPLITS}
+
+    def stream(self, split: Split, *, audio: bool = True, text: bool = True) -> Iterator[Utterance]:
+        """The split's utterances in file order, with only the modalities that are wanted."""
+        files = list(self._paths[split].values())
+        return read_utterances(
+            files, audio=audio, text=text, dialogues=self._selection[split], without=self._aside[split]
+        )
+
+    def dialogues(self, split: Split, *, audio: bool = True, text: bool = True) -> Iterator[list[Utterance]]:
+        """The split's dialogues, turn by turn; memory is that of one dialogue."""
+        current: list[Utterance] = []
+        for utterance in self.stream(split, audio=audio, text=text):
+            if current and utterance.dialogue_id != current[0].dialogue_id:
+                yield sorted(current, key=lambda u: u.turn)
+                current = []
+            current.append(utterance)
+        if current:
+            yield sorted(current, key=lambda u: u.turn)
+
+    def columns(self, split: Split, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Some columns of the split's utterances, whatever they are, in file order.
+
+        Raises:
+            DataError: no shard of the split has such a column.
+        """
+        chosen, missing = self._selection[split], set(names)
+        for batch in read_batches(list(self._paths[split].values()), list(names)):
+            missing -= set(batch.schema.names)
+            for row in batch.to_pylist():
+                name = row["dialogue_id"]
+                if name not in self._aside[split] and (chosen is None or name in chosen):
+                    yield row
+        if missing:
+            raise DataError(
+                f"the {split} split has no column {sorted(missing)[0]!r}: name one it has, or leave it out of the setting."
+            )
+
+    def read(self, rows: RowRange, *, audio: bool = True, text: bool = True) -> list[Utterance]:
+        """The utterances of one range; row groups outside it are not read."""
+        return list(
+            read_utterances(
+                [self._paths[rows.split][rows.shard]],
+                audio=audio,
+                text=text,
+                dialogues=self._selection[rows.split],
+                without=self._aside[rows.split],
+                rows=(rows.start, rows.stop),
+            )
+        )
+
+    def table(self, rows: RowRange) -> pa.Table:
+        """Split, dialogue, turn and label of one range's utterances, without what they hold."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        columns = ["dialogue_id", "turn", "label"]
+        batches = read_batches([self._paths[rows.split][rows.shard]], columns, rows=(rows.start, rows.stop))
+        table = pa.Table.from_batches(batches).select(columns)
+        chosen = self._selection[rows.split]
+        if chosen is not None:
+            table = table.filter(pc.is_in(table["dialogue_id"], pa.array(sorted(chosen), pa.string())))
+        if self._aside[rows.split]:
+            aside = pa.array(sorted(self._aside[rows.split]), pa.string())
+            table = table.filter(pc.invert(pc.is_in(table["dialogue_id"], aside)))
+        split = pa.repeat(pa.scalar(rows.split), len(table))
+        kinds = {"turn": pa.int64()}
+        cast = [table[name].cast(kinds.get(name, pa.string())) for name in columns]
+        return pa.Table.from_arrays([split, *cast], names=["split", *columns])
+
+
+class PreviousTurns:
+    """The transcripts of the turns before an utterance.
+
+    Args:
+        reader: the dataset.
+        turns: how many at most; with 0 nothing is read.
+        splits: of which splits. Their transcripts are held in memory, about 100 bytes a turn.
+    """
+
+    def __init__(self, reader: UtteranceReader, turns: int, splits: Sequence[Split]) -> None:
+        self._turns = turns
+        self._texts: dict[tuple[str, str, int], str] = {}
+        for split in splits if turns else ():
+            for utterance in reader.stream(split, audio=False):
+                if utterance.text:
+                    self._texts[split, utterance.dialogue_id, utterance.turn] = utterance.text
+
+    def of(self, split: str, utterance: Utterance) -> tuple[str, ...]:
+        """The turns before an utterance, oldest first; a turn without a transcript is left out."""
+        before = range(max(0, utterance.turn - self._turns), utterance.turn)
+        found = (self._texts.get((split, utterance.dialogue_id, turn)) for turn in before)
+        return tuple(text for text in found if text)
+
+
+def undecodable(split: str, utterance: Utterance, error: Exception) -> str:
+    """The sentence for an utterance whose audio cannot be read."""
+    reason = str(error).rstrip(".")
+    return (
+        f"{split} dialogue {utterance.dialogue_id}, turn {utterance.turn}: {reason[0].lower()}{reason[1:]}: mend it, or set "
+        "speech.undecodable=missing to go on without it."
+    )
+
+
+class FeatureSpool:
+    """Features of many utterances in one scratch file: prepared once, read at random, memory stays flat.
+
+    A folder with the features one after the other and, written by :meth:`close`, where each lies: so that several training
+    processes read what one of them prepared.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = (folder / _SPOOLED).open("w+b")
+        self._spans: list[tuple[int, int]] = []
+        self.lengths: list[int] = []
+        self.labels: list[int] = []
+
+    @classmethod
+    def open(cls, folder: Path) -> FeatureSpool:
+        """One that has been written and closed."""
+        spool = cls.__new__(cls)
+        index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+        spool._folder, spool._file = folder, (folder / _SPOOLED).open("r+b")
+        spool._spans = [(start, size) for start, size in index["spans"]]
+        spool.lengths, spool.labels = index["lengths"], index["labels"]
+        return spool
+
+    def append(self, features: Mapping[str, Any], label: int) -> None:
+        """Add one utterance's features (arrays by name, with ``length``)."""
+        from safetensors.numpy import save
+
+        data = save({name: np.ascontiguousarray(value) for name, value in features.items()})
+        start = self._file.seek(0, io.SEEK_END)
+        self._file.write(data)
+        self._spans.append((start, len(data)))
+        self.lengths.append(int(features["length"]))
+        self.labels.append(label)
+
+    def __len__(self) -> int:
+        return len(self._spans)
+
+    def __getitem__(self, index: int) -> tuple[dict[str, Any], int]:
+        from safetensors.numpy import load
+
+        start, size = self._spans[index]
+        self._file.seek(start)
+        return load(self._file.read(size)), self.labels[index]
+
+    def close(self) -> None:
+        """Write where everything lies, and close the file."""
+        if not self._file.closed:
+            self._file.close()
+            index = {"spans": self._spans, "lengths": self.lengths, "labels": self.labels}
+            (self._folder / _INDEX).write_text(json.dumps(index), encoding="utf-8")
+
+    def __enter__(self) -> FeatureSpool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+_SPOOLED, _INDEX = "features.bin", "index.json"
+
+
+def batches_by_length(lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Indices in batches of ``size`` of similar length, longest batch first."""
+    indices = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    return [indices[start : start + size] for start in range(0, len(indices), size)]
+
+
+def batches_within(lengths: Sequence[int], budget: float) -> list[list[int]]:
+    """Indices in batches of similar length, longest first, none longer in all than ``budget`` with its padding counted.
+
+    An utterance that is longer than the budget gets a batch of its own.
+    """
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= budget:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches

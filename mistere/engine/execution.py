@@ -1,0 +1,349 @@
+"""The engine around every stage: find finished work by its key, or run it, publish it and record it.
+
+A step's key covers the stage, its slice of the configuration, the digests of its inputs, the digest of the code and lock
+it runs, and, where the answer depends on the world outside, that world's digest. A record under the key says which
+artifacts came out; a step with a record whose artifacts verify is not run again, here or on another machine.
+
+What happened is also recorded under the run's id (``runs/<run>/stages/<task>.json``), on failure too, which is what the
+run report and ``--wait`` read.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from mistere.artifacts.checkpoints import Checkpoints
+from mistere.artifacts.io import MANIFEST, ArtifactHandle, artifact_key, open_artifact, publish
+from mistere.artifacts.manifests import MANIFESTS, MadeBy, Manifest, canonical_digest
+from mistere.artifacts.object_store import LocalStore, MissingObjectError, ObjectStore, open_store
+from mistere.common.code_digest import git_state, source_digest
+from mistere.common.errors import ArtifactError, DataError, ExitCode, MistereError, UsageError
+from mistere.common.os_errors import disk_error
+from mistere.common.parent_death import die_with_parent
+from mistere.common.progress import EVENTS_VARIABLE, Progress, emit
+from mistere.config.base import Section
+from mistere.engine.stage import Result, RunContext, Stage, StageRecord, Step, TaskShard, stage_record_key
+
+
+def step_key(
+    stage: Stage,
+    config: Section,
+    inputs: Mapping[str, str],
+    external_inputs: Mapping[str, str],
+    code: str,
+    modality: str = "",
+    shard: TaskShard | None = None,
+) -> str:
+    """The key of a step; see the module's docstring."""
+    return canonical_digest(
+        {
+            "stage": stage.name,
+            "modality": modality,
+            "shard": [shard.index, shard.of] if shard else None,
+            "config": config.keyed(),
+            "inputs": dict(inputs),
+            "world": dict(external_inputs),
+            "code": code,
+        }
+    )
+
+
+def read_reference(path: str | Path, cls: type[Manifest]) -> str:
+    """The digest of the artifact whose manifest an upstream task left at ``path``."""
+    try:
+        manifest = cls.model_validate_json((Path(path) / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValidationError) as error:
+        raise ArtifactError(f"{path} holds no {cls.__name__}: the task before this one did not finish.") from error
+    return manifest.digest
+
+
+def execute(
+    stage: Stage,
+    run: Mapping[str, Any],
+    config: Mapping[str, Any],
+    *,
+    inputs: Mapping[str, str | Sequence[str]] | None = None,
+    outputs: Mapping[str, str] | None = None,
+    external_inputs: Mapping[str, str] | None = None,
+    modality: str = "",
+    shard: TaskShard | None = None,
+) -> Mapping[str, str]:
+    """Run one task of the pipeline, or find that it has been done.
+
+    Args:
+        stage: which stage.
+        run: the :class:`RunContext` as plain data.
+        config: the stage's slice as plain data.
+        inputs: paths of the input artifacts' manifests, by argument name; a list of them where the stage takes many.
+        outputs: paths where the output artifacts' manifests go, by argument name.
+        external_inputs: digests of what the answer depends on outside the inputs; also handed to the stage, by name.
+        modality: for the stages that run once per modality; also handed to the stage.
+        shard: for the stages that share their work; also handed to the stage.
+
+    Returns:
+        The stage's plain values.
+    """
+    if os.environ.get(EVENTS_VARIABLE):
+        die_with_parent()
+    context = RunContext.model_validate(dict(run))
+    store = open_store(context.store)
+    task = f"{stage.name}-{modality}" if modality else stage.name
+    if shard is not None and shard.of > 1:
+        task = f"{task}-{shard.index + 1}of{shard.of}"
+    record = StageRecord(task=task, stage=stage.name, status="running", started=time.time())
+    clock = time.perf_counter()
+    emit("started", task=task)
+    try:
+        values = _find_or_run(
+            stage, context, store, config, inputs or {}, outputs or {}, external_inputs or {}, modality, shard, record
+        )
+    except MistereError as error:
+        record.status, record.exit_code, record.message = "failed", int(error.exit_code), str(error)
+        raise
+    except OSError as error:
+        failure = disk_error(error, store.uri) or MistereError(f"{task} failed ({error}); the log has the trace.")
+        record.status, record.exit_code, record.message = "failed", int(failure.exit_code), f"{task}: {failure}"
+        raise failure from error
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else ""
+        record.status, record.exit_code = "failed", int(ExitCode.ERROR)
+        record.message = f"{task} failed unexpectedly ({type(error).__name__}: {reason}); the log has the trace."
+        raise
+    finally:
+        record.seconds = time.perf_counter() - clock
+        record.peak_memory_mb = _peak_memory_mb()
+        _write_record(store, context, record)
+    return values
+
+
+def _fail_again(store: ObjectStore, context: RunContext, record: StageRecord) -> None:
+    """End at once where an attempt of this run at this very step failed for its data or a setting: this one would too.
+
+    Raises:
+        DataError: what the attempt before said.
+        UsageError: the same for a setting.
+    """
+    try:
+        before = StageRecord.model_validate_json(store.read(stage_record_key(context.run_id, record.task))[0])
+    except (MissingObjectError, ValidationError):
+        return
+    for kind in (DataError, UsageError):
+        if (before.status, before.key, before.exit_code) == ("failed", record.key, kind.exit_code):
+            raise kind(before.message)
+
+
+def _write_record(store: ObjectStore, context: RunContext, record: StageRecord) -> None:
+    """Record what happened; where even that cannot be written, the failure itself must still be seen."""
+    try:
+        emit(record.status, **record.model_dump(include={"task", "seconds", "message", "values"}))
+        store.write(stage_record_key(context.run_id, record.task), record.model_dump_json(indent=1).encode())
+    except OSError:
+        if record.status != "failed":
+            raise
+        print(f"{record.task}: {record.message}", file=sys.stderr, flush=True)
+
+
+def _find_or_run(
+    stage: Stage,
+    context: RunContext,
+    store: ObjectStore,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str | Sequence[str]],
+    outputs: Mapping[str, str],
+    external_inputs: Mapping[str, str],
+    modality: str,
+    shard: TaskShard | None,
+    record: StageRecord,
+) -> Mapping[str, str]:
+    try:
+        settings = stage.config.model_validate(dict(config))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"{stage.name}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
+    digests: dict[str, str] = {}
+    for name, paths in inputs.items():
+        if isinstance(paths, str):
+            digests[name] = read_reference(paths, stage.inputs[name])
+        else:
+            digests.update({f"{name}.{i}": read_reference(path, stage.inputs[name]) for i, path in enumerate(paths)})
+    code = source_digest(f"components.{stage.name}.run")
+    named = stage.external_inputs(settings, context) if stage.external_inputs else {}
+    key = record.key = step_key(stage, settings, digests, {**external_inputs, **named}, code, modality, shard)
+    _fail_again(store, context, record)
+    progress = Progress(record.task)
+    found = _finished(stage, store, key, progress) if stage.cached else None
+    if found is not None:
+        manifests, values = found
+        record.status = "reused"
+    else:
+        step = Step(record.task, key, context, store, progress, Checkpoints(store, stage.name, key))
+        opened: dict[str, ArtifactHandle[Any] | list[ArtifactHandle[Any]]] = {}
+        for name, paths in inputs.items():
+            kind = stage.inputs[name]
+            if isinstance(paths, str):
+                opened[name] = open_artifact(store, kind, digests[name])
+            else:
+                opened[name] = [open_artifact(store, kind, digests[f"{name}.{i}"]) for i in range(len(paths))]
+        commit, dirty = (context.commit, context.dirty) if context.commit else git_state()
+        made_by = MadeBy(
+            stage=record.task, key=key, code=code, commit=commit, dirty=dirty, config=settings.model_dump(mode="json")
+        )
+        result = _run(stage, step, settings, opened, external_inputs, modality, shard, made_by, digests, record)
+        manifests, values = dict(result.manifests), dict(result.values)
+        if stage.cached:
+            _remember(stage, store, key, manifests, values)
+        step.checkpoints.clear()
+        record.status = "done"
+    record.outputs = {name: manifest.digest for name, manifest in manifests.items()}
+    record.values = dict(values)
+    _keep_reports(stage, context, store, manifests)
+    for name, path in outputs.items():
+        _write_reference(manifests[name], Path(path))
+    return values
+
+
+def _keep_reports(stage: Stage, context: RunContext, store: ObjectStore, manifests: Mapping[str, Manifest]) -> None:
+    for output, names in stage.reports.items():
+        manifest = manifests[output]
+        for name in names:
+            data, _ = store.read(f"{artifact_key(manifest.kind, manifest.digest)}/{name}")
+            store.write(f"runs/{context.run_id}/reports/{name}", data)
+
+
+def _run(
+    stage: Stage,
+    step: Step,
+    settings: Section,
+    opened: Mapping[str, ArtifactHandle[Any] | list[ArtifactHandle[Any]]],
+    external_inputs: Mapping[str, str],
+    modality: str,
+    shard: TaskShard | None,
+    made_by: MadeBy,
+    digests: Mapping[str, str],
+    record: StageRecord,
+) -> Result:
+    clock = time.perf_counter()
+    for module in stage.imports:
+        importlib.import_module(module)
+    work = importlib.import_module(f"components.{stage.name}.run").run
+    record.import_seconds = time.perf_counter() - clock
+    scratch = _scratch_directory(step.store)
+    try:
+        directories = {name: scratch / name for name in stage.outputs}
+        for directory in directories.values():
+            directory.mkdir(parents=True)
+        arguments: dict[str, Any] = {**opened, **directories, **external_inputs}
+        if modality:
+            arguments["modality"] = modality
+        if shard is not None:
+            arguments["shard"] = shard
+        clock = time.perf_counter()
+        result: Result = work(config=settings, step=step, **arguments)
+        record.compute_seconds = time.perf_counter() - clock - step.imports.seconds
+        record.import_seconds += step.imports.seconds
+        made_by = made_by.model_copy(update={"seconds": round(record.compute_seconds, 3), "device": _device()})
+        manifests = {
+            name: publish(
+                step.store,
+                manifest.model_copy(update={"made_by": made_by, "inputs": dict(digests)}),
+                directories[name],
+            )
+            for name, manifest in result.manifests.items()
+        }
+        values = {**result.values, **(result.on_published(manifests) if result.on_published else {})}
+        return Result(manifests, values)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _scratch_directory(store: ObjectStore) -> Path:
+    """On the store's own disk where it is a folder, so that publishing is a rename."""
+    parent = store.local_path("scratch") if isinstance(store, LocalStore) else Path(tempfile.gettempdir())
+    assert parent is not None
+    parent.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=parent))
+
+
+def _record_key(stage: Stage, key: str) -> str:
+    return f"steps/{stage.name}/{key}.json"
+
+
+def _remember(
+    stage: Stage, store: ObjectStore, key: str, manifests: Mapping[str, Manifest], values: Mapping[str, str]
+) -> None:
+    outputs = {name: manifest.digest for name, manifest in manifests.items()}
+    store.write(_record_key(stage, key), json.dumps({"outputs": outputs, "values": dict(values)}, indent=1).encode())
+
+
+def _finished(
+    stage: Stage, store: ObjectStore, key: str, progress: Progress
+) -> tuple[dict[str, Manifest], dict[str, str]] | None:
+    """The outputs recorded under a key, if all of them are there and whole."""
+    try:
+        data, _ = store.read(_record_key(stage, key))
+        record = json.loads(data)
+        outputs, values = dict(record["outputs"]), dict(record["values"])
+    except MissingObjectError:
+        return None
+    except (ValueError, TypeError, LookupError):
+        progress.note(f"{store.location(_record_key(stage, key))} is damaged: the step runs again.")
+        return None
+    try:
+        manifests = {name: _check(store, kind, outputs.get(name, "")) for name, kind in stage.outputs.items()}
+        for manifest in manifests.values():
+            for kind, digest in manifest.refers_to():
+                _check(store, MANIFESTS[kind], digest)
+        return manifests, values
+    except ArtifactError as error:
+        progress.note(f"{error} It is made again.")
+        return None
+
+
+def _check(store: ObjectStore, cls: type[Manifest], digest: str) -> Manifest:
+    """The manifest of a finished artifact. A remote one is not downloaded, only its files' names are looked up."""
+    if isinstance(store, LocalStore):
+        return open_artifact(store, cls, digest).manifest
+    try:
+        folder = artifact_key(cls.__name__, digest)
+        text, _ = store.read(f"{folder}/{MANIFEST}")
+        manifest = cls.model_validate_json(text)
+    except (MissingObjectError, ValidationError) as error:
+        raise ArtifactError(f"{cls.__name__} {digest[:12]} is not whole in the store.") from error
+    there = set(store.keys(folder))
+    for name in manifest.files:
+        if f"{folder}/{name}" not in there:
+            raise ArtifactError(
+                f"{cls.__name__} {digest[:12]} is incomplete: {store.location(folder)}/{name} is missing."
+            )
+    return manifest
+
+
+def _write_reference(manifest: Manifest, path: Path) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    (path / MANIFEST).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
+
+
+def _device() -> str:
+    """The GPU that a stage could use, or ``cpu``; torch is asked where the stage has loaded it."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    return "cpu"
+
+
+def _peak_memory_mb() -> float:
+    """Peak resident memory of this process or of one it started, whichever is more (Linux counts it in KiB)."""
+    import resource
+
+    return max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024

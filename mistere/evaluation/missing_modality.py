@@ -1,0 +1,94 @@
+"""How the mixture holds up as a modality goes missing: weighted F1 with more and more of it taken away."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mistere.config.evaluation import EvaluationConfig
+from mistere.metrics.classification import DialogueBootstrap, Interval
+from mistere.metrics.missing_curve import CurvePoint
+
+if TYPE_CHECKING:
+    from mistere.model.mixture.mixture import MixtureOfExperts
+    from mistere.model.mixture.prediction import Embeddings
+
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def missing_modality_curve(
+    model: MixtureOfExperts,
+    temperature: float,
+    dialogues: Sequence[Embeddings],
+    labels: Sequence[np.ndarray],
+    names: Sequence[str],
+    classes: int,
+    evaluation: EvaluationConfig,
+) -> list[CurvePoint]:
+    """Weighted F1 with 0, 25, 50, 75 and 100 % of each modality removed, one modality at a time.
+
+    Which utterances lose it is drawn once a modality, by the seed and the modality's name alone; those that lose it at
+    25 % are among those at 50 %. An utterance left with no modality is answered from its dialogue. With a single modality
+    the curve ends at 75 %: at 100 % there is nothing to answer from.
+
+    Args:
+        model: in evaluation mode.
+        temperature: its calibration.
+        dialogues: their embeddings.
+        labels: classes of each dialogue ``[n]``.
+        names: of the dialogues.
+        classes: number of labels.
+        evaluation: resamples, and the seed of what is removed.
+    """
+    from mistere.model.mixture.prediction import predict
+
+    true = np.concatenate(list(labels))
+    owners = [name for name, own in zip(names, labels, strict=True) for _ in own]
+    bootstrap = DialogueBootstrap(owners, evaluation.resamples, evaluation.seed)
+
+    def score(embeddings: Sequence[Embeddings]) -> Interval:
+        answers = predict(model, embeddings, temperature)
+        predicted = np.concatenate([answer.probabilities.argmax(1) for answer in answers])
+        return bootstrap.weighted_f1(true, predicted, classes)
+
+    whole = score(dialogues)
+    points = []
+    for modality in model.modalities:
+        order = _order(dialogues, modality, evaluation.seed)
+        for share in SHARES if len(model.modalities) > 1 else SHARES[:-1]:
+            gone = order[: round(share * len(order))]
+            points.append(
+                CurvePoint(modality, share, score(_without(dialogues, modality, gone)) if len(gone) else whole)
+            )
+    return points
+
+
+def _order(dialogues: Sequence[Embeddings], modality: str, seed: int) -> np.ndarray:
+    """Utterances that have the modality, numbered through all dialogues, in the order in which they lose it."""
+    there = [
+        ~np.isnan(dialogue[modality]).any(1) if modality in dialogue else np.zeros(_turns(dialogue), dtype=bool)
+        for dialogue in dialogues
+    ]
+    return np.random.default_rng([seed, *modality.encode()]).permutation(np.flatnonzero(np.concatenate(there)))
+
+
+def _without(dialogues: Sequence[Embeddings], modality: str, gone: np.ndarray) -> list[Embeddings]:
+    """The dialogues with these utterances' rows of the modality as NaN; rows of others are shared, not copied."""
+    removed = np.zeros(sum(_turns(dialogue) for dialogue in dialogues), dtype=bool)
+    removed[gone] = True
+    found: list[Embeddings] = []
+    start = 0
+    for dialogue in dialogues:
+        mine = removed[start : start + _turns(dialogue)]
+        start += len(mine)
+        if mine.any():
+            found.append({**dialogue, modality: np.where(mine[:, None], np.float32(np.nan), dialogue[modality])})
+        else:
+            found.append(dialogue)
+    return found
+
+
+def _turns(dialogue: Embeddings) -> int:
+    return len(next(iter(dialogue.values())))

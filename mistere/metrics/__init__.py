@@ -1,0 +1,1 @@
+"""Arithmetic on arrays of predictions and labels: no model, no files."""

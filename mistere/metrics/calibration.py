@@ -1,0 +1,82 @@
+"""How far probabilities can be believed: confidence beside accuracy, bin by bin, and the Brier score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from mistere.metrics.classification import DialogueBootstrap, Interval
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Answers by their confidence, in bins of equal width over 0 to 1. K bins.
+
+    Attributes:
+        edges: of the bins ``[K + 1]``.
+        counts: answers in each ``[K]``.
+        confidence: their mean probability of the answer given ``[K]``; NaN in an empty bin.
+        accuracy: how many of them are right, as a share ``[K]``; NaN in an empty bin.
+    """
+
+    edges: np.ndarray
+    counts: np.ndarray
+    confidence: np.ndarray
+    accuracy: np.ndarray
+
+    @property
+    def expected_calibration_error(self) -> float:
+        """Mean distance of confidence and accuracy over the answers (Guo et al., arXiv 1706.04599); 0 without any."""
+        filled = self.counts > 0
+        distance = np.abs(self.confidence[filled] - self.accuracy[filled])
+        return float((distance * self.counts[filled]).sum() / max(1, self.counts.sum()))
+
+
+class Calibration:
+    """Calibration of N answers in K bins of equal width.
+
+    Args:
+        probabilities: ``[N, C]``, rows sum to 1.
+        true: classes ``[N]``.
+        bins: how many, K.
+    """
+
+    def __init__(self, probabilities: np.ndarray, true: np.ndarray, bins: int = 15) -> None:
+        confidence = probabilities.max(1).astype(np.float64)
+        place = np.clip((confidence * bins).astype(np.int64), 0, bins - 1)
+        self._bins = bins
+        self._inside = np.eye(bins)[place]
+        self._confidence = self._inside * confidence[:, None]
+        self._right = self._inside * (probabilities.argmax(1) == true)[:, None]
+        squares = (probabilities.astype(np.float64) ** 2).sum(1)
+        self._brier = squares + 1 - 2 * probabilities[np.arange(len(true)), true].astype(np.float64)
+
+    def reliability(self) -> Reliability:
+        """The bins of a reliability diagram."""
+        counts = self._inside.sum(0)
+
+        def mean(sums: np.ndarray) -> np.ndarray:
+            return np.divide(sums, counts, out=np.full(self._bins, np.nan), where=counts > 0)
+
+        edges = np.linspace(0, 1, self._bins + 1)
+        return Reliability(edges, counts.astype(np.int64), mean(self._confidence.sum(0)), mean(self._right.sum(0)))
+
+    def expected_error(self, bootstrap: DialogueBootstrap) -> Interval:
+        """Expected calibration error with its interval (resampling alone adds to it: the interval leans upwards)."""
+        gaps = np.abs(bootstrap.sums(self._confidence - self._right)).sum(1)
+        return bootstrap.interval(
+            self.reliability().expected_calibration_error, gaps / bootstrap.sums(self._inside).sum(1)
+        )
+
+    def brier_score(self, bootstrap: DialogueBootstrap) -> Interval:
+        """Mean squared distance of the probabilities from what was true, over all classes: 0 is perfect, 2 the worst."""
+        draws = bootstrap.sums(self._brier) / bootstrap.sums(np.ones(len(self._brier)))
+        return bootstrap.interval(float(self._brier.mean()), draws)
+
+
+def reliability(probabilities: np.ndarray, true: np.ndarray, bins: int = 15) -> Reliability:
+    """The bins of a reliability diagram of answers ``[N, C]`` to what was true ``[N]``."""
+    return Calibration(probabilities, true, bins).reliability()

@@ -1,0 +1,47 @@
+"""What degraded input costs, as figures: flat as metrics and read back. What reads them needs no model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mistere.config.evaluation import CONDITIONS
+from mistere.metrics.classification import Interval
+
+PREFIX = "test.robustness."
+
+
+@dataclass(frozen=True)
+class RobustnessPoint:
+    """Weighted F1 under one condition, and what it costs against the same dialogues as they are, paired."""
+
+    condition: str
+    weighted_f1: Interval
+    loss: Interval
+
+
+def robustness_metrics(clean: Interval | None, points: list[RobustnessPoint]) -> dict[str, float]:
+    """Flat: ``test.robustness.<condition>.weighted_f1`` and ``….loss``, each with ``.low`` and ``.high``."""
+    named = {} if clean is None else {f"{PREFIX}clean.weighted_f1": clean}
+    for point in points:
+        named[f"{PREFIX}{point.condition}.weighted_f1"] = point.weighted_f1
+        named[f"{PREFIX}{point.condition}.loss"] = point.loss
+    flat: dict[str, float] = {}
+    for name, found in named.items():
+        flat |= {name: found.value, f"{name}.low": found.low, f"{name}.high": found.high}
+    return {name: round(value, 8) for name, value in flat.items()}
+
+
+def robustness_from_metrics(metrics: Mapping[str, float]) -> list[RobustnessPoint]:
+    """What :func:`robustness_metrics` wrote, in the conditions' order; empty where it was not measured."""
+
+    def interval(name: str) -> Interval:
+        return Interval(
+            metrics[name], metrics.get(f"{name}.low", metrics[name]), metrics.get(f"{name}.high", metrics[name])
+        )
+
+    return [
+        RobustnessPoint(name, interval(f"{PREFIX}{name}.weighted_f1"), interval(f"{PREFIX}{name}.loss"))
+        for name in CONDITIONS
+        if f"{PREFIX}{name}.weighted_f1" in metrics and f"{PREFIX}{name}.loss" in metrics
+    ]

@@ -1,0 +1,1 @@
+"""The network: encoders, the mixture of experts, losses, inference."""

@@ -1,0 +1,1 @@
+"""Utterance encoders: sources, preparation of inputs, embedding."""

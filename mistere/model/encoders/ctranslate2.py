@@ -1,0 +1,157 @@
+"""Whisper weights out of a CTranslate2 ``model.bin`` into a ``transformers`` folder.
+
+The only complete Whisper on the package index comes in that format. The layout is read as data (``struct`` and numpy): a
+header, then for each variable its name, shape, type and bytes, then aliases.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mistere.common.errors import MistereError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_TYPES: dict[int, np.dtype[Any]] = {
+    0: np.dtype("<f4"),
+    1: np.dtype("i1"),
+    2: np.dtype("<i2"),
+    3: np.dtype("<i4"),
+    4: np.dtype("<f2"),
+}
+
+
+class _Cursor:
+    """Reads little-endian fields one after the other."""
+
+    def __init__(self, data: memoryview) -> None:
+        self._data, self._at = data, 0
+
+    def number(self, kind: str) -> int:
+        (value,) = struct.unpack_from(f"<{kind}", self._data, self._at)
+        self._at += struct.calcsize(f"<{kind}")
+        return int(value)
+
+    def block(self, size: int) -> memoryview:
+        if self._at + size > len(self._data):
+            raise MistereError("the CTranslate2 file ends before its last variable: it is truncated.")
+        block = self._data[self._at : self._at + size]
+        self._at += size
+        return block
+
+    def name(self) -> str:
+        return bytes(self.block(self.number("H"))).rstrip(b"\0").decode()
+
+
+def read_variables(file: Path) -> tuple[str, dict[str, np.ndarray]]:
+    """The file's model kind and its variables; aliases point to the variables they name.
+
+    Raises:
+        MistereError: the file is no CTranslate2 model or is truncated.
+    """
+    cursor = _Cursor(memoryview(file.read_bytes()))
+    variables: dict[str, np.ndarray] = {}
+    try:
+        cursor.number("I")
+        kind = cursor.name()
+        cursor.number("I")
+        for _ in range(cursor.number("I")):
+            name = cursor.name()
+            shape = [cursor.number("I") for _ in range(cursor.number("B"))]
+            dtype = _TYPES[cursor.number("B")]
+            variables[name] = np.frombuffer(cursor.block(cursor.number("I")), dtype).reshape(shape)
+        for _ in range(cursor.number("I")):
+            alias = cursor.name()
+            variables[alias] = variables[cursor.name()]
+    except (struct.error, KeyError, ValueError, UnicodeDecodeError) as error:
+        raise MistereError(f"{file} is not a CTranslate2 model that can be read ({error}).") from error
+    return kind, variables
+
+
+def convert_whisper(file: Path, target: Path) -> None:
+    """Write a ``transformers`` Whisper folder (safetensors, configuration, feature extractor).
+
+    The state is loaded strictly: a variable too many or too few is an error.
+
+    Raises:
+        MistereError: the file holds no Whisper.
+    """
+    from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
+
+    kind, variables = read_variables(file)
+    if kind != "WhisperSpec":
+        raise MistereError(f"{file} holds a {kind}, not a Whisper.")
+    width, mels = variables["encoder/conv1/weight"].shape[:2]
+    depth = {side: _depth(variables, side) for side in ("encoder", "decoder")}
+    config = WhisperConfig(
+        vocab_size=variables["decoder/embeddings/weight"].shape[0],
+        num_mel_bins=mels,
+        d_model=width,
+        encoder_layers=depth["encoder"],
+        decoder_layers=depth["decoder"],
+        encoder_attention_heads=int(variables["encoder/num_heads"]),
+        decoder_attention_heads=int(variables["decoder/num_heads"]),
+        encoder_ffn_dim=4 * width,
+        decoder_ffn_dim=4 * width,
+    )
+    model = WhisperModel(config)
+    model.load_state_dict(_state(variables, depth, width), strict=True)
+    model.save_pretrained(str(target))
+    WhisperFeatureExtractor(feature_size=mels).save_pretrained(str(target))
+
+
+def _depth(variables: Mapping[str, np.ndarray], side: str) -> int:
+    layers = {name.split("/")[1] for name in variables if name.startswith(f"{side}/layer_")}
+    return len(layers - {"layer_norm"})
+
+
+def _state(variables: Mapping[str, np.ndarray], depth: Mapping[str, int], width: int) -> dict[str, Tensor]:
+    import torch
+
+    state: dict[str, Tensor] = {}
+
+    def tensor(name: str) -> Tensor:
+        return torch.from_numpy(variables[name].astype(np.float32))
+
+    def linear(target: str, source: str) -> None:
+        state[f"{target}.weight"], state[f"{target}.bias"] = tensor(f"{source}/weight"), tensor(f"{source}/bias")
+
+    def norm(target: str, source: str) -> None:
+        state[f"{target}.weight"], state[f"{target}.bias"] = tensor(f"{source}/gamma"), tensor(f"{source}/beta")
+
+    def fused(target: str, source: str, names: tuple[str, ...]) -> None:
+        """One stored matrix holds several projections; Whisper's key projection has no bias."""
+        weight, bias = tensor(f"{source}/weight"), tensor(f"{source}/bias")
+        for index, name in enumerate(names):
+            rows = slice(index * width, (index + 1) * width)
+            state[f"{target}.{name}.weight"] = weight[rows].clone()
+            if name != "k_proj":
+                state[f"{target}.{name}.bias"] = bias[rows].clone()
+
+    for convolution in ("conv1", "conv2"):
+        linear(f"encoder.{convolution}", f"encoder/{convolution}")
+    state["encoder.embed_positions.weight"] = tensor("encoder/position_encodings/encodings")
+    state["decoder.embed_positions.weight"] = tensor("decoder/position_encodings/encodings")
+    state["decoder.embed_tokens.weight"] = tensor("decoder/embeddings/weight")
+    for side, layers in depth.items():
+        norm(f"{side}.layer_norm", f"{side}/layer_norm")
+        for index in range(layers):
+            target, source = f"{side}.layers.{index}", f"{side}/layer_{index}"
+            norm(f"{target}.self_attn_layer_norm", f"{source}/self_attention/layer_norm")
+            fused(f"{target}.self_attn", f"{source}/self_attention/linear_0", ("q_proj", "k_proj", "v_proj"))
+            linear(f"{target}.self_attn.out_proj", f"{source}/self_attention/linear_1")
+            norm(f"{target}.final_layer_norm", f"{source}/ffn/layer_norm")
+            linear(f"{target}.fc1", f"{source}/ffn/linear_0")
+            linear(f"{target}.fc2", f"{source}/ffn/linear_1")
+            if side == "decoder":
+                norm(f"{target}.encoder_attn_layer_norm", f"{source}/attention/layer_norm")
+                fused(f"{target}.encoder_attn", f"{source}/attention/linear_0", ("q_proj",))
+                fused(f"{target}.encoder_attn", f"{source}/attention/linear_1", ("k_proj", "v_proj"))
+                linear(f"{target}.encoder_attn.out_proj", f"{source}/attention/linear_2")
+    return state

@@ -1,0 +1,36 @@
+"""Utterance encoders: families discovered from this package's modules, one file each.
+
+A family says how its kind of backbone is loaded, fed and read. A new one is one new file with a subclass of
+:class:`~mistere.model.encoders.families.family.Family`; nothing else lists it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from functools import cache
+
+from mistere.common.errors import UsageError
+from mistere.common.suggestions import did_you_mean
+from mistere.model.encoders.families.family import Family
+
+
+@cache
+def families() -> dict[str, type[Family]]:
+    """Every family by name."""
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+    return {cls.name: cls for cls in sorted(Family.__subclasses__(), key=lambda cls: cls.name)}
+
+
+def family_of(model_type: str, modality: str) -> type[Family]:
+    """The family that handles a backbone's ``model_type`` for a modality.
+
+    Raises:
+        UsageError: none does.
+    """
+    for cls in families().values():
+        if cls.modality == modality and cls.handles(model_type):
+            return cls
+    known = {name for name, cls in families().items() if cls.modality == modality}
+    raise UsageError(f"no {modality} encoder family handles model type {model_type!r}{did_you_mean(model_type, known)}")

@@ -1,0 +1,161 @@
+"""Audio language models as speech encoders: Qwen2-Audio, through ``AutoModel``.
+
+Its audio tower is Whisper's encoder with an average over pairs of positions on top; its states stand in the language
+model's input where the prompt says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mistere.common.errors import UsageError
+from mistere.model.encoders.families.decoder_text import write_byte_tokenizer
+from mistere.model.encoders.families.family import Family, Features, pad_stack
+from mistere.model.encoders.families.whisper import log_mel, tower_states
+from mistere.model.encoders.pretrained import load_pretrained
+
+_AUDIO = "<|AUDIO|>"
+_PROMPT = f"Recognise the emotion that the speaker expresses: <|audio_bos|>{_AUDIO}<|audio_eos|>"
+_FRAMES_A_STATE = 4
+_FRAME_SAMPLES = 160
+
+
+class AudioLanguage(Family):
+    """Log-mel frames at 100 Hz in, the language model's states of the audio at 25 Hz out.
+
+    The prompt stands before the audio, for a position sees only what stands before it: every state of the audio then knows
+    what it is listened to for. States of the audio and of what follows it are pooled. The audio tower is never trained.
+    """
+
+    name = "audio_language"
+    modality = "speech"
+    causal = True
+    rate = 100.0
+    lora_targets = ("q_proj", "k_proj")
+    lora_excluded = r".*audio_tower\..*"
+    variants = ("qwen2_audio",)
+
+    @classmethod
+    def handles(cls, model_type: str) -> bool:
+        return model_type == "qwen2_audio"
+
+    @classmethod
+    def write_random(cls, target: Path, seed: int, variant: str = "") -> None:
+        from transformers import Qwen2AudioConfig, Qwen2AudioModel, WhisperFeatureExtractor
+
+        target.mkdir(parents=True, exist_ok=True)
+        size = write_byte_tokenizer(target, ("<s>", "</s>", _AUDIO, "<|audio_bos|>", "<|audio_eos|>"))
+        torch.manual_seed(seed)
+        config = Qwen2AudioConfig(
+            audio_config={
+                "num_mel_bins": 16,
+                "d_model": 32,
+                "encoder_layers": 2,
+                "encoder_attention_heads": 2,
+                "encoder_ffn_dim": 64,
+                "max_source_positions": 1500,
+            },
+            text_config={
+                "model_type": "qwen2",
+                "hidden_size": 32,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "intermediate_size": 64,
+                "vocab_size": size,
+                "max_position_embeddings": 2048,
+            },
+            audio_token_index=2,
+        )
+        Qwen2AudioModel(config).save_pretrained(str(target))
+        WhisperFeatureExtractor(feature_size=16).save_pretrained(str(target))
+
+    def load_backbone(self) -> nn.Module:
+        from transformers import Qwen2AudioModel
+
+        backbone: Any = load_pretrained(
+            Qwen2AudioModel,
+            self.directory,
+            source=self.settings.source,
+            dtype=self.dtype,
+            optional=r"embed_positions",
+            four_bits=self.settings.tuning == "qlora",
+        )
+        backbone.audio_tower.requires_grad_(False)
+        model: nn.Module = backbone
+        return model
+
+    def layers(self, backbone: nn.Module) -> Sequence[nn.Module]:
+        return list(backbone.language_model.layers)  # type: ignore[union-attr, arg-type]
+
+    def hidden_size(self, backbone: nn.Module) -> int:
+        return int(backbone.config.text_config.hidden_size)  # type: ignore[union-attr, arg-type]
+
+    def prepare(self, utterance: np.ndarray) -> Features:
+        """Log-mel frames ``[T, mel]`` of mono samples at 16 kHz; T is a multiple of 4. They are at most 30 s."""
+        frames = log_mel(self._extractor(), utterance, _FRAMES_A_STATE * _FRAME_SAMPLES)
+        most = _FRAMES_A_STATE * (self._extractor().nb_max_frames // _FRAMES_A_STATE)
+        return {"frames": frames[:most], "length": min(len(frames), most)}
+
+    def collate(self, features: Sequence[Features]) -> dict[str, Tensor]:
+        frames, frame_mask = pad_stack([feature["frames"] for feature in features])
+        before, audio, after = self._prompt()
+        tokens = [[*before, *[audio] * (len(f["frames"]) // _FRAMES_A_STATE), *after] for f in features]
+        input_ids, mask = pad_stack(tokens)
+        return {
+            "frames": frames,
+            "frame_mask": frame_mask,
+            "input_ids": input_ids,
+            "mask": mask,
+            "pooled": mask & (torch.arange(mask.shape[1]) >= len(before)),
+            "heard": mask & (input_ids == audio),
+        }
+
+    def hidden_states(self, backbone: nn.Module, batch: dict[str, Tensor]) -> tuple[list[Tensor], Tensor]:
+        model: Any = backbone
+        tower = model.audio_tower
+        every, mask = tower_states(tower, batch["frames"], batch["frame_mask"])
+        states = nn.functional.avg_pool1d(every[-1].transpose(1, 2), 2).transpose(1, 2)
+        heard = model.multi_modal_projector(tower.layer_norm(states))[mask[:, ::2]]
+        words = model.get_input_embeddings()(batch["input_ids"])
+        spoken = words.masked_scatter(batch["heard"][..., None], heard.to(words.dtype))
+        output = model.language_model(
+            inputs_embeds=spoken,
+            attention_mask=batch["mask"].long(),
+            output_hidden_states=True,
+            use_cache=False,
+            return_dict=True,
+        )
+        return list(output.hidden_states), batch["pooled"]
+
+    def _prompt(self) -> tuple[list[int], int, list[int]]:
+        """Tokens before the audio, the audio's, and those after it.
+
+        Raises:
+            UsageError: the prompt does not say where the audio goes.
+        """
+        if not hasattr(self, "_prompt_tokens"):
+            from transformers import AutoTokenizer
+
+            tokenizer = AutoTokenizer.from_pretrained(str(self.directory), local_files_only=True)
+            prompt = self.settings.prompt or _PROMPT
+            tokens = tokenizer(prompt)["input_ids"]
+            audio = tokenizer.convert_tokens_to_ids(_AUDIO)
+            if tokens.count(audio) != 1:
+                raise UsageError(f"speech.prompt must name {_AUDIO} once, where the utterance goes: {prompt!r}.")
+            at = tokens.index(audio)
+            self._prompt_tokens = (tokens[:at], audio, tokens[at + 1 :])
+        return self._prompt_tokens
+
+    def _extractor(self) -> Any:
+        if not hasattr(self, "_loaded_extractor"):
+            from transformers import WhisperFeatureExtractor
+
+            self._loaded_extractor = WhisperFeatureExtractor.from_pretrained(str(self.directory), local_files_only=True)
+        return self._loaded_extractor

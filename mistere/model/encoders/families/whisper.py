@@ -1,0 +1,203 @@
+"""Whisper's encoder on utterances of their own length.
+
+Whisper insists on 30 s of input; an utterance of 3 s costs a tenth when only the positions it fills are computed. Padding
+inside a batch is masked after each convolution and in every attention layer, so an utterance's states do not depend on
+what else is in the batch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mistere.common.errors import UsageError
+from mistere.model.encoders.families.family import Family, Features, attention_bias, pad_stack
+from mistere.model.encoders.fused import MOST_POSITIONS, FusedConvolution, FusedLayer, LayerParts, fused_states
+from mistere.model.encoders.pretrained import load_pretrained
+
+_MARGIN = 400
+"""Samples of silence after each utterance: more than half an analysis window, so its end is seen alike alone and padded."""
+_FRAME_SAMPLES = 160
+
+
+class Whisper(Family):
+    """Log-mel frames at 100 Hz in, states at 50 Hz out."""
+
+    name = "whisper"
+    modality = "speech"
+    lora_targets = ("q_proj", "v_proj")
+    rate = 100.0
+
+    @classmethod
+    def handles(cls, model_type: str) -> bool:
+        return model_type == "whisper"
+
+    @classmethod
+    def export_base(cls, source: Path, target: Path) -> None:
+        from safetensors.torch import save_file
+        from transformers import WhisperFeatureExtractor, WhisperModel
+
+        model: Any = load_pretrained(
+            WhisperModel, source, source=str(source), dtype=torch.float32, optional=r"^decoder\."
+        )
+        target.mkdir(parents=True, exist_ok=True)
+        model.config.save_pretrained(str(target))
+        WhisperFeatureExtractor.from_pretrained(str(source), local_files_only=True).save_pretrained(str(target))
+        save_file(
+            {name: tensor.contiguous() for name, tensor in model.encoder.state_dict().items()},
+            target / "model.safetensors",
+        )
+
+    @classmethod
+    def write_random(cls, target: Path, seed: int, variant: str = "") -> None:
+        from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
+
+        torch.manual_seed(seed)
+        config = WhisperConfig(
+            vocab_size=8,
+            num_mel_bins=16,
+            d_model=32,
+            encoder_layers=2,
+            decoder_layers=1,
+            encoder_attention_heads=2,
+            decoder_attention_heads=2,
+            encoder_ffn_dim=64,
+            decoder_ffn_dim=64,
+            max_source_positions=1500,
+            max_target_positions=8,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+            decoder_start_token_id=1,
+        )
+        target.mkdir(parents=True, exist_ok=True)
+        WhisperModel(config).save_pretrained(str(target))
+        WhisperFeatureExtractor(feature_size=16).save_pretrained(str(target))
+
+    def load_backbone(self) -> nn.Module:
+        from safetensors.torch import load_file
+        from transformers import WhisperConfig
+        from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+        config = WhisperConfig.from_pretrained(str(self.directory), local_files_only=True)
+        config._attn_implementation = "sdpa"
+        with torch.device("meta"):
+            encoder = WhisperEncoder(config)
+        try:
+            encoder.load_state_dict(load_file(self.directory / "model.safetensors"), strict=True, assign=True)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UsageError(
+                f"encoder {self.settings.source}: its weights do not load with its config.json ({reason})."
+            ) from error
+        encoder.embed_positions.requires_grad_(False)
+        return encoder.to(self.dtype).eval()
+
+    def layers(self, backbone: nn.Module) -> Sequence[nn.Module]:
+        return list(backbone.layers)  # type: ignore[arg-type]
+
+    def hidden_size(self, backbone: nn.Module) -> int:
+        return int(backbone.config.d_model)  # type: ignore[union-attr, arg-type]
+
+    def prepare(self, utterance: np.ndarray) -> Features:
+        """Log-mel frames ``[T, mel]`` of mono samples at 16 kHz; T is even."""
+        frames = log_mel(self._extractor(), utterance, 2 * _FRAME_SAMPLES)[: 2 * self._positions()]
+        return {"frames": frames, "length": len(frames)}
+
+    def collate(self, features: Sequence[Features]) -> dict[str, Tensor]:
+        frames, mask = pad_stack([feature["frames"] for feature in features])
+        return {"frames": frames, "frame_mask": mask}
+
+    def fused_layers(self, backbone: nn.Module) -> Sequence[FusedLayer]:
+        config: Any = backbone.config
+        if config.activation_function != "gelu" or config.encoder_attention_heads % 2:
+            return ()
+        encoder: Any = backbone
+        self._convolutions = (FusedConvolution(encoder.conv1), FusedConvolution(encoder.conv2))
+        heads = config.encoder_attention_heads
+        return [FusedLayer(_parts(layer), heads, norm_first=True) for layer in self.layers(backbone)]
+
+    def hidden_states(self, backbone: nn.Module, batch: dict[str, Tensor]) -> tuple[list[Tensor], Tensor]:
+        encoder: Any = backbone
+        mask = batch["frame_mask"][:, ::2]
+        if self.fused and mask.shape[1] <= MOST_POSITIONS:
+            every = fused_states(self.fused, self._fused_input(encoder, batch["frames"], batch["frame_mask"]), mask)
+        else:
+            every, mask = tower_states(encoder, batch["frames"], batch["frame_mask"])
+        every[-1] = encoder.layer_norm(every[-1])
+        return every, mask
+
+    def _fused_input(self, encoder: Any, frames: Tensor, mask: Tensor) -> Tensor:
+        """What the first layer is fed ``[B, T/2, D]``, of frames ``[B, T, mel]`` and their mask."""
+        first, second = self._convolutions
+        states = nn.functional.gelu(first(frames)) * mask[..., None]
+        states = nn.functional.gelu(second(states))
+        return states + encoder.embed_positions.weight[: states.shape[1]]
+
+    def _positions(self) -> int:
+        """How many states the encoder has positions for (1500: 30 s)."""
+        config = json.loads((self.directory / "config.json").read_text(encoding="utf-8"))
+        return int(config["max_source_positions"])
+
+    def _extractor(self) -> Any:
+        if not hasattr(self, "_loaded_extractor"):
+            from transformers import WhisperFeatureExtractor
+
+            self._loaded_extractor = WhisperFeatureExtractor.from_pretrained(str(self.directory), local_files_only=True)
+        return self._loaded_extractor
+
+
+def log_mel(extractor: Any, wave: np.ndarray, multiple: int) -> np.ndarray:
+    """Log-mel frames float32 ``[T, mel]`` at 100 Hz of samples ``[N]`` at 16 kHz, with silence up to a whole multiple.
+
+    Args:
+        extractor: a ``WhisperFeatureExtractor``.
+        wave: the samples.
+        multiple: of how many samples the padded length is a multiple.
+    """
+    padded = -(-(len(wave) + _MARGIN) // multiple) * multiple
+    samples = np.pad(wave, (0, padded - len(wave)))
+    mel = extractor(samples, sampling_rate=16000, padding="do_not_pad", truncation=False, return_tensors="np")
+    return np.ascontiguousarray(mel["input_features"][0].T, dtype=np.float32)
+
+
+def tower_states(encoder: Any, frames: Tensor, mask: Tensor) -> tuple[list[Tensor], Tensor]:
+    """Every layer's states ``[B, T/2, D]`` of a Whisper encoder, before its last normalisation, and their mask.
+
+    Args:
+        encoder: convolutions, positions and layers as Whisper has them.
+        frames: ``[B, T, mel]``.
+        mask: real frames ``[B, T]``.
+    """
+    inputs = frames.to(encoder.conv1.weight.dtype).transpose(1, 2)
+    states = nn.functional.gelu(encoder.conv1(inputs)) * mask[:, None, :]
+    states = nn.functional.gelu(encoder.conv2(states)).transpose(1, 2).contiguous()  # else every layer copies it again
+    mask = mask[:, ::2]
+    states = states + encoder.embed_positions.weight[: states.shape[1]]
+    bias = attention_bias(mask, states.dtype)
+    every = [states]
+    for layer in encoder.layers:
+        answer = layer(states, bias)
+        states = answer[0] if isinstance(answer, tuple) else answer
+        every.append(states)
+    return every, mask
+
+
+def _parts(layer: Any) -> LayerParts:
+    attention = layer.self_attn
+    return LayerParts(
+        attention.q_proj,
+        attention.k_proj,
+        attention.v_proj,
+        attention.out_proj,
+        layer.fc1,
+        layer.fc2,
+        layer.self_attn_layer_norm,
+        layer.final_layer_norm,
+    )

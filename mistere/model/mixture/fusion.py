@@ -1,0 +1,154 @@
+"""The cross-modal expert's fusions: co-attention between modalities, or a small network on the context streams."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mistere.config.mixture import MixtureConfig
+from mistere.model.mixture.packed_dialogues import PackedDialogues
+
+
+class MaskedAttention(nn.Module):
+    """Multi-head attention within dialogues, with an inner width of its own: queries ``[N, D]`` over keys ``[N, D]``.
+
+    Only the narrow queries, keys and values are ever padded. Rows that are not ``present`` ``[N]`` are never seen as keys,
+    nor, where the attention is causal, are those of later turns; where a query sees no key at all the answer is zero.
+    """
+
+    def __init__(self, width: int, inner: int, heads: int, dropout: float, *, causal: bool = False) -> None:
+        super().__init__()
+        if inner % heads:
+            raise ValueError(f"attention_width {inner} is not a multiple of attention_heads {heads}")
+        self.heads, self.rate, self.causal = heads, dropout, causal
+        self.query, self.key, self.value = (nn.Linear(width, inner) for _ in range(3))
+        self.output = nn.Linear(inner, width)
+
+    def forward(
+        self, queries: Tensor, keys: Sequence[Tensor], present: Sequence[Tensor], turns: PackedDialogues
+    ) -> Tensor:
+        def split(rows: Tensor) -> Tensor:
+            return turns.pad(rows).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+        keys_, values = (torch.cat([split(layer(one)) for one in keys], dim=2) for layer in (self.key, self.value))
+        visible = torch.cat([turns.pad(one) for one in present], dim=1)[:, None]
+        if self.causal:
+            visible = visible & turns.up_to.repeat(1, len(keys))
+        some = visible.any(-1, keepdim=True)
+        visible = visible | ~some  # a query without keys would be 0/0; its answer is dropped below
+        answer = functional.scaled_dot_product_attention(
+            split(self.query(queries)),
+            keys_,
+            values,
+            attn_mask=visible[:, None],
+            dropout_p=self.rate if self.training else 0.0,
+        )
+        some = some.expand(-1, answer.shape[2], -1)
+        return self.output(turns.unpad(answer.transpose(1, 2)).flatten(1)) * turns.unpad(some)
+
+
+class AttentionLayer(nn.Module):
+    """Attention, dropout, residual, LayerNorm: ``[N, D]`` to ``[N, D]``."""
+
+    def __init__(self, config: MixtureConfig) -> None:
+        super().__init__()
+        width = config.fusion_width
+        self.attention = MaskedAttention(
+            width,
+            config.attention_width,
+            config.attention_heads,
+            config.attention_dropout,
+            causal=config.context_mode == "causal",
+        )
+        self.dropout = nn.Dropout(config.fusion_dropout)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(
+        self, stream: Tensor, keys: Sequence[Tensor], present: Sequence[Tensor], turns: PackedDialogues
+    ) -> Tensor:
+        return self.norm(stream + self.dropout(self.attention(stream, keys, present, turns)))
+
+
+class FusionBlock(nn.Module):
+    """Each modality asks all the others (co-attention), then itself (self-attention)."""
+
+    def __init__(self, config: MixtureConfig, modalities: int) -> None:
+        super().__init__()
+        self.cross = nn.ModuleList(AttentionLayer(config) for _ in range(modalities if modalities > 1 else 0))
+        self.own = nn.ModuleList(AttentionLayer(config) for _ in range(modalities))
+
+    def forward(self, streams: Sequence[Tensor], present: Sequence[Tensor], turns: PackedDialogues) -> list[Tensor]:
+        if self.cross:
+            streams = [
+                layer(
+                    stream,
+                    [other for j, other in enumerate(streams) if j != i],
+                    [there for j, there in enumerate(present) if j != i],
+                    turns,
+                )
+                for i, (layer, stream) in enumerate(zip(self.cross, streams, strict=True))
+            ]
+        everyone = torch.ones_like(present[0])
+        return [layer(stream, [stream], [everyone], turns) for layer, stream in zip(self.own, streams, strict=True)]
+
+
+class CoAttentionFusion(nn.Module):
+    """The published cross-modal expert.
+
+    Each modality is projected to one width; blocks of co-attention and self-attention follow, plus a linear skip; the
+    streams are concatenated → LayerNorm → Linear → ReLU → logits. An utterance that lacks a modality is represented there
+    by a learned vector and is never a key for the others, so it is answered from what is present around it.
+
+    Args:
+        config: the mixture's section.
+        widths: input width of each modality.
+        classes: number of labels.
+    """
+
+    def __init__(self, config: MixtureConfig, widths: Sequence[int], classes: int) -> None:
+        super().__init__()
+        width = config.fusion_width
+        self.projections = nn.ModuleList(nn.Linear(d, width) for d in widths)
+        self.missing = nn.ParameterList(nn.Parameter(torch.zeros(width)) for _ in widths)
+        self.blocks = nn.ModuleList(FusionBlock(config, len(widths)) for _ in range(config.fusion_blocks))
+        self.skips = nn.ModuleList(nn.Linear(width, width) for _ in widths)
+        self.norm = nn.LayerNorm(width * len(widths))
+        self.hidden = nn.Linear(width * len(widths), width)
+        self.dropout = nn.Dropout(config.fusion_dropout)
+        self.output = nn.Linear(width, classes)
+
+    def forward(
+        self, inputs: Sequence[Tensor], present: Sequence[Tensor], turns: PackedDialogues, _context: Sequence[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Logits ``[N, C]`` and each modality's representation ``[N, width]``."""
+        projected = [
+            torch.where(there[:, None], projection(x), missing)
+            for projection, missing, x, there in zip(self.projections, self.missing, inputs, present, strict=True)
+        ]
+        streams = projected
+        for block in self.blocks:
+            streams = block(streams, present, turns)
+        views = [stream + skip(first) for stream, skip, first in zip(streams, self.skips, projected, strict=True)]
+        hidden = self.hidden(self.norm(torch.cat(views, dim=-1))).relu()
+        return self.output(self.dropout(hidden)), views
+
+
+class FeedForwardFusion(nn.Module):
+    """The simple cross-modal expert: the unimodal context streams, concatenated, through one hidden layer."""
+
+    def __init__(self, config: MixtureConfig, widths: Sequence[int], classes: int) -> None:
+        super().__init__()
+        streams = 2 * config.hidden
+        self.hidden = nn.Linear(streams * len(widths), config.fusion_width)
+        self.dropout = nn.Dropout(config.fusion_dropout)
+        self.output = nn.Linear(config.fusion_width, classes)
+
+    def forward(
+        self, _inputs: Sequence[Tensor], _present: Sequence[Tensor], _turns: PackedDialogues, context: Sequence[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Logits ``[N, C]`` and the context streams ``[N, 2 H]`` themselves as the views."""
+        hidden = self.hidden(torch.cat(list(context), dim=-1)).relu()
+        return self.output(self.dropout(hidden)), list(context)

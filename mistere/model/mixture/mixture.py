@@ -1,0 +1,175 @@
+"""The mixture: one expert a modality, a cross-modal expert, and a gate that weighs them for each utterance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mistere.config.mixture import MixtureConfig
+from mistere.model.losses import expert_consistency_loss, focal_loss, supervised_contrastive_loss
+from mistere.model.mixture.context import ContextLayers
+from mistere.model.mixture.fusion import CoAttentionFusion, FeedForwardFusion
+from mistere.model.mixture.packed_dialogues import PackedDialogues
+from mistere.model.mixture.recurrence import BlockDiagonalGRU
+
+CROSS_MODAL = "cross_modal"
+
+
+@dataclass(frozen=True)
+class DialogueBatch:
+    """Dialogues, row after row: N utterances, none of them padding.
+
+    Attributes:
+        inputs: per modality ``[N, D]``; rows of absent utterances are zero.
+        present: per modality ``[N]``, True where the utterance has it.
+        turns: which rows are whose turns.
+        labels: ``[N]``; None when predicting.
+    """
+
+    inputs: Mapping[str, Tensor]
+    present: Mapping[str, Tensor]
+    turns: PackedDialogues
+    labels: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class MixtureOutput:
+    """What the mixture says.
+
+    Attributes:
+        logits: ``[N, C]``, the weighted sum of the experts'.
+        expert_logits: ``[N, E, C]``; zero where an expert is absent.
+        weights: ``[N, E]``; exactly 0 where an expert is absent, summing to 1.
+        expert_present: ``[N, E]``.
+        views: per modality ``[N, F]``, the cross-modal expert's representations.
+    """
+
+    logits: Tensor
+    expert_logits: Tensor
+    weights: Tensor
+    expert_present: Tensor
+    views: Mapping[str, Tensor]
+
+
+class UnimodalExpert(nn.Module):
+    """Context layers and a linear classifier."""
+
+    def __init__(self, config: MixtureConfig, width: int, classes: int) -> None:
+        super().__init__()
+        self.context = ContextLayers(
+            width,
+            config.hidden,
+            config.gru_layers,
+            config.kernels,
+            config.context_dropout,
+            causal=config.context_mode == "causal",
+        )
+        self.output = nn.Linear(2 * config.hidden, classes)
+
+    def forward(self, states: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits ``[N, C]`` and the stream ``[N, 2 H]``, of the context's recurrent states ``[N, 2 H]`` and the rows ``[N, D]``."""
+        stream = self.context.after(states, rows)
+        return self.output(stream), stream
+
+
+class Gate(nn.Module):
+    """Experts' logits ``[N, E, C]`` to weights ``[N, E]``: softmax at a temperature over the present experts."""
+
+    def __init__(self, config: MixtureConfig, experts: int, classes: int) -> None:
+        super().__init__()
+        self.temperature = config.gate_temperature
+        self.layers = nn.Sequential(
+            nn.Linear(experts * classes, config.gate_hidden), nn.ReLU(), nn.Linear(config.gate_hidden, experts)
+        )
+
+    def forward(self, expert_logits: Tensor, present: Tensor) -> Tensor:
+        return _among_present(self.layers(expert_logits.flatten(1)).float() / self.temperature, present)
+
+
+class MeanGate(nn.Module):
+    """The same weight for every expert that is present: a mixture without a gate, to compare with."""
+
+    def forward(self, expert_logits: Tensor, present: Tensor) -> Tensor:
+        return _among_present(expert_logits.new_zeros(present.shape), present)
+
+
+def _among_present(scores: Tensor, present: Tensor) -> Tensor:
+    """Softmax ``[N, E]`` over the present experts; all zero where there is none."""
+    nobody = ~present.any(-1, keepdim=True)
+    return scores.masked_fill(~(present | nobody), float("-inf")).softmax(-1) * present
+
+
+class MixtureOfExperts(nn.Module):
+    """The whole model.
+
+    Args:
+        config: sizes, fusion, loss weights.
+        dimensions: input width of each modality; their order is the experts' order.
+        classes: number of labels C.
+    """
+
+    def __init__(self, config: MixtureConfig, dimensions: Mapping[str, int], classes: int) -> None:
+        super().__init__()
+        self.config, self.dimensions, self.classes = config, dict(dimensions), classes
+        self.modalities = list(dimensions)
+        self.experts = [*self.modalities, CROSS_MODAL]
+        widths = list(dimensions.values())
+        self.unimodal = nn.ModuleDict({name: UnimodalExpert(config, d, classes) for name, d in dimensions.items()})
+        self._recurrences = BlockDiagonalGRU()
+        fusion = CoAttentionFusion if config.fusion == "co_attention" else FeedForwardFusion
+        self.cross_modal = fusion(config, widths, classes)
+        self.gate = Gate(config, len(self.experts), classes) if config.gate == "learned" else MeanGate()
+
+    def forward(self, batch: DialogueBatch) -> MixtureOutput:
+        """Logits, experts' logits and gate weights of every utterance."""
+        turns = batch.turns if self.config.context == "dialogue" else batch.turns.alone()
+        inputs = [batch.inputs[name] for name in self.modalities]
+        present = [batch.present[name] for name in self.modalities]
+        experts: list[Any] = [self.unimodal[name] for name in self.modalities]
+        mixed = [expert.context.before(x, turns) for expert, x in zip(experts, inputs, strict=True)]
+        states = self._recurrences([expert.context.gru for expert in experts], mixed, turns)
+        answers, streams = zip(
+            *(expert(state, x) for expert, state, x in zip(experts, states, inputs, strict=True)), strict=True
+        )
+        fused, views = self.cross_modal(inputs, present, turns, streams)
+        anything = turns.any_seen(torch.stack(present).any(0), causal=self.config.context_mode == "causal")
+        there = torch.stack([*present, anything], dim=-1)
+        expert_logits = torch.stack([*answers, fused], dim=1).float() * there[..., None]
+        weights = self.gate(expert_logits, there)
+        logits = (weights[..., None] * expert_logits).sum(1)
+        return MixtureOutput(logits, expert_logits, weights, there, dict(zip(self.modalities, views, strict=True)))
+
+    def loss(self, batch: DialogueBatch, output: MixtureOutput, class_weights: Tensor | None = None) -> Tensor:
+        """The training loss of a batch: focal on mixture and experts, contrastive, consistency.
+
+        Args:
+            batch: with labels.
+            output: what the model says of it.
+            class_weights: weight of each class in the focal losses ``[C]``; None weighs them all the same.
+        """
+        if batch.labels is None:
+            raise ValueError("a loss needs labels")
+        config, labels = self.config, batch.labels
+        total = focal_loss(output.logits, labels, config.focal_gamma, class_weights)
+        for index in range(len(self.experts)):
+            there = output.expert_present[:, index]
+            if there.any():
+                logits = output.expert_logits[there, index]
+                total = total + focal_loss(logits, labels[there], config.focal_gamma, class_weights)
+        if config.contrastive_weight:
+            marks = [batch.present[name] for name in self.modalities]
+            views = torch.cat([output.views[name][mark] for name, mark in zip(self.modalities, marks, strict=True)])
+            targets = torch.cat([labels[mark] for mark in marks])
+            if len(targets) > 1:
+                total = total + config.contrastive_weight * supervised_contrastive_loss(
+                    views.float(), targets, config.contrastive_temperature
+                )
+        if config.consistency_weight:
+            total = total + config.consistency_weight * expert_consistency_loss(
+                output.expert_logits, output.expert_present
+            )
+        return total

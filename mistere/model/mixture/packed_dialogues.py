@@ -1,0 +1,121 @@
+"""Dialogues without padding: the rows of all their utterances, one after another, and where each dialogue begins.
+
+Everything that works on single utterances works on the rows as they are, so no product is spent on padding. What looks at
+other turns gets them here: windows for the convolutions, an order by time for the recurrence, a padded form with its mask
+for attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+class PackedDialogues:
+    """Which rows are whose turns. N rows in all, B dialogues, T turns in the longest.
+
+    Args:
+        lengths: turns of each dialogue, each at least 1.
+        device: where index tensors are needed.
+    """
+
+    def __init__(self, lengths: Sequence[int], device: torch.device | str = "cpu") -> None:
+        self.lengths = list(lengths)
+        self.device = torch.device(device)
+        self._lengths = torch.tensor(self.lengths, dtype=torch.long)
+        self._starts = self._lengths.cumsum(0) - self._lengths
+        self._rows = sum(self.lengths)
+        self._even = min(self.lengths) == max(self.lengths)
+        self._windows: dict[tuple[int, bool], Tensor] = {}
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PackedDialogues) and self.lengths == other.lengths
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def alone(self) -> PackedDialogues:
+        """Every utterance as a dialogue of its own."""
+        return PackedDialogues([1] * len(self), self.device)
+
+    @cached_property
+    def dialogue(self) -> Tensor:
+        """Index of the dialogue of each row ``[N]``."""
+        return torch.repeat_interleave(torch.arange(len(self.lengths)), self._lengths).to(self.device)
+
+    @cached_property
+    def position(self) -> Tensor:
+        """Turn of each row in its dialogue ``[N]``."""
+        return torch.arange(len(self), device=self.device) - self._starts.to(self.device)[self.dialogue]
+
+    def windows(self, rows: Tensor, size: int, *, causal: bool = False) -> Tensor:
+        """``[N, D]`` to ``[N, size · D]``: each row between its neighbours, zero beyond the ends of its dialogue.
+
+        A causal window ends with its row: all neighbours are earlier turns.
+        """
+        if size == 1:
+            return rows
+        neighbours = self._windows.get((size, causal))
+        if neighbours is None:
+            neighbours = self._windows[size, causal] = self._neighbours(size, causal)
+        beyond = functional.pad(rows, (0, 0, 0, 1))
+        return beyond.index_select(0, neighbours).view(len(rows), -1)
+
+    def _neighbours(self, size: int, causal: bool) -> Tensor:
+        """The rows of each row's window, one window after another ``[N · size]``; N beyond the ends of its dialogue."""
+        after = 0 if causal else size // 2
+        own = torch.arange(len(self), device=self.device)[:, None]
+        shift = torch.arange(after + 1 - size, after + 1, device=self.device)[None, :]
+        place = self.position[:, None] + shift
+        inside = (place >= 0) & (place < self._lengths.to(self.device)[self.dialogue][:, None])
+        return torch.where(inside, own + shift, len(self)).flatten()
+
+    @cached_property
+    def up_to(self) -> Tensor:
+        """Which turns ``[T, T]`` (second axis) each turn (first axis) has seen: itself and those before it."""
+        longest = max(self.lengths)
+        return torch.ones(longest, longest, dtype=torch.bool, device=self.device).tril()
+
+    def any_seen(self, marks: Tensor, *, causal: bool = False) -> Tensor:
+        """Whether each row's dialogue has a marked turn, if causal up to the row itself: ``[N]`` to ``[N]``."""
+        padded = self.pad(marks)
+        return self.unpad(padded.cumsum(1) > 0) if causal else padded.any(1)[self.dialogue]
+
+    @cached_property
+    def steps(self) -> list[int]:
+        """How many dialogues have a turn at each time: the sizes of :attr:`by_time`'s blocks, falling."""
+        counts = torch.bincount(self._lengths, minlength=max(self.lengths) + 1).flip(0).cumsum(0).flip(0)
+        return counts[1:].tolist()
+
+    @cached_property
+    def by_time(self) -> tuple[Tensor, Tensor]:
+        """Rows ``[N]`` in the order of a recurrence: all first turns, all second ones, ..., longest dialogues first.
+
+        The second tensor is the same read backwards: last turns, last but one, and so on.
+        """
+        rank = torch.empty_like(self._lengths)
+        rank[self._lengths.argsort(descending=True, stable=True)] = torch.arange(len(self.lengths))
+        dialogue, position = self.dialogue.cpu(), self.position.cpu()
+        order = (position * len(self.lengths) + rank[dialogue]).argsort()
+        starts = self._starts[dialogue[order]]
+        mirrored = 2 * starts + self._lengths[dialogue[order]] - 1 - order
+        return order.to(self.device), mirrored.to(self.device)
+
+    def pad(self, rows: Tensor) -> Tensor:
+        """``[N, ...]`` to ``[B, T, ...]``, zero where a dialogue has no such turn; a view where all are equally long."""
+        if self._even:
+            return rows.unflatten(0, (len(self.lengths), -1))
+        padded = rows.new_zeros(len(self.lengths), max(self.lengths), *rows.shape[1:])
+        return padded.index_put((self.dialogue, self.position), rows)
+
+    def unpad(self, padded: Tensor) -> Tensor:
+        """``[B, T, ...]`` to ``[N, ...]``."""
+        if self._even:
+            return padded.flatten(0, 1)
+        return padded[self.dialogue, self.position]

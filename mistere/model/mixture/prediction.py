@@ -1,0 +1,164 @@
+"""Predicting with a trained mixture, its files, and its calibration: the one path of evaluation and serving."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mistere.common.threads import one_core_each
+from mistere.config.mixture import MixtureConfig
+from mistere.model.mixture.mixture import DialogueBatch, MixtureOfExperts
+from mistere.model.mixture.packed_dialogues import PackedDialogues
+
+Embeddings = Mapping[str, np.ndarray]
+"""One dialogue: per modality float32 ``[n, d]``, a NaN row where the utterance lacks it."""
+
+_BATCH_UTTERANCES = 4096
+_LITTLE_WORK = 1e9
+"""Floating-point operations that one core does in about 10 ms."""
+
+
+@dataclass(frozen=True)
+class DialoguePrediction:
+    """Everything said of one dialogue of n utterances.
+
+    Attributes:
+        probabilities: float32 ``[n, C]``, calibrated, rows sum to 1.
+        expert_weights: float32 ``[n, E]``; absent experts are exactly 0.
+        expert_probabilities: float32 ``[n, E, C]``; uniform where an expert is absent.
+        modalities: for each utterance the names of its modalities joined by ``+``, or ``none``.
+    """
+
+    probabilities: np.ndarray
+    expert_weights: np.ndarray
+    expert_probabilities: np.ndarray
+    modalities: list[str]
+
+
+def make_batch(
+    dialogues: Sequence[Embeddings],
+    dimensions: Mapping[str, int],
+    labels: Sequence[np.ndarray] | None = None,
+    device: torch.device | str = "cpu",
+) -> DialogueBatch:
+    """Dialogues as a batch; a modality that a dialogue lacks altogether counts as absent in every turn."""
+    lengths = [len(next(iter(dialogue.values()))) for dialogue in dialogues]
+    inputs, present = {}, {}
+    for name, width in dimensions.items():
+        rows = np.concatenate(
+            [
+                np.asarray(dialogue[name], dtype=np.float32)
+                if name in dialogue
+                else np.full((length, width), np.nan, dtype=np.float32)
+                for dialogue, length in zip(dialogues, lengths, strict=True)
+            ]
+        )
+        there = ~np.isnan(rows).any(1)
+        rows[~there] = 0.0
+        inputs[name], present[name] = torch.from_numpy(rows).to(device), torch.from_numpy(there).to(device)
+    targets = None if labels is None else torch.from_numpy(np.concatenate(list(labels)).astype(np.int64)).to(device)
+    return DialogueBatch(inputs, present, PackedDialogues(lengths, device), targets)
+
+
+@torch.inference_mode()
+def predict(model: MixtureOfExperts, dialogues: Sequence[Embeddings], temperature: float) -> list[DialoguePrediction]:
+    """Predict dialogues in batches of similar length; the answer for each does not depend on the others.
+
+    Args:
+        model: in evaluation mode.
+        dialogues: embeddings.
+        temperature: divides the mixture's logits (calibration).
+    """
+    lengths = [len(next(iter(dialogue.values()))) for dialogue in dialogues]
+    answers: dict[int, DialoguePrediction] = {}
+    device = next(model.parameters()).device
+    for chosen in _in_batches(lengths):
+        batch = make_batch([dialogues[index] for index in chosen], model.dimensions, device=device)
+        with _threads(model, len(batch.turns)):
+            output = model(batch)
+        probabilities = (output.logits / temperature).softmax(-1).cpu().numpy()
+        experts = output.expert_logits.softmax(-1).cpu().numpy()
+        weights = output.weights.cpu().numpy()
+        there = {name: batch.present[name].tolist() for name in model.modalities}
+        row = 0
+        for index in chosen:
+            mine = slice(row, row + lengths[index])
+            answers[index] = DialoguePrediction(
+                probabilities[mine],
+                weights[mine],
+                experts[mine],
+                [
+                    "+".join(name for name in model.modalities if there[name][turn]) or "none"
+                    for turn in range(mine.start, mine.stop)
+                ],
+            )
+            row = mine.stop
+    return [answers[index] for index in range(len(dialogues))]
+
+
+def _threads(model: MixtureOfExperts, rows: int) -> AbstractContextManager[None]:
+    """One thread for what is too little to share: threads that wait for one another cost more than they save, and on a busy
+    machine a hundred times more.
+    """
+    work = 2 * rows * sum(parameter.numel() for parameter in model.parameters())
+    return one_core_each() if work < _LITTLE_WORK else nullcontext()
+
+
+def _in_batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Indices of dialogues in batches of similar length, longest first."""
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    start = 0
+    while start < len(order):
+        chosen: list[int] = []
+        rows = 0
+        while start < len(order) and (not chosen or rows + lengths[order[start]] <= _BATCH_UTTERANCES):
+            chosen.append(order[start])
+            rows += lengths[order[start]]
+            start += 1
+        yield chosen
+
+
+@torch.inference_mode()
+def representations(model: MixtureOfExperts, dialogues: Sequence[Embeddings]) -> np.ndarray:
+    """The cross-modal expert's representations of every utterance, modality beside modality: float32 ``[N, M · F]``."""
+    lengths = [len(next(iter(dialogue.values()))) for dialogue in dialogues]
+    device = next(model.parameters()).device
+    found: dict[int, np.ndarray] = {}
+    for chosen in _in_batches(lengths):
+        views = model(make_batch([dialogues[index] for index in chosen], model.dimensions, device=device)).views
+        rows = torch.cat([views[name].float() for name in model.modalities], dim=-1).cpu().numpy()
+        ends = np.cumsum([lengths[index] for index in chosen])[:-1]
+        found.update(zip(chosen, np.split(rows, ends), strict=True))
+    return np.concatenate([found[index] for index in range(len(dialogues))])
+
+
+def save_mixture(model: MixtureOfExperts, directory: Path) -> None:
+    """Write ``mixture.safetensors`` and ``mixture.json`` (configuration, widths, classes)."""
+    from safetensors.torch import save_file
+
+    save_file(
+        {name: tensor.contiguous() for name, tensor in model.state_dict().items()}, directory / "mixture.safetensors"
+    )
+    description = {
+        "config": model.config.model_dump(mode="json"),
+        "dimensions": model.dimensions,
+        "classes": model.classes,
+    }
+    (directory / "mixture.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
+
+
+def load_mixture(directory: Path) -> MixtureOfExperts:
+    """Read what :func:`save_mixture` wrote, in evaluation mode."""
+    from safetensors.torch import load_file
+
+    description = json.loads((directory / "mixture.json").read_text(encoding="utf-8"))
+    config = MixtureConfig.model_validate(description["config"])
+    model = MixtureOfExperts(config, description["dimensions"], description["classes"])
+    model.load_state_dict(load_file(directory / "mixture.safetensors"), strict=True)
+    return model.eval()

@@ -1,0 +1,1 @@
+"""Recordings in requests: where they come from and how they are decoded."""

@@ -1,0 +1,41 @@
+"""An encoded clip's header, looked at before anything is decoded: a few bytes may claim what no machine can hold."""
+
+from __future__ import annotations
+
+import io
+from typing import Final
+
+from mistere.predictor.audio.ogg import has_whole_headers
+from mistere.predictor.errors import unsupported_audio
+
+_STARTS: Final = (b"RIFF", b"RF64", b"fLaC", b"OggS")
+_RATES: Final = range(1000, 384001)
+_CHANNELS: Final = (1, 2)
+
+
+def check_clip(clip: bytes, utterance: int) -> float:
+    """Refuse what is not WAV, FLAC or OGG, mono or stereo, at a rate that sound is recorded at.
+
+    Args:
+        clip: the encoded file.
+        utterance: its index in the dialogue.
+
+    Returns:
+        Its duration in seconds, as its header says.
+
+    Raises:
+        RequestError: it is not accepted, or its header cannot be read.
+    """
+    import soundfile
+
+    if not clip.startswith(_STARTS) or (clip.startswith(b"OggS") and not has_whole_headers(clip)):
+        raise unsupported_audio(utterance)
+    try:
+        with soundfile.SoundFile(io.BytesIO(clip)) as file:
+            fits = file.samplerate in _RATES and file.channels in _CHANNELS
+            seconds = file.frames / file.samplerate if fits else 0.0
+    except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError, OSError, MemoryError) as error:
+        raise unsupported_audio(utterance) from error
+    if not fits:
+        raise unsupported_audio(utterance)
+    return float(seconds)

@@ -1,0 +1,303 @@
+"""The model behind the endpoint: a request in, a prediction out; testable without a server."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import io
+import logging
+import time
+import uuid
+import wave
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from kserve import InferRequest, InferResponse, Model
+from kserve.metrics import PREDICT_HIST_TIME
+from kserve.model import InferenceVerb
+
+from mistere.predictor import metrics
+from mistere.predictor.audio.sources import AudioReader, AudioStore
+from mistere.predictor.batcher import Batcher
+from mistere.predictor.errors import internal, invalid, not_ready, printable, unknown_digests
+from mistere.predictor.protocol.codec import (
+    DialogueRequest,
+    RequestTurn,
+    decode_request,
+    encode_response,
+    expert_names,
+    model_version,
+    predicted_labels,
+    with_all_experts,
+)
+from mistere.predictor.protocol.v1 import decode_v1, encode_v1
+from mistere.predictor.protocol.wire import INLINE_BYTES
+from mistere.predictor.settings import ServerSettings
+from mistere.serving import protocol
+
+if TYPE_CHECKING:
+    from mistere.model.inference import DialoguePrediction, EmotionModel
+    from mistere.predictor.encoding import CachedEncoder, Embedded
+
+logger = logging.getLogger("kserve.predictor")
+
+
+def request_id(payload: InferRequest | dict[str, Any], headers: dict[str, str] | None = None) -> str:
+    """The request's id: the caller's (in the body, else in a header), else a new one."""
+    given = payload.id if isinstance(payload, InferRequest) else payload.get("id")
+    if isinstance(given, str) and given:
+        return given
+    header = (headers or {}).get(protocol.REQUEST_ID_HEADER.lower(), "")
+    return printable(header) or str(uuid.uuid4())
+
+
+def _is_light(headers: dict[str, str] | None) -> bool:
+    """Whether a request is read in less time than a thread takes to be asked, by its size."""
+    size = (headers or {}).get(protocol.SIZE_HEADER, "")
+    return size.isdigit() and int(size) <= INLINE_BYTES
+
+
+def _one_second() -> bytes:
+    """A second of a quiet tone as a WAV file (16 kHz, 16 bit), to warm the speech encoder up."""
+    rate = 16000
+    samples = (1000 * np.sin(2 * np.pi * 220 * np.arange(rate) / rate)).astype("<i2")
+    file = io.BytesIO()
+    with wave.open(file, "wb") as clip:
+        clip.setparams((1, 2, rate, rate, "NONE", ""))
+        clip.writeframes(samples.tobytes())
+    return file.getvalue()
+
+
+def _with_clips(dialogue: DialogueRequest, clips: dict[int, bytes]) -> DialogueRequest:
+    """The dialogue with recordings of some of its turns, by their index."""
+    if not clips:
+        return dialogue
+    turns = [
+        replace(turn, audio=clips[index], audio_uri=None) if index in clips else turn
+        for index, turn in enumerate(dialogue.turns)
+    ]
+    return DialogueRequest(turns=turns, detail=dialogue.detail)
+
+
+class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type information
+    """Emotion recognition in dialogues, V1 and V2.
+
+    Args:
+        settings: limits and name.
+        load_bundle: reads and verifies a bundle.
+    """
+
+    def __init__(self, settings: ServerSettings, load_bundle: Callable[[str], EmotionModel]) -> None:
+        super().__init__(settings.model_name)
+        self._settings = settings
+        self._limits = settings.limits
+        self._load_bundle = load_bundle
+        self._loaded: EmotionModel | None = None
+        self._audio_store = AudioStore(settings.limits.audio_store_bytes)
+        self._audio_reader = AudioReader(settings.audio_uri_prefixes, settings.limits.request_bytes)
+        self._encoder: CachedEncoder | None = None
+        limits = settings.limits
+        self.batcher: Batcher[list[DialogueRequest], list[DialoguePrediction]] = Batcher(
+            self._infer,
+            limits.waiting_requests,
+            limits.batch_hold_seconds,
+            limits.batch_utterances,
+            brief=lambda dialogues: bool(dialogues[0].embeddings),  # the mixture alone
+        )
+
+    @property
+    def loaded(self) -> EmotionModel:
+        """The model.
+
+        Raises:
+            RequestError: it is not loaded yet.
+        """
+        if self._loaded is None:
+            raise not_ready()
+        return self._loaded
+
+    def load(self) -> bool:
+        """Load and verify the bundle, and predict once so that the first caller does not wait for it.
+
+        Raises:
+            MistereError: the bundle is missing or damaged.
+        """
+        start = time.perf_counter()
+        model = self._load_bundle(self._settings.bundle)
+        self.batcher.warm_up(lambda: model.predict([[RequestTurn(text="Hello.", audio=_one_second())]]))
+        from mistere.predictor.encoding import CachedEncoder, VectorStore
+
+        store = VectorStore(self._limits.vector_store_bytes)
+        self._encoder = CachedEncoder(model, store, self._limits)
+        self._loaded = model
+        gc.collect()
+        gc.freeze()  # what is loaded stays: no later collection goes through the model's objects again
+        self.ready = True
+        metrics.MODEL.labels(model.bundle.name, model_version(model)).set(1)
+        logger.info(
+            "model=%s version=%s loaded in %.1f s", model.bundle.name, model_version(model), time.perf_counter() - start
+        )
+        return True
+
+    def start(self) -> None:
+        """Nothing: the model is ready when it is loaded, not when it is registered."""
+
+    async def __call__(
+        self,
+        body: InferRequest | dict[str, Any],
+        headers: dict[str, str] | None = None,
+        verb: InferenceVerb = InferenceVerb.PREDICT,
+    ) -> tuple[InferResponse | dict[str, Any], dict[str, str]]:
+        """Predict, timed by kserve's own histogram, without its stages before and after, which are empty here and take as
+        long as all the checking of a request.
+        """
+        with metrics.labelled(PREDICT_HIST_TIME, self.name).time():
+            return await self.predict(body, headers), {}
+
+    async def predict(
+        self,
+        payload: InferRequest | dict[str, Any],
+        headers: dict[str, str] | None = None,
+        response_headers: dict[str, str] | None = None,
+    ) -> InferResponse | dict[str, Any]:
+        """Answer one request.
+
+        Args:
+            payload: a V2 request, or V1's JSON object.
+            headers: of the request; what is said to be small is read on the event loop.
+            response_headers: not used.
+
+        Raises:
+            RequestError: what the caller did wrong.
+            AudioDecodeError, AudioTooLongError: an utterance's audio.
+        """
+        model = self.loaded
+        identity = request_id(payload, headers)
+        start = time.perf_counter()
+        with metrics.phase("decode"), self.batcher.reading():
+            if _is_light(headers):
+                dialogues = self._decode(payload, model)
+            else:
+                dialogues = await asyncio.to_thread(self._decode, payload, model)
+            if any(turn.audio_uri is not None for dialogue in dialogues for turn in dialogue.turns):
+                dialogues = await asyncio.to_thread(lambda: [self._with_read_audio(dialogue) for dialogue in dialogues])
+        predictions = await self.batcher.run(dialogues, sum(len(dialogue) for dialogue in dialogues))
+        self._check_finite(dialogues, predictions, identity)
+        with metrics.phase("respond"):
+            detail = dialogues[0].detail
+            response: InferResponse | dict[str, Any]
+            if isinstance(payload, InferRequest):
+                response = encode_response(payload, identity, predictions[0], model, detail)
+            else:
+                response = encode_v1(predictions, identity, model, detail)
+        self._observe(predictions, model, identity, time.perf_counter() - start)
+        return response
+
+    def _decode(self, payload: InferRequest | dict[str, Any], model: EmotionModel) -> list[DialogueRequest]:
+        if isinstance(payload, InferRequest):
+            dialogues = [decode_request(payload, model, self._limits)]
+        else:
+            dialogues = decode_v1(payload, model, self._limits)
+        return [self._with_audio(dialogue) for dialogue in dialogues]
+
+    def _with_audio(self, dialogue: DialogueRequest) -> DialogueRequest:
+        """Put the clips that were named by their digests in the place of their names."""
+        clips: dict[int, bytes] = {}
+        missing: dict[int, str] = {}
+        for index, turn in enumerate(dialogue.turns):
+            if turn.audio_digest is None:
+                continue
+            clip = self._audio_store.get(turn.audio_digest)
+            if clip is not None:
+                clips[index] = clip
+            elif self._encoder is None or not self._encoder.holds_speech(turn.audio_digest):
+                missing[index] = turn.audio_digest
+        if missing:
+            raise unknown_digests(missing)
+        return _with_clips(dialogue, clips)
+
+    def _with_read_audio(self, dialogue: DialogueRequest) -> DialogueRequest:
+        """Read the clips that were named by their locations."""
+        uris = {index: turn.audio_uri for index, turn in enumerate(dialogue.turns) if turn.audio_uri is not None}
+        return _with_clips(dialogue, self._audio_reader.read(uris)) if uris else dialogue
+
+    def _infer(self, requests: Sequence[list[DialogueRequest]]) -> list[list[DialoguePrediction] | Exception]:
+        """The computation, in the batcher's thread: requests with embeddings and raw ones, all in one batch."""
+        model, encoder = self.loaded, self._encoder
+        assert encoder is not None
+        metrics.BATCH.observe(sum(len(dialogues) for dialogues in requests))
+        embedded: list[Embedded | Exception] = [[dialogue.embeddings for dialogue in one] for one in requests]
+        raw = [number for number, dialogues in enumerate(requests) if not dialogues[0].embeddings]
+        if raw:
+            with metrics.phase("encode"):
+                answers = encoder.encode([[dialogue.turns for dialogue in requests[number]] for number in raw])
+                for number, answer in zip(raw, answers, strict=True):
+                    embedded[number] = answer
+                    if not isinstance(answer, Exception):
+                        self._remember(requests[number])
+        with metrics.phase("mixture"):
+            readable = [dialogue for one in embedded if not isinstance(one, Exception) for dialogue in one]
+            predictions = iter(model.predict_embeddings(readable)) if readable else iter(())
+        return [
+            one
+            if isinstance(one, Exception)
+            else [with_all_experts(next(predictions), model.experts) for _ in range(len(one))]
+            for one in embedded
+        ]
+
+    def _remember(self, dialogues: Sequence[DialogueRequest]) -> None:
+        for dialogue in dialogues:
+            for turn in dialogue.turns:
+                if turn.audio is not None and turn.audio_digest is None:
+                    self._audio_store.add(turn.audio, turn.clip_digest)
+
+    @staticmethod
+    def _check_finite(
+        dialogues: Sequence[DialogueRequest], predictions: Sequence[DialoguePrediction], identity: str
+    ) -> None:
+        if all(np.isfinite(prediction.probabilities).all() for prediction in predictions):
+            return
+        if dialogues[0].embeddings:
+            raise invalid("The embeddings hold numbers that are too large for this model.")
+        logger.error("request=%s failed: the model gave probabilities that are no numbers", printable(identity))
+        raise internal(identity)
+
+    def _observe(
+        self, predictions: Sequence[DialoguePrediction], model: EmotionModel, identity: str, seconds: float
+    ) -> None:
+        known, experts = sorted(model.encoder_digests), expert_names(model.experts)
+        counted: Counter[str] = Counter()
+        for prediction in predictions:
+            predicted = predicted_labels(prediction, model.labels)
+            counted.update(predicted)
+            metrics.observe_prediction(experts, prediction.expert_weights, prediction.modalities, known, predicted)
+        logger.info(
+            "request=%s utterances=%d labels=%s version=%s ms=%.1f",
+            printable(identity),
+            counted.total(),
+            ",".join(f"{label}:{count}" for label, count in sorted(counted.items())),
+            model_version(model),
+            seconds * 1000,
+        )
+
+    def get_input_types(self) -> list[dict[str, Any]]:
+        """Inputs as the metadata endpoints tell them; -1 is the number of utterances."""
+        types = [{"name": name, "datatype": "BYTES", "shape": [-1]} for name in protocol.RAW_INPUTS]
+        for name, modality in protocol.EMBEDDING_MODALITY.items():
+            if modality in self.loaded.dimensions:
+                types.append({"name": name, "datatype": "FP32", "shape": [-1, self.loaded.dimensions[modality]]})
+        return types
+
+    def get_output_types(self) -> list[dict[str, Any]]:
+        """Outputs as the metadata endpoints tell them."""
+        labels, experts = len(self.loaded.labels), len(expert_names(self.loaded.experts))
+        return [
+            {"name": protocol.LABEL, "datatype": "BYTES", "shape": [-1]},
+            {"name": protocol.PROBABILITIES, "datatype": "FP32", "shape": [-1, labels]},
+            {"name": protocol.EXPERT_WEIGHTS, "datatype": "FP32", "shape": [-1, experts]},
+            {"name": protocol.EXPERT_PROBABILITIES, "datatype": "FP32", "shape": [-1, experts, labels]},
+            {"name": protocol.MODALITIES_USED, "datatype": "BYTES", "shape": [-1]},
+        ]

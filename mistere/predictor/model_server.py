@@ -1,0 +1,157 @@
+"""The server's life: listening before it is ready, not ready before it stops listening, and nothing lost in between."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import uvicorn
+from kserve import ModelServer
+from kserve.logging import logger
+
+from mistere.artifacts.object_store import UnreachableError
+from mistere.common.errors import MistereError
+from mistere.predictor.model import EmotionPredictor
+from mistere.predictor.protocol.data_plane import PredictorDataPlane
+from mistere.predictor.protocol.grpc_service import PredictorGRPCServer
+from mistere.predictor.protocol.rest import build_application
+from mistere.predictor.settings import ServerSettings
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds
+
+
+class _RestServer(uvicorn.Server):
+    """Uvicorn without signal handlers: the model server drains REST and gRPC together."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class PredictorServer(ModelServer):  # type: ignore[misc]  # kserve has no type information
+    """:class:`kserve.ModelServer` with a bundle loaded while it already answers health checks, and a drain.
+
+    Args:
+        settings: what to serve and how.
+        http: the bound REST port.
+        grpc: the bound gRPC port; released just before gRPC binds it itself.
+    """
+
+    def __init__(self, settings: ServerSettings, http: socket.socket, grpc: socket.socket) -> None:
+        super().__init__(
+            http_port=settings.http_port,
+            grpc_port=settings.grpc_port,
+            enable_latency_logging=False,
+            grace_period=settings.grace_seconds,
+        )
+        self._http_socket, self._grpc_socket = http, grpc
+        self._drain_seconds = settings.drain_seconds
+        self._stopping = asyncio.Event()
+        self._models: list[EmotionPredictor] = []
+        self.dataplane = PredictorDataPlane(self.registered_models, self._is_ready)
+        self._grpc = PredictorGRPCServer(self.dataplane, settings)
+        self._rest = _RestServer(
+            uvicorn.Config(
+                build_application(self.dataplane, settings.limits),
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                lifespan="off",
+                timeout_keep_alive=self.timeout_keep_alive,
+                timeout_graceful_shutdown=settings.grace_seconds,
+            )
+        )
+
+    def _is_ready(self) -> bool:
+        return not self._stopping.is_set() and all(model.ready for model in self._models)
+
+    def start(self, models: Sequence[EmotionPredictor]) -> None:
+        """Serve until SIGTERM or SIGINT.
+
+        Raises:
+            MistereError: the bundle or a port cannot be used.
+        """
+        for model in models:
+            self.register_model(model)
+            self._models.append(model)
+        asyncio.run(self._serve_until_stopped())
+        for model in models:
+            model.batcher.close()
+
+    def stop(self, sig: int) -> None:
+        """Turn not ready, and stop after the drain time (at once for an interrupt from the keyboard)."""
+        if sig == signal.SIGINT:
+            self._drain_seconds = 0.0
+        self._stopping.set()
+
+    async def _serve_until_stopped(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop, number)
+        self._grpc_socket.close()
+        await self._grpc.start()
+        rest = asyncio.create_task(self._rest.serve(sockets=[self._http_socket]))
+        stopping = asyncio.create_task(self._stopping.wait())
+        loading = self._load(loop)
+        awaited: set[asyncio.Future[Any]] = {rest, stopping, loading}
+        await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
+        failure = loading.exception() if loading.done() else None
+        if failure is None:
+            if loading.done():
+                logger.info("ready: REST on port %d, gRPC on port %d", self.http_port, self.grpc_port)
+            await asyncio.wait(awaited - {loading}, return_when=asyncio.FIRST_COMPLETED)
+            if stopping.done():
+                logger.info("stopping")
+                await asyncio.sleep(self._drain_seconds)
+        self._rest.should_exit = True
+        ended, _ = await asyncio.gather(rest, self._grpc.stop(self.grace_period), return_exceptions=True)
+        stopping.cancel()
+        if failure is not None:
+            raise failure
+        if isinstance(ended, OSError):
+            raise MistereError(f"Port {self.http_port} cannot be listened on: choose another --http-port.") from ended
+        if isinstance(ended, BaseException):
+            raise ended
+
+    def _load(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
+        """Load in a daemon thread: a stop during a long load need not wait for it."""
+        loaded: asyncio.Future[None] = loop.create_future()
+
+        def settle(error: Exception | None) -> None:
+            if error is None:
+                loaded.set_result(None)
+            else:
+                loaded.set_exception(error)
+
+        def load() -> None:
+            failure: Exception | None = None
+            try:
+                for model in self._models:
+                    self._load_patiently(model)
+            except Exception as error:
+                failure = error
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(settle, failure)
+
+        threading.Thread(target=load, name="load", daemon=True).start()
+        return loaded
+
+    def _load_patiently(self, model: EmotionPredictor) -> None:
+        """Load, and where the object store is away try again, not ready meanwhile, until it is back or the server stops."""
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                model.load()
+                return
+            except UnreachableError as error:
+                if self._stopping.is_set():
+                    raise
+                logger.warning("not ready: %s Trying again in %g s.", error, pause)
+                time.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)

@@ -1,0 +1,316 @@
+"""Open Inference Protocol tensors to a dialogue, and a prediction to tensors: the endpoint's contract, checked here.
+
+A request is one dialogue, in order; every tensor has one element (or row) per utterance.
+"""
+
+from __future__ import annotations
+
+import binascii
+import hashlib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pybase64
+from kserve import InferInput, InferOutput, InferRequest, InferResponse
+
+from mistere.predictor.errors import invalid, over_limit, printable
+from mistere.predictor.settings import Limits
+from mistere.serving import protocol
+
+if TYPE_CHECKING:
+    from mistere.model.inference import DialoguePrediction, EmotionModel
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_VERSION_LENGTH = 12
+
+
+@dataclass(frozen=True, slots=True)
+class RequestTurn:
+    """One utterance as it was sent; audio in at most one of three ways.
+
+    Attributes:
+        clip_digest: SHA-256 of the audio, in hexadecimal; empty where it was not sent, nor named by it.
+    """
+
+    text: str | None = None
+    audio: bytes | None = None
+    audio_uri: str | None = None
+    audio_digest: str | None = None
+    clip_digest: str = field(init=False, default="")
+
+    def __post_init__(self) -> None:
+        digest = self.audio_digest or (hashlib.sha256(self.audio).hexdigest() if self.audio else "")
+        object.__setattr__(self, "clip_digest", digest)
+
+    @property
+    def has_audio(self) -> bool:
+        """Whether audio was sent or named."""
+        return self.audio is not None or self.audio_uri is not None or self.audio_digest is not None
+
+
+@dataclass(frozen=True)
+class DialogueRequest:
+    """What a request asks: either raw turns or embeddings (modality → float32 ``[n, d]``)."""
+
+    turns: list[RequestTurn] = field(default_factory=list)
+    embeddings: dict[str, np.ndarray] = field(default_factory=dict)
+    detail: bool = False
+
+    def __len__(self) -> int:
+        """Its utterances."""
+        return len(next(iter(self.embeddings.values()))) if self.embeddings else len(self.turns)
+
+
+def model_version(model: EmotionModel) -> str:
+    """The version a response names: the first digits of the bundle's digest."""
+    return str(model.bundle.digest)[:_VERSION_LENGTH]
+
+
+def response_parameters(model: EmotionModel) -> dict[str, str]:
+    """The parameters of every response."""
+    return {
+        protocol.MODEL_VERSION: model_version(model),
+        protocol.BUNDLE_DIGEST: model.bundle.digest,
+        protocol.LABELS: protocol.join_names(model.labels),
+        protocol.EXPERTS: protocol.join_names(expert_names(model.experts)),
+    }
+
+
+def check_length(utterances: int, limits: Limits) -> None:
+    """Refuse an empty dialogue and one above the limit."""
+    if utterances == 0:
+        raise invalid("The dialogue has no utterance.")
+    if utterances > limits.utterances:
+        raise over_limit(f"A request may hold {limits.utterances} utterances; this one holds {utterances}.")
+
+
+def check_turns(turns: Sequence[RequestTurn], model: EmotionModel) -> None:
+    """Refuse a dialogue without anything the model reads, and an utterance whose audio comes in two ways."""
+    for index, turn in enumerate(turns):
+        ways = [way is not None for way in (turn.audio, turn.audio_uri, turn.audio_digest)]
+        if sum(ways) > 1:
+            raise invalid(f"Utterance {index} has its audio in more than one of audio, audio_uri and audio_digest.")
+        if turn.audio_digest is not None and not _DIGEST.fullmatch(turn.audio_digest):
+            raise invalid(
+                f"The audio_digest of utterance {index} is not a SHA-256 in 64 lower-case hexadecimal digits."
+            )
+    text = "text" in model.encoder_digests and any(turn.text and turn.text.strip() for turn in turns)
+    speech = "speech" in model.encoder_digests and any(turn.has_audio for turn in turns)
+    if not text and not speech:
+        known = " or ".join(sorted(model.encoder_digests)) or "nothing"
+        raise invalid(f"No utterance of the dialogue has anything this model reads ({known}).")
+
+
+def decode_base64(encoded: str | bytes, where: str) -> bytes:
+    """Base64 to bytes, strictly; a conversation that resends its recordings holds megabytes of it."""
+    try:
+        return pybase64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise invalid(f"{where} is not valid base64.") from error
+
+
+def decode_request(request: InferRequest, model: EmotionModel, limits: Limits) -> DialogueRequest:
+    """Check a V2 request against the contract.
+
+    Raises:
+        RequestError: with one sentence on what is wrong.
+    """
+    parameters = request.parameters or {}
+    detail = parameters.get(protocol.DETAIL, False)
+    if not isinstance(detail, bool):
+        raise invalid("The parameter detail must be true or false.")
+    wanted = {output.name for output in request.request_outputs or []}
+    if unknown := wanted.difference(protocol.OUTPUTS):
+        raise invalid(f"Unknown output {printable(sorted(unknown)[0])!r}; known: {', '.join(protocol.OUTPUTS)}.")
+    tensors: dict[str, InferInput] = {}
+    for tensor in request.inputs:
+        if tensor.name not in protocol.RAW_INPUTS and tensor.name not in protocol.EMBEDDING_MODALITY:
+            known = ", ".join((*protocol.RAW_INPUTS, *protocol.EMBEDDING_MODALITY))
+            raise invalid(f"Unknown tensor {printable(tensor.name)!r}; known: {known}.")
+        if tensor.name in tensors:
+            raise invalid(f"The tensor {tensor.name} is there twice.")
+        tensors[tensor.name] = tensor
+    if not tensors:
+        raise invalid("The request has no input tensor.")
+    detail = detail or protocol.EXPERT_PROBABILITIES in wanted
+    embedded = [name for name in protocol.EMBEDDING_MODALITY if name in tensors]
+    if embedded:
+        if len(embedded) < len(tensors):
+            raise invalid("Embeddings come instead of text and audio: send one or the other.")
+        return DialogueRequest(embeddings=_embeddings(tensors, parameters, model, limits), detail=detail)
+    columns = {name: _bytes_column(tensor, limits) for name, tensor in tensors.items()}
+    lengths = {len(column) for column in columns.values()}
+    if len(lengths) > 1:
+        raise invalid("All tensors must have one element for each utterance; their lengths differ.")
+    turns = _turns(columns, lengths.pop())
+    check_turns(turns, model)
+    return DialogueRequest(turns=turns, detail=detail)
+
+
+def _shape(tensor: InferInput, dimensions: int) -> list[int]:
+    shape = list(tensor.shape)
+    if len(shape) != dimensions or not all(type(size) is int and size >= 0 for size in shape):
+        form = "[n]" if dimensions == 1 else "[n, d]"
+        raise invalid(f"The tensor {tensor.name} must have the shape {form}.")
+    return shape
+
+
+def _data(tensor: InferInput) -> Any:
+    """A tensor's values, also where a kserve client put them in as raw bytes."""
+    if tensor.data is not None:
+        return tensor.data
+    try:
+        return tensor.as_numpy()
+    except Exception as error:
+        raise invalid(f"The bytes of the tensor {tensor.name} do not match its shape.") from error
+
+
+def _bytes_column(tensor: InferInput, limits: Limits) -> list[bytes]:
+    if tensor.datatype != "BYTES":
+        raise invalid(f"The tensor {tensor.name} must have the datatype BYTES.")
+    (size,) = _shape(tensor, 1)
+    data = _data(tensor)
+    values = data.tolist() if isinstance(data, np.ndarray) else data
+    if not isinstance(values, list) or len(values) != size:
+        raise invalid(f"The tensor {tensor.name} does not hold the {size} elements of its shape.")
+    check_length(size, limits)
+    content = (tensor.parameters or {}).get(protocol.CONTENT_TYPE)
+    audio = tensor.name == protocol.AUDIO
+    if content not in ({None, protocol.BASE64} if audio else {None, protocol.BASE64, "str"}):
+        raise invalid(f"The content_type of the tensor {tensor.name} must be base64 or be left out.")
+    column: list[bytes] = []
+    for index, value in enumerate(values):
+        if not isinstance(value, str | bytes):
+            raise invalid(f"Element {index} of the tensor {tensor.name} is no string.")
+        if content == protocol.BASE64:
+            column.append(decode_base64(value, f"Element {index} of the tensor {tensor.name}"))
+        elif isinstance(value, bytes):
+            column.append(value)
+        elif audio and value:
+            raise invalid("Audio in JSON is base64: set the tensor parameter content_type to base64.")
+        else:
+            column.append(value.encode())
+    return column
+
+
+def _text(value: bytes, name: str, index: int) -> str | None:
+    try:
+        return value.decode() or None
+    except UnicodeDecodeError as error:
+        raise invalid(f"Element {index} of the tensor {name} is not valid UTF-8.") from error
+
+
+def _turns(columns: Mapping[str, list[bytes]], length: int) -> list[RequestTurn]:
+    absent = [b""] * length
+    texts, clips = columns.get(protocol.TEXT, absent), columns.get(protocol.AUDIO, absent)
+    uris, digests = columns.get(protocol.AUDIO_URI, absent), columns.get(protocol.AUDIO_DIGEST, absent)
+    return [
+        RequestTurn(
+            _text(texts[index], protocol.TEXT, index),
+            clips[index] or None,
+            _text(uris[index], protocol.AUDIO_URI, index),
+            _text(digests[index], protocol.AUDIO_DIGEST, index),
+        )
+        for index in range(length)
+    ]
+
+
+def _embeddings(
+    tensors: Mapping[str, InferInput], parameters: Mapping[str, Any], model: EmotionModel, limits: Limits
+) -> dict[str, np.ndarray]:
+    given = {protocol.EMBEDDING_MODALITY[name]: tensor for name, tensor in tensors.items()}
+    order = [modality for modality in protocol.EMBEDDING_MODALITY.values() if modality in given]
+    for modality in order:
+        if modality not in model.encoder_digests:
+            raise invalid(f"This model does not read {modality}.")
+    expected = protocol.join_names([model.encoder_digests[modality] for modality in order])
+    if parameters.get(protocol.ENCODER_DIGEST) != expected:
+        raise invalid(
+            "The parameter encoder_digest must name the encoder this model was trained with "
+            f"({' and '.join(order)}): {expected}."
+        )
+    embeddings = {modality: _matrix(given[modality], model.dimensions[modality], limits) for modality in order}
+    if len({len(matrix) for matrix in embeddings.values()}) > 1:
+        raise invalid("All tensors must have one row for each utterance; their lengths differ.")
+    return embeddings
+
+
+def _matrix(tensor: InferInput, dimension: int, limits: Limits) -> np.ndarray:
+    if tensor.datatype != "FP32":
+        raise invalid(f"The tensor {tensor.name} must have the datatype FP32.")
+    shape = _shape(tensor, 2)
+    try:
+        values = np.asarray(_data(tensor))
+    except ValueError as error:
+        raise invalid(f"The tensor {tensor.name} does not hold the numbers of its shape.") from error
+    if values.size and values.dtype.kind not in "fiu":
+        raise invalid(f"The tensor {tensor.name} must hold numbers only.")
+    if values.size != math.prod(shape) or (values.ndim > 1 and list(values.shape) != shape):
+        raise invalid(f"The tensor {tensor.name} does not hold the numbers of its shape.")
+    check_length(shape[0], limits)
+    if shape[1] != dimension:
+        raise invalid(f"The tensor {tensor.name} must have {dimension} columns; it has {shape[1]}.")
+    with np.errstate(over="ignore"):
+        matrix = values.astype(np.float32).reshape(shape)
+    if not np.isfinite(matrix).all():
+        raise invalid(f"The tensor {tensor.name} holds NaN or infinity.")
+    return matrix
+
+
+def expert_names(experts: Sequence[str]) -> list[str]:
+    """The experts of a response, in order: always the contract's three, and what else a model has."""
+    return [*protocol.EXPERT_NAMES, *(name for name in experts if name not in protocol.EXPERT_NAMES)]
+
+
+def with_all_experts(prediction: DialoguePrediction, experts: Sequence[str]) -> DialoguePrediction:
+    """The prediction with a column for every expert of a response: weight 0 and uniform where the model has none."""
+    names = expert_names(experts)
+    if names == list(experts):
+        return prediction
+    utterances, classes = prediction.probabilities.shape
+    weights = np.zeros((utterances, len(names)), dtype=np.float32)
+    probabilities = np.full((utterances, len(names), classes), 1 / classes, dtype=np.float32)
+    columns = [names.index(name) for name in experts]
+    weights[:, columns] = prediction.expert_weights
+    probabilities[:, columns] = prediction.expert_probabilities
+    return replace(prediction, expert_weights=weights, expert_probabilities=probabilities)
+
+
+def predicted_labels(prediction: DialoguePrediction, labels: Sequence[str]) -> list[str]:
+    """The most probable label of each utterance."""
+    return [labels[index] for index in prediction.probabilities.argmax(axis=-1).tolist()]
+
+
+def encode_response(
+    request: InferRequest, request_id: str, prediction: DialoguePrediction, model: EmotionModel, detail: bool
+) -> InferResponse:
+    """A prediction as V2 tensors: those that were asked for, or all (the experts' own only with ``detail``)."""
+    arrays: dict[str, np.ndarray] = {
+        protocol.LABEL: np.array(predicted_labels(prediction, model.labels), dtype=object),
+        protocol.PROBABILITIES: prediction.probabilities,
+        protocol.EXPERT_WEIGHTS: prediction.expert_weights,
+    }
+    if detail:
+        arrays[protocol.EXPERT_PROBABILITIES] = prediction.expert_probabilities
+    arrays[protocol.MODALITIES_USED] = np.array(prediction.modalities, dtype=object)
+    requested = request.request_outputs or None
+    wanted = {output.name for output in requested} if requested else set(arrays)
+    outputs = []
+    for name, array in arrays.items():
+        if name in wanted:
+            text = array.dtype == object
+            values = array if text else np.ascontiguousarray(array, dtype=np.float32)
+            outputs.append(InferOutput(name, list(values.shape), "BYTES" if text else "FP32", data=values))
+    return InferResponse(
+        response_id=request_id,
+        model_name=request.model_name,
+        model_version=model_version(model),
+        infer_outputs=outputs,
+        parameters=response_parameters(model),
+        use_binary_outputs=bool(request.use_binary_outputs),
+        requested_outputs=requested,
+    )

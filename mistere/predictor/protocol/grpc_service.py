@@ -1,0 +1,154 @@
+"""gRPC: the Open Inference Protocol's service over kserve's messages, with the contract's statuses."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
+from kserve.protocol.grpc.servicer import InferenceServicer
+from kserve.protocol.model_repository_extension import ModelRepositoryExtension
+
+from mistere.common.errors import MistereError
+from mistere.predictor import metrics
+from mistere.predictor.errors import as_request_error, invalid, slow_body
+from mistere.predictor.protocol.data_plane import PredictorDataPlane
+from mistere.predictor.protocol.wire import INLINE_BYTES, read_grpc, size_header, write_grpc
+from mistere.predictor.settings import ServerSettings
+
+SERVICE = "inference.GRPCInferenceService"
+_MAX_CALLS = 64
+"""Calls at a time beside those that may wait; each may hold a message of the largest size."""
+
+
+class PredictorServicer(InferenceServicer):  # type: ignore[misc]  # kserve has no type information
+    """kserve's servicer; inference reads the message itself, so that a malformed one is the caller's error."""
+
+    def __init__(self, data_plane: PredictorDataPlane) -> None:
+        super().__init__(data_plane, ModelRepositoryExtension(data_plane.model_registry))
+        self._predictor = data_plane
+
+    async def ModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Tensors and version of a model."""
+        content = await self._predictor.model_metadata(model_name=request.name)
+        content.pop("properties")
+        return pb.ModelMetadataResponse(**content)
+
+    async def infer(self, message: bytes, identity: str) -> Any:
+        """Answer one ``ModelInferRequest``."""
+        if len(message) > INLINE_BYTES:
+            request, typed = await asyncio.to_thread(read_grpc, message)
+        else:
+            request, typed = read_grpc(message)
+        request.id = request.id or identity
+        await self._predictor.admit(request.model_name)
+        response, _ = await self._predictor.infer(request.model_name, request, size_header(message))
+        return write_grpc(response, typed)
+
+
+class PredictorGRPCServer:
+    """The gRPC side of the server.
+
+    Args:
+        data_plane: shared with REST.
+        settings: address, port and limits.
+    """
+
+    def __init__(self, data_plane: PredictorDataPlane, settings: ServerSettings) -> None:
+        self._settings = settings
+        self._servicer = PredictorServicer(data_plane)
+        self._server: Any = None
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            MistereError: the port was taken meanwhile.
+        """
+        limits = self._settings.limits
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", limits.request_bytes),
+                ("grpc.max_send_message_length", limits.request_bytes),
+                ("grpc.so_reuseport", 0),
+            ],
+            maximum_concurrent_rpcs=_MAX_CALLS + limits.waiting_requests,
+        )
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, self._methods()),))
+        host = self._settings.host
+        address = "[::]" if host == "0.0.0.0" else f"[{host}]" if ":" in host else host
+        try:
+            if not self._server.add_insecure_port(f"{address}:{self._settings.grpc_port}"):
+                raise RuntimeError
+        except RuntimeError as error:
+            port = self._settings.grpc_port
+            raise MistereError(f"Port {port} is already in use: choose another --grpc-port.") from error
+        await self._server.start()
+
+    async def stop(self, grace: float) -> None:
+        """Take no more calls; wait for those in flight, at most ``grace`` seconds."""
+        if self._server is not None:
+            await self._server.stop(grace)
+
+    def _methods(self) -> dict[str, Any]:
+        """Every method as one that reads a stream: on the wire that is the same, and a message can be waited for in vain
+        for a bounded time only, and be found malformed by us.
+        """
+        names = ("ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata")
+        handlers = {name: self._guarded(name) for name in names} | {"ModelInfer": self._infer}
+        return {
+            name: grpc.stream_unary_rpc_method_handler(
+                handler,
+                request_deserializer=None,
+                response_serializer=getattr(pb, f"{name}Response").SerializeToString,
+            )
+            for name, handler in handlers.items()
+        }
+
+    async def _message(self, context: Any) -> bytes:
+        seconds = self._settings.limits.body_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                message = await context.read()
+        except TimeoutError as error:
+            raise slow_body(seconds) from error
+        if not isinstance(message, bytes):
+            raise invalid("The call came without a message.")
+        return message
+
+    async def _infer(self, _: Any, context: Any) -> Any:
+        identity = str(uuid.uuid4())
+        status = "CANCELLED"
+        try:
+            answer = await self._servicer.infer(await self._message(context), identity)
+            status = "OK"
+            return answer
+        except Exception as error:
+            failure = as_request_error(error, identity, self._settings.limits.utterance_seconds)
+            status = failure.status
+            if "Retry-After" in failure.headers:
+                context.set_trailing_metadata((("retry-after", failure.headers["Retry-After"]),))
+            await context.abort(grpc.StatusCode[failure.status], failure.message)
+        finally:
+            metrics.labelled(metrics.REQUESTS, "grpc", status).inc()
+
+    def _guarded(self, name: str) -> Callable[[Any, Any], Awaitable[Any]]:
+        method, kind = getattr(self._servicer, name), getattr(pb, f"{name}Request")
+
+        async def guarded(_: Any, context: Any) -> Any:
+            try:
+                message = await self._message(context)
+                try:
+                    request = kind.FromString(message)
+                except (DecodeError, UnicodeDecodeError) as error:
+                    raise invalid(f"The message is no {name}Request.") from error
+                return await method(request, context)
+            except Exception as error:
+                failure = as_request_error(error, str(uuid.uuid4()), self._settings.limits.utterance_seconds)
+                await context.abort(grpc.StatusCode[failure.status], failure.message)
+
+        return guarded

@@ -1,0 +1,249 @@
+"""REST: Open Inference Protocol (V2) and V1 paths. Every answer that is not one is ``{"error": "..."}``."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from kserve.errors import ModelNotFound, ModelNotReady
+from kserve.protocol.rest.server import metrics_handler
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from mistere.predictor import metrics
+from mistere.predictor.errors import (
+    RequestError,
+    as_request_error,
+    not_ready,
+    over_limit,
+    overloaded,
+    printable,
+    slow_body,
+)
+from mistere.predictor.protocol.data_plane import PredictorDataPlane
+from mistere.predictor.protocol.openapi import OPENAPI_PATH, build_document
+from mistere.predictor.protocol.wire import INLINE_BYTES, checked_id, parse_json, read_rest, size_header, write_rest
+from mistere.predictor.settings import Limits
+from mistere.serving import protocol
+
+_BODIES = 64
+"""Bodies of the largest size that are held at a time, those that are still being sent included."""
+
+
+def json_response(content: Any, code: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """A JSON answer."""
+    return Response(orjson.dumps(content), code, headers=headers, media_type="application/json")
+
+
+def error_response(error: RequestError) -> Response:
+    """What the caller is told."""
+    return json_response({"error": error.message}, error.code, error.headers)
+
+
+class Bodies:
+    """Bodies as they come in: each within its limits of size and time, all together within one of size.
+
+    Args:
+        limits: of a request.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._held = 0
+
+    @asynccontextmanager
+    async def read(self, request: Request) -> AsyncIterator[bytes]:
+        """The whole body, counted as held until it is answered.
+
+        Raises:
+            RequestError: too large, too slow, or too many at a time.
+        """
+        too_large = over_limit(f"A request may have {self._limits.request_bytes} bytes; this one has more.")
+        announced = request.headers.get("content-length", "")
+        if announced.isdigit() and int(announced) > self._limits.request_bytes:
+            raise too_large
+        held = 0
+        try:
+            chunks = bytearray()
+            try:
+                async with asyncio.timeout(self._limits.body_seconds):
+                    async for chunk in request.stream():
+                        if held + len(chunk) > self._limits.request_bytes:
+                            raise too_large
+                        if self._held + len(chunk) > _BODIES * self._limits.request_bytes:
+                            raise overloaded(1)
+                        chunks += chunk
+                        held += len(chunk)
+                        self._held += len(chunk)
+            except TimeoutError as error:
+                raise slow_body(self._limits.body_seconds) from error
+            body = bytes(chunks)
+            del chunks
+            yield body
+        finally:
+            self._held -= held
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
+    """The answer, unless the client goes first: what has not been computed for him by then is not.
+
+    Raises:
+        ClientDisconnect: he has gone.
+    """
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    answering, leaving = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if answering.done():
+            return answering.result()
+        raise ClientDisconnect
+    finally:
+        answering.cancel()
+        leaving.cancel()
+
+
+class RestEndpoints:
+    """The paths' handlers.
+
+    Args:
+        data_plane: shared with gRPC.
+        limits: of a request.
+    """
+
+    def __init__(self, data_plane: PredictorDataPlane, limits: Limits) -> None:
+        self._data_plane = data_plane
+        self._limits = limits
+        self._bodies = Bodies(limits)
+
+    async def infer(self, model_name: str, request: Request) -> Response:
+        """``POST /v2/models/{model}/infer``."""
+
+        async def answer(body: bytes, identity: str) -> Response:
+            header = request.headers.get(protocol.BINARY_HEADER)
+            payload = await self._parse(len(body), lambda: read_rest(body, header, model_name))
+            payload.id = payload.id or identity
+            response, _ = await self._data_plane.infer(model_name, payload, size_header(body))
+            content, headers = write_rest(response)
+            return Response(content, headers=headers)
+
+        return await self._answer(model_name, request, "rest_v2", answer)
+
+    async def predict(self, model_name: str, request: Request) -> Response:
+        """``POST /v1/models/{model}:predict``."""
+
+        async def answer(body: bytes, identity: str) -> Response:
+            payload = await self._parse(len(body), lambda: parse_json(body))
+            payload["id"] = checked_id(payload.get("id")) or identity
+            response, _ = await self._data_plane.infer(model_name, payload, size_header(body))
+            return json_response(response)
+
+        return await self._answer(model_name, request, "rest_v1", answer)
+
+    async def _answer(
+        self,
+        model_name: str,
+        request: Request,
+        name: str,
+        answer: Callable[[bytes, str], Coroutine[Any, Any, Response]],
+    ) -> Response:
+        identity = printable(request.headers.get(protocol.REQUEST_ID_HEADER, "")) or str(uuid.uuid4())
+        try:
+            await self._data_plane.admit(model_name)
+            async with self._bodies.read(request) as body:
+                response = await _unless_gone(request, answer(body, identity))
+        except ClientDisconnect:
+            response = Response(status_code=499)
+        except Exception as error:
+            response = error_response(as_request_error(error, identity, self._limits.utterance_seconds))
+        metrics.labelled(metrics.REQUESTS, name, str(response.status_code)).inc()
+        return response
+
+    @staticmethod
+    async def _parse(size: int, parse: Callable[[], Any]) -> Any:
+        return parse() if size <= INLINE_BYTES else await asyncio.to_thread(parse)
+
+    async def live(self) -> Response:
+        """``GET /v2/health/live``."""
+        return json_response({"live": True})
+
+    async def ready(self) -> Response:
+        """``GET /v2/health/ready``."""
+        if not await self._data_plane.ready():
+            raise not_ready()
+        return json_response({"ready": True})
+
+    async def server_metadata(self) -> Response:
+        """``GET /v2``."""
+        return json_response(self._data_plane.metadata())
+
+    async def models(self) -> Response:
+        """``GET /v1/models`` and ``GET /v2/models``."""
+        return json_response({"models": sorted(self._data_plane.model_registry.get_models())})
+
+    async def model_metadata(self, model_name: str) -> Response:
+        """``GET /v2/models/{model}``."""
+        return json_response(await self._data_plane.model_metadata(model_name))
+
+    async def model_ready(self, model_name: str) -> Response:
+        """``GET /v2/models/{model}/ready`` and ``GET /v1/models/{model}``."""
+        if not await self._data_plane.model_ready(model_name):
+            raise not_ready()
+        return json_response({"name": model_name, "ready": True})
+
+    async def document(self) -> Response:
+        """``GET /openapi.json``: with the model's labels once it is loaded."""
+        models = self._data_plane.model_registry.get_models()
+        name = min(models, default="")
+        metadata = await self._data_plane.model_metadata(name) if name and models[name].ready else None
+        return json_response(build_document(self._limits, name or None, metadata))
+
+
+def build_application(data_plane: PredictorDataPlane, limits: Limits) -> FastAPI:
+    """The REST application. kserve's paths that load and unload models are left out on purpose."""
+    application = FastAPI(
+        title="MiSTER-E predictor", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False
+    )
+    endpoints = RestEndpoints(data_plane, limits)
+    for path, handler in (
+        ("/", endpoints.live),
+        ("/metrics", metrics_handler),
+        (OPENAPI_PATH, endpoints.document),
+        ("/v1/models", endpoints.models),
+        ("/v1/models/{model_name}", endpoints.model_ready),
+        ("/v2", endpoints.server_metadata),
+        (protocol.LIVE_PATH, endpoints.live),
+        (protocol.READY_PATH, endpoints.ready),
+        ("/v2/models", endpoints.models),
+        ("/v2/models/{model_name}", endpoints.model_metadata),
+        ("/v2/models/{model_name}/ready", endpoints.model_ready),
+    ):
+        application.add_api_route(path, handler, methods=["GET"], response_model=None)
+    application.add_api_route(
+        "/v1/models/{model_name}:predict", endpoints.predict, methods=["POST"], response_model=None
+    )
+    application.add_api_route("/v2/models/{model_name}/infer", endpoints.infer, methods=["POST"], response_model=None)
+
+    async def on_error(_: Request, error: Exception) -> Response:
+        return error_response(as_request_error(error, str(uuid.uuid4()), limits.utterance_seconds))
+
+    async def on_http_error(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        sentence = {404: "There is no such path.", 405: "This path does not take that method."}
+        code = error.status_code
+        return json_response(
+            {"error": sentence.get(code, "The request is malformed.")}, code, dict(error.headers or {})
+        )
+
+    for kind in (RequestError, ModelNotFound, ModelNotReady, Exception):
+        application.add_exception_handler(kind, on_error)
+    application.add_exception_handler(HTTPException, on_http_error)
+    return application

@@ -1,0 +1,84 @@
+"""V1 JSON, for people with curl: ``{"instances": [{"utterances": [{"text": ..., "audio": "<base64>"}]}]}``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from mistere.predictor.errors import invalid, printable
+from mistere.predictor.protocol.codec import (
+    DialogueRequest,
+    RequestTurn,
+    check_length,
+    check_turns,
+    decode_base64,
+    predicted_labels,
+    response_parameters,
+)
+from mistere.predictor.settings import Limits
+from mistere.serving import protocol
+
+if TYPE_CHECKING:
+    from mistere.model.inference import DialoguePrediction, EmotionModel
+
+
+def decode_v1(body: dict[str, Any], model: EmotionModel, limits: Limits) -> list[DialogueRequest]:
+    """Check a V1 body: one dialogue per instance; the limit of utterances is the request's.
+
+    Raises:
+        RequestError: with one sentence on what is wrong.
+    """
+    parameters = body.get("parameters") or {}
+    if not isinstance(parameters, dict) or not isinstance(parameters.get(protocol.DETAIL, False), bool):
+        raise invalid("The parameters must be a JSON object, and detail in it true or false.")
+    instances = body.get("instances")
+    if not isinstance(instances, list) or not instances:
+        raise invalid('The body must be {"instances": [{"utterances": [...]}]} with at least one instance.')
+    dialogues: list[DialogueRequest] = []
+    total = 0
+    for number, instance in enumerate(instances):
+        utterances = instance.get("utterances") if isinstance(instance, dict) else None
+        if not isinstance(utterances, list):
+            raise invalid(f"Instance {number} must be a JSON object with a list of utterances.")
+        check_length(len(utterances), limits)
+        total += len(utterances)
+        check_length(total, limits)
+        turns = [_turn(utterance, index) for index, utterance in enumerate(utterances)]
+        check_turns(turns, model)
+        dialogues.append(DialogueRequest(turns=turns, detail=parameters.get(protocol.DETAIL, False)))
+    return dialogues
+
+
+def _turn(utterance: Any, index: int) -> RequestTurn:
+    if not isinstance(utterance, dict):
+        raise invalid(f"Utterance {index} must be a JSON object.")
+    for name, value in utterance.items():
+        if name not in protocol.RAW_INPUTS:
+            raise invalid(f"Unknown field {printable(name)!r}; known: {', '.join(protocol.RAW_INPUTS)}.")
+        if not isinstance(value, str | None):
+            raise invalid(f"The field {name} of utterance {index} must be a string.")
+    encoded = utterance.get(protocol.AUDIO)
+    return RequestTurn(
+        text=utterance.get(protocol.TEXT) or None,
+        audio=decode_base64(encoded, f"The audio of utterance {index}") if encoded else None,
+        audio_uri=utterance.get(protocol.AUDIO_URI) or None,
+        audio_digest=utterance.get(protocol.AUDIO_DIGEST) or None,
+    )
+
+
+def encode_v1(
+    predictions: Sequence[DialoguePrediction], request_id: str, model: EmotionModel, detail: bool
+) -> dict[str, Any]:
+    """One object per instance, with the V2 outputs' names."""
+    objects: list[dict[str, Any]] = []
+    for prediction in predictions:
+        fields: dict[str, Any] = {
+            protocol.LABEL: predicted_labels(prediction, model.labels),
+            protocol.PROBABILITIES: prediction.probabilities.tolist(),
+            protocol.EXPERT_WEIGHTS: prediction.expert_weights.tolist(),
+        }
+        if detail:
+            fields[protocol.EXPERT_PROBABILITIES] = prediction.expert_probabilities.tolist()
+        fields[protocol.MODALITIES_USED] = list(prediction.modalities)
+        objects.append(fields)
+    return {"id": request_id, "predictions": objects, "parameters": response_parameters(model)}

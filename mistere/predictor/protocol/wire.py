@@ -1,0 +1,268 @@
+"""Bytes on the wire to kserve's request type and back, for REST (JSON and the binary extension) and gRPC.
+
+kserve's own reading of the binary extension takes every BYTES tensor for UTF-8, which audio is not, and answers a lying
+length with an internal error; so the bytes are read here, bounds first.
+"""
+
+from __future__ import annotations
+
+import struct
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import orjson
+from google.protobuf.message import DecodeError
+from kserve import InferInput, InferRequest, InferResponse
+from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
+from kserve.protocol.infer_type import RequestedOutput, to_grpc_parameters, to_http_parameters
+
+from mistere.predictor.errors import invalid, printable
+from mistere.serving import protocol
+
+INLINE_BYTES = 1 << 18
+"""Requests up to this size are read on the event loop, in a millisecond or two at most; a larger one would hold up everybody
+else, and asking a thread takes longer than reading what one turn of a conversation sends.
+"""
+
+_MAX_ID = 256
+_MAX_ITEMS = 64
+"""Tensors, outputs or parameters of one request; each becomes an object many times the size of its bytes."""
+_LENGTH = struct.Struct("<I")
+
+
+def size_header(body: bytes) -> dict[str, str]:
+    """The header that says how large a request is."""
+    return {protocol.SIZE_HEADER: str(len(body))}
+
+
+def parse_json(body: bytes) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        RequestError: no JSON, or no object. NaN and infinity are no JSON.
+    """
+    try:
+        value = orjson.loads(body)
+    except (orjson.JSONDecodeError, RecursionError) as error:
+        raise invalid("The body is not valid JSON.") from error
+    if not isinstance(value, dict):
+        raise invalid("The body must be a JSON object.")
+    return value
+
+
+def _few(count: int, what: str) -> None:
+    """Refuse more of something than any request needs, before anything is made of it."""
+    if count > _MAX_ITEMS:
+        raise invalid(f"There are {count} {what}; a request may have {_MAX_ITEMS}.")
+
+
+def _object(value: Any, where: str) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise invalid(f"The parameters of {where} must be a JSON object.")
+    _few(len(value), "parameters")
+    return value
+
+
+def _list(value: Any, where: str) -> list[dict[str, Any]]:
+    if not isinstance(value, list):
+        raise invalid(f"{where} must be a list of JSON objects.")
+    _few(len(value), where)
+    if not all(isinstance(item, dict) for item in value):
+        raise invalid(f"{where} must be a list of JSON objects.")
+    return value
+
+
+def _check_numbers(values: list[Any], name: str) -> None:
+    """Refuse what is no matrix of numbers: as an array, one long string beside many short ones takes gigabytes."""
+    kinds = set(map(type, values))
+    if kinds == {list}:
+        kinds = set(map(type, chain.from_iterable(values)))
+        if kinds == {list}:
+            raise invalid(f"The tensor {printable(name)!r} does not hold the numbers of its shape.")
+    if not kinds <= {int, float}:
+        raise invalid(f"The tensor {printable(name)!r} must hold numbers only.")
+
+
+def _name(item: dict[str, Any], where: str) -> str:
+    name = item.get("name")
+    if not isinstance(name, str):
+        raise invalid(f"Each of {where} needs a name.")
+    return name
+
+
+def checked_id(value: Any) -> str | None:
+    """A request's own id, if it has one."""
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str) or len(value) > _MAX_ID:
+        raise invalid(f"The id of a request is a string of at most {_MAX_ID} characters.")
+    return value
+
+
+def read_rest(body: bytes, header: str | None, model_name: str) -> InferRequest:
+    """A V2 REST body.
+
+    Args:
+        body: all of it.
+        header: ``Inference-Header-Content-Length``, when there is one: the length of the JSON part.
+        model_name: from the path.
+
+    Raises:
+        RequestError: with one sentence on what is wrong.
+    """
+    length = len(body)
+    if header is not None:
+        if not (header.isascii() and header.isdigit() and len(header) < 12 and int(header) <= len(body)):
+            raise invalid(f"The header {protocol.BINARY_HEADER} must be the length of the JSON part, in bytes.")
+        length = int(header)
+    content = parse_json(body[:length])
+    rest = memoryview(body)[length:]
+    inputs: list[InferInput] = []
+    for item in _list(content.get("inputs"), "inputs"):
+        name = _name(item, "inputs")
+        shape, datatype = item.get("shape"), item.get("datatype")
+        if not isinstance(shape, list) or not isinstance(datatype, str):
+            raise invalid(f"The tensor {printable(name)!r} needs a shape and a datatype.")
+        parameters = _object(item.get("parameters"), "a tensor")
+        data = item.get("data")
+        size = parameters.get(protocol.BINARY_SIZE)
+        if size is not None:
+            if data is not None:
+                raise invalid(f"The tensor {printable(name)!r} has both data and binary data.")
+            if type(size) is not int or not 0 <= size <= len(rest):
+                raise invalid(f"The binary_data_size of the tensor {printable(name)!r} does not match the body.")
+            data = read_raw(bytes(rest[:size]), datatype, name)
+            rest = rest[size:]
+        elif not isinstance(data, list):
+            raise invalid(f"The tensor {printable(name)!r} has no data.")
+        elif datatype.upper() == "FP32":
+            _check_numbers(data, name)
+        inputs.append(InferInput(name, shape, datatype, data=data, parameters=parameters))
+    if len(rest):
+        raise invalid("The body is longer than its JSON part and its tensors together.")
+    parameters = _object(content.get("parameters"), "a request")
+    if not isinstance(parameters.get(protocol.BINARY_OUTPUT, False), bool):
+        raise invalid(f"The parameter {protocol.BINARY_OUTPUT} must be true or false.")
+    return InferRequest(
+        model_name=model_name,
+        infer_inputs=inputs,
+        request_id=checked_id(content.get("id")),
+        parameters=parameters,
+        request_outputs=_requested(content.get("outputs"), bool(parameters.get(protocol.BINARY_OUTPUT, False))),
+    )
+
+
+def _requested(outputs: Any, binary: bool) -> list[RequestedOutput] | None:
+    if outputs is None:
+        return None
+    wanted: dict[str, RequestedOutput] = {}
+    for item in _list(outputs, "outputs"):
+        name = _name(item, "outputs")
+        parameters = _object(item.get("parameters"), "an output")
+        value = parameters.get(protocol.BINARY_DATA, binary)
+        if not isinstance(value, bool):
+            raise invalid(f"The parameter {protocol.BINARY_DATA} of an output must be true or false.")
+        wanted[name] = RequestedOutput(name, {protocol.BINARY_DATA: value})
+    return list(wanted.values()) or None
+
+
+def read_raw(raw: bytes, datatype: str, name: str) -> list[bytes] | np.ndarray:
+    """A tensor's raw bytes: little-endian float32, or elements that each follow their length (4 bytes)."""
+    if datatype.upper() == "FP32":
+        if len(raw) % 4:
+            raise invalid(f"The bytes of the tensor {printable(name)!r} are not whole FP32 numbers.")
+        return np.frombuffer(raw, dtype="<f4")
+    if datatype.upper() != "BYTES":
+        raise invalid(f"The tensor {printable(name)!r} must have the datatype BYTES or FP32.")
+    elements: list[bytes] = []
+    offset = 0
+    while offset < len(raw):
+        if offset + _LENGTH.size > len(raw):
+            raise invalid(f"The bytes of the tensor {printable(name)!r} end within a length.")
+        (size,) = _LENGTH.unpack_from(raw, offset)
+        offset += _LENGTH.size
+        if offset + size > len(raw):
+            raise invalid(f"The bytes of the tensor {printable(name)!r} end within an element.")
+        elements.append(raw[offset : offset + size])
+        offset += size
+    return elements
+
+
+def write_rest(response: InferResponse) -> tuple[bytes, dict[str, str]]:
+    """A response's body and headers."""
+    content, json_length = response.to_rest()
+    if json_length is None:
+        return orjson.dumps(content), {"Content-Type": "application/json"}
+    return content, {"Content-Type": "application/octet-stream", protocol.BINARY_HEADER: str(json_length)}
+
+
+def read_grpc(message: bytes) -> tuple[InferRequest, bool]:
+    """A ``ModelInferRequest``, and whether its tensors came as typed contents (not as raw ones).
+
+    Raises:
+        RequestError: with one sentence on what is wrong.
+    """
+    try:
+        request = pb.ModelInferRequest.FromString(message)
+    except (DecodeError, UnicodeDecodeError) as error:
+        raise invalid("The message is no ModelInferRequest.") from error
+    raw = request.raw_input_contents
+    _few(len(request.inputs), "inputs")
+    _few(len(request.outputs), "outputs")
+    for holder in (request, *request.inputs):
+        _few(len(holder.parameters), "parameters")
+    if raw and len(raw) != len(request.inputs):
+        raise invalid(f"There are {len(request.inputs)} inputs and {len(raw)} raw contents.")
+    inputs: list[InferInput] = []
+    for index, tensor in enumerate(request.inputs):
+        data: Any
+        if raw:
+            if tensor.HasField("contents"):
+                raise invalid(f"The tensor {printable(tensor.name)!r} has both contents and raw contents.")
+            data = read_raw(raw[index], tensor.datatype, tensor.name)
+        elif tensor.datatype.upper() == "FP32":
+            data = np.array(tensor.contents.fp32_contents, dtype=np.float32)
+        else:
+            data = list(tensor.contents.bytes_contents)
+        parameters = to_http_parameters(tensor.parameters)
+        inputs.append(InferInput(tensor.name, list(tensor.shape), tensor.datatype, data=data, parameters=parameters))
+    parsed = InferRequest(
+        model_name=request.model_name,
+        infer_inputs=inputs,
+        request_id=checked_id(request.id),
+        parameters=to_http_parameters(request.parameters),
+        request_outputs=[RequestedOutput(output.name) for output in request.outputs] or None,
+        from_grpc=True,
+        model_version=request.model_version,
+    )
+    return parsed, not raw
+
+
+def write_grpc(response: InferResponse, typed: bool) -> pb.ModelInferResponse:
+    """A response as a message; ``typed`` puts values where a client that sent typed contents looks for them."""
+    message = pb.ModelInferResponse(
+        id=response.id,
+        model_name=response.model_name,
+        model_version=response.model_version,
+        parameters=to_grpc_parameters(response.parameters or {}),
+    )
+    for output in response.outputs:
+        tensor = message.outputs.add(name=output.name, shape=output.shape, datatype=output.datatype)
+        if output.datatype == "BYTES":
+            texts = [text.encode() for text in output.data.ravel().tolist()]
+            if typed:
+                tensor.contents.bytes_contents.extend(texts)
+            else:
+                message.raw_output_contents.append(_with_lengths(texts))
+        elif typed:
+            tensor.contents.fp32_contents.extend(output.data.ravel())
+        else:
+            message.raw_output_contents.append(output.data.tobytes())
+    return message
+
+
+def _with_lengths(elements: list[bytes]) -> bytes:
+    return b"".join(_LENGTH.pack(len(element)) + element for element in elements)

@@ -1,0 +1,62 @@
+"""Starting a server: the ports first, then the slow imports, then the bundle."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from mistere.common.errors import ExitCode, MistereError
+from mistere.predictor.settings import ServerSettings, parse_arguments, reserve_port
+
+if TYPE_CHECKING:
+    from mistere.model.inference import EmotionModel
+
+    LoadBundle = Callable[[str], EmotionModel]
+
+_SWITCH_SECONDS = 1e-4
+"""How long one thread may keep the interpreter from another. A batch takes it back after each of its hundreds of operations, and
+at Python's own 5 ms would wait that long each time for the loop that is reading somebody's request.
+"""
+
+
+def serve(settings: ServerSettings, load_bundle: LoadBundle | None = None) -> None:
+    """Serve a bundle until the process is told to stop.
+
+    Args:
+        settings: what to serve and how.
+        load_bundle: location → model; by default the one that opens and verifies a ModelBundle.
+
+    Raises:
+        MistereError: a port is taken, or the bundle is missing or damaged.
+    """
+    http = reserve_port(settings.host, settings.http_port, "--http-port")
+    grpc = reserve_port(settings.host, settings.grpc_port, "--grpc-port")
+    from mistere.predictor.model import EmotionPredictor
+    from mistere.predictor.model_server import PredictorServer
+
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    load = load_bundle or partial(_load_verified, settings.int8)
+    PredictorServer(settings, http, grpc).start([EmotionPredictor(settings, load)])
+
+
+def _load_verified(int8: bool, location: str) -> EmotionModel:
+    """Import the inference core only here, in the loading thread: health checks are answered meanwhile."""
+    import torch
+
+    from mistere.common.threads import usable_cores
+    from mistere.model.inference import load_bundle
+
+    torch.set_num_threads(usable_cores())
+    return load_bundle(location, int8=int8)
+
+
+def main(arguments: Sequence[str] | None = None, load_bundle: LoadBundle | None = None) -> int:
+    """``python -m mistere.predictor``: exit code 0 after SIGTERM, else the error's."""
+    try:
+        serve(parse_arguments(arguments), load_bundle)
+    except MistereError as error:
+        print(error, file=sys.stderr)
+        return int(error.exit_code)
+    return int(ExitCode.DEPLOYED)

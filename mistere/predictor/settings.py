@@ -1,0 +1,205 @@
+"""What the server is started with: limits, ports, and the check that nobody else has those ports."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from mistere.common.errors import MistereError, UsageError
+from mistere.serving.protocol import GRPC_PORT, HTTP_PORT
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request, and all of them together, may take.
+
+    Attributes:
+        request_bytes: a request's body, bytes.
+        utterance_seconds: one utterance's audio after decoding, seconds.
+        request_seconds: the audio of a request that has to be computed, all utterances together, seconds; by default what
+            the two other limits allow.
+        utterances: of one request.
+        waiting_requests: accepted and not yet being computed; one more is answered "overloaded".
+        body_seconds: how long a client may take to send a body.
+        audio_store_bytes: encoded audio kept for ``audio_digest``, bytes.
+        vector_store_bytes: vectors of utterances kept for a conversation's next turn, bytes.
+        batch_utterances: computed together at most; 0 computes every request alone.
+        batch_hold_seconds: how long a batch is held back at most for requests that are still being read.
+    """
+
+    request_bytes: int = 8 * MIB
+    utterance_seconds: float = 30.0
+    request_seconds: float = 3840.0
+    utterances: int = 128
+    waiting_requests: int = 64
+    body_seconds: float = 30.0
+    audio_store_bytes: int = 64 * MIB
+    vector_store_bytes: int = 64 * MIB
+    batch_utterances: int = 256
+    batch_hold_seconds: float = 0.01
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """One server's settings.
+
+    Attributes:
+        bundle: folder or ``s3://`` location of a ModelBundle.
+        host: address to listen on.
+        http_port: of REST, health and metrics.
+        grpc_port: of gRPC.
+        model_name: the name in the endpoint's paths.
+        limits: what requests may take.
+        audio_uri_prefixes: ``s3://bucket/prefix/`` under which ``audio_uri`` may be read; none switches it off.
+        drain_seconds: between "not ready" and closing the ports after SIGTERM, so that no caller is still routed here.
+        grace_seconds: for what is in flight once the ports are closed.
+        int8: compute the encoders in 8-bit integers on a CPU: faster, and the answers are no longer the evaluated ones.
+    """
+
+    bundle: str
+    host: str = "0.0.0.0"
+    http_port: int = HTTP_PORT
+    grpc_port: int = GRPC_PORT
+    model_name: str = "mistere"
+    limits: Limits = field(default_factory=Limits)
+    audio_uri_prefixes: tuple[str, ...] = ()
+    drain_seconds: float = 2.0
+    grace_seconds: int = 30
+    int8: bool = False
+
+
+def _positive(kind: type[int | float], text: str) -> float:
+    value = kind(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def _positive_int(text: str) -> int:
+    return int(_positive(int, text))
+
+
+def _positive_float(text: str) -> float:
+    return float(_positive(float, text))
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 < value < 65536:
+        raise argparse.ArgumentTypeError(f"{text} is no port (1 to 65535)")
+    return value
+
+
+def _prefix(text: str) -> str:
+    bucket, _, path = text.removeprefix("s3://").partition("/")
+    if not text.startswith("s3://") or not bucket or (path and not path.endswith("/")):
+        raise argparse.ArgumentTypeError(f"{text} is not of the form s3://bucket/prefix/ (with the last slash)")
+    return text if "/" in text.removeprefix("s3://") else f"{text}/"
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> ServerSettings:
+    """Read the command line of ``python -m mistere.predictor``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mistere.predictor",
+        description="Serve a model bundle by REST and gRPC (Open Inference Protocol, and V1 JSON).",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    default, limits = ServerSettings(bundle=""), Limits()
+    parser.add_argument("bundle", help="folder or s3:// location of a ModelBundle")
+    parser.add_argument("--http-port", type=_port, default=default.http_port)
+    parser.add_argument("--grpc-port", type=_port, default=default.grpc_port)
+    parser.add_argument("--host", default=default.host, help="address to listen on")
+    parser.add_argument("--model-name", default=default.model_name, help="the model's name in the endpoint's paths")
+    parser.add_argument("--max-request-mib", type=_positive_float, default=limits.request_bytes / MIB)
+    parser.add_argument(
+        "--max-seconds", type=_positive_float, default=limits.utterance_seconds, help="of one utterance"
+    )
+    parser.add_argument(
+        "--max-total-seconds", type=_positive_float, default=limits.request_seconds, help="of a request's new audio"
+    )
+    parser.add_argument("--max-utterances", type=_positive_int, default=limits.utterances, help="of one request")
+    parser.add_argument("--max-waiting", type=_positive_int, default=limits.waiting_requests, help="queued requests")
+    parser.add_argument("--max-body-seconds", type=_positive_float, default=limits.body_seconds)
+    parser.add_argument(
+        "--audio-store-mib", type=float, default=limits.audio_store_bytes / MIB, help="for audio_digest"
+    )
+    parser.add_argument(
+        "--vector-store-mib", type=float, default=limits.vector_store_bytes / MIB, help="for a conversation's next turn"
+    )
+    parser.add_argument("--batch-utterances", type=int, default=limits.batch_utterances, help="0 batches nothing")
+    parser.add_argument("--batch-hold-ms", type=float, default=limits.batch_hold_seconds * 1000)
+    parser.add_argument(
+        "--audio-uri-prefix", type=_prefix, action="append", default=[], help="s3://bucket/prefix/ audio_uri may name"
+    )
+    parser.add_argument("--drain-seconds", type=float, default=default.drain_seconds, help="not ready before closing")
+    parser.add_argument("--grace-seconds", type=_positive_int, default=default.grace_seconds)
+    parser.add_argument("--int8", action="store_true", help="encoders in 8-bit integers on a CPU")
+    given = parser.parse_args(arguments)
+    if given.http_port == given.grpc_port:
+        parser.error("--http-port and --grpc-port must differ")
+    return ServerSettings(
+        bundle=given.bundle,
+        host=given.host,
+        http_port=given.http_port,
+        grpc_port=given.grpc_port,
+        model_name=given.model_name,
+        limits=Limits(
+            request_bytes=int(given.max_request_mib * MIB),
+            utterance_seconds=given.max_seconds,
+            request_seconds=given.max_total_seconds,
+            utterances=given.max_utterances,
+            waiting_requests=given.max_waiting,
+            body_seconds=given.max_body_seconds,
+            audio_store_bytes=max(0, int(given.audio_store_mib * MIB)),
+            vector_store_bytes=max(0, int(given.vector_store_mib * MIB)),
+            batch_utterances=max(0, given.batch_utterances),
+            batch_hold_seconds=max(0.0, given.batch_hold_ms / 1000),
+        ),
+        audio_uri_prefixes=tuple(given.audio_uri_prefix),
+        drain_seconds=max(0.0, given.drain_seconds),
+        grace_seconds=given.grace_seconds,
+        int8=given.int8,
+    )
+
+
+def reserve_port(host: str, port: int, option: str) -> socket.socket:
+    """Bind a port before anything slow is done, so that a taken one is told at once.
+
+    Args:
+        host: address to listen on.
+        port: the port.
+        option: the command line option that changes it.
+
+    Returns:
+        The bound socket, not listening yet.
+
+    Raises:
+        MistereError: the port is taken or may not be bound.
+        UsageError: the address is not one of this machine's.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise UsageError(f"--host {host} is no address of this machine.") from error
+    reserved = socket.socket(family, kind, protocol)
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        reserved.bind(address)
+    except OSError as error:
+        reserved.close()
+        if error.errno == errno.EADDRINUSE:
+            raise MistereError(
+                f"Port {port} is already in use: stop what listens there or choose another {option}."
+            ) from error
+        if error.errno == errno.EACCES:
+            raise MistereError(f"Port {port} may not be opened by this user: choose a {option} above 1023.") from error
+        raise UsageError(f"--host {host} is no address of this machine.") from error
+    return reserved

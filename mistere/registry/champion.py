@@ -1,0 +1,88 @@
+"""The champion: one pointer in the store, moved by a conditional put as the last act of a deployment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from mistere.artifacts.object_store import ABSENT, MissingObjectError, ObjectStore
+from mistere.common.errors import ArtifactError
+
+CHAMPION_KEY = "champion.json"
+NO_CHAMPION = "none"
+"""Stands for the champion's digest, as a pipeline parameter, where there is none yet."""
+
+
+class Predecessor(BaseModel):
+    """What was released before."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    bundle_digest: str
+    evaluation_digest: str
+    model_version: str
+    run_id: str
+
+
+class Champion(BaseModel):
+    """What is released now, and what it replaced."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    bundle_digest: str
+    evaluation_digest: str
+    model_name: str
+    model_version: str
+    run_id: str
+    moved_at: float
+    previous: Predecessor | None = None
+
+    def as_predecessor(self) -> Predecessor:
+        """For the champion that replaces this one."""
+        return Predecessor(
+            bundle_digest=self.bundle_digest,
+            evaluation_digest=self.evaluation_digest,
+            model_version=self.model_version,
+            run_id=self.run_id,
+        )
+
+
+@dataclass(frozen=True)
+class ChampionPointer:
+    """The champion as it was read, with the version that a later move must still find."""
+
+    champion: Champion | None
+    version: str
+
+    @property
+    def digest(self) -> str:
+        """The champion's bundle digest, or :data:`NO_CHAMPION`."""
+        return self.champion.bundle_digest if self.champion else NO_CHAMPION
+
+
+def read_champion(store: ObjectStore) -> ChampionPointer:
+    """Read the pointer.
+
+    Raises:
+        ArtifactError: it is there but damaged.
+    """
+    try:
+        data, version = store.read(CHAMPION_KEY)
+    except MissingObjectError:
+        return ChampionPointer(None, ABSENT)
+    try:
+        return ChampionPointer(Champion.model_validate_json(data), version)
+    except ValidationError as error:
+        raise ArtifactError(
+            f"the champion pointer {store.location(CHAMPION_KEY)} is damaged: restore or delete it."
+        ) from error
+
+
+def move_champion(store: ObjectStore, seen: ChampionPointer, champion: Champion) -> None:
+    """Make ``champion`` the one, unless somebody moved the pointer since ``seen`` was read.
+
+    Raises:
+        ConflictError: somebody did.
+    """
+    store.write(CHAMPION_KEY, champion.model_dump_json(indent=1).encode(), expected=seen.version)

@@ -1,0 +1,144 @@
+"""What made a released model, written down when it is registered: enough to make it again.
+
+One object a bundle in the store, ``lineage/<bundle digest>.json``. The same bundle may come out of several runs; the record
+of a run whose code a commit holds is kept over one whose code none does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import sys
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mistere.artifacts.object_store import MissingObjectError, ObjectStore
+from mistere.common.errors import ArtifactError
+from mistere.common.paths import LOCK_FILE
+from mistere.registry.champion import Champion
+
+
+class Environment(BaseModel):
+    """Where a model was made: what decides the last digits of its figures."""
+
+    python: str = ""
+    torch: str = ""
+    processor: str = ""
+    cores: int = 0
+    device: str = Field(default="", description="The GPU's name, or ``cpu``.")
+    lock: str = Field(default="", description="Digest of the lock file.")
+
+
+class Lineage(BaseModel):
+    """What made a model version."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    model_name: str
+    model_version: str = ""
+    run_id: str
+    bundle_digest: str
+    bundle_location: str
+    evaluation_digest: str
+    test_digest: str
+    verdict: str
+    dataset: str
+    dvc_digest: str
+    data_remote: str
+    data_endpoint: str = Field(default="", description="S3 endpoint of the remote, where it names one.")
+    commit: str
+    dirty: bool
+    image: str = ""
+    profile: str = ""
+    config: dict[str, Any] = Field(default_factory=dict, description="The whole configuration; empty where unknown.")
+    encoder_digests: dict[str, str] = Field(default_factory=dict)
+    encoder_sources: dict[str, str] = Field(default_factory=dict)
+    artifacts: dict[str, str] = Field(default_factory=dict, description="Digest of each artifact on the way.")
+    environment: Environment = Environment()
+
+    @property
+    def reproducible(self) -> bool:
+        """Whether a commit holds the code."""
+        return bool(self.commit) and not self.dirty
+
+    def as_champion(self, moved_at: float) -> Champion:
+        """The pointer that would release it."""
+        return Champion(
+            bundle_digest=self.bundle_digest,
+            evaluation_digest=self.evaluation_digest,
+            model_name=self.model_name,
+            model_version=self.model_version,
+            run_id=self.run_id,
+            moved_at=moved_at,
+        )
+
+
+def lineage_key(bundle_digest: str) -> str:
+    """Where a bundle's lineage lies in the store."""
+    return f"lineage/{bundle_digest}.json"
+
+
+def write_lineage(store: ObjectStore, lineage: Lineage) -> Lineage:
+    """Write it, unless a reproducible record of the same bundle is there and this one is not; returns what stands."""
+    if not lineage.reproducible:
+        try:
+            before = read_lineage(store, lineage.bundle_digest)
+        except ArtifactError:
+            before = None
+        if before is not None and before.reproducible:
+            return before
+    store.write(lineage_key(lineage.bundle_digest), lineage.model_dump_json(indent=1).encode())
+    return lineage
+
+
+def read_lineage(store: ObjectStore, bundle_digest: str) -> Lineage:
+    """The lineage of a bundle.
+
+    Raises:
+        ArtifactError: there is none, or it is damaged.
+    """
+    key = lineage_key(bundle_digest)
+    try:
+        return Lineage.model_validate_json(store.read(key)[0])
+    except MissingObjectError as error:
+        raise ArtifactError(
+            f"nothing is written down about bundle {bundle_digest[:12]} ({store.location(key)})."
+        ) from error
+    except ValidationError as error:
+        raise ArtifactError(f"{store.location(key)} is damaged: it holds no lineage.") from error
+
+
+def this_environment() -> Environment:
+    """What this process runs on."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        torch = version("torch")
+    except PackageNotFoundError:
+        torch = ""
+    return Environment(
+        python=platform.python_version(),
+        torch=torch,
+        processor=_processor(),
+        cores=len(os.sched_getaffinity(0)),
+        lock=lock_digest(),
+    )
+
+
+def lock_digest() -> str:
+    """SHA-256 of the lock file; empty where there is none."""
+    return hashlib.sha256(LOCK_FILE.read_bytes()).hexdigest() if LOCK_FILE.is_file() else ""
+
+
+def _processor() -> str:
+    if sys.platform == "linux":
+        try:
+            with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+                for line in file:
+                    if line.startswith("model name"):
+                        return line.partition(":")[2].strip()
+        except OSError:
+            pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,96 @@
+"""Pictures of a mixture by itself: its calibration, what missing modalities cost it, how several seeds trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from mistere.metrics.calibration import Reliability
+from mistere.metrics.missing_curve import CurvePoint
+from mistere.reports.html_page import figure_svg, new_figure
+from mistere.reports.plots import WIDTH, expert_color, quiet, short, spoken
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+_SEED_COLORS = ("#4a80d6", "#c06a14", "#22876a", "#a663c7", "#c75b7a", "#7a8b1f", "#8a94a3")
+_STYLES = ("-", (0, (4, 2)), (0, (1, 1.5)))
+
+
+def missing_modality_plot(curves: Mapping[str, Sequence[CurvePoint]]) -> Markup:
+    """Weighted F1 over the share of a modality that is removed; a line a modality and model, intervals as bands.
+
+    Args:
+        curves: of each model by its name; a single one needs no name.
+    """
+    figure = new_figure(WIDTH, 2.6 + (0.7 if len(curves) > 1 else 0))
+    axes = figure.add_subplot()
+    quiet(axes, "y")
+    for style, (title, points) in zip(_STYLES, curves.items(), strict=False):
+        for place, modality in enumerate(dict.fromkeys(point.modality for point in points)):
+            mine = [point for point in points if point.modality == modality]
+            shares = [100 * point.share for point in mine]
+            color = expert_color(modality, place)
+            label = f"{spoken(modality)} removed{', ' + short(title, 32) if title else ''}"
+            axes.plot(
+                shares, [point.weighted_f1.value for point in mine], "o", ls=style, color=color, ms=3.5, label=label
+            )  # type: ignore[arg-type]
+            if len(curves) == 1:
+                lows, highs = [p.weighted_f1.low for p in mine], [p.weighted_f1.high for p in mine]
+                axes.fill_between(shares, lows, highs, color=color, alpha=0.14, linewidth=0)
+    axes.set(
+        xticks=[0, 25, 50, 75, 100],
+        ylabel="weighted F1",
+        xlabel="removed from this share of the test utterances that have it",
+    )
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0f} %")
+    dashes = 3.6  # long enough to show them
+    if len(curves) > 1:
+        figure.legend(loc="outside lower center", frameon=False, fontsize=8, handlelength=dashes)
+    else:
+        axes.legend(frameon=False, fontsize=8, handlelength=dashes)
+    return figure_svg(figure, "Weighted F1 as more and more of a modality is removed")
+
+
+def reliability_plot(models: Mapping[str, Reliability]) -> Markup:
+    """Share of right answers over confidence; on the diagonal, probabilities can be taken at their word.
+
+    Args:
+        models: of each model by its name; a single one needs no name.
+    """
+    figure = new_figure(WIDTH, 2.6 + (0.4 if len(models) > 1 else 0))
+    axes = figure.add_subplot()
+    quiet(axes, "y")
+    axes.plot([0, 1], [0, 1], ls=(0, (4, 3)), color="#8a94a3", lw=1.2)  # type: ignore[arg-type]
+    for (title, bins), color, style in zip(models.items(), _SEED_COLORS, _STYLES, strict=False):
+        filled = bins.counts > 0
+        confidence, accuracy, counts = bins.confidence[filled], bins.accuracy[filled], bins.counts[filled]
+        axes.plot(confidence, accuracy, color=color, lw=1.4, ls=style, label=short(title, 40))  # type: ignore[arg-type]
+        axes.scatter(confidence, accuracy, s=14 + 90 * counts / max(1, counts.max(initial=1)), color=color)
+    axes.set(xlim=(0, 1), ylim=(0, 1.03), xlabel="confidence", ylabel="share that is right")
+    if len(models) > 1:
+        figure.legend(loc="outside lower center", frameon=False, fontsize=8, handlelength=3.6)
+    return figure_svg(figure, "Share of right answers over the confidence of the prediction")
+
+
+def seeds_plot(histories: Mapping[int, Sequence[Mapping[str, float]]]) -> Markup:
+    """Loss and dev weighted F1 over the epochs, a line a seed, the epoch that is kept marked."""
+    from matplotlib.ticker import MaxNLocator
+
+    figure = new_figure(2 * WIDTH, 2.5)
+    for position, (key, title) in enumerate((("loss", "training loss"), ("dev_weighted_f1", "dev weighted F1"))):
+        axes = figure.add_subplot(1, 2, position + 1)
+        quiet(axes, "y")
+        for place, (seed, history) in enumerate(histories.items()):
+            color = _SEED_COLORS[place % len(_SEED_COLORS)]
+            epochs, values = [one["epoch"] for one in history], [one[key] for one in history]
+            axes.plot(epochs, values, color=color, lw=1.4, marker="o" if len(epochs) < 4 else "", label=f"seed {seed}")
+            if key == "dev_weighted_f1":
+                best = max(range(len(values)), key=values.__getitem__)
+                axes.plot(epochs[best], values[best], "o", color=color, ms=6)
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel("epoch", fontsize=8)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        if position and 1 < len(histories) <= 10:
+            axes.legend(frameon=False, fontsize=8)
+    return figure_svg(figure, "Training loss and dev weighted F1 over the epochs of each seed")

@@ -1,0 +1,275 @@
+"""What is told of an evaluation in rows and sentences: dialogues turn by turn, slices, running costs, the speaker probe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mistere.evaluation.gate_timeline import GateTimeline
+from mistere.metrics.slices import SlicePoint, slices_from_metrics
+from mistere.reports.evaluated_model import COVERAGE, Evaluated, bounds_text, estimate_text
+from mistere.reports.plots import expert_color, spoken
+from mistere.runs.outcome import Estimate
+
+_LEGIBLE_PERCENT = 14
+_LEAST_UTTERANCES = 30
+_OPEN_ROWS = 6
+_KINDS = {
+    "modalities": ("Modalities of the utterance", ""),
+    "dialogue_turns": ("Turns of the dialogue", " turns"),
+    "words": ("Words of the utterance", " words"),
+    "seconds": ("Seconds of speech", " s"),
+}
+_COSTS = (
+    ("runtime.dialogue_ms.p50", "a raw dialogue, half of them within", "{:,.0f} ms"),
+    ("runtime.dialogue_ms.p95", "a raw dialogue, 95 of 100 within", "{:,.0f} ms"),
+    ("runtime.utterance_ms", "an utterance, on average", "{:,.0f} ms"),
+    ("runtime.memory_mb", "memory of the loaded model", "{:,.0f} MiB"),
+    ("runtime.size_mb", "size of the bundle itself", "{:,.1f} MiB"),
+    ("runtime.size_with_base_mb", "size with the encoders' base weights", "{:,.1f} MiB"),
+)
+
+
+@dataclass(frozen=True)
+class Share:
+    """An expert's share of a turn."""
+
+    name: str
+    color: str
+    percent: float
+
+    @property
+    def legible(self) -> bool:
+        """Whether its bar is wide enough for its number."""
+        return self.percent >= _LEGIBLE_PERCENT
+
+
+@dataclass(frozen=True)
+class TurnRow:
+    """A turn of a dialogue; ``lacking`` names the modalities that it does not have."""
+
+    number: int
+    text: str
+    true: str
+    predicted: str
+    lacking: list[str]
+    shares: list[Share]
+
+    @property
+    def spoken_shares(self) -> str:
+        """The bar in words."""
+        return ", ".join(f"{share.name} {share.percent:.0f} %" for share in self.shares)
+
+
+@dataclass(frozen=True)
+class ShownDialogue:
+    """A dialogue turn by turn."""
+
+    name: str
+    turns: list[TurnRow]
+
+    @property
+    def has_texts(self) -> bool:
+        """Whether any of its turns has a transcript."""
+        return any(turn.text for turn in self.turns)
+
+
+@dataclass(frozen=True)
+class SliceRow:
+    """A part of the test split, with a figure of each model that has it."""
+
+    name: str
+    utterances: int
+    estimates: list[Estimate | None]
+
+    @property
+    def marks(self) -> list[dict[str, str] | None]:
+        """Where the figures and their intervals lie on a track."""
+        return [None if one is None else interval_mark(one) for one in self.estimates]
+
+
+@dataclass(frozen=True)
+class SliceTable:
+    """The parts of one kind."""
+
+    title: str
+    rows: list[SliceRow]
+
+    @property
+    def open(self) -> bool:
+        """Whether it is short enough to be shown at once."""
+        return len(self.rows) <= _OPEN_ROWS
+
+
+def shown_dialogue(timeline: GateTimeline, experts: Sequence[str]) -> ShownDialogue:
+    """A timeline as rows.
+
+    Args:
+        timeline: the dialogue.
+        experts: their names in the weights' order, the unimodal ones first and the cross-modal one last.
+    """
+    texts = timeline.texts or [""] * len(timeline.turns)
+    turns = []
+    for turn, text, true, predicted, modalities, weights in zip(
+        timeline.turns,
+        texts,
+        timeline.true,
+        timeline.predicted,
+        timeline.modalities,
+        timeline.weights.tolist(),
+        strict=True,
+    ):
+        there = modalities.split("+")
+        turns.append(
+            TurnRow(
+                number=turn + 1,
+                text=_visible(text),
+                true=true,
+                predicted=predicted,
+                lacking=[spoken(name) for name in experts[:-1] if name not in there],
+                shares=[
+                    Share(spoken(name), expert_color(name, place), 100 * weight)
+                    for place, (name, weight) in enumerate(zip(experts, weights, strict=True))
+                    if weight > 0
+                ],
+            )
+        )
+    return ShownDialogue(_visible(timeline.name), turns)
+
+
+def _visible(text: str) -> str:
+    return "".join(" " if ord(letter) < 32 or 127 <= ord(letter) < 160 else letter for letter in text)
+
+
+def slice_tables(models: Sequence[Evaluated]) -> list[SliceTable]:
+    """The slices of each kind; a part that one of the models lacks is shown of the other."""
+    found = [slices_from_metrics(model.evaluation.metrics) for model in models]
+    by_place: dict[str, dict[str, list[SlicePoint | None]]] = {}
+    for number, points in enumerate(found):
+        for point in points:
+            row = by_place.setdefault(point.kind, {}).setdefault(point.value, [None] * len(models))
+            row[number] = point
+    return [_slice_table(kind, rows) for kind, rows in by_place.items() if len(rows) > 1]
+
+
+def _slice_table(kind: str, rows: Mapping[str, Sequence[SlicePoint | None]]) -> SliceTable:
+    title, _ = _KINDS.get(kind, (f"Column {kind}", ""))
+    return SliceTable(
+        title,
+        [
+            SliceRow(
+                _value(kind, value),
+                max(point.utterances for point in points if point),
+                [_estimate(point) if point else None for point in points],
+            )
+            for value, points in rows.items()
+        ],
+    )
+
+
+def _estimate(point: SlicePoint) -> Estimate:
+    found = point.weighted_f1
+    return Estimate(value=found.value, low=found.low, high=found.high)
+
+
+def _value(kind: str, value: str) -> str:
+    if kind == "modalities":
+        return value.replace("+", " and ")
+    if kind not in _KINDS:
+        return value
+    low, dash, high = value.partition("-")
+    if not dash:
+        return value.replace("+", " and more")
+    return low if low == high else f"{low} to {high}"
+
+
+def weakest_parts(model: Evaluated) -> str:
+    """The parts that surely are worse than the whole split, in a sentence; empty where nothing was split."""
+    whole = model.estimate("test.weighted_f1")
+    points = [p for p in slices_from_metrics(model.evaluation.metrics) if p.utterances >= _LEAST_UTTERANCES]
+    if whole is None or not points:
+        return ""
+    weak = sorted((p for p in points if p.weighted_f1.high < whole.value), key=lambda p: p.weighted_f1.value)
+    if not weak:
+        return (
+            f"No part of {_LEAST_UTTERANCES} or more utterances has an interval that lies below the whole split's "
+            f"{whole.value:.3f}."
+        )
+    told = "; ".join(f"{_told(p)} with {p.weighted_f1.value:.3f} ({p.utterances} utterances)" for p in weak[:3])
+    return f"Weak beside the whole split's {whole.value:.3f}: {told}."
+
+
+def _told(point: SlicePoint) -> str:
+    _, unit = _KINDS.get(point.kind, ("", ""))
+    value = _value(point.kind, point.value)
+    if point.kind == "modalities":
+        return f"utterances with {value}" if value != "none" else "utterances with no modality"
+    return f"{value}{unit}" if point.kind in _KINDS else f"{point.kind} {value}"
+
+
+def cost_rows(models: Sequence[Evaluated]) -> list[tuple[str, list[str]]]:
+    """What it takes to run the models, row by row; a cost that nobody measured is left out."""
+    rows = []
+    for key, title, form in _COSTS:
+        values = [model.evaluation.runtime.get(key) for model in models]
+        if any(value is not None for value in values):
+            rows.append((title, ["not measured" if value is None else form.format(value) for value in values]))
+    losses = [model.estimate("test.int8.loss") for model in models]
+    if any(loss is not None for loss in losses):
+        told = [
+            "not measured" if one is None else f"{one.value:+.3f} ({bounds_text(one, signed=True)})" for one in losses
+        ]
+        rows.append(("weighted F1 that is lost with encoders in int8", told))
+    return rows
+
+
+def calibration_text(model: Evaluated) -> str:
+    """Expected calibration error and Brier score in words; empty where neither was measured."""
+    named = (("Expected calibration error", "test.ece"), ("Brier score", "test.brier"))
+    return ", ".join(
+        f"{words} {estimate_text(found)}" for words, name in named if (found := model.estimate(name)) is not None
+    )
+
+
+def probe_sentence(model: Evaluated) -> str:
+    """How well speakers can be told from what the model computes; empty where that was not measured."""
+    metrics = model.evaluation.metrics
+    accuracy, beyond = model.estimate("test.speaker_probe.accuracy"), model.estimate("test.speaker_probe.beyond_chance")
+    chance, speakers = metrics.get("test.speaker_probe.chance"), metrics.get("test.speaker_probe.speakers")
+    if accuracy is None or chance is None:
+        return ""
+    among = f", one of {speakers:.0f}," if speakers else ""
+    told = (
+        f"A linear probe on what the mixture computes names the speaker{among} of {_percent(accuracy)} of the test "
+        f"utterances; naming the most frequent speaker of each emotion is right for {100 * chance:.0f} %."
+    )
+    if beyond is not None and beyond.low is not None and beyond.high is not None:
+        told += (
+            f" That is {100 * beyond.value:+.0f} points beyond chance ({COVERAGE} interval {100 * beyond.low:+.0f} to "
+            f"{100 * beyond.high:+.0f})"
+            + (
+                ": speakers can be told apart."
+                if beyond.low > 0
+                else ", which does not show that they can be told apart."
+            )
+        )
+    return f"{told} It is an indicator only: what a probe can read, the model need not use."
+
+
+def _percent(estimate: Estimate) -> str:
+    if estimate.low is None or estimate.high is None:
+        return f"{100 * estimate.value:.0f} %"
+    return f"{100 * estimate.value:.0f} % ({100 * estimate.low:.0f} to {100 * estimate.high:.0f})"
+
+
+def interval_mark(estimate: Estimate) -> dict[str, str]:
+    """Where a figure and its interval lie on a track from 0 to 1, as lengths for a style sheet."""
+    low, high = (estimate.value if end is None else end for end in (estimate.low, estimate.high))
+    low, high, value = (min(max(end, 0.0), 1.0) for end in (low, high, estimate.value))
+    return {
+        "left": f"{100 * low:.1f}%",
+        "width": f"{100 * (high - low):.1f}%",
+        "at": f"{100 * value:.1f}%",
+        "value": f"{estimate.value:.3f}",
+        "bounds": bounds_text(estimate),
+    }

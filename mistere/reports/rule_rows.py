@@ -1,0 +1,86 @@
+"""The gate's rules as rows, and the reasons that stand above them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mistere.artifacts.manifests import GateVerdict, RuleResult
+from mistere.runs.outcome import Outcome
+
+_TITLES = {
+    "above_majority": "above the majority baseline",
+    "bundle_size": "size of the bundle",
+    "calibration": "calibration",
+    "champion_comparison": "compared with the champion",
+    "class_floor": "every emotion's F1",
+    "committed_code": "committed code",
+    "data_verdict": "the dataset's validation",
+    "expert_collapse": "no collapsed expert",
+    "latency": "latency",
+    "minimum_contribution": "each expert's contribution",
+    "minimum_weighted_f1": "minimum weighted F1",
+    "missing_modality": "missing modality",
+    "robustness": "degraded input",
+}
+_FORMS = {"bundle_size": "{:.1f} MiB", "latency": "{:.0f} ms", "data_verdict": "{:.0f}"}
+_SIGNED = frozenset({"champion_comparison", "minimum_contribution"})
+_OUTCOMES = {
+    "promote": ("✓ passed", "good"),
+    "hold": ("● held", "wait"),
+    "reject": ("✗ rejected", "bad"),
+    "off": ("not asked", "soft"),
+}
+_WORST_FIRST = ("reject", "hold", "promote", "off")
+_FOREMOST = ("champion_comparison", "minimum_weighted_f1", "above_majority")
+
+
+@dataclass(frozen=True)
+class RuleRow:
+    """A rule as it is shown; ``tone`` colours its answer."""
+
+    title: str
+    answer: str
+    tone: str
+    measured: str
+    bound: str
+    sentence: str
+    asked: bool
+
+
+def rule_rows(rules: Sequence[RuleResult]) -> list[RuleRow]:
+    """The rules, what rejects first, those that were not asked last."""
+    ordered = sorted(rules, key=lambda rule: _WORST_FIRST.index(rule.outcome))
+    return [
+        RuleRow(
+            title=_TITLES.get(rule.rule, rule.rule.replace("_", " ")),
+            answer=_OUTCOMES[rule.outcome][0],
+            tone=_OUTCOMES[rule.outcome][1],
+            measured=_number(rule.rule, rule.measured),
+            bound=_number(rule.rule, rule.bound),
+            sentence=rule.sentence,
+            asked=rule.outcome != "off",
+        )
+        for rule in ordered
+    ]
+
+
+def _number(rule: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    return _FORMS.get(rule, "{:+.3f}" if rule in _SIGNED else "{:.3f}").format(value)
+
+
+def shown_reasons(outcome: Outcome, gate: GateVerdict | None) -> list[str]:
+    """The reasons for the top of the page: all that speak against a model; of what speaks for it, what matters most."""
+    if gate is None or outcome.verdict != "deployed":
+        return outcome.reasons
+    passed = [rule for rule in gate.rules if rule.outcome == "promote"]
+    foremost = [rule.sentence for name in _FOREMOST for rule in passed if rule.rule == name]
+    others = len(passed) - len(foremost)
+    if not foremost or not others:
+        return outcome.reasons
+    return [
+        *foremost,
+        f"The other {others} rules that were asked passed as well." if others > 1 else "One more rule passed.",
+    ]

@@ -1,0 +1,156 @@
+"""The report's sentences: how a run ended and what to do next, in words instead of codes."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mistere.runs.outcome import Outcome, base_task
+
+TITLES = {
+    "resolve_inputs": "pinning the data and the champion",
+    "pull_data": "fetching the dataset",
+    "validate_data": "checking the dataset",
+    "finetune_encoder-speech": "fine-tuning the speech encoder",
+    "finetune_encoder-text": "fine-tuning the text encoder",
+    "embed_shard-speech": "turning speech into vectors",
+    "embed_shard-text": "turning text into vectors",
+    "extract_embeddings-speech": "putting the speech vectors together",
+    "extract_embeddings-text": "putting the text vectors together",
+    "train_moe": "training the mixture",
+    "evaluate_model": "evaluating on the test split",
+    "gate_model": "judging the candidate",
+    "register_model": "registering the model",
+    "deploy_model": "deploying and trying the endpoint",
+}
+_STATUS = {"done": ("ran", ""), "reused": ("found finished", "soft"), "failed": ("failed", "bad")}
+_PILLS = {
+    "deployed": ("released", "good"),
+    "held": ("held back", "wait"),
+    "rejected": ("rejected", "bad"),
+    "data rejected": ("data rejected", "bad"),
+    "failed": ("failed", "bad"),
+}
+
+
+@dataclass(frozen=True)
+class NextStep:
+    """One thing to do, with the command that does it where there is one."""
+
+    text: str
+    command: str = ""
+
+    def as_dict(self) -> dict[str, str]:
+        """For the JSON report."""
+        return asdict(self)
+
+
+def status_word(status: str | None) -> tuple[str, str]:
+    """A stage's status in words, and the class that colours it."""
+    if status is None:
+        return "not reached", "soft"
+    return _STATUS.get(status, ("interrupted", "bad"))
+
+
+def was_interrupted(outcome: Outcome) -> bool:
+    """Whether the run ended without any stage saying that it failed."""
+    return outcome.verdict == "failed" and not any(record.status == "failed" for record in outcome.stages)
+
+
+def pill(outcome: Outcome) -> tuple[str, str]:
+    """The verdict in a word or two, and the class that colours it."""
+    return ("did not finish", "bad") if was_interrupted(outcome) else _PILLS[outcome.verdict]
+
+
+def headline(outcome: Outcome) -> str:
+    """How the run ended, in one sentence."""
+    if outcome.verdict == "deployed":
+        return "The new model passed the gate and is released."
+    if outcome.verdict == "held":
+        return "The new model is held back: the figures do not settle whether it is good enough."
+    if outcome.verdict == "rejected":
+        return "The new model is not good enough and was rejected."
+    failed = [
+        record.task for record in outcome.stages if record.status == "failed" and base_task(record.task) in TITLES
+    ]
+    if outcome.verdict == "data rejected":
+        return "The dataset was rejected, so nothing was trained on it."
+    if failed:
+        return f"The run failed while {TITLES[base_task(failed[0])]}."
+    return "The run did not finish."
+
+
+def consequence(outcome: Outcome, champion_now: str) -> str:
+    """What the outcome means for whoever uses the model.
+
+    Args:
+        outcome: how the run ended.
+        champion_now: bundle digest of the champion as it is now; empty for none or unknown.
+    """
+    if outcome.verdict == "deployed":
+        if not outcome.champion_before:
+            return "It is the first champion."
+        if outcome.champion_before == outcome.bundle_digest:
+            return "It is the model that was in service already, so nothing changes for those who use it."
+        return f"It replaces the champion {outcome.champion_before[:12]}."
+    if champion_now and champion_now == outcome.bundle_digest != outcome.champion_before:
+        return "The new model had already become the champion when that happened; run again to complete the release."
+    if outcome.finished("resolve_inputs") is None:
+        return "Nothing was released."
+    kept = "The champion in service stays what it was." if outcome.champion_before else "There is no champion yet."
+    return f"Nothing was released. {kept}"
+
+
+def next_steps(outcome: Outcome, info: Mapping[str, Any], tracking_uri: str) -> list[NextStep]:
+    """What to do now.
+
+    Args:
+        outcome: how the run ended.
+        info: what was written down at the start of the run.
+        tracking_uri: MLflow, where the deployment did not name it.
+    """
+    again = str(info.get("command") or "mistere run")
+    resume = NextStep("Run again: finished stages are found, and long ones go on from their last checkpoint.", again)
+    if outcome.verdict == "deployed":
+        return _released(outcome, outcome.mlflow or tracking_uri)
+    if outcome.verdict in {"held", "rejected"}:
+        return _not_promoted(outcome, again, tracking_uri)
+    if outcome.verdict == "data rejected":
+        return [NextStep("Mend what the reasons above name, in the dataset itself."), NextStep("Run again:", again)]
+    if was_interrupted(outcome):
+        return [resume]
+    return [NextStep("Mend what the reason above names."), resume]
+
+
+def _released(outcome: Outcome, mlflow: str) -> list[NextStep]:
+    steps = []
+    if outcome.endpoint:
+        ask = f"mistere predict --dialogue dialogue.json --url {shlex.quote(outcome.endpoint)}"
+        steps.append(NextStep("Ask the deployed model:", ask))
+    if outcome.bundle:
+        steps.append(NextStep("Serve it on this machine:", f"mistere serve {shlex.quote(outcome.bundle)}"))
+    if not outcome.endpoint:
+        steps.append(NextStep("Ask it from another terminal:", "mistere predict --dialogue dialogue.json"))
+    return [*steps, *_mlflow(mlflow)]
+
+
+def _not_promoted(outcome: Outcome, again: str, tracking_uri: str) -> list[NextStep]:
+    if outcome.verdict == "held":
+        first = "Add test dialogues, which narrow the intervals of an undecided comparison, or improve the model."
+    else:
+        first = "See below which emotions and which expert are weak, and change the data or the settings there."
+    return [
+        NextStep(first),
+        NextStep("Run again with what has changed; stages that it does not affect are found finished:", again),
+        *_mlflow(tracking_uri),
+    ]
+
+
+def _mlflow(uri: str) -> list[NextStep]:
+    if not uri:
+        return []
+    if "://" in uri and uri.startswith("http"):
+        return [NextStep(f"Compare it with earlier models in MLflow, at {uri}.")]
+    return [NextStep("Compare it with earlier models in MLflow:", f"mlflow ui --backend-store-uri {shlex.quote(uri)}")]

@@ -1,0 +1,270 @@
+"""How a run ended, read from its records in the store: for the command's exit code, for ``--wait`` and for the report.
+
+The rules, in this order: a stage that failed decides by its own exit code; a dataset that did not pass ends with 4; a
+gate that held or rejected ends with 3; a finished deployment ends with 0; anything else did not finish and ends with 1.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+from typing import Any, Final, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mistere.artifacts.io import MANIFEST, artifact_key
+from mistere.artifacts.manifests import EvaluationReport, GateVerdict, Manifest, ModelBundle, ValidationReport
+from mistere.artifacts.object_store import MissingObjectError, ObjectStore
+from mistere.common.errors import ArtifactError, ExitCode, MistereError
+from mistere.engine.stage import StageRecord, stage_record_key
+from mistere.registry.champion import NO_CHAMPION
+
+TASKS: Final[tuple[str, ...]] = (
+    "resolve_inputs",
+    "pull_data",
+    "validate_data",
+    "finetune_encoder-speech",
+    "finetune_encoder-text",
+    "embed_shard-speech",
+    "embed_shard-text",
+    "extract_embeddings-speech",
+    "extract_embeddings-text",
+    "train_moe",
+    "evaluate_model",
+    "gate_model",
+    "register_model",
+    "deploy_model",
+)
+"""The tasks of a run in the pipeline's order, without its exit handler."""
+_SHARD = re.compile(r"^(?P<task>.+)-(?P<index>\d+)of\d+$")
+EXIT_HANDLER: Final = "report_run"
+FINISHED: Final = frozenset({"done", "reused"})
+Verdict = Literal["deployed", "held", "rejected", "data rejected", "failed"]
+M = TypeVar("M", bound=Manifest)
+
+
+def base_task(task: str) -> str:
+    """The task that a shard is one of; any other is itself."""
+    match = _SHARD.match(task)
+    return match["task"] if match else task
+
+
+def ordered_tasks(seen: Iterable[str]) -> list[str]:
+    """The tasks of a run in the pipeline's order, with the shards of those that were shared in their place.
+
+    Args:
+        seen: the tasks that have been heard of.
+    """
+    shards: dict[str, list[tuple[int, str]]] = {}
+    for task in set(seen):
+        if match := _SHARD.match(task):
+            shards.setdefault(match["task"], []).append((int(match["index"]), task))
+    return [name for task in TASKS for name in ([one for _, one in sorted(shards[task])] if task in shards else [task])]
+
+
+class Estimate(BaseModel):
+    """A figure and, where there is one, its interval."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    @classmethod
+    def of(cls, metrics: dict[str, float], name: str) -> Estimate | None:
+        """The metric ``name`` with ``name.low`` and ``name.high``; None where it is not there."""
+        if name not in metrics:
+            return None
+        return cls(value=metrics[name], low=metrics.get(f"{name}.low"), high=metrics.get(f"{name}.high"))
+
+
+class Outcome(BaseModel):
+    """How a run ended.
+
+    Attributes:
+        exit_code: what the command exits with.
+        verdict: one word or two for it.
+        reasons: the sentences that led there.
+        message: what the deployment said of itself.
+        stages: records of the tasks that were reached, in the pipeline's order.
+        champion_before: bundle digest of the champion that the run started with; empty for none.
+        champion_weighted_f1: the champion's figure on this very test split; None where there is no such figure.
+        champion_difference: the candidate's weighted F1 minus the champion's, paired; None likewise.
+        bundle: where the bundle lies; empty where none was made.
+        report: where the run report lies, or will.
+        endpoint: the inference service's address, where the deployment named one.
+        mlflow: the tracking server or folder, where the deployment named one.
+        unreadable: a sentence for each artifact that a reason or a figure should have come from, and could not be read.
+    """
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    run_id: str
+    exit_code: int = int(ExitCode.ERROR)
+    verdict: Verdict = "failed"
+    reasons: list[str] = Field(default_factory=list)
+    message: str = ""
+    stages: list[StageRecord] = Field(default_factory=list)
+    weighted_f1: Estimate | None = None
+    experts: dict[str, Estimate] = Field(default_factory=dict)
+    majority_weighted_f1: float | None = None
+    champion_before: str = ""
+    champion_weighted_f1: Estimate | None = None
+    champion_difference: Estimate | None = None
+    bundle: str = ""
+    bundle_digest: str = ""
+    report: str = ""
+    endpoint: str = ""
+    mlflow: str = ""
+    unreadable: list[str] = Field(default_factory=list)
+
+    def record(self, task: str) -> StageRecord | None:
+        """The record of a task, if it was reached."""
+        return next((record for record in self.stages if record.task == task), None)
+
+    def finished(self, task: str) -> StageRecord | None:
+        """The record of a task that has outputs: it ran through or was found finished."""
+        record = self.record(task)
+        return record if record is not None and record.status in FINISHED else None
+
+
+def report_key(run_id: str, name: str) -> str:
+    """Where a report of a run lies in the store."""
+    return f"runs/{run_id}/reports/{name}"
+
+
+def read_run_info(store: ObjectStore, run_id: str) -> dict[str, Any]:
+    """What was written down when the run started; empty where that is missing or damaged."""
+    try:
+        data, _ = store.read(f"runs/{run_id}/run.json")
+        info = json.loads(data)
+    except (MissingObjectError, ValueError):
+        return {}
+    return info if isinstance(info, dict) else {}
+
+
+def read_manifest(store: ObjectStore, cls: type[M], digest: str) -> M:
+    """An artifact's manifest alone, without its files.
+
+    Raises:
+        ArtifactError: missing or damaged.
+    """
+    key = f"{artifact_key(cls.__name__, digest)}/{MANIFEST}"
+    name = f"{cls.__name__} {digest[:12]}"
+    try:
+        manifest = cls.model_validate_json(store.read(key)[0])
+    except MissingObjectError as error:
+        raise ArtifactError(f"{name} is not in the store ({store.location(key)}).") from error
+    except ValidationError as error:
+        raise ArtifactError(f"{name} is damaged: {store.location(key)} holds no valid manifest.") from error
+    if manifest.digest != digest or manifest.content_digest() != digest:
+        raise ArtifactError(f"{name} is damaged: {store.location(key)} does not match its digest.")
+    return manifest
+
+
+def read_outcome(store: ObjectStore, run_id: str) -> Outcome:
+    """How the run ended, as far as its records say; damaged or missing artifacts only cost sentences and figures."""
+    outcome = Outcome(run_id=run_id, report=store.location(report_key(run_id, "run_report.html")))
+    outcome.stages = _records(store, run_id, outcome)
+    _decide(store, outcome)
+    _figures(store, outcome)
+    handler = outcome.record(EXIT_HANDLER)
+    if handler is not None and handler.status == "failed":
+        outcome.reasons.append(f"The run report could not be written: {handler.message}")
+    return outcome
+
+
+def _records(store: ObjectStore, run_id: str, outcome: Outcome) -> list[StageRecord]:
+    found = []
+    recorded = [PurePosixPath(key).stem for key in store.keys(f"runs/{run_id}/stages")]
+    for task in (*ordered_tasks(recorded), EXIT_HANDLER):
+        key = stage_record_key(run_id, task)
+        try:
+            found.append(StageRecord.model_validate_json(store.read(key)[0]))
+        except MissingObjectError:
+            continue
+        except ValidationError:
+            outcome.unreadable.append(f"The record of {task} is damaged ({store.location(key)}).")
+    return found
+
+
+def _decide(store: ObjectStore, outcome: Outcome) -> None:
+    failed = [record for record in outcome.stages if record.status == "failed" and record.task != EXIT_HANDLER]
+    validated, judged = outcome.finished("validate_data"), outcome.finished("gate_model")
+    gate = judged.values.get("verdict", "") if judged else ""
+    deployment = outcome.finished("deploy_model")
+    if failed:
+        outcome.exit_code = failed[0].exit_code or int(ExitCode.ERROR)
+        outcome.verdict = "data rejected" if outcome.exit_code == ExitCode.DATA_REJECTED else "failed"
+        outcome.reasons = [record.message or f"{record.task} failed without a message." for record in failed]
+    elif validated and validated.values.get("verdict") == "reject":
+        outcome.exit_code, outcome.verdict = int(ExitCode.DATA_REJECTED), "data rejected"
+        report = _output(store, outcome, ValidationReport, "validate_data", "report")
+        outcome.reasons = (report.failed if report else []) or ["The dataset did not meet every expectation."]
+    elif gate in {"hold", "reject"}:
+        outcome.exit_code, outcome.verdict = int(ExitCode.NOT_PROMOTED), "held" if gate == "hold" else "rejected"
+        outcome.reasons = _gate_sentences(store, outcome, {"reject", "hold"}) or [f"The gate's verdict was {gate}."]
+    elif deployment:
+        outcome.exit_code, outcome.verdict = int(ExitCode.DEPLOYED), "deployed"
+        outcome.reasons = _gate_sentences(store, outcome, {"promote"})
+    else:
+        outcome.reasons = [_unfinished(outcome)]
+
+
+def _gate_sentences(store: ObjectStore, outcome: Outcome, kinds: set[str]) -> list[str]:
+    """The gate's sentences with one of these outcomes, what rejects before what holds."""
+    verdict = _output(store, outcome, GateVerdict, "gate_model", "verdict")
+    rules = verdict.rules if verdict else []
+    return [rule.sentence for rule in sorted(rules, key=lambda rule: rule.outcome != "reject") if rule.outcome in kinds]
+
+
+def _unfinished(outcome: Outcome) -> str:
+    interrupted = [r.task for r in outcome.stages if r.task != EXIT_HANDLER and r.status not in FINISHED]
+    if interrupted:
+        return f"The run did not finish: it was interrupted in {' and '.join(interrupted)}."
+    reached = [record.task for record in outcome.stages if record.task != EXIT_HANDLER]
+    if not reached:
+        return "The run did not finish: no stage has recorded anything."
+    missing = [task for task in ordered_tasks(reached) if task not in reached]
+    return f"The run did not finish: {missing[0]} has not recorded that it ended, so the run was probably interrupted there."
+
+
+def _output(store: ObjectStore, outcome: Outcome, cls: type[M], task: str, name: str) -> M | None:
+    record = outcome.finished(task)
+    digest = record.outputs.get(name) if record else None
+    return _tolerant(store, outcome, cls, digest) if digest else None
+
+
+def _tolerant(store: ObjectStore, outcome: Outcome, cls: type[M], digest: str) -> M | None:
+    try:
+        return read_manifest(store, cls, digest)
+    except MistereError as error:
+        outcome.unreadable.append(str(error))
+        return None
+
+
+def _figures(store: ObjectStore, outcome: Outcome) -> None:
+    report = _output(store, outcome, EvaluationReport, "evaluate_model", "report")
+    if report is not None:
+        outcome.weighted_f1 = Estimate.of(report.metrics, "test.weighted_f1")
+        alone = {name: Estimate.of(report.metrics, f"test.expert.{name}.weighted_f1") for name in report.experts}
+        outcome.experts = {name: estimate for name, estimate in alone.items() if estimate is not None}
+        outcome.majority_weighted_f1 = report.metrics.get("test.majority.weighted_f1")
+    started, registered = outcome.finished("resolve_inputs"), outcome.finished("register_model")
+    champion = started.values.get("champion_digest", "") if started else ""
+    outcome.champion_before = "" if champion == NO_CHAMPION else champion
+    if outcome.champion_before and report is not None:
+        outcome.champion_weighted_f1 = Estimate.of(report.metrics, "champion.weighted_f1")
+        outcome.champion_difference = Estimate.of(report.metrics, "champion.difference.weighted_f1")
+    if registered:
+        outcome.bundle_digest = registered.outputs.get("bundle", "")
+        outcome.bundle = registered.values.get("bundle_location", "")
+    if outcome.bundle_digest and not outcome.bundle:
+        outcome.bundle = store.location(artifact_key(ModelBundle.__name__, outcome.bundle_digest))
+    deployment = outcome.finished("deploy_model")
+    if deployment:
+        values = deployment.values
+        outcome.bundle = values.get("bundle") or outcome.bundle
+        outcome.message, outcome.mlflow = values.get("message", ""), values.get("mlflow", "")
+        outcome.endpoint = values.get("endpoint") or values.get("url", "")

@@ -1,0 +1,94 @@
+"""What is written down when a run starts (``runs/<id>/run.json``): what it was started with, for reports, lineage and replay."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from mistere.artifacts.object_store import MissingObjectError, ObjectStore
+from mistere.common.errors import ArtifactError
+from mistere.common.urls import redact_url
+from mistere.config.loader import Config
+from mistere.engine.stage import RunContext
+
+if TYPE_CHECKING:
+    from mistere.data.versions import PinnedData
+
+
+class RunOrigin(BaseModel):
+    """What whoever starts a run knows of it, or whoever sets a schedule of all its runs.
+
+    Attributes:
+        config: the whole configuration.
+        command: what was typed.
+        source: the data as it was named.
+        endpoint: the S3 endpoint of the data's remote, where it names one.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    config: dict[str, Any]
+    command: str
+    source: str
+    endpoint: str = ""
+
+    @classmethod
+    def of(cls, config: Config, command: list[str], source: str, pinned: PinnedData | None) -> RunOrigin:
+        """From what a command was given; an endpoint that carries a password is not written down.
+
+        Args:
+            config: the whole configuration.
+            command: the command line, as its words.
+            source: the data as it was named.
+            pinned: what that was resolved to; None where that is left to the run.
+        """
+        endpoint = pinned.endpoint if pinned and redact_url(pinned.endpoint) == pinned.endpoint else ""
+        return cls(config=config.model_dump(mode="json"), command=" ".join(command), source=source, endpoint=endpoint)
+
+
+def write_run_info(store: ObjectStore, context: RunContext, origin: RunOrigin) -> None:
+    """Write ``run.json``."""
+    info = {
+        "run_id": context.run_id,
+        "profile": context.profile,
+        "started": time.time(),
+        "config": origin.config,
+        "command": origin.command,
+        "commit": context.commit,
+        "dirty": context.dirty,
+        "data": {"source": origin.source, "dvc_digest": context.data_digest, "endpoint": origin.endpoint},
+    }
+    store.write(f"runs/{context.run_id}/run.json", json.dumps(info, indent=1).encode())
+
+
+def write_origin(store: ObjectStore, schedule: str, origin: RunOrigin) -> None:
+    """Keep the origin of a schedule's runs, which write their ``run.json`` themselves.
+
+    Args:
+        store: the object store.
+        schedule: ``NAME/DEFINITION``.
+        origin: what they have in common.
+    """
+    store.write(_origin_key(schedule), origin.model_dump_json(indent=1).encode())
+
+
+def read_origin(store: ObjectStore, schedule: str) -> RunOrigin:
+    """The origin of a schedule's runs.
+
+    Raises:
+        ArtifactError: it is missing or damaged.
+    """
+    key = _origin_key(schedule)
+    try:
+        return RunOrigin.model_validate_json(store.read(key)[0])
+    except (MissingObjectError, ValidationError) as error:
+        raise ArtifactError(
+            f"{store.location(key)} is missing or damaged: delete the schedule and `mistere schedule apply` again."
+        ) from error
+
+
+def _origin_key(schedule: str) -> str:
+    return f"schedules/{schedule}.json"

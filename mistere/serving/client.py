@@ -1,0 +1,277 @@
+"""A client of the endpoint: REST, gRPC and V1, for the smoke test of a deployment and for people.
+
+Imports light: httpx, and gRPC with kserve's messages, are loaded by the call that needs them.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import ssl
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from mistere.common.errors import MistereError
+from mistere.serving import protocol
+
+
+class Utterance(Protocol):
+    """What the client reads of an utterance: a transcript, an encoded audio file, or neither."""
+
+    @property
+    def text(self) -> str | None:
+        """The transcript."""
+
+    @property
+    def audio(self) -> bytes | None:
+        """The encoded file."""
+
+
+class EndpointError(MistereError):
+    """The endpoint did not answer, or refused.
+
+    Attributes:
+        code: REST code or gRPC status name, empty where there was no answer.
+    """
+
+    def __init__(self, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class EndpointPrediction:
+    """One dialogue's answer.
+
+    Attributes:
+        predicted: label per utterance, ``n``.
+        probabilities: float32 ``[n, C]``.
+        expert_weights: float32 ``[n, E]``.
+        expert_probabilities: float32 ``[n, E, C]``, where ``detail`` was asked for.
+        modalities: what was used, per utterance.
+        labels: ``C`` names.
+        experts: ``E`` names.
+        parameters: the response's, with model version and bundle digest.
+        request_id: of the response.
+    """
+
+    predicted: list[str]
+    probabilities: np.ndarray
+    expert_weights: np.ndarray
+    expert_probabilities: np.ndarray | None
+    modalities: list[str]
+    parameters: dict[str, str] = field(default_factory=dict)
+    request_id: str = ""
+
+    @property
+    def labels(self) -> list[str]:
+        """Label names, in the order of the probabilities."""
+        return protocol.split_names(self.parameters.get(protocol.LABELS, ""))
+
+    @property
+    def experts(self) -> list[str]:
+        """Expert names, in the order of the weights."""
+        return protocol.split_names(self.parameters.get(protocol.EXPERTS, ""))
+
+
+class DialogueClient:
+    """Talks to one endpoint.
+
+    Args:
+        url: REST, for example ``http://localhost:8080``.
+        grpc_target: gRPC, for example ``localhost:8081``; needed for :meth:`predict_grpc` only.
+        model_name: the name in the paths; None asks the server, which serves one model.
+        timeout: of a request, seconds.
+        headers: sent with every REST request, for example a ``Host`` that a gateway routes by.
+        verify: how a TLS certificate is checked; True for the system's authorities.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        grpc_target: str | None = None,
+        model_name: str | None = None,
+        timeout: float = 60.0,
+        headers: Mapping[str, str] | None = None,
+        verify: ssl.SSLContext | bool = True,
+    ) -> None:
+        self.url = url.rstrip("/")
+        self.grpc_target = grpc_target
+        self._model_name = model_name
+        self._timeout = timeout
+        self._headers = dict(headers or {})
+        self._verify = verify
+
+    def wait_ready(self, timeout: float) -> None:
+        """Wait until the server is ready.
+
+        Args:
+            timeout: seconds.
+
+        Raises:
+            EndpointError: it is not, after that time.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                self._request("GET", protocol.READY_PATH, timeout=min(5.0, self._timeout))
+                return
+            except EndpointError as error:
+                if time.monotonic() >= deadline:
+                    raise EndpointError(f"{self.url} is not ready after {timeout:g} s: {error}", error.code) from error
+            time.sleep(min(0.2, max(0.0, deadline - time.monotonic())))
+
+    @property
+    def model_name(self) -> str:
+        """The served model's name."""
+        if self._model_name is None:
+            content = self._json(self._request("GET", "/v2/models").content)
+            names = content.get("models") or []
+            if len(names) != 1:
+                raise EndpointError(f"{self.url} serves {len(names)} models: name one.")
+            self._model_name = str(names[0])
+        return self._model_name
+
+    def predict_rest(self, dialogue: Sequence[Utterance], detail: bool = False) -> EndpointPrediction:
+        """V2 by REST, tensors as JSON.
+
+        Raises:
+            EndpointError: no answer, or a refusal.
+        """
+        inputs: list[dict[str, Any]] = []
+        for name, values in _columns(dialogue).items():
+            tensor: dict[str, Any] = {"name": name, "datatype": "BYTES", "shape": [len(values)]}
+            if name == protocol.AUDIO:
+                tensor["parameters"] = {protocol.CONTENT_TYPE: protocol.BASE64}
+                tensor["data"] = [base64.b64encode(value).decode() for value in values]
+            else:
+                tensor["data"] = [value.decode() for value in values]
+            inputs.append(tensor)
+        body = {"inputs": inputs, "parameters": {protocol.DETAIL: detail}}
+        content = self._json(self._request("POST", f"/v2/models/{self.model_name}/infer", body).content)
+        fields = {
+            output["name"]: np.array(
+                output["data"], dtype=None if output["datatype"] == "BYTES" else np.float32
+            ).reshape(output["shape"])
+            for output in content["outputs"]
+        }
+        return _prediction(fields, content.get("parameters", {}), content.get("id", ""))
+
+    def predict_v1(self, dialogue: Sequence[Utterance], detail: bool = False) -> EndpointPrediction:
+        """V1 JSON.
+
+        Raises:
+            EndpointError: no answer, or a refusal.
+        """
+        utterances = []
+        for utterance in dialogue:
+            turn = {}
+            if utterance.text:
+                turn["text"] = utterance.text
+            if utterance.audio:
+                turn["audio"] = base64.b64encode(utterance.audio).decode()
+            utterances.append(turn)
+        body = {"instances": [{"utterances": utterances}], "parameters": {protocol.DETAIL: detail}}
+        content = self._json(self._request("POST", f"/v1/models/{self.model_name}:predict", body).content)
+        texts = {protocol.LABEL, protocol.MODALITIES_USED}
+        fields = {
+            name: np.array(value, dtype=None if name in texts else np.float32)
+            for name, value in content["predictions"][0].items()
+        }
+        return _prediction(fields, content.get("parameters", {}), content.get("id", ""))
+
+    def predict_grpc(self, dialogue: Sequence[Utterance], detail: bool = False) -> EndpointPrediction:
+        """V2 by gRPC, tensors as raw bytes.
+
+        Raises:
+            EndpointError: no answer, or a refusal.
+        """
+        import grpc
+        from kserve import InferInput, InferRequest, InferResponse
+        from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
+        from kserve.protocol.infer_type import to_http_parameters
+
+        if self.grpc_target is None:
+            raise EndpointError("No gRPC address was given.")
+        inputs = []
+        for name, values in _columns(dialogue).items():
+            tensor = InferInput(name, [len(values)], "BYTES")
+            tensor.set_data_from_numpy(np.array(values, dtype=object), binary_data=True)
+            tensor.parameters = None
+            inputs.append(tensor)
+        request = InferRequest(self.model_name, inputs, parameters={protocol.DETAIL: detail})
+        with grpc.insecure_channel(self.grpc_target) as channel:
+            try:
+                message = GRPCInferenceServiceStub(channel).ModelInfer(request.to_grpc(), timeout=self._timeout)
+            except grpc.RpcError as error:
+                status = error.code().name
+                raise EndpointError(f"{self.grpc_target} answered {status}: {error.details()}", status) from error
+        response = InferResponse.from_grpc(message)
+        fields = {output.name: output.as_numpy() for output in response.outputs}
+        return _prediction(fields, to_http_parameters(response.parameters), response.id)
+
+    def _request(self, method: str, path: str, body: Any = None, timeout: float | None = None) -> Any:
+        import httpx
+
+        try:
+            response = httpx.request(
+                method,
+                f"{self.url}{path}",
+                json=body,
+                headers=self._headers,
+                timeout=timeout or self._timeout,
+                verify=self._verify,
+            )
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise EndpointError(f"{self.url} does not answer ({type(error).__name__}): is the server up?") from error
+        if response.status_code != 200:
+            raise EndpointError(
+                f"{self.url} answered {response.status_code}: {_sentence(response.content)}", str(response.status_code)
+            )
+        return response
+
+    def _json(self, content: bytes) -> dict[str, Any]:
+        try:
+            value = json.loads(content)
+        except ValueError as error:
+            raise EndpointError(f"{self.url} did not answer with JSON: is it the predictor?") from error
+        return value if isinstance(value, dict) else {}
+
+
+def _sentence(content: bytes) -> str:
+    try:
+        return str(json.loads(content)["error"])
+    except (ValueError, KeyError, TypeError):
+        return content[:200].decode(errors="replace")
+
+
+def _columns(dialogue: Sequence[Utterance]) -> dict[str, list[bytes]]:
+    """Tensor → one element per utterance, empty where it has none; a tensor that is empty throughout is left out."""
+    columns = {
+        protocol.TEXT: [(utterance.text or "").encode() for utterance in dialogue],
+        protocol.AUDIO: [utterance.audio or b"" for utterance in dialogue],
+    }
+    return {name: values for name, values in columns.items() if any(values)} or {protocol.TEXT: columns[protocol.TEXT]}
+
+
+def _names(values: np.ndarray) -> list[str]:
+    return [value.decode() if isinstance(value, bytes) else str(value) for value in values.tolist()]
+
+
+def _prediction(fields: Mapping[str, np.ndarray], parameters: Mapping[str, Any], request_id: str) -> EndpointPrediction:
+    missing = [name for name in protocol.OUTPUTS if name not in fields and name != protocol.EXPERT_PROBABILITIES]
+    if missing:
+        raise EndpointError(f"The answer lacks {', '.join(missing)}: is it the predictor?")
+    return EndpointPrediction(
+        predicted=_names(fields[protocol.LABEL]),
+        probabilities=fields[protocol.PROBABILITIES],
+        expert_weights=fields[protocol.EXPERT_WEIGHTS],
+        expert_probabilities=fields.get(protocol.EXPERT_PROBABILITIES),
+        modalities=_names(fields[protocol.MODALITIES_USED]),
+        parameters={name: str(value) for name, value in parameters.items()},
+        request_id=request_id,
+    )

@@ -1,0 +1,102 @@
+"""A dialogue that a bundle carries with the answer it should get: a deployment is tried with it before it counts.
+
+``example/dialogue.json`` is what ``mistere predict --dialogue`` takes (audio as files beside it), ``example/expected.json``
+the probabilities of the offline evaluation.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from mistere.common.errors import ArtifactError
+from mistere.data.audio import AudioError, encode_flac, listen
+from mistere.data.dataset import Utterance
+
+FOLDER = "example"
+DIALOGUE, EXPECTED = f"{FOLDER}/dialogue.json", f"{FOLDER}/expected.json"
+FEW_UTTERANCES = 16
+_MOST_UTTERANCES, _MOST_SECONDS, _MOST_BYTES = 128, 30.0, 8 << 20
+_EXTENSIONS = {b"RIFF": "wav", b"RF64": "wav", b"fLaC": "flac", b"OggS": "ogg"}
+
+
+@dataclass(frozen=True)
+class Example:
+    """A dialogue of n utterances and its offline probabilities ``[n, C]``."""
+
+    dialogue: list[Utterance]
+    expected: np.ndarray
+
+
+def sendable(dialogue: Sequence[Utterance]) -> list[Utterance] | None:
+    """The dialogue in codecs that the endpoint takes; None where it is over a limit of the endpoint, or does not decode."""
+    if len(dialogue) > _MOST_UTTERANCES:
+        return None
+    sent = []
+    for utterance in dialogue:
+        audio = utterance.audio
+        if audio:
+            try:
+                heard = listen(audio, _MOST_SECONDS)
+            except AudioError:
+                return None
+            if len(heard.wave) > _MOST_SECONDS * heard.rate:
+                return None
+            if audio[:4] not in _EXTENSIONS or heard.channels > 2:
+                audio = encode_flac(heard.wave, heard.rate)
+        sent.append(replace(utterance, audio=audio))
+    size = sum(len(utterance.audio or b"") * 4 // 3 + len((utterance.text or "").encode()) + 64 for utterance in sent)
+    return sent if size < _MOST_BYTES else None
+
+
+def write_example(folder: Path, example: Example) -> None:
+    """Write the dialogue, its audio and the expected probabilities below ``folder``."""
+    (folder / FOLDER).mkdir()
+    rows = []
+    for turn, utterance in enumerate(example.dialogue):
+        row = {"text": utterance.text} if utterance.text else {}
+        if utterance.audio:
+            row["audio"] = f"{turn}.{_EXTENSIONS[utterance.audio[:4]]}"
+            (folder / FOLDER / row["audio"]).write_bytes(utterance.audio)
+        rows.append(row)
+    (folder / DIALOGUE).write_text(json.dumps(rows, indent=1, ensure_ascii=False), encoding="utf-8")
+    probabilities = [[float(f"{value:.9g}") for value in row] for row in example.expected.tolist()]
+    (folder / EXPECTED).write_text(json.dumps({"probabilities": probabilities}), encoding="utf-8")
+
+
+def read_example(folder: Path) -> Example | None:
+    """Read what :func:`write_example` wrote; None where there is none.
+
+    Raises:
+        ArtifactError: it is something else.
+    """
+    if not (folder / DIALOGUE).is_file():
+        return None
+    try:
+        rows = json.loads((folder / DIALOGUE).read_text(encoding="utf-8"))
+        expected = np.array(json.loads((folder / EXPECTED).read_text(encoding="utf-8"))["probabilities"], np.float32)
+        dialogue = [
+            Utterance(
+                dialogue_id="example",
+                turn=turn,
+                label="",
+                text=_text(row.get("text")),
+                audio=(folder / FOLDER / row["audio"]).read_bytes() if "audio" in row else None,
+            )
+            for turn, row in enumerate(rows)
+        ]
+        if expected.ndim != 2 or len(expected) != len(dialogue) or not np.isfinite(expected).all():
+            raise ValueError("there must be a row of probabilities for each utterance")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(f"{folder / FOLDER} does not hold an example dialogue.") from error
+    return Example(dialogue, expected)
+
+
+def _text(value: object) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise ValueError("a text is a string")
+    return value

@@ -1,0 +1,1 @@
+"""The InferenceService: rendering, roll-out, revisions."""

@@ -1,0 +1,270 @@
+"""The KServe ``InferenceService`` of one bundle: a custom predictor, in Standard or Knative mode.
+
+All that changes with the bundle stands in the predictor: KServe writes the metadata of the whole into the pods of every revision,
+and a change there would restart those that serve.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from typing import Any, Final
+
+from mistere.common.errors import UsageError
+from mistere.config.deployment import DeploymentConfig
+from mistere.kubernetes.secret_keys import STORAGE_KEYS
+from mistere.serving import protocol
+
+SERVICE_ACCOUNT: Final = "mistere-predictor"
+"""Where the rights to read the store come from, unless a secret is named."""
+BUNDLE_LABEL: Final = "mistere/bundle"
+REVISION_LABEL: Final = "mistere/revision"
+"""On every pod: a digest of what decides what the pod is, so that a revision's pods are told from another's."""
+
+_CACHE: Final = "/cache"
+_PROBE_SECONDS: Final = 5
+_TERMINATION_SECONDS: Final = 45  # the server's drain and grace together, and a margin
+_USER: Final = 10001
+_CANDIDATE: Final = "-candidate"
+_LONGEST_SERVICE: Final = 63 - len(f"{_CANDIDATE}-predictor")
+_NOT_OF_THE_POD: Final = ("minReplicas", "maxReplicas", "scaleMetric", "scaleTarget", "canaryTrafficPercent")
+
+
+def check_support(config: DeploymentConfig, store: str) -> None:
+    """Refuse what a mode does not support, before anything is done: KServe ignores some of it without a word.
+
+    Args:
+        config: the ``deployment`` section.
+        store: the object store's URI.
+
+    Raises:
+        UsageError: it is not supported; says what is.
+    """
+    mode = config.mode
+    if mode == "local":
+        if config.canary_percent:
+            raise UsageError(
+                "deployment.canary_percent needs deployment.mode=knative: a local deployment has no traffic."
+            )
+        return
+    if not store.startswith("s3://"):
+        raise UsageError(
+            f"deployment.mode={mode} needs a store that the cluster's pods reach, s3://bucket/prefix, and this one is "
+            f"{store}: name one, or set deployment.mode=local."
+        )
+    if len(config.service) > _LONGEST_SERVICE:
+        raise UsageError(
+            f"deployment.service may have {_LONGEST_SERVICE} letters on a cluster: {config.service} has more."
+        )
+    metrics = {"standard": ("", "cpu", "memory"), "knative": ("", "concurrency", "rps")}[mode]
+    if config.scale_metric not in metrics:
+        raise UsageError(
+            f"deployment.scale_metric={config.scale_metric} is not known to KServe's {mode} mode: take {metrics[1]} or "
+            f"{metrics[2]}."
+        )
+    if mode == "standard" and config.canary_percent:
+        raise UsageError(
+            "deployment.canary_percent needs deployment.mode=knative: in Standard mode KServe splits traffic only between "
+            "predictors of its serving runtimes (spec.canary), not of a container of their own, and ignores the share otherwise; "
+            "set it to 0, the new model is tried before it gets any traffic in both modes."
+        )
+    if mode == "standard" and not config.min_replicas:
+        raise UsageError(
+            "deployment.min_replicas=0 needs deployment.mode=knative: Standard mode keeps one pod at least."
+        )
+    if mode == "knative" and (config.node_selector or config.tolerations):
+        raise UsageError(
+            "deployment.node_selector and deployment.tolerations need deployment.mode=standard: Knative refuses both as it "
+            "is installed."
+        )
+
+
+def inference_service(
+    bundle_location: str, digest: str, config: DeploymentConfig, image: str, canary_percent: int | None = None
+) -> dict[str, Any]:
+    """The manifest that serves a bundle.
+
+    Args:
+        bundle_location: of the ModelBundle, as the pod reaches it; its path names the digest, so that another model is
+            always another path (a new model under an old path would not be loaded).
+        digest: the bundle's.
+        config: the ``deployment`` section; ``local`` is written as Standard mode.
+        image: the predictor's.
+        canary_percent: share of the traffic, the rest stays with the revision before; None for all of it.
+
+    Raises:
+        UsageError: the location does not end with the digest.
+    """
+    if not digest or bundle_location.rstrip("/").rpartition("/")[2] != digest:
+        raise UsageError(f"{bundle_location} does not end with the bundle's digest {digest[:12]}.")
+    knative = config.mode == "knative"
+    labels = {"app.kubernetes.io/name": "mistere-predictor", "app.kubernetes.io/part-of": "mistere"}
+    predictor: dict[str, Any] = {
+        "minReplicas": config.min_replicas,
+        "maxReplicas": config.max_replicas,
+        "timeout": 60,
+        "annotations": {"mistere/bundle-digest": digest},
+        "labels": {**labels, BUNDLE_LABEL: digest[:12]},
+        "serviceAccountName": SERVICE_ACCOUNT,
+        "containers": [_container(bundle_location, config, image)],
+        "volumes": [
+            {"name": "cache", "emptyDir": {"sizeLimit": "8Gi"}},
+            {"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}},
+        ],
+    }
+    if config.scale_metric:
+        predictor["scaleMetric"] = config.scale_metric
+    if config.scale_target:
+        predictor["scaleTarget"] = config.scale_target
+    if config.image_pull_secret:
+        predictor["imagePullSecrets"] = [{"name": config.image_pull_secret}]
+    if knative:
+        predictor["annotations"]["serving.knative.dev/progress-deadline"] = f"{math.ceil(config.ready_timeout)}s"
+    else:
+        predictor |= _standard_pod(config)
+    predictor["labels"][REVISION_LABEL] = _revision(predictor)
+    if canary_percent is not None:
+        predictor["canaryTrafficPercent"] = canary_percent
+    return {
+        "apiVersion": "serving.kserve.io/v1beta1",
+        "kind": "InferenceService",
+        "metadata": {
+            "name": config.service,
+            "namespace": config.namespace,
+            "labels": labels,
+            "annotations": {"serving.kserve.io/deploymentMode": "Knative" if knative else "Standard"},
+        },
+        "spec": {"predictor": predictor},
+    }
+
+
+def candidate_of(service: dict[str, Any]) -> dict[str, Any]:
+    """The same pods, one of them, as a service of its own that nobody is led to: for trying a model before it gets traffic."""
+    metadata, predictor = service["metadata"], service["spec"]["predictor"]
+    return {
+        **service,
+        "metadata": {
+            **metadata,
+            "name": candidate_name(metadata["name"]),
+            "labels": {**metadata["labels"], "networking.kserve.io/visibility": "cluster-local"},
+        },
+        "spec": {
+            "predictor": {
+                **{key: value for key, value in predictor.items() if key not in _NOT_OF_THE_POD},
+                "minReplicas": 1,
+                "maxReplicas": 1,
+            }
+        },
+    }
+
+
+def candidate_name(service: str) -> str:
+    """The name of a service's candidate."""
+    return f"{service}{_CANDIDATE}"
+
+
+def revision_of(service: dict[str, Any]) -> str:
+    """Which revision a manifest, or a live InferenceService, asks for; empty where another hand wrote it."""
+    predictor = service.get("spec", {}).get("predictor", {})
+    return str(predictor.get("labels", {}).get(REVISION_LABEL, ""))
+
+
+def _revision(predictor: dict[str, Any]) -> str:
+    pod = {key: value for key, value in predictor.items() if key not in _NOT_OF_THE_POD}
+    return hashlib.sha256(json.dumps(pod, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _standard_pod(config: DeploymentConfig) -> dict[str, Any]:
+    """What a Deployment's pods can be told, and Knative's cannot."""
+    pod: dict[str, Any] = {
+        "deploymentStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": _TERMINATION_SECONDS,
+        "securityContext": {**_identity(), "fsGroup": _USER},
+    }
+    if config.node_selector:
+        pod["nodeSelector"] = dict(config.node_selector)
+    if config.tolerations:
+        pod["tolerations"] = [
+            {key: value for key, value in toleration.model_dump().items() if value} for toleration in config.tolerations
+        ]
+    return pod
+
+
+def _identity() -> dict[str, Any]:
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": _USER,
+        "runAsGroup": _USER,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def _container(bundle_location: str, config: DeploymentConfig, image: str) -> dict[str, Any]:
+    knative = config.mode == "knative"
+    start = max(1, math.ceil(config.ready_timeout / _PROBE_SECONDS))
+    gpus = {config.gpu_type: str(config.gpus)} if config.gpus else {}
+    ports = [{"name": "http1", "containerPort": protocol.HTTP_PORT, "protocol": "TCP"}]
+    probes = {
+        "readinessProbe": {**_probe(protocol.READY_PATH), "failureThreshold": 2},
+        "livenessProbe": {**_probe(protocol.LIVE_PATH), "failureThreshold": 6},
+    }
+    if knative:  # one port, and no startup probe in older ones: the liveness probe waits as long instead
+        probes["livenessProbe"]["failureThreshold"] = max(6, start)
+    else:
+        ports.append({"name": "grpc", "containerPort": protocol.GRPC_PORT, "protocol": "TCP"})
+        probes["startupProbe"] = {**_probe(protocol.READY_PATH), "failureThreshold": start}
+    return {
+        "name": "kserve-container",
+        "image": image,
+        "command": ["python", "-m", "mistere.predictor"],
+        "args": [
+            bundle_location,
+            "--http-port",
+            str(protocol.HTTP_PORT),
+            "--grpc-port",
+            str(protocol.GRPC_PORT),
+            "--model-name",
+            config.service,
+        ],
+        "env": _environment(config),
+        "ports": ports,
+        "resources": {
+            "requests": {"cpu": config.cpu, "memory": config.memory, **gpus},
+            "limits": {"cpu": config.cpu_limit, "memory": config.memory_limit, **gpus},
+        },
+        **probes,
+        "securityContext": {
+            **(_identity() if knative else {}),
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [
+            {"name": "cache", "mountPath": _CACHE},
+            {"name": "tmp", "mountPath": "/tmp"},
+        ],
+    }
+
+
+def _environment(config: DeploymentConfig) -> list[dict[str, Any]]:
+    """References to a secret's keys, never their values; a key that the secret lacks is left out of the pod."""
+    values = {"HOME": "/tmp", "MISTERE_CACHE": _CACHE, **config.env}
+    environment: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in values.items()]
+    if config.storage_secret:
+        environment += [
+            {"name": key, "valueFrom": {"secretKeyRef": {"name": config.storage_secret, "key": key, "optional": True}}}
+            for key in STORAGE_KEYS
+            if key not in config.env
+        ]
+    return environment
+
+
+def _probe(path: str) -> dict[str, Any]:
+    return {
+        "httpGet": {"path": path, "port": protocol.HTTP_PORT},
+        "periodSeconds": _PROBE_SECONDS,
+        "timeoutSeconds": 3,
+    }

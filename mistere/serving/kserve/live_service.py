@@ -1,0 +1,65 @@
+"""What the cluster says of an InferenceService and of what KServe made for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mistere.config.deployment import DeploymentConfig
+from mistere.serving.kserve.inference_service import REVISION_LABEL
+
+
+def service_path(config: DeploymentConfig, name: str) -> str:
+    """Where an InferenceService lies in the API."""
+    return f"/apis/serving.kserve.io/v1beta1/namespaces/{config.namespace}/inferenceservices/{name}"
+
+
+def workload_path(config: DeploymentConfig, service: str) -> str:
+    """Where the Deployment lies that Standard mode makes for a service."""
+    return f"/apis/apps/v1/namespaces/{config.namespace}/deployments/{service}-predictor"
+
+
+def is_rolled_out(deployment: dict[str, Any], revision: str) -> bool:
+    """Whether all pods of a Deployment are of a revision, and there are none but those."""
+    spec, status = deployment.get("spec", {}), deployment.get("status", {})
+    wanted = spec.get("replicas", 1)
+    labels = spec.get("template", {}).get("metadata", {}).get("labels", {})
+    return (
+        labels.get(REVISION_LABEL) == revision
+        and status.get("observedGeneration", 0) >= deployment["metadata"].get("generation", 0)
+        and status.get("updatedReplicas", 0) >= wanted
+        and status.get("availableReplicas", 0) >= wanted
+        and status.get("replicas", 0) == status.get("updatedReplicas", 0)
+    )
+
+
+def share_of(live: dict[str, Any], revision: str) -> int:
+    """The share of the traffic (%) that a Knative revision gets."""
+    traffic = live.get("status", {}).get("components", {}).get("predictor", {}).get("traffic") or []
+    return sum(int(target.get("percent") or 0) for target in traffic if target.get("revisionName") == revision)
+
+
+def _condition(live: dict[str, Any]) -> dict[str, Any]:
+    conditions = live.get("status", {}).get("conditions") or []
+    return next((condition for condition in conditions if condition["type"] == "Ready"), {})
+
+
+def is_leaving(live: dict[str, Any]) -> bool:
+    """Whether it is being removed."""
+    return bool(live["metadata"].get("deletionTimestamp"))
+
+
+def says_ready(live: dict[str, Any]) -> bool:
+    """What the InferenceService says of itself; true of the old revision too."""
+    return bool(_condition(live).get("status") == "True")
+
+
+def not_ready(live: dict[str, Any]) -> str:
+    """Why it says that it is not."""
+    condition = _condition(live)
+    said = " ".join(f"{condition.get('reason', '')} {condition.get('message', '')}".split())
+    return f"the InferenceService is not ready ({said[:200] or 'it does not say why'})"
+
+
+def address(live: dict[str, Any]) -> str:
+    """Its URL; empty where it has none yet."""
+    return str(live.get("status", {}).get("url") or "")

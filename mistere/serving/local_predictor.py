@@ -1,0 +1,85 @@
+"""The predictor as a process of its own on free ports, for as long as somebody talks to it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mistere.common.parent_death import die_with_parent
+from mistere.serving.client import DialogueClient, EndpointError
+
+_STOP_SECONDS = 30
+
+
+@contextmanager
+def local_predictor(location: str, service: str, log: Path) -> Iterator[tuple[DialogueClient, Callable[[float], None]]]:
+    """Serve a bundle to this machine; the process is stopped at the end, and ends with this one in any case.
+
+    Args:
+        location: the bundle's.
+        service: the model's name.
+        log: file for what the process says.
+
+    Yields:
+        A client of it, and how to wait, for so many seconds, until it is ready; waiting raises an EndpointError where the
+        process ends, or is not ready in time.
+    """
+    http, grpc = _free_ports(2)
+    command = [sys.executable, "-m", "mistere.predictor", location]
+    command += ["--host", "127.0.0.1", "--http-port", str(http), "--grpc-port", str(grpc)]
+    command += ["--model-name", service, "--drain-seconds", "0"]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=dict(os.environ),
+            preexec_fn=die_with_parent,
+        )
+    client = DialogueClient(f"http://127.0.0.1:{http}", f"127.0.0.1:{grpc}", service)
+
+    def wait_ready(timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                return client.wait_ready(0.5)
+            except EndpointError:
+                if process.poll() is not None:
+                    raise EndpointError(f"the predictor ended with exit code {process.returncode}.") from None
+                if time.monotonic() > deadline:
+                    raise
+
+    try:
+        yield client, wait_ready
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def last_line(log: Path) -> str:
+    """The last thing that a predictor said, as the end of a sentence; empty where it said nothing."""
+    said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return f" Its last line: {said[-1][:200]}" if said else ""
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [int(each.getsockname()[1]) for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()

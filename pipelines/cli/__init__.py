@@ -1,0 +1,1 @@
+"""The command ``mistere``: a module per command."""

@@ -1,0 +1,113 @@
+"""``mistere data check``: the validation alone, on a folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from components.validate_data.facts.profile import Profile, profile_of
+from components.validate_data.facts.shard import FactsCache
+from components.validate_data.facts.tables import ShardFile, gather
+from components.validate_data.run import REPORT, write_report
+from components.validate_data.validation import Declared, validate
+from components.validate_data.verdict import Validation
+from mistere.artifacts.object_store import LocalStore
+from mistere.common.errors import ExitCode, UsageError
+from mistere.common.file_digest import digest_once
+from mistere.common.paths import cache_directory
+from mistere.common.splits import SPLITS
+from mistere.config.validation import ValidationConfig
+from mistere.data.dataset import load_info, shards_of
+from pipelines.profiles import load_profile
+
+_COLOURS = {"pass": "bold green", "warn": "bold yellow", "reject": "bold red"}
+
+
+def check(
+    directory: Path, profile: str, settings: Sequence[str], against: Path | None, quarantine: bool, output: Path
+) -> int:
+    """Validate a dataset folder, write the report and say what came of it.
+
+    Args:
+        directory: the dataset.
+        profile: settings to start from.
+        settings: ``--set`` on top.
+        against: a dataset to measure drift from; None for none.
+        quarantine: set dialogues with blocking findings aside.
+        output: folder of the report; replaced when all of it is there.
+
+    Returns:
+        The exit code: 0, or 4 where the dataset is rejected.
+    """
+    from rich.progress import Progress
+
+    config = load_profile(profile, settings).validation
+    if output.is_dir() and any(output.iterdir()) and not (output / REPORT).is_file():
+        raise UsageError(f"{output} holds something else than a validation report: choose another --output.")
+    if quarantine:
+        config = config.model_copy(update={"quarantine": True})
+    with Progress(transient=True, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("reading", total=None)
+
+        def advance(_message: str, done: float, total: float) -> None:
+            bar.update(task, completed=done, total=total)
+
+        before = _profile(against, config, advance) if against else None
+        declared, files, cache = _opened(directory, config)
+        validation = validate(files, declared, config, before=before, cache=cache, on_progress=advance)
+    _replace(output, validation, files)
+    _tell(validation, output)
+    return int(ExitCode.DATA_REJECTED) if validation.verdict == "reject" else 0
+
+
+def _opened(directory: Path, config: ValidationConfig) -> tuple[Declared, list[ShardFile], FactsCache]:
+    """What a dataset says of itself, its files, and what is known of them already."""
+    if not directory.is_dir():
+        raise UsageError(f"{directory} is no folder: name a dataset in the dataset form.")
+    info = load_info(directory / "dataset.yaml")
+    files = [
+        ShardFile(split, path, path.name, digest_once(path, "md5"))
+        for split in SPLITS
+        for path in shards_of(directory.iterdir(), split)
+    ]
+    cache = FactsCache(LocalStore(cache_directory("validation")), info.language, config.silence_dbfs)
+    return Declared(info.name, info.labels, info.language, info.speaker_disjoint), files, cache
+
+
+def _profile(directory: Path, config: ValidationConfig, advance: Callable[[str, float, float], None]) -> Profile:
+    """A dataset in numbers, without judging it."""
+    declared, files, cache = _opened(directory, config)
+    facts = gather(files, declared.language, config.silence_dbfs, config.max_quiet, cache=cache, on_progress=advance)
+    return profile_of(facts, declared.name, declared.labels)
+
+
+def _replace(output: Path, validation: Validation, files: list[ShardFile]) -> None:
+    """Write all files aside, then put them in the place of the ones before."""
+    aside = output.with_name(f".{output.name}.partial-{os.getpid()}")
+    aside.mkdir(parents=True)
+    try:
+        write_report(validation, files, aside, "")
+        shutil.rmtree(output, ignore_errors=True)
+        aside.rename(output)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _tell(validation: Validation, output: Path) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(Text(validation.verdict.upper(), style=_COLOURS[validation.verdict]))
+    for sentence in validation.failed:
+        console.print(f"  must be mended: {sentence}", markup=False)
+    for sentence in validation.warnings:
+        console.print(f"  warning: {sentence}", markup=False)
+    checked = sum(outcome.status != "not checked" for outcome in validation.outcomes)
+    console.print(
+        f"{len(validation.facts.utterances):,} utterances, {checked} expectations checked; report {output / REPORT}",
+        markup=False,
+    )

@@ -1,0 +1,58 @@
+"""``mistere compare``: two models on one page, in pairs where both were evaluated on the same test split."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from mistere.artifacts.io import open_artifact
+from mistere.artifacts.manifests import EvaluationReport
+from mistere.evaluation.gate_timeline import TIMELINES_FILE, read_timelines
+from mistere.metrics.predictions import PREDICTIONS_FILE, read_predictions
+from mistere.registry.lineage import Lineage
+from mistere.registry.model_registry import RegisteredVersion
+from pipelines.cli.commands.models import code_of
+from pipelines.cli.comparison_page import ComparedModel, render_comparison, summary
+from pipelines.cli.registry_location import RegistryLocation
+
+
+def compare(place: RegistryLocation, one: str, other: str, model_name: str, page: Path) -> None:
+    """Write the page and say what it says first.
+
+    Args:
+        place: store and registry.
+        one: a version.
+        other: another one; differences are ``one`` minus ``other``.
+        model_name: the model, where a reference names none.
+        page: the file to write.
+    """
+    first, second = (_compared(place, *place.find(reference, model_name)) for reference in (one, other))
+    page.parent.mkdir(parents=True, exist_ok=True)
+    partial = page.with_name(f".{page.name}.partial")
+    partial.write_text(render_comparison(first, second), encoding="utf-8")
+    partial.replace(page)
+    console = Console(highlight=False)
+    console.print(summary(first, second), markup=False, soft_wrap=True)
+    console.print(f"report   {page}", markup=False, soft_wrap=True)
+
+
+def _compared(place: RegistryLocation, version: RegisteredVersion, lineage: Lineage) -> ComparedModel:
+    opened = open_artifact(place.store, EvaluationReport, lineage.evaluation_digest)
+    timelines = opened.file(TIMELINES_FILE)
+    aliases = "".join(f" @{alias}" for alias in version.aliases)
+    return ComparedModel(
+        title=f"{version.name}, version {version.version}{aliases}",
+        facts={
+            "bundle": lineage.bundle_digest,
+            "code": code_of(lineage.commit, lineage.dirty),
+            "dataset": f"{lineage.dataset}, version {lineage.dvc_digest}",
+            "run": lineage.run_id,
+            "profile": lineage.profile,
+            "registered": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(version.created)),
+        },
+        evaluation=opened.manifest,
+        predictions=read_predictions(opened.file(PREDICTIONS_FILE)),
+        timelines=read_timelines(timelines) if timelines.is_file() else [],
+    )

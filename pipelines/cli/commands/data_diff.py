@@ -1,0 +1,89 @@
+"""``mistere data diff``: two versions of a dataset, compared, for a terminal or as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mistere.artifacts.s3_probe import use_data_endpoint
+from mistere.common.paths import cache_directory
+from mistere.data.diff import DataDiff, Pair, Rows, diff_datasets
+from mistere.data.versions import pin
+
+_KINDS = {
+    "added": "new",
+    "removed": "gone",
+    "moved": "in another split",
+    "label": "with another label",
+    "text": "with another transcript",
+    "audio": "with another recording",
+}
+_MOST_NAMES = 10
+
+
+def diff(before: str, after: str, as_json: bool) -> None:
+    """Compare and print.
+
+    Args:
+        before: the first version, in any way that ``mistere run --data`` takes.
+        after: the second one.
+        as_json: print it as data.
+    """
+    snapshots = str(cache_directory("compared"))
+    versions = pin(before, snapshots), pin(after, snapshots)
+    for version in versions:
+        use_data_endpoint(version.endpoint)
+    found = diff_datasets(*versions)
+    print(found.model_dump_json(indent=1) if as_json else "\n".join(_lines(found)))
+
+
+def _lines(diff: DataDiff) -> Iterator[str]:
+    yield f"{diff.before} -> {diff.after}"
+    if diff.same:
+        yield "Nothing differs."
+        return
+    shards = diff.shards
+    yield (
+        f"shards: {len(shards['kept'])} kept, {len(shards['added'])} new or rewritten, {len(shards['removed'])} replaced or "
+        f"gone; {diff.bytes_to_fetch / 1e6:.1f} MB to fetch"
+    )
+    yield from (f"dataset.yaml: {change}" for change in diff.info)
+    yield ""
+    yield _row("split", "utterances", "dialogues", "minutes of audio", "median seconds")
+    for split, figures in diff.splits.items():
+        yield _row(
+            split,
+            _pair(figures.utterances),
+            _pair(figures.dialogues),
+            _pair(figures.minutes, 1),
+            _pair(figures.median_seconds, 2),
+        )
+    yield ""
+    yield _row("label", "utterances")
+    for label, pair in diff.labels.items():
+        yield _row(label, _pair(pair))
+    yield ""
+    for kind, words in _KINDS.items():
+        rows: Rows = getattr(diff, kind)
+        if rows.count:
+            yield f"{rows.count:,} utterance{'' if rows.count == 1 else 's'} {words}: {_some(rows.examples, rows.count)}"
+    if diff.relabelled:
+        yield "labels changed: " + ", ".join(f"{change} ({count:,})" for change, count in diff.relabelled.items())
+    for what, names in (("new", diff.speakers_added), ("gone", diff.speakers_removed)):
+        if names:
+            shown = _some(names[:_MOST_NAMES], len(names))
+            yield f"{len(names):,} speaker{'' if len(names) == 1 else 's'} {what}: {shown}"
+    if diff.unmeasured:
+        yield f"{diff.unmeasured:,} recordings tell no duration and are not counted in the minutes."
+
+
+def _some(names: list[str], count: int) -> str:
+    return ", ".join(names) + (", …" if count > len(names) else "")
+
+
+def _pair(pair: Pair, digits: int = 0) -> str:
+    before, after = (f"{value:,.{digits}f}" for value in (pair.before, pair.after))
+    return before if before == after else f"{before} -> {after}"
+
+
+def _row(first: str, *others: str) -> str:
+    return f"{first[:24]:<25}" + "".join(f"{other:>24}" for other in others)

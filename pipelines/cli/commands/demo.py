@@ -1,0 +1,137 @@
+"""``mistere demo``: a page for people that talks to a predictor."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import socket
+import tempfile
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+from urllib.parse import urlsplit
+
+from mistere.common.errors import MistereError, UsageError
+from mistere.serving.client import DialogueClient, EndpointError, EndpointPrediction
+from pipelines.cli.demo.conversation import ConversationTurn
+
+_WAIT_SECONDS = 5.0
+
+
+def demo(bundle: str | None, url: str | None, output: Path, host: str, port: int) -> None:
+    """Serve the page until interrupted.
+
+    Args:
+        bundle: a bundle's place; None for the one that is deployed in ``output``. Beside ``url`` only its example is used.
+        url: a running predictor; None starts one.
+        output: the folder of ``mistere run``.
+        host: address to listen on.
+        port: port to listen on.
+
+    Raises:
+        UsageError: Gradio is not installed, nothing is deployed, the port is taken, or the address is none.
+        MistereError: the predictor does not become ready.
+    """
+    if importlib.util.find_spec("gradio") is None:
+        raise UsageError("the page needs the package gradio: pip install 'mistere[demo]'.")
+    signal.signal(signal.SIGTERM, _leave)
+    from pipelines.cli.demo.server import listen
+
+    with listen(host, port) as listener:
+        if url is None:
+            _with_predictor(bundle, output, listener)
+        else:
+            client = _running(url)
+            _serve(client, _without_secrets(url), _example(bundle) if bundle else [], listener)
+
+
+def _running(url: str) -> DialogueClient:
+    """A client of a predictor that runs already."""
+    if not url.startswith(("http://", "https://")):
+        raise UsageError(f"{url}: a predictor's address starts with http:// or https://.")
+    client = DialogueClient(url)
+    try:
+        client.wait_ready(_WAIT_SECONDS)
+    except EndpointError as error:
+        reason = f"it answers {error.code}" if error.code else "nothing answers"
+        raise MistereError(
+            f"there is no predictor ready at {_without_secrets(url)} ({reason}): give the REST address of `mistere serve`."
+        ) from error
+    return client
+
+
+def _with_predictor(bundle: str | None, output: Path, listener: socket.socket) -> None:
+    """Start a predictor, and serve the page until interrupted."""
+    from mistere.artifacts.object_store import LocalStore
+    from mistere.config.deployment import DeploymentConfig
+    from mistere.serving.deployment import deployed_services, read_deployment
+    from mistere.serving.local_predictor import last_line, local_predictor
+
+    store = LocalStore(output.resolve() / "store")
+    services = deployed_services(store)
+    service = services[0] if len(services) == 1 else DeploymentConfig().service
+    place = bundle or read_deployment(store, service).bundle_location
+    with tempfile.TemporaryDirectory(prefix="mistere-demo-") as scratch:
+        log = Path(scratch) / "log"
+        with local_predictor(place, service, log) as (client, wait_ready):
+            print(f"starting the predictor of {place}", flush=True)
+            try:
+                wait_ready(DeploymentConfig().ready_timeout)
+            except EndpointError as error:
+                raise MistereError(f"the predictor did not become ready: {error}{last_line(log)}") from error
+            _serve(client, "a predictor on this machine", _example(place), listener)
+
+
+def _serve(client: DialogueClient, place: str, example: Sequence[ConversationTurn], listener: socket.socket) -> None:
+    with tempfile.TemporaryDirectory(prefix="mistere-demo-") as uploads:
+        # Gradio reads these when it is imported.
+        os.environ.update(
+            GRADIO_ANALYTICS_ENABLED="False", HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", GRADIO_TEMP_DIR=uploads
+        )
+        from pipelines.cli.demo.page import build_page
+        from pipelines.cli.demo.server import serve_page
+
+        page = build_page(partial(_ask, client), place, example)
+        serve_page(page, listener, lambda address: print(f"the page is at {address}  stop with Ctrl-C", flush=True))
+
+
+def _ask(client: DialogueClient, turns: Sequence[ConversationTurn]) -> EndpointPrediction:
+    """The answer; where there is none, the error does not tell the page the predictor's address."""
+    try:
+        return client.predict_rest(turns)
+    except EndpointError as error:
+        raise EndpointError(str(error).replace(client.url, "the predictor"), error.code) from error
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    """End as Ctrl-C does: the predictor is stopped, and what was recorded is deleted."""
+    raise KeyboardInterrupt
+
+
+def _without_secrets(url: str) -> str:
+    """The address as a reader of the page may see it: no user, no password, no query."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _example(place: str) -> list[ConversationTurn]:
+    """The dialogue that a bundle carries; none where it carries none."""
+    from mistere.artifacts.io import open_artifact
+    from mistere.artifacts.manifests import ModelBundle
+    from mistere.artifacts.object_store import open_store
+    from mistere.data.audio import listen
+    from mistere.serving.example_dialogue import read_example
+
+    root, found, digest = place.rstrip("/").rpartition("/artifacts/ModelBundle/")
+    if not found:
+        raise UsageError(f"{place} is no bundle: a bundle lies in STORE/artifacts/ModelBundle/DIGEST.")
+    example = read_example(open_artifact(open_store(root), ModelBundle, digest).path)
+    turns = []
+    for utterance in example.dialogue if example else []:
+        recording = listen(utterance.audio) if utterance.audio else None
+        seconds = len(recording.wave) / recording.rate if recording else 0.0
+        turns.append(ConversationTurn(utterance.text, utterance.audio, seconds))
+    return turns

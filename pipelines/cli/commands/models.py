@@ -1,0 +1,110 @@
+"""``mistere models``: what the registry holds, and what happened to the champion."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from mistere.registry.champion import read_champion
+from mistere.registry.model_registry import RegisteredVersion, registered_versions
+from mistere.registry.promotion_log import PromotionEvent, read_log
+from pipelines.cli.registry_location import RegistryLocation
+
+
+def models(place: RegistryLocation, model_name: str, *, log: bool, as_json: bool) -> None:
+    """List the versions, newest first, or the promotion log, oldest first.
+
+    Args:
+        place: store and registry.
+        model_name: which model.
+        log: the promotion log instead.
+        as_json: as data.
+    """
+    versions = registered_versions(place.tracking_uri, model_name)
+    events = read_log(place.store)
+    champion = read_champion(place.store).digest
+    if as_json:
+        plain: Any = [event.model_dump() for event in events] if log else [_plain(one, champion) for one in versions]
+        print(json.dumps(plain, indent=1))
+        return
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=200)  # a file or a pipe wraps nothing
+    if log:
+        console.print(_log_table(events) if events else "Nothing has been promoted yet.")
+        return
+    if not versions:
+        console.print(f"The registry holds no version of {model_name} yet: `mistere run` makes one.", markup=False)
+        return
+    console.print(_table(versions))
+    served = next((one for one in versions if one.bundle_digest == champion), None)
+    if served is not None and "champion" not in served.aliases:
+        console.print(
+            f"The champion in the store is version {served.version}; MLflow's alias says otherwise. The next release mends that, "
+            f"and so does `mistere promote {model_name}/{served.version}`.",
+            markup=False,
+        )
+
+
+def _plain(one: RegisteredVersion, champion: str) -> dict[str, Any]:
+    return {
+        "model": one.name,
+        "version": one.version,
+        "aliases": list(one.aliases),
+        "champion": one.bundle_digest == champion,
+        "bundle_digest": one.bundle_digest,
+        "bundle_location": one.bundle_location,
+        "weighted_f1": one.weighted_f1,
+        "dataset": one.tags.get("dataset", ""),
+        "dvc_digest": one.tags.get("dvc_digest", ""),
+        "commit": one.tags.get("commit", ""),
+        "dirty": one.tags.get("dirty") == "True",
+        "run_id": one.tags.get("run_id", ""),
+        "created": one.created,
+    }
+
+
+def _table(versions: list[RegisteredVersion]) -> Table:
+    table = Table("version", "aliases", "weighted F1", "dataset", "code", "bundle", "made", box=None)
+    for one in versions:
+        table.add_row(
+            one.version,
+            ", ".join(one.aliases),
+            f"{one.weighted_f1:.3f}" if one.weighted_f1 is not None else "",
+            f"{one.tags.get('dataset', '')} {one.tags.get('dvc_digest', '')[:8]}",
+            code_of(one.tags.get("commit", ""), one.tags.get("dirty") == "True"),
+            one.bundle_digest[:12],
+            _when(one.created),
+        )
+    return table
+
+
+def code_of(commit: str, dirty: bool) -> str:
+    """The commit in short, with what no commit holds said."""
+    if not commit:
+        return "unknown"
+    return f"{commit[:10]} + uncommitted changes" if dirty else commit[:10]
+
+
+def _log_table(events: list[PromotionEvent]) -> Table:
+    table = Table("when", "what", "outcome", "version", "from", "to", "by", "why", box=None)
+    for event in events:
+        table.add_row(
+            _when(event.at),
+            event.action,
+            event.outcome,
+            event.version,
+            event.before[:12],
+            event.after[:12],
+            event.by,
+            event.reason,
+        )
+    return table
+
+
+def _when(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.gmtime(seconds))

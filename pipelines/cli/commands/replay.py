@@ -1,0 +1,261 @@
+"""``mistere replay``: make a model again from its lineage alone, and see whether it comes out the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from mistere.artifacts.manifests import EvaluationReport
+from mistere.artifacts.object_store import LocalStore
+from mistere.common.errors import ExitCode, MistereError, UsageError
+from mistere.common.paths import PROJECT_ROOT
+from mistere.registry.lineage import Environment, Lineage, this_environment
+from mistere.runs.outcome import FINISHED, Outcome, read_manifest, read_outcome
+from pipelines.cli.registry_location import RegistryLocation
+
+TOLERANCE = 1e-6
+_LOCKS = ("requirements.lock", "requirements-encoders.lock")
+_ARTIFACTS = {
+    "utterances": ("validate_data", "accepted"),
+    "speech encoder": ("finetune_encoder-speech", "encoder"),
+    "text encoder": ("finetune_encoder-text", "encoder"),
+    "mixture": ("train_moe", "model"),
+}
+"""Which output of which task each one is, in the pipeline's order."""
+_CONSOLE = Console(highlight=False)
+
+
+def replay(place: RegistryLocation, reference: str, model_name: str, work: Path) -> int:
+    """Make the model again and compare.
+
+    The data comes from its remote at the recorded digest, the code from a fresh worktree at the recorded commit, run in an
+    environment of that commit's lock; nothing of the first run is looked at before its figures are compared.
+
+    Args:
+        place: store and registry.
+        reference: the version.
+        model_name: the model, where the reference names none.
+        work: folder for the second run; a replay that was killed goes on from there.
+
+    Returns:
+        0 where the metrics are the same to 1e-6, else 3.
+
+    Raises:
+        MistereError: it cannot be made again, or the second run failed.
+    """
+    version, lineage = place.find(reference, model_name)
+    _insist_on_reproducible(version.version, lineage)
+    first = read_manifest(place.store, EvaluationReport, lineage.evaluation_digest)
+    work = work.resolve() / lineage.bundle_digest[:12]
+    work.mkdir(parents=True, exist_ok=True)
+    _say(
+        f"replaying version {version.version} of {version.name}: commit {lineage.commit[:12]}, data {lineage.dvc_digest}"
+    )
+    with _worktree(lineage.commit, work / "tree") as tree:
+        python = _environment(tree)
+        outcome = _run_again(lineage, tree, python, work)
+    store = LocalStore(work / "output" / "store")
+    second = _evaluation(store, outcome)
+    differences = different_metrics(first.metrics, second.metrics)
+    here = this_environment().model_copy(update={"device": _device(second)})
+    report = {
+        "model": version.name,
+        "version": version.version,
+        "bundle_digest": lineage.bundle_digest,
+        "same": not differences,
+        "compared": sum(1 for name in first.metrics if name.startswith("test.")),
+        "tolerance": TOLERANCE,
+        "differences": {name: list(pair) for name, pair in differences.items()},
+        "same_bundle": outcome.bundle_digest == lineage.bundle_digest if outcome.bundle_digest else None,
+        "artifacts": _compared_artifacts(lineage, outcome),
+        "environment": {"then": lineage.environment.model_dump(), "now": here.model_dump()},
+        "run": outcome.run_id,
+    }
+    file = work / "replay.json"
+    file.write_text(json.dumps(report, indent=1), encoding="utf-8")
+    _tell(report, lineage.environment, here, file)
+    return 0 if report["same"] else int(ExitCode.NOT_PROMOTED)
+
+
+def different_metrics(
+    first: Mapping[str, float], second: Mapping[str, float]
+) -> dict[str, tuple[float | None, float | None]]:
+    """The test metrics that differ by more than the tolerance, or that one of the two lacks; the largest difference first."""
+    names = {name for name in (*first, *second) if name.startswith("test.")}
+    found = {}
+    for name in names:
+        one, other = first.get(name), second.get(name)
+        if one is None or other is None or not abs(one - other) <= TOLERANCE:
+            found[name] = (one, other)
+
+    def size(name: str) -> tuple[float, str]:
+        one, other = found[name]
+        return (-abs(one - other) if one is not None and other is not None else float("-inf"), name)
+
+    return {name: found[name] for name in sorted(found, key=size)}
+
+
+def _insist_on_reproducible(version: str, lineage: Lineage) -> None:
+    if not lineage.reproducible:
+        what = "with uncommitted changes" if lineage.commit else "outside a Git repository"
+        raise MistereError(
+            f"version {version} was made from code {what}: no commit holds it, so it can't be made again."
+        )
+    if not lineage.config:
+        raise MistereError(f"version {version} has no configuration in its lineage, so it can't be made again.")
+    if lineage.data_endpoint:
+        os.environ.setdefault("AWS_ENDPOINT_URL_S3", lineage.data_endpoint)
+
+
+@contextmanager
+def _worktree(commit: str, tree: Path) -> Iterator[Path]:
+    """A fresh working tree of the project at a commit, removed afterwards."""
+    if _git("cat-file", "-e", f"{commit}^{{commit}}").returncode:
+        raise UsageError(
+            f"the commit {commit[:12]} is not in this clone ({PROJECT_ROOT}): fetch it (`git fetch --all`) and run again."
+        )
+    _remove(tree)
+    done = _git("worktree", "add", "--detach", "--force", str(tree), commit)
+    if done.returncode:
+        raise MistereError(
+            f"Git could not make a working tree at {commit[:12]} ({done.stderr.strip().splitlines()[-1]})."
+        )
+    try:
+        yield tree
+    finally:
+        _remove(tree)
+
+
+def _remove(tree: Path) -> None:
+    _git("worktree", "remove", "--force", str(tree))
+    shutil.rmtree(tree, ignore_errors=True)
+    _git("worktree", "prune")
+
+
+def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            ["git", *arguments], cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=120, check=False
+        )
+    except OSError as error:
+        raise MistereError(f"Git is needed to make a working tree at the model's commit ({error}).") from error
+
+
+def _environment(tree: Path) -> Path:
+    """A Python with what the tree's lock pins: this one where the locks are equal, else one made for the tree."""
+    if _locks(tree) == _locks(PROJECT_ROOT):
+        return Path(sys.executable)
+    _say("its lock differs from this environment's: making one of its own (minutes, and a package index is needed)")
+    if subprocess.run(["make", "setup", f"PYTHON={sys.executable}"], cwd=tree, check=False).returncode:
+        raise MistereError(
+            f"the environment of commit {tree.name} could not be made from its lock; the output above says why."
+        )
+    return tree / ".venv" / "bin" / "python"
+
+
+def _locks(tree: Path) -> list[str]:
+    files = [tree / name for name in _LOCKS]
+    return [hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "" for file in files]
+
+
+def _run_again(lineage: Lineage, tree: Path, python: Path, work: Path) -> Outcome:
+    """The run itself, by the tree's own command, with its output shown."""
+    profile = work / "profile.yaml"
+    profile.write_text(yaml.safe_dump(lineage.config, sort_keys=False), encoding="utf-8")
+    data = _pinned_data(lineage, work)
+    output = work / "output"
+    command = [str(python), "-m", "mistere", "run", "--profile", str(profile), "--data", str(data)]
+    done = subprocess.run(
+        [*command, "--output", str(output)],
+        cwd=tree,
+        env={**os.environ, "PYTHONPATH": str(tree)},
+        check=False,
+    )
+    runs = sorted((output / "store" / "runs").glob("*/run.json"), key=lambda path: path.stat().st_mtime_ns)
+    if done.returncode not in (ExitCode.DEPLOYED, ExitCode.NOT_PROMOTED) or not runs:
+        raise MistereError(
+            f"the second run did not come to its figures (exit code {done.returncode}); its output is above."
+        )
+    return read_outcome(LocalStore(output / "store"), runs[-1].parent.name)
+
+
+def _pinned_data(lineage: Lineage, work: Path) -> Path:
+    """A ``.dvc`` file that pins the recorded digest, in a project whose default remote is the recorded one."""
+    (work / ".dvc").mkdir(exist_ok=True)
+    settings = (
+        f"[core]\n    no_scm = True\n    remote = recorded\n['remote \"recorded\"']\n    url = {lineage.data_remote}\n"
+    )
+    if lineage.data_endpoint:
+        settings += f"    endpointurl = {lineage.data_endpoint}\n"
+    (work / ".dvc" / "config").write_text(settings, encoding="utf-8")
+    tracked = work / "data.dvc"
+    tracked.write_text(
+        yaml.safe_dump({"outs": [{"md5": lineage.dvc_digest, "hash": "md5", "path": "data"}]}), encoding="utf-8"
+    )
+    return tracked
+
+
+def _evaluation(store: LocalStore, outcome: Outcome) -> EvaluationReport:
+    record = outcome.finished("evaluate_model")
+    if record is None:
+        raise MistereError(f"the second run did not come to its evaluation: {' '.join(outcome.reasons)}")
+    return read_manifest(store, EvaluationReport, record.outputs["report"])
+
+
+def _compared_artifacts(lineage: Lineage, outcome: Outcome) -> dict[str, dict[str, str]]:
+    """Digests then and now, in the pipeline's order."""
+    found = {}
+    for name, (task, output) in _ARTIFACTS.items():
+        record = next((one for one in outcome.stages if one.task == task and one.status in FINISHED), None)
+        found[name] = {"then": lineage.artifacts.get(name, ""), "now": record.outputs.get(output, "") if record else ""}
+    return found
+
+
+def _device(evaluation: EvaluationReport) -> str:
+    return evaluation.made_by.device if evaluation.made_by else ""
+
+
+def _tell(report: Mapping[str, Any], then: Environment, now: Environment, file: Path) -> None:
+    if report["same"]:
+        bundle = ", and the bundle is the same to the byte" if report["same_bundle"] else ""
+        _say(f"SAME: all {report['compared']} test metrics agree to {TOLERANCE:g}{bundle}.")
+    else:
+        differences = report["differences"]
+        _say(f"DIFFERENT: {len(differences)} of {report['compared']} test metrics differ by more than {TOLERANCE:g}.")
+        for name, (one, other) in list(differences.items())[:10]:
+            _say(f"  {name}: {_number(one)} then, {_number(other)} now")
+        changed = [name for name, pair in report["artifacts"].items() if pair["then"] != pair["now"]]
+        _say(
+            f"The first artifact that differs: {changed[0]}."
+            if changed
+            else "All artifacts before the evaluation are equal."
+        )
+    unlike = [
+        f"{field}: {before or 'unknown'} then, {after or 'unknown'} now"
+        for field, before in then.model_dump().items()
+        if (after := getattr(now, field)) != before
+    ]
+    if unlike:
+        _say("The environment differs, which can change the last digits:")
+        for sentence in unlike:
+            _say(f"  {sentence}")
+    _say(f"report   {file}")
+
+
+def _number(value: float | None) -> str:
+    return "missing" if value is None else f"{value:.8f}"
+
+
+def _say(sentence: str) -> None:
+    _CONSOLE.print(sentence, markup=False, soft_wrap=True)

@@ -1,0 +1,141 @@
+"""``mistere run``: pin the data, start the pipeline here, show its progress, say how it ended."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from mistere.artifacts.object_store import LocalStore
+from mistere.artifacts.s3_probe import use_data_endpoint
+from mistere.common.code_digest import git_state
+from mistere.common.errors import MistereError
+from mistere.config.loader import Config
+from mistere.data.versions import pin
+from mistere.engine.stage import RunContext, new_run_id
+from mistere.runs.outcome import read_outcome
+from mistere.runs.run_info import RunOrigin, write_run_info
+from mistere.serving.kserve.inference_service import check_support
+from pipelines.cli.run_display import Display, summary
+from pipelines.local_runner import start
+from pipelines.profiles import load_profile, pipeline_arguments
+
+
+def run(profile: str, data: str | None, settings: Sequence[str], output: Path, tracking: str | None = None) -> int:
+    """Run the pipeline in this machine's processes.
+
+    Args:
+        profile: settings to start from.
+        data: a dataset folder or ``.dvc`` file; None for the profile's.
+        settings: ``--set`` on top.
+        output: folder of the store, the registry and the reports.
+        tracking: the MLflow server; None for a database in ``output``.
+
+    Returns:
+        The exit code.
+    """
+    config = load_profile(profile, settings)
+    with _only_run(output) as store:
+        return _run(config, store, profile, data, tracking or f"sqlite:///{store.root.parent / 'mlflow.db'}")
+
+
+def _run(config: Config, store: LocalStore, profile: str, data: str | None, tracking: str) -> int:
+    check_support(config.deployment, store.uri)
+    source = data if data is not None else config.data.source
+    pinned = pin(source, str(store.root.parent / "data-remote"))
+    use_data_endpoint(pinned.endpoint)
+    run_id = new_run_id()
+    commit, dirty = git_state()
+    context = RunContext(
+        run_id=run_id,
+        store=store.uri,
+        tracking_uri=tracking,
+        data_remote=pinned.remote,
+        data_digest=pinned.digest,
+        profile=profile,
+        commit=commit,
+        dirty=dirty,
+    )
+    folder = store.root.parent / "runs" / run_id
+    folder.mkdir(parents=True)
+    write_run_info(store, context, RunOrigin.of(config, ["mistere", *sys.argv[1:]], source, pinned))
+    arguments = folder / "arguments.json"
+    arguments.write_text(json.dumps(pipeline_arguments(config, context)), encoding="utf-8")
+    process = start(arguments, folder / "kfp", folder / "events.jsonl", folder / "kfp.log")
+    _follow(process, folder / "events.jsonl", store, run_id)
+    outcome = read_outcome(store, run_id)
+    summary(outcome, store.root.parent, folder / "kfp.log")
+    return outcome.exit_code
+
+
+@contextmanager
+def _only_run(output: Path) -> Iterator[LocalStore]:
+    """The output folder's store, locked: two runs at once would train in the same checkpoints."""
+    store = _open_output(output)
+    with (store.root.parent / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise MistereError(
+                f"another run is at work in {store.root.parent}: wait for it, or choose another --output."
+            ) from None
+        _sweep(store)
+        yield store
+
+
+def _open_output(output: Path) -> LocalStore:
+    root = output.resolve()
+    try:
+        (root / "store").mkdir(parents=True, exist_ok=True)
+        probe = root / f".probe-{os.getpid()}"
+        probe.write_bytes(b"x" * 65536)
+        probe.unlink()
+    except OSError as error:
+        raise MistereError(
+            f"cannot write to {root} ({error.strerror}): choose another folder with --output."
+        ) from error
+    return LocalStore(root / "store")
+
+
+def _sweep(store: LocalStore) -> None:
+    """Remove what killed stages left half-made: nobody else is at work here."""
+    halves = [*store.local_path("scratch").glob("*"), *store.local_path("artifacts").glob("*/.*")]
+    for half in halves:
+        shutil.rmtree(half, ignore_errors=True)
+
+
+def _follow(process: subprocess.Popen[bytes], events: Path, store: LocalStore, run_id: str) -> None:
+    """Show events until the pipeline's process ends; Ctrl-C, or being told to end, ends it too."""
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, signal.default_int_handler)
+    with Display() as display:
+        position = 0
+        try:
+            while True:
+                ended = process.poll() is not None
+                if events.is_file():
+                    with events.open("rb") as file:
+                        file.seek(position)
+                        for line in file:
+                            if not line.endswith(b"\n"):
+                                break
+                            position += len(line)
+                            with suppress(ValueError, LookupError):  # a line that a killed stage cut short
+                                display.show(json.loads(line))
+                if ended:
+                    return
+                time.sleep(0.1)
+        except KeyboardInterrupt:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise MistereError(
+                f"interrupted; what has finished is kept in {store.uri}, and the same command goes on from there."
+            ) from None

@@ -1,0 +1,167 @@
+"""``mistere submit``: pin the data, upload the pipeline's version, start a run on a cluster, and follow it if asked to."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from mistere.artifacts.manifests import canonical_digest
+from mistere.common.errors import MistereError
+from mistere.config.loader import Config
+from mistere.data.versions import PinnedData
+from mistere.engine.stage import RunContext, new_run_id
+from mistere.runs.run_info import RunOrigin, write_run_info
+from pipelines.cli.run_display import summary
+from pipelines.cli.run_follower import follow
+from pipelines.kubeflow.client import Pipelines
+from pipelines.kubeflow.failures import UnavailableError
+from pipelines.kubeflow.submissions import Claim, Submission, give_back, read_claim, standing, take
+from pipelines.kubeflow.target import ClusterTarget, cluster_place, pin_for_cluster
+from pipelines.kubeflow.version import Version, compiled_version, profile_name, releasable_tree, uploaded
+from pipelines.profiles import load_profile, pipeline_arguments
+
+if TYPE_CHECKING:
+    from kfp_server_api import V2beta1Run
+
+
+def submit(
+    profile: str,
+    data: str | None,
+    settings: Sequence[str],
+    *,
+    host: str | None = None,
+    store: str | None = None,
+    tracking: str | None = None,
+    wait: bool = False,
+    force: bool = False,
+    allow_dirty: bool = False,
+    if_changed: bool = False,
+    every: float = 5.0,
+) -> int:
+    """Start a run on a cluster, unless the same was submitted before and did not fail.
+
+    Args:
+        profile: settings to start from.
+        data: see :mod:`mistere.data.versions`; None for the profile's.
+        settings: ``--set`` on top.
+        host: of Kubeflow Pipelines.
+        store: ``s3://bucket/prefix``.
+        tracking: the MLflow server.
+        wait: follow the run, and answer with its outcome.
+        force: start a run also where the same was submitted before.
+        allow_dirty: take a tree with changes that no commit holds.
+        if_changed: where the same was submitted before, that is all.
+        every: seconds between two looks at a run that is followed.
+
+    Returns:
+        The exit code.
+    """
+    config = load_profile(profile, settings)
+    place = cluster_place(config.cluster, host, store, tracking)
+    tree = releasable_tree(allow_dirty=allow_dirty)
+    source = data if data is not None else config.data.source
+    pinned = pin_for_cluster(source, place.store)
+    version = compiled_version(profile, tuple(settings), tree)
+    pipelines = Pipelines(place.host, config.cluster.namespace)
+    claim = read_claim(place.store, _digest(config, profile, pinned, version))
+    found = None if force else standing(pipelines, place.store, claim)
+    if found is not None:
+        print(
+            f"nothing changed: {found.version} with data {found.data_digest[:12]} was submitted "
+            f"{time.strftime('%Y-%m-%d %H:%M', time.gmtime(found.submitted_at))} UTC; --force runs it again."
+        )
+        if if_changed:
+            return 0
+        submission = found
+    else:
+        origin = RunOrigin.of(config, ["mistere", *sys.argv[1:]], source, pinned)
+        context = RunContext(
+            run_id=new_run_id(),
+            store=place.store.uri,
+            tracking_uri=place.tracking_uri,
+            data_remote=pinned.remote,
+            data_digest=pinned.digest,
+            profile=profile_name(profile),
+            commit=tree.commit,
+            dirty=tree.dirty,
+        )
+        submission = _start(pipelines, place, claim, config, context, origin, version)
+    print(f"run      {submission.run_id} in namespace {submission.namespace}")
+    print(f"page     {pipelines.page(submission.kfp_run_id)}", flush=True)
+    if not wait:
+        return 0
+    outcome = follow(pipelines, submission.kfp_run_id, place.store, submission.run_id, every)
+    summary(outcome, None, pipelines.page(submission.kfp_run_id))
+    return outcome.exit_code
+
+
+def _digest(config: Config, profile: str, pinned: PinnedData, version: Version) -> str:
+    """What makes two submits the same: commit, compiled pipeline, profile and settings, data, and where it runs."""
+    context = RunContext(run_id="", store="", tracking_uri="", data_remote=pinned.remote, data_digest=pinned.digest)
+    return canonical_digest(
+        {
+            "commit": version.commit,
+            "content": version.content,
+            "profile": profile_name(profile),
+            "namespace": config.cluster.namespace,
+            "arguments": pipeline_arguments(config, context),
+        }
+    )
+
+
+def _start(
+    pipelines: Pipelines,
+    place: ClusterTarget,
+    before: Claim,
+    config: Config,
+    context: RunContext,
+    origin: RunOrigin,
+    version: Version,
+) -> Submission:
+    """Take the record, start the run, and complete the record."""
+    submission = Submission(
+        run_id=context.run_id,
+        version=version.name,
+        commit=context.commit,
+        profile=context.profile,
+        data_digest=context.data_digest,
+        namespace=config.cluster.namespace,
+        submitted_at=time.time(),
+    )
+    taken = take(place.store, before, submission)
+    try:
+        there, new = uploaded(pipelines, version)
+        experiment = pipelines.experiment(config.cluster.experiment)
+        print(f"version  {there.display_name}, {'uploaded' if new else 'there already'}")
+        print(f"data     {context.data_digest[:12]} in {context.data_remote}")
+        write_run_info(place.store, context, origin)
+    except MistereError:
+        give_back(place.store, before, taken)
+        raise
+    try:
+        run = pipelines.start(_run_body(config, context, experiment, there.pipeline_id, there.pipeline_version_id))
+    except UnavailableError:
+        raise  # the run may be there: the next submit looks for it by its name
+    except MistereError:
+        give_back(place.store, before, taken)
+        raise
+    submission = submission.model_copy(update={"kfp_run_id": run.run_id, "version": there.display_name})
+    with suppress(MistereError):  # the run is started, and who reads the record finds it by its name
+        take(place.store, taken, submission)
+    return submission
+
+
+def _run_body(config: Config, context: RunContext, experiment: str, pipeline: str, version: str) -> V2beta1Run:
+    from kfp_server_api import V2beta1PipelineVersionReference, V2beta1Run, V2beta1RuntimeConfig
+
+    return V2beta1Run(
+        display_name=context.run_id,
+        description=f"profile {context.profile}, data {context.data_digest}, commit {context.commit or 'unknown'}",
+        experiment_id=experiment,
+        pipeline_version_reference=V2beta1PipelineVersionReference(pipeline_id=pipeline, pipeline_version_id=version),
+        runtime_config=V2beta1RuntimeConfig(parameters=pipeline_arguments(config, context)),
+        service_account=config.cluster.service_account,
+    )

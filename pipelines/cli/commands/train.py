@@ -1,0 +1,267 @@
+"""``mistere train``: the mixture on embeddings made elsewhere, over seeds, with ablations, a table and a page."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from mistere.common.errors import UsageError
+from mistere.config.mixture import MixtureConfig
+
+if TYPE_CHECKING:
+    from mistere.artifacts.checkpoints import Checkpoints
+    from mistere.config.loader import Config
+    from mistere.model.embeddings import EmbeddedDialogues
+    from pipelines.cli.experiments.ablation import Ablation
+    from pipelines.cli.experiments.figures import Figures
+    from pipelines.cli.experiments.trial import OnEpoch, Trial
+
+_IDENTITY = "made_of.json"
+_WIDTH = 120
+
+
+def train(
+    embeddings: Path,
+    profile: str,
+    settings: Sequence[str],
+    seeds: int,
+    parts: Sequence[str],
+    output: Path,
+    tracking_uri: str | None,
+) -> None:
+    """Train, measure, print, write.
+
+    Everything is written to a temporary name and renamed, ``metrics.json`` last. Killed, the same command goes on from the
+    last epoch.
+
+    Raises:
+        UsageError: the embeddings, the settings or the output are not right; nothing is written.
+    """
+    from pipelines.cli.experiments.ablation import check_names
+    from pipelines.cli.experiments.source import open_source
+    from pipelines.profiles import load_profile
+
+    parts = check_names(parts)
+    whole = load_profile(profile, settings)
+    data = open_source(embeddings).only(whole.mixture.modalities)
+    workplace = _Workplace(output, whole.mixture, data)
+    _train(embeddings, whole, data, seeds, parts, output, tracking_uri, workplace)
+
+
+def _train(
+    embeddings: Path,
+    whole: Config,
+    data: EmbeddedDialogues,
+    seeds: int,
+    parts: Sequence[str],
+    output: Path,
+    tracking_uri: str | None,
+    workplace: _Workplace,
+) -> None:
+    from pipelines.cli.experiments.ablation import ablate
+    from pipelines.cli.experiments.figures import as_json, summarize
+    from pipelines.cli.experiments.report import best_on_dev, render
+    from pipelines.cli.experiments.trial import run_trial, seeds_of
+
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = _WIDTH  # of a file or a pipe nothing is known; a table that is cut helps nobody
+    workplace.begin()
+    with _telling(console) as tell:
+
+        def one(name: str, config: MixtureConfig) -> Trial:
+            return run_trial(
+                config,
+                data,
+                whole.evaluation,
+                checkpoints=workplace.checkpoints(name, config.seed),
+                on_epoch=tell(f"{name}, seed {config.seed}", config.epochs),
+            )
+
+        trials = [one("mixture", config) for config in seeds_of(whole.mixture, seeds)]
+        figures = summarize(trials, data, whole.evaluation)
+        ablation = ablate(parts, whole.mixture, data, trials, whole.evaluation, one) if parts else None
+    best = best_on_dev(trials)
+    page = render(whole.mixture, data, trials, best, figures, ablation, str(embeddings))
+    _write(output, data, best, page, as_json(figures, trials, ablation))
+    workplace.end()
+    _show(console, data, trials, figures, ablation)
+    if tracking_uri:
+        _track(tracking_uri, whole, trials)
+    console.print(
+        f"\nreport   {output / 'report.html'}\nmetrics  {output / 'metrics.json'}\nmodel    {output / 'model'}"
+    )
+
+
+class _Workplace:
+    """Where the checkpoints of a training lie, and what they are of."""
+
+    def __init__(self, output: Path, config: MixtureConfig, data: EmbeddedDialogues) -> None:
+        from pipelines.cli.experiments.report import settings_of
+
+        if output.exists() and not output.is_dir():
+            raise UsageError(f"--output {output}: that is a file; name a folder.")
+        self._output = output
+        self._folder = output / "checkpoints"
+        self._identity = {"embeddings": data.fingerprint(), "settings": settings_of(config)}
+        file = self._folder / _IDENTITY
+        if not file.is_file():
+            return
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        if found == self._identity:
+            return
+        same_data = found.get("embeddings") == self._identity["embeddings"]
+        raise UsageError(
+            f"--output {output}: it holds checkpoints of an unfinished training with other "
+            f"{'settings' if same_data else 'embeddings'}; finish that one, delete {self._folder}, or name another folder."
+        )
+
+    def begin(self) -> None:
+        """Say what the checkpoints are of."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        aside = self._folder / f".{_IDENTITY}"
+        aside.write_text(json.dumps(self._identity), encoding="utf-8")
+        aside.replace(self._folder / _IDENTITY)
+
+    def checkpoints(self, name: str, seed: int) -> Checkpoints:
+        """Those of one trial."""
+        from mistere.artifacts.checkpoints import Checkpoints
+        from mistere.artifacts.object_store import LocalStore
+
+        return Checkpoints(LocalStore(self._output), name, f"seed-{seed}")
+
+    def end(self) -> None:
+        """Everything is written: forget them."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class _Telling:
+    """Tells of epochs: a line that changes on a terminal, a line a trial elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self.status = console.status("training") if console.is_terminal else None
+
+    def __call__(self, name: str, epochs: int) -> OnEpoch:
+        """A listener for one trial."""
+        if not self.status:
+            self._console.print(f"training {name}")
+
+        def heard(epoch: int, entry: dict[str, float]) -> None:
+            if self.status:
+                self.status.update(f"{name}: epoch {epoch} of {epochs}, dev weighted F1 {entry['dev_weighted_f1']:.3f}")
+
+        return heard
+
+
+@contextlib.contextmanager
+def _telling(console: Console) -> Iterator[_Telling]:
+    telling = _Telling(console)
+    with telling.status or contextlib.nullcontext():
+        yield telling
+
+
+def _write(output: Path, data: EmbeddedDialogues, best: Trial, page: str, metrics: dict[str, Any]) -> None:
+    """Model, predictions, page and, last, the metrics."""
+    from mistere.evaluation.split_metrics import write_predictions
+    from mistere.model.mixture.prediction import save_mixture
+
+    output.mkdir(parents=True, exist_ok=True)
+    model = output / ".model"
+    shutil.rmtree(model, ignore_errors=True)
+    model.mkdir()
+    save_mixture(best.trained.model, model)
+    description = {
+        "labels": data.labels,
+        "experts": best.trained.model.experts,
+        "temperature": best.trained.temperature,
+        "seed": best.seed,
+        "dev.weighted_f1": best.trained.dev_weighted_f1,
+    }
+    (model / "model.json").write_text(json.dumps(description, indent=1, ensure_ascii=False), encoding="utf-8")
+    test = data.split("test")
+    names = [dialogue.dialogue_id for dialogue in test]
+    write_predictions(output / ".predictions.parquet", best.answers, [dialogue.labels for dialogue in test], names)
+    (output / ".report.html").write_text(page, encoding="utf-8")
+    content = json.dumps(metrics, indent=1, ensure_ascii=False, allow_nan=False)
+    (output / ".metrics.json").write_text(content, encoding="utf-8")
+    (output / "metrics.json").unlink(missing_ok=True)
+    shutil.rmtree(output / "model", ignore_errors=True)
+    for name in ("model", "predictions.parquet", "report.html", "metrics.json"):
+        (output / f".{name}").replace(output / name)
+
+
+def _track(tracking_uri: str, whole: Config, trials: Sequence[Trial]) -> None:
+    from mistere.registry.model_registry import log_training
+
+    for trial in trials:
+        log_training(
+            tracking_uri,
+            whole.registry.experiment,
+            f"train seed {trial.seed}",
+            metrics=trial.metrics,
+            parameters=whole.mixture.model_dump(mode="json") | {"seed": trial.seed},
+            history=trial.trained.history,
+        )
+
+
+def _show(
+    console: Console, data: EmbeddedDialogues, trials: Sequence[Trial], figures: Figures, ablation: Ablation | None
+) -> None:
+    from mistere.metrics.expert_gate import collapsed_gate
+
+    several = len(trials) > 1
+    metrics = figures.metrics
+
+    def table(*columns: str) -> Table:
+        made = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+        for place, column in enumerate(columns):
+            made.add_column(column, justify="right" if place else "left", no_wrap=True)
+        return made
+
+    scores = table("test", "weighted F1", "95 % interval", *(["± over seeds"] if several else []))
+    for name, one, std in [("mixture", figures.mixture, figures.std), *figures.rows]:
+        scores.add_row(
+            name, f"{one.value:.3f}", f"[{one.low:.3f}, {one.high:.3f}]", *([f"{std:.3f}"] if several else []),
+            style="bold" if name == "mixture" else "",
+        )  # fmt: skip
+    console.print()
+    console.print(scores)
+    for found, than in ((figures.gain, "the better single-modality expert"), (figures.over_late_fusion, "late fusion")):
+        if found:
+            console.print(
+                f"the mixture over {than}: {100 * found.value:+.1f} points [{100 * found.low:+.1f}, {100 * found.high:+.1f}]",
+                markup=False,
+            )
+    classes = table("emotion", "F1", "utterances")
+    for label in data.labels:
+        classes.add_row(label, f"{metrics[f'test.f1.{label}']:.3f}", f"{metrics[f'test.support.{label}']:.0f}")
+    console.print()
+    console.print(classes)
+    gate = table("gate", "mean weight", "leads")
+    for name in trials[0].trained.model.experts:
+        gate.add_row(name, f"{metrics[f'test.gate.{name}.mean']:.2f}", f"{metrics[f'test.gate.{name}.led']:.0%}")
+    console.print()
+    console.print(gate)
+    if "test.gate.entropy" in metrics:
+        console.print(f"evenness of the weights (normalised entropy): {metrics['test.gate.entropy']:.2f}")
+    if collapse := collapsed_gate(metrics, trials[0].trained.model.experts):
+        console.print(collapse, style="yellow", markup=False)
+    if ablation:
+        parts = table("without", "weighted F1", "± over seeds", "difference in points")
+        for row in ablation.rows:
+            if row.difference is None or row.mean is None:
+                parts.add_row(row.title, "", "", "changes nothing here")
+                continue
+            low, high = 100 * row.difference.low, 100 * row.difference.high
+            shown = f"{100 * row.difference.value:+.1f} [{low:+.1f}, {high:+.1f}]"
+            parts.add_row(row.title, f"{row.mean:.3f}", f"{row.std:.3f}", shown)
+        console.print()
+        console.print(parts)

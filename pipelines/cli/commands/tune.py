@@ -1,0 +1,72 @@
+"""``mistere tune``: good settings for given embeddings, on dev only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+
+def tune(
+    embeddings: Path,
+    profile: str,
+    settings: Sequence[str],
+    trials: int,
+    seeds: int,
+    timeout: float | None,
+    output: Path,
+) -> None:
+    """Search, print the best settings and the command that uses them, write ``best.yaml`` and ``tune.json``."""
+    import yaml
+
+    from pipelines.cli.experiments.source import open_source
+    from pipelines.cli.experiments.tuning import tune as search
+    from pipelines.profiles import load_profile
+
+    config = load_profile(profile, settings).mixture
+    data = open_source(embeddings).only(config.modalities)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    found = search(
+        config, data, output, trials=trials, seeds=seeds, timeout_minutes=timeout, tell=lambda text: console.print(text)
+    )
+    _write(output / "best.yaml", yaml.safe_dump({"mixture": found.settings}, sort_keys=False))
+    _write(
+        output / "tune.json",
+        json.dumps(
+            {
+                "dev.weighted_f1": found.dev_weighted_f1,
+                "dev.weighted_f1.start": found.start,
+                "trials": found.trials,
+                "pruned": found.pruned,
+                "settings": found.settings,
+                "importance": found.importance,
+            },
+            indent=1,
+        ),
+    )
+    console.print(
+        f"\ndev weighted F1 {found.dev_weighted_f1:.3f}, {found.start:.3f} at the start; {found.trials} trials, "
+        f"{found.pruned} of them ended early"
+    )
+    for name, value in found.settings.items():
+        shown = f"{value:.3g}" if isinstance(value, float) else str(value)
+        weight = f"   (importance {found.importance[name]:.2f})" if name in found.importance else ""
+        console.print(f"  mixture.{name:<20} {shown}{weight}")
+    chosen = " ".join(f"--set mixture.{name}={_typed(value)}" for name, value in found.settings.items())
+    kept = " ".join(f"--set {setting}" for setting in settings)
+    base = f" --profile {profile}" if profile != "sample" else ""
+    console.print(f"\nuse them:\nmistere train --embeddings {embeddings}{base} {kept + ' ' if kept else ''}{chosen}")
+
+
+def _typed(value: Any) -> str:
+    """A value as ``--set`` reads it back exactly."""
+    return json.dumps(value) if not isinstance(value, str) else value
+
+
+def _write(path: Path, content: str) -> None:
+    aside = path.with_name(f".{path.name}")
+    aside.write_text(content, encoding="utf-8")
+    aside.replace(path)

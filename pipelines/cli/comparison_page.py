@@ -1,0 +1,226 @@
+"""Two models beside each other on one page; differences are shown only where both answered the same test split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from mistere.artifacts.manifests import EvaluationReport
+from mistere.evaluation.gate_timeline import GateTimeline
+from mistere.metrics.classification import (
+    DialogueBootstrap,
+    Figure,
+    Interval,
+    accuracy,
+    f1_per_class,
+    macro_f1,
+    weighted_f1,
+)
+from mistere.metrics.predictions import Predictions
+from mistere.reports.evaluated_model import COVERAGE, Evaluated, estimate_text
+from mistere.reports.evaluation_view import MACROS, evaluation_view
+from mistere.reports.html_page import render_page
+from mistere.runs.outcome import Estimate
+
+TEMPLATE = Path(__file__).parent / "comparison_page.html"
+RESAMPLES = 2000
+SEED = 0
+_FIGURES: Sequence[tuple[str, str, Figure | None]] = (
+    ("weighted F1", "test.weighted_f1", weighted_f1),
+    ("macro F1", "test.macro_f1", macro_f1),
+    ("accuracy", "test.accuracy", accuracy),
+    ("expected calibration error", "test.ece", None),
+    ("Brier score", "test.brier", None),
+)
+_LESS_IS_BETTER = frozenset({"test.ece", "test.brier"})
+
+
+@dataclass(frozen=True)
+class ComparedModel:
+    """One of the two models.
+
+    Attributes:
+        title: what it is called, for example ``mistere@champion, version 3``.
+        facts: where it comes from (digest, commit, dataset, when it was made), in the order they are shown.
+        evaluation: its figures.
+        predictions: its answers; None where they are not there.
+        timelines: some of its dialogues.
+    """
+
+    title: str
+    facts: Mapping[str, str]
+    evaluation: EvaluationReport
+    predictions: Predictions | None = None
+    timelines: Sequence[GateTimeline] = ()
+
+
+@dataclass(frozen=True)
+class FigureRow:
+    """A figure of both models and the first minus the second; ``tone`` colours a difference that is settled."""
+
+    name: str
+    one: str
+    other: str
+    difference: str = ""
+    tone: str = ""
+    utterances: int | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the page says on top: a word, the class that colours it, and a sentence."""
+
+    word: str
+    tone: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Test utterances by who is right about them."""
+
+    both: int
+    only_one: int
+    only_other: int
+    neither: int
+
+
+class Pairing:
+    """Differences of the first model minus the second on the test split that both answered."""
+
+    def __init__(self, one: Predictions, other: Predictions) -> None:
+        self._true, self._one, self._other = one.labels, one.predicted, other.predicted
+        self._probabilities = one.probabilities.astype(np.float64), other.probabilities.astype(np.float64)
+        self._classes = one.probabilities.shape[1]
+        self._bootstrap = DialogueBootstrap(one.dialogues, RESAMPLES, SEED)
+
+    def differences(self, figure: Figure) -> list[Interval]:
+        """Of a figure; several where it is one a class."""
+        return self._bootstrap.differences(figure, self._true, self._one, self._other, self._classes)
+
+    def brier_difference(self) -> Interval:
+        """Of the Brier score."""
+        hits = np.eye(self._classes)[self._true]
+        scores = [((probabilities - hits) ** 2).sum(1) for probabilities in self._probabilities]
+        apart = scores[0] - scores[1]
+        draws = self._bootstrap.sums(apart) / self._bootstrap.sums(np.ones(len(apart)))
+        return self._bootstrap.interval(float(apart.mean()), draws)
+
+    def changes(self) -> Changes:
+        """Who is right about how many utterances."""
+        one, other = self._one == self._true, self._other == self._true
+        counted = (one & other, one & ~other, ~one & other, ~one & ~other)
+        return Changes(*(int(rows.sum()) for rows in counted))
+
+
+def summary(one: ComparedModel, other: ComparedModel) -> str:
+    """What the page says first, in a sentence."""
+    return _verdict(one, other, *_paired(one, other)).sentence
+
+
+def render_comparison(one: ComparedModel, other: ComparedModel) -> str:
+    """The page as HTML.
+
+    Args:
+        one: the first model; differences are its figures minus the other's.
+        other: the second model.
+    """
+    if one.title == other.title:
+        one, other = replace(one, title=f"{one.title} (first)"), replace(other, title=f"{other.title} (second)")
+    pairing, obstacle = _paired(one, other)
+    unreadable: list[str] = []
+    shown = [Evaluated(m.evaluation, m.predictions, m.timelines, m.title) for m in (one, other)]
+    return render_page(
+        TEMPLATE,
+        MACROS,
+        one=one,
+        other=other,
+        facts=[(name, one.facts.get(name, ""), other.facts.get(name, "")) for name in {**one.facts, **other.facts}],
+        verdict=_verdict(one, other, pairing, obstacle),
+        paired=pairing is not None,
+        figures=_figures(shown, pairing),
+        classes=_classes(shown, pairing),
+        changes=pairing.changes() if pairing else None,
+        view=evaluation_view(shown, unreadable.append),
+        unreadable=unreadable,
+    )
+
+
+def _paired(one: ComparedModel, other: ComparedModel) -> tuple[Pairing | None, str]:
+    """Differences, or why there are none."""
+    if one.evaluation.test_digest != other.evaluation.test_digest or one.evaluation.labels != other.evaluation.labels:
+        return None, (
+            "Their test splits differ, so the two are never compared: the figures below stand side by side, and no "
+            "difference between them says anything about the models."
+        )
+    lacking = [model.title for model in (one, other) if model.predictions is None]
+    if one.predictions is None or other.predictions is None:
+        return None, (
+            f"The test split is the same, but the predictions of {' and of '.join(lacking)} are not there, so no paired "
+            "difference can be drawn from it."
+        )
+    if not one.predictions.same_test(other.predictions):
+        return None, (
+            "Their predictions are not of the same test utterances, though their digests say so, so the two are never "
+            "compared."
+        )
+    return Pairing(one.predictions, other.predictions), ""
+
+
+def _verdict(one: ComparedModel, other: ComparedModel, pairing: Pairing | None, obstacle: str) -> Verdict:
+    if pairing is None:
+        return Verdict("not compared", "wait", obstacle)
+    found = pairing.differences(weighted_f1)[0]
+    bounds = f"paired {COVERAGE} interval {found.low:+.3f} to {found.high:+.3f}"
+    told = f"weighted F1 differs by {found.value:+.3f} ({bounds})"
+    if found.low == found.high == 0:
+        return Verdict("no difference", "soft", f"{one.title} is exactly as good as {other.title}: {told}.")
+    if found.low > 0:
+        return Verdict("better", "good", f"{one.title} is better than {other.title}: {told}.")
+    if found.high < 0:
+        return Verdict("worse", "bad", f"{one.title} is worse than {other.title}: {told}.")
+    sentence = f"The test split does not settle whether {one.title} or {other.title} is better: {told}."
+    return Verdict("undecided", "wait", sentence)
+
+
+def _figures(shown: Sequence[Evaluated], pairing: Pairing | None) -> list[FigureRow]:
+    rows = []
+    for name, key, figure in _FIGURES:
+        estimates = [model.estimate(key) for model in shown]
+        if any(estimates):
+            apart = _difference(key, figure, pairing)
+            rows.append(_row(name, estimates, apart, key in _LESS_IS_BETTER))
+    return rows
+
+
+def _difference(key: str, figure: Figure | None, pairing: Pairing | None) -> Interval | None:
+    if pairing is None:
+        return None
+    if key == "test.brier":
+        return pairing.brier_difference()
+    return pairing.differences(figure)[0] if figure else None
+
+
+def _classes(shown: Sequence[Evaluated], pairing: Pairing | None) -> list[FigureRow]:
+    labels = list(dict.fromkeys(label for model in shown for label in model.evaluation.labels))
+    apart = dict(zip(shown[0].evaluation.labels, pairing.differences(f1_per_class), strict=True)) if pairing else {}
+    rows = []
+    for label in labels:
+        estimates = [model.estimate(f"test.f1.{label}") for model in shown]
+        support = shown[0].evaluation.metrics.get(f"test.support.{label}") if pairing else None
+        row = _row(label, estimates, apart.get(label), False)
+        rows.append(replace(row, utterances=None if support is None else int(support)))
+    return rows
+
+
+def _row(name: str, estimates: Sequence[Estimate | None], apart: Interval | None, less_is_better: bool) -> FigureRow:
+    one, other = (estimate_text(estimate) for estimate in estimates)
+    if apart is None:
+        return FigureRow(name, one, other)
+    gain = apart.low > 0 if not less_is_better else apart.high < 0
+    loss = apart.high < 0 if not less_is_better else apart.low > 0
+    told = estimate_text(Estimate(value=apart.value, low=apart.low, high=apart.high), signed=True)
+    return FigureRow(name, one, other, told, "good" if gain else "bad" if loss else "")

@@ -1,0 +1,164 @@
+"""The page's pictures as HTML: what is shown is computed here, the templates beside this file only lay it out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipelines.cli.demo.conversation import Conversation, ConversationTurn
+
+if TYPE_CHECKING:
+    import jinja2
+
+    from mistere.serving.client import EndpointPrediction
+
+EXPERT_COLORS = {"speech": "#c06a14", "text": "#3f76cf", "cross_modal": "#22876a"}
+_OTHER_COLOR = "#8a94a3"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of a bar: its name, its share of the bar in 0..1, in words, and its colour."""
+
+    name: str
+    share: float
+    color: str = ""
+
+    @property
+    def size(self) -> str:
+        """The share as a length of CSS."""
+        return f"{100 * self.share:.2f}%"
+
+    @property
+    def percent(self) -> str:
+        """The share in words."""
+        return percent(self.share)
+
+
+def percent(share: float) -> str:
+    """A share in words: ``62 %``; what is above nothing is never called 0."""
+    return "<1 %" if 0 < share < 0.005 else f"{share:.0%}".replace("%", " %")
+
+
+def show_conversation(conversation: Conversation) -> str:
+    """The turns, with what was said, what each was heard by, and its emotion."""
+    answer = conversation.answer
+    if answer is None:
+        return _render("conversation.html", turns=[])
+    shares, trusted = _shares(answer.probabilities), trust(answer)
+    turns = []
+    for index, turn in enumerate(conversation.turns):
+        most = max(trusted[index], key=lambda part: part.share, default=None)
+        row = {
+            "text": turn.text,
+            "seconds": f"{turn.seconds:.1f} s" if turn.audio else "",
+            "heard": heard_by(turn, answer.modalities[index]),
+            "trusted": f"{most.name} {most.percent}" if most else "",
+            "label": answer.predicted[index],
+            "percent": percent(float(shares[index].max())),
+        }
+        turns.append(row)
+    return _render("conversation.html", turns=turns)
+
+
+def show_last(conversation: Conversation) -> str:
+    """The probabilities of the last turn as bars, the likeliest first."""
+    answer = conversation.answer
+    if answer is None:
+        return _render("last.html", bars=[], number=0)
+    bars = [Part(*each) for each in zip(answer.labels, _shares(answer.probabilities)[-1], strict=True)]
+    return _render("last.html", bars=sorted(bars, key=lambda bar: -bar.share), number=len(conversation.turns))
+
+
+def show_timeline(conversation: Conversation) -> str:
+    """Emotions over the turns, and under each turn how far each expert was trusted."""
+    answer = conversation.answer
+    if answer is None:
+        return _render("timeline.html", emotions=[], trusted=[], last=[], version="")
+    shares = _shares(answer.probabilities)
+    trusted = trust(answer)
+    emotions = [
+        (label, [(percent(share), f"{share:.3f}", label == answer.predicted[turn]) for turn, share in enumerate(row)])
+        for label, row in zip(answer.labels, shares.T, strict=True)
+    ]
+    return _render(
+        "timeline.html",
+        emotions=emotions,
+        trusted=trusted,
+        last=trusted[-1],
+        version=answer.parameters.get("model_version", ""),
+    )
+
+
+def show_trouble(conversation: Conversation) -> str:
+    """What went wrong last; nothing where nothing did."""
+    return _render("trouble.html", sentence=conversation.trouble)
+
+
+def trust(answer: EndpointPrediction) -> list[list[Part]]:
+    """Per turn the experts' weights as parts of one bar; an expert that weighs nothing anywhere is left out."""
+    weights = _shares(answer.expert_weights)
+    total = weights.sum(axis=1, keepdims=True)
+    weights = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
+    present = [index for index in range(weights.shape[1]) if weights[:, index].any()]
+    names = answer.experts
+    return [
+        [
+            Part(names[index].replace("_", "-"), float(row[index]), EXPERT_COLORS.get(names[index], _OTHER_COLOR))
+            for index in present
+        ]
+        for row in weights
+    ]
+
+
+def heard_by(turn: ConversationTurn, modalities: str) -> str:
+    """What a turn was heard by, and what was missing or not used, as a phrase.
+
+    Args:
+        turn: what was sent.
+        modalities: what the endpoint says it used: names joined by ``+``, or ``none``.
+    """
+    used = [name for name in modalities.split("+") if name not in ("", "none")]
+    unused = [
+        f"{what} not used" if given else f"no {what}"
+        for name, what, given in (("speech", "audio", turn.audio), ("text", "text", turn.text))
+        if name not in used
+    ]
+    heard = f"heard by {' and '.join(used)}" if used else "heard by nothing: judged by the turns around it"
+    return f"{heard} ({', '.join(unused)})" if unused else heard
+
+
+def _shares(values: np.ndarray) -> np.ndarray:
+    """Numbers as shares in 0..1, whatever was answered."""
+    return np.clip(np.nan_to_num(np.asarray(values, np.float64)), 0.0, 1.0)
+
+
+def _render(template: str, **values: Any) -> str:
+    return _environment().get_template(template).render(**values)
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    import jinja2
+
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def style() -> str:
+    """The page's own style, for its head."""
+    return (Path(__file__).parent / "style.html").read_text(encoding="utf-8")
+
+
+def heading(place: str) -> str:
+    """What the page is, and where what is said goes."""
+    return _render("heading.html", place=place)

@@ -1,0 +1,151 @@
+"""The page's server: it answers what the page itself asks for, and lets the page ask nobody else."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import TYPE_CHECKING, Any, Final
+
+from mistere.common.errors import UsageError
+from pipelines.cli.demo import page as pages
+from pipelines.cli.demo.rendering import style
+
+if TYPE_CHECKING:
+    import gradio
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_POLICY: Final = "; ".join(
+    (
+        "default-src 'self'",
+        "script-src 'self' 'unsafe-inline' 'unsafe-eval'",
+        "style-src 'self' 'unsafe-inline'",
+        "img-src 'self' data: blob:",
+        "media-src 'self' data: blob:",
+        "font-src 'self' data:",
+        "connect-src 'self' data: blob:",
+        "worker-src 'self' blob:",
+        "object-src 'none'",
+        "base-uri 'self'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+_HEADERS: Final = [
+    (b"content-security-policy", _POLICY.encode()),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+]
+_ASKED: Final = re.compile(
+    r"/|/(assets|static|svelte)/.*|/(theme\.css|favicon\.ico|manifest\.json|config)"
+    r"|/gradio_api/(queue/(join|data)|upload|upload_progress|heartbeat/.*|cancel|reset|file=.*|app_id|theme\.css)"
+)
+_ELSEWHERE: Final = re.compile(rb"<meta\s[^>]*content=\"https?://[^>]*>\s*")
+_MOST_BYTES: Final = "8mb"
+
+
+def serve_page(page: gradio.Blocks, listener: socket.socket, ready: Callable[[str], object]) -> None:
+    """Serve until interrupted.
+
+    Args:
+        page: of :func:`pipelines.cli.demo.page.build_page`.
+        listener: of :func:`listen`; closed at the end.
+        ready: is told the page's address.
+    """
+    import fastapi
+    import gradio as gr
+    import uvicorn
+
+    with listener:
+        outer = gr.mount_gradio_app(
+            fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
+            page,
+            path="/",
+            theme=pages.theme(),
+            head=style(),
+            max_file_size=_MOST_BYTES,
+            footer_links=[],
+            run_history=False,
+            ssr_mode=False,
+            mcp_server=False,
+            pwa=False,
+            enable_monitoring=False,
+            show_error=False,
+        )
+        host, port = listener.getsockname()[:2]
+        named = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+        ready(f"http://{named}:{port}")
+        config = uvicorn.Config(closed_page(outer), log_level="warning", access_log=False, timeout_graceful_shutdown=2)
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def closed_page(inner: Application) -> Application:
+    """Gradio's server without what the page does not need, and with a policy that keeps the page to this server.
+
+    Gradio's own API, its proxy and its monitoring are answered with 404; tags that name other hosts are taken out.
+    """
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await inner(scope, receive, send)
+            return
+        if not _ASKED.fullmatch(scope["path"]):
+            await send({"type": "http.response.start", "status": 404, "headers": [(b"content-type", b"text/plain")]})
+            await send({"type": "http.response.body", "body": b"Not part of the page.\n"})
+            return
+        if scope["path"] != "/":
+            await inner(scope, receive, _with_headers(send))
+            return
+        scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"accept-encoding"]
+        await inner(scope, receive, _without_other_hosts(_with_headers(send)))
+
+    return answer
+
+
+def _with_headers(send: Send) -> Send:
+    async def sending(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], *_HEADERS]
+        await send(message)
+
+    return sending
+
+
+def _without_other_hosts(send: Send) -> Send:
+    """Hold the page back until it is whole, then send it without tags that name other hosts."""
+    start: MutableMapping[str, Any] = {}
+    body = bytearray()
+
+    async def sending(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            start.update(message)
+            return
+        body.extend(message.get("body", b""))
+        if message.get("more_body"):
+            return
+        text = _ELSEWHERE.sub(b"", bytes(body))
+        kept = [(name, value) for name, value in start["headers"] if name.lower() != b"content-length"]
+        await send({**start, "headers": [*kept, (b"content-length", str(len(text)).encode())]})
+        await send({"type": "http.response.body", "body": text})
+
+    return sending
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Take the page's port; 0 takes a free one.
+
+    Raises:
+        UsageError: somebody else has it, or the address is none of this machine's.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        known = error.errno is not None and not isinstance(error, socket.gaierror)
+        reason = os.strerror(error.errno).lower() if known and error.errno else "no such address"
+        raise UsageError(f"{host}:{port} is not free ({reason}): name another with --port or --host.") from error

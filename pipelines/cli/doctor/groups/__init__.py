@@ -1,0 +1,1 @@
+"""Groups of checks of ``mistere doctor``, a module each."""

@@ -1,0 +1,153 @@
+"""The secrets in the runs' namespace: their names and keys. Their values are never looked at, kept or told."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+
+from mistere.common.suggestions import did_you_mean
+from mistere.kubernetes.secret_keys import STORAGE_KEYS, TRACKING_KEYS, WEBHOOK_KEYS
+from pipelines.cli.doctor.groups.cluster import AbsentError, Cluster
+from pipelines.cli.doctor.result import Check, CheckResult, Subject, failed, note, ok
+
+_PAIR = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+_IDENTITY = "role-arn"
+_PULLS = frozenset({"kubernetes.io/dockerconfigjson", "kubernetes.io/dockercfg"})
+
+
+def subject(cluster: Cluster) -> Subject:
+    """The checks of the secrets."""
+    names = cluster.plan.config.cluster
+    checks = [
+        Check("of the store", lambda: _storage(cluster)),
+        Check(
+            "of MLflow",
+            lambda: _optional(cluster, names.tracking_secret, TRACKING_KEYS, "MLflow is asked without a login"),
+        ),
+        Check(
+            "of the webhook",
+            lambda: _optional(cluster, names.webhook_secret, WEBHOOK_KEYS, "nobody is told how a run ended"),
+        ),
+    ]
+    served_by = str(cluster.plan.config.section("deployment").get("storage_secret", ""))
+    if served_by and cluster.mode != "local":
+        checks.append(Check("of the predictor", lambda: _predictor(cluster, served_by)))
+    if names.image_pull_secret:
+        checks.append(Check("of the image registry", lambda: _pull(cluster)))
+    return Subject("Secrets", checks)
+
+
+def _keys(cluster: Cluster, name: str, namespace: str = "") -> tuple[set[str], str]:
+    """A secret's keys and type; of the answer nothing else is kept.
+
+    Raises:
+        AbsentError: there is no such secret.
+    """
+    namespace = namespace or cluster.plan.config.cluster.namespace
+    found = cluster.ask(
+        lambda **k: cluster.api("CoreV1Api").read_namespaced_secret(name, namespace, **k),
+        f"read secrets in namespace {namespace}",
+    )
+    return set(found.data or {}), str(found.type or "")
+
+
+def _storage(cluster: Cluster) -> CheckResult:
+    config = cluster.plan.config.cluster
+    name, namespace = config.storage_secret, config.namespace
+    if not name:
+        return ok(f"none: the identity of {config.service_account} opens the store.")
+    try:
+        keys, _ = _keys(cluster, name)
+    except AbsentError:
+        if _has_identity(cluster):
+            return ok(f"none: {config.service_account} has an identity of its own.")
+        return failed(
+            f"there is no secret {name} in namespace {namespace}, so the pods cannot open the store: `kubectl -n {namespace} create "
+            f"secret generic {name} --from-env-file=…` with {_PAIR[0]} and {_PAIR[1]}."
+        )
+    if lacking := _lacking(name, keys):
+        return lacking
+    endpoint = "AWS_ENDPOINT_URL"
+    if os.environ.get(endpoint) and endpoint not in keys:
+        return failed(
+            f"the store here is at {endpoint}, which the secret {name} lacks, so the pods would ask AWS: add it."
+        )
+    return ok(f"{name} has {', '.join(key for key in STORAGE_KEYS if key in keys)}.")
+
+
+def _has_identity(cluster: Cluster) -> bool:
+    """Whether the cloud gives the steps' service account rights of its own."""
+    config = cluster.plan.config.cluster
+    try:
+        account = cluster.ask(
+            lambda **k: cluster.api("CoreV1Api").read_namespaced_service_account(
+                config.service_account, config.namespace, **k
+            ),
+            "read service accounts",
+        )
+    except AbsentError:
+        return False
+    return any(key.endswith(_IDENTITY) for key in account.metadata.annotations or {})
+
+
+def _predictor(cluster: Cluster, name: str) -> CheckResult:
+    """The secret that a served model is read with."""
+    namespace = cluster.plan.config.deployment.namespace
+    try:
+        keys, _ = _keys(cluster, name, namespace)
+    except AbsentError:
+        return failed(
+            f"there is no secret {name} in namespace {namespace}, so the predictor cannot read its model: make it as the steps' own, "
+            "or leave deployment.storage_secret empty."
+        )
+    if lacking := _lacking(name, keys):
+        return lacking
+    return ok(f"{name} has {', '.join(key for key in STORAGE_KEYS if key in keys)}.")
+
+
+def _optional(cluster: Cluster, name: str, wanted: Collection[str], without: str) -> CheckResult:
+    if not name:
+        return ok(f"none is named: {without}.")
+    try:
+        keys, _ = _keys(cluster, name)
+    except AbsentError:
+        return note(f"there is no secret {name}: {without}.")
+    known = [key for key in wanted if key in keys]
+    if not known:
+        return note(f"the secret {name} has none of {', '.join(wanted)}{_mistyped(keys, wanted)}: {without}.")
+    return ok(f"{name} has {', '.join(known)}.")
+
+
+def _pull(cluster: Cluster) -> CheckResult:
+    config = cluster.plan.config.cluster
+    name = config.image_pull_secret
+    try:
+        _, kind = _keys(cluster, name)
+    except AbsentError:
+        return failed(
+            f"there is no image pull secret {name} in namespace {config.namespace}: `kubectl -n {config.namespace} create secret "
+            f"docker-registry {name} …`, or leave cluster.image_pull_secret empty."
+        )
+    if kind not in _PULLS:
+        return failed(
+            f"the secret {name} is no image pull secret (its type is {kind}): make it with `create secret docker-registry`."
+        )
+    return ok(f"{name}.")
+
+
+def _lacking(name: str, keys: Collection[str]) -> CheckResult | None:
+    """What is said where a secret of the store lacks a key that it needs."""
+    lacks = [key for key in _PAIR if key not in keys]
+    if not lacks:
+        return None
+    add = "it" if len(lacks) == 1 else "them"
+    return failed(f"the secret {name} lacks {' and '.join(lacks)}{_mistyped(keys, STORAGE_KEYS)}: add {add}.")
+
+
+def _mistyped(keys: Collection[str], wanted: Collection[str]) -> str:
+    """What an unknown key was probably meant to be."""
+    for key in sorted(keys):
+        meant = did_you_mean(key, wanted)
+        if key not in wanted and "did you mean" in meant:
+            return f" (it has {key}{meant.removesuffix('?').replace('; did you mean', ', probably for')})"
+    return ""

@@ -1,0 +1,78 @@
+"""The data: what it is pinned to, and whether its remote holds all of that."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from functools import cached_property
+from pathlib import Path
+
+from mistere.artifacts.s3_probe import check_access, use_data_endpoint
+from mistere.common.errors import MistereError
+from mistere.common.paths import cache_directory
+from mistere.common.urls import redact_url
+from mistere.data.dataset import load_info
+from mistere.data.dvc_remote import dvc_project
+from mistere.data.versions import PinnedData, pin
+from pipelines.cli.doctor.plan import Plan
+from pipelines.cli.doctor.result import Check, CheckResult, Subject, failed, ok
+
+
+class Dataset:
+    """The dataset of a plan."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+
+    def pinned(self) -> CheckResult:
+        """Whether the source is one, and what it stands for."""
+        source = Path(self._plan.config.data.source)
+        if source.is_dir():
+            load_info(source / "dataset.yaml")
+            return ok(f"{source}, a folder: a run takes a snapshot of it.")
+        where = redact_url(self._data.remote)
+        if self._plan.on_a_cluster and not self._data.remote.startswith("s3://"):
+            return failed(
+                f"{source} is kept in {where}, which the pods of a cluster do not reach: make an s3:// remote the default one "
+                "(`dvc remote add --default NAME s3://…`, `dvc push`)."
+            )
+        return ok(f"{source} is {self._data.digest}, kept in {where}.")
+
+    def whole(self) -> CheckResult:
+        """Whether the remote holds the listing and every file in it; nothing is fetched but the listing."""
+        if Path(self._plan.config.data.source).is_dir():
+            return ok("nothing to fetch.")
+        from dvc.exceptions import DvcException
+        from dvc.repo import Repo
+
+        remote, digest = self._data.remote, self._data.digest
+        use_data_endpoint(self._data.endpoint)
+        if remote.startswith("s3://"):
+            check_access(remote, listing=True)
+        try:
+            with dvc_project(cache_directory("doctor"), remote) as project, closing(Repo(str(project))) as repo:
+                objects = repo.cloud.get_remote_odb("data")
+                if not objects.exists(digest):
+                    return failed(f"the remote {redact_url(remote)} does not hold {digest}: `dvc push`.")
+                listing = json.loads(objects.fs.cat_file(objects.oid_to_path(digest)))
+                missing = [entry["relpath"] for entry in listing if not objects.exists(entry["md5"])]
+        except (DvcException, OSError, ValueError) as error:
+            raise MistereError(
+                f"the remote {redact_url(remote)} cannot be read ({type(error).__name__}): check its address, and that this "
+                "shell's credentials may read it."
+            ) from error
+        if missing:
+            return failed(
+                f"the remote {redact_url(remote)} lacks {len(missing)} of {len(listing)} files, {missing[0]} among them: `dvc push`."
+            )
+        return ok(f"all {len(listing)} files of {digest[:12]} are there.")
+
+    @cached_property
+    def _data(self) -> PinnedData:
+        return pin(self._plan.config.data.source, snapshots="")
+
+
+def subject(plan: Plan) -> Subject:
+    """The checks of the data."""
+    dataset = Dataset(plan)
+    return Subject("Data", [Check("version", dataset.pinned), Check("remote", dataset.whole)], door=True)

@@ -1,0 +1,110 @@
+"""The page about a training: one self-contained HTML file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from mistere.config.mixture import MixtureConfig
+from mistere.evaluation.gate_timeline import GateTimeline, liveliest
+from mistere.metrics.calibration import reliability
+from mistere.metrics.classification import confusion
+from mistere.metrics.expert_gate import collapsed_gate
+from mistere.model.embeddings import EmbeddedDialogues
+from mistere.reports import plots
+from mistere.reports.curves import missing_modality_plot, reliability_plot, seeds_plot
+from mistere.reports.evaluation_tables import shown_dialogue
+from mistere.reports.evaluation_view import MACROS
+from mistere.reports.html_page import render_page
+from mistere.reports.interval_plots import experts_plot
+from mistere.runs.outcome import Estimate
+from pipelines.cli.experiments.ablation import Ablation, mean_curve
+from pipelines.cli.experiments.figures import Figures
+from pipelines.cli.experiments.trial import Trial
+
+TEMPLATE = Path(__file__).parent / "page.html"
+_DIALOGUES = 4
+
+
+def render(
+    config: MixtureConfig,
+    data: EmbeddedDialogues,
+    trials: Sequence[Trial],
+    best: Trial,
+    figures: Figures,
+    ablation: Ablation | None,
+    source: str,
+) -> str:
+    """The page as HTML.
+
+    Args:
+        config: the settings.
+        data: what was trained on.
+        trials: one a seed.
+        best: the one whose model is kept.
+        figures: of all together.
+        ablation: the table, where it was asked for.
+        source: where the embeddings came from, as it was typed.
+    """
+    experts = best.trained.model.experts
+    true = np.concatenate([dialogue.labels for dialogue in data.split("test")])
+    probabilities = np.concatenate([answer.probabilities for answer in best.answers])
+    metrics = figures.metrics
+    mixture = Estimate(value=figures.mixture.value, low=figures.mixture.low, high=figures.mixture.high)
+    alone = {
+        name.removesuffix(" alone"): [Estimate(value=one.value, low=one.low, high=one.high)]
+        for name, one, _ in figures.rows
+        if name.endswith(" alone")
+    }
+    curves = ablation.curves if ablation and ablation.curves else {"": mean_curve(trials)}
+    return render_page(
+        TEMPLATE,
+        MACROS,
+        source=source,
+        labels=data.labels,
+        dimensions=data.dimensions,
+        sizes={s: (len(data.split(s)), sum(map(len, data.split(s)))) for s in ("train", "dev", "test")},  # type: ignore[arg-type]
+        seeds=[trial.seed for trial in trials],
+        best=best,
+        figures=figures,
+        classes=[(label, metrics[f"test.f1.{label}"], int(metrics[f"test.support.{label}"])) for label in data.labels],
+        gate=[(plots.spoken(n), metrics[f"test.gate.{n}.mean"], metrics[f"test.gate.{n}.led"]) for n in experts],
+        collapse=collapsed_gate(metrics, experts),
+        entropy=metrics.get("test.gate.entropy"),
+        ece=metrics["test.ece"],
+        ablation=ablation,
+        plots={
+            "experts": experts_plot([mixture], alone, metrics["test.majority.weighted_f1"]),
+            "training": seeds_plot({trial.seed: trial.trained.history for trial in trials}),
+            "confusion": plots.confusion_plot(confusion(true, probabilities.argmax(1), len(data.labels)), data.labels),  # type: ignore[arg-type]
+            "reliability": reliability_plot({"": reliability(probabilities, true)}),
+            "missing": missing_modality_plot(curves),
+            "classes": plots.classes_plot(
+                {label: one for label in data.labels if (one := Estimate.of(metrics, f"test.f1.{label}"))},
+                {label: metrics[f"test.support.{label}"] for label in data.labels},
+            ),
+        },
+        dialogues=[shown_dialogue(one, experts) for one in _timelines(best, data)],
+        legend=[(plots.spoken(name), plots.expert_color(name, place)) for place, name in enumerate(experts)],
+        settings=yaml.safe_dump({"mixture": config.model_dump(mode="json")}, sort_keys=False),
+    )
+
+
+def _timelines(trial: Trial, data: EmbeddedDialogues) -> list[GateTimeline]:
+    test = data.split("test")
+    names, classes = [one.dialogue_id for one in test], [one.labels for one in test]
+    return liveliest(names, trial.answers, classes, data.labels, _DIALOGUES)
+
+
+def best_on_dev(trials: Sequence[Trial]) -> Trial:
+    """The trial whose model is kept: the best on dev, the first among equals."""
+    return max(trials, key=lambda trial: trial.trained.dev_weighted_f1)
+
+
+def settings_of(config: MixtureConfig) -> dict[str, Any]:
+    """The settings as plain data without the seed, which the trials carry."""
+    return {name: value for name, value in config.model_dump(mode="json").items() if name != "seed"}

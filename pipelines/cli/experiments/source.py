@@ -1,0 +1,43 @@
+"""Where ``--embeddings`` points: a folder made elsewhere, or the output folder of a finished run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from mistere.common.errors import UsageError
+from mistere.model.embeddings import EmbeddedDialogues
+
+
+def open_source(directory: Path) -> EmbeddedDialogues:
+    """The embeddings that a folder holds.
+
+    Raises:
+        UsageError: there is something wrong with them.
+    """
+    if (directory / "store").is_dir():
+        return run_embeddings(directory)
+    from pipelines.cli.experiments.imported_embeddings import open_embeddings
+
+    return open_embeddings(directory)
+
+
+def run_embeddings(output: Path) -> EmbeddedDialogues:
+    """The embeddings of the newest run of an output folder that has made them.
+
+    Raises:
+        UsageError: no run has.
+    """
+    from mistere.artifacts.io import open_artifact
+    from mistere.artifacts.manifests import EmbeddingSet
+    from mistere.artifacts.object_store import LocalStore
+
+    store = LocalStore(output / "store")
+    runs = store.local_path("runs")
+    for run in sorted(runs.iterdir(), reverse=True) if runs.is_dir() else []:
+        records = [run / "stages" / f"extract_embeddings-{modality}.json" for modality in ("speech", "text")]
+        if all(record.is_file() for record in records):
+            digests = [json.loads(record.read_text())["outputs"].get("embeddings") for record in records]
+            if all(digests):
+                return EmbeddedDialogues.open([open_artifact(store, EmbeddingSet, digest) for digest in digests])
+    raise UsageError(f"{output}: no run in it has made embeddings; mistere run --output {output} does.")

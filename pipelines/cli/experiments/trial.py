@@ -1,0 +1,121 @@
+"""One training of the mixture with one seed, and its figures on test; several of them as one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mistere.common.progress import Progress
+from mistere.config.evaluation import EvaluationConfig
+from mistere.config.mixture import MixtureConfig
+from mistere.metrics.classification import DialogueBootstrap, Interval, confusion, weighted_f1
+from mistere.model.embeddings import EmbeddedDialogues
+
+if TYPE_CHECKING:
+    from mistere.artifacts.checkpoints import Checkpoints
+    from mistere.model.mixture.prediction import DialoguePrediction
+    from mistere.model.mixture.training import TrainedMixture
+
+OnEpoch = Callable[[int, dict[str, float]], None]
+
+
+class Quiet(Progress):
+    """A progress that says nothing."""
+
+    def __call__(self, message: str, done: float = 0, total: float = 0) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trained mixture with what it says of test."""
+
+    seed: int
+    trained: TrainedMixture
+    answers: list[DialoguePrediction]
+    metrics: dict[str, float]
+
+
+def run_trial(
+    config: MixtureConfig,
+    data: EmbeddedDialogues,
+    evaluation: EvaluationConfig,
+    *,
+    checkpoints: Checkpoints | None = None,
+    on_epoch: OnEpoch | None = None,
+) -> Trial:
+    """Train, then predict test once and measure it.
+
+    Args:
+        config: the mixture's settings, its seed among them.
+        data: embeddings of all splits.
+        evaluation: resamples behind the intervals.
+        checkpoints: where to keep them; a training that was killed goes on there.
+        on_epoch: told of each epoch.
+    """
+    from mistere.evaluation.missing_modality import missing_modality_curve
+    from mistere.evaluation.split_metrics import measure
+    from mistere.metrics.missing_curve import curve_metrics
+    from mistere.model.mixture.prediction import predict
+    from mistere.model.mixture.training import train_mixture
+
+    trained = train_mixture(config, data, progress=Quiet("train"), checkpoints=checkpoints, on_epoch=on_epoch)
+    test = data.split("test")
+    read, labels = [data.read(dialogue) for dialogue in test], [dialogue.labels for dialogue in test]
+    answers = predict(trained.model, read, trained.temperature)
+    names = [dialogue.dialogue_id for dialogue in test]
+    measured = measure(answers, np.concatenate(labels), names, data.labels, trained.model.experts, evaluation)
+    curve = missing_modality_curve(
+        trained.model, trained.temperature, read, labels, names, len(data.labels), evaluation
+    )
+    metrics = measured.metrics | curve_metrics(curve)
+    metrics |= {"dev.weighted_f1": trained.dev_weighted_f1, "epoch": float(trained.epoch)}
+    return Trial(config.seed, trained, answers, metrics)
+
+
+def seeds_of(config: MixtureConfig, count: int) -> list[MixtureConfig]:
+    """The same settings with ``count`` seeds, from the config's on."""
+    return [config.model_copy(update={"seed": config.seed + index}) for index in range(count)]
+
+
+class Resamples:
+    """One set of resamples of the test dialogues, for figures of several trials and their differences.
+
+    Args:
+        data: whose test split it is.
+        evaluation: resamples and seed.
+    """
+
+    def __init__(self, data: EmbeddedDialogues, evaluation: EvaluationConfig) -> None:
+        test = data.split("test")
+        self._true = np.concatenate([dialogue.labels for dialogue in test])
+        self._classes = len(data.labels)
+        names = [dialogue.dialogue_id for dialogue in test for _ in range(len(dialogue))]
+        self._bootstrap = DialogueBootstrap(names, evaluation.resamples, evaluation.seed)
+
+    def mean(self, predictions: Sequence[np.ndarray]) -> Interval:
+        """Weighted F1 meant over seeds, with its interval: dialogues are resampled, the same ones for every seed."""
+        return self._interval(self._values(predictions), self._draws(predictions))
+
+    def difference(self, one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> Interval:
+        """Mean weighted F1 of ``one`` minus that of ``other``, paired: the same resamples for both."""
+        return self._interval(self._values(one) - self._values(other), self._draws(one) - self._draws(other))
+
+    def _values(self, predictions: Sequence[np.ndarray]) -> float:
+        return float(np.mean([weighted_f1(confusion(self._true, one, self._classes)) for one in predictions]))
+
+    def _draws(self, predictions: Sequence[np.ndarray]) -> np.ndarray:
+        each = [weighted_f1(self._bootstrap.counts(self._true, one, self._classes)) for one in predictions]
+        return np.mean(each, axis=0)
+
+    def _interval(self, value: float, draws: np.ndarray) -> Interval:
+        low, high = np.quantile(draws, [0.025, 0.975])
+        return Interval(value, float(low), float(high))
+
+
+def predicted(trial: Trial) -> np.ndarray:
+    """Classes ``[N]`` that the mixture names."""
+    return np.concatenate([answer.probabilities for answer in trial.answers]).argmax(1)

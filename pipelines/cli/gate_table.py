@@ -1,0 +1,116 @@
+"""How a run ended and the gate's rules, as GitHub's (and GitLab's) Markdown: for a job's summary and for comments.
+
+Sentences may quote the data's own labels, so nothing in them is markup, mentions a person or closes an issue.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from mistere.artifacts.manifests import GateVerdict
+from mistere.artifacts.object_store import ObjectStore
+from mistere.common.errors import MistereError, UsageError
+from mistere.reports.evaluated_model import COVERAGE, estimate_text
+from mistere.reports.rule_rows import rule_rows
+from mistere.reports.wording import headline
+from mistere.runs.outcome import Estimate, Outcome, read_manifest, read_outcome, read_run_info
+
+_SIGNS: Final = {"deployed": "✅", "held": "🟡", "rejected": "❌", "data rejected": "❌", "failed": "🚨"}
+_STARTED_IN_NAME = re.compile(r"^\d{8}-\d{6}")
+
+
+def markdown(store: ObjectStore, run_id: str) -> str:
+    """The table of a run that has ended.
+
+    Args:
+        store: the object store.
+        run_id: the run.
+
+    Raises:
+        UsageError: the store knows no such run.
+    """
+    info, outcome = read_run_info(store, run_id), read_outcome(store, run_id)
+    if not info and not outcome.stages:
+        raise UsageError(f"the store {store.uri} knows no run {run_id!r}: look at `runs/` there.")
+    profile = f", profile {_plain(str(info['profile']))}" if info.get("profile") else ""
+    parts = [
+        f"### {_SIGNS[outcome.verdict]} {_plain(headline(outcome))}",
+        f"Run `{run_id}`{profile}: **{outcome.verdict}**",
+        *_reasons(outcome),
+        *_figures(outcome),
+        *_rules(store, outcome),
+        f"Report: `{outcome.report}`",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def last_run(store: ObjectStore, commit: str) -> str:
+    """The id of the run that was started last from a commit.
+
+    Args:
+        store: the object store.
+        commit: in full, or its first digits.
+
+    Raises:
+        MistereError: there is none.
+    """
+    ids = {key.split("/")[1] for key in store.keys("runs") if key.endswith("/run.json")}
+    named = sorted((one for one in ids if _STARTED_IN_NAME.match(one)), reverse=True)
+    for run_id in named:  # their names sort by time, so that the first one that fits is the last one
+        if _is_of(read_run_info(store, run_id), commit):
+            return run_id
+    others = {run_id: read_run_info(store, run_id) for run_id in ids.difference(named)}
+    found = [run_id for run_id, info in others.items() if _is_of(info, commit)]
+    if not found:
+        raise MistereError(
+            f"no run in {store.uri} was started from commit {commit}: name the run, or submit that commit."
+        )
+    return max(found, key=lambda run_id: float(others[run_id].get("started") or 0))
+
+
+def _is_of(info: dict[str, object], commit: str) -> bool:
+    return bool(commit) and str(info.get("commit", "")).startswith(commit)
+
+
+def _reasons(outcome: Outcome) -> list[str]:
+    if outcome.verdict == "deployed":  # then they are the rules' own sentences, which the table has
+        return []
+    return ["\n".join(f"- {_plain(reason)}" for reason in outcome.reasons)] if outcome.reasons else []
+
+
+def _figures(outcome: Outcome) -> list[str]:
+    rows: list[tuple[str, Estimate | None, bool]] = [
+        ("mixture", outcome.weighted_f1, False),
+        *((f"{name} alone", estimate, False) for name, estimate in outcome.experts.items()),
+        ("champion before", outcome.champion_weighted_f1, False),
+        ("difference, paired", outcome.champion_difference, True),
+    ]
+    shown = [(_plain(name), estimate_text(estimate, signed=signed)) for name, estimate, signed in rows if estimate]
+    return [_table(("weighted F1 on test", f"{COVERAGE} interval"), shown)] if shown else []
+
+
+def _rules(store: ObjectStore, outcome: Outcome) -> list[str]:
+    judged = outcome.finished("gate_model")
+    if judged is None:
+        return []
+    try:
+        verdict = read_manifest(store, GateVerdict, judged.outputs.get("verdict", ""))
+    except MistereError as error:
+        return [f"The gate's table cannot be read: {_plain(str(error))}"]
+    asked = [row for row in rule_rows(verdict.rules) if row.asked]
+    rows = [(row.answer, row.title, row.measured, row.bound, row.sentence) for row in asked]
+    return [_table(("gate", "rule", "measured", "bound", "what it says"), [tuple(map(_plain, row)) for row in rows])]
+
+
+def _table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    lines = [heads, tuple("---" for _ in heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it is, on one line."""
+    one_line = html.escape(" ".join(text.split()), quote=False)
+    return re.sub(r"([\\`*_\[\]|~])", r"\\\1", one_line).replace("@", "@<!-- -->").replace("#", "#<!-- -->")

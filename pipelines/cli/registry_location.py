@@ -1,0 +1,66 @@
+"""Which store and which registry a command speaks to."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from mistere.artifacts.object_store import LocalStore, ObjectStore, open_store
+from mistere.common.environment import STORE_VARIABLE, TRACKING_VARIABLE
+from mistere.common.errors import UsageError
+from mistere.registry.lineage import Lineage, read_lineage
+from mistere.registry.model_registry import RegisteredVersion, find_version
+
+
+@dataclass(frozen=True)
+class RegistryLocation:
+    """A store and the tracking server that goes with it."""
+
+    store: ObjectStore
+    tracking_uri: str
+
+    def find(self, reference: str, model_name: str) -> tuple[RegisteredVersion, Lineage]:
+        """The version that a person means, and what made it.
+
+        Raises:
+            UsageError: there is no such version.
+            ArtifactError: nothing is written down about it.
+        """
+        version = find_version(self.tracking_uri, reference, model_name)
+        return version, read_lineage(self.store, version.bundle_digest)
+
+
+def registry_location(output: Path, store: str | None, tracking: str | None) -> RegistryLocation:
+    """The place that options and environment name; else those below the output folder of ``mistere run``.
+
+    Args:
+        output: the folder of ``mistere run``.
+        store: a folder or ``s3://…``; None for ``MISTERE_STORE``, or the output folder's.
+        tracking: a tracking server; None for ``MLFLOW_TRACKING_URI`` where a store is named, or the output folder's.
+
+    Raises:
+        UsageError: nothing has run there, or a store is named without a tracking server.
+    """
+    named = store or os.environ.get(STORE_VARIABLE)
+    if named:
+        uri = tracking or os.environ.get(TRACKING_VARIABLE)
+        if not uri:
+            raise UsageError(f"{named}: name its tracking server too, with --tracking or {TRACKING_VARIABLE}.")
+        return RegistryLocation(open_store(named), uri)
+    return RegistryLocation(store_location(output, None), tracking or f"sqlite:///{output.resolve() / 'mlflow.db'}")
+
+
+def store_location(output: Path, store: str | None) -> ObjectStore:
+    """The store alone, found in the same places.
+
+    Raises:
+        UsageError: nothing has run there.
+    """
+    named = store or os.environ.get(STORE_VARIABLE)
+    if named:
+        return open_store(named)
+    root = output.resolve()
+    if not (root / "store").is_dir():
+        raise UsageError(f"nothing has run in {root}: `mistere run` first, or name the folder with --output.")
+    return LocalStore(root / "store")

@@ -1,0 +1,144 @@
+"""What a person sees of a run: live lines on a terminal, one line an event elsewhere, and the summary at the end."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from mistere.runs.outcome import EXIT_HANDLER, Estimate, Outcome, ordered_tasks
+from mistere.serving.example_dialogue import DIALOGUE
+
+_MARKS = {"done": ("✔", "green"), "reused": ("↺", "cyan"), "failed": ("✘", "red"), "running": ("…", "yellow")}
+_WORDS = {"done": "done", "reused": "found finished", "failed": "FAILED"}
+
+
+class Display:
+    """Shows events as they come; a context manager."""
+
+    def __init__(self) -> None:
+        self._console = Console(file=sys.stdout, highlight=False)
+        self._tasks: dict[str, dict[str, Any]] = {}
+        self._live = (
+            Live(get_renderable=self._table, console=self._console, refresh_per_second=4)
+            if self._console.is_terminal
+            else None
+        )
+
+    def __enter__(self) -> Display:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def show(self, event: dict[str, Any]) -> None:
+        """Take one event."""
+        task = self._tasks.setdefault(event["task"], {"status": "running", "since": event["time"]})
+        kind = event["event"]
+        if kind == "progress":
+            task.update(message=event["message"], done=event["done"], total=event["total"])
+        elif kind == "note":
+            self.say(f"  {event['task']}: {event['message']}")
+        elif kind in _WORDS:
+            task.update(status=kind, seconds=event["seconds"], message=event["message"] or "")
+            if not self._live:
+                detail = f": {event['message']}" if event["message"] else ""
+                print(f"{event['task']:<28} {_WORDS[kind]:<15} {event['seconds']:6.1f} s{detail}", flush=True)
+
+    def say(self, sentence: str) -> None:
+        """Show a sentence above the steps."""
+        self._console.print(Text(sentence, style="dim"), soft_wrap=True)
+
+    def _table(self) -> Table:
+        table = Table.grid(padding=(0, 2))
+        for name in (
+            *ordered_tasks(list(self._tasks)),
+            EXIT_HANDLER,
+        ):  # drawn by the live display's own thread, a few times a second
+            task = self._tasks.get(name)
+            if task is None:
+                table.add_row(Text("·", style="dim"), Text(name, style="dim"), "", "")
+                continue
+            mark, style = _MARKS[task["status"]]
+            seconds = task.get("seconds", time.time() - task["since"])
+            detail: Any = Text(task.get("message", ""), style="dim", overflow="ellipsis", no_wrap=True)
+            if task["status"] == "running" and task.get("total"):
+                detail = Table.grid(padding=(0, 1))
+                detail.add_row(
+                    ProgressBar(total=task["total"], completed=task["done"], width=24),
+                    Text(task["message"], style="dim"),
+                )
+            table.add_row(Text(mark, style=style), name, f"{seconds:6.1f} s", detail)
+        return table
+
+
+def summary(outcome: Outcome, output: Path | None, log: Path | str) -> None:
+    """Say how a run ended and what can be done next.
+
+    Args:
+        outcome: how it ended.
+        output: the folder of ``mistere run``; None for a run on a cluster.
+        log: of kfp and the stages, or the page that shows it.
+    """
+    script = Path(sys.argv[0])
+    command = os.path.relpath(script) if script.name == "mistere" and not shutil.which("mistere") else "mistere"
+    if output is None:
+        served = f" {outcome.bundle}"
+    else:
+        served = "" if output == Path("output").resolve() else f" --output {output}"
+    console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    console.print()
+    style = {"deployed": "bold green", "held": "bold yellow"}.get(outcome.verdict, "bold red")
+    console.print(Text(f"{outcome.verdict.upper()}", style=style))
+    for reason in outcome.reasons:
+        console.print(f"  {reason}", markup=False)
+    if outcome.message:
+        console.print(f"  {outcome.message}", markup=False)
+    if outcome.weighted_f1:
+        console.print("\nWeighted F1 on the test split (95 % interval)")
+        console.print(f"  {'mixture':<18} {_interval(outcome.weighted_f1)}", markup=False)
+        for expert, estimate in outcome.experts.items():
+            console.print(f"  {expert + ' alone':<18} {_interval(estimate)}", markup=False)
+        if outcome.champion_weighted_f1:
+            console.print(f"  {'champion before':<18} {_interval(outcome.champion_weighted_f1)}", markup=False)
+        if outcome.champion_difference:
+            console.print(
+                f"  {'difference, paired':<18} {_interval(outcome.champion_difference, '+.3f')}", markup=False
+            )
+    console.print(f"\nreport   {outcome.report}", markup=False)
+    if outcome.bundle:
+        console.print(f"bundle   {outcome.bundle}", markup=False)
+    if outcome.mlflow:
+        console.print(f"registry mlflow ui --backend-store-uri {outcome.mlflow}", markup=False)
+    console.print(f"log      {log}", markup=False)
+    if outcome.verdict == "deployed":
+        console.print(f"\nserve it {command} serve{served}", markup=False)
+        console.print(f"ask it   {command} predict --dialogue {_dialogue(outcome)}", markup=False)
+
+
+def _interval(estimate: Estimate, form: str = ".3f") -> str:
+    text = f"{estimate.value:{form}}"
+    if estimate.low is None or estimate.high is None:
+        return text
+    return f"{text}  [{estimate.low:{form}}, {estimate.high:{form}}]"
+
+
+def _dialogue(outcome: Outcome) -> str:
+    """The example that the bundle holds, where it lies on this machine."""
+    example = Path(outcome.bundle) / DIALOGUE
+    return str(example) if example.is_file() else "DIALOGUE.json"

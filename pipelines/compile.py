@@ -1,0 +1,44 @@
+"""``mistere compile``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from mistere.common.errors import MistereError
+from mistere.engine.stage import RunContext
+from pipelines.profiles import load_profile, pipeline_arguments
+
+
+def compile_pipeline(profile: str, settings: Iterable[str], output: Path) -> None:
+    """Write the pipeline as KFP's YAML, with the profile's sections as the parameters' defaults.
+
+    Args:
+        profile: settings to start from.
+        settings: ``--set`` on top.
+        output: the file.
+    """
+    config = load_profile(profile, settings)
+    from kfp.compiler import Compiler
+
+    from pipelines.retraining import retraining
+
+    arguments = pipeline_arguments(config, RunContext(run_id="", store="", tracking_uri="", profile=profile))
+    del arguments["run"]
+    aside = output.with_name(f".{output.stem}.partial.yaml")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        Compiler().compile(retraining(config.cluster), str(aside), pipeline_parameters=arguments)
+        aside.write_text(_DEFAULT.sub("", aside.read_text(encoding="utf-8")), encoding="utf-8")
+        aside.replace(output)
+    except OSError as error:
+        raise MistereError(f"cannot write {output} ({error.strerror}).") from error
+    finally:
+        with suppress(OSError):
+            aside.unlink()
+
+
+_DEFAULT = re.compile(r"(?<=: dict) \[Default: .*\]$", re.MULTILINE)
+"""kfp repeats each default in a comment, in an order that changes from one compilation to the next."""

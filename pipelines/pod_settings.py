@@ -1,0 +1,77 @@
+"""What Kubernetes is told of a step: resources, nodes, retries, time, secrets, labels. Compiled in; a local run has none of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from mistere.config.cluster import ClusterConfig
+from mistere.kubernetes.secret_keys import STORAGE_KEYS, TRACKING_KEYS, WEBHOOK_KEYS
+
+if TYPE_CHECKING:
+    from kfp.dsl.pipeline_task import PipelineTask
+
+USER: Final = 10001
+"""The images' user."""
+
+_BACKOFF, _FACTOR, _LONGEST = "30s", 2.0, "600s"
+_LABELS: Final = {"app.kubernetes.io/part-of": "mistere", "app.kubernetes.io/component": "pipeline"}
+_TRACKED: Final = ("finetune_encoder", "train_moe", "register_model", "deploy_model", "report_run")
+
+
+def place(task: PipelineTask, cluster: ClusterConfig | None, stage: str, modality: str = "") -> PipelineTask:
+    """Tell a task what its pod gets.
+
+    A retry is for what the infrastructure did (a node that went, a pod that was pushed out, a service that was away): a step
+    whose data or settings are wrong says so again at once (:func:`mistere.engine.execution.execute`).
+
+    Args:
+        task: the task.
+        cluster: names and settings; None for a local run.
+        stage: the stage it runs.
+        modality: for the stages that run once a modality.
+
+    Returns:
+        The task.
+    """
+    if cluster is None:
+        return task
+    from kfp import kubernetes
+
+    step = cluster.step(stage, modality)
+    task.set_cpu_request(step.cpu).set_cpu_limit(step.cpu_limit)
+    task.set_memory_request(step.memory).set_memory_limit(step.memory)
+    if step.gpus:
+        task.set_accelerator_type(step.gpu_type).set_accelerator_limit(step.gpus)
+    if step.retries:
+        task.set_retry(step.retries, backoff_duration=_BACKOFF, backoff_factor=_FACTOR, backoff_max_duration=_LONGEST)
+    kubernetes.set_timeout(task, step.timeout)
+    kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
+    kubernetes.set_image_pull_policy(task, "IfNotPresent")
+    if cluster.image_pull_secret:
+        kubernetes.set_image_pull_secrets(task, [cluster.image_pull_secret])
+    kubernetes.empty_dir_mount(task, "scratch", "/tmp", size_limit=step.scratch)
+    if step.shared_memory:
+        kubernetes.empty_dir_mount(task, "shared-memory", "/dev/shm", medium="Memory", size_limit=step.shared_memory)
+    for key, value in sorted(step.node_selector.items()):
+        kubernetes.add_node_selector(task, key, value)
+    for toleration in step.tolerations:
+        said = toleration.model_dump(include={"key", "operator", "value", "effect"})
+        kubernetes.add_toleration(task, **{name: value for name, value in said.items() if value})
+    for key, value in sorted({**_LABELS, "mistere/stage": stage.replace("_", "-"), **cluster.labels}.items()):
+        kubernetes.add_pod_label(task, key, value)
+    _secrets(task, cluster, stage)
+    return task
+
+
+def _secrets(task: PipelineTask, cluster: ClusterConfig, stage: str) -> None:
+    """References only; what a secret lacks is left out of the pod's environment."""
+    from kfp import kubernetes
+
+    wanted: list[tuple[str, tuple[str, ...]]] = [(cluster.storage_secret, STORAGE_KEYS)]
+    if stage in _TRACKED:
+        wanted.append((cluster.tracking_secret, TRACKING_KEYS))
+    if stage == "report_run":
+        wanted.append((cluster.webhook_secret, WEBHOOK_KEYS))
+    for name, keys in wanted:
+        if name:
+            kubernetes.use_secret_as_env(task, name, {key: key for key in keys}, optional=True)

@@ -1,0 +1,252 @@
+"""The code behind each step's key: what a stage runs is in it, what it does not run is not."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mistere.common.code_digest import closure, code_meaning
+from mistere.common.paths import PROJECT_ROOT
+
+STAGES = sorted(path.parent.name for path in (PROJECT_ROOT / "components").glob("*/run.py"))
+MODELS = {"embed_shard", "evaluate_model", "finetune_encoder", "train_moe"}
+"""The stages that compute with torch."""
+
+
+def modules(stage: str) -> set[str]:
+    return set(closure(f"components.{stage}.run"))
+
+
+def imported_packages(file: Path) -> set[str]:
+    """Packages a file imports anywhere but under ``if TYPE_CHECKING``."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            node.body = []
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found.update(alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_closure_holds_the_stage_and_no_other_stage(stage: str) -> None:
+    found = modules(stage)
+    assert {"components", f"components.{stage}", f"components.{stage}.run"} <= found
+    others = {name.split(".")[1] for name in found if name.startswith("components.")} - {stage}
+    assert others == set()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_tracking_registry_progress_and_reports_are_in_no_closure(stage: str) -> None:
+    rooms = ("mistere.registry", "mistere.runs", "mistere.reports", "mistere.engine", "mistere.kubernetes", "pipelines")
+    found = modules(stage)
+    assert not {name for name in found if name.startswith(rooms)}
+    assert not found & {"mistere.common.progress", "mistere.common.errors", "mistere.artifacts.object_store"}
+    assert not {name for name in found if name.endswith("live_tracking")}
+
+
+@pytest.mark.parametrize("stage", sorted(set(STAGES) - MODELS))
+def test_a_light_stage_has_no_torch_in_its_closure(stage: str) -> None:
+    heavy = {
+        name
+        for name, file in closure(f"components.{stage}.run").items()
+        if imported_packages(file) & {"torch", "transformers", "peft"}
+    }
+    assert heavy == set()
+
+
+def test_the_gate_holds_its_rules_and_no_encoder() -> None:
+    found = modules("gate_model")
+    rules = {
+        path.stem for path in (PROJECT_ROOT / "components/gate_model/rules").glob("*.py") if path.stem != "__init__"
+    }
+    assert {f"components.gate_model.rules.{rule}" for rule in rules} <= found and len(rules) >= 3
+    assert not {name for name in found if name.startswith(("mistere.model.encoders.families", "mistere.model.mixture"))}
+
+
+def test_each_stage_holds_the_models_it_runs() -> None:
+    for stage in ("finetune_encoder", "embed_shard"):
+        found = modules(stage)
+        families = (PROJECT_ROOT / "mistere/model/encoders/families").glob("[a-z]*.py")
+        assert {f"mistere.model.encoders.families.{file.stem}" for file in families} <= found
+        assert not {name for name in found if name.startswith("mistere.model.mixture")}, stage
+    found = modules("train_moe")
+    assert "mistere.model.mixture.mixture" in found and "mistere.model.losses" in found
+    assert not {name for name in found if name.startswith("mistere.model.encoders.families")}
+
+
+PROBE = """
+import json, sys
+from mistere.common.code_digest import source_digest
+print(json.dumps({stage: source_digest(f"components.{stage}.run") for stage in sys.argv[1:]}))
+"""
+
+
+def digests(root: Path) -> dict[str, str]:
+    environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
+    answer = subprocess.run(
+        [sys.executable, "-c", PROBE, *STAGES], cwd=root, env=environment, capture_output=True, text=True, check=True
+    )
+    found: dict[str, str] = json.loads(answer.stdout)
+    return found
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the code that may be edited."""
+    copy = tmp_path_factory.mktemp("tree")
+    for storey in ("mistere", "components"):
+        shutil.copytree(PROJECT_ROOT / storey, copy / storey, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copyfile(PROJECT_ROOT / "requirements.lock", copy / "requirements.lock")
+    return copy
+
+
+@pytest.fixture(scope="module")
+def before(tree: Path) -> dict[str, str]:
+    return digests(tree)
+
+
+def changed_by(tree: Path, before: dict[str, str], edits: dict[str, tuple[str, str]]) -> set[str]:
+    """The stages whose digest changes when in each file the first text is replaced by the second ("" is the end)."""
+    originals = {file: (tree / file).read_text() if (tree / file).exists() else None for file in edits}
+    for file, (old, new) in edits.items():
+        text = originals[file] or ""
+        assert old in text
+        (tree / file).write_text(text.replace(old, new, 1) if old else text + new)
+    after = digests(tree)
+    for file, text in originals.items():
+        (tree / file).unlink() if text is None else (tree / file).write_text(text)
+    return {stage for stage in STAGES if after[stage] != before[stage]}
+
+
+def reworded(source: str) -> str:
+    """The same code with every docstring replaced, every comment removed and blank lines added."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            node.value.value = "Another sentence."
+    return "\n\n\n# A comment.\n" + ast.unparse(tree).replace("\n\n", "\n\n\n\n")
+
+
+def test_comments_docstrings_and_blank_lines_change_no_key(tree: Path, before: dict[str, str]) -> None:
+    """Every file of the code, reworded at once: ``ast.unparse`` changes layout, quotes, comments and docstrings."""
+    originals = {file: file.read_text() for file in tree.rglob("*.py")}
+    for file, text in originals.items():
+        file.write_text(reworded(text))
+    try:
+        assert digests(tree) == before
+    finally:
+        for file, text in originals.items():
+            file.write_text(text)
+
+
+def test_a_changed_constant_changes_exactly_the_keys_of_the_stages_that_compute_with_it(
+    tree: Path, before: dict[str, str]
+) -> None:
+    constant = ("", "CHANGED = 1\n")
+
+    def by(file: str, edit: tuple[str, str] = constant) -> set[str]:
+        return changed_by(tree, before, {file: edit})
+
+    assert by("components/gate_model/rules/above_majority.py") == {"gate_model"}
+    assert by("components/finetune_encoder/fine_tuning.py") == {"finetune_encoder"}
+    assert by("components/gate_model/component.py") == set()
+    assert by("mistere/predictor/protocol/rest.py") == set()
+    assert by("mistere/common/errors.py") == by("mistere/common/progress.py") == set()
+    assert by("mistere/registry/model_registry.py") == by("mistere/artifacts/object_store.py") == set()
+    assert {"finetune_encoder", "embed_shard"} <= by("mistere/model/encoders/inputs.py") <= MODELS
+    assert {"train_moe", "evaluate_model"} <= by("mistere/model/mixture/mixture.py") <= MODELS
+    assert by("mistere/model/losses.py", ("gamma", "gamma_")) <= MODELS
+    assert by("mistere/artifacts/manifests.py") == set(STAGES) - {"resolve_inputs"}
+    assert by("requirements.lock", ("", "new-package==1\n")) == set(STAGES)
+    assert by("components/validate_data/report.html", ("", "<!-- edited -->")) == {"validate_data"}
+    assert by("mistere/reports/templates/base.html", ("", "<!-- edited -->")) == set()
+    assert by("components/gate_model/rules/new_rule.py") == {"gate_model"}
+
+
+def test_a_stage_whose_module_opts_out_still_depends_on_the_rest(tree: Path, before: dict[str, str]) -> None:
+    edits = {"mistere/metrics/calibration.py": ("", "AFFECTS_RESULTS = False\n")}
+    assert changed_by(tree, before, edits) == {"evaluate_model"}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("x = 1", "x = 1  # one\n\n", True),
+        ('def f():\n    """One."""\n    return 1', 'def f():\n    "Two."\n    return 1', True),
+        ('class A:\n    a: int = 1\n    """About a."""', "class A:\n    a: int = 1", True),
+        ("x = 'a'", 'x = "a"', True),
+        ("f(a,\n  b)", "f(a, b)", True),
+        ("x = 1", "x = 1.0", False),
+        ("x = 1", "x = True", False),
+        ("x = 'a'", "x = b'a'", False),
+        ("x = 'a'", "x = 'b'", False),
+        ("def f(a): pass", "def f(a=None): pass", False),
+        ("x = a", "x = -a", False),
+        ("x: int = 1", "x: float = 1", False),
+        ("f'{a}'", "f'{a!r}'", False),
+    ],
+)
+def test_what_counts_as_the_meaning_of_code(one: str, other: str, same: bool) -> None:
+    assert (code_meaning(one) == code_meaning(other)) is same
+
+
+MODULE_NAME = re.compile(r"(?<![\w/.$-])((?:mistere|components|pipelines)(?:\.[A-Za-z_]\w*)+)(?![\w/-]|\.\w)")
+NOT_MODULES = re.compile(
+    r"pipelines\.kubeflow\.org|mistere\.(step_key|outcome|commit|dirty|profile|bundle_digest|dvc_digest|run_id|e2e)\b|"
+    r"pipelines\.cli\.doctor\.groups\.local_machine\._DISK_BYTES"
+)
+"""An API group of Kubernetes, and tags in MLflow and labels of containers that start like a package of ours."""
+
+
+def defined(name: str) -> bool:
+    """Whether a dotted name is a module of ours, or something that a module of ours defines."""
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        base = PROJECT_ROOT.joinpath(*parts[:count])
+        file = base.with_suffix(".py") if base.with_suffix(".py").is_file() else base / "__init__.py"
+        if file.is_file():
+            return (
+                count == len(parts) or re.search(rf"\b{parts[count]}\b", file.read_text(encoding="utf-8")) is not None
+            )
+    return False
+
+
+def named_modules() -> list[tuple[str, str]]:
+    """Dotted names of ours in strings of the code, and in every other text file that the project commits."""
+    listed = subprocess.run(["git", "ls-files"], cwd=PROJECT_ROOT, capture_output=True, text=True, check=False).stdout
+    texts: list[tuple[str, str]] = []
+    for name in listed.splitlines():
+        file = PROJECT_ROOT / name
+        if not file.is_file() or file.suffix in {".lock", ".html"} or name.startswith((".dvc/", "LICENSE")):
+            continue
+        if file.suffix == ".py":
+            constants = (node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Constant))
+            texts += [(name, node.value) for node in constants if isinstance(node.value, str)]
+        elif file.suffix in {".md", ".yaml", ".toml", ".sh", ".hcl", ""}:
+            texts.append((name, file.read_text(encoding="utf-8", errors="replace")))
+    return [
+        (file, match.group(1))
+        for file, text in texts
+        for match in MODULE_NAME.finditer(NOT_MODULES.sub("", text.replace("\\\n", "")))
+    ]
+
+
+def test_every_module_that_a_string_names_exists() -> None:
+    """``python -m`` commands, ``monkeypatch`` targets, cross-references: a renamed module must not leave one behind."""
+    found = named_modules()
+    assert len(found) > 20
+    assert sorted({(file, name) for file, name in found if not defined(name)}) == []
+    assert not defined(".".join(["mistere", "common", "renamed"])) and not defined(".".join(["components", "renamed"]))
