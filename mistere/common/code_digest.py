@@ -45,6 +45,9 @@ def _dump(node: object) -> Iterator[str]:
     if isinstance(node, ast.AST):
         yield f"({type(node).__name__}"
         for name, value in ast.iter_fields(node):
+            if isinstance(node, ast.JoinedStr):
+                # Python 3.12.1 adds empty text to the format specifications of f-strings; other versions do not.
+                value = [part for part in value if not (isinstance(part, ast.Constant) and part.value == "")]
             if name not in _NO_MEANING and value is not None and value != []:
                 yield f" {name}="
                 yield from _dump(value)

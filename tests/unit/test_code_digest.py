@@ -197,10 +197,28 @@ def test_a_stage_whose_module_opts_out_still_depends_on_the_rest(tree: Path, bef
         ("x = a", "x = -a", False),
         ("x: int = 1", "x: float = 1", False),
         ("f'{a}'", "f'{a!r}'", False),
+        ("f'{a:{b}}'", "f'{a:{b}}' ''", True),
+        ("f('')", "f()", False),
     ],
 )
 def test_what_counts_as_the_meaning_of_code(one: str, other: str, same: bool) -> None:
     assert (code_meaning(one) == code_meaning(other)) is same
+
+
+def test_the_meaning_is_the_same_under_every_python_of_this_machine() -> None:
+    """Keys are shared between machines: on this one, every installed version that is supported must agree."""
+    code = (
+        "import hashlib, sys; from pathlib import Path; from mistere.common.code_digest import code_meaning; "
+        "texts = [p.read_text(encoding='utf-8') for s in ('mistere', 'components', 'pipelines') for p in sorted(Path(s).rglob('*.py'))]; "
+        "print(sys.version_info[:2], hashlib.sha256(''.join(map(code_meaning, texts)).encode()).hexdigest())"
+    )
+    answers: dict[str, str] = {}
+    for python in {sys.executable, *filter(None, map(shutil.which, ("python3.11", "python3.12", "python3.13")))}:
+        done = subprocess.run([python, "-c", code], cwd=PROJECT_ROOT, capture_output=True, text=True, check=False)
+        if done.returncode == 0:  # a pyenv shim exists for versions that are not selected
+            version, _, digest = done.stdout.strip().rpartition(" ")
+            answers[version] = digest
+    assert answers and len(set(answers.values())) == 1, answers
 
 
 MODULE_NAME = re.compile(r"(?<![\w/.$-])((?:mistere|components|pipelines)(?:\.[A-Za-z_]\w*)+)(?![\w/-]|\.\w)")
