@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from mistere.common.errors import DataError, UsageError
 from mistere.common.splits import Split
 from mistere.corpora.import_report import ImportReport, some, write_counted
+from mistere.corpora.importer import Option, TextOnly, importer
 from mistere.corpora.media import AudioReader
 from mistere.corpora.published_counts import differences
 from mistere.corpora.text_files import read_lines
@@ -50,8 +51,14 @@ class _Tally:
     audio: AudioReader = field(default_factory=AudioReader)
 
 
+@importer("iemocap", help="IEMOCAP: its five sessions, the last one as test.")
 def import_iemocap(
-    source: Path, directory: Path, *, classes: Literal[6, 4] = 6, dev_session: int = 4, text_only: bool = False
+    source: Path,
+    directory: Path,
+    *,
+    classes: Annotated[Literal[6, 4], Option("Number of classes: 6, or 4 (happy and excited are one).")] = 6,
+    dev_session: Annotated[int, Option("The session used as dev; session 5 is test.", minimum=1, maximum=4)] = 4,
+    text_only: TextOnly = False,
 ) -> ImportReport:
     """Bring IEMOCAP into the dataset form.
 

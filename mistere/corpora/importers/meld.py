@@ -6,10 +6,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 from mistere.common.errors import DataError, UsageError
 from mistere.common.splits import SPLITS, Split
 from mistere.corpora.import_report import ImportReport, write_counted
+from mistere.corpora.importer import Option, TextOnly, importer
 from mistere.corpora.media import AudioReader
 from mistere.corpora.published_counts import differences
 from mistere.corpora.text_files import read_table
@@ -40,7 +42,16 @@ _Dialogues = dict[int, dict[int, _Row]]
 _Media = dict[tuple[int, int], Path]
 
 
-def import_meld(source: Path, directory: Path, *, media: Path | None = None, text_only: bool = False) -> ImportReport:
+@importer("meld", help="MELD: its tables and, if present, the clips of the utterances.")
+def import_meld(
+    source: Path,
+    directory: Path,
+    *,
+    media: Annotated[
+        Path | None, Option("Directory of the media folders; by default the one that holds the tables.")
+    ] = None,
+    text_only: TextOnly = False,
+) -> ImportReport:
     """Bring MELD into the dataset form.
 
     The published tables have lost characters on their way through encodings; those are repaired

@@ -6,11 +6,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from mistere.common.errors import DataError, UsageError
 from mistere.common.splits import SPLITS, Split
 from mistere.corpora.import_report import ImportReport, some, write_counted
+from mistere.corpora.importer import Option, TextOnly, importer
 from mistere.corpora.media import AudioReader
 from mistere.corpora.mosi_folds import FOLDS
 from mistere.corpora.published_counts import differences
@@ -48,8 +49,15 @@ class _Tally:
 _Videos = dict[str, dict[int, _Segment]]
 
 
+@importer("mosi", help="CMU-MOSI: segments, transcripts and scores, as negative and positive.")
 def import_mosi(
-    source: Path, directory: Path, *, zero: Literal["positive", "drop"] = "positive", text_only: bool = False
+    source: Path,
+    directory: Path,
+    *,
+    zero: Annotated[
+        Literal["positive", "drop"], Option("What to do with a score of 0: positive, or drop.")
+    ] = "positive",
+    text_only: TextOnly = False,
 ) -> ImportReport:
     """Bring CMU-MOSI into the dataset form, in its standard folds.
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import ValidationError
 
 from mistere.common.errors import DataError, UsageError
 from mistere.common.splits import SPLITS, Split
 from mistere.corpora.import_report import ImportReport, write_counted
+from mistere.corpora.importer import Option, TextOnly, importer
 from mistere.corpora.media import AudioReader, UnreadableMediaError, audio_bytes
 from mistere.corpora.table_base import Base, read_base
 from mistere.corpora.table_rows import Row, Table, read_embedded, read_rows
@@ -72,21 +73,72 @@ class _Sound:
             raise DataError(f"{where}: audio {written[:80]!r} can't be looked up ({error}).") from error
 
 
+def _parse_columns(typed: Sequence[str]) -> dict[str, str]:
+    columns = {}
+    for column in typed:
+        name, separator, value = column.partition("=")
+        if not separator or not value:
+            raise UsageError(f"--column {column}: write it as NAME=COLUMN, for example --column label=emotion.")
+        columns[name.strip()] = value.strip()
+    return columns
+
+
+def _parse_labels(typed: str) -> list[str]:
+    return [label.strip() for label in typed.split(",") if label.strip()]
+
+
+def _parse_splits(typed: str) -> tuple[float, float, float]:
+    try:
+        train, dev, test = (float(share) for share in typed.split(","))
+    except ValueError as error:
+        raise UsageError(f"--splits {typed}: name three shares, for example 0.8,0.1,0.1.") from error
+    return train, dev, test
+
+
+@importer(
+    "table",
+    help="A table of your own; also a repaired quarantine file, or a batch of new dialogues (--base).",
+    source="CSV, TSV, JSONL or parquet, one row for each utterance.",
+)
 def import_table(
     source: Path,
     directory: Path,
     *,
-    columns: Mapping[str, str] | None = None,
-    audio: Path | None = None,
-    labels: Sequence[str] = (),
-    name: str = "",
-    language: str = "en",
-    licence: str = "",
-    splits: tuple[float, float, float] = (0.8, 0.1, 0.1),
-    seed: int = 0,
-    base: Path | None = None,
-    text_only: bool = False,
-    missing_audio: Literal["fail", "missing"] = "fail",
+    columns: Annotated[
+        Mapping[str, str] | None,
+        Option(
+            "The table's name for dialogue_id, turn, text, audio, label, speaker, split.",
+            flag="--column",
+            metavar="NAME=COLUMN",
+            repeatable=True,
+            parse=_parse_columns,
+        ),
+    ] = None,
+    audio: Annotated[Path | None, Option("Directory that the table's audio paths are relative to.")] = None,
+    labels: Annotated[
+        Sequence[str],
+        Option("The labels in order, separated by commas; by default sorted by name.", parse=_parse_labels),
+    ] = (),
+    name: Annotated[str, Option("Name of the dataset; by default the file's.")] = "",
+    language: Annotated[str, Option("Language of the transcripts, a tag such as en.")] = "en",
+    licence: Annotated[str, Option("Licence of the data.")] = "",
+    splits: Annotated[
+        tuple[float, float, float],
+        Option(
+            "Shares of train, dev and test, if the table has no column split.",
+            parse=_parse_splits,
+            typed_default="0.8,0.1,0.1",
+        ),
+    ] = (0.8, 0.1, 0.1),
+    seed: Annotated[int, Option("Seed of the assignment of dialogues to splits.")] = 0,
+    base: Annotated[
+        Path | None,
+        Option("An existing dataset to copy; the table's dialogues replace those of the same dialogue_id."),
+    ] = None,
+    text_only: TextOnly = False,
+    missing_audio: Annotated[
+        Literal["fail", "missing"], Option("What to do about a missing audio file: fail, or missing.")
+    ] = "fail",
 ) -> ImportReport:
     """Bring a table into the dataset form.
 
