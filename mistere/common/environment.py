@@ -1,5 +1,12 @@
-"""Names of environment variables that more than one room reads."""
+"""Environment variables that more than one room reads."""
 
 from __future__ import annotations
 
+import os
+
 STORE_VARIABLE, TRACKING_VARIABLE = "MISTERE_STORE", "MLFLOW_TRACKING_URI"
+
+
+def trusted_authorities() -> str | None:
+    """The file of trusted certificate authorities that the environment names; None for the default ones."""
+    return os.environ.get("SSL_CERT_FILE") or os.environ.get("REQUESTS_CA_BUNDLE") or None

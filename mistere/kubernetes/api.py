@@ -11,10 +11,12 @@ import os
 import re
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from mistere.common.environment import trusted_authorities
 from mistere.common.errors import MistereError, UsageError
 
 if TYPE_CHECKING:
@@ -25,8 +27,9 @@ FIELD_MANAGER: Final = "mistere"
 """Under which this project's fields of an object are known."""
 
 _INSIDE = "KUBERNETES_SERVICE_HOST"
+_KUBECONFIG = "~/.kube/config"
 _PATIENCE: Final = (0.5, 1.0, 2.0, 4.0)
-_TIMEOUT: Final = (10, 60)
+_TIMEOUT: Final = (10.0, 60.0)
 _PAGE: Final = 200
 _LONGEST = 400
 
@@ -50,13 +53,26 @@ class KubernetesApi:
     Args:
         configuration: address and credentials.
         inside: whether this process runs in the cluster, and so reaches its pods.
+        timeout: seconds to connect and to wait for the answer of one request.
+        retry_delays: seconds to wait before each retry of a request; empty for no retries.
+
+    Attributes:
+        date: the ``Date`` header of the last answer; empty before the first.
     """
 
-    def __init__(self, configuration: Configuration, inside: bool) -> None:
+    def __init__(
+        self,
+        configuration: Configuration,
+        inside: bool,
+        timeout: tuple[float, float] = _TIMEOUT,
+        retry_delays: Sequence[float] = _PATIENCE,
+    ) -> None:
         from kubernetes.client import ApiClient
 
         configuration.retries = False
         self.inside = inside
+        self.date = ""
+        self._timeout, self._retry_delays = timeout, retry_delays
         self._configuration = configuration
         self._client = ApiClient(configuration)
 
@@ -123,6 +139,14 @@ class KubernetesApi:
             raise
         return True
 
+    def review(self, collection: str, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        """Post an object that the API answers and does not store, such as an access review; return the answer.
+
+        Raises:
+            KubernetesError: the request is refused.
+        """
+        return self._call("POST", collection, body=dict(manifest))
+
     def delete(self, path: str, *, dependents_first: bool = False) -> None:
         """Delete an object, if it is there.
 
@@ -151,7 +175,7 @@ class KubernetesApi:
         query |= {key: value for key, value in (("labelSelector", selector), ("fieldSelector", fields)) if value}
         began = time.monotonic()
         try:
-            response = self._send("GET", path, query, None, (_TIMEOUT[0], patience))
+            response = self._send("GET", path, query, None, (self._timeout[0], patience))
             try:
                 next(response.stream(None), b"")
             finally:
@@ -185,7 +209,7 @@ class KubernetesApi:
             value = json.loads(answer)
         except ValueError as error:
             raise KubernetesError(
-                f"{self._host} does not answer as a Kubernetes API does: check its address."
+                f"{self.host} does not answer as a Kubernetes API does: check its address."
             ) from error
         return value if isinstance(value, dict) else {}
 
@@ -193,9 +217,11 @@ class KubernetesApi:
         from kubernetes.client.rest import ApiException
         from urllib3.exceptions import HTTPError
 
-        for wait in (*_PATIENCE, None):
+        for wait in (*self._retry_delays, None):
             try:
-                return bytes(self._send(method, path, query, body, _TIMEOUT).data)
+                response = self._send(method, path, query, body, self._timeout)
+                self.date = str(response.headers.get("Date") or "")
+                return bytes(response.data)
             except ApiException as error:
                 passing = error.status == 429 or (error.status or 0) >= 500
                 if wait is None or not passing:
@@ -203,10 +229,7 @@ class KubernetesApi:
                 time.sleep(max(wait, _retry_after(error)))
             except HTTPError as error:
                 if wait is None:
-                    raise KubernetesError(
-                        f"the Kubernetes API at {self._host} does not answer ({type(error).__name__}): check the network and the "
-                        "address in the kubeconfig."
-                    ) from error
+                    raise KubernetesError(_no_answer(error, self.host)) from error
                 time.sleep(wait)
         raise AssertionError("unreachable")
 
@@ -234,7 +257,8 @@ class KubernetesApi:
         )
 
     @property
-    def _host(self) -> str:
+    def host(self) -> str:
+        """The address of the API server."""
         return str(self._configuration.host)
 
     def _refusal(self, error: ApiException, method: str, path: str) -> KubernetesError:
@@ -244,7 +268,7 @@ class KubernetesApi:
         said = _one_line(str(status.get("message") or error.reason or ""))
         if code == 401:
             text = (
-                f"the Kubernetes API at {self._host} does not know who asks (401): the token has expired or is of another "
+                f"the Kubernetes API at {self.host} does not know who asks (401): the token has expired or is of another "
                 "cluster; log in anew, or in a pod see that a service account's token is mounted."
             )
         elif code == 403 and "exceeded quota" in said:
@@ -262,12 +286,10 @@ class KubernetesApi:
             text = f"the cluster refuses it ({said}): correct the deployment section."
         elif code == 0:
             text = (
-                f"the Kubernetes API at {self._host} is not who the kubeconfig expects ({said}): check its certificate."
+                f"the Kubernetes API at {self.host} is not who the kubeconfig expects ({said}): check its certificate."
             )
         else:
-            text = (
-                f"the Kubernetes API at {self._host} has trouble ({method} answered {code}: {said}): try again later."
-            )
+            text = f"the Kubernetes API at {self.host} has trouble ({method} answered {code}: {said}): try again later."
         return KubernetesError(text, code, said)
 
 
@@ -275,8 +297,18 @@ class _MissingObjectError(KubernetesError):
     """The kind is known, the object is not there."""
 
 
-def connect() -> KubernetesApi:
+def is_configured() -> bool:
+    """Whether this process runs in a cluster, or a kubeconfig exists."""
+    files = (os.environ.get("KUBECONFIG") or _KUBECONFIG).split(os.pathsep)
+    return bool(os.environ.get(_INSIDE)) or any(Path(file).expanduser().is_file() for file in files if file)
+
+
+def connect(timeout: tuple[float, float] = _TIMEOUT, retry_delays: Sequence[float] = _PATIENCE) -> KubernetesApi:
     """The cluster that this process runs in, or else the one of the kubeconfig.
+
+    Args:
+        timeout: seconds to connect and to wait for the answer of one request.
+        retry_delays: seconds to wait before each retry of a request; empty for no retries.
 
     Raises:
         UsageError: there is neither.
@@ -298,7 +330,8 @@ def connect() -> KubernetesApi:
             else "run it in the cluster, or point KUBECONFIG to a kubeconfig with a current context"
         )
         raise UsageError(f"there is no access to a Kubernetes cluster ({_one_line(str(error))}): {mend}.") from error
-    return KubernetesApi(configuration, inside)
+    configuration.ssl_ca_cert = configuration.ssl_ca_cert or trusted_authorities()
+    return KubernetesApi(configuration, inside, timeout, retry_delays)
 
 
 def _status(error: ApiException) -> dict[str, Any]:
@@ -308,6 +341,14 @@ def _status(error: ApiException) -> dict[str, Any]:
         if isinstance(value, dict) and value.get("kind") == "Status":
             return value
     return {}
+
+
+def _no_answer(error: Exception, host: str) -> str:
+    from urllib3.exceptions import NewConnectionError, TimeoutError
+
+    late = isinstance(error, TimeoutError) and not isinstance(error, NewConnectionError)
+    what = "did not answer in time" if late else f"cannot be reached ({type(error).__name__})"
+    return f"the Kubernetes API at {host} {what}: check the network, a VPN or port-forward, and the address in the kubeconfig."
 
 
 def _retry_after(error: ApiException) -> float:

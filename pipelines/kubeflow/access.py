@@ -1,4 +1,4 @@
-"""Where Kubeflow Pipelines is and with which token: the names in the environment, said once for all who speak to it."""
+"""Address and token of Kubeflow Pipelines, from the options, the environment and the settings."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _FILE: Final = "/var/run/secrets/kubeflow/pipelines/token"
 
 
 def chosen_host(host: str | None, setting: str) -> str:
-    """The address: what an option names, else the environment, else the setting; empty where nobody names one."""
+    """The address of Kubeflow Pipelines: the option, else the environment, else the setting; empty if none is set."""
     return (host or os.environ.get(HOST_VARIABLE) or setting).rstrip("/")
 
 
 def service_account_token() -> Path | None:
-    """The file with a pod's own token, where Kubernetes has put one for Kubeflow Pipelines."""
+    """The file with the pod's token for Kubeflow Pipelines; None if Kubernetes has not mounted one."""
     path = Path(os.environ.get(_FILE_VARIABLE) or _FILE)
     return path if path.is_file() else None

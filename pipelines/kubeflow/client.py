@@ -1,4 +1,4 @@
-"""Kubeflow Pipelines through kfp's client: what exists is found again, trouble is one sentence, lists are read to the end."""
+"""Kubeflow Pipelines through kfp's client: idempotent creation, paged listing, and every error as one sentence."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from mistere.common.environment import trusted_authorities
 from mistere.common.errors import UsageError
 from pipelines.kubeflow.access import TOKEN_VARIABLE, service_account_token
 from pipelines.kubeflow.failures import (
+    CLOCK_SECONDS,
     AlreadyExistsError,
     NotFoundError,
     PipelinesError,
@@ -25,35 +27,49 @@ from pipelines.kubeflow.failures import (
 )
 
 if TYPE_CHECKING:
-    from kfp_server_api import V2beta1PipelineVersion, V2beta1RecurringRun, V2beta1Run
+    from kfp_server_api import (
+        V2beta1Experiment,
+        V2beta1Pipeline,
+        V2beta1PipelineVersion,
+        V2beta1RecurringRun,
+        V2beta1Run,
+    )
 
 _NO_NAMESPACE: Final = "-"
-"""kfp's own client would ask the server for one, and retry with traces, before its first real call."""
-_TRIES: Final = 3
+"""Without a namespace, kfp's client requests one from the server on creation, and logs stack traces while it retries."""
 _PAGE: Final = 100
 
 
 class Pipelines:
     """One namespace of Kubeflow Pipelines.
 
-    A token comes from ``KFP_TOKEN``, else from the service account's file where kfp looks for it
-    (``KF_PIPELINES_SA_TOKEN_PATH``); kfp's own settings (``~/.config/kfp``) hold as well. A request that changes nothing is
-    tried again, a few times, where the server has trouble; one that makes something is tried again only after it was not found.
+    The token comes from ``KFP_TOKEN``, or from the service account's file where kfp looks for it
+    (``KF_PIPELINES_SA_TOKEN_PATH``); kfp's own settings (``~/.config/kfp``) apply too. Requests that change nothing are retried
+    while the server fails; a request that creates an object is retried only after a lookup shows that the object is missing.
 
     Args:
         host: the address, with its scheme.
-        namespace: of the runs; a server for one user alone takes no notice of it.
-        backoff: seconds before the second retry, which then double.
-        timeout: seconds to connect and to answer.
+        namespace: of the runs; a single-user server ignores it.
+        backoff: seconds before the second retry; doubled for each further one.
+        timeout: seconds to connect and to wait for the answer.
+        retries: how often a request that changes nothing is repeated.
+        clock_tolerance: seconds by which this machine's clock may differ from the server's.
     """
 
     def __init__(
-        self, host: str, namespace: str, backoff: float = 0.5, timeout: tuple[float, float] = (5.0, 30.0)
+        self,
+        host: str,
+        namespace: str,
+        backoff: float = 0.5,
+        timeout: tuple[float, float] = (5.0, 30.0),
+        retries: int = 3,
+        clock_tolerance: float = CLOCK_SECONDS,
     ) -> None:
         from kfp.client import Client
         from urllib3 import Retry
 
         self.host, self.namespace, self._timeout = host, namespace, timeout
+        self._clock_tolerance = clock_tolerance
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -62,51 +78,51 @@ class Pipelines:
                     namespace=_NO_NAMESPACE,
                     existing_token=os.environ.get(TOKEN_VARIABLE) or None,
                     credentials=_service_account(),
-                    ssl_ca_cert=os.environ.get("SSL_CERT_FILE") or None,
+                    ssl_ca_cert=trusted_authorities(),
                 )
         except (OSError, ValueError) as error:
             raise UsageError(
-                f"kfp's client cannot be made for {host} ({type(error).__name__}): mend or delete ~/.config/kfp/context.json."
+                f"kfp's client cannot be created for {host} ({type(error).__name__}): fix or delete ~/.config/kfp/context.json."
             ) from error
         self._api = self._kfp._run_api.api_client
         self._api.rest_client.pool_manager.connection_pool_kw["retries"] = Retry(
-            total=_TRIES,
-            connect=1,
-            read=1,
+            total=retries,
+            connect=min(retries, 1),
+            read=min(retries, 1),
             backoff_factor=backoff,
             status_forcelist=(408, 429, 500, 502, 503, 504),
             allowed_methods={"GET", "DELETE"},
             raise_on_status=False,
             respect_retry_after_header=False,
         )
-        self._met = False
+        self._clock_checked = False
 
     def page(self, run_id: str) -> str:
-        """Where a person sees a run."""
+        """The address of a run's page in the user interface."""
         return f"{self.host}/#/runs/details/{run_id}"
 
     def pipeline(self, name: str, description: str) -> str:
-        """The id of a pipeline, which is made where there is none."""
+        """The id of a pipeline, which is created if it does not exist."""
         from kfp_server_api import V2beta1Pipeline
-
-        what, api = f"pipeline {name!r}", self._kfp.pipelines
-
-        def find() -> Any:
-            return self._named(api.pipeline_service_list_pipelines, "pipelines", name, what, namespace=self.namespace)
 
         def create() -> Any:
             body = V2beta1Pipeline(display_name=name, description=description, namespace=self.namespace)
-            return self._call(api.pipeline_service_create_pipeline, body, what=what)
+            return self._call(self._kfp.pipelines.pipeline_service_create_pipeline, body, what=f"pipeline {name!r}")
 
-        return str((find() or self._made(create, find)).pipeline_id)
+        return str((self.find_pipeline(name) or self._create(create, lambda: self.find_pipeline(name))).pipeline_id)
+
+    def find_pipeline(self, name: str) -> V2beta1Pipeline | None:
+        """A pipeline by its name; None if it does not exist."""
+        listing = self._kfp.pipelines.pipeline_service_list_pipelines
+        return self._find(listing, "pipelines", name, f"pipeline {name!r}", namespace=self.namespace)
 
     def version(self, pipeline_id: str, name: str) -> V2beta1PipelineVersion | None:
-        """A version of a pipeline by its name."""
+        """A version of a pipeline by its name; None if it does not exist."""
         listing = self._kfp.pipelines.pipeline_service_list_pipeline_versions
-        return self._named(listing, "pipeline_versions", name, f"version {name!r}", pipeline_id=pipeline_id)
+        return self._find(listing, "pipeline_versions", name, f"version {name!r}", pipeline_id=pipeline_id)
 
     def version_by_id(self, pipeline_id: str, version_id: str) -> V2beta1PipelineVersion | None:
-        """A version of a pipeline; None where it was deleted."""
+        """A version of a pipeline; None if it was deleted."""
         getting = self._kfp.pipelines.pipeline_service_get_pipeline_version
         try:
             return self._call(getting, pipeline_id, version_id, what="a pipeline version")
@@ -120,7 +136,7 @@ class Pipelines:
             pipeline_id: of the pipeline.
             name: of the version.
             description: of the version.
-            package: the compiled pipeline's text.
+            package: the text of the compiled pipeline.
         """
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "pipeline.yaml"
@@ -136,46 +152,57 @@ class Pipelines:
                     description=description,
                 )
 
-            return self._made(create, lambda: self.version(pipeline_id, name))
+            return self._create(create, lambda: self.version(pipeline_id, name))
 
     def experiment(self, name: str) -> str:
-        """The id of an experiment, which is made where there is none."""
+        """The id of an experiment, which is created if it does not exist."""
         from kfp_server_api import V2beta1Experiment
-
-        what, api = f"experiment {name!r}", self._kfp.experiments
-
-        def find() -> Any:
-            return self._named(
-                api.experiment_service_list_experiments, "experiments", name, what, namespace=self.namespace
-            )
 
         def create() -> Any:
             body = V2beta1Experiment(display_name=name, namespace=self.namespace)
-            return self._call(api.experiment_service_create_experiment, body, what=what)
+            return self._call(
+                self._kfp.experiments.experiment_service_create_experiment, body, what=f"experiment {name!r}"
+            )
 
-        return str((find() or self._made(create, find)).experiment_id)
+        return str(
+            (self.find_experiment(name) or self._create(create, lambda: self.find_experiment(name))).experiment_id
+        )
+
+    def find_experiment(self, name: str) -> V2beta1Experiment | None:
+        """An experiment by its name; None if it does not exist."""
+        listing = self._kfp.experiments.experiment_service_list_experiments
+        return self._find(listing, "experiments", name, f"experiment {name!r}", namespace=self.namespace)
 
     def start(self, body: V2beta1Run) -> V2beta1Run:
-        """Start a run, once: one of that name that is there already is the one."""
+        """Start a run; if a run of that name exists already, return that one."""
         what = f"run {body.display_name!r}"
 
         def create() -> Any:
             return self._call(self._kfp.runs.run_service_create_run, body, what=what)
 
-        return self._made(create, lambda: self.run_by_name(body.display_name))
+        return self._create(create, lambda: self.run_by_name(body.display_name))
 
     def run(self, run_id: str) -> V2beta1Run:
         """A run by its id.
 
         Raises:
-            NotFoundError: it was deleted.
+            NotFoundError: the run was deleted.
         """
         return self._call(self._kfp.runs.run_service_get_run, run_id, what=f"run {run_id}")
 
     def run_by_name(self, name: str) -> V2beta1Run | None:
-        """A run by its name, if there is one."""
+        """A run by its name; None if it does not exist."""
         listing = self._kfp.runs.run_service_list_runs
-        return self._named(listing, "runs", name, f"run {name!r}", namespace=self.namespace)
+        return self._find(listing, "runs", name, f"run {name!r}", namespace=self.namespace)
+
+    def check_access(self) -> None:
+        """Check that the account may see the runs of the namespace.
+
+        Raises:
+            PipelinesError: the server refuses the token or the namespace, or does not answer.
+        """
+        listing = self._kfp.runs.run_service_list_runs
+        self._call(listing, what="access to runs", namespace=self.namespace, page_size=1)
 
     def stop(self, run_id: str) -> None:
         """Stop a run; its exit handler still reports."""
@@ -187,11 +214,11 @@ class Pipelines:
         return self._pages(listing, "recurring_runs", "the recurring runs", namespace=self.namespace)
 
     def set_schedule(self, body: V2beta1RecurringRun, replaced: Collection[str] = ()) -> V2beta1RecurringRun:
-        """Make a recurring run; one with the same name and description that is there already is the one.
+        """Create a recurring run; if one with the same name and description exists already, return that one.
 
         Args:
             body: the recurring run.
-            replaced: ids of those that it replaces, and that are not meant.
+            replaced: ids of the recurring runs that it replaces; they do not count as existing.
         """
         what, api = f"recurring run {body.display_name!r}", self._kfp.recurring_runs
 
@@ -203,7 +230,7 @@ class Pipelines:
             others = (one for one in self.schedules() if one.recurring_run_id not in replaced)
             return next((one for one in others if (one.display_name, one.description) == same), None)
 
-        return self._made(create, find)
+        return self._create(create, find)
 
     def switch_schedule(self, schedule_id: str, *, enabled: bool) -> None:
         """Enable or disable a recurring run."""
@@ -216,29 +243,29 @@ class Pipelines:
         self._call(switch, schedule_id, what=f"recurring run {schedule_id}")
 
     def delete_schedule(self, schedule_id: str) -> None:
-        """Delete a recurring run, if it is still there."""
+        """Delete a recurring run, if it still exists."""
         deleting = self._kfp.recurring_runs.recurring_run_service_delete_recurring_run
         try:
             self._call(deleting, schedule_id, what=f"recurring run {schedule_id}")
         except NotFoundError:
             return
 
-    def _made(self, create: Callable[[], Any], find: Callable[[], Any]) -> Any:
-        """Make something that nobody else has made meanwhile, nor a request of ours whose answer was lost."""
+    def _create(self, create: Callable[[], Any], find: Callable[[], Any]) -> Any:
+        """Create an object once, even if another client creates it too or the answer to our own request is lost."""
         try:
             return create()
         except AlreadyExistsError:
-            found = find()
-            if found is None:
+            existing = find()
+            if existing is None:
                 raise
-            return found
+            return existing
         except UnavailableError:
             return find() or create()
 
-    def _named(self, listing: Callable[..., Any], attribute: str, name: str, what: str, **scope: str) -> Any:
+    def _find(self, listing: Callable[..., Any], attribute: str, name: str, what: str, **scope: str) -> Any:
         wanted = {"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]}
-        found = self._pages(listing, attribute, what, filter=json.dumps(wanted), **scope)
-        return next((one for one in found if one.display_name == name), None)
+        candidates = self._pages(listing, attribute, what, filter=json.dumps(wanted), **scope)
+        return next((one for one in candidates if one.display_name == name), None)
 
     def _pages(self, listing: Callable[..., Any], attribute: str, what: str, **scope: str) -> Iterator[Any]:
         token, seen = "", set[str]()
@@ -249,10 +276,10 @@ class Pipelines:
             token = answer.next_page_token or ""
 
     def _call(self, operation: Callable[..., Any], *arguments: Any, what: str, **options: Any) -> Any:
-        """One request.
+        """Make one request.
 
         Raises:
-            PipelinesError: it came to nothing.
+            PipelinesError: the request failed.
         """
         from kfp_server_api import ApiException
         from urllib3.exceptions import HTTPError
@@ -264,7 +291,11 @@ class Pipelines:
             raise self._refusal(error, what) from error
         except HTTPError as error:
             raise unanswered(error, self.host) from error
-        except (TypeError, ValueError, AttributeError) as error:  # kfp's client takes any answer for the API's
+        except (
+            TypeError,
+            ValueError,
+            AttributeError,
+        ) as error:  # kfp's client parses every answer as the API's, even a login page
             last = self._api.last_response
             if last is None or is_json(last.getheaders()):
                 raise
@@ -272,20 +303,20 @@ class Pipelines:
         headers = self._api.last_response.getheaders()
         if not is_json(headers):
             raise no_api(self.host)
-        if not self._met:
-            check_clock(headers, self.host)
-            self._met = True
+        if not self._clock_checked:
+            check_clock(headers, self.host, self._clock_tolerance)
+            self._clock_checked = True
         return answer
 
     def _refusal(self, error: Any, what: str) -> PipelinesError:
         headers = error.headers or {}
         if error.status in {401, 403}:
-            check_clock(headers, self.host)
+            check_clock(headers, self.host, self._clock_tolerance)
         return refused(int(error.status or 0), headers, str(error.body or ""), what, self.host, self.namespace)
 
 
 def _service_account() -> Any:
-    """A pod's own token, where Kubernetes has put one for Kubeflow Pipelines."""
+    """The pod's token for Kubeflow Pipelines, if Kubernetes has mounted one."""
     from kfp.client.set_volume_credentials import ServiceAccountTokenVolumeCredentials
 
     file = service_account_token()

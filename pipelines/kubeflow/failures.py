@@ -1,4 +1,4 @@
-"""What can go wrong between here and Kubeflow Pipelines, each as one sentence with the way to mend it."""
+"""Errors of Kubeflow Pipelines, each as one sentence that says how to fix it."""
 
 from __future__ import annotations
 
@@ -12,128 +12,140 @@ from mistere.common.errors import MistereError
 from mistere.common.urls import redact_url
 
 CLOCK_SECONDS = 300
-"""How far this machine's clock may be from the server's: tokens and the store's signatures are refused beyond it."""
+"""Largest difference between this machine's clock and the server's; beyond it, tokens and S3 signatures are refused."""
 
 _LONGEST_REASON = 300
 _NOT_ALLOWED = re.compile(
     r"unauthori[sz]ed|not authori[sz]ed|authori[sz]ation|permission denied|is denied", re.IGNORECASE
 )
-"""In a refused upload's sentence: its status is 400 whatever the cause."""
+"""Matches a denied upload by its message, because its status is always 400."""
 
 
 class PipelinesError(MistereError):
-    """Kubeflow Pipelines refused something."""
+    """A request to Kubeflow Pipelines failed.
+
+    Attributes:
+        status: the HTTP status; 0 without an answer.
+    """
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class NotFoundError(PipelinesError):
-    """It is not there (any more)."""
+    """The object does not exist, or was deleted."""
 
 
 class AlreadyExistsError(PipelinesError):
-    """It is there already."""
+    """The object exists already."""
 
 
 class UnavailableError(PipelinesError):
-    """No answer, or trouble of the server's own: later there may be one, and what was asked may have been done."""
+    """No answer, or an error of the server; the request may have taken effect, and a retry may succeed."""
 
 
 def refused(status: int, headers: Mapping[str, str], body: str, what: str, host: str, namespace: str) -> PipelinesError:
-    """From an answer that is no success.
+    """The error for an answer with an error status.
 
     Args:
         status: the HTTP status.
         headers: of the answer.
         body: of the answer.
-        what: was asked for, as the subject of a sentence.
+        what: the object of the request, as the subject of a sentence.
         host: of Kubeflow Pipelines.
         namespace: of the runs.
     """
-    place, reason = f"Kubeflow Pipelines at {redact_url(host)}", _reason(body)
-    said = f": {reason}" if reason else ""
+    server, reason = f"Kubeflow Pipelines at {redact_url(host)}", _reason(body)
+    detail = f": {reason}" if reason else ""
     if status == 401:
         return PipelinesError(
-            f"{place} does not accept the token (401): it is missing or has expired, so put a fresh one into KFP_TOKEN."
+            f"{server} does not accept the token (401): it is missing or has expired; put a new one into KFP_TOKEN.",
+            status,
         )
     if status == 403 or (status == 400 and _NOT_ALLOWED.search(reason)):
         return PipelinesError(
-            f"{place} does not allow {what} in namespace {namespace!r} (403): set cluster.namespace to a namespace of yours, or "
-            "have its owner add you as a contributor."
+            f"{server} does not allow {what} in namespace {namespace!r} (403): set cluster.namespace to a namespace of yours, or "
+            "have its owner add you (Manage Contributors).",
+            status,
         )
     if status >= 500 or status in {408, 429}:
         return UnavailableError(
-            f"{place} has trouble of its own with {what} ({status}{said}): try again later, and look at its ml-pipeline pod."
+            f"{server} failed to process {what} ({status}{detail}): try again later, and check the log of its ml-pipeline pod.",
+            status,
         )
-    if not is_json(headers) and not reason:  # refused uploads come as JSON that is called plain text
+    if not is_json(headers) and not reason:  # a refused upload is JSON with the content type of plain text
         return no_api(host)
     if status == 404:
         return NotFoundError(
-            f"{what} is not at {place} (404), so it was deleted there: the same command makes it anew."
+            f"{what} does not exist at {server} (404), so it was deleted there: run the same command again to create it.",
+            status,
         )
     if status == 409:
         return AlreadyExistsError(
-            f"{what} is at {place} already, but not for namespace {namespace!r} (409): rename or delete it."
+            f"{what} exists at {server} already, outside namespace {namespace!r} (409): rename or delete it.", status
         )
-    return PipelinesError(f"{place} refused {what} ({status}{said}).")
+    return PipelinesError(f"{server} refused {what} ({status}{detail}).", status)
 
 
 def unanswered(error: Exception, host: str) -> UnavailableError:
-    """From a request that came to no answer."""
+    """The error for a request without an answer."""
     cause: BaseException = error
     while (deeper := getattr(cause, "reason", None) or cause.__cause__) and isinstance(deeper, BaseException):
         cause = deeper
     reason = type(cause).__name__
     if "Timeout" in reason:
         return UnavailableError(
-            f"Kubeflow Pipelines at {redact_url(host)} did not answer in time: try again later, and look at its ml-pipeline pod."
+            f"Kubeflow Pipelines at {redact_url(host)} did not answer in time: try again later, and check its ml-pipeline pod."
         )
     if "SSL" in reason or "Certificate" in reason:
         return UnavailableError(
-            f"{redact_url(host)} has a certificate that this machine does not trust: name its authority's file in SSL_CERT_FILE, "
-            "or correct the address's scheme."
+            f"{redact_url(host)} has a certificate that this machine does not trust: set SSL_CERT_FILE to the file of its authority, "
+            "or correct the scheme of the address."
         )
     return UnavailableError(
-        f"Kubeflow Pipelines cannot be reached at {redact_url(host)}: check --host, KFP_ENDPOINT or cluster.host, and, where "
-        "`kubectl port-forward` leads there, that it still runs."
+        f"Kubeflow Pipelines cannot be reached at {redact_url(host)}: check --host, KFP_ENDPOINT or cluster.host, and the VPN "
+        "or `kubectl port-forward` that leads there."
     )
 
 
 def no_api(host: str) -> PipelinesError:
-    """From an answer that only a page for people, a login or another server would give."""
+    """The error for an answer that is not the API's: a web page, a login, another server."""
     return PipelinesError(
         f"{redact_url(host)} answers, but not as the API of Kubeflow Pipelines: correct the address (behind Kubeflow's dashboard "
-        "it ends in /pipeline), and where a login stands before it, put a token into KFP_TOKEN."
+        "it ends in /pipeline); if a login protects it, put a token into KFP_TOKEN."
     )
 
 
-def check_clock(headers: Mapping[str, str], host: str) -> None:
+def check_clock(headers: Mapping[str, str], host: str, tolerance: float = CLOCK_SECONDS) -> None:
     """Compare this machine's clock with the server's.
 
     Raises:
-        PipelinesError: they are too far apart.
+        PipelinesError: they differ by more than ``tolerance`` seconds.
     """
     try:
-        there = parsedate_to_datetime(headers.get("Date") or "").timestamp()
+        server_time = parsedate_to_datetime(headers.get("Date") or "").timestamp()
     except ValueError:
         return
-    ahead = time.time() - there
-    if abs(ahead) > CLOCK_SECONDS:
+    ahead = time.time() - server_time
+    if abs(ahead) > tolerance:
         raise PipelinesError(
             f"the clock of this machine is {abs(ahead) / 60:.0f} minutes {'ahead of' if ahead > 0 else 'behind'} that of "
-            f"{redact_url(host)}: set the one that is wrong (`timedatectl set-ntp true`), for tokens and the store's "
-            "signatures are refused by it."
+            f"{redact_url(host)}: correct the wrong one (`timedatectl set-ntp true`); tokens and S3 signatures are refused "
+            "otherwise."
         )
 
 
 def is_json(headers: Mapping[str, str]) -> bool:
-    """Whether an answer is the API's."""
+    """Whether an answer is JSON, as the API's answers are."""
     return "json" in (headers.get("Content-Type") or "")
 
 
 def _reason(body: str) -> str:
-    """The API's own words, on one line; nothing else of an answer is shown."""
+    """The API's error message on one line; nothing else of an answer is shown."""
     try:
-        said = json.loads(body)
-        words = str(said.get("message") or said.get("error_message") or said.get("error") or "")
+        answer = json.loads(body)
+        words = str(answer.get("message") or answer.get("error_message") or answer.get("error") or "")
     except (ValueError, AttributeError):
         return ""
     line = " ".join(words.split()).rstrip(".")

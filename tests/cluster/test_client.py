@@ -37,7 +37,7 @@ def said(error: pytest.ExceptionInfo[MistereError]) -> str:
         (
             Trouble("GET", "", 401),
             PipelinesError,
-            "(401): it is missing or has expired, so put a fresh one into KFP_TOKEN",
+            "(401): it is missing or has expired; put a new one into KFP_TOKEN",
         ),
         (Trouble("GET", "", 403), PipelinesError, "in namespace 'mistere' (403): set cluster.namespace"),
         (Trouble("GET", "", 404), NotFoundError, "so it was deleted there"),
@@ -141,7 +141,7 @@ def test_a_clock_that_is_a_little_off_is_not(api: KfpApi) -> None:
 
 def test_a_deleted_version_is_told_from_one_that_is_there(api: KfpApi) -> None:
     pipelines = client(api.url)
-    with pytest.raises(NotFoundError, match="the same command makes it anew"):
+    with pytest.raises(NotFoundError, match="run the same command again to create it"):
         pipelines.version("gone", "v1")
     assert pipelines.version_by_id(pipelines.pipeline("p", "d"), "gone") is None
 
@@ -153,4 +153,4 @@ def test_settings_of_kfp_that_cannot_be_read(api: KfpApi, monkeypatch: pytest.Mo
     monkeypatch.setattr(Client, "_LOCAL_KFP_CONTEXT", str(tmp_path / "context.json"))
     with pytest.raises(UsageError) as error:
         client(api.url)
-    assert "mend or delete" in said(error)
+    assert "fix or delete" in said(error)

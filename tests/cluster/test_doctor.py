@@ -1,4 +1,4 @@
-"""``mistere doctor``: in good order all is ok; each thing that goes wrong is one sentence that says how to mend it."""
+"""``mistere doctor``: every check passes in a healthy environment; each failure is one sentence that says how to fix it."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from pipelines.cli.doctor.groups import (
     dataset,
     images,
     kubeflow,
+    local_machine,
     nodes,
     serving,
     storage,
     tracking,
 )
-from pipelines.cli.doctor.groups import local_machine as here
 from pipelines.cli.doctor.plan import Plan, make_plan
-from pipelines.cli.doctor.result import Check, CheckResult, Subject, examine
+from pipelines.cli.doctor.result import Check, CheckGroup, CheckResult, run_group
 from tests.stand_ins.doctor_cluster import KubernetesApi, PipelinesApi
 from tests.stand_ins.doctor_registry import Registry, TroubledS3
 from tests.stand_ins.http_server import HttpServer, Reply, running
@@ -73,16 +73,16 @@ def plan(profile: str = "sample", *settings: str, host: str = "", store: str = "
     return make_plan(profile, settings, host or None, store or None, tracking or None)
 
 
-def found(*subjects: Subject) -> dict[str, CheckResult]:
-    findings = {name: finding for subject in subjects for name, finding in examine(subject)}
-    for finding in findings.values():
-        assert finding.sentence.endswith(".") and "\n" not in finding.sentence, finding
-        assert "Traceback" not in finding.sentence and "hush-hush" not in finding.sentence
-    return findings
+def results_of(*groups: CheckGroup) -> dict[str, CheckResult]:
+    results = {name: result for group in groups for name, result in run_group(group)}
+    for result in results.values():
+        assert result.sentence.endswith(".") and "\n" not in result.sentence, result
+        assert "Traceback" not in result.sentence and "hush-hush" not in result.sentence
+    return results
 
 
-def troubles(findings: dict[str, CheckResult]) -> dict[str, CheckResult]:
-    return {name: finding for name, finding in findings.items() if finding.status != "ok"}
+def troubles(results: dict[str, CheckResult]) -> dict[str, CheckResult]:
+    return {name: result for name, result in results.items() if result.status != "ok"}
 
 
 # Kubeflow Pipelines
@@ -91,22 +91,22 @@ def troubles(findings: dict[str, CheckResult]) -> dict[str, CheckResult]:
 def test_kubeflow_in_good_order(pipelines_api: PipelinesApi) -> None:
     for number in range(5):
         pipelines_api.schedule(f"nightly-{number}", "v1")
-    findings = found(kubeflow.subject(plan(host=f"{pipelines_api.url}/")))
-    assert troubles(findings) == {}
-    assert f"version 2.15.0 at {pipelines_api.url}" in findings["the server"].sentence
-    assert findings["schedules"].sentence.startswith("5 there")
+    results = results_of(kubeflow.group(plan(host=f"{pipelines_api.url}/")))
+    assert troubles(results) == {}
+    assert f"version 2.15.0 at {pipelines_api.url}" in results["the server"].sentence
+    assert results["schedules"].sentence.startswith("5, each")
     assert len([one for one in pipelines_api.asked if "/versions/v1" in one]) == 5
 
 
 def test_kubeflow_for_one_user_is_asked_without_a_namespace(pipelines_api: PipelinesApi) -> None:
     pipelines_api.health = {"multi_user": False}
-    assert troubles(found(kubeflow.subject(plan(host=pipelines_api.url)))) == {}
+    assert troubles(results_of(kubeflow.group(plan(host=pipelines_api.url)))) == {}
 
 
 def test_the_token_is_sent_and_never_told(pipelines_api: PipelinesApi, monkeypatch: pytest.MonkeyPatch) -> None:
     pipelines_api.token = "hush-hush"
     monkeypatch.setenv("KFP_TOKEN", "hush-hush")
-    assert troubles(found(kubeflow.subject(plan(host=pipelines_api.url)))) == {}
+    assert troubles(results_of(kubeflow.group(plan(host=pipelines_api.url)))) == {}
 
 
 def jwt(expiry: float) -> str:
@@ -119,7 +119,8 @@ PIPELINES_TROUBLE: dict[str, tuple[Callable[[PipelinesApi], Any], str, str, str]
         lambda api: api.namespaces.clear(),
         "namespace",
         "failed",
-        "does not let this account see runs in namespace mistere: have its owner add you",
+        "does not allow access to runs in namespace 'mistere' (403): set cluster.namespace to a namespace of yours, or have "
+        "its owner add you",
     ),
     "a pipeline that was deleted": (
         lambda api: api.pipelines.clear(),
@@ -143,13 +144,13 @@ PIPELINES_TROUBLE: dict[str, tuple[Callable[[PipelinesApi], Any], str, str, str]
         lambda api: setattr(api, "trouble", Reply(302, b"", {"Location": "/dex/auth"})),
         "token",
         "failed",
-        "a login stands before",
+        "is behind a login: put a token that it accepts into KFP_TOKEN",
     ),
     "a login that forbids": (
         lambda api: setattr(api, "trouble", Reply(403, b"<html>", {"Content-Type": "text/html"})),
         "token",
         "failed",
-        "a login stands before",
+        "is behind a login: put a token that it accepts into KFP_TOKEN",
     ),
     "a page for people": (
         lambda api: setattr(api, "trouble", Reply(200, b"<html>", {"Content-Type": "text/html"})),
@@ -167,7 +168,7 @@ PIPELINES_TROUBLE: dict[str, tuple[Callable[[PipelinesApi], Any], str, str, str]
         lambda api: setattr(api, "trouble", Reply(503, {})),
         "the server",
         "failed",
-        "has trouble of its own (503)",
+        "server error (503)",
     ),
 }
 
@@ -176,14 +177,14 @@ PIPELINES_TROUBLE: dict[str, tuple[Callable[[PipelinesApi], Any], str, str, str]
 def test_trouble_with_kubeflow(trouble: str, pipelines_api: PipelinesApi) -> None:
     spoil, check, status, says = PIPELINES_TROUBLE[trouble]
     spoil(pipelines_api)
-    finding = found(kubeflow.subject(plan(host=pipelines_api.url)))[check]
-    assert (finding.status, says in finding.sentence) == (status, True), finding
+    result = results_of(kubeflow.group(plan(host=pipelines_api.url)))[check]
+    assert (result.status, says in result.sentence) == (status, True), result
 
 
 @pytest.mark.parametrize(
     ("token", "says"),
     [
-        ("", "wants a token: put one into KFP_TOKEN"),
+        ("", "requires a token: put one into KFP_TOKEN"),
         ("stale", "is not accepted (401; expired?)"),
         (jwt(1.6e9), "has expired at"),
         (jwt(4e9), "is not accepted"),
@@ -194,10 +195,10 @@ def test_a_token_that_is_not_accepted(
 ) -> None:
     pipelines_api.token = "the right one"
     monkeypatch.setenv("KFP_TOKEN", token)
-    findings = found(kubeflow.subject(plan(host=pipelines_api.url)))
-    assert findings["the server"].status == "ok" and findings["token"].status == "failed"
-    assert says in findings["token"].sentence and "stale" not in findings["token"].sentence
-    assert findings["namespace"].status == findings["schedules"].status == "failed"
+    results = results_of(kubeflow.group(plan(host=pipelines_api.url)))
+    assert results["the server"].status == "ok" and results["token"].status == "failed"
+    assert says in results["token"].sentence and "stale" not in results["token"].sentence
+    assert results["namespace"].status == results["schedules"].status == "failed"
 
 
 def test_hosts_that_do_not_answer(pipelines_api: PipelinesApi, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,34 +209,34 @@ def test_hosts_that_do_not_answer(pipelines_api: PipelinesApi, monkeypatch: pyte
         (f"http://127.0.0.1:{free_port()}", "cannot be reached: check the address, and the VPN or port-forward"),
         (f"https://127.0.0.1:{pipelines_api.port}", "certificate"),
         ("http://no-such-host.invalid", "cannot be reached"),
-        ("localhost:8888", "is no URL: write it as https://"),
-        ("http://[half", "is no URL"),
+        ("localhost:8888", "is not a URL: write it as https://"),
+        ("http://[half", "is not a URL"),
     ):
-        findings = found(kubeflow.subject(plan(host=host)))
-        assert findings["the server"].status == "failed" and says in findings["the server"].sentence, findings
-        assert findings["token, namespace, pipeline and schedules"].sentence == "the server comes before."
+        results = results_of(kubeflow.group(plan(host=host)))
+        assert results["the server"].status == "failed" and says in results["the server"].sentence, results
+        assert results["token, namespace, pipeline and schedules"].sentence == "they need the server."
 
 
 # Kubernetes
 
 
-def cluster_findings(*settings: str, profile: str = "sample") -> dict[str, CheckResult]:
-    asked = cluster.Cluster(plan(profile, *settings))
-    return found(cluster.subject(asked), *(module.subject(asked) for module in ON_CLUSTER))
+def cluster_results(*settings: str, profile: str = "sample") -> dict[str, CheckResult]:
+    connection = cluster.Cluster(plan(profile, *settings))
+    return results_of(cluster.group(connection), *(module.group(connection) for module in ON_CLUSTER))
 
 
 @pytest.mark.parametrize("profile", ["sample", "gpu", "paper"])
 def test_a_cluster_in_good_order(profile: str, kubernetes_api: KubernetesApi) -> None:
-    findings = cluster_findings(profile=profile)
-    assert troubles(findings) == {}
-    assert "v1.36.1" in findings["the API"].sentence and "v0.17.0" in findings["KServe"].sentence
-    assert findings["KServe's mode"].sentence == "Standard." and "on 2 of 2 nodes" in findings["train"].sentence
+    results = cluster_results(profile=profile)
+    assert troubles(results) == {}
+    assert "v1.36.1" in results["the API"].sentence and "v0.17.0" in results["KServe"].sentence
+    assert results["KServe's mode"].sentence == "Standard." and "on 2 of 2 nodes" in results["train"].sentence
 
 
 def test_without_a_kubeconfig_the_cluster_is_skipped_with_a_sentence() -> None:
-    findings = found(cluster.subject(cluster.Cluster(plan())))
-    assert {finding.status for finding in findings.values()} == {"skipped"} and len(findings) == 2
-    assert "there is no kubeconfig (KUBECONFIG, ~/.kube/config)" in findings["the API"].sentence
+    results = results_of(cluster.group(cluster.Cluster(plan())))
+    assert {result.status for result in results.values()} == {"skipped"} and len(results) == 2
+    assert "there is no kubeconfig (KUBECONFIG, ~/.kube/config)" in results["the API"].sentence
 
 
 def quota(**hard: str) -> list[dict[str, Any]]:
@@ -266,7 +267,7 @@ CLUSTER_TROUBLE: dict[str, tuple[Callable[[KubernetesApi], Any], tuple[str, ...]
         (),
         "the API",
         "failed",
-        "does not accept the kubeconfig's credentials (401; expired?): log in again",
+        "(401): the token has expired",
     ),
     "no namespace": (drop("/namespaces/mistere"), (), "namespace mistere", "failed", "there is no namespace mistere"),
     "a namespace that ends": (
@@ -295,7 +296,7 @@ CLUSTER_TROUBLE: dict[str, tuple[Callable[[KubernetesApi], Any], tuple[str, ...]
         (),
         "of the store",
         "failed",
-        "there is no secret mistere-storage in namespace mistere, so the pods cannot open the store: `kubectl",
+        "there is no secret mistere-storage in namespace mistere, so pods cannot open the store: `kubectl",
     ),
     "a secret with a mistyped key": (
         put("/secrets/mistere-storage", KubernetesApi.secret("AWS_ACCESS_KEY_ID", "AWS_SECRET_KEY")),
@@ -304,7 +305,13 @@ CLUSTER_TROUBLE: dict[str, tuple[Callable[[KubernetesApi], Any], tuple[str, ...]
         "failed",
         "lacks AWS_SECRET_ACCESS_KEY (it has AWS_SECRET_KEY, probably for 'AWS_SECRET_ACCESS_KEY')",
     ),
-    "no webhook": (drop("/secrets/mistere-webhook"), (), "of the webhook", "note", "nobody is told how a run ended"),
+    "no webhook": (
+        drop("/secrets/mistere-webhook"),
+        (),
+        "of the webhook",
+        "note",
+        "no notification is sent when a run ends",
+    ),
     "secrets that are forbidden": (
         lambda api: api.forbidden.append("/secrets/"),
         (),
@@ -324,7 +331,7 @@ CLUSTER_TROUBLE: dict[str, tuple[Callable[[KubernetesApi], Any], tuple[str, ...]
         ("cluster.image_pull_secret=registry",),
         "of the image registry",
         "failed",
-        "is no image pull secret (its type is Opaque)",
+        "is not an image pull secret (its type is Opaque)",
     ),
     "no KServe": (
         drop("/apis/serving.kserve.io/v1beta1"),
@@ -338,7 +345,7 @@ CLUSTER_TROUBLE: dict[str, tuple[Callable[[KubernetesApi], Any], tuple[str, ...]
         (),
         "KServe",
         "note",
-        "which deployment.mode=local does without",
+        "which deployment.mode=local does not need",
     ),
     "an old KServe": (
         lambda api: _kserve_container(api).update(image="kserve/kserve-controller:v0.11.2"),
@@ -445,7 +452,7 @@ CLUSTER_TROUBLE: dict[str, tuple[Callable[[KubernetesApi], Any], tuple[str, ...]
         (),
         "predictor",
         "note",
-        "its name tells no registry: load it into the nodes (`kind load docker-image",
+        "its name contains no registry: load it into the nodes (`kind load docker-image",
     ),
 }
 
@@ -455,8 +462,8 @@ def test_trouble_on_the_cluster(trouble: str, kubernetes_api: KubernetesApi) -> 
     spoil, settings, check, status, says = CLUSTER_TROUBLE[trouble]
     spoil(kubernetes_api)
     profile, settings = ("gpu", settings[1:]) if settings[:1] == ("gpu",) else ("sample", settings)
-    finding = cluster_findings(*settings, profile=profile)[check]
-    assert (finding.status, says in finding.sentence) == (status, True), finding
+    result = cluster_results(*settings, profile=profile)[check]
+    assert (result.status, says in result.sentence) == (status, True), result
 
 
 def test_a_kubernetes_api_that_is_away_or_in_trouble(
@@ -464,8 +471,8 @@ def test_a_kubernetes_api_that_is_away_or_in_trouble(
 ) -> None:
     monkeypatch.setattr("pipelines.cli.doctor.http_probe.TIMEOUT_SECONDS", (0.3, 0.3))
     kubernetes_api.trouble = Reply(503, {"kind": "Status", "code": 503})
-    for says in ("has trouble of its own (503)", "did not answer in time", "cannot be reached"):
-        assert says in found(cluster.subject(cluster.Cluster(plan())))["the API"].sentence
+    for says in ("answered 503", "did not answer in time", "cannot be reached"):
+        assert says in results_of(cluster.group(cluster.Cluster(plan())))["the API"].sentence
         if kubernetes_api.silent:
             kubernetes_api.close()
         kubernetes_api.trouble, kubernetes_api.silent = None, True
@@ -474,61 +481,62 @@ def test_a_kubernetes_api_that_is_away_or_in_trouble(
 def test_a_kubeconfig_that_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "kubeconfig").write_text('{"current-context": "gone"}')
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
-    finding = found(cluster.subject(cluster.Cluster(plan())))["the API"]
-    assert finding.status == "failed" and "the kubeconfig cannot be used" in finding.sentence
+    result = results_of(cluster.group(cluster.Cluster(plan())))["the API"]
+    assert result.status == "failed" and "there is no access to a Kubernetes cluster" in result.sentence
+    assert "point KUBECONFIG to a kubeconfig with a current context" in result.sentence
 
 
 def test_an_identity_of_its_own_needs_no_secret(kubernetes_api: KubernetesApi) -> None:
     kubernetes_api.drop("/secrets/mistere-storage")
     account = kubernetes_api.objects[kubernetes_api.at("/serviceaccounts/mistere-pipeline")]
     account["metadata"]["annotations"] = {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/mistere"}
-    assert cluster_findings()["of the store"].status == "ok"
-    assert cluster_findings("cluster.storage_secret=''")["of the store"].status == "ok"
+    assert cluster_results()["of the store"].status == "ok"
+    assert cluster_results("cluster.storage_secret=''")["of the store"].status == "ok"
 
 
 def test_trainer_is_looked_at_where_a_section_wants_several_nodes(kubernetes_api: KubernetesApi) -> None:
-    asked = cluster.Cluster(plan())
-    assert "Kubeflow Trainer" not in found(serving.subject(asked))
-    wanting = Subject("Training", [Check("Kubeflow Trainer", lambda: serving.trainer(asked, ["speech", "text"]))])
-    assert found(wanting)["Kubeflow Trainer"].status == "ok"
+    connection = cluster.Cluster(plan())
+    assert "Kubeflow Trainer" not in results_of(serving.group(connection))
+    training = CheckGroup(
+        "Training", [Check("Kubeflow Trainer", lambda: serving.trainer(connection, ["speech", "text"]))]
+    )
+    assert results_of(training)["Kubeflow Trainer"].status == "ok"
     kubernetes_api.drop("/apis/trainer.kubeflow.org/v1alpha1")
-    finding = found(wanting)["Kubeflow Trainer"]
-    assert finding.status == "failed" and "(no trainjobs.trainer.kubeflow.org)" in finding.sentence
-    assert "speech.num_nodes and text.num_nodes ask for several nodes" in finding.sentence
-    if "num_nodes" in asked.plan.config.section("speech"):
+    result = results_of(training)["Kubeflow Trainer"]
+    assert result.status == "failed" and "(no trainjobs.trainer.kubeflow.org)" in result.sentence
+    assert "speech.num_nodes and text.num_nodes ask for several nodes" in result.sentence
+    if "num_nodes" in connection.plan.config.section("speech"):
         several = cluster.Cluster(plan("sample", "speech.num_nodes=2"))
-        assert found(serving.subject(several))["Kubeflow Trainer"].status == "failed"
+        assert results_of(serving.group(several))["Kubeflow Trainer"].status == "failed"
 
 
 def test_rights_of_the_steps_account(kubernetes_api: KubernetesApi) -> None:
-    asked = cluster.Cluster(plan())
+    connection = cluster.Cluster(plan())
 
     def look() -> CheckResult:
         verbs = ("get", "create", "patch")
-        return asked.may("mistere-pipeline", verbs, "serving.kserve.io", "inferenceservices", "mistere")
+        return connection.may("mistere-pipeline", verbs, "serving.kserve.io", "inferenceservices", "mistere")
 
-    subject = Subject("Rights", [Check("right", look)])
-    assert found(subject)["right"].status == "ok"
+    group = CheckGroup("Rights", [Check("right", look)])
+    assert results_of(group)["right"].status == "ok"
     kubernetes_api.denied_verbs.update({"create", "patch"})
-    finding = found(subject)["right"]
-    assert (
-        finding.status == "failed" and "may not create, patch inferenceservices.serving.kserve.io" in finding.sentence
-    )
+    result = results_of(group)["right"]
+    assert result.status == "failed" and "may not create, patch inferenceservices.serving.kserve.io" in result.sentence
     kubernetes_api.forbidden.append("/localsubjectaccessreviews$")
-    assert found(subject)["right"].status == "skipped"
+    assert results_of(group)["right"].status == "skipped"
 
 
 def test_a_deployment_of_another_mode_is_looked_at_as_such(kubernetes_api: KubernetesApi) -> None:
     if "mode" not in plan().config.section("deployment"):
         pytest.skip("the deployment section has no mode")
     kubernetes_api.denied_verbs.add("patch")
-    asked = cluster.Cluster(plan(host="https://kfp.example.org"))
-    assert found(cluster.subject(asked))["right to deploy"].status == "ok"
-    assert "set it to standard or knative" in found(serving.subject(asked))["KServe's mode"].sentence
-    served = cluster_findings("deployment.mode=standard", "deployment.storage_secret=serving")
+    connection = cluster.Cluster(plan(host="https://kfp.example.org"))
+    assert results_of(cluster.group(connection))["right to deploy"].status == "ok"
+    assert "set it to standard or knative" in results_of(serving.group(connection))["KServe's mode"].sentence
+    served = cluster_results("deployment.mode=standard", "deployment.storage_secret=serving")
     assert served["right to deploy"].status == "failed" and served["KServe's mode"].status == "ok"
     assert "there is no secret serving in namespace mistere" in served["of the predictor"].sentence
-    knative = cluster_findings("deployment.mode=knative")["KServe's mode"]
+    knative = cluster_results("deployment.mode=knative")["KServe's mode"]
     assert knative.status == "failed" and "Knative Serving is not installed" in knative.sentence
 
 
@@ -541,9 +549,9 @@ def test_a_deployment_of_another_mode_is_looked_at_as_such(kubernetes_api: Kuber
         ("there", "ok", "is in its registry"),
         ("there, with a token for all", "ok", "is in its registry"),
         ("missing", "failed", "does not exist: build and push it"),
-        ("private", "skipped", "shows it to nobody without a login: nodes need the image pull secret"),
-        ("in trouble", "skipped", "has trouble of its own (500)"),
-        ("away", "skipped", "is not reached from here: nodes may still pull it"),
+        ("private", "skipped", "requires a login: nodes need the image pull secret"),
+        ("in trouble", "skipped", "answers with an error (500)"),
+        ("away", "skipped", "cannot be reached from here: nodes may still pull it"),
     ],
 )
 def test_images_are_looked_up_in_their_registry(
@@ -560,8 +568,8 @@ def test_images_are_looked_up_in_their_registry(
         monkeypatch.setattr(
             "mistere.kubernetes.images._images", lambda: dict.fromkeys(("pipeline", "train", "predictor"), name)
         )
-        finding = found(images.subject(cluster.Cluster(plan())))["train"]
-    assert (finding.status, says in finding.sentence) == (status, True), finding
+        result = results_of(images.group(cluster.Cluster(plan())))["train"]
+    assert (result.status, says in result.sentence) == (status, True), result
 
 
 # The store
@@ -576,8 +584,8 @@ def troubled(s3_store: Any, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_store_in_good_order_is_left_as_it_was(troubled: tuple[TroubledS3, str]) -> None:
     server, uri = troubled
-    findings = found(storage.subject(plan(store=uri)))
-    assert troubles(findings) == {} and len(findings) == 6
+    results = results_of(storage.group(plan(store=uri)))
+    assert troubles(results) == {} and len(results) == 6
     assert "doctor/" in " ".join(server.asked)
     import boto3
 
@@ -592,7 +600,7 @@ def test_a_store_in_good_order_is_left_as_it_was(troubled: tuple[TroubledS3, str
         ("PUT", (403, "RequestTimeTooSkewed"), "put", "refuses this machine's clock: set it from the network"),
         ("PUT", (400, "ExpiredToken"), "put", "have expired: get new ones"),
         ("PUT", (403, "SignatureDoesNotMatch"), "put", "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY"),
-        ("PUT", (404, "NoSuchBucket"), "put", "does not exist: make it, or correct --store"),
+        ("PUT", (404, "NoSuchBucket"), "put", "does not exist: create it, or correct --store"),
     ],
 )
 def test_trouble_with_the_store(
@@ -600,31 +608,31 @@ def test_trouble_with_the_store(
 ) -> None:
     server, uri = troubled
     server.refuses[method] = refusal
-    findings = found(storage.subject(plan(store=uri)))
-    assert findings[check].status == "failed" and says in findings[check].sentence, findings
-    assert findings["list"].status in {"ok", "failed"}
+    results = results_of(storage.group(plan(store=uri)))
+    assert results[check].status == "failed" and says in results[check].sentence, results
+    assert results["list"].status in {"ok", "failed"}
 
 
 def test_a_store_without_conditional_puts_is_found_out(troubled: tuple[TroubledS3, str]) -> None:
     server, uri = troubled
     server.forgets_conditions = True
-    findings = troubles(found(storage.subject(plan(store=uri))))
-    assert list(findings) == ["conditional put"]
-    assert "two releases could overwrite each other" in findings["conditional put"].sentence
+    results = troubles(results_of(storage.group(plan(store=uri))))
+    assert list(results) == ["conditional put"]
+    assert "two releases could overwrite each other" in results["conditional put"].sentence
 
 
 def test_stores_that_no_pod_reaches(
     troubled: tuple[TroubledS3, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    assert troubles(found(storage.subject(plan(store=str(tmp_path / "store"))))) == {}
-    finding = found(storage.subject(plan(store=str(tmp_path), host="https://kfp.example.org")))["the store"]
-    assert finding.status == "failed" and "the pods of a cluster reach no folder" in finding.sentence
-    finding = found(storage.subject(plan(host="https://kfp.example.org")))["the store"]
-    assert finding.status == "failed" and "no store is named" in finding.sentence
-    assert found(storage.subject(plan()))["the store"].status == "skipped"
+    assert troubles(results_of(storage.group(plan(store=str(tmp_path / "store"))))) == {}
+    result = results_of(storage.group(plan(store=str(tmp_path), host="https://kfp.example.org")))["the store"]
+    assert result.status == "failed" and "is a folder of this machine, which pods cannot reach" in result.sentence
+    result = results_of(storage.group(plan(host="https://kfp.example.org")))["the store"]
+    assert result.status == "failed" and "no store is named" in result.sentence
+    assert results_of(storage.group(plan()))["the store"].status == "skipped"
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
-    finding = found(storage.subject(plan(store=troubled[1])))["the store"]
-    assert finding.status == "failed" and "the S3 server at http://127.0.0.1" in finding.sentence
+    result = results_of(storage.group(plan(store=troubled[1])))["the store"]
+    assert result.status == "failed" and "the S3 server at http://127.0.0.1" in result.sentence
 
 
 # MLflow
@@ -635,15 +643,20 @@ def test_addresses_of_mlflow(pipelines_api: PipelinesApi) -> None:
     for uri, host, status, says in (
         ("", "", "skipped", "no tracking server is named"),
         ("", kfp, "failed", "no tracking server is named: give MLflow's address with --tracking"),
-        ("sqlite:///mlflow.db", kfp, "failed", "reach an MLflow server by http:// or https:// only"),
-        ("http://me:hush-hush@mlflow:5000", kfp, "failed", "carries credentials"),
+        (
+            "sqlite:///mlflow.db",
+            kfp,
+            "failed",
+            "cannot be reached by pods: name an MLflow server with http:// or https://",
+        ),
+        ("http://me:hush-hush@mlflow:5000", kfp, "failed", "contains credentials"),
         (f"http://127.0.0.1:{free_port()}", "", "failed", "MLflow at http://127.0.0.1"),
         ("http://mlflow.tracking.svc:5000", kfp, "skipped", "is an address inside the cluster"),
         ("http://mlflow:5000", "", "failed", "cannot be reached"),
         (pipelines_api.url, "", "failed", "does not answer as MLflow does"),
     ):
-        finding = found(tracking.subject(plan(host=host, tracking=uri)))["the server"]
-        assert (finding.status, says in finding.sentence) == (status, True), finding
+        result = results_of(tracking.group(plan(host=host, tracking=uri)))["the server"]
+        assert (result.status, says in result.sentence) == (status, True), result
 
 
 @pytest.mark.long
@@ -651,10 +664,10 @@ def test_a_real_mlflow_server(tmp_path: Path) -> None:
     from tests.local.test_registry import mlflow_server
 
     with mlflow_server(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "server") as uri:
-        heard = plan(tracking=uri)
-        findings = found(tracking.subject(heard))
-        assert troubles(findings) == {} and "begun and deleted" in findings["writing"].sentence
-        assert abs(next(iter(heard.clock.ahead.values()))) < 5
+        examined = plan(tracking=uri)
+        results = results_of(tracking.group(examined))
+        assert troubles(results) == {} and "created and deleted" in results["writing"].sentence
+        assert abs(next(iter(examined.clock.ahead.values()))) < 5
 
 
 class ClosedMlflow(HttpServer):
@@ -669,18 +682,18 @@ class ClosedMlflow(HttpServer):
 @pytest.mark.long
 def test_an_mlflow_server_that_does_not_know_us() -> None:
     with running(ClosedMlflow()) as server:
-        finding = found(tracking.subject(plan(tracking=server.url)))["writing"]
-    assert finding.status == "failed"
-    assert "does not let us write to experiment mistere (401): check MLFLOW_TRACKING_USERNAME" in finding.sentence
+        result = results_of(tracking.group(plan(tracking=server.url)))["writing"]
+    assert result.status == "failed"
+    assert "does not allow writing to experiment mistere (401): check MLFLOW_TRACKING_USERNAME" in result.sentence
 
 
 # The data, this machine, the clock
 
 
 def test_the_data_in_its_remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    findings = found(dataset.subject(plan()))
-    assert troubles(findings) == {} and "all 4 files" in findings["remote"].sentence
-    on_cluster = found(dataset.subject(plan(host="https://kfp.example.org")))["version"]
+    results = results_of(dataset.group(plan()))
+    assert troubles(results) == {} and "all 4 files" in results["remote"].sentence
+    on_cluster = results_of(dataset.group(plan(host="https://kfp.example.org")))["version"]
     assert on_cluster.status == "failed" and "make an s3:// remote the default one" in on_cluster.sentence
     source = Path("data.dvc").read_text()
     monkeypatch.chdir(tmp_path)
@@ -689,52 +702,52 @@ def test_the_data_in_its_remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (tmp_path / ".dvc" / "config").write_text("[core]\n remote = r\n['remote \"r\"']\n url = ../remote\n")
     (tmp_path / "remote").mkdir()
     (tmp_path / "data.dvc").write_text(source)
-    finding = found(dataset.subject(plan()))["remote"]
+    result = results_of(dataset.group(plan()))["remote"]
     assert (
-        finding.status == "failed"
-        and "does not hold 078338f3c42240261062bbbc28ad7e51.dir: `dvc push`" in finding.sentence
+        result.status == "failed"
+        and "does not hold 078338f3c42240261062bbbc28ad7e51.dir: run `dvc push`" in result.sentence
     )
-    finding = found(dataset.subject(plan("sample", "data.source=nothing.dvc")))["version"]
-    assert finding.status == "failed" and "there is no data at nothing.dvc" in finding.sentence
+    result = results_of(dataset.group(plan("sample", "data.source=nothing.dvc")))["version"]
+    assert result.status == "failed" and "there is no data at nothing.dvc" in result.sentence
 
 
 def test_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    findings = found(here.subject(plan()))
-    on_cluster = found(here.subject(plan(host="https://kfp.example.org")))
-    assert {findings["image lock"].status, on_cluster["image lock"].status} in ({"ok"}, {"note", "failed"})
-    assert findings["Python"].status == findings["disk"].status == "ok"
+    results = results_of(local_machine.group(plan()))
+    on_cluster = results_of(local_machine.group(plan(host="https://kfp.example.org")))
+    assert {results["image lock"].status, on_cluster["image lock"].status} in ({"ok"}, {"note", "failed"})
+    assert results["Python"].status == results["disk"].status == "ok"
     monkeypatch.setattr("pipelines.cli.doctor.groups.local_machine._DISK_BYTES", 2**70)
-    assert found(here.subject(plan()))["disk"].status == "failed"
+    assert results_of(local_machine.group(plan()))["disk"].status == "failed"
 
 
 def test_a_clock_that_is_off(pipelines_api: PipelinesApi, kubernetes_api: KubernetesApi) -> None:
     kubernetes_api.clock_offset = -20
     for offset, says in ((1500, "is 25 min behind that of"), (-600, "is 10 min ahead of that of"), (30, "")):
         pipelines_api.clock_offset = offset
-        heard = plan(host=pipelines_api.url)
-        found(kubeflow.subject(heard), cluster.subject(cluster.Cluster(heard)))
-        (finding,) = found(clock.subject(heard.clock)).values()
-        assert finding.status == ("failed" if says else "ok") and says in finding.sentence
-        assert pipelines_api.url in finding.sentence or not says
+        examined = plan(host=pipelines_api.url)
+        results_of(kubeflow.group(examined), cluster.group(cluster.Cluster(examined)))
+        (result,) = results_of(clock.group(examined.clock)).values()
+        assert result.status == ("failed" if says else "ok") and says in result.sentence
+        assert pipelines_api.url in result.sentence or not says
 
 
 def test_a_check_that_breaks_stops_no_other(kubernetes_api: KubernetesApi) -> None:
     kubernetes_api.objects[kubernetes_api.at("/resourcequotas")] = [{"status": {"hard": {"cpu": "hush-hush"}}}]
-    findings = cluster_findings()
-    assert "the check itself broke" in findings["quotas"].sentence
-    assert findings["limits"].status == "ok"
+    results = cluster_results()
+    assert "the check itself raised" in results["quotas"].sentence
+    assert results["limits"].status == "ok"
 
 
 # The command
 
 
-def said(capsys: pytest.CaptureFixture[str]) -> list[str]:
+def printed(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return [line for line in capsys.readouterr().out.splitlines() if line]
 
 
 def test_the_command_where_no_cluster_is(capsys: pytest.CaptureFixture[str]) -> None:
     code = doctor("sample", ["gate.allow_uncommitted=true"], None, None, None)
-    lines = said(capsys)
+    lines = printed(capsys)
     failures = [line for line in lines if line.startswith("  failed ")]
     assert code == int(bool(failures)) and all(line.startswith("  failed  packages: ") for line in failures)
     assert any(re.fullmatch(r"  skipped the API: because there is no kubeconfig .*", line) for line in lines)
@@ -751,7 +764,7 @@ def test_the_command_on_a_cluster(
     started = time.monotonic()
     without_gpus(kubernetes_api)
     assert doctor("gpu", [], pipelines_api.url, troubled[1], None) == 1
-    lines = said(capsys)
+    lines = printed(capsys)
     own = ("  failed  Git", "  failed  image lock", "  failed  packages")  # of the tree that is worked on
     failures = [line for line in lines if line.startswith("  failed ") and not line.startswith(own)]
     assert [line.split(":")[0].removeprefix("  failed  ") for line in failures] == [
@@ -759,7 +772,7 @@ def test_the_command_on_a_cluster(
         "the server",
         "GPU nodes",
     ]
-    assert all(line.count(": ") >= 2 for line in failures), "each says how to mend it"
+    assert all(line.count(": ") >= 2 for line in failures), "each says how to fix it"
     assert lines[-1].startswith(f"{sum(line.startswith('  ok ') for line in lines)} ok, ")
     assert any(image("train") in line for line in lines) and not any("hush-hush" in line for line in lines)
     assert time.monotonic() - started < 30

@@ -1,1 +1,1 @@
-"""What ``mistere doctor`` looks at: one module a subject, each check a small function that returns a finding."""
+"""The checks of ``mistere doctor``: a module per group, a small function per check."""

@@ -1,4 +1,4 @@
-"""All checks, in the order in which a run meets what they look at."""
+"""All groups of checks, in the order in which a run needs what they check."""
 
 from __future__ import annotations
 
@@ -11,33 +11,28 @@ from pipelines.cli.doctor.groups import (
     dataset,
     images,
     kubeflow,
+    local_machine,
     nodes,
     serving,
     storage,
     tracking,
 )
-from pipelines.cli.doctor.groups import local_machine as here
 from pipelines.cli.doctor.plan import Plan
-from pipelines.cli.doctor.result import CheckResult, examine
+from pipelines.cli.doctor.result import CheckResult, run_group
 
 
-def examination(plan: Plan) -> Iterator[tuple[str, Iterator[tuple[str, CheckResult]]]]:
-    """Every subject with its findings, made as they are asked for."""
-    for subject in (
-        here.subject(plan),
-        dataset.subject(plan),
-        storage.subject(plan),
-        tracking.subject(plan),
-        kubeflow.subject(plan),
-    ):
-        yield subject.name, examine(subject)
-    asked = cluster.Cluster(plan)
-    door = cluster.subject(asked)
-    findings = list(examine(door))
-    yield door.name, iter(findings)
-    if findings[0][1].status == "ok":
-        for module in (credentials, serving, nodes, images):
-            subject = module.subject(asked)
-            yield subject.name, examine(subject)
-    last = clock.subject(plan.clock)
-    yield last.name, examine(last)
+def run_checks(plan: Plan) -> Iterator[tuple[str, Iterator[tuple[str, CheckResult]]]]:
+    """Yield the name of each group and its results; the checks run while the results are consumed."""
+    for module in (local_machine, dataset, storage, tracking, kubeflow):
+        group = module.group(plan)
+        yield group.name, run_group(group)
+    connection = cluster.Cluster(plan)
+    group = cluster.group(connection)
+    results = list(run_group(group))
+    yield group.name, iter(results)
+    if results[0][1].status == "ok":
+        for on_cluster in (credentials, serving, nodes, images):
+            group = on_cluster.group(connection)
+            yield group.name, run_group(group)
+    group = clock.group(plan.clock)
+    yield group.name, run_group(group)

@@ -1,4 +1,4 @@
-"""What a run would use: its settings, and the addresses that options, environment and profile name."""
+"""The settings of a run, and the addresses that options, environment and profile name."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from pipelines.profiles import load_profile
 
 @dataclass(frozen=True)
 class Plan:
-    """A run that somebody means to start.
+    """A run that is about to be started.
 
     Attributes:
-        profile: its name.
-        config: its settings.
-        host: of Kubeflow Pipelines; empty where none is named.
-        store: a folder or ``s3://…``; empty likewise.
-        tracking: the MLflow server; empty likewise.
-        clock: what servers that were asked say that the time is.
+        profile: the name of the profile.
+        config: the settings.
+        host: the address of Kubeflow Pipelines; empty if none is named.
+        store: a folder or ``s3://…``; empty if none is named.
+        tracking: the MLflow server; empty if none is named.
+        clock: the times of the servers that the checks reach.
     """
 
     profile: str
@@ -36,11 +36,11 @@ class Plan:
 
     @property
     def on_a_cluster(self) -> bool:
-        """Whether pods are to do the work."""
+        """Whether the run is executed by pods of a cluster."""
         return bool(self.host) or self.store.startswith("s3://")
 
     def steps(self) -> Iterator[tuple[str, StepSettings]]:
-        """What each step's pod gets, by the name that the settings have for it."""
+        """The settings of each step's pod, by its name in ``cluster.steps``."""
         for stage in STEPS:
             if stage in MODALITY_STEPS:
                 for modality in ("speech", "text"):
@@ -50,7 +50,7 @@ class Plan:
 
 
 def make_plan(profile: str, settings: Sequence[str], host: str | None, store: str | None, tracking: str | None) -> Plan:
-    """Options first, then the environment, then the profile's ``cluster`` section.
+    """Make a plan from the options, else the environment, else the profile's ``cluster`` section.
 
     Raises:
         UsageError: an unknown profile or setting.

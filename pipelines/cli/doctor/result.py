@@ -1,4 +1,4 @@
-"""A check, what it found, and how checks are made: each for itself, so that one that fails stops no other."""
+"""Checks and their results. Each check runs on its own, so that a failing one stops no other."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Status = Literal["ok", "note", "failed", "skipped"]
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
-        status: ``ok``; ``note``: a run goes through, but somebody should know; ``failed``: a run would fail; ``skipped``:
-            it could not be looked at.
-        sentence: what was found, and for all but ``ok`` how to mend it or why it was skipped.
+        status: ``ok``; ``note``: a run works, but its owner should know; ``failed``: a run would fail; ``skipped``: the check
+            could not be made.
+        sentence: the result, and for all but ``ok`` how to fix it or why the check was skipped.
     """
 
     status: Status
@@ -26,75 +26,79 @@ class CheckResult:
 
 
 def ok(sentence: str) -> CheckResult:
-    """All is well."""
+    """The check passed."""
     return CheckResult("ok", sentence)
 
 
 def note(sentence: str) -> CheckResult:
-    """Nothing that a run fails of."""
+    """A remark on something that does not make a run fail."""
     return CheckResult("note", sentence)
 
 
 def failed(sentence: str) -> CheckResult:
-    """A run would fail."""
+    """The check failed: a run would fail."""
     return CheckResult("failed", sentence)
 
 
 def skipped(reason: str) -> CheckResult:
-    """It could not be looked at."""
+    """The check could not be made."""
     return CheckResult("skipped", reason)
 
 
 class SkippedError(Exception):
-    """Raised where it turns out that something cannot be looked at; its text is the reason."""
+    """Raised by a check that cannot be made; its text is the reason."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing to look at; ``look`` may also raise a :class:`MistereError` (failed) or :class:`SkippedError`."""
+    """One check; ``run`` may also raise a :class:`MistereError` (failed) or :class:`SkippedError`."""
 
     name: str
-    look: Callable[[], CheckResult]
+    run: Callable[[], CheckResult]
 
 
 @dataclass(frozen=True)
-class Subject:
-    """Checks that belong together.
+class CheckGroup:
+    """Checks of one subject.
 
     Attributes:
-        name: what they are about.
-        checks: in the order in which they are told.
-        door: the first check is the way to all others: where it is not open, they are not made.
+        name: the heading of the group.
+        checks: in the order in which they run.
+        first_required: the other checks are skipped unless the first one passes.
     """
 
     name: str
     checks: Sequence[Check]
-    door: bool = False
+    first_required: bool = False
 
 
-def examine(subject: Subject) -> Iterator[tuple[str, CheckResult]]:
-    """Make a subject's checks; each one's name with what it found."""
-    for number, check in enumerate(subject.checks):
-        finding = _look(check)
-        yield check.name, finding
-        rest = subject.checks[number + 1 :]
-        if subject.door and number == 0 and finding.status in {"failed", "skipped"} and rest:
-            yield _listed([one.name for one in rest]), skipped(f"{check.name} comes before.")
+def run_group(group: CheckGroup) -> Iterator[tuple[str, CheckResult]]:
+    """Run the checks of a group; yield the name and the result of each."""
+    for number, check in enumerate(group.checks):
+        result = _run(check)
+        yield check.name, result
+        rest = group.checks[number + 1 :]
+        if group.first_required and number == 0 and result.status in {"failed", "skipped"} and rest:
+            need = "needs" if len(rest) == 1 else "need"
+            yield (
+                _join([one.name for one in rest]),
+                skipped(f"{'it' if len(rest) == 1 else 'they'} {need} {check.name}."),
+            )
             return
 
 
-def _listed(names: Sequence[str]) -> str:
+def _join(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _look(check: Check) -> CheckResult:
+def _run(check: Check) -> CheckResult:
     try:
-        return check.look()
+        return check.run()
     except SkippedError as error:
         return skipped(str(error))
     except MistereError as error:
         return failed(str(error))
-    except Exception as error:  # a defect of one check must not hide what the others find; its text may hold a secret
+    except Exception as error:  # a bug in one check must not hide the other results; its text may hold a secret
         return failed(
-            f"the check itself broke ({type(error).__name__}), which is a defect of this command: please report it."
+            f"the check itself raised {type(error).__name__}, which is a bug in this command: please report it."
         )

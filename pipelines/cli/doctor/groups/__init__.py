@@ -1,1 +1,1 @@
-"""Groups of checks of ``mistere doctor``, a module each."""
+"""The groups of checks of ``mistere doctor``, a module each."""

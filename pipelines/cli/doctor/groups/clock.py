@@ -1,4 +1,4 @@
-"""This machine's clock against those of the servers that were asked on the way."""
+"""This machine's clock, compared with the clocks of the servers that the other checks reach."""
 
 from __future__ import annotations
 
@@ -6,49 +6,50 @@ import time
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 
-from pipelines.cli.doctor.result import Check, CheckResult, SkippedError, Subject, failed, ok
+from pipelines.cli.doctor.result import Check, CheckGroup, CheckResult, SkippedError, failed, ok
 
-_BEARABLE_SECONDS = 60.0
+_TOLERANCE_SECONDS = 60.0
 
 
 @dataclass
 class Clock:
-    """How far servers are ahead of this machine, in seconds, by their address."""
+    """How far each server's clock is ahead of this machine's, in seconds, by the server's address."""
 
     ahead: dict[str, float] = field(default_factory=dict)
 
-    def hear(self, where: str, date: str | None, asked: float) -> None:
-        """Take the ``Date`` header of an answer that has just come; anything that is no date tells nothing.
+    def record(self, server: str, date: str | None, sent: float) -> None:
+        """Record the ``Date`` header of an answer that has just arrived; an invalid date is ignored.
 
         Args:
-            where: who answered.
+            server: the address of the server.
             date: the header.
-            asked: when the question was sent; the answer was written between then and now.
+            sent: when the request was sent; the answer was written between then and now.
         """
         try:
-            said = parsedate_to_datetime(date or "").timestamp()
+            server_time = parsedate_to_datetime(date or "").timestamp()
         except (ValueError, TypeError):
             return
-        self.ahead[where] = min(said + 1 - asked, 0.0) or max(said - time.time(), 0.0)  # a header knows whole seconds
+        late = min(server_time + 1 - sent, 0.0)  # the header has whole seconds
+        self.ahead[server] = late or max(server_time - time.time(), 0.0)
 
 
-def subject(clock: Clock) -> Subject:
-    """The checks of the clock; to be made last, when servers have been asked."""
-    return Subject("Clock", [Check("this machine's against the servers'", lambda: _apart(clock))])
+def group(clock: Clock) -> CheckGroup:
+    """The check of the clock; it runs last, after the other checks have reached servers."""
+    return CheckGroup("Clock", [Check("this machine's against the servers'", lambda: _compare(clock))])
 
 
-def _apart(clock: Clock) -> CheckResult:
+def _compare(clock: Clock) -> CheckResult:
     if not clock.ahead:
         raise SkippedError("no server was reached to compare with.")
-    where, ahead = max(clock.ahead.items(), key=lambda item: abs(item[1]))
-    if abs(ahead) <= _BEARABLE_SECONDS:
-        return ok(f"{abs(ahead):.0f} s apart at most.")
+    server, ahead = max(clock.ahead.items(), key=lambda item: abs(item[1]))
+    if abs(ahead) <= _TOLERANCE_SECONDS:
+        return ok(f"at most {abs(ahead):.0f} s apart.")
     side = "behind" if ahead > 0 else "ahead of"
     return failed(
-        f"this machine's clock is {_span(abs(ahead))} {side} that of {where}: set it from the network (`timedatectl set-ntp "
-        "true`), or that one, for tokens and S3 signatures from a wrong clock are refused."
+        f"this machine's clock is {_duration(abs(ahead))} {side} that of {server}: set the wrong one from the network "
+        "(`timedatectl set-ntp true`); tokens and S3 signatures are refused otherwise."
     )
 
 
-def _span(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

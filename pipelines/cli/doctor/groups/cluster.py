@@ -1,150 +1,135 @@
-"""The Kubernetes API, as far as whoever asks may see: namespaces and the accounts that pods run as."""
+"""Kubernetes checks, within the caller's permissions: namespaces, service accounts and their rights."""
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from functools import cached_property, partial
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mistere.common.errors import MistereError
+from mistere.kubernetes.api import KubernetesApi, KubernetesError, connect, is_configured
 from mistere.serving.kserve.inference_service import SERVICE_ACCOUNT
-from pipelines.cli.doctor.http_probe import ask_api, authorities
+from pipelines.cli.doctor import http_probe
 from pipelines.cli.doctor.plan import Plan
-from pipelines.cli.doctor.result import Check, CheckResult, SkippedError, Subject, failed, ok
+from pipelines.cli.doctor.result import Check, CheckGroup, CheckResult, SkippedError, failed, ok
 
-_WELL_KNOWN = "~/.kube/config"
+_Value = TypeVar("_Value")
 
 
 class AbsentError(MistereError):
-    """There is no such object."""
+    """The object, or its kind, does not exist in the cluster."""
 
 
 class Cluster:
-    """The cluster that the kubeconfig names, or the one that this pod is in."""
+    """The cluster of the kubeconfig, or the one that this pod runs in; requests are short and never retried."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
 
     @property
     def mode(self) -> str:
-        """How models are deployed: ``local``, or one of KServe's modes; empty where the settings do not say."""
+        """How models are deployed: ``local``, or one of KServe's modes; empty if the settings do not name it."""
         return str(self.plan.config.section("deployment").get("mode", ""))
 
     @cached_property
-    def client(self) -> Any:
-        """The API client.
+    def api(self) -> KubernetesApi:
+        """The Kubernetes API.
 
         Raises:
-            SkippedError: no cluster is named anywhere.
-            MistereError: the kubeconfig cannot be used.
+            SkippedError: neither a kubeconfig nor a surrounding cluster exists.
+            MistereError: the kubeconfig is invalid.
         """
-        from kubernetes import client, config
+        if not is_configured():
+            raise SkippedError("there is no kubeconfig (KUBECONFIG, ~/.kube/config): log in to a cluster to check it.")
+        return connect(http_probe.TIMEOUT_SECONDS, retry_delays=())
 
-        configuration = client.Configuration()
-        named = os.environ.get("KUBECONFIG") or _WELL_KNOWN
-        try:
-            if any(Path(place).expanduser().is_file() for place in named.split(os.pathsep)):
-                config.load_kube_config(config_file=named, client_configuration=configuration)
-            elif os.environ.get("KUBERNETES_SERVICE_HOST"):
-                config.load_incluster_config(client_configuration=configuration)
-            else:
-                raise SkippedError(
-                    f"there is no kubeconfig (KUBECONFIG, {_WELL_KNOWN}): log in to the cluster for these."
-                )
-        except config.ConfigException as error:
-            raise MistereError(
-                f"the kubeconfig cannot be used ({str(error).splitlines()[0][:120]}): `kubectl config current-context` says what it names."
-            ) from error
-        configuration.retries = False
-        configuration.ssl_ca_cert = configuration.ssl_ca_cert or authorities()
-        return client.ApiClient(configuration)
-
-    def api(self, name: str) -> Any:
-        """One of the client's APIs, by its class."""
-        from kubernetes import client
-
-        return getattr(client, name)(self.client)
-
-    def ask(self, call: Callable[..., Any], what: str) -> Any:
-        """Make a call.
+    def get(self, path: str, action: str) -> dict[str, Any]:
+        """Read an object.
 
         Args:
-            call: takes ``_request_timeout``.
-            what: the right it takes, after "may not".
+            path: of the object in the API.
+            action: what a missing permission forbids, after "may not".
 
         Raises:
-            AbsentError: there is no such object.
-            SkippedError: these credentials may not.
-            MistereError: the API does not answer, or does not know us.
+            AbsentError: the object does not exist.
+            SkippedError: the credentials lack the permission.
+            MistereError: the API does not answer, or does not accept the credentials.
         """
-        where = f"the Kubernetes API at {self.client.configuration.host}"
-        status, answer = ask_api(call, where)
-        if status == 401:
-            raise MistereError(f"{where} does not accept the kubeconfig's credentials (401; expired?): log in again.")
-        if status == 403:
-            raise SkippedError(f"these credentials may not {what}.")
-        if status == 404:
-            raise AbsentError("there is no such object.")
-        if status:
-            raise MistereError(f"{where} has trouble of its own ({status}): try again later.")
-        return answer
+        value = self._request(lambda: self.api.get(path), action)
+        if value is None:
+            raise AbsentError(f"{path} does not exist.")
+        return value
+
+    def list_objects(self, path: str, action: str) -> list[dict[str, Any]]:
+        """List a collection; arguments and errors as for :meth:`get`."""
+        return self._request(lambda: self.api.list(path)[0], action)
+
+    def _request(self, request: Callable[[], _Value], action: str) -> _Value:
+        try:
+            return request()
+        except KubernetesError as error:
+            if error.code == 403:
+                raise SkippedError(f"these credentials may not {action}.") from error
+            if error.code == 404:
+                raise AbsentError(str(error)) from error
+            raise
 
     @cached_property
-    def nodes(self) -> list[Any]:
-        """The nodes that take pods.
+    def nodes(self) -> list[dict[str, Any]]:
+        """The nodes that accept pods.
 
         Raises:
-            SkippedError: these credentials may not list them, or there is none.
+            SkippedError: the credentials may not list nodes, or no node is ready.
         """
-        found = self.ask(lambda **k: self.api("CoreV1Api").list_node(**k), "list nodes").items
-        ready = [node for node in found if not node.spec.unschedulable and _ready(node)]
+        nodes = self.list_objects("/api/v1/nodes", "list nodes")
+        ready = [node for node in nodes if not node.get("spec", {}).get("unschedulable") and _is_ready(node)]
         if not ready:
-            raise SkippedError(f"of {len(found)} nodes none is ready, so nothing can be said of their size.")
+            raise SkippedError(f"none of the {len(nodes)} nodes is ready, so their size is unknown.")
         return ready
 
     def reached(self) -> CheckResult:
-        """Whether the API answers, and which version it is."""
-        asked = time.time()
-        version, _, headers = self.ask(
-            lambda **k: self.api("VersionApi").get_code_with_http_info(**k), "ask the version"
-        )
-        self.plan.clock.hear(self.client.configuration.host, headers.get("Date"), asked)
-        self.ask(lambda **k: self.api("ApisApi").get_api_versions(**k), "list the APIs")
-        return ok(f"{version.git_version} at {self.client.configuration.host}.")
+        """Whether the API answers, and in which version."""
+        sent = time.time()
+        version = self.get("/version", "read the version")
+        self.plan.clock.record(self.api.host, self.api.date, sent)
+        self.get("/apis", "list the APIs")
+        return ok(f"{version.get('gitVersion', 'an unknown version')} at {self.api.host}.")
 
     def namespace(self, name: str) -> CheckResult:
-        """Whether a namespace is there."""
+        """Whether a namespace exists."""
         try:
-            found = self.ask(lambda **k: self.api("CoreV1Api").read_namespace(name, **k), f"read the namespace {name}")
+            namespace = self.get(f"/api/v1/namespaces/{name}", f"read the namespace {name}")
         except AbsentError:
             return failed(
-                f"there is no namespace {name}: `kubectl apply -k manifests/overlays/…` makes it, or name another (cluster.namespace)."
+                f"there is no namespace {name}: `kubectl apply -k manifests/overlays/…` creates it; or set cluster.namespace to "
+                "another."
             )
-        if found.status.phase == "Terminating":
-            return failed(f"the namespace {name} is being deleted: wait until it is gone, and make it anew.")
-        return ok(f"{name} is there.")
+        if namespace.get("status", {}).get("phase") == "Terminating":
+            return failed(f"the namespace {name} is being deleted: wait until it is gone, and create it again.")
+        return ok(f"{name} exists.")
 
-    def account(self, name: str, namespace: str, whose: str) -> CheckResult:
-        """Whether a service account is there."""
+    def service_account(self, name: str, namespace: str) -> dict[str, Any]:
+        """A service account; errors as for :meth:`get`."""
+        path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}"
+        return self.get(path, f"read service accounts in namespace {namespace}")
+
+    def account(self, name: str, namespace: str, users: str) -> CheckResult:
+        """Whether a service account exists."""
         try:
-            self.ask(
-                lambda **k: self.api("CoreV1Api").read_namespaced_service_account(name, namespace, **k),
-                f"read service accounts in namespace {namespace}",
-            )
+            self.service_account(name, namespace)
         except AbsentError:
             return failed(
-                f"there is no service account {name} in namespace {namespace}, which {whose} run as: `kubectl apply -k "
-                "manifests/overlays/…` makes it."
+                f"there is no service account {name} in namespace {namespace}, which {users} run as: `kubectl apply -k "
+                "manifests/overlays/…` creates it."
             )
         return ok(f"{name}.")
 
     def may(self, account: str, verbs: tuple[str, ...], group: str, resource: str, namespace: str) -> CheckResult:
-        """Whether the steps' service account has its rights."""
+        """Whether a service account of the runs' namespace has the rights ``verbs`` on a resource."""
         user = f"system:serviceaccount:{self.plan.config.cluster.namespace}:{account}"
-        lacks = []
+        path = f"/apis/authorization.k8s.io/v1/namespaces/{namespace}/localsubjectaccessreviews"
+        denied = []
         for verb in verbs:
             attributes = {"group": group, "resource": resource, "verb": verb, "namespace": namespace}
             body = {
@@ -153,18 +138,15 @@ class Cluster:
                 "metadata": {"namespace": namespace},
                 "spec": {"user": user, "resourceAttributes": attributes},
             }
-            answer = self.ask(
-                lambda sent=body, **k: self.api("AuthorizationV1Api").create_namespaced_local_subject_access_review(
-                    namespace, sent, **k
-                ),
-                f"ask what others may do in namespace {namespace}",
+            review = self._request(
+                partial(self.api.review, path, body), f"review the rights of others in namespace {namespace}"
             )
-            if not answer.status.allowed:
-                lacks.append(verb)
-        if lacks:
+            if not review.get("status", {}).get("allowed"):
+                denied.append(verb)
+        if denied:
             return failed(
-                f"the service account {account} may not {', '.join(lacks)} {resource}.{group} in namespace {namespace}: `kubectl apply "
-                "-k manifests/overlays/…` binds the role."
+                f"the service account {account} may not {', '.join(denied)} {resource}.{group} in namespace {namespace}: `kubectl "
+                "apply -k manifests/overlays/…` binds the role."
             )
         return ok(f"{account} may {', '.join(verbs)} {resource}.")
 
@@ -172,22 +154,23 @@ class Cluster:
 def _may_deploy(cluster: Cluster) -> CheckResult:
     config = cluster.plan.config
     if cluster.mode == "local":
-        return ok("none is needed: deployment.mode is local.")
+        return ok("not needed: deployment.mode is local.")
     verbs = ("get", "watch", "create", "patch", "delete")
     group, resource = "serving.kserve.io", "inferenceservices"
     return cluster.may(config.cluster.service_account, verbs, group, resource, config.deployment.namespace)
 
 
-def _ready(node: Any) -> bool:
-    return any(one.type == "Ready" and one.status == "True" for one in node.status.conditions or [])
+def _is_ready(node: dict[str, Any]) -> bool:
+    conditions = node.get("status", {}).get("conditions") or []
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
 
 
-def subject(cluster: Cluster) -> Subject:
+def group(cluster: Cluster) -> CheckGroup:
     """The checks of the cluster itself."""
     config = cluster.plan.config
     namespaces = dict.fromkeys([config.cluster.namespace, config.deployment.namespace])
     steps, predictors = config.cluster.service_account, SERVICE_ACCOUNT
-    return Subject(
+    return CheckGroup(
         "Kubernetes",
         [
             Check("the API", cluster.reached),
@@ -199,5 +182,5 @@ def subject(cluster: Cluster) -> Subject:
             ),
             Check("right to deploy", lambda: _may_deploy(cluster)),
         ],
-        door=True,
+        first_required=True,
     )

@@ -1,4 +1,4 @@
-"""The secrets in the runs' namespace: their names and keys. Their values are never looked at, kept or told."""
+"""The secrets that runs and predictors need: their names and keys. Values are neither kept nor shown."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from collections.abc import Collection
 from mistere.common.suggestions import did_you_mean
 from mistere.kubernetes.secret_keys import STORAGE_KEYS, TRACKING_KEYS, WEBHOOK_KEYS
 from pipelines.cli.doctor.groups.cluster import AbsentError, Cluster
-from pipelines.cli.doctor.result import Check, CheckResult, Subject, failed, note, ok
+from pipelines.cli.doctor.result import Check, CheckGroup, CheckResult, failed, note, ok
 
 _PAIR = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 _IDENTITY = "role-arn"
 _PULLS = frozenset({"kubernetes.io/dockerconfigjson", "kubernetes.io/dockercfg"})
 
 
-def subject(cluster: Cluster) -> Subject:
+def group(cluster: Cluster) -> CheckGroup:
     """The checks of the secrets."""
     names = cluster.plan.config.cluster
     checks = [
         Check("of the store", lambda: _storage(cluster)),
         Check(
             "of MLflow",
-            lambda: _optional(cluster, names.tracking_secret, TRACKING_KEYS, "MLflow is asked without a login"),
+            lambda: _optional(cluster, names.tracking_secret, TRACKING_KEYS, "MLflow is used without a login"),
         ),
         Check(
             "of the webhook",
-            lambda: _optional(cluster, names.webhook_secret, WEBHOOK_KEYS, "nobody is told how a run ended"),
+            lambda: _optional(cluster, names.webhook_secret, WEBHOOK_KEYS, "no notification is sent when a run ends"),
         ),
     ]
     served_by = str(cluster.plan.config.section("deployment").get("storage_secret", ""))
@@ -34,35 +34,32 @@ def subject(cluster: Cluster) -> Subject:
         checks.append(Check("of the predictor", lambda: _predictor(cluster, served_by)))
     if names.image_pull_secret:
         checks.append(Check("of the image registry", lambda: _pull(cluster)))
-    return Subject("Secrets", checks)
+    return CheckGroup("Secrets", checks)
 
 
 def _keys(cluster: Cluster, name: str, namespace: str = "") -> tuple[set[str], str]:
-    """A secret's keys and type; of the answer nothing else is kept.
+    """The keys and the type of a secret; its values are dropped.
 
     Raises:
-        AbsentError: there is no such secret.
+        AbsentError: the secret does not exist.
     """
     namespace = namespace or cluster.plan.config.cluster.namespace
-    found = cluster.ask(
-        lambda **k: cluster.api("CoreV1Api").read_namespaced_secret(name, namespace, **k),
-        f"read secrets in namespace {namespace}",
-    )
-    return set(found.data or {}), str(found.type or "")
+    secret = cluster.get(f"/api/v1/namespaces/{namespace}/secrets/{name}", f"read secrets in namespace {namespace}")
+    return set(secret.get("data") or {}), str(secret.get("type") or "")
 
 
 def _storage(cluster: Cluster) -> CheckResult:
     config = cluster.plan.config.cluster
     name, namespace = config.storage_secret, config.namespace
     if not name:
-        return ok(f"none: the identity of {config.service_account} opens the store.")
+        return ok(f"none: the service account {config.service_account} has access to the store itself.")
     try:
         keys, _ = _keys(cluster, name)
     except AbsentError:
         if _has_identity(cluster):
-            return ok(f"none: {config.service_account} has an identity of its own.")
+            return ok(f"none: the service account {config.service_account} has a cloud identity.")
         return failed(
-            f"there is no secret {name} in namespace {namespace}, so the pods cannot open the store: `kubectl -n {namespace} create "
+            f"there is no secret {name} in namespace {namespace}, so pods cannot open the store: `kubectl -n {namespace} create "
             f"secret generic {name} --from-env-file=…` with {_PAIR[0]} and {_PAIR[1]}."
         )
     if lacking := _lacking(name, keys):
@@ -70,35 +67,30 @@ def _storage(cluster: Cluster) -> CheckResult:
     endpoint = "AWS_ENDPOINT_URL"
     if os.environ.get(endpoint) and endpoint not in keys:
         return failed(
-            f"the store here is at {endpoint}, which the secret {name} lacks, so the pods would ask AWS: add it."
+            f"this shell reads the store's address from {endpoint}, which the secret {name} lacks, so pods would use AWS: add it."
         )
     return ok(f"{name} has {', '.join(key for key in STORAGE_KEYS if key in keys)}.")
 
 
 def _has_identity(cluster: Cluster) -> bool:
-    """Whether the cloud gives the steps' service account rights of its own."""
+    """Whether the steps' service account is bound to a cloud identity."""
     config = cluster.plan.config.cluster
     try:
-        account = cluster.ask(
-            lambda **k: cluster.api("CoreV1Api").read_namespaced_service_account(
-                config.service_account, config.namespace, **k
-            ),
-            "read service accounts",
-        )
+        account = cluster.service_account(config.service_account, config.namespace)
     except AbsentError:
         return False
-    return any(key.endswith(_IDENTITY) for key in account.metadata.annotations or {})
+    return any(key.endswith(_IDENTITY) for key in account["metadata"].get("annotations") or {})
 
 
 def _predictor(cluster: Cluster, name: str) -> CheckResult:
-    """The secret that a served model is read with."""
+    """The secret with which the predictor reads its model."""
     namespace = cluster.plan.config.deployment.namespace
     try:
         keys, _ = _keys(cluster, name, namespace)
     except AbsentError:
         return failed(
-            f"there is no secret {name} in namespace {namespace}, so the predictor cannot read its model: make it as the steps' own, "
-            "or leave deployment.storage_secret empty."
+            f"there is no secret {name} in namespace {namespace}, so the predictor cannot read its model: create it like the secret of "
+            "the steps, or leave deployment.storage_secret empty."
         )
     if lacking := _lacking(name, keys):
         return lacking
@@ -130,13 +122,13 @@ def _pull(cluster: Cluster) -> CheckResult:
         )
     if kind not in _PULLS:
         return failed(
-            f"the secret {name} is no image pull secret (its type is {kind}): make it with `create secret docker-registry`."
+            f"the secret {name} is not an image pull secret (its type is {kind}): create it with `kubectl create secret docker-registry`."
         )
     return ok(f"{name}.")
 
 
 def _lacking(name: str, keys: Collection[str]) -> CheckResult | None:
-    """What is said where a secret of the store lacks a key that it needs."""
+    """A failure that names the keys that a secret of the store lacks; None if it has all."""
     lacks = [key for key in _PAIR if key not in keys]
     if not lacks:
         return None
@@ -145,9 +137,9 @@ def _lacking(name: str, keys: Collection[str]) -> CheckResult | None:
 
 
 def _mistyped(keys: Collection[str], wanted: Collection[str]) -> str:
-    """What an unknown key was probably meant to be."""
+    """A hint at an unknown key that is probably a misspelt known one."""
     for key in sorted(keys):
-        meant = did_you_mean(key, wanted)
-        if key not in wanted and "did you mean" in meant:
-            return f" (it has {key}{meant.removesuffix('?').replace('; did you mean', ', probably for')})"
+        hint = did_you_mean(key, wanted)
+        if key not in wanted and "did you mean" in hint:
+            return f" (it has {key}{hint.removesuffix('?').replace('; did you mean', ', probably for')})"
     return ""

@@ -1,4 +1,4 @@
-"""The data: what it is pinned to, and whether its remote holds all of that."""
+"""The dataset: its version, and whether the remote holds all of its files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mistere.data.dataset import load_info
 from mistere.data.dvc_remote import dvc_project
 from mistere.data.versions import PinnedData, pin
 from pipelines.cli.doctor.plan import Plan
-from pipelines.cli.doctor.result import Check, CheckResult, Subject, failed, ok
+from pipelines.cli.doctor.result import Check, CheckGroup, CheckResult, failed, ok
 
 
 class Dataset:
@@ -25,23 +25,23 @@ class Dataset:
         self._plan = plan
 
     def pinned(self) -> CheckResult:
-        """Whether the source is one, and what it stands for."""
+        """Whether the source is valid, and which version it names."""
         source = Path(self._plan.config.data.source)
         if source.is_dir():
             load_info(source / "dataset.yaml")
             return ok(f"{source}, a folder: a run takes a snapshot of it.")
-        where = redact_url(self._data.remote)
+        remote = redact_url(self._data.remote)
         if self._plan.on_a_cluster and not self._data.remote.startswith("s3://"):
             return failed(
-                f"{source} is kept in {where}, which the pods of a cluster do not reach: make an s3:// remote the default one "
+                f"{source} is kept in {remote}, which pods cannot reach: make an s3:// remote the default one "
                 "(`dvc remote add --default NAME s3://…`, `dvc push`)."
             )
-        return ok(f"{source} is {self._data.digest}, kept in {where}.")
+        return ok(f"{source} is {self._data.digest}, kept in {remote}.")
 
-    def whole(self) -> CheckResult:
-        """Whether the remote holds the listing and every file in it; nothing is fetched but the listing."""
+    def complete(self) -> CheckResult:
+        """Whether the remote holds the listing and every file in it; only the listing is downloaded."""
         if Path(self._plan.config.data.source).is_dir():
-            return ok("nothing to fetch.")
+            return ok("nothing to download.")
         from dvc.exceptions import DvcException
         from dvc.repo import Repo
 
@@ -53,7 +53,7 @@ class Dataset:
             with dvc_project(cache_directory("doctor"), remote) as project, closing(Repo(str(project))) as repo:
                 objects = repo.cloud.get_remote_odb("data")
                 if not objects.exists(digest):
-                    return failed(f"the remote {redact_url(remote)} does not hold {digest}: `dvc push`.")
+                    return failed(f"the remote {redact_url(remote)} does not hold {digest}: run `dvc push`.")
                 listing = json.loads(objects.fs.cat_file(objects.oid_to_path(digest)))
                 missing = [entry["relpath"] for entry in listing if not objects.exists(entry["md5"])]
         except (DvcException, OSError, ValueError) as error:
@@ -63,16 +63,18 @@ class Dataset:
             ) from error
         if missing:
             return failed(
-                f"the remote {redact_url(remote)} lacks {len(missing)} of {len(listing)} files, {missing[0]} among them: `dvc push`."
+                f"the remote {redact_url(remote)} lacks {len(missing)} of {len(listing)} files, {missing[0]} among them: run `dvc push`."
             )
-        return ok(f"all {len(listing)} files of {digest[:12]} are there.")
+        return ok(f"all {len(listing)} files of {digest[:12]} exist.")
 
     @cached_property
     def _data(self) -> PinnedData:
         return pin(self._plan.config.data.source, snapshots="")
 
 
-def subject(plan: Plan) -> Subject:
-    """The checks of the data."""
+def group(plan: Plan) -> CheckGroup:
+    """The checks of the dataset."""
     dataset = Dataset(plan)
-    return Subject("Data", [Check("version", dataset.pinned), Check("remote", dataset.whole)], door=True)
+    return CheckGroup(
+        "Data", [Check("version", dataset.pinned), Check("remote", dataset.complete)], first_required=True
+    )

@@ -1,209 +1,160 @@
-"""Kubeflow Pipelines: is it there, does it know us, may we use the namespace, and is what it should run still there."""
+"""Kubeflow Pipelines: the server, the token, the namespace, the pipeline and the schedules."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import json
+import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
-from typing import Any, Final
+from typing import Final
 
 from mistere.common.errors import MistereError
 from mistere.common.urls import redact_url
-from pipelines.cli.doctor.http_probe import ask, ask_api, authorities, place
+from pipelines.cli.doctor import http_probe
 from pipelines.cli.doctor.plan import Plan
-from pipelines.cli.doctor.result import Check, CheckResult, SkippedError, Subject, failed, note, ok
+from pipelines.cli.doctor.result import Check, CheckGroup, CheckResult, SkippedError, failed, note, ok
 from pipelines.kubeflow.access import HOST_VARIABLE, TOKEN_VARIABLE, service_account_token
+from pipelines.kubeflow.client import Pipelines
+from pipelines.kubeflow.failures import PipelinesError
 
 PIPELINE: Final = "mistere-retraining"
-_PAGE = 100
-
-
-class _DeletedError(MistereError):
-    """What was asked for is not there (any more)."""
 
 
 class KubeflowPipelines:
-    """An address of Kubeflow Pipelines, asked with short time-outs."""
+    """The checks of one Kubeflow Pipelines server; requests are short and never retried."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._token = _token()
         self._multi_user = False
         self._status, self._login = 0, False
-        self.where = ""
+        self.address = ""
 
     def reached(self) -> CheckResult:
-        """Whether it answers, and which version it is."""
+        """Whether the server answers as Kubeflow Pipelines does, and in which version."""
         if not self._plan.host:
-            raise SkippedError(f"no host is named: --host, {HOST_VARIABLE} or cluster.host.")
+            raise SkippedError(f"no host is named: set --host, {HOST_VARIABLE} or cluster.host.")
         try:
-            self.where = redact_url(self._plan.host)
-            known = self.where.startswith(("http://", "https://")) and place(self._plan.host) != ""
+            self.address = redact_url(self._plan.host)
+            is_url = (
+                self.address.startswith(("http://", "https://")) and http_probe.server_address(self._plan.host) != ""
+            )
         except ValueError:
-            known = False
-        if not known:
-            raise MistereError("the host of Kubeflow Pipelines is no URL: write it as https://… or http://….")
-        answer = ask(f"{self._plan.host}/apis/v2beta1/healthz", "Kubeflow Pipelines", self._plan.clock, self._headers)
+            is_url = False
+        if not is_url:
+            raise MistereError("the host of Kubeflow Pipelines is not a URL: write it as https://… or http://….")
+        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        url = f"{self._plan.host}/apis/v2beta1/healthz"
+        answer = http_probe.probe(url, "Kubeflow Pipelines", self._plan.clock, headers)
         if answer.status >= 500:
             return failed(
-                f"Kubeflow Pipelines at {self.where} has trouble of its own ({answer.status}): look at the pods of ml-pipeline "
+                f"Kubeflow Pipelines at {self.address} answers with a server error ({answer.status}): check the pods of ml-pipeline "
                 "(`kubectl -n kubeflow get pods`)."
             )
         if answer.status == 404:
             return failed(
-                f"{self.where} answers, but not as Kubeflow Pipelines 2 does (404 for /apis/v2beta1/healthz): name the address "
+                f"{self.address} answers, but not as Kubeflow Pipelines 2 does (404 for /apis/v2beta1/healthz): name the address "
                 "before /apis, of a version 2."
             )
         if answer.status == 200 and not answer.is_json:
             return failed(
-                f"{self.where} answers, but with a page for people: name the address of Kubeflow Pipelines itself (behind Kubeflow's "
+                f"{self.address} answers, but with a web page: name the address of Kubeflow Pipelines itself (behind Kubeflow's "
                 "dashboard it ends in /pipeline)."
             )
-        self._status, told = answer.status, answer.data
+        self._status, health = answer.status, answer.data
         self._login = answer.status == 403 and not answer.is_json
-        self._multi_user = bool(told.get("multi_user", told.get("apiServerMultiUser", False)))
-        version = told.get("tag_name") or told.get("apiServerTagName") or ""
-        if str(version).startswith("1."):
+        self._multi_user = bool(health.get("multi_user", health.get("apiServerMultiUser", False)))
+        version = str(health.get("tag_name") or health.get("apiServerTagName") or "")
+        if version.startswith("1."):
             return failed(
-                f"{self.where} is Kubeflow Pipelines {version}, and the pipeline needs 2.0 or newer: update it."
+                f"{self.address} is Kubeflow Pipelines {version}, and the pipeline needs 2.0 or newer: update it."
             )
-        kind = "for several users" if self._multi_user else "for one user"
-        return ok(f"version {version or 'not told'} at {self.where}, {kind}.")
+        kind = "multi-user" if self._multi_user else "single-user"
+        return ok(f"{f'version {version}' if version else 'unknown version'} at {self.address}, {kind}.")
 
     def token_accepted(self) -> CheckResult:
-        """Whether we are who we say, to it and to the login before it."""
+        """Whether the server, and a login proxy in front of it, accept the token."""
         if self._login or 300 <= self._status < 400:
             return failed(
-                f"a login stands before {self.where}: put a token that it accepts into {TOKEN_VARIABLE}, or forward a port to "
+                f"{self.address} is behind a login: put a token that it accepts into {TOKEN_VARIABLE}, or forward a port to "
                 "ml-pipeline (`kubectl -n kubeflow port-forward svc/ml-pipeline 8888`)."
             )
-        if self._status not in {401, 403}:
-            self._ask(
-                "experiments",
-                lambda **k: self._service("ExperimentServiceApi").experiment_service_list_experiments(page_size=1, **k),
-            )
-        elif self._status == 401:
-            raise MistereError(self._refused())
-        return ok("accepted." if self._token else "none is asked for.")
+        if self._status == 401:
+            raise MistereError(self._refusal())
+        if self._status != 403:
+            with self._token_errors():
+                self._client.check_access()
+        return ok("accepted." if self._token else "none is required.")
 
     def namespace_allowed(self) -> CheckResult:
-        """Whether runs may be seen, and so started, in the namespace."""
-        namespace = self._plan.config.cluster.namespace
-        self._ask("runs", lambda **k: self._service("RunServiceApi").run_service_list_runs(page_size=1, **k))
-        return ok(f"{namespace}." if self._multi_user else "for one user there is but one.")
+        """Whether the account may see, and so start, runs in the namespace."""
+        with self._token_errors():
+            self._client.check_access()
+        return ok(f"{self._client.namespace}." if self._multi_user else "a single-user server has only one.")
 
     def pipeline_known(self) -> CheckResult:
         """Whether the pipeline was uploaded before."""
-        wanted = {"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": PIPELINE}]}
-        found = self._ask(
-            "pipelines",
-            lambda **k: self._service("PipelineServiceApi").pipeline_service_list_pipelines(
-                filter=json.dumps(wanted), page_size=1, **k
-            ),
-        ).pipelines
-        if not found:
+        with self._token_errors():
+            known = self._client.find_pipeline(PIPELINE)
+        if known is None:
             return note(f"there is no pipeline {PIPELINE} yet, or it was deleted: `mistere submit` uploads it.")
-        return ok(f"{PIPELINE} is there.")
+        return ok(f"{PIPELINE} exists.")
 
-    def schedules_whole(self) -> CheckResult:
-        """Whether every schedule's pipeline version is still there."""
-        schedules = list(self._schedules())
-        for schedule in schedules:
-            reference = schedule.pipeline_version_reference
-            if reference is None or not reference.pipeline_version_id:
-                continue
-            try:
-                self._ask(
-                    "pipelines",
-                    lambda pinned=reference, **k: self._service(
-                        "PipelineServiceApi"
-                    ).pipeline_service_get_pipeline_version(
-                        pinned.pipeline_id, pinned.pipeline_version_id, _request_timeout=k["_request_timeout"]
-                    ),
-                )
-            except _DeletedError:
-                return failed(
-                    f"the schedule {schedule.display_name} runs a pipeline version that was deleted: `mistere schedule apply` "
-                    "makes it anew."
-                )
-        return ok(f"{len(schedules)} there, each with its pipeline version." if schedules else "there is none.")
-
-    def _schedules(self) -> Iterator[Any]:
-        token = ""
-        while True:
-            page = self._ask(
-                "recurring runs",
-                lambda after=token, **k: self._service(
-                    "RecurringRunServiceApi"
-                ).recurring_run_service_list_recurring_runs(page_size=_PAGE, page_token=after, **k),
-            )
-            yield from page.recurring_runs or []
-            token = page.next_page_token or ""
-            if not token:
-                return
-
-    def _ask(self, what: str, call: Callable[..., Any]) -> Any:
-        """Call the API; in a cluster for several users with the namespace."""
-        namespace = self._plan.config.cluster.namespace
-        narrowed = {"namespace": namespace} if self._multi_user else {}
-        status, answer = ask_api(lambda **k: call(**narrowed, **k), f"Kubeflow Pipelines at {self.where}")
-        if status == 401:
-            raise MistereError(self._refused())
-        if status == 403:
-            raise MistereError(
-                f"Kubeflow Pipelines does not let this account see {what} in namespace {namespace}: have its owner add you "
-                "(Manage Contributors), or set cluster.namespace to one of yours."
-            )
-        if status == 404:
-            raise _DeletedError(f"Kubeflow Pipelines at {self.where} has no such {what.removesuffix('s')}.")
-        if status:
-            raise MistereError(
-                f"Kubeflow Pipelines at {self.where} does not list {what} ({status}): look at the log of ml-pipeline."
-            )
-        return answer
-
-    def _refused(self) -> str:
-        if not self._token:
-            return f"Kubeflow Pipelines at {self.where} wants a token: put one into {TOKEN_VARIABLE}."
-        ended = _expiry(self._token)
-        why = "has expired" if ended is not None and ended < time.time() else "is not accepted (401; expired?)"
-        return f"the token in {TOKEN_VARIABLE} {why} at {self.where}: get a new one."
-
-    @property
-    def _headers(self) -> Mapping[str, str]:
-        return {"Authorization": f"Bearer {self._token}"} if self._token else {}
+    def schedules_complete(self) -> CheckResult:
+        """Whether the pipeline version of every schedule still exists."""
+        with self._token_errors():
+            schedules = list(self._client.schedules())
+            for schedule in schedules:
+                pinned = schedule.pipeline_version_reference
+                if pinned is None or not pinned.pipeline_version_id:
+                    continue
+                if self._client.version_by_id(pinned.pipeline_id, pinned.pipeline_version_id) is None:
+                    return failed(
+                        f"the schedule {schedule.display_name} runs a pipeline version that was deleted: `mistere schedule apply` "
+                        "creates it again."
+                    )
+        return ok(f"{len(schedules)}, each with its pipeline version." if schedules else "there are none.")
 
     @cached_property
-    def _client(self) -> Any:
-        import kfp_server_api
+    def _client(self) -> Pipelines:
+        namespace = self._plan.config.cluster.namespace if self._multi_user else ""
+        # The clock has a check of its own, and must not fail the others.
+        return Pipelines(
+            self._plan.host, namespace, timeout=http_probe.TIMEOUT_SECONDS, retries=0, clock_tolerance=math.inf
+        )
 
-        configuration = kfp_server_api.Configuration(host=self._plan.host)
-        configuration.retries = False
-        if self._token:
-            configuration.api_key["authorization"] = self._token
-            configuration.api_key_prefix["authorization"] = "Bearer"
-        configuration.ssl_ca_cert = authorities()
-        return kfp_server_api.ApiClient(configuration)
+    @contextmanager
+    def _token_errors(self) -> Iterator[None]:
+        """Say of a refused token whether it is missing or has expired."""
+        try:
+            yield
+        except PipelinesError as error:
+            if error.status != 401:
+                raise
+            raise MistereError(self._refusal()) from error
 
-    def _service(self, name: str) -> Any:
-        import kfp_server_api
-
-        return getattr(kfp_server_api, name)(self._client)
+    def _refusal(self) -> str:
+        if not self._token:
+            return f"Kubeflow Pipelines at {self.address} requires a token: put one into {TOKEN_VARIABLE}."
+        end = _expiry(self._token)
+        why = "has expired" if end is not None and end < time.time() else "is not accepted (401; expired?)"
+        return f"the token in {TOKEN_VARIABLE} {why} at {self.address}: get a new one."
 
 
 def _token() -> str:
-    """The token that ``mistere submit`` uses: the environment's, else a pod's own."""
-    named = os.environ.get(TOKEN_VARIABLE, "")
+    """The token that ``mistere submit`` uses: the environment's, else the pod's own."""
+    token = os.environ.get(TOKEN_VARIABLE, "")
     file = service_account_token()
-    return named or (file.read_text(encoding="utf-8").strip() if file else "")
+    return token or (file.read_text(encoding="utf-8").strip() if file else "")
 
 
 def _expiry(token: str) -> float | None:
-    """When a token says that it ends, in seconds since 1970; None where it does not say."""
+    """When a JSON Web Token expires, in seconds since 1970; None if it does not say."""
     try:
         part = token.split(".")[1]
         return float(json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))["exp"])
@@ -211,17 +162,17 @@ def _expiry(token: str) -> float | None:
         return None
 
 
-def subject(plan: Plan) -> Subject:
+def group(plan: Plan) -> CheckGroup:
     """The checks of Kubeflow Pipelines."""
     kubeflow = KubeflowPipelines(plan)
-    return Subject(
+    return CheckGroup(
         "Kubeflow Pipelines",
         [
             Check("the server", kubeflow.reached),
             Check("token", kubeflow.token_accepted),
             Check("namespace", kubeflow.namespace_allowed),
             Check("pipeline", kubeflow.pipeline_known),
-            Check("schedules", kubeflow.schedules_whole),
+            Check("schedules", kubeflow.schedules_complete),
         ],
-        door=True,
+        first_required=True,
     )

@@ -1,4 +1,4 @@
-"""The object store: what a run does with it, done once with a small object of one's own."""
+"""The object store: each operation that a run needs, tried once with a small object."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 from mistere.artifacts.object_store import ABSENT, ConflictError, ObjectStore, S3Store, open_store
 from mistere.common.environment import STORE_VARIABLE
 from mistere.common.errors import MistereError
-from pipelines.cli.doctor.http_probe import ask
+from pipelines.cli.doctor.http_probe import probe
 from pipelines.cli.doctor.plan import Plan
-from pipelines.cli.doctor.result import Check, CheckResult, SkippedError, Subject, failed, ok
+from pipelines.cli.doctor.result import Check, CheckGroup, CheckResult, SkippedError, failed, ok
 
 _CONTENT = b"mistere doctor\n"
 
 
 @dataclass
 class Storage:
-    """The store of a plan, with the key that the checks write to."""
+    """The store of a plan, and the key that the checks write to."""
 
     plan: Plan
 
@@ -28,7 +28,7 @@ class Storage:
         self._store: ObjectStore | None = None
 
     def reached(self) -> CheckResult:
-        """Whether the store is named, answers, and is one that the pods see as well."""
+        """Whether the store is named, answers, and can be reached by pods."""
         plan = self.plan
         if not plan.store:
             if plan.host:
@@ -38,13 +38,13 @@ class Storage:
             raise SkippedError(f"no store is named (--store, {STORE_VARIABLE} or cluster.store).")
         if plan.host and not plan.store.startswith("s3://"):
             return failed(
-                f"{plan.store}: the pods of a cluster reach no folder of this machine: name s3://bucket/prefix."
+                f"{plan.store} is a folder of this machine, which pods cannot reach: name s3://bucket/prefix."
             )
         store = open_store(plan.store)
         endpoint = ""
         if isinstance(store, S3Store):
             endpoint = _endpoint()
-            ask(endpoint, "the S3 server", plan.clock)
+            probe(endpoint, "the S3 server", plan.clock)
         self._store = store
         return ok(f"{store.uri}{f' at {endpoint}' if endpoint else ''}.")
 
@@ -54,22 +54,20 @@ class Storage:
         return ok("written.")
 
     def get(self) -> CheckResult:
-        """Read it."""
+        """Read the object."""
         data, _ = self._try(lambda store: store.read(self._key), "s3:GetObject")
         if data != _CONTENT:
-            return failed(
-                f"{self.plan.store} gave back another content than was written: use a store that is consistent."
-            )
+            return failed(f"{self.plan.store} returned other content than was written: use a consistent store.")
         return ok("read.")
 
     def listing(self) -> CheckResult:
-        """List it."""
+        """List the object."""
         if list(self._try(lambda store: list(store.keys(self._folder)), "s3:ListBucket")) != [self._key]:
-            return failed(f"{self.plan.store} does not list what was just written: use a store that is consistent.")
+            return failed(f"{self.plan.store} does not list an object that was just written: use a consistent store.")
         return ok("listed.")
 
     def conditional(self) -> CheckResult:
-        """A put that must lose, in both forms that the champion's pointer needs."""
+        """Conditional puts that must be refused, in both forms that the champion's pointer needs."""
         key = f"{self._folder}/conditional"
         first = self._try(lambda store: store.write(key, b"1", expected=ABSENT), "s3:PutObject")
         self._try(lambda store: store.write(key, b"2", expected=first), "s3:PutObject")
@@ -79,13 +77,13 @@ class Storage:
             except ConflictError:
                 continue
             return failed(
-                f"{self.plan.store} takes a put whose condition does not hold (If-Match, If-None-Match), so two releases could "
-                "overwrite each other: use a store that has conditional puts."
+                f"{self.plan.store} accepts a put whose condition does not hold (If-Match, If-None-Match), so two releases could "
+                "overwrite each other: use a store with conditional puts."
             )
-        return ok("of two writers the second is refused.")
+        return ok("the second of two writers is refused.")
 
     def delete(self) -> CheckResult:
-        """Delete what was written."""
+        """Delete the objects."""
         self._try(lambda store: store.delete(self._folder), "s3:DeleteObject")
         return ok("deleted.")
 
@@ -100,35 +98,35 @@ class Storage:
 
 
 def _explained(error: MistereError, store: str, right: str) -> str:
-    """The store's own sentence, or a closer one where the server said what it minds."""
+    """The store's error message, or a more specific one for known error codes."""
     response = getattr(error.__cause__, "response", None) or {}
     code = str(response.get("Error", {}).get("Code", ""))
     if code == "RequestTimeTooSkewed":
         return f"the S3 server of {store} refuses this machine's clock: set it from the network (`timedatectl set-ntp true`)."
     if code in {"AccessDenied", "Forbidden", "403"}:
-        return f"these credentials lack {right} on {store}: allow it to them, and to those in the run's secret."
+        return f"these credentials lack {right} on {store}: grant it to them, and to those in the secret of the runs."
     if code in {"ExpiredToken", "InvalidToken"}:
-        return f"the credentials for {store} have expired: get new ones (AWS_SESSION_TOKEN goes with them)."
+        return f"the credentials for {store} have expired: get new ones, with AWS_SESSION_TOKEN."
     if code == "NoSuchBucket":
-        return f"the bucket of {store} does not exist: make it, or correct --store."
+        return f"the bucket of {store} does not exist: create it, or correct --store."
     return str(error)
 
 
 def _endpoint() -> str:
-    """Where the S3 client will go, the environment's or AWS's own."""
+    """The address that the S3 client uses: the environment's, or AWS's."""
     import boto3
     from botocore.exceptions import BotoCoreError
 
     try:
         return str(boto3.client("s3").meta.endpoint_url)
     except (BotoCoreError, ValueError) as error:
-        raise MistereError("no S3 client can be made: check AWS_ENDPOINT_URL and AWS_REGION.") from error
+        raise MistereError("no S3 client can be created: check AWS_ENDPOINT_URL and AWS_REGION.") from error
 
 
-def subject(plan: Plan) -> Subject:
-    """The checks of the object store, with the credentials of this shell."""
+def group(plan: Plan) -> CheckGroup:
+    """The checks of the object store."""
     storage = Storage(plan)
-    return Subject(
+    return CheckGroup(
         "Object store (with the credentials of this shell)",
         [
             Check("the store", storage.reached),
@@ -138,5 +136,5 @@ def subject(plan: Plan) -> Subject:
             Check("conditional put", storage.conditional),
             Check("delete", storage.delete),
         ],
-        door=True,
+        first_required=True,
     )

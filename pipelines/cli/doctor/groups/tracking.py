@@ -1,4 +1,4 @@
-"""The MLflow server: is it there, does it know us, and may a run write to it."""
+"""The MLflow server: whether it answers, accepts the login, and lets a run write."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from mistere.common.environment import TRACKING_VARIABLE
 from mistere.common.errors import MistereError
 from mistere.common.urls import redact_url
 from mistere.registry.model_registry import connected
-from pipelines.cli.doctor.http_probe import ask
+from pipelines.cli.doctor.http_probe import probe
 from pipelines.cli.doctor.plan import Plan
-from pipelines.cli.doctor.result import Check, CheckResult, SkippedError, Subject, failed, ok
+from pipelines.cli.doctor.result import Check, CheckGroup, CheckResult, SkippedError, failed, ok
 
 _RUN = "mistere doctor"
 
 
-def subject(plan: Plan) -> Subject:
+def group(plan: Plan) -> CheckGroup:
     """The checks of the tracking server."""
-    return Subject(
-        "MLflow", [Check("the server", lambda: _reached(plan)), Check("writing", lambda: _writes(plan))], door=True
+    return CheckGroup(
+        "MLflow",
+        [Check("the server", lambda: _reached(plan)), Check("writing", lambda: _writes(plan))],
+        first_required=True,
     )
 
 
@@ -30,51 +32,53 @@ def _reached(plan: Plan) -> CheckResult:
                 f"no tracking server is named: give MLflow's address with --tracking, {TRACKING_VARIABLE} or cluster.tracking_uri."
             )
         raise SkippedError(f"no tracking server is named (--tracking, {TRACKING_VARIABLE} or cluster.tracking_uri).")
-    where = redact_url(uri)
+    shown = redact_url(uri)
     if not uri.startswith(("http://", "https://")):
         if plan.host:
-            return failed(f"{where}: the pods of a cluster reach an MLflow server by http:// or https:// only.")
-        return ok(f"{where}, a database.")
+            return failed(f"{shown} cannot be reached by pods: name an MLflow server with http:// or https://.")
+        return ok(f"{shown}, a database.")
     if plan.host and redact_url(uri) != uri:
         return failed(
-            f"{where} carries credentials, which everybody would read among a run's parameters: put them into the secret "
+            f"{shown} contains credentials, which a run's parameters would show to everybody: put them into the secret "
             f"{plan.config.cluster.tracking_secret} (cluster.tracking_secret)."
         )
     try:
-        answer = ask(f"{uri.rstrip('/')}/health", "MLflow", plan.clock)
+        answer = probe(f"{uri.rstrip('/')}/health", "MLflow", plan.clock)
     except MistereError as error:
-        if plan.host and _inside(uri):
-            raise SkippedError(f"{where} is an address inside the cluster; run the same in a pod to try it.") from error
+        if plan.host and _is_cluster_address(uri):
+            raise SkippedError(
+                f"{shown} is an address inside the cluster; run `mistere doctor` in a pod to check it."
+            ) from error
         raise
     if answer.status >= 400:
         return failed(
-            f"{where} does not answer as MLflow does ({answer.status} for /health): name the address of the server itself."
+            f"{shown} does not answer as MLflow does ({answer.status} for /health): name the address of the MLflow server."
         )
-    return ok(f"{where}.")
+    return ok(f"{shown}.")
 
 
-def _inside(uri: str) -> bool:
-    """Whether only pods can know the name: a service's, alone or with what Kubernetes puts behind it."""
+def _is_cluster_address(uri: str) -> bool:
+    """Whether the host is a Kubernetes service name, which only pods can resolve."""
     host = urlsplit(uri).hostname or ""
     return ("." not in host and host != "localhost") or host.endswith((".svc", ".svc.cluster.local"))
 
 
 def _writes(plan: Plan) -> CheckResult:
-    """Begin a run in the experiment that runs are in, and delete it again."""
+    """Create a run in the experiment of the pipeline's runs, and delete it again."""
     name = plan.config.registry.experiment
     try:
         with connected(plan.tracking) as client:
-            found = client.get_experiment_by_name(name)
-            experiment = found.experiment_id if found else client.create_experiment(name)
+            known = client.get_experiment_by_name(name)
+            experiment = known.experiment_id if known else client.create_experiment(name)
             run = client.create_run(experiment, run_name=_RUN).info.run_id
             client.delete_run(run)
     except MistereError as error:
         status = getattr(error.__cause__, "get_http_status_code", lambda: 0)()
         if status in {401, 403}:
             raise MistereError(
-                f"MLflow at {redact_url(plan.tracking)} does not let us write to experiment {name} ({status}): check "
+                f"MLflow at {redact_url(plan.tracking)} does not allow writing to experiment {name} ({status}): check "
                 "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, here and in the secret "
                 f"{plan.config.cluster.tracking_secret}."
             ) from error
         raise
-    return ok(f"a run in experiment {name} was begun and deleted.")
+    return ok(f"a run in experiment {name} was created and deleted.")
