@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ConfigDict
 
-from mistere.artifacts.io import ArtifactHandle, open_artifact
-from mistere.artifacts.manifests import BaseEncoder, EmbeddingShard, EncoderCheckpoint, UtteranceSet, canonical_digest
+from mistere.artifacts.io import ArtifactHandle
+from mistere.artifacts.manifests import EmbeddingShard, EncoderCheckpoint, UtteranceSet, canonical_digest
 from mistere.common.code_digest import source_digest
 from mistere.config.base import Section
 from mistere.config.encoder import Device, ExtractionSettings
@@ -87,15 +87,13 @@ def run(
         import pyarrow.parquet  # noqa: F401
         import transformers.modeling_utils  # noqa: F401  (families import it when they load)
 
-        from mistere.model.encoders.embedding import Embedder
+        from mistere.model.embedders import open_embedder
 
     made = encoder.manifest
-    base = open_artifact(step.store, BaseEncoder, made.base_digest)
-    embedder = Embedder(
-        made.family,
-        base.path,
+    embedder = open_embedder(
+        step.store,
+        made.encoder,
         encoder.file("tuned.safetensors"),
-        made.settings,
         len(made.labels),
         config.extraction,
         config.device,
@@ -103,7 +101,7 @@ def run(
     )
     identity = canonical_digest(
         [
-            made.encoder_digest,
+            made.encoder.identity.digest,
             str(embedder.precision),
             embedder.device.type,
             source_digest("mistere.model.encoders.embedding"),
@@ -120,10 +118,9 @@ def run(
                 rows=rows,
                 missing=work.missing,
                 undecodable=len(work.undecodable),
-                encoder_digest=made.encoder_digest,
-                encoder_source=made.source,
-                precision=str(embedder.precision).removeprefix("torch."),
-                test_digest=utterances.manifest.test_digest,
+                encoder=made.encoder.identity.model_copy(
+                    update={"precision": str(embedder.precision).removeprefix("torch.")}
+                ),
             )
         }
     )

@@ -127,7 +127,7 @@ def run(
         again = Reembedding(config, reader, mixture, temperature, clean, step.progress)
         if config.robustness:
             metrics |= again.robustness(
-                {name: _embedder(step, e, v.manifest.precision) for name, (e, v) in there.items()}
+                {name: _embedder(step, e, v.manifest.encoder.precision) for name, (e, v) in there.items()}
             )
         if config.int8:
             metrics |= again.int8({name: _embedder(step, e, "float32", int8=True) for name, (e, _) in there.items()})
@@ -195,16 +195,13 @@ def _embedder(
 ) -> Embedder:
     with step.loading():
         from mistere.config.encoder import ExtractionSettings
-        from mistere.model.encoders.embedding import Embedder
+        from mistere.model.embedders import open_embedder
 
-    made = encoder.manifest
-    base = open_artifact(step.store, BaseEncoder, made.base_digest)
-    return Embedder(
-        made.family,
-        base.path,
+    return open_embedder(
+        step.store,
+        encoder.manifest.encoder,
         encoder.file("tuned.safetensors"),
-        made.settings,
-        len(made.labels),
+        len(encoder.manifest.labels),
         ExtractionSettings.model_validate({"precision": precision}),
         note=step.progress.note,
         int8=int8,
@@ -225,7 +222,7 @@ def _runtime(
     own, base = [*model.manifest.files.values()], list[FileEntry]()
     for encoder, _ in encoders.values():
         own.append(encoder.manifest.files["tuned.safetensors"])
-        base += open_artifact(step.store, BaseEncoder, encoder.manifest.base_digest).manifest.files.values()
+        base += open_artifact(step.store, BaseEncoder, encoder.manifest.encoder.base_digest).manifest.files.values()
     figures = sizes(sum(file.size for file in own), sum(file.size for file in base))
     if not config.runtime:
         return figures

@@ -52,7 +52,7 @@ def run(
     if first.absent:
         return Result(manifests={"embeddings": EmbeddingSet(modality=modality, absent=True)})
     rows = {split: sum(shard.manifest.rows.get(split, 0) for shard in shards) for split in utterances.manifest.rows}
-    if rows != utterances.manifest.rows or len({shard.manifest.encoder_digest for shard in shards}) > 1:
+    if rows != utterances.manifest.rows or len({shard.manifest.encoder for shard in shards}) > 1:
         raise ArtifactError(f"the {modality} shards are not those of the dataset: {rows} rows instead of its own.")
     _join(shards, modality, embeddings, step)
     undecodable = sum(shard.manifest.undecodable for shard in shards)
@@ -67,10 +67,7 @@ def run(
                 rows=rows,
                 missing=sum(shard.manifest.missing for shard in shards),
                 undecodable=undecodable,
-                encoder_digest=first.encoder_digest,
-                encoder_source=first.encoder_source,
-                precision=first.precision,
-                test_digest=first.test_digest,
+                encoder=first.encoder,
             )
         },
         values={"undecodable": str(undecodable)} if undecodable else {},

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from components.finetune_encoder.training.trainer import Curve, TrainingJob, train
+from mistere.artifacts.identities import EncoderDescription, EncoderIdentity
 from mistere.artifacts.manifests import EncoderCheckpoint, UtteranceSet, canonical_digest
 from mistere.common.errors import DataError
 from mistere.common.file_digest import digest_of
@@ -84,18 +85,23 @@ def fine_tune(
     return EncoderCheckpoint(
         modality=modality,
         labels=reference.labels,
-        family=base.manifest.family,
-        dimension=config.projection,
-        base_digest=base.manifest.digest,
-        source=base.manifest.source,
-        encoder_digest=canonical_digest(
-            [
-                base.manifest.digest,
-                digest_of(output / "tuned.safetensors"),
-                config.model_dump(mode="json", include={*PREPROCESSING, "pooling", "projection"}),
-            ]
+        encoder=EncoderDescription(
+            identity=EncoderIdentity(
+                source=base.manifest.source,
+                digest=canonical_digest(
+                    [
+                        base.manifest.digest,
+                        digest_of(output / "tuned.safetensors"),
+                        config.model_dump(mode="json", include={*PREPROCESSING, "pooling", "projection"}),
+                    ]
+                ),
+                test_digest=reference.test_digest,
+            ),
+            family=base.manifest.family,
+            base_digest=base.manifest.digest,
+            dimension=config.projection,
+            settings=config.for_checkpoint(),
         ),
-        settings=config.for_checkpoint(),
         undecodable=skipped,
         metrics={"dev.weighted_f1": max((epoch["dev_weighted_f1"] for epoch in history), default=0.0)},
         history=history,

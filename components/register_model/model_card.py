@@ -45,7 +45,7 @@ def model_card(bundle: ModelBundle, data: UtteranceSet, report: EvaluationReport
         name=bundle.name,
         data=data,
         licence=licence if _KNOWN_LICENCES.fullmatch(licence) else "other",
-        bases=sorted({base for encoder in bundle.encoders.values() if (base := _hub_name(encoder.source))}),
+        bases=sorted({base for encoder in bundle.encoders.values() if (base := _hub_name(encoder.identity.source))}),
         modalities=list(bundle.encoders),
         experts=[name.replace("_", "-") for name in bundle.experts],
         labels=[_markdown_text(label) for label in bundle.labels],

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mistere.artifacts.identities import EncoderDescription
 from mistere.artifacts.io import ArtifactHandle, artifact_key, open_artifact
 from mistere.artifacts.manifests import (
-    BundledEncoder,
     DataProfile,
     EncoderCheckpoint,
     EvaluationReport,
@@ -76,10 +76,7 @@ def run(
 
     made: list[Manifest] = [one.manifest for one in (speech, text) if not one.manifest.absent]
     provenance = Provenance(
-        run_id=step.run.run_id,
-        profile=step.run.profile,
-        commit=step.run.commit,
-        dirty=step.run.dirty,
+        run=step.run.identity,
         image=image("train"),
         lock=lock_digest(),
         evaluation_digest=report.manifest.digest,
@@ -102,7 +99,7 @@ def run(
         device = model.manifest.made_by.device if model.manifest.made_by else ""
         lineage = Lineage(
             model_name=config.model_name,
-            run_id=step.run.run_id,
+            run=step.run.identity,
             bundle_digest=digest,
             bundle_location=location,
             evaluation_digest=report.manifest.digest,
@@ -112,13 +109,9 @@ def run(
             dvc_digest=utterances.manifest.dvc_digest,
             data_remote=utterances.manifest.remote,
             data_endpoint=str((info.get("data") or {}).get("endpoint", "")),
-            commit=step.run.commit,
-            dirty=step.run.dirty,
             image=provenance.image,
-            profile=step.run.profile,
             config=info.get("config") or {},
-            encoder_digests=model.manifest.encoder_digests,
-            encoder_sources=model.manifest.encoder_sources,
+            encoders=model.manifest.encoders,
             artifacts={
                 "utterances": utterances.manifest.digest,
                 "speech encoder": speech.manifest.digest,
@@ -159,22 +152,15 @@ def assemble(
     """Copy the fine-tuned parts and the example into the bundle's folder; base weights stay blobs of their own."""
     for name in model.manifest.files:
         shutil.copyfile(model.file(name), folder / name)
-    bundled: dict[str, BundledEncoder] = {}
+    bundled: dict[str, EncoderDescription] = {}
     (folder / "encoders").mkdir()
     for opened in encoders:
         made = opened.manifest
         if made.absent:
             continue
         shutil.copyfile(opened.file("tuned.safetensors"), folder / "encoders" / f"{made.modality}.safetensors")
-        bundled[made.modality] = BundledEncoder(
-            family=made.family,
-            source=made.source,
-            precision=model.manifest.precisions.get(made.modality, "float32"),
-            base_digest=made.base_digest,
-            encoder_digest=made.encoder_digest,
-            dimension=made.dimension,
-            settings=made.settings,
-        )
+        identity = model.manifest.encoders[made.modality]
+        bundled[made.modality] = made.encoder.model_copy(update={"identity": identity})
     if (report.path / "example").is_dir():
         shutil.copytree(report.path / "example", folder / "example")
     return ModelBundle(
@@ -212,12 +198,12 @@ def _digests(
         made = opened.manifest
         if made.absent:
             continue
-        preprocessing: dict[str, Any] = {key: made.settings.get(key) for key in sorted(PREPROCESSING)}
+        preprocessing: dict[str, Any] = {key: made.encoder.settings.get(key) for key in sorted(PREPROCESSING)}
         found |= {
-            f"{made.modality} base encoder": made.base_digest,
+            f"{made.modality} base encoder": made.encoder.base_digest,
             f"{made.modality} fine-tuned weights": made.files["tuned.safetensors"].sha256,
             f"{made.modality} preprocessing": canonical_digest(preprocessing),
-            f"{made.modality} encoder": made.encoder_digest,
+            f"{made.modality} encoder": made.encoder.identity.digest,
         }
     return {
         **found,

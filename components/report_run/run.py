@@ -67,7 +67,7 @@ def run(config: RegistryConfig, step: Step) -> Result:
 def _log(config: RegistryConfig, step: Step, outcome: Outcome, material: RunArtifacts, page: Path) -> None:
     """The run in MLflow with its report, whether it registered a model or not; a server that is away costs only that."""
     from mistere.common.errors import MistereError
-    from mistere.registry.model_registry import RunRecord, log_run
+    from mistere.registry.model_registry import RunRecord, log_run, run_tags
 
     data, evaluation = material.data, material.evaluation
     record = RunRecord(
@@ -79,9 +79,7 @@ def _log(config: RegistryConfig, step: Step, outcome: Outcome, material: RunArti
         data_source=data.remote if data else "",
         tags={
             "mistere.outcome": outcome.verdict,
-            "mistere.commit": step.run.commit,
-            "mistere.dirty": str(step.run.dirty),
-            "mistere.profile": step.run.profile,
+            **run_tags(step.run.identity),
         },
     )
     try:

@@ -177,17 +177,17 @@ def _memory(megabytes: float) -> str:
 def _lineage(outcome: Outcome, material: RunArtifacts) -> dict[str, Any]:
     """Commit, and every artifact with what made it; an artifact found finished may come from an earlier commit."""
     made = [(artifact, artifact.made_by) for artifact in material.artifacts]
-    commit = str(material.info.get("commit") or next((by.commit for _, by in made if by and by.commit), ""))
+    commit = str(material.info.get("commit") or next((by.run.commit for _, by in made if by and by.run.commit), ""))
     return {
         "commit": commit,
-        "dirty": bool(material.info.get("dirty", False)) or any(by.dirty for _, by in made if by),
+        "dirty": bool(material.info.get("dirty", False)) or any(by.run.dirty for _, by in made if by),
         "command": str(material.info.get("command") or ""),
         "artifacts": [
             {
                 "kind": artifact.kind,
                 "digest": artifact.digest,
                 "stage": by.stage if by else "",
-                "commit": (by.commit[:12] + (" with changes" if by.dirty else "")) if by else "",
+                "commit": (by.run.commit[:12] + (" with changes" if by.run.dirty else "")) if by else "",
             }
             for artifact, by in made
         ],

@@ -51,10 +51,7 @@ def run(
                 experts=trained.model.experts,
                 parameters=sum(parameter.numel() for parameter in trained.model.parameters()),
                 temperature=trained.temperature,
-                encoder_digests={manifest.modality: manifest.encoder_digest for manifest in present},
-                encoder_sources={manifest.modality: manifest.encoder_source for manifest in present},
-                precisions={manifest.modality: manifest.precision for manifest in present},
-                test_digest=present[0].test_digest,
+                encoders={manifest.modality: manifest.encoder for manifest in present},
                 metrics={"dev.weighted_f1": trained.dev_weighted_f1, "epoch": float(trained.epoch)},
                 history=trained.history,
             )

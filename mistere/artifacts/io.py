@@ -17,7 +17,7 @@ from typing import Generic, TypeVar
 
 from pydantic import ValidationError
 
-from mistere.artifacts.manifests import FileEntry, Manifest
+from mistere.artifacts.manifests import FileEntry, Manifest, canonical_digest
 from mistere.artifacts.object_store import LocalStore, MissingObjectError, ObjectStore
 from mistere.common.errors import ArtifactError, MistereError
 from mistere.common.file_digest import digest_of, digest_once
@@ -128,17 +128,52 @@ def _refuse_non_numbers(value: object, where: str) -> None:
             _refuse_non_numbers(item, f"{where}.{index}")
 
 
+def parse_manifest(text: str | bytes, cls: type[M], name: str, where: object) -> M:
+    """Read a manifest and check it against its own digest.
+
+    The digest covers the JSON as it was written, so that manifests of earlier releases keep their digests although their
+    fields are converted.
+
+    Args:
+        text: the content of ``manifest.json``.
+        cls: the expected kind.
+        name: names the artifact in messages.
+        where: names the file in messages.
+
+    Raises:
+        ArtifactError: the text is not a manifest of this kind, of a later release, or does not match its digest.
+    """
+    damaged = f"{name} is damaged: {where} does not hold a valid manifest."
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise ArtifactError(damaged) from error
+    if not isinstance(content, dict):
+        raise ArtifactError(damaged)
+    if content.get("kind", cls.__name__) != cls.__name__:
+        raise ArtifactError(f"{where} is a {content['kind']}, not a {cls.__name__}.")
+    version, newest = content.get("schema_version"), cls.model_fields["schema_version"].default
+    if isinstance(version, int) and version > newest:
+        raise ArtifactError(
+            f"{name} has schema version {version}, this release of mistere reads versions up to {newest}: upgrade it."
+        )
+    try:
+        manifest = cls.model_validate(content)
+    except ValidationError as error:
+        raise ArtifactError(damaged) from error
+    if manifest.digest != canonical_digest({k: v for k, v in content.items() if k not in cls.outside_digest}):
+        raise ArtifactError(f"{name} is damaged: {where} does not match its own digest {manifest.digest[:12]}.")
+    return manifest
+
+
 def _read_manifest(path: Path, cls: type[M], name: str) -> M:
     try:
         text = (path / MANIFEST).read_text(encoding="utf-8")
-        found = json.loads(text)
-        if isinstance(found, dict) and found.get("kind", cls.__name__) != cls.__name__:
-            raise ArtifactError(f"{path} is a {found['kind']}, not a {cls.__name__}.")
-        return cls.model_validate_json(text)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ArtifactError(f"{name} is incomplete: {path / MANIFEST} is missing.") from error
-    except ValueError as error:
+    except UnicodeDecodeError as error:
         raise ArtifactError(f"{name} is damaged: {path / MANIFEST} does not hold a valid manifest.") from error
+    return parse_manifest(text, cls, name, path / MANIFEST)
 
 
 def _files_below(directory: Path) -> list[str]:
@@ -153,10 +188,6 @@ def verify_directory(path: Path, cls: type[M], name: str = "") -> ArtifactHandle
     """
     name = name or f"{cls.__name__} at {path}"
     manifest = _read_manifest(path, cls, name)
-    if manifest.digest != manifest.content_digest():
-        raise ArtifactError(
-            f"{name} is damaged: {path / MANIFEST} does not match its own digest {manifest.digest[:12]}."
-        )
     for extra in sorted(set(_files_below(path)) - set(manifest.files) - {MANIFEST}):
         raise ArtifactError(f"{name} is damaged: {path / extra} is not in its manifest.")
     for file, entry in manifest.files.items():
@@ -200,11 +231,9 @@ def open_artifact(store: ObjectStore, cls: type[M], digest: str) -> ArtifactHand
 def _fetch(store: ObjectStore, key: str, path: Path, cls: type[M], name: str) -> None:
     try:
         text, _ = store.read(f"{key}/{MANIFEST}")
-        manifest = cls.model_validate_json(text)
     except MissingObjectError as error:
         raise ArtifactError(f"{name} is not in the store ({store.location(key)}).") from error
-    except ValidationError as error:
-        raise ArtifactError(f"{name} is damaged: {store.location(key)}/{MANIFEST} holds no valid manifest.") from error
+    manifest = parse_manifest(text, cls, name, store.location(f"{key}/{MANIFEST}"))
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     partial.mkdir(parents=True)
     try:

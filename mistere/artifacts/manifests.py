@@ -13,8 +13,16 @@ import json
 from pathlib import PurePosixPath
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from mistere.artifacts.identities import (
+    RUN_FIELDS,
+    EncoderDescription,
+    EncoderIdentity,
+    RunIdentity,
+    gather_encoders,
+    gather_fields,
+)
 from mistere.common.splits import Split
 
 
@@ -31,11 +39,15 @@ class MadeBy(BaseModel):
     stage: str
     key: str
     code: str = Field(description="Digest of the stage's source and of the lock file.")
-    commit: str = ""
-    dirty: bool = False
+    run: RunIdentity = RunIdentity()
     config: dict[str, Any] = Field(default_factory=dict)
     seconds: float = Field(default=0.0, description="Of the stage's own work, without starting and importing.")
     device: str = Field(default="", description="The GPU's name, or ``cpu``.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_flat_fields(cls, values: Any) -> Any:
+        return gather_fields(values, "run", {"commit": "commit", "dirty": "dirty"})
 
 
 class Manifest(BaseModel):
@@ -137,27 +149,30 @@ class DataProfile(Manifest):
 class EncoderCheckpoint(Manifest):
     """A fine-tuned utterance encoder without its base weights, which are a blob of their own."""
 
+    schema_version: int = 2
     modality: Literal["speech", "text"]
     absent: bool = False
     labels: list[str] = Field(default_factory=list)
-    family: str = ""
-    dimension: int = 0
-    base_digest: str = Field(default="", description="The base encoder's blob: weights, configuration, preprocessing.")
-    source: str = Field(default="", description="Where the base came from, with the revision that was found there.")
-    encoder_digest: str = Field(default="", description="Base, fine-tuned weights and preprocessing together.")
-    settings: dict[str, Any] = Field(default_factory=dict)
+    encoder: EncoderDescription = EncoderDescription()
     undecodable: int = Field(default=0, description="Utterances left out of the training because they do not decode.")
     metrics: dict[str, float] = Field(default_factory=dict)
     history: list[dict[str, float]] = Field(default_factory=list)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_flat_fields(cls, values: Any) -> Any:
+        names = ("family", "dimension", "base_digest", "source", "encoder_digest", "settings")
+        return gather_fields(values, "encoder", {name: name for name in names})
+
     def refers_to(self) -> list[tuple[str, str]]:
         """Its base weights."""
-        return [("BaseEncoder", self.base_digest)] if self.base_digest else []
+        return [("BaseEncoder", self.encoder.base_digest)] if self.encoder.base_digest else []
 
 
 class _Embeddings(Manifest):
     """``utterances.parquet`` and, row-aligned, ``<modality>.npy`` (float32 ``[rows, dimension]``, NaN row = missing)."""
 
+    schema_version: int = 2
     modality: Literal["speech", "text"]
     absent: bool = False
     dimension: int = 0
@@ -165,10 +180,13 @@ class _Embeddings(Manifest):
     rows: dict[str, int] = Field(default_factory=dict)
     missing: int = Field(default=0, description="Utterances that lack the modality, undecodable ones among them.")
     undecodable: int = 0
-    encoder_digest: str = ""
-    encoder_source: str = ""
-    precision: str = Field(default="float32", description="In which the backbone computed.")
-    test_digest: str = ""
+    encoder: EncoderIdentity = EncoderIdentity()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_flat_fields(cls, values: Any) -> Any:
+        flat = {"encoder_digest": "digest", "encoder_source": "source"}
+        return gather_fields(values, "encoder", {**flat, "precision": "precision", "test_digest": "test_digest"})
 
 
 class EmbeddingShard(_Embeddings):
@@ -182,17 +200,28 @@ class EmbeddingSet(_Embeddings):
 class MoEModel(Manifest):
     """The trained mixture: ``model.safetensors`` and ``mixture.json``."""
 
+    schema_version: int = 2
     labels: list[str]
     dimensions: dict[str, int] = Field(description="Input width per modality, in the experts' order.")
     experts: list[str]
     parameters: int
     temperature: float
-    encoder_digests: dict[str, str]
-    encoder_sources: dict[str, str] = Field(default_factory=dict)
-    precisions: dict[str, str] = Field(default_factory=dict, description="In which the encoders computed the vectors.")
-    test_digest: str
+    encoders: dict[str, EncoderIdentity] = Field(description="By modality, the encoders that made the vectors.")
     metrics: dict[str, float] = Field(default_factory=dict)
     history: list[dict[str, float]] = Field(default_factory=list)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_flat_fields(cls, values: Any) -> Any:
+        gathered = gather_encoders(values)
+        if gathered is not values:
+            gathered.pop("test_digest", None)
+        return gathered
+
+    @property
+    def test_digest(self) -> str:
+        """Identifies the test split of the dataset, which all encoders share."""
+        return next(iter(self.encoders.values()), EncoderIdentity()).test_digest
 
 
 class ChampionEvaluation(BaseModel):
@@ -236,27 +265,10 @@ class GateVerdict(Manifest):
     rules: list[RuleResult]
 
 
-class BundledEncoder(BaseModel):
-    """An encoder as a bundle carries it: fine-tuned parts in the bundle, base weights as a blob."""
-
-    family: str
-    source: str = ""
-    precision: str = Field(
-        default="float32", description="In which the vectors were made that the mixture learned from."
-    )
-    base_digest: str
-    encoder_digest: str
-    dimension: int
-    settings: dict[str, Any]
-
-
 class Provenance(BaseModel):
-    """What made a bundle, beyond what it holds: who reads it can make it again. No part of the bundle's digest."""
+    """What made a bundle, enough to make it again. No part of the bundle's digest."""
 
-    run_id: str
-    profile: str = ""
-    commit: str = ""
-    dirty: bool = False
+    run: RunIdentity
     image: str = ""
     lock: str = Field(default="", description="Digest of the lock file.")
     evaluation_digest: str = ""
@@ -264,6 +276,11 @@ class Provenance(BaseModel):
     compute_seconds: dict[str, float] = Field(
         default_factory=dict, description="By device, of fine-tuning and training."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_flat_fields(cls, values: Any) -> Any:
+        return gather_fields(values, "run", RUN_FIELDS)
 
 
 class ModelBundle(Manifest):
@@ -275,10 +292,11 @@ class ModelBundle(Manifest):
 
     outside_digest: ClassVar[frozenset[str]] = Manifest.outside_digest | {"provenance"}
 
+    schema_version: int = 2
     name: str
     labels: list[str]
     experts: list[str]
-    encoders: dict[str, BundledEncoder]
+    encoders: dict[str, EncoderDescription]
     temperature: float
     test_digest: str
     metrics: dict[str, float]

@@ -93,12 +93,12 @@ def verify_bundle(store: ObjectStore, bundle: ArtifactHandle[ModelBundle]) -> No
         except Exception as error:  # the library raises whatever its parts do; anything but success is a refusal
             raise ArtifactError(f"{name} has no valid signature by {key} ({_first_line(error)}).") from error
     try:
-        described = json.loads(bundle.file(BUNDLE_FILE).read_text(encoding="utf-8"))
+        described = ModelBundle.model_validate_json(bundle.file(BUNDLE_FILE).read_bytes()).described()
     except (OSError, ValueError) as error:
         raise ArtifactError(
             f"{name} lacks a readable {BUNDLE_FILE}, so its signature does not cover its fields."
         ) from error
-    if described != json.loads(json.dumps(bundle.manifest.described())):
+    if described != bundle.manifest.described():
         raise ArtifactError(f"{name} is not what was signed: its manifest and its {BUNDLE_FILE} differ.")
 
 

@@ -24,7 +24,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from mistere.artifacts.checkpoints import Checkpoints
-from mistere.artifacts.io import MANIFEST, ArtifactHandle, artifact_key, open_artifact, publish
+from mistere.artifacts.identities import RunIdentity
+from mistere.artifacts.io import MANIFEST, ArtifactHandle, artifact_key, open_artifact, parse_manifest, publish
 from mistere.artifacts.manifests import MANIFESTS, MadeBy, Manifest, canonical_digest
 from mistere.artifacts.object_store import LocalStore, MissingObjectError, ObjectStore, open_store
 from mistere.common.code_digest import git_state, source_digest
@@ -106,7 +107,16 @@ def execute(
     emit("started", task=task)
     try:
         values = _find_or_run(
-            stage, context, store, config, inputs or {}, outputs or {}, external_inputs or {}, modality, shard, record
+            stage,
+            context,
+            store,
+            _validated(stage, config),
+            inputs or {},
+            outputs or {},
+            external_inputs or {},
+            modality,
+            shard,
+            record,
         )
     except MistereError as error:
         record.status, record.exit_code, record.message = "failed", int(error.exit_code), str(error)
@@ -125,6 +135,27 @@ def execute(
         record.peak_memory_mb = _peak_memory_mb()
         _write_record(store, context, record)
     return values
+
+
+def _validated(stage: Stage, config: Mapping[str, Any]) -> Section:
+    """The stage's configuration as an object. It comes from outside, as a parameter of the pipeline.
+
+    Raises:
+        UsageError: a setting is unknown or out of bounds.
+    """
+    try:
+        return stage.config.model_validate(dict(config))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"{stage.name}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
+
+
+def _identity(context: RunContext) -> RunIdentity:
+    """The run's identity; where the run does not know its commit, that of the code here."""
+    if context.commit:
+        return context.identity
+    commit, dirty = git_state()
+    return context.identity.model_copy(update={"commit": commit, "dirty": dirty})
 
 
 def _fail_again(store: ObjectStore, context: RunContext, record: StageRecord) -> None:
@@ -158,7 +189,7 @@ def _find_or_run(
     stage: Stage,
     context: RunContext,
     store: ObjectStore,
-    config: Mapping[str, Any],
+    config: Section,
     inputs: Mapping[str, str | Sequence[str]],
     outputs: Mapping[str, str],
     external_inputs: Mapping[str, str],
@@ -166,11 +197,6 @@ def _find_or_run(
     shard: TaskShard | None,
     record: StageRecord,
 ) -> Mapping[str, str]:
-    try:
-        settings = stage.config.model_validate(dict(config))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UsageError(f"{stage.name}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
     digests: dict[str, str] = {}
     for name, paths in inputs.items():
         if isinstance(paths, str):
@@ -178,8 +204,8 @@ def _find_or_run(
         else:
             digests.update({f"{name}.{i}": read_reference(path, stage.inputs[name]) for i, path in enumerate(paths)})
     code = source_digest(f"components.{stage.name}.run")
-    named = stage.external_inputs(settings, context) if stage.external_inputs else {}
-    key = record.key = step_key(stage, settings, digests, {**external_inputs, **named}, code, modality, shard)
+    named = stage.external_inputs(config, context) if stage.external_inputs else {}
+    key = record.key = step_key(stage, config, digests, {**external_inputs, **named}, code, modality, shard)
     _fail_again(store, context, record)
     progress = Progress(record.task)
     found = _finished(stage, store, key, progress) if stage.cached else None
@@ -195,11 +221,10 @@ def _find_or_run(
                 opened[name] = open_artifact(store, kind, digests[name])
             else:
                 opened[name] = [open_artifact(store, kind, digests[f"{name}.{i}"]) for i in range(len(paths))]
-        commit, dirty = (context.commit, context.dirty) if context.commit else git_state()
         made_by = MadeBy(
-            stage=record.task, key=key, code=code, commit=commit, dirty=dirty, config=settings.model_dump(mode="json")
+            stage=record.task, key=key, code=code, run=_identity(context), config=config.model_dump(mode="json")
         )
-        result = _run(stage, step, settings, opened, external_inputs, modality, shard, made_by, digests, record)
+        result = _run(stage, step, config, opened, external_inputs, modality, shard, made_by, digests, record)
         manifests, values = dict(result.manifests), dict(result.values)
         if stage.cached:
             _remember(stage, store, key, manifests, values)
@@ -224,7 +249,7 @@ def _keep_reports(stage: Stage, context: RunContext, store: ObjectStore, manifes
 def _run(
     stage: Stage,
     step: Step,
-    settings: Section,
+    config: Section,
     opened: Mapping[str, ArtifactHandle[Any] | list[ArtifactHandle[Any]]],
     external_inputs: Mapping[str, str],
     modality: str,
@@ -249,7 +274,7 @@ def _run(
         if shard is not None:
             arguments["shard"] = shard
         clock = time.perf_counter()
-        result: Result = work(config=settings, step=step, **arguments)
+        result: Result = work(config=config, step=step, **arguments)
         record.compute_seconds = time.perf_counter() - clock - step.imports.seconds
         record.import_seconds += step.imports.seconds
         made_by = made_by.model_copy(update={"seconds": round(record.compute_seconds, 3), "device": _device()})
@@ -317,12 +342,12 @@ def _check(store: ObjectStore, cls: type[Manifest], digest: str) -> Manifest:
     try:
         folder = artifact_key(cls.__name__, digest)
         text, _ = store.read(f"{folder}/{MANIFEST}")
-        manifest = cls.model_validate_json(text)
-    except (MissingObjectError, ValidationError) as error:
-        raise ArtifactError(f"{cls.__name__} {digest[:12]} is not whole in the store.") from error
-    there = set(store.keys(folder))
+    except MissingObjectError as error:
+        raise ArtifactError(f"{cls.__name__} {digest[:12]} is not in the store.") from error
+    manifest = parse_manifest(text, cls, f"{cls.__name__} {digest[:12]}", store.location(f"{folder}/{MANIFEST}"))
+    stored = set(store.keys(folder))
     for name in manifest.files:
-        if f"{folder}/{name}" not in there:
+        if f"{folder}/{name}" not in stored:
             raise ArtifactError(
                 f"{cls.__name__} {digest[:12]} is incomplete: {store.location(folder)}/{name} is missing."
             )

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from mistere.artifacts.checkpoints import Checkpoints
+from mistere.artifacts.identities import RunIdentity
 from mistere.artifacts.manifests import Manifest
 from mistere.artifacts.object_store import ObjectStore
 from mistere.common.errors import UsageError
@@ -20,33 +21,27 @@ from mistere.common.progress import Progress
 from mistere.config.base import Section
 
 
-class RunContext(BaseModel):
-    """What a run is, for its stages: nothing in here changes what a stage computes.
+class RunContext(RunIdentity):
+    """A run's identity and where its stages find things. Nothing in it changes what a stage computes.
 
     Attributes:
         run_id: names the run in the store.
         store: the object store.
         tracking_uri: MLflow.
         data_remote: the DVC remote, in DVC's own spelling.
-        data_digest: the DVC digest that whoever started the run resolved.
-        profile: for the report only.
-        commit: of the code that the run was started from; empty where that is no Git repository.
-        dirty: whether that code had changes that no commit holds.
-        schedule: ``NAME/DEFINITION`` of the schedule that starts the run again and again, with its name as ``run_id``; empty
-            for a run that somebody started.
+        data_digest: the dataset's DVC digest, resolved when the run was started.
     """
-
-    model_config = ConfigDict(extra="forbid")
 
     run_id: str
     store: str
     tracking_uri: str
     data_remote: str = ""
     data_digest: str = ""
-    profile: str = ""
-    commit: str = ""
-    dirty: bool = False
-    schedule: str = ""
+
+    @property
+    def identity(self) -> RunIdentity:
+        """The run's identity alone."""
+        return RunIdentity.model_validate(self.model_dump(include=set(RunIdentity.model_fields)))
 
 
 def new_run_id() -> str:

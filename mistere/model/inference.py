@@ -12,11 +12,12 @@ from typing import Literal
 import numpy as np
 
 from mistere.artifacts.io import open_artifact
-from mistere.artifacts.manifests import BaseEncoder, ModelBundle
+from mistere.artifacts.manifests import ModelBundle
 from mistere.artifacts.object_store import open_store
 from mistere.artifacts.signing import verify_bundle
 from mistere.common.errors import ArtifactError, MistereError
 from mistere.data.audio import AudioError, decode
+from mistere.model.embedders import open_embedder
 from mistere.model.encoders.embedding import Embedder
 from mistere.model.encoders.families.family import Features
 from mistere.model.encoders.inputs import HasModalities
@@ -154,7 +155,7 @@ class EmotionModel(DialogueModel):
         super().__init__(mixture, bundle.temperature, embedders)
         self.bundle = bundle
         self.labels, self.experts = list(bundle.labels), list(bundle.experts)
-        self.encoder_digests = {name: encoder.encoder_digest for name, encoder in bundle.encoders.items()}
+        self.encoder_digests = {name: encoder.identity.digest for name, encoder in bundle.encoders.items()}
 
     @property
     def context_mode(self) -> Literal["full", "causal"]:
@@ -181,14 +182,7 @@ def load_bundle(location: str, *, int8: bool = False) -> EmotionModel:
     verify_bundle(store, opened)
     bundle = opened.manifest
     embedders = {
-        name: Embedder(
-            encoder.family,
-            open_artifact(store, BaseEncoder, encoder.base_digest).path,
-            opened.file(f"encoders/{name}.safetensors"),
-            encoder.settings,
-            len(bundle.labels),
-            int8=int8,
-        )
+        name: open_embedder(store, encoder, opened.file(f"encoders/{name}.safetensors"), len(bundle.labels), int8=int8)
         for name, encoder in bundle.encoders.items()
     }
     for embedder in embedders.values():

@@ -12,8 +12,9 @@ import platform
 import sys
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from mistere.artifacts.identities import RUN_FIELDS, EncoderIdentity, RunIdentity, gather_encoders, gather_fields
 from mistere.artifacts.object_store import MissingObjectError, ObjectStore
 from mistere.common.errors import ArtifactError
 from mistere.common.paths import LOCK_FILE
@@ -38,7 +39,7 @@ class Lineage(BaseModel):
 
     model_name: str
     model_version: str = ""
-    run_id: str
+    run: RunIdentity
     bundle_digest: str
     bundle_location: str
     evaluation_digest: str
@@ -48,20 +49,21 @@ class Lineage(BaseModel):
     dvc_digest: str
     data_remote: str
     data_endpoint: str = Field(default="", description="S3 endpoint of the remote, where it names one.")
-    commit: str
-    dirty: bool
     image: str = ""
-    profile: str = ""
     config: dict[str, Any] = Field(default_factory=dict, description="The whole configuration; empty where unknown.")
-    encoder_digests: dict[str, str] = Field(default_factory=dict)
-    encoder_sources: dict[str, str] = Field(default_factory=dict)
+    encoders: dict[str, EncoderIdentity] = Field(default_factory=dict, description="By modality.")
     artifacts: dict[str, str] = Field(default_factory=dict, description="Digest of each artifact on the way.")
     environment: Environment = Environment()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_flat_fields(cls, values: Any) -> Any:
+        return gather_encoders(gather_fields(values, "run", RUN_FIELDS))
 
     @property
     def reproducible(self) -> bool:
         """Whether a commit holds the code."""
-        return bool(self.commit) and not self.dirty
+        return bool(self.run.commit) and not self.run.dirty
 
     def as_champion(self, moved_at: float) -> Champion:
         """The pointer that would release it."""
@@ -70,7 +72,7 @@ class Lineage(BaseModel):
             evaluation_digest=self.evaluation_digest,
             model_name=self.model_name,
             model_version=self.model_version,
-            run_id=self.run_id,
+            run_id=self.run.run_id,
             moved_at=moved_at,
         )
 

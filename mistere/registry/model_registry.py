@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mistere.artifacts.identities import RunIdentity
 from mistere.common.errors import MistereError, UsageError
 from mistere.common.urls import redact_url
 from mistere.config.registry import RegistryConfig
@@ -115,15 +116,20 @@ def _version_tags(lineage: Lineage) -> dict[str, str]:
             "config",
             "artifacts",
             "environment",
-            "encoder_digests",
-            "encoder_sources",
+            "encoders",
+            "run",
             "model_name",
             "model_version",
         }
     )
-    tags = {f"{_TAG}{name}": str(value) for name, value in plain.items()}
-    tags |= {f"{_TAG}encoder.{name}": digest for name, digest in lineage.encoder_digests.items()}
-    return tags | {f"{_TAG}encoder.{name}.source": source for name, source in lineage.encoder_sources.items()}
+    tags = {f"{_TAG}{name}": str(value) for name, value in plain.items()} | run_tags(lineage.run)
+    tags |= {f"{_TAG}encoder.{name}": encoder.digest for name, encoder in lineage.encoders.items()}
+    return tags | {f"{_TAG}encoder.{name}.source": encoder.source for name, encoder in lineage.encoders.items()}
+
+
+def run_tags(run: RunIdentity) -> dict[str, str]:
+    """A run's identity as tags of an MLflow run or model version."""
+    return {f"{_TAG}{name}": str(value) for name, value in run.model_dump().items()}
 
 
 def _create(

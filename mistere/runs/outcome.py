@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mistere.artifacts.io import MANIFEST, artifact_key
+from mistere.artifacts.io import MANIFEST, artifact_key, parse_manifest
 from mistere.artifacts.manifests import EvaluationReport, GateVerdict, Manifest, ModelBundle, ValidationReport
 from mistere.artifacts.object_store import MissingObjectError, ObjectStore
 from mistere.common.errors import ArtifactError, ExitCode, MistereError
@@ -153,12 +153,11 @@ def read_manifest(store: ObjectStore, cls: type[M], digest: str) -> M:
     key = f"{artifact_key(cls.__name__, digest)}/{MANIFEST}"
     name = f"{cls.__name__} {digest[:12]}"
     try:
-        manifest = cls.model_validate_json(store.read(key)[0])
+        text = store.read(key)[0]
     except MissingObjectError as error:
         raise ArtifactError(f"{name} is not in the store ({store.location(key)}).") from error
-    except ValidationError as error:
-        raise ArtifactError(f"{name} is damaged: {store.location(key)} holds no valid manifest.") from error
-    if manifest.digest != digest or manifest.content_digest() != digest:
+    manifest = parse_manifest(text, cls, name, store.location(key))
+    if manifest.digest != digest:
         raise ArtifactError(f"{name} is damaged: {store.location(key)} does not match its digest.")
     return manifest
 

@@ -52,13 +52,10 @@ class RunOrigin(BaseModel):
 def write_run_info(store: ObjectStore, context: RunContext, origin: RunOrigin) -> None:
     """Write ``run.json``."""
     info = {
-        "run_id": context.run_id,
-        "profile": context.profile,
+        **context.identity.model_dump(),
         "started": time.time(),
         "config": origin.config,
         "command": origin.command,
-        "commit": context.commit,
-        "dirty": context.dirty,
         "data": {"source": origin.source, "dvc_digest": context.data_digest, "endpoint": origin.endpoint},
     }
     store.write(f"runs/{context.run_id}/run.json", json.dumps(info, indent=1).encode())

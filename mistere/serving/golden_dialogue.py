@@ -36,7 +36,7 @@ class GoldenDialogue:
                 "the bundle holds no example dialogue, for every test dialogue is over a limit of the endpoint (128 utterances of "
                 "30 s, 8 MiB in all) or does not decode: the smoke test needs one, so the champion stays."
             )
-        exact = all(encoder.precision == "float32" for encoder in bundle.manifest.encoders.values())
+        exact = all(encoder.identity.precision == "float32" for encoder in bundle.manifest.encoders.values())
         allowed = config.tolerance if exact else max(config.tolerance, config.half_tolerance)
         return cls(example, bundle.manifest.digest, allowed)
 

@@ -29,6 +29,7 @@ from typing import Any
 
 from components.pull_data.run import describe
 from mistere.artifacts.checkpoints import Checkpoints
+from mistere.artifacts.identities import EncoderDescription, EncoderIdentity
 from mistere.artifacts.io import ArtifactHandle
 from mistere.artifacts.manifests import EncoderCheckpoint, UtteranceSet
 from mistere.artifacts.object_store import LocalStore
@@ -110,11 +111,13 @@ def prepare(work: Path) -> None:
         manifest = EncoderCheckpoint(
             modality=modality,
             labels=sample.labels,
-            family=base.manifest.family,
-            dimension=settings.projection,
-            base_digest=base.manifest.digest,
-            encoder_digest=modality,
-            settings=settings.for_checkpoint(),
+            encoder=EncoderDescription(
+                identity=EncoderIdentity(digest=modality),
+                family=base.manifest.family,
+                base_digest=base.manifest.digest,
+                dimension=settings.projection,
+                settings=settings.for_checkpoint(),
+            ),
         )
         (work / f"{modality}.json").write_text(manifest.model_dump_json())
 
@@ -133,12 +136,11 @@ def arm(work: Path, name: str, dataset: str, modality: str, precision: str, cach
 
     from components.embed_shard.run import ShardConfig, run
     from mistere.config.encoder import ExtractionSettings
-    from mistere.model.encoders.embedding import Embedder
+    from mistere.model.embedders import open_embedder
 
     reference = UtteranceSet.model_validate_json((work / f"{dataset}.json").read_text())
     made = EncoderCheckpoint.model_validate_json((work / f"{modality}.json").read_text())
     store = LocalStore(work / "store")
-    base = store.root / "artifacts" / "BaseEncoder" / made.base_digest
     extraction = ExtractionSettings(precision=precision, cache=cache)  # type: ignore[arg-type]
     source_digest("components.embed_shard.run")  # what the engine reads before any stage; it keeps what it has read
     clock = time.perf_counter()
@@ -162,8 +164,8 @@ def arm(work: Path, name: str, dataset: str, modality: str, precision: str, cach
                 TaskShard(0, 1),
             )  # type: ignore[arg-type]
     else:
-        embedder = Embedder(
-            made.family, base, work / modality / "tuned.safetensors", made.settings, len(made.labels), extraction
+        embedder = open_embedder(
+            store, made.encoder, work / modality / "tuned.safetensors", len(made.labels), extraction
         )
         reader = UtteranceReader(reference)
         speech = modality == "speech"

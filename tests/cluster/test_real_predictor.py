@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from mistere.artifacts.checkpoints import Checkpoints
+from mistere.artifacts.identities import RunIdentity
 from mistere.artifacts.io import ArtifactHandle, open_artifact, publish
 from mistere.artifacts.manifests import EvaluationReport, ModelBundle
 from mistere.artifacts.object_store import LocalStore, ObjectStore, S3Store
@@ -129,7 +130,7 @@ def register(tracking_uri: str, store: ObjectStore, bundle: ArtifactHandle[Model
         Lineage(
             model_name="mistere",
             model_version=str(version),
-            run_id=f"run-{version}",
+            run=RunIdentity(run_id=f"run-{version}", commit="c" * 40),
             bundle_digest=digest,
             bundle_location=location,
             evaluation_digest="e" * 64,
@@ -138,8 +139,6 @@ def register(tracking_uri: str, store: ObjectStore, bundle: ArtifactHandle[Model
             dataset="sample",
             dvc_digest="0" * 32,
             data_remote="",
-            commit="c" * 40,
-            dirty=False,
         ),
     )
     return str(version)

@@ -87,7 +87,7 @@ def test_the_bundle_says_what_it_is_and_holds_an_example_that_predict_takes(regi
     digest = registry.versions()["2"]["bundle_digest"]
     folder = registry.store.local_path(f"artifacts/ModelBundle/{digest}")
     bundle = ModelBundle.model_validate_json((folder / "manifest.json").read_text())
-    assert bundle.provenance is not None and bundle.provenance.lock and not bundle.provenance.dirty
+    assert bundle.provenance is not None and bundle.provenance.lock and not bundle.provenance.run.dirty
     assert {"mixture", "label map", "dataset", "speech base encoder", "text preprocessing"} <= set(bundle.digests)
     assert bundle.digests["mixture"] == bundle.files["mixture.safetensors"].sha256
     card = (folder / "README.md").read_text()
@@ -176,7 +176,10 @@ def test_what_no_commit_holds_says_so_and_cannot_be_promoted_nor_replayed(regist
     key = lineage_key(registry.versions()["1"]["bundle_digest"])
     before, _ = registry.store.read(key)
     lineage = read_lineage(registry.store, registry.versions()["1"]["bundle_digest"])
-    registry.store.write(key, lineage.model_copy(update={"dirty": True}).model_dump_json().encode())
+    registry.store.write(
+        key,
+        lineage.model_copy(update={"run": lineage.run.model_copy(update={"dirty": True})}).model_dump_json().encode(),
+    )
     try:
         for command in ("promote", "replay"):
             refused = registry.call(command, "1")

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from mistere.artifacts.manifests import BundledEncoder, ModelBundle
+from mistere.artifacts.identities import EncoderDescription, EncoderIdentity
+from mistere.artifacts.manifests import ModelBundle
 from mistere.config.encoder import SpeechConfig, TextConfig
 from mistere.config.mixture import MixtureConfig
 from mistere.serving.client import DialogueClient
@@ -114,10 +115,10 @@ def make_bundle(folder: Path, modalities: tuple[str, ...] = ("speech", "text"), 
         family = families()[base.manifest.family](base.path, settings[modality])
         save_tuned(UtteranceEncoder(family, settings[modality], len(LABELS)), work)
         (work / "tuned.safetensors").rename(work / "encoders" / f"{modality}.safetensors")
-        bundled[modality] = BundledEncoder(
+        bundled[modality] = EncoderDescription(
             family=base.manifest.family,
             base_digest=base.manifest.digest,
-            encoder_digest=modality[0] * 64,
+            identity=EncoderIdentity(digest=modality[0] * 64),
             dimension=16,
             settings=settings[modality].model_dump(mode="json"),
         )

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mistere.artifacts.checkpoints import Checkpoints
+from mistere.artifacts.identities import EncoderIdentity, RunIdentity
 from mistere.artifacts.io import publish
 from mistere.artifacts.manifests import (
     ChampionEvaluation,
@@ -173,7 +174,9 @@ class RecordedRun:
         folder.mkdir(parents=True, exist_ok=True)
         for file in files:
             shutil.move(file, folder / file.name)
-        made_by = MadeBy(stage=task, key="ab" * 32, code="cd" * 32, commit="4f2a9c1d7be0", config={"interval": 0.95})
+        made_by = MadeBy(
+            stage=task, key="ab" * 32, code="cd" * 32, run=RunIdentity(commit="4f2a9c1d7be0"), config={"interval": 0.95}
+        )
         return publish(self.store, manifest.model_copy(update={"made_by": made_by}), folder).digest
 
     def data(self, status: str = "done", champion: str = "none") -> None:
@@ -226,8 +229,7 @@ class RecordedRun:
             experts=EXPERTS,
             parameters=1234,
             temperature=1.1,
-            encoder_digests={},
-            test_digest="t" * 64,
+            encoders={name: EncoderIdentity(test_digest="t" * 64) for name in ("speech", "text")},
             history=[{k: v for k, v in point.items() if k != "dev_loss"} for point in self._history(40, 0.63)],
         )
         self.record("train_moe", status, outputs={"model": self.publish(mixture, "train_moe")})

@@ -11,14 +11,19 @@ from pathlib import Path
 import pytest
 
 from mistere.artifacts import io as artifact_io
+from mistere.artifacts.identities import EncoderDescription, EncoderIdentity, RunIdentity
 from mistere.artifacts.io import MANIFEST, artifact_key, open_artifact, publish, verify_directory
 from mistere.artifacts.manifests import (
     BaseEncoder,
+    EmbeddingSet,
     EncoderCheckpoint,
     EvaluationReport,
     GateVerdict,
     MadeBy,
+    Manifest,
+    MoEModel,
     RuleResult,
+    canonical_digest,
 )
 from mistere.artifacts.object_store import LocalStore, ObjectStore, S3Store
 from mistere.common import file_digest
@@ -89,7 +94,7 @@ def test_an_artifact_needs_no_files(store: ObjectStore, tmp_path: Path) -> None:
 
 def test_the_digest_is_of_the_content_not_of_its_maker(store: ObjectStore, tmp_path: Path) -> None:
     digest = published(store, tmp_path)
-    made_by = MadeBy(stage="finetune_encoder", key="k", code="c", commit="1234", config={"seed": 3})
+    made_by = MadeBy(stage="finetune_encoder", key="k", code="c", run=RunIdentity(commit="1234"), config={"seed": 3})
     other = BaseEncoder(family="whisper", source="elsewhere", made_by=made_by, inputs={"utterances": "0" * 64})
     assert publish(store, other, material(tmp_path)).digest == digest
     changed = material(tmp_path)
@@ -289,3 +294,119 @@ def test_manifests_are_readable_json(tmp_path: Path) -> None:
     digest = published(store, tmp_path)
     text = (store.local_path(artifact_key("BaseEncoder", digest)) / artifact_io.MANIFEST).read_text()
     assert json.loads(text)["kind"] == "BaseEncoder" and "\n" in text
+
+
+FLAT = {
+    "schema_version": 1,
+    "made_by": {"stage": "s", "key": "k", "code": "c", "commit": "1234", "dirty": True, "config": {}},
+    "inputs": {},
+    "files": {},
+}
+CHECKPOINT = {
+    "modality": "text",
+    "absent": False,
+    "labels": ["joy"],
+    "family": "text",
+    "dimension": 8,
+    "base_digest": "b" * 64,
+    "source": "hub:model",
+    "encoder_digest": "e" * 64,
+    "settings": {"projection": 8},
+    "undecodable": 0,
+    "metrics": {"dev.weighted_f1": 1e-07},
+    "history": [],
+}
+EMBEDDINGS = {
+    "modality": "text",
+    "absent": False,
+    "dimension": 8,
+    "labels": ["joy"],
+    "rows": {"test": 3},
+    "missing": 0,
+    "undecodable": 0,
+    "encoder_digest": "e" * 64,
+    "encoder_source": "hub:model",
+    "precision": "bfloat16",
+    "test_digest": "t" * 64,
+}
+MIXTURE = {
+    "labels": ["joy"],
+    "dimensions": {"text": 8},
+    "experts": ["text"],
+    "parameters": 1,
+    "temperature": 1.0,
+    "encoder_digests": {"text": "e" * 64},
+    "encoder_sources": {"text": "hub:model"},
+    "precisions": {"text": "bfloat16"},
+    "test_digest": "t" * 64,
+    "metrics": {},
+    "history": [],
+}
+EMBEDDED = EncoderIdentity(source="hub:model", digest="e" * 64, precision="bfloat16", test_digest="t" * 64)
+
+
+def written_by_an_earlier_release(store: LocalStore, kind: type[Manifest], fields: dict[str, object]) -> str:
+    manifest = {"kind": kind.__name__, **FLAT, **fields}
+    outside = {"made_by", "inputs"}
+    digest = canonical_digest({name: value for name, value in manifest.items() if name not in outside})
+    store.write(
+        f"{artifact_key(kind.__name__, digest)}/{MANIFEST}", json.dumps({**manifest, "digest": digest}).encode()
+    )
+    return digest
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "expected"),
+    [
+        (
+            EncoderCheckpoint,
+            CHECKPOINT,
+            {
+                "encoder": EncoderDescription(
+                    identity=EncoderIdentity(source="hub:model", digest="e" * 64),
+                    family="text",
+                    base_digest="b" * 64,
+                    dimension=8,
+                    settings={"projection": 8},
+                )
+            },
+        ),
+        (EmbeddingSet, EMBEDDINGS, {"encoder": EMBEDDED}),
+        (MoEModel, MIXTURE, {"encoders": {"text": EMBEDDED}, "test_digest": "t" * 64}),
+    ],
+)
+def test_manifests_of_earlier_releases_are_read(
+    kind: type[Manifest], fields: dict[str, object], expected: dict[str, object], tmp_path: Path
+) -> None:
+    store = LocalStore(tmp_path / "store")
+    digest = written_by_an_earlier_release(store, kind, fields)
+    manifest = open_artifact(store, kind, digest).manifest
+    assert {name: getattr(manifest, name) for name in expected} == expected
+    assert manifest.digest == digest and manifest.made_by is not None
+    assert manifest.made_by.run == RunIdentity(commit="1234", dirty=True)
+
+
+def test_an_edited_manifest_of_an_earlier_release_is_refused(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    digest = written_by_an_earlier_release(store, EmbeddingSet, EMBEDDINGS)
+    key = f"{artifact_key('EmbeddingSet', digest)}/{MANIFEST}"
+    store.write(key, store.read(key)[0].replace(b"bfloat16", b"float32"))
+    with pytest.raises(ArtifactError, match=f"does not match its own digest {digest[:12]}"):
+        open_artifact(store, EmbeddingSet, digest)
+
+
+@pytest.mark.parametrize(
+    "flat", [{"encoder_digests": 3}, {"encoder_digests": {"text": 3}}, {"encoder_digests": {}, "precisions": []}]
+)
+def test_malformed_fields_of_an_earlier_release_are_damage(flat: dict[str, object], tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    digest = written_by_an_earlier_release(store, MoEModel, {**MIXTURE, **flat})
+    with pytest.raises(ArtifactError, match="does not hold a valid manifest"):
+        open_artifact(store, MoEModel, digest)
+
+
+def test_a_manifest_of_a_later_release_is_refused_with_its_version(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    digest = written_by_an_earlier_release(store, EmbeddingSet, {**EMBEDDINGS, "schema_version": 9})
+    with pytest.raises(ArtifactError, match="has schema version 9, this release of mistere reads versions up to 2"):
+        open_artifact(store, EmbeddingSet, digest)

@@ -31,6 +31,7 @@ from mistere.data.dataset import Utterance
 from mistere.data.utterances import batches_within, row_ranges
 from mistere.data.versions import pin
 from mistere.engine.stage import RunContext, Step, TaskShard
+from mistere.model.embedders import open_embedder
 from mistere.model.encoders.embedding import Embedder
 from mistere.model.encoders.families import families
 from mistere.model.encoders.inputs import Transcript
@@ -152,10 +153,7 @@ def test_every_row_is_its_own_utterances_vector(
     table = pq.read_table(folder / "utterances.parquet").to_pylist()
     vectors = np.load(folder / f"{modality}.npy")
     made = encoders[modality].manifest
-    (base,) = (store.root / "artifacts" / "BaseEncoder").glob(f"{made.base_digest}")
-    embedder = Embedder(
-        made.family, base, encoders[modality].file("tuned.safetensors"), made.settings, len(made.labels)
-    )
+    embedder = open_embedder(store, made.encoder, encoders[modality].file("tuned.safetensors"), len(made.labels))
     by_place = {(split, u.dialogue_id, u.turn): u for split, u in utterances}
     for row in (0, 5, 8, len(table) - 1):
         place = (table[row]["split"], table[row]["dialogue_id"], table[row]["turn"])
@@ -228,10 +226,11 @@ def test_what_a_window_says_twice_is_embedded_once(
         return vectors_of(self, features)
 
     monkeypatch.setattr(Embedder, "_vectors", counted)
-    settings = encoders["text"].manifest.settings
+    encoder = encoders["text"].manifest.encoder
+    alone = encoder.model_copy(update={"settings": {**encoder.settings, "context_turns": 0}})
     plain = ArtifactHandle(
         encoders["text"].path,
-        encoders["text"].manifest.model_copy(update={"settings": {**settings, "context_turns": 0}}),
+        encoders["text"].manifest.model_copy(update={"encoder": alone}),
     )
     folder, _ = embed(reference, plain, store, tmp_path / "text")
     vectors = np.load(folder / "text.npy")

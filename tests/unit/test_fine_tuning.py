@@ -84,7 +84,7 @@ def test_a_killed_run_ends_where_it_would_have_ended(killed_in: str, reference: 
         tune(reference, store, tmp_path / "b", Watch(killed_in), SETTINGS)
     assert list((tmp_path / "killed" / "checkpoints").rglob("trainer_state.json"))
     resumed = tune(reference, store, tmp_path / "b", Watch(), SETTINGS)
-    assert resumed.encoder_digest == whole.encoder_digest
+    assert resumed.encoder.identity.digest == whole.encoder.identity.digest
     assert resumed.history == whole.history
     ours, theirs = load_file(tmp_path / "a" / "tuned.safetensors"), load_file(tmp_path / "b" / "tuned.safetensors")
     assert all((ours[name] == theirs[name]).all() for name in ours)
@@ -94,7 +94,7 @@ def test_a_run_that_had_ended_is_not_trained_on_and_may_have_moved(reference: Ut
     whole = tune(reference, LocalStore(tmp_path / "one"), tmp_path / "a", Watch(), SETTINGS)
     (tmp_path / "one").rename(tmp_path / "two")
     again = tune(reference, LocalStore(tmp_path / "two"), tmp_path / "b", Watch("1"), SETTINGS)
-    assert again.encoder_digest == whole.encoder_digest and again.history == whole.history
+    assert again.encoder.identity.digest == whole.encoder.identity.digest and again.history == whole.history
 
 
 def test_a_half_written_checkpoint_costs_time_only(reference: UtteranceSet, tmp_path: Path) -> None:
@@ -104,7 +104,10 @@ def test_a_half_written_checkpoint_costs_time_only(reference: UtteranceSet, tmp_
         tune(reference, store, tmp_path / "b", Watch("3"), SETTINGS)
     states = sorted((tmp_path / "killed").rglob("trainer_state.json"), key=lambda path: path.stat().st_mtime)
     states[-1].write_text(states[-1].read_text()[:100])
-    assert tune(reference, store, tmp_path / "b", Watch(), SETTINGS).encoder_digest == whole.encoder_digest
+    assert (
+        tune(reference, store, tmp_path / "b", Watch(), SETTINGS).encoder.identity.digest
+        == whole.encoder.identity.digest
+    )
 
 
 # What the machine and torch do

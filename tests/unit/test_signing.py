@@ -104,6 +104,37 @@ def test_changed_weights_or_fields_are_not_what_was_signed(
         verify_bundle(store, ArtifactHandle(copy, made.manifest))
 
 
+def test_a_bundle_that_an_earlier_release_signed_is_still_valid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: dict[str, Path]
+) -> None:
+    store = LocalStore(tmp_path / "store")
+    flat = {"family": "text", "source": "hub:m", "precision": "float32", "base_digest": "b", "encoder_digest": "e"}
+    manifest = ModelBundle.model_validate(
+        {
+            "name": "mistere",
+            "labels": ["calm"],
+            "experts": ["text"],
+            "encoders": {"text": {**flat, "dimension": 8, "settings": {}}},
+            "temperature": 1.5,
+            "test_digest": "t",
+            "metrics": {},
+            "dvc_digest": "d",
+        }
+    )
+    folder = tmp_path / "making"
+    folder.mkdir()
+    description = {**manifest.described(), "encoders": {"text": {**flat, "dimension": 8, "settings": {}}}}
+    (folder / "bundle.json").write_text(json.dumps(description), encoding="utf-8")
+    made = open_artifact(store, ModelBundle, publish(store, manifest, folder).digest)
+    monkeypatch.setenv(SIGNING_KEY_VARIABLE, str(keys["ours"]))
+    monkeypatch.setenv(VERIFYING_KEY_VARIABLE, str(keys["ours.pub"]))
+    sign_bundle(store, made)
+    verify_bundle(store, made)
+    encoders = {"text": made.manifest.encoders["text"].model_copy(update={"dimension": 9})}
+    with pytest.raises(ArtifactError, match=r"its manifest and its bundle\.json differ"):
+        verify_bundle(store, ArtifactHandle(made.path, made.manifest.model_copy(update={"encoders": encoders})))
+
+
 @pytest.mark.parametrize("variable", [SIGNING_KEY_VARIABLE, VERIFYING_KEY_VARIABLE])
 def test_a_key_that_is_not_there_or_no_key_is_said(
     variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: dict[str, Path]

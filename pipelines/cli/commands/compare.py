@@ -46,10 +46,10 @@ def _compared(place: RegistryLocation, version: RegisteredVersion, lineage: Line
         title=f"{version.name}, version {version.version}{aliases}",
         facts={
             "bundle": lineage.bundle_digest,
-            "code": code_of(lineage.commit, lineage.dirty),
+            "code": code_of(lineage.run.commit, lineage.run.dirty),
             "dataset": f"{lineage.dataset}, version {lineage.dvc_digest}",
-            "run": lineage.run_id,
-            "profile": lineage.profile,
+            "run": lineage.run.run_id,
+            "profile": lineage.run.profile,
             "registered": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(version.created)),
         },
         evaluation=opened.manifest,

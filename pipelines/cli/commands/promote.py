@@ -42,7 +42,7 @@ def promote(place: RegistryLocation, reference: str, model_name: str, reason: st
     """
     version, lineage = place.find(reference, model_name)
     if not lineage.reproducible:
-        what = "code with uncommitted changes" if lineage.commit else "code that is in no Git repository"
+        what = "code with uncommitted changes" if lineage.run.commit else "code that is in no Git repository"
         raise MistereError(
             f"version {version.version} of {version.name} was made from {what}, so it can't be made again and can't be promoted: "
             "commit the code and run again."

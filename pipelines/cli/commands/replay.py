@@ -60,9 +60,9 @@ def replay(place: RegistryLocation, reference: str, model_name: str, work: Path)
     work = work.resolve() / lineage.bundle_digest[:12]
     work.mkdir(parents=True, exist_ok=True)
     _say(
-        f"replaying version {version.version} of {version.name}: commit {lineage.commit[:12]}, data {lineage.dvc_digest}"
+        f"replaying version {version.version} of {version.name}: commit {lineage.run.commit[:12]}, data {lineage.dvc_digest}"
     )
-    with _worktree(lineage.commit, work / "tree") as tree:
+    with _worktree(lineage.run.commit, work / "tree") as tree:
         python = _environment(tree)
         outcome = _run_again(lineage, tree, python, work)
     store = LocalStore(work / "output" / "store")
@@ -108,7 +108,7 @@ def different_metrics(
 
 def _insist_on_reproducible(version: str, lineage: Lineage) -> None:
     if not lineage.reproducible:
-        what = "with uncommitted changes" if lineage.commit else "outside a Git repository"
+        what = "with uncommitted changes" if lineage.run.commit else "outside a Git repository"
         raise MistereError(
             f"version {version} was made from code {what}: no commit holds it, so it can't be made again."
         )

@@ -1,0 +1,46 @@
+"""A bundle that an earlier release registered still loads and answers as before."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mistere.artifacts.io import MANIFEST
+from mistere.artifacts.manifests import canonical_digest
+from mistere.model.inference import UtteranceInput, load_bundle
+
+
+def as_an_earlier_release_wrote_it(location: Path) -> Path:
+    """A copy of a bundle whose manifest has the encoders' and the run's fields side by side with others."""
+    store = location.parents[2]
+    manifest: dict[str, Any] = json.loads((location / MANIFEST).read_text(encoding="utf-8"))
+    manifest["schema_version"] = 1
+    for encoder in manifest["encoders"].values():
+        identity = encoder.pop("identity")
+        encoder |= {
+            "source": identity["source"],
+            "precision": identity["precision"],
+            "encoder_digest": identity["digest"],
+        }
+    manifest["provenance"] = {"run_id": "old", "profile": "sample", "commit": "c" * 40, "dirty": True, "image": ""}
+    outside = {"digest", "made_by", "inputs", "provenance"}
+    manifest["digest"] = canonical_digest({name: value for name, value in manifest.items() if name not in outside})
+    copy = store / "artifacts" / "ModelBundle" / manifest["digest"]
+    shutil.copytree(location, copy)
+    (copy / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+    return copy
+
+
+def test_a_bundle_of_an_earlier_release_answers_as_before(bundle: str) -> None:
+    today, earlier = load_bundle(bundle), load_bundle(str(as_an_earlier_release_wrote_it(Path(bundle))))
+    assert earlier.bundle.digest != today.bundle.digest
+    assert earlier.encoder_digests == today.encoder_digests == {"speech": "s" * 64, "text": "t" * 64}
+    provenance = earlier.bundle.provenance
+    assert provenance is not None and provenance.run.run_id == "old" and provenance.run.dirty
+    dialogue = [UtteranceInput("Where have you been?"), UtteranceInput("At home, why?")]
+    (one,), (other,) = today.predict([dialogue]), earlier.predict([dialogue])
+    np.testing.assert_array_equal(one.probabilities, other.probabilities)
