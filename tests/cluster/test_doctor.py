@@ -705,7 +705,7 @@ def test_the_data_in_its_remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     result = results_of(dataset.group(plan()))["remote"]
     assert (
         result.status == "failed"
-        and "does not hold 078338f3c42240261062bbbc28ad7e51.dir: run `dvc push`" in result.sentence
+        and "does not hold c1a5d755692bf1316b31a5fec68d6204.dir: run `dvc push`" in result.sentence
     )
     result = results_of(dataset.group(plan("sample", "data.source=nothing.dvc")))["version"]
     assert result.status == "failed" and "there is no data at nothing.dvc" in result.sentence

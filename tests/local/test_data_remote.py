@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
+import re
 from pathlib import Path
 
+import pytest
+
 from mistere.common.splits import SPLITS, Split
+from mistere.corpora.sample import make_sample
 from mistere.data.dataset import load_info, read_utterances
 from tests.local.workshop import ROOT
+from tests.unit.corpus_files import shard_digests
 
 
 def test_a_fresh_clone_pulls_the_sample(pulled_sample: Path) -> None:
@@ -30,3 +36,17 @@ def test_a_fresh_clone_pulls_the_sample(pulled_sample: Path) -> None:
 def test_the_remote_in_the_repository_is_small() -> None:
     files = (path for path in (ROOT / ".dvc" / "sample-remote").rglob("*") if path.is_file())
     assert sum(path.stat().st_size for path in files) <= 12_000_000
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+@pytest.mark.skipif(
+    importlib.util.find_spec("espeakng_loader") is None,
+    reason="the speech synthesizer is not installed (pip install -e .[sample])",
+)
+def test_the_sample_is_made_again_by_its_source(tmp_path: Path, pulled_sample: Path) -> None:
+    """The command in dataset.yaml reproduces every byte that the remote holds."""
+    command = re.fullmatch(r"mistere data sample --seed (\d+)", load_info(pulled_sample / "dataset.yaml").source)
+    assert command is not None
+    make_sample(tmp_path / "sample", int(command[1]))
+    assert shard_digests(tmp_path / "sample") == shard_digests(pulled_sample)

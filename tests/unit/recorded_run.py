@@ -147,7 +147,7 @@ class RecordedRun:
             "command": "mistere run --profile sample",
             "commit": "4f2a9c1d7be0",
             "dirty": True,
-            "data": {"source": "data.dvc", "dvc_digest": "078338f3c42240261062bbbc28ad7e51.dir"},
+            "data": {"source": "data.dvc", "dvc_digest": "c1a5d755692bf1316b31a5fec68d6204.dir"},
             **info,
         }
         self.store.write(f"runs/{self.run_id}/run.json", json.dumps(facts).encode())
@@ -188,7 +188,7 @@ class RecordedRun:
         ]  # type: ignore[arg-type]
         utterances = UtteranceSet(
             name="mistere-sample",
-            dvc_digest="078338f3c42240261062bbbc28ad7e51.dir",
+            dvc_digest="c1a5d755692bf1316b31a5fec68d6204.dir",
             remote="sample",
             info_md5="0" * 32,
             labels=self.labels,

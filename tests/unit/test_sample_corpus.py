@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import io
+import json
 import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import yaml
 
 from mistere.common.errors import MistereError, UsageError
+from mistere.common.paths import PROJECT_ROOT
 from mistere.common.splits import SPLITS, Split
 from mistere.corpora.sample import make_sample, ogg, prosody
+from mistere.corpora.sample.assembly import describe
 from mistere.corpora.sample.planner import plan, split_sizes
 from mistere.corpora.sample.synthesis import synthesize
 from mistere.corpora.sample.voices import voices_of
@@ -115,6 +120,21 @@ def test_missing_synthesizer_says_what_to_install(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(MistereError, match=r"pip install -e \.\[sample\]"):
         make_sample(tmp_path / "sample", SEED, DIALOGUES)
     assert not (tmp_path / "sample").exists()
+
+
+def test_the_committed_dataset_yaml_is_the_one_that_the_sample_writes(tmp_path: Path) -> None:
+    """The chain data.dvc → .dir → dataset.yaml in the committed remote, checked without the synthesizer."""
+    remote = PROJECT_ROOT / ".dvc" / "sample-remote" / "files" / "md5"
+    tracked = yaml.safe_load((PROJECT_ROOT / "data.dvc").read_text())["outs"][0]
+    folder = (remote / tracked["md5"][:2] / tracked["md5"][2:]).read_bytes()
+    assert hashlib.md5(folder).hexdigest() + ".dir" == tracked["md5"]
+    files = {entry["relpath"]: entry["md5"] for entry in json.loads(folder)}
+    objects = {name: remote / digest[:2] / digest[2:] for name, digest in files.items()}
+    assert tracked["nfiles"] == len(files) and tracked["size"] == sum(path.stat().st_size for path in objects.values())
+    info = load_info(objects["sample/dataset.yaml"])
+    assert info == describe(7) and info.source == "mistere data sample --seed 7"
+    held = {path for path in remote.rglob("*") if path.is_file()}
+    assert held == {*objects.values(), remote / tracked["md5"][:2] / tracked["md5"][2:]}
 
 
 def test_plan_of_the_full_sample() -> None:

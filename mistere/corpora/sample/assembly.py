@@ -64,7 +64,7 @@ def describe(seed: int) -> DatasetInfo:
         splits="By dialogue; every split has its own synthetic speakers.",
         speaker_disjoint=True,
         synthetic=True,
-        source=f"mistere.corpora.sample.make_sample with seed {seed}",
+        source=f"mistere data sample --seed {seed}",
     )
 
 
