@@ -9,7 +9,7 @@ from mistere.artifacts.manifests import DatasetShard, UtteranceSet, canonical_di
 from mistere.common.errors import DataError
 from mistere.common.splits import SPLITS, Split
 from mistere.config.data import DataConfig
-from mistere.data.dataset import REQUIRED_COLUMNS, load_info, read_batches, split_of
+from mistere.data.dataset import MODALITY_COLUMNS, REQUIRED_COLUMNS, load_info, read_batches, split_of
 from mistere.data.dvc_remote import RemoteData, selected_dialogues
 from mistere.engine.stage import Result, Stage, Step
 
@@ -88,7 +88,7 @@ def describe(remote: str, digest: str, max_dialogues: int | None = None) -> Utte
         shards=shards,
         rows={split: rows for split, (rows, _) in counts.items()},
         dialogues={split: dialogues for split, (_, dialogues) in counts.items()},
-        modalities=[name for name in ("speech", "text") if any(name in fact.modalities for fact in facts.values())],
+        modalities=[name for name in MODALITY_COLUMNS if any(name in fact.modalities for fact in facts.values())],
         max_dialogues=max_dialogues,
         test_digest=_test_digest(info.labels, shards, selection["test"]),
     )
@@ -128,21 +128,19 @@ def _facts(name: str, path: Path) -> _ShardFacts:
     missing = [column for column in REQUIRED_COLUMNS if column not in columns]
     if missing:
         raise DataError(f"{name} lacks the column {missing[0]!r}: every utterance needs one.")
+    modalities = {column: modality for modality, column in MODALITY_COLUMNS.items()}
     present: set[str] = set()
     for group in range(metadata.num_row_groups):
         row_group = metadata.row_group(group)
         for column in range(row_group.num_columns):
             chunk = row_group.column(column)
-            modality = _LEAVES.get(chunk.path_in_schema)
+            modality = modalities.get(chunk.path_in_schema)
             statistics = chunk.statistics
             if modality and (
                 statistics is None or not statistics.has_null_count or statistics.null_count < row_group.num_rows
             ):
                 present.add(modality)
     return _ShardFacts(metadata.num_rows, frozenset(present))
-
-
-_LEAVES = {"audio.bytes": "speech", "text": "text"}
 
 
 def _count(shards: list[Path], selection: frozenset[str] | None) -> tuple[int, int]:

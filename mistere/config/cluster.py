@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from pydantic import Field, field_validator
 
+from mistere.common.modalities import MODALITIES
 from mistere.common.suggestions import did_you_mean
 from mistere.config.base import OBJECT_NAME as _NAME
 from mistere.config.base import QUANTITY as _QUANTITY
@@ -100,7 +101,7 @@ class ClusterConfig(Section):
     @field_validator("steps")
     @classmethod
     def _known(cls, steps: dict[str, StepSettings]) -> dict[str, StepSettings]:
-        known = [*STEPS, *(f"{stage}-{modality}" for stage in MODALITY_STEPS for modality in ("speech", "text"))]
+        known = [*STEPS, *(f"{stage}-{modality}" for stage in MODALITY_STEPS for modality in MODALITIES)]
         for name in steps:
             if name not in known:
                 raise ValueError(f"there is no step {name!r}{did_you_mean(name, known)}")

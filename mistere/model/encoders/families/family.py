@@ -5,11 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from mistere.common.modalities import Modality
 from mistere.config.encoder import EncoderConfig
 from mistere.model.encoders.fused import FusedLayer
 
@@ -27,7 +28,7 @@ class Family(ABC):
     """
 
     name: ClassVar[str]
-    modality: ClassVar[Literal["speech", "text"]]
+    modality: ClassVar[Modality]
     lora_targets: ClassVar[tuple[str, ...]] = ()
     """Name endings of the projections that adapters go to by default."""
     lora_excluded: ClassVar[str] = ""

