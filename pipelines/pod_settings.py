@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from mistere.config.cluster import ClusterConfig
+from mistere.config.stages import stages
 from mistere.kubernetes.secret_keys import STORAGE_KEYS, TRACKING_KEYS, WEBHOOK_KEYS
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ USER: Final = 10001
 
 _BACKOFF, _FACTOR, _LONGEST = "30s", 2.0, "600s"
 _LABELS: Final = {"app.kubernetes.io/part-of": "mistere", "app.kubernetes.io/component": "pipeline"}
-_TRACKED: Final = ("finetune_encoder", "train_moe", "register_model", "deploy_model", "report_run")
 
 
 def place(task: PipelineTask, cluster: ClusterConfig | None, stage: str, modality: str = "") -> PipelineTask:
@@ -68,9 +68,9 @@ def _secrets(task: PipelineTask, cluster: ClusterConfig, stage: str) -> None:
     from kfp import kubernetes
 
     wanted: list[tuple[str, tuple[str, ...]]] = [(cluster.storage_secret, STORAGE_KEYS)]
-    if stage in _TRACKED:
+    if "tracking" in stages()[stage].secrets:
         wanted.append((cluster.tracking_secret, TRACKING_KEYS))
-    if stage == "report_run":
+    if "webhook" in stages()[stage].secrets:
         wanted.append((cluster.webhook_secret, WEBHOOK_KEYS))
     for name, keys in wanted:
         if name:

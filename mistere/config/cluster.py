@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
-
 from pydantic import Field, field_validator
 
-from mistere.common.modalities import MODALITIES
 from mistere.common.suggestions import did_you_mean
 from mistere.config.base import OBJECT_NAME as _NAME
 from mistere.config.base import QUANTITY as _QUANTITY
 from mistere.config.base import Section, Toleration
+from mistere.config.stages import stages
 
 
 class StepSettings(Section):
@@ -41,27 +39,6 @@ class StepSettings(Section):
     retries: int = Field(default=2, ge=0, le=10)
     node_selector: dict[str, str] = Field(default_factory=dict)
     tolerations: list[Toleration] = Field(default_factory=list)
-
-
-_DEFAULTS: Final[dict[str, dict[str, Any]]] = {
-    "resolve_inputs": {"cpu": "250m", "cpu_limit": "1", "memory": "512Mi", "scratch": "1Gi", "timeout": 600},
-    "pull_data": {"timeout": 7200},
-    "validate_data": {"cpu_limit": "4", "memory": "4Gi", "timeout": 7200},
-    "finetune_encoder": {"cpu": "2", "cpu_limit": "4", "memory": "6Gi", "scratch": "40Gi", "timeout": 86400},
-    "embed_shard": {"cpu": "2", "cpu_limit": "4", "memory": "6Gi", "scratch": "40Gi", "timeout": 28800},
-    "extract_embeddings": {"memory": "4Gi"},
-    "train_moe": {"cpu": "2", "cpu_limit": "4", "memory": "4Gi", "timeout": 28800},
-    "evaluate_model": {"cpu": "2", "cpu_limit": "4", "memory": "6Gi", "scratch": "40Gi", "timeout": 28800},
-    "gate_model": {"cpu": "250m", "cpu_limit": "1", "memory": "1Gi", "scratch": "1Gi", "timeout": 600},
-    "register_model": {"timeout": 3600, "retries": 2},
-    "deploy_model": {"cpu": "500m", "memory": "3Gi", "timeout": 3600, "retries": 1},
-    "report_run": {"cpu": "500m", "memory": "2Gi", "timeout": 1200},
-}
-STEPS: Final = tuple(_DEFAULTS)
-"""The stages, as ``cluster.steps`` names them; those that run once a modality also as ``STAGE-speech`` and ``STAGE-text``."""
-
-MODALITY_STEPS: Final = ("finetune_encoder", "embed_shard", "extract_embeddings")
-"""The stages that run once a modality."""
 
 
 class ClusterConfig(Section):
@@ -101,7 +78,7 @@ class ClusterConfig(Section):
     @field_validator("steps")
     @classmethod
     def _known(cls, steps: dict[str, StepSettings]) -> dict[str, StepSettings]:
-        known = [*STEPS, *(f"{stage}-{modality}" for stage in MODALITY_STEPS for modality in MODALITIES)]
+        known = [*stages(), *(task for stage, info in stages().items() for task in info.tasks(stage))]
         for name in steps:
             if name not in known:
                 raise ValueError(f"there is no step {name!r}{did_you_mean(name, known)}")
@@ -109,7 +86,7 @@ class ClusterConfig(Section):
 
     def step(self, stage: str, modality: str = "") -> StepSettings:
         """What a step gets: the stage's default, then ``steps.STAGE``, then ``steps.STAGE-MODALITY``."""
-        values = dict(_DEFAULTS[stage])
+        values = dict(stages()[stage].pod)
         for name in (stage, f"{stage}-{modality}"):
             if name in self.steps:
                 values.update({field: getattr(self.steps[name], field) for field in self.steps[name].model_fields_set})

@@ -7,24 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from mistere.config.stages import task_titles
 from mistere.runs.outcome import Outcome, base_task
 
-TITLES = {
-    "resolve_inputs": "pinning the data and the champion",
-    "pull_data": "fetching the dataset",
-    "validate_data": "checking the dataset",
-    "finetune_encoder-speech": "fine-tuning the speech encoder",
-    "finetune_encoder-text": "fine-tuning the text encoder",
-    "embed_shard-speech": "turning speech into vectors",
-    "embed_shard-text": "turning text into vectors",
-    "extract_embeddings-speech": "putting the speech vectors together",
-    "extract_embeddings-text": "putting the text vectors together",
-    "train_moe": "training the mixture",
-    "evaluate_model": "evaluating on the test split",
-    "gate_model": "judging the candidate",
-    "register_model": "registering the model",
-    "deploy_model": "deploying and trying the endpoint",
-}
+TITLES = task_titles()
 _STATUS = {"done": ("ran", ""), "reused": ("found finished", "soft"), "failed": ("failed", "bad")}
 _PILLS = {
     "deployed": ("released", "good"),

@@ -18,28 +18,14 @@ from mistere.artifacts.io import MANIFEST, artifact_key, parse_manifest
 from mistere.artifacts.manifests import EvaluationReport, GateVerdict, Manifest, ModelBundle, ValidationReport
 from mistere.artifacts.object_store import MissingObjectError, ObjectStore
 from mistere.common.errors import ArtifactError, ExitCode, MistereError
+from mistere.config.stages import stages, task_titles
 from mistere.engine.stage import StageRecord, stage_record_key
 from mistere.registry.champion import NO_CHAMPION
 
-TASKS: Final[tuple[str, ...]] = (
-    "resolve_inputs",
-    "pull_data",
-    "validate_data",
-    "finetune_encoder-speech",
-    "finetune_encoder-text",
-    "embed_shard-speech",
-    "embed_shard-text",
-    "extract_embeddings-speech",
-    "extract_embeddings-text",
-    "train_moe",
-    "evaluate_model",
-    "gate_model",
-    "register_model",
-    "deploy_model",
-)
+TASKS: Final = tuple(task_titles())
 """The tasks of a run in the pipeline's order, without its exit handler."""
 _SHARD = re.compile(r"^(?P<task>.+)-(?P<index>\d+)of\d+$")
-EXIT_HANDLER: Final = "report_run"
+EXIT_HANDLER: Final = next((name for name, info in stages().items() if info.exit_handler), "")
 FINISHED: Final = frozenset({"done", "reused"})
 Verdict = Literal["deployed", "held", "rejected", "data rejected", "failed"]
 M = TypeVar("M", bound=Manifest)

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from mistere.common.errors import UsageError
-from mistere.config.cluster import STEPS, ClusterConfig
+from mistere.config.cluster import ClusterConfig
+from mistere.config.stages import stages
 from mistere.kubernetes.secret_keys import STORAGE_KEYS, TRACKING_KEYS, WEBHOOK_KEYS
 from pipelines.compile import compile_pipeline
 from pipelines.profiles import load_profile
@@ -80,7 +81,7 @@ def compiled(
 
 def test_every_step_gets_what_its_profile_says(compiled: tuple[Compiled, ClusterConfig]) -> None:
     pipeline, cluster = compiled
-    assert {stage for stage, _ in pipeline.steps.values()} == set(STEPS)
+    assert {stage for stage, _ in pipeline.steps.values()} == set(stages())
     for label, (stage, modality) in pipeline.steps.items():
         wanted = cluster.step(stage, modality)
         resources, pod = pipeline.containers[label]["resources"], pipeline.pods[label]

@@ -7,8 +7,9 @@ from typing import Any, Literal
 import pytest
 import yaml
 
-from mistere.config.cluster import STEPS, ClusterConfig, StepSettings
+from mistere.config.cluster import ClusterConfig, StepSettings
 from mistere.config.deployment import DeploymentConfig
+from mistere.config.stages import stages
 from mistere.serving import protocol
 from mistere.serving.kserve.inference_service import SERVICE_ACCOUNT, inference_service
 from pipelines.profiles import load_profile
@@ -119,7 +120,7 @@ def test_a_quota_has_room_for_the_profile(builds: Builds, profile: str, build: s
     cluster, quota = load_profile(profile).cluster, hard(builds, build)
     predictor = written()["spec"]["predictor"]["containers"][0]["resources"]
     tuned = [cluster.step("finetune_encoder", modality) for modality in ("speech", "text")]
-    for steps in (*([cluster.step(stage)] for stage in STEPS), tuned):
+    for steps in (*([cluster.step(stage)] for stage in stages()), tuned):
         asked = {
             "requests.cpu": sum(number(step.cpu) for step in steps) + 3 * number(predictor["requests"]["cpu"]),
             "limits.cpu": sum(number(step.cpu_limit) for step in steps) + 3 * number(predictor["limits"]["cpu"]),

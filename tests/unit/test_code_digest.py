@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -229,8 +230,18 @@ NOT_MODULES = re.compile(
 """An API group of Kubernetes, and tags in MLflow and labels of containers that start like a package of ours."""
 
 
+@cache
+def documented() -> frozenset[str]:
+    """Modules that a page of the documentation tells a reader to create, as its tests do."""
+    pages = (PROJECT_ROOT / "docs" / "extending").glob("*.md")
+    titles = (title for page in pages for title in re.findall(r'title="([\w/]+)\.py"', page.read_text("utf-8")))
+    return frozenset(title.replace("/", ".") for title in titles)
+
+
 def defined(name: str) -> bool:
-    """Whether a dotted name is a module of ours, or something that a module of ours defines."""
+    """Whether a dotted name is a module of ours or of a documented example, or something that a module of ours defines."""
+    if name in documented():
+        return True
     parts = name.split(".")
     for count in range(len(parts), 0, -1):
         base = PROJECT_ROOT.joinpath(*parts[:count])

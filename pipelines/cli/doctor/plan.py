@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from mistere.common.environment import STORE_VARIABLE, TRACKING_VARIABLE
-from mistere.config.cluster import MODALITY_STEPS, STEPS, StepSettings
+from mistere.common.modalities import MODALITIES
+from mistere.config.cluster import StepSettings
 from mistere.config.loader import Config
+from mistere.config.stages import stages
 from pipelines.cli.doctor.groups.clock import Clock
 from pipelines.kubeflow.access import chosen_host
 from pipelines.profiles import load_profile
@@ -41,9 +43,9 @@ class Plan:
 
     def steps(self) -> Iterator[tuple[str, StepSettings]]:
         """The settings of each step's pod, by its name in ``cluster.steps``."""
-        for stage in STEPS:
-            if stage in MODALITY_STEPS:
-                for modality in ("speech", "text"):
+        for stage, info in stages().items():
+            if info.per_modality:
+                for modality in MODALITIES:
                     yield f"{stage}-{modality}", self.config.cluster.step(stage, modality)
             else:
                 yield stage, self.config.cluster.step(stage)

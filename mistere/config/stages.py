@@ -1,0 +1,100 @@
+"""The stages: discovered from the folders under ``components/``, each with a ``stage.yaml`` beside its ``run.py``.
+
+``stage.yaml`` holds what others must know of a stage and what changes no result: its place in the order, what a report calls
+it, what its pod gets. Reports, the runs' outcome, the ``cluster`` section and the pods' settings read it from here; inputs,
+outputs and configuration are declared as ``STAGE`` in ``run.py``, for the engine.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import yaml
+from pydantic import Field, ValidationError
+
+from mistere.common.errors import UsageError
+from mistere.common.modalities import MODALITIES
+from mistere.common.paths import PROJECT_ROOT
+from mistere.common.suggestions import did_you_mean
+from mistere.config.base import Section
+
+AFFECTS_RESULTS = False
+
+_DECLARATION: Final = "stage.yaml"
+
+
+class StageInfo(Section):
+    """What others must know of a stage.
+
+    Attributes:
+        doing: what the stage does, as a report continues "The run failed while …"; ``{modality}`` is replaced.
+        after: the stage that it follows in lists of stages; empty for the first.
+        per_modality: whether the pipeline runs it once for each modality, as task ``STAGE-speech`` and ``STAGE-text``.
+        exit_handler: whether it runs at the end of every run, whatever happened.
+        secrets: secrets that its pod needs besides the object store's.
+        pod: what its pod gets by default: fields of :class:`mistere.config.cluster.StepSettings`.
+    """
+
+    doing: str = Field(min_length=1)
+    after: str = ""
+    per_modality: bool = False
+    exit_handler: bool = False
+    secrets: tuple[Literal["tracking", "webhook"], ...] = ()
+    pod: dict[str, Any] = Field(default_factory=dict)
+
+    def tasks(self, stage: str) -> dict[str, str]:
+        """What each task of the stage does, by the task's name."""
+        if not self.per_modality:
+            return {stage: self.doing}
+        return {f"{stage}-{modality}": self.doing.format(modality=modality) for modality in MODALITIES}
+
+
+@cache
+def stages(components: Path = PROJECT_ROOT / "components") -> dict[str, StageInfo]:
+    """Every stage by the name of its folder, in the order of the pipeline.
+
+    Args:
+        components: the folder that holds a folder for each stage.
+
+    Raises:
+        UsageError: a ``stage.yaml`` is not valid, or names a stage that does not exist.
+    """
+    found = {path.parent.name: _read(path) for path in sorted(components.glob(f"*/{_DECLARATION}"))}
+    depths = {name: _depth(name, found, components) for name in found}
+    return {name: found[name] for name in sorted(found, key=lambda name: (depths[name], name))}
+
+
+def task_titles() -> dict[str, str]:
+    """What each task of a run does, by the task's name and in the order of the pipeline, without the exit handler."""
+    return {
+        task: doing
+        for stage, info in stages().items()
+        if not info.exit_handler
+        for task, doing in info.tasks(stage).items()
+    }
+
+
+def _read(path: Path) -> StageInfo:
+    try:
+        return StageInfo.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path} is not valid YAML: docs/extending/stage.md shows one.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "the file"
+        raise UsageError(f"{path}: {field}: {first['msg']}; docs/extending/stage.md shows one.") from error
+
+
+def _depth(name: str, found: dict[str, StageInfo], components: Path) -> int:
+    """How many stages come before it on the way to the first."""
+    before = [name]
+    while after := found[before[-1]].after:
+        path = components / before[-1] / _DECLARATION
+        if after not in found:
+            raise UsageError(f"{path}: after: there is no stage {after!r}{did_you_mean(after, found)}")
+        if after in before:
+            raise UsageError(f"{path}: after: {after} itself comes after {before[-1]}: name an earlier stage.")
+        before.append(after)
+    return len(before)

@@ -1,0 +1,166 @@
+"""The registry of stages: discovered from their folders, in agreement with the code and the compiled pipeline."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mistere.common.errors import UsageError
+from mistere.common.paths import PROJECT_ROOT
+from mistere.config.cluster import ClusterConfig, StepSettings
+from mistere.config.stages import stages
+from mistere.engine.stage import Stage
+
+COMPONENTS = PROJECT_ROOT / "components"
+PAGE = PROJECT_ROOT / "docs" / "extending" / "stage.md"
+PROGRAM = """
+import json, sys
+from pathlib import Path
+from components.weakest_label.run import STAGE
+from mistere.artifacts.io import MANIFEST, publish
+from mistere.artifacts.manifests import EvaluationReport
+from mistere.artifacts.object_store import LocalStore
+from mistere.config.cluster import ClusterConfig
+from mistere.engine.execution import execute
+from mistere.reports.wording import TITLES
+from mistere.runs.outcome import TASKS, read_outcome
+
+folder = Path(sys.argv[1])
+store = LocalStore(folder / "store")
+(folder / "report").mkdir()
+manifest = publish(store, EvaluationReport(
+    labels=["anger", "joy", "fear"], experts=["text"], test_digest="t", utterances=30, dialogues=3, confusion=[],
+    metrics={"test.f1.anger": 0.6, "test.f1.joy": 0.4, "test.f1.fear": 0.1, "test.support.anger": 15.0,
+             "test.support.joy": 14.0, "test.support.fear": 1.0},
+), folder / "report")
+(folder / "report").mkdir(exist_ok=True)
+(folder / "report" / MANIFEST).write_text(manifest.model_dump_json())
+statuses = []
+for run_id in ("first", "second"):
+    context = {"run_id": run_id, "store": store.uri, "tracking_uri": ""}
+    values = execute(STAGE, context, {"min_support": 5}, inputs={"report": str(folder / "report")})
+    statuses += [record.status for record in read_outcome(store, run_id).stages]
+print(json.dumps({
+    "values": dict(values), "statuses": statuses, "title": TITLES["weakest_label"], "tasks": list(TASKS),
+    "memory": ClusterConfig().step("weakest_label").memory,
+}))
+"""
+COMPILE = """
+import sys
+from kfp.compiler import Compiler
+from mistere.config.cluster import ClusterConfig
+from pipelines.retraining import retraining
+Compiler().compile(retraining(ClusterConfig()), sys.argv[1])
+"""
+
+
+def blocks() -> dict[str, str]:
+    """The page's files, by path."""
+    return dict(re.findall(r'^```\w+ title="([^"]+)"\n(.*?)^```$', PAGE.read_text(encoding="utf-8"), re.M | re.S))
+
+
+def in_tree(tree: Path, program: str, *arguments: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        cwd=tree,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[-1] if done.stdout else ""
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A copy of the code with the stage of the documentation's example in it and in the pipeline."""
+    tree = tmp_path / "tree"
+    for storey in ("mistere", "components", "pipelines"):
+        shutil.copytree(PROJECT_ROOT / storey, tree / storey, ignore=shutil.ignore_patterns("__pycache__"))
+    files = blocks()
+    call, line = files.pop("pipelines/retraining.py"), files.pop("pipelines/retraining.py import")
+    for name, text in files.items():
+        (tree / name).parent.mkdir(exist_ok=True)
+        (tree / name).write_text(text, encoding="utf-8")
+    pipeline = tree / "pipelines" / "retraining.py"
+    text = pipeline.read_text(encoding="utf-8")
+    judged = re.search(r"^ +judged = place\(", text, re.M)
+    assert judged is not None
+    indent = judged[0][: -len("judged = place(")]
+    text = text[: judged.start()] + indent + call + text[judged.start() :]
+    pipeline.write_text(line + text, encoding="utf-8")
+    return tree
+
+
+def test_a_new_folder_is_a_new_stage(copy: Path, tmp_path: Path) -> None:
+    told: dict[str, Any] = json.loads(in_tree(copy, PROGRAM, str(tmp_path)))
+    assert told["values"] == {"label": "joy"} and told["statuses"] == ["done", "reused"]
+    assert told["title"] == "looking for the weakest label" and told["memory"] == "1Gi"
+    position = told["tasks"].index("weakest_label")
+    assert told["tasks"][position - 1] in {"evaluate_model", "gate_model"}
+    assert position < told["tasks"].index("register_model")
+    in_tree(copy, COMPILE, str(tmp_path / "compiled.yaml"))
+    pipeline, platform = yaml.safe_load_all((tmp_path / "compiled.yaml").read_text(encoding="utf-8"))
+    executor = "exec-weakest-label"
+    assert executor in pipeline["deploymentSpec"]["executors"]
+    pod = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"][executor]
+    assert int(pod["activeDeadlineSeconds"]) == 600
+
+
+@pytest.mark.parametrize("stage", sorted(path.parent.name for path in COMPONENTS.glob("*/run.py")))
+def test_every_stage_declares_itself(stage: str) -> None:
+    info = stages()[stage]
+    declared: Stage = import_module(f"components.{stage}.run").STAGE
+    run = import_module(f"components.{stage}.run").run
+    assert declared.name == stage and (COMPONENTS / stage / "component.py").is_file()
+    assert ("modality" in inspect.signature(run).parameters) == info.per_modality == ("{modality}" in info.doing)
+    assert ClusterConfig().step(stage) == StepSettings.model_validate(info.pod)
+
+
+def test_the_order_is_that_of_the_compiled_pipeline() -> None:
+    compiled = next(yaml.safe_load_all((PROJECT_ROOT / "pipelines" / "retraining.yaml").read_text(encoding="utf-8")))
+    order = list(stages())
+    seen = set()
+    for dag in (compiled["root"]["dag"], *(c["dag"] for c in compiled["components"].values() if "dag" in c)):
+        for name, task in dag["tasks"].items():
+            stage = re.sub(r"_\d+$", "", name.replace("-", "_"))
+            if stage not in order:
+                continue
+            seen.add(stage)
+            for before in task.get("dependentTasks", []):
+                earlier = re.sub(r"_\d+$", "", before.replace("-", "_"))
+                assert earlier not in order or order.index(earlier) < order.index(stage) or stages()[stage].exit_handler
+    assert seen == set(order)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("doing: [", "is not valid YAML"),
+        ("after: first", "doing: Field required"),
+        ("{doing: x, colour: red}", "colour: Extra inputs are not permitted"),
+        ("{doing: x, after: frist}", r"after: there is no stage 'frist'; did you mean 'first'\?"),
+        ("{doing: x, after: second}", "after: second itself comes after second"),
+        ("- doing", "the file: Input should be"),
+    ],
+)
+def test_a_wrong_declaration_is_one_sentence(text: str, says: str, tmp_path: Path) -> None:
+    for name, content in {"first": "doing: x", "second": text}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "stage.yaml").write_text(content, encoding="utf-8")
+    with pytest.raises(UsageError, match=says) as error:
+        stages(tmp_path)
+    assert "\n" not in str(error.value) and str(tmp_path / "second" / "stage.yaml") in str(error.value)
