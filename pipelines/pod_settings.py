@@ -1,4 +1,4 @@
-"""What Kubernetes is told of a step: resources, nodes, retries, time, secrets, labels. Compiled in; a local run has none of it."""
+"""Kubernetes settings of each step: resources, nodes, retries, timeout, secrets and labels. A local run ignores them."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ if TYPE_CHECKING:
     from kfp.dsl.pipeline_task import PipelineTask
 
 USER: Final = 10001
-"""The images' user."""
+"""The user id of the images."""
 
-_BACKOFF, _FACTOR, _LONGEST = "30s", 2.0, "600s"
+_BACKOFF, _FACTOR, _RETRY_WINDOW = "30s", 2.0, "600s"
 _LABELS: Final = {"app.kubernetes.io/part-of": "mistere", "app.kubernetes.io/component": "pipeline"}
 
 
-def place(task: PipelineTask, cluster: ClusterConfig | None, stage: str, modality: str = "") -> PipelineTask:
-    """Tell a task what its pod gets.
+def apply(task: PipelineTask, cluster: ClusterConfig | None, stage: str, modality: str = "") -> PipelineTask:
+    """Apply the Kubernetes settings of a stage to its task.
 
-    A retry is for what the infrastructure did (a node that went, a pod that was pushed out, a service that was away): a step
-    whose data or settings are wrong says so again at once (:func:`mistere.engine.execution.execute`).
+    Retries are for failures of the infrastructure (a lost node, an evicted pod, an unavailable service): a step that failed for
+    its data or settings fails again at once (:func:`mistere.engine.execution.execute`).
 
     Args:
         task: the task.
-        cluster: names and settings; None for a local run.
-        stage: the stage it runs.
-        modality: for the stages that run once a modality.
+        cluster: the ``cluster`` section; None for a local run, which leaves the task as it is.
+        stage: the stage that the task runs.
+        modality: for stages that run once per modality.
 
     Returns:
         The task.
@@ -43,7 +43,9 @@ def place(task: PipelineTask, cluster: ClusterConfig | None, stage: str, modalit
     if step.gpus:
         task.set_accelerator_type(step.gpu_type).set_accelerator_limit(step.gpus)
     if step.retries:
-        task.set_retry(step.retries, backoff_duration=_BACKOFF, backoff_factor=_FACTOR, backoff_max_duration=_LONGEST)
+        task.set_retry(
+            step.retries, backoff_duration=_BACKOFF, backoff_factor=_FACTOR, backoff_max_duration=_RETRY_WINDOW
+        )
     kubernetes.set_timeout(task, step.timeout)
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
     kubernetes.set_image_pull_policy(task, "IfNotPresent")
@@ -55,8 +57,8 @@ def place(task: PipelineTask, cluster: ClusterConfig | None, stage: str, modalit
     for key, value in sorted(step.node_selector.items()):
         kubernetes.add_node_selector(task, key, value)
     for toleration in step.tolerations:
-        said = toleration.model_dump(include={"key", "operator", "value", "effect"})
-        kubernetes.add_toleration(task, **{name: value for name, value in said.items() if value})
+        fields = toleration.model_dump(include={"key", "operator", "value", "effect"})
+        kubernetes.add_toleration(task, **{name: value for name, value in fields.items() if value})
     for key, value in sorted({**_LABELS, "mistere/stage": stage.replace("_", "-"), **cluster.labels}.items()):
         kubernetes.add_pod_label(task, key, value)
     _secrets(task, cluster, stage)
@@ -64,14 +66,14 @@ def place(task: PipelineTask, cluster: ClusterConfig | None, stage: str, modalit
 
 
 def _secrets(task: PipelineTask, cluster: ClusterConfig, stage: str) -> None:
-    """References only; what a secret lacks is left out of the pod's environment."""
+    """Refer to the secrets; keys that a secret lacks are left out of the pod's environment."""
     from kfp import kubernetes
 
-    wanted: list[tuple[str, tuple[str, ...]]] = [(cluster.storage_secret, STORAGE_KEYS)]
+    secrets: list[tuple[str, tuple[str, ...]]] = [(cluster.storage_secret, STORAGE_KEYS)]
     if "tracking" in stages()[stage].secrets:
-        wanted.append((cluster.tracking_secret, TRACKING_KEYS))
+        secrets.append((cluster.tracking_secret, TRACKING_KEYS))
     if "webhook" in stages()[stage].secrets:
-        wanted.append((cluster.webhook_secret, WEBHOOK_KEYS))
-    for name, keys in wanted:
+        secrets.append((cluster.webhook_secret, WEBHOOK_KEYS))
+    for name, keys in secrets:
         if name:
             kubernetes.use_secret_as_env(task, name, {key: key for key in keys}, optional=True)

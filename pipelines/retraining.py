@@ -22,7 +22,7 @@ from components.train_moe.component import train_moe
 from components.validate_data.component import validate_data
 from mistere.config.cluster import ClusterConfig
 from mistere.kubernetes.images import image
-from pipelines.pod_settings import place
+from pipelines import pod_settings
 
 
 def retraining(cluster: ClusterConfig | None = None) -> GraphComponent:
@@ -65,19 +65,19 @@ def retraining(cluster: ClusterConfig | None = None) -> GraphComponent:
             deployment: the inference service and its smoke test.
         """
         job = dsl.PIPELINE_JOB_ID_PLACEHOLDER
-        report = place(report_run(run=run, job=job, registry=registry), cluster, "report_run")
+        report = pod_settings.apply(report_run(run=run, job=job, registry=registry), cluster, "report_run")
         report.set_caching_options(False)
         with dsl.ExitHandler(report, name="run"):
-            inputs = place(
+            inputs = pod_settings.apply(
                 resolve_inputs(run=run, job=job, data=data, speech=speech, text=text), cluster, "resolve_inputs"
             )
             inputs.set_caching_options(False)
             context = inputs.outputs["context"]
             champion = inputs.outputs["champion_digest"]
-            pulled = place(
+            pulled = pod_settings.apply(
                 pull_data(run=context, data=data, data_digest=inputs.outputs["data_digest"]), cluster, "pull_data"
             ).outputs["utterances"]
-            validated = place(
+            validated = pod_settings.apply(
                 validate_data(run=context, validation=validation, champion_digest=champion, utterances=pulled),
                 cluster,
                 "validate_data",
@@ -86,7 +86,7 @@ def retraining(cluster: ClusterConfig | None = None) -> GraphComponent:
             with dsl.If(validated.outputs["Output"] != "reject", name="data-passes"):
                 encoders, vectors = {}, {}
                 for modality, settings in (("speech", speech), ("text", text)):
-                    tuned = place(
+                    tuned = pod_settings.apply(
                         finetune_encoder(run=context, settings=settings, modality=modality, utterances=utterances),
                         cluster,
                         "finetune_encoder",
@@ -95,7 +95,7 @@ def retraining(cluster: ClusterConfig | None = None) -> GraphComponent:
                     tuned.set_display_name(f"finetune-encoder ({modality})")
                     encoders[modality] = tuned.outputs["encoder"]
                     with dsl.ParallelFor(inputs.outputs[f"{modality}_shards"], name=f"{modality}-shards") as item:
-                        shard = place(
+                        shard = pod_settings.apply(
                             embed_shard(
                                 run=context,
                                 settings=settings,
@@ -109,7 +109,7 @@ def retraining(cluster: ClusterConfig | None = None) -> GraphComponent:
                             modality,
                         )
                         shard.set_display_name(f"embed-shard ({modality})")
-                    embedded = place(
+                    embedded = pod_settings.apply(
                         extract_embeddings(
                             run=context,
                             modality=modality,
@@ -122,8 +122,10 @@ def retraining(cluster: ClusterConfig | None = None) -> GraphComponent:
                     )
                     embedded.set_display_name(f"extract-embeddings ({modality})")
                     vectors[modality] = embedded.outputs["embeddings"]
-                model = place(train_moe(run=context, mixture=mixture, **vectors), cluster, "train_moe").outputs["model"]
-                evaluated = place(
+                model = pod_settings.apply(
+                    train_moe(run=context, mixture=mixture, **vectors), cluster, "train_moe"
+                ).outputs["model"]
+                evaluated = pod_settings.apply(
                     evaluate_model(
                         run=context,
                         evaluation=evaluation,
@@ -137,7 +139,7 @@ def retraining(cluster: ClusterConfig | None = None) -> GraphComponent:
                     cluster,
                     "evaluate_model",
                 ).outputs["report"]
-                judged = place(
+                judged = pod_settings.apply(
                     gate_model(
                         run=context,
                         gate=gate,
@@ -160,7 +162,7 @@ def retraining(cluster: ClusterConfig | None = None) -> GraphComponent:
                         verdict=judged.outputs["verdict"],
                         **encoders,
                     )
-                    place(registered, cluster, "register_model").set_caching_options(False)
+                    pod_settings.apply(registered, cluster, "register_model").set_caching_options(False)
                     deployed = deploy_model(
                         run=context,
                         deployment=deployment,
@@ -169,7 +171,7 @@ def retraining(cluster: ClusterConfig | None = None) -> GraphComponent:
                         report=evaluated,
                         bundle=registered.outputs["bundle"],
                     )
-                    place(deployed, cluster, "deploy_model").set_caching_options(False)
+                    pod_settings.apply(deployed, cluster, "deploy_model").set_caching_options(False)
                     if (
                         cluster is None
                     ):  # there is no service to ask: the step itself runs a predictor for the smoke test

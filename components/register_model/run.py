@@ -71,7 +71,8 @@ def run(
     from mistere.artifacts.signing import sign_bundle
     from mistere.kubernetes.images import image
     from mistere.registry.lineage import Lineage, lock_digest, this_environment, write_lineage
-    from mistere.registry.model_registry import RunRecord, register
+    from mistere.registry.model_registry import register
+    from mistere.registry.run_logging import RunRecord
     from mistere.runs.outcome import read_run_info
 
     made: list[Manifest] = [one.manifest for one in (speech, text) if not one.manifest.absent]

@@ -67,7 +67,7 @@ def run(config: RegistryConfig, step: Step) -> Result:
 def _log(config: RegistryConfig, step: Step, outcome: Outcome, material: RunArtifacts, page: Path) -> None:
     """The run in MLflow with its report, whether it registered a model or not; a server that is away costs only that."""
     from mistere.common.errors import MistereError
-    from mistere.registry.model_registry import RunRecord, log_run, run_tags
+    from mistere.registry.run_logging import RunRecord, log_run, run_tags
 
     data, evaluation = material.data, material.evaluation
     record = RunRecord(

@@ -1,4 +1,4 @@
-"""The ``cluster`` section: where and as whom the steps run on Kubernetes. Nothing in it changes what a step computes."""
+"""The ``cluster`` section: where and with which identity the steps run on Kubernetes. It does not change any result."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from mistere.config.stages import stages
 
 
 class StepSettings(Section):
-    """What one step's pod asks for and where it may run.
+    """Resources of one step's pod, and the nodes that it may run on.
 
     Attributes:
-        cpu: cores requested.
-        cpu_limit: cores at most.
-        memory: requested; the limit too, for a pod over its memory is killed anyway.
-        gpus: how many; with none, neither type nor the GPU's selector and tolerations apply.
-        gpu_type: the extended resource that counts them.
+        cpu: requested cores.
+        cpu_limit: limit of cores.
+        memory: requested memory, which is also its limit.
+        gpus: number of GPUs.
+        gpu_type: name of the extended resource that counts GPUs.
         shared_memory: size of ``/dev/shm``; empty for the node's 64 MiB.
-        scratch: size of ``/tmp``, which holds a step's files in the making and its caches.
+        scratch: size of ``/tmp``, which holds the step's temporary files and caches.
         timeout: seconds after which the pod is stopped.
-        retries: further attempts after a pod that failed; what the data or a setting caused fails again at once.
-        node_selector: labels of the nodes it may run on.
-        tolerations: taints of them.
+        retries: further attempts after a failed pod; errors of the data or of a setting fail again at once.
+        node_selector: labels of the nodes that the pod may run on.
+        tolerations: of taints of these nodes.
     """
 
     cpu: str = Field(default="1", pattern=_QUANTITY)
@@ -42,23 +42,23 @@ class StepSettings(Section):
 
 
 class ClusterConfig(Section):
-    """Names that the cluster's operator gave, and what each step gets.
+    """Names of the cluster's objects, and the resources of each step.
 
     Attributes:
-        namespace: of Kubeflow Pipelines' runs.
+        namespace: of the runs in Kubeflow Pipelines.
         service_account: of the steps' pods.
         experiment: under which Kubeflow Pipelines lists the runs.
-        host: of Kubeflow Pipelines; ``--host`` and ``KFP_ENDPOINT`` come before it.
-        store: ``s3://bucket/prefix``; ``--store`` and ``MISTERE_STORE`` come before it.
-        tracking_uri: MLflow as the pods reach it; ``--tracking`` and ``MLFLOW_TRACKING_URI`` come before it.
-        storage_secret: keys ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY`` and, where the store is not AWS's,
-            ``AWS_ENDPOINT_URL`` and ``AWS_REGION``; empty where the service account's identity opens the store.
-        tracking_secret: keys ``MLFLOW_TRACKING_USERNAME``, ``MLFLOW_TRACKING_PASSWORD``, ``MLFLOW_TRACKING_TOKEN``.
-        webhook_secret: key ``MISTERE_WEBHOOK_URL``, which is told how a run ended.
-        image_pull_secret: for the images' registry; empty for none.
-        labels: on every pod.
-        run_ttl: seconds that the objects of a finished run stay in the cluster.
-        steps: by stage, or ``STAGE-speech`` and ``STAGE-text``; what is not said is the stage's default.
+        host: address of Kubeflow Pipelines; ``--host`` and ``KFP_ENDPOINT`` override it.
+        store: ``s3://bucket/prefix``; ``--store`` and ``MISTERE_STORE`` override it.
+        tracking_uri: MLflow's address as pods see it; ``--tracking`` and ``MLFLOW_TRACKING_URI`` override it.
+        storage_secret: secret with the keys ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY`` and, for stores outside AWS,
+            ``AWS_ENDPOINT_URL`` and ``AWS_REGION``; empty if the service account's cloud identity opens the store.
+        tracking_secret: secret with the keys ``MLFLOW_TRACKING_USERNAME``, ``MLFLOW_TRACKING_PASSWORD``, ``MLFLOW_TRACKING_TOKEN``.
+        webhook_secret: secret with the key ``MISTERE_WEBHOOK_URL``, the webhook that is notified when a run ends.
+        image_pull_secret: secret for the registry of the images; empty for none.
+        labels: of every pod.
+        run_ttl: seconds after which the Kubernetes objects of a finished run are deleted.
+        steps: settings by stage, or by ``STAGE-speech`` and ``STAGE-text``; omitted fields keep the stage's default.
     """
 
     namespace: str = Field(default="mistere", pattern=_NAME)
@@ -85,7 +85,7 @@ class ClusterConfig(Section):
         return steps
 
     def step(self, stage: str, modality: str = "") -> StepSettings:
-        """What a step gets: the stage's default, then ``steps.STAGE``, then ``steps.STAGE-MODALITY``."""
+        """The settings of a step: the stage's defaults, then ``steps.STAGE``, then ``steps.STAGE-MODALITY``."""
         values = dict(stages()[stage].pod)
         for name in (stage, f"{stage}-{modality}"):
             if name in self.steps:

@@ -1,4 +1,4 @@
-"""The champion: one pointer in the store, moved by a conditional put as the last act of a deployment."""
+"""The champion: one pointer in the object store, moved by a conditional put as the last step of a release."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from mistere.common.errors import ArtifactError
 
 CHAMPION_KEY = "champion.json"
 NO_CHAMPION = "none"
-"""Stands for the champion's digest, as a pipeline parameter, where there is none yet."""
+"""The pipeline parameter that replaces the champion's digest while there is no champion."""
 
 
 class Predecessor(BaseModel):
-    """What was released before."""
+    """The champion before this one."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
@@ -26,7 +26,7 @@ class Predecessor(BaseModel):
 
 
 class Champion(BaseModel):
-    """What is released now, and what it replaced."""
+    """The released model, and the one that it replaced."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
@@ -39,7 +39,7 @@ class Champion(BaseModel):
     previous: Predecessor | None = None
 
     def as_predecessor(self) -> Predecessor:
-        """For the champion that replaces this one."""
+        """This champion as the predecessor of the next one."""
         return Predecessor(
             bundle_digest=self.bundle_digest,
             evaluation_digest=self.evaluation_digest,
@@ -50,7 +50,7 @@ class Champion(BaseModel):
 
 @dataclass(frozen=True)
 class ChampionPointer:
-    """The champion as it was read, with the version that a later move must still find."""
+    """The champion as it was read, with the object's version, which a later move requires to be unchanged."""
 
     champion: Champion | None
     version: str
@@ -65,7 +65,7 @@ def read_champion(store: ObjectStore) -> ChampionPointer:
     """Read the pointer.
 
     Raises:
-        ArtifactError: it is there but damaged.
+        ArtifactError: the pointer is damaged.
     """
     try:
         data, version = store.read(CHAMPION_KEY)
@@ -80,9 +80,9 @@ def read_champion(store: ObjectStore) -> ChampionPointer:
 
 
 def move_champion(store: ObjectStore, seen: ChampionPointer, champion: Champion) -> None:
-    """Make ``champion`` the one, unless somebody moved the pointer since ``seen`` was read.
+    """Move the pointer to ``champion``.
 
     Raises:
-        ConflictError: somebody did.
+        ConflictError: the pointer was moved since ``seen`` was read.
     """
     store.write(CHAMPION_KEY, champion.model_dump_json(indent=1).encode(), expected=seen.version)

@@ -1,7 +1,7 @@
-"""What made a released model, written down when it is registered: enough to make it again.
+"""The lineage of a registered model: everything that is needed to reproduce it.
 
-One object a bundle in the store, ``lineage/<bundle digest>.json``. The same bundle may come out of several runs; the record
-of a run whose code a commit holds is kept over one whose code none does.
+The store holds an object per bundle, ``lineage/<bundle digest>.json``. Several runs may produce the same bundle; the record of
+a run with committed code is preferred over one with uncommitted changes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mistere.registry.champion import Champion
 
 
 class Environment(BaseModel):
-    """Where a model was made: what decides the last digits of its figures."""
+    """Where a model was trained; it determines the last digits of the metrics."""
 
     python: str = ""
     torch: str = ""
@@ -33,7 +33,7 @@ class Environment(BaseModel):
 
 
 class Lineage(BaseModel):
-    """What made a model version."""
+    """The inputs of a model version: data, code, configuration, encoders and environment."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
@@ -48,11 +48,11 @@ class Lineage(BaseModel):
     dataset: str
     dvc_digest: str
     data_remote: str
-    data_endpoint: str = Field(default="", description="S3 endpoint of the remote, where it names one.")
+    data_endpoint: str = Field(default="", description="S3 endpoint of the remote, if it names one.")
     image: str = ""
-    config: dict[str, Any] = Field(default_factory=dict, description="The whole configuration; empty where unknown.")
+    config: dict[str, Any] = Field(default_factory=dict, description="The complete configuration; empty if unknown.")
     encoders: dict[str, EncoderIdentity] = Field(default_factory=dict, description="By modality.")
-    artifacts: dict[str, str] = Field(default_factory=dict, description="Digest of each artifact on the way.")
+    artifacts: dict[str, str] = Field(default_factory=dict, description="Digest of each artifact of the run.")
     environment: Environment = Environment()
 
     @model_validator(mode="before")
@@ -62,11 +62,11 @@ class Lineage(BaseModel):
 
     @property
     def reproducible(self) -> bool:
-        """Whether a commit holds the code."""
+        """Whether the code was committed."""
         return bool(self.run.commit) and not self.run.dirty
 
     def as_champion(self, moved_at: float) -> Champion:
-        """The pointer that would release it."""
+        """The champion pointer that releases this model."""
         return Champion(
             bundle_digest=self.bundle_digest,
             evaluation_digest=self.evaluation_digest,
@@ -78,19 +78,19 @@ class Lineage(BaseModel):
 
 
 def lineage_key(bundle_digest: str) -> str:
-    """Where a bundle's lineage lies in the store."""
+    """The key of a bundle's lineage in the store."""
     return f"lineage/{bundle_digest}.json"
 
 
 def write_lineage(store: ObjectStore, lineage: Lineage) -> Lineage:
-    """Write it, unless a reproducible record of the same bundle is there and this one is not; returns what stands."""
+    """Write a lineage, unless it is not reproducible and the stored one of the same bundle is; return the stored one."""
     if not lineage.reproducible:
         try:
-            before = read_lineage(store, lineage.bundle_digest)
+            stored = read_lineage(store, lineage.bundle_digest)
         except ArtifactError:
-            before = None
-        if before is not None and before.reproducible:
-            return before
+            stored = None
+        if stored is not None and stored.reproducible:
+            return stored
     store.write(lineage_key(lineage.bundle_digest), lineage.model_dump_json(indent=1).encode())
     return lineage
 
@@ -99,21 +99,21 @@ def read_lineage(store: ObjectStore, bundle_digest: str) -> Lineage:
     """The lineage of a bundle.
 
     Raises:
-        ArtifactError: there is none, or it is damaged.
+        ArtifactError: it is missing or damaged.
     """
     key = lineage_key(bundle_digest)
     try:
         return Lineage.model_validate_json(store.read(key)[0])
     except MissingObjectError as error:
         raise ArtifactError(
-            f"nothing is written down about bundle {bundle_digest[:12]} ({store.location(key)})."
+            f"bundle {bundle_digest[:12]} has no lineage ({store.location(key)}): register it by a run first."
         ) from error
     except ValidationError as error:
-        raise ArtifactError(f"{store.location(key)} is damaged: it holds no lineage.") from error
+        raise ArtifactError(f"{store.location(key)} is damaged: it holds no valid lineage.") from error
 
 
 def this_environment() -> Environment:
-    """What this process runs on."""
+    """The environment of this process."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:
@@ -130,7 +130,7 @@ def this_environment() -> Environment:
 
 
 def lock_digest() -> str:
-    """SHA-256 of the lock file; empty where there is none."""
+    """SHA-256 of the lock file; empty if there is none."""
     return hashlib.sha256(LOCK_FILE.read_bytes()).hexdigest() if LOCK_FILE.is_file() else ""
 
 

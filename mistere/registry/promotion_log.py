@@ -1,4 +1,4 @@
-"""What happened to the champion, and why: one object an event in the store, written once and never changed."""
+"""The promotion history: an object per event in the store, written once and never changed."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ ACTOR_VARIABLE = "MISTERE_ACTOR"
 
 
 class PromotionEvent(BaseModel):
-    """One event.
+    """A move of the champion, or an attempt to move it.
 
     Attributes:
         at: seconds since 1970.
-        action: ``deploy`` by a run, ``promote`` or ``rollback`` by hand, ``recover`` after an interrupted one.
-        outcome: ``done``; ``lost`` where somebody else moved the champion meanwhile; ``undone`` where a part of it failed and
-            everything was put back.
-        before: the champion's bundle before, or ``none``.
-        after: the bundle that was to be champion.
+        action: ``deploy`` by a run, ``promote`` or ``rollback`` by a user, ``recover`` after an interrupted release.
+        outcome: ``done``; ``lost`` if another process moved the champion first; ``undone`` if a part failed and everything
+            was rolled back.
+        before: digest of the previous champion's bundle, or ``none``.
+        after: digest of the bundle that the event makes the champion.
         version: its version in the registry.
-        reason: in words.
-        by: a run, or a person and a machine.
+        reason: a sentence.
+        by: a run, or a user and a machine.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -45,13 +45,13 @@ class PromotionEvent(BaseModel):
 
 
 def append(store: ObjectStore, event: PromotionEvent) -> None:
-    """Add an event; nothing is ever overwritten."""
+    """Add an event; existing ones are never overwritten."""
     name = f"{int(event.at * 1000):015d}-{secrets.token_hex(4)}"
     store.write(f"{_FOLDER}/{name}.json", event.model_dump_json(indent=1).encode(), expected=ABSENT)
 
 
 def read_log(store: ObjectStore) -> list[PromotionEvent]:
-    """Every event, oldest first; one that cannot be read is left out."""
+    """Every event, oldest first; unreadable ones are skipped."""
     events = []
     for key in sorted(store.keys(_FOLDER)):
         try:
@@ -62,9 +62,9 @@ def read_log(store: ObjectStore) -> list[PromotionEvent]:
 
 
 def who() -> str:
-    """The person and machine behind this process, or what ``MISTERE_ACTOR`` says."""
-    if named := os.environ.get(ACTOR_VARIABLE):
-        return named
+    """The value of ``MISTERE_ACTOR``, else the user and machine of this process."""
+    if actor := os.environ.get(ACTOR_VARIABLE):
+        return actor
     try:
         user = getpass.getuser()
     except (OSError, KeyError):

@@ -1,9 +1,9 @@
-"""Moving the champion, its deployment and the registry's aliases together: all of it, or nothing.
+"""Move the champion, its deployment and the registry's aliases together, atomically.
 
-The order is: take the service's journal (a conditional put, so only one release is under way), on a cluster roll the bundle out,
-point the deployment to the new bundle, move the champion (a conditional put against what the release was decided on), mirror it
-in MLflow's aliases, close the journal. A failure on the way puts back what was moved. A process that was killed on the way leaves
-its journal open; whoever comes next finishes a release whose champion had moved and takes back one whose champion had not.
+The order is: acquire the service's journal (a conditional put, so that only one release is in progress), roll the bundle out on
+the cluster, point the deployment to the new bundle, move the champion (a conditional put against the champion that the decision
+was based on), update MLflow's aliases, close the journal. A failure rolls everything back. A killed process leaves its journal
+open; the next process rolls the release forward if the champion had moved, and back if not.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from mistere.serving.deployment import Deployment, NotTakenBackError, deployment
 Mirror = Callable[[Champion], None]
 """Points the registry's aliases to a champion and its predecessor."""
 RollOut = Callable[[Callable[[], None]], Callable[[], None]]
-"""Makes a cluster serve the bundle, calling its argument while it waits; its answer takes that back."""
+"""Makes a cluster serve the bundle, and calls its argument, which renews the lease, while it waits; returns the rollback."""
 
-_LEASE_SECONDS = 180.0  # the moves take seconds; a roll-out renews it
-_BEAT_SECONDS = 30.0
+_LEASE_SECONDS = 180.0  # the moves take seconds; a roll-out renews the lease
+_RENEW_SECONDS = 30.0
 _PATIENCE_SECONDS = 10.0
 
 
 class Journal(BaseModel):
-    """A release that is under way, or the last one.
+    """The release in progress, or the last one.
 
     Attributes:
-        state: ``pending``: the deployment is being moved; ``deployed``: it has been, and tried; ``done``: nothing is left to do.
-        host: where the process runs that holds the journal.
-        process: its number.
-        since: when it took it.
-        deployment_before: the deployment's pointer as it was, as text; empty for none.
-        deployment: the pointer that is to be.
-        champion: the champion that is to be.
+        state: ``pending``: the roll-out is in progress; ``deployed``: the bundle is deployed and tested; ``done``: finished.
+        host: of the process that holds the journal.
+        process: its process id.
+        since: when it acquired the journal or renewed the lease, in seconds since 1970.
+        deployment_before: the previous deployment pointer as JSON; empty if there was none.
+        deployment: the new deployment pointer.
+        champion: the new champion.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -74,18 +74,18 @@ def release(
 
     Args:
         store: the object store.
-        mirror: moves the registry's aliases.
-        seen: the champion that the decision was made against.
+        mirror: updates the registry's aliases.
+        seen: the champion that the decision was based on.
         champion: the new one.
-        deployment: the service's new pointer.
+        deployment: the new pointer of the service.
         action: for the log.
         reason: for the log.
         by: for the log.
-        roll_out: makes a cluster serve the bundle; None where the pointer is all there is to a deployment.
+        roll_out: makes a cluster serve the bundle; None if the deployment is only a pointer in the store.
 
     Raises:
-        ConflictError: somebody moved the champion meanwhile; nothing was changed.
-        MistereError: a part failed, and everything was put back.
+        ConflictError: another process moved the champion first; nothing was changed.
+        MistereError: a part failed, and everything was rolled back.
     """
     event = PromotionEvent(
         at=now(),
@@ -103,7 +103,7 @@ def release(
     elif before is not None:
         champion = champion.model_copy(update={"previous": before.previous})
     try:
-        held = _take(store, mirror, champion, deployment)
+        held = _acquire(store, mirror, champion, deployment)
     except ConflictError:
         append(store, event.model_copy(update={"outcome": "lost"}))
         raise
@@ -113,22 +113,22 @@ def release(
             raise ConflictError(
                 "the champion changed after this release was decided: run again to compare with the new one."
             )
-        take_back = roll_out(held.beat) if roll_out else None
+        take_back = roll_out(held.renew_lease) if roll_out else None
         held.update(state="deployed")
         store.write(deployment_key(deployment.service), deployment.model_dump_json(indent=1).encode())
         move_champion(store, seen, champion)
         moved = True
         mirror(champion)
     except BaseException as error:
-        with suppress(MistereError):  # what cannot be put back now, recover() puts back, for the journal stays open
-            held.update(since=time.time())  # whoever took the journal over has put back, and may have released, already
+        with suppress(MistereError):  # the journal stays open, so recover() completes a failed rollback
+            held.update(since=time.time())  # raises if another process took over the journal and rolled back itself
             if moved:
                 _move_back(store, mirror, champion, before)
             if take_back is not None:
                 take_back()
             _restore_deployment(store, held.journal)
-            left = isinstance(error, NotTakenBackError)
-            held.update(**{"since": 0.0} if left else {"state": "done"})
+            incomplete = isinstance(error, NotTakenBackError)
+            held.update(**{"since": 0.0} if incomplete else {"state": "done"})
         lost = isinstance(error, ConflictError)
         append(store, event.model_copy(update={"outcome": "lost" if lost else "undone"}))
         raise
@@ -145,23 +145,23 @@ class _Held:
     version: str
 
     def update(self, **fields: Any) -> None:
-        """Write it anew.
+        """Write changed fields.
 
         Raises:
-            ConflictError: another process took it over.
+            ConflictError: another process took over the journal.
         """
         self.journal = self.journal.model_copy(update=fields)
         self.version = _write(self.store, self.journal, self.version)
 
-    def beat(self) -> None:
-        """Say that this process is still at it, now and then."""
-        if time.time() - self.journal.since > _BEAT_SECONDS:
+    def renew_lease(self) -> None:
+        """Renew the lease if it is older than half a minute."""
+        if time.time() - self.journal.since > _RENEW_SECONDS:
             self.update(since=time.time())
 
 
 def recover_patiently(store: ObjectStore, mirror: Mirror, service: str) -> str:
-    """As :func:`recover`, and wait for the end of a lease: a pod that is started again cannot see that the one before is gone."""
-    deadline = time.monotonic() + _LEASE_SECONDS + _BEAT_SECONDS
+    """Like :func:`recover`, but wait for the end of a lease: a restarted pod cannot see that its predecessor is gone."""
+    deadline = time.monotonic() + _LEASE_SECONDS + _RENEW_SECONDS
     while True:
         try:
             return recover(store, mirror, service)
@@ -172,27 +172,27 @@ def recover_patiently(store: ObjectStore, mirror: Mirror, service: str) -> str:
 
 
 def recover(store: ObjectStore, mirror: Mirror, service: str) -> str:
-    """Finish, or take back, what a killed process left under way; a sentence on what was done, empty for nothing.
+    """Complete or roll back the release of a killed process; return a sentence on it, empty if there was none.
 
     Raises:
-        ConflictError: somebody is at it right now.
+        ConflictError: the release is still in progress.
     """
-    found = _read(store, service)
-    if found is None or found[0].state == "done":
+    held = _read(store, service)
+    if held is None or held[0].state == "done":
         return ""
-    journal, version = found
+    journal, version = held
     if _alive(journal):
         raise ConflictError(
-            f"another release of {service} is under way (on {journal.host}): wait for it and run again."
+            f"another release of {service} is in progress (on {journal.host}): wait for it and run again."
         )
     pointer = read_champion(store)
-    version = _write(store, journal.model_copy(update={"since": time.time(), **_me()}), version)
-    there = journal.state == "deployed" and pointer.digest == journal.champion.bundle_digest
-    finished = there and pointer.champion is not None
+    version = _write(store, journal.model_copy(update={"since": time.time(), **_this_process()}), version)
+    moved = journal.state == "deployed" and pointer.digest == journal.champion.bundle_digest
+    finished = moved and pointer.champion is not None
     if finished and pointer.champion is not None:
         store.write(deployment_key(service), journal.deployment.model_dump_json(indent=1).encode())
         mirror(pointer.champion)
-        said = "A release that was interrupted after it had moved the champion was completed."
+        summary = "A release that was interrupted after it had moved the champion was completed."
     else:
         if journal.deployment.mode != "local":
             from mistere.serving.kserve.cluster_release import take_back_interrupted
@@ -201,7 +201,7 @@ def recover(store: ObjectStore, mirror: Mirror, service: str) -> str:
         _restore_deployment(store, journal)
         if pointer.champion is not None:
             mirror(pointer.champion)
-        said = "A release that was interrupted before it had moved the champion was taken back."
+        summary = "A release that was interrupted before it had moved the champion was rolled back."
     _write(store, journal.model_copy(update={"state": "done"}), version)
     append(
         store,
@@ -212,40 +212,40 @@ def recover(store: ObjectStore, mirror: Mirror, service: str) -> str:
             before=pointer.digest,
             after=journal.champion.bundle_digest,
             version=journal.champion.model_version,
-            reason=said,
+            reason=summary,
             by=f"{socket.gethostname()}",
         ),
     )
-    return said
+    return summary
 
 
 def open_release(store: ObjectStore, run_id: str) -> str:
-    """The service whose release by a run has not come to its end; empty for none."""
+    """The service whose release by a run is unfinished; empty if there is none."""
     for key in store.keys("deployments"):
         service = key.split("/")[1]
-        found = _read(store, service) if key == journal_key(service) else None
-        if found is not None and found[0].state != "done" and found[0].champion.run_id == run_id:
+        held = _read(store, service) if key == journal_key(service) else None
+        if held is not None and held[0].state != "done" and held[0].champion.run_id == run_id:
             return service
     return ""
 
 
 def is_released(store: ObjectStore, deployment: Deployment) -> bool:
-    """Whether a release of this very bundle came to its end; what cannot be read counts as not."""
+    """Whether the release of this bundle is complete; an unreadable record counts as incomplete."""
     try:
-        found = _read(store, deployment.service)
-        done = found is not None and found[0].state == "done" and found[0].deployment == deployment
+        held = _read(store, deployment.service)
+        done = held is not None and held[0].state == "done" and held[0].deployment == deployment
         return done and Deployment.model_validate_json(store.read(deployment_key(deployment.service))[0]) == deployment
     except (MistereError, ValueError):
         return False
 
 
-def _take(store: ObjectStore, mirror: Mirror, champion: Champion, deployment: Deployment) -> _Held:
-    """Hold the service's journal; waits a little for a release that is under way."""
+def _acquire(store: ObjectStore, mirror: Mirror, champion: Champion, deployment: Deployment) -> _Held:
+    """Acquire the service's journal; wait briefly for a release in progress."""
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while True:
         try:
             recover(store, mirror, deployment.service)
-            found = _read(store, deployment.service)
+            last = _read(store, deployment.service)
             key = deployment_key(deployment.service)
             journal = Journal(
                 state="pending",
@@ -253,9 +253,9 @@ def _take(store: ObjectStore, mirror: Mirror, champion: Champion, deployment: De
                 deployment_before=store.read(key)[0].decode() if store.exists(key) else "",
                 deployment=deployment,
                 champion=champion,
-                **_me(),
+                **_this_process(),
             )
-            return _Held(store, journal, _write(store, journal, found[1] if found else ABSENT))
+            return _Held(store, journal, _write(store, journal, last[1] if last else ABSENT))
         except ConflictError:
             if time.monotonic() > deadline:
                 raise
@@ -270,7 +270,7 @@ def _read(store: ObjectStore, service: str) -> tuple[Journal, str] | None:
     try:
         return Journal.model_validate_json(data), version
     except ValidationError:
-        store.delete_object(journal_key(service))  # nothing can be learnt from it; the champion's pointer decides
+        store.delete_object(journal_key(service))  # a damaged journal is dropped; the champion's pointer decides
         return None
 
 
@@ -301,12 +301,12 @@ def _restore_deployment(store: ObjectStore, journal: Journal) -> None:
         store.delete_object(key)
 
 
-def _me() -> dict[str, Any]:
+def _this_process() -> dict[str, Any]:
     return {"host": socket.gethostname(), "process": os.getpid()}
 
 
 def _alive(journal: Journal) -> bool:
-    """Whether the process that holds the journal may still be at work."""
+    """Whether the process that holds the journal may still be running."""
     if time.time() - journal.since > _LEASE_SECONDS:
         return False
     return journal.host != socket.gethostname() or Path(f"/proc/{journal.process}").exists()

@@ -75,7 +75,7 @@ def follow(
                     if run.state in _ENDED:
                         break
                     if heard - looked > look_every:
-                        for sentence in pods.look():
+                        for sentence in pods.new_problems():
                             display.say(sentence)
                         looked = time.monotonic()
                 except NotFoundError:
@@ -92,8 +92,8 @@ def follow(
                 time.sleep(every)
     except KeyboardInterrupt:
         _interrupted(pipelines, kfp_run_id, run_id)
-    pods.look()
-    return _outcome(store, run_id, run, pods.troubles)
+    pods.new_problems()
+    return _outcome(store, run_id, run, pods.problems)
 
 
 class _Steps:

@@ -1,4 +1,8 @@
-"""Cron expressions as Kubeflow Pipelines takes them: six fields, the first of them seconds."""
+"""Cron expressions of Kubeflow Pipelines: six fields, seconds first, in the dialect of robfig/cron.
+
+General libraries (croniter, cronsim) do not check this dialect: they accept ``7`` for Sunday, ``L``, ``#``, wrap-around ranges or
+``@daily``, or refuse ``?``, so the server would refuse an expression after the check, or the check a valid expression.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +23,15 @@ _PART: Final = re.compile(r"(?P<first>\*|\?|\w+)(-(?P<last>\w+))?(/(?P<step>\d+)
 
 
 def check_cron(expression: str) -> str:
-    """The expression with single spaces between its fields.
+    """Check an expression; return it with single spaces between its fields.
 
     Raises:
-        ValueError: it is none; one sentence says why.
+        ValueError: the expression is invalid; one sentence says why.
     """
     fields = expression.split()
     if len(fields) != len(_FIELDS):
         raise ValueError(
-            f"{expression!r} has {len(fields)} fields: Kubeflow Pipelines wants six (second, minute, hour, day of the month, "
+            f"{expression!r} has {len(fields)} fields: Kubeflow Pipelines needs six (second, minute, hour, day of the month, "
             "month, day of the week), for example '0 0 2 * * *'"
         )
     for text, (name, low, high, names) in zip(fields, _FIELDS, strict=True):
@@ -39,23 +43,23 @@ def check_cron(expression: str) -> str:
 def _check_part(part: str, name: str, low: int, high: int, names: dict[str, int]) -> None:
     match = _PART.fullmatch(part)
     if match is None:
-        raise ValueError(f"{part!r} is no {name}: write *, a number, a range a-b, or any of them with /step")
+        raise ValueError(f"{part!r} is not a valid {name}: write *, a number, a range a-b, or any of them with /step")
     if match["first"] in {"*", "?"}:
         first, last = low, high
         if match["last"]:
-            raise ValueError(f"{part!r} is no {name}: a range goes from number to number")
+            raise ValueError(f"{part!r} is not a valid {name}: a range needs a number on both sides")
     else:
         first = _number(match["first"], name, low, high, names)
         last = _number(match["last"], name, low, high, names) if match["last"] else first
     if first > last:
-        raise ValueError(f"{part!r} is no {name}: the range ends before it begins")
+        raise ValueError(f"{part!r} is not a valid {name}: the range ends before it begins")
     if match["step"] and int(match["step"]) == 0:
-        raise ValueError(f"{part!r} is no {name}: the step is at least 1")
+        raise ValueError(f"{part!r} is not a valid {name}: the step must be at least 1")
 
 
 def _number(text: str, name: str, low: int, high: int, names: dict[str, int]) -> int:
     number = names.get(text.lower(), int(text) if text.isdigit() else -1)
     if not low <= number <= high:
         also = f", or {', '.join(names)}" if names else ""
-        raise ValueError(f"{text!r} is no {name}: it goes from {low} to {high}{also}")
+        raise ValueError(f"{text!r} is not a valid {name}: the range is {low} to {high}{also}")
     return number

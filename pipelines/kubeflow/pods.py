@@ -1,6 +1,6 @@
-"""What holds up the pods of a run: an image, a machine, a secret. Kubeflow Pipelines calls such a step running, and says no more.
+"""Pods of a run that cannot start: a missing image, node or secret. Kubeflow Pipelines reports such a step as running.
 
-They are looked at through the kubeconfig. Who has none, or none of that cluster, follows a run without it.
+The pods are read through the kubeconfig; without access to the cluster, a run is followed without this information.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from mistere.common.urls import redact_url
 from mistere.kubernetes.api import KubernetesApi, connect
 
 RUN_LABEL: Final = "pipeline/runid"
-_HELD_UP: Final = {
-    "ImagePullBackOff": "see that the image is in its registry and that the pull secret is right",
-    "ErrImagePull": "see that the image is in its registry and that the pull secret is right",
+_REMEDIES: Final = {
+    "ImagePullBackOff": "check that the registry has the image and that the pull secret is valid",
+    "ErrImagePull": "check that the registry has the image and that the pull secret is valid",
     "InvalidImageName": "correct pipelines/images.lock.yaml",
-    "CreateContainerConfigError": "make the secret that it names",
-    "Unschedulable": "ask for less in the cluster section, or add machines that have it",
+    "CreateContainerConfigError": "create the secret that it names",
+    "Unschedulable": "request less in the cluster section, or add nodes that have it",
 }
 _LONGEST = 240
 
@@ -29,31 +29,34 @@ class RunPods:
     Args:
         namespace: of the run.
         run_id: of the run, in Kubeflow Pipelines.
+
+    Attributes:
+        problems: a sentence for each problem that was ever seen.
     """
 
     def __init__(self, namespace: str, run_id: str) -> None:
         self._path, self._selector = f"/api/v1/namespaces/{namespace}/pods", f"{RUN_LABEL}={run_id}"
         self._api: KubernetesApi | None = None
         self._usable = True
-        self.troubles: list[str] = []
+        self.problems: list[str] = []
 
-    def look(self) -> list[str]:
-        """Sentences on pods that wait for what may never come, those that were not told before; ``troubles`` holds all."""
+    def new_problems(self) -> list[str]:
+        """Sentences on pods that may wait forever, without those of earlier calls."""
         if not self._usable:
             return []
         try:
             self._api = self._api or connect()
             pods, _ = self._api.list(self._path, self._selector)
-        except MistereError:  # no kubeconfig, or not the right to list pods
+        except MistereError:  # no kubeconfig, or no permission to list pods
             self._usable = False
             return []
-        found = [sentence for pod in pods for sentence in _held_up(pod)]
-        new = [sentence for sentence in found if sentence not in self.troubles]
-        self.troubles += new
+        current = [sentence for pod in pods for sentence in _problem(pod)]
+        new = [sentence for sentence in current if sentence not in self.problems]
+        self.problems += new
         return new
 
 
-def _held_up(pod: dict[str, Any]) -> Iterator[str]:
+def _problem(pod: dict[str, Any]) -> Iterator[str]:
     status = pod.get("status", {})
     if status.get("phase") not in {"Pending", "Failed"}:
         return
@@ -62,8 +65,8 @@ def _held_up(pod: dict[str, Any]) -> Iterator[str]:
     unscheduled = [one for one in status.get("conditions") or [] if one.get("type") == "PodScheduled"]
     for one in [*unscheduled, *waiting]:
         reason = one.get("reason", "")
-        if reason in _HELD_UP:
-            said = redact_url(" ".join(one.get("message", "").split())).rstrip(".")[:_LONGEST]
-            told = f" ({said})" if said else ""
-            yield f"pod {pod['metadata']['name']} waits: {reason}{told}: {_HELD_UP[reason]}."
+        if reason in _REMEDIES:
+            detail = redact_url(" ".join(one.get("message", "").split())).rstrip(".")[:_LONGEST]
+            shown = f" ({detail})" if detail else ""
+            yield f"pod {pod['metadata']['name']} waits: {reason}{shown}: {_REMEDIES[reason]}."
             return

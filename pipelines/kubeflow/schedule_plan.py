@@ -1,4 +1,4 @@
-"""What the file of schedules wants, what the server has, and what would make the two the same."""
+"""The difference between the file of schedules and the server's recurring runs, and the changes that remove it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mistere.config.loader import SECTIONS
 from mistere.engine.stage import RunContext
 from mistere.runs.run_info import RunOrigin, write_origin
 from pipelines.kubeflow.schedules import Schedule
-from pipelines.kubeflow.version import Version, content_of, uploaded
+from pipelines.kubeflow.version import Version, content_of, ensure_uploaded
 
 if TYPE_CHECKING:
     from kfp_server_api import V2beta1PipelineVersion, V2beta1RecurringRun
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
     from pipelines.kubeflow.client import Pipelines
 
 MARK: Final = "Kept by `mistere schedule`; definition"
-"""What the description of a schedule of ours begins with; others are left alone."""
+"""Start of the description of managed schedules; other recurring runs are ignored."""
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A schedule with everything that it is to run.
+class DesiredSchedule:
+    """A schedule of the file, with everything that its runs need.
 
     Attributes:
-        schedule: as the file has it.
-        version: the pipeline's.
+        schedule: the entry of the file.
+        version: of the pipeline.
         context: of its runs.
-        arguments: sections of the configuration.
+        arguments: the sections of the configuration.
         origin: of its runs.
-        experiment: by name.
+        experiment: its name.
         service_account: of its runs' pods.
     """
 
@@ -47,121 +47,123 @@ class Wanted:
 
     @property
     def definition(self) -> str:
-        """Digest of what its runs are, whenever they are."""
+        """Digest of everything but the time that determines its runs."""
         context = self.context.model_dump(mode="json", exclude={"schedule"})
         parts = {"content": self.version.content, "arguments": dict(self.arguments), "context": context}
         return canonical_digest(parts)[:12]
 
     def parameters(self) -> dict[str, Any]:
-        """What its runs are handed."""
+        """The pipeline parameters of its runs."""
         context = self.context.model_copy(update={"schedule": f"{self.schedule.name}/{self.definition}"})
         return {"run": context.model_dump(mode="json"), **self.arguments}
 
 
 @dataclass(frozen=True)
 class Change:
-    """What is to be done about one schedule.
+    """The change of one schedule on the server.
 
     Attributes:
         name: of the schedule.
-        wanted: as it is to be; None where it is to go.
-        there: the server's, of which the first is compared; the others are left over from an apply that was cut off.
-        differences: in words; empty for a new one, or one that is to go.
-        switch: whether turning it on or off is all.
+        desired: the schedule after the change; None to delete it.
+        existing: the server's recurring runs of that name; the first is compared, the others are left over from an interrupted
+            apply.
+        differences: in words; empty for a new schedule and for a deletion.
+        switch_only: whether it is enough to enable or disable the first one.
     """
 
     name: str
-    wanted: Wanted | None
-    there: list[V2beta1RecurringRun]
+    desired: DesiredSchedule | None
+    existing: list[V2beta1RecurringRun]
     differences: list[str] = field(default_factory=list)
-    switch: bool = False
+    switch_only: bool = False
 
     def lines(self) -> Iterator[str]:
-        """For a person: ``+`` new, ``~`` changed, ``-`` to go."""
-        if self.wanted is None:
+        """The change for printing: ``+`` new, ``~`` changed, ``-`` deleted."""
+        if self.desired is None:
             yield f"- {self.name}"
-        elif not self.there:
-            data = self.wanted.schedule.data.policy
-            digest = f" {self.wanted.context.data_digest[:12]}" if self.wanted.context.data_digest else ""
-            state = "" if self.wanted.schedule.enabled else ", off"
-            yield f"+ {self.name}: {self.wanted.schedule.cron}, {self.wanted.version.name}, data {data}{digest}{state}"
+        elif not self.existing:
+            data = self.desired.schedule.data.policy
+            digest = f" {self.desired.context.data_digest[:12]}" if self.desired.context.data_digest else ""
+            state = "" if self.desired.schedule.enabled else ", off"
+            yield f"+ {self.name}: {self.desired.schedule.cron}, {self.desired.version.name}, data {data}{digest}{state}"
         else:
             yield from (f"~ {self.name}: {difference}" for difference in self.differences)
 
 
-def plan(pipelines: Pipelines, wanted: list[Wanted]) -> list[Change]:
-    """Compare.
+def plan(pipelines: Pipelines, desired: list[DesiredSchedule]) -> list[Change]:
+    """Compare the server with the file.
 
     Args:
         pipelines: the server.
-        wanted: every schedule that is to be there.
+        desired: every schedule of the file.
     """
-    ours: dict[str, list[V2beta1RecurringRun]] = {}
+    managed: dict[str, list[V2beta1RecurringRun]] = {}
     for one in pipelines.schedules():
         if (one.description or "").startswith(MARK):
-            ours.setdefault(one.display_name, []).append(one)
-    for there in ours.values():
-        there.sort(key=lambda one: str(one.created_at), reverse=True)
+            managed.setdefault(one.display_name, []).append(one)
+    for existing in managed.values():
+        existing.sort(key=lambda one: str(one.created_at), reverse=True)
     changes = [
-        Change(name, None, there) for name, there in ours.items() if name not in {w.schedule.name for w in wanted}
+        Change(name, None, existing)
+        for name, existing in managed.items()
+        if name not in {one.schedule.name for one in desired}
     ]
-    for one in wanted:
-        there = ours.get(one.schedule.name, [])
-        change = _compared(pipelines, one, there)
+    for one in desired:
+        change = _compare(pipelines, one, managed.get(one.schedule.name, []))
         if change is not None:
             changes.append(change)
     return changes
 
 
-def _compared(pipelines: Pipelines, wanted: Wanted, there: list[V2beta1RecurringRun]) -> Change | None:
-    name = wanted.schedule.name
-    if not there:
-        return Change(name, wanted, there)
-    found = list(_differences(pipelines, wanted, there[0]))
-    turned = "off → on" if wanted.schedule.enabled else "on → off"
-    off = [] if _enabled(there[0]) == wanted.schedule.enabled else [turned]
-    over = [f"{len(there) - 1} left over from an apply that was cut off"] if there[1:] else []
-    if not (found or off or over):
+def _compare(pipelines: Pipelines, desired: DesiredSchedule, existing: list[V2beta1RecurringRun]) -> Change | None:
+    name = desired.schedule.name
+    if not existing:
+        return Change(name, desired, existing)
+    differences = list(_differences(pipelines, desired, existing[0]))
+    direction = "off → on" if desired.schedule.enabled else "on → off"
+    switched = [] if _enabled(existing[0]) == desired.schedule.enabled else [direction]
+    surplus = [f"{len(existing) - 1} left over from an interrupted apply"] if existing[1:] else []
+    if not (differences or switched or surplus):
         return None
-    return Change(name, wanted, there, [*found, *off, *over], switch=not found)
+    return Change(name, desired, existing, [*differences, *switched, *surplus], switch_only=not differences)
 
 
-def _differences(pipelines: Pipelines, wanted: Wanted, there: V2beta1RecurringRun) -> Iterator[str]:
-    """Everything but whether it is on, which alone can be changed without making it anew."""
-    schedule = wanted.schedule
-    cron = there.trigger.cron_schedule.cron if there.trigger and there.trigger.cron_schedule else "none"
-    concurrency, catch_up = int(there.max_concurrency or 1), not there.no_catchup
+def _differences(pipelines: Pipelines, desired: DesiredSchedule, existing: V2beta1RecurringRun) -> Iterator[str]:
+    """All differences but whether it is enabled, the only field that can be changed without recreating it."""
+    schedule = desired.schedule
+    cron = existing.trigger.cron_schedule.cron if existing.trigger and existing.trigger.cron_schedule else "none"
+    concurrency, catch_up = int(existing.max_concurrency or 1), not existing.no_catchup
     if cron != schedule.cron:
         yield f"cron {cron} → {schedule.cron}"
     if concurrency != schedule.concurrency:
         yield f"concurrency {concurrency} → {schedule.concurrency}"
     if catch_up != schedule.catch_up:
         yield f"catch_up {catch_up} → {schedule.catch_up}".lower()
-    if (there.service_account or "") != wanted.service_account:
-        yield f"service account {there.service_account or 'none'} → {wanted.service_account}"
-    version = _version(pipelines, there)
+    if (existing.service_account or "") != desired.service_account:
+        yield f"service account {existing.service_account or 'none'} → {desired.service_account}"
+    version = _version(pipelines, existing)
     if version is None:
-        yield f"version deleted → {wanted.version.name}"
-    elif content_of(version) != wanted.version.content:
-        yield f"version {version.display_name} → {wanted.version.name}"
-    before = (there.runtime_config.parameters if there.runtime_config else None) or {}
-    yield from _leaves("run", _of_runs(before.get("run") or {}), _of_runs(wanted.parameters()["run"]))
+        yield f"version deleted → {desired.version.name}"
+    elif content_of(version) != desired.version.content:
+        yield f"version {version.display_name} → {desired.version.name}"
+    before = (existing.runtime_config.parameters if existing.runtime_config else None) or {}
+    yield from _leaves("run", _of_runs(before.get("run") or {}), _of_runs(desired.parameters()["run"]))
     for section in SECTIONS:
-        yield from _leaves(section, before.get(section), wanted.arguments[section])
+        yield from _leaves(section, before.get(section), desired.arguments[section])
 
 
-def _version(pipelines: Pipelines, there: V2beta1RecurringRun) -> V2beta1PipelineVersion | None:
-    reference = there.pipeline_version_reference
+def _version(pipelines: Pipelines, existing: V2beta1RecurringRun) -> V2beta1PipelineVersion | None:
+    reference = existing.pipeline_version_reference
     return pipelines.version_by_id(reference.pipeline_id, reference.pipeline_version_id) if reference else None
 
 
 def _of_runs(context: Mapping[str, Any]) -> dict[str, Any]:
-    """What tells two contexts apart: another commit with the same content is the same."""
+    """The fields that are compared: another commit with the same content makes no difference."""
     return {key: value for key, value in context.items() if key not in {"commit", "dirty", "schedule"}}
 
 
 def _leaves(name: str, before: Any, after: Any) -> Iterator[str]:
-    """The settings that differ, by their dotted names."""
+    """The settings that differ, with their dotted names."""
     if before == after:
         return
     if isinstance(before, dict) and isinstance(after, dict):
@@ -171,32 +173,32 @@ def _leaves(name: str, before: Any, after: Any) -> Iterator[str]:
     yield f"{name} {before} → {after}"
 
 
-def _enabled(there: V2beta1RecurringRun) -> bool:
-    return there.mode != "DISABLE"
+def _enabled(existing: V2beta1RecurringRun) -> bool:
+    return existing.mode != "DISABLE"
 
 
-def carry_out(pipelines: Pipelines, store: ObjectStore, change: Change) -> None:
-    """Do it. A schedule pins one version of the pipeline: to change it, the new one is made before the old one goes.
+def apply_change(pipelines: Pipelines, store: ObjectStore, change: Change) -> None:
+    """Apply a change. A schedule pins a pipeline version: a changed one is created before the old one is deleted.
 
     Args:
         pipelines: the server.
         store: the object store.
-        change: what is to be done.
+        change: the change.
     """
-    leftover = change.there
-    if change.wanted is not None:
-        if change.switch:
-            kept = change.there[0]
-            if _enabled(kept) != change.wanted.schedule.enabled:
-                pipelines.switch_schedule(kept.recurring_run_id, enabled=change.wanted.schedule.enabled)
-            leftover = change.there[1:]
+    leftover = change.existing
+    if change.desired is not None:
+        if change.switch_only:
+            kept = change.existing[0]
+            if _enabled(kept) != change.desired.schedule.enabled:
+                pipelines.switch_schedule(kept.recurring_run_id, enabled=change.desired.schedule.enabled)
+            leftover = change.existing[1:]
         else:
-            _make(pipelines, store, change.wanted, [one.recurring_run_id for one in change.there])
+            _create(pipelines, store, change.desired, [one.recurring_run_id for one in change.existing])
     for one in leftover:
         pipelines.delete_schedule(one.recurring_run_id)
 
 
-def _make(pipelines: Pipelines, store: ObjectStore, wanted: Wanted, replaced: Collection[str]) -> None:
+def _create(pipelines: Pipelines, store: ObjectStore, desired: DesiredSchedule, replaced: Collection[str]) -> None:
     from kfp_server_api import (
         V2beta1CronSchedule,
         V2beta1PipelineVersionReference,
@@ -205,14 +207,14 @@ def _make(pipelines: Pipelines, store: ObjectStore, wanted: Wanted, replaced: Co
         V2beta1Trigger,
     )
 
-    schedule, parameters = wanted.schedule, wanted.parameters()
-    version, _ = uploaded(pipelines, wanted.version)
-    write_origin(store, parameters["run"]["schedule"], wanted.origin)
+    schedule, parameters = desired.schedule, desired.parameters()
+    version, _ = ensure_uploaded(pipelines, desired.version)
+    write_origin(store, parameters["run"]["schedule"], desired.origin)
     pipelines.set_schedule(
         V2beta1RecurringRun(
             display_name=schedule.name,
-            description=f"{MARK} {wanted.definition}, version {version.display_name}, data {schedule.data.policy}",
-            experiment_id=pipelines.experiment(wanted.experiment),
+            description=f"{MARK} {desired.definition}, version {version.display_name}, data {schedule.data.policy}",
+            experiment_id=pipelines.experiment(desired.experiment),
             pipeline_version_reference=V2beta1PipelineVersionReference(
                 pipeline_id=version.pipeline_id, pipeline_version_id=version.pipeline_version_id
             ),
@@ -221,7 +223,7 @@ def _make(pipelines: Pipelines, store: ObjectStore, wanted: Wanted, replaced: Co
             max_concurrency=str(schedule.concurrency),
             no_catchup=not schedule.catch_up,
             mode="ENABLE" if schedule.enabled else "DISABLE",
-            service_account=wanted.service_account,
+            service_account=desired.service_account,
         ),
         replaced,
     )

@@ -1,4 +1,4 @@
-"""The file of schedules: what is to run again and again, on which data."""
+"""The file of schedules: recurring runs, their times, settings and data."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pipelines.kubeflow.cron import check_cron
 
 
 class ScheduleData(Section):
-    """Which data a schedule's runs take.
+    """The data of a schedule's runs.
 
     Attributes:
-        policy: ``pinned``: what ``source`` was when the schedule was applied; ``latest``: what has been published when a run
-            starts.
-        source: as ``mistere submit --data`` takes it; for ``pinned`` alone, empty for the profile's.
+        policy: ``pinned``: the version of ``source`` when the schedule was applied; ``latest``: the version that is published
+            when a run starts.
+        source: as for ``mistere submit --data``; only for ``pinned``, empty for the profile's.
     """
 
     policy: Literal["pinned", "latest"] = "pinned"
@@ -29,9 +29,7 @@ class ScheduleData(Section):
     @model_validator(mode="after")
     def _only_pinned_has_a_source(self) -> ScheduleData:
         if self.policy == "latest" and self.source:
-            raise ValueError(
-                "the policy latest takes no source: `mistere data publish SOURCE` says which data is the latest"
-            )
+            raise ValueError("the policy latest takes no source: `mistere data publish SOURCE` sets the latest data")
         return self
 
 
@@ -40,13 +38,13 @@ class Schedule(Section):
 
     Attributes:
         name: unique in the file and, with it, in the namespace.
-        cron: six fields, as Kubeflow Pipelines takes them, in UTC.
-        profile: settings to start from; empty for the file's.
-        settings: as ``--set`` takes them, after the file's.
-        data: which data.
-        concurrency: runs of it at once, at most.
-        catch_up: whether runs that were missed (the schedule was off, the cluster was away) are made up for, one for each.
-        enabled: whether it is on.
+        cron: six fields, seconds first, in UTC.
+        profile: the base settings; empty for the file's profile.
+        settings: as for ``--set``, applied after the file's.
+        data: the data of the runs.
+        concurrency: largest number of concurrent runs.
+        catch_up: whether missed runs (schedule disabled, cluster unavailable) are started later, one for each.
+        enabled: whether the schedule is active.
     """
 
     name: str = Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")
@@ -65,12 +63,12 @@ class Schedule(Section):
 
 
 class ScheduleFile(Section):
-    """The file.
+    """The contents of the file.
 
     Attributes:
-        profile: of the schedules that name none; its ``cluster`` section says where all of them are.
+        profile: of schedules that name none; its ``cluster`` section is the target of all schedules.
         settings: of all schedules.
-        schedules: all of them: one of ours on the server that is not here is deleted.
+        schedules: the complete list: managed schedules on the server that are missing here are deleted.
     """
 
     profile: str = "sample"
@@ -91,14 +89,16 @@ def read_schedules(path: Path) -> ScheduleFile:
     """Read a file of schedules.
 
     Raises:
-        UsageError: it is not there, or not what it should be.
+        UsageError: the file is missing or invalid.
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(f"there is no file of schedules at {path}: pipelines/schedules.yaml is one.") from error
+        raise UsageError(
+            f"there is no file of schedules at {path}: see pipelines/schedules.yaml for an example."
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not readable YAML.") from error
+        raise UsageError(f"{path} is not valid YAML: correct it.") from error
     if not isinstance(values, dict):
         raise UsageError(f"{path} holds no schedules: write them as in pipelines/schedules.yaml.")
     try:
@@ -108,15 +108,15 @@ def read_schedules(path: Path) -> ScheduleFile:
 
 
 def _explain(error: ValidationError, path: Path, values: dict[str, object]) -> UsageError:
-    """One thing that is wrong, by the schedule's name where it has one."""
-    faults = error.errors()  # a mistyped key comes before the one that is missing because of it
-    first = next((fault for fault in faults if fault["type"] == "extra_forbidden"), faults[0])
+    """The first error as a sentence, with the schedule's name if it has one."""
+    errors = error.errors()  # report a misspelt key before the missing one that it causes
+    first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
     location = list(first["loc"])
     owner: type[Section] = ScheduleFile
     where = ""
     if location[:1] == ["schedules"] and len(location) > 1:
-        listed = values["schedules"]
-        entry = listed[location[1]] if isinstance(listed, list) and isinstance(location[1], int) else None
+        schedules = values["schedules"]
+        entry = schedules[location[1]] if isinstance(schedules, list) and isinstance(location[1], int) else None
         name = entry.get("name") if isinstance(entry, dict) else None
         where, location, owner = f"schedule {name or location[1]}: ", location[2:], Schedule
         if location[:1] == ["data"]:

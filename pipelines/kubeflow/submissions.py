@@ -1,6 +1,7 @@
-"""Who has submitted what: a record in the store for each version, settings and data, taken by a conditional put before the run.
+"""Records of submitted runs, so that the same version, settings and data are submitted only once.
 
-The same submitted again finds the first. A record without a run is of a submit that is at work now, or that was cut off.
+The store holds a record for each combination, claimed by a conditional put before the run starts. A record without a run belongs
+to a submit that is in progress or was interrupted.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from pipelines.kubeflow.failures import NotFoundError
 if TYPE_CHECKING:
     from pipelines.kubeflow.client import Pipelines
 
-AT_WORK_SECONDS: Final = 600
-"""How long a submit may be at work before its record without a run counts as one that was cut off."""
+CLAIM_SECONDS: Final = 600
+"""Age at which a record without a run counts as that of an interrupted submit."""
 _FAILED: Final = frozenset({"FAILED", "CANCELED", "CANCELING"})
 
 
 class Submission(BaseModel):
-    """One submit.
+    """One submitted run.
 
     Attributes:
         run_id: of the run, in the store.
@@ -47,7 +48,7 @@ class Submission(BaseModel):
 
 @dataclass(frozen=True)
 class Claim:
-    """The record under a key as it was read, with the version that a later write must still find."""
+    """The record under a key as it was read, with the object's version, which a later write requires to be unchanged."""
 
     key: str
     submission: Submission | None
@@ -55,12 +56,12 @@ class Claim:
 
 
 def submission_key(digest: str) -> str:
-    """Where the record of what has that digest lies in the store."""
+    """The key of the record for a digest of version, settings and data."""
     return f"submissions/{digest}.json"
 
 
 def read_claim(store: ObjectStore, digest: str) -> Claim:
-    """Read the record; a damaged one counts as none, and is overwritten."""
+    """Read the record; a damaged one counts as missing and is overwritten."""
     key = submission_key(digest)
     try:
         data, version = store.read(key)
@@ -72,8 +73,8 @@ def read_claim(store: ObjectStore, digest: str) -> Claim:
         return Claim(key, None, version)
 
 
-def standing(pipelines: Pipelines, store: ObjectStore, claim: Claim) -> Submission | None:
-    """The submission that the record tells of, if its run is going on or came to something.
+def active_submission(pipelines: Pipelines, store: ObjectStore, claim: Claim) -> Submission | None:
+    """The submission of a record, if its run is in progress or succeeded.
 
     Args:
         pipelines: the server.
@@ -81,10 +82,10 @@ def standing(pipelines: Pipelines, store: ObjectStore, claim: Claim) -> Submissi
         claim: the record.
 
     Returns:
-        It, with its run's id; None where there is none, or its run failed, was stopped or was never started.
+        The submission with the id of its run; None without one, or if its run failed, was stopped or never started.
 
     Raises:
-        MistereError: it is just being submitted.
+        MistereError: the submission is in progress.
     """
     submission = claim.submission
     if submission is None:
@@ -93,10 +94,10 @@ def standing(pipelines: Pipelines, store: ObjectStore, claim: Claim) -> Submissi
         run = pipelines.run_by_name(submission.run_id)
         if run is None:
             age = time.time() - submission.submitted_at
-            if age < AT_WORK_SECONDS:
+            if age < CLAIM_SECONDS:
                 raise MistereError(
-                    f"the same is being submitted since {age:.0f} s ago (run {submission.run_id}): wait a moment and submit again, "
-                    f"or, if that submit was cut off, use --force; after {AT_WORK_SECONDS // 60} minutes it counts as cut off."
+                    f"the same run is already being submitted, since {age:.0f} s (run {submission.run_id}): wait a moment and submit again, "
+                    f"or, if that submit was interrupted, use --force; after {CLAIM_SECONDS // 60} minutes it counts as interrupted."
                 )
             return None
     else:
@@ -110,22 +111,20 @@ def standing(pipelines: Pipelines, store: ObjectStore, claim: Claim) -> Submissi
 
 
 def take(store: ObjectStore, claim: Claim, submission: Submission) -> Claim:
-    """Write the record, if nobody has since it was read.
+    """Write the record.
 
     Raises:
-        MistereError: somebody has.
+        MistereError: another submit wrote it since it was read.
     """
     try:
         version = store.write(claim.key, _text(submission), expected=claim.version)
     except ConflictError as error:
-        raise MistereError(
-            "the same is being submitted by somebody else at this moment: submit again, which finds that run."
-        ) from error
+        raise MistereError("another submit of the same run is in progress: submit again to find that run.") from error
     return Claim(claim.key, submission, version)
 
 
 def give_back(store: ObjectStore, before: Claim, taken: Claim) -> None:
-    """Put back what was there before a record was taken, for there will be no run."""
+    """Restore the previous record, because no run was started."""
     if before.submission is None:
         store.delete_object(taken.key)
     else:

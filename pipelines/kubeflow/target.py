@@ -1,4 +1,4 @@
-"""Where a cluster's runs live: Kubeflow Pipelines, the store and the tracking server, from options, environment and settings."""
+"""The target of cluster runs: Kubeflow Pipelines, object store and tracking server, from options, environment and settings."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from pipelines.kubeflow.access import HOST_VARIABLE, chosen_host
 
 @dataclass(frozen=True)
 class ClusterTarget:
-    """What a run on a cluster needs to be found by, and to find its way."""
+    """The addresses that a run on a cluster needs."""
 
     host: str
     store: ObjectStore
     tracking_uri: str
 
 
-def cluster_place(cluster: ClusterConfig, host: str | None, store: str | None, tracking: str | None) -> ClusterTarget:
-    """The place that options name, else the environment, else the ``cluster`` section.
+def cluster_target(cluster: ClusterConfig, host: str | None, store: str | None, tracking: str | None) -> ClusterTarget:
+    """The target that the options name, else the environment, else the ``cluster`` section.
 
     Args:
         cluster: the section.
-        host: of Kubeflow Pipelines.
+        host: address of Kubeflow Pipelines.
         store: ``s3://bucket/prefix``.
-        tracking: the MLflow server, as the pods reach it.
+        tracking: address of the MLflow server, as pods see it.
 
     Raises:
-        UsageError: one of them is missing, or is nothing that a pod could reach.
+        UsageError: an address is missing, or cannot be reached by pods.
     """
     return ClusterTarget(
         host=cluster_host(cluster, host),
@@ -48,18 +48,16 @@ def cluster_host(cluster: ClusterConfig, host: str | None) -> str:
     """The address of Kubeflow Pipelines.
 
     Raises:
-        UsageError: none is named, or it has no scheme, or carries credentials.
+        UsageError: no address is named, or it lacks a scheme, or contains credentials.
     """
     chosen = chosen_host(host, cluster.host)
     if not chosen:
-        raise UsageError(
-            f"no Kubeflow Pipelines is named: give its address with --host, {HOST_VARIABLE} or cluster.host."
-        )
+        raise UsageError(f"no address of Kubeflow Pipelines is named: set --host, {HOST_VARIABLE} or cluster.host.")
     if not chosen.startswith(("http://", "https://")):
         raise UsageError(f"{chosen}: write the address of Kubeflow Pipelines with its scheme, https://… or http://….")
     if redact_url(chosen) != chosen:
         raise UsageError(
-            f"{redact_url(chosen)}: a name and password in the address of Kubeflow Pipelines are not used: put a token into "
+            f"{redact_url(chosen)}: user name and password in the address of Kubeflow Pipelines are not supported: put a token into "
             "KFP_TOKEN instead."
         )
     return chosen
@@ -69,13 +67,13 @@ def cluster_store(cluster: ClusterConfig, store: str | None) -> ObjectStore:
     """The object store.
 
     Raises:
-        UsageError: none is named, or it is a folder.
+        UsageError: no store is named, or it is a folder.
     """
     chosen = store or os.environ.get(STORE_VARIABLE) or cluster.store
     if not chosen:
-        raise UsageError(f"no store is named: give s3://bucket/prefix with --store, {STORE_VARIABLE} or cluster.store.")
+        raise UsageError(f"no store is named: set s3://bucket/prefix with --store, {STORE_VARIABLE} or cluster.store.")
     if not chosen.startswith("s3://"):
-        raise UsageError(f"{chosen}: the pods of a cluster reach no folder of this machine: name s3://bucket/prefix.")
+        raise UsageError(f"{chosen} is a folder of this machine, which pods cannot reach: name s3://bucket/prefix.")
     return open_store(chosen)
 
 
@@ -83,35 +81,35 @@ def _tracking(cluster: ClusterConfig, tracking: str | None) -> str:
     chosen = tracking or os.environ.get(TRACKING_VARIABLE) or cluster.tracking_uri
     if not chosen:
         raise UsageError(
-            f"no tracking server is named: give MLflow's address with --tracking, {TRACKING_VARIABLE} or cluster.tracking_uri."
+            f"no tracking server is named: set MLflow's address with --tracking, {TRACKING_VARIABLE} or cluster.tracking_uri."
         )
     if not chosen.startswith(("http://", "https://")):
         raise UsageError(
-            f"{redact_url(chosen)}: the pods of a cluster reach an MLflow server by http:// or https:// only."
+            f"{redact_url(chosen)} cannot be reached by pods: name an MLflow server with http:// or https://."
         )
     if redact_url(chosen) != chosen:
         raise UsageError(
-            f"{redact_url(chosen)} carries credentials, which everybody would read among a run's parameters: leave them out, and "
+            f"{redact_url(chosen)} contains credentials, which a run's parameters would show to everybody: remove them, and "
             f"put them into the secret {cluster.tracking_secret!r} (cluster.tracking_secret)."
         )
     return chosen
 
 
 def pin_for_cluster(source: str, store: ObjectStore) -> PinnedData:
-    """Resolve a data source to what the pods can pull, and see that it is there.
+    """Resolve a data source to a version that pods can pull, and check that the remote holds it.
 
     Args:
-        source: see :mod:`mistere.data.versions`; a folder goes into the store as a snapshot.
+        source: see :mod:`mistere.data.versions`; a folder is stored as a snapshot.
         store: the object store.
 
     Raises:
-        DataError: there is no such data, or its remote does not hold it.
-        UsageError: its remote is nothing that a pod could reach.
+        DataError: the data does not exist, or its remote does not hold it.
+        UsageError: pods cannot reach its remote.
     """
     pinned = pin(source, store.location("data-remote"))
     if not pinned.remote.startswith("s3://"):
         raise UsageError(
-            f"{source} is kept in {redact_url(pinned.remote)}, which the pods of a cluster do not reach: make an s3:// remote "
+            f"{source} is kept in {redact_url(pinned.remote)}, which pods cannot reach: make an s3:// remote "
             "the default one (`dvc remote add --default NAME s3://…`, `dvc push`), or name a folder with --data."
         )
     use_data_endpoint(pinned.endpoint)

@@ -1,4 +1,4 @@
-"""The pipeline version that this tree and a profile make: compiled, named by Git, told apart by its content."""
+"""The pipeline version of this tree and a profile: compiled, named by Git, identified by the digest of its content."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _CONTENT: Final = re.compile(r"content sha256:([0-9a-f]{64})")
 
 @dataclass(frozen=True)
 class Tree:
-    """The code that a run starts from.
+    """The state of the source tree that a run starts from.
 
     Attributes:
-        commit: in full; empty where there is no Git.
-        dirty: whether it has changes that no commit holds.
-        described: by ``git describe``; the hash of the source where there is no Git.
+        commit: full hash; empty without Git.
+        dirty: whether the tree has uncommitted changes.
+        described: the output of ``git describe``; a hash of the source without Git.
     """
 
     commit: str
@@ -44,7 +44,7 @@ class Tree:
 
 
 def this_tree() -> Tree:
-    """The project's tree as it is."""
+    """The current state of the project's tree."""
     commit, dirty = git_state()
     if not commit:
         return Tree("", dirty, f"src-{source_hash()}")
@@ -56,26 +56,26 @@ def this_tree() -> Tree:
 
 
 def releasable_tree(*, allow_dirty: bool) -> Tree:
-    """The project's tree, if a cluster may run it.
+    """The project's tree, checked for use on a cluster.
 
     Args:
-        allow_dirty: whether changes that no commit holds are no reason against it.
+        allow_dirty: accept uncommitted changes.
 
     Raises:
-        UsageError: they are one; or the images named are not built from this tree.
+        UsageError: the tree has uncommitted changes, or the locked images are not those of this tree.
     """
     tree = this_tree()
     if not allow_dirty and (tree.dirty or not tree.commit):
         raise UsageError(
-            "this tree has changes that no commit holds, so nobody could make its models again: commit them, or take the models "
-            "for a trial with --allow-dirty."
+            "this tree has uncommitted changes, so its models could not be reproduced: commit them, or submit a trial run with "
+            "--allow-dirty."
             if tree.commit
-            else "this tree is no Git repository, so its version has no name: run this in a clone, or use --allow-dirty."
+            else "this tree is not a Git repository, so its version has no name: run this in a clone, or use --allow-dirty."
         )
     if IMAGES_LOCK.read_text(encoding="utf-8") != lock_text():
         raise UsageError(
             f"{IMAGES_LOCK.relative_to(PROJECT_ROOT)} names images that are not built from this tree, so the cluster would run "
-            "other code than this: `make compile`, commit, and build and push the images."
+            "other code: run `make compile`, commit, and build and push the images."
         )
     return tree
 
@@ -85,10 +85,10 @@ class Version:
     """A compiled pipeline.
 
     Attributes:
-        name: for people.
+        name: shown in the user interface.
         content: SHA-256 of the package.
-        package: KFP's YAML.
-        commit: of the tree it was compiled from.
+        package: the pipeline as YAML.
+        commit: of the tree that it was compiled from.
     """
 
     name: str
@@ -98,23 +98,23 @@ class Version:
 
     @property
     def description(self) -> str:
-        """Says what :func:`content_of` reads: the server gives a package back in another spelling."""
+        """Contains the digest for :func:`content_of`, because the server returns the package in another format."""
         return f"content sha256:{self.content}, commit {self.commit or 'unknown'}"
 
     @property
     def second_name(self) -> str:
-        """For where the first is taken by a version with another content."""
+        """Used if a version with another content has the first name."""
         return f"{self.name}-{self.content[:8]}"
 
 
 @cache
 def compiled_version(profile: str, settings: tuple[str, ...], tree: Tree) -> Version:
-    """Compile the pipeline as a cluster is to run it; several schedules often share one.
+    """Compile the pipeline for a cluster. Cached, because schedules often share a version.
 
     Args:
-        profile: settings to start from.
-        settings: ``--set`` on top.
-        tree: the code.
+        profile: the base settings.
+        settings: as for ``--set``.
+        tree: the source tree.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "retraining.yaml"
@@ -125,36 +125,36 @@ def compiled_version(profile: str, settings: tuple[str, ...], tree: Tree) -> Ver
 
 
 def profile_name(profile: str) -> str:
-    """What a profile is called, also one in a file of one's own."""
+    """The name of a profile; of a profile file, its stem."""
     return Path(profile).stem
 
 
 def content_of(version: V2beta1PipelineVersion) -> str:
-    """The digest of an uploaded version's package; empty where it does not say."""
-    found = _CONTENT.search(version.description or "")
-    return found[1] if found else ""
+    """The digest of an uploaded version's package; empty if its description has none."""
+    match = _CONTENT.search(version.description or "")
+    return match[1] if match else ""
 
 
-def uploaded(pipelines: Pipelines, version: Version) -> tuple[V2beta1PipelineVersion, bool]:
-    """The version on the server.
+def ensure_uploaded(pipelines: Pipelines, version: Version) -> tuple[V2beta1PipelineVersion, bool]:
+    """Upload a version unless the server has it.
 
     Args:
         pipelines: the server.
-        version: what is to be there.
+        version: the compiled pipeline.
 
     Returns:
-        It, and whether it was uploaded just now.
+        The version on the server, and whether it was uploaded now.
     """
     pipeline = pipelines.pipeline(PIPELINE, _DESCRIPTION)
     for name in (version.name, version.second_name):
-        there = pipelines.version(pipeline, name)
-        if there is None:
-            there = pipelines.upload(pipeline, name, version.description, version.package)
-            if content_of(there) == version.content:
-                return there, True
-        if content_of(there) == version.content:
-            return there, False
+        on_server = pipelines.version(pipeline, name)
+        if on_server is None:
+            on_server = pipelines.upload(pipeline, name, version.description, version.package)
+            if content_of(on_server) == version.content:
+                return on_server, True
+        if content_of(on_server) == version.content:
+            return on_server, False
     raise UsageError(
-        f"the versions {version.name} and {version.second_name} of {PIPELINE} are on the server with another content: delete "
+        f"the versions {version.name} and {version.second_name} of {PIPELINE} exist on the server with other contents: delete "
         "the second one there."
     )

@@ -148,7 +148,7 @@ def test_pods_that_may_not_be_seen_are_followed_without(
             {"phase": "Pending", "containerStatuses": [NO_IMAGE]},
             r"ImagePullBackOff \(Back-off pulling image mistere/train\)",
         ),
-        ({"phase": "Pending", "initContainerStatuses": [NO_IMAGE], "x": 1}, "see that the image is in its registry"),
+        ({"phase": "Pending", "initContainerStatuses": [NO_IMAGE], "x": 1}, "check that the registry has the image"),
         ({"phase": "Running", "containerStatuses": [NO_IMAGE]}, ""),
         ({"phase": "Pending", "containerStatuses": [{"state": {"waiting": {"reason": "PodInitializing"}}}]}, ""),
         ({}, ""),
@@ -157,8 +157,8 @@ def test_pods_that_may_not_be_seen_are_followed_without(
 def test_what_a_pod_waits_for(cluster: Cluster, status: dict[str, Any], says: str) -> None:
     cluster.api.write("pods", pod("abc", **status))
     pods = RunPods("mistere", "abc")
-    told = pods.look()
-    assert pods.look() == [] and pods.troubles == told and len(told) == bool(says)
+    told = pods.new_problems()
+    assert pods.new_problems() == [] and pods.problems == told and len(told) == bool(says)
     assert re.search(says, "".join(told))
 
 

@@ -129,7 +129,7 @@ def test_what_was_killed_on_the_way_is_taken_back_by_whoever_comes_next(
     )
     cluster.to(second, CONFIG).roll_out(second, lambda: None)
     store.write(JOURNAL, left.model_dump_json().encode())
-    assert "taken back" in recover(store, mirror, "mistere")
+    assert "rolled back" in recover(store, mirror, "mistere")
     assert cluster.served() == (first.manifest.digest if before else "")
     assert journal(store).state == "done"
 
@@ -154,7 +154,7 @@ def test_the_same_bundle_with_other_settings_is_not_done_before_it_was_tried(
     to = cluster.to(first, larger)
     to.api.apply(service_path(larger, "mistere"), to.manifest())
     store.write(JOURNAL, left.model_dump_json().encode())
-    assert "taken back" in recover(store, mirror, "mistere")
+    assert "rolled back" in recover(store, mirror, "mistere")
     assert read_deployment(store, "mistere") == pointer and not is_released(store, wanted)
     assert "16Gi" not in json.dumps(cluster.api.find("inferenceservices", "mistere"))
 
@@ -237,7 +237,7 @@ def test_what_cannot_be_taken_back_now_is_by_the_next_release(
     assert cluster.served() == second.manifest.digest and read_champion(store).digest == first.manifest.digest
     assert journal(store).state == "pending"
     cluster.server.troubles.clear()
-    assert "taken back" in recover(store, mirror, "mistere")
+    assert "rolled back" in recover(store, mirror, "mistere")
     assert cluster.served() == first.manifest.digest and journal(store).state == "done"
 
 

@@ -140,7 +140,7 @@ def test_others_are_left_alone_and_a_deleted_version_is_uploaded_again(schedules
     assert list(api.schedules) == ["theirs"]
 
 
-def test_an_apply_that_was_cut_off_is_mended_by_the_next(schedules: Schedules) -> None:
+def test_the_next_apply_completes_an_interrupted_one(schedules: Schedules) -> None:
     schedules.write(schedules.nightly)
     schedules.apply()
     schedules.write({**schedules.nightly, "cron": "0 0 4 * * *"})
@@ -149,7 +149,7 @@ def test_an_apply_that_was_cut_off_is_mended_by_the_next(schedules: Schedules) -
         schedules.apply()
     schedules.place.api.troubles = [Trouble("POST", "recurringruns$", 504, done=True)]
     schedules.capsys.readouterr()
-    assert schedules.diff() == (5, ["~ nightly: 1 left over from an apply that was cut off"])
+    assert schedules.diff() == (5, ["~ nightly: 1 left over from an interrupted apply"])
     schedules.apply()
     assert [one.trigger["cron_schedule"]["cron"] for one in schedules.place.api.schedules.values()] == ["0 0 4 * * *"]
     schedules.write(schedules.nightly)
@@ -271,7 +271,7 @@ def test_the_file_that_comes_along_is_right() -> None:
         ("schedules: [{name: a, cron: 0 0 2 * * *, concurrency: 11}]", "concurrency: Input should be less than"),
         ("schedule: []", "unknown key 'schedule'; did you mean 'schedules'?"),
         ("schedules: 7", "schedules: Input should be a valid list"),
-        ("[1", "is not readable YAML"),
+        ("[1", "is not valid YAML"),
         ("- a", "holds no schedules"),
     ],
 )
@@ -302,16 +302,16 @@ def test_a_cron_expression_that_is_one(cron: str) -> None:
 @pytest.mark.parametrize(
     ("cron", "says"),
     [
-        ("60 0 2 * * *", "'60' is no second: it goes from 0 to 59"),
-        ("0 0 24 * * *", "'24' is no hour"),
-        ("0 0 0 0 * *", "'0' is no day of the month: it goes from 1 to 31"),
-        ("0 0 0 * 13 *", "'13' is no month"),
-        ("0 0 0 * * 7", "'7' is no day of the week: it goes from 0 to 6, or sun"),
-        ("0 0 0 * * someday", "'someday' is no day of the week"),
+        ("60 0 2 * * *", "'60' is not a valid second: the range is 0 to 59"),
+        ("0 0 24 * * *", "'24' is not a valid hour"),
+        ("0 0 0 0 * *", "'0' is not a valid day of the month: the range is 1 to 31"),
+        ("0 0 0 * 13 *", "'13' is not a valid month"),
+        ("0 0 0 * * 7", "'7' is not a valid day of the week: the range is 0 to 6, or sun"),
+        ("0 0 0 * * someday", "'someday' is not a valid day of the week"),
         ("0 5-2 0 * * *", "the range ends before it begins"),
-        ("0 */0 0 * * *", "the step is at least 1"),
-        ("0 *-3 0 * * *", "a range goes from number to number"),
-        ("0 -1 0 * * *", "'-1' is no minute: write *"),
+        ("0 */0 0 * * *", "the step must be at least 1"),
+        ("0 *-3 0 * * *", "a range needs a number on both sides"),
+        ("0 -1 0 * * *", "'-1' is not a valid minute: write *"),
         ("@daily", "has 1 fields"),
     ],
 )

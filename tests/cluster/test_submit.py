@@ -16,7 +16,7 @@ from mistere.artifacts.object_store import S3Store
 from mistere.common.errors import DataError, MistereError, UsageError
 from pipelines.cli.commands.submit import submit
 from pipelines.kubeflow.failures import PipelinesError, UnavailableError
-from pipelines.kubeflow.submissions import AT_WORK_SECONDS, Submission, read_claim
+from pipelines.kubeflow.submissions import CLAIM_SECONDS, Submission, read_claim
 from pipelines.kubeflow.version import content_of
 from tests.cluster.mounted_pod import (
     REMOTE,
@@ -119,9 +119,9 @@ def test_a_submit_that_was_cut_off_is_found_waited_for_or_taken_over(place: Moun
     place.submit()
     assert len(place.api.runs) == 1
     place.api.runs.clear()
-    with pytest.raises(MistereError, match="is being submitted since"):
+    with pytest.raises(MistereError, match="is already being submitted"):
         place.submit()
-    cut_off["submitted_at"] = time.time() - AT_WORK_SECONDS - 1
+    cut_off["submitted_at"] = time.time() - CLAIM_SECONDS - 1
     place.store.write(key, json.dumps(cut_off).encode())
     place.submit()
     assert only_run(place.api).run_id == record(place.store)[1]["kfp_run_id"]
@@ -162,7 +162,7 @@ def test_what_the_server_refuses_leaves_no_record(place: MountedCluster) -> None
     assert not list(place.store.keys("submissions"))
     place.api.forbidden = set()
     place.api.troubles = [Trouble("POST", "/runs$", times=2)]
-    with pytest.raises(UnavailableError, match="trouble of its own"):
+    with pytest.raises(UnavailableError, match="failed to process run"):
         place.submit()
     assert record(place.store)[1]["kfp_run_id"] == ""
     place.submit(force=True)
@@ -200,13 +200,16 @@ def test_two_submits_at_once_start_one_run(place: MountedCluster) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"host": ""}, "no Kubeflow Pipelines is named: give its address with --host, KFP_ENDPOINT or cluster.host"),
+        ({"host": ""}, "no address of Kubeflow Pipelines is named: set --host, KFP_ENDPOINT or cluster.host"),
         ({"host": "kfp.example.org"}, "with its scheme"),
         ({"host": "https://ann:hunter2@kfp"}, "put a token into KFP_TOKEN instead"),
         ({"store": ""}, "no store is named"),
-        ({"store": "/tmp/store"}, "the pods of a cluster reach no folder of this machine"),
+        ({"store": "/tmp/store"}, "is a folder of this machine, which pods cannot reach"),
         ({"tracking": ""}, "no tracking server is named"),
-        ({"tracking": "sqlite:///mlflow.db"}, "by http:// or https:// only"),
+        (
+            {"tracking": "sqlite:///mlflow.db"},
+            "cannot be reached by pods: name an MLflow server with http:// or https://",
+        ),
         ({"tracking": "https://ann:hunter2@mlflow"}, "put them into the secret 'mistere-tracking'"),
     ],
 )
@@ -240,7 +243,7 @@ def test_a_dirty_tree_and_one_with_other_images_are_refused(tmp_path: Path) -> N
     tree = committed_tree(tmp_path / "tree")
     assert "dirty=False" in asked(tree, allow_dirty=False)
     (tree / "README.md").write_text("Changed.\n")
-    assert "commit them, or take the models for a trial with --allow-dirty" in asked(tree, allow_dirty=False)
+    assert "commit them, or submit a trial run with --allow-dirty" in asked(tree, allow_dirty=False)
     assert "-dirty" in asked(tree, allow_dirty=True)
     with (tree / "mistere" / "common" / "paths.py").open("a") as file:
         file.write("# a comment changes no image\n")

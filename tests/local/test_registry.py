@@ -12,15 +12,14 @@ from mistere.common.errors import MistereError, UsageError
 from mistere.config.registry import RegistryConfig
 from mistere.registry.champion import Champion
 from mistere.registry.lineage import Lineage
+from mistere.registry.mlflow_connection import connected
 from mistere.registry.model_registry import (
-    RunRecord,
-    connected,
     find_version,
-    log_run,
     mirror_champion,
     register,
     registered_versions,
 )
+from mistere.registry.run_logging import RunRecord, log_run
 from tests.local.servers import free_port, mlflow_server, postgresql
 
 CONFIG = RegistryConfig()
@@ -109,7 +108,7 @@ def test_versions_with_their_lineage_signature_data_and_aliases(
         ("bbbbbbbb", second),
     ):
         assert find_version(tracking_uri, reference, CONFIG.model_name).version == version, reference
-    for wrong, said in (("mistere@best", "there is no"), ("mistere/77", "there is no"), ("other", "knows no model")):
+    for wrong, said in (("mistere@best", "there is no"), ("mistere/77", "there is no"), ("other", "has no model")):
         with pytest.raises(UsageError, match=said):
             find_version(tracking_uri, wrong, CONFIG.model_name)
 
@@ -146,6 +145,6 @@ def test_a_registry_that_is_down_is_one_sentence_without_a_password(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(MistereError) as refused:
         enter(uri.format(port=free_port()), tmp_path, "a")
-    assert "did not take it" in str(refused.value) or "cannot be reached" in str(refused.value)
+    assert "failed or refused the request" in str(refused.value) or "cannot be reached" in str(refused.value)
     assert "s3cret" not in str(refused.value)
     assert "\n" not in str(refused.value)

@@ -193,7 +193,7 @@ def test_what_no_commit_holds_says_so_and_cannot_be_promoted_nor_replayed(regist
     ("arguments", "code", "said"),
     [
         (("promote", "mistere@best"), 2, "there is no 'mistere@best'"),
-        (("promote", "nobody"), 2, "knows no model 'nobody'"),
+        (("promote", "nobody"), 2, "has no model 'nobody'"),
         (("replay", "mistere/9"), 2, "there is no 'mistere/9'"),
         (("compare", "1", "9"), 2, "there is no '9'"),
     ],

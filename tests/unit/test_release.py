@@ -209,10 +209,10 @@ def test_a_release_that_is_under_way_is_left_alone(store: ObjectStore, monkeypat
         .model_dump_json()
         .encode(),
     )
-    with pytest.raises(ConflictError, match="under way"):
+    with pytest.raises(ConflictError, match="in progress"):
         recover(store, mirror, "mistere")
     monkeypatch.setattr(module, "_PATIENCE_SECONDS", 0.3)
-    with pytest.raises(ConflictError, match="under way"):
+    with pytest.raises(ConflictError, match="in progress"):
         promote(store, mirror, "b")
     assert state(store) == ("a", "a") and read_log(store)[-1].outcome == "lost"
     monkeypatch.setattr(module, "_LEASE_SECONDS", -1.0)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mistere.common.errors import MistereError
 from mistere.common.progress import Progress
 from mistere.config.registry import RegistryConfig
-from mistere.registry.model_registry import connected
+from mistere.registry.mlflow_connection import connected
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

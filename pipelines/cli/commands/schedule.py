@@ -11,9 +11,9 @@ from mistere.data.latest import LATEST_KEY, read_latest
 from mistere.engine.stage import RunContext
 from mistere.runs.run_info import RunOrigin
 from pipelines.kubeflow.client import Pipelines
-from pipelines.kubeflow.schedule_plan import Wanted, carry_out, plan
+from pipelines.kubeflow.schedule_plan import DesiredSchedule, apply_change, plan
 from pipelines.kubeflow.schedules import Schedule, ScheduleFile, read_schedules
-from pipelines.kubeflow.target import ClusterTarget, cluster_place, pin_for_cluster
+from pipelines.kubeflow.target import ClusterTarget, cluster_target, pin_for_cluster
 from pipelines.kubeflow.version import Tree, Version, compiled_version, profile_name, releasable_tree, this_tree
 from pipelines.profiles import load_profile, pipeline_arguments
 
@@ -71,7 +71,7 @@ def apply(
         )
     changes = plan(pipelines, wanted)
     for change in changes:
-        carry_out(pipelines, place.store, change)
+        apply_change(pipelines, place.store, change)
         for line in change.lines():
             print(line, flush=True)
     print(f"{len(listed.schedules)} schedules, as {file} has them")
@@ -82,11 +82,11 @@ def _place(
     listed: ScheduleFile, host: str | None, store: str | None, tracking: str | None
 ) -> tuple[ClusterTarget, Pipelines]:
     cluster = load_profile(listed.profile, listed.settings).cluster
-    place = cluster_place(cluster, host, store, tracking)
+    place = cluster_target(cluster, host, store, tracking)
     return place, Pipelines(place.host, cluster.namespace)
 
 
-def _wanted(listed: ScheduleFile, place: ClusterTarget, tree: Tree) -> list[Wanted]:
+def _wanted(listed: ScheduleFile, place: ClusterTarget, tree: Tree) -> list[DesiredSchedule]:
     """Every schedule of the file, compiled and pinned."""
     namespace = load_profile(listed.profile, listed.settings).cluster.namespace
 
@@ -105,7 +105,7 @@ def _wanted(listed: ScheduleFile, place: ClusterTarget, tree: Tree) -> list[Want
 
 def _one(
     schedule: Schedule, profile: str, config: Config, version: Version, place: ClusterTarget, tree: Tree
-) -> Wanted:
+) -> DesiredSchedule:
     latest = schedule.data.policy == "latest"
     source = "latest" if latest else schedule.data.source or config.data.source
     pinned = None if latest else pin_for_cluster(source, place.store)
@@ -121,7 +121,7 @@ def _one(
     )
     arguments = pipeline_arguments(config, context)
     del arguments["run"]
-    return Wanted(
+    return DesiredSchedule(
         schedule=schedule,
         version=version,
         context=context,

@@ -18,9 +18,9 @@ from pipelines.cli.run_display import summary
 from pipelines.cli.run_follower import follow
 from pipelines.kubeflow.client import Pipelines
 from pipelines.kubeflow.failures import UnavailableError
-from pipelines.kubeflow.submissions import Claim, Submission, give_back, read_claim, standing, take
-from pipelines.kubeflow.target import ClusterTarget, cluster_place, pin_for_cluster
-from pipelines.kubeflow.version import Version, compiled_version, profile_name, releasable_tree, uploaded
+from pipelines.kubeflow.submissions import Claim, Submission, active_submission, give_back, read_claim, take
+from pipelines.kubeflow.target import ClusterTarget, cluster_target, pin_for_cluster
+from pipelines.kubeflow.version import Version, compiled_version, ensure_uploaded, profile_name, releasable_tree
 from pipelines.profiles import load_profile, pipeline_arguments
 
 if TYPE_CHECKING:
@@ -60,14 +60,14 @@ def submit(
         The exit code.
     """
     config = load_profile(profile, settings)
-    place = cluster_place(config.cluster, host, store, tracking)
+    place = cluster_target(config.cluster, host, store, tracking)
     tree = releasable_tree(allow_dirty=allow_dirty)
     source = data if data is not None else config.data.source
     pinned = pin_for_cluster(source, place.store)
     version = compiled_version(profile, tuple(settings), tree)
     pipelines = Pipelines(place.host, config.cluster.namespace)
     claim = read_claim(place.store, _digest(config, profile, pinned, version))
-    found = None if force else standing(pipelines, place.store, claim)
+    found = None if force else active_submission(pipelines, place.store, claim)
     if found is not None:
         print(
             f"nothing changed: {found.version} with data {found.data_digest[:12]} was submitted "
@@ -133,7 +133,7 @@ def _start(
     )
     taken = take(place.store, before, submission)
     try:
-        there, new = uploaded(pipelines, version)
+        there, new = ensure_uploaded(pipelines, version)
         experiment = pipelines.experiment(config.cluster.experiment)
         print(f"version  {there.display_name}, {'uploaded' if new else 'there already'}")
         print(f"data     {context.data_digest[:12]} in {context.data_remote}")

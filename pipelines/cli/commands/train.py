@@ -199,7 +199,7 @@ def _write(output: Path, data: EmbeddedDialogues, best: Trial, page: str, metric
 
 
 def _track(tracking_uri: str, whole: Config, trials: Sequence[Trial]) -> None:
-    from mistere.registry.model_registry import log_training
+    from mistere.registry.run_logging import log_training
 
     for trial in trials:
         log_training(

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from mistere.common.environment import TRACKING_VARIABLE
 from mistere.common.errors import MistereError
 from mistere.common.urls import redact_url
-from mistere.registry.model_registry import connected
+from mistere.registry.mlflow_connection import connected
 from pipelines.cli.doctor.http_probe import probe
 from pipelines.cli.doctor.plan import Plan
 from pipelines.cli.doctor.result import Check, CheckGroup, CheckResult, SkippedError, failed, ok
