@@ -1,20 +1,44 @@
-"""``python -m mistere``: the installed command ``mistere``.
-
-The command belongs to a storey above this library, so it is looked up by its entry point instead of being imported.
-"""
+"""The command ``mistere``, as console script and as ``python -m mistere``."""
 
 from __future__ import annotations
 
 import sys
-from importlib.metadata import EntryPoint, entry_points
+from importlib import import_module
+from pathlib import Path
+from typing import NoReturn
+
+_ROOT = str(Path(__file__).resolve().parents[1])
 
 
-def main() -> None:
-    """Run the console script ``mistere``."""
-    found: tuple[EntryPoint, ...] = tuple(entry_points(group="console_scripts", name="mistere"))
-    if not found:
-        sys.exit("mistere: the command is not installed in this environment: pip install . in a checkout.")
-    found[0].load()()
+def main() -> NoReturn:
+    """Run the command of the tree that this file belongs to.
+
+    The packages ``components`` and ``pipelines`` are imported from the directory of this package: a folder of that name in
+    the current directory or on ``PYTHONPATH`` must not take their place. They are layers above this library, hence
+    imported by name.
+    """
+    sys.path.insert(0, _ROOT)
+    try:
+        for name in ("components", "pipelines"):
+            import_module(name)
+    finally:
+        sys.path.remove(_ROOT)
+    for name in ("components", "pipelines"):
+        if foreign := _foreign_location(name):
+            sys.exit(
+                f"mistere: Python imports the package {name!r} from {foreign}, but this command belongs to {_ROOT}: remove "
+                "that folder from PYTHONPATH, or start the command elsewhere."
+            )
+    import_module("pipelines.cli.app").main()
+    raise AssertionError("the command always exits")
+
+
+def _foreign_location(name: str) -> str:
+    """The directory that a package is imported from where that is not this tree; empty where it is."""
+    module = import_module(name)
+    locations = [str(Path(path).resolve()) for path in module.__path__]
+    ours = str(Path(_ROOT, name))
+    return "" if locations == [ours] else next((path for path in locations if path != ours), f"nowhere (no {ours})")
 
 
 if __name__ == "__main__":

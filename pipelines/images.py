@@ -18,7 +18,7 @@ import yaml
 
 from mistere.common.code_digest import tree_digest
 from mistere.common.errors import MistereError, UsageError
-from mistere.common.paths import PROJECT_ROOT
+from mistere.common.paths import PROJECT_ROOT, require_checkout
 from mistere.kubernetes.images import IMAGES_LOCK, ROLES, ImageReference, read_images
 
 DEFAULT_REGISTRY = "localhost/mistere"
@@ -119,6 +119,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the file, check it, or print from it."""
     options = _options(arguments)
+    try:
+        require_checkout("python -m pipelines.images")
+    except UsageError as error:
+        print(f"images: {error}", file=sys.stderr)
+        return int(error.exit_code)
     if options.tag:
         print(f"src-{source_hash()}")
     elif options.build:

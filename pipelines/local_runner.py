@@ -1,18 +1,17 @@
-"""The pipeline under kfp's local runner, in a process of its own so that kfp's output has a log of its own.
+"""Runs the pipeline under kfp's local runner, in a separate process so that kfp's output goes to a separate log.
 
-``python -m pipelines.local_runner ARGUMENTS.json ROOT``: the pipeline's arguments as JSON, and a folder for kfp.
+``python -m pipelines.local_runner ARGUMENTS.json ROOT``: the pipeline's arguments as JSON, and a directory for kfp.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
+from mistere.common.child_process import child_environment
 from mistere.common.parent_death import die_with_parent
-from mistere.common.paths import PROJECT_ROOT
 from mistere.common.progress import EVENTS_VARIABLE
 
 
@@ -21,21 +20,19 @@ def start(arguments: Path, root: Path, events: Path, log: Path) -> subprocess.Po
 
     Args:
         arguments: JSON with the pipeline's arguments.
-        root: where kfp keeps what passes between tasks.
-        events: where the stages write their progress.
-        log: takes everything that kfp and the stages print.
+        root: directory for the artifacts that kfp passes between tasks.
+        events: file that the stages append their progress to.
+        log: file for the output of kfp and the stages.
     """
-    environment = {
-        **os.environ,
-        EVENTS_VARIABLE: str(events),
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT_ROOT), os.environ.get("PYTHONPATH", "")])),
-        "PYTHONUNBUFFERED": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "GX_ANALYTICS_ENABLED": "false",
-        "DVC_NO_ANALYTICS": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
+    environment = child_environment(
+        PYTHONUNBUFFERED="1",
+        HF_HUB_DISABLE_TELEMETRY="1",
+        MLFLOW_DISABLE_TELEMETRY="true",
+        GX_ANALYTICS_ENABLED="false",
+        DVC_NO_ANALYTICS="1",
+        TOKENIZERS_PARALLELISM="false",
+    )
+    environment[EVENTS_VARIABLE] = str(events)
     with log.open("wb") as output:
         return subprocess.Popen(
             [sys.executable, "-m", "pipelines.local_runner", str(arguments), str(root)],
@@ -48,7 +45,7 @@ def start(arguments: Path, root: Path, events: Path, log: Path) -> subprocess.Po
 
 
 def main(arguments: Path, root: Path) -> None:
-    """Run the pipeline; its outcome is in the store, so a failure here is only a trace in the log."""
+    """Run the pipeline. The outcome is recorded in the store; an exception here only leaves a traceback in the log."""
     die_with_parent()
     from kfp import local
 

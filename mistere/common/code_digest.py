@@ -15,9 +15,10 @@ import hashlib
 import subprocess
 from collections.abc import Iterator
 from functools import cache
+from importlib.metadata import distributions
 from pathlib import Path
 
-from mistere.common.paths import LOCK_FILE, PROJECT_ROOT
+from mistere.common.paths import LOCK_FILE, PROJECT_ROOT, is_checkout
 
 STOREYS = ("mistere", "components", "pipelines")
 _OPT_OUT = "AFFECTS_RESULTS"
@@ -156,12 +157,21 @@ def _file_digest(file: Path) -> bytes:
 
 
 def source_digest(module: str) -> str:
-    """SHA-256 over the closure of ``module``, its templates and the lock file."""
-    digest = hashlib.sha256(LOCK_FILE.read_bytes() if LOCK_FILE.is_file() else b"")
+    """SHA-256 over the closure of ``module``, its templates and the versions of the dependencies."""
+    digest = hashlib.sha256(_dependencies())
     for name, file in sorted(closure(module).items()):
         for part in (file, *_templates(file)):
             digest.update(name.encode() + b"\0" + _file_digest(part))
     return digest.hexdigest()
+
+
+@cache
+def _dependencies() -> bytes:
+    """The lock file; where the project is installed without one, the versions that are installed beside it."""
+    if LOCK_FILE.is_file():
+        return LOCK_FILE.read_bytes()
+    installed = {f"{package.name}=={package.version}" for package in distributions()}
+    return "\n".join(sorted(installed)).encode()
 
 
 def tree_digest(files: list[Path]) -> str:
@@ -174,10 +184,13 @@ def tree_digest(files: list[Path]) -> str:
 
 @cache
 def git_state() -> tuple[str, bool]:
-    """The commit of the project's tree and whether it has changes that no commit holds; ``("", False)`` without Git.
+    """The commit of the project's tree and whether it has uncommitted changes; ``("", False)`` without Git.
 
-    A new file counts where code is discovered by its place: a gate rule or an encoder family that nobody has added yet.
+    An untracked file counts in the folders that code is discovered in: it may be a gate rule or an encoder family. An
+    installed package has no commit, also where a repository of someone else surrounds its site-packages.
     """
+    if not is_checkout():
+        return "", False
     try:
         commit = _git("rev-parse", "HEAD").strip()
         changed = _git("status", "--porcelain", "--untracked-files=no")

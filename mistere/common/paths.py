@@ -1,12 +1,39 @@
-"""Where things lie on this machine: the cache for what can be fetched or made again, and the project's own root."""
+"""Directories on this machine: the cache, and the directory that holds the project's packages."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+from mistere.common.errors import UsageError
+
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
+"""The directory that holds ``mistere``, ``components`` and ``pipelines``: a checkout, an image's ``/app``, or site-packages."""
+
 LOCK_FILE = PROJECT_ROOT / "requirements.lock"
+"""The pinned versions; missing where the project is installed as a package (see :func:`is_checkout`)."""
+
+
+def is_checkout() -> bool:
+    """Whether the code runs from a source tree, and not from a package that pip has installed."""
+    return (PROJECT_ROOT / "pyproject.toml").is_file()
+
+
+def require_checkout(command: str) -> Path:
+    """The root of the checkout.
+
+    Args:
+        command: what needs it, as the subject of the error.
+
+    Raises:
+        UsageError: the code is installed as a package.
+    """
+    if not is_checkout():
+        raise UsageError(
+            f"{command} needs a checkout of the project, and this is the package installed in {PROJECT_ROOT}: clone the "
+            "repository, run `make setup` in it, and use its .venv/bin/mistere."
+        )
+    return PROJECT_ROOT
 
 
 def cache_directory(*parts: str) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
@@ -12,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mistere.common.child_process import child_environment
 from mistere.common.parent_death import die_with_parent
 from mistere.serving.client import DialogueClient, EndpointError
 
@@ -41,7 +41,7 @@ def local_predictor(location: str, service: str, log: Path) -> Iterator[tuple[Di
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=dict(os.environ),
+            env=child_environment(),
             preexec_fn=die_with_parent,
         )
     client = DialogueClient(f"http://127.0.0.1:{http}", f"127.0.0.1:{grpc}", service)

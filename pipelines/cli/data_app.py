@@ -1,4 +1,4 @@
-"""``mistere data``: bring data in, check it, compare versions of it. Each command imports what it needs."""
+"""``mistere data``: import datasets, validate them, compare and publish versions."""
 
 from __future__ import annotations
 
@@ -7,28 +7,27 @@ from typing import Annotated
 
 import typer
 
+from pipelines.cli.command_group import command_group
 from pipelines.cli.importers import ImporterGroup
 from pipelines.cli.options import ClusterStore, Profile, Settings
 
-data_app = typer.Typer(
-    help="Bring data in, check it, compare versions of it.", no_args_is_help=True, rich_markup_mode=None
-)
-import_app = typer.Typer(cls=ImporterGroup, no_args_is_help=True, rich_markup_mode=None)
+data_app = command_group("Import, validate, compare and publish datasets.")
+import_app = command_group("Convert a corpus, or a table of utterances, to the dataset form.", ImporterGroup)
 data_app.add_typer(import_app, name="import")
 
 
 @import_app.callback()
 def import_() -> None:
-    """Convert a corpus, or a table of your own, into the dataset form."""
+    """Convert a corpus, or a table of utterances, to the dataset form."""
 
 
 @data_app.command("sample")
 def data_sample(
-    directory: Annotated[Path, typer.Argument(help="Where the dataset goes; must not exist.")],
-    seed: Annotated[int, typer.Option(help="Decides everything in it.")] = 7,
-    dialogues: Annotated[int, typer.Option(help="How many.", min=6)] = 150,
+    directory: Annotated[Path, typer.Argument(help="Directory of the new dataset; must not exist.")],
+    seed: Annotated[int, typer.Option(help="Random seed; the same seed gives the same dataset.")] = 7,
+    dialogues: Annotated[int, typer.Option(help="Number of dialogues.", min=6)] = 150,
 ) -> None:
-    """Make the synthetic sample dataset (needs the extra ``sample``)."""
+    """Generate the synthetic sample dataset (needs the extra sample)."""
     from pipelines.cli.commands.data import make_sample
 
     make_sample(directory, seed, dialogues)
@@ -39,13 +38,13 @@ def data_check(
     directory: Annotated[Path, typer.Argument(help="A dataset in the dataset form.")],
     profile: Profile = "sample",
     settings: Settings = None,
-    against: Annotated[Path | None, typer.Option(help="A dataset to measure drift from.")] = None,
+    against: Annotated[Path | None, typer.Option(help="A dataset to measure drift against.")] = None,
     quarantine: Annotated[
-        bool, typer.Option("--quarantine", help="Set faulty dialogues aside, up to a share, in quarantine.parquet.")
+        bool, typer.Option("--quarantine", help="Move faulty dialogues, up to a share, to quarantine.parquet.")
     ] = False,
-    output: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("output/check"),
+    output: Annotated[Path, typer.Option(help="Directory of the report.")] = Path("output/check"),
 ) -> None:
-    """Validate a dataset as the pipeline does.
+    """Validate a dataset with the checks of the pipeline.
 
     Exit codes: 0 accepted, 4 rejected, 1 error, 2 usage.
     """
@@ -57,10 +56,10 @@ def data_check(
 @data_app.command("diff")
 def data_diff(
     before: Annotated[
-        str, typer.Argument(help="A version: a Git revision of data.dvc, FILE.dvc@REVISION, a DVC digest, a folder.")
+        str, typer.Argument(help="A version: a Git revision of data.dvc, FILE.dvc@REVISION, a DVC digest, a directory.")
     ],
-    after: Annotated[str, typer.Argument(help="Another one.")] = "data.dvc",
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as data.")] = False,
+    after: Annotated[str, typer.Argument(help="Another version.")] = "data.dvc",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compare two versions of a dataset: rows, labels, speakers, durations."""
     from pipelines.cli.commands.data_diff import diff
@@ -70,12 +69,12 @@ def data_diff(
 
 @data_app.command("publish")
 def data_publish(
-    source: Annotated[str, typer.Argument(help="As --data of submit takes it.")] = "data.dvc",
+    source: Annotated[str, typer.Argument(help="The version, in any form that --data of submit takes.")] = "data.dvc",
     profile: Profile = "sample",
     settings: Settings = None,
     store: ClusterStore = None,
 ) -> None:
-    """Make a version the one that schedules with the data policy latest train on."""
+    """Publish a dataset version for the schedules whose data policy is latest."""
     from pipelines.cli.commands.publish import publish
 
     publish(source, profile, settings or [], store)

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 from typer.main import get_command
+
+from pipelines.cli.command_group import CommandGroup
 
 if TYPE_CHECKING:
     from mistere.corpora.import_report import ImportReport
     from mistere.corpora.importer import Importer, ImportOption
 
 
-class ImporterGroup(TyperGroup):
+class ImporterGroup(CommandGroup):
     """A group whose commands are the discovered importers; they are imported only when the group is used."""
 
     @property

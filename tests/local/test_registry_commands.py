@@ -228,7 +228,7 @@ def test_compare_writes_one_page_about_two_versions(registry: Registry, tmp_path
 def test_a_model_is_made_again_from_its_lineage_alone(registry: Registry, tmp_path: Path) -> None:
     done = registry.call("replay", "mistere@champion", "--work", str(tmp_path / "replay"))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "SAME: all" in done.stdout and "the bundle is the same to the byte" in done.stdout
+    assert "SAME: all" in done.stdout and "the bundle is identical" in done.stdout
     (report,) = tmp_path.glob("replay/*/replay.json")
     told = json.loads(report.read_text())
     assert told["same"] and told["compared"] > 50 and told["environment"]["then"]["processor"]

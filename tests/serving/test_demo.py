@@ -18,6 +18,7 @@ import pytest
 import soundfile
 
 from mistere.common.errors import MistereError, UsageError
+from mistere.common.urls import endpoint_of
 from mistere.data.audio import AudioError
 from mistere.serving.client import DialogueClient, EndpointError, EndpointPrediction
 from pipelines.cli.commands import demo
@@ -227,7 +228,7 @@ def test_what_is_wrong_is_said_before_there_is_a_page(monkeypatch: pytest.Monkey
 
 
 def test_the_address_on_the_page_holds_no_password() -> None:
-    assert demo._without_secrets("http://me:secret@host:80/a?token=x") == "http://host:80/a"
+    assert endpoint_of("http://me:secret@host:80/a?token=x") == "http://host:80/a"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from components.finetune_encoder.processes.worker import FAILURE
-from mistere.common.paths import PROJECT_ROOT
+from mistere.common.child_process import child_environment
 
 Failure = dict[str, Any]
 """How a process failed.
@@ -34,11 +34,7 @@ def run_torchrun(job: Path, options: Sequence[str]) -> list[Failure]:
     Returns:
         How processes failed; empty where none did.
     """
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT_ROOT), os.environ.get("PYTHONPATH", "")])),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
-    }
+    environment = child_environment(OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", "1"))
     command = [sys.executable, "-m", "torch.distributed.run", *options]
     process = subprocess.Popen(
         [*command, "-m", "components.finetune_encoder.processes.worker", str(job)], env=environment

@@ -16,8 +16,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mistere.common.child_process import child_environment
 from mistere.common.errors import MistereError
-from mistere.common.paths import PROJECT_ROOT
 
 _WORKER = "mistere.corpora.sample.speak"
 _IN_FLIGHT = 8
@@ -53,7 +53,7 @@ def synthesize(requests: Iterable[Mapping[str, str | int]]) -> Iterator[tuple[ND
     with tempfile.TemporaryFile() as errors:
         worker = subprocess.Popen(
             [sys.executable, "-m", _WORKER],
-            cwd=PROJECT_ROOT,
+            env=child_environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,

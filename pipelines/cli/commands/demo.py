@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
-from urllib.parse import urlsplit
 
 from mistere.common.errors import MistereError, UsageError
+from mistere.common.urls import endpoint_of
 from mistere.serving.client import DialogueClient, EndpointError, EndpointPrediction
 from pipelines.cli.demo.conversation import ConversationTurn
 
@@ -45,7 +45,7 @@ def demo(bundle: str | None, url: str | None, output: Path, host: str, port: int
             _with_predictor(bundle, output, listener)
         else:
             client = _running(url)
-            _serve(client, _without_secrets(url), _example(bundle) if bundle else [], listener)
+            _serve(client, endpoint_of(url), _example(bundle) if bundle else [], listener)
 
 
 def _running(url: str) -> DialogueClient:
@@ -58,7 +58,7 @@ def _running(url: str) -> DialogueClient:
     except EndpointError as error:
         reason = f"it answers {error.code}" if error.code else "nothing answers"
         raise MistereError(
-            f"there is no predictor ready at {_without_secrets(url)} ({reason}): give the REST address of `mistere serve`."
+            f"there is no predictor ready at {endpoint_of(url)} ({reason}): give the REST address of `mistere serve`."
         ) from error
     return client
 
@@ -109,12 +109,6 @@ def _ask(client: DialogueClient, turns: Sequence[ConversationTurn]) -> EndpointP
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
     """End as Ctrl-C does: the predictor is stopped, and what was recorded is deleted."""
     raise KeyboardInterrupt
-
-
-def _without_secrets(url: str) -> str:
-    """The address as a reader of the page may see it: no user, no password, no query."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def _example(place: str) -> list[ConversationTurn]:

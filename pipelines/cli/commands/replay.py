@@ -1,4 +1,4 @@
-"""``mistere replay``: make a model again from its lineage alone, and see whether it comes out the same."""
+"""``mistere replay``: reproduce a model from its lineage alone and compare the metrics."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from rich.console import Console
 
 from mistere.artifacts.manifests import EvaluationReport
 from mistere.artifacts.object_store import LocalStore
+from mistere.common.child_process import child_environment
 from mistere.common.errors import ExitCode, MistereError, UsageError
-from mistere.common.paths import PROJECT_ROOT
+from mistere.common.paths import PROJECT_ROOT, require_checkout
 from mistere.registry.lineage import Environment, Lineage, this_environment
 from mistere.runs.outcome import FINISHED, Outcome, read_manifest, read_outcome
 from pipelines.cli.registry_location import RegistryLocation
@@ -36,27 +37,29 @@ _ARTIFACTS = {
 _CONSOLE = Console(highlight=False)
 
 
-def replay(place: RegistryLocation, reference: str, model_name: str, work: Path) -> int:
-    """Make the model again and compare.
+def replay(location: RegistryLocation, reference: str, model_name: str, work: Path) -> int:
+    """Reproduce the model and compare.
 
     The data comes from its remote at the recorded digest, the code from a fresh worktree at the recorded commit, run in an
-    environment of that commit's lock; nothing of the first run is looked at before its figures are compared.
+    environment of that commit's lock. Nothing of the first run is read before its metrics are compared.
 
     Args:
-        place: store and registry.
+        location: store and registry.
         reference: the version.
         model_name: the model, where the reference names none.
-        work: folder for the second run; a replay that was killed goes on from there.
+        work: directory of the second run; a replay that was killed resumes from there.
 
     Returns:
         0 where the metrics are the same to 1e-6, else 3.
 
     Raises:
-        MistereError: it cannot be made again, or the second run failed.
+        MistereError: it cannot be reproduced, or the second run failed.
+        UsageError: the code is installed as a package, or the commit is not in this clone.
     """
-    version, lineage = place.find(reference, model_name)
-    _insist_on_reproducible(version.version, lineage)
-    first = read_manifest(place.store, EvaluationReport, lineage.evaluation_digest)
+    require_checkout("mistere replay")
+    version, lineage = location.find(reference, model_name)
+    _check_reproducible(version.version, lineage)
+    first = read_manifest(location.store, EvaluationReport, lineage.evaluation_digest)
     work = work.resolve() / lineage.bundle_digest[:12]
     work.mkdir(parents=True, exist_ok=True)
     _say(
@@ -68,7 +71,7 @@ def replay(place: RegistryLocation, reference: str, model_name: str, work: Path)
     store = LocalStore(work / "output" / "store")
     second = _evaluation(store, outcome)
     differences = different_metrics(first.metrics, second.metrics)
-    here = this_environment().model_copy(update={"device": _device(second)})
+    now = this_environment().model_copy(update={"device": _device(second)})
     report = {
         "model": version.name,
         "version": version.version,
@@ -79,12 +82,12 @@ def replay(place: RegistryLocation, reference: str, model_name: str, work: Path)
         "differences": {name: list(pair) for name, pair in differences.items()},
         "same_bundle": outcome.bundle_digest == lineage.bundle_digest if outcome.bundle_digest else None,
         "artifacts": _compared_artifacts(lineage, outcome),
-        "environment": {"then": lineage.environment.model_dump(), "now": here.model_dump()},
+        "environment": {"then": lineage.environment.model_dump(), "now": now.model_dump()},
         "run": outcome.run_id,
     }
     file = work / "replay.json"
     file.write_text(json.dumps(report, indent=1), encoding="utf-8")
-    _tell(report, lineage.environment, here, file)
+    _print_report(report, lineage.environment, now, file)
     return 0 if report["same"] else int(ExitCode.NOT_PROMOTED)
 
 
@@ -93,27 +96,27 @@ def different_metrics(
 ) -> dict[str, tuple[float | None, float | None]]:
     """The test metrics that differ by more than the tolerance, or that one of the two lacks; the largest difference first."""
     names = {name for name in (*first, *second) if name.startswith("test.")}
-    found = {}
+    differing = {}
     for name in names:
         one, other = first.get(name), second.get(name)
         if one is None or other is None or not abs(one - other) <= TOLERANCE:
-            found[name] = (one, other)
+            differing[name] = (one, other)
 
     def size(name: str) -> tuple[float, str]:
-        one, other = found[name]
+        one, other = differing[name]
         return (-abs(one - other) if one is not None and other is not None else float("-inf"), name)
 
-    return {name: found[name] for name in sorted(found, key=size)}
+    return {name: differing[name] for name in sorted(differing, key=size)}
 
 
-def _insist_on_reproducible(version: str, lineage: Lineage) -> None:
+def _check_reproducible(version: str, lineage: Lineage) -> None:
     if not lineage.reproducible:
-        what = "with uncommitted changes" if lineage.run.commit else "outside a Git repository"
+        state = "with uncommitted changes" if lineage.run.commit else "outside a Git repository"
         raise MistereError(
-            f"version {version} was made from code {what}: no commit holds it, so it can't be made again."
+            f"version {version} was made from code {state}: no commit holds it, so it cannot be reproduced."
         )
     if not lineage.config:
-        raise MistereError(f"version {version} has no configuration in its lineage, so it can't be made again.")
+        raise MistereError(f"version {version} has no configuration in its lineage, so it cannot be reproduced.")
     if lineage.data_endpoint:
         os.environ.setdefault("AWS_ENDPOINT_URL_S3", lineage.data_endpoint)
 
@@ -153,13 +156,13 @@ def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def _environment(tree: Path) -> Path:
-    """A Python with what the tree's lock pins: this one where the locks are equal, else one made for the tree."""
+    """A Python with the versions of the tree's lock: this one if the locks are equal, else one installed for the tree."""
     if _locks(tree) == _locks(PROJECT_ROOT):
         return Path(sys.executable)
-    _say("its lock differs from this environment's: making one of its own (minutes, and a package index is needed)")
+    _say("the lock differs from this environment's: installing a separate one (takes minutes and a package index)")
     if subprocess.run(["make", "setup", f"PYTHON={sys.executable}"], cwd=tree, check=False).returncode:
         raise MistereError(
-            f"the environment of commit {tree.name} could not be made from its lock; the output above says why."
+            f"the environment of commit {tree.name} could not be installed from its lock; see the output above."
         )
     return tree / ".venv" / "bin" / "python"
 
@@ -170,24 +173,24 @@ def _locks(tree: Path) -> list[str]:
 
 
 def _run_again(lineage: Lineage, tree: Path, python: Path, work: Path) -> Outcome:
-    """The run itself, by the tree's own command, with its output shown."""
+    """Run the pipeline with the tree's own command, its output shown."""
     profile = work / "profile.yaml"
     profile.write_text(yaml.safe_dump(lineage.config, sort_keys=False), encoding="utf-8")
     data = _pinned_data(lineage, work)
     output = work / "output"
-    command = [str(python), "-m", "mistere", "run", "--profile", str(profile), "--data", str(data)]
-    done = subprocess.run(
-        [*command, "--output", str(output)],
-        cwd=tree,
-        env={**os.environ, "PYTHONPATH": str(tree)},
-        check=False,
-    )
+    command = [str(python), "-m", command_module(tree), "run", "--profile", str(profile), "--data", str(data)]
+    done = subprocess.run([*command, "--output", str(output)], cwd=tree, env=child_environment(tree), check=False)
     runs = sorted((output / "store" / "runs").glob("*/run.json"), key=lambda path: path.stat().st_mtime_ns)
     if done.returncode not in (ExitCode.DEPLOYED, ExitCode.NOT_PROMOTED) or not runs:
         raise MistereError(
-            f"the second run did not come to its figures (exit code {done.returncode}); its output is above."
+            f"the second run ended without an evaluation (exit code {done.returncode}); see its output above."
         )
     return read_outcome(LocalStore(output / "store"), runs[-1].parent.name)
+
+
+def command_module(tree: Path) -> str:
+    """The module that is the command in a working tree: older commits have no package ``mistere``."""
+    return "mistere" if (tree / "mistere" / "__main__.py").is_file() else "pipelines.cli"
 
 
 def _pinned_data(lineage: Lineage, work: Path) -> Path:
@@ -209,26 +212,29 @@ def _pinned_data(lineage: Lineage, work: Path) -> Path:
 def _evaluation(store: LocalStore, outcome: Outcome) -> EvaluationReport:
     record = outcome.finished("evaluate_model")
     if record is None:
-        raise MistereError(f"the second run did not come to its evaluation: {' '.join(outcome.reasons)}")
+        raise MistereError(f"the second run ended without an evaluation: {' '.join(outcome.reasons)}")
     return read_manifest(store, EvaluationReport, record.outputs["report"])
 
 
 def _compared_artifacts(lineage: Lineage, outcome: Outcome) -> dict[str, dict[str, str]]:
-    """Digests then and now, in the pipeline's order."""
-    found = {}
+    """Digests of both runs, in the pipeline's order."""
+    digests = {}
     for name, (task, output) in _ARTIFACTS.items():
         record = next((one for one in outcome.stages if one.task == task and one.status in FINISHED), None)
-        found[name] = {"then": lineage.artifacts.get(name, ""), "now": record.outputs.get(output, "") if record else ""}
-    return found
+        digests[name] = {
+            "then": lineage.artifacts.get(name, ""),
+            "now": record.outputs.get(output, "") if record else "",
+        }
+    return digests
 
 
 def _device(evaluation: EvaluationReport) -> str:
     return evaluation.made_by.device if evaluation.made_by else ""
 
 
-def _tell(report: Mapping[str, Any], then: Environment, now: Environment, file: Path) -> None:
+def _print_report(report: Mapping[str, Any], then: Environment, now: Environment, file: Path) -> None:
     if report["same"]:
-        bundle = ", and the bundle is the same to the byte" if report["same_bundle"] else ""
+        bundle = ", and the bundle is identical" if report["same_bundle"] else ""
         _say(f"SAME: all {report['compared']} test metrics agree to {TOLERANCE:g}{bundle}.")
     else:
         differences = report["differences"]
@@ -241,14 +247,14 @@ def _tell(report: Mapping[str, Any], then: Environment, now: Environment, file: 
             if changed
             else "All artifacts before the evaluation are equal."
         )
-    unlike = [
+    environment = [
         f"{field}: {before or 'unknown'} then, {after or 'unknown'} now"
         for field, before in then.model_dump().items()
         if (after := getattr(now, field)) != before
     ]
-    if unlike:
+    if environment:
         _say("The environment differs, which can change the last digits:")
-        for sentence in unlike:
+        for sentence in environment:
             _say(f"  {sentence}")
     _say(f"report   {file}")
 

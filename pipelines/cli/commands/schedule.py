@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from mistere.common.errors import ExitCode, UsageError
+from mistere.common.paths import require_checkout
 from mistere.config.loader import Config
 from mistere.data.latest import LATEST_KEY, read_latest
 from mistere.engine.stage import RunContext
@@ -30,6 +31,7 @@ def diff(file: Path, *, host: str | None = None, store: str | None = None, track
     Returns:
         The exit code: 5 where there is something to do.
     """
+    require_checkout("mistere schedule")
     listed = read_schedules(file)
     place, pipelines = _place(listed, host, store, tracking)
     changes = plan(pipelines, _wanted(listed, place, this_tree()))
@@ -61,6 +63,7 @@ def apply(
     Returns:
         The exit code.
     """
+    require_checkout("mistere schedule")
     listed = read_schedules(file)
     place, pipelines = _place(listed, host, store, tracking)
     wanted = _wanted(listed, place, releasable_tree(allow_dirty=allow_dirty))

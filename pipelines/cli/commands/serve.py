@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from mistere.artifacts.object_store import LocalStore
+from mistere.common.child_process import child_environment
 from mistere.config.deployment import DeploymentConfig
 from mistere.serving.deployment import deployed_services, read_deployment
 
@@ -29,4 +30,4 @@ def serve(bundle: str | None, output: Path, host: str, port: int, grpc_port: int
     print(f"serving {place}\nREST http://{host}:{port}  gRPC {host}:{grpc_port}  stop with Ctrl-C", flush=True)
     command = [sys.executable, "-m", "mistere.predictor", place, "--model-name", service]
     command += ["--host", host, "--http-port", str(port), "--grpc-port", str(grpc_port)]
-    os.execv(sys.executable, command)
+    os.execve(sys.executable, command, child_environment())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mistere.artifacts.manifests import canonical_digest
 from mistere.common.errors import MistereError
+from mistere.common.paths import require_checkout
 from mistere.config.loader import Config
 from mistere.data.versions import PinnedData
 from mistere.engine.stage import RunContext, new_run_id
@@ -59,6 +60,7 @@ def submit(
     Returns:
         The exit code.
     """
+    require_checkout("mistere submit")
     config = load_profile(profile, settings)
     place = cluster_target(config.cluster, host, store, tracking)
     tree = releasable_tree(allow_dirty=allow_dirty)

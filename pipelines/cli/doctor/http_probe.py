@@ -6,10 +6,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from mistere.common.environment import trusted_authorities
 from mistere.common.errors import MistereError
+from mistere.common.urls import server_of
 from pipelines.cli.doctor.groups.clock import Clock
 
 TIMEOUT_SECONDS: Final = (5.0, 10.0)
@@ -43,7 +43,7 @@ def probe(
     """
     import requests
 
-    address, sent = server_address(url), time.time()
+    address, sent = server_of(url), time.time()
     named = f"{server} at {address}"
     try:
         answer = requests.request(

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Final
 
 from mistere.common.errors import MistereError
-from mistere.common.urls import redact_url
+from mistere.common.urls import redact_url, server_of
 from pipelines.cli.doctor import http_probe
 from pipelines.cli.doctor.plan import Plan
 from pipelines.cli.doctor.result import Check, CheckGroup, CheckResult, SkippedError, failed, note, ok
@@ -41,9 +41,7 @@ class KubeflowPipelines:
             raise SkippedError(f"no host is named: set --host, {HOST_VARIABLE} or cluster.host.")
         try:
             self.address = redact_url(self._plan.host)
-            is_url = (
-                self.address.startswith(("http://", "https://")) and http_probe.server_address(self._plan.host) != ""
-            )
+            is_url = self.address.startswith(("http://", "https://")) and server_of(self._plan.host) != ""
         except ValueError:
             is_url = False
         if not is_url:

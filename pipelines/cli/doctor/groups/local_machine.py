@@ -45,6 +45,8 @@ def _python() -> CheckResult:
 
 def _packages(plan: Plan) -> CheckResult:
     """Whether the installed packages are those of the lock file; pods use the images' packages instead."""
+    if not LOCK_FILE.is_file():
+        return note("installed as a package: there is no lock file to compare the installed versions with.")
     pinned = dict(re.findall(r"^([\w.-]+)==([\w.!]+)", LOCK_FILE.read_text(encoding="utf-8"), re.MULTILINE))
     other = [
         f"{name} {installed or 'missing'}"

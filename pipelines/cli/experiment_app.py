@@ -1,0 +1,64 @@
+"""The commands that train the mixture alone, on embeddings that exist already."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.cli.command_group import command_group
+from pipelines.cli.options import Profile, Settings
+
+experiment_app = command_group()
+
+Embeddings = Annotated[
+    Path,
+    typer.Option(
+        help="Directory with utterances.parquet and <modality>.npy, or the output directory of a finished run."
+    ),
+]
+
+
+@experiment_app.command()
+def train(
+    embeddings: Embeddings,
+    profile: Profile = "sample",
+    settings: Settings = None,
+    seeds: Annotated[int, typer.Option(help="Number of seeds, counted from the profile's.", min=1)] = 1,
+    ablate: Annotated[
+        str | None,
+        typer.Option(help="Parts to leave out: gate,contrastive,kl,context,modality_dropout,fusion."),
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Directory for model, metrics and report.")] = Path("output/train"),
+    track: Annotated[str | None, typer.Option(metavar="URI", help="Log each seed to this MLflow server.")] = None,
+) -> None:
+    """Train and evaluate the mixture on embeddings made elsewhere.
+
+    Exit codes: 0 done, 1 error, 2 usage.
+    """
+    from pipelines.cli.commands.train import train as command
+
+    parts = [part.strip() for part in ablate.split(",") if part.strip()] if ablate else []
+    command(embeddings, profile, settings or [], seeds, parts, output, track)
+
+
+@experiment_app.command()
+def tune(
+    embeddings: Embeddings,
+    profile: Profile = "sample",
+    settings: Settings = None,
+    trials: Annotated[
+        int, typer.Option(help="Number of finished trials in total; a rerun continues up to it.", min=1)
+    ] = 40,
+    seeds: Annotated[int, typer.Option(help="Trainings per trial; a trial's score is their mean.", min=1)] = 1,
+    timeout: Annotated[float | None, typer.Option(help="Minutes after which no new trial starts.", min=0)] = None,
+    output: Annotated[Path, typer.Option(help="Directory for the study and its results.")] = Path("output/tune"),
+) -> None:
+    """Search settings of the mixture for given embeddings, on dev only.
+
+    Exit codes: 0 done, 1 error, 2 usage.
+    """
+    from pipelines.cli.commands.tune import tune as command
+
+    command(embeddings, profile, settings or [], trials, seeds, timeout, output)

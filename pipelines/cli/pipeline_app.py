@@ -1,0 +1,193 @@
+"""The commands that run the pipeline, here or on a cluster, and the tools around it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.cli.command_group import command_group
+from pipelines.cli.options import ClusterStore, ClusterTracking, Host, Output, Profile, Settings, StoreLocation
+
+pipeline_app = command_group()
+schedule_app = command_group("Manage the recurring runs of a cluster.")
+tools_app = command_group()
+
+
+@pipeline_app.command()
+def run(
+    profile: Profile = "sample",
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="A dataset directory, the .dvc file that tracks one (FILE.dvc@REVISION for an older state), a Git revision "
+            "of data.dvc, or a DVC digest."
+        ),
+    ] = None,
+    settings: Settings = None,
+    output: Output = Path("output"),
+    tracking: Annotated[
+        str | None,
+        typer.Option(metavar="URI", help="The MLflow server; by default a database in the output directory."),
+    ] = None,
+    quarantine: Annotated[
+        bool,
+        typer.Option("--quarantine", help="Exclude faulty dialogues, up to a share, instead of rejecting the data."),
+    ] = False,
+) -> None:
+    """Run the whole pipeline on this machine.
+
+    Exit codes: 0 deployed, 3 not promoted by the gate, 4 data rejected, 1 error, 2 usage.
+    """
+    from pipelines.cli.commands.run import run as command
+
+    changes = [*(settings or []), *(["validation.quarantine=true"] if quarantine else [])]
+    raise typer.Exit(command(profile, data, changes, output, tracking))
+
+
+@pipeline_app.command("compile")
+def compile_(
+    profile: Profile = "sample",
+    settings: Settings = None,
+    output: Annotated[Path, typer.Option(help="The file to write.")] = Path("pipelines/retraining.yaml"),
+) -> None:
+    """Compile the pipeline to the YAML of Kubeflow Pipelines."""
+    from pipelines.compile import compile_pipeline
+
+    compile_pipeline(profile, settings or [], output)
+    typer.echo(f"wrote {output}")
+
+
+AllowDirty = Annotated[
+    bool, typer.Option("--allow-dirty", help="Accept a working tree with uncommitted changes, for a trial.")
+]
+
+
+@pipeline_app.command()
+def submit(
+    profile: Profile = "sample",
+    data: Annotated[
+        str | None,
+        typer.Option(help="As for run; its DVC remote must be s3://. A directory is uploaded to the store."),
+    ] = None,
+    settings: Settings = None,
+    host: Host = None,
+    store: ClusterStore = None,
+    tracking: ClusterTracking = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the run and exit with its outcome.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Start a run even if the same one was submitted before.")
+    ] = False,
+    allow_dirty: AllowDirty = False,
+    if_changed: Annotated[
+        bool,
+        typer.Option("--if-changed", help="Exit with 0 if the same was submitted before and did not fail."),
+    ] = False,
+) -> None:
+    """Start the pipeline on a cluster, unless the same commit, profile and data were submitted before.
+
+    Exit codes: 0 started; with --wait 0 deployed, 3 not promoted by the gate, 4 data rejected; 1 error, 2 usage.
+    """
+    from pipelines.cli.commands.submit import submit as command
+
+    code = command(
+        profile,
+        data,
+        settings or [],
+        host=host,
+        store=store,
+        tracking=tracking,
+        wait=wait,
+        force=force,
+        allow_dirty=allow_dirty,
+        if_changed=if_changed,
+    )
+    raise typer.Exit(code)
+
+
+ScheduleFile = Annotated[Path, typer.Argument(help="The file of schedules.")]
+
+
+@schedule_app.command("diff")
+def schedule_diff(
+    file: ScheduleFile = Path("pipelines/schedules.yaml"),
+    host: Host = None,
+    store: ClusterStore = None,
+    tracking: ClusterTracking = None,
+) -> None:
+    """Print what apply would change.
+
+    Exit codes: 0 nothing, 5 something, 1 error, 2 usage.
+    """
+    from pipelines.cli.commands.schedule import diff
+
+    raise typer.Exit(diff(file, host=host, store=store, tracking=tracking))
+
+
+@schedule_app.command("apply")
+def schedule_apply(
+    file: ScheduleFile = Path("pipelines/schedules.yaml"),
+    host: Host = None,
+    store: ClusterStore = None,
+    tracking: ClusterTracking = None,
+    allow_dirty: AllowDirty = False,
+) -> None:
+    """Make the cluster's schedules match the file.
+
+    Exit codes: 0 done, 1 error, 2 usage.
+    """
+    from pipelines.cli.commands.schedule import apply
+
+    raise typer.Exit(apply(file, host=host, store=store, tracking=tracking, allow_dirty=allow_dirty))
+
+
+@tools_app.command()
+def doctor(
+    host: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Kubeflow Pipelines; KFP_ENDPOINT, or cluster.host, by default."),
+    ] = None,
+    profile: Profile = "sample",
+    settings: Settings = None,
+    store: Annotated[
+        str | None, typer.Option(metavar="PLACE", help="s3://…; MISTERE_STORE, or cluster.store, by default.")
+    ] = None,
+    tracking: Annotated[
+        str | None,
+        typer.Option(metavar="URI", help="MLflow; MLFLOW_TRACKING_URI, or cluster.tracking_uri, by default."),
+    ] = None,
+) -> None:
+    """Check everything that a run needs, here and on the cluster, and say how to fix what fails.
+
+    Exit codes: 0 every required check passes, 1 one fails, 2 usage.
+    """
+    from pipelines.cli.commands.doctor import doctor as command
+
+    raise typer.Exit(command(profile, settings or [], host, store, tracking))
+
+
+@tools_app.command("gate-table")
+def gate_table(
+    run_id: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="The run; by default the latest one of the commit.")
+    ] = None,
+    commit: Annotated[str | None, typer.Option(help="Instead of the commit that is checked out.")] = None,
+    output: Output = Path("output"),
+    store: StoreLocation = None,
+) -> None:
+    """Print the outcome of a run and the gate's verdict as Markdown, for the summary or a comment of a CI job."""
+    from pipelines.cli.commands.gate_table import gate_table as command
+
+    command(run_id, commit, output, store)
+
+
+@tools_app.command(context_settings={"ignore_unknown_options": True})
+def bench(
+    name: Annotated[str | None, typer.Argument(help="The benchmark; without a name they are listed.")] = None,
+    arguments: Annotated[list[str] | None, typer.Argument(help="Arguments and options of the benchmark.")] = None,
+) -> None:
+    """Run a benchmark of tests/bench/ (in a checkout)."""
+    from pipelines.cli.commands.bench import bench as command
+
+    raise typer.Exit(command(name, arguments or []))

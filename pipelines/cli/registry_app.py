@@ -1,0 +1,101 @@
+"""The commands that work on registered model versions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.cli.command_group import command_group
+from pipelines.cli.options import Output, StoreLocation
+
+registry_app = command_group()
+
+ModelReference = Annotated[
+    str, typer.Argument(help="MODEL, MODEL@ALIAS, @ALIAS, MODEL/VERSION, a version, or the start of a bundle's digest.")
+]
+ModelName = Annotated[str, typer.Option("--model", help="The model, where the reference names none.")]
+Tracking = Annotated[
+    str | None, typer.Option("--tracking", metavar="URI", help="The MLflow server that belongs to the store.")
+]
+Reason = Annotated[str, typer.Option(help="Reason for the promotion log.")]
+
+
+@registry_app.command()
+def models(
+    log: Annotated[bool, typer.Option("--log", help="Show the promotion history instead.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    model: ModelName = "mistere",
+    output: Output = Path("output"),
+    store: StoreLocation = None,
+    tracking: Tracking = None,
+) -> None:
+    """List the registered versions, or the promotion log."""
+    from pipelines.cli.commands.models import models as command
+    from pipelines.cli.registry_location import registry_location
+
+    command(registry_location(output, store, tracking), model, log=log, as_json=as_json)
+
+
+@registry_app.command()
+def promote(
+    version: ModelReference,
+    reason: Reason = "",
+    model: ModelName = "mistere",
+    output: Output = Path("output"),
+    store: StoreLocation = None,
+    tracking: Tracking = None,
+) -> None:
+    """Make a version the champion and deploy it, after its smoke test."""
+    from pipelines.cli.commands.promote import promote as command
+    from pipelines.cli.registry_location import registry_location
+
+    command(registry_location(output, store, tracking), version, model, reason)
+
+
+@registry_app.command()
+def rollback(
+    reason: Reason = "", output: Output = Path("output"), store: StoreLocation = None, tracking: Tracking = None
+) -> None:
+    """Restore the previous champion and deploy it."""
+    from pipelines.cli.commands.promote import rollback as command
+    from pipelines.cli.registry_location import registry_location
+
+    command(registry_location(output, store, tracking), reason)
+
+
+@registry_app.command()
+def replay(
+    version: ModelReference,
+    work: Annotated[Path, typer.Option(help="Directory for the second run.")] = Path("output/replay"),
+    model: ModelName = "mistere",
+    output: Output = Path("output"),
+    store: StoreLocation = None,
+    tracking: Tracking = None,
+) -> None:
+    """Reproduce a model from its lineage and compare the metrics (in a checkout).
+
+    Exit codes: 0 the same, 3 different, 1 error, 2 usage.
+    """
+    from pipelines.cli.commands.replay import replay as command
+    from pipelines.cli.registry_location import registry_location
+
+    raise typer.Exit(command(registry_location(output, store, tracking), version, model, work))
+
+
+@registry_app.command()
+def compare(
+    one: ModelReference,
+    other: ModelReference,
+    page: Annotated[Path, typer.Option(help="The HTML page to write.")] = Path("output/compare.html"),
+    model: ModelName = "mistere",
+    output: Output = Path("output"),
+    store: StoreLocation = None,
+    tracking: Tracking = None,
+) -> None:
+    """Compare two versions on one HTML page."""
+    from pipelines.cli.commands.compare import compare as command
+    from pipelines.cli.registry_location import registry_location
+
+    command(registry_location(output, store, tracking), one, other, model, page)

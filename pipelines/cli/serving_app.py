@@ -1,0 +1,61 @@
+"""The commands that serve a model and query one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.cli.command_group import command_group
+from pipelines.cli.options import Output
+
+serving_app = command_group()
+
+Bundle = Annotated[
+    str | None,
+    typer.Argument(help="Directory or s3:// URI of a bundle; by default the deployed one of the output directory."),
+]
+Listen = Annotated[str, typer.Option(help="Address to listen on.")]
+
+
+@serving_app.command()
+def serve(
+    bundle: Bundle = None,
+    port: Annotated[int, typer.Option(help="REST port.")] = 8080,
+    grpc_port: Annotated[int, typer.Option(help="gRPC port.")] = 8081,
+    host: Listen = "127.0.0.1",
+    output: Output = Path("output"),
+) -> None:
+    """Serve a model on this machine, by REST and gRPC, until interrupted."""
+    from pipelines.cli.commands.serve import serve as command
+
+    command(bundle, output, host, port, grpc_port)
+
+
+@serving_app.command()
+def demo(
+    bundle: Bundle = None,
+    url: Annotated[str | None, typer.Option(help="Use this running predictor instead of starting one.")] = None,
+    port: Annotated[int, typer.Option(help="Port of the page.", min=0, max=65535)] = 7860,
+    host: Listen = "127.0.0.1",
+    output: Output = Path("output"),
+) -> None:
+    """Serve a web page to try a model by typing or speaking, until interrupted."""
+    from pipelines.cli.commands.demo import demo as command
+
+    command(bundle, url, output, host, port)
+
+
+@serving_app.command()
+def predict(
+    dialogue: Annotated[
+        Path, typer.Option(help="JSON: a list of utterances, each with text, a path to audio, or both.")
+    ],
+    url: Annotated[str, typer.Option(help="URL of the predictor.")] = "http://127.0.0.1:8080",
+    model: Annotated[str, typer.Option(help="Name of the model.")] = "mistere",
+) -> None:
+    """Send a dialogue to a predictor and print its predictions."""
+    from pipelines.cli.commands.predict import predict as command
+
+    command(dialogue, url, model)

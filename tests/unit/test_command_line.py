@@ -1,0 +1,193 @@
+"""The conventions of the command: help, version, completion, colours, and whose code it runs."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import typer
+
+from mistere.common.child_process import child_environment
+from mistere.common.code_digest import git_state
+from mistere.common.paths import PROJECT_ROOT
+from pipelines.cli.app import app
+from pipelines.cli.commands.replay import command_module
+
+
+def run(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """``python -m mistere`` of this tree, started in ``cwd``, which Python searches first."""
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT_ROOT), **variables}
+    command = [sys.executable, "-m", "mistere", *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+def command_paths() -> list[list[str]]:
+    """The path of every command and group."""
+
+    def below(command: object, path: list[str]) -> list[list[str]]:
+        children = getattr(command, "commands", {})
+        return [path, *(found for name, child in children.items() for found in below(child, [*path, name]))]
+
+    return below(typer.main.get_command(app), [])
+
+
+@pytest.fixture
+def decoys(tmp_path: Path) -> Path:
+    """A user's directory with packages that are named like ours."""
+    for name in ("components", "pipelines"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise RuntimeError('the package of a user')\n")
+    return tmp_path
+
+
+def test_every_command_has_help_by_both_options(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pipelines.cli.app import app\n"
+        "from typer.testing import CliRunner\n"
+        "for path in eval(sys.argv[1]):\n"
+        "    short, long = (CliRunner().invoke(app, [*path, option], prog_name='mistere') for option in ('-h', '--help'))\n"
+        "    assert short.exit_code == 0 and short.output == long.output and '-h, --help' in short.output, (path, short.output)\n"
+        "heavy = {'torch', 'pandas', 'kfp', 'mlflow', 'kserve', 'transformers'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    paths = command_paths()
+    assert len(paths) > 25
+    done = subprocess.run(
+        [sys.executable, "-c", code, repr(paths)],
+        cwd=tmp_path, env=child_environment(), capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_list_of_commands_shows_whole_texts(tmp_path: Path) -> None:
+    for path in ([], ["data"], ["schedule"], ["data", "import"]):
+        command = typer.main.get_command(app)
+        for name in path:
+            command = command.commands[name]  # type: ignore[attr-defined]
+        listed = " ".join(run(*path, "-h", cwd=tmp_path).stdout.partition("\nCommands:\n")[2].split())
+        for name, child in command.commands.items():  # type: ignore[attr-defined]
+            first = " ".join((child.help or "").split("\n\n")[0].split())
+            assert first and f"{name} {first}" in listed, (path, name)
+        assert "..." not in listed
+
+
+def test_the_version_names_commit_python_and_torch(tmp_path: Path) -> None:
+    done = run("--version", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    commit = git_state()[0][:12]
+    assert f"commit {commit}" in done.stdout if commit else "no commit known" in done.stdout
+    assert f"Python {'.'.join(map(str, sys.version_info[:3]))}" in done.stdout
+    assert f"torch {version('torch')}" in done.stdout and re.match(r"mistere \d+\.\d+", done.stdout)
+
+
+def test_completion_can_be_installed_and_completes(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m mistere --install-completion; exit $?"
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT_ROOT), "HOME": str(tmp_path)}
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    script = (tmp_path / ".bash_completions" / "mistere.sh").read_text()
+    assert "_MISTERE_COMPLETE=complete_bash" in script
+    words = {"_MISTERE_COMPLETE": "complete_bash", "COMP_WORDS": "mistere ro", "COMP_CWORD": "1"}
+    assert run(cwd=tmp_path, **words).stdout.split() == ["rollback"]
+
+
+@pytest.mark.parametrize(("variables", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_no_color_is_honoured(tmp_path: Path, variables: dict[str, str], coloured: bool) -> None:
+    """The verdict of ``data check`` is printed in colour on a terminal; COLOUR codes are 30 to 37 and their like."""
+    directory = PROJECT_ROOT / "tests"
+    code = (
+        "from rich.text import Text; from pipelines.cli.commands.check import _COLOURS, Console\n"
+        "Console(highlight=False).print(Text('REJECT', style=_COLOURS['reject']))"
+    )
+    environment = {**child_environment(), "TERM": "xterm-256color", **variables}
+    if not variables:
+        environment.pop("NO_COLOR", None)
+    reader, terminal = pty.openpty()
+    try:
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=directory, env=environment, stdout=terminal, timeout=120, check=True
+        )
+        output = os.read(reader, 4096).decode()
+    finally:
+        os.close(reader)
+        os.close(terminal)
+    assert "REJECT" in output
+    assert bool(re.search(r"\x1b\[(?:\d+;)*3[0-7]m", output)) is coloured, output
+
+
+def test_the_command_runs_its_own_code_beside_decoys(decoys: Path) -> None:
+    for done in (run("--version", cwd=decoys), run("--version", cwd=decoys, PYTHONPATH=f"{decoys}:{PROJECT_ROOT}")):
+        assert done.returncode == 0 and done.stdout.startswith("mistere "), done.stderr
+
+
+def test_the_command_runs_the_tree_that_it_is_started_in(tmp_path: Path) -> None:
+    for name in ("mistere", "components", "pipelines"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("")
+    (tmp_path / "mistere" / "__main__.py").write_bytes((PROJECT_ROOT / "mistere" / "__main__.py").read_bytes())
+    (tmp_path / "pipelines" / "cli").mkdir()
+    (tmp_path / "pipelines" / "cli" / "app.py").write_text("def main():\n    raise SystemExit('this tree')\n")
+    environment = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "PYTHONSAFEPATH"}}
+    done = subprocess.run(
+        [sys.executable, "-m", "mistere"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stderr == "this tree\n"
+
+
+def test_a_foreign_package_is_named(decoys: Path) -> None:
+    (decoys / "pipelines" / "__init__.py").write_text("")
+    (decoys / "sitecustomize.py").write_text("import pipelines\n")
+    done = run("--version", cwd=PROJECT_ROOT, PYTHONPATH=str(decoys))
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith(f"mistere: Python imports the package 'pipelines' from {decoys / 'pipelines'}, ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_child_processes_find_our_packages_beside_decoys(decoys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(decoys))
+    environment = child_environment(EXTRA="1")
+    assert environment["PYTHONPATH"] == f"{PROJECT_ROOT}{os.pathsep}{decoys}" and environment["EXTRA"] == "1"
+    for module in ("components", "pipelines", "mistere.common"):
+        code = f"import {module}; print({module}.__file__)"
+        # A grandchild started with -m searches its current directory first, unless the environment says otherwise.
+        nested = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}], check=True)"
+        done = subprocess.run(
+            [sys.executable, "-c", nested], cwd=decoys, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.stdout.startswith(str(PROJECT_ROOT)), done.stderr
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines.images", "--tag"], cwd=decoys, env=environment, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.stdout.startswith("src-"), done.stderr
+
+
+def test_no_module_starts_python_with_an_environment_of_its_own() -> None:
+    """Every ``python -m`` of our packages goes through ``child_environment``."""
+    for storey in ("mistere", "components", "pipelines"):
+        for file in (PROJECT_ROOT / storey).rglob("*.py"):
+            text = file.read_text(encoding="utf-8")
+            if file.name != "child_process.py":
+                assert '"PYTHONPATH"' not in text, file
+            if re.search(r'sys\.executable, "-m", (_WORKER|"(?:mistere|components|pipelines|torch))', text):
+                assert "child_environment" in text, file
+
+
+def test_replay_knows_the_command_of_older_commits(tmp_path: Path) -> None:
+    assert command_module(PROJECT_ROOT) == "mistere"
+    (tmp_path / "pipelines").mkdir()
+    (tmp_path / "pipelines" / "cli.py").write_text("print('the command')\n")
+    assert command_module(tmp_path) == "pipelines.cli"
+    done = subprocess.run(
+        [sys.executable, "-m", command_module(tmp_path)], cwd=tmp_path, env=child_environment(tmp_path),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout == "the command\n", done.stderr
