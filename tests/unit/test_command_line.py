@@ -93,7 +93,7 @@ def test_completion_can_be_installed_and_completes(tmp_path: Path) -> None:
         ["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    script = (tmp_path / ".bash_completions" / "mistere.sh").read_text()
+    (script,) = [file.read_text() for file in (tmp_path / ".bash_completions").iterdir()]
     assert "_MISTERE_COMPLETE=complete_bash" in script
     words = {"_MISTERE_COMPLETE": "complete_bash", "COMP_WORDS": "mistere ro", "COMP_CWORD": "1"}
     assert run(cwd=tmp_path, **words).stdout.split() == ["rollback"]

@@ -74,10 +74,3 @@ def probe(
         data = None
     is_object = isinstance(data, dict)
     return Response(answer.status_code, data if is_object else {}, is_object, answer.headers)
-
-
-def server_address(url: str) -> str:
-    """Scheme, host and port of a URL, without user name and password."""
-    parts = urlsplit(url)
-    port = f":{parts.port}" if parts.port else ""
-    return f"{parts.scheme}://{parts.hostname or ''}{port}"
