@@ -1,6 +1,6 @@
 # Two commands: `make run` and `make test`. Everything else is for those who work on the project.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run test test-all check format compile lock images e2e clean
+.PHONY: help setup setup-dev run test test-all check format compile lock docs images e2e clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -48,6 +48,10 @@ lock: setup ## resolve the lock file anew from pyproject.toml
 		--quiet | sed 's/+cpu$$//' > docker/$$image.lock; done
 	$(BIN)/uv pip compile docker/tools.in --python-version 3.11 --no-header --no-annotate --quiet > docker/tools.lock
 
+docs: setup-dev ## build the documentation into site/; a dead link fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "open site/index.html"
+
 images: setup ## build the container images (podman or Docker)
 	PYTHON=$(BIN)/python docker/build.sh $(ARGS)
 
@@ -55,7 +59,7 @@ e2e: setup-dev ## the pipeline and the predictor in containers, against S3, MLfl
 	$(BIN)/python -m tests.e2e.run
 
 clean: ## remove the environment and everything made by runs
-	rm -rf $(VENV) output
+	rm -rf $(VENV) output site
 
 setup: $(VENV)/.ready ## make the environment
 setup-dev: $(VENV)/.ready-dev

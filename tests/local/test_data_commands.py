@@ -1,4 +1,4 @@
-"""`mistere data …` as the README says it: a table comes in, is checked, its faults are set aside, mended, and brought back."""
+"""`mistere data …` as the guides show it: a table comes in, is checked, its faults are set aside, mended, and brought back."""
 
 from __future__ import annotations
 

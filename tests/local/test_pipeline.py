@@ -89,8 +89,8 @@ def test_a_damaged_artifact_is_named_and_made_again(first: Run, output: Path, da
     assert again.stages["train_moe"]["outputs"]["model"] == digest
 
 
-def test_the_deployed_model_is_served_and_asked_as_the_readme_says(first: Run, output: Path, tmp_path: Path) -> None:
-    section = (ROOT / "README.md").read_text().split("### Call the endpoint")[1].split("\n### ")[0]
+def test_the_deployed_model_is_served_and_queried_as_the_docs_say(first: Run, output: Path, tmp_path: Path) -> None:
+    section = (ROOT / "docs" / "guides" / "serving.md").read_text(encoding="utf-8").split("## Demo page")[0]
     serve, *asking = re.findall(r"```bash\n(.*?)```", section, re.DOTALL)
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     (tmp_path / "output").symlink_to(output)

@@ -1,4 +1,4 @@
-"""What the README's how-to says, done: an encoder of one's own, and MELD from its tables."""
+"""What the guides say, done: an encoder of your own, shards, and MELD from its tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The README's clients, word for word, against a running server."""
+"""The clients on the docs page about serving, word for word, against a running server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from tests.serving.conftest import LABELS, ROOT, Server
 
-CALLS = (ROOT / "README.md").read_text().split("### Call the endpoint")[1].split("### Try it on a page")[0]
+CALLS = (ROOT / "docs" / "guides" / "serving.md").read_text(encoding="utf-8")
 PROGRAMS = re.findall(r"```python\n(.*?)```", CALLS, re.DOTALL)
 
 

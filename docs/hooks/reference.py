@@ -1,0 +1,368 @@
+"""Generates the reference pages from the code when the documentation is built, so that they cannot be out of date.
+
+An mkdocs hook (see ``mkdocs.yml``). Each page is a function that returns Markdown; :func:`on_files` adds the pages to the
+site. ``python docs/hooks/reference.py`` prints them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import types
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import annotated_types
+import click
+import typer
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+ROOT = Path(__file__).resolve().parents[2]
+
+EXIT_CODES = {
+    "DEPLOYED": ("success", "The command did what it should; for a run: the model is deployed."),
+    "ERROR": ("error", "Something failed: a service, a file, a step. The message says what, where and how to fix it."),
+    "USAGE": ("usage", "An argument, option or setting is wrong."),
+    "NOT_PROMOTED": ("not promoted", "The release gate held or rejected the model, or `mistere replay` found a difference."),
+    "DATA_REJECTED": ("data rejected", "The dataset is wrong: validation rejected it, or it cannot be read."),
+    "DIFFERENT": ("different", "`mistere schedule diff` found a difference."),
+}
+
+VARIABLES = {
+    "MISTERE_STORE": "The object store: a folder or `s3://bucket/prefix`. Default of `--store`.",
+    "MISTERE_CACHE": "The cache of downloaded weights and data. Default: `$XDG_CACHE_HOME/mistere`, or `~/.cache/mistere`.",
+    "MISTERE_ACTOR": "The name written into the promotion log. Default: the user and the host.",
+    "MISTERE_EVENTS": "A file to which stages write their progress as JSON lines. Set by `mistere run`.",
+    "MISTERE_DATA_ENDPOINT": "The S3 endpoint of the DVC remote, if it is not that of the store.",
+    "MISTERE_SIGNING_KEY": "A private key (PEM, elliptic curve) with which bundles are signed.",
+    "MISTERE_VERIFYING_KEY": "A public key (PEM). If set, unsigned bundles are refused.",
+    "MISTERE_WEBHOOK_URL": "The webhook that is notified how a run ended. Treated as a secret.",
+    "MLFLOW_TRACKING_URI": "The MLflow server. Default of `--tracking`.",
+    "MLFLOW_TRACKING_USERNAME": "User of the MLflow server.",
+    "MLFLOW_TRACKING_PASSWORD": "Password of the MLflow server.",
+    "MLFLOW_TRACKING_TOKEN": "Token of the MLflow server, instead of user and password.",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "How often MLflow's client repeats a request. Set lower by mistere if it is not set.",
+    "MLFLOW_DISABLE_TELEMETRY": "Set by mistere: MLflow sends no telemetry.",
+    "KFP_ENDPOINT": "The address of Kubeflow Pipelines. Default of `--host`.",
+    "KFP_TOKEN": "The bearer token for Kubeflow Pipelines.",
+    "KF_PIPELINES_SA_TOKEN_PATH": "A file with the token for Kubeflow Pipelines, if `KFP_TOKEN` is not set.",
+    "KFP_POD_NAME": "The name of the step's pod. Set by Kubeflow Pipelines.",
+    "KUBECONFIG": "The kubeconfig for the Kubernetes API outside a cluster.",
+    "KUBERNETES_SERVICE_HOST": "The Kubernetes API inside a pod. Set by Kubernetes.",
+    "AWS_ACCESS_KEY_ID": "Credentials for S3.",
+    "AWS_SECRET_ACCESS_KEY": "Credentials for S3.",
+    "AWS_SESSION_TOKEN": "Token of temporary credentials for S3.",
+    "AWS_REGION": "The region of the bucket.",
+    "AWS_ENDPOINT_URL": "The address of the S3 service, if it is not that of AWS.",
+    "SSL_CERT_FILE": "A file of trusted certificate authorities.",
+    "REQUESTS_CA_BUNDLE": "The same, if `SSL_CERT_FILE` is not set.",
+    "HF_HUB_DISABLE_TELEMETRY": "Set by mistere: the Hugging Face client sends no telemetry.",
+    "DVC_NO_ANALYTICS": "Set by mistere: DVC sends no telemetry.",
+    "NO_COLOR": "Disables colours in the output.",
+}
+
+_UNITS = (
+    (r"(^|_)(seconds|timeout|ttl)($|_)", "s"),
+    (r"_ms$", "ms"),
+    (r"_mb$", "MiB"),
+    (r"_hz$|_rate$", "Hz"),
+    (r"_db$", "dB"),
+    (r"_share$", "share"),
+)
+
+
+def _cell(text: str) -> str:
+    """Text for a table cell: docstring markup becomes Markdown, and bars are escaped."""
+    text = re.sub(r":\w+:`~?([^`]+)`", r"``\1``", " ".join(text.split()))
+    return re.sub(r"``([^`]+)``", r"`\1`", text).replace("|", "\\|")
+
+
+def _sentence(text: str) -> str:
+    text = text.strip()
+    return text and text[0].upper() + text[1:]
+
+
+# Command line
+
+
+def _usage(command: click.Command, path: str) -> str:
+    arguments = [parameter.make_metavar() if hasattr(parameter, "make_metavar") else "" for parameter in ()]
+    arguments += [
+        (parameter.metavar or (parameter.name or "").upper()) if parameter.required else f"[{parameter.metavar or (parameter.name or '').upper()}]"
+        for parameter in command.params
+        if parameter.param_type_name == "argument"
+    ]
+    return " ".join([path, *arguments, "[OPTIONS]" if len(command.params) > len(arguments) else ""]).strip()
+
+
+def _default(parameter: click.Parameter) -> str:
+    value = parameter.default
+    if callable(value) or value in (None, False, "") or value == () or "UNSET" in repr(value).upper():
+        return ""
+    return f"`{value}`"
+
+
+def _commands(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
+    children: Mapping[str, click.Command] = getattr(command, "commands", {})
+    if not children:
+        yield path, command
+    for name, child in children.items():
+        if not child.hidden:
+            yield from _commands(child, f"{path} {name}")
+
+
+def _parameters(command: click.Command) -> Iterator[str]:
+    shown = [parameter for parameter in command.params if not getattr(parameter, "hidden", False)]
+    if shown:
+        yield "| argument or option | default | meaning |\n|---|---|---|"
+    for parameter in shown:
+        if parameter.param_type_name == "argument":
+            name = f"`{parameter.metavar or (parameter.name or '').upper()}`"
+        else:
+            name = ", ".join(f"`{option}`" for option in (*parameter.opts, *parameter.secondary_opts))
+        yield f"| {name} | {_cell(_default(parameter))} | {_cell(getattr(parameter, 'help', None) or '')} |"
+
+
+def command_line() -> str:
+    """Every command with its arguments and options, from the typer application."""
+    from pipelines.cli.app import app
+
+    root = typer.main.get_command(app)
+    lines = ["# Command line", "", "Options of `mistere` itself come before the command.", ""]
+    lines += [*_parameters(root), ""]
+    for path, command in _commands(root, "mistere"):
+        text = inspect.cleandoc(command.help or "").split("\f")[0]
+        lines += [f"## {path}", "", f"```text\n{_usage(command, path)}\n```", "", text, "", *_parameters(command), ""]
+    return "\n".join(lines)
+
+
+# Settings
+
+
+def attributes(cls: type) -> dict[str, str]:
+    """The ``Attributes`` sections of a class and its bases: meanings by name."""
+    meanings: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        text = inspect.cleandoc(base.__doc__ or "")
+        if not isinstance(base, type) or "Attributes:" not in text:
+            continue
+        section = text.split("Attributes:\n", 1)[1]
+        for match in re.finditer(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", section, re.MULTILINE):
+            meanings[match[1]] = " ".join(match[2].split())
+    return meanings
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]
+
+
+def _kind(annotation: Any) -> str:
+    """What a setting accepts, in words."""
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _kind(parts[0])
+    if origin is Literal:
+        return ", ".join("`off`" if part is False else f"`{part}`" for part in parts)
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys("none" if part is type(None) else _kind(part) for part in parts))
+    if origin in (list, tuple):
+        return f"list of {_kind(parts[0])}" if parts else "list"
+    if origin is dict:
+        return "mapping"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "section"
+    return {"str": "text", "int": "integer", "float": "number", "bool": "true, false"}.get(
+        getattr(annotation, "__name__", ""), str(annotation)
+    )
+
+
+def _bounds(field: FieldInfo) -> str:
+    """Bounds of a number, as a range; those of an annotated alternative are included."""
+    found = list(field.metadata)
+    for part in (field.annotation, *get_args(field.annotation)):
+        for item in getattr(part, "__metadata__", ()):
+            found += [item, *getattr(item, "metadata", ())]
+    texts = []
+    for item in found:
+        for kind, name, sign in (
+            (annotated_types.Ge, "ge", "≥"),
+            (annotated_types.Gt, "gt", ">"),
+            (annotated_types.Le, "le", "≤"),
+            (annotated_types.Lt, "lt", "<"),
+        ):
+            if isinstance(item, kind):
+                value = getattr(item, name)
+                texts.append(f"{sign} {'2³²' if value == 2**32 else value}")
+    return ", ".join(dict.fromkeys(texts))
+
+
+def _value(field: FieldInfo) -> str:
+    value = field.get_default(call_default_factory=True)
+    if value is PydanticUndefined:
+        return "(required)"
+    if isinstance(value, BaseModel):
+        return ""
+    if value is None:
+        return "none"
+    if value is False and "off" in _kind(field.annotation):
+        return "`off`"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if isinstance(value, str):
+        return f"`{value}`" if value else "empty"
+    return f"`{json.dumps(value, default=str)}`"
+
+
+def _unit(name: str) -> str:
+    return next((unit for pattern, unit in _UNITS if re.search(pattern, name)), "")
+
+
+def settings_of(cls: type[BaseModel], prefix: str, defaults: BaseModel | None = None) -> Iterator[tuple[str, ...]]:
+    """Rows of one section: name, default, accepted values, unit and meaning; nested sections are expanded."""
+    meanings = attributes(cls)
+    for name, field in cls.model_fields.items():
+        nested = _models_in(field.annotation)
+        meaning = meanings.get(name) or field.description or ""
+        if nested and get_origin(field.annotation) not in (dict, list):
+            yield from settings_of(nested[0], f"{prefix}{name}.")
+            continue
+        value = _value(field)
+        if defaults is not None and name in type(defaults).model_fields:
+            value = _value(type(defaults).model_fields[name])
+        bounds = _bounds(field)
+        accepted = f"{_kind(field.annotation)}{f' ({bounds})' if bounds else ''}"
+        yield f"{prefix}{name}", value, accepted, _unit(name), meaning
+        if nested:
+            key = "STEP" if get_origin(field.annotation) is dict else "[]"
+            yield from settings_of(nested[0], f"{prefix}{name}.{key}.")
+
+
+def settings() -> str:
+    """Every section of the configuration."""
+    from mistere.config.loader import Config
+
+    lines = [
+        "# Settings",
+        "",
+        "Set a value with `--set SECTION.NAME=VALUE`, or in a profile. `off` disables a rule. A section's `seed` is the "
+        "configuration's `seed` if it is not set.",
+        "",
+        "| setting | default | values | meaning |",
+        "|---|---|---|---|",
+        "| `seed` | `0` | integer | The seed of everything random. |",
+        "",
+    ]
+    for name, field in Config.model_fields.items():
+        for cls in _models_in(field.annotation):
+            doc = inspect.cleandoc(cls.__doc__ or "").split("\n\nAttributes:")[0]
+            lines += [f"## {name}", "", _cell(doc), ""]
+            lines += ["| setting | default | values | unit | meaning |", "|---|---|---|---|---|"]
+            for path, value, accepted, unit, meaning in settings_of(cls, f"{name}."):
+                lines.append(f"| `{path}` | {_cell(value)} | {_cell(accepted)} | {unit} | {_cell(_sentence(meaning))} |")
+            lines.append("")
+    return "\n".join(lines)
+
+
+# REST interface, environment, exit codes
+
+
+def rest() -> str:
+    """Every path of the model server, from its OpenAPI document."""
+    document = json.loads((ROOT / "mistere/predictor/protocol/openapi.json").read_text(encoding="utf-8"))
+    lines = [
+        "# REST interface",
+        "",
+        "Generated from the server's OpenAPI document. A running server returns it at `/openapi.json`, with its own limits and its "
+        "model's labels. [Serving](../guides/serving.md) shows requests and responses.",
+        "",
+    ]
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            if method not in {"get", "post", "put", "delete", "head"}:
+                continue
+            lines += [f"## {method.upper()} {path}", "", _cell(operation.get("summary", "")), ""]
+            if operation.get("description"):
+                lines += [_cell(operation["description"]), ""]
+            lines += ["| status | meaning |", "|---|---|"]
+            for status, response in operation.get("responses", {}).items():
+                if "$ref" in response:
+                    response = document["components"]["responses"][response["$ref"].rsplit("/", 1)[1]]
+                lines.append(f"| {status} | {_cell(response.get('description', ''))} |")
+            lines.append("")
+    lines += ["## Schemas", ""]
+    for name, schema in sorted(document.get("components", {}).get("schemas", {}).items()):
+        lines += [f"### {name}", "", _cell(schema.get("description", "")), ""]
+        if schema.get("properties"):
+            lines += ["| field | required | type | meaning |", "|---|---|---|---|"]
+            for field, value in schema["properties"].items():
+                kind = value.get("$ref", "").rsplit("/", 1)[-1] or value.get("type", "")
+                kind = " or ".join(kind) if isinstance(kind, list) else kind
+                required = "yes" if field in schema.get("required", []) else ""
+                lines.append(f"| `{field}` | {required} | {kind} | {_cell(value.get('description', ''))} |")
+            lines.append("")
+    return "\n".join(lines)
+
+
+def variables_in_code() -> set[str]:
+    """Names of environment variables that the code's string literals hold."""
+    pattern = re.compile(r"[\"']((?:MISTERE|MLFLOW|KFP|KF|AWS|KUBERNETES_SERVICE|SSL|REQUESTS)_[A-Z_]+|KUBECONFIG)[\"']")
+    return {
+        name
+        for layer in ("mistere", "components", "pipelines")
+        for file in (ROOT / layer).rglob("*.py")
+        for name in pattern.findall(file.read_text(encoding="utf-8"))
+    }
+
+
+def environment() -> str:
+    """The environment variables."""
+    lines = ["# Environment variables", "", "Command line options take precedence over variables.", ""]
+    lines += ["| variable | meaning |", "|---|---|"]
+    lines += [f"| `{name}` | {_cell(meaning)} |" for name, meaning in VARIABLES.items()]
+    return "\n".join([*lines, ""])
+
+
+def exit_codes() -> str:
+    """The exit codes, and which command uses which."""
+    from mistere.common.errors import ExitCode
+    from pipelines.cli.app import app
+
+    lines = ["# Exit codes", "", "| code | name | meaning |", "|---|---|---|"]
+    for code in ExitCode:
+        name, meaning = EXIT_CODES[code.name]
+        lines.append(f"| {code.value} | {name} | {meaning} |")
+    lines += ["", "Errors are printed as one line; `mistere --verbose …` prints the stack trace.", "", "## By command", ""]
+    lines += ["| command | exit codes |", "|---|---|"]
+    for path, command in _commands(typer.main.get_command(app), "mistere"):
+        match = re.search(r"Exit codes?:?\s*(.+?)(?:\n\n|$)", inspect.cleandoc(command.help or ""), re.DOTALL)
+        lines.append(f"| `{path}` | {_cell(match[1]) if match else '0 success, 1 error, 2 usage.'} |")
+    return "\n".join([*lines, ""])
+
+
+PAGES: Mapping[str, Callable[[], str]] = {
+    "reference/cli.md": command_line,
+    "reference/settings.md": settings,
+    "reference/rest.md": rest,
+    "reference/environment.md": environment,
+    "reference/exit-codes.md": exit_codes,
+}
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the generated pages to the site (mkdocs calls this)."""
+    from mkdocs.structure.files import File
+
+    for path, page in PAGES.items():
+        files.append(File.generated(config, path, content=page()))
+    return files
+
+
+if __name__ == "__main__":
+    for page in PAGES.values():
+        print(page())
