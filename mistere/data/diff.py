@@ -1,7 +1,7 @@
-"""What changed between two versions of a dataset: rows, labels, speakers, durations, and what a machine must fetch.
+"""Compare two versions of a dataset: rows, labels, speakers, durations, and bytes to fetch.
 
-A shard with the same MD5 in both versions is read once, for the totals; only the others are compared row by row. What costs: one
-pass over the shards; durations come from the recordings' headers, nothing is decoded. Memory grows with the rows of the
+A shard with the same MD5 in both versions is read once, for the totals; only the others are compared row by row. The cost is one
+pass over the shards; durations come from the headers of the recordings, which are not decoded. Memory grows with the rows of the
 shards that differ, a few hundred bytes each.
 """
 
@@ -23,7 +23,7 @@ from mistere.data.dataset import DatasetInfo, load_info, read_utterances, split_
 from mistere.data.dvc_remote import RemoteData
 from mistere.data.versions import PinnedData
 
-MOST_EXAMPLES = 10
+MAX_EXAMPLES = 10
 
 
 class Pair(BaseModel):
@@ -43,39 +43,39 @@ class SplitDiff(BaseModel):
 
 
 class Rows(BaseModel):
-    """How many utterances changed in one way, and the first ten of them."""
+    """Number of utterances that changed in one way, and the first ten of them."""
 
     count: int = 0
     examples: list[str] = Field(default_factory=list)
 
     def add(self, example: str) -> None:
-        """One more."""
+        """Count one more utterance."""
         self.count += 1
-        if len(self.examples) < MOST_EXAMPLES:
+        if len(self.examples) < MAX_EXAMPLES:
             self.examples.append(example)
 
 
 class DataDiff(BaseModel):
-    """Two versions of a dataset, compared. An utterance is known by split, dialogue and turn.
+    """The differences of two versions of a dataset. Split, dialogue and turn identify an utterance.
 
     Attributes:
         before: DVC digest of the first version.
         after: of the second one.
-        info: what differs in dataset.yaml, a sentence each.
-        shards: names that were kept, added (or written anew) and removed.
-        bytes_to_fetch: for a machine that has the first version.
-        splits: totals.
-        labels: utterances of each label.
-        added: utterances that are new.
-        removed: utterances that are gone.
-        moved: utterances that are in another split.
+        info: differences of dataset.yaml, a sentence for each.
+        shards: names of the shards kept, added (or rewritten) and removed.
+        bytes_to_fetch: bytes that a machine with the first version has to fetch.
+        splits: totals of each split.
+        labels: number of utterances of each label.
+        added: new utterances.
+        removed: removed utterances.
+        moved: utterances that are in another split now.
         text: utterances with another transcript.
         audio: utterances with another recording.
         label: utterances with another label.
-        relabelled: how many went from one label to another.
-        speakers_added: who is new.
-        speakers_removed: who is gone.
-        unmeasured: recordings whose header tells no duration, in the second version.
+        relabelled: number of utterances for each change of label.
+        speakers_added: new speakers.
+        speakers_removed: removed speakers.
+        unmeasured: recordings of the second version without a duration in the header.
     """
 
     before: str
@@ -114,7 +114,7 @@ _Key = tuple[Split, str, int]
 
 @dataclass
 class _Totals:
-    """A shard's, or a version's, totals by split."""
+    """Totals by split, of a shard or of a version."""
 
     rows: Counter[str] = field(default_factory=Counter)
     dialogues: dict[str, set[str]] = field(default_factory=dict)
@@ -135,7 +135,7 @@ class _Totals:
 
 
 class _Version:
-    """One version: its listing, its files, and what they say."""
+    """One version: its listing and its files."""
 
     def __init__(self, pinned: PinnedData) -> None:
         self.digest = pinned.digest
@@ -144,17 +144,17 @@ class _Version:
         self.shards = {name: md5 for name, md5 in listing.items() if split_of(name)}
         infos = [name for name in listing if name.rsplit("/", 1)[-1] == "dataset.yaml"]
         if len(infos) != 1:
-            raise DataError(f"version {pinned.digest} holds {len(infos)} files dataset.yaml: one is expected.")
+            raise DataError(f"version {pinned.digest} holds {len(infos)} files dataset.yaml: exactly one is expected.")
         self.info: DatasetInfo = load_info(self.remote.fetch({infos[0]: listing[infos[0]]})[infos[0]], infos[0])
         self.paths: Mapping[str, Path] = self.remote.fetch(self.shards)
 
     def shared_with(self, other: _Version) -> set[str]:
-        """Names of the shards that the other version holds too, in the same split, each as often as it does there."""
-        there = Counter((split_of(name), md5) for name, md5 in other.shards.items())
+        """Names of the shards that the other version holds too in the same split; duplicates count as often as they occur there."""
+        available = Counter((split_of(name), md5) for name, md5 in other.shards.items())
         shared = set()
         for name, md5 in sorted(self.shards.items()):
-            if there[split_of(name), md5]:
-                there[split_of(name), md5] -= 1
+            if available[split_of(name), md5]:
+                available[split_of(name), md5] -= 1
                 shared.add(name)
         return shared
 
@@ -163,10 +163,10 @@ def diff_datasets(before: PinnedData, after: PinnedData) -> DataDiff:
     """Compare two versions.
 
     Raises:
-        DataError: a version is not whole, or a shard of it is not readable.
+        DataError: a version is incomplete, or one of its shards is not readable.
     """
     old, new = _Version(before), _Version(after)
-    kept, gone = new.shared_with(old), old.shards.keys() - old.shared_with(new)
+    kept, removed = new.shared_with(old), old.shards.keys() - old.shared_with(new)
     totals_old, totals_new = _Totals(), _Totals()
     rows_old: dict[_Key, _Row] = {}
     rows_new: dict[_Key, _Row] = {}
@@ -174,7 +174,7 @@ def diff_datasets(before: PinnedData, after: PinnedData) -> DataDiff:
         totals = _read(new, name, None)
         totals_old.add(totals)
         totals_new.add(totals)
-    for name in sorted(gone):
+    for name in sorted(removed):
         totals_old.add(_read(old, name, rows_old))
     for name in sorted(new.shards.keys() - kept):
         totals_new.add(_read(new, name, rows_new))
@@ -183,7 +183,7 @@ def diff_datasets(before: PinnedData, after: PinnedData) -> DataDiff:
         before=before.digest,
         after=after.digest,
         info=list(_info_changes(old.info, new.info)),
-        shards={"kept": sorted(kept), "added": sorted(new.shards.keys() - kept), "removed": sorted(gone)},
+        shards={"kept": sorted(kept), "added": sorted(new.shards.keys() - kept), "removed": sorted(removed)},
         bytes_to_fetch=sum(path.stat().st_size for path in unknown.values()),
         splits={split: _split_diff(split, totals_old, totals_new) for split in SPLITS},
         labels={
@@ -199,11 +199,11 @@ def diff_datasets(before: PinnedData, after: PinnedData) -> DataDiff:
 
 
 def _read(version: _Version, name: str, rows: dict[_Key, _Row] | None) -> _Totals:
-    """The totals of a shard; its rows go into ``rows``."""
+    """The totals of a shard; adds its rows to ``rows`` unless that is None."""
     try:
         return _read_shard(version.paths[name], name, rows)
     except DataError as error:
-        reason = str(error).replace(version.paths[name].name, "the shard")  # in the cache its name is its digest
+        reason = str(error).replace(version.paths[name].name, "the shard")  # in the cache a file is named by its digest
         raise DataError(f"version {version.digest}, {name}: {reason}") from error
 
 
@@ -279,23 +279,23 @@ def _compare(old: Mapping[_Key, _Row], new: Mapping[_Key, _Row], diff: DataDiff)
     for key, row in new.items():
         earlier = key if key in old else gone.pop(key[1:], None)
         if earlier is None:
-            diff.added.add(_place(key))
+            diff.added.add(_location(key))
             continue
         was = old[earlier]
         if earlier != key:
             moved_from.add(earlier)
-            diff.moved.add(f"{_place(key)} (was in {earlier[0]})")
+            diff.moved.add(f"{_location(key)} (was in {earlier[0]})")
         if was.text != row.text:
-            diff.text.add(_place(key))
+            diff.text.add(_location(key))
         if was.audio != row.audio:
-            diff.audio.add(_place(key))
+            diff.audio.add(_location(key))
         if was.label != row.label:
-            diff.label.add(f"{_place(key)} ({was.label} -> {row.label})")
+            diff.label.add(f"{_location(key)} ({was.label} -> {row.label})")
             relabelled[f"{was.label} -> {row.label}"] += 1
     for key in sorted(old.keys() - new.keys() - moved_from):
-        diff.removed.add(_place(key))
+        diff.removed.add(_location(key))
     diff.relabelled = dict(relabelled.most_common())
 
 
-def _place(key: _Key) -> str:
+def _location(key: _Key) -> str:
     return f"{key[0]}/{key[1]}/turn {key[2]}"

@@ -1,7 +1,7 @@
-"""Fetching dataset files from a DVC remote by digest, through DVC itself.
+"""Fetch dataset files from a DVC remote by digest, through DVC itself.
 
-Nothing of this needs Git: a scratch DVC project without SCM is made per remote, its cache is shared by all stages of this
-machine, and a file that is in the cache and whole is not fetched again. Whoever reads the data takes the shards it needs.
+Git is not needed: each remote gets a scratch DVC project without SCM, whose cache all stages on this machine share. A complete
+file in the cache is not fetched again, and a reader fetches only the shards that it needs.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ _DIR_DIGEST = re.compile(r"^[0-9a-f]{32}\.dir$")
 def shard_paths(
     reference: UtteranceSet, splits: Sequence[Split] = SPLITS, only: frozenset[str] | None = None
 ) -> dict[Split, dict[str, Path]]:
-    """Local paths of a dataset's shards, fetched where this machine has not got them yet.
+    """Local paths of a dataset's shards; fetches those that are not in the cache.
 
     Args:
         reference: the dataset.
-        splits: only these splits are fetched.
-        only: of these, only the shards with these names; None for all.
+        splits: fetch only these splits.
+        only: fetch only the shards of these names; None for all.
 
     Returns:
         For each split its shards by name, in row order.
 
     Raises:
-        DataError: the remote lacks an object or holds another content than its digest says.
+        DataError: the remote lacks an object, or its content does not match the digest.
     """
     chosen = [shard for shard in reference.shards if only is None or shard.name in only]
     wanted = {split: sorted((s for s in chosen if s.split == split), key=lambda s: s.name) for split in splits}
@@ -60,21 +60,21 @@ def shard_paths(
 def selected_dialogues(
     shards: Mapping[Split, Sequence[Path]], max_dialogues: int | None
 ) -> dict[Split, frozenset[str] | None]:
-    """Which dialogues of each split a run uses when it is limited to ``max_dialogues`` in all.
+    """Choose the dialogues of each split for a run that is limited to ``max_dialogues`` in all.
 
-    Each split gets its share (at least one). Which ones depends on the dialogues' names alone, so every reader of the same
-    data makes the same choice; None means all of them.
+    Each split gets its share, at least one. The choice depends on the names of the dialogues alone, so every reader of the same
+    data makes the same; None stands for all dialogues.
     """
     if max_dialogues is None:
         return dict.fromkeys(shards)
     names = {split: _dialogue_names(paths) for split, paths in shards.items()}
-    total = sum(len(found) for found in names.values())
+    total = sum(len(dialogues) for dialogues in names.values())
     if total <= max_dialogues:
         return dict.fromkeys(shards)
     chosen: dict[Split, frozenset[str] | None] = {}
-    for split, found in names.items():
-        share = max(1, round(max_dialogues * len(found) / total)) if found else 0
-        ranked = sorted(found, key=lambda name: hashlib.sha256(name.encode()).digest())
+    for split, dialogues in names.items():
+        share = max(1, round(max_dialogues * len(dialogues) / total)) if dialogues else 0
+        ranked = sorted(dialogues, key=lambda name: hashlib.sha256(name.encode()).digest())
         chosen[split] = frozenset(ranked[:share])
     return chosen
 
@@ -86,7 +86,7 @@ def _dialogue_names(shards: Sequence[Path]) -> set[str]:
     return names
 
 
-def _is_whole(path: Path, md5: str) -> bool:
+def _is_intact(path: Path, md5: str) -> bool:
     return path.is_file() and digest_once(path, "md5") == md5.removesuffix(".dir")
 
 
@@ -94,69 +94,71 @@ class RemoteData:
     """One version of a tracked folder in a DVC remote.
 
     Args:
-        remote: the remote's URL, in DVC's own spelling.
-        digest: what ``data.dvc`` pins: an MD5 with ``.dir``.
+        remote: URL of the remote, as DVC writes it.
+        digest: the digest in ``data.dvc``, an MD5 with ``.dir``.
     """
 
     def __init__(self, remote: str, digest: str) -> None:
         if not _DIR_DIGEST.match(digest):
-            raise DataError(f"{digest!r} is no digest of a folder tracked by DVC (32 hexadecimal digits and '.dir').")
+            raise DataError(
+                f"{digest!r} is not the digest of a folder tracked by DVC (32 hexadecimal digits and '.dir')."
+            )
         self.remote, self.digest = remote, digest
         self._project = cache_directory("dvc", hashlib.sha256(remote.encode()).hexdigest()[:16])
 
     def listing(self) -> dict[str, str]:
-        """Relative path to MD5 of every file in the folder, as DVC recorded it."""
+        """The MD5 of every file in the folder by relative path, as DVC recorded it."""
         path = self._cached(self.digest)
-        if not _is_whole(path, self.digest):
+        if not _is_intact(path, self.digest):
 
-            def bring(repo: Repo) -> None:
+            def fetch_objects(repo: Repo) -> None:
                 self._drop_damaged([self.digest])
                 repo.stage.load_one(path=str(self._project / "data.dvc")).outs[0].get_dir_cache()
 
-            self._with_dvc(bring)
-            self._insist(path, self.digest, "the folder's listing")
+            self._with_dvc(fetch_objects)
+            self._require_intact(path, self.digest, "the folder's listing")
         return {entry["relpath"]: entry["md5"] for entry in json.loads(path.read_text(encoding="utf-8"))}
 
     def fetch(self, digests: Mapping[str, str]) -> dict[str, Path]:
-        """Bring files into the cache.
+        """Fetch files into the cache.
 
         Args:
-            digests: relative path to MD5.
+            digests: MD5 by relative path.
 
         Returns:
-            Relative path to the file in the cache (read-only, shared: never write there).
+            Path in the cache by relative path. The files are shared and read-only: never write to them.
         """
-        missing = [name for name, md5 in digests.items() if not _is_whole(self._cached(md5), md5)]
+        missing = [name for name, md5 in digests.items() if not _is_intact(self._cached(md5), md5)]
         if missing:
 
-            def bring(repo: Repo) -> None:
+            def fetch_objects(repo: Repo) -> None:
                 self._drop_damaged([digests[name] for name in missing])
                 repo.fetch(targets=[str(self._project / "data" / name) for name in missing])
 
-            self._with_dvc(bring)
+            self._with_dvc(fetch_objects)
             for name in missing:
-                self._insist(self._cached(digests[name]), digests[name], f"data/{name}")
+                self._require_intact(self._cached(digests[name]), digests[name], f"data/{name}")
         return {name: self._cached(md5) for name, md5 in digests.items()}
 
     def _drop_damaged(self, digests: Sequence[str]) -> None:
-        """Make room for whole files, under the lock: what another process has just mended stays."""
+        """Delete damaged files so that DVC fetches them again; runs under the lock, so a file that another process repaired stays."""
         for md5 in digests:
-            if not _is_whole(self._cached(md5), md5):
+            if not _is_intact(self._cached(md5), md5):
                 self._cached(md5).unlink(missing_ok=True)
 
-    def _insist(self, path: Path, md5: str, what: str) -> None:
+    def _require_intact(self, path: Path, md5: str, what: str) -> None:
         if not path.is_file():
             if self.remote.startswith("s3://"):
                 check_access(self.remote, listing=True)
             raise DataError(
                 f"{what} ({md5}) is missing from the DVC remote {redact_url(self.remote)}: push it again with `dvc push`."
             )
-        if not _is_whole(path, md5):
+        if not _is_intact(path, md5):
             path.chmod(0o644)
             path.unlink()
             raise DataError(
                 f"{what} is corrupt in the DVC remote {redact_url(self.remote)}: its content is not {md5}; push it again from "
-                "a whole copy."
+                "an intact copy."
             )
 
     def _cached(self, md5: str) -> Path:
@@ -168,20 +170,20 @@ class RemoteData:
 
         with dvc_project(self._project, self.remote) as project:
             if self.remote.startswith("s3://"):
-                check_access(self.remote, listing=False)  # DVC would try for minutes, and say no reason
+                check_access(self.remote, listing=False)  # DVC would retry for minutes and give no reason
             tracked = {"outs": [{"md5": self.digest, "hash": "md5", "path": "data"}]}
             (project / "data.dvc").write_text(yaml.safe_dump(tracked), encoding="utf-8")
             try:
                 with closing(Repo(str(self._project))) as repo:
                     action(repo)
             except (DownloadError, FileTransferError, FileNotFoundError):
-                return  # the caller looks at what arrived and names what did not
+                return  # the caller checks which files arrived and names the missing ones
             except (DvcException, OSError) as error:
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 reason = reason.replace(self.remote, redact_url(self.remote))
                 raise DataError(
                     f"DVC could not fetch {self.digest} from {redact_url(self.remote)} ({reason}): check that the remote holds it "
-                    "(`dvc push`) and that this machine may read it."
+                    "(`dvc push`) and that this machine has read access."
                 ) from error
 
 
@@ -189,15 +191,15 @@ class RemoteData:
 def dvc_project(project: Path, remote: str) -> Iterator[Path]:
     """A scratch DVC project with one remote, no Git and no analytics, locked against other processes.
 
-    Credentials stay in the environment, where DVC's S3 support looks for them.
+    Credentials stay in the environment, where DVC's S3 support reads them.
     """
     from dvc.repo import Repo
 
     project.mkdir(parents=True, exist_ok=True)
     with open(project / "lock", "w", encoding="ascii") as lock, _quiet_dvc():
         fcntl.flock(lock, fcntl.LOCK_EX)
-        for half in (project / "cache" / "files" / "md5").glob("*/.*.tmp"):  # of a pull that was killed
-            half.unlink(missing_ok=True)
+        for partial in (project / "cache" / "files" / "md5").glob("*/.*.tmp"):  # left by a killed pull
+            partial.unlink(missing_ok=True)
         if not (project / ".dvc").is_dir():
             Repo.init(str(project), no_scm=True).close()
         lines = [
@@ -219,7 +221,7 @@ def dvc_project(project: Path, remote: str) -> Iterator[Path]:
 
 @contextmanager
 def _quiet_dvc() -> Iterator[None]:
-    """DVC logs and greets by itself; a run has its own display, and failures come as exceptions."""
+    """Silence DVC's logs and messages: a run has its own display, and failures are raised as exceptions."""
     loggers = [logging.getLogger(name) for name in ("dvc", "dvc_data", "dvc_objects")]
     levels = [logger.level for logger in loggers]
     try:

@@ -1,4 +1,4 @@
-"""The latest data: one pointer in the store, which a schedule's runs follow and `mistere data publish` moves."""
+"""The latest data: a pointer in the store that scheduled runs follow and `mistere data publish` moves."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ LATEST_KEY = "data/latest.json"
 
 
 class LatestData(BaseModel):
-    """A dataset version that runs may use from now on.
+    """A published dataset version.
 
     Attributes:
         digest: the DVC digest.
-        remote: the DVC remote that holds it, in DVC's own spelling.
-        source: what the person who published it named.
+        remote: URL of the DVC remote that holds it, as DVC writes it.
+        source: the source that `mistere data publish` was called with.
         published_at: seconds since 1970.
     """
 
@@ -32,7 +32,7 @@ class LatestData(BaseModel):
 
 @dataclass(frozen=True)
 class LatestPointer:
-    """The pointer as it was read, with the version that a later move must still find."""
+    """The pointer as read, with the object version that a later move expects."""
 
     latest: LatestData | None
     version: str
@@ -42,7 +42,7 @@ def read_latest(store: ObjectStore) -> LatestPointer:
     """Read the pointer.
 
     Raises:
-        ArtifactError: it is there but damaged.
+        ArtifactError: the pointer is damaged.
     """
     try:
         data, version = store.read(LATEST_KEY)
@@ -52,14 +52,14 @@ def read_latest(store: ObjectStore) -> LatestPointer:
         return LatestPointer(LatestData.model_validate_json(data), version)
     except ValidationError as error:
         raise ArtifactError(
-            f"the pointer to the latest data, {store.location(LATEST_KEY)}, is damaged: delete it and `mistere data publish` again."
+            f"the pointer to the latest data, {store.location(LATEST_KEY)}, is damaged: delete it and run `mistere data publish` again."
         ) from error
 
 
 def move_latest(store: ObjectStore, seen: LatestPointer, latest: LatestData) -> None:
-    """Make ``latest`` the data that runs use, unless somebody moved the pointer since ``seen`` was read.
+    """Move the pointer to ``latest`` unless another process moved it after ``seen`` was read.
 
     Raises:
-        ConflictError: somebody did.
+        ConflictError: another process moved it.
     """
     store.write(LATEST_KEY, latest.model_dump_json(indent=1).encode(), expected=seen.version)

@@ -1,6 +1,6 @@
-"""Text whose encoding was mistaken on its way: found out, and undone where it can be.
+"""Detect and repair text that was decoded with the wrong encoding.
 
-Importing this module registers the codec error handler :data:`FALLBACK`, for files that are UTF-8 but for some bytes.
+Importing this module registers the codec error handler :data:`FALLBACK` for files that are UTF-8 except for some bytes.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ import codecs
 import re
 
 FALLBACK = "windows-1252-fallback"
-"""Error handler for reading text: bytes that are no UTF-8 are Windows-1252."""
+"""Error handler for reading text: decodes bytes that are not UTF-8 as Windows-1252."""
 
 _C1_CONTROLS = re.compile("[\x80-\x9f]")
-# What Windows-1252 makes of UTF-8: two characters for a Western letter, three for a dash or a quotation mark.
+# UTF-8 decoded as Windows-1252: two characters for a Western letter, three for a dash or a quotation mark.
 _DOUBLE_ENCODED = re.compile("[\u00c2\u00c3][\u0080-\u00bf\u0152-\u2122]|\u00e2[\u0080-\u00bf\u0152-\u2122]{2}")
 _LOST_APOSTROPHE = re.compile("(?<=\\w)\ufffd(?=\\w)")
 
 
 def looks_damaged(text: str) -> bool:
-    """Whether a text shows replacement characters, C1 controls or UTF-8 that was read as Windows-1252.
+    """Whether a text holds replacement characters, C1 controls or UTF-8 that was decoded as Windows-1252.
 
-    A letter such as â or Ã is no sign by itself: only where it and what follows are a UTF-8 character.
+    A letter such as â or Ã alone is no sign: it counts only if its bytes and the following ones form a UTF-8 character.
     """
     if "\ufffd" in text or _C1_CONTROLS.search(text):
         return True
@@ -28,11 +28,10 @@ def looks_damaged(text: str) -> bool:
 
 
 def repair(text: str) -> str:
-    """Undo the damage that Windows-1252 text takes when it is read as something else.
+    """Undo the damage of a wrong encoding.
 
-    Handles C1 control characters (U+0092 for an apostrophe), UTF-8 read as Windows-1252 (three characters for one), and
-    replacement characters inside words, where an apostrophe is by far the likeliest loss. Other replacement characters
-    carry nothing and go.
+    Repairs C1 control characters (U+0092 for an apostrophe), UTF-8 decoded as Windows-1252 (three characters for one), and
+    replacement characters inside words, which most likely were apostrophes. Removes all other replacement characters.
     """
     text = _DOUBLE_ENCODED.sub(lambda match: _decoded(match.group()) or match.group(), text)
     text = _C1_CONTROLS.sub(lambda match: _from_windows(match.group().encode("latin-1")), text)
@@ -41,7 +40,7 @@ def repair(text: str) -> str:
 
 
 def _decoded(characters: str) -> str | None:
-    """A run of characters as the UTF-8 that it was; None where it was none."""
+    """Characters decoded again as UTF-8; None if their bytes are not UTF-8."""
     try:
         return b"".join(_windows_byte(character) for character in characters).decode("utf-8")
     except UnicodeDecodeError:
@@ -52,7 +51,7 @@ def _windows_byte(character: str) -> bytes:
     try:
         return character.encode("cp1252")
     except UnicodeEncodeError:
-        # Windows-1252 leaves five bytes undefined; decoders pass them on as C1 controls.
+        # Windows-1252 leaves five bytes undefined; decoders map them to C1 controls.
         return character.encode("latin-1", errors="replace")
 
 

@@ -1,4 +1,4 @@
-"""Reading the utterances that a reference names, split by split, and keeping prepared features at hand on disk."""
+"""Read the utterances of a dataset by reference, split by split, and spool prepared features to disk."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RowRange:
-    """Consecutive rows of one parquet shard: the unit in which vectors are made."""
+    """Consecutive rows of one parquet shard: the unit of work of the extraction."""
 
     split: Split
     shard: str
@@ -32,9 +32,9 @@ class RowRange:
 
 
 def row_ranges(reference: UtteranceSet, rows: int) -> list[RowRange]:
-    """A dataset cut into ranges of ``rows`` rows (fewer at a shard's end), in file order.
+    """Cut a dataset into ranges of ``rows`` rows (fewer at the end of a shard), in file order.
 
-    A function of the dataset alone: whoever works on a range does exactly what everyone else would do.
+    The ranges depend on the dataset alone, so all tasks agree on them.
     """
     return [
         RowRange(split, shard.name, start, min(start + rows, shard.rows))
@@ -45,12 +45,12 @@ def row_ranges(reference: UtteranceSet, rows: int) -> list[RowRange]:
 
 
 class UtteranceReader:
-    """Streams an :class:`UtteranceSet`; fetches only the shards of the splits it is asked for.
+    """Streams an :class:`UtteranceSet`; fetches only the shards that it needs.
 
     Args:
         reference: the dataset.
-        splits: which splits will be read. A limit on dialogues is shared among all splits, so it needs all of them.
-        shards: fetch only these of them; None fetches all.
+        splits: the splits to read. ``max_dialogues`` is shared among all splits, so with it all of them are fetched.
+        shards: fetch only shards of these names; None fetches all.
     """
 
     def __init__(
@@ -61,17 +61,17 @@ class UtteranceReader:
         self._paths = shard_paths(reference, SPLITS if limited else splits, None if limited else shards)
         files = {split: list(paths.values()) for split, paths in self._paths.items()}
         self._selection = selected_dialogues(files, reference.max_dialogues)
-        self._aside = {split: frozenset(reference.quarantined.get(split, ())) for split in SPLITS}
+        self._excluded = {split: frozenset(reference.quarantined.get(split, ())) for split in SPLITS}
 
     def stream(self, split: Split, *, audio: bool = True, text: bool = True) -> Iterator[Utterance]:
-        """The split's utterances in file order, with only the modalities that are wanted."""
+        """The split's utterances in file order, with the chosen modalities."""
         files = list(self._paths[split].values())
         return read_utterances(
-            files, audio=audio, text=text, dialogues=self._selection[split], without=self._aside[split]
+            files, audio=audio, text=text, dialogues=self._selection[split], without=self._excluded[split]
         )
 
     def dialogues(self, split: Split, *, audio: bool = True, text: bool = True) -> Iterator[list[Utterance]]:
-        """The split's dialogues, turn by turn; memory is that of one dialogue."""
+        """The split's dialogues, turn by turn; at most one dialogue is in memory."""
         current: list[Utterance] = []
         for utterance in self.stream(split, audio=audio, text=text):
             if current and utterance.dialogue_id != current[0].dialogue_id:
@@ -82,7 +82,7 @@ class UtteranceReader:
             yield sorted(current, key=lambda u: u.turn)
 
     def columns(self, split: Split, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Some columns of the split's utterances, whatever they are, in file order.
+        """Any columns of the split's utterances, in file order.
 
         Raises:
             DataError: no shard of the split has such a column.
@@ -92,28 +92,28 @@ class UtteranceReader:
             missing -= set(batch.schema.names)
             for row in batch.to_pylist():
                 name = row["dialogue_id"]
-                if name not in self._aside[split] and (chosen is None or name in chosen):
+                if name not in self._excluded[split] and (chosen is None or name in chosen):
                     yield row
         if missing:
             raise DataError(
-                f"the {split} split has no column {sorted(missing)[0]!r}: name one it has, or leave it out of the setting."
+                f"the {split} split has no column {sorted(missing)[0]!r}: name an existing column, or remove it from the setting."
             )
 
     def read(self, rows: RowRange, *, audio: bool = True, text: bool = True) -> list[Utterance]:
-        """The utterances of one range; row groups outside it are not read."""
+        """The utterances of one range; skips row groups outside it."""
         return list(
             read_utterances(
                 [self._paths[rows.split][rows.shard]],
                 audio=audio,
                 text=text,
                 dialogues=self._selection[rows.split],
-                without=self._aside[rows.split],
+                without=self._excluded[rows.split],
                 rows=(rows.start, rows.stop),
             )
         )
 
     def table(self, rows: RowRange) -> pa.Table:
-        """Split, dialogue, turn and label of one range's utterances, without what they hold."""
+        """Split, dialogue, turn and label of one range's utterances, without text and audio."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -123,9 +123,9 @@ class UtteranceReader:
         chosen = self._selection[rows.split]
         if chosen is not None:
             table = table.filter(pc.is_in(table["dialogue_id"], pa.array(sorted(chosen), pa.string())))
-        if self._aside[rows.split]:
-            aside = pa.array(sorted(self._aside[rows.split]), pa.string())
-            table = table.filter(pc.invert(pc.is_in(table["dialogue_id"], aside)))
+        if self._excluded[rows.split]:
+            excluded = pa.array(sorted(self._excluded[rows.split]), pa.string())
+            table = table.filter(pc.invert(pc.is_in(table["dialogue_id"], excluded)))
         split = pa.repeat(pa.scalar(rows.split), len(table))
         kinds = {"turn": pa.int64()}
         cast = [table[name].cast(kinds.get(name, pa.string())) for name in columns]
@@ -137,8 +137,8 @@ class PreviousTurns:
 
     Args:
         reader: the dataset.
-        turns: how many at most; with 0 nothing is read.
-        splits: of which splits. Their transcripts are held in memory, about 100 bytes a turn.
+        turns: number of turns; with 0 nothing is read.
+        splits: the splits to read. Their transcripts are held in memory, about 100 bytes for each turn.
     """
 
     def __init__(self, reader: UtteranceReader, turns: int, splits: Sequence[Split]) -> None:
@@ -152,24 +152,24 @@ class PreviousTurns:
     def of(self, split: str, utterance: Utterance) -> tuple[str, ...]:
         """The turns before an utterance, oldest first; a turn without a transcript is left out."""
         before = range(max(0, utterance.turn - self._turns), utterance.turn)
-        found = (self._texts.get((split, utterance.dialogue_id, turn)) for turn in before)
-        return tuple(text for text in found if text)
+        texts = (self._texts.get((split, utterance.dialogue_id, turn)) for turn in before)
+        return tuple(text for text in texts if text)
 
 
 def undecodable(split: str, utterance: Utterance, error: Exception) -> str:
-    """The sentence for an utterance whose audio cannot be read."""
+    """The error message for an utterance whose audio cannot be read."""
     reason = str(error).rstrip(".")
     return (
-        f"{split} dialogue {utterance.dialogue_id}, turn {utterance.turn}: {reason[0].lower()}{reason[1:]}: mend it, or set "
-        "speech.undecodable=missing to go on without it."
+        f"{split} dialogue {utterance.dialogue_id}, turn {utterance.turn}: {reason[0].lower()}{reason[1:]}: fix it, or set "
+        "speech.undecodable=missing to continue without it."
     )
 
 
 class FeatureSpool:
-    """Features of many utterances in one scratch file: prepared once, read at random, memory stays flat.
+    """Features of many utterances in one scratch file, prepared once and read in any order with constant memory.
 
-    A folder with the features one after the other and, written by :meth:`close`, where each lies: so that several training
-    processes read what one of them prepared.
+    The folder holds the features one after another and an index, which :meth:`close` writes, so that several training processes
+    can read what one of them prepared.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -182,7 +182,7 @@ class FeatureSpool:
 
     @classmethod
     def open(cls, folder: Path) -> FeatureSpool:
-        """One that has been written and closed."""
+        """Open a spool that has been written and closed."""
         spool = cls.__new__(cls)
         index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
         spool._folder, spool._file = folder, (folder / _SPOOLED).open("r+b")
@@ -212,7 +212,7 @@ class FeatureSpool:
         return load(self._file.read(size)), self.labels[index]
 
     def close(self) -> None:
-        """Write where everything lies, and close the file."""
+        """Write the index and close the file."""
         if not self._file.closed:
             self._file.close()
             index = {"spans": self._spans, "lengths": self.lengths, "labels": self.labels}
@@ -235,9 +235,9 @@ def batches_by_length(lengths: Sequence[int], size: int) -> list[list[int]]:
 
 
 def batches_within(lengths: Sequence[int], budget: float) -> list[list[int]]:
-    """Indices in batches of similar length, longest first, none longer in all than ``budget`` with its padding counted.
+    """Indices in batches of similar length, longest first, with a padded size of at most ``budget`` each.
 
-    An utterance that is longer than the budget gets a batch of its own.
+    An utterance longer than the budget gets a batch of its own.
     """
     batches: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):

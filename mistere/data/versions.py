@@ -1,8 +1,8 @@
-"""From what a person names to what a run is pinned to: a DVC digest and a remote.
+"""Resolve a data source to a pinned version: a DVC digest and a remote.
 
-A name is a folder in the dataset form, a ``.dvc`` file, ``FILE.dvc@REVISION`` (that file as it was at a Git revision), a Git
-revision (of ``data.dvc``), or a DVC digest (in the default remote of the project one is in). It is resolved by whoever starts
-the run, never inside a stage: a container needs no Git and no working tree.
+A source is a folder in the dataset form, a ``.dvc`` file, ``FILE.dvc@REVISION`` (the file at a Git revision), a Git revision (of
+``data.dvc``), or a DVC digest (in the default remote of the current project). The command that starts a run resolves it, never a
+stage, so a container needs no Git and no working tree.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _GIT_SECONDS = 30
 
 @dataclass(frozen=True)
 class PinnedData:
-    """A dataset version: the digest that DVC pins, the remote that holds it, and the remote's S3 endpoint, if it names one."""
+    """A dataset version: its DVC digest, the remote that holds it, and the remote's S3 endpoint; empty for the default."""
 
     digest: str
     remote: str
@@ -39,19 +39,18 @@ def pin(source: str, snapshots: str) -> PinnedData:
     """Resolve a data source.
 
     Args:
-        source: see the module; the remote is the default one of the project as it is configured now, also for a version of
-            long ago.
-        snapshots: a DVC remote (folder or ``s3://``) that takes a snapshot of a folder.
+        source: see the module. The remote is the project's current default remote, also for an old revision.
+        snapshots: DVC remote (folder or ``s3://``) to which the content of a folder is copied.
 
     Raises:
-        DataError: there is no such file or folder, or it is not what it should be.
-        UsageError: a revision or file that Git does not know.
+        DataError: the file or folder does not exist, or is not a dataset or a ``.dvc`` file.
+        UsageError: Git does not know the revision, or the file at that revision.
     """
     path = Path(source)
     if path.is_dir():
         if not (path / "dataset.yaml").is_file() and _is_revision(source):
             raise DataError(
-                f"{source} is a folder without a dataset.yaml, and a Git revision too: write {_TRACKED}@{source} for the revision."
+                f"{source} is both a folder without a dataset.yaml and a Git revision: write {_TRACKED}@{source} for the revision."
             )
         return _snapshot(path.resolve(), snapshots)
     if path.suffix == ".dvc" and path.is_file():
@@ -74,13 +73,13 @@ def _tracked(content: bytes, name: str, project: Path) -> PinnedData:
 
 
 def _at_revision(path: Path, revision: str) -> PinnedData:
-    """What a ``.dvc`` file pinned at a Git revision.
+    """The version that a ``.dvc`` file pinned at a Git revision.
 
     Raises:
-        UsageError: no repository, no such revision, or no such file in it.
+        UsageError: there is no repository, no such revision, or no such file at it.
     """
     folder = path.resolve().parent
-    where = next(place for place in (folder, *folder.parents) if place.is_dir())  # the folder may be gone since
+    where = next(parent for parent in (folder, *folder.parents) if parent.is_dir())  # the folder may have been deleted
     if _git(where, "rev-parse", "--git-dir") is None:
         raise UsageError(
             f"{path}@{revision}: {where} is in no Git repository, so there are no revisions of {path.name}."
@@ -99,12 +98,12 @@ def _is_revision(name: str) -> bool:
 
 
 def _commit(where: Path, revision: str) -> str | None:
-    found = _git(where, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
-    return None if found is None else found.decode("ascii").strip()
+    output = _git(where, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
+    return None if output is None else output.decode("ascii").strip()
 
 
 def _git(where: Path, *arguments: str) -> bytes | None:
-    """What Git answers; None where it refuses, or is not there."""
+    """Git's standard output; None if it fails or is not installed."""
     try:
         done = subprocess.run(["git", *arguments], cwd=where, capture_output=True, timeout=_GIT_SECONDS, check=False)
     except (OSError, subprocess.SubprocessError, ValueError):
@@ -120,7 +119,7 @@ def _pinned_digest(content: bytes, name: str) -> str:
 
 
 def _default_remote(project: Path) -> tuple[str, str]:
-    """URL and S3 endpoint of a project's default remote; credentials stay where they are."""
+    """URL and S3 endpoint of a project's default remote, without credentials."""
     from dvc.exceptions import DvcException
     from dvc.fs import get_fs_config
     from dvc.repo import Repo
@@ -132,14 +131,14 @@ def _default_remote(project: Path) -> tuple[str, str]:
                 raise DataError(
                     f"the DVC project at {project} has no default remote: set one with `dvc remote default`."
                 )
-            settings = get_fs_config(repo.config, name=name)  # follows remote:// to the one it refers to
+            settings = get_fs_config(repo.config, name=name)  # resolves remote:// references
             return str(settings["url"]), str(settings.get("endpointurl") or "")
     except DvcException as error:
         raise DataError(f"{project} is not inside a DVC project ({error}).") from error
 
 
 def _snapshot(folder: Path, remote: str) -> PinnedData:
-    """Transfer a folder into a remote as ``dvc add --to-remote`` does; what is there already is not sent again."""
+    """Transfer a folder into a remote like ``dvc add --to-remote``; files in the remote are not sent again."""
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
@@ -158,5 +157,7 @@ def _snapshot(folder: Path, remote: str) -> PinnedData:
         except (DvcException, OSError) as error:
             cause = error if isinstance(error, OSError) else error.__cause__
             failure = disk_error(cause, remote) if isinstance(cause, OSError) else None
-            raise failure or DataError(f"{folder} could not be read whole ({error}).") from error
+            raise failure or DataError(
+                f"{folder} could not be copied to {remote} ({error}): check that all its files are readable."
+            ) from error
         return PinnedData(_pinned_digest(tracked.read_bytes(), str(tracked)), remote)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from mistere.common.errors import ArtifactError
-from mistere.data.audio import AudioError, encode_flac, listen
+from mistere.data.audio import AudioError, decode_recording, encode_flac
 from mistere.data.dataset import Utterance
 
 FOLDER = "example"
@@ -41,7 +41,7 @@ def sendable(dialogue: Sequence[Utterance]) -> list[Utterance] | None:
         audio = utterance.audio
         if audio:
             try:
-                heard = listen(audio, _MOST_SECONDS)
+                heard = decode_recording(audio, _MOST_SECONDS)
             except AudioError:
                 return None
             if len(heard.wave) > _MOST_SECONDS * heard.rate:

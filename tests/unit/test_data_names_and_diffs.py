@@ -66,7 +66,7 @@ def test_a_folder_that_is_gone_since_is_found_at_its_revision(project: Path) -> 
 
 def test_what_is_a_folder_or_a_file_is_no_revision(project: Path) -> None:
     (project / "v1").mkdir()
-    with pytest.raises(DataError, match=r"a Git revision too: write data\.dvc@v1 for the revision\.$"):
+    with pytest.raises(DataError, match=r"a Git revision: write data\.dvc@v1 for the revision\.$"):
         pin("v1", "")
     (project / "v1").rmdir()
     (project / "v1").touch()

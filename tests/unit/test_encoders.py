@@ -109,7 +109,7 @@ def test_hidden_states_have_the_shapes_they_should(bases: dict[str, Path], name:
 @pytest.mark.parametrize("pooling", ["mean", "attentive", "first", "last", "layer_mix"])
 def test_an_utterance_is_embedded_alone_as_in_any_batch(bases: dict[str, Path], name: str, pooling: str) -> None:
     if family_named(name).causal and pooling == "first":
-        with pytest.raises(UsageError, match="pooling=first reads a position that has seen nothing"):
+        with pytest.raises(UsageError, match="pooling=first reads a position without information"):
             encoder_of(bases, name, pooling=pooling)
         return
     encoder = encoder_of(bases, name, pooling=pooling)
@@ -389,7 +389,7 @@ def test_adapters_on_weights_of_four_bits(bases: dict[str, Path], tmp_path: Path
 def test_a_prompt_must_say_where_the_audio_goes(bases: dict[str, Path]) -> None:
     settings = settings_of("audio_language", prompt="What do you hear?")
     family = families()["audio_language"](bases["audio_language"], settings)
-    with pytest.raises(UsageError, match=r"speech\.prompt must name <\|AUDIO\|> once"):
+    with pytest.raises(UsageError, match=r"speech\.prompt must hold <\|AUDIO\|> once"):
         family.collate([family.prepare(utterance) for utterance in inputs_of("speech")])
 
 
@@ -484,8 +484,8 @@ def test_only_known_files_go_into_a_base(tmp_path: Path) -> None:
         ({"model_type": "mamba"}, "no text encoder family handles model type 'mamba'"),
         ({"model_type": "whisper"}, "no text encoder family handles model type 'whisper'"),
         ({"model_type": ["bert"]}, "no text encoder family handles model type"),
-        ({}, "names no model_type"),
-        ([], "names no model_type"),
+        ({}, "has no model_type"),
+        ([], "has no model_type"),
     ],
 )
 def test_an_unknown_model_type_is_a_usage_error(config: object, says: str, tmp_path: Path) -> None:
@@ -615,7 +615,7 @@ def test_weights_of_another_size_than_their_configuration_are_refused(name: str,
     config = json.loads((folder / "config.json").read_text())
     width = "d_model" if name == "whisper" else "hidden_size"
     (folder / "config.json").write_text(json.dumps({**config, width: 48, "encoder_attention_heads": 2}))
-    with pytest.raises(UsageError, match=r"encoder .*its weights (do not load|are not of the sizes)"):
+    with pytest.raises(UsageError, match=r"encoder .*its weights (do not load|do not have the sizes)"):
         base = resolve_base(EncoderConfig(source=f"path:{folder}"), family.modality, LocalStore(tmp_path / "store"))
         family(base.path, settings_of(name)).load_backbone()
 
@@ -634,7 +634,7 @@ def test_a_gpu_that_is_not_there_is_a_usage_error(monkeypatch: pytest.MonkeyPatc
     from mistere.model.encoders.device import choose_device, inference_precision, training_precision
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UsageError, match=r"text\.device=cuda, but this machine shows no GPU"):
+    with pytest.raises(UsageError, match=r"text\.device=cuda, but torch .* finds no GPU"):
         choose_device("cuda", "text.device")
     cpu = choose_device("auto", "text.device")
     assert cpu.type == "cpu" and training_precision("auto", cpu, "") == torch.float32

@@ -217,7 +217,7 @@ def no_rows(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (drop_label, "dev-00000.parquet lacks the column 'label': every utterance needs one."),
+        (drop_label, "dev-00000.parquet lacks the column 'label': every utterance needs a value in it."),
         (no_parquet, "test-00000.parquet is not readable parquet ("),
         (cut_short, "test-00000.parquet is not readable parquet ("),
         (empty_file, "test-00000.parquet is not readable parquet ("),
@@ -298,7 +298,7 @@ def test_a_remote_that_is_not_there_is_one_sentence(folder: Path, tmp_path: Path
 
 @pytest.mark.parametrize("digest", ["", "abc", "0" * 32, "../" * 10 + ".dir"])
 def test_a_digest_that_is_none_is_refused(digest: str, tmp_path: Path) -> None:
-    assert "is no digest of a folder tracked by DVC" in _refused_version(PinnedData(digest, str(tmp_path)))
+    assert "is not the digest of a folder tracked by DVC" in _refused_version(PinnedData(digest, str(tmp_path)))
 
 
 def test_what_was_fetched_is_kept_and_mended_when_damaged(folder: Path) -> None:

@@ -10,7 +10,7 @@ from mistere.data.audio import (
     EmptyAudioError,
     Recording,
     clipped_share,
-    listen,
+    decode_recording,
     quiet_share,
     rms_dbfs,
 )
@@ -64,7 +64,7 @@ def hear(data: bytes | None, path: str | None, silence_dbfs: float) -> Heard:
     if data is None:
         return Heard(has_audio=True, embedded=False) if path else Heard()
     try:
-        found = listen(data, LISTENED_SECONDS)
+        found = decode_recording(data, LISTENED_SECONDS)
     except EmptyAudioError:
         return Heard(True, True, False)
     except AudioError:

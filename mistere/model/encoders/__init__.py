@@ -1,1 +1,1 @@
-"""Utterance encoders: sources, preparation of inputs, embedding."""
+"""Utterance encoders: where base weights come from, input preparation, families and embedding."""

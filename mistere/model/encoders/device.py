@@ -1,4 +1,4 @@
-"""Which device and which precision a setting means on this machine."""
+"""Resolve the device and precision settings for this machine."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from mistere.config.encoder import Device, Precision
 
 
 def choose_device(setting: Device, where: str) -> torch.device:
-    """The device that a setting means here.
+    """Resolve a device setting.
 
     Args:
-        setting: ``auto`` takes a GPU where there is one.
-        where: the setting's name, for the error.
+        setting: ``auto`` uses a GPU if there is one.
+        where: name of the setting, for the error.
 
     Raises:
-        UsageError: a GPU is asked for and there is none.
+        UsageError: the setting requires a GPU and there is none.
     """
-    there = torch.cuda.is_available()
-    if setting == "cuda" and not there:
+    has_gpu = torch.cuda.is_available()
+    if setting == "cuda" and not has_gpu:
         raise UsageError(
-            f"{where}=cuda, but this machine shows no GPU to torch {torch.__version__}: set {where}=auto, or run it where "
-            "one is."
+            f"{where}=cuda, but torch {torch.__version__} finds no GPU on this machine: set {where}=auto, or run on a "
+            "machine with a GPU."
         )
-    return torch.device("cuda" if there and setting != "cpu" else "cpu")
+    return torch.device("cuda" if has_gpu and setting != "cpu" else "cpu")
 
 
 def training_precision(setting: Precision, device: torch.device, where: str) -> torch.dtype:
-    """The precision of a training's matrix products; ``auto`` is half precision on a GPU only.
+    """Precision of the matrix products in training; ``auto`` is half precision on a GPU, float32 on a CPU.
 
     Raises:
-        UsageError: fp16, which needs a GPU's loss scaling, on a CPU.
+        UsageError: fp16 on a CPU; its loss scaling needs a GPU.
     """
     if setting == "float16" and device.type == "cpu":
         raise UsageError(f"{where}=float16 trains on a GPU only: set {where}=bfloat16 or auto.")
@@ -41,10 +41,10 @@ def training_precision(setting: Precision, device: torch.device, where: str) -> 
 
 
 def inference_precision(setting: Precision, device: torch.device) -> torch.dtype:
-    """The precision of vectors' computation; ``auto`` is half precision on a GPU, float32 on a CPU.
+    """Precision of the extraction of vectors; ``auto`` is half precision on a GPU, float32 on a CPU.
 
-    A CPU may multiply in bf16 too, and with AMX faster; but there the endpoint computes in float32, and its answers are to be
-    those that were evaluated.
+    A CPU with AMX is faster in bf16, but the endpoint computes in float32 on a CPU, and the evaluated vectors must be the
+    served ones.
     """
     if setting != "auto":
         return _DTYPES[setting]

@@ -1,9 +1,10 @@
-"""Utterance vectors from a fine-tuned encoder, batched by length: the one path of extraction and serving.
+"""Utterance vectors from a fine-tuned encoder, batched by length, for extraction and serving alike.
 
-What costs: the backbone's matrix products, in proportion to batch size times its longest utterance; so utterances of similar
-length share a batch, and a batch holds as much audio or text as a budget says, however many utterances that is. On a CPU
-batches are computed side by side, a core each, which spares the waiting of cores for one another; preparing the next window
-(decoding, features) fills the gaps. On a GPU it goes on while the GPU computes.
+The cost is that of the backbone's matrix products, proportional to batch size times the longest utterance. So utterances of
+similar length share a batch, and a batch is limited by a budget of seconds or tokens rather than a number of utterances. On a
+CPU, batches run in parallel on one core each, which avoids synchronising cores within an operation, and the next window is
+prepared (decoding, features) on cores that run out of batches. On a GPU, it is prepared while the GPU computes.
+``mistere bench extraction_speed`` measures it.
 """
 
 from __future__ import annotations
@@ -25,28 +26,28 @@ from mistere.data.utterances import batches_within
 from mistere.model.encoders.device import choose_device, inference_precision
 from mistere.model.encoders.families import families
 from mistere.model.encoders.families.family import Features
-from mistere.model.encoders.inputs import HasModalities, encoder_input, heard
+from mistere.model.encoders.inputs import HasModalities, crop_and_pad, encoder_input
 from mistere.model.encoders.quantisation import quantised
 from mistere.model.encoders.utterance_encoder import UtteranceEncoder, load_tuned
 
 T = TypeVar("T")
 SERVING = ExtractionSettings(precision="float32")
-"""How a live dialogue is embedded: exactly, whatever the CPU."""
+"""Settings for a live dialogue: float32 on every device."""
 
 
 class Embedder:
-    """A fine-tuned encoder ready to embed.
+    """A fine-tuned encoder that embeds utterances.
 
     Args:
-        family: the family's name.
-        base: folder of the base weights.
+        family: name of the encoder family.
+        base: directory of the base weights.
         tuned: ``tuned.safetensors``.
-        settings: the encoder's section, as it was fine-tuned.
-        classes: number of labels (the head's width).
+        settings: the encoder's section, as used for fine-tuning.
+        classes: number of labels (width of the head).
         extraction: batches and precision.
-        device: ``auto`` takes a GPU where there is one.
-        note: is told when batches had to become smaller.
-        int8: compute the backbone's linear layers in 8-bit integers; on a CPU only.
+        device: ``auto`` uses a GPU if there is one.
+        note: called with a sentence when a batch does not fit into memory and is split.
+        int8: compute the backbone's linear layers in 8-bit integers; ignored on a GPU.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class Embedder:
 
     @cached_property
     def encoder(self) -> UtteranceEncoder:
-        """The encoder itself, loaded when it is first needed: vectors that are there already need none."""
+        """The encoder, loaded on first use: it is not needed if all vectors are cached."""
         encoder = self._load().to(self.device)
         if self._int8:
             return quantised(encoder)
@@ -84,10 +85,10 @@ class Embedder:
         return encoder
 
     def prepare(self, utterance: HasModalities, context: Sequence[str] = ()) -> Features | None:
-        """Features of one utterance, or None where it lacks the modality.
+        """Features of one utterance; None if it lacks the modality.
 
         Args:
-            utterance: what is embedded.
+            utterance: the utterance to embed.
             context: transcripts of the turns before it, oldest first.
 
         Raises:
@@ -97,23 +98,23 @@ class Embedder:
         return None if value is None else self.encoder.family.prepare(value)
 
     def prepare_samples(self, wave: np.ndarray, rate: int) -> Features:
-        """Features of audio that is decoded already: mono samples ``[N]`` and their rate in Hz."""
-        return self.encoder.family.prepare(heard(wave, rate, self.settings))
+        """Features of decoded audio: mono samples ``[N]`` and their rate in Hz."""
+        return self.encoder.family.prepare(crop_and_pad(wave, rate, self.settings))
 
     def embed(self, features: Sequence[Features | None]) -> np.ndarray:
-        """Vectors float32 ``[N, dimension]`` in the order of ``features``; a NaN row where there is none."""
+        """Vectors float32 ``[N, dimension]`` in the order of ``features``; a NaN row for None."""
         return self._begin(features, None)()
 
     def embed_windows(
         self, windows: Iterable[Sequence[T]], prepare: Callable[[T], Features | None]
     ) -> Iterator[np.ndarray]:
-        """Vectors of a long stream, window by window; memory is that of two windows.
+        """Vectors of a long stream, window by window; at most two windows are in memory.
 
-        What is in a batch depends on the window alone, so the same window always gives the same bytes.
+        The batches depend on the window alone, so the same window always gives the same bytes.
 
         Args:
-            windows: what to embed, some hundred at a time.
-            prepare: makes an item's features, in a thread.
+            windows: items to embed, a few hundred each.
+            prepare: makes the features of an item; called in threads.
         """
         on_cpu = self.device.type == "cpu"
         with one_core_each() if on_cpu else nullcontext(), ThreadPoolExecutor(usable_cores()) as pool:
@@ -121,9 +122,9 @@ class Embedder:
             ready: list[Future[Features | None]] | None = None
             for window in windows:
                 if window:
-                    _ = self.encoder  # loaded here rather than by several threads at once
+                    _ = self.encoder  # load it before several threads need it
                 finish = self._begin([future.result() for future in ready], compute) if ready is not None else None
-                # Behind the batches in the queue: a core that runs out of them prepares what is next.
+                # Queued behind the batches, so that cores without a batch prepare the next window.
                 ready = [pool.submit(prepare, item) for item in window]
                 if finish:
                     yield finish()
@@ -131,10 +132,10 @@ class Embedder:
                 yield self._begin([future.result() for future in ready], compute)()
 
     def _begin(self, features: Sequence[Features | None], pool: Executor | None) -> Callable[[], np.ndarray]:
-        """Start computing, in ``pool`` where there is one; what is returned waits and gives the vectors."""
-        there = [(index, feature) for index, feature in enumerate(features) if feature is not None]
-        batches = batches_within([feature["length"] for _, feature in there], self._budget)
-        chosen = [[there[position] for position in batch] for batch in batches]
+        """Start computing, in ``pool`` if given; the returned function waits for the vectors."""
+        present = [(index, feature) for index, feature in enumerate(features) if feature is not None]
+        batches = batches_within([feature["length"] for _, feature in present], self._budget)
+        chosen = [[present[position] for position in batch] for batch in batches]
         work = [[feature for _, feature in batch] for batch in chosen]
         results = pool.map(self._vectors, work) if pool else map(self._vectors, work)
 
@@ -148,23 +149,23 @@ class Embedder:
 
     @torch.inference_mode()
     def _vectors(self, features: list[Features]) -> np.ndarray:
-        """Vectors of one batch; where it does not fit into the device's memory, of its halves."""
+        """Vectors of one batch; if it does not fit into the device's memory, of its halves."""
         try:
             batch = self.encoder.family.collate(features)
             moved = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
-            found: np.ndarray = self.encoder.embed(moved).float().cpu().numpy()
-            return found
+            vectors: np.ndarray = self.encoder.embed(moved).float().cpu().numpy()
+            return vectors
         except torch.OutOfMemoryError as error:
             if len(features) == 1:
                 raise MistereError(
                     f"one utterance does not fit into the device's memory: lower {self.modality}."
                     f"{'max_seconds' if self.modality == 'speech' else 'max_tokens'}."
                 ) from error
-            error.__traceback__ = None  # it holds the activations
+            error.__traceback__ = None  # the traceback keeps the activations alive
         torch.cuda.empty_cache()
         half = len(features) // 2
         self._budget = max(self._budget / 2, 1.0)
         self._note(
-            f"{len(features)} utterances at once do not fit into the device's memory: going on with {half} at once."
+            f"{len(features)} utterances at once do not fit into the device's memory: continuing with {half} at once."
         )
         return np.concatenate([self._vectors(features[:half]), self._vectors(features[half:])])

@@ -1,10 +1,17 @@
-"""A transformer's layers in one operation each: the one that ``nn.TransformerEncoderLayer`` takes without a gradient.
+"""Fused transformer layers for inference in float32 on a CPU: one operation for each layer.
 
-``transformers`` computes a layer in some forty operations, which for one short utterance take as long as the products, and
-queries, keys and values in three products where one does. It is called here without the module around it, whose own checks
-take twice as long as the call. The weights are the same tensors: nothing is held twice. Attention keeps all its scores at
-once, so beyond :data:`MOST_POSITIONS` the backbone's own layers are faster, and are used. A convolution over time is a product:
-oneDNN's gets ready for each new length, and every utterance has its own.
+Why: ``transformers`` computes a layer in about forty operations. For one short utterance their overhead takes as long as the
+matrix products. The kernel behind the fast path of ``nn.TransformerEncoderLayer`` computes the whole layer, with one product for
+queries, keys and values. It is called directly, because the checks of the module around it take twice as long as the call.
+A turn of a live
+dialogue costs a quarter less (``mistere bench serving_speed``). Delete this module once ``transformers``
+computes a layer as fast without gradients on a CPU, or torch removes the kernel (``torch._transformer_encoder_layer_fwd``).
+
+The weights are shared with the backbone's modules, so they are held once. The kernel materialises all attention scores, so
+batches longer than :data:`MOST_POSITIONS` use the backbone's own layers, which are faster there.
+
+:class:`FusedConvolution` computes a convolution over time as one matrix product, because oneDNN prepares its convolution anew
+for each input length, and every utterance has its own length.
 """
 
 from __future__ import annotations
@@ -17,12 +24,12 @@ import torch
 from torch import Tensor, nn
 
 MOST_POSITIONS = 512
-"""Positions of the longest in a batch up to which a fused layer is at least as fast (10 s of speech)."""
+"""Length of a padded batch up to which a fused layer is at least as fast as the backbone's own (10 s of speech)."""
 
 
 @dataclass(frozen=True)
 class LayerParts:
-    """What a transformer layer consists of, whatever its modules are called.
+    """The parts of a transformer layer, independent of the names of its modules.
 
     Attributes:
         query, key, value, output: linear layers of the attention; a bias may be missing.
@@ -41,12 +48,12 @@ class LayerParts:
 
 
 class FusedLayer:
-    """One layer on the very weights of its parts: states ``[B, T, D]`` to ``[B, T, D]``.
+    """One fused layer, ``[B, T, D]`` to ``[B, T, D]``, which shares the weights of its parts.
 
     Args:
-        parts: of a layer in float32 on a CPU. Its queries', keys' and values' weights become parts of one tensor.
-        heads: of the attention, an even number.
-        norm_first: whether LayerNorm stands before attention and feed-forward (Whisper) or after their residual (BERT).
+        parts: modules of a layer in float32 on a CPU. The query, key and value weights become views of one tensor.
+        heads: number of attention heads, even.
+        norm_first: whether LayerNorm precedes attention and feed-forward (Whisper) or follows their residual (BERT).
     """
 
     @torch.no_grad()
@@ -64,16 +71,16 @@ class FusedLayer:
         self._arguments: tuple[Any, ...] = (joined.shape[1], heads, *attention, *settings, *rest)
 
     def __call__(self, states: Tensor, padding: Tensor | None) -> Tensor:
-        """The layer's answer; ``padding`` ``[B, T]`` marks positions that nobody sees."""
+        """The layer's output; ``padding`` ``[B, T]`` is True at positions to mask."""
         masked = () if padding is None else (padding, 1)
         return torch._transformer_encoder_layer_fwd(states, *self._arguments, *masked)
 
 
 class FusedConvolution:
-    """A convolution over time as one product: ``[B, T, D]`` to ``[B, T', O]``, zero beyond the ends.
+    """A zero-padded convolution over time as one matrix product: ``[B, T, D]`` to ``[B, T', O]``.
 
     Args:
-        convolution: in float32 on a CPU; its weights become a view of this one's.
+        convolution: module in float32 on a CPU; its weight becomes a view of this object's.
     """
 
     @torch.no_grad()
@@ -86,7 +93,7 @@ class FusedConvolution:
         convolution.weight = nn.Parameter(weight.view(outputs, self.size, inputs).transpose(1, 2), requires_grad=False)
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """What the convolution says of rows; each window is a view of its rows, which lie behind one another."""
+        """The convolution's output; each window is a view of consecutive rows, so nothing is copied."""
         padded = nn.functional.pad(rows, (0, 0, self.margin, self.margin))
         batch, length, width = padded.shape
         count = (length - self.size) // self.stride + 1

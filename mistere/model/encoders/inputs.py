@@ -1,4 +1,4 @@
-"""From an utterance to what an encoder is fed: its transcript with the turns before it, or mono samples at 16 kHz."""
+"""The input of an encoder: a transcript with the turns before it, or mono samples at 16 kHz."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RATE = 16000
 
 
 class HasModalities(Protocol):
-    """Anything with a transcript and encoded audio, either of which may be missing."""
+    """An object with a transcript and encoded audio, either of which may be None."""
 
     @property
     def text(self) -> str | None: ...
@@ -26,7 +26,7 @@ class HasModalities(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """An utterance's words, and those of the turns before it, oldest first."""
+    """The text of an utterance and of the turns before it, oldest first."""
 
     text: str
     context: tuple[str, ...] = ()
@@ -35,13 +35,13 @@ class Transcript:
 def encoder_input(
     modality: str, utterance: HasModalities, settings: EncoderConfig, context: Sequence[str] = ()
 ) -> Any | None:
-    """The input for one modality's encoder, or None where the utterance lacks it (blank text counts as none).
+    """The input of one modality's encoder; None if the utterance lacks the modality or its text is blank.
 
     Args:
         modality: ``speech`` or ``text``.
-        utterance: what is embedded.
+        utterance: the utterance to embed.
         settings: the encoder's section.
-        context: transcripts of the turns before it, oldest first; as many are read as ``context_turns`` says.
+        context: transcripts of the turns before it, oldest first; the last ``context_turns`` are used.
 
     Raises:
         AudioError: the audio does not decode.
@@ -57,18 +57,18 @@ def encoder_input(
 def speech_samples(data: bytes, settings: EncoderConfig) -> np.ndarray:
     """Mono samples float32 ``[N]`` at 16 kHz, cropped to ``max_seconds`` and padded with silence to ``min_seconds``.
 
-    From the start no more is decoded than is heard, so that an utterance of ten minutes costs what one of
-    ``max_seconds`` does; the middle or the end of an utterance is only known once all of it is decoded.
+    With ``crop: start`` decoding stops after ``max_seconds``, so a recording of ten minutes costs no more than one of
+    ``max_seconds``. The other crops need the whole recording.
     """
-    return heard(*decode(data, settings.max_seconds if settings.crop == "start" else None), settings)
+    return crop_and_pad(*decode(data, settings.max_seconds if settings.crop == "start" else None), settings)
 
 
-def heard(wave: np.ndarray, rate: int, settings: EncoderConfig) -> np.ndarray:
-    """What is heard of decoded samples: as :func:`speech_samples`, from at least as much as that decodes."""
-    most = int(settings.max_seconds * rate) + 1
-    if len(wave) > most:
-        begin = {"start": 0, "middle": (len(wave) - most) // 2, "end": len(wave) - most}[settings.crop]
-        wave = wave[begin : begin + most]
+def crop_and_pad(wave: np.ndarray, rate: int, settings: EncoderConfig) -> np.ndarray:
+    """Crop, resample and pad decoded samples as :func:`speech_samples` does; ``wave`` holds at least what that decodes."""
+    limit = int(settings.max_seconds * rate) + 1
+    if len(wave) > limit:
+        begin = {"start": 0, "middle": (len(wave) - limit) // 2, "end": len(wave) - limit}[settings.crop]
+        wave = wave[begin : begin + limit]
     wave = resample(wave, rate, RATE)[: int(settings.max_seconds * RATE)]
-    short = int(settings.min_seconds * RATE) - len(wave)
-    return np.pad(wave, (0, short)) if short > 0 else wave
+    missing = int(settings.min_seconds * RATE) - len(wave)
+    return np.pad(wave, (0, missing)) if missing > 0 else wave

@@ -1,8 +1,9 @@
-"""Preparing many utterances at once: decoding and features in threads, one core each.
+"""Prepare many utterances in parallel: decoding and features in threads, each on one core.
 
-The work of one utterance is a few milliseconds of small operations; splitting each of them over all cores costs more than
-it gains, so every utterance gets one core and several are under way together (decoding and tensor operations release the
-interpreter's lock). One utterance of a live dialogue is prepared where it is: starting threads would take longer.
+One utterance is a few milliseconds of small operations. Splitting each operation over all cores costs more than it gains, so
+each utterance uses one core and several run in parallel (decoding and tensor operations release the GIL). A single utterance
+of a live dialogue is prepared in the calling thread, because starting threads takes longer. ``mistere bench extraction_speed``
+measures the gain.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from mistere.common.threads import one_core_each, usable_cores
 T = TypeVar("T")
 R = TypeVar("R")
 _WINDOW = 64
-_FEW = 2
-"""An utterance's two modalities."""
+_SEQUENTIAL = 2
+"""Up to this many items (the two modalities of one utterance), no threads are started."""
 
 
 def prepared(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """``map(work, items)`` in order, several at a time; at most a window of results is held."""
+    """``map(work, items)`` in order, in parallel; holds at most one window of results."""
     iterator = iter(items)
     window = list(islice(iterator, _WINDOW))
-    if len(window) <= _FEW:
+    if len(window) <= _SEQUENTIAL:
         yield from map(work, window)
         return
     with one_core_each(), ThreadPoolExecutor(usable_cores()) as pool:

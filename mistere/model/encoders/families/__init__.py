@@ -1,6 +1,6 @@
-"""Utterance encoders: families discovered from this package's modules, one file each.
+"""Families of encoders, discovered from this package's modules, one file each.
 
-A family says how its kind of backbone is loaded, fed and read. A new one is one new file with a subclass of
+A family loads one kind of backbone, prepares its inputs and reads its hidden states. A new one is one new file with a subclass of
 :class:`~mistere.model.encoders.families.family.Family`; nothing else lists it.
 """
 
@@ -27,7 +27,7 @@ def family_of(model_type: str, modality: str) -> type[Family]:
     """The family that handles a backbone's ``model_type`` for a modality.
 
     Raises:
-        UsageError: none does.
+        UsageError: no family handles it.
     """
     for cls in families().values():
         if cls.modality == modality and cls.handles(model_type):

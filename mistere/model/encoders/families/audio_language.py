@@ -1,7 +1,7 @@
-"""Audio language models as speech encoders: Qwen2-Audio, through ``AutoModel``.
+"""Audio language models as speech encoders: Qwen2-Audio.
 
-Its audio tower is Whisper's encoder with an average over pairs of positions on top; its states stand in the language
-model's input where the prompt says so.
+Its audio tower is Whisper's encoder with average pooling over pairs of positions. The tower's states replace the audio token of
+the prompt in the language model's input.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from mistere.model.encoders.pretrained import load_pretrained
 
 _AUDIO = "<|AUDIO|>"
 _PROMPT = f"Recognise the emotion that the speaker expresses: <|audio_bos|>{_AUDIO}<|audio_eos|>"
-_FRAMES_A_STATE = 4
+_FRAMES_PER_STATE = 4
 _FRAME_SAMPLES = 160
 
 
 class AudioLanguage(Family):
     """Log-mel frames at 100 Hz in, the language model's states of the audio at 25 Hz out.
 
-    The prompt stands before the audio, for a position sees only what stands before it: every state of the audio then knows
-    what it is listened to for. States of the audio and of what follows it are pooled. The audio tower is never trained.
+    The prompt precedes the audio: attention is causal, so only then do the audio's states depend on the task. States of the audio
+    and of the tokens after it are pooled. The audio tower is never trained.
     """
 
     name = "audio_language"
@@ -98,15 +98,15 @@ class AudioLanguage(Family):
         return int(backbone.config.text_config.hidden_size)  # type: ignore[union-attr, arg-type]
 
     def prepare(self, utterance: np.ndarray) -> Features:
-        """Log-mel frames ``[T, mel]`` of mono samples at 16 kHz; T is a multiple of 4. They are at most 30 s."""
-        frames = log_mel(self._extractor(), utterance, _FRAMES_A_STATE * _FRAME_SAMPLES)
-        most = _FRAMES_A_STATE * (self._extractor().nb_max_frames // _FRAMES_A_STATE)
-        return {"frames": frames[:most], "length": min(len(frames), most)}
+        """Log-mel frames ``[T, mel]`` of mono samples at 16 kHz; T is a multiple of 4 and at most 30 s."""
+        frames = log_mel(self._extractor(), utterance, _FRAMES_PER_STATE * _FRAME_SAMPLES)
+        limit = _FRAMES_PER_STATE * (self._extractor().nb_max_frames // _FRAMES_PER_STATE)
+        return {"frames": frames[:limit], "length": min(len(frames), limit)}
 
     def collate(self, features: Sequence[Features]) -> dict[str, Tensor]:
         frames, frame_mask = pad_stack([feature["frames"] for feature in features])
         before, audio, after = self._prompt()
-        tokens = [[*before, *[audio] * (len(f["frames"]) // _FRAMES_A_STATE), *after] for f in features]
+        tokens = [[*before, *[audio] * (len(f["frames"]) // _FRAMES_PER_STATE), *after] for f in features]
         input_ids, mask = pad_stack(tokens)
         return {
             "frames": frames,
@@ -114,7 +114,7 @@ class AudioLanguage(Family):
             "input_ids": input_ids,
             "mask": mask,
             "pooled": mask & (torch.arange(mask.shape[1]) >= len(before)),
-            "heard": mask & (input_ids == audio),
+            "audio": mask & (input_ids == audio),
         }
 
     def hidden_states(self, backbone: nn.Module, batch: dict[str, Tensor]) -> tuple[list[Tensor], Tensor]:
@@ -122,11 +122,11 @@ class AudioLanguage(Family):
         tower = model.audio_tower
         every, mask = tower_states(tower, batch["frames"], batch["frame_mask"])
         states = nn.functional.avg_pool1d(every[-1].transpose(1, 2), 2).transpose(1, 2)
-        heard = model.multi_modal_projector(tower.layer_norm(states))[mask[:, ::2]]
+        projected = model.multi_modal_projector(tower.layer_norm(states))[mask[:, ::2]]
         words = model.get_input_embeddings()(batch["input_ids"])
-        spoken = words.masked_scatter(batch["heard"][..., None], heard.to(words.dtype))
+        inputs = words.masked_scatter(batch["audio"][..., None], projected.to(words.dtype))
         output = model.language_model(
-            inputs_embeds=spoken,
+            inputs_embeds=inputs,
             attention_mask=batch["mask"].long(),
             output_hidden_states=True,
             use_cache=False,
@@ -135,10 +135,10 @@ class AudioLanguage(Family):
         return list(output.hidden_states), batch["pooled"]
 
     def _prompt(self) -> tuple[list[int], int, list[int]]:
-        """Tokens before the audio, the audio's, and those after it.
+        """Tokens before the audio, the audio token, and the tokens after it.
 
         Raises:
-            UsageError: the prompt does not say where the audio goes.
+            UsageError: the prompt does not hold the audio token exactly once.
         """
         if not hasattr(self, "_prompt_tokens"):
             from transformers import AutoTokenizer
@@ -148,9 +148,9 @@ class AudioLanguage(Family):
             tokens = tokenizer(prompt)["input_ids"]
             audio = tokenizer.convert_tokens_to_ids(_AUDIO)
             if tokens.count(audio) != 1:
-                raise UsageError(f"speech.prompt must name {_AUDIO} once, where the utterance goes: {prompt!r}.")
-            at = tokens.index(audio)
-            self._prompt_tokens = (tokens[:at], audio, tokens[at + 1 :])
+                raise UsageError(f"speech.prompt must hold {_AUDIO} once, as the place of the utterance: {prompt!r}.")
+            index = tokens.index(audio)
+            self._prompt_tokens = (tokens[:index], audio, tokens[index + 1 :])
         return self._prompt_tokens
 
     def _extractor(self) -> Any:

@@ -1,4 +1,4 @@
-"""Decoder language models as text encoders: Qwen, Llama, Mistral, through ``AutoModel``."""
+"""Decoder language models (Qwen, Llama, Mistral) as text encoders, through ``AutoModel``."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _TINY: dict[str, int] = {
 
 
 class DecoderText(Family):
-    """Transcripts as tokens, cut at ``max_tokens``, padded on the right, where no real position looks.
+    """Tokens of a transcript, cut at ``max_tokens`` and padded on the right, where causal attention never looks.
 
-    A position sees what stands before it, so turns before the utterance stand before it in the sequence, as many of their
-    last tokens as there is room for; only the utterance's own tokens are pooled.
+    The turns before the utterance precede it in the sequence, cut from the left to fit; only the utterance's own tokens are
+    pooled.
     """
 
     name = "decoder_text"
@@ -72,12 +72,12 @@ class DecoderText(Family):
         return int(backbone.config.hidden_size)  # type: ignore[union-attr, arg-type]
 
     def prepare(self, utterance: Transcript) -> Features:
-        tokenizer, most = self._tokenizer(), self.settings.max_tokens
-        own = tokenizer(utterance.text[: most * _LONGEST_TOKEN])["input_ids"][:most]
+        tokenizer, limit = self._tokenizer(), self.settings.max_tokens
+        own = tokenizer(utterance.text[: limit * _LONGEST_TOKEN])["input_ids"][:limit]
         begin = own[:1] if own[0] == tokenizer.bos_token_id else []
         before: list[int] = []
-        if utterance.context and (room := most - len(own)) > 0:
-            turns = "".join(f"{turn[: most * _LONGEST_TOKEN]}\n" for turn in utterance.context)
+        if utterance.context and (room := limit - len(own)) > 0:
+            turns = "".join(f"{turn[: limit * _LONGEST_TOKEN]}\n" for turn in utterance.context)
             before = tokenizer(turns, add_special_tokens=False)["input_ids"][-room:]
         spoken = own[len(begin) :]
         pooled = [*[not before] * len(begin), *[False] * len(before), *[True] * len(spoken)]
@@ -103,18 +103,20 @@ class DecoderText(Family):
             from transformers import AutoTokenizer
 
             tokenizer = AutoTokenizer.from_pretrained(str(self.directory), local_files_only=True)
-            tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True  # cut here
+            tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = (
+                True  # we cut the tokens ourselves
+            )
             self._loaded_tokenizer = tokenizer
         return self._loaded_tokenizer
 
 
 def write_byte_tokenizer(target: Path, special: Sequence[str], begin: str = "") -> int:
-    """Write a tokenizer whose tokens are the special ones and the 256 bytes; returns how many there are.
+    """Write a tokenizer whose tokens are the special ones and the 256 bytes; returns the size of its vocabulary.
 
     Args:
-        target: the folder.
-        special: special tokens, first in the vocabulary; the first two begin and end a text.
-        begin: the one that is put before every text, if any.
+        target: directory to write to.
+        special: special tokens, first in the vocabulary; the first two are the begin and end tokens.
+        begin: token to prepend to every text; empty for none.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast

@@ -1,4 +1,4 @@
-"""What a family of backbones must tell: how to load it, feed it and read its hidden layers."""
+"""The interface of an encoder family: load a backbone, prepare its inputs, read its hidden states."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ class Family(ABC):
     """One kind of backbone.
 
     Args:
-        directory: configuration, weights (safetensors) and preprocessing, as ``transformers`` saves them.
+        directory: configuration, weights (safetensors) and preprocessing in the format of ``transformers``.
         settings: the encoder's section of the configuration.
-        dtype: of the backbone's weights.
+        dtype: type of the backbone's weights.
     """
 
     name: ClassVar[str]
     modality: ClassVar[Modality]
     lora_targets: ClassVar[tuple[str, ...]] = ()
-    """Name endings of the projections that adapters go to by default."""
+    """Name endings of the projections that get adapters by default."""
     lora_excluded: ClassVar[str] = ""
-    """Modules that adapters never go to, as a regular expression on whole names."""
+    """Regular expression on full names of modules that never get adapters."""
     causal: ClassVar[bool] = False
-    """Whether a position sees only what stands before it, so that the first one has seen nothing."""
+    """Whether attention is causal, so that the first position carries no information."""
     rate: ClassVar[float] = 1.0
-    """What ``length`` counts, in a second of speech; text counts tokens."""
+    """Units of ``length`` in a second of speech; for text, ``length`` is the number of tokens."""
     variants: ClassVar[tuple[str, ...]] = ("",)
-    """Kinds of backbone that :meth:`write_random` can make, so that the conformance tests see each."""
+    """Kinds of backbone that :meth:`write_random` can make; the conformance tests cover each."""
 
     def __init__(self, directory: Path, settings: EncoderConfig, dtype: torch.dtype = torch.float32) -> None:
         self.directory, self.settings, self.dtype = directory, settings, dtype
         self.fused: Sequence[FusedLayer] = ()
-        """What :meth:`fused_layers` gave, after :meth:`fuse`."""
+        """The result of :meth:`fused_layers`, after :meth:`fuse`."""
 
     @classmethod
     @abstractmethod
@@ -52,13 +52,13 @@ class Family(ABC):
 
     @classmethod
     def export_base(cls, source: Path, target: Path) -> None:
-        """Write what the backbone needs from a ``transformers`` folder: configuration, weights, preprocessing."""
+        """Copy what the backbone needs from a ``transformers`` folder: configuration, weights, preprocessing."""
         copy_model_files(source, target)
 
     @classmethod
     @abstractmethod
     def write_random(cls, target: Path, seed: int, variant: str = "") -> None:
-        """Write a tiny randomly initialised backbone of this family, of one of its variants, for tests."""
+        """Write a tiny randomly initialised backbone of one of the family's variants, for tests."""
 
     @abstractmethod
     def load_backbone(self) -> nn.Module:
@@ -72,18 +72,18 @@ class Family(ABC):
     def hidden_size(self, backbone: nn.Module) -> int:
         """Width D of the hidden states."""
 
-    def adapter_targets(self, backbone: nn.Module, asked: Sequence[str]) -> list[str]:
-        """Name endings of the projections that adapters go to.
+    def adapter_targets(self, backbone: nn.Module, configured: Sequence[str]) -> list[str]:
+        """Name endings of the projections that get adapters.
 
         Args:
             backbone: the backbone.
-            asked: what the configuration names; empty for the family's own choice.
+            configured: ``lora.target_modules``; empty for the family's default.
         """
-        return list(asked or self.lora_targets)
+        return list(configured or self.lora_targets)
 
     @abstractmethod
     def prepare(self, utterance: Any) -> Features:
-        """Features of one utterance, independent of any other.
+        """Features of one utterance, independent of all others.
 
         Args:
             utterance: a :class:`~mistere.model.encoders.inputs.Transcript`, or mono samples float32 ``[N]`` at 16 kHz.
@@ -94,11 +94,11 @@ class Family(ABC):
         """Pad prepared utterances into a batch."""
 
     def fuse(self, backbone: nn.Module) -> None:
-        """Get ready to compute a backbone in float32 on a CPU without gradients; its weights are not to change any more."""
+        """Prepare fused inference in float32 on a CPU without gradients; the weights must not change afterwards."""
         self.fused = self.fused_layers(backbone)
 
     def fused_layers(self, backbone: nn.Module) -> Sequence[FusedLayer]:
-        """The backbone's layers as one operation each, on its own weights; none where the family knows no such form."""
+        """The backbone's layers as fused layers that share its weights; empty if the family has none."""
         return ()
 
     @abstractmethod
@@ -106,8 +106,8 @@ class Family(ABC):
         """Run the backbone.
 
         Returns:
-            Every layer's states ``[B, T, D]`` from the input up, and the mask ``[B, T]`` of the positions to pool, which
-            are real ones; position 0 is among them where ``first`` pooling makes sense.
+            The states ``[B, T, D]`` of the input and of every layer, and the mask ``[B, T]`` of the positions to pool, none
+            of which is padding; it includes position 0 if ``first`` pooling makes sense.
         """
 
 
@@ -128,7 +128,7 @@ _MODEL_FILES = (
 
 
 def copy_model_files(source: Path, target: Path) -> None:
-    """Copy configuration, preprocessing and safetensors weights; nothing that could hold a pickle."""
+    """Copy configuration, preprocessing and safetensors weights; no file that could hold a pickle."""
     import shutil
 
     target.mkdir(parents=True, exist_ok=True)
@@ -138,7 +138,7 @@ def copy_model_files(source: Path, target: Path) -> None:
 
 
 def pad_stack(arrays: Sequence[Any], value: float = 0) -> tuple[Tensor, Tensor]:
-    """Stack arrays ``[T_i, …]`` into ``[B, max T, …]`` and the mask ``[B, max T]`` of what is real."""
+    """Stack arrays ``[T_i, …]`` into ``[B, max T, …]`` and a mask ``[B, max T]`` that is False at padding."""
     tensors = [torch.as_tensor(array) for array in arrays]
     padded = nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=value)
     lengths = torch.tensor([len(tensor) for tensor in tensors])
@@ -146,6 +146,6 @@ def pad_stack(arrays: Sequence[Any], value: float = 0) -> tuple[Tensor, Tensor]:
 
 
 def attention_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Additive mask ``[B, 1, 1, T]``: 0 where a position is real, the lowest number where it is padding."""
+    """Additive mask ``[B, 1, 1, T]``: 0 at real positions, the lowest finite number at padding."""
     bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
     return bias[:, None, None, :]

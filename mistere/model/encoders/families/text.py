@@ -1,4 +1,4 @@
-"""Bidirectional text encoders: BERT, RoBERTa, MiniLM and their kin, through ``AutoModel``."""
+"""Bidirectional text encoders such as BERT, RoBERTa and MiniLM, through ``AutoModel``."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from mistere.model.encoders.inputs import Transcript
 from mistere.model.encoders.pretrained import load_pretrained
 
 _LONGEST_TOKEN = 64
-"""More characters than a token has: a text that is far too long is cut before it is split."""
+"""Upper bound of the characters of a token: longer texts are cut before tokenisation, to bound its cost."""
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789'.,?!-"
 
 
 class BidirectionalText(Family):
-    """Transcripts as tokens, cut at ``max_tokens``; padding is masked in every attention layer.
+    """Tokens of a transcript, cut at ``max_tokens``; padding is masked in every attention layer.
 
-    Turns before the utterance stand before it in the same sequence, as many of their last tokens as there is room for;
-    every position sees them, only the utterance's own (and the first) are pooled.
+    The turns before the utterance precede it in the same sequence, cut from the left to fit. Every position attends to them; only
+    the utterance's own tokens and the first one are pooled.
     """
 
     name = "bidirectional_text"
@@ -88,12 +88,12 @@ class BidirectionalText(Family):
 
     def prepare(self, utterance: Transcript) -> Features:
         tokenizer = self._tokenizer()
-        most = self._most_tokens()
-        tokens = tokenizer(utterance.text[: most * _LONGEST_TOKEN])["input_ids"]
-        tokens = [*tokens[: most - 1], tokens[-1]] if len(tokens) > most else tokens
+        limit = self._max_tokens()
+        tokens = tokenizer(utterance.text[: limit * _LONGEST_TOKEN])["input_ids"]
+        tokens = [*tokens[: limit - 1], tokens[-1]] if len(tokens) > limit else tokens
         before: list[int] = []
-        if utterance.context and (room := most - len(tokens)) > 1:
-            turns = f" {tokenizer.sep_token} ".join(turn[: most * _LONGEST_TOKEN] for turn in utterance.context)
+        if utterance.context and (room := limit - len(tokens)) > 1:
+            turns = f" {tokenizer.sep_token} ".join(turn[: limit * _LONGEST_TOKEN] for turn in utterance.context)
             words = tokenizer(turns, add_special_tokens=False)["input_ids"]
             before = [*words[1 - room :], tokenizer.sep_token_id]
         pooled = [True, *[False] * len(before), *[True] * (len(tokens) - 1)]
@@ -125,8 +125,8 @@ class BidirectionalText(Family):
         )
         return list(output.hidden_states), batch["pooled"]
 
-    def _most_tokens(self) -> int:
-        """``max_tokens``, or what the backbone has positions for where that is less."""
+    def _max_tokens(self) -> int:
+        """``max_tokens``, limited by the number of positions of the backbone."""
         tokenizer = self._tokenizer()
         return min(self.settings.max_tokens, int(getattr(tokenizer, "model_max_length", 0) or self.settings.max_tokens))
 
@@ -135,7 +135,9 @@ class BidirectionalText(Family):
             from transformers import AutoTokenizer
 
             tokenizer = AutoTokenizer.from_pretrained(str(self.directory), local_files_only=True)
-            tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True  # cut here
+            tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = (
+                True  # we cut the tokens ourselves
+            )
             self._loaded_tokenizer = tokenizer
         return self._loaded_tokenizer
 
@@ -175,7 +177,7 @@ _PARTS: dict[str, Callable[[Any], LayerParts]] = {
     "camembert": _bert_parts,
     "distilbert": _distilbert_parts,
 }
-"""Types whose layers are the plain ones: no relative positions, no convolutions."""
+"""Model types with plain transformer layers: no relative positions, no convolutions."""
 
 
 _TINY: dict[str, int] = {
@@ -187,7 +189,7 @@ _TINY: dict[str, int] = {
 
 
 def _write_byte_tokenizer(target: Path) -> None:
-    """A RoBERTa tokenizer whose tokens are the 256 bytes."""
+    """Write a RoBERTa tokenizer whose tokens are the 256 bytes."""
     import json
 
     from transformers import RobertaTokenizerFast

@@ -1,4 +1,4 @@
-"""Encoders that read samples: wav2vec 2.0, HuBERT and WavLM, through ``AutoModel``."""
+"""Encoders of waveforms: wav2vec 2.0, HuBERT and WavLM, through ``AutoModel``."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from mistere.model.encoders.pretrained import load_pretrained
 class Waveform(Family):
     """Samples at 16 kHz in, states at about 50 Hz out.
 
-    Models whose first convolution is group-normalised over time (the *base* ones) are sensitive to padding, so their
-    convolutions run one utterance at a time; the transformer on top is batched and masked.
+    The first convolution of the *base* models is group-normalised over time, which padding would change. Their convolutions run
+    on one utterance at a time; the transformer on top is batched and masked.
     """
 
     name = "waveform"
@@ -72,7 +72,7 @@ class Waveform(Family):
         )
         backbone.config.apply_spec_augment = False
         if getattr(backbone, "masked_spec_embed", None) is not None:
-            backbone.masked_spec_embed.requires_grad_(False)  # only masking in pre-training reads it
+            backbone.masked_spec_embed.requires_grad_(False)  # used for masking in pre-training only
         model: nn.Module = backbone
         return model
 
@@ -82,23 +82,25 @@ class Waveform(Family):
     def hidden_size(self, backbone: nn.Module) -> int:
         return int(backbone.config.hidden_size)  # type: ignore[union-attr, arg-type]
 
-    def adapter_targets(self, backbone: nn.Module, asked: Sequence[str]) -> list[str]:
-        """WavLM hands its attention's weights to one fused operation, past any adapter; its feed-forward layers take them.
+    def adapter_targets(self, backbone: nn.Module, configured: Sequence[str]) -> list[str]:
+        """As the base class; for WavLM the feed-forward layers.
+
+        WavLM passes its attention weights to one fused function, so the forward pass never reaches an adapter on them.
 
         Raises:
-            UsageError: adapters are asked for where they would learn nothing.
+            UsageError: the configuration names projections of WavLM's attention.
         """
         if backbone.config.model_type != "wavlm":  # type: ignore[union-attr]
-            return super().adapter_targets(backbone, asked)
-        if passed := sorted(set(asked) & {"q_proj", "k_proj", "v_proj", "out_proj"}):
+            return super().adapter_targets(backbone, configured)
+        if bypassed := sorted(set(configured) & {"q_proj", "k_proj", "v_proj", "out_proj"}):
             raise UsageError(
-                f"encoder {self.settings.source}: an adapter on {passed[0]} learns nothing in WavLM; set "
+                f"encoder {self.settings.source}: an adapter on {bypassed[0]} learns nothing in WavLM; set "
                 "speech.lora.target_modules=[intermediate_dense,output_dense]."
             )
-        return list(asked or ("intermediate_dense", "output_dense"))
+        return list(configured or ("intermediate_dense", "output_dense"))
 
     def prepare(self, utterance: np.ndarray) -> Features:
-        """Samples ``[N]`` brought to zero mean and unit variance, as these models were trained."""
+        """Samples ``[N]`` normalised to zero mean and unit variance, as in pre-training."""
         wave = utterance.astype(np.float32)
         wave = (wave - wave.mean()) / np.sqrt(wave.var() + 1e-7)
         return {"samples": wave, "length": len(wave)}
@@ -121,10 +123,10 @@ class Waveform(Family):
         states = projected[0] if isinstance(projected, tuple) else projected
         states = states * mask[..., None]
         every: list[Tensor] = []
-        here = threading.get_ident()  # other threads may be running batches of their own through these layers
+        thread = threading.get_ident()  # other threads may run their own batches through the same layers
 
         def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            if threading.get_ident() == here:
+            if threading.get_ident() == thread:
                 every.append(output[0] if isinstance(output, tuple) else output)
 
         hooks = [layer.register_forward_hook(keep) for layer in model.encoder.layers]
