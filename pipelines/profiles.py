@@ -6,15 +6,26 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pydantic import create_model
+
+from components.gate_model.config import GateConfig
+from components.validate_data.config import ValidationConfig
 from mistere.config.loader import SECTIONS, Config, load_config
 from mistere.engine.stage import RunContext
 
 PROFILES = Path(__file__).parent / "profiles"
+PIPELINE_CONFIG: type[Config] = create_model(
+    "PipelineConfig",
+    __base__=Config,
+    validation=(ValidationConfig, ValidationConfig()),
+    gate=(GateConfig, GateConfig()),
+)
+"""The whole configuration with every setting that a gate rule or an expectation declares."""
 
 
 def load_profile(profile: str, settings: Iterable[str] = ()) -> Config:
     """A profile with ``--set`` on top; see :func:`mistere.config.loader.load_config`."""
-    return load_config(profile, settings, directory=PROFILES)
+    return load_config(profile, settings, directory=PROFILES, schema=PIPELINE_CONFIG)
 
 
 def pipeline_arguments(config: Config, context: RunContext) -> dict[str, Any]:

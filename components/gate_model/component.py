@@ -1,4 +1,4 @@
-"""The KFP face of ``gate_model``."""
+"""The KFP component ``gate_model``."""
 
 from kfp import dsl
 from kfp.dsl import Input, Output
@@ -17,14 +17,14 @@ def gate_model(
     report: Input[EvaluationReportArtifact],
     verdict: Output[GateVerdictArtifact],
 ) -> str:
-    """Judge the candidate.
+    """Decide whether the candidate is released.
 
     Args:
         run: the run's context.
         gate: the ``gate`` section.
         champion_digest: the champion's bundle, or ``none``.
-        code_state: whether a commit holds the code: ``committed``, ``uncommitted`` or ``unknown``.
-        validation: what was said of the dataset.
+        code_state: whether a commit contains the code: ``committed``, ``uncommitted`` or ``unknown``.
+        validation: the dataset's validation.
         report: the candidate's evaluation.
         verdict: the verdict with its reasons.
 

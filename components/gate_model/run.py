@@ -1,4 +1,4 @@
-"""``gate_model``: every rule judges; one reject rejects, one hold holds, and only agreement promotes."""
+"""``gate_model``: evaluate every rule; one rejection rejects, one hold holds, and only full agreement promotes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 from typing import Literal, cast
 
+from components.gate_model.config import GateConfig
 from mistere.artifacts.io import ArtifactHandle
 from mistere.artifacts.manifests import EvaluationReport, GateVerdict, RuleResult, ValidationReport
-from mistere.config.gate import GateConfig
+from mistere.config.gate import RuleThresholds
 from mistere.engine.stage import Result, Stage, Step
 from mistere.registry.champion import NO_CHAMPION
 
@@ -22,7 +23,7 @@ STAGE = Stage(
 
 
 def run(
-    config: GateConfig,
+    config: RuleThresholds,
     step: Step,
     validation: ArtifactHandle[ValidationReport],
     report: ArtifactHandle[EvaluationReport],
@@ -30,44 +31,43 @@ def run(
     champion_digest: str,
     code_state: str,
 ) -> Result:
-    """Judge.
+    """Evaluate every rule.
 
     Args:
-        config: the thresholds.
+        config: the thresholds of all rules.
         step: this execution.
-        validation: what was said of the dataset.
+        validation: the dataset's validation.
         report: the candidate's evaluation, and the champion's on the same test split.
         verdict: folder of the output artifact.
         champion_digest: the champion's bundle, or ``none``.
-        code_state: whether a commit holds the code that made the candidate.
+        code_state: whether a commit contains the code that made the candidate.
     """
     from components.gate_model.candidate import Candidate, CodeState
     from components.gate_model.rules import rules
 
-    evaluated = report.manifest
+    evaluation = report.manifest
     candidate = Candidate(
-        metrics=evaluated.metrics,
-        thresholds=config,
-        runtime=evaluated.runtime,
-        labels=evaluated.labels,
-        experts=evaluated.experts,
-        test_digest=evaluated.test_digest,
+        metrics=evaluation.metrics,
+        runtime=evaluation.runtime,
+        labels=evaluation.labels,
+        experts=evaluation.experts,
+        test_digest=evaluation.test_digest,
         champion_digest="" if champion_digest == NO_CHAMPION else champion_digest,
-        champion=evaluated.champion,
+        champion=evaluation.champion,
         data_verdict=validation.manifest.verdict,
         data_warnings=validation.manifest.warnings,
         code=cast(CodeState, code_state),
     )
-    results = [rule(candidate) for rule in rules().values()]
-    answer = overall(results)
+    results = [rule.decide(candidate, config) for rule in rules().values()]
+    decision = overall(results)
     (verdict / "verdict.json").write_text(
         json.dumps([result.model_dump() for result in results], indent=1), encoding="utf-8"
     )
-    return Result(manifests={"verdict": GateVerdict(verdict=answer, rules=results)}, values={"verdict": answer})
+    return Result(manifests={"verdict": GateVerdict(verdict=decision, rules=results)}, values={"verdict": decision})
 
 
 def overall(results: list[RuleResult]) -> Literal["promote", "hold", "reject"]:
-    """One reject rejects, one hold holds; where no rule was asked it holds, for nothing was judged."""
+    """One rejection rejects, one hold holds; without any evaluated rule the verdict is hold."""
     outcomes = {result.outcome for result in results} - {"off"}
     if "reject" in outcomes:
         return "reject"

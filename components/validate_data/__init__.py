@@ -1,1 +1,1 @@
-"""``validate_data``: is this dataset fit to train on? Facts of every utterance, a suite of expectations, a verdict."""
+"""``validate_data``: check whether a dataset is fit to train on: facts of every utterance, expectations, a verdict."""

@@ -1,4 +1,4 @@
-"""The KFP face of ``validate_data``."""
+"""The KFP component ``validate_data``."""
 
 from kfp import dsl
 from kfp.dsl import Input, Output
@@ -17,16 +17,16 @@ def validate_data(
     profile: Output[DataProfileArtifact],
     accepted: Output[UtteranceSetArtifact],
 ) -> str:
-    """Judge the dataset. A rejection is a verdict, not a failure, so that its report survives.
+    """Validate the dataset. A rejection is a verdict, not a failure, so that its report survives.
 
     Args:
         run: the run's context.
         validation: the ``validation`` section.
-        champion_digest: the champion's bundle, or ``none``: its data is what this dataset is compared with.
+        champion_digest: the champion's bundle, or ``none``; this dataset is compared with its dataset.
         utterances: the dataset.
         report: the verdict and its reasons.
         profile: the dataset in numbers.
-        accepted: what of the dataset is used.
+        accepted: the accepted dialogues of the dataset.
 
     Returns:
         ``pass``, ``warn`` or ``reject``.

@@ -1,8 +1,8 @@
-"""Setting dialogues aside instead of rejecting the whole dataset, in a file that a person can mend and bring back.
+"""Setting dialogues aside instead of rejecting the whole dataset, in a file that a person can fix and bring back.
 
-A finding is about a row; what is set aside is its dialogue, for a conversation with a hole is another conversation. The file
-has the columns of the dataset form, its split, and ``problem``; mended, ``mistere data import table FILE NEW --base OLD`` puts
-its dialogues back into the dataset, in place of their namesakes.
+A finding is about a row, but its whole dialogue is set aside: a dialogue with a gap is a different dialogue. The file has the
+columns of the dataset form, the split, and ``problem``; once it is fixed, ``mistere data import table FILE NEW --base OLD``
+puts its dialogues back into the dataset, replacing those of the same name.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.validate_data.facts.tables import ShardFile
+from components.validate_data.facts.dataset_facts import ShardFile
 from components.validate_data.suite import ExpectationOutcome
 from mistere.common.splits import SPLITS
 from mistere.data.dataset import read_batches, schema
@@ -25,36 +25,36 @@ Names = dict[str, frozenset[str]]
 """Dialogues by split."""
 
 
-def to_blame(outcomes: Sequence[ExpectationOutcome], tables: Mapping[str, pd.DataFrame]) -> Names | None:
-    """The dialogues without which no blocking finding would be left; None where that cannot be said.
+def affected_dialogues(outcomes: Sequence[ExpectationOutcome], tables: Mapping[str, pd.DataFrame]) -> Names | None:
+    """The dialogues to remove so that no blocking finding remains; None if findings do not name dialogues.
 
-    Of dialogues and recordings that two splits share, those of the earlier split go: the test set stays what it was.
+    Of dialogues and recordings that two splits share, those of the earlier split are removed: the test set does not change.
 
     Args:
         outcomes: of all expectations.
-        tables: the tables they looked at.
+        tables: the tables that they checked.
     """
-    found: dict[str, set[str]] = {split: set() for split in SPLITS}
+    names: dict[str, set[str]] = {split: set() for split in SPLITS}
     rows = tables["utterances"]
     for outcome in outcomes:
         if outcome.status != "fail":
             continue
         failing = tables[outcome.rule.table].loc[list(outcome.failing)]
         if outcome.rule.table in {"utterances", "dialogues"}:
-            guilty = failing[["split", "dialogue_id"]]
-            if not len(guilty) or guilty["dialogue_id"].isna().any():
+            affected = failing[["split", "dialogue_id"]]
+            if not len(affected) or affected["dialogue_id"].isna().any():
                 return None
         elif outcome.rule.table == "dialogue_names":
-            guilty = _of_earlier_splits(rows[rows["dialogue_id"].isin(failing["name"])], "dialogue_id")
+            affected = _of_earlier_splits(rows[rows["dialogue_id"].isin(failing["name"])], "dialogue_id")
         elif outcome.rule.table == "conversations":
-            guilty = failing[["twin_split", "twin"]].set_axis(["split", "dialogue_id"], axis=1)
+            affected = failing[["twin_split", "twin"]].set_axis(["split", "dialogue_id"], axis=1)
         elif outcome.rule.table == "recordings":
-            guilty = _of_earlier_splits(rows[rows["sound"].isin(failing["sound"])], "sound")
+            affected = _of_earlier_splits(rows[rows["sound"].isin(failing["sound"])], "sound")
         else:
             return None
-        for split, dialogue in guilty.drop_duplicates().itertuples(index=False):
-            found[split].add(dialogue)
-    return {split: frozenset(names) for split, names in found.items() if names}
+        for split, dialogue in affected.drop_duplicates().itertuples(index=False):
+            names[split].add(dialogue)
+    return {split: frozenset(dialogues) for split, dialogues in names.items() if dialogues}
 
 
 def _of_earlier_splits(rows: pd.DataFrame, same: str) -> pd.DataFrame:
@@ -65,22 +65,24 @@ def _of_earlier_splits(rows: pd.DataFrame, same: str) -> pd.DataFrame:
 
 def problems(outcomes: Sequence[ExpectationOutcome], rows: pd.DataFrame) -> dict[tuple[str, int], str]:
     """What is wrong with single utterances, in words, by shard and row."""
-    found: dict[tuple[str, int], list[str]] = {}
+    titles: dict[tuple[str, int], list[str]] = {}
     for outcome in outcomes:
         if outcome.status == "fail" and outcome.rule.table == "utterances":
             for shard, row in rows.loc[list(outcome.failing), ["shard", "row"]].itertuples(index=False):
-                found.setdefault((shard, int(row)), []).append(outcome.rule.title)
-    return {place: "; ".join(f"not met: {title}" for title in titles) for place, titles in found.items()}
+                titles.setdefault((shard, int(row)), []).append(outcome.rule.title)
+    return {row: "; ".join(f"not met: {title}" for title in unmet) for row, unmet in titles.items()}
 
 
-def write_quarantine(path: Path, files: Sequence[ShardFile], aside: Names, said: Mapping[tuple[str, int], str]) -> int:
-    """Write the dialogues that are set aside, in a stream; returns the number of utterances.
+def write_quarantine(
+    path: Path, files: Sequence[ShardFile], aside: Names, problem_of: Mapping[tuple[str, int], str]
+) -> int:
+    """Write the dialogues that are set aside, as a stream; return the number of utterances.
 
     Args:
         path: the file.
         files: the dataset's shards.
         aside: the dialogues.
-        said: what is wrong with single utterances, by shard and row.
+        problem_of: what is wrong with single utterances, by shard and row.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -109,7 +111,7 @@ def write_quarantine(path: Path, files: Sequence[ShardFile], aside: Names, said:
                     else pa.nulls(len(table), field.type)
                     for field in form
                 ]
-                problem = pa.array([said.get((file.name, row)) for row in rows], pa.string())
+                problem = pa.array([problem_of.get((file.name, row)) for row in rows], pa.string())
                 split = pa.array([file.split] * len(table), pa.string())
                 writer.write_table(pa.Table.from_arrays([split, *values, problem], schema=columns))
                 total += len(table)

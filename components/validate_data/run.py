@@ -1,20 +1,22 @@
-"""``validate_data``: judge the dataset before anything is trained on it; the report survives a rejection."""
+"""``validate_data``: check the dataset before anything is trained on it; the report survives a rejection."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from components.validate_data.config import ValidationConfig
+from components.validate_data.dataset import Declared
+from components.validate_data.facts.dataset_facts import ShardFile
 from components.validate_data.facts.profile import PROFILE_FILE, Profile, dump_profile, load_profile
-from components.validate_data.facts.shard import FactsCache
-from components.validate_data.facts.tables import ShardFile
+from components.validate_data.facts.shard_facts import FactsCache
 from components.validate_data.quarantine import QUARANTINE_FILE, problems, write_quarantine
-from components.validate_data.validation import Declared, validate
+from components.validate_data.validation import validate
 from components.validate_data.verdict import Quarantine, Validation, results_json, verdict_json
 from mistere.artifacts.io import ArtifactHandle, open_artifact
 from mistere.artifacts.manifests import DataProfile, ModelBundle, UtteranceSet, ValidationReport, canonical_digest
 from mistere.common.errors import ArtifactError
 from mistere.common.splits import SPLITS
-from mistere.config.validation import ValidationConfig
+from mistere.config.validation import ValidationSettings
 from mistere.data.dvc_remote import selected_dialogues, shard_paths
 from mistere.engine.stage import Result, Stage, Step
 from mistere.registry.champion import NO_CHAMPION
@@ -33,7 +35,7 @@ VERDICT = "verdict.json"
 
 
 def run(
-    config: ValidationConfig,
+    config: ValidationSettings,
     step: Step,
     utterances: ArtifactHandle[UtteranceSet],
     champion_digest: str,
@@ -41,18 +43,18 @@ def run(
     profile: Path,
     accepted: Path,
 ) -> Result:
-    """Validate the dataset that a reference names.
+    """Validate a dataset.
 
-    A rejected dataset is an answer, not an error: the verdict is a value for the pipeline's condition.
+    A rejected dataset is a result, not an error: the verdict is a value for the pipeline's condition.
 
     Args:
         config: the ``validation`` section.
         step: this execution.
         utterances: the dataset's reference.
-        champion_digest: the bundle whose data this dataset is compared with.
+        champion_digest: the bundle whose dataset this one is compared with, or ``none``.
         report: folder of the verdict: see :func:`write_report`.
-        profile: folder of the dataset in numbers, which the model takes with it.
-        accepted: folder of the reference to what of the dataset is used; stays empty.
+        profile: folder of the dataset in numbers, which becomes part of the model's bundle.
+        accepted: folder of the reference to the accepted dialogues; stays empty.
     """
     reference = utterances.manifest
     paths = shard_paths(reference)
@@ -65,7 +67,7 @@ def run(
         config,
         before=_champions_data(step, champion_digest),
         dialogues=selected_dialogues(
-            {split: list(found.values()) for split, found in paths.items()}, reference.max_dialogues
+            {split: list(shards.values()) for split, shards in paths.items()}, reference.max_dialogues
         ),
         cache=FactsCache(step.store, reference.language, config.silence_dbfs),
         on_progress=step.progress,
@@ -85,19 +87,19 @@ def run(
 
 
 def write_report(validation: Validation, files: list[ShardFile], folder: Path, digest: str) -> None:
-    """Write the verdict as data, Great Expectations' results, the page, and what is set aside."""
+    """Write the verdict as data, Great Expectations' results, the HTML page, and what is set aside."""
     from components.validate_data.report import render
 
     (folder / VERDICT).write_text(verdict_json(validation), encoding="utf-8")
     (folder / RESULTS).write_text(results_json(validation.outcomes, validation.verdict), encoding="utf-8")
     (folder / REPORT).write_text(render(validation, validation.profile.name, digest), encoding="utf-8")
     if validation.quarantine:
-        said = problems(validation.outcomes, validation.facts.utterances)
-        write_quarantine(folder / QUARANTINE_FILE, files, validation.quarantine.dialogues, said)
+        problem_of = problems(validation.outcomes, validation.facts.utterances)
+        write_quarantine(folder / QUARANTINE_FILE, files, validation.quarantine.dialogues, problem_of)
 
 
 def report_manifest(validation: Validation) -> ValidationReport:
-    """What the report's readers need to know."""
+    """The manifest of the report."""
     return ValidationReport(
         verdict=validation.verdict,
         failed=validation.failed,
@@ -110,13 +112,13 @@ def report_manifest(validation: Validation) -> ValidationReport:
 
 
 def _champions_data(step: Step, digest: str) -> Profile | None:
-    """The profile of the champion's data; None where there is no champion, or one from before there were profiles."""
+    """The profile of the champion's dataset; None without a champion, or if its bundle has no profile."""
     if digest == NO_CHAMPION:
         return None
     try:
         bundle = open_artifact(step.store, ModelBundle, digest)
         if PROFILE_FILE not in bundle.manifest.files:
-            step.progress.note("the champion carries no profile of its data: drift is not judged.")
+            step.progress.note("the champion's bundle has no profile of its data: drift is not checked.")
             return None
         return load_profile(bundle.file(PROFILE_FILE))
     except ArtifactError as error:
@@ -125,10 +127,10 @@ def _champions_data(step: Step, digest: str) -> Profile | None:
 
 
 def _accepted(reference: UtteranceSet, aside: Quarantine | None) -> UtteranceSet:
-    """The dataset without what is set aside; the very same reference where nothing is."""
+    """The dataset without what is set aside; the same reference if nothing is."""
     if aside is None:
         return reference
-    names = {split: sorted(found) for split, found in sorted(aside.dialogues.items())}
+    names = {split: sorted(dialogues) for split, dialogues in sorted(aside.dialogues.items())}
     test = canonical_digest([reference.test_digest, names["test"]]) if "test" in names else reference.test_digest
     return reference.model_copy(
         update={

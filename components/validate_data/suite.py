@@ -1,7 +1,7 @@
 """Runs the expectations through Great Expectations and turns its results into sentences and a verdict.
 
-Great Expectations sees the tables of facts, never the audio. It says which rows fail; whether that rejects the dataset
-is decided here, from the counts and the allowed share.
+Great Expectations sees the tables of facts, never the audio. It says which rows fail; whether that rejects the
+dataset is decided here, from the counts and the allowed share.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from components.validate_data.expectations.rule import Rule
+from components.validate_data.expectation import Rule
 from components.validate_data.wording import describe, shown
-from mistere.config.validation import Severity, ValidationConfig
+from mistere.config.validation import Severity
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +25,7 @@ MOST_EXAMPLES = 10
 
 @dataclass(frozen=True)
 class ExpectationOutcome:
-    """What came of one rule.
+    """The result of one expectation.
 
     Attributes:
         rule: the expectation.
@@ -33,10 +33,10 @@ class ExpectationOutcome:
         status: ``fail`` rejects the dataset, ``warn`` does not.
         checked: rows it applied to.
         unexpected: rows that do not meet it; some may be allowed.
-        sentence: of a failure, what is wrong, where and how to mend it; of an unchecked rule, why.
+        sentence: of a failure, what is wrong, where and how to fix it; of an unchecked expectation, why.
         examples: up to ten of the failing rows in words.
-        failing: where they are in the rule's table.
-        result: what Great Expectations answered, without what changes from run to run.
+        failing: their positions in the expectation's table.
+        result: Great Expectations' result, without what changes from run to run.
     """
 
     rule: Rule
@@ -51,25 +51,24 @@ class ExpectationOutcome:
 
 
 def evaluate(
-    rules: Sequence[Rule], tables: Mapping[str, pd.DataFrame], unusable: frozenset[str], config: ValidationConfig
+    rules: Sequence[Rule], tables: Mapping[str, pd.DataFrame], unusable: frozenset[str]
 ) -> list[ExpectationOutcome]:
-    """Check every rule that applies.
+    """Check every expectation that applies.
 
     Args:
         rules: the expectations.
-        tables: the tables they look at.
-        unusable: columns of the dataset that are missing or of the wrong type somewhere; rules that need them wait.
-        config: severities.
+        tables: the tables that they check.
+        unusable: columns of the dataset that are missing or of the wrong type in some file; what needs them is not checked.
 
     Returns:
-        One outcome a rule, in their order.
+        One outcome per expectation, in their order.
     """
     reasons = {rule.name: _not_checked(rule, tables, unusable) for rule in rules}
     results = _validate([rule for rule in rules if not reasons[rule.name]], tables)
     return [
-        ExpectationOutcome(rule, config.severity_of(rule.name), "not checked", sentence=reasons[rule.name])
+        ExpectationOutcome(rule, rule.severity, "not checked", sentence=reasons[rule.name])
         if reasons[rule.name]
-        else _outcome(rule, config.severity_of(rule.name), results[rule.name], tables[rule.table])
+        else _outcome(rule, rule.severity, results[rule.name], tables[rule.table])
         for rule in rules
     ]
 
@@ -77,12 +76,12 @@ def evaluate(
 def _not_checked(rule: Rule, tables: Mapping[str, pd.DataFrame], unusable: frozenset[str]) -> str:
     absent = [column for column in rule.needs if column in unusable]
     if absent:
-        return f"waits until the column '{absent[0]}' is mended"
-    return rule.not_checked or ("there is nothing of this kind in the dataset" if tables[rule.table].empty else "")
+        return f"not checked until the column '{absent[0]}' is fixed"
+    return rule.not_checked or ("the dataset has nothing of this kind" if tables[rule.table].empty else "")
 
 
 def _validate(rules: Sequence[Rule], tables: Mapping[str, pd.DataFrame]) -> dict[str, ExpectationValidationResult]:
-    """Great Expectations' answer to each rule, by its name: one suite a table, nothing written, nothing sent."""
+    """Great Expectations' results by the rules' names: one suite per table, nothing written, nothing sent."""
     import great_expectations as gx
     from great_expectations import expectations
     from great_expectations.data_context.types.base import ProgressBarsConfig
@@ -98,7 +97,7 @@ def _validate(rules: Sequence[Rule], tables: Mapping[str, pd.DataFrame]) -> dict
         suite = gx.ExpectationSuite(name=table)
         for rule in rules:
             if rule.table == table:
-                kind, arguments = rule.expectation
+                kind, arguments = rule.check
                 mostly = {"mostly": 1 - rule.allowed_share} if rule.allowed_share else {}
                 suite.add_expectation(getattr(expectations, kind)(**arguments, **mostly, meta={"rule": rule.name}))
         found: ExpectationSuiteValidationResult = batch.validate(suite, result_format={"result_format": "COMPLETE"})
@@ -119,14 +118,14 @@ def _outcome(
     if len(failing) <= rule.allowed_share * checked + 1e-9:
         return ExpectationOutcome(rule, severity, "pass", checked, len(failing), result=_stable(answer))
     rows = table.loc[failing]
-    happened = describe(rule.happened, rows, rule.table, rule.expectation[1].get("column", ""), rule.example)
+    happened = describe(rule.happened, rows, rule.table, rule.check[1].get("column", ""), rule.example, rule.noun)
     return ExpectationOutcome(
         rule,
         severity,
         "fail" if severity == "block" else "warn",
         checked,
         len(failing),
-        f"{happened[0].upper()}{happened[1:]}: {rule.mend}.",
+        f"{happened[0].upper()}{happened[1:]}: {rule.fix}.",
         tuple(shown(rows, rule.table, rule.example, MOST_EXAMPLES)),
         tuple(failing),
         _stable(answer),

@@ -1,4 +1,4 @@
-"""A validation: facts, outcomes and what they come to; and the same as data, for machines."""
+"""A validation: facts, outcomes and the verdict; and the same as JSON."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from components.validate_data.facts.dataset_facts import Facts
 from components.validate_data.facts.drift import Drift
 from components.validate_data.facts.profile import Profile
-from components.validate_data.facts.tables import Facts
 from components.validate_data.quarantine import Names
 from components.validate_data.suite import ExpectationOutcome
 
@@ -40,29 +40,29 @@ class Quarantine:
 
     @property
     def sentence(self) -> str:
-        """What was done, in words."""
+        """What was set aside, in words."""
         count = sum(map(len, self.dialogues.values()))
         return (
             f"{count:,} dialogue{'' if count == 1 else 's'} with {self.utterances:,} utterances "
-            f"({self.utterances / max(1, self.of):.1%}) {'is' if count == 1 else 'are'} set aside in quarantine.parquet: mend "
+            f"({self.utterances / max(1, self.of):.1%}) {'is' if count == 1 else 'are'} set aside in quarantine.parquet: fix "
             "them there and bring them back with `mistere data import table`."
         )
 
 
 @dataclass(frozen=True)
 class Validation:
-    """What came of a dataset.
+    """The validation of a dataset.
 
     Attributes:
         labels: the declared labels.
         facts: of the whole dataset.
-        tables: what the expectations looked at.
+        tables: what the expectations checked.
         outcomes: of every expectation, on the whole dataset.
         drifts: distances from the champion's dataset.
         profile: the dataset in numbers, without what is set aside.
-        before: the champion's dataset in numbers; None where there is no champion with a profile.
-        quarantine: what is set aside; the rest has no blocking finding. None where nothing is.
-        refused: why setting dialogues aside did not help, where it was allowed.
+        before: the champion's dataset in numbers; None without a champion that has a profile.
+        quarantine: what is set aside; the rest has no blocking finding. None if nothing is.
+        refused: why setting dialogues aside did not help, if it was allowed.
     """
 
     labels: tuple[str, ...]
@@ -77,11 +77,11 @@ class Validation:
 
     @property
     def failed(self) -> list[str]:
-        """One sentence for each blocking finding that is left, and why quarantine did not help."""
+        """One sentence for each blocking finding that remains, and why quarantine did not help."""
         if self.quarantine:
             return []
-        found = [outcome.sentence for outcome in self.outcomes if outcome.status == "fail"]
-        return [*found, *([self.refused] if self.refused and found else [])]
+        sentences = [outcome.sentence for outcome in self.outcomes if outcome.status == "fail"]
+        return [*sentences, *([self.refused] if self.refused and sentences else [])]
 
     @property
     def warnings(self) -> list[str]:
@@ -94,7 +94,7 @@ class Validation:
 
     @property
     def verdict(self) -> Verdict:
-        """``reject``, or ``warn`` where something is to be said, or ``pass``."""
+        """``reject``, or ``warn`` if there are warnings, or ``pass``."""
         return "reject" if self.failed else "warn" if self.warnings else "pass"
 
     @property
@@ -103,7 +103,7 @@ class Validation:
 
 
 def verdict_json(validation: Validation) -> str:
-    """The verdict as data: every expectation that is not met, how often, and up to ten of the rows; the same for the same data."""
+    """The verdict as data: every expectation that is not met, how often, and up to ten rows; deterministic."""
     quarantine = validation.quarantine
     content: dict[str, Any] = {
         "verdict": validation.verdict,
@@ -137,7 +137,7 @@ def _finding(outcome: ExpectationOutcome) -> dict[str, Any]:
 
 
 def results_json(outcomes: Sequence[ExpectationOutcome], verdict: Verdict) -> str:
-    """Every result of Great Expectations, the same text for the same data."""
+    """Every result of Great Expectations; deterministic."""
     import great_expectations
 
     content = {

@@ -44,23 +44,24 @@ ROW_EXAMPLES = {
     "label_meanings": "{split}",
     "lengths": "{split}",
 }
-_VERBS = {"have": "has", "are": "is", "do": "does", "lie": "lies", "name": "names", "share": "shares"}
+_VERBS = {"have": "has", "are": "is", "come": "comes", "do": "does", "name": "names", "share": "shares"}
 
 
-def describe(template: str, rows: pd.DataFrame, table: str, column: str = "", example: str = "") -> str:
-    """Fill in what a failure is.
+def describe(template: str, rows: pd.DataFrame, table: str, column: str = "", example: str = "", noun: str = "") -> str:
+    """Describe failing rows in words.
 
     Args:
         template: a sentence's beginning with any of ``{n}`` (for example ``3 utterances``), ``{examples}``,
-            ``{values}`` (the distinct values of ``column``) and the verbs ``{have} {are} {do} {lie} {name} {share}``.
+            ``{values}`` (the distinct values of ``column``) and the verbs ``{have} {are} {come} {do} {name} {share}``.
         rows: the rows that failed.
         table: the table they are from.
-        column: the column that was looked at.
-        example: how one row is shown; the table's own way where left out.
+        column: the column that was checked.
+        example: how one row is shown; the table's default if empty.
+        noun: what a row is, in the singular; the table's default if empty.
     """
     verbs = {many: one if len(rows) == 1 else many for many, one in _VERBS.items()}
     return template.format(
-        n=count(len(rows), NOUNS.get(table, "row")),
+        n=count(len(rows), noun or NOUNS.get(table, "row")),
         examples=", ".join(shown(rows, table, example, EXAMPLES)) + (", …" if len(rows) > EXAMPLES else ""),
         values=_values(rows[column]) if column else "",
         **verbs,
@@ -73,7 +74,7 @@ def count(number: int, noun: str) -> str:
 
 
 def brief(value: Any) -> Any:
-    """A text on one line and of bearable length; anything else as it is."""
+    """A text on one line and of limited length; anything else unchanged."""
     if not isinstance(value, str):
         return value
     line = "".join(
@@ -88,15 +89,15 @@ def shown(rows: pd.DataFrame, table: str, example: str, most: int) -> list[str]:
     Args:
         rows: the rows that failed.
         table: the table they are from.
-        example: how one is shown; the table's own way where empty.
+        example: how one row is shown; the table's default if empty.
         most: how many at most.
     """
     template = example or ROW_EXAMPLES.get(table, "")
-    found = []
+    described = []
     for row in rows.head(most).itertuples(index=False):
         record = {name: brief(value) for name, value in zip(rows.columns, row, strict=True)}
-        found.append(template.format(**{"place": _place(record), **record}))
-    return found
+        described.append(template.format(**{"place": _location(record), **record}))
+    return described
 
 
 def _values(values: pd.Series[Any]) -> str:
@@ -107,8 +108,8 @@ def _values(values: pd.Series[Any]) -> str:
     return shown + (f" and {len(ordered) - EXAMPLES} more" if len(ordered) > EXAMPLES else "")
 
 
-def _place(row: dict[str, Any]) -> str:
-    """Where an utterance is: ``train/dia7/turn 3``, or its row in the file where it has no name."""
+def _location(row: dict[str, Any]) -> str:
+    """Where an utterance is: ``train/dia7/turn 3``, or its row in the file if it has no name."""
     turn = row.get("turn")
     if turn is None or turn != turn or not isinstance(row.get("dialogue_id"), str):
         return f"{row.get('shard')} row {row.get('row', 0) + 1}"

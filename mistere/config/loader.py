@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import Field, ValidationError
@@ -21,23 +21,27 @@ from mistere.config.data import DataConfig
 from mistere.config.deployment import DeploymentConfig
 from mistere.config.encoder import SpeechConfig, TextConfig
 from mistere.config.evaluation import EvaluationConfig
-from mistere.config.gate import GateConfig
+from mistere.config.gate import RuleThresholds
 from mistere.config.mixture import MixtureConfig
 from mistere.config.registry import RegistryConfig
-from mistere.config.validation import ValidationConfig
+from mistere.config.validation import ValidationSettings
 
 
 class Config(Section):
-    """The whole configuration; each attribute is the slice of one stage (or of two that share it)."""
+    """The whole configuration; each attribute is the section of one stage (or of two that share it).
+
+    The gate's rules and the validation's expectations declare their own settings, in ``components/``:
+    :data:`pipelines.profiles.PIPELINE_CONFIG` is this class with them.
+    """
 
     seed: int = Field(default=0, ge=0, lt=2**32)
     data: DataConfig = DataConfig()
-    validation: ValidationConfig = ValidationConfig()
+    validation: ValidationSettings = ValidationSettings()
     speech: SpeechConfig = SpeechConfig()
     text: TextConfig = TextConfig()
     mixture: MixtureConfig = MixtureConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-    gate: GateConfig = GateConfig()
+    gate: RuleThresholds = RuleThresholds()
     registry: RegistryConfig = RegistryConfig()
     deployment: DeploymentConfig = DeploymentConfig()
     cluster: ClusterConfig = ClusterConfig()
@@ -47,6 +51,8 @@ class Config(Section):
         value: Section = getattr(self, name)
         return value.model_dump(mode="json", exclude_none=True)
 
+
+C = TypeVar("C", bound=Config)
 
 SECTIONS: tuple[str, ...] = tuple(name for name in Config.model_fields if name not in {"seed", "cluster"})
 """What the pipeline is handed; ``cluster`` says where its steps run, and is compiled into it."""
@@ -76,22 +82,22 @@ def _merge(base: dict[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
     return base
 
 
-def _explain(error: ValidationError, where: str) -> UsageError:
+def _explain(error: ValidationError, where: str, schema: type[Config]) -> UsageError:
     first = error.errors()[0]
     location = [str(part) for part in first["loc"]]
     if first["type"] == "extra_forbidden":
-        owner: Any = Config
+        owner: Any = schema
         for part in location[:-1]:
             owner = get_args(owner)[1] if get_origin(owner) is dict else owner.model_fields[part].annotation
         return UsageError(
             f"{where}: unknown setting {'.'.join(location)!r}{did_you_mean(location[-1], owner.model_fields)}"
         )
-    return UsageError(f"{where}: {'.'.join(_named(location))}: {first['msg']} (found {first['input']!r}).")
+    return UsageError(f"{where}: {'.'.join(_named(location, schema))}: {first['msg']} (found {first['input']!r}).")
 
 
-def _named(location: list[str]) -> list[str]:
+def _named(location: list[str], schema: type[Config]) -> list[str]:
     """The part of an error's location that is the setting's name; pydantic adds which kind of value it tried."""
-    owner: Any = Config
+    owner: Any = schema
     named: list[str] = []
     for part in location:
         fields = getattr(owner, "model_fields", {})
@@ -130,8 +136,14 @@ def _read_profile(profile: str, directory: Path) -> dict[str, Any]:
     return values or {}
 
 
-def load_config(profile: str, settings: Iterable[str] = (), *, directory: Path) -> Config:
+def load_config(profile: str, settings: Iterable[str] = (), *, directory: Path, schema: type[C]) -> C:
     """Defaults, then the profile's differences, then ``--set``; the seed goes to every section that names none.
+
+    Args:
+        profile: a name, or the path of a YAML file.
+        settings: ``section.key=value``.
+        directory: the folder of the named profiles.
+        schema: :class:`Config`, or the subclass with the settings that stages declare.
 
     Raises:
         UsageError: unknown profile (a name, or a YAML file) or setting (with the did_you_mean name), or a value out of bounds.
@@ -148,9 +160,9 @@ def load_config(profile: str, settings: Iterable[str] = (), *, directory: Path) 
         _merge(values, node)
         where = f"profile {profile} with --set"
     try:
-        config = Config.model_validate(values)
+        config = schema.model_validate(values)
     except ValidationError as error:
-        raise _explain(error, where) from error
+        raise _explain(error, where, schema) from error
     for name in SECTIONS:
         section = getattr(config, name)
         if isinstance(section, SeededSection) and "seed" not in section.model_fields_set:

@@ -72,12 +72,13 @@ def arm(folder: Path, store: str) -> None:
     import pandas  # noqa: F401
     import pyarrow.parquet  # noqa: F401
 
-    from components.validate_data.facts.shard import FactsCache
-    from components.validate_data.facts.tables import ShardFile
+    from components.validate_data.config import ValidationConfig
+    from components.validate_data.dataset import Declared
+    from components.validate_data.facts.dataset_facts import ShardFile
+    from components.validate_data.facts.shard_facts import FactsCache
     from components.validate_data.run import write_report
-    from components.validate_data.validation import Declared, validate
+    from components.validate_data.validation import validate
     from mistere.artifacts.object_store import LocalStore
-    from mistere.config.validation import ValidationConfig
 
     info, config = load_info(folder / "dataset.yaml"), ValidationConfig()
     clock = time.perf_counter()

@@ -9,13 +9,13 @@ import pytest
 import yaml
 from google.protobuf import json_format, struct_pb2
 
+from components.gate_model.config import GateConfig
 from mistere.common.errors import ExitCode, UsageError
 from mistere.common.suggestions import did_you_mean
 from mistere.config.encoder import EncoderConfig
-from mistere.config.gate import GateConfig
-from mistere.config.loader import SECTIONS, Config, available_profiles, load_config, parse_setting
+from mistere.config.loader import SECTIONS, available_profiles, load_config, parse_setting
 from mistere.config.mixture import MixtureConfig
-from pipelines.profiles import PROFILES, load_profile
+from pipelines.profiles import PIPELINE_CONFIG, PROFILES, load_profile
 
 
 @pytest.mark.parametrize("profile", available_profiles(PROFILES))
@@ -109,7 +109,7 @@ def test_a_setting_is_a_path_and_a_yaml_value(setting: str, path: list[str], val
 def test_settings_lie_on_the_profile_and_that_on_the_defaults(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_text("seed: 3\nspeech:\n  lora: {rank: 2}\n  epochs: 7\nevaluation: {seed: 1}\n")
     settings = ["speech.lora.alpha=4", "speech.learning_rate=2e-5", "text.source=path:x", "text.source=path:y"]
-    config = load_config("p", settings, directory=tmp_path)
+    config = load_config("p", settings, directory=tmp_path, schema=PIPELINE_CONFIG)
     assert (config.speech.lora.rank, config.speech.lora.alpha, config.speech.epochs) == (2, 4, 7)
     assert config.speech.lora.dropout == EncoderConfig(source="").lora.dropout
     assert config.speech.learning_rate == 2e-5 and config.text.source == "path:y"
@@ -118,28 +118,28 @@ def test_settings_lie_on_the_profile_and_that_on_the_defaults(tmp_path: Path) ->
 def test_a_profile_may_be_a_file_of_ones_own(tmp_path: Path) -> None:
     own = tmp_path / "mine.yaml"
     own.write_text("gate: {max_ece: off}\nspeech: {extraction: {cache: off}}\n")
-    config = load_config(str(own), directory=tmp_path / "elsewhere")
+    config = load_config(str(own), directory=tmp_path / "elsewhere", schema=PIPELINE_CONFIG)
     assert config.gate.max_ece is False and config.speech.extraction.cache == "off"
     for content, said in (("- 1", "holds no sections"), ("a: [", "not readable YAML")):
         own.write_text(content)
         with pytest.raises(UsageError, match=said):
-            load_config(str(own), directory=tmp_path)
+            load_config(str(own), directory=tmp_path, schema=PIPELINE_CONFIG)
     with pytest.raises(UsageError, match="there is no profile at"):
-        load_config(str(tmp_path / "nothing.yaml"), directory=tmp_path)
+        load_config(str(tmp_path / "nothing.yaml"), directory=tmp_path, schema=PIPELINE_CONFIG)
 
 
 def test_the_seed_reaches_every_section_that_names_none(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_text("seed: 3\nevaluation: {seed: 1}\n")
-    config = load_config("p", ["mixture.seed=0"], directory=tmp_path)
+    config = load_config("p", ["mixture.seed=0"], directory=tmp_path, schema=PIPELINE_CONFIG)
     assert (config.data.seed, config.speech.seed, config.text.seed) == (3, 3, 3)
     assert (config.evaluation.seed, config.mixture.seed) == (1, 0)
-    assert load_config("p", ["seed=9"], directory=tmp_path).speech.seed == 9
+    assert load_config("p", ["seed=9"], directory=tmp_path, schema=PIPELINE_CONFIG).speech.seed == 9
 
 
 def test_an_empty_profile_is_the_published_configuration(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_text("")
-    config = load_config("p", directory=tmp_path)
-    assert config == Config()
+    config = load_config("p", directory=tmp_path, schema=PIPELINE_CONFIG)
+    assert config == PIPELINE_CONFIG()
     mixture = config.mixture
     assert (mixture.hidden, mixture.gru_layers, mixture.kernels, mixture.fusion_width) == (512, 3, [1, 3, 5], 1024)
     assert (mixture.gate_temperature, mixture.focal_gamma, mixture.contrastive_weight) == (2.0, 3.0, 2.0)

@@ -17,17 +17,19 @@ import pytest
 import soundfile
 
 from components.pull_data.run import describe
+from components.validate_data.config import ValidationConfig
+from components.validate_data.dataset import Declared
+from components.validate_data.expectations import expectations
+from components.validate_data.facts.dataset_facts import ShardFile
 from components.validate_data.facts.profile import Profile
-from components.validate_data.facts.shard import FactsCache
-from components.validate_data.facts.tables import ShardFile
+from components.validate_data.facts.shard_facts import FactsCache
 from components.validate_data.report import render
-from components.validate_data.validation import Declared, validate
+from components.validate_data.validation import validate
 from components.validate_data.verdict import Validation, verdict_json
 from mistere.artifacts.object_store import LocalStore
 from mistere.common.file_digest import digest_of
 from mistere.common.paths import PROJECT_ROOT
 from mistere.common.splits import SPLITS, Split
-from mistere.config.validation import SEVERITIES, ValidationConfig
 from mistere.corpora.importers.meld import import_meld
 from mistere.data.audio import decode, resample
 from mistere.data.dataset import DatasetInfo, Utterance, load_info, shards_of, write_dataset
@@ -375,7 +377,8 @@ def test_each_damage_is_caught(
     write_dataset(tmp_path / "data", info, sorted_rows(damage(rows)))
     validation = judge(tmp_path / "data", info, store)
     assert found(validation) == rules
-    blocks = any(SEVERITIES[rule] == "block" for rule in rules)
+    severities = {one.name: one.severity for one in expectations()}
+    blocks = any(severities[rule] == "block" for rule in rules)
     assert validation.verdict == ("reject" if blocks else "warn")
     for finding in json.loads(verdict_json(validation))["findings"]:
         assert finding["count"] >= 1 and 1 <= len(finding["examples"]) <= 10 and finding["sentence"].endswith(".")

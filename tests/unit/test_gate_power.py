@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from components.gate_model.candidate import Candidate
-from components.gate_model.rules.champion_comparison import evaluate
+from components.gate_model.rules.champion_comparison import Thresholds, evaluate
 from mistere.artifacts.manifests import ChampionEvaluation
-from mistere.config.gate import GateConfig
 from mistere.metrics.classification import DialogueBootstrap, Interval, accuracy, confusion, weighted_f1
 
 SHARES = np.array([0.48, 0.15, 0.13, 0.11, 0.08, 0.03, 0.02])
@@ -66,18 +65,18 @@ def two_models(draw: np.random.Generator, owners: np.ndarray, draws: int, disagr
     return Pair(true, challenger, champion)
 
 
-SUPERIORITY = GateConfig(champion_mode="superiority")
-NOT_WORSE = GateConfig(champion_mode="non_inferiority", champion_margin=0.01)
-NOT_MUCH_WORSE = GateConfig(champion_mode="non_inferiority", champion_margin=0.02)
+SUPERIORITY = Thresholds(champion_mode="superiority")
+NOT_WORSE = Thresholds(champion_mode="non_inferiority", champion_margin=0.01)
+NOT_MUCH_WORSE = Thresholds(champion_mode="non_inferiority", champion_margin=0.02)
 
 
-def outcome(difference: Interval, thresholds: GateConfig) -> str:
+def outcome(difference: Interval, thresholds: Thresholds) -> str:
     """What the comparison says of a difference."""
     name = "champion.difference.weighted_f1"
     metrics = {name: difference.value, f"{name}.low": difference.low, f"{name}.high": difference.high}
     champion = ChampionEvaluation(bundle_digest="champion", test_digest="test")
     return evaluate(
-        Candidate(metrics, thresholds, test_digest="test", champion_digest="champion", champion=champion)
+        Candidate(metrics, test_digest="test", champion_digest="champion", champion=champion), thresholds
     ).outcome
 
 
@@ -102,7 +101,7 @@ class Trial:
                 yield self._bootstrap.weighted_f1_difference(true, one, other, CLASSES)
 
 
-def shares(found: list[Interval], thresholds: GateConfig) -> dict[str, float]:
+def shares(found: list[Interval], thresholds: Thresholds) -> dict[str, float]:
     """How often each outcome came out."""
     outcomes = [outcome(one, thresholds) for one in found]
     return {name: outcomes.count(name) / len(outcomes) for name in ("promote", "hold", "reject")}

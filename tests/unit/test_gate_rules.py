@@ -1,13 +1,10 @@
-"""Gate rules: each decides alone, misses nothing that it needs, says why in one sentence, and is found by its place."""
+"""Gate rules in detail, and the verdict of all of them; conformance of each is in test_gate_conformance.py."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,17 +13,18 @@ import pytest
 from pydantic import ValidationError
 
 from components.gate_model.candidate import Candidate
+from components.gate_model.config import GateConfig
 from components.gate_model.rules import rules
 from components.gate_model.run import overall
 from mistere.artifacts.manifests import ChampionEvaluation, RuleResult
 from mistere.config.evaluation import CONDITIONS
-from mistere.config.gate import GateConfig
+from tests.unit.code_copy import copy_code, python_block, run_python
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERTS = ("speech", "text", "cross_modal")
 LABELS = ("anger", "joy", "neutral")
 THRESHOLDS: dict[str, Any] = {"max_robustness_loss": 0.05, "max_dialogue_ms": 500.0, "max_bundle_mb": 64.0}
-NEVER_REJECT = {"committed_code"}
+NEEDS_NO_FIGURE = {"committed_code", "data_verdict"}
 
 
 def around(name: str, low: float, value: float, high: float) -> dict[str, float]:
@@ -58,7 +56,6 @@ CHAMPION = ChampionEvaluation(bundle_digest="champion", test_digest="test")
 def candidate(
     metrics: Mapping[str, float] | None = None,
     runtime: Mapping[str, float] | None = None,
-    thresholds: Mapping[str, Any] | None = None,
     without: Iterable[str] = (),
     **changes: Any,
 ) -> Candidate:
@@ -67,7 +64,6 @@ def candidate(
     fields: dict[str, Any] = {
         "metrics": {name: value for name, value in {**METRICS, **(metrics or {})}.items() if name not in gone},
         "runtime": {name: value for name, value in {**RUNTIME, **(runtime or {})}.items() if name not in gone},
-        "thresholds": GateConfig(**{**THRESHOLDS, **(thresholds or {})}),
         "labels": LABELS,
         "experts": EXPERTS,
         "test_digest": "test",
@@ -77,9 +73,10 @@ def candidate(
     return Candidate(**{**fields, **changes})
 
 
-def judged(one: Candidate) -> dict[str, RuleResult]:
-    """Every rule's answer, each of a form that a report can show."""
-    found = {name: rule(one) for name, rule in rules().items()}
+def judged(one: Candidate, **thresholds: Any) -> dict[str, RuleResult]:
+    """Every rule's result, each of a form that a report can show."""
+    config = GateConfig(**{**THRESHOLDS, **thresholds})
+    found = {name: rule.decide(one, config) for name, rule in rules().items()}
     for name, result in found.items():
         assert result.rule == name
         assert result.sentence.endswith(".") and not result.sentence.endswith(".."), result.sentence
@@ -92,102 +89,11 @@ def judged(one: Candidate) -> dict[str, RuleResult]:
     return found
 
 
-def test_a_candidate_that_passes_every_rule_is_promoted() -> None:
-    found = judged(candidate())
-    assert {result.outcome for result in found.values()} == {"promote"}
-    assert overall(list(found.values())) == "promote"
-
-
-CASES: list[tuple[str, str, dict[str, Any]]] = [
-    ("above_majority", "reject", {"metrics": {"test.majority.weighted_f1": 0.53}}),
-    ("bundle_size", "reject", {"runtime": {"runtime.size_mb": 64.1}}),
-    ("calibration", "reject", {"metrics": {"test.ece": 0.16}}),
-    (
-        "champion_comparison",
-        "reject",
-        {"metrics": around("champion.difference.weighted_f1", -0.04, -0.02, -0.001)},
-    ),
-    ("champion_comparison", "reject", {"champion": None}),
-    (
-        "champion_comparison",
-        "hold",
-        {"metrics": around("champion.difference.weighted_f1", -0.02, -0.005, 0.01)},
-    ),
-    ("class_floor", "reject", {"metrics": {"test.f1.joy": 0.09}}),
-    ("committed_code", "hold", {"code": "uncommitted"}),
-    ("committed_code", "hold", {"code": "unknown"}),
-    ("data_verdict", "reject", {"data_verdict": "reject"}),
-    (
-        "data_verdict",
-        "hold",
-        {"thresholds": {"data_warnings": "hold"}, "data_verdict": "warn", "data_warnings": ["Few speakers."]},
-    ),
-    (
-        "expert_collapse",
-        "reject",
-        {"metrics": {"test.gate.speech.mean": 0.0, "test.gate.text.mean": 0.96, "test.gate.cross_modal.mean": 0.04}},
-    ),
-    ("latency", "reject", {"runtime": {"runtime.dialogue_ms.p95": 501.0}}),
-    ("minimum_contribution", "reject", {"metrics": around("test.contribution.speech", -0.07, -0.05, -0.03)}),
-    ("minimum_contribution", "hold", {"metrics": around("test.contribution.text", -0.07, -0.03, -0.01)}),
-    ("minimum_weighted_f1", "reject", {"metrics": around("test.weighted_f1", 0.36, 0.38, 0.39)}),
-    ("minimum_weighted_f1", "hold", {"metrics": around("test.weighted_f1", 0.38, 0.41, 0.44)}),
-    ("missing_modality", "reject", {"metrics": around("test.missing.speech.100.weighted_f1", 0.2, 0.24, 0.29)}),
-    ("missing_modality", "hold", {"metrics": around("test.missing.text.100.weighted_f1", 0.27, 0.3, 0.33)}),
-    ("robustness", "reject", {"metrics": around("test.robustness.telephone_codec.loss", 0.06, 0.08, 0.1)}),
-    ("robustness", "hold", {"metrics": around("test.robustness.words_10.loss", 0.02, 0.04, 0.06)}),
-]
-
-
-@pytest.mark.parametrize(("rule", "outcome", "changes"), CASES)
-def test_each_rule_decides_alone(rule: str, outcome: str, changes: dict[str, Any]) -> None:
-    found = judged(candidate(**changes))
-    assert {name: result.outcome for name, result in found.items() if result.outcome != "promote"} == {rule: outcome}
-    assert overall(list(found.values())) == outcome
-
-
-def test_no_rule_is_without_a_case() -> None:
-    assert {rule for rule, _, _ in CASES} == set(rules()), "a new rule needs a case above"
-    assert {rule for rule, outcome, _ in CASES if outcome == "reject"} == set(rules()) - NEVER_REJECT
-
-
-NEEDED = [
-    ("above_majority", "test.majority.weighted_f1"),
-    ("above_majority", "test.weighted_f1.low"),
-    ("bundle_size", "runtime.size_mb"),
-    ("calibration", "test.ece"),
-    ("champion_comparison", "champion.difference.weighted_f1"),
-    ("champion_comparison", "champion.difference.weighted_f1.high"),
-    ("class_floor", "test.f1.neutral"),
-    ("class_floor", "test.support.anger"),
-    ("expert_collapse", "test.gate.cross_modal.mean"),
-    ("latency", "runtime.dialogue_ms.p95"),
-    ("minimum_contribution", "test.contribution.text"),
-    ("minimum_contribution", "test.contribution.cross_modal.low"),
-    ("minimum_weighted_f1", "test.weighted_f1"),
-    ("minimum_weighted_f1", "test.weighted_f1.high"),
-    ("robustness", "test.robustness.noise_20db.loss"),
-    ("robustness", "test.robustness.words_10.loss.high"),
-]
-NEEDS_NO_FIGURE = {"committed_code", "data_verdict"}
-
-
-@pytest.mark.parametrize(("rule", "metric"), NEEDED)
-def test_what_was_not_measured_fails_the_rule_that_needs_it(rule: str, metric: str) -> None:
-    found = judged(candidate(without=[metric]))
-    assert found[rule].outcome == "reject" and found[rule].measured is None
-    assert "was not measured" in found[rule].sentence
-
-
 def test_a_curve_that_lacks_a_modality_or_its_end_was_not_measured() -> None:
     speech = [name for name in METRICS if name.startswith("test.missing.speech.")]
     for gone in (speech, [name for name in speech if ".0." not in name], ["test.weighted_f1"]):
         found = judged(candidate(without=gone))["missing_modality"]
         assert found.outcome == "reject" and "was not measured" in found.sentence
-
-
-def test_every_rule_that_needs_a_figure_was_tried_without() -> None:
-    assert {rule for rule, _ in NEEDED} | {"missing_modality"} == set(rules()) - NEEDS_NO_FIGURE
 
 
 def test_nothing_measured_at_all_is_rejected_in_sentences() -> None:
@@ -196,31 +102,12 @@ def test_nothing_measured_at_all_is_rejected_in_sentences() -> None:
     assert overall(list(found.values())) == "reject"
 
 
-@pytest.mark.parametrize(
-    ("rule", "threshold"),
-    [
-        ("bundle_size", "max_bundle_mb"),
-        ("calibration", "max_ece"),
-        ("class_floor", "min_class_f1"),
-        ("expert_collapse", "max_expert_weight"),
-        ("latency", "max_dialogue_ms"),
-        ("minimum_contribution", "min_contribution"),
-        ("missing_modality", "min_retained"),
-        ("robustness", "max_robustness_loss"),
-    ],
-)
-def test_a_rule_whose_threshold_is_off_is_not_asked(rule: str, threshold: str) -> None:
-    found = judged(candidate(thresholds={threshold: False}, without=[*METRICS, *RUNTIME]))[rule]
-    assert found.outcome == "off" and f"gate.{threshold}" in found.sentence
-    assert found.measured is None and found.bound is None
-
-
 # The champion
 
 
-def compared(**changes: Any) -> RuleResult:
-    """What the comparison says."""
-    return judged(candidate(**changes))["champion_comparison"]
+def compared(thresholds: Mapping[str, Any] | None = None, **changes: Any) -> RuleResult:
+    """The result of the comparison with the champion."""
+    return judged(candidate(**changes), **(thresholds or {}))["champion_comparison"]
 
 
 def test_without_a_champion_there_is_nothing_to_compare() -> None:
@@ -284,8 +171,8 @@ def test_a_class_of_few_utterances_is_left_out() -> None:
     assert judged(candidate(metrics=few, without=["test.f1.joy"]))["class_floor"].outcome == "promote"
     enough = judged(candidate(metrics={**few, "test.support.joy": 20.0}))["class_floor"]
     assert enough.outcome == "reject" and "joy" in enough.sentence and enough.measured == 0.0
-    assert judged(candidate(metrics=few, thresholds={"min_class_support": 10}))["class_floor"].outcome == "reject"
-    none = judged(candidate(thresholds={"min_class_support": 1000}))["class_floor"]
+    assert judged(candidate(metrics=few), min_class_support=10)["class_floor"].outcome == "reject"
+    none = judged(candidate(), min_class_support=1000)["class_floor"]
     assert none.outcome == "off" and "1000" in none.sentence
 
 
@@ -303,7 +190,7 @@ def test_a_model_that_only_reads_is_not_asked_for_a_choice_or_a_microphone() -> 
     }
     assert overall(list(found.values())) == "promote"
     deaf = {"robustness_conditions": ["noise_20db", "telephone"]}
-    alone = judged(candidate(experts=("text", "cross_modal"), metrics=loud, thresholds=deaf))
+    alone = judged(candidate(experts=("text", "cross_modal"), metrics=loud), **deaf)
     assert alone["robustness"].outcome == "off"
     assert judged(candidate(metrics=loud))["robustness"].outcome == "reject"
 
@@ -312,12 +199,12 @@ def test_a_condition_that_does_not_count_is_reported_only() -> None:
     loud = around("test.robustness.noise_0db.loss", 0.5, 0.5, 0.5)
     assert judged(candidate(metrics=loud))["robustness"].outcome == "promote"
     counts = {"robustness_conditions": ["noise_0db"]}
-    assert judged(candidate(metrics=loud, thresholds=counts))["robustness"].outcome == "reject"
+    assert judged(candidate(metrics=loud), **counts)["robustness"].outcome == "reject"
 
 
 def test_uncommitted_code_and_warnings_pass_where_the_profile_says_so() -> None:
     for code in ("uncommitted", "unknown"):
-        found = judged(candidate(code=code, thresholds={"allow_uncommitted": True}))["committed_code"]
+        found = judged(candidate(code=code), allow_uncommitted=True)["committed_code"]
         assert found.outcome == "promote" and "allows" in found.sentence
     warned = judged(candidate(data_verdict="warn", data_warnings=["One.", "Two."]))["data_verdict"]
     assert warned.outcome == "promote" and "2 warnings" in warned.sentence and warned.measured == 2
@@ -365,7 +252,7 @@ def test_zero_is_a_bound_and_off_is_off() -> None:
     assert again == zero and again.min_contribution is not False
     off = GateConfig.model_validate(json.loads(GateConfig(max_ece=False).model_dump_json()))
     assert off.max_ece is False
-    assert judged(candidate(thresholds={"max_ece": 0}))["calibration"].outcome == "reject"
+    assert judged(candidate(), max_ece=0)["calibration"].outcome == "reject"
 
 
 @pytest.mark.parametrize(
@@ -387,49 +274,62 @@ def test_what_is_no_threshold_is_refused(wrong: dict[str, Any]) -> None:
 
 # Discovery
 
-ANOTHER_RULE = '''"""No release on a Monday."""
-
-from __future__ import annotations
-
-from mistere.artifacts.manifests import RuleResult
-from components.gate_model.candidate import Candidate, rejected
-
-
-def evaluate(candidate: Candidate) -> RuleResult:
-    """Reject."""
-    return rejected("no_mondays", 1.0, 0.0, "It is Monday.")
-'''
+PAGE = ROOT / "docs" / "extending" / "gate-rule.md"
 PROGRAM = """
 import json
-from mistere.config.gate import GateConfig
-from mistere.common.code_digest import source_digest
 from components.gate_model.candidate import Candidate
 from components.gate_model.rules import rules
-nobody = Candidate(metrics={}, thresholds=GateConfig())
-outcomes = {name: rule(nobody).outcome for name, rule in rules().items()}
-digests = [source_digest(f"components.{name}.run") for name in ("gate_model", "validate_data")]
-print(json.dumps([sorted(outcomes), outcomes.get("no_mondays"), *digests]))
+from mistere.common.code_digest import source_digest
+from mistere.common.errors import UsageError
+from pipelines.profiles import load_profile
+report = {"rules": sorted(rules())}
+if "short_turns" in rules():
+    config = load_profile("tiny", ["gate.min_short_turns=0.3"])
+    report["section"] = config.section("gate")["min_short_turns"]
+    metrics = {"test.slice.words.1-3.weighted_f1" + end: value for end, value in (("", .4), (".low", .35), (".high", .45))}
+    for bound in ("0.3", "0.4", "off"):
+        gate = load_profile("tiny", [f"gate.min_short_turns={bound}"]).gate
+        report[bound] = rules()["short_turns"].decide(Candidate(metrics), gate).outcome
+    try:
+        load_profile("tiny", ["gate.min_shrt_turns=0.3"])
+    except UsageError as error:
+        report["mistyped"] = str(error)
+report["digests"] = {name: source_digest(f"components.{name}.run") for name in
+    ("gate_model", "validate_data", "finetune_encoder", "train_moe", "evaluate_model", "register_model")}
+print(json.dumps(report))
 """
 
 
-def discovered(tree: Path) -> list[Any]:
-    """The rules of a tree, the new one's outcome, and the digests of two stages."""
-    environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], cwd=tree, env=environment, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    return list(json.loads(done.stdout))
-
-
 def test_a_new_file_is_a_new_rule_and_runs_the_gate_again(tmp_path: Path) -> None:
-    for file in sorted([*(ROOT / "mistere").rglob("*.py"), *(ROOT / "components").rglob("*.py")]):
-        target = tmp_path / file.relative_to(ROOT)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, target)
-    names, outcome, gate, other = discovered(tmp_path)
-    assert "no_mondays" not in names and outcome is None
-    (tmp_path / "components" / "gate_model" / "rules" / "no_mondays.py").write_text(ANOTHER_RULE, encoding="utf-8")
-    names_now, outcome, gate_now, other_now = discovered(tmp_path)
-    assert sorted([*names, "no_mondays"]) == names_now and outcome == "reject"
-    assert gate_now != gate and other_now == other
+    copy_code(tmp_path)
+    before = json.loads(run_python(tmp_path, "-c", PROGRAM))
+    assert "short_turns" not in before["rules"]
+    (tmp_path / "components/gate_model/rules/short_turns.py").write_text(python_block(PAGE), encoding="utf-8")
+    after = json.loads(run_python(tmp_path, "-c", PROGRAM))
+    assert after["rules"] == sorted([*before["rules"], "short_turns"])
+    assert after["section"] == 0.3
+    assert (after["0.3"], after["0.4"], after["off"]) == ("promote", "reject", "off")
+    assert "unknown setting 'gate.min_shrt_turns'; did you mean 'min_short_turns'?" in after["mistyped"]
+    changed = {stage for stage, digest in after["digests"].items() if digest != before["digests"][stage]}
+    assert changed == {"gate_model"}
+
+
+def test_the_conformance_tests_run_on_a_new_file(tmp_path: Path) -> None:
+    copy_code(tmp_path)
+    rule = tmp_path / "components/gate_model/rules/short_turns.py"
+    test = tmp_path / "test_gate_conformance.py"
+    shutil.copyfile(ROOT / "tests/unit/test_gate_conformance.py", test)
+    command = ["-m", "pytest", "-v", "-p", "no:cacheprovider", "-n", "0", str(test)]
+    rule.write_text(python_block(PAGE), encoding="utf-8")
+    assert "short_turns" in run_python(tmp_path, *command)
+    rule.write_text(python_block(PAGE).replace('Case("reject"', 'Case("hold"'), encoding="utf-8")
+    with pytest.raises(AssertionError, match="test_each_case_changes_only_its_own_rule"):
+        run_python(tmp_path, *command)
+
+
+def test_two_rules_cannot_declare_one_threshold(tmp_path: Path) -> None:
+    copy_code(tmp_path)
+    source = python_block(PAGE).replace("min_short_turns", "min_weighted_f1")
+    (tmp_path / "components/gate_model/rules/short_turns.py").write_text(source, encoding="utf-8")
+    with pytest.raises(AssertionError, match="gate rule short_turns both declare the setting 'min_weighted_f1'"):
+        run_python(tmp_path, "-c", PROGRAM)

@@ -8,7 +8,7 @@ import pytest
 
 from mistere.config.loader import Config, available_profiles, load_config
 from mistere.model.encoders.families import families
-from pipelines.profiles import PROFILES
+from pipelines.profiles import PIPELINE_CONFIG, PROFILES
 
 PUBLISHED: dict[str, dict[str, Any]] = {
     "speech": {
@@ -67,12 +67,12 @@ ADAPTERS = {
 
 @pytest.mark.parametrize("profile", available_profiles(PROFILES))
 def test_a_profile_loads(profile: str) -> None:
-    assert isinstance(load_config(profile, directory=PROFILES), Config)
+    assert isinstance(load_config(profile, directory=PROFILES, schema=PIPELINE_CONFIG), Config)
 
 
 @pytest.mark.parametrize("section", sorted(PUBLISHED))
 def test_the_papers_profile_holds_its_numbers(section: str) -> None:
-    found = getattr(load_config("paper", directory=PROFILES), section).model_dump()
+    found = getattr(load_config("paper", directory=PROFILES, schema=PIPELINE_CONFIG), section).model_dump()
     assert {name: found[name] for name in PUBLISHED[section]} == PUBLISHED[section]
     if section in ADAPTERS:
         assert found["lora"] == ADAPTERS[section]

@@ -13,13 +13,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from components.validate_data.config import ValidationConfig
+from components.validate_data.dataset import Declared
+from components.validate_data.facts.dataset_facts import ShardFile
 from components.validate_data.facts.profile import Profile
-from components.validate_data.facts.tables import ShardFile
 from components.validate_data.run import write_report
-from components.validate_data.validation import Declared, validate
+from components.validate_data.validation import validate
 from mistere.common.errors import DataError
 from mistere.common.splits import SPLITS
-from mistere.config.validation import ValidationConfig
 from mistere.data.dataset import load_info, shards_of, write_dataset
 from tests.unit.test_validate_data import INFO, LABELS, clean
 

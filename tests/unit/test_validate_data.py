@@ -19,12 +19,15 @@ from pydantic import ValidationError
 
 from components.pull_data.run import describe
 from components.validate_data import run as stage
-from components.validate_data.facts import shard as shard_facts
+from components.validate_data.config import ValidationConfig
+from components.validate_data.dataset import Declared
+from components.validate_data.expectations import expectations
+from components.validate_data.facts import shard_facts
 from components.validate_data.facts.audio_measurements import Heard
-from components.validate_data.facts.shard import FactsCache
-from components.validate_data.facts.tables import ShardFile
+from components.validate_data.facts.dataset_facts import ShardFile
+from components.validate_data.facts.shard_facts import FactsCache
 from components.validate_data.report import render
-from components.validate_data.validation import Declared, validate
+from components.validate_data.validation import validate
 from components.validate_data.verdict import Validation, results_json, verdict_json
 from mistere.artifacts.checkpoints import Checkpoints
 from mistere.artifacts.io import ArtifactHandle, publish
@@ -33,11 +36,11 @@ from mistere.artifacts.object_store import LocalStore
 from mistere.common.file_digest import digest_of
 from mistere.common.progress import Progress
 from mistere.common.splits import SPLITS, Split
-from mistere.config.validation import SEVERITIES, ValidationConfig
 from mistere.data.dataset import DatasetInfo, Utterance, shards_of, write_dataset
 from mistere.data.utterances import UtteranceReader
 from mistere.data.versions import pin
 from mistere.engine.stage import Result, RunContext, Step
+from tests.unit.code_copy import copy_code, python_block, run_python
 
 LABELS = ["anger", "joy", "neutral"]
 TURNS = 6
@@ -153,7 +156,7 @@ def test_clean_dataset_passes(tmp_path: Path) -> None:
         "text_follows_duration",
         "conversation_in_one_split",
         "conversations_apart",
-    } | {name for name in SEVERITIES if name.startswith("drift_")}
+    } | {one.name for one in expectations() if one.layer == "Drift"}
     facts = validation.facts
     assert len(facts.utterances) == 48 and len(facts.dialogues) == 8 and len(facts.speakers) == 6
     assert validation.audio_seconds == pytest.approx(48 * 0.3, rel=0.01)
@@ -170,7 +173,7 @@ def test_clean_dataset_passes(tmp_path: Path) -> None:
         ),
         (
             with_changes(at("dev-1", 3), label=None), "label_not_null",
-            "1 utterance has no label (dev/dev-1/turn 3): fill in the label, or take the whole dialogue out.",
+            "1 utterance has no label (dev/dev-1/turn 3): fill in the label, or remove the whole dialogue.",
         ),
         (
             shared_dialogue(), "dialogue_in_one_split",
@@ -180,7 +183,7 @@ def test_clean_dataset_passes(tmp_path: Path) -> None:
         (
             with_changes(lambda split, row: split == "test", speaker="train-speaker-0"), "speaker_in_one_split",
             "1 speaker is in more than one split, which dataset.yaml rules out (train-speaker-0 in train and test):"
-            " split by speaker again, or say speaker_disjoint: false in dataset.yaml.",
+            " split by speaker again, or set speaker_disjoint: false in dataset.yaml.",
         ),
         (
             without(at("train-2", 2)), "turns_complete",
@@ -194,12 +197,12 @@ def test_clean_dataset_passes(tmp_path: Path) -> None:
         ),
         (
             swapped(), "rows_in_order",
-            "1 utterance lies apart from the dialogue or after a later turn (train/train-0/turn 1): sort each split by"
+            "1 utterance is separated from the dialogue or comes after a later turn (train/train-0/turn 1): sort each split by"
             " dialogue_id and turn and export it again.",
         ),
         (
             with_changes(at("test-0", 1), audio=OGG[:200]), "audio_decodes",
-            "The audio of 1 utterance does not decode, or breaks off before its end (test/test-0/turn 1): export these recordings again as WAV, FLAC,"
+            "The audio of 1 utterance does not decode, or is cut off before its end (test/test-0/turn 1): export these recordings again as WAV, FLAC,"
             " OGG or MP3, or leave their audio out.",
         ),
         (
@@ -283,11 +286,11 @@ def audio_as_path(table: pa.Table) -> pa.Table:
         ),
         (
             "train", turn_as_text, ["column_types"],
-            "1 column has the wrong type ('turn' of train-00000.parquet holds string, expected a whole number)",
+            "1 column has the wrong type ('turn' of train-00000.parquet is string, expected a whole number)",
         ),
         (
             "*", audio_as_path, ["audio_embedded"],
-            "48 utterances name an audio file but do not hold it (train/train-0/turn 0,",
+            "48 utterances name an audio file but do not contain it (train/train-0/turn 0,",
         ),
     ],
 )  # fmt: skip
@@ -397,7 +400,7 @@ def test_severities_are_settings(tmp_path: Path) -> None:
 
 def test_every_expectation_has_a_severity_and_every_severity_an_expectation(tmp_path: Path) -> None:
     names = [outcome.rule.name for outcome in judge(tmp_path / "clean", clean()).outcomes]
-    assert len(names) == len(set(names)) and set(names) == set(SEVERITIES)
+    assert len(names) == len(set(names)) and set(names) == {one.name for one in expectations()}
 
 
 # Quarantine
@@ -481,9 +484,75 @@ def test_drift_is_judged_against_the_champions_own_profile(step: Step, tmp_path:
     result = run_stage(step, tmp_path / "shifted", tmp_path / "second", bundle.digest)
     assert result.values == {"verdict": "warn"}
     (warning,) = result.manifests["report"].warnings  # type: ignore[attr-defined]
-    assert warning.startswith("The levels of the recordings moved away from those that the champion learned from")
+    assert warning.startswith("The levels of the recordings moved away from those of the champion's dataset")
 
 
 EMPTY_BUNDLE = ModelBundle(
     name="mistere", labels=LABELS, experts=[], encoders={}, temperature=1.0, test_digest="", metrics={}, dvc_digest=""
 )
+
+
+# Discovery
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "extending" / "expectation.md"
+PROGRAM = """
+import json, sys
+from pathlib import Path
+from components.validate_data.config import ValidationConfig
+from components.validate_data.dataset import Declared
+from components.validate_data.expectations import expectations
+from components.validate_data.facts.dataset_facts import ShardFile
+from components.validate_data.validation import validate
+from mistere.common.code_digest import source_digest
+from mistere.common.errors import UsageError
+from mistere.common.splits import SPLITS
+from mistere.data.dataset import load_info, shards_of
+from pipelines.profiles import load_profile
+report = {"expectations": [one.name for one in expectations()]}
+report["digests"] = {name: source_digest(f"components.{name}.run") for name in
+    ("validate_data", "gate_model", "finetune_encoder", "train_moe", "evaluate_model")}
+if "enough_test_dialogues" in report["expectations"]:
+    folder = Path(sys.argv[1])
+    info = load_info(folder / "dataset.yaml")
+    declared = Declared(info.name, info.labels, info.language, info.speaker_disjoint)
+    files = [ShardFile(split, path, path.name) for split in SPLITS for path in shards_of(folder.iterdir(), split)]
+    for settings in ([], ["validation.min_test_dialogues=1"], ["validation.severity.enough_test_dialogues=block"],
+                     ["validation.severity.enough_test_dialogues=off"]):
+        validation = validate(files, declared, load_profile("tiny", settings).validation)
+        outcomes = {outcome.rule.name: outcome for outcome in validation.outcomes}
+        outcome = outcomes.get("enough_test_dialogues")
+        report[" ".join(settings)] = [validation.verdict, outcome and outcome.status, outcome and outcome.sentence]
+    try:
+        load_profile("tiny", ["validation.severity.enough_tst_dialogues=off"])
+    except UsageError as error:
+        report["mistyped"] = str(error)
+print(json.dumps(report))
+"""
+
+
+def test_a_new_file_is_a_new_expectation_and_runs_the_validation_again(tmp_path: Path) -> None:
+    copy_code(tmp_path)
+    write_dataset(tmp_path / "data", INFO, clean())
+    before = json.loads(run_python(tmp_path, "-c", PROGRAM, str(tmp_path / "data")))
+    file = tmp_path / "components/validate_data/expectations/test_dialogues.py"
+    file.write_text(python_block(PAGE), encoding="utf-8")
+    after = json.loads(run_python(tmp_path, "-c", PROGRAM, str(tmp_path / "data")))
+    assert sorted(after["expectations"]) == sorted([*before["expectations"], "enough_test_dialogues"])
+    sentence = (
+        "Test has too few dialogues for a useful interval (2 dialogues): move dialogues to test, or lower "
+        "validation.min_test_dialogues."
+    )
+    assert after[""] == ["warn", "warn", sentence]
+    assert after["validation.min_test_dialogues=1"] == ["pass", "pass", ""]
+    assert after["validation.severity.enough_test_dialogues=block"] == ["reject", "fail", sentence]
+    assert after["validation.severity.enough_test_dialogues=off"] == ["pass", None, None]
+    assert "did you mean 'enough_test_dialogues'?" in after["mistyped"]
+    changed = {stage for stage, digest in after["digests"].items() if digest != before["digests"][stage]}
+    assert changed == {"validate_data"}
+
+
+def test_every_expectation_has_settings_with_a_meaning() -> None:
+    for one in expectations():
+        for setting, field in one.settings.model_fields.items():
+            assert field.description and field.description.endswith("."), setting
+            assert ValidationConfig.model_fields[setting].default == field.default

@@ -1,20 +1,26 @@
-"""Gate rules, discovered: each module of this package holds one pure function ``evaluate`` and nothing lists them."""
+"""Gate rules, discovered: each module of this package has its rules in ``RULES``, and nothing lists the modules."""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+from typing import Any
 
-from components.gate_model.candidate import Candidate
-from mistere.artifacts.manifests import RuleResult
-
-Rule = Callable[[Candidate], RuleResult]
+from components.gate_model.rule import Rule
+from mistere.common.errors import MistereError
 
 
-def rules() -> dict[str, Rule]:
-    """Every rule by its module's name."""
-    return {
-        module.name: importlib.import_module(f"{__name__}.{module.name}").evaluate
-        for module in pkgutil.iter_modules(__path__)
-    }
+def rules() -> dict[str, Rule[Any]]:
+    """Every rule by its name, in alphabetical order.
+
+    Raises:
+        MistereError: two rules have one name.
+    """
+    found: dict[str, Rule[Any]] = {}
+    for module in pkgutil.iter_modules(__path__):
+        for rule in importlib.import_module(f"{__name__}.{module.name}").RULES:
+            if found.setdefault(rule.name, rule) is not rule:
+                raise MistereError(
+                    f"two gate rules are named {rule.name!r}, one in rules/{module.name}.py: rename one."
+                )
+    return dict(sorted(found.items()))

@@ -1,21 +1,50 @@
-"""A model is no better than its data: what validation said of the dataset counts."""
+"""The dataset must have passed its validation."""
 
 from __future__ import annotations
 
+from typing import Literal
+
+from pydantic import Field
+
 from components.gate_model.candidate import Candidate, held, passed, rejected
+from components.gate_model.rule import Case, Examples, Rule
 from mistere.artifacts.manifests import RuleResult
+from mistere.config.gate import RuleThresholds
 
 NAME = "data_verdict"
 
 
-def evaluate(candidate: Candidate) -> RuleResult:
-    """Reject a model of rejected data; hold one of data with warnings where the profile says so."""
+class Thresholds(RuleThresholds):
+    """Thresholds of this rule."""
+
+    data_warnings: Literal["pass", "hold"] = Field(
+        default="pass", description="whether a model of a dataset with warnings passes or is held."
+    )
+
+
+def evaluate(candidate: Candidate, thresholds: Thresholds) -> RuleResult:
+    """Reject a model of a rejected dataset; hold one of a dataset with warnings if the profile says so."""
     count = len(candidate.data_warnings)
     if candidate.data_verdict == "reject":
-        return rejected(NAME, None, None, "The dataset was rejected by its validation.")
+        return rejected(NAME, None, None, "Validation rejected the dataset.")
     if not count:
         return passed(NAME, 0.0, None, "The dataset passed its validation without a warning.")
-    said = f"The dataset passed its validation with {count} warning{'s' if count > 1 else ''}"
-    if candidate.thresholds.data_warnings == "pass":
-        return passed(NAME, float(count), None, f"{said}, which this profile lets pass.")
-    return held(NAME, float(count), 0.0, f"{said}: {candidate.data_warnings[0]}")
+    sentence = f"The dataset passed its validation with {count} warning{'s' if count > 1 else ''}"
+    if thresholds.data_warnings == "pass":
+        return passed(NAME, float(count), None, f"{sentence}, which this profile allows.")
+    return held(NAME, float(count), 0.0, f"{sentence}: {candidate.data_warnings[0]}")
+
+
+EXAMPLES = Examples(
+    promotes={},
+    cases=(
+        Case("reject", candidate={"data_verdict": "reject"}),
+        Case("promote", candidate={"data_verdict": "warn", "data_warnings": ["Few speakers."]}),
+        Case(
+            "hold",
+            candidate={"data_verdict": "warn", "data_warnings": ["Few speakers."]},
+            thresholds={"data_warnings": "hold"},
+        ),
+    ),
+)
+RULES = (Rule(NAME, Thresholds, evaluate, EXAMPLES),)

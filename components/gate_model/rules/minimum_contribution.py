@@ -1,32 +1,62 @@
-"""Every expert must earn its place: what the mixture loses without it."""
+"""Every expert must contribute: the mixture without it must be worse by a minimum."""
 
 from __future__ import annotations
 
-from components.gate_model.candidate import Candidate, held, not_asked, not_measured, passed, rejected
+from typing import Annotated
+
+from pydantic import Field
+
+from components.gate_model.candidate import Candidate, held, not_evaluated, not_measured, passed, rejected
+from components.gate_model.example_figures import EXPERTS, interval
+from components.gate_model.rule import Case, Examples, Rule
 from mistere.artifacts.manifests import RuleResult
+from mistere.config.gate import Number, Off, RuleThresholds
 
 NAME = "minimum_contribution"
 
 
-def evaluate(candidate: Candidate) -> RuleResult:
-    """Reject a candidate with an expert that surely adds less than the bound, hold one where that is likely."""
-    bound = candidate.thresholds.min_contribution
-    if bound is False:
-        return not_asked(NAME, "No least contribution is set for the experts (gate.min_contribution).")
-    if len(candidate.modalities) < 2:
-        return not_asked(NAME, "The model has one modality only, so its experts know the same.")
-    found = {name: candidate.interval(f"test.contribution.{name}") for name in candidate.experts}
-    known = {name: interval for name, interval in found.items() if interval is not None}
-    if len(known) < len(found):
-        return not_measured(NAME, "What the mixture loses without each expert", bound)
-    least = min(known, key=lambda name: known[name].value)
-    measured = known[least]
-    said = (
-        f"Without its {least.replace('_', '-')} expert, which adds least, the mixture loses {measured.value:+.3f} of weighted "
-        f"F1 (95 % interval {measured.low:+.3f} to {measured.high:+.3f})"
+class Thresholds(RuleThresholds):
+    """Thresholds of this rule."""
+
+    min_contribution: Annotated[Number, Field(ge=-1, le=1)] | Off = Field(
+        default=-0.02,
+        description="least weighted F1 that every expert must add to the mixture; slightly below 0 allows an idle expert.",
     )
-    if measured.value >= bound:
-        return passed(NAME, measured.value, bound, f"{said}; at least {bound:+.3f} is required of each.")
-    if measured.high < bound:
-        return rejected(NAME, measured.value, bound, f"{said}: surely less than the {bound:+.3f} required of each.")
-    return held(NAME, measured.value, bound, f"{said}; {bound:+.3f} is required of each, which that does not settle.")
+
+
+def evaluate(candidate: Candidate, thresholds: Thresholds) -> RuleResult:
+    """Reject a candidate with an expert whose whole interval is below the minimum, hold one whose point estimate is."""
+    bound = thresholds.min_contribution
+    if bound is False:
+        return not_evaluated(NAME, "No minimum contribution is set for the experts (gate.min_contribution).")
+    if len(candidate.modalities) < 2:
+        return not_evaluated(NAME, "The model has one modality only, so its experts have the same input.")
+    contributions = {name: candidate.interval(f"test.contribution.{name}") for name in candidate.experts}
+    measured = {name: interval for name, interval in contributions.items() if interval is not None}
+    if len(measured) < len(contributions):
+        return not_measured(NAME, "The mixture's loss without each expert", bound)
+    least = min(measured, key=lambda name: measured[name].value)
+    loss = measured[least]
+    sentence = (
+        f"The {least.replace('_', '-')} expert contributes least: without it, weighted F1 changes by {-loss.value:+.3f} "
+        f"(95 % interval of its contribution {loss.low:+.3f} to {loss.high:+.3f})"
+    )
+    if loss.value >= bound:
+        return passed(NAME, loss.value, bound, f"{sentence}; each must contribute at least {bound:+.3f}.")
+    if loss.high < bound:
+        return rejected(NAME, loss.value, bound, f"{sentence}, less than the required {bound:+.3f}.")
+    return held(
+        NAME, loss.value, bound, f"{sentence}; {bound:+.3f} is required, and the interval includes it: undecided."
+    )
+
+
+EXAMPLES = Examples(
+    promotes={
+        key: value for name in EXPERTS for key, value in interval(f"test.contribution.{name}", 0.01, 0.02, 0.03).items()
+    },
+    cases=(
+        Case("reject", interval("test.contribution.speech", -0.07, -0.05, -0.03)),
+        Case("hold", interval("test.contribution.text", -0.07, -0.03, -0.01)),
+    ),
+)
+RULES = (Rule(NAME, Thresholds, evaluate, EXAMPLES),)

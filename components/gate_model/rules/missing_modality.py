@@ -1,40 +1,75 @@
-"""A microphone dies: enough of the model must be left without a modality."""
+"""Enough of the model's quality must remain if a modality is missing, for example when a microphone fails."""
 
 from __future__ import annotations
 
-from components.gate_model.candidate import Candidate, held, not_asked, not_measured, passed, rejected
+from typing import Annotated
+
+from pydantic import Field
+
+from components.gate_model.candidate import Candidate, held, not_evaluated, not_measured, passed, rejected
+from components.gate_model.example_figures import WEIGHTED_F1, interval
+from components.gate_model.rule import Case, Examples, Rule
 from mistere.artifacts.manifests import RuleResult
-from mistere.metrics.missing_curve import curve_from_metrics
+from mistere.config.gate import Number, Off, RuleThresholds
+from mistere.metrics.missing_curve import curve_from_metrics, curve_metrics
 
 NAME = "missing_modality"
 
 
-def evaluate(candidate: Candidate) -> RuleResult:
-    """Reject a candidate that surely keeps less than the bound's share of its weighted F1, hold one that may."""
-    bound = candidate.thresholds.min_retained
+class Thresholds(RuleThresholds):
+    """Thresholds of this rule."""
+
+    min_retained: Annotated[Number, Field(ge=0, le=1)] | Off = Field(
+        default=0.5, description="least share (0..1) of weighted F1 that must remain without a modality."
+    )
+
+
+def evaluate(candidate: Candidate, thresholds: Thresholds) -> RuleResult:
+    """Reject a candidate whose whole interval is below the required share, hold one whose interval includes it."""
+    bound = thresholds.min_retained
     if bound is False:
-        return not_asked(NAME, "No share is set that must be left without a modality (gate.min_retained).")
+        return not_evaluated(NAME, "No share is set that must remain without a modality (gate.min_retained).")
     curve = curve_from_metrics(candidate.metrics)
     ends = {
         name: max((point for point in curve if point.modality == name), key=lambda point: point.share, default=None)
         for name in candidate.modalities
     }
-    whole = candidate.metrics.get("test.weighted_f1")
-    known = {name: point for name, point in ends.items() if point is not None and point.share > 0}
-    if whole is None or len(known) < len(ends) or not known:
+    complete = candidate.metrics.get("test.weighted_f1")
+    measured = {
+        name: point
+        for name, point in ends.items()
+        if point is not None and point.share > 0 and curve_metrics([point]).keys() <= candidate.metrics.keys()
+    }
+    if complete is None or len(measured) < len(ends) or not measured:
         return not_measured(NAME, "Weighted F1 with each modality removed", bound)
-    if whole <= 0:
-        return rejected(NAME, 0.0, bound, "The model gets nothing right, with every modality there.")
-    worst = min(known, key=lambda name: known[name].weighted_f1.low)
-    point = known[worst]
-    kept = point.weighted_f1
-    low, high = kept.low / whole, kept.high / whole
-    said = (
-        f"With {100 * point.share:.0f} % of {worst} gone, weighted F1 is {kept.value:.3f} instead of {whole:.3f}: between "
-        f"{100 * low:.0f} and {100 * high:.0f} % is left"
+    if complete <= 0:
+        return rejected(NAME, 0.0, bound, "The model gets nothing right even with every modality present.")
+    worst = min(measured, key=lambda name: measured[name].weighted_f1.low)
+    point = measured[worst]
+    score = point.weighted_f1
+    low, high = score.low / complete, score.high / complete
+    sentence = (
+        f"Without {100 * point.share:.0f} % of {worst}, weighted F1 is {score.value:.3f} instead of {complete:.3f}: "
+        f"{100 * low:.0f} to {100 * high:.0f} % remains"
     )
     if low >= bound:
-        return passed(NAME, low, bound, f"{said}; {100 * bound:.0f} % is required.")
+        return passed(NAME, low, bound, f"{sentence}; {100 * bound:.0f} % is required.")
     if high < bound:
-        return rejected(NAME, low, bound, f"{said}, less than the required {100 * bound:.0f} %.")
-    return held(NAME, low, bound, f"{said}, which does not settle whether it is the required {100 * bound:.0f} %.")
+        return rejected(NAME, low, bound, f"{sentence}, less than the required {100 * bound:.0f} %.")
+    return held(
+        NAME, low, bound, f"{sentence}; {100 * bound:.0f} % is required, and the interval includes it: undecided."
+    )
+
+
+EXAMPLES = Examples(
+    promotes={
+        "test.weighted_f1": WEIGHTED_F1["test.weighted_f1"],
+        **interval("test.missing.speech.100.weighted_f1", 0.42, 0.45, 0.48),
+        **interval("test.missing.text.100.weighted_f1", 0.42, 0.45, 0.48),
+    },
+    cases=(
+        Case("reject", interval("test.missing.speech.100.weighted_f1", 0.2, 0.24, 0.29)),
+        Case("hold", interval("test.missing.text.100.weighted_f1", 0.27, 0.3, 0.33)),
+    ),
+)
+RULES = (Rule(NAME, Thresholds, evaluate, EXAMPLES),)

@@ -1,36 +1,79 @@
-"""Noise, a telephone, lost words: the loss under each condition that counts stays within a bound."""
+"""Degraded input (noise, a telephone, lost words) must not cost more than a bound, under each condition that counts."""
 
 from __future__ import annotations
 
-from components.gate_model.candidate import Candidate, held, not_asked, not_measured, passed, rejected
+from typing import Annotated
+
+from pydantic import Field, field_validator
+
+from components.gate_model.candidate import Candidate, held, not_evaluated, not_measured, passed, rejected
+from components.gate_model.example_figures import interval
+from components.gate_model.rule import Case, Examples, Rule
 from mistere.artifacts.manifests import RuleResult
 from mistere.config.evaluation import CONDITIONS
+from mistere.config.gate import Number, Off, RuleThresholds
 from mistere.metrics.robustness import PREFIX
 
 NAME = "robustness"
 
 
-def evaluate(candidate: Candidate) -> RuleResult:
-    """Reject a candidate that surely loses more than the bound under a condition, hold one that may."""
-    bound = candidate.thresholds.max_robustness_loss
+class Thresholds(RuleThresholds):
+    """Thresholds of this rule."""
+
+    max_robustness_loss: Annotated[Number, Field(ge=0, le=1)] | Off = Field(
+        default=False, description="highest loss of weighted F1 (0..1) under each of ``robustness_conditions``."
+    )
+    robustness_conditions: list[str] = Field(
+        default=["noise_20db", "telephone_codec", "words_10"],
+        min_length=1,
+        description="the conditions that count; the others are only reported.",
+    )
+
+    @field_validator("robustness_conditions")
+    @classmethod
+    def _conditions_are_known(cls, conditions: list[str]) -> list[str]:
+        for name in conditions:
+            if name not in CONDITIONS:
+                raise ValueError(f"there is no condition {name!r}; there are {', '.join(CONDITIONS)}")
+        return conditions
+
+
+def evaluate(candidate: Candidate, thresholds: Thresholds) -> RuleResult:
+    """Reject a candidate whose whole interval is above the bound, hold one whose interval includes it."""
+    bound = thresholds.max_robustness_loss
     if bound is False:
-        return not_asked(NAME, "No bound is set for what degraded input may cost (gate.max_robustness_loss).")
-    asked = [one for one in candidate.thresholds.robustness_conditions if CONDITIONS[one][0] in candidate.modalities]
-    if not asked:
-        return not_asked(NAME, "None of the conditions that count degrades a modality of this model.")
-    found = {one: candidate.interval(f"{PREFIX}{one}.loss") for one in asked}
-    known = {one: loss for one, loss in found.items() if loss is not None}
-    if len(known) < len(found):
-        missing = next(one for one in asked if one not in known)
-        return not_measured(NAME, f"What {CONDITIONS[missing][1]} costs", bound, "set evaluation.robustness=true")
-    worst = max(known, key=lambda one: known[one].high)
-    loss = known[worst]
-    said = (
-        f"The most that counts is lost under {CONDITIONS[worst][1]}: {loss.value:.3f} of weighted F1 "
+        return not_evaluated(NAME, "No limit is set for the loss under degraded input (gate.max_robustness_loss).")
+    counted = [one for one in thresholds.robustness_conditions if CONDITIONS[one][0] in candidate.modalities]
+    if not counted:
+        return not_evaluated(NAME, "None of the conditions that count degrades a modality of this model.")
+    losses = {one: candidate.interval(f"{PREFIX}{one}.loss") for one in counted}
+    measured = {one: loss for one, loss in losses.items() if loss is not None}
+    if len(measured) < len(losses):
+        missing = next(one for one in counted if one not in measured)
+        return not_measured(NAME, f"The loss under {CONDITIONS[missing][1]}", bound, "set evaluation.robustness=true")
+    worst = max(measured, key=lambda one: measured[one].high)
+    loss = measured[worst]
+    sentence = (
+        f"The largest loss is under {CONDITIONS[worst][1]}: {loss.value:.3f} of weighted F1 "
         f"(paired 95 % interval {loss.low:+.3f} to {loss.high:+.3f})"
     )
     if loss.high <= bound:
-        return passed(NAME, loss.high, bound, f"{said}; up to {bound:.3f} is allowed.")
-    if max(one.low for one in known.values()) > bound:
-        return rejected(NAME, loss.high, bound, f"{said}: more than the {bound:.3f} that is allowed.")
-    return held(NAME, loss.high, bound, f"{said}; {bound:.3f} is allowed, which that does not settle.")
+        return passed(NAME, loss.high, bound, f"{sentence}; up to {bound:.3f} is allowed.")
+    if max(one.low for one in measured.values()) > bound:
+        return rejected(NAME, loss.high, bound, f"{sentence}, more than the allowed {bound:.3f}.")
+    return held(NAME, loss.high, bound, f"{sentence}; {bound:.3f} is allowed, and the interval includes it: undecided.")
+
+
+EXAMPLES = Examples(
+    promotes={
+        key: value
+        for one in ("noise_20db", "telephone_codec", "words_10")
+        for key, value in interval(f"{PREFIX}{one}.loss", 0.0, 0.01, 0.03).items()
+    },
+    thresholds={"max_robustness_loss": 0.05},
+    cases=(
+        Case("reject", interval(f"{PREFIX}telephone_codec.loss", 0.06, 0.08, 0.1)),
+        Case("hold", interval(f"{PREFIX}words_10.loss", 0.02, 0.04, 0.06)),
+    ),
+)
+RULES = (Rule(NAME, Thresholds, evaluate, EXAMPLES),)

@@ -1,44 +1,36 @@
-"""What is expected of a dataset, as data, layer by layer: tables, labels, dialogues, text, audio, pairing, splits, drift."""
+"""Expectations of a dataset, discovered: each module of this package has its own in ``EXPECTATIONS``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib
+import pkgutil
+from functools import cache
+from typing import Any
 
-from components.validate_data.expectations.content import audio_rules, pairing_rules, text_rules
-from components.validate_data.expectations.distance import drift_rules, split_rules
-from components.validate_data.expectations.rule import Rule
-from components.validate_data.expectations.structure import dialogue_rules, label_rules, table_rules
-from components.validate_data.facts.drift import Drift
-from components.validate_data.facts.tables import Facts
-from mistere.config.validation import ValidationConfig
+from components.validate_data.dataset import Dataset
+from components.validate_data.expectation import LAYERS, Expectation, Rule
+from mistere.common.errors import MistereError
+from mistere.config.validation import ValidationSettings
 
 
-def rules(
-    facts: Facts,
-    labels: Sequence[str],
-    language: str,
-    speaker_disjoint: bool,
-    drifts: Sequence[Drift],
-    config: ValidationConfig,
-) -> list[Rule]:
-    """Every expectation that is not switched off, in the order in which the report shows them.
+@cache
+def expectations() -> tuple[Expectation[Any], ...]:
+    """Every expectation, in the order of the report.
 
-    Args:
-        facts: what was found.
-        labels: the declared labels.
-        language: the declared language.
-        speaker_disjoint: whether the dataset promises that no speaker is in two splits.
-        drifts: distances from the champion's dataset; none where there is no champion.
-        config: bounds and severities.
+    Raises:
+        MistereError: two expectations have one name.
     """
-    found = [
-        *table_rules(),
-        *label_rules(labels, config),
-        *dialogue_rules(config),
-        *text_rules(facts, language, config),
-        *audio_rules(facts, config),
-        *pairing_rules(facts, config),
-        *split_rules(facts, speaker_disjoint, config),
-        *drift_rules(drifts),
-    ]
-    return [rule for rule in found if config.severity_of(rule.name) != "off"]
+    found: dict[str, Expectation[Any]] = {}
+    for module in pkgutil.iter_modules(__path__):
+        for one in importlib.import_module(f"{__name__}.{module.name}").EXPECTATIONS:
+            if found.setdefault(one.name, one) is not one:
+                raise MistereError(
+                    f"two expectations are named {one.name!r}, one in expectations/{module.name}.py: rename one."
+                )
+    return tuple(sorted(found.values(), key=lambda one: LAYERS.index(one.layer)))
+
+
+def rules(dataset: Dataset, config: ValidationSettings) -> list[Rule]:
+    """Every expectation that is not off, for one dataset under one configuration."""
+    resolved = [one.resolve(dataset, config) for one in expectations()]
+    return [rule for rule in resolved if rule.severity != "off"]

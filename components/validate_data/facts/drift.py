@@ -1,4 +1,4 @@
-"""How far a dataset is from the one that the champion learned from."""
+"""How far a dataset is from the one that the champion was trained on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from components.validate_data.facts.label_swap import best_exchange
 from components.validate_data.facts.profile import Profile, cumulative_distance, label_distance
-from mistere.config.validation import ValidationConfig
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,9 +19,10 @@ class Drift:
     Attributes:
         measure: what is compared.
         distance: 0 (alike) to 1.
-        bound: what is allowed: the setting, or what chance does to samples of these sizes where that is more.
+        bound: what is allowed: the setting, or the distance that chance alone causes between samples of these sizes if
+            that is larger.
         what: the measure in words.
-        detail: what differs, where that can be said in words.
+        detail: what differs, in words; empty if unknown.
     """
 
     measure: str
@@ -32,13 +32,25 @@ class Drift:
     detail: str = ""
 
 
-def drifts(now: Profile, before: Profile, config: ValidationConfig) -> list[Drift]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DriftBounds:
+    """What is allowed, by measure."""
+
+    labels: float
+    label_meaning: float
+    duration: float
+    text_length: float
+    level: float
+    vocabulary: float
+
+
+def drifts(now: Profile, before: Profile, bounds: DriftBounds) -> list[Drift]:
     """Every measure that both datasets have.
 
     Args:
-        now: the dataset that is judged.
-        before: the champion's.
-        config: the bounds.
+        now: the dataset under validation.
+        before: the champion's dataset.
+        bounds: what is allowed.
     """
     found: list[Drift] = []
     odd = sorted(now.labels.keys() ^ before.labels.keys())
@@ -46,9 +58,7 @@ def drifts(now: Profile, before: Profile, config: ValidationConfig) -> list[Drif
     found.append(Drift("label_set", float(len(odd)), 0.0, "the set of labels", named))
     distance, chance = label_distance(now.labels, before.labels)
     found.append(
-        Drift(
-            "labels", distance, max(config.max_label_drift, 3 * chance), "the shares of the labels", _moved(now, before)
-        )
+        Drift("labels", distance, max(bounds.labels, 3 * chance), "the shares of the labels", _moved(now, before))
     )
     exchange = best_exchange(before.label_words, now.label_words)
     if exchange:
@@ -56,15 +66,15 @@ def drifts(now: Profile, before: Profile, config: ValidationConfig) -> list[Drif
             Drift(
                 "label_meaning",
                 exchange.gain,
-                max(config.max_label_exchange, exchange.chance),
+                max(bounds.label_meaning, exchange.chance),
                 "what the labels mean",
                 exchange.detail,
             )
         )
     for measure, column, bound, what in (
-        ("duration", "seconds", config.max_duration_drift, "the durations of the recordings"),
-        ("text_length", "text_length", config.max_text_length_drift, "the lengths of the transcripts"),
-        ("level", "rms_dbfs", config.max_level_drift, "the levels of the recordings"),
+        ("duration", "seconds", bounds.duration, "the durations of the recordings"),
+        ("text_length", "text_length", bounds.text_length, "the lengths of the transcripts"),
+        ("level", "rms_dbfs", bounds.level, "the levels of the recordings"),
     ):
         if column in now.histograms and column in before.histograms:
             distance, chance = cumulative_distance(now.histograms[column], before.histograms[column])
@@ -75,7 +85,7 @@ def drifts(now: Profile, before: Profile, config: ValidationConfig) -> list[Drif
             Drift(
                 "vocabulary",
                 distance,
-                max(config.max_vocabulary_drift, 2 * chance),
+                max(bounds.vocabulary, 2 * chance),
                 "the words",
                 _new_words(now, before),
             )
@@ -84,7 +94,7 @@ def drifts(now: Profile, before: Profile, config: ValidationConfig) -> list[Drif
 
 
 def table(found: list[Drift]) -> pd.DataFrame:
-    """The measures as the expectations see them."""
+    """The measures as a table, one row each."""
     import pandas as pd
 
     rows = [(drift.measure, drift.what, drift.distance, drift.bound, drift.detail) for drift in found]
@@ -96,7 +106,7 @@ def _words(profile: Profile) -> dict[str, int]:
 
 
 def _moved(now: Profile, before: Profile) -> str:
-    """The label whose share moved most."""
+    """The label whose share changed most, in words."""
     sizes = [max(1, sum(profile.labels.values())) for profile in (now, before)]
     shares = {
         label: (before.labels.get(label, 0) / sizes[1], now.labels.get(label, 0) / sizes[0])

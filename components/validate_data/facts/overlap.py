@@ -63,7 +63,7 @@ def recordings(utterances: pd.DataFrame) -> pd.DataFrame:
     """One row for each recording that occurs: the splits it is in, its copies, and the first two places of it.
 
     Args:
-        utterances: see :class:`~components.validate_data.facts.tables.Facts`.
+        utterances: see :class:`~components.validate_data.facts.dataset_facts.Facts`.
     """
     import pandas as pd
 

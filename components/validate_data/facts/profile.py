@@ -17,7 +17,7 @@ from mistere.common.errors import ArtifactError
 if TYPE_CHECKING:
     import numpy as np
 
-    from components.validate_data.facts.tables import Facts
+    from components.validate_data.facts.dataset_facts import Facts
 
 PROFILE_FILE = "data_profile.json"
 _MOST_WORDS, _MOST_LABEL_WORDS = 2000, 400
@@ -81,8 +81,8 @@ def profile_of(facts: Facts, name: str, labels: Sequence[str]) -> Profile:
 
 def _over_splits(facts: Facts) -> dict[str, dict[str, int]]:
     """How often each word occurs, by label."""
-    labels = sorted({label for split in facts.said.values() for label in split})
-    return {label: _total(split.get(label, {}) for split in facts.said.values()) for label in labels}
+    labels = sorted({label for split in facts.label_words.values() for label in split})
+    return {label: _total(split.get(label, {}) for split in facts.label_words.values()) for label in labels}
 
 
 def _total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:

@@ -1,274 +1,72 @@
-"""The facts a dataset is judged by: tables of numbers and names, put together from the facts of its shards."""
+"""The tables that expectations check: the facts, and what is counted from them."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from components.validate_data.facts.shard import EXPECTED_TYPES, FactsCache, ShardFacts, facts_of_shard, rows_schema
-from mistere.common.errors import DataError
-from mistere.common.splits import SPLITS, Split
+from components.validate_data.facts import drift, overlap
+from components.validate_data.facts.dataset_facts import Facts
+from components.validate_data.wording import shown
+from mistere.common.splits import SPLITS
 
 if TYPE_CHECKING:
     import pandas as pd
-    import pyarrow as pa
+
+_FEWEST_REPEATS = 10
 
 
-@dataclass(frozen=True, slots=True)
-class ShardFile:
-    """A parquet file of the dataset.
-
-    Attributes:
-        split: which one it belongs to.
-        path: where it lies.
-        name: what to call it.
-        md5: its digest; empty where its facts are not to be remembered.
-    """
-
-    split: Split
-    path: Path
-    name: str
-    md5: str = ""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What was found in a dataset.
-
-    Attributes:
-        shards: one row a file: split, shard, readable, reason.
-        columns: one row a file and column: split, shard, column, expected, found, status (``ok``, ``missing`` or
-            ``wrong type``).
-        utterances: one row an utterance, in file order: split, shard, the rows of
-            :class:`~components.validate_data.facts.shard.ShardFacts`, letters_per_second, audible, copies (utterances with this
-            recording), in_order. Empty where a fact does not apply.
-        dialogues: one row a split and dialogue: utterances, turns, first, last, turns_complete, has_content.
-        dialogue_names: one row a dialogue name: splits, split_count.
-        speakers: one row a speaker: splits, split_count.
-        sequences: split, dialogue_id, sequence: five words in a row.
-        said: how often each word occurs, by split and label.
-    """
-
-    shards: pd.DataFrame
-    columns: pd.DataFrame
-    utterances: pd.DataFrame
-    dialogues: pd.DataFrame
-    dialogue_names: pd.DataFrame
-    speakers: pd.DataFrame
-    sequences: pd.DataFrame
-    said: dict[str, dict[str, dict[str, int]]]
-
-    def without(self, dialogues: Mapping[str, frozenset[str]]) -> Facts:
-        """The facts of the dataset without some dialogues of each split; words are counted with them."""
-
-        def kept(table: pd.DataFrame) -> pd.DataFrame:
-            gone = table["dialogue_id"].isin(())
-            for split, names in dialogues.items():
-                gone |= (table["split"] == split) & table["dialogue_id"].isin(names)
-            return table[~gone].reset_index(drop=True)
-
-        rows = kept(self.utterances)
-        return replace(
-            self,
-            utterances=rows,
-            dialogues=_dialogues(rows),
-            dialogue_names=_splits_of(rows, "dialogue_id"),
-            speakers=_splits_of(rows, "speaker"),
-            sequences=kept(self.sequences),
-        )
-
-
-def gather(
-    files: Sequence[ShardFile],
-    language: str,
-    silence_dbfs: float,
-    max_quiet: float,
-    *,
-    dialogues: Mapping[Split, frozenset[str] | None] | None = None,
-    cache: FactsCache | None = None,
-    on_progress: Callable[[str, float, float], None] | None = None,
-) -> Facts:
-    """Read what of a dataset is not known yet; memory grows by a few hundred bytes an utterance.
+def tables(facts: Facts, drifts: Sequence[drift.Drift]) -> dict[str, pd.DataFrame]:
+    """Every table by name; an expectation can add a table of its own.
 
     Args:
-        files: the parquet files, in row order within each split.
-        language: of the transcripts, a tag such as ``en``.
-        silence_dbfs: below this level a recording is silent,
-        max_quiet: and where more than this share of it is.
-        dialogues: the dialogues in use, per split; None for all of them.
-        cache: facts that were gathered before.
-        on_progress: told ``(message, done, total)`` in utterances.
+        facts: what was measured.
+        drifts: distances from the champion's dataset.
     """
     import pandas as pd
 
-    total, done = sum(_row_count(file.path) for file in files), 0
-
-    def advance(rows: int) -> None:
-        nonlocal done
-        done += rows
-        if on_progress is not None:
-            on_progress(f"{done} of {total} utterances read", done, total)
-
-    shard_rows: list[dict[str, Any]] = []
-    column_rows: list[dict[str, Any]] = []
-    rows: list[pa.Table] = []
-    sequences: list[pa.Table] = []
-    said: dict[str, dict[str, dict[str, int]]] = {}
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        for file in files:
-            reason, found = "", None
-            wanted = (dialogues or {}).get(file.split)
-            try:
-                found = _known_or_read(file, language, silence_dbfs, pool, wanted, cache, advance)
-            except _unreadable() as error:
-                reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
-            shard_rows.append({"split": file.split, "shard": file.name, "readable": not reason, "reason": reason})
-            if found is None:
-                continue
-            named = {"split": file.split, "shard": file.name}
-            column_rows += [{**named, "expected": EXPECTED_TYPES[row["column"]], **row} for row in found.columns]
-            rows.append(_named(found.rows, **named))
-            sequences.append(_named(found.sequences, split=file.split))
-            of_split = said.setdefault(file.split, {})
-            for label, word, count in zip(*(column.to_pylist() for column in found.words.columns), strict=True):
-                of_label = of_split.setdefault(label, {})
-                of_label[word] = of_label.get(word, 0) + count
-    table = _utterances(rows, silence_dbfs, max_quiet)
-    return Facts(
-        shards=pd.DataFrame(shard_rows, columns=["split", "shard", "readable", "reason"]),
-        columns=pd.DataFrame(column_rows, columns=["split", "shard", "column", "expected", "found", "status"]),
-        utterances=table,
-        dialogues=_dialogues(table),
-        dialogue_names=_splits_of(table, "dialogue_id"),
-        speakers=_splits_of(table, "speaker"),
-        sequences=_joined(sequences, ("split", "dialogue_id", "sequence")),
-        said=said,
-    )
-
-
-def _known_or_read(
-    file: ShardFile,
-    language: str,
-    silence_dbfs: float,
-    pool: ThreadPoolExecutor,
-    wanted: frozenset[str] | None,
-    cache: FactsCache | None,
-    advance: Callable[[int], None],
-) -> ShardFacts:
-    remember = cache if file.md5 and wanted is None else None
-    found = remember.find(file.md5) if remember else None
-    if found is not None:
-        advance(found.rows.num_rows)
-        return found
-    found = facts_of_shard(file.path, language, silence_dbfs, pool, wanted, advance)
-    if remember:
-        remember.add(file.md5, found)
-    return found
-
-
-def _unreadable() -> tuple[type[Exception], ...]:
-    import pyarrow as pa
-
-    return (DataError, pa.ArrowException, OSError, UnicodeDecodeError)
-
-
-def _row_count(path: Path) -> int:
-    import pyarrow.parquet as pq
-
-    try:
-        return int(pq.read_metadata(path).num_rows)
-    except _unreadable():
-        return 0
-
-
-def _named(table: pa.Table, **names: str) -> pa.Table:
-    """The table with columns that say the same in every row."""
-    import pyarrow as pa
-
-    for position, (name, value) in enumerate(names.items()):
-        indices = pa.array([0] * table.num_rows, pa.int32())
-        table = table.add_column(position, name, pa.DictionaryArray.from_arrays(indices, pa.array([value])))
-    return table
-
-
-def _joined(tables: Sequence[pa.Table], columns: Sequence[str]) -> pd.DataFrame:
-    import pandas as pd
-    import pyarrow as pa
-
-    if not tables:
-        return pd.DataFrame(columns=list(columns))
-    return pa.concat_tables(tables).unify_dictionaries().to_pandas()
-
-
-def _utterances(tables: Sequence[pa.Table], silence_dbfs: float, max_quiet: float) -> pd.DataFrame:
-    import pandas as pd
-    import pyarrow as pa
-
-    if not tables:
-        tables = [_named(rows_schema().empty_table(), split="train", shard="")]
-    table = pa.concat_tables(tables).unify_dictionaries().to_pandas(types_mapper=_nullable)
-    for column in ("split", "shard"):
-        table[column] = table[column].astype(object)
-    table["letters_per_second"] = (table["text_length"] / table["seconds"]).where(
-        (table["text_length"] > 0) & (table["seconds"] > 0)
-    )
-    silent = (table["rms_dbfs"] < silence_dbfs) | (table["quiet"] > max_quiet)
-    table["audible"] = (~silent).where(table["rms_dbfs"].notna()).astype(object)
-    table["copies"] = table.groupby("sound")["sound"].transform("size").astype(float)
-    table["in_order"] = _in_order(table)
-    assert isinstance(table, pd.DataFrame)
-    return table
-
-
-def _nullable(kind: pa.DataType) -> Any:
-    """Digests stay whole numbers beside missing ones; a float has 53 bits only."""
-    import pandas as pd
-    import pyarrow as pa
-
-    return pd.Int64Dtype() if kind == pa.int64() else None
-
-
-def _in_order(table: pd.DataFrame) -> pd.Series[bool]:
-    """For each row: its dialogue's rows lie together and their turns do not go back; a row without a dialogue is passed over."""
-    named = table.loc[table["dialogue_id"].notna(), ["split", "dialogue_id", "turn"]]
-    groups = [named["split"], named["dialogue_id"]]
-    block = (
-        (named["dialogue_id"] != named["dialogue_id"].shift()) | (named["split"] != named["split"].shift())
-    ).cumsum()
-    together = block == block.groupby(groups).transform("first")
-    back = named["turn"] < named.groupby(groups)["turn"].shift()
-    return (together & ~back).reindex(table.index, fill_value=True)
-
-
-def _dialogues(table: pd.DataFrame) -> pd.DataFrame:
-    named = table[table["dialogue_id"].notna()]
-    named = named.assign(content=(named["text_length"] > 0) | named["has_audio"].astype(bool))
-    found = named.groupby(["split", "dialogue_id"], sort=True).agg(
-        utterances=("turn", "size"),
-        first=("turn", "min"),
-        last=("turn", "max"),
-        turns=("turn", "nunique"),
-        has_content=("content", "any"),
-    )
-    numbered = (found["first"] == 0) & (found["last"] == found["turns"] - 1)
-    found["turns_complete"] = numbered | (found["turns"] == 0)
-    return found.reset_index()
-
-
-def _splits_of(table: pd.DataFrame, column: str) -> pd.DataFrame:
-    """One row a name: the splits it occurs in, in their usual order."""
-    import pandas as pd
-
-    seen: dict[str, set[str]] = {}
-    pairs = table.loc[table[column].notna(), [column, "split"]].drop_duplicates()
-    for name, split in pairs.itertuples(index=False):
-        seen.setdefault(name, set()).add(split)
-    rows = [
-        {"name": name, "splits": " and ".join(split for split in SPLITS if split in found), "split_count": len(found)}
-        for name, found in sorted(seen.items())
+    rows = facts.utterances
+    sizes = {split: int((rows["split"] == split).sum()) for split in SPLITS}
+    filled = [split for split in SPLITS if sizes[split]]
+    has_modality = {"audio": rows["has_audio"].astype(bool), "text": rows["text_length"] > 0}
+    present = [
+        (split, modality, int((held & (rows["split"] == split)).sum()))
+        for modality, held in has_modality.items()
+        if held.any()
+        for split in filled
     ]
-    return pd.DataFrame(rows, columns=["name", "splits", "split_count"])
+    measures = drift.table(list(drifts))
+    return {
+        "shards": facts.shards,
+        "columns": facts.columns,
+        "utterances": rows,
+        "dialogues": facts.dialogues,
+        "dialogue_names": facts.dialogue_names,
+        "speakers": facts.speakers,
+        "splits": pd.DataFrame(list(sizes.items()), columns=["split", "utterances"]),
+        "modalities": pd.DataFrame(present, columns=["split", "modality", "utterances"]),
+        "phrases": _phrases(rows),
+        "conversations": overlap.conversations(facts.sequences),
+        "recordings": overlap.recordings(rows),
+        **{
+            f"drift_{name}": measures[measures["measure"] == name].reset_index(drop=True)
+            for name in measures["measure"]
+        },
+    }
+
+
+def _phrases(rows: pd.DataFrame) -> pd.DataFrame:
+    """Frequent sentences and their share of the utterances with text; the most frequent one if none is frequent."""
+    import pandas as pd
+
+    spoken = rows[rows["phrase"].notna()]
+    written = max(1, int((rows["text_length"] > 0).sum()))
+    counts = spoken["phrase"].value_counts()
+    frequent = counts[(counts >= _FEWEST_REPEATS) | (counts.index == counts.index[0])] if len(counts) else counts
+    firsts = spoken[spoken["phrase"].isin(frequent.index)].drop_duplicates("phrase")
+    first = dict(zip(firsts["phrase"], shown(firsts, "utterances", "", len(firsts)), strict=True))
+    ranked = sorted(frequent.items(), key=lambda item: (-item[1], item[0]))
+    return pd.DataFrame(
+        [(int(count), count / written if count >= _FEWEST_REPEATS else 0.0, first[phrase]) for phrase, count in ranked],
+        columns=["utterances", "share", "place"],
+    )

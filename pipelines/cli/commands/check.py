@@ -11,18 +11,19 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from components.validate_data.dataset import Declared
+from components.validate_data.facts.dataset_facts import ShardFile, gather
 from components.validate_data.facts.profile import Profile, profile_of
-from components.validate_data.facts.shard import FactsCache
-from components.validate_data.facts.tables import ShardFile, gather
+from components.validate_data.facts.shard_facts import FactsCache
 from components.validate_data.run import REPORT, write_report
-from components.validate_data.validation import Declared, validate
+from components.validate_data.validation import validate
 from components.validate_data.verdict import Validation
 from mistere.artifacts.object_store import LocalStore
 from mistere.common.errors import ExitCode, UsageError
 from mistere.common.file_digest import digest_once
 from mistere.common.paths import cache_directory
 from mistere.common.splits import SPLITS
-from mistere.config.validation import ValidationConfig
+from mistere.config.validation import ValidationSettings
 from mistere.data.dataset import load_info, shards_of
 from pipelines.profiles import load_profile
 
@@ -66,7 +67,7 @@ def check(
     return int(ExitCode.DATA_REJECTED) if validation.verdict == "reject" else 0
 
 
-def _opened(directory: Path, config: ValidationConfig) -> tuple[Declared, list[ShardFile], FactsCache]:
+def _opened(directory: Path, config: ValidationSettings) -> tuple[Declared, list[ShardFile], FactsCache]:
     """What a dataset says of itself, its files, and what is known of them already."""
     if not directory.is_dir():
         raise UsageError(f"{directory} is no folder: name a dataset in the dataset form.")
@@ -80,7 +81,7 @@ def _opened(directory: Path, config: ValidationConfig) -> tuple[Declared, list[S
     return Declared(info.name, info.labels, info.language, info.speaker_disjoint), files, cache
 
 
-def _profile(directory: Path, config: ValidationConfig, advance: Callable[[str, float, float], None]) -> Profile:
+def _profile(directory: Path, config: ValidationSettings, advance: Callable[[str, float, float], None]) -> Profile:
     """A dataset in numbers, without judging it."""
     declared, files, cache = _opened(directory, config)
     facts = gather(files, declared.language, config.silence_dbfs, config.max_quiet, cache=cache, on_progress=advance)

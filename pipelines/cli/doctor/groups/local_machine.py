@@ -8,6 +8,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from components.gate_model.rules import committed_code
 from mistere.common.code_digest import git_state
 from mistere.common.paths import LOCK_FILE, cache_directory
 from mistere.kubernetes.images import IMAGES_LOCK
@@ -98,7 +99,8 @@ def _git(plan: Plan) -> CheckResult:
     commit, dirty = git_state()
     if not commit:
         return note("this is not a Git repository, so a model from here cannot be reproduced: use a clone.")
-    if dirty and not plan.config.gate.allow_uncommitted:
+    gate = plan.config.gate
+    if dirty and not (isinstance(gate, committed_code.Thresholds) and gate.allow_uncommitted):
         result = failed if plan.host else note
         return result(
             f"the tree has uncommitted changes on commit {commit[:10]}: commit them; `mistere submit` refuses such a tree, and the gate "

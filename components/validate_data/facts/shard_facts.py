@@ -247,7 +247,9 @@ class FactsCache:
     """
 
     def __init__(self, store: ObjectStore, language: str, silence_dbfs: float) -> None:
-        identity = canonical_digest([source_digest("components.validate_data.facts.shard"), language, silence_dbfs])
+        identity = canonical_digest(
+            [source_digest("components.validate_data.facts.shard_facts"), language, silence_dbfs]
+        )
         self._store, self._prefix = store, f"facts/{identity}"
 
     def find(self, md5: str) -> ShardFacts | None:
