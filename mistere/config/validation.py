@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from mistere.config.base import Section
 
-Severity = Literal["block", "warn", "off"]
+
+def _yaml_off(value: Any) -> Any:
+    """``off`` without quotes is false in YAML."""
+    return "off" if value is False else value
+
+
+Severity = Annotated[Literal["block", "warn", "off"], BeforeValidator(_yaml_off)]
 """``block`` rejects the dataset, ``warn`` adds a warning to the report, ``off`` disables the expectation."""
 
 

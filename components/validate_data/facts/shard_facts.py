@@ -71,7 +71,7 @@ def facts_of_shard(
     Args:
         path: the file.
         language: of its transcripts, a tag such as ``en``.
-        silence_dbfs: see :class:`~mistere.config.validation.ValidationConfig`.
+        silence_dbfs: see :class:`~mistere.config.validation.ValidationSettings`.
         pool: decodes.
         wanted: the dialogues in use; None for all.
         on_rows: told how many rows were read since the last time.
@@ -243,7 +243,7 @@ class FactsCache:
     Args:
         store: where they are kept.
         language: of the transcripts.
-        silence_dbfs: see :class:`~mistere.config.validation.ValidationConfig`.
+        silence_dbfs: see :class:`~mistere.config.validation.ValidationSettings`.
     """
 
     def __init__(self, store: ObjectStore, language: str, silence_dbfs: float) -> None:
