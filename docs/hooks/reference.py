@@ -245,7 +245,7 @@ def settings_of(cls: type[BaseModel], prefix: str, defaults: BaseModel | None = 
 
 def settings() -> str:
     """Every section of the configuration."""
-    from mistere.config.loader import Config
+    from pipelines.profiles import PIPELINE_CONFIG
 
     lines = [
         "# Settings",
@@ -258,7 +258,7 @@ def settings() -> str:
         "| `seed` | `0` | integer | The seed of everything random. |",
         "",
     ]
-    for name, field in Config.model_fields.items():
+    for name, field in PIPELINE_CONFIG.model_fields.items():
         for cls in _models_in(field.annotation):
             doc = inspect.cleandoc(cls.__doc__ or "").split("\n\nAttributes:")[0]
             lines += [f"## {name}", "", _cell(doc), ""]

@@ -38,7 +38,8 @@ def combine(name: str, base: type[S], parts: Mapping[str, type[S]], summary: str
             first, declared = owners.setdefault(setting, (owner, part))
             if declared is not part:
                 raise MistereError(f"{first} and {owner} both declare the setting {setting!r}: rename one of them.")
-    bases = tuple(part for part in dict.fromkeys(parts.values()) if part is not base) or (base,)
+    own = [part for part in dict.fromkeys(parts.values()) if part is not base]
+    bases = tuple(reversed(own)) or (base,)  # pydantic lists the fields of the last base first
     section = create_model(name, __base__=bases)
     attributes = [f"    {key}: {field.description or ''}" for key, field in section.model_fields.items()]
     section.__doc__ = "\n".join([summary, "", "Attributes:", *attributes])

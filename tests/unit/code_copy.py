@@ -20,7 +20,7 @@ def copy_code(target: Path) -> None:
 
 def python_block(page: Path) -> str:
     """The first Python block of a page that starts with a docstring: a complete file."""
-    for block in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+    for block in re.findall(r"^```python[^\n]*\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
         if block.startswith('"""'):
             return str(block)
     raise AssertionError(f"{page} shows no complete file")

@@ -19,9 +19,9 @@ import pytest
 import typer
 import yaml
 
-from mistere.config.loader import SECTIONS, Config
+from mistere.config.loader import SECTIONS
 from pipelines.cli.app import app
-from pipelines.profiles import load_profile
+from pipelines.profiles import PIPELINE_CONFIG, load_profile
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [
@@ -102,7 +102,7 @@ def command_of(words: list[str]) -> tuple[click.Command, list[str]]:
 
 def setting_exists(path: list[str]) -> bool:
     """Whether a dotted path names a section or a setting; any key of a mapping is accepted."""
-    owner: Any = Config
+    owner: Any = PIPELINE_CONFIG
     for part in path:
         if get_origin(owner) is dict:
             owner = get_args(owner)[1]
