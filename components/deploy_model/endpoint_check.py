@@ -1,4 +1,4 @@
-"""A held-out dialogue through a predictor that runs here, by REST and gRPC, against the offline evaluation."""
+"""Smoke test of a bundle in a local predictor, by REST and gRPC."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from mistere.artifacts.manifests import ModelBundle
 from mistere.common.errors import MistereError
 from mistere.config.deployment import DeploymentConfig
 from mistere.serving.client import EndpointError
-from mistere.serving.golden_dialogue import GoldenDialogue
+from mistere.serving.example_check import ExampleCheck
 from mistere.serving.local_predictor import last_line, local_predictor
 
 
 def check_endpoint(
-    config: DeploymentConfig, bundle: ArtifactHandle[ModelBundle], location: str, tell: Callable[[str], object]
+    config: DeploymentConfig, bundle: ArtifactHandle[ModelBundle], location: str, on_status: Callable[[str], object]
 ) -> str:
-    """Serve the bundle, ask it the example dialogue that it carries, compare, stop it.
+    """Serve the bundle, send it its example dialogue, compare the answers with the offline evaluation, and stop.
 
     Args:
-        config: time until ready and tolerance.
+        config: time until ready, and tolerance.
         bundle: the bundle.
-        location: where it lies in its store.
-        tell: is told what is being waited for.
+        location: location of the bundle in its store.
+        on_status: receives what is being waited for.
 
     Returns:
-        A sentence on what was found.
+        The result in one sentence.
 
     Raises:
-        MistereError: the predictor did not become ready, did not answer, or answered something else; or the bundle holds no
-            dialogue to ask.
+        MistereError: the predictor did not become ready, did not answer, or answered something else; or the bundle has no
+            example dialogue.
     """
-    golden = GoldenDialogue.of(bundle, config)
+    check = ExampleCheck.of(bundle, config)
     with (
         tempfile.TemporaryDirectory() as scratch,
         local_predictor(location, config.service, Path(scratch) / "log") as (client, wait_ready),
     ):
-        tell("waiting for the predictor")
+        on_status("waiting for the predictor")
         try:
             wait_ready(config.ready_timeout)
-            return golden.put_to(client)
+            return check.run(client)
         except EndpointError as error:
-            said = last_line(Path(scratch) / "log")
-            raise MistereError(f"the smoke test failed, the champion stays: {error}{said}") from error
+            reason = last_line(Path(scratch) / "log")
+            raise MistereError(f"the smoke test failed, the champion stays: {error}{reason}") from error

@@ -120,7 +120,7 @@ def run(
         return Result(values={**values, "message": answer})
     rolling = Rolling(cluster, bundle)
     release(step.store, mirror, seen, champion, deployment, "deploy", reason, by, rolling)
-    return Result(values={**values, "endpoint": rolling.address, "message": rolling.said})
+    return Result(values={**values, "endpoint": rolling.address, "message": rolling.message})
 
 
 def _smoke_test(config: DeploymentConfig, step: Step, bundle: ArtifactHandle[ModelBundle], location: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from mistere.artifacts.object_store import ObjectStore
 from mistere.common.errors import UsageError
 from mistere.config.data import DataConfig
-from mistere.data.latest import LATEST_KEY, read_latest
+from mistere.data.latest import LATEST
 from mistere.engine.stage import Result, Stage, Step
 from mistere.registry.champion import read_champion
 from mistere.runs.run_info import read_origin, write_run_info
@@ -41,10 +41,10 @@ def run(config: DataConfig, step: Step, data_digest: str) -> Result:
 
 def _latest(store: ObjectStore) -> tuple[str, str]:
     """Digest and remote of the published data."""
-    latest = read_latest(store).latest
+    latest = LATEST.read(store).value
     if latest is None:
         raise UsageError(
-            f"no data has been published ({store.location(LATEST_KEY)} does not exist): publish it with `mistere data publish`."
+            f"no data has been published ({store.location(LATEST.key)} does not exist): publish it with `mistere data publish`."
         )
     return latest.digest, latest.remote
 

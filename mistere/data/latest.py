@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Final
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from mistere.artifacts.object_store import ABSENT, MissingObjectError, ObjectStore
-from mistere.common.errors import ArtifactError
-
-LATEST_KEY = "data/latest.json"
+from mistere.artifacts.pointer import Pointer
 
 
 class LatestData(BaseModel):
@@ -30,36 +27,4 @@ class LatestData(BaseModel):
     published_at: float
 
 
-@dataclass(frozen=True)
-class LatestPointer:
-    """The pointer as read, with the object version that a later move expects."""
-
-    latest: LatestData | None
-    version: str
-
-
-def read_latest(store: ObjectStore) -> LatestPointer:
-    """Read the pointer.
-
-    Raises:
-        ArtifactError: the pointer is damaged.
-    """
-    try:
-        data, version = store.read(LATEST_KEY)
-    except MissingObjectError:
-        return LatestPointer(None, ABSENT)
-    try:
-        return LatestPointer(LatestData.model_validate_json(data), version)
-    except ValidationError as error:
-        raise ArtifactError(
-            f"the pointer to the latest data, {store.location(LATEST_KEY)}, is damaged: delete it and run `mistere data publish` again."
-        ) from error
-
-
-def move_latest(store: ObjectStore, seen: LatestPointer, latest: LatestData) -> None:
-    """Move the pointer to ``latest`` unless another process moved it after ``seen`` was read.
-
-    Raises:
-        ConflictError: another process moved it.
-    """
-    store.write(LATEST_KEY, latest.model_dump_json(indent=1).encode(), expected=seen.version)
+LATEST: Final = Pointer("data/latest.json", LatestData, "latest data", "delete it and run `mistere data publish` again")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from mistere.artifacts.object_store import ABSENT, MissingObjectError, ObjectStore
-from mistere.common.errors import ArtifactError
+from mistere.artifacts.object_store import ObjectStore
+from mistere.artifacts.pointer import Pointer
 
 CHAMPION_KEY = "champion.json"
 NO_CHAMPION = "none"
@@ -61,22 +61,17 @@ class ChampionPointer:
         return self.champion.bundle_digest if self.champion else NO_CHAMPION
 
 
+_POINTER = Pointer(CHAMPION_KEY, Champion, "champion", "restore or delete it")
+
+
 def read_champion(store: ObjectStore) -> ChampionPointer:
     """Read the pointer.
 
     Raises:
         ArtifactError: the pointer is damaged.
     """
-    try:
-        data, version = store.read(CHAMPION_KEY)
-    except MissingObjectError:
-        return ChampionPointer(None, ABSENT)
-    try:
-        return ChampionPointer(Champion.model_validate_json(data), version)
-    except ValidationError as error:
-        raise ArtifactError(
-            f"the champion pointer {store.location(CHAMPION_KEY)} is damaged: restore or delete it."
-        ) from error
+    reading = _POINTER.read(store)
+    return ChampionPointer(reading.value, reading.version)
 
 
 def move_champion(store: ObjectStore, seen: ChampionPointer, champion: Champion) -> None:
@@ -85,4 +80,4 @@ def move_champion(store: ObjectStore, seen: ChampionPointer, champion: Champion)
     Raises:
         ConflictError: the pointer was moved since ``seen`` was read.
     """
-    store.write(CHAMPION_KEY, champion.model_dump_json(indent=1).encode(), expected=seen.version)
+    _POINTER.move(store, seen.version, champion)

@@ -23,7 +23,7 @@ from mistere.artifacts.object_store import ABSENT, ConflictError, MissingObjectE
 from mistere.common.errors import MistereError
 from mistere.registry.champion import CHAMPION_KEY, Champion, ChampionPointer, move_champion, read_champion
 from mistere.registry.promotion_log import PromotionEvent, append, now
-from mistere.serving.deployment import Deployment, NotTakenBackError, deployment_key, journal_key
+from mistere.serving.deployment import Deployment, RollbackError, deployment_key, journal_key
 
 Mirror = Callable[[Champion], None]
 """Points the registry's aliases to a champion and its predecessor."""
@@ -107,13 +107,13 @@ def release(
     except ConflictError:
         append(store, event.model_copy(update={"outcome": "lost"}))
         raise
-    moved, take_back = False, None
+    moved, undo = False, None
     try:
         if read_champion(store).version != seen.version:
             raise ConflictError(
                 "the champion changed after this release was decided: run again to compare with the new one."
             )
-        take_back = roll_out(held.renew_lease) if roll_out else None
+        undo = roll_out(held.renew_lease) if roll_out else None
         held.update(state="deployed")
         store.write(deployment_key(deployment.service), deployment.model_dump_json(indent=1).encode())
         move_champion(store, seen, champion)
@@ -124,10 +124,10 @@ def release(
             held.update(since=time.time())  # raises if another process took over the journal and rolled back itself
             if moved:
                 _move_back(store, mirror, champion, before)
-            if take_back is not None:
-                take_back()
+            if undo is not None:
+                undo()
             _restore_deployment(store, held.journal)
-            incomplete = isinstance(error, NotTakenBackError)
+            incomplete = isinstance(error, RollbackError)
             held.update(**{"since": 0.0} if incomplete else {"state": "done"})
         lost = isinstance(error, ConflictError)
         append(store, event.model_copy(update={"outcome": "lost" if lost else "undone"}))
@@ -195,9 +195,9 @@ def recover(store: ObjectStore, mirror: Mirror, service: str) -> str:
         summary = "A release that was interrupted after it had moved the champion was completed."
     else:
         if journal.deployment.mode != "local":
-            from mistere.serving.kserve.cluster_release import take_back_interrupted
+            from mistere.serving.kserve.cluster_release import undo_interrupted
 
-            take_back_interrupted(journal.deployment, journal.deployment_before)
+            undo_interrupted(journal.deployment, journal.deployment_before)
         _restore_deployment(store, journal)
         if pointer.champion is not None:
             mirror(pointer.champion)

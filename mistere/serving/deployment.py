@@ -1,4 +1,4 @@
-"""The deployment that stays after a run: a pointer in the store to the bundle that is served."""
+"""Deployments: a pointer in the store to the bundle that a service serves."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from mistere.common.errors import ArtifactError, MistereError, UsageError
 from mistere.config.deployment import Mode
 
 
-class NotTakenBackError(MistereError):
-    """A roll-out failed, and what it had moved could not be put back: whoever comes next has to."""
+class RollbackError(MistereError):
+    """A roll-out failed and could not be undone; the next release undoes it."""
 
 
 class Deployment(BaseModel):
-    """Which bundle a service serves, and, on a cluster, as what.
+    """The bundle that a service serves and, on a cluster, how.
 
     Attributes:
-        service: its name.
-        bundle_location: the bundle's place.
-        bundle_digest: its digest.
-        model_version: its version in the registry.
-        mode: where it is served.
-        image: the predictor's, on a cluster.
-        settings: the ``deployment`` section, on a cluster: another bundle is served there with the same.
+        service: name of the service.
+        bundle_location: location of the bundle.
+        bundle_digest: digest of the bundle.
+        model_version: version of the bundle in the registry.
+        mode: ``local``, or the KServe mode.
+        image: the predictor's image; empty for ``local``.
+        settings: the ``deployment`` section, with which a later release serves another bundle; empty for ``local``.
     """
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
@@ -40,25 +40,25 @@ class Deployment(BaseModel):
 
 
 def deployment_key(service: str) -> str:
-    """Where a service's pointer lies in the store."""
+    """The key of a service's pointer in the store."""
     return f"deployments/{service}/deployment.json"
 
 
 def journal_key(service: str) -> str:
-    """Where a service's journal lies in the store."""
+    """The key of a service's release journal in the store."""
     return f"deployments/{service}/journal.json"
 
 
 def deployed_services(store: ObjectStore) -> list[str]:
-    """Names of the services that have a pointer."""
+    """The names of the services that have a pointer."""
     return [key.split("/")[1] for key in store.keys("deployments") if key.endswith("/deployment.json")]
 
 
 def read_deployment(store: ObjectStore, service: str) -> Deployment:
-    """The pointer of a service.
+    """Read the pointer of a service.
 
     Raises:
-        UsageError: nothing has been deployed there.
+        UsageError: nothing has been deployed.
         ArtifactError: the pointer is damaged.
     """
     key = deployment_key(service)
@@ -67,4 +67,4 @@ def read_deployment(store: ObjectStore, service: str) -> Deployment:
     except MissingObjectError as error:
         raise UsageError(f"nothing is deployed in {store.uri}: run `mistere run` first, or name a bundle.") from error
     except ValidationError as error:
-        raise ArtifactError(f"{store.location(key)} is damaged: run `mistere run` again to deploy anew.") from error
+        raise ArtifactError(f"{store.location(key)} is damaged: run `mistere run` again to replace it.") from error

@@ -1,7 +1,8 @@
-"""The endpoint's names, shared by the server and by whoever calls it: tensors, parameters, headers, paths."""
+"""The names in the endpoint's contract, shared by server and clients: tensors, parameters, headers, paths."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 # Inputs of the Open Inference Protocol (V2). All but the embeddings are BYTES [n], one element per utterance.
@@ -14,7 +15,7 @@ TEXT_EMBEDDING: Final = "text_embedding"
 
 RAW_INPUTS: Final = (TEXT, AUDIO, AUDIO_URI, AUDIO_DIGEST)
 EMBEDDING_MODALITY: Final = {SPEECH_EMBEDDING: "speech", TEXT_EMBEDDING: "text"}
-"""Which modality an embedding tensor (FP32 [n, d]) stands for, in the order ``encoder_digest`` names them."""
+"""Embedding tensor (FP32 [n, d]) → modality, in the order in which ``encoder_digest`` names them."""
 
 # Outputs.
 LABEL: Final = "label"
@@ -26,7 +27,7 @@ MODALITIES_USED: Final = "modalities_used"
 OUTPUTS: Final = (LABEL, PROBABILITIES, EXPERT_WEIGHTS, EXPERT_PROBABILITIES, MODALITIES_USED)
 
 EXPERT_NAMES: Final = ("speech", "text", "cross_modal")
-"""The columns of ``expert_weights``, whatever the model has: an expert it lacks weighs exactly 0."""
+"""The columns of ``expert_weights`` for every model; an expert that the model lacks has weight 0 exactly."""
 
 # Request parameters.
 DETAIL: Final = "detail"
@@ -46,7 +47,7 @@ LABELS: Final = "labels"
 EXPERTS: Final = "experts"
 
 BINARY_HEADER: Final = "Inference-Header-Content-Length"
-"""Length of the JSON part of a body that carries tensors as raw bytes behind it."""
+"""Length of the JSON part of a body in which raw tensors follow it."""
 
 SIZE_HEADER: Final = "content-length"
 REQUEST_ID_HEADER: Final = "X-Request-Id"
@@ -58,8 +59,8 @@ HTTP_PORT: Final = 8080
 GRPC_PORT: Final = 8081
 
 
-def join_names(names: list[str]) -> str:
-    """Names as a response parameter carries them: comma-joined, in order."""
+def join_names(names: Iterable[str]) -> str:
+    """Join names with commas, in order, as response parameters carry them."""
     return ",".join(names)
 
 

@@ -1,4 +1,4 @@
-"""A bundle goes to a cluster: tried before it gets traffic, tried where it serves, taken back where that fails, with the reason."""
+"""Roll-out to a cluster: tested as a candidate, tested in the service, and undone on a failure, with the reason."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ QUICK = STANDARD.model_copy(update={"ready_timeout": 0.5})
 
 
 def nothing() -> None:
-    """Nobody listens for the heart beat."""
+    """Stands for the renewal of a lease."""
 
 
 @pytest.mark.parametrize("config", [STANDARD, KNATIVE], ids=["standard", "knative"])
@@ -32,7 +32,8 @@ def test_a_bundle_is_served_and_the_same_again_changes_nothing(cluster: Cluster,
     assert not to.serves()
     done = to.roll_out(bundle, nothing)
     assert (
-        "largest difference from the offline evaluation: 0.0e+00" in done.said and "2 utterances by REST" in done.said
+        "largest difference from the offline evaluation: 0.0e+00" in done.message
+        and "2 utterances by REST" in done.said
     )
     assert done.address.startswith("http://mistere") and to.serves() == done.address
     live = cluster.api.find("inferenceservices", "mistere")
@@ -153,7 +154,7 @@ def test_what_is_still_being_removed_is_waited_for(cluster: Cluster) -> None:
     connect().delete(service_path(STANDARD, "mistere"))
     left = cluster.api.find("inferenceservices", "mistere")
     assert left is not None and left["metadata"]["deletionTimestamp"] and not cluster.to(bundle, STANDARD).serves()
-    with pytest.raises(MistereError, match="is being removed and does not go"):
+    with pytest.raises(MistereError, match="is being deleted and does not terminate"):
         cluster.to(bundle, QUICK).roll_out(bundle, nothing)
     threading.Timer(0.1, cluster.controller.start).start()
     cluster.to(bundle, STANDARD).roll_out(bundle, nothing)
@@ -178,13 +179,13 @@ def test_a_share_that_restarts_is_taken_back(cluster: Cluster) -> None:
     first, second = cluster.bundle("a"), cluster.bundle("b")
     cluster.to(first, config).roll_out(first, nothing)
 
-    def beat() -> None:
+    def renew_lease() -> None:
         if any("20 %" in said for said in cluster.said):
             cluster.behave(second, "restarts", "mistere")
 
     shares = watch_shares(cluster)
     with pytest.raises(MistereError, match="started again while it had 20 % of the traffic"):
-        cluster.to(second, config).roll_out(second, beat)
+        cluster.to(second, config).roll_out(second, renew_lease)
     seen = shares()
     assert cluster.served() == first.manifest.digest and max(seen[seen.index(20) :]) == 20
 
@@ -205,7 +206,7 @@ def test_a_service_that_sleeps_takes_a_setting_without_being_woken(cluster: Clus
     cluster.to(bundle, config).roll_out(bundle, nothing)
     sleep(cluster.to(bundle, config))
     done = cluster.to(bundle, config.model_copy(update={"max_replicas": 7})).roll_out(bundle, nothing)
-    assert "has no pod while nobody asks it" in done.said
+    assert "unchanged and scaled to zero" in done.message
     assert cluster.api.find("inferenceservices", "mistere")["spec"]["predictor"]["maxReplicas"] == 7  # type: ignore[index]
 
 
@@ -217,13 +218,13 @@ def test_a_share_that_nobody_asks_falls_asleep_and_is_released(cluster: Cluster)
     cluster.to(first, config).roll_out(first, nothing)
     asleep: list[bool] = []
 
-    def beat() -> None:
+    def renew_lease() -> None:
         if not asleep and any("20 %" in said for said in cluster.said):
             asleep.append(True)
             sleep(cluster.to(second, config))
 
-    done = cluster.to(second, config).roll_out(second, beat)
-    assert asleep and "nobody asks it now" in done.said and cluster.served() == second.manifest.digest
+    done = cluster.to(second, config).roll_out(second, renew_lease)
+    assert asleep and "is scaled to zero now" in done.message and cluster.served() == second.manifest.digest
 
 
 def test_another_number_of_pods_makes_no_new_revision(cluster: Cluster) -> None:
@@ -241,12 +242,12 @@ def test_what_is_raised_while_waiting_takes_it_back(cluster: Cluster) -> None:
     cluster.to(first, STANDARD).roll_out(first, nothing)
     cluster.behave(second, "nowhere", "mistere")
 
-    def beat() -> None:
+    def renew_lease() -> None:
         if cluster.served() == second.manifest.digest:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        cluster.to(second, STANDARD).roll_out(second, beat)
+        cluster.to(second, STANDARD).roll_out(second, renew_lease)
     assert cluster.served() == first.manifest.digest
 
 
@@ -258,7 +259,7 @@ def test_in_the_cluster_pods_are_asked_at_their_own_address(cluster: Cluster) ->
     to = ClusterDeployment(
         KubernetesApi(configuration, inside=True), cluster.deployment(bundle, KNATIVE), cluster.said.append
     )
-    assert "by REST" in to.roll_out(bundle, nothing).said
+    assert "by REST" in to.roll_out(bundle, nothing).message
     assert not any("proxy" in path for _, path in cluster.server.calls)
 
 

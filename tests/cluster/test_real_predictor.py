@@ -192,4 +192,4 @@ def test_a_run_deploys_and_people_promote_and_roll_back(
     configuration = Configuration(host=cluster.server.url, api_key={"authorization": "bearer admin"})
     pointer = on_cluster(read_deployment(s3, "mistere"), CONFIG, "registry.example/other@sha256:" + "c" * 64)
     inside = ClusterDeployment(KubernetesApi(configuration, inside=True), pointer, cluster.said.append)
-    assert "by REST and gRPC" in inside.roll_out(second, lambda: None).said
+    assert "by REST and gRPC" in inside.roll_out(second, lambda: None).message

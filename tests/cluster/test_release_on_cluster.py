@@ -18,7 +18,7 @@ from mistere.registry import release as module
 from mistere.registry.champion import Champion, read_champion
 from mistere.registry.promotion_log import read_log
 from mistere.registry.release import Journal, is_released, open_release, recover, recover_patiently, release
-from mistere.serving.deployment import Deployment, NotTakenBackError, read_deployment
+from mistere.serving.deployment import Deployment, RollbackError, read_deployment
 from mistere.serving.kserve.cluster_release import Rolling
 from mistere.serving.kserve.live_service import service_path
 from tests.cluster.conftest import Cluster
@@ -61,14 +61,14 @@ def journal(store: LocalStore) -> Journal:
 
 def test_the_champion_moves_when_the_cluster_serves_it(cluster: Cluster, store: LocalStore) -> None:
     first, second = cluster.bundle("a"), cluster.bundle("b")
-    assert "largest difference" in go(cluster, store, first).said
+    assert "largest difference" in go(cluster, store, first).message
     pointer = read_deployment(store, "mistere")
     assert pointer.mode == "standard" and pointer == cluster.deployment(first, CONFIG) and is_released(store, pointer)
     seen: list[tuple[str, str]] = []
     rolling = Rolling(cluster.to(second, CONFIG), second)
 
-    def watched(beat: Any) -> Any:
-        done = rolling(beat)
+    def watched(renew_lease: Any) -> Any:
+        done = rolling(renew_lease)
         seen.append((journal(store).state, read_champion(store).digest))
         return done
 
@@ -166,16 +166,16 @@ def test_who_lost_the_journal_puts_nothing_back_over_the_next_release(
     go(cluster, store, first)
     monkeypatch.setattr(module, "_LEASE_SECONDS", 0.0)
 
-    def stalled(beat: Any) -> Any:
+    def stalled(renew_lease: Any) -> Any:
         done = cluster.to(second, CONFIG).roll_out(second, lambda: None)
         go(cluster, store, third)
         monkeypatch.setattr(module, "_BEAT_SECONDS", 0.0)
         try:
-            beat()
+            renew_lease()
         except ConflictError:
-            done.take_back()
+            done.undo()
             raise
-        return done.take_back
+        return done.undo
 
     seen = read_champion(store)
     with pytest.raises(ConflictError):
@@ -200,7 +200,7 @@ def test_a_release_into_another_namespace_that_was_killed_is_removed_there(clust
     before = cluster.deployment(first, CONFIG.model_copy(update={"namespace": "elsewhere"}))
     done = cluster.to(second, CONFIG)
     done.roll_out(second, lambda: None)
-    done.take_back(before)
+    done.undo(before)
     assert cluster.served() == ""
 
 
@@ -232,7 +232,7 @@ def test_what_cannot_be_taken_back_now_is_by_the_next_release(
     cluster.behave(second, "crash", "mistere")
     forced = "inferenceservices/mistere?fieldManager=mistere&fieldValidation=Strict&force=true"
     cluster.server.troubles.append(Trouble("PATCH", 503, times=99, path=forced))
-    with pytest.raises(NotTakenBackError, match=r"CrashLoopBackOff.*could not be taken back yet.*the next release"):
+    with pytest.raises(RollbackError, match=r"CrashLoopBackOff.*could not be undone yet.*the next release"):
         go(cluster, store, second)
     assert cluster.served() == second.manifest.digest and read_champion(store).digest == first.manifest.digest
     assert journal(store).state == "pending"
@@ -259,11 +259,11 @@ def test_a_roll_out_keeps_its_lease(cluster: Cluster, store: LocalStore, monkeyp
     first = cluster.bundle("a")
     since: list[float] = []
 
-    def roll_out(beat: Any) -> Any:
+    def roll_out(renew_lease: Any) -> Any:
         for _ in range(3):
             since.append(journal(store).since)
             time.sleep(0.01)
-            beat()
+            renew_lease()
         return lambda: None
 
     release(

@@ -14,7 +14,7 @@ from components.resolve_inputs.run import STAGE
 from mistere.artifacts.object_store import LocalStore
 from mistere.common.errors import ArtifactError, ExitCode, UsageError
 from mistere.common.paths import PROJECT_ROOT
-from mistere.data.latest import LATEST_KEY, LatestData, move_latest, read_latest
+from mistere.data.latest import LATEST, LatestData
 from mistere.data.versions import pin
 from mistere.engine.execution import execute
 from mistere.engine.stage import RunContext, job_context
@@ -195,7 +195,7 @@ def test_a_run_of_a_schedule_has_an_id_of_its_own_and_takes_the_latest_data(sche
         context = job_context(parameters["run"], run.run_id)
         assert context == job_context(parameters["run"], run.run_id)
         values = execute(STAGE, context, parameters["data"], external_inputs={"data_digest": context["data_digest"]})
-        latest = read_latest(place.store).latest
+        latest = LATEST.read(place.store).value
         assert latest and (values["data_digest"], values["data_remote"]) == (latest.digest, latest.remote)
         info = read_run_info(place.store, context["run_id"])
         assert info["data"]["dvc_digest"] == latest.digest and info["config"]["gate"] and info["started"] > 0
@@ -206,7 +206,7 @@ def test_a_run_of_a_schedule_has_an_id_of_its_own_and_takes_the_latest_data(sche
     place.store.delete("schedules")
     with pytest.raises(ArtifactError, match="mistere schedule apply"):
         execute(STAGE, contexts[0], {}, external_inputs={"data_digest": ""})
-    place.store.delete_object(LATEST_KEY)
+    place.store.delete_object(LATEST.key)
     with pytest.raises(UsageError, match="no data has been published"):
         execute(STAGE, contexts[1], {}, external_inputs={"data_digest": ""})
 
@@ -216,7 +216,7 @@ def test_every_task_of_a_scheduled_run_has_the_same_id_here_too(tmp_path: Path) 
     store, tones = LocalStore(tmp_path / "store"), make_dataset(tmp_path / "tones", islice(rows(audio=False), 4))
     pinned = pin(str(tones), str(tmp_path / "remote"))
     latest = LatestData(digest=pinned.digest, remote=pinned.remote, published_at=1.0)
-    move_latest(store, read_latest(store), latest)
+    LATEST.move(store, LATEST.read(store).version, latest)
     config = load_profile("tiny")
     write_origin(store, "nightly/0123", RunOrigin.of(config, ["mistere"], "latest", None))
     tracking = f"sqlite:///{tmp_path / 'mlflow.db'}"
@@ -241,12 +241,12 @@ def test_publishing_moves_a_pointer(place: MountedCluster, capsys: pytest.Captur
     for words in ("is the latest data (", "is the latest data already ("):
         publish(str(place.data), "tiny", [], place.store.uri)
         assert words in capsys.readouterr().out
-    kept = json.loads(place.store.read(LATEST_KEY)[0])
+    kept = json.loads(place.store.read(LATEST.key)[0])
     assert kept["remote"].startswith("s3://") and kept["source"] == str(place.data)
-    place.store.write(LATEST_KEY, json.dumps({**kept, "digest": "f" * 32 + ".dir"}).encode())
+    place.store.write(LATEST.key, json.dumps({**kept, "digest": "f" * 32 + ".dir"}).encode())
     publish(str(place.data), "tiny", [], place.store.uri)
     assert "is the latest data, after ffffffffffff (" in capsys.readouterr().out
-    place.store.write(LATEST_KEY, b"{half")
+    place.store.write(LATEST.key, b"{half")
     with pytest.raises(ArtifactError, match="is damaged"):
         publish(str(place.data), "tiny", [], place.store.uri)
 

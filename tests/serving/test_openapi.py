@@ -1,9 +1,8 @@
-"""The OpenAPI document says what the server does, and the server does what the document says."""
+"""The OpenAPI document describes every response of the server, and the server accepts every request it describes."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import json
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,10 +18,11 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 from schemathesis import Case, GenerationMode, checks
 
-from mistere.predictor.protocol.openapi import FILE, OPENAPI_PATH, build_document, render
+from mistere.predictor.protocol.openapi import FILE, OPENAPI_PATH, build_document
 from mistere.predictor.protocol.rest import build_application
-from mistere.predictor.settings import Limits
-from tests.serving.conftest import LABELS, ROOT, Server, launch
+from mistere.predictor.settings import Limits, ServerSettings
+from mistere.serving import protocol
+from tests.serving.conftest import LABELS, Server, launch
 
 DOCUMENT = build_document(Limits(), "mistere")
 OPERATIONS = [(method, path) for path, item in DOCUMENT["paths"].items() for method in item if method != "parameters"]
@@ -35,14 +35,78 @@ CHECKS = [
 ]
 
 
-def test_the_file_is_the_document_of_the_code() -> None:
-    assert FILE.read_text() == render(), "out of date: python -m mistere.predictor.protocol.openapi"
+def test_the_file_states_the_servers_defaults() -> None:
+    assert build_document(Limits()) == json.loads(FILE.read_text())
+    assert build_document(Limits(), ServerSettings(bundle="").model_name) == DOCUMENT
 
 
-def test_the_command_writes_the_file(tmp_path: Path) -> None:
-    code = f"from pathlib import Path; from mistere.predictor.protocol import openapi; openapi.FILE = Path({str(tmp_path / 'x')!r}); openapi.main()"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
-    assert (tmp_path / "x").read_text() == FILE.read_text()
+def test_the_file_names_the_tensors_and_headers_of_the_protocol() -> None:
+    schemas = DOCUMENT["components"]["schemas"]
+    inputs = schemas["InferRequest"]["properties"]["inputs"]["items"]["oneOf"]
+    outputs = schemas["InferResponse"]["properties"]["outputs"]["items"]["oneOf"]
+    prediction = schemas["PredictResponse"]["properties"]["predictions"]["items"]
+    infer = DOCUMENT["paths"]["/v2/models/{model_name}/infer"]["post"]
+    predict = DOCUMENT["paths"]["/v1/models/{model_name}:predict"]["post"]
+    turn = schemas["PredictRequest"]["properties"]["instances"]["items"]["properties"]["utterances"]["items"]
+    assert [tensor["properties"]["name"]["const"] for tensor in inputs] == [
+        *protocol.RAW_INPUTS,
+        *protocol.EMBEDDING_MODALITY,
+    ]
+    assert [tensor["properties"]["name"]["const"] for tensor in outputs] == list(protocol.OUTPUTS)
+    assert schemas["InferRequest"]["properties"]["outputs"]["items"]["properties"]["name"]["enum"] == list(
+        protocol.OUTPUTS
+    )
+    assert set(prediction["properties"]) == set(protocol.OUTPUTS)
+    assert set(prediction["properties"]) - set(prediction["required"]) == {protocol.EXPERT_PROBABILITIES}
+    assert set(turn["properties"]) == set(protocol.RAW_INPUTS)
+    assert set(schemas["ResponseParameters"]["required"]) == {
+        protocol.MODEL_VERSION,
+        protocol.BUNDLE_DIGEST,
+        protocol.LABELS,
+        protocol.EXPERTS,
+    }
+    assert set(schemas["InferRequest"]["properties"]["parameters"]["properties"]) == {
+        protocol.DETAIL,
+        protocol.ENCODER_DIGEST,
+        protocol.BINARY_OUTPUT,
+    }
+    assert [header["name"] for header in infer["parameters"]] == [protocol.REQUEST_ID_HEADER, protocol.BINARY_HEADER]
+    assert [header["name"] for header in predict["parameters"]] == [protocol.REQUEST_ID_HEADER]
+    assert list(infer["responses"]["200"]["headers"]) == [protocol.BINARY_HEADER]
+
+
+def test_a_servers_settings_and_model_are_filled_in_everywhere() -> None:
+    labels, experts = ["calm", "glad", "sad"], [*protocol.EXPERT_NAMES, "pose"]
+    metadata = {
+        "inputs": [{"name": "text", "shape": [-1]}, {"name": "text_embedding", "shape": [-1, 768]}],
+        "properties": {"labels": ",".join(labels), "experts": ",".join(experts), "encoder_digest.text": "7" * 64},
+    }
+    limits = Limits(request_bytes=1234, utterances=7, utterance_seconds=5.5)
+    document = build_document(limits, "feelings", metadata)
+    validate(document)
+    schemas, text = document["components"]["schemas"], json.dumps(document)
+    for example_value in ('"mistere"', "joy", '"speech,text,cross_modal"', '"maxItems": 128', "8388608"):
+        assert example_value in json.dumps(DOCUMENT) and example_value not in text
+    assert text.count('"maxItems": 7,') + text.count('"maxItems": 7}') == 6
+    for path in ("/v1/models/{model_name}:predict", "/v2/models/{model_name}/infer"):
+        description = document["paths"][path]["post"]["description"]
+        assert "1234 bytes" in description and "7 utterances" in description and "5.5 s of audio" in description
+    fields = schemas["PredictResponse"]["properties"]["predictions"]["items"]["properties"]
+    assert fields["label"]["items"] == {"enum": labels}
+    assert fields["probabilities"]["items"]["maxItems"] == 3 and fields["expert_weights"]["items"]["maxItems"] == 4
+    embedding = schemas["InferRequest"]["properties"]["inputs"]["items"]["oneOf"][5]["properties"]
+    assert embedding["name"] == {"const": "text_embedding"}
+    assert embedding["data"]["items"]["anyOf"][1]["minItems"] == 768
+    infer = document["paths"]["/v2/models/{model_name}/infer"]["post"]
+    examples = infer["requestBody"]["content"]["application/json"]["examples"]
+    assert set(examples) == {"text", "text_and_audio", "one_output", "text_embedding"}
+    assert examples["text_embedding"]["value"]["parameters"] == {"encoder_digest": "7" * 64}
+    outputs = infer["responses"]["200"]["content"]["application/json"]["example"]["outputs"]
+    assert [output["shape"] for output in outputs] == [[2], [2, 3], [2, 4], [2]]
+    assert outputs[2]["data"] == [0.0, 1.0, 0.0, 0.0] * 2
+    assert build_document(Limits()) == json.loads(FILE.read_text()), (
+        "filling in one server changed the next one's document"
+    )
 
 
 def test_the_document_is_valid_openapi() -> None:

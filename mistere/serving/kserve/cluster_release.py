@@ -1,4 +1,4 @@
-"""A cluster's part in a release: the roll-out that comes first, and what a process that was killed left of one."""
+"""The cluster's part in a release: the roll-out before the champion moves, and undoing an interrupted one."""
 
 from __future__ import annotations
 
@@ -10,37 +10,44 @@ from mistere.artifacts.manifests import ModelBundle
 from mistere.config.deployment import DeploymentConfig
 from mistere.kubernetes.api import connect
 from mistere.serving.deployment import Deployment
-from mistere.serving.kserve.rollout import Beat, ClusterDeployment
+from mistere.serving.kserve.rollout import ClusterDeployment, RenewLease
 
 
 @dataclass
 class Rolling:
-    """A roll-out as a release runs it (:data:`mistere.registry.release.RollOut`), and then what came of it."""
+    """A roll-out as a release calls it (:data:`mistere.registry.release.RollOut`), and its result afterwards.
+
+    Attributes:
+        cluster: the deployment.
+        bundle: the bundle to serve.
+        message: the result of the smoke test, one sentence.
+        address: the URL of the service.
+    """
 
     cluster: ClusterDeployment
     bundle: ArtifactHandle[ModelBundle]
-    said: str = ""
+    message: str = ""
     address: str = ""
 
-    def __call__(self, beat: Beat) -> Callable[[], None]:
-        """Do it."""
-        done = self.cluster.roll_out(self.bundle, beat)
-        self.said, self.address = done.said, done.address
-        return done.take_back
+    def __call__(self, renew_lease: RenewLease) -> Callable[[], None]:
+        """Roll the bundle out; returns a function that undoes it."""
+        done = self.cluster.roll_out(self.bundle, renew_lease)
+        self.message, self.address = done.message, done.address
+        return done.undo
 
 
 def on_cluster(deployment: Deployment, config: DeploymentConfig, image: str) -> Deployment:
-    """The pointer of a deployment with what another bundle needs to be served in its place."""
+    """Add the cluster settings to a deployment's pointer, so that a later release can serve another bundle with them."""
     settings = config.model_dump(mode="json")
     return deployment.model_copy(update={"mode": config.mode, "image": image, "settings": settings})
 
 
-def take_back_interrupted(deployment: Deployment, before: str) -> None:
-    """Undo what a process that was killed may have rolled out.
+def undo_interrupted(deployment: Deployment, before: str) -> None:
+    """Undo the roll-out of a process that was killed.
 
     Args:
-        deployment: what it was at.
-        before: the deployment's pointer before it, as text; empty for none.
+        deployment: the interrupted deployment.
+        before: the deployment's previous pointer, as JSON; empty if there was none.
     """
     pointer = Deployment.model_validate_json(before) if before else None
-    ClusterDeployment(connect(), deployment, lambda _: None).take_back(pointer)
+    ClusterDeployment(connect(), deployment, lambda _: None).undo(pointer)

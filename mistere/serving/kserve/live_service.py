@@ -1,4 +1,4 @@
-"""What the cluster says of an InferenceService and of what KServe made for it."""
+"""Read the state of a live InferenceService and of the objects that KServe created for it."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from mistere.serving.kserve.inference_service import REVISION_LABEL
 
 
 def service_path(config: DeploymentConfig, name: str) -> str:
-    """Where an InferenceService lies in the API."""
+    """The API path of an InferenceService."""
     return f"/apis/serving.kserve.io/v1beta1/namespaces/{config.namespace}/inferenceservices/{name}"
 
 
 def workload_path(config: DeploymentConfig, service: str) -> str:
-    """Where the Deployment lies that Standard mode makes for a service."""
+    """The API path of the Deployment that Standard mode creates for a service."""
     return f"/apis/apps/v1/namespaces/{config.namespace}/deployments/{service}-predictor"
 
 
 def is_rolled_out(deployment: dict[str, Any], revision: str) -> bool:
-    """Whether all pods of a Deployment are of a revision, and there are none but those."""
+    """Whether all pods of a Deployment belong to a revision and are available."""
     spec, status = deployment.get("spec", {}), deployment.get("status", {})
     wanted = spec.get("replicas", 1)
     labels = spec.get("template", {}).get("metadata", {}).get("labels", {})
@@ -33,7 +33,7 @@ def is_rolled_out(deployment: dict[str, Any], revision: str) -> bool:
 
 
 def share_of(live: dict[str, Any], revision: str) -> int:
-    """The share of the traffic (%) that a Knative revision gets."""
+    """The percentage of the traffic that a Knative revision gets."""
     traffic = live.get("status", {}).get("components", {}).get("predictor", {}).get("traffic") or []
     return sum(int(target.get("percent") or 0) for target in traffic if target.get("revisionName") == revision)
 
@@ -43,23 +43,23 @@ def _condition(live: dict[str, Any]) -> dict[str, Any]:
     return next((condition for condition in conditions if condition["type"] == "Ready"), {})
 
 
-def is_leaving(live: dict[str, Any]) -> bool:
-    """Whether it is being removed."""
+def is_terminating(live: dict[str, Any]) -> bool:
+    """Whether it is being deleted."""
     return bool(live["metadata"].get("deletionTimestamp"))
 
 
 def says_ready(live: dict[str, Any]) -> bool:
-    """What the InferenceService says of itself; true of the old revision too."""
+    """Whether the InferenceService reports Ready. It does so while only the old revision is ready, too."""
     return bool(_condition(live).get("status") == "True")
 
 
 def not_ready(live: dict[str, Any]) -> str:
-    """Why it says that it is not."""
+    """Why the InferenceService reports that it is not ready."""
     condition = _condition(live)
-    said = " ".join(f"{condition.get('reason', '')} {condition.get('message', '')}".split())
-    return f"the InferenceService is not ready ({said[:200] or 'it does not say why'})"
+    reason = " ".join(f"{condition.get('reason', '')} {condition.get('message', '')}".split())
+    return f"the InferenceService is not ready ({reason[:200] or 'without a reason'})"
 
 
 def address(live: dict[str, Any]) -> str:
-    """Its URL; empty where it has none yet."""
+    """Its URL; empty if it has none yet."""
     return str(live.get("status", {}).get("url") or "")

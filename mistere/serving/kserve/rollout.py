@@ -1,9 +1,9 @@
-"""A bundle on a cluster: tried on its own, then rolled out, tried again where it serves, and taken back where that fails.
+"""Roll a bundle out on a cluster: test it as a candidate, update the service, test it again, and undo the update on a failure.
 
-Where a model serves already, the new one first runs as a candidate, an InferenceService of its own with one pod, and answers the
-golden dialogue there: neither mode of KServe keeps traffic from a new revision that is ready but untried (Standard cannot hold
-it back; a Knative share of 0 % sends it to the revision before the last while the new one loads). Then the service itself
-is moved, and has to answer from a pod of the new revision.
+If the service already has a model, the new one first runs as a candidate: a separate InferenceService with one pod, which must
+answer the example dialogue. A candidate is necessary because no mode of KServe keeps traffic from a new revision that is ready
+but untested: Standard mode cannot hold traffic back, and a Knative share of 0 % sends it to the revision before the last while
+the new one loads. Then the service itself is updated, and a pod of its new revision must answer the example dialogue.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from mistere.config.deployment import DeploymentConfig
 from mistere.kubernetes.api import FIELD_MANAGER, KubernetesApi, KubernetesError
 from mistere.kubernetes.managed_fields import applied_by
 from mistere.serving.client import EndpointError
-from mistere.serving.deployment import Deployment, NotTakenBackError
-from mistere.serving.golden_dialogue import GoldenDialogue
+from mistere.serving.deployment import Deployment, RollbackError
+from mistere.serving.example_check import ExampleCheck
 from mistere.serving.kserve.inference_service import (
     candidate_name,
     candidate_of,
@@ -33,8 +33,8 @@ from mistere.serving.kserve.inference_service import (
 )
 from mistere.serving.kserve.live_service import (
     address,
-    is_leaving,
     is_rolled_out,
+    is_terminating,
     not_ready,
     says_ready,
     service_path,
@@ -45,100 +45,105 @@ from mistere.serving.kserve.revision import Revision, is_hopeless, is_ready, res
 
 _WATCH_SECONDS: Final = 5.0
 _LEAVING_SECONDS: Final = 90.0
-"""Twice what a predictor takes at most to stop."""
+"""Twice the longest time that a predictor takes to stop."""
 _REFUSED: Final = range(400, 500)
 
-Beat = Callable[[], None]
-Tell = Callable[[str], object]
+RenewLease = Callable[[], None]
+"""Renews the lease on the release's journal; it raises if another process has taken the release over."""
+OnStatus = Callable[[str], object]
+"""Receives what is being waited for."""
 
 
 @dataclass(frozen=True)
 class ClusterDeployment:
-    """One bundle's way into one service of a cluster.
+    """The deployment of one bundle to one service of a cluster.
 
     Attributes:
-        api: the cluster.
-        deployment: what is to be served, and with which settings.
-        tell: is told what is being waited for.
+        api: client of the cluster.
+        deployment: the bundle and its settings.
+        on_status: receives what is being waited for.
     """
 
     api: KubernetesApi
     deployment: Deployment
-    tell: Tell
+    on_status: OnStatus
 
     @property
     def config(self) -> DeploymentConfig:
-        """The ``deployment`` section that it was made with."""
+        """The ``deployment`` section."""
         return DeploymentConfig.model_validate(self.deployment.settings)
 
     def manifest(self, canary_percent: int | None = None) -> dict[str, Any]:
-        """The InferenceService."""
-        wanted = self.deployment
+        """The manifest of the InferenceService."""
+        target = self.deployment
         return inference_service(
-            wanted.bundle_location, wanted.bundle_digest, self.config, wanted.image, canary_percent
+            target.bundle_location, target.bundle_digest, self.config, target.image, canary_percent
         )
 
     def serves(self) -> str:
-        """The address of the service, if it is this very revision that serves there; empty otherwise."""
+        """The address of the service if it serves exactly this revision; empty otherwise."""
         live = self.api.get(service_path(self.config, self.config.service))
-        there = live is not None and not is_leaving(live) and revision_of(live) == revision_of(self.manifest())
-        if there and self.config.mode == "standard":  # Ready while a new pod crashes beside the old one
+        current = live is not None and not is_terminating(live) and revision_of(live) == revision_of(self.manifest())
+        if (
+            current and self.config.mode == "standard"
+        ):  # it says Ready even while the new pod crash-loops beside the old one
             workload = self.api.get(workload_path(self.config, self.config.service))
-            there = workload is not None and is_rolled_out(workload, revision_of(self.manifest()))
-        return address(live) if live is not None and there and says_ready(live) else ""
+            current = workload is not None and is_rolled_out(workload, revision_of(self.manifest()))
+        return address(live) if live is not None and current and says_ready(live) else ""
 
-    def roll_out(self, bundle: ArtifactHandle[ModelBundle], beat: Beat) -> RolledOut:
-        """Make the service serve the bundle, with its golden dialogue answered before it gets any traffic and after.
+    def roll_out(self, bundle: ArtifactHandle[ModelBundle], renew_lease: RenewLease) -> RolledOut:
+        """Make the service serve the bundle; test it with the example dialogue before and after it gets traffic.
 
         Args:
-            bundle: the bundle.
-            beat: called every few seconds while there is something to wait for; what it raises ends the attempt.
+            bundle: the bundle to serve.
+            renew_lease: called every few seconds during a wait; an exception from it ends the attempt.
 
         Raises:
             UsageError: the mode does not support a setting.
-            MistereError: it did not become ready, or answered something else; the service is what it was.
+            RollbackError: the roll-out failed and could not be undone.
+            MistereError: the new revision did not become ready or failed the test; the service is as before.
         """
         config = self.config
         check_support(config, self.deployment.bundle_location)
-        golden = GoldenDialogue.of(bundle, config)
+        check = ExampleCheck.of(bundle, config)
         path = service_path(config, config.service)
-        before = self._present(path, beat)
+        before = self._live(path, renew_lease)
         self.api.apply(path, self.manifest(), dry_run=True)
-        moves = before is not None and revision_of(before) != revision_of(self.manifest())
-        if moves:
-            self._try_candidate(golden, beat)
-        take_back = partial(self._restore, path, before)
-        share = config.canary_percent if moves and config.canary_percent else None
+        replaces = before is not None and revision_of(before) != revision_of(self.manifest())
+        if replaces:
+            self._try_candidate(check, renew_lease)
+        undo = partial(self._restore, path, before)
+        share = config.canary_percent if replaces and config.canary_percent else None
         applied = False
         try:
             self.api.apply(path, self.manifest(share))
             applied = True
-            if before is not None and not moves and self._sleeps():
-                said = "The revision stays what it was; it has no pod while nobody asks it, so it was not asked either."
+            if before is not None and not replaces and self._scaled_to_zero():
+                message = "The revision is unchanged and scaled to zero, so it was not tested again."
             else:
-                said, pod = self._settle(golden, beat, share)
+                message, pod = self._settle(check, renew_lease, share)
             if share is not None:
-                self._watch_share(share, beat)
+                self._watch_share(share, renew_lease)
                 self.api.apply(path, self.manifest())
-                said, _ = self._settle(golden, beat, None, pod)
+                message, _ = self._settle(check, renew_lease, None, pod)
         except BaseException as error:
             if not applied and isinstance(error, KubernetesError) and error.code in _REFUSED:
                 raise
-            self.tell(f"taking {config.service} back to what it was")
+            self.on_status(f"undoing the roll-out of {config.service}")
             try:
-                take_back()
-            except MistereError as trouble:
-                raise NotTakenBackError(
-                    f"{error} It could not be taken back yet ({trouble}); the next release does it."
+                undo()
+            except MistereError as undo_error:
+                raise RollbackError(
+                    f"{error} The roll-out could not be undone yet ({undo_error}); the next release undoes it."
                 ) from error
             raise
-        return RolledOut(said, address(self.api.get(path) or {}), take_back)
+        return RolledOut(message, address(self.api.get(path) or {}), undo)
 
-    def take_back(self, before: Deployment | None) -> None:
-        """Undo a roll-out that another process began: serve what was served before, unless the service is that already.
+    def undo(self, before: Deployment | None) -> None:
+        """Undo a roll-out that another process began, unless the service no longer has its revision.
 
         Args:
-            before: the deployment before it; None where there was none, or none on this cluster.
+            before: the previous deployment; None if there was none on this cluster.
         """
         config = self.config
         path = service_path(config, config.service)
@@ -146,107 +151,109 @@ class ClusterDeployment:
         live = self.api.get(path)
         if live is None or revision_of(live) != revision_of(self.manifest()):
             return
-        earlier = None if before is None or before.mode == "local" else ClusterDeployment(self.api, before, self.tell)
+        earlier = (
+            None if before is None or before.mode == "local" else ClusterDeployment(self.api, before, self.on_status)
+        )
         if earlier is None or service_path(earlier.config, earlier.config.service) != path:
             self.api.delete(path)
         else:
-            self.api.apply(path, earlier.manifest(_none_yet(live)), force=True)
+            self.api.apply(path, earlier.manifest(_share_after_canary(live)), force=True)
 
     def _restore(self, path: str, before: dict[str, Any] | None) -> None:
         live = self.api.get(path)
         if live is not None and revision_of(live) != revision_of(self.manifest()):
-            return  # another release has it, or nothing of this one came to it
+            return  # another release has updated the service, or this one never did
         if before is None:
             self.api.delete(path)
             return
         manifest = applied_by(FIELD_MANAGER, before)
-        if (share := _none_yet(live)) is not None:
+        if (share := _share_after_canary(live)) is not None:
             manifest["spec"]["predictor"]["canaryTrafficPercent"] = share
         self.api.apply(path, manifest, force=True)
 
-    def _try_candidate(self, golden: GoldenDialogue, beat: Beat) -> None:
+    def _try_candidate(self, check: ExampleCheck, renew_lease: RenewLease) -> None:
         config = self.config
         manifest = candidate_of(self.manifest())
         path = service_path(config, manifest["metadata"]["name"])
         revision = self._revision(manifest)
-        self._present(path, beat)
+        self._live(path, renew_lease)
         try:
             self.api.apply(path, manifest, force=True)
-            pod = self._ready_pod(revision, beat, time.monotonic() + config.ready_timeout)
-            self._ask(golden, revision, pod)
+            pod = self._ready_pod(revision, renew_lease, time.monotonic() + config.ready_timeout)
+            self._test(check, revision, pod)
         except BaseException:
-            with suppress(MistereError):  # whoever comes next removes it; why it failed is worth more
+            with suppress(MistereError):  # the next release deletes it; report the reason of the failure
                 self.api.delete(path)
             raise
         self.api.delete(path)
-        self._make_room(revision, beat)
+        self._wait_for_removal(revision, renew_lease)
 
-    def _make_room(self, revision: Revision, beat: Beat) -> None:
-        """Wait until the candidate's pods are gone: until then they count in the namespace's quota."""
+    def _wait_for_removal(self, revision: Revision, renew_lease: RenewLease) -> None:
+        """Wait until the candidate's pods are gone, because they count in the namespace's quota."""
         deadline = time.monotonic() + _LEAVING_SECONDS
         while (left := deadline - time.monotonic()) > 0:
             pods, version = self.api.list(revision.pods_path, revision.selector)
             if not pods:
                 return
-            beat()
+            renew_lease()
             revision.wait(version, min(_WATCH_SECONDS, left))
 
-    def _present(self, path: str, beat: Beat) -> dict[str, Any] | None:
-        """The live InferenceService; one that is being removed is waited for, for what is applied to it goes with it."""
+    def _live(self, path: str, renew_lease: RenewLease) -> dict[str, Any] | None:
+        """Read the live InferenceService; wait for one that is terminating, because changes to it would be lost."""
         deadline = time.monotonic() + self.config.ready_timeout
-        while (live := self.api.get(path)) is not None and is_leaving(live):
+        while (live := self.api.get(path)) is not None and is_terminating(live):
             if time.monotonic() > deadline:
                 name = path.rpartition("/")[2]
                 raise MistereError(
-                    f"{name} is being removed and does not go: see which of its finalizers is not served."
+                    f"{name} is being deleted and does not terminate: check which of its finalizers has no controller."
                 )
-            beat()
+            renew_lease()
             self._wait_for_change(live, path, deadline)
         return live
 
-    def _sleeps(self) -> bool:
-        """Whether the revision has no pod because nobody asks it."""
+    def _scaled_to_zero(self) -> bool:
+        """Whether the revision has no pod for lack of requests."""
         allowed = self.config.mode == "knative" and self.config.min_replicas == 0
         return allowed and not self._revision(self.manifest()).pods()[0]
 
     def _settle(
-        self, golden: GoldenDialogue, beat: Beat, share: int | None, asked: dict[str, Any] | None = None
+        self, check: ExampleCheck, renew_lease: RenewLease, share: int | None, tested: dict[str, Any] | None = None
     ) -> tuple[str, dict[str, Any]]:
-        """Wait until the service is what was applied, and ask a pod of it.
+        """Wait until the service has reached the applied state, and test one of its pods.
 
         Args:
-            golden: the dialogue.
-            beat: called while there is something to wait for.
-            share: of the traffic (%) that the new revision is to have; None for all of it.
-            asked: a pod of the same revision that has answered; it is enough where there is none any more, for nobody asked.
+            check: the example dialogue and its expected answer.
+            renew_lease: called every few seconds during a wait.
+            share: percentage of the traffic for the new revision; None for all of it.
+            tested: a pod of the same revision that passed the test before. It suffices if the revision has scaled to zero since.
 
         Returns:
-            A sentence on the answer, and the pod.
+            The result in one sentence, and the pod.
         """
         config = self.config
         path = service_path(config, config.service)
         revision = self._revision(self.manifest())
         deadline = time.monotonic() + config.ready_timeout
-        sleeping = asked if asked is not None and self._sleeps() else None
-        pod = sleeping or self._ready_pod(revision, beat, deadline)
-        self.tell(f"waiting for {config.service} to serve the new revision")
+        idle = tested if tested is not None and self._scaled_to_zero() else None
+        pod = idle or self._ready_pod(revision, renew_lease, deadline)
+        self.on_status(f"waiting for {config.service} to serve the new revision")
         while True:
             live = self.api.get(path) or {}
-            missing, of, where = self._missing(live, pod, share)
+            missing, watched, where = self._missing(live, pod, share)
             if not missing:
                 break
             pods, _ = revision.pods()
-            lost = revision_of(live) != revision.revision
-            if lost or any(is_hopeless(each) for each in pods) or time.monotonic() > deadline:
+            overwritten = revision_of(live) != revision.revision
+            if overwritten or any(is_hopeless(each) for each in pods) or time.monotonic() > deadline:
                 raise self._failure(revision, pods, missing)
-            beat()
-            self._wait_for_change(of, where, deadline)
-        if sleeping:
-            return "The new revision answered as evaluated while it had its share; nobody asks it now.", pod
-        return self._ask(golden, revision, pod), pod
+            renew_lease()
+            self._wait_for_change(watched, where, deadline)
+        if idle:
+            return "The new revision passed the smoke test during the canary and is scaled to zero now.", pod
+        return self._test(check, revision, pod), pod
 
-    def _ready_pod(self, revision: Revision, beat: Beat, deadline: float) -> dict[str, Any]:
-        self.tell(f"waiting for a pod of {revision.service}")
+    def _ready_pod(self, revision: Revision, renew_lease: RenewLease, deadline: float) -> dict[str, Any]:
+        self.on_status(f"waiting for a pod of {revision.service}")
         while True:
             pods, version = revision.pods()
             ready = next((pod for pod in pods if is_ready(pod)), None)
@@ -255,24 +262,24 @@ class ClusterDeployment:
             refused = self._refused_pods(revision.service)
             if refused or any(is_hopeless(pod) for pod in pods) or time.monotonic() > deadline:
                 raise self._failure(revision, pods, refused or "no pod of the new revision is ready")
-            beat()
+            renew_lease()
             revision.wait(version, min(_WATCH_SECONDS, max(0.0, deadline - time.monotonic()) + 0.1))
 
     def _refused_pods(self, service: str) -> str:
-        """Why a Deployment may not make pods (a quota, a policy); empty where it may, or there is none."""
+        """Why the Deployment cannot create pods (a quota, a policy); empty if it can, or does not exist."""
         if self.config.mode != "standard":
             return ""
         deployment = self.api.get(workload_path(self.config, service)) or {}
         for condition in deployment.get("status", {}).get("conditions") or []:
             if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
-                return f"the cluster refuses its pods ({' '.join(str(condition.get('message', '')).split())[:300]})"
+                return f"the cluster rejects its pods ({' '.join(str(condition.get('message', '')).split())[:300]})"
         return ""
 
     def _missing(self, live: dict[str, Any], pod: dict[str, Any], share: int | None) -> tuple[str, dict[str, Any], str]:
-        """What the service still lacks (empty for nothing), the object that will say when it no longer does, and its path."""
+        """What the service still lacks (empty if nothing), the object to watch for the change, and its path."""
         path = service_path(self.config, self.config.service)
         if revision_of(live) != revision_of(self.manifest()):
-            return "somebody else changed the InferenceService meanwhile", live, path
+            return "another client changed the InferenceService meanwhile", live, path
         if self.config.mode == "standard":
             where = workload_path(self.config, self.config.service)
             deployment = self.api.get(where) or {}
@@ -280,35 +287,35 @@ class ClusterDeployment:
                 return "not all of its pods are of the new revision", deployment, where
         else:
             name = pod["metadata"].get("labels", {}).get("serving.knative.dev/revision", "")
-            wanted = 100 if share is None else share
-            found = share_of(live, name)
-            if found != wanted:
-                return f"the new revision gets {found} % of the traffic instead of {wanted} %", live, path
+            expected = 100 if share is None else share
+            actual = share_of(live, name)
+            if actual != expected:
+                return f"the new revision gets {actual} % of the traffic instead of {expected} %", live, path
         return "" if says_ready(live) else not_ready(live), live, path
 
-    def _watch_share(self, share: int, beat: Beat) -> None:
-        """Let the new revision have its share for a while: it must neither fail nor be started again."""
+    def _watch_share(self, share: int, renew_lease: RenewLease) -> None:
+        """Give the new revision its canary share for a while; it must not fail or restart."""
         seconds, revision = self.config.canary_seconds, self._revision(self.manifest())
-        self.tell(f"{share} % of the traffic goes to the new revision for {seconds:g} s")
+        self.on_status(f"{share} % of the traffic goes to the new revision for {seconds:g} s")
         pods, version = revision.pods()
-        started = restarts(pods)
+        restarts_before = restarts(pods)
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
-            beat()
+            renew_lease()
             revision.wait(version, min(_WATCH_SECONDS, left))
             pods, version = revision.pods()
-            if restarts(pods) > started or any(is_hopeless(pod) for pod in pods):
-                raise self._failure(revision, pods, f"it was started again while it had {share} % of the traffic")
+            if restarts(pods) > restarts_before or any(is_hopeless(pod) for pod in pods):
+                raise self._failure(revision, pods, f"it restarted while it had {share} % of the traffic")
 
-    def _ask(self, golden: GoldenDialogue, revision: Revision, pod: dict[str, Any]) -> str:
-        """The golden dialogue, put to one pod: no other revision can answer there."""
+    def _test(self, check: ExampleCheck, revision: Revision, pod: dict[str, Any]) -> str:
+        """Send the example dialogue to one pod, so that no other revision can answer."""
         try:
-            return golden.put_to(revision.client(pod, self.config.service, grpc=self.config.mode == "standard"))
+            return check.run(revision.client(pod, self.config.service, grpc=self.config.mode == "standard"))
         except EndpointError as error:
             if error.code == "403" and not self.api.inside:
                 raise MistereError(
-                    f"the golden dialogue cannot be put to {pod['metadata']['name']} from outside of the cluster, so "
-                    "the champion stays: allow get and create on pods/proxy, or run it in the cluster."
+                    f"the example dialogue cannot be sent to {pod['metadata']['name']} from outside the cluster, so "
+                    "the champion stays: allow get and create on pods/proxy, or run the command in the cluster."
                 ) from error
             pods, _ = revision.pods()
             raise self._failure(revision, pods, f"it did not answer ({error})") from error
@@ -324,18 +331,18 @@ class ClusterDeployment:
         metadata = manifest["metadata"]
         return Revision(self.api, metadata["namespace"], metadata["name"], revision_of(manifest))
 
-    def _wait_for_change(self, of: dict[str, Any], path: str, deadline: float) -> None:
+    def _wait_for_change(self, watched: dict[str, Any], path: str, deadline: float) -> None:
         seconds = min(_WATCH_SECONDS, max(0.0, deadline - time.monotonic()) + 0.1)
-        version = str(of.get("metadata", {}).get("resourceVersion", ""))
+        version = str(watched.get("metadata", {}).get("resourceVersion", ""))
         collection, _, name = path.rpartition("/")
         self.api.wait_for_change(collection, version, seconds, fields=f"metadata.name={name}")
 
 
-def _none_yet(live: dict[str, Any] | None) -> int | None:
-    """The share for what was served before a revision that has a share now.
+def _share_after_canary(live: dict[str, Any] | None) -> int | None:
+    """The canary share with which to apply the previous manifest; None unless a canary is under way.
 
-    Its content comes back as another new revision. Until that is ready the last ready one, which is the one that failed, would
-    get all of the traffic; with a share of 0 all of it stays where it is, with the pods that served before.
+    Applying the previous manifest creates another new revision. Until it is ready, Knative would send all traffic to the latest
+    ready revision, which is the one that failed. With a share of 0 the traffic stays with the pods that served before.
     """
     predictor = (live or {}).get("spec", {}).get("predictor", {})
     return 0 if predictor.get("canaryTrafficPercent") is not None else None
@@ -343,14 +350,14 @@ def _none_yet(live: dict[str, Any] | None) -> int | None:
 
 @dataclass(frozen=True)
 class RolledOut:
-    """A roll-out that came to its end.
+    """A completed roll-out.
 
     Attributes:
-        said: on the smoke test.
-        address: the service's URL; empty where it has none.
-        take_back: makes the service what it was.
+        message: the result of the smoke test, one sentence.
+        address: the service's URL; empty if it has none.
+        undo: restores the previous state of the service.
     """
 
-    said: str
+    message: str
     address: str
-    take_back: Callable[[], None]
+    undo: Callable[[], None]

@@ -110,7 +110,7 @@ def _release(place: RegistryLocation, lineage: Lineage, action: Literal["promote
     else:
         rolling = Rolling(cluster, bundle)
         release(place.store, mirror, seen, champion, deployment, action, reason, who(), rolling)
-        answer, now = rolling.said, f" It answers at {rolling.address}." if rolling.address else ""
+        answer, now = rolling.message, f" It answers at {rolling.address}." if rolling.address else ""
     _CONSOLE.print(answer, markup=False)
     before = f" instead of version {seen.champion.model_version}" if seen.champion else ""
     _CONSOLE.print(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from mistere.data.latest import LATEST_KEY, LatestData, move_latest, read_latest
+from mistere.data.latest import LATEST, LatestData
 from pipelines.kubeflow.target import cluster_store, pin_for_cluster
 from pipelines.profiles import load_profile
 
@@ -21,11 +21,11 @@ def publish(source: str, profile: str, settings: Sequence[str], store: str | Non
     """
     place = cluster_store(load_profile(profile, settings).cluster, store)
     pinned = pin_for_cluster(source, place)
-    seen = read_latest(place)
-    if seen.latest and (seen.latest.digest, seen.latest.remote) == (pinned.digest, pinned.remote):
-        print(f"{pinned.digest[:12]} is the latest data already ({place.location(LATEST_KEY)})")
+    seen = LATEST.read(place)
+    if seen.value and (seen.value.digest, seen.value.remote) == (pinned.digest, pinned.remote):
+        print(f"{pinned.digest[:12]} is the latest data already ({place.location(LATEST.key)})")
         return
     latest = LatestData(digest=pinned.digest, remote=pinned.remote, source=source, published_at=time.time())
-    move_latest(place, seen, latest)
-    before = f", after {seen.latest.digest[:12]}" if seen.latest else ""
-    print(f"{pinned.digest[:12]} is the latest data{before} ({place.location(LATEST_KEY)})")
+    LATEST.move(place, seen.version, latest)
+    before = f", after {seen.value.digest[:12]}" if seen.value else ""
+    print(f"{pinned.digest[:12]} is the latest data{before} ({place.location(LATEST.key)})")

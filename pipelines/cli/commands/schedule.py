@@ -8,7 +8,7 @@ from pathlib import Path
 from mistere.common.errors import ExitCode, UsageError
 from mistere.common.paths import require_checkout
 from mistere.config.loader import Config
-from mistere.data.latest import LATEST_KEY, read_latest
+from mistere.data.latest import LATEST
 from mistere.engine.stage import RunContext
 from mistere.runs.run_info import RunOrigin
 from pipelines.kubeflow.client import Pipelines
@@ -67,9 +67,9 @@ def apply(
     listed = read_schedules(file)
     place, pipelines = _place(listed, host, store, tracking)
     wanted = _wanted(listed, place, releasable_tree(allow_dirty=allow_dirty))
-    if any(one.schedule.data.policy == "latest" for one in wanted) and read_latest(place.store).latest is None:
+    if any(one.schedule.data.policy == "latest" for one in wanted) and LATEST.read(place.store).value is None:
         raise UsageError(
-            f"no data has been published, which the policy latest needs ({place.store.location(LATEST_KEY)} does not exist): "
+            f"no data has been published, which the policy latest needs ({place.store.location(LATEST.key)} does not exist): "
             "`mistere data publish` does it."
         )
     changes = plan(pipelines, wanted)

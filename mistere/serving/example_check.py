@@ -1,4 +1,4 @@
-"""The dialogue that a bundle carries, put to an endpoint: what it answers must be what the offline evaluation found."""
+"""Compare an endpoint's answer to the example dialogue of a bundle with the offline evaluation's probabilities."""
 
 from __future__ import annotations
 
@@ -16,48 +16,54 @@ from mistere.serving.example_dialogue import Example, read_example
 
 
 @dataclass(frozen=True)
-class GoldenDialogue:
-    """A dialogue, its answer, and how far an endpoint's may be from it."""
+class ExampleCheck:
+    """The smoke test of a deployment.
+
+    Attributes:
+        example: the dialogue and its expected probabilities.
+        bundle_digest: digest of the bundle that must answer.
+        tolerance: largest allowed difference of a probability.
+    """
 
     example: Example
     bundle_digest: str
-    allowed: float
+    tolerance: float
 
     @classmethod
-    def of(cls, bundle: ArtifactHandle[ModelBundle], config: DeploymentConfig) -> GoldenDialogue:
-        """The dialogue that a bundle carries.
+    def of(cls, bundle: ArtifactHandle[ModelBundle], config: DeploymentConfig) -> ExampleCheck:
+        """Read the example dialogue of a bundle.
 
         Raises:
-            MistereError: it carries none.
+            MistereError: the bundle has no example dialogue.
         """
         example = read_example(bundle.path)
         if example is None:
             raise MistereError(
-                "the bundle holds no example dialogue, for every test dialogue is over a limit of the endpoint (128 utterances of "
-                "30 s, 8 MiB in all) or does not decode: the smoke test needs one, so the champion stays."
+                "the bundle has no example dialogue, because every test dialogue exceeds a limit of the endpoint (128 utterances "
+                "of 30 s, 8 MiB in all) or does not decode: the smoke test needs one, so the champion stays."
             )
         exact = all(encoder.identity.precision == "float32" for encoder in bundle.manifest.encoders.values())
-        allowed = config.tolerance if exact else max(config.tolerance, config.half_tolerance)
-        return cls(example, bundle.manifest.digest, allowed)
+        tolerance = config.tolerance if exact else max(config.tolerance, config.half_tolerance)
+        return cls(example, bundle.manifest.digest, tolerance)
 
-    def put_to(self, client: DialogueClient) -> str:
-        """Ask by REST, and by gRPC where the client has an address for it, and compare.
+    def run(self, client: DialogueClient) -> str:
+        """Send the dialogue by REST, and by gRPC if the client has a gRPC address, and compare the answers.
 
         Returns:
-            A sentence on what was found.
+            The result in one sentence.
 
         Raises:
-            MistereError: another model answered, or something else than expected.
-            EndpointError: none did.
+            MistereError: another bundle answered, or the probabilities differ.
+            EndpointError: the endpoint did not answer.
         """
         answers = {"REST": client.predict_rest(self.example.dialogue)}
         if client.grpc_target is not None:
             answers["gRPC"] = client.predict_grpc(self.example.dialogue)
         worst = max(self._difference(protocol_name, answer) for protocol_name, answer in answers.items())
-        if not worst <= self.allowed:
+        if not worst <= self.tolerance:
             raise MistereError(
                 f"the smoke test failed, the champion stays: the endpoint's probabilities differ from the offline "
-                f"evaluation's by {worst:.2g}, allowed are {self.allowed:.2g}."
+                f"evaluation's by {worst:.2g}, allowed are {self.tolerance:.2g}."
             )
         return (
             f"The predictor answered a held-out dialogue of {len(self.example.dialogue)} utterances by "
@@ -65,6 +71,7 @@ class GoldenDialogue:
         )
 
     def _difference(self, protocol_name: str, answer: EndpointPrediction) -> float:
+        """The largest difference of a probability."""
         served = answer.parameters.get(protocol.BUNDLE_DIGEST, "")
         if served != self.bundle_digest:
             raise MistereError(
