@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A base where no registry can be reached: Debian bookworm with its own Python 3.11, under the name of the image it stands in for.
+# Makes a base image without a registry: Debian bookworm with its own Python 3.11, under the name of the image that it replaces.
 # usage: base.sh NAME (as root; podman or docker)
 set -euo pipefail
 name=$1 engine=${ENGINE:-podman}
@@ -13,7 +13,7 @@ trap 'rm -rf "$work"' EXIT
 root=$work/root
 debootstrap --variant=minbase --include=python3,python3-venv,python3-pip,ca-certificates bookworm "$root" >"$work/log" \
     || { tail -20 "$work/log" >&2; exit 1; }
-# As in the image it stands in for: a `python`, a pip that installs, no package lists, no documentation.
+# Like the image that it replaces: a `python` command, a pip without restrictions, no package lists, no documentation.
 ln -s python3 "$root/usr/bin/python"
 rm -f "$root"/usr/lib/python3*/EXTERNALLY-MANAGED
 rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/var/log/* "$root"/usr/share/{doc,man,info,locale}/*

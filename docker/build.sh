@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Builds the images that pipelines/images.lock.yaml names, with podman or Docker, and lays their SBOMs into output/sbom/.
-# usage: build.sh [IMAGE...]; an image that is there under its tag, the hash of its source, is not built again.
-#        build.sh --probe; only sees that there is a base image and that a container of it runs.
+# Builds the images of pipelines/images.lock.yaml with podman or Docker, and writes their SBOMs to output/sbom/.
+# usage: build.sh [IMAGE...]; skips images that exist under their tag, which is the hash of the source.
+#        build.sh --probe; only checks that a base image exists and that a container of it runs.
 # Environment: BASE (the base image, by digest), PYTHON (an environment with the project).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -29,15 +29,15 @@ else
     build=(docker build --quiet --network host)
 fi
 
-base_is_there() {
+ensure_base() {
     if ! "$ENGINE" image inspect "$base" >/dev/null 2>&1 && ! "$ENGINE" pull --quiet "$base" >/dev/null 2>&1; then
-        echo "no registry has $base for us: making a base from Debian's packages"
+        echo "cannot pull $base: making a base image from Debian packages"
         bash docker/base.sh "$base"
     fi
 }
 
 if [ "${1:-}" = --probe ]; then
-    base_is_there
+    ensure_base
     exec "$ENGINE" run --rm --network host --entrypoint true "$base"
 fi
 
@@ -50,21 +50,21 @@ for image in "${images[@]}"; do
     "$ENGINE" image inspect "${name[$image]}" >/dev/null 2>&1 || missing+=("$image")
 done
 if [ ${#missing[@]} -gt 0 ]; then
-    base_is_there
+    ensure_base
     settings=$(mktemp -d)
     trap 'rm -rf "$settings"' EXIT
     mapfile -t options < <("$python" docker/index_settings.py "$settings" "$ENGINE")
     if [ "$ENGINE" = podman ] && compgen -G "${PIP_FIND_LINKS:-/nowhere}/torch-*.whl" >/dev/null; then
-        ours=""  # a folder of wheels has a torch, which is taken as it is
+        default_torch=""  # use the torch wheel of the folder
     else
-        ours=cpu
+        default_torch=cpu
     fi
     commit=$(git rev-parse HEAD 2>/dev/null || true)
     version=$(git describe --always --dirty --tags 2>/dev/null || true)
     for image in "${missing[@]}"; do
         started=$SECONDS
         "${build[@]}" --file docker/Dockerfile --target "$image" --build-arg "BASE=$base" --build-arg "COMMIT=$commit" \
-            --build-arg "VERSION=$version" --build-arg "TORCH_BACKEND=${torch[$image]:-$ours}" "${options[@]}" \
+            --build-arg "VERSION=$version" --build-arg "TORCH_BACKEND=${torch[$image]:-$default_torch}" "${options[@]}" \
             --tag "${name[$image]}" . >/dev/null
         echo "built $image in $((SECONDS - started)) s"
     done

@@ -1,4 +1,4 @@
-"""Adds Debian's packages to the list of what an image holds: ``python debian_packages.py FILE`` (CycloneDX, JSON)."""
+"""Add Debian's packages to the SBOM of an image: ``python debian_packages.py FILE`` (CycloneDX, JSON)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from packageurl import PackageURL
 
 
 def main(path: Path) -> None:
-    """Extend the file."""
+    """Extend the SBOM in place."""
     form = "${Package}\t${Version}\t${Architecture}\n"
-    said = subprocess.run(["dpkg-query", "--show", "--showformat", form], capture_output=True, text=True, check=True)
+    listing = subprocess.run(["dpkg-query", "--show", "--showformat", form], capture_output=True, text=True, check=True)
     bom = json.loads(path.read_text(encoding="utf-8"))
-    for line in said.stdout.splitlines():
+    for line in listing.stdout.splitlines():
         name, version, architecture = line.split("\t")
         url = PackageURL("deb", "debian", name, version, {"arch": architecture}).to_string()
         bom["components"].append({"type": "library", "name": name, "version": version, "purl": url, "bom-ref": url})

@@ -1,7 +1,7 @@
 # For Docker: TAG=$(.venv/bin/python -m pipelines.images --tag) docker buildx bake -f docker/docker-bake.hcl
-# REGISTRY, TAG and TORCH (of train: cpu, or cu130 and the like) are what pipelines/images.lock.yaml says; COMMIT and VERSION
-# become labels. With `--push`, an image's digest goes into that file by
-# `python -m pipelines.images --digest ROLE=sha256:...`. BuildKit adds an SBOM of its own with `--sbom=true`.
+# REGISTRY, TAG and TORCH (the torch build of train: cpu, or cu130) must agree with pipelines/images.lock.yaml. COMMIT and
+# VERSION become labels. After `--push`, write the digest of an image into that file with
+# `python -m pipelines.images --digest ROLE=sha256:...`. `--sbom=true` adds BuildKit's own SBOM.
 variable "REGISTRY" { default = "localhost/mistere" }
 variable "TAG" {}
 variable "BASE" { default = "docker.io/library/python:3.11-slim-bookworm" }

@@ -1,4 +1,4 @@
-# Where packages come from, sourced: pip's settings and a CA of one's own, if the build was given them as secrets.
+# Sourced by the build: uses pip's and uv's settings and a private CA, if the build has them as secrets.
 if [ -f /run/secrets/ca ]; then
     export SSL_CERT_FILE=/run/secrets/ca PIP_CERT=/run/secrets/ca
 fi

@@ -1,7 +1,7 @@
-"""What a build must be told of the package index, from pip's own settings: prints the engine's options, a word a line.
+"""Pass pip's settings of the package index to an image build: prints the engine's options, one word per line.
 
-``python index_settings.py FOLDER ENGINE`` writes ``pip.conf`` and ``uv.toml`` into FOLDER. They are handed to the build as
-secrets, for an index's URL may hold a password; nothing of them stays in an image.
+``python index_settings.py FOLDER ENGINE`` writes ``pip.conf`` and ``uv.toml`` into FOLDER. The build mounts them as secrets,
+because the URL of an index may hold a password; they are not stored in the image.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from pathlib import Path
 
 
 def pip_settings() -> dict[str, list[str]]:
-    """Pip's settings by name, each as its values; what the environment says comes after the files, as pip has it."""
-    said = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True)
-    found: dict[str, list[str]] = {}
-    for line in said.stdout.splitlines():
+    """Pip's settings: name → values. As in pip, environment variables take precedence over files."""
+    listing = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True)
+    settings: dict[str, list[str]] = {}
+    for line in listing.stdout.splitlines():
         name, _, value = line.partition("=")
-        found[name.rpartition(".")[2]] = value.strip("'").split()
+        settings[name.rpartition(".")[2]] = value.strip("'").split()
     for name in ("index-url", "extra-index-url", "find-links", "cert"):
         if value := os.environ.get(f"PIP_{name.upper().replace('-', '_')}"):
-            found[name] = value.split()
-    return found
+            settings[name] = value.split()
+    return settings
 
 
 def main(folder: Path, engine: str) -> None:

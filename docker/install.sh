@@ -1,5 +1,5 @@
 #!/bin/sh
-# What one image holds of Python: its lock's packages in /opt/venv, without pip; and the list of all packages at /opt/sbom.
+# Installs the Python packages of one image's lock into /opt/venv, without pip, and writes the SBOM to /opt/sbom.
 # usage: install.sh pipeline|train|predictor
 set -eu
 image=$1
@@ -18,8 +18,8 @@ mkdir -p /opt/sbom
 cyclonedx-py environment $python --output-reproducible --output-format JSON --output-file /opt/sbom/mistere.cdx.json
 python3 debian_packages.py /opt/sbom/mistere.cdx.json
 
-# Nothing that no step uses: packages' own tests, Arrow's RPC server, AWS services but S3 and what signs in to it; and, where no
-# kernel is ever compiled, sources, headers and setuptools.
+# Remove what no step uses: tests of packages, Arrow's RPC server, AWS services other than S3 and its sign-in; and sources,
+# headers and setuptools in images that compile no kernels.
 cd /opt/venv/lib/python3*/site-packages
 find . -type d -name tests -prune -exec rm -rf {} +
 rm -rf pyarrow/include pyarrow/src pyarrow/*flight*
@@ -32,13 +32,13 @@ if [ "$image" != train ]; then
     find . -type f \( -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.[ch]' -o -name '*.cpp' \) -delete
 fi
 
-# Bytecode, for the root is read-only: what has none is compiled anew at every start. The light image has it for what its
-# steps import.
+# Compile bytecode now: the root file system is read-only, so Python could not cache it and would compile at every start. The
+# pipeline image compiles only the modules that its steps import, to stay small.
 if [ "$image" = pipeline ]; then
     $python -c "import boto3, dvc.api, dvc_s3, great_expectations.expectations, httpx, jinja2, kfp.compiler, kubernetes.client
 import kfp.dsl.executor_main, kserve.protocol.grpc.grpc_predict_v2_pb2_grpc, kserve.protocol.infer_type
 import matplotlib.backends.backend_svg, mlflow.models, mlflow.tracking, pandas, pyarrow.compute, pyarrow.parquet
 import rich.console, s3fs, scipy.optimize, scipy.signal, soundfile, sqlalchemy.exc, typer"
 else
-    $python -m compileall -q -j 0 . >/dev/null || true  # some packages carry templates that are no Python
+    $python -m compileall -q -j 0 . >/dev/null || true  # some packages contain templates with the suffix .py
 fi

@@ -1,1 +1,1 @@
-"""Deploy a bundle, smoke-test it, and make it the champion."""
+"""Deploy a bundle, test the deployment, and make the bundle the champion."""

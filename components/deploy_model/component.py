@@ -1,4 +1,4 @@
-"""The KFP face of ``deploy_model``."""
+"""The KFP component of ``deploy_model``."""
 
 from kfp import dsl
 from kfp.dsl import Input
@@ -16,14 +16,14 @@ def deploy_model(
     report: Input[EvaluationReportArtifact],
     bundle: Input[ModelBundleArtifact],
 ):
-    """Deploy the bundle, smoke-test it, and only then move the champion.
+    """Deploy the bundle, test the deployment, and only then move the champion.
 
     Args:
         run: the run's context.
         deployment: the ``deployment`` section.
         model_version: the bundle's version in the registry.
-        champion_digest: the champion that the gate compared with, or ``none``.
-        report: the offline evaluation, for the champion's pointer.
+        champion_digest: digest of the champion that the release gate compared with, or ``none``.
+        report: the offline evaluation, for the champion pointer.
         bundle: the candidate.
     """
     from components.deploy_model.run import STAGE

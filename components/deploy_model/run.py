@@ -1,8 +1,8 @@
 """``deploy_model``: serve the bundle, compare its answer with the offline evaluation, then release it.
 
-Nothing has moved until the smoke test has passed; then the deployment, the champion and the registry's aliases move together
-or not at all (:mod:`mistere.registry.release`). Here a deployment is a pointer that ``mistere serve`` follows; on a cluster the pointer
-says what the InferenceService serves (:mod:`mistere.serving.kserve.rollout`).
+Nothing changes until the smoke test has passed. Then the deployment, the champion and the registry's aliases move together or not
+at all (:mod:`mistere.registry.release`). Locally a deployment is a pointer that ``mistere serve`` follows; on a cluster the pointer
+states what the InferenceService serves (:mod:`mistere.serving.kserve.rollout`).
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ def run(
 
     Args:
         config: the ``deployment`` section.
-        step: this execution.
+        step: the running step.
         report: the offline evaluation.
         bundle: the candidate.
-        model_version: its version in the registry.
-        champion_digest: the champion that the gate compared with, or ``none``.
+        model_version: version of the candidate in the registry.
+        champion_digest: digest of the champion that the release gate compared with, or ``none``.
 
     Raises:
-        MistereError: the smoke test failed, or somebody moved the champion meanwhile; the champion stays what it was.
+        MistereError: the smoke test failed, or another release moved the champion meanwhile; the champion is unchanged.
     """
     manifest = bundle.manifest
     location = step.store.location(artifact_key(ModelBundle.__name__, manifest.digest))
@@ -76,14 +76,14 @@ def run(
     }
     mirror = partial(mirror_champion, step.run.tracking_uri)
     settle = recover if cluster is None else recover_patiently
-    if said := settle(step.store, mirror, config.service):
-        step.progress.note(said)
+    if recovered := settle(step.store, mirror, config.service):
+        step.progress.note(recovered)
     seen = read_champion(step.store)
     if seen.digest == manifest.digest and is_released(step.store, deployment):
-        there = cluster.serves() if cluster else None
-        if there is None or there:
-            said = "This bundle is the champion already and stays deployed."
-            return Result(values={**values, "endpoint": there or "", "message": said})
+        address = cluster.serves() if cluster else None
+        if address is None or address:
+            message = "This bundle is the champion already and stays deployed."
+            return Result(values={**values, "endpoint": address or "", "message": message})
     by, reason = f"run {step.run.run_id}", "The gate promoted it and the smoke test passed."
     if seen.digest not in (champion_digest, manifest.digest):
         append(
@@ -115,15 +115,15 @@ def run(
         moved_at=time.time(),
     )
     if cluster is None:
-        answer = _smoke_test(config, step, bundle, location)
+        message = _check_locally(config, step, bundle, location)
         release(step.store, mirror, seen, champion, deployment, "deploy", reason, by)
-        return Result(values={**values, "message": answer})
+        return Result(values={**values, "message": message})
     rolling = Rolling(cluster, bundle)
     release(step.store, mirror, seen, champion, deployment, "deploy", reason, by, rolling)
     return Result(values={**values, "endpoint": rolling.address, "message": rolling.message})
 
 
-def _smoke_test(config: DeploymentConfig, step: Step, bundle: ArtifactHandle[ModelBundle], location: str) -> str:
+def _check_locally(config: DeploymentConfig, step: Step, bundle: ArtifactHandle[ModelBundle], location: str) -> str:
     with step.loading():
         import kserve.protocol.infer_type  # noqa: F401  (the gRPC client's messages)
 

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mistere.common.errors import MistereError
-from mistere.kubernetes.current_pod import TRAINER_API, is_inside, own_pod
+from mistere.kubernetes.current_pod import TRAINER_API, current_pod, is_inside
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,7 +51,7 @@ def _train_jobs(_step: Step) -> list[str]:
     from mistere.kubernetes.api import KubernetesError, connect
 
     api = connect()
-    pod = own_pod(api)
+    pod = current_pod(api)
     namespace = str(pod["metadata"]["namespace"])
     collection = f"/apis/{TRAINER_API}/namespaces/{namespace}/trainjobs"
     try:

@@ -14,9 +14,9 @@ Mode = Literal["local", "standard", "knative"]
 _SECRET_LIKE = re.compile(r"SECRET|PASSWORD|TOKEN|CREDENTIAL|ACCESS_KEY", re.IGNORECASE)
 
 
-def _nothing_secret(name: str) -> str:
+def _reject_secret(name: str) -> str:
     if _SECRET_LIKE.search(name):
-        raise ValueError("this looks like a secret: put it into a Secret, and name that as storage_secret")
+        raise ValueError("this looks like a secret: put it into a Secret, and set storage_secret to its name")
     return name
 
 
@@ -24,32 +24,32 @@ class DeploymentConfig(Section):
     """The inference service and its smoke test.
 
     Attributes:
-        service: its name, and the model's in the endpoint's paths.
-        namespace: of the InferenceService.
+        service: name of the service, and of the model in the endpoint's paths.
+        namespace: namespace of the InferenceService.
         mode: ``local``: a pointer in the store that ``mistere serve`` follows; ``standard`` and ``knative``: an InferenceService in
-            that mode of KServe, for a store in S3. All settings from here to ``env`` are for those two.
-        min_replicas: pods at least; 0, with Knative only, lets it scale to nothing.
-        max_replicas: pods at most.
-        scale_metric: what pods are added by: ``cpu`` or ``memory`` (Standard), ``concurrency`` or ``rps`` (Knative); empty for the
-            mode's own.
-        scale_target: of that metric, a pod; 0 for KServe's own.
-        cpu: cores requested.
-        cpu_limit: cores at most.
-        memory: requested.
-        memory_limit: at most.
-        gpus: of one pod.
-        gpu_type: the extended resource that counts them.
-        node_selector: labels of the nodes it may run on.
-        tolerations: taints of them.
-        canary_percent: share of the requests that the new model gets first; 0 for none.
-        canary_seconds: how long it keeps that share, without a restart, before it gets all of them.
-        storage_secret: its keys become the pod's environment, as the steps' ``cluster.storage_secret``; empty where the
-            service account's identity opens the store.
-        image_pull_secret: for the image's registry; empty for none.
-        env: further environment of the pod. What is secret belongs into the secret.
-        ready_timeout: seconds until the predictor must be ready.
-        tolerance: between the endpoint's and the offline probabilities.
-        half_tolerance: the same where the offline vectors were made in half precision.
+            that mode of KServe, which needs a store in S3. The settings from here to ``env`` apply to those two only.
+        min_replicas: minimum number of pods; 0 (Knative only) scales to zero.
+        max_replicas: maximum number of pods.
+        scale_metric: autoscaling metric: ``cpu`` or ``memory`` (Standard), ``concurrency`` or ``rps`` (Knative); empty for the
+            mode's default.
+        scale_target: target value of that metric per pod; 0 for KServe's default.
+        cpu: CPU request of a pod, cores.
+        cpu_limit: CPU limit of a pod, cores.
+        memory: memory request of a pod.
+        memory_limit: memory limit of a pod.
+        gpus: GPUs of a pod.
+        gpu_type: the extended resource for GPUs.
+        node_selector: labels of the nodes for the pods.
+        tolerations: tolerations of the pods.
+        canary_percent: percentage of the requests that the new model gets first (Knative only); 0 disables the canary.
+        canary_seconds: duration of the canary, seconds; the pods must not restart during it.
+        storage_secret: secret whose keys become the pod's environment, like ``cluster.storage_secret`` for the steps; empty if
+            the service account's identity can read the store.
+        image_pull_secret: secret for the image's registry; empty for none.
+        env: additional environment of the pod; secrets belong into ``storage_secret``.
+        ready_timeout: time limit until the predictor is ready, seconds.
+        tolerance: largest allowed difference between the endpoint's and the offline probabilities.
+        half_tolerance: the same if the offline vectors were computed in half precision.
     """
 
     service: str = Field(default="mistere", pattern=r"^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$")
@@ -71,7 +71,7 @@ class DeploymentConfig(Section):
     canary_seconds: float = Field(default=300.0, ge=0)
     storage_secret: str = Field(default="", pattern=r"^$|" + OBJECT_NAME)
     image_pull_secret: str = Field(default="", pattern=r"^$|" + OBJECT_NAME)
-    env: dict[Annotated[str, AfterValidator(_nothing_secret)], str] = Field(default_factory=dict)
+    env: dict[Annotated[str, AfterValidator(_reject_secret)], str] = Field(default_factory=dict)
     ready_timeout: float = Field(default=120.0, gt=0)
     tolerance: float = Field(default=1e-4, gt=0)
     half_tolerance: float = Field(default=0.02, gt=0)

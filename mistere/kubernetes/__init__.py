@@ -1,4 +1,4 @@
-"""The Kubernetes API: a client, the current pod, secret keys, image references."""
+"""The Kubernetes API: client, current pod, keys of secrets, image references, managed fields."""
 
 AFFECTS_RESULTS = False
-"""Where a stage runs changes no result."""
+"""The place where a stage runs does not change its result."""

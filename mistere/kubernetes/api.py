@@ -1,7 +1,7 @@
-"""The few calls of the Kubernetes API that a deployment needs, and what its refusals mean in words.
+"""A small client of the Kubernetes API, with errors that say how to fix their cause.
 
-Inside a cluster the pod's service account speaks, elsewhere the kubeconfig. Only calls that may be repeated are made, so what
-fails for the moment (429, 5xx, a connection that breaks) is tried again.
+Inside a cluster it uses the pod's service account, elsewhere the kubeconfig. All of its calls are idempotent, so it retries
+transient failures (429, 5xx, a broken connection).
 """
 
 from __future__ import annotations
@@ -24,37 +24,37 @@ if TYPE_CHECKING:
     from kubernetes.client.rest import ApiException
 
 FIELD_MANAGER: Final = "mistere"
-"""Under which this project's fields of an object are known."""
+"""The field manager of this project for server-side apply."""
 
 _INSIDE = "KUBERNETES_SERVICE_HOST"
 _KUBECONFIG = "~/.kube/config"
-_PATIENCE: Final = (0.5, 1.0, 2.0, 4.0)
+_RETRY_SECONDS: Final = (0.5, 1.0, 2.0, 4.0)
 _TIMEOUT: Final = (10.0, 60.0)
 _PAGE: Final = 200
-_LONGEST = 400
+_MAX_LENGTH = 400
 
 
 class KubernetesError(MistereError):
-    """The Kubernetes API refused a call, or does not answer.
+    """The Kubernetes API rejected a call, or does not answer.
 
     Attributes:
-        code: of HTTP; 0 where there was no answer.
-        said: what the API itself says; empty where it says nothing.
+        code: HTTP status code; 0 without an answer.
+        reason: the API's own message; empty if it has none.
     """
 
-    def __init__(self, message: str, code: int = 0, said: str = "") -> None:
+    def __init__(self, message: str, code: int = 0, reason: str = "") -> None:
         super().__init__(message)
-        self.code, self.said = code, said
+        self.code, self.reason = code, reason
 
 
 class KubernetesApi:
-    """One cluster, as one identity.
+    """A client of one cluster with one identity.
 
     Args:
         configuration: address and credentials.
-        inside: whether this process runs in the cluster, and so reaches its pods.
+        inside: whether this process runs in the cluster and can reach its pods.
         timeout: seconds to connect and to wait for the answer of one request.
-        retry_delays: seconds to wait before each retry of a request; empty for no retries.
+        retry_delays: seconds to wait before each retry of a request; empty for no retries, None for the default.
 
     Attributes:
         date: the ``Date`` header of the last answer; empty before the first.
@@ -65,22 +65,23 @@ class KubernetesApi:
         configuration: Configuration,
         inside: bool,
         timeout: tuple[float, float] = _TIMEOUT,
-        retry_delays: Sequence[float] = _PATIENCE,
+        retry_delays: Sequence[float] | None = None,
     ) -> None:
         from kubernetes.client import ApiClient
 
         configuration.retries = False
         self.inside = inside
         self.date = ""
-        self._timeout, self._retry_delays = timeout, retry_delays
+        self._timeout = timeout
+        self._retry_delays = _RETRY_SECONDS if retry_delays is None else retry_delays
         self._configuration = configuration
         self._client = ApiClient(configuration)
 
     def get(self, path: str) -> dict[str, Any] | None:
-        """An object; None where there is none of that name.
+        """Read an object; None if it does not exist.
 
         Raises:
-            KubernetesError: refused, or its kind is not known to the cluster.
+            KubernetesError: the call was rejected, or the cluster does not know the object's kind.
         """
         try:
             return self._call("GET", path)
@@ -88,7 +89,7 @@ class KubernetesApi:
             return None
 
     def list(self, path: str, selector: str = "", fields: str = "") -> tuple[list[dict[str, Any]], str]:
-        """The objects of a collection, and the version that :meth:`wait_for_change` goes on from."""
+        """Read the objects of a collection, and the version for :meth:`wait_for_change`."""
         items: list[dict[str, Any]] = []
         query: dict[str, Any] = {"labelSelector": selector, "fieldSelector": fields, "limit": _PAGE}
         while True:
@@ -97,7 +98,7 @@ class KubernetesApi:
             except KubernetesError as error:
                 if error.code != 410 or "continue" not in query:
                     raise
-                items.clear()  # the list changed too much between two pages
+                items.clear()  # 410: the continue token has expired, start again
                 del query["continue"]
                 continue
             items += page.get("items") or []
@@ -109,16 +110,16 @@ class KubernetesApi:
     def apply(
         self, path: str, manifest: Mapping[str, Any], *, force: bool = False, dry_run: bool = False
     ) -> dict[str, Any]:
-        """Make an object what the manifest says, in the fields that it names (server-side apply).
+        """Create or update an object by server-side apply.
 
         Args:
-            path: the object's.
-            manifest: the fields.
-            force: take fields over that others manage.
-            dry_run: let the server check everything, and change nothing.
+            path: path of the object.
+            manifest: the fields to set.
+            force: take over fields that other managers own.
+            dry_run: validate on the server without changing anything.
 
         Raises:
-            KubernetesError: refused; a field that the cluster does not know is refused too.
+            KubernetesError: the call was rejected, for example for a field that the cluster does not know.
         """
         query = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict", "force": "true" if force else "false"}
         if dry_run:
@@ -126,10 +127,13 @@ class KubernetesApi:
         return self._call("PATCH", path, query, dict(manifest))
 
     def create(self, collection: str, manifest: Mapping[str, Any]) -> bool:
-        """Make an object; False where there is one of that name, which stays as it is.
+        """Create an object.
+
+        Returns:
+            False if an object of that name exists; it is not changed.
 
         Raises:
-            KubernetesError: refused; a field that the cluster does not know is refused too.
+            KubernetesError: the call was rejected, for example for a field that the cluster does not know.
         """
         try:
             self._call("POST", collection, {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}, dict(manifest))
@@ -143,16 +147,16 @@ class KubernetesApi:
         """Post an object that the API answers and does not store, such as an access review; return the answer.
 
         Raises:
-            KubernetesError: the request is refused.
+            KubernetesError: the call was rejected.
         """
         return self._call("POST", collection, body=dict(manifest))
 
     def delete(self, path: str, *, dependents_first: bool = False) -> None:
-        """Delete an object, if it is there.
+        """Delete an object if it exists.
 
         Args:
-            path: the object's.
-            dependents_first: it stays, marked, until what belongs to it is gone.
+            path: path of the object.
+            dependents_first: delete its dependents first (foreground deletion).
         """
         try:
             self._call("DELETE", path, {"propagationPolicy": "Foreground"} if dependents_first else None)
@@ -161,16 +165,16 @@ class KubernetesApi:
                 raise
 
     def text(self, path: str, **query: Any) -> str:
-        """What is no JSON: a log."""
+        """Read a response that is not JSON: a log."""
         return self._repeat("GET", path, query, None).decode(errors="replace")
 
     def wait_for_change(self, path: str, version: str, seconds: float, selector: str = "", fields: str = "") -> None:
-        """Return when something in a collection changed after ``version``, or after ``seconds``."""
+        """Wait for a change in a collection after ``version``, at most ``seconds``."""
         from kubernetes.client.rest import ApiException
         from urllib3.exceptions import HTTPError
 
-        whole = max(1, round(seconds))  # what the server counts in
-        patience = seconds if seconds < 1 else whole + 5.0
+        whole = max(1, round(seconds))  # the server takes whole seconds
+        read_timeout = seconds if seconds < 1 else whole + 5.0
         query = {"watch": "1", "resourceVersion": version, "timeoutSeconds": whole}
         query |= {key: value for key, value in (("labelSelector", selector), ("fieldSelector", fields)) if value}
         began = time.monotonic()
@@ -185,11 +189,11 @@ class KubernetesApi:
             code = getattr(error, "status", 0)
             if code in {401, 403} and isinstance(error, ApiException):
                 raise self._refusal(error, "GET", path) from error
-            if code != 410:  # gone: the caller reads anew, which is what it does in any case
+            if code != 410:  # 410 means that the version has expired; the caller reads the collection again in any case
                 time.sleep(max(0.0, min(1.0, began + seconds - time.monotonic())))
 
     def proxy(self, path: str) -> tuple[str, dict[str, str], ssl.SSLContext | bool]:
-        """URL, headers and TLS settings for talking through the API server to what ``path`` names (a pod and port)."""
+        """URL, headers and TLS settings for requests through the API server's proxy to ``path`` (a pod and port)."""
         configuration = self._configuration
         context: ssl.SSLContext | bool = True
         if configuration.host.startswith("https"):
@@ -209,7 +213,7 @@ class KubernetesApi:
             value = json.loads(answer)
         except ValueError as error:
             raise KubernetesError(
-                f"{self.host} does not answer as a Kubernetes API does: check its address."
+                f"{self.host} does not answer like a Kubernetes API: check its address."
             ) from error
         return value if isinstance(value, dict) else {}
 
@@ -223,8 +227,8 @@ class KubernetesApi:
                 self.date = str(response.headers.get("Date") or "")
                 return bytes(response.data)
             except ApiException as error:
-                passing = error.status == 429 or (error.status or 0) >= 500
-                if wait is None or not passing:
+                transient = error.status == 429 or (error.status or 0) >= 500
+                if wait is None or not transient:
                     raise self._refusal(error, method, path) from error
                 time.sleep(max(wait, _retry_after(error)))
             except HTTPError as error:
@@ -262,39 +266,39 @@ class KubernetesApi:
         return str(self._configuration.host)
 
     def _refusal(self, error: ApiException, method: str, path: str) -> KubernetesError:
-        """The API's answer as a sentence."""
+        """Convert an error response to an error that says how to fix it."""
         code = int(error.status or 0)
         status = _status(error)
-        said = _one_line(str(status.get("message") or error.reason or ""))
+        reason = _one_line(str(status.get("message") or error.reason or ""))
         if code == 401:
             text = (
-                f"the Kubernetes API at {self.host} does not know who asks (401): the token has expired or is of another "
-                "cluster; log in anew, or in a pod see that a service account's token is mounted."
+                f"the Kubernetes API at {self.host} does not accept the credentials (401): the token has expired or belongs to "
+                "another cluster; log in again, or in a pod check that a service account's token is mounted."
             )
-        elif code == 403 and "exceeded quota" in said:
-            text = f"the namespace's quota is used up ({said}): raise it, or ask for less in the deployment section."
-        elif code == 403 and "admission webhook" not in said:
-            text = f"the Kubernetes API does not allow it ({said}): bind that account to a Role which does."
+        elif code == 403 and "exceeded quota" in reason:
+            text = f"the namespace's quota is used up ({reason}): raise it, or request less in the deployment section."
+        elif code == 403 and "admission webhook" not in reason:
+            text = f"the Kubernetes API does not allow it ({reason}): bind that account to a Role that allows it."
         elif code == 404 and not status.get("details", {}).get("name"):
-            text = f"the cluster knows nothing at {path.rpartition('/')[0]}: install KServe there (0.16 or later)."
+            text = f"the cluster does not serve {path.rpartition('/')[0]}: install KServe there (0.16 or later)."
         elif code == 404:
-            text = f"{said or path}: make it, or correct the deployment section."
-            return _MissingObjectError(text, code, said)
+            text = f"{reason or path}: create it, or correct the deployment section."
+            return _MissingObjectError(text, code, reason)
         elif code == 409:
-            text = f"others manage what is to be changed ({said}): let them give these fields up, or delete the object."
+            text = f"other field managers own fields to be changed ({reason}): make them release the fields, or delete the object."
         elif code in {400, 403, 422}:
-            text = f"the cluster refuses it ({said}): correct the deployment section."
+            text = f"the cluster rejects it ({reason}): correct the deployment section."
         elif code == 0:
             text = (
-                f"the Kubernetes API at {self.host} is not who the kubeconfig expects ({said}): check its certificate."
+                f"the Kubernetes API at {self.host} does not match the kubeconfig ({reason}): check its certificate."
             )
         else:
-            text = f"the Kubernetes API at {self.host} has trouble ({method} answered {code}: {said}): try again later."
-        return KubernetesError(text, code, said)
+            text = f"the Kubernetes API at {self.host} failed ({method} answered {code}: {reason}): try again later."
+        return KubernetesError(text, code, reason)
 
 
 class _MissingObjectError(KubernetesError):
-    """The kind is known, the object is not there."""
+    """The kind is known, but the object does not exist."""
 
 
 def is_configured() -> bool:
@@ -303,12 +307,12 @@ def is_configured() -> bool:
     return bool(os.environ.get(_INSIDE)) or any(Path(file).expanduser().is_file() for file in files if file)
 
 
-def connect(timeout: tuple[float, float] = _TIMEOUT, retry_delays: Sequence[float] = _PATIENCE) -> KubernetesApi:
-    """The cluster that this process runs in, or else the one of the kubeconfig.
+def connect(timeout: tuple[float, float] = _TIMEOUT, retry_delays: Sequence[float] | None = None) -> KubernetesApi:
+    """Connect to the cluster in which this process runs, or to the one of the kubeconfig.
 
     Args:
         timeout: seconds to connect and to wait for the answer of one request.
-        retry_delays: seconds to wait before each retry of a request; empty for no retries.
+        retry_delays: seconds to wait before each retry of a request; empty for no retries, None for the default.
 
     Raises:
         UsageError: there is neither.
@@ -324,18 +328,18 @@ def connect(timeout: tuple[float, float] = _TIMEOUT, retry_delays: Sequence[floa
         else:
             config.load_kube_config(os.environ.get("KUBECONFIG"), client_configuration=configuration)
     except config.ConfigException as error:
-        mend = (
-            "let the pod mount its service account's token"
+        fix = (
+            "mount the service account's token in the pod"
             if inside
-            else "run it in the cluster, or point KUBECONFIG to a kubeconfig with a current context"
+            else "run it in the cluster, or set KUBECONFIG to a kubeconfig with a current context"
         )
-        raise UsageError(f"there is no access to a Kubernetes cluster ({_one_line(str(error))}): {mend}.") from error
+        raise UsageError(f"there is no access to a Kubernetes cluster ({_one_line(str(error))}): {fix}.") from error
     configuration.ssl_ca_cert = configuration.ssl_ca_cert or trusted_authorities()
     return KubernetesApi(configuration, inside, timeout, retry_delays)
 
 
 def _status(error: ApiException) -> dict[str, Any]:
-    """The ``Status`` object in an answer; empty where there is none."""
+    """The ``Status`` object of an error response; empty if it has none."""
     with suppress(ValueError, TypeError, AttributeError):
         value = json.loads(error.body)
         if isinstance(value, dict) and value.get("kind") == "Status":
@@ -359,4 +363,4 @@ def _retry_after(error: ApiException) -> float:
 
 def _one_line(text: str) -> str:
     line = re.sub(r"\s+", " ", text).strip().rstrip(".")
-    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
+    return line if len(line) <= _MAX_LENGTH else f"{line[:_MAX_LENGTH]}…"

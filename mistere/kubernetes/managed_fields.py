@@ -1,7 +1,7 @@
-"""What one field manager applied to a Kubernetes object, read from ``metadata.managedFields``: enough to apply it again.
+"""Restore the manifest that one field manager applied to a Kubernetes object, from ``metadata.managedFields``.
 
-Fields that others set, and the defaults that the cluster filled in, are left out: applying them too would take them over, and the
-next apply without them would remove them.
+Fields of other managers and the cluster's defaults are left out: applying them would take over their ownership, and the next
+apply without them would remove them.
 """
 
 from __future__ import annotations
@@ -12,31 +12,31 @@ from typing import Any
 
 
 def applied_by(manager: str, live: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest that ``manager`` applied last, with today's values.
+    """The fields that ``manager`` applied last, with their current values.
 
     Args:
-        manager: of the fields.
-        live: the object as the API server answered it.
+        manager: the field manager.
+        live: the object as the API server returned it.
 
     Returns:
-        A manifest; one that names the object alone where the manager applied nothing.
+        A manifest; without any field but the object's identity if the manager applied nothing.
     """
     metadata = live["metadata"]
     manifest: dict[str, Any] = {}
     for entry in metadata.get("managedFields") or []:
         if (entry.get("manager"), entry.get("operation")) == (manager, "Apply") and not entry.get("subresource"):
             manifest = _part(live, entry.get("fieldsV1") or {})
-    named = {"name": metadata["name"], "namespace": metadata["namespace"]}
+    identity = {"name": metadata["name"], "namespace": metadata["namespace"]}
     return {
         **manifest,
         "apiVersion": live["apiVersion"],
         "kind": live["kind"],
-        "metadata": {**manifest.get("metadata", {}), **named},
+        "metadata": {**manifest.get("metadata", {}), **identity},
     }
 
 
 def _part(value: Any, fields: Mapping[str, Any]) -> Any:
-    """The part of a value that a set of fields names; all of it where the set ends (``{}``)."""
+    """The part of a value that a ``FieldsV1`` set selects; all of the value for an empty set."""
     below = {key: content for key, content in fields.items() if key != "."}
     if not below:
         return value
@@ -47,11 +47,11 @@ def _part(value: Any, fields: Mapping[str, Any]) -> Any:
 
 
 def _items(values: list[Any], key: str) -> list[Any]:
-    """The items of a list that a key means: ``k:{"name":"x"}`` by their fields, ``v:…`` by their value, ``i:2`` by place."""
-    kind, _, said = key.partition(":")
+    """The items of a list that a key selects: ``k:{"name":"x"}`` by fields, ``v:…`` by value, ``i:2`` by index."""
+    kind, _, selector = key.partition(":")
     if kind == "i":
-        return values[int(said) : int(said) + 1]
-    wanted = json.loads(said)
+        return values[int(selector) : int(selector) + 1]
+    wanted = json.loads(selector)
     if kind == "v":
         return [value for value in values if value == wanted]
     return [value for value in values if all(value.get(name) == content for name, content in wanted.items())]

@@ -1,6 +1,6 @@
-"""The keys of the secrets that pods are given, each under the environment variable of the same name.
+"""The keys of the secrets for pods; each becomes the environment variable of the same name.
 
-Their values are never read here: a pod finds them in its environment, and only their names are in code and manifests.
+Only the names are in code and manifests; the values are in the pod's environment.
 """
 
 from __future__ import annotations

@@ -1,12 +1,17 @@
-"""Requests that arrive together are computed together; one that finds the server idle is computed at once.
+"""Batch concurrent requests: requests that arrive together are computed together; an idle server computes at once.
 
-One batch is computed at a time, in a thread; in a crowd, one of brief works alone, by experience, on the event loop itself: its
-hundreds of small operations would each wait for the interpreter, which the loop holds for everybody else, and take four times
-as long. While a batch is computed, whoever arrives waits in a bounded line, and what has gathered there is the next batch, up to a number of utterances.
-A batch is held back, never longer than a bound, while other accepted requests are still being read, and in a crowd, right after
-another batch, while one after another still arrives: those who were just answered often ask again, and are better computed
-together than one behind the other. A request that finds the server idle is never held back. Whoever has gone before his turn
-costs nothing.
+One batch is computed at a time. Requests that arrive meanwhile wait in a bounded queue and form the next batch, up to a number of
+utterances; a request over the bound is answered with 429. A batch is delayed, at most by ``hold_seconds``, in two cases:
+
+- while accepted requests are still being read and parsed;
+- under load, right after another batch, while requests keep arriving: clients that were just answered often send the next request
+  at once, and computing them together is faster than one after another.
+
+A request that finds the server idle is never delayed. Cancelled requests are dropped from the queue.
+
+Batches run in one worker thread. Under load, batches that have been fast so far run on the event loop; in a thread their many
+small operations would contend with it for the GIL and take about four times as long. ``mistere bench serving_speed`` (parts
+``overhead`` and ``throughput``) measures the gain. Delete this path when the predictor runs on a Python without the GIL.
 """
 
 from __future__ import annotations
@@ -27,73 +32,75 @@ from mistere.predictor.errors import overloaded
 Work = TypeVar("Work")
 Answer = TypeVar("Answer")
 
-_BRIEF = 0.02
-"""Seconds that the event loop may be kept from its callers by a computation."""
-_CROWD = 1.5
-"""Callers at a time, on average of late, from which on it is a crowd."""
+_MAX_INLINE_SECONDS = 0.02
+"""Longest average computation that may run on the event loop, which serves no other request meanwhile."""
+_LOAD_THRESHOLD = 1.5
+"""Average number of concurrent requests above which the server is under load."""
 
 
 @dataclass
 class _Job(Generic[Work, Answer]):
     work: Work
     size: int
-    entered: float
+    enqueued: float
     answer: asyncio.Future[Answer]
 
 
 class Batcher(Generic[Work, Answer]):
-    """Groups work and computes it off the event loop. Everything but the computation runs on the loop's thread.
+    """Collect work into batches and compute them. Only the computation may leave the event loop's thread.
 
     Args:
-        compute: answers a batch, one answer or exception for each work, in order.
-        waiting: how many may wait beside those that are computed.
-        hold_seconds: longest time that a batch is held back for requests that are still being read; 0 never holds.
-        most_utterances: of a batch; a larger work is a batch of its own. 0 computes every work alone.
-        brief: whether a work is of the kind that may turn out to be brief.
+        compute: computes a batch; returns an answer or an exception for each item, in order.
+        max_waiting: the most items that may wait in the queue, besides those being computed.
+        hold_seconds: longest delay of a batch, seconds; 0 never delays.
+        micro_batch: the most utterances in a batch; a larger item is a batch on its own. 0 computes every item alone.
+        may_run_inline: whether an item is of a kind that may be fast enough for the event loop.
     """
 
     def __init__(
         self,
         compute: Callable[[Sequence[Work]], Sequence[Answer | Exception]],
-        waiting: int,
+        max_waiting: int,
         hold_seconds: float,
-        most_utterances: int,
-        brief: Callable[[Work], bool] = lambda work: False,
+        micro_batch: int,
+        may_run_inline: Callable[[Work], bool] = lambda work: False,
     ) -> None:
-        self._compute, self._brief = compute, brief
-        self._brief_seconds = math.inf
-        self._waiting, self._hold, self._most = waiting, hold_seconds, most_utterances
-        self._line: deque[_Job[Work, Answer]] = deque()
+        self._compute, self._may_run_inline = compute, may_run_inline
+        self._max_waiting, self._hold_seconds, self._micro_batch = max_waiting, hold_seconds, micro_batch
+        self._queue: deque[_Job[Work, Answer]] = deque()
         self._computing = 0
         self._being_read = 0
         self._arrival = asyncio.Event()
-        self._mean_seconds = 0.05
-        self._ended = 0.0
-        self._crowd = 1.0
+        self._last_batch_ended = 0.0
+        # Exponential moving averages: seconds of an item (for Retry-After), seconds of a batch that may run inline, and
+        # concurrent requests. They follow a change of load within a few batches and need no history.
+        self._item_seconds = 0.05
+        self._inline_seconds = math.inf
+        self._load = 1.0
         self._task: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inference")
 
     @property
     def depth(self) -> int:
         """Requests accepted and not yet answered."""
-        return len(self._line) + self._computing
+        return len(self._queue) + self._computing
 
     def warm_up(self, compute: Callable[[], object]) -> None:
-        """Compute something beforehand, in the thread that will compute: the first time in a thread takes longer."""
+        """Run a computation in the worker thread at start, because the first one in a thread is slower."""
         self._thread.submit(compute).result()
 
     def check(self) -> None:
-        """Refuse early, before a body is read.
+        """Reject a request before its body is read.
 
         Raises:
-            RequestError: the line is full.
+            RequestError: the queue is full.
         """
-        if len(self._line) + bool(self._computing) > self._waiting:
-            raise overloaded(max(1, math.ceil(self.depth * self._mean_seconds)))
+        if len(self._queue) + bool(self._computing) > self._max_waiting:
+            raise overloaded(max(1, math.ceil(self.depth * self._item_seconds)))
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Around the reading of a request that has been accepted, so that a batch may wait for it a little."""
+        """Mark an accepted request as being read, so that the next batch may wait for it."""
         self._being_read += 1
         try:
             yield
@@ -102,46 +109,47 @@ class Batcher(Generic[Work, Answer]):
             self._arrival.set()
 
     async def run(self, work: Work, size: int) -> Answer:
-        """Wait for one's turn and the answer. A caller who is cancelled while waiting leaves the line.
+        """Queue an item and await its answer. If the caller is cancelled while the item waits, the item is dropped.
 
         Args:
-            work: what is computed.
-            size: its utterances.
+            work: the item.
+            size: number of its utterances.
 
         Raises:
-            RequestError: the line is full.
+            RequestError: the queue is full.
         """
         self.check()
         loop = asyncio.get_running_loop()
         if self._task is None:
             self._task = loop.create_task(self._serve())
         job: _Job[Work, Answer] = _Job(work, size, time.perf_counter(), loop.create_future())
-        self._line.append(job)
+        self._queue.append(job)
         self._arrival.set()
-        self._tell()
+        self._export_depth()
         return await job.answer
 
     async def _serve(self) -> None:
         while True:
-            while not self._line:
+            while not self._queue:
                 self._arrival.clear()
                 await self._arrival.wait()
             await self._gather()
             batch = self._take()
             if batch:
                 await self._answer(batch)
-                self._crowd += 0.25 * (len(batch) + len(self._line) - self._crowd)
-                self._ended = time.perf_counter()
+                self._load += 0.25 * (len(batch) + len(self._queue) - self._load)
+                self._last_batch_ended = time.perf_counter()
 
     async def _gather(self) -> None:
-        """Hold a batch back for requests that are being read, and for those that arrive in a row, while there is room."""
-        first = max(self._line[0].entered, self._ended)
-        crowd = self._crowd > _CROWD and first - self._ended < self._hold
-        while self._most and self._room():
+        """Delay a batch that has room for requests that are being read and, under load, for those that keep arriving."""
+        first = max(self._queue[0].enqueued, self._last_batch_ended)
+        under_load = self._load > _LOAD_THRESHOLD and first - self._last_batch_ended < self._hold_seconds
+        while self._micro_batch and self._has_room():
             now = time.perf_counter()
-            left = self._line[0].entered + self._hold - now if self._being_read else 0.0
-            if crowd:
-                left = max(left, min(first + self._hold, self._line[-1].entered + self._hold / 5) - now)
+            left = self._queue[0].enqueued + self._hold_seconds - now if self._being_read else 0.0
+            if under_load:  # until a fifth of the delay passes without an arrival
+                latest = min(first + self._hold_seconds, self._queue[-1].enqueued + self._hold_seconds / 5)
+                left = max(left, latest - now)
             if left <= 0:
                 break
             self._arrival.clear()
@@ -151,31 +159,31 @@ class Batcher(Generic[Work, Answer]):
             except TimeoutError:
                 break
 
-    def _room(self) -> bool:
-        return sum(job.size for job in self._line) < self._most
+    def _has_room(self) -> bool:
+        return sum(job.size for job in self._queue) < self._micro_batch
 
     def _take(self) -> list[_Job[Work, Answer]]:
         batch: list[_Job[Work, Answer]] = []
         size = 0
-        while self._line and (not batch or (size + self._line[0].size <= self._most)):
-            job = self._line.popleft()
-            if not job.answer.done():  # its caller is still there
+        while self._queue and (not batch or (size + self._queue[0].size <= self._micro_batch)):
+            job = self._queue.popleft()
+            if not job.answer.done():  # done means cancelled: the client has disconnected
                 batch.append(job)
                 size += job.size
         return batch
 
     async def _answer(self, batch: list[_Job[Work, Answer]]) -> None:
         self._computing = len(batch)
-        self._tell()
+        self._export_depth()
         start = time.perf_counter()
         for job in batch:
-            metrics.labelled(metrics.PHASES, "queue").observe(start - job.entered)
+            metrics.labelled(metrics.PHASES, "queue").observe(start - job.enqueued)
         try:
             answers = await self._answers([job.work for job in batch])
         finally:
             self._computing = 0
-            self._mean_seconds += 0.2 * ((time.perf_counter() - start) / len(batch) - self._mean_seconds)
-            self._tell()
+            self._item_seconds += 0.2 * ((time.perf_counter() - start) / len(batch) - self._item_seconds)
+            self._export_depth()
         for job, answer in zip(batch, answers, strict=True):
             if job.answer.done():
                 continue
@@ -185,23 +193,23 @@ class Batcher(Generic[Work, Answer]):
                 job.answer.set_result(answer)
 
     async def _answers(self, works: Sequence[Work]) -> Sequence[Answer | Exception]:
-        if not all(map(self._brief, works)):
+        if not all(map(self._may_run_inline, works)):
             return await asyncio.get_running_loop().run_in_executor(self._thread, self._computed, works)
-        if self._crowd > _CROWD and self._brief_seconds <= _BRIEF:
+        if self._load > _LOAD_THRESHOLD and self._inline_seconds <= _MAX_INLINE_SECONDS:
             answers, seconds = self._timed(works)
         else:
             answers, seconds = await asyncio.get_running_loop().run_in_executor(self._thread, self._timed, works)
-        known = self._brief_seconds if math.isfinite(self._brief_seconds) else seconds
-        self._brief_seconds = known + 0.2 * (seconds - known)
+        average = self._inline_seconds if math.isfinite(self._inline_seconds) else seconds
+        self._inline_seconds = average + 0.2 * (seconds - average)
         return answers
 
     def _timed(self, works: Sequence[Work]) -> tuple[Sequence[Answer | Exception], float]:
-        """The answers, and the processor's seconds that this thread took: waiting for other threads is not counted."""
+        """Compute a batch and measure this thread's CPU seconds, which leave out waiting for other threads."""
         start = time.thread_time()
         return self._computed(works), time.thread_time() - start
 
     def _computed(self, works: Sequence[Work]) -> Sequence[Answer | Exception]:
-        """The answers; where a batch fails as a whole, each alone, so that nobody pays for another one's request."""
+        """Compute a batch; if it fails as a whole, compute each item alone, so that one bad request fails alone."""
         try:
             return self._compute(works)
         except Exception as error:
@@ -209,9 +217,9 @@ class Batcher(Generic[Work, Answer]):
                 return [error]
             return [answer for work in works for answer in self._computed([work])]
 
-    def _tell(self) -> None:
+    def _export_depth(self) -> None:
         metrics.QUEUE_DEPTH.set(self.depth)
 
     def close(self) -> None:
-        """Finish what runs, drop what waits."""
+        """Finish the running batch and drop the waiting ones."""
         self._thread.shutdown(wait=True, cancel_futures=True)

@@ -1,9 +1,8 @@
-"""Utterances to vectors, with those of utterances seen before kept at hand, for many requests at once.
+"""Encode the utterances of a batch of requests, with a cache of vectors.
 
-In a live conversation a client resends the dialogue as it grows. An utterance's vector depends on the encoder and on what the
-encoder is fed alone, so it is kept under the digest of both, and turn n + 1 costs one utterance. What is not at hand is
-prepared in threads and embedded in batches by length, all requests of a batch together. A request whose audio cannot be read
-fails alone.
+In a live conversation a client resends the dialogue as it grows. The vector of an utterance depends only on the encoder and its
+input, so vectors are cached under the digest of both, and turn n + 1 costs one utterance. The missing vectors of all requests in
+a batch are prepared in threads and computed together, in batches by length. A request with unreadable audio fails alone.
 """
 
 from __future__ import annotations
@@ -31,14 +30,14 @@ if TYPE_CHECKING:
     from mistere.model.inference import EmotionModel
 
 Embedded = list[dict[str, np.ndarray]]
-"""A request's dialogues, each per modality ``[n, d]`` with a NaN row where an utterance lacks it."""
+"""The dialogues of a request: modality → ``[n, d]``, with a NaN row for an utterance without that modality."""
 
 
 class VectorStore:
-    """Vectors by key, the least recently used dropped first.
+    """A cache of vectors that evicts the least recently used.
 
     Args:
-        capacity: bytes held at most, vectors and keys; 0 holds nothing.
+        capacity: size of all vectors and keys, bytes; 0 disables the cache.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -48,7 +47,7 @@ class VectorStore:
         self._lock = threading.Lock()
 
     def get(self, key: bytes) -> np.ndarray | None:
-        """The vector under a key, if it is still held."""
+        """The vector of a key; None if it is not cached."""
         with self._lock:
             vector = self._vectors.get(key)
             if vector is not None:
@@ -56,7 +55,7 @@ class VectorStore:
             return vector
 
     def put(self, key: bytes, vector: np.ndarray) -> None:
-        """Remember a vector (a copy, so that it keeps no batch alive)."""
+        """Cache a copy of a vector; the vector itself may be a view that keeps a whole batch in memory."""
         cost = vector.nbytes + len(key)
         if cost > self._capacity:
             return
@@ -66,13 +65,13 @@ class VectorStore:
                 self._size += cost
             self._vectors.move_to_end(key)
             while self._size > self._capacity:
-                dropped_key, dropped = self._vectors.popitem(last=False)
-                self._size -= dropped.nbytes + len(dropped_key)
+                evicted_key, evicted = self._vectors.popitem(last=False)
+                self._size -= evicted.nbytes + len(evicted_key)
 
 
 @dataclass(frozen=True)
 class _Task:
-    """One utterance of one modality that has to be computed."""
+    """One utterance to encode in one modality."""
 
     modality: str
     dialogue: Sequence[RequestTurn]
@@ -84,82 +83,93 @@ class CachedEncoder:
     """Encodes the utterances of several requests.
 
     Args:
-        model: whose encoders.
-        store: of the vectors.
-        limits: seconds of one utterance's audio after decoding, and of a request's.
+        model: the model whose encoders are used.
+        store: the cache.
+        limits: limits on the seconds of audio of an utterance and of a request.
     """
 
     def __init__(self, model: EmotionModel, store: VectorStore, limits: Limits) -> None:
         self._model, self._store = model, store
-        self._max_seconds, self._most_seconds = limits.utterance_seconds, limits.request_seconds
+        self._utterance_seconds, self._request_seconds = limits.utterance_seconds, limits.request_seconds
 
     def holds_speech(self, audio_digest: str) -> bool:
-        """Whether the speech vector of a clip is at hand, so that the clip itself is not needed."""
+        """Whether the speech vector of a clip is cached, so that the clip itself is not needed."""
         digest = self._model.encoder_digests.get("speech", "")
         return self._store.get(_key(digest, "speech", bytes.fromhex(audio_digest))) is not None
 
     def encode(self, requests: Sequence[Sequence[Sequence[RequestTurn]]]) -> list[Embedded | Exception]:
-        """Vectors of each request's dialogues, or why that request cannot be answered."""
-        found: dict[bytes, np.ndarray] = {}
+        """Encode requests.
+
+        Returns:
+            For each request the vectors of its dialogues, or the error to answer it with.
+        """
+        vectors: dict[bytes, np.ndarray] = {}
         tasks: dict[bytes, _Task] = {}
         failures: dict[bytes, Exception] = {}
-        places: list[list[dict[str, list[bytes | None]]] | RequestError] = []
+        looked_up: list[list[dict[str, list[bytes | None]]] | RequestError] = []
         for dialogues in requests:
             new: dict[bytes, _Task] = {}
-            keys = [self._look_up(dialogue, found, tasks, new) for dialogue in dialogues]
-            too_much = self._too_much(new.values(), failures)
-            places.append(too_much or keys)
-            if too_much is None:
+            keys = [self._look_up(dialogue, vectors, tasks, new) for dialogue in dialogues]
+            excess = self._check_duration(new.values(), failures)
+            looked_up.append(excess or keys)
+            if excess is None:
                 tasks |= new
-        metrics.labelled(metrics.CACHED, "hit").inc(len(found))
-        self._compute([task for key, task in tasks.items() if key not in failures], found, failures)
+        metrics.labelled(metrics.CACHED, "hit").inc(len(vectors))
+        self._compute([task for key, task in tasks.items() if key not in failures], vectors, failures)
         metrics.labelled(metrics.CACHED, "miss").inc(len(tasks))
         return [
-            place
-            if isinstance(place, RequestError)
-            else self._refusal(place, failures) or [self._matrices(keys, found) for keys in place]
-            for place in places
+            entry
+            if isinstance(entry, RequestError)
+            else self._refusal(entry, failures) or [self._matrices(keys, vectors) for keys in entry]
+            for entry in looked_up
         ]
 
-    def _too_much(self, tasks: Iterable[_Task], failures: dict[bytes, Exception]) -> RequestError | None:
-        """A refusal where a request's new audio is longer in all than allowed, by its headers: nothing is decoded yet.
+    def _check_duration(self, tasks: Iterable[_Task], failures: dict[bytes, Exception]) -> RequestError | None:
+        """Check the total duration of a request's new audio by the clips' headers, before anything is decoded.
 
-        A clip whose header is refused goes to ``failures``, and is told by the utterance.
+        A clip with an invalid header goes to ``failures``, which later names its utterance.
+
+        Returns:
+            The error, if the audio is too long.
         """
         seconds = 0.0
         for task in tasks:
             clip = task.dialogue[task.index].audio
             if task.modality == "speech" and clip is not None:
                 try:
-                    seconds += min(check_clip(clip, task.index), self._max_seconds)
+                    seconds += min(check_clip(clip, task.index), self._utterance_seconds)
                 except RequestError as error:
                     failures[task.key] = error
-        if seconds <= self._most_seconds:
+        if seconds <= self._request_seconds:
             return None
-        return over_limit(f"A request may hold {self._most_seconds:g} seconds of audio that was not sent before.")
+        return over_limit(f"A request may hold {self._request_seconds:g} seconds of audio that was not sent before.")
 
     def _refusal(
         self, dialogues: Sequence[dict[str, list[bytes | None]]], failures: dict[bytes, Exception]
     ) -> RequestError | None:
-        """What a request is told whose audio cannot be read; its utterances are counted as it sent them."""
+        """The error of a request with unreadable audio, with the utterance's index in that request; None if there is none."""
         for keys in dialogues if failures else ():
             for index, key in enumerate(keys.get("speech", ())):
                 if key is not None and (error := failures.get(key)) is not None:
                     if isinstance(error, AudioTooLongError):
-                        return audio_too_long(index, self._max_seconds)
-                    gone = isinstance(error, RequestError) and error.code == HTTPStatus.CONFLICT
-                    return error if isinstance(error, RequestError) and gone else unsupported_audio(index)
+                        return audio_too_long(index, self._utterance_seconds)
+                    evicted = isinstance(error, RequestError) and error.code == HTTPStatus.CONFLICT
+                    return error if isinstance(error, RequestError) and evicted else unsupported_audio(index)
         return None
 
     def _look_up(
         self,
         dialogue: Sequence[RequestTurn],
-        found: dict[bytes, np.ndarray],
+        vectors: dict[bytes, np.ndarray],
         tasks: Mapping[bytes, _Task],
         new: dict[bytes, _Task],
     ) -> dict[str, list[bytes | None]]:
-        """The keys of a dialogue's utterances by modality; what is at hand goes to ``found``, what nobody asked for
-        yet to ``new``.
+        """Look up the utterances of a dialogue.
+
+        Cached vectors are added to ``vectors``; utterances that neither ``tasks`` nor ``new`` holds yet are added to ``new``.
+
+        Returns:
+            Modality → key per utterance; None for an utterance without that modality.
         """
         keys: dict[str, list[bytes | None]] = {}
         for modality, digest in self._model.encoder_digests.items():
@@ -168,17 +178,17 @@ class CachedEncoder:
                 content = self._content(modality, dialogue, index, turn)
                 key = None if content is None else _key(digest, modality, content)
                 keys[modality].append(key)
-                if key is None or key in found or key in tasks or key in new:
+                if key is None or key in vectors or key in tasks or key in new:
                     continue
                 vector = self._store.get(key)
                 if vector is None:
                     new[key] = _Task(modality, dialogue, index, key)
                 else:
-                    found[key] = vector
+                    vectors[key] = vector
         return keys
 
     def _content(self, modality: str, dialogue: Sequence[RequestTurn], index: int, turn: RequestTurn) -> bytes | None:
-        """Digest of what an encoder is fed for an utterance; None where the utterance lacks the modality."""
+        """Digest of the encoder's input for an utterance; None if the utterance lacks the modality."""
         if modality == "speech":
             return bytes.fromhex(turn.clip_digest) if turn.clip_digest else None
         if not turn.text or not turn.text.strip():
@@ -188,8 +198,8 @@ class CachedEncoder:
             digest.update(b"\\0" + hashlib.sha256(earlier.encode()).digest())
         return digest.digest()
 
-    def _compute(self, tasks: list[_Task], found: dict[bytes, np.ndarray], failures: dict[bytes, Exception]) -> None:
-        """Prepare and embed to ``found``; what cannot be read is told in ``failures``, by its key."""
+    def _compute(self, tasks: list[_Task], vectors: dict[bytes, np.ndarray], failures: dict[bytes, Exception]) -> None:
+        """Prepare and encode utterances into ``vectors``; errors of unreadable ones go to ``failures``, by key."""
         ready: dict[str, list[tuple[bytes, Features]]] = {}
         for task, features in zip(tasks, prepared(self._prepare, tasks), strict=True):
             if isinstance(features, Exception):
@@ -197,27 +207,27 @@ class CachedEncoder:
             elif features is not None:
                 ready.setdefault(task.modality, []).append((task.key, features))
         for modality, pairs in ready.items():
-            vectors = self._model.vectors(modality, [features for _, features in pairs])
-            for (key, _), vector in zip(pairs, vectors, strict=True):
-                found[key] = vector
+            computed = self._model.vectors(modality, [features for _, features in pairs])
+            for (key, _), vector in zip(pairs, computed, strict=True):
+                vectors[key] = vector
                 self._store.put(key, vector)
 
     def _prepare(self, task: _Task) -> Features | Exception | None:
         turn = task.dialogue[task.index]
         try:
-            if task.modality == "speech" and turn.audio is None:  # named by digest, and dropped since it was read
+            if task.modality == "speech" and turn.audio is None:  # sent as a digest whose clip was evicted meanwhile
                 raise unknown_digests({task.index: turn.audio_digest or ""})
-            return self._model.features(task.modality, task.dialogue, task.index, self._max_seconds)
+            return self._model.features(task.modality, task.dialogue, task.index, self._utterance_seconds)
         except (AudioDecodeError, AudioTooLongError, RequestError) as error:
             return error
 
-    def _matrices(self, keys: dict[str, list[bytes | None]], found: dict[bytes, np.ndarray]) -> dict[str, np.ndarray]:
+    def _matrices(self, keys: dict[str, list[bytes | None]], vectors: dict[bytes, np.ndarray]) -> dict[str, np.ndarray]:
         matrices = {}
         for modality, row_keys in keys.items():
             matrix = np.full((len(row_keys), self._model.dimensions[modality]), np.nan, dtype=np.float32)
             for row, key in enumerate(row_keys):
-                if key is not None and key in found:
-                    matrix[row] = found[key]
+                if key is not None and key in vectors:
+                    matrix[row] = vectors[key]
             matrices[modality] = matrix
         return matrices
 

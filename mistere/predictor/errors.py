@@ -1,7 +1,7 @@
-"""What a caller is told when a request is not answered: one sentence, one REST code, one gRPC status.
+"""Error responses: one sentence, one REST status code and one gRPC status.
 
-Nothing that a caller reads names a class, a path or a line of ours. What escapes as any other exception becomes one
-neutral sentence with the request id, under which the log has the rest.
+An error response never names a class, a path or a source line. Unexpected exceptions become one neutral sentence with the request
+id; the log has the details under that id.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ logger = logging.getLogger("kserve.predictor")
 
 @dataclass
 class RequestError(Exception):
-    """A request that is not answered.
+    """An error response.
 
     Attributes:
-        message: one sentence for the caller.
+        message: one sentence for the client.
         code: REST status code.
         status: name of the gRPC status.
-        headers: REST headers that go with it.
+        headers: additional REST headers.
     """
 
     message: str
@@ -48,22 +48,22 @@ def unsupported_audio(utterance: int) -> RequestError:
 
 
 def audio_too_long(utterance: int, seconds: float) -> RequestError:
-    """An utterance above the limit after decoding."""
+    """An utterance that exceeds the limit after decoding."""
     return over_limit(f"The audio of utterance {utterance} is longer than {seconds:g} seconds.")
 
 
 def over_limit(message: str) -> RequestError:
-    """Above one of the server's limits."""
+    """A request that exceeds one of the server's limits."""
     return RequestError(message, 413, "RESOURCE_EXHAUSTED")
 
 
 def unknown_model() -> RequestError:
-    """No such model here."""
+    """An unknown model."""
     return RequestError("No model of that name is served here.", 404, "NOT_FOUND")
 
 
 def unknown_digests(missing: dict[int, str]) -> RequestError:
-    """Digests of audio that this server does not hold, by utterance."""
+    """Audio digests, by utterance, whose clips this server does not hold."""
     named = ", ".join(f"{utterance} ({digest})" for utterance, digest in missing.items())
     return RequestError(
         f"This server does not hold the audio of these utterances; send it again: {named}.", 409, "FAILED_PRECONDITION"
@@ -81,29 +81,29 @@ def overloaded(retry_after: int) -> RequestError:
 
 
 def not_ready() -> RequestError:
-    """Still loading, or about to stop."""
+    """The model is loading, or the server is stopping."""
     return RequestError("The model is not ready.", 503, "UNAVAILABLE", {"Retry-After": "5"})
 
 
 def slow_body(seconds: float) -> RequestError:
-    """A body that does not arrive."""
+    """A body that does not arrive in time."""
     return RequestError(f"The request's body did not arrive within {seconds:g} s.", 408, "DEADLINE_EXCEEDED")
 
 
 def internal(request_id: str) -> RequestError:
-    """Anything else."""
+    """Any other error."""
     return RequestError(f"The server could not answer this request; its id is {request_id}.", 500, "INTERNAL")
 
 
 def as_request_error(error: BaseException, request_id: str, seconds: float) -> RequestError:
-    """Any exception as what the caller is told.
+    """Convert any exception to an error response.
 
-    An unforeseen one is logged with its class and where it came from. Its text is not: it may quote the payload.
+    Unexpected exceptions are logged with class and location, without their text, which may quote the payload.
 
     Args:
-        error: what was raised.
+        error: the exception.
         request_id: the request's id.
-        seconds: the limit of an utterance's audio, for the sentence.
+        seconds: the limit on an utterance's audio, for the message.
     """
     from kserve.errors import InvalidInput, ModelNotFound, ModelNotReady, ServerNotReady
 
@@ -129,6 +129,8 @@ def as_request_error(error: BaseException, request_id: str, seconds: float) -> R
 
 
 def printable(text: str, length: int = 64) -> str:
-    """A caller's text as a log line may hold it: one line, bounded."""
+    """A client's text in a form that is safe to log: printable, on one line, bounded."""
     start = text[:length]
-    return start if start.isprintable() else "".join(one if one.isprintable() else "?" for one in start)
+    return (
+        start if start.isprintable() else "".join(character if character.isprintable() else "?" for character in start)
+    )

@@ -1,4 +1,4 @@
-"""What ``/metrics`` tells, beside kserve's own histograms. Nothing here depends on what people said."""
+"""Prometheus metrics at ``/metrics``, beside kserve's own histograms. No metric or label contains parts of a payload."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ PHASES = Histogram(
     buckets=_SECONDS,
 )
 UTTERANCES = Histogram("mistere_request_utterances", "Utterances per request.", buckets=(1, 2, 4, 8, 16, 32, 64, 128))
-BATCH = Histogram("mistere_batch_dialogues", "Dialogues computed together.", buckets=(1, 2, 4, 8, 16, 32))
+BATCH = Histogram("mistere_batch_dialogues", "Dialogues per batch.", buckets=(1, 2, 4, 8, 16, 32))
 CACHED = Counter(
-    "mistere_utterance_vectors", "Vectors of utterances found at hand (hit) or computed (miss).", ["found"]
+    "mistere_utterance_vectors", "Vectors of utterances taken from the cache (hit) or computed (miss).", ["found"]
 )
-MISSING = Counter("mistere_missing_modality", "Utterances that came without a modality.", ["modality"])
+MISSING = Counter("mistere_missing_modality", "Utterances without a modality.", ["modality"])
 LABELS = Counter("mistere_predicted_label", "Utterances by predicted label.", ["label"])
 QUEUE_DEPTH = Gauge("mistere_queue_depth", "Requests accepted and not yet answered.")
-MODEL = Gauge("mistere_model_info", "The model that is served.", ["name", "version"])
+MODEL = Gauge("mistere_model_info", "The served model.", ["name", "version"])
 
 
 class ExpertWeights(Collector):
-    """A summary of the gate's weights by expert. A request's utterances are added in one step, not one by one."""
+    """A summary of the expert gate's weights by expert. It adds all utterances of a request at once, which costs less than one by one."""
 
     def __init__(self) -> None:
         self._totals: dict[str, float] = {}
@@ -46,7 +46,7 @@ class ExpertWeights(Collector):
         self._lock = threading.Lock()
 
     def add(self, experts: Sequence[str], weights: np.ndarray) -> None:
-        """Count the weights ``[n, E]`` of n utterances."""
+        """Add the weights ``[n, E]`` of n utterances."""
         totals = weights.sum(axis=0, dtype=np.float64).tolist()
         with self._lock:
             self._utterances += len(weights)
@@ -54,10 +54,8 @@ class ExpertWeights(Collector):
                 self._totals[expert] = self._totals.get(expert, 0.0) + total
 
     def collect(self) -> Iterable[SummaryMetricFamily]:
-        """What Prometheus reads."""
-        family = SummaryMetricFamily(
-            "mistere_expert_weight", "Weight the gate gave an expert, per utterance.", labels=["expert"]
-        )
+        """The summary in Prometheus' form."""
+        family = SummaryMetricFamily("mistere_expert_weight", "Weight of an expert, per utterance.", labels=["expert"])
         with self._lock:
             for expert, total in self._totals.items():
                 family.add_metric([expert], count_value=self._utterances, sum_value=total)
@@ -70,7 +68,7 @@ REGISTRY.register(EXPERT_WEIGHTS)
 
 @cache
 def labelled(metric: Any, *labels: str) -> Any:
-    """A metric's child under labels that the server itself chooses; looking one up anew costs more than counting."""
+    """A metric's child for labels that the server chooses; cached, because looking a child up costs more than counting."""
     return metric.labels(*labels)
 
 
@@ -90,10 +88,10 @@ def observe_prediction(
     """Count one dialogue.
 
     Args:
-        experts: names, ``E``.
-        weights: the gate's, ``[n, E]``.
-        modalities: per utterance what was there, ``+``-joined or ``none``.
-        known: the modalities the model reads.
+        experts: names of the experts, ``E``.
+        weights: the expert gate's weights, ``[n, E]``.
+        modalities: the present modalities of each utterance, ``+``-joined or ``none``.
+        known: the modalities that the model reads.
         predicted: label per utterance.
     """
     UTTERANCES.observe(len(modalities))

@@ -1,4 +1,4 @@
-"""The model behind the endpoint: a request in, a prediction out; testable without a server."""
+"""The model behind the endpoint: converts a request to a prediction. It can be tested without a server."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ logger = logging.getLogger("kserve.predictor")
 
 
 def request_id(payload: InferRequest | dict[str, Any], headers: dict[str, str] | None = None) -> str:
-    """The request's id: the caller's (in the body, else in a header), else a new one."""
+    """The request's id: from the body, else from the header, else a new one."""
     given = payload.id if isinstance(payload, InferRequest) else payload.get("id")
     if isinstance(given, str) and given:
         return given
@@ -55,13 +55,13 @@ def request_id(payload: InferRequest | dict[str, Any], headers: dict[str, str] |
 
 
 def _is_light(headers: dict[str, str] | None) -> bool:
-    """Whether a request is read in less time than a thread takes to be asked, by its size."""
+    """Whether a request is small enough to be read on the event loop; see :data:`INLINE_BYTES`."""
     size = (headers or {}).get(protocol.SIZE_HEADER, "")
     return size.isdigit() and int(size) <= INLINE_BYTES
 
 
 def _one_second() -> bytes:
-    """A second of a quiet tone as a WAV file (16 kHz, 16 bit), to warm the speech encoder up."""
+    """One second of a quiet tone as a WAV file (16 kHz, 16 bit), for warming up the speech encoder."""
     rate = 16000
     samples = (1000 * np.sin(2 * np.pi * 220 * np.arange(rate) / rate)).astype("<i2")
     file = io.BytesIO()
@@ -72,7 +72,12 @@ def _one_second() -> bytes:
 
 
 def _with_clips(dialogue: DialogueRequest, clips: dict[int, bytes]) -> DialogueRequest:
-    """The dialogue with recordings of some of its turns, by their index."""
+    """Add recordings to turns of a dialogue.
+
+    Args:
+        dialogue: the dialogue.
+        clips: turn → encoded audio.
+    """
     if not clips:
         return dialogue
     turns = [
@@ -87,7 +92,7 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
 
     Args:
         settings: limits and name.
-        load_bundle: reads and verifies a bundle.
+        load_bundle: opens and verifies a bundle.
     """
 
     def __init__(self, settings: ServerSettings, load_bundle: Callable[[str], EmotionModel]) -> None:
@@ -105,7 +110,7 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
             limits.waiting_requests,
             limits.batch_hold_seconds,
             limits.batch_utterances,
-            brief=lambda dialogues: bool(dialogues[0].embeddings),  # the mixture alone
+            may_run_inline=lambda dialogues: bool(dialogues[0].embeddings),  # no encoder runs, only the mixture
         )
 
     @property
@@ -113,14 +118,14 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         """The model.
 
         Raises:
-            RequestError: it is not loaded yet.
+            RequestError: the model is not loaded yet.
         """
         if self._loaded is None:
             raise not_ready()
         return self._loaded
 
     def load(self) -> bool:
-        """Load and verify the bundle, and predict once so that the first caller does not wait for it.
+        """Load and verify the bundle, and predict once to warm up.
 
         Raises:
             MistereError: the bundle is missing or damaged.
@@ -134,7 +139,7 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         self._encoder = CachedEncoder(model, store, self._limits)
         self._loaded = model
         gc.collect()
-        gc.freeze()  # what is loaded stays: no later collection goes through the model's objects again
+        gc.freeze()  # later collections skip the model's objects, which live as long as the process
         self.ready = True
         metrics.MODEL.labels(model.bundle.name, model_version(model)).set(1)
         logger.info(
@@ -143,7 +148,7 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         return True
 
     def start(self) -> None:
-        """Nothing: the model is ready when it is loaded, not when it is registered."""
+        """Do nothing: kserve calls this at registration, but the model is ready only when it is loaded."""
 
     async def __call__(
         self,
@@ -151,8 +156,10 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         headers: dict[str, str] | None = None,
         verb: InferenceVerb = InferenceVerb.PREDICT,
     ) -> tuple[InferResponse | dict[str, Any], dict[str, str]]:
-        """Predict, timed by kserve's own histogram, without its stages before and after, which are empty here and take as
-        long as all the checking of a request.
+        """Predict, timed by kserve's histogram.
+
+        This overrides kserve's pre- and postprocessing stages, which do nothing here but take as long as validating a request
+        (``mistere bench serving_speed``, part ``overhead``). Delete it when kserve skips empty stages.
         """
         with metrics.labelled(PREDICT_HIST_TIME, self.name).time():
             return await self.predict(body, headers), {}
@@ -166,13 +173,13 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         """Answer one request.
 
         Args:
-            payload: a V2 request, or V1's JSON object.
-            headers: of the request; what is said to be small is read on the event loop.
+            payload: a V2 request, or the JSON object of a V1 request.
+            headers: headers of the request; the size decides whether it is read on the event loop.
             response_headers: not used.
 
         Raises:
-            RequestError: what the caller did wrong.
-            AudioDecodeError, AudioTooLongError: an utterance's audio.
+            RequestError: the request is invalid.
+            AudioDecodeError, AudioTooLongError: the audio of an utterance is invalid.
         """
         model = self.loaded
         identity = request_id(payload, headers)
@@ -204,7 +211,7 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         return [self._with_audio(dialogue) for dialogue in dialogues]
 
     def _with_audio(self, dialogue: DialogueRequest) -> DialogueRequest:
-        """Put the clips that were named by their digests in the place of their names."""
+        """Replace audio digests by the clips that this server holds."""
         clips: dict[int, bytes] = {}
         missing: dict[int, str] = {}
         for index, turn in enumerate(dialogue.turns):
@@ -220,12 +227,12 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         return _with_clips(dialogue, clips)
 
     def _with_read_audio(self, dialogue: DialogueRequest) -> DialogueRequest:
-        """Read the clips that were named by their locations."""
+        """Replace audio locations by the clips at them."""
         uris = {index: turn.audio_uri for index, turn in enumerate(dialogue.turns) if turn.audio_uri is not None}
         return _with_clips(dialogue, self._audio_reader.read(uris)) if uris else dialogue
 
     def _infer(self, requests: Sequence[list[DialogueRequest]]) -> list[list[DialoguePrediction] | Exception]:
-        """The computation, in the batcher's thread: requests with embeddings and raw ones, all in one batch."""
+        """Compute a batch of requests, with embeddings or raw inputs; called by the batcher."""
         model, encoder = self.loaded, self._encoder
         assert encoder is not None
         metrics.BATCH.observe(sum(len(dialogues) for dialogues in requests))
@@ -262,7 +269,7 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
             return
         if dialogues[0].embeddings:
             raise invalid("The embeddings hold numbers that are too large for this model.")
-        logger.error("request=%s failed: the model gave probabilities that are no numbers", printable(identity))
+        logger.error("request=%s failed: the model returned non-finite probabilities", printable(identity))
         raise internal(identity)
 
     def _observe(
@@ -284,7 +291,7 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         )
 
     def get_input_types(self) -> list[dict[str, Any]]:
-        """Inputs as the metadata endpoints tell them; -1 is the number of utterances."""
+        """The inputs for the metadata endpoints; -1 stands for the number of utterances."""
         types = [{"name": name, "datatype": "BYTES", "shape": [-1]} for name in protocol.RAW_INPUTS]
         for name, modality in protocol.EMBEDDING_MODALITY.items():
             if modality in self.loaded.dimensions:
@@ -292,7 +299,7 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         return types
 
     def get_output_types(self) -> list[dict[str, Any]]:
-        """Outputs as the metadata endpoints tell them."""
+        """The outputs for the metadata endpoints."""
         labels, experts = len(self.loaded.labels), len(expert_names(self.loaded.experts))
         return [
             {"name": protocol.LABEL, "datatype": "BYTES", "shape": [-1]},

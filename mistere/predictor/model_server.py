@@ -1,4 +1,4 @@
-"""The server's life: listening before it is ready, not ready before it stops listening, and nothing lost in between."""
+"""The server's life cycle: health checks during loading, and a drain before the ports close, so that no request is lost."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mistere.predictor.protocol.grpc_service import PredictorGRPCServer
 from mistere.predictor.protocol.rest import build_application
 from mistere.predictor.settings import ServerSettings
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds
+_FIRST_PAUSE, _MAX_PAUSE = 1.0, 30.0  # seconds
 
 
 class _RestServer(uvicorn.Server):
@@ -35,12 +35,12 @@ class _RestServer(uvicorn.Server):
 
 
 class PredictorServer(ModelServer):  # type: ignore[misc]  # kserve has no type information
-    """:class:`kserve.ModelServer` with a bundle loaded while it already answers health checks, and a drain.
+    """A :class:`kserve.ModelServer` that answers health checks while it loads, and drains before it stops.
 
     Args:
-        settings: what to serve and how.
+        settings: the server's settings.
         http: the bound REST port.
-        grpc: the bound gRPC port; released just before gRPC binds it itself.
+        grpc: the bound gRPC port; closed just before gRPC binds it.
     """
 
     def __init__(self, settings: ServerSettings, http: socket.socket, grpc: socket.socket) -> None:
@@ -85,7 +85,7 @@ class PredictorServer(ModelServer):  # type: ignore[misc]  # kserve has no type 
             model.batcher.close()
 
     def stop(self, sig: int) -> None:
-        """Turn not ready, and stop after the drain time (at once for an interrupt from the keyboard)."""
+        """Turn not ready, and stop after the drain time, or at once for SIGINT."""
         if sig == signal.SIGINT:
             self._drain_seconds = 0.0
         self._stopping.set()
@@ -120,7 +120,7 @@ class PredictorServer(ModelServer):  # type: ignore[misc]  # kserve has no type 
             raise ended
 
     def _load(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
-        """Load in a daemon thread: a stop during a long load need not wait for it."""
+        """Load in a daemon thread, so that a stop does not wait for a long load."""
         loaded: asyncio.Future[None] = loop.create_future()
 
         def settle(error: Exception | None) -> None:
@@ -133,17 +133,17 @@ class PredictorServer(ModelServer):  # type: ignore[misc]  # kserve has no type 
             failure: Exception | None = None
             try:
                 for model in self._models:
-                    self._load_patiently(model)
+                    self._load_with_retries(model)
             except Exception as error:
                 failure = error
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            with contextlib.suppress(RuntimeError):  # the event loop is closed: the server has stopped
                 loop.call_soon_threadsafe(settle, failure)
 
         threading.Thread(target=load, name="load", daemon=True).start()
         return loaded
 
-    def _load_patiently(self, model: EmotionPredictor) -> None:
-        """Load, and where the object store is away try again, not ready meanwhile, until it is back or the server stops."""
+    def _load_with_retries(self, model: EmotionPredictor) -> None:
+        """Load; while the object store is unreachable, retry until it answers or the server stops."""
         pause = _FIRST_PAUSE
         while True:
             try:
@@ -152,6 +152,6 @@ class PredictorServer(ModelServer):  # type: ignore[misc]  # kserve has no type 
             except UnreachableError as error:
                 if self._stopping.is_set():
                     raise
-                logger.warning("not ready: %s Trying again in %g s.", error, pause)
+                logger.warning("not ready: %s Retrying in %g s.", error, pause)
                 time.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
+                pause = min(2 * pause, _MAX_PAUSE)

@@ -1,4 +1,4 @@
-"""Starting a server: the ports first, then the slow imports, then the bundle."""
+"""Start a server: bind the ports, then import the slow packages, then load the bundle."""
 
 from __future__ import annotations
 
@@ -16,17 +16,20 @@ if TYPE_CHECKING:
     LoadBundle = Callable[[str], EmotionModel]
 
 _SWITCH_SECONDS = 1e-4
-"""How long one thread may keep the interpreter from another. A batch takes it back after each of its hundreds of operations, and
-at Python's own 5 ms would wait that long each time for the loop that is reading somebody's request.
+"""The GIL's switch interval, seconds.
+
+A batch in the worker thread takes the GIL again after each of its hundreds of torch operations. With Python's default of 5 ms it
+would wait that long each time while the event loop reads another request. ``mistere bench serving_speed`` (part ``throughput``)
+measures the effect. Delete it when the predictor runs on a Python without the GIL.
 """
 
 
 def serve(settings: ServerSettings, load_bundle: LoadBundle | None = None) -> None:
-    """Serve a bundle until the process is told to stop.
+    """Serve a bundle until SIGTERM or SIGINT.
 
     Args:
-        settings: what to serve and how.
-        load_bundle: location → model; by default the one that opens and verifies a ModelBundle.
+        settings: the server's settings.
+        load_bundle: location → model; by default it opens and verifies a ModelBundle.
 
     Raises:
         MistereError: a port is taken, or the bundle is missing or damaged.
@@ -42,7 +45,7 @@ def serve(settings: ServerSettings, load_bundle: LoadBundle | None = None) -> No
 
 
 def _load_verified(int8: bool, location: str) -> EmotionModel:
-    """Import the inference core only here, in the loading thread: health checks are answered meanwhile."""
+    """Import torch and load the bundle; in the loading thread, so that health checks are answered meanwhile."""
     import torch
 
     from mistere.common.threads import usable_cores
@@ -53,7 +56,7 @@ def _load_verified(int8: bool, location: str) -> EmotionModel:
 
 
 def main(arguments: Sequence[str] | None = None, load_bundle: LoadBundle | None = None) -> int:
-    """``python -m mistere.predictor``: exit code 0 after SIGTERM, else the error's."""
+    """Run ``python -m mistere.predictor``; returns exit code 0 after SIGTERM, else the error's."""
     try:
         serve(parse_arguments(arguments), load_bundle)
     except MistereError as error:

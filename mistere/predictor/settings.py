@@ -1,4 +1,4 @@
-"""What the server is started with: limits, ports, and the check that nobody else has those ports."""
+"""The server's command line, settings and limits, and binding its ports early."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request, and all of them together, may take.
+    """Limits on a request and on all requests together.
 
     Attributes:
-        request_bytes: a request's body, bytes.
-        utterance_seconds: one utterance's audio after decoding, seconds.
-        request_seconds: the audio of a request that has to be computed, all utterances together, seconds; by default what
-            the two other limits allow.
-        utterances: of one request.
-        waiting_requests: accepted and not yet being computed; one more is answered "overloaded".
-        body_seconds: how long a client may take to send a body.
+        request_bytes: size of a request's body, bytes.
+        utterance_seconds: audio of an utterance after decoding, seconds.
+        request_seconds: audio of a request that is not cached, all utterances together, seconds; the default is the product of
+            the limits on utterances and on their audio.
+        utterances: utterances of a request.
+        waiting_requests: requests that wait in the queue; further ones are answered with 429.
+        body_seconds: time for a client to send a body, seconds.
         audio_store_bytes: encoded audio kept for ``audio_digest``, bytes.
-        vector_store_bytes: vectors of utterances kept for a conversation's next turn, bytes.
-        batch_utterances: computed together at most; 0 computes every request alone.
-        batch_hold_seconds: how long a batch is held back at most for requests that are still being read.
+        vector_store_bytes: vectors of utterances kept for the next turn of a conversation, bytes.
+        batch_utterances: utterances of a batch; 0 computes every request alone.
+        batch_hold_seconds: delay of a batch for requests that are still being read, seconds.
     """
 
     request_bytes: int = 8 * MIB
@@ -46,19 +46,19 @@ class Limits:
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """One server's settings.
+    """Settings of a server.
 
     Attributes:
         bundle: folder or ``s3://`` location of a ModelBundle.
         host: address to listen on.
-        http_port: of REST, health and metrics.
-        grpc_port: of gRPC.
-        model_name: the name in the endpoint's paths.
-        limits: what requests may take.
-        audio_uri_prefixes: ``s3://bucket/prefix/`` under which ``audio_uri`` may be read; none switches it off.
-        drain_seconds: between "not ready" and closing the ports after SIGTERM, so that no caller is still routed here.
-        grace_seconds: for what is in flight once the ports are closed.
-        int8: compute the encoders in 8-bit integers on a CPU: faster, and the answers are no longer the evaluated ones.
+        http_port: port of REST, health and metrics.
+        grpc_port: port of gRPC.
+        model_name: the model's name in the endpoint's paths.
+        limits: limits on requests.
+        audio_uri_prefixes: ``s3://bucket/prefix/`` prefixes that ``audio_uri`` may name; if empty, ``audio_uri`` is refused.
+        drain_seconds: time between turning not ready and closing the ports after SIGTERM, so that load balancers stop routing here, seconds.
+        grace_seconds: time for requests in flight after the ports are closed, seconds.
+        int8: run the encoders in 8-bit integers on a CPU: faster, but the probabilities differ from the evaluated ones.
     """
 
     bundle: str
@@ -91,22 +91,22 @@ def _positive_float(text: str) -> float:
 def _port(text: str) -> int:
     value = int(text)
     if not 0 < value < 65536:
-        raise argparse.ArgumentTypeError(f"{text} is no port (1 to 65535)")
+        raise argparse.ArgumentTypeError(f"{text} is not a port (1 to 65535)")
     return value
 
 
 def _prefix(text: str) -> str:
     bucket, _, path = text.removeprefix("s3://").partition("/")
     if not text.startswith("s3://") or not bucket or (path and not path.endswith("/")):
-        raise argparse.ArgumentTypeError(f"{text} is not of the form s3://bucket/prefix/ (with the last slash)")
+        raise argparse.ArgumentTypeError(f"{text} is not of the form s3://bucket/prefix/ (with the trailing slash)")
     return text if "/" in text.removeprefix("s3://") else f"{text}/"
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> ServerSettings:
-    """Read the command line of ``python -m mistere.predictor``."""
+    """Parse the command line of ``python -m mistere.predictor``."""
     parser = argparse.ArgumentParser(
         prog="python -m mistere.predictor",
-        description="Serve a model bundle by REST and gRPC (Open Inference Protocol, and V1 JSON).",
+        description="Serve a model bundle over REST and gRPC (Open Inference Protocol, and V1 JSON).",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
@@ -116,30 +116,63 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> ServerSettings:
     parser.add_argument("--grpc-port", type=_port, default=default.grpc_port)
     parser.add_argument("--host", default=default.host, help="address to listen on")
     parser.add_argument("--model-name", default=default.model_name, help="the model's name in the endpoint's paths")
-    parser.add_argument("--max-request-mib", type=_positive_float, default=limits.request_bytes / MIB)
     parser.add_argument(
-        "--max-seconds", type=_positive_float, default=limits.utterance_seconds, help="of one utterance"
+        "--max-request-mib", type=_positive_float, default=limits.request_bytes / MIB, help="body of a request, MiB"
     )
     parser.add_argument(
-        "--max-total-seconds", type=_positive_float, default=limits.request_seconds, help="of a request's new audio"
+        "--max-seconds", type=_positive_float, default=limits.utterance_seconds, help="audio of an utterance, seconds"
     )
-    parser.add_argument("--max-utterances", type=_positive_int, default=limits.utterances, help="of one request")
+    parser.add_argument(
+        "--max-total-seconds",
+        type=_positive_float,
+        default=limits.request_seconds,
+        help="audio of a request that is not cached, seconds",
+    )
+    parser.add_argument(
+        "--max-utterances", type=_positive_int, default=limits.utterances, help="utterances of a request"
+    )
     parser.add_argument("--max-waiting", type=_positive_int, default=limits.waiting_requests, help="queued requests")
-    parser.add_argument("--max-body-seconds", type=_positive_float, default=limits.body_seconds)
     parser.add_argument(
-        "--audio-store-mib", type=float, default=limits.audio_store_bytes / MIB, help="for audio_digest"
+        "--max-body-seconds", type=_positive_float, default=limits.body_seconds, help="time to send a body, seconds"
     )
     parser.add_argument(
-        "--vector-store-mib", type=float, default=limits.vector_store_bytes / MIB, help="for a conversation's next turn"
+        "--audio-store-mib", type=float, default=limits.audio_store_bytes / MIB, help="audio kept for audio_digest, MiB"
     )
-    parser.add_argument("--batch-utterances", type=int, default=limits.batch_utterances, help="0 batches nothing")
-    parser.add_argument("--batch-hold-ms", type=float, default=limits.batch_hold_seconds * 1000)
     parser.add_argument(
-        "--audio-uri-prefix", type=_prefix, action="append", default=[], help="s3://bucket/prefix/ audio_uri may name"
+        "--vector-store-mib",
+        type=float,
+        default=limits.vector_store_bytes / MIB,
+        help="vectors kept for the next turn of a conversation, MiB",
     )
-    parser.add_argument("--drain-seconds", type=float, default=default.drain_seconds, help="not ready before closing")
-    parser.add_argument("--grace-seconds", type=_positive_int, default=default.grace_seconds)
-    parser.add_argument("--int8", action="store_true", help="encoders in 8-bit integers on a CPU")
+    parser.add_argument(
+        "--batch-utterances",
+        type=int,
+        default=limits.batch_utterances,
+        help="utterances of a batch; 0 disables batching",
+    )
+    parser.add_argument(
+        "--batch-hold-ms", type=float, default=limits.batch_hold_seconds * 1000, help="longest delay of a batch, ms"
+    )
+    parser.add_argument(
+        "--audio-uri-prefix",
+        type=_prefix,
+        action="append",
+        default=[],
+        help="s3://bucket/prefix/ that audio_uri may name; repeatable",
+    )
+    parser.add_argument(
+        "--drain-seconds",
+        type=float,
+        default=default.drain_seconds,
+        help="time between not ready and closing the ports, seconds",
+    )
+    parser.add_argument(
+        "--grace-seconds",
+        type=_positive_int,
+        default=default.grace_seconds,
+        help="time for requests in flight, seconds",
+    )
+    parser.add_argument("--int8", action="store_true", help="run the encoders in 8-bit integers on a CPU")
     given = parser.parse_args(arguments)
     if given.http_port == given.grpc_port:
         parser.error("--http-port and --grpc-port must differ")
@@ -169,26 +202,26 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> ServerSettings:
 
 
 def reserve_port(host: str, port: int, option: str) -> socket.socket:
-    """Bind a port before anything slow is done, so that a taken one is told at once.
+    """Bind a port before any slow work, so that a port in use is reported at once.
 
     Args:
         host: address to listen on.
         port: the port.
-        option: the command line option that changes it.
+        option: the command line option of the port, for the error message.
 
     Returns:
-        The bound socket, not listening yet.
+        The bound socket, which does not listen yet.
 
     Raises:
-        MistereError: the port is taken or may not be bound.
-        UsageError: the address is not one of this machine's.
+        MistereError: the port is in use, or this user may not bind it.
+        UsageError: the address does not belong to this machine.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except OSError as error:
-        raise UsageError(f"--host {host} is no address of this machine.") from error
+        raise UsageError(f"--host {host} is not an address of this machine.") from error
     reserved = socket.socket(family, kind, protocol)
     reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -197,9 +230,9 @@ def reserve_port(host: str, port: int, option: str) -> socket.socket:
         reserved.close()
         if error.errno == errno.EADDRINUSE:
             raise MistereError(
-                f"Port {port} is already in use: stop what listens there or choose another {option}."
+                f"Port {port} is already in use: stop the process that listens there, or choose another {option}."
             ) from error
         if error.errno == errno.EACCES:
-            raise MistereError(f"Port {port} may not be opened by this user: choose a {option} above 1023.") from error
-        raise UsageError(f"--host {host} is no address of this machine.") from error
+            raise MistereError(f"Port {port} cannot be opened by this user: choose a {option} above 1023.") from error
+        raise UsageError(f"--host {host} is not an address of this machine.") from error
     return reserved

@@ -1,1 +1,4 @@
-"""The endpoint seen from outside: its names, a client for it, and the manifest that runs it on a cluster."""
+"""The endpoint from outside the server: names in its contract, client, deployments, and the smoke test.
+
+``kserve/`` renders the InferenceService and rolls it out.
+"""

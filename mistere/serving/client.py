@@ -1,6 +1,6 @@
-"""A client of the endpoint: REST, gRPC and V1, for the smoke test of a deployment and for people.
+"""A client of the endpoint, for REST, gRPC and V1.
 
-Imports light: httpx, and gRPC with kserve's messages, are loaded by the call that needs them.
+Importing it is cheap: httpx, and gRPC with kserve's messages, are imported by the call that needs them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mistere.serving import protocol
 
 
 class Utterance(Protocol):
-    """What the client reads of an utterance: a transcript, an encoded audio file, or neither."""
+    """An utterance to send: a transcript, an encoded audio file, both or neither."""
 
     @property
     def text(self) -> str | None:
@@ -28,14 +28,14 @@ class Utterance(Protocol):
 
     @property
     def audio(self) -> bytes | None:
-        """The encoded file."""
+        """The encoded audio file."""
 
 
 class EndpointError(MistereError):
-    """The endpoint did not answer, or refused.
+    """The endpoint did not answer, or answered with an error.
 
     Attributes:
-        code: REST code or gRPC status name, empty where there was no answer.
+        code: REST status code or gRPC status name; empty without an answer.
     """
 
     def __init__(self, message: str, code: str = "") -> None:
@@ -45,18 +45,16 @@ class EndpointError(MistereError):
 
 @dataclass(frozen=True)
 class EndpointPrediction:
-    """One dialogue's answer.
+    """The prediction for a dialogue.
 
     Attributes:
         predicted: label per utterance, ``n``.
         probabilities: float32 ``[n, C]``.
         expert_weights: float32 ``[n, E]``.
-        expert_probabilities: float32 ``[n, E, C]``, where ``detail`` was asked for.
-        modalities: what was used, per utterance.
-        labels: ``C`` names.
-        experts: ``E`` names.
-        parameters: the response's, with model version and bundle digest.
-        request_id: of the response.
+        expert_probabilities: float32 ``[n, E, C]`` with ``detail``; else None.
+        modalities: modalities used per utterance, ``+``-joined or ``none``.
+        parameters: response parameters, among them model version and bundle digest.
+        request_id: id of the response.
     """
 
     predicted: list[str]
@@ -79,15 +77,15 @@ class EndpointPrediction:
 
 
 class DialogueClient:
-    """Talks to one endpoint.
+    """A client of one endpoint.
 
     Args:
-        url: REST, for example ``http://localhost:8080``.
-        grpc_target: gRPC, for example ``localhost:8081``; needed for :meth:`predict_grpc` only.
-        model_name: the name in the paths; None asks the server, which serves one model.
-        timeout: of a request, seconds.
-        headers: sent with every REST request, for example a ``Host`` that a gateway routes by.
-        verify: how a TLS certificate is checked; True for the system's authorities.
+        url: URL for REST, for example ``http://localhost:8080``.
+        grpc_target: address for gRPC, for example ``localhost:8081``; needed for :meth:`predict_grpc` only.
+        model_name: the model's name in the paths; None reads it from the server.
+        timeout: time limit of a request, seconds.
+        headers: additional headers of every REST request, for example a ``Host`` for a gateway.
+        verify: verification of TLS certificates; True uses the system's authorities.
     """
 
     def __init__(
@@ -110,10 +108,10 @@ class DialogueClient:
         """Wait until the server is ready.
 
         Args:
-            timeout: seconds.
+            timeout: time limit, seconds.
 
         Raises:
-            EndpointError: it is not, after that time.
+            EndpointError: the server is not ready within that time.
         """
         deadline = time.monotonic() + timeout
         while True:
@@ -132,15 +130,15 @@ class DialogueClient:
             content = self._json(self._request("GET", "/v2/models").content)
             names = content.get("models") or []
             if len(names) != 1:
-                raise EndpointError(f"{self.url} serves {len(names)} models: name one.")
+                raise EndpointError(f"{self.url} serves {len(names)} models: set model_name.")
             self._model_name = str(names[0])
         return self._model_name
 
     def predict_rest(self, dialogue: Sequence[Utterance], detail: bool = False) -> EndpointPrediction:
-        """V2 by REST, tensors as JSON.
+        """Predict by REST (V2), with tensors as JSON.
 
         Raises:
-            EndpointError: no answer, or a refusal.
+            EndpointError: the endpoint did not answer, or answered with an error.
         """
         inputs: list[dict[str, Any]] = []
         for name, values in _columns(dialogue).items():
@@ -162,10 +160,10 @@ class DialogueClient:
         return _prediction(fields, content.get("parameters", {}), content.get("id", ""))
 
     def predict_v1(self, dialogue: Sequence[Utterance], detail: bool = False) -> EndpointPrediction:
-        """V1 JSON.
+        """Predict by REST with V1 JSON.
 
         Raises:
-            EndpointError: no answer, or a refusal.
+            EndpointError: the endpoint did not answer, or answered with an error.
         """
         utterances = []
         for utterance in dialogue:
@@ -185,10 +183,10 @@ class DialogueClient:
         return _prediction(fields, content.get("parameters", {}), content.get("id", ""))
 
     def predict_grpc(self, dialogue: Sequence[Utterance], detail: bool = False) -> EndpointPrediction:
-        """V2 by gRPC, tensors as raw bytes.
+        """Predict by gRPC (V2), with tensors as raw bytes.
 
         Raises:
-            EndpointError: no answer, or a refusal.
+            EndpointError: the endpoint did not answer, or answered with an error.
         """
         import grpc
         from kserve import InferInput, InferRequest, InferResponse
@@ -196,7 +194,7 @@ class DialogueClient:
         from kserve.protocol.infer_type import to_http_parameters
 
         if self.grpc_target is None:
-            raise EndpointError("No gRPC address was given.")
+            raise EndpointError("the client has no gRPC address: set grpc_target.")
         inputs = []
         for name, values in _columns(dialogue).items():
             tensor = InferInput(name, [len(values)], "BYTES")
@@ -250,7 +248,7 @@ def _sentence(content: bytes) -> str:
 
 
 def _columns(dialogue: Sequence[Utterance]) -> dict[str, list[bytes]]:
-    """Tensor → one element per utterance, empty where it has none; a tensor that is empty throughout is left out."""
+    """Tensor → one element per utterance, empty if the utterance has none. Tensors without any element are omitted."""
     columns = {
         protocol.TEXT: [(utterance.text or "").encode() for utterance in dialogue],
         protocol.AUDIO: [utterance.audio or b"" for utterance in dialogue],

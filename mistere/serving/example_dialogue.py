@@ -1,7 +1,7 @@
-"""A dialogue that a bundle carries with the answer it should get: a deployment is tried with it before it counts.
+"""The example dialogue of a bundle: a test dialogue with the offline evaluation's probabilities, for testing a deployment.
 
-``example/dialogue.json`` is what ``mistere predict --dialogue`` takes (audio as files beside it), ``example/expected.json``
-the probabilities of the offline evaluation.
+``example/dialogue.json`` has the form that ``mistere predict --dialogue`` reads, with audio files beside it.
+``example/expected.json`` holds the probabilities.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mistere.data.dataset import Utterance
 FOLDER = "example"
 DIALOGUE, EXPECTED = f"{FOLDER}/dialogue.json", f"{FOLDER}/expected.json"
 FEW_UTTERANCES = 16
-_MOST_UTTERANCES, _MOST_SECONDS, _MOST_BYTES = 128, 30.0, 8 << 20
+_MAX_UTTERANCES, _MAX_SECONDS, _MAX_BYTES = 128, 30.0, 8 << 20  # the endpoint's default limits
 _EXTENSIONS = {b"RIFF": "wav", b"RF64": "wav", b"fLaC": "flac", b"OggS": "ogg"}
 
 
@@ -33,24 +33,26 @@ class Example:
 
 
 def sendable(dialogue: Sequence[Utterance]) -> list[Utterance] | None:
-    """The dialogue in codecs that the endpoint takes; None where it is over a limit of the endpoint, or does not decode."""
-    if len(dialogue) > _MOST_UTTERANCES:
+    """Convert a dialogue to codecs that the endpoint accepts; None if it exceeds a limit of the endpoint or does not decode."""
+    if len(dialogue) > _MAX_UTTERANCES:
         return None
-    sent = []
+    converted = []
     for utterance in dialogue:
         audio = utterance.audio
         if audio:
             try:
-                heard = decode_recording(audio, _MOST_SECONDS)
+                recording = decode_recording(audio, _MAX_SECONDS)
             except AudioError:
                 return None
-            if len(heard.wave) > _MOST_SECONDS * heard.rate:
+            if len(recording.wave) > _MAX_SECONDS * recording.rate:
                 return None
-            if audio[:4] not in _EXTENSIONS or heard.channels > 2:
-                audio = encode_flac(heard.wave, heard.rate)
-        sent.append(replace(utterance, audio=audio))
-    size = sum(len(utterance.audio or b"") * 4 // 3 + len((utterance.text or "").encode()) + 64 for utterance in sent)
-    return sent if size < _MOST_BYTES else None
+            if audio[:4] not in _EXTENSIONS or recording.channels > 2:
+                audio = encode_flac(recording.wave, recording.rate)
+        converted.append(replace(utterance, audio=audio))
+    size = sum(
+        len(utterance.audio or b"") * 4 // 3 + len((utterance.text or "").encode()) + 64 for utterance in converted
+    )
+    return converted if size < _MAX_BYTES else None
 
 
 def write_example(folder: Path, example: Example) -> None:
@@ -69,10 +71,10 @@ def write_example(folder: Path, example: Example) -> None:
 
 
 def read_example(folder: Path) -> Example | None:
-    """Read what :func:`write_example` wrote; None where there is none.
+    """Read an example that :func:`write_example` wrote; None if there is none.
 
     Raises:
-        ArtifactError: it is something else.
+        ArtifactError: the files are not a valid example.
     """
     if not (folder / DIALOGUE).is_file():
         return None
@@ -90,7 +92,7 @@ def read_example(folder: Path) -> Example | None:
             for turn, row in enumerate(rows)
         ]
         if expected.ndim != 2 or len(expected) != len(dialogue) or not np.isfinite(expected).all():
-            raise ValueError("there must be a row of probabilities for each utterance")
+            raise ValueError("expected a row of probabilities for each utterance")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(f"{folder / FOLDER} does not hold an example dialogue.") from error
     return Example(dialogue, expected)
@@ -98,5 +100,5 @@ def read_example(folder: Path) -> Example | None:
 
 def _text(value: object) -> str | None:
     if value is not None and not isinstance(value, str):
-        raise ValueError("a text is a string")
+        raise ValueError("expected a string")
     return value

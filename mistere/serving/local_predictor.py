@@ -1,4 +1,4 @@
-"""The predictor as a process of its own on free ports, for as long as somebody talks to it."""
+"""Run the predictor as a child process on free ports."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _STOP_SECONDS = 30
 
 @contextmanager
 def local_predictor(location: str, service: str, log: Path) -> Iterator[tuple[DialogueClient, Callable[[float], None]]]:
-    """Serve a bundle to this machine; the process is stopped at the end, and ends with this one in any case.
+    """Serve a bundle on this machine until the context ends, or this process does.
 
     Args:
-        location: the bundle's.
+        location: location of the bundle.
         service: the model's name.
-        log: file for what the process says.
+        log: file for the output of the process.
 
     Yields:
-        A client of it, and how to wait, for so many seconds, until it is ready; waiting raises an EndpointError where the
-        process ends, or is not ready in time.
+        A client, and a function that waits the given seconds until the predictor is ready. The function raises an EndpointError
+        if the process ends or is not ready in time.
     """
     http, grpc = _free_ports(2)
     command = [sys.executable, "-m", "mistere.predictor", location]
@@ -69,17 +69,17 @@ def local_predictor(location: str, service: str, log: Path) -> Iterator[tuple[Di
 
 
 def last_line(log: Path) -> str:
-    """The last thing that a predictor said, as the end of a sentence; empty where it said nothing."""
-    said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return f" Its last line: {said[-1][:200]}" if said else ""
+    """The last line of a predictor's output, as the end of an error message; empty without output."""
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return f" Its last line: {lines[-1][:200]}" if lines else ""
 
 
 def _free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
     try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
+        for bound in sockets:
+            bound.bind(("127.0.0.1", 0))
+        return [int(bound.getsockname()[1]) for bound in sockets]
     finally:
-        for each in sockets:
-            each.close()
+        for bound in sockets:
+            bound.close()

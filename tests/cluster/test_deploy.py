@@ -33,7 +33,7 @@ def test_a_bundle_is_served_and_the_same_again_changes_nothing(cluster: Cluster,
     done = to.roll_out(bundle, nothing)
     assert (
         "largest difference from the offline evaluation: 0.0e+00" in done.message
-        and "2 utterances by REST" in done.said
+        and "2 utterances by REST" in done.message
     )
     assert done.address.startswith("http://mistere") and to.serves() == done.address
     live = cluster.api.find("inferenceservices", "mistere")
@@ -184,7 +184,7 @@ def test_a_share_that_restarts_is_taken_back(cluster: Cluster) -> None:
             cluster.behave(second, "restarts", "mistere")
 
     shares = watch_shares(cluster)
-    with pytest.raises(MistereError, match="started again while it had 20 % of the traffic"):
+    with pytest.raises(MistereError, match="restarted while it had 20 % of the traffic"):
         cluster.to(second, config).roll_out(second, renew_lease)
     seen = shares()
     assert cluster.served() == first.manifest.digest and max(seen[seen.index(20) :]) == 20
@@ -318,7 +318,7 @@ def test_a_person_outside_needs_the_proxy_to_the_pods(cluster: Cluster, monkeypa
 def test_nothing_is_applied_that_the_cluster_would_refuse_later(cluster: Cluster) -> None:
     bundle = cluster.bundle("a")
     cluster.api.admit = lambda manifest: "maxReplicas cannot be less than minReplicas"
-    with pytest.raises(MistereError, match=r"the cluster refuses it \(admission webhook.*maxReplicas"):
+    with pytest.raises(MistereError, match=r"the cluster rejects it \(admission webhook.*maxReplicas"):
         cluster.to(bundle, STANDARD).roll_out(bundle, nothing)
     assert cluster.server.changes() == []
 
@@ -328,7 +328,7 @@ def test_a_service_that_somebody_else_holds_is_left_alone(cluster: Cluster) -> N
     cluster.to(first, STANDARD).roll_out(first, nothing)
     cluster.api.edit("inferenceservices", "mistere", {"spec": {"predictor": {"minReplicas": 2}}})
     cluster.server.calls.clear()
-    with pytest.raises(MistereError, match=r"others manage.*kubectl-edit.*minReplicas"):
+    with pytest.raises(MistereError, match=r"other field managers own.*kubectl-edit.*minReplicas"):
         cluster.to(second, STANDARD).roll_out(second, nothing)
     assert cluster.server.changes() == []
 

@@ -1,4 +1,4 @@
-"""What the Kubernetes API refuses is said in a sentence with the way to mend it; what passes is tried again."""
+"""Errors of the Kubernetes API become one sentence with a fix, and transient errors are retried."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PODS = "/api/v1/namespaces/mistere/pods"
 
 
 @pytest.fixture(autouse=True)
-def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_PATIENCE", (0.01, 0.01))
 
 
@@ -54,9 +54,9 @@ def still(cluster: Cluster) -> Cluster:
 @pytest.mark.parametrize(
     ("options", "token", "path", "expected"),
     [
-        ({}, "stale", COLLECTION, "does not know who asks .401.*log in anew"),
+        ({}, "stale", COLLECTION, "does not accept the credentials .401.*log in again"),
         ({"kinds": ("pods",)}, "admin", COLLECTION, "install KServe there"),
-        ({"namespaces": ("other",)}, "admin", COLLECTION, 'namespaces "mistere" not found: make it'),
+        ({"namespaces": ("other",)}, "admin", COLLECTION, 'namespaces "mistere" not found: create it'),
     ],
 )
 def test_a_cluster_that_is_not_as_it_should_be(
@@ -84,7 +84,7 @@ def test_what_passes_is_tried_again(still: Cluster, trouble: Trouble, times: int
     still.server.troubles.append(trouble)
     assert connect().get(f"{COLLECTION}/none") is None
     trouble.times = 99
-    with pytest.raises(MistereError, match=r"has trouble|cannot be reached"):
+    with pytest.raises(MistereError, match=r"failed .GET answered|cannot be reached"):
         connect().get(f"{COLLECTION}/none")
 
 
@@ -93,7 +93,7 @@ def test_a_field_that_others_manage_is_not_taken_from_them(still: Cluster) -> No
     api.apply(f"{COLLECTION}/other", service(minReplicas=1))
     still.api.edit("inferenceservices", "other", {"spec": {"predictor": {"minReplicas": 3}}})
     with pytest.raises(
-        MistereError, match=r"others manage.*kubectl-edit.: .spec.predictor.minReplicas.*give these fields up"
+        MistereError, match=r"other field managers own.*kubectl-edit.: .spec.predictor.minReplicas.*release the fields"
     ):
         api.apply(f"{COLLECTION}/other", service(minReplicas=1))
     live = still.api.find("inferenceservices", "other")
@@ -198,7 +198,7 @@ def test_a_watch_ends_with_a_change_with_its_time_and_with_a_version_that_is_gon
 
 def test_other_answers_than_the_api_s_are_told(still: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(still.api, "answer", lambda *_: (200, "<html>Log in</html>"))
-    with pytest.raises(MistereError, match="does not answer as a Kubernetes API does"):
+    with pytest.raises(MistereError, match="does not answer like a Kubernetes API"):
         connect().get(f"{COLLECTION}/none")
 
 
@@ -222,8 +222,8 @@ def test_long_refusals_are_cut(still: Cluster) -> None:
 def test_without_a_cluster_it_says_how_to_reach_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    with pytest.raises(UsageError, match="point KUBECONFIG to a kubeconfig"):
+    with pytest.raises(UsageError, match="set KUBECONFIG to a kubeconfig"):
         connect()
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
-    with pytest.raises(UsageError, match="let the pod mount its service account's token"):
+    with pytest.raises(UsageError, match="mount the service account's token in the pod"):
         connect()

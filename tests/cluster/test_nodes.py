@@ -37,7 +37,7 @@ CURVE = [{"epoch": 1, "loss": 0.5, "dev_loss": 0.4, "dev_weighted_f1": 0.7}]
 @pytest.fixture(autouse=True)
 def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nodes, "_POLL_SECONDS", 0.05)
-    monkeypatch.setattr(kubernetes_api, "_PATIENCE", (0.01, 0.01))
+    monkeypatch.setattr(kubernetes_api, "_RETRY_SECONDS", (0.01, 0.01))
 
 
 @pytest.fixture

@@ -169,7 +169,7 @@ def test_who_lost_the_journal_puts_nothing_back_over_the_next_release(
     def stalled(renew_lease: Any) -> Any:
         done = cluster.to(second, CONFIG).roll_out(second, lambda: None)
         go(cluster, store, third)
-        monkeypatch.setattr(module, "_BEAT_SECONDS", 0.0)
+        monkeypatch.setattr(module, "_RENEWAL_SECONDS", 0.0)
         try:
             renew_lease()
         except ConflictError:
@@ -226,7 +226,7 @@ def test_the_exit_handler_takes_back_what_its_own_run_left(
 def test_what_cannot_be_taken_back_now_is_by_the_next_release(
     cluster: Cluster, store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kubernetes_api, "_PATIENCE", (0.01,))
+    monkeypatch.setattr(kubernetes_api, "_RETRY_SECONDS", (0.01,))
     first, second = cluster.bundle("a"), cluster.bundle("b")
     go(cluster, store, first)
     cluster.behave(second, "crash", "mistere")
@@ -255,7 +255,7 @@ def test_a_pod_that_is_started_again_waits_for_the_lease_of_the_one_before(
 
 
 def test_a_roll_out_keeps_its_lease(cluster: Cluster, store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_BEAT_SECONDS", 0.0)
+    monkeypatch.setattr(module, "_RENEWAL_SECONDS", 0.0)
     first = cluster.bundle("a")
     since: list[float] = []
 

@@ -109,7 +109,7 @@ def cluster(
     s3_store: S3Store,  # noqa: F811
 ) -> Iterator[TrainerCluster]:
     monkeypatch.setattr(nodes, "_POLL_SECONDS", 0.2)
-    monkeypatch.setattr(kubernetes_api, "_PATIENCE", (0.1, 0.1))
+    monkeypatch.setattr(kubernetes_api, "_RETRY_SECONDS", (0.1, 0.1))
     found = step_inside(tmp_path, s3_store, monkeypatch)
     yield found
     found.close()

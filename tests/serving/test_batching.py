@@ -1,4 +1,4 @@
-"""Requests that arrive together are computed together, with the answers they would get alone; turns seen before cost nothing."""
+"""Concurrent requests are batched without changing their answers, and vectors of earlier turns are reused."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.serving.conftest import Server, Utterance, clip, launch, make_bundle
 
 
 class Work:
-    """A computation that can be watched and held up."""
+    """A computation that records its batches and blocks while the gate is closed."""
 
     def __init__(self) -> None:
         self.batches: list[list[Any]] = []
@@ -38,7 +38,7 @@ class Work:
         return [ValueError(work) if work == "bad" else f"answer to {work}" for work in works]
 
 
-def test_one_that_finds_the_server_idle_is_computed_at_once() -> None:
+def test_a_request_to_an_idle_server_is_computed_at_once() -> None:
     async def go() -> float:
         batcher: Batcher[str, str] = Batcher(Work(), 4, 5.0, 100)
         start = time.perf_counter()
@@ -48,7 +48,7 @@ def test_one_that_finds_the_server_idle_is_computed_at_once() -> None:
     assert asyncio.run(go()) < 1.0
 
 
-def test_what_gathers_while_one_is_computed_is_the_next_batch_up_to_its_size() -> None:
+def test_requests_that_arrive_during_a_batch_form_the_next_one_up_to_its_size() -> None:
     async def go() -> list[list[str]]:
         work = Work()
         work.gate.clear()
@@ -65,7 +65,7 @@ def test_what_gathers_while_one_is_computed_is_the_next_batch_up_to_its_size() -
     assert asyncio.run(go()) == [["first"], ["a", "b"], ["c", "d"], ["large"]]
 
 
-def test_without_batches_each_is_computed_alone() -> None:
+def test_without_batching_each_request_is_computed_alone() -> None:
     async def go() -> list[list[str]]:
         work = Work()
         batcher: Batcher[str, str] = Batcher(work, 20, 1.0, 0)
@@ -75,7 +75,7 @@ def test_without_batches_each_is_computed_alone() -> None:
     assert asyncio.run(go()) == [["a"], ["b"], ["c"]]
 
 
-def test_a_batch_waits_for_what_is_being_read_but_not_beyond_the_bound() -> None:
+def test_a_batch_waits_for_requests_being_read_within_the_bound() -> None:
     async def go() -> tuple[list[list[str]], float]:
         work = Work()
         batcher: Batcher[str, str] = Batcher(work, 20, 0.2, 100)
@@ -86,7 +86,7 @@ def test_a_batch_waits_for_what_is_being_read_but_not_beyond_the_bound() -> None
             await asyncio.sleep(0)
         await asyncio.gather(first, second)
         start = time.perf_counter()
-        with batcher.reading():  # somebody sends very slowly
+        with batcher.reading():  # a client that sends slowly
             await batcher.run("c", 1)
         return work.batches, time.perf_counter() - start
 
@@ -94,8 +94,8 @@ def test_a_batch_waits_for_what_is_being_read_but_not_beyond_the_bound() -> None
     assert batches == [["a", "b"], ["c"]] and 0.15 < seconds < 1.0
 
 
-async def crowd(batcher: Batcher[str, str]) -> None:
-    """Five times three callers at once."""
+async def generate_load(batcher: Batcher[str, str]) -> None:
+    """Five rounds of three concurrent requests."""
     for _ in range(5):
         with batcher.reading():
             three = [asyncio.create_task(batcher.run(name, 1)) for name in "abc"]
@@ -103,11 +103,11 @@ async def crowd(batcher: Batcher[str, str]) -> None:
         await asyncio.gather(*three)
 
 
-def test_in_a_crowd_those_who_arrive_in_a_row_are_computed_together() -> None:
+def test_under_load_requests_that_keep_arriving_are_computed_together() -> None:
     async def go() -> list[list[str]]:
         work = Work()
         batcher: Batcher[str, str] = Batcher(work, 20, 0.5, 100)
-        await crowd(batcher)
+        await generate_load(batcher)
         row = []
         for name in "xyz":
             row.append(asyncio.create_task(batcher.run(name, 1)))
@@ -127,9 +127,9 @@ def test_a_single_caller_is_never_held_back_and_after_a_crowd_hardly() -> None:
     async def go() -> tuple[list[float], list[float], float]:
         batcher: Batcher[str, str] = Batcher(Work(), 20, 0.5, 100)
         alone = [await seconds(batcher) for _ in range(3)]
-        await crowd(batcher)
+        await generate_load(batcher)
         after = [await seconds(batcher) for _ in range(8)]
-        await crowd(batcher)
+        await generate_load(batcher)
         await asyncio.sleep(0.6)
         return alone, after, await seconds(batcher)
 
@@ -138,7 +138,7 @@ def test_a_single_caller_is_never_held_back_and_after_a_crowd_hardly() -> None:
     assert 0.08 < after[0] < 0.2 and max(after[-2:]) < 0.05
 
 
-def test_what_is_brief_by_experience_is_computed_on_the_loop_in_a_crowd_and_all_else_in_a_thread() -> None:
+def test_under_load_fast_batches_run_on_the_event_loop_and_all_others_in_the_thread() -> None:
     threads: list[int] = []
 
     def compute(works: Sequence[float]) -> list[float]:
@@ -149,7 +149,7 @@ def test_what_is_brief_by_experience_is_computed_on_the_loop_in_a_crowd_and_all_
         return list(works)
 
     async def go() -> None:
-        batcher: Batcher[float, float] = Batcher(compute, 20, 0.0, 100, brief=lambda seconds: seconds < 1)
+        batcher: Batcher[float, float] = Batcher(compute, 20, 0.0, 100, may_run_inline=lambda seconds: seconds < 1)
         await batcher.run(0.001, 1)
         await batcher.run(0.001, 1)
         for seconds in (0.001, 0.001, 0.1, 0.1):

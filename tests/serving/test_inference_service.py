@@ -1,4 +1,4 @@
-"""The manifest against the CRD that the cluster validates it with, unknown fields refused."""
+"""The manifest is valid under KServe's CRD, with unknown fields rejected."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_nothing_but_the_predictor_changes_with_the_bundle() -> None:
     assert other["metadata"] == manifest(STANDARD)["metadata"], "KServe would restart the pods that serve"
 
 
-def test_a_candidate_is_one_pod_that_nobody_is_led_to() -> None:
+def test_a_candidate_is_one_pod_without_traffic() -> None:
     whole = manifest(STANDARD)
     candidate = candidate_of(whole)
     assert candidate["metadata"]["name"] == "mistere-candidate"
@@ -167,16 +167,16 @@ def test_a_candidate_is_one_pod_that_nobody_is_led_to() -> None:
 @pytest.mark.parametrize(
     ("settings", "store", "expected"),
     [
-        ({"mode": "standard"}, "/srv/store", "needs a store that the cluster's pods reach"),
+        ({"mode": "standard"}, "/srv/store", "needs a store that the cluster's pods can read"),
         ({"canary_percent": 10}, "/srv/store", "a local deployment has no traffic"),
         ({"mode": "standard", "canary_percent": 10}, "s3://b/p", "needs deployment.mode=knative"),
-        ({"mode": "standard", "min_replicas": 0}, "s3://b/p", "Standard mode keeps one pod"),
-        ({"mode": "standard", "scale_metric": "rps"}, "s3://b/p", "take cpu or memory"),
-        ({"mode": "knative", "scale_metric": "cpu"}, "s3://b/p", "take concurrency or rps"),
+        ({"mode": "standard", "min_replicas": 0}, "s3://b/p", "Standard mode keeps at least one pod"),
+        ({"mode": "standard", "scale_metric": "rps"}, "s3://b/p", "use cpu or memory"),
+        ({"mode": "knative", "scale_metric": "cpu"}, "s3://b/p", "use concurrency or rps"),
         ({"mode": "knative", "node_selector": {"gpu": "yes"}}, "s3://b/p", "need deployment.mode=standard"),
-        ({"mode": "knative", "service": "m" * 60}, "s3://b/p", "may have 43 letters"),
+        ({"mode": "knative", "service": "m" * 60}, "s3://b/p", "may have at most 43 characters"),
     ],
 )
-def test_what_a_mode_does_not_support_is_refused(settings: dict[str, Any], store: str, expected: str) -> None:
+def test_settings_that_a_mode_does_not_support_are_rejected(settings: dict[str, Any], store: str, expected: str) -> None:
     with pytest.raises(UsageError, match=expected):
         check_support(DeploymentConfig.model_validate(settings), store)

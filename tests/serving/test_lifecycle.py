@@ -79,7 +79,10 @@ def test_a_port_in_use_is_one_sentence(option: str) -> None:
             check=False,
         )
     assert ended.returncode == 1
-    assert ended.stderr == f"Port {port} is already in use: stop what listens there or choose another {option}.\n"
+    assert (
+        ended.stderr
+        == f"Port {port} is already in use: stop the process that listens there, or choose another {option}.\n"
+    )
     assert time.monotonic() - start < 5
 
 

@@ -1,4 +1,4 @@
-"""Images: only names that never mean another image are taken, and what an image holds is what its code imports, as locked."""
+"""Images: only immutable references are accepted, and each image holds the locked packages that its code imports."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ DOCKER = PROJECT_ROOT / "docker"
         f"registry.example.org/team/train-python:src-0123456789ab@{DIGEST}",
     ],
 )
-def test_a_fixed_name_is_taken_as_it_is(text: str) -> None:
+def test_an_immutable_name_is_accepted(text: str) -> None:
     assert str(ImageReference.parse(text, "train")) == text
 
 
@@ -49,16 +49,16 @@ def test_a_fixed_name_is_taken_as_it_is(text: str) -> None:
         "mistere/train-python:src-main",
     ],
 )
-def test_a_moving_name_is_refused_and_told_why(text: str) -> None:
+def test_a_mutable_name_is_rejected_with_the_reason(text: str) -> None:
     with pytest.raises(UsageError) as error:
         ImageReference.parse(text, "train in images.lock.yaml")
-    said = str(error.value)
-    assert "steps cached under this name would still answer" in said and "make compile" in said
-    assert text in said and "\n" not in said
+    message = str(error.value)
+    assert "steps cached under this name would be reused" in message and "make compile" in message
+    assert text in message and "\n" not in message
 
 
 @pytest.mark.parametrize("text", ["", "Not An Image", "mistere/train@sha256:abc", "None"])
-def test_what_is_no_image_is_refused(text: str) -> None:
+def test_invalid_references_are_rejected(text: str) -> None:
     with pytest.raises(UsageError):
         ImageReference.parse(text, "train in images.lock.yaml")
 
@@ -114,13 +114,13 @@ def test_an_image_s_lock_is_a_part_of_the_environment_s(role: str) -> None:
 
 
 OPTIONAL = {"bitsandbytes", "model_signing"}
-"""Extras: the code says what to install where one is missing."""
+"""Extras: if one is missing, the error says what to install."""
 LEFT_OUT = {"predictor": {"dvc"}}
-"""Imported by functions that read datasets, which the modules of that image hold but never call."""
+"""Imported by functions that read datasets, which the image contains but never calls."""
 
 
 def imported(role: str) -> set[str]:
-    """What the modules that run in an image import from elsewhere, also inside functions."""
+    """Third-party packages that the modules of an image import, also inside functions."""
     components = PROJECT_ROOT / "components"
     stages = {
         path.parent.name
@@ -131,7 +131,7 @@ def imported(role: str) -> set[str]:
     modules |= {f"components.{stage}.component" for stage in stages}
     if role == "predictor":
         modules = {"mistere.predictor.server"}
-    if role == "train":  # deploy_model starts it as a process of its own, and asks it before anybody else does
+    if role == "train":  # deploy_model starts the predictor as a child process for its smoke test
         modules.add("mistere.predictor.server")
     files = {file for module in modules for file in closure(module, computing=False).values()}
     names: set[str] = set()
@@ -151,6 +151,18 @@ def test_an_image_holds_what_its_code_imports(role: str) -> None:
     own = pins(DOCKER / f"{role}.lock").keys()
     for name in imported(role) - OPTIONAL - LEFT_OUT.get(role, set()):
         assert {canonicalize_name(one) for one in providers[name]} & own, f"{role} lacks {name}"
+
+
+def test_the_code_layer_holds_every_package_of_ours() -> None:
+    packages = {path.parent.name for path in PROJECT_ROOT.glob("*/__init__.py")} - {"tests"}
+    dockerfile = (DOCKER / "Dockerfile").read_text()
+    code = dockerfile.partition(" AS code\n")[2].partition("\nFROM ")[0]
+    assert {"mistere", "components", "pipelines"} <= packages
+    assert set(re.findall(r"^COPY (\w+) \1$", code, re.MULTILINE)) == packages
+    compiled = re.search(r"^RUN python3 -m compileall .* unchecked-hash (.+)$", code, re.MULTILINE)
+    assert compiled is not None and set(compiled[1].split()) == packages
+    let_in = set(re.findall(r"^!(\w+)$", (PROJECT_ROOT / ".dockerignore").read_text(), re.MULTILINE))
+    assert packages <= let_in, "the build context leaves a package out"
 
 
 def test_the_light_image_holds_no_torch() -> None:

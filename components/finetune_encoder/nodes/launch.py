@@ -26,7 +26,7 @@ from mistere.common.errors import MistereError, UsageError
 from mistere.config.encoder import EncoderConfig
 from mistere.engine.stage import Step
 from mistere.kubernetes.api import KubernetesApi, KubernetesError, connect
-from mistere.kubernetes.current_pod import TRAINER_API, is_inside, own_pod
+from mistere.kubernetes.current_pod import TRAINER_API, current_pod, is_inside
 from mistere.kubernetes.images import image
 
 _POLL_SECONDS: Final = 5.0
@@ -66,7 +66,7 @@ def train_on_nodes(job: TrainingJob, base_digest: str, step: Step) -> Curve:
         MistereError: a node failed, or the cluster refuses the TrainJob.
     """
     api = connect()
-    nodes = _Nodes(api, own_pod(api), base_digest, step, job)
+    nodes = _Nodes(api, current_pod(api), base_digest, step, job)
 
     def note_sigterm(_signal: int, _frame: Any) -> None:
         nodes.terminated = True
@@ -239,10 +239,10 @@ class _Nodes:
                 f"the cluster has no TrainJobs: install Kubeflow Trainer (2.3 or later) there, or set {self._modality}."
                 "num_nodes=1."
             )
-        about_the_job = "admission webhook" in error.said or "quota" in error.said
+        about_the_job = "admission webhook" in error.reason or "quota" in error.reason
         if error.code in {400, 422} or (error.code == 403 and about_the_job):
             return MistereError(
-                f"the cluster refuses TrainJob {self._name} ({error.said}): correct {self._modality}.nodes, or see that Kubeflow "
+                f"the cluster refuses TrainJob {self._name} ({error.reason}): correct {self._modality}.nodes, or see that Kubeflow "
                 "Trainer is 2.3 or later."
             )
         return error

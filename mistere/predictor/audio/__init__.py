@@ -1,1 +1,1 @@
-"""Recordings in requests: where they come from and how they are decoded."""
+"""Recordings in requests: the store of recordings sent before, S3 locations, and checks of headers before decoding."""

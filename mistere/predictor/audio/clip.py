@@ -1,4 +1,4 @@
-"""An encoded clip's header, looked at before anything is decoded: a few bytes may claim what no machine can hold."""
+"""Check the header of an encoded clip before decoding: a small file may claim more samples than the memory can hold."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _CHANNELS: Final = (1, 2)
 
 
 def check_clip(clip: bytes, utterance: int) -> float:
-    """Refuse what is not WAV, FLAC or OGG, mono or stereo, at a rate that sound is recorded at.
+    """Check that a clip is WAV, FLAC or OGG, mono or stereo, with a plausible sample rate.
 
     Args:
         clip: the encoded file.
         utterance: its index in the dialogue.
 
     Returns:
-        Its duration in seconds, as its header says.
+        Its duration according to its header, seconds.
 
     Raises:
-        RequestError: it is not accepted, or its header cannot be read.
+        RequestError: the clip is not accepted, or its header cannot be read.
     """
     import soundfile
 

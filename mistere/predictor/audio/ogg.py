@@ -1,7 +1,7 @@
-"""The start of an OGG file: whether its codec's headers are whole.
+"""Check that the codec headers of an OGG file are complete.
 
-libsndfile keeps a few kilobytes for ever with each file whose headers break off or are damaged, so that such a file is
-refused before it is opened.
+libsndfile leaks a few kilobytes for each OGG file with truncated or damaged headers, so such a file must not be opened. Delete
+this module when libsndfile no longer leaks.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ _REVERSED: Final = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
 _VORBIS: Final = (b"\x01vorbis\x00\x00\x00\x00", b"\x03vorbis", b"\x05vorbis")
 _OPUS: Final = (b"OpusHead", b"OpusTags")
 _PAGE_LIMIT: Final = 64
-"""Pages that headers may take, 4 MiB: room for a picture among the tags."""
+"""The most pages for headers, 4 MiB: enough for a picture in the tags."""
 
 
 def has_whole_headers(file: bytes) -> bool:
-    """Whether a file begins with all headers of Vorbis or Opus, one stream, checksums right."""
+    """Whether a file begins with all headers of one Vorbis or Opus stream, with correct checksums."""
     expected: tuple[bytes, ...] = ()
-    for found, packet in enumerate(_packets(file)):
+    for number, packet in enumerate(_packets(file)):
         expected = expected or next((codec for codec in (_VORBIS, _OPUS) if packet.startswith(codec[0])), ())
-        if not expected or not packet.startswith(expected[found]):
+        if not expected or not packet.startswith(expected[number]):
             return False
-        if found + 1 == len(expected):
+        if number + 1 == len(expected):
             return True
     return False
 
 
 def _packets(file: bytes) -> Iterator[bytes]:
-    """Packets in order, as far as the pages are sound and of one stream."""
+    """Packets in order, up to the first page that is damaged or belongs to another stream."""
     partial = bytearray()
     offset, serial = 0, -1
     for number in range(_PAGE_LIMIT):
@@ -44,8 +44,8 @@ def _packets(file: bytes) -> Iterator[bytes]:
         start = offset + _PAGE.size + count
         page = file[offset : start + sum(lacing)]
         serial = stream if number == 0 else serial
-        sound = (capture, version, stream, sequence) == (b"OggS", 0, serial, number)
-        if not sound or len(page) < start - offset + sum(lacing) or _checksum(page) != checksum:
+        valid = (capture, version, stream, sequence) == (b"OggS", 0, serial, number)
+        if not valid or len(page) < start - offset + sum(lacing) or _checksum(page) != checksum:
             return
         if bool(flags & _CONTINUED) != bool(partial):
             return
@@ -59,7 +59,7 @@ def _packets(file: bytes) -> Iterator[bytes]:
 
 
 def _checksum(page: bytes) -> int:
-    """OGG's checksum: the common one with the bits of every byte, and of itself, the other way round."""
+    """OGG's checksum: CRC-32 with the bits of every input byte and of the result reversed."""
     blank = page[:22] + bytes(4) + page[26:]
     value = zlib.crc32(blank.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int.from_bytes(value.to_bytes(4, "little").translate(_REVERSED), "big")

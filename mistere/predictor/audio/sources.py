@@ -1,4 +1,4 @@
-"""Audio that is named instead of sent: by the digest of a clip seen before, or by an allow-listed S3 location."""
+"""Audio that a request refers to: by the digest of a clip sent before, or by an allow-listed S3 location."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from mistere.predictor.errors import invalid, over_limit
 
 
 class AudioStore:
-    """Encoded clips by SHA-256, the least recently used dropped first.
+    """A store of encoded clips by SHA-256 that evicts the least recently used.
 
     Args:
-        capacity: bytes held at most; 0 holds nothing.
+        capacity: size of all clips, bytes; 0 disables the store.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -25,7 +25,7 @@ class AudioStore:
         self._lock = threading.Lock()
 
     def add(self, clip: bytes, digest: str) -> None:
-        """Remember a clip under its SHA-256 (lower-case hexadecimal); one larger than the whole store is not kept."""
+        """Store a clip under its SHA-256 (lower-case hexadecimal), unless it exceeds the capacity."""
         if not clip or len(clip) > self._capacity:
             return
         with self._lock:
@@ -34,11 +34,11 @@ class AudioStore:
                 self._size += len(clip)
             self._clips.move_to_end(digest)
             while self._size > self._capacity:
-                _, dropped = self._clips.popitem(last=False)
-                self._size -= len(dropped)
+                _, evicted = self._clips.popitem(last=False)
+                self._size -= len(evicted)
 
     def get(self, digest: str) -> bytes | None:
-        """The clip with that SHA-256 (lower-case hexadecimal), if it is still held."""
+        """The clip with a SHA-256 (lower-case hexadecimal); None if the store does not hold it."""
         with self._lock:
             clip = self._clips.get(digest)
             if clip is not None:
@@ -47,11 +47,11 @@ class AudioStore:
 
 
 class AudioReader:
-    """Reads ``audio_uri``: S3 objects under allow-listed prefixes, nothing else.
+    """Reads ``audio_uri``: S3 objects under allow-listed prefixes only.
 
     Args:
-        prefixes: ``s3://bucket/prefix/``; none refuses every location.
-        max_bytes: of one object, and of all that one request names.
+        prefixes: ``s3://bucket/prefix/``; if empty, every location is refused.
+        max_bytes: size of all objects that a request names, bytes.
     """
 
     def __init__(self, prefixes: Sequence[str], max_bytes: int) -> None:
@@ -60,10 +60,10 @@ class AudioReader:
         self._client: Any = None
 
     def check(self, uri: str, utterance: int) -> tuple[str, str]:
-        """Bucket and key of an allowed location.
+        """Check a location; returns bucket and key.
 
         Raises:
-            RequestError: switched off, not S3, outside the prefixes, or with steps like ``..`` in it.
+            RequestError: ``audio_uri`` is disabled, or the location is not S3, outside the prefixes, or has segments like ``..``.
         """
         if not self._prefixes:
             raise invalid("audio_uri is not enabled on this server: send the audio itself.")
@@ -75,18 +75,18 @@ class AudioReader:
         return urlsplit(uri).netloc, key
 
     def read(self, uris: dict[int, str]) -> dict[int, bytes]:
-        """Fetch the audio of several utterances.
+        """Read the audio of several utterances.
 
         Args:
             uris: utterance → location.
 
         Raises:
-            RequestError: not allowed, not readable, or together above the limit of a request.
+            RequestError: a location is not allowed or not readable, or all objects together exceed the limit.
         """
-        places = {utterance: self.check(uri, utterance) for utterance, uri in uris.items()}
+        locations = {utterance: self.check(uri, utterance) for utterance, uri in uris.items()}
         clips: dict[int, bytes] = {}
         left = self._max_bytes
-        for utterance, (bucket, key) in places.items():
+        for utterance, (bucket, key) in locations.items():
             clips[utterance] = self._fetch(bucket, key, utterance, left)
             left -= len(clips[utterance])
         return clips

@@ -1,4 +1,4 @@
-"""Open Inference Protocol tensors to a dialogue, and a prediction to tensors: the endpoint's contract, checked here.
+"""Convert Open Inference Protocol tensors to a dialogue, and a prediction to tensors, and check the endpoint's contract.
 
 A request is one dialogue, in order; every tensor has one element (or row) per utterance.
 """
@@ -30,10 +30,14 @@ _VERSION_LENGTH = 12
 
 @dataclass(frozen=True, slots=True)
 class RequestTurn:
-    """One utterance as it was sent; audio in at most one of three ways.
+    """An utterance of a request, with its audio in at most one of three forms.
 
     Attributes:
-        clip_digest: SHA-256 of the audio, in hexadecimal; empty where it was not sent, nor named by it.
+        text: the transcript.
+        audio: an encoded file.
+        audio_uri: an S3 location of one.
+        audio_digest: SHA-256 (hexadecimal) of one sent before.
+        clip_digest: SHA-256 (hexadecimal) of ``audio``, or ``audio_digest``; empty without both.
     """
 
     text: str | None = None
@@ -48,30 +52,36 @@ class RequestTurn:
 
     @property
     def has_audio(self) -> bool:
-        """Whether audio was sent or named."""
+        """Whether the utterance has audio in any form."""
         return self.audio is not None or self.audio_uri is not None or self.audio_digest is not None
 
 
 @dataclass(frozen=True)
 class DialogueRequest:
-    """What a request asks: either raw turns or embeddings (modality → float32 ``[n, d]``)."""
+    """A dialogue of a request: either raw turns or embeddings (modality → float32 ``[n, d]``).
+
+    Attributes:
+        turns: the utterances; empty with embeddings.
+        embeddings: the embeddings; empty with turns.
+        detail: whether the response holds the per-expert probabilities.
+    """
 
     turns: list[RequestTurn] = field(default_factory=list)
     embeddings: dict[str, np.ndarray] = field(default_factory=dict)
     detail: bool = False
 
     def __len__(self) -> int:
-        """Its utterances."""
+        """The number of utterances."""
         return len(next(iter(self.embeddings.values()))) if self.embeddings else len(self.turns)
 
 
 def model_version(model: EmotionModel) -> str:
-    """The version a response names: the first digits of the bundle's digest."""
+    """The model version in responses: the first digits of the bundle's digest."""
     return str(model.bundle.digest)[:_VERSION_LENGTH]
 
 
 def response_parameters(model: EmotionModel) -> dict[str, str]:
-    """The parameters of every response."""
+    """The parameters that every response has."""
     return {
         protocol.MODEL_VERSION: model_version(model),
         protocol.BUNDLE_DIGEST: model.bundle.digest,
@@ -81,18 +91,18 @@ def response_parameters(model: EmotionModel) -> dict[str, str]:
 
 
 def check_length(utterances: int, limits: Limits) -> None:
-    """Refuse an empty dialogue and one above the limit."""
+    """Reject an empty dialogue and one that exceeds the limit."""
     if utterances == 0:
-        raise invalid("The dialogue has no utterance.")
+        raise invalid("The dialogue has no utterances.")
     if utterances > limits.utterances:
         raise over_limit(f"A request may hold {limits.utterances} utterances; this one holds {utterances}.")
 
 
 def check_turns(turns: Sequence[RequestTurn], model: EmotionModel) -> None:
-    """Refuse a dialogue without anything the model reads, and an utterance whose audio comes in two ways."""
+    """Reject a dialogue without any input for the model, and an utterance with more than one form of audio."""
     for index, turn in enumerate(turns):
-        ways = [way is not None for way in (turn.audio, turn.audio_uri, turn.audio_digest)]
-        if sum(ways) > 1:
+        forms = [form is not None for form in (turn.audio, turn.audio_uri, turn.audio_digest)]
+        if sum(forms) > 1:
             raise invalid(f"Utterance {index} has its audio in more than one of audio, audio_uri and audio_digest.")
         if turn.audio_digest is not None and not _DIGEST.fullmatch(turn.audio_digest):
             raise invalid(
@@ -106,7 +116,7 @@ def check_turns(turns: Sequence[RequestTurn], model: EmotionModel) -> None:
 
 
 def decode_base64(encoded: str | bytes, where: str) -> bytes:
-    """Base64 to bytes, strictly; a conversation that resends its recordings holds megabytes of it."""
+    """Decode base64 strictly. pybase64 because a growing conversation can hold megabytes of it."""
     try:
         return pybase64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError) as error:
@@ -114,10 +124,10 @@ def decode_base64(encoded: str | bytes, where: str) -> bytes:
 
 
 def decode_request(request: InferRequest, model: EmotionModel, limits: Limits) -> DialogueRequest:
-    """Check a V2 request against the contract.
+    """Convert a V2 request to a dialogue.
 
     Raises:
-        RequestError: with one sentence on what is wrong.
+        RequestError: the request violates the contract.
     """
     parameters = request.parameters or {}
     detail = parameters.get(protocol.DETAIL, False)
@@ -132,7 +142,7 @@ def decode_request(request: InferRequest, model: EmotionModel, limits: Limits) -
             known = ", ".join((*protocol.RAW_INPUTS, *protocol.EMBEDDING_MODALITY))
             raise invalid(f"Unknown tensor {printable(tensor.name)!r}; known: {known}.")
         if tensor.name in tensors:
-            raise invalid(f"The tensor {tensor.name} is there twice.")
+            raise invalid(f"The request has the tensor {tensor.name} twice.")
         tensors[tensor.name] = tensor
     if not tensors:
         raise invalid("The request has no input tensor.")
@@ -140,7 +150,7 @@ def decode_request(request: InferRequest, model: EmotionModel, limits: Limits) -
     embedded = [name for name in protocol.EMBEDDING_MODALITY if name in tensors]
     if embedded:
         if len(embedded) < len(tensors):
-            raise invalid("Embeddings come instead of text and audio: send one or the other.")
+            raise invalid("A request has either embeddings or text and audio: send one or the other.")
         return DialogueRequest(embeddings=_embeddings(tensors, parameters, model, limits), detail=detail)
     columns = {name: _bytes_column(tensor, limits) for name, tensor in tensors.items()}
     lengths = {len(column) for column in columns.values()}
@@ -160,7 +170,7 @@ def _shape(tensor: InferInput, dimensions: int) -> list[int]:
 
 
 def _data(tensor: InferInput) -> Any:
-    """A tensor's values, also where a kserve client put them in as raw bytes."""
+    """A tensor's values; in process, a kserve client may have set them as raw bytes."""
     if tensor.data is not None:
         return tensor.data
     try:
@@ -181,11 +191,11 @@ def _bytes_column(tensor: InferInput, limits: Limits) -> list[bytes]:
     content = (tensor.parameters or {}).get(protocol.CONTENT_TYPE)
     audio = tensor.name == protocol.AUDIO
     if content not in ({None, protocol.BASE64} if audio else {None, protocol.BASE64, "str"}):
-        raise invalid(f"The content_type of the tensor {tensor.name} must be base64 or be left out.")
+        raise invalid(f"The content_type of the tensor {tensor.name} must be base64, or be omitted.")
     column: list[bytes] = []
     for index, value in enumerate(values):
         if not isinstance(value, str | bytes):
-            raise invalid(f"Element {index} of the tensor {tensor.name} is no string.")
+            raise invalid(f"Element {index} of the tensor {tensor.name} is not a string.")
         if content == protocol.BASE64:
             column.append(decode_base64(value, f"Element {index} of the tensor {tensor.name}"))
         elif isinstance(value, bytes):
@@ -262,12 +272,12 @@ def _matrix(tensor: InferInput, dimension: int, limits: Limits) -> np.ndarray:
 
 
 def expert_names(experts: Sequence[str]) -> list[str]:
-    """The experts of a response, in order: always the contract's three, and what else a model has."""
+    """The experts of a response, in order: the contract's three, then any others of the model."""
     return [*protocol.EXPERT_NAMES, *(name for name in experts if name not in protocol.EXPERT_NAMES)]
 
 
 def with_all_experts(prediction: DialoguePrediction, experts: Sequence[str]) -> DialoguePrediction:
-    """The prediction with a column for every expert of a response: weight 0 and uniform where the model has none."""
+    """Add a column for each expert of a response that the model lacks, with weight 0 and uniform probabilities."""
     names = expert_names(experts)
     if names == list(experts):
         return prediction
@@ -288,7 +298,7 @@ def predicted_labels(prediction: DialoguePrediction, labels: Sequence[str]) -> l
 def encode_response(
     request: InferRequest, request_id: str, prediction: DialoguePrediction, model: EmotionModel, detail: bool
 ) -> InferResponse:
-    """A prediction as V2 tensors: those that were asked for, or all (the experts' own only with ``detail``)."""
+    """Convert a prediction to a V2 response: the requested outputs, or all (``expert_probabilities`` only with ``detail``)."""
     arrays: dict[str, np.ndarray] = {
         protocol.LABEL: np.array(predicted_labels(prediction, model.labels), dtype=object),
         protocol.PROBABILITIES: prediction.probabilities,

@@ -1,4 +1,4 @@
-"""kserve's data plane with this server's own idea of ready, and without loading models on a caller's word."""
+"""kserve's data plane with this server's readiness, and without loading or unloading models on request."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from mistere.predictor.protocol.codec import model_version, response_parameters
 
 
 class PredictorDataPlane(DataPlane):  # type: ignore[misc]  # kserve has no type information
-    """What REST and gRPC share.
+    """The operations that REST and gRPC share.
 
     Args:
         registry: the served models.
-        is_ready: whether new callers should be routed here.
+        is_ready: whether the server accepts new requests.
     """
 
     def __init__(self, registry: ModelRepository, is_ready: Callable[[], bool]) -> None:
@@ -26,15 +26,15 @@ class PredictorDataPlane(DataPlane):  # type: ignore[misc]  # kserve has no type
         self._is_ready = is_ready
 
     async def ready(self) -> bool:
-        """False while the model loads, and from the moment the server is told to stop."""
+        """False while the model loads, and as soon as the server begins to stop."""
         return self._is_ready()
 
     async def get_model(self, name: str) -> EmotionPredictor:
-        """A model that may be asked.
+        """Return a ready model.
 
         Raises:
-            ModelNotFound: no such model.
-            ModelNotReady: still loading.
+            ModelNotFound: the model is unknown.
+            ModelNotReady: the model is still loading.
         """
         model = self.get_model_from_registry(name)
         assert isinstance(model, EmotionPredictor)
@@ -43,15 +43,15 @@ class PredictorDataPlane(DataPlane):  # type: ignore[misc]  # kserve has no type
         return model
 
     async def admit(self, name: str) -> None:
-        """Refuse a request before its body is read: unknown model, not ready, or overloaded."""
+        """Reject a request before its body is read if the model is unknown, not ready or overloaded."""
         (await self.get_model(name)).batcher.check()
 
     def metadata(self) -> dict[str, Any]:
-        """The server's metadata. Models cannot be loaded or unloaded from outside."""
+        """The server's metadata, without kserve's extension for loading and unloading models."""
         return {**super().metadata(), "extensions": ["binary_tensor_data"]}
 
     async def model_metadata(self, model_name: str) -> dict[str, Any]:
-        """Tensors, version, and under ``properties`` what a caller needs to know of the model."""
+        """A model's tensors and version; ``properties`` holds labels, experts and digests."""
         model = await self.get_model(model_name)
         return {
             "name": model_name,

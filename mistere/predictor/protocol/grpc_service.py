@@ -1,4 +1,4 @@
-"""gRPC: the Open Inference Protocol's service over kserve's messages, with the contract's statuses."""
+"""gRPC: the Open Inference Protocol's service with kserve's messages and the contract's status codes."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from mistere.predictor.settings import ServerSettings
 
 SERVICE = "inference.GRPCInferenceService"
 _MAX_CALLS = 64
-"""Calls at a time beside those that may wait; each may hold a message of the largest size."""
+"""Concurrent calls besides those in the queue; each may hold a message of the largest size."""
 
 
 class PredictorServicer(InferenceServicer):  # type: ignore[misc]  # kserve has no type information
-    """kserve's servicer; inference reads the message itself, so that a malformed one is the caller's error."""
+    """kserve's servicer with an own parser for inference, so that a malformed message is INVALID_ARGUMENT."""
 
     def __init__(self, data_plane: PredictorDataPlane) -> None:
         super().__init__(data_plane, ModelRepositoryExtension(data_plane.model_registry))
@@ -67,7 +67,7 @@ class PredictorGRPCServer:
         """Listen.
 
         Raises:
-            MistereError: the port was taken meanwhile.
+            MistereError: the port is in use.
         """
         limits = self._settings.limits
         self._server = grpc.aio.server(
@@ -90,13 +90,15 @@ class PredictorGRPCServer:
         await self._server.start()
 
     async def stop(self, grace: float) -> None:
-        """Take no more calls; wait for those in flight, at most ``grace`` seconds."""
+        """Accept no more calls, and wait at most ``grace`` seconds for those in flight."""
         if self._server is not None:
             await self._server.stop(grace)
 
     def _methods(self) -> dict[str, Any]:
-        """Every method as one that reads a stream: on the wire that is the same, and a message can be waited for in vain
-        for a bounded time only, and be found malformed by us.
+        """Register every unary method as a stream-unary one.
+
+        Both are equal on the wire. With a stream the handler itself reads the message, so it can limit the time and answer a
+        malformed message with INVALID_ARGUMENT; for a unary method grpc does both, without a limit.
         """
         names = ("ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata")
         handlers = {name: self._guarded(name) for name in names} | {"ModelInfer": self._infer}
@@ -145,7 +147,7 @@ class PredictorGRPCServer:
                 try:
                     request = kind.FromString(message)
                 except (DecodeError, UnicodeDecodeError) as error:
-                    raise invalid(f"The message is no {name}Request.") from error
+                    raise invalid(f"The message is not a {name}Request.") from error
                 return await method(request, context)
             except Exception as error:
                 failure = as_request_error(error, str(uuid.uuid4()), self._settings.limits.utterance_seconds)

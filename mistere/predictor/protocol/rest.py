@@ -1,4 +1,4 @@
-"""REST: Open Inference Protocol (V2) and V1 paths. Every answer that is not one is ``{"error": "..."}``."""
+"""REST: the paths of the Open Inference Protocol (V2) and of V1. Every error response is ``{"error": "..."}``."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ from mistere.predictor.settings import Limits
 from mistere.serving import protocol
 
 _BODIES = 64
-"""Bodies of the largest size that are held at a time, those that are still being sent included."""
+"""Bodies of the largest size that fit into the memory for bodies, including those still being received."""
 
 
 def json_response(content: Any, code: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """A JSON answer."""
+    """A JSON response."""
     return Response(orjson.dumps(content), code, headers=headers, media_type="application/json")
 
 
 def error_response(error: RequestError) -> Response:
-    """What the caller is told."""
+    """The response to a failed request."""
     return json_response({"error": error.message}, error.code, error.headers)
 
 
 class Bodies:
-    """Bodies as they come in: each within its limits of size and time, all together within one of size.
+    """Reads bodies, with limits on the size and time of each and on the size of all together.
 
     Args:
-        limits: of a request.
+        limits: limits of a request.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -58,10 +58,10 @@ class Bodies:
 
     @asynccontextmanager
     async def read(self, request: Request) -> AsyncIterator[bytes]:
-        """The whole body, counted as held until it is answered.
+        """Read a whole body; it counts as held until the context ends.
 
         Raises:
-            RequestError: too large, too slow, or too many at a time.
+            RequestError: the body is too large or too slow, or there are too many bodies.
         """
         too_large = over_limit(f"A request may have {self._limits.request_bytes} bytes; this one has more.")
         announced = request.headers.get("content-length", "")
@@ -89,18 +89,18 @@ class Bodies:
             self._held -= held
 
 
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
-    """The answer, unless the client goes first: what has not been computed for him by then is not.
+async def _answer_while_connected(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
+    """Await the response; cancel the work if the client disconnects.
 
     Raises:
-        ClientDisconnect: he has gone.
+        ClientDisconnect: the client has disconnected.
     """
 
-    async def gone() -> None:
+    async def disconnected() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    answering, leaving = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    answering, leaving = asyncio.ensure_future(work), asyncio.ensure_future(disconnected())
     try:
         await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if answering.done():
@@ -112,11 +112,11 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, Response]) ->
 
 
 class RestEndpoints:
-    """The paths' handlers.
+    """The handlers of the paths.
 
     Args:
         data_plane: shared with gRPC.
-        limits: of a request.
+        limits: limits of a request.
     """
 
     def __init__(self, data_plane: PredictorDataPlane, limits: Limits) -> None:
@@ -159,7 +159,7 @@ class RestEndpoints:
         try:
             await self._data_plane.admit(model_name)
             async with self._bodies.read(request) as body:
-                response = await _unless_gone(request, answer(body, identity))
+                response = await _answer_while_connected(request, answer(body, identity))
         except ClientDisconnect:
             response = Response(status_code=499)
         except Exception as error:
@@ -200,7 +200,7 @@ class RestEndpoints:
         return json_response({"name": model_name, "ready": True})
 
     async def document(self) -> Response:
-        """``GET /openapi.json``: with the model's labels once it is loaded."""
+        """``GET /openapi.json``, with the model's labels once it is loaded."""
         models = self._data_plane.model_registry.get_models()
         name = min(models, default="")
         metadata = await self._data_plane.model_metadata(name) if name and models[name].ready else None
@@ -208,7 +208,7 @@ class RestEndpoints:
 
 
 def build_application(data_plane: PredictorDataPlane, limits: Limits) -> FastAPI:
-    """The REST application. kserve's paths that load and unload models are left out on purpose."""
+    """Build the REST application, without kserve's paths for loading and unloading models."""
     application = FastAPI(
         title="MiSTER-E predictor", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False
     )

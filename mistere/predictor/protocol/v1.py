@@ -1,4 +1,4 @@
-"""V1 JSON, for people with curl: ``{"instances": [{"utterances": [{"text": ..., "audio": "<base64>"}]}]}``."""
+"""V1 JSON, convenient for curl: ``{"instances": [{"utterances": [{"text": ..., "audio": "<base64>"}]}]}``."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 def decode_v1(body: dict[str, Any], model: EmotionModel, limits: Limits) -> list[DialogueRequest]:
-    """Check a V1 body: one dialogue per instance; the limit of utterances is the request's.
+    """Convert a V1 body to dialogues, one per instance; the limit on utterances holds for all instances together.
 
     Raises:
-        RequestError: with one sentence on what is wrong.
+        RequestError: the body is invalid.
     """
     parameters = body.get("parameters") or {}
     if not isinstance(parameters, dict) or not isinstance(parameters.get(protocol.DETAIL, False), bool):
@@ -69,7 +69,7 @@ def _turn(utterance: Any, index: int) -> RequestTurn:
 def encode_v1(
     predictions: Sequence[DialoguePrediction], request_id: str, model: EmotionModel, detail: bool
 ) -> dict[str, Any]:
-    """One object per instance, with the V2 outputs' names."""
+    """Convert predictions to a V1 response: an object per instance, with the names of the V2 outputs."""
     objects: list[dict[str, Any]] = []
     for prediction in predictions:
         fields: dict[str, Any] = {

@@ -1,7 +1,7 @@
-"""Bytes on the wire to kserve's request type and back, for REST (JSON and the binary extension) and gRPC.
+"""Convert bytes to kserve's request type and back, for REST (JSON and the binary extension) and gRPC.
 
-kserve's own reading of the binary extension takes every BYTES tensor for UTF-8, which audio is not, and answers a lying
-length with an internal error; so the bytes are read here, bounds first.
+kserve's own parser of the binary extension decodes every BYTES tensor as UTF-8, which audio is not, and answers a wrong length
+with an internal error. This one checks every length first. Delete it when kserve's parser does both.
 """
 
 from __future__ import annotations
@@ -21,26 +21,28 @@ from mistere.predictor.errors import invalid, printable
 from mistere.serving import protocol
 
 INLINE_BYTES = 1 << 18
-"""Requests up to this size are read on the event loop, in a millisecond or two at most; a larger one would hold up everybody
-else, and asking a thread takes longer than reading what one turn of a conversation sends.
+"""Requests up to this size, bytes, are parsed on the event loop.
+
+Parsing takes at most 2 ms for them, and passing a small request to a thread takes longer than parsing it (``mistere bench
+serving_speed``, parts ``overhead`` and ``conversation``). A larger request would block the event loop for all other clients.
 """
 
 _MAX_ID = 256
 _MAX_ITEMS = 64
-"""Tensors, outputs or parameters of one request; each becomes an object many times the size of its bytes."""
+"""The most tensors, outputs or parameters of a request; each becomes an object many times the size of its bytes."""
 _LENGTH = struct.Struct("<I")
 
 
 def size_header(body: bytes) -> dict[str, str]:
-    """The header that says how large a request is."""
+    """A request's size as a header."""
     return {protocol.SIZE_HEADER: str(len(body))}
 
 
 def parse_json(body: bytes) -> dict[str, Any]:
-    """A JSON object.
+    """Parse a JSON object.
 
     Raises:
-        RequestError: no JSON, or no object. NaN and infinity are no JSON.
+        RequestError: the body is not JSON (NaN and infinity are not) or not an object.
     """
     try:
         value = orjson.loads(body)
@@ -51,8 +53,8 @@ def parse_json(body: bytes) -> dict[str, Any]:
     return value
 
 
-def _few(count: int, what: str) -> None:
-    """Refuse more of something than any request needs, before anything is made of it."""
+def _check_count(count: int, what: str) -> None:
+    """Reject more items than any request needs, before they become objects."""
     if count > _MAX_ITEMS:
         raise invalid(f"There are {count} {what}; a request may have {_MAX_ITEMS}.")
 
@@ -62,21 +64,21 @@ def _object(value: Any, where: str) -> dict[str, Any]:
         return {}
     if not isinstance(value, dict):
         raise invalid(f"The parameters of {where} must be a JSON object.")
-    _few(len(value), "parameters")
+    _check_count(len(value), "parameters")
     return value
 
 
 def _list(value: Any, where: str) -> list[dict[str, Any]]:
     if not isinstance(value, list):
         raise invalid(f"{where} must be a list of JSON objects.")
-    _few(len(value), where)
+    _check_count(len(value), where)
     if not all(isinstance(item, dict) for item in value):
         raise invalid(f"{where} must be a list of JSON objects.")
     return value
 
 
 def _check_numbers(values: list[Any], name: str) -> None:
-    """Refuse what is no matrix of numbers: as an array, one long string beside many short ones takes gigabytes."""
+    """Reject anything but numbers in at most two dimensions; numpy would pad strings to the longest, which can take gigabytes."""
     kinds = set(map(type, values))
     if kinds == {list}:
         kinds = set(map(type, chain.from_iterable(values)))
@@ -94,24 +96,24 @@ def _name(item: dict[str, Any], where: str) -> str:
 
 
 def checked_id(value: Any) -> str | None:
-    """A request's own id, if it has one."""
+    """Check the id of a request; None if it has none."""
     if value is None or value == "":
         return None
     if not isinstance(value, str) or len(value) > _MAX_ID:
-        raise invalid(f"The id of a request is a string of at most {_MAX_ID} characters.")
+        raise invalid(f"The id of a request must be a string of at most {_MAX_ID} characters.")
     return value
 
 
 def read_rest(body: bytes, header: str | None, model_name: str) -> InferRequest:
-    """A V2 REST body.
+    """Parse a V2 REST body.
 
     Args:
-        body: all of it.
-        header: ``Inference-Header-Content-Length``, when there is one: the length of the JSON part.
+        body: the whole body.
+        header: ``Inference-Header-Content-Length``, the length of the JSON part; None without the header.
         model_name: from the path.
 
     Raises:
-        RequestError: with one sentence on what is wrong.
+        RequestError: the body is malformed.
     """
     length = len(body)
     if header is not None:
@@ -170,7 +172,7 @@ def _requested(outputs: Any, binary: bool) -> list[RequestedOutput] | None:
 
 
 def read_raw(raw: bytes, datatype: str, name: str) -> list[bytes] | np.ndarray:
-    """A tensor's raw bytes: little-endian float32, or elements that each follow their length (4 bytes)."""
+    """Parse a tensor's raw bytes: little-endian float32, or elements that each follow their length (4 bytes)."""
     if datatype.upper() == "FP32":
         if len(raw) % 4:
             raise invalid(f"The bytes of the tensor {printable(name)!r} are not whole FP32 numbers.")
@@ -192,7 +194,7 @@ def read_raw(raw: bytes, datatype: str, name: str) -> list[bytes] | np.ndarray:
 
 
 def write_rest(response: InferResponse) -> tuple[bytes, dict[str, str]]:
-    """A response's body and headers."""
+    """Convert a response to a body and headers."""
     content, json_length = response.to_rest()
     if json_length is None:
         return orjson.dumps(content), {"Content-Type": "application/json"}
@@ -200,20 +202,23 @@ def write_rest(response: InferResponse) -> tuple[bytes, dict[str, str]]:
 
 
 def read_grpc(message: bytes) -> tuple[InferRequest, bool]:
-    """A ``ModelInferRequest``, and whether its tensors came as typed contents (not as raw ones).
+    """Parse a ``ModelInferRequest``.
+
+    Returns:
+        The request, and whether its tensors are typed contents rather than raw ones.
 
     Raises:
-        RequestError: with one sentence on what is wrong.
+        RequestError: the message is malformed.
     """
     try:
         request = pb.ModelInferRequest.FromString(message)
     except (DecodeError, UnicodeDecodeError) as error:
-        raise invalid("The message is no ModelInferRequest.") from error
+        raise invalid("The message is not a ModelInferRequest.") from error
     raw = request.raw_input_contents
-    _few(len(request.inputs), "inputs")
-    _few(len(request.outputs), "outputs")
+    _check_count(len(request.inputs), "inputs")
+    _check_count(len(request.outputs), "outputs")
     for holder in (request, *request.inputs):
-        _few(len(holder.parameters), "parameters")
+        _check_count(len(holder.parameters), "parameters")
     if raw and len(raw) != len(request.inputs):
         raise invalid(f"There are {len(request.inputs)} inputs and {len(raw)} raw contents.")
     inputs: list[InferInput] = []
@@ -242,7 +247,7 @@ def read_grpc(message: bytes) -> tuple[InferRequest, bool]:
 
 
 def write_grpc(response: InferResponse, typed: bool) -> pb.ModelInferResponse:
-    """A response as a message; ``typed`` puts values where a client that sent typed contents looks for them."""
+    """Convert a response to a message, with typed contents if the request had them."""
     message = pb.ModelInferResponse(
         id=response.id,
         model_name=response.model_name,

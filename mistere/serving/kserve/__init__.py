@@ -1,1 +1,1 @@
-"""The InferenceService: rendering, roll-out, revisions."""
+"""The KServe InferenceService: manifest, live state, revisions, roll-out."""

@@ -1,7 +1,7 @@
-"""The KServe ``InferenceService`` of one bundle: a custom predictor, in Standard or Knative mode.
+"""The manifest of a bundle's KServe ``InferenceService``: a custom predictor in Standard or Knative mode.
 
-All that changes with the bundle stands in the predictor: KServe writes the metadata of the whole into the pods of every revision,
-and a change there would restart those that serve.
+Everything that changes with the bundle is in the predictor's section. KServe copies the metadata of the InferenceService to the
+pods of every revision, so a change there would restart the pods that serve.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from mistere.kubernetes.secret_keys import STORAGE_KEYS
 from mistere.serving import protocol
 
 SERVICE_ACCOUNT: Final = "mistere-predictor"
-"""Where the rights to read the store come from, unless a secret is named."""
+"""The service account, whose identity can read the store if no secret is configured."""
 BUNDLE_LABEL: Final = "mistere/bundle"
 REVISION_LABEL: Final = "mistere/revision"
-"""On every pod: a digest of what decides what the pod is, so that a revision's pods are told from another's."""
+"""A label on every pod with a digest of the pod's specification, which selects the pods of one revision."""
 
 _CACHE: Final = "/cache"
 _PROBE_SECONDS: Final = 5
-_TERMINATION_SECONDS: Final = 45  # the server's drain and grace together, and a margin
+_TERMINATION_SECONDS: Final = 45  # the server's drain and grace time, and a margin
 _USER: Final = 10001
 _CANDIDATE: Final = "-candidate"
-_LONGEST_SERVICE: Final = 63 - len(f"{_CANDIDATE}-predictor")
-_NOT_OF_THE_POD: Final = ("minReplicas", "maxReplicas", "scaleMetric", "scaleTarget", "canaryTrafficPercent")
+_MAX_SERVICE_LENGTH: Final = 63 - len(f"{_CANDIDATE}-predictor")
+_SCALING_FIELDS: Final = ("minReplicas", "maxReplicas", "scaleMetric", "scaleTarget", "canaryTrafficPercent")
 
 
 def check_support(config: DeploymentConfig, store: str) -> None:
-    """Refuse what a mode does not support, before anything is done: KServe ignores some of it without a word.
+    """Reject settings that the mode does not support, because KServe silently ignores some of them.
 
     Args:
         config: the ``deployment`` section.
         store: the object store's URI.
 
     Raises:
-        UsageError: it is not supported; says what is.
+        UsageError: a setting is not supported; names the alternatives.
     """
     mode = config.mode
     if mode == "local":
@@ -50,48 +50,48 @@ def check_support(config: DeploymentConfig, store: str) -> None:
         return
     if not store.startswith("s3://"):
         raise UsageError(
-            f"deployment.mode={mode} needs a store that the cluster's pods reach, s3://bucket/prefix, and this one is "
-            f"{store}: name one, or set deployment.mode=local."
+            f"deployment.mode={mode} needs a store that the cluster's pods can read, s3://bucket/prefix, and this one is "
+            f"{store}: use an S3 store, or set deployment.mode=local."
         )
-    if len(config.service) > _LONGEST_SERVICE:
+    if len(config.service) > _MAX_SERVICE_LENGTH:
         raise UsageError(
-            f"deployment.service may have {_LONGEST_SERVICE} letters on a cluster: {config.service} has more."
+            f"deployment.service may have at most {_MAX_SERVICE_LENGTH} characters on a cluster: {config.service} is longer."
         )
     metrics = {"standard": ("", "cpu", "memory"), "knative": ("", "concurrency", "rps")}[mode]
     if config.scale_metric not in metrics:
         raise UsageError(
-            f"deployment.scale_metric={config.scale_metric} is not known to KServe's {mode} mode: take {metrics[1]} or "
+            f"deployment.scale_metric={config.scale_metric} is not supported by KServe's {mode} mode: use {metrics[1]} or "
             f"{metrics[2]}."
         )
     if mode == "standard" and config.canary_percent:
         raise UsageError(
             "deployment.canary_percent needs deployment.mode=knative: in Standard mode KServe splits traffic only between "
-            "predictors of its serving runtimes (spec.canary), not of a container of their own, and ignores the share otherwise; "
-            "set it to 0, the new model is tried before it gets any traffic in both modes."
+            "predictors of its serving runtimes (spec.canary), not for custom containers, and ignores the share otherwise; "
+            "set it to 0, because both modes test the new model before it gets any traffic."
         )
     if mode == "standard" and not config.min_replicas:
         raise UsageError(
-            "deployment.min_replicas=0 needs deployment.mode=knative: Standard mode keeps one pod at least."
+            "deployment.min_replicas=0 needs deployment.mode=knative: Standard mode keeps at least one pod."
         )
     if mode == "knative" and (config.node_selector or config.tolerations):
         raise UsageError(
-            "deployment.node_selector and deployment.tolerations need deployment.mode=standard: Knative refuses both as it "
-            "is installed."
+            "deployment.node_selector and deployment.tolerations need deployment.mode=standard: Knative rejects both in its "
+            "default configuration."
         )
 
 
 def inference_service(
     bundle_location: str, digest: str, config: DeploymentConfig, image: str, canary_percent: int | None = None
 ) -> dict[str, Any]:
-    """The manifest that serves a bundle.
+    """Render the manifest that serves a bundle.
 
     Args:
-        bundle_location: of the ModelBundle, as the pod reaches it; its path names the digest, so that another model is
-            always another path (a new model under an old path would not be loaded).
-        digest: the bundle's.
-        config: the ``deployment`` section; ``local`` is written as Standard mode.
-        image: the predictor's.
-        canary_percent: share of the traffic, the rest stays with the revision before; None for all of it.
+        bundle_location: location of the ModelBundle for the pod. The path ends with the digest, so another model always has
+            another path: KServe does not reload a model under the same path.
+        digest: digest of the bundle.
+        config: the ``deployment`` section; ``local`` is rendered as Standard mode.
+        image: the predictor's image.
+        canary_percent: percentage of the traffic for this revision; the previous one keeps the rest. None for all of it.
 
     Raises:
         UsageError: the location does not end with the digest.
@@ -140,7 +140,7 @@ def inference_service(
 
 
 def candidate_of(service: dict[str, Any]) -> dict[str, Any]:
-    """The same pods, one of them, as a service of its own that nobody is led to: for trying a model before it gets traffic."""
+    """Render the candidate: one pod of the same specification as a separate, cluster-local service, for testing without traffic."""
     metadata, predictor = service["metadata"], service["spec"]["predictor"]
     return {
         **service,
@@ -151,7 +151,7 @@ def candidate_of(service: dict[str, Any]) -> dict[str, Any]:
         },
         "spec": {
             "predictor": {
-                **{key: value for key, value in predictor.items() if key not in _NOT_OF_THE_POD},
+                **{key: value for key, value in predictor.items() if key not in _SCALING_FIELDS},
                 "minReplicas": 1,
                 "maxReplicas": 1,
             }
@@ -160,23 +160,23 @@ def candidate_of(service: dict[str, Any]) -> dict[str, Any]:
 
 
 def candidate_name(service: str) -> str:
-    """The name of a service's candidate."""
+    """The name of the candidate of a service."""
     return f"{service}{_CANDIDATE}"
 
 
 def revision_of(service: dict[str, Any]) -> str:
-    """Which revision a manifest, or a live InferenceService, asks for; empty where another hand wrote it."""
+    """The revision of a manifest or live InferenceService; empty if this project did not write it."""
     predictor = service.get("spec", {}).get("predictor", {})
     return str(predictor.get("labels", {}).get(REVISION_LABEL, ""))
 
 
 def _revision(predictor: dict[str, Any]) -> str:
-    pod = {key: value for key, value in predictor.items() if key not in _NOT_OF_THE_POD}
+    pod = {key: value for key, value in predictor.items() if key not in _SCALING_FIELDS}
     return hashlib.sha256(json.dumps(pod, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _standard_pod(config: DeploymentConfig) -> dict[str, Any]:
-    """What a Deployment's pods can be told, and Knative's cannot."""
+    """The fields that only Standard mode supports."""
     pod: dict[str, Any] = {
         "deploymentStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
         "automountServiceAccountToken": False,
@@ -211,7 +211,7 @@ def _container(bundle_location: str, config: DeploymentConfig, image: str) -> di
         "readinessProbe": {**_probe(protocol.READY_PATH), "failureThreshold": 2},
         "livenessProbe": {**_probe(protocol.LIVE_PATH), "failureThreshold": 6},
     }
-    if knative:  # one port, and no startup probe in older ones: the liveness probe waits as long instead
+    if knative:  # Knative allows one port, and older versions no startup probe: the liveness probe allows for the start
         probes["livenessProbe"]["failureThreshold"] = max(6, start)
     else:
         ports.append({"name": "grpc", "containerPort": protocol.GRPC_PORT, "protocol": "TCP"})
@@ -250,7 +250,7 @@ def _container(bundle_location: str, config: DeploymentConfig, image: str) -> di
 
 
 def _environment(config: DeploymentConfig) -> list[dict[str, Any]]:
-    """References to a secret's keys, never their values; a key that the secret lacks is left out of the pod."""
+    """The environment, with references to the secret's keys, never values; keys that the secret lacks are omitted."""
     values = {"HOME": "/tmp", "MISTERE_CACHE": _CACHE, **config.env}
     environment: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in values.items()]
     if config.storage_secret:

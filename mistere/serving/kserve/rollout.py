@@ -41,7 +41,7 @@ from mistere.serving.kserve.live_service import (
     share_of,
     workload_path,
 )
-from mistere.serving.kserve.revision import Revision, is_hopeless, is_ready, restarts
+from mistere.serving.kserve.revision import Revision, has_failed, is_ready, restarts
 
 _WATCH_SECONDS: Final = 5.0
 _LEAVING_SECONDS: Final = 90.0
@@ -244,7 +244,7 @@ class ClusterDeployment:
                 break
             pods, _ = revision.pods()
             overwritten = revision_of(live) != revision.revision
-            if overwritten or any(is_hopeless(each) for each in pods) or time.monotonic() > deadline:
+            if overwritten or any(has_failed(other) for other in pods) or time.monotonic() > deadline:
                 raise self._failure(revision, pods, missing)
             renew_lease()
             self._wait_for_change(watched, where, deadline)
@@ -260,7 +260,7 @@ class ClusterDeployment:
             if ready is not None:
                 return ready
             refused = self._refused_pods(revision.service)
-            if refused or any(is_hopeless(pod) for pod in pods) or time.monotonic() > deadline:
+            if refused or any(has_failed(pod) for pod in pods) or time.monotonic() > deadline:
                 raise self._failure(revision, pods, refused or "no pod of the new revision is ready")
             renew_lease()
             revision.wait(version, min(_WATCH_SECONDS, max(0.0, deadline - time.monotonic()) + 0.1))
@@ -304,7 +304,7 @@ class ClusterDeployment:
             renew_lease()
             revision.wait(version, min(_WATCH_SECONDS, left))
             pods, version = revision.pods()
-            if restarts(pods) > restarts_before or any(is_hopeless(pod) for pod in pods):
+            if restarts(pods) > restarts_before or any(has_failed(pod) for pod in pods):
                 raise self._failure(revision, pods, f"it restarted while it had {share} % of the traffic")
 
     def _test(self, check: ExampleCheck, revision: Revision, pod: dict[str, Any]) -> str:
@@ -321,10 +321,10 @@ class ClusterDeployment:
             raise self._failure(revision, pods, f"it did not answer ({error})") from error
 
     def _failure(self, revision: Revision, pods: list[dict[str, Any]], what: str) -> MistereError:
-        why = revision.why(pods)
+        reason = revision.explain(pods)
         return MistereError(
             f"the smoke test of bundle {self.deployment.bundle_digest[:12]} on the cluster failed, so the champion stays: {what} "
-            f"({why})."
+            f"({reason})."
         )
 
     def _revision(self, manifest: dict[str, Any]) -> Revision:
