@@ -61,7 +61,7 @@ MALFORMED: dict[str, tuple[dict[str, Any], str]] = {
     "shape too large": ({"inputs": [tensor("text", ["a"], [10**9])]}, "elements of its shape"),
     "negative shape": ({"inputs": [tensor("text", ["a"], [-1])]}, "[n]"),
     "shape no number": ({"inputs": [tensor("text", ["a"], ["1"])]}, "[n]"),
-    "no string": ({"inputs": [tensor("text", [["a"]])]}, "no string"),
+    "not a string": ({"inputs": [tensor("text", [["a"]])]}, "not a string"),
     "lengths differ": ({"inputs": [HI, audio(b"", b"")]}, "lengths differ"),
     "audio without content type": ({"inputs": [tensor("audio", ["UklGRg=="])]}, "content_type"),
     "wrong base64": ({"inputs": [tensor("audio", ["***"], content_type="base64")]}, "base64"),
@@ -88,7 +88,7 @@ MALFORMED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "overflow": ({"inputs": [tensor("text_embedding", [[1e300] * 16], [1, 16], "FP32")], "parameters": DIGEST}, "NaN"),
     "huge shape": ({"inputs": [tensor("text_embedding", VECTOR, [10**9, 16], "FP32")], "parameters": DIGEST}, "shape"),
-    "mixed": ({"inputs": [HI, tensor("text_embedding", VECTOR, [1, 16], "FP32")], "parameters": DIGEST}, "instead"),
+    "mixed": ({"inputs": [HI, tensor("text_embedding", VECTOR, [1, 16], "FP32")], "parameters": DIGEST}, "one or the other"),
     "parameters no object": ({"inputs": [HI], "parameters": [1]}, "parameters"),
 }
 
@@ -103,7 +103,7 @@ def test_malformed_requests_are_400(server: Server, case: str) -> None:
     "body", [b"", b"{", b"[1]", b"\xff\xfe", b"[" * 100000, b'{"inputs": NaN}', b'{"inputs": [{"name": "\\ud800"}]}']
 )
 @pytest.mark.parametrize("path", ["/v2/models/mistere/infer", "/v1/models/mistere:predict"])
-def test_bodies_that_are_no_json_are_400(server: Server, path: str, body: bytes) -> None:
+def test_bodies_that_are_not_json_are_400(server: Server, path: str, body: bytes) -> None:
     refused(httpx.post(server.url + path, content=body, headers={"Content-Type": "application/json"}), 400)
 
 
@@ -128,7 +128,7 @@ def test_malformed_v1_is_400(server: Server, body: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("header", ["-1", "x", "99999999", "1e2", "3"])
-def test_a_lying_binary_header_is_400(server: Server, header: str) -> None:
+def test_a_wrong_binary_header_is_400(server: Server, header: str) -> None:
     body = json.dumps({"inputs": [HI]}).encode()
     headers = {"Inference-Header-Content-Length": header}
     refused(httpx.post(f"{server.url}/v2/models/mistere/infer", content=body, headers=headers), 400)

@@ -178,7 +178,7 @@ def test_a_store_that_is_away_at_the_start_means_not_ready_and_it_recovers_by_it
     try:
         wait_for(server, "/v2/health/live", 200)
         deadline = time.monotonic() + 60
-        while "Trying again" not in server.log.read_text():
+        while "Retrying" not in server.log.read_text():
             assert time.monotonic() < deadline and server.process.poll() is None, server.log.read_text()
             time.sleep(0.1)
         assert status(server, "/v2/health/ready") == 503 and "does not answer" in server.log.read_text()
