@@ -179,7 +179,7 @@ class KubernetesApi:
         query |= {key: value for key, value in (("labelSelector", selector), ("fieldSelector", fields)) if value}
         began = time.monotonic()
         try:
-            response = self._send("GET", path, query, None, (self._timeout[0], patience))
+            response = self._send("GET", path, query, None, (self._timeout[0], read_timeout))
             try:
                 next(response.stream(None), b"")
             finally:

@@ -483,7 +483,7 @@ def test_a_kubeconfig_that_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
     result = results_of(cluster.group(cluster.Cluster(plan())))["the API"]
     assert result.status == "failed" and "there is no access to a Kubernetes cluster" in result.sentence
-    assert "point KUBECONFIG to a kubeconfig with a current context" in result.sentence
+    assert "set KUBECONFIG to a kubeconfig with a current context" in result.sentence
 
 
 def test_an_identity_of_its_own_needs_no_secret(kubernetes_api: KubernetesApi) -> None:

@@ -22,7 +22,7 @@ PODS = "/api/v1/namespaces/mistere/pods"
 
 @pytest.fixture(autouse=True)
 def short_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_PATIENCE", (0.01, 0.01))
+    monkeypatch.setattr(module, "_RETRY_SECONDS", (0.01, 0.01))
 
 
 def service(**predictor: Any) -> dict[str, Any]:
