@@ -212,9 +212,7 @@ class KubernetesApi:
         try:
             value = json.loads(answer)
         except ValueError as error:
-            raise KubernetesError(
-                f"{self.host} does not answer like a Kubernetes API: check its address."
-            ) from error
+            raise KubernetesError(f"{self.host} does not answer like a Kubernetes API: check its address.") from error
         return value if isinstance(value, dict) else {}
 
     def _repeat(self, method: str, path: str, query: Mapping[str, Any], body: dict[str, Any] | None) -> bytes:
@@ -289,9 +287,7 @@ class KubernetesApi:
         elif code in {400, 403, 422}:
             text = f"the cluster rejects it ({reason}): correct the deployment section."
         elif code == 0:
-            text = (
-                f"the Kubernetes API at {self.host} does not match the kubeconfig ({reason}): check its certificate."
-            )
+            text = f"the Kubernetes API at {self.host} does not match the kubeconfig ({reason}): check its certificate."
         else:
             text = f"the Kubernetes API at {self.host} failed ({method} answered {code}: {reason}): try again later."
         return KubernetesError(text, code, reason)

@@ -57,7 +57,9 @@ class ImageReference:
         """
         match = _REFERENCE.fullmatch(text)
         if match is None:
-            raise UsageError(f"{where} is {text!r}, which is not an image reference: run `make compile` to write it again.")
+            raise UsageError(
+                f"{where} is {text!r}, which is not an image reference: run `make compile` to write it again."
+            )
         tag, digest = match["tag"] or "", match["digest"] or ""
         built = _SOURCE_TAG.fullmatch(tag)
         if not digest and built is None:

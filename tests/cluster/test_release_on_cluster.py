@@ -169,7 +169,7 @@ def test_who_lost_the_journal_puts_nothing_back_over_the_next_release(
     def stalled(renew_lease: Any) -> Any:
         done = cluster.to(second, CONFIG).roll_out(second, lambda: None)
         go(cluster, store, third)
-        monkeypatch.setattr(module, "_RENEWAL_SECONDS", 0.0)
+        monkeypatch.setattr(module, "_RENEW_SECONDS", 0.0)
         try:
             renew_lease()
         except ConflictError:
@@ -249,13 +249,13 @@ def test_a_pod_that_is_started_again_waits_for_the_lease_of_the_one_before(
     monkeypatch.setattr(module, "_LEASE_SECONDS", 0.5)
     held = journal(store).model_copy(update={"state": "deployed", "host": "elsewhere", "since": time.time()})
     store.write(JOURNAL, held.model_dump_json().encode())
-    with pytest.raises(ConflictError, match="under way"):
+    with pytest.raises(ConflictError, match="in progress"):
         recover(store, mirror, "mistere")
     assert "completed" in recover_patiently(store, mirror, "mistere")
 
 
 def test_a_roll_out_keeps_its_lease(cluster: Cluster, store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_RENEWAL_SECONDS", 0.0)
+    monkeypatch.setattr(module, "_RENEW_SECONDS", 0.0)
     first = cluster.bundle("a")
     since: list[float] = []
 

@@ -88,7 +88,10 @@ MALFORMED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "overflow": ({"inputs": [tensor("text_embedding", [[1e300] * 16], [1, 16], "FP32")], "parameters": DIGEST}, "NaN"),
     "huge shape": ({"inputs": [tensor("text_embedding", VECTOR, [10**9, 16], "FP32")], "parameters": DIGEST}, "shape"),
-    "mixed": ({"inputs": [HI, tensor("text_embedding", VECTOR, [1, 16], "FP32")], "parameters": DIGEST}, "one or the other"),
+    "mixed": (
+        {"inputs": [HI, tensor("text_embedding", VECTOR, [1, 16], "FP32")], "parameters": DIGEST},
+        "one or the other",
+    ),
     "parameters no object": ({"inputs": [HI], "parameters": [1]}, "parameters"),
 }
 

@@ -177,6 +177,8 @@ def test_a_candidate_is_one_pod_without_traffic() -> None:
         ({"mode": "knative", "service": "m" * 60}, "s3://b/p", "may have at most 43 characters"),
     ],
 )
-def test_settings_that_a_mode_does_not_support_are_rejected(settings: dict[str, Any], store: str, expected: str) -> None:
+def test_settings_that_a_mode_does_not_support_are_rejected(
+    settings: dict[str, Any], store: str, expected: str
+) -> None:
     with pytest.raises(UsageError, match=expected):
         check_support(DeploymentConfig.model_validate(settings), store)
