@@ -50,7 +50,7 @@ lock: setup ## resolve the lock file anew from pyproject.toml
 
 docs: setup-dev ## build the documentation into site/; a dead link fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
-	@echo "open site/index.html"
+	@echo "open site/index.html (its search needs a web server: python3 -m http.server -d site)"
 
 images: setup ## build the container images (podman or Docker)
 	PYTHON=$(BIN)/python docker/build.sh $(ARGS)

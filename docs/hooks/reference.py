@@ -66,12 +66,12 @@ VARIABLES = {
 }
 
 _UNITS = (
-    (r"(^|_)(seconds|timeout|ttl)($|_)", "s"),
+    (r"(^|_)(seconds|timeout|ttl)($|_)", "seconds"),
     (r"_ms$", "ms"),
     (r"_mb$", "MiB"),
     (r"_hz$|_rate$", "Hz"),
     (r"_db$", "dB"),
-    (r"_share$", "share"),
+    (r"_dbfs$", "dBFS"),
 )
 
 
@@ -89,10 +89,13 @@ def _sentence(text: str) -> str:
 # Command line
 
 
+def _metavar(parameter: click.Parameter) -> str:
+    return parameter.metavar or (parameter.name or "").upper()
+
+
 def _usage(command: click.Command, path: str) -> str:
-    arguments = [parameter.make_metavar() if hasattr(parameter, "make_metavar") else "" for parameter in ()]
-    arguments += [
-        (parameter.metavar or (parameter.name or "").upper()) if parameter.required else f"[{parameter.metavar or (parameter.name or '').upper()}]"
+    arguments = [
+        _metavar(parameter) if parameter.required else f"[{_metavar(parameter)}]"
         for parameter in command.params
         if parameter.param_type_name == "argument"
     ]
@@ -121,9 +124,11 @@ def _parameters(command: click.Command) -> Iterator[str]:
         yield "| argument or option | default | meaning |\n|---|---|---|"
     for parameter in shown:
         if parameter.param_type_name == "argument":
-            name = f"`{parameter.metavar or (parameter.name or '').upper()}`"
+            name = f"`{_metavar(parameter)}`"
         else:
             name = ", ".join(f"`{option}`" for option in (*parameter.opts, *parameter.secondary_opts))
+            if not getattr(parameter, "is_flag", False):
+                name += f" {_metavar(parameter)}"
         yield f"| {name} | {_cell(_default(parameter))} | {_cell(getattr(parameter, 'help', None) or '')} |"
 
 
@@ -223,7 +228,7 @@ def _unit(name: str) -> str:
     return next((unit for pattern, unit in _UNITS if re.search(pattern, name)), "")
 
 
-def settings_of(cls: type[BaseModel], prefix: str, defaults: BaseModel | None = None) -> Iterator[tuple[str, ...]]:
+def settings_of(cls: type[BaseModel], prefix: str) -> Iterator[tuple[str, ...]]:
     """Rows of one section: name, default, accepted values, unit and meaning; nested sections are expanded."""
     meanings = attributes(cls)
     for name, field in cls.model_fields.items():
@@ -233,8 +238,6 @@ def settings_of(cls: type[BaseModel], prefix: str, defaults: BaseModel | None = 
             yield from settings_of(nested[0], f"{prefix}{name}.")
             continue
         value = _value(field)
-        if defaults is not None and name in type(defaults).model_fields:
-            value = _value(type(defaults).model_fields[name])
         bounds = _bounds(field)
         accepted = f"{_kind(field.annotation)}{f' ({bounds})' if bounds else ''}"
         yield f"{prefix}{name}", value, accepted, _unit(name), meaning
@@ -253,18 +256,19 @@ def settings() -> str:
         "Set a value with `--set SECTION.NAME=VALUE`, or in a profile. `off` disables a rule. A section's `seed` is the "
         "configuration's `seed` if it is not set.",
         "",
-        "| setting | default | values | meaning |",
-        "|---|---|---|---|",
-        "| `seed` | `0` | integer | The seed of everything random. |",
+        "| setting | default | meaning, and values |",
+        "|---|---|---|",
+        "| `seed` | `0` | The seed of everything random.<br>*integer (≥ 0, < 2³²)* |",
         "",
     ]
     for name, field in PIPELINE_CONFIG.model_fields.items():
         for cls in _models_in(field.annotation):
             doc = inspect.cleandoc(cls.__doc__ or "").split("\n\nAttributes:")[0]
             lines += [f"## {name}", "", _cell(doc), ""]
-            lines += ["| setting | default | values | unit | meaning |", "|---|---|---|---|---|"]
+            lines += ["| setting | default | meaning, and values |", "|---|---|---|"]
             for path, value, accepted, unit, meaning in settings_of(cls, f"{name}."):
-                lines.append(f"| `{path}` | {_cell(value)} | {_cell(accepted)} | {unit} | {_cell(_sentence(meaning))} |")
+                text = f"{_cell(_sentence(meaning))}<br>*{_cell(accepted)}{f', in {unit}' if unit else ''}*"
+                lines.append(f"| `{path}` | {_cell(value)} | {text} |")
             lines.append("")
     return "\n".join(lines)
 

@@ -245,6 +245,23 @@ def test_reference_names_every_command_setting_and_variable() -> None:
     assert module.variables_in_code() <= set(module.VARIABLES)
 
 
+def test_quoted_error_messages_exist() -> None:
+    """Each message on the page about troubleshooting is one that the code, or make, can print."""
+    code = read_makefile() + "".join(
+        re.sub(r'"\s*\n\s*[frb]*"', "", file.read_text(encoding="utf-8"))
+        for layer in ("mistere", "components", "pipelines")
+        for file in sorted((ROOT / layer).rglob("*.py"))
+    )
+    page = read("docs/operations/troubleshooting.md")
+    messages = [
+        message
+        for message in re.findall(r"^\| ([^|]+) \|", page, re.MULTILINE)
+        if message != "message contains" and not message.startswith("status ")
+    ]
+    assert len(messages) > 25
+    assert not [message for message in messages if message not in code]
+
+
 def test_room_table_matches_the_tree_and_the_import_contract() -> None:
     text = read("docs/architecture.md")
     rows = [(int(number), room) for number, room in _ROOMS.findall(text)]
