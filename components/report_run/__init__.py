@@ -1,1 +1,1 @@
-"""``report_run``: the exit handler, which tells a reader how the run ended, with which figures, and what to do next."""
+"""``report_run``: the exit handler, which reports the outcome of the run, its metrics and the next steps."""

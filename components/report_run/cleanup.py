@@ -1,7 +1,7 @@
-"""What a run that was stopped or killed left on the cluster: a release half way, nodes that train for nobody.
+"""Clean up after a stopped or killed run on a cluster: an unfinished release, TrainJobs that nobody waits for.
 
-Kubeflow Pipelines stops a step's process without waiting for it, so what the step itself would have put away is put away here,
-by the exit handler, which runs in every case. Elsewhere there is nothing to do: the next run takes back what it finds.
+Kubeflow Pipelines kills a step's process without a grace period, so the exit handler, which always runs, cleans up instead of the
+step. A local run needs no cleanup: the next run rolls back what it finds.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 
 
 def clean_up(step: Step, config: Mapping[str, Any]) -> None:
-    """Finish or take back this run's own release, and delete TrainJobs of its workflow; what fails is noted.
+    """Complete or roll back the release of this run, and delete the TrainJobs of its workflow; failures are only noted.
 
     Args:
-        step: the exit handler's execution.
+        step: this execution of the exit handler.
         config: the run's configuration, by section.
     """
     if not is_inside():
         return
     several_nodes = any(int((config.get(name) or {}).get("num_nodes", 1)) > 1 for name in ("speech", "text"))
-    for work in (_release, _train_jobs) if several_nodes else (_release,):
+    for clean in (_release, _train_jobs) if several_nodes else (_release,):
         try:
-            for said in work(step):
-                step.progress.note(said)
+            for sentence in clean(step):
+                step.progress.note(sentence)
         except MistereError as error:
-            step.progress.note(f"what the run left on the cluster is not put away: {error}")
+            step.progress.note(f"the cleanup of the run's cluster resources failed: {error}")
 
 
 def _release(step: Step) -> list[str]:
@@ -55,22 +55,22 @@ def _train_jobs(_step: Step) -> list[str]:
     namespace = str(pod["metadata"]["namespace"])
     collection = f"/apis/{TRAINER_API}/namespaces/{namespace}/trainjobs"
     try:
-        left = _of_the_same_owner(api, collection, pod)
+        names = _of_the_same_owner(api, collection, pod)
     except KubernetesError as error:
-        if error.code == 404:  # there is no Kubeflow Trainer
+        if error.code == 404:  # Kubeflow Trainer is not installed
             return []
         raise
-    for name in left:
+    for name in names:
         api.delete(f"{collection}/{name}", dependents_first=True)
-    return [f"TrainJob {name} was still there and is deleted." for name in left]
+    return [f"TrainJob {name} was still running and was deleted." for name in names]
 
 
 def _of_the_same_owner(api: KubernetesApi, collection: str, pod: dict[str, object]) -> list[str]:
-    mine = _owners(pod)
-    return [str(one["metadata"]["name"]) for one in api.list(collection)[0] if mine & _owners(one)]
+    owners = _owners(pod)
+    return [str(one["metadata"]["name"]) for one in api.list(collection)[0] if owners & _owners(one)]
 
 
-def _owners(thing: dict[str, object]) -> set[str]:
-    metadata = thing["metadata"]
+def _owners(manifest: dict[str, object]) -> set[str]:
+    metadata = manifest["metadata"]
     assert isinstance(metadata, dict)
     return {str(owner["uid"]) for owner in metadata.get("ownerReferences") or []}

@@ -1,4 +1,4 @@
-"""The KFP face of ``report_run``."""
+"""The KFP component of ``report_run``."""
 
 from kfp import dsl
 from kfp.dsl import HTML, Output
@@ -8,10 +8,10 @@ from mistere.kubernetes.images import image
 
 @dsl.component(base_image=image("pipeline"), install_kfp_package=False)
 def report_run(run: dict, job: str, registry: dict, page: Output[HTML]):
-    """Tell what the run did, whether it succeeded or not.
+    """Report on the run, whether it succeeded or not.
 
     Args:
-        run: the run's context, as the pipeline was handed it.
+        run: the run's context, a parameter of the pipeline.
         job: the id that the engine gave this run.
         registry: the ``registry`` section.
         page: the report, for the user interface of Kubeflow Pipelines.

@@ -1,7 +1,7 @@
-"""Telling a webhook how a run ended, in the form that Slack takes (as do Mattermost, Rocket.Chat and others).
+"""Notify a webhook when a run ends, in the message format of Slack, Mattermost, Rocket.Chat and others.
 
-The webhook's URL is a secret: it comes from the environment and goes into no log, message or record, and no redirect is
-followed with it. A receiver that does not answer costs the run a note and nothing else.
+The URL of the webhook is a secret: it is read from the environment and never written to a log, message or record, and redirects
+are not followed. If the receiver does not answer, the run only notes it.
 """
 
 from __future__ import annotations
@@ -36,33 +36,33 @@ _SIGNS: Final = {
 }
 
 
-class _NotToldError(Exception):
-    """Why the webhook was not told, in words that say nothing of its URL."""
+class _DeliveryError(Exception):
+    """Why the notification was not delivered, without the URL."""
 
 
 def notify(outcome: Outcome, profile: str, headline: str, progress: Progress) -> None:
-    """Tell the webhook in ``MISTERE_WEBHOOK_URL``, if there is one.
+    """Notify the webhook in ``MISTERE_WEBHOOK_URL``, if it is set.
 
     Args:
-        outcome: how the run ended.
-        profile: what it was started with.
-        headline: the report's first sentence.
-        progress: is told where the webhook could not be.
+        outcome: of the run.
+        profile: of the run.
+        headline: the first sentence of the report.
+        progress: receives a note if the notification fails.
     """
     url = os.environ.get(VARIABLE, "").strip()
     if not url:
         return
     try:
-        _insist_on_privacy(url)
+        _require_private_transport(url)
         _post(url, json.dumps(message(outcome, profile, headline)).encode())
-    except _NotToldError as error:
-        progress.note(f"the webhook in {VARIABLE} was not told how the run ended: {error}.")
-    except Exception as error:  # whatever it is, the run itself has ended as it has; the text may hold the URL
-        progress.note(f"the webhook in {VARIABLE} was not told how the run ended ({type(error).__name__}).")
+    except _DeliveryError as error:
+        progress.note(f"the webhook in {VARIABLE} was not notified: {error}.")
+    except Exception as error:  # a notification never fails the run; the error's text may hold the URL
+        progress.note(f"the webhook in {VARIABLE} was not notified ({type(error).__name__}).")
 
 
 def message(outcome: Outcome, profile: str, headline: str) -> dict[str, Any]:
-    """What the webhook is told: ``text`` for a line in a list, ``blocks`` for the channel."""
+    """The message: ``text`` for previews, ``blocks`` for the channel."""
     run = f"{outcome.run_id} ({profile})" if profile else outcome.run_id
     reasons = outcome.reasons[:_MOST_REASONS]
     if len(outcome.reasons) > len(reasons):
@@ -83,11 +83,11 @@ def _figures(outcome: Outcome) -> list[tuple[str, str]]:
         return []
     figures = [(f"Weighted F1 ({COVERAGE} interval)", estimate_text(outcome.weighted_f1))]
     if outcome.champion_difference is not None:
-        figures.append(("Against the champion, paired", estimate_text(outcome.champion_difference, signed=True)))
+        figures.append(("Difference to the champion, paired", estimate_text(outcome.champion_difference, signed=True)))
     elif outcome.champion_before:
-        figures.append(("Against the champion", "not comparable: its figure is of another test split"))
+        figures.append(("Difference to the champion", "not comparable: it was evaluated on another test split"))
     else:
-        figures.append(("Against the champion", "there was none before"))
+        figures.append(("Difference to the champion", "there was no champion before"))
     return figures
 
 
@@ -101,17 +101,17 @@ def _markdown(text: str) -> dict[str, str]:
 
 
 def _escaped(text: str) -> str:
-    """Text in which nothing is a link, a mention or a call of the whole channel."""
+    """Escape links, mentions and channel-wide notifications."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _insist_on_privacy(url: str) -> None:
-    """Only https; plain http no farther than this machine, where a receiver beside the pod's container may listen."""
+def _require_private_transport(url: str) -> None:
+    """Require https; plain http is accepted only for this machine, for example for a sidecar container."""
     parts = urlsplit(url)
     if not parts.hostname or parts.scheme not in {"http", "https"}:
-        raise _NotToldError("it is no https:// URL; store the one that the receiver gave in the webhook's secret")
+        raise _DeliveryError("it is not an https:// URL; store the receiver's URL in the webhook's secret")
     if parts.scheme == "http" and not _is_this_machine(parts.hostname):
-        raise _NotToldError("it is plain http, which anybody on the way can read; store an https:// URL")
+        raise _DeliveryError("it is plain http, which is not encrypted; store an https:// URL")
 
 
 def _is_this_machine(host: str) -> bool:
@@ -122,23 +122,23 @@ def _is_this_machine(host: str) -> bool:
 
 
 def _post(url: str, body: bytes) -> None:
-    """Post, again after a failure that may pass.
+    """Post; retry after a temporary failure.
 
     Raises:
-        _NotToldError: the receiver does not answer, or does not take it.
+        _DeliveryError: the receiver does not answer, or refuses the message.
     """
     for attempt in range(_TRIES):
         try:
             _post_once(url, body)
             return
-        except _PassingError as error:
+        except _TemporaryError as error:
             if attempt + 1 == _TRIES:
-                raise _NotToldError(f"{error}, and so it did again") from None
+                raise _DeliveryError(f"{error}, also on the second attempt") from None
             time.sleep(_PAUSE_SECONDS)
 
 
-class _PassingError(Exception):
-    """A failure that may be over a moment later."""
+class _TemporaryError(Exception):
+    """A failure after which a retry may succeed."""
 
 
 def _post_once(url: str, body: bytes) -> None:
@@ -154,22 +154,24 @@ def _post_once(url: str, body: bytes) -> None:
         ):
             status = answer.status_code
     except requests.Timeout:
-        raise _PassingError("the receiver did not answer in time") from None
+        raise _TemporaryError("the receiver did not answer in time") from None
     except requests.exceptions.SSLError:
-        raise _NotToldError("the receiver's certificate is not trusted (REQUESTS_CA_BUNDLE names others)") from None
+        raise _DeliveryError(
+            "the receiver's certificate is not trusted (set REQUESTS_CA_BUNDLE to the file of its authority)"
+        ) from None
     except requests.ConnectionError:
-        raise _PassingError("the receiver could not be reached") from None
+        raise _TemporaryError("the receiver could not be reached") from None
     if 300 <= status < 400:
-        raise _NotToldError("the receiver answered with a redirect, which is not followed; store the final URL")
+        raise _DeliveryError("the receiver answered with a redirect, which is not followed; store the final URL")
     if status >= 500 or status == 429:
-        raise _PassingError(f"the receiver answered {status}")
+        raise _TemporaryError(f"the receiver answered {status}")
     if status >= 400:
-        raise _NotToldError(f"the receiver answered {status}; the secret may be out of date")
+        raise _DeliveryError(f"the receiver answered {status}; the secret may be out of date")
 
 
 @contextmanager
 def _silent_connection() -> Iterator[None]:
-    """The HTTP library logs the path of what it asks for, and here the path is the secret."""
+    """Silence urllib3, which logs the path of a request: here the path is the secret."""
     logger = logging.getLogger("urllib3.connectionpool")
     before, logger.disabled = logger.disabled, True
     try:

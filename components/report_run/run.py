@@ -1,5 +1,6 @@
-"""``report_run``: one page and one JSON file about the run, written whatever happened before; then a webhook is told, and what is left on
-a cluster is put away.
+"""``report_run``: write the run report as a page and as JSON, notify a webhook, and delete leftover cluster resources.
+
+The exit handler runs whether the run succeeded or not.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ PAGE, DATA = "run_report.html", "run_report.json"
 
 
 def run(config: RegistryConfig, step: Step) -> Result:
-    """Write ``run_report.html`` and ``run_report.json`` under the run's id, and tell the webhook, where there is one.
+    """Write ``run_report.html`` and ``run_report.json`` under the run's id, and notify the webhook, if one is set.
 
     Args:
         config: the ``registry`` section.
@@ -46,34 +47,36 @@ def run(config: RegistryConfig, step: Step) -> Result:
     from mistere.reports.wording import headline, next_steps
 
     outcome: Outcome = read_outcome(step.store, step.run.run_id)
-    material = gather(step.store, outcome)
-    timing = measure(outcome, material.info, time.time())
-    steps = next_steps(outcome, material.info, redact_url(step.run.tracking_uri))
-    plain: dict[str, Any] = finite(summary(outcome, material, timing, steps, step.run.profile))
+    artifacts = gather(step.store, outcome)
+    timing = measure(outcome, artifacts.info, time.time())
+    steps = next_steps(outcome, artifacts.info, redact_url(step.run.tracking_uri))
+    plain: dict[str, Any] = finite(summary(outcome, artifacts, timing, steps, step.run.profile))
     with tempfile.TemporaryDirectory() as scratch:
         data, page = Path(scratch) / DATA, Path(scratch) / PAGE
         data.write_text(json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
         step.report(DATA, data)
-        page.write_text(render(outcome, material, timing, steps, step.run.profile, config.model_name), encoding="utf-8")
+        page.write_text(
+            render(outcome, artifacts, timing, steps, step.run.profile, config.model_name), encoding="utf-8"
+        )
         step.report(PAGE, page)
         if config.log_report:
-            _log(config, step, outcome, material, page)
+            _log(config, step, outcome, artifacts, page)
     notify(outcome, step.run.profile, headline(outcome), step.progress)
-    clean_up(step, material.info.get("config") or {})
+    clean_up(step, artifacts.info.get("config") or {})
     step.progress(headline(outcome))
     return Result(values={"verdict": outcome.verdict, "exit_code": str(outcome.exit_code), "report": outcome.report})
 
 
-def _log(config: RegistryConfig, step: Step, outcome: Outcome, material: RunArtifacts, page: Path) -> None:
-    """The run in MLflow with its report, whether it registered a model or not; a server that is away costs only that."""
+def _log(config: RegistryConfig, step: Step, outcome: Outcome, artifacts: RunArtifacts, page: Path) -> None:
+    """Log the run with its report in MLflow; an unavailable server is only noted."""
     from mistere.common.errors import MistereError
     from mistere.registry.run_logging import RunRecord, log_run, run_tags
 
-    data, evaluation = material.data, material.evaluation
+    data, evaluation = artifacts.data, artifacts.evaluation
     record = RunRecord(
         run_id=step.run.run_id,
         metrics={**evaluation.metrics, **evaluation.runtime} if evaluation else {},
-        parameters=material.info.get("config") or {},
+        parameters=artifacts.info.get("config") or {},
         dataset=data.name if data else "",
         dvc_digest=data.dvc_digest if data else "",
         data_source=data.remote if data else "",
@@ -85,11 +88,11 @@ def _log(config: RegistryConfig, step: Step, outcome: Outcome, material: RunArti
     try:
         log_run(step.run.tracking_uri, config, record, step.store.location("mlflow"), [page])
     except MistereError as error:
-        step.progress.note(f"the report is not in MLflow: {error}")
+        step.progress.note(f"the report was not logged in MLflow: {error}")
 
 
 def copy_page(run: Mapping[str, Any], path: str) -> None:
-    """Put the page where Kubeflow Pipelines wants an artifact."""
+    """Copy the page to the path of the KFP artifact."""
     from mistere.artifacts.object_store import open_store
     from mistere.engine.stage import RunContext
 

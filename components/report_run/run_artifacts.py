@@ -1,4 +1,4 @@
-"""What the report is made of: every artifact of the run that can be opened, and a sentence for each that cannot."""
+"""The artifacts that the report shows, and a sentence for each one that cannot be read."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 @dataclass
 class RunArtifacts:
-    """Everything the report shows; what is None or empty was not reached or could not be opened."""
+    """Everything that the report shows; None or empty if it was not reached or cannot be read."""
 
     info: dict[str, Any]
     data: UtteranceSet | None = None
@@ -40,43 +40,43 @@ class RunArtifacts:
     gate: GateVerdict | None = None
     predictions: Predictions | None = None
     timelines: list[GateTimeline] = field(default_factory=list)
-    artifacts: list[Manifest] = field(default_factory=list)
+    manifests: list[Manifest] = field(default_factory=list)
     has_validation_page: bool = False
     champion_now: str = ""
     unreadable: list[str] = field(default_factory=list)
 
 
 def gather(store: ObjectStore, outcome: Outcome) -> RunArtifacts:
-    """Open what the run left behind.
+    """Read the artifacts of a run.
 
     Args:
         store: the object store.
-        outcome: how the run ended, with its stages' records.
+        outcome: of the run, with the records of its stages.
     """
-    found = RunArtifacts(info=read_run_info(store, outcome.run_id), unreadable=list(outcome.unreadable))
-    found.data = _manifest(store, outcome, found, UtteranceSet, "pull_data", "utterances")
-    found.validation = _manifest(store, outcome, found, ValidationReport, "validate_data", "report")
+    artifacts = RunArtifacts(info=read_run_info(store, outcome.run_id), unreadable=list(outcome.unreadable))
+    artifacts.data = _manifest(store, outcome, artifacts, UtteranceSet, "pull_data", "utterances")
+    artifacts.validation = _manifest(store, outcome, artifacts, ValidationReport, "validate_data", "report")
     for modality in ("speech", "text"):
-        encoder = _manifest(store, outcome, found, EncoderCheckpoint, f"finetune_encoder-{modality}", "encoder")
+        encoder = _manifest(store, outcome, artifacts, EncoderCheckpoint, f"finetune_encoder-{modality}", "encoder")
         if encoder is not None:
-            found.encoders.append(encoder)
-    found.mixture = _manifest(store, outcome, found, MoEModel, "train_moe", "model")
-    found.evaluation = _manifest(store, outcome, found, EvaluationReport, "evaluate_model", "report")
-    found.gate = _manifest(store, outcome, found, GateVerdict, "gate_model", "verdict")
-    if found.evaluation is not None:
-        _read_evaluation(store, found.evaluation, found)
+            artifacts.encoders.append(encoder)
+    artifacts.mixture = _manifest(store, outcome, artifacts, MoEModel, "train_moe", "model")
+    artifacts.evaluation = _manifest(store, outcome, artifacts, EvaluationReport, "evaluate_model", "report")
+    artifacts.gate = _manifest(store, outcome, artifacts, GateVerdict, "gate_model", "verdict")
+    if artifacts.evaluation is not None:
+        _read_evaluation(store, artifacts.evaluation, artifacts)
     try:
         champion = read_champion(store).champion
-        found.champion_now = champion.bundle_digest if champion else ""
+        artifacts.champion_now = champion.bundle_digest if champion else ""
     except MistereError as error:
-        found.unreadable.append(str(error))
-    found.has_validation_page = store.exists(report_key(outcome.run_id, "validation_report.html"))
-    found.unreadable = list(dict.fromkeys(found.unreadable))
-    return found
+        artifacts.unreadable.append(str(error))
+    artifacts.has_validation_page = store.exists(report_key(outcome.run_id, "validation_report.html"))
+    artifacts.unreadable = list(dict.fromkeys(artifacts.unreadable))
+    return artifacts
 
 
 def _manifest(
-    store: ObjectStore, outcome: Outcome, found: RunArtifacts, cls: type[M], task: str, name: str
+    store: ObjectStore, outcome: Outcome, artifacts: RunArtifacts, cls: type[M], task: str, name: str
 ) -> M | None:
     record = outcome.finished(task)
     digest = record.outputs.get(name, "") if record else ""
@@ -85,29 +85,33 @@ def _manifest(
     try:
         manifest = read_manifest(store, cls, digest)
     except MistereError as error:
-        found.unreadable.append(str(error))
+        artifacts.unreadable.append(str(error))
         return None
-    found.artifacts.append(manifest)
+    artifacts.manifests.append(manifest)
     return manifest
 
 
-def _read_evaluation(store: ObjectStore, evaluation: EvaluationReport, found: RunArtifacts) -> None:
-    """Predictions and timelines, of those that the evaluation has."""
+def _read_evaluation(store: ObjectStore, evaluation: EvaluationReport, artifacts: RunArtifacts) -> None:
+    """Read the predictions and timelines, if the evaluation has them."""
     try:
         opened = open_artifact(store, EvaluationReport, evaluation.digest)
     except MistereError as error:
-        found.unreadable.append(str(error))
+        artifacts.unreadable.append(str(error))
         return
     if PREDICTIONS_FILE in evaluation.files:
-        found.predictions = _file(lambda: read_predictions(opened.file(PREDICTIONS_FILE)), PREDICTIONS_FILE, found)
+        artifacts.predictions = _file(
+            lambda: read_predictions(opened.file(PREDICTIONS_FILE)), PREDICTIONS_FILE, artifacts
+        )
     if TIMELINES_FILE in evaluation.files:
-        found.timelines = _file(lambda: read_timelines(opened.file(TIMELINES_FILE)), TIMELINES_FILE, found) or []
+        artifacts.timelines = (
+            _file(lambda: read_timelines(opened.file(TIMELINES_FILE)), TIMELINES_FILE, artifacts) or []
+        )
 
 
-def _file(read: Callable[[], T], name: str, found: RunArtifacts) -> T | None:
+def _file(read: Callable[[], T], name: str, artifacts: RunArtifacts) -> T | None:
     try:
         return read()
-    except (OSError, ValueError, KeyError, IndexError) as error:  # what pyarrow raises for a file that is no such table
+    except (OSError, ValueError, KeyError, IndexError) as error:  # errors of pyarrow for an invalid file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        found.unreadable.append(f"{name} of the evaluation cannot be read ({reason}).")
+        artifacts.unreadable.append(f"{name} of the evaluation cannot be read ({reason}).")
         return None

@@ -1,4 +1,4 @@
-"""The report as JSON, for machines: ``run_report.json``."""
+"""The report as JSON: ``run_report.json``."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _DATA_FIELDS = {
 
 
 def summary(
-    outcome: Outcome, material: RunArtifacts, timing: Timing, steps: list[NextStep], profile: str
+    outcome: Outcome, artifacts: RunArtifacts, timing: Timing, steps: list[NextStep], profile: str
 ) -> dict[str, Any]:
-    """Everything the page says, as plain data."""
-    info = material.info
+    """The content of the page as JSON values."""
+    info = artifacts.info
     return {
         "schema_version": SCHEMA_VERSION,
         "run_id": outcome.run_id,
@@ -56,27 +56,27 @@ def summary(
             "overhead_seconds": timing.overhead,
             "overhead_share": timing.overhead_share,
         },
-        "data": _data(material),
-        "metrics": dict(material.evaluation.metrics) if material.evaluation else {},
-        "runtime": dict(material.evaluation.runtime) if material.evaluation else {},
-        "gate": [rule.model_dump() for rule in material.gate.rules] if material.gate else [],
+        "data": _data(artifacts),
+        "metrics": dict(artifacts.evaluation.metrics) if artifacts.evaluation else {},
+        "runtime": dict(artifacts.evaluation.runtime) if artifacts.evaluation else {},
+        "gate": [rule.model_dump() for rule in artifacts.gate.rules] if artifacts.gate else [],
         "champion_before": outcome.champion_before,
         "bundle": {"digest": outcome.bundle_digest, "location": outcome.bundle},
         "next": [step.as_dict() for step in steps],
-        "unreadable": material.unreadable,
+        "unreadable": artifacts.unreadable,
     }
 
 
-def _data(material: RunArtifacts) -> dict[str, Any] | None:
-    data = material.data
+def _data(artifacts: RunArtifacts) -> dict[str, Any] | None:
+    data = artifacts.data
     if data is None:
-        known = material.info.get("data")
+        known = artifacts.info.get("data")
         return dict(known) if isinstance(known, dict) else None
     return data.model_dump(include=_DATA_FIELDS)
 
 
 def finite(value: Any) -> Any:
-    """The same data with null for what JSON has no number for."""
+    """Replace NaN and infinity, which JSON cannot represent, by null."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list):

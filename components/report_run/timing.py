@@ -1,4 +1,4 @@
-"""Where the time went: the stages' own work, loading libraries, and everything around it."""
+"""The time of a run: the stages' work, loading libraries, and overhead."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Timing:
 
     Attributes:
         wall: from the start of the run to the writing of the report.
-        compute: the sum of the stages' own work.
-        imports: the sum of the time spent on loading libraries.
-        overhead: wall minus compute; 0 where stages side by side worked longer than the wall clock.
+        compute: work of all stages, summed.
+        imports: time for loading libraries, summed.
+        overhead: wall minus compute; 0 if parallel stages worked longer than the wall clock.
     """
 
     wall: float
@@ -35,18 +35,18 @@ class Timing:
 
 
 def work_seconds(record: StageRecord) -> float:
-    """A stage's own work; a stage that did not end has recorded only the total."""
+    """Seconds of a stage's work; an unfinished stage has recorded only its total time."""
     if record.compute_seconds or record.status in {"done", "reused"}:
         return record.compute_seconds
     return max(0.0, record.seconds - record.import_seconds)
 
 
 def measure(outcome: Outcome, info: Mapping[str, Any], now: float) -> Timing:
-    """Add up a run.
+    """Sum up the times of a run.
 
     Args:
-        outcome: with the stages' records.
-        info: what was written down at the start of the run.
+        outcome: with the records of the stages.
+        info: the record of the run's start.
         now: epoch seconds.
     """
     records = [record for record in outcome.stages if record.task != EXIT_HANDLER]
@@ -60,7 +60,7 @@ def measure(outcome: Outcome, info: Mapping[str, Any], now: float) -> Timing:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
+    """Seconds as readable text, such as ``2 min 5 s``."""
     if seconds < 9.95:
         return f"{seconds:.1f}{_SPACE}s"
     whole = round(seconds)
@@ -73,26 +73,25 @@ def duration(seconds: float) -> str:
 
 
 def time_sentences(timing: Timing, outcome: Outcome) -> str:
-    """What the table of stages does not say: the time that was not the stages' own work."""
+    """Sentences on the time that the table of stages does not show."""
     records = [record for record in outcome.stages if record.task != EXIT_HANDLER]
     if not records:
-        return "No stage has recorded anything."
+        return "No stage has a record."
     reused = [record for record in records if record.status == "reused"]
     sentences = []
     if timing.compute > timing.wall:
         sentences.append(
-            f"The stages worked {duration(timing.compute)} in {duration(timing.wall)}: some ran side by "
-            "side, or in an earlier attempt of this run."
+            f"The stages worked for {duration(timing.compute)} in {duration(timing.wall)}: some ran in parallel, or in an "
+            "earlier attempt of this run."
         )
     else:
         sentences.append(
-            f"Of {duration(timing.wall)}, {duration(timing.compute)} were the stages' own work. The other "
-            f"{duration(timing.overhead)} ({100 * timing.overhead_share:.0f} %) went into loading libraries "
-            f"({duration(timing.imports)} summed over the stages) and into starting, checking and storing."
+            f"Of {duration(timing.wall)}, the stages worked for {duration(timing.compute)}. The other "
+            f"{duration(timing.overhead)} ({100 * timing.overhead_share:.0f} %) were spent on loading libraries "
+            f"({duration(timing.imports)} in all stages) and on starting, checking and storing."
         )
     if len(reused) > 1:
         sentences.append(
-            f"{len(reused)} stages were found finished from an earlier run with the same inputs, settings and code, "
-            "and were not run again."
+            f"{len(reused)} stages were reused from an earlier run with the same inputs, settings and code."
         )
     return " ".join(sentences)

@@ -1,4 +1,4 @@
-"""From what was gathered to the page: figures are drawn here, words chosen, and the template filled."""
+"""Render the report page: prepare plots, tables and sentences, and fill the template."""
 
 from __future__ import annotations
 
@@ -28,31 +28,31 @@ TEMPLATE = Path(__file__).parent / "report.html"
 
 
 def render(
-    outcome: Outcome, material: RunArtifacts, timing: Timing, steps: list[NextStep], profile: str, model_name: str
+    outcome: Outcome, artifacts: RunArtifacts, timing: Timing, steps: list[NextStep], profile: str, model_name: str
 ) -> str:
-    """The page as HTML."""
-    info = material.info
+    """Render the page as HTML."""
+    info = artifacts.info
     word, tone = pill(outcome)
     return render_page(
         TEMPLATE,
         MACROS,
         outcome=outcome,
-        material=material,
+        artifacts=artifacts,
         model_name=model_name,
         profile=str(info.get("profile") or profile or ""),
         started=_when(info.get("started")),
         headline=headline(outcome),
-        consequence=consequence(outcome, material.champion_now),
+        consequence=consequence(outcome, artifacts.champion_now),
         pill=word,
         tone=tone,
         wall=duration(timing.wall),
-        evaluated=_evaluated(outcome, material),
-        rules=rule_rows(material.gate.rules) if material.gate else [],
-        reasons=shown_reasons(outcome, material.gate),
-        histories=_histories(material),
+        evaluated=_evaluated(outcome, artifacts),
+        rules=rule_rows(artifacts.gate.rules) if artifacts.gate else [],
+        reasons=shown_reasons(outcome, artifacts.gate),
+        histories=_histories(artifacts),
         stages=_stages(outcome, timing),
         time_sentences=time_sentences(timing, outcome),
-        lineage=_lineage(outcome, material),
+        lineage=_lineage(outcome, artifacts),
         settings=yaml.safe_dump(info["config"], sort_keys=False, allow_unicode=True) if info.get("config") else "",
         steps=steps,
     )
@@ -64,22 +64,22 @@ def _when(started: Any) -> str:
     return datetime.fromtimestamp(started, UTC).strftime("%-d %B %Y, %H:%M UTC")
 
 
-def _evaluated(outcome: Outcome, material: RunArtifacts) -> dict[str, Any] | None:
-    """The figures; None where the run did not come to an evaluation that can be read."""
-    evaluation = material.evaluation
+def _evaluated(outcome: Outcome, artifacts: RunArtifacts) -> dict[str, Any] | None:
+    """The evaluation's part of the page; None without a readable evaluation."""
+    evaluation = artifacts.evaluation
     if evaluation is None:
         return None
-    model = Evaluated(evaluation, material.predictions, material.timelines)
+    model = Evaluated(evaluation, artifacts.predictions, artifacts.timelines)
     champion = outcome.champion_weighted_f1
     return {
-        "view": evaluation_view([model], material.unreadable.append, champion),
+        "view": evaluation_view([model], artifacts.unreadable.append, champion),
         "tiles": _tiles(outcome, model, champion),
         "best_expert": _best_expert(outcome),
     }
 
 
 def _tiles(outcome: Outcome, model: Evaluated, champion: Estimate | None) -> list[tuple[str, list[str]]]:
-    """The figures that matter most: each with the lines below it."""
+    """The most important metrics, each with the lines below it."""
     whole, majority = outcome.weighted_f1, outcome.majority_weighted_f1
     tiles = [
         (
@@ -89,7 +89,7 @@ def _tiles(outcome: Outcome, model: Evaluated, champion: Estimate | None) -> lis
         _champion_tile(outcome, model, champion),
     ]
     if majority is not None:
-        tiles.append((f"{majority:.3f}", ["by always naming the most frequent emotion"]))
+        tiles.append((f"{majority:.3f}", ["baseline: always the most frequent emotion"]))
     evaluation = model.evaluation
     split = f"test utterances in {evaluation.dialogues:,} dialogues"
     return [*tiles, (f"{evaluation.utterances:,}", [split])]
@@ -99,15 +99,17 @@ def _champion_tile(outcome: Outcome, model: Evaluated, champion: Estimate | None
     against = model.evaluation.champion
     if champion is None:
         if not outcome.champion_before and against is None:
-            return "none", ["champion before this run"]
+            return "none", ["no champion before this run"]
         if against is not None and against.incomparable:
-            return "not comparable", [f"the champion before: {against.incomparable}"]
-        return "not comparable", ["the champion before: its figure is of another test split"]
-    lines = ["the champion before, on the same split", *_interval(champion)]
+            return "not comparable", [f"previous champion: {against.incomparable}"]
+        return "not comparable", ["previous champion: evaluated on another test split"]
+    lines = ["previous champion on the same test split", *_interval(champion)]
     difference = model.estimate("champion.difference.weighted_f1")
     if difference is not None:
         bounds = bounds_text(difference, signed=True)
-        lines.append(f"the new model differs by {difference.value:+.3f}" + (f" ({bounds}, paired)" if bounds else ""))
+        lines.append(
+            f"difference of the new model: {difference.value:+.3f}" + (f" ({bounds}, paired)" if bounds else "")
+        )
     return f"{champion.value:.3f}", lines
 
 
@@ -117,36 +119,36 @@ def _interval(estimate: Estimate | None) -> list[str]:
 
 
 def _best_expert(outcome: Outcome) -> str:
-    """Whether mixing has paid, in a sentence."""
+    """A sentence that compares the mixture with its best expert."""
     if outcome.weighted_f1 is None or len(outcome.experts) < 2:
         return ""
     name, best = max(outcome.experts.items(), key=lambda item: item[1].value)
     gain = outcome.weighted_f1.value - best.value
     if abs(gain) < 0.0005:
-        return f"The mixture does as well as its best expert alone ({plots.spoken(name)})."
+        return f"The mixture is as good as its best expert alone ({plots.spoken(name)})."
     side = "above" if gain > 0 else "below"
     return f"The mixture is {abs(gain):.3f} {side} its best expert alone ({plots.spoken(name)}, {best.value:.3f})."
 
 
-def _histories(material: RunArtifacts) -> list[tuple[str, Markup]]:
+def _histories(artifacts: RunArtifacts) -> list[tuple[str, Markup]]:
     trained = [
-        (f"{e.modality} encoder", e.history, plots.expert_color(e.modality)) for e in material.encoders if e.history
+        (f"{e.modality} encoder", e.history, plots.expert_color(e.modality)) for e in artifacts.encoders if e.history
     ]
-    if material.mixture and material.mixture.history:
-        trained.append(("mixture of experts", material.mixture.history, plots.MIXTURE_COLOR))
-    pictures = []
+    if artifacts.mixture and artifacts.mixture.history:
+        trained.append(("mixture of experts", artifacts.mixture.history, plots.MIXTURE_COLOR))
+    figures = []
     for name, history, color in trained:
-        picture = drawn(material.unreadable.append, partial(plots.history_plot, history, color))
-        if picture is not None:
-            pictures.append((name, picture))
-    return pictures
+        figure = drawn(artifacts.unreadable.append, partial(plots.history_plot, history, color))
+        if figure is not None:
+            figures.append((name, figure))
+    return figures
 
 
 def _title(task: str, record: StageRecord | None) -> str:
-    """What the task does, and what of the data it had to leave out."""
+    """The title of a task, with the number of utterances that it could not decode."""
     title = TITLES[base_task(task)]
-    lost = record.values.get("undecodable") if record else None
-    return f"{title}; {lost} utterances did not decode and count as missing" if lost else title
+    undecodable = record.values.get("undecodable") if record else None
+    return f"{title}; {undecodable} utterances could not be decoded and count as missing" if undecodable else title
 
 
 def _stages(outcome: Outcome, timing: Timing) -> list[dict[str, Any]]:
@@ -174,20 +176,20 @@ def _memory(megabytes: float) -> str:
     return f"{megabytes:.0f} MB" if megabytes < 1024 else f"{megabytes / 1024:.1f} GB"
 
 
-def _lineage(outcome: Outcome, material: RunArtifacts) -> dict[str, Any]:
-    """Commit, and every artifact with what made it; an artifact found finished may come from an earlier commit."""
-    made = [(artifact, artifact.made_by) for artifact in material.artifacts]
-    commit = str(material.info.get("commit") or next((by.run.commit for _, by in made if by and by.run.commit), ""))
+def _lineage(outcome: Outcome, artifacts: RunArtifacts) -> dict[str, Any]:
+    """Commit and artifacts; a reused artifact may come from an earlier commit."""
+    made = [(artifact, artifact.made_by) for artifact in artifacts.manifests]
+    commit = str(artifacts.info.get("commit") or next((by.run.commit for _, by in made if by and by.run.commit), ""))
     return {
         "commit": commit,
-        "dirty": bool(material.info.get("dirty", False)) or any(by.run.dirty for _, by in made if by),
-        "command": str(material.info.get("command") or ""),
+        "dirty": bool(artifacts.info.get("dirty", False)) or any(by.run.dirty for _, by in made if by),
+        "command": str(artifacts.info.get("command") or ""),
         "artifacts": [
             {
                 "kind": artifact.kind,
                 "digest": artifact.digest,
                 "stage": by.stage if by else "",
-                "commit": (by.run.commit[:12] + (" with changes" if by.run.dirty else "")) if by else "",
+                "commit": (by.run.commit[:12] + (" with uncommitted changes" if by.run.dirty else "")) if by else "",
             }
             for artifact, by in made
         ],

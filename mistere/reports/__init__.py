@@ -1,4 +1,4 @@
-"""HTML pages and plots, for every page that the product writes."""
+"""HTML pages and plots of all reports."""
 
 AFFECTS_RESULTS = False
-"""How results are shown changes no result."""
+"""Reports do not change results."""

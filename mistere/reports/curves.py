@@ -1,4 +1,4 @@
-"""Pictures of a mixture by itself: its calibration, what missing modalities cost it, how several seeds trained."""
+"""Plots of a mixture: calibration, missing modalities, and the training curves of several seeds."""
 
 from __future__ import annotations
 
@@ -18,45 +18,45 @@ _STYLES = ("-", (0, (4, 2)), (0, (1, 1.5)))
 
 
 def missing_modality_plot(curves: Mapping[str, Sequence[CurvePoint]]) -> Markup:
-    """Weighted F1 over the share of a modality that is removed; a line a modality and model, intervals as bands.
+    """Weighted F1 over the removed share of a modality: a line per modality and model, with intervals as bands.
 
     Args:
-        curves: of each model by its name; a single one needs no name.
+        curves: by the name of the model; the name of a single model may be empty.
     """
     figure = new_figure(WIDTH, 2.6 + (0.7 if len(curves) > 1 else 0))
     axes = figure.add_subplot()
     quiet(axes, "y")
     for style, (title, points) in zip(_STYLES, curves.items(), strict=False):
-        for place, modality in enumerate(dict.fromkeys(point.modality for point in points)):
-            mine = [point for point in points if point.modality == modality]
-            shares = [100 * point.share for point in mine]
-            color = expert_color(modality, place)
+        for position, modality in enumerate(dict.fromkeys(point.modality for point in points)):
+            selected = [point for point in points if point.modality == modality]
+            shares = [100 * point.share for point in selected]
+            color = expert_color(modality, position)
             label = f"{spoken(modality)} removed{', ' + short(title, 32) if title else ''}"
             axes.plot(
-                shares, [point.weighted_f1.value for point in mine], "o", ls=style, color=color, ms=3.5, label=label
+                shares, [point.weighted_f1.value for point in selected], "o", ls=style, color=color, ms=3.5, label=label
             )  # type: ignore[arg-type]
             if len(curves) == 1:
-                lows, highs = [p.weighted_f1.low for p in mine], [p.weighted_f1.high for p in mine]
+                lows, highs = [p.weighted_f1.low for p in selected], [p.weighted_f1.high for p in selected]
                 axes.fill_between(shares, lows, highs, color=color, alpha=0.14, linewidth=0)
     axes.set(
         xticks=[0, 25, 50, 75, 100],
         ylabel="weighted F1",
-        xlabel="removed from this share of the test utterances that have it",
+        xlabel="share of the test utterances from which it is removed",
     )
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0f} %")
-    dashes = 3.6  # long enough to show them
+    handle = 3.6  # long enough to show the dashes
     if len(curves) > 1:
-        figure.legend(loc="outside lower center", frameon=False, fontsize=8, handlelength=dashes)
+        figure.legend(loc="outside lower center", frameon=False, fontsize=8, handlelength=handle)
     else:
-        axes.legend(frameon=False, fontsize=8, handlelength=dashes)
-    return figure_svg(figure, "Weighted F1 as more and more of a modality is removed")
+        axes.legend(frameon=False, fontsize=8, handlelength=handle)
+    return figure_svg(figure, "Weighted F1 over the share of a modality that is removed")
 
 
 def reliability_plot(models: Mapping[str, Reliability]) -> Markup:
-    """Share of right answers over confidence; on the diagonal, probabilities can be taken at their word.
+    """Share of correct answers over confidence; on the diagonal, probabilities are calibrated.
 
     Args:
-        models: of each model by its name; a single one needs no name.
+        models: by the name of the model; the name of a single model may be empty.
     """
     figure = new_figure(WIDTH, 2.6 + (0.4 if len(models) > 1 else 0))
     axes = figure.add_subplot()
@@ -67,22 +67,22 @@ def reliability_plot(models: Mapping[str, Reliability]) -> Markup:
         confidence, accuracy, counts = bins.confidence[filled], bins.accuracy[filled], bins.counts[filled]
         axes.plot(confidence, accuracy, color=color, lw=1.4, ls=style, label=short(title, 40))  # type: ignore[arg-type]
         axes.scatter(confidence, accuracy, s=14 + 90 * counts / max(1, counts.max(initial=1)), color=color)
-    axes.set(xlim=(0, 1), ylim=(0, 1.03), xlabel="confidence", ylabel="share that is right")
+    axes.set(xlim=(0, 1), ylim=(0, 1.03), xlabel="confidence", ylabel="share of correct answers")
     if len(models) > 1:
         figure.legend(loc="outside lower center", frameon=False, fontsize=8, handlelength=3.6)
-    return figure_svg(figure, "Share of right answers over the confidence of the prediction")
+    return figure_svg(figure, "Share of correct answers over the confidence of the prediction")
 
 
 def seeds_plot(histories: Mapping[int, Sequence[Mapping[str, float]]]) -> Markup:
-    """Loss and dev weighted F1 over the epochs, a line a seed, the epoch that is kept marked."""
+    """Loss and dev weighted F1 over the epochs: a line per seed, with a dot at the selected epoch."""
     from matplotlib.ticker import MaxNLocator
 
     figure = new_figure(2 * WIDTH, 2.5)
     for position, (key, title) in enumerate((("loss", "training loss"), ("dev_weighted_f1", "dev weighted F1"))):
         axes = figure.add_subplot(1, 2, position + 1)
         quiet(axes, "y")
-        for place, (seed, history) in enumerate(histories.items()):
-            color = _SEED_COLORS[place % len(_SEED_COLORS)]
+        for number, (seed, history) in enumerate(histories.items()):
+            color = _SEED_COLORS[number % len(_SEED_COLORS)]
             epochs, values = [one["epoch"] for one in history], [one[key] for one in history]
             axes.plot(epochs, values, color=color, lw=1.4, marker="o" if len(epochs) < 4 else "", label=f"seed {seed}")
             if key == "dev_weighted_f1":

@@ -1,4 +1,4 @@
-"""One model's evaluation, with the files beside its figures: what a page about it, or about two of them, is made of."""
+"""The evaluation of one model with its files, as the pages show it."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from mistere.metrics.predictions import Predictions
 from mistere.runs.outcome import Estimate
 
 COVERAGE = "95 %"
-"""Of every interval: :class:`mistere.metrics.classification.DialogueBootstrap` draws no other here."""
+"""Coverage of every interval; see :class:`mistere.metrics.classification.DialogueBootstrap`."""
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """An evaluation to be shown.
+    """An evaluation that a page shows.
 
     Attributes:
-        evaluation: the figures.
-        predictions: each answer; None where they are not there.
-        timelines: some dialogues turn by turn.
-        title: names the model beside another; empty where it is alone on its page.
+        evaluation: the metrics.
+        predictions: of each test utterance; None if missing.
+        timelines: the gate's weights in some dialogues, turn by turn.
+        title: names the model beside another one; empty on a page of its own.
     """
 
     evaluation: EvaluationReport
@@ -31,12 +31,12 @@ class Evaluated:
     title: str = ""
 
     def estimate(self, name: str) -> Estimate | None:
-        """A metric with its interval; None where it was not measured."""
+        """A metric with its interval; None if it was not measured."""
         return Estimate.of(self.evaluation.metrics, name)
 
 
 def bounds_text(estimate: Estimate, signed: bool = False) -> str:
-    """``0.550 to 0.670``; empty where there is no interval."""
+    """``0.550 to 0.670``; empty without an interval."""
     if estimate.low is None or estimate.high is None:
         return ""
     return f"{estimate.low:+.3f} to {estimate.high:+.3f}" if signed else f"{estimate.low:.3f} to {estimate.high:.3f}"

@@ -1,4 +1,4 @@
-"""What is told of an evaluation in rows and sentences: dialogues turn by turn, slices, running costs, the speaker probe."""
+"""Tables and sentences about an evaluation: dialogues turn by turn, slices, running costs, the speaker probe."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _KINDS = {
     "seconds": ("Seconds of speech", " s"),
 }
 _COSTS = (
-    ("runtime.dialogue_ms.p50", "a raw dialogue, half of them within", "{:,.0f} ms"),
-    ("runtime.dialogue_ms.p95", "a raw dialogue, 95 of 100 within", "{:,.0f} ms"),
-    ("runtime.utterance_ms", "an utterance, on average", "{:,.0f} ms"),
+    ("runtime.dialogue_ms.p50", "per dialogue, median", "{:,.0f} ms"),
+    ("runtime.dialogue_ms.p95", "per dialogue, 95th percentile", "{:,.0f} ms"),
+    ("runtime.utterance_ms", "per utterance, mean", "{:,.0f} ms"),
     ("runtime.memory_mb", "memory of the loaded model", "{:,.0f} MiB"),
-    ("runtime.size_mb", "size of the bundle itself", "{:,.1f} MiB"),
+    ("runtime.size_mb", "size of the bundle", "{:,.1f} MiB"),
     ("runtime.size_with_base_mb", "size with the encoders' base weights", "{:,.1f} MiB"),
 )
 
 
 @dataclass(frozen=True)
 class Share:
-    """An expert's share of a turn."""
+    """An expert's gate weight in a turn."""
 
     name: str
     color: str
@@ -46,7 +46,7 @@ class Share:
 
 @dataclass(frozen=True)
 class TurnRow:
-    """A turn of a dialogue; ``lacking`` names the modalities that it does not have."""
+    """A turn of a dialogue; ``lacking`` names its missing modalities."""
 
     number: int
     text: str
@@ -57,7 +57,7 @@ class TurnRow:
 
     @property
     def spoken_shares(self) -> str:
-        """The bar in words."""
+        """The bar as text, for screen readers."""
         return ", ".join(f"{share.name} {share.percent:.0f} %" for share in self.shares)
 
 
@@ -76,7 +76,7 @@ class ShownDialogue:
 
 @dataclass(frozen=True)
 class SliceRow:
-    """A part of the test split, with a figure of each model that has it."""
+    """A slice of the test split, with an estimate per model; None for a model that lacks the slice."""
 
     name: str
     utterances: int
@@ -84,20 +84,20 @@ class SliceRow:
 
     @property
     def marks(self) -> list[dict[str, str] | None]:
-        """Where the figures and their intervals lie on a track."""
+        """Positions of the estimates and their intervals on a track from 0 to 1."""
         return [None if one is None else interval_mark(one) for one in self.estimates]
 
 
 @dataclass(frozen=True)
 class SliceTable:
-    """The parts of one kind."""
+    """The slices of one kind."""
 
     title: str
     rows: list[SliceRow]
 
     @property
     def open(self) -> bool:
-        """Whether it is short enough to be shown at once."""
+        """Whether the table is short enough to be shown unfolded."""
         return len(self.rows) <= _OPEN_ROWS
 
 
@@ -106,7 +106,7 @@ def shown_dialogue(timeline: GateTimeline, experts: Sequence[str]) -> ShownDialo
 
     Args:
         timeline: the dialogue.
-        experts: their names in the weights' order, the unimodal ones first and the cross-modal one last.
+        experts: names in the order of the weights; the cross-modal expert is the last.
     """
     texts = timeline.texts or [""] * len(timeline.turns)
     turns = []
@@ -119,17 +119,17 @@ def shown_dialogue(timeline: GateTimeline, experts: Sequence[str]) -> ShownDialo
         timeline.weights.tolist(),
         strict=True,
     ):
-        there = modalities.split("+")
+        present = modalities.split("+")
         turns.append(
             TurnRow(
                 number=turn + 1,
                 text=_visible(text),
                 true=true,
                 predicted=predicted,
-                lacking=[spoken(name) for name in experts[:-1] if name not in there],
+                lacking=[spoken(name) for name in experts[:-1] if name not in present],
                 shares=[
-                    Share(spoken(name), expert_color(name, place), 100 * weight)
-                    for place, (name, weight) in enumerate(zip(experts, weights, strict=True))
+                    Share(spoken(name), expert_color(name, position), 100 * weight)
+                    for position, (name, weight) in enumerate(zip(experts, weights, strict=True))
                     if weight > 0
                 ],
             )
@@ -138,18 +138,19 @@ def shown_dialogue(timeline: GateTimeline, experts: Sequence[str]) -> ShownDialo
 
 
 def _visible(text: str) -> str:
+    """Replace control characters by spaces."""
     return "".join(" " if ord(letter) < 32 or 127 <= ord(letter) < 160 else letter for letter in text)
 
 
 def slice_tables(models: Sequence[Evaluated]) -> list[SliceTable]:
-    """The slices of each kind; a part that one of the models lacks is shown of the other."""
-    found = [slices_from_metrics(model.evaluation.metrics) for model in models]
-    by_place: dict[str, dict[str, list[SlicePoint | None]]] = {}
-    for number, points in enumerate(found):
+    """The slices of each kind; a slice that one model lacks is shown for the other one."""
+    slices = [slices_from_metrics(model.evaluation.metrics) for model in models]
+    by_kind: dict[str, dict[str, list[SlicePoint | None]]] = {}
+    for number, points in enumerate(slices):
         for point in points:
-            row = by_place.setdefault(point.kind, {}).setdefault(point.value, [None] * len(models))
+            row = by_kind.setdefault(point.kind, {}).setdefault(point.value, [None] * len(models))
             row[number] = point
-    return [_slice_table(kind, rows) for kind, rows in by_place.items() if len(rows) > 1]
+    return [_slice_table(kind, rows) for kind, rows in by_kind.items() if len(rows) > 1]
 
 
 def _slice_table(kind: str, rows: Mapping[str, Sequence[SlicePoint | None]]) -> SliceTable:
@@ -168,8 +169,8 @@ def _slice_table(kind: str, rows: Mapping[str, Sequence[SlicePoint | None]]) -> 
 
 
 def _estimate(point: SlicePoint) -> Estimate:
-    found = point.weighted_f1
-    return Estimate(value=found.value, low=found.low, high=found.high)
+    f1 = point.weighted_f1
+    return Estimate(value=f1.value, low=f1.low, high=f1.high)
 
 
 def _value(kind: str, value: str) -> str:
@@ -184,7 +185,7 @@ def _value(kind: str, value: str) -> str:
 
 
 def weakest_parts(model: Evaluated) -> str:
-    """The parts that surely are worse than the whole split, in a sentence; empty where nothing was split."""
+    """A sentence on the slices whose interval lies below the split's weighted F1; empty without slices."""
     whole = model.estimate("test.weighted_f1")
     points = [p for p in slices_from_metrics(model.evaluation.metrics) if p.utterances >= _LEAST_UTTERANCES]
     if whole is None or not points:
@@ -192,14 +193,14 @@ def weakest_parts(model: Evaluated) -> str:
     weak = sorted((p for p in points if p.weighted_f1.high < whole.value), key=lambda p: p.weighted_f1.value)
     if not weak:
         return (
-            f"No part of {_LEAST_UTTERANCES} or more utterances has an interval that lies below the whole split's "
-            f"{whole.value:.3f}."
+            f"No part with at least {_LEAST_UTTERANCES} utterances is clearly weaker than the whole test split "
+            f"({whole.value:.3f})."
         )
-    told = "; ".join(f"{_told(p)} with {p.weighted_f1.value:.3f} ({p.utterances} utterances)" for p in weak[:3])
-    return f"Weak beside the whole split's {whole.value:.3f}: {told}."
+    parts = "; ".join(f"{_described(p)} with {p.weighted_f1.value:.3f} ({p.utterances} utterances)" for p in weak[:3])
+    return f"Clearly weaker than the whole test split ({whole.value:.3f}): {parts}."
 
 
-def _told(point: SlicePoint) -> str:
+def _described(point: SlicePoint) -> str:
     _, unit = _KINDS.get(point.kind, ("", ""))
     value = _value(point.kind, point.value)
     if point.kind == "modalities":
@@ -208,7 +209,7 @@ def _told(point: SlicePoint) -> str:
 
 
 def cost_rows(models: Sequence[Evaluated]) -> list[tuple[str, list[str]]]:
-    """What it takes to run the models, row by row; a cost that nobody measured is left out."""
+    """Running costs of the models, a row per cost; costs that were not measured are left out."""
     rows = []
     for key, title, form in _COSTS:
         values = [model.evaluation.runtime.get(key) for model in models]
@@ -216,15 +217,15 @@ def cost_rows(models: Sequence[Evaluated]) -> list[tuple[str, list[str]]]:
             rows.append((title, ["not measured" if value is None else form.format(value) for value in values]))
     losses = [model.estimate("test.int8.loss") for model in models]
     if any(loss is not None for loss in losses):
-        told = [
+        cells = [
             "not measured" if one is None else f"{one.value:+.3f} ({bounds_text(one, signed=True)})" for one in losses
         ]
-        rows.append(("weighted F1 that is lost with encoders in int8", told))
+        rows.append(("loss of weighted F1 with int8 encoders", cells))
     return rows
 
 
 def calibration_text(model: Evaluated) -> str:
-    """Expected calibration error and Brier score in words; empty where neither was measured."""
+    """Expected calibration error and Brier score in words; empty if neither was measured."""
     named = (("Expected calibration error", "test.ece"), ("Brier score", "test.brier"))
     return ", ".join(
         f"{words} {estimate_text(found)}" for words, name in named if (found := model.estimate(name)) is not None
@@ -232,28 +233,28 @@ def calibration_text(model: Evaluated) -> str:
 
 
 def probe_sentence(model: Evaluated) -> str:
-    """How well speakers can be told from what the model computes; empty where that was not measured."""
+    """How well the model's internal representation identifies speakers, in words; empty if it was not measured."""
     metrics = model.evaluation.metrics
     accuracy, beyond = model.estimate("test.speaker_probe.accuracy"), model.estimate("test.speaker_probe.beyond_chance")
     chance, speakers = metrics.get("test.speaker_probe.chance"), metrics.get("test.speaker_probe.speakers")
     if accuracy is None or chance is None:
         return ""
     among = f", one of {speakers:.0f}," if speakers else ""
-    told = (
-        f"A linear probe on what the mixture computes names the speaker{among} of {_percent(accuracy)} of the test "
-        f"utterances; naming the most frequent speaker of each emotion is right for {100 * chance:.0f} %."
+    text = (
+        f"A linear probe on the mixture's internal representation identifies the speaker{among} of {_percent(accuracy)} of the test "
+        f"utterances; always naming the most frequent speaker of the emotion identifies {100 * chance:.0f} %."
     )
     if beyond is not None and beyond.low is not None and beyond.high is not None:
-        told += (
-            f" That is {100 * beyond.value:+.0f} points beyond chance ({COVERAGE} interval {100 * beyond.low:+.0f} to "
+        text += (
+            f" That is {100 * beyond.value:+.0f} points above chance ({COVERAGE} interval {100 * beyond.low:+.0f} to "
             f"{100 * beyond.high:+.0f})"
             + (
-                ": speakers can be told apart."
+                ": the representation identifies speakers."
                 if beyond.low > 0
-                else ", which does not show that they can be told apart."
+                else ", which does not show that the representation identifies speakers."
             )
         )
-    return f"{told} It is an indicator only: what a probe can read, the model need not use."
+    return f"{text} This is only an indicator: the model may not use what a probe can read."
 
 
 def _percent(estimate: Estimate) -> str:
@@ -263,7 +264,7 @@ def _percent(estimate: Estimate) -> str:
 
 
 def interval_mark(estimate: Estimate) -> dict[str, str]:
-    """Where a figure and its interval lie on a track from 0 to 1, as lengths for a style sheet."""
+    """The position of an estimate and its interval on a track from 0 to 1, as CSS lengths."""
     low, high = (estimate.value if end is None else end for end in (estimate.low, estimate.high))
     low, high, value = (min(max(end, 0.0), 1.0) for end in (low, high, estimate.value))
     return {

@@ -1,4 +1,4 @@
-"""The figures of one evaluation, or of two beside each other, drawn and worded; the macros of ``evaluation.html`` show them."""
+"""Plots, tables and sentences of one evaluation, or of two side by side, for the macros of ``evaluation.html``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mistere.reports.evaluation_tables import (
     slice_tables,
     weakest_parts,
 )
-from mistere.reports.interval_plots import DotRow, dots_plot, experts_plot, losses_plot
+from mistere.reports.interval_plots import IntervalRow, experts_plot, interval_plot, losses_plot
 from mistere.reports.plots import ACCENT, classes_plot, confusion_plot, expert_color, gate_plot, spoken
 from mistere.runs.outcome import Estimate
 
@@ -34,24 +34,24 @@ if TYPE_CHECKING:
 
 MACROS = Path(__file__).parent / "evaluation.html"
 T = TypeVar("T")
-Tell = Callable[[str], None]
-"""Hears a sentence about each picture that could not be drawn."""
+OnProblem = Callable[[str], object]
+"""Called with a sentence for each plot that could not be drawn."""
 
 
 @dataclass(frozen=True)
 class ModelView:
-    """What is shown of one model by itself.
+    """What a page shows of a single model.
 
     Attributes:
-        title: names it beside another.
-        confusion: its confusion matrix.
-        gate: its gate's mean weights.
-        leads: how often each expert weighs most.
-        collapse: a sentence where the gate trusts one expert alone.
+        title: names the model beside another one.
+        confusion: the confusion matrix.
+        gate: the mean gate weights.
+        leads: how often each expert has the largest weight.
+        collapse: a warning if the gate relies on a single expert.
         calibration: expected calibration error and Brier score in words.
-        weakest: the slices that are worse than the whole.
+        weakest: the weakest slices in words.
         probe: the speaker probe in words.
-        dialogues: the gate at work.
+        dialogues: the gate weights turn by turn.
     """
 
     title: str
@@ -67,7 +67,7 @@ class ModelView:
 
 @dataclass(frozen=True)
 class EvaluationView:
-    """What is shown of one model or of two; a picture is None, a table empty, where its figures were not measured."""
+    """What a page shows of one or two models; a plot is None, a table empty, if its metrics were not measured."""
 
     models: list[ModelView]
     experts: Markup | None
@@ -88,19 +88,21 @@ class EvaluationView:
         return [model.title for model in self.models]
 
 
-def evaluation_view(models: Sequence[Evaluated], tell: Tell, champion: Estimate | None = None) -> EvaluationView:
-    """Draw and word one evaluation, or two of them.
+def evaluation_view(
+    models: Sequence[Evaluated], on_problem: OnProblem, champion: Estimate | None = None
+) -> EvaluationView:
+    """Draw and describe one evaluation, or two side by side.
 
     Args:
-        models: one, or two to be shown side by side.
-        tell: hears of each picture that could not be drawn: one odd figure must not cost the page.
-        champion: a champion's figure on the same test split, shown beside a single model's experts.
+        models: one or two.
+        on_problem: called for each plot that could not be drawn; the page is rendered without it.
+        champion: the champion's weighted F1 on the same test split, shown beside a single model's experts.
     """
-    draw = partial(drawn, tell)
+    draw = partial(drawn, on_problem)
     first = models[0].evaluation
     experts = list(dict.fromkeys(name for model in models for name in model.evaluation.experts))
     return EvaluationView(
-        models=[_model_view(model, tell) for model in models],
+        models=[_model_view(model, on_problem) for model in models],
         experts=draw(lambda: _experts(models, experts, champion)),
         classes=draw(lambda: _classes(models)),
         reliability=draw(lambda: _reliability(models)),
@@ -110,31 +112,33 @@ def evaluation_view(models: Sequence[Evaluated], tell: Tell, champion: Estimate 
         robustness_note=_robustness_note(models),
         slices=slice_tables(models),
         costs=cost_rows(models),
-        legend=[(spoken(name), expert_color(name, place)) for place, name in enumerate(first.experts)],
+        legend=[(spoken(name), expert_color(name, position)) for position, name in enumerate(first.experts)],
     )
 
 
-def drawn(tell: Tell, draw: Callable[[], T | None]) -> T | None:
-    """A picture, or a sentence about why it could not be drawn."""
+def drawn(on_problem: OnProblem, draw: Callable[[], T | None]) -> T | None:
+    """Draw a plot; on an error return None and report a sentence."""
     try:
         return draw()
     except (ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        tell(f"One picture could not be drawn from the recorded figures ({reason}).")
+        on_problem(f"One plot could not be drawn from the recorded metrics ({reason}).")
         return None
 
 
-def _model_view(model: Evaluated, tell: Tell) -> ModelView:
+def _model_view(model: Evaluated, on_problem: OnProblem) -> ModelView:
     evaluation = model.evaluation
     metrics, experts = evaluation.metrics, evaluation.experts
     means = {name: metrics[key] for name in experts if (key := f"test.gate.{name}.mean") in metrics}
     dialogues = [
-        drawn(tell, partial(shown_dialogue, timeline, experts)) for timeline in model.timelines if len(experts) > 1
+        drawn(on_problem, partial(shown_dialogue, timeline, experts))
+        for timeline in model.timelines
+        if len(experts) > 1
     ]
     return ModelView(
         title=model.title,
-        confusion=drawn(tell, lambda: confusion_plot(evaluation.confusion, evaluation.labels)),
-        gate=drawn(tell, lambda: gate_plot(means)) if len(means) > 1 else None,
+        confusion=drawn(on_problem, lambda: confusion_plot(evaluation.confusion, evaluation.labels)),
+        gate=drawn(on_problem, lambda: gate_plot(means)) if len(means) > 1 else None,
         leads=_leads(metrics, experts),
         collapse=collapsed_gate(metrics, experts) or "",
         calibration=calibration_text(model),
@@ -156,8 +160,8 @@ def _classes(models: Sequence[Evaluated]) -> Markup | None:
     labels = dict.fromkeys(label for model in models for label in model.evaluation.labels)
     scores = {label: [model.estimate(f"test.f1.{label}") for model in models] for label in labels}
     if len(models) > 1:
-        rows = [DotRow(label, values, ACCENT) for label, values in scores.items()]
-        return dots_plot(rows, "F1", "F1 of each emotion of both models, with intervals")
+        rows = [IntervalRow(label, values, ACCENT) for label, values in scores.items()]
+        return interval_plot(rows, "F1", "F1 of each emotion for both models, with intervals")
     alone = {label: values[0] for label, values in scores.items() if values[0] is not None}
     support = {label: models[0].evaluation.metrics.get(f"test.support.{label}", 0.0) for label in labels}
     return classes_plot(alone, support) if alone else None
@@ -174,11 +178,11 @@ def _reliability(models: Sequence[Evaluated]) -> Markup | None:
 
 def _contributions(models: Sequence[Evaluated], experts: Sequence[str]) -> Markup | None:
     rows = []
-    for place, name in enumerate(experts):
-        lost = [model.estimate(f"test.contribution.{name}") for model in models]
-        if any(lost):
-            rows.append(DotRow(f"without {spoken(name)}", lost, expert_color(name, place)))
-    return losses_plot(rows, "Weighted F1 that is lost without each expert, with intervals")
+    for position, name in enumerate(experts):
+        losses = [model.estimate(f"test.contribution.{name}") for model in models]
+        if any(losses):
+            rows.append(IntervalRow(f"without {spoken(name)}", losses, expert_color(name, position)))
+    return losses_plot(rows, "Loss of weighted F1 without each expert, with intervals")
 
 
 def _missing(models: Sequence[Evaluated]) -> Markup | None:
@@ -188,38 +192,38 @@ def _missing(models: Sequence[Evaluated]) -> Markup | None:
 
 
 def _robustness(models: Sequence[Evaluated]) -> Markup | None:
-    found = [{point.condition: point for point in robustness_from_metrics(m.evaluation.metrics)} for m in models]
+    by_condition = [{point.condition: point for point in robustness_from_metrics(m.evaluation.metrics)} for m in models]
     rows = []
     for condition, (modality, words) in CONDITIONS.items():
-        points = [points.get(condition) for points in found]
+        points = [points.get(condition) for points in by_condition]
         if any(points):
-            lost = [
+            losses = [
                 None if p is None else Estimate(value=p.loss.value, low=p.loss.low, high=p.loss.high) for p in points
             ]
-            rows.append(DotRow(words, lost, expert_color(modality)))
-    return losses_plot(rows, "Weighted F1 that is lost under each degradation of the input, with intervals")
+            rows.append(IntervalRow(words, losses, expert_color(modality)))
+    return losses_plot(rows, "Loss of weighted F1 for each degradation of the input, with intervals")
 
 
 def _robustness_note(models: Sequence[Evaluated]) -> str:
-    """What the losses are measured against."""
-    told = []
+    """The reference of the losses."""
+    notes = []
     for model in models:
         clean = model.estimate(f"{PREFIX}clean.weighted_f1")
         if clean is None:
             continue
         made_by = model.evaluation.made_by
-        most = made_by.config.get("robustness_dialogues") if made_by else None
-        count = min(most, model.evaluation.dialogues) if isinstance(most, int) else None
+        limit = made_by.config.get("robustness_dialogues") if made_by else None
+        count = min(limit, model.evaluation.dialogues) if isinstance(limit, int) else None
         on = f" on {count} test dialogues" if count else ""
-        told.append(f"{model.title + ': ' if model.title else ''}against {clean.value:.3f} undisturbed{on}")
-    return "; ".join(told)
+        notes.append(f"{model.title + ': ' if model.title else ''}relative to {clean.value:.3f} on clean input{on}")
+    return "; ".join(notes)
 
 
 def _leads(metrics: Mapping[str, float], experts: Sequence[str]) -> str:
-    """How often each expert weighs most, in a sentence."""
+    """How often each expert has the largest weight, in words."""
     shares = {name: metrics[key] for name in experts if (key := f"test.gate.{name}.led") in metrics}
     if len(shares) < 2:
         return ""
-    told = ", ".join(f"{spoken(name)} {100 * share:.0f} %" for name, share in shares.items())
+    leading = ", ".join(f"{spoken(name)} {100 * share:.0f} %" for name, share in shares.items())
     entropy = metrics.get("test.gate.entropy")
-    return f"leads: {told}" + (f"; evenness {entropy:.2f} of 1" if entropy is not None else "")
+    return f"largest weight: {leading}" + (f"; normalised entropy {entropy:.2f}" if entropy is not None else "")

@@ -1,6 +1,6 @@
-"""Reports as one self-contained HTML file: no script, no network, readable light and dark, wide and narrow.
+"""Reports as self-contained HTML files, without scripts or network access, for light and dark themes, wide and narrow screens.
 
-A stage keeps its template beside its code and extends ``base.html``; values are escaped by Jinja, plots are inline SVG.
+A stage keeps its template beside its code and extends ``base.html``; Jinja escapes values, and plots are inline SVG.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def render_page(template: Path, *shared: Path, **values: Any) -> str:
 
     Args:
         template: the template's file.
-        shared: templates elsewhere that it imports by their names.
-        values: what it shows; escaped unless it is Markup.
+        shared: templates of other folders that it imports by name.
+        values: the template's variables; escaped unless they are Markup.
     """
     import jinja2
 
@@ -39,14 +39,14 @@ def render_page(template: Path, *shared: Path, **values: Any) -> str:
 
 
 def new_figure(width: float = 6.4, height: float = 3.2) -> Figure:
-    """A matplotlib figure (inches) with a transparent ground and text that follows the page's colour."""
+    """A matplotlib figure, sized in inches, with a transparent background and text in the page's colour."""
     import matplotlib
 
     matplotlib.use("svg")
     matplotlib.rcParams.update(
         {"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9, "svg.hashsalt": "mistere"}
     )
-    matplotlib.rcParams["text.parse_math"] = False  # a dollar sign in a label is a dollar sign
+    matplotlib.rcParams["text.parse_math"] = False  # show dollar signs in labels as they are
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -55,21 +55,20 @@ def new_figure(width: float = 6.4, height: float = 3.2) -> Figure:
 
 
 def figure_svg(figure: Figure, label: str) -> Markup:
-    """The figure as inline SVG that scales with the page; ``label`` is read to those who can't see it.
+    """The figure as inline SVG that scales with the page; ``label`` is its text for screen readers.
 
-    Black in the drawing becomes ``currentColor`` and white becomes transparent, so that one picture serves light and
-    dark.
+    Black becomes ``currentColor`` and white becomes transparent, so that the figure fits light and dark themes.
     """
     from markupsafe import Markup, escape
 
     buffer = io.StringIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # the reader's own font draws the text
+        warnings.filterwarnings("ignore", message="Glyph")  # the browser's font draws the text
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"(fill|stroke): (#000000|#262626|black)\b", r"\1: currentColor", svg)
     svg = svg.replace("fill: #ffffff", "fill: none")
-    svg = re.sub(r' id="[a-zA-Z0-9.]+_\d+"(?=/?>)', "", svg)  # ids must differ between the pictures of one page
+    svg = re.sub(r' id="[a-zA-Z0-9.]+_\d+"(?=/?>)', "", svg)  # ids must be unique on a page
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" class="plot" ', 1)
     return Markup(svg)

@@ -1,4 +1,4 @@
-"""Figures as dots with their intervals, row by row: of one model, or of two beside each other."""
+"""Estimates as dots with intervals, a row each, of one model or of two side by side."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _LONGEST = 60
 
 
 @dataclass(frozen=True)
-class DotRow:
-    """One row: a name and a figure of each model; None where a model lacks it."""
+class IntervalRow:
+    """One row: a name, and an estimate per model; None for a model that lacks it."""
 
     name: str
     estimates: Sequence[Estimate | None]
@@ -28,23 +28,23 @@ class DotRow:
     strong: bool = False
 
 
-def dots_plot(
-    rows: Sequence[DotRow],
+def interval_plot(
+    rows: Sequence[IntervalRow],
     xlabel: str,
     label: str,
     line: tuple[float, str] | None = None,
     signed: bool = False,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Markup | None:
-    """Dots with intervals; the second model's are hollow. None where there is nothing to draw.
+    """Draw dots with intervals; the second model's dots are hollow. None without any estimate.
 
     Args:
         rows: from top to bottom.
-        xlabel: what is measured.
-        label: read to those who can't see the picture.
-        line: a value that is marked across all rows, and what it is.
-        signed: whether values are written with their sign.
-        bounds: what the axis never goes beyond.
+        xlabel: of the axis.
+        label: text for screen readers.
+        line: a reference value across all rows, and its description.
+        signed: whether values are shown with their sign.
+        bounds: limits of the axis.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -56,18 +56,18 @@ def dots_plot(
     height = sum(0.36 if "\n" not in name else 0.44 for name in names) + (0.06 * len(rows) if several else 0)
     figure, axes = one_plot(WIDTH, 0.66 + height)
     shift = 0.17 if several else 0.0
-    for place, row in enumerate(rows):
+    for position, row in enumerate(rows):
         for number, one in enumerate(row.estimates):
             if one is None:
                 continue
-            at = place + shift * (2 * number - 1)
+            at = position + shift * (2 * number - 1)
             if one.low is not None and one.high is not None:
                 axes.hlines(at, one.low, one.high, color=row.color, linewidth=3 if row.strong else 2, alpha=0.65)
             size = (8.5 if row.strong else 6.5) - (1.5 if several else 0)
             face = row.color if number == 0 else "#ffffff"
             axes.plot(one.value, at, "o", color=row.color, markersize=size, markerfacecolor=face, markeredgewidth=1.4)
-        told = " / ".join("none" if one is None else _number(one.value, signed) for one in row.estimates)
-        axes.text(1.02, place, told, transform=axes.get_yaxis_transform(), va="center")
+        values = " / ".join("none" if one is None else _number(one.value, signed) for one in row.estimates)
+        axes.text(1.02, position, values, transform=axes.get_yaxis_transform(), va="center")
     ends = [end for one in known for end in (one.value, one.low, one.high) if end is not None]
     if line is not None:
         axes.axvline(line[0], color=GREY, linestyle=(0, (4, 3)), linewidth=1.2)
@@ -98,17 +98,17 @@ def experts_plot(
     majority: float | None,
     champion: Estimate | None = None,
 ) -> Markup | None:
-    """Weighted F1 of the mixture, of each expert alone and of a champion, one estimate a model."""
-    rows = [DotRow("mixture", mixture, MIXTURE_COLOR, strong=True)]
-    for place, (name, values) in enumerate(experts.items()):
-        rows.append(DotRow(f"{spoken(name)} alone", values, expert_color(name, place)))
+    """Weighted F1 of the mixture, of each expert alone and of the champion, with an estimate per model."""
+    rows = [IntervalRow("mixture", mixture, MIXTURE_COLOR, strong=True)]
+    for position, (name, values) in enumerate(experts.items()):
+        rows.append(IntervalRow(f"{spoken(name)} alone", values, expert_color(name, position)))
     if champion is not None:
-        rows.append(DotRow("champion before", [champion], GREY))
+        rows.append(IntervalRow("previous champion", [champion], GREY))
     line = None if majority is None else (majority, f"always the most frequent emotion: {majority:.3f}")
     label = "Weighted F1 of the mixture beside each expert alone, with intervals"
-    return dots_plot(rows, "weighted F1 on the test split", label, line)
+    return interval_plot(rows, "weighted F1 on the test split", label, line)
 
 
-def losses_plot(rows: Sequence[DotRow], label: str) -> Markup | None:
-    """How much weighted F1 something costs, from nothing upwards and downwards."""
-    return dots_plot(rows, "weighted F1 that is lost", label, (0.0, ""), signed=True, bounds=(-1.0, 1.0))
+def losses_plot(rows: Sequence[IntervalRow], label: str) -> Markup | None:
+    """Losses of weighted F1, around a line at zero."""
+    return interval_plot(rows, "loss of weighted F1", label, (0.0, ""), signed=True, bounds=(-1.0, 1.0))

@@ -1,4 +1,4 @@
-"""The report's pictures: inline SVG whose text and lines follow the page's colour."""
+"""The plots of the reports: inline SVG in the page's text colour."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
     from matplotlib.axes import Axes
 
-WIDTH = 5.2  # inches: the type stays readable at the width of a phone and of a desktop's column
+WIDTH = 5.2  # inches; the text stays readable on a phone and in a column on a desktop
 MIXTURE_COLOR = "black"
 EXPERT_COLORS = {"speech": "#c06a14", "text": "#3f76cf", "cross_modal": "#22876a"}
 ACCENT = "#4a80d6"
@@ -25,7 +25,7 @@ _MAX_CELLS_WITH_TEXT = 12
 
 
 def expert_color(name: str, position: int = 0) -> str:
-    """The colour that stands for an expert on the whole page."""
+    """The colour of an expert on the page."""
     return EXPERT_COLORS.get(name, _OTHER_COLORS[position % len(_OTHER_COLORS)])
 
 
@@ -35,13 +35,13 @@ def spoken(name: str) -> str:
 
 
 def short(text: str, length: int = 16) -> str:
-    """A label cut to what fits beside an axis, without characters that XML refuses."""
+    """A label, shortened to fit beside an axis, without characters that XML refuses."""
     text = "".join(letter if letter.isprintable() else " " for letter in text)
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def one_plot(width: float, height: float) -> tuple[Any, Axes]:
-    """A figure with one quiet pair of axes (inches)."""
+    """A figure, sized in inches, with one pair of axes in the style of :func:`quiet`."""
     figure = new_figure(width, height)
     axes = figure.add_subplot()
     quiet(axes)
@@ -49,7 +49,7 @@ def one_plot(width: float, height: float) -> tuple[Any, Axes]:
 
 
 def quiet(axes: Axes, grid: str = "x") -> None:
-    """Take away the frame and leave a thin grid along one axis."""
+    """Remove the frame; keep a thin grid along one axis."""
     axes.patch.set_alpha(0)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
@@ -62,9 +62,9 @@ def quiet(axes: Axes, grid: str = "x") -> None:
 def gate_plot(means: Mapping[str, float]) -> Markup:
     """The gate's mean weight for each expert."""
     figure, axes = one_plot(WIDTH, 0.55 + 0.36 * len(means))
-    for place, (name, mean) in enumerate(means.items()):
-        axes.barh(place, mean, height=0.58, color=expert_color(name, place))
-        axes.text(mean + 0.015, place, f"{100 * mean:.0f} %", va="center")
+    for row, (name, mean) in enumerate(means.items()):
+        axes.barh(row, mean, height=0.58, color=expert_color(name, row))
+        axes.text(mean + 0.015, row, f"{100 * mean:.0f} %", va="center")
     axes.set(xlim=(0, min(1.0, max(means.values()) + 0.15)), ylim=(len(means) - 0.5, -0.5), yticks=range(len(means)))
     axes.set_yticklabels([spoken(name) for name in means])
     axes.set_xlabel("mean gate weight over the test utterances")
@@ -73,15 +73,15 @@ def gate_plot(means: Mapping[str, float]) -> Markup:
 
 
 def classes_plot(scores: Mapping[str, Estimate], support: Mapping[str, float]) -> Markup:
-    """F1 of each class with its interval, and how many test utterances the class has."""
+    """F1 of each class with its interval and its number of test utterances."""
     figure, axes = one_plot(WIDTH, 0.6 + 0.3 * len(scores))
     transform = axes.get_yaxis_transform()
-    for place, (label, score) in enumerate(scores.items()):
-        axes.barh(place, score.value, height=0.62, color=ACCENT, alpha=0.75)
+    for row, (label, score) in enumerate(scores.items()):
+        axes.barh(row, score.value, height=0.62, color=ACCENT, alpha=0.75)
         if score.low is not None and score.high is not None:
-            axes.hlines(place, score.low, score.high, color="black", linewidth=1.3)
-        axes.text(1.03, place, f"{score.value:.2f}", transform=transform, va="center")
-        axes.text(1.17, place, f"{support.get(label, 0):.0f}", transform=transform, va="center")
+            axes.hlines(row, score.low, score.high, color="black", linewidth=1.3)
+        axes.text(1.03, row, f"{score.value:.2f}", transform=transform, va="center")
+        axes.text(1.17, row, f"{support.get(label, 0):.0f}", transform=transform, va="center")
     axes.text(1.03, -0.9, "F1", transform=transform, va="center", fontsize=8)
     axes.text(1.17, -0.9, "utterances", transform=transform, va="center", fontsize=8)
     axes.set(xlim=(0, 1), ylim=(len(scores) - 0.4, -0.6), yticks=range(len(scores)))
@@ -92,7 +92,7 @@ def classes_plot(scores: Mapping[str, Estimate], support: Mapping[str, float]) -
 
 
 def confusion_plot(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> Markup:
-    """Counts ``[C, C]``, rows true and columns predicted; the shade is the share of the row."""
+    """Confusion matrix: counts ``[C, C]`` with true classes as rows; the shade is the share of the row."""
     from matplotlib.colors import to_rgba
 
     matrix = np.asarray(counts, dtype=np.float64)
@@ -121,7 +121,7 @@ def confusion_plot(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> Ma
 
 
 def history_plot(history: Sequence[Mapping[str, float]], color: str) -> Markup | None:
-    """Loss and dev weighted F1 over the epochs, the best epoch marked; None where there is nothing to draw."""
+    """Loss and dev weighted F1 over the epochs, with a dot at the best epoch; None without any values."""
     from matplotlib.ticker import MaxNLocator
 
     panels = [("loss", ("loss", "dev_loss")), ("dev weighted F1", ("dev_weighted_f1",))]

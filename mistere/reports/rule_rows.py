@@ -1,4 +1,4 @@
-"""The gate's rules as rows, and the reasons that stand above them."""
+"""The gate's rules as table rows, and the reasons at the top of the page."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _TITLES = {
     "above_majority": "above the majority baseline",
     "bundle_size": "size of the bundle",
     "calibration": "calibration",
-    "champion_comparison": "compared with the champion",
-    "class_floor": "every emotion's F1",
+    "champion_comparison": "comparison with the champion",
+    "class_floor": "F1 of each emotion",
     "committed_code": "committed code",
-    "data_verdict": "the dataset's validation",
+    "data_verdict": "validation of the dataset",
     "expert_collapse": "no collapsed expert",
     "latency": "latency",
-    "minimum_contribution": "each expert's contribution",
+    "minimum_contribution": "contribution of each expert",
     "minimum_weighted_f1": "minimum weighted F1",
     "missing_modality": "missing modality",
     "robustness": "degraded input",
@@ -29,7 +29,7 @@ _OUTCOMES = {
     "promote": ("✓ passed", "good"),
     "hold": ("● held", "wait"),
     "reject": ("✗ rejected", "bad"),
-    "off": ("not asked", "soft"),
+    "off": ("off", "soft"),
 }
 _WORST_FIRST = ("reject", "hold", "promote", "off")
 _FOREMOST = ("champion_comparison", "minimum_weighted_f1", "above_majority")
@@ -37,7 +37,7 @@ _FOREMOST = ("champion_comparison", "minimum_weighted_f1", "above_majority")
 
 @dataclass(frozen=True)
 class RuleRow:
-    """A rule as it is shown; ``tone`` colours its answer."""
+    """A rule as the page shows it; ``tone`` is the CSS class of its answer."""
 
     title: str
     answer: str
@@ -45,11 +45,11 @@ class RuleRow:
     measured: str
     bound: str
     sentence: str
-    asked: bool
+    enabled: bool
 
 
 def rule_rows(rules: Sequence[RuleResult]) -> list[RuleRow]:
-    """The rules, what rejects first, those that were not asked last."""
+    """The rules as rows: rejections first, disabled rules last."""
     ordered = sorted(rules, key=lambda rule: _WORST_FIRST.index(rule.outcome))
     return [
         RuleRow(
@@ -59,7 +59,7 @@ def rule_rows(rules: Sequence[RuleResult]) -> list[RuleRow]:
             measured=_number(rule.rule, rule.measured),
             bound=_number(rule.rule, rule.bound),
             sentence=rule.sentence,
-            asked=rule.outcome != "off",
+            enabled=rule.outcome != "off",
         )
         for rule in ordered
     ]
@@ -72,7 +72,7 @@ def _number(rule: str, value: float | None) -> str:
 
 
 def shown_reasons(outcome: Outcome, gate: GateVerdict | None) -> list[str]:
-    """The reasons for the top of the page: all that speak against a model; of what speaks for it, what matters most."""
+    """The reasons at the top of the page: all reasons against a model, or the most important ones for it."""
     if gate is None or outcome.verdict != "deployed":
         return outcome.reasons
     passed = [rule for rule in gate.rules if rule.outcome == "promote"]
@@ -82,5 +82,5 @@ def shown_reasons(outcome: Outcome, gate: GateVerdict | None) -> list[str]:
         return outcome.reasons
     return [
         *foremost,
-        f"The other {others} rules that were asked passed as well." if others > 1 else "One more rule passed.",
+        f"The other {others} enabled rules passed too." if others > 1 else "One more rule passed.",
     ]

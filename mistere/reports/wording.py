@@ -1,4 +1,4 @@
-"""The report's sentences: how a run ended and what to do next, in words instead of codes."""
+"""The sentences of the run report: the outcome, its consequence, and the next steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mistere.config.stages import task_titles
 from mistere.runs.outcome import Outcome, base_task
 
 TITLES = task_titles()
-_STATUS = {"done": ("ran", ""), "reused": ("found finished", "soft"), "failed": ("failed", "bad")}
+_STATUS = {"done": ("ran", ""), "reused": ("reused", "soft"), "failed": ("failed", "bad")}
 _PILLS = {
     "deployed": ("released", "good"),
     "held": ("held back", "wait"),
@@ -23,7 +23,7 @@ _PILLS = {
 
 @dataclass(frozen=True)
 class NextStep:
-    """One thing to do, with the command that does it where there is one."""
+    """A next step, with its command if there is one."""
 
     text: str
     command: str = ""
@@ -34,28 +34,28 @@ class NextStep:
 
 
 def status_word(status: str | None) -> tuple[str, str]:
-    """A stage's status in words, and the class that colours it."""
+    """A stage's status in words, and its CSS class."""
     if status is None:
         return "not reached", "soft"
     return _STATUS.get(status, ("interrupted", "bad"))
 
 
 def was_interrupted(outcome: Outcome) -> bool:
-    """Whether the run ended without any stage saying that it failed."""
+    """Whether the run ended without a failed stage."""
     return outcome.verdict == "failed" and not any(record.status == "failed" for record in outcome.stages)
 
 
 def pill(outcome: Outcome) -> tuple[str, str]:
-    """The verdict in a word or two, and the class that colours it."""
+    """The verdict in one or two words, and its CSS class."""
     return ("did not finish", "bad") if was_interrupted(outcome) else _PILLS[outcome.verdict]
 
 
 def headline(outcome: Outcome) -> str:
-    """How the run ended, in one sentence."""
+    """The outcome in one sentence."""
     if outcome.verdict == "deployed":
-        return "The new model passed the gate and is released."
+        return "The new model passed the gate and was released."
     if outcome.verdict == "held":
-        return "The new model is held back: the figures do not settle whether it is good enough."
+        return "The new model was held back: its metrics do not show whether it is good enough."
     if outcome.verdict == "rejected":
         return "The new model is not good enough and was rejected."
     failed = [
@@ -69,56 +69,56 @@ def headline(outcome: Outcome) -> str:
 
 
 def consequence(outcome: Outcome, champion_now: str) -> str:
-    """What the outcome means for whoever uses the model.
+    """The consequence of the outcome for the model in service.
 
     Args:
-        outcome: how the run ended.
-        champion_now: bundle digest of the champion as it is now; empty for none or unknown.
+        outcome: of the run.
+        champion_now: bundle digest of the current champion; empty if there is none or it is unknown.
     """
     if outcome.verdict == "deployed":
         if not outcome.champion_before:
             return "It is the first champion."
         if outcome.champion_before == outcome.bundle_digest:
-            return "It is the model that was in service already, so nothing changes for those who use it."
+            return "It is the same model that was in service before, so nothing changes for its users."
         return f"It replaces the champion {outcome.champion_before[:12]}."
     if champion_now and champion_now == outcome.bundle_digest != outcome.champion_before:
-        return "The new model had already become the champion when that happened; run again to complete the release."
+        return "The new model had already become the champion; run again to complete the release."
     if outcome.finished("resolve_inputs") is None:
         return "Nothing was released."
-    kept = "The champion in service stays what it was." if outcome.champion_before else "There is no champion yet."
+    kept = "The champion stays in service." if outcome.champion_before else "There is no champion yet."
     return f"Nothing was released. {kept}"
 
 
 def next_steps(outcome: Outcome, info: Mapping[str, Any], tracking_uri: str) -> list[NextStep]:
-    """What to do now.
+    """The next steps for the user.
 
     Args:
-        outcome: how the run ended.
-        info: what was written down at the start of the run.
-        tracking_uri: MLflow, where the deployment did not name it.
+        outcome: of the run.
+        info: the record of the run's start.
+        tracking_uri: of MLflow, if the deployment did not name it.
     """
     again = str(info.get("command") or "mistere run")
-    resume = NextStep("Run again: finished stages are found, and long ones go on from their last checkpoint.", again)
+    resume = NextStep("Run again: finished stages are reused, and long ones resume from their last checkpoint.", again)
     if outcome.verdict == "deployed":
         return _released(outcome, outcome.mlflow or tracking_uri)
     if outcome.verdict in {"held", "rejected"}:
         return _not_promoted(outcome, again, tracking_uri)
     if outcome.verdict == "data rejected":
-        return [NextStep("Mend what the reasons above name, in the dataset itself."), NextStep("Run again:", again)]
+        return [NextStep("Fix the problems above in the dataset."), NextStep("Run again:", again)]
     if was_interrupted(outcome):
         return [resume]
-    return [NextStep("Mend what the reason above names."), resume]
+    return [NextStep("Fix the problem that is named above."), resume]
 
 
 def _released(outcome: Outcome, mlflow: str) -> list[NextStep]:
     steps = []
     if outcome.endpoint:
         ask = f"mistere predict --dialogue dialogue.json --url {shlex.quote(outcome.endpoint)}"
-        steps.append(NextStep("Ask the deployed model:", ask))
+        steps.append(NextStep("Send a dialogue to the deployed model:", ask))
     if outcome.bundle:
         steps.append(NextStep("Serve it on this machine:", f"mistere serve {shlex.quote(outcome.bundle)}"))
     if not outcome.endpoint:
-        steps.append(NextStep("Ask it from another terminal:", "mistere predict --dialogue dialogue.json"))
+        steps.append(NextStep("Send it a dialogue from another terminal:", "mistere predict --dialogue dialogue.json"))
     return [*steps, *_mlflow(mlflow)]
 
 
@@ -126,10 +126,10 @@ def _not_promoted(outcome: Outcome, again: str, tracking_uri: str) -> list[NextS
     if outcome.verdict == "held":
         first = "Add test dialogues, which narrow the intervals of an undecided comparison, or improve the model."
     else:
-        first = "See below which emotions and which expert are weak, and change the data or the settings there."
+        first = "Look below for weak emotions and experts, and improve their data or settings."
     return [
         NextStep(first),
-        NextStep("Run again with what has changed; stages that it does not affect are found finished:", again),
+        NextStep("Run again after the change; stages that it does not affect are reused:", again),
         *_mlflow(tracking_uri),
     ]
 

@@ -1,4 +1,4 @@
-"""How a run began and how it ended."""
+"""Records of a run's start and of its outcome."""
 
 AFFECTS_RESULTS = False
-"""What is recorded about a run changes no result."""
+"""Records about a run do not change its results."""

@@ -1,7 +1,7 @@
-"""How a run ended, read from its records in the store: for the command's exit code, for ``--wait`` and for the report.
+"""The outcome of a run, read from its records in the store: for the command's exit code, for ``--wait`` and for the report.
 
-The rules, in this order: a stage that failed decides by its own exit code; a dataset that did not pass ends with 4; a
-gate that held or rejected ends with 3; a finished deployment ends with 0; anything else did not finish and ends with 1.
+The rules, in this order: a failed stage sets its own exit code; a rejected dataset gives 4; a gate that held or rejected gives
+3; a finished deployment gives 0; anything else is an unfinished run and gives 1.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ M = TypeVar("M", bound=Manifest)
 
 
 def base_task(task: str) -> str:
-    """The task that a shard is one of; any other is itself."""
+    """The task that a shard belongs to; any other task itself."""
     match = _SHARD.match(task)
     return match["task"] if match else task
 
 
 def ordered_tasks(seen: Iterable[str]) -> list[str]:
-    """The tasks of a run in the pipeline's order, with the shards of those that were shared in their place.
+    """The tasks of a run in the pipeline's order; a sharded task is replaced by its shards.
 
     Args:
-        seen: the tasks that have been heard of.
+        seen: the tasks that have a record.
     """
     shards: dict[str, list[tuple[int, str]]] = {}
     for task in set(seen):
@@ -51,7 +51,7 @@ def ordered_tasks(seen: Iterable[str]) -> list[str]:
 
 
 class Estimate(BaseModel):
-    """A figure and, where there is one, its interval."""
+    """A metric and its interval, if it has one."""
 
     value: float
     low: float | None = None
@@ -59,29 +59,29 @@ class Estimate(BaseModel):
 
     @classmethod
     def of(cls, metrics: dict[str, float], name: str) -> Estimate | None:
-        """The metric ``name`` with ``name.low`` and ``name.high``; None where it is not there."""
+        """The metric ``name`` with ``name.low`` and ``name.high``; None if it was not measured."""
         if name not in metrics:
             return None
         return cls(value=metrics[name], low=metrics.get(f"{name}.low"), high=metrics.get(f"{name}.high"))
 
 
 class Outcome(BaseModel):
-    """How a run ended.
+    """The outcome of a run.
 
     Attributes:
-        exit_code: what the command exits with.
-        verdict: one word or two for it.
-        reasons: the sentences that led there.
-        message: what the deployment said of itself.
+        exit_code: of the command.
+        verdict: the outcome in one or two words.
+        reasons: a sentence for each reason.
+        message: of the deployment.
         stages: records of the tasks that were reached, in the pipeline's order.
-        champion_before: bundle digest of the champion that the run started with; empty for none.
-        champion_weighted_f1: the champion's figure on this very test split; None where there is no such figure.
-        champion_difference: the candidate's weighted F1 minus the champion's, paired; None likewise.
-        bundle: where the bundle lies; empty where none was made.
-        report: where the run report lies, or will.
-        endpoint: the inference service's address, where the deployment named one.
-        mlflow: the tracking server or folder, where the deployment named one.
-        unreadable: a sentence for each artifact that a reason or a figure should have come from, and could not be read.
+        champion_before: bundle digest of the champion at the start of the run; empty if there was none.
+        champion_weighted_f1: the champion's weighted F1 on the same test split; None if unknown.
+        champion_difference: the candidate's weighted F1 minus the champion's, paired; None if unknown.
+        bundle: location of the bundle; empty if none was made.
+        report: location of the run report.
+        endpoint: address of the inference service, if the deployment named one.
+        mlflow: the tracking server or folder, if the deployment named one.
+        unreadable: a sentence for each artifact that should have given a reason or a metric and could not be read.
     """
 
     model_config = ConfigDict(protected_namespaces=())
@@ -106,22 +106,22 @@ class Outcome(BaseModel):
     unreadable: list[str] = Field(default_factory=list)
 
     def record(self, task: str) -> StageRecord | None:
-        """The record of a task, if it was reached."""
+        """The record of a task; None if it was not reached."""
         return next((record for record in self.stages if record.task == task), None)
 
     def finished(self, task: str) -> StageRecord | None:
-        """The record of a task that has outputs: it ran through or was found finished."""
+        """The record of a task that ran or was reused, and so has outputs; None otherwise."""
         record = self.record(task)
         return record if record is not None and record.status in FINISHED else None
 
 
 def report_key(run_id: str, name: str) -> str:
-    """Where a report of a run lies in the store."""
+    """The key of a report in the store."""
     return f"runs/{run_id}/reports/{name}"
 
 
 def read_run_info(store: ObjectStore, run_id: str) -> dict[str, Any]:
-    """What was written down when the run started; empty where that is missing or damaged."""
+    """The record of the run's start; empty if it is missing or damaged."""
     try:
         data, _ = store.read(f"runs/{run_id}/run.json")
         info = json.loads(data)
@@ -131,10 +131,10 @@ def read_run_info(store: ObjectStore, run_id: str) -> dict[str, Any]:
 
 
 def read_manifest(store: ObjectStore, cls: type[M], digest: str) -> M:
-    """An artifact's manifest alone, without its files.
+    """Read an artifact's manifest without its files.
 
     Raises:
-        ArtifactError: missing or damaged.
+        ArtifactError: it is missing or damaged.
     """
     key = f"{artifact_key(cls.__name__, digest)}/{MANIFEST}"
     name = f"{cls.__name__} {digest[:12]}"
@@ -149,7 +149,7 @@ def read_manifest(store: ObjectStore, cls: type[M], digest: str) -> M:
 
 
 def read_outcome(store: ObjectStore, run_id: str) -> Outcome:
-    """How the run ended, as far as its records say; damaged or missing artifacts only cost sentences and figures."""
+    """Read the outcome from the run's records; a damaged or missing artifact only removes its sentences and metrics."""
     outcome = Outcome(run_id=run_id, report=store.location(report_key(run_id, "run_report.html")))
     outcome.stages = _records(store, run_id, outcome)
     _decide(store, outcome)
@@ -161,23 +161,23 @@ def read_outcome(store: ObjectStore, run_id: str) -> Outcome:
 
 
 def _records(store: ObjectStore, run_id: str, outcome: Outcome) -> list[StageRecord]:
-    found = []
+    records = []
     recorded = [PurePosixPath(key).stem for key in store.keys(f"runs/{run_id}/stages")]
     for task in (*ordered_tasks(recorded), EXIT_HANDLER):
         key = stage_record_key(run_id, task)
         try:
-            found.append(StageRecord.model_validate_json(store.read(key)[0]))
+            records.append(StageRecord.model_validate_json(store.read(key)[0]))
         except MissingObjectError:
             continue
         except ValidationError:
             outcome.unreadable.append(f"The record of {task} is damaged ({store.location(key)}).")
-    return found
+    return records
 
 
 def _decide(store: ObjectStore, outcome: Outcome) -> None:
     failed = [record for record in outcome.stages if record.status == "failed" and record.task != EXIT_HANDLER]
-    validated, judged = outcome.finished("validate_data"), outcome.finished("gate_model")
-    gate = judged.values.get("verdict", "") if judged else ""
+    validated, gated = outcome.finished("validate_data"), outcome.finished("gate_model")
+    gate = gated.values.get("verdict", "") if gated else ""
     deployment = outcome.finished("deploy_model")
     if failed:
         outcome.exit_code = failed[0].exit_code or int(ExitCode.ERROR)
@@ -198,7 +198,7 @@ def _decide(store: ObjectStore, outcome: Outcome) -> None:
 
 
 def _gate_sentences(store: ObjectStore, outcome: Outcome, kinds: set[str]) -> list[str]:
-    """The gate's sentences with one of these outcomes, what rejects before what holds."""
+    """The sentences of the gate's rules with one of these outcomes; rejections first."""
     verdict = _output(store, outcome, GateVerdict, "gate_model", "verdict")
     rules = verdict.rules if verdict else []
     return [rule.sentence for rule in sorted(rules, key=lambda rule: rule.outcome != "reject") if rule.outcome in kinds]
@@ -210,18 +210,18 @@ def _unfinished(outcome: Outcome) -> str:
         return f"The run did not finish: it was interrupted in {' and '.join(interrupted)}."
     reached = [record.task for record in outcome.stages if record.task != EXIT_HANDLER]
     if not reached:
-        return "The run did not finish: no stage has recorded anything."
+        return "The run did not finish: no stage has a record."
     missing = [task for task in ordered_tasks(reached) if task not in reached]
-    return f"The run did not finish: {missing[0]} has not recorded that it ended, so the run was probably interrupted there."
+    return f"The run did not finish: {missing[0]} has no record of its end, so the run was probably interrupted there."
 
 
 def _output(store: ObjectStore, outcome: Outcome, cls: type[M], task: str, name: str) -> M | None:
     record = outcome.finished(task)
     digest = record.outputs.get(name) if record else None
-    return _tolerant(store, outcome, cls, digest) if digest else None
+    return _read_or_note(store, outcome, cls, digest) if digest else None
 
 
-def _tolerant(store: ObjectStore, outcome: Outcome, cls: type[M], digest: str) -> M | None:
+def _read_or_note(store: ObjectStore, outcome: Outcome, cls: type[M], digest: str) -> M | None:
     try:
         return read_manifest(store, cls, digest)
     except MistereError as error:

@@ -1,4 +1,4 @@
-"""What is written down when a run starts (``runs/<id>/run.json``): what it was started with, for reports, lineage and replay."""
+"""The record of a run's start (``runs/<id>/run.json``): configuration, command and data, for reports, lineage and replay."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 class RunOrigin(BaseModel):
-    """What whoever starts a run knows of it, or whoever sets a schedule of all its runs.
+    """How a run was started, or all runs of a schedule.
 
     Attributes:
-        config: the whole configuration.
-        command: what was typed.
-        source: the data as it was named.
-        endpoint: the S3 endpoint of the data's remote, where it names one.
+        config: the complete configuration.
+        command: the command line.
+        source: the data, as the user named it.
+        endpoint: the S3 endpoint of the data's remote, if it names one.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -37,13 +37,13 @@ class RunOrigin(BaseModel):
 
     @classmethod
     def of(cls, config: Config, command: list[str], source: str, pinned: PinnedData | None) -> RunOrigin:
-        """From what a command was given; an endpoint that carries a password is not written down.
+        """Make the origin from a command's arguments; an endpoint with credentials is left out.
 
         Args:
-            config: the whole configuration.
-            command: the command line, as its words.
-            source: the data as it was named.
-            pinned: what that was resolved to; None where that is left to the run.
+            config: the complete configuration.
+            command: the command line, split into words.
+            source: the data, as the user named it.
+            pinned: the version that the source was resolved to; None if the run resolves it.
         """
         endpoint = pinned.endpoint if pinned and redact_url(pinned.endpoint) == pinned.endpoint else ""
         return cls(config=config.model_dump(mode="json"), command=" ".join(command), source=source, endpoint=endpoint)
@@ -62,12 +62,12 @@ def write_run_info(store: ObjectStore, context: RunContext, origin: RunOrigin) -
 
 
 def write_origin(store: ObjectStore, schedule: str, origin: RunOrigin) -> None:
-    """Keep the origin of a schedule's runs, which write their ``run.json`` themselves.
+    """Store the origin of a schedule's runs; each run writes its own ``run.json`` from it.
 
     Args:
         store: the object store.
         schedule: ``NAME/DEFINITION``.
-        origin: what they have in common.
+        origin: of all its runs.
     """
     store.write(_origin_key(schedule), origin.model_dump_json(indent=1).encode())
 
@@ -83,7 +83,7 @@ def read_origin(store: ObjectStore, schedule: str) -> RunOrigin:
         return RunOrigin.model_validate_json(store.read(key)[0])
     except (MissingObjectError, ValidationError) as error:
         raise ArtifactError(
-            f"{store.location(key)} is missing or damaged: delete the schedule and `mistere schedule apply` again."
+            f"{store.location(key)} is missing or damaged: delete the schedule and run `mistere schedule apply` again."
         ) from error
 
 

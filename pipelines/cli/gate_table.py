@@ -100,7 +100,7 @@ def _rules(store: ObjectStore, outcome: Outcome) -> list[str]:
         verdict = read_manifest(store, GateVerdict, judged.outputs.get("verdict", ""))
     except MistereError as error:
         return [f"The gate's table cannot be read: {_plain(str(error))}"]
-    asked = [row for row in rule_rows(verdict.rules) if row.asked]
+    asked = [row for row in rule_rows(verdict.rules) if row.enabled]
     rows = [(row.answer, row.title, row.measured, row.bound, row.sentence) for row in asked]
     return [_table(("gate", "rule", "measured", "bound", "what it says"), [tuple(map(_plain, row)) for row in rows])]
 

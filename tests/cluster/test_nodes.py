@@ -266,7 +266,7 @@ def test_what_a_step_left_is_deleted_by_the_exit_handler(cluster: TrainerCluster
     clean_up(cluster.step(), {"text": {"num_nodes": 2}})
     staying = [one for one in cluster.api.all("trainjobs") if "deletionTimestamp" not in one["metadata"]]
     assert [one["metadata"]["name"] for one in staying] == ["another-run-s"]
-    assert cluster.ears.notes == [f"TrainJob {NAME} was still there and is deleted."]
+    assert cluster.ears.notes == [f"TrainJob {NAME} was still running and was deleted."]
 
 
 def test_a_step_that_was_killed_takes_up_what_runs(cluster: TrainerCluster) -> None:

@@ -63,7 +63,7 @@ def enter(uri: str, folder: Path, name: str) -> str:
     write_mlflow_model(bundle, ["calm", "glad"], ["text", "cross_modal"])
     (bundle / "README.md").write_text("# A model\n")
     record = RunRecord(
-        run_id=made.run_id,
+        run_id=made.run.run_id,
         metrics={"test.weighted_f1": 0.5 + ord(name) / 1000, "test.slice.modalities.speech+text.weighted_f1": 0.4},
         parameters={"hidden": 8},
         histories={"train_moe": [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0}]},

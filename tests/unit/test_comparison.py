@@ -59,12 +59,12 @@ def test_the_same_split_gives_a_sentence_and_differences(better: ComparedModel) 
     for section in (
         "F1 of each emotion",
         "The mixture and each expert alone",
-        "Can its probabilities be taken at their word?",
-        "What each expert contributes",
-        "When a modality goes missing",
-        "When speech or text is degraded",
+        "Calibration of the probabilities",
+        "Contribution of each expert",
+        "Missing modality",
+        "Degraded speech or text",
         "Parts of the test split",
-        "What it costs to run",
+        "Running costs",
         "Where they come from",
         *FACTS.values(),
     ):

@@ -119,7 +119,7 @@ def everything(message: dict[str, Any]) -> str:
     [
         (
             "deployed",
-            ["deployed", "passed the gate", "surely above the minimum", "Against the champion, paired*\n+0.148"],
+            ["deployed", "passed the gate", "surely above the minimum", "Difference to the champion, paired*\n+0.148"],
         ),
         ("held", ["held", "differs from the champion's by -0.004", "-0.004 (-0.031 to +0.022)"]),
         ("rejected", ["rejected", "worse by more than 0.010"]),
@@ -190,11 +190,11 @@ def test_a_receiver_in_trouble_is_asked_twice_at_most_and_costs_a_note(
         (f"http://hooks.example.org/services/{SECRET}", "plain http"),
         (f"http://localhost.example.org/{SECRET}", "plain http"),
         (f"http://10.0.0.7/{SECRET}", "plain http"),
-        (f"ftp://127.0.0.1/{SECRET}", "no https:// URL"),
-        (f"file:///etc/{SECRET}", "no https:// URL"),
-        (SECRET, "no https:// URL"),
-        (f"https://[half/{SECRET}", "was not told"),
-        (f"https://127.0.0.1:no/{SECRET}", "was not told"),
+        (f"ftp://127.0.0.1/{SECRET}", "not an https:// URL"),
+        (f"file:///etc/{SECRET}", "not an https:// URL"),
+        (SECRET, "not an https:// URL"),
+        (f"https://[half/{SECRET}", "was not notified"),
+        (f"https://127.0.0.1:no/{SECRET}", "was not notified"),
         (f"https://127.0.0.1:{{port}}/{SECRET}", "could not be reached"),
         (f"http://[::1]:{{port}}/{SECRET}", "could not be reached"),
         ("http://user:T0SECRET@localhost:{port}/", "could not be reached"),
@@ -247,7 +247,7 @@ def test_the_secret_is_nowhere_after_a_run_s_exit_handler(
     values = execute(STAGE, recorded.step().run.model_dump(), settings)
     assert values["verdict"] == "failed" and receiver.paths
     seen = capfd.readouterr()
-    assert ("was not told" in seen.out) == (answer != 200)
+    assert ("was not notified" in seen.out) == (answer != 200)
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert any(path.name == "run_report.json" for path in written)
     texts = [seen.out, seen.err, caplog.text, *(path.read_text(errors="replace") for path in written)]

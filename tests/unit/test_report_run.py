@@ -73,15 +73,15 @@ def read(html: str) -> Loading:
 
 WORDS = {
     "deployed": [
-        "passed the gate and is released",
+        "passed the gate and was released",
         "It replaces the champion",
         "mistere serve",
         "synthetic",
     ],
-    "reused": ["found finished", "were not run again", "released"],
+    "reused": ["were reused from an earlier run", "with the same inputs, settings and code", "released"],
     "held": ["held back", runs.COMPARED, "Nothing was released", "● held", "✓ passed"],
     "rejected": ["not good enough and was rejected", runs.WORSE, "✗ rejected"],
-    "data rejected": ["The dataset was rejected", "does not list", "no test figures"],
+    "data rejected": ["The dataset was rejected", "does not list", "There are no test metrics"],
     "failed": ["failed while fine-tuning the speech encoder", "the disk is full", "not reached"],
     "killed": ["did not finish", "Run again", "not reached"],
 }
@@ -107,13 +107,13 @@ def test_the_pictures_of_an_evaluated_run(tmp_path: Path) -> None:
     html, data = report(runs.deployed(tmp_path))
     for caption in (
         "The mixture and each expert alone",
-        "Whom the gate trusts",
+        "Gate weights",
         "Each emotion",
-        "What is mistaken for what",
-        "Can its probabilities be taken at their word?",
-        "What each expert contributes",
-        "When a modality goes missing",
-        "When speech or text is degraded",
+        "Confusion matrix",
+        "Calibration of the probabilities",
+        "Contribution of each expert",
+        "Missing modality",
+        "Degraded speech or text",
         "Speech encoder",
         "Text encoder",
         "Mixture of experts",
@@ -131,37 +131,37 @@ def test_every_section_is_there_in_its_order(tmp_path: Path) -> None:
     html, _ = report(runs.deployed(tmp_path))
     seen = re.sub(r"\s+", " ", read(html).text)
     sections = [
-        "The new model passed the gate and is released",
-        "The other 3 rules that were asked passed as well.",
-        "the new model differs by +0.148 (+0.091 to +0.203, paired)",
-        "by always naming the most frequent emotion",
-        "What the gate asked",
-        "compared with the champion",
+        "The new model passed the gate and was released",
+        "The other 3 enabled rules passed too.",
+        "difference of the new model: +0.148 (+0.091 to +0.203, paired)",
+        "baseline: always the most frequent emotion",
+        "Release gate",
+        "comparison with the champion",
         "24.3 MiB",
-        "2 rules were not asked",
+        "2 rules are off",
         "The mixture and each expert alone",
         "Each emotion",
-        "What is mistaken for what",
+        "Confusion matrix",
         "Expected calibration error 0.",
         "Brier score 0.",
-        "What each expert contributes",
-        "Whom the gate trusts",
+        "Contribution of each expert",
+        "Gate weights",
         "The gate at work",
         "So, did you talk to her after the party?",
-        "When a modality goes missing",
-        "When speech or text is degraded",
+        "Missing modality",
+        "Degraded speech or text",
         "noise as loud as the speech",
         "Parts of the test split",
         "1 to 3 words with",
         "Turns of the dialogue (3)",
         "Column speaker (7)",
-        "What it costs to run",
+        "Running costs",
         "1,663 ms",
-        "Can speakers be told apart?",
-        "names the speaker, one of 7, of 64 % (58 to 71)",
+        "Speaker identification",
+        "identifies the speaker, one of 7, of 64 % (58 to 71)",
         "It is an indicator only",
-        "On which data",
-        "The code had changes that no commit holds",
+        "Dataset",
+        "The code had uncommitted changes",
     ]
     places = [seen.find(words, 0) for words in sections]
     assert -1 not in places, sections[places.index(-1)]
@@ -261,13 +261,13 @@ def test_one_expert_has_no_gate_to_show(tmp_path: Path) -> None:
     alone = whole.model_copy(update={"experts": ["text"]})
     recorded.record("evaluate_model", outputs={"report": recorded.publish(alone, "evaluate_model")})
     html, _ = report(recorded)
-    assert "Whom the gate trusts" not in html and "The gate at work" not in html and "text alone" in html
+    assert "Gate weights" not in html and "The gate at work" not in html and "text alone" in html
 
 
 def test_a_collapsed_gate_is_noted_and_who_leads_is_told(tmp_path: Path) -> None:
     recorded = runs.held(tmp_path)
     html, data = report(recorded)
-    assert re.search(r"leads: speech \d+ %, text \d+ %, cross-modal \d+ %; evenness 0\.\d\d of 1", html)
+    assert re.search(r"largest weight: speech \d+ %, text \d+ %, cross-modal \d+ %; normalised entropy 0\.\d\d", html)
     assert "collapsed" not in html and data["metrics"]["test.ece"] > 0
     whole = recorded.evaluate()
     onto_text = {"text.led": 1.0, "text.mean": 0.97, "speech.led": 0.0, "cross_modal.led": 0.0}
@@ -284,7 +284,7 @@ def test_an_evaluation_made_before_there_were_curves_still_makes_a_page(tmp_path
     odd = whole.model_copy(update={"metrics": {k: v for k, v in whole.metrics.items() if not later.match(k)}})
     recorded.record("evaluate_model", outputs={"report": recorded.publish(odd, "evaluate_model")})
     html, _ = report(recorded)
-    assert "Whom the gate trusts" in html and "When a modality goes missing" not in html and "leads:" not in html
+    assert "Gate weights" in html and "Missing modality" not in html and "largest weight:" not in html
     assert "could not be drawn" not in html
 
 
@@ -295,14 +295,14 @@ def test_an_evaluation_of_the_barest_kind_still_makes_a_page(tmp_path: Path) -> 
     recorded.record("evaluate_model", outputs={"report": recorded.publish(whole.model_copy(update=bare), "made")})
     html, data = report(recorded)
     assert "could not be drawn" not in html and data["unreadable"] == []
-    assert "What is mistaken for what" in html and read(html).loaded == []
+    assert "Confusion matrix" in html and read(html).loaded == []
     for section in ("Each emotion", "The gate at work", "Parts of the test split", "What it costs", "Can speakers"):
         assert section not in html, section
 
 
 def test_a_run_of_which_nothing_is_known(tmp_path: Path) -> None:
     html, data = report(runs.RecordedRun(tmp_path))
-    assert "no stage has recorded anything" in html and data["data"] is None
+    assert "no stage has a record" in html and data["data"] is None
     assert "There is no champion yet" not in html
 
 
@@ -313,8 +313,8 @@ def test_overhead_is_what_the_stages_did_not_work(tmp_path: Path) -> None:
     assert timing.compute == pytest.approx(0.8 * (1.2 + 6.4 + 9.1))
     assert timing.overhead == pytest.approx(100 - timing.compute)
     assert timing.overhead_share == pytest.approx(timing.overhead / 100)
-    side_by_side = measure(outcome, {"started": runs.STARTED}, runs.STARTED + 2)
-    assert side_by_side.overhead == 0 and "side by side" in time_sentences(side_by_side, outcome)
+    parallel = measure(outcome, {"started": runs.STARTED}, runs.STARTED + 2)
+    assert parallel.overhead == 0 and "in parallel" in time_sentences(parallel, outcome)
     without_start = measure(outcome, {}, runs.STARTED + 100)
     assert without_start.wall == pytest.approx(96)
 
@@ -344,7 +344,7 @@ def test_a_release_that_broke_after_the_champion_moved(tmp_path: Path) -> None:
     recorded.record("deploy_model", "failed", exit_code=1, message="MLflow does not answer.")
     outcome = read_outcome(recorded.store, recorded.run_id)
     assert "had already become the champion" in consequence(outcome, outcome.bundle_digest)
-    assert "stays what it was" in consequence(outcome, outcome.champion_before)
+    assert "The champion stays in service" in consequence(outcome, outcome.champion_before)
 
 
 def test_long_and_odd_labels_fit_their_axis() -> None:
