@@ -1,9 +1,8 @@
-"""``mistere predict``: a dialogue from a file to a predictor, and its answer as a table."""
+"""``mistere predict``: sends a dialogue file to a predictor and prints the answer as a table."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -11,23 +10,16 @@ from rich.table import Table
 
 from mistere.common.errors import UsageError
 from mistere.serving.client import DialogueClient, EndpointPrediction
-
-
-@dataclass(frozen=True)
-class DialogueTurn:
-    """One utterance of a dialogue file."""
-
-    text: str | None = None
-    audio: bytes | None = None
+from mistere.serving.dialogue import DialogueTurn, dialogue_turns
 
 
 def predict(dialogue: Path, url: str, model: str) -> None:
-    """Ask and print.
+    """Predict a dialogue file and print a table.
 
     Args:
         dialogue: JSON, a list of ``{"text": …, "audio": path}``; paths are relative to the file.
-        url: the predictor's address.
-        model: its model's name.
+        url: URL of the predictor.
+        model: name of the model.
     """
     turns = read_dialogue(dialogue)
     _print(turns, DialogueClient(url, model_name=model).predict_rest(turns))
@@ -37,7 +29,7 @@ def read_dialogue(path: Path) -> list[DialogueTurn]:
     """Read a dialogue file.
 
     Raises:
-        UsageError: it is missing, no such JSON, or names audio that is not there.
+        UsageError: the file is missing or malformed, or names an audio file that does not exist.
     """
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
@@ -49,22 +41,16 @@ def read_dialogue(path: Path) -> list[DialogueTurn]:
         ) from error
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
         raise UsageError(f'{path}: write a list of utterances like [{{"text": "Hello?", "audio": "turn1.wav"}}].')
-    turns = []
-    for number, entry in enumerate(entries):
-        audio = None
-        if not isinstance(entry.get("text") or "", str) or not isinstance(entry.get("audio") or "", str):
-            raise UsageError(f"{path}: utterance {number}: text and audio (a path) are strings.")
-        if entry.get("audio"):
-            file = path.parent / str(entry["audio"])
-            if not file.is_file():
-                raise UsageError(f"{path}: utterance {number}: there is no audio file {file}.")
-            audio = file.read_bytes()
-        turns.append(DialogueTurn(text=entry.get("text"), audio=audio))
-    return turns
+    if not all(isinstance(entry.get(name) or "", str) for entry in entries for name in ("text", "audio")):
+        raise UsageError(f"{path}: text and audio (a path) of an utterance are strings.")
+    try:
+        return dialogue_turns(entries, path.parent)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
 
 
 def _print(turns: list[DialogueTurn], answer: EndpointPrediction) -> None:
-    table = Table("turn", "emotion", "probability", *answer.experts, "heard", "text", box=None)
+    table = Table("turn", "emotion", "probability", *answer.experts, "modalities", "text", box=None)
     for index, turn in enumerate(turns):
         table.add_row(
             str(index),
@@ -77,6 +63,6 @@ def _print(turns: list[DialogueTurn], answer: EndpointPrediction) -> None:
     console = Console(highlight=False)
     console.print(table)
     console.print(
-        f"model version {answer.parameters.get('model_version', '?')}; columns {', '.join(answer.experts)}: trust in each expert",
+        f"model version {answer.parameters.get('model_version', '?')}; columns {', '.join(answer.experts)}: weight of each expert",
         markup=False,
     )

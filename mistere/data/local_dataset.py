@@ -1,0 +1,52 @@
+"""Reading a dataset directory, as :func:`mistere.read_dataset` offers it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mistere.common.errors import DataError, UsageError
+from mistere.common.splits import SPLITS, Split
+from mistere.data.dataset import DatasetInfo, Utterance, load_info, read_utterances, shards_of
+
+
+@dataclass(frozen=True)
+class LocalDataset:
+    """A directory in the dataset form.
+
+    Attributes:
+        directory: holds ``dataset.yaml`` and the parquet shards.
+        info: the content of ``dataset.yaml``: labels in order, language, licence.
+    """
+
+    directory: Path
+    info: DatasetInfo
+
+    def utterances(self, split: Split, *, audio: bool = True) -> Iterator[Utterance]:
+        """Stream the utterances of a split, in file order; memory does not grow with the dataset.
+
+        Args:
+            split: ``train``, ``dev`` or ``test``.
+            audio: read the audio bytes, too (most of the data).
+
+        Raises:
+            UsageError: there is no such split.
+            DataError: the split has no shard, or one is damaged.
+        """
+        if split not in SPLITS:
+            raise UsageError(f"unknown split {split!r}; valid names: {', '.join(SPLITS)}.")
+        shards = shards_of(self.directory.iterdir(), split)
+        if not shards:
+            raise DataError(f"{self.directory} has no {split} split: no file {split}-*.parquet.")
+        return read_utterances(shards, audio=audio)
+
+
+def read_dataset(directory: str | Path) -> LocalDataset:
+    """Open a dataset directory; its shards are read by :meth:`LocalDataset.utterances`.
+
+    Raises:
+        DataError: ``dataset.yaml`` is missing or invalid.
+    """
+    path = Path(directory)
+    return LocalDataset(path, load_info(path / "dataset.yaml"))
