@@ -150,7 +150,9 @@ def test_serve_and_predict_work_elsewhere_beside_decoys(installed: Installed, tm
         done = installed.mistere(
             "predict", "--dialogue", str(tmp_path / "dialogue.json"), "--url", f"http://127.0.0.1:{port}"
         )
-        assert done.returncode == 0 and "been?" in done.stdout and "model version" in done.stdout, done.stdout + done.stderr
+        assert done.returncode == 0 and "been?" in done.stdout and "model version" in done.stdout, (
+            done.stdout + done.stderr
+        )
     finally:
         server.terminate()
         server.wait(30)
