@@ -25,13 +25,24 @@ class Section(BaseModel):
 
 
 class SeededSection(Section):
-    """A section whose stage draws random numbers; ``seed`` is the configuration's one seed unless set here."""
+    """A section whose stage draws random numbers.
+
+    Attributes:
+        seed: seed of the stage's random numbers; by default the configuration's ``seed``.
+    """
 
     seed: int = Field(default=0, ge=0, lt=2**32)
 
 
 class Toleration(Section):
-    """A taint that a pod bears, as Kubernetes writes it."""
+    """A toleration of a pod, as in Kubernetes.
+
+    Attributes:
+        key: key of the taint; empty for all, with ``Exists``.
+        operator: ``Equal`` compares the value, ``Exists`` ignores it.
+        value: value of the taint.
+        effect: effect of the taint; empty for all.
+    """
 
     key: str = ""
     operator: Literal["Equal", "Exists"] = "Exists"

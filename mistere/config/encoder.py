@@ -13,7 +13,14 @@ Device = Literal["auto", "cpu", "cuda"]
 
 
 class LoraSettings(Section):
-    """Low-rank adapters (PEFT). ``target_modules`` are name endings, as in PEFT; empty for the family's defaults."""
+    """Low-rank adapters (PEFT).
+
+    Attributes:
+        rank: rank of the adapters.
+        alpha: scale of the adapters; their output is multiplied by ``alpha / rank``.
+        dropout: dropout before the adapters.
+        target_modules: endings of the names of the modules that get adapters, as in PEFT; empty for the family's defaults.
+    """
 
     rank: int = Field(default=8, gt=0)
     alpha: int = Field(default=32, gt=0)
@@ -88,10 +95,18 @@ class EncoderConfig(SeededSection):
         train_layers: with ``full``, the number of top transformer layers to train; None for all.
         pooling: over frames or tokens. ``layer_mix`` learns a weight for each hidden layer before the mean; ``first`` and
             ``last`` read one position.
+        projection: width of the utterance vector.
+        dropout: dropout before the classification head.
         context_turns: number of turns before an utterance that a text encoder reads with it.
         prompt: prompt of an audio language model; empty for the family's default.
         loss: ``focal`` (with ``focal_gamma``) or ``cross_entropy``.
         class_weights: ``balanced`` weights utterances by the inverse frequency of their class in train.
+        focal_gamma: exponent of the focal loss; 0 is cross-entropy.
+        epochs: epochs of training at most.
+        patience: epochs without improvement on dev after which training stops.
+        accumulation: batches whose gradients are added up for one optimiser step.
+        learning_rate: peak learning rate of the backbone.
+        weight_decay: weight decay of AdamW.
         batch_size: utterances in memory at once; an optimiser step sees ``batch_size · accumulation`` utterances, whatever
             the number of processes.
         gradient_checkpointing: recompute activations in the backward pass to save memory.
@@ -103,6 +118,9 @@ class EncoderConfig(SeededSection):
             Trainer.
         nodes: resources of each node if ``num_nodes`` is above 1.
         checkpoint_seconds: seconds after which a checkpoint is written within an epoch.
+        max_tokens: tokens of an utterance at most; longer ones are truncated.
+        min_seconds: shorter utterances are padded with silence to this length.
+        max_seconds: longer utterances are cropped to this length.
         undecodable: what to do with an utterance whose audio does not decode: ``fail``, or treat it as ``missing``.
         crop: the part to use of an utterance longer than ``max_seconds``.
         tracking: log the training curve to MLflow.
