@@ -174,7 +174,7 @@ def test_knative_gives_a_share_first_and_all_of_the_traffic_then(cluster: Cluste
     assert "canaryTrafficPercent" not in cluster.api.find("inferenceservices", "mistere")["spec"]["predictor"]  # type: ignore[index]
 
 
-def test_a_share_that_restarts_is_taken_back(cluster: Cluster) -> None:
+def test_a_canary_that_restarts_is_undone(cluster: Cluster) -> None:
     config = KNATIVE.model_copy(update={"canary_percent": 20, "canary_seconds": 20})
     first, second = cluster.bundle("a"), cluster.bundle("b")
     cluster.to(first, config).roll_out(first, nothing)

@@ -1,4 +1,4 @@
-"""Every overlay, and the InferenceService under every component, built once by kubectl."""
+"""Fixtures: every overlay, and the InferenceService with every component, built once by kubectl."""
 
 from __future__ import annotations
 

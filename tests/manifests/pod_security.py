@@ -1,4 +1,4 @@
-"""The Pod Security Standard `restricted`, as a list of what a pod breaks."""
+"""The Pod Security Standard `restricted`: lists the violations of a pod."""
 
 from __future__ import annotations
 

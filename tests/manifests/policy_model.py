@@ -1,4 +1,4 @@
-"""What NetworkPolicies allow, as a cluster's network reads them: who is selected is denied all that no policy names."""
+"""A model of NetworkPolicies: a selected pod is denied all traffic that no policy allows."""
 
 from __future__ import annotations
 

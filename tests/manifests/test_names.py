@@ -1,4 +1,4 @@
-"""A name that the code says is the same in the manifests."""
+"""Names in the code and in the manifests are equal."""
 
 from __future__ import annotations
 
@@ -84,14 +84,14 @@ def test_on_kind_the_runs_namespace_has_the_pipelines_account_only(builds: Build
     assert of_kind(builds["kind"], "RoleBinding")["mistere-deployer"]["subjects"][0]["namespace"] == "kubeflow"
 
 
-def test_secrets_are_called_what_the_steps_call_them(builds: Builds) -> None:
+def test_secrets_have_the_names_that_the_steps_use(builds: Builds) -> None:
     known = {CLUSTER.storage_secret, CLUSTER.tracking_secret, CLUSTER.webhook_secret}
     found = of_kind(builds["staging"], "ExternalSecret")
     assert set(found) == {each["spec"]["target"]["name"] for each in found.values()} == known
     assert set(of_kind(builds["production"], "ExternalSecret")) == known - {CLUSTER.storage_secret}
 
 
-def test_what_selects_the_predictor_selects_it(builds: Builds) -> None:
+def test_selectors_of_the_predictor_match_its_pods(builds: Builds) -> None:
     content = written()
     labels, pod_labels = content["metadata"]["labels"], content["spec"]["predictor"]["labels"]
     ports = {port["name"]: port["containerPort"] for port in content["spec"]["predictor"]["containers"][0]["ports"]}

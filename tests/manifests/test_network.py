@@ -1,4 +1,4 @@
-"""Who reaches whom, in every overlay."""
+"""Allowed traffic between the actors, in every overlay."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def places(overlay: str) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_what_is_needed_is_allowed_and_the_rest_is_not(builds: Builds, overlay: str) -> None:
+def test_required_traffic_is_allowed_and_other_traffic_is_denied(builds: Builds, overlay: str) -> None:
     policies = list(of_kind(builds[overlay], "NetworkPolicy").values())
     runs, serving = places(overlay)
     step, predictor = Endpoint(runs, RUN), Endpoint(serving, PREDICTOR)

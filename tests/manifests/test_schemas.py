@@ -1,4 +1,4 @@
-"""What is built fits the schemas that an API server checks it with, unknown fields refused."""
+"""The built manifests are valid under the API server's schemas, with unknown fields rejected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Least privilege: rights, network, pods, secrets."""
+"""Least privilege: access rights, network, pods, secrets."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def predictors(builds: Builds) -> dict[str, dict[str, Any]]:
     }
 
 
-def test_pods_are_restricted_and_say_what_they_take(builds: Builds) -> None:
+def test_pods_are_restricted_and_request_resources(builds: Builds) -> None:
     found = predictors(builds)
     assert len(found) == 7
     for build, pod in found.items():
@@ -165,7 +165,7 @@ def test_the_check_sees_a_pod_that_is_not_restricted(
     assert any(broken.startswith(rule) for broken in broken_rules(pod))
 
 
-def test_nothing_goes_in_or_out_but_what_a_policy_names(builds: Builds) -> None:
+def test_all_traffic_is_denied_unless_a_policy_allows_it(builds: Builds) -> None:
     for build, objects in builds.items():
         policies = of_kind(objects, "NetworkPolicy")
         assert policies["default-deny"]["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
@@ -181,7 +181,7 @@ def test_nothing_goes_in_or_out_but_what_a_policy_names(builds: Builds) -> None:
                         assert direction == "egress" or "ipBlock" not in peer, (build, name)
 
 
-def test_no_secret_is_written_down(builds: Builds) -> None:
+def test_manifests_contain_no_secret_values(builds: Builds) -> None:
     for build, objects in builds.items():
         assert not of_kind(objects, "Secret") and not of_kind(objects, "ConfigMap"), build
         text = str(objects)
@@ -194,7 +194,7 @@ def test_no_secret_is_written_down(builds: Builds) -> None:
                 assert not (secret and "value" in variable), variable["name"]
 
 
-def test_no_image_is_a_moving_tag(builds: Builds) -> None:
+def test_no_image_has_a_mutable_tag(builds: Builds) -> None:
     for build, objects in builds.items():
         images = [
             container["image"] for pod in predictors({build: objects}).values() for container in pod["containers"]

@@ -1,4 +1,4 @@
-"""Headless Chromium, driven through its DevTools protocol: just what the tests of the page need."""
+"""A minimal client of headless Chromium's DevTools protocol for the tests of the page."""
 
 from __future__ import annotations
 

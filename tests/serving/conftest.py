@@ -1,4 +1,4 @@
-"""A tiny real bundle, and servers on free ports: one that serves it, one whose model is slow or fails when told to."""
+"""Fixtures: a tiny real bundle, a server for it, and a server whose model is slow or fails on request."""
 
 from __future__ import annotations
 

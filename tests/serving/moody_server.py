@@ -1,4 +1,4 @@
-"""The server with a model that takes its time to load, and is slow or fails when the text tells it to."""
+"""A server with a model that loads slowly, and that is slow or fails if the text of a request says so."""
 
 from __future__ import annotations
 

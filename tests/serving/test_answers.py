@@ -1,4 +1,4 @@
-"""What the endpoint answers, by every way of asking, and that it is what the model says offline."""
+"""The endpoint's answers by REST, gRPC and V1 equal the model's offline predictions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Audio that is named instead of sent: what is held, and what may be read."""
+"""Audio by digest or S3 location: the store's capacity, and the allowed locations."""
 
 from __future__ import annotations
 

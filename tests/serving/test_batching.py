@@ -118,7 +118,7 @@ def test_under_load_requests_that_keep_arriving_are_computed_together() -> None:
     assert asyncio.run(go()) == [["a", "b", "c"], ["x", "y", "z"]]
 
 
-def test_a_single_caller_is_never_held_back_and_after_a_crowd_hardly() -> None:
+def test_a_single_client_is_never_delayed_and_barely_after_load() -> None:
     async def seconds(batcher: Batcher[str, str]) -> float:
         start = time.perf_counter()
         await batcher.run("c", 1)
@@ -156,18 +156,18 @@ def test_under_load_fast_batches_run_on_the_event_loop_and_all_others_in_the_thr
             await asyncio.gather(*(batcher.run(seconds, 1) for _ in range(8)))
 
     asyncio.run(go())
-    here = [thread == threading.get_ident() for thread in threads]
-    assert here == [
+    inline = [thread == threading.get_ident() for thread in threads]
+    assert inline == [
         False,
         False,
         False,
         True,
         True,
         False,
-    ]  # a crowd from the fourth on; the fifth showed not to be brief
+    ]  # under load from the fourth batch on; the fifth raises the average above the bound
 
 
-def test_the_line_is_bounded_and_says_when_to_come_back() -> None:
+def test_the_queue_is_bounded_and_states_when_to_retry() -> None:
     async def go() -> None:
         work = Work()
         work.gate.clear()
@@ -187,7 +187,7 @@ def test_the_line_is_bounded_and_says_when_to_come_back() -> None:
     asyncio.run(go())
 
 
-def test_who_has_gone_before_his_turn_costs_nothing() -> None:
+def test_cancelled_requests_are_dropped_from_the_queue() -> None:
     async def go() -> list[list[str]]:
         work = Work()
         work.gate.clear()
@@ -204,7 +204,7 @@ def test_who_has_gone_before_his_turn_costs_nothing() -> None:
     assert asyncio.run(go()) == [["a"], ["stays"]]
 
 
-def test_nobody_pays_for_another_ones_request() -> None:
+def test_a_failing_request_fails_alone() -> None:
     async def go() -> list[Any]:
         work = Work()
         work.gate.clear()
@@ -246,7 +246,7 @@ def dialogues(count: int) -> list[list[Utterance]]:
     ]
 
 
-def test_sixteen_callers_at_once_get_the_answers_they_would_get_alone(server: Server, bundle: str) -> None:
+def test_sixteen_concurrent_clients_get_the_same_answers_as_alone(server: Server, bundle: str) -> None:
     asked = dialogues(24)
     offline = load_bundle(bundle)
     alone = [offline.predict([dialogue])[0].probabilities for dialogue in asked]
@@ -260,7 +260,7 @@ def test_sixteen_callers_at_once_get_the_answers_they_would_get_alone(server: Se
     assert metric(server, "mistere_batch_dialogues_sum") - before[1] == 24 > batches
 
 
-def test_one_unreadable_recording_among_many_is_refused_alone(server: Server) -> None:
+def test_one_unreadable_recording_among_many_is_rejected_alone(server: Server) -> None:
     def ask(number: int) -> int:
         sound = b"RIFF-no-wave" if number == 3 else clip(0.6, pitch=400 + number)
         import base64
@@ -275,7 +275,7 @@ def test_one_unreadable_recording_among_many_is_refused_alone(server: Server) ->
         assert list(pool.map(ask, range(8))) == [200, 200, 200, 415, 200, 200, 200, 200]
 
 
-def test_a_conversation_s_next_turn_costs_one_utterance(server: Server, bundle: str) -> None:
+def test_the_next_turn_of_a_conversation_computes_one_utterance(server: Server, bundle: str) -> None:
     turns = [Utterance(f"This is turn {turn}, word for word.", clip(0.6, pitch=500 + turn)) for turn in range(6)]
     misses = []
     for length in range(1, len(turns) + 1):
@@ -289,8 +289,8 @@ def test_a_conversation_s_next_turn_costs_one_utterance(server: Server, bundle: 
 
 
 @pytest.mark.long
-def test_a_long_call_needs_no_recording_twice(bundle: str, tmp_path: Path) -> None:
-    """Not even where the server keeps no recordings, for it keeps what it made of them."""
+def test_a_recording_is_sent_once_even_without_an_audio_store(bundle: str, tmp_path: Path) -> None:
+    """Without an audio store the cached vector suffices."""
     server = launch(["-m", "mistere.predictor"], bundle, tmp_path / "log", "--audio-store-mib", "0")
     try:
         server.client.wait_ready(60)
@@ -314,7 +314,7 @@ def test_a_long_call_needs_no_recording_twice(bundle: str, tmp_path: Path) -> No
         assert server.terminate() == 0
 
 
-def test_in_a_causal_model_a_label_once_given_stays_and_in_a_full_one_it_may_not(
+def test_later_turns_change_earlier_predictions_in_a_full_model_only(
     bundle: str, tmp_path: Path, dialogue: list[Utterance]
 ) -> None:
     turns = [*dialogue, Utterance("Then what?"), Utterance(None, clip(0.5, pitch=700))]
@@ -330,7 +330,7 @@ def test_in_a_causal_model_a_label_once_given_stays_and_in_a_full_one_it_may_not
 
 
 @pytest.mark.long
-def test_a_request_s_new_audio_is_bounded_before_anything_is_decoded(bundle: str, tmp_path: Path) -> None:
+def test_new_audio_of_a_request_is_limited_before_decoding(bundle: str, tmp_path: Path) -> None:
     server = launch(["-m", "mistere.predictor"], bundle, tmp_path / "log", "--max-total-seconds", "2")
     try:
         server.client.wait_ready(60)

@@ -1,4 +1,4 @@
-"""The page of ``mistere demo``: what it draws, what it takes, what it refuses, and the whole of it in a browser."""
+"""The page of ``mistere demo``: rendering, accepted and rejected input, and the whole page in a browser."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_each_turn_has_its_emotion_and_all_probabilities() -> None:
         (ConversationTurn("a"), "none", "heard by nothing: judged by the turns around it (no audio, text not used)"),
     ],
 )
-def test_a_missing_modality_is_said(turn: ConversationTurn, modalities: str, said: str) -> None:
+def test_a_missing_modality_is_shown(turn: ConversationTurn, modalities: str, said: str) -> None:
     assert rendering.heard_by(turn, modalities) == said
 
 
@@ -127,7 +127,7 @@ def test_shares_in_words() -> None:
     assert [rendering.percent(share) for share in (0, 0.001, 0.62, 1)] == ["0 %", "<1 %", "62 %", "100 %"]
 
 
-def test_values_that_are_no_numbers_are_drawn_as_nothing() -> None:
+def test_non_finite_values_are_not_drawn() -> None:
     answer = replace(prediction(1, weights=(np.nan, np.nan, np.nan)), probabilities=np.full((1, 3), np.nan))
     shown = pages(Conversation((ConversationTurn("a"),), answer))
     assert "nan" not in shown
@@ -156,7 +156,7 @@ def test_a_recording_becomes_flac(tmp_path: Path, data: bytes, rate: int) -> Non
 @pytest.mark.parametrize(
     ("data", "said"), [(b"", "empty"), (b"no audio", "does not decode"), (clip(31), "at most 30 seconds")]
 )
-def test_a_recording_that_cannot_be_taken_is_refused_and_deleted(tmp_path: Path, data: bytes, said: str) -> None:
+def test_an_invalid_recording_is_rejected_and_deleted(tmp_path: Path, data: bytes, said: str) -> None:
     file = tmp_path / "recording"
     file.write_bytes(data)
     with pytest.raises(AudioError, match=said):
@@ -189,7 +189,7 @@ def test_a_turn_that_is_refused_is_not_added() -> None:
     assert judged(before, (), refuse) == Conversation()
 
 
-def test_nothing_said_is_no_turn() -> None:
+def test_an_empty_turn_is_ignored() -> None:
     from pipelines.cli.demo.page import added, guarded
 
     assert added(Conversation(), "  ", None, answered).trouble == "Write what is said, or record it."
@@ -197,7 +197,7 @@ def test_nothing_said_is_no_turn() -> None:
     assert "should not" in guarded(Conversation(), lambda: Conversation(1 // 0)).trouble  # type: ignore[arg-type]
 
 
-def test_without_gradio_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_gradio_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *rest: None if name == "gradio" else find(name, *rest)
@@ -208,7 +208,7 @@ def test_without_gradio_one_sentence_says_what_to_install(monkeypatch: pytest.Mo
 
 
 @needs_gradio
-def test_what_is_wrong_is_said_before_there_is_a_page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_errors_are_reported_before_the_page_starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(demo, "_WAIT_SECONDS", 0.2)
     monkeypatch.setattr(demo.signal, "signal", lambda *_: None)
 
@@ -238,7 +238,7 @@ def test_gradios_own_doors_are_shut(path: str) -> None:
     assert _ask(path)[0]["status"] == 404
 
 
-def test_the_page_names_no_other_host() -> None:
+def test_the_page_loads_nothing_from_other_hosts() -> None:
     start, body = _ask("/")
     assert body["body"] == b'<meta name="a" content="b"/>'
     headers = dict(start["headers"])
@@ -269,7 +269,7 @@ def test_an_error_on_the_page_holds_no_password() -> None:
     assert after.trouble == "The predictor does not answer (ConnectError): is the server up?"
 
 
-def test_what_the_endpoint_says_is_on_the_page(server: Server) -> None:
+def test_errors_of_the_endpoint_are_on_the_page(server: Server) -> None:
     ask = partial(demo._ask, server.client)
     before = judged(Conversation(), [ConversationTurn("a", clip(1))], ask)
     after = judged(before, [*before.turns, ConversationTurn("b", as_flac(clip(9))[0])], ask)

@@ -1,4 +1,4 @@
-"""``mistere demo`` as a whole: a bundle's example, a predictor of its own, and the page in a browser."""
+"""``mistere demo`` end to end: a bundle's example dialogue, a local predictor, and the page in a browser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every row of the contract's table of errors, by REST and gRPC, and that no answer tells about the inside."""
+"""Every row of the contract's table of errors, by REST and gRPC; no error reveals internals."""
 
 from __future__ import annotations
 

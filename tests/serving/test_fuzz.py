@@ -1,4 +1,4 @@
-"""Thousands of requests that are almost right: not one 5xx, not one restart, and no memory kept."""
+"""Thousands of almost valid requests: no 5xx, no restart, and no memory leak."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What nobody sends by accident: the server refuses it or answers, fast, in bounded memory, and lives on."""
+"""Hostile requests: the server rejects or answers them fast, in bounded memory, and keeps running."""
 
 from __future__ import annotations
 
@@ -356,7 +356,7 @@ def test_invalid_utf8_is_400_wherever_it_stands(target: Server, text: bytes) -> 
         " s3://calls/in/a.wav",
     ],
 )
-def test_no_location_outside_the_allowed_ones_is_asked_for(
+def test_locations_outside_the_allowed_ones_are_never_requested(
     target: Server, s3_calls: tuple[str, list[str]], uri: str
 ) -> None:
     before = len(s3_calls[1])
@@ -395,7 +395,7 @@ PATHS = [
 
 
 @pytest.mark.parametrize("name", PATHS, ids=lambda name: name[:24].decode())
-def test_a_trick_in_the_models_name_finds_no_model(target: Server, name: bytes) -> None:
+def test_hostile_model_names_are_unknown(target: Server, name: bytes) -> None:
     for line in (
         b"GET /v2/models/%s",
         b"GET /v1/models/%s",
@@ -437,7 +437,7 @@ def test_a_trick_in_the_models_name_finds_no_model(target: Server, name: bytes) 
     ],
     ids=lambda sent: str(sent[:40]),
 )
-def test_bytes_that_are_hardly_http_do_no_harm(target: Server, sent: bytes) -> None:
+def test_malformed_http_does_no_harm(target: Server, sent: bytes) -> None:
     answer = raw(target, sent)
     assert b"HTTP/1.1 5" not in answer, answer[:200]
     assert not any(word.encode() in answer for word in FORBIDDEN), answer[:500]
@@ -445,7 +445,7 @@ def test_bytes_that_are_hardly_http_do_no_harm(target: Server, sent: bytes) -> N
     assert httpx.get(f"{target.url}/v2/health/ready").status_code == 200
 
 
-def test_slow_senders_and_half_closed_connections_hold_nobody_up(target: Server) -> None:
+def test_slow_clients_and_half_closed_connections_do_not_block_others(target: Server) -> None:
     head = b"POST /v2/models/mistere/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
     slow = [socket.create_connection(("127.0.0.1", target.http_port)) for _ in range(40)]
     try:
@@ -470,7 +470,7 @@ def test_slow_senders_and_half_closed_connections_hold_nobody_up(target: Server)
     assert infer(target, HI).status_code == 200
 
 
-def test_callers_who_leave_before_the_answer_do_no_harm(target: Server) -> None:
+def test_clients_that_disconnect_before_the_answer_do_no_harm(target: Server) -> None:
     body = json.dumps({"inputs": [audio(clip(3.0))]}).encode()
     head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     for number in range(30):
@@ -497,7 +497,7 @@ def test_huge_metadata_is_refused(target: Server) -> None:
     assert by_grpc(target, message([b"x"]), metadata=[("x-id-bin", bytes(range(256)))]) == "OK"
 
 
-def test_calls_without_a_message_end_and_take_nobodys_place(target: Server) -> None:
+def test_calls_without_a_message_end_and_free_their_slot(target: Server) -> None:
     release = threading.Event()
 
     def silent() -> Iterator[bytes]:

@@ -123,7 +123,7 @@ def test_secrets_are_named_and_never_written() -> None:
     assert "hush" not in str(error.value)
 
 
-def test_knative_s_pods_say_nothing_that_it_refuses() -> None:
+def test_knative_manifests_have_no_field_that_knative_rejects() -> None:
     predictor = manifest(KNATIVE)["spec"]["predictor"]
     container = predictor["containers"][0]
     refused = {"securityContext", "terminationGracePeriodSeconds", "nodeSelector", "tolerations", "deploymentStrategy"}
@@ -140,7 +140,7 @@ def test_standard_never_has_fewer_pods_than_before() -> None:
     assert predictor["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
 
 
-def test_a_revision_is_what_its_pods_are() -> None:
+def test_the_revision_depends_on_the_pod_specification_only() -> None:
     same = STANDARD.model_copy(update={"min_replicas": 3, "max_replicas": 9, "scale_target": 50})
     other = STANDARD.model_copy(update={"memory": "8Gi"})
     assert revision_of(manifest(STANDARD)) == revision_of(manifest(same)) != revision_of(manifest(other))

@@ -1,4 +1,4 @@
-"""Starting and stopping: what the server says when it cannot start, when it is ready, and what it loses (nothing)."""
+"""Start and stop: errors at the start, readiness, and no lost requests at the stop."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_a_bundle_that_is_swapped_on_disk_changes_nothing_until_the_next_start(
         assert server.terminate() == 0
 
 
-def test_a_store_that_is_away_at_the_start_means_not_ready_and_it_recovers_by_itself(
+def test_an_unreachable_store_at_the_start_means_not_ready_until_it_answers(
     bundle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from moto.server import ThreadedMotoServer

@@ -1,4 +1,4 @@
-"""OGG files whose headers are not whole are refused before the decoder, which would keep memory of each."""
+"""OGG files with incomplete headers are rejected before the decoder, which leaks memory for each."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_broken_headers_are_refused(name: str) -> None:
     assert refused.value.code == 415
 
 
-def test_no_memory_is_kept_of_broken_files() -> None:
+def test_broken_files_leak_no_memory() -> None:
     generator = random.Random(7)
 
     def broken() -> bytes:

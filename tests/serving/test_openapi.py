@@ -197,7 +197,7 @@ def test_every_example_of_an_answer_is_valid(server: Server, known: bool) -> Non
 
 
 def explore(server: Server, method: str, path: str, examples: int) -> None:
-    """Requests made from the document, good ones and bad ones; every answer is one the document knows."""
+    """Send valid and invalid requests generated from the document; the document must describe every response."""
     schema = schemathesis.openapi.from_url(server.url + OPENAPI_PATH)
     operation = schema[path][method]
     modes = [GenerationMode.POSITIVE]
@@ -217,11 +217,13 @@ def explore(server: Server, method: str, path: str, examples: int) -> None:
 
 
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
-def test_what_is_made_from_the_document_is_answered_as_it_says(server: Server, method: str, path: str) -> None:
+def test_generated_requests_get_responses_that_the_document_describes(server: Server, method: str, path: str) -> None:
     explore(server, method, path, 30)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
-def test_a_lot_of_what_is_made_from_the_document(server: Server, method: str, path: str) -> None:
+def test_many_generated_requests_get_responses_that_the_document_describes(
+    server: Server, method: str, path: str
+) -> None:
     explore(server, method, path, 500)
