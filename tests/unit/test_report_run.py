@@ -159,7 +159,7 @@ def test_every_section_is_there_in_its_order(tmp_path: Path) -> None:
         "1,663 ms",
         "Speaker identification",
         "identifies the speaker, one of 7, of 64 % (58 to 71)",
-        "It is an indicator only",
+        "This is only an indicator",
         "Dataset",
         "The code had uncommitted changes",
     ]
