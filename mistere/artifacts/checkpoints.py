@@ -1,4 +1,4 @@
-"""Checkpoints of one step, under the step's key: local folder to work in, object store to survive the machine."""
+"""Checkpoints of one step, stored under the step's key: a local folder to work in, and the object store."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from mistere.artifacts.object_store import LocalStore, ObjectStore
 from mistere.common.paths import cache_directory
 
 _MARKER = ".complete"
-"""Ends the name of the object that says, written last, that a checkpoint is whole in a remote store."""
+"""Suffix of the object that is written last and marks a checkpoint in a remote store as complete."""
 
 
 class Checkpoints:
     """The checkpoints of one step.
 
-    ``directory`` is where the step reads and writes. With a local store it is the store's own folder; with a remote one,
-    :meth:`restore` fills it at the start and :meth:`save` sends each finished checkpoint.
+    The step reads and writes ``directory``. With a local store it is the store's own folder. With a remote store,
+    :meth:`restore` fills it at the start and :meth:`save` uploads each finished checkpoint.
     """
 
     def __init__(self, store: ObjectStore, stage: str, key: str) -> None:
@@ -27,21 +27,21 @@ class Checkpoints:
         self.directory: Path = local or cache_directory("checkpoints", stage, key)
 
     def restore(self) -> None:
-        """Fetch what the store has and this machine has not. A checkpoint counts only once its marker is there."""
+        """Download checkpoints that this machine lacks. A checkpoint without a marker is ignored."""
         self.directory.mkdir(parents=True, exist_ok=True)
         if not self._remote:
             return
         names = [key[len(self._prefix) + 1 :] for key in self._store.keys(self._prefix)]
-        whole = {name.removesuffix(_MARKER) for name in names if name.endswith(_MARKER)}
+        complete = {name.removesuffix(_MARKER) for name in names if name.endswith(_MARKER)}
         for name in names:
             path = self.directory / name
-            if name.split("/")[0] in whole and not path.exists():
+            if name.split("/")[0] in complete and not path.exists():
                 self._store.download(f"{self._prefix}/{name}", path)
 
     def save(self, name: str) -> None:
-        """Send one finished checkpoint (a file or folder in ``directory``); the store forgets those gone from there.
+        """Upload one finished checkpoint (a file or folder in ``directory``) and delete those that are gone from there.
 
-        Files that other machines sent of a checkpoint (:meth:`send`) stay with it.
+        Files of the checkpoint that other machines uploaded (:meth:`send`) are kept.
         """
         if not self._remote:
             return
@@ -53,7 +53,7 @@ class Checkpoints:
                 self._store.delete_object(key)
 
     def send(self, name: str, pattern: str = "*") -> None:
-        """Send what matches of a checkpoint (a file or folder in ``directory``); it counts once :meth:`save` has ended."""
+        """Upload matching files of a checkpoint (a file or folder in ``directory``); :meth:`save` completes it."""
         if not self._remote:
             return
         path = self.directory / name
@@ -62,7 +62,7 @@ class Checkpoints:
             self._store.upload(file, f"{self._prefix}/{file.relative_to(self.directory).as_posix()}")
 
     def clear(self) -> None:
-        """Forget them: the step is done."""
+        """Delete all checkpoints, after the step has finished."""
         shutil.rmtree(self.directory, ignore_errors=True)
         if self._remote:
             self._store.delete(self._prefix)

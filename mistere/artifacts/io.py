@@ -1,8 +1,8 @@
 """Publishing and opening artifacts.
 
-An artifact lives in the store at ``artifacts/<kind>/<digest>/`` with its ``manifest.json`` written last. Whoever opens it
-goes through :func:`open_artifact`, which checks it: sizes at every open, the full hash once per machine and whenever a
-file's size or time has changed since.
+An artifact is stored at ``artifacts/<kind>/<digest>/`` with its ``manifest.json`` written last. Readers open it through
+:func:`open_artifact`, which checks the files' sizes at every open, and their full hash once per machine and again if a
+file's size or modification time has changed.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ class ArtifactHandle(Generic[M]):
 
 
 def artifact_key(kind: str, digest: str) -> str:
-    """Where an artifact lies in the store."""
+    """Key of an artifact's folder in the store."""
     return f"artifacts/{kind}/{digest}"
 
 
 def with_files(manifest: M, directory: Path) -> M:
-    """The manifest with the digests of a folder's files and its own."""
+    """The manifest, completed with the digests of a folder's files and its own digest."""
     files = {
         name: FileEntry(sha256=digest_of(directory / name), size=(directory / name).stat().st_size)
         for name in _files_below(directory)
@@ -55,15 +55,15 @@ def with_files(manifest: M, directory: Path) -> M:
 
 
 def publish(store: ObjectStore, manifest: M, directory: Path) -> M:
-    """Put an artifact into the store: files first, then ``manifest.json``.
+    """Write an artifact to the store: files first, then ``manifest.json``.
 
-    In a local store the folder is completed aside and renamed; an incomplete or damaged one under the same digest is
-    replaced, a whole one kept. In S3 the objects' digests decide, and the manifest is the last object written.
+    A local store gets the folder by a rename. It replaces an incomplete or damaged artifact with the same digest and keeps
+    an intact one. In S3 the manifest is the last object written.
 
     Args:
-        store: where to.
+        store: the object store.
         manifest: fields filled in by the stage and the engine; files and digest are added here.
-        directory: the artifact's files (left empty or removed afterwards).
+        directory: the artifact's files; a local store moves it away.
 
     Returns:
         The manifest as published.
@@ -86,27 +86,27 @@ def publish(store: ObjectStore, manifest: M, directory: Path) -> M:
     aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     shutil.move(directory, aside)
     try:
-        _place(aside, target, type(manifest))
+        _move_into_place(aside, target, type(manifest))
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return manifest
 
 
-def _place(aside: Path, target: Path, cls: type[Manifest]) -> None:
-    """Rename to where it belongs. A whole one there stays, for others may be reading it; only its manifest is renewed."""
-    if target.exists() and not _is_whole(target, cls):
+def _move_into_place(aside: Path, target: Path, cls: type[Manifest]) -> None:
+    """Rename a folder to its target. An intact target stays, since others may be reading it; only its manifest is replaced."""
+    if target.exists() and not _is_intact(target, cls):
         old = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
         target.rename(old)
         shutil.rmtree(old)
     try:
         aside.rename(target)
     except OSError:
-        if not _is_whole(target, cls):
+        if not _is_intact(target, cls):
             raise
         (aside / MANIFEST).replace(target / MANIFEST)
 
 
-def _is_whole(path: Path, cls: type[Manifest]) -> bool:
+def _is_intact(path: Path, cls: type[Manifest]) -> bool:
     try:
         verify_directory(path, cls)
     except ArtifactError:
@@ -115,11 +115,9 @@ def _is_whole(path: Path, cls: type[Manifest]) -> bool:
 
 
 def _refuse_non_numbers(value: object, where: str) -> None:
-    """JSON has no NaN and no infinity: written as null, they could not be read back."""
+    """Refuse NaN and infinity: JSON has neither, and as null they could not be read back."""
     if isinstance(value, float) and not math.isfinite(value):
-        raise MistereError(
-            f"{where} is {value}, which is no figure to publish; a lower learning rate may keep it finite."
-        )
+        raise MistereError(f"{where} is {value}, which cannot be published; a lower learning rate may keep it finite.")
     if isinstance(value, dict):
         for key, item in value.items():
             _refuse_non_numbers(item, f"{where}.{key}")
@@ -184,32 +182,32 @@ def verify_directory(path: Path, cls: type[M], name: str = "") -> ArtifactHandle
     """Check a folder against its manifest and open it.
 
     Raises:
-        ArtifactError: naming the file, what was expected and what was found.
+        ArtifactError: a file is missing or damaged; the message names it, the expected and the actual value.
     """
     name = name or f"{cls.__name__} at {path}"
     manifest = _read_manifest(path, cls, name)
     for extra in sorted(set(_files_below(path)) - set(manifest.files) - {MANIFEST}):
         raise ArtifactError(f"{name} is damaged: {path / extra} is not in its manifest.")
     for file, entry in manifest.files.items():
-        where = path / file
-        if not where.is_file():
-            raise ArtifactError(f"{name} is damaged: {where} is missing.")
-        size = where.stat().st_size
+        location = path / file
+        if not location.is_file():
+            raise ArtifactError(f"{name} is damaged: {location} is missing.")
+        size = location.stat().st_size
         if size != entry.size:
-            raise ArtifactError(f"{name} is damaged: {where} has {size} bytes, its manifest says {entry.size}.")
-        found = digest_once(where)
-        if found != entry.sha256:
+            raise ArtifactError(f"{name} is damaged: {location} has {size} bytes, its manifest says {entry.size}.")
+        digest = digest_once(location)
+        if digest != entry.sha256:
             raise ArtifactError(
-                f"{name} is damaged: {where} has SHA-256 {found[:12]}…, its manifest says {entry.sha256[:12]}…."
+                f"{name} is damaged: {location} has SHA-256 {digest[:12]}…, its manifest says {entry.sha256[:12]}…."
             )
     return ArtifactHandle(path, manifest)
 
 
 def open_artifact(store: ObjectStore, cls: type[M], digest: str) -> ArtifactHandle[M]:
-    """Open an artifact by digest, verified; from S3 it is fetched once into the cache.
+    """Open and verify an artifact by its digest. A remote artifact is downloaded into the cache once.
 
     Raises:
-        ArtifactError: missing, incomplete, damaged, or not the one that was asked for.
+        ArtifactError: it is missing, incomplete, damaged or has another digest.
     """
     key = artifact_key(cls.__name__, digest)
     name = f"{cls.__name__} {digest[:12]}"

@@ -1,4 +1,4 @@
-"""The artifact types of the pipeline, as KFP sees them; what is inside is said in :mod:`mistere.artifacts.manifests`."""
+"""The artifact types of the pipeline for KFP. :mod:`mistere.artifacts.manifests` defines their content."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ValidationReportArtifact(dsl.Artifact):
 
 
 class DataProfileArtifact(dsl.Artifact):
-    """A dataset in numbers."""
+    """Statistics of a dataset."""
 
     schema_title = "system.DataProfile"
 
@@ -30,7 +30,7 @@ class EncoderCheckpointArtifact(dsl.Artifact):
 
 
 class EmbeddingShardArtifact(dsl.Artifact):
-    """A share of the utterance vectors of one modality."""
+    """Part of the utterance vectors of one modality."""
 
     schema_title = "system.EmbeddingShard"
 
@@ -48,18 +48,18 @@ class MoEModelArtifact(dsl.Artifact):
 
 
 class EvaluationReportArtifact(dsl.Artifact):
-    """One model's results on one test split."""
+    """Evaluation of a model on a test split."""
 
     schema_title = "system.EvaluationReport"
 
 
 class GateVerdictArtifact(dsl.Artifact):
-    """Promote, hold or reject, and why."""
+    """The gate's verdict and reasons."""
 
     schema_title = "system.GateVerdict"
 
 
 class ModelBundleArtifact(dsl.Artifact):
-    """All that the predictor needs."""
+    """Everything the predictor needs."""
 
     schema_title = "system.ModelBundle"

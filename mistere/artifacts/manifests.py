@@ -1,9 +1,8 @@
-"""What each artifact says of itself: the ``manifest.json`` that is written last.
+"""The manifest of each kind of artifact, stored as ``manifest.json``.
 
-The stage fills in the fields its readers need; the engine (:mod:`mistere.engine.execution`) adds who made it, the digests of
-its inputs and of each of its files, and the artifact's own digest. That digest covers the content alone (kind, version,
-fields, files): the same bytes have the same address whoever made them, and a step that is rerun with an equal result
-leaves everything after it untouched.
+The stage fills in the fields that readers need. The engine (:mod:`mistere.engine.execution`) adds what made the artifact, the
+digests of its inputs and files, and the artifact's own digest. That digest covers the content alone (kind, version, fields,
+files), so equal content has the same address, and a step that is rerun with an equal result causes no further reruns.
 """
 
 from __future__ import annotations
@@ -38,10 +37,10 @@ class MadeBy(BaseModel):
 
     stage: str
     key: str
-    code: str = Field(description="Digest of the stage's source and of the lock file.")
+    code: str = Field(description="Digest of the stage's code and of the lock file.")
     run: RunIdentity = RunIdentity()
     config: dict[str, Any] = Field(default_factory=dict)
-    seconds: float = Field(default=0.0, description="Of the stage's own work, without starting and importing.")
+    seconds: float = Field(default=0.0, description="Time of the stage's own work, without start-up and imports.")
     device: str = Field(default="", description="The GPU's name, or ``cpu``.")
 
     @model_validator(mode="before")
@@ -72,21 +71,21 @@ class Manifest(BaseModel):
         for name in files:
             path = PurePosixPath(name)
             if path.is_absolute() or ".." in path.parts or not path.parts or "\\" in name:
-                raise ValueError(f"{name!r} is no file inside the artifact")
+                raise ValueError(f"{name!r} is not a file inside the artifact")
         return files
 
     def refers_to(self) -> list[tuple[str, str]]:
-        """Kind and digest of other artifacts that this one is of no use without."""
+        """Kind and digest of other artifacts that this one needs."""
         return []
 
     def content_digest(self) -> str:
-        """SHA-256 over everything but who made it and where it lies."""
+        """SHA-256 over everything except what made the artifact and where it is stored."""
         content = self.model_dump(mode="json", exclude=set(self.outside_digest))
         return canonical_digest(content)
 
 
 def canonical_digest(value: Any) -> str:
-    """SHA-256 of a JSON value in one canonical spelling."""
+    """SHA-256 of a JSON value in a canonical form: sorted keys, no spaces."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -102,7 +101,7 @@ class DatasetShard(BaseModel):
 
 
 class UtteranceSet(Manifest):
-    """A reference to a dataset: nothing of the data itself is in the artifact."""
+    """A reference to a dataset version; the artifact holds none of the data."""
 
     outside_digest: ClassVar[frozenset[str]] = Manifest.outside_digest | {"remote"}
 
@@ -122,39 +121,43 @@ class UtteranceSet(Manifest):
     modalities: list[str]
     max_dialogues: int | None = None
     quarantined: dict[str, list[str]] = Field(
-        default_factory=dict, description="Dialogues per split that validation set aside: nobody reads them."
+        default_factory=dict, description="Dialogues per split that validation excluded; no stage reads them."
     )
-    test_digest: str = Field(description="Identifies the test split: models are compared only on equal ones.")
+    test_digest: str = Field(description="Identifies the test split; models are compared only on equal test splits.")
 
 
 class ValidationReport(Manifest):
-    """The verdict on a dataset; page, verdict and results of Great Expectations as data, and quarantine are beside it."""
+    """The verdict on a dataset. Files: the page, the verdict and Great Expectations' results as JSON, and the quarantine."""
 
     verdict: Literal["pass", "warn", "reject"]
-    failed: list[str] = Field(default_factory=list, description="One sentence for each finding that rejects it.")
-    warnings: list[str] = Field(default_factory=list, description="One sentence for each finding that does not.")
-    quarantined: int = Field(default=0, description="Utterances that are set aside.")
+    failed: list[str] = Field(default_factory=list, description="A sentence for each finding that rejects the dataset.")
+    warnings: list[str] = Field(
+        default_factory=list, description="A sentence for each finding that does not reject it."
+    )
+    quarantined: int = Field(default=0, description="Excluded utterances.")
     expectations: int
     utterances: int
     audio_seconds: float
 
 
 class DataProfile(Manifest):
-    """``data_profile.json``: a dataset in numbers, which a model takes with it so that later data can be compared."""
+    """Statistics of a dataset, ``data_profile.json``. A bundle includes them, so that later data can be compared."""
 
     name: str
     dvc_digest: str
 
 
 class EncoderCheckpoint(Manifest):
-    """A fine-tuned utterance encoder without its base weights, which are a blob of their own."""
+    """A fine-tuned utterance encoder without its base weights, which are a separate artifact."""
 
     schema_version: int = 2
     modality: Literal["speech", "text"]
     absent: bool = False
     labels: list[str] = Field(default_factory=list)
     encoder: EncoderDescription = EncoderDescription()
-    undecodable: int = Field(default=0, description="Utterances left out of the training because they do not decode.")
+    undecodable: int = Field(
+        default=0, description="Utterances left out of training because their audio does not decode."
+    )
     metrics: dict[str, float] = Field(default_factory=dict)
     history: list[dict[str, float]] = Field(default_factory=list)
 
@@ -165,7 +168,7 @@ class EncoderCheckpoint(Manifest):
         return gather_fields(values, "encoder", {name: name for name in names})
 
     def refers_to(self) -> list[tuple[str, str]]:
-        """Its base weights."""
+        """The base weights."""
         return [("BaseEncoder", self.encoder.base_digest)] if self.encoder.base_digest else []
 
 
@@ -178,7 +181,7 @@ class _Embeddings(Manifest):
     dimension: int = 0
     labels: list[str] = Field(default_factory=list)
     rows: dict[str, int] = Field(default_factory=dict)
-    missing: int = Field(default=0, description="Utterances that lack the modality, undecodable ones among them.")
+    missing: int = Field(default=0, description="Utterances without the modality, including undecodable ones.")
     undecodable: int = 0
     encoder: EncoderIdentity = EncoderIdentity()
 
@@ -190,11 +193,11 @@ class _Embeddings(Manifest):
 
 
 class EmbeddingShard(_Embeddings):
-    """A part of a dataset's vectors, in the order of its files."""
+    """Part of a dataset's vectors, in the order of the dataset's files."""
 
 
 class EmbeddingSet(_Embeddings):
-    """All of a dataset's vectors, dialogue by dialogue and turn by turn."""
+    """All of a dataset's vectors, ordered by dialogue and turn."""
 
 
 class MoEModel(Manifest):
@@ -225,41 +228,43 @@ class MoEModel(Manifest):
 
 
 class ChampionEvaluation(BaseModel):
-    """The champion on the same test split: its predictions are beside the candidate's, or ``incomparable`` says why not."""
+    """The champion on the same test split. Its predictions are a file of the report, unless ``incomparable`` gives a reason."""
 
     bundle_digest: str
-    test_digest: str = Field(default="", description="Of the split that its predictions here are of.")
+    test_digest: str = Field(default="", description="Identifies the test split of its predictions.")
     incomparable: str = ""
 
 
 class EvaluationReport(Manifest):
-    """``metrics.json``, ``predictions.parquet``, ``timelines.json`` and an example dialogue, of one model on one test split."""
+    """Evaluation of a model on a test split: ``metrics.json``, ``predictions.parquet``, ``timelines.json``, an example dialogue."""
 
     labels: list[str]
     experts: list[str]
     test_digest: str
     utterances: int
     dialogues: int
-    metrics: dict[str, float] = Field(description="Of the model (``test.…``) and of the champion (``champion.…``).")
+    metrics: dict[str, float] = Field(
+        description="Metrics of the model (``test.…``) and of the champion (``champion.…``)."
+    )
     runtime: dict[str, float] = Field(
-        default_factory=dict, description="Of the model on the machine that evaluated it."
+        default_factory=dict, description="Cost of the model on the machine that evaluated it."
     )
     confusion: list[list[int]]
     champion: ChampionEvaluation | None = None
 
 
 class RuleResult(BaseModel):
-    """One gate rule's answer."""
+    """Outcome of one gate rule."""
 
     rule: str
-    outcome: Literal["promote", "hold", "reject", "off"] = Field(description="``off``: the rule was not asked.")
+    outcome: Literal["promote", "hold", "reject", "off"] = Field(description="``off``: the rule is disabled.")
     measured: float | None
     bound: float | None
     sentence: str
 
 
 class GateVerdict(Manifest):
-    """Promote, hold (undecided never passes) or reject, with the reasons in words."""
+    """Promote, hold (undecided) or reject, with the outcome of every rule."""
 
     verdict: Literal["promote", "hold", "reject"]
     rules: list[RuleResult]
@@ -274,7 +279,7 @@ class Provenance(BaseModel):
     evaluation_digest: str = ""
     verdict: str = ""
     compute_seconds: dict[str, float] = Field(
-        default_factory=dict, description="By device, of fine-tuning and training."
+        default_factory=dict, description="Seconds of fine-tuning and training, by device."
     )
 
     @model_validator(mode="before")
@@ -284,10 +289,10 @@ class Provenance(BaseModel):
 
 
 class ModelBundle(Manifest):
-    """All that the predictor needs: mixture, fine-tuned encoder parts, and the digests of the base weights.
+    """Everything the predictor needs: mixture, fine-tuned encoder weights, and the digests of the base weights.
 
-    Beside them ``README.md`` (a model card), ``MLmodel`` (the signature), ``bundle.json`` (these fields, so that a signature over
-    the files covers them), the data's profile, and an example dialogue with the answer it should get.
+    Further files: ``README.md`` (the model card), ``MLmodel`` (the signature), ``bundle.json`` (these fields, so that a
+    signature of the files covers them), the data's profile, and an example dialogue with its expected answer.
     """
 
     outside_digest: ClassVar[frozenset[str]] = Manifest.outside_digest | {"provenance"}
@@ -301,20 +306,22 @@ class ModelBundle(Manifest):
     test_digest: str
     metrics: dict[str, float]
     dvc_digest: str
-    digests: dict[str, str] = Field(default_factory=dict, description="Of every part that the model was made from.")
+    digests: dict[str, str] = Field(
+        default_factory=dict, description="Digest of every part that the model was made from."
+    )
     provenance: Provenance | None = None
 
     def refers_to(self) -> list[tuple[str, str]]:
-        """Its encoders' base weights."""
+        """The encoders' base weights."""
         return [("BaseEncoder", encoder.base_digest) for encoder in self.encoders.values()]
 
     def described(self) -> dict[str, Any]:
-        """The fields without what comes and goes with the files: the content of ``bundle.json``."""
+        """The fields that do not depend on the files: the content of ``bundle.json``."""
         return self.model_dump(mode="json", exclude={*self.outside_digest, "files", "kind", "schema_version"})
 
 
 class BaseEncoder(Manifest):
-    """Base weights, configuration and preprocessing of a pretrained encoder, shared by all that build on it."""
+    """Base weights, configuration and preprocessing of a pretrained encoder, shared by every encoder fine-tuned from it."""
 
     family: str
     source: str

@@ -1,7 +1,7 @@
-"""The object store behind artifacts, steps, checkpoints, reports and the champion: a folder here, ``s3://`` on a cluster.
+"""The object store for artifacts, steps, checkpoints, reports and the champion: a local folder, or ``s3://``.
 
-One interface, two implementations. Every write appears whole or not at all; :meth:`ObjectStore.write` can be conditional,
-which is how the champion pointer moves without two runs overwriting each other.
+Every write is atomic. :meth:`ObjectStore.write` can be conditional, so that two runs never overwrite each other's change of
+the champion pointer.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ AFFECTS_RESULTS = False
 """Objects are addressed by content and verified, so where and how they are stored changes no result."""
 
 ABSENT: Final = ""
-"""As ``expected`` of a conditional write: the object must not exist yet."""
+"""Value of ``expected`` for a conditional write of an object that must not exist yet."""
 
 
 class MissingObjectError(MistereError):
-    """There is no object under that key."""
+    """There is no object under the key."""
 
 
 class UnreachableError(MistereError):
-    """The store does not answer, or has trouble of its own: later it may."""
+    """The store does not answer or has an internal error; a later attempt may succeed."""
 
 
 class ConflictError(MistereError):
-    """A conditional write lost: the object is not what the writer had read."""
+    """A conditional write failed because the object has changed since it was read."""
 
 
 class ObjectStore(ABC):
-    """Keys are relative POSIX paths; values are bytes or files."""
+    """Interface of a store. Keys are relative POSIX paths; values are bytes or files."""
 
     uri: str
 
@@ -57,9 +57,9 @@ class ObjectStore(ABC):
         """Write an object and return its version.
 
         Args:
-            key: where.
-            data: what.
-            expected: the version it must have now (:data:`ABSENT`: none); None overwrites whatever is there.
+            key: the object's key.
+            data: its content.
+            expected: the version that it must have now (:data:`ABSENT`: none); None overwrites any version.
 
         Raises:
             ConflictError: the object has another version.
@@ -71,11 +71,11 @@ class ObjectStore(ABC):
 
     @abstractmethod
     def upload(self, path: Path, key: str) -> None:
-        """Copy a file into the store, in a stream."""
+        """Copy a file into the store, as a stream."""
 
     @abstractmethod
     def download(self, key: str, path: Path) -> None:
-        """Copy an object into a file, in a stream; the file appears whole.
+        """Copy an object into a file, as a stream; the file appears atomically.
 
         Raises:
             MissingObjectError: no such object.
@@ -83,7 +83,7 @@ class ObjectStore(ABC):
 
     @abstractmethod
     def versions(self, prefix: str) -> Iterator[tuple[str, str]]:
-        """Every key under ``prefix/``, with what changes when the object does."""
+        """Every key under ``prefix/`` with a version that changes when the object does."""
 
     def keys(self, prefix: str) -> Iterator[str]:
         """Every key under ``prefix/``."""
@@ -95,17 +95,17 @@ class ObjectStore(ABC):
 
     @abstractmethod
     def delete_object(self, key: str) -> None:
-        """Delete one object, if it is there."""
+        """Delete one object, if it exists."""
 
     def local_path(self, key: str) -> Path | None:
-        """Where the object lies on this machine's disk, when it does."""
+        """Path of the object on this machine's disk; None for a remote store."""
         return None
 
     def _conflict(self, key: str) -> ConflictError:
-        return ConflictError(f"{self.location(key)} was changed by someone else meanwhile; run again.")
+        return ConflictError(f"{self.location(key)} was changed by another process meanwhile; run again.")
 
     def location(self, key: str) -> str:
-        """How a person or another system names the object."""
+        """URI or path of an object, for people and other systems."""
         return f"{self.uri.rstrip('/')}/{key}"
 
 
@@ -116,7 +116,7 @@ def _version(data: bytes) -> str:
 def _checked(key: str) -> str:
     parts = PurePosixPath(key).parts
     if not parts or key.startswith("/") or ".." in parts:
-        raise UsageError(f"{key!r} is no key of the object store.")
+        raise UsageError(f"{key!r} is not a key of the object store.")
     return key
 
 
@@ -211,7 +211,7 @@ class LocalStore(ObjectStore):
 
 
 _BUSY_PAUSES: Final = (0.2, 0.5, 1.0)
-"""Seconds before a conditional put is repeated that met another one which was under way."""
+"""Seconds before each repetition of a conditional put that collided with another one in progress."""
 
 
 class S3Store(ObjectStore):
@@ -227,7 +227,7 @@ class S3Store(ObjectStore):
         try:
             self._s3: Any = boto3.client("s3")
         except (BotoCoreError, ValueError) as error:
-            raise UsageError(f"{uri}: no S3 client can be made ({error}): check AWS_ENDPOINT_URL.") from error
+            raise UsageError(f"{uri}: cannot create an S3 client ({error}): check AWS_ENDPOINT_URL.") from error
 
     def _key(self, key: str) -> str:
         return f"{self._prefix}/{_checked(key)}" if self._prefix else _checked(key)
@@ -245,8 +245,8 @@ class S3Store(ObjectStore):
             isinstance(error, ClientError) and error.response["ResponseMetadata"].get("HTTPStatusCode", 0) >= 500
         ):
             return UnreachableError(
-                f"the object store refused {self.location(key)} ({code}): it does not answer, so check AWS_ENDPOINT_URL, and that "
-                "it runs."
+                f"the object store refused {self.location(key)} ({code}): it does not answer; check AWS_ENDPOINT_URL, and that "
+                "the store is running."
             )
         return MistereError(
             f"the object store refused {self.location(key)} ({code}): check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and "
@@ -282,10 +282,10 @@ class S3Store(ObjectStore):
             except MissingObjectError as error:
                 raise self._conflict(key) from error
             except ConflictError as error:
-                # boto3 repeats a request whose answer was lost: then what is in the way is what was just written.
+                # boto3 repeats a request whose response was lost; the conflicting object is then our own write.
                 with suppress(MissingObjectError):
-                    there, version = self.read(key)
-                    if there == data:
+                    current, version = self.read(key)
+                    if current == data:
                         return version
                 busy = "ConditionalRequestConflict" in str(error.__cause__)
                 if wait is None or not busy:
@@ -338,7 +338,11 @@ class S3Store(ObjectStore):
 
 
 def open_store(uri: str) -> ObjectStore:
-    """The store behind a URI: ``s3://bucket/prefix`` or a folder."""
+    """Open the store of a URI: ``s3://bucket/prefix`` or a folder.
+
+    Raises:
+        UsageError: another scheme, or no client can be created.
+    """
     if uri.startswith("s3://"):
         return S3Store(uri)
     if "://" in uri and not uri.startswith("file://"):

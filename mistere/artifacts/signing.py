@@ -1,8 +1,9 @@
-"""Signatures of bundles, with a key, offline: sigstore's model signing (the optional package ``model-signing``).
+"""Offline signatures of bundles by key, with sigstore's model signing (the optional package ``model-signing``).
 
-A signature covers every file of a bundle but its manifest; ``bundle.json`` repeats the manifest's fields, and is compared with
-them, so nothing that decides an answer is left out. It lies beside the bundle, at ``signatures/ModelBundle/<digest>.sig``, and
-``model_signing verify key`` understands it. Keys are named by path, in the environment: a secret is mounted, never passed.
+A signature covers every file of a bundle except its manifest. ``bundle.json`` repeats the manifest's fields and is compared
+with them, so that the signature covers everything that decides an answer. The signature is stored at
+``signatures/ModelBundle/<digest>.sig``; ``model_signing verify key`` can check it. Environment variables name the paths of
+the keys, which are mounted as secrets.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ AFFECTS_RESULTS = False
 """Signatures are made by stages that are not cached."""
 
 SIGNING_KEY_VARIABLE = "MISTERE_SIGNING_KEY"
-"""Path of a private key (PEM, elliptic curve): bundles are signed when they are registered."""
+"""Path of a private key (PEM, elliptic curve) to sign bundles with when they are registered."""
 VERIFYING_KEY_VARIABLE = "MISTERE_VERIFYING_KEY"
-"""Path of a public key: a bundle without a valid signature is not opened."""
+"""Path of a public key; a bundle without a valid signature is not opened."""
 BUNDLE_FILE = "bundle.json"
 
 
 def signature_key(digest: str) -> str:
-    """Where a bundle's signature lies in the store."""
+    """Key of a bundle's signature in the store."""
     return f"signatures/{ModelBundle.__name__}/{digest}.sig"
 
 
@@ -43,10 +44,11 @@ def write_description(folder: Path, manifest: ModelBundle) -> None:
 
 
 def sign_bundle(store: ObjectStore, bundle: ArtifactHandle[ModelBundle]) -> bool:
-    """Sign a bundle where the environment names a key; whether it did.
+    """Sign a bundle if the environment names a key; returns whether it was signed.
 
     Raises:
-        UsageError: the key or the package is not there.
+        UsageError: the key does not exist or is not a private key.
+        MistereError: the package ``model-signing`` is not installed.
     """
     key = os.environ.get(SIGNING_KEY_VARIABLE, "")
     if not key:
@@ -61,18 +63,19 @@ def sign_bundle(store: ObjectStore, bundle: ArtifactHandle[ModelBundle]) -> bool
             config.set_hashing_config(_hashing(bundle.path)).sign(bundle.path, signature)
         except (ValueError, TypeError, OSError) as error:
             raise UsageError(
-                f"{SIGNING_KEY_VARIABLE}: {key} is no private key to sign with ({_first_line(error)})."
+                f"{SIGNING_KEY_VARIABLE}: {key} is not a private key that can sign ({_first_line(error)})."
             ) from error
         store.upload(signature, signature_key(bundle.manifest.digest))
     return True
 
 
 def verify_bundle(store: ObjectStore, bundle: ArtifactHandle[ModelBundle]) -> None:
-    """Check a bundle's signature where the environment names a key to check it with.
+    """Check a bundle's signature if the environment names a key to check it with.
 
     Raises:
         ArtifactError: there is no signature, or it is not of these files by that key.
-        UsageError: the key or the package is not there.
+        UsageError: the key does not exist.
+        MistereError: the package ``model-signing`` is not installed.
     """
     key = os.environ.get(VERIFYING_KEY_VARIABLE, "")
     if not key:
@@ -86,11 +89,11 @@ def verify_bundle(store: ObjectStore, bundle: ArtifactHandle[ModelBundle]) -> No
         try:
             store.download(signature_key(bundle.manifest.digest), signature)
         except MissingObjectError as error:
-            raise ArtifactError(f"{name} is not signed, and {VERIFYING_KEY_VARIABLE} asks for a signature.") from error
+            raise ArtifactError(f"{name} is not signed, and {VERIFYING_KEY_VARIABLE} requires a signature.") from error
         try:
             config = verifying.Config().use_elliptic_key_verifier(public_key=Path(key))
             config.set_hashing_config(_hashing(bundle.path)).verify(bundle.path, signature)
-        except Exception as error:  # the library raises whatever its parts do; anything but success is a refusal
+        except Exception as error:  # the library raises errors of several packages; anything but success is a refusal
             raise ArtifactError(f"{name} has no valid signature by {key} ({_first_line(error)}).") from error
     try:
         described = ModelBundle.model_validate_json(bundle.file(BUNDLE_FILE).read_bytes()).described()

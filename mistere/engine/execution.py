@@ -1,11 +1,11 @@
-"""The engine around every stage: find finished work by its key, or run it, publish it and record it.
+"""The engine around every stage: reuse a finished step by its key, or run it, publish its outputs and record it.
 
-A step's key covers the stage, its slice of the configuration, the digests of its inputs, the digest of the code and lock
-it runs, and, where the answer depends on the world outside, that world's digest. A record under the key says which
-artifacts came out; a step with a record whose artifacts verify is not run again, here or on another machine.
+A step's key covers the stage, its slice of the configuration, the digests of its inputs, the digest of its code and of the
+lock file and, if the result depends on external state, a digest of that state. A record under the key names the output
+artifacts. A step with a record whose artifacts verify is not run again, on this machine or another.
 
-What happened is also recorded under the run's id (``runs/<run>/stages/<task>.json``), on failure too, which is what the
-run report and ``--wait`` read.
+The status of every task is also recorded under the run's id (``runs/<run>/stages/<task>.json``), after a failure too. The
+run report and ``--wait`` read these records.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def step_key(
     modality: str = "",
     shard: TaskShard | None = None,
 ) -> str:
-    """The key of a step; see the module's docstring."""
+    """The key of a step, as the module's docstring describes it."""
     return canonical_digest(
         {
             "stage": stage.name,
@@ -61,7 +61,11 @@ def step_key(
 
 
 def read_reference(path: str | Path, cls: type[Manifest]) -> str:
-    """The digest of the artifact whose manifest an upstream task left at ``path``."""
+    """The digest of the artifact whose manifest an upstream task wrote to ``path``.
+
+    Raises:
+        ArtifactError: there is no valid manifest of this kind.
+    """
     try:
         manifest = cls.model_validate_json((Path(path) / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValidationError) as error:
@@ -80,20 +84,24 @@ def execute(
     modality: str = "",
     shard: TaskShard | None = None,
 ) -> Mapping[str, str]:
-    """Run one task of the pipeline, or find that it has been done.
+    """Run one task of the pipeline, or reuse its finished outputs.
 
     Args:
-        stage: which stage.
+        stage: the stage.
         run: the :class:`RunContext` as plain data.
-        config: the stage's slice as plain data.
-        inputs: paths of the input artifacts' manifests, by argument name; a list of them where the stage takes many.
-        outputs: paths where the output artifacts' manifests go, by argument name.
-        external_inputs: digests of what the answer depends on outside the inputs; also handed to the stage, by name.
-        modality: for the stages that run once per modality; also handed to the stage.
-        shard: for the stages that share their work; also handed to the stage.
+        config: the stage's slice of the configuration, as plain data.
+        inputs: folders with the input artifacts' manifests, by argument name; a list if the stage takes several.
+        outputs: folders for the output artifacts' manifests, by argument name.
+        external_inputs: digests of external state that the result depends on; passed to the stage by name.
+        modality: for stages that run once per modality; passed to the stage.
+        shard: for stages that split their work; passed to the stage.
 
     Returns:
         The stage's plain values.
+
+    Raises:
+        UsageError: a setting is unknown or out of bounds.
+        MistereError: the stage failed; the record holds its message and exit code.
     """
     if os.environ.get(EVENTS_VARIABLE):
         die_with_parent()
@@ -159,11 +167,11 @@ def _identity(context: RunContext) -> RunIdentity:
 
 
 def _fail_again(store: ObjectStore, context: RunContext, record: StageRecord) -> None:
-    """End at once where an attempt of this run at this very step failed for its data or a setting: this one would too.
+    """Fail fast if an earlier attempt of this step in this run failed with a non-retryable error.
 
     Raises:
-        DataError: what the attempt before said.
-        UsageError: the same for a setting.
+        DataError: the earlier attempt failed because of the data.
+        UsageError: the earlier attempt failed because of a setting.
     """
     try:
         before = StageRecord.model_validate_json(store.read(stage_record_key(context.run_id, record.task))[0])
@@ -175,7 +183,7 @@ def _fail_again(store: ObjectStore, context: RunContext, record: StageRecord) ->
 
 
 def _write_record(store: ObjectStore, context: RunContext, record: StageRecord) -> None:
-    """Record what happened; where even that cannot be written, the failure itself must still be seen."""
+    """Write the task's record. If the store cannot be written, the failure is printed so that it is not lost."""
     try:
         emit(record.status, **record.model_dump(include={"task", "seconds", "message", "values"}))
         store.write(stage_record_key(context.run_id, record.task), record.model_dump_json(indent=1).encode())
@@ -208,9 +216,9 @@ def _find_or_run(
     key = record.key = step_key(stage, config, digests, {**external_inputs, **named}, code, modality, shard)
     _fail_again(store, context, record)
     progress = Progress(record.task)
-    found = _finished(stage, store, key, progress) if stage.cached else None
-    if found is not None:
-        manifests, values = found
+    finished = _finished(stage, store, key, progress) if stage.cached else None
+    if finished is not None:
+        manifests, values = finished
         record.status = "reused"
     else:
         step = Step(record.task, key, context, store, progress, Checkpoints(store, stage.name, key))
@@ -293,7 +301,7 @@ def _run(
 
 
 def _scratch_directory(store: ObjectStore) -> Path:
-    """On the store's own disk where it is a folder, so that publishing is a rename."""
+    """A temporary folder. For a local store it is on the store's disk, so that publishing is a rename."""
     parent = store.local_path("scratch") if isinstance(store, LocalStore) else Path(tempfile.gettempdir())
     assert parent is not None
     parent.mkdir(parents=True, exist_ok=True)
@@ -314,7 +322,7 @@ def _remember(
 def _finished(
     stage: Stage, store: ObjectStore, key: str, progress: Progress
 ) -> tuple[dict[str, Manifest], dict[str, str]] | None:
-    """The outputs recorded under a key, if all of them are there and whole."""
+    """The outputs recorded under a key; None if one is missing or damaged."""
     try:
         data, _ = store.read(_record_key(stage, key))
         record = json.loads(data)
@@ -336,7 +344,7 @@ def _finished(
 
 
 def _check(store: ObjectStore, cls: type[Manifest], digest: str) -> Manifest:
-    """The manifest of a finished artifact. A remote one is not downloaded, only its files' names are looked up."""
+    """The manifest of a finished artifact. A remote artifact is not downloaded; only the presence of its files is checked."""
     if isinstance(store, LocalStore):
         return open_artifact(store, cls, digest).manifest
     try:
@@ -360,7 +368,7 @@ def _write_reference(manifest: Manifest, path: Path) -> None:
 
 
 def _device() -> str:
-    """The GPU that a stage could use, or ``cpu``; torch is asked where the stage has loaded it."""
+    """Name of the GPU if torch is loaded and has one, else ``cpu``. Importing torch only for this would take seconds."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         return str(torch.cuda.get_device_name())
@@ -368,7 +376,7 @@ def _device() -> str:
 
 
 def _peak_memory_mb() -> float:
-    """Peak resident memory of this process or of one it started, whichever is more (Linux counts it in KiB)."""
+    """Peak resident memory in MiB of this process or of a child, whichever is larger (Linux reports KiB)."""
     import resource
 
     return max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024

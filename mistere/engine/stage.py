@@ -1,4 +1,4 @@
-"""What a stage is, to the engine and to itself: its declaration, one execution of it, its answer, and its record."""
+"""The types around a stage: its declaration, the context of an execution, its result and its record."""
 
 from __future__ import annotations
 
@@ -45,47 +45,47 @@ class RunContext(RunIdentity):
 
 
 def new_run_id() -> str:
-    """An id for a run that somebody starts: when, to the second, and a little chance."""
+    """An id for a run that a person starts: UTC time to the second and four random hexadecimal digits."""
     return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
 
 
 def job_context(run: Mapping[str, Any], job: str) -> dict[str, Any]:
-    """The context of the run that is going on, as plain data.
+    """The context of the current run, as plain data.
 
-    Every run of a schedule is handed the same context: what tells them apart is the id that Kubeflow Pipelines gives each.
+    All runs of a schedule get the same context; the id that Kubeflow Pipelines gives each run distinguishes them.
 
     Args:
-        run: the context that the pipeline was handed.
-        job: the id that Kubeflow Pipelines, or kfp's local runner, gave this run.
+        run: the context that the pipeline received.
+        job: the id of this run in Kubeflow Pipelines, or in kfp's local runner.
 
     Raises:
-        UsageError: a scheduled run that was not told its id.
+        UsageError: a scheduled run without an id.
     """
     context = RunContext.model_validate(dict(run))
     if not context.schedule:
         return context.model_dump(mode="json")
     if not job or "{" in job:
         raise UsageError(
-            "this Kubeflow Pipelines does not tell a run its id, which a scheduled run needs: bring it to 2.0.2 or later."
+            "this Kubeflow Pipelines does not pass its id to a run, which a scheduled run needs: upgrade it to 2.0.2 or later."
         )
     return context.model_copy(update={"run_id": f"{context.run_id}-{job}"}).model_dump(mode="json")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What the engine must know of a stage before it imports anything heavy.
+    """The declaration of a stage: what the engine must know before it imports anything heavy.
 
     Attributes:
         name: the folder under ``components/``.
-        config: the slice of the configuration it is handed.
+        config: class of its slice of the configuration.
         inputs: artifact kinds by argument name.
-        many: the inputs of which it takes any number.
-        sharded: whether several tasks share its work.
+        many: inputs that take a list of artifacts.
+        sharded: whether several tasks split its work.
         outputs: artifact kinds by argument name.
-        imports: heavy modules that every execution needs, imported ahead so that their cost is counted as what it is.
-        cached: False for a stage that acts on the world outside.
-        reports: by output, the files that are kept under the run's id as well, also when the step was found finished.
-        external_inputs: digests of what the configuration only names (a folder, a package, a remote), which belong to the key.
+        imports: heavy modules that every execution needs. The engine imports them first and records the time as import time.
+        cached: False for a stage that acts on the outside world, which always runs.
+        reports: by output, files that are copied to the run's reports, also if the step was reused.
+        external_inputs: computes digests of what the configuration only names (a folder, a package, a remote) for the key.
     """
 
     name: str
@@ -102,27 +102,27 @@ class Stage:
 
 @dataclass(frozen=True)
 class TaskShard:
-    """One of ``of`` tasks that share the work of a stage, counted from 0."""
+    """One of ``of`` tasks that split the work of a stage; ``index`` counts from 0."""
 
     index: int
     of: int
 
     @classmethod
     def parse(cls, item: Mapping[str, Any]) -> TaskShard:
-        """From what the pipeline's loop hands over, where every number is a float."""
+        """Parse an item of the pipeline's loop, in which every number is a float."""
         return cls(int(item["index"]), int(item["of"]))
 
 
 @dataclass
 class ImportClock:
-    """Seconds spent importing, which are not the stage's own work."""
+    """Seconds spent importing, which do not count as the stage's own work."""
 
     seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class Step:
-    """One execution of a stage, as its ``run`` sees it."""
+    """One execution of a stage, passed to its ``run``."""
 
     task: str
     key: str
@@ -134,7 +134,7 @@ class Step:
 
     @contextmanager
     def loading(self) -> Iterator[None]:
-        """Around imports that only some executions need, so that their cost is counted as what it is."""
+        """Context for imports that only some executions need; their time is recorded as import time."""
         clock = time.perf_counter()
         try:
             yield
@@ -142,13 +142,13 @@ class Step:
             self.imports.seconds += time.perf_counter() - clock
 
     def report(self, name: str, path: Path) -> None:
-        """Keep a report under the run's id at once, so that it survives whatever happens next."""
+        """Upload a report under the run's id immediately, so that it survives a later failure."""
         self.store.upload(path, f"runs/{self.run.run_id}/reports/{name}")
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a stage's ``run`` answers.
+    """The result of a stage's ``run``.
 
     Attributes:
         manifests: one for each output.
@@ -162,7 +162,7 @@ class Result:
 
 
 class StageRecord(BaseModel):
-    """What happened to one task of a run."""
+    """Status, time and outputs of one task of a run."""
 
     task: str
     stage: str
@@ -180,5 +180,5 @@ class StageRecord(BaseModel):
 
 
 def stage_record_key(run_id: str, task: str) -> str:
-    """Where a task's record lies in the store."""
+    """Key of a task's record in the store."""
     return f"runs/{run_id}/stages/{task}.json"

@@ -1,4 +1,4 @@
-"""Embedding sets as dialogues: memory-mapped, so that memory does not grow with their number."""
+"""Embedding sets as dialogues, memory-mapped so that memory use does not grow with their number."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class EmbeddedDialogue:
 
     Attributes:
         dialogue_id: its name.
-        rows: where its turns are, in order: a range, or row numbers where they are scattered.
+        rows: rows of its turns in order: a range, or row numbers if they are not contiguous.
         labels: class of each turn ``[n]``.
     """
 
@@ -41,8 +41,8 @@ class EmbeddedDialogues:
     """Row-aligned embeddings of all modalities, by split and dialogue.
 
     Args:
-        dialogues: per split its dialogues.
-        matrices: per modality float32 ``[rows, d]``, usually memory-mapped; a NaN row where the utterance lacks it.
+        dialogues: the dialogues of each split.
+        matrices: per modality float32 ``[rows, d]``, usually memory-mapped; a NaN row marks an absent modality.
         labels: the labels in order.
     """
 
@@ -58,10 +58,10 @@ class EmbeddedDialogues:
 
     @classmethod
     def read_files(cls, utterances: Path, matrices: Mapping[str, Path], labels: Sequence[str]) -> EmbeddedDialogues:
-        """From ``utterances.parquet`` (split, dialogue_id, turn, label; rows in dialogue order) and a ``.npy`` a modality.
+        """Read ``utterances.parquet`` (split, dialogue_id, turn, label; rows in dialogue order) and a ``.npy`` for each modality.
 
         Raises:
-            ArtifactError: the files are not of the same number of rows.
+            ArtifactError: the files differ in their number of rows.
         """
         import pyarrow.parquet as pq
 
@@ -85,7 +85,7 @@ class EmbeddedDialogues:
 
     @classmethod
     def open(cls, sets: Sequence[ArtifactHandle[EmbeddingSet]]) -> EmbeddedDialogues:
-        """The embeddings of one dataset, from the sets of its modalities (absent ones are left out).
+        """Open the embeddings of one dataset from the sets of its modalities; absent ones are left out.
 
         Raises:
             ArtifactError: the sets are not of the same utterances.
@@ -110,10 +110,10 @@ class EmbeddedDialogues:
         return {name: int(matrix.shape[1]) for name, matrix in self._matrices.items()}
 
     def only(self, modalities: Sequence[str]) -> EmbeddedDialogues:
-        """The same dialogues with some of the modalities, in the order named; none named: with all.
+        """The same dialogues with the named modalities, in that order; all modalities if none is named.
 
         Raises:
-            UsageError: a name that is not there.
+            UsageError: there are no embeddings of a modality.
         """
         if not modalities:
             return self
@@ -126,7 +126,7 @@ class EmbeddedDialogues:
         return EmbeddedDialogues(self._dialogues, chosen, self.labels)
 
     def without(self, split: Split) -> EmbeddedDialogues:
-        """The same without a split: whoever is handed it cannot look there."""
+        """The same without a split, for code that must not read it."""
         kept = {name: ones for name, ones in self._dialogues.items() if name != split}
         return EmbeddedDialogues(kept, self._matrices, self.labels)
 
@@ -139,7 +139,7 @@ class EmbeddedDialogues:
         return {name: np.asarray(matrix[dialogue.rows]) for name, matrix in self._matrices.items()}
 
     def fingerprint(self) -> str:
-        """A digest of everything in here; reads the matrices once, dialogue by dialogue."""
+        """Digest of labels, dialogues and embeddings; reads the matrices once, dialogue by dialogue."""
         digest = hashlib.blake2b(digest_size=20)
         digest.update(json.dumps([self.labels, self.dimensions]).encode())
         for split, dialogues in sorted(self._dialogues.items()):

@@ -62,10 +62,10 @@ class AudioTooLongError(MistereError):
 
 
 class DialogueModel:
-    """Encoders and mixture together: raw dialogues or embeddings in, predictions out.
+    """Encoders and mixture together: predicts raw dialogues or embeddings.
 
     Args:
-        mixture: in evaluation mode.
+        mixture: the mixture in evaluation mode.
         temperature: its calibration.
         embedders: by modality.
     """
@@ -80,8 +80,8 @@ class DialogueModel:
         """Predict raw dialogues.
 
         Args:
-            dialogues: each a sequence of utterances in order. A modality that the model does not know is ignored.
-            max_seconds: longest audio allowed for an utterance; None for any.
+            dialogues: each a sequence of utterances in order. Modalities that the model does not use are ignored.
+            max_seconds: maximum duration of an utterance's audio; None for no limit.
 
         Raises:
             AudioDecodeError: an utterance's audio does not decode.
@@ -104,7 +104,7 @@ class DialogueModel:
     def features(
         self, modality: str, dialogue: Sequence[HasModalities], index: int, max_seconds: float | None = None
     ) -> Features | None:
-        """What one modality's encoder is fed for one utterance; None where the utterance lacks it.
+        """Input features of one modality's encoder for one utterance; None if the utterance lacks the modality.
 
         Raises:
             AudioDecodeError: its audio does not decode.
@@ -127,7 +127,7 @@ class DialogueModel:
         return self.features(modality, *turn, max_seconds)
 
     def context(self, modality: str, dialogue: Sequence[HasModalities], index: int) -> tuple[str, ...]:
-        """The transcripts that an utterance's encoder reads beside it, oldest first."""
+        """Transcripts of the earlier turns that the encoder reads with an utterance, oldest first."""
         turns = self._embedders[modality].settings.context_turns
         return tuple(earlier.text or "" for earlier in dialogue[max(0, index - turns) : index])
 
@@ -159,24 +159,24 @@ class EmotionModel(DialogueModel):
 
     @property
     def context_mode(self) -> Literal["full", "causal"]:
-        """The mixture's: under ``causal`` an answer once given stays as it is when later turns follow."""
+        """The mixture's context mode; with ``causal``, later turns do not change earlier predictions."""
         return self._mixture.config.context_mode
 
 
 def load_bundle(location: str, *, int8: bool = False) -> EmotionModel:
-    """Open a bundle, verified file by file (and by its signature, where a key is named), with its base weights.
+    """Open and verify a bundle (its signature too, if the environment names a key) with its base weights.
 
     Args:
         location: ``<store>/artifacts/ModelBundle/<digest>``, a folder or ``s3://``.
-        int8: compute the encoders in 8-bit integers where there is no GPU.
+        int8: compute the encoders in 8-bit integers if there is no GPU.
 
     Raises:
         ArtifactError: it is missing, incomplete or damaged; the message names the file.
     """
-    place = location if location.startswith("s3://") else str(Path(location).resolve())
-    match = _LOCATION.match(place.rstrip("/"))
+    absolute = location if location.startswith("s3://") else str(Path(location).resolve())
+    match = _LOCATION.match(absolute.rstrip("/"))
     if match is None:
-        raise ArtifactError(f"{location} is no bundle: name <store>/artifacts/ModelBundle/<digest>.")
+        raise ArtifactError(f"{location} is not a bundle: name <store>/artifacts/ModelBundle/<digest>.")
     store = open_store(match["store"])
     opened = open_artifact(store, ModelBundle, match["digest"])
     verify_bundle(store, opened)
@@ -186,5 +186,5 @@ def load_bundle(location: str, *, int8: bool = False) -> EmotionModel:
         for name, encoder in bundle.encoders.items()
     }
     for embedder in embedders.values():
-        _ = embedder.encoder  # damage is found now, not at the first question
+        _ = embedder.encoder  # damage is found now, not at the first request
     return EmotionModel(bundle, load_mixture(opened.path), embedders)

@@ -1,4 +1,4 @@
-"""Losses. All average over real utterances only; padding never enters."""
+"""Losses, averaged over real utterances; there is no padding."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ def focal_loss(logits: Tensor, labels: Tensor, gamma: float, class_weights: Tens
     Args:
         logits: ``[N, C]``.
         labels: ``[N]``.
-        gamma: how much easy utterances are discounted.
-        class_weights: how much an utterance of each class counts ``[C]``; the mean is over N all the same, so the weights
-            should average 1 over the training set.
+        gamma: exponent that discounts easy utterances.
+        class_weights: weight of an utterance by its class ``[C]``. The sum is divided by N, so the weights should average
+            1 over the training set.
     """
     log_p = functional.log_softmax(logits, dim=-1).gather(1, labels[:, None]).squeeze(1)
     losses = -log_p
     if gamma:
-        doubt = (1 - log_p.exp()).clamp(min=torch.finfo(log_p.dtype).eps)  # at 0 the power has no gradient where γ < 1
+        doubt = (1 - log_p.exp()).clamp(
+            min=torch.finfo(log_p.dtype).eps
+        )  # the gradient of the power is infinite at 0 for γ < 1
         losses = losses * doubt**gamma
     if class_weights is not None:
         losses = losses * class_weights[labels]
@@ -30,7 +32,7 @@ def focal_loss(logits: Tensor, labels: Tensor, gamma: float, class_weights: Tens
 
 
 def balanced_weights(counts: Sequence[int]) -> list[float]:
-    """Weights of the classes by their rarity, averaging 1 over a set with these counts; 0 for a class that is not in it."""
+    """Class weights inverse to the counts, with mean 1 over a set with these counts; 0 for a class without examples."""
     present = sum(1 for count in counts if count)
     return [sum(counts) / (present * count) if count else 0.0 for count in counts]
 
@@ -38,11 +40,11 @@ def balanced_weights(counts: Sequence[int]) -> list[float]:
 def supervised_contrastive_loss(vectors: Tensor, labels: Tensor, temperature: float) -> Tensor:
     """Supervised contrastive loss (Khosla et al., arXiv 2004.11362) over one set of vectors.
 
-    Positives are the other vectors of the same label; an anchor without any does not count. The value depends on the set
-    of vectors, not on their order.
+    Positives are the other vectors of the same label; an anchor without positives is ignored. The value does not depend on
+    the order of the vectors.
 
     Args:
-        vectors: ``[M, D]``, normalised here.
+        vectors: ``[M, D]``; they are normalised here.
         labels: ``[M]``.
         temperature: τ.
     """
@@ -66,7 +68,7 @@ def expert_consistency_loss(expert_logits: Tensor, present: Tensor) -> Tensor:
         present: ``[N, E]``, False where an expert has no input.
 
     Returns:
-        Mean over utterances and pairs of experts that are both present; 0 where there is no pair.
+        Mean over utterances and pairs of present experts; 0 if there is no pair.
     """
     log_p = functional.log_softmax(expert_logits, dim=-1)
     p = log_p.exp()

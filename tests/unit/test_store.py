@@ -99,7 +99,7 @@ def test_keys_that_leave_the_store_are_refused(store: ObjectStore, key: str, tmp
         lambda: store.delete(key),
         lambda: store.delete_object(key),
     ):
-        with pytest.raises(UsageError, match="is no key of the object store"):
+        with pytest.raises(UsageError, match="is not a key of the object store"):
             attempt()
 
 

@@ -1,4 +1,4 @@
-"""The context layers of a unimodal expert: what an utterance means given the turns around it."""
+"""The context layers of a unimodal expert: an utterance's representation given the turns around it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from mistere.model.mixture.recurrence import DialogueGRU
 class ContextLayers(nn.Module):
     """Parallel convolutions over turns, summed, then a GRU, plus a linear skip of the input.
 
-    ``[N, D]`` to ``[N, 2 H]``, in three parts, so that several experts' GRUs can be computed together:
-    ``after(gru(before(rows, turns), turns), rows)``. A convolution is a linear layer over a window of turns, which is zero beyond the ends of the
-    dialogue, so a dialogue's output is the same alone and in any batch. The window is around the turn and the GRU has two
-    directions of H; where the layers are causal, the window ends with the turn and the GRU has one direction of 2 H.
+    ``[N, D]`` to ``[N, 2 H]``, in three parts, so that the GRUs of several experts can be computed together:
+    ``after(gru(before(rows, turns), turns), rows)``. A convolution is a linear layer over a window of turns
+    with zeros beyond the ends of the dialogue, so the output of a dialogue is the same alone and in any batch. The window is
+    centred on the turn and the GRU has two directions of H. In causal layers the window ends with the turn, and the GRU has
+    one direction of 2 H.
 
     Args:
         width: D.
         hidden: H.
         layers: of the GRU.
-        kernels: turns that each convolution sees; odd.
+        kernels: window size of each convolution in turns; odd.
         dropout: before, in and after the GRU.
         causal: whether a turn sees itself and earlier turns only.
     """
@@ -41,7 +42,7 @@ class ContextLayers(nn.Module):
         self.skip = nn.Linear(width, 2 * hidden)
 
     def before(self, rows: Tensor, turns: PackedDialogues) -> Tensor:
-        """What the GRU reads ``[N, 2 H]``: the convolutions' sum."""
+        """Input of the GRU ``[N, 2 H]``: the sum of the convolutions."""
         widest, width = max(self.kernels), rows.shape[1]
         windows = turns.windows(rows, widest, causal=self.causal)
         mixed = torch.zeros((), device=rows.device)
@@ -51,5 +52,5 @@ class ContextLayers(nn.Module):
         return self.dropout(mixed)
 
     def after(self, states: Tensor, rows: Tensor) -> Tensor:
-        """The output, of the GRU's states ``[N, 2 H]`` and the input."""
+        """Output ``[N, 2 H]`` from the GRU's states ``[N, 2 H]`` and the input ``[N, D]``."""
         return self.dropout(states) + self.skip(rows)

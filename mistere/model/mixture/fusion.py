@@ -15,8 +15,8 @@ from mistere.model.mixture.packed_dialogues import PackedDialogues
 class MaskedAttention(nn.Module):
     """Multi-head attention within dialogues, with an inner width of its own: queries ``[N, D]`` over keys ``[N, D]``.
 
-    Only the narrow queries, keys and values are ever padded. Rows that are not ``present`` ``[N]`` are never seen as keys,
-    nor, where the attention is causal, are those of later turns; where a query sees no key at all the answer is zero.
+    Only the narrow queries, keys and values are padded. Rows that are not ``present`` ``[N]`` are masked as keys, and so are
+    later turns if the attention is causal. The output of a query without any key is zero.
     """
 
     def __init__(self, width: int, inner: int, heads: int, dropout: float, *, causal: bool = False) -> None:
@@ -38,7 +38,7 @@ class MaskedAttention(nn.Module):
         if self.causal:
             visible = visible & turns.up_to.repeat(1, len(keys))
         some = visible.any(-1, keepdim=True)
-        visible = visible | ~some  # a query without keys would be 0/0; its answer is dropped below
+        visible = visible | ~some  # softmax over no keys is 0/0; the result is zeroed below
         answer = functional.scaled_dot_product_attention(
             split(self.query(queries)),
             keys_,
@@ -73,7 +73,7 @@ class AttentionLayer(nn.Module):
 
 
 class FusionBlock(nn.Module):
-    """Each modality asks all the others (co-attention), then itself (self-attention)."""
+    """Each modality attends to all others (co-attention), then to itself (self-attention)."""
 
     def __init__(self, config: MixtureConfig, modalities: int) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class FusionBlock(nn.Module):
                 layer(
                     stream,
                     [other for j, other in enumerate(streams) if j != i],
-                    [there for j, there in enumerate(present) if j != i],
+                    [mask for j, mask in enumerate(present) if j != i],
                     turns,
                 )
                 for i, (layer, stream) in enumerate(zip(self.cross, streams, strict=True))
@@ -99,8 +99,8 @@ class CoAttentionFusion(nn.Module):
     """The published cross-modal expert.
 
     Each modality is projected to one width; blocks of co-attention and self-attention follow, plus a linear skip; the
-    streams are concatenated → LayerNorm → Linear → ReLU → logits. An utterance that lacks a modality is represented there
-    by a learned vector and is never a key for the others, so it is answered from what is present around it.
+    streams are concatenated → LayerNorm → Linear → ReLU → logits. An utterance that lacks a modality
+    has a learned vector in that stream and is never a key for the others, so its prediction comes from the turns around it.
 
     Args:
         config: the mixture's section.
@@ -125,8 +125,8 @@ class CoAttentionFusion(nn.Module):
     ) -> tuple[Tensor, list[Tensor]]:
         """Logits ``[N, C]`` and each modality's representation ``[N, width]``."""
         projected = [
-            torch.where(there[:, None], projection(x), missing)
-            for projection, missing, x, there in zip(self.projections, self.missing, inputs, present, strict=True)
+            torch.where(mask[:, None], projection(x), missing)
+            for projection, missing, x, mask in zip(self.projections, self.missing, inputs, present, strict=True)
         ]
         streams = projected
         for block in self.blocks:

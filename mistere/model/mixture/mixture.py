@@ -1,4 +1,4 @@
-"""The mixture: one expert a modality, a cross-modal expert, and a gate that weighs them for each utterance."""
+"""The mixture: one expert per modality, a cross-modal expert, and a gate that weights them for each utterance."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ CROSS_MODAL = "cross_modal"
 
 @dataclass(frozen=True)
 class DialogueBatch:
-    """Dialogues, row after row: N utterances, none of them padding.
+    """A batch of dialogues as N rows, one for each utterance, without padding.
 
     Attributes:
         inputs: per modality ``[N, D]``; rows of absent utterances are zero.
         present: per modality ``[N]``, True where the utterance has it.
-        turns: which rows are whose turns.
+        turns: the layout of the rows.
         labels: ``[N]``; None when predicting.
     """
 
@@ -38,7 +38,7 @@ class DialogueBatch:
 
 @dataclass(frozen=True)
 class MixtureOutput:
-    """What the mixture says.
+    """Output of the mixture.
 
     Attributes:
         logits: ``[N, C]``, the weighted sum of the experts'.
@@ -71,7 +71,7 @@ class UnimodalExpert(nn.Module):
         self.output = nn.Linear(2 * config.hidden, classes)
 
     def forward(self, states: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits ``[N, C]`` and the stream ``[N, 2 H]``, of the context's recurrent states ``[N, 2 H]`` and the rows ``[N, D]``."""
+        """Logits ``[N, C]`` and the stream ``[N, 2 H]``, from the GRU's states ``[N, 2 H]`` and the rows ``[N, D]``."""
         stream = self.context.after(states, rows)
         return self.output(stream), stream
 
@@ -91,16 +91,16 @@ class Gate(nn.Module):
 
 
 class MeanGate(nn.Module):
-    """The same weight for every expert that is present: a mixture without a gate, to compare with."""
+    """Equal weights for all present experts: a mixture without a gate, as a baseline."""
 
     def forward(self, expert_logits: Tensor, present: Tensor) -> Tensor:
         return _among_present(expert_logits.new_zeros(present.shape), present)
 
 
 def _among_present(scores: Tensor, present: Tensor) -> Tensor:
-    """Softmax ``[N, E]`` over the present experts; all zero where there is none."""
-    nobody = ~present.any(-1, keepdim=True)
-    return scores.masked_fill(~(present | nobody), float("-inf")).softmax(-1) * present
+    """Softmax ``[N, E]`` over the present experts; zeros if no expert is present."""
+    none_present = ~present.any(-1, keepdim=True)
+    return scores.masked_fill(~(present | none_present), float("-inf")).softmax(-1) * present
 
 
 class MixtureOfExperts(nn.Module):
@@ -137,29 +137,31 @@ class MixtureOfExperts(nn.Module):
         )
         fused, views = self.cross_modal(inputs, present, turns, streams)
         anything = turns.any_seen(torch.stack(present).any(0), causal=self.config.context_mode == "causal")
-        there = torch.stack([*present, anything], dim=-1)
-        expert_logits = torch.stack([*answers, fused], dim=1).float() * there[..., None]
-        weights = self.gate(expert_logits, there)
+        expert_present = torch.stack([*present, anything], dim=-1)
+        expert_logits = torch.stack([*answers, fused], dim=1).float() * expert_present[..., None]
+        weights = self.gate(expert_logits, expert_present)
         logits = (weights[..., None] * expert_logits).sum(1)
-        return MixtureOutput(logits, expert_logits, weights, there, dict(zip(self.modalities, views, strict=True)))
+        return MixtureOutput(
+            logits, expert_logits, weights, expert_present, dict(zip(self.modalities, views, strict=True))
+        )
 
     def loss(self, batch: DialogueBatch, output: MixtureOutput, class_weights: Tensor | None = None) -> Tensor:
         """The training loss of a batch: focal on mixture and experts, contrastive, consistency.
 
         Args:
-            batch: with labels.
-            output: what the model says of it.
-            class_weights: weight of each class in the focal losses ``[C]``; None weighs them all the same.
+            batch: a batch with labels.
+            output: the model's output for it.
+            class_weights: weight of each class in the focal losses ``[C]``; None for equal weights.
         """
         if batch.labels is None:
             raise ValueError("a loss needs labels")
         config, labels = self.config, batch.labels
         total = focal_loss(output.logits, labels, config.focal_gamma, class_weights)
         for index in range(len(self.experts)):
-            there = output.expert_present[:, index]
-            if there.any():
-                logits = output.expert_logits[there, index]
-                total = total + focal_loss(logits, labels[there], config.focal_gamma, class_weights)
+            present = output.expert_present[:, index]
+            if present.any():
+                logits = output.expert_logits[present, index]
+                total = total + focal_loss(logits, labels[present], config.focal_gamma, class_weights)
         if config.contrastive_weight:
             marks = [batch.present[name] for name in self.modalities]
             views = torch.cat([output.views[name][mark] for name, mark in zip(self.modalities, marks, strict=True)])

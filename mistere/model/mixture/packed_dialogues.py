@@ -1,8 +1,7 @@
-"""Dialogues without padding: the rows of all their utterances, one after another, and where each dialogue begins.
+"""Dialogues without padding: the utterances of all dialogues as rows, and the offset of each dialogue.
 
-Everything that works on single utterances works on the rows as they are, so no product is spent on padding. What looks at
-other turns gets them here: windows for the convolutions, an order by time for the recurrence, a padded form with its mask
-for attention.
+Layers that work on single utterances work on the rows, so no product is spent on padding. Layers that look at other turns get
+them from here: windows for the convolutions, an order by time for the recurrence, a padded form and a mask for attention.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from torch.nn import functional
 
 
 class PackedDialogues:
-    """Which rows are whose turns. N rows in all, B dialogues, T turns in the longest.
+    """The layout of the rows: N rows in total, B dialogues, T turns in the longest.
 
     Args:
-        lengths: turns of each dialogue, each at least 1.
-        device: where index tensors are needed.
+        lengths: number of turns of each dialogue, at least 1.
+        device: device of the index tensors.
     """
 
     def __init__(self, lengths: Sequence[int], device: torch.device | str = "cpu") -> None:
@@ -55,9 +54,9 @@ class PackedDialogues:
         return torch.arange(len(self), device=self.device) - self._starts.to(self.device)[self.dialogue]
 
     def windows(self, rows: Tensor, size: int, *, causal: bool = False) -> Tensor:
-        """``[N, D]`` to ``[N, size · D]``: each row between its neighbours, zero beyond the ends of its dialogue.
+        """``[N, D]`` to ``[N, size · D]``: each row with its neighbours, zeros beyond the ends of its dialogue.
 
-        A causal window ends with its row: all neighbours are earlier turns.
+        A causal window ends with its row, so that all neighbours are earlier turns.
         """
         if size == 1:
             return rows
@@ -68,28 +67,28 @@ class PackedDialogues:
         return beyond.index_select(0, neighbours).view(len(rows), -1)
 
     def _neighbours(self, size: int, causal: bool) -> Tensor:
-        """The rows of each row's window, one window after another ``[N · size]``; N beyond the ends of its dialogue."""
+        """Row numbers of all windows ``[N · size]``; N stands for a position beyond the ends of a dialogue."""
         after = 0 if causal else size // 2
         own = torch.arange(len(self), device=self.device)[:, None]
         shift = torch.arange(after + 1 - size, after + 1, device=self.device)[None, :]
-        place = self.position[:, None] + shift
-        inside = (place >= 0) & (place < self._lengths.to(self.device)[self.dialogue][:, None])
+        position = self.position[:, None] + shift
+        inside = (position >= 0) & (position < self._lengths.to(self.device)[self.dialogue][:, None])
         return torch.where(inside, own + shift, len(self)).flatten()
 
     @cached_property
     def up_to(self) -> Tensor:
-        """Which turns ``[T, T]`` (second axis) each turn (first axis) has seen: itself and those before it."""
+        """Causal mask ``[T, T]``: the turns (second axis) visible to each turn (first axis), itself and earlier ones."""
         longest = max(self.lengths)
         return torch.ones(longest, longest, dtype=torch.bool, device=self.device).tril()
 
     def any_seen(self, marks: Tensor, *, causal: bool = False) -> Tensor:
-        """Whether each row's dialogue has a marked turn, if causal up to the row itself: ``[N]`` to ``[N]``."""
+        """Whether the dialogue of each row has a marked turn (if causal: up to the row itself): ``[N]`` to ``[N]``."""
         padded = self.pad(marks)
         return self.unpad(padded.cumsum(1) > 0) if causal else padded.any(1)[self.dialogue]
 
     @cached_property
     def steps(self) -> list[int]:
-        """How many dialogues have a turn at each time: the sizes of :attr:`by_time`'s blocks, falling."""
+        """Number of dialogues that have a turn at each time: the block sizes of :attr:`by_time`, non-increasing."""
         counts = torch.bincount(self._lengths, minlength=max(self.lengths) + 1).flip(0).cumsum(0).flip(0)
         return counts[1:].tolist()
 
@@ -97,7 +96,7 @@ class PackedDialogues:
     def by_time(self) -> tuple[Tensor, Tensor]:
         """Rows ``[N]`` in the order of a recurrence: all first turns, all second ones, ..., longest dialogues first.
 
-        The second tensor is the same read backwards: last turns, last but one, and so on.
+        The second tensor is the order for the backward direction: all last turns, all second to last ones, ...
         """
         rank = torch.empty_like(self._lengths)
         rank[self._lengths.argsort(descending=True, stable=True)] = torch.arange(len(self.lengths))
@@ -108,7 +107,7 @@ class PackedDialogues:
         return order.to(self.device), mirrored.to(self.device)
 
     def pad(self, rows: Tensor) -> Tensor:
-        """``[N, ...]`` to ``[B, T, ...]``, zero where a dialogue has no such turn; a view where all are equally long."""
+        """``[N, ...]`` to ``[B, T, ...]``, zero where a dialogue has no such turn; a view if all dialogues have the same length."""
         if self._even:
             return rows.unflatten(0, (len(self.lengths), -1))
         padded = rows.new_zeros(len(self.lengths), max(self.lengths), *rows.shape[1:])

@@ -1,4 +1,4 @@
-"""Predicting with a trained mixture, its files, and its calibration: the one path of evaluation and serving."""
+"""Prediction with a trained mixture, and its files. Evaluation and serving share this code."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ Embeddings = Mapping[str, np.ndarray]
 
 _BATCH_UTTERANCES = 4096
 _LITTLE_WORK = 1e9
-"""Floating-point operations that one core does in about 10 ms."""
+"""Floating-point operations that one core executes in about 10 ms."""
 
 
 @dataclass(frozen=True)
 class DialoguePrediction:
-    """Everything said of one dialogue of n utterances.
+    """The prediction for one dialogue of n utterances.
 
     Attributes:
         probabilities: float32 ``[n, C]``, calibrated, rows sum to 1.
@@ -47,7 +47,7 @@ def make_batch(
     labels: Sequence[np.ndarray] | None = None,
     device: torch.device | str = "cpu",
 ) -> DialogueBatch:
-    """Dialogues as a batch; a modality that a dialogue lacks altogether counts as absent in every turn."""
+    """Collate dialogues into a batch; a modality that a dialogue does not have is absent in all of its turns."""
     lengths = [len(next(iter(dialogue.values()))) for dialogue in dialogues]
     inputs, present = {}, {}
     for name, width in dimensions.items():
@@ -59,16 +59,17 @@ def make_batch(
                 for dialogue, length in zip(dialogues, lengths, strict=True)
             ]
         )
-        there = ~np.isnan(rows).any(1)
-        rows[~there] = 0.0
-        inputs[name], present[name] = torch.from_numpy(rows).to(device), torch.from_numpy(there).to(device)
+        has_modality = ~np.isnan(rows).any(1)
+        rows[~has_modality] = 0.0
+        inputs[name] = torch.from_numpy(rows).to(device)
+        present[name] = torch.from_numpy(has_modality).to(device)
     targets = None if labels is None else torch.from_numpy(np.concatenate(list(labels)).astype(np.int64)).to(device)
     return DialogueBatch(inputs, present, PackedDialogues(lengths, device), targets)
 
 
 @torch.inference_mode()
 def predict(model: MixtureOfExperts, dialogues: Sequence[Embeddings], temperature: float) -> list[DialoguePrediction]:
-    """Predict dialogues in batches of similar length; the answer for each does not depend on the others.
+    """Predict dialogues in batches of similar length; the result for a dialogue does not depend on the others.
 
     Args:
         model: in evaluation mode.
@@ -85,26 +86,26 @@ def predict(model: MixtureOfExperts, dialogues: Sequence[Embeddings], temperatur
         probabilities = (output.logits / temperature).softmax(-1).cpu().numpy()
         experts = output.expert_logits.softmax(-1).cpu().numpy()
         weights = output.weights.cpu().numpy()
-        there = {name: batch.present[name].tolist() for name in model.modalities}
+        present = {name: batch.present[name].tolist() for name in model.modalities}
         row = 0
         for index in chosen:
-            mine = slice(row, row + lengths[index])
+            rows = slice(row, row + lengths[index])
             answers[index] = DialoguePrediction(
-                probabilities[mine],
-                weights[mine],
-                experts[mine],
+                probabilities[rows],
+                weights[rows],
+                experts[rows],
                 [
-                    "+".join(name for name in model.modalities if there[name][turn]) or "none"
-                    for turn in range(mine.start, mine.stop)
+                    "+".join(name for name in model.modalities if present[name][turn]) or "none"
+                    for turn in range(rows.start, rows.stop)
                 ],
             )
-            row = mine.stop
+            row = rows.stop
     return [answers[index] for index in range(len(dialogues))]
 
 
 def _threads(model: MixtureOfExperts, rows: int) -> AbstractContextManager[None]:
-    """One thread for what is too little to share: threads that wait for one another cost more than they save, and on a busy
-    machine a hundred times more.
+    """Use one thread for little work, where threads that wait for each other cost more than they save; on a busy machine
+    a hundred times more.
     """
     work = 2 * rows * sum(parameter.numel() for parameter in model.parameters())
     return one_core_each() if work < _LITTLE_WORK else nullcontext()
@@ -126,16 +127,16 @@ def _in_batches(lengths: Sequence[int]) -> Iterator[list[int]]:
 
 @torch.inference_mode()
 def representations(model: MixtureOfExperts, dialogues: Sequence[Embeddings]) -> np.ndarray:
-    """The cross-modal expert's representations of every utterance, modality beside modality: float32 ``[N, M · F]``."""
+    """The cross-modal expert's representations of every utterance, modalities concatenated: float32 ``[N, M · F]``."""
     lengths = [len(next(iter(dialogue.values()))) for dialogue in dialogues]
     device = next(model.parameters()).device
-    found: dict[int, np.ndarray] = {}
+    by_dialogue: dict[int, np.ndarray] = {}
     for chosen in _in_batches(lengths):
         views = model(make_batch([dialogues[index] for index in chosen], model.dimensions, device=device)).views
         rows = torch.cat([views[name].float() for name in model.modalities], dim=-1).cpu().numpy()
         ends = np.cumsum([lengths[index] for index in chosen])[:-1]
-        found.update(zip(chosen, np.split(rows, ends), strict=True))
-    return np.concatenate([found[index] for index in range(len(dialogues))])
+        by_dialogue.update(zip(chosen, np.split(rows, ends), strict=True))
+    return np.concatenate([by_dialogue[index] for index in range(len(dialogues))])
 
 
 def save_mixture(model: MixtureOfExperts, directory: Path) -> None:

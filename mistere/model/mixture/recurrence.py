@@ -1,11 +1,16 @@
-"""A GRU over dialogues without padding, in both directions or forwards alone.
+"""A GRU over dialogues without padding, in both directions or forwards only.
 
-torch's own GRU adds to every weight's gradient once a step, so on a CPU its backward pass is bound by memory: with eight
-dialogues a batch it takes longer than all its products. Here the recurrence keeps the gates' gradients of all steps and
-makes each weight's gradient in one product at the end; directions advance together. On a GPU (cuDNN), and where nothing is
-learnt, torch's own is used on the same weights: one call for all steps, which no other thread can hold up between two of them.
-There a step is too little work for a core to be worth its dozen calls, so the experts' recurrences are computed as one
-(:class:`BlockDiagonalGRU`): half as many steps.
+Why not ``torch.nn.GRU`` alone: on a CPU its backward pass adds to the gradient of every weight once per step, so it is bound
+by memory. With eight dialogues per batch it takes longer than all matrix products together. :class:`_Recurrence` stores the
+gates' gradients of all steps, computes the gradient of each weight in one product at the end, and advances both directions
+together. The gain is part of the CPU figures of ``mistere bench training_speed``. Delete :class:`_Recurrence`, and call torch's
+GRU in training too, once that benchmark shows no loss: torch's backward pass would have to accumulate over steps in one
+product.
+
+On a GPU (cuDNN) and without gradients, torch's own GRU runs on the same weights: one call for all steps, during which no other
+thread can take the interpreter. In inference a step is too little work for the dozen calls it takes, so :class:`BlockDiagonalGRU`
+computes the experts' recurrences as one, with half as many steps. The gain shows in ``mistere bench serving_speed`` (short
+turns). Delete it if torch computes several GRUs in one call, or if that benchmark shows no loss.
 """
 
 from __future__ import annotations
@@ -22,14 +27,14 @@ from mistere.model.mixture.packed_dialogues import PackedDialogues
 
 
 class DialogueGRU(nn.Module):
-    """``[N, D]`` to ``[N, R H]`` in R directions; a dialogue's answer depends on its own turns alone.
+    """``[N, D]`` to ``[N, R H]`` in R directions; the output of a dialogue depends on its own turns only.
 
     Args:
         width: D.
         hidden: H of each direction.
-        layers: how many, each over all directions of the one below.
+        layers: number of layers; each reads all directions of the layer below.
         dropout: between layers.
-        bidirectional: R is 2; else 1, forwards in time: a turn's answer depends on itself and the turns before it.
+        bidirectional: R is 2. Otherwise R is 1, forwards in time: the output of a turn depends on it and earlier turns.
     """
 
     def __init__(self, width: int, hidden: int, layers: int, dropout: float, *, bidirectional: bool = True) -> None:
@@ -62,21 +67,21 @@ class DialogueGRU(nn.Module):
 
 
 class BlockDiagonalGRU:
-    """Several recurrences of one shape as one, whose matrices are theirs along the diagonal and zero elsewhere.
+    """Several recurrences of equal shape as one, with their matrices as blocks on the diagonal and zeros elsewhere.
 
-    That squares the products' work, so it is done for few dialogues at a time only. The joined weights are made anew when
-    those they are made of may have changed: after something was learnt (an optimiser need not leave a trace in a weight's
-    version), or when other weights were read into them.
+    The products then take quadratic work, so this is used for few dialogues at a time only. The joined weights are rebuilt
+    when the original weights may have changed: after training (an optimiser may change a weight without changing its
+    version), or after other weights were loaded.
     """
 
     def __init__(self) -> None:
         self._joined: nn.GRU | None = None
-        self._made_of: list[tuple[int, int]] = []
+        self._sources: list[tuple[int, int]] = []
 
     def __call__(
         self, recurrences: Sequence[DialogueGRU], rows: Sequence[Tensor], turns: PackedDialogues
     ) -> list[Tensor]:
-        """Every recurrence's answer ``[N, R H]`` to its rows ``[N, D]``."""
+        """Output ``[N, R H]`` of every recurrence for its rows ``[N, D]``."""
         if _learns():
             self._joined = None
         few = turns.steps[0] <= _FEW and len(recurrences) > 1
@@ -87,14 +92,14 @@ class BlockDiagonalGRU:
         return [one.flatten(1) for one in states.unflatten(1, (directions, len(recurrences), -1)).unbind(2)]
 
     def _current(self, grus: Sequence[nn.GRU]) -> nn.GRU:
-        made_of = [(weight.data_ptr(), weight._version) for gru in grus for weight in gru.parameters()]
-        if self._joined is None or made_of != self._made_of:
-            self._joined, self._made_of = _joined(grus), made_of
+        sources = [(weight.data_ptr(), weight._version) for gru in grus for weight in gru.parameters()]
+        if self._joined is None or sources != self._sources:
+            self._joined, self._sources = _joined(grus), sources
         return self._joined
 
 
 _FEW = 16
-"""Dialogues at a time up to which recurrences side by side take less time than one after the other."""
+"""Up to this many dialogues, the joined recurrence is faster than the recurrences one after another."""
 
 
 @torch.inference_mode(False)
@@ -122,7 +127,7 @@ def _learns() -> bool:
 
 
 def _packed(gru: nn.GRU, rows: Tensor, turns: PackedDialogues) -> Tensor:
-    """The recurrence as torch computes it, over rows ``[N, D]``."""
+    """Output of torch's own GRU for rows ``[N, D]``."""
     order, _ = turns.by_time
     return gru(PackedSequence(rows[order], torch.tensor(turns.steps)))[0].data[_inverse(order)]
 
@@ -132,11 +137,11 @@ def _inverse(order: Tensor) -> Tensor:
 
 
 class _Recurrence(torch.autograd.Function):
-    """One layer's steps, all R directions at once, with a backward pass written out.
+    """The steps of one layer, all R directions at once, with a hand-written backward pass (the module's docstring says why).
 
-    ``r = σ(i_r + h_r)``, ``z = σ(i_z + h_z)``, ``n = tanh(i_n + r h_n)``, ``h' = n + z (h − n)`` where ``i`` are the inputs'
-    gates and ``h_x`` the state's (torch.nn.GRU). Time: one product ``[R, b, H] × [R, H, 3 H]`` and a dozen elementwise
-    operations a step; memory: 5 R N H floats for the backward pass.
+    ``r = σ(i_r + h_r)``, ``z = σ(i_z + h_z)``, ``n = tanh(i_n + r h_n)``, ``h' = n + z (h − n)`` where ``i_x`` come from
+    the input and ``h_x`` from the state, as in ``torch.nn.GRU``. Time per step: one product ``[R, b, H] × [R, H, 3 H]`` and a
+    dozen elementwise operations. Memory for the backward pass: 5 R N H floats.
     """
 
     @staticmethod
@@ -144,11 +149,11 @@ class _Recurrence(torch.autograd.Function):
         """States ``[R, N, H]``.
 
         Args:
-            ctx: keeps what the backward pass needs.
-            gates: the inputs' ``[R, N, 3 H]``, ordered by time.
-            weights: of the state ``[R, 3 H, H]``, forwards in time, then backwards.
-            biases: of the state ``[R, 3 H]``.
-            steps: dialogues that take part in each step, falling.
+            ctx: stores tensors for the backward pass.
+            gates: the input's part of the gates ``[R, N, 3 H]``, ordered by time.
+            weights: the state's weights ``[R, 3 H, H]``, forwards in time first.
+            biases: the state's biases ``[R, 3 H]``.
+            steps: number of dialogues in each step, non-increasing.
             low: precision of the products.
         """
         directions, _, hidden = weights.shape
@@ -160,16 +165,16 @@ class _Recurrence(torch.autograd.Function):
         state = gates.new_zeros(directions, steps[0], hidden)
         start = 0
         for count in steps:
-            here = slice(start, start + count)
+            span = slice(start, start + count)
             state = state[:, :count]
-            before[:, here] = state
-            said = torch.bmm(state.to(low), transposed).to(gates.dtype).add_(biases[:, None])
-            open_ = torch.add(gates[:, here, : 2 * hidden], said[..., : 2 * hidden]).sigmoid_()
+            before[:, span] = state
+            recurrent = torch.bmm(state.to(low), transposed).to(gates.dtype).add_(biases[:, None])
+            open_ = torch.add(gates[:, span, : 2 * hidden], recurrent[..., : 2 * hidden]).sigmoid_()
             reset, keep = open_.chunk(2, dim=2)
-            recall = said[..., 2 * hidden :]
-            candidate = torch.addcmul(gates[:, here, 2 * hidden :], reset, recall).tanh_()
+            recall = recurrent[..., 2 * hidden :]
+            candidate = torch.addcmul(gates[:, span, 2 * hidden :], reset, recall).tanh_()
             state = torch.lerp(candidate, state, keep)
-            opened[:, here], candidates[:, here], recalled[:, here], states[:, here] = open_, candidate, recall, state
+            opened[:, span], candidates[:, span], recalled[:, span], states[:, span] = open_, candidate, recall, state
             start += count
         ctx.save_for_backward(weights, before, opened, candidates, recalled)
         ctx.steps, ctx.low = steps, low
@@ -182,25 +187,25 @@ class _Recurrence(torch.autograd.Function):
         (grads,) = upstream
         low = ctx.low
         reset, keep = opened.chunk(2, dim=2)
-        # What each gate's gradient is of the state's, for all steps at once; the steps then only multiply and carry back.
+        # The factor from the state's gradient to each gate's, for all steps at once; the loop only multiplies and carries back.
         of_candidate = (1 - keep) * (1 - candidates * candidates)
         of_keep = (before - candidates) * keep * (1 - keep)
         of_reset = of_candidate * recalled * reset * (1 - reset)
-        of_said = torch.stack([of_reset, of_keep, of_candidate * reset], dim=2)
-        said = torch.empty_like(of_said)
+        of_recurrent = torch.stack([of_reset, of_keep, of_candidate * reset], dim=2)
+        recurrent = torch.empty_like(of_recurrent)
         total = grads.contiguous().clone()
         carried = grads.new_zeros(len(grads), 0, grads.shape[2])
         end = grads.shape[1]
         for count in reversed(ctx.steps):
-            here = slice(end - count, end)
-            grad = total[:, here]
+            span = slice(end - count, end)
+            grad = total[:, span]
             grad[:, : carried.shape[1]] += carried
-            said[:, here] = of_said[:, here] * grad[:, :, None]
-            back = torch.bmm(said[:, here].flatten(2).to(low), weights).to(grads.dtype)
-            carried = back.addcmul_(grad, keep[:, here])
+            recurrent[:, span] = of_recurrent[:, span] * grad[:, :, None]
+            back = torch.bmm(recurrent[:, span].flatten(2).to(low), weights).to(grads.dtype)
+            carried = back.addcmul_(grad, keep[:, span])
             end -= count
-        # The input's part of the candidate is not scaled by the reset gate, the state's is.
-        into = torch.cat([said[:, :, :2].flatten(2), of_candidate * total], dim=2)
-        said = said.flatten(2)
-        weight_grads = torch.bmm(said.to(low).transpose(1, 2), before.to(low)).to(said.dtype)
-        return into, weight_grads, said.sum(1), None, None
+        # The reset gate scales the state's part of the candidate, but not the input's.
+        into = torch.cat([recurrent[:, :, :2].flatten(2), of_candidate * total], dim=2)
+        recurrent = recurrent.flatten(2)
+        weight_grads = torch.bmm(recurrent.to(low).transpose(1, 2), before.to(low)).to(recurrent.dtype)
+        return into, weight_grads, recurrent.sum(1), None, None

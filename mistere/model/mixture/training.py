@@ -1,7 +1,7 @@
 """Training the mixture: batches of whole dialogues by length, best epoch by dev weighted F1, exact resume.
 
-An epoch's order and its random draws are a function of the seed and the epoch alone. A checkpoint after each epoch holds
-weights, optimiser and the best so far as safetensors, so a run that was killed goes on and ends where it would have ended.
+The order and the random draws of an epoch depend only on the seed and the epoch. A checkpoint after each epoch holds weights,
+optimiser state and the best weights so far as safetensors. A run that was killed resumes from it and ends with the same result.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from mistere.model.mixture.prediction import make_batch, predict
 
 @dataclass(frozen=True)
 class TrainedMixture:
-    """What training gives: the best epoch's model (evaluation mode), its calibration and the curve."""
+    """Result of training: the model of the best epoch in evaluation mode, its calibration and the learning curve."""
 
     model: MixtureOfExperts
     temperature: float
@@ -47,23 +47,25 @@ def train_mixture(
     checkpoints: Checkpoints | None = None,
     on_epoch: Callable[[int, dict[str, float]], None] | None = None,
 ) -> TrainedMixture:
-    """Train on train, choose the epoch and the temperature on dev.
+    """Train on the train split; select the epoch and the temperature on dev.
 
     Args:
         config: the mixture's section.
         data: embeddings of all splits; test is not read.
         progress: reporter.
-        checkpoints: where to keep them; None keeps none.
-        on_epoch: called after each epoch with its number and its entry of the history; what it raises ends the training.
+        checkpoints: stores a checkpoint after each epoch; None stores none.
+        on_epoch: called after each epoch with its number and its entry of the history; an exception ends the training.
 
     Raises:
         DataError: train or dev has no dialogue.
-        UsageError: a checkpoint is there, of another shape.
+        UsageError: the checkpoint is of a model of another shape.
         MistereError: the training diverged.
     """
     for split in ("train", "dev"):
         if not data.split(split):  # type: ignore[arg-type]
-            raise DataError(f"the {split} split has no dialogue: the mixture needs some to train and to choose by.")
+            raise DataError(
+                f"the {split} split has no dialogue: the mixture needs train to learn from and dev to select the epoch."
+            )
     torch.manual_seed(config.seed)
     fitting = MixtureTraining(config, data)
     directory = checkpoints.directory if checkpoints else None
@@ -90,7 +92,7 @@ _CHECKPOINT = "epoch"
 
 
 class MixtureTraining:
-    """The state of one training run: model, optimiser, the best so far."""
+    """The state of one training run: model, optimiser, best weights so far."""
 
     def __init__(self, config: MixtureConfig, data: EmbeddedDialogues) -> None:
         self.config, self.data = config, data
@@ -99,7 +101,8 @@ class MixtureTraining:
         self.bf16 = uses_bf16(config, self.device)
         weights = class_weights(config, data)
         self.class_weights = None if weights is None else weights.to(self.device)
-        # Fused: one pass over the weights instead of a dozen; at 90 M weights and short dialogues half of a step.
+        # Fused: one pass over the weights instead of a dozen. With 90 M weights and short dialogues that saves half of a step
+        # (`mistere bench training_speed`); it can go once torch fuses by default on every device.
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
@@ -109,7 +112,7 @@ class MixtureTraining:
         self.history: list[dict[str, float]] = []
 
     def train_epoch(self) -> None:
-        """One pass over train, then dev."""
+        """Train on one pass over train, then evaluate on dev."""
         torch.manual_seed(self.config.seed * 1_000_003 + self.epoch)
         draw = random.Random(self.config.seed * 1_000_003 + self.epoch)
         self.model.train()
@@ -125,7 +128,7 @@ class MixtureTraining:
         if not np.isfinite(mean):
             raise self._diverged(f"the loss is {mean}")
         self.epoch += 1
-        score, gate = self._look_at_dev()
+        score, gate = self._evaluate_dev()
         entry = {"epoch": self.epoch, "loss": round(mean, 6), "dev_weighted_f1": round(score, 6)}
         self.history.append(entry | {name: round(value, 6) for name, value in gate.items()})
         if score > self.best_score:
@@ -133,9 +136,9 @@ class MixtureTraining:
             self.best = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
 
     def train_step(self, dialogues: Sequence[EmbeddedDialogue]) -> Tensor:
-        """One step on these dialogues; their loss, a scalar on the device.
+        """Run one optimiser step on these dialogues; returns their loss, a scalar on the device.
 
-        Hot: at published sizes over nine tenths of it are matrix products on the rows that there are.
+        This is the hot path: at published sizes over nine tenths of it are matrix products on real rows.
         """
         batch = self._batch(dialogues)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
@@ -156,14 +159,14 @@ class MixtureTraining:
         )
         return drop_modalities(batch, self.config.modality_dropout)
 
-    def _look_at_dev(self) -> tuple[float, dict[str, float]]:
-        """Weighted F1 and the gate's statistics."""
+    def _evaluate_dev(self) -> tuple[float, dict[str, float]]:
+        """Weighted F1 and the gate's statistics on dev."""
         dialogues = self.data.split("dev")
         self.model.eval()
         answers = predict(self.model, [self.data.read(dialogue) for dialogue in dialogues], 1.0)
         probabilities = np.concatenate([answer.probabilities for answer in answers])
         if not np.isfinite(probabilities).all():
-            raise self._diverged("the probabilities are no numbers")
+            raise self._diverged("the probabilities are not finite")
         predicted = probabilities.argmax(1)
         true = np.concatenate([dialogue.labels for dialogue in dialogues])
         score = float(weighted_f1(confusion(true, predicted, len(self.data.labels))))
@@ -177,7 +180,7 @@ class MixtureTraining:
         )
 
     def result(self) -> TrainedMixture:
-        """The best epoch's model, calibrated."""
+        """The model of the best epoch, calibrated."""
         self.model.load_state_dict(self.best)
         self.model.to("cpu").eval()
         return TrainedMixture(
@@ -185,7 +188,7 @@ class MixtureTraining:
         )
 
     def save(self, directory: Path) -> None:
-        """Write the checkpoint beside the old one and swap; the newest whole one counts."""
+        """Write a checkpoint to a temporary file and rename it over the old one."""
         from safetensors.torch import save_file
 
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
@@ -198,14 +201,20 @@ class MixtureTraining:
             "best_score": self.best_score,
             "history": self.history,
         }
-        aside = directory / f"{_CHECKPOINT}.partial"
+        partial = directory / f"{_CHECKPOINT}.partial"
         save_file(
-            {name: t.contiguous().clone() for name, t in tensors.items()}, aside, metadata={"facts": json.dumps(facts)}
+            {name: t.contiguous().clone() for name, t in tensors.items()},
+            partial,
+            metadata={"facts": json.dumps(facts)},
         )
-        aside.replace(directory / _CHECKPOINT)
+        partial.replace(directory / _CHECKPOINT)
 
     def restore(self, directory: Path) -> None:
-        """Go on from a checkpoint if there is one."""
+        """Load a checkpoint if there is one.
+
+        Raises:
+            UsageError: it is of a model of another shape.
+        """
         from safetensors import SafetensorError, safe_open
 
         file = directory / _CHECKPOINT
@@ -216,11 +225,11 @@ class MixtureTraining:
                 facts = json.loads(tensors.metadata()["facts"])
                 loaded = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
         except SafetensorError:
-            return  # cut short with the machine that wrote it: the training starts anew and ends in the same place
+            return  # truncated when its machine went away; training restarts from epoch 0 and gives the same result
         shapes = {name: tensor.shape for name, tensor in self.model.state_dict().items()}
         if {name: tensor.shape for name, tensor in _below(loaded, "model.").items()} != shapes:
             raise UsageError(
-                f"{file}: the checkpoint is of a mixture of another shape; delete it, or let the output go elsewhere."
+                f"{file}: the checkpoint is of a mixture of another shape; delete it, or choose another output folder."
             )
         self.model.load_state_dict(_below(loaded, "model."))
         self.best = _below(loaded, "best.")
@@ -250,7 +259,7 @@ def dialogue_batches(
 
 
 def drop_modalities(batch: DialogueBatch, rate: float) -> DialogueBatch:
-    """Take one modality away from some utterances that have several (modality dropout).
+    """Drop one modality of some utterances that have several (modality dropout).
 
     Args:
         batch: the batch; not changed.
@@ -260,26 +269,26 @@ def drop_modalities(batch: DialogueBatch, rate: float) -> DialogueBatch:
     if rate <= 0 or len(names) < 2:
         return batch
     several = torch.stack([batch.present[name] for name in names]).sum(0) > 1
-    # Drawn on the CPU, so that a seed means the same on every device.
+    # Drawn on the CPU, so that a seed gives the same draws on every device.
     hit = (torch.rand(len(several)) < rate).to(several.device)
     victim = torch.randint(len(names), (len(several),)).to(several.device)
     inputs, present = {}, {}
     for index, name in enumerate(names):
-        gone = hit & several & (victim == index)
-        inputs[name] = batch.inputs[name].masked_fill(gone[:, None], 0.0)
-        present[name] = batch.present[name] & ~gone
+        dropped = hit & several & (victim == index)
+        inputs[name] = batch.inputs[name].masked_fill(dropped[:, None], 0.0)
+        present[name] = batch.present[name] & ~dropped
     return DialogueBatch(inputs, present, batch.turns, batch.labels)
 
 
 def uses_bf16(config: MixtureConfig, device: torch.device) -> bool:
-    """Whether training multiplies in bf16: asked for, or a GPU under ``auto``; and the device has it."""
+    """Whether training uses bf16 products: requested, or ``auto`` on a GPU, and supported by the device."""
     if device.type == "cuda":
         return config.precision != "fp32" and torch.cuda.is_bf16_supported()
     return config.precision == "bf16" and torch.cpu._is_avx512_bf16_supported()
 
 
 def rate_factor(config: MixtureConfig, passed: float) -> float:
-    """The learning rate's share of its setting after ``passed`` epochs: warm-up, then the schedule to the last epoch."""
+    """Factor of the learning rate after ``passed`` epochs: warm-up, then the schedule to the last epoch."""
     if passed < config.warmup_epochs:
         return passed / config.warmup_epochs
     if config.schedule == "constant":
@@ -289,9 +298,9 @@ def rate_factor(config: MixtureConfig, passed: float) -> float:
 
 
 def class_weights(config: MixtureConfig, data: EmbeddedDialogues) -> Tensor | None:
-    """Weights ``[C]`` against class imbalance, 1 in the mean over train utterances; None where none are asked for.
+    """Class weights ``[C]`` against imbalance, with mean 1 over train utterances; None if disabled.
 
-    A class that train lacks weighs 0: no utterance asks for it.
+    A class without train utterances has weight 0.
     """
     if config.class_weights == "none":
         return None
