@@ -1,1 +1,1 @@
-"""Turn a share of the utterances into vectors with a fine-tuned encoder."""
+"""Embed a share of the utterances with a fine-tuned encoder."""

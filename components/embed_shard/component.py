@@ -1,4 +1,4 @@
-"""The KFP face of ``embed_shard``."""
+"""The KFP component ``embed_shard``."""
 
 from kfp import dsl
 from kfp.dsl import Input, Output
@@ -23,10 +23,10 @@ def embed_shard(
         run: the run's context.
         settings: the modality's section.
         modality: ``speech`` or ``text``.
-        item: which share: ``index`` of ``of``.
+        item: which share, as ``index`` and ``of``.
         utterances: the dataset.
         encoder: the fine-tuned encoder.
-        vectors: one vector an utterance, or their absence.
+        vectors: a vector for each utterance, or the modality's absence.
     """
     from components.embed_shard.run import STAGE
     from mistere.engine.execution import execute

@@ -1,8 +1,8 @@
-"""``embed_shard``: the vectors of a share of the utterances, streamed in and out.
+"""``embed_shard``: compute the vectors of a share of the utterances as a stream.
 
-The dataset is cut into windows of rows, the same for every number of shards, and a shard takes consecutive ones: so four
-shards together give the very bytes that one gives. What another run has embedded with the same encoder comes from the cache,
-and what a window holds several times ("Okay.") is embedded once.
+The dataset is split into windows of rows that do not depend on the number of shards, and each shard takes consecutive windows,
+so four shards together give the same bytes as one. Vectors that another run computed with the same encoder come from the
+cache, and content that a window holds several times ("Okay.") is embedded once.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from mistere.model.encoders.families.family import Features
 
 ROWS_A_WINDOW = {"speech": 256, "text": 2048}
-"""Enough to find utterances of similar length, little enough to hold two windows' features in memory."""
+"""Large enough to find utterances of similar length, small enough to hold the features of two windows in memory."""
 
 
 class ShardConfig(Section):
-    """What of a modality's section is about making vectors; the rest of it came with the encoder."""
+    """The part of a modality's section that is about computing vectors; the encoder brings the rest."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -44,7 +44,7 @@ class ShardConfig(Section):
     device: Device = "auto"
 
     def keyed(self) -> dict[str, Any]:
-        """What decides the vectors."""
+        """The settings that change the vectors."""
         return {**self.model_dump(mode="json"), "extraction": self.extraction.keyed()}
 
 
@@ -66,19 +66,19 @@ def run(
     modality: Literal["speech", "text"],
     shard: TaskShard,
 ) -> Result:
-    """Embed a share of the utterances, or say that the modality is absent.
+    """Embed a share of the utterances, or mark the modality as absent.
 
     Args:
-        config: how vectors are made.
+        config: how vectors are computed.
         step: this execution.
         utterances: the dataset.
         encoder: the fine-tuned encoder.
         vectors: folder of the output artifact.
-        modality: which one.
+        modality: the encoder's modality.
         shard: which share.
 
     Raises:
-        DataError: an utterance's audio does not decode, where that is not allowed.
+        DataError: an utterance's audio does not decode and ``undecodable`` is ``fail``.
     """
     if encoder.manifest.absent:
         return Result(manifests={"vectors": EmbeddingShard(modality=modality, absent=True)})
@@ -127,7 +127,7 @@ def run(
 
 
 class _Extraction:
-    """One shard's work."""
+    """Computes the vectors of one shard."""
 
     def __init__(
         self,
@@ -147,7 +147,7 @@ class _Extraction:
         self._speech = embedder.modality == "speech"
         turns = embedder.settings.context_turns
         files = {part.shard for part in self._ranges}
-        if turns and self._ranges:  # the first dialogue may have begun in the file before
+        if turns and self._ranges:  # the first dialogue may start in the previous file
             names = list(dict.fromkeys(part.shard for part in ranges))
             files.add(names[max(0, names.index(self._ranges[0].shard) - 1)])
         splits = list(dict.fromkeys(part.split for part in self._ranges))
@@ -191,7 +191,7 @@ class _Extraction:
             self._progress("utterances", done, total)
         matrix.flush()
         if reused:
-            self._progress.note(f"{reused} of {total} {self._embedder.modality} vectors were there already.")
+            self._progress.note(f"{reused} of {total} {self._embedder.modality} vectors came from the cache.")
         if self.undecodable:
             self._progress.note(
                 f"{len(self.undecodable)} utterances whose audio does not decode are treated as missing, first "
@@ -237,10 +237,10 @@ class _Extraction:
         try:
             return self._embedder.prepare(item.utterance, item.context)
         except AudioError as error:
-            said = undecodable(item.split, item.utterance, error)
+            message = undecodable(item.split, item.utterance, error)
             if self._config.undecodable == "fail":
-                raise DataError(said) from error
-            item.undecodable = said
+                raise DataError(message) from error
+            item.undecodable = message
             return None
 
     def _keep(self, window: _Window, computed: np.ndarray) -> None:
@@ -271,33 +271,33 @@ class _Item:
 
 
 class _Window:
-    """A window's utterances: those whose vectors are known already, and the distinct ones among the others.
+    """A window's utterances: those with cached vectors, and the distinct ones among the others.
 
     Attributes:
-        size: how many utterances.
-        hits: the known vectors, by position.
-        distinct: what is to be embedded, each content once.
+        size: number of utterances.
+        hits: cached vectors, by position.
+        distinct: utterances to embed, one for each content.
     """
 
     def __init__(self, items: list[_Item], hits: dict[int, np.ndarray]) -> None:
         self.size, self.hits = len(items), hits
         self._missed = [index for index in range(len(items)) if index not in hits]
-        places: dict[bytes | int, int] = {}
-        self._place = [places.setdefault(items[index].key or index, len(places)) for index in self._missed]
-        first = dict(zip(reversed(self._place), reversed(self._missed), strict=True))
-        self.distinct = [items[first[place]] for place in range(len(places))]
+        positions: dict[bytes | int, int] = {}
+        self._source = [positions.setdefault(items[index].key or index, len(positions)) for index in self._missed]
+        first = dict(zip(reversed(self._source), reversed(self._missed), strict=True))
+        self.distinct = [items[first[position]] for position in range(len(positions))]
 
     def filled(self, computed: np.ndarray, dimension: int) -> np.ndarray:
-        """All of the window's vectors, in order."""
+        """All vectors of the window, in order."""
         import numpy as np
 
         vectors = np.empty((self.size, dimension), dtype=np.float32)
-        vectors[self._missed] = computed[self._place]
+        vectors[self._missed] = computed[self._source]
         for index, vector in self.hits.items():
             vectors[index] = vector
         return vectors
 
     def undecodable(self) -> list[str]:
         """A sentence for each utterance whose audio does not decode."""
-        said = (self.distinct[place].undecodable for place in self._place)
-        return [sentence for sentence in said if sentence]
+        sentences = (self.distinct[position].undecodable for position in self._source)
+        return [sentence for sentence in sentences if sentence]

@@ -1,9 +1,9 @@
-"""Utterance vectors by content, shared by all runs that use the same encoder: nothing is embedded twice.
+"""Cache of utterance vectors by content, shared by all runs with the same encoder.
 
-A folder of segments below an identity (encoder, preprocessing, precision, code). A segment is a safetensors file of keys
-``[N, 16]`` (digests of what was embedded) and vectors ``[N, D]``, and it is named by the digest of its own bytes: writers
-never meet, and one that was damaged or cut short is found out, deleted and computed again. Opening costs one pass over the
-segments' bytes; memory holds 24 bytes a vector and a few segments.
+A folder of segments for each identity (encoder, preprocessing, precision, code). A segment is a safetensors file of keys
+``[N, 16]`` (digests of the content) and vectors ``[N, D]``, named by the digest of its bytes. Writers therefore never conflict,
+and a damaged or truncated segment is detected, deleted and computed again. Opening reads the segments once; memory holds 24
+bytes per vector and a few segments.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _OPEN_SEGMENTS = 4
 
 
 def content_key(content: bytes | Transcript) -> bytes:
-    """The key of what is embedded: an encoded audio file, or a transcript with the turns before it."""
+    """Key of the embedded content: an encoded audio file, or a transcript with the turns before it."""
     data = content if isinstance(content, bytes) else json.dumps([content.text, *content.context]).encode()
     return hashlib.blake2b(data, digest_size=_KEY_BYTES, person=type(content).__name__.encode()).digest()
 
@@ -39,9 +39,9 @@ class VectorCache:
     """The vectors of one identity.
 
     Args:
-        store: where they are kept.
-        identity: digest of everything but the content that a vector depends on.
-        progress: is told about damage.
+        store: holds the segments.
+        identity: digest of everything that a vector depends on, except the content.
+        progress: gets a note about damaged segments.
     """
 
     def __init__(self, store: ObjectStore, identity: str, progress: Progress) -> None:
@@ -63,13 +63,13 @@ class VectorCache:
 
     @classmethod
     def open(cls, setting: str, own: ObjectStore, identity: str, progress: Progress) -> VectorCache | None:
-        """The cache that a setting names: ``store`` (the run's own), a folder, ``s3://…``, or ``off`` for none."""
+        """Open the cache that a setting names: ``store`` (the run's), a folder, ``s3://…``, or ``off`` for none."""
         if setting == "off":
             return None
         return cls(own if setting == "store" else open_store(setting), identity, progress)
 
     def find(self, keys: Sequence[bytes | None]) -> dict[int, np.ndarray]:
-        """The vectors ``[D]`` that are there, by position in ``keys``; None is never there."""
+        """The cached vectors ``[D]`` by position in ``keys``; None is never cached."""
         wanted = [index for index, key in enumerate(keys) if key is not None]
         if not wanted or not len(self._keys):
             return {}
@@ -82,7 +82,7 @@ class VectorCache:
         return found
 
     def add(self, keys: Sequence[bytes], vectors: np.ndarray) -> None:
-        """Keep vectors float32 ``[N, D]``; they are found from the next opening on."""
+        """Store vectors float32 ``[N, D]``; they are found after the cache is opened again."""
         from safetensors.numpy import save
 
         if not len(keys):
@@ -92,7 +92,7 @@ class VectorCache:
         self._store.write(f"{self._prefix}/{hashlib.sha256(data).hexdigest()}.safetensors", data)
 
     def _keys_of(self, name: str) -> np.ndarray | None:
-        """The keys of a whole segment, fetched where this machine has not got it; None for a damaged one."""
+        """The keys of a segment, downloaded if this machine lacks it; None if it is damaged."""
         from safetensors import SafetensorError, safe_open
 
         path = self._local / name
@@ -120,4 +120,4 @@ class VectorCache:
         try:
             return load_file(path)["vectors"]
         except OSError as error:
-            raise MistereError(f"{path} vanished while it was read ({error}): run again.") from error
+            raise MistereError(f"{path} was deleted while it was read ({error}): run again.") from error

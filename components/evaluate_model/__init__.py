@@ -1,1 +1,1 @@
-"""Evaluate the mixture on the test split, once."""
+"""Evaluate the mixture on the test split."""

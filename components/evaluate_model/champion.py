@@ -1,7 +1,7 @@
-"""The champion on this very test split, so that the gate can compare in pairs and stays light.
+"""Predictions of the champion on this test split, for the gate's paired comparison.
 
-Its predictions come from its own report where that is of the same test split, else from running its bundle on the raw
-utterances. Predictions on another split are never taken.
+They come from the champion's own report if it is of the same test split, otherwise from running its bundle on the raw
+utterances. Predictions on another split are never used.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 def evaluate_champion(
     step: Step, reference: UtteranceSet, digest: str, labels: Sequence[np.ndarray], names: Sequence[str], report: Path
 ) -> ChampionEvaluation:
-    """Write the champion's predictions as ``champion.parquet``, or say why they cannot be compared.
+    """Write the champion's predictions as ``champion.parquet``, or return why they cannot be compared.
 
     Args:
         step: this execution.
         reference: the dataset.
-        digest: the champion's bundle.
+        digest: digest of the champion's bundle.
         labels: classes ``[n]`` of each test dialogue.
-        names: of the test dialogues.
+        names: names of the test dialogues.
         report: folder of the output artifact.
     """
     target = report / CHAMPION_FILE
@@ -47,14 +47,14 @@ def evaluate_champion(
         try:
             before = open_artifact(step.store, EvaluationReport, champion.evaluation_digest)
         except ArtifactError as error:
-            step.progress.note(f"{error} The champion is evaluated anew.")
+            step.progress.note(f"{error} The champion is evaluated again.")
         else:
             if before.manifest.test_digest == reference.test_digest:
                 shutil.copyfile(before.file(PREDICTIONS_FILE), target)
                 return answer
     bundle = open_artifact(step.store, ModelBundle, digest)
     if bundle.manifest.labels != reference.labels:
-        why = "it knows other labels than this dataset"
+        why = "it has other labels than this dataset"
         step.progress.note(f"the champion cannot be compared: {why}.")
         return ChampionEvaluation(bundle_digest=digest, incomparable=why)
     write_predictions(target, _run_bundle(step, reference, digest, names), labels, names)
@@ -62,21 +62,21 @@ def evaluate_champion(
 
 
 def compare_with_champion(report: Path, classes: int, config: EvaluationConfig) -> dict[str, float]:
-    """The champion's figures on this split and the candidate's minus the champion's, paired over dialogues.
+    """The champion's metrics on this split and the paired differences of the candidate to it, over dialogues.
 
     Args:
-        report: the folder with both files of predictions.
+        report: folder with both files of predictions.
         classes: number of labels.
         config: resamples and seed.
 
     Returns:
         ``champion.weighted_f1``, ``champion.difference.weighted_f1``, ``champion.difference.macro_f1``, each with ``.low`` and
-        ``.high``, and ``champion.disagreement``, the share of utterances that only one of the two gets right.
+        ``.high``, and ``champion.disagreement``, the share of utterances that only one of them predicts correctly.
     """
     ours, theirs = read_predictions(report / PREDICTIONS_FILE), read_predictions(report / CHAMPION_FILE)
     if not ours.same_test(theirs):
         raise ArtifactError(
-            "the champion's predictions are not of the utterances of this test split, though its digest says so."
+            "the champion's predictions are not of the utterances of this test split, although the digests agree."
         )
     bootstrap = DialogueBootstrap(ours.dialogues, config.resamples, config.seed)
     true, one, other = ours.labels, ours.predicted, theirs.predicted
@@ -89,7 +89,7 @@ def compare_with_champion(report: Path, classes: int, config: EvaluationConfig) 
 
 
 def _run_bundle(step: Step, reference: UtteranceSet, digest: str, names: Sequence[str]) -> list[DialoguePrediction]:
-    """The champion's answers in the order of ``names``."""
+    """The champion's predictions in the order of ``names``."""
     from mistere.data.utterances import UtteranceReader
     from mistere.model.inference import load_bundle
 

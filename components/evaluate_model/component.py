@@ -1,4 +1,4 @@
-"""The KFP face of ``evaluate_model``."""
+"""The KFP component ``evaluate_model``."""
 
 from kfp import dsl
 from kfp.dsl import ClassificationMetrics, Input, Metrics, Output
@@ -28,7 +28,7 @@ def evaluate_model(
     metrics: Output[Metrics],
     confusion: Output[ClassificationMetrics],
 ):
-    """Evaluate on the test split, once.
+    """Evaluate the mixture on the test split.
 
     Args:
         run: the run's context.
@@ -40,8 +40,8 @@ def evaluate_model(
         speech_encoder: what made them, or its absence.
         text_encoder: likewise.
         model: the mixture.
-        report: figures and predictions.
-        metrics: the main figures, for the user interface of Kubeflow Pipelines.
+        report: metrics and predictions.
+        metrics: the main metrics, for the user interface of Kubeflow Pipelines.
         confusion: the confusion matrix, for the same.
     """
     from components.evaluate_model.headline import show

@@ -1,4 +1,4 @@
-"""What reality does to speech and text before a model gets it: noise, a telephone line, words that were not recognised."""
+"""Degradations of speech and text: noise, a telephone line, unrecognised words."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def noisy(wave: np.ndarray, decibels: float, draw: np.random.Generator) -> np.nd
 
 
 def telephone_band(wave: np.ndarray, rate: int) -> np.ndarray:
-    """Samples at 8 kHz of what passes a telephone line: 300 to 3400 Hz (a Butterworth filter of order 4, no delay)."""
+    """Samples at 8 kHz, band-limited to 300 to 3400 Hz like a telephone line (zero-phase Butterworth filter of order 4)."""
     from scipy.signal import butter, sosfiltfilt
 
     narrow = resample(wave, rate, TELEPHONE_RATE)
@@ -35,9 +35,9 @@ def telephone_band(wave: np.ndarray, rate: int) -> np.ndarray:
 
 
 def without_words(text: str, share: float, draw: np.random.Generator) -> str:
-    """The text with each word left out with probability ``share``; at least one word stays."""
+    """The text with each word dropped with probability ``share``; at least one word is kept."""
     words = text.split()
-    kept = [word for word, lost in zip(words, draw.random(len(words)) < share, strict=True) if not lost]
+    kept = [word for word, dropped in zip(words, draw.random(len(words)) < share, strict=True) if not dropped]
     return " ".join(kept or words[:1])
 
 
@@ -49,7 +49,7 @@ def _encoded(wave: np.ndarray, rate: int, subtype: str) -> bytes:
     return buffer.getvalue()
 
 
-def _heard(change: Callable[[np.ndarray, int, np.random.Generator], bytes]) -> Degradation:
+def _on_audio(change: Callable[[np.ndarray, int, np.random.Generator], bytes]) -> Degradation:
     def degrade(utterance: Utterance, draw: np.random.Generator) -> Utterance:
         if not utterance.audio:
             return utterance
@@ -66,21 +66,21 @@ def _with_noise(decibels: float, wave: np.ndarray, rate: int, draw: np.random.Ge
     return _encoded(noisy(wave, decibels, draw), rate, "FLOAT")
 
 
-def _by_telephone(subtype: str, wave: np.ndarray, rate: int, draw: np.random.Generator) -> bytes:
+def _telephone_line(subtype: str, wave: np.ndarray, rate: int, draw: np.random.Generator) -> bytes:
     return _encoded(telephone_band(wave, rate), TELEPHONE_RATE, subtype)
 
 
-def _misheard(share: float, utterance: Utterance, draw: np.random.Generator) -> Utterance:
+def _dropped_words(share: float, utterance: Utterance, draw: np.random.Generator) -> Utterance:
     return replace(utterance, text=without_words(utterance.text, share, draw)) if utterance.text else utterance
 
 
 DEGRADATIONS: dict[str, Degradation] = {
-    "noise_20db": _heard(partial(_with_noise, 20.0)),
-    "noise_10db": _heard(partial(_with_noise, 10.0)),
-    "noise_0db": _heard(partial(_with_noise, 0.0)),
-    "telephone": _heard(partial(_by_telephone, "FLOAT")),
-    "telephone_codec": _heard(partial(_by_telephone, "ULAW")),
-    "words_10": partial(_misheard, 0.1),
-    "words_20": partial(_misheard, 0.2),
+    "noise_20db": _on_audio(partial(_with_noise, 20.0)),
+    "noise_10db": _on_audio(partial(_with_noise, 10.0)),
+    "noise_0db": _on_audio(partial(_with_noise, 0.0)),
+    "telephone": _on_audio(partial(_telephone_line, "FLOAT")),
+    "telephone_codec": _on_audio(partial(_telephone_line, "ULAW")),
+    "words_10": partial(_dropped_words, 0.1),
+    "words_20": partial(_dropped_words, 0.2),
 }
 """By the conditions' names in :data:`mistere.config.evaluation.CONDITIONS`."""

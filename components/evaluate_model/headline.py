@@ -1,4 +1,4 @@
-"""An evaluation's main figures in the form that Kubeflow Pipelines' user interface shows."""
+"""The main metrics of an evaluation, for the user interface of Kubeflow Pipelines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CHAMPION: Final = (
 
 
 def show(report: str, metrics: Any, confusion: Any) -> None:
-    """Fill KFP's artifacts from the report that a task has left.
+    """Fill KFP's artifacts from a task's report.
 
     Args:
         report: folder with the report's manifest.

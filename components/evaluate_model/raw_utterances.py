@@ -1,4 +1,4 @@
-"""The raw utterances of the test split, read once: lengths, speakers and columns, an example, and dialogues to time."""
+"""One pass over the raw test utterances: lengths, speakers and columns, an example, and dialogues for timing."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _TIMED = 5
 
 @dataclass
 class RawTest:
-    """What was found in the raw utterances.
+    """Facts of the raw utterances.
 
     Attributes:
-        facts: by dialogue and turn: words, seconds and speaker.
-        example: a short dialogue that the endpoint takes; empty where there is none.
-        timed: some dialogues of ordinary length.
-        texts: transcripts of the dialogues that were asked for, by turn.
+        facts: words, seconds and speaker, by dialogue and turn.
+        example: a short dialogue within the endpoint's limits; empty if there is none.
+        timed: some dialogues of ordinary length, for timing.
+        texts: transcripts of the requested dialogues, by turn.
     """
 
     facts: dict[tuple[str, int], tuple[int | None, float | None, str | None]] = field(default_factory=dict)
@@ -32,16 +32,16 @@ class RawTest:
     texts: dict[str, dict[int, str | None]] = field(default_factory=dict)
 
     def membership(self, keys: Sequence[tuple[str, int]]) -> dict[str, list[str | None]]:
-        """Which part of the split each utterance belongs to, by words and by seconds."""
-        found: dict[str, list[str | None]] = {"words": [], "seconds": []}
+        """The bin of each utterance by number of words and by seconds."""
+        bins: dict[str, list[str | None]] = {"words": [], "seconds": []}
         for key in keys:
             words, seconds, _ = self.facts.get(key, (None, None, None))
-            found["words"].append(binned("words", words) if words else None)
-            found["seconds"].append(binned("seconds", seconds) if seconds else None)
-        return {kind: values for kind, values in found.items() if any(value is not None for value in values)}
+            bins["words"].append(binned("words", words) if words else None)
+            bins["seconds"].append(binned("seconds", seconds) if seconds else None)
+        return {kind: values for kind, values in bins.items() if any(value is not None for value in values)}
 
     def speakers(self, keys: Sequence[tuple[str, int]]) -> list[str | None]:
-        """Who speaks, where the dataset says so."""
+        """The speaker of each utterance, if the dataset names speakers."""
         return [self.facts.get(key, (None, None, None))[2] for key in keys]
 
 
@@ -50,41 +50,43 @@ def read_raw_test(reader: UtteranceReader, wanted: Sequence[str]) -> RawTest:
 
     Args:
         reader: the dataset.
-        wanted: dialogues whose transcripts are kept.
+        wanted: names of dialogues whose transcripts are kept.
     """
-    found = RawTest()
+    raw = RawTest()
     for dialogue in reader.dialogues("test"):
         name = dialogue[0].dialogue_id
         for utterance in dialogue:
             words = len(utterance.text.split()) if utterance.text else None
-            found.facts[name, utterance.turn] = (words, _seconds(utterance.audio), utterance.speaker)
+            raw.facts[name, utterance.turn] = (words, _seconds(utterance.audio), utterance.speaker)
         if name in wanted:
-            found.texts[name] = {utterance.turn: utterance.text for utterance in dialogue}
-        untimed = len(found.timed) < _TIMED and len(dialogue) <= FEW_UTTERANCES
-        better = not found.example or len(dialogue) < len(found.example) > FEW_UTTERANCES
+            raw.texts[name] = {utterance.turn: utterance.text for utterance in dialogue}
+        untimed = len(raw.timed) < _TIMED and len(dialogue) <= FEW_UTTERANCES
+        better = not raw.example or len(dialogue) < len(raw.example) > FEW_UTTERANCES
         sent = sendable(dialogue) if untimed or better else None
         if sent is not None and untimed:
-            found.timed.append(sent)
+            raw.timed.append(sent)
         if sent is not None and better:
-            found.example = sent
-    return found
+            raw.example = sent
+    return raw
 
 
 def columns_of(
     reader: UtteranceReader, names: Sequence[str], keys: Sequence[tuple[str, int]]
 ) -> dict[str, list[str | None]]:
-    """The values of columns of the dataset, the rarest together as ``other``."""
+    """Values of columns of the dataset, with the rarest merged into ``other``."""
     if not names:
         return {}
     rows: dict[tuple[str, int], dict[str, object]] = {}
     for row in reader.columns("test", ["dialogue_id", "turn", *names]):
         rows[str(row["dialogue_id"]), int(row["turn"])] = row
-    found: dict[str, list[str | None]] = {}
+    values_by_name: dict[str, list[str | None]] = {}
     for name in names:
         values = [rows.get(key, {}).get(name) for key in keys]
         frequent = iter(most_frequent([plain_name(value) for value in values if value is not None]))
-        found[plain_name(name).replace(".", "_")] = [None if value is None else next(frequent) for value in values]
-    return found
+        values_by_name[plain_name(name).replace(".", "_")] = [
+            None if value is None else next(frequent) for value in values
+        ]
+    return values_by_name
 
 
 def keys_of(dialogues: Sequence[str]) -> list[tuple[str, int]]:
@@ -94,7 +96,7 @@ def keys_of(dialogues: Sequence[str]) -> list[tuple[str, int]]:
 
 
 def _seconds(audio: bytes | None) -> float | None:
-    """Duration as the header says; None where there is none."""
+    """Duration according to the header; None without audio or with an unreadable header."""
     if not audio:
         return None
     import soundfile

@@ -1,7 +1,7 @@
-"""What noise, a telephone, lost words and 8-bit encoders cost: test dialogues embedded again and predicted.
+"""Loss from noise, a telephone line, dropped words and 8-bit encoders: embed test dialogues again and predict.
 
-What costs: embedding each chosen utterance once a condition of its modality, so five times its speech and twice its text. A
-window of dialogues is degraded in memory condition by condition; nothing is written.
+The cost is embedding each selected utterance once for each condition of its modality: five times its speech, twice its text.
+A window of dialogues is degraded in memory, one condition after another; nothing is written.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _WINDOW = 64
 
 @dataclass(frozen=True)
 class CleanDialogues:
-    """The test dialogues as they are: names, embeddings, labels, one each, and how many labels there are."""
+    """The unchanged test dialogues: name, embeddings and labels of each, and the number of labels."""
 
     names: Sequence[str]
     embeddings: Sequence[Embeddings]
@@ -48,15 +48,15 @@ class _Item:
 
 
 class Reembedding:
-    """Test dialogues embedded again, to see what it changes: the first ones of the split, as many as the settings say.
+    """Embeds the first test dialogues again under changed conditions, as many as the settings allow.
 
     Args:
-        config: how many dialogues, resamples, seed.
+        config: number of dialogues, resamples, seed.
         reader: the dataset.
-        mixture: in evaluation mode.
+        mixture: the mixture in evaluation mode.
         temperature: its calibration.
-        clean: what the mixture was evaluated on.
-        progress: told how far it is.
+        clean: the dialogues that the mixture was evaluated on.
+        progress: reports progress.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Reembedding:
         self._seed, self._reader, self._progress = config.seed, reader, progress
         self._mixture, self._temperature, self._classes = mixture, temperature, clean.classes
         count = min(config.robustness_dialogues, len(clean.names))
-        self._places = {name: index for index, name in enumerate(clean.names[:count])}
+        self._indices = {name: index for index, name in enumerate(clean.names[:count])}
         self._embeddings = clean.embeddings[:count]
         self._true = np.concatenate(list(clean.labels[:count]))
         owners = [name for name, own in zip(clean.names[:count], clean.labels, strict=False) for _ in own]
@@ -79,7 +79,7 @@ class Reembedding:
         self._before = self._answer(self._embeddings)
 
     def robustness(self, embedders: Mapping[str, Embedder]) -> dict[str, float]:
-        """Figures under each condition whose modality the model has."""
+        """Metrics under each condition of a modality that the model has."""
         points = []
         for modality, embedder in embedders.items():
             named = {name: DEGRADATIONS[name] for name, (degraded, _) in CONDITIONS.items() if degraded == modality}
@@ -90,7 +90,7 @@ class Reembedding:
 
     def int8(self, embedders: Mapping[str, Embedder]) -> dict[str, float]:
         """``test.int8.weighted_f1`` and ``test.int8.loss`` with all encoders in 8-bit integers."""
-        vectors = {name: self._embedded(embedder, {"": _as_it_is})[""] for name, embedder in embedders.items()}
+        vectors = {name: self._embedded(embedder, {"": _unchanged})[""] for name, embedder in embedders.items()}
         figure, loss = self._compared(vectors)
         metrics: dict[str, float] = {}
         put(metrics, "test.int8.weighted_f1", figure)
@@ -102,7 +102,7 @@ class Reembedding:
         return np.concatenate([one.probabilities.argmax(1) for one in answers])
 
     def _compared(self, vectors: Mapping[str, Mapping[int, np.ndarray]]) -> tuple[Interval, Interval]:
-        """Weighted F1 with other vectors in place of the evaluated ones, and what that loses, paired."""
+        """Weighted F1 with changed vectors, and the paired loss against the evaluated ones."""
         changed = [
             {**dialogue, **{modality: rows[index] for modality, rows in vectors.items()}}
             for index, dialogue in enumerate(self._embeddings)
@@ -112,13 +112,13 @@ class Reembedding:
         return self._bootstrap.weighted_f1(self._true, after, self._classes), lost
 
     def _embedded(self, embedder: Embedder, changes: Mapping[str, Degradation]) -> dict[str, dict[int, np.ndarray]]:
-        """By change and place of a dialogue, the vectors ``[n, d]`` of its changed utterances."""
+        """Vectors ``[n, d]`` of changed utterances, by change and index of the dialogue."""
         found: dict[str, dict[int, np.ndarray]] = {name: {} for name in changes}
         windows: list[tuple[str, list[tuple[int, int]]]] = []
 
         def changed() -> Iterator[list[_Item]]:
-            for dialogues in _in_windows(self._reader, embedder.modality, self._places):
-                spans = [(self._places[dialogue[0].dialogue_id], len(dialogue)) for dialogue in dialogues]
+            for dialogues in _in_windows(self._reader, embedder.modality, self._indices):
+                spans = [(self._indices[dialogue[0].dialogue_id], len(dialogue)) for dialogue in dialogues]
                 for number, (name, change) in enumerate(changes.items()):
                     windows.append((name, spans))
                     yield [item for dialogue in dialogues for item in self._items(embedder, dialogue, number, change)]
@@ -133,17 +133,17 @@ class Reembedding:
         for vectors in embedder.embed_windows(changed(), prepare):
             name, spans = windows.pop(0)
             start = 0
-            for place, length in spans:
-                found[name][place] = vectors[start : start + length]
+            for index, length in spans:
+                found[name][index] = vectors[start : start + length]
                 start += length
             done += len(spans)
-            self._progress(f"{embedder.modality} of dialogues, again", done, len(self._places) * len(changes))
+            self._progress(f"{embedder.modality} of dialogues, again", done, len(self._indices) * len(changes))
         return found
 
     def _items(
         self, embedder: Embedder, dialogue: Sequence[Utterance], number: int, change: Degradation
     ) -> list[_Item]:
-        """A dialogue's utterances, changed, with the changed turns before each."""
+        """The changed utterances of a dialogue, with the changed turns before each."""
         utterances = [_changed(change, number, utterance, self._seed) for utterance in dialogue]
         texts = [utterance.text or "" for utterance in utterances]
         turns = embedder.settings.context_turns
@@ -151,19 +151,19 @@ class Reembedding:
 
 
 def _changed(change: Degradation, number: int, utterance: Utterance, seed: int) -> Utterance:
-    """By draws of its own for each utterance and change, so that no result depends on the order."""
+    """Apply a change with separate random draws for each utterance and change, so that no result depends on the order."""
     draw = np.random.default_rng([seed, number, utterance.turn, *utterance.dialogue_id.encode()])
     return change(utterance, draw)
 
 
-def _as_it_is(utterance: Utterance, _: np.random.Generator) -> Utterance:
+def _unchanged(utterance: Utterance, _: np.random.Generator) -> Utterance:
     return utterance
 
 
-def _in_windows(reader: UtteranceReader, modality: str, places: Mapping[str, int]) -> Iterator[list[list[Utterance]]]:
+def _in_windows(reader: UtteranceReader, modality: str, indices: Mapping[str, int]) -> Iterator[list[list[Utterance]]]:
     window: list[list[Utterance]] = []
     for dialogue in reader.dialogues("test", audio=modality == "speech", text=modality == "text"):
-        if dialogue[0].dialogue_id not in places:
+        if dialogue[0].dialogue_id not in indices:
             continue
         window.append(dialogue)
         if sum(map(len, window)) >= _WINDOW:

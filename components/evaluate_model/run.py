@@ -1,7 +1,7 @@
-"""``evaluate_model``: the test split, read once a run: figures with intervals, and every prediction kept.
+"""``evaluate_model``: metrics with intervals on the test split, and every prediction.
 
-Beside what always is measured (figures, calibration, experts, missing modalities) the raw utterances are read for slices by
-length, for an example that the bundle carries and, as settings say, for the model's running costs and its robustness.
+Metrics, calibration, experts and missing modalities are always measured. The raw utterances are read for slices by length, for
+the bundle's example dialogue and, depending on the settings, for the model's running cost and robustness.
 """
 
 from __future__ import annotations
@@ -113,24 +113,24 @@ def run(
     timelines = liveliest(names, answers, labels, data.labels)
     reader = UtteranceReader(utterances.manifest, ("test",))
     raw = read_raw_test(reader, [timeline.name for timeline in timelines])
-    said = Answers.of(answers, names)
-    keys = keys_of(said.dialogues)
+    flat = Answers.of(answers, names)
+    keys = keys_of(flat.dialogues)
     parts = {**raw.membership(keys), **columns_of(reader, config.slices, keys)}
-    metrics |= _slices(config, said, true, parts, len(data.labels))
+    metrics |= _slices(config, flat, true, parts, len(data.labels))
     if config.speaker_probe:
-        metrics |= _speaker_probe(config, step, mixture, read, raw, keys, true, said)
+        metrics |= _speaker_probe(config, step, mixture, read, raw, keys, true, flat)
     encoders = {"speech": (speech_encoder, speech), "text": (text_encoder, text)}
-    there = {name: pair for name, pair in encoders.items() if not pair[0].manifest.absent}
-    runtime = _runtime(config, step, mixture, model, there, raw)
+    present = {name: pair for name, pair in encoders.items() if not pair[0].manifest.absent}
+    runtime = _runtime(config, step, mixture, model, present, raw)
     if config.robustness or config.int8:
         clean = CleanDialogues(names, read, labels, len(data.labels))
         again = Reembedding(config, reader, mixture, temperature, clean, step.progress)
         if config.robustness:
             metrics |= again.robustness(
-                {name: _embedder(step, e, v.manifest.encoder.precision) for name, (e, v) in there.items()}
+                {name: _embedder(step, e, v.manifest.encoder.precision) for name, (e, v) in present.items()}
             )
         if config.int8:
-            metrics |= again.int8({name: _embedder(step, e, "float32", int8=True) for name, (e, _) in there.items()})
+            metrics |= again.int8({name: _embedder(step, e, "float32", int8=True) for name, (e, _) in present.items()})
 
     champion = None
     if champion_digest != NO_CHAMPION:
@@ -155,19 +155,19 @@ def run(
 
 
 def _slices(
-    config: EvaluationConfig, said: Answers, true: np.ndarray, parts: Mapping[str, list[str | None]], classes: int
+    config: EvaluationConfig, flat: Answers, true: np.ndarray, parts: Mapping[str, list[str | None]], classes: int
 ) -> dict[str, float]:
     from collections import Counter
 
     from mistere.metrics.slices import binned, slice_metrics
 
-    turns = Counter(said.dialogues)
+    turns = Counter(flat.dialogues)
     parts = {
-        "modalities": list(said.modalities),
-        "dialogue_turns": [binned("dialogue_turns", turns[name]) for name in said.dialogues],
+        "modalities": list(flat.modalities),
+        "dialogue_turns": [binned("dialogue_turns", turns[name]) for name in flat.dialogues],
         **parts,
     }
-    return slice_metrics(parts, true, said.predicted, said.dialogues, classes, config)
+    return slice_metrics(parts, true, flat.predicted, flat.dialogues, classes, config)
 
 
 def _speaker_probe(
@@ -178,7 +178,7 @@ def _speaker_probe(
     raw: RawTest,
     keys: list[tuple[str, int]],
     true: np.ndarray,
-    said: Answers,
+    flat: Answers,
 ) -> dict[str, float]:
     speakers = raw.speakers(keys)
     if not any(speakers):
@@ -187,7 +187,7 @@ def _speaker_probe(
     from mistere.model.mixture.prediction import representations
 
     step.progress("probing for speakers")
-    return probe_speakers(representations(mixture, read), speakers, said.dialogues, true, config)
+    return probe_speakers(representations(mixture, read), speakers, flat.dialogues, true, config)
 
 
 def _embedder(
@@ -216,7 +216,7 @@ def _runtime(
     encoders: Mapping[str, tuple[ArtifactHandle[EncoderCheckpoint], ArtifactHandle[EmbeddingSet]]],
     raw: RawTest,
 ) -> dict[str, float]:
-    """The bundle's size and, if that is asked for, what it costs to run."""
+    """The bundle's size and, if enabled, its running cost."""
     from components.evaluate_model.runtime import measure_runtime, sizes
 
     own, base = [*model.manifest.files.values()], list[FileEntry]()
@@ -272,8 +272,8 @@ def _write_files(
 
     (report / "metrics.json").write_text(json.dumps(metrics, indent=1, sort_keys=True), encoding="utf-8")
     (report / "runtime.json").write_text(json.dumps(runtime, indent=1, sort_keys=True), encoding="utf-8")
-    told = [timeline.with_texts(raw.texts.get(timeline.name, {})) for timeline in timelines]
-    write_timelines(report / TIMELINES_FILE, told)
+    with_texts = [timeline.with_texts(raw.texts.get(timeline.name, {})) for timeline in timelines]
+    write_timelines(report / TIMELINES_FILE, with_texts)
     if raw.example:
         expected = answers[names.index(raw.example[0].dialogue_id)].probabilities
         write_example(report, Example(raw.example, expected))

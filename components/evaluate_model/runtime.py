@@ -1,4 +1,4 @@
-"""What the model costs on this machine: time for a raw dialogue, memory while it is loaded, size on disk."""
+"""Cost of the model on this machine: time for a raw dialogue, memory, size on disk."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ROUNDS = 3
 
 
 def resident_mb() -> float:
-    """Memory that this process holds now (Linux), in MiB; 0 where that cannot be read."""
+    """Resident memory of this process (Linux) in MiB; 0 if it cannot be read."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except (OSError, ValueError, IndexError):
@@ -29,7 +29,7 @@ def resident_mb() -> float:
 
 
 def sizes(own_bytes: int, base_bytes: int) -> dict[str, float]:
-    """``runtime.size_mb`` of what a bundle holds itself, and ``runtime.size_with_base_mb`` with the base weights it refers to."""
+    """``runtime.size_mb`` of the bundle's own files, and ``runtime.size_with_base_mb`` including the base weights."""
     return {
         "runtime.size_mb": round(own_bytes / 2**20, 3),
         "runtime.size_with_base_mb": round((own_bytes + base_bytes) / 2**20, 3),
@@ -37,21 +37,21 @@ def sizes(own_bytes: int, base_bytes: int) -> dict[str, float]:
 
 
 def measure_runtime(load: Callable[[], DialogueModel], dialogues: Sequence[Sequence[Utterance]]) -> dict[str, float]:
-    """Figures that are this machine's, so they differ from run to run.
+    """Measure time and memory. The figures depend on the machine and differ from run to run.
 
     Args:
-        load: makes the model; what it adds to the process's memory is the model's.
-        dialogues: raw ones to answer, each alone, as the endpoint would.
+        load: loads the model; the memory it adds to the process is the model's.
+        dialogues: raw dialogues, predicted one at a time as the endpoint does.
 
     Returns:
-        ``runtime.memory_mb`` and, where there is a dialogue, ``runtime.dialogue_ms.p50``, ``runtime.dialogue_ms.p95`` and
+        ``runtime.memory_mb`` and, if there is a dialogue, ``runtime.dialogue_ms.p50``, ``runtime.dialogue_ms.p95`` and
         ``runtime.utterance_ms``.
     """
     before = resident_mb()
     model = load()
     figures: dict[str, float] = {}
     if dialogues:
-        model.predict(dialogues[:1])  # the first answer pays for what is only done once
+        model.predict(dialogues[:1])  # warm up: the first prediction includes one-time costs
         seconds = []
         for _ in range(_ROUNDS):
             for dialogue in dialogues:

@@ -1,8 +1,8 @@
-"""Can a speaker be told from what the model makes of an utterance? An indicator: a linear probe finds what is linearly there.
+"""Speaker leakage: how well a linear probe identifies speakers from the model's representations.
 
-No speaker is given to the model anywhere; voices still differ, and speakers have words of their own. The probe learns
-speakers on some of the test dialogues and names them in the others, so that recognising a dialogue is no help. Chance is what
-one does without looking at the representation: naming the most frequent speaker of each emotion.
+The model never gets the speaker, but voices and word choice differ. The probe is trained on some of the test dialogues and
+evaluated on the others, so that recognising a dialogue does not help. The chance level ignores the representation and names
+the most frequent speaker of each emotion. The probe finds only linearly encoded information, so it is an indicator.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ def probe_speakers(
     labels: np.ndarray,
     config: EvaluationConfig,
 ) -> dict[str, float]:
-    """Accuracy of the probe over that of chance; nothing where fewer than two speakers have several dialogues each.
+    """Accuracy of the probe and of chance; empty if fewer than two speakers have several dialogues each.
 
     Args:
         representations: of the test utterances ``[N, F]``.
-        speakers: of each ``[N]``; None where unknown.
-        dialogues: of each ``[N]``.
+        speakers: speaker of each ``[N]``; None if unknown.
+        dialogues: dialogue of each ``[N]``.
         labels: emotions ``[N]``.
         config: resamples and seed.
     """
@@ -51,14 +51,14 @@ def probe_speakers(
         return {}
     names = np.array([chosen[str(speakers[row])] for row in rows])
     vectors, emotions = representations[rows].astype(np.float64), labels[rows]
-    told, guessed = np.full(len(rows), -1), np.full(len(rows), -1)
+    predicted, guessed = np.full(len(rows), -1), np.full(len(rows), -1)
     for train, test in GroupKFold(min(_FOLDS, len(set(owners)))).split(vectors, names, owners):
         if len(set(names[train])) > 1:
             probe = make_pipeline(StandardScaler(), RidgeClassifier(_PENALTY)).fit(vectors[train], names[train])
-            told[test] = probe.predict(vectors[test])
+            predicted[test] = probe.predict(vectors[test])
         guessed[test] = _by_emotion(names[train], emotions[train], emotions[test])
     bootstrap = DialogueBootstrap(owners, config.resamples, config.seed)
-    right, lucky = (told == names).astype(np.float64), (guessed == names).astype(np.float64)
+    right, lucky = (predicted == names).astype(np.float64), (guessed == names).astype(np.float64)
     count = bootstrap.sums(np.ones(len(rows)))
     metrics: dict[str, float] = {"test.speaker_probe.speakers": float(len(chosen))}
     put(metrics, "test.speaker_probe.accuracy", bootstrap.interval(right.mean(), bootstrap.sums(right) / count))
@@ -72,16 +72,16 @@ def probe_speakers(
 
 
 def _recurring(speakers: Sequence[str | None], dialogues: Sequence[str]) -> dict[str, int]:
-    """The speakers who are heard in several dialogues, numbered, the fifty most frequent of them."""
-    heard = {(speaker, dialogue) for speaker, dialogue in zip(speakers, dialogues, strict=True) if speaker}
-    several = {name for name, count in Counter(speaker for speaker, _ in heard).items() if count > 1}
+    """Numbers of the speakers who occur in several dialogues, at most the fifty most frequent."""
+    pairs = {(speaker, dialogue) for speaker, dialogue in zip(speakers, dialogues, strict=True) if speaker}
+    several = {name for name, count in Counter(speaker for speaker, _ in pairs).items() if count > 1}
     counts = Counter(speaker for speaker in speakers if speaker in several)
     ranked = sorted(counts, key=lambda name: (-counts[name], str(name)))[:_MOST_SPEAKERS]
     return {str(name): number for number, name in enumerate(sorted(map(str, ranked)))}
 
 
-def _by_emotion(names: np.ndarray, emotions: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """For each emotion that is asked, the speaker who has it most often."""
+def _by_emotion(names: np.ndarray, emotions: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """For each queried emotion, the speaker who has it most often."""
     overall = np.bincount(names).argmax()
     best = {emotion: np.bincount(names[emotions == emotion]).argmax() for emotion in np.unique(emotions)}
-    return np.array([best.get(emotion, overall) for emotion in asked])
+    return np.array([best.get(emotion, overall) for emotion in queries])

@@ -1,1 +1,1 @@
-"""Put the shards of a dataset's vectors together, dialogue by dialogue."""
+"""Join the shards of a dataset's vectors, dialogue by dialogue."""

@@ -1,4 +1,4 @@
-"""The KFP face of ``extract_embeddings``."""
+"""The KFP component ``extract_embeddings``."""
 
 from typing import List
 

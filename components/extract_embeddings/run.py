@@ -1,4 +1,4 @@
-"""``extract_embeddings``: one modality's vectors for all utterances, out of the shards that were embedded side by side."""
+"""``extract_embeddings``: join the shards of one modality's vectors."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ def run(
     embeddings: Path,
     modality: Literal["speech", "text"],
 ) -> Result:
-    """Put the shards together, or say that the modality is absent.
+    """Join the shards, or mark the modality as absent.
 
     Args:
-        config: empty: everything that matters is in the shards.
+        config: empty; everything is in the shards.
         step: this execution.
         utterances: the dataset.
         shards: its parts, in order.
         embeddings: folder of the output artifact.
-        modality: which one.
+        modality: the shards' modality.
 
     Raises:
         ArtifactError: the shards are not those of the dataset.
@@ -53,7 +53,9 @@ def run(
         return Result(manifests={"embeddings": EmbeddingSet(modality=modality, absent=True)})
     rows = {split: sum(shard.manifest.rows.get(split, 0) for shard in shards) for split in utterances.manifest.rows}
     if rows != utterances.manifest.rows or len({shard.manifest.encoder for shard in shards}) > 1:
-        raise ArtifactError(f"the {modality} shards are not those of the dataset: {rows} rows instead of its own.")
+        raise ArtifactError(
+            f"the {modality} shards are not those of the dataset: {rows} rows instead of {utterances.manifest.rows}."
+        )
     _join(shards, modality, embeddings, step)
     undecodable = sum(shard.manifest.undecodable for shard in shards)
     if undecodable:
@@ -75,7 +77,7 @@ def run(
 
 
 def _join(shards: Sequence[ArtifactHandle[EmbeddingShard]], modality: str, folder: Path, step: Step) -> None:
-    """Write rows and vectors in the order of dialogues and turns; memory is that of a few thousand rows."""
+    """Write rows and vectors in the order of dialogues and turns, with a few thousand rows in memory."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -83,8 +85,8 @@ def _join(shards: Sequence[ArtifactHandle[EmbeddingShard]], modality: str, folde
     table = pa.concat_tables([pq.read_table(shard.file(UTTERANCES_FILE)) for shard in shards])
     order = _dialogue_order(table)
     pq.write_table(table.take(pa.array(order)), folder / UTTERANCES_FILE, compression="zstd")
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
+    target = np.empty_like(order)
+    target[order] = np.arange(len(order))
     matrices = [np.load(shard.file(f"{modality}.npy"), mmap_mode="r", allow_pickle=False) for shard in shards]
     joined = np.lib.format.open_memmap(
         folder / f"{modality}.npy", mode="w+", dtype=np.float32, shape=(len(order), matrices[0].shape[1])
@@ -93,14 +95,14 @@ def _join(shards: Sequence[ArtifactHandle[EmbeddingShard]], modality: str, folde
     for matrix in matrices:
         for start in range(0, len(matrix), _ROWS_AT_ONCE):
             part = matrix[start : start + _ROWS_AT_ONCE]
-            joined[place[done : done + len(part)]] = part
+            joined[target[done : done + len(part)]] = part
             done += len(part)
             step.progress("utterances", done, len(order))
     joined.flush()
 
 
 def _dialogue_order(table: pa.Table) -> np.ndarray:
-    """The rows' order ``[rows]``: files' order, but the turns of a dialogue one after the other."""
+    """Order of the rows ``[rows]``: that of the files, with the turns of each dialogue in sequence."""
     import numpy as np
 
     keys = (

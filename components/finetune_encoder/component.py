@@ -1,4 +1,4 @@
-"""The KFP face of ``finetune_encoder``."""
+"""The KFP component ``finetune_encoder``."""
 
 from kfp import dsl
 from kfp.dsl import Input, Output

@@ -1,7 +1,7 @@
-"""From a dataset to a fine-tuned encoder: prepare every utterance once, train, write what learned.
+"""Fine-tuning from a dataset: prepare every utterance once, train, write the trained parameters.
 
-Utterances are decoded and turned into features once, by as many threads as there are cores, and kept in a scratch file; the
-training processes read from there.
+Utterances are decoded and converted to features once, with a thread for each core, and stored in a scratch file that the
+training processes read.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ def fine_tune(
     """Fine-tune one encoder and write its trained parts to ``output``.
 
     Raises:
-        UsageError: the source, the device or a setting is none, or several nodes are wanted where there are none.
-        DataError: an utterance's audio does not decode, where that is not allowed.
-        PreemptedError: SIGTERM; the work so far is kept.
+        UsageError: the source, the device or a setting is not valid, or several nodes are requested outside a cluster.
+        DataError: an utterance's audio does not decode and ``undecodable`` is ``fail``.
+        PreemptedError: SIGTERM; a checkpoint is kept.
     """
     if config.num_nodes > 1:
         from components.finetune_encoder.nodes.launch import check_nodes
@@ -71,7 +71,7 @@ def fine_tune(
             base=base.path,
             classes=len(reference.labels),
             class_weights=balanced_weights(counts) if config.class_weights == "balanced" else None,
-            most=config.batch_size,
+            micro_batch=config.batch_size,
             train=scratch / "train",
             dev=scratch / "dev",
             output=output,
@@ -124,7 +124,7 @@ def _train(job: TrainingJob, base_digest: str, step: Step, scratch: Path) -> Cur
 def _spool(
     reader: UtteranceReader, split: Split, family: Family, config: EncoderConfig, folder: Path, progress: Progress
 ) -> tuple[list[int], int]:
-    """Prepare every utterance of a split that has the modality; returns their classes, and how many do not decode."""
+    """Prepare every utterance of a split that has the modality; returns their classes and the number of undecodable ones."""
     spool = FeatureSpool(folder)
     classes = {label: index for index, label in enumerate(reader.reference.labels)}
     total = reader.reference.rows[split]

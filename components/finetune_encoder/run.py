@@ -1,4 +1,4 @@
-"""``finetune_encoder``: one modality's encoder, fine-tuned on the labels, its best epoch chosen on dev."""
+"""``finetune_encoder``: fine-tune one modality's encoder on the labels; the best epoch is selected on dev."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def run(
     encoder: Path,
     modality: Literal["speech", "text"],
 ) -> Result:
-    """Fine-tune, or say that the modality is absent.
+    """Fine-tune the encoder, or mark it as absent if the dataset lacks the modality.
 
     Args:
         config: the modality's section.
         step: this execution.
         utterances: the dataset.
         encoder: folder of the output artifact.
-        modality: which encoder.
+        modality: the encoder's modality.
     """
     if modality not in utterances.manifest.modalities:
-        step.progress.note(f"the dataset has no {modality}: this branch is absent and loads no encoder.")
+        step.progress.note(f"the dataset has no {modality}: the encoder is marked as absent and none is loaded.")
         return Result(manifests={"encoder": EncoderCheckpoint(modality=modality, absent=True)})
     with step.loading():
         from components.finetune_encoder.fine_tuning import fine_tune

@@ -1,1 +1,1 @@
-"""Put a candidate that passed its gate into the registry and its bundle into the store."""
+"""Register a candidate that passed the gate, and publish its bundle."""

@@ -1,4 +1,4 @@
-"""The KFP face of ``register_model``."""
+"""The KFP component ``register_model``."""
 
 from kfp import dsl
 from kfp.dsl import Input, Output
@@ -28,19 +28,19 @@ def register_model(
     verdict: Input[GateVerdictArtifact],
     bundle: Output[ModelBundleArtifact],
 ) -> str:
-    """Put the bundle into the store and a model version into MLflow.
+    """Publish the bundle and register a model version in MLflow.
 
     Args:
         run: the run's context.
         registry: the ``registry`` section.
         utterances: the dataset.
-        profile: the dataset in numbers.
+        profile: statistics of the dataset.
         speech: the speech encoder.
         text: the text encoder.
         model: the mixture.
         report: the evaluation.
         verdict: the gate's verdict.
-        bundle: all that the predictor needs.
+        bundle: everything the predictor needs.
 
     Returns:
         the version in the registry.

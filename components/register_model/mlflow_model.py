@@ -1,4 +1,4 @@
-"""The bundle as MLflow describes a model: ``MLmodel`` with the signature of what goes in and what comes out."""
+"""The bundle's ``MLmodel`` file, with the signature of inputs and outputs."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _EPOCH = "1970-01-01 00:00:00"
 
 
 def write_mlflow_model(folder: Path, labels: Sequence[str], experts: Sequence[str]) -> None:
-    """Write ``MLmodel``: a row an utterance of one dialogue, in order; the same bytes for the same model.
+    """Write ``MLmodel``: a row for each utterance of one dialogue, in order; equal models give equal bytes.
 
     Args:
-        folder: of the bundle.
+        folder: the bundle's folder.
         labels: in the order of the probabilities.
         experts: in the order of the weights.
     """

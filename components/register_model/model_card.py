@@ -1,4 +1,4 @@
-"""The model card: what a bundle says of itself to people, in the form of the Hugging Face hub. Nothing in it varies by run."""
+"""The model card in the form of the Hugging Face hub. It does not vary between runs."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ TEMPLATE = "model_card.md"
 _KNOWN_LICENCES = re.compile(
     r"(apache-2\.0|mit|bsd-[23]-clause|gpl-[23]\.0|lgpl-[23](\.[01])?|agpl-3\.0|openrail|cc0-1\.0|cc-by(-nc|-sa|-nd|-nc-sa|-nc-nd)?-[234]\.0)"
 )
-"""Identifiers that the hub knows; any other licence is ``other`` there, with its name beside."""
+"""Licence identifiers of the hub; any other licence is ``other`` with its name."""
 
 
 def model_card(bundle: ModelBundle, data: UtteranceSet, report: EvaluationReport) -> str:
     """The card as Markdown with YAML in front.
 
     Args:
-        bundle: the manifest, but for its files.
-        data: what it was trained on.
-        report: how it was evaluated.
+        bundle: the manifest, without its files.
+        data: the training dataset.
+        report: the evaluation.
     """
     import jinja2
 
@@ -90,28 +90,28 @@ def _degraded(metrics: dict[str, float]) -> list[tuple[str, Estimate]]:
 
 
 def _limits(metrics: dict[str, float]) -> list[str]:
-    """What the figures themselves warn of."""
+    """Limits that the metrics show."""
     limits = []
     beyond = Estimate.of(metrics, "test.speaker_probe.beyond_chance")
     if beyond is not None and beyond.low is not None and beyond.low > 0:
         limits.append(
-            f"A linear probe tells speakers from its representation {100 * beyond.value:.0f} points better than chance: what it "
-            "keeps of an utterance is not anonymous."
+            f"A linear probe identifies speakers from its representation {100 * beyond.value:.0f} points better than chance: the "
+            "representation of an utterance is not anonymous."
         )
     return limits
 
 
 def _hub_name(source: str) -> str:
-    """The id on the Hugging Face hub, where the base weights come from there."""
+    """Id on the Hugging Face hub, if the base weights come from there; otherwise empty."""
     return source.removeprefix("hub:").partition("@")[0] if source.startswith("hub:") else ""
 
 
 def _yaml_text(value: Any) -> str:
-    """A string that YAML reads as that string, whatever is in it."""
+    """A quoted string that YAML reads back unchanged."""
     return json.dumps(str(value), ensure_ascii=False)
 
 
 def _markdown_text(value: Any) -> str:
-    """Text that stays text in a Markdown table or paragraph."""
+    """Text with Markdown syntax escaped."""
     text = " ".join(str(value).split())
     return re.sub(r"([\\\\`*_\[\]<>|#])", r"\\\1", text)

@@ -1,4 +1,4 @@
-"""``register_model``: the bundle in the store, signed where a key is there, a model version in MLflow, alias ``challenger``."""
+"""``register_model``: publish the bundle, sign it if a key is set, and register it in MLflow with alias ``challenger``."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def run(
     verdict: ArtifactHandle[GateVerdict],
     bundle: Path,
 ) -> Result:
-    """Assemble and register.
+    """Assemble and register the bundle.
 
     Args:
         config: the ``registry`` section.
         step: this execution.
         utterances: the dataset, for the lineage.
-        profile: the dataset in numbers, which goes into the bundle.
+        profile: statistics of the dataset, which the bundle includes.
         speech: the speech encoder, or its absence.
         text: the text encoder, or its absence.
         model: the mixture.
@@ -150,7 +150,7 @@ def assemble(
     report: ArtifactHandle[EvaluationReport],
     folder: Path,
 ) -> ModelBundle:
-    """Copy the fine-tuned parts and the example into the bundle's folder; base weights stay blobs of their own."""
+    """Copy the fine-tuned weights and the example into the bundle's folder; base weights stay separate artifacts."""
     for name in model.manifest.files:
         shutil.copyfile(model.file(name), folder / name)
     bundled: dict[str, EncoderDescription] = {}
@@ -178,7 +178,7 @@ def assemble(
 
 
 def describe(bundle: ModelBundle, data: UtteranceSet, report: EvaluationReport, folder: Path) -> None:
-    """Write what describes the bundle: model card, signature, and its own fields as a file."""
+    """Write the files that describe the bundle: model card, signature, and its fields as JSON."""
     from components.register_model.mlflow_model import write_mlflow_model
     from components.register_model.model_card import model_card
     from mistere.artifacts.signing import write_description
@@ -191,23 +191,23 @@ def describe(bundle: ModelBundle, data: UtteranceSet, report: EvaluationReport, 
 def _digests(
     data: UtteranceSet, encoders: list[ArtifactHandle[EncoderCheckpoint]], model: ArtifactHandle[MoEModel]
 ) -> dict[str, str]:
-    """Of everything that the model is made from."""
+    """Digests of every part that the model is made from."""
     from mistere.config.encoder import PREPROCESSING
 
-    found: dict[str, str] = {}
+    digests: dict[str, str] = {}
     for opened in encoders:
         made = opened.manifest
         if made.absent:
             continue
         preprocessing: dict[str, Any] = {key: made.encoder.settings.get(key) for key in sorted(PREPROCESSING)}
-        found |= {
+        digests |= {
             f"{made.modality} base encoder": made.encoder.base_digest,
             f"{made.modality} fine-tuned weights": made.files["tuned.safetensors"].sha256,
             f"{made.modality} preprocessing": canonical_digest(preprocessing),
             f"{made.modality} encoder": made.encoder.identity.digest,
         }
     return {
-        **found,
+        **digests,
         "mixture": model.manifest.files["mixture.safetensors"].sha256,
         "label map": canonical_digest(model.manifest.labels),
         "dataset": data.dvc_digest,
@@ -217,9 +217,9 @@ def _digests(
 
 def _compute_seconds(made: list[Manifest]) -> dict[str, float]:
     """Seconds of fine-tuning and training, by device."""
-    found: dict[str, float] = {}
+    seconds: dict[str, float] = {}
     for manifest in made:
         by = manifest.made_by
         if by is not None and by.device:
-            found[by.device] = round(found.get(by.device, 0.0) + by.seconds, 3)
-    return found
+            seconds[by.device] = round(seconds.get(by.device, 0.0) + by.seconds, 3)
+    return seconds

@@ -1,4 +1,4 @@
-"""The KFP face of ``train_moe``."""
+"""The KFP component ``train_moe``."""
 
 from kfp import dsl
 from kfp.dsl import Input, Output

@@ -1,4 +1,4 @@
-"""``train_moe``: the mixture on the embeddings, best epoch on dev, calibrated on dev. Test is not looked at."""
+"""``train_moe``: train the mixture on embeddings; epoch and calibration are selected on dev, and test is not read."""
 
 from __future__ import annotations
 

@@ -17,20 +17,20 @@ CONDITIONS: Mapping[str, tuple[str, str]] = {
     "words_10": ("text", "every tenth word lost"),
     "words_20": ("text", "every fifth word lost"),
 }
-"""Per condition the modality that is degraded, and what it is in words."""
+"""The degraded modality and a description of each condition."""
 
 
 class EvaluationConfig(SeededSection):
-    """``evaluate_model``: what is measured on the test split beside the figures that always are.
+    """``evaluate_model``: optional measurements on the test split, besides the metrics that are always computed.
 
     Attributes:
-        resamples: of whole dialogues, behind every interval.
-        slices: columns of the dataset by whose values figures are split, beside lengths and modalities.
-        runtime: run raw dialogues through the model and take the time, the memory and the size.
+        resamples: number of bootstrap resamples of whole dialogues for every interval.
+        slices: columns of the dataset whose values define slices, besides lengths and modalities.
+        runtime: measure time, memory and size with raw dialogues.
         robustness: embed test dialogues again with noise, a telephone's band and codec, and dropped words.
-        robustness_dialogues: how many dialogues that is at most, and for ``int8``.
-        int8: embed test dialogues again in 8-bit integers, to see what serving them so (``--int8``) would cost.
-        speaker_probe: see how well speakers can be told from the model's representation, where the dataset names any.
+        robustness_dialogues: maximum number of dialogues for ``robustness`` and ``int8``.
+        int8: embed test dialogues again with 8-bit integers, to measure the loss of serving with ``--int8``.
+        speaker_probe: measure how well a linear probe identifies speakers, if the dataset names them.
     """
 
     resamples: int = Field(default=2000, ge=100)

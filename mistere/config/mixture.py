@@ -14,17 +14,17 @@ class MixtureConfig(SeededSection):
     """The mixture of experts and its training; the defaults are the published ones (arXiv 2602.23300).
 
     Attributes:
-        modalities: which of the embeddings' modalities to use, in order; empty: all that are there.
-        context: what a prediction may look at: its dialogue, or the utterance alone.
-        context_mode: which turns of the dialogue: all of them (``full``), or the utterance's own and those before it
-            (``causal``), so that an answer once given stays as it is when the dialogue goes on.
-        gate: a learned gate, or the plain mean of the experts that are present.
-        class_weights: weight of each class in the focal losses: none, inverse to its count in train (``balanced``), or
-            the square root of that; the mean over train utterances is 1.
-        schedule: what the learning rate does after the warm-up, to the last of ``epochs``.
-        warmup_epochs: over these epochs the learning rate rises linearly from 0; parts of an epoch count.
-        precision: of training; ``auto`` is bf16 on a GPU that has it, else fp32. ``bf16`` falls back to fp32 where the
-            device has none. Predictions are always fp32.
+        modalities: modalities of the embeddings to use, in order; empty for all.
+        context: input of a prediction: the whole ``dialogue``, or the ``utterance`` alone.
+        context_mode: turns of the dialogue: all (``full``), or the utterance and earlier turns (``causal``), so that later
+            turns do not change earlier predictions.
+        gate: a ``learned`` gate, or the ``mean`` of the present experts.
+        class_weights: weight of each class in the focal losses: ``none``, inverse to its count in train (``balanced``), or
+            the square root of that (``sqrt``); the mean over train utterances is 1.
+        schedule: course of the learning rate after the warm-up, until the last epoch.
+        warmup_epochs: epochs (fractions allowed) over which the learning rate rises linearly from 0.
+        precision: precision of training; ``auto`` is bf16 on a GPU that supports it, else fp32. ``bf16`` falls back to fp32
+            if the device does not support it. Predictions always use fp32.
     """
 
     modalities: list[str] = Field(default_factory=list)

@@ -9,9 +9,9 @@ class RegistryConfig(Section):
     """The model registry.
 
     Attributes:
-        model_name: of the versions.
-        experiment: that the runs are in.
-        log_report: log every run, released or not, with its report.
+        model_name: name of the registered model.
+        experiment: MLflow experiment of the runs.
+        log_report: log every run with its report, released or not.
     """
 
     model_name: str = "mistere"

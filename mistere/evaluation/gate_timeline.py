@@ -1,4 +1,4 @@
-"""Some dialogues turn by turn: what was said, what was answered, and which expert was trusted."""
+"""Timelines of some dialogues: transcript, prediction and the gate's weights for each turn."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _LONGEST_TEXT = 240
 
 @dataclass(frozen=True)
 class GateTimeline:
-    """The gate at work in one dialogue of T turns.
+    """The gate's weights in one dialogue of T turns.
 
     Attributes:
-        name: of the dialogue.
-        turns: their numbers.
-        true: label of each.
-        predicted: the label that was given.
-        weights: the gate's ``[T, E]``.
-        modalities: what each turn has, joined by ``+``.
-        texts: the transcripts, cut to 240 characters; empty strings where there are none.
+        name: the dialogue's name.
+        turns: numbers of the turns.
+        true: true label of each turn.
+        predicted: predicted label of each turn.
+        weights: the gate's weights ``[T, E]``.
+        modalities: modalities of each turn, joined by ``+``.
+        texts: transcripts, cut to 240 characters; an empty string if there is none.
     """
 
     name: str
@@ -41,7 +41,7 @@ class GateTimeline:
     texts: list[str] = field(default_factory=list)
 
     def with_texts(self, texts: Mapping[int, str | None]) -> GateTimeline:
-        """The same with transcripts, by turn."""
+        """A copy with transcripts, given by turn."""
         return replace(self, texts=[_cut(texts.get(turn) or "") for turn in self.turns])
 
 
@@ -52,22 +52,22 @@ def liveliest(
     labels: Sequence[str],
     count: int = 2,
 ) -> list[GateTimeline]:
-    """The dialogues of a readable length in which the gate's weights move most; of a longer one the first 16 turns.
+    """The dialogues of a readable length in which the gate's weights vary most; of a longer one the first 16 turns.
 
     Args:
-        names: of the dialogues.
-        answers: one a dialogue.
-        classes: what was true, ``[n]`` a dialogue.
-        labels: the classes' names.
-        count: how many at most.
+        names: names of the dialogues.
+        answers: a prediction for each dialogue.
+        classes: true classes ``[n]`` of each dialogue.
+        labels: names of the classes.
+        count: maximum number of timelines.
     """
     rows = list(zip(names, answers, classes, strict=True))
     readable = [row for row in rows if len(row[2]) in _READABLE] or rows
     readable.sort(key=lambda row: -float(row[1].expert_weights.std(axis=0).sum()))
-    found = []
+    timelines = []
     for name, answer, true in readable[:count]:
         shown = min(len(true), _READABLE.stop - 1)
-        found.append(
+        timelines.append(
             GateTimeline(
                 name=name,
                 turns=list(range(shown)),
@@ -77,20 +77,20 @@ def liveliest(
                 modalities=answer.modalities[:shown],
             )
         )
-    return found
+    return timelines
 
 
 def write_timelines(path: Path, timelines: Sequence[GateTimeline]) -> None:
-    """Write them as JSON."""
+    """Write timelines as JSON."""
     plain = [{**asdict(timeline), "weights": timeline.weights.round(6).tolist()} for timeline in timelines]
     path.write_text(json.dumps(plain, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 def read_timelines(path: Path) -> list[GateTimeline]:
-    """Read what :func:`write_timelines` wrote.
+    """Read timelines that :func:`write_timelines` wrote.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: the file does not hold timelines.
     """
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""How the mixture holds up as a modality goes missing: weighted F1 with more and more of it taken away."""
+"""Weighted F1 of the mixture as an increasing share of a modality is removed."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def missing_modality_curve(
 ) -> list[CurvePoint]:
     """Weighted F1 with 0, 25, 50, 75 and 100 % of each modality removed, one modality at a time.
 
-    Which utterances lose it is drawn once a modality, by the seed and the modality's name alone; those that lose it at
-    25 % are among those at 50 %. An utterance left with no modality is answered from its dialogue. With a single modality
-    the curve ends at 75 %: at 100 % there is nothing to answer from.
+    The order in which utterances lose a modality depends only on the seed and the modality's name; those that lose it at
+    25 % are among those at 50 %. An utterance without any modality is predicted from its dialogue. With a single modality
+    the curve ends at 75 %, since no input is left at 100 %.
 
     Args:
-        model: in evaluation mode.
+        model: the mixture in evaluation mode.
         temperature: its calibration.
-        dialogues: their embeddings.
-        labels: classes of each dialogue ``[n]``.
-        names: of the dialogues.
+        dialogues: embeddings of the dialogues.
+        labels: classes ``[n]`` of each dialogue.
+        names: names of the dialogues.
         classes: number of labels.
-        evaluation: resamples, and the seed of what is removed.
+        evaluation: resamples, and the seed of the removal.
     """
     from mistere.model.mixture.prediction import predict
 
@@ -58,36 +58,36 @@ def missing_modality_curve(
     for modality in model.modalities:
         order = _order(dialogues, modality, evaluation.seed)
         for share in SHARES if len(model.modalities) > 1 else SHARES[:-1]:
-            gone = order[: round(share * len(order))]
+            removed = order[: round(share * len(order))]
             points.append(
-                CurvePoint(modality, share, score(_without(dialogues, modality, gone)) if len(gone) else whole)
+                CurvePoint(modality, share, score(_without(dialogues, modality, removed)) if len(removed) else whole)
             )
     return points
 
 
 def _order(dialogues: Sequence[Embeddings], modality: str, seed: int) -> np.ndarray:
-    """Utterances that have the modality, numbered through all dialogues, in the order in which they lose it."""
-    there = [
+    """Indices over all dialogues of the utterances that have the modality, in the order in which they lose it."""
+    present = [
         ~np.isnan(dialogue[modality]).any(1) if modality in dialogue else np.zeros(_turns(dialogue), dtype=bool)
         for dialogue in dialogues
     ]
-    return np.random.default_rng([seed, *modality.encode()]).permutation(np.flatnonzero(np.concatenate(there)))
+    return np.random.default_rng([seed, *modality.encode()]).permutation(np.flatnonzero(np.concatenate(present)))
 
 
-def _without(dialogues: Sequence[Embeddings], modality: str, gone: np.ndarray) -> list[Embeddings]:
+def _without(dialogues: Sequence[Embeddings], modality: str, rows: np.ndarray) -> list[Embeddings]:
     """The dialogues with these utterances' rows of the modality as NaN; rows of others are shared, not copied."""
     removed = np.zeros(sum(_turns(dialogue) for dialogue in dialogues), dtype=bool)
-    removed[gone] = True
-    found: list[Embeddings] = []
+    removed[rows] = True
+    changed: list[Embeddings] = []
     start = 0
     for dialogue in dialogues:
         mine = removed[start : start + _turns(dialogue)]
         start += len(mine)
         if mine.any():
-            found.append({**dialogue, modality: np.where(mine[:, None], np.float32(np.nan), dialogue[modality])})
+            changed.append({**dialogue, modality: np.where(mine[:, None], np.float32(np.nan), dialogue[modality])})
         else:
-            found.append(dialogue)
-    return found
+            changed.append(dialogue)
+    return changed
 
 
 def _turns(dialogue: Embeddings) -> int:

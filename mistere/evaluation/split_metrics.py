@@ -1,7 +1,7 @@
-"""The figures of a test split from its predictions, and the predictions as a file that comparisons are made from.
+"""Metrics of a test split from its predictions, and the file of predictions that comparisons read.
 
-Everything here is arithmetic on what :func:`mistere.model.mixture.prediction.predict` answered: no model is asked again. What
-costs is one matrix product for each figure with an interval (2,000 resamples of 2,600 utterances: 10 ms).
+Everything here is arithmetic on the results of :func:`mistere.model.mixture.prediction.predict`; no model runs. The cost is one
+matrix product for each metric with an interval (2,000 resamples of 2,600 utterances: 10 ms).
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class Measured:
 
 @dataclass(frozen=True)
 class Answers:
-    """What was said of N utterances, dialogue after dialogue.
+    """Predictions of N utterances, dialogue after dialogue.
 
     Attributes:
         probabilities: ``[N, C]``.
-        weights: the gate's ``[N, E]``.
+        weights: the gate's weights ``[N, E]``.
         by_expert: the experts' probabilities ``[N, E, C]``.
         modalities: of each utterance, joined by ``+``.
         dialogues: the dialogue of each utterance.
@@ -55,7 +55,7 @@ class Answers:
 
     @classmethod
     def of(cls, answers: Sequence[DialoguePrediction], dialogues: Sequence[str]) -> Answers:
-        """From one prediction and one name a dialogue."""
+        """Concatenate the predictions of dialogues, given with the dialogues' names."""
         return cls(
             np.concatenate([answer.probabilities for answer in answers]),
             np.concatenate([answer.expert_weights for answer in answers]),
@@ -73,14 +73,14 @@ class Answers:
         """Classes ``[N]`` with one expert masked and the gate's weights of the others renormalised.
 
         The mixture's logits are the weighted sum of the experts'; the logarithms of their probabilities differ from their
-        logits by a constant for each utterance, which changes no class. Where nobody else is there, the answer stays.
+        logits by a constant for each utterance, which changes no class. If no other expert is present, the prediction stays.
         """
         weights = self.weights.astype(np.float64)
         weights[:, expert] = 0
-        nobody = weights.sum(1) == 0
-        weights /= np.where(nobody, 1, weights.sum(1))[:, None]
+        alone = weights.sum(1) == 0
+        weights /= np.where(alone, 1, weights.sum(1))[:, None]
         logits = (weights[..., None] * np.log(np.maximum(self.by_expert, 1e-30))).sum(1)
-        return np.where(nobody, self.predicted, logits.argmax(1))
+        return np.where(alone, self.predicted, logits.argmax(1))
 
 
 def measure(
@@ -91,20 +91,20 @@ def measure(
     experts: Sequence[str],
     config: EvaluationConfig,
 ) -> Measured:
-    """Figures of a test split.
+    """Metrics of a test split.
 
     Args:
-        answers: one an dialogue.
-        true: labels ``[N]``, dialogue by dialogue.
-        dialogues: the dialogues' names, one an answer.
-        labels: their names.
-        experts: their names.
-        config: resamples and coverage.
+        answers: a prediction for each dialogue.
+        true: true classes ``[N]``, dialogue by dialogue.
+        dialogues: name of each dialogue.
+        labels: names of the classes.
+        experts: names of the experts.
+        config: resamples and seed.
     """
     classes = len(labels)
-    said = Answers.of(answers, dialogues)
-    bootstrap = DialogueBootstrap(said.dialogues, config.resamples, config.seed)
-    predicted = said.predicted
+    flat = Answers.of(answers, dialogues)
+    bootstrap = DialogueBootstrap(flat.dialogues, config.resamples, config.seed)
+    predicted = flat.predicted
     counts = confusion(true, predicted, classes)
     metrics: dict[str, float] = {}
     for name, figure in (("weighted_f1", weighted_f1), ("macro_f1", macro_f1), ("accuracy", accuracy)):
@@ -113,9 +113,9 @@ def measure(
     for index, (label, score) in enumerate(zip(labels, scores, strict=True)):
         put(metrics, f"test.f1.{label}", score)
         metrics[f"test.support.{label}"] = float(counts[index].sum())
-    metrics |= _experts(said, true, experts, bootstrap, classes, config)
-    metrics |= gate_statistics(said.weights, experts).metrics("test.")
-    calibration = Calibration(said.probabilities, true)
+    metrics |= _experts(flat, true, experts, bootstrap, classes, config)
+    metrics |= gate_statistics(flat.weights, experts).metrics("test.")
+    calibration = Calibration(flat.probabilities, true)
     put(metrics, "test.ece", calibration.expected_error(bootstrap))
     put(metrics, "test.brier", calibration.brier_score(bootstrap))
     if len(experts) > 2:
@@ -126,68 +126,68 @@ def measure(
 
 
 def _experts(
-    said: Answers,
+    flat: Answers,
     true: np.ndarray,
     experts: Sequence[str],
     bootstrap: DialogueBootstrap,
     classes: int,
     config: EvaluationConfig,
 ) -> dict[str, float]:
-    """Each expert alone, on the utterances where it is there; and what the mixture loses without it."""
+    """Metrics of each expert alone, on utterances where it is present, and the mixture's loss without it."""
     metrics: dict[str, float] = {}
-    predicted = said.predicted
-    names = np.asarray(said.dialogues, dtype=object)
+    predicted = flat.predicted
+    names = np.asarray(flat.dialogues, dtype=object)
     for index, expert in enumerate(experts):
-        there = said.weights[:, index] > 0  # an absent expert says nothing; its uniform row is no answer
-        if there.all():
-            alone = bootstrap.weighted_f1(true, said.by_expert[:, index].argmax(1), classes)
-        elif there.any():
-            part = DialogueBootstrap(list(names[there]), config.resamples, config.seed)
-            alone = part.weighted_f1(true[there], said.by_expert[there, index].argmax(1), classes)
+        present = flat.weights[:, index] > 0  # an absent expert has a uniform row, which is not a prediction
+        if present.all():
+            alone = bootstrap.weighted_f1(true, flat.by_expert[:, index].argmax(1), classes)
+        elif present.any():
+            part = DialogueBootstrap(list(names[present]), config.resamples, config.seed)
+            alone = part.weighted_f1(true[present], flat.by_expert[present, index].argmax(1), classes)
         else:
             continue
         put(metrics, f"test.expert.{expert}.weighted_f1", alone)
-        metrics[f"test.expert.{expert}.support"] = float(there.sum())
+        metrics[f"test.expert.{expert}.support"] = float(present.sum())
         if len(experts) > 1:
-            lost = bootstrap.weighted_f1_difference(true, predicted, said.without(index), classes)
+            lost = bootstrap.weighted_f1_difference(true, predicted, flat.without(index), classes)
             put(metrics, f"test.contribution.{expert}", lost)
     return metrics
 
 
 def late_fusion(answers: Sequence[DialoguePrediction]) -> np.ndarray:
-    """Classes ``[N]`` by the mean of the unimodal experts' probabilities, of those that are present: the plain way to fuse."""
+    """Late-fusion baseline: classes ``[N]`` by the mean probabilities of the present unimodal experts."""
     weights = np.concatenate([answer.expert_weights for answer in answers])[:, :-1]
     experts = np.concatenate([answer.expert_probabilities for answer in answers])[:, :-1]
     return (experts * (weights > 0)[..., None]).sum(1).argmax(1)
 
 
 def put(metrics: dict[str, float], name: str, interval: Interval) -> None:
-    """Add a figure and its bounds: ``name``, ``name.low``, ``name.high``."""
+    """Add a metric and its bounds: ``name``, ``name.low``, ``name.high``."""
     metrics[name], metrics[f"{name}.low"], metrics[f"{name}.high"] = interval.value, interval.low, interval.high
 
 
 def rounded(metrics: dict[str, float]) -> dict[str, float]:
-    """To eight places: what differs beyond is the order of additions."""
+    """Round to eight decimals, since further digits depend on the order of additions."""
     return {name: round(value, 8) for name, value in metrics.items()}
 
 
 def write_predictions(
     path: Path, answers: Sequence[DialoguePrediction], labels: Sequence[np.ndarray], dialogues: Sequence[str]
 ) -> None:
-    """Write one row an utterance: dialogue, turn, true label, probabilities, gate weights, experts' probabilities."""
+    """Write a row for each utterance: dialogue, turn, true label, probabilities, gate weights, experts' probabilities."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    said = Answers.of(answers, dialogues)
+    flat = Answers.of(answers, dialogues)
     table = pa.table(
         {
-            "dialogue_id": said.dialogues,
+            "dialogue_id": flat.dialogues,
             "turn": pa.array([turn for answer in answers for turn in range(len(answer.probabilities))], pa.int32()),
             "label": pa.array(np.concatenate(list(labels)), pa.int32()),
-            "probabilities": _rows(said.probabilities),
-            "expert_weights": _rows(said.weights),
-            "expert_probabilities": _rows(said.by_expert),
-            "modalities": said.modalities,
+            "probabilities": _rows(flat.probabilities),
+            "expert_weights": _rows(flat.weights),
+            "expert_probabilities": _rows(flat.by_expert),
+            "modalities": flat.modalities,
         }
     )
     pq.write_table(table, path, compression="zstd")
@@ -196,5 +196,5 @@ def write_predictions(
 def _rows(values: np.ndarray) -> object:
     import pyarrow as pa
 
-    flat = values.astype(np.float32).reshape(len(values), -1)
-    return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel(), pa.float32()), flat.shape[1])
+    rows = values.astype(np.float32).reshape(len(values), -1)
+    return pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel(), pa.float32()), rows.shape[1])

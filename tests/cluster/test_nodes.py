@@ -82,7 +82,7 @@ def test_it_is_made_followed_and_deleted(cluster: TrainerCluster, capsys: pytest
     def work(node: int, say: Callable[[str], None], _stopped: Any, prefix: str) -> int:
         seen.append(cluster.api.find("trainjobs", NAME) or {})
         job = json.loads(cluster.store.read(f"{prefix}/job.json")[0])
-        assert job["base_digest"] == "base" and job["training"]["most"] == 8
+        assert job["base_digest"] == "base" and job["training"]["micro_batch"] == 8
         assert cluster.store.read(f"{prefix}/dev/features.bin")[0] == b"dev"
         for count in range(3):
             say(f"line {count} of {node}")
@@ -105,11 +105,11 @@ def test_a_batch_that_does_not_fit_is_halved_on_all_nodes(cluster: TrainerCluste
     tried: list[int] = []
 
     def work(node: int, _say: Any, stopped: threading.Event, prefix: str) -> int:
-        most = json.loads(cluster.store.read(f"{prefix}/job.json")[0])["training"]["most"]
-        tried.append(most)
-        if most == 8 and node == 1:
+        micro_batch = json.loads(cluster.store.read(f"{prefix}/job.json")[0])["training"]["micro_batch"]
+        tried.append(micro_batch)
+        if micro_batch == 8 and node == 1:
             return fail(cluster, prefix, node, memory=True)
-        if most == 8:
+        if micro_batch == 8:
             stopped.wait(10)
             return 1
         return finish(cluster, prefix, node)
@@ -151,7 +151,7 @@ def test_a_node_that_falls_when_others_are_done_is_not_waited_for(cluster: Train
 
     falls: list[int] = []
     cluster.run_containers(work)
-    with pytest.raises(MistereError, match=r"node 0 .* fell when others were done.*run again"):
+    with pytest.raises(MistereError, match=r"node 0 .* failed after others had finished.*run again"):
         train_on_nodes(cluster.job(), "base", cluster.step())
     assert nothing_is_left(cluster)
 
@@ -283,7 +283,7 @@ def test_a_step_that_was_killed_takes_up_what_runs(cluster: TrainerCluster) -> N
     (before,) = cluster.api.all("trainjobs")
     threading.Timer(0.3, go.set).start()
     assert train_on_nodes(job, "base", step) == CURVE
-    assert cluster.ears.notes == [f"TrainJob {NAME} runs already and is followed."]
+    assert cluster.ears.notes == [f"TrainJob {NAME} is already running and is followed."]
     assert cluster.calls("POST") == 1 and before["metadata"]["name"] == NAME and nothing_is_left(cluster)
 
 
@@ -315,7 +315,7 @@ def test_one_that_somebody_deletes_is_told(cluster: TrainerCluster) -> None:
 
     thread = threading.Thread(target=delete)
     thread.start()
-    with pytest.raises(MistereError, match="deleted by another hand"):
+    with pytest.raises(MistereError, match="deleted by another client"):
         train_on_nodes(job, "base", step)
     thread.join()
 
@@ -385,10 +385,12 @@ def test_what_kubeflow_trainer_refuses_is_told(cluster: TrainerCluster) -> None:
 def test_what_cannot_be_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, config = LocalStore(tmp_path), TextConfig(num_nodes=2)
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    with pytest.raises(UsageError, match=r"text\.num_nodes=2 .* this run is in none: set text\.num_nodes=1 .*submit"):
+    with pytest.raises(
+        UsageError, match=r"text\.num_nodes=2 .* this run is not in one: set text\.num_nodes=1 .*submit"
+    ):
         check_nodes(config, "text", store)
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
-    with pytest.raises(UsageError, match="needs a store that the nodes reach: name s3://"):
+    with pytest.raises(UsageError, match="needs a store that the nodes can reach: name s3://"):
         check_nodes(config, "text", store)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
     check_nodes(config, "text", S3Store("s3://bucket/store"))

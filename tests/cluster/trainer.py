@@ -148,7 +148,7 @@ class TrainerCluster:
             base=self.folder,
             classes=2,
             class_weights=None,
-            most=8,
+            micro_batch=8,
             train=self.folder / "train",
             dev=self.folder / "dev",
             output=self.folder / "output",

@@ -107,7 +107,7 @@ def test_a_conditional_write_wants_the_version_that_was_read(store: ObjectStore)
     first = store.write("pointer", b"one", expected=ABSENT)
     second = store.write("pointer", b"two", expected=first)
     for stale in (ABSENT, first):
-        with pytest.raises(ConflictError, match="changed by someone else"):
+        with pytest.raises(ConflictError, match="changed by another process"):
             store.write("pointer", b"three", expected=stale)
     assert store.read("pointer") == (b"two", second)
 

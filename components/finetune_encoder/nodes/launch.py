@@ -1,7 +1,7 @@
-"""Training on several nodes of the cluster: a TrainJob is made, followed to its end and deleted.
+"""Training on several nodes of the cluster: create a TrainJob, follow it to its end and delete it.
 
-What the nodes need lies in the store under the step's key, and the TrainJob is named by it: a step whose pod was killed finds
-the one that runs and follows it again.
+The nodes read their input from the store under the step's key, and the TrainJob is named by the key. A step whose pod was
+killed finds the running TrainJob and follows it again.
 """
 
 from __future__ import annotations
@@ -31,38 +31,38 @@ from mistere.kubernetes.images import image
 
 _POLL_SECONDS: Final = 5.0
 _PATIENCE_SECONDS: Final = 900.0
-"""For an API or a store that does not answer while the nodes train, and for pods that are being removed."""
+"""Time limit for an API or store that does not answer during training, and for the removal of pods."""
 
 
 def check_nodes(config: EncoderConfig, modality: str, store: ObjectStore) -> None:
-    """Refuse at once what several nodes could not do.
+    """Check that training on several nodes is possible.
 
     Raises:
-        UsageError: saying what.
+        UsageError: the run is not in a cluster, the store is a local folder, or the batch cannot be split evenly.
     """
     where = f"{modality}.num_nodes={config.num_nodes}"
     if not is_inside():
         raise UsageError(
-            f"{where} trains on several nodes of a cluster, and this run is in none: set {modality}.num_nodes=1 (and "
+            f"{where} trains on several nodes of a cluster, and this run is not in one: set {modality}.num_nodes=1 (and "
             f"{modality}.processes for several GPUs here), or submit the run."
         )
     if isinstance(store, LocalStore):
         raise UsageError(
-            f"{where} needs a store that the nodes reach: name s3://bucket/prefix, not the folder {store.uri}."
+            f"{where} needs a store that the nodes can reach: name s3://bucket/prefix, not the folder {store.uri}."
         )
     share_step(config.batch_size * config.accumulation, config.batch_size, config.num_nodes * config.processes)
 
 
 def train_on_nodes(job: TrainingJob, base_digest: str, step: Step) -> Curve:
-    """Train on ``job.config.num_nodes`` nodes; the best epoch's weights come to ``job.output``.
+    """Train on ``job.config.num_nodes`` nodes; the best epoch's weights are written to ``job.output``.
 
     Args:
-        job: what to train, with the utterances prepared.
-        base_digest: of the base weights in the store.
+        job: the training, with prepared utterances.
+        base_digest: digest of the base weights in the store.
         step: this execution.
 
     Raises:
-        PreemptedError: SIGTERM; the TrainJob is deleted, its work so far is kept.
+        PreemptedError: SIGTERM; the TrainJob is deleted, its checkpoints are kept.
         MistereError: a node failed, or the cluster refuses the TrainJob.
     """
     api = connect()
@@ -83,7 +83,7 @@ class _Nodes:
     """The nodes of one step.
 
     Attributes:
-        terminated: SIGTERM has come.
+        terminated: SIGTERM was received.
     """
 
     def __init__(
@@ -99,17 +99,17 @@ class _Nodes:
         self._path = f"{self._collection}/{self._name}"
 
     def as_it_runs(self, job: TrainingJob) -> TrainingJob:
-        """The job, or as a TrainJob that runs already does it: its batches may have been halved."""
+        """The job, with the micro-batch of a TrainJob that already runs, which may have been halved."""
         if self._settled() is None:
             return job
-        self._progress.note(f"TrainJob {self._name} runs already and is followed.")
+        self._progress.note(f"TrainJob {self._name} is already running and is followed.")
         with suppress(MissingObjectError):
             content = json.loads(self._store.read(f"{self._prefix}/{JOB}")[0])
-            return job.model_copy(update={"most": int(content["training"]["most"])})
+            return job.model_copy(update={"micro_batch": int(content["training"]["micro_batch"])})
         return job
 
     def attempt(self, job: TrainingJob) -> tuple[Curve, list[Failure]]:
-        """Let the nodes train; the curve, or how processes failed."""
+        """Train on the nodes; returns the learning curve, or the failures of processes."""
         try:
             if self._settled() is None:
                 self._start(job)
@@ -118,7 +118,7 @@ class _Nodes:
             self._end()
 
     def _settled(self) -> dict[str, Any] | None:
-        """The TrainJob, or None where there is none; one that is being removed is waited for."""
+        """The TrainJob, or None if there is none; waits for one that is being removed."""
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while True:
             try:
@@ -129,8 +129,8 @@ class _Nodes:
                 return live
             if time.monotonic() > deadline:
                 raise MistereError(
-                    f"TrainJob {self._name} in namespace {self._namespace} was deleted and does not go: see which finalizer "
-                    f"holds it, then run again."
+                    f"TrainJob {self._name} in namespace {self._namespace} was deleted but still exists: find the finalizer "
+                    f"that holds it, then run again."
                 )
             self._pause()
 
@@ -170,12 +170,12 @@ class _Nodes:
             self._pause()
 
     def _look(self, job: TrainingJob, pods: NodePods) -> tuple[Curve, list[Failure]] | None:
-        """What came of the TrainJob; None while it runs."""
+        """The result of the TrainJob; None while it runs."""
         live = self._api.get(self._path)
         pods.look()
         if live is None or live["metadata"].get("deletionTimestamp"):
             raise MistereError(
-                f"TrainJob {self._name} was deleted by another hand before it ended: run again and it goes on from the last "
+                f"TrainJob {self._name} was deleted by another client before it ended: run again to resume from the last "
                 "checkpoint."
             )
         conditions = live.get("status", {}).get("conditions") or []
@@ -188,14 +188,14 @@ class _Nodes:
         if "Failed" in true:
             why = str(true["Failed"].get("message") or true["Failed"].get("reason", "")).strip().rstrip(".")
             raise MistereError(
-                f"TrainJob {self._name} failed ({'; '.join(filter(None, (why, pods.why())))}): its log is above; run again and "
-                "it goes on from the last checkpoint."
+                f"TrainJob {self._name} failed ({'; '.join(filter(None, (why, pods.why())))}): its log is above; run again to "
+                "resume from the last checkpoint."
             )
         pods.expect(suspended="Suspended" in true)
         return None
 
     def _failures(self) -> list[Failure]:
-        """How processes failed where trying again would not help, as the nodes told the store."""
+        """Failures that a retry would not help, as the nodes wrote them to the store."""
         return [
             failure
             for key in sorted(self._store.keys(f"{self._prefix}/{FAILURES}"))
@@ -207,16 +207,16 @@ class _Nodes:
             self._store.download(f"{self._prefix}/{WEIGHTS}", job.output / WEIGHTS)
             curve: Curve = json.loads(self._store.read(f"{self._prefix}/{CURVE}")[0])
         except MissingObjectError as error:
-            raise MistereError(f"TrainJob {self._name} ended and left no weights ({error}): run again.") from error
+            raise MistereError(f"TrainJob {self._name} ended without weights ({error}): run again.") from error
         return curve
 
     def _end(self) -> None:
-        """Delete what was made; a failure of that hides no other."""
+        """Delete the TrainJob and its files; a failure here does not hide another error."""
         try:
             self._api.delete(self._path, dependents_first=True)
             self._store.delete(self._prefix)
         except MistereError as error:
-            self._progress.note(f"TrainJob {self._name} may still be there: {error}")
+            self._progress.note(f"TrainJob {self._name} may still exist: {error}")
 
     def _pause(self) -> None:
         """Wait a little.
@@ -229,11 +229,11 @@ class _Nodes:
             time.sleep(min(0.2, _POLL_SECONDS))
         if self.terminated:
             raise PreemptedError(
-                f"stopped by SIGTERM, TrainJob {self._name} is deleted: run again and it goes on from the last checkpoint."
+                f"stopped by SIGTERM, TrainJob {self._name} is deleted: run again to resume from the last checkpoint."
             )
 
     def _refusal(self, error: KubernetesError) -> MistereError:
-        """What the cluster refuses, in words of what was asked of it."""
+        """An error that explains the refusal in terms of the settings."""
         if error.code == 404:
             return MistereError(
                 f"the cluster has no TrainJobs: install Kubeflow Trainer (2.3 or later) there, or set {self._modality}."
@@ -242,7 +242,7 @@ class _Nodes:
         about_the_job = "admission webhook" in error.reason or "quota" in error.reason
         if error.code in {400, 422} or (error.code == 403 and about_the_job):
             return MistereError(
-                f"the cluster refuses TrainJob {self._name} ({error.reason}): correct {self._modality}.nodes, or see that Kubeflow "
+                f"the cluster refuses TrainJob {self._name} ({error.reason}): correct {self._modality}.nodes, or check that Kubeflow "
                 "Trainer is 2.3 or later."
             )
         return error

@@ -1,9 +1,9 @@
 """``python -m components.finetune_encoder.nodes.node STORE PREFIX``: one node of a TrainJob.
 
-It fetches once, for all its processes, what the step left under the prefix, the base weights and the checkpoints; then torchrun,
-which Kubeflow Trainer tells of the other nodes (``PET_…`` variables), trains on them. Weights and curve go from the node of
-the first process. How a process failed goes to the store where trying again would not help; else the node ends with an error,
-Kubernetes starts it again, and it goes on from the last checkpoint.
+It downloads the step's input under the prefix, the base weights and the checkpoints once for all its processes, and trains with
+torchrun, to which Kubeflow Trainer passes the other nodes (``PET_…`` variables). The node of the first process uploads weights
+and curve. A failure that a retry would not help is written to the store; otherwise the node ends with an error, Kubernetes
+restarts it, and it resumes from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from mistere.artifacts.object_store import ObjectStore, UnreachableError, open_s
 from mistere.common.errors import ExitCode, MistereError
 
 JOB = "job.json"
-"""Under the prefix: ``training``, a :class:`~components.finetune_encoder.training.trainer.TrainingJob` whose paths are to be set by the
-node, and ``base_digest``."""
+"""Under the prefix: ``training``, a :class:`~components.finetune_encoder.training.trainer.TrainingJob` whose paths the node
+sets, and ``base_digest``."""
 SPOOLS = ("train", "dev")
-"""Under the prefix: folders of the prepared utterances."""
+"""Under the prefix: folders with the prepared utterances."""
 WEIGHTS = "tuned.safetensors"
 FAILURES = "failures"
 """Under the prefix: a file for each node that failed."""
 
 _RANK = "PET_NODE_RANK"
 _OPTIONS = ("--rdzv-conf=timeout=3600",)
-"""Nodes wait an hour for one another: their machines are not free at the same time."""
+"""Nodes wait an hour for each other, since their machines may become available at different times."""
 _PATIENCE = (10.0, 60.0, 300.0)
 
 
 def main(uri: str, prefix: str) -> int:
-    """Train as one of several nodes; the exit code."""
+    """Train as one of several nodes; returns the exit code."""
     store = open_store(uri)
     failures: list[Failure]
     with tempfile.TemporaryDirectory() as directory:
@@ -47,7 +47,7 @@ def main(uri: str, prefix: str) -> int:
             job = _fetch(store, prefix, Path(directory))
             failures = run_torchrun(job, _OPTIONS)
             if not failures and job.with_name(CURVE).is_file():
-                _bring_home(store, prefix, job.parent)
+                _upload_results(store, prefix, job.parent)
         except UnreachableError as error:
             failures = [{"message": str(error), "passing": True}]
         except MistereError as error:
@@ -61,7 +61,7 @@ def main(uri: str, prefix: str) -> int:
 
 
 def _fetch(store: ObjectStore, prefix: str, folder: Path) -> Path:
-    """Lay everything out on this machine; the job's file."""
+    """Download everything to this machine; returns the job's file."""
     content = json.loads(store.read(f"{prefix}/{JOB}")[0])
     training = content["training"]
     for spool in SPOOLS:
@@ -76,8 +76,8 @@ def _fetch(store: ObjectStore, prefix: str, folder: Path) -> Path:
     return job
 
 
-def _bring_home(store: ObjectStore, prefix: str, folder: Path) -> None:
-    """Upload what came out, patiently: the other nodes have ended, so this one could not train again alone."""
+def _upload_results(store: ObjectStore, prefix: str, folder: Path) -> None:
+    """Upload the results, with retries: the other nodes have ended, so this one could not train again alone."""
     for wait in (*_PATIENCE, None):
         try:
             for name in (WEIGHTS, CURVE):

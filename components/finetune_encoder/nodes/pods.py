@@ -1,4 +1,4 @@
-"""The pods of a TrainJob's nodes: their logs, passed on as they come, and what holds them up."""
+"""The pods of a TrainJob's nodes: forwards their logs and reports what delays them."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class NodePods:
         api: the cluster.
         namespace: the TrainJob's.
         train_job: its name.
-        modality: whose settings are to be changed.
-        progress: is told, once each, of what a person may want to see to.
+        modality: names the settings in messages.
+        progress: gets each note once.
     """
 
     def __init__(self, api: KubernetesApi, namespace: str, train_job: str, modality: str, progress: Progress) -> None:
@@ -35,25 +35,25 @@ class NodePods:
         self._read_until: dict[str, str] = {}
         self._restarts: dict[str, int] = {}
         self._last: dict[str, deque[str]] = {}
-        self._said: set[str] = set()
+        self._noted: set[str] = set()
         self._began = time.monotonic()
 
     def look(self) -> None:
-        """See how the pods are, and pass on what they wrote since.
+        """Read the pods' states and forward new lines of their logs.
 
         Raises:
-            MistereError: one of them will never train.
+            MistereError: a pod cannot train.
         """
         pods, _ = self._api.list(self._path, f"{POD_LABEL}={self._train_job}")
         self._pods = sorted(pods, key=_name)
         for pod in self._pods:
-            self._pass_on(pod)
+            self._forward_log(pod)
         for pod in self._pods:
-            self._judge(pod)
-        self._judge_all()
+            self._check(pod)
+        self._check_all()
 
     def expect(self, *, suspended: bool) -> None:
-        """Say why there may be no pods yet."""
+        """Note why there may be no pods yet."""
         if suspended:
             self._note(f"TrainJob {self._train_job} is suspended: it waits in a queue for its turn.")
         elif not self._pods and time.monotonic() - self._began > _SECONDS_WITHOUT_PODS:
@@ -63,7 +63,7 @@ class NodePods:
             )
 
     def why(self) -> str:
-        """What the pods that ended with an error said last."""
+        """The last lines of the pods that ended with an error."""
         parts = []
         for pod in self._pods:
             ended = _ended(pod)
@@ -72,8 +72,8 @@ class NodePods:
                 parts.append(f"{_node(pod)} ended with exit code {ended['exitCode']}{f': {lines}' if lines else ''}")
         return "; ".join(parts[:_LINES])
 
-    def _pass_on(self, pod: dict[str, Any]) -> None:
-        """What a pod wrote since the last look; of a container that was started again first what the one before still wrote."""
+    def _forward_log(self, pod: dict[str, Any]) -> None:
+        """Forward new lines of a pod's log; after a restart, first the remaining lines of the previous container."""
         restarts = int(_container(pod).get("restartCount", 0))
         if restarts > self._restarts.get(_name(pod), 0):
             self._read_log(pod, previous="true")
@@ -102,37 +102,37 @@ class NodePods:
             if content.strip():
                 self._last.setdefault(name, deque(maxlen=_LINES)).append(content.strip()[:_LONGEST])
 
-    def _judge(self, pod: dict[str, Any]) -> None:
+    def _check(self, pod: dict[str, Any]) -> None:
         waiting = _container(pod).get("state", {}).get("waiting") or {}
         if waiting.get("reason") in _HOPELESS:
-            said = " ".join(str(waiting.get("message", "")).split())[:_LONGEST]
+            reason = " ".join(str(waiting.get("message", "")).split())[:_LONGEST]
             raise MistereError(
-                f"{_node(pod)} of TrainJob {self._train_job} cannot start ({waiting['reason']}{f': {said}' if said else ''}): see "
-                "that the cluster can pull the image and that the secrets are there."
+                f"{_node(pod)} of TrainJob {self._train_job} cannot start ({waiting['reason']}{f': {reason}' if reason else ''}): check "
+                "that the cluster can pull the image and that the secrets exist."
             )
         if _ended(pod).get("reason") == "OOMKilled":
             raise MistereError(
-                f"{_node(pod)} of TrainJob {self._train_job} went over its memory: raise {self._modality}.nodes.memory, or lower "
+                f"{_node(pod)} of TrainJob {self._train_job} exceeded its memory limit: raise {self._modality}.nodes.memory, or lower "
                 f"{self._modality}.batch_size and raise {self._modality}.accumulation."
             )
         for condition in pod.get("status", {}).get("conditions") or []:
             if condition["type"] == "PodScheduled" and condition["status"] == "False":
-                said = " ".join(str(condition.get("message", "")).split()).rstrip(".")
-                self._note(f"{_node(pod)} of TrainJob {self._train_job} waits for a machine ({said[:_LONGEST]}).")
+                reason = " ".join(str(condition.get("message", "")).split()).rstrip(".")
+                self._note(f"{_node(pod)} of TrainJob {self._train_job} waits for a machine ({reason[:_LONGEST]}).")
 
-    def _judge_all(self) -> None:
+    def _check_all(self) -> None:
         done = [str(_ended(pod).get("finishedAt", "")) for pod in self._pods if _ended(pod).get("exitCode") == 0]
         for pod in self._pods:
             ended = _ended(pod)
             if done and ended.get("exitCode") and str(ended.get("finishedAt", "")) > min(done):
                 raise MistereError(
-                    f"{_node(pod)} of TrainJob {self._train_job} fell when others were done, and cannot train alone: run again "
-                    "and it goes on from the last checkpoint."
+                    f"{_node(pod)} of TrainJob {self._train_job} failed after others had finished, and cannot train alone: run again "
+                    "to resume from the last checkpoint."
                 )
 
     def _note(self, message: str) -> None:
-        if message not in self._said:
-            self._said.add(message)
+        if message not in self._noted:
+            self._noted.add(message)
             self._progress.note(message)
 
 
@@ -151,7 +151,7 @@ def _container(pod: dict[str, Any]) -> dict[str, Any]:
 
 
 def _ended(pod: dict[str, Any]) -> dict[str, Any]:
-    """How the container ended, this time or the time before; empty where it never did."""
+    """The container's last termination; empty if it never terminated."""
     status = _container(pod)
     for state in ("state", "lastState"):
         ended: dict[str, Any] = (status.get(state) or {}).get("terminated") or {}

@@ -1,7 +1,7 @@
 """The TrainJob (Kubeflow Trainer's v2 API) that trains one encoder on several nodes.
 
-The nodes run as the step that starts them does: the same service account, the same references to secrets, and they belong to
-what its pod belongs to, so that they go when a run is deleted. Restricted Pod Security admits them.
+The nodes run with the service account and the secret references of the step that starts them. The owner of its pod owns the
+TrainJob too, so that deleting a run deletes it. The pods satisfy restricted Pod Security.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from mistere.kubernetes.current_pod import TRAINER_API
 from mistere.kubernetes.secret_keys import STORAGE_KEYS, TRACKING_KEYS
 
 CONTAINER: Final = "node"
-"""The container that trains, and the job it is of, as Kubeflow Trainer's runtimes name both."""
+"""Name of the training container and of its job in Kubeflow Trainer's runtimes."""
 POD_LABEL: Final = "jobset.sigs.k8s.io/jobset-name"
-"""On a node's pod: the TrainJob's name."""
+"""Label of a node's pod with the TrainJob's name."""
 
 _MANAGER: Final = "mistere/finetune-encoder"
 _LABELS: Final = {"app.kubernetes.io/part-of": "mistere", "app.kubernetes.io/component": "training"}
@@ -25,20 +25,20 @@ _TERMINATION_SECONDS: Final = 120
 
 
 def train_job_name(modality: str, key: str) -> str:
-    """The name of the TrainJob of the step with a key: a step that is started again finds the one that runs."""
+    """Name of the TrainJob for a step's key, so that a restarted step finds its TrainJob."""
     return f"mistere-{modality}-{key[:12].lower()}"
 
 
 def train_job(
     name: str, config: EncoderConfig, image: str, arguments: Sequence[str], step_pod: dict[str, Any]
 ) -> dict[str, Any]:
-    """The TrainJob.
+    """The TrainJob's manifest.
 
     Args:
         name: its name.
         config: the modality's section.
-        image: of the nodes.
-        arguments: of :mod:`components.finetune_encoder.nodes.node`.
+        image: image of the nodes.
+        arguments: arguments of :mod:`components.finetune_encoder.nodes.node`.
         step_pod: the pod of the step that starts it.
     """
     nodes = config.nodes
@@ -51,7 +51,7 @@ def train_job(
             "name": name,
             "namespace": own["namespace"],
             "labels": {**_LABELS, **_queue_of(step_pod)},
-            # Who owns it need not wait for it: that would take a right on the owner.
+            # Without blockOwnerDeletion, which would require a permission on the owner.
             "ownerReferences": [
                 {field: owner[field] for field in ("apiVersion", "kind", "name", "uid")}
                 for owner in own.get("ownerReferences") or []
@@ -83,7 +83,7 @@ def train_job(
 
 
 def _queue_of(step_pod: dict[str, Any]) -> dict[str, str]:
-    """The labels by which the step waits in a queue of Kueue; its nodes wait in the same."""
+    """The step's Kueue labels, so that its nodes wait in the same queue."""
     labels = step_pod["metadata"].get("labels") or {}
     return {key: str(labels[key]) for key in _QUEUE_LABELS if key in labels}
 
@@ -104,7 +104,7 @@ def _secrets_of(step_pod: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _patch(config: EncoderConfig, step_pod: dict[str, Any]) -> dict[str, Any]:
-    """What the runtime's pods are told besides: account, machines, places to write on, what restricted Pod Security wants."""
+    """Patch for the runtime's pods: account, node selection, writable volumes, security context for restricted Pod Security."""
     nodes, own = config.nodes, step_pod["spec"]
     pod: dict[str, Any] = {
         "terminationGracePeriodSeconds": _TERMINATION_SECONDS,

@@ -1,4 +1,4 @@
-"""Training in several processes of this machine, and what holds for several processes wherever they run."""
+"""Training in several processes of this machine, and the retry with halved batches for processes on any machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def train_in_processes(job: TrainingJob, scratch: Path, progress: Progress) -> C
     """Train in ``job.config.processes`` processes.
 
     Raises:
-        PreemptedError: SIGTERM; it was handed on to the processes and their work so far is kept.
+        PreemptedError: SIGTERM; it was forwarded to the processes, and their checkpoints are kept.
         MistereError: a process failed.
         UsageError: more processes than GPUs.
     """
@@ -28,11 +28,11 @@ def train_in_processes(job: TrainingJob, scratch: Path, progress: Progress) -> C
     processes = job.config.processes
     if job.config.device != "cpu" and torch.cuda.is_available() and torch.cuda.device_count() < processes:
         raise UsageError(
-            f"{job.modality}.processes={processes}, but this machine has {torch.cuda.device_count()} GPUs: one process a GPU."
+            f"{job.modality}.processes={processes}, but this machine has {torch.cuda.device_count()} GPUs: use at most one process per GPU."
         )
 
     def attempt(job: TrainingJob) -> tuple[Curve, list[Failure]]:
-        folder = scratch / f"processes-{job.most}"
+        folder = scratch / f"processes-{job.micro_batch}"
         folder.mkdir()
         path = folder / "job.json"
         path.write_text(job.model_dump_json(), encoding="utf-8")
@@ -48,28 +48,28 @@ def train_in_halves(
     attempt: Callable[[TrainingJob], tuple[Curve, list[Failure]]],
     progress: Progress,
 ) -> Curve:
-    """Let processes train; where a batch does not fit into one's memory, let all of them try again with half of it.
+    """Train in several processes; if a batch does not fit into memory, restart all of them with half of it.
 
     Args:
-        job: with how many utterances a process may hold at once.
-        processes: how many there are, on all machines.
-        attempt: lets them train; how it went.
-        progress: is told of the halves.
+        job: the training, with the number of utterances that a process may hold at once.
+        processes: number of processes on all machines.
+        attempt: runs the processes; returns the learning curve and the failures.
+        progress: gets a note about each halving.
 
     Raises:
-        PreemptedError: the machine is taken away.
+        PreemptedError: the processes were terminated.
         MistereError: a process failed, or not even one utterance fits.
     """
     effective = job.config.batch_size * job.config.accumulation
     while True:
-        share = share_step(effective, job.most, processes)
+        share = share_step(effective, job.micro_batch, processes)
         curve, failures = attempt(job)
         if not failures:
             return curve
         if not any(failure.get("memory") for failure in failures):
             raise _error(failures[0])
-        job = job.model_copy(update={"most": half_of(share.micro, job.modality)})
-        progress.note(halved(share.micro, job.most, effective))
+        job = job.model_copy(update={"micro_batch": half_of(share.micro, job.modality)})
+        progress.note(halved(share.micro, job.micro_batch, effective))
 
 
 def _error(failure: Failure) -> MistereError:

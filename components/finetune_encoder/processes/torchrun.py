@@ -1,4 +1,4 @@
-"""torchrun on this machine, and what its processes say of their failures."""
+"""Runs torchrun on this machine and collects the failures of its processes."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from mistere.common.child_process import child_environment
 Failure = dict[str, Any]
 """How a process failed.
 
-``memory``: a batch did not fit, or else ``message`` and ``exit_code``; ``terminated``: this machine is taken away; ``passing``:
-the same may succeed when it is tried again.
+``memory``: a batch did not fit; otherwise ``message`` and ``exit_code``. ``terminated``: SIGTERM. ``passing``: a retry may
+succeed.
 """
 
 _GRACE_SECONDS = 60
 
 
 def run_torchrun(job: Path, options: Sequence[str]) -> list[Failure]:
-    """Run :mod:`components.finetune_encoder.processes.worker` under torchrun to its end, handing SIGTERM on to it.
+    """Run :mod:`components.finetune_encoder.processes.worker` under torchrun and forward SIGTERM to it.
 
     Args:
-        job: the file with the job; the curve and the failures are written beside it.
-        options: torchrun's; it also reads its own from the environment (``PET_…``).
+        job: the file with the job; the curve and the failures are written to its folder.
+        options: torchrun's options; it also reads ``PET_…`` variables.
 
     Returns:
-        How processes failed; empty where none did.
+        The failures of the processes.
     """
     environment = child_environment(OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", "1"))
     command = [sys.executable, "-m", "torch.distributed.run", *options]
@@ -41,12 +41,12 @@ def run_torchrun(job: Path, options: Sequence[str]) -> list[Failure]:
     )
     terminated = False
 
-    def hand_on(_signal: int, _frame: Any) -> None:
+    def forward(_signal: int, _frame: Any) -> None:
         nonlocal terminated
         terminated = True
         process.send_signal(signal.SIGTERM)
 
-    before = signal.signal(signal.SIGTERM, hand_on)
+    before = signal.signal(signal.SIGTERM, forward)
     try:
         code = process.wait()
     finally:
@@ -58,7 +58,7 @@ def run_torchrun(job: Path, options: Sequence[str]) -> list[Failure]:
     failures: list[Failure] = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     if code and not failures:
         message = (
-            "stopped by SIGTERM: run again and it goes on from the last checkpoint."
+            "stopped by SIGTERM: run again to resume from the last checkpoint."
             if terminated
             else f"a training process ended with exit code {code}; the log has its trace."
         )

@@ -1,7 +1,6 @@
 """``python -m components.finetune_encoder.processes.worker JOB.json``: one of torchrun's processes.
 
-The first process writes the curve beside the weights; how a process failed lies in ``failure-RANK.json`` for whoever started
-it.
+The first process writes the learning curve to the job's folder. A process that fails writes ``failure-RANK.json`` for its parent.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from mistere.common.errors import ExitCode, MistereError
 
 CURVE = "curve.json"
 FAILURE = "failure-{}.json"
-"""Beside the job, by rank: how a process failed (:data:`components.finetune_encoder.processes.torchrun.Failure`)."""
+"""File in the job's folder, by rank: how a process failed (:data:`components.finetune_encoder.processes.torchrun.Failure`)."""
 
 
 def main(path: Path) -> None:
@@ -42,8 +41,8 @@ def main(path: Path) -> None:
         sys.exit(ExitCode.ERROR)
     except MistereError as error:
         passing = isinstance(error, PreemptedError | UnreachableError)
-        said = {"message": str(error), "exit_code": int(error.exit_code), "passing": passing}
-        failure.write_text(json.dumps(said), encoding="utf-8")
+        description = {"message": str(error), "exit_code": int(error.exit_code), "passing": passing}
+        failure.write_text(json.dumps(description), encoding="utf-8")
         sys.exit(error.exit_code)
     finally:
         if torch.distributed.is_initialized():

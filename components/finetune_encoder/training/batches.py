@@ -1,4 +1,4 @@
-"""What an optimiser step sees: batches of similar length whose order is a function of the seed and the epoch alone."""
+"""Batches of utterances of similar length, in an order that depends only on the seed and the epoch."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ class Examples(Dataset[tuple[dict[str, Any], int]]):
 
 
 class Share(NamedTuple):
-    """How the utterances of an optimiser step are shared: ``micro · accumulation · processes`` of them."""
+    """How an optimiser step is split: it sees ``micro · accumulation · processes`` utterances."""
 
     micro: int
     accumulation: int
 
 
-def share_step(effective: int, most: int, processes: int) -> Share:
-    """Share an optimiser step among processes, as many utterances at a time as fit.
+def share_step(effective: int, micro_batch: int, processes: int) -> Share:
+    """Split an optimiser step among processes, with as many utterances at a time as fit.
 
     Args:
-        effective: utterances an optimiser step sees, which never changes.
-        most: utterances a process may hold at once.
-        processes: how many there are.
+        effective: utterances in an optimiser step, which never changes.
+        micro_batch: utterances that a process may hold at once.
+        processes: number of processes.
 
     Raises:
-        UsageError: the processes cannot share it evenly.
+        UsageError: the step cannot be split evenly.
     """
     each, rest = divmod(effective, processes)
     if rest:
@@ -49,15 +49,15 @@ def share_step(effective: int, most: int, processes: int) -> Share:
             f"batch_size · accumulation is {effective}, which {processes} processes cannot share evenly: choose a multiple "
             f"of {processes}."
         )
-    micro = max(size for size in range(1, min(most, each) + 1) if each % size == 0)
+    micro = max(size for size in range(1, min(micro_batch, each) + 1) if each % size == 0)
     return Share(micro, each // micro)
 
 
 class LengthBatches(Sampler[int]):
-    """Indices, one optimiser step after the other, each of utterances of similar length.
+    """Samples indices so that each optimiser step has utterances of similar length.
 
     Utterances are shuffled, cut into groups of 16 steps, sorted by length within a group, and the steps shuffled. The
-    order knows nothing of how a step is cut into batches, so a step sees the same utterances in one batch or in four.
+    order does not depend on the micro-batch, so a step sees the same utterances in one batch or in four.
     """
 
     def __init__(self, lengths: Sequence[int], effective: int, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""What a fine-tuning tells while it runs: its progress to people, its curve to MLflow."""
+"""Callbacks that report a fine-tuning while it runs: progress, and the learning curve in MLflow."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mistere.common.progress import Progress
 
 
 class Reporter(TrainerCallback):
-    """Progress for people."""
+    """Reports progress to the user."""
 
     def __init__(self, progress: Progress, epochs: int) -> None:
         self._progress, self._epochs = progress, epochs
@@ -28,7 +28,7 @@ class Reporter(TrainerCallback):
 
 
 class Tracker(TrainerCallback):
-    """The curve, live, in MLflow."""
+    """Logs the learning curve to MLflow during training."""
 
     def __init__(self, run: LiveRun, settings: dict[str, Any]) -> None:
         self._run, self._settings = run, settings

@@ -1,4 +1,4 @@
-"""Checkpoints of a fine-tuning: when they are written, which of them counts, and when training is over."""
+"""Checkpoints of a fine-tuning: when they are written, which one is resumed from, and when training ends."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _STATE = "trainer_state.json"
 
 
 class PreemptedError(MistereError):
-    """The machine is taken away (SIGTERM); a checkpoint has been written."""
+    """The process was terminated (SIGTERM) after it wrote a checkpoint."""
 
 
 class CheckpointWriter(TrainerCallback):
-    """Asks for a checkpoint when the last one is old or the machine is about to be taken away, and sends each on.
+    """Requests a checkpoint if the last one is old or on SIGTERM, and uploads each.
 
-    With several processes all of them agree on it at the end of a step, since writing one takes them all. On several nodes
-    each node sends the random states of its own processes; the rest is the same everywhere and goes from the first node.
+    Several processes agree on it at the end of a step, since all of them take part in writing. On several nodes each node
+    uploads the random states of its processes; the first node uploads everything else, which is equal on all nodes.
 
     Args:
-        checkpoints: where they go.
-        seconds: the age at which another one is written within an epoch.
+        checkpoints: stores the checkpoints.
+        seconds: interval between checkpoints within an epoch.
     """
 
     def __init__(self, checkpoints: Checkpoints, seconds: float) -> None:
@@ -41,7 +41,7 @@ class CheckpointWriter(TrainerCallback):
         self._terminated = False
 
     def watch_for_termination(self) -> Any:
-        """Take note of SIGTERM from now on; the previous handler is returned."""
+        """Install a handler for SIGTERM; returns the previous handler."""
         return signal.signal(signal.SIGTERM, self._on_sigterm)
 
     def _on_sigterm(self, _signal: int, _frame: Any) -> None:
@@ -53,24 +53,24 @@ class CheckpointWriter(TrainerCallback):
             verdict = torch.tensor([float(wanted), float(self._terminated)], device=args.device)
             torch.distributed.all_reduce(verdict, op=torch.distributed.ReduceOp.MAX)
             wanted, self._terminated = bool(verdict[0] > 0), bool(verdict[1] > 0)
-        if wanted and not _at_an_epochs_end(state):  # there one is written anyway, after dev was measured
+        if wanted and not _at_an_epochs_end(state):  # one is written there anyway, after the evaluation on dev
             control.should_save = True
 
     def on_save(self, args: Any, state: TrainerState, _control: Any, **_: Any) -> None:
         name = f"checkpoint-{state.global_step}"
         if args.world_size > 1:
-            torch.distributed.barrier()  # each process writes a part of it
+            torch.distributed.barrier()  # each process writes its part
         if args.save_on_each_node:
             if state.is_local_process_zero and not state.is_world_process_zero:
                 self._checkpoints.send(name, _RANDOM_STATE.format("*"))
-            torch.distributed.barrier()  # it is whole only with every node's part
+            torch.distributed.barrier()  # complete only with the part of every node
         if state.is_world_process_zero:
             self._checkpoints.save(name)
         self._written = time.monotonic()
         if self._terminated:
             raise PreemptedError(
-                f"stopped by SIGTERM after step {state.global_step} of {state.max_steps}, which is kept: run again and it goes "
-                "on from there."
+                f"stopped by SIGTERM after step {state.global_step} of {state.max_steps}, which is kept: run again to "
+                "resume from there."
             )
 
 
@@ -94,9 +94,9 @@ def _at_an_epochs_end(state: TrainerState) -> bool:
 
 
 def is_over(state: TrainerState, patience: int) -> bool:
-    """Whether training has run its epochs, or as many as ``patience`` after the best one.
+    """Whether training has run all epochs, or ``patience`` epochs since the best one.
 
-    A function of the recorded state alone, so that a resumed run stops where an uninterrupted one does.
+    It depends only on the recorded state, so that a resumed run stops where an uninterrupted one does.
     """
     if state.max_steps and state.global_step >= state.max_steps:
         return True
@@ -106,9 +106,9 @@ def is_over(state: TrainerState, patience: int) -> bool:
 
 
 def last_whole_checkpoint(directory: Path) -> Path | None:
-    """The newest checkpoint, with its best one's path set to where it lies now.
+    """The newest complete checkpoint, with the path of its best checkpoint corrected for this machine.
 
-    One that a kill left half-written (its state goes last) is deleted, and so is one whose best checkpoint is gone.
+    An incomplete checkpoint (its state is written last) is deleted, and so is one whose best checkpoint is gone.
     """
     for folder in directory.glob("checkpoint-*"):
         try:
@@ -123,17 +123,17 @@ def last_whole_checkpoint(directory: Path) -> Path | None:
         if not (best / "model.safetensors").is_file():
             shutil.rmtree(folder)
         elif state.get("best_model_checkpoint") != str(best):
-            aside = folder / f"{_STATE}.partial"
-            aside.write_text(json.dumps({**state, "best_model_checkpoint": str(best)}), encoding="utf-8")
-            aside.replace(folder / _STATE)
+            partial = folder / f"{_STATE}.partial"
+            partial.write_text(json.dumps({**state, "best_model_checkpoint": str(best)}), encoding="utf-8")
+            partial.replace(folder / _STATE)
     last = get_last_checkpoint(str(directory))
     return Path(last) if last else None
 
 
 def agreed_checkpoint(directory: Path, args: TrainingArguments) -> Path | None:
-    """The newest checkpoint that every process has whole on its own machine, in every process; newer ones are deleted.
+    """The newest checkpoint that is complete on the machine of every process; newer ones are deleted.
 
-    Nodes differ where one was killed while a checkpoint was written, or came back with an empty disk.
+    Nodes differ if one was killed while it wrote a checkpoint, or restarted with an empty disk.
     """
     first = args.local_process_index == 0
     last = last_whole_checkpoint(directory) if first else None

@@ -1,4 +1,4 @@
-"""A training's curve in MLflow while it runs. A tracking server that is away costs the curve, never the training."""
+"""The learning curve in MLflow during training. If the tracking server is unavailable, training continues without it."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _KEY = "mistere.step_key"
 
 
 class LiveRun:
-    """One step's run in MLflow, found again by the step's key when the step goes on after a kill.
+    """One step's run in MLflow. A step that resumes finds its run by the step's key.
 
     Args:
         uri: the tracking server.
         run_id: the pipeline's run, for the name.
         task: the task, for the name.
         key: the step's key.
-        progress: is told once when the server does not answer.
+        progress: gets one note if the server does not answer.
     """
 
     def __init__(self, uri: str, run_id: str, task: str, key: str, progress: Progress) -> None:
@@ -38,7 +38,7 @@ class LiveRun:
         self._silent = False
 
     def start(self, parameters: Mapping[str, Any]) -> None:
-        """Make the run, or find the one that was begun."""
+        """Create the run, or find the one that was started before."""
 
         def begin(client: MlflowClient) -> None:
             from mlflow.entities import Param
@@ -57,7 +57,7 @@ class LiveRun:
         self._do(begin)
 
     def log(self, metrics: Mapping[str, float], epoch: int) -> None:
-        """Log figures of an epoch."""
+        """Log metrics of an epoch."""
 
         def log(client: MlflowClient) -> None:
             from mlflow.entities import Metric

@@ -1,4 +1,4 @@
-"""Which of an encoder's parameters learn."""
+"""Selects the trainable parameters of an encoder."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from mistere.model.encoders.utterance_encoder import UtteranceEncoder
 
 
 def choose_trainable(model: UtteranceEncoder, config: EncoderConfig) -> None:
-    """Say which parameters learn: all of the backbone, its top layers, adapters, or none; what is on top always does.
+    """Set the trainable parameters: all of the backbone, its top layers, adapters, or none. The head is always trainable.
 
     Raises:
-        UsageError: adapters are to go where nothing is, or the backbone cannot recompute its activations.
+        UsageError: no module matches the adapters' targets, or the backbone cannot recompute its activations.
     """
     backbone = model.backbone
     if config.tuning in {"lora", "qlora"}:
@@ -33,7 +33,7 @@ def choose_trainable(model: UtteranceEncoder, config: EncoderConfig) -> None:
 
 
 def _add_adapters(model: UtteranceEncoder, config: EncoderConfig) -> None:
-    """Adapters beside the named projections. They stay in float32, for an optimiser that works in half precision stalls."""
+    """Add adapters to the named projections. They stay in float32, because small updates vanish in half precision."""
     from peft import LoraConfig, inject_adapter_in_model
 
     model.backbone.requires_grad_(False)

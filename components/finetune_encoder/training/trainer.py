@@ -1,7 +1,7 @@
-"""The training itself, through the transformers ``Trainer``: the same in one process and in each of torchrun's.
+"""Training with the transformers ``Trainer``, in one process or in each of torchrun's processes.
 
-A checkpoint holds what learns and nothing else: for adapters on 7 billion frozen weights that is megabytes. A step that does
-not fit into memory is done again in halves; it sees the same utterances either way.
+A checkpoint holds only the trainable parameters: for adapters on 7 billion frozen weights that is megabytes. A step that does
+not fit into memory is repeated with half of the batch; it sees the same utterances either way.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Curve = list[dict[str, float]]
 
 
 class TrainingJob(BaseModel):
-    """All that a training process must be told; it travels to torchrun's as JSON.
+    """Everything a training process needs; torchrun's processes read it as JSON.
 
     Attributes:
         config: the modality's section.
@@ -50,8 +50,8 @@ class TrainingJob(BaseModel):
         family: of the backbone.
         base: folder of the base weights.
         classes: number of labels.
-        class_weights: how much an utterance of each class counts; None for all the same.
-        most: utterances that a process may hold at once.
+        class_weights: weight of an utterance by its class; None for equal weights.
+        micro_batch: utterances that a process may hold at once.
         train: spool of the prepared training utterances.
         dev: spool of the dev utterances.
         output: folder for ``tuned.safetensors``.
@@ -68,7 +68,7 @@ class TrainingJob(BaseModel):
     base: Path
     classes: int
     class_weights: list[float] | None
-    most: int
+    micro_batch: int
     train: Path
     dev: Path
     output: Path
@@ -117,23 +117,23 @@ def _fit_in_memory(
     progress: Progress,
     precision: torch.dtype,
 ) -> Curve:
-    """Train; where a batch is too much for the device's memory, in batches of half the size, from the last checkpoint.
+    """Train. If a batch does not fit into the device's memory, halve it and resume from the last checkpoint.
 
-    One process of several cannot go on alone: there the error goes to whoever started them, who starts them again.
+    One process of several cannot resume alone: it raises the error, and the parent process restarts all of them.
     """
     config = job.config
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     effective = config.batch_size * config.accumulation
-    most = job.most
+    micro_batch = job.micro_batch
     start = {name: parameter.detach().cpu().clone() for name, parameter in _learning(model).items()}
     while True:
-        share = share_step(effective, most, processes)
+        share = share_step(effective, micro_batch, processes)
         try:
             return _fit(model, job, training, dev, checkpoints, progress, precision, share)
         except torch.OutOfMemoryError as error:
             if processes > 1:
                 raise
-            most = half_of(share.micro, job.modality)
+            micro_batch = half_of(share.micro, job.modality)
             error.__traceback__ = None  # it holds the activations
         gc.collect()
         if torch.cuda.is_available():
@@ -141,14 +141,14 @@ def _fit_in_memory(
         model.zero_grad(set_to_none=True)
         _restore(model, start)
         set_seed(config.seed)
-        progress.note(halved(share.micro, most, effective))
+        progress.note(halved(share.micro, micro_batch, effective))
 
 
 def half_of(micro: int, modality: str) -> int:
-    """How many utterances to try at once where ``micro`` were too many.
+    """Number of utterances to try at once if ``micro`` did not fit.
 
     Raises:
-        MistereError: one was too many.
+        MistereError: even one utterance did not fit.
     """
     if micro > 1:
         return micro // 2
@@ -159,10 +159,10 @@ def half_of(micro: int, modality: str) -> int:
     )
 
 
-def halved(micro: int, most: int, effective: int) -> str:
-    """The sentence that says so."""
+def halved(micro: int, micro_batch: int, effective: int) -> str:
+    """The message about a halved batch."""
     return (
-        f"{micro} utterances at once do not fit into the device's memory: going on with {most} at once; an optimiser step "
+        f"{micro} utterances at once do not fit into the device's memory: going on with {micro_batch} at once; an optimiser step "
         f"still sees {effective}."
     )
 
@@ -176,7 +176,7 @@ def _restore(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     learning = _learning(model)
     if learning.keys() != tensors.keys():
         odd = sorted(learning.keys() ^ tensors.keys())[0]
-        raise MistereError(f"a checkpoint is not of this encoder: {odd} is in one of them only.")
+        raise MistereError(f"the checkpoint is not of this encoder: only one of them has {odd}.")
     for name, parameter in learning.items():
         parameter.copy_(tensors[name])
 
@@ -191,7 +191,7 @@ def _fit(
     precision: torch.dtype,
     share: Share,
 ) -> Curve:
-    """Train from the last checkpoint, if there is one, and leave the best epoch's weights in ``model``."""
+    """Train from the last checkpoint, if there is one; ``model`` has the best epoch's weights afterwards."""
     config = job.config
 
     def collate(examples: list[tuple[dict[str, Any], int]]) -> dict[str, Any]:
@@ -251,7 +251,7 @@ def _arguments(job: TrainingJob, directory: Path, share: Share, precision: torch
         eval_strategy="epoch",
         save_strategy="epoch",
         save_total_limit=2,
-        save_on_each_node=several_nodes,  # the best epoch's weights are read anew in every process at the end
+        save_on_each_node=several_nodes,  # every process reads the best epoch's weights at the end
         load_best_model_at_end=True,
         metric_for_best_model="weighted_f1",
         greater_is_better=True,
@@ -272,7 +272,7 @@ def _arguments(job: TrainingJob, directory: Path, share: Share, precision: torch
 
 
 class _EncoderTrainer(Trainer):
-    """The Trainer with our loss, our two learning rates, our batches, and checkpoints of what learns."""
+    """The Trainer with the project's loss, two learning rates, batches, and checkpoints of trainable parameters."""
 
     optimizer: torch.optim.Optimizer | None
 
@@ -327,7 +327,7 @@ class _EncoderTrainer(Trainer):
         return loss.detach(), logits.detach(), inputs["labels"]
 
     def end_epoch(self) -> None:
-        """Close the mean loss of an epoch, also of one that was begun by a process that is no more."""
+        """Record the mean loss of an epoch, also if an earlier process began it."""
         self.epoch_losses.append(float(self._loss_sum) / max(1, self._loss_count))
         self._loss_sum, self._loss_count = torch.zeros((), dtype=torch.float64), 0
 
@@ -340,7 +340,7 @@ class _EncoderTrainer(Trainer):
         (folder / "losses.json").write_text(json.dumps(losses), encoding="utf-8")
 
     def load(self, folder: Path) -> None:
-        """Take up a checkpoint's weights and the loss of the epoch it lies in."""
+        """Load a checkpoint's weights and the running loss of its epoch."""
         _restore(self.model, load_file(folder / "model.safetensors"))
         losses = json.loads((folder / "losses.json").read_text(encoding="utf-8"))
         self.epoch_losses, self._loss_count = list(losses["epochs"]), int(losses["count"])
@@ -354,7 +354,7 @@ class _EncoderTrainer(Trainer):
 
 
 class _EpochOrder(TrainerCallback):
-    """Sets each epoch's order (the Trainer does not reach it through torchrun's wrapping) and closes its loss."""
+    """Sets each epoch's order (the Trainer does not find the sampler under distributed wrapping) and records its loss."""
 
     def __init__(self, trainer: _EncoderTrainer) -> None:
         self._trainer = trainer
@@ -368,12 +368,12 @@ class _EpochOrder(TrainerCallback):
 
 
 def _curve(log: list[dict[str, float]], losses: Sequence[float]) -> Curve:
-    """One entry an epoch: our own mean loss, and what the Trainer measured on dev."""
-    found: Curve = []
+    """The learning curve: for each epoch the mean training loss and the Trainer's metrics on dev."""
+    curve: Curve = []
     for entry in log:
         if "eval_weighted_f1" in entry:
             epoch = round(entry["epoch"])
-            found.append(
+            curve.append(
                 {
                     "epoch": epoch,
                     "loss": round(losses[epoch - 1], 6),
@@ -381,4 +381,4 @@ def _curve(log: list[dict[str, float]], losses: Sequence[float]) -> Curve:
                     "dev_weighted_f1": round(entry["eval_weighted_f1"], 6),
                 }
             )
-    return found
+    return curve
