@@ -23,16 +23,16 @@ _GRID = "#8a93a0"
 
 
 def render(validation: Validation, name: str, digest: str) -> str:
-    """The page as HTML; the same validation gives the same text.
+    """The page as HTML; deterministic.
 
     Args:
-        validation: what was found.
+        validation: the validation.
         name: the dataset's name.
-        digest: its DVC digest; empty where it has none.
+        digest: its DVC digest; empty if it has none.
     """
     facts = validation.facts
     table = facts.utterances
-    heard = table[table["seconds"].notna()]
+    audible = table[table["seconds"].notna()]
     layers: dict[str, list[Any]] = {}
     for outcome in validation.outcomes:
         layers.setdefault(outcome.rule.layer, []).append(outcome)
@@ -48,8 +48,8 @@ def render(validation: Validation, name: str, digest: str) -> str:
         layers=layers,
         counts=_label_counts(table, validation.labels),
         label_plot=_label_plot(table, validation.labels) if table["label"].notna().any() else "",
-        duration_plot=_histogram(heard, "seconds", "seconds", "Durations of the recordings per split"),
-        level_plot=_histogram(heard, "rms_dbfs", "level in dBFS (RMS)", "Levels of the recordings per split"),
+        duration_plot=_histogram(audible, "seconds", "seconds", "Durations of the recordings per split"),
+        level_plot=_histogram(audible, "rms_dbfs", "level in dBFS (RMS)", "Levels of the recordings per split"),
         text_plot=_histogram(
             table[table["text_length"] > 0], "text_length", "characters", "Lengths of the transcripts per split"
         ),
@@ -60,7 +60,7 @@ def render(validation: Validation, name: str, digest: str) -> str:
 
 
 def _findings(validation: Validation) -> list[dict[str, Any]]:
-    """What is not met, blocking findings first."""
+    """Expectations that are not met, blocking findings first."""
     found = [outcome for outcome in validation.outcomes if outcome.status in {"fail", "warn"}]
     return [
         {
@@ -128,21 +128,21 @@ def _label_plot(table: pd.DataFrame, labels: Sequence[str]) -> Markup:
     axes = figure.add_subplot()
     for index, split in enumerate(SPLITS):
         total = max(1, sum(row[2][index] for row in counts))
-        places = [row + (index - 1) * 0.26 for row in range(len(counts))]
+        positions = [row + (index - 1) * 0.26 for row in range(len(counts))]
         shares = [100 * row[2][index] / total for row in counts]
-        axes.barh(places, shares, height=0.24, color=_COLOURS[split], label=split)
+        axes.barh(positions, shares, height=0.24, color=_COLOURS[split], label=split)
     axes.set_yticks(range(len(counts)), [row[0][:24] for row in counts], parse_math=False)
     axes.invert_yaxis()
     axes.set_xlabel("% of the split's utterances")
-    _dress(axes, "x")
+    _style(axes, "x")
     return figure_svg(figure, "Share of each label in train, dev and test")
 
 
-def _histogram(heard: pd.DataFrame, column: str, axis: str, label: str) -> Markup | str:
-    """Share of each split's recordings over 30 bins; the longest half percent stands in the last one."""
+def _histogram(rows: pd.DataFrame, column: str, axis: str, label: str) -> Markup | str:
+    """Share of each split's recordings over 30 bins; the longest 0.5 % are in the last bin."""
     import numpy as np
 
-    values = heard[column]
+    values = rows[column]
     if values.empty:
         return ""
     low, high = float(values.min()), float(values.quantile(0.995))
@@ -152,14 +152,14 @@ def _histogram(heard: pd.DataFrame, column: str, axis: str, label: str) -> Marku
     axes = figure.add_subplot()
     edges = np.linspace(low, high, 31)
     for split in SPLITS:
-        own = heard.loc[heard["split"] == split, column].clip(low, high)
+        own = rows.loc[rows["split"] == split, column].clip(low, high)
         if len(own):
             share = 100 * np.histogram(own, edges)[0] / len(own)
             axes.stairs(share, edges, color=_COLOURS[split], label=split, linewidth=1.6)
     axes.set_xlabel(axis)
     axes.set_ylabel("% of utterances")
     axes.set_ylim(bottom=0)
-    _dress(axes, "y")
+    _style(axes, "y")
     return figure_svg(figure, label)
 
 
@@ -171,7 +171,7 @@ _MEASURED = {
 
 
 def _drift_plots(now: Profile, before: Profile) -> list[tuple[str, Markup]]:
-    """The two datasets laid over each other: labels, and every histogram that both have."""
+    """Both datasets in one plot each: labels, and every histogram that both have."""
     plots = [("labels", _paired_bars(now, before))]
     for column, (name, axis) in _MEASURED.items():
         if column in now.histograms and column in before.histograms:
@@ -193,7 +193,7 @@ def _paired_bars(now: Profile, before: Profile) -> Markup:
     axes.set_yticks(range(len(labels)), [brief(label)[:24] for label in labels], parse_math=False)
     axes.invert_yaxis()
     axes.set_xlabel("% of the utterances")
-    _dress(axes, "x")
+    _style(axes, "x")
     return figure_svg(figure, "Shares of the labels, in this dataset and in the champion's")
 
 
@@ -215,11 +215,11 @@ def _paired_histograms(now: Profile, before: Profile, column: str, axis: str, na
     axes.set_xlabel(axis)
     axes.set_ylabel("% of utterances")
     axes.set_ylim(bottom=0)
-    _dress(axes, "y")
+    _style(axes, "y")
     return figure_svg(figure, f"The {name}, in this dataset and in the champion's")
 
 
-def _dress(axes: Any, grid: str) -> None:
+def _style(axes: Any, grid: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.patch.set_alpha(0)
     axes.set_axisbelow(True)

@@ -1,4 +1,4 @@
-"""How far probabilities can be believed: confidence beside accuracy, bin by bin, and the Brier score."""
+"""Calibration of probabilities: confidence and accuracy bin by bin, and the Brier score."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reliability:
-    """Answers by their confidence, in bins of equal width over 0 to 1. K bins.
+    """Predictions by their confidence, in K bins of equal width over 0 to 1.
 
     Attributes:
-        edges: of the bins ``[K + 1]``.
-        counts: answers in each ``[K]``.
-        confidence: their mean probability of the answer given ``[K]``; NaN in an empty bin.
-        accuracy: how many of them are right, as a share ``[K]``; NaN in an empty bin.
+        edges: edges of the bins ``[K + 1]``.
+        counts: predictions in each ``[K]``.
+        confidence: mean probability of the predicted class ``[K]``; NaN in an empty bin.
+        accuracy: share of correct predictions ``[K]``; NaN in an empty bin.
     """
 
     edges: np.ndarray
@@ -29,26 +29,26 @@ class Reliability:
 
     @property
     def expected_calibration_error(self) -> float:
-        """Mean distance of confidence and accuracy over the answers (Guo et al., arXiv 1706.04599); 0 without any."""
+        """Mean distance of confidence and accuracy over the predictions (Guo et al., arXiv 1706.04599); 0 without predictions."""
         filled = self.counts > 0
         distance = np.abs(self.confidence[filled] - self.accuracy[filled])
         return float((distance * self.counts[filled]).sum() / max(1, self.counts.sum()))
 
 
 class Calibration:
-    """Calibration of N answers in K bins of equal width.
+    """Calibration of N predictions in K bins of equal width.
 
     Args:
         probabilities: ``[N, C]``, rows sum to 1.
         true: classes ``[N]``.
-        bins: how many, K.
+        bins: number of bins, K.
     """
 
     def __init__(self, probabilities: np.ndarray, true: np.ndarray, bins: int = 15) -> None:
         confidence = probabilities.max(1).astype(np.float64)
-        place = np.clip((confidence * bins).astype(np.int64), 0, bins - 1)
+        bin_index = np.clip((confidence * bins).astype(np.int64), 0, bins - 1)
         self._bins = bins
-        self._inside = np.eye(bins)[place]
+        self._inside = np.eye(bins)[bin_index]
         self._confidence = self._inside * confidence[:, None]
         self._right = self._inside * (probabilities.argmax(1) == true)[:, None]
         squares = (probabilities.astype(np.float64) ** 2).sum(1)
@@ -65,18 +65,18 @@ class Calibration:
         return Reliability(edges, counts.astype(np.int64), mean(self._confidence.sum(0)), mean(self._right.sum(0)))
 
     def expected_error(self, bootstrap: DialogueBootstrap) -> Interval:
-        """Expected calibration error with its interval (resampling alone adds to it: the interval leans upwards)."""
+        """Expected calibration error with its interval (resampling alone adds to it, so the interval is biased upwards)."""
         gaps = np.abs(bootstrap.sums(self._confidence - self._right)).sum(1)
         return bootstrap.interval(
             self.reliability().expected_calibration_error, gaps / bootstrap.sums(self._inside).sum(1)
         )
 
     def brier_score(self, bootstrap: DialogueBootstrap) -> Interval:
-        """Mean squared distance of the probabilities from what was true, over all classes: 0 is perfect, 2 the worst."""
+        """Mean squared distance of the probabilities from the true classes: 0 is perfect, 2 the worst."""
         draws = bootstrap.sums(self._brier) / bootstrap.sums(np.ones(len(self._brier)))
         return bootstrap.interval(float(self._brier.mean()), draws)
 
 
 def reliability(probabilities: np.ndarray, true: np.ndarray, bins: int = 15) -> Reliability:
-    """The bins of a reliability diagram of answers ``[N, C]`` to what was true ``[N]``."""
+    """The bins of a reliability diagram of probabilities ``[N, C]`` and true classes ``[N]``."""
     return Calibration(probabilities, true, bins).reliability()

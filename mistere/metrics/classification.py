@@ -18,7 +18,7 @@ def confusion(true: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarr
 
 
 def f1_per_class(counts: np.ndarray) -> np.ndarray:
-    """F1 ``[..., C]`` from confusion counts ``[..., C, C]``; 0 for a class that is neither there nor predicted."""
+    """F1 ``[..., C]`` from confusion counts ``[..., C, C]``; 0 for a class that neither occurs nor is predicted."""
     hits = np.diagonal(counts, axis1=-2, axis2=-1).astype(np.float64)
     total = counts.sum(-1) + counts.sum(-2)
     return np.divide(2 * hits, total, out=np.zeros_like(hits), where=total > 0)
@@ -31,12 +31,12 @@ def weighted_f1(counts: np.ndarray) -> np.ndarray:
 
 
 def macro_f1(counts: np.ndarray) -> np.ndarray:
-    """Plain mean of the classes' F1."""
+    """Unweighted mean of the classes' F1."""
     return f1_per_class(counts).mean(-1)
 
 
 def accuracy(counts: np.ndarray) -> np.ndarray:
-    """Share of hits."""
+    """Share of correct predictions."""
     return np.trace(counts, axis1=-2, axis2=-1) / np.maximum(counts.sum((-2, -1)), 1)
 
 
@@ -50,7 +50,7 @@ class Interval:
 
 
 Figure = Callable[[np.ndarray], np.ndarray]
-"""A figure ``[...]`` (or ``[..., C]``, one a class) from confusion counts ``[..., C, C]``."""
+"""A figure ``[...]`` (or ``[..., C]``, one per class) from confusion counts ``[..., C, C]``."""
 
 
 class DialogueBootstrap:
@@ -58,8 +58,8 @@ class DialogueBootstrap:
 
     Args:
         dialogues: the dialogue of each utterance ``[N]``.
-        resamples: how many, R.
-        seed: decides the draws.
+        resamples: number of resamples, R.
+        seed: seed of the draws.
         interval: coverage, for example 0.95.
     """
 
@@ -69,7 +69,7 @@ class DialogueBootstrap:
         draws = np.random.default_rng(seed).integers(0, count, size=(resamples, count))
         offsets = np.arange(resamples)[:, None] * count
         weights = np.bincount((draws + offsets).ravel(), minlength=resamples * count).reshape(resamples, count)
-        self._weights = weights.astype(np.float64)  # whole numbers, exact, and multiplied by BLAS
+        self._weights = weights.astype(np.float64)  # small integers, exact in float64, so that BLAS multiplies them
         self._tail = (1 - interval) / 2
 
     def sums(self, values: np.ndarray) -> np.ndarray:
@@ -87,7 +87,7 @@ class DialogueBootstrap:
         return (self._weights @ per_dialogue).reshape(-1, classes, classes)
 
     def estimates(self, figure: Figure, true: np.ndarray, predicted: np.ndarray, classes: int) -> list[Interval]:
-        """A figure with its interval; several where the figure is one a class."""
+        """A figure with its interval; one per class if the figure is."""
         values = np.atleast_1d(figure(confusion(true, predicted, classes)))
         draws = figure(self.counts(true, predicted, classes)).reshape(-1, len(values))
         return [self.interval(float(value), draws[:, index]) for index, value in enumerate(values)]
@@ -110,6 +110,6 @@ class DialogueBootstrap:
         return self.differences(weighted_f1, true, one, other, classes)[0]
 
     def interval(self, value: float, draws: np.ndarray) -> Interval:
-        """A value with the bounds that its resamples ``[R]`` give."""
+        """A value with the quantiles of its resamples ``[R]`` as bounds."""
         low, high = np.quantile(draws, [self._tail, 1 - self._tail])
         return Interval(value, float(low), float(high))

@@ -1,4 +1,4 @@
-"""What the gate does with the experts: whom it trusts, who leads, how evenly; and whether it has collapsed onto one."""
+"""Statistics of the expert gate: mean weights, leading experts, entropy, and collapse onto one expert."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ _MEAN = 0.9
 
 @dataclass(frozen=True)
 class GateStatistics:
-    """The gate over some utterances. Where no utterance has several experts, nothing is chosen: ``led`` and ``entropy``
-    are None.
+    """Gate weights over some utterances. ``led`` and ``entropy`` are None if no utterance has several experts.
 
     Attributes:
-        mean: per expert its mean weight, over all utterances.
-        led: per expert the share of the utterances with several experts in which its weight is the largest; those that
-            tie share the utterance, so the shares sum to 1.
-        entropy: of the weights, divided by the logarithm of the number of experts present, so that 0 is one expert alone
-            and 1 the same weight for all; the mean over the utterances with several.
+        mean: mean weight of each expert, over all utterances.
+        led: for each expert, the share of the utterances with several experts in which its weight is the largest; ties are
+            split, so the shares sum to 1.
+        entropy: of the weights, divided by the logarithm of the number of experts present, so that 0 means one expert
+            alone and 1 equal weights; the mean over the utterances with several experts.
     """
 
     mean: dict[str, float]
@@ -29,7 +28,7 @@ class GateStatistics:
     entropy: float | None
 
     def metrics(self, prefix: str = "") -> dict[str, float]:
-        """Flat: ``gate.<expert>.mean``, ``gate.<expert>.led``, ``gate.entropy``; what is not known is left out."""
+        """Flat: ``gate.<expert>.mean``, ``gate.<expert>.led``, ``gate.entropy``; unknown values are left out."""
         flat = {f"{prefix}gate.{name}.mean": value for name, value in self.mean.items()}
         flat |= {f"{prefix}gate.{name}.led": value for name, value in (self.led or {}).items()}
         if self.entropy is not None:
@@ -41,7 +40,7 @@ def gate_statistics(weights: np.ndarray, experts: Sequence[str]) -> GateStatisti
     """Statistics of gate weights.
 
     Args:
-        weights: ``[N, E]``, exactly 0 where an expert is absent; rows sum to 1, or to 0 where nobody is there.
+        weights: ``[N, E]``, exactly 0 where an expert is absent; rows sum to 1, or to 0 without any expert.
         experts: their names, in the weights' order.
     """
     weights = weights.astype(np.float64)
@@ -59,7 +58,7 @@ def gate_statistics(weights: np.ndarray, experts: Sequence[str]) -> GateStatisti
 
 
 def collapsed_gate(metrics: Mapping[str, float], experts: Sequence[str]) -> str | None:
-    """A sentence where the gate trusts one expert nearly always and nearly entirely; None where it does not.
+    """A sentence if the gate relies on one expert nearly always and nearly entirely, else None.
 
     Args:
         metrics: with ``test.gate.<expert>.mean`` and ``test.gate.<expert>.led``.
@@ -72,7 +71,7 @@ def collapsed_gate(metrics: Mapping[str, float], experts: Sequence[str]) -> str 
             alone = f", or keep that modality alone (mixture.modalities: [{name}])"
             return (
                 f"The gate has collapsed onto the {name.replace('_', '-')} expert, which leads {_percent(led)} of the test "
-                f"utterances and has a mean weight of {mean:.2f}, so the other experts hardly count: raise "
+                f"utterances and has a mean weight of {mean:.2f}, so the other experts contribute almost nothing: raise "
                 "mixture.gate_temperature, which makes the weights more even, or mixture.consistency_weight, which makes "
                 f"the others learn from it{alone if name in unimodal and len(unimodal) > 1 else ''}."
             )

@@ -1,4 +1,4 @@
-"""A missing-modality curve as figures: its points, flat as metrics and read back. What reads them needs no model."""
+"""The missing-modality curve as flat metrics, and read back from them; readers need no model."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def curve_metrics(points: Sequence[CurvePoint]) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for point in points:
         name = f"{_PREFIX}{point.modality}.{100 * point.share:.0f}.weighted_f1"
-        found = point.weighted_f1
-        metrics |= {name: found.value, f"{name}.low": found.low, f"{name}.high": found.high}
+        score = point.weighted_f1
+        metrics |= {name: score.value, f"{name}.low": score.low, f"{name}.high": score.high}
     return {name: round(value, 8) for name, value in metrics.items()}
 
 
 def curve_from_metrics(metrics: Mapping[str, float]) -> list[CurvePoint]:
-    """What :func:`curve_metrics` wrote, modality by modality; empty where there is no such metric."""
+    """The points from the metrics of :func:`curve_metrics`, by modality; empty without such metrics."""
     points = []
     for name, value in metrics.items():
         if match := _KEY.fullmatch(name):
-            found = Interval(value, metrics.get(f"{name}.low", value), metrics.get(f"{name}.high", value))
-            points.append(CurvePoint(match["modality"], int(match["percent"]) / 100, found))
+            score = Interval(value, metrics.get(f"{name}.low", value), metrics.get(f"{name}.high", value))
+            points.append(CurvePoint(match["modality"], int(match["percent"]) / 100, score))
     return sorted(points, key=lambda point: (point.modality, point.share))

@@ -1,4 +1,4 @@
-"""Reading a predictions file back, as far as comparisons and pages need it; light, so that what reads it stays light."""
+"""Reads a predictions file for comparisons and reports, without importing the model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Predictions:
         return np.asarray(self.probabilities.argmax(1))
 
     def same_test(self, other: Predictions) -> bool:
-        """Whether both speak of the same utterances with the same true labels."""
+        """Whether both are of the same utterances with the same true labels."""
         return self.dialogues == other.dialogues and np.array_equal(self.labels, other.labels)
 
 

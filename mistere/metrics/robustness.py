@@ -1,4 +1,4 @@
-"""What degraded input costs, as figures: flat as metrics and read back. What reads them needs no model."""
+"""The loss under degraded input as flat metrics, and read back from them; readers need no model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PREFIX = "test.robustness."
 
 @dataclass(frozen=True)
 class RobustnessPoint:
-    """Weighted F1 under one condition, and what it costs against the same dialogues as they are, paired."""
+    """Weighted F1 under one condition, and the paired loss compared with the same dialogues undegraded."""
 
     condition: str
     weighted_f1: Interval
@@ -27,13 +27,13 @@ def robustness_metrics(clean: Interval | None, points: list[RobustnessPoint]) ->
         named[f"{PREFIX}{point.condition}.weighted_f1"] = point.weighted_f1
         named[f"{PREFIX}{point.condition}.loss"] = point.loss
     flat: dict[str, float] = {}
-    for name, found in named.items():
-        flat |= {name: found.value, f"{name}.low": found.low, f"{name}.high": found.high}
+    for name, score in named.items():
+        flat |= {name: score.value, f"{name}.low": score.low, f"{name}.high": score.high}
     return {name: round(value, 8) for name, value in flat.items()}
 
 
 def robustness_from_metrics(metrics: Mapping[str, float]) -> list[RobustnessPoint]:
-    """What :func:`robustness_metrics` wrote, in the conditions' order; empty where it was not measured."""
+    """The points from the metrics of :func:`robustness_metrics`, in the conditions' order; empty if not measured."""
 
     def interval(name: str) -> Interval:
         return Interval(

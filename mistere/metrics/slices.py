@@ -1,4 +1,4 @@
-"""Parts of a test split, so that a good mean cannot hide a bad corner."""
+"""Slices of a test split, which show where a good mean hides bad results."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _BOUNDS: Mapping[str, tuple[float, ...]] = {
     "words": (4, 9, 17),
     "seconds": (1, 2, 4, 8),
 }
-"""Where a part ends and the next begins; the same for every dataset, so that parts of two models are comparable."""
+"""Boundaries of the slices; the same for every dataset, so that slices of two models are comparable."""
 
 
 @dataclass(frozen=True)
 class SlicePoint:
-    """Weighted F1 on a part of the test split, and how much that part is."""
+    """Weighted F1 on a slice of the test split, and the slice's size."""
 
     kind: str
     value: str
@@ -35,23 +35,23 @@ class SlicePoint:
 
 
 def binned(kind: str, number: float) -> str:
-    """The part that a number belongs to: ``4-8``, or ``17+`` for the last."""
+    """The slice that a number belongs to: ``4-8``, or ``17+`` for the last."""
     bounds = _BOUNDS[kind]
-    place = bisect_right(bounds, number)
-    if place == len(bounds):
+    index = bisect_right(bounds, number)
+    if index == len(bounds):
         return f"{bounds[-1]:g}+"
-    low = bounds[place - 1] if place else 0
+    low = bounds[index - 1] if index else 0
     whole = kind != "seconds"
-    return f"{max(low, 1) if whole else low:g}-{bounds[place] - (1 if whole else 0):g}"
+    return f"{max(low, 1) if whole else low:g}-{bounds[index] - (1 if whole else 0):g}"
 
 
 def plain_name(value: object) -> str:
-    """A column's value as a part of a metric's name, which MLflow takes: letters, digits, ``_ - / :`` and blanks."""
+    """A column's value as part of a metric's name that MLflow accepts: letters, digits, ``_ - / :`` and blanks."""
     return re.sub(r"[^\w/: -]", "_", str(value)).strip()[:60] or "_"
 
 
 def most_frequent(values: Sequence[str]) -> list[str]:
-    """The values as they are, those beyond the twenty most frequent as ``other``."""
+    """The values unchanged, except that those beyond the twenty most frequent become ``other``."""
     kept = {value for value, _ in Counter(values).most_common(_MOST_VALUES)}
     return [value if value in kept else "other" for value in values]
 
@@ -64,10 +64,10 @@ def slice_metrics(
     classes: int,
     config: EvaluationConfig,
 ) -> dict[str, float]:
-    """Weighted F1 with its interval and the number of utterances, for each part of each kind.
+    """Weighted F1 with its interval and the number of utterances, for each slice of each kind.
 
     Args:
-        membership: by kind, the part each utterance belongs to ``[N]``; None where it belongs to none.
+        membership: by kind, the slice of each utterance ``[N]``; None for no slice.
         true: classes ``[N]``.
         predicted: classes ``[N]``.
         dialogues: of each utterance ``[N]``.
@@ -80,21 +80,21 @@ def slice_metrics(
         for value in sorted({value for value in values if value is not None}):
             inside = np.array([one == value for one in values])
             bootstrap = DialogueBootstrap(list(names[inside]), config.resamples, config.seed)
-            found = bootstrap.weighted_f1(true[inside], predicted[inside], classes)
+            score = bootstrap.weighted_f1(true[inside], predicted[inside], classes)
             name = f"{_PREFIX}{kind}.{value}.weighted_f1"
-            metrics |= {name: found.value, f"{name}.low": found.low, f"{name}.high": found.high}
+            metrics |= {name: score.value, f"{name}.low": score.low, f"{name}.high": score.high}
             metrics[f"{_PREFIX}{kind}.{value}.support"] = float(inside.sum())
     return {name: round(value, 8) for name, value in metrics.items()}
 
 
 def slices_from_metrics(metrics: Mapping[str, float]) -> list[SlicePoint]:
-    """What :func:`slice_metrics` found, kind by kind, the parts of a number in its order."""
+    """The slices from the metrics of :func:`slice_metrics`, by kind; slices of a number in ascending order."""
     points = []
     for name, value in metrics.items():
         if match := _KEY.fullmatch(name):
-            found = Interval(value, metrics.get(f"{name}.low", value), metrics.get(f"{name}.high", value))
+            score = Interval(value, metrics.get(f"{name}.low", value), metrics.get(f"{name}.high", value))
             support = metrics.get(f"{_PREFIX}{match['kind']}.{match['value']}.support", 0.0)
-            points.append(SlicePoint(match["kind"], match["value"], found, int(support)))
+            points.append(SlicePoint(match["kind"], match["value"], score, int(support)))
     order = {kind: index for index, kind in enumerate(("modalities", *_BOUNDS))}
     return sorted(points, key=lambda point: (order.get(point.kind, len(order)), point.kind, _first(point)))
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -121,15 +119,3 @@ def test_one_dialogue_has_an_interval_of_no_width() -> None:
     true, predicted = np.array([0, 1, 1]), np.array([0, 1, 0])
     found = DialogueBootstrap(["only"] * 3, 100, seed=0).weighted_f1(true, predicted, 2)
     assert found.low == found.value == found.high
-
-
-def test_melds_test_split_takes_a_moment(capsys: pytest.CaptureFixture[str]) -> None:
-    draw = np.random.default_rng(5)
-    names = [f"d{index // 10}" for index in range(2600)]
-    true, one, other = draw.integers(0, 7, (3, 2600))
-    clock = time.perf_counter()
-    bootstrap = DialogueBootstrap(names, 2000, seed=0)
-    bootstrap.weighted_f1(true, one, 7)
-    bootstrap.weighted_f1_difference(true, one, other, 7)
-    with capsys.disabled():
-        print(f" [2,000 resamples of 2,600 utterances, interval and difference: {time.perf_counter() - clock:.2f} s]")

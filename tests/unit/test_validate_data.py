@@ -1,4 +1,4 @@
-"""Validation: a clean dataset passes, each damage is rejected with the sentence that says how to mend it."""
+"""Validation: a clean dataset passes, each damage is rejected with a sentence that says how to fix it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from components.validate_data.config import ValidationConfig
 from components.validate_data.dataset import Declared
 from components.validate_data.expectations import expectations
 from components.validate_data.facts import shard_facts
-from components.validate_data.facts.audio_measurements import Heard
+from components.validate_data.facts.audio_measurements import AudioMeasurements
 from components.validate_data.facts.dataset_facts import ShardFile
 from components.validate_data.facts.shard_facts import FactsCache
 from components.validate_data.report import render
@@ -406,7 +406,7 @@ def test_every_expectation_has_a_severity_and_every_severity_an_expectation(tmp_
 # Quarantine
 
 
-def test_dialogues_are_set_aside_and_come_back_mended(step: Step, tmp_path: Path) -> None:
+def test_dialogues_are_set_aside_and_come_back_fixed(step: Step, tmp_path: Path) -> None:
     rows = with_changes(at("train-1", 3), label="hapy")
     write_dataset(tmp_path / "data", INFO, rows)
     result = run_stage(step, tmp_path / "data", tmp_path / "out", quarantine=True, max_quarantined_share=0.2)
@@ -459,7 +459,7 @@ def test_facts_are_remembered_by_shard(tmp_path: Path, monkeypatch: pytest.Monke
     files = [replace(file, md5=digest_of(file.path, "md5")) for file in files_of(tmp_path / "data")]
     first = validate(files, DECLARED, ValidationConfig(), cache=cache)
     heard: list[int] = []
-    monkeypatch.setattr(shard_facts, "hear", lambda *_: heard.append(1) or Heard())
+    monkeypatch.setattr(shard_facts, "measure_audio", lambda *_: heard.append(1) or AudioMeasurements())
     second = validate(files, DECLARED, ValidationConfig(), cache=cache)
     assert not heard and verdict_json(first) == verdict_json(second)
     assert render(first, "tones", "") == render(second, "tones", "")

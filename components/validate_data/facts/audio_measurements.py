@@ -1,4 +1,4 @@
-"""The facts of one recording: what its bytes decode to, in numbers; the samples are let go."""
+"""Acoustic measurements of one recording; the decoded samples are discarded."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from mistere.data.audio import (
     rms_dbfs,
 )
 
-LISTENED_SECONDS = 600.0
-"""Of a longer recording only its beginning is decoded; its length is then what its header says."""
+DECODED_SECONDS = 600.0
+"""Only the beginning of a longer recording is decoded; its duration is then taken from its header."""
 _UNKNOWN_SIZES = (0, 0xFFFFFFFF)
-"""What a WAV that was written in a stream says of its size."""
+"""Sizes in the header of a WAV file that was written as a stream."""
 
 
-class Heard(NamedTuple):
-    """Facts of one recording; None where a fact does not apply.
+class AudioMeasurements(NamedTuple):
+    """Measurements of one recording; None where one does not apply.
 
     Attributes:
         has_audio: the row has a recording, or at least names one.
         embedded: its bytes are in the table.
-        non_empty: they are not nothing.
-        decodes: they decode, to the end.
+        non_empty: it has bytes.
+        decodes: it decodes, to its end.
         rate: in Hz.
-        channels: how many.
-        seconds: duration.
-        rms_dbfs: level.
+        channels: number of channels.
+        seconds: duration in s.
+        rms_dbfs: RMS level in dBFS.
         quiet: share of its 20 ms frames that are silent.
         clipped: share of its samples at full scale.
         dc_offset: absolute mean of its samples.
-        sound: digest of its samples; none for silence, which is always the same.
+        sound: digest of its samples; None for silence, which is the same in every recording.
     """
 
     has_audio: bool = False
@@ -53,51 +53,51 @@ class Heard(NamedTuple):
     sound: int | None = None
 
 
-def hear(data: bytes | None, path: str | None, silence_dbfs: float) -> Heard:
-    """Facts of one row's recording.
+def measure_audio(data: bytes | None, path: str | None, silence_dbfs: float) -> AudioMeasurements:
+    """Measure one row's recording.
 
     Args:
-        data: the encoded file; None where the row has none.
+        data: the encoded file; None if the row has none.
         path: the name that the row gives it.
         silence_dbfs: below this level a frame is silent.
     """
     if data is None:
-        return Heard(has_audio=True, embedded=False) if path else Heard()
+        return AudioMeasurements(has_audio=True, embedded=False) if path else AudioMeasurements()
     try:
-        found = decode_recording(data, LISTENED_SECONDS)
+        recording = decode_recording(data, DECODED_SECONDS)
     except EmptyAudioError:
-        return Heard(True, True, False)
+        return AudioMeasurements(True, True, False)
     except AudioError:
-        return Heard(True, True, True, False)
-    if _is_cut_short(data, found):
-        return Heard(True, True, True, False)
-    level = rms_dbfs(found.wave)
-    seconds = len(found.wave) / found.rate
-    return Heard(
+        return AudioMeasurements(True, True, True, False)
+    if _is_cut_short(data, recording):
+        return AudioMeasurements(True, True, True, False)
+    level = rms_dbfs(recording.wave)
+    seconds = len(recording.wave) / recording.rate
+    return AudioMeasurements(
         True,
         True,
         True,
         True,
-        found.rate,
-        found.channels,
-        found.claimed_seconds if seconds > LISTENED_SECONDS else seconds,
+        recording.rate,
+        recording.channels,
+        recording.claimed_seconds if seconds > DECODED_SECONDS else seconds,
         level,
-        quiet_share(found.wave, found.rate, silence_dbfs),
-        clipped_share(found.wave),
-        abs(float(found.wave.mean())),
-        None if level < silence_dbfs else _digest(found),
+        quiet_share(recording.wave, recording.rate, silence_dbfs),
+        clipped_share(recording.wave),
+        abs(float(recording.wave.mean())),
+        None if level < silence_dbfs else _digest(recording),
     )
 
 
-def _is_cut_short(data: bytes, found: Recording) -> bool:
-    """Whether less is there than the header says: a transfer or an export that broke off."""
+def _is_cut_short(data: bytes, recording: Recording) -> bool:
+    """Whether the file is shorter than its header says: an interrupted transfer or export."""
     if data[:4] == b"RIFF":
         claimed = int.from_bytes(data[4:8], "little")
         return claimed not in _UNKNOWN_SIZES and claimed + 8 > len(data) + 1  # a last odd byte may go unpadded
-    decoded = len(found.wave) / found.rate
-    return decoded <= LISTENED_SECONDS and decoded < 0.98 * found.claimed_seconds - 0.05
+    decoded = len(recording.wave) / recording.rate
+    return decoded <= DECODED_SECONDS and decoded < 0.98 * recording.claimed_seconds - 0.05
 
 
-def _digest(found: Recording) -> int:
-    data = hashlib.blake2b(found.wave.tobytes(), digest_size=8, salt=found.rate.to_bytes(8, "big")).digest()
+def _digest(recording: Recording) -> int:
+    data = hashlib.blake2b(recording.wave.tobytes(), digest_size=8, salt=recording.rate.to_bytes(8, "big")).digest()
     return int.from_bytes(data, "big", signed=True)

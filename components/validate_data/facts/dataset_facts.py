@@ -1,4 +1,4 @@
-"""The facts a dataset is judged by: tables of numbers and names, put together from the facts of its shards."""
+"""The facts of a dataset: tables of numbers and names, combined from the facts of its shards."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class ShardFile:
 
     Attributes:
         split: which one it belongs to.
-        path: where it lies.
-        name: what to call it.
-        md5: its digest; empty where its facts are not to be remembered.
+        path: its path.
+        name: its name in reports.
+        md5: its digest; empty if its facts are not cached.
     """
 
     split: Split
@@ -43,19 +43,19 @@ class ShardFile:
 
 @dataclass(frozen=True)
 class Facts:
-    """What was found in a dataset.
+    """The facts of a dataset.
 
     Attributes:
-        shards: one row a file: split, shard, readable, reason.
-        columns: one row a file and column: split, shard, column, expected, found, status (``ok``, ``missing`` or
+        shards: one row per file: split, shard, readable, reason.
+        columns: one row per file and column: split, shard, column, expected, found, status (``ok``, ``missing`` or
             ``wrong type``).
-        utterances: one row an utterance, in file order: split, shard, the rows of
+        utterances: one row per utterance, in file order: split, shard, the rows of
             :class:`~components.validate_data.facts.shard_facts.ShardFacts`, letters_per_second, audible, copies (utterances with this
-            recording), in_order. Empty where a fact does not apply.
-        dialogues: one row a split and dialogue: utterances, turns, first, last, turns_complete, has_content.
-        dialogue_names: one row a dialogue name: splits, split_count.
-        speakers: one row a speaker: splits, split_count.
-        sequences: split, dialogue_id, sequence: five words in a row.
+            recording), in_order. Missing where a fact does not apply.
+        dialogues: one row per split and dialogue: utterances, turns, first, last, turns_complete, has_content.
+        dialogue_names: one row per dialogue name: splits, split_count.
+        speakers: one row per speaker: splits, split_count.
+        sequences: split, dialogue_id, sequence: five consecutive words.
         label_words: how often each word occurs, by split and label.
     """
 
@@ -69,7 +69,7 @@ class Facts:
     label_words: dict[str, dict[str, dict[str, int]]]
 
     def without(self, dialogues: Mapping[str, frozenset[str]]) -> Facts:
-        """The facts of the dataset without some dialogues of each split; words are counted with them."""
+        """The facts of the dataset without some dialogues of each split; word counts still include them."""
 
         def kept(table: pd.DataFrame) -> pd.DataFrame:
             gone = table["dialogue_id"].isin(())
@@ -98,16 +98,16 @@ def gather(
     cache: FactsCache | None = None,
     on_progress: Callable[[str, float, float], None] | None = None,
 ) -> Facts:
-    """Read what of a dataset is not known yet; memory grows by a few hundred bytes an utterance.
+    """Measure the shards that are not cached; memory grows by a few hundred bytes an utterance.
 
     Args:
         files: the parquet files, in row order within each split.
         language: of the transcripts, a tag such as ``en``.
-        silence_dbfs: below this level a recording is silent,
-        max_quiet: and where more than this share of it is.
+        silence_dbfs: below this RMS level, in dBFS, a recording is silent.
+        max_quiet: a recording with more than this share of quiet frames is silent too.
         dialogues: the dialogues in use, per split; None for all of them.
-        cache: facts that were gathered before.
-        on_progress: told ``(message, done, total)`` in utterances.
+        cache: facts of shards that were measured before.
+        on_progress: called with ``(message, done, total)``, in utterances.
     """
     import pandas as pd
 
@@ -129,7 +129,7 @@ def gather(
             reason, found = "", None
             wanted = (dialogues or {}).get(file.split)
             try:
-                found = _known_or_read(file, language, silence_dbfs, pool, wanted, cache, advance)
+                found = _cached_or_measured(file, language, silence_dbfs, pool, wanted, cache, advance)
             except _unreadable() as error:
                 reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
             shard_rows.append({"split": file.split, "shard": file.name, "readable": not reason, "reason": reason})
@@ -156,7 +156,7 @@ def gather(
     )
 
 
-def _known_or_read(
+def _cached_or_measured(
     file: ShardFile,
     language: str,
     silence_dbfs: float,
@@ -165,14 +165,14 @@ def _known_or_read(
     cache: FactsCache | None,
     advance: Callable[[int], None],
 ) -> ShardFacts:
-    remember = cache if file.md5 and wanted is None else None
-    found = remember.find(file.md5) if remember else None
+    usable_cache = cache if file.md5 and wanted is None else None
+    found = usable_cache.find(file.md5) if usable_cache else None
     if found is not None:
         advance(found.rows.num_rows)
         return found
     found = facts_of_shard(file.path, language, silence_dbfs, pool, wanted, advance)
-    if remember:
-        remember.add(file.md5, found)
+    if usable_cache:
+        usable_cache.add(file.md5, found)
     return found
 
 
@@ -192,7 +192,7 @@ def _row_count(path: Path) -> int:
 
 
 def _named(table: pa.Table, **names: str) -> pa.Table:
-    """The table with columns that say the same in every row."""
+    """The table with constant columns added."""
     import pyarrow as pa
 
     for position, (name, value) in enumerate(names.items()):
@@ -231,7 +231,7 @@ def _utterances(tables: Sequence[pa.Table], silence_dbfs: float, max_quiet: floa
 
 
 def _nullable(kind: pa.DataType) -> Any:
-    """Digests stay whole numbers beside missing ones; a float has 53 bits only."""
+    """Keep digests as integers where some are missing: a float has only 53 bits."""
     import pandas as pd
     import pyarrow as pa
 
@@ -239,7 +239,7 @@ def _nullable(kind: pa.DataType) -> Any:
 
 
 def _in_order(table: pd.DataFrame) -> pd.Series[bool]:
-    """For each row: its dialogue's rows lie together and their turns do not go back; a row without a dialogue is passed over."""
+    """For each row: its dialogue's rows are adjacent and their turns do not decrease; rows without a dialogue are skipped."""
     named = table.loc[table["dialogue_id"].notna(), ["split", "dialogue_id", "turn"]]
     groups = [named["split"], named["dialogue_id"]]
     block = (
@@ -266,7 +266,7 @@ def _dialogues(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _splits_of(table: pd.DataFrame, column: str) -> pd.DataFrame:
-    """One row a name: the splits it occurs in, in their usual order."""
+    """One row per name: the splits in which it occurs, in the order train, dev, test."""
     import pandas as pd
 
     seen: dict[str, set[str]] = {}

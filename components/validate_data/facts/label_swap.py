@@ -1,9 +1,9 @@
-"""Whether labels mean the same in two sets of utterances, told by the words that go with each.
+"""Whether labels mean the same in two sets of utterances, by the words that go with each.
 
-A label map that is off by one passes every check of form: the labels are declared, each occurs, their shares may even be alike.
-But what is then called 'sad' is said in the words that were called 'happy'. So: how well do one set's word frequencies by label
-explain the other set's utterances under the names that they have, and how well under the best exchange of names? Where an
-exchange explains much more, names were exchanged. What costs: one pass over the vocabulary for each pair of labels.
+A label map that is off by one passes every check of form: the labels are declared, each occurs, their shares may be similar.
+But utterances labelled 'sad' then have the words of 'happy'. This module compares how well one set's word frequencies by label
+explain the other set's utterances under their own labels and under the best exchange of labels. If an exchange explains them
+much better, labels were exchanged. The cost is one pass over the vocabulary for each pair of labels.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ LabelWords = Mapping[str, Mapping[str, int]]
 """How often each word occurs, by label."""
 
 FEWEST_WORDS = 300
-"""With fewer words on either side there is nothing to tell from."""
+"""With fewer words on either side, nothing is compared."""
 _CHANCE = 60.0
-"""Times one over the number of words: what chance gains at most, found by drawing from sets whose labels are right."""
+"""Divided by the number of words: the most that chance gains, measured by drawing from sets with correct labels."""
 _PRIOR = 200.0
 """Words of the whole set that each label's frequencies are smoothed with."""
 
@@ -28,9 +28,9 @@ class Exchange:
     """How much better the second set is explained when its labels are exchanged.
 
     Attributes:
-        gain: in nats a word; 0 where no exchange is better.
-        chance: what it may be without anything being wrong.
-        names: what should be called otherwise: the name in the second set, and what the first set calls it.
+        gain: in nats a word; 0 if no exchange is better.
+        chance: the gain that chance alone can cause.
+        names: the exchanged labels: the name in the second set, and the matching name in the first.
     """
 
     gain: float
@@ -40,12 +40,14 @@ class Exchange:
     @property
     def detail(self) -> str:
         """The exchange in words."""
-        shown = [f"what is called '{here}' sounds like '{there}'" for here, there in sorted(self.names.items())[:3]]
+        shown = [
+            f"utterances labelled '{own}' have the words of '{other}'" for own, other in sorted(self.names.items())[:3]
+        ]
         return ", ".join(shown) + (", …" if len(self.names) > 3 else "")
 
 
 def best_exchange(first: LabelWords, second: LabelWords) -> Exchange | None:
-    """The exchange of names that explains the second set best; None where there are too few words to tell."""
+    """The exchange of names that explains the second set best; None if there are too few words."""
     import numpy as np
     from scipy.optimize import linear_sum_assignment
 

@@ -1,7 +1,7 @@
-"""What one split shares with another: conversations told by their word sequences, recordings told by their samples.
+"""What splits share: conversations, by their word sequences, and recordings, by their samples.
 
-A short sentence that two splits share says nothing; a dialogue of which another split has most word sequences in one
-dialogue is the same conversation. Sequences that many dialogues have (a greeting, a jingle) count for nothing.
+A short sentence that two splits share is no evidence. A dialogue that shares most of its word sequences with one dialogue of
+another split is the same conversation. Sequences that many dialogues have (a greeting, a jingle) are ignored.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LEAST_SEQUENCES = 12
-"""Fewer sequences of five words are not enough to tell a conversation by."""
+"""With fewer sequences of five words, a conversation cannot be recognized."""
 _COMMON = 20
 
 
 def conversations(sequences: pd.DataFrame) -> pd.DataFrame:
-    """For each dialogue of dev and test that can be told by its words, the dialogue of an earlier split most like it.
+    """For each recognizable dialogue of dev and test, the most similar dialogue of an earlier split.
 
     Args:
         sequences: split, dialogue_id, sequence, of all splits.
@@ -32,17 +32,19 @@ def conversations(sequences: pd.DataFrame) -> pd.DataFrame:
 
     table = sequences.drop_duplicates().astype({"split": object, "dialogue_id": object})
     sizes = table.groupby(["split", "dialogue_id"]).size().rename("size").reset_index()
-    told = sizes[sizes["size"] >= LEAST_SEQUENCES]
+    recognizable = sizes[sizes["size"] >= LEAST_SEQUENCES]
     rows = []
     for position, split in enumerate(SPLITS):
-        earlier = told[told["split"].isin(SPLITS[:position])]
-        own = told[told["split"] == split]
+        earlier = recognizable[recognizable["split"].isin(SPLITS[:position])]
+        own = recognizable[recognizable["split"] == split]
         if earlier.empty or own.empty:
             continue
-        there = table.merge(earlier, on=["split", "dialogue_id"])
-        there = there[there.groupby("sequence")["sequence"].transform("size") <= _COMMON]
-        here = table.merge(own, on=["split", "dialogue_id"])
-        both = here.merge(there, on="sequence", suffixes=("", "_twin"))
+        earlier_sequences = table.merge(earlier, on=["split", "dialogue_id"])
+        earlier_sequences = earlier_sequences[
+            earlier_sequences.groupby("sequence")["sequence"].transform("size") <= _COMMON
+        ]
+        own_sequences = table.merge(own, on=["split", "dialogue_id"])
+        both = own_sequences.merge(earlier_sequences, on="sequence", suffixes=("", "_twin"))
         keys = ["dialogue_id", "size", "split_twin", "dialogue_id_twin", "size_twin"]
         shared = both.groupby(keys).size().rename("shared").reset_index()
         shared["overlap"] = shared["shared"] / shared[["size", "size_twin"]].min(axis=1)
@@ -60,7 +62,7 @@ def conversations(sequences: pd.DataFrame) -> pd.DataFrame:
 
 
 def recordings(utterances: pd.DataFrame) -> pd.DataFrame:
-    """One row for each recording that occurs: the splits it is in, its copies, and the first two places of it.
+    """One row per recording: the splits that have it, its copies, and its first two locations.
 
     Args:
         utterances: see :class:`~components.validate_data.facts.dataset_facts.Facts`.
@@ -73,16 +75,17 @@ def recordings(utterances: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame(columns=columns)
     found = heard.groupby("sound", sort=False).agg(copies=("sound", "size"), split_count=("split", "nunique"))
     found = found.reset_index()
-    told = {
-        sound: _told(same) for sound, same in heard[heard.duplicated("sound", keep=False)].groupby("sound", sort=False)
+    located = {
+        sound: _locate(same)
+        for sound, same in heard[heard.duplicated("sound", keep=False)].groupby("sound", sort=False)
     }
     for position, name in enumerate(("splits", "place", "other")):
-        found[name] = [told[sound][position] if sound in told else "" for sound in found["sound"]]
+        found[name] = [located[sound][position] if sound in located else "" for sound in found["sound"]]
     return found[columns]
 
 
-def _told(same: pd.DataFrame) -> tuple[str, str, str]:
-    """Of the utterances with one recording: their splits, and two of their places, in two splits where there are two."""
+def _locate(same: pd.DataFrame) -> tuple[str, str, str]:
+    """Of the utterances with one recording: their splits, and two of their locations, in two splits if possible."""
     splits = [split for split in SPLITS if (same["split"] == split).any()]
     firsts = same.drop_duplicates("split") if len(splits) > 1 else same
     one, other = shown(firsts, "utterances", "", 2)

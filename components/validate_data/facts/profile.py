@@ -1,6 +1,6 @@
-"""What a dataset looks like in numbers that fit on a page: kept with a model, so that later data can be compared.
+"""A dataset in numbers that fit on a page, stored with a model so that later data can be compared.
 
-Histograms stand on fixed edges, so that two profiles can be laid over each other; no utterance can be read out of one.
+Histograms have fixed edges, so that two profiles are comparable; no utterance can be recovered from a profile.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ EDGES: dict[str, tuple[float, float, int]] = {
     "text_length": (0.0, 400.0, 200),
     "rms_dbfs": (-90.0, 0.0, 90),
 }
-"""Lower edge, upper edge and bins of each histogram; what lies outside is counted in the outermost bin."""
+"""Lower edge, upper edge and bins of each histogram; values outside are counted in the outermost bin."""
 
 
 class Profile(BaseModel):
     """A dataset in numbers.
 
     Attributes:
-        name: the dataset's.
-        utterances: how many.
+        name: the dataset's name.
+        utterances: number of utterances.
         labels: utterances of each label, in the declared order.
         histograms: counts of utterances by fact, on :data:`EDGES`; only of facts that occur.
         words: the most frequent words; only those that occur more than once.
         other_words: occurrences of all others.
-        label_words: of each label the most frequent words.
+        label_words: the most frequent words of each label.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -98,7 +98,7 @@ def _most_frequent(counts: Mapping[str, int], most: int) -> dict[str, int]:
 
 
 def dump_profile(profile: Profile, path: Path) -> None:
-    """Write a profile; the same one gives the same bytes."""
+    """Write a profile; deterministic."""
     path.write_text(json.dumps(profile.model_dump(), ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
 
 
@@ -106,16 +106,18 @@ def load_profile(path: Path) -> Profile:
     """Read a profile.
 
     Raises:
-        ArtifactError: it is none.
+        ArtifactError: the file is not a valid profile.
     """
     try:
         return Profile.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValidationError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{path} is no data profile: the model it came with is damaged.") from error
+        raise ArtifactError(
+            f"{path} is not a valid data profile: the bundle that contains it is damaged; download or register the model again."
+        ) from error
 
 
 def label_distance(one: Mapping[str, int], other: Mapping[str, int]) -> tuple[float, float]:
-    """Jensen-Shannon distance (base 2, 0..1) of two distributions given as counts, and how far chance alone takes it.
+    """Jensen-Shannon distance (base 2, 0..1) of two distributions given as counts, and how large chance alone makes it.
 
     The second number is what two samples of these sizes from one distribution differ by on average: for small samples and
     many kinds it is far from 0 (the divergence is then about (kinds − 1) / (8 ln 2) · (1/n + 1/m)).
@@ -138,12 +140,12 @@ def label_distance(one: Mapping[str, int], other: Mapping[str, int]) -> tuple[fl
 def _entropy_gap(a: np.ndarray, middle: np.ndarray) -> float:
     import numpy as np
 
-    there = a > 0
-    return float((a[there] * np.log2(a[there] / middle[there])).sum())
+    used = a > 0
+    return float((a[used] * np.log2(a[used] / middle[used])).sum())
 
 
 def cumulative_distance(one: Sequence[int], other: Sequence[int]) -> tuple[float, float]:
-    """Largest difference (0..1) of two cumulative histograms (Kolmogorov-Smirnov), and how far chance takes it (1 %)."""
+    """Largest difference (0..1) of two cumulative histograms (Kolmogorov-Smirnov), and its 1 % critical value."""
     import numpy as np
 
     a, b = np.asarray(one, float), np.asarray(other, float)

@@ -1,9 +1,9 @@
-"""The facts of one parquet shard: one streaming pass over it, remembered by its digest.
+"""The facts of one parquet shard: one streaming pass over it, cached by its digest.
 
 Nothing here raises for damaged content: a column that is missing or of the wrong type and a recording that does not decode
-are facts like any other, for the expectations to judge. What costs is decoding, 2 to 5 ms a recording; it is done by a
-thread a core while the next rows are read. Facts are kept in the store by the shard's MD5, so that a dataset that grew by one
-shard costs that shard.
+are facts like any other, for the expectations to check. Decoding dominates the time, 2 to 5 ms a recording; one thread per
+core decodes while the next rows are read. Facts are cached in the store by the shard's MD5, so a dataset that grew by one shard
+costs one shard.
 """
 
 from __future__ import annotations
@@ -17,8 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.validate_data.facts.audio_measurements import Heard, hear
-from components.validate_data.facts.transcript_facts import Conversation, Read, read, scripts_of, words_of
+from components.validate_data.facts.audio_measurements import AudioMeasurements, measure_audio
+from components.validate_data.facts.transcript_facts import (
+    Conversation,
+    TranscriptFacts,
+    scripts_of,
+    transcript_facts,
+    words_of,
+)
 from mistere.artifacts.manifests import canonical_digest
 from mistere.artifacts.object_store import MissingObjectError, ObjectStore
 from mistere.common.code_digest import source_digest
@@ -42,13 +48,13 @@ _NAMES = ("dialogue_id", "turn", "label", "speaker")
 
 @dataclass(frozen=True)
 class ShardFacts:
-    """What was found in a shard.
+    """The facts of a shard.
 
     Attributes:
-        columns: one entry a column that the dataset form knows: column, found, status (``ok``, ``missing``, ``wrong type``).
-        rows: one row an utterance in use: row, dialogue_id, turn, label, speaker, and the fields of
-            :class:`~components.validate_data.facts.transcript_facts.Read` and :class:`~components.validate_data.facts.audio_measurements.Heard`.
-        sequences: digests of five words in a row, with their dialogue: dialogue_id, sequence.
+        columns: one entry per column of the dataset form: column, found, status (``ok``, ``missing``, ``wrong type``).
+        rows: one row per utterance in use: row, dialogue_id, turn, label, speaker, and the fields of
+            :class:`~components.validate_data.facts.transcript_facts.TranscriptFacts` and :class:`~components.validate_data.facts.audio_measurements.AudioMeasurements`.
+        sequences: digests of five consecutive words, with their dialogue: dialogue_id, sequence.
         words: label, word, count.
     """
 
@@ -72,12 +78,12 @@ def facts_of_shard(
         path: the file.
         language: of its transcripts, a tag such as ``en``.
         silence_dbfs: see :class:`~mistere.config.validation.ValidationSettings`.
-        pool: decodes.
+        pool: the executor that decodes recordings.
         wanted: the dialogues in use; None for all.
-        on_rows: told how many rows were read since the last time.
+        on_rows: called with the number of rows read since the last call.
 
     Raises:
-        DataError: it is not readable parquet.
+        DataError: the file is not readable parquet.
     """
     import pyarrow as pa
 
@@ -89,25 +95,25 @@ def facts_of_shard(
     sequences: list[pa.Array] = []
     current, conversation = "", Conversation()
 
-    def finish(names: dict[str, list[Any]], heard: list[Future[Heard]], texts: list[str | None]) -> None:
+    def finish(names: dict[str, list[Any]], audio: list[Future[AudioMeasurements]], texts: list[str | None]) -> None:
         nonlocal current, conversation
-        facts: list[Read] = []
-        found: list[int] = []
+        facts: list[TranscriptFacts] = []
+        digests: list[int] = []
         owners: list[str] = []
         for dialogue, label, text in zip(names["dialogue_id"], names["label"], texts, strict=True):
             if dialogue != current:
                 current, conversation = dialogue, Conversation()
             words = words_of(text)
             counts.update((label or "", word) for word in words)
-            facts.append(read(text, words, scripts))
-            said = conversation.hear(words) if dialogue is not None else []
-            found += said
-            owners += [dialogue] * len(said)
-        batches.append(_batch(names, facts, [future.result() for future in heard]))
+            facts.append(transcript_facts(text, words, scripts))
+            added = conversation.add(words) if dialogue is not None else []
+            digests += added
+            owners += [dialogue] * len(added)
+        batches.append(_batch(names, facts, [future.result() for future in audio]))
         dialogues.append(pa.array(owners, pa.string()).dictionary_encode())
-        sequences.append(pa.array(found, pa.int64()))
+        sequences.append(pa.array(digests, pa.int64()))
 
-    waiting: deque[tuple[dict[str, list[Any]], list[Future[Heard]], list[str | None]]] = deque()
+    waiting: deque[tuple[dict[str, list[Any]], list[Future[AudioMeasurements]], list[str | None]]] = deque()
     for first, batch in _numbered(path, usable):
         waiting.append(_begin(batch, first, wanted, silence_dbfs, pool))
         if len(waiting) >= _BATCHES_AHEAD:
@@ -137,23 +143,23 @@ def facts_of_shard(
 
 def _begin(
     batch: pa.RecordBatch, first: int, wanted: frozenset[str] | None, silence_dbfs: float, pool: Executor
-) -> tuple[dict[str, list[Any]], list[Future[Heard]], list[str | None]]:
-    """Names and transcripts of a batch's rows, and their recordings on the way to being heard."""
+) -> tuple[dict[str, list[Any]], list[Future[AudioMeasurements]], list[str | None]]:
+    """Names and transcripts of a batch's rows, and the pending measurements of their recordings."""
     present = set(batch.schema.names)
     values = {
         name: batch.column(name).to_pylist() if name in present else [None] * batch.num_rows
         for name in (*_NAMES, "text")
     }
     keep = [i for i in range(batch.num_rows) if wanted is None or values["dialogue_id"][i] in wanted]
-    audio = batch.column("audio") if "audio" in present else None
-    heard = []
+    column = batch.column("audio") if "audio" in present else None
+    audio = []
     for index in keep:
-        held = (None if audio is None else audio[index].as_py()) or {}
-        heard.append(pool.submit(hear, held.get("bytes"), held.get("path"), silence_dbfs))
+        cell = (None if column is None else column[index].as_py()) or {}
+        audio.append(pool.submit(measure_audio, cell.get("bytes"), cell.get("path"), silence_dbfs))
     names: dict[str, list[Any]] = {name: [values[name][i] for i in keep] for name in _NAMES}
     names["speaker"] = [(speaker or "").strip() or None for speaker in names["speaker"]]
     names["row"] = [first + i for i in keep]
-    return names, heard, [values["text"][i] for i in keep]
+    return names, audio, [values["text"][i] for i in keep]
 
 
 def rows_schema() -> pa.Schema:
@@ -179,11 +185,13 @@ def rows_schema() -> pa.Schema:
     )
 
 
-def _batch(names: dict[str, list[Any]], read_: list[Read], heard: list[Heard]) -> pa.RecordBatch:
+def _batch(
+    names: dict[str, list[Any]], transcripts: list[TranscriptFacts], audio: list[AudioMeasurements]
+) -> pa.RecordBatch:
     import pyarrow as pa
 
     columns: dict[str, list[Any]] = dict(names)
-    for fields, facts in ((Read._fields, read_), (Heard._fields, heard)):
+    for fields, facts in ((TranscriptFacts._fields, transcripts), (AudioMeasurements._fields, audio)):
         for position, name in enumerate(fields):
             columns[name] = [fact[position] for fact in facts]
     schema = rows_schema()
@@ -193,7 +201,7 @@ def _batch(names: dict[str, list[Any]], read_: list[Read], heard: list[Heard]) -
 
 
 def _fits(column: str, kind: pa.DataType) -> bool:
-    """Whether an Arrow type can hold what the column is for."""
+    """Whether an Arrow type suits a column of the dataset form."""
     from pyarrow import types
 
     if types.is_dictionary(kind):
@@ -211,7 +219,7 @@ def _fits(column: str, kind: pa.DataType) -> bool:
 
 
 def _columns_of(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """The columns of a file that can be used, and what was found of each that the dataset form knows."""
+    """The usable columns of a file, and the state of each column of the dataset form."""
     import pyarrow.parquet as pq
 
     schema = pq.read_schema(path)
@@ -238,10 +246,10 @@ def _numbered(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, pa.Reco
 
 
 class FactsCache:
-    """Facts of shards by MD5.
+    """A cache of shards' facts, by MD5.
 
     Args:
-        store: where they are kept.
+        store: the object store.
         language: of the transcripts.
         silence_dbfs: see :class:`~mistere.config.validation.ValidationSettings`.
     """
@@ -253,7 +261,7 @@ class FactsCache:
         self._store, self._prefix = store, f"facts/{identity}"
 
     def find(self, md5: str) -> ShardFacts | None:
-        """The facts of a shard, where they are there and whole."""
+        """The cached facts of a shard; None if they are missing or damaged."""
         import pyarrow as pa
 
         try:
@@ -263,7 +271,7 @@ class FactsCache:
             return None
 
     def add(self, md5: str, facts: ShardFacts) -> None:
-        """Keep the facts of a shard; the rows come last, without which the rest counts for nothing."""
+        """Cache the facts of a shard; the rows are written last and mark the entry as complete."""
         rows = facts.rows.replace_schema_metadata({"columns": json.dumps(facts.columns)})
         for name, table in (("words", facts.words), ("sequences", facts.sequences), ("rows", rows)):
             self._write(md5, name, table)

@@ -1,4 +1,4 @@
-"""The facts of one transcript, and the word sequences by which a conversation is recognised again."""
+"""Facts of one transcript, and the word sequences that identify a conversation."""
 
 from __future__ import annotations
 
@@ -79,14 +79,14 @@ _SCRIPTS: dict[str, frozenset[str]] = {
 """Scripts of a language (ISO 639-1), by the first word of its characters' Unicode names."""
 
 
-class Read(NamedTuple):
+class TranscriptFacts(NamedTuple):
     """Facts of one transcript.
 
     Attributes:
-        text_length: in characters, without surrounding blanks.
-        damaged: it shows that an encoding was mistaken; None where there is no transcript.
-        foreign: share of its letters that are not of the language's script; None where the language's is not known.
-        phrase: digest of its words; None below four words, which people say again and again.
+        text_length: in characters, without surrounding whitespace.
+        damaged: it was decoded with the wrong encoding; None without a transcript.
+        foreign: share of its letters that are not of the language's script; None if the script is unknown.
+        phrase: digest of its words; None for fewer than four words, which repeat in any conversation.
     """
 
     text_length: int = 0
@@ -96,23 +96,25 @@ class Read(NamedTuple):
 
 
 def scripts_of(language: str) -> frozenset[str] | None:
-    """The scripts of a language tag such as ``en`` or ``pt-BR``; None where they are not known."""
+    """The scripts of a language tag such as ``en`` or ``pt-BR``; None if they are unknown."""
     return _SCRIPTS.get(re.split("[-_]", language.strip().lower())[0])
 
 
-def read(text: str | None, words: Sequence[str], scripts: frozenset[str] | None) -> Read:
+def transcript_facts(text: str | None, words: Sequence[str], scripts: frozenset[str] | None) -> TranscriptFacts:
     """Facts of one transcript.
 
     Args:
         text: the transcript.
         words: its words (:func:`words_of`).
-        scripts: of its language; None where they are not known.
+        scripts: of its language; None if they are unknown.
     """
     stripped = (text or "").strip()
     if not stripped:
-        return Read()
+        return TranscriptFacts()
     foreign = None if scripts is None else _foreign_share(stripped, scripts)
-    return Read(len(stripped), looks_damaged(stripped), foreign, _signed(_sequence(words)) if len(words) >= 4 else None)
+    return TranscriptFacts(
+        len(stripped), looks_damaged(stripped), foreign, _signed(_sequence(words)) if len(words) >= 4 else None
+    )
 
 
 def words_of(text: str | None) -> list[str]:
@@ -126,8 +128,8 @@ class Conversation:
     def __init__(self) -> None:
         self._tail: list[int] = []
 
-    def hear(self, words: Sequence[str]) -> list[int]:
-        """The sequences that end in this turn."""
+    def add(self, words: Sequence[str]) -> list[int]:
+        """Add a turn's words; return the sequences that end in it."""
         codes = [*self._tail, *(_code(word) for word in words)]
         self._tail = codes[-(SEQUENCE_WORDS - 1) :]
         return [
