@@ -104,7 +104,7 @@ def _tell(validation: Validation, output: Path) -> None:
     console = Console(highlight=False, soft_wrap=True)
     console.print(Text(validation.verdict.upper(), style=_COLOURS[validation.verdict]))
     for sentence in validation.failed:
-        console.print(f"  must be mended: {sentence}", markup=False)
+        console.print(f"  must be fixed: {sentence}", markup=False)
     for sentence in validation.warnings:
         console.print(f"  warning: {sentence}", markup=False)
     checked = sum(outcome.status != "not checked" for outcome in validation.outcomes)
