@@ -1,4 +1,4 @@
-"""What an importer says of its work, and the writing that counts while it streams."""
+"""The report of an import, and a streaming writer that counts for it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from mistere.data.dataset import DatasetInfo, Utterance, write_dataset
 
 @dataclass(frozen=True, slots=True)
 class ImportReport:
-    """What came in.
+    """The result of an import.
 
     Attributes:
         counts: utterances per split; a split without any is left out.
         dialogues: dialogues per split.
-        notes: what a person should know, a sentence each: what was changed, left out or missing, and where the counts
-            are not the published ones.
+        notes: one sentence for everything changed, left out or missing, and for every difference from published counts.
     """
 
     counts: dict[Split, int]
@@ -31,12 +30,12 @@ def write_counted(directory: Path, info: DatasetInfo, rows: Iterable[tuple[Split
     """Write a dataset in a stream and count it; the report has no notes yet.
 
     Args:
-        directory: where the dataset goes; must not exist yet or be empty.
+        directory: directory of the new dataset; must not exist or be empty.
         info: becomes ``dataset.yaml``.
         rows: utterances with their split, dialogue by dialogue.
 
     Raises:
-        DataError: there is something in the way, or there are no rows.
+        DataError: the directory exists and is not empty, or there are no rows.
     """
     if directory.exists() and not directory.is_dir():
         raise DataError(f"{directory} is a file: choose a new folder for the dataset.")
@@ -55,14 +54,16 @@ def _counting(
             dialogues[split] = dialogues.get(split, 0) + 1
         yield split, utterance
     if last is None:
-        raise DataError("nothing is left to import: not one utterance has a label that is taken.")
+        raise DataError(
+            "nothing is left to import: no utterance has one of the labels; check the source and the options."
+        )
 
 
 def _in_order(counts: dict[Split, int]) -> dict[Split, int]:
     return {split: counts[split] for split in SPLITS if split in counts}
 
 
-def some(names: list[str], most: int = 3) -> str:
-    """The first names of a list, for a sentence: ``a, b, c and 5 more``."""
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+def some(names: list[str], limit: int = 3) -> str:
+    """The first names of a list as text: ``a, b, c and 5 more``."""
+    more = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")

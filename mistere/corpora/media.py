@@ -1,4 +1,4 @@
-"""Audio out of media files: accepted encodings as they are, everything else through ffmpeg."""
+"""Extract audio from media files: accepted encodings unchanged, everything else through ffmpeg."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from mistere.corpora.import_report import some
 _ACCEPTED = frozenset({"WAV", "WAVEX", "RF64", "FLAC", "OGG", "MP3"})
 _RATE = 16_000
 _TIMEOUT_SECONDS = 300
-# Containers that hold their sound themselves. Playlists and scripts (hls, concat, …), which name other files, are not here.
+# Containers that hold their audio. Playlists and scripts (hls, concat, …) are excluded: they could name any other file.
 _CONTAINERS = "mov,mp4,m4a,matroska,webm,avi,mpeg,mpegts,flv,asf,ogg,wav,w64,aiff,au,caf,amr,aac,ac3,eac3,mp3,flac"
 
 
 class UnreadableMediaError(DataError):
-    """A media file holds no audio that can be read."""
+    """A media file without readable audio."""
 
 
 def audio_bytes(path: Path) -> bytes:
-    """The audio of a file, encoded as the dataset form takes it.
+    """The audio of a file in an encoding of the dataset form.
 
-    WAV, FLAC, OGG and MP3, told by their content, come back byte for byte. Of any other file (a video, another codec) ffmpeg
-    makes a mono FLAC file of 16 kHz; the same file and ffmpeg give the same bytes.
+    WAV, FLAC, OGG and MP3, recognised by their content, are returned unchanged. ffmpeg converts any other file (a video, another
+    codec) to mono FLAC at 16 kHz; the same file and version of ffmpeg give the same bytes.
 
     Raises:
-        UnreadableMediaError: the file is empty, no media file, or has no sound.
-        DataError: the file can't be read at all.
+        UnreadableMediaError: the file is empty, not a media file, or has no audio.
+        DataError: the file is missing or cannot be read.
         MistereError: the file needs ffmpeg, which is not installed.
     """
     try:
@@ -47,7 +47,7 @@ def audio_bytes(path: Path) -> bytes:
 
 
 def _is_accepted(path: Path) -> bool:
-    """Whether libsndfile finds an accepted encoding; it is given a descriptor, so that the name says nothing."""
+    """Whether libsndfile finds an accepted encoding; it gets a descriptor, so that the file's name has no influence."""
     import soundfile
 
     descriptor = os.open(path, os.O_RDONLY)
@@ -68,7 +68,7 @@ def _through_ffmpeg(path: Path) -> bytes:
             "run `apt-get install ffmpeg`, or import text only."
         )
     with tempfile.TemporaryDirectory() as scratch:
-        # Into a file, not a pipe: the header gets the length only where ffmpeg can go back to it.
+        # To a file, not a pipe: ffmpeg has to seek back to write the length into the header.
         result = Path(scratch) / "audio.flac"
         command = [
             program, "-nostdin", "-hide_banner", "-loglevel", "error", "-protocol_whitelist", "file,pipe",
@@ -101,16 +101,16 @@ def _has_samples(path: Path) -> bool:
 
 @dataclass(slots=True)
 class AudioReader:
-    """Reads a corpus's files one by one and remembers which gave nothing, for the notes.
+    """Reads the audio files of a corpus and records the missing and unreadable ones for the notes.
 
-    Released corpora lack files and hold broken ones (MELD's ``train_splits/dia125_utt3.mp4``): those utterances go without.
+    Released corpora lack files and hold broken ones (MELD's ``train_splits/dia125_utt3.mp4``); those utterances get no audio.
     """
 
     missing: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
 
     def read(self, path: Path | None, name: str) -> bytes | None:
-        """The audio of a file, or None where there is none; ``name`` is what the notes call the utterance."""
+        """The audio of a file, None if it is missing or unreadable; ``name`` identifies the utterance in the notes."""
         if path is None or not path.is_file():
             self.missing.append(name)
             return None
@@ -121,15 +121,15 @@ class AudioReader:
             return None
 
     def notes(self) -> list[str]:
-        """What is missing, in sentences."""
-        told = []
+        """Sentences about missing and unreadable files."""
+        notes = []
         if self.missing:
-            told.append(
+            notes.append(
                 f"{len(self.missing)} utterances have no audio file and go without audio ({some(self.missing)})."
             )
         if self.unreadable:
-            told.append(
+            notes.append(
                 f"{len(self.unreadable)} utterances have an audio file that can't be read and go without audio "
                 f"({some(self.unreadable)})."
             )
-        return told
+        return notes

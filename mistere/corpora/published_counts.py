@@ -1,6 +1,6 @@
-"""What the literature counts in the corpora, to say where an import differs.
+"""Published sizes of the corpora, to report where an import differs.
 
-The figures are those of Dutta, Balaji and Ganapathy (arXiv 2602.23300): utterances per split, and dialogues in all.
+The figures are from Dutta, Balaji and Ganapathy (arXiv 2602.23300): utterances per split, and dialogues in all.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from mistere.common.splits import Split
 
 @dataclass(frozen=True, slots=True)
 class PublishedCounts:
-    """Utterances by groups of splits (IEMOCAP's dev split is everyone's own choice), and dialogues in all."""
+    """Utterances by groups of splits (IEMOCAP has no standard dev split) and dialogues in all."""
 
     utterances: tuple[tuple[tuple[Split, ...], int], ...]
     dialogues: int
@@ -28,20 +28,20 @@ PUBLISHED: dict[str, PublishedCounts] = {
 
 
 def differences(corpus: str, counts: Mapping[Split, int], dialogues: Mapping[Split, int]) -> list[str]:
-    """Every difference from the published counts, a sentence each; none where all agree.
+    """One sentence for each difference from the published counts.
 
     Args:
-        corpus: a key of :data:`PUBLISHED`; IEMOCAP is meant with six classes.
+        corpus: a key of :data:`PUBLISHED`; ``iemocap`` is the version with six classes.
         counts: imported utterances per split.
         dialogues: imported dialogues per split.
     """
     published = PUBLISHED[corpus]
     sentences = []
     for splits, expected in published.utterances:
-        found = sum(counts.get(split, 0) for split in splits)
-        if found != expected:
-            sentences.append(f"{' and '.join(splits)}: {found} utterances came in, {expected} are published.")
-    found = sum(dialogues.values())
-    if found != published.dialogues:
-        sentences.append(f"{found} {published.unit} came in, {published.dialogues} are published.")
+        imported = sum(counts.get(split, 0) for split in splits)
+        if imported != expected:
+            sentences.append(f"{' and '.join(splits)}: {imported} utterances came in, {expected} are published.")
+    imported = sum(dialogues.values())
+    if imported != published.dialogues:
+        sentences.append(f"{imported} {published.unit} came in, {published.dialogues} are published.")
     return sentences

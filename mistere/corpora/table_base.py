@@ -1,4 +1,4 @@
-"""A dataset that a table is brought into: its rows but for those of replaced dialogues, and who speaks where."""
+"""The existing dataset of ``--base``: its rows except those of replaced dialogues, and the splits of its speakers."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from mistere.data.dataset import DatasetInfo, Utterance, load_info, read_batches
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """What is known of the dataset before its rows are streamed.
+    """Facts about the existing dataset, collected before its rows are streamed.
 
     Attributes:
         info: its ``dataset.yaml``.
-        splits: the split of each dialogue; the last one, where a dialogue is in several.
-        torn: replaced dialogues that are in several splits; they are in one from now on.
-        speakers: the splits of each speaker, in dialogues that stay.
-        anonymous: whether an utterance that stays does not say who speaks.
+        splits: the split of each dialogue; the last one if a dialogue is in several.
+        torn: replaced dialogues that were in several splits and are in one now.
+        speakers: the splits of each speaker in the dialogues that are kept.
+        anonymous: whether an utterance that is kept has no speaker.
     """
 
     info: DatasetInfo
@@ -33,7 +33,7 @@ class Base:
     _audio: bool
 
     def rows(self) -> Iterator[tuple[Split, Utterance]]:
-        """Stream the rows that stay."""
+        """Stream the rows that are kept."""
         for split in SPLITS:
             for utterance in read_utterances(shards_of(self._files, split), audio=self._audio):
                 if utterance.dialogue_id not in self._replaced:
@@ -41,15 +41,15 @@ class Base:
 
 
 def read_base(folder: Path, replaced: frozenset[str], *, audio: bool) -> Base:
-    """Look through a dataset.
+    """Collect the facts about an existing dataset.
 
     Args:
-        folder: of the dataset.
-        replaced: dialogues that the table brings instead.
-        audio: whether its rows come with their audio.
+        folder: directory of the dataset.
+        replaced: dialogues that the table replaces.
+        audio: whether :meth:`Base.rows` reads the audio.
 
     Raises:
-        DataError: it is no dataset, or unreadable.
+        DataError: the folder is not a dataset, or a shard is unreadable.
     """
     info = load_info(folder / "dataset.yaml")
     files = list(folder.iterdir())
@@ -72,5 +72,5 @@ def read_base(folder: Path, replaced: frozenset[str], *, audio: bool) -> Base:
                 anonymous = anonymous or speaker is None
                 if speaker is not None:
                     speakers.setdefault(speaker, set()).add(split)
-    settled = {speaker: frozenset(found) for speaker, found in speakers.items()}
+    settled = {speaker: frozenset(values) for speaker, values in speakers.items()}
     return Base(info, splits, frozenset(torn), settled, anonymous, files, replaced, audio)

@@ -1,4 +1,4 @@
-"""The rows of a person's table (CSV, TSV, JSONL or parquet), checked one by one; the sound itself stays where it is."""
+"""Read and check the rows of a table (CSV, TSV, JSONL or parquet) without loading its audio."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _ROWS_PER_BATCH = 128
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row. ``audio`` is a path as it is written; ``embedded`` says that the sound is in the table itself."""
+    """One row. ``audio`` is the path in the table; ``embedded`` is True if the table itself holds the audio."""
 
     where: str
     dialogue: str
@@ -44,12 +44,12 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table's rows in their order.
+    """The rows of a table in order.
 
     Attributes:
-        rows: all of them, without sound.
-        columns: which columns of the dataset form (and ``split``) the table has.
-        names: what each of them is called in the table.
+        rows: the rows, without audio.
+        columns: the columns of the dataset form (and ``split``) that the table has.
+        names: the name of each column in the table.
     """
 
     rows: list[Row]
@@ -58,21 +58,21 @@ class Table:
 
     @property
     def embedded(self) -> bool:
-        """Whether the table itself holds sound."""
+        """Whether the table itself holds audio."""
         return any(row.embedded for row in self.rows)
 
 
 def read_rows(source: Path, columns: Mapping[str, str], *, text_only: bool) -> Table:
-    """Read and check a table, its sound left out.
+    """Read and check a table without its audio.
 
     Args:
         source: ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet``.
-        columns: what columns of :data:`COLUMNS` are called in the table, where they have other names.
-        text_only: take no notice of the audio column.
+        columns: names in the table of columns of :data:`COLUMNS`, if they differ.
+        text_only: ignore the audio column.
 
     Raises:
-        UsageError: ``columns`` names what there is not, or the file's name ends in something else.
-        DataError: the table is unreadable, or a row makes no sense.
+        UsageError: ``columns`` names a column that does not exist, or the file has another extension.
+        DataError: the table is unreadable, or a row is invalid.
     """
     for name in columns:
         if name not in COLUMNS:
@@ -82,21 +82,21 @@ def read_rows(source: Path, columns: Mapping[str, str], *, text_only: bool) -> T
     kind = source.suffix.lower()
     if kind not in {*_DELIMITERS, *_JSON_LINES, *_PARQUET}:
         raise UsageError(f"{source} is none of the tables that are read: .csv, .tsv, .jsonl or .parquet.")
-    there, values = _values(source, kind)
+    present, values = _values(source, kind)
     names = {name: columns.get(name, name) for name in COLUMNS}
     for name, own in columns.items():
-        if own not in there:
+        if own not in present:
             raise UsageError(
-                f"columns: {source} has no column {own!r} for {name}; it has {', '.join(there) or 'none'}."
+                f"columns: {source} has no column {own!r} for {name}; it has {', '.join(present) or 'none'}."
             )
-    used = frozenset(name for name, own in names.items() if own in there) - ({"audio"} if text_only else set())
+    used = frozenset(name for name, own in names.items() if own in present) - ({"audio"} if text_only else set())
     for name in ("dialogue_id", "label"):
         if name not in used:
             raise DataError(
-                f"{source} has no column {name!r} (it has {', '.join(there) or 'none'}): say which one it is with columns."
+                f"{source} has no column {name!r} (it has {', '.join(present) or 'none'}): say which one it is with columns."
             )
     if not used & {"text", "audio"}:
-        raise DataError(f"{source} has neither a column 'text' nor 'audio': an utterance is something said or heard.")
+        raise DataError(f"{source} has neither a column 'text' nor 'audio': every utterance needs text or audio.")
     wanted = [names[name] for name in COLUMNS if name in used]
     rows = [_row(where, {name: row.get(names[name]) for name in used}) for where, row in values(wanted)]
     if not rows:
@@ -105,7 +105,7 @@ def read_rows(source: Path, columns: Mapping[str, str], *, text_only: bool) -> T
 
 
 def read_embedded(source: Path, table: Table) -> Iterator[bytes | None]:
-    """The sound that a parquet table holds, row by row; memory is that of one row group."""
+    """The audio embedded in a parquet table, row by row; at most one row group is in memory."""
     column = table.names["audio"]
     with _parquet(source) as file:
         for batch in _batches(file, [column]):
@@ -118,7 +118,7 @@ _Values = Callable[[Sequence[str]], Iterator[tuple[str, Mapping[str, Any]]]]
 
 
 def _values(source: Path, kind: str) -> tuple[list[str], _Values]:
-    """A table's column names, and what yields the wanted columns of its rows with the place of each."""
+    """The column names of a table, and a function that yields the location and the given columns of each row."""
     if kind in _PARQUET:
         with _parquet(source) as file:
             return list(file.schema_arrow.names), lambda wanted: _parquet_values(source, wanted)
@@ -164,13 +164,13 @@ def _parquet(source: Path) -> Iterator[pq.ParquetFile]:
 
 
 def _batches(file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """A file's batches, asked for by row group: asked for all at once, pyarrow keeps what it has read."""
+    """The batches of a file by row group: an iterator over all row groups would keep everything that it has read."""
     for group in range(file.num_row_groups):
         yield from file.iter_batches(batch_size=_ROWS_PER_BATCH, row_groups=[group], columns=list(columns))
 
 
 def _parquet_values(source: Path, wanted: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Rows without their sound: of embedded bytes only whether they are there."""
+    """Rows without audio: embedded bytes are replaced by whether they are present."""
     import pyarrow as pa
 
     number = 0
@@ -185,7 +185,7 @@ def _parquet_values(source: Path, wanted: Sequence[str]) -> Iterator[tuple[str, 
                 if pa.types.is_struct(array.type) and "bytes" in array.type.names:
                     columns[name] = _without_bytes(array)
                 elif pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type):
-                    columns[name] = [{"embedded": there} for there in array.is_valid().to_pylist()]
+                    columns[name] = [{"embedded": valid} for valid in array.is_valid().to_pylist()]
                 else:
                     columns[name] = array.to_pylist()
             for index in range(batch.num_rows):
@@ -197,9 +197,9 @@ def _without_bytes(array: Any) -> list[dict[str, Any] | None]:
     """A Hugging Face audio struct as ``{embedded, path}``."""
     import pyarrow.compute as pc
 
-    there = pc.struct_field(array, "bytes").is_valid().to_pylist()
+    embedded = pc.struct_field(array, "bytes").is_valid().to_pylist()
     paths = pc.struct_field(array, "path").to_pylist() if "path" in array.type.names else [None] * len(array)
-    return [{"embedded": is_there, "path": path} for is_there, path in zip(there, paths, strict=True)]
+    return [{"embedded": valid, "path": path} for valid, path in zip(embedded, paths, strict=True)]
 
 
 def _row(where: str, values: Mapping[str, Any]) -> Row:
@@ -236,7 +236,7 @@ def _text(value: object, column: str, where: str) -> str | None:
 
 
 def _name(value: object, column: str, where: str) -> str | None:
-    """Text, or a whole number as text; also one that a table with gaps has made a fraction of (3.0)."""
+    """Text, or a whole number as text; also a float such as 3.0, which columns with gaps hold."""
     if isinstance(value, float):
         if value != value:
             return None

@@ -1,4 +1,4 @@
-"""Splits for a table that has none: whole dialogues, speakers apart where that is possible, the same for the same seed."""
+"""Assign whole dialogues to splits by a seed, with disjoint speakers if possible, for a table without a column ``split``."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from mistere.common.splits import SPLITS, Split
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """The split of every dialogue, and whether speakers were kept apart."""
+    """The split of every dialogue, and whether the splits have disjoint speakers."""
 
     splits: dict[str, Split]
     by_speaker: bool
 
 
 def check_shares(shares: Sequence[float]) -> None:
-    """Refuse shares of train, dev and test that are no shares.
+    """Check the shares of train, dev and test.
 
     Raises:
-        UsageError: they are not three numbers from 0 to 1 that make 1, or nothing is left for train.
+        UsageError: they are not three numbers from 0 to 1 with a sum of 1, or the share of train is 0.
     """
-    sound = len(shares) == 3 and all(0 <= share <= 1 for share in shares) and abs(sum(shares) - 1) < 1e-6
-    if not sound or shares[0] == 0:
+    valid = len(shares) == 3 and all(0 <= share <= 1 for share in shares) and abs(sum(shares) - 1) < 1e-6
+    if not valid or shares[0] == 0:
         raise UsageError(
-            f"splits is {', '.join(map(str, shares))}: three shares (train, dev, test) that make 1 are expected, such as "
+            f"splits is {', '.join(map(str, shares))}: three shares (train, dev, test) with a sum of 1 are expected, such as "
             "0.8, 0.1, 0.1."
         )
 
@@ -38,16 +38,16 @@ def assign(
     seed: int,
     settled: Mapping[str, frozenset[Split]],
 ) -> Assignment:
-    """Give every dialogue a split.
+    """Assign every dialogue to a split.
 
-    Dialogues that share speakers, also through others, are a group. Where there are groups enough, they stay together and no
-    voice is in two splits; else each dialogue goes by itself.
+    Dialogues that share speakers, directly or through others, form a group. If there are enough groups, each goes to one split, so
+    that no speaker is in two splits; otherwise dialogues are assigned one by one.
 
     Args:
-        dialogues: the speakers of each dialogue that has no split yet; none where they are unknown.
-        shares: of train, dev and test.
-        seed: for the order in which dialogues are dealt out.
-        settled: the splits that speakers are in already.
+        dialogues: the speakers of each dialogue without a split; empty if unknown.
+        shares: shares of train, dev and test.
+        seed: seed of the order of the assignment.
+        settled: the splits of speakers that are assigned already.
     """
     if any(dialogues.values()):
         groups = _groups(dialogues)
@@ -65,23 +65,23 @@ def _by_group(
     seed: int,
     settled: Mapping[str, frozenset[Split]],
 ) -> dict[str, Split] | None:
-    """Splits by groups; None where a group has speakers in two splits already, or a split would get far too little."""
-    found: dict[str, Split] = {}
+    """Splits by group; None if a group has speakers in two splits already, or a split would get less than half its share."""
+    assigned: dict[str, Split] = {}
     free = []
     for group in groups:
         bound = {split for name in group for speaker in dialogues[name] for split in settled.get(speaker, ())}
         if len(bound) > 1:
             return None
         if bound:
-            found.update(dict.fromkeys(group, bound.pop()))
+            assigned.update(dict.fromkeys(group, bound.pop()))
         else:
             free.append(group)
-    found.update(_deal(free, shares, seed))
+    assigned.update(_deal(free, shares, seed))
     if not settled:
         for split, share in zip(SPLITS, shares, strict=True):
-            if share and sum(value == split for value in found.values()) < max(1.0, share * len(dialogues) / 2):
+            if share and sum(value == split for value in assigned.values()) < max(1.0, share * len(dialogues) / 2):
                 return None
-    return found
+    return assigned
 
 
 def _groups(dialogues: Mapping[str, frozenset[str]]) -> list[list[str]]:
@@ -105,21 +105,21 @@ def _groups(dialogues: Mapping[str, frozenset[str]]) -> list[list[str]]:
 
 
 def _deal(groups: list[list[str]], shares: Sequence[float], seed: int) -> dict[str, Split]:
-    """Large groups first, those of a size in the order of their hashes, each to the split that lacks most of its share.
+    """Assign groups, largest first and equal ones by hash, to the split that lacks most of its share.
 
-    A few dialogues are dealt so that no split stays empty.
+    If there are few dialogues, no split stays empty.
     """
     total = sum(map(len, groups))
     lacking = {split: share * total for split, share in zip(SPLITS, shares, strict=True) if share}
     if total >= len(lacking):
         lacking.update({split: max(lacking[split], 1.0) for split in lacking if split != "train"})
         lacking["train"] = total - sum(lack for split, lack in lacking.items() if split != "train")
-    found: dict[str, Split] = {}
+    assigned: dict[str, Split] = {}
     for group in sorted(groups, key=lambda group: (-len(group), _hash(min(group), seed))):
         split = max(lacking, key=lambda split: lacking[split])
         lacking[split] -= len(group)
-        found.update(dict.fromkeys(group, split))
-    return found
+        assigned.update(dict.fromkeys(group, split))
+    return assigned
 
 
 def _hash(name: str, seed: int) -> str:

@@ -1,4 +1,4 @@
-"""Text files and tables of other people's making, read line by line; whatever is wrong with one is a sentence."""
+"""Read untrusted text files and tables line by line; every fault is reported in one sentence."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from mistere.data.text_repair import FALLBACK
 
 
 def read_lines(path: Path, *, errors: str = FALLBACK) -> Iterator[str]:
-    """The lines of a UTF-8 file with their ends, which are kept as they are.
+    """The lines of a UTF-8 file, with unchanged line endings.
 
     Args:
         path: the file; a byte order mark is skipped.
-        errors: what to do with other bytes: :data:`FALLBACK` reads them as Windows-1252, ``strict`` refuses them.
+        errors: how to treat other bytes: :data:`FALLBACK` decodes them as Windows-1252, ``strict`` refuses them.
 
     Raises:
-        DataError: there is no such file, it can't be read, or holds NUL bytes or (if ``strict``) other text than UTF-8.
+        DataError: the file is missing or cannot be read, or it holds NUL bytes or, if ``strict``, invalid UTF-8.
     """
     if not path.is_file():
         raise DataError(f"{path} is missing or no file: a text file is expected there.")
@@ -28,7 +28,7 @@ def read_lines(path: Path, *, errors: str = FALLBACK) -> Iterator[str]:
             for number, line in enumerate(file, start=1):
                 if "\0" in line:
                     raise DataError(
-                        f"{path}, line {number}: there is a NUL byte, so this is no text: save it as UTF-8."
+                        f"{path}, line {number}: there is a NUL byte, so this is not a text file: save it as UTF-8."
                     )
                 yield line
     except UnicodeDecodeError as error:
@@ -38,10 +38,10 @@ def read_lines(path: Path, *, errors: str = FALLBACK) -> Iterator[str]:
 
 
 def read_delimited(path: Path, delimiter: str = ",", *, errors: str = FALLBACK) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a CSV file that are not blank, each with the line it ends on.
+    """The rows of a CSV file that are not blank, each with the number of its last line.
 
     Raises:
-        DataError: as :func:`read_lines` says, or the file is no CSV.
+        DataError: as :func:`read_lines`, or the file is not CSV.
     """
     reader = csv.reader(read_lines(path, errors=errors), delimiter=delimiter)
     try:
@@ -55,16 +55,16 @@ def read_delimited(path: Path, delimiter: str = ",", *, errors: str = FALLBACK) 
 def read_table(
     path: Path, required: Sequence[str], delimiter: str = ",", *, errors: str = FALLBACK
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """The rows of a CSV file with a header, by column, each with the line it ends on.
+    """The rows of a CSV file with a header, by column, each with the number of its last line.
 
     Args:
         path: the file.
-        required: columns that must be there.
-        delimiter: between the fields.
+        required: columns that must exist.
+        delimiter: separator of the fields.
         errors: as for :func:`read_lines`.
 
     Raises:
-        DataError: as :func:`read_delimited` says, a column is missing or named twice, or a row has another number of fields.
+        DataError: as :func:`read_delimited`, or a column is missing or duplicate, or a row has another number of fields.
     """
     rows = read_delimited(path, delimiter, errors=errors)
     _, first = next(rows, (0, []))

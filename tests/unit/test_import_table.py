@@ -130,7 +130,7 @@ def test_audio_folder(tmp_path: Path) -> None:
     (folder / "empty.wav").write_bytes(b"")
     source = make_table(tmp_path / "mine.csv", audio_rows(a="deep/-one.wav", b="", c="gone.wav", d="empty.wav"))
     with pytest.raises(
-        DataError, match=r'mine\.csv, line 4: there is no audio file .*gone\.wav.*missing_audio="missing"'
+        DataError, match=r"mine\.csv, line 4: there is no audio file .*gone\.wav.*--missing-audio missing"
     ):
         import_table(source, tmp_path / "out", audio=folder)
     report = import_table(source, tmp_path / "out", audio=folder, missing_audio="missing")
@@ -186,7 +186,7 @@ def test_embedded_audio(tmp_path: Path) -> None:
     import_table(make_table(tmp_path / "plain.parquet", plain), tmp_path / "plain", splits=(1, 0, 0))
     assert [u.audio for u in read(tmp_path / "plain", "train")] == [None, wav(100), None, wav(200)]
     mixed = make_table(tmp_path / "mixed.parquet", [rows[0], rows[3], rows[1]])
-    with pytest.raises(DataError, match=r"mixed\.parquet, row 3: dialogue a goes on here after another one began"):
+    with pytest.raises(DataError, match=r"mixed\.parquet, row 3: dialogue a continues here after another one began"):
         import_table(mixed, tmp_path / "mixed")
 
 

@@ -22,7 +22,7 @@ LABELS: dict[int, dict[str, str]] = {
     6: {"hap": "happy", "sad": "sad", "neu": "neutral", "ang": "angry", "exc": "excited", "fru": "frustrated"},
     4: {"hap": "happy", "exc": "happy", "sad": "sad", "neu": "neutral", "ang": "angry"},
 }
-"""The corpus's codes and their names, in the order of the labels, for six and for four classes."""
+"""The codes of the corpus and their label names, in the order of the labels, for six and for four classes."""
 
 _CODES = frozenset({*LABELS[6], "xxx", "sur", "fea", "dis", "oth"})
 _SESSIONS = range(1, 6)
@@ -34,7 +34,7 @@ _UTTERANCE = re.compile(r"(Ses\d\d)[FM]_\w+_([FM])\w+")
 
 @dataclass(frozen=True, slots=True)
 class _Labelled:
-    """One line of an evaluation."""
+    """One line of an evaluation file."""
 
     start: float
     name: str
@@ -44,7 +44,7 @@ class _Labelled:
 
 @dataclass(slots=True)
 class _Tally:
-    """What the notes tell."""
+    """Counts for the notes."""
 
     left_out: Counter[str] = field(default_factory=Counter)
     untranscribed: list[str] = field(default_factory=list)
@@ -60,22 +60,22 @@ def import_iemocap(
     dev_session: Annotated[int, Option("The session used as dev; session 5 is test.", minimum=1, maximum=4)] = 4,
     text_only: TextOnly = False,
 ) -> ImportReport:
-    """Bring IEMOCAP into the dataset form.
+    """Convert IEMOCAP to the dataset form.
 
-    Session 5 is the test split, one session is dev, the others train: two people speak in each session and in no other, so no
-    voice is in two splits. Utterances with a label that is not among the classes, or without one that the annotators agree on,
-    are left out; the turns of what remains follow the order in which it was said.
+    Session 5 is the test split, one session is dev, the others are train. Each session has its own two speakers, so no speaker is
+    in two splits. Utterances with other labels, or without a label that the annotators agree on, are left out; the remaining
+    turns are numbered in the order of their start times.
 
     Args:
-        source: the folder ``IEMOCAP_full_release``, or the one that holds it.
-        directory: where the dataset goes; must not exist yet or be empty.
+        source: the folder ``IEMOCAP_full_release``, or its parent.
+        directory: directory of the new dataset; must not exist or be empty.
         classes: 6 (happy, sad, neutral, angry, excited, frustrated) or 4 (excited counts as happy, frustrated is left out).
-        dev_session: the session, 1 to 4, that is dev.
+        dev_session: the session used as dev, 1 to 4.
         text_only: leave the audio out.
 
     Raises:
-        UsageError: another number of classes or dev session than there are.
-        DataError: a session or file is missing or unreadable, or a line makes no sense.
+        UsageError: ``classes`` or ``dev_session`` has another value.
+        DataError: a session or file is missing or unreadable, or a line is invalid.
         MistereError: a recording needs ffmpeg, which is not installed.
     """
     if classes not in LABELS:
@@ -142,7 +142,7 @@ def _rows(
 
 
 def _evaluations(session: Path) -> list[Path]:
-    """The files that hold a dialogue's labels; those that macOS writes beside them (``._…``) are none."""
+    """The files with the labels of the dialogues, without the ``._…`` files that macOS writes beside them."""
     folder = session / "dialog" / "EmoEvaluation"
     files = sorted(path for path in folder.iterdir() if path.suffix == ".txt" and not path.name.startswith("."))
     if not files:
@@ -151,8 +151,8 @@ def _evaluations(session: Path) -> list[Path]:
 
 
 def _labelled(path: Path) -> list[_Labelled]:
-    """A dialogue's labelled utterances, in the order in which they begin."""
-    found: dict[str, _Labelled] = {}
+    """The labelled utterances of a dialogue by start time."""
+    labelled: dict[str, _Labelled] = {}
     for number, line in enumerate(read_lines(path), start=1):
         match = _EVALUATION.match(line)
         if match is None:
@@ -164,15 +164,15 @@ def _labelled(path: Path) -> list[_Labelled]:
             raise DataError(f"{where}: {name[:60]!r} is no utterance's name, such as {path.stem}_F000.")
         if code not in _CODES:
             raise DataError(f"{where}: unknown label {code[:40]!r}; IEMOCAP has {', '.join(sorted(_CODES))}.")
-        if name in found:
+        if name in labelled:
             raise DataError(f"{where}: {name} is labelled twice; each utterance occurs once.")
-        found[name] = _Labelled(float(start), name, code, "_".join(utterance.groups()))
-    if not found:
+        labelled[name] = _Labelled(float(start), name, code, "_".join(utterance.groups()))
+    if not labelled:
         raise DataError(f"{path} labels no utterance: lines such as `[6.2901 - 8.2357] …_F000 neu […]` are expected.")
-    return sorted(found.values(), key=lambda line: (line.start, line.name))
+    return sorted(labelled.values(), key=lambda line: (line.start, line.name))
 
 
 def _transcript(path: Path) -> dict[str, str]:
-    """What was said, by utterance."""
+    """The transcript of a dialogue by utterance."""
     matches = (_TRANSCRIPT.match(line) for line in read_lines(path))
     return {match.group(1): match.group(2).strip() for match in matches if match}

@@ -30,7 +30,7 @@ _MEDIA_NAME = re.compile(r"(final_videos_test)?dia(\d+)_utt(\d+)\.(wav|mp4)")
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """What is taken of a table's row."""
+    """The fields of a table's row that are imported."""
 
     text: str
     speaker: str
@@ -52,26 +52,26 @@ def import_meld(
     ] = None,
     text_only: TextOnly = False,
 ) -> ImportReport:
-    """Bring MELD into the dataset form.
+    """Convert MELD to the dataset form.
 
-    The published tables have lost characters on their way through encodings; those are repaired
-    (:func:`~mistere.data.text_repair.repair`). Some dialogues skip utterance numbers: turns are numbered anew, in
-    the order of ``Utterance_ID``. Dialogue numbers start at 0 in each split, so the split becomes part of the dialogue's id.
+    The published tables hold characters damaged by wrong encodings, which are repaired
+    (:func:`~mistere.data.text_repair.repair`). Some dialogues skip utterance numbers: turns are renumbered in the order of
+    ``Utterance_ID``. Dialogue numbers start at 0 in each split, so the split becomes part of the dialogue's id.
 
-    Audio is that of ``dia<D>_utt<U>.wav`` or ``.mp4`` in ``train_splits``, ``dev_splits_complete`` and
-    ``output_repeated_splits_test``. In the last one some clips come twice, and those named ``final_videos_testdia…`` are taken:
-    they hold what the table says, where the others were cut wrongly. Without these folders, text alone comes in.
+    Audio is read from ``dia<D>_utt<U>.wav`` or ``.mp4`` in ``train_splits``, ``dev_splits_complete`` and
+    ``output_repeated_splits_test``. The last one holds some clips twice; those named ``final_videos_testdia…`` are used,
+    because the others were cut wrongly. Without these folders only text is imported.
 
     Args:
-        source: the folder of the three tables, each in it or in a folder named after its split.
-        directory: where the dataset goes; must not exist yet or be empty.
-        media: where the media folders are, if not in ``source`` or in its folders named after the splits.
+        source: the folder of the three tables, each in it or in a subfolder named after its split.
+        directory: directory of the new dataset; must not exist or be empty.
+        media: the folder of the media folders, if they are not in ``source`` or in its subfolders named after the splits.
         text_only: leave the audio out.
 
     Raises:
-        DataError: a table is missing or unreadable, lacks a column, or holds a value that makes no sense.
-        UsageError: ``media`` holds none of the folders.
-        MistereError: there are videos, and no ffmpeg.
+        DataError: a table is missing or unreadable, lacks a column, or holds an invalid value.
+        UsageError: ``media`` holds none of the media folders.
+        MistereError: there are videos, and ffmpeg is not installed.
     """
     tables = {split: _dialogues(_table(source, split)) for split in SPLITS}
     files = {} if text_only else _media(media or source)
@@ -135,18 +135,18 @@ def _table(source: Path, split: Split) -> Path:
 
 
 def _media(folder: Path) -> dict[Split, _Media]:
-    """The clips by split, dialogue and utterance; a split without its folder is left out."""
-    found: dict[Split, _Media] = {}
+    """The clips by split, dialogue and utterance; without the splits that have no folder."""
+    clips: dict[Split, _Media] = {}
     for split, name in _MEDIA_FOLDERS.items():
-        for place in (folder / name, folder / split / name):
-            if place.is_dir():
-                found[split] = _clips(place)
+        for candidate in (folder / name, folder / split / name):
+            if candidate.is_dir():
+                clips[split] = _clips(candidate)
                 break
-    return found
+    return clips
 
 
 def _clips(folder: Path) -> _Media:
-    """One folder's clips: corrected before plain ones, and of the same name ``.wav``, which needs no ffmpeg."""
+    """The clips of a folder; prefers corrected clips, then ``.wav`` files, which do not need ffmpeg."""
     ranked: dict[tuple[int, int], tuple[tuple[bool, bool], Path]] = {}
     for path in folder.iterdir():
         match = _MEDIA_NAME.fullmatch(path.name)
@@ -157,7 +157,7 @@ def _clips(folder: Path) -> _Media:
 
 
 def _dialogues(path: Path) -> _Dialogues:
-    """One table by dialogue and utterance number. A table is about a megabyte."""
+    """One table by dialogue and utterance number; held in memory, since a table is about a megabyte."""
     dialogues: _Dialogues = {}
     for line, row in read_table(path, _COLUMNS):
         where = f"{path}, line {line}"

@@ -1,10 +1,11 @@
-"""CMU-MOSI (Zadeh et al., 2016): opinions in videos, from its raw release."""
+"""CMU-MOSI (Zadeh et al., 2016): opinions in videos, from the raw release."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -31,7 +32,7 @@ _ZERO = {"positive": "0 counts as positive", "drop": "segments of score 0 are le
 
 @dataclass(frozen=True, slots=True)
 class _Segment:
-    """One row of the table of scores; the text only where the table has one."""
+    """One row of the table of scores; ``text`` is None if the table has no such column."""
 
     score: float
     text: str | None
@@ -39,7 +40,7 @@ class _Segment:
 
 @dataclass(slots=True)
 class _Tally:
-    """What the notes tell."""
+    """Counts for the notes."""
 
     zeros: int = 0
     untranscribed: list[str] = field(default_factory=list)
@@ -59,7 +60,7 @@ def import_mosi(
     ] = "positive",
     text_only: TextOnly = False,
 ) -> ImportReport:
-    """Bring CMU-MOSI into the dataset form, in its standard folds.
+    """Convert CMU-MOSI to the dataset form, in its standard folds.
 
     A video is a dialogue, its segments are the turns. The raw release's ``Transcript/Segmented/<video>.annotprocessed`` and
     ``Audio/WAV_16000/Segmented/<video>_<segment>.wav`` are read, or ``<video>/<segment>.mp4``; all of it in ``source`` or in
@@ -69,23 +70,23 @@ def import_mosi(
     Transcripts are in capitals, and stay so.
 
     Args:
-        source: the folder.
-        directory: where the dataset goes; must not exist yet or be empty.
-        zero: what a score of exactly 0 is: ``positive`` (which gives the published counts), or ``drop``.
+        source: the folder of the release.
+        directory: directory of the new dataset; must not exist or be empty.
+        zero: how to treat a score of exactly 0: ``positive`` (which gives the published counts), or ``drop``.
         text_only: leave the audio out.
 
     Raises:
-        UsageError: an unknown rule for 0.
-        DataError: the table of scores is missing, or a file is unreadable or holds what makes no sense.
-        MistereError: there are videos, and no ffmpeg.
+        UsageError: ``zero`` has another value.
+        DataError: the table of scores is missing, or a file is unreadable or invalid.
+        MistereError: there are videos, and ffmpeg is not installed.
     """
     if zero not in _ZERO:
         raise UsageError(f"zero is {zero!r}: a score of 0 is `positive` or `drop`.")
     roots = [source, source / "Raw"]
     videos = _scores(_score_table(roots))
-    strangers = sorted(set(videos) - set(FOLDS))
-    root = next((place for place in roots if (place / "Transcript" / "Segmented").is_dir()), None)
-    media = [place for place in roots if _has_media(place, videos)]
+    unknown = sorted(set(videos) - set(FOLDS))
+    root = next((folder for folder in roots if (folder / "Transcript" / "Segmented").is_dir()), None)
+    media = [folder for folder in roots if _has_media(folder, videos)]
     audio = bool(media) and not text_only
     info = DatasetInfo(
         name="mosi",
@@ -102,8 +103,8 @@ def import_mosi(
     tally = _Tally()
     report = write_counted(directory, info, _rows(videos, root, media if audio else [], zero, tally))
     notes = differences("mosi", report.counts, report.dialogues)
-    if strangers:
-        notes.append(f"{len(strangers)} videos are in none of the standard folds and are left out ({some(strangers)}).")
+    if unknown:
+        notes.append(f"{len(unknown)} videos are in none of the standard folds and are left out ({some(unknown)}).")
     if tally.zeros:
         notes.append(f"{tally.zeros} segments have a score of exactly 0: {_ZERO[zero]}.")
     if tally.untranscribed:
@@ -149,14 +150,14 @@ def _score_table(roots: list[Path]) -> Path:
 def _scores(path: Path) -> _Videos:
     """The table of scores by video and segment."""
     rows = read_delimited(path)
-    at, first = next(rows, (0, []))
+    line_number, first = next(rows, (0, []))
     names = [name.strip().lower() for name in first]
     header = any(name in _COLUMN_NAMES["video"] for name in names)
     if header:
         columns = {
-            meaning: names.index(found[0])
-            for meaning, known in _COLUMN_NAMES.items()
-            if (found := [name for name in known if name in names])
+            column: names.index(present[0])
+            for column, known in _COLUMN_NAMES.items()
+            if (present := [name for name in known if name in names])
         }
     else:
         offset = {5: 2, 3: 0}.get(len(first))
@@ -165,11 +166,11 @@ def _scores(path: Path) -> _Videos:
                 f"{path}, line 1: {len(first)} fields; 5 (start, end, video, segment, score) or 3 are expected."
             )
         columns = {"video": offset, "segment": offset + 1, "score": offset + 2}
-    for meaning in ("video", "segment", "score"):
-        if meaning not in columns:
-            raise DataError(f"{path} lacks a column for the {meaning}: {' or '.join(_COLUMN_NAMES[meaning])}.")
+    for column in ("video", "segment", "score"):
+        if column not in columns:
+            raise DataError(f"{path} lacks a column for the {column}: {' or '.join(_COLUMN_NAMES[column])}.")
     videos: _Videos = {}
-    for line, row in rows if header else _again((at, first), rows):
+    for line, row in rows if header else chain([(line_number, first)], rows):
         where = f"{path}, line {line}"
         if len(row) != len(first):
             raise DataError(f"{where}: {len(row)} fields, where the first line has {len(first)}.")
@@ -182,11 +183,6 @@ def _scores(path: Path) -> _Videos:
     if not videos:
         raise DataError(f"{path} holds no scores.")
     return videos
-
-
-def _again(first: tuple[int, list[str]], rest: Iterator[tuple[int, list[str]]]) -> Iterator[tuple[int, list[str]]]:
-    yield first
-    yield from rest
 
 
 def _number(value: str, where: str) -> int:
@@ -207,18 +203,18 @@ def _score(value: str, where: str) -> float:
 
 
 def _transcript(folder: Path, video: str) -> dict[int, str]:
-    """What is said in a video, by segment; nothing where it has no file."""
+    """The transcript of a video by segment; empty if there is no file."""
     path = folder / f"{video}.annotprocessed"
     if not path.exists():
         return {}
-    found: dict[int, str] = {}
+    texts: dict[int, str] = {}
     for line, content in enumerate(read_lines(path), start=1):
         if content.strip():
             number, delimiter, text = content.partition("_DELIM_")
             if not delimiter:
                 raise DataError(f"{path}, line {line}: `<segment>_DELIM_<text>` is expected.")
-            found[_number(number, f"{path}, line {line}")] = text.strip()
-    return found
+            texts[_number(number, f"{path}, line {line}")] = text.strip()
+    return texts
 
 
 def _has_media(root: Path, videos: _Videos) -> bool:

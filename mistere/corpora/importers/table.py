@@ -1,4 +1,4 @@
-"""A table of one's own (CSV, TSV, JSONL or parquet) into the dataset form, or into a dataset that exists."""
+"""Import a table (CSV, TSV, JSONL or parquet) as a new dataset, or into a copy of an existing one."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _Dialogues = dict[str, list[Row]]
 
 
 @dataclass(slots=True)
-class _Sound:
-    """Where the rows' audio comes from."""
+class _AudioSource:
+    """Reads the audio of the rows."""
 
     source: Path
     table: Table
@@ -33,14 +33,14 @@ class _Sound:
     reader: AudioReader = field(default_factory=AudioReader)
 
     def check(self) -> None:
-        """Refuse paths that lead out of the folder or, unless lenient, to no file, before anything is written."""
+        """Refuse paths outside the folder and, unless lenient, to missing files, before anything is written."""
         for row in self.table.rows:
             if row.audio is not None:
                 path = self._path(row.audio, row.where)
                 if path is None and not self.lenient:
                     raise DataError(
-                        f"{row.where}: there is no audio file {self.folder / row.audio}: put it there, or import with "
-                        'missing_audio="missing".'
+                        f"{row.where}: there is no audio file {self.folder / row.audio}: add the file, or import "
+                        "with --missing-audio missing."
                     )
 
     def of_path(self, row: Row) -> bytes | None:
@@ -56,7 +56,7 @@ class _Sound:
             raise DataError(f"{row.where}: {error}") from error
 
     def _path(self, written: str, where: str) -> Path | None:
-        """The file that is meant; None where there is none."""
+        """The file that a row names; None if it does not exist."""
         relative = Path(written)
         if relative.is_absolute() or ".." in relative.parts:
             raise DataError(
@@ -140,35 +140,35 @@ def import_table(
         Literal["fail", "missing"], Option("What to do about a missing audio file: fail, or missing.")
     ] = "fail",
 ) -> ImportReport:
-    """Bring a table into the dataset form.
+    """Convert a table to the dataset form.
 
     The table has a row for each utterance with ``dialogue_id``, ``label``, ``text`` or ``audio`` or both, and may have
-    ``turn`` (else the order of the rows counts), ``speaker`` and ``split``; other columns are ignored. Turns are numbered anew
-    from 0. ``audio`` is a path below the audio folder or, in parquet, the encoded file itself, as bytes or as
-    ``{bytes, path}``; such a table must lie dialogue by dialogue.
+    ``turn`` (by default the order of the rows), ``speaker`` and ``split``; other columns are ignored. Turns are renumbered from
+    0. ``audio`` is a path relative to the audio folder or, in parquet, the encoded file itself, as bytes or as ``{bytes, path}``;
+    the rows of such a table must be grouped by dialogue.
 
-    Without ``split``, whole dialogues are dealt out by a hash of their names; where a ``speaker`` column has groups enough that
-    never speak with each other, so that no speaker is in two splits.
+    Without ``split``, whole dialogues are assigned by a hash of their names. If the table has speakers, and enough groups of them
+    never share a dialogue, no speaker is in two splits.
 
     Args:
         source: ``.csv``, ``.tsv`` (both with a header, in UTF-8), ``.jsonl`` or ``.parquet``.
-        directory: where the dataset goes; must not exist yet or be empty.
-        columns: what the dataset's columns are called in the table, where they have other names there.
-        audio: the folder that audio paths start from; the table's own, if it is not given.
-        labels: all labels in order; else those of the table, sorted. A whole number that is no label itself counts from 0.
-        name: of the dataset; the file's, if it is not given.
-        language: of the text.
-        licence: of the data.
-        splits: shares of train, dev and test, where the table does not say.
-        seed: for dealing out the dialogues.
-        base: a dataset in whose place the new one stands: its rows are taken over, but for dialogues that the table has too.
-            Its labels, name, language and licence stay, and so does the split of a dialogue, unless the table says another.
+        directory: directory of the new dataset; must not exist or be empty.
+        columns: the names in the table of the dataset's columns, if they differ.
+        audio: directory that audio paths are relative to; by default the table's.
+        labels: all labels in order; by default those of the table, sorted. A whole number that is not a label is the index of one.
+        name: name of the dataset; by default the file's.
+        language: language of the text.
+        licence: licence of the data.
+        splits: shares of train, dev and test, if the table has no column ``split``.
+        seed: seed of the assignment to splits.
+        base: an existing dataset to copy, except the dialogues that the table has too. Its labels, name, language and licence are
+            kept, and so is the split of a dialogue unless the table names another.
         text_only: leave the audio out.
-        missing_audio: what an audio path without a readable file is: an error, or an utterance without audio.
+        missing_audio: how to treat an audio path without a readable file: as an error, or as an utterance without audio.
 
     Raises:
-        UsageError: an argument makes no sense.
-        DataError: the table or the base is unreadable, or a row makes no sense; the sentence names it.
+        UsageError: an argument is invalid.
+        DataError: the table or the base is unreadable, or a row is invalid; the sentence names it.
         MistereError: an audio file needs ffmpeg, which is not installed.
     """
     check_shares(splits)
@@ -188,7 +188,7 @@ def import_table(
         labels=known or _sorted(set(names.values())),
         language=language,
         licence=licence,
-        splits=_how(table, splits, seed, assignment),
+        splits=_split_description(table, splits, seed, assignment),
         speaker_disjoint=_disjoint(table, assignment, old),
         synthetic=False,
         source=source.name,
@@ -201,21 +201,23 @@ def import_table(
         info = DatasetInfo.model_validate(info.model_dump())
     except ValidationError as error:
         raise DataError(f"{source}: the labels {', '.join(info.labels)[:200]}: {error.errors()[0]['msg']}.") from error
-    sound = _Sound(source, table, audio if audio is not None else source.parent, missing_audio == "missing")
-    sound.check()
-    report = write_counted(directory, info, _rows(dialogues, sound, names, assignment, old))
-    return replace(report, notes=_notes(table, dialogues, assignment, old, report) + sound.reader.notes())
+    audio_source = _AudioSource(
+        source, table, audio if audio is not None else source.parent, missing_audio == "missing"
+    )
+    audio_source.check()
+    report = write_counted(directory, info, _rows(dialogues, audio_source, names, assignment, old))
+    return replace(report, notes=_notes(table, dialogues, assignment, old, report) + audio_source.reader.notes())
 
 
 def _dialogues(table: Table) -> _Dialogues:
-    """The rows by dialogue, in the order in which the dialogues begin; within one in the order of the rows."""
+    """The rows by dialogue, dialogues in the order of their first rows."""
     dialogues: _Dialogues = {}
     last = ""
     for row in table.rows:
         if table.embedded and row.dialogue in dialogues and row.dialogue != last:
             raise DataError(
-                f"{row.where}: dialogue {row.dialogue} goes on here after another one began: a table that holds audio must "
-                "lie dialogue by dialogue, so sort it by dialogue first."
+                f"{row.where}: dialogue {row.dialogue} continues here after another one began: the rows of a table that holds "
+                "audio must be grouped by dialogue, so sort it by dialogue first."
             )
         last = row.dialogue
         rows = dialogues.setdefault(row.dialogue, [])
@@ -243,7 +245,7 @@ def _label(row: Row, known: Sequence[str]) -> str:
 
 
 def _sorted(labels: set[str]) -> list[str]:
-    """By name; whole numbers by size."""
+    """Sort by name, or by value if all labels are whole numbers."""
     if all(label.removeprefix("-").isdecimal() for label in labels):
         return sorted(labels, key=int)
     return sorted(labels)
@@ -269,7 +271,7 @@ def _assignment(
     return Assignment({**kept, **assigned.splits}, assigned.by_speaker)
 
 
-def _how(table: Table, shares: Sequence[float], seed: int, assignment: Assignment) -> str:
+def _split_description(table: Table, shares: Sequence[float], seed: int, assignment: Assignment) -> str:
     if "split" in table.columns:
         return "The table's own."
     percent = " / ".join(f"{share:.0%}" for share in shares)
@@ -278,7 +280,7 @@ def _how(table: Table, shares: Sequence[float], seed: int, assignment: Assignmen
 
 
 def _disjoint(table: Table, assignment: Assignment, old: Base | None) -> bool:
-    """Whether no speaker is in two splits: every utterance must say who speaks, or its dialogue only be replaced."""
+    """Whether no speaker is in two splits; this needs a speaker for every utterance, unless dialogues are only replaced."""
     speakers: dict[str, set[Split]] = {
         speaker: set(splits) for speaker, splits in (old.speakers if old else {}).items()
     }
@@ -294,19 +296,19 @@ def _disjoint(table: Table, assignment: Assignment, old: Base | None) -> bool:
 
 
 def _rows(
-    dialogues: _Dialogues, sound: _Sound, names: Mapping[str, str], assignment: Assignment, old: Base | None
+    dialogues: _Dialogues, audio: _AudioSource, names: Mapping[str, str], assignment: Assignment, old: Base | None
 ) -> Iterator[tuple[Split, Utterance]]:
-    """The base's rows, then the table's; of sound there is never more than a dialogue and a batch of rows."""
+    """The base's rows, then the table's; at most the audio of one dialogue and one batch of rows is in memory."""
     if old is not None:
         yield from old.rows()
-    embedded = read_embedded(sound.source, sound.table) if sound.table.embedded else None
+    embedded = read_embedded(audio.source, audio.table) if audio.table.embedded else None
     for dialogue, rows in dialogues.items():
-        inside = [next(embedded, None) if embedded is not None else None for _ in rows]
+        embedded_audio = [next(embedded, None) if embedded is not None else None for _ in rows]
         order = sorted(range(len(rows)), key=lambda index: (rows[index].turn or 0, index))
         for turn, index in enumerate(order):
             row = rows[index]
             utterance = Utterance(
-                dialogue, turn, names[row.label], row.text, inside[index] or sound.of_path(row), row.speaker
+                dialogue, turn, names[row.label], row.text, embedded_audio[index] or audio.of_path(row), row.speaker
             )
             yield assignment.splits[dialogue], utterance
 

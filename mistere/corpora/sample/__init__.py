@@ -1,4 +1,4 @@
-"""The sample: a synthetic spoken corpus, made here from a seed, small enough to travel with the repository."""
+"""The sample: a synthetic spoken corpus, generated from a seed and small enough to be part of the repository."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plans, speaks, records and writes the sample."""
+"""Plan, synthesize, record and write the sample."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mistere.corpora.sample.wording import EMOTIONS
 from mistere.data.dataset import DatasetInfo, Utterance, write_dataset
 
 _MICROPHONE_DB = 6.0
-"""Largest gain or loss of the microphone that one speaker has through one dialogue."""
+"""Largest gain or loss of a speaker's microphone in a dialogue, in dB."""
 
 
 def make_sample(
@@ -26,14 +26,14 @@ def make_sample(
     dialogues: int = 150,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[Split, int]:
-    """Make the sample: short dialogues with six acted emotions, in words and in synthesized speech.
+    """Make the sample: short dialogues with six acted emotions, as text and as synthesized speech.
 
     The same seed gives the same bytes on the same machine with the same versions of espeak-ng, numpy and libopus.
 
     Args:
-        directory: where the dataset goes; must not exist yet or be empty.
-        seed: draws the dialogues and everything about their delivery.
-        dialogues: how many dialogues, over all splits.
+        directory: directory of the new dataset; must not exist or be empty.
+        seed: seed of the dialogues and their delivery.
+        dialogues: number of dialogues over all splits.
         on_progress: called with (utterances done, utterances in all) after each utterance.
 
     Returns:
@@ -42,7 +42,7 @@ def make_sample(
     Raises:
         MistereError: the speech synthesizer is not installed or failed.
         UsageError: fewer dialogues than splits.
-        DataError: the folder already holds something.
+        DataError: the directory is not empty.
     """
     require_synthesizer()
     planned = list(plan(seed, dialogues))
@@ -50,7 +50,7 @@ def make_sample(
 
 
 def describe(seed: int) -> DatasetInfo:
-    """What the sample says of itself."""
+    """The ``dataset.yaml`` of the sample."""
     return DatasetInfo(
         name="sample",
         description=(
@@ -71,7 +71,7 @@ def describe(seed: int) -> DatasetInfo:
 def _rows(
     planned: list[PlannedUtterance], on_progress: Callable[[int, int], None] | None
 ) -> Iterator[tuple[Split, Utterance]]:
-    """Speak the plan in order. Every utterance draws from its own seed: it sounds the same whatever comes before it."""
+    """Speak the plan in order. Each utterance has its own seed, so its audio does not depend on the ones before it."""
     draws = [np.random.Generator(np.random.PCG64(utterance.seed)) for utterance in planned]
     deliveries = [draw_prosody(utterance.emotion, draw) for utterance, draw in zip(planned, draws, strict=True)]
     requests = [_request(utterance, delivery) for utterance, delivery in zip(planned, deliveries, strict=True)]
@@ -99,6 +99,6 @@ def _request(utterance: PlannedUtterance, delivery: Prosody) -> dict[str, str | 
 
 
 def _microphone_gain(utterance: PlannedUtterance) -> float:
-    """Gain in dB, the same for all that a speaker says in a dialogue, so that level alone says little."""
-    place = zlib.crc32(f"{utterance.dialogue_id}/{utterance.voice.name}".encode()) / 0xFFFFFFFF
-    return _MICROPHONE_DB * (2 * place - 1)
+    """Gain in dB, constant for a speaker within a dialogue, so that the level alone predicts little."""
+    fraction = zlib.crc32(f"{utterance.dialogue_id}/{utterance.voice.name}".encode()) / 0xFFFFFFFF
+    return _MICROPHONE_DB * (2 * fraction - 1)

@@ -1,8 +1,7 @@
 """Ogg Opus files whose bytes depend on their audio alone.
 
-libsndfile gives every Ogg stream a random serial number, which would make each build of the same corpus differ. The
-serial only has to be unique within one file, so it is set here, and the checksum of every page with it (RFC 3533,
-section 6).
+libsndfile gives every Ogg stream a random serial number, so the same corpus would differ with each build. The serial only has to be
+unique within a file, so this module sets it, and recomputes the checksum of every page (RFC 3533, section 6).
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ def with_serial(ogg: bytes, serial: int) -> bytes:
     """The same Ogg file with another stream serial number and valid page checksums.
 
     Raises:
-        ValueError: the bytes are no sequence of Ogg pages.
+        ValueError: the bytes are not a sequence of Ogg pages.
     """
     pages = bytearray(ogg)
     start = 0

@@ -1,7 +1,7 @@
-"""Who says what with which emotion: the sample's dialogues, before anything is spoken.
+"""Plan the dialogues of the sample: speakers, texts and emotions.
 
-Emotions follow a simple dynamics: a speaker tends to keep the last emotion, catches some of the other's, and both are
-drawn by the scenario of the dialogue. That is what makes a dialogue's context worth reading.
+Emotions follow simple dynamics: a speaker tends to keep the last emotion, partly adopts the other speaker's, and both depend on the
+scenario of the dialogue. So the context of a dialogue carries information.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _Card = TypeVar("_Card")
 MIN_TURNS, MAX_TURNS = 8, 14
 MIN_DIALOGUES = 3
 _SPLIT_SHARES: dict[Split, float] = {"dev": 14 / 150, "test": 56 / 150}
-"""The test split is large for a corpus of this size: its figures must hold still to a point or two."""
+"""The test split is large for a corpus of this size, so that its figures have a standard error of a point or two."""
 
 _INERTIA, _CONTAGION, _SCENARIO = 0.46, 0.26, 0.28
 _SPEAK_AGAIN = 0.1
-"""How often a speaker goes on for a second utterance instead of giving the turn away."""
+"""Probability that a speaker continues with a second utterance."""
 
 # Columns as in EMOTIONS: neutral, happy, sad, angry, fearful, surprised.
 _SCENARIOS: dict[str, tuple[float, ...]] = {
@@ -47,7 +47,7 @@ _AFTER: dict[Emotion, tuple[float, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class PlannedUtterance:
-    """One utterance to be spoken. ``seed`` draws all of its delivery, so no utterance depends on another."""
+    """One utterance to speak. Its delivery depends on ``seed`` alone, so utterances are independent of each other."""
 
     split: Split
     dialogue_id: str
@@ -66,7 +66,7 @@ def split_sizes(dialogues: int) -> dict[Split, int]:
     """
     if dialogues < MIN_DIALOGUES:
         raise UsageError(
-            f"the sample needs at least {MIN_DIALOGUES} dialogues, one for each split; {dialogues} were asked for."
+            f"the sample needs at least {MIN_DIALOGUES} dialogues, one for each split; {dialogues} were requested."
         )
     held_out = {split: max(1, round(dialogues * share)) for split, share in _SPLIT_SHARES.items()}
     return {"train": dialogues - sum(held_out.values()), **held_out}
@@ -83,7 +83,7 @@ def plan(seed: int, dialogues: int) -> Iterator[PlannedUtterance]:
 
 
 def _deal(cards: Sequence[_Card], count: int, draw: random.Random) -> list[_Card]:
-    """Draw ``count`` values from full shuffled decks, so that the make-up of a split hardly depends on the seed."""
+    """Draw ``count`` values from full shuffled decks, so that the composition of a split hardly depends on the seed."""
     dealt: list[_Card] = []
     while len(dealt) < count:
         dealt.extend(draw.sample(cards, len(cards)))
@@ -111,7 +111,7 @@ def _dialogue(
 def _next_emotion(
     draw: random.Random, scenario: tuple[float, ...], own: Emotion | None, previous: Emotion | None
 ) -> Emotion:
-    """Draw an emotion from the scenario, the speaker's own last emotion and the last one heard."""
+    """Draw an emotion from the scenario, the speaker's own last emotion and the previous utterance's."""
     weights = []
     for column, emotion in enumerate(EMOTIONS):
         kept = float(emotion == own) if own else scenario[column]

@@ -1,9 +1,8 @@
-"""How an emotion sounds in the sample, and the channel that an utterance is recorded through.
+"""The prosody of emotions in the sample, and the channel that utterances are recorded through.
 
-A delivery is drawn for each utterance: *clear* (the emotion's own prosody), *shared* (halfway between the two emotions
-of a pair: angry and happy, sad and neutral, fearful and surprised) or *flat* (almost neutral). The pairs cross those of
-the wording, so that two emotions which one modality confuses are told apart by the other, and neither modality
-suffices.
+Each utterance gets a random delivery: *clear* (the prosody of its emotion), *shared* (halfway between the two emotions of a pair:
+angry and happy, sad and neutral, fearful and surprised) or *flat* (almost neutral). The pairs differ from those of the wording, so
+that one modality separates the emotions that the other confuses, and neither suffices alone.
 """
 
 from __future__ import annotations
@@ -18,19 +17,19 @@ from mistere.corpora.sample.wording import Emotion
 
 SAMPLE_RATE = 16_000
 SHARE_CLEAR, SHARE_SHARED = 0.12, 0.62
-"""Shares of clear and shared delivery; what remains is flat delivery."""
+"""Shares of clear and shared delivery; the rest is flat delivery."""
 
 _WORDS_PER_MINUTE = 165.0
 _SPEECH_LEVEL = 0.06
 _TREMOR_HZ = 6.5
 _NOISE_BELOW_SPEECH_DB = (13.0, 28.0)
-"""The microphone is noisy enough that a speech encoder learns the voice and hardly the words."""
+"""Range of the signal-to-noise ratio: so noisy that a speech encoder learns the voice, but hardly the words."""
 _PITCH_UNITS_PER_FACTOR = 110.0
 """espeak's pitch scale is close to linear around its middle: this many units double the pitch."""
 
 
 class Prosody(NamedTuple):
-    """What an emotion does to a voice, relative to that voice at rest."""
+    """The prosody of an emotion, relative to the speaker's neutral voice."""
 
     pitch: float  # factor on the mean pitch
     range: float  # factor on the pitch range
@@ -57,11 +56,11 @@ _VOICE_PAIRS: dict[Emotion, Emotion] = {
     "surprised": "fearful",
 }
 _SPREAD = np.array([0.075, 0.18, 0.06, 1.6, 0.11, 0.05])
-"""Spread of each prosody value from one utterance to the next (half the width of a triangular distribution)."""
+"""Spread of each prosody value over utterances (half the width of a triangular distribution)."""
 
 
 def draw_prosody(emotion: Emotion, draw: np.random.Generator) -> Prosody:
-    """Draw the prosody of one utterance said with ``emotion``."""
+    """Draw the prosody of one utterance with ``emotion``."""
     rest = np.array(_PROSODY["neutral"])
     own = np.array(_PROSODY[emotion])
     kind = draw.random()
@@ -71,7 +70,7 @@ def draw_prosody(emotion: Emotion, draw: np.random.Generator) -> Prosody:
         centre = (own + np.array(_PROSODY[_VOICE_PAIRS[emotion]])) / 2
     else:
         centre = rest + 0.15 * (own - rest)
-    # The sum of two uniform draws is triangular, and the same on every machine: no transcendental function is involved.
+    # The sum of two uniform draws is triangular. It needs no transcendental function, so every machine gives the same values.
     values = centre + _SPREAD * (draw.uniform(-1, 1, 6) + draw.uniform(-1, 1, 6))
     values[:3] = np.maximum(values[:3], 0.4)
     values[5] = max(values[5], 0.0)
@@ -79,10 +78,10 @@ def draw_prosody(emotion: Emotion, draw: np.random.Generator) -> Prosody:
 
 
 def synthesis_settings(voice: Voice, prosody: Prosody) -> dict[str, int]:
-    """espeak-ng's own parameters: ``rate`` in words a minute, ``pitch`` and ``range`` on its scales of 0 to 99."""
+    """The parameters of espeak-ng: ``rate`` in words a minute, ``pitch`` and ``range`` on its scales of 0 to 99."""
     pitch = 50 + voice.pitch + _PITCH_UNITS_PER_FACTOR * (prosody.pitch - 1)
     return {
-        # Shifting the formants by resampling also changes the pace: taken back here.
+        # Resampling shifts the formants and changes the pace too; this compensates the pace.
         "rate": _clamp(_WORDS_PER_MINUTE * prosody.rate * voice.pace / voice.tract, 90, 300),
         "pitch": _clamp(pitch, 0, 99),
         "range": _clamp(50 * prosody.range, 0, 99),
@@ -96,22 +95,22 @@ def _clamp(value: float, low: int, high: int) -> int:
 def record(
     speech: NDArray[np.int16], rate: int, voice: Voice, prosody: Prosody, gain_db: float, draw: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Put synthesized speech through the speaker's vocal tract, the emotion's voice quality and a noisy microphone.
+    """Apply the speaker's vocal tract, the emotion's voice quality and a noisy microphone to synthesized speech.
 
     Args:
-        speech: what the synthesizer gave, ``[N]`` at ``rate`` Hz.
+        speech: output of the synthesizer, ``[N]`` at ``rate`` Hz.
         rate: sample rate of ``speech`` in Hz.
         voice: the speaker.
         prosody: the utterance's prosody; its tilt, tremor and level are applied here.
-        gain_db: the microphone's gain, one for a speaker within a dialogue.
-        draw: draws the noise.
+        gain_db: the microphone's gain, constant for a speaker within a dialogue.
+        draw: random generator of the noise.
 
     Returns:
         The recording, ``[M]`` at 16 kHz, within -1 to 1.
     """
     from scipy.signal import lfilter, resample_poly
 
-    # Read at `tract` times its rate, speech has its formants and pitch at `tract` times their place.
+    # Played at `tract` times its rate, speech has its formants and pitch scaled by `tract`.
     signal = resample_poly(_trim(speech).astype(np.float64) / 32768, SAMPLE_RATE // 50, round(rate * voice.tract / 50))
     tilt = min(max(prosody.tilt, -0.6), 0.6)
     signal = lfilter([1.0, -tilt], [1.0], signal) if tilt > 0 else lfilter([1.0 + tilt], [1.0, tilt], signal)

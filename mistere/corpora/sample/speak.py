@@ -1,10 +1,10 @@
-"""The speech synthesizer as a process of its own: ``python -m mistere.corpora.sample.speak``.
+"""The speech synthesizer as a separate process: ``python -m mistere.corpora.sample.speak``.
 
-espeak-ng is under the GPL, so it is loaded here and nowhere else, and the rest of the project talks to this process
-over pipes. It also carries state from one utterance to the next, which would make an utterance's sound depend on those
-before it: each is spoken by a fresh fork of the initialised library.
+espeak-ng is under the GPL, so it is loaded in this process only, and the rest of the project communicates with it over pipes. The
+library keeps state between utterances; to make the audio of an utterance independent of the ones before it, a fresh fork of the
+initialised library speaks each.
 
-Protocol: one JSON object a line on standard input (``text``, ``variant``, ``rate``, ``pitch``, ``range``). On standard
+Protocol: one JSON object per line on standard input (``text``, ``variant``, ``rate``, ``pitch``, ``range``). On standard
 output the sample rate in Hz as a little-endian uint32, then for each request, in order, the byte count as a uint32 and
 that many bytes of 16-bit little-endian mono PCM.
 """
@@ -39,7 +39,7 @@ class Synthesizer:
         self._variants = data / "voices" / "!v"
         self._library = ctypes.CDLL(str(library))
         self._samples = bytearray()
-        self._callback = _ON_SAMPLES(self._collect)  # kept: the library calls it for as long as it lives
+        self._callback = _ON_SAMPLES(self._collect)  # keep a reference: the library calls it later
         self.sample_rate = int(self._library.espeak_Initialize(_SYNCHRONOUS_RETRIEVAL, 0, str(data.parent).encode(), 0))
         if self.sample_rate <= 0:
             raise RuntimeError(f"espeak-ng does not start with the data in {data}")
@@ -56,7 +56,7 @@ class Synthesizer:
         library = self._library
         if hasattr(library, "espeak_ng_SetRandSeed"):
             library.espeak_ng_SetRandSeed(ctypes.c_long(_NOISE_SEED))
-        # The library falls back to the plain voice without a word when it does not know a variant.
+        # The library silently falls back to the plain voice if it does not know a variant.
         if not (self._variants / variant).is_file() or library.espeak_SetVoiceByName(f"en-us+{variant}".encode()) != 0:
             raise RuntimeError(f"espeak-ng has no voice variant {variant!r}")
         for parameter, value in ((_RATE, rate), (_VOLUME, 100), (_PITCH, pitch), (_RANGE, range)):

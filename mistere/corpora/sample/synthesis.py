@@ -1,4 +1,4 @@
-"""Talks to the synthesizer process (:mod:`mistere.corpora.sample.speak`), never loading the synthesizer."""
+"""Client of the synthesizer process (:mod:`mistere.corpora.sample.speak`); does not load the synthesizer itself."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from mistere.common.errors import MistereError
 
 _WORKER = "mistere.corpora.sample.speak"
 _IN_FLIGHT = 8
-"""Requests ahead of the answers: the synthesizer works while the caller does. Few enough to fit any pipe's buffer."""
+"""Requests in flight, so that synthesizer and caller work in parallel. Few enough to fit the buffer of any pipe."""
 
 
 def require_synthesizer() -> None:
     """Check that espeak-ng is installed.
 
     Raises:
-        MistereError: it is not.
+        MistereError: it is not installed.
     """
     if importlib.util.find_spec("espeakng_loader") is None:
         raise MistereError(
@@ -38,10 +38,10 @@ def require_synthesizer() -> None:
 
 
 def synthesize(requests: Iterable[Mapping[str, str | int]]) -> Iterator[tuple[NDArray[np.int16], int]]:
-    """Speak utterances one after another in a process of its own.
+    """Speak utterances one after another in a separate process.
 
     Args:
-        requests: what :meth:`mistere.corpora.sample.speak.Synthesizer.speak` takes, one for each utterance.
+        requests: the arguments of :meth:`mistere.corpora.sample.speak.Synthesizer.speak` for each utterance.
 
     Yields:
         For each request, in order, mono samples ``[N]`` and their rate in Hz.
@@ -60,12 +60,12 @@ def synthesize(requests: Iterable[Mapping[str, str | int]]) -> Iterator[tuple[ND
         )
         assert worker.stdin is not None and worker.stdout is not None
         try:
-            yield from _converse(requests, worker.stdin, worker.stdout)
+            yield from _exchange(requests, worker.stdin, worker.stdout)
         except (EOFError, BrokenPipeError) as error:
             worker.wait()
             errors.seek(0)
-            said = errors.read().decode(errors="replace").strip().splitlines()
-            reason = said[-1] if said else f"exit code {worker.returncode}"
+            lines = errors.read().decode(errors="replace").strip().splitlines()
+            reason = lines[-1] if lines else f"exit code {worker.returncode}"
             raise MistereError(f"the speech synthesizer stopped: {reason}.") from error
         finally:
             worker.stdout.close()
@@ -75,7 +75,7 @@ def synthesize(requests: Iterable[Mapping[str, str | int]]) -> Iterator[tuple[ND
             worker.wait()
 
 
-def _converse(
+def _exchange(
     requests: Iterable[Mapping[str, str | int]], send: IO[bytes], receive: IO[bytes]
 ) -> Iterator[tuple[NDArray[np.int16], int]]:
     rate = _read_count(receive)

@@ -1,4 +1,4 @@
-"""The speakers of the sample: espeak-ng voice variants, each with a pitch, a vocal tract and a pace of its own."""
+"""The speakers of the sample: espeak-ng voice variants, each with its own pitch, vocal tract and pace."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def voices_of(split: Split) -> tuple[Voice, ...]:
 
 
 def _voice(number: int) -> Voice:
-    """Speaker ``number``: offsets walk their ranges in steps that share no factor, so each split gets a spread."""
+    """Speaker ``number``: offsets step through their ranges with coprime strides, so that each split covers the ranges."""
     lap = number // len(_VARIANTS)
     return Voice(
         name=f"speaker-{number:02d}",

@@ -1,9 +1,8 @@
-"""What the speakers of the sample say: templates, and how telling of its emotion an utterance's wording is.
+"""The texts of the sample: templates in three kinds of wording.
 
-Wording comes in three kinds. *Telling* words fit one emotion only. *Shared* words fit the two emotions of a pair that
-the voice keeps apart (see :mod:`mistere.corpora.sample.prosody` for the pairs that the voice confuses instead),
-so that words and voice complete each other. *Empty* words are said with any emotion. Names are drawn from one list for
-every speaker: nothing in a text tells who speaks.
+*Telling* wording fits one emotion only. *Shared* wording fits the two emotions of a pair that the voice separates (see
+:mod:`mistere.corpora.sample.prosody` for the pairs that the voice confuses instead), so that text and voice complement each other.
+*Empty* wording fits any emotion. All speakers share one list of names, so a text does not identify its speaker.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ Emotion = Literal["neutral", "happy", "sad", "angry", "fearful", "surprised"]
 EMOTIONS: tuple[Emotion, ...] = ("neutral", "happy", "sad", "angry", "fearful", "surprised")
 
 SHARE_TELLING, SHARE_SHARED = 0.27, 0.50
-"""Shares of telling and shared wording; what remains is empty wording."""
+"""Shares of telling and shared wording; the rest is empty wording."""
 
 _SLOTS: dict[str, tuple[str, ...]] = {
     "who": (
@@ -196,7 +195,7 @@ _EMPTY: tuple[str, ...] = (
 
 
 def word(emotion: Emotion, draw: random.Random) -> str:
-    """One utterance's text for an emotion: how telling it is, the template and its slots are drawn."""
+    """The text of an utterance for an emotion, with random kind of wording, template and slots."""
     kind = draw.random()
     if kind < SHARE_TELLING:
         pool = _TELLING[emotion]
