@@ -27,7 +27,10 @@ EXIT_CODES = {
     "DEPLOYED": ("success", "The command did what it should; for a run: the model is deployed."),
     "ERROR": ("error", "Something failed: a service, a file, a step. The message says what, where and how to fix it."),
     "USAGE": ("usage", "An argument, option or setting is wrong."),
-    "NOT_PROMOTED": ("not promoted", "The release gate held or rejected the model, or `mistere replay` found a difference."),
+    "NOT_PROMOTED": (
+        "not promoted",
+        "The release gate held or rejected the model, or `mistere replay` found a difference.",
+    ),
     "DATA_REJECTED": ("data rejected", "The dataset is wrong: validation rejected it, or it cannot be read."),
     "DIFFERENT": ("different", "`mistere schedule diff` found a difference."),
 }
@@ -315,7 +318,9 @@ def rest() -> str:
 
 def variables_in_code() -> set[str]:
     """Names of environment variables that the code's string literals hold."""
-    pattern = re.compile(r"[\"']((?:MISTERE|MLFLOW|KFP|KF|AWS|KUBERNETES_SERVICE|SSL|REQUESTS)_[A-Z_]+|KUBECONFIG)[\"']")
+    pattern = re.compile(
+        r"[\"']((?:MISTERE|MLFLOW|KFP|KF|AWS|KUBERNETES_SERVICE|SSL|REQUESTS)_[A-Z_]+|KUBECONFIG)[\"']"
+    )
     return {
         name
         for layer in ("mistere", "components", "pipelines")
@@ -341,7 +346,13 @@ def exit_codes() -> str:
     for code in ExitCode:
         name, meaning = EXIT_CODES[code.name]
         lines.append(f"| {code.value} | {name} | {meaning} |")
-    lines += ["", "Errors are printed as one line; `mistere --verbose …` prints the stack trace.", "", "## By command", ""]
+    lines += [
+        "",
+        "Errors are printed as one line; `mistere --verbose …` prints the stack trace.",
+        "",
+        "## By command",
+        "",
+    ]
     lines += ["| command | exit codes |", "|---|---|"]
     for path, command in _commands(typer.main.get_command(app), "mistere"):
         match = re.search(r"Exit codes?:?\s*(.+?)(?:\n\n|$)", inspect.cleandoc(command.help or ""), re.DOTALL)
