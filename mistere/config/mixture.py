@@ -30,32 +30,51 @@ class MixtureConfig(SeededSection):
     modalities: list[str] = Field(default_factory=list)
     context: Literal["dialogue", "utterance"] = "dialogue"
     context_mode: Literal["full", "causal"] = "full"
-    hidden: int = Field(default=512, gt=0)
-    gru_layers: int = Field(default=3, gt=0)
-    kernels: list[int] = Field(default_factory=lambda: [1, 3, 5], min_length=1)
-    context_dropout: float = Field(default=0.0, ge=0, lt=1)
-    fusion: Literal["co_attention", "feed_forward"] = "co_attention"
-    fusion_width: int = Field(default=1024, gt=0)
-    fusion_blocks: int = Field(default=4, ge=0)
-    attention_width: int = Field(default=120, gt=0)
-    attention_heads: int = Field(default=3, gt=0, validate_default=True)
-    attention_dropout: float = Field(default=0.1, ge=0, lt=1)
-    fusion_dropout: float = Field(default=0.5, ge=0, lt=1)
+    hidden: int = Field(default=512, gt=0, description="Width of the recurrent states, in each direction.")
+    gru_layers: int = Field(default=3, gt=0, description="Layers of the recurrent network over a dialogue.")
+    kernels: list[int] = Field(
+        default_factory=lambda: [1, 3, 5],
+        min_length=1,
+        description="Widths of the convolutions over a dialogue, in turns; odd.",
+    )
+    context_dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="Dropout in the context layers of the unimodal experts."
+    )
+    fusion: Literal["co_attention", "feed_forward"] = Field(
+        default="co_attention",
+        description="The cross-modal expert: co-attention between the modalities, or one hidden layer on the concatenated streams.",
+    )
+    fusion_width: int = Field(default=1024, gt=0, description="Width of the cross-modal expert.")
+    fusion_blocks: int = Field(default=4, ge=0, description="Co-attention blocks of the cross-modal expert.")
+    attention_width: int = Field(
+        default=120, gt=0, description="Width of queries, keys and values; a multiple of ``attention_heads``."
+    )
+    attention_heads: int = Field(default=3, gt=0, validate_default=True, description="Heads of the attention.")
+    attention_dropout: float = Field(default=0.1, ge=0, lt=1, description="Dropout of the attention weights.")
+    fusion_dropout: float = Field(default=0.5, ge=0, lt=1, description="Dropout of the cross-modal expert.")
     gate: Literal["learned", "mean"] = "learned"
-    gate_hidden: int = Field(default=10, gt=0)
-    gate_temperature: float = Field(default=2.0, gt=0)
-    focal_gamma: float = Field(default=3.0, ge=0)
-    contrastive_weight: float = Field(default=2.0, ge=0)
-    contrastive_temperature: float = Field(default=1.0, gt=0)
-    consistency_weight: float = Field(default=0.1, ge=0)
+    gate_hidden: int = Field(default=10, gt=0, description="Width of the expert gate's hidden layer.")
+    gate_temperature: float = Field(
+        default=2.0,
+        gt=0,
+        description="Temperature of the expert gate's softmax; higher values make the weights more even.",
+    )
+    focal_gamma: float = Field(default=3.0, ge=0, description="Exponent of the focal loss; 0 is cross-entropy.")
+    contrastive_weight: float = Field(default=2.0, ge=0, description="Weight of the contrastive loss; 0 disables it.")
+    contrastive_temperature: float = Field(default=1.0, gt=0, description="Temperature of the contrastive loss.")
+    consistency_weight: float = Field(
+        default=0.1, ge=0, description="Weight of the divergence between the experts' predictions; 0 disables it."
+    )
     class_weights: Literal["none", "balanced", "sqrt"] = "none"
-    modality_dropout: float = Field(default=0.1, ge=0, lt=1)
-    learning_rate: float = Field(default=1e-5, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    batch_dialogues: int = Field(default=8, gt=0)
-    epochs: int = Field(default=100, gt=0)
-    patience: int = Field(default=20, gt=0)
-    gradient_clip: float = Field(default=1.0, gt=0)
+    modality_dropout: float = Field(
+        default=0.1, ge=0, lt=1, description="Share of training utterances from which one modality is removed."
+    )
+    learning_rate: float = Field(default=1e-5, gt=0, description="Peak learning rate of Adam.")
+    weight_decay: float = Field(default=0.0, ge=0, description="Weight decay of Adam.")
+    batch_dialogues: int = Field(default=8, gt=0, description="Dialogues in a batch.")
+    epochs: int = Field(default=100, gt=0, description="Epochs of training at most.")
+    patience: int = Field(default=20, gt=0, description="Epochs without improvement on dev after which training stops.")
+    gradient_clip: float = Field(default=1.0, gt=0, description="Maximum norm of the gradient.")
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     warmup_epochs: float = Field(default=0.0, ge=0)
     precision: Literal["auto", "fp32", "bf16"] = "auto"

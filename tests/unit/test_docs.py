@@ -245,6 +245,17 @@ def test_reference_names_every_command_setting_and_variable() -> None:
     assert module.variables_in_code() <= set(module.VARIABLES)
 
 
+def test_every_setting_has_a_meaning() -> None:
+    module = reference()
+    rows = [
+        row
+        for name, field in PIPELINE_CONFIG.model_fields.items()
+        for section in module._models_in(field.annotation)
+        for row in module.settings_of(section, f"{name}.")
+    ]
+    assert len(rows) > 150 and not [row[0] for row in rows if not row[4]]
+
+
 def test_quoted_error_messages_exist() -> None:
     """Each message on the page about troubleshooting is one that the code, or make, can print."""
     code = read_makefile() + "".join(
