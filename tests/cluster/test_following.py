@@ -127,7 +127,7 @@ def test_what_holds_up_a_pod_is_told_while_it_waits_and_at_the_end(
     outcome = follow(Pipelines(place.api.url, "mistere"), run.run_id, place.store, run.display_name, 0.02, 0.05)
     sentence = (
         "pod run-2 waits: Unschedulable (0/3 nodes are available: 3 Insufficient nvidia.com/gpu): ask for less in the cluster "
-        "section, or add machines that have it."
+        "section, or add nodes that have it."
     )
     assert capsys.readouterr().out.count(sentence) == 1 and outcome.exit_code == 1
     assert outcome.reasons[-1] == sentence and not any("mistere/train" in reason for reason in outcome.reasons)
