@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from safetensors.numpy import load_file
 
 from components.finetune_encoder.training.batches import share_step
@@ -243,6 +242,32 @@ def test_the_curve_is_in_mlflow_and_its_absence_costs_nothing(reference: Utteran
 # A real run, really killed
 
 
+PROGRAM = """
+import json, sys, tempfile
+from pathlib import Path
+from components.finetune_encoder.run import STAGE
+from mistere.artifacts.io import MANIFEST, artifact_key
+from mistere.artifacts.object_store import open_store
+from mistere.common.errors import MistereError
+from mistere.engine.execution import execute
+
+uri, digest, config = sys.argv[1:]
+store = open_store(uri)
+with tempfile.TemporaryDirectory() as scratch:
+    utterances, encoder = Path(scratch) / "utterances", Path(scratch) / "encoder"
+    utterances.mkdir()
+    (utterances / MANIFEST).write_bytes(store.read(f"{artifact_key('UtteranceSet', digest)}/{MANIFEST}")[0])
+    context = {"run_id": "stage", "store": uri, "tracking_uri": ""}
+    try:
+        execute(STAGE, context, json.loads(Path(config).read_text()), inputs={"utterances": str(utterances)},
+                outputs={"encoder": str(encoder)}, modality="text")
+    except MistereError as error:
+        sys.exit(str(error))
+    print("encoder:", json.loads((encoder / MANIFEST).read_text())["digest"])
+"""
+"""Runs the stage as its KFP component does: arguments are the store, the dataset's digest and the configuration's file."""
+
+
 def command(store: ObjectStore, digest: str, config: Path, cache: Path) -> subprocess.Popen[str]:
     environment = {
         **os.environ,
@@ -250,9 +275,8 @@ def command(store: ObjectStore, digest: str, config: Path, cache: Path) -> subpr
         "OMP_NUM_THREADS": "1",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     }
-    arguments = ["--store", store.uri, "--utterances", digest, "--config", str(config), "--modality", "text"]
     return subprocess.Popen(
-        [sys.executable, "-m", "components.finetune_encoder", *arguments],
+        [sys.executable, "-c", PROGRAM, store.uri, digest, str(config)],
         cwd=PROJECT_ROOT,
         env=environment,
         stdout=subprocess.PIPE,
@@ -289,9 +313,9 @@ def test_killed_and_preempted_it_ends_where_it_would_have_ended(
     s3_store: ObjectStore, reference: UtteranceSet, tmp_path: Path
 ) -> None:
     store = s3_store
-    config = tmp_path / "text.yaml"
+    config = tmp_path / "text.json"
     settings = SETTINGS.model_copy(update={"epochs": 3, "checkpoint_seconds": 0.0, "batch_size": 4})
-    config.write_text(yaml.safe_dump(settings.model_dump(mode="json", exclude_none=True)))
+    config.write_text(settings.model_dump_json(exclude_none=True))
     (tmp_path / "reference").mkdir()
     digest = publish(store, reference, tmp_path / "reference").digest
     whole_store = LocalStore(tmp_path / "whole")
