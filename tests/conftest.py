@@ -1,4 +1,4 @@
-"""What every test shares: a cache of its own, so that no test reads or fills the machine's."""
+"""Fixtures, markers and distribution of all tests: a cache that is not the machine's, one kind for each test."""
 
 from __future__ import annotations
 
@@ -7,10 +7,69 @@ from pathlib import Path
 import pytest
 from xdist.scheduler.loadscope import LoadScopeScheduling
 
+ROOT = Path(__file__).parent
+KINDS = ("unit", "training", "server", "cluster")
+KIND_OF_DIRECTORY = {
+    "bench": "unit",
+    "cluster": "cluster",
+    "compile": "unit",
+    "e2e": "cluster",
+    "gpu": "training",
+    "local": "training",
+    "manifests": "unit",
+    "serving": "server",
+    "unit": "unit",
+}
+"""The kind of a test by its directory. A module or a test with a kind's marker of its own keeps that."""
+TRAINING_MODULES = {
+    "test_ablation",
+    "test_causal_context",
+    "test_embedding_shards",
+    "test_encoders",
+    "test_fine_tuning",
+    "test_imported_embeddings",
+    "test_missing_modality",
+    "test_moe",
+    "test_published_design",
+    "test_random_damage",
+    "test_train_command",
+    "test_tuning",
+}
+"""Modules of ``tests/unit`` that run or train models."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test with exactly one kind; ``long`` is independent of the kind and set by hand.
+
+    Raises:
+        pytest.UsageError: a directory has no kind, or a test is marked with two.
+    """
+    for item in items:
+        marked = {marker.name for marker in item.iter_markers()} & set(KINDS)
+        if not marked:
+            marked = {kind_of(item.path)}
+            item.add_marker(next(iter(marked)))
+        if len(marked) > 1:
+            raise pytest.UsageError(f"{item.nodeid} is marked {' and '.join(sorted(marked))}: keep one of them.")
+
+
+def kind_of(path: Path) -> str:
+    """The kind of the tests in a file that has no marker of its own.
+
+    Raises:
+        pytest.UsageError: its directory is missing from :data:`KIND_OF_DIRECTORY`.
+    """
+    directory = path.relative_to(ROOT).parts[0]
+    if directory == "unit" and path.stem in TRAINING_MODULES:
+        return "training"
+    if directory not in KIND_OF_DIRECTORY:
+        raise pytest.UsageError(f"tests/{directory} has no kind: add it to KIND_OF_DIRECTORY in tests/conftest.py.")
+    return KIND_OF_DIRECTORY[directory]
+
 
 @pytest.fixture(scope="session")
 def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One cache for the whole session: what one test prepared, another need not prepare again."""
+    """One cache for the whole session, so that tests share prepared audio and downloads."""
     return tmp_path_factory.mktemp("cache")
 
 
@@ -21,7 +80,7 @@ def own_cache(session_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class ByModule(LoadScopeScheduling):
-    """A module's tests on one worker; so are those of two modules that start from the same run of the pipeline."""
+    """Run a module's tests on one worker, and two modules that start from the same pipeline run on the same worker."""
 
     def _split_scope(self, nodeid: str) -> str:
         scope: str = super()._split_scope(nodeid)

@@ -1,4 +1,7 @@
-"""How many cores there are to use, and when one is enough."""
+"""CPU cores and threads: how many cores are usable, how OpenMP threads wait, and when one thread is enough.
+
+Importing this module does not import PyTorch: :func:`wait_passively` must run before PyTorch loads its OpenMP runtime.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +11,34 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-
 _CGROUP = Path("/sys/fs/cgroup")
+WAITING_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+"""Environment variables that set how OpenMP threads wait (any runtime, GNU, LLVM and Intel)."""
+
+
+def wait_passively() -> None:
+    """Let idle OpenMP threads sleep instead of spin, in this process and its children.
+
+    By default libgomp, the OpenMP runtime of PyTorch's Linux builds, lets a thread spin for milliseconds at each barrier.
+    Where another process needs the core, the thread that everybody waits for does not run meanwhile: training on a loaded
+    machine takes many times longer (benchmark ``thread_contention``). The number of threads and hence the results do not
+    change. A wait policy that the user has set in the environment is kept.
+
+    The runtime reads the variable when it is loaded: call this before PyTorch is imported.
+    """
+    if not any(name in os.environ for name in WAITING_VARIABLES):
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 def usable_cores() -> int:
-    """Cores this process may use: those it may run on, or fewer where its container is given less time than they have."""
-    own = len(os.sched_getaffinity(0))
-    share = _container_cores()
-    return own if share is None else max(1, min(own, math.ceil(share)))
+    """Number of cores that this process may use: its CPU affinity, or the container's CPU limit where that is lower."""
+    allowed = len(os.sched_getaffinity(0))
+    limit = _container_cores()
+    return allowed if limit is None else max(1, min(allowed, math.ceil(limit)))
 
 
 def _container_cores() -> float | None:
-    """The container's limit in cores (cgroup version 2, else 1); None without one."""
+    """The container's CPU limit in cores (cgroup version 2, else 1); None without a limit."""
     try:
         quota, period = (_CGROUP / "cpu.max").read_text(encoding="ascii").split()
     except (OSError, ValueError):
@@ -38,7 +55,9 @@ def _container_cores() -> float | None:
 
 @contextmanager
 def one_core_each() -> Iterator[None]:
-    """Tensor operations inside use one thread; restored afterwards."""
+    """Run PyTorch's operations on one thread inside the context; the number of threads is restored afterwards."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -33,6 +33,7 @@ from mistere.common.errors import ArtifactError, DataError, ExitCode, MistereErr
 from mistere.common.os_errors import disk_error
 from mistere.common.parent_death import die_with_parent
 from mistere.common.progress import EVENTS_VARIABLE, Progress, emit
+from mistere.common.threads import wait_passively
 from mistere.config.base import Section
 from mistere.engine.stage import Result, RunContext, Stage, StageRecord, Step, TaskShard, stage_record_key
 
@@ -103,6 +104,7 @@ def execute(
         UsageError: a setting is unknown or out of bounds.
         MistereError: the stage failed; the record holds its message and exit code.
     """
+    wait_passively()
     if os.environ.get(EVENTS_VARIABLE):
         die_with_parent()
     context = RunContext.model_validate(dict(run))

@@ -1,4 +1,4 @@
-"""What somebody who looks at the cluster all the time sees of a deployment."""
+"""Observers of a deployment: wait for a state of the cluster, or record every state of a service."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ from typing import Any
 
 from tests.cluster.conftest import Cluster
 
+WAIT_SECONDS = 60
+"""A limit for a machine under load; a wait ends as soon as its condition holds."""
+
 
 def settled_pods(cluster: Cluster, count: int) -> list[dict[str, Any]]:
-    """The pods, once there are so many; those of a candidate take a moment to go."""
-    deadline = time.monotonic() + 5
+    """Wait until the cluster has ``count`` pods; a candidate's pods are deleted with a delay."""
+    deadline = time.monotonic() + WAIT_SECONDS
     while len(pods := cluster.api.all("pods")) != count and time.monotonic() < deadline:
         time.sleep(0.02)
     return pods
 
 
 def is_gone(cluster: Cluster, name: str) -> bool:
-    """Whether a service goes; its finalizer takes a moment."""
-    deadline = time.monotonic() + 5
+    """Wait for a service to be deleted; its finalizer runs with a delay."""
+    deadline = time.monotonic() + WAIT_SECONDS
     while cluster.api.find("inferenceservices", name) is not None and time.monotonic() < deadline:
         time.sleep(0.02)
     return cluster.api.find("inferenceservices", name) is None
@@ -44,7 +47,7 @@ def watch_shares(cluster: Cluster) -> Callable[[], list[int]]:
 def _seen(
     cluster: Cluster, of: Callable[[dict[str, Any]], Any], sum_up: Callable[[list[Any]], Any]
 ) -> Callable[[], Any]:
-    """What an observer saw of the service's status from now until it is asked."""
+    """Record the service's status from now until the returned function is called."""
     values: list[Any] = []
     over = threading.Event()
 

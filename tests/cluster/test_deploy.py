@@ -191,9 +191,9 @@ def test_a_canary_that_restarts_is_undone(cluster: Cluster) -> None:
 
 
 def sleep(deployment: ClusterDeployment) -> None:
-    """Knative takes the pods of what nobody asks away."""
+    """Scale the deployment to zero as Knative does without requests."""
     revision = deployment._revision(deployment.manifest())
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while pods := revision.pods()[0]:  # what the controller is just writing comes back once
         assert time.monotonic() < deadline
         for pod in pods:
@@ -201,7 +201,7 @@ def sleep(deployment: ClusterDeployment) -> None:
 
 
 def test_a_service_that_sleeps_takes_a_setting_without_being_woken(cluster: Cluster) -> None:
-    config = KNATIVE.model_copy(update={"min_replicas": 0, "ready_timeout": 5})
+    config = KNATIVE.model_copy(update={"min_replicas": 0, "ready_timeout": 60})
     bundle = cluster.bundle("a")
     cluster.to(bundle, config).roll_out(bundle, nothing)
     sleep(cluster.to(bundle, config))
@@ -212,7 +212,7 @@ def test_a_service_that_sleeps_takes_a_setting_without_being_woken(cluster: Clus
 
 def test_a_share_that_nobody_asks_falls_asleep_and_is_released(cluster: Cluster) -> None:
     config = KNATIVE.model_copy(
-        update={"min_replicas": 0, "canary_percent": 20, "canary_seconds": 1, "ready_timeout": 5}
+        update={"min_replicas": 0, "canary_percent": 20, "canary_seconds": 1, "ready_timeout": 60}
     )
     first, second = cluster.bundle("a"), cluster.bundle("b")
     cluster.to(first, config).roll_out(first, nothing)

@@ -110,7 +110,7 @@ def test_a_batch_that_does_not_fit_is_halved_on_all_nodes(cluster: TrainerCluste
         if micro_batch == 8 and node == 1:
             return fail(cluster, prefix, node, memory=True)
         if micro_batch == 8:
-            stopped.wait(10)
+            stopped.wait(60)
             return 1
         return finish(cluster, prefix, node)
 
@@ -126,7 +126,7 @@ def test_a_node_s_failure_is_the_step_s(cluster: TrainerCluster) -> None:
     def work(node: int, _say: Any, stopped: threading.Event, prefix: str) -> int:
         if node == 1:
             return fail(cluster, prefix, node, message=message, exit_code=2)
-        stopped.wait(10)
+        stopped.wait(60)
         return 1
 
     cluster.run_containers(work)
@@ -145,7 +145,7 @@ def test_a_node_that_falls_when_others_are_done_is_not_waited_for(cluster: Train
     def work(node: int, _say: Any, stopped: threading.Event, _prefix: str) -> int:
         if node == 1:
             return 0
-        stopped.wait(1.1 if not falls else 10)
+        stopped.wait(1.1 if not falls else 60)
         falls.append(node)
         return 1
 
@@ -204,7 +204,7 @@ def test_the_last_words_of_a_process_that_was_started_again_are_passed_on(
     ],
 )
 def test_what_never_will_train_is_not_waited_for(cluster: TrainerCluster, state: dict[str, Any], expected: str) -> None:
-    controller = cluster.run_containers(lambda _node, _say, stopped, _prefix: int(stopped.wait(10)))
+    controller = cluster.run_containers(lambda _node, _say, stopped, _prefix: int(stopped.wait(60)))
     controller.states[1] = state
     with pytest.raises(MistereError, match=f"^node 1 of TrainJob {NAME} .*{expected}"):
         train_on_nodes(cluster.job(), "base", cluster.step())
@@ -219,7 +219,7 @@ def test_what_keeps_it_waiting_is_told_once(cluster: TrainerCluster, monkeypatch
     def later() -> None:
         until(lambda: len(cluster.ears.notes) == 2)
         controller = cluster.run_containers(
-            lambda node, _say, _stopped, prefix: int(not go.wait(10)) or finish(cluster, prefix, node)
+            lambda node, _say, _stopped, prefix: int(not go.wait(60)) or finish(cluster, prefix, node)
         )
         message = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
         controller.conditions[1] = [{"type": "PodScheduled", "status": "False", "message": message}]
@@ -237,7 +237,7 @@ def test_what_keeps_it_waiting_is_told_once(cluster: TrainerCluster, monkeypatch
 
 def test_sigterm_deletes_it(cluster: TrainerCluster) -> None:
     def work(_node: int, _say: Any, stopped: threading.Event, _prefix: str) -> int:
-        stopped.wait(10)
+        stopped.wait(60)
         return 1
 
     cluster.run_containers(work)
@@ -271,7 +271,7 @@ def test_what_a_step_left_is_deleted_by_the_exit_handler(cluster: TrainerCluster
 
 def test_a_step_that_was_killed_takes_up_what_runs(cluster: TrainerCluster) -> None:
     go = threading.Event()
-    cluster.run_containers(lambda node, _say, _stopped, prefix: int(not go.wait(20)) or finish(cluster, prefix, node))
+    cluster.run_containers(lambda node, _say, _stopped, prefix: int(not go.wait(60)) or finish(cluster, prefix, node))
     job, step = cluster.job(), cluster.step()
     child = os.fork()
     if not child:
@@ -306,7 +306,7 @@ def test_one_that_is_being_removed_is_waited_for(cluster: TrainerCluster) -> Non
 
 
 def test_one_that_somebody_deletes_is_told(cluster: TrainerCluster) -> None:
-    cluster.run_containers(lambda _node, _say, stopped, _prefix: int(stopped.wait(10)))
+    cluster.run_containers(lambda _node, _say, stopped, _prefix: int(stopped.wait(60)))
     job, step = cluster.job(), cluster.step()
 
     def delete() -> None:

@@ -227,8 +227,8 @@ def environment_of(node: int, environment: dict[str, str], folder: Path, port: i
 
 
 def until(condition: Callable[[], Any]) -> None:
-    """Wait for something that is to come soon."""
-    deadline = time.monotonic() + 10
+    """Wait for a condition; the limit is for a machine under load."""
+    deadline = time.monotonic() + 60
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert condition()

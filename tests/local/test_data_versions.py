@@ -39,15 +39,19 @@ def server() -> Iterator[str]:
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
-    for _ in range(100):
-        try:
-            requests.get(url, timeout=1)
-            break
-        except requests.ConnectionError:
-            time.sleep(0.1)
-    yield url
-    process.kill()
-    process.wait()
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                requests.get(url, timeout=30)
+                break
+            except requests.RequestException:
+                assert process.poll() is None and time.monotonic() < deadline, "the S3 server does not start"
+                time.sleep(0.1)
+        yield url
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.fixture(autouse=True)

@@ -56,7 +56,7 @@ class Server:
 
     def terminate(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=20)
+        return self.process.wait(timeout=60)
 
 
 def free_port() -> int:
@@ -168,13 +168,13 @@ def servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="session")
 def server(servers: dict[str, Server]) -> Server:
-    servers["real"].client.wait_ready(60)
+    servers["real"].client.wait_ready(300)
     return servers["real"]
 
 
 @pytest.fixture(scope="session")
 def moody(servers: dict[str, Server]) -> Server:
-    servers["moody"].client.wait_ready(60)
+    servers["moody"].client.wait_ready(300)
     return servers["moody"]
 
 

@@ -32,7 +32,7 @@ class Work:
 
     def __call__(self, works: Sequence[Any]) -> list[Any]:
         self.batches.append(list(works))
-        self.gate.wait(5)
+        self.gate.wait(60)
         if "poison" in works:
             raise RuntimeError("poison")
         return [ValueError(work) if work == "bad" else f"answer to {work}" for work in works]

@@ -23,7 +23,7 @@ SLEEP = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": 
 
 def status(server: Server, path: str) -> int:
     try:
-        return httpx.get(server.url + path, timeout=2).status_code
+        return httpx.get(server.url + path, timeout=30).status_code
     except httpx.HTTPError:
         return 0
 

@@ -265,7 +265,7 @@ def _ready(pod: dict[str, Any]) -> bool:
 def _answers(address: str) -> bool:
     try:
         url = f"http://{address}:{protocol.HTTP_PORT}{protocol.READY_PATH}"
-        with urllib.request.urlopen(url, timeout=1) as response:
+        with urllib.request.urlopen(url, timeout=30) as response:
             return bool(response.status == 200)
     except OSError:
         return False

@@ -175,7 +175,9 @@ def test_a_receiver_in_trouble_is_asked_twice_at_most_and_costs_a_note(
     events: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(notification, "_TIMEOUT_SECONDS", (1.0, 0.3))
+    silences = answers.count("silence")  # a short limit only where silence must reach it: a busy machine answers late
+    limit = 30.0 if not silences else 2.0 if silences < len(answers) else 0.3
+    monkeypatch.setattr(notification, "_TIMEOUT_SECONDS", (30.0, limit))
     receiver.answers = list(answers)
     tell(ended["killed"])
     assert receiver.paths == [f"/services/{SECRET}"] * asked

@@ -1,0 +1,62 @@
+"""How OpenMP threads wait: by sleeping, unless the user has chosen, and set before PyTorch is loaded."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from mistere.common.child_process import child_environment
+from mistere.common.threads import WAITING_VARIABLES, wait_passively
+
+
+@pytest.fixture
+def no_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in WAITING_VARIABLES:
+        monkeypatch.setenv(name, "")  # restored afterwards, also where the test sets it
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.usefixtures("no_policy")
+def test_threads_sleep_while_they_wait() -> None:
+    wait_passively()
+    assert {name: os.environ.get(name) for name in WAITING_VARIABLES} == {
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "GOMP_SPINCOUNT": None,
+        "KMP_BLOCKTIME": None,
+    }
+
+
+@pytest.mark.usefixtures("no_policy")
+@pytest.mark.parametrize("variable", WAITING_VARIABLES)
+def test_the_user_s_choice_is_kept(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, "7")
+    wait_passively()
+    assert [(name, os.environ[name]) for name in WAITING_VARIABLES if name in os.environ] == [(variable, "7")]
+
+
+@pytest.mark.usefixtures("no_policy")
+def test_the_runtime_takes_the_setting() -> None:
+    code = "from mistere.common.threads import wait_passively; wait_passively(); import torch"
+    environment = child_environment(OMP_DISPLAY_ENV="VERBOSE")
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert "OMP_WAIT_POLICY = 'PASSIVE'" in done.stderr
+
+
+@pytest.mark.usefixtures("no_policy")
+def test_stages_and_commands_set_it_before_pytorch_is_loaded(tmp_path: os.PathLike[str]) -> None:
+    check = "assert os.environ['OMP_WAIT_POLICY'] == 'PASSIVE' and 'torch' not in sys.modules"
+    stage = (
+        "import os, sys; from mistere.engine import execution\n"
+        "try: execution.execute(None, {}, {})\n"
+        f"except ValueError: {check}\n"  # the run's description is refused, after the setting
+        "else: raise AssertionError"
+    )
+    command = (
+        "import os, sys; from mistere.__main__ import main; sys.argv = ['mistere', '--version']\n"
+        f"try: main()\nexcept SystemExit: {check}"
+    )
+    for code in (stage, command):
+        subprocess.run([sys.executable, "-c", code], env=child_environment(), cwd=tmp_path, check=True)
