@@ -1,6 +1,6 @@
 # Two commands: `make run` and `make test`. Everything else is for those who work on the project.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run test test-all check format compile lock docs images e2e clean
+.PHONY: help setup setup-dev run test test-all unit check format compile lock docs images e2e clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +10,7 @@ UV_VERSION := 0.13.9
 UV := UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(if $(PIP_INDEX_URL),UV_DEFAULT_INDEX="$(PIP_INDEX_URL)") \
 	UV_LINK_MODE=copy $(BIN)/uv pip install --python $(BIN)/python --quiet
 
-# Two workers; a thread each, or the two would wait for one another.
+# Two workers with one thread each, so that they do not contend for the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadscope
 
 help: ## what can be made
@@ -19,11 +19,14 @@ help: ## what can be made
 run: setup ## train, judge, release and serve a model on the sample dataset
 	$(BIN)/mistere run --profile sample $(ARGS)
 
-test: setup-dev ## the tests that take minutes
+test: setup-dev ## all tests but the long ones (minutes)
 	$(PYTEST) -m "not long" $(ARGS)
 
-test-all: setup-dev ## every test, the long ones too
+test-all: setup-dev ## all tests, including the long ones
 	$(PYTEST) $(ARGS)
+
+unit: setup-dev ## the quick tests, without models, servers and clusters
+	$(PYTEST) -m "unit and not long" $(ARGS)
 
 check: setup-dev ## lint, types, import rules, compiled pipeline
 	$(BIN)/ruff format --check mistere components pipelines tests

@@ -59,7 +59,9 @@ def train_epochs(threads: int, sleeping: bool, epochs: int) -> None:
 
 def measure(name: str, epochs: int) -> tuple[float, float]:
     """Wall-clock and CPU seconds of an epoch of one variant, in a process without a wait policy of the caller's."""
-    environment = {key: value for key, value in os.environ.items() if key not in (*WAITING_VARIABLES, "OMP_NUM_THREADS")}
+    environment = {
+        key: value for key, value in os.environ.items() if key not in (*WAITING_VARIABLES, "OMP_NUM_THREADS")
+    }
     command = [sys.executable, __file__, "--variant", name, "--epochs", str(epochs)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     wall, cpu = map(float, done.stdout.split())
