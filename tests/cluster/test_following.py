@@ -126,7 +126,7 @@ def test_what_holds_up_a_pod_is_told_while_it_waits_and_at_the_end(
     (run,) = place.api.runs.values()
     outcome = follow(Pipelines(place.api.url, "mistere"), run.run_id, place.store, run.display_name, 0.02, 0.05)
     sentence = (
-        "pod run-2 waits: Unschedulable (0/3 nodes are available: 3 Insufficient nvidia.com/gpu): ask for less in the cluster "
+        "pod run-2 waits: Unschedulable (0/3 nodes are available: 3 Insufficient nvidia.com/gpu): request less in the cluster "
         "section, or add nodes that have it."
     )
     assert capsys.readouterr().out.count(sentence) == 1 and outcome.exit_code == 1
