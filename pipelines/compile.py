@@ -1,4 +1,4 @@
-"""``mistere compile``."""
+"""``mistere compile``: compiles the pipeline to the YAML of Kubeflow Pipelines."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def compile_pipeline(profile: str, settings: Iterable[str], output: Path) -> Non
     """Write the pipeline as KFP's YAML, with the profile's sections as the parameters' defaults.
 
     Args:
-        profile: settings to start from.
+        profile: base settings.
         settings: ``--set`` on top.
-        output: the file.
+        output: the file to write.
     """
     config = load_profile(profile, settings)
     from kfp.compiler import Compiler
@@ -27,17 +27,17 @@ def compile_pipeline(profile: str, settings: Iterable[str], output: Path) -> Non
 
     arguments = pipeline_arguments(config, RunContext(run_id="", store="", tracking_uri="", profile=profile))
     del arguments["run"]
-    aside = output.with_name(f".{output.stem}.partial.yaml")
+    partial = output.with_name(f".{output.stem}.partial.yaml")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        Compiler().compile(retraining(config.cluster), str(aside), pipeline_parameters=arguments)
-        aside.write_text(_DEFAULT.sub("", aside.read_text(encoding="utf-8")), encoding="utf-8")
-        aside.replace(output)
+        Compiler().compile(retraining(config.cluster), str(partial), pipeline_parameters=arguments)
+        partial.write_text(_DEFAULT.sub("", partial.read_text(encoding="utf-8")), encoding="utf-8")
+        partial.replace(output)
     except OSError as error:
         raise MistereError(f"cannot write {output} ({error.strerror}).") from error
     finally:
         with suppress(OSError):
-            aside.unlink()
+            partial.unlink()
 
 
 _DEFAULT = re.compile(r"(?<=: dict) \[Default: .*\]$", re.MULTILINE)

@@ -1,7 +1,7 @@
-"""The errors a person is meant to read, and the exit codes of every command.
+"""Errors with a message for the user, and the exit codes of every command.
 
-A :class:`MistereError` carries one sentence with what is wrong, where, and how to mend it. Whoever catches it prints the
-sentence and exits with its code; anything else that escapes is a defect of ours and keeps its stack trace.
+The message of a :class:`MistereError` is one sentence with what is wrong, where, and how to fix it. The command prints it
+and exits with its code. Any other exception is a defect of the program and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ class ExitCode(IntEnum):
 
 
 class MistereError(Exception):
-    """Something went wrong that a person can mend. Exit code 1."""
+    """An error that the user can resolve. Exit code 1."""
 
     exit_code: ExitCode = ExitCode.ERROR
 
 
 class UsageError(MistereError):
-    """What was typed or configured is wrong. Exit code 2."""
+    """A wrong argument or setting. Exit code 2."""
 
     exit_code = ExitCode.USAGE
 
 
 class DataError(MistereError):
-    """The dataset itself is wrong. Exit code 4."""
+    """An invalid dataset. Exit code 4."""
 
     exit_code = ExitCode.DATA_REJECTED
 
 
 class ArtifactError(MistereError):
-    """An artifact is missing, half-written or damaged. Exit code 1."""
+    """An artifact is missing, incomplete or damaged. Exit code 1."""

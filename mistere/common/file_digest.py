@@ -1,8 +1,8 @@
-"""Digests of files, taken once per machine.
+"""Digests of files, computed once per machine.
 
-A note in the cache remembers the digest beside the file's size, times and inode; any difference hashes again. So opening a
-verified artifact costs a ``stat`` per file, and a file that was edited or damaged in place is still found out, also when
-its modification time was put back.
+The cache stores the digest with the file's size, times and inode; if any of them differs, the file is hashed again. Opening
+a verified artifact costs one ``stat`` per file, and a file that was changed in place is detected even if its modification
+time was restored.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ def digest_of(path: Path, algorithm: Literal["sha256", "md5"] = "sha256") -> str
 
 
 def digest_once(path: Path, algorithm: Literal["sha256", "md5"] = "sha256") -> str:
-    """As :func:`digest_of`, remembered until the file's size, inode, or modification or change time differs."""
+    """Like :func:`digest_of`, cached until the file's size, inode, modification time or change time differs."""
     info = path.stat()
     stamp = [info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino]
     name = hashlib.sha256(f"{algorithm}:{path.resolve()}".encode()).hexdigest()
-    note = cache_directory("digests", name[:2], f"{name}.json")
+    entry = cache_directory("digests", name[:2], f"{name}.json")
     try:
-        known = json.loads(note.read_text(encoding="utf-8"))
+        known = json.loads(entry.read_text(encoding="utf-8"))
         if known["stamp"] == stamp:
             return str(known["digest"])
     except (OSError, ValueError, KeyError, TypeError):
         pass
     digest = digest_of(path, algorithm)
     try:
-        note.parent.mkdir(parents=True, exist_ok=True)
-        aside = note.with_name(f".{note.name}.{os.getpid()}")
-        aside.write_text(json.dumps({"stamp": stamp, "digest": digest}), encoding="utf-8")
-        aside.replace(note)
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        partial = entry.with_name(f".{entry.name}.{os.getpid()}")
+        partial.write_text(json.dumps({"stamp": stamp, "digest": digest}), encoding="utf-8")
+        partial.replace(entry)
     except OSError:
-        pass  # a cache that cannot be written only means hashing again next time
+        pass  # without the cache, the file is hashed again next time
     return digest

@@ -1,4 +1,4 @@
-"""Errors of disks and folders as a sentence."""
+"""Messages for errors of disks and directories."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _SENTENCES = {
 
 
 def disk_error(error: OSError, where: object = "") -> MistereError | None:
-    """The sentence for what a disk refused, or None for any other error.
+    """The error with a message for the user, or None if it is not about disk space or permissions.
 
     Args:
-        error: what was raised.
-        where: the file or folder, where the error does not name one.
+        error: the error that was raised.
+        where: the file or directory, if the error names none.
     """
     sentence = _SENTENCES.get(error.errno or 0)
     return None if sentence is None else MistereError(f"{sentence} ({error.filename or where}).")

@@ -1,4 +1,4 @@
-"""Processes that end with the one that started them."""
+"""Processes that end with their parent."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent() -> None:
-    """Ask the kernel (Linux) to kill this process when its parent ends, however that ends.
+    """Ask the Linux kernel to kill this process when its parent ends, for whatever reason.
 
-    Without it, killing a run would leave its stages at work beside the next run's.
+    Otherwise the stages of a killed run would continue beside those of the next run.
     """
     try:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     except (OSError, AttributeError):
-        return  # another system: a killed run may leave a stage behind
+        return  # not Linux: a killed run may leave a stage behind

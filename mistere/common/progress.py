@@ -1,7 +1,7 @@
-"""Progress of a run as JSON lines: written by stages, read by whoever shows it.
+"""Progress of a run as JSON lines: written by stages, read by the progress display.
 
-Stages write to the file named by ``MISTERE_EVENTS`` when it is set (``mistere run`` sets it), and to standard output as
-plain lines otherwise, which is where a cluster's logs look.
+Stages append to the file that ``MISTERE_EVENTS`` names (``mistere run`` sets it), and otherwise print plain lines to
+standard output, which a cluster's logs collect.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ def emit(event: str, **fields: Any) -> None:
 
 @dataclass
 class Progress:
-    """One task's reporter; at most a few events a second, so that a fast loop may call it every step."""
+    """Reports the progress of one task, at most four times a second, so that a fast loop can call it every step."""
 
     task: str
     _last: float = 0.0
 
     def __call__(self, message: str, done: float = 0, total: float = 0) -> None:
-        """Say how far the task is.
+        """Report the progress of the task.
 
         Args:
-            message: what is counted and the latest figure, for example ``epoch 3/8, dev weighted F1 0.58``.
-            done: how much is done.
-            total: out of how much; 0 where that is unknown.
+            message: the unit and the latest metric, for example ``epoch 3/8, dev weighted F1 0.58``.
+            done: completed amount.
+            total: total amount; 0 if unknown.
         """
         now = time.monotonic()
         if now - self._last < 0.25 and (not total or done < total):
@@ -53,5 +53,5 @@ class Progress:
         emit("progress", task=self.task, message=message, done=done, total=total)
 
     def note(self, message: str) -> None:
-        """Something a reader of the run should know afterwards."""
+        """Record a message for the summary of the run."""
         emit("note", task=self.task, message=message)

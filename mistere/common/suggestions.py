@@ -1,4 +1,4 @@
-"""The did_you_mean right name for a wrong one."""
+"""Suggestions for mistyped names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ AFFECTS_RESULTS = False
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
-    """``; did you mean 'x'?`` for a mistyped name, or the list of valid ones where none is near."""
+    """``; did you mean 'x'?`` for a mistyped name, or the list of valid names if none is similar."""
     names = sorted(valid)
-    near = difflib.get_close_matches(name, names, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; valid names: {', '.join(names)}."
+    similar = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean {similar[0]!r}?" if similar else f"; valid names: {', '.join(names)}."

@@ -47,7 +47,7 @@ class Config(Section):
     cluster: ClusterConfig = ClusterConfig()
 
     def section(self, name: str) -> dict[str, Any]:
-        """One stage's slice as plain data, the way it travels through the pipeline, where there is no null."""
+        """One section as plain data without null values: KFP drops null parameters."""
         value: Section = getattr(self, name)
         return value.model_dump(mode="json", exclude_none=True)
 
@@ -55,14 +55,14 @@ class Config(Section):
 C = TypeVar("C", bound=Config)
 
 SECTIONS: tuple[str, ...] = tuple(name for name in Config.model_fields if name not in {"seed", "cluster"})
-"""What the pipeline is handed; ``cluster`` says where its steps run, and is compiled into it."""
+"""The sections that are parameters of the pipeline; ``cluster`` is compiled into it."""
 
 
 def parse_setting(setting: str) -> tuple[list[str], Any]:
-    """Split ``section.key=value``; the value is read as YAML, so ``0.4``, ``null`` and ``[1, 3]`` are what they seem.
+    """Split ``section.key=value``; the value is parsed as YAML: ``0.4`` is a number, ``[1, 3]`` a list.
 
     Raises:
-        UsageError: no ``=``, or a value that is no YAML.
+        UsageError: there is no ``=``, or the value is not valid YAML.
     """
     path, separator, raw = setting.partition("=")
     if not separator or not path.strip():
@@ -96,7 +96,7 @@ def _explain(error: ValidationError, where: str, schema: type[Config]) -> UsageE
 
 
 def _named(location: list[str], schema: type[Config]) -> list[str]:
-    """The part of an error's location that is the setting's name; pydantic adds which kind of value it tried."""
+    """The setting's name in the location of an error; pydantic appends the type that it tried."""
     owner: Any = schema
     named: list[str] = []
     for part in location:
@@ -112,12 +112,12 @@ def _named(location: list[str], schema: type[Config]) -> list[str]:
 
 
 def available_profiles(directory: Path) -> list[str]:
-    """Names of the profiles in a folder."""
+    """Names of the profiles in a directory."""
     return sorted(path.stem for path in directory.glob("*.yaml"))
 
 
 def _read_profile(profile: str, directory: Path) -> dict[str, Any]:
-    """A profile by its name, or from a YAML file of one's own."""
+    """A profile by its name, or from a path to a YAML file."""
     path = directory / f"{profile}.yaml"
     if profile.endswith((".yaml", ".yml")):
         path = Path(profile)
@@ -132,12 +132,12 @@ def _read_profile(profile: str, directory: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise UsageError(f"profile {profile} is not readable YAML.") from error
     if values is not None and not isinstance(values, dict):
-        raise UsageError(f"profile {profile} holds no sections: write them as in pipelines/profiles/sample.yaml.")
+        raise UsageError(f"profile {profile} has no sections: write it like pipelines/profiles/sample.yaml.")
     return values or {}
 
 
 def load_config(profile: str, settings: Iterable[str] = (), *, directory: Path, schema: type[C]) -> C:
-    """Defaults, then the profile's differences, then ``--set``; the seed goes to every section that names none.
+    """Apply the profile and then ``--set`` to the defaults; sections without a seed get the global one.
 
     Args:
         profile: a name, or the path of a YAML file.
@@ -146,7 +146,7 @@ def load_config(profile: str, settings: Iterable[str] = (), *, directory: Path, 
         schema: :class:`Config`, or the subclass with the settings that stages declare.
 
     Raises:
-        UsageError: unknown profile (a name, or a YAML file) or setting (with the did_you_mean name), or a value out of bounds.
+        UsageError: an unknown profile or setting (with a suggestion), or an invalid value.
     """
     values = _read_profile(profile, directory)
     where = f"profile {profile}"

@@ -1,4 +1,4 @@
-"""Which store and which registry a command speaks to."""
+"""The store and the registry that a command uses."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from mistere.registry.model_registry import RegisteredVersion, find_version
 
 @dataclass(frozen=True)
 class RegistryLocation:
-    """A store and the tracking server that goes with it."""
+    """A store and its tracking server."""
 
     store: ObjectStore
     tracking_uri: str
 
     def find(self, reference: str, model_name: str) -> tuple[RegisteredVersion, Lineage]:
-        """The version that a person means, and what made it.
+        """The version that a reference names, and its lineage.
 
         Raises:
             UsageError: there is no such version.
-            ArtifactError: nothing is written down about it.
+            ArtifactError: it has no lineage.
         """
         version = find_version(self.tracking_uri, reference, model_name)
         return version, read_lineage(self.store, version.bundle_digest)
 
 
 def registry_location(output: Path, store: str | None, tracking: str | None) -> RegistryLocation:
-    """The place that options and environment name; else those below the output folder of ``mistere run``.
+    """The store and tracking server that options or environment name; by default those of the output directory.
 
     Args:
-        output: the folder of ``mistere run``.
-        store: a folder or ``s3://…``; None for ``MISTERE_STORE``, or the output folder's.
-        tracking: a tracking server; None for ``MLFLOW_TRACKING_URI`` where a store is named, or the output folder's.
+        output: the output directory of ``mistere run``.
+        store: a directory or ``s3://…``; None for ``MISTERE_STORE``, or the output directory's.
+        tracking: a tracking server; None for ``MLFLOW_TRACKING_URI`` if a store is named, or the output directory's.
 
     Raises:
-        UsageError: nothing has run there, or a store is named without a tracking server.
+        UsageError: the output directory has no run, or a store is named without a tracking server.
     """
     named = store or os.environ.get(STORE_VARIABLE)
     if named:
@@ -52,10 +52,10 @@ def registry_location(output: Path, store: str | None, tracking: str | None) -> 
 
 
 def store_location(output: Path, store: str | None) -> ObjectStore:
-    """The store alone, found in the same places.
+    """The store alone, found in the same way.
 
     Raises:
-        UsageError: nothing has run there.
+        UsageError: the output directory has no run.
     """
     named = store or os.environ.get(STORE_VARIABLE)
     if named:

@@ -120,7 +120,7 @@ def test_a_profile_may_be_a_file_of_ones_own(tmp_path: Path) -> None:
     own.write_text("gate: {max_ece: off}\nspeech: {extraction: {cache: off}}\n")
     config = load_config(str(own), directory=tmp_path / "elsewhere", schema=PIPELINE_CONFIG)
     assert config.gate.max_ece is False and config.speech.extraction.cache == "off"
-    for content, said in (("- 1", "holds no sections"), ("a: [", "not readable YAML")):
+    for content, said in (("- 1", "has no sections"), ("a: [", "not readable YAML")):
         own.write_text(content)
         with pytest.raises(UsageError, match=said):
             load_config(str(own), directory=tmp_path, schema=PIPELINE_CONFIG)

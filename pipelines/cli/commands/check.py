@@ -1,4 +1,4 @@
-"""``mistere data check``: the validation alone, on a folder."""
+"""``mistere data check``: validates a dataset directory."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ _COLOURS = {"pass": "bold green", "warn": "bold yellow", "reject": "bold red"}
 def check(
     directory: Path, profile: str, settings: Sequence[str], against: Path | None, quarantine: bool, output: Path
 ) -> int:
-    """Validate a dataset folder, write the report and say what came of it.
+    """Validate a dataset directory, write the report and print the verdict.
 
     Args:
         directory: the dataset.
         profile: settings to start from.
         settings: ``--set`` on top.
-        against: a dataset to measure drift from; None for none.
-        quarantine: set dialogues with blocking findings aside.
-        output: folder of the report; replaced when all of it is there.
+        against: a dataset to measure drift against, or None.
+        quarantine: exclude dialogues with blocking findings.
+        output: directory of the report; replaced once the new one is complete.
 
     Returns:
-        The exit code: 0, or 4 where the dataset is rejected.
+        The exit code: 0, or 4 if the dataset is rejected.
     """
     from rich.progress import Progress
 
     config = load_profile(profile, settings).validation
     if output.is_dir() and any(output.iterdir()) and not (output / REPORT).is_file():
-        raise UsageError(f"{output} holds something else than a validation report: choose another --output.")
+        raise UsageError(f"{output} is not empty and holds no validation report: choose another --output.")
     if quarantine:
         config = config.model_copy(update={"quarantine": True})
     with Progress(transient=True, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
@@ -63,14 +63,14 @@ def check(
         declared, files, cache = _opened(directory, config)
         validation = validate(files, declared, config, before=before, cache=cache, on_progress=advance)
     _replace(output, validation, files)
-    _tell(validation, output)
+    _print_verdict(validation, output)
     return int(ExitCode.DATA_REJECTED) if validation.verdict == "reject" else 0
 
 
 def _opened(directory: Path, config: ValidationSettings) -> tuple[Declared, list[ShardFile], FactsCache]:
-    """What a dataset says of itself, its files, and what is known of them already."""
+    """What ``dataset.yaml`` declares, the shards, and the cache of facts about them."""
     if not directory.is_dir():
-        raise UsageError(f"{directory} is no folder: name a dataset in the dataset form.")
+        raise UsageError(f"{directory} is not a directory: name a dataset in the dataset form.")
     info = load_info(directory / "dataset.yaml")
     files = [
         ShardFile(split, path, path.name, digest_once(path, "md5"))
@@ -82,14 +82,14 @@ def _opened(directory: Path, config: ValidationSettings) -> tuple[Declared, list
 
 
 def _profile(directory: Path, config: ValidationSettings, advance: Callable[[str, float, float], None]) -> Profile:
-    """A dataset in numbers, without judging it."""
+    """Statistics of a dataset, without validating it."""
     declared, files, cache = _opened(directory, config)
     facts = gather(files, declared.language, config.silence_dbfs, config.max_quiet, cache=cache, on_progress=advance)
     return profile_of(facts, declared.name, declared.labels)
 
 
 def _replace(output: Path, validation: Validation, files: list[ShardFile]) -> None:
-    """Write all files aside, then put them in the place of the ones before."""
+    """Write the report to a temporary directory, then replace the previous one."""
     aside = output.with_name(f".{output.name}.partial-{os.getpid()}")
     aside.mkdir(parents=True)
     try:
@@ -100,7 +100,7 @@ def _replace(output: Path, validation: Validation, files: list[ShardFile]) -> No
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _tell(validation: Validation, output: Path) -> None:
+def _print_verdict(validation: Validation, output: Path) -> None:
     console = Console(highlight=False, soft_wrap=True)
     console.print(Text(validation.verdict.upper(), style=_COLOURS[validation.verdict]))
     for sentence in validation.failed:

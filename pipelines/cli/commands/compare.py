@@ -1,4 +1,4 @@
-"""``mistere compare``: two models on one page, in pairs where both were evaluated on the same test split."""
+"""``mistere compare``: two models on one page, utterance by utterance if both were evaluated on the same test split."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from pipelines.cli.comparison_page import ComparedModel, render_comparison, summ
 from pipelines.cli.registry_location import RegistryLocation
 
 
-def compare(place: RegistryLocation, one: str, other: str, model_name: str, page: Path) -> None:
-    """Write the page and say what it says first.
+def compare(location: RegistryLocation, one: str, other: str, model_name: str, page: Path) -> None:
+    """Write the page and print its summary.
 
     Args:
-        place: store and registry.
+        location: store and registry.
         one: a version.
-        other: another one; differences are ``one`` minus ``other``.
+        other: another version; differences are ``one`` minus ``other``.
         model_name: the model, where a reference names none.
         page: the file to write.
     """
-    first, second = (_compared(place, *place.find(reference, model_name)) for reference in (one, other))
+    first, second = (_compared(location, *location.find(reference, model_name)) for reference in (one, other))
     page.parent.mkdir(parents=True, exist_ok=True)
     partial = page.with_name(f".{page.name}.partial")
     partial.write_text(render_comparison(first, second), encoding="utf-8")
@@ -38,9 +38,9 @@ def compare(place: RegistryLocation, one: str, other: str, model_name: str, page
     console.print(f"report   {page}", markup=False, soft_wrap=True)
 
 
-def _compared(place: RegistryLocation, version: RegisteredVersion, lineage: Lineage) -> ComparedModel:
-    opened = open_artifact(place.store, EvaluationReport, lineage.evaluation_digest)
-    timelines = opened.file(TIMELINES_FILE)
+def _compared(location: RegistryLocation, version: RegisteredVersion, lineage: Lineage) -> ComparedModel:
+    evaluation = open_artifact(location.store, EvaluationReport, lineage.evaluation_digest)
+    timelines = evaluation.file(TIMELINES_FILE)
     aliases = "".join(f" @{alias}" for alias in version.aliases)
     return ComparedModel(
         title=f"{version.name}, version {version.version}{aliases}",
@@ -52,7 +52,7 @@ def _compared(place: RegistryLocation, version: RegisteredVersion, lineage: Line
             "profile": lineage.run.profile,
             "registered": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(version.created)),
         },
-        evaluation=opened.manifest,
-        predictions=read_predictions(opened.file(PREDICTIONS_FILE)),
+        evaluation=evaluation.manifest,
+        predictions=read_predictions(evaluation.file(PREDICTIONS_FILE)),
         timelines=read_timelines(timelines) if timelines.is_file() else [],
     )

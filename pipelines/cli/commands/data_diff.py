@@ -1,4 +1,4 @@
-"""``mistere data diff``: two versions of a dataset, compared, for a terminal or as JSON."""
+"""``mistere data diff``: compares two versions of a dataset, as text or as JSON."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ _MOST_NAMES = 10
 
 
 def diff(before: str, after: str, as_json: bool) -> None:
-    """Compare and print.
+    """Compare two versions and print the differences.
 
     Args:
         before: the first version, in any way that ``mistere run --data`` takes.
-        after: the second one.
-        as_json: print it as data.
+        after: the second version.
+        as_json: print JSON.
     """
     snapshots = str(cache_directory("compared"))
     versions = pin(before, snapshots), pin(after, snapshots)
     for version in versions:
         use_data_endpoint(version.endpoint)
-    found = diff_datasets(*versions)
-    print(found.model_dump_json(indent=1) if as_json else "\n".join(_lines(found)))
+    differences = diff_datasets(*versions)
+    print(differences.model_dump_json(indent=1) if as_json else "\n".join(_lines(differences)))
 
 
 def _lines(diff: DataDiff) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""``mistere demo``: a page for people that talks to a predictor."""
+"""``mistere demo``: a web page to try a predictor with."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def demo(bundle: str | None, url: str | None, output: Path, host: str, port: int
 
 
 def _running(url: str) -> DialogueClient:
-    """A client of a predictor that runs already."""
+    """A client of a predictor that is already running."""
     if not url.startswith(("http://", "https://")):
         raise UsageError(f"{url}: a predictor's address starts with http:// or https://.")
     client = DialogueClient(url)
@@ -99,7 +99,7 @@ def _serve(client: DialogueClient, place: str, example: Sequence[ConversationTur
 
 
 def _ask(client: DialogueClient, turns: Sequence[ConversationTurn]) -> EndpointPrediction:
-    """The answer; where there is none, the error does not tell the page the predictor's address."""
+    """Query the predictor; the page is not shown its address in an error."""
     try:
         return client.predict_rest(turns)
     except EndpointError as error:
@@ -107,12 +107,12 @@ def _ask(client: DialogueClient, turns: Sequence[ConversationTurn]) -> EndpointP
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
-    """End as Ctrl-C does: the predictor is stopped, and what was recorded is deleted."""
+    """Exit as on Ctrl-C: the predictor is stopped and recordings are deleted."""
     raise KeyboardInterrupt
 
 
 def _example(place: str) -> list[ConversationTurn]:
-    """The dialogue that a bundle carries; none where it carries none."""
+    """The example dialogue of a bundle; empty if it has none."""
     from mistere.artifacts.io import open_artifact
     from mistere.artifacts.manifests import ModelBundle
     from mistere.artifacts.object_store import open_store
@@ -121,7 +121,7 @@ def _example(place: str) -> list[ConversationTurn]:
 
     root, found, digest = place.rstrip("/").rpartition("/artifacts/ModelBundle/")
     if not found:
-        raise UsageError(f"{place} is no bundle: a bundle lies in STORE/artifacts/ModelBundle/DIGEST.")
+        raise UsageError(f"{place} is not a bundle: name STORE/artifacts/ModelBundle/DIGEST.")
     example = read_example(open_artifact(open_store(root), ModelBundle, digest).path)
     turns = []
     for utterance in example.dialogue if example else []:

@@ -1,4 +1,4 @@
-"""``mistere gate-table``: how a run ended, as Markdown for a job's summary or a comment."""
+"""``mistere gate-table``: the outcome of a run as Markdown, for the summary or a comment of a CI job."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ def gate_table(run: str | None, commit: str | None, output: Path, store: str | N
     """Print the table.
 
     Args:
-        run: its id; None for the last one of a commit.
+        run: id of the run; None for the latest one of a commit.
         commit: the commit; None for the one that is checked out.
-        output: the folder of ``mistere run``.
-        store: a folder or ``s3://…``; None for ``MISTERE_STORE``, or the output folder's.
+        output: the output directory of ``mistere run``.
+        store: a directory or ``s3://…``; None for ``MISTERE_STORE``, or the output folder's.
     """
-    place = store_location(output, store)
+    location = store_location(output, store)
     if run is None:
         commit = commit or git_state()[0]
         if not commit:
-            raise UsageError("this is no Git repository, so no commit tells which run is meant: name the run.")
-        run = last_run(place, commit)
-    print(markdown(place, run), end="")
+            raise UsageError("there is no Git commit to find the run by: name the run.")
+        run = last_run(location, commit)
+    print(markdown(location, run), end="")

@@ -1,4 +1,4 @@
-"""``mistere models``: what the registry holds, and what happened to the champion."""
+"""``mistere models``: lists the registered versions, or the promotion log."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from mistere.registry.promotion_log import PromotionEvent, read_log
 from pipelines.cli.registry_location import RegistryLocation
 
 
-def models(place: RegistryLocation, model_name: str, *, log: bool, as_json: bool) -> None:
+def models(location: RegistryLocation, model_name: str, *, log: bool, as_json: bool) -> None:
     """List the versions, newest first, or the promotion log, oldest first.
 
     Args:
-        place: store and registry.
-        model_name: which model.
-        log: the promotion log instead.
-        as_json: as data.
+        location: store and registry.
+        model_name: name of the model.
+        log: list the promotion log instead.
+        as_json: print JSON.
     """
-    versions = registered_versions(place.tracking_uri, model_name)
-    events = read_log(place.store)
-    champion = read_champion(place.store).digest
+    versions = registered_versions(location.tracking_uri, model_name)
+    events = read_log(location.store)
+    champion = read_champion(location.store).digest
     if as_json:
         plain: Any = [event.model_dump() for event in events] if log else [_plain(one, champion) for one in versions]
         print(json.dumps(plain, indent=1))
         return
     console = Console(highlight=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=200)  # a file or a pipe wraps nothing
+        console = Console(highlight=False, width=200)  # rows are not wrapped in a file or a pipe
     if log:
         console.print(_log_table(events) if events else "Nothing has been promoted yet.")
         return
@@ -84,7 +84,7 @@ def _table(versions: list[RegisteredVersion]) -> Table:
 
 
 def code_of(commit: str, dirty: bool) -> str:
-    """The commit in short, with what no commit holds said."""
+    """The abbreviated commit, and whether the code had uncommitted changes."""
     if not commit:
         return "unknown"
     return f"{commit[:10]} + uncommitted changes" if dirty else commit[:10]

@@ -1,4 +1,4 @@
-"""``mistere promote`` and ``mistere rollback``: champion, deployment and aliases move together, or not at all."""
+"""``mistere promote`` and ``mistere rollback``: champion, deployment and aliases change together, or not at all."""
 
 from __future__ import annotations
 
@@ -28,59 +28,59 @@ from pipelines.cli.registry_location import RegistryLocation
 _CONSOLE = Console(highlight=False)
 
 
-def promote(place: RegistryLocation, reference: str, model_name: str, reason: str) -> None:
+def promote(location: RegistryLocation, reference: str, model_name: str, reason: str) -> None:
     """Make a version the champion and deploy it, after its smoke test.
 
     Args:
-        place: store and registry.
+        location: store and registry.
         reference: the version.
         model_name: the model, where the reference names none.
         reason: for the log.
 
     Raises:
-        MistereError: it was made from code that no commit holds, its smoke test failed, or somebody else was faster.
+        MistereError: its code is not committed, its smoke test failed, or the champion changed meanwhile.
     """
-    version, lineage = place.find(reference, model_name)
+    version, lineage = location.find(reference, model_name)
     if not lineage.reproducible:
-        what = "code with uncommitted changes" if lineage.run.commit else "code that is in no Git repository"
+        code = "code with uncommitted changes" if lineage.run.commit else "code outside a Git repository"
         raise MistereError(
-            f"version {version.version} of {version.name} was made from {what}, so it can't be made again and can't be promoted: "
+            f"version {version.version} of {version.name} was made from {code}, so it cannot be reproduced and cannot be promoted: "
             "commit the code and run again."
         )
-    _release(place, lineage, "promote", reason or f"Promoted by hand ({reference}).")
+    _release(location, lineage, "promote", reason or f"Promoted by hand ({reference}).")
 
 
-def rollback(place: RegistryLocation, reason: str) -> None:
-    """Make the champion before this one the champion again, after its smoke test.
+def rollback(location: RegistryLocation, reason: str) -> None:
+    """Restore the previous champion, after its smoke test.
 
     Args:
-        place: store and registry.
+        location: store and registry.
         reason: for the log.
 
     Raises:
-        UsageError: there is no champion, or none before it.
+        UsageError: there is no champion, or no previous one.
     """
-    champion = read_champion(place.store).champion
+    champion = read_champion(location.store).champion
     if champion is None:
         raise UsageError("there is no champion yet, so there is nothing to roll back.")
     if champion.previous is None:
         raise UsageError(
-            f"version {champion.model_version} is the first champion: there is none before it to roll back to."
+            f"version {champion.model_version} is the first champion: there is no previous one to roll back to."
         )
     before = champion.previous
     try:
-        lineage = read_lineage(place.store, before.bundle_digest)
+        lineage = read_lineage(location.store, before.bundle_digest)
     except ArtifactError as error:
         raise ArtifactError(f"cannot roll back to version {before.model_version}: {error}") from error
-    _release(place, lineage, "rollback", reason or f"Rolled back by hand from version {champion.model_version}.")
+    _release(location, lineage, "rollback", reason or f"Rolled back by hand from version {champion.model_version}.")
 
 
-def _release(place: RegistryLocation, lineage: Lineage, action: Literal["promote", "rollback"], reason: str) -> None:
-    served = _served(place.store)
+def _release(location: RegistryLocation, lineage: Lineage, action: Literal["promote", "rollback"], reason: str) -> None:
+    served = _served(location.store)
     config = DeploymentConfig(service=served.service) if served else DeploymentConfig()
-    mirror = partial(mirror_champion, place.tracking_uri)
-    if said := recover(place.store, mirror, config.service):
-        _CONSOLE.print(said, markup=False)
+    mirror = partial(mirror_champion, location.tracking_uri)
+    if message := recover(location.store, mirror, config.service):
+        _CONSOLE.print(message, markup=False)
     deployment = Deployment(
         service=config.service,
         bundle_location=lineage.bundle_location,
@@ -91,25 +91,25 @@ def _release(place: RegistryLocation, lineage: Lineage, action: Literal["promote
     if served is not None and served.mode != "local":
         config = DeploymentConfig.model_validate(served.settings)
         deployment = on_cluster(deployment, config, served.image)
-        cluster = ClusterDeployment(connect(), deployment, _tell)
-    seen = read_champion(place.store)
-    stays = seen.digest == lineage.bundle_digest and is_released(place.store, deployment)
+        cluster = ClusterDeployment(connect(), deployment, _print_step)
+    seen = read_champion(location.store)
+    stays = seen.digest == lineage.bundle_digest and is_released(location.store, deployment)
     if stays and seen.champion is not None and (cluster is None or cluster.serves()):
         mirror(seen.champion)
         _CONSOLE.print(f"Version {lineage.model_version} is the champion already and stays deployed.", markup=False)
         return
-    bundle = open_artifact(place.store, ModelBundle, lineage.bundle_digest)
-    verify_bundle(place.store, bundle)
+    bundle = open_artifact(location.store, ModelBundle, lineage.bundle_digest)
+    verify_bundle(location.store, bundle)
     champion = lineage.as_champion(time.time())
     if cluster is None:
         from components.deploy_model.endpoint_check import check_endpoint
 
-        answer = check_endpoint(config, bundle, lineage.bundle_location, _tell)
-        release(place.store, mirror, seen, champion, deployment, action, reason, who())
+        answer = check_endpoint(config, bundle, lineage.bundle_location, _print_step)
+        release(location.store, mirror, seen, champion, deployment, action, reason, who())
         now = " A predictor that is running serves it after a restart."
     else:
         rolling = Rolling(cluster, bundle)
-        release(place.store, mirror, seen, champion, deployment, action, reason, who(), rolling)
+        release(location.store, mirror, seen, champion, deployment, action, reason, who(), rolling)
         answer, now = rolling.message, f" It answers at {rolling.address}." if rolling.address else ""
     _CONSOLE.print(answer, markup=False)
     before = f" instead of version {seen.champion.model_version}" if seen.champion else ""
@@ -120,22 +120,22 @@ def _release(place: RegistryLocation, lineage: Lineage, action: Literal["promote
 
 
 def _served(store: ObjectStore) -> Deployment | None:
-    """The deployment that a release moves; None where there is none yet.
+    """The deployment that a release changes; None if there is none yet.
 
     Raises:
-        UsageError: there are several, and which of them serves the champion cannot be told.
+        UsageError: there are several, and not exactly one of them serves the champion.
     """
-    there = [read_deployment(store, service) for service in deployed_services(store)]
+    deployments = [read_deployment(store, service) for service in deployed_services(store)]
     champion = read_champion(store).digest
-    serving = [one for one in there if one.bundle_digest == champion] if len(there) > 1 else there
-    if there and len(serving) != 1:
-        names = ", ".join(one.service for one in there)
+    serving = [one for one in deployments if one.bundle_digest == champion] if len(deployments) > 1 else deployments
+    if deployments and len(serving) != 1:
+        names = ", ".join(one.service for one in deployments)
         raise UsageError(
             f"{store.uri} has several deployments ({names}), and not exactly one of them serves the champion: delete "
-            f"{store.location(deployment_key('NAME'))} of those that are no more."
+            f"{store.location(deployment_key('NAME'))} of those that no longer exist."
         )
     return serving[0] if serving else None
 
 
-def _tell(doing: str) -> None:
-    _CONSOLE.print(f"{doing} …", markup=False)
+def _print_step(action: str) -> None:
+    _CONSOLE.print(f"{action} …", markup=False)

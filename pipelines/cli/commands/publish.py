@@ -1,4 +1,4 @@
-"""``mistere data publish``: make a dataset version the one that schedules with the data policy ``latest`` train on."""
+"""``mistere data publish``: publishes a dataset version for schedules with the data policy ``latest``."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ def publish(source: str, profile: str, settings: Sequence[str], store: str | Non
 
     Args:
         source: see :mod:`mistere.data.versions`.
-        profile: settings to start from, for the store that they name.
+        profile: base settings, which name the store.
         settings: ``--set`` on top.
         store: ``s3://bucket/prefix``.
     """
-    place = cluster_store(load_profile(profile, settings).cluster, store)
-    pinned = pin_for_cluster(source, place)
-    seen = LATEST.read(place)
+    target = cluster_store(load_profile(profile, settings).cluster, store)
+    pinned = pin_for_cluster(source, target)
+    seen = LATEST.read(target)
     if seen.value and (seen.value.digest, seen.value.remote) == (pinned.digest, pinned.remote):
-        print(f"{pinned.digest[:12]} is the latest data already ({place.location(LATEST.key)})")
+        print(f"{pinned.digest[:12]} is the latest data already ({target.location(LATEST.key)})")
         return
     latest = LatestData(digest=pinned.digest, remote=pinned.remote, source=source, published_at=time.time())
-    LATEST.move(place, seen.version, latest)
+    LATEST.move(target, seen.version, latest)
     before = f", after {seen.value.digest[:12]}" if seen.value else ""
-    print(f"{pinned.digest[:12]} is the latest data{before} ({place.location(LATEST.key)})")
+    print(f"{pinned.digest[:12]} is the latest data{before} ({target.location(LATEST.key)})")

@@ -1,4 +1,4 @@
-"""``mistere run``: pin the data, start the pipeline here, show its progress, say how it ended."""
+"""``mistere run``: pins the data, runs the pipeline on this machine with a progress display, and prints the outcome."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from pipelines.profiles import load_profile, pipeline_arguments
 
 
 def run(profile: str, data: str | None, settings: Sequence[str], output: Path, tracking: str | None = None) -> int:
-    """Run the pipeline in this machine's processes.
+    """Run the pipeline in local processes.
 
     Args:
         profile: settings to start from.
-        data: a dataset folder or ``.dvc`` file; None for the profile's.
+        data: a dataset directory or ``.dvc`` file; None for the profile's.
         settings: ``--set`` on top.
-        output: folder of the store, the registry and the reports.
+        output: directory of the store, the registry and the reports.
         tracking: the MLflow server; None for a database in ``output``.
 
     Returns:
@@ -78,7 +78,7 @@ def _run(config: Config, store: LocalStore, profile: str, data: str | None, trac
 
 @contextmanager
 def _only_run(output: Path) -> Iterator[LocalStore]:
-    """The output folder's store, locked: two runs at once would train in the same checkpoints."""
+    """Lock the store of the output directory: two concurrent runs would write the same checkpoints."""
     store = _open_output(output)
     with (store.root.parent / ".lock").open("w") as lock:
         try:
@@ -87,7 +87,7 @@ def _only_run(output: Path) -> Iterator[LocalStore]:
             raise MistereError(
                 f"another run is at work in {store.root.parent}: wait for it, or choose another --output."
             ) from None
-        _sweep(store)
+        _delete_partial_outputs(store)
         yield store
 
 
@@ -105,17 +105,17 @@ def _open_output(output: Path) -> LocalStore:
     return LocalStore(root / "store")
 
 
-def _sweep(store: LocalStore) -> None:
-    """Remove what killed stages left half-made: nobody else is at work here."""
-    halves = [*store.local_path("scratch").glob("*"), *store.local_path("artifacts").glob("*/.*")]
-    for half in halves:
-        shutil.rmtree(half, ignore_errors=True)
+def _delete_partial_outputs(store: LocalStore) -> None:
+    """Delete the partial outputs of killed stages; the lock excludes that another run writes them."""
+    partial = [*store.local_path("scratch").glob("*"), *store.local_path("artifacts").glob("*/.*")]
+    for directory in partial:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _follow(process: subprocess.Popen[bytes], events: Path, store: LocalStore, run_id: str) -> None:
-    """Show events until the pipeline's process ends; Ctrl-C, or being told to end, ends it too."""
-    for ending in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ending, signal.default_int_handler)
+    """Show events until the pipeline's process ends. Ctrl-C, SIGTERM and SIGHUP kill it."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     with Display() as display:
         position = 0
         try:

@@ -1,4 +1,4 @@
-"""``mistere serve``: the predictor in this process's place."""
+"""``mistere serve``: replaces this process by the predictor."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def serve(bundle: str | None, output: Path, host: str, port: int, grpc_port: int
     """Serve a bundle until interrupted; this process becomes the server.
 
     Args:
-        bundle: its place; None for the one that is deployed in ``output``.
-        output: the folder of ``mistere run``.
+        bundle: its location; None for the bundle deployed in ``output``.
+        output: the output directory of ``mistere run``.
         host: address to listen on.
         port: REST port.
         grpc_port: gRPC port.
@@ -26,8 +26,8 @@ def serve(bundle: str | None, output: Path, host: str, port: int, grpc_port: int
     store = LocalStore(output.resolve() / "store")
     services = deployed_services(store)
     service = services[0] if len(services) == 1 else DeploymentConfig().service
-    place = bundle or read_deployment(store, service).bundle_location
-    print(f"serving {place}\nREST http://{host}:{port}  gRPC {host}:{grpc_port}  stop with Ctrl-C", flush=True)
-    command = [sys.executable, "-m", "mistere.predictor", place, "--model-name", service]
+    location = bundle or read_deployment(store, service).bundle_location
+    print(f"serving {location}\nREST http://{host}:{port}  gRPC {host}:{grpc_port}  stop with Ctrl-C", flush=True)
+    command = [sys.executable, "-m", "mistere.predictor", location, "--model-name", service]
     command += ["--host", host, "--http-port", str(port), "--grpc-port", str(grpc_port)]
     os.execve(sys.executable, command, child_environment())

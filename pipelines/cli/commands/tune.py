@@ -1,4 +1,4 @@
-"""``mistere tune``: good settings for given embeddings, on dev only."""
+"""``mistere tune``: searches settings for given embeddings, on dev only."""
 
 from __future__ import annotations
 
@@ -29,33 +29,33 @@ def tune(
     config = load_profile(profile, settings).mixture
     data = open_source(embeddings).only(config.modalities)
     console = Console(highlight=False, soft_wrap=True, markup=False)
-    found = search(
+    result = search(
         config, data, output, trials=trials, seeds=seeds, timeout_minutes=timeout, tell=lambda text: console.print(text)
     )
-    _write(output / "best.yaml", yaml.safe_dump({"mixture": found.settings}, sort_keys=False))
+    _write(output / "best.yaml", yaml.safe_dump({"mixture": result.settings}, sort_keys=False))
     _write(
         output / "tune.json",
         json.dumps(
             {
-                "dev.weighted_f1": found.dev_weighted_f1,
-                "dev.weighted_f1.start": found.start,
-                "trials": found.trials,
-                "pruned": found.pruned,
-                "settings": found.settings,
-                "importance": found.importance,
+                "dev.weighted_f1": result.dev_weighted_f1,
+                "dev.weighted_f1.start": result.start,
+                "trials": result.trials,
+                "pruned": result.pruned,
+                "settings": result.settings,
+                "importance": result.importance,
             },
             indent=1,
         ),
     )
     console.print(
-        f"\ndev weighted F1 {found.dev_weighted_f1:.3f}, {found.start:.3f} at the start; {found.trials} trials, "
-        f"{found.pruned} of them ended early"
+        f"\ndev weighted F1 {result.dev_weighted_f1:.3f}, {result.start:.3f} at the start; {result.trials} trials, "
+        f"{result.pruned} of them ended early"
     )
-    for name, value in found.settings.items():
+    for name, value in result.settings.items():
         shown = f"{value:.3g}" if isinstance(value, float) else str(value)
-        weight = f"   (importance {found.importance[name]:.2f})" if name in found.importance else ""
+        weight = f"   (importance {result.importance[name]:.2f})" if name in result.importance else ""
         console.print(f"  mixture.{name:<20} {shown}{weight}")
-    chosen = " ".join(f"--set mixture.{name}={_typed(value)}" for name, value in found.settings.items())
+    chosen = " ".join(f"--set mixture.{name}={_typed(value)}" for name, value in result.settings.items())
     kept = " ".join(f"--set {setting}" for setting in settings)
     base = f" --profile {profile}" if profile != "sample" else ""
     console.print(f"\nuse them:\nmistere train --embeddings {embeddings}{base} {kept + ' ' if kept else ''}{chosen}")
