@@ -20,6 +20,9 @@ from pathlib import Path
 
 from mistere.common.paths import LOCK_FILE, PROJECT_ROOT, is_checkout
 
+AFFECTS_RESULTS = False
+"""How keys are computed changes no result; another way of computing them gives other keys by itself."""
+
 STOREYS = ("mistere", "components", "pipelines")
 _OPT_OUT = "AFFECTS_RESULTS"
 _TEMPLATE_FOLDER = "templates/*.html"

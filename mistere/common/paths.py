@@ -7,6 +7,9 @@ from pathlib import Path
 
 from mistere.common.errors import UsageError
 
+AFFECTS_RESULTS = False
+"""Where files lie changes no result."""
+
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 """The directory that holds ``mistere``, ``components`` and ``pipelines``: a checkout, an image's ``/app``, or site-packages."""
 
