@@ -15,7 +15,7 @@ import pytest
 
 from mistere.artifacts.object_store import LocalStore
 from mistere.common.errors import MistereError
-from pipelines.cli.run_follower import follow, task_of
+from pipelines.cli.output.run_follower import follow, task_of
 from pipelines.kubeflow.client import Pipelines
 from pipelines.kubeflow.pods import RUN_LABEL, RunPods
 from tests.cluster.conftest import Cluster

@@ -13,7 +13,7 @@ from mistere.artifacts.io import open_artifact
 from mistere.artifacts.manifests import EvaluationReport
 from mistere.evaluation.gate_timeline import TIMELINES_FILE, read_timelines
 from mistere.metrics.predictions import PREDICTIONS_FILE, Predictions, read_predictions
-from pipelines.cli.comparison_page import ComparedModel, Pairing, render_comparison
+from pipelines.cli.output.comparison_page import ComparedModel, Pairing, render_comparison
 from tests.unit.recorded_run import LABELS, RecordedRun
 from tests.unit.test_report_run import HOSTILE, read
 

@@ -10,7 +10,7 @@ import pytest
 from mistere.common.code_digest import git_state
 from mistere.common.errors import MistereError, UsageError
 from pipelines.cli.commands.gate_table import gate_table
-from pipelines.cli.gate_table import last_run, markdown
+from pipelines.cli.output.gate_table import last_run, markdown
 from tests.unit import recorded_runs as runs
 
 

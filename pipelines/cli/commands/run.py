@@ -24,7 +24,7 @@ from mistere.engine.stage import RunContext, new_run_id
 from mistere.runs.outcome import read_outcome
 from mistere.runs.run_info import RunOrigin, write_run_info
 from mistere.serving.kserve.inference_service import check_support
-from pipelines.cli.run_display import Display, summary
+from pipelines.cli.output.run_display import Display, summary
 from pipelines.local_runner import start
 from pipelines.profiles import load_profile, pipeline_arguments
 

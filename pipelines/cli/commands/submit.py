@@ -15,8 +15,8 @@ from mistere.config.loader import Config
 from mistere.data.versions import PinnedData
 from mistere.engine.stage import RunContext, new_run_id
 from mistere.runs.run_info import RunOrigin, write_run_info
-from pipelines.cli.run_display import summary
-from pipelines.cli.run_follower import follow
+from pipelines.cli.output.run_display import summary
+from pipelines.cli.output.run_follower import follow
 from pipelines.kubeflow.client import Pipelines
 from pipelines.kubeflow.failures import UnavailableError
 from pipelines.kubeflow.submissions import Claim, Submission, active_submission, give_back, read_claim, take

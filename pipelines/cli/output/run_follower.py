@@ -15,7 +15,7 @@ from mistere.artifacts.object_store import MissingObjectError, ObjectStore, Unre
 from mistere.common.errors import MistereError
 from mistere.engine.stage import StageRecord
 from mistere.runs.outcome import TASKS, Outcome, read_outcome
-from pipelines.cli.run_display import Display
+from pipelines.cli.output.run_display import Display
 from pipelines.kubeflow.failures import NotFoundError, PipelinesError, UnavailableError
 from pipelines.kubeflow.pods import RunPods
 
