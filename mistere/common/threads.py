@@ -1,4 +1,4 @@
-"""CPU cores and threads: how many cores are usable, how OpenMP threads wait, and when one thread is enough.
+"""CPU cores and threads: how many cores are usable, and how OpenMP threads wait.
 
 Importing this module does not import PyTorch: :func:`wait_passively` must run before PyTorch loads its OpenMP runtime.
 """
@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
@@ -51,16 +49,3 @@ def _container_cores() -> float | None:
         return int(quota) / int(period) if int(quota) > 0 else None
     except (ValueError, ZeroDivisionError):  # "max"
         return None
-
-
-@contextmanager
-def one_core_each() -> Iterator[None]:
-    """Run PyTorch's operations on one thread inside the context; the number of threads is restored afterwards."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -233,7 +233,7 @@ def test_every_task_of_a_scheduled_run_has_the_same_id_here_too(tmp_path: Path) 
 def test_a_context_without_a_schedule_stays_and_one_without_a_job_is_refused() -> None:
     context = {"run_id": "20261125-1", "store": "s", "tracking_uri": "t"}
     assert job_context(context, "{{$.pipeline_job_uuid}}")["run_id"] == "20261125-1"
-    with pytest.raises(UsageError, match=r"bring it to 2\.0\.2 or later"):
+    with pytest.raises(UsageError, match=r"upgrade it to 2\.0\.2 or later"):
         job_context({**context, "schedule": "nightly/0123"}, "{{$.pipeline_job_uuid}}")
 
 

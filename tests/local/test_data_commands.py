@@ -104,8 +104,12 @@ def test_what_is_typed_wrong_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").touch()
     for arguments, code, says in (
-        (["check", str(tmp_path), "--output", str(tmp_path / "mine")], 2, "holds something else"),
-        (["check", str(tmp_path / "nothing")], 2, "is no folder"),
+        (
+            ["check", str(tmp_path), "--output", str(tmp_path / "mine")],
+            2,
+            "is not empty and holds no validation report",
+        ),
+        (["check", str(tmp_path / "nothing")], 2, "is not a directory"),
         (["check", str(tmp_path)], 4, "dataset.yaml is missing"),
         (
             ["check", str(tmp_path), "--set", "validation.severity.label_declard=warn"],

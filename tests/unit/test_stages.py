@@ -97,9 +97,9 @@ def copy(tmp_path: Path) -> Path:
         (tree / name).write_text(text, encoding="utf-8")
     pipeline = tree / "pipelines" / "retraining.py"
     text = pipeline.read_text(encoding="utf-8")
-    judged = re.search(r"^ +judged = place\(", text, re.M)
+    judged = re.search(r"^ +judged = pod_settings\.apply\(", text, re.M)
     assert judged is not None
-    indent = judged[0][: -len("judged = place(")]
+    indent = judged[0][: -len("judged = pod_settings.apply(")]
     text = text[: judged.start()] + indent + call + text[judged.start() :]
     pipeline.write_text(line + text, encoding="utf-8")
     return tree

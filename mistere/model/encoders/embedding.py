@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from mistere.common.errors import MistereError
-from mistere.common.threads import one_core_each, usable_cores
+from mistere.common.threads import usable_cores
 from mistere.config.encoder import Device, EncoderConfig, ExtractionSettings
 from mistere.data.utterances import batches_within
 from mistere.model.encoders.device import choose_device, inference_precision
@@ -29,6 +29,7 @@ from mistere.model.encoders.families.family import Features
 from mistere.model.encoders.inputs import HasModalities, crop_and_pad, encoder_input
 from mistere.model.encoders.quantisation import quantised
 from mistere.model.encoders.utterance_encoder import UtteranceEncoder, load_tuned
+from mistere.model.torch_threads import one_core_each
 
 T = TypeVar("T")
 SERVING = ExtractionSettings(precision="float32")

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mistere.common.threads import one_core_each
 from mistere.config.mixture import MixtureConfig
 from mistere.model.mixture.mixture import DialogueBatch, MixtureOfExperts
 from mistere.model.mixture.packed_dialogues import PackedDialogues
+from mistere.model.torch_threads import one_core_each
 
 Embeddings = Mapping[str, np.ndarray]
 """One dialogue: per modality float32 ``[n, d]``, a NaN row where the utterance lacks it."""
