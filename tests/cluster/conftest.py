@@ -1,4 +1,4 @@
-"""A cluster at the socket with KServe at work in it, bundles to deploy there, and the way to it."""
+"""Fixtures: a stand-in cluster with KServe, bundles to deploy to it, and its kubeconfig."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ EXPECTED = [[0.75, 0.25], [0.5, 0.5]]
 
 @dataclass
 class Cluster:
-    """The stand-in, and what is deployed to it."""
+    """The stand-in, and the bundles deployed to it."""
 
     api: KubernetesApi
     server: KubernetesServer
@@ -58,7 +58,7 @@ class Cluster:
         return path
 
     def bundle(self, name: str, answers: list[list[float]] | None = None) -> ArtifactHandle[ModelBundle]:
-        """A bundle that holds an example dialogue; its pods answer what is expected, or ``answers``."""
+        """A bundle with an example dialogue; its pods return the expected predictions, or ``answers``."""
         work = self.folder / f"bundle-{name}"
         work.mkdir()
         dialogue = [
@@ -107,7 +107,7 @@ class Cluster:
 
 @pytest.fixture
 def free_ports(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pods listen on ports that nobody else on this machine does."""
+    """Pods listen on unused local ports."""
     with socket.socket() as one, socket.socket() as other:
         one.bind(("127.0.0.1", 0))
         other.bind(("127.0.0.1", 0))

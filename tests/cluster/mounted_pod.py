@@ -1,4 +1,4 @@
-"""A place for runs of a cluster: the stand-in of Kubeflow Pipelines, a store and a dataset's remote on an S3 server."""
+"""Fixtures for cluster runs: a stand-in for Kubeflow Pipelines, and a store and a DVC remote on an S3 server."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TRACKING = "http://mlflow.example.org"
 
 @dataclass(frozen=True)
 class MountedCluster:
-    """What ``submit`` and ``schedule`` are told."""
+    """Command-line options of ``submit`` and ``schedule``."""
 
     api: KfpApi
     store: S3Store
@@ -38,7 +38,7 @@ class MountedCluster:
         return {"host": self.api.url, "store": self.store.uri, "tracking": TRACKING}
 
     def submit(self, *settings: str, profile: str = "tiny", **options: Any) -> int:
-        """``mistere submit`` from the tree as it is while it is tested."""
+        """Run ``mistere submit`` from the working tree under test."""
         return submit(profile, str(self.data), settings, **self.options, allow_dirty=True, every=0.02, **options)
 
 
@@ -51,7 +51,7 @@ def api() -> Iterator[KfpApi]:
 
 @pytest.fixture(autouse=True)
 def no_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nothing of this machine's own settings."""
+    """Ignore the settings of the local machine."""
     for name in ("KFP_TOKEN", "KFP_ENDPOINT", "MISTERE_STORE", "MLFLOW_TRACKING_URI", "MISTERE_DATA_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "no-kubeconfig"))
@@ -59,7 +59,7 @@ def no_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def place(api: KfpApi, s3_store: S3Store, session_cache: Path, tmp_path: Path) -> MountedCluster:
-    """A DVC project whose default remote is on the S3 server; the dataset goes there once a server."""
+    """A DVC project whose default remote is on the S3 server; the dataset is pushed once per server."""
     listed = list(S3Store(REMOTE).keys("files"))
     if not listed:
         made = session_cache / "few"

@@ -1,4 +1,4 @@
-"""The way to Kubeflow Pipelines: every trouble on it is one sentence that says how to mend it."""
+"""The client of Kubeflow Pipelines: every error is one sentence that says how to fix it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.unit.conftest import free_port
 __all__ = ["api", "no_token"]
 HTML = "<html><body>Log in to your account</body></html>"
 DENIED = '{"error_message": "Failed to authorize: PermissionDenied: User is not authorized to create pipelines"}'
-"""How uploads are refused, with the status 400 and as plain text (KFP's pipeline_upload_server.go)."""
+"""Error response of an upload: status 400 and plain text (KFP's pipeline_upload_server.go)."""
 
 
 def client(host: str, patience: float = 20.0) -> Pipelines:
@@ -60,7 +60,7 @@ def said(error: pytest.ExceptionInfo[MistereError]) -> str:
         (Trouble("GET", "", 200, times=9, seconds=0.5), UnavailableError, "did not answer in time"),
     ],
 )
-def test_an_answer_that_is_none(api: KfpApi, trouble: Trouble, kind: type[MistereError], says: str) -> None:
+def test_an_invalid_response_is_reported(api: KfpApi, trouble: Trouble, kind: type[MistereError], says: str) -> None:
     api.troubles = [trouble]
     with pytest.raises(kind) as error:
         client(api.url, patience=0.3 if trouble.seconds else 20.0).run("abc")
@@ -68,13 +68,13 @@ def test_an_answer_that_is_none(api: KfpApi, trouble: Trouble, kind: type[Mister
     assert len(api.requests) <= 4
 
 
-def test_trouble_that_passes_is_waited_for(api: KfpApi) -> None:
+def test_temporary_errors_are_retried(api: KfpApi) -> None:
     api.troubles = [Trouble("GET", "/pipelines", 503, times=2)]
     assert client(api.url).pipeline("p", "d")
     assert [method for method, _ in api.requests] == ["GET", "GET", "GET", "POST"]
 
 
-def test_what_makes_something_is_not_sent_blindly_again(api: KfpApi) -> None:
+def test_create_requests_are_not_retried_blindly(api: KfpApi) -> None:
     api.troubles = [Trouble("POST", "/experiments", 503)]
     client(api.url).experiment("e")
     assert [method for method, _ in api.requests] == ["GET", "POST", "GET", "POST"]
@@ -84,7 +84,7 @@ def test_what_makes_something_is_not_sent_blindly_again(api: KfpApi) -> None:
     assert sum(method == "POST" for method, _ in api.requests) == 4
 
 
-def test_nobody_there() -> None:
+def test_a_refused_connection_is_reported() -> None:
     with pytest.raises(UnavailableError) as error:
         client(f"http://127.0.0.1:{free_port()}").run("abc")
     assert "check --host, KFP_ENDPOINT or cluster.host" in said(error)
@@ -93,20 +93,20 @@ def test_nobody_there() -> None:
     assert "cannot be reached" in said(error)
 
 
-def test_a_server_that_takes_the_connection_and_says_nothing() -> None:
+def test_a_silent_server_is_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         with pytest.raises(UnavailableError) as error:
             client(f"http://127.0.0.1:{silent.getsockname()[1]}", patience=0.3).run("abc")
         assert "did not answer in time" in said(error)
 
 
-def test_a_wrong_scheme(api: KfpApi) -> None:
+def test_a_wrong_scheme_is_reported(api: KfpApi) -> None:
     with pytest.raises(UnavailableError) as error:
         client(api.url.replace("http", "https")).run("abc")
     assert "SSL_CERT_FILE" in said(error)
 
 
-def test_the_token_goes_along_and_is_never_shown(api: KfpApi, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_token_is_sent_and_never_shown(api: KfpApi, monkeypatch: pytest.MonkeyPatch) -> None:
     api.token = "right"
     monkeypatch.setenv("KFP_TOKEN", "wrong-secret")
     with pytest.raises(PipelinesError) as error:
@@ -116,7 +116,7 @@ def test_the_token_goes_along_and_is_never_shown(api: KfpApi, monkeypatch: pytes
     assert client(api.url).experiment("e")
 
 
-def test_a_pod_s_own_token(api: KfpApi, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_pod_uses_its_mounted_token(api: KfpApi, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     api.token = "projected"
     (tmp_path / "token").write_text("projected")
     monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(tmp_path / "token"))
@@ -125,7 +125,7 @@ def test_a_pod_s_own_token(api: KfpApi, monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 @pytest.mark.parametrize(("clock", "says"), [(-1200.0, "20 minutes ahead of"), (7200.0, "120 minutes behind")])
 @pytest.mark.parametrize("status", [0, 401])
-def test_a_clock_that_is_off_is_named(api: KfpApi, clock: float, says: str, status: int) -> None:
+def test_clock_skew_is_reported(api: KfpApi, clock: float, says: str, status: int) -> None:
     api.clock = clock
     if status:
         api.troubles = [Trouble("GET", "", status)]
@@ -134,19 +134,19 @@ def test_a_clock_that_is_off_is_named(api: KfpApi, clock: float, says: str, stat
     assert says in said(error) and "timedatectl set-ntp true" in said(error)
 
 
-def test_a_clock_that_is_a_little_off_is_not(api: KfpApi) -> None:
+def test_small_clock_skew_is_ignored(api: KfpApi) -> None:
     api.clock = 200.0
     assert client(api.url).experiment("e")
 
 
-def test_a_deleted_version_is_told_from_one_that_is_there(api: KfpApi) -> None:
+def test_a_deleted_version_is_distinguished_from_an_existing_one(api: KfpApi) -> None:
     pipelines = client(api.url)
     with pytest.raises(NotFoundError, match="run the same command again to create it"):
         pipelines.version("gone", "v1")
     assert pipelines.version_by_id(pipelines.pipeline("p", "d"), "gone") is None
 
 
-def test_settings_of_kfp_that_cannot_be_read(api: KfpApi, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_unreadable_kfp_settings_are_reported(api: KfpApi, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from kfp.client import Client
 
     (tmp_path / "context.json").write_text("{half")

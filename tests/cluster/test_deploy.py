@@ -22,11 +22,11 @@ QUICK = STANDARD.model_copy(update={"ready_timeout": 0.5})
 
 
 def nothing() -> None:
-    """Stands for the renewal of a lease."""
+    """Replaces the renewal of a lease."""
 
 
 @pytest.mark.parametrize("config", [STANDARD, KNATIVE], ids=["standard", "knative"])
-def test_a_bundle_is_served_and_the_same_again_changes_nothing(cluster: Cluster, config: DeploymentConfig) -> None:
+def test_a_bundle_is_served_and_deploying_it_again_changes_nothing(cluster: Cluster, config: DeploymentConfig) -> None:
     bundle = cluster.bundle("a")
     to = cluster.to(bundle, config)
     assert not to.serves()
@@ -51,7 +51,7 @@ def test_a_bundle_is_served_and_the_same_again_changes_nothing(cluster: Cluster,
 
 
 @pytest.mark.parametrize("config", [STANDARD, KNATIVE], ids=["standard", "knative"])
-def test_a_second_bundle_is_tried_before_it_gets_any_traffic(cluster: Cluster, config: DeploymentConfig) -> None:
+def test_a_second_bundle_is_tested_before_it_gets_traffic(cluster: Cluster, config: DeploymentConfig) -> None:
     first, second = cluster.bundle("a"), cluster.bundle("b")
     cluster.to(first, config).roll_out(first, nothing)
     cluster.server.calls.clear()
@@ -64,7 +64,7 @@ def test_a_second_bundle_is_tried_before_it_gets_any_traffic(cluster: Cluster, c
     }
 
 
-def test_a_second_bundle_waits_for_the_room_that_its_candidate_took(
+def test_a_second_bundle_waits_for_the_resources_of_its_candidate(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = cluster.bundle("a"), cluster.bundle("b")
@@ -93,7 +93,7 @@ def test_a_second_bundle_waits_for_the_room_that_its_candidate_took(
         ("quota", STANDARD, "exceeded quota: gpus"),
     ],
 )
-def test_a_model_that_does_not_start_leaves_everything_as_it_was_and_says_why(
+def test_a_model_that_does_not_start_changes_nothing_and_the_reason_is_reported(
     cluster: Cluster, how: str, config: DeploymentConfig, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster_deployment, "_WATCH_SECONDS", 0.2)
@@ -108,7 +108,7 @@ def test_a_model_that_does_not_start_leaves_everything_as_it_was_and_says_why(
     assert is_gone(cluster, "mistere-candidate")
 
 
-def test_a_model_that_answers_something_else_gets_no_traffic(cluster: Cluster) -> None:
+def test_a_model_with_unexpected_predictions_gets_no_traffic(cluster: Cluster) -> None:
     first, second = cluster.bundle("a"), cluster.bundle("b", [[0.5, 0.5], [0.5, 0.5]])
     cluster.to(first, STANDARD).roll_out(first, nothing)
     with pytest.raises(MistereError, match=r"differ from the offline evaluation's by 0.25, allowed are 0.0001"):
@@ -118,7 +118,7 @@ def test_a_model_that_answers_something_else_gets_no_traffic(cluster: Cluster) -
 
 
 @pytest.mark.parametrize("config", [STANDARD, KNATIVE], ids=["standard", "knative"])
-def test_what_fails_only_where_it_serves_is_taken_back_though_ready_stays_true(
+def test_a_failure_in_the_service_only_is_rolled_back_though_ready_stays_true(
     cluster: Cluster, config: DeploymentConfig
 ) -> None:
     first, second = cluster.bundle("a"), cluster.bundle("b")
@@ -147,7 +147,7 @@ def test_a_first_deployment_that_fails_is_removed(cluster: Cluster) -> None:
     assert is_gone(cluster, "mistere")
 
 
-def test_what_is_still_being_removed_is_waited_for(cluster: Cluster) -> None:
+def test_a_service_under_deletion_is_awaited(cluster: Cluster) -> None:
     bundle = cluster.bundle("a")
     cluster.to(bundle, STANDARD).roll_out(bundle, nothing)
     cluster.controller.stop()
@@ -162,7 +162,7 @@ def test_what_is_still_being_removed_is_waited_for(cluster: Cluster) -> None:
     assert after is not None and after["metadata"]["uid"] != left["metadata"]["uid"]
 
 
-def test_knative_gives_a_share_first_and_all_of_the_traffic_then(cluster: Cluster) -> None:
+def test_knative_sends_a_share_of_the_traffic_before_all_of_it(cluster: Cluster) -> None:
     config = KNATIVE.model_copy(update={"canary_percent": 20, "canary_seconds": 0.3})
     first, second = cluster.bundle("a"), cluster.bundle("b")
     cluster.to(first, config).roll_out(first, nothing)
@@ -174,7 +174,7 @@ def test_knative_gives_a_share_first_and_all_of_the_traffic_then(cluster: Cluste
     assert "canaryTrafficPercent" not in cluster.api.find("inferenceservices", "mistere")["spec"]["predictor"]  # type: ignore[index]
 
 
-def test_a_canary_that_restarts_is_undone(cluster: Cluster) -> None:
+def test_a_restarting_canary_is_rolled_back(cluster: Cluster) -> None:
     config = KNATIVE.model_copy(update={"canary_percent": 20, "canary_seconds": 20})
     first, second = cluster.bundle("a"), cluster.bundle("b")
     cluster.to(first, config).roll_out(first, nothing)
@@ -194,13 +194,13 @@ def sleep(deployment: ClusterDeployment) -> None:
     """Scale the deployment to zero as Knative does without requests."""
     revision = deployment._revision(deployment.manifest())
     deadline = time.monotonic() + 60
-    while pods := revision.pods()[0]:  # what the controller is just writing comes back once
+    while pods := revision.pods()[0]:  # a write in progress of the controller may restore the pods once
         assert time.monotonic() < deadline
         for pod in pods:
             deployment.api.delete(f"{revision.pods_path}/{pod['metadata']['name']}")
 
 
-def test_a_service_that_sleeps_takes_a_setting_without_being_woken(cluster: Cluster) -> None:
+def test_a_setting_is_applied_to_a_service_scaled_to_zero(cluster: Cluster) -> None:
     config = KNATIVE.model_copy(update={"min_replicas": 0, "ready_timeout": 60})
     bundle = cluster.bundle("a")
     cluster.to(bundle, config).roll_out(bundle, nothing)
@@ -210,7 +210,7 @@ def test_a_service_that_sleeps_takes_a_setting_without_being_woken(cluster: Clus
     assert cluster.api.find("inferenceservices", "mistere")["spec"]["predictor"]["maxReplicas"] == 7  # type: ignore[index]
 
 
-def test_a_share_that_nobody_asks_falls_asleep_and_is_released(cluster: Cluster) -> None:
+def test_a_canary_without_requests_scales_to_zero_and_is_released(cluster: Cluster) -> None:
     config = KNATIVE.model_copy(
         update={"min_replicas": 0, "canary_percent": 20, "canary_seconds": 1, "ready_timeout": 60}
     )
@@ -227,7 +227,7 @@ def test_a_share_that_nobody_asks_falls_asleep_and_is_released(cluster: Cluster)
     assert asleep and "is scaled to zero now" in done.message and cluster.served() == second.manifest.digest
 
 
-def test_another_number_of_pods_makes_no_new_revision(cluster: Cluster) -> None:
+def test_changing_the_number_of_pods_creates_no_revision(cluster: Cluster) -> None:
     bundle = cluster.bundle("a")
     cluster.to(bundle, STANDARD).roll_out(bundle, nothing)
     pod = cluster.api.all("pods")[0]["metadata"]["name"]
@@ -237,7 +237,7 @@ def test_another_number_of_pods_makes_no_new_revision(cluster: Cluster) -> None:
     assert "PATCH mistere-candidate" not in cluster.server.changes()
 
 
-def test_what_is_raised_while_waiting_takes_it_back(cluster: Cluster) -> None:
+def test_an_exception_while_waiting_rolls_back(cluster: Cluster) -> None:
     first, second = cluster.bundle("a"), cluster.bundle("b")
     cluster.to(first, STANDARD).roll_out(first, nothing)
     cluster.behave(second, "nowhere", "mistere")
@@ -251,7 +251,7 @@ def test_what_is_raised_while_waiting_takes_it_back(cluster: Cluster) -> None:
     assert cluster.served() == first.manifest.digest
 
 
-def test_in_the_cluster_pods_are_asked_at_their_own_address(cluster: Cluster) -> None:
+def test_pods_are_called_at_their_own_address_inside_the_cluster(cluster: Cluster) -> None:
     from kubernetes.client import Configuration
 
     configuration = Configuration(host=cluster.server.url, api_key={"authorization": "bearer admin"})
@@ -277,7 +277,7 @@ OUTSIDE = frozenset({("get", "pods/proxy"), ("create", "pods/proxy")})
 
 
 @pytest.mark.parametrize("config", [STANDARD, KNATIVE], ids=["standard", "knative"])
-def test_it_needs_no_rights_but_these(
+def test_the_documented_permissions_suffice(
     cluster: Cluster, config: DeploymentConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster.api.tokens["least"] = RIGHTS | OUTSIDE
@@ -295,9 +295,7 @@ def test_it_needs_no_rights_but_these(
     ("verb", "what"),
     sorted(right for right in RIGHTS if right[0] != "watch" and right[1] not in {"pods/log", "events"}),
 )
-def test_a_right_that_is_lacking_is_named(
-    cluster: Cluster, verb: str, what: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_permission_is_named(cluster: Cluster, verb: str, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     cluster.api.tokens["less"] = (RIGHTS | OUTSIDE) - {(verb, what)}
     monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig("less")))
     bundle = cluster.bundle("a")
@@ -306,7 +304,7 @@ def test_a_right_that_is_lacking_is_named(
         cluster.to(bundle, STANDARD).roll_out(bundle, nothing)
 
 
-def test_a_person_outside_needs_the_proxy_to_the_pods(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_outside_the_cluster_needs_the_pod_proxy(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     cluster.api.tokens["less"] = RIGHTS
     monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig("less")))
     bundle = cluster.bundle("a")
@@ -315,7 +313,7 @@ def test_a_person_outside_needs_the_proxy_to_the_pods(cluster: Cluster, monkeypa
     assert is_gone(cluster, "mistere")
 
 
-def test_nothing_is_applied_that_the_cluster_would_refuse_later(cluster: Cluster) -> None:
+def test_invalid_settings_are_rejected_before_applying(cluster: Cluster) -> None:
     bundle = cluster.bundle("a")
     cluster.api.admit = lambda manifest: "maxReplicas cannot be less than minReplicas"
     with pytest.raises(MistereError, match=r"the cluster rejects it \(admission webhook.*maxReplicas"):
@@ -323,7 +321,7 @@ def test_nothing_is_applied_that_the_cluster_would_refuse_later(cluster: Cluster
     assert cluster.server.changes() == []
 
 
-def test_a_service_that_somebody_else_holds_is_left_alone(cluster: Cluster) -> None:
+def test_a_service_of_another_manager_is_unchanged(cluster: Cluster) -> None:
     first, second = cluster.bundle("a"), cluster.bundle("b")
     cluster.to(first, STANDARD).roll_out(first, nothing)
     cluster.api.edit("inferenceservices", "mistere", {"spec": {"predictor": {"minReplicas": 2}}})
@@ -333,7 +331,7 @@ def test_a_service_that_somebody_else_holds_is_left_alone(cluster: Cluster) -> N
     assert cluster.server.changes() == []
 
 
-def test_a_mode_that_is_not_installed_is_told_by_the_service_s_events(
+def test_a_mode_that_is_not_installed_is_reported_from_events(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster_deployment, "_WATCH_SECONDS", 0.2)

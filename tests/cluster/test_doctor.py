@@ -40,7 +40,7 @@ ON_CLUSTER = (credentials, serving, nodes, images)
 
 @pytest.fixture(autouse=True)
 def _nothing_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No address or credential of this machine takes part."""
+    """Ignore addresses and credentials of the local machine."""
     names = (
         "KFP_ENDPOINT",
         "KFP_TOKEN",
@@ -88,7 +88,7 @@ def troubles(results: dict[str, CheckResult]) -> dict[str, CheckResult]:
 # Kubeflow Pipelines
 
 
-def test_kubeflow_in_good_order(pipelines_api: PipelinesApi) -> None:
+def test_a_healthy_kubeflow_passes(pipelines_api: PipelinesApi) -> None:
     for number in range(5):
         pipelines_api.schedule(f"nightly-{number}", "v1")
     results = results_of(kubeflow.group(plan(host=f"{pipelines_api.url}/")))
@@ -98,12 +98,12 @@ def test_kubeflow_in_good_order(pipelines_api: PipelinesApi) -> None:
     assert len([one for one in pipelines_api.asked if "/versions/v1" in one]) == 5
 
 
-def test_kubeflow_for_one_user_is_asked_without_a_namespace(pipelines_api: PipelinesApi) -> None:
+def test_single_user_kubeflow_is_queried_without_a_namespace(pipelines_api: PipelinesApi) -> None:
     pipelines_api.health = {"multi_user": False}
     assert troubles(results_of(kubeflow.group(plan(host=pipelines_api.url)))) == {}
 
 
-def test_the_token_is_sent_and_never_told(pipelines_api: PipelinesApi, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_token_is_sent_and_never_printed(pipelines_api: PipelinesApi, monkeypatch: pytest.MonkeyPatch) -> None:
     pipelines_api.token = "hush-hush"
     monkeypatch.setenv("KFP_TOKEN", "hush-hush")
     assert troubles(results_of(kubeflow.group(plan(host=pipelines_api.url)))) == {}
@@ -174,7 +174,7 @@ PIPELINES_TROUBLE: dict[str, tuple[Callable[[PipelinesApi], Any], str, str, str]
 
 
 @pytest.mark.parametrize("trouble", PIPELINES_TROUBLE)
-def test_trouble_with_kubeflow(trouble: str, pipelines_api: PipelinesApi) -> None:
+def test_kubeflow_failures_are_reported(trouble: str, pipelines_api: PipelinesApi) -> None:
     spoil, check, status, says = PIPELINES_TROUBLE[trouble]
     spoil(pipelines_api)
     result = results_of(kubeflow.group(plan(host=pipelines_api.url)))[check]
@@ -190,7 +190,7 @@ def test_trouble_with_kubeflow(trouble: str, pipelines_api: PipelinesApi) -> Non
         (jwt(4e9), "is not accepted"),
     ],
 )
-def test_a_token_that_is_not_accepted(
+def test_a_rejected_token_is_reported(
     token: str, says: str, pipelines_api: PipelinesApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipelines_api.token = "the right one"
@@ -201,7 +201,7 @@ def test_a_token_that_is_not_accepted(
     assert results["namespace"].status == results["schedules"].status == "failed"
 
 
-def test_hosts_that_do_not_answer(pipelines_api: PipelinesApi, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unresponsive_hosts_are_reported(pipelines_api: PipelinesApi, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipelines.cli.doctor.http_probe.TIMEOUT_SECONDS", (0.3, 0.3))
     pipelines_api.silent = True
     for host, says in (
@@ -226,14 +226,14 @@ def cluster_results(*settings: str, profile: str = "sample") -> dict[str, CheckR
 
 
 @pytest.mark.parametrize("profile", ["sample", "gpu", "paper"])
-def test_a_cluster_in_good_order(profile: str, kubernetes_api: KubernetesApi) -> None:
+def test_a_healthy_cluster_passes(profile: str, kubernetes_api: KubernetesApi) -> None:
     results = cluster_results(profile=profile)
     assert troubles(results) == {}
     assert "v1.36.1" in results["the API"].sentence and "v0.17.0" in results["KServe"].sentence
     assert results["KServe's mode"].sentence == "Standard." and "on 2 of 2 nodes" in results["train"].sentence
 
 
-def test_without_a_kubeconfig_the_cluster_is_skipped_with_a_sentence() -> None:
+def test_without_a_kubeconfig_the_cluster_checks_are_skipped() -> None:
     results = results_of(cluster.group(cluster.Cluster(plan())))
     assert {result.status for result in results.values()} == {"skipped"} and len(results) == 2
     assert "there is no kubeconfig (KUBECONFIG, ~/.kube/config)" in results["the API"].sentence
@@ -458,7 +458,7 @@ CLUSTER_TROUBLE: dict[str, tuple[Callable[[KubernetesApi], Any], tuple[str, ...]
 
 
 @pytest.mark.parametrize("trouble", CLUSTER_TROUBLE)
-def test_trouble_on_the_cluster(trouble: str, kubernetes_api: KubernetesApi) -> None:
+def test_cluster_failures_are_reported(trouble: str, kubernetes_api: KubernetesApi) -> None:
     spoil, settings, check, status, says = CLUSTER_TROUBLE[trouble]
     spoil(kubernetes_api)
     profile, settings = ("gpu", settings[1:]) if settings[:1] == ("gpu",) else ("sample", settings)
@@ -466,7 +466,7 @@ def test_trouble_on_the_cluster(trouble: str, kubernetes_api: KubernetesApi) -> 
     assert (result.status, says in result.sentence) == (status, True), result
 
 
-def test_a_kubernetes_api_that_is_away_or_in_trouble(
+def test_an_unavailable_or_failing_kubernetes_api_is_reported(
     kubernetes_api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipelines.cli.doctor.http_probe.TIMEOUT_SECONDS", (0.3, 0.3))
@@ -478,7 +478,7 @@ def test_a_kubernetes_api_that_is_away_or_in_trouble(
         kubernetes_api.trouble, kubernetes_api.silent = None, True
 
 
-def test_a_kubeconfig_that_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_invalid_kubeconfig_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "kubeconfig").write_text('{"current-context": "gone"}')
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
     result = results_of(cluster.group(cluster.Cluster(plan())))["the API"]
@@ -486,7 +486,7 @@ def test_a_kubeconfig_that_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert "set KUBECONFIG to a kubeconfig with a current context" in result.sentence
 
 
-def test_an_identity_of_its_own_needs_no_secret(kubernetes_api: KubernetesApi) -> None:
+def test_a_workload_identity_needs_no_secret(kubernetes_api: KubernetesApi) -> None:
     kubernetes_api.drop("/secrets/mistere-storage")
     account = kubernetes_api.objects[kubernetes_api.at("/serviceaccounts/mistere-pipeline")]
     account["metadata"]["annotations"] = {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/mistere"}
@@ -494,7 +494,7 @@ def test_an_identity_of_its_own_needs_no_secret(kubernetes_api: KubernetesApi) -
     assert cluster_results("cluster.storage_secret=''")["of the store"].status == "ok"
 
 
-def test_trainer_is_looked_at_where_a_section_wants_several_nodes(kubernetes_api: KubernetesApi) -> None:
+def test_trainer_is_checked_if_a_section_uses_several_nodes(kubernetes_api: KubernetesApi) -> None:
     connection = cluster.Cluster(plan())
     assert "Kubeflow Trainer" not in results_of(serving.group(connection))
     training = CheckGroup(
@@ -510,7 +510,7 @@ def test_trainer_is_looked_at_where_a_section_wants_several_nodes(kubernetes_api
         assert results_of(serving.group(several))["Kubeflow Trainer"].status == "failed"
 
 
-def test_rights_of_the_steps_account(kubernetes_api: KubernetesApi) -> None:
+def test_permissions_of_the_step_service_account_are_checked(kubernetes_api: KubernetesApi) -> None:
     connection = cluster.Cluster(plan())
 
     def look() -> CheckResult:
@@ -526,7 +526,7 @@ def test_rights_of_the_steps_account(kubernetes_api: KubernetesApi) -> None:
     assert results_of(group)["right"].status == "skipped"
 
 
-def test_a_deployment_of_another_mode_is_looked_at_as_such(kubernetes_api: KubernetesApi) -> None:
+def test_the_deployment_mode_selects_the_checks(kubernetes_api: KubernetesApi) -> None:
     if "mode" not in plan().config.section("deployment"):
         pytest.skip("the deployment section has no mode")
     kubernetes_api.denied_verbs.add("patch")
@@ -554,7 +554,7 @@ def test_a_deployment_of_another_mode_is_looked_at_as_such(kubernetes_api: Kuber
         ("away", "skipped", "cannot be reached from here: nodes may still pull it"),
     ],
 )
-def test_images_are_looked_up_in_their_registry(
+def test_images_are_checked_in_their_registry(
     state: str, status: str, says: str, kubernetes_api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with running(Registry()) as registry:
@@ -582,7 +582,7 @@ def troubled(s3_store: Any, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -
         yield server, s3_store.uri
 
 
-def test_a_store_in_good_order_is_left_as_it_was(troubled: tuple[TroubledS3, str]) -> None:
+def test_checking_a_healthy_store_leaves_it_unchanged(troubled: tuple[TroubledS3, str]) -> None:
     server, uri = troubled
     results = results_of(storage.group(plan(store=uri)))
     assert troubles(results) == {} and len(results) == 6
@@ -603,7 +603,7 @@ def test_a_store_in_good_order_is_left_as_it_was(troubled: tuple[TroubledS3, str
         ("PUT", (404, "NoSuchBucket"), "put", "does not exist: create it, or correct --store"),
     ],
 )
-def test_trouble_with_the_store(
+def test_store_failures_are_reported(
     method: str, refusal: tuple[int, str], check: str, says: str, troubled: tuple[TroubledS3, str]
 ) -> None:
     server, uri = troubled
@@ -613,7 +613,7 @@ def test_trouble_with_the_store(
     assert results["list"].status in {"ok", "failed"}
 
 
-def test_a_store_without_conditional_puts_is_found_out(troubled: tuple[TroubledS3, str]) -> None:
+def test_a_store_without_conditional_puts_is_detected(troubled: tuple[TroubledS3, str]) -> None:
     server, uri = troubled
     server.forgets_conditions = True
     results = troubles(results_of(storage.group(plan(store=uri))))
@@ -621,7 +621,7 @@ def test_a_store_without_conditional_puts_is_found_out(troubled: tuple[TroubledS
     assert "two releases could overwrite each other" in results["conditional put"].sentence
 
 
-def test_stores_that_no_pod_reaches(
+def test_stores_unreachable_from_pods_are_reported(
     troubled: tuple[TroubledS3, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert troubles(results_of(storage.group(plan(store=str(tmp_path / "store"))))) == {}
@@ -638,7 +638,7 @@ def test_stores_that_no_pod_reaches(
 # MLflow
 
 
-def test_addresses_of_mlflow(pipelines_api: PipelinesApi) -> None:
+def test_mlflow_addresses_are_checked(pipelines_api: PipelinesApi) -> None:
     kfp = "https://kfp.example.org"
     for uri, host, status, says in (
         ("", "", "skipped", "no tracking server is named"),
@@ -660,7 +660,7 @@ def test_addresses_of_mlflow(pipelines_api: PipelinesApi) -> None:
 
 
 @pytest.mark.long
-def test_a_real_mlflow_server(tmp_path: Path) -> None:
+def test_a_real_mlflow_server_passes(tmp_path: Path) -> None:
     from tests.local.test_registry import mlflow_server
 
     with mlflow_server(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "server") as uri:
@@ -671,7 +671,7 @@ def test_a_real_mlflow_server(tmp_path: Path) -> None:
 
 
 class ClosedMlflow(HttpServer):
-    """An MLflow server that wants a login, as its own app for that does."""
+    """An MLflow server that requires a login, through MLflow's basic-auth app."""
 
     def answer(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Reply:
         if path == "/health":
@@ -680,7 +680,7 @@ class ClosedMlflow(HttpServer):
 
 
 @pytest.mark.long
-def test_an_mlflow_server_that_does_not_know_us() -> None:
+def test_an_mlflow_server_that_requires_a_login_is_reported() -> None:
     with running(ClosedMlflow()) as server:
         result = results_of(tracking.group(plan(tracking=server.url)))["writing"]
     assert result.status == "failed"
@@ -690,7 +690,7 @@ def test_an_mlflow_server_that_does_not_know_us() -> None:
 # The data, this machine, the clock
 
 
-def test_the_data_in_its_remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_dataset_is_checked_in_its_remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results = results_of(dataset.group(plan()))
     assert troubles(results) == {} and "all 4 files" in results["remote"].sentence
     on_cluster = results_of(dataset.group(plan(host="https://kfp.example.org")))["version"]
@@ -711,7 +711,7 @@ def test_the_data_in_its_remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert result.status == "failed" and "there is no data at nothing.dvc" in result.sentence
 
 
-def test_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_local_machine_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     results = results_of(local_machine.group(plan()))
     on_cluster = results_of(local_machine.group(plan(host="https://kfp.example.org")))
     assert {results["image lock"].status, on_cluster["image lock"].status} in ({"ok"}, {"note", "failed"})
@@ -720,7 +720,7 @@ def test_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     assert results_of(local_machine.group(plan()))["disk"].status == "failed"
 
 
-def test_a_clock_that_is_off(pipelines_api: PipelinesApi, kubernetes_api: KubernetesApi) -> None:
+def test_clock_skew_is_reported(pipelines_api: PipelinesApi, kubernetes_api: KubernetesApi) -> None:
     kubernetes_api.clock_offset = -20
     for offset, says in ((1500, "is 25 min behind that of"), (-600, "is 10 min ahead of that of"), (30, "")):
         pipelines_api.clock_offset = offset
@@ -731,7 +731,7 @@ def test_a_clock_that_is_off(pipelines_api: PipelinesApi, kubernetes_api: Kubern
         assert pipelines_api.url in result.sentence or not says
 
 
-def test_a_check_that_breaks_stops_no_other(kubernetes_api: KubernetesApi) -> None:
+def test_a_crashing_check_does_not_stop_the_others(kubernetes_api: KubernetesApi) -> None:
     kubernetes_api.objects[kubernetes_api.at("/resourcequotas")] = [{"status": {"hard": {"cpu": "hush-hush"}}}]
     results = cluster_results()
     assert "the check itself raised" in results["quotas"].sentence
@@ -745,7 +745,7 @@ def printed(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return [line for line in capsys.readouterr().out.splitlines() if line]
 
 
-def test_the_command_where_no_cluster_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_without_a_cluster(capsys: pytest.CaptureFixture[str]) -> None:
     code = doctor("sample", ["gate.allow_uncommitted=true"], None, None, None)
     lines = printed(capsys)
     failures = [line for line in lines if line.startswith("  failed ")]

@@ -1,4 +1,4 @@
-"""``mistere submit --wait``: the steps as they come, the outcome's exit code, and what an interrupt does."""
+"""``mistere submit --wait``: progress of steps, exit codes, and interrupts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["api", "no_token", "place", "s3_endpoint", "s3_store"]
 
 
 def ends(place: MountedCluster, recorded: LocalStore, state: str, error: str = "") -> Callable[[Any], None]:
-    """A cluster on which a run comes to what was recorded elsewhere, step by step."""
+    """A cluster whose run replays a recorded outcome, step by step."""
 
     def run_it(run: Any) -> None:
         run_id = run.runtime_config["parameters"]["run"]["run_id"]
@@ -53,7 +53,7 @@ def ends(place: MountedCluster, recorded: LocalStore, state: str, error: str = "
         ("killed", "CANCELED", 1, "It was stopped."),
     ],
 )
-def test_waiting_ends_as_the_run_does(
+def test_waiting_returns_the_outcome_of_the_run(
     place: MountedCluster,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -73,7 +73,7 @@ def test_waiting_ends_as_the_run_does(
         assert re.search(r"serve it .*mistere.* serve /.*/artifacts/ModelBundle/[0-9a-f]{64}\n", printed)
 
 
-def test_trouble_on_the_way_is_sat_out(place: MountedCluster, tmp_path: Path) -> None:
+def test_waiting_survives_temporary_errors(place: MountedCluster, tmp_path: Path) -> None:
     recorded = recorded_runs.held(tmp_path / "recorded").store
     place.api.on_start = ends(place, recorded, "SUCCEEDED")
     place.api.troubles = [Trouble("GET", "/runs/.+", 503, times=5)]
@@ -88,9 +88,7 @@ def test_trouble_on_the_way_is_sat_out(place: MountedCluster, tmp_path: Path) ->
     ("status", "says"),
     [(401, r"into KFP_TOKEN; run \S+ goes on, and the same command follows"), (404, "deleted there")],
 )
-def test_a_token_that_expires_and_a_run_that_is_deleted_end_the_waiting(
-    place: MountedCluster, status: int, says: str
-) -> None:
+def test_an_expired_token_or_a_deleted_run_ends_waiting(place: MountedCluster, status: int, says: str) -> None:
     place.api.troubles = [Trouble("GET", "/runs/.+", status)]
     with pytest.raises(MistereError, match=says):
         place.submit(wait=True)
@@ -111,7 +109,7 @@ NO_GPU = {
 NO_IMAGE = {"state": {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image\n mistere/train"}}}
 
 
-def test_what_holds_up_a_pod_is_told_while_it_waits_and_at_the_end(
+def test_pending_reasons_are_reported_while_waiting_and_at_the_end(
     place: MountedCluster, cluster: Cluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run_it(run: Any) -> None:
@@ -133,7 +131,7 @@ def test_what_holds_up_a_pod_is_told_while_it_waits_and_at_the_end(
     assert outcome.reasons[-1] == sentence and not any("mistere/train" in reason for reason in outcome.reasons)
 
 
-def test_pods_that_may_not_be_seen_are_followed_without(
+def test_waiting_works_without_permission_to_read_pods(
     place: MountedCluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place.api.on_start = lambda run: setattr(run, "state", "FAILED")
@@ -154,7 +152,7 @@ def test_pods_that_may_not_be_seen_are_followed_without(
         ({}, ""),
     ],
 )
-def test_what_a_pod_waits_for(cluster: Cluster, status: dict[str, Any], says: str) -> None:
+def test_pending_reasons_of_pods(cluster: Cluster, status: dict[str, Any], says: str) -> None:
     cluster.api.write("pods", pod("abc", **status))
     pods = RunPods("mistere", "abc")
     told = pods.new_problems()
@@ -163,7 +161,7 @@ def test_what_a_pod_waits_for(cluster: Cluster, status: dict[str, Any], says: st
 
 
 def interrupting(place: MountedCluster) -> Callable[[Any], None]:
-    """A cluster on which a run goes on for ever, while somebody who watches it presses Ctrl-C here."""
+    """A cluster with an endless run; the user who follows it presses Ctrl-C."""
 
     def run_it(run: Any) -> None:
         run.state = "RUNNING"
@@ -175,7 +173,7 @@ def interrupting(place: MountedCluster) -> Callable[[Any], None]:
     return run_it
 
 
-def test_an_interrupt_without_a_terminal_leaves_the_run_going(place: MountedCluster) -> None:
+def test_an_interrupt_without_a_terminal_keeps_the_run(place: MountedCluster) -> None:
     place.api.on_start = interrupting(place)
     with pytest.raises(MistereError, match=r"goes on: the same command follows it again, and http.* stops it"):
         place.submit(wait=True)
@@ -185,7 +183,7 @@ def test_an_interrupt_without_a_terminal_leaves_the_run_going(place: MountedClus
 @pytest.mark.parametrize(
     ("answer", "state", "says"), [("y", "CANCELING", "is being stopped"), ("", "RUNNING", "goes on")]
 )
-def test_an_interrupt_on_a_terminal_asks(
+def test_an_interrupt_on_a_terminal_prompts(
     place: MountedCluster, monkeypatch: pytest.MonkeyPatch, answer: str, state: str, says: str
 ) -> None:
     ours, theirs = os.openpty()
@@ -218,5 +216,5 @@ def test_an_interrupt_on_a_terminal_asks(
         ("", ""),
     ],
 )
-def test_the_server_s_names_of_steps(shown: str, task: str) -> None:
+def test_step_names_match_the_server(shown: str, task: str) -> None:
     assert task_of(shown) == task

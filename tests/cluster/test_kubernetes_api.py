@@ -46,7 +46,7 @@ def put(cluster: Cluster, count: int) -> None:
 
 @pytest.fixture
 def still(cluster: Cluster) -> Cluster:
-    """A cluster whose controller does nothing."""
+    """A cluster without a running controller."""
     cluster.controller.stop()
     return cluster
 
@@ -59,7 +59,7 @@ def still(cluster: Cluster) -> Cluster:
         ({"namespaces": ("other",)}, "admin", COLLECTION, 'namespaces "mistere" not found: create it'),
     ],
 )
-def test_a_cluster_that_is_not_as_it_should_be(
+def test_cluster_errors_are_one_sentence(
     make_cluster: Callable[..., Cluster],
     monkeypatch: pytest.MonkeyPatch,
     options: dict[str, Any],
@@ -79,7 +79,7 @@ def test_a_cluster_that_is_not_as_it_should_be(
     [(Trouble("GET", 503), 2), (Trouble("GET", 429, headers={"Retry-After": "0"}), 2), (Trouble("GET", 0), 2)],
     ids=["503", "429", "broken off"],
 )
-def test_what_passes_is_tried_again(still: Cluster, trouble: Trouble, times: int) -> None:
+def test_transient_errors_are_retried(still: Cluster, trouble: Trouble, times: int) -> None:
     trouble.times = times
     still.server.troubles.append(trouble)
     assert connect().get(f"{COLLECTION}/none") is None
@@ -88,7 +88,7 @@ def test_what_passes_is_tried_again(still: Cluster, trouble: Trouble, times: int
         connect().get(f"{COLLECTION}/none")
 
 
-def test_a_field_that_others_manage_is_not_taken_from_them(still: Cluster) -> None:
+def test_fields_of_other_managers_are_kept(still: Cluster) -> None:
     api = connect()
     api.apply(f"{COLLECTION}/other", service(minReplicas=1))
     still.api.edit("inferenceservices", "other", {"spec": {"predictor": {"minReplicas": 3}}})
@@ -103,7 +103,7 @@ def test_a_field_that_others_manage_is_not_taken_from_them(still: Cluster) -> No
     assert live is not None and live["spec"]["predictor"]["minReplicas"] == 1
 
 
-def test_what_was_applied_is_found_in_the_managed_fields(still: Cluster) -> None:
+def test_applied_fields_are_read_from_managed_fields(still: Cluster) -> None:
     api = connect()
     manifest = service(minReplicas=1, labels={"a/b": "c"}, securityContext={})
     api.apply(f"{COLLECTION}/other", manifest)
@@ -115,7 +115,7 @@ def test_what_was_applied_is_found_in_the_managed_fields(still: Cluster) -> None
     assert "spec" not in alone and alone["metadata"] == {"name": "other", "namespace": "mistere"}
 
 
-def test_items_of_a_list_are_found_by_key_value_and_place() -> None:
+def test_list_items_are_found_by_key_value_and_index() -> None:
     fields = {
         "f:spec": {
             "f:ports": {'k:{"port":80}': {".": {}, "f:name": {}}},
@@ -140,7 +140,7 @@ def test_items_of_a_list_are_found_by_key_value_and_place() -> None:
     assert applied_by("mistere", live)["spec"] == {"ports": [{"name": "a"}], "finalizers": ["one"], "order": [2]}
 
 
-def test_a_dry_run_changes_nothing_and_the_same_twice_neither(still: Cluster) -> None:
+def test_a_dry_run_and_a_repeated_apply_change_nothing(still: Cluster) -> None:
     api = connect()
     api.apply(f"{COLLECTION}/other", service(), dry_run=True)
     assert api.get(f"{COLLECTION}/other") is None
@@ -152,13 +152,11 @@ def test_a_dry_run_changes_nothing_and_the_same_twice_neither(still: Cluster) ->
     assert live["metadata"]["resourceVersion"] != first["metadata"]["resourceVersion"]
 
 
-def test_what_is_not_there_is_deleted_already(still: Cluster) -> None:
+def test_deleting_a_missing_object_succeeds(still: Cluster) -> None:
     connect().delete(f"{COLLECTION}/none")
 
 
-def test_long_lists_come_in_pages_and_start_anew_when_one_expires(
-    still: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_long_lists_are_paged_and_restart_when_a_page_expires(still: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_PAGE", 10)
     put(still, 25)
     items, _ = connect().list(PODS, "serving.kserve.io/inferenceservice=x")
@@ -179,7 +177,7 @@ def test_long_lists_come_in_pages_and_start_anew_when_one_expires(
     assert len(still.server.calls) == 5, "the second page is gone, so three are read anew"
 
 
-def test_a_watch_ends_with_a_change_with_its_time_and_with_a_version_that_is_gone(still: Cluster) -> None:
+def test_a_watch_ends_on_a_change_a_timeout_or_an_expired_version(still: Cluster) -> None:
     api = connect()
     put(still, 1)
     _, version = api.list(PODS)
@@ -196,13 +194,13 @@ def test_a_watch_ends_with_a_change_with_its_time_and_with_a_version_that_is_gon
     assert time.monotonic() - began < 5
 
 
-def test_other_answers_than_the_api_s_are_told(still: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_responses_not_from_the_api_are_reported(still: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(still.api, "answer", lambda *_: (200, "<html>Log in</html>"))
     with pytest.raises(MistereError, match="does not answer like a Kubernetes API"):
         connect().get(f"{COLLECTION}/none")
 
 
-def test_a_certificate_of_another_is_told_at_once(
+def test_an_untrusted_certificate_is_reported_without_retry(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, still: Cluster
 ) -> None:
     config = still.kubeconfig().read_text(encoding="utf-8").replace("http://", "https://")
@@ -212,14 +210,14 @@ def test_a_certificate_of_another_is_told_at_once(
         connect().get(f"{COLLECTION}/none")
 
 
-def test_long_refusals_are_cut(still: Cluster) -> None:
+def test_long_rejections_are_truncated(still: Cluster) -> None:
     still.api.admit = lambda _: "no\n" * 1000
     with pytest.raises(MistereError) as error:
         connect().apply(f"{COLLECTION}/other", service())
     assert len(str(error.value)) < 600 and "\n" not in str(error.value)
 
 
-def test_without_a_cluster_it_says_how_to_reach_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_cluster_the_error_says_how_to_configure_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     with pytest.raises(UsageError, match="set KUBECONFIG to a kubeconfig"):

@@ -1,4 +1,4 @@
-"""Training on several nodes: their TrainJob is followed to its end, and it is never left behind."""
+"""Training on several nodes: the TrainJob is followed to its end and always deleted."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CURVE = [{"epoch": 1, "loss": 0.5, "dev_loss": 0.4, "dev_weighted_f1": 0.7}]
 
 
 @pytest.fixture(autouse=True)
-def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nodes, "_POLL_SECONDS", 0.05)
     monkeypatch.setattr(kubernetes_api, "_RETRY_SECONDS", (0.01, 0.01))
 
@@ -59,7 +59,7 @@ def cluster(make: Callable[..., TrainerCluster]) -> TrainerCluster:
 
 
 def finish(cluster: TrainerCluster, prefix: str, node: int) -> int:
-    """What the first process's node does at the end."""
+    """Write the results as the node of the first process does."""
     if node == 0:
         cluster.store.write(f"{prefix}/tuned.safetensors", b"weights")
         cluster.store.write(f"{prefix}/curve.json", json.dumps(CURVE).encode())
@@ -71,12 +71,14 @@ def fail(cluster: TrainerCluster, prefix: str, node: int, **failure: Any) -> int
     return 1
 
 
-def nothing_is_left(cluster: TrainerCluster) -> bool:
+def assert_nothing_is_left(cluster: TrainerCluster) -> bool:
     until(lambda: not cluster.api.all("trainjobs") and len(cluster.api.all("pods")) == 1)
     return not list(cluster.store.keys("nodes"))
 
 
-def test_it_is_made_followed_and_deleted(cluster: TrainerCluster, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_train_job_is_created_followed_and_deleted(
+    cluster: TrainerCluster, capsys: pytest.CaptureFixture[str]
+) -> None:
     seen: list[dict[str, Any]] = []
 
     def work(node: int, say: Callable[[str], None], _stopped: Any, prefix: str) -> int:
@@ -97,7 +99,7 @@ def test_it_is_made_followed_and_deleted(cluster: TrainerCluster, capsys: pytest
     for node in range(2):
         assert [line for line in out if f"of {node}" in line] == [f"node {node}: line {i} of {node}" for i in range(3)]
     assert seen[0]["spec"]["trainer"]["image"] == image("train")
-    assert cluster.calls("POST") == 1 and nothing_is_left(cluster)
+    assert cluster.calls("POST") == 1 and assert_nothing_is_left(cluster)
     assert cluster.ears.notes == [f"TrainJob {NAME} in namespace mistere: 2 nodes with 1 processes each."]
 
 
@@ -116,11 +118,11 @@ def test_a_batch_that_does_not_fit_is_halved_on_all_nodes(cluster: TrainerCluste
 
     cluster.run_containers(work)
     assert train_on_nodes(cluster.job(), "base", cluster.step()) == CURVE
-    assert set(tried) == {8, 2} and cluster.calls("POST") == 2 and nothing_is_left(cluster)
+    assert set(tried) == {8, 2} and cluster.calls("POST") == 2 and assert_nothing_is_left(cluster)
     assert "4 utterances at once do not fit" in cluster.ears.notes[1] and "still sees 8" in cluster.ears.notes[1]
 
 
-def test_a_node_s_failure_is_the_step_s(cluster: TrainerCluster) -> None:
+def test_a_failed_node_fails_the_step(cluster: TrainerCluster) -> None:
     message = "text.precision=float16 needs a GPU: set bfloat16."
 
     def work(node: int, _say: Any, stopped: threading.Event, prefix: str) -> int:
@@ -132,16 +134,16 @@ def test_a_node_s_failure_is_the_step_s(cluster: TrainerCluster) -> None:
     cluster.run_containers(work)
     with pytest.raises(UsageError, match=message):
         train_on_nodes(cluster.job(), "base", cluster.step())
-    assert nothing_is_left(cluster) and cluster.stopped == [0]
+    assert assert_nothing_is_left(cluster) and cluster.stopped == [0]
 
 
-def test_a_node_that_falls_is_started_again(cluster: TrainerCluster) -> None:
+def test_a_lost_node_is_restarted(cluster: TrainerCluster) -> None:
     falls = iter([1, 1])
     cluster.run_containers(lambda node, _say, _stopped, prefix: next(falls, 0) or finish(cluster, prefix, node))
     assert train_on_nodes(cluster.job(), "base", cluster.step()) == CURVE
 
 
-def test_a_node_that_falls_when_others_are_done_is_not_waited_for(cluster: TrainerCluster) -> None:
+def test_a_node_lost_after_the_others_finished_is_not_awaited(cluster: TrainerCluster) -> None:
     def work(node: int, _say: Any, stopped: threading.Event, _prefix: str) -> int:
         if node == 1:
             return 0
@@ -153,10 +155,10 @@ def test_a_node_that_falls_when_others_are_done_is_not_waited_for(cluster: Train
     cluster.run_containers(work)
     with pytest.raises(MistereError, match=r"node 0 .* failed after others had finished.*run again"):
         train_on_nodes(cluster.job(), "base", cluster.step())
-    assert nothing_is_left(cluster)
+    assert assert_nothing_is_left(cluster)
 
 
-def test_nodes_that_always_fall_fail_with_their_last_words(cluster: TrainerCluster) -> None:
+def test_repeatedly_lost_nodes_fail_with_their_last_log_lines(cluster: TrainerCluster) -> None:
     def work(node: int, say: Callable[[str], None], _stopped: Any, _prefix: str) -> int:
         say("Traceback (most recent call last):")
         say("RuntimeError: NCCL error")
@@ -168,10 +170,10 @@ def test_nodes_that_always_fall_fail_with_their_last_words(cluster: TrainerClust
         MistereError, match=r"failed .*job failures; node 0 .*exit code 1.*NCCL error.*run again"
     ) as error:
         train_on_nodes(cluster.job(), "base", cluster.step())
-    assert "\n" not in str(error.value) and nothing_is_left(cluster)
+    assert "\n" not in str(error.value) and assert_nothing_is_left(cluster)
 
 
-def test_the_last_words_of_a_process_that_was_started_again_are_passed_on(
+def test_last_log_lines_of_a_restarted_process_are_reported(
     cluster: TrainerCluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def stands(restarts: int, before: str, now: str) -> None:
@@ -203,15 +205,17 @@ def test_the_last_words_of_a_process_that_was_started_again_are_passed_on(
         ({"lastState": {"terminated": {"reason": "OOMKilled", "exitCode": 137}}}, r"raise text\.nodes\.memory"),
     ],
 )
-def test_what_never_will_train_is_not_waited_for(cluster: TrainerCluster, state: dict[str, Any], expected: str) -> None:
+def test_a_train_job_that_cannot_start_is_not_awaited(
+    cluster: TrainerCluster, state: dict[str, Any], expected: str
+) -> None:
     controller = cluster.run_containers(lambda _node, _say, stopped, _prefix: int(stopped.wait(60)))
     controller.states[1] = state
     with pytest.raises(MistereError, match=f"^node 1 of TrainJob {NAME} .*{expected}"):
         train_on_nodes(cluster.job(), "base", cluster.step())
-    assert nothing_is_left(cluster)
+    assert assert_nothing_is_left(cluster)
 
 
-def test_what_keeps_it_waiting_is_told_once(cluster: TrainerCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pending_reason_is_reported_once(cluster: TrainerCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node_pods, "_SECONDS_WITHOUT_PODS", 0.1)
     job, step = cluster.job(), cluster.step()
     go = threading.Event()
@@ -235,7 +239,7 @@ def test_what_keeps_it_waiting_is_told_once(cluster: TrainerCluster, monkeypatch
     assert "has no pods yet" in without and "node 1" in unscheduled and "Insufficient nvidia.com/gpu" in unscheduled
 
 
-def test_sigterm_deletes_it(cluster: TrainerCluster) -> None:
+def test_sigterm_deletes_the_train_job(cluster: TrainerCluster) -> None:
     def work(_node: int, _say: Any, stopped: threading.Event, _prefix: str) -> int:
         stopped.wait(60)
         return 1
@@ -252,11 +256,11 @@ def test_sigterm_deletes_it(cluster: TrainerCluster) -> None:
     with pytest.raises(PreemptedError, match=r"stopped by SIGTERM, TrainJob .* is deleted: run again"):
         train_on_nodes(cluster.job(), "base", cluster.step())
     thread.join()
-    assert nothing_is_left(cluster) and sorted(cluster.stopped) == [0, 1]
+    assert assert_nothing_is_left(cluster) and sorted(cluster.stopped) == [0, 1]
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_what_a_step_left_is_deleted_by_the_exit_handler(cluster: TrainerCluster) -> None:
+def test_the_exit_handler_deletes_a_leftover_train_job(cluster: TrainerCluster) -> None:
     left = train_job(NAME, TextConfig(num_nodes=2), "image", (), STEP_POD)
     other = {**left, "metadata": {**left["metadata"], "name": "another-run-s", "ownerReferences": []}}
     for one in (left, other):
@@ -269,7 +273,7 @@ def test_what_a_step_left_is_deleted_by_the_exit_handler(cluster: TrainerCluster
     assert cluster.ears.notes == [f"TrainJob {NAME} was still running and was deleted."]
 
 
-def test_a_step_that_was_killed_takes_up_what_runs(cluster: TrainerCluster) -> None:
+def test_a_restarted_step_adopts_the_running_train_job(cluster: TrainerCluster) -> None:
     go = threading.Event()
     cluster.run_containers(lambda node, _say, _stopped, prefix: int(not go.wait(60)) or finish(cluster, prefix, node))
     job, step = cluster.job(), cluster.step()
@@ -284,10 +288,10 @@ def test_a_step_that_was_killed_takes_up_what_runs(cluster: TrainerCluster) -> N
     threading.Timer(0.3, go.set).start()
     assert train_on_nodes(job, "base", step) == CURVE
     assert cluster.ears.notes == [f"TrainJob {NAME} is already running and is followed."]
-    assert cluster.calls("POST") == 1 and before["metadata"]["name"] == NAME and nothing_is_left(cluster)
+    assert cluster.calls("POST") == 1 and before["metadata"]["name"] == NAME and assert_nothing_is_left(cluster)
 
 
-def test_one_that_is_being_removed_is_waited_for(cluster: TrainerCluster) -> None:
+def test_a_train_job_under_deletion_is_awaited(cluster: TrainerCluster) -> None:
     going = train_job(NAME, TextConfig(num_nodes=2), "image", (), STEP_POD)
     going["metadata"] |= {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["foregroundDeletion"]}
     cluster.api.write("trainjobs", going)
@@ -305,7 +309,7 @@ def test_one_that_is_being_removed_is_waited_for(cluster: TrainerCluster) -> Non
     assert cluster.calls("POST") == 1
 
 
-def test_one_that_somebody_deletes_is_told(cluster: TrainerCluster) -> None:
+def test_an_externally_deleted_train_job_is_reported(cluster: TrainerCluster) -> None:
     cluster.run_containers(lambda _node, _say, stopped, _prefix: int(stopped.wait(60)))
     job, step = cluster.job(), cluster.step()
 
@@ -320,7 +324,7 @@ def test_one_that_somebody_deletes_is_told(cluster: TrainerCluster) -> None:
     thread.join()
 
 
-def test_an_api_that_is_away_for_a_while_costs_nothing(cluster: TrainerCluster) -> None:
+def test_a_temporary_api_outage_is_tolerated(cluster: TrainerCluster) -> None:
     def work(node: int, _say: Any, _stopped: Any, prefix: str) -> int:
         cluster.server.troubles.append(Trouble("GET", 503, times=9))
         time.sleep(0.2)
@@ -333,14 +337,14 @@ def test_an_api_that_is_away_for_a_while_costs_nothing(cluster: TrainerCluster) 
 # What a cluster refuses
 
 
-def test_without_kubeflow_trainer_it_says_what_to_install(make: Callable[..., TrainerCluster]) -> None:
+def test_without_kubeflow_trainer_the_error_says_what_to_install(make: Callable[..., TrainerCluster]) -> None:
     cluster = make(kinds=("pods",))
     with pytest.raises(MistereError, match=r"no TrainJobs: install Kubeflow Trainer .*text\.num_nodes=1\.$"):
         train_on_nodes(cluster.job(), "base", cluster.step())
 
 
 def role() -> frozenset[tuple[str, str]]:
-    """What the manifests give a step."""
+    """The role that the manifests grant a step."""
     content = yaml.load((PROJECT_ROOT / "manifests/base/pipeline/role.yaml").read_text().split("---")[0], LOADER)
     return frozenset(
         (verb, resource)
@@ -351,20 +355,20 @@ def role() -> frozenset[tuple[str, str]]:
     )
 
 
-def test_the_step_s_role_suffices(cluster: TrainerCluster) -> None:
+def test_the_role_of_the_step_suffices(cluster: TrainerCluster) -> None:
     use_token(cluster, "mistere-pipeline", role())
     cluster.run_containers(lambda node, say, _stopped, prefix: say("hello") or finish(cluster, prefix, node))
     assert train_on_nodes(cluster.job(), "base", cluster.step()) == CURVE
-    assert len(cluster.ears.notes) == 1 and nothing_is_left(cluster)
+    assert len(cluster.ears.notes) == 1 and assert_nothing_is_left(cluster)
 
 
-def test_a_right_that_is_lacking_is_named(cluster: TrainerCluster) -> None:
+def test_a_missing_permission_is_named(cluster: TrainerCluster) -> None:
     use_token(cluster, "poor", role() - {("create", "trainjobs")})
     with pytest.raises(MistereError, match=r"cannot create resource .trainjobs.*bind that account to a Role"):
         train_on_nodes(cluster.job(), "base", cluster.step())
 
 
-def test_logs_that_may_not_be_read_are_not_worth_the_training(cluster: TrainerCluster) -> None:
+def test_unreadable_logs_do_not_stop_training(cluster: TrainerCluster) -> None:
     use_token(cluster, "deaf", role() - {("get", "pods/log")})
 
     def work(node: int, _say: Any, _stopped: Any, prefix: str) -> int:
@@ -376,13 +380,13 @@ def test_logs_that_may_not_be_read_are_not_worth_the_training(cluster: TrainerCl
     assert len(cluster.ears.notes) == 2 and "logs are not passed on" in cluster.ears.notes[1]
 
 
-def test_what_kubeflow_trainer_refuses_is_told(cluster: TrainerCluster) -> None:
+def test_a_rejection_by_kubeflow_trainer_is_reported(cluster: TrainerCluster) -> None:
     cluster.api.admit = lambda _: 'spec.runtimeRef: ClusterTrainingRuntime "torch-distributed" not found'
     with pytest.raises(MistereError, match=r"refuses TrainJob .*torch-distributed.*correct text\.nodes"):
         train_on_nodes(cluster.job(), "base", cluster.step())
 
 
-def test_what_cannot_be_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_settings_are_rejected_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, config = LocalStore(tmp_path), TextConfig(num_nodes=2)
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     with pytest.raises(

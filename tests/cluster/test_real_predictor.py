@@ -38,7 +38,7 @@ CONFIG = DeploymentConfig(mode="standard", ready_timeout=120, storage_secret="mi
 
 
 class Container:
-    """Runs a container's command here, with the environment that the manifest gives it and nothing else of the store."""
+    """Runs a container's command locally, with only the store settings of its manifest."""
 
     def __init__(
         self, container: dict[str, Any], address: str, secrets: dict[str, dict[str, str]], cache: Path
@@ -113,7 +113,7 @@ def release_candidate(folder: Path, store: ObjectStore, **mixture: Any) -> Artif
 
 
 def register(tracking_uri: str, store: ObjectStore, bundle: ArtifactHandle[ModelBundle]) -> str:
-    """A version of the registry, with what made it."""
+    """Register a version with its provenance."""
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
@@ -145,7 +145,7 @@ def register(tracking_uri: str, store: ObjectStore, bundle: ArtifactHandle[Model
 
 
 @pytest.mark.long
-def test_a_run_deploys_and_people_promote_and_roll_back(
+def test_a_run_deploys_and_users_promote_and_roll_back(
     cluster: Cluster, s3: S3Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from kubernetes.client import Configuration

@@ -1,4 +1,4 @@
-"""A release to a cluster: the roll-out comes first, the champion moves last, and wherever it ends all of it fits together."""
+"""A release to a cluster: rollout first, champion last; every interruption leaves a consistent state."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def store(cluster: Cluster) -> LocalStore:
 
 
 def mirror(_: Champion) -> None:
-    """A registry that takes everything."""
+    """A registry that accepts every call."""
 
 
 def champion(bundle: ArtifactHandle[ModelBundle]) -> Champion:
@@ -88,7 +88,7 @@ def test_the_champion_moves_when_the_cluster_serves_it(cluster: Cluster, store: 
     assert journal(store).state == "done" and rolling.address.startswith("http://")
 
 
-def test_a_roll_out_that_fails_leaves_champion_and_pointer(cluster: Cluster, store: LocalStore) -> None:
+def test_a_failed_rollout_keeps_champion_and_pointer(cluster: Cluster, store: LocalStore) -> None:
     first, second = cluster.bundle("a"), cluster.bundle("b")
     go(cluster, store, first)
     cluster.behave(second, "crash")
@@ -99,7 +99,7 @@ def test_a_roll_out_that_fails_leaves_champion_and_pointer(cluster: Cluster, sto
     assert journal(store).state == "done" and [event.outcome for event in read_log(store)] == ["done", "undone"]
 
 
-def test_a_registry_that_is_away_takes_the_cluster_back_too(cluster: Cluster, store: LocalStore) -> None:
+def test_an_unavailable_registry_rolls_the_cluster_back(cluster: Cluster, store: LocalStore) -> None:
     first, second = cluster.bundle("a"), cluster.bundle("b")
     go(cluster, store, first)
 
@@ -112,9 +112,7 @@ def test_a_registry_that_is_away_takes_the_cluster_back_too(cluster: Cluster, st
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["one before", "none before"])
-def test_what_was_killed_on_the_way_is_taken_back_by_whoever_comes_next(
-    cluster: Cluster, store: LocalStore, before: bool
-) -> None:
+def test_the_next_process_rolls_a_killed_release_back(cluster: Cluster, store: LocalStore, before: bool) -> None:
     first, second = cluster.bundle("a"), cluster.bundle("b")
     if before:
         go(cluster, store, first)
@@ -134,9 +132,7 @@ def test_what_was_killed_on_the_way_is_taken_back_by_whoever_comes_next(
     assert journal(store).state == "done"
 
 
-def test_the_same_bundle_with_other_settings_is_not_done_before_it_was_tried(
-    cluster: Cluster, store: LocalStore
-) -> None:
+def test_the_same_bundle_with_other_settings_is_rolled_out_again(cluster: Cluster, store: LocalStore) -> None:
     first = cluster.bundle("a")
     go(cluster, store, first)
     pointer = read_deployment(store, "mistere")
@@ -159,7 +155,7 @@ def test_the_same_bundle_with_other_settings_is_not_done_before_it_was_tried(
     assert "16Gi" not in json.dumps(cluster.api.find("inferenceservices", "mistere"))
 
 
-def test_who_lost_the_journal_puts_nothing_back_over_the_next_release(
+def test_a_process_that_lost_the_journal_does_not_undo_the_next_release(
     cluster: Cluster, store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second, third = (cluster.bundle(name) for name in "abc")
@@ -195,7 +191,7 @@ def test_who_lost_the_journal_puts_nothing_back_over_the_next_release(
     assert journal(store).state == "done" and journal(store).champion.bundle_digest == third.manifest.digest
 
 
-def test_a_release_into_another_namespace_that_was_killed_is_removed_there(cluster: Cluster, store: LocalStore) -> None:
+def test_a_killed_release_into_another_namespace_is_removed_there(cluster: Cluster, store: LocalStore) -> None:
     first, second = cluster.bundle("a"), cluster.bundle("b")
     before = cluster.deployment(first, CONFIG.model_copy(update={"namespace": "elsewhere"}))
     done = cluster.to(second, CONFIG)
@@ -204,7 +200,7 @@ def test_a_release_into_another_namespace_that_was_killed_is_removed_there(clust
     assert cluster.served() == ""
 
 
-def test_the_exit_handler_takes_back_what_its_own_run_left(
+def test_the_exit_handler_rolls_back_the_release_of_its_run(
     cluster: Cluster, store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = cluster.bundle("a"), cluster.bundle("b")
@@ -223,7 +219,7 @@ def test_the_exit_handler_takes_back_what_its_own_run_left(
     assert open_release(store, "another") == "" and open_release(store, "run") == "mistere"
 
 
-def test_what_cannot_be_taken_back_now_is_by_the_next_release(
+def test_a_failed_rollback_is_completed_by_the_next_release(
     cluster: Cluster, store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kubernetes_api, "_RETRY_SECONDS", (0.01,))
@@ -241,7 +237,7 @@ def test_what_cannot_be_taken_back_now_is_by_the_next_release(
     assert cluster.served() == first.manifest.digest and journal(store).state == "done"
 
 
-def test_a_pod_that_is_started_again_waits_for_the_lease_of_the_one_before(
+def test_a_restarted_pod_waits_for_the_previous_lease(
     cluster: Cluster, store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = cluster.bundle("a")
@@ -254,7 +250,7 @@ def test_a_pod_that_is_started_again_waits_for_the_lease_of_the_one_before(
     assert "completed" in recover_patiently(store, mirror, "mistere")
 
 
-def test_a_roll_out_keeps_its_lease(cluster: Cluster, store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rollout_renews_its_lease(cluster: Cluster, store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_RENEW_SECONDS", 0.0)
     first = cluster.bundle("a")
     since: list[float] = []
@@ -280,7 +276,7 @@ def test_a_roll_out_keeps_its_lease(cluster: Cluster, store: LocalStore, monkeyp
     assert since == sorted(set(since)) and len(since) == 3
 
 
-def test_a_pointer_from_before_is_a_local_deployment(store: LocalStore) -> None:
+def test_a_pointer_of_an_earlier_release_is_a_local_deployment(store: LocalStore) -> None:
     store.write(
         "deployments/mistere/deployment.json",
         b'{"service": "mistere", "bundle_location": "x", "bundle_digest": "y", "model_version": "1"}',
@@ -290,7 +286,7 @@ def test_a_pointer_from_before_is_a_local_deployment(store: LocalStore) -> None:
     assert found.mode == "local"
 
 
-def test_a_service_that_somebody_deleted_does_not_count_as_deployed(cluster: Cluster, store: LocalStore) -> None:
+def test_a_deleted_service_does_not_count_as_deployed(cluster: Cluster, store: LocalStore) -> None:
     bundle = cluster.bundle("a")
     go(cluster, store, bundle)
     to = cluster.to(bundle, CONFIG)

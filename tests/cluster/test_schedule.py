@@ -1,4 +1,4 @@
-"""``mistere schedule``: the file, what it would change, changing it, and what a scheduled run is handed."""
+"""``mistere schedule``: the file, the diff, applying it, and the parameters of a scheduled run."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FILE = PROJECT_ROOT / "pipelines" / "schedules.yaml"
 
 
 class Schedules:
-    """A file of schedules, and the commands on it."""
+    """A file of schedules, and the commands that use it."""
 
     def __init__(self, place: MountedCluster, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.place, self.capsys, self.file = place, capsys, folder / "schedules.yaml"
@@ -65,7 +65,7 @@ def schedules(place: MountedCluster, tmp_path: Path, capsys: pytest.CaptureFixtu
     return Schedules(place, tmp_path, capsys)
 
 
-def test_diff_says_what_apply_does_and_then_nothing(schedules: Schedules) -> None:
+def test_diff_predicts_apply_and_is_empty_afterwards(schedules: Schedules) -> None:
     schedules.write(schedules.nightly, schedules.weekly)
     code, lines = schedules.diff()
     assert code == ExitCode.DIFFERENT and [line[:9] for line in lines] == ["+ nightly", "+ weekly:"]
@@ -83,7 +83,7 @@ def test_diff_says_what_apply_does_and_then_nothing(schedules: Schedules) -> Non
     assert {one.recurring_run_id for one in schedules.there().values()} == ids
 
 
-def test_changes_are_named_and_the_new_one_is_made_before_the_old_one_goes(schedules: Schedules) -> None:
+def test_a_changed_schedule_is_created_before_the_old_one_is_deleted(schedules: Schedules) -> None:
     schedules.write(schedules.nightly, schedules.weekly)
     schedules.apply()
     before = schedules.there()
@@ -110,7 +110,7 @@ def test_changes_are_named_and_the_new_one_is_made_before_the_old_one_goes(sched
     assert set(schedules.there()) == {"nightly"} and schedules.diff()[0] == 0
 
 
-def test_turning_on_and_off_makes_nothing_anew(schedules: Schedules) -> None:
+def test_enabling_and_disabling_does_not_recreate_a_schedule(schedules: Schedules) -> None:
     schedules.write(schedules.nightly)
     schedules.apply()
     kept = schedules.there()["nightly"].recurring_run_id
@@ -122,7 +122,7 @@ def test_turning_on_and_off_makes_nothing_anew(schedules: Schedules) -> None:
         assert now.recurring_run_id == kept and now.mode == ("ENABLE" if enabled else "DISABLE")
 
 
-def test_others_are_left_alone_and_a_deleted_version_is_uploaded_again(schedules: Schedules) -> None:
+def test_unmanaged_schedules_are_kept_and_a_deleted_version_is_uploaded_again(schedules: Schedules) -> None:
     schedules.write(schedules.nightly)
     schedules.apply()
     api, ours = schedules.place.api, schedules.there()["nightly"]
@@ -157,7 +157,7 @@ def test_the_next_apply_completes_an_interrupted_one(schedules: Schedules) -> No
     assert len(schedules.place.api.schedules) == 1
 
 
-def test_a_schedule_that_could_not_be_made_anew_is_still_there(schedules: Schedules) -> None:
+def test_a_failed_recreation_keeps_the_old_schedule(schedules: Schedules) -> None:
     schedules.write(schedules.nightly)
     schedules.apply()
     schedules.write({**schedules.nightly, "cron": "0 0 4 * * *"})
@@ -170,7 +170,7 @@ def test_a_schedule_that_could_not_be_made_anew_is_still_there(schedules: Schedu
     assert [one.trigger["cron_schedule"]["cron"] for one in schedules.place.api.schedules.values()] == ["0 0 4 * * *"]
 
 
-def test_a_long_list_is_read_to_its_end(schedules: Schedules) -> None:
+def test_all_pages_of_a_list_are_read(schedules: Schedules) -> None:
     schedules.place.api.page_limit = 2
     named = [{**schedules.nightly, "name": f"nightly-{number}"} for number in range(5)]
     schedules.write(*named)
@@ -180,7 +180,7 @@ def test_a_long_list_is_read_to_its_end(schedules: Schedules) -> None:
     assert len(schedules.apply()) == 6 and not schedules.place.api.schedules
 
 
-def test_a_run_of_a_schedule_has_an_id_of_its_own_and_takes_the_latest_data(schedules: Schedules) -> None:
+def test_a_scheduled_run_has_a_unique_id_and_uses_the_latest_data(schedules: Schedules) -> None:
     place = schedules.place
     schedules.write({**schedules.nightly, "data": {"policy": "latest"}})
     with pytest.raises(UsageError, match=r"no data has been published.*mistere data publish"):
@@ -212,7 +212,7 @@ def test_a_run_of_a_schedule_has_an_id_of_its_own_and_takes_the_latest_data(sche
 
 
 @pytest.mark.long
-def test_every_task_of_a_scheduled_run_has_the_same_id_here_too(tmp_path: Path) -> None:
+def test_all_tasks_of_a_scheduled_run_share_one_id_locally(tmp_path: Path) -> None:
     store, tones = LocalStore(tmp_path / "store"), make_dataset(tmp_path / "tones", islice(rows(audio=False), 4))
     pinned = pin(str(tones), str(tmp_path / "remote"))
     latest = LatestData(digest=pinned.digest, remote=pinned.remote, published_at=1.0)
@@ -230,7 +230,7 @@ def test_every_task_of_a_scheduled_run_has_the_same_id_here_too(tmp_path: Path) 
     assert "has no dev split" in outcome.reasons[0] and store.exists(report_key(run_id, "run_report.html"))
 
 
-def test_a_context_without_a_schedule_stays_and_one_without_a_job_is_refused() -> None:
+def test_a_context_without_a_schedule_is_unchanged_and_one_without_a_job_is_rejected() -> None:
     context = {"run_id": "20261125-1", "store": "s", "tracking_uri": "t"}
     assert job_context(context, "{{$.pipeline_job_uuid}}")["run_id"] == "20261125-1"
     with pytest.raises(UsageError, match=r"upgrade it to 2\.0\.2 or later"):
@@ -251,7 +251,7 @@ def test_publishing_moves_a_pointer(place: MountedCluster, capsys: pytest.Captur
         publish(str(place.data), "tiny", [], place.store.uri)
 
 
-def test_the_file_that_comes_along_is_right() -> None:
+def test_the_included_schedule_file_is_valid() -> None:
     listed = read_schedules(FILE)
     assert [schedule.name for schedule in listed.schedules] == ["nightly", "monthly-gpu"]
 
@@ -275,7 +275,7 @@ def test_the_file_that_comes_along_is_right() -> None:
         ("- a", "holds no schedules"),
     ],
 )
-def test_a_file_that_is_wrong_is_one_sentence(tmp_path: Path, text: str, says: str) -> None:
+def test_an_invalid_file_is_one_sentence(tmp_path: Path, text: str, says: str) -> None:
     file = tmp_path / "schedules.yaml"
     file.write_text(text)
     with pytest.raises(UsageError) as error:
@@ -283,19 +283,19 @@ def test_a_file_that_is_wrong_is_one_sentence(tmp_path: Path, text: str, says: s
     assert says in str(error.value) and "\n" not in str(error.value) and str(file) in str(error.value)
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no file of schedules at"):
         read_schedules(tmp_path / "none.yaml")
 
 
-def test_a_schedule_for_another_namespace_is_refused(schedules: Schedules) -> None:
+def test_a_schedule_for_another_namespace_is_rejected(schedules: Schedules) -> None:
     schedules.write(schedules.nightly, {**schedules.weekly, "settings": ["cluster.namespace=other"]})
     with pytest.raises(UsageError, match="give each namespace a file of its own"):
         schedules.diff()
 
 
 @pytest.mark.parametrize("cron", ["0 0 2 * * *", "*/5 1-3,7 0 ? jan-Mar MON-fri", "0 0/15 * 1 12 0", "0  0 2 * * 6"])
-def test_a_cron_expression_that_is_one(cron: str) -> None:
+def test_valid_cron_expressions_are_accepted(cron: str) -> None:
     assert check_cron(cron) == " ".join(cron.split())
 
 
@@ -315,7 +315,7 @@ def test_a_cron_expression_that_is_one(cron: str) -> None:
         ("@daily", "has 1 fields"),
     ],
 )
-def test_a_cron_expression_that_is_none(cron: str, says: str) -> None:
+def test_invalid_cron_expressions_are_rejected(cron: str, says: str) -> None:
     with pytest.raises(ValueError, match="") as error:
         check_cron(cron)
     assert says in str(error.value)

@@ -1,4 +1,4 @@
-"""``mistere submit``: what reaches Kubeflow Pipelines and the store, what is found again, and what is refused."""
+"""``mistere submit``: uploads, records in the store, reuse of earlier runs, and rejections."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_the_first_submit_uploads_a_version_and_starts_a_run(
     assert context["run_id"] in printed and f"{place.api.url}/#/runs/details/{run.run_id}" in printed
 
 
-def test_the_same_again_is_found_and_something_else_is_not(
+def test_an_identical_submit_is_reused_and_a_different_one_is_not(
     place: MountedCluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place.submit()
@@ -87,7 +87,7 @@ def test_the_same_again_is_found_and_something_else_is_not(
     assert len(place.api.pipelines) == len(place.api.experiments) == 1
 
 
-def test_after_a_run_that_failed_or_was_stopped_the_same_runs_again(place: MountedCluster) -> None:
+def test_an_identical_submit_runs_again_after_a_failed_or_stopped_run(place: MountedCluster) -> None:
     place.submit()
     for number, state in enumerate(["FAILED", "CANCELED"], 1):
         *_, last = place.api.runs.values()
@@ -97,7 +97,7 @@ def test_after_a_run_that_failed_or_was_stopped_the_same_runs_again(place: Mount
         assert len(place.api.runs) == number + 1 and len(place.api.versions) == 1
 
 
-def test_a_run_that_was_deleted_counts_by_what_it_came_to(place: MountedCluster) -> None:
+def test_a_deleted_run_counts_by_its_recorded_outcome(place: MountedCluster) -> None:
     place.submit()
     place.api.runs.clear()
     place.submit()
@@ -111,7 +111,7 @@ def test_a_run_that_was_deleted_counts_by_what_it_came_to(place: MountedCluster)
     assert not place.api.runs
 
 
-def test_a_submit_that_was_cut_off_is_found_waited_for_or_taken_over(place: MountedCluster) -> None:
+def test_an_interrupted_submit_is_found_awaited_or_taken_over(place: MountedCluster) -> None:
     place.submit()
     key, whole = record(place.store)
     cut_off = {**whole, "kfp_run_id": ""}
@@ -130,7 +130,7 @@ def test_a_submit_that_was_cut_off_is_found_waited_for_or_taken_over(place: Moun
     assert len(place.api.runs) == 2
 
 
-def test_a_lost_answer_starts_no_second_run_and_a_taken_name_is_reused(place: MountedCluster) -> None:
+def test_a_lost_response_starts_no_second_run_and_an_existing_name_is_reused(place: MountedCluster) -> None:
     place.api.troubles = [
         Trouble("POST", "/pipelines$", status=503, done=True),
         Trouble("POST", "/upload_version$", status=500, done=True),
@@ -144,7 +144,7 @@ def test_a_lost_answer_starts_no_second_run_and_a_taken_name_is_reused(place: Mo
     assert record(place.store)[1]["kfp_run_id"] == only_run(place.api).run_id
 
 
-def test_a_version_of_the_same_name_with_another_content_stays(place: MountedCluster) -> None:
+def test_a_version_of_the_same_name_with_other_content_is_kept(place: MountedCluster) -> None:
     place.submit()
     place.submit("cluster.steps.train_moe.memory=8Gi")
     first, second = place.api.versions.values()
@@ -153,7 +153,7 @@ def test_a_version_of_the_same_name_with_another_content_stays(place: MountedClu
     assert len(place.api.versions) == 2 and len(place.api.runs) == 3
 
 
-def test_what_the_server_refuses_leaves_no_record(place: MountedCluster) -> None:
+def test_a_rejected_submit_leaves_no_record(place: MountedCluster) -> None:
     place.api.forbidden = {"mistere"}
     with pytest.raises(
         PipelinesError, match=r"does not allow .* in namespace 'mistere' \(403\): set cluster.namespace"
@@ -174,13 +174,13 @@ def test_what_the_server_refuses_leaves_no_record(place: MountedCluster) -> None
     assert record(place.store)[1] == kept
 
 
-def test_a_server_for_one_user_alone(place: MountedCluster) -> None:
+def test_submit_to_a_single_user_server(place: MountedCluster) -> None:
     place.api.multi_user = False
     place.submit()
     assert {experiment.namespace for experiment in place.api.experiments.values()} == {""}
 
 
-def test_two_submits_at_once_start_one_run(place: MountedCluster) -> None:
+def test_two_concurrent_submits_start_one_run(place: MountedCluster) -> None:
     other = Submission(
         run_id="other", version="v", commit="", profile="tiny", data_digest="d", namespace="mistere", submitted_at=1.0
     )
@@ -213,14 +213,14 @@ def test_two_submits_at_once_start_one_run(place: MountedCluster) -> None:
         ({"tracking": "https://ann:hunter2@mlflow"}, "put them into the secret 'mistere-tracking'"),
     ],
 )
-def test_a_place_that_no_pod_reaches_is_refused(options: dict[str, str], says: str) -> None:
+def test_a_store_unreachable_from_pods_is_rejected(options: dict[str, str], says: str) -> None:
     given = {"host": "http://kfp", "store": "s3://bucket/x", "tracking": "http://mlflow", **options}
     with pytest.raises(UsageError) as error:
         submit("tiny", None, [], **given)
     assert says in str(error.value) and "\n" not in str(error.value) and "hunter2" not in str(error.value)
 
 
-def test_data_that_no_pod_could_pull_is_refused(place: MountedCluster, tmp_path: Path) -> None:
+def test_data_that_pods_cannot_pull_is_rejected(place: MountedCluster, tmp_path: Path) -> None:
     digest = "0" * 32 + ".dir"
     place_options = {**place.options, "allow_dirty": True}
     local = dvc_project(tmp_path / "local", str(tmp_path / "remote"), digest)
@@ -233,13 +233,13 @@ def test_data_that_no_pod_could_pull_is_refused(place: MountedCluster, tmp_path:
 
 
 def asked(tree: Path, *, allow_dirty: bool) -> str:
-    """What a tree says to being run on a cluster."""
+    """Check whether a tree may run on a cluster."""
     code = f"from pipelines.kubeflow.version import releasable_tree; print(releasable_tree(allow_dirty={allow_dirty}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=tree, capture_output=True, text=True, check=False)
     return done.stdout + done.stderr
 
 
-def test_a_dirty_tree_and_one_with_other_images_are_refused(tmp_path: Path) -> None:
+def test_a_dirty_tree_or_one_with_outdated_images_is_rejected(tmp_path: Path) -> None:
     tree = committed_tree(tmp_path / "tree")
     assert "dirty=False" in asked(tree, allow_dirty=False)
     (tree / "README.md").write_text("Changed.\n")

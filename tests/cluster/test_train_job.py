@@ -1,4 +1,4 @@
-"""The TrainJob of a training on several nodes is one that a cluster takes."""
+"""The TrainJob of a multi-node training is valid and uses the settings of its step."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def pod_of(content: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("config", [EVERYTHING, TextConfig(num_nodes=2, device="cpu")], ids=["everything", "default"])
-def test_it_fits_the_crd(config: TextConfig) -> None:
+def test_the_manifest_is_valid_under_the_crd(config: TextConfig) -> None:
     if not CRD.is_file():
         pytest.skip("Kubeflow Trainer's CRDs are not beside this checkout")
     (version,) = yaml.load(CRD.read_text(encoding="utf-8"), LOADER)["spec"]["versions"]
@@ -55,7 +55,7 @@ def test_it_fits_the_crd(config: TextConfig) -> None:
     assert list(validator.iter_errors(content)), "a field that the CRD does not have is refused"
 
 
-def test_it_waits_in_the_queue_that_the_step_waited_in() -> None:
+def test_the_train_job_uses_the_queue_of_the_step() -> None:
     labels = {"kueue.x-k8s.io/queue-name": "mistere", "pipeline/runid": "abc"}
     pod = {**STEP_POD, "metadata": {**STEP_POD["metadata"], "labels": labels}}
     content = train_job(NAME, EVERYTHING, IMAGE, (), pod)
@@ -63,7 +63,7 @@ def test_it_waits_in_the_queue_that_the_step_waited_in() -> None:
     assert "pipeline/runid" not in content["metadata"]["labels"]
 
 
-def test_its_nodes_run_as_the_step_does() -> None:
+def test_nodes_use_the_pod_settings_of_the_step() -> None:
     content = manifest()
     assert content["metadata"]["name"] == NAME and content["metadata"]["namespace"] == "mistere"
     owner = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "mistere-x", "uid": "5f1d"}
@@ -76,7 +76,7 @@ def test_its_nodes_run_as_the_step_does() -> None:
         assert variable["valueFrom"] == {"secretKeyRef": reference}
 
 
-def test_its_nodes_are_restricted_and_say_what_they_take() -> None:
+def test_nodes_are_restricted_and_declare_their_resources() -> None:
     content = manifest()
     pod, trainer = pod_of(content), content["spec"]["trainer"]
     assert not list(broken_rules(pod))
@@ -90,7 +90,7 @@ def test_its_nodes_are_restricted_and_say_what_they_take() -> None:
     assert set(on_cpus["resourcesPerNode"]["limits"]) == {"cpu", "memory"}
 
 
-def test_how_nodes_are_asked_changes_no_key() -> None:
+def test_node_settings_do_not_change_step_keys() -> None:
     one, other = TextConfig(num_nodes=2), TextConfig(num_nodes=2, nodes=NodeSettings(memory="64Gi"))
     assert one.keyed() == other.keyed() and "num_nodes" in one.keyed()
     assert not {"num_nodes", "nodes"} & set(one.for_checkpoint())

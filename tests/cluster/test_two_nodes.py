@@ -47,7 +47,7 @@ SETTINGS = TextConfig(
 
 
 class Tree:
-    """A node's container as processes of this machine."""
+    """A node's container as local processes."""
 
     def __init__(self, command: list[str], environment: dict[str, str], say: Callable[[str], None]) -> None:
         self.process = subprocess.Popen(
@@ -72,7 +72,7 @@ class Tree:
             self.kill()
 
     def kill(self) -> None:
-        """All of it at once, as a machine that is gone."""
+        """Kill the whole process tree, as the loss of a machine does."""
         parent = psutil.Process(self.process.pid)
         for each in [*parent.children(recursive=True), parent]:
             each.kill()
@@ -139,12 +139,12 @@ def differ(one: Path, other: Path) -> float:
 
 
 def same_curve(one: EncoderCheckpoint, other: EncoderCheckpoint) -> bool:
-    """But for rounding: a process on a node of its own computes with more threads."""
+    """Compare up to rounding: a process with a node of its own uses more threads."""
     pairs = zip(one.history, other.history, strict=True)
     return all(theirs == pytest.approx(ours, abs=1e-5) for ours, theirs in pairs)
 
 
-def test_a_checkpoint_is_of_all_nodes(
+def test_a_checkpoint_contains_the_state_of_all_nodes(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     s3_store: S3Store,  # noqa: F811
@@ -181,7 +181,7 @@ def test_a_checkpoint_is_of_all_nodes(
 
 
 @pytest.mark.long
-def test_two_nodes_train_what_two_processes_do(
+def test_two_nodes_give_the_result_of_two_processes(
     reference: UtteranceSet, cluster: TrainerCluster, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     here = SETTINGS.model_copy(update={"processes": 2})
@@ -200,7 +200,7 @@ def test_two_nodes_train_what_two_processes_do(
 
 @pytest.mark.long
 @pytest.mark.parametrize("how", ["its machine is gone", "its machine is drained"])
-def test_a_node_that_falls_costs_time_only(
+def test_a_lost_node_does_not_change_the_result(
     how: str, reference: UtteranceSet, cluster: TrainerCluster, tmp_path: Path
 ) -> None:
     here = SETTINGS.model_copy(update={"processes": 2})

@@ -1,4 +1,4 @@
-"""A cluster with Kubeflow Trainer, seen from a step's pod, and the step."""
+"""Fixtures: a cluster with Kubeflow Trainer, and a step whose pod runs on it."""
 
 from __future__ import annotations
 
@@ -70,11 +70,11 @@ STEP_POD: dict[str, Any] = {
         ],
     },
 }
-"""As Kubeflow Pipelines makes it."""
+"""A pod in the form that Kubeflow Pipelines creates."""
 
 
 class Ears(Progress):
-    """Keeps what a person would be told."""
+    """Collects the messages for the user."""
 
     def __init__(self) -> None:
         super().__init__("finetune_encoder-text")
@@ -85,7 +85,7 @@ class Ears(Progress):
 
 
 class Thread:
-    """A container whose work is a function; it gets its node's number, and an event that is set by SIGTERM."""
+    """A container that runs a function with the node's index and an event that SIGTERM sets."""
 
     def __init__(self, work: Callable[[int, threading.Event], int], index: int, ended: list[int]) -> None:
         self._code: int | None = None
@@ -109,7 +109,7 @@ class Thread:
 
 @dataclass
 class TrainerCluster:
-    """The stand-in, and the step whose pod looks at it."""
+    """The stand-in, and the step whose pod calls it."""
 
     api: KubernetesApi
     server: KubernetesServer
@@ -120,7 +120,7 @@ class TrainerCluster:
     controller: TrainerController | None = None
 
     def run_containers(self, work: Callable[..., int], **options: Any) -> TrainerController:
-        """From now on a node's container does ``work(node, say, stopped, prefix)``."""
+        """Let containers of nodes run ``work(node, say, stopped, prefix)``."""
 
         def start(trainer: dict[str, Any], environment: dict[str, str], say: Callable[[str], None]) -> Thread:
             index, prefix = int(environment["PET_NODE_RANK"]), trainer["args"][1]
@@ -135,7 +135,7 @@ class TrainerCluster:
         return Step("finetune_encoder-text", KEY, context, self.store, self.ears, checkpoints)
 
     def job(self, **changes: Any) -> TrainingJob:
-        """Something to train, its utterances prepared."""
+        """A training job with prepared utterances."""
         for split in ("train", "dev"):
             (self.folder / split).mkdir(exist_ok=True)
             (self.folder / split / "features.bin").write_bytes(split.encode())
@@ -169,7 +169,7 @@ class TrainerCluster:
 
 
 def tls(folder: Path) -> ssl.SSLContext:
-    """A certificate for this machine, in ``ca.crt``."""
+    """A TLS certificate for the local machine, in ``ca.crt``."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "kubernetes")])
     now = datetime.datetime.now(datetime.UTC)
@@ -196,7 +196,7 @@ def tls(folder: Path) -> ssl.SSLContext:
 
 
 def step_inside(folder: Path, store: ObjectStore, monkeypatch: Any, **options: Any) -> TrainerCluster:
-    """A cluster that this process is a step's pod of."""
+    """A cluster in which this process is the pod of a step."""
     from kubernetes.config import incluster_config
 
     account = folder / "serviceaccount"
@@ -215,13 +215,13 @@ def step_inside(folder: Path, store: ObjectStore, monkeypatch: Any, **options: A
 
 
 def use_token(cluster: TrainerCluster, token: str, rules: frozenset[tuple[str, str]]) -> None:
-    """The pod's service account, with these rights alone."""
+    """Restrict the pod's service account to the given permissions."""
     cluster.api.tokens[token] = rules
     (cluster.folder / "serviceaccount" / "token").write_text(token, encoding="utf-8")
 
 
 def environment_of(node: int, environment: dict[str, str], folder: Path, port: int) -> dict[str, str]:
-    """A node's environment on this machine: all of them at one address, each with a cache of its own."""
+    """The environment of a local node: all nodes share one address, each has its own cache."""
     own = {"PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": str(port), "MISTERE_CACHE": str(folder / f"node-{node}")}
     return {**os.environ, **environment, **own, "OMP_NUM_THREADS": "1"}
 

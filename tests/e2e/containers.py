@@ -1,4 +1,4 @@
-"""Containers as a restricted cluster runs them: not root, nothing to write on but ``/tmp``, no capabilities."""
+"""Containers as a restricted cluster runs them: not root, only ``/tmp`` writable, no capabilities."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _SETTINGS = Path(__file__).resolve().parents[2] / "docker" / "containers.conf"
 
 
 def engine_environment() -> dict[str, str]:
-    """The environment in which podman is called: settings that need no systemd, unless others are named."""
+    """The environment for podman: settings that need no systemd, unless others are given."""
     return {"CONTAINERS_CONF": str(_SETTINGS), **os.environ}
 
 
 def podman(*arguments: str, check: bool = True) -> str:
-    """Call podman; what it prints."""
+    """Call podman and return its output."""
     done = subprocess.run(["podman", *arguments], env=engine_environment(), capture_output=True, text=True, check=False)
     if check and done.returncode:
         raise RuntimeError(f"podman {' '.join(arguments[:2])} failed: {done.stderr.strip()[-500:]}")
@@ -44,7 +44,7 @@ def podman(*arguments: str, check: bool = True) -> str:
 
 
 def restrictions(label: str, environment: Mapping[str, str]) -> dict[str, Any]:
-    """What kfp's ``DockerRunner`` is told of every step's container.
+    """Restrictions that kfp's ``DockerRunner`` applies to every step's container.
 
     Args:
         label: marks the containers, so that none is left behind.
@@ -64,7 +64,7 @@ def restrictions(label: str, environment: Mapping[str, str]) -> dict[str, Any]:
 
 @contextmanager
 def docker_api(folder: Path) -> Iterator[str]:
-    """Podman's service that speaks Docker's API, for kfp; its address."""
+    """Run podman's Docker-compatible API service for kfp; yields its address."""
     socket = folder / "podman.sock"
     with (folder / "podman.log").open("wb") as log:
         service = subprocess.Popen(
@@ -87,7 +87,7 @@ def docker_api(folder: Path) -> Iterator[str]:
 
 
 def check_confinement(docker_host: str, image: str, label: str) -> None:
-    """See that the engine does to a step's container what :func:`restrictions` asks for.
+    """Check that the engine applies :func:`restrictions` to a step's container.
 
     Raises:
         MistereError: it does not.
@@ -103,7 +103,7 @@ def check_confinement(docker_host: str, image: str, label: str) -> None:
 
 @contextmanager
 def no_container_left(label: str) -> Iterator[None]:
-    """Whatever happens within, containers with the label are gone afterwards."""
+    """Remove all containers with the label on exit, also after an error."""
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""A real S3 server (Ceph's RADOS gateway with a monitor and an OSD in memory) for as long as somebody needs it."""
+"""A real S3 server (Ceph's RADOS gateway with a monitor and an OSD in memory) inside a context."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.local.servers import free_port
 
 PROGRAMS = ("ceph-mon", "ceph-osd", "radosgw", "radosgw-admin", "ceph", "monmaptool")
 _ATTEMPTS = 10
-"""The OSD ends where it asks the monitor for something before it has learnt the cluster's id, which is a matter of luck."""
+"""Restart limit: the OSD exits if it queries the monitor before it knows the cluster's id, a race."""
 
 _SETTINGS = """\
 [global]
@@ -82,7 +82,7 @@ def radosgw(folder: Path, access_key: str, secret_key: str) -> Iterator[str]:
         call("ceph-mon", *conf, "-i", "a", "--mkfs", "--monmap", f"{folder}/monmap")
         servers.enter_context(_server(["ceph-mon", *conf, "-i", "a", "-f"], folder / "mon.out"))
         osd = str(uuid.uuid4())
-        # The monitor may still be electing itself, and refuse; the same disk again is the same disk.
+        # The monitor may reject the call during its election; registering the same disk again is idempotent.
         _wait_until(lambda: subprocess.run(["ceph", *conf, "osd", "new", osd], capture_output=True).returncode == 0)
         call("ceph-osd", *conf, "-i", "0", "--mkfs", "--osd-uuid", osd)
         call("ceph", *conf, "osd", "crush", "add", "osd.0", "1.0", "host=h", "root=default")

@@ -53,13 +53,13 @@ from tests.e2e.containers import (
 from tests.local.servers import mlflow_server, postgresql, programs
 
 NO_CONTAINERS = 75
-"""Exit code where the machine cannot do it, whatever the project is like (EX_TEMPFAIL of sysexits.h)."""
+"""Exit code if the machine cannot run the test (EX_TEMPFAIL of sysexits.h)."""
 _DEBIAN = ("radosgw", "ceph-mon", "ceph-osd", "ceph-mgr", "ceph-common", "postgresql")
 _PROGRAMS = (*object_store.PROGRAMS, "initdb", "postgres")
 
 
 class Clock:
-    """Tells what is being done, and how long everything took so far."""
+    """Prints the current action and the elapsed time."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()
@@ -70,7 +70,7 @@ class Clock:
 
 
 def install_servers() -> None:
-    """Bring Debian's packages of the servers where they are missing."""
+    """Install missing Debian packages of the servers."""
     if all(programs(name) for name in _PROGRAMS):
         return
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
@@ -80,7 +80,7 @@ def install_servers() -> None:
 
 
 def push_data(folder: Path, remote: str, endpoint: str) -> str:
-    """Pull the sample from the remote in this tree and push it to S3, with DVC's own commands; its digest."""
+    """Pull the sample from the remote in this tree and push it to S3 with DVC; return its digest."""
     project = folder / "data-project"
     project.mkdir()
     shutil.copy(PROJECT_ROOT / "data.dvc", project)
@@ -101,7 +101,7 @@ def push_data(folder: Path, remote: str, endpoint: str) -> str:
 
 
 def run_pipeline(config: Config, context: RunContext, folder: Path, docker_host: str, label: str) -> Outcome:
-    """Run every step in its container; how that ended, as the store says it."""
+    """Run every step in its container; return the outcome from the store."""
     root, arguments = folder / "kfp", folder / "arguments.json"
     root.mkdir()
     root.chmod(0o777)
@@ -120,7 +120,7 @@ def run_pipeline(config: Config, context: RunContext, folder: Path, docker_host:
 
 
 def steps_by_image(log: str) -> dict[str, list[str]]:
-    """Which image's container each step ran in, from what kfp printed."""
+    """The image that each step ran in, parsed from kfp's output."""
     found: dict[str, list[str]] = {}
     for step, used in re.findall(r"Executing task \S*?'([\w-]+)'.*?Found image '(\S+)'", log, re.DOTALL):
         found.setdefault(used, []).append(step)
@@ -128,7 +128,7 @@ def steps_by_image(log: str) -> dict[str, list[str]]:
 
 
 def wait_until_ready(client: DialogueClient, name: str, timeout: float) -> None:
-    """Wait for the predictor, as long as its container runs."""
+    """Wait for the predictor to become ready while its container runs."""
     deadline = time.monotonic() + timeout
     while True:
         try:
@@ -140,7 +140,7 @@ def wait_until_ready(client: DialogueClient, name: str, timeout: float) -> None:
 
 
 def ask_predictor(context: RunContext, config: Config, label: str, credentials: dict[str, str]) -> str:
-    """Serve what was deployed in a container and compare its answers with the offline evaluation's."""
+    """Serve the deployed bundle in a container and compare its predictions with the offline evaluation."""
     store = open_store(context.store)
     deployment = read_deployment(store, config.deployment.service)
     if read_champion(store).digest != deployment.bundle_digest:
@@ -180,7 +180,7 @@ def ask_predictor(context: RunContext, config: Config, label: str, credentials: 
 
 @contextmanager
 def storage(access_key: str, secret_key: str, endpoint: str) -> Iterator[dict[str, str]]:
-    """The store's credentials and address, in this process's environment."""
+    """Set the store's credentials and address in the environment of this process."""
     given = {
         "AWS_ACCESS_KEY_ID": access_key,
         "AWS_SECRET_ACCESS_KEY": secret_key,
@@ -197,7 +197,7 @@ def storage(access_key: str, secret_key: str, endpoint: str) -> Iterator[dict[st
 
 
 def main(profile: str) -> int:
-    """Do all of it; the exit code."""
+    """Run the whole test and return the exit code."""
     if os.getuid() != 0:
         print("e2e: the servers and containers of this test need root: run it as root.", file=sys.stderr)
         return NO_CONTAINERS
@@ -233,7 +233,7 @@ def main(profile: str) -> int:
         digest = push_data(folder, "s3://mistere/data", endpoint)
         tell(f"data {digest[:12]} is in S3; running the pipeline, profile {profile}")
         commit, dirty = git_state()
-        settings = ["deployment.ready_timeout=300"]  # the machine may have other work
+        settings = ["deployment.ready_timeout=300"]  # generous for a loaded machine
         if dirty or not commit:
             settings.append("gate.allow_uncommitted=true")
         config = load_profile(profile, settings)

@@ -16,9 +16,9 @@ from tests.e2e.containers import restrictions
 
 
 def main(arguments: Path, root: Path) -> None:
-    """Run it; the outcome is in the store."""
+    """Run the pipeline; the outcome is in the store."""
     die_with_parent()
-    os.umask(0)  # kfp's folders are written to by the containers' user
+    os.umask(0)  # the containers' user writes to kfp's folders
     from kfp import local
 
     from pipelines.retraining import retraining

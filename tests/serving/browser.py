@@ -20,7 +20,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 
 class Tab:
-    """A tab of a browser, and every address that it has asked for."""
+    """A browser tab, and every address that it requested."""
 
     def __init__(self, address: str) -> None:
         import websocket
@@ -33,7 +33,7 @@ class Tab:
             self.do(f"{domain}.enable")
 
     def do(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Send a command and wait for its answer; what happens meanwhile is noted."""
+        """Send a command and wait for its response; record the events in between."""
         number = next(self._numbers)
         self._socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
         while True:
@@ -53,7 +53,7 @@ class Tab:
             self.complaints.append(json.dumps(parameters["exceptionDetails"])[:400])
 
     def value(self, expression: str) -> Any:
-        """What an expression is, in the page."""
+        """Evaluate an expression in the page."""
         answer = self.do("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
@@ -71,7 +71,7 @@ class Tab:
         return value
 
     def open(self, url: str, width: int, height: int, dark: bool = False) -> None:
-        """Go to a page, on a screen of this size."""
+        """Open a page with a viewport of this size."""
         self.do(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
@@ -80,7 +80,7 @@ class Tab:
         self.do("Page.navigate", url=url)
 
     def type(self, selector: str, text: str) -> None:
-        """Put the cursor into a field and type."""
+        """Focus a field and type."""
         self.value(f"document.querySelector({json.dumps(selector)}).focus()")
         self.do("Input.insertText", text=text)
 
@@ -89,7 +89,7 @@ class Tab:
         self.value(f"document.querySelector({json.dumps(selector)}).click()")
 
     def choose(self, selector: str, file: Path) -> None:
-        """Give a file to a field for files."""
+        """Set the file of a file input."""
         root = self.do("DOM.getDocument")["root"]["nodeId"]
         node = self.do("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
         self.do("DOM.setFileInputFiles", files=[str(file)], nodeId=node)

@@ -148,7 +148,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Server]]:
-    """Both servers, started side by side while the bundle is made; whoever needs one waits for it."""
+    """Both servers, started in parallel while the bundle is built; users wait for readiness."""
     logs = tmp_path_factory.mktemp("logs")
     moody = launch(
         [str(Path(__file__).with_name("moody_server.py"))],

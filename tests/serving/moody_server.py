@@ -62,8 +62,8 @@ class MoodyModel:
         ]
 
 
-def load_when_told(location: str) -> Any:
-    """Loading takes until a file of that name exists."""
+def load_when_file_exists(location: str) -> Any:
+    """Load the model once a file of that name exists."""
     while not Path(location).exists():
         time.sleep(0.02)
     return MoodyModel()
@@ -72,4 +72,4 @@ def load_when_told(location: str) -> Any:
 if __name__ == "__main__":
     from mistere.predictor.server import main
 
-    sys.exit(main(load_bundle=load_when_told))
+    sys.exit(main(load_bundle=load_when_file_exists))

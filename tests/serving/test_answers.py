@@ -29,7 +29,9 @@ def offline(bundle: str, dialogue: list[Utterance]) -> Any:
 
 
 @pytest.mark.parametrize("way", ["predict_rest", "predict_grpc", "predict_v1"])
-def test_every_way_gives_the_offline_answer(server: Server, dialogue: list[Utterance], offline: Any, way: str) -> None:
+def test_every_protocol_returns_the_offline_predictions(
+    server: Server, dialogue: list[Utterance], offline: Any, way: str
+) -> None:
     answer = getattr(server.client, way)(dialogue, detail=True)
     np.testing.assert_allclose(answer.probabilities, offline.probabilities, atol=1e-5)
     np.testing.assert_allclose(answer.expert_weights, offline.expert_weights, atol=1e-5)
@@ -50,7 +52,7 @@ def text_request(texts: list[str], **extra: Any) -> dict[str, Any]:
     return {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [len(texts)], "data": texts}], **extra}
 
 
-def test_the_id_is_echoed_or_made(server: Server) -> None:
+def test_the_id_is_echoed_or_generated(server: Server) -> None:
     echoed = httpx.post(server.url + INFER, json=text_request(["hi"], id="turn-7")).json()
     assert echoed["id"] == "turn-7"
     assert echoed["model_version"] == echoed["parameters"]["model_version"]
@@ -61,7 +63,7 @@ def test_the_id_is_echoed_or_made(server: Server) -> None:
     assert header.json()["id"] == "from-gateway"
 
 
-def test_requested_outputs_only(server: Server) -> None:
+def test_only_requested_outputs_are_returned(server: Server) -> None:
     body = text_request(["hi"], outputs=[{"name": "expert_probabilities"}, {"name": "label"}])
     outputs = httpx.post(server.url + INFER, json=body).json()["outputs"]
     assert {output["name"] for output in outputs} == {"expert_probabilities", "label"}
@@ -71,7 +73,9 @@ def raw_bytes(values: list[bytes]) -> bytes:
     return b"".join(struct.pack("<I", len(value)) + value for value in values)
 
 
-def test_binary_extension_both_ways(server: Server, dialogue: list[Utterance], offline: Any) -> None:
+def test_the_binary_extension_works_for_requests_and_responses(
+    server: Server, dialogue: list[Utterance], offline: Any
+) -> None:
     tensors = {
         "text": raw_bytes([(utterance.text or "").encode() for utterance in dialogue]),
         "audio": raw_bytes([utterance.audio or b"" for utterance in dialogue]),
@@ -136,7 +140,7 @@ def test_embeddings_by_grpc_and_rest(server: Server, bundle: str) -> None:
     np.testing.assert_allclose(np.reshape(outputs["probabilities"], (3, -1)), expected.probabilities, atol=1e-5)
 
 
-def test_audio_by_digest_after_it_was_sent(server: Server) -> None:
+def test_uploaded_audio_is_usable_by_digest(server: Server) -> None:
     sound = clip(0.8, pitch=440)
     server.client.predict_rest([Utterance("Hi", sound)])
     digest = hashlib.sha256(sound).hexdigest()
@@ -179,7 +183,7 @@ def test_metadata_and_health(server: Server) -> None:
         assert {output.name for output in described.outputs} >= {"label", "probabilities"}
 
 
-def test_models_cannot_be_unloaded_from_outside(server: Server) -> None:
+def test_clients_cannot_unload_models(server: Server) -> None:
     assert httpx.post(f"{server.url}/v2/repository/models/mistere/unload").status_code == 404
     with grpc.insecure_channel(server.grpc_target) as channel, pytest.raises(grpc.RpcError) as refused:
         GRPCInferenceServiceStub(channel).RepositoryModelUnload(

@@ -44,7 +44,7 @@ def test_the_store_is_bounded_and_drops_the_least_recently_used() -> None:
         "s3://bucket/calls/a\n.wav",
     ],
 )
-def test_other_locations_are_refused(uri: str) -> None:
+def test_other_locations_are_rejected(uri: str) -> None:
     with pytest.raises(RequestError) as refused:
         AudioReader(["s3://bucket/calls/"], 100).read({3: uri})
     assert refused.value.code == 400

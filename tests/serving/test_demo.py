@@ -63,7 +63,7 @@ def tags(html: str) -> list[tuple[str, list[str]]]:
     return found
 
 
-def test_hostile_words_stay_words() -> None:
+def test_hostile_text_is_escaped() -> None:
     def shown(words: str) -> str:
         answer = replace(
             prediction(1),
@@ -123,7 +123,7 @@ def test_a_missing_modality_is_shown(turn: ConversationTurn, modalities: str, sa
     assert rendering.heard_by(turn, modalities) == said
 
 
-def test_shares_in_words() -> None:
+def test_shares_are_described_in_words() -> None:
     assert [rendering.percent(share) for share in (0, 0.001, 0.62, 1)] == ["0 %", "<1 %", "62 %", "100 %"]
 
 
@@ -166,7 +166,7 @@ def test_an_invalid_recording_is_rejected_and_deleted(tmp_path: Path, data: byte
         as_flac(data)
 
 
-def test_a_turn_that_is_refused_is_not_added() -> None:
+def test_a_rejected_turn_is_not_added() -> None:
     def refuse(turns: Sequence[ConversationTurn]) -> EndpointPrediction:
         raise EndpointError("http://x answered 413: the request\nis too large.", "413")
 
@@ -234,7 +234,7 @@ def test_the_address_on_the_page_holds_no_password() -> None:
 @pytest.mark.parametrize(
     "path", ["/gradio_api/info", "/gradio_api/call/on_add", "/gradio_api/proxy=http://x", "/monitoring"]
 )
-def test_gradios_own_doors_are_shut(path: str) -> None:
+def test_endpoints_of_gradio_are_disabled(path: str) -> None:
     assert _ask(path)[0]["status"] == 404
 
 

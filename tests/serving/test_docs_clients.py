@@ -16,20 +16,20 @@ PROGRAMS = re.findall(r"```python\n(.*?)```", CALLS, re.DOTALL)
 
 
 def at(server: Server, program: str) -> str:
-    """The program for this server's ports."""
+    """Replace the ports in the program with those of the server."""
     return program.replace("localhost:8080", f"127.0.0.1:{server.http_port}").replace(
         "localhost:8081", f"127.0.0.1:{server.grpc_port}"
     )
 
 
-def test_there_is_one_for_requests_for_kserve_s_client_and_for_grpc() -> None:
+def test_the_docs_show_clients_for_requests_kserve_and_grpc() -> None:
     assert ["import requests" in PROGRAMS[0], "InferenceRESTClient" in PROGRAMS[1], "import grpc" in PROGRAMS[2]] == [
         True
     ] * 3
 
 
 @pytest.mark.parametrize("number", range(len(PROGRAMS)))
-def test_it_runs_and_prints_labels(server: Server, number: int) -> None:
+def test_the_client_prints_labels(server: Server, number: int) -> None:
     done = subprocess.run(
         [sys.executable, "-c", at(server, PROGRAMS[number])], capture_output=True, text=True, timeout=60, check=False
     )
@@ -37,7 +37,7 @@ def test_it_runs_and_prints_labels(server: Server, number: int) -> None:
     assert sum(done.stdout.count(label) for label in LABELS) == 2, done.stdout
 
 
-def test_curl_is_answered(server: Server, tmp_path: Path) -> None:
+def test_the_curl_command_succeeds(server: Server, tmp_path: Path) -> None:
     (script,) = re.findall(r"```bash\n(curl.*?)```", CALLS, re.DOTALL)
     done = subprocess.run(
         ["bash", "-e", "-c", at(server, script)], capture_output=True, text=True, timeout=60, check=False

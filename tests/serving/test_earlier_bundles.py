@@ -14,7 +14,7 @@ from mistere.artifacts.manifests import canonical_digest
 from mistere.model.inference import UtteranceInput, load_bundle
 
 
-def as_an_earlier_release_wrote_it(location: Path) -> Path:
+def in_the_form_of_an_earlier_release(location: Path) -> Path:
     """A copy of a bundle whose manifest has the encoders' and the run's fields side by side with others."""
     store = location.parents[2]
     manifest: dict[str, Any] = json.loads((location / MANIFEST).read_text(encoding="utf-8"))
@@ -35,8 +35,8 @@ def as_an_earlier_release_wrote_it(location: Path) -> Path:
     return copy
 
 
-def test_a_bundle_of_an_earlier_release_answers_as_before(bundle: str) -> None:
-    today, earlier = load_bundle(bundle), load_bundle(str(as_an_earlier_release_wrote_it(Path(bundle))))
+def test_a_bundle_of_an_earlier_release_gives_the_same_predictions(bundle: str) -> None:
+    today, earlier = load_bundle(bundle), load_bundle(str(in_the_form_of_an_earlier_release(Path(bundle))))
     assert earlier.bundle.digest != today.bundle.digest
     assert earlier.encoder_digests == today.encoder_digests == {"speech": "s" * 64, "text": "t" * 64}
     provenance = earlier.bundle.provenance

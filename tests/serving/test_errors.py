@@ -148,7 +148,7 @@ def test_a_wrong_binary_header_is_400(server: Server, header: str) -> None:
         (b"abcd", 2),
     ],
 )
-def test_lying_binary_tensors_are_400(server: Server, raw: bytes, size: int | None) -> None:
+def test_inconsistent_binary_tensors_are_400(server: Server, raw: bytes, size: int | None) -> None:
     parameters = {"binary_data_size": len(raw) if size is None else size}
     head = json.dumps(
         {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "parameters": parameters}]}
@@ -167,7 +167,7 @@ def huge_rate() -> bytes:
 @pytest.mark.parametrize(
     "sound", [b"junk", b"RIFFjunk", clip()[:40], clip(0.6, file_format="MP3"), clip(0.6, channels=6), huge_rate()]
 )
-def test_audio_that_is_not_accepted_is_415(server: Server, sound: bytes) -> None:
+def test_unsupported_audio_is_415(server: Server, sound: bytes) -> None:
     refused(infer(server, HI | {"shape": [2], "data": ["hi", "ho"]}, audio(b"", sound)), 415, "utterance 1")
 
 
@@ -196,7 +196,7 @@ def test_over_a_limit_is_413(server: Server) -> None:
     refused(httpx.post(f"{server.url}/v2/models/mistere/infer", content=chunks), 413, "bytes")
 
 
-def test_the_limits_themselves_are_allowed(server: Server) -> None:
+def test_values_equal_to_a_limit_are_accepted(server: Server) -> None:
     assert infer(server, tensor("text", ["x"] * 128)).status_code == 200
     assert infer(server, audio(clip(5.0))).status_code == 200
 
@@ -254,7 +254,7 @@ def moody_infer(server: Server, text: str, model: str = "mistere", **headers: st
     return httpx.post(f"{server.url}/v2/models/{model}/infer", json=body, headers=headers, timeout=30)
 
 
-def test_a_failure_of_ours_is_500_with_the_id_and_nothing_else(moody: Server) -> None:
+def test_an_internal_error_is_500_with_only_the_id(moody: Server) -> None:
     refused(moody_infer(moody, "crash", **{"X-Request-Id": "call-9"}), 500, "call-9")
     status = call(moody, message([b"crash"]))
     assert status.code() is grpc.StatusCode.INTERNAL
@@ -286,7 +286,7 @@ def test_an_expert_the_model_lacks_has_its_column(moody: Server) -> None:
     assert outputs["expert_weights"]["data"] == [0.0, 0.5, 0.5]
 
 
-def test_a_body_that_does_not_arrive(moody: Server) -> None:
+def test_a_body_that_does_not_arrive_times_out(moody: Server) -> None:
     def slowly() -> Any:
         yield b'{"inputs":'
         threading.Event().wait(1.6)

@@ -37,7 +37,7 @@ INFER = "/v2/models/mistere/infer"
 
 @pytest.fixture(scope="module")
 def s3_calls() -> Iterator[tuple[str, list[str]]]:
-    """An address that stands in for S3, and what was asked there."""
+    """A stand-in for S3 that records its requests."""
     asked: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -59,7 +59,7 @@ def s3_calls() -> Iterator[tuple[str, list[str]]]:
 def target(
     bundle: str, dialogue: list[Utterance], s3_calls: tuple[str, list[str]], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    """A server that reads ``audio_uri``, with little patience; after all of it the same one answers the same."""
+    """A server that reads ``audio_uri``, with short timeouts; afterwards the same process still gives the same predictions."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", s3_calls[0])
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
@@ -80,13 +80,13 @@ def target(
 
 
 def peak(server: Server) -> int:
-    """The most memory the process ever had, bytes."""
+    """Peak resident memory of the process, bytes."""
     status = Path(f"/proc/{server.process.pid}/status").read_text()
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
 
 
 def raw(server: Server, sent: bytes, half_close: bool = False, port: int | None = None) -> bytes:
-    """What comes back for these bytes, until the server has nothing more to say for a second."""
+    """Send bytes and return the response, read until the server is silent for one second."""
     received = b""
     with socket.create_connection(("127.0.0.1", port or server.http_port), timeout=10) as connection:
         connection.sendall(sent)
@@ -107,7 +107,7 @@ def lying(header: bytes, at: int, value: bytes) -> bytes:
 
 
 def silence(seconds: int, rate: int, file_format: str) -> bytes:
-    """Hours of nothing."""
+    """Hours of silence."""
     file = io.BytesIO()
     with soundfile.SoundFile(file, "w", rate, 1, format=file_format) as encoder:
         block = np.zeros(rate * 60, dtype=np.float32)
@@ -162,7 +162,7 @@ SOUNDS: dict[str, tuple[bytes, set[int]]] = {
 
 
 @pytest.mark.parametrize("name", SOUNDS)
-def test_a_hostile_sound_is_refused_or_answered_fast_and_in_little_memory(target: Server, name: str) -> None:
+def test_hostile_audio_is_processed_fast_and_in_bounded_memory(target: Server, name: str) -> None:
     sound, codes = SOUNDS[name]
     before, start = peak(target), time.monotonic()
     response = httpx.post(f"{target.url}{INFER}", json={"inputs": [audio(sound)]}, timeout=30)
@@ -185,14 +185,14 @@ def by_grpc(server: Server, request: Any, method: str = "ModelInfer", **options:
     return "OK"
 
 
-def test_many_small_files_that_decode_to_much_stay_within_bounds(target: Server) -> None:
+def test_many_small_files_with_large_decoded_size_stay_within_bounds(target: Server) -> None:
     bomb = clip(4.9, 384000, "FLAC", 2, 0)
     before = peak(target)
     assert infer(target, audio(*[bomb] * 32)).status_code == 200
     assert peak(target) - before < 500 * MIB
 
 
-def test_rates_that_divide_badly_cost_seconds_not_minutes(target: Server) -> None:
+def test_expensive_resampling_rates_take_seconds_not_minutes(target: Server) -> None:
     sounds = [clip(0.1, rate) for rate in (383987, 191999, 95989, 44101)]
     start = time.monotonic()
     assert infer(target, audio(*sounds)).status_code == 200
@@ -200,7 +200,7 @@ def test_rates_that_divide_badly_cost_seconds_not_minutes(target: Server) -> Non
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_numbers_that_are_none_are_400_as_raw_bytes_and_by_grpc(target: Server, value: float) -> None:
+def test_non_finite_numbers_are_400_as_raw_bytes_and_by_grpc(target: Server, value: float) -> None:
     values = np.full(16, value, dtype="<f4")
     parameters = {"binary_data_size": values.nbytes}
     item = {"name": "text_embedding", "datatype": "FP32", "shape": [1, 16], "parameters": parameters}
@@ -218,7 +218,7 @@ def test_numbers_too_large_for_the_model_are_400(target: Server) -> None:
 
 
 @pytest.mark.parametrize("shape", [[10**9, 16], [2**62, 4], [0, 16], [-1, -16], [16, 1], [1, 16, 1], [2**64, 16], []])
-def test_a_shape_that_lies_is_refused_as_raw_bytes_too(target: Server, shape: list[int]) -> None:
+def test_a_wrong_shape_of_raw_bytes_is_rejected(target: Server, shape: list[int]) -> None:
     values = np.zeros(16, dtype="<f4").tobytes()
     item = {"name": "text_embedding", "datatype": "FP32", "shape": shape, "parameters": {"binary_data_size": 64}}
     head = json.dumps({"inputs": [item], "parameters": DIGEST}).encode()
@@ -265,7 +265,7 @@ OVER_A_LIMIT = {"two million elements", "two million numbers", "a million empty 
 
 
 @pytest.mark.parametrize("name", GREEDY)
-def test_a_body_that_wants_to_become_gigabytes_is_refused(target: Server, name: str) -> None:
+def test_a_decompression_bomb_is_rejected(target: Server, name: str) -> None:
     before, start = peak(target), time.monotonic()
     path = "/v1/models/mistere:predict" if "instances" in name else INFER
     response = httpx.post(f"{target.url}{path}", content=GREEDY[name], timeout=30)
@@ -274,7 +274,7 @@ def test_a_body_that_wants_to_become_gigabytes_is_refused(target: Server, name: 
     assert peak(target) - before < 600 * MIB
 
 
-def test_messages_of_very_many_parts_are_refused(target: Server) -> None:
+def test_messages_with_very_many_parts_are_rejected(target: Server) -> None:
     before, start = peak(target), time.monotonic()
     tensors = b"\x2a\x00" * 1000000
     assert by_grpc(target, b"\x0a\x07mistere" + tensors) == "INVALID_ARGUMENT"
@@ -325,7 +325,7 @@ def test_wrong_base64_is_400_in_every_field(target: Server, encoded: str) -> Non
 
 
 @pytest.mark.parametrize("text", [b"\xff\xfe", b"\xc3", b"\xed\xa0\x80", b"\xf8\x88\x80\x80\x80", b"\x80hi"])
-def test_invalid_utf8_is_400_wherever_it_stands(target: Server, text: bytes) -> None:
+def test_invalid_utf8_is_400_in_every_field(target: Server, text: bytes) -> None:
     encoded = base64.b64encode(text).decode()
     refused(infer(target, tensor("text", [encoded], content_type="base64")), 400, "UTF-8")
     refused(httpx.post(f"{target.url}{INFER}", content=b'{"inputs": [{"name": "' + text + b'"}]}'), 400)
@@ -366,7 +366,7 @@ def test_locations_outside_the_allowed_ones_are_never_requested(
     assert len(s3_calls[1]) == before
 
 
-def test_an_allowed_location_is_asked_for_as_it_was_named(target: Server, s3_calls: tuple[str, list[str]]) -> None:
+def test_an_allowed_location_is_requested_unchanged(target: Server, s3_calls: tuple[str, list[str]]) -> None:
     for key in ("a.wav", "%2e%2e/a.wav", "a?versionId=1", "a#b", "x" * 2000):
         refused(infer(target, tensor("audio_uri", [f"s3://calls/in/{key}"])), 400, "could not be read")
     assert s3_calls[1]
@@ -437,7 +437,7 @@ def test_hostile_model_names_are_unknown(target: Server, name: bytes) -> None:
     ],
     ids=lambda sent: str(sent[:40]),
 )
-def test_malformed_http_does_no_harm(target: Server, sent: bytes) -> None:
+def test_the_server_survives_malformed_http(target: Server, sent: bytes) -> None:
     answer = raw(target, sent)
     assert b"HTTP/1.1 5" not in answer, answer[:200]
     assert not any(word.encode() in answer for word in FORBIDDEN), answer[:500]
@@ -470,7 +470,7 @@ def test_slow_clients_and_half_closed_connections_do_not_block_others(target: Se
     assert infer(target, HI).status_code == 200
 
 
-def test_clients_that_disconnect_before_the_answer_do_no_harm(target: Server) -> None:
+def test_the_server_survives_clients_that_disconnect_early(target: Server) -> None:
     body = json.dumps({"inputs": [audio(clip(3.0))]}).encode()
     head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     for number in range(30):
@@ -484,14 +484,14 @@ def test_clients_that_disconnect_before_the_answer_do_no_harm(target: Server) ->
 
 
 @pytest.mark.parametrize("method", ["ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata"])
-def test_garbage_is_the_callers_error_in_every_method(target: Server, method: str) -> None:
+def test_garbage_is_a_client_error_in_every_method(target: Server, method: str) -> None:
     assert by_grpc(target, b"\xff\xff\xff", method) == "INVALID_ARGUMENT"
     assert by_grpc(target, b"\x0a\x02\xff\xfe", method) in ("OK", "INVALID_ARGUMENT")
     assert by_grpc(target, b"", method) == ("NOT_FOUND" if method.startswith("Model") else "OK")
     assert by_grpc(target, b"", "RepositoryModelLoad") == "UNIMPLEMENTED"
 
 
-def test_huge_metadata_is_refused(target: Server) -> None:
+def test_huge_metadata_is_rejected(target: Server) -> None:
     huge = [(f"x-{number}", "v" * 1000) for number in range(200)]
     assert by_grpc(target, message([b"x"]), metadata=huge) in ("RESOURCE_EXHAUSTED", "UNAVAILABLE")
     assert by_grpc(target, message([b"x"]), metadata=[("x-id-bin", bytes(range(256)))]) == "OK"

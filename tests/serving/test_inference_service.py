@@ -79,7 +79,7 @@ def validator() -> Any:
     [manifest(), manifest(STANDARD), manifest(KNATIVE), manifest(KNATIVE, 20), candidate_of(manifest(STANDARD))],
     ids=["default", "standard", "knative", "share", "candidate"],
 )
-def test_it_fits_the_crd(validator: Any, content: dict[str, Any]) -> None:
+def test_the_manifest_is_valid_under_the_crd(validator: Any, content: dict[str, Any]) -> None:
     assert not [error.message for error in validator.iter_errors(content)]
 
 
@@ -89,7 +89,7 @@ def test_the_validator_refuses_unknown_fields(validator: Any) -> None:
     assert list(validator.iter_errors(wrong))
 
 
-def test_it_serves_that_bundle_safely() -> None:
+def test_the_manifest_serves_the_bundle_with_restrictions() -> None:
     content = manifest()
     assert content["metadata"]["annotations"]["serving.kserve.io/deploymentMode"] == "Standard"
     predictor = content["spec"]["predictor"]
@@ -106,7 +106,7 @@ def test_it_serves_that_bundle_safely() -> None:
     assert not any(word in str(content).lower() for word in ("secret", "password", "aws_"))
 
 
-def test_a_location_without_the_digest_is_refused() -> None:
+def test_a_location_without_the_digest_is_rejected() -> None:
     with pytest.raises(UsageError, match="does not end with"):
         inference_service("s3://models/mistere/current", DIGEST, DeploymentConfig(), IMAGE)
 

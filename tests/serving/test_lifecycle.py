@@ -62,7 +62,7 @@ def test_not_ready_while_loading_then_drained_without_loss(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("option", ["--http-port", "--grpc-port"])
-def test_a_port_in_use_is_one_sentence(option: str) -> None:
+def test_a_port_in_use_is_reported_in_one_sentence(option: str) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -86,7 +86,7 @@ def test_a_port_in_use_is_one_sentence(option: str) -> None:
     assert time.monotonic() - start < 5
 
 
-def test_a_damaged_bundle_is_refused_by_name(bundle: str, tmp_path: Path) -> None:
+def test_a_damaged_bundle_is_rejected_by_name(bundle: str, tmp_path: Path) -> None:
     store = tmp_path / "store"
     shutil.copytree(Path(bundle).parents[2], store)
     damaged = store / "artifacts" / "ModelBundle" / Path(bundle).name
@@ -117,7 +117,7 @@ def test_client_module_and_help_load_nothing_heavy() -> None:
 
 
 @pytest.mark.long
-def test_killed_and_started_again_it_serves_with_no_manual_step_and_two_replicas_agree(
+def test_a_killed_server_restarts_without_manual_steps_and_replicas_agree(
     bundle: str, tmp_path: Path, dialogue: list[Utterance]
 ) -> None:
     first = launch(["-m", "mistere.predictor"], bundle, tmp_path / "first")
@@ -141,9 +141,7 @@ def test_killed_and_started_again_it_serves_with_no_manual_step_and_two_replicas
 
 
 @pytest.mark.long
-def test_a_bundle_that_is_swapped_on_disk_changes_nothing_until_the_next_start(
-    tmp_path: Path, dialogue: list[Utterance]
-) -> None:
+def test_a_bundle_replaced_on_disk_is_loaded_at_the_next_start(tmp_path: Path, dialogue: list[Utterance]) -> None:
     bundle = make_bundle(tmp_path / "made")
     server = launch(["-m", "mistere.predictor"], bundle, tmp_path / "log")
     try:
@@ -151,14 +149,14 @@ def test_a_bundle_that_is_swapped_on_disk_changes_nothing_until_the_next_start(
         before = server.client.predict_rest(dialogue).probabilities
         for file in Path(bundle).rglob("*.safetensors"):
             file.write_bytes(bytes(file.stat().st_size))
-        other = [Utterance(f"{one.text} Indeed.", one.audio) for one in dialogue]  # nothing of it is at hand
+        other = [Utterance(f"{one.text} Indeed.", one.audio) for one in dialogue]  # none of these vectors is cached
         assert np.isfinite(server.client.predict_rest(other).probabilities).all()
         assert np.array_equal(server.client.predict_rest(dialogue).probabilities, before)
     finally:
         assert server.terminate() == 0
 
 
-def test_an_unreachable_store_at_the_start_means_not_ready_until_it_answers(
+def test_the_server_is_not_ready_until_the_store_is_reachable(
     bundle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from moto.server import ThreadedMotoServer

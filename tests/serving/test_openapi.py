@@ -147,7 +147,7 @@ def test_a_running_server_names_its_labels_widths_and_limits(server: Server) -> 
     )
 
 
-def test_the_document_is_there_before_the_model_is(tmp_path: Path) -> None:
+def test_the_document_is_served_before_the_model_is_loaded(tmp_path: Path) -> None:
     script = str(Path(__file__).with_name("moody_server.py"))
     waiting = launch([script], str(tmp_path / "never"), tmp_path / "log")
     try:
@@ -169,7 +169,7 @@ def resolved(document: dict[str, Any], schema: dict[str, Any]) -> Draft202012Val
 
 
 @pytest.mark.parametrize("method,path", [operation for operation in OPERATIONS if operation[0] == "post"])
-def test_every_example_of_a_request_is_valid_and_answered(server: Server, method: str, path: str) -> None:
+def test_every_request_example_is_valid_and_succeeds(server: Server, method: str, path: str) -> None:
     document = served(server)
     content = document["paths"][path][method]["requestBody"]["content"]["application/json"]
     assert content["examples"]
@@ -183,7 +183,7 @@ def test_every_example_of_a_request_is_valid_and_answered(server: Server, method
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_every_example_of_an_answer_is_valid(server: Server, known: bool) -> None:
+def test_every_response_example_is_valid(server: Server, known: bool) -> None:
     document = served(server) if known else DOCUMENT
     responses = [*document["components"]["responses"].values()]
     for method, path in OPERATIONS:

@@ -1,4 +1,4 @@
-"""The public Python API with a real bundle, a real endpoint and a real dataset; and what the guide shows."""
+"""The public Python API with a real bundle, endpoint and dataset, and the snippets of the guide."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def assert_same(one: EndpointPrediction, other: EndpointPrediction) -> None:
     np.testing.assert_allclose(one.expert_weights, other.expert_weights, rtol=0, atol=1e-6)
 
 
-def test_a_loaded_bundle_answers_as_its_endpoint(bundle: str, server: Server, dialogue: list[Utterance]) -> None:
+def test_a_loaded_bundle_predicts_as_its_endpoint(bundle: str, server: Server, dialogue: list[Utterance]) -> None:
     model, endpoint = mistere.load(bundle), mistere.connect(server.url)
     here, there = model.predict(dialogue, detail=True), endpoint.predict(dialogue, detail=True)
     assert_same(here, there)
@@ -42,7 +42,9 @@ def test_a_loaded_bundle_answers_as_its_endpoint(bundle: str, server: Server, di
     assert model.predict(dialogue).expert_probabilities is None
 
 
-def test_utterances_in_every_form_are_the_same(bundle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_forms_of_utterances_give_the_same_prediction(
+    bundle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "turn.wav").write_bytes(clip())
     monkeypatch.chdir(tmp_path)
     model = mistere.load(Path(bundle))
@@ -66,7 +68,7 @@ def test_utterances_in_every_form_are_the_same(bundle: str, tmp_path: Path, monk
         ([{"text": " "}], "has anything this model reads"),
     ],
 )
-def test_a_malformed_dialogue_is_refused_in_a_sentence(bundle: str, dialogue: list[object], message: str) -> None:
+def test_a_malformed_dialogue_is_rejected_in_one_sentence(bundle: str, dialogue: list[object], message: str) -> None:
     with pytest.raises(UsageError, match=re.escape(message)):
         mistere.load(bundle).predict(dialogue)  # type: ignore[arg-type]
 
@@ -86,7 +88,7 @@ def test_a_dataset_is_read_by_split(tmp_path: Path) -> None:
         mistere.read_dataset(tmp_path)
 
 
-def test_a_url_without_a_scheme_is_refused() -> None:
+def test_a_url_without_a_scheme_is_rejected() -> None:
     with pytest.raises(UsageError, match="starts with http:// or https://"):
         mistere.connect("localhost:8080")
 
@@ -104,7 +106,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
         _ = mistere.predict  # type: ignore[attr-defined]
 
 
-def test_the_guide_s_snippets_run(bundle: str, server: Server, tmp_path: Path) -> None:
+def test_the_snippets_of_the_guide_run(bundle: str, server: Server, tmp_path: Path) -> None:
     make_dataset(tmp_path / "data" / "sample")
     (tmp_path / "turn1.wav").write_bytes(clip())
     printed = []

@@ -91,7 +91,7 @@ def _node(
 
 
 class KubernetesApi(HttpServer):
-    """A cluster in good order; ``objects`` by path, lists as lists."""
+    """A healthy cluster; ``objects`` by path, lists as lists."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -161,7 +161,7 @@ class KubernetesApi(HttpServer):
         return {"kind": "APIResourceList", "groupVersion": "g/v", "resources": found}
 
     def at(self, tail: str) -> str:
-        """The path of the one object whose path ends so."""
+        """The path of the only object with this path suffix."""
         (path,) = [path for path in self.objects if path.endswith(tail)]
         return path
 
@@ -169,7 +169,7 @@ class KubernetesApi(HttpServer):
         del self.objects[self.at(tail)]
 
     def kubeconfig(self) -> str:
-        """What ``kubectl`` would be told of it."""
+        """The response to a request, as ``kubectl`` would receive it."""
         return json.dumps(
             {
                 "apiVersion": "v1",

@@ -1,4 +1,4 @@
-"""Where images and artifacts lie, as ``mistere doctor`` asks for them: a container registry, and an S3 server in trouble."""
+"""Stand-ins for ``mistere doctor``: a container registry, and an S3 server with injectable errors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.stand_ins.http_server import HttpServer, Reply
 
 
 class Registry(HttpServer):
-    """A container registry; with ``login`` it gives anybody a token first, as public ones do."""
+    """A container registry; with ``login`` it issues anonymous tokens first, as public ones do."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Registry(HttpServer):
 
 
 class TroubledS3(HttpServer):
-    """Stands before a real S3 server: refuses single methods, or forgets the conditions of conditional puts."""
+    """A proxy of a real S3 server: rejects single methods, or drops the conditions of conditional puts."""
 
     def __init__(self, endpoint: str) -> None:
         super().__init__()

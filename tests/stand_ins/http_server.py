@@ -1,4 +1,4 @@
-"""A real HTTP server in a thread, for stand-ins: it can be silent, in trouble, or have a clock that is off."""
+"""A real HTTP server in a thread, for stand-ins: it can be silent, return errors, or have a wrong clock."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 
 @dataclass
 class Reply:
-    """One answer."""
+    """One response."""
 
     status: int
     body: Any = None
@@ -24,7 +24,7 @@ class Reply:
 
 
 class HttpServer(ABC):
-    """A server in a thread; ``asked`` has every request's method and path."""
+    """A server in a thread; ``asked`` records every request's method and path."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -85,7 +85,7 @@ class HttpServer(ABC):
                 return more
 
             def log_message(self, format: str, *arguments: Any) -> None:
-                """Nothing on the screen."""
+                """Log nothing."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
@@ -95,10 +95,10 @@ class HttpServer(ABC):
 
     @abstractmethod
     def answer(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Reply:
-        """What a request is told."""
+        """Return the response to a request."""
 
     def close(self) -> None:
-        """End it; a second time does nothing."""
+        """Stop the server; a second call does nothing."""
         self._released.set()
         self._server.shutdown()
         self._server.server_close()
@@ -106,7 +106,7 @@ class HttpServer(ABC):
 
 @contextmanager
 def running(server: HttpServer) -> Iterator[Any]:
-    """A server, closed at the end."""
+    """Run a server and close it at the end."""
     try:
         yield server
     finally:

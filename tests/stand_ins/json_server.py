@@ -1,4 +1,4 @@
-"""A JSON API on a real socket, with trouble on demand: a client sees what it would see of the server that is stood in for."""
+"""A JSON API on a real socket with injectable errors; clients see the responses of the real server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 
 class RefusalError(Exception):
-    """An answer that is no success."""
+    """A response that is an error."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -24,7 +24,7 @@ class RefusalError(Exception):
 
 @dataclass
 class Trouble:
-    """Trouble on demand: the next ``times`` requests whose method and path match are answered with ``status``.
+    """An injected error: the next ``times`` requests whose method and path match are answered with ``status``.
 
     ``done`` first does what was asked, and only then loses the answer; ``seconds`` keeps the client waiting.
     """
@@ -40,7 +40,7 @@ class Trouble:
 
 
 class Api(Protocol):
-    """What is served: how it answers, and its switches.
+    """The state of a server: its responses and switches.
 
     Attributes:
         prefix: of every path; outside of it is a page for people.
@@ -57,10 +57,10 @@ class Api(Protocol):
     requests: list[tuple[str, str]]
 
     def answer(self, method: str, path: str, query: dict[str, str], body: bytes, content_type: str) -> Any:
-        """What the server answers, as plain data, or a :class:`RefusalError`."""
+        """Return the response as plain data, or raise :class:`RefusalError`."""
 
     def refusal(self, error: RefusalError, path: str) -> Any:
-        """The body of an answer that is no success."""
+        """The body of an error response."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -68,7 +68,7 @@ class _Handler(BaseHTTPRequestHandler):
     api: Api
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing: the tests read what was asked from the state."""
+        """Log nothing; the tests read the requests from the state."""
 
     def date_time_string(self, timestamp: float | None = None) -> str:
         return super().date_time_string((timestamp or time.time()) + self.api.clock)
@@ -114,7 +114,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(text.encode())))
             self.end_headers()
             self.wfile.write(text.encode())
-        except (BrokenPipeError, ConnectionResetError):  # a client that waited no longer
+        except (BrokenPipeError, ConnectionResetError):  # the client disconnected
             self.close_connection = True
 
     do_GET = do_POST = do_DELETE = _serve  # noqa: N815
@@ -122,7 +122,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def listening(api: Api) -> Iterator[str]:
-    """The API on a port of this machine; its URL."""
+    """Serve the API on a local port; yields its URL."""
     handler = type("Handler", (_Handler,), {"api": api})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True

@@ -56,18 +56,18 @@ class KfpApi:
     prefix = PREFIX
 
     def refusal(self, error: RefusalError, path: str) -> Any:
-        """The body of an answer that is no success; uploads have one of their own."""
+        """The body of an error response; uploads have their own form."""
         if "/upload" in path:
             return {"error_message": str(error), "error_details": str(error)}
         return {"error": str(error), "code": _GRPC.get(error.status, 2), "message": str(error), "details": []}
 
     def now(self) -> datetime.datetime:
-        """A time that moves with every object, as the server's does."""
+        """A timestamp that increases with every object, as the server's does."""
         self._clock += 1
         return datetime.datetime.fromtimestamp(1.8e9 + self._clock, datetime.UTC)
 
     def fire(self, schedule: models.V2beta1RecurringRun) -> models.V2beta1Run:
-        """Start a run of a schedule, as the scheduler does when its time has come."""
+        """Start a due run of a schedule, as the scheduler does."""
         body = models.V2beta1Run(
             display_name=f"{schedule.display_name}-{self._clock}",
             experiment_id=schedule.experiment_id,
@@ -87,7 +87,7 @@ class KfpApi:
         return namespace
 
     def answer(self, method: str, path: str, query: dict[str, str], body: bytes, content_type: str) -> Any:
-        """What the server answers, as plain data."""
+        """Return the response as plain data."""
         for verb, pattern, operation in _ROUTES:
             match = re.fullmatch(pattern, path)
             if match and verb == method:
@@ -175,7 +175,7 @@ class KfpApi:
         return run
 
     def _check(self, body: models.V2beta1Run | models.V2beta1RecurringRun) -> None:
-        """What both runs and schedules must name: an experiment, a version, and its parameters, all of them and no others."""
+        """Check that a run or schedule names an experiment, a version, and exactly its parameters."""
         experiment = _there(self.experiments, body.experiment_id or "", "Experiment")
         self._namespace(experiment.namespace)
         reference = body.pipeline_version_reference
@@ -292,6 +292,6 @@ _ROUTES: list[tuple[str, str, Callable[..., Any]]] = [
 
 @contextmanager
 def served(api: KfpApi) -> Iterator[KfpApi]:
-    """The API on a port of this machine."""
+    """Serve the API on a local port."""
     with listening(api) as api.url:
         yield api

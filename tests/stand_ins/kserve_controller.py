@@ -23,7 +23,7 @@ _addresses = itertools.count(1)
 
 
 class Started(Protocol):
-    """A container that runs."""
+    """A running container."""
 
     def stop(self) -> None: ...
 
@@ -32,7 +32,7 @@ Start = Callable[[dict[str, Any], str], Started]
 
 
 class Controller:
-    """Reconciles every InferenceService again and again."""
+    """Reconciles every InferenceService in a loop."""
 
     def __init__(self, cluster: KubernetesApi, start: Start) -> None:
         self.cluster = cluster
@@ -71,7 +71,7 @@ class Controller:
                     self.cluster.remove("deployments", deployment["metadata"]["name"])
 
     def _admit(self, service: dict[str, Any]) -> bool:
-        """Whether there is something to do for it; holds it with a finalizer, and lets it go when it was deleted."""
+        """Whether the service needs work; add a finalizer, and remove it on deletion."""
         name, finalizers = service["metadata"]["name"], ["inferenceservice.finalizers"]
         if service["metadata"].get("deletionTimestamp"):
             self.cluster.remove("inferenceservices", name)
@@ -163,7 +163,7 @@ class Controller:
         self._tell(service, bool(ready), {"url": url, "components": {"predictor": status}})
 
     def _tell(self, service: dict[str, Any], ready: bool, status: dict[str, Any]) -> None:
-        """The status alone is written; Ready stays True while something serves, whatever becomes of the new revision."""
+        """Write only the status; Ready stays True while any revision serves, even if the new one fails."""
         live = self.cluster.find("inferenceservices", service["metadata"]["name"])
         if live is None:
             return
@@ -198,7 +198,7 @@ class Controller:
         return pod
 
     def _run(self, pod: dict[str, Any]) -> dict[str, Any]:
-        """A step of the kubelet."""
+        """One kubelet iteration."""
         name, behaviour = pod["metadata"]["name"], self._behaviour(pod)
         state: dict[str, Any] = {"name": "kserve-container", "restartCount": 0, "state": {"running": {}}}
         conditions = [{"type": "PodScheduled", "status": "True"}]
@@ -238,7 +238,7 @@ class Controller:
 
 
 def _template(service: dict[str, Any]) -> dict[str, Any]:
-    """The pods' template, with the labels and annotations of the whole, as KServe makes it."""
+    """The pod template as KServe builds it, with the labels and annotations of the service."""
     metadata, predictor = service["metadata"], service["spec"]["predictor"]
     labels = {**metadata.get("labels", {}), **predictor.get("labels", {}), SERVICE: metadata["name"]}
     annotations = {**metadata.get("annotations", {}), **predictor.get("annotations", {})}
@@ -249,7 +249,7 @@ def _template(service: dict[str, Any]) -> dict[str, Any]:
 
 
 def _digest(value: dict[str, Any]) -> str:
-    """Of a template; a pod remembers that of its own."""
+    """Digest of a template; each pod records its own."""
     remembered: str | None = value["metadata"].get("annotations", {}).get("template")
     return remembered or json.dumps(value, sort_keys=True)
 

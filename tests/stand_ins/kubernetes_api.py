@@ -30,7 +30,7 @@ Key = tuple[str, str, str]
 
 
 class RefusalError(Exception):
-    """An answer other than 2xx."""
+    """A response other than 2xx."""
 
     def __init__(self, code: int, reason: str, message: str, details: dict[str, Any] | None = None) -> None:
         super().__init__(message)
@@ -71,19 +71,19 @@ class KubernetesApi:
             ]
 
     def write(self, kind: str, value: dict[str, Any]) -> None:
-        """What a controller writes, whole; the generation moves with the spec alone."""
+        """Write a whole object as a controller does; only a changed spec increments the generation."""
         with self.changed:
             self._store((kind, value["metadata"]["namespace"], value["metadata"]["name"]), copy.deepcopy(value))
 
     def write_status(self, kind: str, value: dict[str, Any]) -> None:
-        """What a controller writes through the status subresource: nothing else of the object is taken."""
+        """Write the status subresource as a controller does; other fields are ignored."""
         with self.changed:
             key = (kind, value["metadata"]["namespace"], value["metadata"]["name"])
             if key in self._objects:
                 self._store(key, {**copy.deepcopy(self._objects[key]), "status": copy.deepcopy(value["status"])})
 
     def edit(self, kind: str, name: str, changed: dict[str, Any], manager: str = "kubectl-edit") -> None:
-        """What a person changes with ``kubectl edit``."""
+        """Change an object as ``kubectl edit`` does."""
         with self.changed:
             live = self._objects[(kind, "mistere", name)]
             self._store((kind, "mistere", name), update(live, changed, manager))
@@ -96,14 +96,14 @@ class KubernetesApi:
             return gone is not None
 
     def say(self, pod: str, line: str) -> None:
-        """What a pod's container writes, with the time at which the kubelet saw it."""
+        """Append a log line of a pod's container, with the kubelet's timestamp."""
         nanoseconds = time.time_ns()
         seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(nanoseconds // 10**9))
         with self.changed:
             self.lines.setdefault(pod, []).append((f"{seconds}.{nanoseconds % 10**9:09d}Z", line))
 
     def _delete(self, key: Key, foreground: bool = False) -> bool:
-        """Remove an object, or mark it where a finalizer has work to do first, as what belongs to it is in foreground."""
+        """Delete an object, or mark it for deletion while a finalizer or foreground deletion is pending."""
         with self.changed:
             live = self._objects.get(key)
             if live is None or not (foreground or live["metadata"].get("finalizers")):
@@ -123,7 +123,7 @@ class KubernetesApi:
         self.write("events", {"apiVersion": "v1", "kind": "Event", "metadata": metadata, **said})
 
     def forget(self) -> None:
-        """Compact: versions up to now are gone, for watches and for lists that go on."""
+        """Compact: expire all versions so far, for watches and for continued lists."""
         with self.changed:
             self._forgotten = self._version
 
@@ -149,7 +149,7 @@ class KubernetesApi:
         self.changed.notify_all()
 
     def answer(self, method: str, target: str, token: str, body: bytes) -> tuple[int, Any]:
-        """One call that is no watch."""
+        """Handle one call other than a watch."""
         url = urlsplit(target)
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
         kind, namespace, name, sub = self._parse(url.path)
@@ -187,7 +187,7 @@ class KubernetesApi:
             raise RefusalError(401, "Unauthorized", "Unauthorized")
         rules, resource = self.tokens[token], f"{kind}/{sub}" if sub else kind
         needed = [verb]
-        if verb == "patch":  # of what is not there yet, server-side apply is a creation too
+        if verb == "patch":  # server-side apply of a missing object also creates it
             needed.append("create")
         for each in needed:
             if ("*", "*") not in rules and (each, resource) not in rules:
@@ -266,7 +266,7 @@ class KubernetesApi:
         return {"apiVersion": api, "kind": f"{name}List", "metadata": metadata, "items": found[start : start + limit]}
 
     def watch(self, target: str, token: str) -> Iterator[dict[str, Any]]:
-        """Every change after a version, until the time is over."""
+        """Yield every change after a version, until the timeout."""
         url = urlsplit(target)
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
         kind, namespace, _, _ = self._parse(url.path)
@@ -289,7 +289,7 @@ class KubernetesApi:
                     yield {"type": what, "object": value}
 
     def proxy(self, method: str, target: str, token: str, body: bytes) -> tuple[int, bytes]:
-        """Hand a call on to a pod."""
+        """Forward a call to a pod."""
         self._authorise(token, "create" if method == "POST" else "get", "pods", "proxy")
         before, _, rest = target.partition("/proxy")
         name, _, port = before.rpartition("/")[2].partition(":")
@@ -308,7 +308,7 @@ class KubernetesApi:
 
 
 def selected(value: dict[str, Any], query: dict[str, str]) -> bool:
-    """Whether label and field selectors let an object through."""
+    """Whether an object matches label and field selectors."""
     labels = value["metadata"].get("labels") or {}
     for part in filter(None, query.get("labelSelector", "").split(",")):
         name, _, wanted = part.partition("=")

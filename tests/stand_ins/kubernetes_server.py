@@ -1,4 +1,4 @@
-"""The Kubernetes API's stand-in at the socket; trouble can be asked for."""
+"""The stand-in for the Kubernetes API on a socket, with injectable errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.stand_ins.kubernetes_api import KubernetesApi, RefusalError
 
 @dataclass
 class Trouble:
-    """Something that goes wrong with the next ``times`` calls of a method; code 0 breaks the connection off."""
+    """An error for the next ``times`` calls of a method; code 0 closes the connection."""
 
     method: str
     code: int
@@ -24,7 +24,7 @@ class Trouble:
 
 
 class KubernetesServer:
-    """A cluster's API behind a port of this machine, with TLS where a context is given."""
+    """A cluster's API on a local port, with TLS if a context is given."""
 
     def __init__(self, cluster: KubernetesApi, tls: ssl.SSLContext | None = None) -> None:
         self.troubles: list[Trouble] = []
@@ -44,7 +44,7 @@ class KubernetesServer:
         return f"http://127.0.0.1:{self.port}"
 
     def changes(self) -> list[str]:
-        """Calls that change something, without their query; dry runs do not."""
+        """Mutating calls without their query; dry runs are excluded."""
         return [
             f"{method} {path.partition('?')[0].rpartition('/')[2]}"
             for method, path in self.calls
@@ -109,7 +109,7 @@ def _handler(
                 self.close_connection = True
 
         def log_message(self, *_: Any) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     for method in ("GET", "POST", "PATCH", "DELETE"):
         setattr(Handler, f"do_{method}", Handler._serve)

@@ -1,4 +1,4 @@
-"""The predictor's REST interface without a model: what it answers is said by the bundle's digest."""
+"""The predictor's REST interface without a model: the bundle's digest selects the responses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mistere.serving import protocol
 
 
 class LightPredictor:
-    """Listens where the real one would, on the pod's address."""
+    """Listens on the pod's address, as the real predictor does."""
 
     def __init__(self, container: Mapping[str, Any], address: str, answers: Mapping[str, list[list[float]]]) -> None:
         arguments = container["args"]
@@ -69,6 +69,6 @@ def _handler(digest: str, model: str, probabilities: list[list[float]]) -> type[
             self.wfile.write(data)
 
         def log_message(self, *_: Any) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     return Handler

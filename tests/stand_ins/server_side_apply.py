@@ -1,4 +1,4 @@
-"""Server-side apply as the API server does it: who manages which field, what conflicts, what goes when nobody wants it.
+"""Server-side apply as the API server does it: field managers, conflicts, and removal of fields without a manager.
 
 Lists are atomic, as they are in custom resources whose schema says nothing else.
 """
@@ -31,7 +31,7 @@ _NOT_MANAGED = {
 
 
 class ConflictsError(Exception):
-    """Fields that others manage; ``found`` says which, by whom."""
+    """Fields of other managers; ``found`` lists fields and managers."""
 
     def __init__(self, found: list[tuple[str, Path]]) -> None:
         super().__init__()
@@ -39,13 +39,13 @@ class ConflictsError(Exception):
 
     @property
     def message(self) -> str:
-        """In the API server's words."""
+        """The message in the form of the API server."""
         said = [f'conflict with "{manager}": .{".".join(path)}' for manager, path in self.found]
         return f"Apply failed with {len(said)} conflict{'s' if len(said) > 1 else ''}: {'; '.join(said)}"
 
 
 def leaves(value: Any, path: Path = ()) -> dict[Path, Any]:
-    """Every field that a manifest sets."""
+    """Yield every field that a manifest sets."""
     if path in _NOT_MANAGED:
         return {}
     if isinstance(value, dict) and (value or not path):
@@ -83,7 +83,7 @@ def apply(live: dict[str, Any], manifest: dict[str, Any], manager: str, force: b
 
 
 def update(live: dict[str, Any], changed: dict[str, Any], manager: str) -> dict[str, Any]:
-    """The object after ``manager`` wrote fields without server-side apply, which takes them from others."""
+    """The object after ``manager`` wrote fields without server-side apply, which takes over their ownership."""
     result = copy.deepcopy(live)
     entries = _entries(live)
     mine = entries.setdefault((manager, "Update"), set())
@@ -163,7 +163,7 @@ def _remove(value: dict[str, Any], path: Path) -> None:
 
 
 def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two objects differ in nothing but their version."""
+    """Whether two objects are equal except for their version."""
 
     def content(value: dict[str, Any]) -> str:
         metadata = {key: field for key, field in value["metadata"].items() if key != "resourceVersion"}

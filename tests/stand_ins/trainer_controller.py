@@ -17,13 +17,13 @@ JOBSET = "jobset.sigs.k8s.io/jobset-name"
 
 
 class Container(Protocol):
-    """A container that runs."""
+    """A running container."""
 
     def poll(self) -> int | None:
         """The exit code; None while it runs."""
 
     def stop(self) -> None:
-        """Send SIGTERM and wait for the end."""
+        """Send SIGTERM and wait for termination."""
 
 
 Start = Callable[[dict[str, Any], dict[str, str], Callable[[str], None]], Container]
@@ -31,12 +31,12 @@ Start = Callable[[dict[str, Any], dict[str, str], Callable[[str], None]], Contai
 
 
 class TrainerController:
-    """Reconciles every TrainJob again and again."""
+    """Reconciles every TrainJob in a loop."""
 
     def __init__(self, cluster: KubernetesApi, start: Start, backoff: int = 2) -> None:
         self.cluster = cluster
         self.states: dict[int, dict[str, Any]] = {}
-        """What a node's container shows instead of being started."""
+        """Container status shown instead of starting a node's container."""
         self.conditions: dict[int, list[dict[str, Any]]] = {}
         self._launch, self._backoff = start, backoff
         self._running: dict[str, Container] = {}
@@ -76,7 +76,7 @@ class TrainerController:
             self._tell(job, "Failed", "FailedJobs", "jobset failed due to one or more job failures")
 
     def _run(self, job: dict[str, Any], pod: str, index: int) -> int | None:
-        """A step of the kubelet; the exit code of a container that is not started again."""
+        """One kubelet iteration; return the exit code of a container that is not restarted."""
         trainer, name = job["spec"]["trainer"], job["metadata"]["name"]
         state: dict[str, Any] = {"state": {"running": {}}}
         code: int | None = None
