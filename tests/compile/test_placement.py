@@ -79,7 +79,7 @@ def compiled(
     return Compiled(profile, settings, path), load_profile(profile, settings).cluster
 
 
-def test_every_step_gets_what_its_profile_says(compiled: tuple[Compiled, ClusterConfig]) -> None:
+def test_every_step_gets_the_settings_of_its_profile(compiled: tuple[Compiled, ClusterConfig]) -> None:
     pipeline, cluster = compiled
     assert {stage for stage, _ in pipeline.steps.values()} == set(stages())
     for label, (stage, modality) in pipeline.steps.items():

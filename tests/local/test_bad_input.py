@@ -157,7 +157,7 @@ def test_text_alone_goes_through_every_stage(text_only: Path, output: Path) -> N
 
 
 @pytest.mark.long
-def test_an_encoder_that_does_not_exist_is_a_setting_to_mend(text_only: Path, output: Path) -> None:
+def test_a_missing_encoder_is_a_configuration_error(text_only: Path, output: Path) -> None:
     failed: Run = run(output, text_only, "text.source=path:/no/such/encoder")
     assert failed.code == 2, failed.text
     assert "/no/such/encoder" in failed.text and "Traceback" not in failed.text
@@ -171,7 +171,7 @@ def test_weights_that_are_not_the_expected_ones_are_not_used(text_only: Path, ou
 
 
 @pytest.mark.long
-def test_a_full_disk_is_said_and_leaves_nothing_half_made(text_only: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_leaves_no_partial_output(text_only: Path, tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
     mounted = subprocess.run(

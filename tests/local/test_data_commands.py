@@ -48,7 +48,7 @@ def brought_in(source: Path, directory: Path, *more: str) -> None:
 
 
 @pytest.mark.long
-def test_a_table_is_imported_checked_set_aside_mended_and_brought_back(tmp_path: Path) -> None:
+def test_a_table_is_imported_checked_quarantined_fixed_and_restored(tmp_path: Path) -> None:
     brought_in(table(tmp_path / "source", "crosss"), tmp_path / "calls", "--labels", "calm,glad,cross,crosss")
     info = tmp_path / "calls" / "dataset.yaml"
     info.write_text(info.read_text().replace("- crosss\n", ""))

@@ -279,7 +279,7 @@ def test_objects_that_are_missing_or_corrupt(project: Project, server: str) -> N
         lambda path: path.unlink(),
     ],
 )
-def test_a_cache_that_is_damaged_is_mended(harm: Callable[[Path], object], project: Project, tmp_path: Path) -> None:
+def test_a_damaged_cache_is_repaired(harm: Callable[[Path], object], project: Project, tmp_path: Path) -> None:
     pinned = pin(f"{project.folder}/data.dvc", "")
     whole = describe(pinned.remote, pinned.digest)
     for path in (tmp_path / "cache").rglob("files/md5/*/*"):
@@ -319,7 +319,7 @@ def test_nothing_differs(project: Project) -> None:
     assert diff_datasets(pinned, pinned).same
 
 
-def test_what_changed_is_told(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changes_are_reported(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     changed = []
     for split, row in small():
         if row.dialogue_id == "train-1" and row.turn == 2:

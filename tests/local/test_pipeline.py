@@ -47,7 +47,7 @@ def test_its_reports_are_whole_and_need_no_network(first: Run) -> None:
     assert facts["outcome"]["verdict"] == "deployed"
 
 
-def test_changing_nothing_trains_nothing(first: Run, output: Path, data: Path, tree: Path) -> None:
+def test_an_unchanged_rerun_trains_nothing(first: Run, output: Path, data: Path, tree: Path) -> None:
     again = run(output, data, root=tree)
     assert again.code == 0, again.text
     # The champion is part of what these three look at, and there is one now.
@@ -137,7 +137,7 @@ def test_the_registry_holds_the_training_s_curve_and_the_gate_s_figures(first: R
     assert [point.step for point in curve] == list(range(1, len(curve) + 1)) and curve
 
 
-def test_a_port_in_use_is_said(first: Run, output: Path) -> None:
+def test_a_port_in_use_is_reported(first: Run, output: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -160,7 +160,7 @@ def test_an_edited_manifest_is_found_out(store: ObjectStore, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"kind": "BaseEncoder"}', "\xff"])
-def test_a_manifest_that_is_none_is_found_out(store: ObjectStore, text: str, tmp_path: Path) -> None:
+def test_an_invalid_manifest_is_refused(store: ObjectStore, text: str, tmp_path: Path) -> None:
     digest = published(store, tmp_path)
     damage(store, digest, lambda path: path.write_bytes(text.encode("latin-1")) and None, MANIFEST)
     with pytest.raises(ArtifactError, match=rf"{MANIFEST} (does not hold a|holds no) valid manifest"):
@@ -222,7 +222,9 @@ def test_a_digest_cache_that_cannot_be_read_or_written_costs_only_time(
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_what_json_cannot_hold_is_refused_and_named(store: ObjectStore, value: float, tmp_path: Path) -> None:
+def test_values_that_json_cannot_represent_are_refused_by_name(
+    store: ObjectStore, value: float, tmp_path: Path
+) -> None:
     manifests = {
         "EncoderCheckpoint.metrics.dev.weighted_f1": EncoderCheckpoint(
             modality="text", metrics={"dev.weighted_f1": value}

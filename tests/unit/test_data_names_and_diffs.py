@@ -86,7 +86,7 @@ def test_a_remote_that_refers_to_another(project: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("remote", ["s3://no-such/place", "http://me:secret-word@127.0.0.1:1/place"])
-def test_passwords_are_neither_said_nor_kept(remote: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_passwords_are_neither_printed_nor_stored(remote: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://me:secret-word@127.0.0.1:1")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "other-secret")
@@ -104,7 +104,7 @@ def test_an_endpoint_that_is_no_url(monkeypatch: pytest.MonkeyPatch) -> None:
         RemoteData("s3://bucket/place", "0" * 32 + ".dir").listing()
 
 
-def test_what_a_killed_pull_left_behind_is_removed(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_pull_are_removed(tmp_path: Path) -> None:
     found = pinned(make_dataset(tmp_path / "data", rows(audio=False)))
     data = RemoteData(found.remote, found.digest)
     first = next(iter(data.fetch(data.listing()).values()))
@@ -168,7 +168,7 @@ def test_a_dialogue_in_two_splits_is_not_taken_for_one(tmp_path: Path) -> None:
     assert (diff.added.count, diff.removed.count, diff.moved.count, diff.text.count) == (4, 4, 0, 4)
 
 
-def test_what_moved_to_another_split_is_told(tmp_path: Path) -> None:
+def test_rows_that_moved_to_another_split_are_reported(tmp_path: Path) -> None:
     def move(folder: Path) -> None:
         shutil.rmtree(folder)
         moved = (("dev" if u.dialogue_id == "train-9" else s, u) for s, u in rows(audio=False))

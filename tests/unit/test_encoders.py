@@ -221,7 +221,7 @@ def test_adapters_on_modules_that_are_not_there_are_a_usage_error(bases: dict[st
         choose_trainable(encoder, encoder.settings)
 
 
-def test_only_the_top_layers_learn_when_told_so(bases: dict[str, Path]) -> None:
+def test_only_the_top_layers_are_trained_when_configured(bases: dict[str, Path]) -> None:
     from components.finetune_encoder.training.trainable import choose_trainable
 
     encoder = encoder_of(bases, "whisper", train_layers=1)
@@ -571,7 +571,7 @@ def test_what_an_utterance_lacks_has_no_input() -> None:
 
 
 @pytest.mark.parametrize("rate", [1, 999, 384_001, 2**31 - 1])
-def test_a_rate_that_nobody_records_at_is_refused(rate: int) -> None:
+def test_an_implausible_sample_rate_is_refused(rate: int) -> None:
     data = bytearray(wav(0.1, 16000))
     data[24:28] = rate.to_bytes(4, "little")
     with pytest.raises(AudioError, match=rf"claims {rate} samples a second: 1000 to 384000 Hz are read\."):
@@ -644,7 +644,7 @@ def test_a_gpu_that_is_not_there_is_a_usage_error(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("crop", ["start", "middle", "end"])
-def test_a_long_utterance_is_cropped_where_told(crop: str) -> None:
+def test_a_long_utterance_is_cropped_at_the_configured_length(crop: str) -> None:
     draw = np.random.default_rng(0)
     wave = draw.uniform(-0.5, 0.5, 10 * RATE).astype(np.float32)
     buffer = io.BytesIO()

@@ -441,7 +441,7 @@ def test_without_an_example_there_is_none(tmp_path: Path) -> None:
         ("expected.json", None),
     ],
 )
-def test_a_damaged_example_is_said(tmp_path: Path, file: str, content: str | None) -> None:
+def test_a_damaged_example_is_reported(tmp_path: Path, file: str, content: str | None) -> None:
     write_example(tmp_path, Example([utterance(0, audio=recorded())], np.full((1, 2), 0.5, np.float32)))
     path = tmp_path / "example" / file
     path.unlink()

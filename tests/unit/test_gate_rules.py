@@ -267,7 +267,7 @@ def test_zero_is_a_bound_and_off_is_off() -> None:
         {"min_wieghted_f1": 0.4},
     ],
 )
-def test_what_is_no_threshold_is_refused(wrong: dict[str, Any]) -> None:
+def test_an_invalid_threshold_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         GateConfig(**wrong)
 

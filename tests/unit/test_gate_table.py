@@ -52,7 +52,7 @@ def test_each_way_to_end(ending: str, sign: str, says: list[str], tmp_path: Path
         assert rules[2][0] == "✗ rejected", "what rejects comes first"
 
 
-def test_nothing_from_the_data_is_markup(tmp_path: Path) -> None:
+def test_all_data_is_escaped(tmp_path: Path) -> None:
     run = runs.RecordedRun(tmp_path)
     run.start()
     run.data()
@@ -80,7 +80,7 @@ def test_a_verdict_that_cannot_be_read_costs_only_its_table(tmp_path: Path) -> N
     assert "**held**" in table and "The gate's table cannot be read" in table
 
 
-def test_every_rule_that_was_asked_has_a_row(tmp_path: Path) -> None:
+def test_every_enabled_rule_has_a_row(tmp_path: Path) -> None:
     run = runs.rejected(tmp_path)
     rows = [row for row in cells(markdown(run.store, run.run_id)) if len(row) == 5]
     asked = [one for one in [runs.FLOOR, *runs.OTHERS] if one.outcome != "off"]

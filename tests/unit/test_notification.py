@@ -128,7 +128,7 @@ def everything(message: dict[str, Any]) -> str:
         ("killed", ["failed", "did not finish"]),
     ],
 )
-def test_each_way_to_end_is_told(
+def test_each_outcome_is_notified(
     ending: str, says: list[str], ended: dict[str, runs.RecordedRun], receiver: Receiver, events: Path
 ) -> None:
     tell(ended[ending])
@@ -217,7 +217,7 @@ def test_only_private_places_are_told_and_a_wrong_url_is_a_note(
     assert says in said and "SECRET" not in said and said.count("\n") == 1
 
 
-def test_text_from_the_data_is_no_markup(ended: dict[str, runs.RecordedRun]) -> None:
+def test_text_from_the_data_is_escaped(ended: dict[str, runs.RecordedRun]) -> None:
     outcome = read_outcome(ended["failed"].store, "run-0042")
     outcome.reasons = ["<!channel> <https://evil.example|here> a & b", *["x&y" * 2000] * 9]
     seen = everything(notification.message(outcome, "<@U1>", "It <b>failed</b>."))

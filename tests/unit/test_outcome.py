@@ -71,7 +71,7 @@ def test_a_failed_stage_decides_by_its_exit_code(code: int, verdict: str, tmp_pa
     assert outcome.reasons == ["label 'angry' is not in dataset.yaml."]
 
 
-def test_both_branches_that_failed_are_told(tmp_path: Path) -> None:
+def test_both_failed_branches_are_reported(tmp_path: Path) -> None:
     run = runs.failed(tmp_path)
     run.record("finetune_encoder-text", "failed", exit_code=2, message="text.source is wrong.")
     outcome = read_outcome(run.store, run.run_id)
@@ -95,7 +95,7 @@ def test_a_report_that_failed_does_not_undo_a_release(tmp_path: Path) -> None:
     assert outcome.exit_code == 0 and "report could not be written: no disk." in outcome.reasons[-1]
 
 
-def test_a_run_that_nobody_knows(tmp_path: Path) -> None:
+def test_an_unknown_run_is_reported(tmp_path: Path) -> None:
     outcome = read_outcome(LocalStore(tmp_path), "nothing")
     assert outcome.exit_code == 1 and "no stage has a record" in outcome.reasons[0]
     assert read_run_info(LocalStore(tmp_path), "nothing") == {}

@@ -170,7 +170,7 @@ def test_serve_and_predict_work_elsewhere_beside_decoys(installed: Installed, tm
         ("replay", "1", "--store", ".", "--tracking", "sqlite:///mlflow.db"),
     ],
 )
-def test_what_needs_a_checkout_says_so(installed: Installed, arguments: tuple[str, ...]) -> None:
+def test_commands_that_need_a_checkout_report_it(installed: Installed, arguments: tuple[str, ...]) -> None:
     done = installed.mistere(*arguments)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert "needs a checkout of the project" in done.stderr and str(installed.packages) in done.stderr

@@ -297,11 +297,11 @@ def test_a_remote_that_is_not_there_is_one_sentence(folder: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("digest", ["", "abc", "0" * 32, "../" * 10 + ".dir"])
-def test_a_digest_that_is_none_is_refused(digest: str, tmp_path: Path) -> None:
+def test_an_invalid_digest_is_refused(digest: str, tmp_path: Path) -> None:
     assert "is not the digest of a folder tracked by DVC" in _refused_version(PinnedData(digest, str(tmp_path)))
 
 
-def test_what_was_fetched_is_kept_and_mended_when_damaged(folder: Path) -> None:
+def test_fetched_files_are_cached_and_fetched_again_when_damaged(folder: Path) -> None:
     found = pinned(folder)
     reference = describe(found.remote, found.digest)
     hidden = folder.parent / "hidden"

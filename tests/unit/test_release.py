@@ -96,7 +96,7 @@ def test_releasing_the_champion_again_keeps_what_was_before_it(store: ObjectStor
     assert mirror.previous == "1"
 
 
-def test_a_registry_that_is_away_undoes_everything(store: ObjectStore) -> None:
+def test_an_unavailable_registry_reverts_the_release(store: ObjectStore) -> None:
     mirror = Mirror()
     mirror.broken = True
     with pytest.raises(MistereError, match="did not take it"):
@@ -178,9 +178,7 @@ promote(store, mirror, "b")
         ("before the journal is closed", ("b", "b")),
     ],
 )
-def test_killed_anywhere_whoever_comes_next_finishes_it_or_takes_it_back(
-    tmp_path: Path, point: str, after: tuple[str, str]
-) -> None:
+def test_next_process_completes_or_reverts_a_killed_release(tmp_path: Path, point: str, after: tuple[str, str]) -> None:
     store, mirror = LocalStore(tmp_path), Mirror()
     promote(store, mirror, "a")
     done = subprocess.run(
@@ -219,7 +217,7 @@ def test_a_release_that_is_under_way_is_left_alone(store: ObjectStore, monkeypat
     assert "completed" in recover(store, mirror, "mistere")
 
 
-def test_a_damaged_journal_stops_nobody(store: ObjectStore) -> None:
+def test_a_damaged_journal_does_not_block_a_release(store: ObjectStore) -> None:
     store.write("deployments/mistere/journal.json", b"{")
     promote(store, Mirror(), "a")
     assert state(store) == ("a", "a")

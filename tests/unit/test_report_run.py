@@ -220,7 +220,7 @@ def test_a_hostile_failure_message(tmp_path: Path) -> None:
     assert "<script" not in html and HOSTILE in read(html).text
 
 
-def test_missing_artifacts_are_told_and_tolerated(tmp_path: Path) -> None:
+def test_missing_artifacts_are_reported_and_tolerated(tmp_path: Path) -> None:
     recorded = runs.deployed(tmp_path)
     for kind in ("UtteranceSet", "MoEModel", "EncoderCheckpoint", "GateVerdict", "ValidationReport"):
         recorded.store.delete(f"artifacts/{kind}")
@@ -300,7 +300,7 @@ def test_an_evaluation_of_the_barest_kind_still_makes_a_page(tmp_path: Path) -> 
         assert section not in html, section
 
 
-def test_a_run_of_which_nothing_is_known(tmp_path: Path) -> None:
+def test_an_unknown_run_has_no_record(tmp_path: Path) -> None:
     html, data = report(runs.RecordedRun(tmp_path))
     assert "no stage has a record" in html and data["data"] is None
     assert "There is no champion yet" not in html

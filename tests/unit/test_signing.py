@@ -136,7 +136,7 @@ def test_a_bundle_that_an_earlier_release_signed_is_still_valid(
 
 
 @pytest.mark.parametrize("variable", [SIGNING_KEY_VARIABLE, VERIFYING_KEY_VARIABLE])
-def test_a_key_that_is_not_there_or_no_key_is_said(
+def test_a_missing_or_invalid_key_is_reported(
     variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: dict[str, Path]
 ) -> None:
     store = LocalStore(tmp_path / "store")

@@ -162,7 +162,7 @@ def test_locks_and_unfinished_files_are_no_keys(tmp_path: Path) -> None:
     assert list(store.keys("a")) == ["a/pointer"]
 
 
-def test_a_failed_upload_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_upload_leaves_no_object(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "store")
     with pytest.raises(FileNotFoundError):
         store.upload(tmp_path / "no such file", "a/b")
@@ -232,7 +232,7 @@ def test_no_credentials_are_one_sentence(s3_store: S3Store, tmp_path: Path, monk
     assert all("AWS_ACCESS_KEY_ID" in sentence for sentence in _sentences(S3Store(s3_store.uri), tmp_path))
 
 
-def test_a_bucket_that_does_not_exist_is_no_empty_store(s3_store: S3Store, tmp_path: Path) -> None:
+def test_a_missing_bucket_is_not_an_empty_store(s3_store: S3Store, tmp_path: Path) -> None:
     sentences = _sentences(S3Store("s3://no-such-bucket/prefix"), tmp_path)
     assert all("bucket exists" in sentence for sentence in sentences)
 

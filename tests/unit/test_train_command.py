@@ -117,9 +117,7 @@ def test_a_killed_training_goes_on_and_ends_where_it_would_have_ended(tmp_path: 
         (["--embeddings", "nowhere"], "no such folder"),
     ],
 )
-def test_what_is_refused_is_refused_before_anything_is_written(
-    arguments: list[str], sentence: str, tmp_path: Path
-) -> None:
+def test_refusals_come_before_any_write(arguments: list[str], sentence: str, tmp_path: Path) -> None:
     done = train(write_embeddings(tmp_path / "embeddings"), tmp_path / "out", *arguments)
     assert done.returncode == 2 and sentence in done.stderr
     assert done.stderr.count("\n") == 1 and not (tmp_path / "out").exists()
