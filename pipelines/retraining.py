@@ -85,9 +85,9 @@ def retraining(cluster: ClusterConfig | None = None) -> GraphComponent:
             utterances = validated.outputs["accepted"]
             with dsl.If(validated.outputs["Output"] != "reject", name="data-passes"):
                 encoders, vectors = {}, {}
-                for modality, settings in (("speech", speech), ("text", text)):
+                for modality, config in (("speech", speech), ("text", text)):
                     tuned = pod_settings.apply(
-                        finetune_encoder(run=context, settings=settings, modality=modality, utterances=utterances),
+                        finetune_encoder(run=context, config=config, modality=modality, utterances=utterances),
                         cluster,
                         "finetune_encoder",
                         modality,
@@ -98,7 +98,7 @@ def retraining(cluster: ClusterConfig | None = None) -> GraphComponent:
                         shard = pod_settings.apply(
                             embed_shard(
                                 run=context,
-                                settings=settings,
+                                config=config,
                                 modality=modality,
                                 item=item,
                                 utterances=utterances,

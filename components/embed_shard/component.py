@@ -10,7 +10,7 @@ from mistere.kubernetes.images import image
 @dsl.component(base_image=image("train"), install_kfp_package=False)
 def embed_shard(
     run: dict,
-    settings: dict,
+    config: dict,
     modality: str,
     item: dict,
     utterances: Input[UtteranceSetArtifact],
@@ -21,7 +21,7 @@ def embed_shard(
 
     Args:
         run: the run's context.
-        settings: the modality's section.
+        config: the modality's section.
         modality: ``speech`` or ``text``.
         item: which share, as ``index`` and ``of``.
         utterances: the dataset.
@@ -35,7 +35,7 @@ def embed_shard(
     execute(
         STAGE,
         run,
-        settings,
+        config,
         inputs={"utterances": utterances.path, "encoder": encoder.path},
         outputs={"vectors": vectors.path},
         modality=modality,

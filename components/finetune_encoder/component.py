@@ -10,7 +10,7 @@ from mistere.kubernetes.images import image
 @dsl.component(base_image=image("train"), install_kfp_package=False)
 def finetune_encoder(
     run: dict,
-    settings: dict,
+    config: dict,
     modality: str,
     utterances: Input[UtteranceSetArtifact],
     encoder: Output[EncoderCheckpointArtifact],
@@ -19,7 +19,7 @@ def finetune_encoder(
 
     Args:
         run: the run's context.
-        settings: the modality's section.
+        config: the modality's section.
         modality: ``speech`` or ``text``.
         utterances: the dataset.
         encoder: the fine-tuned encoder, or its absence.
@@ -30,7 +30,7 @@ def finetune_encoder(
     execute(
         STAGE,
         run,
-        settings,
+        config,
         inputs={"utterances": utterances.path},
         outputs={"encoder": encoder.path},
         modality=modality,
