@@ -17,6 +17,7 @@ from pydantic import ConfigDict
 from mistere.artifacts.io import ArtifactHandle
 from mistere.artifacts.manifests import EmbeddingShard, EncoderCheckpoint, UtteranceSet, canonical_digest
 from mistere.common.code_digest import source_digest
+from mistere.common.modalities import Modality
 from mistere.config.base import Section
 from mistere.config.encoder import Device, ExtractionSettings
 from mistere.engine.stage import Result, Stage, Step, TaskShard
@@ -63,7 +64,7 @@ def run(
     utterances: ArtifactHandle[UtteranceSet],
     encoder: ArtifactHandle[EncoderCheckpoint],
     vectors: Path,
-    modality: Literal["speech", "text"],
+    modality: Modality,
     shard: TaskShard,
 ) -> Result:
     """Embed a share of the utterances, or mark the modality as absent.

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from mistere.artifacts.io import ArtifactHandle
 from mistere.artifacts.manifests import EmbeddingSet, EmbeddingShard, UtteranceSet
 from mistere.common.errors import ArtifactError
+from mistere.common.modalities import Modality
 from mistere.config.base import Section
 from mistere.engine.stage import Result, Stage, Step
 from mistere.model.embeddings import UTTERANCES_FILE
@@ -33,7 +34,7 @@ def run(
     utterances: ArtifactHandle[UtteranceSet],
     shards: Sequence[ArtifactHandle[EmbeddingShard]],
     embeddings: Path,
-    modality: Literal["speech", "text"],
+    modality: Modality,
 ) -> Result:
     """Join the shards, or mark the modality as absent.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from mistere.artifacts.identities import EncoderDescription, EncoderIdentity
 from mistere.artifacts.manifests import EncoderCheckpoint, UtteranceSet, canonical_digest
 from mistere.common.errors import DataError
 from mistere.common.file_digest import digest_of
+from mistere.common.modalities import Modality
 from mistere.common.progress import Progress
 from mistere.common.splits import Split
 from mistere.config.encoder import PREPROCESSING, EncoderConfig
@@ -36,7 +36,7 @@ _FITTING_SPLITS: tuple[Split, Split] = ("train", "dev")
 
 
 def fine_tune(
-    config: EncoderConfig, step: Step, reference: UtteranceSet, output: Path, modality: Literal["speech", "text"]
+    config: EncoderConfig, step: Step, reference: UtteranceSet, output: Path, modality: Modality
 ) -> EncoderCheckpoint:
     """Fine-tune one encoder and write its trained parts to ``output``.
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from mistere.artifacts.io import ArtifactHandle
 from mistere.artifacts.manifests import EncoderCheckpoint, UtteranceSet
+from mistere.common.modalities import Modality
 from mistere.config.encoder import EncoderConfig
 from mistere.engine.stage import Result, Stage, Step
 from mistere.model.encoders.source_state import source_state
@@ -25,7 +25,7 @@ def run(
     step: Step,
     utterances: ArtifactHandle[UtteranceSet],
     encoder: Path,
-    modality: Literal["speech", "text"],
+    modality: Modality,
 ) -> Result:
     """Fine-tune the encoder, or mark it as absent if the dataset lacks the modality.
 

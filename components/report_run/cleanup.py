@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mistere.common.errors import MistereError
+from mistere.common.modalities import MODALITIES
 from mistere.kubernetes.current_pod import TRAINER_API, current_pod, is_inside
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def clean_up(step: Step, config: Mapping[str, Any]) -> None:
     """
     if not is_inside():
         return
-    several_nodes = any(int((config.get(name) or {}).get("num_nodes", 1)) > 1 for name in ("speech", "text"))
+    several_nodes = any(int((config.get(name) or {}).get("num_nodes", 1)) > 1 for name in MODALITIES)
     for clean in (_release, _train_jobs) if several_nodes else (_release,):
         try:
             for sentence in clean(step):

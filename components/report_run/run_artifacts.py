@@ -18,6 +18,7 @@ from mistere.artifacts.manifests import (
 )
 from mistere.artifacts.object_store import ObjectStore
 from mistere.common.errors import MistereError
+from mistere.common.modalities import MODALITIES
 from mistere.evaluation.gate_timeline import TIMELINES_FILE, GateTimeline, read_timelines
 from mistere.metrics.predictions import PREDICTIONS_FILE, Predictions, read_predictions
 from mistere.registry.champion import read_champion
@@ -56,7 +57,7 @@ def gather(store: ObjectStore, outcome: Outcome) -> RunArtifacts:
     artifacts = RunArtifacts(info=read_run_info(store, outcome.run_id), unreadable=list(outcome.unreadable))
     artifacts.data = _manifest(store, outcome, artifacts, UtteranceSet, "pull_data", "utterances")
     artifacts.validation = _manifest(store, outcome, artifacts, ValidationReport, "validate_data", "report")
-    for modality in ("speech", "text"):
+    for modality in MODALITIES:
         encoder = _manifest(store, outcome, artifacts, EncoderCheckpoint, f"finetune_encoder-{modality}", "encoder")
         if encoder is not None:
             artifacts.encoders.append(encoder)

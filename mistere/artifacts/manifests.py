@@ -22,6 +22,7 @@ from mistere.artifacts.identities import (
     gather_encoders,
     gather_fields,
 )
+from mistere.common.modalities import Modality
 from mistere.common.splits import Split
 
 
@@ -151,7 +152,7 @@ class EncoderCheckpoint(Manifest):
     """A fine-tuned utterance encoder without its base weights, which are a separate artifact."""
 
     schema_version: int = 2
-    modality: Literal["speech", "text"]
+    modality: Modality
     absent: bool = False
     labels: list[str] = Field(default_factory=list)
     encoder: EncoderDescription = EncoderDescription()
@@ -176,7 +177,7 @@ class _Embeddings(Manifest):
     """``utterances.parquet`` and, row-aligned, ``<modality>.npy`` (float32 ``[rows, dimension]``, NaN row = missing)."""
 
     schema_version: int = 2
-    modality: Literal["speech", "text"]
+    modality: Modality
     absent: bool = False
     dimension: int = 0
     labels: list[str] = Field(default_factory=list)

@@ -12,7 +12,7 @@ import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from components.finetune_encoder.training.live_tracking import LiveRun
 from components.finetune_encoder.training.trainable import choose_trainable
 from mistere.artifacts.checkpoints import Checkpoints
 from mistere.common.errors import MistereError
+from mistere.common.modalities import Modality
 from mistere.common.progress import Progress
 from mistere.config.encoder import EncoderConfig
 from mistere.data.utterances import FeatureSpool
@@ -63,7 +64,7 @@ class TrainingJob(BaseModel):
     """
 
     config: EncoderConfig
-    modality: Literal["speech", "text"]
+    modality: Modality
     family: str
     base: Path
     classes: int

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from mistere.common.errors import UsageError
+from mistere.common.modalities import MODALITIES
 from mistere.model.embeddings import EmbeddedDialogues
 
 
@@ -35,7 +36,7 @@ def run_embeddings(output: Path) -> EmbeddedDialogues:
     store = LocalStore(output / "store")
     runs = store.local_path("runs")
     for run in sorted(runs.iterdir(), reverse=True) if runs.is_dir() else []:
-        records = [run / "stages" / f"extract_embeddings-{modality}.json" for modality in ("speech", "text")]
+        records = [run / "stages" / f"extract_embeddings-{modality}.json" for modality in MODALITIES]
         if all(record.is_file() for record in records):
             digests = [json.loads(record.read_text())["outputs"].get("embeddings") for record in records]
             if all(digests):

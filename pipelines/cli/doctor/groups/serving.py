@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from mistere.common.errors import MistereError
+from mistere.common.modalities import MODALITIES
 from pipelines.cli.doctor.groups.cluster import AbsentError, Cluster
 from pipelines.cli.doctor.result import Check, CheckGroup, CheckResult, SkippedError, failed, note, ok
 
@@ -91,7 +92,7 @@ def _mode(cluster: Cluster) -> CheckResult:
 def _multi_node_sections(cluster: Cluster) -> list[str]:
     """The configuration sections that train on several nodes."""
     config = cluster.plan.config
-    return [name for name in ("speech", "text") if int(config.section(name).get("num_nodes", 1)) > 1]
+    return [name for name in MODALITIES if int(config.section(name).get("num_nodes", 1)) > 1]
 
 
 def trainer(cluster: Cluster, sections: list[str]) -> CheckResult:
