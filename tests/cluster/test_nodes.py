@@ -126,15 +126,18 @@ def test_a_failed_node_fails_the_step(cluster: TrainerCluster) -> None:
     message = "text.precision=float16 needs a GPU: set bfloat16."
 
     def work(node: int, _say: Any, stopped: threading.Event, prefix: str) -> int:
-        if node == 1:
+        # Node 1 may be restarted before the step reads its failure: it reports the failure once and then runs like node 0.
+        if node == 1 and not failed:
+            failed.append(node)
             return fail(cluster, prefix, node, message=message, exit_code=2)
         stopped.wait(60)
         return 1
 
+    failed: list[int] = []
     cluster.run_containers(work)
     with pytest.raises(UsageError, match=message):
         train_on_nodes(cluster.job(), "base", cluster.step())
-    assert assert_nothing_is_left(cluster) and cluster.stopped == [0]
+    assert assert_nothing_is_left(cluster) and 0 in cluster.stopped
 
 
 def test_a_lost_node_is_restarted(cluster: TrainerCluster) -> None:
@@ -159,10 +162,12 @@ def test_a_node_lost_after_the_others_finished_is_not_awaited(cluster: TrainerCl
 
 
 def test_repeatedly_lost_nodes_fail_with_their_last_log_lines(cluster: TrainerCluster) -> None:
-    def work(node: int, say: Callable[[str], None], _stopped: Any, _prefix: str) -> int:
+    def work(node: int, say: Callable[[str], None], stopped: threading.Event, _prefix: str) -> int:
+        if node == 1:  # runs until it is stopped, so that node 0 always fails first
+            stopped.wait(60)
+            return 1
         say("Traceback (most recent call last):")
         say("RuntimeError: NCCL error")
-        time.sleep(0.2)
         return 1
 
     cluster.run_containers(work, backoff=0)
