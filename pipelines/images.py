@@ -1,8 +1,8 @@
 """Names of the images: each tag is the hash of the source and lock that the image is built from.
 
-``python -m pipelines.images`` writes ``images.lock.yaml`` anew, keeping what it says of repositories and torch, and digests as
-long as they are of this source. ``--registry``, ``--torch`` and ``--digest`` change what it says; ``--check`` says whether it is
-of this tree; ``--tag`` and ``--build ROLE`` print.
+``python -m pipelines.images`` rewrites ``images.lock.yaml``: repositories and torch builds are kept, digests only if they belong
+to this source. ``--registry``, ``--torch`` and ``--digest`` change the file; ``--check`` checks that it matches the tree; ``--tag``
+and ``--build ROLE`` print names.
 """
 
 from __future__ import annotations
@@ -22,45 +22,45 @@ from mistere.common.paths import PROJECT_ROOT, require_checkout
 from mistere.kubernetes.images import IMAGES_LOCK, ROLES, ImageReference, read_images
 
 DEFAULT_REGISTRY = "localhost/mistere"
-"""Where images that were only built here are; no registry is of that name, so nobody else can offer one under it."""
+"""Repository of images that are only built locally; no registry has this name, so none can serve a different image under it."""
 
 _RECIPE = ("Dockerfile", "install.sh", "index.sh", "debian_packages.py")
 _LEFT_OUT = frozenset({"images.lock.yaml", "retraining.yaml", "schedules.yaml"})
 _HEADER = """\
-# The one place that names images. The tag is the hash of the source and lock that an image is built from
-# (`make compile` writes it), so that a changed line is a changed image and no cache answers for it. A released image has
-# its digest besides. `python -m pipelines.images --registry REGISTRY/PATH` moves them to a registry.
+# The names of all images. The tag is the hash of the source and lock that an image is built from (written by
+# `make compile`), so changed code always has another image. A released image also has its digest.
+# `python -m pipelines.images --registry REGISTRY/PATH` changes their registry.
 """
 
 
 def source_hash() -> str:
-    """Hash of everything that goes into an image: packages with all their files, locks, Dockerfile.
+    """Hash of everything that an image is built from: packages with all their files, locks, Dockerfile.
 
-    Python counts with its meaning, without comments and docstrings (:func:`mistere.common.code_digest.code_meaning`): an
-    image that differs in comments only computes the same, so it is neither built nor pulled again. Line numbers in its
-    traces are then those of the commit that it was built from, which its label names.
+    Python files are hashed without comments and docstrings (:func:`mistere.common.code_digest.code_meaning`): an image that
+    differs only in comments computes the same, so it is neither rebuilt nor pulled again. Line numbers in its tracebacks
+    are those of the commit that it was built from, which is in its label.
     """
     return tree_digest(_sources())[:12]
 
 
 def _sources() -> list[Path]:
-    found = [
+    files = [
         path
         for folder in ("mistere", "components", "pipelines")
         for path in (PROJECT_ROOT / folder).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts and path.name not in _LEFT_OUT
     ]
     docker = PROJECT_ROOT / "docker"
-    found += [docker / name for name in _RECIPE] + list(docker.glob("*.lock"))
-    found += [PROJECT_ROOT / "pyproject.toml", *PROJECT_ROOT.glob("requirements*.lock")]
-    return sorted(found)
+    files += [docker / name for name in _RECIPE] + list(docker.glob("*.lock"))
+    files += [PROJECT_ROOT / "pyproject.toml", *PROJECT_ROOT.glob("requirements*.lock")]
+    return sorted(files)
 
 
 def lock_text(changes: Mapping[str, ImageReference] | None = None) -> str:
-    """What ``images.lock.yaml`` should hold for the tree as it is.
+    """Content of ``images.lock.yaml`` for the current tree.
 
     Args:
-        changes: by role, what is known better than the file; None for what the file says.
+        changes: images by role that replace those in the file; None for no changes.
     """
     source = source_hash()
     images = {}
@@ -71,7 +71,7 @@ def lock_text(changes: Mapping[str, ImageReference] | None = None) -> str:
 
 
 def known_images() -> dict[str, ImageReference]:
-    """What the file says now; a file that cannot be read, or names what it may not, counts as none."""
+    """Images in the current file; the defaults if it cannot be read or is invalid."""
     try:
         return read_images(IMAGES_LOCK)
     except UsageError:
@@ -79,10 +79,10 @@ def known_images() -> dict[str, ImageReference]:
 
 
 def _changed(registry: str | None, torch: Sequence[str], digests: Sequence[str]) -> dict[str, ImageReference]:
-    """The images with what the command line says of them.
+    """The images with the changes from the command line.
 
     Raises:
-        UsageError: it says something that cannot be.
+        UsageError: an option's value is invalid.
     """
     images = known_images()
     if registry is not None:
@@ -107,17 +107,19 @@ def _assigned(option: str, text: str, pattern: str, example: str) -> tuple[str, 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m pipelines.images", allow_abbrev=False)
-    parser.add_argument("--check", action="store_true", help="exit 1 where images.lock.yaml is not of this tree")
+    parser.add_argument("--check", action="store_true", help="exit 1 if images.lock.yaml does not match this tree")
     parser.add_argument("--tag", action="store_true", help="print the tag of this tree")
     parser.add_argument("--build", metavar="ROLE", choices=ROLES, help="print name and torch of the image to build")
-    parser.add_argument("--registry", help="the registry and path that the images are to have")
-    parser.add_argument("--torch", action="append", default=[], metavar="ROLE=cu130", help="the build of torch in it")
-    parser.add_argument("--digest", action="append", default=[], metavar="ROLE=sha256:…", help="of a pushed image")
+    parser.add_argument("--registry", help="registry and path of the images")
+    parser.add_argument("--torch", action="append", default=[], metavar="ROLE=cu130", help="torch build of the image")
+    parser.add_argument(
+        "--digest", action="append", default=[], metavar="ROLE=sha256:…", help="digest of a pushed image"
+    )
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the file, check it, or print from it."""
+    """Write the file, check it, or print names from it."""
     options = _options(arguments)
     try:
         require_checkout("python -m pipelines.images")
@@ -131,13 +133,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(named, named.torch)
     elif options.check:
         if IMAGES_LOCK.read_text(encoding="utf-8") != lock_text():
-            print(f"{IMAGES_LOCK.name} is not of this tree: run `make compile`.", file=sys.stderr)
+            print(f"{IMAGES_LOCK.name} does not match this tree: run `make compile`.", file=sys.stderr)
             return 1
     else:
         try:
             read_images(IMAGES_LOCK)
         except UsageError as error:
-            print(f"images: {error} It is written anew, with the names of {DEFAULT_REGISTRY}.", file=sys.stderr)
+            print(f"images: {error} It is rewritten with the names of {DEFAULT_REGISTRY}.", file=sys.stderr)
         try:
             text = lock_text(_changed(options.registry, options.torch, options.digest))
         except MistereError as error:

@@ -1,4 +1,4 @@
-"""The profiles that come with the project."""
+"""The profiles of the project."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ PIPELINE_CONFIG: type[Config] = create_model(
     validation=(ValidationConfig, ValidationConfig()),
     gate=(GateConfig, GateConfig()),
 )
-"""The whole configuration with every setting that a gate rule or an expectation declares."""
+"""The complete configuration, with all settings that gate rules and expectations declare."""
 
 
 def load_profile(profile: str, settings: Iterable[str] = ()) -> Config:
-    """A profile with ``--set`` on top; see :func:`mistere.config.loader.load_config`."""
+    """Load a profile and apply the ``--set`` options; see :func:`mistere.config.loader.load_config`."""
     return load_config(profile, settings, directory=PROFILES, schema=PIPELINE_CONFIG)
 
 
 def pipeline_arguments(config: Config, context: RunContext) -> dict[str, Any]:
-    """What the pipeline is called with: the run's context and every section."""
+    """Arguments of the pipeline: the run's context and all sections."""
     return {"run": context.model_dump(mode="json"), **{name: config.section(name) for name in SECTIONS}}

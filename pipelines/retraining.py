@@ -1,8 +1,8 @@
-"""The product: one pipeline definition, run here by kfp's local runner and, compiled, by Kubeflow Pipelines.
+"""The pipeline definition, run by KFP's local runner or compiled for Kubeflow Pipelines.
 
-Each stage is handed its slice of the configuration and the run's context; artifacts travel as references. Verdicts are a
-component's single ``Output``: the local runner resolves conditions on no other name. Given the ``cluster`` section, the
-definition also says what each step's pod gets (:mod:`pipelines.pod_settings`).
+Each stage gets its section of the configuration and the run's context; artifacts are passed as references. A verdict is a
+component's single ``Output``, because the local runner supports conditions on no other name. With the ``cluster`` section,
+the definition also sets each step's Kubernetes settings (:mod:`pipelines.pod_settings`).
 """
 
 from kfp import dsl
@@ -26,10 +26,10 @@ from pipelines import pod_settings
 
 
 def retraining(cluster: ClusterConfig | None = None) -> GraphComponent:
-    """The pipeline.
+    """Define the pipeline.
 
     Args:
-        cluster: what the steps' pods get; None for a run on this machine.
+        cluster: Kubernetes settings of the steps; None for a local run.
     """
 
     @dsl.pipeline(
@@ -49,18 +49,18 @@ def retraining(cluster: ClusterConfig | None = None) -> GraphComponent:
         registry: dict,
         deployment: dict,
     ) -> None:
-        """Retrain and, if the gate agrees, release.
+        """Retrain the model and, if the gate promotes it, release it.
 
         Args:
-            run: the run's context: id, store, tracking server, data remote and digest; what a schedule leaves open in it is
-                filled in by ``resolve_inputs``, from which the other steps have it.
-            data: section of the configuration, as are all that follow.
-            validation: bounds of the data's validation.
+            run: the run's context: id, store, tracking server, data remote and digest; fields that a schedule
+                leaves empty are filled in by ``resolve_inputs``, whose output the other steps use.
+            data: section of the configuration, as are all following arguments.
+            validation: thresholds of the data validation.
             speech: the speech encoder and its fine-tuning.
             text: the text encoder and its fine-tuning.
             mixture: the mixture of experts and its training.
-            evaluation: resamples behind the intervals.
-            gate: thresholds of the release.
+            evaluation: settings of the evaluation and its intervals.
+            gate: thresholds of the gate's rules.
             registry: names in the model registry.
             deployment: the inference service and its smoke test.
         """
@@ -172,9 +172,7 @@ def retraining(cluster: ClusterConfig | None = None) -> GraphComponent:
                         bundle=registered.outputs["bundle"],
                     )
                     pod_settings.apply(deployed, cluster, "deploy_model").set_caching_options(False)
-                    if (
-                        cluster is None
-                    ):  # there is no service to ask: the step itself runs a predictor for the smoke test
+                    if cluster is None:  # locally there is no service: the step runs a predictor for the smoke test
                         deployed.set_container_image(image("train"))
 
     return pipeline

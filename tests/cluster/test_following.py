@@ -50,7 +50,7 @@ def ends(place: MountedCluster, recorded: LocalStore, state: str, error: str = "
         ("data rejected", "SUCCEEDED", 4, "a label that dataset.yaml does not list"),
         ("failed", "FAILED", 1, "the disk is full"),
         ("killed", "FAILED", 1, "resolve-inputs: Back-off pulling image"),
-        ("killed", "CANCELED", 1, "It was stopped."),
+        ("killed", "CANCELED", 1, "The run was stopped."),
     ],
 )
 def test_waiting_returns_the_outcome_of_the_run(

@@ -183,7 +183,7 @@ def test_all_pages_of_a_list_are_read(schedules: Schedules) -> None:
 def test_a_scheduled_run_has_a_unique_id_and_uses_the_latest_data(schedules: Schedules) -> None:
     place = schedules.place
     schedules.write({**schedules.nightly, "data": {"policy": "latest"}})
-    with pytest.raises(UsageError, match=r"no data has been published.*mistere data publish"):
+    with pytest.raises(UsageError, match=r"needs published data, and there is none.*mistere data publish"):
         schedules.apply()
     publish(str(place.data), "tiny", [], place.store.uri)
     schedules.apply()

@@ -192,9 +192,9 @@ def test_a_rejected_turn_is_not_added() -> None:
 def test_an_empty_turn_is_ignored() -> None:
     from pipelines.cli.demo.page import added, guarded
 
-    assert added(Conversation(), "  ", None, answered).trouble == "Write what is said, or record it."
+    assert added(Conversation(), "  ", None, answered).trouble == "Type what is said, or record it."
     assert added(Conversation(), " Hello ", None, answered).turns == (ConversationTurn("Hello"),)
-    assert "should not" in guarded(Conversation(), lambda: Conversation(1 // 0)).trouble  # type: ignore[arg-type]
+    assert "Internal error" in guarded(Conversation(), lambda: Conversation(1 // 0)).trouble  # type: ignore[arg-type]
 
 
 def test_without_gradio_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_errors_are_reported_before_the_page_starts(monkeypatch: pytest.MonkeyPa
     assert "starts with http" in refused("localhost:8080")
     assert "nothing is deployed" in refused(None)
     with listen("127.0.0.1", 0) as taken:
-        assert "is not free (address already in use)" in refused(None, taken.getsockname()[1])
+        assert "cannot be used (address already in use)" in refused(None, taken.getsockname()[1])
     with pytest.raises(UsageError, match="no such address"):
         listen("no.such.host.invalid", 0)
 

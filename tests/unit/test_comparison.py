@@ -55,7 +55,7 @@ def test_the_same_split_gives_a_sentence_and_differences(better: ComparedModel) 
     seen = words(render_comparison(better, worse))
     assert "mistere@champion, version 3 is better than mistere, version 2: weighted F1 differs by +0." in seen
     assert re.search(r"paired 95 % interval \+0\.\d{3} to \+0\.\d{3}", seen)
-    assert "difference, paired" in seen and "only mistere, version 2 is right" in seen and "Brier score" in seen
+    assert "difference, paired" in seen and "only mistere, version 2 is correct" in seen and "Brier score" in seen
     for section in (
         "F1 of each emotion",
         "The mixture and each expert alone",
@@ -65,7 +65,7 @@ def test_the_same_split_gives_a_sentence_and_differences(better: ComparedModel) 
         "Degraded speech or text",
         "Parts of the test split",
         "Running costs",
-        "Where they come from",
+        "Lineage",
         *FACTS.values(),
     ):
         assert section in seen, section
@@ -85,18 +85,18 @@ def test_differences_and_counts_are_those_of_the_predictions(better: ComparedMod
 def test_different_splits_are_never_compared(better: ComparedModel) -> None:
     changed = better.evaluation.model_copy(update={"test_digest": "z" * 64})
     seen = words(render_comparison(better, replace(worsened(better), evaluation=changed)))
-    assert "Their test splits differ, so the two are never compared" in seen and "not compared" in seen
-    assert "difference, paired" not in seen and "Which utterances changed" not in seen
+    assert "Their test splits differ, so the models are not compared" in seen and "not compared" in seen
+    assert "difference, paired" not in seen and "Utterances predicted correctly" not in seen
     assert "is better than" not in seen and "F1 of each emotion" in seen and "zzzzzzzzzzzz" in seen
 
 
 def test_without_predictions_there_is_no_difference(better: ComparedModel) -> None:
     seen = words(render_comparison(better, replace(worsened(better), predictions=None)))
-    assert "the predictions of mistere, version 2 are not there" in seen and "difference, paired" not in seen
+    assert "the predictions of mistere, version 2 are missing" in seen and "difference, paired" not in seen
     other = worsened(better)
     assert other.predictions is not None
     shuffled = replace(other.predictions, dialogues=other.predictions.dialogues[::-1])
-    assert "not of the same test utterances" in words(render_comparison(better, replace(other, predictions=shuffled)))
+    assert "cover different test utterances" in words(render_comparison(better, replace(other, predictions=shuffled)))
 
 
 def test_a_model_beside_itself_does_not_differ(better: ComparedModel) -> None:
@@ -109,7 +109,7 @@ def test_a_small_change_is_undecided(better: ComparedModel) -> None:
     probabilities = better.predictions.probabilities.copy()
     probabilities[:2] = probabilities[:2][:, ::-1]
     other = replace(better, title="other", predictions=replace(better.predictions, probabilities=probabilities))
-    assert "does not settle whether" in words(render_comparison(better, other))
+    assert "is not significant on this test split" in words(render_comparison(better, other))
 
 
 def test_old_evaluations_and_hostile_names_still_make_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,7 +119,7 @@ def test_the_command_takes_a_run_or_the_commit_that_is_checked_out(
     by_name = capsys.readouterr().out
     gate_table(None, None, Path("nowhere"), str(tmp_path / "store"))
     assert capsys.readouterr().out == by_name != ""
-    with pytest.raises(UsageError, match="knows no run 'run-0043'"):
+    with pytest.raises(UsageError, match="has no run 'run-0043'"):
         gate_table("run-0043", None, tmp_path, None)
     with pytest.raises(UsageError, match="nothing has run in"):
         gate_table(None, None, tmp_path / "nowhere", None)

@@ -97,7 +97,7 @@ WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
     "no label": (lambda f: edit(f, "label", 2, None), "label is empty in row 2"),
     "the same turn twice": (lambda f: edit(f, "turn", 1, 0), "dialogue 'd0' has turn 0 twice"),
     "a dialogue in two splits": (lambda f: edit(f, "dialogue_id", -1, "d0"), "'d0' is in train and in test"),
-    "a dialogue without input": (_silent, "dialogue 'quiet' has no input at all"),
+    "a dialogue without input": (_silent, "dialogue 'quiet' has no input:"),
     "a modality's name": (lambda f: (f / "text.npy").rename(f / "my text.npy") and None, "cannot name a modality"),
 }
 

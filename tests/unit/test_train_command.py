@@ -52,7 +52,7 @@ def test_a_third_modality_by_configuration_over_seeds_with_ablations(tmp_path: P
         "late fusion",
         *LABELS,
         "mean weight",
-        "each utterance",
+        "no dialogue context",
     ):
         assert shown in done.stdout
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())

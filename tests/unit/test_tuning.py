@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def search(data: EmbeddedDialogues, output: Path, trials: int = 3, *settings: str) -> Tuned:
     config = load_profile("tiny", ["mixture.epochs=2", *settings]).mixture
-    return tune(config, data, output, trials=trials, seeds=1, timeout_minutes=None, tell=lambda text: None)
+    return tune(config, data, output, trials=trials, seeds=1, timeout_minutes=None, on_trial=lambda text: None)
 
 
 def scores(output: Path) -> list[tuple[dict[str, object], float | None]]:
@@ -66,7 +66,7 @@ def test_a_search_goes_on_where_it_was(folder: Path, tmp_path: Path) -> None:
 def test_another_search_in_the_same_folder_is_refused(folder: Path, tmp_path: Path) -> None:
     data = open_embeddings(folder)
     search(data, tmp_path, 1)
-    with pytest.raises(UsageError, match="other embeddings or from other settings"):
+    with pytest.raises(UsageError, match="other embeddings or settings"):
         search(data, tmp_path, 1, "mixture.gru_layers=2")
 
 

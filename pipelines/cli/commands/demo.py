@@ -25,14 +25,14 @@ def demo(bundle: str | None, url: str | None, output: Path, host: str, port: int
     """Serve the page until interrupted.
 
     Args:
-        bundle: a bundle's place; None for the one that is deployed in ``output``. Beside ``url`` only its example is used.
+        bundle: location of a bundle; None for the one that is deployed in ``output``. With ``url``, only its example is used.
         url: a running predictor; None starts one.
         output: the folder of ``mistere run``.
         host: address to listen on.
         port: port to listen on.
 
     Raises:
-        UsageError: Gradio is not installed, nothing is deployed, the port is taken, or the address is none.
+        UsageError: Gradio is not installed, nothing is deployed, the port is taken, or the address is invalid.
         MistereError: the predictor does not become ready.
     """
     if importlib.util.find_spec("gradio") is None:
@@ -58,7 +58,7 @@ def _running(url: str) -> DialogueClient:
     except EndpointError as error:
         reason = f"it answers {error.code}" if error.code else "nothing answers"
         raise MistereError(
-            f"there is no predictor ready at {endpoint_of(url)} ({reason}): give the REST address of `mistere serve`."
+            f"no predictor is ready at {endpoint_of(url)} ({reason}): give the REST address of `mistere serve`."
         ) from error
     return client
 
@@ -73,19 +73,21 @@ def _with_predictor(bundle: str | None, output: Path, listener: socket.socket) -
     store = LocalStore(output.resolve() / "store")
     services = deployed_services(store)
     service = services[0] if len(services) == 1 else DeploymentConfig().service
-    place = bundle or read_deployment(store, service).bundle_location
+    location = bundle or read_deployment(store, service).bundle_location
     with tempfile.TemporaryDirectory(prefix="mistere-demo-") as scratch:
         log = Path(scratch) / "log"
-        with local_predictor(place, service, log) as (client, wait_ready):
-            print(f"starting the predictor of {place}", flush=True)
+        with local_predictor(location, service, log) as (client, wait_ready):
+            print(f"starting the predictor of {location}", flush=True)
             try:
                 wait_ready(DeploymentConfig().ready_timeout)
             except EndpointError as error:
                 raise MistereError(f"the predictor did not become ready: {error}{last_line(log)}") from error
-            _serve(client, "a predictor on this machine", _example(place), listener)
+            _serve(client, "a predictor on this machine", _example(location), listener)
 
 
-def _serve(client: DialogueClient, place: str, example: Sequence[ConversationTurn], listener: socket.socket) -> None:
+def _serve(
+    client: DialogueClient, destination: str, example: Sequence[ConversationTurn], listener: socket.socket
+) -> None:
     with tempfile.TemporaryDirectory(prefix="mistere-demo-") as uploads:
         # Gradio reads these when it is imported.
         os.environ.update(
@@ -94,7 +96,7 @@ def _serve(client: DialogueClient, place: str, example: Sequence[ConversationTur
         from pipelines.cli.demo.page import build_page
         from pipelines.cli.demo.server import serve_page
 
-        page = build_page(partial(_ask, client), place, example)
+        page = build_page(partial(_ask, client), destination, example)
         serve_page(page, listener, lambda address: print(f"the page is at {address}  stop with Ctrl-C", flush=True))
 
 
@@ -111,7 +113,7 @@ def _leave(number: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _example(place: str) -> list[ConversationTurn]:
+def _example(location: str) -> list[ConversationTurn]:
     """The example dialogue of a bundle; empty if it has none."""
     from mistere.artifacts.io import open_artifact
     from mistere.artifacts.manifests import ModelBundle
@@ -119,9 +121,9 @@ def _example(place: str) -> list[ConversationTurn]:
     from mistere.data.audio import decode_recording
     from mistere.serving.example_dialogue import read_example
 
-    root, found, digest = place.rstrip("/").rpartition("/artifacts/ModelBundle/")
-    if not found:
-        raise UsageError(f"{place} is not a bundle: name STORE/artifacts/ModelBundle/DIGEST.")
+    root, separator, digest = location.rstrip("/").rpartition("/artifacts/ModelBundle/")
+    if not separator:
+        raise UsageError(f"{location} is not a bundle: name STORE/artifacts/ModelBundle/DIGEST.")
     example = read_example(open_artifact(open_store(root), ModelBundle, digest).path)
     turns = []
     for utterance in example.dialogue if example else []:

@@ -44,8 +44,8 @@ def models(location: RegistryLocation, model_name: str, *, log: bool, as_json: b
     served = next((one for one in versions if one.bundle_digest == champion), None)
     if served is not None and "champion" not in served.aliases:
         console.print(
-            f"The champion in the store is version {served.version}; MLflow's alias says otherwise. The next release mends that, "
-            f"and so does `mistere promote {model_name}/{served.version}`.",
+            f"The champion in the store is version {served.version}; MLflow's alias names another. The next release corrects "
+            f"the alias, and so does `mistere promote {model_name}/{served.version}`.",
             markup=False,
         )
 

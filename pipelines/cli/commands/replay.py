@@ -33,7 +33,7 @@ _ARTIFACTS = {
     "text encoder": ("finetune_encoder-text", "encoder"),
     "mixture": ("train_moe", "model"),
 }
-"""Which output of which task each one is, in the pipeline's order."""
+"""Task and output that each artifact comes from, in the pipeline's order."""
 _CONSOLE = Console(highlight=False)
 
 
@@ -46,7 +46,7 @@ def replay(location: RegistryLocation, reference: str, model_name: str, work: Pa
     Args:
         location: store and registry.
         reference: the version.
-        model_name: the model, where the reference names none.
+        model_name: the model, if the reference names none.
         work: directory of the second run; a replay that was killed resumes from there.
 
     Returns:

@@ -1,4 +1,4 @@
-"""``mistere schedule``: what the file of schedules would change on a cluster, and changing it."""
+"""``mistere schedule``: compares the schedule file with a cluster, and applies it."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from pipelines.profiles import load_profile, pipeline_arguments
 
 
 def diff(file: Path, *, host: str | None = None, store: str | None = None, tracking: str | None = None) -> int:
-    """Print what ``apply`` would do.
+    """Print the changes that ``apply`` would make.
 
     Args:
-        file: of schedules.
-        host: of Kubeflow Pipelines.
+        file: the schedule file.
+        host: address of Kubeflow Pipelines.
         store: ``s3://bucket/prefix``.
         tracking: the MLflow server.
 
     Returns:
-        The exit code: 5 where there is something to do.
+        The exit code: 0, or 5 if there are changes.
     """
     require_checkout("mistere schedule")
-    listed = read_schedules(file)
-    place, pipelines = _place(listed, host, store, tracking)
-    changes = plan(pipelines, _wanted(listed, place, this_tree()))
+    schedule_file = read_schedules(file)
+    target, pipelines = _target(schedule_file, host, store, tracking)
+    changes = plan(pipelines, _desired_schedules(schedule_file, target, this_tree()))
     for change in changes:
         for line in change.lines():
             print(line)
     if not changes:
-        print(f"{len(listed.schedules)} schedules, as {file} has them")
+        print(f"{len(schedule_file.schedules)} schedules, as {file} has them")
     return int(ExitCode.DIFFERENT) if changes else 0
 
 
@@ -51,71 +51,73 @@ def apply(
     tracking: str | None = None,
     allow_dirty: bool = False,
 ) -> int:
-    """Make the cluster's schedules what the file says; those that others made are left alone.
+    """Make the cluster's schedules match the file; schedules that were not made from it are left unchanged.
 
     Args:
-        file: of schedules.
-        host: of Kubeflow Pipelines.
+        file: the schedule file.
+        host: address of Kubeflow Pipelines.
         store: ``s3://bucket/prefix``.
         tracking: the MLflow server.
-        allow_dirty: take a tree with changes that no commit holds.
+        allow_dirty: allow uncommitted changes.
 
     Returns:
         The exit code.
     """
     require_checkout("mistere schedule")
-    listed = read_schedules(file)
-    place, pipelines = _place(listed, host, store, tracking)
-    wanted = _wanted(listed, place, releasable_tree(allow_dirty=allow_dirty))
-    if any(one.schedule.data.policy == "latest" for one in wanted) and LATEST.read(place.store).value is None:
+    schedule_file = read_schedules(file)
+    target, pipelines = _target(schedule_file, host, store, tracking)
+    desired = _desired_schedules(schedule_file, target, releasable_tree(allow_dirty=allow_dirty))
+    if any(one.schedule.data.policy == "latest" for one in desired) and LATEST.read(target.store).value is None:
         raise UsageError(
-            f"no data has been published, which the policy latest needs ({place.store.location(LATEST.key)} does not exist): "
-            "`mistere data publish` does it."
+            f"the policy latest needs published data, and there is none ({target.store.location(LATEST.key)} does not exist): "
+            "publish some with `mistere data publish`."
         )
-    changes = plan(pipelines, wanted)
+    changes = plan(pipelines, desired)
     for change in changes:
-        apply_change(pipelines, place.store, change)
+        apply_change(pipelines, target.store, change)
         for line in change.lines():
             print(line, flush=True)
-    print(f"{len(listed.schedules)} schedules, as {file} has them")
+    print(f"{len(schedule_file.schedules)} schedules, as {file} has them")
     return 0
 
 
-def _place(
-    listed: ScheduleFile, host: str | None, store: str | None, tracking: str | None
+def _target(
+    schedule_file: ScheduleFile, host: str | None, store: str | None, tracking: str | None
 ) -> tuple[ClusterTarget, Pipelines]:
-    cluster = load_profile(listed.profile, listed.settings).cluster
-    place = cluster_target(cluster, host, store, tracking)
-    return place, Pipelines(place.host, cluster.namespace)
+    cluster = load_profile(schedule_file.profile, schedule_file.settings).cluster
+    target = cluster_target(cluster, host, store, tracking)
+    return target, Pipelines(target.host, cluster.namespace)
 
 
-def _wanted(listed: ScheduleFile, place: ClusterTarget, tree: Tree) -> list[DesiredSchedule]:
-    """Every schedule of the file, compiled and pinned."""
-    namespace = load_profile(listed.profile, listed.settings).cluster.namespace
+def _desired_schedules(schedule_file: ScheduleFile, target: ClusterTarget, tree: Tree) -> list[DesiredSchedule]:
+    """Compile and pin every schedule of the file."""
+    namespace = load_profile(schedule_file.profile, schedule_file.settings).cluster.namespace
 
-    wanted = []
-    for schedule in listed.schedules:
-        profile, settings = schedule.profile or listed.profile, (*listed.settings, *schedule.settings)
+    desired = []
+    for schedule in schedule_file.schedules:
+        profile, settings = schedule.profile or schedule_file.profile, (*schedule_file.settings, *schedule.settings)
         config = load_profile(profile, settings)
         if config.cluster.namespace != namespace:
             raise UsageError(
                 f"schedule {schedule.name} is for namespace {config.cluster.namespace!r}, the file's others for {namespace!r}: "
                 "give each namespace a file of its own."
             )
-        wanted.append(_one(schedule, profile, config, compiled_version(profile, settings, tree), place, tree))
-    return wanted
+        desired.append(
+            _desired_schedule(schedule, profile, config, compiled_version(profile, settings, tree), target, tree)
+        )
+    return desired
 
 
-def _one(
-    schedule: Schedule, profile: str, config: Config, version: Version, place: ClusterTarget, tree: Tree
+def _desired_schedule(
+    schedule: Schedule, profile: str, config: Config, version: Version, target: ClusterTarget, tree: Tree
 ) -> DesiredSchedule:
     latest = schedule.data.policy == "latest"
     source = "latest" if latest else schedule.data.source or config.data.source
-    pinned = None if latest else pin_for_cluster(source, place.store)
+    pinned = None if latest else pin_for_cluster(source, target.store)
     context = RunContext(
         run_id=schedule.name,
-        store=place.store.uri,
-        tracking_uri=place.tracking_uri,
+        store=target.store.uri,
+        tracking_uri=target.tracking_uri,
         data_remote=pinned.remote if pinned else "",
         data_digest=pinned.digest if pinned else "",
         profile=profile_name(profile),

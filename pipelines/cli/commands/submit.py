@@ -1,4 +1,4 @@
-"""``mistere submit``: pin the data, upload the pipeline's version, start a run on a cluster, and follow it if asked to."""
+"""``mistere submit``: pins the data, uploads the pipeline version, starts a run on a cluster and optionally follows it."""
 
 from __future__ import annotations
 
@@ -42,66 +42,66 @@ def submit(
     if_changed: bool = False,
     every: float = 5.0,
 ) -> int:
-    """Start a run on a cluster, unless the same was submitted before and did not fail.
+    """Start a run on a cluster, unless an identical run was submitted before and did not fail.
 
     Args:
-        profile: settings to start from.
-        data: see :mod:`mistere.data.versions`; None for the profile's.
+        profile: profile with the base settings.
+        data: data version, see :mod:`mistere.data.versions`; None for the profile's.
         settings: ``--set`` on top.
-        host: of Kubeflow Pipelines.
+        host: address of Kubeflow Pipelines.
         store: ``s3://bucket/prefix``.
         tracking: the MLflow server.
-        wait: follow the run, and answer with its outcome.
-        force: start a run also where the same was submitted before.
-        allow_dirty: take a tree with changes that no commit holds.
-        if_changed: where the same was submitted before, that is all.
-        every: seconds between two looks at a run that is followed.
+        wait: follow the run, and return the exit code of its outcome.
+        force: start a run even if an identical one was submitted before.
+        allow_dirty: allow uncommitted changes.
+        if_changed: return 0 without following if an identical run was submitted before.
+        every: seconds between two requests for the state of a followed run.
 
     Returns:
         The exit code.
     """
     require_checkout("mistere submit")
     config = load_profile(profile, settings)
-    place = cluster_target(config.cluster, host, store, tracking)
+    target = cluster_target(config.cluster, host, store, tracking)
     tree = releasable_tree(allow_dirty=allow_dirty)
     source = data if data is not None else config.data.source
-    pinned = pin_for_cluster(source, place.store)
+    pinned = pin_for_cluster(source, target.store)
     version = compiled_version(profile, tuple(settings), tree)
-    pipelines = Pipelines(place.host, config.cluster.namespace)
-    claim = read_claim(place.store, _digest(config, profile, pinned, version))
-    found = None if force else active_submission(pipelines, place.store, claim)
-    if found is not None:
+    pipelines = Pipelines(target.host, config.cluster.namespace)
+    claim = read_claim(target.store, _digest(config, profile, pinned, version))
+    active = None if force else active_submission(pipelines, target.store, claim)
+    if active is not None:
         print(
-            f"nothing changed: {found.version} with data {found.data_digest[:12]} was submitted "
-            f"{time.strftime('%Y-%m-%d %H:%M', time.gmtime(found.submitted_at))} UTC; --force runs it again."
+            f"nothing changed: {active.version} with data {active.data_digest[:12]} was submitted "
+            f"{time.strftime('%Y-%m-%d %H:%M', time.gmtime(active.submitted_at))} UTC; --force runs it again."
         )
         if if_changed:
             return 0
-        submission = found
+        submission = active
     else:
         origin = RunOrigin.of(config, ["mistere", *sys.argv[1:]], source, pinned)
         context = RunContext(
             run_id=new_run_id(),
-            store=place.store.uri,
-            tracking_uri=place.tracking_uri,
+            store=target.store.uri,
+            tracking_uri=target.tracking_uri,
             data_remote=pinned.remote,
             data_digest=pinned.digest,
             profile=profile_name(profile),
             commit=tree.commit,
             dirty=tree.dirty,
         )
-        submission = _start(pipelines, place, claim, config, context, origin, version)
+        submission = _start(pipelines, target, claim, config, context, origin, version)
     print(f"run      {submission.run_id} in namespace {submission.namespace}")
     print(f"page     {pipelines.page(submission.kfp_run_id)}", flush=True)
     if not wait:
         return 0
-    outcome = follow(pipelines, submission.kfp_run_id, place.store, submission.run_id, every)
+    outcome = follow(pipelines, submission.kfp_run_id, target.store, submission.run_id, every)
     summary(outcome, None, pipelines.page(submission.kfp_run_id))
     return outcome.exit_code
 
 
 def _digest(config: Config, profile: str, pinned: PinnedData, version: Version) -> str:
-    """What makes two submits the same: commit, compiled pipeline, profile and settings, data, and where it runs."""
+    """Identity of a submission: commit, compiled pipeline, profile and settings, data, and namespace."""
     context = RunContext(run_id="", store="", tracking_uri="", data_remote=pinned.remote, data_digest=pinned.digest)
     return canonical_digest(
         {
@@ -116,14 +116,14 @@ def _digest(config: Config, profile: str, pinned: PinnedData, version: Version) 
 
 def _start(
     pipelines: Pipelines,
-    place: ClusterTarget,
+    target: ClusterTarget,
     before: Claim,
     config: Config,
     context: RunContext,
     origin: RunOrigin,
     version: Version,
 ) -> Submission:
-    """Take the record, start the run, and complete the record."""
+    """Claim the submission record, start the run, and complete the record."""
     submission = Submission(
         run_id=context.run_id,
         version=version.name,
@@ -133,26 +133,28 @@ def _start(
         namespace=config.cluster.namespace,
         submitted_at=time.time(),
     )
-    taken = take(place.store, before, submission)
+    taken = take(target.store, before, submission)
     try:
-        there, new = ensure_uploaded(pipelines, version)
+        uploaded, new = ensure_uploaded(pipelines, version)
         experiment = pipelines.experiment(config.cluster.experiment)
-        print(f"version  {there.display_name}, {'uploaded' if new else 'there already'}")
+        print(f"version  {uploaded.display_name}, {'uploaded' if new else 'already on the server'}")
         print(f"data     {context.data_digest[:12]} in {context.data_remote}")
-        write_run_info(place.store, context, origin)
+        write_run_info(target.store, context, origin)
     except MistereError:
-        give_back(place.store, before, taken)
+        give_back(target.store, before, taken)
         raise
     try:
-        run = pipelines.start(_run_body(config, context, experiment, there.pipeline_id, there.pipeline_version_id))
+        run = pipelines.start(
+            _run_body(config, context, experiment, uploaded.pipeline_id, uploaded.pipeline_version_id)
+        )
     except UnavailableError:
-        raise  # the run may be there: the next submit looks for it by its name
+        raise  # the run may have started: the next submit looks it up by name
     except MistereError:
-        give_back(place.store, before, taken)
+        give_back(target.store, before, taken)
         raise
-    submission = submission.model_copy(update={"kfp_run_id": run.run_id, "version": there.display_name})
-    with suppress(MistereError):  # the run is started, and who reads the record finds it by its name
-        take(place.store, taken, submission)
+    submission = submission.model_copy(update={"kfp_run_id": run.run_id, "version": uploaded.display_name})
+    with suppress(MistereError):  # the run has started; readers of the record can look it up by name
+        take(target.store, taken, submission)
     return submission
 
 

@@ -1,4 +1,4 @@
-"""``mistere train``: the mixture on embeddings made elsewhere, over seeds, with ablations, a table and a page."""
+"""``mistere train``: trains the mixture on existing embeddings over several seeds, with ablations, a table and a report."""
 
 from __future__ import annotations
 
@@ -36,34 +36,34 @@ def train(
     output: Path,
     tracking_uri: str | None,
 ) -> None:
-    """Train, measure, print, write.
+    """Train and evaluate the mixture, print the results and write the output.
 
-    Everything is written to a temporary name and renamed, ``metrics.json`` last. Killed, the same command goes on from the
-    last epoch.
+    Outputs are written under temporary names and then renamed, ``metrics.json`` last. If interrupted, the same command
+    resumes from the last epoch.
 
     Raises:
-        UsageError: the embeddings, the settings or the output are not right; nothing is written.
+        UsageError: the embeddings, the settings or the output are invalid; nothing is written.
     """
     from pipelines.cli.experiments.ablation import check_names
     from pipelines.cli.experiments.source import open_source
     from pipelines.profiles import load_profile
 
     parts = check_names(parts)
-    whole = load_profile(profile, settings)
-    data = open_source(embeddings).only(whole.mixture.modalities)
-    workplace = _Workplace(output, whole.mixture, data)
-    _train(embeddings, whole, data, seeds, parts, output, tracking_uri, workplace)
+    profile_config = load_profile(profile, settings)
+    data = open_source(embeddings).only(profile_config.mixture.modalities)
+    checkpoint_folder = _CheckpointFolder(output, profile_config.mixture, data)
+    _train(embeddings, profile_config, data, seeds, parts, output, tracking_uri, checkpoint_folder)
 
 
 def _train(
     embeddings: Path,
-    whole: Config,
+    profile_config: Config,
     data: EmbeddedDialogues,
     seeds: int,
     parts: Sequence[str],
     output: Path,
     tracking_uri: str | None,
-    workplace: _Workplace,
+    checkpoint_folder: _CheckpointFolder,
 ) -> None:
     from pipelines.cli.experiments.ablation import ablate
     from pipelines.cli.experiments.figures import as_json, summarize
@@ -72,104 +72,106 @@ def _train(
 
     console = Console(highlight=False, soft_wrap=True)
     if not console.is_terminal:
-        console.width = _WIDTH  # of a file or a pipe nothing is known; a table that is cut helps nobody
-    workplace.begin()
-    with _telling(console) as tell:
+        console.width = _WIDTH  # a file or a pipe has no width, and tables must not be truncated
+    checkpoint_folder.begin()
+    with _epoch_status(console) as on_trial:
 
         def one(name: str, config: MixtureConfig) -> Trial:
             return run_trial(
                 config,
                 data,
-                whole.evaluation,
-                checkpoints=workplace.checkpoints(name, config.seed),
-                on_epoch=tell(f"{name}, seed {config.seed}", config.epochs),
+                profile_config.evaluation,
+                checkpoints=checkpoint_folder.checkpoints(name, config.seed),
+                on_epoch=on_trial(f"{name}, seed {config.seed}", config.epochs),
             )
 
-        trials = [one("mixture", config) for config in seeds_of(whole.mixture, seeds)]
-        figures = summarize(trials, data, whole.evaluation)
-        ablation = ablate(parts, whole.mixture, data, trials, whole.evaluation, one) if parts else None
+        trials = [one("mixture", config) for config in seeds_of(profile_config.mixture, seeds)]
+        figures = summarize(trials, data, profile_config.evaluation)
+        ablation = (
+            ablate(parts, profile_config.mixture, data, trials, profile_config.evaluation, one) if parts else None
+        )
     best = best_on_dev(trials)
-    page = render(whole.mixture, data, trials, best, figures, ablation, str(embeddings))
+    page = render(profile_config.mixture, data, trials, best, figures, ablation, str(embeddings))
     _write(output, data, best, page, as_json(figures, trials, ablation))
-    workplace.end()
+    checkpoint_folder.end()
     _show(console, data, trials, figures, ablation)
     if tracking_uri:
-        _track(tracking_uri, whole, trials)
+        _track(tracking_uri, profile_config, trials)
     console.print(
         f"\nreport   {output / 'report.html'}\nmetrics  {output / 'metrics.json'}\nmodel    {output / 'model'}"
     )
 
 
-class _Workplace:
-    """Where the checkpoints of a training lie, and what they are of."""
+class _CheckpointFolder:
+    """The checkpoints of a training, and the identity of the embeddings and settings they belong to."""
 
     def __init__(self, output: Path, config: MixtureConfig, data: EmbeddedDialogues) -> None:
         from pipelines.cli.experiments.report import settings_of
 
         if output.exists() and not output.is_dir():
-            raise UsageError(f"--output {output}: that is a file; name a folder.")
+            raise UsageError(f"--output {output}: it is a file; name a folder.")
         self._output = output
         self._folder = output / "checkpoints"
         self._identity = {"embeddings": data.fingerprint(), "settings": settings_of(config)}
         file = self._folder / _IDENTITY
         if not file.is_file():
             return
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        if found == self._identity:
+        recorded: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        if recorded == self._identity:
             return
-        same_data = found.get("embeddings") == self._identity["embeddings"]
+        same_data = recorded.get("embeddings") == self._identity["embeddings"]
         raise UsageError(
-            f"--output {output}: it holds checkpoints of an unfinished training with other "
+            f"--output {output}: it contains checkpoints of an unfinished training with other "
             f"{'settings' if same_data else 'embeddings'}; finish that one, delete {self._folder}, or name another folder."
         )
 
     def begin(self) -> None:
-        """Say what the checkpoints are of."""
+        """Record the embeddings and settings that the checkpoints belong to."""
         self._folder.mkdir(parents=True, exist_ok=True)
         aside = self._folder / f".{_IDENTITY}"
         aside.write_text(json.dumps(self._identity), encoding="utf-8")
         aside.replace(self._folder / _IDENTITY)
 
     def checkpoints(self, name: str, seed: int) -> Checkpoints:
-        """Those of one trial."""
+        """The checkpoints of one trial."""
         from mistere.artifacts.checkpoints import Checkpoints
         from mistere.artifacts.object_store import LocalStore
 
         return Checkpoints(LocalStore(self._output), name, f"seed-{seed}")
 
     def end(self) -> None:
-        """Everything is written: forget them."""
+        """Delete the checkpoints, after all outputs are written."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-class _Telling:
-    """Tells of epochs: a line that changes on a terminal, a line a trial elsewhere."""
+class _EpochStatus:
+    """Shows the training's progress: a status line on a terminal, one line per trial otherwise."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self.status = console.status("training") if console.is_terminal else None
 
     def __call__(self, name: str, epochs: int) -> OnEpoch:
-        """A listener for one trial."""
+        """Return the ``on_epoch`` callback of one trial."""
         if not self.status:
             self._console.print(f"training {name}")
 
-        def heard(epoch: int, entry: dict[str, float]) -> None:
+        def on_epoch(epoch: int, entry: dict[str, float]) -> None:
             if self.status:
                 self.status.update(f"{name}: epoch {epoch} of {epochs}, dev weighted F1 {entry['dev_weighted_f1']:.3f}")
 
-        return heard
+        return on_epoch
 
 
 @contextlib.contextmanager
-def _telling(console: Console) -> Iterator[_Telling]:
-    telling = _Telling(console)
-    with telling.status or contextlib.nullcontext():
-        yield telling
+def _epoch_status(console: Console) -> Iterator[_EpochStatus]:
+    display = _EpochStatus(console)
+    with display.status or contextlib.nullcontext():
+        yield display
 
 
 def _write(output: Path, data: EmbeddedDialogues, best: Trial, page: str, metrics: dict[str, Any]) -> None:
-    """Model, predictions, page and, last, the metrics."""
+    """Write model, predictions and report, and the metrics last."""
     from mistere.evaluation.split_metrics import write_predictions
     from mistere.model.mixture.prediction import save_mixture
 
@@ -198,16 +200,16 @@ def _write(output: Path, data: EmbeddedDialogues, best: Trial, page: str, metric
         (output / f".{name}").replace(output / name)
 
 
-def _track(tracking_uri: str, whole: Config, trials: Sequence[Trial]) -> None:
+def _track(tracking_uri: str, profile_config: Config, trials: Sequence[Trial]) -> None:
     from mistere.registry.run_logging import log_training
 
     for trial in trials:
         log_training(
             tracking_uri,
-            whole.registry.experiment,
+            profile_config.registry.experiment,
             f"train seed {trial.seed}",
             metrics=trial.metrics,
-            parameters=whole.mixture.model_dump(mode="json") | {"seed": trial.seed},
+            parameters=profile_config.mixture.model_dump(mode="json") | {"seed": trial.seed},
             history=trial.trained.history,
         )
 
@@ -222,8 +224,8 @@ def _show(
 
     def table(*columns: str) -> Table:
         made = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-        for place, column in enumerate(columns):
-            made.add_column(column, justify="right" if place else "left", no_wrap=True)
+        for index, column in enumerate(columns):
+            made.add_column(column, justify="right" if index else "left", no_wrap=True)
         return made
 
     scores = table("test", "weighted F1", "95 % interval", *(["± over seeds"] if several else []))
@@ -234,10 +236,13 @@ def _show(
         )  # fmt: skip
     console.print()
     console.print(scores)
-    for found, than in ((figures.gain, "the better single-modality expert"), (figures.over_late_fusion, "late fusion")):
-        if found:
+    for gain, baseline in (
+        (figures.gain, "the better single-modality expert"),
+        (figures.over_late_fusion, "late fusion"),
+    ):
+        if gain:
             console.print(
-                f"the mixture over {than}: {100 * found.value:+.1f} points [{100 * found.low:+.1f}, {100 * found.high:+.1f}]",
+                f"the mixture over {baseline}: {100 * gain.value:+.1f} points [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]",
                 markup=False,
             )
     classes = table("emotion", "F1", "utterances")
@@ -258,7 +263,7 @@ def _show(
         parts = table("without", "weighted F1", "± over seeds", "difference in points")
         for row in ablation.rows:
             if row.difference is None or row.mean is None:
-                parts.add_row(row.title, "", "", "changes nothing here")
+                parts.add_row(row.title, "", "", "no effect")
                 continue
             low, high = 100 * row.difference.low, 100 * row.difference.high
             shown = f"{100 * row.difference.value:+.1f} [{low:+.1f}, {high:+.1f}]"

@@ -30,7 +30,13 @@ def tune(
     data = open_source(embeddings).only(config.modalities)
     console = Console(highlight=False, soft_wrap=True, markup=False)
     result = search(
-        config, data, output, trials=trials, seeds=seeds, timeout_minutes=timeout, tell=lambda text: console.print(text)
+        config,
+        data,
+        output,
+        trials=trials,
+        seeds=seeds,
+        timeout_minutes=timeout,
+        on_trial=lambda text: console.print(text),
     )
     _write(output / "best.yaml", yaml.safe_dump({"mixture": result.settings}, sort_keys=False))
     _write(

@@ -1,1 +1,1 @@
-"""The page of ``mistere demo``: a conversation typed or recorded, and what the model makes of it."""
+"""The page of ``mistere demo``: type or record a conversation and see the model's predictions."""

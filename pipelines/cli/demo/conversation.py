@@ -1,4 +1,4 @@
-"""A conversation under way: its turns and the model's answer to them."""
+"""State of a demo conversation: its turns and the model's prediction for them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from mistere.common.errors import MistereError
 from mistere.serving.client import EndpointError, EndpointPrediction
 
 Ask = Callable[[Sequence["ConversationTurn"]], EndpointPrediction]
-"""Turns → the model's answer."""
+"""Maps turns to the model's prediction."""
 
-_MOST_LETTERS = 300
+_MAX_CHARACTERS = 300
 
 
 @dataclass(frozen=True)
 class ConversationTurn:
-    """One utterance: its words, its encoded audio and how long that is, or one of them."""
+    """One utterance: text, encoded audio with its duration, or both."""
 
     text: str | None = None
     audio: bytes | None = None
@@ -25,7 +25,7 @@ class ConversationTurn:
 
 @dataclass(frozen=True)
 class Conversation:
-    """The turns so far, the answer to all of them, and what went wrong last, as a sentence."""
+    """The turns so far, the prediction for all of them, and the last error as a sentence."""
 
     turns: tuple[ConversationTurn, ...] = ()
     answer: EndpointPrediction | None = None
@@ -33,9 +33,9 @@ class Conversation:
 
 
 def judged(before: Conversation, turns: Sequence[ConversationTurn], ask: Ask) -> Conversation:
-    """The conversation with these turns and the answer to them.
+    """Return the conversation with these turns and the prediction for them.
 
-    Where the model does not answer, the conversation stays as it was before, and says why.
+    If the request fails, the previous conversation is returned with the error.
     """
     if not turns:
         return Conversation()
@@ -45,15 +45,15 @@ def judged(before: Conversation, turns: Sequence[ConversationTurn], ask: Ask) ->
     except MistereError as error:
         return troubled(before, str(error))
     except (KeyError, IndexError, TypeError, ValueError):
-        return troubled(before, "The answer cannot be read: is it the predictor that answers there?")
+        return troubled(before, "The response cannot be read: check that the address is a predictor's.")
     return Conversation(tuple(turns), answer)
 
 
 def troubled(before: Conversation, sentence: str) -> Conversation:
-    """The conversation as it was, with what went wrong."""
-    said = " ".join(sentence.split())
-    said = said if len(said) <= _MOST_LETTERS else said[: _MOST_LETTERS - 1] + "…"
-    return replace(before, trouble=said[:1].upper() + said[1:])
+    """Return the conversation unchanged, with an error message."""
+    message = " ".join(sentence.split())
+    message = message if len(message) <= _MAX_CHARACTERS else message[: _MAX_CHARACTERS - 1] + "…"
+    return replace(before, trouble=message[:1].upper() + message[1:])
 
 
 def _check(answer: EndpointPrediction, turns: int) -> None:
@@ -63,4 +63,4 @@ def _check(answer: EndpointPrediction, turns: int) -> None:
         and len(answer.predicted) == len(answer.modalities) == turns
     )
     if not fits:
-        raise EndpointError("The answer does not fit the conversation: is it the predictor that answers there?")
+        raise EndpointError("The response does not fit the conversation: check that the address is a predictor's.")

@@ -1,4 +1,4 @@
-"""The page itself: Gradio's inputs, and the pictures that :mod:`pipelines.cli.demo.rendering` draws."""
+"""The Gradio page: its inputs, and the views rendered by :mod:`pipelines.cli.demo.rendering`."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from typing import TYPE_CHECKING
 from mistere.common.errors import MistereError
 from pipelines.cli.demo import rendering
 from pipelines.cli.demo.conversation import Ask, Conversation, ConversationTurn, judged, troubled
-from pipelines.cli.demo.sound import MOST_SECONDS, take_recording
+from pipelines.cli.demo.sound import MAX_SECONDS, take_recording
 
 if TYPE_CHECKING:
     import gradio
 
-_MOST_LETTERS = 2000
-_MOST_WAITING = 16
-_KEPT_SECONDS = 3600  # of a conversation that nobody goes on with
-_SWEEP_SECONDS, _UPLOAD_SECONDS = 60, 600  # uploads that nobody added as a turn
+_MAX_CHARACTERS = 2000
+_MAX_QUEUE = 16
+_KEPT_SECONDS = 3600  # lifetime of an idle conversation
+_SWEEP_SECONDS, _UPLOAD_SECONDS = 60, 600  # cleanup of uploads that were not added as a turn
 _FONTS = ("system-ui", "Segoe UI", "DejaVu Sans", "sans-serif")
 _MONOSPACE = ("ui-monospace", "DejaVu Sans Mono", "monospace")
-_DEFECT = "Something went wrong here that should not: the terminal of mistere demo says what."
+_INTERNAL_ERROR = "Internal error: see the terminal of mistere demo for the traceback."
 
 
-def build_page(ask: Ask, place: str, example: Sequence[ConversationTurn] = ()) -> gradio.Blocks:
-    """The page, not yet served.
+def build_page(ask: Ask, destination: str, example: Sequence[ConversationTurn] = ()) -> gradio.Blocks:
+    """Build the page without serving it.
 
     Args:
-        ask: turns → the model's answer.
-        place: who is asked, in words.
-        example: a conversation to try; without one there is no button for it.
+        ask: maps turns to the model's prediction.
+        destination: where the page sends its input, in words.
+        example: a conversation to try; without one the button is hidden.
     """
     import gradio as gr
 
@@ -41,18 +41,18 @@ def build_page(ask: Ask, place: str, example: Sequence[ConversationTurn] = ()) -
         delete_cache=(_SWEEP_SECONDS, _UPLOAD_SECONDS),
     ) as page:
         kept = gr.State(Conversation(), time_to_live=_KEPT_SECONDS)
-        gr.HTML(rendering.heading(place), apply_default_css=False)
+        gr.HTML(rendering.heading(destination), apply_default_css=False)
         with gr.Row():
             with gr.Column(scale=5, min_width=320):
                 words = gr.Textbox(
                     label="What is said",
                     placeholder="How dare you!",
                     max_lines=4,
-                    max_length=_MOST_LETTERS,
+                    max_length=_MAX_CHARACTERS,
                     elem_id="words",
                 )
                 sound = gr.Audio(
-                    label=f"How it is said (optional, {MOST_SECONDS:g} s at most)",
+                    label=f"How it is said (optional, {MAX_SECONDS:g} s at most)",
                     sources=["microphone", "upload"],
                     type="filepath",
                     buttons=[],
@@ -78,8 +78,8 @@ def build_page(ask: Ask, place: str, example: Sequence[ConversationTurn] = ()) -
 
         def on_add(conversation: Conversation, text: str | None, recording: str | None) -> list[object]:
             after = guarded(conversation, lambda: added(conversation, text, recording, ask))
-            kept_back = (text, None) if after.trouble else (None, None)
-            return [*shown(after), *kept_back]
+            remaining_input = (text, None) if after.trouble else (None, None)
+            return [*shown(after), *remaining_input]
 
         def on_remove(conversation: Conversation) -> list[object]:
             return shown(guarded(conversation, lambda: judged(conversation, conversation.turns[:-1], ask)))
@@ -97,39 +97,39 @@ def build_page(ask: Ask, place: str, example: Sequence[ConversationTurn] = ()) -
         remove.click(on_remove, kept, results, api_visibility="private", show_progress="minimal")
         clear.click(on_clear, None, [*results, *entered], api_visibility="private", show_progress="minimal")
         try_it.click(on_example, kept, results, api_visibility="private", show_progress="minimal")
-    page.queue(max_size=_MOST_WAITING, default_concurrency_limit=1, api_open=False)
+    page.queue(max_size=_MAX_QUEUE, default_concurrency_limit=1, api_open=False)
     return page
 
 
 def added(before: Conversation, text: str | None, recording: str | None, ask: Ask) -> Conversation:
-    """The conversation with one more turn.
+    """Return the conversation with one more turn.
 
     Args:
         before: the conversation.
-        text: what was typed.
-        recording: the file of what was recorded; it is deleted.
-        ask: turns → the model's answer.
+        text: the typed text.
+        recording: path of the recording; the file is deleted.
+        ask: maps turns to the model's prediction.
     """
     words = (text or "").strip()
     audio, seconds = take_recording(Path(recording)) if recording else (None, 0.0)
     if not words and not audio:
-        return troubled(before, "Write what is said, or record it.")
+        return troubled(before, "Type what is said, or record it.")
     return judged(before, (*before.turns, ConversationTurn(words or None, audio, seconds)), ask)
 
 
 def guarded(before: Conversation, change: Callable[[], Conversation]) -> Conversation:
-    """What ``change`` makes of the conversation; or, where that fails, the conversation with a sentence on why."""
+    """Return the result of ``change``; if it fails, return the conversation with an error message."""
     try:
         return change()
     except MistereError as error:
         return troubled(before, str(error))
     except Exception:
         traceback.print_exc(file=sys.stderr)
-        return troubled(before, _DEFECT)
+        return troubled(before, _INTERNAL_ERROR)
 
 
 def theme() -> gradio.themes.Base:
-    """Colours as in the reports; fonts of the reader's machine only."""
+    """The theme: the reports' colours, and only fonts installed on the client."""
     import gradio as gr
 
     return gr.themes.Default(

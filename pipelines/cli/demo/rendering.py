@@ -1,4 +1,4 @@
-"""The page's pictures as HTML: what is shown is computed here, the templates beside this file only lay it out."""
+"""Render the page's views as HTML: values are computed here, the templates only lay them out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _OTHER_COLOR = "#8a94a3"
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of a bar: its name, its share of the bar in 0..1, in words, and its colour."""
+    """A segment of a bar: its name, its share of the bar in 0..1, and its colour."""
 
     name: str
     share: float
@@ -30,22 +30,22 @@ class Part:
 
     @property
     def size(self) -> str:
-        """The share as a length of CSS."""
+        """The share as a CSS length."""
         return f"{100 * self.share:.2f}%"
 
     @property
     def percent(self) -> str:
-        """The share in words."""
+        """The share as text."""
         return percent(self.share)
 
 
 def percent(share: float) -> str:
-    """A share in words: ``62 %``; what is above nothing is never called 0."""
+    """Format a share, for example ``62 %``; a share above 0 is never shown as 0."""
     return "<1 %" if 0 < share < 0.005 else f"{share:.0%}".replace("%", " %")
 
 
 def show_conversation(conversation: Conversation) -> str:
-    """The turns, with what was said, what each was heard by, and its emotion."""
+    """Render the turns: text, modalities used, and predicted emotion."""
     answer = conversation.answer
     if answer is None:
         return _render("conversation.html", turns=[])
@@ -66,7 +66,7 @@ def show_conversation(conversation: Conversation) -> str:
 
 
 def show_last(conversation: Conversation) -> str:
-    """The probabilities of the last turn as bars, the likeliest first."""
+    """Render the probabilities of the last turn as bars, highest first."""
     answer = conversation.answer
     if answer is None:
         return _render("last.html", bars=[], number=0)
@@ -75,7 +75,7 @@ def show_last(conversation: Conversation) -> str:
 
 
 def show_timeline(conversation: Conversation) -> str:
-    """Emotions over the turns, and under each turn how far each expert was trusted."""
+    """Render the emotion probabilities per turn, and the experts' weights below each turn."""
     answer = conversation.answer
     if answer is None:
         return _render("timeline.html", emotions=[], trusted=[], last=[], version="")
@@ -95,12 +95,12 @@ def show_timeline(conversation: Conversation) -> str:
 
 
 def show_trouble(conversation: Conversation) -> str:
-    """What went wrong last; nothing where nothing did."""
+    """Render the last error; empty if there is none."""
     return _render("trouble.html", sentence=conversation.trouble)
 
 
 def trust(answer: EndpointPrediction) -> list[list[Part]]:
-    """Per turn the experts' weights as parts of one bar; an expert that weighs nothing anywhere is left out."""
+    """The experts' weights per turn as segments of one bar; an expert with weight 0 in all turns is omitted."""
     weights = _shares(answer.expert_weights)
     total = weights.sum(axis=1, keepdims=True)
     weights = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
@@ -116,11 +116,11 @@ def trust(answer: EndpointPrediction) -> list[list[Part]]:
 
 
 def heard_by(turn: ConversationTurn, modalities: str) -> str:
-    """What a turn was heard by, and what was missing or not used, as a phrase.
+    """Describe which modalities a turn was predicted from, and which were missing or not used.
 
     Args:
-        turn: what was sent.
-        modalities: what the endpoint says it used: names joined by ``+``, or ``none``.
+        turn: the turn that was sent.
+        modalities: the modalities that the endpoint used: names joined by ``+``, or ``none``.
     """
     used = [name for name in modalities.split("+") if name not in ("", "none")]
     unused = [
@@ -133,7 +133,7 @@ def heard_by(turn: ConversationTurn, modalities: str) -> str:
 
 
 def _shares(values: np.ndarray) -> np.ndarray:
-    """Numbers as shares in 0..1, whatever was answered."""
+    """Clip values to 0..1 and replace NaN by 0, since the response is not trusted."""
     return np.clip(np.nan_to_num(np.asarray(values, np.float64)), 0.0, 1.0)
 
 
@@ -155,10 +155,10 @@ def _environment() -> jinja2.Environment:
 
 
 def style() -> str:
-    """The page's own style, for its head."""
+    """The page's CSS, for its head."""
     return (Path(__file__).parent / "style.html").read_text(encoding="utf-8")
 
 
-def heading(place: str) -> str:
-    """What the page is, and where what is said goes."""
-    return _render("heading.html", place=place)
+def heading(destination: str) -> str:
+    """Render the heading: what the page does, and where its input is sent."""
+    return _render("heading.html", destination=destination)

@@ -1,4 +1,4 @@
-"""The page's server: it answers what the page itself asks for, and lets the page ask nobody else."""
+"""The page's server: it serves only the paths that the page needs, and keeps the page from contacting other hosts."""
 
 from __future__ import annotations
 
@@ -41,21 +41,21 @@ _HEADERS: Final = [
     (b"referrer-policy", b"no-referrer"),
     (b"x-content-type-options", b"nosniff"),
 ]
-_ASKED: Final = re.compile(
+_ALLOWED_PATHS: Final = re.compile(
     r"/|/(assets|static|svelte)/.*|/(theme\.css|favicon\.ico|manifest\.json|config)"
     r"|/gradio_api/(queue/(join|data)|upload|upload_progress|heartbeat/.*|cancel|reset|file=.*|app_id|theme\.css)"
 )
-_ELSEWHERE: Final = re.compile(rb"<meta\s[^>]*content=\"https?://[^>]*>\s*")
-_MOST_BYTES: Final = "8mb"
+_OTHER_HOSTS: Final = re.compile(rb"<meta\s[^>]*content=\"https?://[^>]*>\s*")
+_MAX_UPLOAD: Final = "8mb"
 
 
-def serve_page(page: gradio.Blocks, listener: socket.socket, ready: Callable[[str], object]) -> None:
+def serve_page(page: gradio.Blocks, listener: socket.socket, on_ready: Callable[[str], object]) -> None:
     """Serve until interrupted.
 
     Args:
-        page: of :func:`pipelines.cli.demo.page.build_page`.
-        listener: of :func:`listen`; closed at the end.
-        ready: is told the page's address.
+        page: result of :func:`pipelines.cli.demo.page.build_page`.
+        listener: result of :func:`listen`; closed at the end.
+        on_ready: called with the page's address.
     """
     import fastapi
     import gradio as gr
@@ -68,7 +68,7 @@ def serve_page(page: gradio.Blocks, listener: socket.socket, ready: Callable[[st
             path="/",
             theme=pages.theme(),
             head=style(),
-            max_file_size=_MOST_BYTES,
+            max_file_size=_MAX_UPLOAD,
             footer_links=[],
             run_history=False,
             ssr_mode=False,
@@ -79,22 +79,22 @@ def serve_page(page: gradio.Blocks, listener: socket.socket, ready: Callable[[st
         )
         host, port = listener.getsockname()[:2]
         named = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-        ready(f"http://{named}:{port}")
+        on_ready(f"http://{named}:{port}")
         config = uvicorn.Config(closed_page(outer), log_level="warning", access_log=False, timeout_graceful_shutdown=2)
         uvicorn.Server(config).run(sockets=[listener])
 
 
 def closed_page(inner: Application) -> Application:
-    """Gradio's server without what the page does not need, and with a policy that keeps the page to this server.
+    """Restrict Gradio's server to the page, and add a content security policy that allows only this server.
 
-    Gradio's own API, its proxy and its monitoring are answered with 404; tags that name other hosts are taken out.
+    Gradio's API, proxy and monitoring return 404; tags that name other hosts are removed.
     """
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await inner(scope, receive, send)
             return
-        if not _ASKED.fullmatch(scope["path"]):
+        if not _ALLOWED_PATHS.fullmatch(scope["path"]):
             await send({"type": "http.response.start", "status": 404, "headers": [(b"content-type", b"text/plain")]})
             await send({"type": "http.response.body", "body": b"Not part of the page.\n"})
             return
@@ -117,7 +117,7 @@ def _with_headers(send: Send) -> Send:
 
 
 def _without_other_hosts(send: Send) -> Send:
-    """Hold the page back until it is whole, then send it without tags that name other hosts."""
+    """Buffer the page until it is complete, then send it without tags that name other hosts."""
     start: MutableMapping[str, Any] = {}
     body = bytearray()
 
@@ -128,7 +128,7 @@ def _without_other_hosts(send: Send) -> Send:
         body.extend(message.get("body", b""))
         if message.get("more_body"):
             return
-        text = _ELSEWHERE.sub(b"", bytes(body))
+        text = _OTHER_HOSTS.sub(b"", bytes(body))
         kept = [(name, value) for name, value in start["headers"] if name.lower() != b"content-length"]
         await send({**start, "headers": [*kept, (b"content-length", str(len(text)).encode())]})
         await send({"type": "http.response.body", "body": text})
@@ -137,10 +137,10 @@ def _without_other_hosts(send: Send) -> Send:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Take the page's port; 0 takes a free one.
+    """Bind the page's port; 0 chooses a free one.
 
     Raises:
-        UsageError: somebody else has it, or the address is none of this machine's.
+        UsageError: the port is in use, or the address is not one of this machine's.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
@@ -148,4 +148,4 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         known = error.errno is not None and not isinstance(error, socket.gaierror)
         reason = os.strerror(error.errno).lower() if known and error.errno else "no such address"
-        raise UsageError(f"{host}:{port} is not free ({reason}): name another with --port or --host.") from error
+        raise UsageError(f"{host}:{port} cannot be used ({reason}): choose another with --port or --host.") from error

@@ -1,4 +1,4 @@
-"""A recording as the browser hands it over → what the endpoint takes."""
+"""Convert a recording from the browser to the audio format that the endpoint accepts."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 from mistere.data.audio import AudioError, decode_recording, encode_flac, resample
 
-MOST_SECONDS = 30.0
-_RATE = 16_000  # what the speech encoders hear; more would only make the request larger
+MAX_SECONDS = 30.0
+_RATE = 16_000  # the speech encoders' sample rate; a higher one only makes the request larger
 
 
 def take_recording(path: Path) -> tuple[bytes, float]:
@@ -17,10 +17,10 @@ def take_recording(path: Path) -> tuple[bytes, float]:
         path: WAV, FLAC, OGG or MP3.
 
     Returns:
-        FLAC, one channel, at most 16 kHz; and its length in seconds.
+        FLAC bytes (mono, at most 16 kHz) and the duration in seconds.
 
     Raises:
-        AudioError: it does not decode, is empty, or is too long.
+        AudioError: the audio cannot be decoded, is empty, or is too long.
     """
     try:
         data = path.read_bytes()
@@ -30,14 +30,14 @@ def take_recording(path: Path) -> tuple[bytes, float]:
 
 
 def as_flac(data: bytes) -> tuple[bytes, float]:
-    """An encoded file as FLAC of one channel and at most 16 kHz, and its length in seconds.
+    """Convert encoded audio to mono FLAC of at most 16 kHz; also return its duration in seconds.
 
     Raises:
-        AudioError: it does not decode, is empty, or is too long.
+        AudioError: the audio cannot be decoded, is empty, or is too long.
     """
-    wave, rate, _, _ = decode_recording(data, MOST_SECONDS)
-    if len(wave) > MOST_SECONDS * rate:
-        raise AudioError(f"The recording is too long: a turn takes at most {MOST_SECONDS:g} seconds.")
+    wave, rate, _, _ = decode_recording(data, MAX_SECONDS)
+    if len(wave) > MAX_SECONDS * rate:
+        raise AudioError(f"The recording is too long: a turn takes at most {MAX_SECONDS:g} seconds.")
     seconds = len(wave) / rate
     if rate > _RATE:
         wave, rate = resample(wave, rate, _RATE).clip(-1.0, 1.0), _RATE

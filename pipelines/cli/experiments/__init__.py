@@ -1,1 +1,1 @@
-"""Training the mixture on given embeddings: trials over seeds, ablations, tuning, and what is told of them."""
+"""Train the mixture on existing embeddings: trials over seeds, ablations, tuning, and their reports."""

@@ -1,4 +1,4 @@
-"""What each part of the mixture is worth: trained again without it, over the same seeds, compared in pairs."""
+"""Ablations of the mixture: train it without one part, over the same seeds, and compare with paired intervals."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _DROPOUT = 0.1
 
 @dataclass(frozen=True)
 class Row:
-    """One variant beside the full model: weighted F1 on test over the seeds.
+    """One variant compared with the full model: weighted F1 on test over the seeds.
 
     Attributes:
-        name: of the ablation.
+        name: name of the ablation.
         title: what was changed.
-        mean: mean over seeds; None where the change would change nothing.
+        mean: mean over seeds; None if the change has no effect with these settings.
         std: standard deviation over seeds.
         difference: variant minus full model, paired.
-        sentence: the finding.
+        sentence: the result in words.
     """
 
     name: str
@@ -43,17 +43,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Ablation:
-    """The table, and the missing-modality curves with and without modality dropout where that was asked."""
+    """The table, and, if ``modality_dropout`` is ablated, the missing-modality curves with and without it."""
 
     rows: list[Row]
     curves: dict[str, list[CurvePoint]]
 
 
 def check_names(names: Sequence[str]) -> list[str]:
-    """The names, once each.
+    """Validate the names and remove duplicates.
 
     Raises:
-        UsageError: an unknown one.
+        UsageError: a name is unknown.
     """
     for name in names:
         if name not in NAMES:
@@ -62,7 +62,7 @@ def check_names(names: Sequence[str]) -> list[str]:
 
 
 def variant(name: str, config: MixtureConfig, modalities: int) -> tuple[str, dict[str, object] | None]:
-    """What to call it and which settings to change; None where they change nothing."""
+    """Title of an ablation and the settings it changes; None if it has no effect."""
     single = modalities < 2
     if name == "gate":
         return "mean of the experts instead of the gate", None if config.gate == "mean" else {"gate": "mean"}
@@ -71,7 +71,7 @@ def variant(name: str, config: MixtureConfig, modalities: int) -> tuple[str, dic
     if name == "kl":
         return "no consistency (KL) loss", {"consistency_weight": 0.0} if config.consistency_weight else None
     if name == "context":
-        return "each utterance by itself", None if config.context == "utterance" else {"context": "utterance"}
+        return "no dialogue context", None if config.context == "utterance" else {"context": "utterance"}
     if name == "modality_dropout":
         if config.modality_dropout:
             return "no modality dropout", None if single else {"modality_dropout": 0.0}
@@ -91,12 +91,12 @@ def ablate(
     """Train each variant with the full model's seeds and compare.
 
     Args:
-        names: parts, of :data:`NAMES`.
+        names: ablations, from :data:`NAMES`.
         config: the full model's settings.
         data: embeddings.
-        full: its trials.
-        evaluation: resamples behind the intervals; the same resamples for variant and full model.
-        train: makes a trial of a variant's name and settings; by default plainly.
+        full: trials of the full model.
+        evaluation: resampling settings; variant and full model share the resamples.
+        train: trains a variant, given its name and settings; :func:`run_trial` by default.
     """
     resamples = Resamples(data, evaluation)
     base = [predicted(trial) for trial in full]
@@ -105,9 +105,7 @@ def ablate(
     for name in check_names(names):
         title, changes = variant(name, config, len(data.dimensions))
         if changes is None:
-            rows.append(
-                Row(name, title, None, 0.0, None, f"{title}: changes nothing with these settings and modalities.")
-            )
+            rows.append(Row(name, title, None, 0.0, None, f"{title}: no effect with these settings and modalities."))
             continue
         changed = config.model_copy(update=changes)
         trials = []
@@ -124,12 +122,12 @@ def ablate(
 
 
 def spread(values: Sequence[float]) -> float:
-    """Standard deviation over seeds; 0 for one."""
+    """Standard deviation over seeds; 0 for a single seed."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
 def mean_curve(trials: Sequence[Trial]) -> list[CurvePoint]:
-    """The missing-modality curve meant over seeds, bounds and all."""
+    """The missing-modality curve averaged over seeds, including its bounds."""
     curves = [curve_from_metrics(trial.metrics) for trial in trials]
     points = []
     for same in zip(*curves, strict=True):
@@ -140,5 +138,5 @@ def mean_curve(trials: Sequence[Trial]) -> list[CurvePoint]:
 
 def _sentence(title: str, difference: Interval) -> str:
     points, low, high = (100 * value for value in (difference.value, difference.low, difference.high))
-    found = "a clear loss" if high < 0 else "a clear gain" if low > 0 else "within the noise"
-    return f"{title}: {points:+.1f} points [{low:+.1f}, {high:+.1f}], {found}."
+    conclusion = "a clear loss" if high < 0 else "a clear gain" if low > 0 else "within the noise"
+    return f"{title}: {points:+.1f} points [{low:+.1f}, {high:+.1f}], {conclusion}."

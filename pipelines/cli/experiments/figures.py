@@ -1,4 +1,4 @@
-"""What several trials say together: means over seeds, with intervals, as metrics and as rows of a table."""
+"""Summarize several trials: means over seeds with intervals, as metrics and as table rows."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from pipelines.cli.experiments.trial import Resamples, Trial, predicted
 
 @dataclass(frozen=True)
 class Figures:
-    """The figures of a training.
+    """Metrics of a training over all seeds.
 
     Attributes:
-        mixture: weighted F1 on test, meant over the seeds, with its interval.
-        std: over the seeds.
+        mixture: weighted F1 on test, averaged over the seeds, with its interval.
+        std: its standard deviation over the seeds.
         rows: each expert alone and late fusion: name, mean, low, high, std.
         gain: mixture minus the better unimodal expert, paired; None with one modality.
         over_late_fusion: mixture minus late fusion, paired; None with one modality.
-        metrics: everything, flat; means over the seeds with ``.std`` beside them.
+        metrics: all metrics, flat: means over the seeds, and their standard deviations under ``.std``.
     """
 
     mixture: Interval
@@ -37,10 +37,10 @@ class Figures:
 
 
 def summarize(trials: Sequence[Trial], data: EmbeddedDialogues, evaluation: EvaluationConfig) -> Figures:
-    """Means over the seeds.
+    """Average the metrics over the seeds.
 
-    Intervals come from resampling test dialogues, the same ones for every seed; where an expert is absent from some
-    utterances, its own interval is the mean of the seeds' bounds over the utterances it answers.
+    Intervals come from resampling test dialogues, with the same resamples for every seed. If an expert is missing for some
+    utterances, its interval is the mean of the seeds' bounds over the utterances that it predicts.
     """
     from mistere.evaluation.split_metrics import late_fusion
 
@@ -60,14 +60,18 @@ def summarize(trials: Sequence[Trial], data: EmbeddedDialogues, evaluation: Eval
         over = resamples.difference(
             [predicted(trial) for trial in trials], [late_fusion(trial.answers) for trial in trials]
         )
-        for name, found in (("gain_over_best_single", gain), ("gain_over_late_fusion", over)):
-            metrics |= {f"test.{name}": found.value, f"test.{name}.low": found.low, f"test.{name}.high": found.high}
+        for name, interval_of_gain in (("gain_over_best_single", gain), ("gain_over_late_fusion", over)):
+            metrics |= {
+                f"test.{name}": interval_of_gain.value,
+                f"test.{name}.low": interval_of_gain.low,
+                f"test.{name}.high": interval_of_gain.high,
+            }
     std = spread([trial.metrics["test.weighted_f1"] for trial in trials])
     return Figures(mixture, std, rows, gain, over, metrics)
 
 
 def _best_single(trial: Trial) -> np.ndarray:
-    """What the unimodal expert says that is best on this very test split: the mixture is compared with the strongest."""
+    """Predictions of the unimodal expert that is best on this test split, so the mixture is compared with the strongest one."""
     modalities = trial.trained.model.modalities
     scores = [trial.metrics.get(f"test.expert.{name}.weighted_f1", 0.0) for name in modalities]
     experts = np.concatenate([answer.expert_probabilities for answer in trial.answers])

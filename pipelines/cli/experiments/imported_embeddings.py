@@ -1,7 +1,7 @@
-"""Embeddings made elsewhere: checked as a whole before anything is made of them.
+"""Read embeddings that were made outside the pipeline; the whole folder is validated before use.
 
-A folder holds ``utterances.parquet`` (split, dialogue_id, turn, label as text or integer; further columns are let be) and a
-row-aligned float32 matrix ``<modality>.npy`` for each modality, a NaN row where an utterance lacks it. Rows may be in any
+A folder holds ``utterances.parquet`` (split, dialogue_id, turn, label as text or integer; extra columns are ignored) and a
+row-aligned float32 matrix ``<modality>.npy`` for each modality, with a NaN row for an utterance that lacks it. Rows may be in any
 order. Matrices are memory-mapped and checked in blocks: memory does not grow with them.
 """
 
@@ -24,17 +24,17 @@ _BLOCK_VALUES = 4_000_000
 
 
 def open_embeddings(directory: Path) -> EmbeddedDialogues:
-    """Check a folder and open it.
+    """Validate a folder and open it.
 
     Raises:
-        UsageError: something in it is wrong; the sentence says what, where and how to mend it.
+        UsageError: the folder is invalid; the message says what is wrong, where, and how to fix it.
     """
     if not directory.is_dir():
-        raise UsageError(f"{directory}: there is no such folder of embeddings.")
+        raise UsageError(f"{directory}: no such folder: name a folder of embeddings.")
     table = _read_table(directory / UTTERANCES_FILE)
     matrices = {path.stem: _open_matrix(path) for path in sorted(directory.glob("*.npy"))}
     if not matrices:
-        raise UsageError(f"{directory}: there is no <modality>.npy in it, for example text.npy.")
+        raise UsageError(f"{directory}: it has no <modality>.npy: add one, for example text.npy.")
     rows = table.num_rows
     for name, matrix in matrices.items():
         if len(matrix) != rows:
@@ -89,8 +89,8 @@ def _open_matrix(path: Path) -> np.ndarray:
 
 
 def _present(path: Path, matrix: np.ndarray) -> np.ndarray:
-    """Which rows are there ``[N]``; infinite values are refused."""
-    there = np.empty(len(matrix), dtype=bool)
+    """Mask of the rows that are present (not NaN) ``[N]``; infinite values raise UsageError."""
+    present = np.empty(len(matrix), dtype=bool)
     block = max(1, _BLOCK_VALUES // matrix.shape[1])
     for start in range(0, len(matrix), block):
         values = np.asarray(matrix[start : start + block])
@@ -100,12 +100,12 @@ def _present(path: Path, matrix: np.ndarray) -> np.ndarray:
                 f"{path}: row {start + int(infinite.argmax())} holds an infinite value; compute it anew, or make the row NaN "
                 "if the utterance lacks this modality."
             )
-        there[start : start + block] = ~np.isnan(values).any(1)
-    return there
+        present[start : start + block] = ~np.isnan(values).any(1)
+    return present
 
 
 def _classes(path: Path, table: pa.Table, train: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """Names in order and the class of each row ``[N]``."""
+    """Label names in order, and the class index of each row ``[N]``."""
     import pyarrow as pa
 
     column = table["label"]
@@ -134,8 +134,8 @@ def _classes(path: Path, table: pa.Table, train: np.ndarray) -> tuple[list[str],
     elif pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         values = np.asarray(column.to_pylist(), dtype=object)
         names = sorted(set(values[train].tolist()))
-        place = {name: index for index, name in enumerate(names)}
-        targets = np.array([place.get(value, -1) for value in values], dtype=np.int64)
+        index_of = {name: index for index, name in enumerate(names)}
+        targets = np.array([index_of.get(value, -1) for value in values], dtype=np.int64)
         if (targets < 0).any():
             row = int((targets < 0).argmax())
             raise UsageError(
@@ -144,7 +144,7 @@ def _classes(path: Path, table: pa.Table, train: np.ndarray) -> tuple[list[str],
     else:
         raise UsageError(f"{path}: label is {column.type}; it should be text or whole numbers.")
     if len(names) < 2:
-        raise UsageError(f"{path}: there is one label only ({names[0]!r}); there is nothing to tell apart.")
+        raise UsageError(f"{path}: there is only one label ({names[0]!r}); a classifier needs at least two.")
     return names, targets
 
 
@@ -161,17 +161,17 @@ def _assemble(directory: Path, table: pa.Table, matrices: Mapping[str, np.ndarra
     labels, targets = _classes(path, table, splits == "train")
     names = np.asarray([str(name) for name in table["dialogue_id"].to_pylist()], dtype=object)
     turns = table["turn"].to_numpy()
-    place = np.array([SPLITS.index(split) for split in splits])
-    there = np.zeros(len(names), dtype=bool)
+    split_codes = np.array([SPLITS.index(split) for split in splits])
+    present = np.zeros(len(names), dtype=bool)
     for name, matrix in matrices.items():
-        there |= _present(directory / f"{name}.npy", matrix)
+        present |= _present(directory / f"{name}.npy", matrix)
     # Dialogues keep the order in which they first occur; turns are sorted.
     codes: dict[str, int] = {}
     code = np.array([codes.setdefault(name, len(codes)) for name in names])
-    order = np.lexsort((turns, code, place))
+    order = np.lexsort((turns, code, split_codes))
     dialogues: dict[str, list[EmbeddedDialogue]] = {split: [] for split in SPLITS}
     seen: dict[str, str] = {}
-    borders = np.flatnonzero(np.diff(code[order]) | np.diff(place[order])) + 1
+    borders = np.flatnonzero(np.diff(code[order]) | np.diff(split_codes[order])) + 1
     for rows in np.split(order, borders):
         name, split = names[rows[0]], splits[rows[0]]
         twice = np.flatnonzero(np.diff(turns[rows]) == 0)
@@ -185,9 +185,9 @@ def _assemble(directory: Path, table: pa.Table, matrices: Mapping[str, np.ndarra
                 f"{path}: dialogue {name!r} is in {seen[name]} and in {split}; a dialogue belongs to one split."
             )
         seen[name] = split
-        if not there[rows].any():
+        if not present[rows].any():
             raise UsageError(
-                f"{path}: dialogue {name!r} has no input at all: each of its rows is NaN in every modality; leave it out."
+                f"{path}: dialogue {name!r} has no input: each of its rows is NaN in every modality; remove it."
             )
         start, end = int(rows[0]), int(rows[-1]) + 1
         plain = end - start == len(rows) and bool((np.diff(rows) == 1).all())

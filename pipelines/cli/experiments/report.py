@@ -1,4 +1,4 @@
-"""The page about a training: one self-contained HTML file."""
+"""Render the report of a training as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ def render(
     ablation: Ablation | None,
     source: str,
 ) -> str:
-    """The page as HTML.
+    """Render the page as HTML.
 
     Args:
         config: the settings.
-        data: what was trained on.
-        trials: one a seed.
-        best: the one whose model is kept.
-        figures: of all together.
-        ablation: the table, where it was asked for.
-        source: where the embeddings came from, as it was typed.
+        data: the embeddings.
+        trials: one per seed.
+        best: the trial whose model is kept.
+        figures: metrics over all trials.
+        ablation: the ablation table, if requested.
+        source: location of the embeddings, as given on the command line.
     """
     experts = best.trained.model.experts
     true = np.concatenate([dialogue.labels for dialogue in data.split("test")])
@@ -89,7 +89,7 @@ def render(
             ),
         },
         dialogues=[shown_dialogue(one, experts) for one in _timelines(best, data)],
-        legend=[(plots.spoken(name), plots.expert_color(name, place)) for place, name in enumerate(experts)],
+        legend=[(plots.spoken(name), plots.expert_color(name, index)) for index, name in enumerate(experts)],
         settings=yaml.safe_dump({"mixture": config.model_dump(mode="json")}, sort_keys=False),
     )
 
@@ -101,7 +101,7 @@ def _timelines(trial: Trial, data: EmbeddedDialogues) -> list[GateTimeline]:
 
 
 def best_on_dev(trials: Sequence[Trial]) -> Trial:
-    """The trial whose model is kept: the best on dev, the first among equals."""
+    """The trial whose model is kept: the best on dev; the first one if several are equal."""
     return max(trials, key=lambda trial: trial.trained.dev_weighted_f1)
 
 

@@ -1,4 +1,4 @@
-"""Where ``--embeddings`` points: a folder made elsewhere, or the output folder of a finished run."""
+"""Open the folder of ``--embeddings``: imported embeddings, or the output directory of a finished run."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from mistere.model.embeddings import EmbeddedDialogues
 
 
 def open_source(directory: Path) -> EmbeddedDialogues:
-    """The embeddings that a folder holds.
+    """Open the embeddings in a folder.
 
     Raises:
-        UsageError: there is something wrong with them.
+        UsageError: the embeddings are invalid or missing.
     """
     if (directory / "store").is_dir():
         return run_embeddings(directory)
@@ -24,10 +24,10 @@ def open_source(directory: Path) -> EmbeddedDialogues:
 
 
 def run_embeddings(output: Path) -> EmbeddedDialogues:
-    """The embeddings of the newest run of an output folder that has made them.
+    """Open the embeddings of the newest run in an output directory that has extracted them.
 
     Raises:
-        UsageError: no run has.
+        UsageError: no run has extracted embeddings.
     """
     from mistere.artifacts.io import open_artifact
     from mistere.artifacts.manifests import EmbeddingSet
@@ -41,4 +41,6 @@ def run_embeddings(output: Path) -> EmbeddedDialogues:
             digests = [json.loads(record.read_text())["outputs"].get("embeddings") for record in records]
             if all(digests):
                 return EmbeddedDialogues.open([open_artifact(store, EmbeddingSet, digest) for digest in digests])
-    raise UsageError(f"{output}: no run in it has made embeddings; mistere run --output {output} does.")
+    raise UsageError(
+        f"{output}: no run in it has extracted embeddings: start one with `mistere run --output {output}`."
+    )

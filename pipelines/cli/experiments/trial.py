@@ -1,4 +1,4 @@
-"""One training of the mixture with one seed, and its figures on test; several of them as one."""
+"""Train the mixture with one seed and measure it on test; shared resamples for several trials."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ OnEpoch = Callable[[int, dict[str, float]], None]
 
 
 class Quiet(Progress):
-    """A progress that says nothing."""
+    """A progress that prints nothing."""
 
     def __call__(self, message: str, done: float = 0, total: float = 0) -> None:
-        """Nothing."""
+        """Ignore the progress."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A trained mixture with what it says of test."""
+    """A trained mixture with its test predictions and metrics."""
 
     seed: int
     trained: TrainedMixture
@@ -50,11 +50,11 @@ def run_trial(
     """Train, then predict test once and measure it.
 
     Args:
-        config: the mixture's settings, its seed among them.
+        config: the mixture's settings, including its seed.
         data: embeddings of all splits.
-        evaluation: resamples behind the intervals.
-        checkpoints: where to keep them; a training that was killed goes on there.
-        on_epoch: told of each epoch.
+        evaluation: resampling settings of the intervals.
+        checkpoints: where to save checkpoints; an interrupted training resumes from them.
+        on_epoch: called after each epoch with its number and metrics.
     """
     from mistere.evaluation.missing_modality import missing_modality_curve
     from mistere.evaluation.split_metrics import measure
@@ -77,16 +77,16 @@ def run_trial(
 
 
 def seeds_of(config: MixtureConfig, count: int) -> list[MixtureConfig]:
-    """The same settings with ``count`` seeds, from the config's on."""
+    """The same settings with ``count`` consecutive seeds, starting at the config's."""
     return [config.model_copy(update={"seed": config.seed + index}) for index in range(count)]
 
 
 class Resamples:
-    """One set of resamples of the test dialogues, for figures of several trials and their differences.
+    """One set of resamples of the test dialogues, for the metrics of several trials and their differences.
 
     Args:
-        data: whose test split it is.
-        evaluation: resamples and seed.
+        data: embeddings with the test split.
+        evaluation: number of resamples and seed.
     """
 
     def __init__(self, data: EmbeddedDialogues, evaluation: EvaluationConfig) -> None:
@@ -97,7 +97,7 @@ class Resamples:
         self._bootstrap = DialogueBootstrap(names, evaluation.resamples, evaluation.seed)
 
     def mean(self, predictions: Sequence[np.ndarray]) -> Interval:
-        """Weighted F1 meant over seeds, with its interval: dialogues are resampled, the same ones for every seed."""
+        """Weighted F1 averaged over seeds, with its interval from the same resampled dialogues for every seed."""
         return self._interval(self._values(predictions), self._draws(predictions))
 
     def difference(self, one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> Interval:
@@ -117,5 +117,5 @@ class Resamples:
 
 
 def predicted(trial: Trial) -> np.ndarray:
-    """Classes ``[N]`` that the mixture names."""
+    """Predicted classes ``[N]`` of the mixture."""
     return np.concatenate([answer.probabilities for answer in trial.answers]).argmax(1)

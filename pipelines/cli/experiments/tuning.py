@@ -1,7 +1,7 @@
-"""Settings for given embeddings, found by trying: an Optuna study over a small space, judged on dev alone.
+"""Tune the mixture's settings for given embeddings: an Optuna study over a small space, scored on dev.
 
-The objective is handed dialogues without a test split, so that no search can ever look at it. The study is a SQLite file: a
-search that was killed goes on. The first trial is the settings that the search starts from, so on dev the result is never worse.
+The objective gets dialogues without a test split, so a search cannot use it. The study is stored in a SQLite file, so an
+interrupted search resumes. The first trial uses the initial settings, so the result is never worse on dev.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _STARTUP_TRIALS, _WARMUP_EPOCHS = 5, 5
 
 @dataclass(frozen=True)
 class Dimension:
-    """One setting of the space: a range (``log`` or plain), or choices."""
+    """One setting of the search space: a range (linear or ``log``), or choices."""
 
     name: str
     low: float = 0.0
@@ -37,18 +37,19 @@ class Dimension:
     choices: tuple[Any, ...] = ()
 
     def suggest(self, trial: optuna.Trial) -> Any:
-        """A value from the trial."""
+        """Suggest a value for the trial."""
         if self.choices:
             return trial.suggest_categorical(self.name, list(self.choices))
         return trial.suggest_float(self.name, self.low, self.high, log=self.log)
 
 
 def space(data: EmbeddedDialogues) -> list[Dimension]:
-    """What is worth trying, for data of this size and these modalities.
+    """The search space for data of this size and these modalities.
 
-    The learning rate matters most and depends on everything else. Sizes stop where a laptop's patience and a small corpus
-    would. The two dropouts, γ and the contrastive weight are what the published figures hang on and what differs most between
-    corpora. Modality dropout and the fusion ask for two modalities. Depth, kernels and the gate's width hardly move anything.
+    The learning rate matters most and interacts with all other settings. Hidden sizes are limited to what trains fast on a
+    laptop and suits a small corpus. The two dropouts, γ and the contrastive weight affect the published figures most and
+    differ most between corpora. Modality dropout and the fusion need two modalities. Depth, kernels and the gate's width are
+    fixed, because they have little effect.
     """
     utterances = sum(len(dialogue) for dialogue in data.split("train"))
     large = (256,) if utterances >= _ENOUGH_FOR_LARGE else ()
@@ -72,15 +73,15 @@ def space(data: EmbeddedDialogues) -> list[Dimension]:
 
 @dataclass(frozen=True)
 class Tuned:
-    """What a search found.
+    """Result of a search.
 
     Attributes:
-        settings: of the best trial, only what was searched.
-        dev_weighted_f1: of the best trial, meant over the seeds.
-        start: of the settings that the search started from.
-        trials: finished ones, pruned ones among them.
-        pruned: how many were ended early.
-        importance: share of each setting in the variation of dev weighted F1; empty where too few trials tell.
+        settings: the tuned settings of the best trial.
+        dev_weighted_f1: score of the best trial, averaged over the seeds.
+        start: score of the initial settings.
+        trials: number of finished trials, including pruned ones.
+        pruned: number of pruned trials.
+        importance: share of each setting in the variance of dev weighted F1; empty with too few trials.
     """
 
     settings: dict[str, Any]
@@ -99,21 +100,21 @@ def tune(
     trials: int,
     seeds: int,
     timeout_minutes: float | None,
-    tell: Callable[[str], None],
+    on_trial: Callable[[str], None],
 ) -> Tuned:
-    """Search, or go on searching.
+    """Run a search, or resume one.
 
     Args:
-        config: the settings to start from.
-        data: embeddings; test is taken away before anything else.
+        config: the initial settings.
+        data: embeddings; the test split is removed first.
         output: folder of the study.
-        trials: finished trials in all, those of earlier calls among them.
-        seeds: trainings a trial; their mean counts.
+        trials: total number of finished trials, including those of earlier calls.
+        seeds: trainings per trial; the score is their mean.
         timeout_minutes: no trial starts after this; None sets no limit.
-        tell: told of each finished trial.
+        on_trial: called with a sentence about each finished trial.
 
     Raises:
-        UsageError: the folder holds a study of other data or settings.
+        UsageError: the folder contains a study of other data or settings.
     """
     import optuna
 
@@ -126,17 +127,19 @@ def tune(
         suggested = {dimension.name: dimension.suggest(trial) for dimension in dimensions}
         return _mean_score(_with(config, suggested), data, seeds, trial)
 
-    def told(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+    def report_trial(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
         score = f"dev weighted F1 {trial.value:.3f}" if trial.value is not None else "ended early"
         best = max((one.value for one in study.trials if one.value is not None), default=None)
-        tell(f"trial {len(_finished(study))} of {trials}: {score}" + (f", best {best:.3f}" if best is not None else ""))
+        on_trial(
+            f"trial {len(_finished(study))} of {trials}: {score}" + (f", best {best:.3f}" if best is not None else "")
+        )
 
     if not study.trials:
         study.enqueue_trial(_start(config, dimensions))
     left = trials - len(_finished(study))
     if left > 0:
         timeout = None if timeout_minutes is None else timeout_minutes * 60
-        study.optimize(objective, n_trials=left, timeout=timeout, callbacks=[told])
+        study.optimize(objective, n_trials=left, timeout=timeout, callbacks=[report_trial])
     return _result(study)
 
 
@@ -150,7 +153,7 @@ def _study(config: MixtureConfig, data: EmbeddedDialogues, output: Path, seeds: 
     name = f"mistere-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
     if (output / STUDY_FILE).exists() and (known := optuna.get_all_study_names(storage)) and name not in known:
         raise UsageError(
-            f"--output {output}: it holds a search on other embeddings or from other settings; name another folder, or "
+            f"--output {output}: it contains a search with other embeddings or settings; name another folder, or "
             f"delete {output / STUDY_FILE}."
         )
     output.mkdir(parents=True, exist_ok=True)
@@ -163,13 +166,13 @@ def _study(config: MixtureConfig, data: EmbeddedDialogues, output: Path, seeds: 
     )
     for trial in study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING]):
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)  # left behind by a search that was killed
-    # A resumed search draws on, it does not draw the same again.
+    # Vary the seed with the number of trials, so a resumed search does not repeat its suggestions.
     study.sampler = optuna.samplers.TPESampler(seed=config.seed + len(study.trials))
     return study
 
 
 def _start(config: MixtureConfig, dimensions: Sequence[Dimension]) -> dict[str, Any]:
-    """The start in the space's terms; what lies outside of it is left to the sampler."""
+    """The initial settings as a trial; values outside the space are left to the sampler."""
     start: dict[str, Any] = {}
     for dimension in dimensions:
         value = getattr(config, dimension.name)
@@ -179,7 +182,7 @@ def _start(config: MixtureConfig, dimensions: Sequence[Dimension]) -> dict[str, 
 
 
 def _with(config: MixtureConfig, suggested: dict[str, Any]) -> MixtureConfig:
-    """The settings with what was suggested; the fusion's width follows the hidden size as published."""
+    """The settings with the suggested values; the fusion's width is twice the hidden size, as published."""
     width = 2 * int(suggested["hidden"])
     return MixtureConfig.model_validate(config.model_dump() | suggested | {"fusion_width": width})
 
@@ -192,7 +195,7 @@ def _mean_score(config: MixtureConfig, data: EmbeddedDialogues, seeds: int, tria
     scores: list[float] = []
 
     def report(epoch: int, entry: dict[str, float]) -> None:
-        if not scores:  # the first seed decides whether the others are worth their time
+        if not scores:  # the trial is pruned by its first seed only
             trial.report(entry["dev_weighted_f1"], epoch)
             if trial.should_prune():
                 raise optuna.TrialPruned
@@ -216,7 +219,7 @@ def _result(study: optuna.Study) -> Tuned:
     finished = _finished(study)
     complete = [trial for trial in finished if trial.state == optuna.trial.TrialState.COMPLETE]
     if not complete:
-        raise UsageError("--timeout: no trial came to an end in that time; give it more.")
+        raise UsageError("--timeout: no trial finished in that time; increase it.")
     best = study.best_trial
     importance: dict[str, float] = {}
     if len(complete) >= 2 * _STARTUP_TRIALS:

@@ -1,4 +1,4 @@
-"""Two models beside each other on one page; differences are shown only where both answered the same test split."""
+"""HTML page that compares two models; differences are shown only if both predicted the same test split."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ class ComparedModel:
     """One of the two models.
 
     Attributes:
-        title: what it is called, for example ``mistere@champion, version 3``.
-        facts: where it comes from (digest, commit, dataset, when it was made), in the order they are shown.
-        evaluation: its figures.
-        predictions: its answers; None where they are not there.
-        timelines: some of its dialogues.
+        title: display name, for example ``mistere@champion, version 3``.
+        facts: lineage (digest, commit, dataset, creation time), in display order.
+        evaluation: its metrics.
+        predictions: its test predictions; None if they are not available.
+        timelines: gate weights of some of its test dialogues.
     """
 
     title: str
@@ -59,7 +59,7 @@ class ComparedModel:
 
 @dataclass(frozen=True)
 class FigureRow:
-    """A figure of both models and the first minus the second; ``tone`` colours a difference that is settled."""
+    """One metric of both models, and first minus second; ``tone`` colours a significant difference."""
 
     name: str
     one: str
@@ -71,7 +71,7 @@ class FigureRow:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the page says on top: a word, the class that colours it, and a sentence."""
+    """The headline of the page: a word, the CSS class that colours it, and a sentence."""
 
     word: str
     tone: str
@@ -80,7 +80,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Changes:
-    """Test utterances by who is right about them."""
+    """Number of test utterances by which model predicts them correctly."""
 
     both: int
     only_one: int
@@ -89,7 +89,7 @@ class Changes:
 
 
 class Pairing:
-    """Differences of the first model minus the second on the test split that both answered."""
+    """Paired differences, first model minus second, on the test split that both predicted."""
 
     def __init__(self, one: Predictions, other: Predictions) -> None:
         self._true, self._one, self._other = one.labels, one.predicted, other.predicted
@@ -98,34 +98,34 @@ class Pairing:
         self._bootstrap = DialogueBootstrap(one.dialogues, RESAMPLES, SEED)
 
     def differences(self, figure: Figure) -> list[Interval]:
-        """Of a figure; several where it is one a class."""
+        """Difference of a metric; one interval per class for per-class metrics."""
         return self._bootstrap.differences(figure, self._true, self._one, self._other, self._classes)
 
     def brier_difference(self) -> Interval:
-        """Of the Brier score."""
+        """Difference of the Brier score."""
         hits = np.eye(self._classes)[self._true]
         scores = [((probabilities - hits) ** 2).sum(1) for probabilities in self._probabilities]
-        apart = scores[0] - scores[1]
-        draws = self._bootstrap.sums(apart) / self._bootstrap.sums(np.ones(len(apart)))
-        return self._bootstrap.interval(float(apart.mean()), draws)
+        difference = scores[0] - scores[1]
+        draws = self._bootstrap.sums(difference) / self._bootstrap.sums(np.ones(len(difference)))
+        return self._bootstrap.interval(float(difference.mean()), draws)
 
     def changes(self) -> Changes:
-        """Who is right about how many utterances."""
+        """Count the utterances that both, one or neither of the models predicts correctly."""
         one, other = self._one == self._true, self._other == self._true
         counted = (one & other, one & ~other, ~one & other, ~one & ~other)
         return Changes(*(int(rows.sum()) for rows in counted))
 
 
 def summary(one: ComparedModel, other: ComparedModel) -> str:
-    """What the page says first, in a sentence."""
+    """The headline sentence of the page."""
     return _verdict(one, other, *_paired(one, other)).sentence
 
 
 def render_comparison(one: ComparedModel, other: ComparedModel) -> str:
-    """The page as HTML.
+    """Render the page as HTML.
 
     Args:
-        one: the first model; differences are its figures minus the other's.
+        one: the first model; differences are its metrics minus the other's.
         other: the second model.
     """
     if one.title == other.title:
@@ -150,22 +150,22 @@ def render_comparison(one: ComparedModel, other: ComparedModel) -> str:
 
 
 def _paired(one: ComparedModel, other: ComparedModel) -> tuple[Pairing | None, str]:
-    """Differences, or why there are none."""
+    """The paired differences, or None and the reason why the models cannot be paired."""
     if one.evaluation.test_digest != other.evaluation.test_digest or one.evaluation.labels != other.evaluation.labels:
         return None, (
-            "Their test splits differ, so the two are never compared: the figures below stand side by side, and no "
-            "difference between them says anything about the models."
+            "Their test splits differ, so the models are not compared: the figures below are shown side by side, but "
+            "their differences are not meaningful."
         )
-    lacking = [model.title for model in (one, other) if model.predictions is None]
+    missing = [model.title for model in (one, other) if model.predictions is None]
     if one.predictions is None or other.predictions is None:
         return None, (
-            f"The test split is the same, but the predictions of {' and of '.join(lacking)} are not there, so no paired "
-            "difference can be drawn from it."
+            f"The test split is the same, but the predictions of {' and of '.join(missing)} are missing, so paired "
+            "differences cannot be computed."
         )
     if not one.predictions.same_test(other.predictions):
         return None, (
-            "Their predictions are not of the same test utterances, though their digests say so, so the two are never "
-            "compared."
+            "Their predictions cover different test utterances although the digests of their test splits are equal, so the "
+            "models are not compared."
         )
     return Pairing(one.predictions, other.predictions), ""
 
@@ -173,16 +173,16 @@ def _paired(one: ComparedModel, other: ComparedModel) -> tuple[Pairing | None, s
 def _verdict(one: ComparedModel, other: ComparedModel, pairing: Pairing | None, obstacle: str) -> Verdict:
     if pairing is None:
         return Verdict("not compared", "wait", obstacle)
-    found = pairing.differences(weighted_f1)[0]
-    bounds = f"paired {COVERAGE} interval {found.low:+.3f} to {found.high:+.3f}"
-    told = f"weighted F1 differs by {found.value:+.3f} ({bounds})"
-    if found.low == found.high == 0:
-        return Verdict("no difference", "soft", f"{one.title} is exactly as good as {other.title}: {told}.")
-    if found.low > 0:
-        return Verdict("better", "good", f"{one.title} is better than {other.title}: {told}.")
-    if found.high < 0:
-        return Verdict("worse", "bad", f"{one.title} is worse than {other.title}: {told}.")
-    sentence = f"The test split does not settle whether {one.title} or {other.title} is better: {told}."
+    difference = pairing.differences(weighted_f1)[0]
+    bounds = f"paired {COVERAGE} interval {difference.low:+.3f} to {difference.high:+.3f}"
+    change = f"weighted F1 differs by {difference.value:+.3f} ({bounds})"
+    if difference.low == difference.high == 0:
+        return Verdict("no difference", "soft", f"{one.title} is exactly as good as {other.title}: {change}.")
+    if difference.low > 0:
+        return Verdict("better", "good", f"{one.title} is better than {other.title}: {change}.")
+    if difference.high < 0:
+        return Verdict("worse", "bad", f"{one.title} is worse than {other.title}: {change}.")
+    sentence = f"The difference between {one.title} and {other.title} is not significant on this test split: {change}."
     return Verdict("undecided", "wait", sentence)
 
 
@@ -191,8 +191,8 @@ def _figures(shown: Sequence[Evaluated], pairing: Pairing | None) -> list[Figure
     for name, key, figure in _FIGURES:
         estimates = [model.estimate(key) for model in shown]
         if any(estimates):
-            apart = _difference(key, figure, pairing)
-            rows.append(_row(name, estimates, apart, key in _LESS_IS_BETTER))
+            difference = _difference(key, figure, pairing)
+            rows.append(_row(name, estimates, difference, key in _LESS_IS_BETTER))
     return rows
 
 
@@ -206,21 +206,21 @@ def _difference(key: str, figure: Figure | None, pairing: Pairing | None) -> Int
 
 def _classes(shown: Sequence[Evaluated], pairing: Pairing | None) -> list[FigureRow]:
     labels = list(dict.fromkeys(label for model in shown for label in model.evaluation.labels))
-    apart = dict(zip(shown[0].evaluation.labels, pairing.differences(f1_per_class), strict=True)) if pairing else {}
+    difference = dict(zip(shown[0].evaluation.labels, pairing.differences(f1_per_class), strict=True)) if pairing else {}
     rows = []
     for label in labels:
         estimates = [model.estimate(f"test.f1.{label}") for model in shown]
         support = shown[0].evaluation.metrics.get(f"test.support.{label}") if pairing else None
-        row = _row(label, estimates, apart.get(label), False)
+        row = _row(label, estimates, difference.get(label), False)
         rows.append(replace(row, utterances=None if support is None else int(support)))
     return rows
 
 
-def _row(name: str, estimates: Sequence[Estimate | None], apart: Interval | None, less_is_better: bool) -> FigureRow:
+def _row(name: str, estimates: Sequence[Estimate | None], difference: Interval | None, less_is_better: bool) -> FigureRow:
     one, other = (estimate_text(estimate) for estimate in estimates)
-    if apart is None:
+    if difference is None:
         return FigureRow(name, one, other)
-    gain = apart.low > 0 if not less_is_better else apart.high < 0
-    loss = apart.high < 0 if not less_is_better else apart.low > 0
-    told = estimate_text(Estimate(value=apart.value, low=apart.low, high=apart.high), signed=True)
-    return FigureRow(name, one, other, told, "good" if gain else "bad" if loss else "")
+    gain = difference.low > 0 if not less_is_better else difference.high < 0
+    loss = difference.high < 0 if not less_is_better else difference.low > 0
+    change = estimate_text(Estimate(value=difference.value, low=difference.low, high=difference.high), signed=True)
+    return FigureRow(name, one, other, change, "good" if gain else "bad" if loss else "")

@@ -1,6 +1,6 @@
-"""How a run ended and the gate's rules, as GitHub's (and GitLab's) Markdown: for a job's summary and for comments.
+"""A run's outcome and gate rules as GitHub and GitLab Markdown, for a CI job's summary and for comments.
 
-Sentences may quote the data's own labels, so nothing in them is markup, mentions a person or closes an issue.
+Sentences may quote labels from the data, so they are escaped: they must not contain markup, mention a user or close an issue.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ _STARTED_IN_NAME = re.compile(r"^\d{8}-\d{6}")
 
 
 def markdown(store: ObjectStore, run_id: str) -> str:
-    """The table of a run that has ended.
+    """Render the outcome and the gate table of a finished run.
 
     Args:
         store: the object store.
         run_id: the run.
 
     Raises:
-        UsageError: the store knows no such run.
+        UsageError: the store has no such run.
     """
     info, outcome = read_run_info(store, run_id), read_outcome(store, run_id)
     if not info and not outcome.stages:
-        raise UsageError(f"the store {store.uri} knows no run {run_id!r}: look at `runs/` there.")
+        raise UsageError(f"the store {store.uri} has no run {run_id!r}: choose one of those under `runs/` in it.")
     profile = f", profile {_plain(str(info['profile']))}" if info.get("profile") else ""
     parts = [
         f"### {_SIGNS[outcome.verdict]} {_plain(headline(outcome))}",
@@ -48,27 +48,27 @@ def markdown(store: ObjectStore, run_id: str) -> str:
 
 
 def last_run(store: ObjectStore, commit: str) -> str:
-    """The id of the run that was started last from a commit.
+    """Id of the latest run that was started from a commit.
 
     Args:
         store: the object store.
-        commit: in full, or its first digits.
+        commit: full or abbreviated hash.
 
     Raises:
-        MistereError: there is none.
+        MistereError: no run was started from the commit.
     """
     ids = {key.split("/")[1] for key in store.keys("runs") if key.endswith("/run.json")}
     named = sorted((one for one in ids if _STARTED_IN_NAME.match(one)), reverse=True)
-    for run_id in named:  # their names sort by time, so that the first one that fits is the last one
+    for run_id in named:  # these ids sort by time, so the first match is the latest run
         if _is_of(read_run_info(store, run_id), commit):
             return run_id
     others = {run_id: read_run_info(store, run_id) for run_id in ids.difference(named)}
-    found = [run_id for run_id, info in others.items() if _is_of(info, commit)]
-    if not found:
+    matches = [run_id for run_id, info in others.items() if _is_of(info, commit)]
+    if not matches:
         raise MistereError(
             f"no run in {store.uri} was started from commit {commit}: name the run, or submit that commit."
         )
-    return max(found, key=lambda run_id: float(others[run_id].get("started") or 0))
+    return max(matches, key=lambda run_id: float(others[run_id].get("started") or 0))
 
 
 def _is_of(info: dict[str, object], commit: str) -> bool:
@@ -76,7 +76,7 @@ def _is_of(info: dict[str, object], commit: str) -> bool:
 
 
 def _reasons(outcome: Outcome) -> list[str]:
-    if outcome.verdict == "deployed":  # then they are the rules' own sentences, which the table has
+    if outcome.verdict == "deployed":  # the reasons are the rules' sentences, which the table shows
         return []
     return ["\n".join(f"- {_plain(reason)}" for reason in outcome.reasons)] if outcome.reasons else []
 
@@ -100,9 +100,9 @@ def _rules(store: ObjectStore, outcome: Outcome) -> list[str]:
         verdict = read_manifest(store, GateVerdict, judged.outputs.get("verdict", ""))
     except MistereError as error:
         return [f"The gate's table cannot be read: {_plain(str(error))}"]
-    asked = [row for row in rule_rows(verdict.rules) if row.enabled]
-    rows = [(row.answer, row.title, row.measured, row.bound, row.sentence) for row in asked]
-    return [_table(("gate", "rule", "measured", "bound", "what it says"), [tuple(map(_plain, row)) for row in rows])]
+    enabled = [row for row in rule_rows(verdict.rules) if row.enabled]
+    rows = [(row.answer, row.title, row.measured, row.bound, row.sentence) for row in enabled]
+    return [_table(("gate", "rule", "measured", "bound", "explanation"), [tuple(map(_plain, row)) for row in rows])]
 
 
 def _table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
@@ -111,6 +111,6 @@ def _table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
+    """Escape text for Markdown, on one line."""
     one_line = html.escape(" ".join(text.split()), quote=False)
     return re.sub(r"([\\`*_\[\]|~])", r"\\\1", one_line).replace("@", "@<!-- -->").replace("#", "#<!-- -->")

@@ -1,4 +1,4 @@
-"""What a person sees of a run: live lines on a terminal, one line an event elsewhere, and the summary at the end."""
+"""Terminal display of a run: a live table on a terminal, one line per event otherwise, and the final summary."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _WORDS = {"done": "done", "reused": "found finished", "failed": "FAILED"}
 
 
 class Display:
-    """Shows events as they come; a context manager."""
+    """Shows events as they arrive; a context manager."""
 
     def __init__(self) -> None:
         self._console = Console(file=sys.stdout, highlight=False)
@@ -47,7 +47,7 @@ class Display:
             self._live.stop()
 
     def show(self, event: dict[str, Any]) -> None:
-        """Take one event."""
+        """Show one event."""
         task = self._tasks.setdefault(event["task"], {"status": "running", "since": event["time"]})
         kind = event["event"]
         if kind == "progress":
@@ -69,7 +69,7 @@ class Display:
         for name in (
             *ordered_tasks(list(self._tasks)),
             EXIT_HANDLER,
-        ):  # drawn by the live display's own thread, a few times a second
+        ):  # called by the live display's thread, four times a second
             task = self._tasks.get(name)
             if task is None:
                 table.add_row(Text("·", style="dim"), Text(name, style="dim"), "", "")
@@ -88,12 +88,12 @@ class Display:
 
 
 def summary(outcome: Outcome, output: Path | None, log: Path | str) -> None:
-    """Say how a run ended and what can be done next.
+    """Print how a run ended and which commands to use next.
 
     Args:
-        outcome: how it ended.
-        output: the folder of ``mistere run``; None for a run on a cluster.
-        log: of kfp and the stages, or the page that shows it.
+        outcome: outcome of the run.
+        output: output directory of ``mistere run``; None for a run on a cluster.
+        log: log file of KFP and the stages, or the URL of the run's page.
     """
     script = Path(sys.argv[0])
     command = os.path.relpath(script) if script.name == "mistere" and not shutil.which("mistere") else "mistere"
@@ -139,6 +139,6 @@ def _interval(estimate: Estimate, form: str = ".3f") -> str:
 
 
 def _dialogue(outcome: Outcome) -> str:
-    """The example that the bundle holds, where it lies on this machine."""
+    """Path of the bundle's example dialogue; a placeholder if the bundle is not on this machine."""
     example = Path(outcome.bundle) / DIALOGUE
     return str(example) if example.is_file() else "DIALOGUE.json"

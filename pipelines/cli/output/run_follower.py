@@ -1,4 +1,4 @@
-"""Following a run on a cluster until it ends: its steps' records in the store, and what only Kubeflow Pipelines knows."""
+"""Follow a run on a cluster until it ends, by its stage records in the store and its state in Kubeflow Pipelines."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from pipelines.kubeflow.client import Pipelines
 
 _ENDED: Final = frozenset({"SUCCEEDED", "FAILED", "SKIPPED", "CANCELED"})
-_LOOK_SECONDS: Final = 30.0
-"""Between two looks at the pods; the first comes when a step has had time to start."""
-_PATIENCE: Final = 600
-"""Seconds without any answer from the server or the store after which following is given up; the run is not."""
+_POD_CHECK_SECONDS: Final = 30.0
+"""Seconds between two checks of the pods; the first check leaves a step time to start."""
+_RESPONSE_TIMEOUT: Final = 600
+"""Seconds without a response from the server or the store after which following stops; the run itself continues."""
 
-_UNTOLD: Final = (
-    "What kept a step from recording anything, its pods tell: `kubectl describe pods` in the run's namespace (an image, a quota, a "
-    "machine that is lacking)."
+_NO_RECORD: Final = (
+    "A step failed before it recorded a result: run `kubectl describe pods` in the run's namespace to see why (an image, a "
+    "quota, or no suitable node)."
 )
 
 
@@ -42,50 +42,50 @@ def follow(
     store: ObjectStore,
     run_id: str,
     every: float,
-    look_every: float = _LOOK_SECONDS,
+    look_every: float = _POD_CHECK_SECONDS,
 ) -> Outcome:
     """Show a run's steps until it ends.
 
     Args:
-        pipelines: the server.
-        kfp_run_id: of the run, there.
+        pipelines: client of Kubeflow Pipelines.
+        kfp_run_id: id of the run in Kubeflow Pipelines.
         store: the object store.
-        run_id: of the run, in the store.
-        every: seconds between two looks at the run.
-        look_every: seconds between two looks at its pods, where a kubeconfig leads to them.
+        run_id: id of the run in the store.
+        every: seconds between two requests for the run's state.
+        look_every: seconds between two checks of its pods, if a kubeconfig gives access to them.
 
     Raises:
-        NotFoundError: it was deleted before it came to anything.
-        MistereError: nobody answers any more, or the token has expired; or an interrupt: on a terminal the run is stopped if
-            that is wanted.
+        NotFoundError: the run was deleted before it recorded a result.
+        MistereError: the server or the store no longer responds, the token has expired, or the command was interrupted;
+            on a terminal the user can choose to stop the run.
     """
     for ending in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, signal.default_int_handler)
     steps, pods = _Steps(store, run_id), RunPods(pipelines.namespace, kfp_run_id)
-    looked = time.monotonic()
+    last_check = time.monotonic()
     try:
         with Display() as display:
-            heard = time.monotonic()
+            last_response = time.monotonic()
             while True:
                 try:
                     run = pipelines.run(kfp_run_id)
                     for event in [*steps.under_way(run), *steps.recorded()]:
                         display.show(event)
-                    heard = time.monotonic()
+                    last_response = time.monotonic()
                     if run.state in _ENDED:
                         break
-                    if heard - looked > look_every:
+                    if last_response - last_check > look_every:
                         for sentence in pods.new_problems():
                             display.say(sentence)
-                        looked = time.monotonic()
+                        last_check = time.monotonic()
                 except NotFoundError:
                     outcome = read_outcome(store, run_id)
                     if outcome.verdict == "failed":
                         raise
-                    return outcome  # it had ended, and was cleared away there
+                    return outcome  # it had ended, and was then deleted from the server
                 except (PipelinesError, UnreachableError) as error:
-                    passing = isinstance(error, UnavailableError | UnreachableError)
-                    if not passing or time.monotonic() - heard > _PATIENCE:
+                    transient = isinstance(error, UnavailableError | UnreachableError)
+                    if not transient or time.monotonic() - last_response > _RESPONSE_TIMEOUT:
                         raise MistereError(
                             f"{str(error).rstrip('.')}; run {run_id} goes on, and the same command follows it again."
                         ) from error
@@ -97,7 +97,7 @@ def follow(
 
 
 class _Steps:
-    """What has been shown of the steps."""
+    """Tracks which events of the steps have been shown."""
 
     def __init__(self, store: ObjectStore, run_id: str) -> None:
         self._store, self._prefix = store, f"runs/{run_id}/stages"
@@ -105,7 +105,7 @@ class _Steps:
         self._begun: set[str] = set()
 
     def under_way(self, run: V2beta1Run) -> list[dict[str, Any]]:
-        """Events of the steps that the server says are running, and that were not shown yet."""
+        """Events of steps that the server reports as running and that were not shown yet."""
         events = []
         details = run.run_details.task_details if run.run_details else None
         for detail in details or []:
@@ -117,7 +117,7 @@ class _Steps:
         return events
 
     def recorded(self) -> list[dict[str, Any]]:
-        """Events of the steps that have recorded their end, or another one after a retry."""
+        """Events of steps with a new stage record: the first one, or another one after a retry."""
         events = []
         for key, version in self._store.versions(self._prefix):
             task = PurePosixPath(key).stem
@@ -125,7 +125,7 @@ class _Steps:
                 continue
             self._seen[task] = version
             self._begun.add(task)
-            with suppress(MissingObjectError, ValidationError):  # the outcome says which record is damaged
+            with suppress(MissingObjectError, ValidationError):  # the outcome reports which record is damaged
                 record = StageRecord.model_validate_json(self._store.read(key)[0])
                 events.append(
                     {
@@ -140,36 +140,36 @@ class _Steps:
 
 
 def task_of(display_name: str) -> str:
-    """A step's name in the records from its name at the server.
+    """Map a step's display name on the server to its task name in the records.
 
-    The second of two tasks of a stage is that of text: ``finetune-encoder-2``, or ``finetune-encoder (text)``.
+    Of a stage with two tasks, the second is the text task: ``finetune-encoder-2``, or ``finetune-encoder (text)``.
     """
-    name, _, said = display_name.partition(" ")
+    name, _, suffix = display_name.partition(" ")
     stage = name.removesuffix("-2").replace("-", "_")
-    modality = said.strip("()") or ("text" if name.endswith("-2") else "speech")
+    modality = suffix.strip("()") or ("text" if name.endswith("-2") else "speech")
     return next((task for task in (stage, f"{stage}-{modality}") if task in TASKS), "")
 
 
-def _outcome(store: ObjectStore, run_id: str, run: V2beta1Run, troubles: list[str]) -> Outcome:
-    """How it ended; what kept a step from recording anything (an image, a quota, memory) only the server or its pods tell."""
+def _outcome(store: ObjectStore, run_id: str, run: V2beta1Run, problems: list[str]) -> Outcome:
+    """Outcome of the run; if no step recorded a failure, the reasons come from the server and the pods."""
     outcome = read_outcome(store, run_id)
     if run.state == "CANCELED":
-        outcome.reasons.append("It was stopped.")
+        outcome.reasons.append("The run was stopped.")
     elif run.state == "FAILED" and not any(record.status == "failed" for record in outcome.stages):
-        outcome.reasons += [*_server_reasons(run), *troubles] or [_UNTOLD]
+        outcome.reasons += [*_server_reasons(run), *problems] or [_NO_RECORD]
     return outcome
 
 
 def _server_reasons(run: V2beta1Run) -> list[str]:
     details = (run.run_details.task_details if run.run_details else None) or []
-    said = {f"{one.display_name}: {one.error.message}" for one in details if one.error and one.error.message}
-    if not said and run.error and run.error.message:
-        said = {run.error.message}
-    return sorted(" ".join(sentence.split()) for sentence in said)
+    messages = {f"{one.display_name}: {one.error.message}" for one in details if one.error and one.error.message}
+    if not messages and run.error and run.error.message:
+        messages = {run.error.message}
+    return sorted(" ".join(sentence.split()) for sentence in messages)
 
 
 def _interrupted(pipelines: Pipelines, kfp_run_id: str, run_id: str) -> NoReturn:
-    """Ask whether to stop the run; where nobody can answer, it goes on."""
+    """Ask whether to stop the run; without a terminal, it continues."""
     if sys.stdin.isatty() and sys.stdout.isatty():
         answer = ""
         with suppress(EOFError, KeyboardInterrupt):
@@ -177,7 +177,7 @@ def _interrupted(pipelines: Pipelines, kfp_run_id: str, run_id: str) -> NoReturn
         if answer.strip().lower() in {"y", "yes"}:
             pipelines.stop(kfp_run_id)
             raise MistereError(
-                f"run {run_id} is being stopped; what has finished is kept, and the next run goes on from there."
+                f"run {run_id} is being stopped; finished steps are kept, and the next run reuses them."
             )
     raise MistereError(
         f"interrupted; run {run_id} goes on: the same command follows it again, and {pipelines.page(kfp_run_id)} stops it "
