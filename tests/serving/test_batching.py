@@ -40,12 +40,12 @@ class Work:
 
 def test_a_request_to_an_idle_server_is_computed_at_once() -> None:
     async def go() -> float:
-        batcher: Batcher[str, str] = Batcher(Work(), 4, 5.0, 100)
+        batcher: Batcher[str, str] = Batcher(Work(), 4, 60.0, 100)
         start = time.perf_counter()
         assert await batcher.run("a", 1) == "answer to a"
         return time.perf_counter() - start
 
-    assert asyncio.run(go()) < 1.0
+    assert asyncio.run(go()) < 30
 
 
 def test_requests_that_arrive_during_a_batch_form_the_next_one_up_to_its_size() -> None:
