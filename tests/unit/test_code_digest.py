@@ -279,3 +279,26 @@ def test_every_module_that_a_string_names_exists() -> None:
     assert len(found) > 20
     assert sorted({(file, name) for file, name in found if not defined(name)}) == []
     assert not defined(".".join(["mistere", "common", "renamed"])) and not defined(".".join(["components", "renamed"]))
+
+
+def test_git_ignores_no_source_file() -> None:
+    """An unanchored pattern of ``.gitignore`` would lose a package of that name, and image tags would count the file."""
+    listing = [
+        "git",
+        "ls-files",
+        "--others",
+        "--ignored",
+        "--exclude-standard",
+        "--",
+        "mistere",
+        "components",
+        "pipelines",
+    ]
+    done = subprocess.run(listing, cwd=PROJECT_ROOT, capture_output=True, text=True, check=False)
+    assert [name for name in done.stdout.splitlines() if name.endswith((".py", ".html", ".md", ".yaml", ".json"))] == []
+    packages = {
+        file.parent
+        for storey in ("mistere", "components", "pipelines")
+        for file in (PROJECT_ROOT / storey).rglob("*.py")
+    }
+    assert sorted(str(folder) for folder in packages if not (folder / "__init__.py").is_file()) == []

@@ -1,0 +1,1 @@
+"""What the commands show: the terminal display of a run, and pages and tables about runs and models."""
