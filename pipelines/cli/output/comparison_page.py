@@ -206,7 +206,9 @@ def _difference(key: str, figure: Figure | None, pairing: Pairing | None) -> Int
 
 def _classes(shown: Sequence[Evaluated], pairing: Pairing | None) -> list[FigureRow]:
     labels = list(dict.fromkeys(label for model in shown for label in model.evaluation.labels))
-    difference = dict(zip(shown[0].evaluation.labels, pairing.differences(f1_per_class), strict=True)) if pairing else {}
+    difference = (
+        dict(zip(shown[0].evaluation.labels, pairing.differences(f1_per_class), strict=True)) if pairing else {}
+    )
     rows = []
     for label in labels:
         estimates = [model.estimate(f"test.f1.{label}") for model in shown]
@@ -216,7 +218,9 @@ def _classes(shown: Sequence[Evaluated], pairing: Pairing | None) -> list[Figure
     return rows
 
 
-def _row(name: str, estimates: Sequence[Estimate | None], difference: Interval | None, less_is_better: bool) -> FigureRow:
+def _row(
+    name: str, estimates: Sequence[Estimate | None], difference: Interval | None, less_is_better: bool
+) -> FigureRow:
     one, other = (estimate_text(estimate) for estimate in estimates)
     if difference is None:
         return FigureRow(name, one, other)

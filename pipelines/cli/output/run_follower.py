@@ -176,9 +176,7 @@ def _interrupted(pipelines: Pipelines, kfp_run_id: str, run_id: str) -> NoReturn
             answer = input(f"\nstop run {run_id} on the cluster? [y/N] ")
         if answer.strip().lower() in {"y", "yes"}:
             pipelines.stop(kfp_run_id)
-            raise MistereError(
-                f"run {run_id} is being stopped; finished steps are kept, and the next run reuses them."
-            )
+            raise MistereError(f"run {run_id} is being stopped; finished steps are kept, and the next run reuses them.")
     raise MistereError(
         f"interrupted; run {run_id} goes on: the same command follows it again, and {pipelines.page(kfp_run_id)} stops it "
         "(Terminate)."
