@@ -21,7 +21,7 @@ from pipelines.kubeflow.pods import RUN_LABEL, RunPods
 from tests.cluster.conftest import Cluster
 from tests.cluster.mounted_pod import MountedCluster, api, no_token, place, s3_endpoint, s3_store
 from tests.stand_ins.kfp_api import Trouble
-from tests.unit import recorded_runs
+from tests.unit.runs import recorded_runs
 
 __all__ = ["api", "no_token", "place", "s3_endpoint", "s3_store"]
 

@@ -12,7 +12,7 @@ from mistere.common.splits import SPLITS, Split
 from mistere.corpora.sample import make_sample
 from mistere.data.dataset import load_info, read_utterances
 from tests.local.workshop import ROOT
-from tests.unit.corpus_files import shard_digests
+from tests.unit.data.corpus_files import shard_digests
 
 
 def test_a_fresh_clone_pulls_the_sample(pulled_sample: Path) -> None:

@@ -22,7 +22,7 @@ from components.validate_data.validation import validate
 from mistere.common.errors import DataError
 from mistere.common.splits import SPLITS
 from mistere.data.dataset import load_info, shards_of, write_dataset
-from tests.unit.test_validate_data import INFO, LABELS, clean
+from tests.unit.data.test_validate_data import INFO, LABELS, clean
 
 BEFORE = Profile(
     name="before",

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.unit.embeddings_folder import LABELS, write_embeddings
+from tests.unit.artifacts.embeddings_folder import LABELS, write_embeddings
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 TINY = ["--profile", "tiny", "--set", "mixture.epochs=3", "--set", "evaluation.resamples=200"]

@@ -18,7 +18,7 @@ from mistere.config.loader import available_profiles
 from pipelines.cli.app import app
 from pipelines.profiles import PROFILES
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 WORKFLOWS = {path.stem: path for path in sorted((ROOT / ".github" / "workflows").glob("*.yaml"))}
 PERMISSIONS = {
     ("checks", "check"): {"contents": "read"},

@@ -16,7 +16,7 @@ from mistere.registry.promotion_log import read_log, who
 from mistere.registry.release import Journal, is_released, recover, release
 from mistere.serving.deployment import Deployment, read_deployment
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def champion(name: str) -> Champion:
@@ -145,7 +145,7 @@ import os, sys
 from pathlib import Path
 from mistere.registry import release as module
 from mistere.artifacts.object_store import LocalStore
-from tests.unit.test_release import Mirror, promote
+from tests.unit.runs.test_release import Mirror, promote
 point = sys.argv[2]
 def die(*arguments):
     os._exit(9)

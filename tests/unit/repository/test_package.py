@@ -18,7 +18,7 @@ from mistere.common.paths import PROJECT_ROOT
 from mistere.serving.client import DialogueClient
 from tests.local.workshop import make_dataset
 from tests.serving.conftest import free_port, make_bundle
-from tests.unit.embeddings_folder import write_embeddings
+from tests.unit.artifacts.embeddings_folder import write_embeddings
 
 STOREYS = ("mistere", "components", "pipelines")
 

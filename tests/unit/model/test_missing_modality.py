@@ -19,7 +19,7 @@ from mistere.model.mixture.mixture import MixtureOfExperts
 from mistere.model.mixture.prediction import predict
 from mistere.model.mixture.training import TrainedMixture, train_mixture
 from mistere.reports.curves import missing_modality_plot
-from tests.unit.test_moe import toy_config, write_toy
+from tests.unit.model.test_moe import toy_config, write_toy
 
 EVALUATION = EvaluationConfig(resamples=200)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mistere.artifacts.manifests import EncoderCheckpoint, RuleResult
 from mistere.metrics.classification import Interval
-from tests.unit.recorded_run import EXPERTS, LABELS, STARTED, RecordedRun
+from tests.unit.runs.recorded_run import EXPERTS, LABELS, STARTED, RecordedRun
 
 __all__ = ["ENDINGS", "EXPERTS", "LABELS", "STARTED", "RecordedRun"]
 

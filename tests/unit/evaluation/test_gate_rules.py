@@ -18,9 +18,9 @@ from components.gate_model.rules import rules
 from components.gate_model.run import overall
 from mistere.artifacts.manifests import ChampionEvaluation, RuleResult
 from mistere.config.evaluation import CONDITIONS
-from tests.unit.code_copy import copy_code, python_block, run_python
+from tests.unit.repository.code_copy import copy_code, python_block, run_python
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 EXPERTS = ("speech", "text", "cross_modal")
 LABELS = ("anger", "joy", "neutral")
 THRESHOLDS: dict[str, Any] = {"max_robustness_loss": 0.05, "max_dialogue_ms": 500.0, "max_bundle_mb": 64.0}
@@ -318,7 +318,7 @@ def test_the_conformance_tests_run_on_a_new_file(tmp_path: Path) -> None:
     copy_code(tmp_path)
     rule = tmp_path / "components/gate_model/rules/short_turns.py"
     test = tmp_path / "test_gate_conformance.py"
-    shutil.copyfile(ROOT / "tests/unit/test_gate_conformance.py", test)
+    shutil.copyfile(ROOT / "tests/unit/evaluation/test_gate_conformance.py", test)
     command = ["-m", "pytest", "-v", "-p", "no:cacheprovider", "-n", "0", str(test)]
     rule.write_text(python_block(PAGE), encoding="utf-8")
     assert "short_turns" in run_python(tmp_path, *command)

@@ -14,8 +14,8 @@ from mistere.artifacts.manifests import EvaluationReport
 from mistere.evaluation.gate_timeline import TIMELINES_FILE, read_timelines
 from mistere.metrics.predictions import PREDICTIONS_FILE, Predictions, read_predictions
 from pipelines.cli.output.comparison_page import ComparedModel, Pairing, render_comparison
-from tests.unit.recorded_run import LABELS, RecordedRun
-from tests.unit.test_report_run import HOSTILE, read
+from tests.unit.runs.recorded_run import LABELS, RecordedRun
+from tests.unit.runs.test_report_run import HOSTILE, read
 
 FACTS = {"digest": "23a876ad0f58", "commit": "4f2a9c1d7be0", "dataset": "mistere-sample", "made": "25 November 2026"}
 

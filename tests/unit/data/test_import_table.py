@@ -14,7 +14,7 @@ from mistere.common.errors import DataError, MistereError, UsageError
 from mistere.common.splits import SPLITS
 from mistere.corpora.importers.table import import_table
 from mistere.data.dataset import load_info, schema
-from tests.unit.corpus_files import read, shard_digests, wav
+from tests.unit.data.corpus_files import read, shard_digests, wav
 
 ROWS: list[dict[str, Any]] = [
     {"dialogue_id": "b", "turn": 3, "text": "Third, “quoted”", "label": "joy", "speaker": "x", "split": "train"},

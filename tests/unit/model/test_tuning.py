@@ -17,7 +17,7 @@ from pipelines.cli.app import app
 from pipelines.cli.experiments.imported_embeddings import open_embeddings
 from pipelines.cli.experiments.tuning import STUDY_FILE, Tuned, space, tune
 from pipelines.profiles import load_profile
-from tests.unit.embeddings_folder import write_embeddings
+from tests.unit.artifacts.embeddings_folder import write_embeddings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,7 +11,7 @@ from mistere.common.code_digest import git_state
 from mistere.common.errors import MistereError, UsageError
 from pipelines.cli.commands.gate_table import gate_table
 from pipelines.cli.output.gate_table import last_run, markdown
-from tests.unit import recorded_runs as runs
+from tests.unit.runs import recorded_runs as runs
 
 
 def cells(table: str) -> list[list[str]]:

@@ -17,7 +17,7 @@ from mistere.common.paths import PROJECT_ROOT
 from mistere.corpora.import_report import ImportReport
 from mistere.corpora.importer import DECLARED, Importer, Option, TextOnly, importer
 from mistere.corpora.importers import importers
-from tests.unit.corpus_files import read
+from tests.unit.data.corpus_files import read
 
 PAGE = PROJECT_ROOT / "docs" / "extending" / "importer.md"
 LOADED = "import sys; from pipelines.cli.app import main\ntry: main()\nfinally: print(*sorted(sys.modules))"

@@ -23,7 +23,7 @@ from mistere.config.loader import SECTIONS
 from pipelines.cli.app import app
 from pipelines.profiles import PIPELINE_CONFIG, load_profile
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")),
     *sorted((ROOT / "docs").rglob("*.md")),

@@ -11,7 +11,7 @@ from mistere.common.errors import DataError, UsageError
 from mistere.corpora.importers.iemocap import import_iemocap
 from mistere.corpora.published_counts import differences
 from mistere.data.dataset import load_info
-from tests.unit.corpus_files import read, shard_digests, wav
+from tests.unit.data.corpus_files import read, shard_digests, wav
 
 LINES = [
     "% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]",

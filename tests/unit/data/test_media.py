@@ -14,7 +14,7 @@ import soundfile
 from mistere.common.errors import DataError, MistereError
 from mistere.corpora.media import AudioReader, UnreadableMediaError, audio_bytes
 from mistere.data.audio import decode
-from tests.unit.corpus_files import wav
+from tests.unit.data.corpus_files import wav
 
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
 

@@ -11,10 +11,10 @@ from mistere.common.splits import SPLITS, Split
 from mistere.corpora.importers.meld import LABELS, import_meld
 from mistere.data.dataset import Utterance, load_info, read_utterances, shards_of
 from mistere.data.text_repair import looks_damaged, repair
-from tests.unit.corpus_files import shard_digests, wav
+from tests.unit.data.corpus_files import shard_digests, wav
 
 HEADER = "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,Season,Episode,StartTime,EndTime"
-REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "meld"
+REAL = Path(__file__).resolve().parents[4] / "shared" / "data" / "meld"
 
 
 def row(

@@ -40,7 +40,7 @@ from mistere.data.dataset import DatasetInfo, Utterance, shards_of, write_datase
 from mistere.data.utterances import UtteranceReader
 from mistere.data.versions import pin
 from mistere.engine.stage import Result, RunContext, Step
-from tests.unit.code_copy import copy_code, python_block, run_python
+from tests.unit.repository.code_copy import copy_code, python_block, run_python
 
 LABELS = ["anger", "joy", "neutral"]
 TURNS = 6
@@ -494,7 +494,7 @@ EMPTY_BUNDLE = ModelBundle(
 
 # Discovery
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "extending" / "expectation.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "extending" / "expectation.md"
 PROGRAM = """
 import json, sys
 from pathlib import Path

@@ -24,7 +24,7 @@ from mistere.reports import plots
 from mistere.reports.evaluation_tables import shown_dialogue
 from mistere.reports.wording import consequence, next_steps
 from mistere.runs.outcome import TASKS, read_outcome
-from tests.unit import recorded_runs as runs
+from tests.unit.runs import recorded_runs as runs
 
 HOSTILE = "<script>alert('x')</script> $\\frac$ & \"quoted\""
 

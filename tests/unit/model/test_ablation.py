@@ -13,7 +13,7 @@ from mistere.model.embeddings import EmbeddedDialogues
 from mistere.reports.curves import missing_modality_plot
 from pipelines.cli.experiments.ablation import NAMES, Ablation, ablate, check_names, mean_curve, variant
 from pipelines.cli.experiments.trial import Resamples, Trial, predicted, run_trial, seeds_of
-from tests.unit.test_moe import toy_config, write_toy
+from tests.unit.model.test_moe import toy_config, write_toy
 
 EVALUATION = EvaluationConfig(resamples=200)
 

@@ -12,7 +12,7 @@ from mistere.common.errors import DataError, UsageError
 from mistere.corpora.importers.mosi import import_mosi
 from mistere.corpora.mosi_folds import FOLDS
 from mistere.data.dataset import load_info
-from tests.unit.corpus_files import read, shard_digests, wav
+from tests.unit.data.corpus_files import read, shard_digests, wav
 
 TRAIN, DEV, TEST = "2iD-tVS8NPw", "_dI--eQ6qVU", "c7UH_rxdZv4"
 SCORES = [(TRAIN, 2, -1.4), (TRAIN, 1, 0.0), (TRAIN, 10, 2.6), (DEV, 1, -3), (TEST, 1, 0.2), ("stranger", 1, 1)]

@@ -12,7 +12,7 @@ from mistere.artifacts.manifests import EvaluationReport, GateVerdict
 from mistere.artifacts.object_store import LocalStore
 from mistere.common.errors import ArtifactError
 from mistere.runs.outcome import TASKS, read_manifest, read_outcome, read_run_info
-from tests.unit import recorded_runs as runs
+from tests.unit.runs import recorded_runs as runs
 
 EXPECTED = {
     "deployed": (0, "deployed", "surely above the minimum"),

@@ -13,7 +13,7 @@ import pytest
 
 from mistere.common.errors import UsageError
 from pipelines.cli.experiments.imported_embeddings import open_embeddings
-from tests.unit.embeddings_folder import LABELS, edit, write_embeddings
+from tests.unit.artifacts.embeddings_folder import LABELS, edit, write_embeddings
 
 
 def test_rows_in_any_order_are_the_same_dialogues(tmp_path: Path) -> None:
