@@ -50,7 +50,7 @@ def words(html: str) -> str:
     return re.sub(r"\s+", " ", page.text)
 
 
-def test_the_same_split_gives_a_sentence_and_differences(better: ComparedModel) -> None:
+def test_comparison_on_one_split_shows_verdict_and_differences(better: ComparedModel) -> None:
     worse = worsened(better)
     seen = words(render_comparison(better, worse))
     assert "mistere@champion, version 3 is better than mistere, version 2: weighted F1 differs by +0." in seen
@@ -72,7 +72,7 @@ def test_the_same_split_gives_a_sentence_and_differences(better: ComparedModel) 
     assert "mistere, version 2 is worse than mistere@champion, version 3" in words(render_comparison(worse, better))
 
 
-def test_differences_and_counts_are_those_of_the_predictions(better: ComparedModel) -> None:
+def test_comparison_matches_figures_computed_from_predictions(better: ComparedModel) -> None:
     one, other = better.predictions, worsened(better).predictions
     assert one is not None and other is not None
     pairing = Pairing(one, other)
@@ -82,7 +82,7 @@ def test_differences_and_counts_are_those_of_the_predictions(better: ComparedMod
     assert changes.only_one > changes.only_other and pairing.brier_difference().high < 0
 
 
-def test_different_splits_are_never_compared(better: ComparedModel) -> None:
+def test_comparison_omits_differences_for_different_splits(better: ComparedModel) -> None:
     changed = better.evaluation.model_copy(update={"test_digest": "z" * 64})
     seen = words(render_comparison(better, replace(worsened(better), evaluation=changed)))
     assert "Their test splits differ, so the models are not compared" in seen and "not compared" in seen
@@ -90,7 +90,7 @@ def test_different_splits_are_never_compared(better: ComparedModel) -> None:
     assert "is better than" not in seen and "F1 of each emotion" in seen and "zzzzzzzzzzzz" in seen
 
 
-def test_without_predictions_there_is_no_difference(better: ComparedModel) -> None:
+def test_comparison_omits_differences_without_predictions(better: ComparedModel) -> None:
     seen = words(render_comparison(better, replace(worsened(better), predictions=None)))
     assert "the predictions of mistere, version 2 are missing" in seen and "difference, paired" not in seen
     other = worsened(better)
@@ -99,12 +99,12 @@ def test_without_predictions_there_is_no_difference(better: ComparedModel) -> No
     assert "cover different test utterances" in words(render_comparison(better, replace(other, predictions=shuffled)))
 
 
-def test_a_model_beside_itself_does_not_differ(better: ComparedModel) -> None:
+def test_comparison_of_a_model_with_itself_is_zero(better: ComparedModel) -> None:
     seen = words(render_comparison(better, better))
     assert "no difference" in seen and "version 3 (first) is exactly as good as" in seen
 
 
-def test_a_small_change_is_undecided(better: ComparedModel) -> None:
+def test_comparison_of_a_small_change_is_inconclusive(better: ComparedModel) -> None:
     assert better.predictions is not None
     probabilities = better.predictions.probabilities.copy()
     probabilities[:2] = probabilities[:2][:, ::-1]
@@ -112,7 +112,9 @@ def test_a_small_change_is_undecided(better: ComparedModel) -> None:
     assert "is not significant on this test split" in words(render_comparison(better, other))
 
 
-def test_old_evaluations_and_hostile_names_still_make_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_comparison_page_renders_old_evaluations_and_escapes_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MISTERE_CACHE", str(tmp_path / "cache"))
     run = RecordedRun(tmp_path, labels=[HOSTILE, *LABELS[1:]], sentences=[HOSTILE] * 16)
     model = replace(recorded(run), title=HOSTILE, facts={HOSTILE: HOSTILE})

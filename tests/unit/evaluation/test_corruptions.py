@@ -370,7 +370,7 @@ def nan_wave() -> bytes:
 
 
 @pytest.mark.parametrize(("name", "damage", "rules"), DAMAGES, ids=[name for name, _, _ in DAMAGES])
-def test_each_damage_is_caught(
+def test_expectation_detects_each_row_corruption(
     name: str, damage: Damage, rules: set[str], good: tuple[DatasetInfo, list[Row]], store: LocalStore, tmp_path: Path
 ) -> None:
     info, rows = good
@@ -425,7 +425,7 @@ TABLES: list[tuple[str, Callable[[Path], object], set[str]]] = [
 
 
 @pytest.mark.parametrize(("name", "damage", "rules"), TABLES, ids=[name for name, _, _ in TABLES])
-def test_each_damaged_table_is_caught(
+def test_expectation_detects_each_table_corruption(
     name: str,
     damage: Callable[[Path], object],
     rules: set[str],
@@ -468,7 +468,7 @@ DRIFTS: list[tuple[str, Damage, set[str]]] = [
 
 
 @pytest.mark.parametrize(("name", "change", "rules"), DRIFTS, ids=[name for name, _, _ in DRIFTS])
-def test_each_drift_is_seen_against_the_champions_data(
+def test_drift_from_the_champions_data_is_detected(
     name: str, change: Damage, rules: set[str], good: tuple[DatasetInfo, list[Row]], store: LocalStore, tmp_path: Path
 ) -> None:
     info, rows = good
@@ -483,7 +483,7 @@ def test_each_drift_is_seen_against_the_champions_data(
     assert "Against the data of the current model" in page and "moved" in page
 
 
-def test_another_set_of_labels_is_seen(good: tuple[DatasetInfo, list[Row]], store: LocalStore, tmp_path: Path) -> None:
+def test_changed_label_set_is_detected(good: tuple[DatasetInfo, list[Row]], store: LocalStore, tmp_path: Path) -> None:
     info, rows = good
     write_dataset(tmp_path / "data", info, iter(rows))
     profile = judge(tmp_path / "data", info, store).profile
@@ -495,9 +495,7 @@ def test_another_set_of_labels_is_seen(good: tuple[DatasetInfo, list[Row]], stor
 # No false alarm
 
 
-def test_the_clean_sample_raises_no_alarm(
-    good: tuple[DatasetInfo, list[Row]], store: LocalStore, tmp_path: Path
-) -> None:
+def test_clean_sample_has_no_findings(good: tuple[DatasetInfo, list[Row]], store: LocalStore, tmp_path: Path) -> None:
     info, rows = good
     write_dataset(tmp_path / "data", info, iter(rows))
     validation = judge(tmp_path / "data", info, store)
@@ -508,7 +506,7 @@ def test_the_clean_sample_raises_no_alarm(
 @pytest.mark.parametrize(
     "form", [*(pytest.param(form, marks=pytest.mark.long) for form in ("WAV", "FLAC", "OGG")), "MP3"]
 )
-def test_a_copy_in_another_codec_raises_no_alarm(
+def test_reencoded_copy_has_no_findings(
     form: str, good: tuple[DatasetInfo, list[Row]], store: LocalStore, tmp_path: Path
 ) -> None:
     info, rows = good
@@ -521,7 +519,7 @@ def test_a_copy_in_another_codec_raises_no_alarm(
 
 
 @pytest.mark.skipif(not MELD.is_dir(), reason="MELD's tables are not beside the project (../shared/data/meld)")
-def test_melds_text_raises_no_false_alarm(store: LocalStore, tmp_path: Path) -> None:
+def test_meld_text_has_no_false_findings(store: LocalStore, tmp_path: Path) -> None:
     import_meld(MELD, tmp_path / "meld")
     info = load_info(tmp_path / "meld" / "dataset.yaml")
     validation = judge(tmp_path / "meld", info, store)

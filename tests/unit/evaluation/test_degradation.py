@@ -60,7 +60,7 @@ def decibels(ratio: float) -> float:
     return 20 * float(np.log10(max(ratio, 1e-12)))
 
 
-def test_every_condition_degrades_and_every_degradation_is_a_condition() -> None:
+def test_conditions_and_degradations_have_the_same_names() -> None:
     assert list(DEGRADATIONS) == list(CONDITIONS)
     assert {modality for modality, _ in CONDITIONS.values()} == {"speech", "text"}
 
@@ -70,7 +70,7 @@ def test_every_condition_degrades_and_every_degradation_is_a_condition() -> None
 
 @pytest.mark.parametrize("asked", [20.0, 10.0, 0.0, -5.0])
 @pytest.mark.parametrize("loud", [0.001, 0.4])
-def test_noise_is_as_far_below_the_speech_as_asked(asked: float, loud: float) -> None:
+def test_noise_has_the_requested_signal_to_noise_ratio(asked: float, loud: float) -> None:
     wave = tone(300, 2.0, level=loud) * np.linspace(0.2, 1, 2 * RATE, dtype=np.float32)
     found = noisy(wave, asked, generator())
     assert found.dtype == np.float32 and found.shape == wave.shape
@@ -81,7 +81,7 @@ def test_noise_is_as_far_below_the_speech_as_asked(asked: float, loud: float) ->
     assert low / high == pytest.approx(1, abs=0.1), "it is white"
 
 
-def test_silence_stays_silent() -> None:
+def test_noise_leaves_silence_silent() -> None:
     assert not noisy(np.zeros(100, np.float32), 10, generator()).any()
 
 
@@ -102,25 +102,25 @@ def test_noise_louder_than_full_scale_is_not_clipped() -> None:
 
 
 @pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100])
-def test_a_telephone_lets_its_band_pass(rate: int) -> None:
+def test_telephone_filter_passes_its_band(rate: int) -> None:
     for hertz, least, most in ((100, -np.inf, -20), (3900, -np.inf, -20), (1000, -1, 1), (2500, -1, 1)):
         found = telephone_band(tone(hertz, 1.0, rate), rate)
         assert found.dtype == np.float32 and len(found) == 8000
         assert least < decibels(strength(found, 8000, hertz) / 0.4) < most, hertz
 
 
-def test_a_telephone_lets_nothing_above_its_band_fold_back() -> None:
+def test_telephone_filter_does_not_alias() -> None:
     found = telephone_band(tone(7000), RATE)
     assert decibels(level(found[1000:-1000]) / level(tone(7000))) < -40
 
 
 @pytest.mark.parametrize("samples", [1, 2, 5, 16, 17, 40, 200])
-def test_a_moment_of_speech_goes_through_a_telephone(samples: int) -> None:
+def test_telephone_filter_accepts_very_short_audio(samples: int) -> None:
     found = telephone_band(tone(500, rate=8000)[:samples], 8000)
     assert len(found) == samples and np.isfinite(found).all()
 
 
-def test_the_codec_is_that_of_telephones() -> None:
+def test_telephone_condition_encodes_as_mu_law() -> None:
     said = utterance(audio=encoded(tone(1000)))
     forms = {}
     for condition in ("telephone", "telephone_codec"):
@@ -135,14 +135,14 @@ def test_the_codec_is_that_of_telephones() -> None:
 
 
 @pytest.mark.parametrize("condition", HEARD)
-def test_what_has_no_audio_that_decodes_is_left_alone(condition: str) -> None:
+def test_degradation_keeps_utterances_without_decodable_audio(condition: str) -> None:
     for audio in (None, b"", b"RIFF, but no more than that", b"\0" * 100):
         said = utterance("well", audio)
         assert DEGRADATIONS[condition](said, generator()) == said
 
 
 @pytest.mark.parametrize("condition", HEARD)
-def test_only_the_audio_changes_and_any_codec_will_do(condition: str) -> None:
+def test_audio_degradation_changes_only_audio_of_any_codec(condition: str) -> None:
     stereo = np.stack([tone(500), tone(700)], 1)
     for audio in (encoded(tone(500)), encoded(tone(500), form="OGG"), encoded(stereo, form="FLAC")):
         said = utterance("well", audio)
@@ -154,7 +154,7 @@ def test_only_the_audio_changes_and_any_codec_will_do(condition: str) -> None:
 
 
 @pytest.mark.parametrize("share", [0.1, 0.2, 0.5])
-def test_about_the_share_of_the_words_is_lost_and_the_others_keep_their_order(share: float) -> None:
+def test_word_loss_removes_the_requested_share_and_keeps_order(share: float) -> None:
     words = [f"w{number}" for number in range(5000)]
     kept = without_words(" ".join(words), share, generator()).split()
     spread = np.sqrt(len(words) * share * (1 - share))
@@ -163,7 +163,7 @@ def test_about_the_share_of_the_words_is_lost_and_the_others_keep_their_order(sh
     assert numbers == sorted(set(numbers)) and set(kept) <= set(words)
 
 
-def test_at_least_one_word_stays() -> None:
+def test_word_loss_keeps_at_least_one_word() -> None:
     assert without_words("well I never", 1.0, generator()) == "well"
     assert all(without_words("no", 0.9, generator(seed)) == "no" for seed in range(50))
     assert without_words("as it is", 0.0, generator()) == "as it is"
@@ -171,7 +171,7 @@ def test_at_least_one_word_stays() -> None:
 
 
 @pytest.mark.parametrize("condition", READ)
-def test_conditions_of_the_text_leave_the_rest_alone(condition: str) -> None:
+def test_text_degradation_changes_only_text(condition: str) -> None:
     said = utterance(" ".join(["word"] * 400), encoded(tone(500)))
     found = DEGRADATIONS[condition](said, generator())
     assert found.text is not None and replace(found, text=said.text) == said
@@ -185,7 +185,7 @@ def test_conditions_of_the_text_leave_the_rest_alone(condition: str) -> None:
 
 
 @pytest.mark.parametrize("condition", list(CONDITIONS))
-def test_one_seed_gives_one_result_whatever_came_before(condition: str) -> None:
+def test_degradation_depends_on_seed_and_utterance_only(condition: str) -> None:
     text = " ".join(f"w{number}" for number in range(100))
     said = [utterance(text, encoded(tone(500)), turn, name) for name in ("d", "e") for turn in (0, 1)]
     number = list(CONDITIONS).index(condition)
@@ -217,7 +217,7 @@ def conversations(seed: int = 0) -> tuple[list[str | None], list[str], np.ndarra
     return [f"speaker {number}" for number in numbers], dialogues, np.array(numbers), emotions
 
 
-def test_a_speaker_is_found_in_what_carries_the_voice() -> None:
+def test_speaker_probe_recognises_speakers_in_voice_vectors() -> None:
     speakers, dialogues, numbers, emotions = conversations()
     draw = generator(1)
     voices = draw.normal(size=(SPEAKERS, 16))
@@ -232,7 +232,7 @@ def test_a_speaker_is_found_in_what_carries_the_voice() -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_no_speaker_is_found_in_what_carries_the_emotion_only(seed: int) -> None:
+def test_speaker_probe_is_at_chance_on_emotion_vectors(seed: int) -> None:
     speakers, dialogues, _, emotions = conversations(seed)
     draw = generator(10 + seed)
     carried = 3 * np.eye(EMOTIONS)[emotions] + draw.normal(0, 0.3, (len(emotions), EMOTIONS))
@@ -242,7 +242,7 @@ def test_no_speaker_is_found_in_what_carries_the_emotion_only(seed: int) -> None
     assert found["test.speaker_probe.chance"] > 1 / SPEAKERS, "habits alone tell something"
 
 
-def test_recognising_a_dialogue_is_no_help() -> None:
+def test_speaker_probe_does_not_profit_from_dialogue_identity() -> None:
     speakers, dialogues, _, emotions = conversations()
     draw = generator(2)
     places = {name: draw.normal(size=16) for name in dict.fromkeys(dialogues)}
@@ -251,7 +251,7 @@ def test_recognising_a_dialogue_is_no_help() -> None:
     assert found["test.speaker_probe.beyond_chance.low"] <= 0.02
 
 
-def test_without_several_speakers_of_several_dialogues_there_is_nothing_to_probe() -> None:
+def test_speaker_probe_needs_several_speakers_with_several_dialogues() -> None:
     speakers, dialogues, numbers, emotions = conversations()
     vectors = generator().normal(size=(len(numbers), 4))
     nobody: list[str | None] = [None] * len(numbers)
@@ -263,7 +263,7 @@ def test_without_several_speakers_of_several_dialogues_there_is_nothing_to_probe
     assert probe_speakers(vectors[:0], [], [], emotions[:0], CONFIG) == {}
 
 
-def test_who_is_heard_in_one_dialogue_only_or_unknown_is_left_out() -> None:
+def test_speaker_probe_excludes_unknown_and_single_dialogue_speakers() -> None:
     speakers, dialogues, numbers, emotions = conversations()
     voices = generator(1).normal(size=(SPEAKERS, 16))
     carried = voices[numbers] + generator(3).normal(0, 1.0, (len(numbers), 16))
@@ -277,7 +277,7 @@ def test_who_is_heard_in_one_dialogue_only_or_unknown_is_left_out() -> None:
     assert found["test.speaker_probe.speakers"] == SPEAKERS + 1
 
 
-def test_of_many_speakers_the_most_frequent_are_probed() -> None:
+def test_speaker_probe_limits_itself_to_the_most_frequent_speakers() -> None:
     speakers: list[str | None] = [f"s{number:02}" for number in range(60) for _ in range(2 if number < 30 else 4)]
     dialogues = [f"d{index}" for index in range(len(speakers))]
     vectors = generator().normal(size=(len(speakers), 3))
@@ -285,7 +285,7 @@ def test_of_many_speakers_the_most_frequent_are_probed() -> None:
     assert found["test.speaker_probe.speakers"] == 50
 
 
-def test_a_speaker_who_is_known_in_few_dialogues_still_counts_as_not_found() -> None:
+def test_speaker_probe_counts_unseen_speakers_as_errors() -> None:
     speakers: list[str | None] = ["ann", "bob", "ann", "bob"]
     found = probe_speakers(generator().normal(size=(4, 2)), speakers, ["d", "d", "e", "e"], np.zeros(4, int), CONFIG)
     assert found["test.speaker_probe.speakers"] == 2 and 0 <= found["test.speaker_probe.accuracy"] <= 1

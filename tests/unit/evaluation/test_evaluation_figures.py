@@ -64,7 +64,7 @@ def as_predictions(said: Answers) -> tuple[list[DialoguePrediction], list[str]]:
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
-def test_without_an_expert_is_what_the_gate_would_say_of_the_others(temperature: float) -> None:
+def test_masking_an_expert_renormalises_the_gate(temperature: float) -> None:
     draw = np.random.default_rng(0)
     scores, logits = draw.normal(0, 2, (400, 3)), draw.normal(0, 3, (400, 3, 6))
     scores[:, 0][draw.random(400) < 0.2] = -np.inf
@@ -78,7 +78,7 @@ def test_without_an_expert_is_what_the_gate_would_say_of_the_others(temperature:
         np.testing.assert_array_equal(said.without(expert), mixed(softmax(masked), logits).argmax(1))
 
 
-def test_an_expert_that_is_the_only_one_there_keeps_its_answer() -> None:
+def test_masking_the_only_present_expert_keeps_its_prediction() -> None:
     scores = np.array([[0.0, -np.inf, -np.inf], [0.0, 0.0, 0.0]])
     logits = np.array([[[0, 5], [9, 0], [9, 0]], [[0, 5], [1, 0], [1, 0]]], dtype=float)
     assert answers_of(scores, logits).without(0).tolist() == [1, 0]
@@ -86,7 +86,7 @@ def test_an_expert_that_is_the_only_one_there_keeps_its_answer() -> None:
     assert nobody.without(1).tolist() == nobody.predicted.tolist()
 
 
-def test_masking_changes_nothing_in_the_answers_themselves() -> None:
+def test_masking_does_not_modify_the_predictions() -> None:
     draw = np.random.default_rng(1)
     said = answers_of(draw.normal(size=(20, 3)), draw.normal(size=(20, 3, 4)))
     weights = said.weights.copy()
@@ -94,7 +94,7 @@ def test_masking_changes_nothing_in_the_answers_themselves() -> None:
     np.testing.assert_array_equal(said.weights, weights)
 
 
-def test_the_only_expert_that_knows_contributes_and_one_that_copies_does_not() -> None:
+def test_contribution_is_positive_for_the_informative_expert_and_zero_for_a_copy() -> None:
     draw = np.random.default_rng(2)
     n, classes = 300, 4
     true = draw.integers(0, classes, n)
@@ -116,7 +116,7 @@ def test_the_only_expert_that_knows_contributes_and_one_that_copies_does_not() -
     assert found["test.expert.text.support"] == n
 
 
-def test_an_expert_alone_is_judged_where_it_is_there() -> None:
+def test_single_expert_score_covers_only_utterances_where_it_is_present() -> None:
     scores = np.zeros((40, 3))
     scores[20:, 0] = -np.inf
     true = np.arange(40) % 2
@@ -131,7 +131,7 @@ def test_an_expert_alone_is_judged_where_it_is_there() -> None:
     assert not any(name.startswith("test.expert.speech") for name in found)
 
 
-def test_every_class_has_an_interval_and_its_support() -> None:
+def test_each_class_has_an_f1_interval_and_support() -> None:
     draw = np.random.default_rng(3)
     true = draw.choice(3, 200, p=[0.6, 0.35, 0.05])
     logits = draw.normal(size=(200, 3, 3))
@@ -164,7 +164,7 @@ def by_bins(probabilities: np.ndarray, true: np.ndarray, bins: int) -> float:
     return total
 
 
-def test_calibration_figures_are_those_of_plain_loops() -> None:
+def test_calibration_matches_a_loop_implementation() -> None:
     draw = np.random.default_rng(4)
     probabilities, true = draw.dirichlet(np.full(5, 0.6), size=500), draw.integers(0, 5, 500)
     names = [f"d{index // 8}" for index in range(500)]
@@ -182,7 +182,7 @@ def test_calibration_figures_are_those_of_plain_loops() -> None:
         assert reliability(probabilities, true, bins).expected_calibration_error == pytest.approx(wanted)
 
 
-def test_each_resample_has_the_error_of_its_own_dialogues() -> None:
+def test_calibration_error_is_computed_per_resample() -> None:
     draw = np.random.default_rng(5)
     probabilities, true = draw.dirichlet(np.ones(3), size=60), draw.integers(0, 3, 60)
     names = [f"d{index // 10}" for index in range(60)]
@@ -193,7 +193,7 @@ def test_each_resample_has_the_error_of_its_own_dialogues() -> None:
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(errors, [0.025, 0.975])))
 
 
-def test_sure_and_right_is_perfect_and_sure_and_wrong_the_worst() -> None:
+def test_calibration_error_is_zero_for_confident_correct_and_one_for_confident_wrong() -> None:
     true = np.array([0, 1, 2, 1])
     bootstrap = DialogueBootstrap(["a", "a", "b", "c"], 100, 0)
     assert Calibration(np.eye(3)[true], true).brier_score(bootstrap) == Interval(0, 0, 0)
@@ -226,11 +226,11 @@ def test_sure_and_right_is_perfect_and_sure_and_wrong_the_worst() -> None:
         ("dialogue_turns", 21, "21+"),
     ],
 )
-def test_numbers_fall_into_parts(kind: str, number: float, part: str) -> None:
+def test_numeric_values_are_assigned_to_slices(kind: str, number: float, part: str) -> None:
     assert binned(kind, number) == part
 
 
-def test_parts_are_measured_and_read_back_in_order() -> None:
+def test_slice_metrics_round_trip_in_order() -> None:
     draw = np.random.default_rng(6)
     n = 200
     true = draw.integers(0, 3, n)
@@ -268,7 +268,7 @@ def test_parts_are_measured_and_read_back_in_order() -> None:
     assert slices_from_metrics({"test.weighted_f1": 0.5}) == []
 
 
-def test_the_rarest_values_come_together() -> None:
+def test_rarest_values_are_grouped() -> None:
     values = [f"v{number}" for number in range(25) for _ in range(25 - number)]
     found = most_frequent(values)
     assert len(set(found)) == 21 and found.count("other") == sum(range(1, 6))
@@ -276,7 +276,7 @@ def test_the_rarest_values_come_together() -> None:
     assert most_frequent(["a", "b"]) == ["a", "b"]
 
 
-def test_a_value_becomes_a_part_of_a_metrics_name() -> None:
+def test_slice_value_becomes_a_valid_metric_name_part() -> None:
     assert plain_name("a.b, c+d") == "a_b_ c_d" and plain_name("  ") == "_" and plain_name(3) == "3"
     assert len(plain_name("x" * 200)) == 60 and plain_name("Zoë") == "Zoë"
 
@@ -292,7 +292,7 @@ class Columns:
         return self._rows
 
 
-def test_columns_of_the_dataset_become_parts() -> None:
+def test_dataset_columns_become_slices() -> None:
     rooms = [f"room {number}" for number in range(22) for _ in range(22 - number)]
     rows = [{"dialogue_id": f"d{index}", "turn": 0, "a.room": room} for index, room in enumerate(rooms)]
     keys = [*keys_of([row["dialogue_id"] for row in rows]), ("unknown", 0)]
@@ -305,14 +305,14 @@ def test_columns_of_the_dataset_become_parts() -> None:
     assert columns_of(Columns(rows), [], keys) == {}  # type: ignore[arg-type]
 
 
-def test_turns_are_counted_dialogue_by_dialogue() -> None:
+def test_turn_positions_are_counted_per_dialogue() -> None:
     assert keys_of(["a", "a", "b", "a"]) == [("a", 0), ("a", 1), ("b", 0), ("a", 2)]
 
 
 # Robustness
 
 
-def test_robustness_figures_are_read_back_in_the_conditions_order() -> None:
+def test_robustness_metrics_are_read_in_condition_order() -> None:
     points = [
         RobustnessPoint(name, Interval(0.5 + number / 100, 0.4, 0.6), Interval(number / 100, -0.01, 0.1))
         for number, name in enumerate(CONDITIONS)
@@ -344,7 +344,7 @@ def chosen(lengths: list[int], swings: list[float], count: int = 2) -> list[Gate
     return liveliest(names, answers, [np.ones(turns, int) for turns in lengths], ["a", "b"], count)
 
 
-def test_the_dialogues_in_which_the_weights_move_most_are_shown() -> None:
+def test_dialogues_with_the_largest_gate_changes_are_selected() -> None:
     found = chosen([6, 6, 6, 6], [0.1, 0.4, 0.0, 0.2])
     assert [timeline.name for timeline in found] == ["d1", "d3"]
     assert found[0].true == ["b"] * 6 and found[0].predicted == ["a"] * 6 and found[0].turns == list(range(6))
@@ -355,7 +355,7 @@ def test_the_dialogues_in_which_the_weights_move_most_are_shown() -> None:
     assert chosen([], []) == []
 
 
-def test_timelines_are_written_and_read_and_texts_are_cut(tmp_path: Path) -> None:
+def test_timelines_round_trip_with_truncated_texts(tmp_path: Path) -> None:
     path = tmp_path / "timelines.json"
     plain = chosen([5, 6], [0.123456, 0.2])
     told = [timeline.with_texts({0: "  so \n it goes ", 1: "x" * 500, 2: None, 3: "y" * 240}) for timeline in plain]
@@ -372,7 +372,7 @@ def test_timelines_are_written_and_read_and_texts_are_cut(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("wrong", ["no json", "3", "{}x", '[{"name": "d"}]', '[{"weights": []}]', '{"a": 1}', "[[]]"])
-def test_what_holds_no_timelines_is_said(tmp_path: Path, wrong: str) -> None:
+def test_invalid_timelines_file_is_reported(tmp_path: Path, wrong: str) -> None:
     path = tmp_path / "timelines.json"
     path.write_text(wrong, encoding="utf-8")
     with pytest.raises(ValueError):
@@ -395,7 +395,7 @@ def utterance(turn: int, text: str | None = "well", audio: bytes | None = None) 
     return Utterance(dialogue_id="d", turn=turn, label="joy", text=text, audio=audio, speaker="ann")
 
 
-def test_an_example_is_written_and_read(tmp_path: Path) -> None:
+def test_example_dialogue_round_trips(tmp_path: Path) -> None:
     dialogue = [
         utterance(0, "Zoë!", recorded()),
         utterance(1, None, recorded(form="FLAC")),
@@ -421,7 +421,7 @@ def test_an_example_is_written_and_read(tmp_path: Path) -> None:
     assert not any(one.label or one.speaker for one in found.dialogue), "what nobody sends"
 
 
-def test_without_an_example_there_is_none(tmp_path: Path) -> None:
+def test_missing_example_dialogue_reads_as_none(tmp_path: Path) -> None:
     assert read_example(tmp_path) is None
 
 
@@ -441,7 +441,7 @@ def test_without_an_example_there_is_none(tmp_path: Path) -> None:
         ("expected.json", None),
     ],
 )
-def test_a_damaged_example_is_reported(tmp_path: Path, file: str, content: str | None) -> None:
+def test_damaged_example_dialogue_is_reported(tmp_path: Path, file: str, content: str | None) -> None:
     write_example(tmp_path, Example([utterance(0, audio=recorded())], np.full((1, 2), 0.5, np.float32)))
     path = tmp_path / "example" / file
     path.unlink()
@@ -451,7 +451,7 @@ def test_a_damaged_example_is_reported(tmp_path: Path, file: str, content: str |
         read_example(tmp_path)
 
 
-def test_what_the_endpoint_takes_is_sent_as_it_is() -> None:
+def test_audio_accepted_by_the_endpoint_is_sent_unchanged() -> None:
     dialogue = [utterance(0, audio=recorded(form=form)) for form in ("WAV", "FLAC", "OGG")]
     dialogue += [utterance(3), utterance(4, audio=recorded(channels=2))]
     assert sendable(dialogue) == dialogue
@@ -459,7 +459,7 @@ def test_what_the_endpoint_takes_is_sent_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("audio", [recorded(form="MP3", rate=16000), recorded(form="AIFF"), recorded(channels=4)])
-def test_another_codec_is_encoded_again(tmp_path: Path, audio: bytes) -> None:
+def test_audio_in_another_codec_is_reencoded(tmp_path: Path, audio: bytes) -> None:
     found = sendable([utterance(0, audio=audio), utterance(1)])
     assert found is not None and found[0].audio is not None and found[0].audio[:4] == b"fLaC"
     (before, rate), (after, rate_now) = decode(audio), decode(found[0].audio)
@@ -470,7 +470,7 @@ def test_another_codec_is_encoded_again(tmp_path: Path, audio: bytes) -> None:
     assert (tmp_path / "example" / "0.flac").read_bytes() == found[0].audio
 
 
-def test_a_dialogue_over_a_limit_of_the_endpoint_is_not_sent() -> None:
+def test_dialogue_over_an_endpoint_limit_is_not_sent() -> None:
     assert sendable([utterance(turn) for turn in range(129)]) is None
     assert sendable([utterance(0, audio=recorded(30.0))]) is not None
     assert sendable([utterance(0), utterance(1, audio=recorded(30.01))]) is None

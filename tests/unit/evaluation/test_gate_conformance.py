@@ -74,21 +74,21 @@ def decisions(case: Case, without: str = "") -> dict[str, RuleResult]:
     return results
 
 
-def test_every_rule_promotes_the_example_candidate() -> None:
+def test_each_rule_promotes_the_example_candidate() -> None:
     results = decisions(PROMOTES)
     assert {name: result.outcome for name, result in results.items()} == dict.fromkeys(RULES, "promote")
     assert overall(list(results.values())) == "promote"
 
 
 @pytest.mark.parametrize(("name", "case"), CASES)
-def test_each_case_changes_only_its_own_rule(name: str, case: Case) -> None:
+def test_each_case_affects_only_its_own_rule(name: str, case: Case) -> None:
     results = decisions(case)
     changed = {rule: result.outcome for rule, result in results.items() if result.outcome != "promote"}
     assert changed == ({} if case.outcome == "promote" else {name: case.outcome})
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=list(RULES))
-def test_every_rule_has_a_case_that_does_not_promote(rule: Rule[Any]) -> None:
+def test_each_rule_has_a_case_that_does_not_promote(rule: Rule[Any]) -> None:
     outcomes = {case.outcome for case in rule.examples.cases}
     assert outcomes & {"hold", "reject"}, "add a case that holds or rejects"
     if rule.examples.promotes:
@@ -96,21 +96,21 @@ def test_every_rule_has_a_case_that_does_not_promote(rule: Rule[Any]) -> None:
 
 
 @pytest.mark.parametrize(("name", "figure"), FIGURES)
-def test_a_missing_figure_fails_every_rule_that_needs_it(name: str, figure: str) -> None:
+def test_missing_metric_fails_each_rule_that_requires_it(name: str, figure: str) -> None:
     result = decisions(PROMOTES, without=figure)[name]
     assert result.outcome == "reject" and result.measured is None
     assert "was not measured" in result.sentence
 
 
 @pytest.mark.parametrize(("name", "setting"), SWITCHES)
-def test_a_rule_whose_threshold_is_off_is_not_evaluated(name: str, setting: str) -> None:
+def test_rule_with_threshold_off_is_not_evaluated(name: str, setting: str) -> None:
     result = decisions(Case("off", thresholds={setting: False}))[name]
     assert result.outcome == "off" and f"gate.{setting}" in result.sentence
     assert result.measured is None and result.bound is None
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=list(RULES))
-def test_every_threshold_has_a_valid_default_and_a_meaning(rule: Rule[Any]) -> None:
+def test_each_threshold_has_a_valid_default_and_a_description(rule: Rule[Any]) -> None:
     defaults = rule.thresholds()
     assert type(defaults).model_validate(defaults.model_dump()) == defaults
     for setting, field in rule.thresholds.model_fields.items():

@@ -112,7 +112,7 @@ def told(what: str, found: dict[str, float]) -> str:
     return f"{what}: {', '.join(f'{name} {100 * share:.1f} %' for name, share in found.items())}"
 
 
-def test_the_splits_are_what_they_are_said_to_be() -> None:
+def test_simulated_splits_have_the_specified_properties() -> None:
     owners = Trial(1, 100).owners
     assert len(owners) == UTTERANCES and len(set(owners.tolist())) == DIALOGUES
     pair = two_models(np.random.default_rng(0), owners, 200, 0.15, 0.03)
@@ -158,20 +158,20 @@ def decided_rightly(draws: int, resamples: int) -> list[str]:
     return lines
 
 
-def test_three_points_are_told_from_none(capsys: pytest.CaptureFixture[str]) -> None:
+def test_comparison_separates_three_points_from_zero(capsys: pytest.CaptureFixture[str]) -> None:
     lines = decided_rightly(draws=200, resamples=500)
     with capsys.disabled():
         print("", "200 splits, 15 % disagreement, 3 points", *lines, sep="\n  ")
 
 
 @pytest.mark.long
-def test_three_points_are_told_from_none_over_many_splits(capsys: pytest.CaptureFixture[str]) -> None:
+def test_comparison_separates_three_points_from_zero_over_many_splits(capsys: pytest.CaptureFixture[str]) -> None:
     lines = decided_rightly(draws=1000, resamples=2000)
     with capsys.disabled():
         print("", "1,000 splits, 15 % disagreement, 3 points", *lines, sep="\n  ")
 
 
-def test_the_more_two_models_disagree_the_less_is_settled(capsys: pytest.CaptureFixture[str]) -> None:
+def test_comparison_loses_power_as_disagreement_grows(capsys: pytest.CaptureFixture[str]) -> None:
     trial = Trial(draws=200, resamples=500, seed=1)
     power = {share: shares(trial.differences(share, 0.03), SUPERIORITY) for share in (0.1, 0.2, 0.3)}
     with capsys.disabled():
@@ -213,7 +213,7 @@ def coverage(sets: int, resamples: int) -> tuple[float, float, float]:
     return covered / sets, truth, width / sets
 
 
-def test_intervals_cover(capsys: pytest.CaptureFixture[str]) -> None:
+def test_interval_coverage_matches_its_level(capsys: pytest.CaptureFixture[str]) -> None:
     covered, truth, width = coverage(sets=300, resamples=300)
     with capsys.disabled():
         print(f"\n  [{100 * covered:.1f} % of 300 intervals (mean width {width:.3f}) hold the true {truth:.3f}]")
@@ -221,7 +221,7 @@ def test_intervals_cover(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.long
-def test_intervals_cover_as_often_as_they_say(capsys: pytest.CaptureFixture[str]) -> None:
+def test_interval_coverage_matches_its_level_over_many_splits(capsys: pytest.CaptureFixture[str]) -> None:
     covered, truth, width = coverage(sets=2000, resamples=2000)
     with capsys.disabled():
         print(f"\n  [{100 * covered:.1f} % of 2,000 intervals (mean width {width:.3f}) hold the true {truth:.3f}]")

@@ -89,14 +89,14 @@ def judged(one: Candidate, **thresholds: Any) -> dict[str, RuleResult]:
     return found
 
 
-def test_a_curve_that_lacks_a_modality_or_its_end_was_not_measured() -> None:
+def test_missing_modality_rule_rejects_an_incomplete_curve() -> None:
     speech = [name for name in METRICS if name.startswith("test.missing.speech.")]
     for gone in (speech, [name for name in speech if ".0." not in name], ["test.weighted_f1"]):
         found = judged(candidate(without=gone))["missing_modality"]
         assert found.outcome == "reject" and "was not measured" in found.sentence
 
 
-def test_nothing_measured_at_all_is_rejected_in_sentences() -> None:
+def test_gate_rejects_a_candidate_without_metrics_with_readable_reasons() -> None:
     found = judged(candidate(without=[*METRICS, *RUNTIME]))
     assert {name for name, result in found.items() if result.outcome == "promote"} == NEEDS_NO_FIGURE
     assert overall(list(found.values())) == "reject"
@@ -110,27 +110,27 @@ def compared(thresholds: Mapping[str, Any] | None = None, **changes: Any) -> Rul
     return judged(candidate(**changes), **(thresholds or {}))["champion_comparison"]
 
 
-def test_without_a_champion_there_is_nothing_to_compare() -> None:
+def test_champion_rule_promotes_without_a_champion() -> None:
     assert compared(champion_digest="", champion=None).outcome == "off"
     found = judged(candidate(champion_digest="", champion=None, without=["champion.difference.weighted_f1"]))
     assert overall(list(found.values())) == "promote"
 
 
 @pytest.mark.parametrize("difference", [-0.3, 0.0, 0.3])
-def test_figures_of_another_test_split_are_never_compared(difference: float) -> None:
+def test_champion_rule_ignores_metrics_of_another_test_split(difference: float) -> None:
     other = ChampionEvaluation(bundle_digest="champion", test_digest="another")
     metrics = around("champion.difference.weighted_f1", difference - 0.01, difference, difference + 0.01)
     found = compared(champion=other, metrics=metrics)
     assert found.outcome == "hold" and found.measured is None and "never compared" in found.sentence
 
 
-def test_a_champion_that_cannot_be_compared_holds() -> None:
+def test_champion_rule_holds_when_the_champion_is_incomparable() -> None:
     why = "it knows other labels than this dataset"
     found = compared(champion=ChampionEvaluation(bundle_digest="champion", incomparable=why))
     assert found.outcome == "hold" and why in found.sentence and found.measured is None
 
 
-def test_a_champion_that_was_not_evaluated_rejects() -> None:
+def test_champion_rule_rejects_when_the_champion_was_not_evaluated() -> None:
     for champion in (None, ChampionEvaluation(bundle_digest="another champion", test_digest="test")):
         found = compared(champion=champion)
         assert found.outcome == "reject" and "was not evaluated" in found.sentence
@@ -148,7 +148,9 @@ def test_a_champion_that_was_not_evaluated_rejects() -> None:
         (-0.02, -0.001, "reject", "reject"),
     ],
 )
-def test_the_paired_interval_decides_in_both_modes(low: float, high: float, superior: str, not_worse: str) -> None:
+def test_champion_rule_decides_by_the_paired_interval_in_both_modes(
+    low: float, high: float, superior: str, not_worse: str
+) -> None:
     metrics = around("champion.difference.weighted_f1", low, (low + high) / 2, high)
     found = compared(metrics=metrics, thresholds={"champion_mode": "superiority"})
     assert (found.outcome, found.bound, found.measured) == (superior, 0.0, low)
@@ -156,7 +158,7 @@ def test_the_paired_interval_decides_in_both_modes(low: float, high: float, supe
     assert (found.outcome, found.bound, found.measured) == (not_worse, -0.01, low)
 
 
-def test_a_loss_that_is_certain_and_within_the_margin_still_passes() -> None:
+def test_champion_rule_passes_a_significant_loss_within_the_margin() -> None:
     metrics = around("champion.difference.weighted_f1", -0.008, -0.005, -0.002)
     assert compared(metrics=metrics).outcome == "promote"
     assert compared(metrics=metrics, thresholds={"champion_margin": 0.0}).outcome == "reject"
@@ -165,7 +167,7 @@ def test_a_loss_that_is_certain_and_within_the_margin_still_passes() -> None:
 # What does not count
 
 
-def test_a_class_of_few_utterances_is_left_out() -> None:
+def test_class_floor_ignores_classes_with_little_support() -> None:
     few = {"test.support.joy": 19.0, "test.f1.joy": 0.0}
     assert judged(candidate(metrics=few))["class_floor"].outcome == "promote"
     assert judged(candidate(metrics=few, without=["test.f1.joy"]))["class_floor"].outcome == "promote"
@@ -176,12 +178,12 @@ def test_a_class_of_few_utterances_is_left_out() -> None:
     assert none.outcome == "off" and "1000" in none.sentence
 
 
-def test_every_class_below_the_floor_is_named() -> None:
+def test_class_floor_names_each_class_below_it() -> None:
     found = judged(candidate(metrics={"test.f1.anger": 0.05, "test.f1.joy": 0.0}))["class_floor"]
     assert "anger 0.050" in found.sentence and "joy 0.000" in found.sentence and "neutral" not in found.sentence
 
 
-def test_a_model_that_only_reads_is_not_asked_for_a_choice_or_a_microphone() -> None:
+def test_text_only_model_skips_fusion_and_noise_rules() -> None:
     loud = around("test.robustness.noise_20db.loss", 0.5, 0.5, 0.5)
     found = judged(candidate(experts=("text", "cross_modal"), metrics=loud))
     assert {name for name, result in found.items() if result.outcome == "off"} == {
@@ -195,14 +197,14 @@ def test_a_model_that_only_reads_is_not_asked_for_a_choice_or_a_microphone() -> 
     assert judged(candidate(metrics=loud))["robustness"].outcome == "reject"
 
 
-def test_a_condition_that_does_not_count_is_reported_only() -> None:
+def test_condition_without_a_threshold_is_only_reported() -> None:
     loud = around("test.robustness.noise_0db.loss", 0.5, 0.5, 0.5)
     assert judged(candidate(metrics=loud))["robustness"].outcome == "promote"
     counts = {"robustness_conditions": ["noise_0db"]}
     assert judged(candidate(metrics=loud), **counts)["robustness"].outcome == "reject"
 
 
-def test_uncommitted_code_and_warnings_pass_where_the_profile_says_so() -> None:
+def test_uncommitted_code_and_warnings_pass_if_the_profile_allows_them() -> None:
     for code in ("uncommitted", "unknown"):
         found = judged(candidate(code=code), allow_uncommitted=True)["committed_code"]
         assert found.outcome == "promote" and "allows" in found.sentence
@@ -210,7 +212,7 @@ def test_uncommitted_code_and_warnings_pass_where_the_profile_says_so() -> None:
     assert warned.outcome == "promote" and "2 warnings" in warned.sentence and warned.measured == 2
 
 
-def test_a_model_that_gets_nothing_right_is_rejected_without_a_division() -> None:
+def test_model_with_zero_f1_is_rejected_without_a_division_by_zero() -> None:
     nothing = {**around("test.weighted_f1", 0.0, 0.0, 0.0)}
     assert judged(candidate(metrics=nothing))["missing_modality"].outcome == "reject"
 
@@ -235,14 +237,14 @@ def result(outcome: Any) -> RuleResult:
         ([], "hold"),
     ],
 )
-def test_one_reject_rejects_one_hold_holds_and_nothing_asked_is_no_promotion(outcomes: list[str], answer: str) -> None:
+def test_verdict_is_the_most_severe_rule_outcome(outcomes: list[str], answer: str) -> None:
     assert overall([result(outcome) for outcome in outcomes]) == answer
 
 
 # Thresholds
 
 
-def test_zero_is_a_bound_and_off_is_off() -> None:
+def test_zero_threshold_is_evaluated_and_off_is_not() -> None:
     zero = GateConfig(min_contribution=0, min_class_f1=0, max_ece=0, max_robustness_loss=0, min_retained=0)
     for name in ("min_contribution", "min_class_f1", "max_ece", "max_robustness_loss", "min_retained"):
         value = getattr(zero, name)
@@ -267,7 +269,7 @@ def test_zero_is_a_bound_and_off_is_off() -> None:
         {"min_wieghted_f1": 0.4},
     ],
 )
-def test_an_invalid_threshold_is_refused(wrong: dict[str, Any]) -> None:
+def test_invalid_threshold_is_rejected(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         GateConfig(**wrong)
 
@@ -300,7 +302,7 @@ print(json.dumps(report))
 """
 
 
-def test_a_new_file_is_a_new_rule_and_runs_the_gate_again(tmp_path: Path) -> None:
+def test_new_rule_file_is_discovered_and_reruns_the_gate(tmp_path: Path) -> None:
     copy_code(tmp_path)
     before = json.loads(run_python(tmp_path, "-c", PROGRAM))
     assert "short_turns" not in before["rules"]
@@ -314,7 +316,7 @@ def test_a_new_file_is_a_new_rule_and_runs_the_gate_again(tmp_path: Path) -> Non
     assert changed == {"gate_model"}
 
 
-def test_the_conformance_tests_run_on_a_new_file(tmp_path: Path) -> None:
+def test_conformance_tests_cover_a_new_rule_file(tmp_path: Path) -> None:
     copy_code(tmp_path)
     rule = tmp_path / "components/gate_model/rules/short_turns.py"
     test = tmp_path / "test_gate_conformance.py"
@@ -323,11 +325,11 @@ def test_the_conformance_tests_run_on_a_new_file(tmp_path: Path) -> None:
     rule.write_text(python_block(PAGE), encoding="utf-8")
     assert "short_turns" in run_python(tmp_path, *command)
     rule.write_text(python_block(PAGE).replace('Case("reject"', 'Case("hold"'), encoding="utf-8")
-    with pytest.raises(AssertionError, match="test_each_case_changes_only_its_own_rule"):
+    with pytest.raises(AssertionError, match="test_each_case_affects_only_its_own_rule"):
         run_python(tmp_path, *command)
 
 
-def test_two_rules_cannot_declare_one_threshold(tmp_path: Path) -> None:
+def test_two_rules_declaring_the_same_threshold_are_rejected(tmp_path: Path) -> None:
     copy_code(tmp_path)
     source = python_block(PAGE).replace("min_short_turns", "min_weighted_f1")
     (tmp_path / "components/gate_model/rules/short_turns.py").write_text(source, encoding="utf-8")

@@ -16,7 +16,7 @@ from mistere.model.mixture.prediction import DialoguePrediction
 EXPERTS = ["speech", "text", "cross_modal"]
 
 
-def test_a_case_worked_by_hand() -> None:
+def test_gate_statistics_match_a_hand_computed_case() -> None:
     weights = np.array(
         [
             [0.5, 0.25, 0.25],  # all three
@@ -39,9 +39,7 @@ def test_a_case_worked_by_hand() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(2, 4), st.integers(1, 30), st.floats(0.05, 40), st.integers(0, 2**31))
-def test_shares_sum_to_one_and_entropy_stays_between_zero_and_one(
-    count: int, rows: int, spread: float, seed: int
-) -> None:
+def test_lead_shares_sum_to_one_and_entropy_is_normalised(count: int, rows: int, spread: float, seed: int) -> None:
     draw = np.random.default_rng(seed)
     scores = np.where(draw.random((rows, count)) < 0.3, -np.inf, draw.normal(size=(rows, count)) * spread)
     scores[:, -1] = 0.0
@@ -56,7 +54,7 @@ def test_shares_sum_to_one_and_entropy_stays_between_zero_and_one(
         assert ((weights > 0).sum(1) < 2).all()
 
 
-def test_equal_weights_have_entropy_one_and_share_the_lead() -> None:
+def test_equal_weights_have_entropy_one_and_equal_lead_shares() -> None:
     even = np.array([[1 / 3, 1 / 3, 1 / 3], [0.0, 0.5, 0.5]], dtype=np.float32)
     found = gate_statistics(even, EXPERTS)
     assert found.entropy == pytest.approx(1) and found.led == pytest.approx(
@@ -81,7 +79,7 @@ def test_equal_weights_have_entropy_one_and_share_the_lead() -> None:
         (EXPERTS, "text", 1.0, 0.89, None),
     ],
 )
-def test_a_collapsed_gate_is_one_sentence(
+def test_collapsed_gate_is_described(
     experts: list[str], leader: str, led: float, mean: float, told: str | None
 ) -> None:
     metrics = {f"test.gate.{name}.led": 0.0 for name in experts} | {f"test.gate.{name}.mean": 0.0 for name in experts}
@@ -93,14 +91,14 @@ def test_a_collapsed_gate_is_one_sentence(
         assert ("mixture.modalities" in found) == (leader == "text" and len(experts) > 2)
 
 
-def test_a_gate_of_which_nothing_is_known_has_not_collapsed() -> None:
+def test_gate_without_metrics_is_not_reported_as_collapsed() -> None:
     assert collapsed_gate({}, EXPERTS) is None
 
 
 # Calibration
 
 
-def test_bins_hold_every_answer_and_the_error_is_worked_by_hand() -> None:
+def test_calibration_bins_match_a_hand_computed_case() -> None:
     probabilities = np.array([[0.95, 0.05], [0.9, 0.1], [0.55, 0.45], [0.0, 1.0]])
     bins = reliability(probabilities, np.array([0, 1, 0, 1]), bins=10)
     assert bins.counts.tolist() == [0, 0, 0, 0, 0, 1, 0, 0, 0, 3]
@@ -109,7 +107,7 @@ def test_bins_hold_every_answer_and_the_error_is_worked_by_hand() -> None:
     assert bins.expected_calibration_error == pytest.approx((0.45 * 1 + (0.95 - 2 / 3) * 3) / 4)
 
 
-def test_probabilities_that_are_true_have_hardly_any_error() -> None:
+def test_calibrated_probabilities_have_a_small_error() -> None:
     draw = np.random.default_rng(0)
     probabilities = draw.dirichlet(np.ones(4), size=40_000)
     true = (probabilities.cumsum(1) < draw.random((40_000, 1))).sum(1)
@@ -128,7 +126,7 @@ def answer(weights: list[list[float]], experts: list[list[list[float]]]) -> Dial
     return DialoguePrediction((w[..., None] * e).sum(1), w, e, ["any"] * len(w))
 
 
-def test_late_fusion_is_the_mean_of_the_unimodal_experts_that_are_there() -> None:
+def test_late_fusion_averages_the_present_unimodal_experts() -> None:
     answers = [
         answer(
             [[0.2, 0.2, 0.6], [0.0, 0.5, 0.5]],
@@ -145,7 +143,7 @@ def test_late_fusion_is_the_mean_of_the_unimodal_experts_that_are_there() -> Non
     assert 0 < found["test.gate.entropy"] <= 1 and 0 <= found["test.ece"] <= 1
 
 
-def test_one_modality_has_no_late_fusion() -> None:
+def test_single_modality_has_no_late_fusion() -> None:
     answers = [answer([[0.3, 0.7]], [[[0.6, 0.4], [0.1, 0.9]]])]
     found = measure(answers, np.array([1]), ["d"], ["a", "b"], EXPERTS[1:], EvaluationConfig(resamples=100)).metrics
     assert not any("late_fusion" in name for name in found) and found["test.gate.cross_modal.led"] == 1.0

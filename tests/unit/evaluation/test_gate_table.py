@@ -39,7 +39,7 @@ def cells(table: str) -> list[list[str]]:
         ("killed", "🚨", ["did not finish"]),
     ],
 )
-def test_each_way_to_end(ending: str, sign: str, says: list[str], tmp_path: Path) -> None:
+def test_gate_table_matches_each_recorded_run(ending: str, sign: str, says: list[str], tmp_path: Path) -> None:
     run = runs.ENDINGS[ending](tmp_path / "store")
     table = markdown(run.store, run.run_id)
     assert table.startswith(f"### {sign} ") and "Run `run-0042`, profile sample" in table
@@ -52,7 +52,7 @@ def test_each_way_to_end(ending: str, sign: str, says: list[str], tmp_path: Path
         assert rules[2][0] == "✗ rejected", "what rejects comes first"
 
 
-def test_all_data_is_escaped(tmp_path: Path) -> None:
+def test_gate_table_escapes_all_data(tmp_path: Path) -> None:
     run = runs.RecordedRun(tmp_path)
     run.start()
     run.data()
@@ -73,21 +73,21 @@ def test_all_data_is_escaped(tmp_path: Path) -> None:
         assert words not in table, words
 
 
-def test_a_verdict_that_cannot_be_read_costs_only_its_table(tmp_path: Path) -> None:
+def test_unreadable_verdict_only_omits_its_table(tmp_path: Path) -> None:
     run = runs.held(tmp_path)
     run.store.delete("artifacts/GateVerdict")
     table = markdown(run.store, run.run_id)
     assert "**held**" in table and "The gate's table cannot be read" in table
 
 
-def test_every_enabled_rule_has_a_row(tmp_path: Path) -> None:
+def test_gate_table_has_a_row_for_each_enabled_rule(tmp_path: Path) -> None:
     run = runs.rejected(tmp_path)
     rows = [row for row in cells(markdown(run.store, run.run_id)) if len(row) == 5]
     asked = [one for one in [runs.FLOOR, *runs.OTHERS] if one.outcome != "off"]
     assert len(rows) == 2 + len(asked) + 1, "head, rule below it, the comparison with the champion"
 
 
-def test_the_last_run_of_a_commit_is_found(tmp_path: Path) -> None:
+def test_latest_run_of_a_commit_is_selected(tmp_path: Path) -> None:
     started = {
         "20260101-000000-aaaa": ("aaa111", 1.0),
         "20260301-000000-aaaa": ("aaa111", 3.0),
@@ -107,7 +107,7 @@ def test_the_last_run_of_a_commit_is_found(tmp_path: Path) -> None:
             last_run(store, nobody)
 
 
-def test_the_command_takes_a_run_or_the_commit_that_is_checked_out(
+def test_command_accepts_a_run_or_defaults_to_the_current_commit(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     head, _ = git_state()

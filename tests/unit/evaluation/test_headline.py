@@ -11,7 +11,7 @@ from mistere.artifacts.io import MANIFEST
 from mistere.artifacts.manifests import EvaluationReport
 
 
-def test_the_main_figures_and_the_confusion_matrix_are_in_kfp_s_own_form(tmp_path: Path) -> None:
+def test_headline_metrics_and_confusion_matrix_use_kfp_types(tmp_path: Path) -> None:
     manifest = EvaluationReport(
         labels=["calm", "angry"],
         experts=["text", "cross_modal"],

@@ -28,7 +28,7 @@ LABELS = st.integers(2, 7).flatmap(
 
 @settings(max_examples=60, deadline=None)
 @given(LABELS)
-def test_figures_are_scikit_learns(drawn: Labels) -> None:
+def test_metrics_match_scikit_learn(drawn: Labels) -> None:
     classes, pairs = drawn
     true, predicted = np.array(pairs).T
     counts = confusion(true, predicted, classes)
@@ -44,14 +44,14 @@ def test_figures_are_scikit_learns(drawn: Labels) -> None:
     assert accuracy(counts) == pytest.approx(reference.accuracy_score(true, predicted))
 
 
-def test_stacked_counts_give_stacked_figures() -> None:
+def test_stacked_counts_give_stacked_metrics() -> None:
     draw = np.random.default_rng(0)
     counts = draw.integers(0, 9, size=(5, 3, 3))
     for figure in (weighted_f1, macro_f1, accuracy):
         np.testing.assert_allclose(figure(counts), [figure(one) for one in counts])
 
 
-def test_no_utterance_at_all_is_zero_not_nan() -> None:
+def test_metrics_of_no_utterances_are_zero() -> None:
     nothing = np.zeros((3, 3), dtype=int)
     assert weighted_f1(nothing) == macro_f1(nothing) == accuracy(nothing) == 0
 
@@ -69,7 +69,7 @@ def sample(draw: np.random.Generator, dialogues: int, skill: float) -> tuple[lis
     return names, np.concatenate(true), np.concatenate(predicted)
 
 
-def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
+def test_interval_coverage_is_close_to_its_level() -> None:
     draw = np.random.default_rng(1)
     _, true, predicted = sample(draw, 20000, 0.6)
     truth = float(weighted_f1(confusion(true, predicted, 3)))
@@ -82,7 +82,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
     assert 0.82 <= covered / 200 <= 0.96
 
 
-def test_the_value_is_that_of_the_sample_itself_in_any_order() -> None:
+def test_estimate_is_the_sample_value_in_any_order() -> None:
     draw = np.random.default_rng(2)
     names, true, predicted = sample(draw, 30, 0.5)
     found = DialogueBootstrap(names, 100, seed=0).weighted_f1(true, predicted, 3)
@@ -92,7 +92,7 @@ def test_the_value_is_that_of_the_sample_itself_in_any_order() -> None:
     assert again == found
 
 
-def test_a_paired_difference_has_the_right_sign_and_less_spread() -> None:
+def test_paired_difference_has_the_right_sign_and_a_narrower_interval() -> None:
     draw = np.random.default_rng(3)
     names, true, one = sample(draw, 80, 0.6)
     worse = one.copy()
@@ -109,13 +109,13 @@ def test_a_paired_difference_has_the_right_sign_and_less_spread() -> None:
     assert (same.value, same.low, same.high) == (0, 0, 0)
 
 
-def test_draws_depend_on_the_seed_alone() -> None:
+def test_bootstrap_draws_depend_on_the_seed_only() -> None:
     names, true, predicted = sample(np.random.default_rng(4), 30, 0.5)
     first, second, other = (DialogueBootstrap(names, 200, seed).weighted_f1(true, predicted, 3) for seed in (0, 0, 1))
     assert first == second and first != other
 
 
-def test_one_dialogue_has_an_interval_of_no_width() -> None:
+def test_single_dialogue_has_a_zero_width_interval() -> None:
     true, predicted = np.array([0, 1, 1]), np.array([0, 1, 0])
     found = DialogueBootstrap(["only"] * 3, 100, seed=0).weighted_f1(true, predicted, 2)
     assert found.low == found.value == found.high
