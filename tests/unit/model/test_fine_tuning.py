@@ -76,7 +76,7 @@ def tune(
 
 
 @pytest.mark.parametrize("killed_in", ["2", pytest.param("4", marks=pytest.mark.long)])
-def test_a_killed_run_ends_where_it_would_have_ended(killed_in: str, reference: UtteranceSet, tmp_path: Path) -> None:
+def test_killed_run_resumes_to_the_same_result(killed_in: str, reference: UtteranceSet, tmp_path: Path) -> None:
     whole = tune(reference, LocalStore(tmp_path / "whole"), tmp_path / "a", Watch(), SETTINGS)
     store = LocalStore(tmp_path / "killed")
     with pytest.raises(KilledError):
@@ -89,14 +89,14 @@ def test_a_killed_run_ends_where_it_would_have_ended(killed_in: str, reference: 
     assert all((ours[name] == theirs[name]).all() for name in ours)
 
 
-def test_a_run_that_had_ended_is_not_trained_on_and_may_have_moved(reference: UtteranceSet, tmp_path: Path) -> None:
+def test_finished_run_is_not_trained_further_after_moving(reference: UtteranceSet, tmp_path: Path) -> None:
     whole = tune(reference, LocalStore(tmp_path / "one"), tmp_path / "a", Watch(), SETTINGS)
     (tmp_path / "one").rename(tmp_path / "two")
     again = tune(reference, LocalStore(tmp_path / "two"), tmp_path / "b", Watch("1"), SETTINGS)
     assert again.encoder.identity.digest == whole.encoder.identity.digest and again.history == whole.history
 
 
-def test_a_half_written_checkpoint_costs_time_only(reference: UtteranceSet, tmp_path: Path) -> None:
+def test_partially_written_checkpoint_is_skipped(reference: UtteranceSet, tmp_path: Path) -> None:
     whole = tune(reference, LocalStore(tmp_path / "whole"), tmp_path / "a", Watch(), SETTINGS)
     store = LocalStore(tmp_path / "killed")
     with pytest.raises(KilledError):
@@ -128,7 +128,7 @@ def close(one: Path, other: Path, tolerance: float) -> bool:
 
 
 @pytest.mark.long
-def test_two_processes_train_what_one_does(reference: UtteranceSet, tmp_path: Path) -> None:
+def test_two_processes_train_the_same_weights_as_one(reference: UtteranceSet, tmp_path: Path) -> None:
     settings = without_dropout(reference, tmp_path)
     one = tune(reference, LocalStore(tmp_path / "1"), tmp_path / "a", Watch(), settings)
     two = tune(
@@ -148,7 +148,7 @@ def without_dropout(reference: UtteranceSet, tmp_path: Path) -> TextConfig:
     return of_steps(source=f"path:{folder}")
 
 
-def test_a_step_is_the_same_however_it_is_cut(reference: UtteranceSet, tmp_path: Path) -> None:
+def test_step_does_not_depend_on_the_micro_batch_size(reference: UtteranceSet, tmp_path: Path) -> None:
     settings = without_dropout(reference, tmp_path)
     tune(reference, LocalStore(tmp_path / "1"), tmp_path / "a", Watch(), settings)
     cut = settings.model_copy(update={"batch_size": 2, "accumulation": 4})
@@ -167,7 +167,7 @@ class Listener(Watch):
         self.notes.append(message)
 
 
-def test_a_batch_that_does_not_fit_is_halved_and_the_step_stays(
+def test_out_of_memory_halves_the_micro_batch_and_keeps_the_step(
     reference: UtteranceSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = without_dropout(reference, tmp_path)
@@ -189,7 +189,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_step_stays(
     assert close(tmp_path / "a", tmp_path / "b", 1e-4)
 
 
-def test_where_not_one_utterance_fits_it_says_what_to_do(
+def test_out_of_memory_for_one_utterance_raises_an_actionable_error(
     reference: UtteranceSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def none(*_: object) -> None:
@@ -200,14 +200,14 @@ def test_where_not_one_utterance_fits_it_says_what_to_do(
         tune(reference, LocalStore(tmp_path / "1"), tmp_path / "a", Watch(), of_steps())
 
 
-def test_shares_of_a_step() -> None:
+def test_step_is_divided_into_micro_batches() -> None:
     assert share_step(16, 2, 1) == (2, 8) and share_step(16, 16, 2) == (8, 1) and share_step(16, 2, 4) == (2, 2)
     assert share_step(12, 5, 1) == (4, 3) and share_step(7, 4, 1) == (1, 7)
     with pytest.raises(UsageError, match="16, which 3 processes cannot share evenly"):
         share_step(16, 16, 3)
 
 
-def test_a_checkpoint_of_adapters_is_small(reference: UtteranceSet, tmp_path: Path) -> None:
+def test_adapter_checkpoint_is_small(reference: UtteranceSet, tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "store")
     settings = of_steps(tuning="lora", gradient_checkpointing=True, class_weights="balanced", loss="cross_entropy")
     with pytest.raises(KilledError):
@@ -220,7 +220,7 @@ def test_a_checkpoint_of_adapters_is_small(reference: UtteranceSet, tmp_path: Pa
 
 
 @pytest.mark.long
-def test_the_curve_is_in_mlflow_and_its_absence_costs_nothing(reference: UtteranceSet, tmp_path: Path) -> None:
+def test_learning_curve_is_logged_to_mlflow_if_available(reference: UtteranceSet, tmp_path: Path) -> None:
     from mlflow.tracking import MlflowClient
 
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
@@ -309,7 +309,7 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 
 @pytest.mark.long
-def test_killed_and_preempted_it_ends_where_it_would_have_ended(
+def test_killed_and_preempted_process_resumes_to_the_same_result(
     s3_store: ObjectStore, reference: UtteranceSet, tmp_path: Path
 ) -> None:
     store = s3_store

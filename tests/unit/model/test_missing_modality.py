@@ -46,7 +46,7 @@ def curve_of(
     return missing_modality_curve(model, 1.0, read, labels, names, len(data.labels), evaluation)
 
 
-def test_the_curve_starts_at_the_models_own_score_and_falls(toy: EmbeddedDialogues, trained: TrainedMixture) -> None:
+def test_curve_starts_at_the_model_score_and_falls(toy: EmbeddedDialogues, trained: TrainedMixture) -> None:
     found = curve_of(trained.model, toy)
     assert [(point.modality, point.share) for point in found] == [
         (modality, share) for modality in ("speech", "text") for share in (0, 0.25, 0.5, 0.75, 1)
@@ -62,9 +62,7 @@ def test_the_curve_starts_at_the_models_own_score_and_falls(toy: EmbeddedDialogu
     assert curve_of(trained.model, toy) == found
 
 
-def test_without_all_of_a_modality_is_as_if_it_had_never_been_there(
-    toy: EmbeddedDialogues, trained: TrainedMixture
-) -> None:
+def test_curve_end_equals_input_without_the_modality(toy: EmbeddedDialogues, trained: TrainedMixture) -> None:
     test = toy.split("test")
     bare = [{"text": toy.read(dialogue)["text"]} for dialogue in test]
     predicted = np.concatenate([answer.probabilities.argmax(1) for answer in predict(trained.model, bare, 1.0)])
@@ -73,14 +71,14 @@ def test_without_all_of_a_modality_is_as_if_it_had_never_been_there(
     assert curve_of(trained.model, toy)[4].weighted_f1.value == pytest.approx(wanted)
 
 
-def test_a_single_modality_ends_where_there_is_nothing_to_answer_from(toy: EmbeddedDialogues) -> None:
+def test_single_modality_curve_ends_with_uniform_predictions(toy: EmbeddedDialogues) -> None:
     alone = toy.only(["text"])
     model = train_mixture(toy_config(epochs=2), alone, progress=Progress("train_moe")).model
     found = curve_of(model, alone)
     assert [point.share for point in found] == [0, 0.25, 0.5, 0.75] and {p.modality for p in found} == {"text"}
 
 
-def test_what_is_removed_is_nested_and_repeatable_and_nothing_else_changes() -> None:
+def test_removed_rows_are_nested_and_repeatable() -> None:
     draw = np.random.default_rng(0)
     dialogues = [{name: draw.normal(size=(n, 3)).astype(np.float32) for name in ("speech", "text")} for n in (3, 1, 8)]
     dialogues[0]["text"][1] = np.nan
@@ -116,7 +114,7 @@ def test_metrics_hold_the_curve(toy: EmbeddedDialogues, trained: TrainedMixture)
     assert curve_from_metrics({"test.weighted_f1": 0.5}) == []
 
 
-def test_the_plot_names_modalities_and_models(toy: EmbeddedDialogues, trained: TrainedMixture) -> None:
+def test_curve_plot_names_modalities_and_models(toy: EmbeddedDialogues, trained: TrainedMixture) -> None:
     found = curve_of(trained.model, toy)
     one = missing_modality_plot({"": found})
     assert "speech removed" in one and "text removed" in one
@@ -124,7 +122,7 @@ def test_the_plot_names_modalities_and_models(toy: EmbeddedDialogues, trained: T
     assert "text removed, with modality dropout" in two and "text removed, without" in two
 
 
-def test_a_test_split_of_the_samples_size_takes_under_a_second(tmp_path: Path) -> None:
+def test_curve_of_a_sample_sized_split_takes_under_a_second(tmp_path: Path) -> None:
     torch.manual_seed(0)
     dimensions = {"speech": 128, "text": 128}
     config = toy_config(hidden=64, fusion_width=128, fusion_blocks=1, attention_width=60)

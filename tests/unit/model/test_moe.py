@@ -92,9 +92,7 @@ def some_dialogues(dimensions: Mapping[str, int], seed: int) -> tuple[list[Dialo
 
 @every_shape
 @pytest.mark.parametrize("seed", range(3))
-def test_a_dialogues_output_is_the_same_alone_and_in_any_batch(
-    fusion: str, dimensions: dict[str, int], seed: int
-) -> None:
+def test_dialogue_output_does_not_depend_on_the_batch(fusion: str, dimensions: dict[str, int], seed: int) -> None:
     model = model_of(dimensions, fusion, seed)
     dialogues, _ = some_dialogues(dimensions, seed)
     together = predict(model, dialogues, 1.3)
@@ -110,7 +108,7 @@ def test_a_dialogues_output_is_the_same_alone_and_in_any_batch(
 
 
 @every_shape
-def test_a_dialogues_gradient_is_the_same_alone_and_in_any_batch(fusion: str, dimensions: dict[str, int]) -> None:
+def test_dialogue_gradient_does_not_depend_on_the_batch(fusion: str, dimensions: dict[str, int]) -> None:
     model = model_of(dimensions, fusion)
     dialogues, labels = some_dialogues(dimensions, 7)
     together = make_batch(dialogues, dimensions, labels)
@@ -128,7 +126,7 @@ def test_a_dialogues_gradient_is_the_same_alone_and_in_any_batch(fusion: str, di
 
 
 @every_shape
-def test_the_loss_and_its_gradient_are_those_of_the_set_of_dialogues(fusion: str, dimensions: dict[str, int]) -> None:
+def test_loss_and_gradient_do_not_depend_on_dialogue_order(fusion: str, dimensions: dict[str, int]) -> None:
     model = model_of(dimensions, fusion)
     dialogues, labels = some_dialogues(dimensions, 3)
     found = []
@@ -146,7 +144,7 @@ def test_the_loss_and_its_gradient_are_those_of_the_set_of_dialogues(fusion: str
 
 @pytest.mark.parametrize("bidirectional", [True, False])
 @pytest.mark.parametrize("layers", [1, 2])
-def test_recurrences_side_by_side_give_what_each_gives_alone(layers: int, bidirectional: bool) -> None:
+def test_block_diagonal_gru_matches_separate_grus(layers: int, bidirectional: bool) -> None:
     torch.manual_seed(0)
     several = [DialogueGRU(5, 4, layers, 0.2, bidirectional=bidirectional).eval() for _ in range(3)]
     together = BlockDiagonalGRU()
@@ -187,7 +185,7 @@ def test_recurrences_side_by_side_give_what_each_gives_alone(layers: int, bidire
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(1, 14), min_size=1, max_size=6), st.integers(0, 2**16))
-def test_every_layer_gives_a_dialogue_the_same_alone_and_in_any_batch(lengths: list[int], seed: int) -> None:
+def test_each_layer_output_does_not_depend_on_the_batch(lengths: list[int], seed: int) -> None:
     torch.manual_seed(seed)
     turns, config = PackedDialogues(lengths), config_of()
     rows, there = torch.randn(len(turns), 12), torch.rand(len(turns)) > 0.3
@@ -230,7 +228,7 @@ def test_every_layer_gives_a_dialogue_the_same_alone_and_in_any_batch(lengths: l
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.integers(1, 3), st.integers(0, 2**16))
-def test_the_recurrence_and_the_convolutions_are_torchs_own(lengths: list[int], layers: int, seed: int) -> None:
+def test_gru_and_convolutions_match_torch(lengths: list[int], layers: int, seed: int) -> None:
     torch.manual_seed(seed)
     turns = PackedDialogues(lengths)
     ours = DialogueGRU(5, 4, layers, 0.0)
@@ -251,7 +249,7 @@ def test_the_recurrence_and_the_convolutions_are_torchs_own(lengths: list[int], 
         torch.testing.assert_close(own, torch.conv1d(one.T, weights, padding=1).T, atol=1e-5, rtol=1e-4)
 
 
-def test_an_utterance_context_is_that_of_a_dialogue_of_one_turn() -> None:
+def test_utterance_context_equals_a_single_turn_dialogue() -> None:
     dimensions = DIMENSIONS[1]
     model = model_of(dimensions)
     dialogue = dialogue_of(np.random.default_rng(0), dimensions, 5, missing=0)
@@ -261,7 +259,7 @@ def test_an_utterance_context_is_that_of_a_dialogue_of_one_turn() -> None:
     np.testing.assert_allclose(whole.probabilities, np.concatenate([s.probabilities for s in single]), atol=1e-6)
 
 
-def test_without_a_gate_the_experts_that_are_present_count_the_same() -> None:
+def test_mixture_without_a_gate_weighs_present_experts_equally() -> None:
     dimensions = DIMENSIONS[1]
     model = MixtureOfExperts(config_of(gate="mean"), dimensions, CLASSES).eval()
     dialogue = dialogue_of(np.random.default_rng(0), dimensions, 3, missing=0)
@@ -271,7 +269,7 @@ def test_without_a_gate_the_experts_that_are_present_count_the_same() -> None:
 
 
 @every_shape
-def test_absent_experts_weigh_exactly_nothing(fusion: str, dimensions: dict[str, int]) -> None:
+def test_absent_experts_have_zero_weight(fusion: str, dimensions: dict[str, int]) -> None:
     model = model_of(dimensions, fusion)
     dialogues, _ = some_dialogues(dimensions, 11)
     for dialogue, answer in zip(dialogues, predict(model, dialogues, 1.0), strict=True):
@@ -291,7 +289,7 @@ def test_absent_experts_weigh_exactly_nothing(fusion: str, dimensions: dict[str,
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_an_utterance_with_nothing_is_answered_from_what_is_around_it(fusion: str) -> None:
+def test_utterance_without_inputs_is_predicted_from_its_context(fusion: str) -> None:
     dimensions = DIMENSIONS[1]
     model = model_of(dimensions, fusion)
     dialogue = dialogue_of(np.random.default_rng(0), dimensions, 5, missing=0)
@@ -307,7 +305,7 @@ def test_an_utterance_with_nothing_is_answered_from_what_is_around_it(fusion: st
 
 
 @every_shape
-def test_a_dialogue_with_nothing_is_uniform_and_spoils_no_other(fusion: str, dimensions: dict[str, int]) -> None:
+def test_dialogue_without_inputs_is_uniform_and_does_not_affect_others(fusion: str, dimensions: dict[str, int]) -> None:
     model = model_of(dimensions, fusion)
     nothing = {name: np.full((3, width), np.nan, np.float32) for name, width in dimensions.items()}
     dialogues, labels = some_dialogues(dimensions, 2)
@@ -329,7 +327,7 @@ def test_a_dialogue_with_nothing_is_uniform_and_spoils_no_other(fusion: str, dim
 
 
 @every_shape
-def test_a_saved_mixture_answers_the_same(fusion: str, dimensions: dict[str, int], tmp_path: Path) -> None:
+def test_saved_mixture_gives_the_same_predictions(fusion: str, dimensions: dict[str, int], tmp_path: Path) -> None:
     model = model_of(dimensions, fusion)
     dialogues, _ = some_dialogues(dimensions, 1)
     save_mixture(model, tmp_path)
@@ -343,7 +341,7 @@ def test_a_saved_mixture_answers_the_same(fusion: str, dimensions: dict[str, int
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_contrastive_loss_depends_on_the_set_alone_and_is_khoslas(seed: int) -> None:
+def test_contrastive_loss_matches_the_reference_in_any_order(seed: int) -> None:
     torch.manual_seed(seed)
     vectors, labels = torch.randn(9, 4), torch.tensor([0, 0, 1, 1, 1, 2, 3, 0, 3])
     order = torch.randperm(9)
@@ -361,14 +359,14 @@ def test_the_contrastive_loss_depends_on_the_set_alone_and_is_khoslas(seed: int)
     assert float(found) == pytest.approx(sum(anchors) / len(anchors), abs=1e-5)
 
 
-def test_a_contrastive_loss_without_positives_is_zero_with_zero_gradient() -> None:
+def test_contrastive_loss_without_positives_has_zero_value_and_gradient() -> None:
     vectors = torch.randn(3, 4, requires_grad=True)
     loss = supervised_contrastive_loss(vectors, torch.tensor([0, 1, 2]), 1.0)
     loss.backward()
     assert float(loss.detach()) == 0 and vectors.grad is not None and not vectors.grad.any()
 
 
-def test_the_consistency_loss_is_over_present_pairs_in_any_order() -> None:
+def test_consistency_loss_covers_present_pairs_in_any_order() -> None:
     torch.manual_seed(0)
     logits, present = torch.randn(7, 3, CLASSES), torch.rand(7, 3) > 0.3
     found = expert_consistency_loss(logits, present)
@@ -389,7 +387,7 @@ def test_the_consistency_loss_is_over_present_pairs_in_any_order() -> None:
     assert float(expert_consistency_loss(logits, torch.zeros_like(present))) == 0
 
 
-def test_a_focal_loss_of_gamma_zero_is_cross_entropy() -> None:
+def test_focal_loss_with_gamma_zero_equals_cross_entropy() -> None:
     logits, labels = torch.randn(8, CLASSES), torch.randint(CLASSES, (8,))
     torch.testing.assert_close(focal_loss(logits, labels, 0), torch.nn.functional.cross_entropy(logits, labels))
     p = logits.softmax(-1)[torch.arange(8), labels]
@@ -398,7 +396,7 @@ def test_a_focal_loss_of_gamma_zero_is_cross_entropy() -> None:
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0, 3.0])
-def test_a_focal_loss_of_certain_answers_has_finite_gradients(gamma: float) -> None:
+def test_focal_loss_of_certain_predictions_has_finite_gradients(gamma: float) -> None:
     logits = torch.tensor([[1e4, 0.0], [0.0, 1e4], [80.0, 0.0]], requires_grad=True)
     focal_loss(logits, torch.tensor([0, 0, 0]), gamma).backward()
     assert logits.grad is not None and logits.grad.isfinite().all()
@@ -452,7 +450,7 @@ def assert_same(one: MixtureOfExperts, other: MixtureOfExperts) -> None:
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_training_beats_chance_and_repeats_itself(toy: EmbeddedDialogues, fusion: str) -> None:
+def test_training_beats_chance_and_is_reproducible(toy: EmbeddedDialogues, fusion: str) -> None:
     config = toy_config(fusion=fusion)
     first = train_mixture(config, toy, progress=Progress("train_moe"))
     dialogues = toy.split("test")
@@ -485,7 +483,7 @@ class Interrupting(Progress):
             raise KilledError
 
 
-def test_a_run_that_was_interrupted_ends_where_it_would_have_ended(
+def test_interrupted_training_resumes_to_the_same_result(
     toy: EmbeddedDialogues, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = toy_config(epochs=5, modality_dropout=0.3, context_dropout=0.1)
@@ -514,7 +512,7 @@ def test_a_run_that_was_interrupted_ends_where_it_would_have_ended(
     assert_same(resumed.model, whole.model)
 
 
-def test_a_checkpoint_that_was_cut_short_costs_time_only(toy: EmbeddedDialogues, tmp_path: Path) -> None:
+def test_truncated_checkpoint_is_skipped(toy: EmbeddedDialogues, tmp_path: Path) -> None:
     config = toy_config(epochs=2)
     checkpoints = Checkpoints(LocalStore(tmp_path), "train_moe", "key")
     checkpoints.directory.mkdir(parents=True)
@@ -523,7 +521,7 @@ def test_a_checkpoint_that_was_cut_short_costs_time_only(toy: EmbeddedDialogues,
     assert_same(found.model, train_mixture(config, toy, progress=Progress("train_moe")).model)
 
 
-def test_training_stops_when_patience_ends_and_keeps_the_best(toy: EmbeddedDialogues) -> None:
+def test_training_stops_early_and_keeps_the_best_weights(toy: EmbeddedDialogues) -> None:
     config = toy_config(epochs=30, patience=1, learning_rate=3e-2)
     found = train_mixture(config, toy, progress=Progress("train_moe"))
     scores = [epoch["dev_weighted_f1"] for epoch in found.history]
@@ -532,7 +530,7 @@ def test_training_stops_when_patience_ends_and_keeps_the_best(toy: EmbeddedDialo
 
 
 @pytest.mark.parametrize("spoil", [1e38, float("inf")])
-def test_a_training_that_diverges_is_one_sentence(spoil: float, tmp_path: Path) -> None:
+def test_diverging_training_raises_a_readable_error(spoil: float, tmp_path: Path) -> None:
     data = write_toy(tmp_path, spoil=spoil)
     with pytest.raises(
         MistereError, match=r"training diverged in epoch 1 .*lower mixture\.learning_rate.*\.$"
@@ -542,7 +540,7 @@ def test_a_training_that_diverges_is_one_sentence(spoil: float, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("split", ["train", "dev"])
-def test_a_split_without_dialogues_is_a_data_error(toy: EmbeddedDialogues, split: str, tmp_path: Path) -> None:
+def test_empty_split_raises_a_data_error(toy: EmbeddedDialogues, split: str, tmp_path: Path) -> None:
     table = pa.table({"split": ["test"] * 2 + [{"train": "dev", "dev": "train"}[split]], "dialogue_id": list("aab")})
     table = table.append_column("label", pa.array(["x", "y", "x"]))
     pq.write_table(table, tmp_path / "utterances.parquet")
@@ -552,7 +550,7 @@ def test_a_split_without_dialogues_is_a_data_error(toy: EmbeddedDialogues, split
         train_mixture(toy_config(), data, progress=Progress("train_moe"))
 
 
-def test_matrices_of_other_utterances_are_refused(tmp_path: Path) -> None:
+def test_embeddings_of_other_utterances_are_rejected(tmp_path: Path) -> None:
     write_toy(tmp_path)
     np.save(tmp_path / "text.npy", np.zeros((3, 4), np.float32))
     with pytest.raises(ArtifactError, match="the text embeddings have 3 rows"):
@@ -562,7 +560,7 @@ def test_matrices_of_other_utterances_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sharpness", [0.01, 1.0, 30.0])
-def test_calibration_never_makes_dev_worse(toy: EmbeddedDialogues, sharpness: float) -> None:
+def test_calibration_does_not_increase_dev_loss(toy: EmbeddedDialogues, sharpness: float) -> None:
     model = train_mixture(toy_config(epochs=2), toy, progress=Progress("train_moe")).model
     with torch.no_grad():
         for expert in model.unimodal.values():
@@ -581,7 +579,7 @@ def test_calibration_never_makes_dev_worse(toy: EmbeddedDialogues, sharpness: fl
     assert negative_log_likelihood(temperature) <= negative_log_likelihood(1.0) + 1e-6
 
 
-def test_modality_dropout_takes_one_of_several_and_leaves_the_batch() -> None:
+def test_modality_dropout_drops_one_modality_and_keeps_the_batch() -> None:
     torch.manual_seed(0)
     dimensions = DIMENSIONS[2]
     batch = make_batch(some_dialogues(dimensions, 1)[0], dimensions)
@@ -598,14 +596,14 @@ def test_modality_dropout_takes_one_of_several_and_leaves_the_batch() -> None:
     assert drop_modalities(one, 0.9) is one and drop_modalities(batch, 0) is batch
 
 
-def test_the_learning_rate_rises_and_falls_as_scheduled() -> None:
+def test_learning_rate_follows_the_schedule() -> None:
     config = toy_config(schedule="cosine", warmup_epochs=2, epochs=10)
     assert [round(rate_factor(config, passed), 3) for passed in (0.5, 1, 2, 6, 10)] == [0.25, 0.5, 1.0, 0.5, 0.0]
     assert rate_factor(toy_config(schedule="linear", epochs=4), 3) == 0.25
     assert rate_factor(toy_config(), 3) == 1.0
 
 
-def test_class_weights_average_one_over_train_and_favour_the_rare(toy: EmbeddedDialogues) -> None:
+def test_class_weights_average_one_and_favour_rare_classes(toy: EmbeddedDialogues) -> None:
     assert class_weights(toy_config(), toy) is None
     counts = np.bincount(np.concatenate([d.labels for d in toy.split("train")]))
     for kind in ("balanced", "sqrt"):
@@ -619,14 +617,14 @@ def test_class_weights_average_one_over_train_and_favour_the_rare(toy: EmbeddedD
     torch.testing.assert_close(focal_loss(logits, labels, 2.0, weights), (single * weights[labels]).mean())
 
 
-def test_a_schedule_and_bf16_train_and_repeat_themselves(toy: EmbeddedDialogues) -> None:
+def test_training_with_schedule_and_bf16_is_reproducible(toy: EmbeddedDialogues) -> None:
     config = toy_config(schedule="cosine", warmup_epochs=1, class_weights="sqrt", precision="bf16")
     first, second = (train_mixture(config, toy, progress=Progress("train_moe")) for _ in range(2))
     assert first.history == second.history and first.dev_weighted_f1 > 0.45
     assert {tensor.dtype for tensor in first.model.state_dict().values()} == {torch.float32}
 
 
-def test_what_on_epoch_raises_ends_the_training(toy: EmbeddedDialogues) -> None:
+def test_exception_in_on_epoch_ends_training(toy: EmbeddedDialogues) -> None:
     seen: list[int] = []
 
     def stop(epoch: int, entry: dict[str, float]) -> None:
@@ -640,7 +638,7 @@ def test_what_on_epoch_raises_ends_the_training(toy: EmbeddedDialogues) -> None:
     assert seen == [1, 2]
 
 
-def test_batches_hold_every_dialogue_once_by_length(toy: EmbeddedDialogues) -> None:
+def test_batches_contain_each_dialogue_once_grouped_by_length(toy: EmbeddedDialogues) -> None:
     dialogues = toy.split("train")
     batches = dialogue_batches(dialogues, 5, random.Random(0))
     assert sorted(d.dialogue_id for batch in batches for d in batch) == sorted(d.dialogue_id for d in dialogues)

@@ -30,7 +30,7 @@ def losses(lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor, MixtureOfExp
     return one, other, ours, plain
 
 
-def test_on_equal_lengths_loss_and_gradients_are_the_published_ones() -> None:
+def test_loss_and_gradients_match_the_published_design_on_equal_lengths() -> None:
     one, other, ours, plain = losses([9, 9, 9])
     torch.testing.assert_close(one, other, atol=1e-4, rtol=0)
     one.backward()
@@ -45,6 +45,6 @@ def test_on_equal_lengths_loss_and_gradients_are_the_published_ones() -> None:
         torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-5, rtol=1e-3)
 
 
-def test_padding_is_part_of_the_plain_loss_and_not_of_ours() -> None:
+def test_padding_affects_the_published_loss_only() -> None:
     one, other, _, _ = losses([2, 9, 5])
     assert float((one - other).detach().abs()) > 1e-2

@@ -20,7 +20,7 @@ def no_policy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_policy")
-def test_threads_sleep_while_they_wait() -> None:
+def test_waiting_threads_sleep() -> None:
     wait_passively()
     assert {name: os.environ.get(name) for name in WAITING_VARIABLES} == {
         "OMP_WAIT_POLICY": "PASSIVE",
@@ -31,14 +31,14 @@ def test_threads_sleep_while_they_wait() -> None:
 
 @pytest.mark.usefixtures("no_policy")
 @pytest.mark.parametrize("variable", WAITING_VARIABLES)
-def test_the_user_s_choice_is_kept(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_defined_wait_policy_is_kept(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable, "7")
     wait_passively()
     assert [(name, os.environ[name]) for name in WAITING_VARIABLES if name in os.environ] == [(variable, "7")]
 
 
 @pytest.mark.usefixtures("no_policy")
-def test_the_runtime_takes_the_setting() -> None:
+def test_openmp_runtime_reads_the_wait_policy() -> None:
     code = "from mistere.common.threads import wait_passively; wait_passively(); import torch"
     environment = child_environment(OMP_DISPLAY_ENV="VERBOSE")
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
@@ -46,7 +46,7 @@ def test_the_runtime_takes_the_setting() -> None:
 
 
 @pytest.mark.usefixtures("no_policy")
-def test_stages_and_commands_set_it_before_pytorch_is_loaded(tmp_path: os.PathLike[str]) -> None:
+def test_wait_policy_is_set_before_pytorch_is_imported(tmp_path: os.PathLike[str]) -> None:
     check = "assert os.environ['OMP_WAIT_POLICY'] == 'PASSIVE' and 'torch' not in sys.modules"
     stage = (
         "import os, sys; from mistere.engine import execution\n"

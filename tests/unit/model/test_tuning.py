@@ -38,7 +38,7 @@ def scores(output: Path) -> list[tuple[dict[str, object], float | None]]:
     return [(trial.params, trial.value) for trial in study.trials]
 
 
-def test_a_search_repeats_itself_and_never_looks_at_test(folder: Path, tmp_path: Path) -> None:
+def test_search_is_reproducible_and_does_not_read_the_test_split(folder: Path, tmp_path: Path) -> None:
     data = open_embeddings(folder)
     found = search(data, tmp_path / "one")
     assert found.trials == 3 and found.dev_weighted_f1 >= found.start
@@ -50,7 +50,7 @@ def test_a_search_repeats_itself_and_never_looks_at_test(folder: Path, tmp_path:
     assert scores(tmp_path / "one") == scores(tmp_path / "two")
 
 
-def test_a_search_goes_on_where_it_was(folder: Path, tmp_path: Path) -> None:
+def test_search_resumes_from_saved_trials(folder: Path, tmp_path: Path) -> None:
     data = open_embeddings(folder)
     search(data, tmp_path, 2)
     before = scores(tmp_path)
@@ -63,20 +63,20 @@ def test_a_search_goes_on_where_it_was(folder: Path, tmp_path: Path) -> None:
     assert search(data, tmp_path, 4) == found
 
 
-def test_another_search_in_the_same_folder_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_different_search_in_the_same_folder_is_rejected(folder: Path, tmp_path: Path) -> None:
     data = open_embeddings(folder)
     search(data, tmp_path, 1)
     with pytest.raises(UsageError, match="other embeddings or settings"):
         search(data, tmp_path, 1, "mixture.gru_layers=2")
 
 
-def test_one_modality_searches_nothing_that_takes_two(tmp_path: Path) -> None:
+def test_single_modality_search_omits_multimodal_settings(tmp_path: Path) -> None:
     data = open_embeddings(write_embeddings(tmp_path, ("text",)))
     names = {dimension.name for dimension in space(data)}
     assert "learning_rate" in names and not names & {"fusion", "modality_dropout", "gate_temperature"}
 
 
-def test_the_command_it_prints_is_one_that_works(folder: Path, tmp_path: Path) -> None:
+def test_printed_train_command_is_valid(folder: Path, tmp_path: Path) -> None:
     arguments = ["tune", "--embeddings", str(folder), "--profile", "tiny", "--set", "mixture.epochs=2"]
     done = CliRunner().invoke(app, [*arguments, "--trials", "2", "--output", str(tmp_path)])
     assert done.exit_code == 0, done.output
