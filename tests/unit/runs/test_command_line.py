@@ -46,7 +46,7 @@ def decoys(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_every_command_has_help_by_both_options(tmp_path: Path) -> None:
+def test_each_command_has_help_with_both_options(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pipelines.cli.app import app\n"
         "from typer.testing import CliRunner\n"
@@ -65,7 +65,7 @@ def test_every_command_has_help_by_both_options(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_list_of_commands_shows_whole_texts(tmp_path: Path) -> None:
+def test_command_list_shows_untruncated_descriptions(tmp_path: Path) -> None:
     for path in ([], ["data"], ["schedule"], ["data", "import"]):
         command = typer.main.get_command(app)
         for name in path:
@@ -77,7 +77,7 @@ def test_the_list_of_commands_shows_whole_texts(tmp_path: Path) -> None:
         assert "..." not in listed
 
 
-def test_the_version_names_commit_python_and_torch(tmp_path: Path) -> None:
+def test_version_shows_commit_python_and_torch(tmp_path: Path) -> None:
     done = run("--version", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     commit = git_state()[0][:12]
@@ -86,7 +86,7 @@ def test_the_version_names_commit_python_and_torch(tmp_path: Path) -> None:
     assert f"torch {version('torch')}" in done.stdout and re.match(r"mistere \d+\.\d+", done.stdout)
 
 
-def test_completion_can_be_installed_and_completes(tmp_path: Path) -> None:
+def test_shell_completion_installs_and_completes(tmp_path: Path) -> None:
     command = f"{sys.executable} -m mistere --install-completion; exit $?"
     environment = {**os.environ, "PYTHONPATH": str(PROJECT_ROOT), "HOME": str(tmp_path)}
     done = subprocess.run(
@@ -100,7 +100,7 @@ def test_completion_can_be_installed_and_completes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("variables", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
-def test_no_color_is_honoured(tmp_path: Path, variables: dict[str, str], coloured: bool) -> None:
+def test_no_color_disables_colours(tmp_path: Path, variables: dict[str, str], coloured: bool) -> None:
     """The verdict of ``data check`` is printed in colour on a terminal; COLOUR codes are 30 to 37 and their like."""
     directory = PROJECT_ROOT / "tests"
     code = (
@@ -123,12 +123,12 @@ def test_no_color_is_honoured(tmp_path: Path, variables: dict[str, str], coloure
     assert bool(re.search(r"\x1b\[(?:\d+;)*3[0-7]m", output)) is coloured, output
 
 
-def test_the_command_runs_its_own_code_beside_decoys(decoys: Path) -> None:
+def test_command_runs_its_own_code_despite_shadowing_packages(decoys: Path) -> None:
     for done in (run("--version", cwd=decoys), run("--version", cwd=decoys, PYTHONPATH=f"{decoys}:{PROJECT_ROOT}")):
         assert done.returncode == 0 and done.stdout.startswith("mistere "), done.stderr
 
 
-def test_the_command_runs_the_tree_that_it_is_started_in(tmp_path: Path) -> None:
+def test_command_runs_the_checkout_of_the_current_directory(tmp_path: Path) -> None:
     for name in ("mistere", "components", "pipelines"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("")
@@ -142,7 +142,7 @@ def test_the_command_runs_the_tree_that_it_is_started_in(tmp_path: Path) -> None
     assert done.stderr == "this tree\n"
 
 
-def test_a_foreign_package_is_named(decoys: Path) -> None:
+def test_error_names_a_shadowing_package(decoys: Path) -> None:
     (decoys / "pipelines" / "__init__.py").write_text("")
     (decoys / "sitecustomize.py").write_text("import pipelines\n")
     done = run("--version", cwd=PROJECT_ROOT, PYTHONPATH=str(decoys))
@@ -151,7 +151,9 @@ def test_a_foreign_package_is_named(decoys: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_child_processes_find_our_packages_beside_decoys(decoys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_child_processes_import_our_packages_despite_shadowing_packages(
+    decoys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PYTHONPATH", str(decoys))
     environment = child_environment(EXTRA="1")
     assert environment["PYTHONPATH"] == f"{PROJECT_ROOT}{os.pathsep}{decoys}" and environment["EXTRA"] == "1"
@@ -170,7 +172,7 @@ def test_child_processes_find_our_packages_beside_decoys(decoys: Path, monkeypat
     assert done.stdout.startswith("src-"), done.stderr
 
 
-def test_no_module_starts_python_with_an_environment_of_its_own() -> None:
+def test_modules_start_python_with_the_child_environment() -> None:
     """Every ``python -m`` of our packages goes through ``child_environment``."""
     for storey in ("mistere", "components", "pipelines"):
         for file in (PROJECT_ROOT / storey).rglob("*.py"):
@@ -181,7 +183,7 @@ def test_no_module_starts_python_with_an_environment_of_its_own() -> None:
                 assert "child_environment" in text, file
 
 
-def test_replay_knows_the_command_of_older_commits(tmp_path: Path) -> None:
+def test_replay_supports_the_command_of_older_commits(tmp_path: Path) -> None:
     assert command_module(PROJECT_ROOT) == "mistere"
     (tmp_path / "pipelines").mkdir()
     (tmp_path / "pipelines" / "cli.py").write_text("print('the command')\n")

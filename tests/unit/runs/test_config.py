@@ -19,14 +19,14 @@ from pipelines.profiles import PIPELINE_CONFIG, PROFILES, load_profile
 
 
 @pytest.mark.parametrize("profile", available_profiles(PROFILES))
-def test_every_profile_loads(profile: str) -> None:
+def test_each_profile_loads(profile: str) -> None:
     config = load_profile(profile)
     values = yaml.safe_load((PROFILES / f"{profile}.yaml").read_text())
     assert config.seed == values.get("seed", 0)
 
 
 @pytest.mark.parametrize("profile", available_profiles(PROFILES))
-def test_a_section_survives_the_way_through_kfp(profile: str) -> None:
+def test_section_round_trips_through_kfp_parameters(profile: str) -> None:
     config = load_profile(profile, ["seed=7", "speech.lora.target_modules=[a, b]", "data.max_dialogues=5"])
     for name in SECTIONS:
         section = getattr(config, name)
@@ -80,11 +80,11 @@ def refused(*settings: str, profile: str = "tiny") -> str:
         (["mixture.seed=-1"], "mixture.seed: Input should be greater than or equal to 0"),
     ],
 )
-def test_a_wrong_setting_is_answered_with_what_would_be_right(settings: list[str], says: str) -> None:
+def test_invalid_setting_error_names_the_valid_form(settings: list[str], says: str) -> None:
     assert says in refused(*settings)
 
 
-def test_an_unknown_profile_is_answered_with_the_nearest() -> None:
+def test_unknown_profile_error_suggests_the_nearest() -> None:
     assert refused(profile="sampel") == "unknown profile 'sampel'; did you mean 'sample'?"
     message = refused(profile="zzzzzz")
     assert message.startswith("unknown profile 'zzzzzz'; valid names: ") and "tiny" in message
@@ -102,11 +102,11 @@ def test_an_unknown_profile_is_answered_with_the_nearest() -> None:
         ("speech.train_layers=", ["speech", "train_layers"], None),
     ],
 )
-def test_a_setting_is_a_path_and_a_yaml_value(setting: str, path: list[str], value: object) -> None:
+def test_setting_is_parsed_as_path_and_yaml_value(setting: str, path: list[str], value: object) -> None:
     assert parse_setting(setting) == (path, value)
 
 
-def test_settings_lie_on_the_profile_and_that_on_the_defaults(tmp_path: Path) -> None:
+def test_settings_override_the_profile_and_the_profile_the_defaults(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_text("seed: 3\nspeech:\n  lora: {rank: 2}\n  epochs: 7\nevaluation: {seed: 1}\n")
     settings = ["speech.lora.alpha=4", "speech.learning_rate=2e-5", "text.source=path:x", "text.source=path:y"]
     config = load_config("p", settings, directory=tmp_path, schema=PIPELINE_CONFIG)
@@ -115,7 +115,7 @@ def test_settings_lie_on_the_profile_and_that_on_the_defaults(tmp_path: Path) ->
     assert config.speech.learning_rate == 2e-5 and config.text.source == "path:y"
 
 
-def test_a_profile_may_be_a_file_of_ones_own(tmp_path: Path) -> None:
+def test_profile_can_be_a_user_file(tmp_path: Path) -> None:
     own = tmp_path / "mine.yaml"
     own.write_text("gate: {max_ece: off}\nspeech: {extraction: {cache: off}}\n")
     config = load_config(str(own), directory=tmp_path / "elsewhere", schema=PIPELINE_CONFIG)
@@ -128,7 +128,7 @@ def test_a_profile_may_be_a_file_of_ones_own(tmp_path: Path) -> None:
         load_config(str(tmp_path / "nothing.yaml"), directory=tmp_path, schema=PIPELINE_CONFIG)
 
 
-def test_the_seed_reaches_every_section_that_names_none(tmp_path: Path) -> None:
+def test_top_level_seed_applies_to_sections_without_a_seed(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_text("seed: 3\nevaluation: {seed: 1}\n")
     config = load_config("p", ["mixture.seed=0"], directory=tmp_path, schema=PIPELINE_CONFIG)
     assert (config.data.seed, config.speech.seed, config.text.seed) == (3, 3, 3)
@@ -136,7 +136,7 @@ def test_the_seed_reaches_every_section_that_names_none(tmp_path: Path) -> None:
     assert load_config("p", ["seed=9"], directory=tmp_path, schema=PIPELINE_CONFIG).speech.seed == 9
 
 
-def test_an_empty_profile_is_the_published_configuration(tmp_path: Path) -> None:
+def test_empty_profile_equals_the_published_configuration(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_text("")
     config = load_config("p", directory=tmp_path, schema=PIPELINE_CONFIG)
     assert config == PIPELINE_CONFIG()
@@ -145,12 +145,12 @@ def test_an_empty_profile_is_the_published_configuration(tmp_path: Path) -> None
     assert (mixture.gate_temperature, mixture.focal_gamma, mixture.contrastive_weight) == (2.0, 3.0, 2.0)
 
 
-def test_a_section_does_not_change_after_loading() -> None:
+def test_section_is_immutable() -> None:
     with pytest.raises(ValueError, match="frozen"):
         GateConfig().min_weighted_f1 = 0.1  # type: ignore[misc]
 
 
-def test_every_setting_that_multiplies_is_bounded() -> None:
+def test_each_count_and_rate_setting_is_bounded() -> None:
     """A count or a rate without bounds is a crash in the middle of a run."""
     for section in (MixtureConfig, EncoderConfig):
         for name, field in section.model_fields.items():
@@ -158,6 +158,6 @@ def test_every_setting_that_multiplies_is_bounded() -> None:
                 assert field.metadata, f"{section.__name__}.{name}"
 
 
-def test_nearest_names_what_is_near_or_all() -> None:
+def test_suggestions_are_close_matches_or_all_names() -> None:
     assert did_you_mean("tset", ["train", "test"]) == "; did you mean 'test'?"
     assert did_you_mean("x", ["b", "a"]) == "; valid names: a, b."

@@ -128,7 +128,7 @@ def everything(message: dict[str, Any]) -> str:
         ("killed", ["failed", "did not finish"]),
     ],
 )
-def test_each_outcome_is_notified(
+def test_each_outcome_sends_a_notification(
     ending: str, says: list[str], ended: dict[str, runs.RecordedRun], receiver: Receiver, events: Path
 ) -> None:
     tell(ended[ending])
@@ -140,7 +140,7 @@ def test_each_outcome_is_notified(
     assert events.read_text() == ""
 
 
-def test_without_a_webhook_nothing_is_sent(
+def test_no_notification_is_sent_without_a_webhook(
     ended: dict[str, runs.RecordedRun], receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for value in ("", "  "):
@@ -166,7 +166,7 @@ def test_without_a_webhook_nothing_is_sent(
         ([307, 200], 1, "a redirect, which is not followed"),
     ],
 )
-def test_a_receiver_in_trouble_is_asked_twice_at_most_and_costs_a_note(
+def test_failing_receiver_is_retried_once_and_noted(
     answers: list[int | str],
     asked: int,
     note: str,
@@ -202,7 +202,7 @@ def test_a_receiver_in_trouble_is_asked_twice_at_most_and_costs_a_note(
         ("http://user:T0SECRET@localhost:{port}/", "could not be reached"),
     ],
 )
-def test_only_private_places_are_told_and_a_wrong_url_is_a_note(
+def test_invalid_or_insecure_webhook_url_is_noted(
     url: str,
     says: str,
     ended: dict[str, runs.RecordedRun],
@@ -217,7 +217,7 @@ def test_only_private_places_are_told_and_a_wrong_url_is_a_note(
     assert says in said and "SECRET" not in said and said.count("\n") == 1
 
 
-def test_text_from_the_data_is_escaped(ended: dict[str, runs.RecordedRun]) -> None:
+def test_message_escapes_text_from_the_data(ended: dict[str, runs.RecordedRun]) -> None:
     outcome = read_outcome(ended["failed"].store, "run-0042")
     outcome.reasons = ["<!channel> <https://evil.example|here> a & b", *["x&y" * 2000] * 9]
     seen = everything(notification.message(outcome, "<@U1>", "It <b>failed</b>."))
@@ -225,7 +225,7 @@ def test_text_from_the_data_is_escaped(ended: dict[str, runs.RecordedRun]) -> No
     assert "&lt;!channel&gt;" in seen and "a &amp; b" in seen
 
 
-def test_more_reasons_than_a_message_holds_are_counted(ended: dict[str, runs.RecordedRun]) -> None:
+def test_reasons_beyond_the_message_limit_are_counted(ended: dict[str, runs.RecordedRun]) -> None:
     outcome = read_outcome(ended["failed"].store, "run-0042")
     outcome.reasons = [f"Reason {number}." for number in range(8)]
     seen = everything(notification.message(outcome, "", "It failed."))
@@ -233,7 +233,7 @@ def test_more_reasons_than_a_message_holds_are_counted(ended: dict[str, runs.Rec
 
 
 @pytest.mark.parametrize("answer", [200, 500, 302, "hang up"])
-def test_the_secret_is_nowhere_after_a_run_s_exit_handler(
+def test_webhook_secret_does_not_leak_from_the_exit_handler(
     answer: int | str,
     receiver: Receiver,
     tmp_path: Path,

@@ -31,7 +31,7 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("ending", EXPECTED)
-def test_each_way_to_end(ending: str, tmp_path: Path) -> None:
+def test_outcome_matches_each_recorded_run(ending: str, tmp_path: Path) -> None:
     run = runs.ENDINGS[ending](tmp_path / "store")
     outcome = read_outcome(run.store, run.run_id)
     exit_code, verdict, reason = EXPECTED[ending]
@@ -43,7 +43,7 @@ def test_each_way_to_end(ending: str, tmp_path: Path) -> None:
     assert outcome.report.endswith(f"runs/{run.run_id}/reports/run_report.html")
 
 
-def test_a_release_tells_figures_bundle_and_champion(tmp_path: Path) -> None:
+def test_release_outcome_holds_metrics_bundle_and_champion(tmp_path: Path) -> None:
     outcome = read_outcome(runs.deployed(tmp_path).store, "run-0042")
     assert outcome.weighted_f1 is not None and outcome.weighted_f1.low is not None
     assert outcome.weighted_f1.low <= outcome.weighted_f1.value
@@ -56,13 +56,13 @@ def test_a_release_tells_figures_bundle_and_champion(tmp_path: Path) -> None:
     assert outcome.mlflow == "sqlite:///mlflow.db" and "endpoint answered" in outcome.message
 
 
-def test_a_hold_names_only_what_spoke_against(tmp_path: Path) -> None:
+def test_hold_outcome_names_only_the_rules_that_held(tmp_path: Path) -> None:
     outcome = read_outcome(runs.held(tmp_path).store, "run-0042")
     assert outcome.reasons == [runs.COMPARED]
 
 
 @pytest.mark.parametrize(("code", "verdict"), [(1, "failed"), (2, "failed"), (4, "data rejected"), (0, "failed")])
-def test_a_failed_stage_decides_by_its_exit_code(code: int, verdict: str, tmp_path: Path) -> None:
+def test_failed_stage_outcome_follows_its_exit_code(code: int, verdict: str, tmp_path: Path) -> None:
     run = runs.RecordedRun(tmp_path)
     run.record("resolve_inputs")
     run.record("pull_data", "failed", exit_code=code, message="label 'angry' is not in dataset.yaml.")
@@ -71,21 +71,21 @@ def test_a_failed_stage_decides_by_its_exit_code(code: int, verdict: str, tmp_pa
     assert outcome.reasons == ["label 'angry' is not in dataset.yaml."]
 
 
-def test_both_failed_branches_are_reported(tmp_path: Path) -> None:
+def test_outcome_reports_both_failed_branches(tmp_path: Path) -> None:
     run = runs.failed(tmp_path)
     run.record("finetune_encoder-text", "failed", exit_code=2, message="text.source is wrong.")
     outcome = read_outcome(run.store, run.run_id)
     assert outcome.exit_code == 1 and len(outcome.reasons) == 2
 
 
-def test_an_interrupted_stage_did_not_finish(tmp_path: Path) -> None:
+def test_interrupted_stage_is_reported_as_unfinished(tmp_path: Path) -> None:
     run = runs.killed(tmp_path)
     run.record("finetune_encoder-text", "running")
     outcome = read_outcome(run.store, run.run_id)
     assert outcome.exit_code == 1 and "interrupted in finetune_encoder-text" in outcome.reasons[0]
 
 
-def test_a_report_that_failed_does_not_undo_a_release(tmp_path: Path) -> None:
+def test_failed_report_does_not_change_a_release_outcome(tmp_path: Path) -> None:
     run = runs.deployed(tmp_path)
     record = (
         '{"task":"report_run","stage":"report_run","status":"failed","started":1,"exit_code":1,"message":"no disk."}'
@@ -95,13 +95,13 @@ def test_a_report_that_failed_does_not_undo_a_release(tmp_path: Path) -> None:
     assert outcome.exit_code == 0 and "report could not be written: no disk." in outcome.reasons[-1]
 
 
-def test_an_unknown_run_is_reported(tmp_path: Path) -> None:
+def test_unknown_run_is_reported(tmp_path: Path) -> None:
     outcome = read_outcome(LocalStore(tmp_path), "nothing")
     assert outcome.exit_code == 1 and "no stage has a record" in outcome.reasons[0]
     assert read_run_info(LocalStore(tmp_path), "nothing") == {}
 
 
-def test_missing_and_damaged_pieces_cost_only_their_sentences(tmp_path: Path) -> None:
+def test_missing_or_damaged_records_only_omit_their_sentences(tmp_path: Path) -> None:
     run = runs.held(tmp_path)
     store = run.store
     store.delete("artifacts/GateVerdict")
@@ -120,7 +120,7 @@ def test_missing_and_damaged_pieces_cost_only_their_sentences(tmp_path: Path) ->
         read_manifest(store, EvaluationReport, manifest.split("/")[2])
 
 
-def test_reading_an_outcome_loads_nothing_heavy() -> None:
+def test_reading_an_outcome_imports_no_heavy_packages() -> None:
     code = "import sys, mistere.runs.outcome as o; print([m for m in ('matplotlib','pandas','torch','numpy') if m in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"

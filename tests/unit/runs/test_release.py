@@ -74,7 +74,7 @@ def state(store: ObjectStore) -> tuple[str, str]:
     return (found.bundle_digest[0] if found else "-", deployed)
 
 
-def test_champion_deployment_and_aliases_move_together_and_know_what_was_before(store: ObjectStore) -> None:
+def test_release_moves_champion_deployment_and_aliases_together(store: ObjectStore) -> None:
     mirror = Mirror()
     promote(store, mirror, "a")
     promote(store, mirror, "b")
@@ -89,14 +89,14 @@ def test_champion_deployment_and_aliases_move_together_and_know_what_was_before(
     assert read_log(store)[1].reason == "because of b" and read_log(store)[1].by == "somebody"
 
 
-def test_releasing_the_champion_again_keeps_what_was_before_it(store: ObjectStore) -> None:
+def test_releasing_the_champion_again_keeps_its_predecessor(store: ObjectStore) -> None:
     mirror = Mirror()
     for name in "abb":
         promote(store, mirror, name)
     assert mirror.previous == "1"
 
 
-def test_an_unavailable_registry_reverts_the_release(store: ObjectStore) -> None:
+def test_unavailable_registry_reverts_the_release(store: ObjectStore) -> None:
     mirror = Mirror()
     mirror.broken = True
     with pytest.raises(MistereError, match="did not take it"):
@@ -114,7 +114,7 @@ def test_an_unavailable_registry_reverts_the_release(store: ObjectStore) -> None
     assert [event.outcome for event in read_log(store)] == ["undone", "done", "undone", "done"]
 
 
-def test_of_two_at_once_one_wins_and_the_log_shows_both(store: ObjectStore) -> None:
+def test_one_of_two_concurrent_releases_wins_and_both_are_logged(store: ObjectStore) -> None:
     mirror = Mirror()
     promote(store, mirror, "a")
     seen = read_champion(store)
@@ -195,7 +195,7 @@ def test_next_process_completes_or_reverts_a_killed_release(tmp_path: Path, poin
     assert state(store) == ("c", "c")
 
 
-def test_a_release_that_is_under_way_is_left_alone(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recovery_ignores_a_release_in_progress(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     import mistere.registry.release as module
 
     mirror = Mirror()
@@ -217,13 +217,13 @@ def test_a_release_that_is_under_way_is_left_alone(store: ObjectStore, monkeypat
     assert "completed" in recover(store, mirror, "mistere")
 
 
-def test_a_damaged_journal_does_not_block_a_release(store: ObjectStore) -> None:
+def test_damaged_journal_does_not_block_a_release(store: ObjectStore) -> None:
     store.write("deployments/mistere/journal.json", b"{")
     promote(store, Mirror(), "a")
     assert state(store) == ("a", "a")
 
 
-def test_the_log_is_only_ever_added_to_and_survives_a_damaged_entry(store: ObjectStore) -> None:
+def test_promotion_log_is_append_only_and_skips_damaged_entries(store: ObjectStore) -> None:
     promote(store, Mirror(), "a")
     before = list(store.versions("promotions"))
     promote(store, Mirror(), "b")
@@ -232,7 +232,7 @@ def test_the_log_is_only_ever_added_to_and_survives_a_damaged_entry(store: Objec
     assert len(read_log(store)) == 2
 
 
-def test_who_is_a_person_and_a_machine_or_what_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_actor_is_user_and_host_or_the_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MISTERE_ACTOR", raising=False)
     assert "@" in who()
     monkeypatch.setenv("MISTERE_ACTOR", "ci")

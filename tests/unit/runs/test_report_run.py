@@ -88,7 +88,7 @@ WORDS = {
 
 
 @pytest.mark.parametrize("ending", WORDS)
-def test_every_ending_reads_well_and_loads_nothing(ending: str, tmp_path: Path) -> None:
+def test_report_of_each_outcome_is_readable_and_self_contained(ending: str, tmp_path: Path) -> None:
     recorded = runs.ENDINGS[ending](tmp_path / "store")
     html, data = report(recorded)
     page = read(html)
@@ -103,7 +103,7 @@ def test_every_ending_reads_well_and_loads_nothing(ending: str, tmp_path: Path) 
     assert ("<svg" in html) == (ending not in {"data rejected", "killed"})
 
 
-def test_the_pictures_of_an_evaluated_run(tmp_path: Path) -> None:
+def test_report_has_the_plots_of_an_evaluated_run(tmp_path: Path) -> None:
     html, data = report(runs.deployed(tmp_path))
     for caption in (
         "The mixture and each expert alone",
@@ -127,7 +127,7 @@ def test_the_pictures_of_an_evaluated_run(tmp_path: Path) -> None:
     assert [stage["task"] for stage in data["stages"]] == list(TASKS)
 
 
-def test_every_section_is_there_in_its_order(tmp_path: Path) -> None:
+def test_report_sections_are_complete_and_ordered(tmp_path: Path) -> None:
     html, _ = report(runs.deployed(tmp_path))
     seen = re.sub(r"\s+", " ", read(html).text)
     sections = [
@@ -168,7 +168,7 @@ def test_every_section_is_there_in_its_order(tmp_path: Path) -> None:
     assert places == sorted(places)
 
 
-def test_a_turn_shows_what_was_said_what_was_taken_for_what_and_what_it_lacks() -> None:
+def test_dialogue_plot_shows_text_labels_and_missing_modalities() -> None:
     weights = np.array([[0.2, 0.5, 0.3], [0.0, 1.0, 0.0]])
     timeline = GateTimeline("d", [0, 1], ["joy", "fear"], ["joy", "anger"], weights, ["speech+text", "text"])
     said = shown_dialogue(timeline.with_texts({0: "a\x00b"}), runs.EXPERTS)
@@ -178,7 +178,7 @@ def test_a_turn_shows_what_was_said_what_was_taken_for_what_and_what_it_lacks() 
     assert not shown_dialogue(timeline, runs.EXPERTS).has_texts
 
 
-def test_a_champion_of_other_labels_is_said_to_be_incomparable(tmp_path: Path) -> None:
+def test_report_marks_a_champion_with_other_labels_as_incomparable(tmp_path: Path) -> None:
     recorded = runs.held(tmp_path)
     whole = recorded.evaluate()
     against = ChampionEvaluation(bundle_digest="b" * 64, incomparable="it knows other labels than this dataset")
@@ -189,14 +189,14 @@ def test_a_champion_of_other_labels_is_said_to_be_incomparable(tmp_path: Path) -
     assert "not comparable" in seen and "it knows other labels than this dataset" in seen
 
 
-def test_a_warm_report_takes_under_three_seconds(tmp_path: Path) -> None:
+def test_report_takes_under_three_seconds_when_warm(tmp_path: Path) -> None:
     report(runs.held(tmp_path / "first"))
     started = time.process_time()
     report(runs.held(tmp_path / "second"))
     assert time.process_time() - started < 3
 
 
-def test_hostile_text_is_escaped_everywhere(tmp_path: Path) -> None:
+def test_report_escapes_hostile_text(tmp_path: Path) -> None:
     recorded = runs.RecordedRun(tmp_path, labels=[HOSTILE, "a\x00b\u202e", *runs.LABELS[2:]], sentences=[HOSTILE] * 16)
     recorded.start(profile=HOSTILE, command=HOSTILE, commit=HOSTILE, config={HOSTILE: HOSTILE})
     recorded.data()
@@ -213,14 +213,14 @@ def test_hostile_text_is_escaped_everywhere(tmp_path: Path) -> None:
     assert "\x00" not in "".join(re.findall(r"<svg.*?</svg>", html, re.S))
 
 
-def test_a_hostile_failure_message(tmp_path: Path) -> None:
+def test_report_escapes_a_hostile_failure_message(tmp_path: Path) -> None:
     recorded = runs.RecordedRun(tmp_path)
     recorded.record("resolve_inputs", "failed", exit_code=2, message=HOSTILE)
     html, _ = report(recorded)
     assert "<script" not in html and HOSTILE in read(html).text
 
 
-def test_missing_artifacts_are_reported_and_tolerated(tmp_path: Path) -> None:
+def test_report_notes_missing_artifacts(tmp_path: Path) -> None:
     recorded = runs.deployed(tmp_path)
     for kind in ("UtteranceSet", "MoEModel", "EncoderCheckpoint", "GateVerdict", "ValidationReport"):
         recorded.store.delete(f"artifacts/{kind}")
@@ -243,7 +243,7 @@ def test_missing_artifacts_are_reported_and_tolerated(tmp_path: Path) -> None:
     assert "Dialogue test_" not in html and data["outcome"]["exit_code"] == 0
 
 
-def test_an_evaluation_with_a_hole_still_makes_a_page(tmp_path: Path) -> None:
+def test_report_renders_an_evaluation_with_missing_metrics(tmp_path: Path) -> None:
     recorded = runs.held(tmp_path)
     whole = recorded.evaluate()
     metrics = {name: value for name, value in whole.metrics.items() if "expert" not in name and "f1.joy" not in name}
@@ -255,7 +255,7 @@ def test_an_evaluation_with_a_hole_still_makes_a_page(tmp_path: Path) -> None:
     assert finite({"a": [float("nan"), 1.0], "b": float("inf")}) == {"a": [None, 1.0], "b": None}
 
 
-def test_one_expert_has_no_gate_to_show(tmp_path: Path) -> None:
+def test_report_of_a_single_expert_omits_the_gate(tmp_path: Path) -> None:
     recorded = runs.held(tmp_path)
     whole = recorded.evaluate()
     alone = whole.model_copy(update={"experts": ["text"]})
@@ -264,7 +264,7 @@ def test_one_expert_has_no_gate_to_show(tmp_path: Path) -> None:
     assert "Gate weights" not in html and "The gate at work" not in html and "text alone" in html
 
 
-def test_a_collapsed_gate_is_noted_and_who_leads_is_told(tmp_path: Path) -> None:
+def test_report_notes_a_collapsed_gate_and_its_leader(tmp_path: Path) -> None:
     recorded = runs.held(tmp_path)
     html, data = report(recorded)
     assert re.search(r"largest weight: speech \d+ %, text \d+ %, cross-modal \d+ %; normalised entropy 0\.\d\d", html)
@@ -277,7 +277,7 @@ def test_a_collapsed_gate_is_noted_and_who_leads_is_told(tmp_path: Path) -> None
     assert "The gate has collapsed onto the text expert" in report(recorded)[0]
 
 
-def test_an_evaluation_made_before_there_were_curves_still_makes_a_page(tmp_path: Path) -> None:
+def test_report_renders_an_evaluation_without_curves(tmp_path: Path) -> None:
     recorded = runs.held(tmp_path)
     whole = recorded.evaluate()
     later = re.compile(r"test\.(missing|late_fusion|ece|gate\.entropy)|.*\.led")
@@ -288,7 +288,7 @@ def test_an_evaluation_made_before_there_were_curves_still_makes_a_page(tmp_path
     assert "could not be drawn" not in html
 
 
-def test_an_evaluation_of_the_barest_kind_still_makes_a_page(tmp_path: Path) -> None:
+def test_report_renders_a_minimal_evaluation(tmp_path: Path) -> None:
     recorded = runs.held(tmp_path)
     whole = recorded.evaluate()
     bare = {"metrics": {"test.weighted_f1": 0.5}, "runtime": {}, "champion": None, "files": {}}
@@ -300,13 +300,13 @@ def test_an_evaluation_of_the_barest_kind_still_makes_a_page(tmp_path: Path) -> 
         assert section not in html, section
 
 
-def test_an_unknown_run_has_no_record(tmp_path: Path) -> None:
+def test_report_of_an_unknown_run_raises_an_error(tmp_path: Path) -> None:
     html, data = report(runs.RecordedRun(tmp_path))
     assert "no stage has a record" in html and data["data"] is None
     assert "There is no champion yet" not in html
 
 
-def test_overhead_is_what_the_stages_did_not_work(tmp_path: Path) -> None:
+def test_overhead_is_run_time_outside_the_stages(tmp_path: Path) -> None:
     recorded = runs.killed(tmp_path)
     outcome = read_outcome(recorded.store, recorded.run_id)
     timing = measure(outcome, {"started": runs.STARTED}, runs.STARTED + 100)
@@ -319,12 +319,12 @@ def test_overhead_is_what_the_stages_did_not_work(tmp_path: Path) -> None:
     assert without_start.wall == pytest.approx(96)
 
 
-def test_durations_read_as_people_say_them() -> None:
+def test_durations_are_formatted_for_reading() -> None:
     said = [duration(s).replace("\N{NO-BREAK SPACE}", " ") for s in (0.31, 9.99, 119.7, 148, 3599.9, 7265)]
     assert said == ["0.3 s", "10 s", "2 min 0 s", "2 min 28 s", "1 h 00 min", "2 h 01 min"]
 
 
-def test_next_steps_fit_the_outcome(tmp_path: Path) -> None:
+def test_next_steps_match_the_outcome(tmp_path: Path) -> None:
     released = read_outcome(runs.deployed(tmp_path / "a").store, "run-0042")
     commands = [step.command for step in next_steps(released, {}, "")]
     assert commands[0] == f"mistere serve {released.bundle}"
@@ -339,7 +339,7 @@ def test_next_steps_fit_the_outcome(tmp_path: Path) -> None:
     assert commands[1:] == ["mistere run --data 'my data'"]
 
 
-def test_a_release_that_broke_after_the_champion_moved(tmp_path: Path) -> None:
+def test_report_explains_a_release_that_failed_after_the_champion_moved(tmp_path: Path) -> None:
     recorded = runs.deployed(tmp_path)
     recorded.record("deploy_model", "failed", exit_code=1, message="MLflow does not answer.")
     outcome = read_outcome(recorded.store, recorded.run_id)
@@ -347,16 +347,16 @@ def test_a_release_that_broke_after_the_champion_moved(tmp_path: Path) -> None:
     assert "The champion stays in service" in consequence(outcome, outcome.champion_before)
 
 
-def test_long_and_odd_labels_fit_their_axis() -> None:
+def test_long_and_unusual_labels_fit_the_axis() -> None:
     assert plots.short("x" * 40) == "x" * 15 + "…"
     assert plots.short("a\x00b") == "a b"
 
 
-def test_the_stage_acts_anew_each_time() -> None:
+def test_report_stage_is_not_cached() -> None:
     assert STAGE.name == "report_run" and not STAGE.cached and not STAGE.inputs and not STAGE.outputs
 
 
-def test_the_engine_runs_and_records_it(tmp_path: Path) -> None:
+def test_engine_runs_and_records_the_report_stage(tmp_path: Path) -> None:
     recorded = runs.killed(tmp_path)
     values = execute(STAGE, recorded.step().run.model_dump(), RegistryConfig().model_dump())
     assert values["verdict"] == "failed" and values["exit_code"] == "1"

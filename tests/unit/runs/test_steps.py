@@ -117,7 +117,7 @@ def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runner:
     return found
 
 
-def test_first_done_then_reused_with_the_same_answer(runner: Runner) -> None:
+def test_repeated_step_is_reused_with_the_same_result(runner: Runner) -> None:
     report = runner.report()
     verdict, first = runner.gate(report)
     manifest = (runner.folder / "verdict" / MANIFEST).read_text()
@@ -133,7 +133,7 @@ def test_first_done_then_reused_with_the_same_answer(runner: Runner) -> None:
     assert runner.store.exists("runs/run/reports/verdict.json")
 
 
-def test_whatever_the_answer_depends_on_changes_the_key(runner: Runner) -> None:
+def test_each_dependency_of_a_result_changes_the_key(runner: Runner) -> None:
     report = runner.report()
     _, first = runner.gate(report)
     _, by_config = runner.gate(report, {"min_weighted_f1": 0.5})
@@ -146,14 +146,14 @@ def test_whatever_the_answer_depends_on_changes_the_key(runner: Runner) -> None:
     assert runner.gate(report)[1].status == "reused"
 
 
-def test_spelling_out_a_default_or_a_figure_as_kfp_does_changes_nothing(runner: Runner) -> None:
+def test_explicit_defaults_and_kfp_number_forms_keep_the_key(runner: Runner) -> None:
     report = runner.report()
     _, first = runner.gate(report)
     _, second = runner.gate(report, {"min_weighted_f1": 0.40, "min_class_support": 20.0, "max_robustness_loss": False})
     assert second.status == "reused" and second.key == first.key
 
 
-def test_the_same_step_in_another_run_is_reused(local: Runner) -> None:
+def test_step_is_reused_by_another_run(local: Runner) -> None:
     report = local.report()
     local.gate(report)
     inputs = {"validation": local.validation(), "report": report}
@@ -168,7 +168,7 @@ def test_the_same_step_in_another_run_is_reused(local: Runner) -> None:
     assert record.status == "reused"
 
 
-def test_a_damaged_output_is_named_and_made_again(local: Runner) -> None:
+def test_damaged_output_is_reported_and_recomputed(local: Runner) -> None:
     report = local.report()
     _, first = local.gate(report)
     assert isinstance(local.store, LocalStore)
@@ -182,7 +182,7 @@ def test_a_damaged_output_is_named_and_made_again(local: Runner) -> None:
     assert local.gate(report)[1].status == "reused"
 
 
-def test_a_missing_output_is_named_and_made_again(runner: Runner) -> None:
+def test_missing_output_is_reported_and_recomputed(runner: Runner) -> None:
     report = runner.report()
     _, first = runner.gate(report)
     runner.store.delete(artifact_key("GateVerdict", first.outputs["verdict"]))
@@ -192,7 +192,7 @@ def test_a_missing_output_is_named_and_made_again(runner: Runner) -> None:
     assert first.outputs["verdict"][:12] in note
 
 
-def test_an_output_that_lost_a_file_is_made_again(runner: Runner) -> None:
+def test_output_with_a_missing_file_is_recomputed(runner: Runner) -> None:
     report = runner.report()
     _, first = runner.gate(report)
     runner.store.delete_object(f"{artifact_key('GateVerdict', first.outputs['verdict'])}/verdict.json")
@@ -204,7 +204,7 @@ def test_an_output_that_lost_a_file_is_made_again(runner: Runner) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"{}", b'{"outputs": 3, "values": {}}'])
-def test_a_damaged_record_costs_a_rerun(local: Runner, damage: bytes) -> None:
+def test_damaged_record_causes_a_rerun(local: Runner, damage: bytes) -> None:
     report = local.report()
     _, first = local.gate(report)
     local.store.write(f"steps/gate_model/{first.key}.json", damage)
@@ -213,7 +213,7 @@ def test_a_damaged_record_costs_a_rerun(local: Runner, damage: bytes) -> None:
     assert local.gate(report)[1].status == "reused"
 
 
-def test_a_damaged_input_fails_the_step_by_name(local: Runner) -> None:
+def test_damaged_input_fails_the_step_and_is_named(local: Runner) -> None:
     report = local.report(files={"predictions.parquet": b"x" * 100})
     digest = json.loads((Path(report) / MANIFEST).read_text())["digest"]
     assert isinstance(local.store, LocalStore)
@@ -225,12 +225,12 @@ def test_a_damaged_input_fails_the_step_by_name(local: Runner) -> None:
     assert (record.status, record.exit_code) == ("failed", 1) and str(file) in record.message
 
 
-def test_an_input_that_the_task_before_did_not_leave_is_one_sentence(local: Runner) -> None:
+def test_missing_input_raises_a_readable_error(local: Runner) -> None:
     with pytest.raises(ArtifactError, match=r"holds no EvaluationReport: the task before this one did not finish\."):
         local.gate(str(local.folder / "nothing"))
 
 
-def test_a_setting_that_does_not_hold_is_a_usage_error(local: Runner) -> None:
+def test_invalid_setting_raises_a_usage_error(local: Runner) -> None:
     report = local.report()
     for config in ({"min_weighted_f1": 2}, {"min_weighted_f2": 0.5}):
         with pytest.raises(UsageError, match=r"gate_model: min_weighted_f"):
@@ -239,7 +239,7 @@ def test_a_setting_that_does_not_hold_is_a_usage_error(local: Runner) -> None:
         assert (record.status, record.exit_code) == ("failed", 2)
 
 
-def test_an_unexpected_exception_is_recorded_and_raised(local: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unexpected_exception_is_recorded_and_raised(local: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> dict[str, Any]:
         raise RuntimeError("a rule is broken")
 
@@ -257,7 +257,7 @@ def test_an_unexpected_exception_is_recorded_and_raised(local: Runner, monkeypat
     assert list(local.store.local_path("scratch").iterdir()) == []
 
 
-def test_an_uncached_stage_runs_every_time_and_sees_the_world(local: Runner) -> None:
+def test_uncached_stage_runs_every_time_and_resolves_external_inputs(local: Runner) -> None:
     def resolve() -> Mapping[str, str]:
         return execute(RESOLVE, local.context(), {}, external_inputs={"data_digest": "d.dir"})
 
@@ -328,7 +328,7 @@ def stage_of(name: str) -> Stage:
         ("full", MistereError, 1, "full: the disk is full; free some space or choose another --output (/somewhere/"),
     ],
 )
-def test_failures_keep_their_exit_code_and_sentence(
+def test_failures_keep_their_exit_code_and_message(
     local: Runner, name: str, error: type[Exception], code: int, says: str
 ) -> None:
     with pytest.raises(error):
@@ -340,7 +340,7 @@ def test_failures_keep_their_exit_code_and_sentence(
 
 
 @pytest.mark.usefixtures("made_up")
-def test_another_attempt_of_a_run_does_not_try_wrong_data_again(local: Runner) -> None:
+def test_retry_of_a_run_fails_fast_on_a_data_error(local: Runner) -> None:
     def attempt(run_id: str) -> None:
         outputs = {"encoder": str(local.folder / "out")}
         with pytest.raises(DataError, match=r"^the data is wrong\.$"):
@@ -355,7 +355,7 @@ def test_another_attempt_of_a_run_does_not_try_wrong_data_again(local: Runner) -
 
 
 @pytest.mark.usefixtures("made_up")
-def test_a_step_goes_on_from_its_checkpoint(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_step_resumes_from_its_checkpoint(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     def run() -> Mapping[str, str]:
         return execute(stage_of("keeping"), runner.context(), {}, modality="speech")
 

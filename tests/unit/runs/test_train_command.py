@@ -33,7 +33,7 @@ def train(embeddings: Path, output: Path, *arguments: str) -> subprocess.Complet
 
 
 @pytest.mark.long
-def test_a_third_modality_by_configuration_over_seeds_with_ablations(tmp_path: Path) -> None:
+def test_train_supports_a_third_modality_seeds_and_ablations(tmp_path: Path) -> None:
     source = write_embeddings(tmp_path / "made elsewhere", ("speech", "text", "visual"))
     chosen = "mixture.modalities=[speech,text,visual]"
     tracking = f"sqlite:///{tmp_path / 'mlflow.db'}"
@@ -78,7 +78,7 @@ def test_a_third_modality_by_configuration_over_seeds_with_ablations(tmp_path: P
 
 
 @pytest.mark.long
-def test_text_alone_and_a_selection_of_modalities(tmp_path: Path) -> None:
+def test_train_supports_text_only_and_selected_modalities(tmp_path: Path) -> None:
     source = write_embeddings(tmp_path / "text", ("text",))
     assert train(source, tmp_path / "one").returncode == 0
     both = write_embeddings(tmp_path / "both")
@@ -90,7 +90,7 @@ def test_text_alone_and_a_selection_of_modalities(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_a_killed_training_goes_on_and_ends_where_it_would_have_ended(tmp_path: Path) -> None:
+def test_killed_training_resumes_to_the_same_result(tmp_path: Path) -> None:
     source = write_embeddings(tmp_path / "embeddings")
     more = ["--seeds", "2", "--set", "mixture.epochs=25", "--set", "mixture.patience=25"]
     assert train(source, tmp_path / "whole", *more).returncode == 0
@@ -117,13 +117,13 @@ def test_a_killed_training_goes_on_and_ends_where_it_would_have_ended(tmp_path: 
         (["--embeddings", "nowhere"], "no such folder"),
     ],
 )
-def test_refusals_come_before_any_write(arguments: list[str], sentence: str, tmp_path: Path) -> None:
+def test_invalid_arguments_are_rejected_before_writing(arguments: list[str], sentence: str, tmp_path: Path) -> None:
     done = train(write_embeddings(tmp_path / "embeddings"), tmp_path / "out", *arguments)
     assert done.returncode == 2 and sentence in done.stderr
     assert done.stderr.count("\n") == 1 and not (tmp_path / "out").exists()
 
 
-def test_a_checkpoint_of_another_shape_is_refused(tmp_path: Path) -> None:
+def test_checkpoint_of_another_shape_is_rejected(tmp_path: Path) -> None:
     from mistere.artifacts.checkpoints import Checkpoints
     from mistere.artifacts.object_store import LocalStore
     from mistere.common.errors import UsageError
