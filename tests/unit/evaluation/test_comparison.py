@@ -1,4 +1,4 @@
-"""The page about two models: differences on the same test split, none on different ones, and nothing to load."""
+"""The comparison page of two models: differences on the same test split only, and no external resources."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def recorded(run: RecordedRun) -> ComparedModel:
 
 
 def worsened(model: ComparedModel, share: float = 0.3) -> ComparedModel:
-    """The same model with some of its answers turned round."""
+    """The same model with some predictions reversed."""
     assert model.predictions is not None
     probabilities = model.predictions.probabilities.copy()
     rows = np.random.default_rng(3).random(len(probabilities)) < share

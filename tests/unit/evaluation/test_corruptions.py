@@ -1,4 +1,4 @@
-"""Ways to damage a good dataset: each is caught by the expectation that should catch it, and by no other."""
+"""Corruptions of a valid dataset: each is detected by the intended expectation and by no other."""
 
 from __future__ import annotations
 
@@ -86,11 +86,11 @@ def found(validation: Validation) -> set[str]:
     return {outcome.rule.name for outcome in validation.outcomes if outcome.status in {"fail", "warn"}}
 
 
-# Rows that are changed
+# Changed rows
 
 
 def rewritten(change: Callable[[int, Utterance], Utterance | None], share: float = 1.0, split: str = "") -> Damage:
-    """A change to an evenly spread share of the utterances (of one split); None takes the utterance out."""
+    """Change an evenly spread share of the utterances (of one split); None removes the utterance."""
     every = round(1 / share)
 
     def damage(rows: list[Row]) -> list[Row]:
@@ -109,7 +109,7 @@ def rewritten(change: Callable[[int, Utterance], Utterance | None], share: float
 
 
 def one(change: Callable[[Utterance], Utterance | None], dialogue: int = 2, turn: int = 3) -> Damage:
-    """A change to one turn of train's third dialogue."""
+    """Change one turn of the third train dialogue."""
 
     def damage(rows: list[Row]) -> list[Row]:
         name = list(dict.fromkeys(utterance.dialogue_id for _, utterance in rows))[dialogue]
@@ -127,7 +127,7 @@ def one(change: Callable[[Utterance], Utterance | None], dialogue: int = 2, turn
 def sounding(
     change: Callable[[np.ndarray, int], tuple[np.ndarray, int]], form: str = "WAV"
 ) -> Callable[..., Utterance]:
-    """A change to the samples of an utterance."""
+    """Change the audio samples of an utterance."""
 
     def changed(*arguments: object) -> Utterance:
         utterance = arguments[-1]
@@ -144,7 +144,7 @@ def encoded(wave: np.ndarray, rate: int, form: str = "WAV") -> bytes:
 
 
 def texted(change: Callable[[str], str]) -> Callable[..., Utterance]:
-    """A change to the transcript of an utterance."""
+    """Change the transcript of an utterance."""
 
     def changed(*arguments: object) -> Utterance:
         utterance = arguments[-1]
@@ -166,7 +166,7 @@ def mistaken(text: str) -> str:
 
 
 def moved(name: str, to: Split, of: Split, **changes: object) -> Damage:
-    """A copy of a split's first dialogue in another split."""
+    """Copy the first dialogue of a split to another split."""
 
     def damage(rows: list[Row]) -> list[Row]:
         first = next(utterance.dialogue_id for split, utterance in rows if split == of)
@@ -201,7 +201,7 @@ def swapped_rows(rows: list[Row]) -> list[Row]:
 
 
 def endless(rows: list[Row]) -> list[Row]:
-    """600 turns of one dialogue, each with words of its own."""
+    """One dialogue of 600 turns with distinct texts."""
     more = [
         ("train", Utterance("endless", turn, rows[turn % 50][1].label, text=f"turn{turn} is one{turn} of many{turn}"))
         for turn in range(600)
@@ -210,7 +210,7 @@ def endless(rows: list[Row]) -> list[Row]:
 
 
 def copied_audio(rows: list[Row]) -> list[Row]:
-    """Every eighth utterance of train has the recording of the one before the last."""
+    """Every eighth train utterance repeats the recording two utterances earlier."""
     result = list(rows)
     for index in range(8, len(rows), 8):
         if rows[index][0] == rows[index - 8][0] == "train":
@@ -220,7 +220,7 @@ def copied_audio(rows: list[Row]) -> list[Row]:
 
 
 def shared_audio(rows: list[Row]) -> list[Row]:
-    """One recording of test in train too, in another container."""
+    """One test recording also occurs in train, in another container format."""
     last = max(index for index, (split, _) in enumerate(rows) if split == "test")
     wave, rate = decode(rows[last][1].audio or b"")
     audio = encoded(wave, rate, "WAV")
@@ -238,13 +238,13 @@ def no_label_in_test(rows: list[Row]) -> list[Row]:
 
 
 def off_by_one(labels: list[str], split: str = "") -> Damage:
-    """Every label is the next one in the list (in one split)."""
+    """Replace each label by the next in the list (in one split)."""
     after = dict(zip(labels, [*labels[1:], labels[0]], strict=True))
     return lambda rows: [(s, replace(u, label=after[u.label]) if s == split or not split else u) for s, u in rows]
 
 
 def one_label_in_test(rows: list[Row]) -> list[Row]:
-    """Three of four utterances of test have one label."""
+    """Three of four test utterances have the same label."""
     return rewritten(lambda index, u: u if index % 4 == 0 else replace(u, label="neutral"), split="test")(rows)
 
 
@@ -388,7 +388,7 @@ def sorted_rows(rows: list[Row]) -> Iterator[Row]:
     return iter(sorted(rows, key=lambda row: SPLITS.index(row[0])))
 
 
-# Tables that are changed
+# Changed tables
 
 
 def with_table(change: Callable[[pa.Table], pa.Table]) -> Callable[[Path], None]:
@@ -445,7 +445,7 @@ def test_expectation_detects_each_table_corruption(
 
 
 def only_labels(*labels: str) -> Damage:
-    """Utterances of other labels lose their dialogues' balance: they become the first of these."""
+    """Replace all other labels by the first of the given ones."""
     return lambda rows: [(s, u if u.label in labels else replace(u, label=labels[0])) for s, u in rows]
 
 
@@ -492,7 +492,7 @@ def test_changed_label_set_is_detected(good: tuple[DatasetInfo, list[Row]], stor
     assert {"drift_label_set", "drift_labels"} == found(validation) and validation.verdict == "warn"
 
 
-# No false alarm
+# No false findings
 
 
 def test_clean_sample_has_no_findings(good: tuple[DatasetInfo, list[Row]], store: LocalStore, tmp_path: Path) -> None:
@@ -523,7 +523,7 @@ def test_meld_text_has_no_false_findings(store: LocalStore, tmp_path: Path) -> N
     import_meld(MELD, tmp_path / "meld")
     info = load_info(tmp_path / "meld" / "dataset.yaml")
     validation = judge(tmp_path / "meld", info, store)
-    # One alarm, and a true one: these two dialogues of test are parts of one in train, with other labels.
+    # One true finding: these two test dialogues are parts of a train dialogue, with other labels.
     assert found(validation) == {"conversation_in_one_split"} and validation.verdict == "warn"
     (outcome,) = (o for o in validation.outcomes if o.status == "warn")
     assert [example.split(" ", 2)[2] for example in outcome.examples] == [

@@ -1,4 +1,4 @@
-"""Degraded speech and text are as degraded as they are said to be; the speaker probe finds speakers where there are any."""
+"""Degradations of speech and text have the documented strength; the speaker probe detects speaker information."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def utterance(text: str | None = None, audio: bytes | None = None, turn: int = 0
 
 
 def content(one: Utterance) -> tuple[object, ...]:
-    """What an utterance holds, with decoded samples: a float WAV file's PEAK chunk carries the time of writing."""
+    """Comparable content of an utterance. Samples are decoded because a float WAV file's PEAK chunk holds a timestamp."""
     samples, rate = decode(one.audio) if one.audio else (np.empty(0, np.float32), 0)
     return one.dialogue_id, one.turn, one.label, one.text, one.speaker, rate, samples.tobytes()
 
@@ -50,7 +50,7 @@ def level(wave: np.ndarray) -> float:
 
 
 def strength(wave: np.ndarray, rate: int, hertz: float) -> float:
-    """Amplitude of a tone within the middle of samples."""
+    """Amplitude of a tone in the middle of the samples."""
     middle = wave[len(wave) // 4 : -len(wave) // 4].astype(np.float64)
     turning = np.exp(-2j * np.pi * hertz * np.arange(len(middle)) / rate)
     return float(2 * abs((middle * turning * np.hanning(len(middle))).sum()) / np.hanning(len(middle)).sum())
@@ -181,7 +181,7 @@ def test_text_degradation_changes_only_text(condition: str) -> None:
         assert DEGRADATIONS[condition](silent, generator()) == silent
 
 
-# The same every time
+# Determinism
 
 
 @pytest.mark.parametrize("condition", list(CONDITIONS))

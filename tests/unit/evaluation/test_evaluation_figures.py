@@ -1,4 +1,4 @@
-"""What evaluation makes of predictions: contributions, calibration, parts of the split, dialogues to look at and to send."""
+"""What evaluation computes from predictions: contributions, calibration, slices, timelines and the example dialogue."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def mixed(weights: np.ndarray, logits: np.ndarray) -> np.ndarray:
 
 
 def answers_of(scores: np.ndarray, logits: np.ndarray, temperature: float = 1.0) -> Answers:
-    """As a mixture with these gate scores ``[N, E]`` and logits ``[N, E, C]`` would answer, in single precision."""
+    """Predictions of a mixture with these gate scores ``[N, E]`` and logits ``[N, E, C]``, in single precision."""
     weights = softmax(scores)
     probabilities = softmax(mixed(weights, logits) / temperature).astype(np.float32)
     names = [f"d{index // 5}" for index in range(len(scores))]
@@ -51,7 +51,7 @@ def answers_of(scores: np.ndarray, logits: np.ndarray, temperature: float = 1.0)
 
 
 def as_predictions(said: Answers) -> tuple[list[DialoguePrediction], list[str]]:
-    """The same, one prediction a dialogue."""
+    """The same predictions, with one utterance per dialogue."""
     names = list(dict.fromkeys(said.dialogues))
     places = [np.flatnonzero(np.array(said.dialogues) == name) for name in names]
     return [
@@ -121,7 +121,7 @@ def test_single_expert_score_covers_only_utterances_where_it_is_present() -> Non
     scores[20:, 0] = -np.inf
     true = np.arange(40) % 2
     logits = np.zeros((40, 3, 2))
-    logits[np.arange(40), 0, true] = 5  # speech is right, where it is
+    logits[np.arange(40), 0, true] = 5  # speech is right where it is present
     answers, names = as_predictions(answers_of(scores, logits))
     found = measure(answers, true, names, ["a", "b"], EXPERTS, CONFIG).metrics
     assert found["test.expert.speech.support"] == 20 and found["test.expert.speech.weighted_f1"] == 1
@@ -200,7 +200,7 @@ def test_calibration_error_is_zero_for_confident_correct_and_one_for_confident_w
     assert Calibration(np.eye(3)[(true + 1) % 3], true).brier_score(bootstrap) == Interval(2, 2, 2)
 
 
-# Parts of the split
+# Slices
 
 
 @pytest.mark.parametrize(
@@ -282,7 +282,7 @@ def test_slice_value_becomes_a_valid_metric_name_part() -> None:
 
 
 class Columns:
-    """Stands for a reader of the dataset's columns."""
+    """Fake reader of the dataset's columns."""
 
     def __init__(self, rows: list[dict[str, Any]]) -> None:
         self._rows = rows
@@ -326,11 +326,11 @@ def test_robustness_metrics_are_read_in_condition_order() -> None:
     assert robustness_from_metrics(part) == points[2:4] and not any("clean" in name for name in part)
 
 
-# Dialogues to look at
+# Timelines
 
 
 def moving(turns: int, swing: float) -> DialoguePrediction:
-    """A dialogue in which the gate's trust goes to and fro."""
+    """A dialogue in which the gate weights alternate."""
     speech = 0.5 + swing * np.where(np.arange(turns) % 2, 1, -1)
     weights = np.stack([speech, 1 - speech], 1).astype(np.float32)
     probabilities = np.tile(np.array([0.7, 0.3], np.float32), (turns, 1))
@@ -338,7 +338,7 @@ def moving(turns: int, swing: float) -> DialoguePrediction:
 
 
 def chosen(lengths: list[int], swings: list[float], count: int = 2) -> list[GateTimeline]:
-    """The dialogues that are shown."""
+    """The dialogues selected for the report."""
     answers = [moving(turns, swing) for turns, swing in zip(lengths, swings, strict=True)]
     names = [f"d{index}" for index in range(len(lengths))]
     return liveliest(names, answers, [np.ones(turns, int) for turns in lengths], ["a", "b"], count)
@@ -379,11 +379,11 @@ def test_invalid_timelines_file_is_reported(tmp_path: Path, wrong: str) -> None:
         read_timelines(path)
 
 
-# A dialogue to send
+# Example dialogue
 
 
 def recorded(seconds: float = 0.2, form: str = "WAV", rate: int = 8000, channels: int = 1) -> bytes:
-    """A hum as an encoded file."""
+    """A tone as an encoded audio file."""
     wave = 0.3 * np.sin(2 * np.pi * 200 * np.arange(int(seconds * rate)) / rate)
     buffer = io.BytesIO()
     soundfile.write(buffer, np.repeat(wave[:, None], channels, 1), rate, format=form)
@@ -391,7 +391,7 @@ def recorded(seconds: float = 0.2, form: str = "WAV", rate: int = 8000, channels
 
 
 def utterance(turn: int, text: str | None = "well", audio: bytes | None = None) -> Utterance:
-    """One of a dialogue."""
+    """One utterance of a dialogue."""
     return Utterance(dialogue_id="d", turn=turn, label="joy", text=text, audio=audio, speaker="ann")
 
 

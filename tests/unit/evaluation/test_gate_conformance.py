@@ -1,4 +1,4 @@
-"""Conformance of every discovered gate rule: its own examples, its thresholds, and the figures that it needs."""
+"""Conformance of each discovered gate rule: its examples, thresholds and required metrics."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PROMOTES = Case("promote")
 
 
 def promoted_figures() -> dict[str, float]:
-    """The figures of a candidate that every rule promotes, from all rules' examples."""
+    """Metrics of a candidate that every rule promotes, merged from the examples of all rules."""
     figures: dict[str, float] = {}
     for name, rule in RULES.items():
         for figure, value in rule.examples.promotes.items():
@@ -40,7 +40,7 @@ def promoted_figures() -> dict[str, float]:
 
 
 def candidate(case: Case, without: str = "") -> Candidate:
-    """The candidate that every rule promotes, with the changes of a case."""
+    """The candidate that every rule promotes, with a case's changes applied."""
     figures = {name: value for name, value in {**promoted_figures(), **case.figures}.items() if name != without}
     attributes: dict[str, Any] = {
         "metrics": {name: value for name, value in figures.items() if not name.startswith("runtime.")},
@@ -55,13 +55,13 @@ def candidate(case: Case, without: str = "") -> Candidate:
 
 
 def thresholds(case: Case) -> Any:
-    """The ``gate`` section: every rule's example thresholds, with the changes of a case."""
+    """The ``gate`` section: the example thresholds of all rules, with a case's changes applied."""
     values = {key: value for rule in RULES.values() for key, value in rule.examples.thresholds.items()}
     return GateConfig(**{**values, **case.thresholds})
 
 
 def decisions(case: Case, without: str = "") -> dict[str, RuleResult]:
-    """Every rule's result, each of a form that a report can show."""
+    """The result of each rule, checked to be renderable in a report."""
     results = {name: rule.decide(candidate(case, without), thresholds(case)) for name, rule in RULES.items()}
     for name, result in results.items():
         sentence = result.sentence

@@ -1,4 +1,4 @@
-"""The comparison with the champion decides rightly about as often as it says, and intervals cover the truth."""
+"""Statistical power of the champion comparison, and coverage of the confidence intervals."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ BOTH_RIGHT = 0.55
 
 
 def dialogue_lengths(draw: np.random.Generator) -> np.ndarray:
-    """Lengths ``[280]`` of 1 and more that add up to 2,610."""
+    """Dialogue lengths ``[280]``, each at least 1, with the sum 2,610."""
     return 1 + draw.multinomial(UTTERANCES - DIALOGUES, draw.dirichlet(np.full(DIALOGUES, 2.5)))
 
 
 def other_class(draw: np.random.Generator, true: np.ndarray) -> np.ndarray:
-    """A wrong class for each label, the frequent ones more often."""
+    """A wrong class for each label; frequent classes are drawn more often."""
     chances = np.where(np.eye(CLASSES, dtype=bool), 0, SHARES)
     edges = np.cumsum(chances / chances.sum(1, keepdims=True), axis=1)[:, :-1]
     place = draw.random(true.shape)
@@ -71,7 +71,7 @@ NOT_MUCH_WORSE = Thresholds(champion_mode="non_inferiority", champion_margin=0.0
 
 
 def outcome(difference: Interval, thresholds: Thresholds) -> str:
-    """What the comparison says of a difference."""
+    """The comparison's decision on a difference."""
     name = "champion.difference.weighted_f1"
     metrics = {name: difference.value, f"{name}.low": difference.low, f"{name}.high": difference.high}
     champion = ChampionEvaluation(bundle_digest="champion", test_digest="test")
@@ -81,7 +81,7 @@ def outcome(difference: Interval, thresholds: Thresholds) -> str:
 
 
 class Trial:
-    """Many test splits of one shape, each compared by the same resamples."""
+    """Many test splits of the same shape, compared with the same resamples."""
 
     def __init__(self, draws: int, resamples: int, seed: int = 0) -> None:
         self._draw = np.random.default_rng([seed, draws])
@@ -102,13 +102,13 @@ class Trial:
 
 
 def shares(found: list[Interval], thresholds: Thresholds) -> dict[str, float]:
-    """How often each outcome came out."""
+    """Relative frequency of each outcome."""
     outcomes = [outcome(one, thresholds) for one in found]
     return {name: outcomes.count(name) / len(outcomes) for name in ("promote", "hold", "reject")}
 
 
 def told(what: str, found: dict[str, float]) -> str:
-    """Shares in words."""
+    """Format the shares as text."""
     return f"{what}: {', '.join(f'{name} {100 * share:.1f} %' for name, share in found.items())}"
 
 
@@ -131,7 +131,7 @@ def test_simulated_splits_have_the_specified_properties() -> None:
 
 
 def decided_rightly(draws: int, resamples: int) -> list[str]:
-    """Assert that a better, a worse and an equal challenger are told apart often enough, and say how often."""
+    """Assert that better, worse and equal challengers are distinguished often enough; report the rates."""
     trial = Trial(draws, resamples)
     better, worse, equal = (trial.differences(0.15, gain) for gain in (0.03, -0.03, 0.0))
     found = {
@@ -186,7 +186,7 @@ def test_comparison_loses_power_as_disagreement_grows(capsys: pytest.CaptureFixt
 
 
 def one_model(draw: np.random.Generator, owners: np.ndarray, draws: int) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and answers ``[D, N]``: each dialogue has its mood and its difficulty, each class its own."""
+    """Labels and predictions ``[D, N]``; the class distribution and the difficulty vary by dialogue."""
     shape = (draws, len(owners))
     true = draw.choice(CLASSES, size=shape, p=SHARES).astype(np.int64)
     mood = draw.choice(CLASSES, size=(draws, DIALOGUES), p=SHARES).astype(np.int64)[:, owners]
@@ -197,7 +197,7 @@ def one_model(draw: np.random.Generator, owners: np.ndarray, draws: int) -> tupl
 
 
 def coverage(sets: int, resamples: int) -> tuple[float, float, float]:
-    """How often the 95 % interval of weighted F1 holds the truth, the truth, and the mean width."""
+    """Coverage of the 95 % interval of weighted F1, the true value, and the mean width."""
     draw = np.random.default_rng(sets)
     owners = np.repeat(np.arange(DIALOGUES), dialogue_lengths(draw))
     true, predicted = one_model(draw, owners, 400)

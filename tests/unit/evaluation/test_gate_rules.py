@@ -1,4 +1,4 @@
-"""Gate rules in detail, and the verdict of all of them; conformance of each is in test_gate_conformance.py."""
+"""Gate rules in detail and the combined verdict; test_gate_conformance.py checks the conformance of each rule."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NEEDS_NO_FIGURE = {"committed_code", "data_verdict"}
 
 
 def around(name: str, low: float, value: float, high: float) -> dict[str, float]:
-    """A metric with its bounds."""
+    """A metric with its interval bounds."""
     return {name: value, f"{name}.low": low, f"{name}.high": high}
 
 
@@ -59,7 +59,7 @@ def candidate(
     without: Iterable[str] = (),
     **changes: Any,
 ) -> Candidate:
-    """A candidate that passes every rule, but for the changes."""
+    """A candidate that passes every rule, with the given changes."""
     gone = set(without)
     fields: dict[str, Any] = {
         "metrics": {name: value for name, value in {**METRICS, **(metrics or {})}.items() if name not in gone},
@@ -74,7 +74,7 @@ def candidate(
 
 
 def judged(one: Candidate, **thresholds: Any) -> dict[str, RuleResult]:
-    """Every rule's result, each of a form that a report can show."""
+    """The result of each rule, checked to be renderable in a report."""
     config = GateConfig(**{**THRESHOLDS, **thresholds})
     found = {name: rule.decide(one, config) for name, rule in rules().items()}
     for name, result in found.items():
@@ -106,7 +106,7 @@ def test_gate_rejects_a_candidate_without_metrics_with_readable_reasons() -> Non
 
 
 def compared(thresholds: Mapping[str, Any] | None = None, **changes: Any) -> RuleResult:
-    """The result of the comparison with the champion."""
+    """The champion rule's result."""
     return judged(candidate(**changes), **(thresholds or {}))["champion_comparison"]
 
 
@@ -164,7 +164,7 @@ def test_champion_rule_passes_a_significant_loss_within_the_margin() -> None:
     assert compared(metrics=metrics, thresholds={"champion_margin": 0.0}).outcome == "reject"
 
 
-# What does not count
+# Exceptions
 
 
 def test_class_floor_ignores_classes_with_little_support() -> None:
@@ -217,11 +217,11 @@ def test_model_with_zero_f1_is_rejected_without_a_division_by_zero() -> None:
     assert judged(candidate(metrics=nothing))["missing_modality"].outcome == "reject"
 
 
-# The whole
+# Verdict
 
 
 def result(outcome: Any) -> RuleResult:
-    """An answer."""
+    """A rule result with an outcome."""
     return RuleResult(rule="any", outcome=outcome, measured=None, bound=None, sentence="Because.")
 
 

@@ -1,4 +1,4 @@
-"""Gate statistics, calibration and late fusion: right on cases worked by hand, and never out of bounds."""
+"""Gate statistics, calibration and late fusion match hand-computed cases and stay within bounds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_gate_statistics_match_a_hand_computed_case() -> None:
             [0.5, 0.25, 0.25],  # all three
             [0.0, 0.2, 0.8],  # no speech
             [0.5, 0.0, 0.5],  # a tie is shared
-            [0.0, 0.0, 1.0],  # nothing to choose between
+            [0.0, 0.0, 1.0],  # only one expert present: no choice
         ]
     )
     found = gate_statistics(weights, EXPERTS)
@@ -118,7 +118,7 @@ def test_calibrated_probabilities_have_a_small_error() -> None:
     assert reliability(np.zeros((0, 4)), np.zeros(0, dtype=int)).expected_calibration_error == 0
 
 
-# In the figures of a test split
+# In the metrics of a test split
 
 
 def answer(weights: list[list[float]], experts: list[list[list[float]]]) -> DialoguePrediction:

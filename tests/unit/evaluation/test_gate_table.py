@@ -1,4 +1,4 @@
-"""The gate's table as Markdown, of recorded runs."""
+"""The gate's Markdown table of recorded runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.unit.runs import recorded_runs as runs
 
 
 def cells(table: str) -> list[list[str]]:
-    """The rows of every table, all as wide as their head."""
+    """The rows of each table, checked to be as wide as the header."""
     rows, width = [], 0
     for line in table.splitlines():
         if line.startswith("| "):

@@ -1,4 +1,4 @@
-"""What Kubeflow Pipelines shows of an evaluation."""
+"""Evaluation metrics shown by Kubeflow Pipelines."""
 
 from __future__ import annotations
 

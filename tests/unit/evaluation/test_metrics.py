@@ -1,4 +1,4 @@
-"""Metrics agree with scikit-learn; intervals cover, pair, and depend on the seed alone."""
+"""Metrics match scikit-learn; bootstrap intervals have the stated coverage and depend on the seed only."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_metrics_of_no_utterances_are_zero() -> None:
 
 
 def sample(draw: np.random.Generator, dialogues: int, skill: float) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Dialogues of unlike difficulty, so that utterances within one are dependent."""
+    """Dialogues of different difficulty, so that utterances of a dialogue are dependent."""
     names, true, predicted = [], [], []
     for index in range(dialogues):
         n = int(draw.integers(3, 12))
