@@ -1,4 +1,4 @@
-"""Ablations on real, tiny trainings: what is changed, how it is compared, and what is said of it."""
+"""Ablations on small real trainings: the changed setting, the comparison and the notes."""
 
 from __future__ import annotations
 

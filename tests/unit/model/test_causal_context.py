@@ -1,4 +1,4 @@
-"""The mixture's causal context: what it said of a turn stays as it was, whatever follows."""
+"""The mixture's causal context: a turn's prediction does not depend on later turns."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_each_weight_of_a_causal_mixture_has_a_gradient(fusion: str) -> None:
     model.loss(batch, model(batch)).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
-        # A key's bias adds the same to all of a query's scores, which softmax does not see.
+        # A key bias adds a constant to all scores of a query; softmax ignores it.
         assert name.endswith("key.bias") or parameter.grad.any(), name
 
 

@@ -1,4 +1,4 @@
-"""Every encoder family, found by itself, holds to one contract; sources that are none are one sentence."""
+"""Each discovered encoder family fulfils the same contract; invalid sources raise readable errors."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A random backbone of every family and variant, as the store would hold it."""
+    """A random backbone of each family and variant, in the stored form."""
     found = {}
     for name in FAMILIES:
         family, _, variant = name.partition("/")
@@ -71,7 +71,7 @@ def encoder_of(bases: dict[str, Path], name: str, **changes: object) -> Utteranc
 
 
 def inputs_of(modality: str) -> list[Any]:
-    """Utterances of unlike lengths."""
+    """Utterances of different lengths."""
     if modality == "text":
         words = ["no.", "well, i do not know what to say about that", "fine", "a" * 300, "why would you do this to me?"]
         return [Transcript(text) for text in words]
@@ -149,7 +149,7 @@ def test_random_base_weights_depend_on_the_seed_only(name: str, tmp_path: Path) 
 
 
 def nudge(encoder: UtteranceEncoder) -> None:
-    """What training does, as far as files are concerned: every trainable parameter changes."""
+    """Change every trainable parameter, as training would."""
     torch.manual_seed(2)
     with torch.no_grad():
         for parameter in encoder.parameters():
@@ -272,7 +272,7 @@ def test_attentive_pooling_of_a_single_position_has_a_finite_gradient() -> None:
 @every_family
 @pytest.mark.parametrize("tuning", ["full", "lora"])
 def test_each_trainable_parameter_has_a_gradient(bases: dict[str, Path], name: str, tuning: str) -> None:
-    """Processes that train together wait for every gradient."""
+    """Distributed training waits for the gradient of each trainable parameter."""
     from components.finetune_encoder.training.trainable import choose_trainable
 
     encoder = encoder_of(bases, name, tuning=tuning, gradient_checkpointing=True)
@@ -357,7 +357,7 @@ def test_previous_turns_are_encoded_but_not_pooled(bases: dict[str, Path], name:
         assert sum(features["pooled"]) in {
             sum(lone["pooled"]),
             sum(lone["pooled"]) - 1,
-        }  # a begin token leads all of it
+        }  # preceded by one begin token
     together = embedded(encoder, [alone, *others])
     assert torch.pdist(together).min() > 1e-4
     torch.testing.assert_close(embedded(encoder, others[2:])[0], together[3], atol=1e-5, rtol=0)
@@ -371,7 +371,7 @@ def test_adapters_train_on_four_bit_weights(bases: dict[str, Path], tmp_path: Pa
 
     encoder = encoder_of(bases, "decoder_text", tuning="qlora", lora={"dropout": 0.0})
     choose_trainable(encoder, encoder.settings)
-    encoder.train()  # for inference on a CPU bitsandbytes packs weights anew, which wants more than 32 columns
+    encoder.train()  # bitsandbytes repacks weights for inference on a CPU, which requires more than 32 columns
     assert [module for module in encoder.modules() if type(module).__name__ == "Linear4bit"]
     utterances = inputs_of("text")
     nudge(encoder)
@@ -502,7 +502,7 @@ def test_truncated_weights_raise_a_readable_error(tmp_path: Path) -> None:
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An installed package that carries a text encoder."""
+    """An installed package that contains a text encoder."""
     home = tmp_path / "site" / "weights_package"
     home.mkdir(parents=True)
     (home / "__init__.py").write_text("")

@@ -1,4 +1,4 @@
-"""Fine-tuning that was killed ends where it would have ended, with the real Trainer on a tiny encoder."""
+"""Killed fine-tuning resumes to the same result, with the real Trainer on a tiny encoder."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ SETTINGS = TextConfig(
 
 
 class KilledError(Exception):
-    """Stands for a kill."""
+    """Simulates a killed process."""
 
 
 class Watch(Progress):
-    """Ends the process, as it were, when an epoch begins."""
+    """Simulates a kill at the start of an epoch."""
 
     def __init__(self, epoch: str = "") -> None:
         super().__init__("finetune_encoder-text")
@@ -109,7 +109,7 @@ def test_partially_written_checkpoint_is_skipped(reference: UtteranceSet, tmp_pa
     )
 
 
-# What the machine and torch do
+# Hardware and torch
 
 
 def of_steps(**changes: object) -> TextConfig:
@@ -139,7 +139,7 @@ def test_two_processes_train_the_same_weights_as_one(reference: UtteranceSet, tm
 
 
 def without_dropout(reference: UtteranceSet, tmp_path: Path) -> TextConfig:
-    """A backbone and a head that draw no random numbers, so that unlike cuts of a step can be compared."""
+    """A backbone and a head without random numbers, so that different micro-batch sizes are comparable."""
     folder = tmp_path / "plain"
     families()["bidirectional_text"].write_random(folder, 0)
     config = json.loads((folder / "config.json").read_text())
@@ -157,7 +157,7 @@ def test_step_does_not_depend_on_the_micro_batch_size(reference: UtteranceSet, t
 
 
 class Listener(Watch):
-    """Keeps what a reader would be told."""
+    """Records the progress notes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -239,7 +239,7 @@ def test_learning_curve_is_logged_to_mlflow_if_available(reference: UtteranceSet
     assert len(listener.notes) == 1 and listener.notes[0].startswith("the curve is not logged: ")
 
 
-# A real run, really killed
+# A real process, killed
 
 
 PROGRAM = """
@@ -286,14 +286,14 @@ def command(store: ObjectStore, digest: str, config: Path, cache: Path) -> subpr
 
 
 def steps_kept(store: ObjectStore) -> int:
-    """The step of the newest whole checkpoint in a store."""
+    """The step of the newest complete checkpoint in a store."""
     mark = "trainer_state.json" if isinstance(store, LocalStore) else ".complete"
     names = [key for key in store.keys("checkpoints") if key.endswith(mark)]
     return max((int(name.split("checkpoint-")[1].split("/")[0].split(".")[0]) for name in names), default=0)
 
 
 def stop_after(process: subprocess.Popen[str], store: ObjectStore, step: int, how: signal.Signals) -> str:
-    """Wait until a step is kept, then send a signal; what the process said."""
+    """Wait until a step is checkpointed, then send a signal. Returns the process's output."""
     deadline = time.monotonic() + 120
     while steps_kept(store) < step and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)

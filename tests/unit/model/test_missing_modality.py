@@ -1,4 +1,4 @@
-"""The missing-modality curve: what is removed, nested and repeatable, and what it costs."""
+"""The missing-modality curve: nested and repeatable removals, and the resulting scores."""
 
 from __future__ import annotations
 

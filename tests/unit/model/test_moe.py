@@ -1,4 +1,4 @@
-"""The mixture: exact under padding and missing modalities, and its training exact under interruption."""
+"""The mixture: unaffected by padding and missing modalities; interrupted training is reproducible."""
 
 from __future__ import annotations
 
@@ -406,7 +406,7 @@ def test_focal_loss_of_certain_predictions_has_finite_gradients(gamma: float) ->
 
 
 def write_toy(folder: Path, *, spoil: float | None = None) -> EmbeddedDialogues:
-    """Dialogues whose labels show in one modality or the other, with missing rows."""
+    """Dialogues whose labels are visible in one of two modalities, with missing rows."""
     draw = np.random.default_rng(0)
     folder.mkdir(exist_ok=True)
     split, names, turns, labels = [], [], [], []
@@ -468,11 +468,11 @@ def test_training_beats_chance_and_is_reproducible(toy: EmbeddedDialogues, fusio
 
 
 class KilledError(Exception):
-    """Stands for a kill."""
+    """Simulates a killed process."""
 
 
 class Interrupting(Progress):
-    """Raises when an epoch is reported: before its checkpoint is written."""
+    """Raises when an epoch is reported, before its checkpoint is written."""
 
     def __init__(self, epoch: int) -> None:
         super().__init__("train_moe")

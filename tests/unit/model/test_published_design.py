@@ -1,4 +1,4 @@
-"""The mixture beside the published design written plainly: the same where there is no padding, other figures where there is."""
+"""The mixture compared with a plain version of the published design: equal without padding, different with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How OpenMP threads wait: by sleeping, unless the user has chosen, and set before PyTorch is loaded."""
+"""The OpenMP wait policy: passive unless the user sets one, and set before PyTorch is imported."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mistere.common.threads import WAITING_VARIABLES, wait_passively
 @pytest.fixture
 def no_policy(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in WAITING_VARIABLES:
-        monkeypatch.setenv(name, "")  # restored afterwards, also where the test sets it
+        monkeypatch.setenv(name, "")  # restored after the test, even if the test sets it
         monkeypatch.delenv(name)
 
 
@@ -51,7 +51,7 @@ def test_wait_policy_is_set_before_pytorch_is_imported(tmp_path: os.PathLike[str
     stage = (
         "import os, sys; from mistere.engine import execution\n"
         "try: execution.execute(None, {}, {})\n"
-        f"except ValueError: {check}\n"  # the run's description is refused, after the setting
+        f"except ValueError: {check}\n"  # fails on the run description, after the policy is set
         "else: raise AssertionError"
     )
     command = (

@@ -1,4 +1,4 @@
-"""``mistere tune``: dev only, resumable, the same again with the same seed."""
+"""``mistere tune`` uses dev only, can be resumed and is reproducible."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_search_resumes_from_saved_trials(folder: Path, tmp_path: Path) -> None:
     search(data, tmp_path, 2)
     before = scores(tmp_path)
     (name,) = optuna.get_all_study_names(f"sqlite:///{tmp_path / STUDY_FILE}")
-    optuna.load_study(study_name=name, storage=f"sqlite:///{tmp_path / STUDY_FILE}").ask()  # as a kill leaves it
+    optuna.load_study(study_name=name, storage=f"sqlite:///{tmp_path / STUDY_FILE}").ask()  # as after a kill
     found = search(data, tmp_path, 4)
     after = scores(tmp_path)
     assert found.trials == 4 and after[:2] == before and len(after) == 5 and after[2][1] is None
