@@ -1,4 +1,4 @@
-"""A run as it lies in the store, written stage by stage without running anything."""
+"""The stored records of a run, written stage by stage without running anything."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ _SCRATCH = tempfile.TemporaryDirectory()
 
 
 def more_metrics(whole: float) -> dict[str, float]:
-    """Figures beside those that predictions alone give: curve, slices, robustness, the speaker probe."""
+    """Metrics not derived from predictions: curve, slices, robustness, the speaker probe."""
 
     def around(value: float, width: float) -> Interval:
         return Interval(value, value - width, min(1.0, value + width))

@@ -1,4 +1,4 @@
-"""Runs as they lie in the store once they have ended: one for each way to end."""
+"""Stored records of finished runs: one run for each outcome."""
 
 from __future__ import annotations
 

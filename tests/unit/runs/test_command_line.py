@@ -1,4 +1,4 @@
-"""The conventions of the command: help, version, completion, colours, and whose code it runs."""
+"""Conventions of the command: help, version, completion, colours, and which checkout's code it runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pipelines.cli.commands.replay import command_module
 
 
 def run(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """``python -m mistere`` of this tree, started in ``cwd``, which Python searches first."""
+    """Run ``python -m mistere`` of this tree in ``cwd``, which Python searches first."""
     environment = {**os.environ, "PYTHONPATH": str(PROJECT_ROOT), **variables}
     command = [sys.executable, "-m", "mistere", *arguments]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False)
@@ -39,7 +39,7 @@ def command_paths() -> list[list[str]]:
 
 @pytest.fixture
 def decoys(tmp_path: Path) -> Path:
-    """A user's directory with packages that are named like ours."""
+    """A user directory with packages named like ours."""
     for name in ("components", "pipelines"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise RuntimeError('the package of a user')\n")
@@ -101,7 +101,7 @@ def test_shell_completion_installs_and_completes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("variables", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
 def test_no_color_disables_colours(tmp_path: Path, variables: dict[str, str], coloured: bool) -> None:
-    """The verdict of ``data check`` is printed in colour on a terminal; COLOUR codes are 30 to 37 and their like."""
+    """``data check`` prints its verdict in colour on a terminal; colour codes are 30 to 37 and similar."""
     directory = PROJECT_ROOT / "tests"
     code = (
         "from rich.text import Text; from pipelines.cli.commands.check import _COLOURS, Console\n"
@@ -159,7 +159,7 @@ def test_child_processes_import_our_packages_despite_shadowing_packages(
     assert environment["PYTHONPATH"] == f"{PROJECT_ROOT}{os.pathsep}{decoys}" and environment["EXTRA"] == "1"
     for module in ("components", "pipelines", "mistere.common"):
         code = f"import {module}; print({module}.__file__)"
-        # A grandchild started with -m searches its current directory first, unless the environment says otherwise.
+        # A grandchild started with -m searches its current directory first, unless the environment disables it.
         nested = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}], check=True)"
         done = subprocess.run(
             [sys.executable, "-c", nested], cwd=decoys, env=environment, capture_output=True, text=True, check=False

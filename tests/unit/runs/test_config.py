@@ -1,4 +1,4 @@
-"""The configuration: profiles, ``--set``, bounds, and the way through the pipeline."""
+"""The configuration: profiles, ``--set``, bounds, and its form as pipeline parameters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The webhook at the end of a run, against a receiver that listens on this machine."""
+"""The webhook notification at the end of a run, with a local receiver."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SECRET = "T0SECRET/B0SECRET/x7Qsecretx7Q"
 
 
 class Receiver:
-    """An HTTP server that keeps what it is sent and answers in turn what it is told to."""
+    """An HTTP server that records requests and replies with the configured answers in order."""
 
     def __init__(self) -> None:
         self.taken: list[dict[str, Any]] = []
@@ -56,7 +56,7 @@ class Receiver:
                 self.wfile.write(b"ok")
 
             def log_message(self, format: str, *arguments: Any) -> None:
-                """Nothing on the screen."""
+                """Suppress logging."""
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
@@ -83,14 +83,14 @@ def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, runs.RecordedRun]:
-    """A run for each way to end."""
+    """A run for each outcome."""
     folder = tmp_path_factory.mktemp("runs")
     return {name: make(folder / name) for name, make in runs.ENDINGS.items()}
 
 
 @pytest.fixture
 def events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where a run's progress is written."""
+    """The file that holds a run's events."""
     monkeypatch.setenv(EVENTS_VARIABLE, str(tmp_path / "events.jsonl"))
     (tmp_path / "events.jsonl").touch()
     return tmp_path / "events.jsonl"
@@ -102,7 +102,7 @@ def tell(run: runs.RecordedRun) -> None:
 
 
 def everything(message: dict[str, Any]) -> str:
-    """Every text that a reader sees."""
+    """All visible text of a message."""
     assert set(message) == {"text", "blocks"}
     seen = [message["text"]]
     for block in message["blocks"]:
@@ -175,7 +175,7 @@ def test_failing_receiver_is_retried_once_and_noted(
     events: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    silences = answers.count("silence")  # a short limit only where silence must reach it: a busy machine answers late
+    silences = answers.count("silence")  # a short timeout only for the silent receiver: a busy machine replies late
     limit = 30.0 if not silences else 2.0 if silences < len(answers) else 0.3
     monkeypatch.setattr(notification, "_TIMEOUT_SECONDS", (30.0, limit))
     receiver.answers = list(answers)

@@ -1,4 +1,4 @@
-"""How a run ended, read back from its records."""
+"""The outcome of a run, read from its records."""
 
 from __future__ import annotations
 

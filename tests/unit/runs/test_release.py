@@ -1,4 +1,4 @@
-"""A release moves champion, deployment and aliases together or not at all, whoever else is at it and wherever it is killed."""
+"""A release moves champion, deployment and aliases atomically, under concurrency and kills."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def deployment(store: ObjectStore, name: str) -> Deployment:
 
 
 class Mirror:
-    """Aliases as the registry would hold them; ``broken`` is a registry that is away."""
+    """A fake registry that holds aliases; ``broken`` makes it unavailable."""
 
     def __init__(self) -> None:
         self.champion = ""
@@ -65,7 +65,7 @@ def promote(store: ObjectStore, mirror: Mirror, name: str, seen: ChampionPointer
 
 
 def state(store: ObjectStore) -> tuple[str, str]:
-    """First letters of the champion's and the deployment's bundle."""
+    """The first letters of the champion and deployment bundle digests."""
     try:
         deployed = read_deployment(store, "mistere").bundle_digest[0]
     except UsageError:

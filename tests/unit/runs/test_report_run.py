@@ -1,4 +1,4 @@
-"""The run report: every ending, hostile text, missing pieces, and nothing to load from elsewhere."""
+"""The run report: all outcomes, hostile text, missing records, and no external resources."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def report(recorded: runs.RecordedRun) -> tuple[str, dict[str, Any]]:
 
 
 class Loading(HTMLParser):
-    """Collects whatever a browser would load or run, and the text a reader sees."""
+    """Collects the resources and scripts that a browser would load, and the visible text."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The engine around the stages: finished work is found, changed work is done, and failures are recorded."""
+"""The stage engine: finished steps are reused, changed steps are rerun, and failures are recorded."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ METRICS = {
 
 
 class Runner:
-    """Runs tasks against one store and keeps what they say."""
+    """Runs tasks against one store and captures their events."""
 
     def __init__(self, store: ObjectStore, folder: Path) -> None:
         self.store, self.folder, self.events_file = store, folder, folder / "events.jsonl"
@@ -48,7 +48,7 @@ class Runner:
         return {"run_id": run_id, "store": self.store.uri, "tracking_uri": "none"}
 
     def report(self, name: str = "report", files: Mapping[str, bytes] | None = None, **metrics: float) -> str:
-        """An evaluation as the task before leaves it: published, and its manifest in a folder."""
+        """A published evaluation and its manifest in a folder, as the previous task leaves them."""
         manifest = EvaluationReport(
             labels=["a", "b"],
             experts=["text", "cross_modal"],
@@ -69,7 +69,7 @@ class Runner:
         return str(self.folder / name)
 
     def validation(self) -> str:
-        """What validation said, likewise."""
+        """A published validation report, likewise."""
         manifest = ValidationReport(verdict="pass", expectations=1, utterances=1, audio_seconds=1.0)
         material = self.folder / "said"
         material.mkdir()
@@ -296,7 +296,7 @@ STAGES = {
 
 @pytest.fixture
 def made_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Stages of the tests' own, each a folder as the real ones."""
+    """Stages defined by the tests, with one folder each like the real ones."""
     for name, body in STAGES.items():
         (tmp_path / "stages" / name).mkdir(parents=True)
         (tmp_path / "stages" / name / "__init__.py").write_text("")

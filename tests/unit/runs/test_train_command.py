@@ -1,4 +1,4 @@
-"""``mistere train`` as a person calls it: table, files, resume, and what it refuses."""
+"""``mistere train`` from the command line: table, files, resumption and rejected arguments."""
 
 from __future__ import annotations
 
