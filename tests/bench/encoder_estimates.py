@@ -82,7 +82,7 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 def build(source: str) -> Any:
-    """The backbone in its real size, without a single weight."""
+    """The full-size backbone on the meta device, without weights."""
     import torch
     from transformers import AutoConfig, AutoModel, Qwen2AudioModel
 
@@ -94,7 +94,7 @@ def build(source: str) -> Any:
 
 @dataclass
 class Shape:
-    """What of a backbone the estimate needs."""
+    """The sizes of a backbone that the estimate needs."""
 
     parameters: int
     matrices: int
@@ -106,7 +106,7 @@ class Shape:
 
 
 def shape_of(model: Any, settings: EncoderConfig) -> Shape:
-    """Count a backbone's parameters, and those that learn under the settings."""
+    """Count a backbone's parameters, and those trainable under the settings."""
     from torch import nn
 
     targets = settings.lora.target_modules or ["q_proj", "v_proj"]
@@ -138,7 +138,7 @@ def positions(source: str, settings: EncoderConfig, seconds: float, tokens: floa
 
 
 def memory_gb(shape: Shape, settings: EncoderConfig, longest: float) -> tuple[float, float]:
-    """Peak of fine-tuning, and of it what lies there before the first batch, in GB."""
+    """Peak memory of fine-tuning, and the part allocated before the first batch, in GB."""
     adapters = settings.tuning in {"lora", "qlora"}
     weights = shape.parameters * (2 if adapters else 4)
     state = shape.learning * (4 if adapters else 0) + shape.learning * 12
@@ -149,7 +149,7 @@ def memory_gb(shape: Shape, settings: EncoderConfig, longest: float) -> tuple[fl
 
 
 def operations(shape: Shape, settings: EncoderConfig, here: float, training: bool) -> float:
-    """Of one utterance."""
+    """Operations for one utterance."""
     tower = 2 * shape.frozen_tower * 2 * here  # at twice the rate, forward only
     if not training:
         return 2 * shape.matrices * here + tower

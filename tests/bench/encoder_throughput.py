@@ -31,13 +31,13 @@ ROUNDS = 5
 
 
 def peak_of(device: torch.device, size: int = 8192) -> float:
-    """Operations a second of a square bf16 product."""
+    """Operations per second of a square bf16 matrix product."""
     one = torch.randn(size, size, device=device, dtype=torch.bfloat16)
     return 2 * size**3 / timed(lambda: one @ one, device)
 
 
 def timed(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call, the mean of a few after a first one."""
+    """Mean seconds per call over several calls after a warm-up."""
     work()
     wait(device)
     clock = time.perf_counter()
@@ -48,13 +48,13 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done what it was given."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def encoder_of(source: str, settings: EncoderConfig, modality: str, device: torch.device) -> UtteranceEncoder:
-    """An encoder with random weights, made on the device."""
+    """An encoder with random weights, created on the device."""
     values = dict(MODELS[source])
     kind = values.pop("model_type")
     half = settings.tuning in {"lora", "qlora"}
@@ -113,7 +113,7 @@ def measure(profile: str, modality: str, device: torch.device, peak: float) -> N
     unit, each = ("audio-s/s", SECONDS) if speech else ("tokens/s", float(TOKENS))
     encoder = encoder_of(settings.source, settings, modality, device)
     shape = shape_of(encoder.backbone, settings)
-    # Adapters are weights too by now; what they add to the operations is below a hundredth.
+    # The count includes adapters, which add less than 1 % of the operations.
     here = positions(settings.source, settings.model_copy(update={"context_turns": 0}), SECONDS, TOKENS)
     step = batch_of(settings.source, settings.batch_size, device)
     budget = settings.extraction.batch_seconds / SECONDS if speech else settings.extraction.batch_tokens / TOKENS

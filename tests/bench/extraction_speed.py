@@ -48,7 +48,7 @@ ROWS = tuple[Split, Utterance]
 
 
 def reference_of(folder: Path) -> UtteranceSet:
-    """A dataset's folder as the pipeline sees it."""
+    """A reference to a dataset folder, as the pipeline passes it."""
     pinned = pin(str(folder), str(folder.with_name("remote")))
     return describe(pinned.remote, pinned.digest)
 
@@ -142,7 +142,7 @@ def arm(work: Path, name: str, dataset: str, modality: str, precision: str, cach
     made = EncoderCheckpoint.model_validate_json((work / f"{modality}.json").read_text())
     store = LocalStore(work / "store")
     extraction = ExtractionSettings(precision=precision, cache=cache)  # type: ignore[arg-type]
-    source_digest("components.embed_shard.run")  # what the engine reads before any stage; it keeps what it has read
+    source_digest("components.embed_shard.run")  # the engine reads this before any stage and caches it
     clock = time.perf_counter()
     if name == "ours":
         step = Step(

@@ -50,7 +50,7 @@ class _Quiet(Progress):
 
 @dataclasses.dataclass
 class OnDemand(Dataset[tuple[Any, int]]):
-    """Utterances prepared when they are asked for."""
+    """Utterances prepared on access."""
 
     utterances: list[Utterance]
     labels: list[str]

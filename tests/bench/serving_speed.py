@@ -65,7 +65,7 @@ class Running:
         return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
     def phases(self) -> dict[str, float]:
-        """Seconds a request spends in each phase, on average, since the start."""
+        """Mean seconds per request in each phase since the start."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         connection.request("GET", "/metrics")
         text = connection.getresponse().read().decode()
@@ -110,7 +110,7 @@ def ready(port: int, path: str) -> bool:
 
 
 def versions(dialogue: Sequence[Utterance], count: int) -> list[list[Utterance]]:
-    """The dialogue over and over, no two alike in a word or a sample."""
+    """Repetitions of the dialogue with distinct texts and audio."""
     waves = [decode(one.audio) if one.audio else None for one in dialogue]
     return [
         [
@@ -171,7 +171,7 @@ def rest_asker(port: int, path: str, bodies: Sequence[bytes], headers: dict[str,
 
 
 def one_by_one(ask: Ask, seconds: float) -> np.ndarray:
-    """Seconds of each request of a single caller."""
+    """Seconds of each request of a single client."""
     for number in range(20):
         ask(number)
     taken = []
@@ -184,7 +184,7 @@ def one_by_one(ask: Ask, seconds: float) -> np.ndarray:
 
 
 def together(ask: Ask, seconds: float, clients: int = CLIENTS) -> tuple[float, np.ndarray]:
-    """Requests a second of many callers, and the seconds of each request."""
+    """Requests per second of many clients, and the seconds of each request."""
     taken: list[list[float]] = [[] for _ in range(clients)]
     start = threading.Barrier(clients + 1)
     until = [0.0]
@@ -255,7 +255,7 @@ def overhead(bundle: str, model: EmotionModel, vectors: dict[str, np.ndarray], s
 
 
 def in_turns(asks: dict[str, Ask], seconds: float, turns: int = 5) -> dict[str, np.ndarray]:
-    """Requests a second of each server in every turn: what the machine does meanwhile hits them alike."""
+    """Requests per second of each server in each round; alternating them spreads machine load evenly."""
     rates: dict[str, list[float]] = {name: [] for name in asks}
     for _ in range(turns):
         for name, ask in asks.items():
@@ -295,7 +295,7 @@ def throughput(bundle: str, model: EmotionModel, asked: list[list[Utterance]], s
 
 
 def digest_body(dialogue: Sequence[Utterance]) -> bytes:
-    """A dialogue as a live client resends it: the last turn's recording, and the digests of those that were sent before."""
+    """A dialogue as a live client resends it: the last turn's recording, and the digests of earlier ones."""
     turns = json.loads(v1_body(dialogue))["instances"][0]["utterances"]
     for turn, one in zip(turns[:-1], dialogue, strict=False):
         if one.audio:
@@ -339,7 +339,7 @@ def start_up(bundle: str) -> None:
 
 @contextmanager
 def mlserver(python: str, bundle: str) -> Iterator[int]:
-    """MLServer in its own environment, with this one's packages behind its own."""
+    """MLServer in its own environment, with this environment's packages after its own in the path."""
     port, grpc_port = free_port(), free_port()
     own = subprocess.run(
         [python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"],
@@ -382,7 +382,7 @@ def others(bundle: str, asked: list[list[Utterance]], seconds: float, mlserver_p
 
 
 def soak(bundle: str, asked: list[list[Utterance]], minutes: float) -> None:
-    """Half of what the server can do, for a while: errors and memory."""
+    """Run the server at half its capacity for a while; report errors and memory."""
     bodies = [v1_body(dialogue) for dialogue in asked]
     with predictor(bundle) as server:
         ask = rest_asker(server.port, "/v1/models/mistere:predict", bodies)

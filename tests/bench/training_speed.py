@@ -72,7 +72,7 @@ def embeddings(lengths: Sequence[int], width: int, folder: Path | None = None) -
 
 
 def plain_steps(config: MixtureConfig, data: EmbeddedDialogues) -> list[tuple[int, Callable[[], None]]]:
-    """A step a batch, in file order, with the number of its utterances."""
+    """One step per batch in file order; yields the number of utterances."""
     torch.manual_seed(0)
     model = PublishedDesign(config, list(data.dimensions.values()), CLASSES).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
@@ -88,7 +88,7 @@ def plain_steps(config: MixtureConfig, data: EmbeddedDialogues) -> list[tuple[in
 
 
 def our_steps(config: MixtureConfig, data: EmbeddedDialogues) -> list[tuple[int, Callable[[], None]]]:
-    """The same of the project's training: batches by length, in random order."""
+    """The same for the project's training: batches by length, in random order."""
     torch.manual_seed(0)
     training = MixtureTraining(config, data)
     training.model.train()
@@ -100,7 +100,7 @@ def our_steps(config: MixtureConfig, data: EmbeddedDialogues) -> list[tuple[int,
 
 
 def race(variants: dict[str, list[tuple[int, Callable[[], None]]]], seconds: float) -> dict[str, float]:
-    """Utterances per second of each variant over whole epochs, in turns until the time is up."""
+    """Utterances per second of each variant over whole epochs, alternating until the time is up."""
     for steps in variants.values():
         steps[0][1]()
     rates: dict[str, list[float]] = {name: [] for name in variants}

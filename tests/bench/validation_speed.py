@@ -37,7 +37,7 @@ FORMS = ("", "WAV", "FLAC")
 
 
 def versions(rows: list[tuple[Split, Utterance]], every: int) -> Iterator[tuple[Split, Utterance]]:
-    """All versions of every ``every``-th dialogue, version after version within each split."""
+    """All versions of each ``every``-th dialogue, grouped by version within each split."""
     chosen = set(list(dict.fromkeys(utterance.dialogue_id for _, utterance in rows))[::every])
     for split in SPLITS:
         for version in range(-(-UTTERANCES // len(rows))):

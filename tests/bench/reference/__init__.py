@@ -1,1 +1,1 @@
-"""What the benchmarks compare with."""
+"""Reference implementations for the benchmarks."""

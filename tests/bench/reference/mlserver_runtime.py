@@ -1,4 +1,4 @@
-"""The same bundle behind MLServer, by a runtime as its documentation shows it: to compare the predictor with.
+"""Reference server for the benchmark: the same bundle behind an MLServer runtime as in its documentation.
 
 MLServer lives in an environment of its own; this project's packages stand behind its own in the path.
 """

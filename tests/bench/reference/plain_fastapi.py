@@ -1,4 +1,4 @@
-"""The same bundle behind plain FastAPI, as one would write it in an afternoon: to compare the predictor with.
+"""Reference server for the benchmark: the same bundle behind minimal FastAPI code.
 
 usage: plain_fastapi.py BUNDLE PORT
 """
