@@ -775,4 +775,4 @@ def test_the_command_on_a_cluster(
     assert all(line.count(": ") >= 2 for line in failures), "each says how to fix it"
     assert lines[-1].startswith(f"{sum(line.startswith('  ok ') for line in lines)} ok, ")
     assert any(image("train") in line for line in lines) and not any("hush-hush" in line for line in lines)
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 120

@@ -71,7 +71,7 @@ def fail(cluster: TrainerCluster, prefix: str, node: int, **failure: Any) -> int
     return 1
 
 
-def assert_nothing_is_left(cluster: TrainerCluster) -> bool:
+def nothing_is_left(cluster: TrainerCluster) -> bool:
     until(lambda: not cluster.api.all("trainjobs") and len(cluster.api.all("pods")) == 1)
     return not list(cluster.store.keys("nodes"))
 
@@ -99,7 +99,7 @@ def test_the_train_job_is_created_followed_and_deleted(
     for node in range(2):
         assert [line for line in out if f"of {node}" in line] == [f"node {node}: line {i} of {node}" for i in range(3)]
     assert seen[0]["spec"]["trainer"]["image"] == image("train")
-    assert cluster.calls("POST") == 1 and assert_nothing_is_left(cluster)
+    assert cluster.calls("POST") == 1 and nothing_is_left(cluster)
     assert cluster.ears.notes == [f"TrainJob {NAME} in namespace mistere: 2 nodes with 1 processes each."]
 
 
@@ -118,7 +118,7 @@ def test_a_batch_that_does_not_fit_is_halved_on_all_nodes(cluster: TrainerCluste
 
     cluster.run_containers(work)
     assert train_on_nodes(cluster.job(), "base", cluster.step()) == CURVE
-    assert set(tried) == {8, 2} and cluster.calls("POST") == 2 and assert_nothing_is_left(cluster)
+    assert set(tried) == {8, 2} and cluster.calls("POST") == 2 and nothing_is_left(cluster)
     assert "4 utterances at once do not fit" in cluster.ears.notes[1] and "still sees 8" in cluster.ears.notes[1]
 
 
@@ -137,7 +137,7 @@ def test_a_failed_node_fails_the_step(cluster: TrainerCluster) -> None:
     cluster.run_containers(work)
     with pytest.raises(UsageError, match=message):
         train_on_nodes(cluster.job(), "base", cluster.step())
-    assert assert_nothing_is_left(cluster) and 0 in cluster.stopped
+    assert nothing_is_left(cluster) and 0 in cluster.stopped
 
 
 def test_a_lost_node_is_restarted(cluster: TrainerCluster) -> None:
@@ -158,7 +158,7 @@ def test_a_node_lost_after_the_others_finished_is_not_awaited(cluster: TrainerCl
     cluster.run_containers(work)
     with pytest.raises(MistereError, match=r"node 0 .* failed after others had finished.*run again"):
         train_on_nodes(cluster.job(), "base", cluster.step())
-    assert assert_nothing_is_left(cluster)
+    assert nothing_is_left(cluster)
 
 
 def test_repeatedly_lost_nodes_fail_with_their_last_log_lines(cluster: TrainerCluster) -> None:
@@ -175,7 +175,7 @@ def test_repeatedly_lost_nodes_fail_with_their_last_log_lines(cluster: TrainerCl
         MistereError, match=r"failed .*job failures; node 0 .*exit code 1.*NCCL error.*run again"
     ) as error:
         train_on_nodes(cluster.job(), "base", cluster.step())
-    assert "\n" not in str(error.value) and assert_nothing_is_left(cluster)
+    assert "\n" not in str(error.value) and nothing_is_left(cluster)
 
 
 def test_last_log_lines_of_a_restarted_process_are_reported(
@@ -217,7 +217,7 @@ def test_a_train_job_that_cannot_start_is_not_awaited(
     controller.states[1] = state
     with pytest.raises(MistereError, match=f"^node 1 of TrainJob {NAME} .*{expected}"):
         train_on_nodes(cluster.job(), "base", cluster.step())
-    assert assert_nothing_is_left(cluster)
+    assert nothing_is_left(cluster)
 
 
 def test_a_pending_reason_is_reported_once(cluster: TrainerCluster, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,7 +261,7 @@ def test_sigterm_deletes_the_train_job(cluster: TrainerCluster) -> None:
     with pytest.raises(PreemptedError, match=r"stopped by SIGTERM, TrainJob .* is deleted: run again"):
         train_on_nodes(cluster.job(), "base", cluster.step())
     thread.join()
-    assert assert_nothing_is_left(cluster) and sorted(cluster.stopped) == [0, 1]
+    assert nothing_is_left(cluster) and sorted(cluster.stopped) == [0, 1]
     assert signal.getsignal(signal.SIGTERM) == before
 
 
@@ -293,7 +293,7 @@ def test_a_restarted_step_adopts_the_running_train_job(cluster: TrainerCluster) 
     threading.Timer(0.3, go.set).start()
     assert train_on_nodes(job, "base", step) == CURVE
     assert cluster.ears.notes == [f"TrainJob {NAME} is already running and is followed."]
-    assert cluster.calls("POST") == 1 and before["metadata"]["name"] == NAME and assert_nothing_is_left(cluster)
+    assert cluster.calls("POST") == 1 and before["metadata"]["name"] == NAME and nothing_is_left(cluster)
 
 
 def test_a_train_job_under_deletion_is_awaited(cluster: TrainerCluster) -> None:
@@ -364,7 +364,7 @@ def test_the_role_of_the_step_suffices(cluster: TrainerCluster) -> None:
     use_token(cluster, "mistere-pipeline", role())
     cluster.run_containers(lambda node, say, _stopped, prefix: say("hello") or finish(cluster, prefix, node))
     assert train_on_nodes(cluster.job(), "base", cluster.step()) == CURVE
-    assert len(cluster.ears.notes) == 1 and assert_nothing_is_left(cluster)
+    assert len(cluster.ears.notes) == 1 and nothing_is_left(cluster)
 
 
 def test_a_missing_permission_is_named(cluster: TrainerCluster) -> None:

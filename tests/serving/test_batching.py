@@ -78,20 +78,21 @@ def test_without_batching_each_request_is_computed_alone() -> None:
 def test_a_batch_waits_for_requests_being_read_within_the_bound() -> None:
     async def go() -> tuple[list[list[str]], float]:
         work = Work()
-        batcher: Batcher[str, str] = Batcher(work, 20, 0.2, 100)
+        batcher: Batcher[str, str] = Batcher(work, 20, 60.0, 100)
         with batcher.reading():
             first = asyncio.create_task(batcher.run("a", 1))
             await asyncio.sleep(0.05)
             second = asyncio.create_task(batcher.run("b", 1))
             await asyncio.sleep(0)
         await asyncio.gather(first, second)
+        batcher = Batcher(work, 20, 0.2, 100)
         start = time.perf_counter()
         with batcher.reading():  # a client that sends slowly
             await batcher.run("c", 1)
         return work.batches, time.perf_counter() - start
 
     batches, seconds = asyncio.run(go())
-    assert batches == [["a", "b"], ["c"]] and 0.15 < seconds < 1.0
+    assert batches == [["a", "b"], ["c"]] and 0.15 < seconds < 30
 
 
 async def generate_load(batcher: Batcher[str, str]) -> None:

@@ -52,9 +52,9 @@ def test_whole_files_pass(subtype: str, rate: int, channels: int) -> None:
 def test_large_headers_are_read_fast() -> None:
     page = first[:26] + b"\xff" * 256 + bytes(255 * 255)
     pieces = [sealed(page[:5] + b"\x01" + page[6:18] + struct.pack("<I", n) + page[22:]) for n in range(1, 120)]
-    start = time.monotonic()
+    start = time.process_time()  # CPU time: does not depend on the machine's load
     assert not has_whole_headers(first + sealed(pieces[0][:5] + b"\x00" + pieces[0][6:]) + b"".join(pieces[1:]))
-    assert time.monotonic() - start < 1
+    assert time.process_time() - start < 1
 
 
 first, second, *rest = pages(VORBIS)
