@@ -150,15 +150,15 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
 def servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Server]]:
     """Both servers, started in parallel while the bundle is built; users wait for readiness."""
     logs = tmp_path_factory.mktemp("logs")
-    moody = launch(
-        [str(Path(__file__).with_name("moody_server.py"))],
+    faulty = launch(
+        [str(Path(__file__).with_name("faulty_server.py"))],
         str(Path(__file__)),
-        logs / "moody.log",
+        logs / "faulty.log",
         *("--max-waiting", "1", "--drain-seconds", "1", "--max-body-seconds", "1", "--vector-store-mib", "0"),
     )
     bundle = request.getfixturevalue("bundle")
     real = launch(["-m", "mistere.predictor"], bundle, logs / "real.log", "--max-seconds", "5")
-    started = {"real": real, "moody": moody}
+    started = {"real": real, "faulty": faulty}
     yield started
     for server in started.values():
         if server.process.poll() is None:
@@ -173,9 +173,9 @@ def server(servers: dict[str, Server]) -> Server:
 
 
 @pytest.fixture(scope="session")
-def moody(servers: dict[str, Server]) -> Server:
-    servers["moody"].client.wait_ready(300)
-    return servers["moody"]
+def faulty(servers: dict[str, Server]) -> Server:
+    servers["faulty"].client.wait_ready(300)
+    return servers["faulty"]
 
 
 @pytest.fixture(scope="session")

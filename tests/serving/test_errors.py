@@ -249,50 +249,50 @@ def test_grpc_statuses(server: Server, request_: pb.ModelInferRequest | bytes, s
     assert call(server, request_).code().name == status
 
 
-def moody_infer(server: Server, text: str, model: str = "mistere", **headers: str) -> httpx.Response:
+def faulty_infer(server: Server, text: str, model: str = "mistere", **headers: str) -> httpx.Response:
     body = {"inputs": [tensor("text", [text])]}
     return httpx.post(f"{server.url}/v2/models/{model}/infer", json=body, headers=headers, timeout=30)
 
 
-def test_an_internal_error_is_500_with_only_the_id(moody: Server) -> None:
-    refused(moody_infer(moody, "crash", **{"X-Request-Id": "call-9"}), 500, "call-9")
-    status = call(moody, message([b"crash"]))
+def test_an_internal_error_is_500_with_only_the_id(faulty: Server) -> None:
+    refused(faulty_infer(faulty, "crash", **{"X-Request-Id": "call-9"}), 500, "call-9")
+    status = call(faulty, message([b"crash"]))
     assert status.code() is grpc.StatusCode.INTERNAL
-    log = moody.log.read_text()
+    log = faulty.log.read_text()
     assert "request=call-9 failed: RuntimeError" in log
     assert "secret" not in log
 
 
-def test_overload_is_429_and_others_are_still_served(moody: Server) -> None:
+def test_overload_is_429_and_others_are_still_served(faulty: Server) -> None:
     with ThreadPoolExecutor(5) as pool:
         answers = []
         for _ in range(4):
-            answers.append(pool.submit(moody_infer, moody, "sleep"))
+            answers.append(pool.submit(faulty_infer, faulty, "sleep"))
             time.sleep(0.1)
-        by_grpc = call(moody, message([b"sleep"]))
+        by_grpc = call(faulty, message([b"sleep"]))
         start = time.monotonic()
-        assert httpx.get(f"{moody.url}/v2/health/ready").status_code == 200
+        assert httpx.get(f"{faulty.url}/v2/health/ready").status_code == 200
         assert time.monotonic() - start < 0.5
         responses = [answer.result() for answer in answers]
     assert [response.status_code for response in responses] == [200, 200, 429, 429]
     refused(responses[2], 429)
     assert int(responses[2].headers["Retry-After"]) >= 1
     assert by_grpc.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert moody_infer(moody, "hi").status_code == 200
+    assert faulty_infer(faulty, "hi").status_code == 200
 
 
-def test_an_expert_the_model_lacks_has_its_column(moody: Server) -> None:
-    outputs = {output["name"]: output for output in moody_infer(moody, "hi").json()["outputs"]}
+def test_an_expert_the_model_lacks_has_its_column(faulty: Server) -> None:
+    outputs = {output["name"]: output for output in faulty_infer(faulty, "hi").json()["outputs"]}
     assert outputs["expert_weights"]["data"] == [0.0, 0.5, 0.5]
 
 
-def test_a_body_that_does_not_arrive_times_out(moody: Server) -> None:
+def test_a_body_that_does_not_arrive_times_out(faulty: Server) -> None:
     def slowly() -> Any:
         yield b'{"inputs":'
         threading.Event().wait(1.6)
         yield b"[]}"
 
-    refused(httpx.post(f"{moody.url}/v2/models/mistere/infer", content=slowly(), timeout=10), 408)
+    refused(httpx.post(f"{faulty.url}/v2/models/mistere/infer", content=slowly(), timeout=10), 408)
 
 
 def test_payloads_are_not_logged(server: Server) -> None:

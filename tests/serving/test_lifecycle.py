@@ -17,7 +17,7 @@ import pytest
 from mistere.serving.client import DialogueClient
 from tests.serving.conftest import ROOT, Server, Utterance, free_port, launch, make_bundle
 
-MOODY = [str(Path(__file__).with_name("moody_server.py"))]
+FAULTY = [str(Path(__file__).with_name("faulty_server.py"))]
 SLEEP = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["sleep"]}]}
 
 
@@ -37,7 +37,7 @@ def wait_for(server: Server, path: str, code: int, seconds: float = 60) -> None:
 
 def test_not_ready_while_loading_then_drained_without_loss(tmp_path: Path) -> None:
     gate = tmp_path / "loaded"
-    server = launch(MOODY, str(gate), tmp_path / "log", "--drain-seconds", "1")
+    server = launch(FAULTY, str(gate), tmp_path / "log", "--drain-seconds", "1")
     infer = f"{server.url}/v2/models/mistere/infer"
     try:
         wait_for(server, "/v2/health/live", 200)

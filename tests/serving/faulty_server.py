@@ -24,11 +24,11 @@ class Prediction:
     modalities: list[str]
 
 
-class MoodyModel:
+class FaultyModel:
     """Stands in for an :class:`EmotionModel`; reads text only."""
 
     def __init__(self) -> None:
-        self.bundle = SimpleNamespace(name="moody", digest="d" * 64)
+        self.bundle = SimpleNamespace(name="faulty", digest="d" * 64)
         self.labels, self.experts = LABELS, EXPERTS
         self.encoder_digests = {"text": "t" * 64}
         self.dimensions = {"text": 2}
@@ -66,7 +66,7 @@ def load_when_file_exists(location: str) -> Any:
     """Load the model once a file of that name exists."""
     while not Path(location).exists():
         time.sleep(0.02)
-    return MoodyModel()
+    return FaultyModel()
 
 
 if __name__ == "__main__":
