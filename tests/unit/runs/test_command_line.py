@@ -128,6 +128,19 @@ def test_command_runs_its_own_code_despite_shadowing_packages(decoys: Path) -> N
         assert done.returncode == 0 and done.stdout.startswith("mistere "), done.stderr
 
 
+@pytest.mark.parametrize("command", [["mistere"], ["python", "-P", "-m", "mistere"]])
+def test_command_ignores_a_foreign_library_in_the_current_directory(command: list[str], decoys: Path) -> None:
+    (decoys / "mistere").mkdir()
+    (decoys / "mistere" / "__init__.py").write_text("raise RuntimeError('the package of a user')\n")
+    environment = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "PYTHONSAFEPATH"}}
+    program = str(Path(sys.executable).with_name(command[0]))
+    done = subprocess.run(
+        [program, *command[1:], "--version"], cwd=decoys, env=environment, capture_output=True, text=True, timeout=120,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0 and done.stdout.startswith("mistere "), done.stderr
+
+
 def test_command_runs_the_checkout_of_the_current_directory(tmp_path: Path) -> None:
     for name in ("mistere", "components", "pipelines"):
         (tmp_path / name).mkdir()
