@@ -130,9 +130,7 @@ def run(
                 "train_moe": model.manifest.history,
                 **{f"finetune_encoder.{e.manifest.modality}": e.manifest.history for e in (speech, text)},
             },
-            dataset=utterances.manifest.name,
-            dvc_digest=utterances.manifest.dvc_digest,
-            data_source=utterances.manifest.remote,
+            dataset=utterances.manifest.dataset,
         )
         version = register(step.run.tracking_uri, config, standing, record, step.store.location("mlflow"), opened.path)
         write_lineage(step.store, standing.model_copy(update={"model_version": version}))

@@ -69,6 +69,7 @@ def run(config: RegistryConfig, step: Step) -> Result:
 
 def _log(config: RegistryConfig, step: Step, outcome: Outcome, artifacts: RunArtifacts, page: Path) -> None:
     """Log the run with its report in MLflow; an unavailable server is only noted."""
+    from mistere.artifacts.identities import DatasetIdentity
     from mistere.common.errors import MistereError
     from mistere.registry.run_logging import RunRecord, log_run, run_tags
 
@@ -77,9 +78,7 @@ def _log(config: RegistryConfig, step: Step, outcome: Outcome, artifacts: RunArt
         run_id=step.run.run_id,
         metrics={**evaluation.metrics, **evaluation.runtime} if evaluation else {},
         parameters=artifacts.info.get("config") or {},
-        dataset=data.name if data else "",
-        dvc_digest=data.dvc_digest if data else "",
-        data_source=data.remote if data else "",
+        dataset=data.dataset if data else DatasetIdentity(),
         tags={
             "mistere.outcome": outcome.verdict,
             **run_tags(step.run.identity),

@@ -1,4 +1,4 @@
-"""The facts that travel from artifact to artifact as one value: what identifies an encoder, and what identifies a run.
+"""The facts that travel from artifact to artifact as one value: what identifies an encoder, a dataset and a run.
 
 Earlier releases wrote the fields of these objects side by side with other fields. :func:`gather_fields` and
 :func:`gather_encoders` convert what they wrote.
@@ -44,6 +44,22 @@ class EncoderDescription(BaseModel):
         return gather_fields(
             values, "identity", {"source": "source", "precision": "precision", "encoder_digest": "digest"}
         )
+
+
+class DatasetIdentity(BaseModel):
+    """What identifies a version of a dataset.
+
+    Attributes:
+        name: name of the dataset; empty if unknown.
+        dvc_digest: the version's DVC digest.
+        remote: location of the DVC remote that holds the version.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = ""
+    dvc_digest: str = ""
+    remote: str = ""
 
 
 class RunIdentity(BaseModel):

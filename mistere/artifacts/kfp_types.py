@@ -5,61 +5,49 @@ from __future__ import annotations
 from kfp import dsl
 
 
-class UtteranceSetArtifact(dsl.Artifact):
+class _PipelineArtifact(dsl.Artifact):
+    """An artifact whose ``schema_title`` follows from the name of its class, which is its manifest's with ``Artifact``."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.schema_title = f"system.{cls.__name__.removesuffix('Artifact')}"
+
+
+class UtteranceSetArtifact(_PipelineArtifact):
     """A reference to a dataset version."""
 
-    schema_title = "system.UtteranceSet"
 
-
-class ValidationReportArtifact(dsl.Artifact):
+class ValidationReportArtifact(_PipelineArtifact):
     """The verdict on a dataset."""
 
-    schema_title = "system.ValidationReport"
 
-
-class DataProfileArtifact(dsl.Artifact):
+class DataProfileArtifact(_PipelineArtifact):
     """Statistics of a dataset."""
 
-    schema_title = "system.DataProfile"
 
-
-class EncoderCheckpointArtifact(dsl.Artifact):
+class EncoderCheckpointArtifact(_PipelineArtifact):
     """A fine-tuned utterance encoder."""
 
-    schema_title = "system.EncoderCheckpoint"
 
-
-class EmbeddingShardArtifact(dsl.Artifact):
+class EmbeddingShardArtifact(_PipelineArtifact):
     """Part of the utterance vectors of one modality."""
 
-    schema_title = "system.EmbeddingShard"
 
-
-class EmbeddingSetArtifact(dsl.Artifact):
+class EmbeddingSetArtifact(_PipelineArtifact):
     """Utterance vectors of one modality."""
 
-    schema_title = "system.EmbeddingSet"
 
-
-class MoEModelArtifact(dsl.Artifact):
+class MoEModelArtifact(_PipelineArtifact):
     """A trained mixture of experts."""
 
-    schema_title = "system.MoEModel"
 
-
-class EvaluationReportArtifact(dsl.Artifact):
+class EvaluationReportArtifact(_PipelineArtifact):
     """Evaluation of a model on a test split."""
 
-    schema_title = "system.EvaluationReport"
 
-
-class GateVerdictArtifact(dsl.Artifact):
+class GateVerdictArtifact(_PipelineArtifact):
     """The gate's verdict and reasons."""
 
-    schema_title = "system.GateVerdict"
 
-
-class ModelBundleArtifact(dsl.Artifact):
+class ModelBundleArtifact(_PipelineArtifact):
     """Everything the predictor needs."""
-
-    schema_title = "system.ModelBundle"

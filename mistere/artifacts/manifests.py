@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from mistere.artifacts.identities import (
     RUN_FIELDS,
+    DatasetIdentity,
     EncoderDescription,
     EncoderIdentity,
     RunIdentity,
@@ -125,6 +126,11 @@ class UtteranceSet(Manifest):
         default_factory=dict, description="Dialogues per split that validation excluded; no stage reads them."
     )
     test_digest: str = Field(description="Identifies the test split; models are compared only on equal test splits.")
+
+    @property
+    def dataset(self) -> DatasetIdentity:
+        """The dataset version that this artifact refers to."""
+        return DatasetIdentity(name=self.name, dvc_digest=self.dvc_digest, remote=self.remote)
 
 
 class ValidationReport(Manifest):

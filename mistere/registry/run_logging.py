@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from mistere.artifacts.identities import RunIdentity
+from mistere.artifacts.identities import DatasetIdentity, RunIdentity
 from mistere.common.urls import redact_url
 from mistere.config.registry import RegistryConfig
 from mistere.registry.mlflow_connection import connected
@@ -37,9 +37,7 @@ class RunRecord:
         metrics: of the evaluation.
         parameters: the settings of the run; nested ones are logged as ``section.key``.
         histories: an entry per epoch, by what was trained; logged with the epoch as step.
-        dataset: name of the training data; empty if unknown.
-        dvc_digest: version of the training data.
-        data_source: location of the training data.
+        dataset: version of the training data; without a digest if unknown.
         tags: further facts.
     """
 
@@ -47,9 +45,7 @@ class RunRecord:
     metrics: Mapping[str, float] = field(default_factory=dict)
     parameters: Mapping[str, Any] = field(default_factory=dict)
     histories: Mapping[str, Sequence[Mapping[str, float]]] = field(default_factory=dict)
-    dataset: str = ""
-    dvc_digest: str = ""
-    data_source: str = ""
+    dataset: DatasetIdentity = field(default_factory=DatasetIdentity)
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -137,17 +133,17 @@ def record_run(
     for start in range(0, len(parameters), _PARAMETERS_PER_CALL):
         client.log_batch(run_id, params=parameters[start : start + _PARAMETERS_PER_CALL])
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in record.tags.items()])
-    if record.dvc_digest and not earlier:
-        client.log_inputs(run_id, datasets=[_dataset_input(record)])
+    if record.dataset.dvc_digest and not earlier:
+        client.log_inputs(run_id, datasets=[_dataset_input(record.dataset)])
     return run_id
 
 
-def _dataset_input(record: RunRecord) -> Any:
+def _dataset_input(identity: DatasetIdentity) -> Any:
     """The dataset as MLflow shows it: name, DVC digest and source."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    source = json.dumps({"uri": redact_url(record.data_source), "dvc_digest": record.dvc_digest})
-    dataset = Dataset(record.dataset, record.dvc_digest[:_LONGEST_DIGEST], "dvc", source)
+    source = json.dumps({"uri": redact_url(identity.remote), "dvc_digest": identity.dvc_digest})
+    dataset = Dataset(identity.name, identity.dvc_digest[:_LONGEST_DIGEST], "dvc", source)
     return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from components.register_model.mlflow_model import write_mlflow_model
+from mistere.artifacts.identities import DatasetIdentity
 from mistere.common.errors import MistereError, UsageError
 from mistere.config.registry import RegistryConfig
 from mistere.registry.champion import Champion
@@ -67,9 +68,7 @@ def enter(uri: str, folder: Path, name: str) -> str:
         metrics={"test.weighted_f1": 0.5 + ord(name) / 1000, "test.slice.modalities.speech+text.weighted_f1": 0.4},
         parameters={"hidden": 8},
         histories={"train_moe": [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0}]},
-        dataset=made.dataset,
-        dvc_digest=made.dvc_digest,
-        data_source=made.data_remote,
+        dataset=DatasetIdentity(name=made.dataset, dvc_digest=made.dvc_digest, remote=made.data_remote),
     )
     return register(uri, CONFIG, made, record, str(folder / "files"), bundle)
 
