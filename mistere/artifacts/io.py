@@ -13,7 +13,7 @@ import shutil
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from pydantic import ValidationError
 
@@ -126,6 +126,15 @@ def _refuse_non_numbers(value: object, where: str) -> None:
             _refuse_non_numbers(item, f"{where}.{index}")
 
 
+ABSENT: Final = "check that the store is the right one, or run the pipeline again to make it"
+"""The remedy for an artifact that is not in the store."""
+
+
+def replacement(location: object) -> str:
+    """The remedy for a damaged or incomplete artifact at a location, for error messages."""
+    return f"delete {location} and run the pipeline again, or copy it again from where it is intact"
+
+
 def parse_manifest(text: str | bytes, cls: type[M], name: str, where: object) -> M:
     """Read a manifest and check it against its own digest.
 
@@ -141,13 +150,14 @@ def parse_manifest(text: str | bytes, cls: type[M], name: str, where: object) ->
     Raises:
         ArtifactError: the text is not a manifest of this kind, of a later release, or does not match its digest.
     """
-    damaged = f"{name} is damaged: {where} does not hold a valid manifest."
+    damaged = f"{name} is damaged: {where} does not hold a valid manifest"
+    remedy = replacement(str(where).removesuffix(f"/{MANIFEST}"))
     try:
         content = json.loads(text)
     except ValueError as error:
-        raise ArtifactError(damaged) from error
+        raise ArtifactError(damaged, remedy) from error
     if not isinstance(content, dict):
-        raise ArtifactError(damaged)
+        raise ArtifactError(damaged, remedy)
     if content.get("kind", cls.__name__) != cls.__name__:
         raise ArtifactError(f"{where} is a {content['kind']}, not a {cls.__name__}.")
     version, newest = content.get("schema_version"), cls.model_fields["schema_version"].default
@@ -158,9 +168,9 @@ def parse_manifest(text: str | bytes, cls: type[M], name: str, where: object) ->
     try:
         manifest = cls.model_validate(content)
     except ValidationError as error:
-        raise ArtifactError(damaged) from error
+        raise ArtifactError(damaged, remedy) from error
     if manifest.digest != canonical_digest({k: v for k, v in content.items() if k not in cls.outside_digest}):
-        raise ArtifactError(f"{name} is damaged: {where} does not match its own digest {manifest.digest[:12]}.")
+        raise ArtifactError(f"{name} is damaged: {where} does not match its own digest {manifest.digest[:12]}", remedy)
     return manifest
 
 
@@ -168,9 +178,11 @@ def _read_manifest(path: Path, cls: type[M], name: str) -> M:
     try:
         text = (path / MANIFEST).read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise ArtifactError(f"{name} is incomplete: {path / MANIFEST} is missing.") from error
+        raise ArtifactError(f"{name} is incomplete: {path / MANIFEST} is missing", replacement(path)) from error
     except UnicodeDecodeError as error:
-        raise ArtifactError(f"{name} is damaged: {path / MANIFEST} does not hold a valid manifest.") from error
+        raise ArtifactError(
+            f"{name} is damaged: {path / MANIFEST} does not hold a valid manifest", replacement(path)
+        ) from error
     return parse_manifest(text, cls, name, path / MANIFEST)
 
 
@@ -178,27 +190,37 @@ def _files_below(directory: Path) -> list[str]:
     return [path.relative_to(directory).as_posix() for path in sorted(directory.rglob("*")) if path.is_file()]
 
 
-def verify_directory(path: Path, cls: type[M], name: str = "") -> ArtifactHandle[M]:
+def verify_directory(path: Path, cls: type[M], name: str = "", stored: str = "") -> ArtifactHandle[M]:
     """Check a folder against its manifest and open it.
+
+    Args:
+        path: the artifact's folder.
+        cls: the expected kind.
+        name: names the artifact in messages.
+        stored: the artifact's location in the store if the folder is a copy of it; messages say to replace that one.
 
     Raises:
         ArtifactError: a file is missing or damaged; the message names it, the expected and the actual value.
     """
     name = name or f"{cls.__name__} at {path}"
     manifest = _read_manifest(path, cls, name)
+    remedy = replacement(stored or path)
     for extra in sorted(set(_files_below(path)) - set(manifest.files) - {MANIFEST}):
-        raise ArtifactError(f"{name} is damaged: {path / extra} is not in its manifest.")
+        raise ArtifactError(f"{name} is damaged: {path / extra} is not in its manifest", remedy)
     for file, entry in manifest.files.items():
         location = path / file
         if not location.is_file():
-            raise ArtifactError(f"{name} is damaged: {location} is missing.")
+            raise ArtifactError(f"{name} is damaged: {location} is missing", remedy)
         size = location.stat().st_size
         if size != entry.size:
-            raise ArtifactError(f"{name} is damaged: {location} has {size} bytes, its manifest says {entry.size}.")
+            raise ArtifactError(
+                f"{name} is damaged: {location} has {size} bytes, its manifest says {entry.size}", remedy
+            )
         digest = digest_once(location)
         if digest != entry.sha256:
             raise ArtifactError(
-                f"{name} is damaged: {location} has SHA-256 {digest[:12]}…, its manifest says {entry.sha256[:12]}…."
+                f"{name} is damaged: {location} has SHA-256 {digest[:12]}…, its manifest says {entry.sha256[:12]}…",
+                remedy,
             )
     return ArtifactHandle(path, manifest)
 
@@ -219,10 +241,12 @@ def open_artifact(store: ObjectStore, cls: type[M], digest: str) -> ArtifactHand
         except ArtifactError:
             _fetch(store, key, path, cls, name)
     if not path.is_dir():
-        raise ArtifactError(f"{name} is not in the store ({store.location(key)}).")
-    opened = verify_directory(path, cls, name)
+        raise ArtifactError(f"{name} is not in the store ({store.location(key)})", ABSENT)
+    opened = verify_directory(path, cls, name, store.location(key))
     if opened.manifest.digest != digest:
-        raise ArtifactError(f"{path} holds {opened.manifest.digest[:12]}, expected {digest[:12]}.")
+        raise ArtifactError(
+            f"{path} holds {opened.manifest.digest[:12]}, expected {digest[:12]}", replacement(store.location(key))
+        )
     return opened
 
 
@@ -230,7 +254,7 @@ def _fetch(store: ObjectStore, key: str, path: Path, cls: type[M], name: str) ->
     try:
         text, _ = store.read(f"{key}/{MANIFEST}")
     except MissingObjectError as error:
-        raise ArtifactError(f"{name} is not in the store ({store.location(key)}).") from error
+        raise ArtifactError(f"{name} is not in the store ({store.location(key)})", ABSENT) from error
     manifest = parse_manifest(text, cls, name, store.location(f"{key}/{MANIFEST}"))
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     partial.mkdir(parents=True)
@@ -242,6 +266,6 @@ def _fetch(store: ObjectStore, key: str, path: Path, cls: type[M], name: str) ->
             shutil.rmtree(path)
         partial.rename(path)
     except MissingObjectError as error:
-        raise ArtifactError(f"{name} is incomplete: {error}") from error
+        raise ArtifactError(f"{name} is incomplete: {error}", replacement(store.location(key))) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

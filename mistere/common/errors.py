@@ -42,4 +42,13 @@ class DataError(MistereError):
 
 
 class ArtifactError(MistereError):
-    """An artifact is missing, incomplete or damaged. Exit code 1."""
+    """An artifact is missing, incomplete or damaged. Exit code 1.
+
+    Attributes:
+        finding: what is wrong and where, as a clause without a full stop.
+    """
+
+    def __init__(self, finding: str, remedy: str = "") -> None:
+        """Compose the message from the finding and, if there is one, the remedy for the user."""
+        self.finding = finding.removesuffix(".")
+        super().__init__(f"{self.finding}; {remedy}." if remedy else finding)

@@ -25,7 +25,16 @@ from pydantic import ValidationError
 
 from mistere.artifacts.checkpoints import Checkpoints
 from mistere.artifacts.identities import RunIdentity
-from mistere.artifacts.io import MANIFEST, ArtifactHandle, artifact_key, open_artifact, parse_manifest, publish
+from mistere.artifacts.io import (
+    ABSENT,
+    MANIFEST,
+    ArtifactHandle,
+    artifact_key,
+    open_artifact,
+    parse_manifest,
+    publish,
+    replacement,
+)
 from mistere.artifacts.manifests import MANIFESTS, MadeBy, Manifest, canonical_digest
 from mistere.artifacts.object_store import LocalStore, MissingObjectError, ObjectStore, open_store
 from mistere.common.code_digest import git_state, source_digest
@@ -341,7 +350,7 @@ def _finished(
                 _check(store, MANIFESTS[kind], digest)
         return manifests, values
     except ArtifactError as error:
-        progress.note(f"{error} It is made again.")
+        progress.note(f"{error.finding}. It is made again.")
         return None
 
 
@@ -349,17 +358,20 @@ def _check(store: ObjectStore, cls: type[Manifest], digest: str) -> Manifest:
     """The manifest of a finished artifact. A remote artifact is not downloaded; only the presence of its files is checked."""
     if isinstance(store, LocalStore):
         return open_artifact(store, cls, digest).manifest
+    folder = artifact_key(cls.__name__, digest)
     try:
-        folder = artifact_key(cls.__name__, digest)
         text, _ = store.read(f"{folder}/{MANIFEST}")
     except MissingObjectError as error:
-        raise ArtifactError(f"{cls.__name__} {digest[:12]} is not in the store.") from error
+        raise ArtifactError(
+            f"{cls.__name__} {digest[:12]} is not in the store ({store.location(folder)})", ABSENT
+        ) from error
     manifest = parse_manifest(text, cls, f"{cls.__name__} {digest[:12]}", store.location(f"{folder}/{MANIFEST}"))
     stored = set(store.keys(folder))
     for name in manifest.files:
         if f"{folder}/{name}" not in stored:
             raise ArtifactError(
-                f"{cls.__name__} {digest[:12]} is incomplete: {store.location(folder)}/{name} is missing."
+                f"{cls.__name__} {digest[:12]} is incomplete: {store.location(folder)}/{name} is missing",
+                replacement(store.location(folder)),
             )
     return manifest
 

@@ -109,7 +109,10 @@ def read_lineage(store: ObjectStore, bundle_digest: str) -> Lineage:
             f"bundle {bundle_digest[:12]} has no lineage ({store.location(key)}): register it by a run first."
         ) from error
     except ValidationError as error:
-        raise ArtifactError(f"{store.location(key)} is damaged: it holds no valid lineage.") from error
+        raise ArtifactError(
+            f"{store.location(key)} is damaged: it holds no valid lineage",
+            "delete it and register the bundle again by a run",
+        ) from error
 
 
 def this_environment() -> Environment:

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mistere.artifacts.io import MANIFEST, artifact_key, parse_manifest
+from mistere.artifacts.io import ABSENT, MANIFEST, artifact_key, parse_manifest, replacement
 from mistere.artifacts.manifests import EvaluationReport, GateVerdict, Manifest, ModelBundle, ValidationReport
 from mistere.artifacts.object_store import MissingObjectError, ObjectStore
 from mistere.common.errors import ArtifactError, ExitCode, MistereError
@@ -141,10 +141,13 @@ def read_manifest(store: ObjectStore, cls: type[M], digest: str) -> M:
     try:
         text = store.read(key)[0]
     except MissingObjectError as error:
-        raise ArtifactError(f"{name} is not in the store ({store.location(key)}).") from error
+        raise ArtifactError(f"{name} is not in the store ({store.location(key)})", ABSENT) from error
     manifest = parse_manifest(text, cls, name, store.location(key))
     if manifest.digest != digest:
-        raise ArtifactError(f"{name} is damaged: {store.location(key)} does not match its digest.")
+        raise ArtifactError(
+            f"{name} is damaged: {store.location(key)} does not match its digest",
+            replacement(store.location(artifact_key(cls.__name__, digest))),
+        )
     return manifest
 
 

@@ -125,6 +125,8 @@ def test_damage_names_the_file_what_was_expected_and_what_was_found(
         with pytest.raises(ArtifactError, match=says) as caught:
             open_artifact(store, BaseEncoder, digest)
         message = str(caught.value)
+        location = store.location(artifact_key("BaseEncoder", digest))
+        assert f"; delete {location} and run the pipeline again" in message
         assert digest[:12] in message and message.endswith(".") and "\n" not in message
     publish(store, BaseEncoder(family="whisper", source=""), material(tmp_path))
     assert open_artifact(store, BaseEncoder, digest).file("weights.bin").read_bytes() == b"weights" * 1000
@@ -137,7 +139,10 @@ def test_a_damaged_copy_in_the_cache_is_fetched_again(s3_store: S3Store, tmp_pat
 
 
 def test_a_missing_artifact_is_one_sentence(store: ObjectStore) -> None:
-    with pytest.raises(ArtifactError, match=r"BaseEncoder 000000000000 is not in the store \(.*\)\."):
+    with pytest.raises(
+        ArtifactError,
+        match=r"BaseEncoder 000000000000 is not in the store \(.*\); .*run the pipeline again to make it\.$",
+    ):
         open_artifact(store, BaseEncoder, "0" * 64)
 
 
@@ -155,7 +160,7 @@ def test_an_edited_manifest_is_found_out(store: ObjectStore, tmp_path: Path) -> 
         path.write_text(path.read_text().replace('"whisper"', '"waveform"'))
 
     damage(store, digest, edit, MANIFEST)
-    with pytest.raises(ArtifactError, match=rf"{MANIFEST} does not match its own digest {digest[:12]}"):
+    with pytest.raises(ArtifactError, match=rf"{MANIFEST} does not match its own digest {digest[:12]}; delete "):
         open_artifact(store, BaseEncoder, digest)
 
 
@@ -163,7 +168,9 @@ def test_an_edited_manifest_is_found_out(store: ObjectStore, tmp_path: Path) -> 
 def test_an_invalid_manifest_is_refused(store: ObjectStore, text: str, tmp_path: Path) -> None:
     digest = published(store, tmp_path)
     damage(store, digest, lambda path: path.write_bytes(text.encode("latin-1")) and None, MANIFEST)
-    with pytest.raises(ArtifactError, match=rf"{MANIFEST} (does not hold a|holds no) valid manifest"):
+    with pytest.raises(
+        ArtifactError, match=rf"{MANIFEST} (does not hold a|holds no) valid manifest; delete .* run the pipeline again"
+    ):
         open_artifact(store, BaseEncoder, digest)
 
 
