@@ -12,7 +12,7 @@ import re
 import types
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
 import annotated_types
 import click
@@ -112,6 +112,11 @@ def _default(parameter: click.Parameter) -> str:
     return f"`{value}`"
 
 
+def _root(app: typer.Typer) -> click.Command:
+    """The application's command; typer types it by its own copy of click."""
+    return cast(click.Command, typer.main.get_command(app))
+
+
 def _commands(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
     children: Mapping[str, click.Command] = getattr(command, "commands", {})
     if not children:
@@ -139,7 +144,7 @@ def command_line() -> str:
     """Every command with its arguments and options, from the typer application."""
     from pipelines.cli.app import app
 
-    root = typer.main.get_command(app)
+    root = _root(app)
     lines = ["# Command line", "", "Options of `mistere` itself come before the command.", ""]
     lines += [*_parameters(root), ""]
     for path, command in _commands(root, "mistere"):
@@ -354,7 +359,7 @@ def exit_codes() -> str:
         "",
     ]
     lines += ["| command | exit codes |", "|---|---|"]
-    for path, command in _commands(typer.main.get_command(app), "mistere"):
+    for path, command in _commands(_root(app), "mistere"):
         match = re.search(r"Exit codes?:?\s*(.+?)(?:\n\n|$)", inspect.cleandoc(command.help or ""), re.DOTALL)
         lines.append(f"| `{path}` | {_cell(match[1]) if match else '0 success, 1 error, 2 usage.'} |")
     return "\n".join([*lines, ""])
