@@ -136,7 +136,8 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("output")
 
 
-def test_a_failed_smoke_test_moves_no_champion(text_only: Path, output: Path) -> None:
+@pytest.mark.long
+def test_a_failed_smoke_test_of_a_text_model_moves_no_champion(text_only: Path, output: Path) -> None:
     failed = run(output, text_only, "deployment.ready_timeout=0.1")
     assert failed.code == 1, failed.text
     assert "the smoke test failed, the champion stays" in failed.text and "Traceback" not in failed.text

@@ -10,8 +10,9 @@ import signal
 import socket
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,8 +48,25 @@ def test_its_reports_are_whole_and_need_no_network(first: Run) -> None:
     assert facts["outcome"]["verdict"] == "deployed"
 
 
-def test_an_unchanged_rerun_trains_nothing(first: Run, output: Path, data: Path, tree: Path) -> None:
-    again = run(output, data, root=tree)
+@dataclass(frozen=True)
+class Rerun:
+    """The second run of the same configuration: its exit code, output, and records, which a third run would hide."""
+
+    code: int
+    text: str
+    ran: set[str]
+    stages: dict[str, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def rerun(first: Run, output: Path, data: Path, tree: Path) -> Rerun:
+    """The pipeline run again with nothing changed but that there is a champion now."""
+    second = run(output, data, root=tree)
+    return Rerun(second.code, second.text, second.ran, second.stages)
+
+
+def test_an_unchanged_rerun_trains_nothing(rerun: Rerun, output: Path, data: Path, tree: Path) -> None:
+    again = rerun
     assert again.code == 0, again.text
     # The champion is part of what these three look at, and there is one now.
     assert again.ran == ALWAYS | {"validate_data", "evaluate_model", "gate_model"}
@@ -64,9 +82,8 @@ def test_an_unchanged_rerun_trains_nothing(first: Run, output: Path, data: Path,
 
 
 def test_one_threshold_reruns_the_gate_alone_and_keeps_the_champion(
-    first: Run, output: Path, data: Path, tree: Path
+    rerun: Rerun, output: Path, data: Path, tree: Path
 ) -> None:
-    run(output, data, root=tree)
     before = read_champion(LocalStore(output / "store")).digest
     held = run(output, data, "gate.min_weighted_f1=0.999", root=tree)
     assert held.code == 3, held.text
@@ -87,6 +104,19 @@ def test_a_damaged_artifact_is_named_and_made_again(first: Run, output: Path, da
     assert "mixture.safetensors has SHA-256" in again.text and "made again" in again.text
     assert "train_moe" in again.ran and "finetune_encoder-speech" not in again.ran
     assert again.stages["train_moe"]["outputs"]["model"] == digest
+
+
+def test_a_failed_smoke_test_moves_no_champion(
+    first: Run, output: Path, data: Path, tree: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(output, tmp_path / "output")
+    (copy / "store" / "champion.json").unlink()
+    shutil.rmtree(copy / "store" / "deployments")
+    failed = run(copy, data, "deployment.ready_timeout=0.1", root=tree)
+    assert failed.code == 1, failed.text
+    assert "the smoke test failed, the champion stays" in failed.text and "Traceback" not in failed.text
+    assert not (copy / "store" / "champion.json").exists()
+    assert not (copy / "store" / "deployments" / "mistere" / "deployment.json").exists()
 
 
 def test_the_deployed_model_is_served_and_queried_as_the_docs_say(first: Run, output: Path, tmp_path: Path) -> None:

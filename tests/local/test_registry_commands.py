@@ -16,7 +16,7 @@ from mistere.artifacts.object_store import LocalStore
 from mistere.registry.champion import read_champion
 from mistere.registry.lineage import lineage_key, read_lineage
 from mistere.serving.deployment import deployment_key, read_deployment
-from tests.local.workshop import Run, mistere, run
+from tests.local.workshop import Run, mistere, mistere_in_process, run
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,9 @@ class Registry:
         return LocalStore(self.output / "store")
 
     def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return mistere(*arguments, "--output", str(self.output), root=self.tree)
+        """Call a command; those that run the pipeline run that of the committed tree."""
+        everything = (*arguments, "--output", str(self.output))
+        return mistere(*everything, root=self.tree) if arguments[0] == "run" else mistere_in_process(*everything)
 
     def versions(self) -> dict[str, dict[str, Any]]:
         found = json.loads(self.call("models", "--json").stdout)
@@ -208,7 +210,7 @@ def test_a_version_that_is_not_there_is_one_sentence(
 
 def test_where_nothing_has_run_it_is_said(tmp_path: Path) -> None:
     for command in ("models", "rollback"):
-        done = mistere(command, "--output", str(tmp_path / "nothing"))
+        done = mistere_in_process(command, "--output", str(tmp_path / "nothing"))
         assert done.returncode == 2 and "nothing has run in" in done.stderr
 
 
@@ -226,7 +228,10 @@ def test_compare_writes_one_page_about_two_versions(registry: Registry, tmp_path
 
 @pytest.mark.long
 def test_a_model_is_made_again_from_its_lineage_alone(registry: Registry, tmp_path: Path) -> None:
-    done = registry.call("replay", "mistere@champion", "--work", str(tmp_path / "replay"))
+    done = mistere(
+        *("replay", "mistere@champion", "--work", str(tmp_path / "replay"), "--output", str(registry.output)),
+        root=registry.tree,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "SAME: all" in done.stdout and "the bundle is identical" in done.stdout
     (report,) = tmp_path.glob("replay/*/replay.json")
@@ -247,7 +252,9 @@ def test_a_replay_that_differs_says_what_and_from_where_on(registry: Registry, t
     lineage.config["mixture"]["seed"] = 5
     registry.store.write(lineage_key(digest), lineage.model_dump_json().encode())
     try:
-        done = registry.call("replay", "1", "--work", str(tmp_path / "replay"))
+        done = mistere(
+            *("replay", "1", "--work", str(tmp_path / "replay"), "--output", str(registry.output)), root=registry.tree
+        )
     finally:
         registry.store.write(lineage_key(digest), before)
     assert done.returncode == 3, done.stdout + done.stderr
