@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import selectors
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, TypeVar
 
 import httpx
 import numpy as np
 import pytest
 
 from mistere.model.inference import load_bundle
+from mistere.predictor import batcher as module
 from mistere.predictor.batcher import Batcher
 from mistere.predictor.errors import RequestError
 from mistere.serving.client import EndpointError
 from tests.serving.conftest import Server, Utterance, clip, launch, make_bundle
+
+Result = TypeVar("Result")
 
 
 class Work:
@@ -32,20 +37,60 @@ class Work:
 
     def __call__(self, works: Sequence[Any]) -> list[Any]:
         self.batches.append(list(works))
-        self.gate.wait(60)
+        assert self.gate.wait(300)
         if "poison" in works:
             raise RuntimeError("poison")
         return [ValueError(work) if work == "bad" else f"answer to {work}" for work in works]
 
 
-def test_a_request_to_an_idle_server_is_computed_at_once() -> None:
+class VirtualTime(selectors.DefaultSelector):
+    """The clock of an event loop that moves to the next timer instead of waiting for it.
+
+    Delays are exact, however loaded the machine is.
+    """
+
+    now = 1000.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is None or timeout <= 0:  # without a timer, wait for the batcher's thread
+            return super().select(timeout)
+        events = super().select(0)
+        if not events:
+            self.now += timeout
+        return events
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> VirtualTime:
+    """The clock of the batcher and of ``run_in_virtual_time``."""
+    virtual = VirtualTime()
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: virtual.now))
+    return virtual
+
+
+def run_in_virtual_time(clock: VirtualTime, scenario: Coroutine[Any, Any, Result]) -> Result:
+    class Loop(asyncio.SelectorEventLoop):
+        def time(self) -> float:
+            return clock.now
+
+    with asyncio.Runner(loop_factory=lambda: Loop(clock)) as runner:
+        return runner.run(scenario)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(300):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+def test_a_request_to_an_idle_server_is_computed_at_once(clock: VirtualTime) -> None:
     async def go() -> float:
         batcher: Batcher[str, str] = Batcher(Work(), 4, 60.0, 100)
-        start = time.perf_counter()
+        start = clock.now
         assert await batcher.run("a", 1) == "answer to a"
-        return time.perf_counter() - start
+        return clock.now - start
 
-    assert asyncio.run(go()) < 30
+    assert run_in_virtual_time(clock, go()) == 0
 
 
 def test_requests_that_arrive_during_a_batch_form_the_next_one_up_to_its_size() -> None:
@@ -54,10 +99,10 @@ def test_requests_that_arrive_during_a_batch_form_the_next_one_up_to_its_size() 
         work.gate.clear()
         batcher: Batcher[str, str] = Batcher(work, 20, 0.0, 5)
         tasks = [asyncio.create_task(batcher.run("first", 1))]
-        await asyncio.sleep(0.05)
+        await until(lambda: work.batches == [["first"]])
         tasks += [asyncio.create_task(batcher.run(name, 2)) for name in "abcd"]
         tasks.append(asyncio.create_task(batcher.run("large", 50)))
-        await asyncio.sleep(0.05)
+        await until(lambda: batcher.depth == 6)
         work.gate.set()
         assert await asyncio.gather(*tasks) == [f"answer to {name}" for name in ["first", *"abcd", "large"]]
         return work.batches
@@ -75,24 +120,27 @@ def test_without_batching_each_request_is_computed_alone() -> None:
     assert asyncio.run(go()) == [["a"], ["b"], ["c"]]
 
 
-def test_a_batch_waits_for_requests_being_read_within_the_bound() -> None:
-    async def go() -> tuple[list[list[str]], float]:
+def test_a_batch_waits_for_requests_being_read_within_the_bound(clock: VirtualTime) -> None:
+    async def go() -> tuple[list[list[str]], list[float]]:
         work = Work()
-        batcher: Batcher[str, str] = Batcher(work, 20, 60.0, 100)
+        batcher: Batcher[str, str] = Batcher(work, 20, 0.2, 100)
+        seconds = []
+        start = clock.now
         with batcher.reading():
             first = asyncio.create_task(batcher.run("a", 1))
             await asyncio.sleep(0.05)
             second = asyncio.create_task(batcher.run("b", 1))
             await asyncio.sleep(0)
         await asyncio.gather(first, second)
-        batcher = Batcher(work, 20, 0.2, 100)
-        start = time.perf_counter()
+        seconds.append(clock.now - start)
+        start = clock.now
         with batcher.reading():  # a client that sends slowly
             await batcher.run("c", 1)
-        return work.batches, time.perf_counter() - start
+        seconds.append(clock.now - start)
+        return work.batches, seconds
 
-    batches, seconds = asyncio.run(go())
-    assert batches == [["a", "b"], ["c"]] and 0.15 < seconds < 30
+    batches, seconds = run_in_virtual_time(clock, go())
+    assert batches == [["a", "b"], ["c"]] and seconds == pytest.approx([0.05, 0.2])
 
 
 async def generate_load(batcher: Batcher[str, str]) -> None:
@@ -104,26 +152,29 @@ async def generate_load(batcher: Batcher[str, str]) -> None:
         await asyncio.gather(*three)
 
 
-def test_under_load_requests_that_keep_arriving_are_computed_together() -> None:
-    async def go() -> list[list[str]]:
+def test_under_load_requests_that_keep_arriving_are_computed_together(clock: VirtualTime) -> None:
+    async def go() -> tuple[list[list[str]], float]:
         work = Work()
         batcher: Batcher[str, str] = Batcher(work, 20, 0.5, 100)
         await generate_load(batcher)
         row = []
         for name in "xyz":
+            last_arrival = clock.now
             row.append(asyncio.create_task(batcher.run(name, 1)))
-            await asyncio.sleep(0.03)
+            await asyncio.sleep(0.09)
         await asyncio.gather(*row)
-        return work.batches[-2:]
+        return work.batches[-2:], clock.now - last_arrival
 
-    assert asyncio.run(go()) == [["a", "b", "c"], ["x", "y", "z"]]
+    batches, seconds_since_last_arrival = run_in_virtual_time(clock, go())
+    assert batches == [["a", "b", "c"], ["x", "y", "z"]]
+    assert seconds_since_last_arrival == pytest.approx(0.5 / 5)
 
 
-def test_a_single_client_is_never_delayed_and_barely_after_load() -> None:
+def test_a_single_client_is_never_delayed_and_barely_after_load(clock: VirtualTime) -> None:
     async def seconds(batcher: Batcher[str, str]) -> float:
-        start = time.perf_counter()
+        start = clock.now
         await batcher.run("c", 1)
-        return time.perf_counter() - start
+        return clock.now - start
 
     async def go() -> tuple[list[float], list[float], float]:
         batcher: Batcher[str, str] = Batcher(Work(), 20, 0.5, 100)
@@ -134,9 +185,9 @@ def test_a_single_client_is_never_delayed_and_barely_after_load() -> None:
         await asyncio.sleep(0.6)
         return alone, after, await seconds(batcher)
 
-    alone, after, idle = asyncio.run(go())
-    assert max(alone) < 0.05 and idle < 0.05
-    assert 0.08 < after[0] < 0.2 and max(after[-2:]) < 0.05
+    alone, after, idle = run_in_virtual_time(clock, go())
+    assert alone == [0, 0, 0] and idle == 0
+    assert after[0] == pytest.approx(0.5 / 5) and after[-2:] == [0, 0]
 
 
 def test_under_load_fast_batches_run_on_the_event_loop_and_all_others_in_the_thread() -> None:
@@ -174,9 +225,9 @@ def test_the_queue_is_bounded_and_states_when_to_retry() -> None:
         work.gate.clear()
         batcher: Batcher[str, str] = Batcher(work, 2, 0.0, 1)
         waiting = [asyncio.create_task(batcher.run(name, 1)) for name in "ab"]
-        await asyncio.sleep(0.05)
+        await until(lambda: work.batches == [["a"]])
         waiting.append(asyncio.create_task(batcher.run("c", 1)))
-        await asyncio.sleep(0.05)
+        await until(lambda: batcher.depth == 3)
         with pytest.raises(RequestError) as refused:
             await batcher.run("d", 1)
         assert refused.value.code == 429 and int(refused.value.headers["Retry-After"]) >= 1
@@ -194,9 +245,9 @@ def test_cancelled_requests_are_dropped_from_the_queue() -> None:
         work.gate.clear()
         batcher: Batcher[str, str] = Batcher(work, 9, 0.0, 1)
         first = asyncio.create_task(batcher.run("a", 1))
-        await asyncio.sleep(0.05)
+        await until(lambda: work.batches == [["a"]])
         gone, stays = (asyncio.create_task(batcher.run(name, 1)) for name in ("gone", "stays"))
-        await asyncio.sleep(0.05)
+        await until(lambda: batcher.depth == 3)
         gone.cancel()
         work.gate.set()
         await asyncio.gather(first, stays)
@@ -211,9 +262,9 @@ def test_a_failing_request_fails_alone() -> None:
         work.gate.clear()
         batcher: Batcher[str, str] = Batcher(work, 9, 0.0, 100)
         first = asyncio.create_task(batcher.run("first", 1))
-        await asyncio.sleep(0.05)
+        await until(lambda: work.batches == [["first"]])
         others = [asyncio.create_task(batcher.run(name, 1)) for name in ("a", "poison", "bad", "b")]
-        await asyncio.sleep(0.05)
+        await until(lambda: batcher.depth == 5)
         work.gate.set()
         await first
         return await asyncio.gather(*others, return_exceptions=True)
@@ -225,7 +276,7 @@ def test_a_failing_request_fails_alone() -> None:
 
 def metric(server: Server, name: str) -> float:
     """A sample of ``/metrics`` by its whole name."""
-    for line in httpx.get(f"{server.url}/metrics").text.splitlines():
+    for line in httpx.get(f"{server.url}/metrics", timeout=120).text.splitlines():
         if line.startswith(f"{name} "):
             return float(line.rpartition(" ")[2])
     return 0.0
@@ -267,7 +318,7 @@ def test_one_unreadable_recording_among_many_is_rejected_alone(server: Server) -
         import base64
 
         body = {"instances": [{"utterances": [{"text": "Well?"}, {"audio": base64.b64encode(sound).decode()}]}]}
-        answer = httpx.post(f"{server.url}/v1/models/mistere:predict", json=body, timeout=30)
+        answer = httpx.post(f"{server.url}/v1/models/mistere:predict", json=body, timeout=120)
         if number == 3:
             assert "utterance 1" in answer.json()["error"]
         return answer.status_code
@@ -294,7 +345,7 @@ def test_a_recording_is_sent_once_even_without_an_audio_store(bundle: str, tmp_p
     """Without an audio store the cached vector suffices."""
     server = launch(["-m", "mistere.predictor"], bundle, tmp_path / "log", "--audio-store-mib", "0")
     try:
-        server.client.wait_ready(60)
+        server.client.wait_ready(300)
         first = clip(0.8, pitch=333)
         whole = server.client.predict_rest([Utterance(None, first), Utterance("And then?")])
         digest = hashlib.sha256(first).hexdigest()
@@ -304,12 +355,12 @@ def test_a_recording_is_sent_once_even_without_an_audio_store(bundle: str, tmp_p
                 {"name": "text", "datatype": "BYTES", "shape": [2], "data": ["", "And then?"]},
             ]
         }
-        answer = httpx.post(f"{server.url}/v2/models/mistere/infer", json=body, timeout=30)
+        answer = httpx.post(f"{server.url}/v2/models/mistere/infer", json=body, timeout=120)
         assert answer.status_code == 200, answer.text
         found = next(one for one in answer.json()["outputs"] if one["name"] == "probabilities")
         np.testing.assert_allclose(np.reshape(found["data"], found["shape"]), whole.probabilities, atol=1e-6)
         body["inputs"][0]["data"] = ["0" * 64, ""]
-        unknown = httpx.post(f"{server.url}/v2/models/mistere/infer", json=body, timeout=30)
+        unknown = httpx.post(f"{server.url}/v2/models/mistere/infer", json=body, timeout=120)
         assert unknown.status_code == 409 and "0" * 64 in unknown.json()["error"]
     finally:
         assert server.terminate() == 0
@@ -334,7 +385,7 @@ def test_later_turns_change_earlier_predictions_in_a_full_model_only(
 def test_new_audio_of_a_request_is_limited_before_decoding(bundle: str, tmp_path: Path) -> None:
     server = launch(["-m", "mistere.predictor"], bundle, tmp_path / "log", "--max-total-seconds", "2")
     try:
-        server.client.wait_ready(60)
+        server.client.wait_ready(300)
         turns = [Utterance(None, clip(0.9, pitch=300 + 50 * number)) for number in range(3)]
         server.client.predict_rest(turns[:2])
         server.client.predict_rest(turns)  # two of them were sent before
