@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -89,19 +90,46 @@ def test_each_stage_holds_the_models_it_runs() -> None:
 
 
 PROBE = """
-import json, sys
-from mistere.common.code_digest import source_digest
-print(json.dumps({stage: source_digest(f"components.{stage}.run") for stage in sys.argv[1:]}))
+import ast, functools, json, sys
+from mistere.common import code_digest
+
+# One process answers for many edits: what was read is forgotten in between, what was parsed is kept by its text.
+code_digest.code_meaning = functools.cache(code_digest.code_meaning)
+ast.parse = functools.cache(ast.parse)
+caches = [value for value in vars(code_digest).values() if value is not code_digest.code_meaning and hasattr(value, "cache_clear")]
+for line in sys.stdin:
+    for cached in caches:
+        cached.cache_clear()
+    print(json.dumps({stage: code_digest.source_digest(f"components.{stage}.run") for stage in json.loads(line)}), flush=True)
 """
 
 
-def digests(root: Path) -> dict[str, str]:
-    environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
-    answer = subprocess.run(
-        [sys.executable, "-c", PROBE, *STAGES], cwd=root, env=environment, capture_output=True, text=True, check=True
-    )
-    found: dict[str, str] = json.loads(answer.stdout)
-    return found
+class Probe:
+    """A process that computes the stages' digests in a tree, as often as one asks it to."""
+
+    def __init__(self, root: Path) -> None:
+        environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
+        self.root = root
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", PROBE],
+            cwd=root,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def digests(self) -> dict[str, str]:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(json.dumps(STAGES) + "\n")
+        self.process.stdin.flush()
+        digest_of: dict[str, str] = json.loads(self.process.stdout.readline())
+        return digest_of
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        assert self.process.wait(60) == 0
 
 
 @pytest.fixture(scope="module")
@@ -115,18 +143,26 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def before(tree: Path) -> dict[str, str]:
-    return digests(tree)
+def probe(tree: Path) -> Iterator[Probe]:
+    probe = Probe(tree)
+    yield probe
+    probe.close()
 
 
-def changed_by(tree: Path, before: dict[str, str], edits: dict[str, tuple[str, str]]) -> set[str]:
+@pytest.fixture(scope="module")
+def before(probe: Probe) -> dict[str, str]:
+    return probe.digests()
+
+
+def changed_by(probe: Probe, before: dict[str, str], edits: dict[str, tuple[str, str]]) -> set[str]:
     """The stages whose digest changes when in each file the first text is replaced by the second ("" is the end)."""
+    tree = probe.root
     originals = {file: (tree / file).read_text() if (tree / file).exists() else None for file in edits}
     for file, (old, new) in edits.items():
         text = originals[file] or ""
         assert old in text
         (tree / file).write_text(text.replace(old, new, 1) if old else text + new)
-    after = digests(tree)
+    after = probe.digests()
     for file, text in originals.items():
         (tree / file).unlink() if text is None else (tree / file).write_text(text)
     return {stage for stage in STAGES if after[stage] != before[stage]}
@@ -141,25 +177,25 @@ def reworded(source: str) -> str:
     return "\n\n\n# A comment.\n" + ast.unparse(tree).replace("\n\n", "\n\n\n\n")
 
 
-def test_comments_docstrings_and_blank_lines_change_no_key(tree: Path, before: dict[str, str]) -> None:
+def test_comments_docstrings_and_blank_lines_change_no_key(probe: Probe, before: dict[str, str]) -> None:
     """Every file of the code, reworded at once: ``ast.unparse`` changes layout, quotes, comments and docstrings."""
-    originals = {file: file.read_text() for file in tree.rglob("*.py")}
+    originals = {file: file.read_text() for file in probe.root.rglob("*.py")}
     for file, text in originals.items():
         file.write_text(reworded(text))
     try:
-        assert digests(tree) == before
+        assert probe.digests() == before
     finally:
         for file, text in originals.items():
             file.write_text(text)
 
 
 def test_a_changed_constant_changes_exactly_the_keys_of_the_stages_that_compute_with_it(
-    tree: Path, before: dict[str, str]
+    probe: Probe, before: dict[str, str]
 ) -> None:
     constant = ("", "CHANGED = 1\n")
 
     def by(file: str, edit: tuple[str, str] = constant) -> set[str]:
-        return changed_by(tree, before, {file: edit})
+        return changed_by(probe, before, {file: edit})
 
     assert by("components/gate_model/rules/above_majority.py") == {"gate_model"}
     assert by("components/finetune_encoder/fine_tuning.py") == {"finetune_encoder"}
@@ -177,9 +213,9 @@ def test_a_changed_constant_changes_exactly_the_keys_of_the_stages_that_compute_
     assert by("components/gate_model/rules/new_rule.py") == {"gate_model"}
 
 
-def test_a_stage_whose_module_opts_out_still_depends_on_the_rest(tree: Path, before: dict[str, str]) -> None:
+def test_a_stage_whose_module_opts_out_still_depends_on_the_rest(probe: Probe, before: dict[str, str]) -> None:
     edits = {"mistere/metrics/calibration.py": ("", "AFFECTS_RESULTS = False\n")}
-    assert changed_by(tree, before, edits) == {"evaluate_model"}
+    assert changed_by(probe, before, edits) == {"evaluate_model"}
 
 
 @pytest.mark.parametrize(
