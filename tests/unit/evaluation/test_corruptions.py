@@ -82,7 +82,7 @@ def judge(
     return validate(files, declared, config, before=before, cache=cache)
 
 
-def found(validation: Validation) -> set[str]:
+def failed_rules(validation: Validation) -> set[str]:
     return {outcome.rule.name for outcome in validation.outcomes if outcome.status in {"fail", "warn"}}
 
 
@@ -124,7 +124,7 @@ def one(change: Callable[[Utterance], Utterance | None], dialogue: int = 2, turn
     return damage
 
 
-def sounding(
+def change_samples(
     change: Callable[[np.ndarray, int], tuple[np.ndarray, int]], form: str = "WAV"
 ) -> Callable[..., Utterance]:
     """Change the audio samples of an utterance."""
@@ -143,7 +143,7 @@ def encoded(wave: np.ndarray, rate: int, form: str = "WAV") -> bytes:
     return buffer.getvalue()
 
 
-def texted(change: Callable[[str], str]) -> Callable[..., Utterance]:
+def change_text(change: Callable[[str], str]) -> Callable[..., Utterance]:
     """Change the transcript of an utterance."""
 
     def changed(*arguments: object) -> Utterance:
@@ -154,14 +154,14 @@ def texted(change: Callable[[str], str]) -> Callable[..., Utterance]:
     return changed
 
 
-def muffled(wave: np.ndarray, rate: int) -> tuple[np.ndarray, int]:
+def low_passed(wave: np.ndarray, rate: int) -> tuple[np.ndarray, int]:
     silent = np.zeros_like(wave)
     silent[: rate // 50] = wave[: rate // 50]
     silent[0] = 0.5
     return silent, rate
 
 
-def mistaken(text: str) -> str:
+def misspelled(text: str) -> str:
     return (text + " \u2026").encode().decode("cp1252")
 
 
@@ -200,10 +200,13 @@ def swapped_rows(rows: list[Row]) -> list[Row]:
     return [*rows[:1], rows[2], rows[1], *rows[3:]]
 
 
-def endless(rows: list[Row]) -> list[Row]:
+def very_long_dialogue(rows: list[Row]) -> list[Row]:
     """One dialogue of 600 turns with distinct texts."""
     more = [
-        ("train", Utterance("endless", turn, rows[turn % 50][1].label, text=f"turn{turn} is one{turn} of many{turn}"))
+        (
+            "train",
+            Utterance("long", turn, rows[turn % 50][1].label, text=f"turn{turn} is one{turn} of many{turn}"),
+        )
         for turn in range(600)
     ]
     return [*rows, *more]  # type: ignore[list-item]
@@ -248,8 +251,8 @@ def one_label_in_test(rows: list[Row]) -> list[Row]:
     return rewritten(lambda index, u: u if index % 4 == 0 else replace(u, label="neutral"), split="test")(rows)
 
 
-WAV_CUT = sounding(lambda wave, rate: (wave, rate))
-MANY_CHANNELS = sounding(lambda wave, rate: (np.stack([wave] * 6, 1), rate))
+WAV_CUT = change_samples(lambda wave, rate: (wave, rate))
+MANY_CHANNELS = change_samples(lambda wave, rate: (np.stack([wave] * 6, 1), rate))
 
 DAMAGES: list[tuple[str, Damage, set[str]]] = [
     (
@@ -261,81 +264,85 @@ DAMAGES: list[tuple[str, Damage, set[str]]] = [
     ("a row without a label", one(lambda u: replace(u, label=None)), {"label_not_null"}),  # type: ignore[arg-type]
     ("a misspelled label", one(lambda u: replace(u, label="hapy")), {"label_declared"}),
     ("a label with a blank", one(lambda u: replace(u, label=u.label + " ")), {"label_declared"}),
-    ("a label that test lacks", no_label_in_test, {"labels_covered"}),
-    ("a split labelled otherwise", one_label_in_test, {"labels_alike"}),
+    ("a label missing from test", no_label_in_test, {"labels_covered"}),
+    ("a split with other labels", one_label_in_test, {"labels_alike"}),
     ("a label map off by one in test", off_by_one(LABELS, "test"), {"labels_mean_the_same"}),
-    ("a row twice", repeated_row, {"turns_unique"}),
-    ("a row that is gone", one(lambda _: None), {"turns_complete"}),
+    ("a duplicated row", repeated_row, {"turns_unique"}),
+    ("a missing row", one(lambda _: None), {"turns_complete"}),
     ("turns counted from 1", rewritten(lambda _, u: replace(u, turn=u.turn + 1)), {"turns_complete"}),
     ("two rows swapped", swapped_rows, {"rows_in_order"}),
-    ("an endless dialogue", endless, {"dialogue_length", "audio_present"}),
+    ("a very long dialogue", very_long_dialogue, {"dialogue_length", "audio_present"}),
     (
-        "a dialogue with nothing in it",
+        "a dialogue without text and audio",
         lambda rows: [
             (s, replace(u, text=" ", audio=None) if u.dialogue_id == rows[0][1].dialogue_id else u) for s, u in rows
         ],
         {"dialogue_has_content"},
     ),
-    ("a third of the transcripts gone", rewritten(texted(lambda _: ""), 1 / 3), {"text_present"}),
-    ("UTF-8 read as Windows-1252", rewritten(texted(mistaken), 1 / 20), {"text_encoding"}),
-    ("letters lost", rewritten(texted(lambda text: text.replace("e", "\ufffd", 1)), 1 / 20), {"text_encoding"}),
-    ("control characters", rewritten(texted(lambda text: text + "\x92"), 1 / 20), {"text_encoding"}),
+    ("a third of the transcripts missing", rewritten(change_text(lambda _: ""), 1 / 3), {"text_present"}),
+    ("UTF-8 read as Windows-1252", rewritten(change_text(misspelled), 1 / 20), {"text_encoding"}),
+    (
+        "replacement characters",
+        rewritten(change_text(lambda text: text.replace("e", "\ufffd", 1)), 1 / 20),
+        {"text_encoding"},
+    ),
+    ("control characters", rewritten(change_text(lambda text: text + "\x92"), 1 / 20), {"text_encoding"}),
     (
         "another script",
-        rewritten(texted(lambda text: f"это совсем {len(text)} другой язык {text[:3]}"), 1 / 10),
+        rewritten(change_text(lambda text: f"это совсем {len(text)} другой язык {text[:3]}"), 1 / 10),
         {"text_script"},
     ),
     (
-        "a transcriber's boilerplate",
-        rewritten(texted(lambda _: "Thank you for watching this video."), 1 / 10),
+        "transcriber boilerplate",
+        rewritten(change_text(lambda _: "Thank you for watching this video."), 1 / 10),
         {"text_repeated"},
     ),
-    ("a pasted document", one(texted(lambda text: f"{text} and so on " * 200)), {"text_length"}),
-    ("a third of the recordings gone", rewritten(lambda _, u: replace(u, audio=None), 1 / 3), {"audio_present"}),
-    ("recordings of no byte", one(lambda u: replace(u, audio=b"")), {"audio_not_empty"}),
-    ("recordings of no sample", one(sounding(lambda wave, rate: (wave[:0], rate))), {"audio_not_empty"}),
-    ("a recording that is none", one(lambda u: replace(u, audio=b"<html>404</html>")), {"audio_decodes"}),
-    ("a header without its body", one(lambda u: replace(u, audio=(u.audio or b"")[:100])), {"audio_decodes"}),
+    ("a pasted document", one(change_text(lambda text: f"{text} and so on " * 200)), {"text_length"}),
+    ("a third of the recordings missing", rewritten(lambda _, u: replace(u, audio=None), 1 / 3), {"audio_present"}),
+    ("empty audio files", one(lambda u: replace(u, audio=b"")), {"audio_not_empty"}),
+    ("audio files without samples", one(change_samples(lambda wave, rate: (wave[:0], rate))), {"audio_not_empty"}),
+    ("a file that is not audio", one(lambda u: replace(u, audio=b"<html>404</html>")), {"audio_decodes"}),
+    ("an audio header without data", one(lambda u: replace(u, audio=(u.audio or b"")[:100])), {"audio_decodes"}),
     (
-        "a WAV that breaks off",
+        "a truncated WAV",
         one(lambda u: replace(WAV_CUT(u), audio=(WAV_CUT(u).audio or b"")[:20000])),
         {"audio_decodes"},
     ),
     (
-        "a FLAC that breaks off",
+        "a truncated FLAC",
         one(lambda u: replace(u, audio=encoded(*decode(u.audio or b""), form="FLAC")[:12000])),
         {"audio_decodes"},
     ),
-    ("samples that are no numbers", one(lambda u: replace(u, audio=nan_wave())), {"audio_decodes"}),
+    ("NaN samples", one(lambda u: replace(u, audio=nan_wave())), {"audio_decodes"}),
     (
-        "telephones of the thirties",
-        one(sounding(lambda wave, rate: (resample(wave, rate, 4000), 4000))),
+        "a very low sample rate",
+        one(change_samples(lambda wave, rate: (resample(wave, rate, 4000), 4000))),
         {"audio_rate"},
     ),
     ("a recording of six channels", one(MANY_CHANNELS), {"audio_channels"}),
     (
         "a click instead of a recording",
-        one(sounding(lambda wave, rate: (wave[: rate // 50], rate))),
+        one(change_samples(lambda wave, rate: (wave[: rate // 50], rate))),
         {"audio_duration"},
     ),
     (
-        "a recording nobody cut",
-        one(sounding(lambda wave, rate: (np.tile(wave, 60 * rate // len(wave) + 2), rate))),
+        "an uncut recording",
+        one(change_samples(lambda wave, rate: (np.tile(wave, 60 * rate // len(wave) + 2), rate))),
         {"audio_duration"},
     ),
-    ("a muted half", rewritten(sounding(lambda wave, rate: (wave * 0, rate)), 1 / 2), {"audio_silent"}),
-    ("a channel with a click only", rewritten(sounding(muffled), 1 / 5), {"audio_silent"}),
+    ("a muted half", rewritten(change_samples(lambda wave, rate: (wave * 0, rate)), 1 / 2), {"audio_silent"}),
+    ("a channel with a click only", rewritten(change_samples(low_passed), 1 / 5), {"audio_silent"}),
     (
-        "a gain far too high",
-        rewritten(sounding(lambda wave, rate: (np.clip(wave * 60, -1, 1), rate)), 1 / 4),
+        "clipped audio",
+        rewritten(change_samples(lambda wave, rate: (np.clip(wave * 60, -1, 1), rate)), 1 / 4),
         {"audio_clipped"},
     ),
-    ("an offset", rewritten(sounding(lambda wave, rate: (wave * 0.5 + 0.1, rate)), 1 / 4), {"audio_dc_offset"}),
-    ("recordings that were copied", copied_audio, {"audio_repeated"}),
-    ("recordings of other utterances", shuffled_audio, {"text_follows_duration"}),
+    ("a DC offset", rewritten(change_samples(lambda wave, rate: (wave * 0.5 + 0.1, rate)), 1 / 4), {"audio_dc_offset"}),
+    ("copied recordings", copied_audio, {"audio_repeated"}),
+    ("recordings assigned to other utterances", shuffled_audio, {"text_follows_duration"}),
     (
         "recordings cut too early",
-        rewritten(sounding(lambda wave, rate: (wave[: rate // 5], rate)), 1 / 6),
+        rewritten(change_samples(lambda wave, rate: (wave[: rate // 5], rate)), 1 / 6),
         {"text_fits_duration"},
     ),
     ("no dev", lambda rows: [row for row in rows if row[0] != "dev"], {"splits_filled"}),
@@ -376,7 +383,7 @@ def test_expectation_detects_each_row_corruption(
     info, rows = good
     write_dataset(tmp_path / "data", info, sorted_rows(damage(rows)))
     validation = judge(tmp_path / "data", info, store)
-    assert found(validation) == rules
+    assert failed_rules(validation) == rules
     severities = {one.name: one.severity for one in expectations()}
     blocks = any(severities[rule] == "block" for rule in rules)
     assert validation.verdict == ("reject" if blocks else "warn")
@@ -437,7 +444,7 @@ def test_expectation_detects_each_table_corruption(
     write_dataset(tmp_path / "data", info, iter(rows))
     damage(tmp_path / "data" / "dev-00000.parquet")
     validation = judge(tmp_path / "data", info, store)
-    assert found(validation) == rules and validation.verdict == "reject"
+    assert failed_rules(validation) == rules and validation.verdict == "reject"
     assert "reject" in render(validation, info.name, "")
 
 
@@ -454,16 +461,16 @@ DRIFTS: list[tuple[str, Damage, set[str]]] = [
     ("labels in other shares", only_labels("neutral", "sad"), {"drift_labels"}),
     (
         "slower speech",
-        rewritten(sounding(lambda wave, rate: (np.repeat(wave, 2), rate))),
+        rewritten(change_samples(lambda wave, rate: (np.repeat(wave, 2), rate))),
         {"drift_duration"},
     ),
-    ("a lower gain", rewritten(sounding(lambda wave, rate: (wave * 0.05, rate))), {"drift_level"}),
+    ("a lower gain", rewritten(change_samples(lambda wave, rate: (wave * 0.05, rate))), {"drift_level"}),
     (
         "other words",
-        rewritten(texted(lambda text: " ".join(word[::-1] for word in text.split()))),
+        rewritten(change_text(lambda text: " ".join(word[::-1] for word in text.split()))),
         {"drift_vocabulary"},
     ),
-    ("shorter sentences", rewritten(texted(lambda text: text[: max(3, len(text) // 3)])), {"drift_text_length"}),
+    ("shorter sentences", rewritten(change_text(lambda text: text[: max(3, len(text) // 3)])), {"drift_text_length"}),
 ]
 
 
@@ -474,11 +481,11 @@ def test_drift_from_the_champions_data_is_detected(
     info, rows = good
     write_dataset(tmp_path / "before", info, iter(rows))
     before = judge(tmp_path / "before", info, store).profile
-    assert not found(judge(tmp_path / "before", info, store, before))
+    assert not failed_rules(judge(tmp_path / "before", info, store, before))
     write_dataset(tmp_path / "now", info, iter(change(rows)))
     validation = judge(tmp_path / "now", info, store, before)
-    assert rules <= found(validation)
-    assert {rule for rule in found(validation) if rule.startswith("drift_")} - rules <= {"drift_vocabulary"}
+    assert rules <= failed_rules(validation)
+    assert {rule for rule in failed_rules(validation) if rule.startswith("drift_")} - rules <= {"drift_vocabulary"}
     page = render(validation, info.name, "")
     assert "Against the data of the current model" in page and "moved" in page
 
@@ -489,7 +496,7 @@ def test_changed_label_set_is_detected(good: tuple[DatasetInfo, list[Row]], stor
     profile = judge(tmp_path / "data", info, store).profile
     before = profile.model_copy(update={"labels": {"bored" if k == "sad" else k: v for k, v in profile.labels.items()}})
     validation = judge(tmp_path / "data", info, store, before)
-    assert {"drift_label_set", "drift_labels"} == found(validation) and validation.verdict == "warn"
+    assert {"drift_label_set", "drift_labels"} == failed_rules(validation) and validation.verdict == "warn"
 
 
 # No false findings
@@ -499,7 +506,7 @@ def test_clean_sample_has_no_findings(good: tuple[DatasetInfo, list[Row]], store
     info, rows = good
     write_dataset(tmp_path / "data", info, iter(rows))
     validation = judge(tmp_path / "data", info, store)
-    assert validation.verdict == "pass" and not found(validation)
+    assert validation.verdict == "pass" and not failed_rules(validation)
     assert {o.rule.layer for o in validation.outcomes if o.status == "not checked"} == {"Drift"}
 
 
@@ -512,10 +519,10 @@ def test_reencoded_copy_has_no_findings(
     info, rows = good
     write_dataset(tmp_path / "before", info, iter(rows))
     before = judge(tmp_path / "before", info, store).profile
-    telephone = rewritten(sounding(lambda wave, rate: (resample(wave, rate, 16000), 16000), form))
+    telephone = rewritten(change_samples(lambda wave, rate: (resample(wave, rate, 16000), 16000), form))
     write_dataset(tmp_path / "data", info, iter(telephone(rows)))
     validation = judge(tmp_path / "data", info, store, before)
-    assert validation.verdict == "pass" and not found(validation)
+    assert validation.verdict == "pass" and not failed_rules(validation)
 
 
 @pytest.mark.skipif(not MELD.is_dir(), reason="MELD's tables are not beside the project (../shared/data/meld)")
@@ -524,7 +531,7 @@ def test_meld_text_has_no_false_findings(store: LocalStore, tmp_path: Path) -> N
     info = load_info(tmp_path / "meld" / "dataset.yaml")
     validation = judge(tmp_path / "meld", info, store)
     # One true finding: these two test dialogues are parts of a train dialogue, with other labels.
-    assert found(validation) == {"conversation_in_one_split"} and validation.verdict == "warn"
+    assert failed_rules(validation) == {"conversation_in_one_split"} and validation.verdict == "warn"
     (outcome,) = (o for o in validation.outcomes if o.status == "warn")
     assert [example.split(" ", 2)[2] for example in outcome.examples] == [
         "test/test-0084 in train/train-0012",

@@ -68,17 +68,17 @@ def test_conditions_and_degradations_have_the_same_names() -> None:
 # Speech
 
 
-@pytest.mark.parametrize("asked", [20.0, 10.0, 0.0, -5.0])
+@pytest.mark.parametrize("requested", [20.0, 10.0, 0.0, -5.0])
 @pytest.mark.parametrize("loud", [0.001, 0.4])
-def test_noise_has_the_requested_signal_to_noise_ratio(asked: float, loud: float) -> None:
+def test_noise_has_the_requested_signal_to_noise_ratio(requested: float, loud: float) -> None:
     wave = tone(300, 2.0, level=loud) * np.linspace(0.2, 1, 2 * RATE, dtype=np.float32)
-    found = noisy(wave, asked, generator())
-    assert found.dtype == np.float32 and found.shape == wave.shape
-    noise = found.astype(np.float64) - wave
-    assert decibels(level(wave) / level(noise)) == pytest.approx(asked, abs=0.3)
+    degraded = noisy(wave, requested, generator())
+    assert degraded.dtype == np.float32 and degraded.shape == wave.shape
+    noise = degraded.astype(np.float64) - wave
+    assert decibels(level(wave) / level(noise)) == pytest.approx(requested, abs=0.3)
     spectrum = np.abs(np.fft.rfft(noise)) ** 2
     low, high = spectrum[: len(spectrum) // 2].sum(), spectrum[len(spectrum) // 2 :].sum()
-    assert low / high == pytest.approx(1, abs=0.1), "it is white"
+    assert low / high == pytest.approx(1, abs=0.1), "the noise is white"
 
 
 def test_noise_leaves_silence_silent() -> None:
@@ -90,10 +90,10 @@ def test_noise_conditions_keep_rate_and_length(condition: str) -> None:
     wave, rate = decode(encoded(tone(300, rate=22050), 22050))
     audio = DEGRADATIONS[condition](utterance(audio=encoded(wave, rate)), generator()).audio
     assert audio is not None
-    found, rate_now = decode(audio)
-    assert rate_now == rate and len(found) == len(wave)
-    asked = float(condition.removeprefix("noise_").removesuffix("db"))
-    assert decibels(level(wave) / level(found - wave)) == pytest.approx(asked, abs=0.3)
+    degraded, rate_now = decode(audio)
+    assert rate_now == rate and len(degraded) == len(wave)
+    requested = float(condition.removeprefix("noise_").removesuffix("db"))
+    assert decibels(level(wave) / level(degraded - wave)) == pytest.approx(requested, abs=0.3)
 
 
 def test_noise_louder_than_full_scale_is_not_clipped() -> None:
@@ -104,27 +104,27 @@ def test_noise_louder_than_full_scale_is_not_clipped() -> None:
 @pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100])
 def test_telephone_filter_passes_its_band(rate: int) -> None:
     for hertz, least, most in ((100, -np.inf, -20), (3900, -np.inf, -20), (1000, -1, 1), (2500, -1, 1)):
-        found = telephone_band(tone(hertz, 1.0, rate), rate)
-        assert found.dtype == np.float32 and len(found) == 8000
-        assert least < decibels(strength(found, 8000, hertz) / 0.4) < most, hertz
+        degraded = telephone_band(tone(hertz, 1.0, rate), rate)
+        assert degraded.dtype == np.float32 and len(degraded) == 8000
+        assert least < decibels(strength(degraded, 8000, hertz) / 0.4) < most, hertz
 
 
 def test_telephone_filter_does_not_alias() -> None:
-    found = telephone_band(tone(7000), RATE)
-    assert decibels(level(found[1000:-1000]) / level(tone(7000))) < -40
+    degraded = telephone_band(tone(7000), RATE)
+    assert decibels(level(degraded[1000:-1000]) / level(tone(7000))) < -40
 
 
 @pytest.mark.parametrize("samples", [1, 2, 5, 16, 17, 40, 200])
 def test_telephone_filter_accepts_very_short_audio(samples: int) -> None:
-    found = telephone_band(tone(500, rate=8000)[:samples], 8000)
-    assert len(found) == samples and np.isfinite(found).all()
+    degraded = telephone_band(tone(500, rate=8000)[:samples], 8000)
+    assert len(degraded) == samples and np.isfinite(degraded).all()
 
 
 def test_telephone_condition_encodes_as_mu_law() -> None:
-    said = utterance(audio=encoded(tone(1000)))
+    original = utterance(audio=encoded(tone(1000)))
     forms = {}
     for condition in ("telephone", "telephone_codec"):
-        audio = DEGRADATIONS[condition](said, generator()).audio
+        audio = DEGRADATIONS[condition](original, generator()).audio
         assert audio is not None
         forms[condition] = soundfile.info(io.BytesIO(audio))
         wave, rate = decode(audio)
@@ -137,17 +137,17 @@ def test_telephone_condition_encodes_as_mu_law() -> None:
 @pytest.mark.parametrize("condition", HEARD)
 def test_degradation_keeps_utterances_without_decodable_audio(condition: str) -> None:
     for audio in (None, b"", b"RIFF, but no more than that", b"\0" * 100):
-        said = utterance("well", audio)
-        assert DEGRADATIONS[condition](said, generator()) == said
+        original = utterance("well", audio)
+        assert DEGRADATIONS[condition](original, generator()) == original
 
 
 @pytest.mark.parametrize("condition", HEARD)
 def test_audio_degradation_changes_only_audio_of_any_codec(condition: str) -> None:
     stereo = np.stack([tone(500), tone(700)], 1)
     for audio in (encoded(tone(500)), encoded(tone(500), form="OGG"), encoded(stereo, form="FLAC")):
-        said = utterance("well", audio)
-        found = DEGRADATIONS[condition](said, generator())
-        assert found.audio and found.audio != audio and replace(found, audio=audio) == said
+        original = utterance("well", audio)
+        degraded = DEGRADATIONS[condition](original, generator())
+        assert degraded.audio and degraded.audio != audio and replace(degraded, audio=audio) == original
 
 
 # Text
@@ -156,11 +156,11 @@ def test_audio_degradation_changes_only_audio_of_any_codec(condition: str) -> No
 @pytest.mark.parametrize("share", [0.1, 0.2, 0.5])
 def test_word_loss_removes_the_requested_share_and_keeps_order(share: float) -> None:
     words = [f"w{number}" for number in range(5000)]
-    kept = without_words(" ".join(words), share, generator()).split()
+    remaining = without_words(" ".join(words), share, generator()).split()
     spread = np.sqrt(len(words) * share * (1 - share))
-    assert abs(len(words) - len(kept) - share * len(words)) < 4 * spread
-    numbers = [int(word[1:]) for word in kept]
-    assert numbers == sorted(set(numbers)) and set(kept) <= set(words)
+    assert abs(len(words) - len(remaining) - share * len(words)) < 4 * spread
+    numbers = [int(word[1:]) for word in remaining]
+    assert numbers == sorted(set(numbers)) and set(remaining) <= set(words)
 
 
 def test_word_loss_keeps_at_least_one_word() -> None:
@@ -172,12 +172,12 @@ def test_word_loss_keeps_at_least_one_word() -> None:
 
 @pytest.mark.parametrize("condition", READ)
 def test_text_degradation_changes_only_text(condition: str) -> None:
-    said = utterance(" ".join(["word"] * 400), encoded(tone(500)))
-    found = DEGRADATIONS[condition](said, generator())
-    assert found.text is not None and replace(found, text=said.text) == said
-    lost = 1 - len(found.text.split()) / 400
+    original = utterance(" ".join(["word"] * 400), encoded(tone(500)))
+    degraded = DEGRADATIONS[condition](original, generator())
+    assert degraded.text is not None and replace(degraded, text=original.text) == original
+    lost = 1 - len(degraded.text.split()) / 400
     assert lost == pytest.approx(float(condition.removeprefix("words_")) / 100, abs=0.08)
-    for silent in (utterance(None, said.audio), utterance("", said.audio)):
+    for silent in (utterance(None, original.audio), utterance("", original.audio)):
         assert DEGRADATIONS[condition](silent, generator()) == silent
 
 
@@ -187,15 +187,15 @@ def test_text_degradation_changes_only_text(condition: str) -> None:
 @pytest.mark.parametrize("condition", list(CONDITIONS))
 def test_degradation_depends_on_seed_and_utterance_only(condition: str) -> None:
     text = " ".join(f"w{number}" for number in range(100))
-    said = [utterance(text, encoded(tone(500)), turn, name) for name in ("d", "e") for turn in (0, 1)]
+    original = [utterance(text, encoded(tone(500)), turn, name) for name in ("d", "e") for turn in (0, 1)]
     number = list(CONDITIONS).index(condition)
-    first = [_changed(DEGRADATIONS[condition], number, one, 3) for one in said]
-    again = [_changed(DEGRADATIONS[condition], number, one, 3) for one in reversed(said)][::-1]
+    first = [_changed(DEGRADATIONS[condition], number, one, 3) for one in original]
+    again = [_changed(DEGRADATIONS[condition], number, one, 3) for one in reversed(original)][::-1]
     assert [content(one) for one in first] == [content(one) for one in again]
     if "telephone" not in condition:
-        other = [_changed(DEGRADATIONS[condition], number, one, 4) for one in said]
+        other = [_changed(DEGRADATIONS[condition], number, one, 4) for one in original]
         outcomes = {content(one) for one in [*first, *other]}
-        assert len(outcomes) == 8, "each utterance has draws of its own"
+        assert len(outcomes) == 8, "each utterance has independent draws"
 
 
 # The speaker probe
@@ -222,13 +222,15 @@ def test_speaker_probe_recognises_speakers_in_voice_vectors() -> None:
     draw = generator(1)
     voices = draw.normal(size=(SPEAKERS, 16))
     carried = voices[numbers] + draw.normal(0, 1.0, (len(numbers), 16))
-    found = probe_speakers(carried, speakers, dialogues, emotions, CONFIG)
-    assert found["test.speaker_probe.speakers"] == SPEAKERS
-    assert found["test.speaker_probe.accuracy"] > 0.7 > 2 * found["test.speaker_probe.chance"] * 0.7
-    low, value, high = (found[f"test.speaker_probe.beyond_chance{end}"] for end in (".low", "", ".high"))
+    metrics = probe_speakers(carried, speakers, dialogues, emotions, CONFIG)
+    assert metrics["test.speaker_probe.speakers"] == SPEAKERS
+    assert metrics["test.speaker_probe.accuracy"] > 0.7 > 2 * metrics["test.speaker_probe.chance"] * 0.7
+    low, value, high = (metrics[f"test.speaker_probe.beyond_chance{end}"] for end in (".low", "", ".high"))
     assert 0.3 < low < value < high
-    assert value == pytest.approx(found["test.speaker_probe.accuracy"] - found["test.speaker_probe.chance"], abs=1e-7)
-    assert probe_speakers(carried, speakers, dialogues, emotions, CONFIG) == found
+    assert value == pytest.approx(
+        metrics["test.speaker_probe.accuracy"] - metrics["test.speaker_probe.chance"], abs=1e-7
+    )
+    assert probe_speakers(carried, speakers, dialogues, emotions, CONFIG) == metrics
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -236,10 +238,10 @@ def test_speaker_probe_is_at_chance_on_emotion_vectors(seed: int) -> None:
     speakers, dialogues, _, emotions = conversations(seed)
     draw = generator(10 + seed)
     carried = 3 * np.eye(EMOTIONS)[emotions] + draw.normal(0, 0.3, (len(emotions), EMOTIONS))
-    found = probe_speakers(carried, speakers, dialogues, emotions, CONFIG)
-    assert found["test.speaker_probe.beyond_chance.low"] <= 0.02
-    assert abs(found["test.speaker_probe.beyond_chance"]) < 0.08
-    assert found["test.speaker_probe.chance"] > 1 / SPEAKERS, "habits alone tell something"
+    metrics = probe_speakers(carried, speakers, dialogues, emotions, CONFIG)
+    assert metrics["test.speaker_probe.beyond_chance.low"] <= 0.02
+    assert abs(metrics["test.speaker_probe.beyond_chance"]) < 0.08
+    assert metrics["test.speaker_probe.chance"] > 1 / SPEAKERS, "emotional habits alone exceed uniform chance"
 
 
 def test_speaker_probe_does_not_profit_from_dialogue_identity() -> None:
@@ -247,8 +249,8 @@ def test_speaker_probe_does_not_profit_from_dialogue_identity() -> None:
     draw = generator(2)
     places = {name: draw.normal(size=16) for name in dict.fromkeys(dialogues)}
     carried = np.array([places[name] for name in dialogues]) + draw.normal(0, 0.1, (len(dialogues), 16))
-    found = probe_speakers(carried, speakers, dialogues, emotions, CONFIG)
-    assert found["test.speaker_probe.beyond_chance.low"] <= 0.02
+    metrics = probe_speakers(carried, speakers, dialogues, emotions, CONFIG)
+    assert metrics["test.speaker_probe.beyond_chance.low"] <= 0.02
 
 
 def test_speaker_probe_needs_several_speakers_with_several_dialogues() -> None:
@@ -273,21 +275,21 @@ def test_speaker_probe_excludes_unknown_and_single_dialogue_speakers() -> None:
     vectors = np.concatenate([carried, np.full((16, 16), 100.0)])
     assert probe_speakers(vectors, more, owners, np.concatenate([emotions, np.zeros(16, int)]), CONFIG) == wanted
     returning = [*speakers, *["guest"] * 16]
-    found = probe_speakers(vectors, returning, owners, np.concatenate([emotions, np.zeros(16, int)]), CONFIG)
-    assert found["test.speaker_probe.speakers"] == SPEAKERS + 1
+    metrics = probe_speakers(vectors, returning, owners, np.concatenate([emotions, np.zeros(16, int)]), CONFIG)
+    assert metrics["test.speaker_probe.speakers"] == SPEAKERS + 1
 
 
 def test_speaker_probe_limits_itself_to_the_most_frequent_speakers() -> None:
     speakers: list[str | None] = [f"s{number:02}" for number in range(60) for _ in range(2 if number < 30 else 4)]
     dialogues = [f"d{index}" for index in range(len(speakers))]
     vectors = generator().normal(size=(len(speakers), 3))
-    found = probe_speakers(vectors, speakers, dialogues, np.zeros(len(speakers), int), CONFIG)
-    assert found["test.speaker_probe.speakers"] == 50
+    metrics = probe_speakers(vectors, speakers, dialogues, np.zeros(len(speakers), int), CONFIG)
+    assert metrics["test.speaker_probe.speakers"] == 50
 
 
 def test_speaker_probe_counts_unseen_speakers_as_errors() -> None:
     speakers: list[str | None] = ["ann", "bob", "ann", "bob"]
-    found = probe_speakers(generator().normal(size=(4, 2)), speakers, ["d", "d", "e", "e"], np.zeros(4, int), CONFIG)
-    assert found["test.speaker_probe.speakers"] == 2 and 0 <= found["test.speaker_probe.accuracy"] <= 1
+    metrics = probe_speakers(generator().normal(size=(4, 2)), speakers, ["d", "d", "e", "e"], np.zeros(4, int), CONFIG)
+    assert metrics["test.speaker_probe.speakers"] == 2 and 0 <= metrics["test.speaker_probe.accuracy"] <= 1
     split: list[str | None] = ["ann", "ann", "bob", "bob"]
     assert probe_speakers(generator().normal(size=(4, 2)), split, ["d", "d", "e", "e"], np.zeros(4, int), CONFIG) == {}

@@ -32,8 +32,8 @@ EXPERTS = ["speech", "text", "cross_modal"]
 
 def softmax(scores: np.ndarray) -> np.ndarray:
     """Over the last axis; ``-inf`` becomes 0."""
-    found = np.exp(scores - scores.max(-1, keepdims=True))
-    return np.asarray(found / found.sum(-1, keepdims=True))
+    exponentials = np.exp(scores - scores.max(-1, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(-1, keepdims=True))
 
 
 def mixed(weights: np.ndarray, logits: np.ndarray) -> np.ndarray:
@@ -50,12 +50,12 @@ def answers_of(scores: np.ndarray, logits: np.ndarray, temperature: float = 1.0)
     return Answers(probabilities, weights.astype(np.float32), softmax(logits).astype(np.float32), modalities, names)
 
 
-def as_predictions(said: Answers) -> tuple[list[DialoguePrediction], list[str]]:
+def as_predictions(answers: Answers) -> tuple[list[DialoguePrediction], list[str]]:
     """The same predictions, with one utterance per dialogue."""
-    names = list(dict.fromkeys(said.dialogues))
-    places = [np.flatnonzero(np.array(said.dialogues) == name) for name in names]
+    names = list(dict.fromkeys(answers.dialogues))
+    places = [np.flatnonzero(np.array(answers.dialogues) == name) for name in names]
     return [
-        DialoguePrediction(said.probabilities[at], said.weights[at], said.by_expert[at], ["any"] * len(at))
+        DialoguePrediction(answers.probabilities[at], answers.weights[at], answers.by_expert[at], ["any"] * len(at))
         for at in places
     ], names
 
@@ -69,13 +69,13 @@ def test_masking_an_expert_renormalises_the_gate(temperature: float) -> None:
     scores, logits = draw.normal(0, 2, (400, 3)), draw.normal(0, 3, (400, 3, 6))
     scores[:, 0][draw.random(400) < 0.2] = -np.inf
     scores[:, 1][draw.random(400) < 0.2] = -np.inf
-    said = answers_of(scores, logits, temperature)
+    predictions = answers_of(scores, logits, temperature)
     for expert in range(3):
         masked = scores.copy()
         masked[:, expert] = -np.inf
         alone = np.isneginf(masked).all(1)
         masked[alone] = scores[alone]
-        np.testing.assert_array_equal(said.without(expert), mixed(softmax(masked), logits).argmax(1))
+        np.testing.assert_array_equal(predictions.without(expert), mixed(softmax(masked), logits).argmax(1))
 
 
 def test_masking_the_only_present_expert_keeps_its_prediction() -> None:
@@ -88,10 +88,10 @@ def test_masking_the_only_present_expert_keeps_its_prediction() -> None:
 
 def test_masking_does_not_modify_the_predictions() -> None:
     draw = np.random.default_rng(1)
-    said = answers_of(draw.normal(size=(20, 3)), draw.normal(size=(20, 3, 4)))
-    weights = said.weights.copy()
-    said.without(1)
-    np.testing.assert_array_equal(said.weights, weights)
+    predictions = answers_of(draw.normal(size=(20, 3)), draw.normal(size=(20, 3, 4)))
+    weights = predictions.weights.copy()
+    predictions.without(1)
+    np.testing.assert_array_equal(predictions.weights, weights)
 
 
 def test_contribution_is_positive_for_the_informative_expert_and_zero_for_a_copy() -> None:
@@ -102,18 +102,18 @@ def test_contribution_is_positive_for_the_informative_expert_and_zero_for_a_copy
     logits[np.arange(n), 1, true] += 6
     logits[:, 2] = logits[:, 1]
     copied, names = as_predictions(answers_of(np.zeros((n, 3)), logits))
-    found = measure(copied, true, names, list("abcd"), EXPERTS, CONFIG).metrics
+    metrics = measure(copied, true, names, list("abcd"), EXPERTS, CONFIG).metrics
     for name in ("speech", "text", "cross_modal"):
-        assert abs(found[f"test.contribution.{name}"]) < 0.02, "another one knows as much"
+        assert abs(metrics[f"test.contribution.{name}"]) < 0.02, "another expert has the same information"
     logits[:, 2] = draw.normal(0, 0.3, (n, classes))
     alone, names = as_predictions(answers_of(np.zeros((n, 3)), logits))
-    found = measure(alone, true, names, list("abcd"), EXPERTS, CONFIG).metrics
-    assert found["test.contribution.text"] > 0.5 and found["test.contribution.text.low"] > 0.5
+    metrics = measure(alone, true, names, list("abcd"), EXPERTS, CONFIG).metrics
+    assert metrics["test.contribution.text"] > 0.5 and metrics["test.contribution.text.low"] > 0.5
     for name in ("speech", "cross_modal"):
-        assert abs(found[f"test.contribution.{name}"]) < 0.02
-        assert found[f"test.contribution.{name}.low"] <= found[f"test.contribution.{name}"]
-    assert found["test.expert.text.weighted_f1"] > 0.95 > found["test.expert.speech.weighted_f1"] + 0.4
-    assert found["test.expert.text.support"] == n
+        assert abs(metrics[f"test.contribution.{name}"]) < 0.02
+        assert metrics[f"test.contribution.{name}.low"] <= metrics[f"test.contribution.{name}"]
+    assert metrics["test.expert.text.weighted_f1"] > 0.95 > metrics["test.expert.speech.weighted_f1"] + 0.4
+    assert metrics["test.expert.text.support"] == n
 
 
 def test_single_expert_score_covers_only_utterances_where_it_is_present() -> None:
@@ -123,12 +123,12 @@ def test_single_expert_score_covers_only_utterances_where_it_is_present() -> Non
     logits = np.zeros((40, 3, 2))
     logits[np.arange(40), 0, true] = 5  # speech is right where it is present
     answers, names = as_predictions(answers_of(scores, logits))
-    found = measure(answers, true, names, ["a", "b"], EXPERTS, CONFIG).metrics
-    assert found["test.expert.speech.support"] == 20 and found["test.expert.speech.weighted_f1"] == 1
+    metrics = measure(answers, true, names, ["a", "b"], EXPERTS, CONFIG).metrics
+    assert metrics["test.expert.speech.support"] == 20 and metrics["test.expert.speech.weighted_f1"] == 1
     scores[:, 0] = -np.inf
     answers, names = as_predictions(answers_of(scores, logits))
-    found = measure(answers, true, names, ["a", "b"], EXPERTS, CONFIG).metrics
-    assert not any(name.startswith("test.expert.speech") for name in found)
+    metrics = measure(answers, true, names, ["a", "b"], EXPERTS, CONFIG).metrics
+    assert not any(name.startswith("test.expert.speech") for name in metrics)
 
 
 def test_each_class_has_an_f1_interval_and_support() -> None:
@@ -136,16 +136,18 @@ def test_each_class_has_an_f1_interval_and_support() -> None:
     true = draw.choice(3, 200, p=[0.6, 0.35, 0.05])
     logits = draw.normal(size=(200, 3, 3))
     logits[np.arange(200), :, true] += 1.5
-    said = answers_of(np.zeros((200, 3)), logits)
-    answers, names = as_predictions(said)
-    found = measure(answers, true, names, ["many", "some", "few"], EXPERTS, CONFIG).metrics
-    again = DialogueBootstrap(said.dialogues, 200, CONFIG.seed).estimates(f1_per_class, true, said.predicted, 3)
+    predictions = answers_of(np.zeros((200, 3)), logits)
+    answers, names = as_predictions(predictions)
+    metrics = measure(answers, true, names, ["many", "some", "few"], EXPERTS, CONFIG).metrics
+    again = DialogueBootstrap(predictions.dialogues, 200, CONFIG.seed).estimates(
+        f1_per_class, true, predictions.predicted, 3
+    )
     for index, (label, wanted) in enumerate(zip(["many", "some", "few"], again, strict=True)):
-        low, value, high = (found[f"test.f1.{label}{end}"] for end in (".low", "", ".high"))
+        low, value, high = (metrics[f"test.f1.{label}{end}"] for end in (".low", "", ".high"))
         assert (value, low, high) == pytest.approx((wanted.value, wanted.low, wanted.high), abs=1e-8)
         assert 0 <= low <= value <= high <= 1
-        assert found[f"test.support.{label}"] == (true == index).sum()
-    few, many = (found[f"test.f1.{label}.high"] - found[f"test.f1.{label}.low"] for label in ("few", "many"))
+        assert metrics[f"test.support.{label}"] == (true == index).sum()
+    few, many = (metrics[f"test.f1.{label}.high"] - metrics[f"test.f1.{label}.low"] for label in ("few", "many"))
     assert few > many
 
 
@@ -189,11 +191,11 @@ def test_calibration_error_is_computed_per_resample() -> None:
     chosen = np.random.default_rng(7).integers(0, 6, size=(50, 6))
     rows = [np.concatenate([np.arange(10 * one, 10 * one + 10) for one in resample]) for resample in chosen]
     errors = [reliability(probabilities[at], true[at]).expected_calibration_error for at in rows]
-    found = Calibration(probabilities, true).expected_error(DialogueBootstrap(names, 50, seed=7))
-    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(errors, [0.025, 0.975])))
+    estimate = Calibration(probabilities, true).expected_error(DialogueBootstrap(names, 50, seed=7))
+    assert (estimate.low, estimate.high) == pytest.approx(tuple(np.quantile(errors, [0.025, 0.975])))
 
 
-def test_calibration_error_is_zero_for_confident_correct_and_one_for_confident_wrong() -> None:
+def test_brier_score_is_zero_for_confident_correct_and_two_for_confident_wrong() -> None:
     true = np.array([0, 1, 2, 1])
     bootstrap = DialogueBootstrap(["a", "a", "b", "c"], 100, 0)
     assert Calibration(np.eye(3)[true], true).brier_score(bootstrap) == Interval(0, 0, 0)
@@ -260,19 +262,21 @@ def test_slice_metrics_round_trip_in_order() -> None:
     for point in points:
         inside = np.array([value == point.value for value in membership[point.kind]])
         assert point.utterances == inside.sum()
-        names = [name for name, there in zip(dialogues, inside, strict=True) if there]
+        names = [name for name, selected in zip(dialogues, inside, strict=True) if selected]
         wanted = DialogueBootstrap(names, 200, CONFIG.seed).weighted_f1(true[inside], predicted[inside], 3)
-        found = point.weighted_f1
-        assert (found.value, found.low, found.high) == pytest.approx((wanted.value, wanted.low, wanted.high), abs=1e-8)
+        actual = point.weighted_f1
+        assert (actual.value, actual.low, actual.high) == pytest.approx(
+            (wanted.value, wanted.low, wanted.high), abs=1e-8
+        )
     assert {point.value: point.weighted_f1.value for point in points}["1-3"] == 1
     assert slices_from_metrics({"test.weighted_f1": 0.5}) == []
 
 
 def test_rarest_values_are_grouped() -> None:
     values = [f"v{number}" for number in range(25) for _ in range(25 - number)]
-    found = most_frequent(values)
-    assert len(set(found)) == 21 and found.count("other") == sum(range(1, 6))
-    assert found[0] == "v0" and len(found) == len(values)
+    grouped = most_frequent(values)
+    assert len(set(grouped)) == 21 and grouped.count("other") == sum(range(1, 6))
+    assert grouped[0] == "v0" and len(grouped) == len(values)
     assert most_frequent(["a", "b"]) == ["a", "b"]
 
 
@@ -297,9 +301,9 @@ def test_dataset_columns_become_slices() -> None:
     rows = [{"dialogue_id": f"d{index}", "turn": 0, "a.room": room} for index, room in enumerate(rooms)]
     keys = [*keys_of([row["dialogue_id"] for row in rows]), ("unknown", 0)]
     rows[0]["a.room"] = None
-    found = columns_of(Columns(rows), ["a.room"], keys)  # type: ignore[arg-type]
-    assert list(found) == ["a_room"]
-    values = found["a_room"]
+    columns = columns_of(Columns(rows), ["a.room"], keys)  # type: ignore[arg-type]
+    assert list(columns) == ["a_room"]
+    values = columns["a_room"]
     assert values[0] is None and values[-1] is None and values[1] == "room 0"
     assert values.count("other") == 3 and len({value for value in values if value}) == 21
     assert columns_of(Columns(rows), [], keys) == {}  # type: ignore[arg-type]
@@ -345,10 +349,10 @@ def chosen(lengths: list[int], swings: list[float], count: int = 2) -> list[Gate
 
 
 def test_dialogues_with_the_largest_gate_changes_are_selected() -> None:
-    found = chosen([6, 6, 6, 6], [0.1, 0.4, 0.0, 0.2])
-    assert [timeline.name for timeline in found] == ["d1", "d3"]
-    assert found[0].true == ["b"] * 6 and found[0].predicted == ["a"] * 6 and found[0].turns == list(range(6))
-    assert found[0].weights.shape == (6, 2) and found[0].texts == []
+    selected = chosen([6, 6, 6, 6], [0.1, 0.4, 0.0, 0.2])
+    assert [timeline.name for timeline in selected] == ["d1", "d3"]
+    assert selected[0].true == ["b"] * 6 and selected[0].predicted == ["a"] * 6 and selected[0].turns == list(range(6))
+    assert selected[0].weights.shape == (6, 2) and selected[0].texts == []
     assert [timeline.name for timeline in chosen([2, 6, 40], [0.4, 0.1, 0.4])] == ["d1"], "a readable length"
     long = chosen([40, 2], [0.3, 0.1], count=1)
     assert long[0].name == "d0" and len(long[0].turns) == 16 == len(long[0].weights)
@@ -358,13 +362,19 @@ def test_dialogues_with_the_largest_gate_changes_are_selected() -> None:
 def test_timelines_round_trip_with_truncated_texts(tmp_path: Path) -> None:
     path = tmp_path / "timelines.json"
     plain = chosen([5, 6], [0.123456, 0.2])
-    told = [timeline.with_texts({0: "  so \n it goes ", 1: "x" * 500, 2: None, 3: "y" * 240}) for timeline in plain]
-    assert told[0].texts[0] == "so it goes" and told[0].texts[2] == "" == told[0].texts[4]
-    assert len(told[0].texts[1]) == 240 and told[0].texts[1].endswith("x…") and told[0].texts[3] == "y" * 240
-    write_timelines(path, told)
+    truncated = [
+        timeline.with_texts({0: "  so \n it goes ", 1: "x" * 500, 2: None, 3: "y" * 240}) for timeline in plain
+    ]
+    assert truncated[0].texts[0] == "so it goes" and truncated[0].texts[2] == "" == truncated[0].texts[4]
+    assert (
+        len(truncated[0].texts[1]) == 240
+        and truncated[0].texts[1].endswith("x…")
+        and truncated[0].texts[3] == "y" * 240
+    )
+    write_timelines(path, truncated)
     assert "…" in path.read_text(encoding="utf-8")
-    found = read_timelines(path)
-    for one, other in zip(found, told, strict=True):
+    restored = read_timelines(path)
+    for one, other in zip(restored, truncated, strict=True):
         np.testing.assert_allclose(one.weights, other.weights, atol=1e-6)
         assert replace(one, weights=other.weights) == other
     write_timelines(path, [])
@@ -405,12 +415,12 @@ def test_example_dialogue_round_trips(tmp_path: Path) -> None:
     ]
     expected = np.random.default_rng(0).dirichlet(np.ones(7), size=5).astype(np.float32)
     write_example(tmp_path, Example(dialogue, expected))
-    found = read_example(tmp_path)
-    assert found is not None
-    assert [(one.turn, one.text, one.audio) for one in found.dialogue] == [
+    example = read_example(tmp_path)
+    assert example is not None
+    assert [(one.turn, one.text, one.audio) for one in example.dialogue] == [
         (one.turn, one.text, one.audio) for one in dialogue
     ]
-    np.testing.assert_array_equal(found.expected, expected)
+    np.testing.assert_array_equal(example.expected, expected)
     assert {path.name for path in (tmp_path / "example").iterdir()} == {
         "dialogue.json",
         "expected.json",
@@ -418,7 +428,7 @@ def test_example_dialogue_round_trips(tmp_path: Path) -> None:
         "1.flac",
         "3.ogg",
     }
-    assert not any(one.label or one.speaker for one in found.dialogue), "what nobody sends"
+    assert not any(one.label or one.speaker for one in example.dialogue), "clients send neither labels nor speakers"
 
 
 def test_missing_example_dialogue_reads_as_none(tmp_path: Path) -> None:
@@ -460,14 +470,14 @@ def test_audio_accepted_by_the_endpoint_is_sent_unchanged() -> None:
 
 @pytest.mark.parametrize("audio", [recorded(form="MP3", rate=16000), recorded(form="AIFF"), recorded(channels=4)])
 def test_audio_in_another_codec_is_reencoded(tmp_path: Path, audio: bytes) -> None:
-    found = sendable([utterance(0, audio=audio), utterance(1)])
-    assert found is not None and found[0].audio is not None and found[0].audio[:4] == b"fLaC"
-    (before, rate), (after, rate_now) = decode(audio), decode(found[0].audio)
+    dialogue = sendable([utterance(0, audio=audio), utterance(1)])
+    assert dialogue is not None and dialogue[0].audio is not None and dialogue[0].audio[:4] == b"fLaC"
+    (before, rate), (after, rate_now) = decode(audio), decode(dialogue[0].audio)
     assert rate == rate_now
     np.testing.assert_allclose(after, before, atol=1e-6)
-    assert replace(found[0], audio=audio) == utterance(0, audio=audio)
-    write_example(tmp_path, Example(found, np.full((2, 2), 0.5, np.float32)))
-    assert (tmp_path / "example" / "0.flac").read_bytes() == found[0].audio
+    assert replace(dialogue[0], audio=audio) == utterance(0, audio=audio)
+    write_example(tmp_path, Example(dialogue, np.full((2, 2), 0.5, np.float32)))
+    assert (tmp_path / "example" / "0.flac").read_bytes() == dialogue[0].audio
 
 
 def test_dialogue_over_an_endpoint_limit_is_not_sent() -> None:

@@ -92,7 +92,7 @@ def test_each_rule_has_a_case_that_does_not_promote(rule: Rule[Any]) -> None:
     outcomes = {case.outcome for case in rule.examples.cases}
     assert outcomes & {"hold", "reject"}, "add a case that holds or rejects"
     if rule.examples.promotes:
-        assert "reject" in outcomes, "a rule that needs figures needs a case that rejects"
+        assert "reject" in outcomes, "a rule that requires metrics needs a case that rejects"
 
 
 @pytest.mark.parametrize(("name", "figure"), FIGURES)

@@ -28,11 +28,11 @@ def other_class(draw: np.random.Generator, true: np.ndarray) -> np.ndarray:
     """A wrong class for each label; frequent classes are drawn more often."""
     chances = np.where(np.eye(CLASSES, dtype=bool), 0, SHARES)
     edges = np.cumsum(chances / chances.sum(1, keepdims=True), axis=1)[:, :-1]
-    place = draw.random(true.shape)
-    found = np.zeros_like(true)
+    position = draw.random(true.shape)
+    classes = np.zeros_like(true)
     for edge in range(CLASSES - 1):
-        found += place >= edges[:, edge][true]
-    return found
+        classes += position >= edges[:, edge][true]
+    return classes
 
 
 @dataclass(frozen=True)
@@ -101,40 +101,42 @@ class Trial:
                 yield self._bootstrap.weighted_f1_difference(true, one, other, CLASSES)
 
 
-def shares(found: list[Interval], thresholds: Thresholds) -> dict[str, float]:
+def shares(intervals: list[Interval], thresholds: Thresholds) -> dict[str, float]:
     """Relative frequency of each outcome."""
-    outcomes = [outcome(one, thresholds) for one in found]
+    outcomes = [outcome(one, thresholds) for one in intervals]
     return {name: outcomes.count(name) / len(outcomes) for name in ("promote", "hold", "reject")}
 
 
-def told(what: str, found: dict[str, float]) -> str:
+def format_rates(what: str, rates: dict[str, float]) -> str:
     """Format the shares as text."""
-    return f"{what}: {', '.join(f'{name} {100 * share:.1f} %' for name, share in found.items())}"
+    return f"{what}: {', '.join(f'{name} {100 * share:.1f} %' for name, share in rates.items())}"
 
 
 def test_simulated_splits_have_the_specified_properties() -> None:
     owners = Trial(1, 100).owners
     assert len(owners) == UTTERANCES and len(set(owners.tolist())) == DIALOGUES
     pair = two_models(np.random.default_rng(0), owners, 200, 0.15, 0.03)
-    ours, theirs = pair.challenger == pair.true, pair.champion == pair.true
-    assert ((ours != theirs).sum(1) == round(0.15 * UTTERANCES)).all()
-    assert (ours & theirs).mean() == pytest.approx(BOTH_RIGHT, abs=0.01)
-    assert (ours & ~theirs).mean() == pytest.approx(0.09, abs=0.002)
-    assert (theirs & ~ours).mean() == pytest.approx(0.06, abs=0.002)
+    challenger_right, champion_right = pair.challenger == pair.true, pair.champion == pair.true
+    assert ((challenger_right != champion_right).sum(1) == round(0.15 * UTTERANCES)).all()
+    assert (challenger_right & champion_right).mean() == pytest.approx(BOTH_RIGHT, abs=0.01)
+    assert (challenger_right & ~champion_right).mean() == pytest.approx(0.09, abs=0.002)
+    assert (champion_right & ~challenger_right).mean() == pytest.approx(0.06, abs=0.002)
     true, one, other = (rows.ravel() for rows in (pair.true, pair.challenger, pair.champion))
     for figure in (accuracy, weighted_f1):
         gain = figure(confusion(true, one, CLASSES)) - figure(confusion(true, other, CLASSES))
         assert float(gain) == pytest.approx(0.03, abs=0.003)
-    by_dialogue = np.array([(ours != theirs)[:, owners == owner].mean(1) for owner in range(DIALOGUES)])
+    by_dialogue = np.array(
+        [(challenger_right != champion_right)[:, owners == owner].mean(1) for owner in range(DIALOGUES)]
+    )
     independent = 0.15 * 0.85 * (1 / np.bincount(owners)).mean()
-    assert by_dialogue.var() > 1.15 * independent, "disagreement gathers in dialogues"
+    assert by_dialogue.var() > 1.15 * independent, "disagreement is clustered in dialogues"
 
 
 def decided_rightly(draws: int, resamples: int) -> list[str]:
     """Assert that better, worse and equal challengers are distinguished often enough; report the rates."""
     trial = Trial(draws, resamples)
     better, worse, equal = (trial.differences(0.15, gain) for gain in (0.03, -0.03, 0.0))
-    found = {
+    rates = {
         "better, superiority": shares(better, SUPERIORITY),
         "worse, superiority": shares(worse, SUPERIORITY),
         "equal, superiority": shares(equal, SUPERIORITY),
@@ -143,18 +145,18 @@ def decided_rightly(draws: int, resamples: int) -> list[str]:
         "equal, margin 0.01": shares(equal, NOT_WORSE),
         "equal, margin 0.02": shares(equal, NOT_MUCH_WORSE),
     }
-    lines = [told(what, one) for what, one in found.items()]
-    said = "\n".join(lines)
-    assert found["better, superiority"]["promote"] >= 0.95, said
-    assert found["worse, superiority"]["reject"] >= 0.95, said
-    assert found["better, margin 0.01"]["promote"] >= 0.95, said
-    assert found["worse, margin 0.01"]["promote"] <= 0.05, said
-    assert found["worse, margin 0.01"]["reject"] >= 0.95, said
-    for what, one in found.items():
+    lines = [format_rates(what, one) for what, one in rates.items()]
+    summary = "\n".join(lines)
+    assert rates["better, superiority"]["promote"] >= 0.95, summary
+    assert rates["worse, superiority"]["reject"] >= 0.95, summary
+    assert rates["better, margin 0.01"]["promote"] >= 0.95, summary
+    assert rates["worse, margin 0.01"]["promote"] <= 0.05, summary
+    assert rates["worse, margin 0.01"]["reject"] >= 0.95, summary
+    for what, one in rates.items():
         if what.startswith("equal"):
-            assert one["reject"] <= 0.05, said
-    assert found["equal, superiority"]["promote"] <= 0.05 and found["equal, superiority"]["hold"] >= 0.9, said
-    assert found["equal, margin 0.02"]["promote"] > 0.5, said
+            assert one["reject"] <= 0.05, summary
+    assert rates["equal, superiority"]["promote"] <= 0.05 and rates["equal, superiority"]["hold"] >= 0.9, summary
+    assert rates["equal, margin 0.02"]["promote"] > 0.5, summary
     return lines
 
 
@@ -176,7 +178,9 @@ def test_comparison_loses_power_as_disagreement_grows(capsys: pytest.CaptureFixt
     power = {share: shares(trial.differences(share, 0.03), SUPERIORITY) for share in (0.1, 0.2, 0.3)}
     with capsys.disabled():
         print(
-            "", *(told(f"3 points better, {share:.0%} disagreement", one) for share, one in power.items()), sep="\n  "
+            "",
+            *(format_rates(f"3 points better, {share:.0%} disagreement", one) for share, one in power.items()),
+            sep="\n  ",
         )
     assert power[0.1]["promote"] >= 0.99 > power[0.2]["promote"] > power[0.3]["promote"] > 0.5
     assert all(one["reject"] <= 0.01 for one in power.values())
@@ -207,9 +211,9 @@ def coverage(sets: int, resamples: int) -> tuple[float, float, float]:
     for start in range(0, sets, 100):
         bootstrap = DialogueBootstrap(names, resamples, seed=start)
         for labels, answers in zip(*one_model(draw, owners, min(100, sets - start)), strict=True):
-            found = bootstrap.weighted_f1(labels, answers, CLASSES)
-            covered += found.low <= truth <= found.high
-            width += found.high - found.low
+            estimate = bootstrap.weighted_f1(labels, answers, CLASSES)
+            covered += estimate.low <= truth <= estimate.high
+            width += estimate.high - estimate.low
     return covered / sets, truth, width / sets
 
 

@@ -27,27 +27,37 @@ THRESHOLDS: dict[str, Any] = {"max_robustness_loss": 0.05, "max_dialogue_ms": 50
 NEEDS_NO_FIGURE = {"committed_code", "data_verdict"}
 
 
-def around(name: str, low: float, value: float, high: float) -> dict[str, float]:
+def with_bounds(name: str, low: float, value: float, high: float) -> dict[str, float]:
     """A metric with its interval bounds."""
     return {name: value, f"{name}.low": low, f"{name}.high": high}
 
 
 METRICS = {
-    **around("test.weighted_f1", 0.57, 0.6, 0.63),
+    **with_bounds("test.weighted_f1", 0.57, 0.6, 0.63),
     "test.majority.weighted_f1": 0.3,
     "test.ece": 0.05,
     **{f"test.support.{label}": 100.0 for label in LABELS},
     **{f"test.f1.{label}": 0.5 for label in LABELS},
     **{f"test.gate.{name}.mean": share for name, share in zip(EXPERTS, (0.2, 0.3, 0.5), strict=True)},
-    **{key: value for name in EXPERTS for key, value in around(f"test.contribution.{name}", 0.01, 0.02, 0.03).items()},
+    **{
+        key: value
+        for name in EXPERTS
+        for key, value in with_bounds(f"test.contribution.{name}", 0.01, 0.02, 0.03).items()
+    },
     **{
         key: value
         for name in ("speech", "text")
         for percent, left in ((0, 0.6), (50, 0.55), (100, 0.45))
-        for key, value in around(f"test.missing.{name}.{percent}.weighted_f1", left - 0.03, left, left + 0.03).items()
+        for key, value in with_bounds(
+            f"test.missing.{name}.{percent}.weighted_f1", left - 0.03, left, left + 0.03
+        ).items()
     },
-    **{key: value for one in CONDITIONS for key, value in around(f"test.robustness.{one}.loss", 0, 0.01, 0.03).items()},
-    **around("champion.difference.weighted_f1", 0.005, 0.02, 0.035),
+    **{
+        key: value
+        for one in CONDITIONS
+        for key, value in with_bounds(f"test.robustness.{one}.loss", 0, 0.01, 0.03).items()
+    },
+    **with_bounds("champion.difference.weighted_f1", 0.005, 0.02, 0.035),
 }
 RUNTIME = {"runtime.dialogue_ms.p95": 120.0, "runtime.size_mb": 12.0}
 CHAMPION = ChampionEvaluation(bundle_digest="champion", test_digest="test")
@@ -60,10 +70,10 @@ def candidate(
     **changes: Any,
 ) -> Candidate:
     """A candidate that passes every rule, with the given changes."""
-    gone = set(without)
+    missing = set(without)
     fields: dict[str, Any] = {
-        "metrics": {name: value for name, value in {**METRICS, **(metrics or {})}.items() if name not in gone},
-        "runtime": {name: value for name, value in {**RUNTIME, **(runtime or {})}.items() if name not in gone},
+        "metrics": {name: value for name, value in {**METRICS, **(metrics or {})}.items() if name not in missing},
+        "runtime": {name: value for name, value in {**RUNTIME, **(runtime or {})}.items() if name not in missing},
         "labels": LABELS,
         "experts": EXPERTS,
         "test_digest": "test",
@@ -73,11 +83,11 @@ def candidate(
     return Candidate(**{**fields, **changes})
 
 
-def judged(one: Candidate, **thresholds: Any) -> dict[str, RuleResult]:
+def evaluate_rules(one: Candidate, **thresholds: Any) -> dict[str, RuleResult]:
     """The result of each rule, checked to be renderable in a report."""
     config = GateConfig(**{**THRESHOLDS, **thresholds})
-    found = {name: rule.decide(one, config) for name, rule in rules().items()}
-    for name, result in found.items():
+    results = {name: rule.decide(one, config) for name, rule in rules().items()}
+    for name, result in results.items():
         assert result.rule == name
         assert result.sentence.endswith(".") and not result.sentence.endswith(".."), result.sentence
         assert (
@@ -86,54 +96,54 @@ def judged(one: Candidate, **thresholds: Any) -> dict[str, RuleResult]:
         assert "nan" not in result.sentence.split(), result.sentence
         for number in (result.measured, result.bound):
             assert number is None or math.isfinite(number)
-    return found
+    return results
 
 
 def test_missing_modality_rule_rejects_an_incomplete_curve() -> None:
     speech = [name for name in METRICS if name.startswith("test.missing.speech.")]
-    for gone in (speech, [name for name in speech if ".0." not in name], ["test.weighted_f1"]):
-        found = judged(candidate(without=gone))["missing_modality"]
-        assert found.outcome == "reject" and "was not measured" in found.sentence
+    for missing in (speech, [name for name in speech if ".0." not in name], ["test.weighted_f1"]):
+        result = evaluate_rules(candidate(without=missing))["missing_modality"]
+        assert result.outcome == "reject" and "was not measured" in result.sentence
 
 
 def test_gate_rejects_a_candidate_without_metrics_with_readable_reasons() -> None:
-    found = judged(candidate(without=[*METRICS, *RUNTIME]))
-    assert {name for name, result in found.items() if result.outcome == "promote"} == NEEDS_NO_FIGURE
-    assert overall(list(found.values())) == "reject"
+    results = evaluate_rules(candidate(without=[*METRICS, *RUNTIME]))
+    assert {name for name, result in results.items() if result.outcome == "promote"} == NEEDS_NO_FIGURE
+    assert overall(list(results.values())) == "reject"
 
 
 # The champion
 
 
-def compared(thresholds: Mapping[str, Any] | None = None, **changes: Any) -> RuleResult:
+def champion_result(thresholds: Mapping[str, Any] | None = None, **changes: Any) -> RuleResult:
     """The champion rule's result."""
-    return judged(candidate(**changes), **(thresholds or {}))["champion_comparison"]
+    return evaluate_rules(candidate(**changes), **(thresholds or {}))["champion_comparison"]
 
 
 def test_champion_rule_promotes_without_a_champion() -> None:
-    assert compared(champion_digest="", champion=None).outcome == "off"
-    found = judged(candidate(champion_digest="", champion=None, without=["champion.difference.weighted_f1"]))
-    assert overall(list(found.values())) == "promote"
+    assert champion_result(champion_digest="", champion=None).outcome == "off"
+    results = evaluate_rules(candidate(champion_digest="", champion=None, without=["champion.difference.weighted_f1"]))
+    assert overall(list(results.values())) == "promote"
 
 
 @pytest.mark.parametrize("difference", [-0.3, 0.0, 0.3])
 def test_champion_rule_ignores_metrics_of_another_test_split(difference: float) -> None:
     other = ChampionEvaluation(bundle_digest="champion", test_digest="another")
-    metrics = around("champion.difference.weighted_f1", difference - 0.01, difference, difference + 0.01)
-    found = compared(champion=other, metrics=metrics)
-    assert found.outcome == "hold" and found.measured is None and "never compared" in found.sentence
+    metrics = with_bounds("champion.difference.weighted_f1", difference - 0.01, difference, difference + 0.01)
+    result = champion_result(champion=other, metrics=metrics)
+    assert result.outcome == "hold" and result.measured is None and "never compared" in result.sentence
 
 
 def test_champion_rule_holds_when_the_champion_is_incomparable() -> None:
     why = "it knows other labels than this dataset"
-    found = compared(champion=ChampionEvaluation(bundle_digest="champion", incomparable=why))
-    assert found.outcome == "hold" and why in found.sentence and found.measured is None
+    result = champion_result(champion=ChampionEvaluation(bundle_digest="champion", incomparable=why))
+    assert result.outcome == "hold" and why in result.sentence and result.measured is None
 
 
 def test_champion_rule_rejects_when_the_champion_was_not_evaluated() -> None:
     for champion in (None, ChampionEvaluation(bundle_digest="another champion", test_digest="test")):
-        found = compared(champion=champion)
-        assert found.outcome == "reject" and "was not evaluated" in found.sentence
+        result = champion_result(champion=champion)
+        assert result.outcome == "reject" and "was not evaluated" in result.sentence
 
 
 @pytest.mark.parametrize(
@@ -151,17 +161,17 @@ def test_champion_rule_rejects_when_the_champion_was_not_evaluated() -> None:
 def test_champion_rule_decides_by_the_paired_interval_in_both_modes(
     low: float, high: float, superior: str, not_worse: str
 ) -> None:
-    metrics = around("champion.difference.weighted_f1", low, (low + high) / 2, high)
-    found = compared(metrics=metrics, thresholds={"champion_mode": "superiority"})
-    assert (found.outcome, found.bound, found.measured) == (superior, 0.0, low)
-    found = compared(metrics=metrics)
-    assert (found.outcome, found.bound, found.measured) == (not_worse, -0.01, low)
+    metrics = with_bounds("champion.difference.weighted_f1", low, (low + high) / 2, high)
+    result = champion_result(metrics=metrics, thresholds={"champion_mode": "superiority"})
+    assert (result.outcome, result.bound, result.measured) == (superior, 0.0, low)
+    result = champion_result(metrics=metrics)
+    assert (result.outcome, result.bound, result.measured) == (not_worse, -0.01, low)
 
 
 def test_champion_rule_passes_a_significant_loss_within_the_margin() -> None:
-    metrics = around("champion.difference.weighted_f1", -0.008, -0.005, -0.002)
-    assert compared(metrics=metrics).outcome == "promote"
-    assert compared(metrics=metrics, thresholds={"champion_margin": 0.0}).outcome == "reject"
+    metrics = with_bounds("champion.difference.weighted_f1", -0.008, -0.005, -0.002)
+    assert champion_result(metrics=metrics).outcome == "promote"
+    assert champion_result(metrics=metrics, thresholds={"champion_margin": 0.0}).outcome == "reject"
 
 
 # Exceptions
@@ -169,52 +179,52 @@ def test_champion_rule_passes_a_significant_loss_within_the_margin() -> None:
 
 def test_class_floor_ignores_classes_with_little_support() -> None:
     few = {"test.support.joy": 19.0, "test.f1.joy": 0.0}
-    assert judged(candidate(metrics=few))["class_floor"].outcome == "promote"
-    assert judged(candidate(metrics=few, without=["test.f1.joy"]))["class_floor"].outcome == "promote"
-    enough = judged(candidate(metrics={**few, "test.support.joy": 20.0}))["class_floor"]
+    assert evaluate_rules(candidate(metrics=few))["class_floor"].outcome == "promote"
+    assert evaluate_rules(candidate(metrics=few, without=["test.f1.joy"]))["class_floor"].outcome == "promote"
+    enough = evaluate_rules(candidate(metrics={**few, "test.support.joy": 20.0}))["class_floor"]
     assert enough.outcome == "reject" and "joy" in enough.sentence and enough.measured == 0.0
-    assert judged(candidate(metrics=few), min_class_support=10)["class_floor"].outcome == "reject"
-    none = judged(candidate(), min_class_support=1000)["class_floor"]
+    assert evaluate_rules(candidate(metrics=few), min_class_support=10)["class_floor"].outcome == "reject"
+    none = evaluate_rules(candidate(), min_class_support=1000)["class_floor"]
     assert none.outcome == "off" and "1000" in none.sentence
 
 
 def test_class_floor_names_each_class_below_it() -> None:
-    found = judged(candidate(metrics={"test.f1.anger": 0.05, "test.f1.joy": 0.0}))["class_floor"]
-    assert "anger 0.050" in found.sentence and "joy 0.000" in found.sentence and "neutral" not in found.sentence
+    result = evaluate_rules(candidate(metrics={"test.f1.anger": 0.05, "test.f1.joy": 0.0}))["class_floor"]
+    assert "anger 0.050" in result.sentence and "joy 0.000" in result.sentence and "neutral" not in result.sentence
 
 
-def test_text_only_model_skips_fusion_and_noise_rules() -> None:
-    loud = around("test.robustness.noise_20db.loss", 0.5, 0.5, 0.5)
-    found = judged(candidate(experts=("text", "cross_modal"), metrics=loud))
-    assert {name for name, result in found.items() if result.outcome == "off"} == {
+def test_text_only_model_skips_expert_rules_and_noise_conditions() -> None:
+    loud = with_bounds("test.robustness.noise_20db.loss", 0.5, 0.5, 0.5)
+    results = evaluate_rules(candidate(experts=("text", "cross_modal"), metrics=loud))
+    assert {name for name, result in results.items() if result.outcome == "off"} == {
         "expert_collapse",
         "minimum_contribution",
     }
-    assert overall(list(found.values())) == "promote"
+    assert overall(list(results.values())) == "promote"
     deaf = {"robustness_conditions": ["noise_20db", "telephone"]}
-    alone = judged(candidate(experts=("text", "cross_modal"), metrics=loud), **deaf)
+    alone = evaluate_rules(candidate(experts=("text", "cross_modal"), metrics=loud), **deaf)
     assert alone["robustness"].outcome == "off"
-    assert judged(candidate(metrics=loud))["robustness"].outcome == "reject"
+    assert evaluate_rules(candidate(metrics=loud))["robustness"].outcome == "reject"
 
 
-def test_condition_without_a_threshold_is_only_reported() -> None:
-    loud = around("test.robustness.noise_0db.loss", 0.5, 0.5, 0.5)
-    assert judged(candidate(metrics=loud))["robustness"].outcome == "promote"
+def test_condition_outside_the_configured_ones_is_only_reported() -> None:
+    loud = with_bounds("test.robustness.noise_0db.loss", 0.5, 0.5, 0.5)
+    assert evaluate_rules(candidate(metrics=loud))["robustness"].outcome == "promote"
     counts = {"robustness_conditions": ["noise_0db"]}
-    assert judged(candidate(metrics=loud), **counts)["robustness"].outcome == "reject"
+    assert evaluate_rules(candidate(metrics=loud), **counts)["robustness"].outcome == "reject"
 
 
 def test_uncommitted_code_and_warnings_pass_if_the_profile_allows_them() -> None:
     for code in ("uncommitted", "unknown"):
-        found = judged(candidate(code=code), allow_uncommitted=True)["committed_code"]
-        assert found.outcome == "promote" and "allows" in found.sentence
-    warned = judged(candidate(data_verdict="warn", data_warnings=["One.", "Two."]))["data_verdict"]
+        result = evaluate_rules(candidate(code=code), allow_uncommitted=True)["committed_code"]
+        assert result.outcome == "promote" and "allows" in result.sentence
+    warned = evaluate_rules(candidate(data_verdict="warn", data_warnings=["One.", "Two."]))["data_verdict"]
     assert warned.outcome == "promote" and "2 warnings" in warned.sentence and warned.measured == 2
 
 
 def test_model_with_zero_f1_is_rejected_without_a_division_by_zero() -> None:
-    nothing = {**around("test.weighted_f1", 0.0, 0.0, 0.0)}
-    assert judged(candidate(metrics=nothing))["missing_modality"].outcome == "reject"
+    nothing = {**with_bounds("test.weighted_f1", 0.0, 0.0, 0.0)}
+    assert evaluate_rules(candidate(metrics=nothing))["missing_modality"].outcome == "reject"
 
 
 # Verdict
@@ -254,7 +264,7 @@ def test_zero_threshold_is_evaluated_and_off_is_not() -> None:
     assert again == zero and again.min_contribution is not False
     off = GateConfig.model_validate(json.loads(GateConfig(max_ece=False).model_dump_json()))
     assert off.max_ece is False
-    assert judged(candidate(), max_ece=0)["calibration"].outcome == "reject"
+    assert evaluate_rules(candidate(), max_ece=0)["calibration"].outcome == "reject"
 
 
 @pytest.mark.parametrize(

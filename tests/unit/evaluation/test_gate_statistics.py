@@ -25,13 +25,13 @@ def test_gate_statistics_match_a_hand_computed_case() -> None:
             [0.0, 0.0, 1.0],  # only one expert present: no choice
         ]
     )
-    found = gate_statistics(weights, EXPERTS)
-    assert found.mean == pytest.approx({"speech": 0.25, "text": 0.1125, "cross_modal": 0.6375})
-    assert found.led == pytest.approx({"speech": 1.5 / 3, "text": 0.0, "cross_modal": 1.5 / 3})
+    statistics = gate_statistics(weights, EXPERTS)
+    assert statistics.mean == pytest.approx({"speech": 0.25, "text": 0.1125, "cross_modal": 0.6375})
+    assert statistics.led == pytest.approx({"speech": 1.5 / 3, "text": 0.0, "cross_modal": 1.5 / 3})
     three = 1.5 * np.log(2) / np.log(3)
     two = -(0.2 * np.log(0.2) + 0.8 * np.log(0.8)) / np.log(2)
-    assert found.entropy == pytest.approx((three + two + 1.0) / 3)
-    assert set(found.metrics("test.")) == {
+    assert statistics.entropy == pytest.approx((three + two + 1.0) / 3)
+    assert set(statistics.metrics("test.")) == {
         "test.gate.entropy",
         *(f"test.gate.{name}.{what}" for name in EXPERTS for what in ("mean", "led")),
     }
@@ -45,19 +45,19 @@ def test_lead_shares_sum_to_one_and_entropy_is_normalised(count: int, rows: int,
     scores[:, -1] = 0.0
     weights = np.exp(scores - scores.max(1, keepdims=True)).astype(np.float32)
     weights /= weights.sum(1, keepdims=True)
-    found = gate_statistics(weights, [f"e{index}" for index in range(count)])
-    assert sum(found.mean.values()) == pytest.approx(1, abs=1e-5)
-    if found.led is not None and found.entropy is not None:
-        assert sum(found.led.values()) == pytest.approx(1)
-        assert 0 <= found.entropy <= 1
+    statistics = gate_statistics(weights, [f"e{index}" for index in range(count)])
+    assert sum(statistics.mean.values()) == pytest.approx(1, abs=1e-5)
+    if statistics.led is not None and statistics.entropy is not None:
+        assert sum(statistics.led.values()) == pytest.approx(1)
+        assert 0 <= statistics.entropy <= 1
     else:
         assert ((weights > 0).sum(1) < 2).all()
 
 
 def test_equal_weights_have_entropy_one_and_equal_lead_shares() -> None:
     even = np.array([[1 / 3, 1 / 3, 1 / 3], [0.0, 0.5, 0.5]], dtype=np.float32)
-    found = gate_statistics(even, EXPERTS)
-    assert found.entropy == pytest.approx(1) and found.led == pytest.approx(
+    statistics = gate_statistics(even, EXPERTS)
+    assert statistics.entropy == pytest.approx(1) and statistics.led == pytest.approx(
         {"speech": 1 / 6, "text": 5 / 12, "cross_modal": 5 / 12}
     )
     nothing = gate_statistics(np.array([[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]), EXPERTS)
@@ -69,7 +69,7 @@ def test_equal_weights_have_entropy_one_and_equal_lead_shares() -> None:
 
 
 @pytest.mark.parametrize(
-    ("experts", "leader", "led", "mean", "told"),
+    ("experts", "leader", "led", "mean", "expected"),
     [
         (EXPERTS, "text", 0.99, 0.97, "mixture.modalities: [text]"),
         (EXPERTS, "cross_modal", 1.0, 0.95, "cross-modal expert, which leads 100 %"),
@@ -80,15 +80,15 @@ def test_equal_weights_have_entropy_one_and_equal_lead_shares() -> None:
     ],
 )
 def test_collapsed_gate_is_described(
-    experts: list[str], leader: str, led: float, mean: float, told: str | None
+    experts: list[str], leader: str, led: float, mean: float, expected: str | None
 ) -> None:
     metrics = {f"test.gate.{name}.led": 0.0 for name in experts} | {f"test.gate.{name}.mean": 0.0 for name in experts}
     metrics |= {f"test.gate.{leader}.led": led, f"test.gate.{leader}.mean": mean}
-    found = collapsed_gate(metrics, experts)
-    assert (found is None) == (told is None)
-    if found and told:
-        assert told in found and found.count(". ") == 0 and found.endswith(".")
-        assert ("mixture.modalities" in found) == (leader == "text" and len(experts) > 2)
+    message = collapsed_gate(metrics, experts)
+    assert (message is None) == (expected is None)
+    if message and expected:
+        assert expected in message and message.count(". ") == 0 and message.endswith(".")
+        assert ("mixture.modalities" in message) == (leader == "text" and len(experts) > 2)
 
 
 def test_gate_without_metrics_is_not_reported_as_collapsed() -> None:
@@ -137,13 +137,13 @@ def test_late_fusion_averages_the_present_unimodal_experts() -> None:
         )
     ]
     assert late_fusion(answers).tolist() == [1, 1]
-    found = measure(answers, np.array([1, 1]), ["d"], ["a", "b"], EXPERTS, EvaluationConfig(resamples=100)).metrics
-    assert found["test.late_fusion.weighted_f1"] == 1.0 == found["test.late_fusion.weighted_f1.low"]
-    assert found["test.gate.cross_modal.led"] == pytest.approx(0.75)
-    assert 0 < found["test.gate.entropy"] <= 1 and 0 <= found["test.ece"] <= 1
+    metrics = measure(answers, np.array([1, 1]), ["d"], ["a", "b"], EXPERTS, EvaluationConfig(resamples=100)).metrics
+    assert metrics["test.late_fusion.weighted_f1"] == 1.0 == metrics["test.late_fusion.weighted_f1.low"]
+    assert metrics["test.gate.cross_modal.led"] == pytest.approx(0.75)
+    assert 0 < metrics["test.gate.entropy"] <= 1 and 0 <= metrics["test.ece"] <= 1
 
 
 def test_single_modality_has_no_late_fusion() -> None:
     answers = [answer([[0.3, 0.7]], [[[0.6, 0.4], [0.1, 0.9]]])]
-    found = measure(answers, np.array([1]), ["d"], ["a", "b"], EXPERTS[1:], EvaluationConfig(resamples=100)).metrics
-    assert not any("late_fusion" in name for name in found) and found["test.gate.cross_modal.led"] == 1.0
+    metrics = measure(answers, np.array([1]), ["d"], ["a", "b"], EXPERTS[1:], EvaluationConfig(resamples=100)).metrics
+    assert not any("late_fusion" in name for name in metrics) and metrics["test.gate.cross_modal.led"] == 1.0

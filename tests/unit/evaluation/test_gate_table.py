@@ -47,9 +47,9 @@ def test_gate_table_matches_each_recorded_run(ending: str, sign: str, says: list
         assert words in table, words
     rules = [row for row in cells(table) if len(row) == 5]
     assert bool(rules) == (ending in {"deployed", "held", "rejected"})
-    assert "not asked" not in table, "what was not asked is left out"
+    assert "not asked" not in table, "rules that are off are omitted"
     if ending == "rejected":
-        assert rules[2][0] == "✗ rejected", "what rejects comes first"
+        assert rules[2][0] == "✗ rejected", "rejecting rules come first"
 
 
 def test_gate_table_escapes_all_data(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_gate_table_has_a_row_for_each_enabled_rule(tmp_path: Path) -> None:
     run = runs.rejected(tmp_path)
     rows = [row for row in cells(markdown(run.store, run.run_id)) if len(row) == 5]
     asked = [one for one in [runs.FLOOR, *runs.OTHERS] if one.outcome != "off"]
-    assert len(rows) == 2 + len(asked) + 1, "head, rule below it, the comparison with the champion"
+    assert len(rows) == 2 + len(asked) + 1, "header, separator and the champion rule"
 
 
 def test_latest_run_of_a_commit_is_selected(tmp_path: Path) -> None:

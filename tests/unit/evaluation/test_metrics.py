@@ -34,13 +34,13 @@ def test_metrics_match_scikit_learn(drawn: Labels) -> None:
     counts = confusion(true, predicted, classes)
     labels = list(range(classes))
     assert counts.tolist() == reference.confusion_matrix(true, predicted, labels=labels).tolist()
-    for average, found in (
+    for average, estimate in (
         ("weighted", weighted_f1(counts)),
         ("macro", macro_f1(counts)),
         (None, f1_per_class(counts)),
     ):
         wanted = reference.f1_score(true, predicted, labels=labels, average=average, zero_division=0)
-        np.testing.assert_allclose(found, wanted, atol=1e-12)
+        np.testing.assert_allclose(estimate, wanted, atol=1e-12)
     assert accuracy(counts) == pytest.approx(reference.accuracy_score(true, predicted))
 
 
@@ -76,20 +76,20 @@ def test_interval_coverage_is_close_to_its_level() -> None:
     covered = 0
     for trial in range(200):
         names, true, predicted = sample(draw, 40, 0.6)
-        found = DialogueBootstrap(names, 300, seed=trial, interval=0.9).weighted_f1(true, predicted, 3)
-        assert found.low <= found.value <= found.high
-        covered += found.low <= truth <= found.high
+        estimate = DialogueBootstrap(names, 300, seed=trial, interval=0.9).weighted_f1(true, predicted, 3)
+        assert estimate.low <= estimate.value <= estimate.high
+        covered += estimate.low <= truth <= estimate.high
     assert 0.82 <= covered / 200 <= 0.96
 
 
 def test_estimate_is_the_sample_value_in_any_order() -> None:
     draw = np.random.default_rng(2)
     names, true, predicted = sample(draw, 30, 0.5)
-    found = DialogueBootstrap(names, 100, seed=0).weighted_f1(true, predicted, 3)
-    assert found.value == pytest.approx(reference.f1_score(true, predicted, average="weighted"))
+    estimate = DialogueBootstrap(names, 100, seed=0).weighted_f1(true, predicted, 3)
+    assert estimate.value == pytest.approx(reference.f1_score(true, predicted, average="weighted"))
     order = draw.permutation(len(true))
     again = DialogueBootstrap([names[i] for i in order], 100, seed=0).weighted_f1(true[order], predicted[order], 3)
-    assert again == found
+    assert again == estimate
 
 
 def test_paired_difference_has_the_right_sign_and_a_narrower_interval() -> None:
@@ -99,12 +99,12 @@ def test_paired_difference_has_the_right_sign_and_a_narrower_interval() -> None:
     spoiled = draw.random(len(true)) < 0.1
     worse[spoiled] = (true[spoiled] + 1) % 3
     bootstrap = DialogueBootstrap(names, 1000, seed=0)
-    found = bootstrap.weighted_f1_difference(true, one, worse, 3)
+    estimate = bootstrap.weighted_f1_difference(true, one, worse, 3)
     back = bootstrap.weighted_f1_difference(true, worse, one, 3)
-    assert found.low > 0 and back.high < 0
-    assert (back.value, back.low, back.high) == pytest.approx((-found.value, -found.high, -found.low))
+    assert estimate.low > 0 and back.high < 0
+    assert (back.value, back.low, back.high) == pytest.approx((-estimate.value, -estimate.high, -estimate.low))
     alone = bootstrap.weighted_f1(true, one, 3)
-    assert found.high - found.low < alone.high - alone.low
+    assert estimate.high - estimate.low < alone.high - alone.low
     same = bootstrap.weighted_f1_difference(true, one, one, 3)
     assert (same.value, same.low, same.high) == (0, 0, 0)
 
@@ -117,5 +117,5 @@ def test_bootstrap_draws_depend_on_the_seed_only() -> None:
 
 def test_single_dialogue_has_a_zero_width_interval() -> None:
     true, predicted = np.array([0, 1, 1]), np.array([0, 1, 0])
-    found = DialogueBootstrap(["only"] * 3, 100, seed=0).weighted_f1(true, predicted, 2)
-    assert found.low == found.value == found.high
+    estimate = DialogueBootstrap(["only"] * 3, 100, seed=0).weighted_f1(true, predicted, 2)
+    assert estimate.low == estimate.value == estimate.high
