@@ -64,8 +64,8 @@ def test_each_ablation_trains_with_the_same_seeds_and_one_change(
         "modality_dropout": {"modality_dropout": 0.0},
         "fusion": {"fusion": "feed_forward"},
     }
-    found, trained = table
-    assert [row.name for row in found.rows] == list(NAMES) == list(wanted)
+    ablation, trained = table
+    assert [row.name for row in ablation.rows] == list(NAMES) == list(wanted)
     assert [(name, config.seed) for name, config, _ in trained] == [(name, seed) for name in NAMES for seed in (0, 1)]
     for name, config, trial in trained:
         assert config == CONFIG.model_copy(update=wanted[name] | {"seed": config.seed})
@@ -75,8 +75,8 @@ def test_each_ablation_trains_with_the_same_seeds_and_one_change(
 def test_ablation_row_holds_mean_spread_and_paired_difference(
     table: tuple[Ablation, list[tuple[str, MixtureConfig, Trial]]], toy: EmbeddedDialogues, full: list[Trial]
 ) -> None:
-    found, trained = table
-    for row in found.rows:
+    ablation, trained = table
+    for row in ablation.rows:
         trials = [trial for name, _, trial in trained if name == row.name]
         scores = [trial.metrics["test.weighted_f1"] for trial in trials]
         assert row.mean == pytest.approx(np.mean(scores)) and row.std == pytest.approx(np.std(scores, ddof=1))
@@ -104,21 +104,21 @@ def test_single_seed_difference_comes_from_the_paired_bootstrap(toy: EmbeddedDia
 def test_ablation_reports_curves_with_and_without_modality_dropout(
     table: tuple[Ablation, list[tuple[str, MixtureConfig, Trial]]], full: list[Trial]
 ) -> None:
-    found, trained = table
+    ablation, trained = table
     without = [trial for name, _, trial in trained if name == "modality_dropout"]
-    assert found.curves == {"with modality dropout": mean_curve(full), "without": mean_curve(without)}
-    point = found.curves["without"][3]
+    assert ablation.curves == {"with modality dropout": mean_curve(full), "without": mean_curve(without)}
+    point = ablation.curves["without"][3]
     key = f"test.missing.{point.modality}.{100 * point.share:.0f}.weighted_f1"
     assert point.weighted_f1.value == pytest.approx(np.mean([trial.metrics[key] for trial in without]))
-    assert "with modality dropout" in missing_modality_plot(found.curves)
+    assert "with modality dropout" in missing_modality_plot(ablation.curves)
 
 
 def test_ablation_enables_modality_dropout_if_the_model_has_none(toy: EmbeddedDialogues) -> None:
     bare = toy_config(epochs=1, modality_dropout=0.0)
     full = [run_trial(bare, toy, EVALUATION)]
-    found = ablate(["modality_dropout"], bare, toy, full, EVALUATION)
-    assert found.rows[0].title == "modality dropout 0.1" and found.rows[0].std == 0
-    assert found.curves["without"] == mean_curve(full)
+    ablation = ablate(["modality_dropout"], bare, toy, full, EVALUATION)
+    assert ablation.rows[0].title == "modality dropout 0.1" and ablation.rows[0].std == 0
+    assert ablation.curves["without"] == mean_curve(full)
 
 
 def test_ablation_without_effect_is_noted_and_not_trained(toy: EmbeddedDialogues) -> None:
@@ -130,8 +130,8 @@ def test_ablation_without_effect_is_noted_and_not_trained(toy: EmbeddedDialogues
     def train(name: str, config: MixtureConfig) -> Trial:
         raise AssertionError(f"{name} was trained")
 
-    found = ablate([name for name in NAMES if name != "fusion"], plain, alone, full, EVALUATION, train)
-    assert all(row.mean is None and row.difference is None for row in found.rows) and found.curves == {}
-    assert all("no effect" in row.sentence for row in found.rows) and len(found.rows) == 5
+    ablation = ablate([name for name in NAMES if name != "fusion"], plain, alone, full, EVALUATION, train)
+    assert all(row.mean is None and row.difference is None for row in ablation.rows) and ablation.curves == {}
+    assert all("no effect" in row.sentence for row in ablation.rows) and len(ablation.rows) == 5
     for name in ("gate", "contrastive", "kl", "context", "fusion"):
         assert variant(name, CONFIG, modalities=1)[1], "one modality and the cross-modal expert: all of these matter"

@@ -143,11 +143,11 @@ def test_causal_gru_and_convolutions_match_torch(lengths: list[int], layers: int
     rows = torch.randn(len(turns), 5, requires_grad=True)
     weight = torch.randn(len(turns), 4)
     (ours(rows, turns) * weight).sum().backward()
-    found = [rows.grad, *(p.grad.clone() for p in ours.parameters())]  # type: ignore[union-attr]
+    actual = [rows.grad, *(p.grad.clone() for p in ours.parameters())]  # type: ignore[union-attr]
     rows.grad = None
     ours.zero_grad()
     (torch.cat([ours.gru(one)[0] for one in rows.split(lengths)]) * weight).sum().backward()
-    for one, other in zip(found, [rows.grad, *(p.grad for p in ours.parameters())], strict=True):
+    for one, other in zip(actual, [rows.grad, *(p.grad for p in ours.parameters())], strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
     weights = torch.randn(3, 5, 3)  # [out, in, kernel]
     windows = turns.windows(rows.detach(), 3, causal=True) @ weights.permute(2, 1, 0).flatten(0, 1)
@@ -191,7 +191,7 @@ def test_causal_prediction_is_uniform_before_the_first_input(fusion: str, gate: 
     assert full.expert_weights[:2].tolist() == [[0, 0, 1]] * 2
 
 
-def test_training_on_a_dialogue_without_inputs_stays_finite() -> None:
+def test_causal_gradients_are_finite_before_the_first_input() -> None:
     dimensions = DIMENSIONS[1]
     model = model_of("causal", dimensions)
     dialogue = dialogue_of(np.random.default_rng(0), dimensions, 4, missing=0)

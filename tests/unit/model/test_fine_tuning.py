@@ -118,8 +118,8 @@ def of_steps(**changes: object) -> TextConfig:
 
 
 def weights(folder: Path) -> dict[str, np.ndarray]:
-    found: dict[str, np.ndarray] = load_file(folder / "tuned.safetensors")
-    return found
+    tensors: dict[str, np.ndarray] = load_file(folder / "tuned.safetensors")
+    return tensors
 
 
 def close(one: Path, other: Path, tolerance: float) -> bool:
@@ -324,8 +324,8 @@ def test_killed_and_preempted_process_resumes_to_the_same_result(
     whole = command(whole_store, digest, config, tmp_path / "machine-0")
     stop_after(command(store, digest, config, tmp_path / "machine-1"), store, 3, signal.SIGKILL)
     reached = steps_kept(store)
-    said = stop_after(command(store, digest, config, tmp_path / "machine-2"), store, reached + 9, signal.SIGTERM)
-    assert "stopped by SIGTERM after step" in said and "Traceback" not in said
+    output = stop_after(command(store, digest, config, tmp_path / "machine-2"), store, reached + 9, signal.SIGTERM)
+    assert "stopped by SIGTERM after step" in output and "Traceback" not in output
     again = steps_kept(store)
     assert again > reached
     made = finish(command(store, digest, config, tmp_path / "machine-3"))

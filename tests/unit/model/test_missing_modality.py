@@ -47,19 +47,19 @@ def curve_of(
 
 
 def test_curve_starts_at_the_model_score_and_falls(toy: EmbeddedDialogues, trained: TrainedMixture) -> None:
-    found = curve_of(trained.model, toy)
-    assert [(point.modality, point.share) for point in found] == [
+    curve = curve_of(trained.model, toy)
+    assert [(point.modality, point.share) for point in curve] == [
         (modality, share) for modality in ("speech", "text") for share in (0, 0.25, 0.5, 0.75, 1)
     ]
     test = toy.split("test")
     answers = predict(trained.model, [toy.read(dialogue) for dialogue in test], 1.0)
     predicted = np.concatenate([answer.probabilities.argmax(1) for answer in answers])
     true = np.concatenate([dialogue.labels for dialogue in test])
-    for start, end in ((found[0], found[4]), (found[5], found[9])):
+    for start, end in ((curve[0], curve[4]), (curve[5], curve[9])):
         assert start.weighted_f1.value == pytest.approx(weighted_f1(confusion(true, predicted, 3)))
         assert start.weighted_f1.low <= start.weighted_f1.value <= start.weighted_f1.high
         assert end.weighted_f1.value < start.weighted_f1.value - 0.03
-    assert curve_of(trained.model, toy) == found
+    assert curve_of(trained.model, toy) == curve
 
 
 def test_curve_end_equals_input_without_the_modality(toy: EmbeddedDialogues, trained: TrainedMixture) -> None:
@@ -71,11 +71,11 @@ def test_curve_end_equals_input_without_the_modality(toy: EmbeddedDialogues, tra
     assert curve_of(trained.model, toy)[4].weighted_f1.value == pytest.approx(wanted)
 
 
-def test_single_modality_curve_ends_with_uniform_predictions(toy: EmbeddedDialogues) -> None:
+def test_single_modality_curve_stops_before_removing_all_inputs(toy: EmbeddedDialogues) -> None:
     alone = toy.only(["text"])
     model = train_mixture(toy_config(epochs=2), alone, progress=Progress("train_moe")).model
-    found = curve_of(model, alone)
-    assert [point.share for point in found] == [0, 0.25, 0.5, 0.75] and {p.modality for p in found} == {"text"}
+    curve = curve_of(model, alone)
+    assert [point.share for point in curve] == [0, 0.25, 0.5, 0.75] and {p.modality for p in curve} == {"text"}
 
 
 def test_removed_rows_are_nested_and_repeatable() -> None:
@@ -84,17 +84,17 @@ def test_removed_rows_are_nested_and_repeatable() -> None:
     dialogues[0]["text"][1] = np.nan
     del dialogues[1]["text"]
     order = _order(dialogues, "text", seed=0)
-    assert sorted(order) == [0, 2, *range(4, 12)], "the utterances that have text, each once"
+    assert sorted(order) == [0, 2, *range(4, 12)], "each utterance with text exactly once"
     assert _order(dialogues, "text", seed=0).tolist() == order.tolist() != _order(dialogues, "text", seed=1).tolist()
     before = [{name: rows.copy() for name, rows in dialogue.items()} for dialogue in dialogues]
-    gone: set[int] = set()
+    previous: set[int] = set()
     for count in (2, 5, 10):
-        found = _without(dialogues, "text", order[:count])
-        texts = [dialogue.get("text", np.full((1, 3), np.nan)) for dialogue in found]
+        reduced = _without(dialogues, "text", order[:count])
+        texts = [dialogue.get("text", np.full((1, 3), np.nan)) for dialogue in reduced]
         missing = set(np.flatnonzero(np.isnan(np.concatenate(texts)).any(1))) - {1, 3}
-        assert len(missing) == count and gone <= missing
-        gone = missing
-        for one, other in zip(found, dialogues, strict=True):
+        assert len(missing) == count and previous <= missing
+        previous = missing
+        for one, other in zip(reduced, dialogues, strict=True):
             assert one["speech"] is other["speech"] and all(rows.dtype == np.float32 for rows in one.values())
     for one, other in zip(before, dialogues, strict=True):
         for name, rows in one.items():
@@ -102,23 +102,23 @@ def test_removed_rows_are_nested_and_repeatable() -> None:
 
 
 def test_metrics_hold_the_curve(toy: EmbeddedDialogues, trained: TrainedMixture) -> None:
-    found = curve_of(trained.model, toy)
-    metrics = curve_metrics(found)
-    assert metrics["test.missing.speech.25.weighted_f1"] == pytest.approx(found[1].weighted_f1.value, abs=1e-8)
-    assert len(metrics) == 3 * len(found)
+    curve = curve_of(trained.model, toy)
+    metrics = curve_metrics(curve)
+    assert metrics["test.missing.speech.25.weighted_f1"] == pytest.approx(curve[1].weighted_f1.value, abs=1e-8)
+    assert len(metrics) == 3 * len(curve)
     again = curve_from_metrics(dict(sorted(metrics.items())) | {"test.weighted_f1": 0.5})
-    assert [(point.modality, point.share) for point in again] == [(point.modality, point.share) for point in found]
-    for one, other in zip(again, found, strict=True):
+    assert [(point.modality, point.share) for point in again] == [(point.modality, point.share) for point in curve]
+    for one, other in zip(again, curve, strict=True):
         assert one.weighted_f1.low == pytest.approx(other.weighted_f1.low, abs=1e-8)
         assert one.weighted_f1.high == pytest.approx(other.weighted_f1.high, abs=1e-8)
     assert curve_from_metrics({"test.weighted_f1": 0.5}) == []
 
 
 def test_curve_plot_names_modalities_and_models(toy: EmbeddedDialogues, trained: TrainedMixture) -> None:
-    found = curve_of(trained.model, toy)
-    one = missing_modality_plot({"": found})
+    curve = curve_of(trained.model, toy)
+    one = missing_modality_plot({"": curve})
     assert "speech removed" in one and "text removed" in one
-    two = missing_modality_plot({"with modality dropout": found, "without": found})
+    two = missing_modality_plot({"with modality dropout": curve, "without": curve})
     assert "text removed, with modality dropout" in two and "text removed, without" in two
 
 

@@ -129,17 +129,17 @@ def test_dialogue_gradient_does_not_depend_on_the_batch(fusion: str, dimensions:
 def test_loss_and_gradient_do_not_depend_on_dialogue_order(fusion: str, dimensions: dict[str, int]) -> None:
     model = model_of(dimensions, fusion)
     dialogues, labels = some_dialogues(dimensions, 3)
-    found = []
+    results = []
     for order in ([0, 1, 2, 3, 4], [3, 0, 4, 1, 2], [4, 3, 2, 1, 0]):
         batch = make_batch([dialogues[i] for i in order], dimensions, [labels[i] for i in order])
         model.zero_grad()
         loss = model.loss(batch, model(batch))
         loss.backward()
         flat = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-        found.append((loss.detach(), flat))
-    for loss, gradient in found[1:]:
-        torch.testing.assert_close(loss, found[0][0], atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(gradient, found[0][1], atol=1e-4, rtol=1e-3)
+        results.append((loss.detach(), flat))
+    for loss, gradient in results[1:]:
+        torch.testing.assert_close(loss, results[0][0], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(gradient, results[0][1], atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])
@@ -155,10 +155,10 @@ def test_block_diagonal_gru_matches_separate_grus(layers: int, bidirectional: bo
     def compare(lengths: list[int]) -> None:
         turns = PackedDialogues(lengths)
         rows = [torch.randn(len(turns), 5) for _ in several]
-        found = together(several, rows, turns)
+        actual = together(several, rows, turns)
         calls.clear()
         expected = [one(own, turns) for one, own in zip(several, rows, strict=True)]
-        for one, other in zip(found, expected, strict=True):
+        for one, other in zip(actual, expected, strict=True):
             torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
 
     with torch.inference_mode():
@@ -167,9 +167,9 @@ def test_block_diagonal_gru_matches_separate_grus(layers: int, bidirectional: bo
         together(several, [torch.randn(4, 5) for _ in several], PackedDialogues([4]))
         calls.clear()
         together(several, [torch.randn(4, 5) for _ in several], PackedDialogues([4]))
-        assert not calls, "one recurrence for all of them"
+        assert not calls, "a single fused recurrence"
         together(several, [torch.randn(40, 5) for _ in several], PackedDialogues([1] * 40))
-        assert len(calls) == 3, "a crowd of dialogues is computed one recurrence after the other"
+        assert len(calls) == 3, "large batches compute the recurrences one after the other"
     several[1].load_state_dict(DialogueGRU(5, 4, layers, 0.0, bidirectional=bidirectional).state_dict())
     with torch.inference_mode():
         compare([6])
@@ -188,20 +188,20 @@ def test_block_diagonal_gru_matches_separate_grus(layers: int, bidirectional: bo
 def test_each_layer_output_does_not_depend_on_the_batch(lengths: list[int], seed: int) -> None:
     torch.manual_seed(seed)
     turns, config = PackedDialogues(lengths), config_of()
-    rows, there = torch.randn(len(turns), 12), torch.rand(len(turns)) > 0.3
+    rows, present = torch.randn(len(turns), 12), torch.rand(len(turns)) > 0.3
     context = ContextLayers(12, 6, 2, [1, 3, 5], 0.0)
     recurrence = DialogueGRU(12, 6, 2, 0.0)
     attention = AttentionLayer(config).eval()
     layers: dict[str, tuple[torch.nn.Module, Callable[[Tensor, Tensor, PackedDialogues], Tensor]]] = {
-        "context": (context, lambda x, there, turns: context.after(context.gru(context.before(x, turns), turns), x)),
-        "recurrence": (recurrence, lambda x, there, turns: recurrence(x, turns)),
-        "attention": (attention, lambda x, there, turns: attention(x, [x], [there], turns)),
+        "context": (context, lambda x, present, turns: context.after(context.gru(context.before(x, turns), turns), x)),
+        "recurrence": (recurrence, lambda x, present, turns: recurrence(x, turns)),
+        "attention": (attention, lambda x, present, turns: attention(x, [x], [present], turns)),
     }
     for name, (module, layer) in layers.items():
 
         def answer(
             x: Tensor,
-            there: Tensor,
+            present: Tensor,
             turns: PackedDialogues,
             own: slice,
             module: torch.nn.Module = module,
@@ -209,16 +209,16 @@ def test_each_layer_output_does_not_depend_on_the_batch(lengths: list[int], seed
         ) -> list[Tensor]:
             module.zero_grad()
             x = x.clone().requires_grad_()
-            found = layer(x, there, turns)[own]
-            (found * torch.arange(1.0, found.numel() + 1).view_as(found).sin()).sum().backward()
+            actual = layer(x, present, turns)[own]
+            (actual * torch.arange(1.0, actual.numel() + 1).view_as(actual).sin()).sum().backward()
             grads = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in module.parameters()]
-            return [found.detach(), x.grad[own], *grads]  # type: ignore[index]
+            return [actual.detach(), x.grad[own], *grads]  # type: ignore[index]
 
         start = 0
         for length in lengths:
             own = slice(start, start + length)
-            together = answer(rows, there, turns, own)
-            alone = answer(rows[own], there[own], PackedDialogues([length]), slice(None))
+            together = answer(rows, present, turns, own)
+            alone = answer(rows[own], present[own], PackedDialogues([length]), slice(None))
             for one, other in zip(together, alone, strict=True):
                 torch.testing.assert_close(
                     one, other, atol=1e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
@@ -235,13 +235,13 @@ def test_gru_and_convolutions_match_torch(lengths: list[int], layers: int, seed:
     rows = torch.randn(len(turns), 5, requires_grad=True)
     weight = torch.randn(len(turns), 8)
     (ours(rows, turns) * weight).sum().backward()
-    found = [rows.grad, *(p.grad.clone() for p in ours.parameters())]  # type: ignore[union-attr]
+    actual = [rows.grad, *(p.grad.clone() for p in ours.parameters())]  # type: ignore[union-attr]
     rows.grad = None
     ours.zero_grad()
     answers = [ours.gru(one)[0] for one in rows.split(lengths)]
     (torch.cat(answers) * weight).sum().backward()
     wanted = [rows.grad, *(p.grad for p in ours.parameters())]
-    for one, other in zip(found, wanted, strict=True):
+    for one, other in zip(actual, wanted, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
     weights = torch.randn(3, 5, 3)  # [out, in, kernel]
     windows = turns.windows(rows.detach(), 3) @ weights.permute(2, 1, 0).flatten(0, 1)
@@ -274,17 +274,17 @@ def test_absent_experts_have_zero_weight(fusion: str, dimensions: dict[str, int]
     dialogues, _ = some_dialogues(dimensions, 11)
     for dialogue, answer in zip(dialogues, predict(model, dialogues, 1.0), strict=True):
         turns = len(answer.probabilities)
-        there = np.stack(
+        present = np.stack(
             [~np.isnan(dialogue[n]).any(1) if n in dialogue else np.zeros(turns, bool) for n in dimensions], axis=1
         )
-        anything = there.any()
+        anything = present.any()
         weights = answer.expert_weights
-        assert (weights[:, :-1][~there] == 0).all()
-        assert (weights[:, :-1][there] > 0).all() and ((weights[:, -1] > 0) == anything).all()
+        assert (weights[:, :-1][~present] == 0).all()
+        assert (weights[:, :-1][present] > 0).all() and ((weights[:, -1] > 0) == anything).all()
         np.testing.assert_allclose(weights.sum(1), float(anything), atol=1e-6)
-        uniform = answer.expert_probabilities[:, :-1][~there]
+        uniform = answer.expert_probabilities[:, :-1][~present]
         np.testing.assert_allclose(uniform, 1 / CLASSES, atol=1e-6)
-        names = ["+".join(n for n, t in zip(dimensions, row, strict=True) if t) or "none" for row in there]
+        names = ["+".join(n for n, t in zip(dimensions, row, strict=True) if t) or "none" for row in present]
         assert answer.modalities == names
 
 
@@ -345,9 +345,9 @@ def test_contrastive_loss_matches_the_reference_in_any_order(seed: int) -> None:
     torch.manual_seed(seed)
     vectors, labels = torch.randn(9, 4), torch.tensor([0, 0, 1, 1, 1, 2, 3, 0, 3])
     order = torch.randperm(9)
-    found = supervised_contrastive_loss(vectors, labels, 0.7)
-    torch.testing.assert_close(supervised_contrastive_loss(vectors[order], labels[order], 0.7), found)
-    torch.testing.assert_close(supervised_contrastive_loss(vectors * 3, labels, 0.7), found)
+    actual = supervised_contrastive_loss(vectors, labels, 0.7)
+    torch.testing.assert_close(supervised_contrastive_loss(vectors[order], labels[order], 0.7), actual)
+    torch.testing.assert_close(supervised_contrastive_loss(vectors * 3, labels, 0.7), actual)
     unit = torch.nn.functional.normalize(vectors, dim=1)
     anchors = []
     for i in range(9):
@@ -356,7 +356,7 @@ def test_contrastive_loss_matches_the_reference_in_any_order(seed: int) -> None:
             scores = {j: float(unit[i] @ unit[j]) / 0.7 for j in range(9) if j != i}
             total = math.log(sum(math.exp(score) for score in scores.values()))
             anchors.append(-sum(scores[j] - total for j in positives) / len(positives))
-    assert float(found) == pytest.approx(sum(anchors) / len(anchors), abs=1e-5)
+    assert float(actual) == pytest.approx(sum(anchors) / len(anchors), abs=1e-5)
 
 
 def test_contrastive_loss_without_positives_has_zero_value_and_gradient() -> None:
@@ -369,12 +369,12 @@ def test_contrastive_loss_without_positives_has_zero_value_and_gradient() -> Non
 def test_consistency_loss_covers_present_pairs_in_any_order() -> None:
     torch.manual_seed(0)
     logits, present = torch.randn(7, 3, CLASSES), torch.rand(7, 3) > 0.3
-    found = expert_consistency_loss(logits, present)
+    actual = expert_consistency_loss(logits, present)
     order = torch.randperm(7)
-    torch.testing.assert_close(expert_consistency_loss(logits[order], present[order]), found)
-    torch.testing.assert_close(expert_consistency_loss(logits.flip(1), present.flip(1)), found)
+    torch.testing.assert_close(expert_consistency_loss(logits[order], present[order]), actual)
+    torch.testing.assert_close(expert_consistency_loss(logits.flip(1), present.flip(1)), actual)
     spoiled = torch.where(present[..., None], logits, 50.0)
-    torch.testing.assert_close(expert_consistency_loss(spoiled, present), found)
+    torch.testing.assert_close(expert_consistency_loss(spoiled, present), actual)
     p = logits.softmax(-1)
     pairs = [
         float((p[n, i] * (p[n, i] / p[n, j]).log()).sum() + (p[n, j] * (p[n, j] / p[n, i]).log()).sum())
@@ -383,7 +383,7 @@ def test_consistency_loss_covers_present_pairs_in_any_order() -> None:
         for j in range(i + 1, 3)
         if present[n, i] and present[n, j]
     ]
-    assert float(found) == pytest.approx(sum(pairs) / len(pairs), abs=1e-5)
+    assert float(actual) == pytest.approx(sum(pairs) / len(pairs), abs=1e-5)
     assert float(expert_consistency_loss(logits, torch.zeros_like(present))) == 0
 
 
@@ -517,16 +517,16 @@ def test_truncated_checkpoint_is_skipped(toy: EmbeddedDialogues, tmp_path: Path)
     checkpoints = Checkpoints(LocalStore(tmp_path), "train_moe", "key")
     checkpoints.directory.mkdir(parents=True)
     (checkpoints.directory / "epoch").write_bytes(b"\x10\x00\x00")
-    found = train_mixture(config, toy, progress=Progress("train_moe"), checkpoints=checkpoints)
-    assert_same(found.model, train_mixture(config, toy, progress=Progress("train_moe")).model)
+    trained = train_mixture(config, toy, progress=Progress("train_moe"), checkpoints=checkpoints)
+    assert_same(trained.model, train_mixture(config, toy, progress=Progress("train_moe")).model)
 
 
 def test_training_stops_early_and_keeps_the_best_weights(toy: EmbeddedDialogues) -> None:
     config = toy_config(epochs=30, patience=1, learning_rate=3e-2)
-    found = train_mixture(config, toy, progress=Progress("train_moe"))
-    scores = [epoch["dev_weighted_f1"] for epoch in found.history]
-    assert len(scores) < 30 and len(scores) == found.epoch + 1
-    assert scores[found.epoch - 1] == max(scores) == round(found.dev_weighted_f1, 6)
+    trained = train_mixture(config, toy, progress=Progress("train_moe"))
+    scores = [epoch["dev_weighted_f1"] for epoch in trained.history]
+    assert len(scores) < 30 and len(scores) == trained.epoch + 1
+    assert scores[trained.epoch - 1] == max(scores) == round(trained.dev_weighted_f1, 6)
 
 
 @pytest.mark.parametrize("spoil", [1e38, float("inf")])
@@ -584,13 +584,13 @@ def test_modality_dropout_drops_one_modality_and_keeps_the_batch() -> None:
     dimensions = DIMENSIONS[2]
     batch = make_batch(some_dialogues(dimensions, 1)[0], dimensions)
     before = {name: tensor.clone() for name, tensor in batch.present.items()}
-    found = drop_modalities(batch, 0.5)
+    reduced = drop_modalities(batch, 0.5)
     names = list(dimensions)
     had = torch.stack([batch.present[name] for name in names]).sum(0)
-    has = torch.stack([found.present[name] for name in names]).sum(0)
+    has = torch.stack([reduced.present[name] for name in names]).sum(0)
     assert ((had - has) <= 1).all() and (has[had > 0] >= 1).all() and (has < had).any()
     for name in names:
-        assert not found.inputs[name][~found.present[name]].any()
+        assert not reduced.inputs[name][~reduced.present[name]].any()
         assert torch.equal(batch.present[name], before[name])
     one = make_batch(some_dialogues(DIMENSIONS[0], 1)[0], DIMENSIONS[0])
     assert drop_modalities(one, 0.9) is one and drop_modalities(batch, 0) is batch
@@ -607,10 +607,10 @@ def test_class_weights_average_one_and_favour_rare_classes(toy: EmbeddedDialogue
     assert class_weights(toy_config(), toy) is None
     counts = np.bincount(np.concatenate([d.labels for d in toy.split("train")]))
     for kind in ("balanced", "sqrt"):
-        found = class_weights(toy_config(class_weights=kind), toy)
-        assert found is not None
-        assert float((found.numpy() * counts).sum()) == pytest.approx(counts.sum(), rel=1e-5)
-        assert int(found.argmax()) == int(counts.argmin())
+        per_class = class_weights(toy_config(class_weights=kind), toy)
+        assert per_class is not None
+        assert float((per_class.numpy() * counts).sum()) == pytest.approx(counts.sum(), rel=1e-5)
+        assert int(per_class.argmax()) == int(counts.argmin())
     logits, labels = torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, 2])
     weights = torch.tensor([2.0, 0.5, 0.5])
     single = torch.stack([focal_loss(logits[i : i + 1], labels[i : i + 1], 2.0) for i in range(6)])

@@ -36,13 +36,13 @@ def test_loss_and_gradients_match_the_published_design_on_equal_lengths() -> Non
     one.backward()
     other.backward()
     gru = ours.unimodal["text"].context.gru.gru  # type: ignore[union-attr]
-    for mine, theirs in (
+    for actual, expected in (
         (gru.weight_hh_l0, plain.context[1].gru.weight_hh_l0),  # type: ignore[union-attr]
         (gru.weight_ih_l2_reverse, plain.context[1].gru.weight_ih_l2_reverse),  # type: ignore[union-attr]
         (ours.gate.layers[0].weight, plain.gate[0].weight),  # type: ignore[union-attr, index]
         (ours.cross_modal.projections[0].weight, plain.projections[0].weight),  # type: ignore[union-attr, index]
     ):
-        torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-5, rtol=1e-3)
+        torch.testing.assert_close(actual.grad, expected.grad, atol=1e-5, rtol=1e-3)
 
 
 def test_padding_affects_the_published_loss_only() -> None:

@@ -20,7 +20,7 @@ def no_policy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_policy")
-def test_waiting_threads_sleep() -> None:
+def test_wait_policy_is_set_to_passive() -> None:
     wait_passively()
     assert {name: os.environ.get(name) for name in WAITING_VARIABLES} == {
         "OMP_WAIT_POLICY": "PASSIVE",

@@ -40,13 +40,13 @@ def scores(output: Path) -> list[tuple[dict[str, object], float | None]]:
 
 def test_search_is_reproducible_and_does_not_read_the_test_split(folder: Path, tmp_path: Path) -> None:
     data = open_embeddings(folder)
-    found = search(data, tmp_path / "one")
-    assert found.trials == 3 and found.dev_weighted_f1 >= found.start
+    result = search(data, tmp_path / "one")
+    assert result.trials == 3 and result.dev_weighted_f1 >= result.start
     splits = {name: data.split(name) for name in ("train", "dev")}  # type: ignore[arg-type]
     spoiled = [EmbeddedDialogue(d.dialogue_id, d.rows, (d.labels + 1) % 3) for d in data.split("test")]
     matrices = {name: data._matrices[name] for name in data.dimensions}
     other = EmbeddedDialogues({**splits, "test": spoiled}, matrices, data.labels)
-    assert search(other, tmp_path / "two") == found
+    assert search(other, tmp_path / "two") == result
     assert scores(tmp_path / "one") == scores(tmp_path / "two")
 
 
@@ -56,11 +56,11 @@ def test_search_resumes_from_saved_trials(folder: Path, tmp_path: Path) -> None:
     before = scores(tmp_path)
     (name,) = optuna.get_all_study_names(f"sqlite:///{tmp_path / STUDY_FILE}")
     optuna.load_study(study_name=name, storage=f"sqlite:///{tmp_path / STUDY_FILE}").ask()  # as after a kill
-    found = search(data, tmp_path, 4)
+    result = search(data, tmp_path, 4)
     after = scores(tmp_path)
-    assert found.trials == 4 and after[:2] == before and len(after) == 5 and after[2][1] is None
+    assert result.trials == 4 and after[:2] == before and len(after) == 5 and after[2][1] is None
     assert len({str(params) for params, value in after if value is not None}) == 4
-    assert search(data, tmp_path, 4) == found
+    assert search(data, tmp_path, 4) == result
 
 
 def test_different_search_in_the_same_folder_is_rejected(folder: Path, tmp_path: Path) -> None:
@@ -80,12 +80,12 @@ def test_printed_train_command_is_valid(folder: Path, tmp_path: Path) -> None:
     arguments = ["tune", "--embeddings", str(folder), "--profile", "tiny", "--set", "mixture.epochs=2"]
     done = CliRunner().invoke(app, [*arguments, "--trials", "2", "--output", str(tmp_path)])
     assert done.exit_code == 0, done.output
-    found = json.loads((tmp_path / "tune.json").read_text())
+    result = json.loads((tmp_path / "tune.json").read_text())
     line = next(line for line in done.output.splitlines() if line.startswith("mistere train"))
     words = shlex.split(line)
     settings = [words[index + 1] for index, word in enumerate(words) if word == "--set"]
     mixture = load_profile("tiny", settings).mixture
-    for name, value in found["settings"].items():
+    for name, value in result["settings"].items():
         assert getattr(mixture, name) == value
     assert mixture.epochs == 2 and re.search(r"dev weighted F1 0\.\d{3}", done.output)
     assert (tmp_path / "best.yaml").read_text().startswith("mixture:")
