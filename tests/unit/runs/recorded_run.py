@@ -94,29 +94,29 @@ _SLICES = {
 _LOSSES = (0.011, 0.038, 0.117, 0.021, 0.034, -0.006, 0.055)
 
 _SCRATCH = tempfile.TemporaryDirectory()
-"""Of the registry: the page names its place, which must tell no test's name."""
+"""Directory of the registry database. The page shows its path, which must not contain a test name."""
 
 
 def more_metrics(whole: float) -> dict[str, float]:
     """Metrics not derived from predictions: curve, slices, robustness, the speaker probe."""
 
-    def around(value: float, width: float) -> Interval:
+    def interval(value: float, width: float) -> Interval:
         return Interval(value, value - width, min(1.0, value + width))
 
     curve = [
-        CurvePoint(modality, share, around(whole - cost * share, 0.04))
+        CurvePoint(modality, share, interval(whole - cost * share, 0.04))
         for modality, cost in (("speech", 0.12), ("text", 0.3))
         for share in SHARES
     ]
     points = [
-        RobustnessPoint(condition, around(whole - loss, 0.05), around(loss, 0.02))
+        RobustnessPoint(condition, interval(whole - loss, 0.05), interval(loss, 0.02))
         for condition, loss in zip(CONDITIONS, _LOSSES, strict=True)
     ]
-    metrics = curve_metrics(curve) | robustness_metrics(around(whole, 0.05), points)
+    metrics = curve_metrics(curve) | robustness_metrics(interval(whole, 0.05), points)
     for kind, parts in _SLICES.items():
         for value, (shift, support) in parts.items():
             name = f"test.slice.{kind}.{value}"
-            put(metrics, f"{name}.weighted_f1", around(whole + shift, 0.05))
+            put(metrics, f"{name}.weighted_f1", interval(whole + shift, 0.05))
             metrics[f"{name}.support"] = float(support)
     put(metrics, "test.speaker_probe.accuracy", Interval(0.64, 0.58, 0.71))
     put(metrics, "test.speaker_probe.beyond_chance", Interval(0.41, 0.33, 0.48))

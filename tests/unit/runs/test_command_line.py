@@ -32,7 +32,7 @@ def command_paths() -> list[list[str]]:
 
     def below(command: object, path: list[str]) -> list[list[str]]:
         children = getattr(command, "commands", {})
-        return [path, *(found for name, child in children.items() for found in below(child, [*path, name]))]
+        return [path, *(subpath for name, child in children.items() for subpath in below(child, [*path, name]))]
 
     return below(typer.main.get_command(app), [])
 

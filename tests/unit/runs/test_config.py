@@ -120,9 +120,9 @@ def test_profile_can_be_a_user_file(tmp_path: Path) -> None:
     own.write_text("gate: {max_ece: off}\nspeech: {extraction: {cache: off}}\n")
     config = load_config(str(own), directory=tmp_path / "elsewhere", schema=PIPELINE_CONFIG)
     assert config.gate.max_ece is False and config.speech.extraction.cache == "off"
-    for content, said in (("- 1", "has no sections"), ("a: [", "not readable YAML")):
+    for content, message in (("- 1", "has no sections"), ("a: [", "not readable YAML")):
         own.write_text(content)
-        with pytest.raises(UsageError, match=said):
+        with pytest.raises(UsageError, match=message):
             load_config(str(own), directory=tmp_path, schema=PIPELINE_CONFIG)
     with pytest.raises(UsageError, match="there is no profile at"):
         load_config(str(tmp_path / "nothing.yaml"), directory=tmp_path, schema=PIPELINE_CONFIG)

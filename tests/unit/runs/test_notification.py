@@ -74,11 +74,11 @@ class Receiver:
 
 @pytest.fixture
 def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
-    found = Receiver()
-    monkeypatch.setenv(notification.VARIABLE, found.url)
+    server = Receiver()
+    monkeypatch.setenv(notification.VARIABLE, server.url)
     monkeypatch.setattr(notification, "_PAUSE_SECONDS", 0.01)
-    yield found
-    found.close()
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="module")
@@ -96,12 +96,12 @@ def events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "events.jsonl"
 
 
-def tell(run: runs.RecordedRun) -> None:
+def notify_outcome(run: runs.RecordedRun) -> None:
     outcome = read_outcome(run.store, run.run_id)
     notification.notify(outcome, "sample", headline(outcome), run.step().progress)
 
 
-def everything(message: dict[str, Any]) -> str:
+def visible_text(message: dict[str, Any]) -> str:
     """All visible text of a message."""
     assert set(message) == {"text", "blocks"}
     seen = [message["text"]]
@@ -131,9 +131,9 @@ def everything(message: dict[str, Any]) -> str:
 def test_each_outcome_sends_a_notification(
     ending: str, says: list[str], ended: dict[str, runs.RecordedRun], receiver: Receiver, events: Path
 ) -> None:
-    tell(ended[ending])
+    notify_outcome(ended[ending])
     (message,) = receiver.taken
-    seen = everything(message)
+    seen = visible_text(message)
     for words in [*says, "run-0042 (sample)", "run_report.html"]:
         assert words in seen, words
     assert ("Weighted F1 (95 % interval)*\n0." in seen) == (ending in {"deployed", "held", "rejected"})
@@ -145,9 +145,9 @@ def test_no_notification_is_sent_without_a_webhook(
 ) -> None:
     for value in ("", "  "):
         monkeypatch.setenv(notification.VARIABLE, value)
-        tell(ended["killed"])
+        notify_outcome(ended["killed"])
     monkeypatch.delenv(notification.VARIABLE)
-    tell(ended["killed"])
+    notify_outcome(ended["killed"])
     assert receiver.paths == []
 
 
@@ -179,11 +179,11 @@ def test_failing_receiver_is_retried_once_and_noted(
     limit = 30.0 if not silences else 2.0 if silences < len(answers) else 0.3
     monkeypatch.setattr(notification, "_TIMEOUT_SECONDS", (30.0, limit))
     receiver.answers = list(answers)
-    tell(ended["killed"])
+    notify_outcome(ended["killed"])
     assert receiver.paths == [f"/services/{SECRET}"] * asked
-    said = events.read_text()
-    assert (note in said and said.count("\n") == 1) if note else said == ""
-    assert "SECRET" not in said and "127.0.0.1" not in said
+    log = events.read_text()
+    assert (note in log and log.count("\n") == 1) if note else log == ""
+    assert "SECRET" not in log and "127.0.0.1" not in log
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_failing_receiver_is_retried_once_and_noted(
         ("http://user:T0SECRET@localhost:{port}/", "could not be reached"),
     ],
 )
-def test_invalid_or_insecure_webhook_url_is_noted(
+def test_invalid_or_unreachable_webhook_url_is_noted(
     url: str,
     says: str,
     ended: dict[str, runs.RecordedRun],
@@ -211,16 +211,16 @@ def test_invalid_or_insecure_webhook_url_is_noted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv(notification.VARIABLE, url.format(port=free_port()))
-    tell(ended["killed"])
+    notify_outcome(ended["killed"])
     assert receiver.paths == []
-    said = events.read_text()
-    assert says in said and "SECRET" not in said and said.count("\n") == 1
+    log = events.read_text()
+    assert says in log and "SECRET" not in log and log.count("\n") == 1
 
 
 def test_message_escapes_text_from_the_data(ended: dict[str, runs.RecordedRun]) -> None:
     outcome = read_outcome(ended["failed"].store, "run-0042")
     outcome.reasons = ["<!channel> <https://evil.example|here> a & b", *["x&y" * 2000] * 9]
-    seen = everything(notification.message(outcome, "<@U1>", "It <b>failed</b>."))
+    seen = visible_text(notification.message(outcome, "<@U1>", "It <b>failed</b>."))
     assert "<" not in seen and ">" not in seen
     assert "&lt;!channel&gt;" in seen and "a &amp; b" in seen
 
@@ -228,7 +228,7 @@ def test_message_escapes_text_from_the_data(ended: dict[str, runs.RecordedRun]) 
 def test_reasons_beyond_the_message_limit_are_counted(ended: dict[str, runs.RecordedRun]) -> None:
     outcome = read_outcome(ended["failed"].store, "run-0042")
     outcome.reasons = [f"Reason {number}." for number in range(8)]
-    seen = everything(notification.message(outcome, "", "It failed."))
+    seen = visible_text(notification.message(outcome, "", "It failed."))
     assert "Reason 4." in seen and "Reason 5." not in seen and "3 more in the report" in seen
 
 

@@ -112,8 +112,12 @@ def test_missing_or_damaged_records_only_omit_their_sentences(tmp_path: Path) ->
     outcome = read_outcome(store, run.run_id)
     assert (outcome.exit_code, outcome.reasons) == (3, ["The gate's verdict was hold."])
     assert outcome.weighted_f1 is None and read_run_info(store, run.run_id) == {}
-    told = " ".join(outcome.unreadable)
-    assert "GateVerdict" in told and "record of train_moe is damaged" in told and "EvaluationReport" in told
+    unreadable = " ".join(outcome.unreadable)
+    assert (
+        "GateVerdict" in unreadable
+        and "record of train_moe is damaged" in unreadable
+        and "EvaluationReport" in unreadable
+    )
     with pytest.raises(ArtifactError, match="not in the store"):
         read_manifest(store, GateVerdict, "a" * 64)
     with pytest.raises(ArtifactError, match="damaged"):
@@ -122,5 +126,5 @@ def test_missing_or_damaged_records_only_omit_their_sentences(tmp_path: Path) ->
 
 def test_reading_an_outcome_imports_no_heavy_packages() -> None:
     code = "import sys, mistere.runs.outcome as o; print([m for m in ('matplotlib','pandas','torch','numpy') if m in sys.modules])"
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert answer.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"

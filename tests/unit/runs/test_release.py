@@ -70,8 +70,8 @@ def state(store: ObjectStore) -> tuple[str, str]:
         deployed = read_deployment(store, "mistere").bundle_digest[0]
     except UsageError:
         deployed = "-"
-    found = read_champion(store).champion
-    return (found.bundle_digest[0] if found else "-", deployed)
+    pointer = read_champion(store).champion
+    return (pointer.bundle_digest[0] if pointer else "-", deployed)
 
 
 def test_release_moves_champion_deployment_and_aliases_together(store: ObjectStore) -> None:
@@ -185,8 +185,8 @@ def test_next_process_completes_or_reverts_a_killed_release(tmp_path: Path, poin
         [sys.executable, "-c", _KILLED, str(tmp_path), point], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 9, done.stderr
-    said = recover(store, mirror, "mistere")
-    assert ("completed" in said) == (after == ("b", "b"))
+    message = recover(store, mirror, "mistere")
+    assert ("completed" in message) == (after == ("b", "b"))
     assert state(store) == after
     assert mirror.champion == ("2" if after == ("b", "b") else "1")
     assert read_log(store)[-1].action == "recover"

@@ -171,9 +171,9 @@ def test_report_sections_are_complete_and_ordered(tmp_path: Path) -> None:
 def test_dialogue_plot_shows_text_labels_and_missing_modalities() -> None:
     weights = np.array([[0.2, 0.5, 0.3], [0.0, 1.0, 0.0]])
     timeline = GateTimeline("d", [0, 1], ["joy", "fear"], ["joy", "anger"], weights, ["speech+text", "text"])
-    said = shown_dialogue(timeline.with_texts({0: "a\x00b"}), runs.EXPERTS)
-    first, second = said.turns
-    assert said.has_texts and first.text == "a b" and first.lacking == [] and second.lacking == ["speech"]
+    shown = shown_dialogue(timeline.with_texts({0: "a\x00b"}), runs.EXPERTS)
+    first, second = shown.turns
+    assert shown.has_texts and first.text == "a b" and first.lacking == [] and second.lacking == ["speech"]
     assert first.spoken_shares == "speech 20 %, text 50 %, cross-modal 30 %" and second.spoken_shares == "text 100 %"
     assert not shown_dialogue(timeline, runs.EXPERTS).has_texts
 
@@ -229,7 +229,7 @@ def test_report_notes_missing_artifacts(tmp_path: Path) -> None:
     recorded.store.write("champion.json", b"{")
     recorded.store.delete_object("runs/run-0042/run.json")
     html, data = report(recorded)
-    told = " ".join(data["unreadable"])
+    unreadable = " ".join(data["unreadable"])
     for word in (
         "UtteranceSet",
         "MoEModel",
@@ -238,7 +238,7 @@ def test_report_notes_missing_artifacts(tmp_path: Path) -> None:
         "predictions.parquet",
         "champion pointer",
     ):
-        assert word in told, word
+        assert word in unreadable, word
     assert "Parts of this report are missing" in html and "The mixture and each expert alone" in html
     assert "Dialogue test_" not in html and data["outcome"]["exit_code"] == 0
 
@@ -320,8 +320,8 @@ def test_overhead_is_run_time_outside_the_stages(tmp_path: Path) -> None:
 
 
 def test_durations_are_formatted_for_reading() -> None:
-    said = [duration(s).replace("\N{NO-BREAK SPACE}", " ") for s in (0.31, 9.99, 119.7, 148, 3599.9, 7265)]
-    assert said == ["0.3 s", "10 s", "2 min 0 s", "2 min 28 s", "1 h 00 min", "2 h 01 min"]
+    texts = [duration(s).replace("\N{NO-BREAK SPACE}", " ") for s in (0.31, 9.99, 119.7, 148, 3599.9, 7265)]
+    assert texts == ["0.3 s", "10 s", "2 min 0 s", "2 min 28 s", "1 h 00 min", "2 h 01 min"]
 
 
 def test_next_steps_match_the_outcome(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ class Runner:
     def validation(self) -> str:
         """A published validation report, likewise."""
         manifest = ValidationReport(verdict="pass", expectations=1, utterances=1, audio_seconds=1.0)
-        material = self.folder / "said"
+        material = self.folder / "validation_report"
         material.mkdir()
         manifest = publish(self.store, manifest, material)
         shutil.rmtree(material, ignore_errors=True)
@@ -105,16 +105,16 @@ class Runner:
 @pytest.fixture
 def runner(store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runner:
     monkeypatch.setenv("MISTERE_CACHE", str(tmp_path / "cache"))
-    found = Runner(store, tmp_path)
-    monkeypatch.setenv(EVENTS_VARIABLE, str(found.events_file))
-    return found
+    created = Runner(store, tmp_path)
+    monkeypatch.setenv(EVENTS_VARIABLE, str(created.events_file))
+    return created
 
 
 @pytest.fixture
 def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runner:
-    found = Runner(LocalStore(tmp_path / "store"), tmp_path)
-    monkeypatch.setenv(EVENTS_VARIABLE, str(found.events_file))
-    return found
+    created = Runner(LocalStore(tmp_path / "store"), tmp_path)
+    monkeypatch.setenv(EVENTS_VARIABLE, str(created.events_file))
+    return created
 
 
 def test_repeated_step_is_reused_with_the_same_result(runner: Runner) -> None:
