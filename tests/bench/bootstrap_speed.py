@@ -1,4 +1,4 @@
-"""Intervals of MELD's test split by resampling dialogues, against one evaluation of the figure itself.
+"""Bootstrap intervals of MELD's test split compared with repeated single evaluations of the metric.
 
 usage: mistere bench bootstrap_speed
 

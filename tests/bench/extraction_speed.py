@@ -1,4 +1,4 @@
-"""Extraction of the sample's vectors against a loop and plain batches; cached, ten times larger, and with a little new.
+"""Extraction of the sample's embeddings compared with a loop and plain batches; also cached, ten times larger and extended.
 
 usage: mistere bench extraction_speed
 
@@ -9,7 +9,7 @@ of its own, timed without imports:
 - naive: batches of 32 in file order, prepared one after the other;
 - ours: the stage, with its cache off; in float32 like the two above, and in bf16, which pays where the CPU has AMX;
 - ours again with everything cached; a part of the sample and the same ten times over, with the process's peak memory;
-  and the sample with 5 % of utterances that were not there before.
+  and the sample with 5 % new utterances.
 
 All arms crop Whisper's window to the utterance, so that the gain is batching and overlap. Ratios are of one run.
 """

@@ -1,9 +1,9 @@
-"""Fine-tuning the sample's encoders against the plain Trainer that pads each random batch to its longest.
+"""Fine-tuning of the sample's encoders compared with the plain Trainer, which pads each random batch to its longest utterance.
 
 usage: mistere bench finetuning_speed [EPOCHS]      (default: 3)
 
 Both arms train the same layers of the same encoder with the same loss, optimiser, batch size and number of steps, and measure
-dev after each epoch. The plain one is the set-up of the transformers examples: utterances prepared when they are asked for,
+dev after each epoch. The plain one is the set-up of the transformers examples: utterances prepared on access,
 batches in random order, padded to the longest in the batch. Ours is the stage: utterances prepared once, a core each, batches
 of similar length. Times are from the published base to the end, preparation and loading included, imports not. Ratios are of
 one run.

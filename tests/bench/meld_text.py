@@ -1,11 +1,11 @@
-"""MELD, text only, on a frozen MiniLM: what context adds to the classifier of single utterances.
+"""MELD, text only, on a frozen MiniLM: the gain of dialogue context over single utterances.
 
 usage: mistere bench meld_text MELD_CSVS [OUTPUT [TRAIN'S ARGUMENTS]]      (default: output/meld)
 
 Imports the CSV files, embeds every utterance with the frozen encoder of the sample profile (mean pooling, 384 wide, nothing
 trained) into OUTPUT/embeddings, and runs `mistere train` on them over five seeds with `--ablate context`. Dev selects; test is
 read once a reported number. Published on this split: bcLSTM text 56.4, DialogueRNN text 57.0 (Poria et al., arXiv
-1810.02508). An embedded folder is used again.
+1810.02508). An existing folder of embeddings is reused.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The predictor: what it adds to the bare model, what batching and the kept vectors save, and others beside it.
+"""Serving speed: the predictor's overhead over the model, the gain of batching and the embedding cache, and other servers.
 
 usage: mistere bench serving_speed [--bundle BUNDLE] [--output DIR] [--seconds 8] [--parts overhead,throughput,conversation,start,others] [--mlserver PYTHON] [--soak MINUTES]
 
-Servers are processes of their own on this machine, asked over loopback by 16 connections of one client process that sends bytes
-made before. Dialogues are the bundle's example, each time with other words and another gain, so that nothing is found at hand
-where that is not what is measured. Every figure is a ratio, or a difference, of arms of one run, taken in turns.
+Servers are separate processes on this machine. One client process sends prepared requests over 16 loopback connections.
+Dialogues are variants of the bundle's example with other words and another gain, so that caches are hit only where the cache
+is measured. Every figure is a ratio or a difference of arms that alternate within one run.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ CLIENTS = 16
 _OVERHEAD_TURNS = 40
 """Turns of a quarter of a second: the machine's own pace changes within seconds, by as much as what is measured."""
 ROOT = Path(__file__).resolve().parents[2]
-Ask = Callable[[int], None]
+Send = Callable[[int], None]
 
 
 def free_port() -> int:
@@ -147,16 +147,16 @@ def embedded_request(model: EmotionModel, vectors: dict[str, np.ndarray]) -> Inf
     return InferRequest("mistere", inputs, parameters={"encoder_digest": digests})
 
 
-def grpc_asker(port: int, messages: Sequence[bytes]) -> Ask:
+def grpc_sender(port: int, messages: Sequence[bytes]) -> Send:
     channel = grpc.insecure_channel(f"127.0.0.1:{port}")
     call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
     return lambda number: call(messages[number % len(messages)], timeout=120)  # type: ignore[no-any-return]
 
 
-def rest_asker(port: int, path: str, bodies: Sequence[bytes], headers: dict[str, str] | None = None) -> Ask:
+def rest_sender(port: int, path: str, bodies: Sequence[bytes], headers: dict[str, str] | None = None) -> Send:
     local = threading.local()
 
-    def ask(number: int) -> None:
+    def send(number: int) -> None:
         if not hasattr(local, "connection"):
             local.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
         local.connection.request(
@@ -167,35 +167,35 @@ def rest_asker(port: int, path: str, bodies: Sequence[bytes], headers: dict[str,
         if answer.status != 200:
             raise SystemExit(f"{path} answered {answer.status}: {content[:200]!r}")
 
-    return ask
+    return send
 
 
-def one_by_one(ask: Ask, seconds: float) -> np.ndarray:
+def sequential_seconds(send: Send, seconds: float) -> np.ndarray:
     """Seconds of each request of a single client."""
     for number in range(20):
-        ask(number)
-    taken = []
+        send(number)
+    durations = []
     until = time.perf_counter() + seconds
     while time.perf_counter() < until:
         start = time.perf_counter()
-        ask(len(taken))
-        taken.append(time.perf_counter() - start)
-    return np.array(taken)
+        send(len(durations))
+        durations.append(time.perf_counter() - start)
+    return np.array(durations)
 
 
-def together(ask: Ask, seconds: float, clients: int = CLIENTS) -> tuple[float, np.ndarray]:
+def concurrent_rate(send: Send, seconds: float, clients: int = CLIENTS) -> tuple[float, np.ndarray]:
     """Requests per second of many clients, and the seconds of each request."""
-    taken: list[list[float]] = [[] for _ in range(clients)]
+    durations: list[list[float]] = [[] for _ in range(clients)]
     start = threading.Barrier(clients + 1)
     until = [0.0]
 
     def work(client: int) -> None:
-        ask(client)
+        send(client)
         start.wait()
         number = client
         while (before := time.perf_counter()) < until[0]:
-            ask(number)
-            taken[client].append(time.perf_counter() - before)
+            send(number)
+            durations[client].append(time.perf_counter() - before)
             number += clients
 
     threads = [threading.Thread(target=work, args=(client,)) for client in range(clients)]
@@ -207,7 +207,7 @@ def together(ask: Ask, seconds: float, clients: int = CLIENTS) -> tuple[float, n
     until[0] = begun + seconds
     for thread in threads:
         thread.join()
-    every = np.array([one for each in taken for one in each])
+    every = np.array([one for each in durations for one in each])
     return len(every) / (time.perf_counter() - begun), every
 
 
@@ -232,41 +232,41 @@ def overhead(bundle: str, model: EmotionModel, vectors: dict[str, np.ndarray], s
     ).encode()
     with predictor(bundle) as server:
         path = "/v2/models/mistere/infer"
-        asks: dict[str, Ask] = {
+        senders: dict[str, Send] = {
             "bare": lambda _: model.predict_embeddings([vectors]) and None,  # type: ignore[func-returns-value]
-            "gRPC": grpc_asker(server.grpc_port, [message]),
-            "REST, binary": rest_asker(server.port, path, [bytes(body)], headers),
-            "REST, JSON": rest_asker(server.port, path, [plain]),
+            "gRPC": grpc_sender(server.grpc_port, [message]),
+            "REST, binary": rest_sender(server.port, path, [bytes(body)], headers),
+            "REST, JSON": rest_sender(server.port, path, [plain]),
         }
-        taken: dict[str, list[np.ndarray]] = {name: [] for name in asks}
+        durations: dict[str, list[np.ndarray]] = {name: [] for name in senders}
         for _ in range(_OVERHEAD_TURNS):
-            for name, ask in asks.items():
-                taken[name].append(1000 * one_by_one(ask, 1.25 * seconds / _OVERHEAD_TURNS))
-    middle = {name: np.array([np.median(each) for each in turns]) for name, turns in taken.items()}
+            for name, send in senders.items():
+                durations[name].append(1000 * sequential_seconds(send, 1.25 * seconds / _OVERHEAD_TURNS))
+    middle = {name: np.array([np.median(each) for each in turns]) for name, turns in durations.items()}
     bare = middle.pop("bare")
     print(f"bare mixture, {len(next(iter(vectors.values())))} utterances as vectors: p50 {np.median(bare):.2f} ms")
     for name, each in middle.items():
         more = each - bare
-        p99 = np.quantile(np.concatenate(taken[name]), 0.99)
+        p99 = np.quantile(np.concatenate(durations[name]), 0.99)
         print(
             f"  {name:<13} p50 {np.median(each):6.2f} ms (+{np.median(more):.2f}; half of {len(more)} turns from "
             f"{np.quantile(more, 0.25):.2f} to {np.quantile(more, 0.75):.2f}), p99 {p99:6.2f} ms"
         )
 
 
-def in_turns(asks: dict[str, Ask], seconds: float, turns: int = 5) -> dict[str, np.ndarray]:
+def alternating_rates(senders: dict[str, Send], seconds: float, turns: int = 5) -> dict[str, np.ndarray]:
     """Requests per second of each server in each round; alternating them spreads machine load evenly."""
-    rates: dict[str, list[float]] = {name: [] for name in asks}
+    rates: dict[str, list[float]] = {name: [] for name in senders}
     for _ in range(turns):
-        for name, ask in asks.items():
-            rates[name].append(together(ask, seconds / 2)[0])
+        for name, send in senders.items():
+            rates[name].append(concurrent_rate(send, seconds / 2)[0])
     return {name: np.array(each) for name, each in rates.items()}
 
 
-def throughput(bundle: str, model: EmotionModel, asked: list[list[Utterance]], seconds: float) -> None:
-    embedded = [embedded_request(model, vectors) for vectors in model.embed(asked[:CLIENTS])]
+def throughput(bundle: str, model: EmotionModel, dialogues: list[list[Utterance]], seconds: float) -> None:
+    embedded = [embedded_request(model, vectors) for vectors in model.embed(dialogues[:CLIENTS])]
     messages = [request.to_grpc().SerializeToString() for request in embedded]
-    bodies = [v1_body(dialogue) for dialogue in asked]
+    bodies = [v1_body(dialogue) for dialogue in dialogues]
     without = ("--vector-store-mib", "0", "--audio-store-mib", "0")
     alone = ("--batch-utterances", "0")
     for what in ("raw text and audio", "vectors"):
@@ -274,11 +274,11 @@ def throughput(bundle: str, model: EmotionModel, asked: list[list[Utterance]], s
         options = without if raw else ()
         with predictor(bundle, *options) as batched, predictor(bundle, *options, *alone) as single:
             servers = {"batched": batched, "alone": single}
-            rates = in_turns(
+            rates = alternating_rates(
                 {
-                    name: rest_asker(server.port, "/v1/models/mistere:predict", bodies)
+                    name: rest_sender(server.port, "/v1/models/mistere:predict", bodies)
                     if raw
-                    else grpc_asker(server.grpc_port, messages)
+                    else grpc_sender(server.grpc_port, messages)
                     for name, server in servers.items()
                 },
                 seconds,
@@ -290,8 +290,8 @@ def throughput(bundle: str, model: EmotionModel, asked: list[list[Utterance]], s
                 f"{np.median(gain):.2f}x ({gain.min():.2f} to {gain.max():.2f} in {len(gain)} turns)"
             )
             for name, server in servers.items():
-                told = ", ".join(f"{phase} {1000 * value:.1f}" for phase, value in sorted(server.phases().items()))
-                print(f"  ms in each phase, {what}, {name}: {told}")
+                by_phase = ", ".join(f"{phase} {1000 * value:.1f}" for phase, value in sorted(server.phases().items()))
+                print(f"  ms in each phase, {what}, {name}: {by_phase}")
 
 
 def digest_body(dialogue: Sequence[Utterance]) -> bytes:
@@ -311,19 +311,19 @@ def conversation(bundle: str, dialogue: Sequence[Utterance], turns: int = 30) ->
         ("every recording sent again", v1_body),
     ):
         bodies = [body(long[: turn + 1]) for turn in range(turns)]
-        taken: dict[str, list[float]] = {"kept": [], "not kept": []}
+        durations: dict[str, list[float]] = {"kept": [], "not kept": []}
         for _ in range(5):
             for name, options in (("kept", ()), ("not kept", ("--vector-store-mib", "0"))):
                 with predictor(bundle, *options) as server:
-                    ask = rest_asker(server.port, "/v1/models/mistere:predict", bodies)
+                    send = rest_sender(server.port, "/v1/models/mistere:predict", bodies)
                     start = time.perf_counter()
                     for turn in range(turns):
-                        ask(turn)
-                    taken[name].append(time.perf_counter() - start)
-        gain = np.array(taken["not kept"]) / np.array(taken["kept"])
+                        send(turn)
+                    durations[name].append(time.perf_counter() - start)
+        gain = np.array(durations["not kept"]) / np.array(durations["kept"])
         print(
-            f"a conversation of {turns} turns, turn by turn, {how}: {np.median(taken['not kept']):.2f} s, "
-            f"{np.median(taken['kept']):.2f} s with vectors kept: {np.median(gain):.1f}x "
+            f"a conversation of {turns} turns, turn by turn, {how}: {np.median(durations['not kept']):.2f} s, "
+            f"{np.median(durations['kept']):.2f} s with vectors kept: {np.median(gain):.1f}x "
             f"({gain.min():.1f} to {gain.max():.1f} in {len(gain)} runs)"
         )
 
@@ -356,24 +356,24 @@ def mlserver(python: str, bundle: str) -> Iterator[int]:
             yield port
 
 
-def others(bundle: str, asked: list[list[Utterance]], seconds: float, mlserver_python: str | None) -> None:
-    bodies = [v1_body(dialogue) for dialogue in asked]
-    found: dict[str, list[tuple[float, float]]] = {}
+def others(bundle: str, dialogues: list[list[Utterance]], seconds: float, mlserver_python: str | None) -> None:
+    bodies = [v1_body(dialogue) for dialogue in dialogues]
+    measured: dict[str, list[tuple[float, float]]] = {}
     for _ in range(2):
         if mlserver_python:
             with mlserver(mlserver_python, bundle) as port:
-                v2 = [mlserver_runtime.v2_body(list(dialogue)) for dialogue in asked]
-                rate, taken = together(rest_asker(port, "/v2/models/mistere/infer", v2), seconds)
-                found.setdefault("MLServer", []).append((rate, float(np.quantile(taken, 0.99))))
+                v2 = [mlserver_runtime.v2_body(list(dialogue)) for dialogue in dialogues]
+                rate, durations = concurrent_rate(rest_sender(port, "/v2/models/mistere/infer", v2), seconds)
+                measured.setdefault("MLServer", []).append((rate, float(np.quantile(durations, 0.99))))
         with predictor(bundle, "--vector-store-mib", "0", "--audio-store-mib", "0") as server:
-            rate, taken = together(rest_asker(server.port, "/v1/models/mistere:predict", bodies), seconds)
-            found.setdefault("predictor", []).append((rate, float(np.quantile(taken, 0.99))))
+            rate, durations = concurrent_rate(rest_sender(server.port, "/v1/models/mistere:predict", bodies), seconds)
+            measured.setdefault("predictor", []).append((rate, float(np.quantile(durations, 0.99))))
         port = free_port()
         script = Path(__file__).parent / "reference" / "plain_fastapi.py"
         with running([sys.executable, str(script), bundle, str(port)], port, "/ready"):
-            rate, taken = together(rest_asker(port, "/predict", bodies), seconds)
-            found.setdefault("plain FastAPI", []).append((rate, float(np.quantile(taken, 0.99))))
-    best = {name: (max(r for r, _ in arms), min(p for _, p in arms)) for name, arms in found.items()}
+            rate, durations = concurrent_rate(rest_sender(port, "/predict", bodies), seconds)
+            measured.setdefault("plain FastAPI", []).append((rate, float(np.quantile(durations, 0.99))))
+    best = {name: (max(r for r, _ in arms), min(p for _, p in arms)) for name, arms in measured.items()}
     for name, (rate, p99) in best.items():
         print(f"  {name:<14} {rate:6.1f} requests/s, p99 {1000 * p99:.0f} ms")
     ours = best.pop("predictor")
@@ -381,22 +381,22 @@ def others(bundle: str, asked: list[list[Utterance]], seconds: float, mlserver_p
         print(f"against {name}, raw, {CLIENTS} clients: {ours[0] / rate:.2f}x the throughput, p99 {ours[1] / p99:.2f}x")
 
 
-def soak(bundle: str, asked: list[list[Utterance]], minutes: float) -> None:
+def soak(bundle: str, dialogues: list[list[Utterance]], minutes: float) -> None:
     """Run the server at half its capacity for a while; report errors and memory."""
-    bodies = [v1_body(dialogue) for dialogue in asked]
+    bodies = [v1_body(dialogue) for dialogue in dialogues]
     with predictor(bundle) as server:
-        ask = rest_asker(server.port, "/v1/models/mistere:predict", bodies)
-        rate, _ = together(ask, 10)
+        send = rest_sender(server.port, "/v1/models/mistere:predict", bodies)
+        rate, _ = concurrent_rate(send, 10)
         pause = CLIENTS / (rate / 2)
 
-        def gently(number: int) -> None:
+        def send_at_half_rate(number: int) -> None:
             start = time.perf_counter()
-            ask(number)
+            send(number)
             time.sleep(max(0.0, pause - (time.perf_counter() - start)))
 
-        together(gently, 30)
+        concurrent_rate(send_at_half_rate, 30)
         before = server.resident_mb()
-        done, _ = together(gently, 60 * minutes)
+        done, _ = concurrent_rate(send_at_half_rate, 60 * minutes)
         after = server.resident_mb()
     print(
         f"{minutes:g} minutes at {100 * done / rate:.0f} % load: no error, memory {before:.0f} to {after:.0f} MiB "
@@ -414,29 +414,29 @@ def main() -> None:
         "--mlserver", metavar="PYTHON", help="of an environment with mlserver, to compare with that too"
     )
     parser.add_argument("--soak", type=float, default=0.0, metavar="MINUTES")
-    given = parser.parse_args()
-    bundle = given.bundle
+    arguments = parser.parse_args()
+    bundle = arguments.bundle
     if bundle is None:
-        store = LocalStore(given.output.resolve() / "store")
+        store = LocalStore(arguments.output.resolve() / "store")
         bundle = read_deployment(store, deployed_services(store)[0]).bundle_location
     example = read_example(Path(bundle))
     if example is None:
         raise SystemExit(f"{bundle} holds no example dialogue")
-    parts = set(given.parts.split(","))
+    parts = set(arguments.parts.split(","))
     model = load_bundle(bundle)
-    asked = versions(example.dialogue, 4 * CLIENTS)
+    dialogues = versions(example.dialogue, 4 * CLIENTS)
     if "overhead" in parts:
-        overhead(bundle, model, model.embed([example.dialogue])[0], given.seconds)
+        overhead(bundle, model, model.embed([example.dialogue])[0], arguments.seconds)
     if "throughput" in parts:
-        throughput(bundle, model, asked, given.seconds)
+        throughput(bundle, model, dialogues, arguments.seconds)
     if "conversation" in parts:
         conversation(bundle, example.dialogue)
     if "start" in parts:
         start_up(bundle)
     if "others" in parts:
-        others(bundle, asked, given.seconds, given.mlserver)
-    if given.soak:
-        soak(bundle, asked, given.soak)
+        others(bundle, dialogues, arguments.seconds, arguments.mlserver)
+    if arguments.soak:
+        soak(bundle, dialogues, arguments.soak)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Training the mixture beside a plain implementation of the published design: utterances per second, as ratios.
+"""Training throughput of the mixture relative to a plain implementation of the published design.
 
 usage: mistere bench training_speed [--seconds S] [--width D] [--hidden H] [--corpus NAME]
 
 Dialogues as long as IEMOCAP's (mean 49, up to 110) and MELD's (mean 10, up to 33); 2048-wide inputs, H = 512, published
 sizes, 8 dialogues a batch. The plain one pads to the longest dialogue of a batch in file order and computes in fp32, as the
-published scripts do. The variants take turns within one run, so that a slow moment of the machine meets them all; the ratio
+published scripts do. The variants alternate within one run, so that a slow period of the machine affects all of them; the ratio
 is of the medians. Then: the two losses on a batch of equal lengths, where a step's time goes, the time of an epoch and the
 peak memory at 1, 4 and 16 times the dialogues.
 """

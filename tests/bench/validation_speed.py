@@ -1,10 +1,10 @@
-"""Validation of 10,000 utterances with audio, against their duration; and its peak memory, against a tenth of them.
+"""Validation time of 10,000 utterances relative to their audio duration, and peak memory relative to a tenth of them.
 
 usage: mistere bench validation_speed
 
 The sample's utterances seven times over, in the same splits, each time with another gain, another name and another codec (as
 they are, WAV, FLAC), so that no two recordings are alike. Each arm is a process of its own; times are those of the validation
-itself, from files to verdict and page, imports not counted. Nothing is remembered from before, but in the last arm.
+itself, from files to verdict and page, without imports. Only the last arm uses cached results.
 """
 
 from __future__ import annotations
@@ -108,13 +108,13 @@ def measure(name: str, folder: Path, store: str = "") -> dict[str, float]:
     """Run an arm and show its figures."""
     command = [sys.executable, __file__, "arm", str(folder), store]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     print(
-        f"  {name:<22} {found['utterances']:6.0f} utterances, {found['audio'] / 60:5.1f} min of audio: {found['seconds']:6.2f} s, "
-        f"peak {found['peak']:.0f} MB, verdict {found['verdict']} {' '.join(found['findings'])}",  # type: ignore[arg-type]
+        f"  {name:<22} {figures['utterances']:6.0f} utterances, {figures['audio'] / 60:5.1f} min of audio: {figures['seconds']:6.2f} s, "
+        f"peak {figures['peak']:.0f} MB, verdict {figures['verdict']} {' '.join(figures['findings'])}",  # type: ignore[arg-type]
         flush=True,
     )
-    return found
+    return figures
 
 
 def main() -> None:
