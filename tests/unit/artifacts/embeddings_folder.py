@@ -1,4 +1,4 @@
-"""A small folder of embeddings as somebody else would make it."""
+"""Writes a small folder of embeddings in the form that `mistere train` imports."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ def write_embeddings(
     columns: dict[str, Any] | None = None,
     whole_numbers: bool = False,
 ) -> Path:
-    """Labels show in every modality; some rows are missing. ``columns`` replaces columns of the table."""
-    draw = np.random.default_rng(0)
+    """Write embeddings that depend on the label in every modality; some rows are NaN. ``columns`` replaces columns of the table."""
+    rng = np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)
     split, names, turns, labels = [], [], [], []
     for index in range(dialogues):
-        for turn in range(int(draw.integers(2, 7))):
+        for turn in range(int(rng.integers(2, 7))):
             split.append("train" if index < dialogues * 0.6 else "dev" if index < dialogues * 0.8 else "test")
             names.append(f"d{index}")
             turns.append(turn)
-            labels.append(int(draw.integers(0, 3)))
+            labels.append(int(rng.integers(0, 3)))
     matrices = {}
     for name in modalities:
-        matrix = (draw.normal(size=(3, 8))[labels] + draw.normal(size=(len(labels), 8))).astype(np.float32)
-        matrix[(draw.random(len(labels)) < 0.15) & (np.array(turns) > 0)] = np.nan
+        matrix = (rng.normal(size=(3, 8))[labels] + rng.normal(size=(len(labels), 8))).astype(np.float32)
+        matrix[(rng.random(len(labels)) < 0.15) & (np.array(turns) > 0)] = np.nan
         matrices[name] = matrix
-    order = draw.permutation(len(labels)) if shuffled else np.arange(len(labels))
+    order = rng.permutation(len(labels)) if shuffled else np.arange(len(labels))
     table = {
         "split": [split[i] for i in order],
         "dialogue_id": [names[i] for i in order],
@@ -53,7 +53,7 @@ def write_embeddings(
 
 
 def edit(folder: Path, column: str, row: int, value: object) -> None:
-    """Change one cell of the table."""
+    """Replace one cell of the table."""
     table = pq.read_table(folder / "utterances.parquet").to_pydict()
     table[column][row] = value
     pq.write_table(pa.table(table), folder / "utterances.parquet")

@@ -14,7 +14,7 @@ from mistere.artifacts.manifests import MANIFESTS, UtteranceSet
 from mistere.registry.run_logging import _dataset_input
 
 
-def test_manifest_gives_the_identity_and_keeps_its_fields() -> None:
+def test_manifest_returns_the_identity_and_keeps_its_fields() -> None:
     manifest = UtteranceSet(
         name="calls", dvc_digest="0a.dir", remote="s3://data/dvc", info_md5="1b", labels=["calm"], language="en",
         speaker_disjoint=True, synthetic=False, shards=[], rows={}, dialogues={}, modalities=["text"], test_digest="2c",
@@ -26,7 +26,7 @@ def test_manifest_gives_the_identity_and_keeps_its_fields() -> None:
         manifest.dataset.name = "other"  # type: ignore[misc]
 
 
-def test_mlflow_gets_the_identity_without_the_password_of_the_remote() -> None:
+def test_mlflow_input_omits_the_password_of_the_remote() -> None:
     identity = DatasetIdentity(name="calls", dvc_digest="0a" * 16 + ".dir", remote="https://me:secret@host/dvc")
     dataset = _dataset_input(identity).dataset
     assert (dataset.name, dataset.digest) == ("calls", identity.dvc_digest[:36])
@@ -34,7 +34,7 @@ def test_mlflow_gets_the_identity_without_the_password_of_the_remote() -> None:
     assert source["dvc_digest"] == identity.dvc_digest and "secret" not in source["uri"] and "host/dvc" in source["uri"]
 
 
-def test_every_kfp_type_is_named_after_a_manifest() -> None:
+def test_kfp_types_are_named_after_manifests() -> None:
     types = {
         name: value for name, value in vars(kfp_types).items() if name.endswith("Artifact") and not name.startswith("_")
     }

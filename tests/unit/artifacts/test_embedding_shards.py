@@ -1,4 +1,4 @@
-"""Vectors of a dataset: the same bytes from any number of shards, nothing embedded twice, nothing damaged believed."""
+"""A dataset's vectors do not depend on the number of shards; repeated inputs are embedded once, damaged ones again."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ SETTINGS: dict[str, EncoderConfig] = {
 }
 
 
-class Notes(Progress):
-    """Keeps what a reader would be told."""
+class RecordedProgress(Progress):
+    """Records the progress notes."""
 
     def __init__(self) -> None:
         super().__init__("embed_shard")
@@ -55,10 +55,10 @@ class Notes(Progress):
         self.notes.append(message)
 
 
-def step_of(store: LocalStore) -> Step:
+def make_step(store: LocalStore) -> Step:
     context = RunContext(run_id="test", store=store.uri, tracking_uri="")
     key = uuid.uuid4().hex
-    return Step("task", key, context, store, Notes(), Checkpoints(store, "stage", key))
+    return Step("task", key, context, store, RecordedProgress(), Checkpoints(store, "stage", key))
 
 
 @pytest.fixture(scope="module")
@@ -66,14 +66,14 @@ def utterances(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Any, Utte
     return list(rows())
 
 
-def reference_of(folder: Path, utterances: Sequence[tuple[Any, Utterance]]) -> UtteranceSet:
+def pin_and_describe(folder: Path, utterances: Sequence[tuple[Any, Utterance]]) -> UtteranceSet:
     pinned = pin(str(make_dataset(folder / "tones", utterances)), str(folder / "remote"))
     return describe(pinned.remote, pinned.digest)
 
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory, utterances: list[tuple[Any, Utterance]]) -> UtteranceSet:
-    return reference_of(tmp_path_factory.mktemp("data"), utterances)
+    return pin_and_describe(tmp_path_factory.mktemp("data"), utterances)
 
 
 @pytest.fixture(scope="module")
@@ -85,12 +85,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> LocalStore:
 def encoders(
     tmp_path_factory: pytest.TempPathFactory, reference: UtteranceSet, store: LocalStore
 ) -> dict[str, ArtifactHandle[EncoderCheckpoint]]:
-    found = {}
+    checkpoints = {}
     for modality, settings in SETTINGS.items():
         folder = tmp_path_factory.mktemp(modality)
-        manifest = fine_tune(settings, step_of(store), reference, folder, modality)  # type: ignore[arg-type]
-        found[modality] = ArtifactHandle(folder, manifest)
-    return found
+        manifest = fine_tune(settings, make_step(store), reference, folder, modality)  # type: ignore[arg-type]
+        checkpoints[modality] = ArtifactHandle(folder, manifest)
+    return checkpoints
 
 
 @pytest.fixture(autouse=True)
@@ -106,7 +106,7 @@ def embed(
     of: int = 1,
     **settings: Any,
 ) -> tuple[Path, list[str]]:
-    """The joined vectors of a dataset, embedded in ``of`` shards, and what was said meanwhile."""
+    """Embed a dataset in ``of`` shards; return the folder of joined vectors and the progress notes."""
     modality = encoder.manifest.modality
     extraction = ExtractionSettings(
         **{"cache": "off", "batch_seconds": 4, "batch_tokens": 64, **settings.pop("extraction", {})}
@@ -116,7 +116,7 @@ def embed(
     for index in range(of):
         part = folder / f"{index}of{of}"
         part.mkdir(parents=True)
-        step = step_of(store)
+        step = make_step(store)
         result = embed_shard.run(
             config, step, ArtifactHandle(Path(), reference), encoder, part, modality, TaskShard(index, of)
         )
@@ -124,61 +124,64 @@ def embed(
         notes += step.progress.notes  # type: ignore[attr-defined]
     joined = folder / "joined"
     joined.mkdir()
-    result = extract_embeddings(Section(), step_of(store), ArtifactHandle(Path(), reference), shards, joined, modality)  # type: ignore[arg-type]
+    step = make_step(store)
+    result = extract_embeddings(Section(), step, ArtifactHandle(Path(), reference), shards, joined, modality)  # type: ignore[arg-type]
     assert result.manifests["embeddings"].rows == reference.rows  # type: ignore[attr-defined]
     return joined, notes
 
 
-def bytes_of(folder: Path) -> dict[str, bytes]:
+def read_files(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
 
 
 @pytest.mark.parametrize("modality", ["speech", "text"])
-def test_shards_give_the_bytes_that_one_gives(
+def test_number_of_shards_does_not_change_the_bytes(
     modality: str, reference: UtteranceSet, encoders: Any, store: LocalStore, tmp_path: Path
 ) -> None:
-    one, _ = embed(reference, encoders[modality], store, tmp_path / "one")
+    single, _ = embed(reference, encoders[modality], store, tmp_path / "one")
     for of in (2, 3, 5):
-        several, _ = embed(reference, encoders[modality], store, tmp_path / str(of), of)
-        assert bytes_of(several) == bytes_of(one)
+        sharded, _ = embed(reference, encoders[modality], store, tmp_path / str(of), of)
+        assert read_files(sharded) == read_files(single)
     again, _ = embed(reference, encoders[modality], store, tmp_path / "again")
-    assert bytes_of(again) == bytes_of(one)
+    assert read_files(again) == read_files(single)
 
 
 @pytest.mark.parametrize("modality", ["speech", "text"])
-def test_every_row_is_its_own_utterances_vector(
+def test_each_row_is_the_vector_of_its_utterance(
     modality: str, reference: UtteranceSet, encoders: Any, store: LocalStore, utterances: Any, tmp_path: Path
 ) -> None:
     folder, _ = embed(reference, encoders[modality], store, tmp_path / "a", extraction={"precision": "float32"})
     table = pq.read_table(folder / "utterances.parquet").to_pylist()
     vectors = np.load(folder / f"{modality}.npy")
-    made = encoders[modality].manifest
-    embedder = open_embedder(store, made.encoder, encoders[modality].file("tuned.safetensors"), len(made.labels))
-    by_place = {(split, u.dialogue_id, u.turn): u for split, u in utterances}
+    manifest = encoders[modality].manifest
+    embedder = open_embedder(
+        store, manifest.encoder, encoders[modality].file("tuned.safetensors"), len(manifest.labels)
+    )
+    by_position = {(split, u.dialogue_id, u.turn): u for split, u in utterances}
     for row in (0, 5, 8, len(table) - 1):
-        place = (table[row]["split"], table[row]["dialogue_id"], table[row]["turn"])
-        before = [by_place[(*place[:2], turn)].text or "" for turn in range(place[2])]
-        expected = embedder.embed([embedder.prepare(by_place[place], before)])[0]
+        position = (table[row]["split"], table[row]["dialogue_id"], table[row]["turn"])
+        context = [by_position[(*position[:2], turn)].text or "" for turn in range(position[2])]
+        expected = embedder.embed([embedder.prepare(by_position[position], context)])[0]
         np.testing.assert_allclose(vectors[row], expected, atol=1e-5)
 
 
-def test_half_precision_is_close_to_whole(
+def test_bfloat16_vectors_are_close_to_float32(
     reference: UtteranceSet, encoders: Any, store: LocalStore, tmp_path: Path
 ) -> None:
-    found = {
-        kind: np.load(
-            embed(reference, encoders["speech"], store, tmp_path / kind, extraction={"precision": kind})[0]
+    vectors = {
+        precision: np.load(
+            embed(reference, encoders["speech"], store, tmp_path / precision, extraction={"precision": precision})[0]
             / "speech.npy"
         )
-        for kind in ("float32", "bfloat16")
+        for precision in ("float32", "bfloat16")
     }
-    difference = np.abs(found["bfloat16"] - found["float32"]).max()
-    assert 0 < difference < 0.05 * np.abs(found["float32"]).max()
+    difference = np.abs(vectors["bfloat16"] - vectors["float32"]).max()
+    assert 0 < difference < 0.05 * np.abs(vectors["float32"]).max()
 
 
-@pytest.mark.parametrize("place", ["store", "folder"])
-def test_nothing_is_embedded_twice(
-    place: str,
+@pytest.mark.parametrize("cache", ["store", "folder"])
+def test_cached_vectors_are_not_computed_again(
+    cache: str,
     reference: UtteranceSet,
     encoders: Any,
     utterances: Any,
@@ -186,53 +189,53 @@ def test_nothing_is_embedded_twice(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    own = LocalStore(tmp_path / "own")
-    (own.root / "artifacts").mkdir(parents=True)
-    (own.root / "artifacts" / "BaseEncoder").symlink_to(store.root / "artifacts" / "BaseEncoder")
-    extraction = {"cache": "store" if place == "store" else str(tmp_path / "shared")}
-    first, notes = embed(reference, encoders["text"], own, tmp_path / "first", extraction=extraction)
+    own_store = LocalStore(tmp_path / "own")
+    (own_store.root / "artifacts").mkdir(parents=True)
+    (own_store.root / "artifacts" / "BaseEncoder").symlink_to(store.root / "artifacts" / "BaseEncoder")
+    extraction = {"cache": "store" if cache == "store" else str(tmp_path / "shared")}
+    first, notes = embed(reference, encoders["text"], own_store, tmp_path / "first", extraction=extraction)
     assert not notes
-    bigger = reference_of(
+    extended = pin_and_describe(
         tmp_path / "bigger",
         [*utterances, ("test", dataclasses.replace(utterances[0][1], dialogue_id="new", text="never said before"))],
     )
     computed: list[int] = []
     vectors_of = Embedder._vectors
 
-    def counted(self: Embedder, features: Any) -> Any:
+    def count_vectors(self: Embedder, features: Any) -> Any:
         computed.append(len(features))
         return vectors_of(self, features)
 
-    monkeypatch.setattr(Embedder, "_vectors", counted)
-    second, notes = embed(reference, encoders["text"], own, tmp_path / "second", 2, extraction=extraction)
-    assert bytes_of(second) == bytes_of(first) and not computed
+    monkeypatch.setattr(Embedder, "_vectors", count_vectors)
+    second, notes = embed(reference, encoders["text"], own_store, tmp_path / "second", 2, extraction=extraction)
+    assert read_files(second) == read_files(first) and not computed
     assert sum(int(note.split()[0]) for note in notes) == sum(reference.rows.values())
-    embed(bigger, encoders["text"], own, tmp_path / "third", extraction=extraction)
+    embed(extended, encoders["text"], own_store, tmp_path / "third", extraction=extraction)
     assert sum(computed) == 1
 
 
-def test_what_a_window_says_twice_is_embedded_once(
+def test_repeated_utterances_are_embedded_once(
     encoders: Any, utterances: Any, store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    split, spoiled = utterances[0]
-    same = [dataclasses.replace(spoiled, turn=turn, audio=b"RIFF no audio", text="Okay.") for turn in range(5)]
-    rest = [(where, u) for where, u in utterances if u.dialogue_id != spoiled.dialogue_id]
-    reference = reference_of(tmp_path, [*((split, u) for u in same), *rest])
+    split, utterance = utterances[0]
+    repeated = [dataclasses.replace(utterance, turn=turn, audio=b"RIFF no audio", text="Okay.") for turn in range(5)]
+    rest = [(other_split, u) for other_split, u in utterances if u.dialogue_id != utterance.dialogue_id]
+    reference = pin_and_describe(tmp_path, [*((split, u) for u in repeated), *rest])
     computed: list[int] = []
     vectors_of = Embedder._vectors
 
-    def counted(self: Embedder, features: Any) -> Any:
+    def count_vectors(self: Embedder, features: Any) -> Any:
         computed.append(len(features))
         return vectors_of(self, features)
 
-    monkeypatch.setattr(Embedder, "_vectors", counted)
+    monkeypatch.setattr(Embedder, "_vectors", count_vectors)
     encoder = encoders["text"].manifest.encoder
-    alone = encoder.model_copy(update={"settings": {**encoder.settings, "context_turns": 0}})
-    plain = ArtifactHandle(
+    without_context = encoder.model_copy(update={"settings": {**encoder.settings, "context_turns": 0}})
+    context_free = ArtifactHandle(
         encoders["text"].path,
-        encoders["text"].manifest.model_copy(update={"encoder": alone}),
+        encoders["text"].manifest.model_copy(update={"encoder": without_context}),
     )
-    folder, _ = embed(reference, plain, store, tmp_path / "text")
+    folder, _ = embed(reference, context_free, store, tmp_path / "text")
     vectors = np.load(folder / "text.npy")
     assert sum(computed) < len(vectors) - 3 and np.isfinite(vectors).all()
     assert len({vectors[row].tobytes() for row in range(5)}) == 1
@@ -240,7 +243,7 @@ def test_what_a_window_says_twice_is_embedded_once(
     assert any("5 utterances whose audio does not decode" in note for note in notes)
 
 
-def test_damaged_vectors_are_found_out_and_made_again(
+def test_damaged_cache_segments_are_computed_again(
     reference: UtteranceSet, encoders: Any, store: LocalStore, tmp_path: Path
 ) -> None:
     shared = tmp_path / "shared"
@@ -256,10 +259,10 @@ def test_damaged_vectors_are_found_out_and_made_again(
     np.testing.assert_allclose(np.load(second / "speech.npy"), np.load(first / "speech.npy"), atol=1e-5)
     assert sum("is damaged: its vectors are computed again" in note for note in notes) == 3
     third, notes = embed(reference, encoders["speech"], store, tmp_path / "third", extraction=extraction)
-    assert bytes_of(third) == bytes_of(second) and len(notes) == 1
+    assert read_files(third) == read_files(second) and len(notes) == 1
 
 
-def test_what_differs_has_another_key() -> None:
+def test_different_inputs_have_different_keys() -> None:
     keys = {
         content_key(b"a"),
         content_key(Transcript("a")),
@@ -269,75 +272,75 @@ def test_what_differs_has_another_key() -> None:
     assert len(keys) == 4 and {len(key) for key in keys} == {16}
 
 
-def test_a_cache_is_of_one_identity(tmp_path: Path) -> None:
+def test_cache_is_separate_for_each_encoder(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
-    one = VectorCache.open("store", store, "one", Notes())
-    assert one is not None and VectorCache.open("off", store, "one", Notes()) is None
+    first = VectorCache.open("store", store, "one", RecordedProgress())
+    assert first is not None and VectorCache.open("off", store, "one", RecordedProgress()) is None
     key = content_key(b"sound")
-    one.add([key], np.ones((1, 3), np.float32))
-    again, other = (VectorCache(store, name, Notes()) for name in ("one", "two"))
-    assert set(again.find([None, key, content_key(b"noise")])) == {1} and other.find([key]) == {}
-    np.testing.assert_array_equal(again.find([key])[0], np.ones(3))
+    first.add([key], np.ones((1, 3), np.float32))
+    reopened, other = (VectorCache(store, name, RecordedProgress()) for name in ("one", "two"))
+    assert set(reopened.find([None, key, content_key(b"noise")])) == {1} and other.find([key]) == {}
+    np.testing.assert_array_equal(reopened.find([key])[0], np.ones(3))
 
 
-# What does not decode, is empty, is too long, or does not fit
+# Undecodable audio, batches larger than the device's memory, and absent modalities
 
 
-def broken(utterances: Any) -> list[tuple[Any, Utterance]]:
+def with_undecodable_audio(utterances: Any) -> list[tuple[Any, Utterance]]:
     changed = list(utterances)
     split, utterance = changed[4]
     changed[4] = (split, dataclasses.replace(utterance, audio=b"RIFF no audio"))
     return changed
 
 
-def test_audio_that_does_not_decode_fails_by_name(
+def test_undecodable_audio_is_reported_with_its_utterance(
     encoders: Any, store: LocalStore, utterances: Any, tmp_path: Path
 ) -> None:
-    split, spoiled = broken(utterances)[4]
-    reference = reference_of(tmp_path, broken(utterances))
+    split, utterance = with_undecodable_audio(utterances)[4]
+    reference = pin_and_describe(tmp_path, with_undecodable_audio(utterances))
     with pytest.raises(
-        DataError, match=f"{split} dialogue {spoiled.dialogue_id}, turn {spoiled.turn}: .*undecodable=missing"
+        DataError, match=f"{split} dialogue {utterance.dialogue_id}, turn {utterance.turn}: .*undecodable=missing"
     ) as caught:
         embed(reference, encoders["speech"], store, tmp_path / "a")
     assert caught.value.exit_code == ExitCode.DATA_REJECTED
     with pytest.raises(DataError, match="does not decode"):
-        fine_tune(SETTINGS["speech"], step_of(store), reference, tmp_path, "speech")
+        fine_tune(SETTINGS["speech"], make_step(store), reference, tmp_path, "speech")
 
 
-def test_audio_that_does_not_decode_may_count_as_missing(
+def test_undecodable_audio_counts_as_missing_when_configured(
     encoders: Any, store: LocalStore, utterances: Any, tmp_path: Path
 ) -> None:
-    reference = reference_of(tmp_path, broken(utterances))
+    reference = pin_and_describe(tmp_path, with_undecodable_audio(utterances))
     folder, notes = embed(reference, encoders["speech"], store, tmp_path / "a", undecodable="missing")
     assert np.isnan(np.load(folder / "speech.npy")[:, 0]).sum() == 1
     assert any("1 utterances whose audio does not decode" in note for note in notes)
     settings = SETTINGS["speech"].model_copy(update={"undecodable": "missing"})
     (tmp_path / "out").mkdir()
-    assert fine_tune(settings, step_of(store), reference, tmp_path / "out", "speech").undecodable == 1
+    assert fine_tune(settings, make_step(store), reference, tmp_path / "out", "speech").undecodable == 1
 
 
-def test_a_batch_that_does_not_fit_is_halved(
+def test_batch_that_exceeds_memory_is_halved(
     reference: UtteranceSet, encoders: Any, store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, _ = embed(reference, encoders["text"], store, tmp_path / "whole", extraction={"precision": "float32"})
+    full, _ = embed(reference, encoders["text"], store, tmp_path / "whole", extraction={"precision": "float32"})
     family = families()["bidirectional_text"]
     hidden_states = family.hidden_states
 
-    def small(self: Any, backbone: Any, batch: Any) -> Any:
+    def fail_above_one(self: Any, backbone: Any, batch: Any) -> Any:
         if len(batch["input_ids"]) > 1:
-            raise torch.OutOfMemoryError("no room")
+            raise torch.OutOfMemoryError("out of memory")
         return hidden_states(self, backbone, batch)
 
-    monkeypatch.setattr(family, "hidden_states", small)
+    monkeypatch.setattr(family, "hidden_states", fail_above_one)
     halved, notes = embed(reference, encoders["text"], store, tmp_path / "half", extraction={"precision": "float32"})
-    np.testing.assert_allclose(np.load(halved / "text.npy"), np.load(whole / "text.npy"), atol=1e-5)
+    np.testing.assert_allclose(np.load(halved / "text.npy"), np.load(full / "text.npy"), atol=1e-5)
     assert any("do not fit into the device's memory" in note for note in notes)
     monkeypatch.setattr(family, "hidden_states", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))
     with pytest.raises(MistereError, match=r"one utterance does not fit .*: lower text\.max_tokens\."):
         embed(reference, encoders["text"], store, tmp_path / "none")
 
 
-def test_batches_hold_no_more_than_the_budget() -> None:
+def test_batches_stay_within_the_budget() -> None:
     lengths = [5, 1, 9, 2, 2, 8, 30]
     batches = batches_within(lengths, 18)
     assert sorted(index for batch in batches for index in batch) == list(range(7))
@@ -345,17 +348,17 @@ def test_batches_hold_no_more_than_the_budget() -> None:
     assert all(len(batch) * max(lengths[i] for i in batch) <= 18 for batch in batches[1:])
 
 
-def test_ranges_cover_every_row_once_whatever_the_shards(reference: UtteranceSet) -> None:
+def test_shards_cover_every_row_once(reference: UtteranceSet) -> None:
     ranges = row_ranges(reference, 7)
     assert sum(part.stop - part.start for part in ranges) == sum(shard.rows for shard in reference.shards)
     for of in (1, 2, 3, len(ranges), len(ranges) + 3):
         assert [part for index in range(of) for part in share_of(ranges, TaskShard(index, of))] == ranges
 
 
-def test_an_absent_modality_loads_no_encoder(reference: UtteranceSet, store: LocalStore, tmp_path: Path) -> None:
+def test_absent_modality_loads_no_encoder(reference: UtteranceSet, store: LocalStore, tmp_path: Path) -> None:
     absent = ArtifactHandle(Path(), EncoderCheckpoint(modality="speech", absent=True))
     result = embed_shard.run(
-        ShardConfig(), step_of(store), ArtifactHandle(Path(), reference), absent, tmp_path, "speech", TaskShard(0, 1)
+        ShardConfig(), make_step(store), ArtifactHandle(Path(), reference), absent, tmp_path, "speech", TaskShard(0, 1)
     )
     shard = publish(store, result.manifests["vectors"], tmp_path)
     assert isinstance(shard, EmbeddingShard) and shard.absent and not shard.files

@@ -1,4 +1,4 @@
-"""Pointers in the store: read, moved by a conditional put, and refused where they are damaged."""
+"""Pointers in the store are read, moved by a conditional write, and rejected when damaged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mistere.registry.champion import CHAMPION_KEY
 
 
 class Release(BaseModel):
-    """A value of a pointer."""
+    """The value of the test's pointer."""
 
     name: str
 
@@ -23,11 +23,11 @@ class Release(BaseModel):
 RELEASE = Pointer("release.json", Release, "release", "delete it")
 
 
-def test_a_pointer_that_was_never_moved_has_no_value(tmp_path: Path) -> None:
+def test_pointer_without_a_move_has_no_value(tmp_path: Path) -> None:
     assert RELEASE.read(LocalStore(tmp_path)) == Reading(None, ABSENT)
 
 
-def test_a_moved_pointer_is_read_back(tmp_path: Path) -> None:
+def test_pointer_read_returns_the_last_move(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     RELEASE.move(store, RELEASE.read(store).version, Release(name="first"))
     RELEASE.move(store, RELEASE.read(store).version, Release(name="second"))
@@ -35,23 +35,23 @@ def test_a_moved_pointer_is_read_back(tmp_path: Path) -> None:
     assert store.read("release.json")[0] == b'{\n "name": "second"\n}'
 
 
-def test_a_move_from_an_old_reading_is_refused(tmp_path: Path) -> None:
+def test_pointer_move_from_an_old_version_raises_conflict(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
-    seen = RELEASE.read(store)
-    RELEASE.move(store, seen.version, Release(name="first"))
+    reading = RELEASE.read(store)
+    RELEASE.move(store, reading.version, Release(name="first"))
     with pytest.raises(ConflictError):
-        RELEASE.move(store, seen.version, Release(name="second"))
+        RELEASE.move(store, reading.version, Release(name="second"))
     assert RELEASE.read(store).value == Release(name="first")
 
 
 @pytest.mark.parametrize("content", [b"{half", b"[]", b'{"title": "first"}', b"\xff"])
-def test_a_damaged_pointer_is_refused_with_its_location_and_a_remedy(tmp_path: Path, content: bytes) -> None:
+def test_damaged_pointer_error_names_location_and_fix(tmp_path: Path, content: bytes) -> None:
     store = LocalStore(tmp_path)
     store.write("release.json", content)
-    with pytest.raises(ArtifactError) as refusal:
+    with pytest.raises(ArtifactError) as caught:
         RELEASE.read(store)
-    assert str(refusal.value) == f"the release pointer {store.location('release.json')} is damaged: delete it."
+    assert str(caught.value) == f"the release pointer {store.location('release.json')} is damaged: delete it."
 
 
-def test_the_keys_of_the_pointers_do_not_change() -> None:
+def test_pointer_keys_are_stable() -> None:
     assert (CHAMPION_KEY, LATEST.key) == ("champion.json", "data/latest.json")

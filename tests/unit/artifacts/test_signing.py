@@ -1,4 +1,4 @@
-"""Signatures of bundles: by key, offline, over every file and every field."""
+"""Bundles are signed with a key, offline; the signature covers every file and every field."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ pytest.importorskip("model_signing", reason="the package model-signing is option
 
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Two pairs of keys."""
+    """Two key pairs, ``trusted`` and ``other``."""
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
     folder = tmp_path_factory.mktemp("keys")
-    for name in ("ours", "theirs"):
+    for name in ("trusted", "other"):
         key = ec.generate_private_key(ec.SECP256R1())
         (folder / name).write_bytes(
             key.private_bytes(
@@ -46,7 +46,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {path.name: path for path in folder.iterdir()}
 
 
-def bundle(store: ObjectStore, folder: Path) -> ArtifactHandle[ModelBundle]:
+def publish_bundle(store: ObjectStore, folder: Path) -> ArtifactHandle[ModelBundle]:
     manifest = ModelBundle(
         name="mistere",
         labels=["calm", "glad"],
@@ -63,48 +63,48 @@ def bundle(store: ObjectStore, folder: Path) -> ArtifactHandle[ModelBundle]:
     return open_artifact(store, ModelBundle, publish(store, manifest, folder).digest)
 
 
-def test_without_a_key_nothing_is_signed_nor_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bundle_without_a_key_is_neither_signed_nor_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(SIGNING_KEY_VARIABLE, raising=False)
     monkeypatch.delenv(VERIFYING_KEY_VARIABLE, raising=False)
     store = LocalStore(tmp_path / "store")
-    made = bundle(store, tmp_path / "making")
-    assert not sign_bundle(store, made)
-    verify_bundle(store, made)
+    published = publish_bundle(store, tmp_path / "source")
+    assert not sign_bundle(store, published)
+    verify_bundle(store, published)
 
 
-def test_a_signature_holds_for_its_key_alone_also_when_the_bundle_is_published_again(
+def test_signature_verifies_with_its_key_only_and_survives_republishing(
     store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: dict[str, Path]
 ) -> None:
-    made = bundle(store, tmp_path / "making")
-    monkeypatch.setenv(VERIFYING_KEY_VARIABLE, str(keys["ours.pub"]))
+    published = publish_bundle(store, tmp_path / "source")
+    monkeypatch.setenv(VERIFYING_KEY_VARIABLE, str(keys["trusted.pub"]))
     with pytest.raises(ArtifactError, match="is not signed"):
-        verify_bundle(store, made)
-    monkeypatch.setenv(SIGNING_KEY_VARIABLE, str(keys["ours"]))
-    assert sign_bundle(store, made)
-    verify_bundle(store, made)
-    verify_bundle(store, bundle(store, tmp_path / "again"))
-    monkeypatch.setenv(VERIFYING_KEY_VARIABLE, str(keys["theirs.pub"]))
+        verify_bundle(store, published)
+    monkeypatch.setenv(SIGNING_KEY_VARIABLE, str(keys["trusted"]))
+    assert sign_bundle(store, published)
+    verify_bundle(store, published)
+    verify_bundle(store, publish_bundle(store, tmp_path / "again"))
+    monkeypatch.setenv(VERIFYING_KEY_VARIABLE, str(keys["other.pub"]))
     with pytest.raises(ArtifactError, match="no valid signature"):
-        verify_bundle(store, made)
+        verify_bundle(store, published)
 
 
-def test_changed_weights_or_fields_are_not_what_was_signed(
+def test_changed_weights_or_fields_fail_verification(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: dict[str, Path]
 ) -> None:
     store = LocalStore(tmp_path / "store")
-    made = bundle(store, tmp_path / "making")
-    monkeypatch.setenv(SIGNING_KEY_VARIABLE, str(keys["ours"]))
-    monkeypatch.setenv(VERIFYING_KEY_VARIABLE, str(keys["ours.pub"]))
-    sign_bundle(store, made)
+    published = publish_bundle(store, tmp_path / "source")
+    monkeypatch.setenv(SIGNING_KEY_VARIABLE, str(keys["trusted"]))
+    monkeypatch.setenv(VERIFYING_KEY_VARIABLE, str(keys["trusted.pub"]))
+    sign_bundle(store, published)
     with pytest.raises(ArtifactError, match=r"its manifest and its bundle\.json differ"):
-        verify_bundle(store, ArtifactHandle(made.path, made.manifest.model_copy(update={"temperature": 9.0})))
-    copy = shutil.copytree(made.path, tmp_path / "copy")
+        verify_bundle(store, ArtifactHandle(published.path, published.manifest.model_copy(update={"temperature": 9.0})))
+    copy = shutil.copytree(published.path, tmp_path / "copy")
     (copy / "mixture.safetensors").write_bytes(b"wEights")
     with pytest.raises(ArtifactError, match="no valid signature"):
-        verify_bundle(store, ArtifactHandle(copy, made.manifest))
+        verify_bundle(store, ArtifactHandle(copy, published.manifest))
 
 
-def test_a_bundle_that_an_earlier_release_signed_is_still_valid(
+def test_bundle_signed_by_an_earlier_release_verifies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: dict[str, Path]
 ) -> None:
     store = LocalStore(tmp_path / "store")
@@ -121,47 +121,58 @@ def test_a_bundle_that_an_earlier_release_signed_is_still_valid(
             "dvc_digest": "d",
         }
     )
-    folder = tmp_path / "making"
+    folder = tmp_path / "source"
     folder.mkdir()
     description = {**manifest.described(), "encoders": {"text": {**flat, "dimension": 8, "settings": {}}}}
     (folder / "bundle.json").write_text(json.dumps(description), encoding="utf-8")
-    made = open_artifact(store, ModelBundle, publish(store, manifest, folder).digest)
-    monkeypatch.setenv(SIGNING_KEY_VARIABLE, str(keys["ours"]))
-    monkeypatch.setenv(VERIFYING_KEY_VARIABLE, str(keys["ours.pub"]))
-    sign_bundle(store, made)
-    verify_bundle(store, made)
-    encoders = {"text": made.manifest.encoders["text"].model_copy(update={"dimension": 9})}
+    published = open_artifact(store, ModelBundle, publish(store, manifest, folder).digest)
+    monkeypatch.setenv(SIGNING_KEY_VARIABLE, str(keys["trusted"]))
+    monkeypatch.setenv(VERIFYING_KEY_VARIABLE, str(keys["trusted.pub"]))
+    sign_bundle(store, published)
+    verify_bundle(store, published)
+    encoders = {"text": published.manifest.encoders["text"].model_copy(update={"dimension": 9})}
     with pytest.raises(ArtifactError, match=r"its manifest and its bundle\.json differ"):
-        verify_bundle(store, ArtifactHandle(made.path, made.manifest.model_copy(update={"encoders": encoders})))
+        verify_bundle(
+            store, ArtifactHandle(published.path, published.manifest.model_copy(update={"encoders": encoders}))
+        )
 
 
 @pytest.mark.parametrize("variable", [SIGNING_KEY_VARIABLE, VERIFYING_KEY_VARIABLE])
-def test_a_missing_or_invalid_key_is_reported(
+def test_missing_or_invalid_key_is_reported(
     variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: dict[str, Path]
 ) -> None:
     store = LocalStore(tmp_path / "store")
-    made = bundle(store, tmp_path / "making")
-    act = sign_bundle if variable == SIGNING_KEY_VARIABLE else verify_bundle
+    published = publish_bundle(store, tmp_path / "source")
+    sign_or_verify = sign_bundle if variable == SIGNING_KEY_VARIABLE else verify_bundle
     monkeypatch.setenv(variable, str(tmp_path / "nothing.pem"))
     with pytest.raises(UsageError, match="there is no key at"):
-        act(store, made)
-    (tmp_path / "odd.pem").write_text("no key")
-    monkeypatch.setenv(variable, str(tmp_path / "odd.pem"))
+        sign_or_verify(store, published)
+    (tmp_path / "invalid.pem").write_text("no key")
+    monkeypatch.setenv(variable, str(tmp_path / "invalid.pem"))
     with pytest.raises((UsageError, ArtifactError)):
-        store.write(signature_key(made.manifest.digest), b"{}")
-        act(store, made)
+        store.write(signature_key(published.manifest.digest), b"{}")
+        sign_or_verify(store, published)
 
 
-def test_sigstores_own_command_understands_it(
+def test_model_signing_command_verifies_the_signature(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: dict[str, Path]
 ) -> None:
     store = LocalStore(tmp_path / "store")
-    made = bundle(store, tmp_path / "making")
-    monkeypatch.setenv(SIGNING_KEY_VARIABLE, str(keys["ours"]))
-    sign_bundle(store, made)
-    signature = store.local_path(signature_key(made.manifest.digest))
+    published = publish_bundle(store, tmp_path / "source")
+    monkeypatch.setenv(SIGNING_KEY_VARIABLE, str(keys["trusted"]))
+    sign_bundle(store, published)
+    signature = store.local_path(signature_key(published.manifest.digest))
     assert json.loads(signature.read_text())["mediaType"].startswith("application/vnd.dev.sigstore.bundle")
-    command = [sys.executable, "-m", "model_signing", "verify", "key", str(made.path), "--signature", str(signature)]
-    command += ["--public_key", str(keys["ours.pub"]), "--ignore-paths", str(made.path / "manifest.json")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    command = [
+        sys.executable,
+        "-m",
+        "model_signing",
+        "verify",
+        "key",
+        str(published.path),
+        "--signature",
+        str(signature),
+    ]
+    command += ["--public_key", str(keys["trusted.pub"]), "--ignore-paths", str(published.path / "manifest.json")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr

@@ -1,4 +1,4 @@
-"""The object store: both implementations hold to one contract, and failures are one sentence."""
+"""Both object stores fulfil one contract, and each failure is one sentence."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mistere.common.errors import MistereError, UsageError
 from tests.unit.conftest import free_port
 
 
-def test_reads_what_was_written_and_overwrites(store: ObjectStore) -> None:
+def test_read_returns_the_last_write_and_its_version(store: ObjectStore) -> None:
     first = store.write("a/b.json", b"one")
     assert store.read("a/b.json") == (b"one", first)
     second = store.write("a/b.json", b"two")
@@ -30,19 +30,19 @@ def test_reads_what_was_written_and_overwrites(store: ObjectStore) -> None:
     assert first != second
 
 
-def test_an_empty_object_is_an_object(store: ObjectStore) -> None:
+def test_empty_object_exists(store: ObjectStore) -> None:
     store.write("empty", b"")
     assert store.exists("empty") and store.read("empty")[0] == b""
 
 
-def test_exists_only_for_objects_not_for_prefixes(store: ObjectStore) -> None:
+def test_exists_is_true_for_objects_only(store: ObjectStore) -> None:
     store.write("runs/one/run.json", b"{}")
     assert store.exists("runs/one/run.json")
     assert not store.exists("runs/one")
     assert not store.exists("runs/one/run")
 
 
-def test_a_prefix_lists_what_is_below_it_and_not_what_begins_like_it(store: ObjectStore) -> None:
+def test_keys_lists_objects_below_the_prefix_only(store: ObjectStore) -> None:
     for key in ("runs/one/a", "runs/one/deep/b", "runs/one-more/c", "runs/on", "run/d"):
         store.write(key, b"x")
     assert sorted(store.keys("runs/one")) == ["runs/one/a", "runs/one/deep/b"]
@@ -50,7 +50,7 @@ def test_a_prefix_lists_what_is_below_it_and_not_what_begins_like_it(store: Obje
     assert list(store.keys("nothing")) == []
 
 
-def test_delete_removes_a_prefix_and_nothing_beside_it(store: ObjectStore) -> None:
+def test_delete_removes_the_prefix_only(store: ObjectStore) -> None:
     for key in ("runs/one/a", "runs/one/deep/b", "runs/one-more/c"):
         store.write(key, b"x")
     store.delete("runs/one")
@@ -58,7 +58,7 @@ def test_delete_removes_a_prefix_and_nothing_beside_it(store: ObjectStore) -> No
     assert list(store.keys("runs")) == ["runs/one-more/c"]
 
 
-def test_delete_object_removes_one_and_minds_no_absence(store: ObjectStore) -> None:
+def test_delete_object_ignores_a_missing_object(store: ObjectStore) -> None:
     store.write("a/x", b"x")
     store.write("a/y", b"y")
     store.delete_object("a/x")
@@ -66,7 +66,7 @@ def test_delete_object_removes_one_and_minds_no_absence(store: ObjectStore) -> N
     assert list(store.keys("a")) == ["a/y"]
 
 
-def test_files_go_up_and_come_down_whole(store: ObjectStore, tmp_path: Path) -> None:
+def test_upload_and_download_keep_the_bytes(store: ObjectStore, tmp_path: Path) -> None:
     source = tmp_path / "source.bin"
     source.write_bytes(bytes(range(256)) * 4096)
     store.upload(source, "blobs/deep/one.bin")
@@ -77,7 +77,7 @@ def test_files_go_up_and_come_down_whole(store: ObjectStore, tmp_path: Path) -> 
     assert list(store.keys("blobs")) == ["blobs/deep/one.bin"]
 
 
-def test_a_missing_object_is_named(store: ObjectStore, tmp_path: Path) -> None:
+def test_missing_object_is_named(store: ObjectStore, tmp_path: Path) -> None:
     with pytest.raises(MissingObjectError, match=r"not/there does not exist\.$"):
         store.read("not/there")
     with pytest.raises(MissingObjectError, match=r"not/there does not exist\.$"):
@@ -86,10 +86,10 @@ def test_a_missing_object_is_named(store: ObjectStore, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["../secret", "a/../../secret", "/etc/passwd", "", "."])
-def test_keys_that_leave_the_store_are_refused(store: ObjectStore, key: str, tmp_path: Path) -> None:
+def test_keys_outside_the_store_are_rejected(store: ObjectStore, key: str, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"x")
-    for attempt in (
+    for call in (
         lambda: store.read(key),
         lambda: store.write(key, b"x"),
         lambda: store.exists(key),
@@ -100,10 +100,10 @@ def test_keys_that_leave_the_store_are_refused(store: ObjectStore, key: str, tmp
         lambda: store.delete_object(key),
     ):
         with pytest.raises(UsageError, match="is not a key of the object store"):
-            attempt()
+            call()
 
 
-def test_a_conditional_write_wants_the_version_that_was_read(store: ObjectStore) -> None:
+def test_conditional_write_requires_the_current_version(store: ObjectStore) -> None:
     first = store.write("pointer", b"one", expected=ABSENT)
     second = store.write("pointer", b"two", expected=first)
     for stale in (ABSENT, first):
@@ -112,8 +112,8 @@ def test_a_conditional_write_wants_the_version_that_was_read(store: ObjectStore)
     assert store.read("pointer") == (b"two", second)
 
 
-def test_a_conditional_write_that_is_sent_twice_is_done_once(s3_store: S3Store) -> None:
-    """As boto3 does where the first answer was lost."""
+def test_repeated_conditional_write_is_idempotent(s3_store: S3Store) -> None:
+    """boto3 retries a request when its response is lost."""
     first = s3_store.write("pointer", b"one", expected=ABSENT)
     assert s3_store.write("pointer", b"one", expected=ABSENT) == first
     second = s3_store.write("pointer", b"two", expected=first)
@@ -122,7 +122,7 @@ def test_a_conditional_write_that_is_sent_twice_is_done_once(s3_store: S3Store) 
         s3_store.write("pointer", b"three", expected=first)
 
 
-def test_a_conditional_write_to_what_was_deleted_is_refused(store: ObjectStore) -> None:
+def test_conditional_write_to_a_deleted_object_raises_conflict(store: ObjectStore) -> None:
     version = store.write("pointer", b"one")
     store.delete_object("pointer")
     with pytest.raises(ConflictError):
@@ -131,15 +131,15 @@ def test_a_conditional_write_to_what_was_deleted_is_refused(store: ObjectStore) 
 
 
 @pytest.mark.parametrize("exists", [False, True])
-def test_of_many_writers_one_wins(store: ObjectStore, exists: bool) -> None:
-    seen = store.write("pointer", b"start") if exists else ABSENT
+def test_one_of_several_concurrent_writers_succeeds(store: ObjectStore, exists: bool) -> None:
+    expected = store.write("pointer", b"start") if exists else ABSENT
     barrier, outcomes = threading.Barrier(4), []
 
     def write(name: int) -> None:
         writer = open_store(store.uri)
         barrier.wait()
         try:
-            writer.write("pointer", b"%d" % name, expected=seen)
+            writer.write("pointer", b"%d" % name, expected=expected)
             outcomes.append(name)
         except ConflictError:
             outcomes.append(None)
@@ -154,7 +154,7 @@ def test_of_many_writers_one_wins(store: ObjectStore, exists: bool) -> None:
     assert store.read("pointer")[0] == b"%d" % winners[0]
 
 
-def test_locks_and_unfinished_files_are_no_keys(tmp_path: Path) -> None:
+def test_keys_omits_locks_and_unfinished_files(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     store.write("a/pointer", b"x", expected=ABSENT)
     (tmp_path / "a" / ".unfinished.1234").mkdir()
@@ -162,20 +162,20 @@ def test_locks_and_unfinished_files_are_no_keys(tmp_path: Path) -> None:
     assert list(store.keys("a")) == ["a/pointer"]
 
 
-def test_a_failed_upload_leaves_no_object(tmp_path: Path) -> None:
+def test_failed_upload_leaves_no_object(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "store")
     with pytest.raises(FileNotFoundError):
         store.upload(tmp_path / "no such file", "a/b")
     assert [path for path in (tmp_path / "store").rglob("*") if path.is_file()] == []
 
 
-def test_a_store_where_a_file_is_in_the_way_is_one_sentence(tmp_path: Path) -> None:
+def test_file_at_the_store_path_is_reported(tmp_path: Path) -> None:
     (tmp_path / "store").write_text("a file")
     with pytest.raises(MistereError, match=r"cannot write to .*choose another --output\."):
         LocalStore(tmp_path / "store").write("a/b", b"x")
 
 
-def test_stores_are_opened_by_their_uri(s3_store: S3Store, tmp_path: Path) -> None:
+def test_open_store_chooses_the_store_by_uri(s3_store: S3Store, tmp_path: Path) -> None:
     s3_store.write("a", b"x")
     assert open_store(s3_store.uri + "/").read("a")[0] == b"x"
     LocalStore(tmp_path).write("a", b"y")
@@ -184,19 +184,19 @@ def test_stores_are_opened_by_their_uri(s3_store: S3Store, tmp_path: Path) -> No
         open_store("gs://bucket/prefix")
 
 
-def test_a_bucket_without_prefix_works(s3_store: S3Store) -> None:
-    whole = S3Store("s3://mistere-tests")
+def test_bucket_without_prefix_is_accepted(s3_store: S3Store) -> None:
+    bucket = S3Store("s3://mistere-tests")
     prefix = s3_store.uri.rsplit("/", 1)[1]
     s3_store.write("a/b", b"x")
-    assert list(whole.keys(prefix)) == [f"{prefix}/a/b"]
-    assert whole.location("a") == "s3://mistere-tests/a"
+    assert list(bucket.keys(prefix)) == [f"{prefix}/a/b"]
+    assert bucket.location("a") == "s3://mistere-tests/a"
 
 
-def _sentences(store: S3Store, tmp_path: Path) -> list[str]:
+def _error_messages(store: S3Store, tmp_path: Path) -> list[str]:
     file = tmp_path / "file"
     file.write_bytes(b"x")
-    said = []
-    for attempt in (
+    messages = []
+    for call in (
         lambda: store.read("a"),
         lambda: store.write("a", b"x"),
         lambda: store.upload(file, "a"),
@@ -205,66 +205,66 @@ def _sentences(store: S3Store, tmp_path: Path) -> list[str]:
         lambda: store.delete_object("a"),
     ):
         with pytest.raises(MistereError) as caught:
-            attempt()
+            call()
         assert not isinstance(caught.value, MissingObjectError | ConflictError)
-        said.append(str(caught.value))
-    assert all("\n" not in sentence and sentence.endswith(".") for sentence in said)
-    return said
+        messages.append(str(caught.value))
+    assert all("\n" not in message and message.endswith(".") for message in messages)
+    return messages
 
 
-def test_an_endpoint_that_is_down_is_one_sentence(
-    s3_store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreachable_endpoint_is_reported(s3_store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
     store = S3Store(s3_store.uri)
-    assert all("AWS_ENDPOINT_URL" in sentence for sentence in _sentences(store, tmp_path))
+    assert all("AWS_ENDPOINT_URL" in message for message in _error_messages(store, tmp_path))
     with pytest.raises(MistereError, match="AWS_ENDPOINT_URL"):
         store.exists("a")
 
 
-def test_no_credentials_are_one_sentence(s3_store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("boto3.DEFAULT_SESSION", None)  # it remembers the credentials it found first
+def test_missing_credentials_are_reported(s3_store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("boto3.DEFAULT_SESSION", None)  # the session caches the first credentials
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    assert all("AWS_ACCESS_KEY_ID" in sentence for sentence in _sentences(S3Store(s3_store.uri), tmp_path))
+    assert all("AWS_ACCESS_KEY_ID" in message for message in _error_messages(S3Store(s3_store.uri), tmp_path))
 
 
-def test_a_missing_bucket_is_not_an_empty_store(s3_store: S3Store, tmp_path: Path) -> None:
-    sentences = _sentences(S3Store("s3://no-such-bucket/prefix"), tmp_path)
-    assert all("bucket exists" in sentence for sentence in sentences)
+def test_missing_bucket_is_reported(s3_store: S3Store, tmp_path: Path) -> None:
+    messages = _error_messages(S3Store("s3://no-such-bucket/prefix"), tmp_path)
+    assert all("bucket exists" in message for message in messages)
 
 
-def test_an_endpoint_that_is_no_url_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_endpoint_url_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "no url")
     with pytest.raises(UsageError, match="AWS_ENDPOINT_URL"):
         open_store("s3://bucket/prefix")
 
 
-def test_checkpoints_survive_the_machine(store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_are_restored_on_another_machine(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MISTERE_CACHE", str(tmp_path / "first"))
-    here = Checkpoints(store, "stage", "key")
-    here.restore()
+    first = Checkpoints(store, "stage", "key")
+    first.restore()
     for name in ("checkpoint-1", "checkpoint-2", "checkpoint-3"):
-        (here.directory / name).mkdir()
-        (here.directory / name / "weights").write_text(name)
+        (first.directory / name).mkdir()
+        (first.directory / name / "weights").write_text(name)
         if name == "checkpoint-3":
-            for file in (here.directory / "checkpoint-2").iterdir():
+            for file in (first.directory / "checkpoint-2").iterdir():
                 file.unlink()
-            (here.directory / "checkpoint-2").rmdir()
-        here.save(name)
+            (first.directory / "checkpoint-2").rmdir()
+        first.save(name)
     monkeypatch.setenv("MISTERE_CACHE", str(tmp_path / "second"))
-    there = Checkpoints(store, "stage", "key")
-    there.restore()
-    assert sorted(path.name for path in there.directory.iterdir()) == ["checkpoint-1", "checkpoint-3"]
-    assert (there.directory / "checkpoint-1" / "weights").read_text() == "checkpoint-1"
-    there.clear()
-    assert list(store.keys("checkpoints")) == [] and not there.directory.exists()
+    second = Checkpoints(store, "stage", "key")
+    second.restore()
+    assert sorted(path.name for path in second.directory.iterdir()) == ["checkpoint-1", "checkpoint-3"]
+    assert (second.directory / "checkpoint-1" / "weights").read_text() == "checkpoint-1"
+    second.clear()
+    assert list(store.keys("checkpoints")) == [] and not second.directory.exists()
 
 
-def test_a_checkpoint_that_was_not_sent_whole_does_not_count(s3_store: S3Store) -> None:
+def test_incomplete_checkpoint_is_ignored(s3_store: S3Store) -> None:
     key = hashlib.sha256(s3_store.uri.encode()).hexdigest()
     s3_store.write(f"checkpoints/stage/{key}/checkpoint-7/weights", b"half")
     checkpoints = Checkpoints(s3_store, "stage", key)
