@@ -104,7 +104,7 @@ def _notes(tables: dict[Split, _Dialogues]) -> list[str]:
     repaired = sum(row.repaired for dialogue in dialogues for row in dialogue.values())
     notes = []
     if gaps:
-        notes.append(f"{gaps} dialogues skip utterance numbers: their turns are numbered anew.")
+        notes.append(f"{gaps} dialogues skip utterance numbers: their turns are numbered again.")
     if repaired:
         notes.append(f"{repaired} texts had characters damaged by a wrong encoding: they are repaired.")
     return notes

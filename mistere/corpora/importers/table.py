@@ -328,7 +328,7 @@ def _notes(
         if rows[0].turn is not None
     )
     if gaps:
-        notes.append(f"{gaps} dialogues do not number their turns from 0 without gaps: they are numbered anew.")
+        notes.append(f"{gaps} dialogues do not number their turns from 0 without gaps: they are numbered again.")
     if "split" not in table.columns and "speaker" in table.columns and not assignment.by_speaker:
         notes.append("The speakers are too mixed to keep them apart: some are in several splits, or may be.")
     notes += [f"No dialogue is in {split}: training needs one there." for split in SPLITS if split not in report.counts]

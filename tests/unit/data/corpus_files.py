@@ -1,4 +1,4 @@
-"""Small files for the tests of importers."""
+"""Small files and dataset readers for the importers' tests."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from mistere.data.dataset import Utterance, read_utterances, shards_of
 
 
 def wav(samples: int = 160) -> bytes:
-    """A WAV file that the number of its samples tells from others."""
+    """Encode a sine as WAV; files with different numbers of samples differ."""
     buffer = io.BytesIO()
     soundfile.write(buffer, np.sin(np.arange(samples) / 5).astype(np.float32) / 2, 16_000, format="WAV")
     return buffer.getvalue()
 
 
 def shard_digests(directory: Path) -> dict[str, str]:
-    """The MD5 of every file of a dataset, as DVC takes it."""
+    """Return the MD5 of every file of a dataset, as DVC computes it."""
     return {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in sorted(directory.iterdir())}
 
 
 def read(directory: Path, split: Split) -> list[Utterance]:
-    """The utterances of one split."""
+    """Return the utterances of one split."""
     return list(read_utterances(shards_of(directory.iterdir(), split)))

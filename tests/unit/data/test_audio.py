@@ -1,4 +1,4 @@
-"""Decoding, resampling and levels of audio."""
+"""Audio is decoded, resampled and measured."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ def tone(seconds: float, rate: int, hertz: float = 440.0, level: float = 0.5) ->
         ("MP3", None, None),
     ],
 )
-def test_decodes_every_codec_at_its_own_rate(form: str, subtype: str | None, tolerance: float | None) -> None:
+def test_decode_keeps_the_sampling_rate_of_each_codec(form: str, subtype: str | None, tolerance: float | None) -> None:
     wave = tone(1.0, 22050)
-    found, rate = decode(encoded(wave, 22050, form, subtype))
-    assert rate == 22050 and found.dtype == np.float32 and found.ndim == 1
+    decoded, rate = decode(encoded(wave, 22050, form, subtype))
+    assert rate == 22050 and decoded.dtype == np.float32 and decoded.ndim == 1
     if tolerance is not None:
-        assert found.shape == wave.shape
-        assert np.abs(found - wave).max() <= tolerance
+        assert decoded.shape == wave.shape
+        assert np.abs(decoded - wave).max() <= tolerance
 
 
-def test_channels_are_averaged() -> None:
+def test_decode_averages_channels() -> None:
     left, right = tone(0.2, 16000), np.zeros(3200, np.float32)
-    found, _ = decode(encoded(np.stack([left, right], axis=1), 16000, subtype="FLOAT"))
-    np.testing.assert_allclose(found, left / 2, atol=1e-7)
+    decoded, _ = decode(encoded(np.stack([left, right], axis=1), 16000, subtype="FLOAT"))
+    np.testing.assert_allclose(decoded, left / 2, atol=1e-7)
 
 
 @pytest.mark.parametrize(
-    ("data", "says"),
+    ("data", "expected"),
     [
         (b"", "empty"),
         (b"this is no audio", "does not decode"),
@@ -56,31 +56,31 @@ def test_channels_are_averaged() -> None:
         (encoded(np.zeros(0, np.float32), 16000), "zero length"),
         (encoded(np.array([0.1, np.nan], np.float32), 16000, subtype="FLOAT"), "no numbers"),
     ],
-    ids=["empty", "no audio", "cut short", "no sample", "no number"],
+    ids=["empty", "not audio", "truncated", "no samples", "NaN"],
 )
-def test_damage_is_one_sentence(data: bytes, says: str) -> None:
-    with pytest.raises(AudioError, match=says) as caught:
+def test_damaged_audio_is_rejected_with_one_sentence(data: bytes, expected: str) -> None:
+    with pytest.raises(AudioError, match=expected) as caught:
         decode(data)
     message = str(caught.value)
     assert message.endswith(".") and "\n" not in message
     assert isinstance(caught.value, MistereError)
-    assert isinstance(caught.value, EmptyAudioError) == (says in ("empty", "zero length"))
+    assert isinstance(caught.value, EmptyAudioError) == (expected in ("empty", "zero length"))
 
 
 @pytest.mark.parametrize(("rate", "target"), [(44100, 16000), (8000, 16000), (22050, 16000), (16000, 16000)])
-def test_resampling_keeps_a_tone(rate: int, target: int) -> None:
-    found = resample(tone(1.0, rate), rate, target)
-    assert found.dtype == np.float32 and found.shape == (target,)
+def test_resampling_preserves_a_tone(rate: int, target: int) -> None:
+    resampled = resample(tone(1.0, rate), rate, target)
+    assert resampled.dtype == np.float32 and resampled.shape == (target,)
     inner = slice(target // 10, -target // 10)
-    np.testing.assert_allclose(found[inner], tone(1.0, target)[inner], atol=5e-3)
+    np.testing.assert_allclose(resampled[inner], tone(1.0, target)[inner], atol=5e-3)
 
 
-def test_resampling_does_not_alias() -> None:
-    found = resample(tone(1.0, 44100, hertz=15000), 44100, 16000)
-    assert rms_dbfs(found[1000:-1000]) < -50
+def test_resampling_removes_frequencies_above_nyquist() -> None:
+    resampled = resample(tone(1.0, 44100, hertz=15000), 44100, 16000)
+    assert rms_dbfs(resampled[1000:-1000]) < -50
 
 
-def test_levels() -> None:
+def test_levels_match_known_signals() -> None:
     assert rms_dbfs(tone(1.0, 16000, level=1.0)) == pytest.approx(-3.01, abs=0.01)
     assert rms_dbfs(np.zeros(100, np.float32)) == -120.0
     assert clipped_share(np.array([0.0, 1.0, -1.0, 0.5], np.float32)) == 0.5

@@ -1,4 +1,4 @@
-"""IEMOCAP into the dataset form, from a small release of the same layout."""
+"""IEMOCAP is imported from a small release in the published layout."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mistere.corpora.published_counts import differences
 from mistere.data.dataset import load_info
 from tests.unit.data.corpus_files import read, shard_digests, wav
 
-LINES = [
+EVALUATION_LINES = [
     "% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]",
     "",
     "[8.5000 - 9.1000]\tSes0{n}F_impro01_F001\tsur\t[2.5000, 2.5000, 2.5000]",
@@ -24,7 +24,7 @@ LINES = [
     "[12.0000 - 13.0000]\tSes0{n}F_impro01_M001\tfru\t[2.5000, 2.5000, 2.5000]",
     "[14.0000 - 15.0000]\tSes0{n}F_impro01_M002\txxx\t[2.5000, 2.5000, 2.5000]",
 ]
-SAID = [
+TRANSCRIPT_LINES = [
     "Ses0{n}F_impro01_F000 [006.2901-008.2357]: Excuse me.",
     "Ses0{n}F_impro01_MXX0 [009.2000-010.1000]: It\u0092s [LAUGHTER] fine.",
     "F: (coughs)",
@@ -38,11 +38,11 @@ def make_release(root: Path, audio: bool = True) -> Path:
         for folder in ("EmoEvaluation", "transcriptions"):
             (session / "dialog" / folder).mkdir(parents=True)
         name = f"Ses0{number}F_impro01"
-        evaluation = "\n".join(LINES).replace("{n}", str(number))
+        evaluation = "\n".join(EVALUATION_LINES).replace("{n}", str(number))
         (session / "dialog" / "EmoEvaluation" / f"{name}.txt").write_text(evaluation)
         (session / "dialog" / "EmoEvaluation" / f"._{name}.txt").write_bytes(b"\0\5\x16\7")
-        said = "\r\n".join(SAID).replace("{n}", str(number)).encode("latin-1")
-        (session / "dialog" / "transcriptions" / f"{name}.txt").write_bytes(said)
+        transcript = "\r\n".join(TRANSCRIPT_LINES).replace("{n}", str(number)).encode("latin-1")
+        (session / "dialog" / "transcriptions" / f"{name}.txt").write_bytes(transcript)
         if audio:
             clips = session / "sentences" / "wav" / name
             clips.mkdir(parents=True)
@@ -56,7 +56,7 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_release(tmp_path_factory.mktemp("iemocap") / "IEMOCAP_full_release")
 
 
-def test_six_classes(tmp_path: Path, release: Path) -> None:
+def test_six_classes_are_imported(tmp_path: Path, release: Path) -> None:
     report = import_iemocap(release.parent, tmp_path / "out")
     assert report.counts == {"train": 12, "dev": 4, "test": 4}
     assert report.dialogues == {"train": 3, "dev": 1, "test": 1}
@@ -80,7 +80,7 @@ def test_six_classes(tmp_path: Path, release: Path) -> None:
     assert shard_digests(tmp_path / "again") == shard_digests(tmp_path / "out")
 
 
-def test_four_classes_another_dev_session_and_text_only(tmp_path: Path, release: Path) -> None:
+def test_four_classes_dev_session_and_text_only_are_options(tmp_path: Path, release: Path) -> None:
     report = import_iemocap(release, tmp_path / "out", classes=4, dev_session=1, text_only=True)
     assert report.counts == {"train": 9, "dev": 3, "test": 3}
     rows = read(tmp_path / "out", "dev")
@@ -94,7 +94,7 @@ def test_four_classes_another_dev_session_and_text_only(tmp_path: Path, release:
     assert report.notes == ["15 utterances with other labels are left out (fru 5, sur 5, xxx 5)."]
 
 
-def test_missing_audio(tmp_path: Path) -> None:
+def test_missing_audio_is_noted(tmp_path: Path) -> None:
     source = make_release(tmp_path / "bare", audio=False)
     assert import_iemocap(source, tmp_path / "text").notes[-1] == f"{source} holds no sentences/wav folder: text only."
     source = make_release(tmp_path / "part")
@@ -113,7 +113,7 @@ def test_missing_audio(tmp_path: Path) -> None:
         ("\0", "line 1: there is a NUL byte"),
     ],
 )
-def test_damaged_evaluations(tmp_path: Path, content: str, message: str) -> None:
+def test_damaged_evaluation_is_rejected_with_its_line(tmp_path: Path, content: str, message: str) -> None:
     source = make_release(tmp_path / "source")
     (source / "Session1" / "dialog" / "EmoEvaluation" / "Ses01F_impro01.txt").write_text(content)
     with pytest.raises(DataError, match=message):
@@ -121,7 +121,7 @@ def test_damaged_evaluations(tmp_path: Path, content: str, message: str) -> None
     assert not (tmp_path / "out").exists()
 
 
-def test_missing_parts(tmp_path: Path) -> None:
+def test_missing_files_are_rejected_by_name(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="Session1/dialog/EmoEvaluation is missing"):
         import_iemocap(tmp_path, tmp_path / "out")
     source = make_release(tmp_path / "source")
@@ -135,12 +135,12 @@ def test_missing_parts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [{"classes": 5}, {"dev_session": 5}, {"dev_session": 0}])
-def test_wrong_arguments(tmp_path: Path, release: Path, arguments: dict[str, Any]) -> None:
+def test_option_out_of_range_is_rejected(tmp_path: Path, release: Path, arguments: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(arguments))):
         import_iemocap(release, tmp_path / "out", **arguments)
 
 
-def test_published_counts_agree_with_themselves() -> None:
+def test_published_counts_have_no_difference_to_themselves() -> None:
     assert (
         differences("iemocap", {"train": 5000, "dev": 810, "test": 1623}, {"train": 100, "dev": 20, "test": 31}) == []
     )

@@ -1,4 +1,4 @@
-"""CMU-MOSI into the dataset form, from small releases of the layouts that exist."""
+"""CMU-MOSI is imported from small releases in each published layout."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.unit.data.corpus_files import read, shard_digests, wav
 
 TRAIN, DEV, TEST = "2iD-tVS8NPw", "_dI--eQ6qVU", "c7UH_rxdZv4"
 SCORES = [(TRAIN, 2, -1.4), (TRAIN, 1, 0.0), (TRAIN, 10, 2.6), (DEV, 1, -3), (TEST, 1, 0.2), ("stranger", 1, 1)]
-SENTENCES = [
+COUNT_NOTES = [
     "train: 3 utterances came in, 1284 are published.",
     "dev: 1 utterances came in, 229 are published.",
     "test: 1 utterances came in, 686 are published.",
@@ -39,11 +39,11 @@ def make_release(root: Path, table: str = "", audio: bool = True) -> Path:
     return root
 
 
-def test_folds() -> None:
+def test_folds_have_the_standard_sizes() -> None:
     assert Counter(FOLDS.values()) == {"train": 52, "dev": 10, "test": 31}
 
 
-def test_raw_release(tmp_path: Path) -> None:
+def test_raw_release_is_imported(tmp_path: Path) -> None:
     source = make_release(tmp_path / "source")
     report = import_mosi(source, tmp_path / "out")
     assert report.counts == {"train": 3, "dev": 1, "test": 1}
@@ -58,12 +58,12 @@ def test_raw_release(tmp_path: Path) -> None:
     info = load_info(tmp_path / "out" / "dataset.yaml")
     assert info.labels == ["negative", "positive"] and not info.speaker_disjoint
     assert "0 counts as positive" in info.description
-    assert report.notes == [*SENTENCES, "1 segments have a score of exactly 0: 0 counts as positive."]
+    assert report.notes == [*COUNT_NOTES, "1 segments have a score of exactly 0: 0 counts as positive."]
     import_mosi(source / "Raw", tmp_path / "again")
     assert shard_digests(tmp_path / "again") == shard_digests(tmp_path / "out")
 
 
-def test_zero_dropped_and_text_only(tmp_path: Path) -> None:
+def test_zero_scores_are_dropped_and_text_only_is_noted(tmp_path: Path) -> None:
     source = make_release(tmp_path / "source", audio=False)
     report = import_mosi(source, tmp_path / "out", zero="drop")
     assert [(u.turn, u.text) for u in read(tmp_path / "out", "train")] == [(0, "SAID, 2"), (1, "SAID, 10")]
@@ -73,7 +73,7 @@ def test_zero_dropped_and_text_only(tmp_path: Path) -> None:
     assert "text only" not in str(import_mosi(source, tmp_path / "text", text_only=True).notes)
 
 
-def test_label_table_with_texts_and_clips(tmp_path: Path) -> None:
+def test_label_table_with_texts_and_clips_is_imported(tmp_path: Path) -> None:
     source = tmp_path / "source"
     (source / "Raw" / TEST).mkdir(parents=True)
     (source / "Raw" / TEST / "3.mp4").write_bytes(wav(300))
@@ -105,19 +105,19 @@ def test_label_table_with_texts_and_clips(tmp_path: Path) -> None:
         ("stranger,1,1", "nothing is left to import"),
     ],
 )
-def test_damaged_scores(tmp_path: Path, table: str, message: str) -> None:
+def test_damaged_score_table_is_rejected_with_its_line(tmp_path: Path, table: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         import_mosi(make_release(tmp_path / "source", table), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_other_damage(tmp_path: Path) -> None:
+def test_missing_table_invalid_option_and_damaged_transcript_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no table of scores"):
         import_mosi(tmp_path, tmp_path / "out")
     source = make_release(tmp_path / "source")
-    wrong: Any = "negative"
+    invalid_zero: Any = "negative"
     with pytest.raises(UsageError, match="zero is 'negative'"):
-        import_mosi(source, tmp_path / "out", zero=wrong)
+        import_mosi(source, tmp_path / "out", zero=invalid_zero)
     (source / "Raw" / "Transcript" / "Segmented" / f"{DEV}.annotprocessed").write_text("1 SAID")
     with pytest.raises(DataError, match=r"annotprocessed, line 1: `<segment>_DELIM_<text>` is expected"):
         import_mosi(source, tmp_path / "out")

@@ -1,4 +1,4 @@
-"""A table of one's own into the dataset form: every kind of table, splits, audio, a base, and hostile rows."""
+"""Custom tables are imported from each file format, with splits, audio and a base dataset; hostile rows are rejected."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def dialogues_of(directory: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
-def test_every_kind_gives_the_same(tmp_path: Path, suffix: str) -> None:
-    rows = [{**row, "problem": "no matter"} for row in ROWS]
+def test_table_formats_give_the_same_dataset(tmp_path: Path, suffix: str) -> None:
+    rows = [{**row, "problem": "ignored"} for row in ROWS]
     report = import_table(make_table(tmp_path / f"mine{suffix}", rows), tmp_path / "out", licence="mine")
     assert report.counts == {"train": 2, "dev": 1, "test": 1} == {**report.dialogues, "train": 2}
-    assert report.notes == ["1 dialogues do not number their turns from 0 without gaps: they are numbered anew."]
+    assert report.notes == ["1 dialogues do not number their turns from 0 without gaps: they are numbered again."]
     assert [(u.dialogue_id, u.turn, u.text, u.label, u.speaker) for u in read(tmp_path / "out", "train")] == [
         ("b", 0, "First", "anger", "y"),
         ("b", 1, "Third, “quoted”", "joy", "x"),
@@ -62,10 +62,10 @@ def test_every_kind_gives_the_same(tmp_path: Path, suffix: str) -> None:
     }
 
 
-def test_names_labels_and_order_of_rows(tmp_path: Path) -> None:
-    rows = [{"talk": number // 3, "said": f"line {number}", "emotion": number % 11} for number in range(33)]
+def test_column_names_labels_and_row_order_are_kept(tmp_path: Path) -> None:
+    rows = [{"talk": number // 3, "utterance": f"line {number}", "emotion": number % 11} for number in range(33)]
     source = make_table(tmp_path / "mine.parquet", rows)
-    columns = {"dialogue_id": "talk", "text": "said", "label": "emotion"}
+    columns = {"dialogue_id": "talk", "text": "utterance", "label": "emotion"}
     import_table(source, tmp_path / "out", columns=columns, name="mine", language="de")
     info = load_info(tmp_path / "out" / "dataset.yaml")
     assert info.labels == [str(number) for number in range(11)] and info.language == "de" and not info.speaker_disjoint
@@ -76,7 +76,7 @@ def test_names_labels_and_order_of_rows(tmp_path: Path) -> None:
     assert {u.label for split in SPLITS for u in read(tmp_path / "named", split)} == set(named)
 
 
-def test_splits_of_whole_dialogues(tmp_path: Path) -> None:
+def test_splits_consist_of_whole_dialogues(tmp_path: Path) -> None:
     rows = [{"dialogue_id": f"d{number // 2}", "text": "Hi", "label": "ab"[number % 2]} for number in range(40)]
     source = make_table(tmp_path / "mine.csv", rows)
     report = import_table(source, tmp_path / "out", seed=1)
@@ -93,7 +93,7 @@ def test_splits_of_whole_dialogues(tmp_path: Path) -> None:
     ]
 
 
-def test_splits_keep_speakers_apart_where_they_can(tmp_path: Path) -> None:
+def test_splits_separate_speakers_when_possible(tmp_path: Path) -> None:
     rows = [
         {
             "dialogue_id": f"d{number}",
@@ -105,8 +105,13 @@ def test_splits_keep_speakers_apart_where_they_can(tmp_path: Path) -> None:
         for turn in range(2)
     ]
     report = import_table(make_table(tmp_path / "mine.csv", rows), tmp_path / "out")
-    heard = [{u.speaker for u in read(tmp_path / "out", split)} for split in SPLITS]
-    assert all(heard) and not heard[0] & heard[1] and not heard[0] & heard[2] and not heard[1] & heard[2]
+    speakers = [{u.speaker for u in read(tmp_path / "out", split)} for split in SPLITS]
+    assert (
+        all(speakers)
+        and not speakers[0] & speakers[1]
+        and not speakers[0] & speakers[2]
+        and not speakers[1] & speakers[2]
+    )
     info = load_info(tmp_path / "out" / "dataset.yaml")
     assert info.speaker_disjoint and info.splits.endswith("; no speaker is in two splits.") and report.notes == []
 
@@ -123,7 +128,7 @@ def audio_rows(**audio: object) -> list[dict[str, Any]]:
     ]
 
 
-def test_audio_folder(tmp_path: Path) -> None:
+def test_audio_folder_supplies_the_recordings(tmp_path: Path) -> None:
     folder = tmp_path / "clips"
     (folder / "deep").mkdir(parents=True)
     (folder / "deep" / "-one.wav").write_bytes(wav(100))
@@ -148,7 +153,7 @@ def test_audio_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "message"),
+    ("audio_path", "message"),
     [
         ("../outside.wav", "without `..`, is expected"),
         ("/etc/hostname", "a path below .* is expected"),
@@ -159,22 +164,22 @@ def test_audio_folder(tmp_path: Path) -> None:
         ("loop", "can't be looked up|no audio file"),
     ],
 )
-def test_audio_stays_in_its_folder(tmp_path: Path, written: str, message: str) -> None:
+def test_audio_path_outside_the_folder_is_rejected(tmp_path: Path, audio_path: str, message: str) -> None:
     folder = tmp_path / "clips"
     (folder / "folder").mkdir(parents=True)
     (tmp_path / "outside.wav").write_bytes(wav())
     (folder / "link.wav").symlink_to(tmp_path / "outside.wav")
     (folder / "away").symlink_to(tmp_path)
     (folder / "loop").symlink_to(folder / "loop")
-    source = make_table(tmp_path / "mine.csv", audio_rows(a=written, b=""))
+    source = make_table(tmp_path / "mine.csv", audio_rows(a=audio_path, b=""))
     with pytest.raises(DataError, match=message) as caught:
         import_table(source, tmp_path / "out", audio=folder)
     assert "line 2" in str(caught.value)
 
 
-def test_embedded_audio(tmp_path: Path) -> None:
+def test_embedded_audio_is_imported(tmp_path: Path) -> None:
     rows = [
-        {"dialogue_id": "a", "turn": 1, "label": "x", "audio": {"bytes": wav(100), "path": "no matter"}},
+        {"dialogue_id": "a", "turn": 1, "label": "x", "audio": {"bytes": wav(100), "path": "ignored"}},
         {"dialogue_id": "a", "turn": 0, "label": "y", "audio": {"bytes": None, "path": "here.wav"}},
         {"dialogue_id": "b", "turn": 0, "label": "x", "audio": None},
         {"dialogue_id": "b", "turn": 1, "label": "x", "audio": {"bytes": wav(200), "path": None}},
@@ -190,7 +195,7 @@ def test_embedded_audio(tmp_path: Path) -> None:
         import_table(mixed, tmp_path / "mixed")
 
 
-def test_quarantine_comes_back_into_its_base(tmp_path: Path) -> None:
+def test_corrected_quarantine_replaces_dialogues_of_the_base(tmp_path: Path) -> None:
     rows = [
         {
             "dialogue_id": f"d{number}",
@@ -206,12 +211,12 @@ def test_quarantine_comes_back_into_its_base(tmp_path: Path) -> None:
         make_table(tmp_path / "old.csv", rows), tmp_path / "base", licence="L", language="fr", labels=["b", "a"]
     )
     before = dialogues_of(tmp_path / "base")
-    mended = [
+    corrected = [
         {
             "split": before["d3"],
             "dialogue_id": "d3",
             "turn": turn,
-            "text": f"mended {turn}",
+            "text": f"corrected {turn}",
             "audio": None,
             "label": "a",
         }
@@ -219,17 +224,18 @@ def test_quarantine_comes_back_into_its_base(tmp_path: Path) -> None:
         for turn in range(2)
     ]
     columns = pa.schema([("split", pa.string()), *schema(), ("problem", pa.string())])
-    pq.write_table(pa.Table.from_pylist(mended, schema=columns), tmp_path / "quarantine.parquet")
+    pq.write_table(pa.Table.from_pylist(corrected, schema=columns), tmp_path / "quarantine.parquet")
     report = import_table(tmp_path / "quarantine.parquet", tmp_path / "new", base=tmp_path / "base")
     assert report.notes == ["1 dialogues of the base are replaced, 0 are new."]
     assert dialogues_of(tmp_path / "new") == before and sum(report.counts.values()) == 40
     texts = {(u.dialogue_id, u.turn): u.text for split in SPLITS for u in read(tmp_path / "new", split)}
-    assert texts[("d3", 0)] == "mended 0" and texts[("d4", 1)] == "4 1"
+    assert texts[("d3", 0)] == "corrected 0" and texts[("d4", 1)] == "4 1"
     info = load_info(tmp_path / "new" / "dataset.yaml")
     assert info == load_info(tmp_path / "base" / "dataset.yaml") and info.labels == ["b", "a"] and info.speaker_disjoint
 
     batch = [
-        {"dialogue_id": name, "text": "New", "label": "a", "speaker": who} for name, who in (("d5", "s5"), ("n", "s7"))
+        {"dialogue_id": name, "text": "New", "label": "a", "speaker": speaker}
+        for name, speaker in (("d5", "s5"), ("n", "s7"))
     ]
     source = make_table(tmp_path / "batch.csv", batch)
     report = import_table(source, tmp_path / "third", base=tmp_path / "new")
@@ -283,7 +289,9 @@ GOOD = "dialogue_id,turn,text,label,split\n1,0,Hi,a,train\n1,1,Ho,b,train\n"
         ("t.xlsx", "", "is none of the tables"),
     ],
 )
-def test_hostile_tables(tmp_path: Path, name: str, content: str | bytes, message: str) -> None:
+def test_hostile_table_is_rejected_with_one_sentence(
+    tmp_path: Path, name: str, content: str | bytes, message: str
+) -> None:
     (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(MistereError, match=message) as caught:
         import_table(tmp_path / name, tmp_path / "out")
@@ -291,7 +299,7 @@ def test_hostile_tables(tmp_path: Path, name: str, content: str | bytes, message
     assert not (tmp_path / "out").exists()
 
 
-def test_parquet_of_wrong_types(tmp_path: Path) -> None:
+def test_parquet_with_wrong_types_is_rejected(tmp_path: Path) -> None:
     for values in (
         {"text": b"bytes"},
         {"text": 3.5},
@@ -304,7 +312,7 @@ def test_parquet_of_wrong_types(tmp_path: Path) -> None:
             import_table(tmp_path / "t.parquet", tmp_path / "out")
 
 
-def test_wrong_arguments(tmp_path: Path) -> None:
+def test_invalid_arguments_are_rejected(tmp_path: Path) -> None:
     source = make_table(tmp_path / "mine.csv", ROWS)
     for arguments, message in [
         ({"columns": {"emotion": "label"}}, "'emotion' is no column of the dataset form"),
@@ -313,14 +321,14 @@ def test_wrong_arguments(tmp_path: Path) -> None:
         ({"splits": (0, 0.5, 0.5)}, "three shares"),
         ({"missing_audio": "ignore"}, "missing_audio is 'ignore'"),
     ]:
-        given: Any = arguments
+        keywords: Any = arguments
         with pytest.raises(UsageError, match=message):
-            import_table(source, tmp_path / "out", **given)
+            import_table(source, tmp_path / "out", **keywords)
     with pytest.raises(DataError, match="line 2: unknown label 'joy'"):
         import_table(source, tmp_path / "out", labels=["anger", "fear"])
-    for place in (tmp_path, tmp_path / "none.csv"):
+    for path in (tmp_path, tmp_path / "none.csv"):
         with pytest.raises(DataError, match="is missing or no file"):
-            import_table(place, tmp_path / "out")
+            import_table(path, tmp_path / "out")
     with pytest.raises(DataError, match=r"mine\.csv is a file: choose a new folder"):
         import_table(source, source)
     with pytest.raises(DataError, match="is not empty"):

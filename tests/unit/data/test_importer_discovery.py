@@ -1,4 +1,4 @@
-"""An importer is one new file: a copy of the tree with the file of the docs page runs `mistere data import NAME`."""
+"""One new file adds an importer: a copy of the code with the docs page's example runs `mistere data import NAME`."""
 
 from __future__ import annotations
 
@@ -20,23 +20,25 @@ from mistere.corpora.importers import importers
 from tests.unit.data.corpus_files import read
 
 PAGE = PROJECT_ROOT / "docs" / "extending" / "importer.md"
-LOADED = "import sys; from pipelines.cli.app import main\ntry: main()\nfinally: print(*sorted(sys.modules))"
+PRINT_LOADED_MODULES = (
+    "import sys; from pipelines.cli.app import main\ntry: main()\nfinally: print(*sorted(sys.modules))"
+)
 
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the code with the importer of the docs page."""
+    """A copy of the code with the docs page's importer."""
     copy = tmp_path_factory.mktemp("tree")
-    for storey in ("mistere", "components", "pipelines"):
-        shutil.copytree(PROJECT_ROOT / storey, copy / storey, ignore=shutil.ignore_patterns("__pycache__"))
-    found = re.search(r'```python title="(.*?)"\n(.*?)```', PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert found is not None
-    (copy / found[1]).write_text(found[2], encoding="utf-8")
+    for package in ("mistere", "components", "pipelines"):
+        shutil.copytree(PROJECT_ROOT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
+    block = re.search(r'```python title="(.*?)"\n(.*?)```', PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert block is not None
+    (copy / block[1]).write_text(block[2], encoding="utf-8")
     return copy
 
 
 @pytest.fixture
-def talks(tmp_path: Path) -> Path:
+def transcripts(tmp_path: Path) -> Path:
     folder = tmp_path / "talks"
     folder.mkdir()
     for dialogue in "abc":
@@ -46,7 +48,7 @@ def talks(tmp_path: Path) -> Path:
     return folder
 
 
-def mistere(
+def run_mistere(
     tree: Path, *arguments: str, code: str = "from pipelines.cli.app import main; main()"
 ) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -60,17 +62,20 @@ def mistere(
     )
 
 
-def test_a_new_file_is_a_new_command(tree: Path, talks: Path, tmp_path: Path) -> None:
-    listed = mistere(tree, "data", "import", "--help")
-    assert listed.returncode == 0 and "transcripts" in listed.stdout and "meld" in listed.stdout
-    helped = mistere(tree, "data", "import", "transcripts", "--help").stdout
-    assert all(option in helped for option in ("--language", "--case", "--max-turns")) and "[default: en]" in helped
-    target = tmp_path / "out"
-    done = mistere(
-        tree, "data", "import", "transcripts", str(talks), str(target), "--case", "lower", "--max-turns", "2"
+def test_new_importer_file_adds_a_command(tree: Path, transcripts: Path, tmp_path: Path) -> None:
+    imports_help = run_mistere(tree, "data", "import", "--help")
+    assert imports_help.returncode == 0 and "transcripts" in imports_help.stdout and "meld" in imports_help.stdout
+    command_help = run_mistere(tree, "data", "import", "transcripts", "--help").stdout
+    assert (
+        all(option in command_help for option in ("--language", "--case", "--max-turns"))
+        and "[default: en]" in command_help
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{target}: train 2, dev 2, test 2 utterances in 3 dialogues\n"
+    target = tmp_path / "out"
+    result = run_mistere(
+        tree, "data", "import", "transcripts", str(transcripts), str(target), "--case", "lower", "--max-turns", "2"
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == f"{target}: train 2, dev 2, test 2 utterances in 3 dialogues\n"
     assert [(u.speaker, u.label, u.text) for u in read(target, "train")] == [
         ("Anna", "calm", "good morning, c."),
         ("Tom", "angry", "you are late."),
@@ -86,30 +91,32 @@ def test_a_new_file_is_a_new_command(tree: Path, talks: Path, tmp_path: Path) ->
         (["--no-such-option"], 2, "--no-such-option"),
     ],
 )
-def test_a_wrong_option_of_a_new_importer(
-    tree: Path, talks: Path, tmp_path: Path, options: list[str], code: int, message: str
+def test_new_importer_rejects_an_invalid_option(
+    tree: Path, transcripts: Path, tmp_path: Path, options: list[str], code: int, message: str
 ) -> None:
-    done = mistere(tree, "data", "import", "transcripts", str(talks), str(tmp_path / "out"), *options)
-    assert (done.returncode, done.stderr.count("\n")) == (code, 1) and message in done.stderr
+    result = run_mistere(tree, "data", "import", "transcripts", str(transcripts), str(tmp_path / "out"), *options)
+    assert (result.returncode, result.stderr.count("\n")) == (code, 1) and message in result.stderr
     assert not (tmp_path / "out").exists()
 
 
-def test_a_bad_source_of_a_new_importer(tree: Path, talks: Path, tmp_path: Path) -> None:
-    (talks / "b.txt").write_text("no bars\n")
-    done = mistere(tree, "data", "import", "transcripts", str(talks), str(tmp_path / "out"))
-    assert done.returncode == 4 and "b.txt, line 1" in done.stderr and done.stderr.count("\n") == 1
-    done = mistere(tree, "data", "import", "transcripts", str(talks / ".."), str(tmp_path / "out"))
-    assert done.returncode == 4 and "holds no transcript" in done.stderr
+def test_new_importer_rejects_an_invalid_source(tree: Path, transcripts: Path, tmp_path: Path) -> None:
+    (transcripts / "b.txt").write_text("no bars\n")
+    result = run_mistere(tree, "data", "import", "transcripts", str(transcripts), str(tmp_path / "out"))
+    assert result.returncode == 4 and "b.txt, line 1" in result.stderr and result.stderr.count("\n") == 1
+    result = run_mistere(tree, "data", "import", "transcripts", str(transcripts / ".."), str(tmp_path / "out"))
+    assert result.returncode == 4 and "holds no transcript" in result.stderr
 
 
-def test_discovery_imports_nothing_heavy_and_only_when_needed() -> None:
-    loaded = set(mistere(PROJECT_ROOT, "data", "import", "--help", code=LOADED).stdout.split())
+def test_discovery_imports_no_heavy_module_and_runs_on_demand() -> None:
+    loaded = set(run_mistere(PROJECT_ROOT, "data", "import", "--help", code=PRINT_LOADED_MODULES).stdout.split())
     assert "mistere.corpora.importers.meld" in loaded
     assert not loaded & {"torch", "numpy", "pandas", "pyarrow", "soundfile", "transformers", "kfp", "mlflow"}
-    assert "mistere.corpora.importers" not in mistere(PROJECT_ROOT, "--help", code=LOADED).stdout.split()
+    assert (
+        "mistere.corpora.importers" not in run_mistere(PROJECT_ROOT, "--help", code=PRINT_LOADED_MODULES).stdout.split()
+    )
 
 
-def test_options_have_the_types_defaults_and_names_of_the_parameters() -> None:
+def test_options_take_types_defaults_and_names_from_parameters() -> None:
     options = {option.name: option for option in importers()["table"].options()}
     assert options["columns"].flag == "--column" and options["missing_audio"].choices == ("fail", "missing")
     assert options["audio"].type is Path and options["audio"].default is None
@@ -129,7 +136,7 @@ def without_default(source: Path, directory: Path, *, needed: Annotated[int, Opt
     raise AssertionError
 
 
-def with_a_list(source: Path, directory: Path, *, names: Annotated[list[str], Option("N.")] = []) -> ImportReport:  # noqa: B006
+def with_list_type(source: Path, directory: Path, *, names: Annotated[list[str], Option("N.")] = []) -> ImportReport:  # noqa: B006
     raise AssertionError
 
 
@@ -138,15 +145,15 @@ def with_a_list(source: Path, directory: Path, *, names: Annotated[list[str], Op
     [
         (without_help, "parameter plain must be keyword-only, have a default and the type"),
         (without_default, "parameter needed must be keyword-only"),
-        (with_a_list, "parameter names has the type .* set `parse`"),
+        (with_list_type, "parameter names has the type .* set `parse`"),
     ],
 )
-def test_a_declaration_that_makes_no_option_is_refused(function: Any, message: str) -> None:
+def test_invalid_option_declaration_is_rejected(function: Any, message: str) -> None:
     with pytest.raises(TypeError, match=message):
         Importer("new", "", "", function).options()
 
 
-def test_two_importers_of_one_name_are_refused() -> None:
+def test_duplicate_importer_name_is_rejected() -> None:
     importers()
     before = dict(DECLARED)
     with pytest.raises(
@@ -156,7 +163,7 @@ def test_two_importers_of_one_name_are_refused() -> None:
     assert before == DECLARED
 
 
-def test_choices_of_whole_numbers_and_flags_reach_the_function(tmp_path: Path) -> None:
+def test_integer_choices_and_flags_reach_the_function(tmp_path: Path) -> None:
     received: dict[str, Any] = {}
 
     def function(

@@ -1,4 +1,4 @@
-"""Audio out of media files: what passes untouched, what ffmpeg makes, and what is refused."""
+"""Audio is read from media files: accepted encodings unchanged, others through ffmpeg; unreadable files are rejected."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def encoded(kind: str) -> bytes:
 
 
 def make_media(path: Path, *arguments: str) -> Path:
-    sound = ["-f", "lavfi", "-i", "sine=frequency=440:duration=1:sample_rate=44100"]
-    picture = ["-f", "lavfi", "-i", "color=size=32x32:duration=1:rate=5"]
+    audio_input = ["-f", "lavfi", "-i", "sine=frequency=440:duration=1:sample_rate=44100"]
+    video_input = ["-f", "lavfi", "-i", "color=size=32x32:duration=1:rate=5"]
     subprocess.run(
-        ["ffmpeg", "-nostdin", "-loglevel", "error", *picture, *sound, *arguments, f"file:{path}"],
+        ["ffmpeg", "-nostdin", "-loglevel", "error", *video_input, *audio_input, *arguments, f"file:{path}"],
         check=True,
         timeout=60,
     )
@@ -37,7 +37,7 @@ def make_media(path: Path, *arguments: str) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "MP3"])
-def test_accepted_encodings_pass_untouched_whatever_their_name(
+def test_accepted_encoding_is_returned_unchanged_under_any_name(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "")
@@ -47,7 +47,7 @@ def test_accepted_encodings_pass_untouched_whatever_their_name(
         assert audio_bytes(tmp_path / name) == content
 
 
-def test_without_ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_ffmpeg_is_reported_with_the_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     (tmp_path / "clip.mp4").write_bytes(b"\0\0\0\x18ftypmp42" + bytes(64))
     with pytest.raises(MistereError, match=r"clip\.mp4 is no WAV.*apt-get install ffmpeg.*text only") as caught:
@@ -55,7 +55,7 @@ def test_without_ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert not isinstance(caught.value, DataError)
 
 
-def test_what_is_no_file(tmp_path: Path) -> None:
+def test_empty_or_missing_file_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "empty.wav").write_bytes(b"")
     with pytest.raises(UnreadableMediaError, match=r"empty\.wav is empty"):
         audio_bytes(tmp_path / "empty.wav")
@@ -64,7 +64,7 @@ def test_what_is_no_file(tmp_path: Path) -> None:
             audio_bytes(path)
 
 
-def test_reader_remembers(tmp_path: Path) -> None:
+def test_reader_notes_missing_and_unreadable_files(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(wav())
     (tmp_path / "b.wav").write_bytes(b"")
     reader = AudioReader()
@@ -79,7 +79,7 @@ def test_reader_remembers(tmp_path: Path) -> None:
 
 @needs_ffmpeg
 @pytest.mark.parametrize("name", ["-clip.mp4", "http:clip.mkv", "a%d, 'b'.mp4"])
-def test_videos(tmp_path: Path, name: str) -> None:
+def test_audio_of_a_video_is_extracted_deterministically(tmp_path: Path, name: str) -> None:
     path = make_media(tmp_path / name, "-shortest")
     audio = audio_bytes(path)
     assert audio.startswith(b"fLaC") and audio == audio_bytes(path)
@@ -90,11 +90,11 @@ def test_videos(tmp_path: Path, name: str) -> None:
 
 
 @needs_ffmpeg
-def test_videos_without_sound_and_broken_ones(tmp_path: Path) -> None:
+def test_video_without_readable_audio_is_rejected(tmp_path: Path) -> None:
     silent = make_media(tmp_path / "silent.mp4", "-map", "0:v")
-    (tmp_path / "torn.mp4").write_bytes(make_media(tmp_path / "whole.mp4").read_bytes()[:500])
+    (tmp_path / "truncated.mp4").write_bytes(make_media(tmp_path / "whole.mp4").read_bytes()[:500])
     (tmp_path / "text.mp4").write_text("not a video")
-    for path in (silent, tmp_path / "torn.mp4", tmp_path / "text.mp4"):
+    for path in (silent, tmp_path / "truncated.mp4", tmp_path / "text.mp4"):
         with pytest.raises(UnreadableMediaError, match=rf"{path.name} has no audio that ffmpeg can read \(") as caught:
             audio_bytes(path)
         assert "\n" not in str(caught.value)
@@ -108,7 +108,7 @@ def test_videos_without_sound_and_broken_ones(tmp_path: Path) -> None:
         "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nother.wav\n#EXT-X-ENDLIST\n",
     ],
 )
-def test_a_file_that_names_another_is_not_followed(tmp_path: Path, script: str) -> None:
+def test_playlist_does_not_read_other_files(tmp_path: Path, script: str) -> None:
     (tmp_path / "other.wav").write_bytes(wav(16_000))
     (tmp_path / "clip.mp4").write_text(script)
     with pytest.raises(UnreadableMediaError, match="has no audio that ffmpeg can read"):

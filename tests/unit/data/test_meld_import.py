@@ -1,4 +1,4 @@
-"""MELD into the dataset form: repairs, renumbering, media folders, and what is said of a damaged folder."""
+"""MELD is imported with repaired text, renumbered turns and media folders; damaged folders are rejected."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mistere.data.text_repair import looks_damaged, repair
 from tests.unit.data.corpus_files import shard_digests, wav
 
 HEADER = "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,Season,Episode,StartTime,EndTime"
-REAL = Path(__file__).resolve().parents[4] / "shared" / "data" / "meld"
+REAL_TABLES = Path(__file__).resolve().parents[4] / "shared" / "data" / "meld"
 
 
 def row(
@@ -24,7 +24,7 @@ def row(
 
 
 def make_source(directory: Path, **tables: list[str] | bytes) -> Path:
-    """MELD's folder; splits that are not given hold one plain row."""
+    """Write a MELD folder; a split that is not given holds one row."""
     directory.mkdir()
     for split in SPLITS:
         table = tables.get(split, [row("Hello.")])
@@ -38,7 +38,7 @@ def read(directory: Path, split: Split) -> list[Utterance]:
 
 
 @pytest.mark.parametrize(
-    ("damaged", "whole"),
+    ("damaged", "repaired"),
     [
         ("It\u0092s \u0093fine\u0094 \u0096 really\u0085", "It\u2019s \u201cfine\u201d \u2013 really\u2026"),
         ("It\u00e2\u20ac\u2122s fine", "It\u2019s fine"),
@@ -50,11 +50,11 @@ def read(directory: Path, split: Split) -> list[Utterance]:
         ("fianc\u00e9e, \u00e2ge, \u2018Kay \u2014 Adi\u00f3s", "fianc\u00e9e, \u00e2ge, \u2018Kay \u2014 Adi\u00f3s"),
     ],
 )
-def test_repair(damaged: str, whole: str) -> None:
-    assert repair(damaged) == whole
-    assert repair(whole) == whole
-    assert not looks_damaged(whole)
-    assert looks_damaged(damaged) or "\u00a0" in damaged or damaged == whole
+def test_repair_restores_mojibake(damaged: str, repaired: str) -> None:
+    assert repair(damaged) == repaired
+    assert repair(repaired) == repaired
+    assert not looks_damaged(repaired)
+    assert looks_damaged(damaged) or "\u00a0" in damaged or damaged == repaired
 
 
 @pytest.mark.parametrize(
@@ -69,12 +69,12 @@ def test_repair(damaged: str, whole: str) -> None:
         "Привет, как дела?",
     ],
 )
-def test_ordinary_accents_are_no_damage(text: str) -> None:
+def test_repair_keeps_ordinary_accents(text: str) -> None:
     assert not looks_damaged(text)
     assert repair(text) == text
 
 
-def test_layout_gaps_and_order(tmp_path: Path) -> None:
+def test_turns_are_sorted_and_renumbered(tmp_path: Path) -> None:
     train = [
         row("Third.", "joy", 7, 5),
         row("First, with a comma.", "Anger", 7, 0, "Rachel"),
@@ -90,7 +90,7 @@ def test_layout_gaps_and_order(tmp_path: Path) -> None:
         "dev: 1 utterances came in, 1109 are published.",
         "test: 1 utterances came in, 2610 are published.",
         "4 dialogues came in, 1432 are published.",
-        "2 dialogues skip utterance numbers: their turns are numbered anew.",
+        "2 dialogues skip utterance numbers: their turns are numbered again.",
         f"{source} holds no media folder (train_splits, dev_splits_complete, output_repeated_splits_test): text only.",
     ]
     rows = read(tmp_path / "meld", "train")
@@ -107,7 +107,7 @@ def test_layout_gaps_and_order(tmp_path: Path) -> None:
     assert not info.speaker_disjoint and not info.synthetic
 
 
-def test_windows_bytes_and_byte_order_mark(tmp_path: Path) -> None:
+def test_cp1252_and_byte_order_mark_are_read(tmp_path: Path) -> None:
     windows = "\n".join([HEADER, row("It\u2019s here\u2026"), ""]).encode("cp1252")
     marked = b"\xef\xbb\xbf" + "\r\n".join([HEADER, row("It\u2019s here\u2026"), ""]).encode()
     source = make_source(tmp_path / "source", train=windows, dev=marked)
@@ -132,7 +132,7 @@ def test_windows_bytes_and_byte_order_mark(tmp_path: Path) -> None:
         ([row("Hello.", dialogue="9" * 5000)], "line 2: Dialogue_ID is '9+', not a whole number"),
     ],
 )
-def test_damaged_tables(tmp_path: Path, table: list[str] | bytes, message: str) -> None:
+def test_damaged_table_is_rejected_with_its_line(tmp_path: Path, table: list[str] | bytes, message: str) -> None:
     source = make_source(tmp_path / "source", dev=table)
     with pytest.raises(DataError, match=message) as caught:
         import_meld(source, tmp_path / "meld")
@@ -140,14 +140,14 @@ def test_damaged_tables(tmp_path: Path, table: list[str] | bytes, message: str) 
     assert not (tmp_path / "meld").exists()
 
 
-def test_missing_table(tmp_path: Path) -> None:
+def test_missing_table_is_rejected(tmp_path: Path) -> None:
     source = make_source(tmp_path / "source")
     (source / "test_sent_emo.csv").unlink()
     with pytest.raises(DataError, match=r"test_sent_emo\.csv is missing"):
         import_meld(source, tmp_path / "meld")
 
 
-def test_a_folder_where_a_table_is_expected(tmp_path: Path) -> None:
+def test_folder_at_a_table_path_is_rejected(tmp_path: Path) -> None:
     source = make_source(tmp_path / "source")
     (source / "dev_sent_emo.csv").unlink()
     (source / "dev_sent_emo.csv").mkdir()
@@ -155,7 +155,7 @@ def test_a_folder_where_a_table_is_expected(tmp_path: Path) -> None:
         import_meld(source, tmp_path / "meld")
 
 
-def test_media_folders(tmp_path: Path) -> None:
+def test_media_folders_supply_the_audio(tmp_path: Path) -> None:
     train = [row("One."), row("Two.", utterance=1), row("Three.", utterance=2)]
     source = make_source(tmp_path / "source", train=train)
     folders = [source / "train" / "train_splits", source / "output_repeated_splits_test"]
@@ -184,12 +184,12 @@ def test_media_folders(tmp_path: Path) -> None:
         import_meld(source, tmp_path / "none", media=tmp_path / "elsewhere")
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="MELD's tables are not beside the project (../shared/data/meld)")
-def test_real_tables(tmp_path: Path) -> None:
-    report = import_meld(REAL, tmp_path / "meld", text_only=True)
+@pytest.mark.skipif(not REAL_TABLES.is_dir(), reason="MELD's tables are not beside the project (../shared/data/meld)")
+def test_real_tables_have_the_published_counts(tmp_path: Path) -> None:
+    report = import_meld(REAL_TABLES, tmp_path / "meld", text_only=True)
     assert report.counts == {"train": 9989, "dev": 1109, "test": 2610}
     assert report.dialogues == {"train": 1038, "dev": 114, "test": 280}
-    assert report.notes[0] == "76 dialogues skip utterance numbers: their turns are numbered anew."
+    assert report.notes[0] == "76 dialogues skip utterance numbers: their turns are numbered again."
     assert not any("published" in note or "text only" in note for note in report.notes)
     dialogues = set()
     for split in SPLITS:

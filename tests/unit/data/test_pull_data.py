@@ -1,4 +1,4 @@
-"""Pulling: what a pinned dataset version is described as, and every way it can be wrong in a sentence."""
+"""Pulling describes a pinned dataset version; each kind of invalid version is rejected with one sentence."""
 
 from __future__ import annotations
 
@@ -54,108 +54,115 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "small"
 
 
-def pinned(folder: Path) -> PinnedData:
+def pin_folder(folder: Path) -> PinnedData:
     return pin(str(folder), str(folder.parent / "remote"))
 
 
-def described(folder: Path, max_dialogues: int | None = None) -> UtteranceSet:
-    found = pinned(folder)
-    return describe(found.remote, found.digest, max_dialogues)
+def describe_folder(folder: Path, max_dialogues: int | None = None) -> UtteranceSet:
+    version = pin_folder(folder)
+    return describe(version.remote, version.digest, max_dialogues)
 
 
-def refused(folder: Path) -> str:
+def data_error_message(folder: Path) -> str:
     with pytest.raises(DataError) as caught:
-        described(folder)
+        describe_folder(folder)
     assert caught.value.exit_code == ExitCode.DATA_REJECTED
     message = str(caught.value)
     assert "\n" not in message and message.endswith(".")
     return message
 
 
-def test_a_dataset_is_described_as_it_is(folder: Path) -> None:
-    found = described(folder)
-    assert (found.name, found.labels, found.language) == ("small", ["joy", "neutral"], "en")
-    assert found.synthetic and not found.speaker_disjoint
-    assert found.rows == {"train": 18, "dev": 6, "test": 9} and found.dialogues == DIALOGUES
-    assert found.modalities == ["speech", "text"]
-    assert [(shard.name, shard.split, shard.rows) for shard in found.shards] == [
+def test_description_matches_the_dataset(folder: Path) -> None:
+    description = describe_folder(folder)
+    assert (description.name, description.labels, description.language) == ("small", ["joy", "neutral"], "en")
+    assert description.synthetic and not description.speaker_disjoint
+    assert description.rows == {"train": 18, "dev": 6, "test": 9} and description.dialogues == DIALOGUES
+    assert description.modalities == ["speech", "text"]
+    assert [(shard.name, shard.split, shard.rows) for shard in description.shards] == [
         ("dev-00000.parquet", "dev", 6),
         ("test-00000.parquet", "test", 9),
         ("train-00000.parquet", "train", 18),
     ]
-    for shard in found.shards:
+    for shard in description.shards:
         data = (folder / shard.name).read_bytes()
         assert shard.md5 == hashlib.md5(data, usedforsecurity=False).hexdigest() and shard.size == len(data)
 
 
-def test_the_same_folder_is_the_same_version_anywhere(folder: Path, tmp_path: Path) -> None:
-    first = pinned(folder)
-    assert pinned(folder) == first
+def test_copied_folder_has_the_same_version(folder: Path, tmp_path: Path) -> None:
+    first = pin_folder(folder)
+    assert pin_folder(folder) == first
     shutil.copytree(folder, tmp_path / "elsewhere" / "copy")
-    again = pinned(tmp_path / "elsewhere" / "copy")
-    assert again.digest == first.digest and first.digest.endswith(".dir")
-    described_here, described_there = (describe(data.remote, data.digest) for data in (first, again))
-    assert described_here.content_digest() == described_there.content_digest()
+    copied = pin_folder(tmp_path / "elsewhere" / "copy")
+    assert copied.digest == first.digest and first.digest.endswith(".dir")
+    described_first, described_copy = (describe(data.remote, data.digest) for data in (first, copied))
+    assert described_first.content_digest() == described_copy.content_digest()
 
 
 @pytest.mark.parametrize(
     ("changes", "modalities"),
     [({"audio": None}, ["text"]), ({"text": None}, ["speech"]), ({"text": None, "audio": None}, [])],
 )
-def test_a_modality_that_no_utterance_has_is_absent(
-    changes: dict[str, object], modalities: list[str], tmp_path: Path
-) -> None:
+def test_modality_without_values_is_absent(changes: dict[str, object], modalities: list[str], tmp_path: Path) -> None:
     write_dataset(tmp_path / "small", INFO, rows(**changes))
-    assert described(tmp_path / "small").modalities == modalities
+    assert describe_folder(tmp_path / "small").modalities == modalities
 
 
-def test_a_modality_that_few_utterances_have_is_present(tmp_path: Path) -> None:
+def test_modality_with_few_values_is_present(tmp_path: Path) -> None:
     few = [(s, u if u.turn == 0 and s == "dev" else dataclasses.replace(u, audio=None)) for s, u in rows()]
     write_dataset(tmp_path / "small", INFO, few)
-    assert described(tmp_path / "small").modalities == ["speech", "text"]
+    assert describe_folder(tmp_path / "small").modalities == ["speech", "text"]
 
 
-def test_columns_beyond_the_required_are_optional(folder: Path) -> None:
+def test_audio_and_speaker_columns_are_optional(folder: Path) -> None:
     for file in folder.glob("*.parquet"):
         pq.write_table(pq.read_table(file).drop_columns(["audio", "speaker"]), file)
-    assert described(folder).modalities == ["text"]
+    assert describe_folder(folder).modalities == ["text"]
 
 
-def test_a_selection_takes_a_share_of_every_split_by_name(folder: Path) -> None:
-    found = described(folder, 5)
-    assert found.dialogues == {"train": 3, "dev": 1, "test": 1} and found.rows == {"train": 9, "dev": 3, "test": 3}
-    assert found.max_dialogues == 5
-    reader = UtteranceReader(found)
+def test_selection_takes_a_share_of_each_split(folder: Path) -> None:
+    selection = describe_folder(folder, 5)
+    assert selection.dialogues == {"train": 3, "dev": 1, "test": 1} and selection.rows == {
+        "train": 9,
+        "dev": 3,
+        "test": 3,
+    }
+    assert selection.max_dialogues == 5
+    reader = UtteranceReader(selection)
     chosen = {split: {u.dialogue_id for u in reader.stream(split)} for split in DIALOGUES}
-    assert {split: len(names) for split, names in chosen.items()} == found.dialogues
-    every = described(folder, 11)
-    assert every.dialogues == DIALOGUES and every.test_digest == described(folder).test_digest != found.test_digest
+    assert {split: len(names) for split, names in chosen.items()} == selection.dialogues
+    complete = describe_folder(folder, 11)
+    assert (
+        complete.dialogues == DIALOGUES
+        and complete.test_digest == describe_folder(folder).test_digest != selection.test_digest
+    )
 
 
-def test_a_split_in_several_shards_is_read_in_order(tmp_path: Path) -> None:
+def test_split_in_several_shards_is_read_in_order(tmp_path: Path) -> None:
     many = [
         (split, dataclasses.replace(u, dialogue_id=f"{u.dialogue_id}-{n:03}")) for n in range(20) for split, u in rows()
     ]
     write_dataset(tmp_path / "small", INFO, many, max_shard_bytes=1)
-    found = described(tmp_path / "small")
-    assert sum(shard.split == "train" for shard in found.shards) == 3 and found.rows["train"] == 360
-    read = [(u.dialogue_id, u.turn) for u in UtteranceReader(found).stream("train")]
+    description = describe_folder(tmp_path / "small")
+    assert sum(shard.split == "train" for shard in description.shards) == 3 and description.rows["train"] == 360
+    read = [(u.dialogue_id, u.turn) for u in UtteranceReader(description).stream("train")]
     assert read == [(u.dialogue_id, u.turn) for split, u in many if split == "train"]
 
 
-def test_a_dataset_may_lie_below_the_tracked_folder(folder: Path, tmp_path: Path) -> None:
+def test_dataset_below_the_tracked_folder_is_found(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     folder.rename(tmp_path / "data" / "small")
     remote = tmp_path / "remote"
     (tmp_path / "data" / "dataset.yaml").touch()
-    digest = _without(remote, pin(str(tmp_path / "data"), str(remote)).digest, "dataset.yaml")
-    found = describe(str(remote), digest)
-    assert [shard.name for shard in found.shards] == [f"small/{split}-00000.parquet" for split in sorted(DIALOGUES)]
-    assert len(list(UtteranceReader(found).stream("test"))) == 9
+    digest = _version_without(remote, pin(str(tmp_path / "data"), str(remote)).digest, "dataset.yaml")
+    description = describe(str(remote), digest)
+    assert [shard.name for shard in description.shards] == [
+        f"small/{split}-00000.parquet" for split in sorted(DIALOGUES)
+    ]
+    assert len(list(UtteranceReader(description).stream("test"))) == 9
 
 
-def _without(remote: Path, digest: str, name: str) -> str:
-    """Another version in the remote, without one file."""
+def _version_without(remote: Path, digest: str, name: str) -> str:
+    """Write another version into the remote without one file; return its digest."""
     listing = [e for e in json.loads(_object(remote, digest).read_text()) if e["relpath"] != name]
     text = json.dumps(listing, sort_keys=True).encode()
     other = hashlib.md5(text, usedforsecurity=False).hexdigest() + ".dir"
@@ -164,80 +171,83 @@ def _without(remote: Path, digest: str, name: str) -> str:
     return other
 
 
-def test_shards_that_are_not_beside_the_dataset_yaml_do_not_count(folder: Path) -> None:
+def test_shards_outside_the_dataset_folder_are_ignored(folder: Path) -> None:
     (folder / "old").mkdir()
     shutil.copyfile(folder / "train-00000.parquet", folder / "old" / "train-00001.parquet")
     shutil.copyfile(folder / "train-00000.parquet", folder / "notes.parquet")
-    assert described(folder).rows == {"train": 18, "dev": 6, "test": 9}
+    assert describe_folder(folder).rows == {"train": 18, "dev": 6, "test": 9}
 
 
-def drop_label(folder: Path) -> None:
+def drop_label_column(folder: Path) -> None:
     file = folder / "dev-00000.parquet"
     pq.write_table(pq.read_table(file).drop_columns(["label"]), file)
 
 
-def no_parquet(folder: Path) -> None:
+def write_text_as_parquet(folder: Path) -> None:
     (folder / "test-00000.parquet").write_text("split,label\n")
 
 
-def cut_short(folder: Path) -> None:
+def truncate_shard(folder: Path) -> None:
     file = folder / "test-00000.parquet"
     file.write_bytes(file.read_bytes()[:-20])
 
 
-def empty_file(folder: Path) -> None:
+def write_empty_shard(folder: Path) -> None:
     (folder / "test-00000.parquet").write_bytes(b"")
 
 
-def two_infos(folder: Path) -> None:
+def add_second_dataset_yaml(folder: Path) -> None:
     (folder / "copy").mkdir()
     shutil.copyfile(folder / "dataset.yaml", folder / "copy" / "dataset.yaml")
 
 
-def no_test_split(folder: Path) -> None:
+def remove_test_split(folder: Path) -> None:
     (folder / "test-00000.parquet").unlink()
 
 
-def no_info(folder: Path) -> None:
+def remove_dataset_yaml(folder: Path) -> None:
     (folder / "dataset.yaml").unlink()
 
 
-def info(text: str) -> Callable[[Path], None]:
+def write_dataset_yaml(text: str) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         (folder / "dataset.yaml").write_text(text)
 
     return change
 
 
-def no_rows(folder: Path) -> None:
+def remove_test_rows(folder: Path) -> None:
     file = folder / "test-00000.parquet"
     pq.write_table(pq.read_table(file).slice(0, 0), file)
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
-        (drop_label, "dev-00000.parquet lacks the column 'label': every utterance needs a value in it."),
-        (no_parquet, "test-00000.parquet is not readable parquet ("),
-        (cut_short, "test-00000.parquet is not readable parquet ("),
-        (empty_file, "test-00000.parquet is not readable parquet ("),
-        (two_infos, "exactly one dataset.yaml beside its shards (found: dataset.yaml, copy/dataset.yaml)."),
-        (no_test_split, "dataset 'small' has no test split: expected test-*.parquet beside dataset.yaml."),
-        (no_info, "dataset.yaml is missing: a dataset folder needs one beside its parquet shards."),
-        (info("- a list"), "dataset.yaml: the file: "),
-        (info(""), "dataset.yaml: the file: "),
-        (info("name: [a"), "dataset.yaml is not readable YAML ("),
-        (info("name: only"), "dataset.yaml: description: Field required."),
+        (drop_label_column, "dev-00000.parquet lacks the column 'label': every utterance needs a value in it."),
+        (write_text_as_parquet, "test-00000.parquet is not readable parquet ("),
+        (truncate_shard, "test-00000.parquet is not readable parquet ("),
+        (write_empty_shard, "test-00000.parquet is not readable parquet ("),
+        (
+            add_second_dataset_yaml,
+            "exactly one dataset.yaml beside its shards (found: dataset.yaml, copy/dataset.yaml).",
+        ),
+        (remove_test_split, "dataset 'small' has no test split: expected test-*.parquet beside dataset.yaml."),
+        (remove_dataset_yaml, "dataset.yaml is missing: a dataset folder needs one beside its parquet shards."),
+        (write_dataset_yaml("- a list"), "dataset.yaml: the file: "),
+        (write_dataset_yaml(""), "dataset.yaml: the file: "),
+        (write_dataset_yaml("name: [a"), "dataset.yaml is not readable YAML ("),
+        (write_dataset_yaml("name: only"), "dataset.yaml: description: Field required."),
     ],
 )
-def test_what_is_wrong_is_named(folder: Path, change: Callable[[Path], None], says: str) -> None:
+def test_invalid_dataset_error_names_the_problem(folder: Path, change: Callable[[Path], None], message: str) -> None:
     change(folder)
-    assert says in refused(folder)
+    assert message in data_error_message(folder)
 
 
-def test_a_split_without_rows_is_described_with_none(folder: Path) -> None:
-    no_rows(folder)
-    assert described(folder).rows["test"] == 0
+def test_split_without_rows_is_described_with_zero(folder: Path) -> None:
+    remove_test_rows(folder)
+    assert describe_folder(folder).rows["test"] == 0
 
 
 def _object(remote: Path, md5: str) -> Path:
@@ -253,98 +263,98 @@ def _writable(path: Path) -> Path:
     return path
 
 
-def test_a_corrupt_object_in_the_remote_is_named_and_not_kept(folder: Path) -> None:
-    found = pinned(folder)
-    remote = Path(found.remote)
-    whole = (folder / "train-00000.parquet").read_bytes()
-    bad = _writable(_object(remote, _md5(folder, "train-00000.parquet")))
-    bad.write_bytes(whole[:-1] + b"x")
+def test_corrupt_remote_object_is_named_and_not_cached(folder: Path) -> None:
+    version = pin_folder(folder)
+    remote = Path(version.remote)
+    content = (folder / "train-00000.parquet").read_bytes()
+    stored = _writable(_object(remote, _md5(folder, "train-00000.parquet")))
+    stored.write_bytes(content[:-1] + b"x")
     for _ in range(2):
-        message = _refused_version(found)
+        message = _version_error_message(version)
         assert "data/train-00000.parquet is corrupt in the DVC remote" in message
-    bad.write_bytes(whole)
-    assert describe(found.remote, found.digest).rows["train"] == 18
+    stored.write_bytes(content)
+    assert describe(version.remote, version.digest).rows["train"] == 18
 
 
-def _refused_version(found: PinnedData) -> str:
+def _version_error_message(version: PinnedData) -> str:
     with pytest.raises(DataError) as caught:
-        describe(found.remote, found.digest)
+        describe(version.remote, version.digest)
     message = str(caught.value)
     assert "\n" not in message and message.endswith(".")
     return message
 
 
-def test_a_missing_object_in_the_remote_is_named(folder: Path) -> None:
-    found = pinned(folder)
-    gone = _md5(folder, "dev-00000.parquet")
-    _object(Path(found.remote), gone).unlink()
-    assert f"data/dev-00000.parquet ({gone}) is missing from the DVC remote" in _refused_version(found)
+def test_missing_remote_object_is_named(folder: Path) -> None:
+    version = pin_folder(folder)
+    md5 = _md5(folder, "dev-00000.parquet")
+    _object(Path(version.remote), md5).unlink()
+    assert f"data/dev-00000.parquet ({md5}) is missing from the DVC remote" in _version_error_message(version)
 
 
-def test_a_missing_or_corrupt_listing_is_named(folder: Path) -> None:
-    found = pinned(folder)
-    listing = _writable(_object(Path(found.remote), found.digest))
+def test_missing_or_corrupt_listing_is_named(folder: Path) -> None:
+    version = pin_folder(folder)
+    listing = _writable(_object(Path(version.remote), version.digest))
     listing.write_text("[]")
-    message = _refused_version(found)
-    assert found.digest in message and ("corrupt" in message or "missing" in message)
+    message = _version_error_message(version)
+    assert version.digest in message and ("corrupt" in message or "missing" in message)
     listing.unlink()
-    assert found.digest in _refused_version(found)
+    assert version.digest in _version_error_message(version)
 
 
-def test_a_remote_that_is_not_there_is_one_sentence(folder: Path, tmp_path: Path) -> None:
-    found = pinned(folder)
-    assert str(tmp_path / "nowhere") in _refused_version(PinnedData(found.digest, str(tmp_path / "nowhere")))
+def test_missing_remote_is_reported(folder: Path, tmp_path: Path) -> None:
+    version = pin_folder(folder)
+    assert str(tmp_path / "nowhere") in _version_error_message(PinnedData(version.digest, str(tmp_path / "nowhere")))
 
 
 @pytest.mark.parametrize("digest", ["", "abc", "0" * 32, "../" * 10 + ".dir"])
-def test_an_invalid_digest_is_refused(digest: str, tmp_path: Path) -> None:
-    assert "is not the digest of a folder tracked by DVC" in _refused_version(PinnedData(digest, str(tmp_path)))
+def test_invalid_digest_is_rejected(digest: str, tmp_path: Path) -> None:
+    assert "is not the digest of a folder tracked by DVC" in _version_error_message(PinnedData(digest, str(tmp_path)))
 
 
-def test_fetched_files_are_cached_and_fetched_again_when_damaged(folder: Path) -> None:
-    found = pinned(folder)
-    reference = describe(found.remote, found.digest)
+def test_fetched_files_are_cached_and_replaced_when_damaged(folder: Path) -> None:
+    version = pin_folder(folder)
+    reference = describe(version.remote, version.digest)
     hidden = folder.parent / "hidden"
-    Path(found.remote).rename(hidden)
-    assert describe(found.remote, found.digest) == reference
-    hidden.rename(found.remote)
+    Path(version.remote).rename(hidden)
+    assert describe(version.remote, version.digest) == reference
+    hidden.rename(version.remote)
     (cached,) = (folder.parent / "cache" / "dvc").rglob(_md5(folder, "test-00000.parquet")[2:])
     _writable(cached).write_bytes(b"damaged")
     assert len(list(UtteranceReader(reference).stream("test"))) == 9
 
 
-def test_a_remote_in_s3_works_like_a_folder(folder: Path, s3_store: S3Store) -> None:
-    found = pin(str(folder), s3_store.uri)
-    assert describe(found.remote, found.digest).rows == {"train": 18, "dev": 6, "test": 9}
+def test_remote_in_s3_is_described(folder: Path, s3_store: S3Store) -> None:
+    version = pin(str(folder), s3_store.uri)
+    assert describe(version.remote, version.digest).rows == {"train": 18, "dev": 6, "test": 9}
 
 
 @pytest.mark.parametrize("source", ["no/such/folder", "no/such/data.dvc", ""])
-def test_a_source_that_is_not_there_is_a_data_error(source: str, tmp_path: Path) -> None:
+def test_missing_source_is_a_data_error(source: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"there is no data at .*|dataset\.yaml is missing.*") as caught:
         pin(str(tmp_path / source) if source else source, str(tmp_path / "remote"))
     assert caught.value.exit_code == ExitCode.DATA_REJECTED
 
 
 @pytest.mark.parametrize("text", ["", "outs: []", "outs:\n- path: data", "[", "text"])
-def test_a_dvc_file_that_pins_nothing_is_a_data_error(text: str, tmp_path: Path) -> None:
+def test_dvc_file_without_a_digest_is_a_data_error(text: str, tmp_path: Path) -> None:
     (tmp_path / "data.dvc").write_text(text)
     with pytest.raises(DataError, match=r"data\.dvc pins no digest"):
         pin(str(tmp_path / "data.dvc"), "")
 
 
-def test_a_dvc_file_outside_a_project_is_a_data_error(tmp_path: Path) -> None:
+def test_dvc_file_outside_a_project_is_a_data_error(tmp_path: Path) -> None:
     (tmp_path / "data.dvc").write_text(f"outs:\n- md5: {'0' * 32}.dir\n  path: data\n")
     with pytest.raises(DataError, match=r"is not inside a DVC project"):
         pin(str(tmp_path / "data.dvc"), "")
 
 
-def test_a_dataset_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
-    def breaking() -> Iterator[tuple[Split, Utterance]]:
+def test_dataset_is_written_completely_or_not_at_all(tmp_path: Path) -> None:
+    def failing_rows() -> Iterator[tuple[Split, Utterance]]:
         yield from list(rows())[:5]
         raise KeyError("broken")
 
     with pytest.raises(KeyError):
-        write_dataset(tmp_path / "small", INFO, breaking())
+        write_dataset(tmp_path / "small", INFO, failing_rows())
     assert list(tmp_path.glob("*small*")) == []
     write_dataset(tmp_path / "small", INFO, rows())
     with pytest.raises(DataError, match="is not empty"):

@@ -1,4 +1,4 @@
-"""Whatever happens to a dataset, validation answers with a verdict and a page, or with one sentence; never with a trace."""
+"""Validation of a randomly damaged dataset ends in a verdict with a report or in one sentence, never in a traceback."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mistere.common.splits import SPLITS
 from mistere.data.dataset import load_info, shards_of, write_dataset
 from tests.unit.data.test_validate_data import INFO, LABELS, clean
 
-BEFORE = Profile(
+PREVIOUS_PROFILE = Profile(
     name="before",
     utterances=40,
     labels=dict.fromkeys(LABELS, 13),
@@ -33,15 +33,15 @@ BEFORE = Profile(
     other_words=9,
 )
 
-texts = st.one_of(
+text_values = st.one_of(
     st.none(), st.text(max_size=40), st.just("\x00\ud800".encode("utf-8", "ignore").decode()), st.just("a " * 3000)
 )
 values: dict[str, st.SearchStrategy[Any]] = {
-    "dialogue_id": texts,
+    "dialogue_id": text_values,
     "turn": st.one_of(st.none(), st.integers(-(2**31), 2**31 - 1)),
-    "label": st.one_of(st.sampled_from(LABELS), texts),
-    "text": texts,
-    "speaker": texts,
+    "label": st.one_of(st.sampled_from(LABELS), text_values),
+    "text": text_values,
+    "speaker": text_values,
     "audio": st.one_of(
         st.none(),
         st.binary(max_size=200),
@@ -55,7 +55,7 @@ values: dict[str, st.SearchStrategy[Any]] = {
         ),
     ),
 }
-changes = st.lists(
+row_changes = st.lists(
     st.sampled_from(sorted(values)).flatmap(
         lambda name: st.tuples(
             st.integers(0, 47), st.just(name), values[name], st.sampled_from(["one", "all", "drop", "twice"])
@@ -63,11 +63,11 @@ changes = st.lists(
     ),
     max_size=4,
 )
-bytes_changed = st.one_of(
+byte_changes = st.one_of(
     st.none(),
     st.tuples(st.sampled_from(SPLITS), st.floats(0, 1), st.binary(min_size=1, max_size=8), st.booleans()),
 )
-types = st.one_of(
+type_changes = st.one_of(
     st.none(),
     st.tuples(
         st.sampled_from(["dialogue_id", "turn", "label", "text", "audio", "speaker"]),
@@ -78,38 +78,38 @@ types = st.one_of(
 )
 
 
-mutations = given(st.tuples(changes, bytes_changed, types, st.booleans(), st.booleans()))
+mutations = given(st.tuples(row_changes, byte_changes, type_changes, st.booleans(), st.booleans()))
 SLOW = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 
 
 @settings(max_examples=4, derandomize=True, **SLOW)
 @mutations
-def test_no_mutation_makes_a_trace(mutation: tuple[Any, ...]) -> None:
-    judge_mutated(*mutation)
+def test_validation_handles_random_damage(mutation: tuple[Any, ...]) -> None:
+    validate_mutated(*mutation)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(2400)
 @settings(max_examples=400, **SLOW)
 @mutations
-def test_no_mutation_of_many_makes_a_trace(mutation: tuple[Any, ...]) -> None:
-    judge_mutated(*mutation)
+def test_validation_handles_random_damage_many_times(mutation: tuple[Any, ...]) -> None:
+    validate_mutated(*mutation)
 
 
-def judge_mutated(
-    rows_changed: list[tuple[int, str, Any, str]], damage: Any, kind: Any, quarantine: bool, champion: bool
+def validate_mutated(
+    row_edits: list[tuple[int, str, Any, str]], damage: Any, kind: Any, quarantine: bool, champion: bool
 ) -> None:
     rows = clean()
-    for index, name, value, where in rows_changed:
+    for index, name, value, scope in row_edits:
         if not rows:
             break
         index %= len(rows)
         split, row = rows[index]
-        if where == "drop":
+        if scope == "drop":
             del rows[index]
-        elif where == "twice":
+        elif scope == "twice":
             rows.insert(index, rows[index])
-        elif where == "all":
+        elif scope == "all":
             rows = [(s, replace(r, **{name: value})) for s, r in rows]
         else:
             rows[index] = (split, replace(row, **{name: value}))
@@ -129,7 +129,7 @@ def judge_mutated(
         files = [ShardFile(split, path, path.name) for split in SPLITS for path in shards_of(folder.iterdir(), split)]
         config = ValidationConfig(quarantine=quarantine, max_quarantined_share=0.5)
         declared = Declared(info.name, info.labels, info.language, info.speaker_disjoint)
-        validation = validate(files, declared, config, before=BEFORE if champion else None)
+        validation = validate(files, declared, config, before=PREVIOUS_PROFILE if champion else None)
         write_report(validation, files, Path(scratch) / "report", "")
         assert validation.verdict in {"pass", "warn", "reject"}
         assert (validation.verdict == "reject") == bool(validation.failed)
@@ -138,7 +138,7 @@ def judge_mutated(
 
 
 def retype(folder: Path, column: str, kind: pa.DataType) -> None:
-    """Give a column of one file another type, with no value in it where the old ones do not fit."""
+    """Cast a column of one file to another type; use nulls if the cast fails."""
     path = sorted(folder.glob("*.parquet"))[0] if any(folder.glob("*.parquet")) else None
     if path is None:
         return
@@ -150,10 +150,10 @@ def retype(folder: Path, column: str, kind: pa.DataType) -> None:
     pq.write_table(table.set_column(table.schema.get_field_index(column), column, changed), path)
 
 
-def overwrite(folder: Path, split: str, where: float, data: bytes, cut: bool) -> None:
-    """Overwrite some bytes of one file, or cut it off there."""
+def overwrite(folder: Path, split: str, position: float, data: bytes, truncate: bool) -> None:
+    """Overwrite some bytes of a split's files, or truncate the files after them."""
     for path in folder.glob(f"{split}-*.parquet"):
         content = bytearray(path.read_bytes())
-        at = int(where * (len(content) - 1))
-        content[at : at + len(data)] = data
-        path.write_bytes(bytes(content[:at]) if cut else bytes(content))
+        offset = int(position * (len(content) - 1))
+        content[offset : offset + len(data)] = data
+        path.write_bytes(bytes(content[:offset]) if truncate else bytes(content))

@@ -1,4 +1,4 @@
-"""The sample: the same bytes from the same seed, in the dataset form, spoken by nobody twice."""
+"""The sample is a valid dataset, identical for the same seed, with no speaker in two splits."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def utterances(directory: Path, split: Split) -> list[Utterance]:
 
 
 @needs_synthesizer
-def test_same_seed_same_bytes(sample: tuple[Path, dict[Split, int], object], tmp_path: Path) -> None:
+def test_same_seed_gives_the_same_bytes(sample: tuple[Path, dict[Split, int], object], tmp_path: Path) -> None:
     directory, counts, _ = sample
     again = tmp_path / "again"
     assert make_sample(again, SEED, DIALOGUES) == counts
@@ -57,7 +57,7 @@ def test_same_seed_same_bytes(sample: tuple[Path, dict[Split, int], object], tmp
 
 
 @needs_synthesizer
-def test_dataset_form(sample: tuple[Path, dict[Split, int], list[tuple[int, int]]]) -> None:
+def test_sample_has_the_dataset_form(sample: tuple[Path, dict[Split, int], list[tuple[int, int]]]) -> None:
     directory, counts, progress = sample
     info = load_info(directory / "dataset.yaml")
     assert info.name == "sample" and info.labels == list(EMOTIONS)
@@ -78,7 +78,7 @@ def test_dataset_form(sample: tuple[Path, dict[Split, int], list[tuple[int, int]
 
 
 @needs_synthesizer
-def test_audio_is_16_khz_mono_speech(sample: tuple[Path, dict[Split, int], object]) -> None:
+def test_sample_audio_is_16_khz_mono_speech(sample: tuple[Path, dict[Split, int], object]) -> None:
     seconds = size = 0.0
     for row in utterances(sample[0], "test"):
         assert row.audio is not None
@@ -93,7 +93,7 @@ def test_audio_is_16_khz_mono_speech(sample: tuple[Path, dict[Split, int], objec
 
 
 @needs_synthesizer
-def test_an_utterance_sounds_the_same_whatever_comes_before_it() -> None:
+def test_synthesis_of_an_utterance_does_not_depend_on_order() -> None:
     requests: list[dict[str, str | int]] = [
         {"text": text, "variant": variant, "rate": 165, "pitch": 50, "range": 50}
         for text, variant in (
@@ -109,20 +109,20 @@ def test_an_utterance_sounds_the_same_whatever_comes_before_it() -> None:
 
 
 @needs_synthesizer
-def test_a_failing_synthesizer_is_one_readable_sentence() -> None:
+def test_synthesizer_failure_is_reported_in_one_sentence() -> None:
     request: dict[str, str | int] = {"text": "Hello.", "variant": "nobody", "rate": 165, "pitch": 50, "range": 50}
     with pytest.raises(MistereError, match="speech synthesizer stopped: espeak-ng"):
         list(synthesize([request]))
 
 
-def test_missing_synthesizer_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_synthesizer_error_names_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MistereError, match=r"pip install -e \.\[sample\]"):
         make_sample(tmp_path / "sample", SEED, DIALOGUES)
     assert not (tmp_path / "sample").exists()
 
 
-def test_the_committed_dataset_yaml_is_the_one_that_the_sample_writes(tmp_path: Path) -> None:
+def test_committed_dataset_yaml_matches_the_sample(tmp_path: Path) -> None:
     """The chain data.dvc → .dir → dataset.yaml in the committed remote, checked without the synthesizer."""
     remote = PROJECT_ROOT / ".dvc" / "sample-remote" / "files" / "md5"
     tracked = yaml.safe_load((PROJECT_ROOT / "data.dvc").read_text())["outs"][0]
@@ -143,7 +143,7 @@ def test_the_committed_dataset_yaml_is_the_one_that_the_sample_writes(tmp_path: 
     assert held == listed | set(remote.rglob("*.dir")), "an object that no version of the sample names"
 
 
-def test_plan_of_the_full_sample() -> None:
+def test_full_sample_plan_has_the_documented_sizes() -> None:
     assert split_sizes(150) == {"train": 80, "dev": 14, "test": 56}
     planned = list(plan(1, 150))
     assert planned == list(plan(1, 150)) and planned != list(plan(2, 150))
@@ -157,19 +157,19 @@ def test_plan_of_the_full_sample() -> None:
     assert len(dialogues) == 150 and all(len(speakers) <= 2 for speakers in dialogues.values())
 
 
-def test_too_few_dialogues() -> None:
+def test_too_few_dialogues_are_rejected() -> None:
     with pytest.raises(UsageError, match="at least 3"):
         split_sizes(2)
 
 
-def test_voices_are_disjoint_and_distinct() -> None:
+def test_voices_are_distinct_across_splits() -> None:
     voices = [voice for split in SPLITS for voice in voices_of(split)]
     assert len({voice.name for voice in voices}) == len(voices)
     assert len({(voice.variant, voice.pitch, voice.tract) for voice in voices}) == len(voices)
 
 
 @pytest.mark.parametrize("emotion", EMOTIONS)
-def test_every_wording_fills_its_slots(emotion: str) -> None:
+def test_each_wording_fills_its_slots(emotion: str) -> None:
     draw = random.Random(3)
     texts = {word(emotion, draw) for _ in range(500)}  # type: ignore[arg-type]
     assert len(texts) > 60
@@ -177,7 +177,7 @@ def test_every_wording_fills_its_slots(emotion: str) -> None:
         assert "{" not in text and text[0].isupper() and text[-1] in ".?"
 
 
-def test_settings_stay_within_the_synthesizer_s_scales() -> None:
+def test_synthesis_settings_stay_in_range() -> None:
     for number in range(300):
         draw = np.random.Generator(np.random.PCG64(number))
         drawn = prosody.draw_prosody(EMOTIONS[number % len(EMOTIONS)], draw)
@@ -186,7 +186,7 @@ def test_settings_stay_within_the_synthesizer_s_scales() -> None:
         assert 90 <= settings["rate"] <= 300 and 0 <= settings["pitch"] <= 99 and 0 <= settings["range"] <= 99
 
 
-def test_ogg_serial_is_the_only_thing_that_changes() -> None:
+def test_ogg_pages_differ_in_their_serial_only() -> None:
     tone = (0.1 * np.sin(np.arange(16_000) * 0.1)).astype(np.float32)
     first, second = ogg.encode(tone, 16_000, serial=1), ogg.encode(tone, 16_000, serial=2)
     assert first != second
@@ -195,8 +195,8 @@ def test_ogg_serial_is_the_only_thing_that_changes() -> None:
     assert rate == 16_000 and len(decoded) == len(tone)
 
 
-def test_ogg_checksum_is_that_of_the_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Our CRC on a page that libogg wrote gives libogg's own value."""
+def test_ogg_checksum_matches_libogg(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CRC computed for a page that libogg wrote equals libogg's value."""
     monkeypatch.setattr(ogg, "with_serial", lambda data, serial: data)
     original = ogg.encode(np.zeros(8000, np.float32), 16_000, serial=0)
     monkeypatch.undo()
@@ -204,6 +204,6 @@ def test_ogg_checksum_is_that_of_the_encoder(monkeypatch: pytest.MonkeyPatch) ->
     assert ogg.with_serial(original, serial) == original
 
 
-def test_bytes_that_are_no_ogg() -> None:
+def test_invalid_ogg_is_rejected() -> None:
     with pytest.raises(ValueError, match="no Ogg page at byte 0"):
         ogg.with_serial(b"RIFF....", 1)

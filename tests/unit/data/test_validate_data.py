@@ -1,4 +1,4 @@
-"""Validation: a clean dataset passes, each damage is rejected with a sentence that says how to fix it."""
+"""Validation accepts a clean dataset and rejects each kind of damage with a sentence that names the fix."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ _SHIFT = {"train": 0.0, "dev": 0.3, "test": 0.6}
 
 
 def clean() -> list[Row]:
-    """4 + 2 + 2 dialogues of six turns, with two speakers a dialogue that are in no other split."""
+    """Return 4 + 2 + 2 dialogues of six turns; each split has its own two speakers."""
     dialogues = [("train", index) for index in range(4)] + [
         (split, index) for split in ("dev", "test") for index in (0, 1)
     ]
@@ -97,12 +97,14 @@ DECLARED = Declared("tones", LABELS, "en", True)
 SHARED = Declared("tones", LABELS, "en", False)
 
 
-def judge(directory: Path, rows: Iterable[Row], declared: Declared = DECLARED, **settings: object) -> Validation:
+def validate_rows(
+    directory: Path, rows: Iterable[Row], declared: Declared = DECLARED, **settings: object
+) -> Validation:
     write_dataset(directory, INFO, rows)
-    return judge_folder(directory, declared, **settings)
+    return validate_folder(directory, declared, **settings)
 
 
-def judge_folder(directory: Path, declared: Declared = DECLARED, **settings: object) -> Validation:
+def validate_folder(directory: Path, declared: Declared = DECLARED, **settings: object) -> Validation:
     return validate(files_of(directory), declared, ValidationConfig.model_validate(settings))
 
 
@@ -112,9 +114,9 @@ def files_of(directory: Path) -> list[ShardFile]:
     ]
 
 
-def with_changes(where: Callable[[Split, Utterance], bool], **changes: object) -> list[Row]:
+def with_changes(matches: Callable[[Split, Utterance], bool], **changes: object) -> list[Row]:
     return [
-        (split, dataclasses.replace(row, **changes) if where(split, row) else row)  # type: ignore[arg-type]
+        (split, dataclasses.replace(row, **changes) if matches(split, row) else row)  # type: ignore[arg-type]
         for split, row in clean()
     ]
 
@@ -123,15 +125,15 @@ def at(dialogue: str, turn: int) -> Callable[[Split, Utterance], bool]:
     return lambda _, row: row.dialogue_id == dialogue and row.turn == turn
 
 
-def everywhere(_split: Split, _row: Utterance) -> bool:
+def every_row(_split: Split, _row: Utterance) -> bool:
     return True
 
 
-def without(where: Callable[[Split, Utterance], bool]) -> list[Row]:
-    return [(split, row) for split, row in clean() if not where(split, row)]
+def without(matches: Callable[[Split, Utterance], bool]) -> list[Row]:
+    return [(split, row) for split, row in clean() if not matches(split, row)]
 
 
-def repeated() -> list[Row]:
+def with_repeated_row() -> list[Row]:
     return [pair for pair in clean() for _ in range(2 if at("train-1", 2)(*pair) else 1)]
 
 
@@ -139,24 +141,24 @@ def shared_dialogue() -> list[Row]:
     return with_changes(lambda split, row: row.dialogue_id == "test-0", dialogue_id="train-0")
 
 
-def swapped() -> list[Row]:
+def with_swapped_rows() -> list[Row]:
     rows = clean()
     rows[1], rows[2] = rows[2], rows[1]
     return rows
 
 
-def test_clean_dataset_passes(tmp_path: Path) -> None:
-    validation = judge(tmp_path / "clean", clean())
+def test_clean_dataset_is_accepted(tmp_path: Path) -> None:
+    validation = validate_rows(tmp_path / "clean", clean())
     assert validation.failed == []
     assert validation.verdict == "pass"
-    unseen = {outcome.rule.name for outcome in validation.outcomes if outcome.status == "not checked"}
-    assert unseen == {
+    unchecked = {outcome.rule.name for outcome in validation.outcomes if outcome.status == "not checked"}
+    assert unchecked == {
         "text_repeated",
         "labels_mean_the_same",
         "text_follows_duration",
         "conversation_in_one_split",
         "conversations_apart",
-    } | {one.name for one in expectations() if one.layer == "Drift"}
+    } | {expectation.name for expectation in expectations() if expectation.layer == "Drift"}
     facts = validation.facts
     assert len(facts.utterances) == 48 and len(facts.dialogues) == 8 and len(facts.speakers) == 6
     assert validation.audio_seconds == pytest.approx(48 * 0.3, rel=0.01)
@@ -164,7 +166,7 @@ def test_clean_dataset_passes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "rule", "says"),
+    ("rows", "rule", "message"),
     [
         (
             with_changes(at("dev-1", 3), label="hapy"), "label_declared",
@@ -191,12 +193,12 @@ def test_clean_dataset_passes(tmp_path: Path) -> None:
             " restore the missing utterances, or number the turns 0, 1, 2 … again.",
         ),
         (
-            repeated(), "turns_unique",
+            with_repeated_row(), "turns_unique",
             "2 utterances share dialogue and turn with another (train/train-1/turn 2, train/train-1/turn 2): remove the"
             " copies, or give different dialogues different names.",
         ),
         (
-            swapped(), "rows_in_order",
+            with_swapped_rows(), "rows_in_order",
             "1 utterance is separated from the dialogue or comes after a later turn (train/train-0/turn 1): sort each split by"
             " dialogue_id and turn and export it again.",
         ),
@@ -212,7 +214,7 @@ def test_clean_dataset_passes(tmp_path: Path) -> None:
         ),
         (with_changes(at("dev-0", 0), audio=b""), "audio_not_empty", "zero length (dev/dev-0/turn 0)"),
         (
-            with_changes(everywhere, audio=SILENCE), "audio_silent",
+            with_changes(every_row, audio=SILENCE), "audio_silent",
             "48 utterances are silent, more than the 5% allowed (train/train-0/turn 0,",
         ),
         (with_changes(at("dev-0", 0), audio=LOW_RATE), "audio_rate", "under 8000 Hz (dev/dev-0/turn 0: 4000 Hz)"),
@@ -232,28 +234,30 @@ def test_clean_dataset_passes(tmp_path: Path) -> None:
         ),
     ],
 )  # fmt: skip
-def test_each_damage_is_rejected_once(tmp_path: Path, rows: list[Row], rule: str, says: str) -> None:
-    validation = judge(tmp_path / "damaged", rows)
+def test_each_damaged_row_fails_exactly_one_expectation(
+    tmp_path: Path, rows: list[Row], rule: str, message: str
+) -> None:
+    validation = validate_rows(tmp_path / "damaged", rows)
     assert validation.verdict == "reject"
     assert [outcome.rule.name for outcome in validation.outcomes if outcome.status == "fail"] == [rule]
-    assert says in validation.failed[0]
+    assert message in validation.failed[0]
 
 
-def test_shared_speakers_pass_where_nothing_is_promised(tmp_path: Path) -> None:
+def test_shared_speakers_are_accepted_without_speaker_disjoint(tmp_path: Path) -> None:
     rows = with_changes(lambda split, row: split == "test", speaker="train-speaker-0")
-    validation = judge(tmp_path / "shared", rows, SHARED)
+    validation = validate_rows(tmp_path / "shared", rows, SHARED)
     assert validation.verdict == "pass"
     assert "speaker_in_one_split" in [o.rule.name for o in validation.outcomes if o.status == "not checked"]
 
 
-def test_some_silence_passes(tmp_path: Path) -> None:
-    validation = judge(tmp_path / "quiet", with_changes(at("dev-0", 0), audio=SILENCE))
+def test_one_silent_utterance_is_accepted(tmp_path: Path) -> None:
+    validation = validate_rows(tmp_path / "quiet", with_changes(at("dev-0", 0), audio=SILENCE))
     assert validation.verdict == "pass"
     assert [(o.rule.name, o.checked) for o in validation.outcomes if o.unexpected] == [("audio_silent", 48)]
 
 
-def test_text_only_dataset_passes(tmp_path: Path) -> None:
-    validation = judge(tmp_path / "text", with_changes(everywhere, audio=None, speaker=None))
+def test_text_only_dataset_is_accepted(tmp_path: Path) -> None:
+    validation = validate_rows(tmp_path / "text", with_changes(every_row, audio=None, speaker=None))
     assert validation.verdict == "pass"
     reasons = {o.sentence for o in validation.outcomes if o.status == "not checked"}
     assert {"the dataset has no audio", "the dataset names no speakers"} <= reasons
@@ -278,7 +282,7 @@ def audio_as_path(table: pa.Table) -> pa.Table:
 
 
 @pytest.mark.parametrize(
-    ("split", "change", "rules", "says"),
+    ("split", "change", "rules", "message"),
     [
         (
             "dev", without_label, ["columns_present"],
@@ -294,31 +298,31 @@ def audio_as_path(table: pa.Table) -> pa.Table:
         ),
     ],
 )  # fmt: skip
-def test_damaged_tables_are_findings(
-    tmp_path: Path, split: str, change: Callable[[pa.Table], pa.Table], rules: list[str], says: str
+def test_damaged_table_fails_the_named_expectations(
+    tmp_path: Path, split: str, change: Callable[[pa.Table], pa.Table], rules: list[str], message: str
 ) -> None:
     write_dataset(tmp_path / "data", INFO, clean())
     replace_column(tmp_path / "data", split, change)
-    validation = judge_folder(tmp_path / "data")
+    validation = validate_folder(tmp_path / "data")
     assert [o.rule.name for o in validation.outcomes if o.status == "fail"] == rules
-    assert says in validation.failed[0]
+    assert message in validation.failed[0]
     assert "reject" in render(validation, "tones", "")
 
 
-def test_unreadable_files_and_nothing_at_all(tmp_path: Path) -> None:
+def test_unreadable_files_and_an_empty_dataset_are_rejected(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", INFO, clean())
     (tmp_path / "data" / "dev-00000.parquet").write_bytes(b"PAR1 but not really")
-    validation = judge_folder(tmp_path / "data")
+    validation = validate_folder(tmp_path / "data")
     assert "1 file cannot be read as parquet (dev-00000.parquet: " in validation.failed[0]
     assert [o.rule.name for o in validation.outcomes if o.status == "fail"] == ["shards_readable", "splits_filled"]
-    nothing = validate([], DECLARED, ValidationConfig())
-    assert nothing.failed == [
+    empty = validate([], DECLARED, ValidationConfig())
+    assert empty.failed == [
         "3 splits have no utterance (train, dev, test): move whole dialogues there, or make the splits again."
     ]
-    assert "reject" in render(nothing, "nothing", "")
+    assert "reject" in render(empty, "nothing", "")
 
 
-def test_selection_of_dialogues(tmp_path: Path) -> None:
+def test_selected_dialogues_only_are_validated(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", INFO, clean())
     validation = validate(
         files_of(tmp_path / "data"),
@@ -330,17 +334,17 @@ def test_selection_of_dialogues(tmp_path: Path) -> None:
     assert list(validation.facts.dialogues["dialogue_id"]) == ["dev-0", "dev-1", "test-0", "train-1"]
 
 
-def test_report_and_results_are_deterministic_and_offline(tmp_path: Path) -> None:
+def test_report_and_results_are_deterministic_and_load_nothing(tmp_path: Path) -> None:
     rows = with_changes(at("dev-1", 3), label="<b>hapy</b>")
-    first, second = judge(tmp_path / "one", rows), judge(tmp_path / "two", rows)
+    first, second = validate_rows(tmp_path / "one", rows), validate_rows(tmp_path / "two", rows)
     page = render(first, "tones", "0" * 32 + ".dir")
     assert page == render(second, "tones", "0" * 32 + ".dir")
     assert verdict_json(first) == verdict_json(second)
-    texts = [results_json(found.outcomes, found.verdict) for found in (first, second)]
+    texts = [results_json(validation.outcomes, validation.verdict) for validation in (first, second)]
     assert texts[0] == texts[1]
     assert "<b>hapy" not in page and "&lt;b&gt;hapy" in page
-    for outside in ("src=", "<script", "<link", "url(http", "@import"):
-        assert outside not in page
+    for reference in ("src=", "<script", "<link", "url(http", "@import"):
+        assert reference not in page
     results = json.loads(texts[0])
     assert results["verdict"] == "reject"
     failed = [entry for entry in results["expectations"] if entry["status"] == "fail"]
@@ -355,7 +359,7 @@ def step(tmp_path: Path) -> Step:
 
 
 def run_stage(step: Step, data: Path, output: Path, champion: str = "none", **settings: object) -> Result:
-    """The stage on a folder, through a DVC remote beside it."""
+    """Run the stage on a folder through a DVC remote beside it."""
     pinned = pin(str(data), str(data.with_name("remote")))
     reference = describe(pinned.remote, pinned.digest)
     folders = {name: output / name for name in ("report", "profile", "accepted")}
@@ -365,7 +369,7 @@ def run_stage(step: Step, data: Path, output: Path, champion: str = "none", **se
     return stage.run(config, step, ArtifactHandle(data, reference), champion, **folders)
 
 
-def test_run_leaves_report_and_results_on_a_rejection_too(step: Step, tmp_path: Path) -> None:
+def test_rejected_run_writes_report_and_results(step: Step, tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", INFO, with_changes(at("dev-1", 3), label="hapy"))
     result = run_stage(step, tmp_path / "data", tmp_path / "out")
     assert result.values == {"verdict": "reject"}
@@ -388,25 +392,25 @@ def test_run_leaves_report_and_results_on_a_rejection_too(step: Step, tmp_path: 
     }
 
 
-def test_severities_are_settings(tmp_path: Path) -> None:
+def test_severity_settings_change_the_verdict(tmp_path: Path) -> None:
     rows = with_changes(at("dev-1", 3), label="hapy")
-    warned = judge(tmp_path / "warned", rows, severity={"label_declared": "warn"})
+    warned = validate_rows(tmp_path / "warned", rows, severity={"label_declared": "warn"})
     assert warned.verdict == "warn" and not warned.failed and "hapy" in warned.warnings[0]
-    silent = judge(tmp_path / "silent", rows, severity={"label_declared": "off"})
-    assert silent.verdict == "pass" and "label_declared" not in {o.rule.name for o in silent.outcomes}
+    disabled = validate_rows(tmp_path / "silent", rows, severity={"label_declared": "off"})
+    assert disabled.verdict == "pass" and "label_declared" not in {o.rule.name for o in disabled.outcomes}
     with pytest.raises(ValidationError, match="did you mean 'label_declared'"):
         ValidationConfig.model_validate({"severity": {"label_declard": "warn"}})
 
 
-def test_every_expectation_has_a_severity_and_every_severity_an_expectation(tmp_path: Path) -> None:
-    names = [outcome.rule.name for outcome in judge(tmp_path / "clean", clean()).outcomes]
-    assert len(names) == len(set(names)) and set(names) == {one.name for one in expectations()}
+def test_outcomes_cover_every_expectation_once(tmp_path: Path) -> None:
+    names = [outcome.rule.name for outcome in validate_rows(tmp_path / "clean", clean()).outcomes]
+    assert len(names) == len(set(names)) and set(names) == {expectation.name for expectation in expectations()}
 
 
 # Quarantine
 
 
-def test_dialogues_are_set_aside_and_come_back_fixed(step: Step, tmp_path: Path) -> None:
+def test_quarantined_dialogues_are_removed_and_written_with_their_problem(step: Step, tmp_path: Path) -> None:
     rows = with_changes(at("train-1", 3), label="hapy")
     write_dataset(tmp_path / "data", INFO, rows)
     result = run_stage(step, tmp_path / "data", tmp_path / "out", quarantine=True, max_quarantined_share=0.2)
@@ -425,24 +429,27 @@ def test_dialogues_are_set_aside_and_come_back_fixed(step: Step, tmp_path: Path)
     assert table["audio"][0].as_py()["bytes"] == clean()[6][1].audio
 
 
-def test_what_cannot_be_set_aside_rejects(tmp_path: Path) -> None:
+def test_findings_that_quarantine_cannot_resolve_are_rejected(tmp_path: Path) -> None:
     rows = with_changes(at("train-1", 3), label="hapy")
-    little = judge(tmp_path / "little", rows, quarantine=True)
-    assert little.verdict == "reject" and "12.5%) is more than validation.max_quarantined_share" in little.failed[-1]
-    whole = judge(tmp_path / "whole", without(lambda split, _: split == "dev"), quarantine=True)
-    assert whole.verdict == "reject" and "about the dataset as a whole" in whole.failed[-1]
-    none_left = with_changes(lambda split, row: split == "test" and row.label == "joy", label="hapy")
-    rest = judge(tmp_path / "rest", none_left, quarantine=True, max_quarantined_share=0.9)
-    assert rest.verdict == "reject"
+    above_share = validate_rows(tmp_path / "little", rows, quarantine=True)
+    assert (
+        above_share.verdict == "reject"
+        and "12.5%) is more than validation.max_quarantined_share" in above_share.failed[-1]
+    )
+    whole_dataset = validate_rows(tmp_path / "whole", without(lambda split, _: split == "dev"), quarantine=True)
+    assert whole_dataset.verdict == "reject" and "about the dataset as a whole" in whole_dataset.failed[-1]
+    joyless_test = with_changes(lambda split, row: split == "test" and row.label == "joy", label="hapy")
+    uncovered = validate_rows(tmp_path / "rest", joyless_test, quarantine=True, max_quarantined_share=0.9)
+    assert uncovered.verdict == "reject"
 
 
-def test_of_a_dialogue_in_two_splits_the_test_set_keeps_its_own(tmp_path: Path) -> None:
-    validation = judge(tmp_path / "data", shared_dialogue(), quarantine=True, max_quarantined_share=0.2)
+def test_quarantine_keeps_the_test_copy_of_a_shared_dialogue(tmp_path: Path) -> None:
+    validation = validate_rows(tmp_path / "data", shared_dialogue(), quarantine=True, max_quarantined_share=0.2)
     assert validation.verdict == "warn" and validation.quarantine
     assert validation.quarantine.dialogues == {"train": frozenset({"train-0"})}
 
 
-def test_without_findings_the_reference_is_the_very_same(step: Step, tmp_path: Path) -> None:
+def test_reference_is_unchanged_without_findings(step: Step, tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", INFO, clean())
     result = run_stage(step, tmp_path / "data", tmp_path / "out", quarantine=True)
     accepted = result.manifests["accepted"]
@@ -450,26 +457,26 @@ def test_without_findings_the_reference_is_the_very_same(step: Step, tmp_path: P
     assert accepted.content_digest() == describe(pinned.remote, pinned.digest).content_digest()
 
 
-# What was found before is not looked for again
+# Cached facts, and drift from the champion's profile
 
 
-def test_facts_are_remembered_by_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_facts_are_cached_by_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_dataset(tmp_path / "data", INFO, clean())
     cache = FactsCache(LocalStore(tmp_path / "store"), "en", -60.0)
     files = [replace(file, md5=digest_of(file.path, "md5")) for file in files_of(tmp_path / "data")]
     first = validate(files, DECLARED, ValidationConfig(), cache=cache)
-    heard: list[int] = []
-    monkeypatch.setattr(shard_facts, "measure_audio", lambda *_: heard.append(1) or AudioMeasurements())
+    measured: list[int] = []
+    monkeypatch.setattr(shard_facts, "measure_audio", lambda *_: measured.append(1) or AudioMeasurements())
     second = validate(files, DECLARED, ValidationConfig(), cache=cache)
-    assert not heard and verdict_json(first) == verdict_json(second)
+    assert not measured and verdict_json(first) == verdict_json(second)
     assert render(first, "tones", "") == render(second, "tones", "")
     for damaged in (tmp_path / "store").rglob("rows.parquet"):
         damaged.write_bytes(damaged.read_bytes()[:-40])
     validate(files, DECLARED, ValidationConfig(), cache=cache)
-    assert len(heard) == 48
+    assert len(measured) == 48
 
 
-def test_drift_is_judged_against_the_champions_own_profile(step: Step, tmp_path: Path) -> None:
+def test_drift_is_measured_against_the_champions_profile(step: Step, tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", INFO, clean())
     run_stage(step, tmp_path / "data", tmp_path / "first")
     folder = tmp_path / "bundle"
@@ -508,7 +515,7 @@ from mistere.common.errors import UsageError
 from mistere.common.splits import SPLITS
 from mistere.data.dataset import load_info, shards_of
 from pipelines.profiles import load_profile
-report = {"expectations": [one.name for one in expectations()]}
+report = {"expectations": [expectation.name for expectation in expectations()]}
 report["digests"] = {name: source_digest(f"components.{name}.run") for name in
     ("validate_data", "gate_model", "finetune_encoder", "train_moe", "evaluate_model")}
 if "enough_test_dialogues" in report["expectations"]:
@@ -530,7 +537,7 @@ print(json.dumps(report))
 """
 
 
-def test_a_new_file_is_a_new_expectation_and_runs_the_validation_again(tmp_path: Path) -> None:
+def test_new_expectation_file_is_discovered_and_invalidates_validation_only(tmp_path: Path) -> None:
     copy_code(tmp_path)
     write_dataset(tmp_path / "data", INFO, clean())
     before = json.loads(run_python(tmp_path, "-c", PROGRAM, str(tmp_path / "data")))
@@ -551,8 +558,8 @@ def test_a_new_file_is_a_new_expectation_and_runs_the_validation_again(tmp_path:
     assert changed == {"validate_data"}
 
 
-def test_every_expectation_has_settings_with_a_meaning() -> None:
-    for one in expectations():
-        for setting, field in one.settings.model_fields.items():
+def test_expectation_settings_have_a_description_and_a_default() -> None:
+    for expectation in expectations():
+        for setting, field in expectation.settings.model_fields.items():
             assert field.description and field.description.endswith("."), setting
             assert ValidationConfig.model_fields[setting].default == field.default
