@@ -29,27 +29,35 @@ def fresh_cache(own_cache: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("MISTERE_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A Git and DVC project whose first commit, tagged v1, tracks data and below/data."""
-    folder = tmp_path / "project"
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Git and DVC project whose first commit, v1, tracks data and below/data, and its remote."""
+    parent = tmp_path_factory.mktemp("template")
+    folder = parent / "project"
     (folder / "below").mkdir(parents=True)
-    monkeypatch.chdir(folder)
     make_dataset(folder / "data", rows(audio=False))
     make_dataset(folder / "below" / "data", rows(audio=False))
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c"]
     for command in (
         ["git", "init", "--quiet"],
         [DVC, "init", "--quiet"],
-        [DVC, "remote", "add", "--default", "local", "../remote"],
+        [DVC, "remote", "add", "--default", "here", "../remote"],
         [DVC, "add", "--quiet", "data", "below/data"],
         [DVC, "push", "--quiet"],
         ["git", "add", "--all"],
         [*git, "commit", "--quiet", "--message", "first version"],
         ["git", "tag", "v1"],
     ):
-        subprocess.run(command, check=True, capture_output=True)
-    return folder
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return parent
+
+
+@pytest.fixture
+def project(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the project and its remote; the project is the working directory."""
+    shutil.copytree(template, tmp_path, symlinks=True, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path / "project")
+    return tmp_path / "project"
 
 
 def test_pin_accepts_every_spelling_of_a_git_revision(project: Path, tmp_path: Path) -> None:
