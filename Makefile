@@ -41,11 +41,11 @@ format: setup-dev ## format the code
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
 
-compile: setup ## write images.lock.yaml and retraining.yaml anew
+compile: setup ## write images.lock.yaml and retraining.yaml
 	$(BIN)/python -m pipelines.images
 	$(BIN)/mistere compile
 
-lock: setup ## resolve the lock file anew from pyproject.toml
+lock: setup ## resolve the lock files from pyproject.toml
 	UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(BIN)/uv pip compile pyproject.toml --python-version 3.11 --upgrade \
 		--no-header --no-annotate --quiet | sed 's/+cpu$$//' > requirements.lock
 	for image in pipeline train predictor; do UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(BIN)/uv pip compile \

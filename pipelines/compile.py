@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mistere.common.errors import MistereError
 from mistere.engine.stage import RunContext
+from pipelines.ir_check import check_pipeline
 from pipelines.profiles import load_profile, pipeline_arguments
 
 
@@ -19,8 +20,12 @@ def compile_pipeline(profile: str, settings: Iterable[str], output: Path) -> Non
         profile: base settings.
         settings: ``--set`` on top.
         output: the file to write.
+
+    Raises:
+        MistereError: the file cannot be written, or KFP's driver would refuse the pipeline's types.
     """
     config = load_profile(profile, settings)
+    import yaml
     from kfp.compiler import Compiler
 
     from pipelines.retraining import retraining
@@ -31,7 +36,9 @@ def compile_pipeline(profile: str, settings: Iterable[str], output: Path) -> Non
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         Compiler().compile(retraining(config.cluster), str(partial), pipeline_parameters=arguments)
-        partial.write_text(_DEFAULT.sub("", partial.read_text(encoding="utf-8")), encoding="utf-8")
+        text = _DEFAULT.sub("", partial.read_text(encoding="utf-8"))
+        check_pipeline(next(yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))))
+        partial.write_text(text, encoding="utf-8")
         partial.replace(output)
     except OSError as error:
         raise MistereError(f"cannot write {output} ({error.strerror}).") from error

@@ -1,5 +1,6 @@
 """The KFP component ``resolve_inputs``."""
 
+# Of an output declared `list`, KFP makes a loop's items strings; of `list[dict]`, structs.
 from typing import NamedTuple
 
 from kfp import dsl
@@ -21,8 +22,8 @@ def resolve_inputs(
         ("data_digest", str),
         ("champion_digest", str),
         ("code_state", str),
-        ("speech_shards", list),
-        ("text_shards", list),
+        ("speech_shards", list[dict]),
+        ("text_shards", list[dict]),
     ],
 ):
     """Resolve data and champion to digests, and list the embedding tasks.

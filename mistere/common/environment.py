@@ -1,4 +1,4 @@
-"""Environment variables that more than one room reads."""
+"""Environment variables that more than one package reads."""
 
 from __future__ import annotations
 

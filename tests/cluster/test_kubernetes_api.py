@@ -174,7 +174,7 @@ def test_long_lists_are_paged_and_restart_when_a_page_expires(still: Cluster, mo
     monkeypatch.setattr(still.api, "answer", compact_after_the_first_page)
     items, _ = connect().list(PODS)
     assert len({pod["metadata"]["name"] for pod in items}) == len(items) == 26
-    assert len(still.server.calls) == 5, "the second page is gone, so three are read anew"
+    assert len(still.server.calls) == 5, "the second page is gone, so three are read again"
 
 
 def test_a_watch_ends_on_a_change_a_timeout_or_an_expired_version(still: Cluster) -> None:

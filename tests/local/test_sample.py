@@ -32,7 +32,7 @@ def test_the_sample_is_released_and_the_mixture_wins(tmp_path: Path) -> None:
 
 
 def shuffled(folder: Path) -> Iterator[tuple[Split, Utterance]]:
-    """The dataset with every label drawn anew from all labels: nothing in voice or words tells it."""
+    """The dataset with every label drawn at random: voice and words carry no information about it."""
     draw = random.Random(1)
     for split in SPLITS:
         utterances = list(read_utterances(sorted(folder.glob(f"{split}-*.parquet"))))

@@ -127,7 +127,7 @@ class Run:
 
     @property
     def ran(self) -> set[str]:
-        """The tasks that did their work anew."""
+        """The tasks that computed something, rather than found it finished."""
         return {task for task, record in self.stages.items() if record["status"] == "done"}
 
 

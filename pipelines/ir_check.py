@@ -1,0 +1,237 @@
+"""Checks a compiled pipeline as KFP's driver does when a task starts, so that a mismatch is found before an upload.
+
+KFP's compiler and its local runner accept a task whose input gets a value of another type; the driver on a cluster ends
+the run there (``input parameter "item" type mismatch: expect STRUCT, got string``, KFP 2.17.0,
+backend/src/v2/driver). Every value that reaches a task is followed from its source to its consumer:
+
+* a parameter comes from an input of the surrounding component, an output of a task, a loop's item or a constant, and has
+  exactly the type that the consumer declares;
+* an artifact has the consumer's schema (or the consumer takes any), and lists of artifacts meet inputs that take lists;
+* inputs that are not optional are bound, and names of tasks, inputs, outputs and executors exist.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mistere.common.errors import MistereError
+
+Spec = Mapping[str, Any]
+
+_ANY_ARTIFACT = "system.Artifact"
+_TYPES: Mapping[str, type | tuple[type, ...]] = {
+    "STRING": str,
+    "STRUCT": dict,
+    "LIST": list,
+    "BOOLEAN": bool,
+    "NUMBER_DOUBLE": (int, float),
+    "NUMBER_INTEGER": int,
+}
+_CONDITION_INPUT = re.compile(r"inputs\.(parameter_values|artifacts)\['([^']+)'\]")
+
+
+def check_pipeline(spec: Spec) -> None:
+    """Raise if KFP's driver would refuse a task of the pipeline.
+
+    Args:
+        spec: the first document of a compiled pipeline.
+
+    Raises:
+        MistereError: the first mismatch, and how many more there are.
+    """
+    mismatches = list(find_mismatches(spec))
+    if mismatches:
+        more = f" (and {len(mismatches) - 1} more)" if len(mismatches) > 1 else ""
+        raise MistereError(
+            f"Kubeflow Pipelines would refuse this pipeline at run time: {mismatches[0]}{more}. Correct the types that the"
+            " components declare (components/*/component.py) or how pipelines/retraining.py connects them."
+        )
+
+
+def find_mismatches(spec: Spec) -> Iterator[str]:
+    """Yield a phrase for everything in a compiled pipeline that KFP's driver refuses.
+
+    Args:
+        spec: the first document of a compiled pipeline.
+    """
+    executors = spec.get("deploymentSpec", {}).get("executors", {})
+    components = spec.get("components", {})
+    for name, parameter in _inputs(spec["root"], "parameters").items():
+        if "defaultValue" in parameter and not _is_constant_of(parameter["defaultValue"], parameter["parameterType"]):
+            yield f"the pipeline's default for '{name}' is not of its type {parameter['parameterType']}"
+    for name, component in [("the pipeline", spec["root"]), *components.items()]:
+        if "dag" in component:
+            yield from _Dag(name, component, components).mismatches()
+        elif component.get("executorLabel") not in executors:
+            yield f"component '{name}' has no executor"
+
+
+class _Dag:
+    """A component that consists of tasks."""
+
+    def __init__(self, name: str, component: Spec, components: Mapping[str, Spec]) -> None:
+        self.name = name
+        self.component = component
+        self.tasks: Mapping[str, Spec] = component["dag"].get("tasks", {})
+        self.components = components
+
+    def mismatches(self) -> Iterator[str]:
+        for name, task in self.tasks.items():
+            if task["componentRef"]["name"] not in self.components:
+                yield f"task '{name}' of {self.name} refers to the missing component '{task['componentRef']['name']}'"
+                continue
+            yield from (f"task '{name}' of {self.name}: {mismatch}" for mismatch in self._task(task))
+        yield from (f"{self.name}: {mismatch}" for mismatch in self._outputs())
+
+    def _task(self, task: Spec) -> Iterator[str]:
+        consumer = self.components[task["componentRef"]["name"]]
+        for upstream in task.get("dependentTasks", []):
+            if upstream not in self.tasks:
+                yield f"it waits for the missing task '{upstream}'"
+        yield from self._bindings(task, consumer)
+        for kind, compare in (("parameters", self._parameter), ("artifacts", self._artifact)):
+            declared = _inputs(consumer, kind)
+            for name, source in task.get("inputs", {}).get(kind, {}).items():
+                if name not in declared:
+                    yield f"its component has no input '{name}'"
+                else:
+                    yield from (f"input '{name}' {mismatch}" for mismatch in compare(task, source, declared[name]))
+        condition = task.get("triggerPolicy", {}).get("condition", "")
+        for kind, name in _CONDITION_INPUT.findall(condition):
+            if name not in task.get("inputs", {}).get("parameters" if kind == "parameter_values" else kind, {}):
+                yield f"its condition refers to '{name}', which is not among its inputs"
+
+    def _bindings(self, task: Spec, consumer: Spec) -> Iterator[str]:
+        """Inputs that nothing binds, and a loop that goes over something that is not a list."""
+        bound = {name for kind in ("parameters", "artifacts") for name in task.get("inputs", {}).get(kind, {})}
+        iterator = task.get("parameterIterator") or task.get("artifactIterator") or {}
+        if iterator:
+            bound.add(iterator["itemInput"])
+            over = iterator["items"].get("inputParameter") or iterator["items"].get("inputArtifact")
+            listed = _inputs(consumer, "parameters").get(over, {}).get("parameterType") == "LIST" or _inputs(
+                consumer, "artifacts"
+            ).get(over, {}).get("isArtifactList", False)
+            if over is not None and not (over in bound and listed):
+                yield f"it loops over '{over}', which is not a list among its inputs"
+        for kind in ("parameters", "artifacts"):
+            for name, declared in _inputs(consumer, kind).items():
+                if name not in bound and not declared.get("isOptional") and "defaultValue" not in declared:
+                    yield f"its required input '{name}' is not bound"
+
+    def _parameter(self, task: Spec, source: Spec, declared: Spec) -> Iterator[str]:
+        expected = declared["parameterType"]
+        if "runtimeValue" in source:
+            constant = source["runtimeValue"].get("constant")
+            if not _is_constant_of(constant, expected):
+                yield f"is declared {expected} and gets the constant {constant!r}"
+            return
+        found: Spec | None
+        if "componentInputParameter" in source:
+            origin = f"input '{source['componentInputParameter']}'"
+            found = _inputs(self.component, "parameters").get(source["componentInputParameter"])
+        elif "taskOutputParameter" in source:
+            produced = source["taskOutputParameter"]
+            origin = f"output '{produced['outputParameterKey']}' of task '{produced['producerTask']}'"
+            found = self._output(produced["producerTask"], "parameters", produced["outputParameterKey"])
+            yield from self._order(task, produced["producerTask"])
+        elif "taskFinalStatus" in source:
+            origin, found = "a task's final status", {"parameterType": "TASK_FINAL_STATUS"}
+        else:
+            yield "has a source of an unknown kind"
+            return
+        if found is None:
+            yield f"comes from {origin}, which does not exist"
+        elif found["parameterType"] != expected:
+            yield f"is declared {expected} and gets {found['parameterType']} from {origin}"
+
+    def _artifact(self, task: Spec, source: Spec, declared: Spec) -> Iterator[str]:
+        if "componentInputArtifact" in source:
+            origin = f"input '{source['componentInputArtifact']}'"
+            found = _inputs(self.component, "artifacts").get(source["componentInputArtifact"])
+        elif "taskOutputArtifact" in source:
+            produced = source["taskOutputArtifact"]
+            origin = f"output '{produced['outputArtifactKey']}' of task '{produced['producerTask']}'"
+            found = self._output(produced["producerTask"], "artifacts", produced["outputArtifactKey"])
+            yield from self._order(task, produced["producerTask"])
+        else:
+            yield "has a source of an unknown kind"
+            return
+        if found is None:
+            yield f"comes from {origin}, which does not exist"
+        else:
+            yield from _artifact_mismatch(found, declared, origin)
+
+    def _order(self, task: Spec, producer: str) -> Iterator[str]:
+        if producer not in task.get("dependentTasks", []):
+            yield f"comes from task '{producer}', for which the task does not wait"
+
+    def _output(self, task: str, kind: str, name: str) -> Spec | None:
+        """The definition of a task's output; None where there is no such task or output."""
+        if task not in self.tasks:
+            return None
+        producer = self.components.get(self.tasks[task]["componentRef"]["name"], {})
+        definition: Spec | None = producer.get("outputDefinitions", {}).get(kind, {}).get(name)
+        return definition
+
+    def _outputs(self) -> Iterator[str]:
+        """What the component hands to the outside: each declared output comes from a task's output of its type."""
+        outputs = self.component["dag"].get("outputs", {})
+        looped = any(
+            ("parameterIterator" in task or "artifactIterator" in task)
+            and self.components.get(task["componentRef"]["name"]) is self.component
+            for other in self.components.values()
+            for task in other.get("dag", {}).get("tasks", {}).values()
+        )
+        for kind in ("parameters", "artifacts"):
+            for name, declared in self.component.get("outputDefinitions", {}).get(kind, {}).items():
+                selectors = _selectors(outputs.get(kind, {}).get(name, {}))
+                if not selectors:
+                    yield f"its output '{name}' comes from no task"
+                for selector in selectors:
+                    key = selector.get("outputParameterKey") or selector["outputArtifactKey"]
+                    origin = f"output '{key}' of task '{selector['producerSubtask']}'"
+                    found = self._output(selector["producerSubtask"], kind, key)
+                    if found is None:
+                        yield f"its output '{name}' comes from {origin}, which does not exist"
+                    elif kind == "artifacts":
+                        element = {**declared, "isArtifactList": False} if looped else declared
+                        for mismatch in _artifact_mismatch(found, element, origin):
+                            yield f"its output '{name}' {mismatch}"
+                    elif not looped and found["parameterType"] != declared["parameterType"]:
+                        yield (
+                            f"its output '{name}' is declared {declared['parameterType']} and gets"
+                            f" {found['parameterType']} from {origin}"
+                        )
+
+
+def _inputs(component: Spec, kind: str) -> Mapping[str, Spec]:
+    definitions: Mapping[str, Spec] = component.get("inputDefinitions", {}).get(kind, {})
+    return definitions
+
+
+def _selectors(output: Spec) -> list[Spec]:
+    """The tasks' outputs that an output of a component may come from."""
+    if "valueFromParameter" in output:
+        return [output["valueFromParameter"]]
+    one_of: Spec = output.get("valueFromOneof", {})
+    return [*output.get("artifactSelectors", []), *one_of.get("parameterSelectors", [])]
+
+
+def _artifact_mismatch(found: Spec, declared: Spec, origin: str) -> Iterator[str]:
+    title, expected = found["artifactType"].get("schemaTitle"), declared["artifactType"].get("schemaTitle")
+    if title != expected and expected != _ANY_ARTIFACT:
+        yield f"is declared {expected} and gets {title} from {origin}"
+    if bool(found.get("isArtifactList")) != bool(declared.get("isArtifactList")):
+        one, other = ("a list", "one artifact") if found.get("isArtifactList") else ("one artifact", "a list")
+        yield f"takes {other} and gets {one} from {origin}"
+
+
+def _is_constant_of(value: object, parameter_type: str) -> bool:
+    expected = _TYPES.get(parameter_type)
+    if expected is None or (isinstance(value, bool) and parameter_type != "BOOLEAN"):
+        return False
+    if parameter_type == "NUMBER_INTEGER" and isinstance(value, float):  # JSON has one kind of number
+        return value.is_integer()
+    return isinstance(value, expected)

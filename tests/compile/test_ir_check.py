@@ -1,0 +1,168 @@
+"""The check of the compiled pipeline finds what KFP's driver refuses and its local runner accepts."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kfp import dsl
+from kfp.compiler import Compiler
+
+from mistere.common.errors import MistereError
+from mistere.common.paths import PROJECT_ROOT
+from pipelines.ir_check import check_pipeline, find_mismatches
+
+
+@pytest.fixture(scope="module")
+def committed() -> dict[str, Any]:
+    """The committed pipeline."""
+    text = (PROJECT_ROOT / "pipelines" / "retraining.yaml").read_text(encoding="utf-8")
+    spec: dict[str, Any] = next(yaml.load_all(text, Loader=yaml.CSafeLoader))
+    return spec
+
+
+@pytest.fixture
+def spec(committed: dict[str, Any]) -> dict[str, Any]:
+    return copy.deepcopy(committed)
+
+
+def test_the_committed_pipeline_has_no_mismatch(committed: dict[str, Any]) -> None:
+    assert list(find_mismatches(committed)) == []
+    check_pipeline(committed)
+
+
+@dsl.component(base_image="image", install_kfp_package=False)  # type: ignore[untyped-decorator]
+def list_untyped() -> list:  # type: ignore[type-arg]
+    return []
+
+
+@dsl.component(base_image="image", install_kfp_package=False)  # type: ignore[untyped-decorator]
+def list_structs() -> list[dict]:  # type: ignore[type-arg]
+    return []
+
+
+@dsl.component(base_image="image", install_kfp_package=False)  # type: ignore[untyped-decorator]
+def consume(item: dict) -> None:  # type: ignore[type-arg]
+    return None
+
+
+def compiled(producer: Any, path: Path) -> dict[str, Any]:
+    @dsl.pipeline(name="loop")  # type: ignore[untyped-decorator]
+    def pipeline() -> None:
+        with dsl.ParallelFor(producer().output) as item:
+            consume(item=item)
+
+    Compiler().compile(pipeline, str(path))
+    spec: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return spec
+
+
+def test_a_loop_over_an_untyped_list_is_refused_as_by_the_driver(tmp_path: Path) -> None:
+    """Seen on KFP 2.17.0: ``input parameter "item" type mismatch: expect STRUCT, got string``."""
+    (mismatch,) = find_mismatches(compiled(list_untyped, tmp_path / "loop.yaml"))
+    assert "input 'item' is declared STRUCT and gets STRING" in mismatch
+
+
+def test_a_loop_over_a_list_of_structs_is_accepted(tmp_path: Path) -> None:
+    assert list(find_mismatches(compiled(list_structs, tmp_path / "loop.yaml"))) == []
+
+
+def inner(spec: dict[str, Any]) -> dict[str, Any]:
+    """The tasks of the part that runs once the data is valid."""
+    tasks: dict[str, Any] = spec["components"]["comp-condition-2"]["dag"]["tasks"]
+    return tasks
+
+
+def rename_output(spec: dict[str, Any]) -> None:
+    outputs = spec["components"]["comp-train-moe"]["outputDefinitions"]["artifacts"]
+    outputs["mixture"] = outputs.pop("model")
+
+
+def change_artifact(spec: dict[str, Any]) -> None:
+    model = spec["components"]["comp-train-moe"]["outputDefinitions"]["artifacts"]["model"]
+    model["artifactType"]["schemaTitle"] = "system.EncoderCheckpoint"
+
+
+def list_to_one(spec: dict[str, Any]) -> None:
+    del spec["components"]["comp-extract-embeddings"]["inputDefinitions"]["artifacts"]["shards"]["isArtifactList"]
+
+
+def unbind(spec: dict[str, Any]) -> None:
+    del inner(spec)["train-moe"]["inputs"]["parameters"]["mixture"]
+
+
+def add_input(spec: dict[str, Any]) -> None:
+    inner(spec)["train-moe"]["inputs"]["parameters"]["seed"] = {"runtimeValue": {"constant": 1.0}}
+
+
+def change_constant(spec: dict[str, Any]) -> None:
+    inner(spec)["finetune-encoder"]["inputs"]["parameters"]["modality"] = {"runtimeValue": {"constant": 1.0}}
+
+
+def forget_to_wait(spec: dict[str, Any]) -> None:
+    inner(spec)["evaluate-model"]["dependentTasks"].remove("train-moe")
+
+
+def wait_for_nobody(spec: dict[str, Any]) -> None:
+    inner(spec)["train-moe"]["dependentTasks"].append("train-mixture")
+
+
+def remove_component(spec: dict[str, Any]) -> None:
+    del spec["components"]["comp-gate-model"]
+
+
+def remove_executor(spec: dict[str, Any]) -> None:
+    del spec["deploymentSpec"]["executors"]["exec-gate-model"]
+
+
+def change_parameter(spec: dict[str, Any]) -> None:
+    spec["components"]["comp-train-moe"]["inputDefinitions"]["parameters"]["mixture"]["parameterType"] = "STRING"
+
+
+def change_default(spec: dict[str, Any]) -> None:
+    spec["root"]["inputDefinitions"]["parameters"]["gate"]["defaultValue"] = "strict"
+
+
+def loop_over_a_struct(spec: dict[str, Any]) -> None:
+    loop = spec["components"]["comp-for-loop-3"]["inputDefinitions"]["parameters"]
+    loop["pipelinechannel--resolve-inputs-speech_shards"]["parameterType"] = "STRUCT"
+
+
+def change_condition(spec: dict[str, Any]) -> None:
+    policy = inner(spec)["condition-5"]["triggerPolicy"]
+    policy["condition"] = policy["condition"].replace("gate-model-Output", "gate-Output")
+
+
+def remove_loop_output(spec: dict[str, Any]) -> None:
+    spec["components"]["comp-for-loop-3"]["dag"]["outputs"]["artifacts"].clear()
+
+
+MUTATIONS: list[tuple[Callable[[dict[str, Any]], None], str]] = [
+    (rename_output, "output 'model' of task 'train-moe', which does not exist"),
+    (change_artifact, "gets system.EncoderCheckpoint from output 'model' of task 'train-moe'"),
+    (list_to_one, "input 'shards' takes one artifact and gets a list"),
+    (unbind, "its required input 'mixture' is not bound"),
+    (add_input, "its component has no input 'seed'"),
+    (change_constant, "input 'modality' is declared STRING and gets the constant 1.0"),
+    (forget_to_wait, "comes from task 'train-moe', for which the task does not wait"),
+    (wait_for_nobody, "it waits for the missing task 'train-mixture'"),
+    (remove_component, "refers to the missing component 'comp-gate-model'"),
+    (remove_executor, "component 'comp-gate-model' has no executor"),
+    (change_parameter, "input 'mixture' is declared STRING and gets STRUCT"),
+    (change_default, "the pipeline's default for 'gate' is not of its type STRUCT"),
+    (loop_over_a_struct, "it loops over 'pipelinechannel--resolve-inputs-speech_shards', which is not a list"),
+    (change_condition, "its condition refers to 'pipelinechannel--gate-Output', which is not among its inputs"),
+    (remove_loop_output, "its output 'pipelinechannel--embed-shard-vectors' comes from no task"),
+]
+
+
+@pytest.mark.parametrize(("mutate", "phrase"), MUTATIONS, ids=[mutate.__name__ for mutate, _ in MUTATIONS])
+def test_each_kind_of_mismatch_is_found(
+    mutate: Callable[[dict[str, Any]], None], phrase: str, spec: dict[str, Any]
+) -> None:
+    mutate(spec)
+    assert any(phrase in mismatch for mismatch in find_mismatches(spec)), list(find_mismatches(spec))
+    with pytest.raises(MistereError, match="Kubeflow Pipelines would refuse this pipeline at run time"):
+        check_pipeline(spec)
