@@ -273,10 +273,12 @@ def test_objects_that_are_missing_or_corrupt(project: Project, server: str) -> N
 @pytest.mark.parametrize(
     "harm",
     [
-        lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
-        lambda path: path.write_bytes(path.read_bytes()[:-5] + b"XXXXX"),
-        lambda path: path.write_bytes(b""),
-        lambda path: path.unlink(),
+        pytest.param(lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]), id="cut off"),
+        pytest.param(
+            lambda path: path.write_bytes(path.read_bytes()[:-5] + b"XXXXX"), id="overwritten", marks=pytest.mark.long
+        ),
+        pytest.param(lambda path: path.write_bytes(b""), id="empty", marks=pytest.mark.long),
+        pytest.param(lambda path: path.unlink(), id="missing", marks=pytest.mark.long),
     ],
 )
 def test_a_damaged_cache_is_repaired(harm: Callable[[Path], object], project: Project, tmp_path: Path) -> None:
