@@ -89,11 +89,15 @@ def _validate(rules: Sequence[Rule], tables: Mapping[str, pd.DataFrame]) -> dict
     context = gx.get_context(mode="ephemeral")
     context.enable_analytics(False)
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
-    source = context.data_sources.add_pandas("facts")
+    # One batch definition for all tables: each further one would serialise the whole context again.
+    facts = (
+        context.data_sources.add_pandas("facts")
+        .add_dataframe_asset("table")
+        .add_batch_definition_whole_dataframe("all")
+    )
     answers: dict[str, ExpectationValidationResult] = {}
     for table in dict.fromkeys(rule.table for rule in rules):
-        asset = source.add_dataframe_asset(table)
-        batch = asset.add_batch_definition_whole_dataframe("all").get_batch({"dataframe": tables[table]})
+        batch = facts.get_batch({"dataframe": tables[table]})
         suite = gx.ExpectationSuite(name=table)
         for rule in rules:
             if rule.table == table:
