@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mistere.common.errors import MistereError
 from mistere.engine.stage import RunContext
+from mistere.serving.kserve.inference_service import check_cluster_support
 from pipelines.ir_check import check_pipeline
 from pipelines.profiles import load_profile, pipeline_arguments
 
@@ -22,9 +23,11 @@ def compile_pipeline(profile: str, settings: Iterable[str], output: Path) -> Non
         output: the file to write.
 
     Raises:
+        UsageError: an invalid setting, or one with which a cluster cannot deploy.
         MistereError: the file cannot be written, or KFP's driver would refuse the pipeline's types.
     """
     config = load_profile(profile, settings)
+    check_cluster_support(config.deployment)
     import yaml
     from kfp.compiler import Compiler
 

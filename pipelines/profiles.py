@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import create_model
 
@@ -21,11 +21,20 @@ PIPELINE_CONFIG: type[Config] = create_model(
     gate=(GateConfig, GateConfig()),
 )
 """The complete configuration, with all settings that gate rules and expectations declare."""
+_LOCAL_DEPLOYMENT: Final = ("deployment.mode=local", "deployment.canary_percent=0")
 
 
 def load_profile(profile: str, settings: Iterable[str] = ()) -> Config:
     """Load a profile and apply the ``--set`` options; see :func:`mistere.config.loader.load_config`."""
     return load_config(profile, settings, directory=PROFILES, schema=PIPELINE_CONFIG)
+
+
+def load_local_profile(profile: str, settings: Iterable[str] = ()) -> Config:
+    """Load a profile for a run on this machine, where a deployment is local whatever the profile names.
+
+    ``--set`` is applied afterwards, so that a deployment setting that was typed for this run is refused, not ignored.
+    """
+    return load_profile(profile, [*_LOCAL_DEPLOYMENT, *settings])
 
 
 def pipeline_arguments(config: Config, context: RunContext) -> dict[str, Any]:

@@ -26,8 +26,9 @@ class DeploymentConfig(Section):
     Attributes:
         service: name of the service, and of the model in the endpoint's paths.
         namespace: namespace of the InferenceService.
-        mode: ``local``: a pointer in the store that ``mistere serve`` follows; ``standard`` and ``knative``: an InferenceService in
-            that mode of KServe, which needs a store in S3. The settings from here to ``env`` apply to those two only.
+        mode: ``local``: a pointer in the store that ``mistere serve`` follows, which a run on a cluster refuses; ``standard`` and
+            ``knative``: an InferenceService in that mode of KServe, which needs a store in S3. The settings from here to ``env``
+            apply to those two only. ``mistere run`` uses ``local`` whatever the profile names.
         min_replicas: minimum number of pods; 0 (Knative only) scales to zero.
         max_replicas: maximum number of pods.
         scale_metric: autoscaling metric: ``cpu`` or ``memory`` (Standard), ``concurrency`` or ``rps`` (Knative); empty for the
@@ -46,6 +47,7 @@ class DeploymentConfig(Section):
         storage_secret: secret whose keys become the pod's environment, like ``cluster.storage_secret`` for the steps; empty if
             the service account's identity can read the store.
         image_pull_secret: secret for the image's registry; empty for none.
+        cache: size limit of the pod's cache, which holds the model's files.
         env: additional environment of the pod; secrets belong into ``storage_secret``.
         ready_timeout: time limit until the predictor is ready, seconds.
         tolerance: largest allowed difference between the endpoint's and the offline probabilities.
@@ -71,6 +73,7 @@ class DeploymentConfig(Section):
     canary_seconds: float = Field(default=300.0, ge=0)
     storage_secret: str = Field(default="", pattern=r"^$|" + OBJECT_NAME)
     image_pull_secret: str = Field(default="", pattern=r"^$|" + OBJECT_NAME)
+    cache: str = Field(default="8Gi", pattern=QUANTITY)
     env: dict[Annotated[str, AfterValidator(_reject_secret)], str] = Field(default_factory=dict)
     ready_timeout: float = Field(default=120.0, gt=0)
     tolerance: float = Field(default=1e-4, gt=0)

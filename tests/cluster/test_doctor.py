@@ -342,7 +342,7 @@ CLUSTER_TROUBLE: dict[str, tuple[Callable[[KubernetesApi], Any], tuple[str, ...]
     ),
     "no KServe, where none is needed": (
         drop("/apis/serving.kserve.io/v1beta1"),
-        (),
+        ("deployment.mode=local",),
         "KServe",
         "note",
         "which deployment.mode=local does not need",
@@ -530,9 +530,13 @@ def test_the_deployment_mode_selects_the_checks(kubernetes_api: KubernetesApi) -
     if "mode" not in plan().config.section("deployment"):
         pytest.skip("the deployment section has no mode")
     kubernetes_api.denied_verbs.add("patch")
-    connection = cluster.Cluster(plan(host="https://kfp.example.org"))
-    assert results_of(cluster.group(connection))["right to deploy"].status == "ok"
-    assert "set it to standard or knative" in results_of(serving.group(connection))["KServe's mode"].sentence
+    local = plan("sample", "deployment.mode=local", host="https://kfp.example.org")
+    assert results_of(cluster.group(cluster.Cluster(local)))["right to deploy"].status == "ok"
+    refused = results_of(local_machine.group(local))["deployment"]
+    assert refused.status == "failed" and "set deployment.mode=standard or deployment.mode=knative" in refused.sentence
+    assert results_of(local_machine.group(plan()))["deployment"].status == "ok", "`mistere run` deploys locally"
+    remote = plan(host="https://kfp.example.org")
+    assert results_of(local_machine.group(remote))["deployment"].sentence == "deployment.mode=standard."
     served = cluster_results("deployment.mode=standard", "deployment.storage_secret=serving")
     assert served["right to deploy"].status == "failed" and served["KServe's mode"].status == "ok"
     assert "there is no secret serving in namespace mistere" in served["of the predictor"].sentence

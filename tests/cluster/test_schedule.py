@@ -65,6 +65,14 @@ def schedules(place: MountedCluster, tmp_path: Path, capsys: pytest.CaptureFixtu
     return Schedules(place, tmp_path, capsys)
 
 
+def test_schedules_refuse_a_local_deployment_before_any_request(schedules: Schedules) -> None:
+    schedules.write(schedules.nightly, {**schedules.weekly, "settings": ["deployment.mode=local"]})
+    for command in (schedules.diff, schedules.apply):
+        with pytest.raises(UsageError, match=r"schedule weekly: deployment\.mode=local deploys no service"):
+            command()
+    assert not schedules.place.api.pipelines and not schedules.place.api.schedules
+
+
 def test_diff_predicts_apply_and_is_empty_afterwards(schedules: Schedules) -> None:
     schedules.write(schedules.nightly, schedules.weekly)
     code, lines = schedules.diff()

@@ -70,6 +70,12 @@ def test_the_first_submit_uploads_a_version_and_starts_a_run(
     assert context["run_id"] in printed and f"{place.api.url}/#/runs/details/{run.run_id}" in printed
 
 
+def test_submit_refuses_a_local_deployment_before_any_request(place: MountedCluster) -> None:
+    with pytest.raises(UsageError, match=r"set deployment\.mode=standard or deployment\.mode=knative"):
+        place.submit("deployment.mode=local")
+    assert not place.api.requests and not list(place.store.keys("submissions"))
+
+
 def test_an_identical_submit_is_reused_and_a_different_one_is_not(
     place: MountedCluster, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
+from mistere.common.errors import UsageError
 from mistere.kubernetes.images import IMAGES_LOCK
 from pipelines.compile import compile_pipeline
 from pipelines.images import lock_text
@@ -34,6 +36,14 @@ STAGES = {
 def test_the_committed_pipeline_is_the_tree_s(tmp_path: Path) -> None:
     compile_pipeline("sample", [], tmp_path / "retraining.yaml")
     assert (tmp_path / "retraining.yaml").read_text() == GOLDEN.read_text(), "run `make compile`"
+
+
+@pytest.mark.parametrize("profile", ["tiny", "sample", "gpu", "paper"])
+def test_every_profile_deploys_to_a_cluster(profile: str, tmp_path: Path) -> None:
+    compile_pipeline(profile, [], tmp_path / "pipeline.yaml")
+    with pytest.raises(UsageError, match=r"set deployment\.mode=standard or deployment\.mode=knative") as refused:
+        compile_pipeline(profile, ["deployment.mode=local"], tmp_path / "local.yaml")
+    assert refused.value.exit_code == 2 and not (tmp_path / "local.yaml").exists()
 
 
 def test_image_tags_are_the_hash_of_the_tree() -> None:

@@ -39,7 +39,7 @@ from mistere.serving.client import DialogueClient, EndpointError
 from mistere.serving.deployment import read_deployment
 from mistere.serving.example_dialogue import read_example
 from pipelines.images import lock_text
-from pipelines.profiles import load_profile, pipeline_arguments
+from pipelines.profiles import load_local_profile, pipeline_arguments
 from tests.e2e import object_store
 from tests.e2e.containers import (
     CONFINED,
@@ -236,7 +236,7 @@ def main(profile: str) -> int:
         settings = ["deployment.ready_timeout=300"]  # generous for a loaded machine
         if dirty or not commit:
             settings.append("gate.allow_uncommitted=true")
-        config = load_profile(profile, settings)
+        config = load_local_profile(profile, settings)
         context = RunContext(
             run_id=f"e2e-{label}",
             store="s3://mistere/store",

@@ -41,8 +41,7 @@ def check_support(config: DeploymentConfig, store: str) -> None:
     Raises:
         UsageError: a setting is not supported; names the alternatives.
     """
-    mode = config.mode
-    if mode == "local":
+    if config.mode == "local":
         if config.canary_percent:
             raise UsageError(
                 "deployment.canary_percent needs deployment.mode=knative: a local deployment has no traffic."
@@ -50,8 +49,28 @@ def check_support(config: DeploymentConfig, store: str) -> None:
         return
     if not store.startswith("s3://"):
         raise UsageError(
-            f"deployment.mode={mode} needs a store that the cluster's pods can read, s3://bucket/prefix, and this one is "
+            f"deployment.mode={config.mode} needs a store that the cluster's pods can read, s3://bucket/prefix, and this one is "
             f"{store}: use an S3 store, or set deployment.mode=local."
+        )
+    check_cluster_support(config)
+
+
+def check_cluster_support(config: DeploymentConfig) -> None:
+    """Reject settings with which a run on a cluster cannot deploy; called before such a run is compiled.
+
+    The image of ``deploy_model`` contains no model code, so a local deployment would fail there, after the training.
+
+    Args:
+        config: the ``deployment`` section.
+
+    Raises:
+        UsageError: the mode is ``local``, or does not support a setting; names the alternatives.
+    """
+    mode = config.mode
+    if mode == "local":
+        raise UsageError(
+            "deployment.mode=local deploys no service, so a run on a cluster would fail after its training: set "
+            "deployment.mode=standard or deployment.mode=knative, as KServe is installed there."
         )
     if len(config.service) > _MAX_SERVICE_LENGTH:
         raise UsageError(
@@ -109,7 +128,7 @@ def inference_service(
         "serviceAccountName": SERVICE_ACCOUNT,
         "containers": [_container(bundle_location, config, image)],
         "volumes": [
-            {"name": "cache", "emptyDir": {"sizeLimit": "8Gi"}},
+            {"name": "cache", "emptyDir": {"sizeLimit": config.cache}},
             {"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}},
         ],
     }

@@ -26,7 +26,7 @@ from mistere.runs.run_info import RunOrigin, write_run_info
 from mistere.serving.kserve.inference_service import check_support
 from pipelines.cli.output.run_display import Display, summary
 from pipelines.local_runner import start
-from pipelines.profiles import load_profile, pipeline_arguments
+from pipelines.profiles import load_local_profile, pipeline_arguments
 
 
 def run(profile: str, data: str | None, settings: Sequence[str], output: Path, tracking: str | None = None) -> int:
@@ -42,7 +42,7 @@ def run(profile: str, data: str | None, settings: Sequence[str], output: Path, t
     Returns:
         The exit code.
     """
-    config = load_profile(profile, settings)
+    config = load_local_profile(profile, settings)
     with _only_run(output) as store:
         return _run(config, store, profile, data, tracking or f"sqlite:///{store.root.parent / 'mlflow.db'}")
 

@@ -11,6 +11,7 @@ from mistere.config.loader import Config
 from mistere.data.latest import LATEST
 from mistere.engine.stage import RunContext
 from mistere.runs.run_info import RunOrigin
+from mistere.serving.kserve.inference_service import check_cluster_support
 from pipelines.kubeflow.client import Pipelines
 from pipelines.kubeflow.schedule_plan import DesiredSchedule, apply_change, plan
 from pipelines.kubeflow.schedules import Schedule, ScheduleFile, read_schedules
@@ -92,11 +93,17 @@ def _target(
 def _desired_schedules(schedule_file: ScheduleFile, target: ClusterTarget, tree: Tree) -> list[DesiredSchedule]:
     """Compile and pin every schedule of the file."""
     namespace = load_profile(schedule_file.profile, schedule_file.settings).cluster.namespace
-
-    desired = []
-    for schedule in schedule_file.schedules:
+    configs = []
+    for schedule in schedule_file.schedules:  # all before the first: pinning a folder uploads it
         profile, settings = schedule.profile or schedule_file.profile, (*schedule_file.settings, *schedule.settings)
         config = load_profile(profile, settings)
+        try:
+            check_cluster_support(config.deployment)
+        except UsageError as error:
+            raise UsageError(f"schedule {schedule.name}: {error}") from error
+        configs.append((schedule, profile, settings, config))
+    desired = []
+    for schedule, profile, settings, config in configs:
         if config.cluster.namespace != namespace:
             raise UsageError(
                 f"schedule {schedule.name} is for namespace {config.cluster.namespace!r}, the file's others for {namespace!r}: "

@@ -15,6 +15,7 @@ from mistere.config.loader import Config
 from mistere.data.versions import PinnedData
 from mistere.engine.stage import RunContext, new_run_id
 from mistere.runs.run_info import RunOrigin, write_run_info
+from mistere.serving.kserve.inference_service import check_cluster_support
 from pipelines.cli.output.run_display import summary
 from pipelines.cli.output.run_follower import follow
 from pipelines.kubeflow.client import Pipelines
@@ -62,6 +63,7 @@ def submit(
     """
     require_checkout("mistere submit")
     config = load_profile(profile, settings)
+    check_cluster_support(config.deployment)
     target = cluster_target(config.cluster, host, store, tracking)
     tree = releasable_tree(allow_dirty=allow_dirty)
     source = data if data is not None else config.data.source

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mistere.common.environment import STORE_VARIABLE, TRACKING_VARIABLE
 from mistere.common.modalities import MODALITIES
@@ -13,7 +13,7 @@ from mistere.config.loader import Config
 from mistere.config.stages import stages
 from pipelines.cli.doctor.groups.clock import Clock
 from pipelines.kubeflow.access import chosen_host
-from pipelines.profiles import load_profile
+from pipelines.profiles import load_local_profile, load_profile
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,11 @@ def make_plan(profile: str, settings: Sequence[str], host: str | None, store: st
         UsageError: an unknown profile or setting.
     """
     config = load_profile(profile, settings)
-    return Plan(
+    plan = Plan(
         profile,
         config,
         chosen_host(host, config.cluster.host),
         store or os.environ.get(STORE_VARIABLE) or config.cluster.store,
         tracking or os.environ.get(TRACKING_VARIABLE) or config.cluster.tracking_uri,
     )
+    return plan if plan.on_a_cluster else replace(plan, config=load_local_profile(profile, settings))

@@ -12,6 +12,7 @@ from components.gate_model.rules import committed_code
 from mistere.common.code_digest import git_state
 from mistere.common.paths import LOCK_FILE, cache_directory
 from mistere.kubernetes.images import IMAGES_LOCK
+from mistere.serving.kserve.inference_service import check_cluster_support
 from pipelines.cli.doctor.plan import Plan
 from pipelines.cli.doctor.result import Check, CheckGroup, CheckResult, SkippedError, failed, note, ok
 
@@ -31,6 +32,7 @@ def group(plan: Plan) -> CheckGroup:
             Check("memory", _memory),
             Check("Git", lambda: _git(plan)),
             Check("image lock", lambda: _image_lock(plan)),
+            Check("deployment", lambda: _deployment(plan)),
         ],
     )
 
@@ -118,3 +120,12 @@ def _image_lock(plan: Plan) -> CheckResult:
         return ok("its images are those of this tree.")
     result = failed if plan.host else note
     return result(f"{IMAGES_LOCK.name} names images of another tree: run `make compile`, then build and push them.")
+
+
+def _deployment(plan: Plan) -> CheckResult:
+    """Whether the run can deploy its model: on a cluster not locally, and only with settings that the mode supports."""
+    deployment = plan.config.deployment
+    if not plan.on_a_cluster:
+        return ok("local: a run on this machine deploys no service.")
+    check_cluster_support(deployment)
+    return ok(f"deployment.mode={deployment.mode}.")

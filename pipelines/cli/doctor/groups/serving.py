@@ -79,11 +79,6 @@ def _mode(cluster: Cluster) -> CheckResult:
             "the deployment uses Knative mode, and Knative Serving is not installed (no services.serving.knative.dev): install it, or set "
             "deployment.mode=standard."
         )
-    if mode_setting == "local" and cluster.plan.on_a_cluster:
-        return note(
-            f"{mode}, but deployment.mode is local, so a run moves the champion's pointer in the store and deploys no service: set "
-            "it to standard or knative."
-        )
     if mode_setting in {"", "local", mode.lower()}:
         return ok(f"{mode}.")
     return note(f"the cluster's default is {mode}; the deployment overrides it with {mode_setting} in an annotation.")

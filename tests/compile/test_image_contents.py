@@ -1,0 +1,98 @@
+"""Every compiled step finds what its code imports in the lock file of its image, in the mode that its profile names."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import packages_distributions
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mistere.common.code_digest import closure
+from mistere.common.paths import PROJECT_ROOT
+from pipelines.compile import compile_pipeline
+from pipelines.profiles import load_profile
+
+PROFILES = ("tiny", "sample", "gpu", "paper")
+OPTIONAL = {"bitsandbytes", "model_signing"}
+"""The extras ``qlora`` and ``signing``: a step that a setting needs them for says in a sentence that they are missing."""
+CHILD_PROCESSES = {("deploy_model", "local"): "mistere.predictor.__main__"}
+"""Modules that a step starts as a process of its own, by stage and deployment mode."""
+
+
+def normalised(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@cache
+def locked(role: str) -> frozenset[str]:
+    """The distributions of an image."""
+    lines = (PROJECT_ROOT / "docker" / f"{role}.lock").read_text(encoding="utf-8").splitlines()
+    return frozenset(normalised(re.split(r"[=\[]", line)[0]) for line in lines if "==" in line)
+
+
+@cache
+def installed() -> Mapping[str, list[str]]:
+    """The distributions of each package of this environment."""
+    return packages_distributions()
+
+
+@cache
+def imported(file: Path) -> frozenset[str]:
+    """Top-level packages of others that a file imports, inside functions too."""
+    names: set[str] = set()
+    pending: list[ast.AST] = [ast.parse(file.read_text(encoding="utf-8"))]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            continue
+        pending.extend(ast.iter_child_nodes(node))
+        if isinstance(node, ast.Import):
+            names.update(alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.partition(".")[0])
+    return frozenset(names - sys.stdlib_module_names - {"mistere", "components", "pipelines"})
+
+
+def missing(stage: str, mode: str, role: str) -> set[str]:
+    """Packages that a stage imports and its image lacks.
+
+    Args:
+        stage: the stage.
+        mode: ``deployment.mode`` of the profile.
+        role: the image: ``pipeline``, ``train`` or ``predictor``.
+    """
+    starts = [f"components.{stage}.run", *([child] if (child := CHILD_PROCESSES.get((stage, mode))) else [])]
+    files = {file for start in starts for file in closure(start, computing=False).values()}
+    packages = {package for file in files for package in imported(file)} - OPTIONAL
+    return {
+        package
+        for package in packages
+        if not any(normalised(name) in locked(role) for name in installed().get(package, [package]))
+    }
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_each_step_finds_its_imports_in_its_image(profile: str, tmp_path: Path) -> None:
+    compile_pipeline(profile, [], tmp_path / "pipeline.yaml")
+    text = (tmp_path / "pipeline.yaml").read_text(encoding="utf-8")
+    spec: dict[str, Any] = next(yaml.load_all(text, Loader=yaml.CSafeLoader))
+    mode = load_profile(profile).deployment.mode
+    executors = spec["deploymentSpec"]["executors"]
+    assert len(executors) == 15
+    for name, executor in executors.items():
+        role = re.search(r"/([a-z]+)(?:-python)?[:@]", executor["container"]["image"])
+        assert role, executor["container"]["image"]
+        stage = re.sub(r"-\d+$", "", name.removeprefix("exec-")).replace("-", "_")
+        assert missing(stage, mode, role[1]) == set(), f"{stage} in the image {role[1]}"
+
+
+def test_a_local_deployment_would_find_no_torch_in_its_image() -> None:
+    """Seen on KFP 2.17.0: ``ModuleNotFoundError: No module named 'torch'`` after the whole training."""
+    assert "torch" in missing("deploy_model", "local", "pipeline")
