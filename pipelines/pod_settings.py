@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from mistere.config.cluster import ClusterConfig
+from mistere.config.cluster import ClusterConfig, StepSettings
 from mistere.config.stages import stages
 from mistere.kubernetes.secret_keys import STORAGE_KEYS, TRACKING_KEYS, WEBHOOK_KEYS
 
 if TYPE_CHECKING:
+    from kfp.dsl.pipeline_config import PipelineConfig
     from kfp.dsl.pipeline_task import PipelineTask
 
 USER: Final = 10001
 """The user id of the images."""
 
-_BACKOFF, _FACTOR, _RETRY_WINDOW = "30s", 2.0, "600s"
+_BACKOFF_SECONDS, _BACKOFF_FACTOR = 30, 2
 _LABELS: Final = {"app.kubernetes.io/part-of": "mistere", "app.kubernetes.io/component": "pipeline"}
 
 
@@ -44,7 +45,10 @@ def apply(task: PipelineTask, cluster: ClusterConfig | None, stage: str, modalit
         task.set_accelerator_type(step.gpu_type).set_accelerator_limit(step.gpus)
     if step.retries:
         task.set_retry(
-            step.retries, backoff_duration=_BACKOFF, backoff_factor=_FACTOR, backoff_max_duration=_RETRY_WINDOW
+            step.retries,
+            backoff_duration=f"{_BACKOFF_SECONDS}s",
+            backoff_factor=float(_BACKOFF_FACTOR),
+            backoff_max_duration=f"{_retry_window(step)}s",
         )
     kubernetes.set_timeout(task, step.timeout)
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
@@ -63,6 +67,31 @@ def apply(task: PipelineTask, cluster: ClusterConfig | None, stage: str, modalit
         kubernetes.add_pod_label(task, key, value)
     _secrets(task, cluster, stage)
     return task
+
+
+def lifetime(cluster: ClusterConfig) -> PipelineConfig:
+    """How long the Kubernetes objects of a finished run are kept.
+
+    All three limits are set: those after success and failure come before the one after completion, and the stock
+    configuration of KFP's Argo sets them to an hour (workflow-controller-configmap, ``workflowDefaults.spec.ttlStrategy``).
+    """
+    from kfp import dsl
+
+    return dsl.PipelineConfig(
+        ttl_seconds_after_finished=cluster.run_ttl,
+        ttl_seconds_after_success=cluster.run_ttl,
+        ttl_seconds_after_failure=cluster.run_ttl,
+    )
+
+
+def _retry_window(step: StepSettings) -> int:
+    """Seconds for all attempts of a step and the waits between them.
+
+    KFP hands ``backoff_max_duration`` to Argo as ``backoff.maxDuration``: the window from the start of the first attempt in
+    which a retry may begin, and the time at which a later attempt is killed (Argo 4.0.5, "Max duration limit exceeded").
+    """
+    waits = sum(_BACKOFF_SECONDS * _BACKOFF_FACTOR**attempt for attempt in range(step.retries))
+    return (step.retries + 1) * step.timeout + waits
 
 
 def _secrets(task: PipelineTask, cluster: ClusterConfig, stage: str) -> None:

@@ -35,7 +35,7 @@ def retraining(cluster: ClusterConfig | None = None) -> GraphComponent:
     @dsl.pipeline(
         name="mistere-retraining",
         description="Pull, validate, fine-tune, embed, train, evaluate, gate, register, deploy.",
-        pipeline_config=dsl.PipelineConfig(ttl_seconds_after_finished=cluster.run_ttl) if cluster else None,
+        pipeline_config=pod_settings.lifetime(cluster) if cluster else None,
     )
     def pipeline(
         run: dict,

@@ -116,7 +116,10 @@ def test_pending_reasons_are_reported_while_waiting_and_at_the_end(
         run.state = "RUNNING"
         cluster.api.write("pods", pod(run.run_id, phase="Pending", conditions=[NO_GPU]))
         cluster.api.write("pods", pod("another", phase="Pending", conditions=[], containerStatuses=[NO_IMAGE]))
-        time.sleep(0.4)
+        deadline = time.monotonic() + 120
+        while sum("/pods" in path for _, path in cluster.server.calls) < 4:  # the reasons have been read and reported
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
         run.state = "FAILED"
 
     place.api.on_start = run_it

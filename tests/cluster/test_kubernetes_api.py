@@ -186,12 +186,12 @@ def test_a_watch_ends_on_a_change_a_timeout_or_an_expired_version(still: Cluster
     assert time.monotonic() - began > 0.25, "nothing changed"
     put(still, 2)
     began = time.monotonic()
-    api.wait_for_change(PODS, version, 30.0)
+    api.wait_for_change(PODS, version, 600.0)
     still.api.forget()
-    api.wait_for_change(PODS, version, 30.0)
+    api.wait_for_change(PODS, version, 600.0)
     still.server.troubles.append(Trouble("GET", 500, path="watch"))
     api.wait_for_change(PODS, version, 0.1)
-    assert time.monotonic() - began < 25, "no watch ran until its timeout"
+    assert time.monotonic() - began < 300, "no watch ran until its timeout"
 
 
 def test_responses_not_from_the_api_are_reported(still: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,11 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import soundfile
@@ -176,6 +178,14 @@ def server(servers: dict[str, Server]) -> Server:
 def faulty(servers: dict[str, Server]) -> Server:
     servers["faulty"].client.wait_ready(300)
     return servers["faulty"]
+
+
+def wait_for_depth(server: Server, depth: int, seconds: float = 120) -> None:
+    """Wait until the server has accepted that many requests and not yet answered them."""
+    deadline = time.monotonic() + seconds
+    while f"\nmistere_queue_depth {depth:.1f}\n" not in httpx.get(f"{server.url}/metrics", timeout=60).text:
+        assert time.monotonic() < deadline, f"the server never had {depth} requests at once"
+        time.sleep(0.02)
 
 
 @pytest.fixture(scope="session")

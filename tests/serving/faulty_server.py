@@ -1,4 +1,4 @@
-"""A server with a model that loads slowly, and that is slow or fails if the text of a request says so."""
+"""A server with a model that loads slowly, and that holds a request or fails if its text says so."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import numpy as np
 
 LABELS = ["anger", "joy"]
 EXPERTS = ["text", "cross_modal"]
+HOLD = "hold until exists: "
+"""A request whose text is this and a path is computed once a file of that path exists."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,9 @@ class FaultyModel:
         return dialogue[index].text
 
     def vectors(self, modality: str, features: Sequence[Any]) -> np.ndarray:
-        if "sleep" in features:
-            time.sleep(1.0)
+        for text in features:
+            if text.startswith(HOLD):  # as long as the test wants, however slow the machine is
+                wait_until_exists(Path(text.removeprefix(HOLD)))
         if "crash" in features:
             raise RuntimeError("secret at /srv/private/file.py")
         return np.zeros((len(features), 2), dtype=np.float32)
@@ -62,10 +65,14 @@ class FaultyModel:
         ]
 
 
+def wait_until_exists(path: Path) -> None:
+    while not path.exists():
+        time.sleep(0.02)
+
+
 def load_when_file_exists(location: str) -> Any:
     """Load the model once a file of that name exists."""
-    while not Path(location).exists():
-        time.sleep(0.02)
+    wait_until_exists(Path(location))
     return FaultyModel()
 
 

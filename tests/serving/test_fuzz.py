@@ -301,10 +301,12 @@ def fire(server: Server, shots: Iterator[Shot]) -> Counter[str]:
 
 
 def resident(server: Server) -> float:
-    """Resident memory of the idle process, MiB."""
-    time.sleep(1)
-    pages = int(Path(f"/proc/{server.process.pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
+    """Resident memory of the process, MiB, once it no longer changes."""
+    readings: list[int] = []
+    while (len(readings) < 100 and len(set(readings[-5:])) != 1) or len(readings) < 5:
+        readings.append(int(Path(f"/proc/{server.process.pid}/statm").read_text().split()[1]))
+        time.sleep(0.1)
+    return readings[-1] * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from mistere.serving.client import DialogueClient
-from tests.serving.conftest import ROOT, Server, Utterance, free_port, launch, make_bundle
+from tests.serving.conftest import ROOT, Server, Utterance, free_port, launch, make_bundle, wait_for_depth
+from tests.serving.faulty_server import HOLD
 
 FAULTY = [str(Path(__file__).with_name("faulty_server.py"))]
-SLEEP = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["sleep"]}]}
 
 
 def status(server: Server, path: str) -> int:
@@ -36,23 +36,25 @@ def wait_for(server: Server, path: str, code: int, seconds: float = 60) -> None:
 
 
 def test_not_ready_while_loading_then_drained_without_loss(tmp_path: Path) -> None:
-    gate = tmp_path / "loaded"
-    server = launch(FAULTY, str(gate), tmp_path / "log", "--drain-seconds", "1")
+    gate, release = tmp_path / "loaded", tmp_path / "release"
+    held = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": [f"{HOLD}{release}"]}]}
+    server = launch(FAULTY, str(gate), tmp_path / "log", "--drain-seconds", "5")
     infer = f"{server.url}/v2/models/mistere/infer"
     try:
         wait_for(server, "/v2/health/live", 200)
         assert status(server, "/v2/health/ready") == 503
-        early = httpx.post(infer, json=SLEEP)
+        early = httpx.post(infer, json=held, timeout=60)
         assert early.status_code == 503
         assert early.json() == {"error": "The model is not ready."}
         gate.touch()
         wait_for(server, "/v2/health/ready", 200)
         with ThreadPoolExecutor(2) as pool:
-            answers = [pool.submit(httpx.post, infer, json=SLEEP, timeout=20) for _ in range(2)]
-            time.sleep(0.3)
+            answers = [pool.submit(httpx.post, infer, json=held, timeout=120) for _ in range(2)]
+            wait_for_depth(server, 2)
             server.process.terminate()
-            wait_for(server, "/v2/health/ready", 503, 1)
+            wait_for(server, "/v2/health/ready", 503)
             assert status(server, "/v2/health/live") == 200
+            release.touch()
             assert [answer.result().status_code for answer in answers] == [200, 200]
         assert server.process.wait(timeout=120) == 0
         assert status(server, "/v2/health/live") == 0
