@@ -55,7 +55,7 @@ class ExtractionSettings(Section):
 
 
 class NodeSettings(Section):
-    """Resources of each training node if there are several, in addition to one GPU per process (none with ``device: cpu``).
+    """Resources of each training node if there are several.
 
     Service account, secrets and pull secrets are those of the step that starts the nodes.
 
@@ -64,6 +64,7 @@ class NodeSettings(Section):
         cpu: CPU request, a Kubernetes quantity.
         cpu_limit: CPU limit, a Kubernetes quantity.
         memory: memory request and limit, a Kubernetes quantity.
+        gpus: number of GPUs; None for one per process with ``device: cuda``, and none otherwise.
         gpu_type: extended resource of the GPUs.
         shared_memory: size of ``/dev/shm``, which the GPUs of a node communicate through.
         scratch: size of ``/tmp``, which holds the prepared utterances, the base weights and the checkpoints.
@@ -76,6 +77,7 @@ class NodeSettings(Section):
     cpu: str = Field(default="4", pattern=QUANTITY)
     cpu_limit: str = Field(default="8", pattern=QUANTITY)
     memory: str = Field(default="16Gi", pattern=QUANTITY)
+    gpus: int | None = Field(default=None, ge=0, le=64)
     gpu_type: str = Field(default="nvidia.com/gpu", min_length=1)
     shared_memory: str = Field(default="2Gi", pattern=QUANTITY)
     scratch: str = Field(default="40Gi", pattern=QUANTITY)
@@ -165,6 +167,13 @@ class EncoderConfig(SeededSection):
     extraction: ExtractionSettings = ExtractionSettings()
 
     outside_key: ClassVar[frozenset[str]] = frozenset({"extraction", "tracking", "checkpoint_seconds", "nodes"})
+
+    @property
+    def gpus_per_node(self) -> int:
+        """GPUs of each training node if there are several."""
+        if self.nodes.gpus is not None:
+            return self.nodes.gpus
+        return self.processes if self.device == "cuda" else 0
 
     def for_checkpoint(self) -> dict[str, Any]:
         """The settings that a checkpoint records: all but those of how and where the work runs."""

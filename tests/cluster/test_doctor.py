@@ -382,6 +382,27 @@ CLUSTER_TROUBLE: dict[str, tuple[Callable[[KubernetesApi], Any], tuple[str, ...]
         "failed",
         "finetune_encoder-text fits on no node (gpu-1 has 4 nvidia.com/gpu, it asks for 8)",
     ),
+    "training nodes with more GPUs than a node has": (
+        lambda api: None,
+        ("text.num_nodes=2", "text.nodes.gpus=8", "text.nodes.tolerations=[{operator: Exists}]"),
+        "GPU nodes",
+        "failed",
+        "a node of the text encoder fits on no node (gpu-1 has 4 nvidia.com/gpu, it asks for 8): change text.nodes",
+    ),
+    "training nodes that are too large": (
+        lambda api: None,
+        ("speech.num_nodes=2", "speech.nodes.memory=999Gi"),
+        "largest step",
+        "failed",
+        "a node of the speech encoder fits on no node",
+    ),
+    "a quota that all training nodes exceed together": (
+        put("/resourcequotas", quota(limits_memory="40Gi")),
+        ("text.num_nodes=3",),
+        "quotas",
+        "failed",
+        "3 times a node of the text encoder asks for 51539607552 of limits.memory, and the quota team allows 40Gi",
+    ),
     "a taint that is not tolerated": (
         lambda api: None,
         ("gpu", "cluster.steps.evaluate_model.tolerations=[]"),

@@ -23,6 +23,7 @@ IMAGE = "registry.example/mistere-train@sha256:" + "b" * 64
 EVERYTHING = TextConfig(
     num_nodes=3,
     processes=4,
+    device="cuda",
     nodes=NodeSettings(
         cpu="16", memory="120Gi", node_selector={"pool": "gpu"}, tolerations=[Toleration(key="nvidia.com/gpu")]
     ),
@@ -53,6 +54,23 @@ def test_the_manifest_is_valid_under_the_crd(config: TextConfig) -> None:
     assert not [error.message for error in validator.iter_errors(content)]
     pod_of(content)["automountServiceAccountToken"] = False
     assert list(validator.iter_errors(content)), "a field that the CRD does not have is refused"
+
+
+@pytest.mark.parametrize(
+    ("settings", "gpus"),
+    [
+        ({}, None),
+        ({"device": "cpu"}, None),
+        ({"device": "cuda"}, "1"),
+        ({"device": "cuda", "processes": 4}, "4"),
+        ({"nodes": NodeSettings(gpus=2)}, "2"),
+        ({"device": "cuda", "nodes": NodeSettings(gpus=0)}, None),
+    ],
+    ids=str,
+)
+def test_nodes_request_gpus_only_where_they_are_wanted(settings: dict[str, Any], gpus: str | None) -> None:
+    resources = manifest(TextConfig(num_nodes=2, **settings))["spec"]["trainer"]["resourcesPerNode"]
+    assert resources["limits"].get("nvidia.com/gpu") == resources["requests"].get("nvidia.com/gpu") == gpus
 
 
 def test_the_train_job_uses_the_queue_of_the_step() -> None:

@@ -42,7 +42,7 @@ def train_job(
         step_pod: the pod of the step that starts it.
     """
     nodes = config.nodes
-    gpus = {nodes.gpu_type: str(config.processes)} if config.device != "cpu" else {}
+    gpus = {nodes.gpu_type: str(config.gpus_per_node)} if config.gpus_per_node else {}
     own = step_pod["metadata"]
     return {
         "apiVersion": TRAINER_API,

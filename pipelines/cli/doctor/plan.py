@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from mistere.common.environment import STORE_VARIABLE, TRACKING_VARIABLE
 from mistere.common.modalities import MODALITIES
 from mistere.config.cluster import StepSettings
+from mistere.config.encoder import EncoderConfig
 from mistere.config.loader import Config
 from mistere.config.stages import stages
 from pipelines.cli.doctor.groups.clock import Clock
@@ -41,6 +42,18 @@ class Plan:
         """Whether the run is executed by pods of a cluster."""
         return bool(self.host) or self.store.startswith("s3://")
 
+    def pods(self) -> Iterator[PlannedPods]:
+        """The pods of all steps, and of the TrainJobs that steps start."""
+        for name, step in self.steps():
+            yield PlannedPods(name, f"cluster.steps.{name}", step)
+        for modality in MODALITIES:
+            config: EncoderConfig = getattr(self.config, modality)
+            if config.num_nodes > 1:
+                pod = StepSettings(
+                    gpus=config.gpus_per_node, **config.nodes.model_dump(exclude={"runtime", "timeout", "gpus"})
+                )
+                yield PlannedPods(f"a node of the {modality} encoder", f"{modality}.nodes", pod, config.num_nodes)
+
     def steps(self) -> Iterator[tuple[str, StepSettings]]:
         """The settings of each step's pod, by its name in ``cluster.steps``."""
         for stage, info in stages().items():
@@ -49,6 +62,23 @@ class Plan:
                     yield f"{stage}-{modality}", self.config.cluster.step(stage, modality)
             else:
                 yield stage, self.config.cluster.step(stage)
+
+
+@dataclass(frozen=True)
+class PlannedPods:
+    """Pods of one kind that a run starts.
+
+    Attributes:
+        name: the step, or the nodes of a section's TrainJob.
+        setting: where the configuration sets them.
+        pod: what each requests.
+        count: how many run at the same time.
+    """
+
+    name: str
+    setting: str
+    pod: StepSettings
+    count: int = 1
 
 
 def make_plan(profile: str, settings: Sequence[str], host: str | None, store: str | None, tracking: str | None) -> Plan:

@@ -38,34 +38,35 @@ def _number(quantity: str | int | None) -> Decimal:
 
 def _gpus(cluster: Cluster) -> CheckResult:
     plan = cluster.plan
-    asking = {name: step for name, step in plan.steps() if step.gpus}
+    asking = [pods for pods in plan.pods() if pods.pod.gpus]
     if not asking:
         return ok(f"the profile {plan.profile} asks for none.")
     ready = cluster.nodes
-    for name, step in asking.items():
-        with_gpus = [node for node in ready if _number(_allocatable(node).get(step.gpu_type))]
+    for pods in asking:
+        kind = pods.pod.gpu_type
+        with_gpus = [node for node in ready if _number(_allocatable(node).get(kind))]
         if not with_gpus:
-            steps = ", ".join(other for other, one in asking.items() if one.gpu_type == step.gpu_type)
+            names = ", ".join(other.name for other in asking if other.pod.gpu_type == kind)
             return failed(
-                f"no node has any {step.gpu_type}, and the profile {plan.profile} asks for them in {steps}: add GPU nodes with their "
+                f"no node has any {kind}, and the profile {plan.profile} asks for them in {names}: add GPU nodes with their "
                 "device plugin (an autoscaled pool of zero nodes does not count), or choose a profile for CPUs."
             )
-        refusals = [_refusal(node, step) for node in with_gpus]
+        refusals = [_refusal(node, pods.pod) for node in with_gpus]
         if all(refusals):
-            return failed(f"{name} fits on no node ({refusals[0]}): change cluster.steps.{name}, or add such a node.")
-    return ok(f"{', '.join(asking)} fit.")
+            return failed(f"{pods.name} fits on no node ({refusals[0]}): change {pods.setting}, or add such a node.")
+    return ok(f"{', '.join(pods.name for pods in asking)} fit.")
 
 
 def _fits(cluster: Cluster) -> CheckResult:
-    """Whether each step without GPUs fits on a node."""
-    steps = [(name, step) for name, step in cluster.plan.steps() if not step.gpus]
+    """Whether each pod without GPUs fits on a node."""
+    without_gpus = [pods for pods in cluster.plan.pods() if not pods.pod.gpus]
     ready = cluster.nodes
-    for name, step in steps:
-        refusals = [_refusal(node, step) for node in ready]
+    for pods in without_gpus:
+        refusals = [_refusal(node, pods.pod) for node in ready]
         if all(refusals):
-            return failed(f"{name} fits on no node ({refusals[0]}): change cluster.steps.{name}, or add such a node.")
-    name, step = max(steps, key=lambda item: _number(item[1].memory))
-    return ok(f"{name} ({step.cpu} CPUs, {step.memory}) and all smaller ones fit.")
+            return failed(f"{pods.name} fits on no node ({refusals[0]}): change {pods.setting}, or add such a node.")
+    largest = max(without_gpus, key=lambda pods: _number(pods.pod.memory))
+    return ok(f"{largest.name} ({largest.pod.cpu} CPUs, {largest.pod.memory}) and all smaller ones fit.")
 
 
 def _allocatable(node: Node) -> dict[str, Any]:
@@ -104,12 +105,12 @@ def _quotas(cluster: Cluster) -> CheckResult:
     for quota in quotas:
         status = quota.get("status", {})
         for resource, hard in (status.get("hard") or quota.get("spec", {}).get("hard") or {}).items():
-            for name, wanted in _largest(cluster, resource):
+            for name, setting, wanted in _largest(cluster, resource):
                 used = (status.get("used") or {}).get(resource, "0")
                 if _number(wanted) > _number(hard):
                     return failed(
                         f"{name} asks for {wanted} of {resource}, and the quota {quota['metadata']['name']} allows {hard} in all of "
-                        f"namespace {namespace}: raise it, or lower cluster.steps.{name}."
+                        f"namespace {namespace}: raise it, or lower {setting}."
                     )
                 if _number(wanted) + _number(used) > _number(hard):
                     waiting = f"{name} will wait: {used} of {hard} {resource} (quota {quota['metadata']['name']}) are in use now."
@@ -118,17 +119,22 @@ def _quotas(cluster: Cluster) -> CheckResult:
     return ok(f"each step is within {len(quotas)} of them." if quotas else "there are none.")
 
 
-def _largest(cluster: Cluster, resource: str) -> Iterator[tuple[str, str]]:
-    """The step with the largest request for a quota's resource, and that request; nothing if no step requests it."""
+def _largest(cluster: Cluster, resource: str) -> Iterator[tuple[str, str, str]]:
+    """The largest request for a quota's resource, of a step or of all nodes of a TrainJob; nothing if none requests it.
+
+    Yields:
+        The name of the pods, the setting that determines them, and what they request together.
+    """
     kind = resource.removeprefix("requests.").removeprefix("limits.")
     field = {"cpu": "cpu_limit" if resource.startswith("limits.") else "cpu", "memory": "memory"}.get(kind, "")
-    requests = [
-        (name, getattr(step, field) if field else str(step.gpus))
-        for name, step in cluster.plan.steps()
-        if field or (step.gpus and step.gpu_type == kind)
-    ]
+    requests = []
+    for pods in cluster.plan.pods():
+        if field or (pods.pod.gpus and pods.pod.gpu_type == kind):
+            each = getattr(pods.pod, field) if field else str(pods.pod.gpus)
+            name = pods.name if pods.count == 1 else f"{pods.count} times {pods.name}"
+            requests.append((name, pods.setting, each if pods.count == 1 else str(_number(each) * pods.count)))
     if requests:
-        yield max(requests, key=lambda item: _number(item[1]))
+        yield max(requests, key=lambda request: _number(request[2]))
 
 
 def _limits(cluster: Cluster) -> CheckResult:
@@ -144,11 +150,11 @@ def _limits(cluster: Cluster) -> CheckResult:
         if limit["type"] in {"Container", "Pod"}
     ]
     for range_name, bound in bounds:
-        for name, step in cluster.plan.steps():
-            for resource, wanted in (("cpu", step.cpu_limit), ("memory", step.memory)):
+        for pods in cluster.plan.pods():
+            for resource, wanted in (("cpu", pods.pod.cpu_limit), ("memory", pods.pod.memory)):
                 if resource in bound and _number(wanted) > _number(bound[resource]):
                     return failed(
-                        f"{name} has a limit of {wanted} {resource}, and {range_name} allows {bound[resource]} in namespace {namespace}: "
-                        f"raise it, or lower cluster.steps.{name}."
+                        f"{pods.name} has a limit of {wanted} {resource}, and {range_name} allows {bound[resource]} in namespace {namespace}: "
+                        f"raise it, or lower {pods.setting}."
                     )
     return ok(f"each step is within {len(bounds)} of them." if bounds else "there are none.")
