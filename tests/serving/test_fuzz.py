@@ -342,7 +342,7 @@ def fuzz(target: Server, warm_up: int, count: int, connections: int) -> None:
 
 
 def test_hundreds_of_almost_valid_requests(target: Server) -> None:
-    fuzz(target, 200, 600, 1)
+    fuzz(target, 100, 300, 1)
 
 
 @pytest.mark.long
