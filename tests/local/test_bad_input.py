@@ -78,7 +78,7 @@ REJECTIONS: dict[str, tuple[Callable[[], Iterator[Row]], str]] = {
 
 @pytest.mark.parametrize(
     "damage",
-    [pytest.param(name, marks=[pytest.mark.long] if name != "a speaker in two splits" else []) for name in REJECTIONS],
+    [pytest.param(name, marks=pytest.mark.long) for name in REJECTIONS],  # one that is quick: a table without labels
 )
 def test_data_is_rejected_with_a_sentence_and_a_report(damage: str, tmp_path: Path) -> None:
     utterances, says = REJECTIONS[damage]
@@ -103,6 +103,10 @@ def test_a_table_without_labels_is_rejected(tmp_path: Path) -> None:
     pq.write_table(pq.read_table(shard).drop_columns(["label"]), shard)
     rejected = run(tmp_path / "output", folder)
     assert rejected.code == 4 and "lacks the column 'label'" in rejected.text
+    assert "DATA REJECTED" in rejected.text and "Traceback" not in rejected.text
+    assert (rejected.folder / "reports" / "validation_report.html").is_file()
+    assert (rejected.folder / "reports" / "run_report.html").is_file()
+    assert "finetune_encoder-text" not in rejected.stages
 
 
 @pytest.mark.parametrize("harm", [pytest.param("missing", marks=pytest.mark.long), "corrupt"])
