@@ -78,7 +78,7 @@ REJECTIONS: dict[str, tuple[Callable[[], Iterator[Row]], str]] = {
 
 @pytest.mark.parametrize(
     "damage",
-    [pytest.param(name, marks=pytest.mark.long) for name in REJECTIONS],  # one that is quick: a table without labels
+    [pytest.param(name, marks=[pytest.mark.long] if name != "a speaker in two splits" else []) for name in REJECTIONS],
 )
 def test_data_is_rejected_with_a_sentence_and_a_report(damage: str, tmp_path: Path) -> None:
     utterances, says = REJECTIONS[damage]
@@ -97,16 +97,13 @@ def test_two_runs_in_one_folder_do_not_meet(tmp_path: Path) -> None:
     assert done.returncode == 1 and "another run is at work" in one_line(done)
 
 
+@pytest.mark.long
 def test_a_table_without_labels_is_rejected(tmp_path: Path) -> None:
     folder = make_dataset(tmp_path / "tones")
     shard = folder / "dev-00000.parquet"
     pq.write_table(pq.read_table(shard).drop_columns(["label"]), shard)
     rejected = run(tmp_path / "output", folder)
     assert rejected.code == 4 and "lacks the column 'label'" in rejected.text
-    assert "DATA REJECTED" in rejected.text and "Traceback" not in rejected.text
-    assert (rejected.folder / "reports" / "validation_report.html").is_file()
-    assert (rejected.folder / "reports" / "run_report.html").is_file()
-    assert "finetune_encoder-text" not in rejected.stages
 
 
 @pytest.mark.parametrize("harm", [pytest.param("missing", marks=pytest.mark.long), "corrupt"])

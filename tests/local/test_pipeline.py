@@ -19,7 +19,7 @@ import pytest
 from mistere.artifacts.object_store import LocalStore
 from mistere.registry.champion import read_champion
 from mistere.serving.client import DialogueClient
-from tests.local.workshop import LABELS, ROOT, Run, make_dataset, mistere, rows, run
+from tests.local.workshop import LABELS, ROOT, Run, make_dataset, mistere, mistere_in_process, rows, run
 
 ALWAYS = {"resolve_inputs", "register_model", "deploy_model", "report_run"}
 
@@ -110,6 +110,7 @@ def test_a_damaged_artifact_is_named_and_made_again(first: Run, output: Path, da
     assert again.stages["train_moe"]["outputs"]["model"] == digest
 
 
+@pytest.mark.long  # tests/cluster/test_release_on_cluster.py shows it of a roll-out in the quick tests
 def test_a_failed_smoke_test_moves_no_champion(
     first: Run, output: Path, data: Path, tree: Path, tmp_path: Path
 ) -> None:
@@ -151,12 +152,12 @@ def test_the_deployed_model_is_served_and_queried_as_the_docs_say(first: Run, ou
 def test_a_finished_run_s_embeddings_are_trained_on_and_tuned_for(first: Run, output: Path, tmp_path: Path) -> None:
     source = ["--embeddings", str(output), "--profile", "tiny", "--set", "mixture.epochs=2"]
     alone = ["--set", "mixture.modalities=[text]", "--output", str(tmp_path / "text-only")]
-    trained = mistere("train", *source, *alone)
+    trained = mistere_in_process("train", *source, *alone)
     assert trained.returncode == 0, trained.stderr
     assert "text alone" in trained.stdout and (tmp_path / "text-only" / "report.html").is_file()
-    tuned = mistere("tune", *source, "--trials", "1", "--output", str(tmp_path / "tune"))
+    tuned = mistere_in_process("tune", *source, "--trials", "1", "--output", str(tmp_path / "tune"))
     assert tuned.returncode == 0, tuned.stderr
-    nowhere = mistere("train", "--embeddings", str(tmp_path), "--output", str(tmp_path / "none"))
+    nowhere = mistere_in_process("train", "--embeddings", str(tmp_path), "--output", str(tmp_path / "none"))
     assert nowhere.returncode == 2 and not (tmp_path / "none").exists()
 
 

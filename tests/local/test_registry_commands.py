@@ -49,15 +49,12 @@ class Registry:
         return champion.model_version, read_deployment(self.store, "mistere").model_version
 
 
-EVERYTHING = (
-    "mixture.seed=1",
-    *(f"evaluation.{name}=true" for name in ("robustness", "int8", "runtime", "speaker_probe")),
-)
+EVERYTHING = [f"evaluation.{name}=true" for name in ("robustness", "int8", "runtime", "speaker_probe")]
 
 
 @pytest.fixture(scope="module")
 def registry(tree: Path, first: Run, output: Path, data: Path) -> Registry:
-    second = run(output, data, *EVERYTHING, root=tree)
+    second = run(output, data, "mixture.seed=1", root=tree)
     assert first.code == second.code == 0, first.text + second.text
     return Registry(tree, data, output, first, second)
 
@@ -73,8 +70,12 @@ def test_two_versions_with_aliases_code_and_data(registry: Registry) -> None:
     assert [event["outcome"] for event in log] == ["done", "done"] and log[1]["by"].startswith("run ")
 
 
-def test_everything_that_can_be_measured_was(registry: Registry) -> None:
-    reports = registry.second.folder / "reports"
+@pytest.mark.long
+def test_everything_that_can_be_measured_was(registry: Registry, tmp_path: Path) -> None:
+    copy = shutil.copytree(registry.output, tmp_path / "output")
+    measured = run(copy, registry.data, "mixture.seed=2", *EVERYTHING, root=registry.tree)
+    assert measured.code == 0, measured.text
+    reports = measured.folder / "reports"
     metrics = json.loads((reports / "metrics.json").read_text())
     for name in ("robustness.noise_0db.loss", "robustness.words_20.weighted_f1", "int8.loss", "contribution.text"):
         assert metrics[f"test.{name}.low"] <= metrics[f"test.{name}"] <= metrics[f"test.{name}.high"]
