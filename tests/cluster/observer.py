@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.cluster.conftest import Cluster
 
-WAIT_SECONDS = 60
+WAIT_SECONDS = 180
 """A limit for a machine under load; a wait ends as soon as its condition holds."""
 
 

@@ -15,6 +15,7 @@ from mistere.serving.kserve.live_service import service_path
 from mistere.serving.kserve.rollout import ClusterDeployment
 from tests.cluster.conftest import Cluster
 from tests.cluster.observer import is_gone, settled_pods, watch_ready, watch_shares
+from tests.cluster.trainer import until
 
 STANDARD = DeploymentConfig(mode="standard", ready_timeout=60)
 KNATIVE = DeploymentConfig(mode="knative", ready_timeout=60)
@@ -71,13 +72,18 @@ def test_a_second_bundle_waits_for_the_resources_of_its_candidate(
     cluster.to(first, STANDARD).roll_out(first, nothing)
     end, seen = cluster.controller._end, list[str]()
 
+    def pod_reads() -> int:
+        return sum("/pods?" in path for _, path in cluster.server.calls)
+
     def slowly(name: str) -> None:
         if name.startswith("mistere-candidate"):
-            time.sleep(0.5)
+            reads = pod_reads()
+            until(lambda: pod_reads() >= reads + 2)  # the deployment asks whether the pod is gone
             seen.append(cluster.server.changes()[-1])
         end(name)
 
     monkeypatch.setattr(cluster.controller, "_end", slowly)
+    monkeypatch.setattr(cluster_deployment, "_WATCH_SECONDS", 0.2)
     cluster.to(second, STANDARD).roll_out(second, nothing)
     assert seen == ["DELETE mistere-candidate"], "nothing was applied while its pod still left"
     assert cluster.served() == second.manifest.digest
@@ -156,7 +162,13 @@ def test_a_service_under_deletion_is_awaited(cluster: Cluster) -> None:
     assert left is not None and left["metadata"]["deletionTimestamp"] and not cluster.to(bundle, STANDARD).serves()
     with pytest.raises(MistereError, match="is being deleted and does not terminate"):
         cluster.to(bundle, QUICK).roll_out(bundle, nothing)
-    threading.Timer(0.1, cluster.controller.start).start()
+    calls = len(cluster.server.calls)
+
+    def start() -> None:
+        until(lambda: any("watch=1" in path for _, path in cluster.server.calls[calls:]))  # the deployment waits
+        cluster.controller.start()
+
+    threading.Thread(target=start, daemon=True).start()
     cluster.to(bundle, STANDARD).roll_out(bundle, nothing)
     after = cluster.api.find("inferenceservices", "mistere")
     assert after is not None and after["metadata"]["uid"] != left["metadata"]["uid"]
@@ -193,7 +205,7 @@ def test_a_restarting_canary_is_rolled_back(cluster: Cluster) -> None:
 def sleep(deployment: ClusterDeployment) -> None:
     """Scale the deployment to zero as Knative does without requests."""
     revision = deployment._revision(deployment.manifest())
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while pods := revision.pods()[0]:  # a write in progress of the controller may restore the pods once
         assert time.monotonic() < deadline
         for pod in pods:

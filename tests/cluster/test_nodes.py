@@ -81,6 +81,9 @@ def test_the_train_job_is_created_followed_and_deleted(
 ) -> None:
     seen: list[dict[str, Any]] = []
 
+    def log_reads(node: int) -> int:
+        return sum(f"/{NAME}-node-0-{node}/log?" in path for _, path in cluster.server.calls)
+
     def work(node: int, say: Callable[[str], None], _stopped: Any, prefix: str) -> int:
         seen.append(cluster.api.find("trainjobs", NAME) or {})
         job = json.loads(cluster.store.read(f"{prefix}/job.json")[0])
@@ -88,7 +91,8 @@ def test_the_train_job_is_created_followed_and_deleted(
         assert cluster.store.read(f"{prefix}/dev/features.bin")[0] == b"dev"
         for count in range(3):
             say(f"line {count} of {node}")
-            time.sleep(0.06)
+            reads = log_reads(node)
+            until(lambda reads=reads: log_reads(node) > reads)  # type: ignore[misc]  # each line is in a read of its own
         return finish(cluster, prefix, node)
 
     cluster.run_containers(work)
@@ -112,7 +116,7 @@ def test_a_batch_that_does_not_fit_is_halved_on_all_nodes(cluster: TrainerCluste
         if micro_batch == 8 and node == 1:
             return fail(cluster, prefix, node, memory=True)
         if micro_batch == 8:
-            stopped.wait(60)
+            stopped.wait(300)
             return 1
         return finish(cluster, prefix, node)
 
@@ -130,7 +134,7 @@ def test_a_failed_node_fails_the_step(cluster: TrainerCluster) -> None:
         if node == 1 and not failed:
             failed.append(node)
             return fail(cluster, prefix, node, message=message, exit_code=2)
-        stopped.wait(60)
+        stopped.wait(300)
         return 1
 
     failed: list[int] = []
@@ -147,10 +151,21 @@ def test_a_lost_node_is_restarted(cluster: TrainerCluster) -> None:
 
 
 def test_a_node_lost_after_the_others_finished_is_not_awaited(cluster: TrainerCluster) -> None:
+    def finished_at(node: int) -> str:
+        pod = cluster.api.find("pods", f"{NAME}-node-0-{node}") or {"status": {"containerStatuses": [{"state": {}}]}}
+        state = pod["status"]["containerStatuses"][0]["state"]
+        return str(state.get("terminated", {}).get("finishedAt", ""))
+
     def work(node: int, _say: Any, stopped: threading.Event, _prefix: str) -> int:
         if node == 1:
             return 0
-        stopped.wait(1.1 if not falls else 60)
+        if falls:
+            stopped.wait(300)
+            return 1
+        until(lambda: finished_at(1))
+        until(
+            lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()) > finished_at(1)
+        )  # the stamps have whole seconds
         falls.append(node)
         return 1
 
@@ -164,7 +179,7 @@ def test_a_node_lost_after_the_others_finished_is_not_awaited(cluster: TrainerCl
 def test_repeatedly_lost_nodes_fail_with_their_last_log_lines(cluster: TrainerCluster) -> None:
     def work(node: int, say: Callable[[str], None], stopped: threading.Event, _prefix: str) -> int:
         if node == 1:  # runs until it is stopped, so that node 0 always fails first
-            stopped.wait(60)
+            stopped.wait(300)
             return 1
         say("Traceback (most recent call last):")
         say("RuntimeError: NCCL error")
@@ -213,7 +228,7 @@ def test_last_log_lines_of_a_restarted_process_are_reported(
 def test_a_train_job_that_cannot_start_is_not_awaited(
     cluster: TrainerCluster, state: dict[str, Any], expected: str
 ) -> None:
-    controller = cluster.run_containers(lambda _node, _say, stopped, _prefix: int(stopped.wait(60)))
+    controller = cluster.run_containers(lambda _node, _say, stopped, _prefix: int(stopped.wait(300)))
     controller.states[1] = state
     with pytest.raises(MistereError, match=f"^node 1 of TrainJob {NAME} .*{expected}"):
         train_on_nodes(cluster.job(), "base", cluster.step())
@@ -225,15 +240,19 @@ def test_a_pending_reason_is_reported_once(cluster: TrainerCluster, monkeypatch:
     job, step = cluster.job(), cluster.step()
     go = threading.Event()
 
+    def pod_lists() -> int:
+        return sum("/pods?" in path for _, path in cluster.server.calls)
+
     def later() -> None:
         until(lambda: len(cluster.ears.notes) == 2)
         controller = cluster.run_containers(
-            lambda node, _say, _stopped, prefix: int(not go.wait(60)) or finish(cluster, prefix, node)
+            lambda node, _say, _stopped, prefix: int(not go.wait(300)) or finish(cluster, prefix, node)
         )
         message = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
         controller.conditions[1] = [{"type": "PodScheduled", "status": "False", "message": message}]
         until(lambda: len(cluster.ears.notes) == 3)
-        time.sleep(0.2)
+        looks = pod_lists()
+        until(lambda: pod_lists() >= looks + 3)  # further looks at the same pods
         go.set()
 
     thread = threading.Thread(target=later)
@@ -246,7 +265,7 @@ def test_a_pending_reason_is_reported_once(cluster: TrainerCluster, monkeypatch:
 
 def test_sigterm_deletes_the_train_job(cluster: TrainerCluster) -> None:
     def work(_node: int, _say: Any, stopped: threading.Event, _prefix: str) -> int:
-        stopped.wait(60)
+        stopped.wait(300)
         return 1
 
     cluster.run_containers(work)
@@ -280,7 +299,7 @@ def test_the_exit_handler_deletes_a_leftover_train_job(cluster: TrainerCluster) 
 
 def test_a_restarted_step_adopts_the_running_train_job(cluster: TrainerCluster) -> None:
     go = threading.Event()
-    cluster.run_containers(lambda node, _say, _stopped, prefix: int(not go.wait(60)) or finish(cluster, prefix, node))
+    cluster.run_containers(lambda node, _say, _stopped, prefix: int(not go.wait(300)) or finish(cluster, prefix, node))
     job, step = cluster.job(), cluster.step()
     child = os.fork()
     if not child:
@@ -290,8 +309,15 @@ def test_a_restarted_step_adopts_the_running_train_job(cluster: TrainerCluster) 
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     (before,) = cluster.api.all("trainjobs")
-    threading.Timer(0.3, go.set).start()
+
+    def release() -> None:
+        until(lambda: cluster.ears.notes)
+        go.set()
+
+    thread = threading.Thread(target=release)
+    thread.start()
     assert train_on_nodes(job, "base", step) == CURVE
+    thread.join()
     assert cluster.ears.notes == [f"TrainJob {NAME} is already running and is followed."]
     assert cluster.calls("POST") == 1 and before["metadata"]["name"] == NAME and nothing_is_left(cluster)
 
@@ -302,8 +328,11 @@ def test_a_train_job_under_deletion_is_awaited(cluster: TrainerCluster) -> None:
     cluster.api.write("trainjobs", going)
     job, step = cluster.job(), cluster.step()
 
+    created_before: list[int] = []
+
     def remove() -> None:
-        time.sleep(0.2)
+        until(lambda: sum(path.endswith(f"/trainjobs/{NAME}") for _, path in cluster.server.calls) >= 3)
+        created_before.append(cluster.calls("POST"))
         cluster.api.remove("trainjobs", NAME)
         cluster.run_containers(lambda node, _say, _stopped, prefix: finish(cluster, prefix, node))
 
@@ -311,11 +340,11 @@ def test_a_train_job_under_deletion_is_awaited(cluster: TrainerCluster) -> None:
     thread.start()
     assert train_on_nodes(job, "base", step) == CURVE
     thread.join()
-    assert cluster.calls("POST") == 1
+    assert created_before == [0] and cluster.calls("POST") == 1
 
 
 def test_an_externally_deleted_train_job_is_reported(cluster: TrainerCluster) -> None:
-    cluster.run_containers(lambda _node, _say, stopped, _prefix: int(stopped.wait(60)))
+    cluster.run_containers(lambda _node, _say, stopped, _prefix: int(stopped.wait(300)))
     job, step = cluster.job(), cluster.step()
 
     def delete() -> None:
@@ -331,8 +360,9 @@ def test_an_externally_deleted_train_job_is_reported(cluster: TrainerCluster) ->
 
 def test_a_temporary_api_outage_is_tolerated(cluster: TrainerCluster) -> None:
     def work(node: int, _say: Any, _stopped: Any, prefix: str) -> int:
-        cluster.server.troubles.append(Trouble("GET", 503, times=9))
-        time.sleep(0.2)
+        outage = Trouble("GET", 503, times=9)
+        cluster.server.troubles.append(outage)
+        until(lambda: not outage.times)
         return finish(cluster, prefix, node)
 
     cluster.run_containers(work)
@@ -377,7 +407,7 @@ def test_unreadable_logs_do_not_stop_training(cluster: TrainerCluster) -> None:
     use_token(cluster, "deaf", role() - {("get", "pods/log")})
 
     def work(node: int, _say: Any, _stopped: Any, prefix: str) -> int:
-        time.sleep(0.2)
+        until(lambda: len(cluster.ears.notes) == 2)
         return finish(cluster, prefix, node)
 
     cluster.run_containers(work)

@@ -228,7 +228,7 @@ def environment_of(node: int, environment: dict[str, str], folder: Path, port: i
 
 def until(condition: Callable[[], Any]) -> None:
     """Wait for a condition; the limit is for a machine under load."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert condition()
