@@ -125,7 +125,7 @@ def test_the_document_has_every_path_of_the_application_and_no_other() -> None:
 
 
 def served(server: Server) -> dict[str, Any]:
-    response = httpx.get(server.url + OPENAPI_PATH)
+    response = httpx.get(server.url + OPENAPI_PATH, timeout=120)
     assert response.status_code == 200
     document: dict[str, Any] = response.json()
     return document
@@ -151,12 +151,13 @@ def test_the_document_is_served_before_the_model_is_loaded(tmp_path: Path) -> No
     script = str(Path(__file__).with_name("faulty_server.py"))
     waiting = launch([script], str(tmp_path / "never"), tmp_path / "log")
     try:
-        for _ in range(200):
+        deadline = time.monotonic() + 180
+        while True:
             try:
                 assert served(waiting) == DOCUMENT
                 break
             except httpx.ConnectError:
-                assert waiting.process.poll() is None
+                assert waiting.process.poll() is None and time.monotonic() < deadline
                 time.sleep(0.1)
         assert httpx.get(f"{waiting.url}/v2/health/ready").status_code == 503
     finally:
