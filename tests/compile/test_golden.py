@@ -1,4 +1,4 @@
-"""The compiled pipeline is what is committed, and every step names a locked image."""
+"""The committed pipeline is up to date, and every step uses a locked image."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ STAGES = {
 }
 
 
-def test_the_committed_pipeline_is_the_tree_s(tmp_path: Path) -> None:
+def test_committed_pipeline_is_up_to_date(tmp_path: Path) -> None:
     compile_pipeline("sample", [], tmp_path / "retraining.yaml")
     assert (tmp_path / "retraining.yaml").read_text() == GOLDEN.read_text(), "run `make compile`"
 
@@ -46,23 +46,23 @@ def test_every_profile_deploys_to_a_cluster(profile: str, tmp_path: Path) -> Non
     assert refused.value.exit_code == 2 and not (tmp_path / "local.yaml").exists()
 
 
-def test_image_tags_are_the_hash_of_the_tree() -> None:
+def test_image_tags_match_the_source_hash() -> None:
     assert IMAGES_LOCK.read_text() == lock_text(), "run `make compile`"
 
 
 def pipeline_spec() -> dict[str, Any]:
-    """The pipeline's document; what only Kubernetes knows is in a second one."""
+    """Return the pipeline's YAML document; the second document holds Kubernetes settings."""
     return dict(next(yaml.safe_load_all(GOLDEN.read_text())))
 
 
-def test_every_step_runs_a_locked_image() -> None:
+def test_each_step_runs_a_locked_image() -> None:
     images = set(yaml.safe_load(IMAGES_LOCK.read_text())["images"].values())
     executors = pipeline_spec()["deploymentSpec"]["executors"]
     assert {name.removeprefix("exec-") for name in executors} == STAGES
     assert {executor["container"]["image"] for executor in executors.values()} <= images
 
 
-def test_steps_that_look_outside_are_never_cached() -> None:
+def test_steps_with_external_effects_are_not_cached() -> None:
     spec = pipeline_spec()
     tasks = {}
     for dag in [spec["root"], *spec["components"].values()]:
@@ -71,17 +71,17 @@ def test_steps_that_look_outside_are_never_cached() -> None:
     assert STAGES - cached == {"resolve-inputs", "register-model", "deploy-model", "report-run"}
 
 
-def test_no_more_than_ten_parameters_and_no_secret_among_them() -> None:
+def test_pipeline_has_at_most_ten_parameters_and_no_secret() -> None:
     parameters = pipeline_spec()["root"]["inputDefinitions"]["parameters"]
     assert len(parameters) <= 10
     text = yaml.safe_dump(pipeline_spec()).lower()
     assert not any(word in text for word in ("password", "secret_key", "aws_access", "token="))
 
 
-def test_the_user_interface_is_given_figures_a_confusion_matrix_and_the_report() -> None:
-    shown = {
+def test_pipeline_outputs_metrics_confusion_matrix_and_report() -> None:
+    output_types = {
         output["artifactType"]["schemaTitle"]
         for component in pipeline_spec()["components"].values()
         for output in component.get("outputDefinitions", {}).get("artifacts", {}).values()
     }
-    assert {"system.Metrics", "system.ClassificationMetrics", "system.HTML"} <= shown
+    assert {"system.Metrics", "system.ClassificationMetrics", "system.HTML"} <= output_types

@@ -1,4 +1,4 @@
-"""Every step of the compiled pipeline gets what its profile says: resources, time, retries, secrets, nodes, labels."""
+"""Each step of the compiled pipeline has the resources, timeout, retries, secrets, nodes and labels of its profile."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PROFILES = {
 }
 
 
-def number(quantity: str) -> float:
+def parse_quantity(quantity: str) -> float:
     for unit, factor in UNITS.items():
         if quantity.endswith(unit):
             return float(quantity.removesuffix(unit)) * factor
@@ -46,7 +46,7 @@ def number(quantity: str) -> float:
 
 
 class Compiled:
-    """A compiled pipeline, by step."""
+    """A compiled pipeline with its settings by step."""
 
     def __init__(self, profile: str, settings: list[str], path: Path) -> None:
         compile_pipeline(profile, settings, path)
@@ -65,8 +65,8 @@ class Compiled:
                 if "executorLabel" in component:
                     label = component["executorLabel"]
                     modality = task["inputs"].get("parameters", {}).get("modality", {})
-                    said = modality.get("runtimeValue", {}).get("constant", "")
-                    self.steps[label] = (name.removesuffix("-2").replace("-", "_"), said)
+                    modality_name = modality.get("runtimeValue", {}).get("constant", "")
+                    self.steps[label] = (name.removesuffix("-2").replace("-", "_"), modality_name)
                     self.retries[label] = task.get("retryPolicy", {})
 
 
@@ -79,32 +79,32 @@ def compiled(
     return Compiled(profile, settings, path), load_profile(profile, settings).cluster
 
 
-def test_every_step_gets_the_settings_of_its_profile(compiled: tuple[Compiled, ClusterConfig]) -> None:
+def test_each_step_has_the_settings_of_its_profile(compiled: tuple[Compiled, ClusterConfig]) -> None:
     pipeline, cluster = compiled
     assert {stage for stage, _ in pipeline.steps.values()} == set(stages())
     for label, (stage, modality) in pipeline.steps.items():
-        wanted = cluster.step(stage, modality)
+        expected = cluster.step(stage, modality)
         resources, pod = pipeline.containers[label]["resources"], pipeline.pods[label]
-        assert resources["resourceCpuRequest"] == wanted.cpu and resources["resourceCpuLimit"] == wanted.cpu_limit
-        assert resources["resourceMemoryRequest"] == resources["resourceMemoryLimit"] == wanted.memory
-        if wanted.gpus:
-            assert resources["accelerator"]["resourceType"] == wanted.gpu_type
-            assert int(resources["accelerator"]["resourceCount"]) == wanted.gpus
+        assert resources["resourceCpuRequest"] == expected.cpu and resources["resourceCpuLimit"] == expected.cpu_limit
+        assert resources["resourceMemoryRequest"] == resources["resourceMemoryLimit"] == expected.memory
+        if expected.gpus:
+            assert resources["accelerator"]["resourceType"] == expected.gpu_type
+            assert int(resources["accelerator"]["resourceCount"]) == expected.gpus
         else:
             assert "accelerator" not in resources
-        assert int(pod["activeDeadlineSeconds"]) == wanted.timeout
+        assert int(pod["activeDeadlineSeconds"]) == expected.timeout
         retry = pipeline.retries[label]
-        assert int(retry.get("maxRetryCount", 0)) == wanted.retries
-        if wanted.retries:
+        assert int(retry.get("maxRetryCount", 0)) == expected.retries
+        if expected.retries:
             # Argo kills a later attempt when this window from the first attempt's start has passed (seen on Argo 4.0.5).
-            waits = sum(30 * 2**attempt for attempt in range(wanted.retries))
-            assert retry["backoffMaxDuration"] == f"{(wanted.retries + 1) * wanted.timeout + waits}s"
+            waits = sum(30 * 2**attempt for attempt in range(expected.retries))
+            assert retry["backoffMaxDuration"] == f"{(expected.retries + 1) * expected.timeout + waits}s"
         assert pod["securityContext"] == {"runAsUser": "10001", "runAsGroup": "10001", "runAsNonRoot": True}
         mounts = {mount["mountPath"]: mount for mount in pod["emptyDirMounts"]}
-        assert mounts["/tmp"]["sizeLimit"] == wanted.scratch
-        assert mounts.get("/dev/shm", {}).get("sizeLimit", "") == wanted.shared_memory
-        assert pod.get("nodeSelector", {}).get("labels", {}) == wanted.node_selector
-        assert len(pod.get("tolerations", [])) == len(wanted.tolerations)
+        assert mounts["/tmp"]["sizeLimit"] == expected.scratch
+        assert mounts.get("/dev/shm", {}).get("sizeLimit", "") == expected.shared_memory
+        assert pod.get("nodeSelector", {}).get("labels", {}) == expected.node_selector
+        assert len(pod.get("tolerations", [])) == len(expected.tolerations)
         labels = pod["podMetadata"]["labels"]
         assert labels["mistere/stage"] == stage.replace("_", "-") and cluster.labels.items() <= labels.items()
         pulls = [pull["secretName"] for pull in pod.get("imagePullSecret", [])]
@@ -114,30 +114,34 @@ def test_every_step_gets_the_settings_of_its_profile(compiled: tuple[Compiled, C
         assert int(pipeline.settings[f"resourceTtlOn{event}"]) == cluster.run_ttl
 
 
-def test_a_request_never_exceeds_its_limit(compiled: tuple[Compiled, ClusterConfig]) -> None:
+def test_requests_do_not_exceed_limits(compiled: tuple[Compiled, ClusterConfig]) -> None:
     for container in compiled[0].containers.values():
         resources = container["resources"]
-        assert 0 < number(resources["resourceCpuRequest"]) <= number(resources["resourceCpuLimit"])
-        assert GIB / 2 <= number(resources["resourceMemoryRequest"]) <= number(resources["resourceMemoryLimit"])
+        assert 0 < parse_quantity(resources["resourceCpuRequest"]) <= parse_quantity(resources["resourceCpuLimit"])
+        assert (
+            GIB / 2
+            <= parse_quantity(resources["resourceMemoryRequest"])
+            <= parse_quantity(resources["resourceMemoryLimit"])
+        )
 
 
-def test_secrets_are_references_and_each_step_has_those_it_needs(compiled: tuple[Compiled, ClusterConfig]) -> None:
+def test_each_step_references_the_secrets_it_needs(compiled: tuple[Compiled, ClusterConfig]) -> None:
     pipeline, cluster = compiled
     for label, (stage, _) in pipeline.steps.items():
-        wanted = {cluster.storage_secret: STORAGE_KEYS} if cluster.storage_secret else {}
+        expected = {cluster.storage_secret: STORAGE_KEYS} if cluster.storage_secret else {}
         if stage in {"finetune_encoder", "train_moe", "register_model", "deploy_model", "report_run"}:
-            wanted[cluster.tracking_secret] = TRACKING_KEYS
+            expected[cluster.tracking_secret] = TRACKING_KEYS
         if stage == "report_run":
-            wanted[cluster.webhook_secret] = WEBHOOK_KEYS
-        found = {}
+            expected[cluster.webhook_secret] = WEBHOOK_KEYS
+        secrets = {}
         for secret in pipeline.pods[label].get("secretAsEnv", []):
             assert secret["optional"] is True
-            found[secret["secretName"]] = tuple(key["secretKey"] for key in secret["keyToEnv"])
-        assert found == wanted
+            secrets[secret["secretName"]] = tuple(key["secretKey"] for key in secret["keyToEnv"])
+        assert secrets == expected
         assert not pipeline.containers[label].get("env")
 
 
-def test_gpu_profiles_ask_for_gpus_where_gpus_are_used() -> None:
+def test_gpu_profiles_request_gpus_for_encoder_steps_only() -> None:
     for profile in ("gpu", "paper"):
         config = load_profile(profile)
         for modality, section in (("speech", config.speech), ("text", config.text)):
@@ -148,7 +152,7 @@ def test_gpu_profiles_ask_for_gpus_where_gpus_are_used() -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "says"),
+    ("setting", "message"),
     [
         (
             "cluster.steps.finetune_encoders.cpu='2'",
@@ -159,7 +163,7 @@ def test_gpu_profiles_ask_for_gpus_where_gpus_are_used() -> None:
         ("cluster.namespace=Not_A_Name", "cluster.namespace"),
     ],
 )
-def test_a_wrong_setting_is_one_sentence(setting: str, says: str) -> None:
+def test_invalid_setting_is_rejected_with_one_sentence(setting: str, message: str) -> None:
     with pytest.raises(UsageError) as error:
         load_profile("sample", [setting])
-    assert says in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)

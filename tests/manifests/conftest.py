@@ -1,4 +1,4 @@
-"""Fixtures: every overlay, and the InferenceService with every component, built once by kubectl."""
+"""Fixtures: each overlay, and the InferenceService with each component, built once by kubectl."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Builds = dict[str, list[Object]]
 
 
 def kustomize(folder: Path) -> list[Object]:
-    """The objects that ``kubectl apply -k`` would send."""
+    """Return the objects that ``kubectl apply -k`` sends."""
     kubectl = shutil.which("kubectl", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     assert kubectl, "kubectl is in requirements-dev.lock: make setup-dev"
     built = subprocess.run([kubectl, "kustomize", str(folder)], capture_output=True, text=True, timeout=60)
@@ -34,7 +34,7 @@ def kustomize(folder: Path) -> list[Object]:
 
 
 def _with_predictor(folder: Path, components: tuple[str, ...]) -> list[Object]:
-    """The base and the InferenceService, under components: what an overlay that releases by Git builds."""
+    """Build the base and the InferenceService with components, as an overlay for GitOps releases does."""
     relative = [os.path.relpath(MANIFESTS / "base" / part, folder) for part in ("", "inference-service")]
     content = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
@@ -48,14 +48,14 @@ def _with_predictor(folder: Path, components: tuple[str, ...]) -> list[Object]:
 
 @pytest.fixture(scope="session")
 def builds(tmp_path_factory: pytest.TempPathFactory) -> Builds:
-    """By name: an overlay, or ``with NAME`` for the InferenceService with one component (``with base`` for none)."""
-    found = {name: kustomize(MANIFESTS / "overlays" / name) for name in OVERLAYS}
+    """Objects by build: an overlay's name, or ``with NAME`` for the InferenceService with one component (``with base`` for none)."""
+    objects = {name: kustomize(MANIFESTS / "overlays" / name) for name in OVERLAYS}
     for name in ("base", *COMPONENTS):
         folder = tmp_path_factory.mktemp(name)
-        found[f"with {name}"] = _with_predictor(folder, () if name == "base" else (name,))
-    return found
+        objects[f"with {name}"] = _with_predictor(folder, () if name == "base" else (name,))
+    return objects
 
 
 def of_kind(objects: list[Object], kind: str) -> dict[str, Object]:
-    """Objects of a kind, by name."""
+    """Return the objects of a kind by name."""
     return {content["metadata"]["name"]: content for content in objects if content["kind"] == kind}

@@ -10,8 +10,8 @@ PROFILES = ("RuntimeDefault", "Localhost")
 
 
 def broken_rules(pod: dict[str, Any]) -> Iterator[str]:
-    """What of ``restricted`` a pod's spec does not hold; nothing where an API server would admit it."""
-    whole = pod.get("securityContext", {})
+    """Yield the ``restricted`` rules that a pod's spec violates; nothing if an API server admits the pod."""
+    pod_context = pod.get("securityContext", {})
     for name in ("hostNetwork", "hostPID", "hostIPC", "hostUsers"):
         if pod.get(name):
             yield name
@@ -19,24 +19,24 @@ def broken_rules(pod: dict[str, Any]) -> Iterator[str]:
         if unknown := set(volume) - {"name"} - VOLUMES:
             yield f"volume {unknown}"
     for forbidden in ("sysctls", "seLinuxOptions", "windowsOptions"):
-        if forbidden in whole:
+        if forbidden in pod_context:
             yield forbidden
     for container in [*pod["containers"], *pod.get("initContainers", [])]:
-        own = container.get("securityContext", {})
-        if own.get("allowPrivilegeEscalation") is not False:
+        context = container.get("securityContext", {})
+        if context.get("allowPrivilegeEscalation") is not False:
             yield "allowPrivilegeEscalation"
-        if own.get("privileged"):
+        if context.get("privileged"):
             yield "privileged"
-        capabilities = own.get("capabilities", {})
+        capabilities = context.get("capabilities", {})
         if capabilities.get("drop") != ["ALL"] or set(capabilities.get("add", [])) - {"NET_BIND_SERVICE"}:
             yield "capabilities"
-        if own.get("runAsNonRoot", whole.get("runAsNonRoot")) is not True:
+        if context.get("runAsNonRoot", pod_context.get("runAsNonRoot")) is not True:
             yield "runAsNonRoot"
-        if own.get("runAsUser", whole.get("runAsUser", 1)) == 0:
+        if context.get("runAsUser", pod_context.get("runAsUser", 1)) == 0:
             yield "runAsUser"
-        if own.get("seccompProfile", whole.get("seccompProfile", {})).get("type") not in PROFILES:
+        if context.get("seccompProfile", pod_context.get("seccompProfile", {})).get("type") not in PROFILES:
             yield "seccompProfile"
         if any(port.get("hostPort") for port in container.get("ports", [])):
             yield "hostPort"
-        if own.get("procMount", "Default") != "Default":
+        if context.get("procMount", "Default") != "Default":
             yield "procMount"

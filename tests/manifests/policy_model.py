@@ -25,26 +25,26 @@ class Endpoint:
 
 
 def reaches(policies: list[Policy], source: Endpoint, target: Endpoint, port: int, protocol: str = "TCP") -> bool:
-    """Whether a connection is allowed at both its ends."""
+    """Return whether egress at the source and ingress at the target allow a connection."""
     return _allowed(policies, source, target, "Egress", port, protocol) and _allowed(
         policies, target, source, "Ingress", port, protocol
     )
 
 
-def _allowed(policies: list[Policy], pod: Endpoint, peer: Endpoint, way: str, port: int, protocol: str) -> bool:
+def _allowed(policies: list[Policy], pod: Endpoint, peer: Endpoint, direction: str, port: int, protocol: str) -> bool:
     selecting = [
         policy["spec"]
         for policy in policies
         if policy["metadata"]["namespace"] == pod.namespace
-        and way in policy["spec"]["policyTypes"]
+        and direction in policy["spec"]["policyTypes"]
         and _selects(policy["spec"]["podSelector"], pod.labels)
     ]
-    side = "from" if way == "Ingress" else "to"
+    side = "from" if direction == "Ingress" else "to"
     return not selecting or any(
-        any(_is_peer(each, pod.namespace, peer) for each in rule[side])
+        any(_is_peer(rule_peer, pod.namespace, peer) for rule_peer in rule[side])
         and ("ports" not in rule or {"port": port, "protocol": protocol} in rule["ports"])
         for spec in selecting
-        for rule in spec.get(way.lower(), [])
+        for rule in spec.get(direction.lower(), [])
     )
 
 
@@ -52,17 +52,17 @@ def _is_peer(rule: dict[str, Any], namespace: str, peer: Endpoint) -> bool:
     if "ipBlock" in rule:
         block = rule["ipBlock"]
         inside = [
-            bool(peer.address) and ipaddress.ip_address(peer.address) in ipaddress.ip_network(each)
-            for each in (block["cidr"], *block.get("except", []))
+            bool(peer.address) and ipaddress.ip_address(peer.address) in ipaddress.ip_network(network)
+            for network in (block["cidr"], *block.get("except", []))
         ]
         return inside[0] and not any(inside[1:])
     if peer.address:
         return False
     if "namespaceSelector" in rule:
-        place = _selects(rule["namespaceSelector"], {"kubernetes.io/metadata.name": peer.namespace})
+        in_namespace = _selects(rule["namespaceSelector"], {"kubernetes.io/metadata.name": peer.namespace})
     else:
-        place = peer.namespace == namespace
-    return place and _selects(rule.get("podSelector", {}), peer.labels)
+        in_namespace = peer.namespace == namespace
+    return in_namespace and _selects(rule.get("podSelector", {}), peer.labels)
 
 
 def _selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:

@@ -1,4 +1,4 @@
-"""Allowed traffic between the actors, in every overlay."""
+"""Network policies allow the required traffic only, in every overlay."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ DNS = Endpoint("kube-system", {"k8s-app": "kube-dns"})
 STORE, API, METADATA = Endpoint(address="52.218.0.1"), Endpoint(address="10.0.0.5"), Endpoint(address="169.254.169.254")
 
 
-def places(overlay: str) -> tuple[str, str]:
-    """Namespace of the runs, and of the predictor."""
+def namespaces_of(overlay: str) -> tuple[str, str]:
+    """Return the namespace of the runs and that of the predictor."""
     serving = next(name for name in NAMESPACES[overlay] if name != "kubeflow")
     return ("kubeflow" if overlay == "kind" else serving), serving
 
@@ -29,10 +29,10 @@ def places(overlay: str) -> tuple[str, str]:
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_required_traffic_is_allowed_and_other_traffic_is_denied(builds: Builds, overlay: str) -> None:
     policies = list(of_kind(builds[overlay], "NetworkPolicy").values())
-    runs, serving = places(overlay)
+    runs, serving = namespaces_of(overlay)
     step, predictor = Endpoint(runs, RUN), Endpoint(serving, PREDICTOR)
-    stranger, foreign = Endpoint(serving, {"app": "notebook"}), Endpoint("default", {"app": "notebook"})
-    needed = [
+    unrelated, foreign = Endpoint(serving, {"app": "notebook"}), Endpoint("default", {"app": "notebook"})
+    required = [
         (step, predictor, protocol.HTTP_PORT),
         (step, predictor, protocol.GRPC_PORT),
         (step, Endpoint("kubeflow", {"app": "ml-pipeline"}), 8887),
@@ -48,11 +48,11 @@ def test_required_traffic_is_allowed_and_other_traffic_is_denied(builds: Builds,
         (step, DNS, 53),
         (predictor, DNS, 53),
     ]
-    for source, target, port in needed:
+    for source, target, port in required:
         assert reaches(policies, source, target, port), (source, target, port)
     assert reaches(policies, predictor, DNS, 53, "UDP")
-    refused = [
-        (stranger, predictor, protocol.HTTP_PORT),
+    denied = [
+        (unrelated, predictor, protocol.HTTP_PORT),
         (foreign, predictor, protocol.HTTP_PORT),
         (Endpoint("monitoring", {"app": "prometheus"}), predictor, protocol.GRPC_PORT),
         (foreign, Endpoint(serving, NODE), 29500),
@@ -65,22 +65,24 @@ def test_required_traffic_is_allowed_and_other_traffic_is_denied(builds: Builds,
         (Endpoint(serving, RUN), METADATA, 80),
         (Endpoint(serving, NODE), METADATA, 443),
         (Endpoint(serving, RUN), foreign, 8080),
-        (stranger, STORE, 443),
-        (stranger, stranger, 8080),
+        (unrelated, STORE, 443),
+        (unrelated, unrelated, 8080),
     ]
-    for source, target, port in refused:
+    for source, target, port in denied:
         assert not reaches(policies, source, target, port), (source, target, port)
 
 
-def test_on_kind_the_store_beside_the_cluster_is_reached(builds: Builds) -> None:
+def test_kind_overlay_allows_the_store_outside_the_cluster(builds: Builds) -> None:
     policies = list(of_kind(builds["kind"], "NetworkPolicy").values())
     predictor, store = Endpoint("mistere", PREDICTOR), Endpoint(address="172.18.0.1")
     assert reaches(policies, predictor, store, 9000) and not reaches(policies, predictor, store, 22)
 
 
-def test_knative_traffic_goes_through_its_own_proxy(builds: Builds) -> None:
+def test_knative_traffic_passes_the_queue_proxy(builds: Builds) -> None:
     policies = list(of_kind(builds["with knative"], "NetworkPolicy").values())
     predictor, activator = Endpoint("mistere", PREDICTOR), Endpoint("knative-serving", {"app": "activator"})
     assert reaches(policies, activator, predictor, 8012)
     assert not reaches(policies, activator, predictor, protocol.HTTP_PORT)
-    assert reaches(policies, Endpoint("mistere", RUN), predictor, protocol.HTTP_PORT), "deploy_model asks the very pod"
+    assert reaches(policies, Endpoint("mistere", RUN), predictor, protocol.HTTP_PORT), (
+        "deploy_model calls the predictor's pod directly"
+    )

@@ -1,4 +1,4 @@
-"""Least privilege: access rights, network, pods, secrets."""
+"""Manifests grant least privilege: RBAC, network, pods and secrets."""
 
 from __future__ import annotations
 
@@ -43,28 +43,28 @@ ROLES = {
     "mistere-promoter": PROMOTER,
     "mistere-submitter": SUBMITTER,
 }
-"""What each actor needs and, exactly, has."""
+"""The exact rules of each role."""
 
 
-def rights(role: dict[str, Any]) -> dict[tuple[str, ...], set[str]]:
-    found: dict[tuple[str, ...], set[str]] = {}
+def verbs_by_resource(role: dict[str, Any]) -> dict[tuple[str, ...], set[str]]:
+    verbs: dict[tuple[str, ...], set[str]] = {}
     for rule in role["rules"]:
         for group in rule["apiGroups"]:
             for resource in rule["resources"]:
                 for name in rule.get("resourceNames", [None]):
                     key = (group, resource) if name is None else (group, resource, name)
-                    found.setdefault(key, set()).update(rule["verbs"])
-    return found
+                    verbs.setdefault(key, set()).update(rule["verbs"])
+    return verbs
 
 
-def test_each_actor_has_what_it_needs_and_nothing_else(builds: Builds) -> None:
+def test_roles_grant_the_required_rules_only(builds: Builds) -> None:
     for build, objects in builds.items():
         for name, role in of_kind(objects, "Role").items():
-            assert rights(role) == ROLES[name], (build, name)
+            assert verbs_by_resource(role) == ROLES[name], (build, name)
         assert set(of_kind(objects, "Role")) == set(ROLES)
 
 
-def test_no_right_is_a_wildcard_or_reaches_beyond_its_namespace(builds: Builds) -> None:
+def test_roles_have_no_wildcard_and_no_cluster_scope(builds: Builds) -> None:
     for objects in builds.values():
         assert not [content for content in objects if content["kind"].startswith("ClusterRole")]
         for role in of_kind(objects, "Role").values():
@@ -76,12 +76,12 @@ def test_no_right_is_a_wildcard_or_reaches_beyond_its_namespace(builds: Builds) 
                     assert rule["resourceNames"] and rule["verbs"] == ["get"]
 
 
-def test_rights_go_to_service_accounts_that_exist(builds: Builds) -> None:
+def test_role_bindings_name_existing_service_accounts(builds: Builds) -> None:
     for build, objects in builds.items():
         accounts = {
-            (each["metadata"]["namespace"], each["metadata"]["name"])
-            for each in objects
-            if each["kind"] == "ServiceAccount"
+            (content["metadata"]["namespace"], content["metadata"]["name"])
+            for content in objects
+            if content["kind"] == "ServiceAccount"
         }
         bound = set()
         for content in objects:
@@ -95,13 +95,13 @@ def test_rights_go_to_service_accounts_that_exist(builds: Builds) -> None:
         assert "mistere-predictor" not in {name for _, name in bound}
 
 
-def test_only_the_pipeline_is_given_a_token(builds: Builds) -> None:
+def test_only_the_pipeline_account_mounts_a_token(builds: Builds) -> None:
     for objects in builds.values():
         for name, account in of_kind(objects, "ServiceAccount").items():
             assert account.get("automountServiceAccountToken", True) is (name == "mistere-pipeline")
 
 
-def test_namespaces_are_restricted(builds: Builds) -> None:
+def test_namespaces_enforce_the_restricted_standard(builds: Builds) -> None:
     for objects in builds.values():
         namespaces = of_kind(objects, "Namespace")
         assert len(namespaces) == 1
@@ -110,7 +110,7 @@ def test_namespaces_are_restricted(builds: Builds) -> None:
             assert labels[f"pod-security.kubernetes.io/{mode}"] == "restricted"
 
 
-def test_kubeflow_prepares_the_namespace_and_lets_its_pods_in(builds: Builds) -> None:
+def test_namespace_labels_enable_kubeflow(builds: Builds) -> None:
     for objects in builds.values():
         labels = next(iter(of_kind(objects, "Namespace").values()))["metadata"]["labels"]
         assert labels["pipelines.kubeflow.org/enabled"] == "true"
@@ -126,12 +126,14 @@ def predictors(builds: Builds) -> dict[str, dict[str, Any]]:
 
 
 def test_pods_are_restricted_and_request_resources(builds: Builds) -> None:
-    found = predictors(builds)
-    assert len(found) == 7
-    for build, pod in found.items():
+    pods = predictors(builds)
+    assert len(pods) == 7
+    for build, pod in pods.items():
         assert not list(broken_rules(pod)), build
         knative = build == "with knative"
-        assert knative or pod["automountServiceAccountToken"] is False, "Knative's pods go by the service account"
+        assert knative or pod["automountServiceAccountToken"] is False, (
+            "Knative's pods take this setting from the service account"
+        )
         for container in pod["containers"]:
             assert container["securityContext"]["readOnlyRootFilesystem"] is True
             resources = container["resources"]
@@ -154,7 +156,7 @@ def test_pods_are_restricted_and_request_resources(builds: Builds) -> None:
         (("containers", 0, "securityContext", "privileged"), True, "privileged"),
     ],
 )
-def test_the_check_sees_a_pod_that_is_not_restricted(
+def test_pod_security_check_detects_each_violation(
     builds: Builds, path: tuple[str | int, ...], value: object, rule: str
 ) -> None:
     pod: Any = copy.deepcopy(predictors(builds)["with base"])
@@ -169,7 +171,7 @@ def test_all_traffic_is_denied_unless_a_policy_allows_it(builds: Builds) -> None
     for build, objects in builds.items():
         policies = of_kind(objects, "NetworkPolicy")
         assert policies["default-deny"]["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
-        assert {each["metadata"]["namespace"] for each in policies.values()} == set(of_kind(objects, "Namespace"))
+        assert {policy["metadata"]["namespace"] for policy in policies.values()} == set(of_kind(objects, "Namespace"))
         for name, policy in policies.items():
             spec = policy["spec"]
             assert spec["podSelector"] or name in ("default-deny", "dns"), (build, name)

@@ -1,4 +1,4 @@
-"""A copy of the code, for tests that add a file to it, and the example files that the documentation shows."""
+"""Copies the code for tests that add a file to it, and reads complete example files from the documentation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def copy_code(target: Path) -> None:
 
 
 def python_block(page: Path) -> str:
-    """The first Python block of a page that starts with a docstring: a complete file."""
+    """Return the first Python block of a page that starts with a docstring: a complete file."""
     for block in re.findall(r"^```python[^\n]*\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
         if block.startswith('"""'):
             return str(block)
@@ -27,10 +27,10 @@ def python_block(page: Path) -> str:
 
 
 def run_python(tree: Path, *arguments: str) -> str:
-    """Output of Python in a tree; only its own code is imported."""
+    """Run Python in a tree, which supplies the project's code; return stdout."""
     environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, *arguments], cwd=tree, env=environment, capture_output=True, text=True, timeout=300
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout

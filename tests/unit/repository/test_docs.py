@@ -1,4 +1,4 @@
-"""The README and the pages of docs/ name only what exists: commands, options, settings, targets, modules, files, links."""
+"""Commands, options, settings, targets, modules, files and links in the README and docs/ exist."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ DOCUMENTS = [
 ]
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
 CURRENT = [name for name in NAMES if name != "CHANGELOG.md"]
-"""The changelog also names what is gone."""
+"""The changelog also names removed things."""
 _FENCE = re.compile(r"^( *)(```+|~~~+)(\w*)[^\n]*\n(.*?)^\1\2", re.DOTALL | re.MULTILINE)
-_ROOMS = re.compile(r"^\| (\d) \| `(\w+)` \|", re.MULTILINE)
+_PACKAGES = re.compile(r"^\| (\d) \| `(\w+)` \|", re.MULTILINE)
 
 
 @cache
@@ -53,25 +53,25 @@ def shell_lines(name: str) -> list[str]:
 
 
 def spans(name: str) -> list[str]:
-    """What stands in backticks outside of blocks, without line breaks."""
+    """Return the inline code outside of code blocks, without line breaks."""
     return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", _FENCE.sub("", read(name)))]
 
 
 def named_commands() -> list[tuple[str, str]]:
     start = re.compile(r"(?:^|[\s|&(/])(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?mistere ((?:-{0,2}[a-z][^|&;#>]*))")
-    found = set()
+    commands = set()
     for name in CURRENT:
         for line in shell_lines(name):
             typed = re.match(r"(?:- )?(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?mistere (\S.*)", line)
             match = typed or (start.search(line) if ".venv/bin/mistere" in line else None)
             if match:
-                found.add((name, re.split(r"\s[>|&;#]", match[1])[0].strip()))
-        found |= {
+                commands.add((name, re.split(r"\s[>|&;#]", match[1])[0].strip()))
+        commands |= {
             (name, match[1].strip())
             for span in spans(name)
             if (match := re.match(r"(?:[A-Z_]+=\S+ )*mistere (.+)", span))
         }
-    return sorted(found)
+    return sorted(commands)
 
 
 COMMANDS = named_commands()
@@ -84,7 +84,7 @@ PROFILES = [
 
 
 def command_of(words: list[str]) -> tuple[click.Command, list[str]]:
-    """The command that the words name, and its arguments."""
+    """Return the command that the words name, and its arguments."""
     command: click.Command = typer.main.get_command(app)
     while hasattr(command, "commands"):
         while words and words[0].startswith("-"):
@@ -101,7 +101,7 @@ def command_of(words: list[str]) -> tuple[click.Command, list[str]]:
 
 
 def setting_exists(path: list[str]) -> bool:
-    """Whether a dotted path names a section or a setting; any key of a mapping is accepted."""
+    """Return whether a dotted path names a section or a setting; any key of a mapping is accepted."""
     owner: Any = PIPELINE_CONFIG
     for part in path:
         if get_origin(owner) is dict:
@@ -114,11 +114,11 @@ def setting_exists(path: list[str]) -> bool:
 
 
 def new_files(name: str) -> set[str]:
-    """Files that a page tells the reader to create: blocks with a title."""
+    """Return the files that a page has the reader create: blocks with a title."""
     return set(re.findall(r'^```\w+ title="([^"]+)"', read(name), re.MULTILINE))
 
 
-def test_commands_and_profiles_are_found() -> None:
+def test_commands_and_profiles_are_extracted() -> None:
     assert len(COMMANDS) > 60 and len(PROFILES) >= 2
 
 
@@ -130,10 +130,10 @@ def test_command_exists_with_its_options_and_settings(name: str, command: str) -
     if words and words[0] == "bench" and len(words) > 1 and words[1] != "NAME":
         assert (ROOT / "tests" / "bench" / f"{words[1]}.py").is_file()
         return
-    found, rest = command_of(words)
-    known = {option for parameter in found.params for option in parameter.opts} | {"--help", "-h"}
-    given = {word.partition("=")[0] for word in rest if word.startswith("--") and word != "--"}
-    assert given <= known, f"mistere {command}: no {given - known}"
+    parsed, rest = command_of(words)
+    known = {option for parameter in parsed.params for option in parameter.opts} | {"--help", "-h"}
+    used = {word.partition("=")[0] for word in rest if word.startswith("--") and word != "--"}
+    assert used <= known, f"mistere {command}: no {used - known}"
     settings = [value for option, value in pairwise(rest) if option == "--set"]
     profile = next((value for option, value in pairwise(rest) if option == "--profile"), "sample")
     load_profile(
@@ -180,13 +180,13 @@ def test_paths_exist(name: str) -> None:
     paths = re.findall(
         r"(?<![\w/.-])(?:mistere|components|pipelines|manifests|docker|tests|docs|\.github|\.dvc)/[\w./-]*[\w/]", text
     )
-    made = new_files(name) | {str(parent) for file in new_files(name) for parent in Path(file).parents}
+    created = new_files(name) | {str(parent) for file in new_files(name) for parent in Path(file).parents}
     exempt = {"mistere/data", "mistere/store", "mistere/pipeline-python"}  # inside a bucket, an image
     missing = {
         path
         for path in paths
         if not (ROOT / path).exists()
-        and path.rstrip("/") not in made | exempt
+        and path.rstrip("/") not in created | exempt
         and not re.match(r"mistere/\d+$", path)
         and path != ".dvc/config.local"
     }
@@ -206,7 +206,7 @@ def test_environment_variables_exist(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"])
-def test_links_outside_the_site_lead_somewhere(name: str) -> None:
+def test_links_outside_the_site_have_existing_targets(name: str) -> None:
     """Links between pages of docs/ are checked by ``make docs``."""
     targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", read(name)) + re.findall(
         r'(?:src|srcset)="([^":]+)"', read(name)
@@ -219,7 +219,7 @@ def test_readme_is_short() -> None:
     assert len(read("README.md").splitlines()) <= 200
 
 
-def test_prohibited_uses_are_named_everywhere() -> None:
+def test_prohibited_uses_are_named_in_each_document() -> None:
     for name in ("README.md", "docs/index.md", "components/register_model/model_card.md"):
         text = " ".join(read(name).split())
         assert re.search(r"at work or in education", text) and "5(1)(f)" in text and "50(3)" in text, name
@@ -235,7 +235,7 @@ def reference() -> ModuleType:
     return module
 
 
-def test_reference_names_every_command_setting_and_variable() -> None:
+def test_reference_lists_each_command_setting_and_variable() -> None:
     module = reference()
     commands, settings, codes = module.command_line(), module.settings(), module.exit_codes()
     assert "## mistere schedule apply" in commands and "`--quarantine`" in commands
@@ -245,7 +245,7 @@ def test_reference_names_every_command_setting_and_variable() -> None:
     assert module.variables_in_code() <= set(module.VARIABLES)
 
 
-def test_every_setting_has_a_meaning() -> None:
+def test_settings_have_a_description() -> None:
     module = reference()
     rows = [
         row
@@ -257,7 +257,7 @@ def test_every_setting_has_a_meaning() -> None:
 
 
 def test_quoted_error_messages_exist() -> None:
-    """Each message on the page about troubleshooting is one that the code, or make, can print."""
+    """The code or the Makefile contains each message of the troubleshooting page."""
     code = read_makefile() + "".join(
         re.sub(r'"\s*\n\s*[frb]*"', "", file.read_text(encoding="utf-8"))
         for layer in ("mistere", "components", "pipelines")
@@ -273,26 +273,26 @@ def test_quoted_error_messages_exist() -> None:
     assert not [message for message in messages if message not in code]
 
 
-def test_room_table_matches_the_tree_and_the_import_contract() -> None:
+def test_package_table_matches_the_tree_and_the_import_contract() -> None:
     text = read("docs/architecture.md")
-    rows = [(int(number), room) for number, room in _ROOMS.findall(text)]
-    rooms = {path.name for path in (ROOT / "mistere").iterdir() if (path / "__init__.py").is_file()}
-    assert {room for _, room in rows} == rooms and len(rows) == len(rooms)
+    rows = [(int(number), package) for number, package in _PACKAGES.findall(text)]
+    packages = {path.name for path in (ROOT / "mistere").iterdir() if (path / "__init__.py").is_file()}
+    assert {package for _, package in rows} == packages and len(rows) == len(packages)
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
         "contracts"
     ]
     (layers,) = (contract["layers"] for contract in contracts if contract.get("containers") == ["mistere"])
     expected = [set(re.split(r" [|:] ", layer)) for layer in reversed(layers)]
-    assert [{room for number, room in rows if number == index + 1} for index in range(len(layers))] == expected
+    assert [{package for number, package in rows if number == index + 1} for index in range(len(layers))] == expected
 
 
-def test_stage_table_names_every_stage() -> None:
+def test_stage_table_lists_each_stage() -> None:
     stages = {path.parent.name for path in (ROOT / "components").glob("*/component.py")}
     table = read("docs/concepts.md").split("## The pipeline")[1].split("## Caching")[0]
     assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == stages
 
 
-def test_no_page_is_outside_the_menu_and_the_site_is_strict() -> None:
+def test_menu_lists_each_page_and_the_site_is_strict() -> None:
     text = read("mkdocs.yml")
     assert "strict: true" in text and "font: false" in text and "anchors: warn" in text
     listed = set(re.findall(r"[\w/-]+\.md", text))
@@ -301,12 +301,12 @@ def test_no_page_is_outside_the_menu_and_the_site_is_strict() -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="mkdocs is not installed: make setup-dev")
-def test_site_builds_offline_and_a_dead_link_fails(tmp_path: Path) -> None:
+def test_site_builds_offline_and_rejects_a_dead_link(tmp_path: Path) -> None:
     def build(configuration: Path) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "mkdocs", "build", "-f", str(configuration), "-d", str(tmp_path / "site")]
         return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=ROOT)
 
-    assert (done := build(ROOT / "mkdocs.yml")).returncode == 0, done.stdout + done.stderr
+    assert (result := build(ROOT / "mkdocs.yml")).returncode == 0, result.stdout + result.stderr
     for page in (tmp_path / "site").rglob("*.html"):
         loaded = re.findall(
             r'<(?:script|img|link)[^>]+(?:src|href)="?(https?://[^">\s]+)', page.read_text(encoding="utf-8")
@@ -321,4 +321,4 @@ def test_site_builds_offline_and_a_dead_link_fails(tmp_path: Path) -> None:
         .replace("docs/hooks", str(ROOT / "docs/hooks"))
     )
     (tmp_path / "mkdocs.yml").write_text(text)
-    assert "no-such-page.md" in (done := build(tmp_path / "mkdocs.yml")).stderr and done.returncode != 0
+    assert "no-such-page.md" in (result := build(tmp_path / "mkdocs.yml")).stderr and result.returncode != 0

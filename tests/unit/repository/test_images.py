@@ -1,4 +1,4 @@
-"""Images: only immutable references are accepted, and each image holds the locked packages that its code imports."""
+"""Image references must be immutable; each image contains the locked packages that its code imports."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ DOCKER = PROJECT_ROOT / "docker"
         f"registry.example.org/team/train-python:src-0123456789ab@{DIGEST}",
     ],
 )
-def test_an_immutable_name_is_accepted(text: str) -> None:
+def test_immutable_reference_is_accepted(text: str) -> None:
     assert str(ImageReference.parse(text, "train")) == text
 
 
@@ -49,7 +49,7 @@ def test_an_immutable_name_is_accepted(text: str) -> None:
         "mistere/train-python:src-main",
     ],
 )
-def test_a_mutable_name_is_rejected_with_the_reason(text: str) -> None:
+def test_mutable_reference_is_rejected_with_the_reason(text: str) -> None:
     with pytest.raises(UsageError) as error:
         ImageReference.parse(text, "train in images.lock.yaml")
     message = str(error.value)
@@ -58,13 +58,13 @@ def test_a_mutable_name_is_rejected_with_the_reason(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "Not An Image", "mistere/train@sha256:abc", "None"])
-def test_invalid_references_are_rejected(text: str) -> None:
+def test_invalid_reference_is_rejected(text: str) -> None:
     with pytest.raises(UsageError):
         ImageReference.parse(text, "train in images.lock.yaml")
 
 
 @pytest.mark.parametrize("content", ["", "images: []", "images: {train: x", "images: {pipeline: a}", "other: 1"])
-def test_a_lock_file_that_names_no_images_is_one_sentence(content: str, tmp_path: Path) -> None:
+def test_lock_file_without_images_is_rejected(content: str, tmp_path: Path) -> None:
     path = tmp_path / "images.lock.yaml"
     path.write_text(content)
     with pytest.raises(UsageError) as error:
@@ -72,55 +72,57 @@ def test_a_lock_file_that_names_no_images_is_one_sentence(content: str, tmp_path
     assert "make compile" in str(error.value) and "\n" not in str(error.value)
 
 
-def test_an_unknown_role_names_the_nearest() -> None:
+def test_unknown_role_error_suggests_a_role() -> None:
     assert image("train") == str(read_images(IMAGES_LOCK)["train"])
     with pytest.raises(UsageError, match="did you mean 'predictor'"):
         image("predictors")
 
 
-def test_the_lock_s_text_keeps_a_digest_of_this_source_and_drops_another_s() -> None:
+def test_lock_text_keeps_digests_of_the_current_source_only() -> None:
     train = known_images()["train"]
-    ours = replace(train, source=source_hash(), digest=DIGEST, torch="cu130", repository="registry.example.org/a/train")
-    assert f"train: registry.example.org/a/train:src-{source_hash()}-cu130@{DIGEST}\n" in lock_text({"train": ours})
-    stale = replace(ours, source="0" * 12)
+    current = replace(
+        train, source=source_hash(), digest=DIGEST, torch="cu130", repository="registry.example.org/a/train"
+    )
+    assert f"train: registry.example.org/a/train:src-{source_hash()}-cu130@{DIGEST}\n" in lock_text({"train": current})
+    stale = replace(current, source="0" * 12)
     assert f"train: registry.example.org/a/train:src-{source_hash()}-cu130\n" in lock_text({"train": stale})
 
 
 @pytest.mark.parametrize("option", ["--digest=trainer=sha256:0", "--digest=train=sha256:0", "--torch=train=CUDA 13"])
-def test_a_wrong_option_is_one_sentence(option: str) -> None:
-    done = subprocess.run(
+def test_invalid_option_is_rejected_with_one_sentence(option: str) -> None:
+    result = subprocess.run(
         [sys.executable, "-m", "pipelines.images", option],
         cwd=PROJECT_ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 2 and done.stderr.startswith("images: ") and done.stderr.count("\n") == 1
+    assert result.returncode == 2 and result.stderr.startswith("images: ") and result.stderr.count("\n") == 1
 
 
-def pins(path: Path) -> dict[str, str]:
-    """Versions by package of a lock file."""
+def read_pins(path: Path) -> dict[str, str]:
+    """Return the versions of a lock file by package."""
     lines = [line.partition("#")[0].strip() for line in path.read_text().splitlines()]
     pairs = [line.split("==") for line in lines if line]
     return {canonicalize_name(name): version for name, version in pairs}
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_an_image_s_lock_is_a_part_of_the_environment_s(role: str) -> None:
-    own, whole = pins(DOCKER / f"{role}.lock"), pins(PROJECT_ROOT / "requirements.lock")
-    assert own.items() <= whole.items()
+def test_image_lock_is_a_subset_of_the_environment_lock(role: str) -> None:
+    image_pins, environment_pins = read_pins(DOCKER / f"{role}.lock"), read_pins(PROJECT_ROOT / "requirements.lock")
+    assert image_pins.items() <= environment_pins.items()
     group = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text())["dependency-groups"][role]
-    assert {canonicalize_name(Requirement(name).name) for name in group} <= own.keys()
+    assert {canonicalize_name(Requirement(name).name) for name in group} <= image_pins.keys()
 
 
-OPTIONAL = {"bitsandbytes", "model_signing"}
-"""Extras: if one is missing, the error says what to install."""
-LEFT_OUT = {"predictor": {"dvc"}}
-"""Imported by functions that read datasets, which the image contains but never calls."""
+EXTRAS = {"bitsandbytes", "model_signing"}
+"""Extras: if one is missing, the error names the package to install."""
+UNUSED = {"predictor": {"dvc"}}
+"""Imported by functions that read datasets, which the image contains and does not call."""
 
 
-def imported(role: str) -> set[str]:
-    """Third-party packages that the modules of an image import, also inside functions."""
+def imported_packages(role: str) -> set[str]:
+    """Return the third-party packages that an image's modules import, also inside functions."""
     components = PROJECT_ROOT / "components"
     stages = {
         path.parent.name
@@ -146,14 +148,14 @@ def imported(role: str) -> set[str]:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_an_image_holds_what_its_code_imports(role: str) -> None:
+def test_image_contains_the_packages_its_code_imports(role: str) -> None:
     providers = packages_distributions()
-    own = pins(DOCKER / f"{role}.lock").keys()
-    for name in imported(role) - OPTIONAL - LEFT_OUT.get(role, set()):
-        assert {canonicalize_name(one) for one in providers[name]} & own, f"{role} lacks {name}"
+    installed = read_pins(DOCKER / f"{role}.lock").keys()
+    for name in imported_packages(role) - EXTRAS - UNUSED.get(role, set()):
+        assert {canonicalize_name(provider) for provider in providers[name]} & installed, f"{role} lacks {name}"
 
 
-def test_the_code_layer_holds_every_package_of_ours() -> None:
+def test_code_layer_contains_each_first_party_package() -> None:
     packages = {path.parent.name for path in PROJECT_ROOT.glob("*/__init__.py")} - {"tests"}
     dockerfile = (DOCKER / "Dockerfile").read_text()
     code = dockerfile.partition(" AS code\n")[2].partition("\nFROM ")[0]
@@ -161,29 +163,29 @@ def test_the_code_layer_holds_every_package_of_ours() -> None:
     assert set(re.findall(r"^COPY (\w+) \1$", code, re.MULTILINE)) == packages
     compiled = re.search(r"^RUN python3 -m compileall .* unchecked-hash (.+)$", code, re.MULTILINE)
     assert compiled is not None and set(compiled[1].split()) == packages
-    let_in = set(re.findall(r"^!(\w+)$", (PROJECT_ROOT / ".dockerignore").read_text(), re.MULTILINE))
-    assert packages <= let_in, "the build context leaves a package out"
+    context_packages = set(re.findall(r"^!(\w+)$", (PROJECT_ROOT / ".dockerignore").read_text(), re.MULTILINE))
+    assert packages <= context_packages, "the build context lacks a package"
 
 
-def test_the_light_image_holds_no_torch() -> None:
-    assert not {"torch", "transformers"} & pins(DOCKER / "pipeline.lock").keys()
-    assert not {"torch", "transformers"} & imported("pipeline")
+def test_pipeline_image_contains_no_torch() -> None:
+    assert not {"torch", "transformers"} & read_pins(DOCKER / "pipeline.lock").keys()
+    assert not {"torch", "transformers"} & imported_packages("pipeline")
 
 
-def test_the_bake_file_builds_what_the_dockerfile_and_the_lock_name() -> None:
+def test_bake_file_matches_dockerfile_and_roles() -> None:
     bake, dockerfile = (DOCKER / "docker-bake.hcl").read_text(), (DOCKER / "Dockerfile").read_text()
-    for listed in re.findall(r"(?:targets|role) = \[(.*?)\]", bake):
-        assert tuple(re.findall(r'"(\w+)"', listed)) == ROLES
+    for roles in re.findall(r"(?:targets|role) = \[(.*?)\]", bake):
+        assert tuple(re.findall(r'"(\w+)"', roles)) == ROLES
     assert set(ROLES) <= set(re.findall(r"^FROM \S+ AS (\w+)$", dockerfile, re.MULTILINE))
-    taken = {
+    build_arguments = {
         word for line in re.findall(r"^ARG (.+)$", dockerfile, re.MULTILINE) for word in line.split("=")[0].split()
     }
-    assert set(re.findall(r"^    ([A-Z_]+) += ", bake, re.MULTILINE)) == taken
+    assert set(re.findall(r"^    ([A-Z_]+) += ", bake, re.MULTILINE)) == build_arguments
     base = r"docker\.io/library/python:3\.11-slim-bookworm"
     assert re.search(base, bake) and re.search(base, dockerfile)
 
 
-def test_every_image_is_run_by_a_user_and_carries_labels_and_no_image_runs_as_root() -> None:
+def test_images_run_as_a_non_root_user_and_have_labels() -> None:
     dockerfile = (DOCKER / "Dockerfile").read_text()
     for role in ROLES:
         stage = dockerfile.partition(f" AS {role}\n")[2].partition("\nFROM ")[0]
@@ -191,21 +193,21 @@ def test_every_image_is_run_by_a_user_and_carries_labels_and_no_image_runs_as_ro
         assert "org.opencontainers.image.revision" in stage and "org.opencontainers.image.version" in stage
 
 
-def test_what_builds_the_images_is_what_makes_the_environment() -> None:
+def test_makefile_and_image_tools_pin_the_same_uv() -> None:
     makefile = (PROJECT_ROOT / "Makefile").read_text()
-    assert f"UV_VERSION := {pins(DOCKER / 'tools.lock')['uv']}\n" in makefile
+    assert f"UV_VERSION := {read_pins(DOCKER / 'tools.lock')['uv']}\n" in makefile
 
 
-def test_an_index_s_password_goes_to_a_build_as_a_secret_only(tmp_path: Path) -> None:
+def test_index_password_reaches_a_build_as_a_secret_only(tmp_path: Path) -> None:
     url = "https://user:s3cret@index.example.org/simple"
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, str(DOCKER / "index_settings.py"), str(tmp_path), "podman"],
         env={**os.environ, "PIP_INDEX_URL": url, "PIP_FIND_LINKS": str(tmp_path)},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert "s3cret" not in done.stdout + done.stderr
-    assert f"id=pip_conf,src={tmp_path}/pip.conf" in done.stdout and f"{tmp_path}:{tmp_path}:ro" in done.stdout
+    assert "s3cret" not in result.stdout + result.stderr
+    assert f"id=pip_conf,src={tmp_path}/pip.conf" in result.stdout and f"{tmp_path}:{tmp_path}:ro" in result.stdout
     assert f"index-url = {url}\n" in (tmp_path / "pip.conf").read_text()
     assert tomllib.loads((tmp_path / "uv.toml").read_text()) == {"index-url": url, "find-links": [str(tmp_path)]}

@@ -1,4 +1,4 @@
-"""Every test has one kind, so that `pytest -m` can choose."""
+"""Every test has exactly one kind, so that `pytest -m` selects by kind."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ import pytest
 from tests.conftest import KIND_OF_DIRECTORY, KINDS, ROOT, TRAINING_MODULES, kind_of, pytest_collection_modifyitems
 
 
-def test_every_directory_of_tests_has_a_kind() -> None:
+def test_each_test_directory_has_a_kind() -> None:
     directories = {path.relative_to(ROOT).parts[0] for path in ROOT.rglob("test_*.py")}
     assert directories <= set(KIND_OF_DIRECTORY) and set(KIND_OF_DIRECTORY.values()) == set(KINDS)
 
 
-def test_every_training_module_exists() -> None:
+def test_training_modules_exist() -> None:
     assert {path.stem for path in (ROOT / "unit").rglob("test_*.py")} >= TRAINING_MODULES
 
 
-def test_this_session_s_tests_have_one_kind_each(request: pytest.FixtureRequest) -> None:
+def test_collected_tests_have_exactly_one_kind(request: pytest.FixtureRequest) -> None:
     for item in request.session.items:
         assert len({marker.name for marker in item.iter_markers()} & set(KINDS)) == 1, item.nodeid
 
 
-def test_a_directory_without_a_kind_and_a_second_kind_are_refused(request: pytest.FixtureRequest) -> None:
+def test_missing_or_second_kind_is_rejected(request: pytest.FixtureRequest) -> None:
     with pytest.raises(pytest.UsageError, match="tests/elsewhere has no kind"):
         kind_of(ROOT / "elsewhere" / "test_it.py")
 
-    class Twice(pytest.Item):
+    class DoublyMarkedItem(pytest.Item):
         def runtest(self) -> None:
-            """Never run."""
+            """This item is collected and not run."""
 
-    item = Twice.from_parent(request.session, name="twice", path=Path(__file__))
+    item = DoublyMarkedItem.from_parent(request.session, name="twice", path=Path(__file__))
     item.add_marker("unit")
     item.add_marker("cluster")
     with pytest.raises(pytest.UsageError, match="is marked cluster and unit: keep one"):

@@ -1,4 +1,4 @@
-"""Profiles are data that load, and the paper's holds the paper's numbers."""
+"""Every profile loads; the profile `paper` has the published hyperparameters."""
 
 from __future__ import annotations
 
@@ -66,26 +66,26 @@ ADAPTERS = {
 
 
 @pytest.mark.parametrize("profile", available_profiles(PROFILES))
-def test_a_profile_loads(profile: str) -> None:
+def test_profile_loads(profile: str) -> None:
     assert isinstance(load_config(profile, directory=PROFILES, schema=PIPELINE_CONFIG), Config)
 
 
 @pytest.mark.parametrize("section", sorted(PUBLISHED))
-def test_the_papers_profile_holds_its_numbers(section: str) -> None:
-    found = getattr(load_config("paper", directory=PROFILES, schema=PIPELINE_CONFIG), section).model_dump()
-    assert {name: found[name] for name in PUBLISHED[section]} == PUBLISHED[section]
+def test_paper_profile_has_the_published_values(section: str) -> None:
+    settings = getattr(load_config("paper", directory=PROFILES, schema=PIPELINE_CONFIG), section).model_dump()
+    assert {name: settings[name] for name in PUBLISHED[section]} == PUBLISHED[section]
     if section in ADAPTERS:
-        assert found["lora"] == ADAPTERS[section]
+        assert settings["lora"] == ADAPTERS[section]
 
 
-def test_every_backbone_of_a_profile_has_a_family() -> None:
+def test_each_backbone_of_a_profile_has_a_family() -> None:
     kinds = {"gpu": ("wavlm", "roberta"), "paper": ("qwen2_audio", "qwen2")}
     for types in kinds.values():
         for modality, model_type in zip(("speech", "text"), types, strict=True):
             assert [cls for cls in families().values() if cls.modality == modality and cls.handles(model_type)]
 
 
-def test_estimates_are_given_for_every_encoder_of_the_gpu_profiles(capsys: pytest.CaptureFixture[str]) -> None:
+def test_estimates_cover_each_encoder_of_the_gpu_profiles(capsys: pytest.CaptureFixture[str]) -> None:
     from tests.bench.encoder_estimates import MODELS, main
 
     main()

@@ -1,4 +1,4 @@
-"""The registry of stages: discovered from their folders, in agreement with the code and the compiled pipeline."""
+"""Stages are discovered from their folders and agree with the code and the compiled pipeline."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mistere.engine.stage import Stage
 
 COMPONENTS = PROJECT_ROOT / "components"
 PAGE = PROJECT_ROOT / "docs" / "extending" / "stage.md"
-PROGRAM = """
+RUN_EXAMPLE_STAGE = """
 import json, sys
 from pathlib import Path
 from components.weakest_label.run import STAGE
@@ -66,13 +66,13 @@ Compiler().compile(retraining(ClusterConfig()), sys.argv[1])
 
 
 def blocks() -> dict[str, str]:
-    """The page's files, by path."""
+    """Return the page's files by path."""
     return dict(re.findall(r'^```\w+ title="([^"]+)"\n(.*?)^```$', PAGE.read_text(encoding="utf-8"), re.M | re.S))
 
 
-def in_tree(tree: Path, program: str, *arguments: str) -> str:
+def run_in_tree(tree: Path, program: str, *arguments: str) -> str:
     environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", program, *arguments],
         cwd=tree,
         env=environment,
@@ -80,16 +80,16 @@ def in_tree(tree: Path, program: str, *arguments: str) -> str:
         text=True,
         timeout=300,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()[-1] if done.stdout else ""
+    assert process.returncode == 0, process.stderr
+    return process.stdout.splitlines()[-1] if process.stdout else ""
 
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """A copy of the code with the stage of the documentation's example in it and in the pipeline."""
+    """A copy of the code with the documentation's example stage, added to the pipeline."""
     tree = tmp_path / "tree"
-    for storey in ("mistere", "components", "pipelines"):
-        shutil.copytree(PROJECT_ROOT / storey, tree / storey, ignore=shutil.ignore_patterns("__pycache__"))
+    for package in ("mistere", "components", "pipelines"):
+        shutil.copytree(PROJECT_ROOT / package, tree / package, ignore=shutil.ignore_patterns("__pycache__"))
     files = blocks()
     call, line = files.pop("pipelines/retraining.py"), files.pop("pipelines/retraining.py import")
     for name, text in files.items():
@@ -97,22 +97,22 @@ def copy(tmp_path: Path) -> Path:
         (tree / name).write_text(text, encoding="utf-8")
     pipeline = tree / "pipelines" / "retraining.py"
     text = pipeline.read_text(encoding="utf-8")
-    judged = re.search(r"^ +judged = pod_settings\.apply\(", text, re.M)
-    assert judged is not None
-    indent = judged[0][: -len("judged = pod_settings.apply(")]
-    text = text[: judged.start()] + indent + call + text[judged.start() :]
+    gate_call = re.search(r"^ +judged = pod_settings\.apply\(", text, re.M)
+    assert gate_call is not None
+    indent = gate_call[0][: -len("judged = pod_settings.apply(")]
+    text = text[: gate_call.start()] + indent + call + text[gate_call.start() :]
     pipeline.write_text(line + text, encoding="utf-8")
     return tree
 
 
-def test_a_new_folder_is_a_new_stage(copy: Path, tmp_path: Path) -> None:
-    told: dict[str, Any] = json.loads(in_tree(copy, PROGRAM, str(tmp_path)))
-    assert told["values"] == {"label": "joy"} and told["statuses"] == ["done", "reused"]
-    assert told["title"] == "looking for the weakest label" and told["memory"] == "1Gi"
-    position = told["tasks"].index("weakest_label")
-    assert told["tasks"][position - 1] in {"evaluate_model", "gate_model"}
-    assert position < told["tasks"].index("register_model")
-    in_tree(copy, COMPILE, str(tmp_path / "compiled.yaml"))
+def test_new_folder_adds_a_stage(copy: Path, tmp_path: Path) -> None:
+    result: dict[str, Any] = json.loads(run_in_tree(copy, RUN_EXAMPLE_STAGE, str(tmp_path)))
+    assert result["values"] == {"label": "joy"} and result["statuses"] == ["done", "reused"]
+    assert result["title"] == "looking for the weakest label" and result["memory"] == "1Gi"
+    position = result["tasks"].index("weakest_label")
+    assert result["tasks"][position - 1] in {"evaluate_model", "gate_model"}
+    assert position < result["tasks"].index("register_model")
+    run_in_tree(copy, COMPILE, str(tmp_path / "compiled.yaml"))
     pipeline, platform = yaml.safe_load_all((tmp_path / "compiled.yaml").read_text(encoding="utf-8"))
     executor = "exec-weakest-label"
     assert executor in pipeline["deploymentSpec"]["executors"]
@@ -121,7 +121,7 @@ def test_a_new_folder_is_a_new_stage(copy: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stage", sorted(path.parent.name for path in COMPONENTS.glob("*/run.py")))
-def test_every_stage_declares_itself(stage: str) -> None:
+def test_stage_declaration_matches_its_code(stage: str) -> None:
     info = stages()[stage]
     declared: Stage = import_module(f"components.{stage}.run").STAGE
     run = import_module(f"components.{stage}.run").run
@@ -130,24 +130,24 @@ def test_every_stage_declares_itself(stage: str) -> None:
     assert ClusterConfig().step(stage) == StepSettings.model_validate(info.pod)
 
 
-def test_the_order_is_that_of_the_compiled_pipeline() -> None:
+def test_stage_order_matches_the_compiled_pipeline() -> None:
     compiled = next(yaml.safe_load_all((PROJECT_ROOT / "pipelines" / "retraining.yaml").read_text(encoding="utf-8")))
     order = list(stages())
-    seen = set()
+    compiled_stages = set()
     for dag in (compiled["root"]["dag"], *(c["dag"] for c in compiled["components"].values() if "dag" in c)):
         for name, task in dag["tasks"].items():
             stage = re.sub(r"_\d+$", "", name.replace("-", "_"))
             if stage not in order:
                 continue
-            seen.add(stage)
-            for before in task.get("dependentTasks", []):
-                earlier = re.sub(r"_\d+$", "", before.replace("-", "_"))
+            compiled_stages.add(stage)
+            for dependency in task.get("dependentTasks", []):
+                earlier = re.sub(r"_\d+$", "", dependency.replace("-", "_"))
                 assert earlier not in order or order.index(earlier) < order.index(stage) or stages()[stage].exit_handler
-    assert seen == set(order)
+    assert compiled_stages == set(order)
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("doing: [", "is not valid YAML"),
         ("after: first", "doing: Field required"),
@@ -157,10 +157,10 @@ def test_the_order_is_that_of_the_compiled_pipeline() -> None:
         ("- doing", "the file: Input should be"),
     ],
 )
-def test_a_wrong_declaration_is_one_sentence(text: str, says: str, tmp_path: Path) -> None:
+def test_invalid_declaration_is_rejected_with_one_sentence(text: str, message: str, tmp_path: Path) -> None:
     for name, content in {"first": "doing: x", "second": text}.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "stage.yaml").write_text(content, encoding="utf-8")
-    with pytest.raises(UsageError, match=says) as error:
+    with pytest.raises(UsageError, match=message) as error:
         stages(tmp_path)
     assert "\n" not in str(error.value) and str(tmp_path / "second" / "stage.yaml") in str(error.value)

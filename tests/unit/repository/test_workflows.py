@@ -1,4 +1,4 @@
-"""The CI workflows: valid, least privilege, pinned, and what they run exists."""
+"""CI workflows are valid, have least privilege, pin their actions, and run existing commands."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def steps() -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"{name}/{job}", step
 
 
-SCRIPTS = [(where, step["run"]) for where, step in steps() if "run" in step]
+SCRIPTS = [(location, step["run"]) for location, step in steps() if "run" in step]
 
 
 def documented_pipeline() -> str:
-    """The GitLab example of the docs."""
+    """Return the GitLab example of the docs."""
     blocks = re.findall(
         r"```yaml\n(# \.gitlab-ci\.yml\n.*?)```",
         (ROOT / "docs" / "guides" / "ci.md").read_text(encoding="utf-8"),
@@ -60,63 +60,63 @@ def documented_pipeline() -> str:
 
 def check_schema(schema: str, *files: Path) -> None:
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, *map(str, files)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_they_are_workflows_by_the_schema() -> None:
+def test_workflows_match_the_schema() -> None:
     assert set(WORKFLOWS) == {"checks", "retrain"}
     check_schema("vendor.github-workflows", *WORKFLOWS.values())
 
 
-def test_the_documented_gitlab_pipeline_is_one_by_the_schema(tmp_path: Path) -> None:
+def test_documented_gitlab_pipeline_matches_the_schema(tmp_path: Path) -> None:
     (tmp_path / ".gitlab-ci.yml").write_text(documented_pipeline())
     check_schema("vendor.gitlab-ci", tmp_path / ".gitlab-ci.yml")
 
 
-def test_each_job_has_the_rights_it_needs_and_no_other() -> None:
+def test_jobs_have_least_privilege() -> None:
     for name in WORKFLOWS:
         assert load(name)["permissions"] == {}
     assert {(name, job): content["permissions"] for name, job, content in jobs()} == PERMISSIONS
     for name, job, content in jobs():
         if "write" in content["permissions"].values() and "id-token" not in content["permissions"]:
             assert not any("uses" in step for step in content["steps"]), (
-                f"{name}/{job} may write: no code of others in it"
+                f"{name}/{job} has write access: it must not use third-party actions"
             )
 
 
-def test_actions_are_pinned_by_commit_with_their_version_beside() -> None:
+def test_actions_are_pinned_by_commit_with_a_version_comment() -> None:
     for path in WORKFLOWS.values():
         used = [line for line in path.read_text().splitlines() if "uses:" in line]
         assert used
         for line in used:
             assert re.search(r"uses: [\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$", line), line
-    for where, step in steps():
+    for location, step in steps():
         if step.get("uses", "").startswith("actions/checkout@"):
-            assert step["with"]["persist-credentials"] is False, where
+            assert step["with"]["persist-credentials"] is False, location
 
 
-def test_no_secret_value_is_written_and_none_reaches_a_script_but_by_environment() -> None:
+def test_secrets_reach_scripts_through_the_environment_only() -> None:
     for path in WORKFLOWS.values():
         assert not re.search(
             r"AKIA[0-9A-Z]{16}|ghp_|glpat-|hooks\.slack|aws-access-key-id|-----BEGIN", path.read_text()
         )
-    for where, script in SCRIPTS:
-        assert "${{" not in script, f"{where}: what a person or a branch is called would be run as a script"
+    for location, script in SCRIPTS:
+        assert "${{" not in script, f"{location}: an expression in a script allows command injection"
     named = set(re.findall(r"secrets\.(\w+)", "".join(path.read_text() for path in WORKFLOWS.values())))
     assert named == {"KFP_TOKEN"}
     for _, step in steps():
         assert "secrets." not in str({key: value for key, value in step.items() if key != "env"})
 
 
-def test_what_the_retraining_takes_of_the_repository_is_said_at_its_top() -> None:
+def test_retrain_header_documents_variables_and_secrets() -> None:
     text = WORKFLOWS["retrain"].read_text()
     top = text.partition("\nname:")[0]
     for name in set(re.findall(r"(?:vars|secrets)\.(\w+)", text)):
         assert name in top, name
 
 
-def test_jobs_end_and_do_not_run_over_each_other() -> None:
+def test_jobs_have_timeouts_and_concurrency_groups() -> None:
     for _, job, content in jobs():
         assert 0 < content["timeout-minutes"] < 360, job
     assert load("checks")["concurrency"]["group"] == "checks-${{ github.ref }}"
@@ -124,23 +124,23 @@ def test_jobs_end_and_do_not_run_over_each_other() -> None:
     assert retrain == {"group": "retrain", "cancel-in-progress": False}
 
 
-def test_when_the_retraining_starts() -> None:
+def test_retrain_triggers_are_push_schedule_and_dispatch() -> None:
     triggers = load("retrain")[True]  # YAML reads `on` as true
     assert triggers["push"] == {"branches": ["main"], "paths": ["data.dvc"]}
-    assert all(len(one["cron"].split()) == 5 for one in triggers["schedule"])
+    assert all(len(entry["cron"].split()) == 5 for entry in triggers["schedule"])
     profile = triggers["workflow_dispatch"]["inputs"]["profile"]
     assert {*profile["options"], profile["default"]} <= set(available_profiles(PROFILES))
     assert "pull_request" not in triggers and "pull_request_target" not in triggers
 
 
-def test_every_make_target_exists() -> None:
+def test_make_targets_exist() -> None:
     targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     used = {target for _, script in SCRIPTS for target in re.findall(r"\bmake ([a-z0-9-]+)", script)}
     assert used and used <= targets
 
 
 def mistere_commands(script: str) -> list[list[str]]:
-    """What follows ``mistere`` in a script, up to what the shell does with it."""
+    """Return the arguments of each ``mistere`` call in a script, without the shell's redirections."""
     return [
         shlex.split(rest)
         for line in script.splitlines()
@@ -149,7 +149,7 @@ def mistere_commands(script: str) -> list[list[str]]:
 
 
 def parse(arguments: list[str]) -> None:
-    """As the command itself would, without running it."""
+    """Parse the arguments as the command does, without running it."""
     group = typer.main.get_command(app)
     name, *rest = arguments
     command = group.commands.get(name)  # type: ignore[attr-defined]
@@ -158,7 +158,7 @@ def parse(arguments: list[str]) -> None:
     assert command is not None, f"there is no `mistere {name}`"
     try:
         command.make_context(name, rest)
-    except Exception as error:  # the command line parser's own, which typer keeps to itself
+    except Exception as error:  # typer does not export the parser's exception
         pytest.fail(f"mistere {' '.join(arguments)}: {error}")
 
 
@@ -166,17 +166,17 @@ CALLS = [call for _, script in SCRIPTS for call in mistere_commands(script)]
 
 
 @pytest.mark.parametrize("call", CALLS, ids=" ".join)
-def test_every_command_exists_with_its_options(call: list[str]) -> None:
+def test_command_exists_with_its_options(call: list[str]) -> None:
     parse(call)
 
 
-def test_commands_are_found_in_scripts() -> None:
+def test_commands_are_extracted_from_scripts() -> None:
     assert [call[0] for call in CALLS] == ["submit", "submit", "gate-table"]
     with pytest.raises(pytest.fail.Exception, match="--no-such-option"):
         parse(["gate-table", "--no-such-option"])
 
 
-def test_the_gitlab_pipeline_s_commands_exist() -> None:
+def test_gitlab_pipeline_commands_exist() -> None:
     content = yaml.safe_load(documented_pipeline())
     scripts = [line for job in content.values() if isinstance(job, dict) for line in job.get("script", [])]
     calls = [call for line in scripts for call in mistere_commands(line)]
@@ -186,35 +186,35 @@ def test_the_gitlab_pipeline_s_commands_exist() -> None:
 
 
 @pytest.mark.parametrize("script", [script for _, script in SCRIPTS])
-def test_scripts_are_bash(script: str) -> None:
+def test_scripts_are_valid_bash(script: str) -> None:
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
 
 
-def test_the_table_goes_to_every_pull_request_that_brought_the_commit(tmp_path: Path) -> None:
-    """The comment's script with a `gh` that writes down what it is asked."""
-    (script,) = (script for where, script in SCRIPTS if where == "retrain/comment")
+def test_table_is_posted_to_each_pull_request_of_the_commit(tmp_path: Path) -> None:
+    """Run the comment's script with a `gh` that records its calls."""
+    (script,) = (script for location, script in SCRIPTS if location == "retrain/comment")
     gh = tmp_path / "gh"
     gh.write_text(
         "#!/bin/bash\n"
         'if [ "$2" = repos/o/r/commits/abc/pulls ]; then printf "7\\n12\\n"; exit; fi\n'
-        f'echo "$@" >> {tmp_path}/asked; cat >> {tmp_path}/asked; echo >> {tmp_path}/asked\n'
+        f'echo "$@" >> {tmp_path}/calls; cat >> {tmp_path}/calls; echo >> {tmp_path}/calls\n'
     )
     gh.chmod(0o755)
     table = "### ✅ `$(touch /tmp/no)` | a | b |\n| -n | %s |"
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "GITHUB_REPOSITORY": "o/r", "GITHUB_SHA": "abc", "TABLE": table}
     subprocess.run(["bash", "-eo", "pipefail", "-c", script], env=environment, check=True)
-    asked = (tmp_path / "asked").read_text()
+    calls = (tmp_path / "calls").read_text()
     for number in (7, 12):
-        assert f"api --silent repos/o/r/issues/{number}/comments -F body=@-\n{table}\n" in asked
+        assert f"api --silent repos/o/r/issues/{number}/comments -F body=@-\n{table}\n" in calls
 
 
-def test_the_table_is_summary_and_output_of_the_job(tmp_path: Path) -> None:
-    """The step's script with a `mistere` that prints a table, and one that fails."""
-    (script,) = (script for where, script in SCRIPTS if where == "retrain/retrain" and "gate-table" in script)
+def test_table_is_written_to_job_summary_and_output(tmp_path: Path) -> None:
+    """Run the step's script with a `mistere` that prints a table, and with one that fails."""
+    (script,) = (script for location, script in SCRIPTS if location == "retrain/retrain" and "gate-table" in script)
     command = tmp_path / ".venv" / "bin" / "mistere"
     command.parent.mkdir(parents=True)
     (tmp_path / "submit").write_text("version  v1, uploaded\nrun      20261125-1 in namespace mistere\n")
-    for body, seen in (
+    for body, expected in (
         ('echo "$1 $2"; echo "c"', "gate-table 20261125-1\nc\n"),
         ("exit 1", "Run 20261125-1 has recorded nothing yet.\n"),
         (None, "No run was started.\n"),
@@ -223,14 +223,14 @@ def test_the_table_is_summary_and_output_of_the_job(tmp_path: Path) -> None:
             (tmp_path / "submit").unlink()
         command.write_text(f"#!/bin/bash\n{body}\n")
         command.chmod(0o755)
-        places = {name: str(tmp_path / name) for name in ("GITHUB_STEP_SUMMARY", "GITHUB_OUTPUT")}
-        for place in places.values():
-            Path(place).write_text("")
-        environment = {"PATH": "/usr/bin:/bin", "RUNNER_TEMP": str(tmp_path), **places}
+        output_files = {name: str(tmp_path / name) for name in ("GITHUB_STEP_SUMMARY", "GITHUB_OUTPUT")}
+        for path in output_files.values():
+            Path(path).write_text("")
+        environment = {"PATH": "/usr/bin:/bin", "RUNNER_TEMP": str(tmp_path), **output_files}
         subprocess.run(["bash", "-eo", "pipefail", "-c", script], cwd=tmp_path, env=environment, check=True)
-        assert (tmp_path / "GITHUB_STEP_SUMMARY").read_text() == seen
+        assert (tmp_path / "GITHUB_STEP_SUMMARY").read_text() == expected
         output = (tmp_path / "GITHUB_OUTPUT").read_text()
         if body is None:
             assert output == "", "nothing to comment on"
             continue
-        assert re.fullmatch(rf"table<<(end-[0-9a-f]{{32}})\n{re.escape(seen)}\1\n", output), output
+        assert re.fullmatch(rf"table<<(end-[0-9a-f]{{32}})\n{re.escape(expected)}\1\n", output), output
