@@ -10,7 +10,7 @@ computes a layer as fast without gradients on a CPU, or torch removes the kernel
 The weights are shared with the backbone's modules, so they are held once. The kernel materialises all attention scores, so
 batches longer than :data:`MOST_POSITIONS` use the backbone's own layers, which are faster there.
 
-:class:`FusedConvolution` computes a convolution over time as one matrix product, because oneDNN prepares its convolution anew
+:class:`FusedConvolution` computes a convolution over time as one matrix product, because oneDNN prepares its convolution again
 for each input length, and every utterance has its own length.
 """
 

@@ -97,7 +97,7 @@ def _present(path: Path, matrix: np.ndarray) -> np.ndarray:
         infinite: np.ndarray = np.isinf(values).any(1)
         if infinite.any():
             raise UsageError(
-                f"{path}: row {start + int(infinite.argmax())} holds an infinite value; compute it anew, or make the row NaN "
+                f"{path}: row {start + int(infinite.argmax())} holds an infinite value; compute it again, or make the row NaN "
                 "if the utterance lacks this modality."
             )
         present[start : start + block] = ~np.isnan(values).any(1)
