@@ -12,6 +12,7 @@ backend/src/v2/driver). Every value that reaches a task is followed from its sou
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -115,6 +116,7 @@ class _Dag:
             ).get(over, {}).get("isArtifactList", False)
             if over is not None and not (over in bound and listed):
                 yield f"it loops over '{over}', which is not a list among its inputs"
+            yield from _loop_item(iterator, consumer)
         for kind in ("parameters", "artifacts"):
             for name, declared in _inputs(consumer, kind).items():
                 if name not in bound and not declared.get("isOptional") and "defaultValue" not in declared:
@@ -209,6 +211,19 @@ class _Dag:
 def _inputs(component: Spec, kind: str) -> Mapping[str, Spec]:
     definitions: Mapping[str, Spec] = component.get("inputDefinitions", {}).get(kind, {})
     return definitions
+
+
+def _loop_item(iterator: Spec, consumer: Spec) -> Iterator[str]:
+    """The input for a loop's item exists, and the elements of a constant list have its type."""
+    name = iterator["itemInput"]
+    kind = "parameters" if "inputParameter" in iterator["items"] or "raw" in iterator["items"] else "artifacts"
+    declared = _inputs(consumer, kind).get(name)
+    if declared is None:
+        yield f"its component has no input '{name}' for the item of its loop"
+    elif "raw" in iterator["items"]:
+        for element in json.loads(iterator["items"]["raw"]):
+            if not _is_constant_of(element, declared["parameterType"]):
+                yield f"the item of its loop is declared {declared['parameterType']} and gets the constant {element!r}"
 
 
 def _selectors(output: Spec) -> list[Spec]:

@@ -130,6 +130,14 @@ def loop_over_a_struct(spec: dict[str, Any]) -> None:
     loop["pipelinechannel--resolve-inputs-speech_shards"]["parameterType"] = "STRUCT"
 
 
+def rename_item(spec: dict[str, Any]) -> None:
+    inner(spec)["for-loop-3"]["parameterIterator"]["itemInput"] = "item"
+
+
+def loop_over_constants(spec: dict[str, Any]) -> None:
+    inner(spec)["for-loop-3"]["parameterIterator"]["items"] = {"raw": '[{"shard": 0}, 1]'}
+
+
 def change_condition(spec: dict[str, Any]) -> None:
     policy = inner(spec)["condition-5"]["triggerPolicy"]
     policy["condition"] = policy["condition"].replace("gate-model-Output", "gate-Output")
@@ -153,6 +161,8 @@ MUTATIONS: list[tuple[Callable[[dict[str, Any]], None], str]] = [
     (change_parameter, "input 'mixture' is declared STRING and gets STRUCT"),
     (change_default, "the pipeline's default for 'gate' is not of its type STRUCT"),
     (loop_over_a_struct, "it loops over 'pipelinechannel--resolve-inputs-speech_shards', which is not a list"),
+    (rename_item, "its component has no input 'item' for the item of its loop"),
+    (loop_over_constants, "the item of its loop is declared STRUCT and gets the constant 1"),
     (change_condition, "its condition refers to 'pipelinechannel--gate-Output', which is not among its inputs"),
     (remove_loop_output, "its output 'pipelinechannel--embed-shard-vectors' comes from no task"),
 ]
