@@ -509,9 +509,12 @@ def test_an_invalid_kubeconfig_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_
 
 def test_a_workload_identity_needs_no_secret(kubernetes_api: KubernetesApi) -> None:
     kubernetes_api.drop("/secrets/mistere-storage")
-    account = kubernetes_api.objects[kubernetes_api.at("/serviceaccounts/mistere-pipeline")]
-    account["metadata"]["annotations"] = {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/mistere"}
-    assert cluster_results()["of the store"].status == "ok"
+    for name in ("mistere-pipeline", "mistere-predictor"):
+        account = kubernetes_api.objects[kubernetes_api.at(f"/serviceaccounts/{name}")]
+        account["metadata"]["annotations"] = {"eks.amazonaws.com/role-arn": f"arn:aws:iam::1:role/{name}"}
+    results = cluster_results("deployment.mode=standard")
+    assert results["of the store"].status == "ok"
+    assert results["of the predictor"].sentence == "none: the service account mistere-predictor has a cloud identity."
     assert cluster_results("cluster.storage_secret=''")["of the store"].status == "ok"
 
 

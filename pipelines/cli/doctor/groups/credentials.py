@@ -7,6 +7,7 @@ from collections.abc import Collection
 
 from mistere.common.suggestions import did_you_mean
 from mistere.kubernetes.secret_keys import STORAGE_KEYS, TRACKING_KEYS, WEBHOOK_KEYS
+from mistere.serving.kserve.inference_service import SERVICE_ACCOUNT
 from pipelines.cli.doctor.groups.cluster import AbsentError, Cluster
 from pipelines.cli.doctor.result import Check, CheckGroup, CheckResult, failed, note, ok
 
@@ -56,7 +57,7 @@ def _storage(cluster: Cluster) -> CheckResult:
     try:
         keys, _ = _keys(cluster, name)
     except AbsentError:
-        if _has_identity(cluster):
+        if _has_identity(cluster, config.service_account, namespace):
             return ok(f"none: the service account {config.service_account} has a cloud identity.")
         return failed(
             f"there is no secret {name} in namespace {namespace}, so pods cannot open the store: `kubectl -n {namespace} create "
@@ -72,11 +73,10 @@ def _storage(cluster: Cluster) -> CheckResult:
     return ok(f"{name} has {', '.join(key for key in STORAGE_KEYS if key in keys)}.")
 
 
-def _has_identity(cluster: Cluster) -> bool:
-    """Whether the steps' service account is bound to a cloud identity."""
-    config = cluster.plan.config.cluster
+def _has_identity(cluster: Cluster, name: str, namespace: str) -> bool:
+    """Whether a service account is bound to a cloud identity."""
     try:
-        account = cluster.service_account(config.service_account, config.namespace)
+        account = cluster.service_account(name, namespace)
     except AbsentError:
         return False
     return any(key.endswith(_IDENTITY) for key in account["metadata"].get("annotations") or {})
@@ -88,6 +88,8 @@ def _predictor(cluster: Cluster, name: str) -> CheckResult:
     try:
         keys, _ = _keys(cluster, name, namespace)
     except AbsentError:
+        if _has_identity(cluster, SERVICE_ACCOUNT, namespace):
+            return ok(f"none: the service account {SERVICE_ACCOUNT} has a cloud identity.")
         return failed(
             f"there is no secret {name} in namespace {namespace}, so the predictor cannot read its model: create it like the secret of "
             "the steps, or leave deployment.storage_secret empty."
