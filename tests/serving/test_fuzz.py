@@ -343,7 +343,7 @@ def fuzz(target: Server, warm_up: int, count: int, connections: int) -> None:
 
 @pytest.mark.long  # test_openapi.py sends generated requests in the quick tests
 def test_hundreds_of_almost_valid_requests(target: Server) -> None:
-    fuzz(target, 100, 300, 1)
+    fuzz(target, 200, 600, 1)
 
 
 @pytest.mark.long
