@@ -31,7 +31,7 @@ def status(server: Server, path: str) -> int:
 def wait_for(server: Server, path: str, code: int, seconds: float = 180) -> None:
     deadline = time.monotonic() + seconds
     while status(server, path) != code:
-        assert time.monotonic() < deadline, server.log.read_text()
+        assert time.monotonic() < deadline and server.process.poll() is None, server.log.read_text()
         time.sleep(0.02)
 
 
@@ -156,6 +156,24 @@ def test_a_bundle_replaced_on_disk_is_loaded_at_the_next_start(tmp_path: Path, d
         assert server.terminate() == 0
 
 
+def fill_bucket(bucket: str, root: Path) -> None:
+    """Upload ``root/store`` through another port of moto: all its servers in a process have the same objects."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    port = free_port()
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+    server.start()
+    try:
+        client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}")
+        client.create_bucket(Bucket=bucket)
+        for file in (root / "store").rglob("*"):
+            if file.is_file() and not file.name.startswith("."):
+                client.upload_file(str(file), bucket, file.relative_to(root).as_posix())
+    finally:
+        server.stop()
+
+
 def test_the_server_is_not_ready_until_the_store_is_reachable(
     bundle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,16 +198,9 @@ def test_the_server_is_not_ready_until_the_store_is_reachable(
             assert time.monotonic() < deadline and server.process.poll() is None, server.log.read_text()
             time.sleep(0.1)
         assert status(server, "/v2/health/ready") == 503 and "does not answer" in server.log.read_text()
+        fill_bucket("bundles", Path(bundle.partition("/store/")[0]))
         store = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
         store.start()
-        import boto3
-
-        client = boto3.client("s3")
-        client.create_bucket(Bucket="bundles")
-        root = Path(bundle.partition("/store/")[0])
-        for file in sorted((root / "store").rglob("*"), key=lambda path: "ModelBundle" in path.parts):
-            if file.is_file() and not file.name.startswith("."):
-                client.upload_file(str(file), "bundles", file.relative_to(root).as_posix())
         wait_for(server, "/v2/health/ready", 200)
         assert server.client.predict_rest([Utterance("Hello?")]).probabilities.shape == (1, 4)
     finally:
