@@ -128,45 +128,47 @@ class _Dag:
             constant = source["runtimeValue"].get("constant")
             if not _is_constant_of(constant, expected):
                 yield f"is declared {expected} and gets the constant {constant!r}"
-            return
-        found: Spec | None
-        if "componentInputParameter" in source:
-            origin = f"input '{source['componentInputParameter']}'"
-            found = _inputs(self.component, "parameters").get(source["componentInputParameter"])
-        elif "taskOutputParameter" in source:
-            produced = source["taskOutputParameter"]
-            origin = f"output '{produced['outputParameterKey']}' of task '{produced['producerTask']}'"
-            found = self._output(produced["producerTask"], "parameters", produced["outputParameterKey"])
-            yield from self._order(task, produced["producerTask"])
         elif "taskFinalStatus" in source:
-            origin, found = "a task's final status", {"parameterType": "TASK_FINAL_STATUS"}
+            if expected != "TASK_FINAL_STATUS":
+                yield f"is declared {expected} and gets a task's final status"
         else:
-            yield "has a source of an unknown kind"
-            return
-        if found is None:
-            yield f"comes from {origin}, which does not exist"
-        elif found["parameterType"] != expected:
-            yield f"is declared {expected} and gets {found['parameterType']} from {origin}"
+            origin, found = self._origin(source, "Parameter")
+            yield from self._order(task, source)
+            if found is None:
+                yield f"comes from {origin}, which does not exist"
+            elif found["parameterType"] != expected:
+                yield f"is declared {expected} and gets {found['parameterType']} from {origin}"
 
     def _artifact(self, task: Spec, source: Spec, declared: Spec) -> Iterator[str]:
-        if "componentInputArtifact" in source:
-            origin = f"input '{source['componentInputArtifact']}'"
-            found = _inputs(self.component, "artifacts").get(source["componentInputArtifact"])
-        elif "taskOutputArtifact" in source:
-            produced = source["taskOutputArtifact"]
-            origin = f"output '{produced['outputArtifactKey']}' of task '{produced['producerTask']}'"
-            found = self._output(produced["producerTask"], "artifacts", produced["outputArtifactKey"])
-            yield from self._order(task, produced["producerTask"])
-        else:
-            yield "has a source of an unknown kind"
-            return
+        origin, found = self._origin(source, "Artifact")
+        yield from self._order(task, source)
         if found is None:
             yield f"comes from {origin}, which does not exist"
         else:
             yield from _artifact_mismatch(found, declared, origin)
 
-    def _order(self, task: Spec, producer: str) -> Iterator[str]:
-        if producer not in task.get("dependentTasks", []):
+    def _origin(self, source: Spec, kind: str) -> tuple[str, Spec | None]:
+        """What an input is bound to, in words, and its definition; None where there is none.
+
+        Args:
+            source: the binding of the input.
+            kind: ``Parameter`` or ``Artifact``, as the names of the binding's fields have it.
+        """
+        group = f"{kind.lower()}s"
+        if f"componentInput{kind}" in source:
+            name = source[f"componentInput{kind}"]
+            return f"input '{name}'", _inputs(self.component, group).get(name)
+        if f"taskOutput{kind}" in source:
+            produced = source[f"taskOutput{kind}"]
+            task, name = produced["producerTask"], produced[f"output{kind}Key"]
+            return f"output '{name}' of task '{task}'", self._output(task, group, name)
+        return "a source of an unknown kind", None
+
+    def _order(self, task: Spec, source: Spec) -> Iterator[str]:
+        """A task waits for the task whose output it takes."""
+        produced = source.get("taskOutputParameter") or source.get("taskOutputArtifact") or {}
+        producer = produced.get("producerTask")
+        if producer and producer not in task.get("dependentTasks", []):
             yield f"comes from task '{producer}', for which the task does not wait"
 
     def _output(self, task: str, kind: str, name: str) -> Spec | None:

@@ -69,7 +69,9 @@ def retraining(cluster: ClusterConfig | None = None) -> GraphComponent:
         report.set_caching_options(False)
         with dsl.ExitHandler(report, name="run"):
             inputs = pod_settings.apply(
-                resolve_inputs(run=run, job=job, data=data, speech=speech, text=text), cluster, "resolve_inputs"
+                resolve_inputs(run=run, job=job, data=data, speech=speech, text=text, deployment=deployment),
+                cluster,
+                "resolve_inputs",
             )
             inputs.set_caching_options(False)
             context = inputs.outputs["context"]

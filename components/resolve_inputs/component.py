@@ -1,6 +1,5 @@
 """The KFP component ``resolve_inputs``."""
 
-# Of an output declared `list`, KFP makes a loop's items strings; of `list[dict]`, structs.
 from typing import NamedTuple
 
 from kfp import dsl
@@ -15,6 +14,7 @@ def resolve_inputs(
     data: dict,
     speech: dict,
     text: dict,
+    deployment: dict,
 ) -> NamedTuple(  # type: ignore[valid-type]
     "Outputs",
     [
@@ -22,6 +22,7 @@ def resolve_inputs(
         ("data_digest", str),
         ("champion_digest", str),
         ("code_state", str),
+        # Of an output declared `list`, KFP makes a loop's items strings; of `list[dict]`, structs.
         ("speech_shards", list[dict]),
         ("text_shards", list[dict]),
     ],
@@ -34,6 +35,7 @@ def resolve_inputs(
         data: the ``data`` section.
         speech: the ``speech`` section.
         text: the ``text`` section.
+        deployment: the ``deployment`` section.
 
     Returns:
         context: the run's context with the data resolved.
@@ -48,7 +50,8 @@ def resolve_inputs(
     from mistere.engine.stage import job_context
 
     context = job_context(run, job)
-    values = execute(STAGE, context, data, external_inputs={"data_digest": context["data_digest"]})
+    outside = {"data_digest": context["data_digest"], "deployment_mode": deployment.get("mode", "local")}
+    values = execute(STAGE, context, data, external_inputs=outside)
     context.update(data_digest=values["data_digest"], data_remote=values["data_remote"])
     digests = values["data_digest"], values["champion_digest"], values["code_state"]
     return context, *digests, shards(speech), shards(text)

@@ -8,25 +8,32 @@ from typing import Any
 from mistere.artifacts.object_store import ObjectStore
 from mistere.common.errors import UsageError
 from mistere.config.data import DataConfig
+from mistere.config.deployment import DeploymentConfig
 from mistere.data.latest import LATEST
 from mistere.engine.stage import Result, Stage, Step
+from mistere.kubernetes.current_pod import is_inside
 from mistere.registry.champion import read_champion
 from mistere.runs.run_info import read_origin, write_run_info
+from mistere.serving.kserve.inference_service import check_cluster_support
 
 STAGE = Stage(name="resolve_inputs", config=DataConfig, cached=False)
 
 
-def run(config: DataConfig, step: Step, data_digest: str) -> Result:
+def run(config: DataConfig, step: Step, data_digest: str, deployment_mode: str) -> Result:
     """Pin the run to a dataset version and to the current champion.
 
     Args:
         config: the ``data`` section.
         step: this execution.
         data_digest: the DVC digest that the submitter resolved; empty for the latest published data.
+        deployment_mode: ``deployment.mode``. A client of Kubeflow Pipelines may start a run with any, so a run that could not
+            deploy ends here, before the training.
 
     Raises:
-        UsageError: no data has been published.
+        UsageError: no data has been published, or the run is on a cluster and would deploy locally.
     """
+    if is_inside():
+        check_cluster_support(DeploymentConfig.model_validate({"mode": deployment_mode}))
     digest, remote = (data_digest, step.run.data_remote) if data_digest else _latest(step.store)
     if step.run.schedule:
         context = step.run.model_copy(update={"data_digest": digest, "data_remote": remote})

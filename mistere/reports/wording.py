@@ -55,7 +55,7 @@ def headline(outcome: Outcome) -> str:
     if outcome.verdict == "deployed":
         return "The new model passed the gate and was released."
     if outcome.verdict == "held":
-        return "The new model was held back: its metrics do not show whether it is good enough."
+        return "The new model was held back: the gate's rules neither reject it nor approve it."
     if outcome.verdict == "rejected":
         return "The new model is not good enough and was rejected."
     failed = [

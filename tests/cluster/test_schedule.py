@@ -202,7 +202,8 @@ def test_a_scheduled_run_has_a_unique_id_and_uses_the_latest_data(schedules: Sch
         assert not parameters["run"]["data_digest"] and not parameters["run"]["data_remote"]
         context = job_context(parameters["run"], run.run_id)
         assert context == job_context(parameters["run"], run.run_id)
-        values = execute(STAGE, context, parameters["data"], external_inputs={"data_digest": context["data_digest"]})
+        outside = {"data_digest": context["data_digest"], "deployment_mode": parameters["deployment"]["mode"]}
+        values = execute(STAGE, context, parameters["data"], external_inputs=outside)
         latest = LATEST.read(place.store).value
         assert latest and (values["data_digest"], values["data_remote"]) == (latest.digest, latest.remote)
         info = read_run_info(place.store, context["run_id"])
@@ -213,10 +214,10 @@ def test_a_scheduled_run_has_a_unique_id_and_uses_the_latest_data(schedules: Sch
     assert place.store.exists(f"runs/{contexts[0]['run_id']}/stages/resolve_inputs.json")
     place.store.delete("schedules")
     with pytest.raises(ArtifactError, match="mistere schedule apply"):
-        execute(STAGE, contexts[0], {}, external_inputs={"data_digest": ""})
+        execute(STAGE, contexts[0], {}, external_inputs={"data_digest": "", "deployment_mode": "standard"})
     place.store.delete_object(LATEST.key)
     with pytest.raises(UsageError, match="no data has been published"):
-        execute(STAGE, contexts[1], {}, external_inputs={"data_digest": ""})
+        execute(STAGE, contexts[1], {}, external_inputs={"data_digest": "", "deployment_mode": "standard"})
 
 
 @pytest.mark.long

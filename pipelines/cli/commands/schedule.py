@@ -94,25 +94,23 @@ def _desired_schedules(schedule_file: ScheduleFile, target: ClusterTarget, tree:
     """Compile and pin every schedule of the file."""
     namespace = load_profile(schedule_file.profile, schedule_file.settings).cluster.namespace
     configs = []
-    for schedule in schedule_file.schedules:  # all before the first: pinning a folder uploads it
+    for schedule in schedule_file.schedules:  # checked before the first is pinned, which uploads a folder
         profile, settings = schedule.profile or schedule_file.profile, (*schedule_file.settings, *schedule.settings)
         config = load_profile(profile, settings)
         try:
             check_cluster_support(config.deployment)
         except UsageError as error:
             raise UsageError(f"schedule {schedule.name}: {error}") from error
-        configs.append((schedule, profile, settings, config))
-    desired = []
-    for schedule, profile, settings, config in configs:
         if config.cluster.namespace != namespace:
             raise UsageError(
                 f"schedule {schedule.name} is for namespace {config.cluster.namespace!r}, the file's others for {namespace!r}: "
                 "give each namespace a file of its own."
             )
-        desired.append(
-            _desired_schedule(schedule, profile, config, compiled_version(profile, settings, tree), target, tree)
-        )
-    return desired
+        configs.append((schedule, profile, settings, config))
+    return [
+        _desired_schedule(schedule, profile, config, compiled_version(profile, settings, tree), target, tree)
+        for schedule, profile, settings, config in configs
+    ]
 
 
 def _desired_schedule(
