@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from mistere.config.cluster import ClusterConfig, StepSettings
 from mistere.config.stages import stages
-from mistere.kubernetes.secret_keys import STORAGE_KEYS, TRACKING_KEYS, WEBHOOK_KEYS
+from mistere.kubernetes.secret_keys import STORAGE_VARIABLES, TRACKING_KEYS, WEBHOOK_KEYS
 
 if TYPE_CHECKING:
     from kfp.dsl.pipeline_config import PipelineConfig
@@ -98,11 +98,11 @@ def _secrets(task: PipelineTask, cluster: ClusterConfig, stage: str) -> None:
     """Refer to the secrets; keys that a secret lacks are left out of the pod's environment."""
     from kfp import kubernetes
 
-    secrets: list[tuple[str, tuple[str, ...]]] = [(cluster.storage_secret, STORAGE_KEYS)]
+    secrets: list[tuple[str, dict[str, str]]] = [(cluster.storage_secret, STORAGE_VARIABLES)]
     if "tracking" in stages()[stage].secrets:
-        secrets.append((cluster.tracking_secret, TRACKING_KEYS))
+        secrets.append((cluster.tracking_secret, {key: key for key in TRACKING_KEYS}))
     if "webhook" in stages()[stage].secrets:
-        secrets.append((cluster.webhook_secret, WEBHOOK_KEYS))
-    for name, keys in secrets:
+        secrets.append((cluster.webhook_secret, {key: key for key in WEBHOOK_KEYS}))
+    for name, variables in secrets:
         if name:
-            kubernetes.use_secret_as_env(task, name, {key: key for key in keys}, optional=True)
+            kubernetes.use_secret_as_env(task, name, dict(variables), optional=True)

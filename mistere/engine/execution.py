@@ -45,6 +45,7 @@ from mistere.common.progress import EVENTS_VARIABLE, Progress, emit
 from mistere.common.threads import wait_passively
 from mistere.config.base import Section
 from mistere.engine.stage import Result, RunContext, Stage, StageRecord, Step, TaskShard, stage_record_key
+from mistere.kubernetes.secret_keys import use_storage_variables
 
 
 def step_key(
@@ -114,6 +115,7 @@ def execute(
         MistereError: the stage failed; the record holds its message and exit code.
     """
     wait_passively()
+    use_storage_variables()
     if os.environ.get(EVENTS_VARIABLE):
         die_with_parent()
     context = RunContext.model_validate(dict(run))

@@ -13,7 +13,7 @@ from mistere.common.code_digest import closure
 from mistere.common.paths import PROJECT_ROOT
 from mistere.config.base import Toleration
 from mistere.config.encoder import NodeSettings, TextConfig
-from mistere.kubernetes.secret_keys import STORAGE_KEYS
+from mistere.kubernetes.secret_keys import STORAGE_VARIABLES
 from tests.cluster.trainer import KEY, NAME, STEP_POD
 from tests.manifests.pod_security import broken_rules
 from tests.serving.test_inference_service import LOADER, strict
@@ -88,10 +88,10 @@ def test_nodes_use_the_pod_settings_of_the_step() -> None:
     assert content["metadata"]["ownerReferences"] == [owner]
     pod, trainer = pod_of(content), content["spec"]["trainer"]
     assert pod["serviceAccountName"] == "mistere-pipeline" and pod["imagePullSecrets"] == [{"name": "registry"}]
-    assert [variable["name"] for variable in trainer["env"]] == list(STORAGE_KEYS)
-    for variable in trainer["env"]:
-        reference = {"name": "storage", "key": variable["name"], "optional": True}
-        assert variable["valueFrom"] == {"secretKeyRef": reference}
+    assert trainer["env"] == [
+        {"name": variable, "valueFrom": {"secretKeyRef": {"name": "storage", "key": key, "optional": True}}}
+        for key, variable in STORAGE_VARIABLES.items()
+    ]
 
 
 def test_nodes_are_restricted_and_declare_their_resources() -> None:

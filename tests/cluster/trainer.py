@@ -24,7 +24,7 @@ from mistere.artifacts.object_store import ObjectStore
 from mistere.common.progress import Progress
 from mistere.config.encoder import TextConfig
 from mistere.engine.stage import RunContext, Step
-from mistere.kubernetes.secret_keys import STORAGE_KEYS
+from mistere.kubernetes.secret_keys import STORAGE_VARIABLES
 from tests.stand_ins.kubernetes_api import KubernetesApi
 from tests.stand_ins.kubernetes_server import KubernetesServer
 from tests.stand_ins.trainer_controller import TrainerController
@@ -62,8 +62,8 @@ STEP_POD: dict[str, Any] = {
                     {"name": "KFP_POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
                     {"name": "WORD", "valueFrom": {"secretKeyRef": {"name": "other", "key": "word"}}},
                     *(
-                        {"name": key, "valueFrom": {"secretKeyRef": {"name": "storage", "key": key}}}
-                        for key in STORAGE_KEYS
+                        {"name": variable, "valueFrom": {"secretKeyRef": {"name": "storage", "key": key}}}
+                        for key, variable in STORAGE_VARIABLES.items()
                     ),
                 ],
             },

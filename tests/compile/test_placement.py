@@ -11,7 +11,7 @@ import yaml
 from mistere.common.errors import UsageError
 from mistere.config.cluster import ClusterConfig
 from mistere.config.stages import stages
-from mistere.kubernetes.secret_keys import STORAGE_KEYS, TRACKING_KEYS, WEBHOOK_KEYS
+from mistere.kubernetes.secret_keys import STORAGE_VARIABLES, TRACKING_KEYS, WEBHOOK_KEYS
 from pipelines.compile import compile_pipeline
 from pipelines.profiles import load_profile
 
@@ -128,16 +128,18 @@ def test_requests_do_not_exceed_limits(compiled: tuple[Compiled, ClusterConfig])
 def test_each_step_references_the_secrets_it_needs(compiled: tuple[Compiled, ClusterConfig]) -> None:
     pipeline, cluster = compiled
     for label, (stage, _) in pipeline.steps.items():
-        expected = {cluster.storage_secret: STORAGE_KEYS} if cluster.storage_secret else {}
+        expected = {cluster.storage_secret: STORAGE_VARIABLES} if cluster.storage_secret else {}
         if stage in {"finetune_encoder", "train_moe", "register_model", "deploy_model", "report_run"}:
-            expected[cluster.tracking_secret] = TRACKING_KEYS
+            expected[cluster.tracking_secret] = {key: key for key in TRACKING_KEYS}
         if stage == "report_run":
-            expected[cluster.webhook_secret] = WEBHOOK_KEYS
+            expected[cluster.webhook_secret] = {key: key for key in WEBHOOK_KEYS}
         secrets = {}
         for secret in pipeline.pods[label].get("secretAsEnv", []):
             assert secret["optional"] is True
-            secrets[secret["secretName"]] = tuple(key["secretKey"] for key in secret["keyToEnv"])
+            secrets[secret["secretName"]] = {key["secretKey"]: key["envVar"] for key in secret["keyToEnv"]}
         assert secrets == expected
+        # With a root of s3:// and `fromEnv`, KFP 2.17's launcher takes AWS_… from the step's own environment.
+        assert not any(name.startswith("AWS_") for variables in secrets.values() for name in variables.values())
         assert not pipeline.containers[label].get("env")
 
 

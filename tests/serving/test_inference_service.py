@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from mistere.common.errors import UsageError
 from mistere.config.base import Toleration
 from mistere.config.deployment import DeploymentConfig
-from mistere.kubernetes.secret_keys import STORAGE_KEYS
+from mistere.kubernetes.secret_keys import STORAGE_VARIABLES
 from mistere.serving.kserve.inference_service import candidate_of, check_support, inference_service, revision_of
 
 CRD = Path(__file__).resolve().parents[2].parent / "shared" / "crds" / "serving.kserve.io_inferenceservices.yaml"
@@ -114,10 +114,12 @@ def test_a_location_without_the_digest_is_rejected() -> None:
 def test_secrets_are_named_and_never_written() -> None:
     container = manifest(STANDARD)["spec"]["predictor"]["containers"][0]
     environment = {entry["name"]: entry for entry in container["env"]}
-    assert set(STORAGE_KEYS) < set(environment) and environment["AWS_REGION"]["value"] == "eu-central-1"
-    for key in set(STORAGE_KEYS) - {"AWS_REGION"}:
-        reference = {"name": "mistere-storage", "key": key, "optional": True}
-        assert environment[key] == {"name": key, "valueFrom": {"secretKeyRef": reference}}
+    assert environment["AWS_REGION"]["value"] == "eu-central-1", "a setting replaces the secret's key"
+    assert STORAGE_VARIABLES["AWS_REGION"] not in environment
+    for key, variable in STORAGE_VARIABLES.items():
+        if key != "AWS_REGION":
+            reference = {"name": "mistere-storage", "key": key, "optional": True}
+            assert environment[variable] == {"name": variable, "valueFrom": {"secretKeyRef": reference}}
     with pytest.raises(ValidationError, match="looks like a secret") as error:
         DeploymentConfig(env={"AWS_SECRET_ACCESS_KEY": "hush"})
     assert "hush" not in str(error.value)

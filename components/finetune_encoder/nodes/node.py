@@ -22,6 +22,7 @@ from mistere.artifacts.io import open_artifact
 from mistere.artifacts.manifests import BaseEncoder
 from mistere.artifacts.object_store import ObjectStore, UnreachableError, open_store
 from mistere.common.errors import ExitCode, MistereError
+from mistere.kubernetes.secret_keys import use_storage_variables
 
 JOB = "job.json"
 """Under the prefix: ``training``, a :class:`~components.finetune_encoder.training.trainer.TrainingJob` whose paths the node
@@ -40,6 +41,7 @@ _PATIENCE = (10.0, 60.0, 300.0)
 
 def main(uri: str, prefix: str) -> int:
     """Train as one of several nodes; returns the exit code."""
+    use_storage_variables()
     store = open_store(uri)
     failures: list[Failure]
     with tempfile.TemporaryDirectory() as directory:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from mistere.config.encoder import EncoderConfig
 from mistere.kubernetes.current_pod import TRAINER_API
-from mistere.kubernetes.secret_keys import STORAGE_KEYS, TRACKING_KEYS
+from mistere.kubernetes.secret_keys import STORAGE_VARIABLES, TRACKING_KEYS
 
 CONTAINER: Final = "node"
 """Name of the training container and of its job in Kubeflow Trainer's runtimes."""
@@ -90,16 +90,16 @@ def _queue_of(step_pod: dict[str, Any]) -> dict[str, str]:
 
 def _secrets_of(step_pod: dict[str, Any]) -> list[dict[str, Any]]:
     """The step's references to secrets, each under the variable of the same name."""
-    found = {
+    references = {
         variable["name"]: variable["valueFrom"]["secretKeyRef"]
         for container in step_pod["spec"]["containers"]
         for variable in container.get("env") or []
         if "secretKeyRef" in (variable.get("valueFrom") or {})
     }
     return [
-        {"name": key, "valueFrom": {"secretKeyRef": {**found[key], "optional": True}}}
-        for key in (*STORAGE_KEYS, *TRACKING_KEYS)
-        if key in found
+        {"name": name, "valueFrom": {"secretKeyRef": {**references[name], "optional": True}}}
+        for name in (*STORAGE_VARIABLES.values(), *TRACKING_KEYS)
+        if name in references
     ]
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from mistere.common.errors import UsageError
 from mistere.config.deployment import DeploymentConfig
-from mistere.kubernetes.secret_keys import STORAGE_KEYS
+from mistere.kubernetes.secret_keys import STORAGE_VARIABLES
 from mistere.serving import protocol
 
 SERVICE_ACCOUNT: Final = "mistere-predictor"
@@ -274,9 +274,12 @@ def _environment(config: DeploymentConfig) -> list[dict[str, Any]]:
     environment: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in values.items()]
     if config.storage_secret:
         environment += [
-            {"name": key, "valueFrom": {"secretKeyRef": {"name": config.storage_secret, "key": key, "optional": True}}}
-            for key in STORAGE_KEYS
-            if key not in config.env
+            {
+                "name": variable,
+                "valueFrom": {"secretKeyRef": {"name": config.storage_secret, "key": key, "optional": True}},
+            }
+            for key, variable in STORAGE_VARIABLES.items()
+            if not {key, variable} & config.env.keys()
         ]
     return environment
 
