@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 OBJECT_NAME: Final = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
 """What Kubernetes takes as an object's name."""
-QUANTITY: Final = r"^[0-9]+(\.[0-9]+)?(m|Ki|Mi|Gi|Ti|k|M|G|T)?$"
-"""What Kubernetes takes as an amount of a resource."""
+_QUANTITY: Final = r"^[0-9]+(\.[0-9]+)?(m|Ki|Mi|Gi|Ti|k|M|G|T)?$"
+
+
+def _as_text(value: Any) -> Any:
+    """YAML parses ``2`` as a number, which Kubernetes takes as a quantity too; bool is an int in Python, but no quantity."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+Quantity = Annotated[str, BeforeValidator(_as_text), Field(pattern=_QUANTITY)]
+"""What Kubernetes takes as an amount of a resource, as text; a number is converted."""
+OptionalQuantity = Annotated[str, BeforeValidator(_as_text), Field(pattern=r"^$|" + _QUANTITY)]
+"""The same; empty for none."""
 
 
 class Section(BaseModel):

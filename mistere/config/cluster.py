@@ -6,8 +6,7 @@ from pydantic import Field, field_validator
 
 from mistere.common.suggestions import did_you_mean
 from mistere.config.base import OBJECT_NAME as _NAME
-from mistere.config.base import QUANTITY as _QUANTITY
-from mistere.config.base import Section, Toleration
+from mistere.config.base import OptionalQuantity, Quantity, Section, Toleration
 from mistere.config.stages import stages
 
 
@@ -28,13 +27,13 @@ class StepSettings(Section):
         tolerations: of taints of these nodes.
     """
 
-    cpu: str = Field(default="1", pattern=_QUANTITY)
-    cpu_limit: str = Field(default="2", pattern=_QUANTITY)
-    memory: str = Field(default="2Gi", pattern=_QUANTITY)
+    cpu: Quantity = "1"
+    cpu_limit: Quantity = "2"
+    memory: Quantity = "2Gi"
     gpus: int = Field(default=0, ge=0, le=64)
     gpu_type: str = Field(default="nvidia.com/gpu", min_length=1)
-    shared_memory: str = Field(default="", pattern=r"^$|" + _QUANTITY)
-    scratch: str = Field(default="10Gi", pattern=_QUANTITY)
+    shared_memory: OptionalQuantity = ""
+    scratch: Quantity = "10Gi"
     timeout: int = Field(default=3600, gt=0)
     retries: int = Field(default=2, ge=0, le=10)
     node_selector: dict[str, str] = Field(default_factory=dict)

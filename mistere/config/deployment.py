@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
-from mistere.config.base import OBJECT_NAME, QUANTITY, Section, Toleration
+from mistere.config.base import OBJECT_NAME, Quantity, Section, Toleration
 
 Mode = Literal["local", "standard", "knative"]
 
@@ -33,7 +33,8 @@ class DeploymentConfig(Section):
         max_replicas: maximum number of pods.
         scale_metric: autoscaling metric: ``cpu`` or ``memory`` (Standard), ``concurrency`` or ``rps`` (Knative); empty for the
             mode's default.
-        scale_target: target value of that metric per pod; 0 for KServe's default.
+        scale_target: target value of that metric per pod, for ``cpu`` and ``memory`` a percentage of the request; 0 for KServe's
+            default, which ``memory`` lacks.
         cpu: CPU request of a pod, cores.
         cpu_limit: CPU limit of a pod, cores.
         memory: memory request of a pod.
@@ -60,11 +61,11 @@ class DeploymentConfig(Section):
     min_replicas: int = Field(default=1, ge=0, le=1000)
     max_replicas: int = Field(default=2, ge=1, le=1000)
     scale_metric: Literal["", "cpu", "memory", "concurrency", "rps"] = ""
-    scale_target: int = Field(default=0, ge=0)
-    cpu: str = Field(default="1", pattern=QUANTITY)
-    cpu_limit: str = Field(default="2", pattern=QUANTITY)
-    memory: str = Field(default="2Gi", pattern=QUANTITY)
-    memory_limit: str = Field(default="4Gi", pattern=QUANTITY)
+    scale_target: int = Field(default=0, ge=0, validate_default=True)
+    cpu: Quantity = "1"
+    cpu_limit: Quantity = "2"
+    memory: Quantity = "2Gi"
+    memory_limit: Quantity = "4Gi"
     gpus: int = Field(default=0, ge=0, le=64)
     gpu_type: str = Field(default="nvidia.com/gpu", min_length=1)
     node_selector: dict[str, str] = Field(default_factory=dict)
@@ -73,11 +74,19 @@ class DeploymentConfig(Section):
     canary_seconds: float = Field(default=300.0, ge=0)
     storage_secret: str = Field(default="", pattern=r"^$|" + OBJECT_NAME)
     image_pull_secret: str = Field(default="", pattern=r"^$|" + OBJECT_NAME)
-    cache: str = Field(default="8Gi", pattern=QUANTITY)
+    cache: Quantity = "8Gi"
     env: dict[Annotated[str, AfterValidator(_reject_secret)], str] = Field(default_factory=dict)
     ready_timeout: float = Field(default=120.0, gt=0)
     tolerance: float = Field(default=1e-4, gt=0)
     half_tolerance: float = Field(default=0.02, gt=0)
+
+    @field_validator("scale_target")
+    @classmethod
+    def _memory_has_a_target(cls, target: int, info: ValidationInfo) -> int:
+        """KServe 0.20 gives an autoscaler for memory no target, and Kubernetes then scales by the CPU."""
+        if info.data.get("scale_metric") == "memory" and not target:
+            raise ValueError("scale_metric memory needs a target, a percentage of the memory request")
+        return target
 
     @model_validator(mode="after")
     def _in_order(self) -> DeploymentConfig:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from mistere.config.base import OBJECT_NAME, QUANTITY, Section, SeededSection, Toleration
+from mistere.config.base import OBJECT_NAME, Quantity, Section, SeededSection, Toleration
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -74,13 +74,13 @@ class NodeSettings(Section):
     """
 
     runtime: str = Field(default="torch-distributed", pattern=OBJECT_NAME)
-    cpu: str = Field(default="4", pattern=QUANTITY)
-    cpu_limit: str = Field(default="8", pattern=QUANTITY)
-    memory: str = Field(default="16Gi", pattern=QUANTITY)
+    cpu: Quantity = "4"
+    cpu_limit: Quantity = "8"
+    memory: Quantity = "16Gi"
     gpus: int | None = Field(default=None, ge=0, le=64)
     gpu_type: str = Field(default="nvidia.com/gpu", min_length=1)
-    shared_memory: str = Field(default="2Gi", pattern=QUANTITY)
-    scratch: str = Field(default="40Gi", pattern=QUANTITY)
+    shared_memory: Quantity = "2Gi"
+    scratch: Quantity = "40Gi"
     timeout: int = Field(default=86400, gt=0)
     node_selector: dict[str, str] = Field(default_factory=dict)
     tolerations: list[Toleration] = Field(default_factory=list)

@@ -77,11 +77,29 @@ def refused(*settings: str, profile: str = "tiny") -> str:
         (["mixture.attention_heads=7"], "attention_width 12 should be a multiple of it (found 7)"),
         (["seed=-1"], "seed: Input should be greater than or equal to 0"),
         (["seed=4294967296"], "seed: Input should be less than 4294967296"),
+        (
+            ["cluster.steps.train_moe.cpu=true"],
+            "cluster.steps.train_moe.cpu: Input should be a valid string (found True)",
+        ),
+        (["cluster.steps.train_moe.cpu=-1"], "cluster.steps.train_moe.cpu: String should match pattern"),
+        (
+            ["deployment.scale_metric=memory"],
+            "deployment.scale_target: Value error, scale_metric memory needs a target, a percentage of the memory request (found 0)",
+        ),
         (["mixture.seed=-1"], "mixture.seed: Input should be greater than or equal to 0"),
     ],
 )
 def test_invalid_setting_error_names_the_valid_form(settings: list[str], says: str) -> None:
     assert says in refused(*settings)
+
+
+def test_quantities_accept_numbers() -> None:
+    """``--set`` parses its value as YAML, in which ``2`` is a number."""
+    settings = ["text.nodes.cpu_limit=2", "cluster.steps.train_moe.memory=4000000000", "deployment.cpu=0.5"]
+    config = load_profile("sample", settings)
+    step = config.cluster.step("train_moe")
+    assert (config.text.nodes.cpu_limit, step.memory, config.deployment.cpu) == ("2", "4000000000", "0.5")
+    assert load_profile("tiny", ["deployment.scale_metric=memory", "deployment.scale_target=70"])
 
 
 def test_unknown_profile_error_suggests_the_nearest() -> None:
