@@ -16,7 +16,18 @@ from mistere.common.paths import PROJECT_ROOT
 
 MANIFESTS = PROJECT_ROOT / "manifests"
 OVERLAYS = ("kind", "staging", "production")
-COMPONENTS = ("external-secrets", "gpu", "knative", "kueue", "s3-irsa", "standard")
+COMPONENTS = (
+    "api-server-16443",
+    "api-server-8443",
+    "dns-node-local",
+    "dns-openshift",
+    "external-secrets",
+    "gpu",
+    "knative",
+    "kueue",
+    "s3-irsa",
+    "standard",
+)
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 Object = dict[str, Any]

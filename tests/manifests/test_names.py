@@ -14,7 +14,7 @@ from mistere.serving import protocol
 from mistere.serving.kserve.inference_service import SERVICE_ACCOUNT, inference_service
 from pipelines.profiles import load_profile
 from tests.compile.test_placement import parse_quantity
-from tests.manifests.conftest import Builds, of_kind
+from tests.manifests.conftest import COMPONENTS, Builds, of_kind
 
 CLUSTER, DEPLOYMENT = ClusterConfig(), DeploymentConfig()
 NAMESPACES = {"kind": {"mistere", "kubeflow"}, "staging": {"mistere-staging"}, "production": {"mistere"}}
@@ -56,7 +56,7 @@ def test_inference_service_matches_the_generated_one(builds: Builds) -> None:
 
 def test_components_change_the_settings_of_their_mode_only(builds: Builds) -> None:
     plain = service(builds, "with base")
-    for name in ("standard", "gpu", "external-secrets", "s3-irsa", "kueue"):
+    for name in set(COMPONENTS) - {"knative"}:
         assert service(builds, f"with {name}") == plain
     assert without_bundle(service(builds, "with knative")) == without_bundle(generated_service("knative"))
 

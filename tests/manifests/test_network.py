@@ -86,3 +86,32 @@ def test_knative_traffic_passes_the_queue_proxy(builds: Builds) -> None:
     assert reaches(policies, Endpoint("mistere", RUN), predictor, protocol.HTTP_PORT), (
         "deploy_model calls the predictor's pod directly"
     )
+
+
+# The facts of each network: NodeLocal DNSCache listens on 169.254.20.10 with the node's network; OpenShift's DNS pods are in
+# openshift-dns and listen on 5353; minikube's API server listens on 8443, that of MicroK8s on 16443.
+NETWORKS = {
+    "dns-node-local": (Endpoint(address="169.254.20.10"), 53, ("UDP", "TCP")),
+    "dns-openshift": (
+        Endpoint("openshift-dns", {"dns.operator.openshift.io/daemonset-dns": "default"}),
+        5353,
+        ("UDP", "TCP"),
+    ),
+    "api-server-8443": (Endpoint(address="192.168.49.2"), 8443, ("TCP",)),
+    "api-server-16443": (Endpoint(address="10.152.183.1"), 16443, ("TCP",)),
+}
+
+
+@pytest.mark.parametrize("component", NETWORKS)
+def test_each_network_has_a_component_that_admits_it(builds: Builds, component: str) -> None:
+    target, port, protocols = NETWORKS[component]
+    base, with_component = (
+        list(of_kind(builds[f"with {name}"], "NetworkPolicy").values()) for name in ("base", component)
+    )
+    step, predictor, node = (Endpoint("mistere", labels) for labels in (RUN, PREDICTOR, NODE))
+    for name in protocols:
+        assert not reaches(base, step, target, port, name), "the base admits it already"
+        assert reaches(with_component, step, target, port, name)
+    for source in (predictor, node):
+        assert reaches(with_component, source, target, port) is component.startswith("dns"), "only steps use the API"
+    assert not reaches(with_component, step, METADATA, port)

@@ -8,14 +8,12 @@ from typing import Any
 
 import pytest
 
-from tests.manifests.conftest import OVERLAYS, Builds, of_kind
+from tests.manifests.conftest import COMPONENTS, OVERLAYS, Builds, of_kind
 from tests.manifests.pod_security import broken_rules
 
 READ = {"get", "list", "watch"}
 PIPELINE = {
     ("argoproj.io", "workflowtaskresults"): {"create", "patch"},
-    ("argoproj.io", "workflowtasksets"): {"list", "watch"},
-    ("argoproj.io", "workflowtasksets/status"): {"patch"},
     ("", "configmaps", "kfp-launcher"): {"get"},
     ("", "secrets", "mlpipeline-minio-artifact"): {"get"},
     ("trainer.kubeflow.org", "trainjobs"): {"create", "delete"} | READ,
@@ -127,7 +125,7 @@ def predictors(builds: Builds) -> dict[str, dict[str, Any]]:
 
 def test_pods_are_restricted_and_request_resources(builds: Builds) -> None:
     pods = predictors(builds)
-    assert len(pods) == 7
+    assert len(pods) == len(COMPONENTS) + 1
     for build, pod in pods.items():
         assert not list(broken_rules(pod)), build
         knative = build == "with knative"
@@ -174,7 +172,7 @@ def test_all_traffic_is_denied_unless_a_policy_allows_it(builds: Builds) -> None
         assert {policy["metadata"]["namespace"] for policy in policies.values()} == set(of_kind(objects, "Namespace"))
         for name, policy in policies.items():
             spec = policy["spec"]
-            assert spec["podSelector"] or name in ("default-deny", "dns"), (build, name)
+            assert spec["podSelector"] or name == "default-deny" or name.startswith("dns"), (build, name)
             for direction, peers in (("ingress", "from"), ("egress", "to")):
                 for rule in spec.get(direction, []):
                     assert rule.get(peers) and all(rule[peers]), (build, name)
