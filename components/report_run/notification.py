@@ -6,16 +6,19 @@ are not followed. If the receiver does not answer, the run only notes it.
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import json
 import logging
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from mistere.artifacts.object_store import ObjectStore
+from mistere.common.errors import MistereError
 from mistere.common.progress import Progress
 from mistere.kubernetes.secret_keys import WEBHOOK_KEYS
 from mistere.reports.evaluated_model import COVERAGE, estimate_text
@@ -40,25 +43,46 @@ class _DeliveryError(Exception):
     """Why the notification was not delivered, without the URL."""
 
 
-def notify(outcome: Outcome, profile: str, headline: str, progress: Progress) -> None:
-    """Notify the webhook in ``MISTERE_WEBHOOK_URL``, if it is set.
+def notify(outcome: Outcome, profile: str, headline: str, progress: Progress, store: ObjectStore) -> None:
+    """Notify the webhook in ``MISTERE_WEBHOOK_URL``, if it is set and was not notified of this outcome before.
+
+    Argo may repeat the exit handler, so what was sent is recorded under the run.
 
     Args:
         outcome: of the run.
         profile: of the run.
         headline: the first sentence of the report.
         progress: receives a note if the notification fails.
+        store: the object store.
     """
     url = os.environ.get(VARIABLE, "").strip()
     if not url:
         return
     try:
         _require_private_transport(url)
-        _post(url, json.dumps(message(outcome, profile, headline)).encode())
+        body = json.dumps(message(outcome, profile, headline)).encode()
+        digest = hashlib.sha256(body).hexdigest().encode()
+        if _sent(store, outcome.run_id) == digest:
+            return
+        _post(url, body)
+        with suppress(MistereError, OSError):  # a repetition of the exit handler would send it again
+            store.write(_sent_key(outcome.run_id), digest)
     except _DeliveryError as error:
         progress.note(f"the webhook in {VARIABLE} was not notified: {error}.")
     except Exception as error:  # a notification never fails the run; the error's text may hold the URL
         progress.note(f"the webhook in {VARIABLE} was not notified ({type(error).__name__}).")
+
+
+def _sent_key(run_id: str) -> str:
+    return f"runs/{run_id}/notified.txt"
+
+
+def _sent(store: ObjectStore, run_id: str) -> bytes:
+    """The digest of the message that was sent last; empty if none was, or if the store does not answer."""
+    try:
+        return store.read(_sent_key(run_id))[0]
+    except MistereError:
+        return b""
 
 
 def message(outcome: Outcome, profile: str, headline: str) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def run(config: RegistryConfig, step: Step) -> Result:
         step.report(PAGE, page)
         if config.log_report:
             _log(config, step, outcome, artifacts, page)
-    notify(outcome, step.run.profile, headline(outcome), step.progress)
+    notify(outcome, step.run.profile, headline(outcome), step.progress, step.store)
     clean_up(step, artifacts.info.get("config") or {})
     step.progress(headline(outcome))
     return Result(values={"verdict": outcome.verdict, "exit_code": str(outcome.exit_code), "report": outcome.report})

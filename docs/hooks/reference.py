@@ -51,6 +51,7 @@ VARIABLES = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "How often MLflow's client repeats a request. Set lower by mistere if it is not set.",
     "MLFLOW_DISABLE_TELEMETRY": "Set by mistere: MLflow sends no telemetry.",
     "KFP_ENDPOINT": "The address of Kubeflow Pipelines. Default of `--host`.",
+    "KFP_UI_ENDPOINT": "The address of the user interface of Kubeflow Pipelines, for links to runs. Default: `cluster.ui`, then `KFP_ENDPOINT`.",
     "KFP_TOKEN": "The bearer token for Kubeflow Pipelines.",
     "KF_PIPELINES_SA_TOKEN_PATH": "A file with the token for Kubeflow Pipelines, if `KFP_TOKEN` is not set.",
     "KFP_POD_NAME": "The name of the step's pod. Set by Kubeflow Pipelines.",

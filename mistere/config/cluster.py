@@ -48,6 +48,8 @@ class ClusterConfig(Section):
         service_account: of the steps' pods.
         experiment: under which Kubeflow Pipelines lists the runs.
         host: address of Kubeflow Pipelines; ``--host`` and ``KFP_ENDPOINT`` override it.
+        ui: address of Kubeflow Pipelines' user interface, for links to runs; ``KFP_UI_ENDPOINT`` overrides it; empty if ``host``
+            serves it too.
         store: ``s3://bucket/prefix``; ``--store`` and ``MISTERE_STORE`` override it.
         tracking_uri: MLflow's address as pods see it; ``--tracking`` and ``MLFLOW_TRACKING_URI`` override it.
         storage_secret: secret with the keys ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY`` and, for stores outside AWS,
@@ -64,6 +66,7 @@ class ClusterConfig(Section):
     service_account: str = Field(default="mistere-pipeline", pattern=_NAME)
     experiment: str = Field(default="mistere", min_length=1)
     host: str = ""
+    ui: str = Field(default="", pattern=r"^$|^https?://")
     store: str = ""
     tracking_uri: str = ""
     storage_secret: str = Field(default="mistere-storage", pattern=r"^$|" + _NAME)

@@ -44,6 +44,7 @@ from mistere.common.parent_death import die_with_parent
 from mistere.common.progress import EVENTS_VARIABLE, Progress, emit
 from mistere.common.threads import wait_passively
 from mistere.config.base import Section
+from mistere.engine.live_progress import StoredProgress
 from mistere.engine.stage import Result, RunContext, Stage, StageRecord, Step, TaskShard, stage_record_key
 from mistere.kubernetes.secret_keys import use_storage_variables
 
@@ -228,7 +229,7 @@ def _find_or_run(
     named = stage.external_inputs(config, context) if stage.external_inputs else {}
     key = record.key = step_key(stage, config, digests, {**external_inputs, **named}, code, modality, shard)
     _fail_again(store, context, record)
-    progress = Progress(record.task)
+    progress = StoredProgress(record.task, store, context.run_id)
     finished = _finished(stage, store, key, progress) if stage.cached else None
     if finished is not None:
         manifests, values = finished
@@ -245,7 +246,8 @@ def _find_or_run(
         made_by = MadeBy(
             stage=record.task, key=key, code=code, run=_identity(context), config=config.model_dump(mode="json")
         )
-        result = _run(stage, step, config, opened, external_inputs, modality, shard, made_by, digests, record)
+        with progress.storing():
+            result = _run(stage, step, config, opened, external_inputs, modality, shard, made_by, digests, record)
         manifests, values = dict(result.manifests), dict(result.values)
         if stage.cached:
             _remember(stage, store, key, manifests, values)

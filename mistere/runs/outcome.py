@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import Any, Final, Literal, TypeVar
@@ -28,6 +29,7 @@ _SHARD = re.compile(r"^(?P<task>.+)-(?P<index>\d+)of\d+$")
 EXIT_HANDLER: Final = next((name for name, info in stages().items() if info.exit_handler), "")
 FINISHED: Final = frozenset({"done", "reused"})
 Verdict = Literal["deployed", "held", "rejected", "data rejected", "failed"]
+STOPPED: Final = "The run was stopped; the next run finds its finished steps."
 M = TypeVar("M", bound=Manifest)
 
 
@@ -81,6 +83,7 @@ class Outcome(BaseModel):
         report: location of the run report.
         endpoint: address of the inference service, if the deployment named one.
         mlflow: the tracking server or folder, if the deployment named one.
+        stopped: whether somebody stopped the run.
         unreadable: a sentence for each artifact that should have given a reason or a metric and could not be read.
     """
 
@@ -103,7 +106,14 @@ class Outcome(BaseModel):
     report: str = ""
     endpoint: str = ""
     mlflow: str = ""
+    stopped: bool = False
     unreadable: list[str] = Field(default_factory=list)
+
+    @property
+    def unexplained(self) -> bool:
+        """Whether the run failed and no step recorded a reason: a process, pod or node was lost, or Kubeflow Pipelines failed."""
+        explained = any(record.status == "failed" and record.task != EXIT_HANDLER for record in self.stages)
+        return self.verdict == "failed" and not self.stopped and not explained
 
     def record(self, task: str) -> StageRecord | None:
         """The record of a task; None if it was not reached."""
@@ -118,6 +128,16 @@ class Outcome(BaseModel):
 def report_key(run_id: str, name: str) -> str:
     """The key of a report in the store."""
     return f"runs/{run_id}/reports/{name}"
+
+
+def stop_key(run_id: str) -> str:
+    """The key of the note that somebody stopped the run. Kubeflow Pipelines forgets it: a stopped run counts as failed there."""
+    return f"runs/{run_id}/stopped.json"
+
+
+def note_stop(store: ObjectStore, run_id: str) -> None:
+    """Note in the store that somebody stopped the run."""
+    store.write(stop_key(run_id), json.dumps({"noted": time.time()}).encode())
 
 
 def read_run_info(store: ObjectStore, run_id: str) -> dict[str, Any]:
@@ -196,6 +216,8 @@ def _decide(store: ObjectStore, outcome: Outcome) -> None:
     elif deployment:
         outcome.exit_code, outcome.verdict = int(ExitCode.DEPLOYED), "deployed"
         outcome.reasons = _gate_sentences(store, outcome, {"promote"})
+    elif store.exists(stop_key(outcome.run_id)):
+        outcome.stopped, outcome.reasons = True, [STOPPED]
     else:
         outcome.reasons = [_unfinished(outcome)]
 
@@ -215,7 +237,7 @@ def _unfinished(outcome: Outcome) -> str:
     if not reached:
         return "The run did not finish: no stage has a record."
     missing = [task for task in ordered_tasks(reached) if task not in reached]
-    return f"The run did not finish: {missing[0]} has no record of its end, so the run was probably interrupted there."
+    return f"The run did not finish: {missing[0]} has no record of its end."
 
 
 def _output(store: ObjectStore, outcome: Outcome, cls: type[M], task: str, name: str) -> M | None:

@@ -84,6 +84,15 @@ def submit(
         bool,
         typer.Option("--if-changed", help="Exit with 0 if the same was submitted before and did not fail."),
     ] = False,
+    resubmit: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=10,
+            metavar="N",
+            help="With --wait, start again up to N times a run that failed without a reason of a step.",
+        ),
+    ] = 0,
 ) -> None:
     """Start the pipeline on a cluster, unless the same commit, profile and data were submitted before.
 
@@ -102,6 +111,7 @@ def submit(
         force=force,
         allow_dirty=allow_dirty,
         if_changed=if_changed,
+        resubmit=resubmit,
     )
     raise typer.Exit(code)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -24,7 +25,10 @@ from pipelines.kubeflow.failures import (
     no_api,
     refused,
     unanswered,
+    upload_refused,
 )
+from pipelines.kubeflow.page import RunPages
+from pipelines.kubeflow.token import current_token
 
 if TYPE_CHECKING:
     from kfp_server_api import (
@@ -38,6 +42,11 @@ if TYPE_CHECKING:
 _NO_NAMESPACE: Final = "-"
 """Without a namespace, kfp's client requests one from the server on creation, and logs stack traces while it retries."""
 _PAGE: Final = 100
+OUTAGE_SECONDS: Final = 120.0
+"""While the Kubernetes API restarts, Kubeflow Pipelines answers 401 to everybody, because it cannot review tokens."""
+_LONGEST_PAUSE: Final = 15.0
+_NO_PACKAGE: Final = "none"
+"""Not a URL: the server refuses such a package after it has checked the account's rights, and creates nothing."""
 
 
 class Pipelines:
@@ -54,6 +63,11 @@ class Pipelines:
         timeout: seconds to connect and to wait for the answer.
         retries: how often a request that changes nothing is repeated.
         clock_tolerance: seconds by which this machine's clock may differ from the server's.
+        outage: seconds for which a 401 is retried while the token is valid by its own claims.
+        ui: address of the user interface; empty for the host's.
+
+    Attributes:
+        pages: addresses of the runs' pages.
     """
 
     def __init__(
@@ -64,12 +78,14 @@ class Pipelines:
         timeout: tuple[float, float] = (5.0, 30.0),
         retries: int = 3,
         clock_tolerance: float = CLOCK_SECONDS,
+        outage: float = OUTAGE_SECONDS,
+        ui: str = "",
     ) -> None:
         from kfp.client import Client
         from urllib3 import Retry
 
         self.host, self.namespace, self._timeout = host, namespace, timeout
-        self._clock_tolerance = clock_tolerance
+        self._clock_tolerance, self._outage, self._backoff = clock_tolerance, outage, backoff
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -96,10 +112,7 @@ class Pipelines:
             respect_retry_after_header=False,
         )
         self._clock_checked = False
-
-    def page(self, run_id: str) -> str:
-        """The address of a run's page in the user interface."""
-        return f"{self.host}/#/runs/details/{run_id}"
+        self.pages = RunPages(host, ui, self._api.rest_client.pool_manager, timeout[1])
 
     def pipeline(self, name: str, description: str) -> str:
         """The id of a pipeline, which is created if it does not exist."""
@@ -152,7 +165,31 @@ class Pipelines:
                     description=description,
                 )
 
-            return self._create(create, lambda: self.version(pipeline_id, name))
+            try:
+                return self._create(create, lambda: self.version(pipeline_id, name))
+            except PipelinesError as error:
+                if error.status != 400:
+                    raise
+                self._check_upload_right(pipeline_id, name)
+                raise upload_refused(error, f"version {name!r}", self.host) from error
+
+    def _check_upload_right(self, pipeline_id: str, name: str) -> None:
+        """Let the server say why it refused an upload: it answers every refused upload alike, but not this request.
+
+        Raises:
+            PipelinesError: the token, the account or the pipeline is the reason.
+        """
+        from kfp_server_api import V2beta1PipelineVersion, V2beta1Url
+
+        body = V2beta1PipelineVersion(
+            pipeline_id=pipeline_id, display_name=name, name=name, package_url=V2beta1Url(pipeline_url=_NO_PACKAGE)
+        )
+        creating = self._kfp.pipelines.pipeline_service_create_pipeline_version
+        try:
+            self._call(creating, pipeline_id, body, what=f"version {name!r}")
+        except PipelinesError as error:
+            if error.status in {401, 403, 404}:
+                raise
 
     def experiment(self, name: str) -> str:
         """The id of an experiment, which is created if it does not exist."""
@@ -182,13 +219,17 @@ class Pipelines:
 
         return self._create(create, lambda: self.run_by_name(body.display_name))
 
-    def run(self, run_id: str) -> V2beta1Run:
+    def run(self, run_id: str, *, patient: bool = True) -> V2beta1Run:
         """A run by its id.
+
+        Args:
+            run_id: of the run.
+            patient: wait for the end of an outage of the Kubernetes API; False for a caller that asks again anyway.
 
         Raises:
             NotFoundError: the run was deleted.
         """
-        return self._call(self._kfp.runs.run_service_get_run, run_id, what=f"run {run_id}")
+        return self._call(self._kfp.runs.run_service_get_run, run_id, what=f"run {run_id}", patient=patient)
 
     def run_by_name(self, name: str) -> V2beta1Run | None:
         """A run by its name; None if it does not exist."""
@@ -259,7 +300,9 @@ class Pipelines:
             if existing is None:
                 raise
             return existing
-        except UnavailableError:
+        except UnavailableError as error:
+            if error.status == 401:  # nothing was done
+                raise
             return find() or create()
 
     def _find(self, listing: Callable[..., Any], attribute: str, name: str, what: str, **scope: str) -> Any:
@@ -267,7 +310,7 @@ class Pipelines:
         candidates = self._pages(listing, attribute, what, filter=json.dumps(wanted), **scope)
         return next((one for one in candidates if one.display_name == name), None)
 
-    def _pages(self, listing: Callable[..., Any], attribute: str, what: str, **scope: str) -> Iterator[Any]:
+    def _pages(self, listing: Callable[..., Any], attribute: str, what: str, **scope: Any) -> Iterator[Any]:
         token, seen = "", set[str]()
         while token not in seen:
             seen.add(token)
@@ -275,7 +318,25 @@ class Pipelines:
             yield from getattr(answer, attribute) or []
             token = answer.next_page_token or ""
 
-    def _call(self, operation: Callable[..., Any], *arguments: Any, what: str, **options: Any) -> Any:
+    def _call(
+        self, operation: Callable[..., Any], *arguments: Any, what: str, patient: bool = True, **options: Any
+    ) -> Any:
+        """Make a request, and repeat it while the server refuses a valid token.
+
+        Raises:
+            PipelinesError: the request failed.
+        """
+        deadline, pause = time.monotonic() + (self._outage if patient else 0.0), self._backoff
+        while True:
+            try:
+                return self._request(operation, *arguments, what=what, **options)
+            except UnavailableError as error:
+                if error.status != 401 or time.monotonic() + pause > deadline:
+                    raise
+                time.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _request(self, operation: Callable[..., Any], *arguments: Any, what: str, **options: Any) -> Any:
         """Make one request.
 
         Raises:
@@ -312,7 +373,8 @@ class Pipelines:
         headers = error.headers or {}
         if error.status in {401, 403}:
             check_clock(headers, self.host, self._clock_tolerance)
-        return refused(int(error.status or 0), headers, str(error.body or ""), what, self.host, self.namespace)
+        status, body = int(error.status or 0), str(error.body or "")
+        return refused(status, headers, body, what, self.host, self.namespace, current_token())
 
 
 def _service_account() -> Any:

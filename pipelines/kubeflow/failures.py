@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 
 from mistere.common.errors import MistereError
 from mistere.common.urls import redact_url
+from pipelines.kubeflow.token import Token, explain_refusal
 
 CLOCK_SECONDS = 300
 """Largest difference between this machine's clock and the server's; beyond it, tokens and S3 signatures are refused."""
 
 _LONGEST_REASON = 300
-_NOT_ALLOWED = re.compile(
-    r"unauthori[sz]ed|not authori[sz]ed|authori[sz]ation|permission denied|is denied", re.IGNORECASE
-)
-"""Matches a denied upload by its message, because its status is always 400."""
 
 
 class PipelinesError(MistereError):
@@ -42,10 +38,12 @@ class AlreadyExistsError(PipelinesError):
 
 
 class UnavailableError(PipelinesError):
-    """No answer, or an error of the server; the request may have taken effect, and a retry may succeed."""
+    """A retry may succeed: no answer, an error of the server (the request may have taken effect), or a 401 for a valid token."""
 
 
-def refused(status: int, headers: Mapping[str, str], body: str, what: str, host: str, namespace: str) -> PipelinesError:
+def refused(
+    status: int, headers: Mapping[str, str], body: str, what: str, host: str, namespace: str, token: Token | None
+) -> PipelinesError:
     """The error for an answer with an error status.
 
     Args:
@@ -55,15 +53,14 @@ def refused(status: int, headers: Mapping[str, str], body: str, what: str, host:
         what: the object of the request, as the subject of a sentence.
         host: of Kubeflow Pipelines.
         namespace: of the runs.
+        token: the token of the request.
     """
     server, reason = f"Kubeflow Pipelines at {redact_url(host)}", _reason(body)
     detail = f": {reason}" if reason else ""
     if status == 401:
-        return PipelinesError(
-            f"{server} does not accept the token (401): it is missing or has expired; put a new one into KFP_TOKEN.",
-            status,
-        )
-    if status == 403 or (status == 400 and _NOT_ALLOWED.search(reason)):
+        sentence, temporary = explain_refusal(server, token, namespace)
+        return (UnavailableError if temporary else PipelinesError)(sentence, status)
+    if status == 403:
         return PipelinesError(
             f"{server} does not allow {what} in namespace {namespace!r} (403): set cluster.namespace to a namespace of yours, or "
             "have its owner add you (Manage Contributors).",
@@ -86,6 +83,16 @@ def refused(status: int, headers: Mapping[str, str], body: str, what: str, host:
             f"{what} exists at {server} already, outside namespace {namespace!r} (409): rename or delete it.", status
         )
     return PipelinesError(f"{server} refused {what} ({status}{detail}).", status)
+
+
+def upload_refused(error: PipelinesError, what: str, host: str) -> PipelinesError:
+    """The error for a refused upload by an account that may create versions; the server does not say more than that."""
+    return PipelinesError(
+        f"Kubeflow Pipelines at {redact_url(host)} refused the package of {what} (400), although the account may create it: the package is "
+        "larger than the server accepts, or the server is older than 2.17; `kubectl --namespace kubeflow logs deployment/ml-pipeline` "
+        "has the reason.",
+        error.status,
+    )
 
 
 def unanswered(error: Exception, host: str) -> UnavailableError:

@@ -1,6 +1,7 @@
-"""Pods of a run that cannot start: a missing image, node or secret. Kubeflow Pipelines reports such a step as running.
+"""What the cluster says of a run: pods that cannot start, failed drivers, killed steps, a stop.
 
-The pods are read through the kubeconfig; without access to the cluster, a run is followed without this information.
+Kubeflow Pipelines reports a step without a pod as running, and of a failure neither a reason nor a message. Pods, logs and Argo's
+Workflow are read through the kubeconfig, as far as it allows; without access to the cluster, a run is followed without them.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import Any, Final
 from mistere.common.errors import MistereError
 from mistere.common.urls import redact_url
 from mistere.kubernetes.api import KubernetesApi, connect
+from pipelines.kubeflow.driver_log import driver_failure, is_driver
+from pipelines.kubeflow.workflow import is_stopped, read_workflow, refused_pods
 
 RUN_LABEL: Final = "pipeline/runid"
 _REMEDIES: Final = {
@@ -19,6 +22,11 @@ _REMEDIES: Final = {
     "InvalidImageName": "correct pipelines/images.lock.yaml",
     "CreateContainerConfigError": "create the secret that it names",
     "Unschedulable": "request less in the cluster section, or add nodes that have it",
+}
+_KILLS: Final = {
+    "OOMKilled": "raise the step's memory in cluster.steps",
+    "Evicted": "request what the step needs in cluster.steps (memory, scratch)",
+    "DeadlineExceeded": "raise the step's timeout in cluster.steps",
 }
 _LONGEST = 240
 
@@ -32,41 +40,95 @@ class RunPods:
 
     Attributes:
         problems: a sentence for each problem that was ever seen.
+        readable: whether the pods could be listed at the last attempt.
+        stopped: whether somebody stopped the run, as far as the cluster says.
     """
 
     def __init__(self, namespace: str, run_id: str) -> None:
-        self._path, self._selector = f"/api/v1/namespaces/{namespace}/pods", f"{RUN_LABEL}={run_id}"
+        self._namespace, self._selector = namespace, f"{RUN_LABEL}={run_id}"
+        self._path = f"/api/v1/namespaces/{namespace}/pods"
         self._api: KubernetesApi | None = None
-        self._usable = True
+        self._workflow_readable = True
+        self._failures: dict[str, str] = {}
+        self._drivers: set[str] = set()
+        self.readable = True
+        self.stopped = False
         self.problems: list[str] = []
 
+    @property
+    def command(self) -> str:
+        """The command that lists the run's pods."""
+        return f"kubectl --namespace {self._namespace} get pods --selector {self._selector}"
+
     def new_problems(self) -> list[str]:
-        """Sentences on pods that may wait forever, without those of earlier calls."""
-        if not self._usable:
+        """Sentences on pods that may wait forever or have failed, without those of earlier calls."""
+        if not self.readable:
             return []
         try:
             self._api = self._api or connect()
             pods, _ = self._api.list(self._path, self._selector)
         except MistereError:  # no kubeconfig, or no permission to list pods
-            self._usable = False
+            self.readable = False
             return []
-        current = [sentence for pod in pods for sentence in _problem(pod)]
-        new = [sentence for sentence in current if sentence not in self.problems]
+        current = [
+            *self._refusals(self._api),
+            *(sentence for pod in pods for sentence in self._problem(self._api, pod)),
+        ]
+        new = [sentence for sentence in dict.fromkeys(current) if sentence not in self.problems]
         self.problems += new
         return new
 
+    def _refusals(self, api: KubernetesApi) -> list[str]:
+        if not self._workflow_readable:
+            return []
+        try:
+            workflow = read_workflow(api, self._namespace, self._selector)
+        except MistereError:  # no permission to read workflows
+            self._workflow_readable = False
+            return []
+        self.stopped = self.stopped or is_stopped(workflow)
+        return list(refused_pods(workflow))
 
-def _problem(pod: dict[str, Any]) -> Iterator[str]:
-    status = pod.get("status", {})
-    if status.get("phase") not in {"Pending", "Failed"}:
-        return
-    containers = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
-    waiting = [one.get("state", {}).get("waiting") or {} for one in containers]
-    unscheduled = [one for one in status.get("conditions") or [] if one.get("type") == "PodScheduled"]
+    def _problem(self, api: KubernetesApi, pod: dict[str, Any]) -> Iterator[str]:
+        phase = pod.get("status", {}).get("phase")
+        if phase == "Failed" and is_driver(pod):
+            name = pod["metadata"]["name"]
+            if name not in self._drivers:
+                self._drivers.add(name)
+                identity, sentence = driver_failure(api, pod)
+                yield self._failures.setdefault(identity, sentence)
+        elif phase == "Failed":
+            yield from _kill(pod)
+        elif phase == "Pending":
+            yield from _delay(pod)
+
+
+def _delay(pod: dict[str, Any]) -> Iterator[str]:
+    """Why a pod has not started; its last container may wait for the image, its first one for a secret."""
+    unscheduled = [one for one in pod["status"].get("conditions") or [] if one.get("type") == "PodScheduled"]
+    waiting = [one.get("state", {}).get("waiting") or {} for one in _containers(pod)]
     for one in [*unscheduled, *waiting]:
         reason = one.get("reason", "")
         if reason in _REMEDIES:
-            detail = redact_url(" ".join(one.get("message", "").split())).rstrip(".")[:_LONGEST]
-            shown = f" ({detail})" if detail else ""
-            yield f"pod {pod['metadata']['name']} waits: {reason}{shown}: {_REMEDIES[reason]}."
+            yield f"pod {pod['metadata']['name']} waits: {reason}{_detail(one)}: {_REMEDIES[reason]}."
             return
+
+
+def _kill(pod: dict[str, Any]) -> Iterator[str]:
+    """Which limit ended a pod. A process that is killed records no reason itself."""
+    ended = [one.get("state", {}).get("terminated") or {} for one in _containers(pod)]
+    for one in [pod["status"], *ended]:
+        reason = one.get("reason", "")
+        if reason in _KILLS:
+            yield f"pod {pod['metadata']['name']} was killed: {reason}{_detail(one)}: {_KILLS[reason]}."
+            return
+
+
+def _containers(pod: dict[str, Any]) -> list[dict[str, Any]]:
+    status = pod["status"]
+    return [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
+
+
+def _detail(one: dict[str, Any]) -> str:
+    detail = redact_url(" ".join(one.get("message", "").split())).rstrip(".")[:_LONGEST]
+    return f" ({detail})" if detail else ""

@@ -12,7 +12,7 @@ from mistere.config.loader import SECTIONS
 from mistere.engine.stage import RunContext
 from mistere.runs.run_info import RunOrigin, write_origin
 from pipelines.kubeflow.schedules import Schedule
-from pipelines.kubeflow.version import Version, content_of, ensure_uploaded
+from pipelines.kubeflow.version import Version, content_of, ensure_uploaded, version_label
 
 if TYPE_CHECKING:
     from kfp_server_api import V2beta1PipelineVersion, V2beta1RecurringRun
@@ -77,6 +77,11 @@ class Change:
     differences: list[str] = field(default_factory=list)
     switch_only: bool = False
 
+    @property
+    def creates(self) -> bool:
+        """Whether a schedule is created, which needs a pipeline version of this tree."""
+        return self.desired is not None and not self.switch_only
+
     def lines(self) -> Iterator[str]:
         """The change for printing: ``+`` new, ``~`` changed, ``-`` deleted."""
         if self.desired is None:
@@ -85,7 +90,7 @@ class Change:
             data = self.desired.schedule.data.policy
             digest = f" {self.desired.context.data_digest[:12]}" if self.desired.context.data_digest else ""
             state = "" if self.desired.schedule.enabled else ", off"
-            yield f"+ {self.name}: {self.desired.schedule.cron}, {self.desired.version.name}, data {data}{digest}{state}"
+            yield f"+ {self.name}: {self.desired.schedule.cron}, version {self.desired.version.label}, data {data}{digest}{state}"
         else:
             yield from (f"~ {self.name}: {difference}" for difference in self.differences)
 
@@ -143,9 +148,9 @@ def _differences(pipelines: Pipelines, desired: DesiredSchedule, existing: V2bet
         yield f"service account {existing.service_account or 'none'} → {desired.service_account}"
     version = _version(pipelines, existing)
     if version is None:
-        yield f"version deleted → {desired.version.name}"
+        yield f"version deleted → {desired.version.label}"
     elif content_of(version) != desired.version.content:
-        yield f"version {version.display_name} → {desired.version.name}"
+        yield f"version {version_label(version.display_name, content_of(version))} → {desired.version.label}"
     before = (existing.runtime_config.parameters if existing.runtime_config else None) or {}
     yield from _leaves("run", _of_runs(before.get("run") or {}), _of_runs(desired.parameters()["run"]))
     for section in SECTIONS:
@@ -187,7 +192,7 @@ def apply_change(pipelines: Pipelines, store: ObjectStore, change: Change) -> No
     """
     leftover = change.existing
     if change.desired is not None:
-        if change.switch_only:
+        if not change.creates:
             kept = change.existing[0]
             if _enabled(kept) != change.desired.schedule.enabled:
                 pipelines.switch_schedule(kept.recurring_run_id, enabled=change.desired.schedule.enabled)

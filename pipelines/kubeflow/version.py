@@ -102,6 +102,11 @@ class Version:
         return f"content sha256:{self.content}, commit {self.commit or 'unknown'}"
 
     @property
+    def label(self) -> str:
+        """Name and digest: trees with uncommitted changes share a name."""
+        return version_label(self.name, self.content)
+
+    @property
     def second_name(self) -> str:
         """Used if a version with another content has the first name."""
         return f"{self.name}-{self.content[:8]}"
@@ -133,6 +138,11 @@ def content_of(version: V2beta1PipelineVersion) -> str:
     """The digest of an uploaded version's package; empty if its description has none."""
     match = _CONTENT.search(version.description or "")
     return match[1] if match else ""
+
+
+def version_label(name: str, content: str) -> str:
+    """A version's name with the start of its content's digest, if that is known."""
+    return f"{name} ({content[:12]})" if content else name
 
 
 def ensure_uploaded(pipelines: Pipelines, version: Version) -> tuple[V2beta1PipelineVersion, bool]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -18,7 +20,7 @@ from tests.local.workshop import make_dataset, rows
 from tests.stand_ins.kfp_api import KfpApi, served
 from tests.unit.conftest import s3_endpoint, s3_store
 
-__all__ = ["MountedCluster", "api", "no_token", "place", "s3_endpoint", "s3_store"]
+__all__ = ["MountedCluster", "api", "json_web_token", "no_token", "place", "s3_endpoint", "s3_store"]
 
 REMOTE = "s3://mistere-tests/dvc"
 TRACKING = "http://mlflow.example.org"
@@ -42,6 +44,12 @@ class MountedCluster:
         return submit(profile, str(self.data), settings, **self.options, allow_dirty=True, every=0.02, **options)
 
 
+def json_web_token(**claims: Any) -> str:
+    """A JSON Web Token with these claims and no valid signature."""
+    parts = [json.dumps({"alg": "RS256"}), json.dumps(claims), "signature"]
+    return ".".join(base64.urlsafe_b64encode(part.encode()).decode().rstrip("=") for part in parts)
+
+
 @pytest.fixture
 def api() -> Iterator[KfpApi]:
     """An empty Kubeflow Pipelines."""
@@ -52,7 +60,14 @@ def api() -> Iterator[KfpApi]:
 @pytest.fixture(autouse=True)
 def no_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Ignore the settings of the local machine."""
-    for name in ("KFP_TOKEN", "KFP_ENDPOINT", "MISTERE_STORE", "MLFLOW_TRACKING_URI", "MISTERE_DATA_ENDPOINT"):
+    for name in (
+        "KFP_TOKEN",
+        "KFP_ENDPOINT",
+        "KFP_UI_ENDPOINT",
+        "MISTERE_STORE",
+        "MLFLOW_TRACKING_URI",
+        "MISTERE_DATA_ENDPOINT",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "no-kubeconfig"))
 

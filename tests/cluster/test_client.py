@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mistere.common.errors import ExitCode, MistereError, UsageError
 from pipelines.kubeflow.client import Pipelines
 from pipelines.kubeflow.failures import AlreadyExistsError, NotFoundError, PipelinesError, UnavailableError
-from tests.cluster.mounted_pod import api, no_token
-from tests.stand_ins.kfp_api import KfpApi, Trouble
+from pipelines.kubeflow.page import chosen_ui
+from pipelines.kubeflow.token import Token
+from tests.cluster.mounted_pod import api, json_web_token, no_token
+from tests.stand_ins.kfp_api import KfpApi, Trouble, kubernetes_is_away
 from tests.unit.conftest import free_port
 
 __all__ = ["api", "no_token"]
 HTML = "<html><body>Log in to your account</body></html>"
-DENIED = '{"error_message": "Failed to authorize: PermissionDenied: User is not authorized to create pipelines"}'
-"""Error response of an upload: status 400 and plain text (KFP's pipeline_upload_server.go)."""
 
 
 def client(host: str, patience: float = 20.0) -> Pipelines:
@@ -37,17 +38,12 @@ def said(error: pytest.ExceptionInfo[MistereError]) -> str:
         (
             Trouble("GET", "", 401),
             PipelinesError,
-            "(401): it is missing or has expired; put a new one into KFP_TOKEN",
+            "requires a token (401): put one into KFP_TOKEN",
         ),
         (Trouble("GET", "", 403), PipelinesError, "in namespace 'mistere' (403): set cluster.namespace"),
         (Trouble("GET", "", 404), NotFoundError, "so it was deleted there"),
         (Trouble("GET", "", 409), AlreadyExistsError, "(409): rename or delete it"),
         (Trouble("GET", "", 400), PipelinesError, "refused run abc (400: trouble on demand)"),
-        (
-            Trouble("GET", "", 400, body=DENIED, content_type="text/plain; charset=utf-8"),
-            PipelinesError,
-            "does not allow run abc in namespace 'mistere'",
-        ),
         (Trouble("GET", "", 500, times=9), UnavailableError, "(500: trouble on demand): try again later"),
         (
             Trouble("GET", "", 503, times=9, body=HTML, content_type="text/html"),
@@ -82,6 +78,100 @@ def test_create_requests_are_not_retried_blindly(api: KfpApi) -> None:
     with pytest.raises(UnavailableError):
         client(api.url).experiment("another")
     assert sum(method == "POST" for method, _ in api.requests) == 4
+
+
+PACKAGE = "pipelineInfo: {name: p}\nroot: {}\n"
+
+
+def test_a_denied_upload_names_the_missing_right(api: KfpApi) -> None:
+    pipelines = client(api.url)
+    pipeline = pipelines.pipeline("p", "d")
+    api.no_versions = {"mistere"}
+    with pytest.raises(PipelinesError) as error:
+        pipelines.upload(pipeline, "v1", "d", PACKAGE)
+    assert "does not allow version 'v1' in namespace 'mistere' (403): set cluster.namespace" in said(error)
+    assert not api.versions and [path.rsplit("/", 1)[-1] for method, path in api.requests if method == "POST"] == [
+        "pipelines",
+        "upload_version",
+        "versions",
+    ]
+
+
+def test_a_refused_package_is_distinguished_from_a_missing_right(api: KfpApi) -> None:
+    pipelines = client(api.url)
+    pipeline = pipelines.pipeline("p", "d")
+    with pytest.raises(PipelinesError) as error:
+        pipelines.upload(pipeline, "v1", "d", "no: pipeline\n")
+    assert "refused the package of version 'v1' (400), although the account may create it" in said(error)
+    with pytest.raises(NotFoundError) as error:
+        pipelines.upload("gone", "v1", "d", PACKAGE)
+    assert "so it was deleted there" in said(error)
+
+
+VALID = {"exp": 4e9, "aud": ["pipelines.kubeflow.org"]}
+
+
+def test_a_valid_token_survives_an_outage_of_the_kubernetes_api(api: KfpApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    token = json_web_token(**VALID)
+    monkeypatch.setenv("KFP_TOKEN", token)
+    api.token = token
+    api.troubles = [kubernetes_is_away(3), kubernetes_is_away(3, method="POST")]
+    assert client(api.url).pipeline("p", "d") and not any(trouble.times for trouble in api.troubles)
+
+
+@pytest.mark.parametrize(
+    ("claims", "says"),
+    [
+        (VALID, "is valid until 2096-10-02 07:06 UTC: the Kubernetes API, which reviews it, may be away"),
+        ({**VALID, "exp": 1.6e9}, "it expired on 2020-09-13 12:26 UTC; get a new one"),
+        (
+            {**VALID, "aud": ["https://kubernetes.default.svc.cluster.local"]},
+            "it is for the audience 'https://kubernetes.default.svc.cluster.local' and not for 'pipelines.kubeflow.org'; create one "
+            "with `kubectl create token mistere-submitter --namespace mistere --audience pipelines.kubeflow.org`",
+        ),
+        ({**VALID, "aud": "mistere"}, "it is for the audience 'mistere'"),
+        ({"aud": "pipelines.kubeflow.org"}, "it may have expired; get a new one"),
+        ({**VALID, "exp": 1e300}, "is valid until an unknown date"),
+        ({"exp": True, "aud": {}}, "it may have expired"),
+    ],
+)
+def test_the_claims_of_a_refused_token_explain_the_refusal(
+    api: KfpApi, monkeypatch: pytest.MonkeyPatch, claims: dict[str, Any], says: str
+) -> None:
+    token = json_web_token(**claims)
+    monkeypatch.setenv("KFP_TOKEN", token)
+    api.token = "another"
+    with pytest.raises(PipelinesError) as error:
+        Pipelines(api.url, "mistere", backoff=0.001, outage=0.01).pipeline("p", "d")
+    assert says in said(error) and error.value.status == 401 and token not in str(error.value)
+    assert isinstance(error.value, UnavailableError) == ("valid until" in says)
+    assert (len(api.requests) > 1) == ("valid until" in says)
+
+
+@pytest.mark.parametrize("token", ["opaque", "a.b.c", "a.!!.c", "a.W10.c", "..", "a.bnVsbA.c"])
+def test_an_opaque_token_is_not_retried(api: KfpApi, monkeypatch: pytest.MonkeyPatch, token: str) -> None:
+    monkeypatch.setenv("KFP_TOKEN", token)
+    api.token = "another"
+    with pytest.raises(PipelinesError, match="it may have expired"):
+        client(api.url).pipeline("p", "d")
+    assert len(api.requests) == 1
+
+
+def test_a_token_does_not_show_its_value() -> None:
+    assert "secret" not in repr(Token.of("secret", "KFP_TOKEN"))
+
+
+def test_the_page_of_a_run_has_the_address_of_the_user_interface(api: KfpApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = client(api.url).pages
+    assert pages.address("abc") == "http://localhost:8080/#/runs/details/abc"
+    assert "port-forward service/ml-pipeline-ui 8080:80" in pages.hint and api.requests == [("GET", "/")]
+    api.serves_pages = True
+    pages = client(api.url).pages
+    assert (pages.address("abc"), pages.hint) == (f"{api.url}/#/runs/details/abc", "")
+    monkeypatch.setenv("KFP_UI_ENDPOINT", "https://kubeflow.example.org/pipeline/")
+    assert chosen_ui("http://setting") == "https://kubeflow.example.org/pipeline"
+    pages = Pipelines(api.url, "mistere", ui=chosen_ui("")).pages
+    assert (pages.address("abc"), pages.hint) == ("https://kubeflow.example.org/pipeline/#/runs/details/abc", "")
 
 
 def test_a_refused_connection_is_reported() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import re
 import subprocess
 import time
@@ -30,6 +28,7 @@ from pipelines.cli.doctor.groups import (
 )
 from pipelines.cli.doctor.plan import Plan, make_plan
 from pipelines.cli.doctor.result import Check, CheckGroup, CheckResult, run_group
+from tests.cluster.mounted_pod import json_web_token
 from tests.stand_ins.doctor_cluster import KubernetesApi, PipelinesApi
 from tests.stand_ins.doctor_registry import Registry, TroubledS3
 from tests.stand_ins.http_server import HttpServer, Reply, running
@@ -109,11 +108,6 @@ def test_the_token_is_sent_and_never_printed(pipelines_api: PipelinesApi, monkey
     assert troubles(results_of(kubeflow.group(plan(host=pipelines_api.url)))) == {}
 
 
-def jwt(expiry: float) -> str:
-    parts = (json.dumps(part).encode() for part in ({"alg": "RS256"}, {"exp": expiry}, {}))
-    return ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in parts)
-
-
 PIPELINES_TROUBLE: dict[str, tuple[Callable[[PipelinesApi], Any], str, str, str]] = {
     "a namespace that is another's": (
         lambda api: api.namespaces.clear(),
@@ -184,10 +178,14 @@ def test_kubeflow_failures_are_reported(trouble: str, pipelines_api: PipelinesAp
 @pytest.mark.parametrize(
     ("token", "says"),
     [
-        ("", "requires a token: put one into KFP_TOKEN"),
-        ("stale", "is not accepted (401; expired?)"),
-        (jwt(1.6e9), "has expired at"),
-        (jwt(4e9), "is not accepted"),
+        ("", "requires a token (401): put one into KFP_TOKEN"),
+        ("stale", "does not accept the token in KFP_TOKEN (401): it may have expired"),
+        (json_web_token(exp=1.6e9), "it expired on 2020-09-13 12:26 UTC"),
+        (
+            json_web_token(exp=4e9),
+            "is valid until 2096-10-02 07:06 UTC: the Kubernetes API, which reviews it, may be away",
+        ),
+        (json_web_token(exp=4e9, aud=["https://kubernetes.default.svc"]), "not for 'pipelines.kubeflow.org'"),
     ],
 )
 def test_a_rejected_token_is_reported(

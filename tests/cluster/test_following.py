@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import json
 import os
 import re
 import time
@@ -14,29 +15,46 @@ import kfp_server_api as models
 import pytest
 
 from mistere.artifacts.object_store import LocalStore
-from mistere.common.errors import MistereError
+from mistere.common.errors import MistereError, UsageError
+from mistere.engine.live_progress import LiveProgress, progress_key
+from mistere.runs.outcome import STOPPED, read_outcome
 from pipelines.cli.output.run_follower import follow, task_of
 from pipelines.kubeflow.client import Pipelines
 from pipelines.kubeflow.pods import RUN_LABEL, RunPods
 from tests.cluster.conftest import Cluster
-from tests.cluster.mounted_pod import MountedCluster, api, no_token, place, s3_endpoint, s3_store
-from tests.stand_ins.kfp_api import Trouble
+from tests.cluster.mounted_pod import (
+    MountedCluster,
+    api,
+    json_web_token,
+    no_token,
+    place,
+    s3_endpoint,
+    s3_store,
+)
+from tests.stand_ins.kfp_api import Trouble, kubernetes_is_away
 from tests.unit.runs import recorded_runs
 
 __all__ = ["api", "no_token", "place", "s3_endpoint", "s3_store"]
 
 
-def ends(place: MountedCluster, recorded: LocalStore, state: str, error: str = "") -> Callable[[Any], None]:
+def run_id_of(run: Any) -> str:
+    return str(run.runtime_config["parameters"]["run"]["run_id"])
+
+
+def replay(place: MountedCluster, recorded: LocalStore, run_id: str) -> None:
+    for key in [*recorded.keys("artifacts"), *recorded.keys("runs/run-0042/stages")]:
+        place.store.write(key.replace("run-0042", run_id), recorded.read(key)[0])
+
+
+def ends(place: MountedCluster, recorded: LocalStore, state: str) -> Callable[[Any], None]:
     """A cluster whose run replays a recorded outcome, step by step."""
 
     def run_it(run: Any) -> None:
-        run_id = run.runtime_config["parameters"]["run"]["run_id"]
         task = models.V2beta1PipelineTaskDetail(display_name="resolve-inputs", state="RUNNING", run_id=run.run_id)
         run.state, run.run_details = "RUNNING", models.V2beta1RunDetails(task_details=[task])
-        for key in [*recorded.keys("artifacts"), *recorded.keys("runs/run-0042/stages")]:
-            place.store.write(key.replace("run-0042", run_id), recorded.read(key)[0])
-        if error:
-            task.error, task.state = models.GoogleRpcStatus(code=13, message=error), "FAILED"
+        replay(place, recorded, run_id_of(run))
+        # server/api_converter.go: toApiPipelineTaskDetail sets no error, neither for a failed step nor for a failed driver.
+        task.state = state
         run.state = state
 
     return run_it
@@ -49,8 +67,12 @@ def ends(place: MountedCluster, recorded: LocalStore, state: str, error: str = "
         ("held", "SUCCEEDED", 3, "that does not settle it"),
         ("data rejected", "SUCCEEDED", 4, "a label that dataset.yaml does not list"),
         ("failed", "FAILED", 1, "the disk is full"),
-        ("killed", "FAILED", 1, "resolve-inputs: Back-off pulling image"),
-        ("killed", "CANCELED", 1, "The run was stopped."),
+        (
+            "killed",
+            "FAILED",
+            1,
+            "No step recorded why: `kubectl --namespace mistere get pods --selector pipeline/runid=",
+        ),
     ],
 )
 def test_waiting_returns_the_outcome_of_the_run(
@@ -63,14 +85,74 @@ def test_waiting_returns_the_outcome_of_the_run(
     says: str,
 ) -> None:
     recorded = recorded_runs.ENDINGS[ending](tmp_path / "recorded").store
-    error = "Back-off pulling image\n mistere/pipeline" if state == "FAILED" and ending == "killed" else ""
-    place.api.on_start = ends(place, recorded, state, error)
+    place.api.serves_pages = True
+    place.api.on_start = ends(place, recorded, state)
     assert place.submit(wait=True) == code
     printed = capsys.readouterr().out
     assert says in printed and "resolve_inputs               done" in printed
     assert f"log      {place.api.url}/#/runs/details/" in printed
     if ending == "deployed":
         assert re.search(r"serve it .*mistere.* serve /.*/artifacts/ModelBundle/[0-9a-f]{64}\n", printed)
+
+
+def stopping(place: MountedCluster, recorded: LocalStore) -> Callable[[Any], None]:
+    """A cluster whose run is stopped on the page after some steps."""
+
+    def run_it(run: Any) -> None:
+        run.state = "RUNNING"
+        replay(place, recorded, run_id_of(run))
+        Pipelines(place.api.url, "mistere").stop(run.run_id)
+
+    return run_it
+
+
+def test_a_stopped_run_is_reported_as_stopped(
+    place: MountedCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.api.on_start = stopping(place, recorded_runs.killed(tmp_path / "recorded").store)
+    assert place.submit(wait=True, resubmit=3) == 1
+    (run,) = place.api.runs.values()
+    assert run.state == "FAILED"
+    printed = capsys.readouterr().out
+    assert "The run was stopped; the next run finds its finished steps." in printed
+    assert "did not finish" not in printed and "kubectl" not in printed.rpartition("FAILED")[2]
+    assert read_outcome(place.store, run.display_name).stopped
+
+
+def test_a_stop_that_nobody_followed_is_read_from_the_workflow(
+    place: MountedCluster, cluster: Cluster, tmp_path: Path
+) -> None:
+    place.submit()
+    (run,) = place.api.runs.values()
+    replay(place, recorded_runs.killed(tmp_path / "recorded").store, run.display_name)
+    run.state = "FAILED"
+    # resource/resource_manager.go, TerminateWorkflow: the patch {"spec": {"activeDeadlineSeconds": 0}}
+    cluster.api.write("workflows", workflow(run.run_id, spec={"activeDeadlineSeconds": 0}))
+    outcome = follow(Pipelines(place.api.url, "mistere"), run.run_id, place.store, run.display_name, 0.02)
+    assert outcome.stopped and outcome.reasons == [STOPPED]
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_failure_without_a_reason_is_submitted_again(
+    place: MountedCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str], lost: bool
+) -> None:
+    killed = recorded_runs.killed(tmp_path / "killed").store
+    failed = recorded_runs.failed(tmp_path / "failed").store
+    held = recorded_runs.held(tmp_path / "held").store
+    endings = iter([(killed, "FAILED"), (killed if lost else failed, "FAILED"), (held, "SUCCEEDED")])
+    place.api.on_start = lambda run: ends(place, *next(endings))(run)
+    assert place.submit(wait=True, resubmit=2) == (3 if lost else 1)
+    assert len({run.display_name for run in place.api.runs.values()}) == len(place.api.runs) == (3 if lost else 2)
+    printed = capsys.readouterr().out
+    assert "failed and no step recorded why: it starts again (2 of 2 left)" in printed
+    assert ("starts again (1 of 2 left)" in printed) == lost
+
+
+def test_resubmitting_ends_with_its_number(place: MountedCluster) -> None:
+    place.api.on_start = lambda run: setattr(run, "state", "FAILED")
+    assert place.submit(wait=True, resubmit=1) == 1 and len(place.api.runs) == 2
+    with pytest.raises(UsageError, match="needs --wait"):
+        place.submit(resubmit=1)
 
 
 def test_waiting_survives_temporary_errors(place: MountedCluster, tmp_path: Path) -> None:
@@ -88,16 +170,84 @@ def test_waiting_survives_temporary_errors(place: MountedCluster, tmp_path: Path
     ("status", "says"),
     [(401, r"into KFP_TOKEN; run \S+ goes on, and the same command follows"), (404, "deleted there")],
 )
-def test_an_expired_token_or_a_deleted_run_ends_waiting(place: MountedCluster, status: int, says: str) -> None:
+def test_a_missing_token_or_a_deleted_run_ends_waiting(place: MountedCluster, status: int, says: str) -> None:
     place.api.troubles = [Trouble("GET", "/runs/.+", status)]
     with pytest.raises(MistereError, match=says):
         place.submit(wait=True)
     assert len(place.api.runs) == 1
 
 
+def test_waiting_survives_an_outage_of_the_kubernetes_api(
+    place: MountedCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = json_web_token(exp=time.time() + 3600, aud=["pipelines.kubeflow.org"])
+    monkeypatch.setenv("KFP_TOKEN", token)
+    place.api.token = token
+    place.api.on_start = ends(place, recorded_runs.held(tmp_path / "recorded").store, "SUCCEEDED")
+    place.api.troubles = [kubernetes_is_away(3, path="/runs/.+")]
+    assert place.submit(wait=True) == 3 and not place.api.troubles[0].times
+
+
+def test_a_token_that_expires_ends_waiting(place: MountedCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KFP_TOKEN", json_web_token(exp=time.time() - 1, aud=["pipelines.kubeflow.org"]))
+    place.api.troubles = [kubernetes_is_away(3, path="/runs/.+")]
+    with pytest.raises(MistereError, match=r"it expired on \d{4}-.* UTC; get a new one; run \S+ goes on"):
+        place.submit(wait=True)
+
+
+def test_running_steps_are_reported_without_a_terminal(
+    place: MountedCluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def show(run_id: str, task: str, started: float, message: str = "", done: float = 0, total: float = 0) -> None:
+        live = LiveProgress(task=task, started=started, updated=started + 1, message=message, done=done, total=total)
+        place.store.write(progress_key(run_id, task), live.model_dump_json().encode())
+
+    def reads() -> int:
+        return sum(path.startswith("/apis/v2beta1/runs/") for _, path in place.api.requests)
+
+    def pause() -> None:
+        before = reads()
+        while reads() < before + 3:
+            time.sleep(0.01)
+
+    def run_it(run: Any) -> None:
+        run_id, now = run.display_name, time.time()
+        run.state = "RUNNING"
+        show(run_id, "finetune_encoder-speech", now - 300, "epoch 3/8, dev weighted F1 0.580", 30, 80)
+        show(run_id, "finetune_encoder-text", now - 10)
+        pause()
+        ended = {"task": "finetune_encoder-text", "stage": "finetune_encoder", "status": "failed", "started": now - 10}
+        record = {**ended, "seconds": 5, "exit_code": 1, "message": "a node was lost."}
+        place.store.write(f"runs/{run_id}/stages/finetune_encoder-text.json", json.dumps(record).encode())
+        pause()
+        show(run_id, "finetune_encoder-text", now)
+        pause()
+        run.state = "FAILED"
+
+    place.api.on_start = run_it
+    place.submit()
+    (run,) = place.api.runs.values()
+    pipelines = Pipelines(place.api.url, "mistere")
+    follow(pipelines, run.run_id, place.store, run.display_name, 0.02, report_every=0.05)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines.count("finetune_encoder-speech      started") == 1
+    running = r"finetune_encoder-speech      running +30\d\.\d s: epoch 3/8, dev weighted F1 0\.580 \(38 %\)"
+    assert any(re.fullmatch(running, line) for line in lines)
+    text = [" ".join(line.split()[:2]) for line in lines if line.startswith("finetune_encoder-text ")]
+    order = list(dict.fromkeys(text))
+    assert text.count("finetune_encoder-text started") == 2, text
+    assert order[-1] == "finetune_encoder-text FAILED" and order[0] == "finetune_encoder-text started"
+
+
 def pod(run_id: str, **status: Any) -> dict[str, Any]:
     metadata = {"name": f"run-{len(status)}", "namespace": "mistere", "labels": {RUN_LABEL: run_id}}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "status": status}
+
+
+def workflow(run_id: str, **fields: Any) -> dict[str, Any]:
+    """Argo's object for a run, which Kubeflow Pipelines labels with the run's id."""
+    metadata = {"name": "mistere-x", "namespace": "mistere", "labels": {RUN_LABEL: run_id}}
+    return {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "metadata": metadata, **fields}
 
 
 NO_GPU = {
@@ -139,7 +289,7 @@ def test_waiting_works_without_permission_to_read_pods(
 ) -> None:
     place.api.on_start = lambda run: setattr(run, "state", "FAILED")
     assert place.submit(wait=True) == 1
-    assert "`kubectl describe pods` in the run's namespace" in capsys.readouterr().out
+    assert "`kubectl --namespace mistere get pods --selector pipeline/runid=" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -161,6 +311,113 @@ def test_pending_reasons_of_pods(cluster: Cluster, status: dict[str, Any], says:
     told = pods.new_problems()
     assert pods.new_problems() == [] and pods.problems == told and len(told) == bool(says)
     assert re.search(says, "".join(told))
+
+
+DRIVER = "mistere-x-system-container-driver-2703431234"
+DRIVER_LOG = """time="2026-11-28T03:12:40.117Z" level=info msg="capturing logs" argo=true
+I1128 03:12:40.231877      18 main.go:108] input ComponentSpec:{
+  "executorLabel": "exec-embed-shard"
+}
+F1128 03:12:41.906512      18 main.go:77] KFP driver: driver.Container(pipelineName=mistere-retraining, runID=5f1d, \
+taskDisplayName="embed-shard (speech)", taskName="embed-shard", component="comp-embed-shard", dagExecutionID=7, \
+iterationIndex=0, componentSpec, KubernetesExecutorConfig) failed: failed to resolve inputs: input parameter "item" type \
+mismatch: expect STRUCT, got string
+time="2026-11-28T03:12:42.118Z" level=info msg="sub-process exited" argo=true error="<nil>"
+"""
+"""Of KFP's driver: v2/cmd/driver/main.go (``glog.Exitf``) and v2/driver/driver.go (``Options.info``), seen on 2.17.0."""
+
+
+def failed_pod(run_id: str, name: str, **status: Any) -> dict[str, Any]:
+    made = pod(run_id, phase="Failed", **status)
+    made["metadata"]["name"] = name
+    return made
+
+
+def test_the_reason_of_a_failed_driver_is_read_from_its_log(
+    place: MountedCluster, cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run_it(run: Any) -> None:
+        for attempt in ("2703431234", "2703431235"):
+            name = DRIVER.replace("2703431234", attempt)
+            cluster.api.logs[name, False] = DRIVER_LOG
+            cluster.api.write("pods", failed_pod(run.run_id, name))
+        run.state = "FAILED"
+
+    place.api.on_start = run_it
+    assert place.submit(wait=True) == 1
+    printed = capsys.readouterr().out
+    reason = (
+        'the driver of embed-shard (speech) failed: failed to resolve inputs: input parameter "item" type mismatch: expect STRUCT, '
+        f"got string (pod {DRIVER})."
+    )
+    assert (
+        printed.count(reason) == 1
+        and printed.count("type mismatch") == 1
+        and "kubectl" not in printed.rpartition("FAILED")[2]
+    )
+
+
+@pytest.mark.parametrize(
+    ("log", "says"),
+    [
+        (
+            "F1128 03:12:41.906512      18 main.go:77] Failed to execute driver: no such run\n",
+            "failed: Failed to execute",
+        ),
+        ("I1128 03:12:41.906512      18 main.go:77] starting\n", "without a reason in its log: see `kubectl"),
+        (None, f"`kubectl --namespace mistere logs {DRIVER} --container main` has the reason"),
+    ],
+)
+def test_the_command_for_an_unreadable_driver_log_is_named(cluster: Cluster, log: str | None, says: str) -> None:
+    if log is None:
+        cluster.api.tokens["admin"] = frozenset({("list", "pods")})
+    else:
+        cluster.api.logs[DRIVER, False] = log
+    cluster.api.write("pods", failed_pod("abc", DRIVER))
+    pods = RunPods("mistere", "abc")
+    (sentence,) = pods.new_problems()
+    assert says in sentence and "\n" not in sentence and pods.new_problems() == []
+
+
+@pytest.mark.parametrize(
+    ("status", "says"),
+    [
+        (
+            {"containerStatuses": [{"state": {"terminated": {"reason": "OOMKilled", "exitCode": 137}}}]},
+            "was killed: OOMKilled: raise the step's memory in cluster.steps.",
+        ),
+        (
+            {"reason": "Evicted", "message": "The node was low on resource: ephemeral-storage."},
+            "was killed: Evicted (The node was low on resource: ephemeral-storage): request what",
+        ),
+        ({"containerStatuses": [{"state": {"terminated": {"reason": "Error", "exitCode": 1}}}]}, ""),
+    ],
+)
+def test_killed_steps_are_reported(cluster: Cluster, status: dict[str, Any], says: str) -> None:
+    cluster.api.write("pods", failed_pod("abc", "mistere-x-system-container-impl-1", **status))
+    sentences = RunPods("mistere", "abc").new_problems()
+    assert says in "".join(sentences) and len(sentences) == bool(says)
+
+
+QUOTA = "exceeded quota: mistere, requested: requests.cpu=4, used: requests.cpu=7, limited: requests.cpu=8"
+
+
+def test_a_pod_that_a_quota_refuses_is_reported(cluster: Cluster) -> None:
+    # Argo, workflow/controller/operator.go: requeueIfTransientErr marks the node Pending with the API server's message.
+    nodes = {
+        "mistere-x-1": {
+            "displayName": "train-moe",
+            "phase": "Pending",
+            "message": f'pods "mistere-x-system-container-impl-1" is forbidden: {QUOTA}',
+        },
+        "mistere-x-2": {"displayName": "pull-data", "phase": "Running", "message": "PodInitializing"},
+    }
+    cluster.api.write("workflows", workflow("abc", status={"nodes": nodes}))
+    pods = RunPods("mistere", "abc")
+    assert pods.new_problems() == [
+        f"the cluster refuses the pod of train-moe: {QUOTA}: raise the namespace's quota, or request less in the cluster section."
+    ]
+    assert pods.new_problems() == [] and not pods.stopped
 
 
 def interrupting(place: MountedCluster) -> Callable[[Any], None]:

@@ -263,6 +263,43 @@ def test_a_pending_reason_is_reported_once(cluster: TrainerCluster, monkeypatch:
     assert "has no pods yet" in without and "node 1" in unscheduled and "Insufficient nvidia.com/gpu" in unscheduled
 
 
+@pytest.mark.parametrize("may_read_events", [True, False])
+def test_a_node_that_a_quota_refuses_is_noted_at_once(
+    cluster: TrainerCluster, monkeypatch: pytest.MonkeyPatch, may_read_events: bool
+) -> None:
+    quota = "exceeded quota: mistere, requested: requests.cpu=2, used: requests.cpu=7, limited: requests.cpu=8"
+    # Kubernetes, pkg/controller/controller_utils.go: the event of the Job whose pod is refused; there is no pod.
+    for pod in ("ab12c", "de34f"):
+        cluster.api.event(
+            f"{NAME}-node-0", "FailedCreate", f'Error creating: pods "{NAME}-node-0-0-{pod}" is forbidden: {quota}'
+        )
+    cluster.api.event(
+        "another-node-0", "FailedCreate", 'Error creating: pods "another" is forbidden: exceeded quota: x'
+    )
+    if not may_read_events:
+        monkeypatch.setattr(node_pods, "_SECONDS_WITHOUT_PODS", 0.1)
+        rights = [
+            (verb, kind) for verb in ("get", "list", "watch", "create", "delete") for kind in ("pods", "trainjobs")
+        ]
+        use_token(cluster, "pipeline", frozenset([*rights, ("get", "pods/log")]))
+
+    def later() -> None:
+        until(lambda: len(cluster.ears.notes) == 2)
+        cluster.run_containers(lambda node, _say, _stopped, prefix: finish(cluster, prefix, node))
+
+    thread = threading.Thread(target=later)
+    thread.start()
+    assert train_on_nodes(cluster.job(), "base", cluster.step()) == CURVE
+    thread.join()
+    _, refused = cluster.ears.notes
+    if may_read_events:
+        assert (
+            refused == f"the cluster refuses pods of TrainJob {NAME}: {quota}: raise the quota, or change text.nodes."
+        )
+    else:
+        assert "has no pods yet" in refused
+
+
 def test_sigterm_deletes_the_train_job(cluster: TrainerCluster) -> None:
     def work(_node: int, _say: Any, stopped: threading.Event, _prefix: str) -> int:
         stopped.wait(300)

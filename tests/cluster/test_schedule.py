@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from mistere.runs.outcome import read_outcome, read_run_info, report_key
 from mistere.runs.run_info import RunOrigin, write_origin
 from pipelines.cli.commands.publish import publish
 from pipelines.cli.commands.schedule import apply, diff
+from pipelines.kubeflow import version
 from pipelines.kubeflow.cron import check_cron
 from pipelines.kubeflow.failures import UnavailableError
 from pipelines.kubeflow.schedule_plan import MARK
@@ -77,6 +79,7 @@ def test_diff_predicts_apply_and_is_empty_afterwards(schedules: Schedules) -> No
     schedules.write(schedules.nightly, schedules.weekly)
     code, lines = schedules.diff()
     assert code == ExitCode.DIFFERENT and [line[:9] for line in lines] == ["+ nightly", "+ weekly:"]
+    assert re.search(r"version \S+-tiny \([0-9a-f]{12}\), data pinned [0-9a-f]{12}", lines[0])
     assert lines[1].endswith(", off") and not schedules.place.api.schedules and not schedules.place.api.pipelines
     assert schedules.apply()[:2] == lines
     nightly, weekly = schedules.there()["nightly"], schedules.there()["weekly"]
@@ -128,6 +131,24 @@ def test_enabling_and_disabling_does_not_recreate_a_schedule(schedules: Schedule
         schedules.apply()
         now = schedules.there()["nightly"]
         assert now.recurring_run_id == kept and now.mode == ("ENABLE" if enabled else "DISABLE")
+
+
+def test_schedules_are_deleted_and_switched_from_a_dirty_tree(
+    schedules: Schedules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schedules.write(schedules.nightly, schedules.weekly)
+    schedules.apply()
+    monkeypatch.setattr(version, "git_state", lambda: ("a" * 40, True))
+    schedules.write({**schedules.nightly, "enabled": False})
+    schedules.capsys.readouterr()
+    assert apply(schedules.file, **schedules.place.options) == 0
+    printed = schedules.capsys.readouterr().out.splitlines()
+    assert printed == ["- weekly", "~ nightly: on → off", f"1 schedule, as {schedules.file} has it"]
+    assert {name: one.mode for name, one in schedules.there().items()} == {"nightly": "DISABLE"}
+    schedules.write(schedules.nightly, schedules.weekly)
+    with pytest.raises(UsageError, match="uncommitted changes"):
+        apply(schedules.file, **schedules.place.options)
+    assert {name: one.mode for name, one in schedules.there().items()} == {"nightly": "DISABLE"}
 
 
 def test_unmanaged_schedules_are_kept_and_a_deleted_version_is_uploaded_again(schedules: Schedules) -> None:

@@ -68,7 +68,8 @@ def test_the_first_submit_uploads_a_version_and_starts_a_run(
     _, kept = record(place.store)
     assert (kept["run_id"], kept["kfp_run_id"]) == (context["run_id"], run.run_id)
     printed = capsys.readouterr().out
-    assert context["run_id"] in printed and f"{place.api.url}/#/runs/details/{run.run_id}" in printed
+    assert context["run_id"] in printed and f"page     http://localhost:8080/#/runs/details/{run.run_id}\n" in printed
+    assert "port-forward service/ml-pipeline-ui 8080:80" in printed
 
 
 def test_submit_refuses_a_local_deployment_before_any_request(place: MountedCluster) -> None:
@@ -85,7 +86,7 @@ def test_an_identical_submit_is_reused_and_a_different_one_is_not(
     before = len(place.api.requests)
     assert place.submit() == 0 and place.submit(if_changed=True, wait=True) == 0
     assert only_run(place.api) is first
-    assert [path.rsplit("/", 1)[-1] for _, path in place.api.requests[before:]] == [first.run_id] * 2
+    assert [path.rsplit("/", 1)[-1] for _, path in place.api.requests[before:]] == [first.run_id, "", first.run_id]
     assert capsys.readouterr().out.count("nothing changed") == 2
     place.submit("gate.min_weighted_f1=0.6", if_changed=True)
     assert len(place.api.runs) == 2
@@ -96,7 +97,7 @@ def test_an_identical_submit_is_reused_and_a_different_one_is_not(
 
 def test_an_identical_submit_runs_again_after_a_failed_or_stopped_run(place: MountedCluster) -> None:
     place.submit()
-    for number, state in enumerate(["FAILED", "CANCELED"], 1):
+    for number, state in enumerate(["FAILED", "CANCELING"], 1):
         *_, last = place.api.runs.values()
         last.state = state
         place.submit(if_changed=True)

@@ -43,7 +43,7 @@ class Api(Protocol):
     """The state of a server: its responses and switches.
 
     Attributes:
-        prefix: of every path; outside of it is a page for people.
+        prefix: of every path of the API.
         token: that a request must carry; empty for none.
         clock: seconds by which the server's clock is off.
         troubles: see :class:`Trouble`.
@@ -58,6 +58,9 @@ class Api(Protocol):
 
     def answer(self, method: str, path: str, query: dict[str, str], body: bytes, content_type: str) -> Any:
         """Return the response as plain data, or raise :class:`RefusalError`."""
+
+    def outside(self, path: str) -> tuple[int, str, str]:
+        """The response to a request outside the API: status, body and content type."""
 
     def refusal(self, error: RefusalError, path: str) -> Any:
         """The body of an error response."""
@@ -87,9 +90,10 @@ class _Handler(BaseHTTPRequestHandler):
             if trouble and not trouble.done:
                 self._trouble(trouble)
             if not path.startswith(self.api.prefix):
-                return self._send(404, "<html>not found</html>", "text/html")
+                return self._send(*self.api.outside(path))
             if self.api.token and self.headers.get("Authorization") != f"Bearer {self.api.token}":
-                raise RefusalError(401, "Request is unauthenticated: the token is expired")
+                # Kubeflow Pipelines: auth/authenticator_token_review.go; the same for an expired token and a wrong audience.
+                raise RefusalError(401, "Failed to authenticate token review: Review.Status.Authenticated is false")
             plain = self.api.answer(
                 self.command, path.removeprefix(self.api.prefix), query, body, self.headers.get("Content-Type", "")
             )

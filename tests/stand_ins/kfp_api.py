@@ -1,8 +1,9 @@
-"""Kubeflow Pipelines' v2beta1 API on a socket: what its clients see of pipelines, versions, experiments, runs and schedules.
+"""A stand-in for the API server of Kubeflow Pipelines 2.17.0 (v2beta1): pipelines, versions, experiments, runs and schedules.
 
-The shapes are those of ``kfp_server_api``'s models, in both directions: an answer is a model, and a request with a field that
-its model does not have is refused. Names are unique where the server keeps them so, lists come in pages, what is missing is 404
-and what is there already 409, with the bodies that the server sends. Trouble comes on demand.
+The shapes are those of ``kfp_server_api``'s models in both directions: a response is a model, and a request with a field that its
+model does not have is refused. Names are unique where the server keeps them unique, lists are paged, a missing object is 404 and
+an existing one 409, with the server's bodies. Errors are injected with :class:`Trouble`. Where a test depends on an answer, the
+comment beside it names the file of the server (``backend/src/apiserver/``) that gives it.
 """
 
 from __future__ import annotations
@@ -25,21 +26,47 @@ import yaml
 
 from tests.stand_ins.json_server import RefusalError, Trouble, listening
 
-__all__ = ["KfpApi", "Trouble", "served"]
+__all__ = ["KfpApi", "Trouble", "kubernetes_is_away", "served"]
 
 PREFIX = "/apis/v2beta1"
 PARAMETER_BYTES = 10_000
 _GRPC = {400: 3, 401: 16, 403: 7, 404: 5, 409: 6, 500: 13, 503: 14, 504: 4}
+_KINDS: dict[str, Any] = {
+    "NUMBER_DOUBLE": (int, float),
+    "NUMBER_INTEGER": (int, float),
+    "STRING": str,
+    "BOOLEAN": bool,
+    "LIST": list,
+    "STRUCT": dict,
+}
 _PLAIN = models.ApiClient().sanitize_for_serialization
+
+
+def kubernetes_is_away(times: int, method: str = "GET", path: str = "") -> Trouble:
+    """An outage of the Kubernetes API for a number of requests: the TokenReview fails, and every token is refused with 401."""
+    # auth/authenticator_token_review.go: doTokenReview wraps the failed request with NewUnauthenticatedError.
+    message = "Authentication failure: Request header error: Failed to review the token provided"
+    body = {"error": message, "code": _GRPC[401], "message": message, "details": []}
+    return Trouble(method, path, 401, times=times, body=json.dumps(body))
 
 
 @dataclass
 class KfpApi:
-    """The server's state and its switches."""
+    """The server's state and its switches.
+
+    Attributes:
+        forbidden: namespaces in which the account may do nothing.
+        no_versions: namespaces in which the account may create everything but pipelines and their versions.
+        serves_pages: whether this is the address of the user interface, which passes on requests to the API.
+        stopping_reads: how often a stopped run is still read as CANCELING.
+    """
 
     multi_user: bool = True
     token: str = ""
     forbidden: set[str] = field(default_factory=set)
+    no_versions: set[str] = field(default_factory=set)
+    serves_pages: bool = False
+    stopping_reads: int = 2
     troubles: list[Trouble] = field(default_factory=list)
     clock: float = 0.0
     page_limit: int = 200
@@ -52,13 +79,20 @@ class KfpApi:
     runs: dict[str, models.V2beta1Run] = field(default_factory=dict)
     schedules: dict[str, models.V2beta1RecurringRun] = field(default_factory=dict)
     _clock: int = 0
+    _stopping: dict[str, int] = field(default_factory=dict)
 
     prefix = PREFIX
 
+    def outside(self, path: str) -> tuple[int, str, str]:
+        """The response to a request outside the API: status, body and content type."""
+        if self.serves_pages and path == "/":
+            return 200, "<html><title>Kubeflow Pipelines</title></html>", "text/html"
+        return 404, "404 page not found\n", "text/plain; charset=utf-8"  # main.go: the mux has no route for other paths
+
     def refusal(self, error: RefusalError, path: str) -> Any:
-        """The body of an error response; uploads have their own form."""
+        """The body of an error response; uploads have their own form (server/pipeline_upload_server.go: writeErrorToResponse)."""
         if "/upload" in path:
-            return {"error_message": str(error), "error_details": str(error)}
+            return {"error_message": str(error), "error_details": f"{error}: {error}"}
         return {"error": str(error), "code": _GRPC.get(error.status, 2), "message": str(error), "details": []}
 
     def now(self) -> datetime.datetime:
@@ -78,8 +112,8 @@ class KfpApi:
         )
         return self._start(body)
 
-    def _namespace(self, asked: str | None) -> str:
-        namespace = (asked or "") if self.multi_user else ""
+    def _namespace(self, requested: str | None) -> str:
+        namespace = (requested or "") if self.multi_user else ""
         if namespace in self.forbidden:
             raise RefusalError(403, f"User 'ann@example.org' is not authorized to act in namespace {namespace}")
         if self.multi_user and not namespace:
@@ -111,15 +145,19 @@ class KfpApi:
         return _PLAIN(pipeline)
 
     def _upload_version(self, query: dict[str, str], body: bytes, kind: str, **_: Any) -> Any:
-        pipeline = _there(self.pipelines, query.get("pipelineid", ""), "Pipeline")
+        # server/pipeline_upload_server.go: every refused upload, also one that is denied, is 400 with this sentence and no reason.
+        refused = RefusalError(400, "Failed to create a pipeline version")
+        pipeline = self.pipelines.get(query.get("pipelineid", ""))
+        if pipeline is None or pipeline.namespace in self.no_versions:
+            raise refused
         parts = message_from_bytes(f"Content-Type: {kind}\r\n\r\n".encode() + body)
         files = [part for part in parts.walk() if 'name="uploadfile"' in str(part["Content-Disposition"])]
         if len(files) != 1:
-            raise RefusalError(400, "Failed to read pipeline from file: http: no such file")
+            raise refused
         documents = _documents(bytes(files[0].get_payload(decode=True)))
         spec = documents[0] if len(documents) == 1 else {"pipeline_spec": documents[0], "platform_spec": documents[1]}
         if "pipelineInfo" not in documents[0]:
-            raise RefusalError(400, "Failed to create a pipeline version: unknown template format")
+            raise refused
         name = query.get("name") or pipeline.display_name
         version = models.V2beta1PipelineVersion(
             pipeline_id=pipeline.pipeline_id,
@@ -133,13 +171,27 @@ class KfpApi:
         self.versions[version.pipeline_version_id] = version
         return _PLAIN(version)
 
+    def _create_version(self, pipeline_id: str, body: bytes, **_: Any) -> Any:
+        """Create a version from a URL, in the order of server/pipeline_server.go: URL named, rights, URL valid."""
+        version = _model(models.V2beta1PipelineVersion, body)
+        if not (version.package_url or {}).get("pipeline_url"):
+            raise RefusalError(400, "Failed to create a pipeline version. Package URL is empty")
+        pipeline = _find(self.pipelines, pipeline_id, "Pipeline")
+        if pipeline.namespace in self.no_versions:
+            raise RefusalError(
+                403,
+                "Failed to create a pipeline version due authorization error for pipeline id "
+                f"{pipeline_id}: PermissionDenied: User 'ann@example.org' is not authorized with reason",
+            )
+        raise RefusalError(400, "Failed to create a pipeline version due to invalid pipeline spec URI")
+
     def _list_versions(self, pipeline_id: str, query: dict[str, str], **_: Any) -> Any:
-        _there(self.pipelines, pipeline_id, "Pipeline")
+        _find(self.pipelines, pipeline_id, "Pipeline")
         found = [version for version in self.versions.values() if version.pipeline_id == pipeline_id]
         return self._page(found, "pipeline_versions", query)
 
     def _get_version(self, pipeline_id: str, version_id: str, **_: Any) -> Any:
-        version = _there(self.versions, version_id, "PipelineVersion")
+        version = _find(self.versions, version_id, "PipelineVersion")
         if version.pipeline_id != pipeline_id:
             raise RefusalError(400, "the version is not of that pipeline")
         return _PLAIN(version)
@@ -176,25 +228,50 @@ class KfpApi:
 
     def _check(self, body: models.V2beta1Run | models.V2beta1RecurringRun) -> None:
         """Check that a run or schedule names an experiment, a version, and exactly its parameters."""
-        experiment = _there(self.experiments, body.experiment_id or "", "Experiment")
+        experiment = _find(self.experiments, body.experiment_id or "", "Experiment")
         self._namespace(experiment.namespace)
         reference = body.pipeline_version_reference
-        version = _there(self.versions, reference["pipeline_version_id"], "PipelineVersion")
+        version = _find(self.versions, reference["pipeline_version_id"], "PipelineVersion")
         spec = version.pipeline_spec.get("pipeline_spec", version.pipeline_spec)
         known = spec["root"]["inputDefinitions"]["parameters"]
         given = body.runtime_config["parameters"]
         if len(json.dumps(given)) > PARAMETER_BYTES:
             raise RefusalError(400, f"The input parameter length exceed maximum size of {PARAMETER_BYTES}")
-        missing = [name for name, one in known.items() if name not in given and "defaultValue" not in one]
+        # template/template.go: validatePipelineJobInputs
+        for name, definition in known.items():
+            optional = "defaultValue" in definition or definition.get("isOptional")
+            if name not in given and not optional:
+                raise RefusalError(
+                    400,
+                    f"Invalid input error: parameter {name} is not optional, yet has neither default value nor user provided value",
+                )
+            if name in given and not isinstance(given[name], _KINDS[definition["parameterType"]]):
+                raise RefusalError(
+                    400,
+                    f"Invalid input error: input parameter {name} requires type {definition['parameterType'].lower()}, but the "
+                    "parameter value is of another type",
+                )
         unknown = [name for name in given if name not in known]
-        if missing or unknown:
-            raise RefusalError(400, f"Invalid input error: parameters missing {missing}, not expected {unknown}")
+        if unknown:
+            raise RefusalError(
+                400, f"Invalid input error: parameter(s) provided are not required by pipeline: {', '.join(unknown)}"
+            )
 
     def _get_run(self, run_id: str, **_: Any) -> Any:
-        return _PLAIN(_there(self.runs, run_id, "Run"))
+        run = _find(self.runs, run_id, "Run")
+        if self._stopping.get(run_id, 0) > 0:
+            self._stopping[run_id] -= 1
+        elif run_id in self._stopping:
+            # A stopped workflow fails by its deadline (activeDeadlineSeconds 0), and the run's last state is that of the
+            # workflow: FAILED. CANCELED never occurs (resource/resource_manager.go: TerminateRun, ReportWorkflowResource).
+            del self._stopping[run_id]
+            run.state = "FAILED"
+        return _PLAIN(run)
 
     def _terminate(self, run_id: str, **_: Any) -> Any:
-        _there(self.runs, run_id, "Run").state = "CANCELING"
+        """Stop a run: storage/run_store.go sets CANCELING, and the workflow gets the deadline 0."""
+        _find(self.runs, run_id, "Run").state = "CANCELING"
+        self._stopping[run_id] = self.stopping_reads
         return {}
 
     def _list_schedules(self, query: dict[str, str], **_: Any) -> Any:
@@ -215,15 +292,15 @@ class KfpApi:
         return _PLAIN(schedule)
 
     def _get_schedule(self, schedule_id: str, **_: Any) -> Any:
-        return _PLAIN(_there(self.schedules, schedule_id, "RecurringRun"))
+        return _PLAIN(_find(self.schedules, schedule_id, "RecurringRun"))
 
     def _delete_schedule(self, schedule_id: str, **_: Any) -> Any:
-        _there(self.schedules, schedule_id, "RecurringRun")
+        _find(self.schedules, schedule_id, "RecurringRun")
         del self.schedules[schedule_id]
         return {}
 
     def _switch(self, schedule_id: str, way: str, **_: Any) -> Any:
-        schedule = _there(self.schedules, schedule_id, "RecurringRun")
+        schedule = _find(self.schedules, schedule_id, "RecurringRun")
         schedule.mode, schedule.status = way.upper(), f"{way.upper()}D"
         return {}
 
@@ -257,7 +334,7 @@ def _model(kind: Any, body: bytes) -> Any:
     return kind(**{names[key]: value for key, value in plain.items()})
 
 
-def _there(objects: dict[str, Any], key: str, kind: str) -> Any:
+def _find(objects: dict[str, Any], key: str, kind: str) -> Any:
     if key not in objects:
         raise RefusalError(404, f"ResourceNotFoundError: {kind} {key} not found.")
     return objects[key]
@@ -275,6 +352,7 @@ _ROUTES: list[tuple[str, str, Callable[..., Any]]] = [
     ("POST", "/pipelines", KfpApi._create_pipeline),
     ("POST", "/pipelines/upload_version", KfpApi._upload_version),
     ("GET", f"/pipelines/{_ID}/versions", KfpApi._list_versions),
+    ("POST", f"/pipelines/{_ID}/versions", KfpApi._create_version),
     ("GET", f"/pipelines/{_ID}/versions/{_ID}", KfpApi._get_version),
     ("GET", "/experiments", KfpApi._list_experiments),
     ("POST", "/experiments", KfpApi._create_experiment),

@@ -23,6 +23,7 @@ KINDS = {
     "deployments": ("/apis/apps/v1", "Deployment", "apps"),
     "pods": ("/api/v1", "Pod", ""),
     "events": ("/api/v1", "Event", ""),
+    "workflows": ("/apis/argoproj.io/v1alpha1", "Workflow", "argoproj.io"),
     "trainjobs": ("/apis/trainer.kubeflow.org/v1alpha1", "TrainJob", "trainer.kubeflow.org"),
 }
 ALL = frozenset({("*", "*")})

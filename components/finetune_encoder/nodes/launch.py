@@ -191,7 +191,7 @@ class _Nodes:
                 f"TrainJob {self._name} failed ({'; '.join(filter(None, (why, pods.why())))}): its log is above; run again to "
                 "resume from the last checkpoint."
             )
-        pods.expect(suspended="Suspended" in true)
+        pods.expect(job.config.num_nodes, suspended="Suspended" in true)
         return None
 
     def _failures(self) -> list[Failure]:

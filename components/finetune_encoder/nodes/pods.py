@@ -13,6 +13,9 @@ from mistere.kubernetes.api import KubernetesApi, KubernetesError
 
 _INDEX_LABEL: Final = "batch.kubernetes.io/job-completion-index"
 _HOPELESS: Final = {"ImagePullBackOff", "InvalidImageName", "CreateContainerConfigError", "CreateContainerError"}
+_REFUSED_REASON: Final = "FailedCreate"
+_REFUSED: Final = "is forbidden: "
+"""In the message of the job controller's event: ``Error creating: pods "…" is forbidden: exceeded quota: …``."""
 _SECONDS_WITHOUT_PODS: Final = 60.0
 _LINES, _LONGEST = 3, 160
 
@@ -31,6 +34,8 @@ class NodePods:
     def __init__(self, api: KubernetesApi, namespace: str, train_job: str, modality: str, progress: Progress) -> None:
         self._api, self._train_job, self._modality, self._progress = api, train_job, modality, progress
         self._path = f"/api/v1/namespaces/{namespace}/pods"
+        self._events_path = f"/api/v1/namespaces/{namespace}/events"
+        self._refused: set[str] = set()
         self._pods: list[dict[str, Any]] = []
         self._read_until: dict[str, str] = {}
         self._restarts: dict[str, int] = {}
@@ -52,15 +57,42 @@ class NodePods:
             self._check(pod)
         self._check_all()
 
-    def expect(self, *, suspended: bool) -> None:
-        """Note why there may be no pods yet."""
+    def expect(self, nodes: int, *, suspended: bool) -> None:
+        """Note why there may be no pods yet, or fewer than nodes."""
         if suspended:
             self._note(f"TrainJob {self._train_job} is suspended: it waits in a queue for its turn.")
-        elif not self._pods and time.monotonic() - self._began > _SECONDS_WITHOUT_PODS:
+            return
+        if len(self._pods) < nodes:
+            for sentence in self._refusals():
+                self._note(sentence)
+        if not self._pods and not self._refused and time.monotonic() - self._began > _SECONDS_WITHOUT_PODS:
             self._note(
                 f"TrainJob {self._train_job} has no pods yet: kubectl describe jobs -l {POD_LABEL}={self._train_job} says why "
                 "(a quota, a policy)."
             )
+
+    def _refusals(self) -> list[str]:
+        """Why the cluster refuses pods of the TrainJob: such a pod has no object, only an event of the Job that creates it."""
+        try:
+            events, _ = self._api.list(self._events_path, fields=f"reason={_REFUSED_REASON}")
+        except KubernetesError as error:
+            if error.code not in {401, 403}:
+                raise
+            return []  # without the right to read events, the advice remains
+        messages = [
+            " ".join(str(event.get("message", "")).split()).partition(_REFUSED)[2]
+            for event in events
+            if str(event.get("involvedObject", {}).get("name", "")).startswith(f"{self._train_job}-")
+        ]
+        # The requested pod differs with each attempt, and the used amount over time: one sentence for each quota or policy.
+        reasons = {reason.partition(",")[0]: reason for reason in messages if reason}
+        new = {name: reason for name, reason in reasons.items() if name not in self._refused}
+        self._refused |= new.keys()
+        return [
+            f"the cluster refuses pods of TrainJob {self._train_job}: {reason.rstrip('.')}: "
+            f"{'raise the quota' if 'quota' in reason else 'change that policy'}, or change {self._modality}.nodes."
+            for reason in new.values()
+        ]
 
     def why(self) -> str:
         """The last lines of the pods that ended with an error."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from mistere.common.errors import ExitCode, MistereError
@@ -25,7 +26,7 @@ def main(path: Path) -> None:
     from components.finetune_encoder.training.trainer import TrainingJob, train
     from mistere.artifacts.checkpoints import Checkpoints
     from mistere.artifacts.object_store import UnreachableError, open_store
-    from mistere.common.progress import Progress
+    from mistere.engine.live_progress import StoredProgress
 
     rank = int(os.environ["RANK"])
     failure = path.with_name(FAILURE.format(rank))
@@ -33,7 +34,10 @@ def main(path: Path) -> None:
     threads = max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     torch.set_num_threads(threads)
     try:
-        curve = train(job, Checkpoints(open_store(job.store), "finetune_encoder", job.key), Progress(job.task))
+        store = open_store(job.store)
+        progress = StoredProgress(job.task, store, job.run_id)
+        with progress.storing() if rank == 0 else nullcontext():
+            curve = train(job, Checkpoints(store, "finetune_encoder", job.key), progress)
         if rank == 0:
             path.with_name(CURVE).write_text(json.dumps(curve), encoding="utf-8")
     except torch.OutOfMemoryError:

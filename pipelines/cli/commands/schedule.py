@@ -40,7 +40,7 @@ def diff(file: Path, *, host: str | None = None, store: str | None = None, track
         for line in change.lines():
             print(line)
     if not changes:
-        print(f"{len(schedule_file.schedules)} schedules, as {file} has them")
+        print(_count(schedule_file, file))
     return int(ExitCode.DIFFERENT) if changes else 0
 
 
@@ -59,7 +59,7 @@ def apply(
         host: address of Kubeflow Pipelines.
         store: ``s3://bucket/prefix``.
         tracking: the MLflow server.
-        allow_dirty: allow uncommitted changes.
+        allow_dirty: allow uncommitted changes in the tree from which schedules are created.
 
     Returns:
         The exit code.
@@ -67,19 +67,27 @@ def apply(
     require_checkout("mistere schedule")
     schedule_file = read_schedules(file)
     target, pipelines = _target(schedule_file, host, store, tracking)
-    desired = _desired_schedules(schedule_file, target, releasable_tree(allow_dirty=allow_dirty))
+    tree = this_tree()
+    desired = _desired_schedules(schedule_file, target, tree)
+    changes = plan(pipelines, desired)
+    if any(change.creates for change in changes):  # deleting and switching runs no code of this tree
+        releasable_tree(allow_dirty=allow_dirty)
     if any(one.schedule.data.policy == "latest" for one in desired) and LATEST.read(target.store).value is None:
         raise UsageError(
             f"the policy latest needs published data, and there is none ({target.store.location(LATEST.key)} does not exist): "
             "publish some with `mistere data publish`."
         )
-    changes = plan(pipelines, desired)
     for change in changes:
         apply_change(pipelines, target.store, change)
         for line in change.lines():
             print(line, flush=True)
-    print(f"{len(schedule_file.schedules)} schedules, as {file} has them")
+    print(_count(schedule_file, file))
     return 0
+
+
+def _count(schedule_file: ScheduleFile, file: Path) -> str:
+    number = len(schedule_file.schedules)
+    return f"{number} {'schedule' if number == 1 else 'schedules'}, as {file} has {'it' if number == 1 else 'them'}"
 
 
 def _target(

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from mistere.artifacts.manifests import canonical_digest
-from mistere.common.errors import MistereError
+from mistere.common.errors import MistereError, UsageError
 from mistere.common.paths import require_checkout
 from mistere.config.loader import Config
 from mistere.data.versions import PinnedData
@@ -20,6 +20,7 @@ from pipelines.cli.output.run_display import summary
 from pipelines.cli.output.run_follower import follow
 from pipelines.kubeflow.client import Pipelines
 from pipelines.kubeflow.failures import UnavailableError
+from pipelines.kubeflow.page import chosen_ui
 from pipelines.kubeflow.submissions import Claim, Submission, active_submission, give_back, read_claim, take
 from pipelines.kubeflow.target import ClusterTarget, cluster_target, pin_for_cluster
 from pipelines.kubeflow.version import Version, compiled_version, ensure_uploaded, profile_name, releasable_tree
@@ -41,6 +42,7 @@ def submit(
     force: bool = False,
     allow_dirty: bool = False,
     if_changed: bool = False,
+    resubmit: int = 0,
     every: float = 5.0,
 ) -> int:
     """Start a run on a cluster, unless an identical run was submitted before and did not fail.
@@ -56,12 +58,15 @@ def submit(
         force: start a run even if an identical one was submitted before.
         allow_dirty: allow uncommitted changes.
         if_changed: return 0 without following if an identical run was submitted before.
+        resubmit: how often a followed run that failed without a reason of a step is started again; finished steps are reused.
         every: seconds between two requests for the state of a followed run.
 
     Returns:
         The exit code.
     """
     require_checkout("mistere submit")
+    if resubmit and not wait:
+        raise UsageError("--resubmit starts a run again that failed, so it needs --wait: add --wait.")
     config = load_profile(profile, settings)
     check_cluster_support(config.deployment)
     target = cluster_target(config.cluster, host, store, tracking)
@@ -69,18 +74,11 @@ def submit(
     source = data if data is not None else config.data.source
     pinned = pin_for_cluster(source, target.store)
     version = compiled_version(profile, tuple(settings), tree)
-    pipelines = Pipelines(target.host, config.cluster.namespace)
-    claim = read_claim(target.store, _digest(config, profile, pinned, version))
-    active = None if force else active_submission(pipelines, target.store, claim)
-    if active is not None:
-        print(
-            f"nothing changed: {active.version} with data {active.data_digest[:12]} was submitted "
-            f"{time.strftime('%Y-%m-%d %H:%M', time.gmtime(active.submitted_at))} UTC; --force runs it again."
-        )
-        if if_changed:
-            return 0
-        submission = active
-    else:
+    pipelines = Pipelines(target.host, config.cluster.namespace, ui=chosen_ui(config.cluster.ui))
+    digest = _digest(config, profile, pinned, version)
+    claim = read_claim(target.store, digest)
+
+    def begin(claim: Claim) -> Submission:
         origin = RunOrigin.of(config, ["mistere", *sys.argv[1:]], source, pinned)
         context = RunContext(
             run_id=new_run_id(),
@@ -92,14 +90,41 @@ def submit(
             commit=tree.commit,
             dirty=tree.dirty,
         )
-        submission = _start(pipelines, target, claim, config, context, origin, version)
-    print(f"run      {submission.run_id} in namespace {submission.namespace}")
-    print(f"page     {pipelines.page(submission.kfp_run_id)}", flush=True)
+        return _start(pipelines, target, claim, config, context, origin, version)
+
+    active = None if force else active_submission(pipelines, target.store, claim)
+    if active is not None:
+        print(
+            f"nothing changed: {active.version} with data {active.data_digest[:12]} was submitted "
+            f"{time.strftime('%Y-%m-%d %H:%M', time.gmtime(active.submitted_at))} UTC; --force runs it again."
+        )
+        if if_changed:
+            return 0
+        submission = active
+    else:
+        submission = begin(claim)
+    _show(pipelines, submission)
     if not wait:
         return 0
-    outcome = follow(pipelines, submission.kfp_run_id, target.store, submission.run_id, every)
-    summary(outcome, None, pipelines.page(submission.kfp_run_id))
+    for left in range(resubmit, -1, -1):
+        outcome = follow(pipelines, submission.kfp_run_id, target.store, submission.run_id, every)
+        if not (left and outcome.unexplained):
+            break
+        for reason in outcome.reasons:
+            print(reason)
+        print(f"run {submission.run_id} failed and no step recorded why: it starts again ({left} of {resubmit} left)")
+        submission = begin(read_claim(target.store, digest))
+        _show(pipelines, submission)
+    summary(outcome, None, pipelines.pages.address(submission.kfp_run_id))
     return outcome.exit_code
+
+
+def _show(pipelines: Pipelines, submission: Submission) -> None:
+    """Print where a run is."""
+    print(f"run      {submission.run_id} in namespace {submission.namespace}")
+    print(f"page     {pipelines.pages.address(submission.kfp_run_id)}", flush=True)
+    if pipelines.pages.hint:
+        print(f"         {pipelines.pages.hint}", flush=True)
 
 
 def _digest(config: Config, profile: str, pinned: PinnedData, version: Version) -> str:

@@ -24,9 +24,14 @@ _WORDS = {"done": "done", "reused": "found finished", "failed": "FAILED"}
 
 
 class Display:
-    """Shows events as they arrive; a context manager."""
+    """Shows events as they arrive; a context manager.
 
-    def __init__(self) -> None:
+    Args:
+        starts: whether to print a line when a step starts, without a terminal.
+    """
+
+    def __init__(self, *, starts: bool = False) -> None:
+        self._starts = starts
         self._console = Console(file=sys.stdout, highlight=False)
         self._tasks: dict[str, dict[str, Any]] = {}
         self._live = (
@@ -50,7 +55,11 @@ class Display:
         """Show one event."""
         task = self._tasks.setdefault(event["task"], {"status": "running", "since": event["time"]})
         kind = event["event"]
-        if kind == "progress":
+        if kind == "started":
+            self._tasks[event["task"]] = {"status": "running", "since": event["time"]}  # maybe a further attempt
+            if self._starts and not self._live:
+                print(f"{event['task']:<28} started", flush=True)
+        elif kind == "progress":
             task.update(message=event["message"], done=event["done"], total=event["total"])
         elif kind == "note":
             self.say(f"  {event['task']}: {event['message']}")
@@ -59,6 +68,17 @@ class Display:
             if not self._live:
                 detail = f": {event['message']}" if event["message"] else ""
                 print(f"{event['task']:<28} {_WORDS[kind]:<15} {event['seconds']:6.1f} s{detail}", flush=True)
+
+    def report_running(self) -> None:
+        """Print how far each running step is, without a terminal; the table on a terminal shows it anyway."""
+        if self._live:
+            return
+        for name in (*ordered_tasks(list(self._tasks)), EXIT_HANDLER):
+            task = self._tasks.get(name)
+            if task is not None and task["status"] == "running":
+                seconds = time.time() - task["since"]
+                detail = _progress_text(task)
+                print(f"{name:<28} {'running':<15} {seconds:6.1f} s{f': {detail}' if detail else ''}", flush=True)
 
     def say(self, sentence: str) -> None:
         """Show a sentence above the steps."""
@@ -85,6 +105,13 @@ class Display:
                 )
             table.add_row(Text(mark, style=style), name, f"{seconds:6.1f} s", detail)
         return table
+
+
+def _progress_text(task: dict[str, Any]) -> str:
+    """The latest message of a running step, and its share of the whole if that is known."""
+    message, total = str(task.get("message") or ""), task.get("total") or 0
+    share = f"{100 * min(1.0, task['done'] / total):.0f} %" if total else ""
+    return f"{message} ({share})" if message and share else message or share
 
 
 def summary(outcome: Outcome, output: Path | None, log: Path | str) -> None:

@@ -1,4 +1,4 @@
-"""Follow a run on a cluster until it ends, by its stage records in the store and its state in Kubeflow Pipelines."""
+"""Follow a run on a cluster until it ends, by its records and progress in the store and its state in Kubeflow Pipelines."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from pydantic import ValidationError
 
 from mistere.artifacts.object_store import MissingObjectError, ObjectStore, UnreachableError
 from mistere.common.errors import MistereError
+from mistere.engine.live_progress import ProgressReader
 from mistere.engine.stage import StageRecord
-from mistere.runs.outcome import TASKS, Outcome, read_outcome
+from mistere.runs.outcome import TASKS, Outcome, base_task, note_stop, read_outcome
 from pipelines.cli.output.run_display import Display
 from pipelines.kubeflow.failures import NotFoundError, PipelinesError, UnavailableError
 from pipelines.kubeflow.pods import RunPods
@@ -25,15 +26,15 @@ if TYPE_CHECKING:
     from pipelines.kubeflow.client import Pipelines
 
 _ENDED: Final = frozenset({"SUCCEEDED", "FAILED", "SKIPPED", "CANCELED"})
+_STOPPING: Final = frozenset({"CANCELING", "CANCELED"})
+"""States of a run that somebody stopped. Kubeflow Pipelines 2.17 ends it as FAILED."""
 _POD_CHECK_SECONDS: Final = 30.0
 """Seconds between two checks of the pods; the first check leaves a step time to start."""
 _RESPONSE_TIMEOUT: Final = 600
 """Seconds without a response from the server or the store after which following stops; the run itself continues."""
 
-_NO_RECORD: Final = (
-    "A step failed before it recorded a result: run `kubectl describe pods` in the run's namespace to see why (an image, a "
-    "quota, or no suitable node)."
-)
+_REPORT_SECONDS: Final = 60.0
+"""Seconds between two reports of the running steps."""
 
 
 def follow(
@@ -43,6 +44,7 @@ def follow(
     run_id: str,
     every: float,
     look_every: float = _POD_CHECK_SECONDS,
+    report_every: float = _REPORT_SECONDS,
 ) -> Outcome:
     """Show a run's steps until it ends.
 
@@ -53,6 +55,7 @@ def follow(
         run_id: id of the run in the store.
         every: seconds between two requests for the run's state.
         look_every: seconds between two checks of its pods, if a kubeconfig gives access to them.
+        report_every: seconds between two reports of how far the running steps are.
 
     Raises:
         NotFoundError: the run was deleted before it recorded a result.
@@ -62,15 +65,19 @@ def follow(
     for ending in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, signal.default_int_handler)
     steps, pods = _Steps(store, run_id), RunPods(pipelines.namespace, kfp_run_id)
-    last_check = time.monotonic()
+    last_check = last_report = time.monotonic()
+    stop_noted = False
     try:
-        with Display() as display:
+        with Display(starts=True) as display:
             last_response = time.monotonic()
             while True:
                 try:
-                    run = pipelines.run(kfp_run_id)
-                    for event in [*steps.under_way(run), *steps.recorded()]:
+                    run = pipelines.run(kfp_run_id, patient=False)
+                    for event in steps.events(run):
                         display.show(event)
+                    if run.state in _STOPPING and not stop_noted:
+                        note_stop(store, run_id)
+                        stop_noted = True
                     last_response = time.monotonic()
                     if run.state in _ENDED:
                         break
@@ -78,6 +85,9 @@ def follow(
                         for sentence in pods.new_problems():
                             display.say(sentence)
                         last_check = time.monotonic()
+                    if last_response - last_report > report_every:
+                        display.report_running()
+                        last_report = last_response
                 except NotFoundError:
                     outcome = read_outcome(store, run_id)
                     if outcome.verdict == "failed":
@@ -91,9 +101,9 @@ def follow(
                         ) from error
                 time.sleep(every)
     except KeyboardInterrupt:
-        _interrupted(pipelines, kfp_run_id, run_id)
+        _interrupted(pipelines, kfp_run_id, store, run_id)
     pods.new_problems()
-    return _outcome(store, run_id, run, pods.problems)
+    return _outcome(store, run_id, run, pods)
 
 
 class _Steps:
@@ -101,22 +111,54 @@ class _Steps:
 
     def __init__(self, store: ObjectStore, run_id: str) -> None:
         self._store, self._prefix = store, f"runs/{run_id}/stages"
+        self._progress = ProgressReader(store, run_id)
         self._seen: dict[str, str] = {}
         self._begun: set[str] = set()
+        self._running: set[str] = set()
+        self._ended: dict[str, float] = {}
 
-    def under_way(self, run: V2beta1Run) -> list[dict[str, Any]]:
+    def events(self, run: V2beta1Run) -> list[dict[str, Any]]:
+        """What is new, in the order in which it is shown."""
+        return [*self._reported(run), *self._in_progress(), *self._recorded()]
+
+    def _reported(self, run: V2beta1Run) -> list[dict[str, Any]]:
         """Events of steps that the server reports as running and that were not shown yet."""
         events = []
         details = run.run_details.task_details if run.run_details else None
         for detail in details or []:
             task = task_of(detail.display_name or "")
             if detail.state == "RUNNING" and task in TASKS and task not in self._begun:
-                self._begun.add(task)
                 since = detail.start_time.timestamp() if detail.start_time else time.time()
-                events.append({"event": "started", "task": task, "time": since})
+                events.append(self._start(task, since))
         return events
 
-    def recorded(self) -> list[dict[str, Any]]:
+    def _in_progress(self) -> list[dict[str, Any]]:
+        """Events of steps that have reported their progress."""
+        events = []
+        for live in self._progress.changed():
+            if live.updated <= self._ended.get(live.task, 0.0):
+                continue  # of an attempt that has ended
+            if live.task not in self._running:
+                events.append(self._start(live.task, live.started))
+            if live.message:
+                events.append(
+                    {
+                        "event": "progress",
+                        "task": live.task,
+                        "time": live.updated,
+                        "message": live.message,
+                        "done": live.done,
+                        "total": live.total,
+                    }
+                )
+        return events
+
+    def _start(self, task: str, since: float) -> dict[str, Any]:
+        self._begun |= {task, base_task(task)}
+        self._running.add(task)
+        return {"event": "started", "task": task, "time": since}
+
+    def _recorded(self) -> list[dict[str, Any]]:
         """Events of steps with a new stage record: the first one, or another one after a retry."""
         events = []
         for key, version in self._store.versions(self._prefix):
@@ -124,9 +166,11 @@ class _Steps:
             if self._seen.get(task) == version:
                 continue
             self._seen[task] = version
-            self._begun.add(task)
+            self._begun |= {task, base_task(task)}
             with suppress(MissingObjectError, ValidationError):  # the outcome reports which record is damaged
                 record = StageRecord.model_validate_json(self._store.read(key)[0])
+                self._ended[task] = record.started + record.seconds
+                self._running.discard(task)  # a further attempt starts again
                 events.append(
                     {
                         "event": record.status,
@@ -150,25 +194,20 @@ def task_of(display_name: str) -> str:
     return next((task for task in (stage, f"{stage}-{modality}") if task in TASKS), "")
 
 
-def _outcome(store: ObjectStore, run_id: str, run: V2beta1Run, problems: list[str]) -> Outcome:
-    """Outcome of the run; if no step recorded a failure, the reasons come from the server and the pods."""
+def _outcome(store: ObjectStore, run_id: str, run: V2beta1Run, pods: RunPods) -> Outcome:
+    """Outcome of the run; if no step recorded a reason, the cluster may know it."""
     outcome = read_outcome(store, run_id)
-    if run.state == "CANCELED":
-        outcome.reasons.append("The run was stopped.")
-    elif run.state == "FAILED" and not any(record.status == "failed" for record in outcome.stages):
-        outcome.reasons += [*_server_reasons(run), *problems] or [_NO_RECORD]
+    if outcome.unexplained and (run.state in _STOPPING or pods.stopped):
+        note_stop(store, run_id)
+        outcome = read_outcome(store, run_id)
+    if outcome.unexplained and run.state == "FAILED":
+        outcome.reasons += pods.problems or [
+            f"No step recorded why: `{pods.command}` shows which pod failed, and `kubectl logs` of that pod its reason."
+        ]
     return outcome
 
 
-def _server_reasons(run: V2beta1Run) -> list[str]:
-    details = (run.run_details.task_details if run.run_details else None) or []
-    messages = {f"{one.display_name}: {one.error.message}" for one in details if one.error and one.error.message}
-    if not messages and run.error and run.error.message:
-        messages = {run.error.message}
-    return sorted(" ".join(sentence.split()) for sentence in messages)
-
-
-def _interrupted(pipelines: Pipelines, kfp_run_id: str, run_id: str) -> NoReturn:
+def _interrupted(pipelines: Pipelines, kfp_run_id: str, store: ObjectStore, run_id: str) -> NoReturn:
     """Ask whether to stop the run; without a terminal, it continues."""
     if sys.stdin.isatty() and sys.stdout.isatty():
         answer = ""
@@ -176,8 +215,10 @@ def _interrupted(pipelines: Pipelines, kfp_run_id: str, run_id: str) -> NoReturn
             answer = input(f"\nstop run {run_id} on the cluster? [y/N] ")
         if answer.strip().lower() in {"y", "yes"}:
             pipelines.stop(kfp_run_id)
+            with suppress(MistereError):  # it stops anyway; the note only tells later readers
+                note_stop(store, run_id)
             raise MistereError(f"run {run_id} is being stopped; finished steps are kept, and the next run reuses them.")
     raise MistereError(
-        f"interrupted; run {run_id} goes on: the same command follows it again, and {pipelines.page(kfp_run_id)} stops it "
+        f"interrupted; run {run_id} goes on: the same command follows it again, and {pipelines.pages.address(kfp_run_id)} stops it "
         "(Terminate)."
     ) from None

@@ -97,8 +97,14 @@ def events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def notify_outcome(run: runs.RecordedRun) -> None:
+    run.store.delete_object(f"runs/{run.run_id}/notified.txt")
+    repeat_notification(run)
+
+
+def repeat_notification(run: runs.RecordedRun) -> None:
+    """Notify again, as a repeated exit handler does."""
     outcome = read_outcome(run.store, run.run_id)
-    notification.notify(outcome, "sample", headline(outcome), run.step().progress)
+    notification.notify(outcome, "sample", headline(outcome), run.step().progress, run.store)
 
 
 def visible_text(message: dict[str, Any]) -> str:
@@ -138,6 +144,21 @@ def test_each_outcome_sends_a_notification(
         assert words in seen, words
     assert ("Weighted F1 (95 % interval)*\n0." in seen) == (ending in {"deployed", "held", "rejected"})
     assert events.read_text() == ""
+
+
+def test_a_repeated_exit_handler_notifies_only_of_a_new_outcome(
+    receiver: Receiver, events: Path, tmp_path: Path
+) -> None:
+    run = runs.killed(tmp_path / "store")
+    receiver.answers = [404]
+    repeat_notification(run)  # not delivered, so it is sent again
+    for _ in range(2):
+        repeat_notification(run)
+    assert len(receiver.taken) == 2
+    run.record("finetune_encoder-text", "failed", exit_code=1, message="the disk is full.")
+    for _ in range(2):
+        repeat_notification(run)
+    assert len(receiver.taken) == 3 and "the disk is full" in visible_text(receiver.taken[-1])
 
 
 def test_no_notification_is_sent_without_a_webhook(

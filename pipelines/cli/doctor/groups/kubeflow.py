@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 import math
-import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -18,9 +13,10 @@ from mistere.common.urls import redact_url, server_of
 from pipelines.cli.doctor import http_probe
 from pipelines.cli.doctor.plan import Plan
 from pipelines.cli.doctor.result import Check, CheckGroup, CheckResult, SkippedError, failed, note, ok
-from pipelines.kubeflow.access import HOST_VARIABLE, TOKEN_VARIABLE, service_account_token
+from pipelines.kubeflow.access import HOST_VARIABLE, TOKEN_VARIABLE
 from pipelines.kubeflow.client import Pipelines
 from pipelines.kubeflow.failures import PipelinesError
+from pipelines.kubeflow.token import current_token, explain_refusal
 
 PIPELINE: Final = "mistere-retraining"
 
@@ -30,7 +26,7 @@ class KubeflowPipelines:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._token = _token()
+        self._token = current_token()
         self._multi_user = False
         self._status, self._login = 0, False
         self.address = ""
@@ -46,7 +42,7 @@ class KubeflowPipelines:
             is_url = False
         if not is_url:
             raise MistereError("the host of Kubeflow Pipelines is not a URL: write it as https://… or http://….")
-        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        headers = {"Authorization": f"Bearer {self._token.value}"} if self._token else {}
         url = f"{self._plan.host}/apis/v2beta1/healthz"
         answer = http_probe.probe(url, "Kubeflow Pipelines", self._plan.clock, headers)
         if answer.status >= 500:
@@ -123,7 +119,12 @@ class KubeflowPipelines:
         namespace = self._plan.config.cluster.namespace if self._multi_user else ""
         # The clock has a check of its own, and must not fail the others.
         return Pipelines(
-            self._plan.host, namespace, timeout=http_probe.TIMEOUT_SECONDS, retries=0, clock_tolerance=math.inf
+            self._plan.host,
+            namespace,
+            timeout=http_probe.TIMEOUT_SECONDS,
+            retries=0,
+            clock_tolerance=math.inf,
+            outage=0.0,
         )
 
     @contextmanager
@@ -137,27 +138,8 @@ class KubeflowPipelines:
             raise MistereError(self._refusal()) from error
 
     def _refusal(self) -> str:
-        if not self._token:
-            return f"Kubeflow Pipelines at {self.address} requires a token: put one into {TOKEN_VARIABLE}."
-        end = _expiry(self._token)
-        why = "has expired" if end is not None and end < time.time() else "is not accepted (401; expired?)"
-        return f"the token in {TOKEN_VARIABLE} {why} at {self.address}: get a new one."
-
-
-def _token() -> str:
-    """The token that ``mistere submit`` uses: the environment's, else the pod's own."""
-    token = os.environ.get(TOKEN_VARIABLE, "")
-    file = service_account_token()
-    return token or (file.read_text(encoding="utf-8").strip() if file else "")
-
-
-def _expiry(token: str) -> float | None:
-    """When a JSON Web Token expires, in seconds since 1970; None if it does not say."""
-    try:
-        part = token.split(".")[1]
-        return float(json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))["exp"])
-    except (IndexError, KeyError, TypeError, ValueError, binascii.Error):
-        return None
+        server = f"Kubeflow Pipelines at {self.address}"
+        return explain_refusal(server, self._token, self._plan.config.cluster.namespace)[0]
 
 
 def group(plan: Plan) -> CheckGroup:
