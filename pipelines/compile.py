@@ -8,14 +8,17 @@ from contextlib import suppress
 from pathlib import Path
 
 from mistere.common.errors import MistereError
-from mistere.engine.stage import RunContext
+from mistere.config.loader import SECTIONS
 from mistere.serving.kserve.inference_service import check_cluster_support
 from pipelines.ir_check import check_pipeline
-from pipelines.profiles import load_profile, pipeline_arguments
+from pipelines.profiles import load_profile
 
 
 def compile_pipeline(profile: str, settings: Iterable[str], output: Path) -> None:
     """Write the pipeline as KFP's YAML, with the profile's sections as the parameters' defaults.
+
+    A value given for a parameter replaces its default as a whole, so the sections are also constants of the steps that complete
+    a section given in part.
 
     Args:
         profile: base settings.
@@ -33,12 +36,12 @@ def compile_pipeline(profile: str, settings: Iterable[str], output: Path) -> Non
 
     from pipelines.retraining import retraining
 
-    arguments = pipeline_arguments(config, RunContext(run_id="", store="", tracking_uri="", profile=profile))
-    del arguments["run"]
+    sections = {name: config.section(name) for name in SECTIONS}
+    pipeline = retraining(config.cluster, Path(profile).stem, sections)
     partial = output.with_name(f".{output.stem}.partial.yaml")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        Compiler().compile(retraining(config.cluster), str(partial), pipeline_parameters=arguments)
+        Compiler().compile(pipeline, str(partial), pipeline_parameters=sections)
         text = _DEFAULT.sub("", partial.read_text(encoding="utf-8"))
         check_pipeline(next(yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))))
         partial.write_text(text, encoding="utf-8")

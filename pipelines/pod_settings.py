@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from mistere.config.cluster import ClusterConfig, StepSettings
 from mistere.config.stages import stages
 from mistere.kubernetes.secret_keys import STORAGE_VARIABLES, TRACKING_KEYS, WEBHOOK_KEYS
+from mistere.kubernetes.settings_keys import SETTINGS_KEYS, SETTINGS_MAP
 
 if TYPE_CHECKING:
     from kfp.dsl.pipeline_config import PipelineConfig
@@ -66,6 +67,8 @@ def apply(task: PipelineTask, cluster: ClusterConfig | None, stage: str, modalit
     for key, value in sorted({**_LABELS, "mistere/stage": stage.replace("_", "-"), **cluster.labels}.items()):
         kubernetes.add_pod_label(task, key, value)
     _secrets(task, cluster, stage)
+    if stages()[stage].settings:
+        kubernetes.use_config_map_as_env(task, SETTINGS_MAP, {key: key for key in SETTINGS_KEYS}, optional=True)
     return task
 
 

@@ -5,6 +5,9 @@ component's single ``Output``, because the local runner supports conditions on n
 the definition also sets each step's Kubernetes settings (:mod:`pipelines.pod_settings`).
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from kfp import dsl
 from kfp.dsl.graph_component import GraphComponent
 
@@ -20,17 +23,25 @@ from components.report_run.component import report_run
 from components.resolve_inputs.component import resolve_inputs
 from components.train_moe.component import train_moe
 from components.validate_data.component import validate_data
+from mistere.common.modalities import MODALITIES
 from mistere.config.cluster import ClusterConfig
+from mistere.config.loader import SECTIONS
 from mistere.kubernetes.images import image
 from pipelines import pod_settings
 
 
-def retraining(cluster: ClusterConfig | None = None) -> GraphComponent:
+def retraining(
+    cluster: ClusterConfig | None = None, profile: str = "", sections: Mapping[str, Any] | None = None
+) -> GraphComponent:
     """Define the pipeline.
 
     Args:
         cluster: Kubernetes settings of the steps; None for a local run.
+        profile: name of the profile that the pipeline is compiled from.
+        sections: the profile's complete sections by name, which complete the parameters of a run; None for a local run.
     """
+    compiled = {"profile": profile, "sections": dict(sections or {})}
+    compiled_registry = {"profile": profile, "sections": {"registry": (sections or {}).get("registry", {})}}
 
     @dsl.pipeline(
         name="mistere-retraining",
@@ -38,7 +49,6 @@ def retraining(cluster: ClusterConfig | None = None) -> GraphComponent:
         pipeline_config=pod_settings.lifetime(cluster) if cluster else None,
     )
     def pipeline(
-        run: dict,
         data: dict,
         validation: dict,
         speech: dict,
@@ -48,13 +58,12 @@ def retraining(cluster: ClusterConfig | None = None) -> GraphComponent:
         gate: dict,
         registry: dict,
         deployment: dict,
+        run: dict = {},  # noqa: B006 (KFP copies it into the pipeline's definition)
     ) -> None:
         """Retrain the model and, if the gate promotes it, release it.
 
         Args:
-            run: the run's context: id, store, tracking server, data remote and digest; fields that a schedule
-                leaves empty are filled in by ``resolve_inputs``, whose output the other steps use.
-            data: section of the configuration, as are all following arguments.
+            data: section of the configuration, complete or in part, as are all following ones.
             validation: thresholds of the data validation.
             speech: the speech encoder and its fine-tuning.
             text: the text encoder and its fine-tuning.
@@ -63,31 +72,54 @@ def retraining(cluster: ClusterConfig | None = None) -> GraphComponent:
             gate: thresholds of the gate's rules.
             registry: names in the model registry.
             deployment: the inference service and its smoke test.
+            run: the run's context, which mistere submit passes complete; otherwise store, tracking server and data come from the
+                ConfigMap mistere-settings, and the id from Kubeflow Pipelines.
         """
         job = dsl.PIPELINE_JOB_ID_PLACEHOLDER
-        report = pod_settings.apply(report_run(run=run, job=job, registry=registry), cluster, "report_run")
+        report = pod_settings.apply(
+            report_run(run=run, job=job, compiled=compiled_registry, registry=registry), cluster, "report_run"
+        )
         report.set_caching_options(False)
         with dsl.ExitHandler(report, name="run"):
             inputs = pod_settings.apply(
-                resolve_inputs(run=run, job=job, data=data, speech=speech, text=text, deployment=deployment),
+                resolve_inputs(
+                    run=run,
+                    job=job,
+                    compiled=compiled,
+                    data=data,
+                    validation=validation,
+                    speech=speech,
+                    text=text,
+                    mixture=mixture,
+                    evaluation=evaluation,
+                    gate=gate,
+                    registry=registry,
+                    deployment=deployment,
+                ),
                 cluster,
                 "resolve_inputs",
             )
             inputs.set_caching_options(False)
             context = inputs.outputs["context"]
             champion = inputs.outputs["champion_digest"]
+            section = {name: inputs.outputs[f"{name}_section"] for name in SECTIONS}
             pulled = pod_settings.apply(
-                pull_data(run=context, data=data, data_digest=inputs.outputs["data_digest"]), cluster, "pull_data"
+                pull_data(run=context, data=section["data"], data_digest=inputs.outputs["data_digest"]),
+                cluster,
+                "pull_data",
             ).outputs["utterances"]
             validated = pod_settings.apply(
-                validate_data(run=context, validation=validation, champion_digest=champion, utterances=pulled),
+                validate_data(
+                    run=context, validation=section["validation"], champion_digest=champion, utterances=pulled
+                ),
                 cluster,
                 "validate_data",
             )
             utterances = validated.outputs["accepted"]
             with dsl.If(validated.outputs["Output"] != "reject", name="data-passes"):
                 encoders, vectors = {}, {}
-                for modality, config in (("speech", speech), ("text", text)):
+                for modality in MODALITIES:
+                    config = section[modality]
                     tuned = pod_settings.apply(
                         finetune_encoder(run=context, config=config, modality=modality, utterances=utterances),
                         cluster,
@@ -125,12 +157,12 @@ def retraining(cluster: ClusterConfig | None = None) -> GraphComponent:
                     embedded.set_display_name(f"extract-embeddings ({modality})")
                     vectors[modality] = embedded.outputs["embeddings"]
                 model = pod_settings.apply(
-                    train_moe(run=context, mixture=mixture, **vectors), cluster, "train_moe"
+                    train_moe(run=context, mixture=section["mixture"], **vectors), cluster, "train_moe"
                 ).outputs["model"]
                 evaluated = pod_settings.apply(
                     evaluate_model(
                         run=context,
-                        evaluation=evaluation,
+                        evaluation=section["evaluation"],
                         champion_digest=champion,
                         utterances=utterances,
                         model=model,
@@ -144,7 +176,7 @@ def retraining(cluster: ClusterConfig | None = None) -> GraphComponent:
                 judged = pod_settings.apply(
                     gate_model(
                         run=context,
-                        gate=gate,
+                        gate=section["gate"],
                         champion_digest=champion,
                         code_state=inputs.outputs["code_state"],
                         validation=validated.outputs["report"],
@@ -156,7 +188,7 @@ def retraining(cluster: ClusterConfig | None = None) -> GraphComponent:
                 with dsl.If(judged.outputs["Output"] == "promote", name="gate-promotes"):
                     registered = register_model(
                         run=context,
-                        registry=registry,
+                        registry=section["registry"],
                         utterances=utterances,
                         profile=validated.outputs["profile"],
                         model=model,
@@ -167,7 +199,7 @@ def retraining(cluster: ClusterConfig | None = None) -> GraphComponent:
                     pod_settings.apply(registered, cluster, "register_model").set_caching_options(False)
                     deployed = deploy_model(
                         run=context,
-                        deployment=deployment,
+                        deployment=section["deployment"],
                         model_version=registered.outputs["Output"],
                         champion_digest=champion,
                         report=evaluated,

@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from mistere.common.urls import redact_url
 from mistere.config.registry import RegistryConfig
 from mistere.engine.stage import Result, Stage, Step
@@ -88,6 +90,22 @@ def _log(config: RegistryConfig, step: Step, outcome: Outcome, artifacts: RunArt
         log_run(step.run.tracking_uri, config, record, step.store.location("mlflow"), [page])
     except MistereError as error:
         step.progress.note(f"the report was not logged in MLflow: {error}")
+
+
+def complete_registry(compiled: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The ``registry`` section, completed from the profile that the pipeline was compiled from.
+
+    A section that is not valid ended the run in ``resolve_inputs``; the report on that needs the compiled one.
+
+    Args:
+        compiled: the ``sections`` of the profile, by name.
+        given: the section, complete or in part.
+    """
+    whole = dict(compiled.get("sections", {}).get("registry", {}))
+    try:
+        return RegistryConfig.model_validate({**whole, **given}).model_dump(mode="json", exclude_none=True)
+    except ValidationError:
+        return whole
 
 
 def copy_page(run: Mapping[str, Any], path: str) -> None:

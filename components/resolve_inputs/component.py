@@ -11,9 +11,15 @@ from mistere.kubernetes.images import image
 def resolve_inputs(
     run: dict,
     job: str,
+    compiled: dict,
     data: dict,
+    validation: dict,
     speech: dict,
     text: dict,
+    mixture: dict,
+    evaluation: dict,
+    gate: dict,
+    registry: dict,
     deployment: dict,
 ) -> NamedTuple(  # type: ignore[valid-type]
     "Outputs",
@@ -25,16 +31,31 @@ def resolve_inputs(
         # Of an output declared `list`, KFP makes a loop's items strings; of `list[dict]`, structs.
         ("speech_shards", list[dict]),
         ("text_shards", list[dict]),
+        ("data_section", dict),
+        ("validation_section", dict),
+        ("speech_section", dict),
+        ("text_section", dict),
+        ("mixture_section", dict),
+        ("evaluation_section", dict),
+        ("gate_section", dict),
+        ("registry_section", dict),
+        ("deployment_section", dict),
     ],
 ):
-    """Resolve data and champion to digests, and list the embedding tasks.
+    """Complete the run's parameters, resolve data and champion to digests, and list the embedding tasks.
 
     Args:
-        run: the run's context, as submitted.
+        run: the run's context, as submitted; what it lacks comes from the ConfigMap ``mistere-settings``.
         job: the id of the run in Kubeflow Pipelines.
-        data: the ``data`` section.
+        compiled: the profile that the pipeline was compiled from, which completes the sections.
+        data: the ``data`` section, complete or in part, as are the following sections.
+        validation: the ``validation`` section.
         speech: the ``speech`` section.
         text: the ``text`` section.
+        mixture: the ``mixture`` section.
+        evaluation: the ``evaluation`` section.
+        gate: the ``gate`` section.
+        registry: the ``registry`` section.
         deployment: the ``deployment`` section.
 
     Returns:
@@ -44,14 +65,29 @@ def resolve_inputs(
         code_state: ``committed``, ``uncommitted`` or ``unknown``.
         speech_shards: ``index`` and ``of`` of each task that embeds speech.
         text_shards: the same for text.
+        data_section: the complete section, as are the following outputs.
+        validation_section: likewise.
+        speech_section: likewise.
+        text_section: likewise.
+        mixture_section: likewise.
+        evaluation_section: likewise.
+        gate_section: likewise.
+        registry_section: likewise.
+        deployment_section: likewise.
     """
-    from components.resolve_inputs.run import STAGE, shards
-    from mistere.engine.execution import execute
-    from mistere.engine.stage import job_context
+    from components.resolve_inputs.run import resolve, shards
 
-    context = job_context(run, job)
-    outside = {"data_digest": context["data_digest"], "deployment_mode": deployment.get("mode", "local")}
-    values = execute(STAGE, context, data, external_inputs=outside)
-    context.update(data_digest=values["data_digest"], data_remote=values["data_remote"])
+    given = {
+        "data": data,
+        "validation": validation,
+        "speech": speech,
+        "text": text,
+        "mixture": mixture,
+        "evaluation": evaluation,
+        "gate": gate,
+        "registry": registry,
+        "deployment": deployment,
+    }
+    context, values, sections = resolve(run, job, compiled, given)
     digests = values["data_digest"], values["champion_digest"], values["code_state"]
-    return context, *digests, shards(speech), shards(text)
+    return context, *digests, shards(sections["speech"]), shards(sections["text"]), *(sections[name] for name in given)

@@ -1,49 +1,139 @@
-"""``resolve_inputs``: resolve the data, the champion and the state of the code to parameters. Never cached."""
+"""``resolve_inputs``: complete the run's parameters, and resolve the data, the champion and the state of the code. Never cached."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final, NamedTuple
+
+from pydantic import Field, create_model
 
 from mistere.artifacts.object_store import ObjectStore
 from mistere.common.errors import UsageError
-from mistere.config.data import DataConfig
-from mistere.config.deployment import DeploymentConfig
+from mistere.config.base import Section
+from mistere.config.loader import SECTIONS, Config, complete_config
 from mistere.data.latest import LATEST
-from mistere.engine.stage import Result, Stage, Step
+from mistere.engine.execution import execute
+from mistere.engine.run_settings import deployment_namespace, is_complete, run_context
+from mistere.engine.stage import Result, RunContext, Stage, Step, load_stage
 from mistere.kubernetes.current_pod import is_inside
+from mistere.kubernetes.settings_keys import DATA_DIGEST, DATA_REMOTE, SETTINGS_MAP
 from mistere.registry.champion import read_champion
-from mistere.runs.run_info import read_origin, write_run_info
+from mistere.runs.run_info import RunOrigin, read_origin, write_run_info
 from mistere.serving.kserve.inference_service import check_cluster_support
 
-STAGE = Stage(name="resolve_inputs", config=DataConfig, cached=False)
+Sections = Mapping[str, Mapping[str, Any]]
 
 
-def run(config: DataConfig, step: Step, data_digest: str, deployment_mode: str) -> Result:
-    """Pin the run to a dataset version and to the current champion.
+class RunParameters(Section):
+    """The parameters of a run.
+
+    Attributes:
+        compiled: the complete sections of the profile that the pipeline was compiled from; empty in a local run.
+        given: the sections as the run got them, complete or in part.
+        complete: whether the run's context came complete from ``mistere``.
+    """
+
+    compiled: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    given: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    complete: bool = True
+
+    def sections(self) -> dict[str, dict[str, Any]]:
+        """The complete sections.
+
+        Raises:
+            UsageError: an unknown setting, or an invalid value.
+        """
+        config = complete_config(self.compiled, self.given, _schema())
+        sections = {name: config.section(name) for name in SECTIONS}
+        namespace, deployment = deployment_namespace(), sections["deployment"]
+        named_here = deployment["namespace"] != self.compiled.get("deployment", {}).get("namespace")
+        if namespace and not self.complete and not named_here:
+            deployment["namespace"] = namespace
+        return sections
+
+
+STAGE: Final = Stage(name="resolve_inputs", config=RunParameters, cached=False)
+
+
+class Resolved(NamedTuple):
+    """What the other steps of the run get."""
+
+    context: dict[str, Any]
+    values: Mapping[str, str]
+    sections: dict[str, dict[str, Any]]
+
+
+def resolve(run: Mapping[str, Any], job: str, compiled: Mapping[str, Any], given: Sections) -> Resolved:
+    """Complete the parameters of a run and resolve its external inputs.
 
     Args:
-        config: the ``data`` section.
-        step: this execution.
-        data_digest: the DVC digest that the submitter resolved; empty for the latest published data.
-        deployment_mode: ``deployment.mode``. A client of Kubeflow Pipelines may start a run with any, so a run that could not
-            deploy ends here, before the training.
+        run: the run's context, as the pipeline received it.
+        job: the id of the run in Kubeflow Pipelines.
+        compiled: the ``profile`` that the pipeline was compiled from, and its ``sections``.
+        given: the sections, as the pipeline received them.
 
     Raises:
-        UsageError: no data has been published, or the run is on a cluster and would deploy locally.
+        UsageError: something is missing or unknown, or the run could not deploy.
     """
+    context = run_context(run, job, str(compiled.get("profile", "")))
+    parameters = {"compiled": compiled.get("sections", {}), "given": given, "complete": is_complete(run)}
+    values = execute(STAGE, context.model_dump(mode="json"), parameters)
+    context = context.model_copy(update={name: values[name] for name in ("data_digest", "data_remote")})
+    return Resolved(context.model_dump(mode="json"), values, RunParameters.model_validate(parameters).sections())
+
+
+def run(config: RunParameters, step: Step) -> Result:
+    """Check the parameters, and pin the run to a dataset version and to the current champion.
+
+    Args:
+        config: the run's parameters.
+        step: this execution.
+
+    Raises:
+        UsageError: a setting is unknown or invalid, no data has been published, or the run is on a cluster and would deploy locally.
+    """
+    sections = config.sections()
     if is_inside():
-        check_cluster_support(DeploymentConfig.model_validate({"mode": deployment_mode}))
-    digest, remote = (data_digest, step.run.data_remote) if data_digest else _latest(step.store)
-    if step.run.schedule:
+        check_cluster_support(_schema().model_validate({"deployment": sections["deployment"]}).deployment)
+    digest, remote = step.run.data_digest, step.run.data_remote
+    if not digest:
+        digest, remote = _latest(step.store)
+    origin = _origin(config, step, sections)
+    if origin is not None:
         context = step.run.model_copy(update={"data_digest": digest, "data_remote": remote})
-        write_run_info(step.store, context, read_origin(step.store, step.run.schedule))
+        write_run_info(step.store, context, origin)
     champion = read_champion(step.store).digest
     step.progress(f"data {digest[:12]}, champion {champion[:12]}")
-    state = "unknown" if not step.run.commit else "uncommitted" if step.run.dirty else "committed"
-    return Result(
-        values={"data_digest": digest, "data_remote": remote, "champion_digest": champion, "code_state": state}
+    values = {"data_digest": digest, "data_remote": remote, "champion_digest": champion}
+    return Result(values={**values, "code_state": _code_state(step.run)})
+
+
+def _schema() -> type[Config]:
+    """The configuration with the settings that gate rules and expectations declare.
+
+    Stages do not import each other, so their declarations are loaded by name.
+    """
+    stages = {"validation": "validate_data", "gate": "gate_model"}
+    declared = {section: load_stage(stage).config for section, stage in stages.items()}
+    fields: dict[str, Any] = {section: (config, config()) for section, config in declared.items()}
+    return create_model("RunConfig", __base__=Config, **fields)
+
+
+def _origin(config: RunParameters, step: Step, sections: dict[str, dict[str, Any]]) -> RunOrigin | None:
+    """How the run was started, if nobody has recorded it: by a schedule, or by another client than ``mistere``."""
+    if step.run.schedule:
+        return read_origin(step.store, step.run.schedule)
+    if config.complete:
+        return None
+    return RunOrigin(
+        config=sections,
+        command="started in Kubeflow Pipelines",
+        source=step.run.data_digest or "the latest published data",
     )
+
+
+def _code_state(run: RunContext) -> str:
+    return "unknown" if not run.commit else "uncommitted" if run.dirty else "committed"
 
 
 def _latest(store: ObjectStore) -> tuple[str, str]:
@@ -51,7 +141,8 @@ def _latest(store: ObjectStore) -> tuple[str, str]:
     latest = LATEST.read(store).value
     if latest is None:
         raise UsageError(
-            f"no data has been published ({store.location(LATEST.key)} does not exist): publish it with `mistere data publish`."
+            f"no data has been published ({store.location(LATEST.key)} does not exist): publish it with `mistere data publish`, or "
+            f"set {DATA_REMOTE} and {DATA_DIGEST} in the ConfigMap {SETTINGS_MAP}."
         )
     return latest.digest, latest.remote
 

@@ -37,6 +37,11 @@ EXIT_CODES = {
 
 VARIABLES = {
     "MISTERE_STORE": "The object store: a folder or `s3://bucket/prefix`. Default of `--store`.",
+    "MISTERE_DATA_REMOTE": "The DVC remote of runs that other clients than `mistere` start; with `MISTERE_DATA_DIGEST`.",
+    "MISTERE_DATA_DIGEST": "The DVC digest of the data of such runs. Without it they use the latest published data.",
+    "MISTERE_NAMESPACE": "The predictor's namespace of such runs. Without it, that of the compiled profile.",
+    "MISTERE_COMMIT": "The commit that an image was built from. Set in the image.",
+    "MISTERE_VERSION": "The output of `git describe --dirty` when an image was built. Set in the image.",
     "MISTERE_CACHE": "The cache of downloaded weights and data. Default: `$XDG_CACHE_HOME/mistere`, or `~/.cache/mistere`.",
     "MISTERE_ACTOR": "The name written into the promotion log. Default: the user and the host.",
     "MISTERE_EVENTS": "A file to which stages write their progress as JSON lines. Set by `mistere run`.",

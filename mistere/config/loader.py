@@ -168,3 +168,23 @@ def load_config(profile: str, settings: Iterable[str] = (), *, directory: Path, 
         if isinstance(section, SeededSection) and "seed" not in section.model_fields_set:
             config = config.model_copy(update={name: section.model_copy(update={"seed": config.seed})})
     return config
+
+
+def complete_config(compiled: Mapping[str, Any], given: Mapping[str, Any], schema: type[C]) -> C:
+    """Complete the sections that a run was given with those of the profile that its pipeline was compiled from.
+
+    Args:
+        compiled: the complete sections of the profile, by name.
+        given: sections, of which each may name only some of its settings.
+        schema: :class:`Config` with the settings that stages declare.
+
+    Raises:
+        UsageError: an unknown setting (with a suggestion), or an invalid value.
+    """
+    values: dict[str, Any] = {}
+    for sections in (compiled, given):
+        _merge(values, sections)
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        raise _explain(error, "the run's parameters", schema) from error

@@ -34,6 +34,7 @@ class StageInfo(Section):
         per_modality: whether the pipeline runs it once for each modality, as task ``STAGE-speech`` and ``STAGE-text``.
         exit_handler: whether it runs at the end of every run, whatever happened.
         secrets: secrets that its pod needs besides the object store's.
+        settings: whether its pod gets the ConfigMap that completes a run's parameters.
         pod: what its pod gets by default: fields of :class:`mistere.config.cluster.StepSettings`.
     """
 
@@ -42,6 +43,7 @@ class StageInfo(Section):
     per_modality: bool = False
     exit_handler: bool = False
     secrets: tuple[Literal["tracking", "webhook"], ...] = ()
+    settings: bool = False
     pod: dict[str, Any] = Field(default_factory=dict)
 
     def tasks(self, stage: str) -> dict[str, str]:

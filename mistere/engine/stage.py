@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +17,6 @@ from mistere.artifacts.checkpoints import Checkpoints
 from mistere.artifacts.identities import RunIdentity
 from mistere.artifacts.manifests import Manifest
 from mistere.artifacts.object_store import ObjectStore
-from mistere.common.errors import UsageError
 from mistere.common.progress import Progress
 from mistere.config.base import Section
 
@@ -49,28 +49,6 @@ def new_run_id() -> str:
     return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
 
 
-def job_context(run: Mapping[str, Any], job: str) -> dict[str, Any]:
-    """The context of the current run, as plain data.
-
-    All runs of a schedule get the same context; the id that Kubeflow Pipelines gives each run distinguishes them.
-
-    Args:
-        run: the context that the pipeline received.
-        job: the id of this run in Kubeflow Pipelines, or in kfp's local runner.
-
-    Raises:
-        UsageError: a scheduled run without an id.
-    """
-    context = RunContext.model_validate(dict(run))
-    if not context.schedule:
-        return context.model_dump(mode="json")
-    if not job or "{" in job:
-        raise UsageError(
-            "this Kubeflow Pipelines does not pass its id to a run, which a scheduled run needs: upgrade it to 2.0.2 or later."
-        )
-    return context.model_copy(update={"run_id": f"{context.run_id}-{job}"}).model_dump(mode="json")
-
-
 @dataclass(frozen=True)
 class Stage:
     """The declaration of a stage: what the engine must know before it imports anything heavy.
@@ -98,6 +76,12 @@ class Stage:
     cached: bool = True
     reports: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     external_inputs: Callable[[Any, RunContext], Mapping[str, str]] | None = None
+
+
+def load_stage(name: str) -> Stage:
+    """The declaration of a stage, by the name of its folder."""
+    stage: Stage = importlib.import_module(f"components.{name}.run").STAGE
+    return stage
 
 
 @dataclass(frozen=True)

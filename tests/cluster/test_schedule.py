@@ -11,14 +11,16 @@ from typing import Any
 import pytest
 import yaml
 
-from components.resolve_inputs.run import STAGE
+from components.resolve_inputs.run import STAGE, resolve
 from mistere.artifacts.object_store import LocalStore
 from mistere.common.errors import ArtifactError, ExitCode, UsageError
 from mistere.common.paths import PROJECT_ROOT
+from mistere.config.loader import SECTIONS
 from mistere.data.latest import LATEST, LatestData
 from mistere.data.versions import pin
 from mistere.engine.execution import execute
-from mistere.engine.stage import RunContext, job_context
+from mistere.engine.run_settings import run_context
+from mistere.engine.stage import RunContext
 from mistere.runs.outcome import read_outcome, read_run_info, report_key
 from mistere.runs.run_info import RunOrigin, write_origin
 from pipelines.cli.commands.publish import publish
@@ -221,10 +223,9 @@ def test_a_scheduled_run_has_a_unique_id_and_uses_the_latest_data(schedules: Sch
     for run in runs:
         parameters = run.runtime_config["parameters"]
         assert not parameters["run"]["data_digest"] and not parameters["run"]["data_remote"]
-        context = job_context(parameters["run"], run.run_id)
-        assert context == job_context(parameters["run"], run.run_id)
-        outside = {"data_digest": context["data_digest"], "deployment_mode": parameters["deployment"]["mode"]}
-        values = execute(STAGE, context, parameters["data"], external_inputs=outside)
+        assert run_context(parameters["run"], run.run_id) == run_context(parameters["run"], run.run_id)
+        sections = {name: parameters[name] for name in SECTIONS}
+        context, values, _ = resolve(parameters["run"], run.run_id, {}, sections)
         latest = LATEST.read(place.store).value
         assert latest and (values["data_digest"], values["data_remote"]) == (latest.digest, latest.remote)
         info = read_run_info(place.store, context["run_id"])
@@ -235,10 +236,10 @@ def test_a_scheduled_run_has_a_unique_id_and_uses_the_latest_data(schedules: Sch
     assert place.store.exists(f"runs/{contexts[0]['run_id']}/stages/resolve_inputs.json")
     place.store.delete("schedules")
     with pytest.raises(ArtifactError, match="mistere schedule apply"):
-        execute(STAGE, contexts[0], {}, external_inputs={"data_digest": "", "deployment_mode": "standard"})
+        execute(STAGE, {**contexts[0], "data_digest": ""}, {})
     place.store.delete_object(LATEST.key)
     with pytest.raises(UsageError, match="no data has been published"):
-        execute(STAGE, contexts[1], {}, external_inputs={"data_digest": "", "deployment_mode": "standard"})
+        execute(STAGE, {**contexts[1], "data_digest": ""}, {})
 
 
 @pytest.mark.long
@@ -262,9 +263,9 @@ def test_all_tasks_of_a_scheduled_run_share_one_id_locally(tmp_path: Path) -> No
 
 def test_a_context_without_a_schedule_is_unchanged_and_one_without_a_job_is_rejected() -> None:
     context = {"run_id": "20261125-1", "store": "s", "tracking_uri": "t"}
-    assert job_context(context, "{{$.pipeline_job_uuid}}")["run_id"] == "20261125-1"
+    assert run_context(context, "{{$.pipeline_job_uuid}}").run_id == "20261125-1"
     with pytest.raises(UsageError, match=r"upgrade it to 2\.0\.2 or later"):
-        job_context({**context, "schedule": "nightly/0123"}, "{{$.pipeline_job_uuid}}")
+        run_context({**context, "schedule": "nightly/0123"}, "{{$.pipeline_job_uuid}}")
 
 
 def test_publishing_moves_a_pointer(place: MountedCluster, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ import yaml
 from mistere.config.cluster import ClusterConfig, StepSettings
 from mistere.config.deployment import DeploymentConfig
 from mistere.config.stages import stages
+from mistere.kubernetes.settings_keys import SETTINGS_KEYS, SETTINGS_MAP
 from mistere.serving import protocol
 from mistere.serving.kserve.inference_service import SERVICE_ACCOUNT, inference_service
 from pipelines.profiles import load_profile
@@ -78,10 +79,11 @@ def test_overlay_stays_in_its_namespaces(builds: Builds, overlay: str) -> None:
     assert {subject["namespace"] for subject in subjects} <= NAMESPACES[overlay]
 
 
-def test_kind_run_namespace_has_the_pipeline_account_only(builds: Builds) -> None:
+def test_kind_run_namespace_has_the_pipeline_account_and_settings_only(builds: Builds) -> None:
     objects = [content for content in builds["kind"] if content["metadata"].get("namespace") == "kubeflow"]
     assert {(content["kind"], content["metadata"]["name"]) for content in objects} == {
-        (kind, CLUSTER.service_account) for kind in ("ServiceAccount", "Role", "RoleBinding")
+        *((kind, CLUSTER.service_account) for kind in ("ServiceAccount", "Role", "RoleBinding")),
+        ("ConfigMap", SETTINGS_MAP),
     }
     assert of_kind(builds["kind"], "RoleBinding")["mistere-deployer"]["subjects"][0]["namespace"] == "kubeflow"
 
@@ -134,3 +136,15 @@ def test_quota_fits_the_profile(builds: Builds, profile: str, build: str) -> Non
         }
         for name, value in requested.items():
             assert value <= quota[name], (profile, name)
+
+
+def test_every_overlay_brings_the_config_map_that_completes_runs(builds: Builds) -> None:
+    for overlay, namespace in {"kind": "kubeflow", "staging": "mistere-staging", "production": "mistere"}.items():
+        maps = [one for one in builds[overlay] if one["kind"] == "ConfigMap"]
+        assert [(one["metadata"]["name"], one["metadata"]["namespace"]) for one in maps] == [(SETTINGS_MAP, namespace)]
+        values = maps[0].get("data") or {}
+        assert set(values) <= set(SETTINGS_KEYS)
+        predictor = {one["metadata"]["namespace"] for one in builds[overlay] if one["kind"] == "NetworkPolicy"} - {
+            "kubeflow"
+        }
+        assert {values.get("MISTERE_NAMESPACE") or DEPLOYMENT.namespace} == predictor

@@ -259,9 +259,7 @@ def test_unexpected_exception_is_recorded_and_raised(local: Runner, monkeypatch:
 
 def test_uncached_stage_runs_every_time_and_resolves_external_inputs(local: Runner) -> None:
     def resolve() -> Mapping[str, str]:
-        return execute(
-            RESOLVE, local.context(), {}, external_inputs={"data_digest": "d.dir", "deployment_mode": "local"}
-        )
+        return execute(RESOLVE, {**local.context(), "data_digest": "d.dir"}, {})
 
     seen = {"data_digest": "d.dir", "data_remote": "", "code_state": "unknown"}
     assert resolve() == {**seen, "champion_digest": "none"}
@@ -279,12 +277,12 @@ def test_uncached_stage_runs_every_time_and_resolves_external_inputs(local: Runn
 def test_resolve_inputs_refuses_a_local_deployment_in_a_pod(local: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client of Kubeflow Pipelines that starts a run with ``deployment.mode=local`` learns it before the training."""
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
-    outside = {"data_digest": "d.dir", "deployment_mode": "local"}
     with pytest.raises(UsageError, match=r"set deployment\.mode=standard or deployment\.mode=knative"):
-        execute(RESOLVE, local.context(), {}, external_inputs=outside)
+        execute(RESOLVE, {**local.context(), "data_digest": "d.dir"}, {"given": {"deployment": {"mode": "local"}}})
     record = StageRecord.model_validate_json(local.store.read(stage_record_key("run", "resolve_inputs"))[0])
     assert (record.status, record.exit_code) == ("failed", 2)
-    assert execute(RESOLVE, local.context("other"), {}, external_inputs={**outside, "deployment_mode": "standard"})
+    standard = {"given": {"deployment": {"mode": "standard"}}}
+    assert execute(RESOLVE, {**local.context("other"), "data_digest": "d.dir"}, standard)
 
 
 STAGES = {
