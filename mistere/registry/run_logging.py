@@ -129,11 +129,12 @@ def record_run(
     logged = [metric for metric in logged if metric.key not in logged_already]
     for start in range(0, len(logged), _METRICS_PER_CALL):
         client.log_batch(run_id, metrics=logged[start : start + _METRICS_PER_CALL])
-    parameters = [] if earlier else [Param(key, str(value)[:500]) for key, value in _flat(record.parameters)]
+    complete = bool(earlier and earlier[0].data.params)  # an attempt that was killed may have logged nothing
+    parameters = [] if complete else [Param(key, str(value)[:500]) for key, value in _flat(record.parameters)]
     for start in range(0, len(parameters), _PARAMETERS_PER_CALL):
         client.log_batch(run_id, params=parameters[start : start + _PARAMETERS_PER_CALL])
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in record.tags.items()])
-    if record.dataset.dvc_digest and not earlier:
+    if record.dataset.dvc_digest and not (earlier and earlier[0].inputs.dataset_inputs):
         client.log_inputs(run_id, datasets=[_dataset_input(record.dataset)])
     return run_id
 

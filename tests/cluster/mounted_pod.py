@@ -20,7 +20,7 @@ from tests.local.workshop import make_dataset, rows
 from tests.stand_ins.kfp_api import KfpApi, served
 from tests.unit.conftest import s3_endpoint, s3_store
 
-__all__ = ["MountedCluster", "api", "json_web_token", "no_token", "place", "s3_endpoint", "s3_store"]
+__all__ = ["MountedCluster", "api", "json_web_token", "mounted", "no_token", "s3_endpoint", "s3_store"]
 
 REMOTE = "s3://mistere-tests/dvc"
 TRACKING = "http://mlflow.example.org"
@@ -73,7 +73,7 @@ def no_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def place(api: KfpApi, s3_store: S3Store, session_cache: Path, tmp_path: Path) -> MountedCluster:
+def mounted(api: KfpApi, s3_store: S3Store, session_cache: Path, tmp_path: Path) -> MountedCluster:
     """A DVC project whose default remote is on the S3 server; the dataset is pushed once per server."""
     listed = list(S3Store(REMOTE).keys("files"))
     if not listed:
@@ -90,7 +90,7 @@ def dvc_project(folder: Path, remote: str, digest: str) -> Path:
     """A ``data.dvc`` that pins a digest, in a project with that default remote."""
     (folder / ".dvc").mkdir(parents=True)
     (folder / ".dvc" / "config").write_text(
-        f"[core]\n    no_scm = True\n    remote = there\n['remote \"there\"']\n    url = {remote}\n"
+        f"[core]\n    no_scm = True\n    remote = storage\n['remote \"storage\"']\n    url = {remote}\n"
     )
     tracked = folder / "data.dvc"
     tracked.write_text(yaml.safe_dump({"outs": [{"md5": digest, "hash": "md5", "path": "data"}]}))

@@ -25,7 +25,7 @@ def client(host: str, patience: float = 20.0) -> Pipelines:
     return Pipelines(host, "mistere", backoff=0.001, timeout=(5.0, patience))
 
 
-def said(error: pytest.ExceptionInfo[MistereError]) -> str:
+def sentence(error: pytest.ExceptionInfo[MistereError]) -> str:
     text = str(error.value)
     assert "\n" not in text and len(text) < 400 and text.endswith(".") and "Traceback" not in text
     assert error.value.exit_code in {ExitCode.ERROR, ExitCode.USAGE}
@@ -60,7 +60,7 @@ def test_an_invalid_response_is_reported(api: KfpApi, trouble: Trouble, kind: ty
     api.troubles = [trouble]
     with pytest.raises(kind) as error:
         client(api.url, patience=0.3 if trouble.seconds else 20.0).run("abc")
-    assert says in said(error)
+    assert says in sentence(error)
     assert len(api.requests) <= 4
 
 
@@ -89,7 +89,7 @@ def test_a_denied_upload_names_the_missing_right(api: KfpApi) -> None:
     api.no_versions = {"mistere"}
     with pytest.raises(PipelinesError) as error:
         pipelines.upload(pipeline, "v1", "d", PACKAGE)
-    assert "does not allow version 'v1' in namespace 'mistere' (403): set cluster.namespace" in said(error)
+    assert "does not allow version 'v1' in namespace 'mistere' (403): set cluster.namespace" in sentence(error)
     assert not api.versions and [path.rsplit("/", 1)[-1] for method, path in api.requests if method == "POST"] == [
         "pipelines",
         "upload_version",
@@ -102,10 +102,10 @@ def test_a_refused_package_is_distinguished_from_a_missing_right(api: KfpApi) ->
     pipeline = pipelines.pipeline("p", "d")
     with pytest.raises(PipelinesError) as error:
         pipelines.upload(pipeline, "v1", "d", "no: pipeline\n")
-    assert "refused the package of version 'v1' (400), although the account may create it" in said(error)
+    assert "refused the package of version 'v1' (400), although the account may create it" in sentence(error)
     with pytest.raises(NotFoundError) as error:
         pipelines.upload("gone", "v1", "d", PACKAGE)
-    assert "so it was deleted there" in said(error)
+    assert "so it was deleted there" in sentence(error)
 
 
 VALID = {"exp": 4e9, "aud": ["pipelines.kubeflow.org"]}
@@ -143,7 +143,7 @@ def test_the_claims_of_a_refused_token_explain_the_refusal(
     api.token = "another"
     with pytest.raises(PipelinesError) as error:
         Pipelines(api.url, "mistere", backoff=0.001, outage=0.01).pipeline("p", "d")
-    assert says in said(error) and error.value.status == 401 and token not in str(error.value)
+    assert says in sentence(error) and error.value.status == 401 and token not in str(error.value)
     assert isinstance(error.value, UnavailableError) == ("valid until" in says)
     assert (len(api.requests) > 1) == ("valid until" in says)
 
@@ -177,23 +177,23 @@ def test_the_page_of_a_run_has_the_address_of_the_user_interface(api: KfpApi, mo
 def test_a_refused_connection_is_reported() -> None:
     with pytest.raises(UnavailableError) as error:
         client(f"http://127.0.0.1:{free_port()}").run("abc")
-    assert "check --host, KFP_ENDPOINT or cluster.host" in said(error)
+    assert "check --host, KFP_ENDPOINT or cluster.host" in sentence(error)
     with pytest.raises(UnavailableError) as error:
         client("http://kfp.invalid").run("abc")
-    assert "cannot be reached" in said(error)
+    assert "cannot be reached" in sentence(error)
 
 
 def test_a_silent_server_is_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         with pytest.raises(UnavailableError) as error:
             client(f"http://127.0.0.1:{silent.getsockname()[1]}", patience=0.3).run("abc")
-        assert "did not answer in time" in said(error)
+        assert "did not answer in time" in sentence(error)
 
 
 def test_a_wrong_scheme_is_reported(api: KfpApi) -> None:
     with pytest.raises(UnavailableError) as error:
         client(api.url.replace("http", "https")).run("abc")
-    assert "SSL_CERT_FILE" in said(error)
+    assert "SSL_CERT_FILE" in sentence(error)
 
 
 def test_the_token_is_sent_and_never_shown(api: KfpApi, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +201,7 @@ def test_the_token_is_sent_and_never_shown(api: KfpApi, monkeypatch: pytest.Monk
     monkeypatch.setenv("KFP_TOKEN", "wrong-secret")
     with pytest.raises(PipelinesError) as error:
         client(api.url).experiment("e")
-    assert "401" in said(error) and "wrong-secret" not in said(error)
+    assert "401" in sentence(error) and "wrong-secret" not in sentence(error)
     monkeypatch.setenv("KFP_TOKEN", "right")
     assert client(api.url).experiment("e")
 
@@ -221,7 +221,7 @@ def test_clock_skew_is_reported(api: KfpApi, clock: float, says: str, status: in
         api.troubles = [Trouble("GET", "", status)]
     with pytest.raises(PipelinesError) as error:
         client(api.url).experiment("e")
-    assert says in said(error) and "timedatectl set-ntp true" in said(error)
+    assert says in sentence(error) and "timedatectl set-ntp true" in sentence(error)
 
 
 def test_small_clock_skew_is_ignored(api: KfpApi) -> None:
@@ -243,4 +243,4 @@ def test_unreadable_kfp_settings_are_reported(api: KfpApi, monkeypatch: pytest.M
     monkeypatch.setattr(Client, "_LOCAL_KFP_CONTEXT", str(tmp_path / "context.json"))
     with pytest.raises(UsageError) as error:
         client(api.url)
-    assert "fix or delete" in said(error)
+    assert "fix or delete" in sentence(error)

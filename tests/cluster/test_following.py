@@ -26,33 +26,33 @@ from tests.cluster.mounted_pod import (
     MountedCluster,
     api,
     json_web_token,
+    mounted,
     no_token,
-    place,
     s3_endpoint,
     s3_store,
 )
 from tests.stand_ins.kfp_api import Trouble, kubernetes_is_away
 from tests.unit.runs import recorded_runs
 
-__all__ = ["api", "no_token", "place", "s3_endpoint", "s3_store"]
+__all__ = ["api", "mounted", "no_token", "s3_endpoint", "s3_store"]
 
 
 def run_id_of(run: Any) -> str:
     return str(run.runtime_config["parameters"]["run"]["run_id"])
 
 
-def replay(place: MountedCluster, recorded: LocalStore, run_id: str) -> None:
+def replay(mounted: MountedCluster, recorded: LocalStore, run_id: str) -> None:
     for key in [*recorded.keys("artifacts"), *recorded.keys("runs/run-0042/stages")]:
-        place.store.write(key.replace("run-0042", run_id), recorded.read(key)[0])
+        mounted.store.write(key.replace("run-0042", run_id), recorded.read(key)[0])
 
 
-def ends(place: MountedCluster, recorded: LocalStore, state: str) -> Callable[[Any], None]:
+def ends(mounted: MountedCluster, recorded: LocalStore, state: str) -> Callable[[Any], None]:
     """A cluster whose run replays a recorded outcome, step by step."""
 
     def run_it(run: Any) -> None:
         task = models.V2beta1PipelineTaskDetail(display_name="resolve-inputs", state="RUNNING", run_id=run.run_id)
         run.state, run.run_details = "RUNNING", models.V2beta1RunDetails(task_details=[task])
-        replay(place, recorded, run_id_of(run))
+        replay(mounted, recorded, run_id_of(run))
         # server/api_converter.go: toApiPipelineTaskDetail sets no error, neither for a failed step nor for a failed driver.
         task.state = state
         run.state = state
@@ -76,7 +76,7 @@ def ends(place: MountedCluster, recorded: LocalStore, state: str) -> Callable[[A
     ],
 )
 def test_waiting_returns_the_outcome_of_the_run(
-    place: MountedCluster,
+    mounted: MountedCluster,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     ending: str,
@@ -85,125 +85,125 @@ def test_waiting_returns_the_outcome_of_the_run(
     says: str,
 ) -> None:
     recorded = recorded_runs.ENDINGS[ending](tmp_path / "recorded").store
-    place.api.serves_pages = True
-    place.api.on_start = ends(place, recorded, state)
-    assert place.submit(wait=True) == code
+    mounted.api.serves_pages = True
+    mounted.api.on_start = ends(mounted, recorded, state)
+    assert mounted.submit(wait=True) == code
     printed = capsys.readouterr().out
     assert says in printed and "resolve_inputs               done" in printed
-    assert f"log      {place.api.url}/#/runs/details/" in printed
+    assert f"log      {mounted.api.url}/#/runs/details/" in printed
     if ending == "deployed":
         assert re.search(r"serve it .*mistere.* serve /.*/artifacts/ModelBundle/[0-9a-f]{64}\n", printed)
 
 
-def stopping(place: MountedCluster, recorded: LocalStore) -> Callable[[Any], None]:
+def stopping(mounted: MountedCluster, recorded: LocalStore) -> Callable[[Any], None]:
     """A cluster whose run is stopped on the page after some steps."""
 
     def run_it(run: Any) -> None:
         run.state = "RUNNING"
-        replay(place, recorded, run_id_of(run))
-        Pipelines(place.api.url, "mistere").stop(run.run_id)
+        replay(mounted, recorded, run_id_of(run))
+        Pipelines(mounted.api.url, "mistere").stop(run.run_id)
 
     return run_it
 
 
 def test_a_stopped_run_is_reported_as_stopped(
-    place: MountedCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    mounted: MountedCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    place.api.on_start = stopping(place, recorded_runs.killed(tmp_path / "recorded").store)
-    assert place.submit(wait=True, resubmit=3) == 1
-    (run,) = place.api.runs.values()
+    mounted.api.on_start = stopping(mounted, recorded_runs.killed(tmp_path / "recorded").store)
+    assert mounted.submit(wait=True, resubmit=3) == 1
+    (run,) = mounted.api.runs.values()
     assert run.state == "FAILED"
     printed = capsys.readouterr().out
     assert "The run was stopped; the next run finds its finished steps." in printed
     assert "did not finish" not in printed and "kubectl" not in printed.rpartition("FAILED")[2]
-    assert read_outcome(place.store, run.display_name).stopped
+    assert read_outcome(mounted.store, run.display_name).stopped
 
 
 def test_a_stop_that_nobody_followed_is_read_from_the_workflow(
-    place: MountedCluster, cluster: Cluster, tmp_path: Path
+    mounted: MountedCluster, cluster: Cluster, tmp_path: Path
 ) -> None:
-    place.submit()
-    (run,) = place.api.runs.values()
-    replay(place, recorded_runs.killed(tmp_path / "recorded").store, run.display_name)
+    mounted.submit()
+    (run,) = mounted.api.runs.values()
+    replay(mounted, recorded_runs.killed(tmp_path / "recorded").store, run.display_name)
     run.state = "FAILED"
     # resource/resource_manager.go, TerminateWorkflow: the patch {"spec": {"activeDeadlineSeconds": 0}}
     cluster.api.write("workflows", workflow(run.run_id, spec={"activeDeadlineSeconds": 0}))
-    outcome = follow(Pipelines(place.api.url, "mistere"), run.run_id, place.store, run.display_name, 0.02)
+    outcome = follow(Pipelines(mounted.api.url, "mistere"), run.run_id, mounted.store, run.display_name, 0.02)
     assert outcome.stopped and outcome.reasons == [STOPPED]
 
 
 @pytest.mark.parametrize("lost", [True, False])
 def test_a_failure_without_a_reason_is_submitted_again(
-    place: MountedCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str], lost: bool
+    mounted: MountedCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str], lost: bool
 ) -> None:
     killed = recorded_runs.killed(tmp_path / "killed").store
     failed = recorded_runs.failed(tmp_path / "failed").store
     held = recorded_runs.held(tmp_path / "held").store
     endings = iter([(killed, "FAILED"), (killed if lost else failed, "FAILED"), (held, "SUCCEEDED")])
-    place.api.on_start = lambda run: ends(place, *next(endings))(run)
-    assert place.submit(wait=True, resubmit=2) == (3 if lost else 1)
-    assert len({run.display_name for run in place.api.runs.values()}) == len(place.api.runs) == (3 if lost else 2)
+    mounted.api.on_start = lambda run: ends(mounted, *next(endings))(run)
+    assert mounted.submit(wait=True, resubmit=2) == (3 if lost else 1)
+    assert len({run.display_name for run in mounted.api.runs.values()}) == len(mounted.api.runs) == (3 if lost else 2)
     printed = capsys.readouterr().out
     assert "failed and no step recorded why: it starts again (2 of 2 left)" in printed
     assert ("starts again (1 of 2 left)" in printed) == lost
 
 
-def test_resubmitting_ends_with_its_number(place: MountedCluster) -> None:
-    place.api.on_start = lambda run: setattr(run, "state", "FAILED")
-    assert place.submit(wait=True, resubmit=1) == 1 and len(place.api.runs) == 2
+def test_resubmitting_ends_with_its_number(mounted: MountedCluster) -> None:
+    mounted.api.on_start = lambda run: setattr(run, "state", "FAILED")
+    assert mounted.submit(wait=True, resubmit=1) == 1 and len(mounted.api.runs) == 2
     with pytest.raises(UsageError, match="needs --wait"):
-        place.submit(resubmit=1)
+        mounted.submit(resubmit=1)
 
 
-def test_waiting_survives_temporary_errors(place: MountedCluster, tmp_path: Path) -> None:
+def test_waiting_survives_temporary_errors(mounted: MountedCluster, tmp_path: Path) -> None:
     recorded = recorded_runs.held(tmp_path / "recorded").store
-    place.api.on_start = ends(place, recorded, "SUCCEEDED")
-    place.api.troubles = [Trouble("GET", "/runs/.+", 503, times=5)]
-    pipelines = Pipelines(place.api.url, "mistere", backoff=0.001)
-    place.submit()
-    (run,) = place.api.runs.values()
-    outcome = follow(pipelines, run.run_id, place.store, run.display_name, 0.02)
-    assert outcome.exit_code == 3 and not place.api.troubles[0].times
+    mounted.api.on_start = ends(mounted, recorded, "SUCCEEDED")
+    mounted.api.troubles = [Trouble("GET", "/runs/.+", 503, times=5)]
+    pipelines = Pipelines(mounted.api.url, "mistere", backoff=0.001)
+    mounted.submit()
+    (run,) = mounted.api.runs.values()
+    outcome = follow(pipelines, run.run_id, mounted.store, run.display_name, 0.02)
+    assert outcome.exit_code == 3 and not mounted.api.troubles[0].times
 
 
 @pytest.mark.parametrize(
     ("status", "says"),
     [(401, r"into KFP_TOKEN; run \S+ goes on, and the same command follows"), (404, "deleted there")],
 )
-def test_a_missing_token_or_a_deleted_run_ends_waiting(place: MountedCluster, status: int, says: str) -> None:
-    place.api.troubles = [Trouble("GET", "/runs/.+", status)]
+def test_a_missing_token_or_a_deleted_run_ends_waiting(mounted: MountedCluster, status: int, says: str) -> None:
+    mounted.api.troubles = [Trouble("GET", "/runs/.+", status)]
     with pytest.raises(MistereError, match=says):
-        place.submit(wait=True)
-    assert len(place.api.runs) == 1
+        mounted.submit(wait=True)
+    assert len(mounted.api.runs) == 1
 
 
 def test_waiting_survives_an_outage_of_the_kubernetes_api(
-    place: MountedCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mounted: MountedCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     token = json_web_token(exp=time.time() + 3600, aud=["pipelines.kubeflow.org"])
     monkeypatch.setenv("KFP_TOKEN", token)
-    place.api.token = token
-    place.api.on_start = ends(place, recorded_runs.held(tmp_path / "recorded").store, "SUCCEEDED")
-    place.api.troubles = [kubernetes_is_away(3, path="/runs/.+")]
-    assert place.submit(wait=True) == 3 and not place.api.troubles[0].times
+    mounted.api.token = token
+    mounted.api.on_start = ends(mounted, recorded_runs.held(tmp_path / "recorded").store, "SUCCEEDED")
+    mounted.api.troubles = [kubernetes_is_away(3, path="/runs/.+")]
+    assert mounted.submit(wait=True) == 3 and not mounted.api.troubles[0].times
 
 
-def test_a_token_that_expires_ends_waiting(place: MountedCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_that_expires_ends_waiting(mounted: MountedCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KFP_TOKEN", json_web_token(exp=time.time() - 1, aud=["pipelines.kubeflow.org"]))
-    place.api.troubles = [kubernetes_is_away(3, path="/runs/.+")]
+    mounted.api.troubles = [kubernetes_is_away(3, path="/runs/.+")]
     with pytest.raises(MistereError, match=r"it expired on \d{4}-.* UTC; get a new one; run \S+ goes on"):
-        place.submit(wait=True)
+        mounted.submit(wait=True)
 
 
 def test_running_steps_are_reported_without_a_terminal(
-    place: MountedCluster, capsys: pytest.CaptureFixture[str]
+    mounted: MountedCluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def show(run_id: str, task: str, started: float, message: str = "", done: float = 0, total: float = 0) -> None:
         live = LiveProgress(task=task, started=started, updated=started + 1, message=message, done=done, total=total)
-        place.store.write(progress_key(run_id, task), live.model_dump_json().encode())
+        mounted.store.write(progress_key(run_id, task), live.model_dump_json().encode())
 
     def reads() -> int:
-        return sum(path.startswith("/apis/v2beta1/runs/") for _, path in place.api.requests)
+        return sum(path.startswith("/apis/v2beta1/runs/") for _, path in mounted.api.requests)
 
     def pause() -> None:
         before = reads()
@@ -218,17 +218,17 @@ def test_running_steps_are_reported_without_a_terminal(
         pause()
         ended = {"task": "finetune_encoder-text", "stage": "finetune_encoder", "status": "failed", "started": now - 10}
         record = {**ended, "seconds": 5, "exit_code": 1, "message": "a node was lost."}
-        place.store.write(f"runs/{run_id}/stages/finetune_encoder-text.json", json.dumps(record).encode())
+        mounted.store.write(f"runs/{run_id}/stages/finetune_encoder-text.json", json.dumps(record).encode())
         pause()
         show(run_id, "finetune_encoder-text", now)
         pause()
         run.state = "FAILED"
 
-    place.api.on_start = run_it
-    place.submit()
-    (run,) = place.api.runs.values()
-    pipelines = Pipelines(place.api.url, "mistere")
-    follow(pipelines, run.run_id, place.store, run.display_name, 0.02, report_every=0.05)
+    mounted.api.on_start = run_it
+    mounted.submit()
+    (run,) = mounted.api.runs.values()
+    pipelines = Pipelines(mounted.api.url, "mistere")
+    follow(pipelines, run.run_id, mounted.store, run.display_name, 0.02, report_every=0.05)
     lines = capsys.readouterr().out.splitlines()
     assert lines.count("finetune_encoder-speech      started") == 1
     running = r"finetune_encoder-speech      running +30\d\.\d s: epoch 3/8, dev weighted F1 0\.580 \(38 %\)"
@@ -260,7 +260,7 @@ NO_IMAGE = {"state": {"waiting": {"reason": "ImagePullBackOff", "message": "Back
 
 
 def test_pending_reasons_are_reported_while_waiting_and_at_the_end(
-    place: MountedCluster, cluster: Cluster, capsys: pytest.CaptureFixture[str]
+    mounted: MountedCluster, cluster: Cluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run_it(run: Any) -> None:
         run.state = "RUNNING"
@@ -272,10 +272,10 @@ def test_pending_reasons_are_reported_while_waiting_and_at_the_end(
             time.sleep(0.02)
         run.state = "FAILED"
 
-    place.api.on_start = run_it
-    place.submit()
-    (run,) = place.api.runs.values()
-    outcome = follow(Pipelines(place.api.url, "mistere"), run.run_id, place.store, run.display_name, 0.02, 0.05)
+    mounted.api.on_start = run_it
+    mounted.submit()
+    (run,) = mounted.api.runs.values()
+    outcome = follow(Pipelines(mounted.api.url, "mistere"), run.run_id, mounted.store, run.display_name, 0.02, 0.05)
     sentence = (
         "pod run-2 waits: Unschedulable (0/3 nodes are available: 3 Insufficient nvidia.com/gpu): request less in the cluster "
         "section, or add nodes that have it."
@@ -285,10 +285,10 @@ def test_pending_reasons_are_reported_while_waiting_and_at_the_end(
 
 
 def test_waiting_works_without_permission_to_read_pods(
-    place: MountedCluster, capsys: pytest.CaptureFixture[str]
+    mounted: MountedCluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    place.api.on_start = lambda run: setattr(run, "state", "FAILED")
-    assert place.submit(wait=True) == 1
+    mounted.api.on_start = lambda run: setattr(run, "state", "FAILED")
+    assert mounted.submit(wait=True) == 1
     assert "`kubectl --namespace mistere get pods --selector pipeline/runid=" in capsys.readouterr().out
 
 
@@ -308,9 +308,9 @@ def test_waiting_works_without_permission_to_read_pods(
 def test_pending_reasons_of_pods(cluster: Cluster, status: dict[str, Any], says: str) -> None:
     cluster.api.write("pods", pod("abc", **status))
     pods = RunPods("mistere", "abc")
-    told = pods.new_problems()
-    assert pods.new_problems() == [] and pods.problems == told and len(told) == bool(says)
-    assert re.search(says, "".join(told))
+    problems = pods.new_problems()
+    assert pods.new_problems() == [] and pods.problems == problems and len(problems) == bool(says)
+    assert re.search(says, "".join(problems))
 
 
 DRIVER = "mistere-x-system-container-driver-2703431234"
@@ -334,7 +334,7 @@ def failed_pod(run_id: str, name: str, **status: Any) -> dict[str, Any]:
 
 
 def test_the_reason_of_a_failed_driver_is_read_from_its_log(
-    place: MountedCluster, cluster: Cluster, capsys: pytest.CaptureFixture[str]
+    mounted: MountedCluster, cluster: Cluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run_it(run: Any) -> None:
         for attempt in ("2703431234", "2703431235"):
@@ -343,8 +343,8 @@ def test_the_reason_of_a_failed_driver_is_read_from_its_log(
             cluster.api.write("pods", failed_pod(run.run_id, name))
         run.state = "FAILED"
 
-    place.api.on_start = run_it
-    assert place.submit(wait=True) == 1
+    mounted.api.on_start = run_it
+    assert mounted.submit(wait=True) == 1
     printed = capsys.readouterr().out
     reason = (
         'the driver of embed-shard (speech) failed: failed to resolve inputs: input parameter "item" type mismatch: expect STRUCT, '
@@ -420,47 +420,47 @@ def test_a_pod_that_a_quota_refuses_is_reported(cluster: Cluster) -> None:
     assert pods.new_problems() == [] and not pods.stopped
 
 
-def interrupting(place: MountedCluster) -> Callable[[Any], None]:
+def interrupting(mounted: MountedCluster) -> Callable[[Any], None]:
     """A cluster with an endless run; the user who follows it presses Ctrl-C."""
 
     def run_it(run: Any) -> None:
         run.state = "RUNNING"
         looks = ("GET", f"/apis/v2beta1/runs/{run.run_id}")
-        while place.api.requests.count(looks) < 2:
+        while mounted.api.requests.count(looks) < 2:
             time.sleep(0.02)
         _thread.interrupt_main()
 
     return run_it
 
 
-def test_an_interrupt_without_a_terminal_keeps_the_run(place: MountedCluster) -> None:
-    place.api.on_start = interrupting(place)
+def test_an_interrupt_without_a_terminal_keeps_the_run(mounted: MountedCluster) -> None:
+    mounted.api.on_start = interrupting(mounted)
     with pytest.raises(MistereError, match=r"goes on: the same command follows it again, and http.* stops it"):
-        place.submit(wait=True)
-    assert [run.state for run in place.api.runs.values()] == ["RUNNING"]
+        mounted.submit(wait=True)
+    assert [run.state for run in mounted.api.runs.values()] == ["RUNNING"]
 
 
 @pytest.mark.parametrize(
     ("answer", "state", "says"), [("y", "CANCELING", "is being stopped"), ("", "RUNNING", "goes on")]
 )
 def test_an_interrupt_on_a_terminal_prompts(
-    place: MountedCluster, monkeypatch: pytest.MonkeyPatch, answer: str, state: str, says: str
+    mounted: MountedCluster, monkeypatch: pytest.MonkeyPatch, answer: str, state: str, says: str
 ) -> None:
     ours, theirs = os.openpty()
     os.write(ours, f"{answer}\n".encode())
     with open(theirs, closefd=False) as typed, open(theirs, "w", closefd=False) as shown:
         monkeypatch.setattr("sys.stdin", typed)
         monkeypatch.setattr("sys.stdout", shown)
-        place.api.on_start = interrupting(place)
+        mounted.api.on_start = interrupting(mounted)
         with pytest.raises(MistereError, match=says):
-            place.submit(wait=True)
+            mounted.submit(wait=True)
         monkeypatch.undo()
     seen = b""
     while b"stop run" not in seen:
         seen += os.read(ours, 1 << 16)
     os.close(ours)
     os.close(theirs)
-    assert [run.state for run in place.api.runs.values()] == [state]
+    assert [run.state for run in mounted.api.runs.values()] == [state]
 
 
 @pytest.mark.parametrize(

@@ -32,20 +32,20 @@ from pipelines.kubeflow.schedule_plan import MARK
 from pipelines.kubeflow.schedules import read_schedules
 from pipelines.local_runner import start
 from pipelines.profiles import load_profile, pipeline_arguments
-from tests.cluster.mounted_pod import MountedCluster, api, no_token, place, s3_endpoint, s3_store
+from tests.cluster.mounted_pod import MountedCluster, api, mounted, no_token, s3_endpoint, s3_store
 from tests.local.workshop import make_dataset, rows
 from tests.stand_ins.kfp_api import Trouble
 
-__all__ = ["api", "no_token", "place", "s3_endpoint", "s3_store"]
+__all__ = ["api", "mounted", "no_token", "s3_endpoint", "s3_store"]
 FILE = PROJECT_ROOT / "pipelines" / "schedules.yaml"
 
 
 class Schedules:
     """A file of schedules, and the commands that use it."""
 
-    def __init__(self, place: MountedCluster, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        self.place, self.capsys, self.file = place, capsys, folder / "schedules.yaml"
-        pinned = {"policy": "pinned", "source": str(place.data)}
+    def __init__(self, mounted: MountedCluster, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.mounted, self.capsys, self.file = mounted, capsys, folder / "schedules.yaml"
+        pinned = {"policy": "pinned", "source": str(mounted.data)}
         self.nightly: dict[str, Any] = {"name": "nightly", "cron": "0 0 2 * * *", "data": pinned}
         self.weekly: dict[str, Any] = {"name": "weekly", "cron": "0 0 3 * * sun", "data": pinned, "enabled": False}
 
@@ -53,20 +53,20 @@ class Schedules:
         self.file.write_text(yaml.safe_dump({"profile": "tiny", "schedules": list(schedules), **others}))
 
     def diff(self) -> tuple[int, list[str]]:
-        code = diff(self.file, **self.place.options)
+        code = diff(self.file, **self.mounted.options)
         return code, self.capsys.readouterr().out.splitlines()
 
     def apply(self) -> list[str]:
-        assert apply(self.file, **self.place.options, allow_dirty=True) == 0
+        assert apply(self.file, **self.mounted.options, allow_dirty=True) == 0
         return self.capsys.readouterr().out.splitlines()
 
-    def there(self) -> dict[str, Any]:
-        return {one.display_name: one for one in self.place.api.schedules.values()}
+    def on_server(self) -> dict[str, Any]:
+        return {one.display_name: one for one in self.mounted.api.schedules.values()}
 
 
 @pytest.fixture
-def schedules(place: MountedCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Schedules:
-    return Schedules(place, tmp_path, capsys)
+def schedules(mounted: MountedCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Schedules:
+    return Schedules(mounted, tmp_path, capsys)
 
 
 def test_schedules_refuse_a_local_deployment_before_any_request(schedules: Schedules) -> None:
@@ -74,7 +74,7 @@ def test_schedules_refuse_a_local_deployment_before_any_request(schedules: Sched
     for command in (schedules.diff, schedules.apply):
         with pytest.raises(UsageError, match=r"schedule weekly: deployment\.mode=local deploys no service"):
             command()
-    assert not schedules.place.api.pipelines and not schedules.place.api.schedules
+    assert not schedules.mounted.api.pipelines and not schedules.mounted.api.schedules
 
 
 def test_diff_predicts_apply_and_is_empty_afterwards(schedules: Schedules) -> None:
@@ -82,24 +82,24 @@ def test_diff_predicts_apply_and_is_empty_afterwards(schedules: Schedules) -> No
     code, lines = schedules.diff()
     assert code == ExitCode.DIFFERENT and [line[:9] for line in lines] == ["+ nightly", "+ weekly:"]
     assert re.search(r"version \S+-tiny \([0-9a-f]{12}\), data pinned [0-9a-f]{12}", lines[0])
-    assert lines[1].endswith(", off") and not schedules.place.api.schedules and not schedules.place.api.pipelines
+    assert lines[1].endswith(", off") and not schedules.mounted.api.schedules and not schedules.mounted.api.pipelines
     assert schedules.apply()[:2] == lines
-    nightly, weekly = schedules.there()["nightly"], schedules.there()["weekly"]
+    nightly, weekly = schedules.on_server()["nightly"], schedules.on_server()["weekly"]
     assert nightly.trigger["cron_schedule"]["cron"] == "0 0 2 * * *" and nightly.max_concurrency == "1"
     assert nightly.no_catchup is True and (nightly.mode, weekly.mode) == ("ENABLE", "DISABLE")
     assert nightly.service_account == "mistere-pipeline" and nightly.description.startswith(MARK)
-    assert len(schedules.place.api.versions) == 1 and nightly.namespace == "mistere"
+    assert len(schedules.mounted.api.versions) == 1 and nightly.namespace == "mistere"
     code, lines = schedules.diff()
     assert code == 0 and lines == [f"2 schedules, as {schedules.file} has them"]
-    ids = {one.recurring_run_id for one in schedules.there().values()}
+    ids = {one.recurring_run_id for one in schedules.on_server().values()}
     schedules.apply()
-    assert {one.recurring_run_id for one in schedules.there().values()} == ids
+    assert {one.recurring_run_id for one in schedules.on_server().values()} == ids
 
 
 def test_a_changed_schedule_is_created_before_the_old_one_is_deleted(schedules: Schedules) -> None:
     schedules.write(schedules.nightly, schedules.weekly)
     schedules.apply()
-    before = schedules.there()
+    before = schedules.on_server()
     changed = {**schedules.nightly, "cron": "0 30 2 * * *", "concurrency": 2, "catch_up": True}
     changed["settings"] = ["gate.min_weighted_f1=0.7", "cluster.service_account=other"]
     schedules.write(changed)
@@ -114,24 +114,26 @@ def test_a_changed_schedule_is_created_before_the_old_one_is_deleted(schedules: 
     ):
         assert line in lines
     assert any(line.startswith("~ nightly: gate.min_weighted_f1 ") and line.endswith("→ 0.7") for line in lines)
-    asked = len(schedules.place.api.requests)
+    before_apply = len(schedules.mounted.api.requests)
     schedules.apply()
-    changes = [(method, path) for method, path in schedules.place.api.requests[asked:] if "recurringruns" in path]
+    changes = [
+        (method, path) for method, path in schedules.mounted.api.requests[before_apply:] if "recurringruns" in path
+    ]
     old = before["nightly"].recurring_run_id
     made = changes.index(("POST", "/apis/v2beta1/recurringruns"))
     assert made < changes.index(("DELETE", f"/apis/v2beta1/recurringruns/{old}"))
-    assert set(schedules.there()) == {"nightly"} and schedules.diff()[0] == 0
+    assert set(schedules.on_server()) == {"nightly"} and schedules.diff()[0] == 0
 
 
 def test_enabling_and_disabling_does_not_recreate_a_schedule(schedules: Schedules) -> None:
     schedules.write(schedules.nightly)
     schedules.apply()
-    kept = schedules.there()["nightly"].recurring_run_id
+    kept = schedules.on_server()["nightly"].recurring_run_id
     for enabled, words in ((False, "~ nightly: on → off"), (True, "~ nightly: off → on")):
         schedules.write({**schedules.nightly, "enabled": enabled})
         assert schedules.diff() == (5, [words])
         schedules.apply()
-        now = schedules.there()["nightly"]
+        now = schedules.on_server()["nightly"]
         assert now.recurring_run_id == kept and now.mode == ("ENABLE" if enabled else "DISABLE")
 
 
@@ -143,20 +145,20 @@ def test_schedules_are_deleted_and_switched_from_a_dirty_tree(
     monkeypatch.setattr(version, "git_state", lambda: ("a" * 40, True))
     schedules.write({**schedules.nightly, "enabled": False})
     schedules.capsys.readouterr()
-    assert apply(schedules.file, **schedules.place.options) == 0
+    assert apply(schedules.file, **schedules.mounted.options) == 0
     printed = schedules.capsys.readouterr().out.splitlines()
     assert printed == ["- weekly", "~ nightly: on → off", f"1 schedule, as {schedules.file} has it"]
-    assert {name: one.mode for name, one in schedules.there().items()} == {"nightly": "DISABLE"}
+    assert {name: one.mode for name, one in schedules.on_server().items()} == {"nightly": "DISABLE"}
     schedules.write(schedules.nightly, schedules.weekly)
     with pytest.raises(UsageError, match="uncommitted changes"):
-        apply(schedules.file, **schedules.place.options)
-    assert {name: one.mode for name, one in schedules.there().items()} == {"nightly": "DISABLE"}
+        apply(schedules.file, **schedules.mounted.options)
+    assert {name: one.mode for name, one in schedules.on_server().items()} == {"nightly": "DISABLE"}
 
 
 def test_unmanaged_schedules_are_kept_and_a_deleted_version_is_uploaded_again(schedules: Schedules) -> None:
     schedules.write(schedules.nightly)
     schedules.apply()
-    api, ours = schedules.place.api, schedules.there()["nightly"]
+    api, ours = schedules.mounted.api, schedules.on_server()["nightly"]
     theirs = type(ours)(**{name: getattr(ours, name) for name in ours.attribute_map})
     theirs.recurring_run_id, theirs.description, theirs.display_name = "theirs", "by hand", "nightly"
     api.schedules["theirs"] = theirs
@@ -175,50 +177,50 @@ def test_the_next_apply_completes_an_interrupted_one(schedules: Schedules) -> No
     schedules.write(schedules.nightly)
     schedules.apply()
     schedules.write({**schedules.nightly, "cron": "0 0 4 * * *"})
-    schedules.place.api.troubles = [Trouble("DELETE", "", 503, times=9)]
+    schedules.mounted.api.troubles = [Trouble("DELETE", "", 503, times=9)]
     with pytest.raises(UnavailableError):
         schedules.apply()
-    schedules.place.api.troubles = [Trouble("POST", "recurringruns$", 504, done=True)]
+    schedules.mounted.api.troubles = [Trouble("POST", "recurringruns$", 504, done=True)]
     schedules.capsys.readouterr()
     assert schedules.diff() == (5, ["~ nightly: 1 left over from an interrupted apply"])
     schedules.apply()
-    assert [one.trigger["cron_schedule"]["cron"] for one in schedules.place.api.schedules.values()] == ["0 0 4 * * *"]
+    assert [one.trigger["cron_schedule"]["cron"] for one in schedules.mounted.api.schedules.values()] == ["0 0 4 * * *"]
     schedules.write(schedules.nightly)
     schedules.apply()
-    assert len(schedules.place.api.schedules) == 1
+    assert len(schedules.mounted.api.schedules) == 1
 
 
 def test_a_failed_recreation_keeps_the_old_schedule(schedules: Schedules) -> None:
     schedules.write(schedules.nightly)
     schedules.apply()
     schedules.write({**schedules.nightly, "cron": "0 0 4 * * *"})
-    schedules.place.api.troubles = [Trouble("POST", "recurringruns$", 503, times=9)]
+    schedules.mounted.api.troubles = [Trouble("POST", "recurringruns$", 503, times=9)]
     with pytest.raises(UnavailableError):
         schedules.apply()
-    assert [one.trigger["cron_schedule"]["cron"] for one in schedules.place.api.schedules.values()] == ["0 0 2 * * *"]
-    schedules.place.api.troubles.clear()
+    assert [one.trigger["cron_schedule"]["cron"] for one in schedules.mounted.api.schedules.values()] == ["0 0 2 * * *"]
+    schedules.mounted.api.troubles.clear()
     schedules.apply()
-    assert [one.trigger["cron_schedule"]["cron"] for one in schedules.place.api.schedules.values()] == ["0 0 4 * * *"]
+    assert [one.trigger["cron_schedule"]["cron"] for one in schedules.mounted.api.schedules.values()] == ["0 0 4 * * *"]
 
 
 def test_all_pages_of_a_list_are_read(schedules: Schedules) -> None:
-    schedules.place.api.page_limit = 2
+    schedules.mounted.api.page_limit = 2
     named = [{**schedules.nightly, "name": f"nightly-{number}"} for number in range(5)]
     schedules.write(*named)
     schedules.apply()
     assert schedules.diff()[0] == 0
     schedules.write()
-    assert len(schedules.apply()) == 6 and not schedules.place.api.schedules
+    assert len(schedules.apply()) == 6 and not schedules.mounted.api.schedules
 
 
 def test_a_scheduled_run_has_a_unique_id_and_uses_the_latest_data(schedules: Schedules) -> None:
-    place = schedules.place
+    mounted = schedules.mounted
     schedules.write({**schedules.nightly, "data": {"policy": "latest"}})
     with pytest.raises(UsageError, match=r"needs published data, and there is none.*mistere data publish"):
         schedules.apply()
-    publish(str(place.data), "tiny", [], place.store.uri)
+    publish(str(mounted.data), "tiny", [], mounted.store.uri)
     schedules.apply()
-    runs = [place.api.fire(schedules.there()["nightly"]) for _ in range(2)]
+    runs = [mounted.api.fire(schedules.on_server()["nightly"]) for _ in range(2)]
     contexts = []
     for run in runs:
         parameters = run.runtime_config["parameters"]
@@ -226,18 +228,18 @@ def test_a_scheduled_run_has_a_unique_id_and_uses_the_latest_data(schedules: Sch
         assert run_context(parameters["run"], run.run_id) == run_context(parameters["run"], run.run_id)
         sections = {name: parameters[name] for name in SECTIONS}
         context, values, _ = resolve(parameters["run"], run.run_id, {}, sections)
-        latest = LATEST.read(place.store).value
+        latest = LATEST.read(mounted.store).value
         assert latest and (values["data_digest"], values["data_remote"]) == (latest.digest, latest.remote)
-        info = read_run_info(place.store, context["run_id"])
+        info = read_run_info(mounted.store, context["run_id"])
         assert info["data"]["dvc_digest"] == latest.digest and info["config"]["gate"] and info["started"] > 0
         assert info["commit"] == context["commit"]
         contexts.append(context)
     assert [context["run_id"] for context in contexts] == [f"nightly-{run.run_id}" for run in runs]
-    assert place.store.exists(f"runs/{contexts[0]['run_id']}/stages/resolve_inputs.json")
-    place.store.delete("schedules")
+    assert mounted.store.exists(f"runs/{contexts[0]['run_id']}/stages/resolve_inputs.json")
+    mounted.store.delete("schedules")
     with pytest.raises(ArtifactError, match="mistere schedule apply"):
         execute(STAGE, {**contexts[0], "data_digest": ""}, {})
-    place.store.delete_object(LATEST.key)
+    mounted.store.delete_object(LATEST.key)
     with pytest.raises(UsageError, match="no data has been published"):
         execute(STAGE, {**contexts[1], "data_digest": ""}, {})
 
@@ -268,18 +270,18 @@ def test_a_context_without_a_schedule_is_unchanged_and_one_without_a_job_is_reje
         run_context({**context, "schedule": "nightly/0123"}, "{{$.pipeline_job_uuid}}")
 
 
-def test_publishing_moves_a_pointer(place: MountedCluster, capsys: pytest.CaptureFixture[str]) -> None:
+def test_publishing_moves_a_pointer(mounted: MountedCluster, capsys: pytest.CaptureFixture[str]) -> None:
     for words in ("is the latest data (", "is the latest data already ("):
-        publish(str(place.data), "tiny", [], place.store.uri)
+        publish(str(mounted.data), "tiny", [], mounted.store.uri)
         assert words in capsys.readouterr().out
-    kept = json.loads(place.store.read(LATEST.key)[0])
-    assert kept["remote"].startswith("s3://") and kept["source"] == str(place.data)
-    place.store.write(LATEST.key, json.dumps({**kept, "digest": "f" * 32 + ".dir"}).encode())
-    publish(str(place.data), "tiny", [], place.store.uri)
+    kept = json.loads(mounted.store.read(LATEST.key)[0])
+    assert kept["remote"].startswith("s3://") and kept["source"] == str(mounted.data)
+    mounted.store.write(LATEST.key, json.dumps({**kept, "digest": "f" * 32 + ".dir"}).encode())
+    publish(str(mounted.data), "tiny", [], mounted.store.uri)
     assert "is the latest data, after ffffffffffff (" in capsys.readouterr().out
-    place.store.write(LATEST.key, b"{half")
+    mounted.store.write(LATEST.key, b"{half")
     with pytest.raises(ArtifactError, match="is damaged"):
-        publish(str(place.data), "tiny", [], place.store.uri)
+        publish(str(mounted.data), "tiny", [], mounted.store.uri)
 
 
 def test_the_included_schedule_file_is_valid() -> None:

@@ -25,15 +25,15 @@ from tests.cluster.mounted_pod import (
     MountedCluster,
     api,
     dvc_project,
+    mounted,
     no_token,
-    place,
     s3_endpoint,
     s3_store,
 )
 from tests.local.workshop import committed_tree, mistere
 from tests.stand_ins.kfp_api import KfpApi, Trouble
 
-__all__ = ["api", "no_token", "place", "s3_endpoint", "s3_store"]
+__all__ = ["api", "mounted", "no_token", "s3_endpoint", "s3_store"]
 
 
 def only_run(api: KfpApi) -> Any:
@@ -47,148 +47,150 @@ def record(store: S3Store) -> tuple[str, dict[str, Any]]:
 
 
 def test_the_first_submit_uploads_a_version_and_starts_a_run(
-    place: MountedCluster, capsys: pytest.CaptureFixture[str]
+    mounted: MountedCluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert place.submit("gate.min_weighted_f1=0.5", "cluster.namespace=speech", "cluster.service_account=trainer") == 0
-    assert len(place.api.requests) <= 10, place.api.requests
-    run, version = only_run(place.api), next(iter(place.api.versions.values()))
+    assert (
+        mounted.submit("gate.min_weighted_f1=0.5", "cluster.namespace=speech", "cluster.service_account=trainer") == 0
+    )
+    assert len(mounted.api.requests) <= 10, mounted.api.requests
+    run, version = only_run(mounted.api), next(iter(mounted.api.versions.values()))
     assert re.fullmatch(r"[a-z0-9.-]+-tiny", version.display_name) and len(content_of(version)) == 64
     assert run.pipeline_version_reference["pipeline_version_id"] == version.pipeline_version_id
     assert run.service_account == "trainer"
-    experiment = place.api.experiments[run.experiment_id]
+    experiment = mounted.api.experiments[run.experiment_id]
     assert (experiment.namespace, experiment.display_name) == ("speech", "mistere")
     parameters = run.runtime_config["parameters"]
     context = parameters["run"]
     assert len(parameters) == 10 and parameters["gate"]["min_weighted_f1"] == 0.5
-    assert (context["store"], context["tracking_uri"]) == (place.store.uri, TRACKING)
+    assert (context["store"], context["tracking_uri"]) == (mounted.store.uri, TRACKING)
     assert context["data_remote"] == REMOTE and context["data_digest"].endswith(".dir")
     assert run.display_name == context["run_id"] and context["profile"] == "tiny" and not context["schedule"]
-    info = json.loads(place.store.read(f"runs/{context['run_id']}/run.json")[0])
+    info = json.loads(mounted.store.read(f"runs/{context['run_id']}/run.json")[0])
     assert info["data"]["dvc_digest"] == context["data_digest"] and info["config"]["gate"]["min_weighted_f1"] == 0.5
-    _, kept = record(place.store)
+    _, kept = record(mounted.store)
     assert (kept["run_id"], kept["kfp_run_id"]) == (context["run_id"], run.run_id)
     printed = capsys.readouterr().out
     assert context["run_id"] in printed and f"page     http://localhost:8080/#/runs/details/{run.run_id}\n" in printed
     assert "port-forward service/ml-pipeline-ui 8080:80" in printed
 
 
-def test_submit_refuses_a_local_deployment_before_any_request(place: MountedCluster) -> None:
+def test_submit_refuses_a_local_deployment_before_any_request(mounted: MountedCluster) -> None:
     with pytest.raises(UsageError, match=r"set deployment\.mode=standard or deployment\.mode=knative"):
-        place.submit("deployment.mode=local")
-    assert not place.api.requests and not list(place.store.keys("submissions"))
+        mounted.submit("deployment.mode=local")
+    assert not mounted.api.requests and not list(mounted.store.keys("submissions"))
 
 
 def test_an_identical_submit_is_reused_and_a_different_one_is_not(
-    place: MountedCluster, capsys: pytest.CaptureFixture[str]
+    mounted: MountedCluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    place.submit()
-    first = only_run(place.api)
-    before = len(place.api.requests)
-    assert place.submit() == 0 and place.submit(if_changed=True, wait=True) == 0
-    assert only_run(place.api) is first
-    assert [path.rsplit("/", 1)[-1] for _, path in place.api.requests[before:]] == [first.run_id, "", first.run_id]
+    mounted.submit()
+    first = only_run(mounted.api)
+    before = len(mounted.api.requests)
+    assert mounted.submit() == 0 and mounted.submit(if_changed=True, wait=True) == 0
+    assert only_run(mounted.api) is first
+    assert [path.rsplit("/", 1)[-1] for _, path in mounted.api.requests[before:]] == [first.run_id, "", first.run_id]
     assert capsys.readouterr().out.count("nothing changed") == 2
-    place.submit("gate.min_weighted_f1=0.6", if_changed=True)
-    assert len(place.api.runs) == 2
-    place.submit(force=True)
-    assert len(place.api.runs) == 3 and len(list(place.store.keys("submissions"))) == 2
-    assert len(place.api.pipelines) == len(place.api.experiments) == 1
+    mounted.submit("gate.min_weighted_f1=0.6", if_changed=True)
+    assert len(mounted.api.runs) == 2
+    mounted.submit(force=True)
+    assert len(mounted.api.runs) == 3 and len(list(mounted.store.keys("submissions"))) == 2
+    assert len(mounted.api.pipelines) == len(mounted.api.experiments) == 1
 
 
-def test_an_identical_submit_runs_again_after_a_failed_or_stopped_run(place: MountedCluster) -> None:
-    place.submit()
+def test_an_identical_submit_runs_again_after_a_failed_or_stopped_run(mounted: MountedCluster) -> None:
+    mounted.submit()
     for number, state in enumerate(["FAILED", "CANCELING"], 1):
-        *_, last = place.api.runs.values()
+        *_, last = mounted.api.runs.values()
         last.state = state
-        place.submit(if_changed=True)
-        place.submit()
-        assert len(place.api.runs) == number + 1 and len(place.api.versions) == 1
+        mounted.submit(if_changed=True)
+        mounted.submit()
+        assert len(mounted.api.runs) == number + 1 and len(mounted.api.versions) == 1
 
 
-def test_a_deleted_run_counts_by_its_recorded_outcome(place: MountedCluster) -> None:
-    place.submit()
-    place.api.runs.clear()
-    place.submit()
-    run_id = only_run(place.api).display_name
+def test_a_deleted_run_counts_by_its_recorded_outcome(mounted: MountedCluster) -> None:
+    mounted.submit()
+    mounted.api.runs.clear()
+    mounted.submit()
+    run_id = only_run(mounted.api).display_name
     for task, values in (("validate_data", {"verdict": "pass"}), ("gate_model", {"verdict": "hold"})):
         kept = {"task": task, "stage": task, "status": "done", "started": 1.0, "values": values}
-        place.store.write(f"runs/{run_id}/stages/{task}.json", json.dumps(kept).encode())
-    place.api.runs.clear()
-    place.submit()
-    assert place.submit(wait=True) == 3
-    assert not place.api.runs
+        mounted.store.write(f"runs/{run_id}/stages/{task}.json", json.dumps(kept).encode())
+    mounted.api.runs.clear()
+    mounted.submit()
+    assert mounted.submit(wait=True) == 3
+    assert not mounted.api.runs
 
 
-def test_an_interrupted_submit_is_found_awaited_or_taken_over(place: MountedCluster) -> None:
-    place.submit()
-    key, whole = record(place.store)
+def test_an_interrupted_submit_is_found_awaited_or_taken_over(mounted: MountedCluster) -> None:
+    mounted.submit()
+    key, whole = record(mounted.store)
     cut_off = {**whole, "kfp_run_id": ""}
-    place.store.write(key, json.dumps(cut_off).encode())
-    place.submit()
-    assert len(place.api.runs) == 1
-    place.api.runs.clear()
+    mounted.store.write(key, json.dumps(cut_off).encode())
+    mounted.submit()
+    assert len(mounted.api.runs) == 1
+    mounted.api.runs.clear()
     with pytest.raises(MistereError, match="is already being submitted"):
-        place.submit()
+        mounted.submit()
     cut_off["submitted_at"] = time.time() - CLAIM_SECONDS - 1
-    place.store.write(key, json.dumps(cut_off).encode())
-    place.submit()
-    assert only_run(place.api).run_id == record(place.store)[1]["kfp_run_id"]
-    place.store.write(key, b"{half")
-    place.submit()
-    assert len(place.api.runs) == 2
+    mounted.store.write(key, json.dumps(cut_off).encode())
+    mounted.submit()
+    assert only_run(mounted.api).run_id == record(mounted.store)[1]["kfp_run_id"]
+    mounted.store.write(key, b"{half")
+    mounted.submit()
+    assert len(mounted.api.runs) == 2
 
 
-def test_a_lost_response_starts_no_second_run_and_an_existing_name_is_reused(place: MountedCluster) -> None:
-    place.api.troubles = [
+def test_a_lost_response_starts_no_second_run_and_an_existing_name_is_reused(mounted: MountedCluster) -> None:
+    mounted.api.troubles = [
         Trouble("POST", "/pipelines$", status=503, done=True),
         Trouble("POST", "/upload_version$", status=500, done=True),
         Trouble("POST", "/experiments$", status=504, done=True),
         Trouble("POST", "/runs$", status=502, done=True),
     ]
-    place.submit()
-    assert not any(trouble.times for trouble in place.api.troubles)
-    for made in (place.api.pipelines, place.api.versions, place.api.experiments, place.api.runs):
+    mounted.submit()
+    assert not any(trouble.times for trouble in mounted.api.troubles)
+    for made in (mounted.api.pipelines, mounted.api.versions, mounted.api.experiments, mounted.api.runs):
         assert len(made) == 1
-    assert record(place.store)[1]["kfp_run_id"] == only_run(place.api).run_id
+    assert record(mounted.store)[1]["kfp_run_id"] == only_run(mounted.api).run_id
 
 
-def test_a_version_of_the_same_name_with_other_content_is_kept(place: MountedCluster) -> None:
-    place.submit()
-    place.submit("cluster.steps.train_moe.memory=8Gi")
-    first, second = place.api.versions.values()
+def test_a_version_of_the_same_name_with_other_content_is_kept(mounted: MountedCluster) -> None:
+    mounted.submit()
+    mounted.submit("cluster.steps.train_moe.memory=8Gi")
+    first, second = mounted.api.versions.values()
     assert second.display_name == f"{first.display_name}-{content_of(second)[:8]}"
-    place.submit("cluster.steps.train_moe.memory=8Gi", force=True)
-    assert len(place.api.versions) == 2 and len(place.api.runs) == 3
+    mounted.submit("cluster.steps.train_moe.memory=8Gi", force=True)
+    assert len(mounted.api.versions) == 2 and len(mounted.api.runs) == 3
 
 
-def test_a_rejected_submit_leaves_no_record(place: MountedCluster) -> None:
-    place.api.forbidden = {"mistere"}
+def test_a_rejected_submit_leaves_no_record(mounted: MountedCluster) -> None:
+    mounted.api.forbidden = {"mistere"}
     with pytest.raises(
         PipelinesError, match=r"does not allow .* in namespace 'mistere' \(403\): set cluster.namespace"
     ):
-        place.submit()
-    assert not list(place.store.keys("submissions"))
-    place.api.forbidden = set()
-    place.api.troubles = [Trouble("POST", "/runs$", times=2)]
+        mounted.submit()
+    assert not list(mounted.store.keys("submissions"))
+    mounted.api.forbidden = set()
+    mounted.api.troubles = [Trouble("POST", "/runs$", times=2)]
     with pytest.raises(UnavailableError, match="failed to process run"):
-        place.submit()
-    assert record(place.store)[1]["kfp_run_id"] == ""
-    place.submit(force=True)
-    kept = record(place.store)[1]
-    place.api.runs[kept["kfp_run_id"]].state = "FAILED"
-    place.api.troubles = [Trouble("POST", "/runs$", status=400)]
+        mounted.submit()
+    assert record(mounted.store)[1]["kfp_run_id"] == ""
+    mounted.submit(force=True)
+    kept = record(mounted.store)[1]
+    mounted.api.runs[kept["kfp_run_id"]].state = "FAILED"
+    mounted.api.troubles = [Trouble("POST", "/runs$", status=400)]
     with pytest.raises(PipelinesError, match=r"refused run '.*' \(400: trouble on demand\)"):
-        place.submit()
-    assert record(place.store)[1] == kept
+        mounted.submit()
+    assert record(mounted.store)[1] == kept
 
 
-def test_submit_to_a_single_user_server(place: MountedCluster) -> None:
-    place.api.multi_user = False
-    place.submit()
-    assert {experiment.namespace for experiment in place.api.experiments.values()} == {""}
+def test_submit_to_a_single_user_server(mounted: MountedCluster) -> None:
+    mounted.api.multi_user = False
+    mounted.submit()
+    assert {experiment.namespace for experiment in mounted.api.experiments.values()} == {""}
 
 
-def test_two_concurrent_submits_start_one_run(place: MountedCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_concurrent_submits_start_one_run(mounted: MountedCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     other = Submission(
         run_id="other", version="v", commit="", profile="tiny", data_digest="d", namespace="mistere", submitted_at=1.0
     )
@@ -197,15 +199,15 @@ def test_two_concurrent_submits_start_one_run(place: MountedCluster, monkeypatch
 
     def start_and_lose_the_record(pipelines: Pipelines, body: Any) -> Any:
         run = start(pipelines, body)
-        (key,) = place.store.keys("submissions")
-        place.store.write(key, other.model_dump_json().encode())
+        (key,) = mounted.store.keys("submissions")
+        mounted.store.write(key, other.model_dump_json().encode())
         return run
 
     monkeypatch.setattr(Pipelines, "start", start_and_lose_the_record)
-    place.submit()
-    claim = read_claim(place.store, "0" * 64)
+    mounted.submit()
+    claim = read_claim(mounted.store, "0" * 64)
     assert claim.submission is None
-    assert only_run(place.api).display_name != "other" and record(place.store)[1] == other.model_dump()
+    assert only_run(mounted.api).display_name != "other" and record(mounted.store)[1] == other.model_dump()
 
 
 @pytest.mark.parametrize(
@@ -231,19 +233,19 @@ def test_a_store_unreachable_from_pods_is_rejected(options: dict[str, str], says
     assert says in str(error.value) and "\n" not in str(error.value) and "hunter2" not in str(error.value)
 
 
-def test_data_that_pods_cannot_pull_is_rejected(place: MountedCluster, tmp_path: Path) -> None:
+def test_data_that_pods_cannot_pull_is_rejected(mounted: MountedCluster, tmp_path: Path) -> None:
     digest = "0" * 32 + ".dir"
-    place_options = {**place.options, "allow_dirty": True}
+    mounted_options = {**mounted.options, "allow_dirty": True}
     local = dvc_project(tmp_path / "local", str(tmp_path / "remote"), digest)
     with pytest.raises(UsageError, match="make an s3:// remote the default one"):
-        submit("tiny", str(local), [], **place_options)
+        submit("tiny", str(local), [], **mounted_options)
     absent = dvc_project(tmp_path / "absent", REMOTE, digest)
     with pytest.raises(DataError, match=r"is missing from the DVC remote .* push it again with `dvc push`"):
-        submit("tiny", str(absent), [], **place_options)
-    assert not place.api.requests
+        submit("tiny", str(absent), [], **mounted_options)
+    assert not mounted.api.requests
 
 
-def asked(tree: Path, *, allow_dirty: bool) -> str:
+def check_tree(tree: Path, *, allow_dirty: bool) -> str:
     """Check whether a tree may run on a cluster."""
     code = f"from pipelines.kubeflow.version import releasable_tree; print(releasable_tree(allow_dirty={allow_dirty}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=tree, capture_output=True, text=True, check=False)
@@ -252,29 +254,29 @@ def asked(tree: Path, *, allow_dirty: bool) -> str:
 
 def test_a_dirty_tree_or_one_with_outdated_images_is_rejected(tmp_path: Path) -> None:
     tree = committed_tree(tmp_path / "tree")
-    assert "dirty=False" in asked(tree, allow_dirty=False)
+    assert "dirty=False" in check_tree(tree, allow_dirty=False)
     (tree / "README.md").write_text("Changed.\n")
-    assert "commit them, or submit a trial run with --allow-dirty" in asked(tree, allow_dirty=False)
-    assert "-dirty" in asked(tree, allow_dirty=True)
+    assert "commit them, or submit a trial run with --allow-dirty" in check_tree(tree, allow_dirty=False)
+    assert "-dirty" in check_tree(tree, allow_dirty=True)
     with (tree / "mistere" / "common" / "paths.py").open("a") as file:
         file.write("# a comment changes no image\n")
-    assert "-dirty" in asked(tree, allow_dirty=True)
+    assert "-dirty" in check_tree(tree, allow_dirty=True)
     with (tree / "mistere" / "common" / "paths.py").open("a") as file:
         file.write("CHANGED = 1\n")
-    assert "names images that are not built from this tree" in asked(tree, allow_dirty=True)
+    assert "names images that are not built from this tree" in check_tree(tree, allow_dirty=True)
 
 
 @pytest.mark.long
-def test_the_command_from_a_clean_tree(place: MountedCluster, tmp_path: Path) -> None:
+def test_the_command_from_a_clean_tree(mounted: MountedCluster, tmp_path: Path) -> None:
     tree = committed_tree(tmp_path / "tree")
-    options = ["submit", "--profile", "tiny", "--data", str(place.data)]
-    options += [part for name, value in place.options.items() for part in (f"--{name}", value)]
+    options = ["submit", "--profile", "tiny", "--data", str(mounted.data)]
+    options += [part for name, value in mounted.options.items() for part in (f"--{name}", value)]
     done = mistere(*options, root=tree)
     assert done.returncode == 0, done.stderr
-    context = only_run(place.api).runtime_config["parameters"]["run"]
+    context = only_run(mounted.api).runtime_config["parameters"]["run"]
     assert len(context["commit"]) == 40 and not context["dirty"]
-    assert re.search(rf"g?{context['commit'][:7]}-tiny$", next(iter(place.api.versions.values())).display_name)
+    assert re.search(rf"g?{context['commit'][:7]}-tiny$", next(iter(mounted.api.versions.values())).display_name)
     assert "nothing changed" in mistere(*options, "--if-changed", root=tree).stdout
-    place.api.token = "another"
+    mounted.api.token = "another"
     done = mistere(*options, "--force", root=tree)
     assert done.returncode == 1 and "KFP_TOKEN" in done.stderr and done.stderr.count("\n") == 1

@@ -137,6 +137,19 @@ def test_a_run_that_registers_nothing_is_logged_with_its_report_once(tracking_ur
         assert len(client.get_metric_history(run.info.run_id, "test.weighted_f1")) == 1
 
 
+def test_a_repeated_logging_completes_what_a_killed_one_began(tracking_uri: str, tmp_path: Path) -> None:
+    files, dataset = str(tmp_path / "files"), DatasetIdentity(name="tones", dvc_digest=f"{'d' * 32}.dir")
+    record = RunRecord("run-killed", {"test.weighted_f1": 0.2}, {"hidden": 8}, dataset=dataset)
+    log_run(tracking_uri, CONFIG, RunRecord("run-killed"), files)
+    for _ in range(2):
+        log_run(tracking_uri, CONFIG, record, files)
+    with connected(tracking_uri) as client:
+        experiment = client.get_experiment_by_name(CONFIG.experiment)
+        (run,) = client.search_runs([experiment.experiment_id], "tags.`mistere.run_id` = 'run-killed'")
+        assert run.data.params == {"hidden": "8"} and len(run.inputs.dataset_inputs) == 1
+        assert len(client.get_metric_history(run.info.run_id, "test.weighted_f1")) == 1
+
+
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:{port}", "postgresql://mlflow:s3cret@127.0.0.1:{port}/mlflow"])
 def test_a_registry_that_is_down_is_one_sentence_without_a_password(
     uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

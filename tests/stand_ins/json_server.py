@@ -26,7 +26,7 @@ class RefusalError(Exception):
 class Trouble:
     """An injected error: the next ``times`` requests whose method and path match are answered with ``status``.
 
-    ``done`` first does what was asked, and only then loses the answer; ``seconds`` keeps the client waiting.
+    ``done`` performs the request first and then loses the response; ``seconds`` delays the response.
     """
 
     method: str

@@ -187,8 +187,8 @@ class KfpApi:
 
     def _list_versions(self, pipeline_id: str, query: dict[str, str], **_: Any) -> Any:
         _find(self.pipelines, pipeline_id, "Pipeline")
-        found = [version for version in self.versions.values() if version.pipeline_id == pipeline_id]
-        return self._page(found, "pipeline_versions", query)
+        versions = [version for version in self.versions.values() if version.pipeline_id == pipeline_id]
+        return self._page(versions, "pipeline_versions", query)
 
     def _get_version(self, pipeline_id: str, version_id: str, **_: Any) -> Any:
         version = _find(self.versions, version_id, "PipelineVersion")
@@ -304,8 +304,8 @@ class KfpApi:
         schedule.mode, schedule.status = way.upper(), f"{way.upper()}D"
         return {}
 
-    def _page(self, found: list[Any], name: str, query: dict[str, str]) -> Any:
-        chosen = [_PLAIN(one) for one in found]
+    def _page(self, listed: list[Any], name: str, query: dict[str, str]) -> Any:
+        chosen = [_PLAIN(one) for one in listed]
         for predicate in json.loads(query.get("filter") or "{}").get("predicates", []):
             if predicate["operation"] not in ("EQUALS", 1) or predicate["key"] not in ("display_name", "name"):
                 raise RefusalError(400, f"Invalid input error: this filter is not supported: {predicate}")

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from components.resolve_inputs.run import STAGE
 from mistere.artifacts.object_store import LocalStore, S3Store, UnreachableError
 from mistere.common.progress import EVENTS_VARIABLE
+from mistere.engine.execution import execute
 from mistere.engine.live_progress import LiveProgress, ProgressReader, StoredProgress, progress_key
 from tests.unit.conftest import s3_endpoint, s3_store
 
@@ -46,6 +48,12 @@ def test_progress_is_stored_at_the_start_and_while_the_step_runs(s3_store: S3Sto
         progress.note("waits for a machine.")
         assert wait_for(reader).message == "waits for a machine."
     assert reader.changed() == []
+
+
+def test_a_stage_stores_its_progress(s3_store: S3Store) -> None:
+    context = {"run_id": "run-1", "store": s3_store.uri, "tracking_uri": "none", "data_digest": "d.dir"}
+    execute(STAGE, context, {})
+    assert wait_for(ProgressReader(s3_store, "run-1")).task == "resolve_inputs"
 
 
 def test_progress_is_written_seldom(s3_store: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
