@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,6 +39,12 @@ TRAINING_MODULES = {
     "test_tuning",
 }
 """Modules of ``tests/unit`` that run or train models."""
+
+
+def pytest_configure() -> None:
+    """React to SIGINT. A shell starts a job in the background with SIGINT ignored, and processes inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

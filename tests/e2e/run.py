@@ -1,8 +1,9 @@
 """The product in its containers, on this machine: ``python -m tests.e2e.run`` (as root; ``make e2e``).
 
-A real S3 server, MLflow on PostgreSQL, the data pushed to S3 with DVC, the pipeline with every step in its image's container
-(not root, read-only root, no capabilities, secrets by environment), and a predictor container that answers what the bundle
-says it should. Servers and containers are gone afterwards, whatever happened; the images stay.
+A real S3 server, MLflow on PostgreSQL, the data pushed to S3 with DVC, the pipeline as ``mistere compile`` writes it, with every
+step as the pod that the YAML describes (image, command, user, read-only root, no capabilities, limits, secrets), and the
+InferenceService that it deploys, whose pods are containers of the predictor's image too. Servers and containers are gone afterwards,
+whatever happened; the images stay.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -35,26 +36,23 @@ from mistere.kubernetes.images import IMAGES_LOCK, ROLES, image
 from mistere.registry.champion import read_champion
 from mistere.registry.model_registry import find_version
 from mistere.runs.outcome import Outcome, read_outcome
-from mistere.serving.client import DialogueClient, EndpointError
+from mistere.serving import protocol
+from mistere.serving.client import DialogueClient
 from mistere.serving.deployment import read_deployment
 from mistere.serving.example_dialogue import read_example
 from pipelines.images import lock_text
-from pipelines.profiles import load_local_profile, pipeline_arguments
+from pipelines.profiles import load_profile, pipeline_arguments
 from tests.e2e import object_store
-from tests.e2e.containers import (
-    CONFINED,
-    CONFINEMENT,
-    check_confinement,
-    docker_api,
-    no_container_left,
-    podman,
-    predictor_container,
-)
+from tests.e2e.cluster import Cluster, running
+from tests.e2e.compiled_pipeline import SECRETS_VARIABLE, CompiledPipeline
+from tests.e2e.containers import CONFINED, CONFINEMENT, no_container_left, podman
+from tests.e2e.pods import Namespace, PredictorPod, step_container, storage_secret, wait_for
 from tests.local.servers import mlflow_server, postgresql, programs
 
 NO_CONTAINERS = 75
 """Exit code if the machine cannot run the test (EX_TEMPFAIL of sysexits.h)."""
 _DEBIAN = ("radosgw", "ceph-mon", "ceph-osd", "ceph-mgr", "ceph-common", "postgresql")
+_ANSWER_SECONDS = 60.0
 _PROGRAMS = (*object_store.PROGRAMS, "initdb", "postgres")
 
 
@@ -100,49 +98,62 @@ def push_data(folder: Path, remote: str, endpoint: str) -> str:
     )
 
 
-def run_pipeline(config: Config, context: RunContext, folder: Path, docker_host: str, label: str) -> Outcome:
-    """Run every step in its container; return the outcome from the store."""
-    root, arguments = folder / "kfp", folder / "arguments.json"
+def compile_pipeline(profile: str, settings: Sequence[str], output: Path) -> CompiledPipeline:
+    """Compile as the command does and read the file back."""
+    options = [word for setting in settings for word in ("--set", setting)]
+    command = [sys.executable, "-m", "mistere", "compile", "--profile", profile, "--output", str(output), *options]
+    subprocess.run(command, cwd=PROJECT_ROOT, check=True, stdout=subprocess.DEVNULL)
+    return CompiledPipeline(output)
+
+
+def check_confinement(compiled: CompiledPipeline, namespace: Namespace) -> None:
+    """Check with one step of each image that the settings of the compiled pipeline reach its container.
+
+    Raises:
+        MistereError: they do not.
+    """
+    by_image = {compiled.container(name)["image"]: name for name in compiled.names}
+    for used, name in by_image.items():
+        command = ["python3", "-c", CONFINEMENT]
+        probe = step_container(used, command, compiled.container(name), compiled.platform(name), namespace)
+        probe.start(f"mistere-probe-{namespace.label}", namespace.label)
+        ended = wait_for(f"mistere-probe-{namespace.label}", 60)
+        if ended.log != CONFINED:
+            raise MistereError(f"a container of {used} is not confined: user, capabilities and root are {ended.log}.")
+
+
+def run_pipeline(config: Config, context: RunContext, folder: Path, pipeline: Path, cluster: Cluster) -> Outcome:
+    """Run every step of the compiled pipeline as a pod; return the outcome from the store."""
+    root, arguments, description = folder / "kfp", folder / "arguments.json", folder / "cluster.json"
     root.mkdir()
     root.chmod(0o777)
     arguments.write_text(json.dumps(pipeline_arguments(config, context)), encoding="utf-8")
+    cluster.describe(description)
+    without_credentials = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
     environment = {
-        **os.environ,
+        **without_credentials,
         "PYTHONPATH": str(PROJECT_ROOT),
-        "DOCKER_HOST": docker_host,
-        "MISTERE_E2E_LABEL": label,
-        "MISTERE_E2E_KEYS": ",".join(key for key in os.environ if key.startswith("AWS_") and key != "AWS_CA_BUNDLE"),
+        SECRETS_VARIABLE: json.dumps(cluster.namespace.secrets),
     }
     with (folder / "kfp.log").open("wb") as log:
-        command = [sys.executable, "-m", "tests.e2e.steps_in_containers", str(arguments), str(root)]
+        paths = [str(path) for path in (pipeline, arguments, root, description)]
+        command = [sys.executable, "-m", "tests.e2e.compiled_pipeline", *paths]
         subprocess.run(command, cwd=PROJECT_ROOT, env=environment, stdout=log, stderr=log, check=False)
     return read_outcome(open_store(context.store), context.run_id)
 
 
 def steps_by_image(log: str) -> dict[str, list[str]]:
-    """The image that each step ran in, parsed from kfp's output."""
+    """The executors that ran in each image, from what the runner printed."""
     found: dict[str, list[str]] = {}
-    for step, used in re.findall(r"Executing task \S*?'([\w-]+)'.*?Found image '(\S+)'", log, re.DOTALL):
-        found.setdefault(used, []).append(step)
+    for executor, used in re.findall(r"pod \S+: exec-(\S+) in (\S+)", log):
+        found.setdefault(used, []).append(executor)
     return found
 
 
-def wait_until_ready(client: DialogueClient, name: str, timeout: float) -> None:
-    """Wait for the predictor to become ready while its container runs."""
-    deadline = time.monotonic() + timeout
-    while True:
-        try:
-            return client.wait_ready(2)
-        except EndpointError:
-            running = podman("inspect", "--format", "{{.State.Running}}", name) == "true"
-            if not running or time.monotonic() > deadline:
-                raise
-
-
-def ask_predictor(context: RunContext, config: Config, label: str, credentials: dict[str, str]) -> str:
-    """Serve the deployed bundle in a container and compare its predictions with the offline evaluation."""
-    store = open_store(context.store)
-    deployment = read_deployment(store, config.deployment.service)
+def ask_predictor(context: RunContext, config: Config, cluster: Cluster) -> str:
+    """Compare the predictions of the deployed service with the offline evaluation, and stop its pod."""
+    store, service = open_store(context.store), config.deployment.service
+    deployment = read_deployment(store, service)
     if read_champion(store).digest != deployment.bundle_digest:
         raise MistereError("the champion is not what is deployed.")
     version = find_version(context.tracking_uri, "@champion", config.registry.model_name)
@@ -151,36 +162,28 @@ def ask_predictor(context: RunContext, config: Config, label: str, credentials: 
     example = read_example(open_artifact(store, ModelBundle, deployment.bundle_digest).path)
     if example is None:
         raise MistereError("the bundle holds no example dialogue.")
-    service = config.deployment.service
-    serving = predictor_container(image("predictor"), deployment.bundle_location, service, label, credentials)
-    with serving as (name, url, grpc):
-        began = time.monotonic()
-        client = DialogueClient(url, grpc, service)
-        try:
-            wait_until_ready(client, name, config.deployment.ready_timeout)
-            ready = time.monotonic() - began
-            answers = [client.predict_rest(example.dialogue), client.predict_grpc(example.dialogue)]
-        except MistereError as error:
-            raise MistereError(f"{error} The container said: {podman('logs', '--tail', '5', name)}") from error
-        worst = max(float(np.abs(answer.probabilities - example.expected).max()) for answer in answers)
-        if not worst <= config.deployment.tolerance:
-            raise MistereError(f"the container's answer differs by {worst:.2g} from the offline evaluation's.")
-        confined = podman("exec", name, "python3", "-c", CONFINEMENT)
-        podman("stop", "--time", "30", name)
-        code = podman("inspect", "--format", "{{.State.ExitCode}}", name)
-    if confined != CONFINED or code != "0":
-        raise MistereError(
-            f"the predictor's container was not confined, or did not stop well: {confined}, exit {code}."
-        )
+    pod = cluster.served(service)
+    address = pod["status"]["podIP"]
+    client = DialogueClient(
+        f"http://{address}:{protocol.HTTP_PORT}", f"{address}:{protocol.GRPC_PORT}", service, _ANSWER_SECONDS
+    )
+    answers = [client.predict_rest(example.dialogue), client.predict_grpc(example.dialogue)]
+    worst = max(float(np.abs(answer.probabilities - example.expected).max()) for answer in answers)
+    if not worst <= config.deployment.tolerance:
+        raise MistereError(f"the container's answer differs by {worst:.2g} from the offline evaluation's.")
+    name = podman("ps", "--quiet", "--filter", f"name=mistere-predictor-{cluster.namespace.label}")
+    confined = podman("exec", name, "python3", "-c", CONFINEMENT)
+    if confined != CONFINED:
+        raise MistereError(f"the predictor's container is not confined: {confined}.")
     return (
-        f"the predictor was ready after {ready:.0f} s and answered {len(example.dialogue)} utterances by REST and gRPC; largest "
-        f"difference from the offline evaluation {worst:.1e}; user 10001, no capabilities, read-only root, exit code 0 at SIGTERM"
+        f"the InferenceService {service} answered {len(example.dialogue)} utterances by REST and gRPC; largest difference from "
+        f"the offline evaluation {worst:.1e}; user 10001, no capabilities, read-only root"
     )
 
 
 @contextmanager
-def storage(access_key: str, secret_key: str, endpoint: str) -> Iterator[dict[str, str]]:
-    """Set the store's credentials and address in the environment of this process."""
+def storage(access_key: str, secret_key: str, endpoint: str) -> Iterator[None]:
+    """Set the store's credentials and address in the environment of this process, which reads the results."""
     given = {
         "AWS_ACCESS_KEY_ID": access_key,
         "AWS_SECRET_ACCESS_KEY": secret_key,
@@ -190,7 +193,7 @@ def storage(access_key: str, secret_key: str, endpoint: str) -> Iterator[dict[st
     }
     os.environ.update(given)
     try:
-        yield given
+        yield
     finally:
         for key in given:
             del os.environ[key]
@@ -220,23 +223,24 @@ def main(profile: str) -> int:
         tell("starting S3 and MLflow on PostgreSQL")
         access_key, secret_key = secrets.token_hex(10), secrets.token_hex(20)
         endpoint = stack.enter_context(object_store.radosgw(folder / "ceph", access_key, secret_key))
-        given = stack.enter_context(storage(access_key, secret_key, endpoint))
+        stack.enter_context(storage(access_key, secret_key, endpoint))
         database = stack.enter_context(postgresql(folder / "postgresql"))
         tracking = stack.enter_context(mlflow_server(database, folder / "mlflow"))
-        docker_host = stack.enter_context(docker_api(folder))
         stack.enter_context(no_container_left(label))
-        for role in ("pipeline", "train"):
-            check_confinement(docker_host, image(role), label)
-        import boto3
-
-        boto3.client("s3").create_bucket(Bucket="mistere")
-        digest = push_data(folder, "s3://mistere/data", endpoint)
-        tell(f"data {digest[:12]} is in S3; running the pipeline, profile {profile}")
         commit, dirty = git_state()
         settings = ["deployment.ready_timeout=300"]  # generous for a loaded machine
         if dirty or not commit:
             settings.append("gate.allow_uncommitted=true")
-        config = load_local_profile(profile, settings)
+        config = load_profile(profile, settings)
+        given = {config.cluster.storage_secret: storage_secret(access_key, secret_key, endpoint)}
+        cluster = stack.enter_context(running(folder, label, given))
+        compiled = compile_pipeline(profile, settings, folder / "retraining.yaml")
+        check_confinement(compiled, cluster.namespace)
+        import boto3
+
+        boto3.client("s3").create_bucket(Bucket="mistere")
+        digest = push_data(folder, "s3://mistere/data", endpoint)
+        tell(f"data {digest[:12]} is in S3; running the compiled pipeline, profile {profile}")
         context = RunContext(
             run_id=f"e2e-{label}",
             store="s3://mistere/store",
@@ -247,7 +251,7 @@ def main(profile: str) -> int:
             commit=commit,
             dirty=dirty,
         )
-        outcome = run_pipeline(config, context, folder, docker_host, label)
+        outcome = run_pipeline(config, context, folder, folder / "retraining.yaml", cluster)
         for record in outcome.stages:
             print(
                 f"          {record.task:<28} {record.status:<8} {record.seconds:6.1f} s  {record.peak_memory_mb:5.0f} MB"
@@ -257,12 +261,16 @@ def main(profile: str) -> int:
         tell(f"the run ended: {outcome.verdict}; {' '.join(outcome.reasons)}")
         if outcome.verdict != "deployed":
             kept = PROJECT_ROOT / "output" / "e2e-kfp.log"
+            kept.parent.mkdir(exist_ok=True)
             shutil.copy(folder / "kfp.log", kept)
             print(f"e2e: {kept} has what the steps printed.", file=sys.stderr)
             return outcome.exit_code
-        tell(ask_predictor(context, config, label, given))
+        tell(ask_predictor(context, config, cluster))
     if podman("ps", "--all", "--quiet", "--filter", f"label=mistere.e2e={label}"):
         raise MistereError("a container was left behind.")
+    codes = [ended.exit_code for ended in PredictorPod.ended]
+    if not codes or any(codes):
+        raise MistereError(f"the predictor's pods did not end with exit code 0 after SIGTERM, but with {codes}.")
     sizes = {role: int(podman("image", "inspect", "--format", "{{.Size}}", image(role))) / 1e6 for role in ROLES}
     tell(f"done; images: {', '.join(f'{role} {size:.0f} MB' for role, size in sizes.items())}")
     return int(ExitCode.DEPLOYED)

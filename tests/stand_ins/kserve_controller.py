@@ -18,6 +18,19 @@ from mistere.serving import protocol
 from tests.stand_ins.kubernetes_api import KubernetesApi
 
 NAMESPACE = "mistere"
+_EXTENSION = {
+    "annotations",
+    "canaryTrafficPercent",
+    "containerConcurrency",
+    "deploymentStrategy",
+    "labels",
+    "maxReplicas",
+    "minReplicas",
+    "scaleMetric",
+    "scaleTarget",
+    "timeout",
+}
+"""Fields of a predictor that are KServe's; all others are those of a pod (``ComponentExtensionSpec`` and ``PodSpec``, KServe 0.20)."""
 SERVICE = "serving.kserve.io/inferenceservice"
 _addresses = itertools.count(1)
 
@@ -244,7 +257,7 @@ def _template(service: dict[str, Any]) -> dict[str, Any]:
     annotations = {**metadata.get("annotations", {}), **predictor.get("annotations", {})}
     return {
         "metadata": {"labels": labels, "annotations": annotations},
-        "spec": {"containers": predictor["containers"], "volumes": predictor.get("volumes", [])},
+        "spec": {name: value for name, value in predictor.items() if name not in _EXTENSION},
     }
 
 
