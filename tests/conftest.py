@@ -27,18 +27,23 @@ KIND_OF_DIRECTORY = {
 TRAINING_MODULES = {
     "test_ablation",
     "test_causal_context",
+    "test_comparison",
+    "test_corruptions",
     "test_embedding_shards",
     "test_encoders",
     "test_fine_tuning",
     "test_imported_embeddings",
     "test_missing_modality",
     "test_moe",
+    "test_package",
     "test_published_design",
     "test_random_damage",
+    "test_report_run",
     "test_train_command",
     "test_tuning",
+    "test_validate_data",
 }
-"""Modules of ``tests/unit`` that run or train models."""
+"""Modules of ``tests/unit`` that train models, or run models or whole stages."""
 
 
 def pytest_configure() -> None:

@@ -106,7 +106,8 @@ def test_a_table_without_labels_is_rejected(tmp_path: Path) -> None:
     assert rejected.code == 4 and "lacks the column 'label'" in rejected.text
 
 
-@pytest.mark.parametrize("harm", [pytest.param("missing", marks=pytest.mark.long), "corrupt"])
+@pytest.mark.long
+@pytest.mark.parametrize("harm", ["missing", "corrupt"])
 def test_a_dvc_object_that_is_not_whole_is_named(harm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_dataset(tmp_path / "tones")
     monkeypatch.setenv("MISTERE_CACHE", str(tmp_path / "cache"))

@@ -352,6 +352,7 @@ def test_changes_are_reported(project: Project, tmp_path: Path, monkeypatch: pyt
     assert train.minutes.after == pytest.approx((35 * 0.8 + 2) / 60, abs=0.01)
 
 
+@pytest.mark.long
 def test_the_command_compares_and_runs_on_a_revision(project: Project, tmp_path: Path) -> None:
     there = f"{project.folder}/data.dvc"
     done = mistere("data", "diff", f"{there}@v1", f"{there}@v2")
@@ -371,6 +372,7 @@ def test_a_run_on_an_earlier_revision(project: Project, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.long
 def test_the_remotes_own_endpoint_comes_along(project: Project, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pinned = pin(f"{project.folder}/data.dvc", "")
     assert pinned.endpoint == server

@@ -174,6 +174,7 @@ def fill_bucket(bucket: str, root: Path) -> None:
         server.stop()
 
 
+@pytest.mark.long
 def test_the_server_is_not_ready_until_the_store_is_reachable(
     bundle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,7 +105,7 @@ def _handler(
                     self.wfile.write(f"{len(line):x}\r\n".encode() + line + b"\r\n")
                     self.wfile.flush()
                 self.wfile.write(b"0\r\n\r\n")
-            except (BrokenPipeError, ConnectionResetError):
+            except OSError:  # the client has closed the connection, in TLS without saying so
                 self.close_connection = True
 
         def log_message(self, *_: Any) -> None:

@@ -82,7 +82,7 @@ mutations = given(st.tuples(row_changes, byte_changes, type_changes, st.booleans
 SLOW = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 
 
-@settings(max_examples=4, derandomize=True, **SLOW)
+@settings(max_examples=2, derandomize=True, **SLOW)
 @mutations
 def test_validation_handles_random_damage(mutation: tuple[Any, ...]) -> None:
     validate_mutated(*mutation)

@@ -45,6 +45,7 @@ def utterances(directory: Path, split: Split) -> list[Utterance]:
     return list(read_utterances(shards_of(directory.iterdir(), split)))
 
 
+@pytest.mark.long
 @needs_synthesizer
 def test_same_seed_gives_the_same_bytes(sample: tuple[Path, dict[Split, int], object], tmp_path: Path) -> None:
     directory, counts, _ = sample

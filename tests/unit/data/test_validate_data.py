@@ -537,6 +537,7 @@ print(json.dumps(report))
 """
 
 
+@pytest.mark.long
 def test_new_expectation_file_is_discovered_and_invalidates_validation_only(tmp_path: Path) -> None:
     copy_code(tmp_path)
     write_dataset(tmp_path / "data", INFO, clean())

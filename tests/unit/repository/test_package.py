@@ -121,6 +121,7 @@ def test_train_and_data_check_work_elsewhere(installed: Installed, tmp_path: Pat
     assert (installed.elsewhere / "output" / "check").is_dir()
 
 
+@pytest.mark.long
 def test_serve_and_predict_work_elsewhere_beside_decoys(installed: Installed, tmp_path: Path) -> None:
     for name in ("components", "pipelines", "mistere"):
         (installed.elsewhere / name).mkdir()
