@@ -236,17 +236,11 @@ def _find_or_run(
         record.status = "reused"
     else:
         step = Step(record.task, key, context, store, progress, Checkpoints(store, stage.name, key))
-        opened: dict[str, ArtifactHandle[Any] | list[ArtifactHandle[Any]]] = {}
-        for name, paths in inputs.items():
-            kind = stage.inputs[name]
-            if isinstance(paths, str):
-                opened[name] = open_artifact(store, kind, digests[name])
-            else:
-                opened[name] = [open_artifact(store, kind, digests[f"{name}.{i}"]) for i in range(len(paths))]
         made_by = MadeBy(
             stage=record.task, key=key, code=code, run=_identity(context), config=config.model_dump(mode="json")
         )
         with progress.storing():
+            opened = _open_inputs(stage, store, inputs, digests)
             result = _run(stage, step, config, opened, external_inputs, modality, shard, made_by, digests, record)
         manifests, values = dict(result.manifests), dict(result.values)
         if stage.cached:
@@ -259,6 +253,20 @@ def _find_or_run(
     for name, path in outputs.items():
         _write_reference(manifests[name], Path(path))
     return values
+
+
+def _open_inputs(
+    stage: Stage, store: ObjectStore, inputs: Mapping[str, str | Sequence[str]], digests: Mapping[str, str]
+) -> dict[str, ArtifactHandle[Any] | list[ArtifactHandle[Any]]]:
+    """Open the input artifacts; those of a remote store are downloaded, which may take minutes."""
+    opened: dict[str, ArtifactHandle[Any] | list[ArtifactHandle[Any]]] = {}
+    for name, paths in inputs.items():
+        kind = stage.inputs[name]
+        if isinstance(paths, str):
+            opened[name] = open_artifact(store, kind, digests[name])
+        else:
+            opened[name] = [open_artifact(store, kind, digests[f"{name}.{i}"]) for i in range(len(paths))]
+    return opened
 
 
 def _keep_reports(stage: Stage, context: RunContext, store: ObjectStore, manifests: Mapping[str, Manifest]) -> None:
