@@ -16,73 +16,29 @@ from pipelines.cli.commands.doctor import doctor
 from pipelines.cli.doctor.groups import (
     clock,
     cluster,
-    credentials,
     dataset,
     images,
     kubeflow,
     local_machine,
-    nodes,
     serving,
     storage,
     tracking,
 )
-from pipelines.cli.doctor.plan import Plan, make_plan
-from pipelines.cli.doctor.result import Check, CheckGroup, CheckResult, run_group
+from pipelines.cli.doctor.result import Check, CheckGroup, CheckResult
+from tests.cluster.doctor_checks import (  # noqa: F401 - fixtures
+    cluster_results,
+    ignore_this_machine,
+    plan,
+    results_of,
+    serve_kubernetes_api,
+    serve_pipelines_api,
+    troubles,
+)
 from tests.cluster.mounted_pod import json_web_token
 from tests.stand_ins.doctor_cluster import KubernetesApi, PipelinesApi
 from tests.stand_ins.doctor_registry import Registry, TroubledS3
 from tests.stand_ins.http_server import HttpServer, Reply, running
 from tests.unit.conftest import free_port, s3_endpoint, s3_store  # noqa: F401 - fixtures
-
-ON_CLUSTER = (credentials, serving, nodes, images)
-
-
-@pytest.fixture(autouse=True)
-def _nothing_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Ignore addresses and credentials of the local machine."""
-    names = (
-        "KFP_ENDPOINT",
-        "KFP_TOKEN",
-        "MISTERE_STORE",
-        "MLFLOW_TRACKING_URI",
-        "AWS_ENDPOINT_URL",
-        "KUBERNETES_SERVICE_HOST",
-    )
-    for name in names:
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "no-kubeconfig"))
-    monkeypatch.setenv("HOME", str(tmp_path))
-
-
-@pytest.fixture
-def pipelines_api() -> Iterator[PipelinesApi]:
-    with running(PipelinesApi()) as server:
-        yield server
-
-
-@pytest.fixture
-def kubernetes_api(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[KubernetesApi]:
-    with running(KubernetesApi()) as server:
-        (tmp_path / "kubeconfig").write_text(server.kubeconfig())
-        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
-        yield server
-
-
-def plan(profile: str = "sample", *settings: str, host: str = "", store: str = "", tracking: str = "") -> Plan:
-    return make_plan(profile, settings, host or None, store or None, tracking or None)
-
-
-def results_of(*groups: CheckGroup) -> dict[str, CheckResult]:
-    results = {name: result for group in groups for name, result in run_group(group)}
-    for result in results.values():
-        assert result.sentence.endswith(".") and "\n" not in result.sentence, result
-        assert "Traceback" not in result.sentence and "hush-hush" not in result.sentence
-    return results
-
-
-def troubles(results: dict[str, CheckResult]) -> dict[str, CheckResult]:
-    return {name: result for name, result in results.items() if result.status != "ok"}
-
 
 # Kubeflow Pipelines
 
@@ -216,11 +172,6 @@ def test_unresponsive_hosts_are_reported(pipelines_api: PipelinesApi, monkeypatc
 
 
 # Kubernetes
-
-
-def cluster_results(*settings: str, profile: str = "sample") -> dict[str, CheckResult]:
-    connection = cluster.Cluster(plan(profile, *settings))
-    return results_of(cluster.group(connection), *(module.group(connection) for module in ON_CLUSTER))
 
 
 @pytest.mark.parametrize("profile", ["sample", "gpu", "paper"])
@@ -430,11 +381,11 @@ CLUSTER_TROUBLE: dict[str, tuple[Callable[[KubernetesApi], Any], tuple[str, ...]
         "may not list nodes",
     ),
     "a quota that is exceeded": (
-        put("/resourcequotas", quota(limits_memory="4Gi")),
-        (),
+        put("/resourcequotas", quota(limits_memory="1Gi")),
+        ("cluster.steps.finetune_encoder-speech.memory=6Gi",),
         "quotas",
         "failed",
-        "finetune_encoder-speech asks for 6Gi of limits.memory, and the quota team allows 4Gi",
+        "finetune_encoder-speech asks for 6Gi of limits.memory, and the quota team allows 1Gi",
     ),
     "a quota of GPUs": (
         put(
@@ -449,12 +400,12 @@ CLUSTER_TROUBLE: dict[str, tuple[Callable[[KubernetesApi], Any], tuple[str, ...]
     "a quota that others use up": (
         put(
             "/resourcequotas",
-            [{"metadata": {"name": "team"}, "spec": {}, "status": {"hard": {"cpu": "8"}, "used": {"cpu": "7500m"}}}],
+            [{"metadata": {"name": "team"}, "spec": {}, "status": {"hard": {"cpu": "8"}, "used": {"cpu": "7950m"}}}],
         ),
         (),
         "quotas",
         "note",
-        "will wait: 7500m of 8 cpu",
+        "will wait: 7950m of 8 cpu",
     ),
     "a limit range that is too low": (
         put(

@@ -1,6 +1,6 @@
-"""The cluster that ``mistere doctor`` asks, as real HTTP servers: Kubeflow Pipelines, and Kubernetes with what runs on it.
+"""The cluster that ``mistere doctor`` checks, as real HTTP servers: Kubeflow Pipelines, and Kubernetes with what runs on it.
 
-They answer in the shapes of the real ones (errors too) and only to what doctor asks; a test spoils what it wants to see told.
+They answer in the form of the real ones, errors too, and only the requests of doctor; a test breaks what it expects a message on.
 """
 
 from __future__ import annotations
@@ -8,17 +8,73 @@ from __future__ import annotations
 import base64
 import json
 import re
+import time
+from collections import Counter
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import yaml
+
+from mistere.common.paths import PROJECT_ROOT
 from mistere.kubernetes.images import image
 from tests.stand_ins.http_server import HttpServer, Reply
 
 NAMESPACE = "mistere"
+MANIFESTS = PROJECT_ROOT / "manifests"
+AGENT = "TTL_SECONDS_AFTER_WORKFLOW_FINISH"
+
+
+def workflow_settings(retry: dict[str, str]) -> dict[str, Any]:
+    """KFP 2.17's ``workflow-controller-configmap``, with another retry strategy; as stock it holds an hour after each end."""
+    hour = dict.fromkeys(("secondsAfterCompletion", "secondsAfterSuccess", "secondsAfterFailure"), 3600)
+    spec = {"ttlStrategy": hour, "templateDefaults": {"retryStrategy": retry}}
+    executor = "imagePullPolicy: IfNotPresent\n"
+    return {
+        "metadata": {"name": "workflow-controller-configmap"},
+        "data": {"executor": executor, "workflowDefaults": yaml.safe_dump({"spec": spec})},
+    }
+
+
+def persistence_agent(seconds: str) -> dict[str, Any]:
+    """KFP's persistence agent, whose Deployment sets this variable to 86400 as stock (base/pipeline/ of KFP's manifests)."""
+    container = {"name": "ml-pipeline-persistenceagent", "env": [{"name": AGENT, "value": seconds}]}
+    return {"metadata": {"name": container["name"]}, "spec": {"template": {"spec": {"containers": [container]}}}}
+
+
+def api_endpoints(address: str, port: int) -> dict[str, Any]:
+    """The EndpointSlice of the Service ``kubernetes``, which the API server keeps under this name (Kubernetes 1.36)."""
+    return {
+        "metadata": {"name": "kubernetes", "labels": {"kubernetes.io/service-name": "kubernetes"}},
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": [address], "conditions": {"ready": True}}],
+        "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
+    }
+
+
+def running_pod(node: str, cpu: str, memory: str, **more: Any) -> dict[str, Any]:
+    """A pod on a node; ``owner`` is the kind of its owner, ``phase`` its phase."""
+    container = {"name": "main", "resources": {"requests": {"cpu": cpu, "memory": memory}}}
+    owner = {"apiVersion": "v1", "kind": more.get("owner", "ReplicaSet"), "name": "o", "uid": "u"}
+    return {
+        "metadata": {"name": "p", "namespace": "default", "ownerReferences": [owner]},
+        "spec": {"nodeName": node, "containers": [container]},
+        "status": {"phase": more.get("phase", "Running")},
+    }
+
+
+def base_policies(*components: str) -> list[dict[str, Any]]:
+    """The NetworkPolicies of the manifests' base, and those of components."""
+    files = [MANIFESTS / "base", *(MANIFESTS / "components" / name for name in components)]
+    return [
+        policy
+        for folder in files
+        for file in folder.glob("network-polic*.yaml")
+        for policy in yaml.safe_load_all(file.read_text(encoding="utf-8"))
+    ]
 
 
 class PipelinesApi(HttpServer):
-    """Kubeflow Pipelines, v2beta1, for several users; its errors are grpc-gateway's."""
+    """Kubeflow Pipelines, v2beta1, multi-user; errors have the form of grpc-gateway; the first ``slow`` answers of each path come late."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,6 +85,8 @@ class PipelinesApi(HttpServer):
         self.pipelines = [{"pipeline_id": "p1", "display_name": "mistere-retraining", "name": "mistere-retraining"}]
         self.schedules: list[dict[str, Any]] = []
         self.page = 2
+        self.slow = 0
+        self.seen: Counter[str] = Counter()
 
     def schedule(self, name: str, version: str) -> None:
         reference = {"pipeline_id": "p1", "pipeline_version_id": version}
@@ -38,6 +96,9 @@ class PipelinesApi(HttpServer):
 
     def answer(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Reply:
         parts = urlsplit(path)
+        self.seen[parts.path] += 1
+        if self.seen[parts.path] <= self.slow:
+            time.sleep(0.4)
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
         if self.token and headers.get("authorization") != f"Bearer {self.token}":
             return self._refused(401, 16, "Request header error: there is no user identity header.")
@@ -125,6 +186,14 @@ class KubernetesApi(HttpServer):
                 _node("cpu-1", {}, [], {"cpu": "15500m", "memory": "64Gi"}),
                 _node("gpu-1", {"pool": "gpu"}, [taint], {"cpu": "31", "memory": "240Gi", "nvidia.com/gpu": "4"}),
             ],
+            f"{core}/pods": [],
+            f"/apis/networking.k8s.io/v1/namespaces/{NAMESPACE}/networkpolicies": base_policies(),
+            "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes": api_endpoints("10.0.0.5", 6443),
+            # With the patch of the manifests, and an agent that keeps workflows as long as cluster.run_ttl.
+            f"{core}/namespaces/kubeflow/configmaps/workflow-controller-configmap": yaml.safe_load(
+                (MANIFESTS / "kubeflow-pipelines" / "workflow-defaults.yaml").read_text(encoding="utf-8")
+            ),
+            f"{apps}/namespaces/kubeflow/deployments/ml-pipeline-persistenceagent": persistence_agent("604800"),
             "/apis/serving.kserve.io/v1beta1": self.resources("inferenceservices"),
             "/apis/trainer.kubeflow.org/v1alpha1": self.resources("trainjobs"),
             f"{apps}/namespaces/kserve/deployments/kserve-controller-manager": {
@@ -182,6 +251,7 @@ class KubernetesApi(HttpServer):
         )
 
     def answer(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Reply:
+        query = parse_qs(urlsplit(path).query)
         path = urlsplit(path).path.rstrip("/")
         if headers.get("authorization") != f"Bearer {self.token}":
             return self._status(401, "Unauthorized", "Unauthorized")
@@ -194,8 +264,15 @@ class KubernetesApi(HttpServer):
             return Reply(201, {**review, "status": {"allowed": verb not in self.denied_verbs}})
         if path not in self.objects:
             return self._status(404, "NotFound", f"{path} not found")
-        found = self.objects[path]
-        return Reply(200, {"kind": "List", "metadata": {}, "items": found} if isinstance(found, list) else found)
+        value = self.objects[path]
+        if not isinstance(value, list):
+            return Reply(200, value)
+        for term in query.get("fieldSelector", [""])[0].split(","):
+            if term:  # the only selector that doctor uses: kube-apiserver knows status.phase of pods
+                field, phase = term.split("!=")
+                assert field == "status.phase"
+                value = [one for one in value if one["status"]["phase"] != phase]
+        return Reply(200, {"kind": "List", "metadata": {}, "items": value})
 
     @staticmethod
     def _status(code: int, reason: str, message: str) -> Reply:

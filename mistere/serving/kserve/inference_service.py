@@ -18,6 +18,8 @@ from mistere.serving import protocol
 
 SERVICE_ACCOUNT: Final = "mistere-predictor"
 """The service account, whose identity can read the store if no secret is configured."""
+POD_LABELS: Final = {"app.kubernetes.io/name": "mistere-predictor", "app.kubernetes.io/part-of": "mistere"}
+"""Labels of the service and of its pods."""
 BUNDLE_LABEL: Final = "mistere/bundle"
 REVISION_LABEL: Final = "mistere/revision"
 """A label on every pod with a digest of the pod's specification, which selects the pods of one revision."""
@@ -118,7 +120,7 @@ def inference_service(
     if not digest or bundle_location.rstrip("/").rpartition("/")[2] != digest:
         raise UsageError(f"{bundle_location} does not end with the bundle's digest {digest[:12]}.")
     knative = config.mode == "knative"
-    labels = {"app.kubernetes.io/name": "mistere-predictor", "app.kubernetes.io/part-of": "mistere"}
+    labels = dict(POD_LABELS)
     predictor: dict[str, Any] = {
         "minReplicas": config.min_replicas,
         "maxReplicas": config.max_replicas,

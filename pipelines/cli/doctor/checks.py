@@ -12,10 +12,12 @@ from pipelines.cli.doctor.groups import (
     images,
     kubeflow,
     local_machine,
+    network,
     nodes,
     serving,
     storage,
     tracking,
+    workflows,
 )
 from pipelines.cli.doctor.plan import Plan
 from pipelines.cli.doctor.result import CheckResult, run_group
@@ -31,7 +33,7 @@ def run_checks(plan: Plan) -> Iterator[tuple[str, Iterator[tuple[str, CheckResul
     results = list(run_group(group))
     yield group.name, iter(results)
     if results[0][1].status == "ok":
-        for on_cluster in (credentials, serving, nodes, images):
+        for on_cluster in (credentials, workflows, network, serving, nodes, images):
             group = on_cluster.group(connection)
             yield group.name, run_group(group)
     group = clock.group(plan.clock)

@@ -54,6 +54,14 @@ class Plan:
                 )
                 yield PlannedPods(f"a node of the {modality} encoder", f"{modality}.nodes", pod, config.num_nodes)
 
+    def predictors(self) -> Iterator[PlannedPods]:
+        """The pod that serves the model, if the run deploys it to the cluster."""
+        deployment = self.config.deployment
+        if deployment.mode != "local":
+            fields = ("cpu", "cpu_limit", "memory", "gpus", "gpu_type", "node_selector", "tolerations")
+            pod = StepSettings.model_validate({name: getattr(deployment, name) for name in fields})
+            yield PlannedPods("the predictor", "deployment", pod)
+
     def steps(self) -> Iterator[tuple[str, StepSettings]]:
         """The settings of each step's pod, by its name in ``cluster.steps``."""
         for stage, info in stages().items():
@@ -69,7 +77,7 @@ class PlannedPods:
     """Pods of one kind that a run starts.
 
     Attributes:
-        name: the step, or the nodes of a section's TrainJob.
+        name: the step, the nodes of a section's TrainJob, or the predictor.
         setting: where the configuration sets them.
         pod: what each requests.
         count: how many run at the same time.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -16,6 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from mistere.common.urls import redact_url
 from mistere.runs.outcome import EXIT_HANDLER, Estimate, Outcome, ordered_tasks
 from mistere.serving.example_dialogue import DIALOGUE
 
@@ -151,11 +153,18 @@ def summary(outcome: Outcome, output: Path | None, log: Path | str) -> None:
     if outcome.bundle:
         console.print(f"bundle   {outcome.bundle}", markup=False)
     if outcome.mlflow:
-        console.print(f"registry mlflow ui --backend-store-uri {outcome.mlflow}", markup=False)
+        console.print(f"registry {_registry(outcome.mlflow)}", markup=False)
     console.print(f"log      {log}", markup=False)
     if outcome.verdict == "deployed":
         console.print(f"\nserve it {command} serve{served}", markup=False)
         console.print(f"ask it   {command} predict --dialogue {_dialogue(outcome)}", markup=False)
+
+
+def _registry(uri: str) -> str:
+    """The page of an MLflow server, or the command that serves a database's: a server is no backend store."""
+    if uri.startswith(("http://", "https://")):
+        return redact_url(uri)
+    return f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
 
 
 def _interval(estimate: Estimate, form: str = ".3f") -> str:

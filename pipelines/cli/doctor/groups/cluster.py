@@ -11,6 +11,7 @@ from mistere.common.errors import MistereError
 from mistere.kubernetes.api import KubernetesApi, KubernetesError, connect, is_configured
 from mistere.serving.kserve.inference_service import SERVICE_ACCOUNT
 from pipelines.cli.doctor import http_probe
+from pipelines.cli.doctor.node_usage import UNFINISHED
 from pipelines.cli.doctor.plan import Plan
 from pipelines.cli.doctor.result import Check, CheckGroup, CheckResult, SkippedError, failed, ok
 
@@ -22,7 +23,7 @@ class AbsentError(MistereError):
 
 
 class Cluster:
-    """The cluster of the kubeconfig, or the one that this pod runs in; requests are short and never retried."""
+    """The cluster of the kubeconfig, or the one that this pod runs in; requests are never retried."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -61,9 +62,17 @@ class Cluster:
             raise AbsentError(f"{path} does not exist.")
         return value
 
-    def list_objects(self, path: str, action: str) -> list[dict[str, Any]]:
-        """List a collection; arguments and errors as for :meth:`get`."""
-        return self._request(lambda: self.api.list(path)[0], action)
+    def list_objects(self, path: str, action: str, fields: str = "") -> list[dict[str, Any]]:
+        """List a collection, or those objects that a field selector selects; other arguments and errors as for :meth:`get`."""
+        return self._request(lambda: self.api.list(path, fields=fields)[0], action)
+
+    def serves(self, group: str, version: str, plural: str) -> bool:
+        """Whether the API serves a custom resource; discovery requires no permission."""
+        try:
+            served = self.get(f"/apis/{group}/{version}", f"discover {group}")
+        except AbsentError:
+            return False
+        return any(resource["name"] == plural for resource in served.get("resources", []))
 
     def _request(self, request: Callable[[], _Value], action: str) -> _Value:
         try:
@@ -87,6 +96,15 @@ class Cluster:
         if not ready:
             raise SkippedError(f"none of the {len(nodes)} nodes is ready, so their size is unknown.")
         return ready
+
+    @cached_property
+    def unfinished_pods(self) -> list[dict[str, Any]]:
+        """The pods of all namespaces that have not finished.
+
+        Raises:
+            SkippedError: the credentials may not list them.
+        """
+        return self.list_objects("/api/v1/pods", "list the pods of all namespaces", UNFINISHED)
 
     def reached(self) -> CheckResult:
         """Whether the API answers, and in which version."""

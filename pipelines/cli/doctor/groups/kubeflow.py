@@ -22,7 +22,7 @@ PIPELINE: Final = "mistere-retraining"
 
 
 class KubeflowPipelines:
-    """The checks of one Kubeflow Pipelines server; requests are short and never retried."""
+    """The checks of one Kubeflow Pipelines server, with the time limits and retries of ``mistere submit``."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -44,7 +44,9 @@ class KubeflowPipelines:
             raise MistereError("the host of Kubeflow Pipelines is not a URL: write it as https://… or http://….")
         headers = {"Authorization": f"Bearer {self._token.value}"} if self._token else {}
         url = f"{self._plan.host}/apis/v2beta1/healthz"
-        answer = http_probe.probe(url, "Kubeflow Pipelines", self._plan.clock, headers)
+        answer = http_probe.probe(
+            url, "Kubeflow Pipelines", self._plan.clock, headers, retry_delays=http_probe.RETRY_DELAYS
+        )
         if answer.status >= 500:
             return failed(
                 f"Kubeflow Pipelines at {self.address} answers with a server error ({answer.status}): check the pods of ml-pipeline "
@@ -118,14 +120,7 @@ class KubeflowPipelines:
     def _client(self) -> Pipelines:
         namespace = self._plan.config.cluster.namespace if self._multi_user else ""
         # The clock has a check of its own, and must not fail the others.
-        return Pipelines(
-            self._plan.host,
-            namespace,
-            timeout=http_probe.TIMEOUT_SECONDS,
-            retries=0,
-            clock_tolerance=math.inf,
-            outage=0.0,
-        )
+        return Pipelines(self._plan.host, namespace, clock_tolerance=math.inf, outage=0.0)
 
     @contextmanager
     def _token_errors(self) -> Iterator[None]:

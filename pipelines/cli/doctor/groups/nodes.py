@@ -1,18 +1,26 @@
-"""Capacity for the steps: nodes with enough CPU, memory and GPUs, and quotas and limits that admit each pod."""
+"""Capacity for the run: nodes with enough free CPU, memory and GPUs, and quotas and limits that admit each pod.
+
+The scheduler compares a pod's requests with what a node can allocate less the requests of the pods there, whatever they use.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
 from mistere.config.base import Toleration
 from mistere.config.cluster import StepSettings
 from pipelines.cli.doctor.groups.cluster import Cluster
-from pipelines.cli.doctor.result import Check, CheckGroup, CheckResult, failed, note, ok
+from pipelines.cli.doctor.node_usage import Amounts, is_lasting, usage_by_node
+from pipelines.cli.doctor.node_usage import quantity as _number
+from pipelines.cli.doctor.plan import PlannedPods
+from pipelines.cli.doctor.result import Check, CheckGroup, CheckResult, SkippedError, failed, note, ok
 
 Node = dict[str, Any]
 
+_GIB = 2**30
 _BLOCKING = frozenset({"NoSchedule", "NoExecute"})
 
 
@@ -29,52 +37,85 @@ def group(cluster: Cluster) -> CheckGroup:
     )
 
 
-def _number(quantity: str | int | None) -> Decimal:
-    """The value of a Kubernetes quantity, in units or bytes."""
-    from kubernetes.utils import parse_quantity
+@dataclass(frozen=True)
+class _Requested:
+    """What other pods request on each node, by the node's name.
 
-    return Decimal(parse_quantity(quantity or 0))
+    Attributes:
+        lasting: pods that run until they are deleted.
+        all: also those of workflows and jobs, which end by themselves.
+        known: whether the pods could be listed.
+    """
+
+    lasting: Mapping[str, Amounts]
+    all: Mapping[str, Amounts]
+    known: bool = True
+
+
+def _requested(cluster: Cluster) -> _Requested:
+    try:
+        pods = cluster.unfinished_pods
+    except SkippedError:
+        return _Requested({}, {}, known=False)
+    return _Requested(usage_by_node(pod for pod in pods if is_lasting(pod)), usage_by_node(pods))
+
+
+def _planned(cluster: Cluster, *, gpus: bool) -> list[PlannedPods]:
+    """The pods of steps, training nodes and predictor that request GPUs, or those that do not."""
+    plan = cluster.plan
+    return [pods for pods in (*plan.pods(), *plan.predictors()) if bool(pods.pod.gpus) is gpus]
 
 
 def _gpus(cluster: Cluster) -> CheckResult:
     plan = cluster.plan
-    asking = [pods for pods in plan.pods() if pods.pod.gpus]
+    asking = _planned(cluster, gpus=True)
     if not asking:
         return ok(f"the profile {plan.profile} asks for none.")
     ready = cluster.nodes
     for pods in asking:
         kind = pods.pod.gpu_type
-        with_gpus = [node for node in ready if _number(_allocatable(node).get(kind))]
-        if not with_gpus:
+        if not any(_number(_allocatable(node).get(kind)) for node in ready):
             names = ", ".join(other.name for other in asking if other.pod.gpu_type == kind)
             return failed(
                 f"no node has any {kind}, and the profile {plan.profile} asks for them in {names}: add GPU nodes with their "
                 "device plugin (an autoscaled pool of zero nodes does not count), or choose a profile for CPUs."
             )
-        refusals = [_refusal(node, pods.pod) for node in with_gpus]
-        if all(refusals):
-            return failed(f"{pods.name} fits on no node ({refusals[0]}): change {pods.setting}, or add such a node.")
-    return ok(f"{', '.join(pods.name for pods in asking)} fit.")
+    return _compare(cluster, asking) or ok(f"{', '.join(pods.name for pods in asking)} fit.")
 
 
 def _fits(cluster: Cluster) -> CheckResult:
     """Whether each pod without GPUs fits on a node."""
-    without_gpus = [pods for pods in cluster.plan.pods() if not pods.pod.gpus]
-    ready = cluster.nodes
-    for pods in without_gpus:
-        refusals = [_refusal(node, pods.pod) for node in ready]
+    planned = _planned(cluster, gpus=False)
+    if trouble := _compare(cluster, planned):
+        return trouble
+    largest = max(planned, key=lambda pods: (_number(pods.pod.memory), _number(pods.pod.cpu)))
+    beside = (
+        "" if _requested(cluster).known else " an empty node; what runs there is unknown, since pods may not be listed"
+    )
+    return ok(f"{largest.name} ({largest.pod.cpu} CPUs, {largest.pod.memory}) and all smaller ones fit{beside}.")
+
+
+def _compare(cluster: Cluster, planned: Iterable[PlannedPods]) -> CheckResult | None:
+    """A failure if pods fit on no node beside what stays there, a note if they have to wait; None if all fit now."""
+    ready, requested, waiting = cluster.nodes, _requested(cluster), None
+    for pods in planned:
+        kind = pods.pod.gpu_type if pods.pod.gpus else ""
+        candidates = [node for node in ready if not kind or _number(_allocatable(node).get(kind))]
+        refusals = [_refusal(node, pods.pod, requested.lasting) for node in candidates]
         if all(refusals):
             return failed(f"{pods.name} fits on no node ({refusals[0]}): change {pods.setting}, or add such a node.")
-    largest = max(without_gpus, key=lambda pods: _number(pods.pod.memory))
-    return ok(f"{largest.name} ({largest.pod.cpu} CPUs, {largest.pod.memory}) and all smaller ones fit.")
+        refusals = [_refusal(node, pods.pod, requested.all) for node in candidates]
+        if all(refusals):
+            waiting = waiting or note(f"{pods.name} will wait until running jobs end ({refusals[0]}).")
+    return waiting
 
 
 def _allocatable(node: Node) -> dict[str, Any]:
     return node.get("status", {}).get("allocatable") or {}
 
 
-def _refusal(node: Node, step: StepSettings) -> str:
-    """Why an empty node would not accept a step's pod; an empty text if it would."""
+def _refusal(node: Node, step: StepSettings, requested: Mapping[str, Amounts]) -> str:
+    """Why a node does not accept a step's pod beside the pods there; an empty text if it does."""
     name, labels, room = node["metadata"]["name"], node["metadata"].get("labels") or {}, _allocatable(node)
     if not step.node_selector.items() <= labels.items():
         return f"{name} lacks the labels of its node_selector"
@@ -83,9 +124,15 @@ def _refusal(node: Node, step: StepSettings) -> str:
             return f"{name} has the taint {taint['key']}, which it does not tolerate"
     wanted = {step.gpu_type: str(step.gpus)} if step.gpus else {}
     for resource, quantity in {**wanted, "cpu": step.cpu, "memory": step.memory}.items():
-        if _number(room.get(resource)) < _number(quantity):
-            return f"{name} has {room.get(resource, 0)} {resource}, it asks for {quantity}"
+        taken = requested.get(name, {}).get(resource, Decimal())
+        if _number(room.get(resource)) - taken < _number(quantity):
+            of_others = f", of which other pods request {_shown(resource, taken)}" if taken else ""
+            return f"{name} has {room.get(resource, 0)} {resource}{of_others}, it asks for {quantity}"
     return ""
+
+
+def _shown(resource: str, amount: Decimal) -> str:
+    return f"{amount / _GIB:.1f}Gi" if resource == "memory" else f"{amount.normalize():f}"
 
 
 def _tolerates(toleration: Toleration, taint: dict[str, Any]) -> bool:

@@ -25,17 +25,8 @@ def group(cluster: Cluster) -> CheckGroup:
     return CheckGroup("Serving and training", checks)
 
 
-def _serves(cluster: Cluster, group: str, version: str, plural: str) -> bool:
-    """Whether the API serves a custom resource; discovery requires no permission."""
-    try:
-        served = cluster.get(f"/apis/{group}/{version}", f"discover {group}")
-    except AbsentError:
-        return False
-    return any(resource["name"] == plural for resource in served.get("resources", []))
-
-
 def _kserve(cluster: Cluster) -> CheckResult:
-    if not _serves(cluster, "serving.kserve.io", "v1beta1", "inferenceservices"):
+    if not cluster.serves("serving.kserve.io", "v1beta1", "inferenceservices"):
         missing = "KServe is not installed (no inferenceservices.serving.kserve.io)"
         if cluster.mode in {"", "local"}:
             return note(f"{missing}, which deployment.mode=local does not need.")
@@ -74,7 +65,7 @@ def _mode(cluster: Cluster) -> CheckResult:
     except ValueError as error:
         raise MistereError(f"KServe's settings ({_NAMESPACE}/{_SETTINGS}) are not JSON: fix them.") from error
     mode = _MODES.get(str(default).lower(), "unknown")
-    if "knative" in {mode_setting, mode.lower()} and not _serves(cluster, "serving.knative.dev", "v1", "services"):
+    if "knative" in {mode_setting, mode.lower()} and not cluster.serves("serving.knative.dev", "v1", "services"):
         return failed(
             "the deployment uses Knative mode, and Knative Serving is not installed (no services.serving.knative.dev): install it, or set "
             "deployment.mode=standard."
@@ -92,7 +83,7 @@ def _multi_node_sections(cluster: Cluster) -> list[str]:
 
 def trainer(cluster: Cluster, sections: list[str]) -> CheckResult:
     """Whether Kubeflow Trainer is installed for the sections that train on several nodes."""
-    if not _serves(cluster, "trainer.kubeflow.org", "v1alpha1", "trainjobs"):
+    if not cluster.serves("trainer.kubeflow.org", "v1alpha1", "trainjobs"):
         settings = " and ".join(f"{name}.num_nodes" for name in sections)
         return failed(
             f"Kubeflow Trainer is not installed (no trainjobs.trainer.kubeflow.org), and {settings} ask for several nodes: install it, or "
