@@ -37,7 +37,7 @@ fi
 if [ "$image" = pipeline ]; then
     $python -c "import boto3, dvc.api, dvc_s3, great_expectations.expectations, httpx, jinja2, kfp.compiler, kubernetes.client
 import kfp.dsl.executor_main, kserve.protocol.grpc.grpc_predict_v2_pb2_grpc, kserve.protocol.infer_type
-import matplotlib.backends.backend_svg, mlflow.models, mlflow.tracking, pandas, pyarrow.compute, pyarrow.parquet
+import matplotlib.backends.backend_svg, mlflow.models, mlflow.tracking, model_signing.signing, model_signing.verifying, pandas, pyarrow.compute, pyarrow.parquet
 import rich.console, s3fs, scipy.optimize, scipy.signal, soundfile, sqlalchemy.exc, typer"
 else
     $python -m compileall -q -j 0 . >/dev/null || true  # some packages contain templates with the suffix .py

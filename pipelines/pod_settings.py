@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from mistere.artifacts.signing import SIGNING_KEY_VARIABLE
 from mistere.config.cluster import ClusterConfig, StepSettings
 from mistere.config.stages import stages
-from mistere.kubernetes.secret_keys import STORAGE_VARIABLES, TRACKING_KEYS, WEBHOOK_KEYS
+from mistere.kubernetes.image_registry import CREDENTIALS_VARIABLE
+from mistere.kubernetes.secret_keys import REGISTRY_FILE, SIGNING_FILE, STORAGE_VARIABLES, TRACKING_KEYS, WEBHOOK_KEYS
 from mistere.kubernetes.settings_keys import SETTINGS_KEYS, SETTINGS_MAP
 
 if TYPE_CHECKING:
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
 
 USER: Final = 10001
 """The user id of the images."""
+
+SECRET_FOLDER: Final = "/var/run/secrets/mistere"
+"""Folder of the secrets that are mounted as files."""
 
 _BACKOFF_SECONDS, _BACKOFF_FACTOR = 30, 2
 _LABELS: Final = {"app.kubernetes.io/part-of": "mistere", "app.kubernetes.io/component": "pipeline"}
@@ -98,7 +103,10 @@ def _retry_window(step: StepSettings) -> int:
 
 
 def _secrets(task: PipelineTask, cluster: ClusterConfig, stage: str) -> None:
-    """Refer to the secrets; keys that a secret lacks are left out of the pod's environment."""
+    """Refer to the secrets; keys that a secret lacks are left out of the pod's environment.
+
+    A named signing secret must exist: without it, the pod waits, and no bundle stays unsigned by mistake.
+    """
     from kfp import kubernetes
 
     secrets: list[tuple[str, dict[str, str]]] = [(cluster.storage_secret, STORAGE_VARIABLES)]
@@ -109,3 +117,11 @@ def _secrets(task: PipelineTask, cluster: ClusterConfig, stage: str) -> None:
     for name, variables in secrets:
         if name:
             kubernetes.use_secret_as_env(task, name, dict(variables), optional=True)
+    if "signing" in stages()[stage].secrets and cluster.signing_secret:
+        folder = f"{SECRET_FOLDER}/signing"
+        kubernetes.use_secret_as_volume(task, cluster.signing_secret, folder, optional=False)
+        task.set_env_variable(SIGNING_KEY_VARIABLE, f"{folder}/{SIGNING_FILE}")
+    if "registry" in stages()[stage].secrets and cluster.image_pull_secret:
+        folder = f"{SECRET_FOLDER}/registry"
+        kubernetes.use_secret_as_volume(task, cluster.image_pull_secret, folder, optional=True)
+        task.set_env_variable(CREDENTIALS_VARIABLE, f"{folder}/{REGISTRY_FILE}")

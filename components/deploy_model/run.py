@@ -14,6 +14,7 @@ import yaml
 
 from mistere.artifacts.io import ArtifactHandle, artifact_key
 from mistere.artifacts.manifests import EvaluationReport, ModelBundle
+from mistere.artifacts.signing import verify_bundle
 from mistere.common.errors import MistereError
 from mistere.common.urls import redact_url
 from mistere.config.deployment import DeploymentConfig
@@ -56,17 +57,20 @@ def run(
         champion_digest: digest of the champion that the release gate compared with, or ``none``.
 
     Raises:
+        ArtifactError: a key is configured, and the bundle or the predictor's image is not signed by it.
         MistereError: the smoke test failed, or another release moved the champion meanwhile; the champion is unchanged.
     """
     manifest = bundle.manifest
     location = step.store.location(artifact_key(ModelBundle.__name__, manifest.digest))
     check_support(config, step.store.uri)
+    verify_bundle(step.store, bundle, config.bundle_key)
     deployment = Deployment(
         service=config.service, bundle_location=location, bundle_digest=manifest.digest, model_version=model_version
     )
-    cluster = None
+    cluster, predictor = None, image("predictor")
     if config.mode != "local":
-        deployment = on_cluster(deployment, config, image("predictor"))
+        deployment = on_cluster(deployment, config, predictor)
+        predictor = deployment.image
         cluster = ClusterDeployment(connect(), deployment, step.progress)
     values = {
         "deployed": "true",
@@ -102,7 +106,7 @@ def run(
         raise MistereError(
             "the champion changed after the gate compared with it: run again to compare with the new one."
         )
-    service = inference_service(location, manifest.digest, config, image("predictor"))
+    service = inference_service(location, manifest.digest, config, predictor)
     step.store.write(
         f"runs/{step.run.run_id}/reports/inference_service.yaml", yaml.safe_dump(service, sort_keys=False).encode()
     )

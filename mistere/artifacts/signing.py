@@ -1,9 +1,9 @@
-"""Offline signatures of bundles by key, with sigstore's model signing (the optional package ``model-signing``).
+"""Offline signatures of bundles by key, with sigstore's model signing.
 
 A signature covers every file of a bundle except its manifest. ``bundle.json`` repeats the manifest's fields and is compared
 with them, so that the signature covers everything that decides an answer. The signature is stored at
-``signatures/ModelBundle/<digest>.sig``; ``model_signing verify key`` can check it. Environment variables name the paths of
-the keys, which are mounted as secrets.
+``signatures/ModelBundle/<digest>.sig``; ``model_signing verify key`` can check it. An environment variable names the path of
+the private key, which is mounted as a secret.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from mistere.artifacts.io import MANIFEST, ArtifactHandle
 from mistere.artifacts.manifests import ModelBundle
 from mistere.artifacts.object_store import MissingObjectError, ObjectStore
-from mistere.common.errors import ArtifactError, MistereError, UsageError
+from mistere.common.errors import ArtifactError, UsageError
+from mistere.common.public_keys import pem, read_public_keys
 
 if TYPE_CHECKING:
     from model_signing import hashing
@@ -28,7 +29,8 @@ AFFECTS_RESULTS = False
 SIGNING_KEY_VARIABLE = "MISTERE_SIGNING_KEY"
 """Path of a private key (PEM, elliptic curve) to sign bundles with when they are registered."""
 VERIFYING_KEY_VARIABLE = "MISTERE_VERIFYING_KEY"
-"""Path of a public key; a bundle without a valid signature is not opened."""
+"""A public key, as PEM text or as the path of a file; a bundle without a valid signature is not opened."""
+KEY_SETTING = "deployment.bundle_key"
 BUNDLE_FILE = "bundle.json"
 
 
@@ -48,12 +50,12 @@ def sign_bundle(store: ObjectStore, bundle: ArtifactHandle[ModelBundle]) -> bool
 
     Raises:
         UsageError: the key does not exist or is not a private key.
-        MistereError: the package ``model-signing`` is not installed.
     """
     key = os.environ.get(SIGNING_KEY_VARIABLE, "")
     if not key:
         return False
-    _require(key, SIGNING_KEY_VARIABLE)
+    if not Path(key).is_file():
+        raise UsageError(f"{SIGNING_KEY_VARIABLE}: there is no key at {key}.")
     from model_signing import signing
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -69,32 +71,51 @@ def sign_bundle(store: ObjectStore, bundle: ArtifactHandle[ModelBundle]) -> bool
     return True
 
 
-def verify_bundle(store: ObjectStore, bundle: ArtifactHandle[ModelBundle]) -> None:
-    """Check a bundle's signature if the environment names a key to check it with.
+def verify_bundle(store: ObjectStore, bundle: ArtifactHandle[ModelBundle], keys: str = "") -> None:
+    """Check a bundle's signature with each configured key: the setting's, and the environment's.
+
+    Args:
+        store: the store of the bundle and its signature.
+        bundle: the bundle.
+        keys: ``deployment.bundle_key``: public keys as PEM text, one of which must have signed the bundle; empty for none.
 
     Raises:
         ArtifactError: there is no signature, or it is not of these files by that key.
-        UsageError: the key does not exist.
-        MistereError: the package ``model-signing`` is not installed.
+        UsageError: a key cannot be read.
     """
-    key = os.environ.get(VERIFYING_KEY_VARIABLE, "")
-    if not key:
-        return
-    _require(key, VERIFYING_KEY_VARIABLE)
+    required = {KEY_SETTING: keys, VERIFYING_KEY_VARIABLE: os.environ.get(VERIFYING_KEY_VARIABLE, "")}
+    for where, text in required.items():
+        if text:
+            _verify(store, bundle, text, where)
+
+
+def _verify(store: ObjectStore, bundle: ArtifactHandle[ModelBundle], text: str, where: str) -> None:
+    trusted = read_public_keys(text, where)
     from model_signing import verifying
 
     name = f"ModelBundle {bundle.manifest.digest[:12]}"
     with tempfile.TemporaryDirectory() as scratch:
-        signature = Path(scratch) / "signature"
+        signature, file = Path(scratch) / "signature", Path(scratch) / "key.pub"
         try:
             store.download(signature_key(bundle.manifest.digest), signature)
         except MissingObjectError as error:
-            raise ArtifactError(f"{name} is not signed, and {VERIFYING_KEY_VARIABLE} requires a signature.") from error
-        try:
-            config = verifying.Config().use_elliptic_key_verifier(public_key=Path(key))
-            config.set_hashing_config(_hashing(bundle.path)).verify(bundle.path, signature)
-        except Exception as error:  # the library raises errors of several packages; anything but success is a refusal
-            raise ArtifactError(f"{name} has no valid signature by {key} ({_first_line(error)}).") from error
+            raise ArtifactError(
+                f"{name} is not signed, and {where} requires a signature: give the run that registers it the private key "
+                f"({SIGNING_KEY_VARIABLE}, or cluster.signing_secret on a cluster)."
+            ) from error
+        for number, key in enumerate(trusted, start=1):
+            file.write_bytes(pem(key))
+            try:
+                config = verifying.Config().use_elliptic_key_verifier(public_key=file)
+                config.set_hashing_config(_hashing(bundle.path)).verify(bundle.path, signature)
+                break
+            except (
+                Exception
+            ) as error:  # the library raises errors of several packages; anything but success is a refusal
+                if number == len(trusted):
+                    raise ArtifactError(
+                        f"{name} has no valid signature by the key of {where} ({_first_line(error)})."
+                    ) from error
     try:
         described = ModelBundle.model_validate_json(bundle.file(BUNDLE_FILE).read_bytes()).described()
     except (OSError, ValueError) as error:
@@ -109,15 +130,6 @@ def _hashing(path: Path) -> hashing.Config:
     from model_signing import hashing
 
     return hashing.Config().set_ignored_paths(paths=[path / MANIFEST], ignore_git_paths=False)
-
-
-def _require(key: str, variable: str) -> None:
-    if not Path(key).is_file():
-        raise UsageError(f"{variable}: there is no key at {key}.")
-    try:
-        import model_signing  # noqa: F401
-    except ImportError as error:
-        raise MistereError(f"{variable} needs the package model-signing: pip install 'mistere[signing]'.") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -56,7 +56,10 @@ class ClusterConfig(Section):
             ``AWS_ENDPOINT_URL`` and ``AWS_REGION``; empty if the service account's cloud identity opens the store.
         tracking_secret: secret with the keys ``MLFLOW_TRACKING_USERNAME``, ``MLFLOW_TRACKING_PASSWORD``, ``MLFLOW_TRACKING_TOKEN``.
         webhook_secret: secret with the key ``MISTERE_WEBHOOK_URL``, the webhook that is notified when a run ends.
-        image_pull_secret: secret for the registry of the images; empty for none.
+        signing_secret: secret whose key ``signing.key`` is the private key (PEM, elliptic curve) that signs each registered bundle;
+            ``register_model`` mounts it as a file. Empty for unsigned bundles.
+        image_pull_secret: secret for the registry of the images; empty for none. ``deploy_model`` also mounts it as a file, to read
+            the signature of the predictor's image.
         labels: of every pod.
         run_ttl: seconds after which the Kubernetes objects of a finished run are deleted.
         steps: settings by stage, or by ``STAGE-speech`` and ``STAGE-text``; omitted fields keep the stage's default.
@@ -72,6 +75,7 @@ class ClusterConfig(Section):
     storage_secret: str = Field(default="mistere-storage", pattern=r"^$|" + _NAME)
     tracking_secret: str = Field(default="mistere-tracking", pattern=r"^$|" + _NAME)
     webhook_secret: str = Field(default="mistere-webhook", pattern=r"^$|" + _NAME)
+    signing_secret: str = Field(default="", pattern=r"^$|" + _NAME)
     image_pull_secret: str = Field(default="", pattern=r"^$|" + _NAME)
     labels: dict[str, str] = Field(default_factory=dict)
     run_ttl: int = Field(default=7 * 86400, gt=0)

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
+from mistere.common.errors import UsageError
+from mistere.common.public_keys import parse_public_keys, pem
 from mistere.config.base import OBJECT_NAME, Quantity, Section, Toleration
 
 Mode = Literal["local", "standard", "knative"]
@@ -18,6 +20,16 @@ def _reject_secret(name: str) -> str:
     if _SECRET_LIKE.search(name):
         raise ValueError("this looks like a secret: put it into a Secret, and set storage_secret to its name")
     return name
+
+
+def _normalized_keys(text: str) -> str:
+    """Public keys in PEM's own form; what is none is refused before a run starts. A path is none: pods have other files."""
+    if not text:
+        return ""
+    try:
+        return "".join(pem(key).decode() for key in parse_public_keys(text, "it"))
+    except UsageError as error:
+        raise ValueError(str(error).removesuffix(".")) from error
 
 
 class DeploymentConfig(Section):
@@ -50,6 +62,10 @@ class DeploymentConfig(Section):
         image_pull_secret: secret for the image's registry; empty for none.
         cache: size limit of the pod's cache, which holds the model's files.
         env: additional environment of the pod; secrets belong into ``storage_secret``.
+        bundle_key: public keys (PEM text, one or several blocks); a bundle is deployed and served only if one of them signed it.
+            Empty for no check.
+        image_key: public keys (PEM text); the predictor's image is deployed, by its digest, only if one of them signed it with
+            cosign. Empty for no check; only for ``standard`` and ``knative``.
         ready_timeout: time limit until the predictor is ready, seconds.
         tolerance: largest allowed difference between the endpoint's and the offline probabilities.
         half_tolerance: the same if the offline vectors were computed in half precision.
@@ -76,6 +92,8 @@ class DeploymentConfig(Section):
     image_pull_secret: str = Field(default="", pattern=r"^$|" + OBJECT_NAME)
     cache: Quantity = "8Gi"
     env: dict[Annotated[str, AfterValidator(_reject_secret)], str] = Field(default_factory=dict)
+    bundle_key: Annotated[str, AfterValidator(_normalized_keys)] = ""
+    image_key: Annotated[str, AfterValidator(_normalized_keys)] = ""
     ready_timeout: float = Field(default=120.0, gt=0)
     tolerance: float = Field(default=1e-4, gt=0)
     half_tolerance: float = Field(default=0.02, gt=0)

@@ -92,7 +92,8 @@ def _explain(error: ValidationError, where: str, schema: type[Config]) -> UsageE
         return UsageError(
             f"{where}: unknown setting {'.'.join(location)!r}{did_you_mean(location[-1], owner.model_fields)}"
         )
-    return UsageError(f"{where}: {'.'.join(_named(location, schema))}: {first['msg']} (found {first['input']!r}).")
+    found = "a private key" if "PRIVATE KEY" in str(first["input"]) else repr(first["input"])
+    return UsageError(f"{where}: {'.'.join(_named(location, schema))}: {first['msg']} (found {found}).")
 
 
 def _named(location: list[str], schema: type[Config]) -> list[str]:

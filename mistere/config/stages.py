@@ -33,7 +33,8 @@ class StageInfo(Section):
         after: the stage that it follows in lists of stages; empty for the first.
         per_modality: whether the pipeline runs it once for each modality, as task ``STAGE-speech`` and ``STAGE-text``.
         exit_handler: whether it runs at the end of every run, whatever happened.
-        secrets: secrets that its pod needs besides the object store's.
+        secrets: secrets that its pod needs besides the object store's; ``signing`` and ``registry`` (the credentials of the images'
+            registry) are mounted as files, the others become environment variables.
         settings: whether its pod gets the ConfigMap that completes a run's parameters.
         pod: what its pod gets by default: fields of :class:`mistere.config.cluster.StepSettings`.
     """
@@ -42,7 +43,7 @@ class StageInfo(Section):
     after: str = ""
     per_modality: bool = False
     exit_handler: bool = False
-    secrets: tuple[Literal["tracking", "webhook"], ...] = ()
+    secrets: tuple[Literal["tracking", "webhook", "signing", "registry"], ...] = ()
     settings: bool = False
     pod: dict[str, Any] = Field(default_factory=dict)
 

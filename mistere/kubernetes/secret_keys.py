@@ -1,6 +1,6 @@
 """The keys of the secrets for pods, and the environment variables that they become.
 
-Only the names are in code and manifests; the values are in the pod's environment. A step's pod also runs the launcher of
+Only the names are in code and manifests; the values are in the pod's environment or in its mounted files. A step's pod also runs the launcher of
 Kubeflow Pipelines, which stores the pipeline's own artifacts with the variables ``AWS_…`` if its root is ``s3://`` with
 credentials from the environment (``fromEnv``). So the store's keys become variables of other names in the pod, and
 :func:`use_storage_variables` sets ``AWS_…`` from them in the process of a stage or a predictor only.
@@ -27,6 +27,10 @@ TRACKING_KEYS: Final = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", 
 """Keys of the tracking secret; each becomes the variable of the same name."""
 WEBHOOK_KEYS: Final = ("MISTERE_WEBHOOK_URL",)
 """Keys of the webhook's secret; each becomes the variable of the same name."""
+SIGNING_FILE: Final = "signing.key"
+"""Key of the signing secret: a private key, which is mounted as a file."""
+REGISTRY_FILE: Final = ".dockerconfigjson"
+"""Key of an image pull secret: the credentials of its registries, as Docker and Podman store them."""
 
 _ACCESS_KEY, _SESSION_TOKEN, _REGION = "AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN", "AWS_REGION"
 _BOTO_REGION = "AWS_DEFAULT_REGION"

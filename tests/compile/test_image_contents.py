@@ -20,8 +20,8 @@ from pipelines.compile import compile_pipeline
 from pipelines.profiles import load_profile
 
 PROFILES = ("tiny", "sample", "gpu", "paper")
-OPTIONAL = {"bitsandbytes", "model_signing"}
-"""The extras ``qlora`` and ``signing``: a step that a setting needs them for says in a sentence that they are missing."""
+OPTIONAL = {"bitsandbytes"}
+"""The extra ``qlora``: a step that a setting needs it for says in a sentence that it is missing."""
 CHILD_PROCESSES = {("deploy_model", "local"): "mistere.predictor.__main__"}
 """Modules that a step starts as a process of its own, by stage and deployment mode."""
 

@@ -31,6 +31,7 @@ PROFILES = {
         "cluster.steps.evaluate_model.node_selector={pool: batch}",
         "cluster.steps.evaluate_model.tolerations=[{key: batch, operator: Equal, value: only, effect: NoSchedule}]",
         "cluster.image_pull_secret=registry",
+        "cluster.signing_secret=mistere-signing",
         "cluster.storage_secret=''",
         "cluster.labels={team: speech}",
         "cluster.run_ttl=600",
@@ -125,6 +126,18 @@ def test_requests_do_not_exceed_limits(compiled: tuple[Compiled, ClusterConfig])
         )
 
 
+def expected_files(cluster: ClusterConfig, stage: str) -> tuple[dict[str, tuple[str, bool]], dict[str, str]]:
+    """The secrets that a stage mounts as files (folder, optional), and the variables that name the files."""
+    folder = "/var/run/secrets/mistere"
+    if stage == "register_model" and cluster.signing_secret:
+        files = {cluster.signing_secret: (f"{folder}/signing", False)}
+        return files, {"MISTERE_SIGNING_KEY": f"{folder}/signing/signing.key"}
+    if stage == "deploy_model" and cluster.image_pull_secret:
+        files = {cluster.image_pull_secret: (f"{folder}/registry", True)}
+        return files, {"REGISTRY_AUTH_FILE": f"{folder}/registry/.dockerconfigjson"}
+    return {}, {}
+
+
 def test_each_step_references_the_secrets_it_needs(compiled: tuple[Compiled, ClusterConfig]) -> None:
     pipeline, cluster = compiled
     for label, (stage, _) in pipeline.steps.items():
@@ -140,7 +153,13 @@ def test_each_step_references_the_secrets_it_needs(compiled: tuple[Compiled, Clu
         assert secrets == expected
         # With a root of s3:// and `fromEnv`, KFP 2.17's launcher takes AWS_… from the step's own environment.
         assert not any(name.startswith("AWS_") for variables in secrets.values() for name in variables.values())
-        assert not pipeline.containers[label].get("env")
+        files, environment = expected_files(cluster, stage)
+        mounted = {
+            volume["secretName"]: (volume["mountPath"], volume.get("optional", False))
+            for volume in pipeline.pods[label].get("secretAsVolume", [])
+        }
+        assert mounted == files
+        assert {one["name"]: one["value"] for one in pipeline.containers[label].get("env", [])} == environment
 
 
 def test_gpu_profiles_request_gpus_for_encoder_steps_only() -> None:

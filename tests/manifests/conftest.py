@@ -26,6 +26,7 @@ COMPONENTS = (
     "knative",
     "kueue",
     "s3-irsa",
+    "signed-images",
     "standard",
 )
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

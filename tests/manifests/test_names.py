@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import re
 from typing import Any, Literal
 
 import pytest
 import yaml
 
+from mistere.artifacts.signing import VERIFYING_KEY_VARIABLE
+from mistere.common.paths import PROJECT_ROOT
+from mistere.common.public_keys import parse_public_keys
 from mistere.config.cluster import ClusterConfig, StepSettings
 from mistere.config.deployment import DeploymentConfig
 from mistere.config.stages import stages
+from mistere.kubernetes.image_signatures import SBOM_PREDICATE
 from mistere.kubernetes.settings_keys import SETTINGS_KEYS, SETTINGS_MAP
 from mistere.serving import protocol
 from mistere.serving.kserve.inference_service import SERVICE_ACCOUNT, inference_service
@@ -57,9 +63,33 @@ def test_inference_service_matches_the_generated_one(builds: Builds) -> None:
 
 def test_components_change_the_settings_of_their_mode_only(builds: Builds) -> None:
     plain = service(builds, "with base")
-    for name in set(COMPONENTS) - {"knative"}:
+    for name in set(COMPONENTS) - {"knative", "signed-images"}:
         assert service(builds, f"with {name}") == plain
     assert without_bundle(service(builds, "with knative")) == without_bundle(generated_service("knative"))
+
+
+def test_signed_images_admit_what_the_workflow_or_the_key_signed(builds: Builds) -> None:
+    """The images, the statement and the workflow that the policy names are those that are made here."""
+    objects = builds["with signed-images"]
+    assert of_kind(objects, "Namespace")["mistere"]["metadata"]["labels"]["policy.sigstore.dev/include"] == "true"
+    policies = of_kind(objects, "ClusterImagePolicy")
+    spec = policies["mistere-images"]["spec"]
+    key, workflow = spec["authorities"]
+    assert spec["mode"] == "enforce" and "ctlog" not in key  # with a key, no transparency log has the signature
+    assert [glob["glob"] for glob in spec["images"]] == ["registry.example.org/mistere/**"]
+    assert parse_public_keys(key["key"]["data"], "the policy")
+    for authority in (key, workflow):
+        assert [one["predicateType"] for one in authority["attestations"]] == [SBOM_PREDICATE]
+    identity = workflow["keyless"]["identities"][0]["subjectRegExp"]
+    assert (PROJECT_ROOT / ".github" / "workflows" / "images.yaml").is_file()
+    subject = "https://github.com/OWNER/REPOSITORY/.github/workflows/images.yaml@refs/"
+    assert re.search(identity, f"{subject}tags/v1.2.0") and not re.search(identity, f"{subject}heads/main")
+    content = copy.deepcopy(service(builds, "with signed-images"))
+    environment = content["spec"]["predictor"]["containers"][0]["env"]
+    added = [one for one in environment if one["name"] == VERIFYING_KEY_VARIABLE]
+    assert len(added) == 1 and parse_public_keys(added[0]["value"], "the patch")
+    environment.remove(added[0])
+    assert content == service(builds, "with base")
 
 
 def test_namespaces_and_accounts_match_the_code(builds: Builds) -> None:

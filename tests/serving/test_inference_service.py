@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from mistere.common.errors import UsageError
+from mistere.common.public_keys import pem
 from mistere.config.base import Toleration
 from mistere.config.deployment import DeploymentConfig
 from mistere.kubernetes.secret_keys import STORAGE_VARIABLES
@@ -104,6 +105,17 @@ def test_the_manifest_serves_the_bundle_with_restrictions() -> None:
     assert container["startupProbe"]["failureThreshold"] * container["startupProbe"]["periodSeconds"] >= 120
     assert set(container["resources"]) == {"requests", "limits"}
     assert not any(word in str(content).lower() for word in ("secret", "password", "aws_"))
+
+
+def test_predictor_verifies_the_bundle_with_the_configured_key() -> None:
+    from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+
+    key = pem(generate_private_key(SECP256R1()).public_key()).decode()
+    container = manifest(STANDARD.model_copy(update={"bundle_key": key}))["spec"]["predictor"]["containers"][0]
+    environment = {entry["name"]: entry.get("value") for entry in container["env"]}
+    assert environment["MISTERE_VERIFYING_KEY"] == key
+    container = manifest(STANDARD)["spec"]["predictor"]["containers"][0]
+    assert "MISTERE_VERIFYING_KEY" not in {entry["name"] for entry in container["env"]}
 
 
 def test_a_location_without_the_digest_is_rejected() -> None:

@@ -9,6 +9,7 @@ from mistere.artifacts.io import ArtifactHandle
 from mistere.artifacts.manifests import ModelBundle
 from mistere.config.deployment import DeploymentConfig
 from mistere.kubernetes.api import connect
+from mistere.kubernetes.image_signatures import verify_image
 from mistere.serving.deployment import Deployment
 from mistere.serving.kserve.rollout import ClusterDeployment, RenewLease
 
@@ -37,8 +38,15 @@ class Rolling:
 
 
 def on_cluster(deployment: Deployment, config: DeploymentConfig, image: str) -> Deployment:
-    """Add the cluster settings to a deployment's pointer, so that a later release can serve another bundle with them."""
+    """Add the cluster settings to a deployment's pointer, so that a later release can serve another bundle with them.
+
+    If ``deployment.image_key`` is set, the image is the one that was signed, by its digest.
+
+    Raises:
+        ArtifactError: the image is not signed by that key.
+    """
     settings = config.model_dump(mode="json")
+    image = verify_image(image, config.image_key)
     return deployment.model_copy(update={"mode": config.mode, "image": image, "settings": settings})
 
 

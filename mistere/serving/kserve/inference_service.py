@@ -11,6 +11,7 @@ import json
 import math
 from typing import Any, Final
 
+from mistere.artifacts.signing import VERIFYING_KEY_VARIABLE
 from mistere.common.errors import UsageError
 from mistere.config.deployment import DeploymentConfig
 from mistere.kubernetes.secret_keys import STORAGE_VARIABLES
@@ -273,6 +274,10 @@ def _container(bundle_location: str, config: DeploymentConfig, image: str) -> di
 def _environment(config: DeploymentConfig) -> list[dict[str, Any]]:
     """The environment, with references to the secret's keys, never values; keys that the secret lacks are omitted."""
     values = {"HOME": "/tmp", "MISTERE_CACHE": _CACHE, **config.env}
+    if (
+        config.bundle_key
+    ):  # the predictor verifies the bundle again, so that a changed InferenceService serves no other one
+        values[VERIFYING_KEY_VARIABLE] = config.bundle_key
     environment: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in values.items()]
     if config.storage_secret:
         environment += [

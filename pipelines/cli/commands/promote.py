@@ -99,7 +99,7 @@ def _release(location: RegistryLocation, lineage: Lineage, action: Literal["prom
         _CONSOLE.print(f"Version {lineage.model_version} is the champion already and stays deployed.", markup=False)
         return
     bundle = open_artifact(location.store, ModelBundle, lineage.bundle_digest)
-    verify_bundle(location.store, bundle)
+    verify_bundle(location.store, bundle, config.bundle_key)
     champion = lineage.as_champion(time.time())
     if cluster is None:
         from components.deploy_model.endpoint_check import check_endpoint

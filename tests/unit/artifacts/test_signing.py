@@ -22,8 +22,7 @@ from mistere.artifacts.signing import (
     write_description,
 )
 from mistere.common.errors import ArtifactError, UsageError
-
-pytest.importorskip("model_signing", reason="the package model-signing is optional: pip install 'mistere[signing]'")
+from pipelines.profiles import load_profile
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +85,45 @@ def test_signature_verifies_with_its_key_only_and_survives_republishing(
     monkeypatch.setenv(VERIFYING_KEY_VARIABLE, str(keys["other.pub"]))
     with pytest.raises(ArtifactError, match="no valid signature"):
         verify_bundle(store, published)
+
+
+def test_keys_of_the_setting_verify_where_one_of_them_signed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: dict[str, Path]
+) -> None:
+    store = LocalStore(tmp_path / "store")
+    published = publish_bundle(store, tmp_path / "source")
+    trusted, other = keys["trusted.pub"].read_text(), keys["other.pub"].read_text()
+    monkeypatch.delenv(VERIFYING_KEY_VARIABLE, raising=False)
+    with pytest.raises(
+        ArtifactError, match=r"is not signed, and deployment\.bundle_key requires a signature: give the run"
+    ):
+        verify_bundle(store, published, trusted)
+    monkeypatch.setenv(SIGNING_KEY_VARIABLE, str(keys["trusted"]))
+    sign_bundle(store, published)
+    verify_bundle(store, published, trusted)
+    verify_bundle(store, published, other + trusted)
+    verify_bundle(store, published, " ".join(trusted.split("\n")))
+    with pytest.raises(ArtifactError, match=r"has no valid signature by the key of deployment\.bundle_key"):
+        verify_bundle(store, published, other)
+    monkeypatch.setenv(VERIFYING_KEY_VARIABLE, other)
+    with pytest.raises(ArtifactError, match=f"no valid signature by the key of {VERIFYING_KEY_VARIABLE}"):
+        verify_bundle(store, published, trusted)
+    monkeypatch.setenv(VERIFYING_KEY_VARIABLE, trusted)
+    verify_bundle(store, published, trusted)
+
+
+@pytest.mark.parametrize("setting", ["bundle_key", "image_key"])
+def test_setting_takes_public_keys_only_and_shows_no_private_one(setting: str, keys: dict[str, Path]) -> None:
+    text = keys["trusted.pub"].read_text()
+    for given in (text, f"'{text}'", f'"{text}"'):  # as a shell passes "$(cat cosign.pub)"
+        assert getattr(load_profile("tiny", [f"deployment.{setting}={given}"]).deployment, setting) == text
+    private = keys["trusted"].read_text()
+    with pytest.raises(UsageError, match="it holds a private key") as refused:
+        load_profile("tiny", [f"deployment.{setting}='{private}'"])
+    assert not any(line in str(refused.value) for line in private.splitlines()[1:-1])
+    for text in ("cosign.pub", "-----BEGIN PUBLIC KEY----- AAAA -----END PUBLIC KEY-----"):
+        with pytest.raises(UsageError, match=rf"deployment\.{setting}.*it is not a public key"):
+            load_profile("tiny", [f"deployment.{setting}='{text}'"])
 
 
 def test_changed_weights_or_fields_fail_verification(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -23,6 +24,7 @@ WORKFLOWS = {path.stem: path for path in sorted((ROOT / ".github" / "workflows")
 PERMISSIONS = {
     ("checks", "check"): {"contents": "read"},
     ("checks", "test"): {"contents": "read"},
+    ("images", "sign"): {"contents": "read", "packages": "write", "id-token": "write"},
     ("retrain", "retrain"): {"contents": "read", "id-token": "write"},
     ("retrain", "comment"): {"pull-requests": "write"},
 }
@@ -65,7 +67,7 @@ def check_schema(schema: str, *files: Path) -> None:
 
 
 def test_workflows_match_the_schema() -> None:
-    assert set(WORKFLOWS) == {"checks", "retrain"}
+    assert set(WORKFLOWS) == {"checks", "images", "retrain"}
     check_schema("vendor.github-workflows", *WORKFLOWS.values())
 
 
@@ -234,3 +236,45 @@ def test_table_is_written_to_job_summary_and_output(tmp_path: Path) -> None:
             assert output == "", "nothing to comment on"
             continue
         assert re.fullmatch(rf"table<<(end-[0-9a-f]{{32}})\n{re.escape(expected)}\1\n", output), output
+
+
+def test_images_are_built_from_the_bake_file_and_each_is_signed_attested_and_verified(tmp_path: Path) -> None:
+    """Run the signing step with a `docker` and a `cosign` that record their calls."""
+    build, sign = (script for location, script in SCRIPTS if location == "images/sign")
+    bake = (ROOT / "docker" / "docker-bake.hcl").read_text()
+    exported = re.search(r"export (.+)", build)
+    assert exported and set(exported[1].split()) == set(re.findall(r'variable "(\w+)"', bake)) - {"BASE"}
+    assert load("images")[True] == {"push": {"tags": ["v*"]}}, "the policy's identity names tags"
+    roles = ("pipeline", "train", "predictor")
+    digests = {role: f"sha256:{str(number) * 64}" for number, role in enumerate(roles)}
+    (tmp_path / "images.json").write_text(
+        json.dumps({role: {"containerimage.digest": digest} for role, digest in digests.items()})
+    )
+    for name, line in (("docker", 'printf "{}"'), ("cosign", f'echo "$@" >> {tmp_path}/calls')):
+        (tmp_path / name).write_text(f"#!/bin/bash\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "python").symlink_to(sys.executable)
+    environment = {
+        "PATH": f"{tmp_path}:/usr/bin:/bin",
+        "RUNNER_TEMP": str(tmp_path),
+        "REGISTRY": "ghcr.io/o/r",
+        "TORCH": "cpu",
+        "GITHUB_SERVER_URL": "https://github.com",
+        "GITHUB_WORKFLOW_REF": "o/r/.github/workflows/images.yaml@refs/tags/v1",
+        "GITHUB_STEP_SUMMARY": str(tmp_path / "summary"),
+    }
+    subprocess.run(["bash", "-e", "-c", sign], cwd=tmp_path, env=environment, check=True)
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert len(calls) == 4 * len(roles)
+    for number, role in enumerate(roles):
+        assert all(
+            call.endswith(f" ghcr.io/o/r/{role}-python@{digests[role]}") for call in calls[4 * number : 4 * number + 4]
+        )
+    assert [call.split()[0] for call in calls[:4]] == ["sign", "attest", "verify", "verify-attestation"]
+    identity = "--certificate-identity https://github.com/o/r/.github/workflows/images.yaml@refs/tags/v1 "
+    assert identity in calls[2] and identity in calls[3] and "--type cyclonedx" in calls[1]
+    summary = (tmp_path / "summary").read_text()
+    assert all(f"--digest {role}={digest}" in summary for role, digest in digests.items())
+    (tmp_path / "images.json").write_text("{}")
+    failed = subprocess.run(["bash", "-e", "-c", sign], cwd=tmp_path, env=environment, capture_output=True, check=False)
+    assert failed.returncode, "an image without a digest fails the job"
