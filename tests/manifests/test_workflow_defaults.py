@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import yaml
 
+from mistere.common.paths import PROJECT_ROOT
 from tests.manifests.conftest import MANIFESTS
 
 
@@ -25,3 +27,15 @@ def test_the_patch_changes_the_retry_strategy_only() -> None:
             }
         }
     }
+
+
+@pytest.mark.parametrize("page", ["guides/cluster.md", "tutorials/kind.md"])
+def test_the_guides_apply_the_patch(page: str) -> None:
+    """An overlay cannot carry it: applying an incomplete ConfigMap would remove the other keys of Kubeflow Pipelines' own."""
+    text = (PROJECT_ROOT / "docs" / page).read_text(encoding="utf-8")
+    command = (
+        "kubectl patch configmap workflow-controller-configmap --namespace kubeflow --type merge \\\n"
+        "  --patch-file manifests/kubeflow-pipelines/workflow-defaults.yaml"
+    )
+    assert command in text
+    assert "kubectl rollout restart deployment/workflow-controller --namespace kubeflow" in text

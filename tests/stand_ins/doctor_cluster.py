@@ -117,8 +117,8 @@ class PipelinesApi(HttpServer):
         if parts.path == "/apis/v2beta1/pipelines":
             wanted = json.loads(query["filter"])["predicates"][0]
             assert (wanted["operation"], wanted["key"]) == ("EQUALS", "display_name")
-            found = [one for one in self.pipelines if one["display_name"] == wanted["stringValue"]]
-            return Reply(200, {"pipelines": found, "total_size": len(found)} if found else {})
+            named = [one for one in self.pipelines if one["display_name"] == wanted["stringValue"]]
+            return Reply(200, {"pipelines": named, "total_size": len(named)} if named else {})
         if parts.path == "/apis/v2beta1/recurringruns":
             start = int(query.get("page_token") or 0)
             shown, end = self.schedules[start : start + self.page], start + self.page
@@ -160,7 +160,7 @@ class KubernetesApi(HttpServer):
         self.forbidden: list[str] = []
         self.denied_verbs: set[str] = set()
         core, apps = "/api/v1", "/apis/apps/v1"
-        place = f"{core}/namespaces/{NAMESPACE}"
+        own = f"{core}/namespaces/{NAMESPACE}"
         taint = {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}
         self.objects: dict[str, Any] = {
             "/version": {
@@ -172,16 +172,16 @@ class KubernetesApi(HttpServer):
             }
             | {"buildDate": "d", "goVersion": "g", "compiler": "gc", "platform": "linux/amd64"},
             "/apis": {"kind": "APIGroupList", "groups": []},
-            place: {"metadata": {"name": NAMESPACE}, "spec": {}, "status": {"phase": "Active"}},
-            f"{place}/serviceaccounts/mistere-pipeline": {"metadata": {"name": "mistere-pipeline"}},
-            f"{place}/serviceaccounts/mistere-predictor": {"metadata": {"name": "mistere-predictor"}},
-            f"{place}/secrets/mistere-storage": self.secret(
+            own: {"metadata": {"name": NAMESPACE}, "spec": {}, "status": {"phase": "Active"}},
+            f"{own}/serviceaccounts/mistere-pipeline": {"metadata": {"name": "mistere-pipeline"}},
+            f"{own}/serviceaccounts/mistere-predictor": {"metadata": {"name": "mistere-predictor"}},
+            f"{own}/secrets/mistere-storage": self.secret(
                 "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"
             ),
-            f"{place}/secrets/mistere-tracking": self.secret("MLFLOW_TRACKING_TOKEN"),
-            f"{place}/secrets/mistere-webhook": self.secret("MISTERE_WEBHOOK_URL"),
-            f"{place}/resourcequotas": [],
-            f"{place}/limitranges": [],
+            f"{own}/secrets/mistere-tracking": self.secret("MLFLOW_TRACKING_TOKEN"),
+            f"{own}/secrets/mistere-webhook": self.secret("MISTERE_WEBHOOK_URL"),
+            f"{own}/resourcequotas": [],
+            f"{own}/limitranges": [],
             f"{core}/nodes": [
                 _node("cpu-1", {}, [], {"cpu": "15500m", "memory": "64Gi"}),
                 _node("gpu-1", {"pool": "gpu"}, [taint], {"cpu": "31", "memory": "240Gi", "nvidia.com/gpu": "4"}),
@@ -223,11 +223,11 @@ class KubernetesApi(HttpServer):
 
     @staticmethod
     def resources(*plurals: str) -> dict[str, Any]:
-        found = [
+        listed = [
             {"name": one, "singularName": one[:-1], "namespaced": True, "kind": one, "verbs": ["get"]}
             for one in plurals
         ]
-        return {"kind": "APIResourceList", "groupVersion": "g/v", "resources": found}
+        return {"kind": "APIResourceList", "groupVersion": "g/v", "resources": listed}
 
     def at(self, tail: str) -> str:
         """The path of the only object with this path suffix."""
