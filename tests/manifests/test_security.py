@@ -195,7 +195,8 @@ def test_manifests_contain_no_secret_values(builds: Builds) -> None:
         for pod in predictors({build: objects}).values():
             for variable in pod["containers"][0]["env"]:
                 secret = re.search("KEY|TOKEN|PASSWORD|SECRET|URL", variable["name"])
-                assert not (secret and "value" in variable), variable["name"]
+                is_public = variable.get("value", "").startswith("-----BEGIN PUBLIC KEY-----\n")
+                assert not (secret and "value" in variable) or is_public, variable["name"]
 
 
 def test_no_image_has_a_mutable_tag(builds: Builds) -> None:
