@@ -51,7 +51,7 @@ def test_a_healthy_kubeflow_passes(pipelines_api: PipelinesApi) -> None:
         pipelines_api.schedule(f"nightly-{number}", "v1")
     results = results_of(kubeflow.group(plan(host=f"{pipelines_api.url}/")))
     assert troubles(results) == {}
-    assert f"version 2.15.0 at {pipelines_api.url}" in results["the server"].sentence
+    assert f"version 2.17.0 at {pipelines_api.url}" in results["the server"].sentence
     assert results["schedules"].sentence.startswith("5, each")
     assert len([one for one in pipelines_api.asked if "/versions/v1" in one]) == 5
 
@@ -181,7 +181,7 @@ def test_unresponsive_hosts_are_reported(pipelines_api: PipelinesApi, monkeypatc
 def test_a_healthy_cluster_passes(profile: str, kubernetes_api: KubernetesApi) -> None:
     results = cluster_results(profile=profile)
     assert troubles(results) == {}
-    assert "v1.36.1" in results["the API"].sentence and "v0.17.0" in results["KServe"].sentence
+    assert "v1.36.1" in results["the API"].sentence and "v0.20.0" in results["KServe"].sentence
     assert results["KServe's mode"].sentence == "Standard." and "on 2 of 2 nodes" in results["train"].sentence
 
 
