@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from mistere.artifacts.signing import SIGNING_KEY_VARIABLE
+from mistere.common.environment import RETRIES_VARIABLE
 from mistere.config.cluster import ClusterConfig, StepSettings
 from mistere.config.stages import stages
 from mistere.kubernetes.image_registry import CREDENTIALS_VARIABLE
@@ -40,9 +41,6 @@ def apply(task: PipelineTask, cluster: ClusterConfig | None, stage: str, modalit
     Returns:
         The task.
     """
-    # KFP's own cache does not see whether the store still has a step's artifacts, and a step that it skips leaves no record
-    # under the run's id. The engine finds finished steps by their own keys.
-    task.set_caching_options(False)
     if cluster is None:
         return task
     from kfp import kubernetes
@@ -59,6 +57,7 @@ def apply(task: PipelineTask, cluster: ClusterConfig | None, stage: str, modalit
             backoff_factor=float(_BACKOFF_FACTOR),
             backoff_max_duration=f"{_retry_window(step)}s",
         )
+    task.set_env_variable(RETRIES_VARIABLE, str(step.retries))
     kubernetes.set_timeout(task, step.timeout)
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
     kubernetes.set_image_pull_policy(task, "IfNotPresent")

@@ -44,6 +44,7 @@ VARIABLES = {
     "MISTERE_VERSION": "The output of `git describe --dirty` when an image was built. Set in the image.",
     "MISTERE_CACHE": "The cache of downloaded weights and data. Default: `$XDG_CACHE_HOME/mistere`, or `~/.cache/mistere`.",
     "MISTERE_ACTOR": "The name written into the promotion log. Default: the user and the host.",
+    "MISTERE_RETRIES": "How often a step may be tried again in a run. Set in pods from `cluster.steps.STEP.retries`.",
     "MISTERE_EVENTS": "A file to which stages write their progress as JSON lines. Set by `mistere run`.",
     "MISTERE_DATA_ENDPOINT": "The S3 endpoint of the DVC remote, if it is not that of the store.",
     "MISTERE_SIGNING_KEY": "A private key (PEM, elliptic curve) with which bundles are signed.",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 
 STORE_VARIABLE, TRACKING_VARIABLE = "MISTERE_STORE", "MLFLOW_TRACKING_URI"
+RETRIES_VARIABLE = "MISTERE_RETRIES"
+"""How often a step on a cluster may be retried; set in each step's pod from ``cluster.steps.STEP.retries``."""
 
 
 def trusted_authorities() -> str | None:

@@ -146,7 +146,12 @@ class Result:
 
 
 class StageRecord(BaseModel):
-    """Status, time and outputs of one task of a run."""
+    """Status, time and outputs of one task of a run.
+
+    Attributes:
+        exhausted: the task failed because all its attempts were used.
+        explained: False if the attempts were used and none of them recorded why it failed; all of them were killed then.
+    """
 
     task: str
     stage: str
@@ -161,6 +166,8 @@ class StageRecord(BaseModel):
     values: dict[str, str] = {}
     exit_code: int = 0
     message: str = ""
+    exhausted: bool = False
+    explained: bool = True
 
 
 def stage_record_key(run_id: str, task: str) -> str:

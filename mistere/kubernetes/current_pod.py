@@ -23,6 +23,11 @@ def is_inside() -> bool:
     return bool(os.environ.get("KUBERNETES_SERVICE_HOST"))
 
 
+def pod_name() -> str:
+    """The name of this process's pod; outside a cluster the host's name."""
+    return os.environ.get(_POD_NAME) or socket.gethostname()
+
+
 def current_pod(api: KubernetesApi) -> dict[str, Any]:
     """Read the pod's object.
 
@@ -37,7 +42,7 @@ def current_pod(api: KubernetesApi) -> dict[str, Any]:
         namespace = file.read_text(encoding="utf-8").strip()
     except OSError as error:
         raise UsageError("this pod does not know its namespace: mount its service account's token.") from error
-    name = os.environ.get(_POD_NAME) or socket.gethostname()
+    name = pod_name()
     pod = api.get(f"/api/v1/namespaces/{namespace}/pods/{name}")
     if pod is None:
         raise UsageError(

@@ -112,7 +112,8 @@ class Outcome(BaseModel):
     @property
     def unexplained(self) -> bool:
         """Whether the run failed and no step recorded a reason: a process, pod or node was lost, or Kubeflow Pipelines failed."""
-        explained = any(record.status == "failed" and record.task != EXIT_HANDLER for record in self.stages)
+        failed = [record for record in self.stages if record.status == "failed" and record.task != EXIT_HANDLER]
+        explained = any(record.explained for record in failed)
         return self.verdict == "failed" and not self.stopped and not explained
 
     def record(self, task: str) -> StageRecord | None:

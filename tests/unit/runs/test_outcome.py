@@ -11,6 +11,7 @@ import pytest
 from mistere.artifacts.manifests import EvaluationReport, GateVerdict
 from mistere.artifacts.object_store import LocalStore
 from mistere.common.errors import ArtifactError
+from mistere.engine.stage import stage_record_key
 from mistere.runs.outcome import TASKS, read_manifest, read_outcome, read_run_info
 from tests.unit.runs import recorded_runs as runs
 
@@ -41,6 +42,17 @@ def test_outcome_matches_each_recorded_run(ending: str, tmp_path: Path) -> None:
     reached = [record.task for record in outcome.stages]
     assert reached == [task for task in TASKS if task in reached]
     assert outcome.report.endswith(f"runs/{run.run_id}/reports/run_report.html")
+
+
+@pytest.mark.parametrize("explained", [True, False])
+def test_a_run_whose_attempts_were_all_killed_has_no_reason_of_a_step(explained: bool, tmp_path: Path) -> None:
+    run = runs.failed(tmp_path / "store")
+    failed = next(record for record in read_outcome(run.store, run.run_id).stages if record.status == "failed")
+    failed = failed.model_copy(update={"exhausted": True, "explained": explained})
+    run.store.write(stage_record_key(run.run_id, failed.task), failed.model_dump_json().encode())
+    outcome = read_outcome(run.store, run.run_id)
+    assert outcome.verdict == "failed" and outcome.unexplained is not explained
+    assert any("the disk is full" in reason for reason in outcome.reasons)
 
 
 def test_release_outcome_holds_metrics_bundle_and_champion(tmp_path: Path) -> None:
