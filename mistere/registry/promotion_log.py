@@ -28,7 +28,7 @@ class PromotionEvent(BaseModel):
         before: digest of the previous champion's bundle, or ``none``.
         after: digest of the bundle that the event makes the champion.
         version: its version in the registry.
-        reason: a sentence.
+        reason: a sentence: why the champion was moved, or why the move was lost or undone.
         by: a run, or a user and a machine.
     """
 

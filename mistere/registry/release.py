@@ -79,7 +79,7 @@ def release(
         champion: the new one.
         deployment: the new pointer of the service.
         action: for the log.
-        reason: for the log.
+        reason: for the log; a release that does not succeed is logged with its error instead.
         by: for the log.
         roll_out: makes a cluster serve the bundle; None if the deployment is only a pointer in the store.
 
@@ -104,8 +104,8 @@ def release(
         champion = champion.model_copy(update={"previous": before.previous})
     try:
         held = _acquire(store, mirror, champion, deployment)
-    except ConflictError:
-        append(store, event.model_copy(update={"outcome": "lost"}))
+    except ConflictError as error:
+        append(store, event.model_copy(update={"outcome": "lost", "reason": _why(error)}))
         raise
     moved, undo = False, None
     try:
@@ -130,10 +130,21 @@ def release(
             incomplete = isinstance(error, RollbackError)
             held.update(**{"since": 0.0} if incomplete else {"state": "done"})
         lost = isinstance(error, ConflictError)
-        append(store, event.model_copy(update={"outcome": "lost" if lost else "undone"}))
+        append(store, event.model_copy(update={"outcome": "lost" if lost else "undone", "reason": _why(error)}))
         raise
     held.update(state="done")
     append(store, event)
+
+
+def _why(error: BaseException) -> str:
+    """Why a release was not completed, as a sentence for the log."""
+    if isinstance(error, MistereError):
+        sentence = str(error)
+        return sentence[:1].upper() + sentence[1:]
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        return "The process was stopped."
+    first = (str(error).splitlines() or [""])[0]
+    return f"An unexpected error ({type(error).__name__}{f': {first}' if first else ''})."
 
 
 @dataclass

@@ -9,6 +9,7 @@ from typing import Any
 
 from mistere.config.stages import task_titles
 from mistere.runs.outcome import Outcome, base_task
+from mistere.serving.kserve.live_service import port_forward
 
 TITLES = task_titles()
 _STATUS = {"done": ("ran", ""), "reused": ("reused", "soft"), "failed": ("failed", "bad")}
@@ -113,7 +114,13 @@ def next_steps(outcome: Outcome, info: Mapping[str, Any], tracking_uri: str) -> 
 def _released(outcome: Outcome, mlflow: str) -> list[NextStep]:
     steps = []
     if outcome.endpoint:
-        ask = f"mistere predict --dialogue dialogue.json --url {shlex.quote(outcome.endpoint)}"
+        url = outcome.endpoint
+        if forward := port_forward(url):
+            steps.append(
+                NextStep(f"The model answers inside the cluster at {url}; forward its port to this machine:", forward)
+            )
+            url = "http://localhost:8080"
+        ask = f"mistere predict --dialogue dialogue.json --url {shlex.quote(url)}"
         steps.append(NextStep("Send a dialogue to the deployed model:", ask))
     if outcome.bundle:
         steps.append(NextStep("Serve it on this machine:", f"mistere serve {shlex.quote(outcome.bundle)}"))

@@ -30,7 +30,10 @@ def is_gone(cluster: Cluster, name: str) -> bool:
 
 
 def watch_ready(cluster: Cluster) -> Callable[[], set[str]]:
-    return _seen(cluster, lambda live: live["status"]["conditions"][0]["status"], set)
+    def ready(live: dict[str, Any]) -> str:
+        return next(str(one["status"]) for one in live["status"]["conditions"] if one["type"] == "Ready")
+
+    return _seen(cluster, ready, set)
 
 
 def watch_shares(cluster: Cluster) -> Callable[[], list[int]]:

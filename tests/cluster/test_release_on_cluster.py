@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from typing import Any
 
@@ -97,6 +98,8 @@ def test_a_failed_rollout_keeps_champion_and_pointer(cluster: Cluster, store: Lo
     assert read_champion(store).digest == cluster.served() == first.manifest.digest
     assert read_deployment(store, "mistere").bundle_digest == first.manifest.digest
     assert journal(store).state == "done" and [event.outcome for event in read_log(store)] == ["done", "undone"]
+    done, undone = read_log(store)
+    assert done.reason == "why" and re.search(r"^The smoke test of bundle .* failed.*CrashLoopBackOff", undone.reason)
 
 
 def test_an_unavailable_registry_rolls_the_cluster_back(cluster: Cluster, store: LocalStore) -> None:

@@ -1,15 +1,23 @@
 """KServe's controller, Knative's, the Deployment controller and a kubelet, as far as an InferenceService shows them.
 
-A pod's containers are started by ``start``: with the container and the pod's address, a loopback address of its own. What a
-bundle's pods do instead of serving is said in ``behaviours``, by the bundle's label, or
-``SERVICE/LABEL`` for one service's pods alone.
+A pod's containers are started by ``start``: with the container and the pod's address, a loopback address of its own.
+``behaviours`` holds what a bundle's pods do instead of serving, by the bundle's label, or ``SERVICE/LABEL`` for one
+service's pods alone.
+
+Sources of the answers, by repository and file: the status of an InferenceService is that of kserve/kserve
+``pkg/apis/serving/v1beta1/inference_service_status.go`` and, in Standard mode,
+``pkg/controller/v1beta1/inferenceservice/reconcilers/ingress/kube_ingress_reconciler.go``; a Deployment's conditions are those of
+kubernetes/kubernetes ``pkg/controller/deployment/util/deployment_util.go``; a container's states are those of
+``pkg/kubelet/kubelet_pods.go`` and ``pkg/kubelet/kuberuntime``.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import threading
+import time
 import urllib.request
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -18,6 +26,13 @@ from mistere.serving import protocol
 from tests.stand_ins.kubernetes_api import KubernetesApi
 
 NAMESPACE = "mistere"
+DOMAIN = "example.com"
+"""KServe's default ``ingressDomain``."""
+QUOTA = (
+    'pods "mistere-predictor-x" is forbidden: exceeded quota: gpus, requested: requests.nvidia.com/gpu=1, used: '
+    "requests.nvidia.com/gpu=1, limited: requests.nvidia.com/gpu=1"
+)
+"""As the quota admission of an API server refuses a pod (kubernetes/apiserver pkg/admission/plugin/resourcequota)."""
 _EXTENSION = {
     "annotations",
     "canaryTrafficPercent",
@@ -32,6 +47,15 @@ _EXTENSION = {
 }
 """Fields of a predictor that are KServe's; all others are those of a pod (``ComponentExtensionSpec`` and ``PodSpec``, KServe 0.20)."""
 SERVICE = "serving.kserve.io/inferenceservice"
+CONTAINER = "kserve-container"
+STAMP = "2026-01-01T00:00:00Z"
+NOWHERE = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
+ENDS: dict[str, dict[str, Any]] = {
+    "crash": {"reason": "Error", "exitCode": 1, "startedAt": STAMP, "finishedAt": STAMP},
+    "memory": {"reason": "OOMKilled", "exitCode": 137, "startedAt": STAMP, "finishedAt": STAMP},
+}
+"""How a container's last process ended, by the pod's behaviour. The kernel kills one over its memory limit with SIGKILL."""
+LOGS = {"crash": "loading\nthe bundle's manifest does not match mixture.safetensors\n", "memory": "loading\n"}
 _addresses = itertools.count(1)
 
 
@@ -45,14 +69,23 @@ Start = Callable[[dict[str, Any], str], Started]
 
 
 class Controller:
-    """Reconciles every InferenceService in a loop."""
+    """Reconciles every InferenceService in a loop.
+
+    Attributes:
+        behaviours: what pods do instead of serving: ``crash``, ``memory``, ``image``, ``nowhere``, ``quota``, ``restarts``.
+        creates_ingress: False for KServe with ``disableIngressCreation``.
+        reports_progress: whether Standard mode reports a Deployment's progress as Ready=Unknown, as KServe's later versions do;
+            0.20 reports Ready=True as long as any pod serves.
+    """
 
     def __init__(self, cluster: KubernetesApi, start: Start) -> None:
         self.cluster = cluster
         self.behaviours: dict[str, str] = {}
+        self.creates_ingress, self.reports_progress = True, False
         self.most_at_once: dict[str, int] = {}
         self._launch, self._running = start, dict[str, Started]()
         self._templates: dict[str, str] = {}
+        self._refused: set[str] = set()
         self._names, self._over = itertools.count(1), threading.Event()
         self.start()
 
@@ -110,34 +143,54 @@ class Controller:
         old = [pod for pod in pods if _digest(pod) != _digest(template)]
         refused = self._behaviour(template) == "quota"
         if not refused:
-            new += [self._make(service, template, {}) for _ in range(replicas - len(new))]
+            new += [self._make(service, template, name, {}) for _ in range(replicas - len(new))]
+        elif len(new) < replicas:
+            self._refuse(f"{name}-{_hash(template)}")
         new = [self._run(pod) for pod in new]
         ready = [pod for pod in new if _ready(pod)]
         for pod in old[: max(0, len(old) + len(ready) - replicas)]:  # maxUnavailable: 0
             self._end(pod["metadata"]["name"])
         left = [pod for pod in self._pods(service) if _ready(pod)]
+        complete = len(ready) >= replicas and len(self._pods(service)) == len(new)
         deployment["status"] = {
             "observedGeneration": deployment["metadata"]["generation"],
             "replicas": len(self._pods(service)),
             "updatedReplicas": len(new),
+            "readyReplicas": len(left),
             "availableReplicas": len(left),
-            "conditions": [
-                {"type": "Available", "status": "True" if left else "False"},
-                *(
-                    [
-                        {
-                            "type": "ReplicaFailure",
-                            "status": "True",
-                            "message": 'pods "x" is forbidden: exceeded quota: gpus',
-                        }
-                    ]
-                    if refused
-                    else []
-                ),
-            ],
+            "unavailableReplicas": max(0, len(self._pods(service)) - len(left)),
+            "conditions": _deployment_conditions(len(left) >= replicas, complete, refused),
         }
         self.cluster.write("deployments", deployment)
-        self._tell(service, bool(left), {"url": f"http://{name}-{NAMESPACE}.example.com"})
+        self._write_status(service, self._standard_status(service, deployment))
+
+    def _standard_status(self, service: dict[str, Any], deployment: dict[str, Any]) -> dict[str, Any]:
+        """The status in Standard mode. ``url`` is rendered from the ingress domain whether there is an ingress or not."""
+        name, before = service["metadata"]["name"], service.get("status", {})
+        predictor = _predictor_ready(deployment, self.reports_progress)
+        ready = predictor["status"] == "True"
+        local = service["metadata"].get("labels", {}).get("networking.kserve.io/visibility") == "cluster-local"
+        addressed = ready or local or not self.creates_ingress
+        ingress = {"status": "True"} if addressed else {"status": "False", "reason": "Predictor ingress not created"}
+        status: dict[str, Any] = {
+            "observedGeneration": deployment["status"]["observedGeneration"],
+            "deploymentMode": "Standard",
+            "components": {"predictor": before.get("components", {}).get("predictor", {})},
+            "conditions": _living({"PredictorReady": predictor, "IngressReady": ingress}),
+            **{field: before[field] for field in ("url", "address") if field in before},
+        }
+        if ready:
+            status["components"]["predictor"] = {"url": f"http://{name}-predictor-{NAMESPACE}.{DOMAIN}"}
+        if addressed:
+            status["url"] = f"http://{name}-{NAMESPACE}.{DOMAIN}"
+            status["address"] = {"url": f"http://{name}-predictor.{NAMESPACE}.svc.cluster.local"}
+        return status
+
+    def _refuse(self, replica_set: str) -> None:
+        """The event of a ReplicaSet whose pod the quota refuses."""
+        if replica_set not in self._refused:
+            self._refused.add(replica_set)
+            self.cluster.event(replica_set, "FailedCreate", f"Error creating: {QUOTA}", kind="ReplicaSet")
 
     def _knative(self, service: dict[str, Any]) -> None:
         template = _template(service)
@@ -148,7 +201,12 @@ class Controller:
         if self._templates.get(latest) != _digest(template):
             latest = f"{service['metadata']['name']}-predictor-{next(self._names):05d}"
             self._templates[latest] = _digest(template)
-            of_latest = [self._make(service, template, {"serving.knative.dev/revision": latest})]
+            of_latest = []
+            if self._behaviour(template) == "quota":
+                self._refuse(f"{latest}-deployment-{_hash(template)}")
+            else:
+                labels = {"serving.knative.dev/revision": latest}
+                of_latest = [self._make(service, template, f"{latest}-deployment", labels)]
         of_latest = [self._run(pod) for pod in of_latest]
         if any(_ready(pod) for pod in of_latest):
             ready = latest
@@ -172,24 +230,52 @@ class Controller:
             "previousRolledoutRevision": previous,
             "traffic": traffic if ready else [],
         }
-        url = f"http://{service['metadata']['name']}.{NAMESPACE}.example.com"
-        self._tell(service, bool(ready), {"url": url, "components": {"predictor": status}})
+        name = service["metadata"]["name"]
+        failing = any(_is_crashing(pod) for pod in of_latest)
+        configuration = {"status": "True"}
+        if latest != ready:  # Knative reports the latest revision, whichever one serves
+            reason = {
+                "reason": "RevisionFailed",
+                "message": f'Revision "{latest}" failed with message: Container failed.',
+            }
+            configuration = {"status": "False", **reason} if failing else {"status": "Unknown"}
+        route = {"status": "True" if ready else "Unknown"}
+        failed = next((one for one in (configuration, route) if one["status"] != "True"), {"status": "True"})
+        self._write_status(
+            service,
+            {
+                "observedGeneration": service["metadata"]["generation"],
+                "deploymentMode": "Knative",
+                "url": f"http://{name}.{NAMESPACE}.{DOMAIN}",
+                "address": {"url": f"http://{name}.{NAMESPACE}.svc.cluster.local"},
+                "components": {"predictor": status},
+                "conditions": _living(
+                    {"PredictorReady": failed, "IngressReady": route},
+                    PredictorConfigurationReady=configuration,
+                    LatestDeploymentReady=configuration,
+                    PredictorRouteReady=route,
+                    RoutesReady=route,
+                ),
+            },
+        )
 
-    def _tell(self, service: dict[str, Any], ready: bool, status: dict[str, Any]) -> None:
-        """Write only the status; Ready stays True while any revision serves, even if the new one fails."""
+    def _write_status(self, service: dict[str, Any], status: dict[str, Any]) -> None:
+        """Write only the status."""
         live = self.cluster.find("inferenceservices", service["metadata"]["name"])
-        if live is None:
-            return
-        condition = {"type": "Ready", "status": "True" if ready else "False"}
-        live["status"] = {**status, "conditions": [condition]}
-        self.cluster.write_status("inferenceservices", live)
+        if live is not None:
+            self.cluster.write_status("inferenceservices", {**live, "status": status})
 
     def _pods(self, service: dict[str, Any]) -> list[dict[str, Any]]:
         name = service["metadata"]["name"]
         return [pod for pod in self.cluster.all("pods") if pod["metadata"]["labels"][SERVICE] == name]
 
-    def _make(self, service: dict[str, Any], template: dict[str, Any], labels: dict[str, str]) -> dict[str, Any]:
-        name = f"{service['metadata']['name']}-predictor-{next(self._names):05d}"
+    def _make(
+        self, service: dict[str, Any], template: dict[str, Any], workload: str, labels: dict[str, str]
+    ) -> dict[str, Any]:
+        """A pod of a Deployment's ReplicaSet, which names it."""
+        digest = _hash(template)
+        name = f"{workload}-{digest}-{next(self._names):05d}"
+        labels = {**labels, "pod-template-hash": digest, "component": "predictor"}
         number = next(_addresses)
         metadata = {
             "name": name,
@@ -213,31 +299,39 @@ class Controller:
     def _run(self, pod: dict[str, Any]) -> dict[str, Any]:
         """One kubelet iteration."""
         name, behaviour = pod["metadata"]["name"], self._behaviour(pod)
-        state: dict[str, Any] = {"name": "kserve-container", "restartCount": 0, "state": {"running": {}}}
-        conditions = [{"type": "PodScheduled", "status": "True"}]
-        if behaviour == "crash":
-            state |= {"restartCount": 3, "state": {"waiting": {"reason": "CrashLoopBackOff"}}}
-            self.cluster.logs[(name, True)] = "loading\nthe bundle's manifest does not match mixture.safetensors\n"
+        container = pod["spec"]["containers"][0]
+        seen = bool(pod["status"]["conditions"])
+        ready = False
+        phase, statuses = "Running", [_status("running", {"startedAt": _now()})]
+        if behaviour in ENDS:
+            waiting = f"back-off 40s restarting failed container={CONTAINER} pod={name}_{NAMESPACE}({pod['metadata'].get('uid', '')})"
+            statuses = [_status("waiting", {"reason": "CrashLoopBackOff", "message": waiting}, 3, ENDS[behaviour])]
+            self.cluster.logs[(name, True)] = LOGS[behaviour]
+            self._note(
+                name, seen, "BackOff", f"Back-off restarting failed container {CONTAINER} in pod {name}_{NAMESPACE}"
+            )
         elif behaviour == "image":
-            state["state"] = {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}}
+            message = f'Back-off pulling image "{container["image"]}": ErrImagePull: not found'
+            phase, statuses = "Pending", [_status("waiting", {"reason": "ImagePullBackOff", "message": message})]
+            self._note(name, seen, "Failed", f'Failed to pull image "{container["image"]}": not found')
         elif behaviour == "nowhere":
-            message = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
-            conditions = [
-                {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message},
-            ]
-            state["state"] = {}
+            phase, statuses = "Pending", []  # a pod without a node has no container statuses
+            self._note(name, seen, "FailedScheduling", NOWHERE)
         else:
             if name not in self._running:
-                self._running[name] = self._launch(pod["spec"]["containers"][0], pod["status"]["podIP"])
-            state["restartCount"] = 1 if behaviour == "restarts" else 0
-            conditions.append({"type": "Ready", "status": "True" if _answers(pod["status"]["podIP"]) else "False"})
-        if behaviour in {"crash", "image", "nowhere"} and not pod["status"]["containerStatuses"]:
-            self.cluster.event(
-                name, {"crash": "BackOff", "image": "Failed", "nowhere": "FailedScheduling"}[behaviour], "it"
-            )
-        pod["status"] = {**pod["status"], "conditions": conditions, "containerStatuses": [state]}
+                self._running[name] = self._launch(container, pod["status"]["podIP"])
+            statuses[0]["restartCount"] = 1 if behaviour == "restarts" else 0
+            ready = _answers(pod["status"]["podIP"])
+        statuses = [{**status, "ready": ready} for status in statuses]
+        conditions = _pod_conditions(ready, scheduled=behaviour != "nowhere")
+        status = {"phase": phase, "conditions": conditions, "containerStatuses": statuses}
+        pod["status"] = {**pod["status"], **status}
         self.cluster.write("pods", pod)
         return pod
+
+    def _note(self, pod: str, seen: bool, reason: str, message: str) -> None:
+        if not seen:
+            self.cluster.event(pod, reason, message)
 
     def _end(self, name: str) -> None:
         self.cluster.remove("pods", name)
@@ -267,12 +361,98 @@ def _digest(value: dict[str, Any]) -> str:
     return remembered or json.dumps(value, sort_keys=True)
 
 
+def _hash(template: dict[str, Any]) -> str:
+    return hashlib.sha256(_digest(template).encode()).hexdigest()[:10]
+
+
 def _revision(pod: dict[str, Any]) -> str:
     return str(pod["metadata"]["labels"].get("serving.knative.dev/revision", ""))
 
 
 def _ready(pod: dict[str, Any]) -> bool:
-    return {"type": "Ready", "status": "True"} in pod["status"]["conditions"]
+    return any((one["type"], one["status"]) == ("Ready", "True") for one in pod["status"]["conditions"])
+
+
+def _is_crashing(pod: dict[str, Any]) -> bool:
+    return any("waiting" in status["state"] for status in pod["status"]["containerStatuses"])
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _status(
+    state: str, content: dict[str, Any], restarts: int = 0, last: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """A container's status. ``lastState`` says how the process before ended; ``state`` then only says that it waits."""
+    return {
+        "name": CONTAINER,
+        "restartCount": restarts,
+        "state": {state: content},
+        "lastState": {"terminated": last} if last else {},
+    }
+
+
+def _pod_conditions(ready: bool, *, scheduled: bool) -> list[dict[str, Any]]:
+    if not scheduled:
+        return [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": NOWHERE}]
+    unready = {"reason": "ContainersNotReady", "message": f"containers with unready status: [{CONTAINER}]"}
+    return [
+        {"type": "Initialized", "status": "True"},
+        *(
+            {"type": kind, "status": "True" if ready else "False", **({} if ready else unready)}
+            for kind in ("Ready", "ContainersReady")
+        ),
+        {"type": "PodScheduled", "status": "True"},
+    ]
+
+
+def _deployment_conditions(available: bool, complete: bool, refused: bool) -> list[dict[str, Any]]:
+    conditions = [
+        {
+            "type": "Available",
+            "status": "True" if available else "False",
+            "reason": "MinimumReplicasAvailable" if available else "MinimumReplicasUnavailable",
+            "message": f"Deployment {'has' if available else 'does not have'} minimum availability.",
+        },
+        {
+            "type": "Progressing",
+            "status": "True",
+            "reason": "NewReplicaSetAvailable" if complete else "ReplicaSetUpdated",
+            "message": f'ReplicaSet "x" {"has successfully progressed" if complete else "is progressing"}.',
+        },
+    ]
+    if refused:
+        conditions.append({"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": QUOTA})
+    return conditions
+
+
+def _predictor_ready(deployment: dict[str, Any], reports_progress: bool) -> dict[str, Any]:
+    """The condition PredictorReady, as ``PropagateRawStatus`` derives it from the Deployment's conditions."""
+    conditions = {one["type"]: one for one in deployment["status"]["conditions"]}
+    chosen = conditions["Available"]
+    if reports_progress and conditions["Progressing"]["reason"] != "NewReplicaSetAvailable":
+        chosen = {**conditions["Progressing"], "status": "Unknown"}
+    if conditions["Available"]["status"] == "False":
+        chosen = conditions["Available"]
+    if "ReplicaFailure" in conditions:
+        chosen = {**conditions["ReplicaFailure"], "status": "False"}
+    return {field: chosen[field] for field in ("status", "reason", "message")}
+
+
+def _living(dependents: dict[str, dict[str, Any]], **others: dict[str, Any]) -> list[dict[str, Any]]:
+    """Conditions as Knative's living condition set writes them: sorted by type, with Ready derived from the dependents.
+
+    A true condition has neither reason nor message.
+    """
+    for status in ("False", "Unknown"):
+        if worst := next((one for one in dependents.values() if one["status"] == status), None):
+            break
+    conditions = {**dependents, **others, "Ready": worst or {"status": "True"}}
+    return [
+        {"type": kind, "lastTransitionTime": STAMP, **({"status": "True"} if one["status"] == "True" else one)}
+        for kind, one in sorted(conditions.items())
+    ]
 
 
 def _answers(address: str) -> bool:

@@ -116,12 +116,23 @@ class KubernetesApi:
             self._store(key, marked)
             return True
 
-    def event(self, name: str, reason: str, message: str) -> None:
+    def event(self, name: str, reason: str, message: str, kind: str = "Pod") -> None:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        about = {"name": name, "namespace": "mistere"}
-        metadata = {"name": f"{name}.{uuid.uuid4().hex[:8]}", "namespace": "mistere"}
-        said = {"involvedObject": about, "reason": reason, "message": message, "lastTimestamp": stamp}
-        self.write("events", {"apiVersion": "v1", "kind": "Event", "metadata": metadata, **said})
+        self.write(
+            "events",
+            {
+                "apiVersion": "v1",
+                "kind": "Event",
+                "metadata": {"name": f"{name}.{uuid.uuid4().hex[:16]}", "namespace": "mistere"},
+                "involvedObject": {"kind": kind, "name": name, "namespace": "mistere"},
+                "type": "Warning",
+                "reason": reason,
+                "message": message,
+                "count": 1,
+                "firstTimestamp": stamp,
+                "lastTimestamp": stamp,
+            },
+        )
 
     def forget(self) -> None:
         """Compact: expire all versions so far, for watches and for continued lists."""

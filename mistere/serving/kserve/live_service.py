@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
+from urllib.parse import urlsplit
 
 from mistere.config.deployment import DeploymentConfig
 from mistere.serving.kserve.inference_service import REVISION_LABEL
+
+_DEFAULT_DOMAIN: Final = "example.com"
+"""KServe's and Knative's default ingress domain, which no name server resolves."""
+_LOCAL_DOMAIN: Final = "svc.cluster.local"
 
 
 def service_path(config: DeploymentConfig, name: str) -> str:
@@ -61,5 +66,23 @@ def not_ready(live: dict[str, Any]) -> str:
 
 
 def address(live: dict[str, Any]) -> str:
-    """Its URL; empty if it has none yet."""
-    return str(live.get("status", {}).get("url") or "")
+    """The URL at which an InferenceService answers; empty if it has none yet.
+
+    KServe sets ``status.url`` from its ingress domain whether it creates an ingress or not. With the default domain nothing
+    answers there, so the address inside the cluster is returned instead.
+    """
+    status = live.get("status", {})
+    url = str(status.get("url") or "")
+    host = f".{urlsplit(url).hostname or _DEFAULT_DOMAIN}"
+    inside = str((status.get("address") or {}).get("url") or "")
+    return inside if inside and host.endswith(f".{_DEFAULT_DOMAIN}") else url
+
+
+def port_forward(address: str) -> str:
+    """The command that makes a predictor's address inside the cluster reachable at port 8080 here; empty for other addresses."""
+    host = urlsplit(address).hostname or ""
+    service, _, rest = host.partition(".")
+    namespace, _, domain = rest.partition(".")
+    if domain != _LOCAL_DOMAIN or not service.endswith("-predictor"):
+        return ""
+    return f"kubectl port-forward --namespace {namespace} service/{service} 8080:80"

@@ -21,6 +21,7 @@ _SERVICE_LABEL: Final = "serving.kserve.io/inferenceservice"
 _CONTAINER: Final = "kserve-container"
 _FATAL_REASONS: Final = {"ImagePullBackOff", "InvalidImageName", "CreateContainerConfigError", "CreateContainerError"}
 _RESTARTS: Final = 2
+_OUT_OF_MEMORY: Final = "OOMKilled"
 _ANSWER_SECONDS: Final = 60.0
 _EVENTS, _LINES, _MAX_LENGTH = 3, 3, 160
 
@@ -78,11 +79,30 @@ class Revision:
                 parts.append(f"its last lines: {' / '.join(lines)}")
         return "; ".join(parts)
 
+    def rejected_pods(self) -> dict[str, str]:
+        """Events of a ReplicaSet of the service that cannot create a pod: their sentences, by the event's name and version.
+
+        The version distinguishes what a controller reports now from what it reported about an earlier attempt.
+        """
+        try:
+            events, _ = self.api.list(self._events_path, fields="reason=FailedCreate")
+        except (
+            MistereError
+        ):  # without the right to read events, the Deployment's status has the reason in Standard mode
+            return {}
+        owned = [event for event in events if _about(event).startswith(f"{self.service}-predictor-")]
+        return {
+            f"{event['metadata']['name']} {event['metadata']['resourceVersion']}": str(event.get("message", ""))
+            for event in owned
+        }
+
+    @property
+    def _events_path(self) -> str:
+        return f"/api/v1/namespaces/{self.namespace}/events"
+
     def _events(self, pod: str) -> list[str]:
         """The events of a pod; without a pod, those of the service and of the objects that should create its pods."""
-        events, _ = self.api.list(
-            f"/api/v1/namespaces/{self.namespace}/events", fields=f"involvedObject.name={pod}" if pod else ""
-        )
+        events, _ = self.api.list(self._events_path, fields=f"involvedObject.name={pod}" if pod else "")
         if not pod:
             owners = f"{self.service}-predictor"
             events = [event for event in events if _about(event) == self.service or _about(event).startswith(owners)]
@@ -115,7 +135,10 @@ def has_failed(pod: dict[str, Any]) -> bool:
     """Whether a pod has failed in a way that waiting does not change."""
     status = _container(pod)
     waiting = status.get("state", {}).get("waiting", {}).get("reason", "")
-    return waiting in _FATAL_REASONS or (waiting == "CrashLoopBackOff" and status.get("restartCount", 0) >= _RESTARTS)
+    hopeless = status.get("restartCount", 0) >= _RESTARTS or _was_out_of_memory(
+        pod
+    )  # the same model needs as much again
+    return waiting in _FATAL_REASONS or (waiting == "CrashLoopBackOff" and hopeless)
 
 
 def restarts(pods: list[dict[str, Any]]) -> int:
@@ -132,7 +155,26 @@ def _about(event: dict[str, Any]) -> str:
     return str(event.get("involvedObject", {}).get("name", ""))
 
 
+def _was_out_of_memory(pod: dict[str, Any]) -> bool:
+    """Whether the container's last process was killed for its memory.
+
+    While the container waits for its restart, the kubelet reports CrashLoopBackOff as the state, and why it ended in
+    ``lastState``.
+    """
+    status = _container(pod)
+    ends = [(status.get(name) or {}).get("terminated") or {} for name in ("state", "lastState")]
+    return any(end.get("reason") == _OUT_OF_MEMORY for end in ends)
+
+
+def _memory_limit(pod: dict[str, Any]) -> str:
+    containers = pod.get("spec", {}).get("containers") or []
+    limits = [one.get("resources", {}).get("limits", {}) for one in containers if one.get("name") == _CONTAINER]
+    return next((f" of {limit['memory']}" for limit in limits if "memory" in limit), "")
+
+
 def _state(pod: dict[str, Any]) -> str:
+    if _was_out_of_memory(pod) and not is_ready(pod):
+        return f"{_OUT_OF_MEMORY}, it exceeded its memory limit{_memory_limit(pod)}: raise deployment.memory_limit"
     for kind in ("waiting", "terminated"):
         state = _container(pod).get("state", {}).get(kind)
         if state:

@@ -47,6 +47,8 @@ _WATCH_SECONDS: Final = 5.0
 _LEAVING_SECONDS: Final = 90.0
 """Twice the longest time that a predictor takes to stop."""
 _REFUSED: Final = range(400, 500)
+_PASSING_REFUSAL: Final = "the object has been modified"
+"""In the refusal of a pod while another pod was counted in the same quota; the ReplicaSet tries again."""
 
 RenewLease = Callable[[], None]
 """Renews the lease on the release's journal; it raises if another process has taken the release over."""
@@ -254,26 +256,38 @@ class ClusterDeployment:
 
     def _ready_pod(self, revision: Revision, renew_lease: RenewLease, deadline: float) -> dict[str, Any]:
         self.on_status(f"waiting for a pod of {revision.service}")
+        known = revision.rejected_pods()
         while True:
             pods, version = revision.pods()
             ready = next((pod for pod in pods if is_ready(pod)), None)
             if ready is not None:
                 return ready
-            refused = self._refused_pods(revision.service)
+            refused = self._refused_pods(revision, known)
             if refused or any(has_failed(pod) for pod in pods) or time.monotonic() > deadline:
                 raise self._failure(revision, pods, refused or "no pod of the new revision is ready")
             renew_lease()
             revision.wait(version, min(_WATCH_SECONDS, max(0.0, deadline - time.monotonic()) + 0.1))
 
-    def _refused_pods(self, service: str) -> str:
-        """Why the Deployment cannot create pods (a quota, a policy); empty if it can, or does not exist."""
-        if self.config.mode != "standard":
-            return ""
-        deployment = self.api.get(workload_path(self.config, service)) or {}
-        for condition in deployment.get("status", {}).get("conditions") or []:
-            if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
-                return f"the cluster rejects its pods ({' '.join(str(condition.get('message', '')).split())[:300]})"
-        return ""
+    def _refused_pods(self, revision: Revision, known: dict[str, str]) -> str:
+        """Why the cluster creates no pods of a revision (a quota, a policy); empty if it does, or has not tried.
+
+        Args:
+            revision: the revision.
+            known: events of earlier attempts, as :meth:`Revision.rejected_pods` returned them.
+        """
+        messages: list[str] = []
+        if self.config.mode == "standard":
+            deployment = self.api.get(workload_path(self.config, revision.service)) or {}
+            messages += [
+                str(condition.get("message", ""))
+                for condition in deployment.get("status", {}).get("conditions") or []
+                if condition["type"] == "ReplicaFailure" and condition["status"] == "True"
+            ]
+        if not messages:
+            events = revision.rejected_pods()
+            messages += [message for event, message in events.items() if event not in known]
+        messages = [message for message in messages if _PASSING_REFUSAL not in message]
+        return f"the cluster rejects its pods ({' '.join(messages[-1].split())[:300]})" if messages else ""
 
     def _missing(self, live: dict[str, Any], pod: dict[str, Any], share: int | None) -> tuple[str, dict[str, Any], str]:
         """What the service still lacks (empty if nothing), the object to watch for the change, and its path."""

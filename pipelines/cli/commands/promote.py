@@ -22,6 +22,7 @@ from mistere.registry.promotion_log import who
 from mistere.registry.release import is_released, recover, release
 from mistere.serving.deployment import Deployment, deployed_services, deployment_key, read_deployment
 from mistere.serving.kserve.cluster_release import Rolling, on_cluster
+from mistere.serving.kserve.live_service import port_forward
 from mistere.serving.kserve.rollout import ClusterDeployment
 from pipelines.cli.registry_location import RegistryLocation
 
@@ -111,6 +112,8 @@ def _release(location: RegistryLocation, lineage: Lineage, action: Literal["prom
         rolling = Rolling(cluster, bundle)
         release(location.store, mirror, seen, champion, deployment, action, reason, who(), rolling)
         answer, now = rolling.message, f" It answers at {rolling.address}." if rolling.address else ""
+        if forward := port_forward(rolling.address):
+            now = f"{now[:-1]} inside the cluster; from here, forward its port: {forward}"
     _CONSOLE.print(answer, markup=False)
     before = f" instead of version {seen.champion.model_version}" if seen.champion else ""
     _CONSOLE.print(

@@ -111,7 +111,9 @@ def test_unavailable_registry_reverts_the_release(store: ObjectStore) -> None:
     mirror.broken = False
     promote(store, mirror, "b")
     assert state(store) == ("b", "b")
-    assert [event.outcome for event in read_log(store)] == ["undone", "done", "undone", "done"]
+    log = read_log(store)
+    assert [event.outcome for event in log] == ["undone", "done", "undone", "done"]
+    assert "did not take it" in log[2].reason and log[3].reason == "because of b"
 
 
 def test_one_of_two_concurrent_releases_wins_and_both_are_logged(store: ObjectStore) -> None:

@@ -333,6 +333,11 @@ def test_next_steps_match_the_outcome(tmp_path: Path) -> None:
     texts = next_steps(remote, {}, "")
     assert texts[0].command.endswith("--url http://mistere.example")
     assert any(step.text.endswith("at http://mlflow:5000.") for step in texts)
+    inside = released.model_copy(update={"endpoint": "http://mistere-predictor.speech.svc.cluster.local"})
+    forward, ask, *_ = next_steps(inside, {}, "")
+    assert "inside the cluster at http://mistere-predictor.speech.svc.cluster.local" in forward.text
+    assert forward.command == "kubectl port-forward --namespace speech service/mistere-predictor 8080:80"
+    assert ask.command.endswith("--url http://localhost:8080")
     rejected = read_outcome(runs.data_rejected(tmp_path / "b").store, "run-0042")
     info = {"data": {"source": "my data"}, "command": "mistere run --data 'my data'"}
     commands = [step.command for step in next_steps(rejected, info, "")]
