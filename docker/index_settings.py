@@ -15,7 +15,9 @@ from pathlib import Path
 
 def pip_settings() -> dict[str, list[str]]:
     """Pip's settings: name → values. As in pip, environment variables take precedence over files."""
-    listing = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True)
+    listing = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
+    )
     settings: dict[str, list[str]] = {}
     for line in listing.stdout.splitlines():
         name, _, value = line.partition("=")

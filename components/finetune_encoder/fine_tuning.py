@@ -41,11 +41,11 @@ def fine_tune(
     """Fine-tune one encoder and write its trained parts to ``output``.
 
     Raises:
-        UsageError: the source, the device or a setting is not valid, or several nodes are requested outside a cluster.
+        UsageError: the source, the device or a setting is not valid, or a TrainJob is requested outside a cluster.
         DataError: an utterance's audio does not decode and ``undecodable`` is ``fail``.
         PreemptedError: SIGTERM; a checkpoint is kept.
     """
-    if config.num_nodes > 1:
+    if config.uses_trainjob:
         from components.finetune_encoder.nodes.launch import check_nodes
 
         check_nodes(config, modality, step.store)
@@ -109,7 +109,7 @@ def fine_tune(
 
 
 def _train(job: TrainingJob, base_digest: str, step: Step, scratch: Path) -> Curve:
-    if job.config.num_nodes > 1:
+    if job.config.uses_trainjob:
         from components.finetune_encoder.nodes.launch import train_on_nodes
 
         return train_on_nodes(job, base_digest, step)

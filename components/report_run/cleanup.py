@@ -29,13 +29,19 @@ def clean_up(step: Step, config: Mapping[str, Any]) -> None:
     """
     if not is_inside():
         return
-    several_nodes = any(int((config.get(name) or {}).get("num_nodes", 1)) > 1 for name in MODALITIES)
-    for clean in (_release, _train_jobs) if several_nodes else (_release,):
+    for clean in (_release, _train_jobs) if _uses_trainjobs(config) else (_release,):
         try:
             for sentence in clean(step):
                 step.progress.note(sentence)
         except MistereError as error:
             step.progress.note(f"the cleanup of the run's cluster resources failed: {error}")
+
+
+def _uses_trainjobs(config: Mapping[str, Any]) -> bool:
+    sections = [config.get(name) or {} for name in MODALITIES]
+    return any(
+        int(section.get("num_nodes", 1)) > 1 or (section.get("nodes") or {}).get("trainjob") for section in sections
+    )
 
 
 def _release(step: Step) -> list[str]:

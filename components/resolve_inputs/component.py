@@ -24,8 +24,6 @@ def resolve_inputs(
 ) -> NamedTuple(  # type: ignore[valid-type]
     "Outputs",
     [
-        ("Output", str),  # conditions of kfp's local runner know outputs of this name only
-        ("finished", dict),
         ("context", dict),
         ("data_digest", str),
         ("champion_digest", str),
@@ -61,8 +59,6 @@ def resolve_inputs(
         deployment: the ``deployment`` section.
 
     Returns:
-        Output: ``work``, ``release`` (all cached steps were found finished, and the gate promotes) or ``nothing``.
-        finished: digests of the finished artifacts, by task and output; empty if there is work.
         context: the run's context with the data resolved.
         data_digest: the DVC digest that the run is pinned to.
         champion_digest: the champion's bundle, or ``none``.
@@ -92,7 +88,6 @@ def resolve_inputs(
         "registry": registry,
         "deployment": deployment,
     }
-    context, values, sections, remaining, finished = resolve(run, job, compiled, given)
+    context, values, sections = resolve(run, job, compiled, given)
     digests = values["data_digest"], values["champion_digest"], values["code_state"]
-    parallel = shards(sections["speech"]), shards(sections["text"])
-    return remaining, finished, context, *digests, *parallel, *(sections[name] for name in given)
+    return context, *digests, shards(sections["speech"]), shards(sections["text"]), *(sections[name] for name in given)

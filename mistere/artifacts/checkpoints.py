@@ -8,6 +8,9 @@ from pathlib import Path
 from mistere.artifacts.object_store import LocalStore, ObjectStore
 from mistere.common.paths import cache_directory
 
+AFFECTS_RESULTS = False
+"""A resumed step has the result of an uninterrupted one, so how checkpoints are stored changes no result."""
+
 _MARKER = ".complete"
 """Suffix of the object that is written last and marks a checkpoint in a remote store as complete."""
 
@@ -41,25 +44,21 @@ class Checkpoints:
     def save(self, name: str) -> None:
         """Upload one finished checkpoint (a file or folder in ``directory``) and delete those that are gone from there.
 
-        Files of the checkpoint that other machines uploaded (:meth:`send`) are kept.
+        The marker is written after all files, and older checkpoints are deleted after that, their markers first: whenever the
+        process is killed, the store holds a complete checkpoint, and each one with a marker is complete.
         """
         if not self._remote:
             return
-        self.send(name)
-        self._store.write(f"{self._prefix}/{name}{_MARKER}", b"")
-        for key in list(self._store.keys(self._prefix)):
-            checkpoint = key[len(self._prefix) + 1 :].split("/")[0].removesuffix(_MARKER)
-            if not (self.directory / checkpoint).exists():
-                self._store.delete_object(key)
-
-    def send(self, name: str, pattern: str = "*") -> None:
-        """Upload matching files of a checkpoint (a file or folder in ``directory``); :meth:`save` completes it."""
-        if not self._remote:
-            return
         path = self.directory / name
-        files = [path] if path.is_file() else [file for file in sorted(path.rglob(pattern)) if file.is_file()]
+        files = [path] if path.is_file() else [file for file in sorted(path.rglob("*")) if file.is_file()]
         for file in files:
             self._store.upload(file, f"{self._prefix}/{file.relative_to(self.directory).as_posix()}")
+        self._store.write(f"{self._prefix}/{name}{_MARKER}", b"")
+        names = [key[len(self._prefix) + 1 :] for key in self._store.keys(self._prefix)]
+        for other in sorted(names, key=lambda other: not other.endswith(_MARKER)):  # markers first
+            checkpoint = other.split("/")[0].removesuffix(_MARKER)
+            if not (self.directory / checkpoint).exists():
+                self._store.delete_object(f"{self._prefix}/{other}")
 
     def clear(self) -> None:
         """Delete all checkpoints, after the step has finished."""

@@ -104,7 +104,16 @@ def test_the_train_job_is_created_followed_and_deleted(
         assert [line for line in out if f"of {node}" in line] == [f"node {node}: line {i} of {node}" for i in range(3)]
     assert seen[0]["spec"]["trainer"]["image"] == image("train")
     assert cluster.calls("POST") == 1 and nothing_is_left(cluster)
-    assert cluster.ears.notes == [f"TrainJob {NAME} in namespace mistere: 2 nodes with 1 processes each."]
+    assert cluster.ears.notes == [f"TrainJob {NAME} in namespace mistere: 2 nodes with 1 process each."]
+
+
+def test_one_node_trains_in_a_train_job_where_the_configuration_says_so(cluster: TrainerCluster) -> None:
+    cluster.run_containers(lambda node, _say, _stopped, prefix: finish(cluster, prefix, node))
+    job = cluster.job(num_nodes=1, nodes={"trainjob": True})
+    assert job.config.uses_trainjob and not cluster.job(num_nodes=1).config.uses_trainjob
+    assert train_on_nodes(job, "base", cluster.step()) == CURVE
+    assert cluster.calls("POST") == 1 and nothing_is_left(cluster)
+    assert cluster.ears.notes == [f"TrainJob {NAME} in namespace mistere: 1 node with 1 process."]
 
 
 def test_a_batch_that_does_not_fit_is_halved_on_all_nodes(cluster: TrainerCluster) -> None:

@@ -25,7 +25,7 @@ from mistere.artifacts.checkpoints import Checkpoints
 from mistere.artifacts.manifests import EncoderCheckpoint, UtteranceSet
 from mistere.artifacts.object_store import LocalStore, ObjectStore, S3Store
 from mistere.common.paths import PROJECT_ROOT
-from mistere.config.encoder import TextConfig
+from mistere.config.encoder import NodeSettings, TextConfig
 from mistere.data.versions import pin
 from mistere.engine.stage import RunContext, Step
 from tests.cluster.trainer import KEY, TrainerCluster, environment_of, step_inside, until
@@ -144,42 +144,6 @@ def same_curve(one: EncoderCheckpoint, other: EncoderCheckpoint) -> bool:
     return all(theirs == pytest.approx(ours, abs=1e-5) for ours, theirs in pairs)
 
 
-def test_a_checkpoint_contains_the_state_of_all_nodes(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    s3_store: S3Store,  # noqa: F811
-) -> None:
-    machines = []
-    for node in range(3):
-        monkeypatch.setenv("MISTERE_CACHE", str(tmp_path / str(node)))
-        machines.append(Checkpoints(s3_store, "finetune_encoder", KEY))
-    first, second, third = machines
-
-    def write(step: int) -> None:
-        for node, part in enumerate((first, second)):
-            folder = part.directory / f"checkpoint-{step}"
-            folder.mkdir(parents=True)
-            (folder / "model.safetensors").write_bytes(b"same")
-            (folder / f"rng_state_{node}.pth").write_bytes(str(node).encode())
-        second.send(f"checkpoint-{step}", "rng_state_*")
-
-    write(4)
-    third.restore()
-    assert not list(third.directory.iterdir()), "it is not whole yet"
-    first.save("checkpoint-4")
-    write(8)
-    first.save("checkpoint-8")
-    third.restore()
-    whole = {"model.safetensors", "rng_state_0.pth", "rng_state_1.pth"}
-    for step in (4, 8):
-        assert {file.name for file in (third.directory / f"checkpoint-{step}").iterdir()} == whole
-    (first.directory / "checkpoint-4").rename(first.directory.parent / "away")
-    write(12)
-    first.save("checkpoint-12")
-    kept = {key.split("/")[3].removesuffix(".complete") for key in s3_store.keys("checkpoints")}
-    assert kept == {"checkpoint-8", "checkpoint-12"}
-
-
 @pytest.mark.long
 def test_two_nodes_give_the_result_of_two_processes(
     reference: UtteranceSet, cluster: TrainerCluster, tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -230,3 +194,27 @@ def test_a_lost_node_does_not_change_the_result(
     assert fell.is_set() and machines.starts[0] > 1 and machines.starts[1] > 1
     assert differ(tmp_path / "a", tmp_path / "b") < 1e-6
     assert same_curve(one, two)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("how", ["undisturbed", "its machine is drained"])
+def test_one_node_gives_the_result_of_the_step_itself(
+    how: str, reference: UtteranceSet, cluster: TrainerCluster, tmp_path: Path
+) -> None:
+    one = tune(reference, LocalStore(tmp_path / "store"), tmp_path / "a", SETTINGS, cluster)
+    machines = Machines(tmp_path)
+    cluster.controller = TrainerController(cluster.api, machines)
+
+    def drain() -> None:
+        until(lambda: any(key.endswith(".complete") for key in cluster.store.keys("checkpoints")))
+        machines.trees[0].process.send_signal(signal.SIGTERM)
+
+    thread = threading.Thread(target=drain)
+    if how != "undisturbed":
+        thread.start()
+    there = SETTINGS.model_copy(update={"nodes": NodeSettings(trainjob=True)})
+    two = tune(reference, cluster.store, tmp_path / "b", there, cluster)
+    if how != "undisturbed":
+        thread.join()
+    assert machines.starts[0] == (1 if how == "undisturbed" else 2)
+    assert differ(tmp_path / "a", tmp_path / "b") < 1e-6 and same_curve(one, two)

@@ -32,7 +32,6 @@ class Namespace:
         label: marks the containers, so that none is left behind.
         folder: for the pods' volumes.
         secrets: name → key → value.
-        config_maps: name → key → value.
         account: folder with the service account's token, the cluster's certificate and the namespace's name.
         api_port: port of the Kubernetes API on this machine.
     """
@@ -40,7 +39,6 @@ class Namespace:
     label: str
     folder: Path
     secrets: Mapping[str, Mapping[str, str]]
-    config_maps: Mapping[str, Mapping[str, str]]
     account: Path
     api_port: int
 
@@ -50,15 +48,17 @@ class Namespace:
         path.chmod(0o1777)
         return path
 
+    def secret_environment(self, references: Iterable[tuple[str, str, str]]) -> dict[str, str]:
+        """Resolve references to secrets; keys that a secret lacks are left out, as for ``optional: true``.
 
-def resolve(objects: Mapping[str, Mapping[str, str]], references: Iterable[tuple[str, str, str]]) -> dict[str, str]:
-    """Resolve variables that refer to keys; a key that is missing is left out, as for ``optional: true``.
-
-    Args:
-        objects: Secrets or ConfigMaps: name → key → value.
-        references: name of the variable, of the object and of its key.
-    """
-    return {variable: objects[name][key] for variable, name, key in references if key in objects.get(name, {})}
+        Args:
+            references: name of the variable, of the secret and of its key.
+        """
+        return {
+            variable: self.secrets[secret][key]
+            for variable, secret, key in references
+            if key in self.secrets.get(secret, {})
+        }
 
 
 @dataclass(frozen=True)
@@ -134,15 +134,10 @@ def step_container(
         namespace: of the run.
     """
     resources = executor.get("resources", {})
-    from_secrets = [
+    references = [
         (entry["envVar"], secret["secretName"], entry["secretKey"])
         for secret in platform.get("secretAsEnv", ())
         for entry in secret["keyToEnv"]
-    ]
-    from_maps = [
-        (entry["envVar"], config_map["configMapName"], entry["configMapKey"])
-        for config_map in platform.get("configMapAsEnv", ())
-        for entry in config_map["keyToEnv"]
     ]
     security = platform["securityContext"]
     volumes = {mount["mountPath"]: (namespace.volume(), "rw") for mount in platform.get("emptyDirMounts", ())}
@@ -151,8 +146,7 @@ def step_container(
         command=command,
         environment={
             **{entry["name"]: entry["value"] for entry in executor.get("env", ())},
-            **resolve(namespace.config_maps, from_maps),
-            **resolve(namespace.secrets, from_secrets),
+            **namespace.secret_environment(references),
             "KUBERNETES_SERVICE_HOST": "127.0.0.1",
             "KUBERNETES_SERVICE_PORT": str(namespace.api_port),
             "KFP_POD_NAME": POD_NAME,
@@ -185,7 +179,7 @@ class PredictorPod:
         Container(
             image=spec["image"],
             command=[*spec["command"], *spec["args"], *listen],
-            environment={**given, **resolve(namespace.secrets, references)},
+            environment={**given, **namespace.secret_environment(references)},
             volumes={mount["mountPath"]: (namespace.volume(), "rw") for mount in spec["volumeMounts"]},
             user=f"{security['runAsUser']}:{security['runAsGroup']}",
             cpus=limits["cpu"],

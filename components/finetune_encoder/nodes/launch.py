@@ -1,4 +1,4 @@
-"""Training on several nodes of the cluster: create a TrainJob, follow it to its end and delete it.
+"""Training on one or several nodes of the cluster: create a TrainJob, follow it to its end and delete it.
 
 The nodes read their input from the store under the step's key, and the TrainJob is named by the key. A step whose pod was
 killed finds the running TrainJob and follows it again.
@@ -35,15 +35,17 @@ _PATIENCE_SECONDS: Final = 900.0
 
 
 def check_nodes(config: EncoderConfig, modality: str, store: ObjectStore) -> None:
-    """Check that training on several nodes is possible.
+    """Check that training in a TrainJob is possible.
 
     Raises:
         UsageError: the run is not in a cluster, the store is a local folder, or the batch cannot be split evenly.
     """
-    where = f"{modality}.num_nodes={config.num_nodes}"
+    several = config.num_nodes > 1
+    where = f"{modality}.num_nodes={config.num_nodes}" if several else f"{modality}.nodes.trainjob=true"
     if not is_inside():
+        nodes = "several nodes" if several else "a node"
         raise UsageError(
-            f"{where} trains on several nodes of a cluster, and this run is not in one: set {modality}.num_nodes=1 (and "
+            f"{where} trains on {nodes} of a cluster, and this run is not in one: set {_without_trainjob(config, modality)} (and "
             f"{modality}.processes for several GPUs here), or submit the run."
         )
     if isinstance(store, LocalStore):
@@ -51,6 +53,12 @@ def check_nodes(config: EncoderConfig, modality: str, store: ObjectStore) -> Non
             f"{where} needs a store that the nodes can reach: name s3://bucket/prefix, not the folder {store.uri}."
         )
     share_step(config.batch_size * config.accumulation, config.batch_size, config.num_nodes * config.processes)
+
+
+def _without_trainjob(config: EncoderConfig, modality: str) -> str:
+    """The settings that train in the step's own pod."""
+    settings = {"num_nodes=1": config.num_nodes > 1, "nodes.trainjob=false": config.nodes.trainjob}
+    return " and ".join(f"{modality}.{setting}" for setting, needed in settings.items() if needed)
 
 
 def train_on_nodes(job: TrainingJob, base_digest: str, step: Step) -> Curve:
@@ -79,6 +87,10 @@ def train_on_nodes(job: TrainingJob, base_digest: str, step: Step) -> Curve:
         signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
 
 
+def _count(number: int, one: str, several: str) -> str:
+    return f"{number} {one if number == 1 else several}"
+
+
 class _Nodes:
     """The nodes of one step.
 
@@ -92,6 +104,7 @@ class _Nodes:
         self.terminated = False
         self._api, self._step_pod, self._base_digest = api, step_pod, base_digest
         self._store, self._progress, self._modality = step.store, step.progress, job.modality
+        self._without = _without_trainjob(job.config, job.modality)
         self._prefix = f"nodes/{job.modality}/{step.key}"
         self._name = train_job_name(job.modality, step.key)
         self._namespace = str(step_pod["metadata"]["namespace"])
@@ -148,8 +161,8 @@ class _Nodes:
         except KubernetesError as error:
             raise self._refusal(error) from error
         self._progress.note(
-            f"TrainJob {self._name} in namespace {self._namespace}: {job.config.num_nodes} nodes with {job.config.processes} "
-            f"processes each."
+            f"TrainJob {self._name} in namespace {self._namespace}: {_count(job.config.num_nodes, 'node', 'nodes')} with "
+            f"{_count(job.config.processes, 'process', 'processes')}{' each' if job.config.num_nodes > 1 else ''}."
         )
 
     def _follow(self, job: TrainingJob) -> tuple[Curve, list[Failure]]:
@@ -236,8 +249,7 @@ class _Nodes:
         """An error that explains the refusal in terms of the settings."""
         if error.code == 404:
             return MistereError(
-                f"the cluster has no TrainJobs: install Kubeflow Trainer (2.3 or later) there, or set {self._modality}."
-                "num_nodes=1."
+                f"the cluster has no TrainJobs: install Kubeflow Trainer (2.3 or later) there, or set {self._without}."
             )
         about_the_job = "admission webhook" in error.reason or "quota" in error.reason
         if error.code in {400, 422} or (error.code == 403 and about_the_job):

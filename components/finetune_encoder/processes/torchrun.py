@@ -22,6 +22,9 @@ succeed.
 """
 
 _GRACE_SECONDS = 60
+_SHUTDOWN_SECONDS = 100
+"""Time that torchrun gives its processes after SIGTERM to write a checkpoint, instead of 30 seconds: less than the grace period of
+a TrainJob's pod."""
 
 
 def run_torchrun(job: Path, options: Sequence[str]) -> list[Failure]:
@@ -35,7 +38,7 @@ def run_torchrun(job: Path, options: Sequence[str]) -> list[Failure]:
         The failures of the processes.
     """
     environment = child_environment(OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", "1"))
-    command = [sys.executable, "-m", "torch.distributed.run", *options]
+    command = [sys.executable, "-m", "torch.distributed.run", f"--shutdown-timeout={_SHUTDOWN_SECONDS}", *options]
     process = subprocess.Popen(
         [*command, "-m", "components.finetune_encoder.processes.worker", str(job)], env=environment
     )

@@ -6,18 +6,19 @@ import json
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
+from components.finetune_encoder.training.snapshot import PARTIAL, RANDOM_STATE, STATE, WEIGHTS, Snapshot, step_of
+from mistere.artifacts.checkpoint_writing import BackgroundWriter, CheckpointSchedule
 from mistere.artifacts.checkpoints import Checkpoints
 from mistere.common.errors import MistereError
-
-_RANDOM_STATE = "rng_state_{}.pth"
-_STATE = "trainer_state.json"
+from mistere.kubernetes.current_pod import is_inside
 
 
 class PreemptedError(MistereError):
@@ -25,19 +26,19 @@ class PreemptedError(MistereError):
 
 
 class CheckpointWriter(TrainerCallback):
-    """Requests a checkpoint if the last one is old or on SIGTERM, and uploads each.
+    """Requests a checkpoint when one is due or on SIGTERM, and writes each in a thread while training goes on.
 
-    Several processes agree on it at the end of a step, since all of them take part in writing. On several nodes each node
-    uploads the random states of its processes; the first node uploads everything else, which is equal on all nodes.
+    Several processes agree on it at the end of a step, since all of them take part in the snapshot. The first process of each node
+    writes the node's folder; the first process of all uploads it, since it is equal on all nodes.
 
     Args:
         checkpoints: stores the checkpoints.
-        seconds: interval between checkpoints within an epoch.
+        seconds: interval between checkpoints within an epoch, or ``auto``.
     """
 
-    def __init__(self, checkpoints: Checkpoints, seconds: float) -> None:
-        self._checkpoints, self._seconds = checkpoints, seconds
-        self._written = time.monotonic()
+    def __init__(self, checkpoints: Checkpoints, seconds: float | Literal["auto"]) -> None:
+        self._checkpoints = checkpoints
+        self._schedule, self._background = CheckpointSchedule(seconds, on_cluster=is_inside()), BackgroundWriter()
         self._terminated = False
 
     def watch_for_termination(self) -> Any:
@@ -48,26 +49,48 @@ class CheckpointWriter(TrainerCallback):
         self._terminated = True
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
-        wanted = self._terminated or time.monotonic() - self._written >= self._seconds
+        due = state.is_world_process_zero and self._schedule.is_due()
+        busy = self._background.busy
         if args.world_size > 1:
-            verdict = torch.tensor([float(wanted), float(self._terminated)], device=args.device)
+            verdict = torch.tensor([due, self._terminated, busy], dtype=torch.float32, device=args.device)
             torch.distributed.all_reduce(verdict, op=torch.distributed.ReduceOp.MAX)
-            wanted, self._terminated = bool(verdict[0] > 0), bool(verdict[1] > 0)
+            due, self._terminated, busy = (bool(value > 0) for value in verdict)
+        wanted = self._terminated or (due and not busy)
         if wanted and not _at_an_epochs_end(state):  # one is written there anyway, after the evaluation on dev
             control.should_save = True
 
-    def on_save(self, args: Any, state: TrainerState, _control: Any, **_: Any) -> None:
-        name = f"checkpoint-{state.global_step}"
-        if args.world_size > 1:
-            torch.distributed.barrier()  # each process writes its part
-        if args.save_on_each_node:
-            if state.is_local_process_zero and not state.is_world_process_zero:
-                self._checkpoints.send(name, _RANDOM_STATE.format("*"))
-            torch.distributed.barrier()  # complete only with the part of every node
-        if state.is_world_process_zero:
-            self._checkpoints.save(name)
-        self._written = time.monotonic()
+    def write(self, args: Any, state: TrainerState, take: Callable[[], Snapshot]) -> None:
+        """Take a snapshot, and write it in the background; waits for the previous one, so that only one is in memory.
+
+        Args:
+            args: the Trainer's arguments.
+            state: the Trainer's state.
+            take: makes the snapshot.
+        """
+        clock = time.perf_counter()
+        self._schedule.began()
+        self._background.wait()
+        if not args.should_save:
+            return
+        snapshot = take()
+        paused = time.perf_counter() - clock
+
+        def write() -> None:
+            began = time.perf_counter()
+            snapshot.write(self._checkpoints.directory)
+            if state.is_world_process_zero:
+                self._checkpoints.save(snapshot.name)
+            self._schedule.measured(paused + time.perf_counter() - began)
+
+        self._background.start(write)
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint is written; raises the error of the write."""
+        self._background.wait()
+
+    def on_save(self, _args: Any, state: TrainerState, _control: Any, **_: Any) -> None:
         if self._terminated:
+            self.wait()
             raise PreemptedError(
                 f"stopped by SIGTERM after step {state.global_step} of {state.max_steps}, which is kept: run again to "
                 "resume from there."
@@ -108,11 +131,13 @@ def is_over(state: TrainerState, patience: int) -> bool:
 def last_whole_checkpoint(directory: Path) -> Path | None:
     """The newest complete checkpoint, with the path of its best checkpoint corrected for this machine.
 
-    An incomplete checkpoint (its state is written last) is deleted, and so is one whose best checkpoint is gone.
+    An incomplete checkpoint is deleted, and so is one whose best checkpoint is gone.
     """
+    for folder in directory.glob(f"{PARTIAL}*"):
+        shutil.rmtree(folder)
     for folder in directory.glob("checkpoint-*"):
         try:
-            state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+            state = json.loads((folder / STATE).read_text(encoding="utf-8"))
             step = state["best_global_step"]
         except (OSError, ValueError, LookupError, TypeError):
             shutil.rmtree(folder)
@@ -120,12 +145,12 @@ def last_whole_checkpoint(directory: Path) -> Path | None:
         if not step:
             continue
         best = directory / f"checkpoint-{step}"
-        if not (best / "model.safetensors").is_file():
+        if not (best / WEIGHTS).is_file():
             shutil.rmtree(folder)
         elif state.get("best_model_checkpoint") != str(best):
-            partial = folder / f"{_STATE}.partial"
+            partial = folder / f"{STATE}.partial"
             partial.write_text(json.dumps({**state, "best_model_checkpoint": str(best)}), encoding="utf-8")
-            partial.replace(folder / _STATE)
+            partial.replace(folder / STATE)
     last = get_last_checkpoint(str(directory))
     return Path(last) if last else None
 
@@ -140,17 +165,13 @@ def agreed_checkpoint(directory: Path, args: TrainingArguments) -> Path | None:
     if args.world_size == 1:
         return last
     torch.distributed.barrier()
-    own = _RANDOM_STATE.format(args.process_index)
-    mine = {_step_of(path.parent) for path in directory.glob(f"checkpoint-*/{own}") if (path.parent / _STATE).is_file()}
+    own = RANDOM_STATE.format(f"_{args.process_index}")
+    mine = {step_of(path.parent) for path in directory.glob(f"checkpoint-*/{own}") if (path.parent / STATE).is_file()}
     everyones: list[set[int]] = [set()] * args.world_size
     torch.distributed.all_gather_object(everyones, mine)
     newest = max(set.intersection(*everyones), default=0)
     for folder in directory.glob("checkpoint-*") if first else ():
-        if _step_of(folder) > newest:
+        if step_of(folder) > newest:
             shutil.rmtree(folder)
     torch.distributed.barrier()
     return directory / f"checkpoint-{newest}" if newest else None
-
-
-def _step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])

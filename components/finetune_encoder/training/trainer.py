@@ -7,25 +7,25 @@ not fit into memory is repeated with half of the batch; it sees the same utteran
 from __future__ import annotations
 
 import gc
-import json
 import os
 import signal
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from pydantic import BaseModel
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from torch.utils.data import Sampler
-from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments, set_seed
+from safetensors.torch import load_file
+from transformers import TrainerState, TrainingArguments, set_seed
 
-from components.finetune_encoder.training.batches import Examples, LengthBatches, Share, share_step
+from components.finetune_encoder.training.batches import Examples, Share, share_step
 from components.finetune_encoder.training.callbacks import Reporter, Tracker
 from components.finetune_encoder.training.checkpointing import CheckpointWriter, Patience, agreed_checkpoint, is_over
+from components.finetune_encoder.training.encoder_trainer import EncoderTrainer, EpochOrder, restore, trainable
 from components.finetune_encoder.training.live_tracking import LiveRun
+from components.finetune_encoder.training.snapshot import STATE, WEIGHTS, checkpoint_name
 from components.finetune_encoder.training.trainable import choose_trainable
 from mistere.artifacts.checkpoints import Checkpoints
 from mistere.common.errors import MistereError
@@ -37,7 +37,6 @@ from mistere.metrics.classification import confusion, weighted_f1
 from mistere.model.encoders.device import choose_device, training_precision
 from mistere.model.encoders.families import families
 from mistere.model.encoders.utterance_encoder import UtteranceEncoder, save_tuned
-from mistere.model.losses import focal_loss
 
 Curve = list[dict[str, float]]
 
@@ -126,7 +125,7 @@ def _fit_in_memory(
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     effective = config.batch_size * config.accumulation
     micro_batch = job.micro_batch
-    start = {name: parameter.detach().cpu().clone() for name, parameter in _learning(model).items()}
+    start = {name: parameter.detach().cpu().clone() for name, parameter in trainable(model).items()}
     while True:
         share = share_step(effective, micro_batch, processes)
         try:
@@ -140,7 +139,7 @@ def _fit_in_memory(
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         model.zero_grad(set_to_none=True)
-        _restore(model, start)
+        restore(model, start)
         set_seed(config.seed)
         progress.note(halved(share.micro, micro_batch, effective))
 
@@ -168,20 +167,6 @@ def halved(micro: int, micro_batch: int, effective: int) -> str:
     )
 
 
-def _learning(model: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-
-
-@torch.no_grad()
-def _restore(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    learning = _learning(model)
-    if learning.keys() != tensors.keys():
-        odd = sorted(learning.keys() ^ tensors.keys())[0]
-        raise MistereError(f"the checkpoint is not of this encoder: only one of them has {odd}.")
-    for name, parameter in learning.items():
-        parameter.copy_(tensors[name])
-
-
 def _fit(
     model: UtteranceEncoder,
     job: TrainingJob,
@@ -204,8 +189,10 @@ def _fit(
         return {"weighted_f1": float(weighted_f1(counts))}
 
     writer = CheckpointWriter(checkpoints, config.checkpoint_seconds)
-    trainer = _EncoderTrainer(
-        job=job,
+    trainer = EncoderTrainer(
+        config=config,
+        class_weights=job.class_weights,
+        writer=writer,
         lengths=training.lengths,
         model=model,
         args=_arguments(job, checkpoints.directory, share, precision),
@@ -215,22 +202,27 @@ def _fit(
         compute_metrics=measure,
         callbacks=[Patience(config.patience), Reporter(progress, config.epochs)],
     )
-    trainer.add_callback(_EpochOrder(trainer))
+    trainer.add_callback(EpochOrder(trainer))
     if config.tracking and _is_first_process() and job.tracking_uri:
         run = LiveRun(job.tracking_uri, job.run_id, job.task, job.key, progress)
         trainer.add_callback(Tracker(run, job.config.model_dump(mode="json")))
     trainer.add_callback(writer)
     last = agreed_checkpoint(checkpoints.directory, trainer.args)
-    state = TrainerState.load_from_json(str(last / "trainer_state.json")) if last else None
+    state = TrainerState.load_from_json(str(last / STATE)) if last else None
     before = writer.watch_for_termination()
     try:
         if last is not None and state is not None and is_over(state, config.patience):
             trainer.load(last)
-            best = last.with_name(f"checkpoint-{state.best_global_step}") if state.best_global_step else last
-            _restore(model, load_file(best / "model.safetensors"))
+            best = last.with_name(checkpoint_name(state.best_global_step)) if state.best_global_step else last
+            restore(model, load_file(best / WEIGHTS))
         else:
             trainer.train(resume_from_checkpoint=str(last) if last else None)
             state = trainer.state
+        writer.wait()
+    except BaseException:
+        with suppress(Exception):  # report the first error
+            writer.wait()
+        raise
     finally:
         signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
     return _curve(state.log_history, trainer.epoch_losses)
@@ -251,7 +243,6 @@ def _arguments(job: TrainingJob, directory: Path, share: Share, precision: torch
         max_grad_norm=1.0,
         eval_strategy="epoch",
         save_strategy="epoch",
-        save_total_limit=2,
         save_on_each_node=several_nodes,  # every process reads the best epoch's weights at the end
         load_best_model_at_end=True,
         metric_for_best_model="weighted_f1",
@@ -270,102 +261,6 @@ def _arguments(job: TrainingJob, directory: Path, share: Share, precision: torch
         seed=config.seed,
         data_seed=config.seed,
     )
-
-
-class _EncoderTrainer(Trainer):
-    """The Trainer with the project's loss, two learning rates, batches, and checkpoints of trainable parameters."""
-
-    optimizer: torch.optim.Optimizer | None
-
-    def __init__(self, *, job: TrainingJob, lengths: Sequence[int], **arguments: Any) -> None:
-        super().__init__(**arguments)
-        config = job.config
-        self._settings = config
-        self._gamma = config.focal_gamma if config.loss == "focal" else 0.0
-        self._weights = None if job.class_weights is None else torch.tensor(job.class_weights)
-        self.order = LengthBatches(lengths, config.batch_size * config.accumulation, config.seed)
-        self.epoch_losses: list[float] = []
-        self._loss_sum = torch.zeros((), dtype=torch.float64)
-        self._loss_count = 0
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        return self.order
-
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        if self.optimizer is None:
-            settings = self._settings
-            named = [(name, parameter) for name, parameter in self.model.named_parameters() if parameter.requires_grad]
-            groups = [
-                ("backbone.", True, settings.learning_rate),
-                ("backbone.", False, settings.head_learning_rate),
-            ]
-            self.optimizer = torch.optim.AdamW(
-                [
-                    {"params": [p for name, p in named if name.startswith(prefix) is inside], "lr": rate}
-                    for prefix, inside, rate in groups
-                    if any(name.startswith(prefix) is inside for name, _ in named)
-                ],
-                weight_decay=settings.weight_decay,
-            )
-        return self.optimizer
-
-    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
-        logits = model(inputs["features"]).float()
-        labels = inputs["labels"]
-        weights = None if self._weights is None else self._weights.to(logits.device)
-        loss = focal_loss(logits, labels, self._gamma, weights)
-        if model.training:
-            self._loss_sum = self._loss_sum.to(loss.device) + loss.detach().double() * len(labels)
-            self._loss_count += len(labels)
-        return (loss, logits) if return_outputs else loss
-
-    def prediction_step(
-        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        inputs = self._prepare_inputs(inputs)
-        with torch.inference_mode(), self.compute_loss_context_manager():
-            loss, logits = self.compute_loss(model, inputs, return_outputs=True)
-        return loss.detach(), logits.detach(), inputs["labels"]
-
-    def end_epoch(self) -> None:
-        """Record the mean loss of an epoch, also if an earlier process began it."""
-        self.epoch_losses.append(float(self._loss_sum) / max(1, self._loss_count))
-        self._loss_sum, self._loss_count = torch.zeros((), dtype=torch.float64), 0
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        folder = Path(output_dir or str(self.args.output_dir))
-        folder.mkdir(parents=True, exist_ok=True)
-        learning = {name: p.detach().cpu().contiguous() for name, p in _learning(self.model).items()}
-        save_file(learning, folder / "model.safetensors", metadata={"format": "pt"})
-        losses = {"epochs": self.epoch_losses, "sum": float(self._loss_sum), "count": self._loss_count}
-        (folder / "losses.json").write_text(json.dumps(losses), encoding="utf-8")
-
-    def load(self, folder: Path) -> None:
-        """Load a checkpoint's weights and the running loss of its epoch."""
-        _restore(self.model, load_file(folder / "model.safetensors"))
-        losses = json.loads((folder / "losses.json").read_text(encoding="utf-8"))
-        self.epoch_losses, self._loss_count = list(losses["epochs"]), int(losses["count"])
-        self._loss_sum = torch.tensor(losses["sum"], dtype=torch.float64)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        self.load(Path(resume_from_checkpoint))
-
-    def _load_best_model(self) -> None:
-        _restore(self.model, load_file(Path(str(self.state.best_model_checkpoint)) / "model.safetensors"))
-
-
-class _EpochOrder(TrainerCallback):
-    """Sets each epoch's order (the Trainer does not find the sampler under distributed wrapping) and records its loss."""
-
-    def __init__(self, trainer: _EncoderTrainer) -> None:
-        self._trainer = trainer
-
-    def on_epoch_begin(self, _args: Any, state: TrainerState, _control: Any, **_: Any) -> None:
-        steps = max(1, round(state.max_steps / state.num_train_epochs))
-        self._trainer.order.set_epoch(state.global_step // steps)
-
-    def on_epoch_end(self, _args: Any, _state: Any, _control: Any, **_: Any) -> None:
-        self._trainer.end_epoch()
 
 
 def _curve(log: list[dict[str, float]], losses: Sequence[float]) -> Curve:

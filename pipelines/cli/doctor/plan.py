@@ -48,9 +48,10 @@ class Plan:
             yield PlannedPods(name, f"cluster.steps.{name}", step)
         for modality in MODALITIES:
             config: EncoderConfig = getattr(self.config, modality)
-            if config.num_nodes > 1:
+            if config.uses_trainjob:
                 pod = StepSettings(
-                    gpus=config.gpus_per_node, **config.nodes.model_dump(exclude={"runtime", "timeout", "gpus"})
+                    gpus=config.gpus_per_node,
+                    **config.nodes.model_dump(exclude={"trainjob", "runtime", "timeout", "gpus"}),
                 )
                 yield PlannedPods(f"a node of the {modality} encoder", f"{modality}.nodes", pod, config.num_nodes)
 

@@ -102,7 +102,7 @@ def follow(
                 time.sleep(every)
     except KeyboardInterrupt:
         _interrupted(pipelines, kfp_run_id, store, run_id)
-    pods.new_problems(final=True)
+    pods.new_problems()
     return _outcome(store, run_id, run, pods)
 
 

@@ -19,7 +19,7 @@ _MODES = {"rawdeployment": "Standard", "standard": "Standard", "serverless": "Kn
 def group(cluster: Cluster) -> CheckGroup:
     """The checks of KServe and Kubeflow Trainer."""
     checks = [Check("KServe", lambda: _kserve(cluster)), Check("KServe's mode", lambda: _mode(cluster))]
-    sections = _multi_node_sections(cluster)
+    sections = _trainjob_sections(cluster)
     if sections:
         checks.append(Check("Kubeflow Trainer", lambda: trainer(cluster, sections)))
     return CheckGroup("Serving and training", checks)
@@ -75,18 +75,20 @@ def _mode(cluster: Cluster) -> CheckResult:
     return note(f"the cluster's default is {mode}; the deployment overrides it with {mode_setting} in an annotation.")
 
 
-def _multi_node_sections(cluster: Cluster) -> list[str]:
-    """The configuration sections that train on several nodes."""
-    config = cluster.plan.config
-    return [name for name in MODALITIES if int(config.section(name).get("num_nodes", 1)) > 1]
+def _trainjob_sections(cluster: Cluster) -> list[str]:
+    """The configuration sections that train in a TrainJob."""
+    return [name for name in MODALITIES if getattr(cluster.plan.config, name).uses_trainjob]
 
 
 def trainer(cluster: Cluster, sections: list[str]) -> CheckResult:
-    """Whether Kubeflow Trainer is installed for the sections that train on several nodes."""
+    """Whether Kubeflow Trainer is installed for the sections that train in a TrainJob."""
     if not cluster.serves("trainer.kubeflow.org", "v1alpha1", "trainjobs"):
-        settings = " and ".join(f"{name}.num_nodes" for name in sections)
+        several = [getattr(cluster.plan.config, name).num_nodes > 1 for name in sections]
+        settings = " and ".join(
+            f"{name}.{'num_nodes' if many else 'nodes.trainjob'}" for name, many in zip(sections, several, strict=True)
+        )
         return failed(
-            f"Kubeflow Trainer is not installed (no trainjobs.trainer.kubeflow.org), and {settings} ask for several nodes: install it, or "
-            "set num_nodes to 1."
+            f"Kubeflow Trainer is not installed (no trainjobs.trainer.kubeflow.org), and {settings} need it: install it, or set "
+            f"{'num_nodes to 1' if all(several) else 'num_nodes to 1 and nodes.trainjob to false'}."
         )
     return ok("trainjobs.trainer.kubeflow.org is installed.")

@@ -1,0 +1,97 @@
+"""When a checkpoint within an epoch is due, and the thread that writes checkpoints while training goes on."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Final, Literal
+
+AFFECTS_RESULTS = False
+"""A resumed training has the result of an uninterrupted one, so when and where a checkpoint is written changes no result."""
+
+LARGEST_SHARE: Final = 0.02
+"""The largest share of the time that automatic checkpoints cost."""
+_FIRST_SECONDS: Final = 60.0
+"""On a cluster, time until the first checkpoint, whose cost is not known before."""
+_SHORTEST_SECONDS: Final = 30.0
+"""Shortest automatic interval on a cluster, however small the checkpoints are."""
+_LOCAL_SECONDS: Final = 600.0
+"""Automatic interval outside a cluster, where a stopped process has time to write a checkpoint."""
+
+
+class CheckpointSchedule:
+    """Decides when the next checkpoint within an epoch is due.
+
+    Inside a cluster a step is killed without a grace period: Kubeflow's launcher dies of SIGTERM, and the kernel kills the
+    step's process 0.2 s later (Kubeflow Pipelines 2.17.0). The automatic interval there is as short as the measured cost of a
+    checkpoint allows.
+
+    Args:
+        seconds: the interval, or ``auto``.
+        on_cluster: whether this process runs in a pod.
+        clock: seconds of a monotonic clock.
+    """
+
+    def __init__(
+        self, seconds: float | Literal["auto"], *, on_cluster: bool, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._seconds, self._on_cluster, self._clock = seconds, on_cluster, clock
+        self._cost = 0.0
+        self._last = clock()
+
+    @property
+    def interval(self) -> float:
+        """Seconds from the start of a checkpoint to the start of the next one."""
+        if self._seconds != "auto":
+            return self._seconds
+        if not self._on_cluster:
+            return _LOCAL_SECONDS
+        return max(_SHORTEST_SECONDS, self._cost / LARGEST_SHARE) if self._cost else _FIRST_SECONDS
+
+    def is_due(self) -> bool:
+        """Whether the interval has passed since the last checkpoint."""
+        return self._clock() - self._last >= self.interval
+
+    def began(self) -> None:
+        """A checkpoint is being made now."""
+        self._last = self._clock()
+
+    def measured(self, seconds: float) -> None:
+        """A checkpoint cost ``seconds``: the pause of the training, and the writing."""
+        self._cost = max(seconds, 1e-6)
+
+
+class BackgroundWriter:
+    """Runs one write at a time in a thread; an error of a write is raised at the next call."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a write is in progress."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(self, write: Callable[[], None]) -> None:
+        """Start a write, after the previous one has ended."""
+        self.wait()
+
+        def run() -> None:
+            try:
+                write()
+            except BaseException as error:
+                self._error = error
+
+        self._thread = threading.Thread(target=run, name="checkpoint", daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Wait until the write in progress has ended; raises its error."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
