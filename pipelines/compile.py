@@ -7,8 +7,11 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from mistere.artifacts.signing import check_signer
 from mistere.common.errors import MistereError
 from mistere.config.loader import SECTIONS
+from mistere.kubernetes.image_signatures import check_registry
+from mistere.kubernetes.images import image
 from mistere.serving.kserve.inference_service import check_cluster_support
 from pipelines.ir_check import check_pipeline
 from pipelines.profiles import load_profile
@@ -31,6 +34,12 @@ def compile_pipeline(profile: str, settings: Iterable[str], output: Path) -> Non
     """
     config = load_profile(profile, settings)
     check_cluster_support(config.deployment)
+    check_signer(
+        config.deployment.bundle_key,
+        config.cluster.signing_secret,
+        "cluster.signing_secret to the secret with the private key",
+    )
+    check_registry(image("predictor"), config.deployment.image_key)
     import yaml
     from kfp.compiler import Compiler
 

@@ -16,6 +16,7 @@ KIND_OF_DIRECTORY = {
     "bench": "unit",
     "cluster": "cluster",
     "compile": "unit",
+    "contract": "cluster",
     "e2e": "cluster",
     "gpu": "training",
     "local": "training",

@@ -63,10 +63,22 @@ def run(config: RegistryConfig, step: Step) -> Result:
         step.report(PAGE, page)
         if config.log_report:
             _log(config, step, outcome, artifacts, page)
+    _remember(step, outcome)
     notify(outcome, step.run.profile, headline(outcome), step.progress, step.store)
     clean_up(step, artifacts.info.get("config") or {})
     step.progress(headline(outcome))
     return Result(values={"verdict": outcome.verdict, "exit_code": str(outcome.exit_code), "report": outcome.report})
+
+
+def _remember(step: Step, outcome: Outcome) -> None:
+    """Let the next run with the same inputs take over the steps of this one, if no cached step is left to do."""
+    from mistere.engine.finished_run import INPUTS_VALUE, remember
+
+    resolved, validated = outcome.finished("resolve_inputs"), outcome.finished("validate_data")
+    digest = resolved.values.get(INPUTS_VALUE, "") if resolved else ""
+    rejected = validated is not None and validated.values.get("verdict") == "reject"
+    if digest and (rejected or outcome.finished("gate_model")):
+        remember(step.store, step.run.run_id, digest, outcome.stages)
 
 
 def _log(config: RegistryConfig, step: Step, outcome: Outcome, artifacts: RunArtifacts, page: Path) -> None:

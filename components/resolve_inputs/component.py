@@ -24,6 +24,8 @@ def resolve_inputs(
 ) -> NamedTuple(  # type: ignore[valid-type]
     "Outputs",
     [
+        ("Output", str),  # conditions of kfp's local runner know outputs of this name only
+        ("finished", dict),
         ("context", dict),
         ("data_digest", str),
         ("champion_digest", str),
@@ -59,6 +61,8 @@ def resolve_inputs(
         deployment: the ``deployment`` section.
 
     Returns:
+        Output: ``work``, ``release`` (all cached steps were found finished, and the gate promotes) or ``nothing``.
+        finished: digests of the finished artifacts, by task and output; empty if there is work.
         context: the run's context with the data resolved.
         data_digest: the DVC digest that the run is pinned to.
         champion_digest: the champion's bundle, or ``none``.
@@ -88,6 +92,7 @@ def resolve_inputs(
         "registry": registry,
         "deployment": deployment,
     }
-    context, values, sections = resolve(run, job, compiled, given)
+    context, values, sections, remaining, finished = resolve(run, job, compiled, given)
     digests = values["data_digest"], values["champion_digest"], values["code_state"]
-    return context, *digests, shards(sections["speech"]), shards(sections["text"]), *(sections[name] for name in given)
+    parallel = shards(sections["speech"]), shards(sections["text"])
+    return remaining, finished, context, *digests, *parallel, *(sections[name] for name in given)

@@ -7,12 +7,15 @@ from typing import Any, Final, NamedTuple
 
 from pydantic import Field, create_model
 
-from mistere.artifacts.object_store import ObjectStore
+from components.resolve_inputs.rerun import inputs_digest, remaining_work
+from mistere.artifacts.object_store import ObjectStore, open_store
 from mistere.common.errors import UsageError
+from mistere.common.modalities import MODALITIES
 from mistere.config.base import Section
 from mistere.config.loader import SECTIONS, Config, complete_config
 from mistere.data.latest import LATEST
 from mistere.engine.execution import execute
+from mistere.engine.finished_run import INPUTS_VALUE
 from mistere.engine.run_settings import deployment_namespace, is_complete, run_context
 from mistere.engine.stage import Result, RunContext, Stage, Step, load_stage
 from mistere.kubernetes.current_pod import is_inside
@@ -37,19 +40,24 @@ class RunParameters(Section):
     given: dict[str, dict[str, Any]] = Field(default_factory=dict)
     complete: bool = True
 
-    def sections(self) -> dict[str, dict[str, Any]]:
-        """The complete sections.
+    def config(self) -> Config:
+        """The complete configuration.
 
         Raises:
             UsageError: an unknown setting, or an invalid value.
         """
         config = complete_config(self.compiled, self.given, _schema())
-        sections = {name: config.section(name) for name in SECTIONS}
-        namespace, deployment = deployment_namespace(), sections["deployment"]
-        named_here = deployment["namespace"] != self.compiled.get("deployment", {}).get("namespace")
-        if namespace and not self.complete and not named_here:
-            deployment["namespace"] = namespace
-        return sections
+        for modality in MODALITIES:
+            shards = getattr(config, modality).extraction.shards
+            if shards > 1 == self.compiled.get(modality, {}).get("extraction", {}).get("shards"):
+                raise UsageError(
+                    f"{modality}.extraction.shards={shards}: this pipeline was compiled for a single shard, without a loop: compile it "
+                    f"with `mistere compile --set {modality}.extraction.shards={shards}`."
+                )
+        namespace, named = deployment_namespace(), config.deployment.namespace
+        if self.complete or not namespace or named != self.compiled.get("deployment", {}).get("namespace"):
+            return config
+        return config.model_copy(update={"deployment": config.deployment.model_copy(update={"namespace": namespace})})
 
 
 STAGE: Final = Stage(name="resolve_inputs", config=RunParameters, cached=False)
@@ -61,6 +69,8 @@ class Resolved(NamedTuple):
     context: dict[str, Any]
     values: Mapping[str, str]
     sections: dict[str, dict[str, Any]]
+    remaining: str
+    finished: dict[str, Any]
 
 
 def resolve(run: Mapping[str, Any], job: str, compiled: Mapping[str, Any], given: Sections) -> Resolved:
@@ -79,7 +89,9 @@ def resolve(run: Mapping[str, Any], job: str, compiled: Mapping[str, Any], given
     parameters = {"compiled": compiled.get("sections", {}), "given": given, "complete": is_complete(run)}
     values = execute(STAGE, context.model_dump(mode="json"), parameters)
     context = context.model_copy(update={name: values[name] for name in ("data_digest", "data_remote")})
-    return Resolved(context.model_dump(mode="json"), values, RunParameters.model_validate(parameters).sections())
+    sections = _sections(RunParameters.model_validate(parameters).config())
+    remaining = remaining_work(open_store(context.store), context, values[INPUTS_VALUE])
+    return Resolved(context.model_dump(mode="json"), values, sections, *remaining)
 
 
 def run(config: RunParameters, step: Step) -> Result:
@@ -92,20 +104,29 @@ def run(config: RunParameters, step: Step) -> Result:
     Raises:
         UsageError: a setting is unknown or invalid, no data has been published, or the run is on a cluster and would deploy locally.
     """
-    sections = config.sections()
+    whole = config.config()
     if is_inside():
-        check_cluster_support(_schema().model_validate({"deployment": sections["deployment"]}).deployment)
+        check_cluster_support(whole.deployment)
     digest, remote = step.run.data_digest, step.run.data_remote
     if not digest:
         digest, remote = _latest(step.store)
-    origin = _origin(config, step, sections)
+    origin = _origin(config, step, _sections(whole))
     if origin is not None:
         context = step.run.model_copy(update={"data_digest": digest, "data_remote": remote})
         write_run_info(step.store, context, origin)
     champion = read_champion(step.store).digest
     step.progress(f"data {digest[:12]}, champion {champion[:12]}")
-    values = {"data_digest": digest, "data_remote": remote, "champion_digest": champion}
-    return Result(values={**values, "code_state": _code_state(step.run)})
+    values = {
+        "data_digest": digest,
+        "data_remote": remote,
+        "champion_digest": champion,
+        "code_state": _code_state(step.run),
+    }
+    return Result(values={**values, INPUTS_VALUE: inputs_digest(whole, step.run, values) if config.compiled else ""})
+
+
+def _sections(config: Config) -> dict[str, dict[str, Any]]:
+    return {name: config.section(name) for name in SECTIONS}
 
 
 def _schema() -> type[Config]:

@@ -71,6 +71,21 @@ def sign_bundle(store: ObjectStore, bundle: ArtifactHandle[ModelBundle]) -> bool
     return True
 
 
+def check_signer(keys: str, signer: str, how: str) -> None:
+    """Refuse a run before it starts if its bundle would be refused at the end, because nothing signs it.
+
+    Args:
+        keys: ``deployment.bundle_key``.
+        signer: what names the private key; empty if nothing does.
+        how: what to set, for the error message.
+
+    Raises:
+        UsageError: signatures are required and nothing signs.
+    """
+    if keys and not signer:
+        raise UsageError(f"{KEY_SETTING} requires a signature, and nothing signs this run's bundle: set {how}.")
+
+
 def verify_bundle(store: ObjectStore, bundle: ArtifactHandle[ModelBundle], keys: str = "") -> None:
     """Check a bundle's signature with each configured key: the setting's, and the environment's.
 

@@ -111,6 +111,16 @@ def verify_image(image: str, keys: str) -> str:
     )
 
 
+def check_registry(image: str, keys: str) -> None:
+    """Refuse a run before it starts if its image cannot have a signature, because it is on no registry.
+
+    Raises:
+        UsageError: signatures are required, and the image was only built locally.
+    """
+    if keys:
+        ImageRegistry(ImageReference.parse(image, "the image to deploy").repository)
+
+
 def verify_attestation(image: str, keys: str, predicate_type: str) -> Any:
     """The predicate of a signed attestation of an image, such as its SBOM.
 

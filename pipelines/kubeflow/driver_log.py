@@ -6,7 +6,7 @@ import re
 from typing import Any, Final
 
 from mistere.common.urls import redact_url
-from mistere.kubernetes.api import KubernetesApi, KubernetesError
+from mistere.kubernetes.api import KubernetesApi
 
 _POD: Final = re.compile(r"-system-(?:container|dag)-driver-\d+$")
 """Argo names a pod by workflow, template and hash; KFP's templates (argocompiler) end in ``-driver``."""
@@ -32,23 +32,25 @@ def driver_failure(api: KubernetesApi, pod: dict[str, Any]) -> tuple[str, str]:
 
     Returns:
         An identity that the attempts of one driver with the same reason share, and a sentence.
+
+    Raises:
+        KubernetesError: the log cannot be read.
     """
     name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
-    command = f"`kubectl --namespace {namespace} logs {name} --container {_CONTAINER}`"
-    try:
-        log = api.text(f"/api/v1/namespaces/{namespace}/pods/{name}/log", container=_CONTAINER, tailLines=_LINES)
-    except KubernetesError as error:
-        return (
-            name,
-            f"driver pod {name} failed, and its log cannot be read here ({error.code or 'no answer'}): {command} has the reason.",
-        )
+    log = api.text(f"/api/v1/namespaces/{namespace}/pods/{name}/log", container=_CONTAINER, tailLines=_LINES)
     step, reason = _parse(log)
     if not reason:
-        return name, f"driver pod {name} failed without a reason in its log: see {command}."
+        return name, f"driver pod {name} failed without a reason in its log: see {log_command(pod)}."
     shown = redact_url(reason)
     shown = shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}…"
     driver = f"the driver of {step}" if step else "a driver"
     return f"{step}: {shown}", f"{driver} failed: {shown.rstrip('.')} (pod {name})."
+
+
+def log_command(pod: dict[str, Any]) -> str:
+    """The command that prints a driver's log."""
+    metadata = pod["metadata"]
+    return f"`kubectl --namespace {metadata['namespace']} logs {metadata['name']} --container {_CONTAINER}`"
 
 
 def _parse(log: str) -> tuple[str, str]:

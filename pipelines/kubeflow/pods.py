@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from mistere.common.errors import MistereError
 from mistere.common.urls import redact_url
-from mistere.kubernetes.api import KubernetesApi, connect
-from pipelines.kubeflow.driver_log import driver_failure, is_driver
+from mistere.kubernetes.api import KubernetesApi, KubernetesError, connect
+from pipelines.kubeflow.driver_log import driver_failure, is_driver, log_command
 from pipelines.kubeflow.workflow import is_stopped, read_workflow, refused_pods
 
 RUN_LABEL: Final = "pipeline/runid"
@@ -28,6 +28,11 @@ _KILLS: Final = {
     "Evicted": "request what the step needs in cluster.steps (memory, scratch)",
     "DeadlineExceeded": "raise the step's timeout in cluster.steps",
 }
+_DENIED: Final = frozenset({401, 403, 404})
+"""Statuses that another attempt does not change."""
+_TIMEOUT: Final = (5.0, 15.0)
+_RETRY_SECONDS: Final = (1.0,)
+"""A run is followed meanwhile, and the next look repeats the request anyway."""
 _LONGEST = 240
 
 
@@ -40,7 +45,7 @@ class RunPods:
 
     Attributes:
         problems: a sentence for each problem that was ever seen.
-        readable: whether the pods could be listed at the last attempt.
+        readable: whether the kubeconfig allows to list the pods.
         stopped: whether somebody stopped the run, as far as the cluster says.
     """
 
@@ -60,20 +65,22 @@ class RunPods:
         """The command that lists the run's pods."""
         return f"kubectl --namespace {self._namespace} get pods --selector {self._selector}"
 
-    def new_problems(self) -> list[str]:
-        """Sentences on pods that may wait forever or have failed, without those of earlier calls."""
+    def new_problems(self, *, final: bool = False) -> list[str]:
+        """Sentences on pods that may wait forever or have failed, without those of earlier calls.
+
+        Args:
+            final: this is the last call, so a log that cannot be read for the moment is not awaited.
+        """
         if not self.readable:
             return []
         try:
-            self._api = self._api or connect()
-            pods, _ = self._api.list(self._path, self._selector)
-        except MistereError:  # no kubeconfig, or no permission to list pods
-            self.readable = False
+            api = self._api = self._api or connect(_TIMEOUT, _RETRY_SECONDS)
+            pods, _ = api.list(self._path, self._selector)
+            current = [*self._refusals(api), *(sentence for pod in pods for sentence in self._problem(api, pod, final))]
+        except MistereError as error:
+            # Without a kubeconfig or the permission to list pods it stays so; an outage passes.
+            self.readable = isinstance(error, KubernetesError) and error.code not in _DENIED
             return []
-        current = [
-            *self._refusals(self._api),
-            *(sentence for pod in pods for sentence in self._problem(self._api, pod)),
-        ]
         new = [sentence for sentence in dict.fromkeys(current) if sentence not in self.problems]
         self.problems += new
         return new
@@ -83,24 +90,39 @@ class RunPods:
             return []
         try:
             workflow = read_workflow(api, self._namespace, self._selector)
-        except MistereError:  # no permission to read workflows
+        except KubernetesError as error:
+            if error.code not in _DENIED:
+                raise
             self._workflow_readable = False
             return []
         self.stopped = self.stopped or is_stopped(workflow)
         return list(refused_pods(workflow))
 
-    def _problem(self, api: KubernetesApi, pod: dict[str, Any]) -> Iterator[str]:
+    def _problem(self, api: KubernetesApi, pod: dict[str, Any], final: bool) -> Iterator[str]:
         phase = pod.get("status", {}).get("phase")
         if phase == "Failed" and is_driver(pod):
-            name = pod["metadata"]["name"]
-            if name not in self._drivers:
-                self._drivers.add(name)
-                identity, sentence = driver_failure(api, pod)
-                yield self._failures.setdefault(identity, sentence)
+            yield from self._failed_driver(api, pod, final)
         elif phase == "Failed":
             yield from _kill(pod)
         elif phase == "Pending":
             yield from _delay(pod)
+
+    def _failed_driver(self, api: KubernetesApi, pod: dict[str, Any], final: bool) -> Iterator[str]:
+        name = pod["metadata"]["name"]
+        if name in self._drivers:
+            return
+        try:
+            identity, sentence = driver_failure(api, pod)
+        except KubernetesError as error:
+            if not (final or 400 <= error.code < 500):
+                return  # the next look reads it
+            why = f" ({error.code})" if error.code else ""
+            identity, sentence = (
+                name,
+                (f"driver pod {name} failed, and its log cannot be read here{why}: {log_command(pod)} has the reason."),
+            )
+        self._drivers.add(name)
+        yield self._failures.setdefault(identity, sentence)
 
 
 def _delay(pod: dict[str, Any]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mistere.kubernetes.images import image
+from mistere.kubernetes.images import ImageReference, image
 from pipelines.cli.commands.doctor import doctor
 from pipelines.cli.doctor.groups import (
     clock,
@@ -25,6 +25,7 @@ from pipelines.cli.doctor.groups import (
     tracking,
 )
 from pipelines.cli.doctor.result import Check, CheckGroup, CheckResult
+from pipelines.sign_images import sign
 from tests.cluster.doctor_checks import (  # noqa: F401 - fixtures
     cluster_results,
     ignore_this_machine,
@@ -35,9 +36,11 @@ from tests.cluster.doctor_checks import (  # noqa: F401 - fixtures
     troubles,
 )
 from tests.cluster.mounted_pod import json_web_token
+from tests.cluster.signed_images import new_key, public, push
 from tests.stand_ins.doctor_cluster import KubernetesApi, PipelinesApi
 from tests.stand_ins.doctor_registry import Registry, TroubledS3
 from tests.stand_ins.http_server import HttpServer, Reply, running
+from tests.stand_ins.image_registry import Registry as SigningRegistry
 from tests.unit.conftest import free_port, s3_endpoint, s3_store  # noqa: F401 - fixtures
 
 # Kubeflow Pipelines
@@ -48,7 +51,7 @@ def test_a_healthy_kubeflow_passes(pipelines_api: PipelinesApi) -> None:
         pipelines_api.schedule(f"nightly-{number}", "v1")
     results = results_of(kubeflow.group(plan(host=f"{pipelines_api.url}/")))
     assert troubles(results) == {}
-    assert f"version 2.15.0 at {pipelines_api.url}" in results["the server"].sentence
+    assert f"version 2.17.0 at {pipelines_api.url}" in results["the server"].sentence
     assert results["schedules"].sentence.startswith("5, each")
     assert len([one for one in pipelines_api.asked if "/versions/v1" in one]) == 5
 
@@ -178,7 +181,7 @@ def test_unresponsive_hosts_are_reported(pipelines_api: PipelinesApi, monkeypatc
 def test_a_healthy_cluster_passes(profile: str, kubernetes_api: KubernetesApi) -> None:
     results = cluster_results(profile=profile)
     assert troubles(results) == {}
-    assert "v1.36.1" in results["the API"].sentence and "v0.17.0" in results["KServe"].sentence
+    assert "v1.36.1" in results["the API"].sentence and "v0.20.0" in results["KServe"].sentence
     assert results["KServe's mode"].sentence == "Standard." and "on 2 of 2 nodes" in results["train"].sentence
 
 
@@ -195,6 +198,10 @@ def quota(**hard: str) -> list[dict[str, Any]]:
 
 def put(tail: str, value: Any) -> Callable[[KubernetesApi], None]:
     return lambda api: api.objects.update({api.at(tail): value})
+
+
+def add(path: str, value: Any) -> Callable[[KubernetesApi], None]:
+    return lambda api: api.objects.update({path: value})
 
 
 def drop(tail: str) -> Callable[[KubernetesApi], None]:
@@ -281,6 +288,27 @@ CLUSTER_TROUBLE: dict[str, tuple[Callable[[KubernetesApi], Any], tuple[str, ...]
         "of the image registry",
         "failed",
         "is not an image pull secret (its type is Opaque)",
+    ),
+    "no signing secret": (
+        lambda api: None,
+        ("cluster.signing_secret=mistere-signing",),
+        "of the signatures",
+        "failed",
+        "there is no secret mistere-signing in namespace mistere, so register_model cannot start: `kubectl -n mistere create",
+    ),
+    "a signing secret with another key": (
+        add("/api/v1/namespaces/mistere/secrets/mistere-signing", KubernetesApi.secret("sining.key")),
+        ("cluster.signing_secret=mistere-signing",),
+        "of the signatures",
+        "failed",
+        "lacks signing.key (it has sining.key, probably for 'signing.key')",
+    ),
+    "a signing secret": (
+        add("/api/v1/namespaces/mistere/secrets/mistere-signing", KubernetesApi.secret("signing.key")),
+        ("cluster.signing_secret=mistere-signing",),
+        "of the signatures",
+        "ok",
+        "mistere-signing has signing.key",
     ),
     "no KServe": (
         drop("/apis/serving.kserve.io/v1beta1"),
@@ -546,6 +574,36 @@ def test_images_are_checked_in_their_registry(
             "mistere.kubernetes.images._images", lambda: dict.fromkeys(("pipeline", "train", "predictor"), name)
         )
         result = results_of(images.group(cluster.Cluster(plan())))["train"]
+    assert (result.status, says in result.sentence) == (status, True), result
+
+
+@pytest.mark.parametrize(
+    ("state", "status", "says"),
+    [
+        ("unsigned", "failed", "is not signed by the key of deployment.image_key: it has no signature"),
+        ("signed", "ok", "is signed by the key of deployment.image_key"),
+        ("away", "skipped", "cannot be reached"),
+        ("local", "failed", "names no registry"),
+    ],
+)
+def test_signature_of_the_predictor_is_checked_where_a_key_is_configured(
+    state: str, status: str, says: str, kubernetes_api: KubernetesApi, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    monkeypatch.setattr("mistere.kubernetes.image_registry._RETRY_DELAYS", ())
+    key = new_key()
+    with running(SigningRegistry()) as registry:
+        name = str(push(registry.host, "predictor"))
+        if state == "signed":
+            sign(ImageReference.parse(name, "the test"), key)
+        names = {"away": f"127.0.0.1:{free_port()}/mistere/predictor-python:src-0123456789ab"}
+        names["local"] = "localhost/mistere/predictor-python:src-0123456789ab"
+        monkeypatch.setattr(
+            "mistere.kubernetes.images._images",
+            lambda: dict.fromkeys(("pipeline", "train", "predictor"), names.get(state, name)),
+        )
+        results = results_of(images.group(cluster.Cluster(plan("sample", f"deployment.image_key={public(key)}"))))
+    result = results["signature of predictor"]
     assert (result.status, says in result.sentence) == (status, True), result
 
 

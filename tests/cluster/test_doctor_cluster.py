@@ -60,7 +60,7 @@ RETRIES: dict[str, tuple[dict[str, str], str, str]] = {
     "stock": (
         {"limit": "2", "retryPolicy": "OnError"},
         "note",
-        "only a pod that Kubernetes deleted is retried (retryPolicy OnError); a process that fails or is killed",
+        "only a pod that Kubernetes deleted is retried (retryPolicy OnError, limit 2 where a step has no `retries`); a process that fails or is killed",
     ),
     "always": (
         {"limit": "2", "retryPolicy": "Always"},

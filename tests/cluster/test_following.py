@@ -19,6 +19,7 @@ from mistere.common.errors import MistereError, UsageError
 from mistere.engine.live_progress import LiveProgress, progress_key
 from mistere.runs.outcome import STOPPED, read_outcome
 from pipelines.cli.output.run_follower import follow, task_of
+from pipelines.kubeflow import pods as pods_module
 from pipelines.kubeflow.client import Pipelines
 from pipelines.kubeflow.pods import RUN_LABEL, RunPods
 from tests.cluster.conftest import Cluster
@@ -32,6 +33,7 @@ from tests.cluster.mounted_pod import (
     s3_store,
 )
 from tests.stand_ins.kfp_api import Trouble, kubernetes_is_away
+from tests.stand_ins.kubernetes_server import Trouble as KubernetesTrouble
 from tests.unit.runs import recorded_runs
 
 __all__ = ["api", "mounted", "no_token", "s3_endpoint", "s3_store"]
@@ -397,6 +399,31 @@ def test_killed_steps_are_reported(cluster: Cluster, status: dict[str, Any], say
     cluster.api.write("pods", failed_pod("abc", "mistere-x-system-container-impl-1", **status))
     sentences = RunPods("mistere", "abc").new_problems()
     assert says in "".join(sentences) and len(sentences) == bool(says)
+
+
+@pytest.mark.parametrize("path", ["/pods?", "/workflows?", "/log?"])
+def test_an_outage_while_the_pods_are_read_is_survived(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr(pods_module, "_RETRY_SECONDS", ())
+    cluster.api.logs[DRIVER, False] = DRIVER_LOG
+    cluster.api.write("pods", failed_pod("abc", DRIVER))
+    cluster.server.troubles.append(KubernetesTrouble("GET", 503, path=path))
+    pods = RunPods("mistere", "abc")
+    assert pods.new_problems() == [] and pods.readable
+    cluster.server.troubles.append(KubernetesTrouble("GET", 503, path="/log?"))
+    assert pods.new_problems() == []
+    assert "type mismatch" in "".join(pods.new_problems())
+
+
+def test_the_last_look_names_the_command_for_a_log_that_is_not_available(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pods_module, "_RETRY_SECONDS", ())
+    cluster.api.write("pods", failed_pod("abc", DRIVER))
+    cluster.server.troubles.append(KubernetesTrouble("GET", 502, path="/log?"))
+    (sentence,) = RunPods("mistere", "abc").new_problems(final=True)
+    assert f"cannot be read here (502): `kubectl --namespace mistere logs {DRIVER}" in sentence
 
 
 QUOTA = "exceeded quota: mistere, requested: requests.cpu=4, used: requests.cpu=7, limited: requests.cpu=8"

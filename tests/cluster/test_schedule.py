@@ -227,7 +227,7 @@ def test_a_scheduled_run_has_a_unique_id_and_uses_the_latest_data(schedules: Sch
         assert not parameters["run"]["data_digest"] and not parameters["run"]["data_remote"]
         assert run_context(parameters["run"], run.run_id) == run_context(parameters["run"], run.run_id)
         sections = {name: parameters[name] for name in SECTIONS}
-        context, values, _ = resolve(parameters["run"], run.run_id, {}, sections)
+        context, values, *_ = resolve(parameters["run"], run.run_id, {}, sections)
         latest = LATEST.read(mounted.store).value
         assert latest and (values["data_digest"], values["data_remote"]) == (latest.digest, latest.remote)
         info = read_run_info(mounted.store, context["run_id"])

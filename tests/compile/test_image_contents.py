@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 import sys
 from collections.abc import Mapping
 from functools import cache
@@ -16,8 +17,10 @@ import yaml
 
 from mistere.common.code_digest import closure
 from mistere.common.paths import PROJECT_ROOT
+from mistere.config.stages import stages
 from pipelines.compile import compile_pipeline
 from pipelines.profiles import load_profile
+from tests.compile.steps import stages_of, step_of
 
 PROFILES = ("tiny", "sample", "gpu", "paper")
 OPTIONAL = {"bitsandbytes"}
@@ -85,12 +88,38 @@ def test_each_step_finds_its_imports_in_its_image(profile: str, tmp_path: Path) 
     spec: dict[str, Any] = next(yaml.load_all(text, Loader=yaml.CSafeLoader))
     mode = load_profile(profile).deployment.mode
     executors = spec["deploymentSpec"]["executors"]
-    assert len(executors) == 15
+    assert len(executors) == 14
     for name, executor in executors.items():
         role = re.search(r"/([a-z]+)(?:-python)?[:@]", executor["container"]["image"])
         assert role, executor["container"]["image"]
-        stage = re.sub(r"-\d+$", "", name.removeprefix("exec-")).replace("-", "_")
-        assert missing(stage, mode, role[1]) == set(), f"{stage} in the image {role[1]}"
+        for stage in stages_of(step_of(name)):
+            assert missing(stage, mode, role[1]) == set(), f"{stage} in the image {role[1]}"
+
+
+DECLARATIONS = """
+import importlib, sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in sys.argv[1].split(","):
+            raise ModuleNotFoundError(f"No module named {name!r}")
+
+sys.meta_path.insert(0, Missing())
+for stage in sys.argv[2].split(","):
+    importlib.import_module(f"components.{stage}.run")
+"""
+
+
+def test_the_declarations_of_all_stages_can_be_read_in_the_image_of_resolve_inputs() -> None:
+    """It looks up the finished steps of every stage, also of those that run in another image."""
+    absent = {
+        package
+        for package, names in installed().items()
+        if not any(normalised(name) in locked("pipeline") for name in names)
+    } - {"mistere", "components", "pipelines"}
+    assert {"torch", "transformers"} <= absent
+    command = [sys.executable, "-c", DECLARATIONS, ",".join(sorted(absent)), ",".join(stages())]
+    subprocess.run(command, cwd=PROJECT_ROOT, check=True, timeout=60)
 
 
 def test_a_local_deployment_would_find_no_torch_in_its_image() -> None:

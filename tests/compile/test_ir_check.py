@@ -12,6 +12,7 @@ from kfp.compiler import Compiler
 
 from mistere.common.errors import MistereError
 from mistere.common.paths import PROJECT_ROOT
+from pipelines.compile import compile_pipeline
 from pipelines.ir_check import check_pipeline, find_mismatches
 
 
@@ -23,14 +24,24 @@ def committed() -> dict[str, Any]:
     return spec
 
 
+@pytest.fixture(scope="module")
+def with_loops(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A pipeline whose encoders have several shards."""
+    path = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
+    compile_pipeline("tiny", ["speech.extraction.shards=2", "text.extraction.shards=2"], path)
+    spec: dict[str, Any] = next(yaml.load_all(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader))
+    return spec
+
+
 @pytest.fixture
-def spec(committed: dict[str, Any]) -> dict[str, Any]:
-    return copy.deepcopy(committed)
+def spec(with_loops: dict[str, Any]) -> dict[str, Any]:
+    return copy.deepcopy(with_loops)
 
 
-def test_the_committed_pipeline_has_no_mismatch(committed: dict[str, Any]) -> None:
-    assert list(find_mismatches(committed)) == []
-    check_pipeline(committed)
+def test_the_compiled_pipelines_have_no_mismatch(committed: dict[str, Any], with_loops: dict[str, Any]) -> None:
+    for compiled_spec in (committed, with_loops):
+        assert list(find_mismatches(compiled_spec)) == []
+        check_pipeline(compiled_spec)
 
 
 @dsl.component(base_image="image", install_kfp_package=False)  # type: ignore[untyped-decorator]
@@ -71,7 +82,7 @@ def test_a_loop_over_a_list_of_structs_is_accepted(tmp_path: Path) -> None:
 
 def inner(spec: dict[str, Any]) -> dict[str, Any]:
     """The tasks of the part that runs once the data is valid."""
-    tasks: dict[str, Any] = spec["components"]["comp-condition-2"]["dag"]["tasks"]
+    tasks: dict[str, Any] = spec["components"]["comp-condition-3"]["dag"]["tasks"]
     return tasks
 
 
@@ -126,25 +137,25 @@ def change_default(spec: dict[str, Any]) -> None:
 
 
 def loop_over_a_struct(spec: dict[str, Any]) -> None:
-    loop = spec["components"]["comp-for-loop-3"]["inputDefinitions"]["parameters"]
+    loop = spec["components"]["comp-for-loop-4"]["inputDefinitions"]["parameters"]
     loop["pipelinechannel--resolve-inputs-speech_shards"]["parameterType"] = "STRUCT"
 
 
 def rename_item(spec: dict[str, Any]) -> None:
-    inner(spec)["for-loop-3"]["parameterIterator"]["itemInput"] = "item"
+    inner(spec)["for-loop-4"]["parameterIterator"]["itemInput"] = "item"
 
 
 def loop_over_constants(spec: dict[str, Any]) -> None:
-    inner(spec)["for-loop-3"]["parameterIterator"]["items"] = {"raw": '[{"shard": 0}, 1]'}
+    inner(spec)["for-loop-4"]["parameterIterator"]["items"] = {"raw": '[{"shard": 0}, 1]'}
 
 
 def change_condition(spec: dict[str, Any]) -> None:
-    policy = inner(spec)["condition-5"]["triggerPolicy"]
+    policy = inner(spec)["condition-6"]["triggerPolicy"]
     policy["condition"] = policy["condition"].replace("gate-model-Output", "gate-Output")
 
 
 def remove_loop_output(spec: dict[str, Any]) -> None:
-    spec["components"]["comp-for-loop-3"]["dag"]["outputs"]["artifacts"].clear()
+    spec["components"]["comp-for-loop-4"]["dag"]["outputs"]["artifacts"].clear()
 
 
 MUTATIONS: list[tuple[Callable[[dict[str, Any]], None], str]] = [

@@ -14,6 +14,7 @@ from mistere.config.stages import stages
 from mistere.kubernetes.secret_keys import STORAGE_VARIABLES, TRACKING_KEYS, WEBHOOK_KEYS
 from pipelines.compile import compile_pipeline
 from pipelines.profiles import load_profile
+from tests.compile.steps import SETTINGS_OF, stages_of, step_of
 
 GIB = 2**30
 UNITS = {"m": 1e-3, "Mi": 2**20, "Gi": 2**30}
@@ -60,6 +61,7 @@ class Compiled:
         }
         self.retries: dict[str, Any] = {}
         self.steps: dict[str, tuple[str, str]] = {}
+        self.stages: set[str] = set()
         for dag in [self.spec["root"], *self.spec["components"].values()]:
             for name, task in dag.get("dag", {}).get("tasks", {}).items():
                 component = self.spec["components"][task["componentRef"]["name"]]
@@ -67,7 +69,8 @@ class Compiled:
                     label = component["executorLabel"]
                     modality = task["inputs"].get("parameters", {}).get("modality", {})
                     modality_name = modality.get("runtimeValue", {}).get("constant", "")
-                    self.steps[label] = (name.removesuffix("-2").replace("-", "_"), modality_name)
+                    self.steps[label] = (SETTINGS_OF.get(step_of(name), step_of(name)), modality_name)
+                    self.stages.update(stages_of(step_of(name)))
                     self.retries[label] = task.get("retryPolicy", {})
 
 
@@ -82,7 +85,7 @@ def compiled(
 
 def test_each_step_has_the_settings_of_its_profile(compiled: tuple[Compiled, ClusterConfig]) -> None:
     pipeline, cluster = compiled
-    assert {stage for stage, _ in pipeline.steps.values()} == set(stages())
+    assert pipeline.stages == set(stages())
     for label, (stage, modality) in pipeline.steps.items():
         expected = cluster.step(stage, modality)
         resources, pod = pipeline.containers[label]["resources"], pipeline.pods[label]

@@ -31,8 +31,14 @@ class Cluster:
     def describe(self, path: Path) -> None:
         """Write what :func:`tests.e2e.compiled_pipeline.read_namespace` reads; without the secrets."""
         namespace = self.namespace
-        content = {"label": namespace.label, "folder": str(namespace.folder), "account": str(namespace.account)}
-        path.write_text(json.dumps({**content, "api_port": namespace.api_port}), encoding="utf-8")
+        content = {
+            "label": namespace.label,
+            "folder": str(namespace.folder),
+            "config_maps": namespace.config_maps,
+            "account": str(namespace.account),
+            "api_port": namespace.api_port,
+        }
+        path.write_text(json.dumps(content), encoding="utf-8")
 
     def served(self, service: str) -> dict[str, Any]:
         """The ready pod of an InferenceService.
@@ -49,13 +55,19 @@ class Cluster:
 
 
 @contextmanager
-def running(folder: Path, label: str, secrets: Mapping[str, Mapping[str, str]]) -> Iterator[Cluster]:
+def running(
+    folder: Path,
+    label: str,
+    secrets: Mapping[str, Mapping[str, str]],
+    config_maps: Mapping[str, Mapping[str, str]],
+) -> Iterator[Cluster]:
     """Start the cluster.
 
     Args:
         folder: for the service account, the certificates and the pods' volumes.
         label: marks the containers.
         secrets: of the namespace.
+        config_maps: of the namespace.
     """
     account, certificates, volumes = folder / "serviceaccount", folder / "certificates", folder / "volumes"
     for path in (account, certificates, volumes):
@@ -66,7 +78,7 @@ def running(folder: Path, label: str, secrets: Mapping[str, Mapping[str, str]]) 
     shutil.copy(certificates / "ca.crt", account)
     (account / "token").write_text(token, encoding="utf-8")
     (account / "namespace").write_text(NAMESPACE, encoding="utf-8")
-    namespace = Namespace(label, volumes, secrets, account, server.port)
+    namespace = Namespace(label, volumes, secrets, config_maps, account, server.port)
 
     def start(_: dict[str, Any], address: str) -> PredictorPod:
         return PredictorPod(next(pod for pod in api.all("pods") if pod["status"].get("podIP") == address), namespace)

@@ -1,6 +1,7 @@
-"""Runs a compiled pipeline with every step as a pod: ``python -m tests.e2e.compiled_pipeline PIPELINE.yaml ARGUMENTS.json ROOT CLUSTER.json``.
+"""Runs a compiled pipeline with every step as a pod: ``python -m tests.e2e.compiled_pipeline PIPELINE.yaml ROOT CLUSTER.json``.
 
-KFP's local runner reads the compiled YAML and walks its graph: conditions, loops, retries, the exit handler. What it ignores is added
+The pipeline gets no arguments, as when somebody starts it on the page of Kubeflow Pipelines. KFP's local runner reads the compiled YAML and
+walks its graph: conditions, loops, retries, the exit handler. What it ignores is added
 here: the second document (users, secrets, volumes, deadlines) and the limits of the first. ``CLUSTER.json`` says what the namespace
 gives to its pods; the secrets' values come from the environment variable ``MISTERE_E2E_SECRETS``. A process of its own, because KFP
 writes to its output.
@@ -56,7 +57,7 @@ class CompiledPipeline:
         return dict(self._platform[name])
 
 
-def main(path: Path, arguments: Path, root: Path, cluster: Path) -> None:
+def main(path: Path, root: Path, cluster: Path) -> None:
     """Run the pipeline; the outcome is in the store."""
     die_with_parent()
     os.umask(0)  # the containers' user writes to KFP's folders
@@ -67,13 +68,20 @@ def main(path: Path, arguments: Path, root: Path, cluster: Path) -> None:
     namespace = read_namespace(cluster, json.loads(os.environ.pop(SECRETS_VARIABLE)))
     _run_steps_as_pods(compiled, namespace)
     local.init(local.DockerRunner(), pipeline_root=str(root), raise_on_error=True)
-    component(**json.loads(arguments.read_text(encoding="utf-8")))
+    component()
 
 
 def read_namespace(path: Path, secrets: Mapping[str, Mapping[str, str]]) -> Namespace:
     """Read a namespace's description, without its secrets."""
     stored = json.loads(path.read_text(encoding="utf-8"))
-    return Namespace(stored["label"], Path(stored["folder"]), secrets, Path(stored["account"]), stored["api_port"])
+    return Namespace(
+        label=stored["label"],
+        folder=Path(stored["folder"]),
+        secrets=secrets,
+        config_maps=stored["config_maps"],
+        account=Path(stored["account"]),
+        api_port=stored["api_port"],
+    )
 
 
 def _run_steps_as_pods(compiled: CompiledPipeline, namespace: Namespace) -> None:

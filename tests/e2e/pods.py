@@ -32,6 +32,7 @@ class Namespace:
         label: marks the containers, so that none is left behind.
         folder: for the pods' volumes.
         secrets: name → key → value.
+        config_maps: name → key → value.
         account: folder with the service account's token, the cluster's certificate and the namespace's name.
         api_port: port of the Kubernetes API on this machine.
     """
@@ -39,6 +40,7 @@ class Namespace:
     label: str
     folder: Path
     secrets: Mapping[str, Mapping[str, str]]
+    config_maps: Mapping[str, Mapping[str, str]]
     account: Path
     api_port: int
 
@@ -48,17 +50,15 @@ class Namespace:
         path.chmod(0o1777)
         return path
 
-    def secret_environment(self, references: Iterable[tuple[str, str, str]]) -> dict[str, str]:
-        """Resolve references to secrets; keys that a secret lacks are left out, as for ``optional: true``.
 
-        Args:
-            references: name of the variable, of the secret and of its key.
-        """
-        return {
-            variable: self.secrets[secret][key]
-            for variable, secret, key in references
-            if key in self.secrets.get(secret, {})
-        }
+def resolve(objects: Mapping[str, Mapping[str, str]], references: Iterable[tuple[str, str, str]]) -> dict[str, str]:
+    """Resolve variables that refer to keys; a key that is missing is left out, as for ``optional: true``.
+
+    Args:
+        objects: Secrets or ConfigMaps: name → key → value.
+        references: name of the variable, of the object and of its key.
+    """
+    return {variable: objects[name][key] for variable, name, key in references if key in objects.get(name, {})}
 
 
 @dataclass(frozen=True)
@@ -134,10 +134,15 @@ def step_container(
         namespace: of the run.
     """
     resources = executor.get("resources", {})
-    references = [
+    from_secrets = [
         (entry["envVar"], secret["secretName"], entry["secretKey"])
         for secret in platform.get("secretAsEnv", ())
         for entry in secret["keyToEnv"]
+    ]
+    from_maps = [
+        (entry["envVar"], config_map["configMapName"], entry["configMapKey"])
+        for config_map in platform.get("configMapAsEnv", ())
+        for entry in config_map["keyToEnv"]
     ]
     security = platform["securityContext"]
     volumes = {mount["mountPath"]: (namespace.volume(), "rw") for mount in platform.get("emptyDirMounts", ())}
@@ -146,7 +151,8 @@ def step_container(
         command=command,
         environment={
             **{entry["name"]: entry["value"] for entry in executor.get("env", ())},
-            **namespace.secret_environment(references),
+            **resolve(namespace.config_maps, from_maps),
+            **resolve(namespace.secrets, from_secrets),
             "KUBERNETES_SERVICE_HOST": "127.0.0.1",
             "KUBERNETES_SERVICE_PORT": str(namespace.api_port),
             "KFP_POD_NAME": POD_NAME,
@@ -179,7 +185,7 @@ class PredictorPod:
         Container(
             image=spec["image"],
             command=[*spec["command"], *spec["args"], *listen],
-            environment={**given, **namespace.secret_environment(references)},
+            environment={**given, **resolve(namespace.secrets, references)},
             volumes={mount["mountPath"]: (namespace.volume(), "rw") for mount in spec["volumeMounts"]},
             user=f"{security['runAsUser']}:{security['runAsGroup']}",
             cpus=limits["cpu"],

@@ -28,11 +28,12 @@ from mistere.artifacts.io import open_artifact
 from mistere.artifacts.manifests import ModelBundle
 from mistere.artifacts.object_store import open_store
 from mistere.common.code_digest import git_state
+from mistere.common.environment import STORE_VARIABLE, TRACKING_VARIABLE
 from mistere.common.errors import ExitCode, MistereError
 from mistere.common.paths import PROJECT_ROOT
 from mistere.config.loader import Config
-from mistere.engine.stage import RunContext
 from mistere.kubernetes.images import IMAGES_LOCK, ROLES, image
+from mistere.kubernetes.settings_keys import DATA_DIGEST, DATA_REMOTE, SETTINGS_MAP
 from mistere.registry.champion import read_champion
 from mistere.registry.model_registry import find_version
 from mistere.runs.outcome import Outcome, read_outcome
@@ -41,7 +42,7 @@ from mistere.serving.client import DialogueClient
 from mistere.serving.deployment import read_deployment
 from mistere.serving.example_dialogue import read_example
 from pipelines.images import lock_text
-from pipelines.profiles import load_profile, pipeline_arguments
+from pipelines.profiles import load_profile
 from tests.e2e import object_store
 from tests.e2e.cluster import Cluster, running
 from tests.e2e.compiled_pipeline import SECRETS_VARIABLE, CompiledPipeline
@@ -52,6 +53,7 @@ from tests.local.servers import mlflow_server, postgresql, programs
 NO_CONTAINERS = 75
 """Exit code if the machine cannot run the test (EX_TEMPFAIL of sysexits.h)."""
 _DEBIAN = ("radosgw", "ceph-mon", "ceph-osd", "ceph-mgr", "ceph-common", "postgresql")
+STORE, REMOTE = "s3://mistere/store", "s3://mistere/data"
 _ANSWER_SECONDS = 60.0
 _PROGRAMS = (*object_store.PROGRAMS, "initdb", "postgres")
 
@@ -122,12 +124,11 @@ def check_confinement(compiled: CompiledPipeline, namespace: Namespace) -> None:
             raise MistereError(f"a container of {used} is not confined: user, capabilities and root are {ended.log}.")
 
 
-def run_pipeline(config: Config, context: RunContext, folder: Path, pipeline: Path, cluster: Cluster) -> Outcome:
-    """Run every step of the compiled pipeline as a pod; return the outcome from the store."""
-    root, arguments, description = folder / "kfp", folder / "arguments.json", folder / "cluster.json"
+def run_pipeline(folder: Path, pipeline: Path, cluster: Cluster) -> Outcome:
+    """Run every step of the compiled pipeline as a pod, without arguments; return the outcome from the store."""
+    root, description = folder / "kfp", folder / "cluster.json"
     root.mkdir()
     root.chmod(0o777)
-    arguments.write_text(json.dumps(pipeline_arguments(config, context)), encoding="utf-8")
     cluster.describe(description)
     without_credentials = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
     environment = {
@@ -136,10 +137,13 @@ def run_pipeline(config: Config, context: RunContext, folder: Path, pipeline: Pa
         SECRETS_VARIABLE: json.dumps(cluster.namespace.secrets),
     }
     with (folder / "kfp.log").open("wb") as log:
-        paths = [str(path) for path in (pipeline, arguments, root, description)]
-        command = [sys.executable, "-m", "tests.e2e.compiled_pipeline", *paths]
+        command = [sys.executable, "-m", "tests.e2e.compiled_pipeline", str(pipeline), str(root), str(description)]
         subprocess.run(command, cwd=PROJECT_ROOT, env=environment, stdout=log, stderr=log, check=False)
-    return read_outcome(open_store(context.store), context.run_id)
+    store = open_store(STORE)
+    runs = {key.split("/")[1] for key in store.keys("runs")}
+    if len(runs) != 1:
+        raise MistereError(f"the store has the records of {len(runs)} runs: look at {folder / 'kfp.log'}.")
+    return read_outcome(store, runs.pop())
 
 
 def steps_by_image(log: str) -> dict[str, list[str]]:
@@ -150,13 +154,13 @@ def steps_by_image(log: str) -> dict[str, list[str]]:
     return found
 
 
-def ask_predictor(context: RunContext, config: Config, cluster: Cluster) -> str:
+def ask_predictor(tracking: str, config: Config, cluster: Cluster) -> str:
     """Compare the predictions of the deployed service with the offline evaluation, and stop its pod."""
-    store, service = open_store(context.store), config.deployment.service
+    store, service = open_store(STORE), config.deployment.service
     deployment = read_deployment(store, service)
     if read_champion(store).digest != deployment.bundle_digest:
         raise MistereError("the champion is not what is deployed.")
-    version = find_version(context.tracking_uri, "@champion", config.registry.model_name)
+    version = find_version(tracking, "@champion", config.registry.model_name)
     if version.bundle_digest != deployment.bundle_digest:
         raise MistereError("the registry's champion is not what is deployed.")
     example = read_example(open_artifact(store, ModelBundle, deployment.bundle_digest).path)
@@ -227,31 +231,23 @@ def main(profile: str) -> int:
         database = stack.enter_context(postgresql(folder / "postgresql"))
         tracking = stack.enter_context(mlflow_server(database, folder / "mlflow"))
         stack.enter_context(no_container_left(label))
+        import boto3
+
+        boto3.client("s3").create_bucket(Bucket="mistere")
+        digest = push_data(folder, REMOTE, endpoint)
         commit, dirty = git_state()
         settings = ["deployment.ready_timeout=300"]  # generous for a loaded machine
         if dirty or not commit:
             settings.append("gate.allow_uncommitted=true")
         config = load_profile(profile, settings)
         given = {config.cluster.storage_secret: storage_secret(access_key, secret_key, endpoint)}
-        cluster = stack.enter_context(running(folder, label, given))
+        keys = (STORE_VARIABLE, TRACKING_VARIABLE, DATA_REMOTE, DATA_DIGEST)
+        maps = {SETTINGS_MAP: dict(zip(keys, (STORE, tracking, REMOTE, digest), strict=True))}
+        cluster = stack.enter_context(running(folder, label, given, maps))
         compiled = compile_pipeline(profile, settings, folder / "retraining.yaml")
         check_confinement(compiled, cluster.namespace)
-        import boto3
-
-        boto3.client("s3").create_bucket(Bucket="mistere")
-        digest = push_data(folder, "s3://mistere/data", endpoint)
         tell(f"data {digest[:12]} is in S3; running the compiled pipeline, profile {profile}")
-        context = RunContext(
-            run_id=f"e2e-{label}",
-            store="s3://mistere/store",
-            tracking_uri=tracking,
-            data_remote="s3://mistere/data",
-            data_digest=digest,
-            profile=profile,
-            commit=commit,
-            dirty=dirty,
-        )
-        outcome = run_pipeline(config, context, folder, folder / "retraining.yaml", cluster)
+        outcome = run_pipeline(folder, folder / "retraining.yaml", cluster)
         for record in outcome.stages:
             print(
                 f"          {record.task:<28} {record.status:<8} {record.seconds:6.1f} s  {record.peak_memory_mb:5.0f} MB"
@@ -265,7 +261,7 @@ def main(profile: str) -> int:
             shutil.copy(folder / "kfp.log", kept)
             print(f"e2e: {kept} has what the steps printed.", file=sys.stderr)
             return outcome.exit_code
-        tell(ask_predictor(context, config, cluster))
+        tell(ask_predictor(tracking, config, cluster))
     if podman("ps", "--all", "--quiet", "--filter", f"label=mistere.e2e={label}"):
         raise MistereError("a container was left behind.")
     codes = [ended.exit_code for ended in PredictorPod.ended]

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from mistere.artifacts.object_store import LocalStore
 from mistere.artifacts.s3_probe import use_data_endpoint
+from mistere.artifacts.signing import SIGNING_KEY_VARIABLE, check_signer
 from mistere.common.code_digest import git_state
 from mistere.common.errors import MistereError
 from mistere.config.loader import Config
@@ -49,6 +50,11 @@ def run(profile: str, data: str | None, settings: Sequence[str], output: Path, t
 
 def _run(config: Config, store: LocalStore, profile: str, data: str | None, tracking: str) -> int:
     check_support(config.deployment, store.uri)
+    check_signer(
+        config.deployment.bundle_key,
+        os.environ.get(SIGNING_KEY_VARIABLE, ""),
+        f"{SIGNING_KEY_VARIABLE} to the path of the private key",
+    )
     source = data if data is not None else config.data.source
     pinned = pin(source, str(store.root.parent / "data-remote"))
     use_data_endpoint(pinned.endpoint)

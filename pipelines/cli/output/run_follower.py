@@ -102,7 +102,7 @@ def follow(
                 time.sleep(every)
     except KeyboardInterrupt:
         _interrupted(pipelines, kfp_run_id, store, run_id)
-    pods.new_problems()
+    pods.new_problems(final=True)
     return _outcome(store, run_id, run, pods)
 
 

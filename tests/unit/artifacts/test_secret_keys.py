@@ -60,7 +60,6 @@ def test_a_stage_opens_the_store_of_its_secret(
     """The launcher's variables point to an address where nothing answers; the record shows that the stage reached the store."""
     monkeypatch.setenv("MISTERE_CACHE", str(tmp_path))
     give(monkeypatch, {**SECRET, "AWS_ENDPOINT_URL": s3_endpoint})
-    context = {"run_id": "run", "store": s3_store.uri, "tracking_uri": ""}
-    outside = {"data_digest": "d.dir", "deployment_mode": "standard"}
-    assert execute(STAGE, context, {}, external_inputs=outside)["champion_digest"] == "none"
+    context = {"run_id": "run", "store": s3_store.uri, "tracking_uri": "", "data_digest": "d.dir"}
+    assert execute(STAGE, context, {})["champion_digest"] == "none"
     assert list(S3Store(s3_store.uri).keys("runs/run")), "the record is in the secret's store"

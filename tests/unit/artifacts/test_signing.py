@@ -22,6 +22,8 @@ from mistere.artifacts.signing import (
     write_description,
 )
 from mistere.common.errors import ArtifactError, UsageError
+from pipelines.cli.commands.run import run
+from pipelines.compile import compile_pipeline
 from pipelines.profiles import load_profile
 
 
@@ -124,6 +126,24 @@ def test_setting_takes_public_keys_only_and_shows_no_private_one(setting: str, k
     for text in ("cosign.pub", "-----BEGIN PUBLIC KEY----- AAAA -----END PUBLIC KEY-----"):
         with pytest.raises(UsageError, match=rf"deployment\.{setting}.*it is not a public key"):
             load_profile("tiny", [f"deployment.{setting}='{text}'"])
+
+
+def test_run_that_requires_signatures_and_does_not_sign_is_refused_before_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: dict[str, Path]
+) -> None:
+    key = f"deployment.bundle_key={keys['trusted.pub'].read_text()}"
+    monkeypatch.delenv(SIGNING_KEY_VARIABLE, raising=False)
+    with pytest.raises(UsageError, match=r"nothing signs this run's bundle: set MISTERE_SIGNING_KEY to the path"):
+        run("tiny", None, [key], tmp_path)
+    output = tmp_path / "pipeline.yaml"
+    with pytest.raises(UsageError, match=r"nothing signs this run's bundle: set cluster\.signing_secret to the secret"):
+        compile_pipeline("sample", [key], output)
+    monkeypatch.setattr("pipelines.compile.image", lambda role: f"localhost/mistere/{role}-python:src-0123456789ab")
+    with pytest.raises(UsageError, match="names no registry, so the image has no signature"):
+        compile_pipeline("sample", [key.replace("bundle_key", "image_key")], output)
+    assert not output.exists()
+    compile_pipeline("sample", [key, "cluster.signing_secret=mistere-signing"], output)
+    assert "-----BEGIN PUBLIC KEY-----" in output.read_text(encoding="utf-8")
 
 
 def test_changed_weights_or_fields_fail_verification(

@@ -21,6 +21,7 @@ from mistere.common.paths import PROJECT_ROOT
 from mistere.config.cluster import ClusterConfig, StepSettings
 from mistere.config.stages import stages
 from mistere.engine.stage import Stage
+from tests.compile.steps import stages_of, step_of
 
 COMPONENTS = PROJECT_ROOT / "components"
 PAGE = PROJECT_ROOT / "docs" / "extending" / "stage.md"
@@ -97,9 +98,9 @@ def copy(tmp_path: Path) -> Path:
         (tree / name).write_text(text, encoding="utf-8")
     pipeline = tree / "pipelines" / "retraining.py"
     text = pipeline.read_text(encoding="utf-8")
-    gate_call = re.search(r"^ +judged = pod_settings\.apply\(", text, re.M)
+    gate_call = re.search(r"^( +)judged = gate_model\(", text, re.M)
     assert gate_call is not None
-    indent = gate_call[0][: -len("judged = pod_settings.apply(")]
+    indent = gate_call[1]
     text = text[: gate_call.start()] + indent + call + text[gate_call.start() :]
     pipeline.write_text(line + text, encoding="utf-8")
     return tree
@@ -136,13 +137,15 @@ def test_stage_order_matches_the_compiled_pipeline() -> None:
     compiled_stages = set()
     for dag in (compiled["root"]["dag"], *(c["dag"] for c in compiled["components"].values() if "dag" in c)):
         for name, task in dag["tasks"].items():
-            stage = re.sub(r"_\d+$", "", name.replace("-", "_"))
-            if stage not in order:
-                continue
-            compiled_stages.add(stage)
-            for dependency in task.get("dependentTasks", []):
-                earlier = re.sub(r"_\d+$", "", dependency.replace("-", "_"))
-                assert earlier not in order or order.index(earlier) < order.index(stage) or stages()[stage].exit_handler
+            for stage in stages_of(step_of(name)):
+                if stage not in order:
+                    continue
+                compiled_stages.add(stage)
+                for earlier in (
+                    one for upstream in task.get("dependentTasks", []) for one in stages_of(step_of(upstream))
+                ):
+                    ordered = earlier not in order or order.index(earlier) < order.index(stage)
+                    assert ordered or stages()[stage].exit_handler
     assert compiled_stages == set(order)
 
 

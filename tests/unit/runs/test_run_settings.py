@@ -57,7 +57,8 @@ def test_a_run_without_arguments_gets_everything_from_the_config_map(
 ) -> None:
     monkeypatch.setenv("MISTERE_COMMIT", "4f2a9c1")
     monkeypatch.setenv("MISTERE_VERSION", "v1.2-3-g4f2a9c1")
-    context, values, sections = resolved(compiled)
+    context, values, sections, remaining, finished = resolved(compiled)
+    assert (remaining, finished) == ("work", {})
     assert context == {
         "run_id": JOB,
         "profile": "tiny",
@@ -80,7 +81,9 @@ def test_a_section_given_in_part_is_completed_from_the_compiled_profile(
     settings: LocalStore, compiled: dict[str, Any]
 ) -> None:
     # Kubeflow Pipelines hands numbers of a struct to a step as floats, and a value replaces the whole default.
-    *_, sections = resolved(compiled, mixture={"learning_rate": 0.001, "epochs": 3.0}, speech={"lora": {"rank": 2.0}})
+    sections = resolved(
+        compiled, mixture={"learning_rate": 0.001, "epochs": 3.0}, speech={"lora": {"rank": 2.0}}
+    ).sections
     before = compiled["sections"]
     assert sections["mixture"] == {**before["mixture"], "learning_rate": 0.001, "epochs": 3}
     assert sections["speech"] == {**before["speech"], "lora": {**before["speech"]["lora"], "rank": 2}}
@@ -94,6 +97,10 @@ def test_a_section_given_in_part_is_completed_from_the_compiled_profile(
         ({"gate": {"min_weighted_f": 0.1}}, "unknown setting 'gate.min_weighted_f'; did you mean 'min_weighted_f1'?"),
         ({"validation": {"max_second": 1}}, "unknown setting 'validation.max_second'; did you mean 'max_seconds'?"),
         ({"text": {"lora": {"rnk": 1}}}, "unknown setting 'text.lora.rnk'; did you mean 'rank'?"),
+        (
+            {"text": {"extraction": {"shards": 4.0}}},
+            "text.extraction.shards=4: this pipeline was compiled for a single",
+        ),
         ({"mixture": {"epochs": -1.0}}, "the run's parameters: mixture.epochs: Input should be greater than"),
     ],
 )

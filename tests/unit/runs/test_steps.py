@@ -261,7 +261,7 @@ def test_uncached_stage_runs_every_time_and_resolves_external_inputs(local: Runn
     def resolve() -> Mapping[str, str]:
         return execute(RESOLVE, {**local.context(), "data_digest": "d.dir"}, {})
 
-    seen = {"data_digest": "d.dir", "data_remote": "", "code_state": "unknown"}
+    seen = {"data_digest": "d.dir", "data_remote": "", "code_state": "unknown", "inputs": ""}
     assert resolve() == {**seen, "champion_digest": "none"}
     champion = Champion(
         bundle_digest="b" * 64, evaluation_digest="e", model_name="m", model_version="1", run_id="run", moved_at=0.0

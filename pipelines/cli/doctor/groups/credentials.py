@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection
 
 from mistere.common.suggestions import did_you_mean
-from mistere.kubernetes.secret_keys import STORAGE_KEYS, TRACKING_KEYS, WEBHOOK_KEYS
+from mistere.kubernetes.secret_keys import SIGNING_FILE, STORAGE_KEYS, TRACKING_KEYS, WEBHOOK_KEYS
 from mistere.serving.kserve.inference_service import SERVICE_ACCOUNT
 from pipelines.cli.doctor.groups.cluster import AbsentError, Cluster
 from pipelines.cli.doctor.result import Check, CheckGroup, CheckResult, failed, note, ok
@@ -33,6 +33,8 @@ def group(cluster: Cluster) -> CheckGroup:
     served_by = str(cluster.plan.config.section("deployment").get("storage_secret", ""))
     if served_by and cluster.mode != "local":
         checks.append(Check("of the predictor", lambda: _predictor(cluster, served_by)))
+    if names.signing_secret:
+        checks.append(Check("of the signatures", lambda: _signing(cluster)))
     if names.image_pull_secret:
         checks.append(Check("of the image registry", lambda: _pull(cluster)))
     return CheckGroup("Secrets", checks)
@@ -110,6 +112,24 @@ def _optional(cluster: Cluster, name: str, wanted: Collection[str], without: str
     if not known:
         return note(f"the secret {name} has none of {', '.join(wanted)}{_mistyped(keys, wanted)}: {without}.")
     return ok(f"{name} has {', '.join(known)}.")
+
+
+def _signing(cluster: Cluster) -> CheckResult:
+    """The secret with the private key, which the pod of ``register_model`` mounts: without it, the pod never starts."""
+    config = cluster.plan.config.cluster
+    name, create = config.signing_secret, f"--from-file={SIGNING_FILE}"
+    try:
+        keys, _ = _keys(cluster, name)
+    except AbsentError:
+        return failed(
+            f"there is no secret {name} in namespace {config.namespace}, so register_model cannot start: `kubectl -n "
+            f"{config.namespace} create secret generic {name} {create}`, or leave cluster.signing_secret empty."
+        )
+    if SIGNING_FILE not in keys:
+        return failed(
+            f"the secret {name} lacks {SIGNING_FILE}{_mistyped(keys, (SIGNING_FILE,))}: create it again with {create}."
+        )
+    return ok(f"{name} has {SIGNING_FILE}.")
 
 
 def _pull(cluster: Cluster) -> CheckResult:

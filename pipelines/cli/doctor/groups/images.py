@@ -7,6 +7,8 @@ from functools import partial
 from typing import Any
 
 from mistere.common.errors import MistereError
+from mistere.kubernetes.image_registry import RegistryError
+from mistere.kubernetes.image_signatures import verify_image
 from mistere.kubernetes.images import image
 from pipelines.cli.doctor.groups.cluster import Cluster
 from pipelines.cli.doctor.http_probe import Response, probe
@@ -29,7 +31,10 @@ _REFERENCE = re.compile(
 
 def group(cluster: Cluster) -> CheckGroup:
     """The checks of the images."""
-    return CheckGroup("Images", [Check(role, partial(_image, cluster, image(role))) for role in _ROLES])
+    checks = [Check(role, partial(_image, cluster, image(role))) for role in _ROLES]
+    if key := cluster.plan.config.deployment.image_key:
+        checks.append(Check("signature of predictor", partial(_signature, image("predictor"), key)))
+    return CheckGroup("Images", checks)
 
 
 def _image(cluster: Cluster, reference: str) -> CheckResult:
@@ -52,6 +57,17 @@ def _image(cluster: Cluster, reference: str) -> CheckResult:
         sentence = f"{unknown}{why}, and its name contains no registry: load it into the nodes (`kind load docker-image {reference}`)."
         return skipped(sentence) if why else note(sentence)
     return _in_registry(reference, parts, unknown)
+
+
+def _signature(reference: str, key: str) -> CheckResult:
+    """The signature that ``deploy_model`` requires, read from here with this machine's login."""
+    try:
+        verified = verify_image(reference, key)
+    except RegistryError as error:
+        return skipped(str(error))
+    except MistereError as error:
+        return failed(str(error))
+    return ok(f"{verified} is signed by the key of deployment.image_key.")
 
 
 def _has(node: dict[str, Any], reference: str) -> bool:

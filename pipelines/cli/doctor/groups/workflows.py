@@ -20,14 +20,14 @@ _AGENT, _AGENT_VARIABLE = "ml-pipeline-persistenceagent", "TTL_SECONDS_AFTER_WOR
 _PATCH = "apply manifests/kubeflow-pipelines/workflow-defaults.yaml (docs/guides/cluster.md, Retries)"
 _OTHER_POLICIES = {
     "OnError": (
-        "only a pod that Kubernetes deleted is retried (retryPolicy OnError); a process that fails or is killed, for example for its "
+        "only a pod that Kubernetes deleted is retried (retryPolicy OnError{limit}); a process that fails or is killed, for example for its "
         "memory, ends the run"
     ),
     "OnFailure": (
-        "a process that fails or is killed is retried (retryPolicy OnFailure); a pod that Kubernetes deleted ends the run"
+        "a process that fails or is killed is retried (retryPolicy OnFailure{limit}); a pod that Kubernetes deleted ends the run"
     ),
     "OnTransientError": (
-        "only errors that Argo takes for transient are retried (retryPolicy OnTransientError); a killed process ends the run"
+        "only errors that Argo takes for transient are retried (retryPolicy OnTransientError{limit}); a killed process ends the run"
     ),
 }
 
@@ -46,9 +46,10 @@ def _retries(cluster: Cluster) -> CheckResult:
     expression = " ".join(str(strategy.get("expression") or "").split()).replace('"', "'")
     # Argo 4.0: without a policy, OnFailure; with an expression, Always.
     policy = str(strategy.get("retryPolicy") or ("Always" if expression else "OnFailure"))
-    if policy in _OTHER_POLICIES:
-        return note(f"{_OTHER_POLICIES[policy]}: {_PATCH}.")
     limit = str(strategy.get("limit", ""))
+    if policy in _OTHER_POLICIES:
+        shown = f", limit {limit} where a step has no `retries`" if limit else ""
+        return note(f"{_OTHER_POLICIES[policy].format(limit=shown)}: {_PATCH}.")
     if expression == EXPRESSION:
         drivers = {"": "without a limit", "0": "never", "1": "once"}.get(limit, f"up to {limit} times")
         return ok(

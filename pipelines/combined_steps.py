@@ -1,0 +1,99 @@
+"""Two stages in one pod, for steps that follow each other without need for a pod of their own.
+
+On Kubeflow Pipelines a step costs two pods, one for its driver and one for itself: about 20 s, however little it does. The stages
+stay what they are: each has its own key, its own record under the run's id and its own reports.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from components.deploy_model.run import STAGE as DEPLOY
+from components.embed_shard.run import STAGE as EMBED
+from components.extract_embeddings.run import STAGE as EXTRACT
+from components.register_model.run import STAGE as REGISTER
+from mistere.artifacts.object_store import open_store
+from mistere.engine.execution import execute, write_reference
+from mistere.engine.stage import TaskShard
+from mistere.kubernetes.secret_keys import use_storage_variables
+from mistere.runs.outcome import read_manifest
+
+RELEASED: Final = {
+    "utterances": ("validate_data", "accepted"),
+    "profile": ("validate_data", "profile"),
+    "speech": ("finetune_encoder-speech", "encoder"),
+    "text": ("finetune_encoder-text", "encoder"),
+    "model": ("train_moe", "model"),
+    "report": ("evaluate_model", "report"),
+    "verdict": ("gate_model", "verdict"),
+}
+"""The inputs of ``register_model``: which task's which output, as :mod:`pipelines.retraining` connects them."""
+
+
+def embed(
+    run: Mapping[str, Any], config: Mapping[str, Any], modality: str, utterances: str, encoder: str, embeddings: str
+) -> None:
+    """Run ``embed_shard`` and ``extract_embeddings``.
+
+    Args:
+        run: the run's context.
+        config: the modality's section.
+        modality: ``speech`` or ``text``.
+        utterances: folder with the dataset's manifest.
+        encoder: folder with the encoder's manifest.
+        embeddings: folder for the manifest of the embeddings.
+    """
+    with tempfile.TemporaryDirectory() as vectors:
+        execute(
+            EMBED,
+            run,
+            config,
+            inputs={"utterances": utterances, "encoder": encoder},
+            outputs={"vectors": vectors},
+            modality=modality,
+            shard=TaskShard(0, 1),
+        )
+        execute(
+            EXTRACT,
+            run,
+            {},
+            inputs={"utterances": utterances, "shards": [vectors]},
+            outputs={"embeddings": embeddings},
+            modality=modality,
+        )
+
+
+def release(
+    run: Mapping[str, Any],
+    registry: Mapping[str, Any],
+    deployment: Mapping[str, Any],
+    champion_digest: str,
+    finished: Mapping[str, Mapping[str, str]],
+) -> None:
+    """Run ``register_model`` and ``deploy_model`` on artifacts of the store.
+
+    Args:
+        run: the run's context.
+        registry: the ``registry`` section.
+        deployment: the ``deployment`` section.
+        champion_digest: digest of the champion that the release gate compared with, or ``none``.
+        finished: digests of the finished artifacts, by task and output.
+    """
+    use_storage_variables()
+    store = open_store(str(run["store"]))
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        for name, (task, output) in RELEASED.items():
+            write_reference(read_manifest(store, REGISTER.inputs[name], finished[task][output]), folder / name)
+        inputs = {name: str(folder / name) for name in RELEASED}
+        values = execute(REGISTER, run, registry, inputs=inputs, outputs={"bundle": str(folder / "bundle")})
+        execute(
+            DEPLOY,
+            run,
+            deployment,
+            inputs={"report": inputs["report"], "bundle": str(folder / "bundle")},
+            external_inputs={"model_version": values["model_version"], "champion_digest": champion_digest},
+        )
