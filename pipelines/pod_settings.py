@@ -41,6 +41,9 @@ def apply(task: PipelineTask, cluster: ClusterConfig | None, stage: str, modalit
     Returns:
         The task.
     """
+    # KFP's own cache does not see whether the store still has a step's artifacts, and a step that it skips leaves no record
+    # under the run's id. The engine finds finished steps by their own keys.
+    task.set_caching_options(False)
     if cluster is None:
         return task
     from kfp import kubernetes

@@ -11,7 +11,6 @@ run report and ``--wait`` read these records.
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import shutil
 import sys
@@ -26,25 +25,23 @@ from pydantic import ValidationError
 from mistere.artifacts.checkpoints import Checkpoints
 from mistere.artifacts.identities import RunIdentity
 from mistere.artifacts.io import (
-    ABSENT,
     MANIFEST,
     ArtifactHandle,
     artifact_key,
     open_artifact,
-    parse_manifest,
     publish,
-    replacement,
 )
-from mistere.artifacts.manifests import MANIFESTS, MadeBy, Manifest, canonical_digest
-from mistere.artifacts.object_store import LocalStore, MissingObjectError, ObjectStore, open_store
+from mistere.artifacts.manifests import MadeBy, Manifest, canonical_digest
+from mistere.artifacts.object_store import LocalStore, ObjectStore, open_store
 from mistere.common.code_digest import git_state, source_digest
 from mistere.common.errors import ArtifactError, ExitCode, MistereError, UsageError
 from mistere.common.os_errors import disk_error
 from mistere.common.parent_death import die_with_parent
-from mistere.common.progress import EVENTS_VARIABLE, Progress, emit
+from mistere.common.progress import EVENTS_VARIABLE, emit
 from mistere.common.threads import wait_passively
 from mistere.config.base import Section
 from mistere.engine.attempts import AttemptsExhaustedError, begin_attempt, forget_attempts
+from mistere.engine.finished_steps import find_finished, remember
 from mistere.engine.live_progress import StoredProgress
 from mistere.engine.stage import Result, RunContext, Stage, StageRecord, Step, TaskShard, stage_record_key
 from mistere.kubernetes.secret_keys import use_storage_variables
@@ -158,7 +155,7 @@ def execute(
     finally:
         record.seconds = time.perf_counter() - clock
         record.peak_memory_mb = _peak_memory_mb()
-        _write_record(store, context, record)
+        write_record(store, context, record)
     return values
 
 
@@ -183,7 +180,7 @@ def _identity(context: RunContext) -> RunIdentity:
     return context.identity.model_copy(update={"commit": commit, "dirty": dirty})
 
 
-def _write_record(store: ObjectStore, context: RunContext, record: StageRecord) -> None:
+def write_record(store: ObjectStore, context: RunContext, record: StageRecord) -> None:
     """Write the task's record. If the store cannot be written, the failure is printed so that it is not lost."""
     try:
         emit(record.status, **record.model_dump(include={"task", "seconds", "message", "values"}))
@@ -216,7 +213,7 @@ def _find_or_run(
     named = stage.external_inputs(config, context) if stage.external_inputs else {}
     key = record.key = step_key(stage, config, digests, {**external_inputs, **named}, code, modality, shard)
     progress = StoredProgress(record.task, store, context.run_id)
-    finished = _finished(stage, store, key, progress) if stage.cached else None
+    finished = find_finished(stage, store, key, progress) if stage.cached else None
     if finished is not None:
         manifests, values = finished
         record.status = "reused"
@@ -232,15 +229,15 @@ def _find_or_run(
             result = _run(stage, step, config, opened, external_inputs, modality, shard, made_by, digests, record)
         manifests, values = dict(result.manifests), dict(result.values)
         if stage.cached:
-            _remember(stage, store, key, manifests, values)
+            remember(stage, store, key, manifests, values)
         step.checkpoints.clear()
         forget_attempts(store, context.run_id, record)
         record.status = "done"
     record.outputs = {name: manifest.digest for name, manifest in manifests.items()}
     record.values = dict(values)
-    _keep_reports(stage, context, store, manifests)
+    keep_reports(stage, context, store, manifests)
     for name, path in outputs.items():
-        _write_reference(manifests[name], Path(path))
+        write_reference(manifests[name], Path(path))
     return values
 
 
@@ -258,7 +255,8 @@ def _open_inputs(
     return opened
 
 
-def _keep_reports(stage: Stage, context: RunContext, store: ObjectStore, manifests: Mapping[str, Manifest]) -> None:
+def keep_reports(stage: Stage, context: RunContext, store: ObjectStore, manifests: Mapping[str, Manifest]) -> None:
+    """Copy the reports in a stage's outputs to the run's reports."""
     for output, names in stage.reports.items():
         manifest = manifests[output]
         for name in names:
@@ -320,64 +318,8 @@ def _scratch_directory(store: ObjectStore) -> Path:
     return Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=parent))
 
 
-def _record_key(stage: Stage, key: str) -> str:
-    return f"steps/{stage.name}/{key}.json"
-
-
-def _remember(
-    stage: Stage, store: ObjectStore, key: str, manifests: Mapping[str, Manifest], values: Mapping[str, str]
-) -> None:
-    outputs = {name: manifest.digest for name, manifest in manifests.items()}
-    store.write(_record_key(stage, key), json.dumps({"outputs": outputs, "values": dict(values)}, indent=1).encode())
-
-
-def _finished(
-    stage: Stage, store: ObjectStore, key: str, progress: Progress
-) -> tuple[dict[str, Manifest], dict[str, str]] | None:
-    """The outputs recorded under a key; None if one is missing or damaged."""
-    try:
-        data, _ = store.read(_record_key(stage, key))
-        record = json.loads(data)
-        outputs, values = dict(record["outputs"]), dict(record["values"])
-    except MissingObjectError:
-        return None
-    except (ValueError, TypeError, LookupError):
-        progress.note(f"{store.location(_record_key(stage, key))} is damaged: the step runs again.")
-        return None
-    try:
-        manifests = {name: _check(store, kind, outputs.get(name, "")) for name, kind in stage.outputs.items()}
-        for manifest in manifests.values():
-            for kind, digest in manifest.refers_to():
-                _check(store, MANIFESTS[kind], digest)
-        return manifests, values
-    except ArtifactError as error:
-        progress.note(f"{error.finding}. It is made again.")
-        return None
-
-
-def _check(store: ObjectStore, cls: type[Manifest], digest: str) -> Manifest:
-    """The manifest of a finished artifact. A remote artifact is not downloaded; only the presence of its files is checked."""
-    if isinstance(store, LocalStore):
-        return open_artifact(store, cls, digest).manifest
-    folder = artifact_key(cls.__name__, digest)
-    try:
-        text, _ = store.read(f"{folder}/{MANIFEST}")
-    except MissingObjectError as error:
-        raise ArtifactError(
-            f"{cls.__name__} {digest[:12]} is not in the store ({store.location(folder)})", ABSENT
-        ) from error
-    manifest = parse_manifest(text, cls, f"{cls.__name__} {digest[:12]}", store.location(f"{folder}/{MANIFEST}"))
-    stored = set(store.keys(folder))
-    for name in manifest.files:
-        if f"{folder}/{name}" not in stored:
-            raise ArtifactError(
-                f"{cls.__name__} {digest[:12]} is incomplete: {store.location(folder)}/{name} is missing",
-                replacement(store.location(folder)),
-            )
-    return manifest
-
-
-def _write_reference(manifest: Manifest, path: Path) -> None:
+def write_reference(manifest: Manifest, path: Path) -> None:
+    """Write an artifact's manifest to a task's output folder, where later tasks read its digest."""
     path.mkdir(parents=True, exist_ok=True)
     (path / MANIFEST).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
 
