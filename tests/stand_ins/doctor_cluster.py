@@ -80,7 +80,7 @@ class PipelinesApi(HttpServer):
         super().__init__()
         self.token = ""
         self.namespaces = {NAMESPACE}
-        self.health: dict[str, Any] = {"multi_user": True, "tag_name": "2.15.0", "commit_sha": "abc"}
+        self.health: dict[str, Any] = {"multi_user": True, "tag_name": "2.17.0", "commit_sha": "abc"}
         self.versions = {("p1", "v1")}
         self.pipelines = [{"pipeline_id": "p1", "display_name": "mistere-retraining", "name": "mistere-retraining"}]
         self.schedules: list[dict[str, Any]] = []
@@ -203,7 +203,7 @@ class KubernetesApi(HttpServer):
                     "template": {
                         "spec": {
                             "containers": [
-                                {"name": "manager", "image": "registry.example/kserve/kserve-controller:v0.17.0"}
+                                {"name": "manager", "image": "registry.example/kserve/kserve-controller:v0.20.0"}
                             ]
                         }
                     },

@@ -233,7 +233,7 @@ class KfpApi:
         reference = body.pipeline_version_reference
         version = _find(self.versions, reference["pipeline_version_id"], "PipelineVersion")
         spec = version.pipeline_spec.get("pipeline_spec", version.pipeline_spec)
-        known = spec["root"]["inputDefinitions"]["parameters"]
+        known = spec["root"].get("inputDefinitions", {}).get("parameters", {})
         given = body.runtime_config["parameters"]
         if len(json.dumps(given)) > PARAMETER_BYTES:
             raise RefusalError(400, f"The input parameter length exceed maximum size of {PARAMETER_BYTES}")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from components.resolve_inputs.rerun import WORK, inputs_digest, remaining_work
-from mistere.engine.finished_run import remember
 
+from components.resolve_inputs.rerun import WORK, inputs_digest, remaining_work
 from mistere.artifacts.object_store import LocalStore, S3Store
+from mistere.engine.finished_run import remember
 from mistere.engine.stage import RunContext, StageRecord
 from pipelines.profiles import load_profile
 
