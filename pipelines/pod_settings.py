@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Final
 
 from mistere.artifacts.signing import SIGNING_KEY_VARIABLE
@@ -26,7 +27,9 @@ _BACKOFF_SECONDS, _BACKOFF_FACTOR = 30, 2
 _LABELS: Final = {"app.kubernetes.io/part-of": "mistere", "app.kubernetes.io/component": "pipeline"}
 
 
-def apply(task: PipelineTask, cluster: ClusterConfig | None, stage: str, modality: str = "") -> PipelineTask:
+def apply(
+    task: PipelineTask, cluster: ClusterConfig | None, stage: str, modality: str = "", also: tuple[str, ...] = ()
+) -> PipelineTask:
     """Apply the Kubernetes settings of a stage to its task.
 
     Retries are for failures of the infrastructure (a lost node, an evicted pod, an unavailable service): a step that failed for
@@ -37,6 +40,7 @@ def apply(task: PipelineTask, cluster: ClusterConfig | None, stage: str, modalit
         cluster: the ``cluster`` section; None for a local run, which leaves the task as it is.
         stage: the stage that the task runs.
         modality: for stages that run once per modality.
+        also: further stages that the task runs, whose secrets it needs too.
 
     Returns:
         The task.
@@ -76,7 +80,7 @@ def apply(task: PipelineTask, cluster: ClusterConfig | None, stage: str, modalit
         kubernetes.add_toleration(task, **{name: value for name, value in fields.items() if value})
     for key, value in sorted({**_LABELS, "mistere/stage": stage.replace("_", "-"), **cluster.labels}.items()):
         kubernetes.add_pod_label(task, key, value)
-    _secrets(task, cluster, stage)
+    _secrets(task, cluster, {secret for name in (stage, *also) for secret in stages()[name].secrets})
     if stages()[stage].settings:
         kubernetes.use_config_map_as_env(task, SETTINGS_MAP, {key: key for key in SETTINGS_KEYS}, optional=True)
     return task
@@ -107,7 +111,7 @@ def _retry_window(step: StepSettings) -> int:
     return (step.retries + 1) * step.timeout + waits
 
 
-def _secrets(task: PipelineTask, cluster: ClusterConfig, stage: str) -> None:
+def _secrets(task: PipelineTask, cluster: ClusterConfig, needed: Collection[str]) -> None:
     """Refer to the secrets; keys that a secret lacks are left out of the pod's environment.
 
     A named signing secret must exist: without it, the pod waits, and no bundle stays unsigned by mistake.
@@ -115,18 +119,18 @@ def _secrets(task: PipelineTask, cluster: ClusterConfig, stage: str) -> None:
     from kfp import kubernetes
 
     secrets: list[tuple[str, dict[str, str]]] = [(cluster.storage_secret, STORAGE_VARIABLES)]
-    if "tracking" in stages()[stage].secrets:
+    if "tracking" in needed:
         secrets.append((cluster.tracking_secret, {key: key for key in TRACKING_KEYS}))
-    if "webhook" in stages()[stage].secrets:
+    if "webhook" in needed:
         secrets.append((cluster.webhook_secret, {key: key for key in WEBHOOK_KEYS}))
     for name, variables in secrets:
         if name:
             kubernetes.use_secret_as_env(task, name, dict(variables), optional=True)
-    if "signing" in stages()[stage].secrets and cluster.signing_secret:
+    if "signing" in needed and cluster.signing_secret:
         folder = f"{SECRET_FOLDER}/signing"
         kubernetes.use_secret_as_volume(task, cluster.signing_secret, folder, optional=False)
         task.set_env_variable(SIGNING_KEY_VARIABLE, f"{folder}/{SIGNING_FILE}")
-    if "registry" in stages()[stage].secrets and cluster.image_pull_secret:
+    if "registry" in needed and cluster.image_pull_secret:
         folder = f"{SECRET_FOLDER}/registry"
         kubernetes.use_secret_as_volume(task, cluster.image_pull_secret, folder, optional=True)
         task.set_env_variable(CREDENTIALS_VARIABLE, f"{folder}/{REGISTRY_FILE}")

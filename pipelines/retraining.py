@@ -112,7 +112,7 @@ def retraining(
                     finished=inputs.outputs["finished"],
                 )
                 released.set_display_name("deploy-model (finished)")
-                pod_settings.apply(released, cluster, "deploy_model")
+                pod_settings.apply(released, cluster, "deploy_model", also=("register_model",))
 
     return pipeline
 

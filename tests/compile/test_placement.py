@@ -156,7 +156,11 @@ def test_each_step_references_the_secrets_it_needs(compiled: tuple[Compiled, Clu
         assert secrets == expected
         # With a root of s3:// and `fromEnv`, KFP 2.17's launcher takes AWS_… from the step's own environment.
         assert not any(name.startswith("AWS_") for variables in secrets.values() for name in variables.values())
-        files, environment = expected_files(cluster, stage)
+        files: dict[str, tuple[str, bool]] = {}
+        environment = {"MISTERE_RETRIES": str(cluster.step(*pipeline.steps[label]).retries)}
+        for one in stages_of(step_of(label)):
+            mounts, variables = expected_files(cluster, one)
+            files, environment = files | mounts, environment | variables
         mounted = {
             volume["secretName"]: (volume["mountPath"], volume.get("optional", False))
             for volume in pipeline.pods[label].get("secretAsVolume", [])

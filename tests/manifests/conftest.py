@@ -17,6 +17,7 @@ from mistere.common.paths import PROJECT_ROOT
 MANIFESTS = PROJECT_ROOT / "manifests"
 OVERLAYS = ("kind", "staging", "production")
 COMPONENTS = (
+    "any-client",
     "api-server-16443",
     "api-server-8443",
     "dns-node-local",

@@ -25,6 +25,7 @@ from tests.manifests.conftest import COMPONENTS, Builds, of_kind
 
 CLUSTER, DEPLOYMENT = ClusterConfig(), DeploymentConfig()
 NAMESPACES = {"kind": {"mistere", "kubeflow"}, "staging": {"mistere-staging"}, "production": {"mistere"}}
+ANY_CLIENT = ("staging", "production", "with any-client")
 CLUSTER_SCOPED = {"Namespace"}
 DIGEST = "0" * 64
 BUNDLE_FIELDS = {"image", "mistere/bundle", "mistere/bundle-digest", "mistere/revision"}
@@ -94,9 +95,10 @@ def test_signed_images_admit_what_the_workflow_or_the_key_signed(builds: Builds)
 
 def test_namespaces_and_accounts_match_the_code(builds: Builds) -> None:
     assert CLUSTER.namespace == DEPLOYMENT.namespace == next(iter(of_kind(builds["with base"], "Namespace")))
-    for objects in builds.values():
-        accounts = of_kind(objects, "ServiceAccount")
-        assert set(accounts) == {CLUSTER.service_account, SERVICE_ACCOUNT, "mistere-submitter"}
+    for build, objects in builds.items():
+        accounts = set(of_kind(objects, "ServiceAccount"))
+        named = {CLUSTER.service_account, SERVICE_ACCOUNT, "mistere-submitter"}
+        assert accounts == named | ({"default-editor"} if build in ANY_CLIENT else set())
     assert generated_service()["spec"]["predictor"]["serviceAccountName"] == SERVICE_ACCOUNT
 
 
@@ -116,6 +118,19 @@ def test_kind_run_namespace_has_the_pipeline_account_and_settings_only(builds: B
         ("ConfigMap", SETTINGS_MAP),
     }
     assert of_kind(builds["kind"], "RoleBinding")["mistere-deployer"]["subjects"][0]["namespace"] == "kubeflow"
+
+
+def test_runs_of_any_client_have_the_rights_of_those_of_mistere(builds: Builds) -> None:
+    """Kubeflow Pipelines gives runs without a service account ``pipeline-runner``, and for several users ``default-editor``
+    (DEFAULTPIPELINERUNNERSERVICEACCOUNT in its manifests, base/installs/multi-user/api-service/params.env)."""
+    for build, account in {"kind": "pipeline-runner", **dict.fromkeys(ANY_CLIENT, "default-editor")}.items():
+        for content in of_kind(builds[build], "RoleBinding").values():
+            subjects = {one["name"]: one["namespace"] for one in content["subjects"]}
+            assert subjects.get(account) == subjects.get(CLUSTER.service_account), (build, content["metadata"]["name"])
+    for content in of_kind(builds["production"], "ServiceAccount").values():
+        role = content["metadata"].get("annotations", {}).get("eks.amazonaws.com/role-arn", "")
+        steps = content["metadata"]["name"] in {"default-editor", CLUSTER.service_account}
+        assert role.endswith("/mistere-pipeline") == steps
 
 
 def test_secret_names_match_the_steps(builds: Builds) -> None:
