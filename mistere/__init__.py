@@ -22,7 +22,7 @@ _API = {
     "MistereError": "mistere.common.errors",
 }
 """Where each public name is defined. Strings, not imports: every module of the library imports this package, so an import
-here would make each of them depend on all that it reaches (see :mod:`mistere.common.code_digest`)."""
+here would make each of them depend on all that it reaches (see :mod:`mistere.common.digests.code`)."""
 
 __all__ = ["MistereError", "connect", "load", "read_dataset"]
 

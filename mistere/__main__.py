@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
-from mistere.common.threads import wait_passively
+from mistere.common.processes.threads import wait_passively
 
 _ROOT = str(Path(__file__).resolve().parents[1])
 

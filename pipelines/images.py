@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from mistere.common.code_digest import tree_digest
+from mistere.common.digests.code import tree_digest
 from mistere.common.errors import MistereError, UsageError
 from mistere.common.paths import PROJECT_ROOT, require_checkout
 from mistere.kubernetes.images import IMAGES_LOCK, ROLES, ImageReference, read_images
@@ -36,7 +36,7 @@ _HEADER = """\
 def source_hash() -> str:
     """Hash of everything that an image is built from: packages with all their files, locks, Dockerfile.
 
-    Python files are hashed without comments and docstrings (:func:`mistere.common.code_digest.code_meaning`): an image that
+    Python files are hashed without comments and docstrings (:func:`mistere.common.digests.code.code_meaning`): an image that
     differs only in comments computes the same, so it is neither rebuilt nor pulled again. Line numbers in its tracebacks
     are those of the commit that it was built from, which is in its label.
     """

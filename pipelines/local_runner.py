@@ -10,8 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mistere.common.child_process import child_environment
-from mistere.common.parent_death import die_with_parent
+from mistere.common.processes.child_environment import child_environment
+from mistere.common.processes.parent_death import die_with_parent
 from mistere.common.progress import EVENTS_VARIABLE
 
 

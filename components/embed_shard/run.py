@@ -16,7 +16,7 @@ from pydantic import ConfigDict
 
 from mistere.artifacts.io import ArtifactHandle
 from mistere.artifacts.manifests import EmbeddingShard, EncoderCheckpoint, UtteranceSet, canonical_digest
-from mistere.common.code_digest import source_digest
+from mistere.common.digests.code import source_digest
 from mistere.common.modalities import Modality
 from mistere.config.base import Section
 from mistere.config.encoder import Device, ExtractionSettings

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from mistere.artifacts.object_store import MissingObjectError, ObjectStore, open_store
+from mistere.common.digests.files import digest_of
 from mistere.common.errors import MistereError
-from mistere.common.file_digest import digest_of
 from mistere.common.paths import cache_directory
 from mistere.common.progress import Progress
 from mistere.model.encoders.inputs import Transcript

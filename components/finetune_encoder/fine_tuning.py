@@ -14,8 +14,8 @@ import numpy as np
 from components.finetune_encoder.training.trainer import Curve, TrainingJob, train
 from mistere.artifacts.identities import EncoderDescription, EncoderIdentity
 from mistere.artifacts.manifests import EncoderCheckpoint, UtteranceSet, canonical_digest
+from mistere.common.digests.files import digest_of
 from mistere.common.errors import DataError
-from mistere.common.file_digest import digest_of
 from mistere.common.modalities import Modality
 from mistere.common.progress import Progress
 from mistere.common.splits import Split

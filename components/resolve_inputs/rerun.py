@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from mistere.artifacts.manifests import canonical_digest
 from mistere.artifacts.object_store import ObjectStore
-from mistere.common.code_digest import source_digest
+from mistere.common.digests.code import source_digest
 from mistere.common.modalities import MODALITIES
 from mistere.config.loader import Config
 from mistere.config.stages import stages

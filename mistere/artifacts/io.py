@@ -19,8 +19,8 @@ from pydantic import ValidationError
 
 from mistere.artifacts.manifests import FileEntry, Manifest, canonical_digest
 from mistere.artifacts.object_store import LocalStore, MissingObjectError, ObjectStore
+from mistere.common.digests.files import digest_of, digest_once
 from mistere.common.errors import ArtifactError, MistereError
-from mistere.common.file_digest import digest_of, digest_once
 from mistere.common.paths import cache_directory
 
 M = TypeVar("M", bound=Manifest)

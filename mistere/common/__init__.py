@@ -1,1 +1,1 @@
-"""Errors, paths, digests, progress, threads, URLs; imports nothing else of ours."""
+"""What every package uses: errors, paths, names, URLs, progress, ``digests/`` and ``processes/``; imports nothing else of ours."""

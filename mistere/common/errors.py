@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 AFFECTS_RESULTS = False
-"""How an error is worded changes no result (see :mod:`mistere.common.code_digest`)."""
+"""How an error is worded changes no result (see :mod:`mistere.common.digests.code`)."""
 
 
 class ExitCode(IntEnum):

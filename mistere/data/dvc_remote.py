@@ -21,8 +21,8 @@ import yaml
 
 from mistere.artifacts.manifests import UtteranceSet
 from mistere.artifacts.s3_probe import check_access, data_endpoint
+from mistere.common.digests.files import digest_once
 from mistere.common.errors import DataError
-from mistere.common.file_digest import digest_once
 from mistere.common.paths import cache_directory
 from mistere.common.splits import SPLITS, Split
 from mistere.common.urls import redact_url

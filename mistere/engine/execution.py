@@ -33,12 +33,12 @@ from mistere.artifacts.io import (
 )
 from mistere.artifacts.manifests import MadeBy, Manifest, canonical_digest
 from mistere.artifacts.object_store import LocalStore, ObjectStore, open_store
-from mistere.common.code_digest import git_state, source_digest
+from mistere.common.digests.code import git_state, source_digest
 from mistere.common.errors import ArtifactError, ExitCode, MistereError, UsageError
 from mistere.common.os_errors import disk_error
-from mistere.common.parent_death import die_with_parent
+from mistere.common.processes.parent_death import die_with_parent
 from mistere.common.progress import EVENTS_VARIABLE, emit
-from mistere.common.threads import wait_passively
+from mistere.common.processes.threads import wait_passively
 from mistere.config.base import Section
 from mistere.engine.attempts import AttemptsExhaustedError, begin_attempt, forget_attempts
 from mistere.engine.finished_steps import find_finished, remember

@@ -49,7 +49,7 @@ def _load_verified(int8: bool, location: str) -> EmotionModel:
     """Import torch and load the bundle; in the loading thread, so that health checks are answered meanwhile."""
     import torch
 
-    from mistere.common.threads import usable_cores
+    from mistere.common.processes.threads import usable_cores
     from mistere.model.inference import load_bundle
 
     torch.set_num_threads(usable_cores())

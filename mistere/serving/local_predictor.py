@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mistere.common.child_process import child_environment
-from mistere.common.parent_death import die_with_parent
+from mistere.common.processes.child_environment import child_environment
+from mistere.common.processes.parent_death import die_with_parent
 from mistere.serving.client import DialogueClient, EndpointError
 
 _STOP_SECONDS = 30

@@ -28,7 +28,7 @@ def data_sample(
     dialogues: Annotated[int, typer.Option(help="Number of dialogues.", min=6)] = 150,
 ) -> None:
     """Generate the synthetic sample dataset (needs the extra sample)."""
-    from pipelines.cli.commands.data import make_sample
+    from pipelines.cli.commands.data.sample import make_sample
 
     make_sample(directory, seed, dialogues)
 
@@ -48,7 +48,7 @@ def data_check(
 
     Exit codes: 0 accepted, 4 rejected, 1 error, 2 usage.
     """
-    from pipelines.cli.commands.check import check
+    from pipelines.cli.commands.data.check import check
 
     raise typer.Exit(check(directory, profile, settings or [], against, quarantine, output))
 
@@ -62,7 +62,7 @@ def data_diff(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compare two versions of a dataset: rows, labels, speakers, durations."""
-    from pipelines.cli.commands.data_diff import diff
+    from pipelines.cli.commands.data.diff import diff
 
     diff(before, after, as_json)
 
@@ -75,6 +75,6 @@ def data_publish(
     store: ClusterStore = None,
 ) -> None:
     """Publish a dataset version for the schedules whose data policy is latest."""
-    from pipelines.cli.commands.publish import publish
+    from pipelines.cli.commands.data.publish import publish
 
     publish(source, profile, settings or [], store)

@@ -32,7 +32,7 @@ def models(
     tracking: Tracking = None,
 ) -> None:
     """List the registered versions, or the promotion log."""
-    from pipelines.cli.commands.models import models as command
+    from pipelines.cli.commands.registry.models import models as command
     from pipelines.cli.registry_location import registry_location
 
     command(registry_location(output, store, tracking), model, log=log, as_json=as_json)
@@ -48,7 +48,7 @@ def promote(
     tracking: Tracking = None,
 ) -> None:
     """Make a version the champion and deploy it, after its smoke test."""
-    from pipelines.cli.commands.promote import promote as command
+    from pipelines.cli.commands.registry.promote import promote as command
     from pipelines.cli.registry_location import registry_location
 
     command(registry_location(output, store, tracking), version, model, reason)
@@ -59,7 +59,7 @@ def rollback(
     reason: Reason = "", output: Output = Path("output"), store: StoreLocation = None, tracking: Tracking = None
 ) -> None:
     """Restore the previous champion and deploy it."""
-    from pipelines.cli.commands.promote import rollback as command
+    from pipelines.cli.commands.registry.promote import rollback as command
     from pipelines.cli.registry_location import registry_location
 
     command(registry_location(output, store, tracking), reason)
@@ -78,7 +78,7 @@ def replay(
 
     Exit codes: 0 the same, 3 different, 1 error, 2 usage.
     """
-    from pipelines.cli.commands.replay import replay as command
+    from pipelines.cli.commands.registry.replay import replay as command
     from pipelines.cli.registry_location import registry_location
 
     raise typer.Exit(command(registry_location(output, store, tracking), version, model, work))
@@ -95,7 +95,7 @@ def compare(
     tracking: Tracking = None,
 ) -> None:
     """Compare two versions on one HTML page."""
-    from pipelines.cli.commands.compare import compare as command
+    from pipelines.cli.commands.registry.compare import compare as command
     from pipelines.cli.registry_location import registry_location
 
     command(registry_location(output, store, tracking), one, other, model, page)

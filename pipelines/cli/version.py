@@ -6,7 +6,7 @@ import platform
 import tomllib
 from importlib.metadata import PackageNotFoundError, version
 
-from mistere.common.code_digest import git_state
+from mistere.common.digests.code import git_state
 from mistere.common.paths import PROJECT_ROOT, is_checkout
 
 

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from mistere.common.code_digest import git_state
+from mistere.common.digests.code import git_state
 from mistere.common.errors import UsageError
 from mistere.common.paths import PROJECT_ROOT
 from mistere.kubernetes.images import IMAGES_LOCK

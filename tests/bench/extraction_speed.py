@@ -33,7 +33,7 @@ from mistere.artifacts.identities import EncoderDescription, EncoderIdentity
 from mistere.artifacts.io import ArtifactHandle
 from mistere.artifacts.manifests import EncoderCheckpoint, UtteranceSet
 from mistere.artifacts.object_store import LocalStore
-from mistere.common.code_digest import source_digest
+from mistere.common.digests.code import source_digest
 from mistere.common.progress import Progress
 from mistere.common.splits import Split
 from mistere.data.dataset import Utterance, load_info, write_dataset

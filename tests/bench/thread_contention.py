@@ -4,7 +4,7 @@ usage: mistere bench thread_contention [--load N] [--epochs E] [--rounds R]
 
 Trains a small mixture on random embeddings of MELD-like dialogues, each variant in a process of its own: one thread, two
 threads with the runtime's default wait policy (idle threads spin), and two threads with the project's setting (idle threads
-sleep, see mistere/common/threads.py). Each variant runs without and with N busy processes beside it; they end with the
+sleep, see mistere/common/processes/threads.py). Each variant runs without and with N busy processes beside it; they end with the
 benchmark, and after ten minutes at the latest. Variants take turns; the figures are medians over the rounds. "Idle" means
 without the benchmark's own load: the load average is printed, because other processes on the machine count too.
 """
@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mistere.common.threads import WAITING_VARIABLES, wait_passively
+from mistere.common.processes.threads import WAITING_VARIABLES, wait_passively
 
 VARIANTS = {
     "1 thread": (1, False),

@@ -24,7 +24,7 @@ import numpy as np
 import soundfile
 
 from components.pull_data.run import describe
-from mistere.common.file_digest import digest_of
+from mistere.common.digests.files import digest_of
 from mistere.common.splits import SPLITS, Split
 from mistere.data.audio import decode
 from mistere.data.dataset import Utterance, load_info, shards_of, write_dataset

@@ -21,7 +21,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, generate_private_key
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
 
-from mistere.common.parent_death import die_with_parent
+from mistere.common.processes.parent_death import die_with_parent
 from mistere.common.public_keys import pem
 from mistere.kubernetes.image_registry import IMAGE_INDEX, IMAGE_MANIFEST, ImageRegistry, digest_of
 from mistere.kubernetes.image_signatures import STATEMENT, pre_authentication

@@ -151,7 +151,7 @@ def test_a_run_deploys_and_users_promote_and_roll_back(
     from kubernetes.client import Configuration
 
     from components.deploy_model.run import run
-    from pipelines.cli.commands.promote import promote, rollback
+    from pipelines.cli.commands.registry.promote import promote, rollback
     from pipelines.cli.registry_location import RegistryLocation
 
     tracking = f"sqlite:///{tmp_path / 'mlflow.db'}"

@@ -23,7 +23,7 @@ from mistere.engine.run_settings import run_context
 from mistere.engine.stage import RunContext
 from mistere.runs.outcome import read_outcome, read_run_info, report_key
 from mistere.runs.run_info import RunOrigin, write_origin
-from pipelines.cli.commands.publish import publish
+from pipelines.cli.commands.data.publish import publish
 from pipelines.cli.commands.schedule import apply, diff
 from pipelines.kubeflow import version
 from pipelines.kubeflow.cron import check_cron

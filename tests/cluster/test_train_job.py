@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from components.finetune_encoder.nodes.train_job import train_job, train_job_name
-from mistere.common.code_digest import closure
+from mistere.common.digests.code import closure
 from mistere.common.paths import PROJECT_ROOT
 from mistere.config.base import Toleration
 from mistere.config.encoder import NodeSettings, TextConfig

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mistere.common.code_digest import closure
+from mistere.common.digests.code import closure
 from mistere.common.paths import PROJECT_ROOT
 from mistere.config.stages import stages
 from pipelines.compile import compile_pipeline

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import yaml
 
-from mistere.common.parent_death import die_with_parent
+from mistere.common.processes.parent_death import die_with_parent
 from tests.e2e.pods import Namespace, step_container, wait_for
 
 SECRETS_VARIABLE: Final = "MISTERE_E2E_SECRETS"

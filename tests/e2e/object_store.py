@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from mistere.common.errors import MistereError
-from mistere.common.parent_death import die_with_parent
+from mistere.common.processes.parent_death import die_with_parent
 from tests.local.servers import free_port
 
 PROGRAMS = ("ceph-mon", "ceph-osd", "radosgw", "radosgw-admin", "ceph", "monmaptool")

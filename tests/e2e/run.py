@@ -27,7 +27,7 @@ import numpy as np
 from mistere.artifacts.io import open_artifact
 from mistere.artifacts.manifests import ModelBundle
 from mistere.artifacts.object_store import open_store
-from mistere.common.code_digest import git_state
+from mistere.common.digests.code import git_state
 from mistere.common.environment import STORE_VARIABLE, TRACKING_VARIABLE
 from mistere.common.errors import ExitCode, MistereError
 from mistere.common.paths import PROJECT_ROOT

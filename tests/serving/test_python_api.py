@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import mistere
-from mistere.common.child_process import child_environment
 from mistere.common.errors import DataError, UsageError
+from mistere.common.processes.child_environment import child_environment
 from mistere.serving.client import EndpointPrediction
 from tests.local.workshop import LABELS as TONES
 from tests.local.workshop import make_dataset

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from components.finetune_encoder.processes.worker import FAILURE
-from mistere.common.child_process import child_environment
+from mistere.common.processes.child_environment import child_environment
 
 Failure = dict[str, Any]
 """How a process failed.

@@ -27,7 +27,7 @@ from components.validate_data.facts.transcript_facts import (
 )
 from mistere.artifacts.manifests import canonical_digest
 from mistere.artifacts.object_store import MissingObjectError, ObjectStore
-from mistere.common.code_digest import source_digest
+from mistere.common.digests.code import source_digest
 from mistere.data.dataset import REQUIRED_COLUMNS, read_batches
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mistere.common.child_process import child_environment
 from mistere.common.errors import MistereError
+from mistere.common.processes.child_environment import child_environment
 
 _WORKER = "mistere.corpora.sample.speak"
 _IN_FLIGHT = 8

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from mistere.common.errors import MistereError
-from mistere.common.threads import usable_cores
+from mistere.common.processes.threads import usable_cores
 from mistere.config.encoder import Device, EncoderConfig, ExtractionSettings
 from mistere.data.utterances import batches_within
 from mistere.model.encoders.device import choose_device, inference_precision

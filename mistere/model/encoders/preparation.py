@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
-from mistere.common.threads import usable_cores
+from mistere.common.processes.threads import usable_cores
 from mistere.model.torch_threads import one_core_each
 
 T = TypeVar("T")

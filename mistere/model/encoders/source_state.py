@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mistere.artifacts.object_store import ObjectStore, open_store
+from mistere.common.digests.files import digest_once
 from mistere.common.errors import UsageError
-from mistere.common.file_digest import digest_once
 from mistere.config.encoder import EncoderConfig
 from mistere.model.encoders.converters import converters
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from mistere.artifacts.io import ArtifactHandle, open_artifact, publish
 from mistere.artifacts.manifests import BaseEncoder, canonical_digest
 from mistere.artifacts.object_store import MissingObjectError, ObjectStore
-from mistere.common.code_digest import source_digest
+from mistere.common.digests.code import source_digest
+from mistere.common.digests.files import digest_once
 from mistere.common.errors import ArtifactError, MistereError, UsageError
-from mistere.common.file_digest import digest_once
 from mistere.common.paths import cache_directory
 from mistere.config.encoder import EncoderConfig
 from mistere.model.encoders.converters import converters

@@ -1,1 +1,1 @@
-"""The commands behind ``mistere``, one module each; imported when called."""
+"""The commands behind ``mistere``, one module each, imported when called; ``data/`` and ``registry/`` hold those of a group."""

@@ -6,9 +6,9 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from mistere.common.child_process import child_environment
 from mistere.common.errors import UsageError
 from mistere.common.paths import require_checkout
+from mistere.common.processes.child_environment import child_environment
 from mistere.common.suggestions import did_you_mean
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mistere.common.code_digest import git_state
+from mistere.common.digests.code import git_state
 from mistere.common.errors import UsageError
 from pipelines.cli.output.gate_table import last_run, markdown
 from pipelines.cli.registry_location import store_location

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from mistere.artifacts.object_store import LocalStore
-from mistere.common.child_process import child_environment
+from mistere.common.processes.child_environment import child_environment
 from mistere.config.deployment import DeploymentConfig
 from mistere.serving.deployment import deployed_services, read_deployment
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 EXPERT_COLORS = {"speech": "#c06a14", "text": "#3f76cf", "cross_modal": "#22876a"}
 _OTHER_COLOR = "#8a94a3"
+_TEMPLATES = Path(__file__).parent / "templates"
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def _environment() -> jinja2.Environment:
     import jinja2
 
     return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -156,7 +157,7 @@ def _environment() -> jinja2.Environment:
 
 def style() -> str:
     """The page's CSS, for its head."""
-    return (Path(__file__).parent / "style.html").read_text(encoding="utf-8")
+    return (_TEMPLATES / "style.html").read_text(encoding="utf-8")
 
 
 def heading(destination: str) -> str:

@@ -26,7 +26,7 @@ from mistere.artifacts.manifests import (
     canonical_digest,
 )
 from mistere.artifacts.object_store import LocalStore, ObjectStore, S3Store
-from mistere.common import file_digest
+from mistere.common.digests import files as file_digests
 from mistere.common.errors import ArtifactError, MistereError
 
 
@@ -203,8 +203,8 @@ def test_file_is_hashed_again_only_after_an_edit(tmp_path: Path, monkeypatch: py
         hashed.append(path.name)
         return real(path, algorithm)  # type: ignore[arg-type]
 
-    real = file_digest.digest_of
-    monkeypatch.setattr(file_digest, "digest_of", counting)
+    real = file_digests.digest_of
+    monkeypatch.setattr(file_digests, "digest_of", counting)
     for _ in range(3):
         opened = open_artifact(store, BaseEncoder, digest)
     assert sorted(hashed) == ["config.json", "weights.bin"]
@@ -222,12 +222,12 @@ def test_file_is_hashed_again_only_after_an_edit(tmp_path: Path, monkeypatch: py
 def test_unusable_digest_cache_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a file").write_text("x")
     monkeypatch.setenv("MISTERE_CACHE", str(tmp_path / "a file"))
-    assert file_digest.digest_once(tmp_path / "a file") == file_digest.digest_of(tmp_path / "a file")
+    assert file_digests.digest_once(tmp_path / "a file") == file_digests.digest_of(tmp_path / "a file")
     monkeypatch.setenv("MISTERE_CACHE", str(tmp_path / "cache"))
-    file_digest.digest_once(tmp_path / "a file")
+    file_digests.digest_once(tmp_path / "a file")
     (cached_digest,) = (tmp_path / "cache" / "digests").rglob("*.json")
     cached_digest.write_text("[]")
-    assert file_digest.digest_once(tmp_path / "a file") == file_digest.digest_of(tmp_path / "a file")
+    assert file_digests.digest_once(tmp_path / "a file") == file_digests.digest_of(tmp_path / "a file")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

@@ -9,7 +9,7 @@ import pytest
 
 from mistere.artifacts.checkpoint_writing import BackgroundWriter, CheckpointSchedule
 from mistere.artifacts.object_store import UnreachableError
-from mistere.common.code_digest import closure
+from mistere.common.digests.code import closure
 from mistere.config.encoder import TextConfig
 
 

@@ -33,7 +33,7 @@ from mistere.artifacts.checkpoints import Checkpoints
 from mistere.artifacts.io import ArtifactHandle, publish
 from mistere.artifacts.manifests import ModelBundle, UtteranceSet, ValidationReport
 from mistere.artifacts.object_store import LocalStore
-from mistere.common.file_digest import digest_of
+from mistere.common.digests.files import digest_of
 from mistere.common.progress import Progress
 from mistere.common.splits import SPLITS, Split
 from mistere.data.dataset import DatasetInfo, Utterance, shards_of, write_dataset
@@ -510,7 +510,7 @@ from components.validate_data.dataset import Declared
 from components.validate_data.expectations import expectations
 from components.validate_data.facts.dataset_facts import ShardFile
 from components.validate_data.validation import validate
-from mistere.common.code_digest import source_digest
+from mistere.common.digests.code import source_digest
 from mistere.common.errors import UsageError
 from mistere.common.splits import SPLITS
 from mistere.data.dataset import load_info, shards_of

@@ -28,7 +28,7 @@ from components.validate_data.report import render
 from components.validate_data.validation import validate
 from components.validate_data.verdict import Validation, verdict_json
 from mistere.artifacts.object_store import LocalStore
-from mistere.common.file_digest import digest_of
+from mistere.common.digests.files import digest_of
 from mistere.common.paths import PROJECT_ROOT
 from mistere.common.splits import SPLITS, Split
 from mistere.corpora.importers.meld import import_meld

@@ -291,7 +291,7 @@ PROGRAM = """
 import json
 from components.gate_model.candidate import Candidate
 from components.gate_model.rules import rules
-from mistere.common.code_digest import source_digest
+from mistere.common.digests.code import source_digest
 from mistere.common.errors import UsageError
 from pipelines.profiles import load_profile
 report = {"rules": sorted(rules())}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mistere.common.code_digest import git_state
+from mistere.common.digests.code import git_state
 from mistere.common.errors import MistereError, UsageError
 from pipelines.cli.commands.gate_table import gate_table
 from pipelines.cli.output.gate_table import last_run, markdown

@@ -513,7 +513,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_package_source_is_loaded_and_its_digest_verified(package: Path, tmp_path: Path) -> None:
-    from mistere.common.file_digest import digest_of
+    from mistere.common.digests.files import digest_of
 
     digest = digest_of(package / "model" / "model.safetensors")
     store = LocalStore(tmp_path / "store")
@@ -668,7 +668,7 @@ def test_long_utterance_is_cropped_to_the_configured_length(crop: str) -> None:
 def test_thread_count_respects_the_container_cpu_limit(
     files: dict[str, str], cores: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mistere.common import threads
+    from mistere.common.processes import threads
 
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from mistere.common.child_process import child_environment
-from mistere.common.threads import WAITING_VARIABLES, wait_passively
+from mistere.common.processes.child_environment import child_environment
+from mistere.common.processes.threads import WAITING_VARIABLES, wait_passively
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_user_defined_wait_policy_is_kept(variable: str, monkeypatch: pytest.Mon
 
 @pytest.mark.usefixtures("no_policy")
 def test_openmp_runtime_reads_the_wait_policy() -> None:
-    code = "from mistere.common.threads import wait_passively; wait_passively(); import torch"
+    code = "from mistere.common.processes.threads import wait_passively; wait_passively(); import torch"
     environment = child_environment(OMP_DISPLAY_ENV="VERBOSE")
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert "OMP_WAIT_POLICY = 'PASSIVE'" in done.stderr

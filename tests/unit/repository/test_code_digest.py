@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from mistere.common.code_digest import closure, code_meaning
+from mistere.common.digests.code import closure, code_meaning
 from mistere.common.paths import PROJECT_ROOT
 
 STAGES = sorted(path.parent.name for path in (PROJECT_ROOT / "components").glob("*/run.py"))
@@ -91,7 +91,7 @@ def test_each_stage_holds_the_models_it_runs() -> None:
 
 PROBE = """
 import ast, functools, json, sys
-from mistere.common import code_digest
+from mistere.common.digests import code as code_digest
 
 # One process answers for many edits: what was read is forgotten in between, what was parsed is kept by its text.
 code_digest.code_meaning = functools.cache(code_digest.code_meaning)
@@ -136,8 +136,8 @@ class Probe:
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the code that may be edited."""
     copy = tmp_path_factory.mktemp("tree")
-    for storey in ("mistere", "components"):
-        shutil.copytree(PROJECT_ROOT / storey, copy / storey, ignore=shutil.ignore_patterns("__pycache__"))
+    for layer in ("mistere", "components"):
+        shutil.copytree(PROJECT_ROOT / layer, copy / layer, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copyfile(PROJECT_ROOT / "requirements.lock", copy / "requirements.lock")
     return copy
 
@@ -245,7 +245,7 @@ def test_what_counts_as_the_meaning_of_code(one: str, other: str, same: bool) ->
 def test_the_meaning_is_the_same_under_every_python_of_this_machine() -> None:
     """Keys are shared between machines: on this one, every installed version that is supported must agree."""
     code = (
-        "import hashlib, sys; from pathlib import Path; from mistere.common.code_digest import code_meaning; "
+        "import hashlib, sys; from pathlib import Path; from mistere.common.digests.code import code_meaning; "
         "texts = [p.read_text(encoding='utf-8') for s in ('mistere', 'components', 'pipelines') for p in sorted(Path(s).rglob('*.py'))]; "
         "print(sys.version_info[:2], hashlib.sha256(''.join(map(code_meaning, texts)).encode()).hexdigest())"
     )
@@ -333,8 +333,6 @@ def test_git_ignores_no_source_file() -> None:
     done = subprocess.run(listing, cwd=PROJECT_ROOT, capture_output=True, text=True, check=False)
     assert [name for name in done.stdout.splitlines() if name.endswith((".py", ".html", ".md", ".yaml", ".json"))] == []
     packages = {
-        file.parent
-        for storey in ("mistere", "components", "pipelines")
-        for file in (PROJECT_ROOT / storey).rglob("*.py")
+        file.parent for layer in ("mistere", "components", "pipelines") for file in (PROJECT_ROOT / layer).rglob("*.py")
     }
     assert sorted(str(folder) for folder in packages if not (folder / "__init__.py").is_file()) == []

@@ -287,6 +287,20 @@ def test_package_table_matches_the_tree_and_the_import_contract() -> None:
     assert [{package for number, package in rows if number == index + 1} for index in range(len(layers))] == expected
 
 
+def test_large_folders_are_explained() -> None:
+    """A folder with more than a dozen files has a reason in the architecture."""
+    section = read("docs/architecture.md").split("### Size of folders")[1].split("\n## ")[0]
+    large = {
+        f"{folder.relative_to(ROOT)}/"
+        for layer in ("mistere", "components", "pipelines")
+        for folder in [ROOT / layer, *(ROOT / layer).rglob("*")]
+        if folder.is_dir()
+        and folder.name != "__pycache__"
+        and sum(path.is_file() and path.name != "__init__.py" for path in folder.iterdir()) > 12
+    }
+    assert set(re.findall(r"^\| `([^`]+)` \|", section, re.MULTILINE)) == large
+
+
 def test_stage_table_lists_each_stage() -> None:
     stages = {path.parent.name for path in (ROOT / "components").glob("*/component.py")}
     table = read("docs/concepts.md").split("## The pipeline")[1].split("## Caching")[0]

@@ -16,7 +16,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from mistere.common.code_digest import closure
+from mistere.common.digests.code import closure
 from mistere.common.errors import UsageError
 from mistere.common.paths import PROJECT_ROOT
 from mistere.kubernetes.images import IMAGES_LOCK, ROLES, ImageReference, image, read_images

@@ -20,15 +20,15 @@ from tests.local.workshop import make_dataset
 from tests.serving.conftest import free_port, make_bundle
 from tests.unit.artifacts.embeddings_folder import write_embeddings
 
-STOREYS = ("mistere", "components", "pipelines")
+LAYERS = ("mistere", "components", "pipelines")
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built from a copy as ``pip install .`` builds it."""
     copy = tmp_path_factory.mktemp("source")
-    for storey in STOREYS:
-        shutil.copytree(PROJECT_ROOT / storey, copy / storey, ignore=shutil.ignore_patterns("__pycache__"))
+    for layer in LAYERS:
+        shutil.copytree(PROJECT_ROOT / layer, copy / layer, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copyfile(PROJECT_ROOT / name, copy / name)
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
@@ -83,16 +83,16 @@ def test_the_wheel_holds_every_file_of_the_packages(wheel: Path) -> None:
     held = set(zipfile.ZipFile(wheel).namelist())
     files = {
         path.relative_to(PROJECT_ROOT).as_posix()
-        for storey in STOREYS
-        for path in (PROJECT_ROOT / storey).rglob("*")
+        for layer in LAYERS
+        for path in (PROJECT_ROOT / layer).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert files - held == set()
-    assert {name.split("/")[0] for name in held if ".dist-info" not in name} == set(STOREYS)
+    assert {name.split("/")[0] for name in held if ".dist-info" not in name} == set(LAYERS)
 
 
 def test_it_runs_the_code_of_the_wheel(installed: Installed) -> None:
-    for module in STOREYS:
+    for module in LAYERS:
         done = installed.run(str(installed.python), "-c", f"import {module}; print({module}.__file__)")
         assert done.stdout.startswith(str(installed.packages)), done.stdout + done.stderr
     version = installed.mistere("--version")
@@ -185,7 +185,7 @@ def test_the_name_of_images_needs_a_checkout(installed: Installed) -> None:
 def test_the_digest_of_code_covers_the_installed_versions(installed: Installed) -> None:
     """Without a lock file, a stage's key changes with the versions that are installed."""
     code = (
-        "from mistere.common.code_digest import source_digest, git_state, _dependencies\n"
+        "from mistere.common.digests.code import source_digest, git_state, _dependencies\n"
         "import importlib.metadata as m\n"
         "assert git_state() == ('', False)\n"
         "assert f\"numpy=={m.version('numpy')}\".encode() in _dependencies()\n"

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 import typer
 
-from mistere.common.child_process import child_environment
-from mistere.common.code_digest import git_state
+from mistere.common.digests.code import git_state
 from mistere.common.paths import PROJECT_ROOT
+from mistere.common.processes.child_environment import child_environment
 from pipelines.cli.app import app
-from pipelines.cli.commands.replay import command_module
+from pipelines.cli.commands.registry.replay import command_module
 
 
 def run(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -104,7 +104,7 @@ def test_no_color_disables_colours(tmp_path: Path, variables: dict[str, str], co
     """``data check`` prints its verdict in colour on a terminal; colour codes are 30 to 37 and similar."""
     directory = PROJECT_ROOT / "tests"
     code = (
-        "from rich.text import Text; from pipelines.cli.commands.check import _COLOURS, Console\n"
+        "from rich.text import Text; from pipelines.cli.commands.data.check import _COLOURS, Console\n"
         "Console(highlight=False).print(Text('REJECT', style=_COLOURS['reject']))"
     )
     environment = {**child_environment(), "TERM": "xterm-256color", **variables}
@@ -187,10 +187,10 @@ def test_child_processes_import_our_packages_despite_shadowing_packages(
 
 def test_modules_start_python_with_the_child_environment() -> None:
     """Every ``python -m`` of our packages goes through ``child_environment``."""
-    for storey in ("mistere", "components", "pipelines"):
-        for file in (PROJECT_ROOT / storey).rglob("*.py"):
+    for layer in ("mistere", "components", "pipelines"):
+        for file in (PROJECT_ROOT / layer).rglob("*.py"):
             text = file.read_text(encoding="utf-8")
-            if file.name != "child_process.py":
+            if file.name != "child_environment.py":
                 assert '"PYTHONPATH"' not in text, file
             if re.search(r'sys\.executable, "-m", (_WORKER|"(?:mistere|components|pipelines|torch))', text):
                 assert "child_environment" in text, file

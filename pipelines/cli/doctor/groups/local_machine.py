@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from components.gate_model.rules import committed_code
-from mistere.common.code_digest import git_state
+from mistere.common.digests.code import git_state
 from mistere.common.paths import LOCK_FILE, cache_directory
 from mistere.kubernetes.images import IMAGES_LOCK
 from mistere.serving.kserve.inference_service import check_cluster_support

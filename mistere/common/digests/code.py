@@ -23,7 +23,7 @@ from mistere.common.paths import LOCK_FILE, PROJECT_ROOT, is_checkout
 AFFECTS_RESULTS = False
 """How keys are computed changes no result; another way of computing them gives other keys by itself."""
 
-STOREYS = ("mistere", "components", "pipelines")
+LAYERS = ("mistere", "components", "pipelines")
 _OPT_OUT = "AFFECTS_RESULTS"
 _TEMPLATE_FOLDER = "templates/*.html"
 _NO_MEANING = frozenset({"ctx", "type_comment", "kind"})
@@ -109,7 +109,7 @@ def _imports(file: Path) -> frozenset[str]:
     if "pkgutil" in imported and file.name == "__init__.py":
         package = ".".join(file.parent.relative_to(PROJECT_ROOT).parts)
         imported.update(f"{package}.{member.stem}" for member in file.parent.glob("*.py") if member != file)
-    return frozenset(name for name in imported if name.split(".")[0] in STOREYS)
+    return frozenset(name for name in imported if name.split(".")[0] in LAYERS)
 
 
 def _executed(tree: ast.AST) -> Iterator[ast.AST]:
@@ -197,7 +197,7 @@ def git_state() -> tuple[str, bool]:
     try:
         commit = _git("rev-parse", "HEAD").strip()
         changed = _git("status", "--porcelain", "--untracked-files=no")
-        new = _git("ls-files", "--others", "--exclude-standard", "--", *STOREYS)
+        new = _git("ls-files", "--others", "--exclude-standard", "--", *LAYERS)
     except (OSError, subprocess.SubprocessError):
         return "", False
     return commit, bool(changed.strip() or new.strip())

@@ -19,8 +19,8 @@ from components.validate_data.run import REPORT, write_report
 from components.validate_data.validation import validate
 from components.validate_data.verdict import Validation
 from mistere.artifacts.object_store import LocalStore
+from mistere.common.digests.files import digest_once
 from mistere.common.errors import ExitCode, UsageError
-from mistere.common.file_digest import digest_once
 from mistere.common.paths import cache_directory
 from mistere.common.splits import SPLITS
 from mistere.config.validation import ValidationSettings

@@ -18,9 +18,9 @@ from rich.console import Console
 
 from mistere.artifacts.manifests import EvaluationReport
 from mistere.artifacts.object_store import LocalStore
-from mistere.common.child_process import child_environment
 from mistere.common.errors import ExitCode, MistereError, UsageError
 from mistere.common.paths import PROJECT_ROOT, require_checkout
+from mistere.common.processes.child_environment import child_environment
 from mistere.registry.lineage import Environment, Lineage, this_environment
 from mistere.runs.outcome import FINISHED, Outcome, read_manifest, read_outcome
 from pipelines.cli.registry_location import RegistryLocation

@@ -1,0 +1,1 @@
+"""Processes of this project: their environment, their threads, and their end."""
