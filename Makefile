@@ -10,7 +10,7 @@ UV_VERSION := 0.13.9
 UV := UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(if $(PIP_INDEX_URL),UV_DEFAULT_INDEX="$(PIP_INDEX_URL)") \
 	UV_LINK_MODE=copy $(BIN)/uv pip install --python $(BIN)/python --quiet
 
-SOURCES := mistere components pipelines tests docs/hooks
+SOURCES := mistere components pipelines mistere_launcher.py tests docs/hooks
 
 # Two workers with one thread each, so that they do not contend for the cores. The tests start hundreds of processes,
 # each of which would compile the whole project where the environment forbids to keep the bytecode.

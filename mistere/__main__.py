@@ -1,4 +1,4 @@
-"""The command ``mistere``, as console script and as ``python -m mistere``."""
+"""The command ``mistere``: ``python -m mistere``, and what the console script (``mistere_launcher.py``) calls."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = tmp_path_factory.mktemp("source")
     for layer in LAYERS:
         shutil.copytree(PROJECT_ROOT / layer, copy / layer, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "mistere_launcher.py", "README.md", "LICENSE"):
         shutil.copyfile(PROJECT_ROOT / name, copy / name)
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([*command, "--wheel-dir", str(copy / "dist"), str(copy)], check=True, timeout=300)
@@ -65,13 +65,19 @@ class Installed:
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         self.command = str(directory / "bin" / "mistere")
 
-    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            command, cwd=self.elsewhere, env=self.environment, capture_output=True, text=True, timeout=300, check=False
+            command,
+            cwd=self.elsewhere,
+            env={**self.environment, **variables},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
         )
 
-    def mistere(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return self.run(self.command, *arguments)
+    def mistere(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        return self.run(self.command, *arguments, **variables)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +94,7 @@ def test_the_wheel_holds_every_file_of_the_packages(wheel: Path) -> None:
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert files - held == set()
-    assert {name.split("/")[0] for name in held if ".dist-info" not in name} == set(LAYERS)
+    assert {name.split("/")[0] for name in held if ".dist-info" not in name} == {*LAYERS, "mistere_launcher.py"}
 
 
 def test_it_runs_the_code_of_the_wheel(installed: Installed) -> None:
@@ -100,6 +106,21 @@ def test_it_runs_the_code_of_the_wheel(installed: Installed) -> None:
     for command in ((installed.command, "--help"), (str(installed.python), "-m", "mistere", "-h")):
         assert "Commands:" in installed.run(*command).stdout
     assert "meld" in installed.mistere("data", "import", "--help").stdout
+
+
+@pytest.mark.parametrize("name", ["mistere/__init__.py", "mistere.py"])
+def test_the_command_names_a_foreign_package_mistere(installed: Installed, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("raise RuntimeError('the package of a user')\n")
+    done = installed.mistere("--version", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 1 and done.stdout == "" and done.stderr.count("\n") == 1, done.stderr
+    location = (tmp_path / name).parent if name.endswith("__init__.py") else tmp_path / name
+    assert f"imports the package 'mistere' from {location}, " in done.stderr and "PYTHONPATH" in done.stderr
+
+
+def test_the_command_runs_a_checkout_on_the_path(installed: Installed) -> None:
+    done = installed.mistere("--version", PYTHONPATH=str(PROJECT_ROOT))
+    assert done.returncode == 0 and str(installed.packages) not in done.stdout, done.stderr
 
 
 def test_train_and_data_check_work_elsewhere(installed: Installed, tmp_path: Path) -> None:
