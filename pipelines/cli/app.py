@@ -63,6 +63,9 @@ def main() -> NoReturn:
     try:
         raise SystemExit(app(args=arguments, prog_name="mistere", standalone_mode=False))
     except Exception as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # typer does not export its copy of click's exceptions
+            print(error.format_message(), file=sys.stderr)  # type: ignore[attr-defined]
+            raise SystemExit(int(UsageError.exit_code)) from None
         expected = _as_expected_error(error)
         if verbose or expected is None:
             raise

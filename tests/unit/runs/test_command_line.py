@@ -77,6 +77,13 @@ def test_command_list_shows_untruncated_descriptions(tmp_path: Path) -> None:
         assert "..." not in listed
 
 
+def test_a_group_without_a_command_shows_its_help(tmp_path: Path) -> None:
+    for path in ([], ["data"]):
+        done = run(*path, cwd=tmp_path)
+        assert done.returncode == 2 and done.stdout == ""
+        assert done.stderr.rstrip() == run(*path, "-h", cwd=tmp_path).stdout.rstrip()
+
+
 def test_version_shows_commit_python_and_torch(tmp_path: Path) -> None:
     done = run("--version", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
