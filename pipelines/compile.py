@@ -56,7 +56,7 @@ def compile_pipeline(profile: str, settings: Iterable[str], output: Path) -> Non
         partial.write_text(text, encoding="utf-8")
         partial.replace(output)
     except OSError as error:
-        raise MistereError(f"cannot write {output} ({error.strerror}).") from error
+        raise MistereError(f"cannot write {output} ({error.strerror}): choose another --output.") from error
     finally:
         with suppress(OSError):
             partial.unlink()

@@ -76,7 +76,8 @@ def compare_with_champion(report: Path, classes: int, config: EvaluationConfig) 
     ours, theirs = read_predictions(report / PREDICTIONS_FILE), read_predictions(report / CHAMPION_FILE)
     if not ours.same_test(theirs):
         raise ArtifactError(
-            "the champion's predictions are not of the utterances of this test split, although the digests agree."
+            "the champion's predictions are not of the utterances of this test split, although the digests agree: "
+            "delete the champion's EvaluationReport from the store and run again to evaluate it anew."
         )
     bootstrap = DialogueBootstrap(ours.dialogues, config.resamples, config.seed)
     true, one, other = ours.labels, ours.predicted, theirs.predicted

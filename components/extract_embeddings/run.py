@@ -55,7 +55,8 @@ def run(
     rows = {split: sum(shard.manifest.rows.get(split, 0) for shard in shards) for split in utterances.manifest.rows}
     if rows != utterances.manifest.rows or len({shard.manifest.encoder for shard in shards}) > 1:
         raise ArtifactError(
-            f"the {modality} shards are not those of the dataset: {rows} rows instead of {utterances.manifest.rows}."
+            f"the {modality} shards are not those of the dataset: {rows} rows instead of {utterances.manifest.rows}, "
+            "or several encoders; run again."
         )
     _join(shards, modality, embeddings, step)
     undecodable = sum(shard.manifest.undecodable for shard in shards)

@@ -123,7 +123,10 @@ def _facts(name: str, path: Path) -> _ShardFacts:
     try:
         metadata = pq.ParquetFile(path).metadata
     except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{name} is not readable parquet ({str(error).splitlines()[0]}).") from error
+        raise DataError(
+            f"{name} is not readable parquet ({str(error).splitlines()[0]}): write it again, then `dvc add` and `dvc "
+            "push`."
+        ) from error
     columns = set(metadata.schema.to_arrow_schema().names)
     missing = [column for column in REQUIRED_COLUMNS if column not in columns]
     if missing:

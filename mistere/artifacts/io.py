@@ -159,7 +159,9 @@ def parse_manifest(text: str | bytes, cls: type[M], name: str, where: object) ->
     if not isinstance(content, dict):
         raise ArtifactError(damaged, remedy)
     if content.get("kind", cls.__name__) != cls.__name__:
-        raise ArtifactError(f"{where} is a {content['kind']}, not a {cls.__name__}.")
+        raise ArtifactError(
+            f"{where} is a {content['kind']}, not a {cls.__name__}", f"name the location of a {cls.__name__}"
+        )
     version, newest = content.get("schema_version"), cls.model_fields["schema_version"].default
     if isinstance(version, int) and version > newest:
         raise ArtifactError(

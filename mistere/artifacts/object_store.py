@@ -116,7 +116,7 @@ def _version(data: bytes) -> str:
 def _checked(key: str) -> str:
     parts = PurePosixPath(key).parts
     if not parts or key.startswith("/") or ".." in parts:
-        raise UsageError(f"{key!r} is not a key of the object store.")
+        raise UsageError(f"{key!r} is not a key of the object store: use a relative path without `..`.")
     return key
 
 

@@ -32,6 +32,9 @@ VERIFYING_KEY_VARIABLE = "MISTERE_VERIFYING_KEY"
 """A public key, as PEM text or as the path of a file; a bundle without a valid signature is not opened."""
 KEY_SETTING = "deployment.bundle_key"
 BUNDLE_FILE = "bundle.json"
+_SIGN_AGAIN = (
+    f"register the bundle again by a run with {SIGNING_KEY_VARIABLE}, or use the public key that belongs to it"
+)
 
 
 def signature_key(digest: str) -> str:
@@ -55,7 +58,9 @@ def sign_bundle(store: ObjectStore, bundle: ArtifactHandle[ModelBundle]) -> bool
     if not key:
         return False
     if not Path(key).is_file():
-        raise UsageError(f"{SIGNING_KEY_VARIABLE}: there is no key at {key}.")
+        raise UsageError(
+            f"{SIGNING_KEY_VARIABLE}: there is no key at {key}: mount it there, or set the variable to its path."
+        )
     from model_signing import signing
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -65,7 +70,8 @@ def sign_bundle(store: ObjectStore, bundle: ArtifactHandle[ModelBundle]) -> bool
             config.set_hashing_config(_hashing(bundle.path)).sign(bundle.path, signature)
         except (ValueError, TypeError, OSError) as error:
             raise UsageError(
-                f"{SIGNING_KEY_VARIABLE}: {key} is not a private key that can sign ({_first_line(error)})."
+                f"{SIGNING_KEY_VARIABLE}: {key} is not a private key that can sign ({_first_line(error)}): "
+                "make one with `openssl ecparam -name prime256v1 -genkey -noout`."
             ) from error
         store.upload(signature, signature_key(bundle.manifest.digest))
     return True
@@ -129,16 +135,16 @@ def _verify(store: ObjectStore, bundle: ArtifactHandle[ModelBundle], text: str, 
             ) as error:  # the library raises errors of several packages; anything but success is a refusal
                 if number == len(trusted):
                     raise ArtifactError(
-                        f"{name} has no valid signature by the key of {where} ({_first_line(error)})."
+                        f"{name} has no valid signature by the key of {where} ({_first_line(error)})", _SIGN_AGAIN
                     ) from error
     try:
         described = ModelBundle.model_validate_json(bundle.file(BUNDLE_FILE).read_bytes()).described()
     except (OSError, ValueError) as error:
         raise ArtifactError(
-            f"{name} lacks a readable {BUNDLE_FILE}, so its signature does not cover its fields."
+            f"{name} lacks a readable {BUNDLE_FILE}, so its signature does not cover its fields", _SIGN_AGAIN
         ) from error
     if described != bundle.manifest.described():
-        raise ArtifactError(f"{name} is not what was signed: its manifest and its {BUNDLE_FILE} differ.")
+        raise ArtifactError(f"{name} is not what was signed: its manifest and its {BUNDLE_FILE} differ", _SIGN_AGAIN)
 
 
 def _hashing(path: Path) -> hashing.Config:

@@ -12,9 +12,9 @@ AFFECTS_RESULTS = False
 _SENTENCES = {
     errno.ENOSPC: "the disk is full; free some space or choose another --output",
     errno.EDQUOT: "the disk quota is used up; free some space or choose another --output",
-    errno.EROFS: "the folder is read-only; choose another place",
-    errno.EACCES: "the folder may not be written to; choose another place",
-    errno.EPERM: "the folder may not be written to; choose another place",
+    errno.EROFS: "the folder is read-only; choose another folder",
+    errno.EACCES: "the folder may not be written to; choose another folder, or correct its permissions",
+    errno.EPERM: "the folder may not be written to; choose another folder, or correct its permissions",
 }
 
 

@@ -38,11 +38,11 @@ def audio_bytes(path: Path) -> bytes:
         if not path.is_file():
             raise DataError(f"{path} is missing or no file: an audio or video file is expected there.")
         if path.stat().st_size == 0:
-            raise UnreadableMediaError(f"{path} is empty (0 bytes).")
+            raise UnreadableMediaError(f"{path} is empty (0 bytes): copy it again.")
         if _is_accepted(path):
             return path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path} can't be read ({error.strerror}).") from error
+        raise DataError(f"{path} can't be read ({error.strerror}): check its permissions.") from error
     return _through_ffmpeg(path)
 
 
@@ -80,9 +80,13 @@ def _through_ffmpeg(path: Path) -> bytes:
         try:
             done = subprocess.run(command, capture_output=True, timeout=_TIMEOUT_SECONDS, check=False)
         except subprocess.TimeoutExpired as error:
-            raise UnreadableMediaError(f"{path}: ffmpeg did not finish in {_TIMEOUT_SECONDS} seconds.") from error
+            raise UnreadableMediaError(
+                f"{path}: ffmpeg did not finish in {_TIMEOUT_SECONDS} seconds: check the file."
+            ) from error
         except OSError as error:
-            raise MistereError(f"{path}: ffmpeg at {program} does not start ({error.strerror}).") from error
+            raise MistereError(
+                f"{path}: ffmpeg at {program} does not start ({error.strerror}): install it again."
+            ) from error
         if done.returncode != 0 or not _has_samples(result):
             lines = done.stderr.decode("utf-8", errors="replace").strip().splitlines()
             reason = " ".join(lines[-1].split()).rstrip(".") if lines else "no sound in it"

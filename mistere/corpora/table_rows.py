@@ -100,7 +100,7 @@ def read_rows(source: Path, columns: Mapping[str, str], *, text_only: bool) -> T
     wanted = [names[name] for name in COLUMNS if name in used]
     rows = [_row(where, {name: row.get(names[name]) for name in used}) for where, row in values(wanted)]
     if not rows:
-        raise DataError(f"{source} holds no rows.")
+        raise DataError(f"{source} holds no rows: name a table with a row for each utterance.")
     return Table(rows, used, names)
 
 

@@ -34,7 +34,7 @@ def read_lines(path: Path, *, errors: str = FALLBACK) -> Iterator[str]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path}, after line {number}: the text is not UTF-8: save the file as UTF-8.") from error
     except OSError as error:
-        raise DataError(f"{path} can't be read ({error.strerror}).") from error
+        raise DataError(f"{path} can't be read ({error.strerror}): check its permissions.") from error
 
 
 def read_delimited(path: Path, delimiter: str = ",", *, errors: str = FALLBACK) -> Iterator[tuple[int, list[str]]]:

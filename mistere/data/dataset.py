@@ -100,11 +100,11 @@ def load_info(path: Path, name: str = "") -> DatasetInfo:
     try:
         return DatasetInfo.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{name} is not readable YAML ({str(error).splitlines()[0]}).") from error
+        raise DataError(f"{name} is not readable YAML ({str(error).splitlines()[0]}): correct it.") from error
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise DataError(f"{name}: {field}: {first['msg']}.") from error
+        raise DataError(f"{name}: {field}: {first['msg']}; correct it.") from error
 
 
 def dump_info(info: DatasetInfo, path: Path) -> None:
@@ -148,7 +148,10 @@ def read_batches(
                 wanted = None if columns is None else [name for name in columns if name in present]
                 yield from _row_batches(file, wanted, batch_rows, *(rows or (0, file.metadata.num_rows)))
         except (pa.ArrowInvalid, OSError) as error:
-            raise DataError(f"{shard.name} is not readable parquet ({str(error).splitlines()[0]}).") from error
+            raise DataError(
+                f"{shard.name} is not readable parquet ({str(error).splitlines()[0]}): fetch it again, or import the "
+                "dataset again."
+            ) from error
 
 
 def _row_batches(

@@ -144,7 +144,10 @@ class _Version:
         self.shards = {name: md5 for name, md5 in listing.items() if split_of(name)}
         infos = [name for name in listing if name.rsplit("/", 1)[-1] == "dataset.yaml"]
         if len(infos) != 1:
-            raise DataError(f"version {pinned.digest} holds {len(infos)} files dataset.yaml: exactly one is expected.")
+            raise DataError(
+                f"version {pinned.digest} holds {len(infos)} files dataset.yaml, expected is one: name a version that "
+                "tracks one dataset."
+            )
         self.info: DatasetInfo = load_info(self.remote.fetch({infos[0]: listing[infos[0]]})[infos[0]], infos[0])
         self.paths: Mapping[str, Path] = self.remote.fetch(self.shards)
 

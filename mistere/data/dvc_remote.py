@@ -101,7 +101,8 @@ class RemoteData:
     def __init__(self, remote: str, digest: str) -> None:
         if not _DIR_DIGEST.match(digest):
             raise DataError(
-                f"{digest!r} is not the digest of a folder tracked by DVC (32 hexadecimal digits and '.dir')."
+                f"{digest!r} is not the digest of a folder tracked by DVC (32 hexadecimal digits and '.dir'): copy it "
+                "from the .dvc file."
             )
         self.remote, self.digest = remote, digest
         self._project = cache_directory("dvc", hashlib.sha256(remote.encode()).hexdigest()[:16])

@@ -38,7 +38,10 @@ class LocalDataset:
             raise UsageError(f"unknown split {split!r}; valid names: {', '.join(SPLITS)}.")
         shards = shards_of(self.directory.iterdir(), split)
         if not shards:
-            raise DataError(f"{self.directory} has no {split} split: no file {split}-*.parquet.")
+            raise DataError(
+                f"{self.directory} has no {split} split: no file {split}-*.parquet; read another split, or import the "
+                "dataset again."
+            )
         return read_utterances(shards, audio=audio)
 
 

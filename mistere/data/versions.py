@@ -82,14 +82,18 @@ def _at_revision(path: Path, revision: str) -> PinnedData:
     where = next(parent for parent in (folder, *folder.parents) if parent.is_dir())  # the folder may have been deleted
     if _git(where, "rev-parse", "--git-dir") is None:
         raise UsageError(
-            f"{path}@{revision}: {where} is in no Git repository, so there are no revisions of {path.name}."
+            f"{path}@{revision}: {where} is in no Git repository, so there are no revisions of {path.name}: name the "
+            f"file without @{revision}."
         )
     commit = None if revision.startswith("-") else _commit(where, revision)
     if commit is None:
         raise UsageError(f"{path}@{revision}: Git knows no revision {revision!r}; `git log` and `git tag` list them.")
     content = _git(where, "show", f"{commit}:./{(folder / path.name).relative_to(where).as_posix()}")
     if content is None:
-        raise UsageError(f"{path}@{revision}: there was no {path.name} at that revision.")
+        raise UsageError(
+            f"{path}@{revision}: there was no {path.name} at that revision; `git log -- {path}` lists those that have "
+            "it."
+        )
     return _tracked(content, f"{path}@{revision}", where)
 
 
@@ -134,7 +138,10 @@ def _default_remote(project: Path) -> tuple[str, str]:
             settings = get_fs_config(repo.config, name=name)  # resolves remote:// references
             return str(settings["url"]), str(settings.get("endpointurl") or "")
     except DvcException as error:
-        raise DataError(f"{project} is not inside a DVC project ({error}).") from error
+        raise DataError(
+            f"{project} is not inside a DVC project ({error}): run `git init` and `dvc init` above it, or name the "
+            "dataset's folder."
+        ) from error
 
 
 def _snapshot(folder: Path, remote: str) -> PinnedData:

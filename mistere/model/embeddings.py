@@ -17,6 +17,7 @@ from mistere.common.splits import Split
 from mistere.common.suggestions import did_you_mean
 
 UTTERANCES_FILE = "utterances.parquet"
+_COMPUTE_AGAIN = "delete the EmbeddingSet artifacts from the store and run the pipeline again"
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,9 @@ class EmbeddedDialogues:
         mapped = {name: np.load(path, mmap_mode="r", allow_pickle=False) for name, path in matrices.items()}
         for name, matrix in mapped.items():
             if len(matrix) != len(targets):
-                raise ArtifactError(f"the {name} embeddings have {len(matrix)} rows, the utterances {len(targets)}.")
+                raise ArtifactError(
+                    f"the {name} embeddings have {len(matrix)} rows, the utterances {len(targets)}", _COMPUTE_AGAIN
+                )
         dialogues: dict[str, list[EmbeddedDialogue]] = {}
         keys = list(zip(table["split"].to_pylist(), table["dialogue_id"].to_pylist(), strict=True))
         start = 0
@@ -92,12 +95,15 @@ class EmbeddedDialogues:
         """
         present = [opened for opened in sets if not opened.manifest.absent]
         if not present:
-            raise ArtifactError("every modality is absent: there is nothing to learn from.")
+            raise ArtifactError(
+                "every modality is absent, so there is nothing to learn from", "use a dataset with text or audio"
+            )
         first = present[0].manifest
         for other in present[1:]:
             if other.manifest.files[UTTERANCES_FILE].sha256 != first.files[UTTERANCES_FILE].sha256:
                 raise ArtifactError(
-                    f"the {first.modality} and {other.manifest.modality} embeddings are not of the same utterances."
+                    f"the {first.modality} and {other.manifest.modality} embeddings are not of the same utterances",
+                    _COMPUTE_AGAIN,
                 )
         matrices: dict[str, Path] = {
             opened.manifest.modality: opened.file(f"{opened.manifest.modality}.npy") for opened in present

@@ -221,7 +221,9 @@ def reserve_port(host: str, port: int, option: str) -> socket.socket:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except OSError as error:
-        raise UsageError(f"--host {host} is not an address of this machine.") from error
+        raise UsageError(
+            f"--host {host} is not an address of this machine: use 127.0.0.1, or 0.0.0.0 for every network."
+        ) from error
     reserved = socket.socket(family, kind, protocol)
     reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -234,5 +236,7 @@ def reserve_port(host: str, port: int, option: str) -> socket.socket:
             ) from error
         if error.errno == errno.EACCES:
             raise MistereError(f"Port {port} cannot be opened by this user: choose a {option} above 1023.") from error
-        raise UsageError(f"--host {host} is not an address of this machine.") from error
+        raise UsageError(
+            f"--host {host} is not an address of this machine: use 127.0.0.1, or 0.0.0.0 for every network."
+        ) from error
     return reserved

@@ -39,7 +39,9 @@ def connected(tracking_uri: str) -> Iterator[MlflowClient]:
     except (MlflowException, SQLAlchemyError) as error:
         reason = str(error).splitlines()[0]
         raise MistereError(
-            f"the MLflow server at {redact_url(tracking_uri)} failed or refused the request ({reason[:200]})."
+            f"the MLflow server at {redact_url(tracking_uri)} failed or refused the request ({reason[:200]}): "
+            "check its address and log, and MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD or "
+            "MLFLOW_TRACKING_TOKEN."
         ) from error
     except ModuleNotFoundError as error:
         if not tracking_uri.startswith("postgresql"):
@@ -61,4 +63,7 @@ def _check_database_port(uri: str) -> None:
         if parts.hostname:
             socket.create_connection((parts.hostname, parts.port or 5432), _CONNECT_SECONDS).close()
     except (OSError, ValueError) as error:
-        raise MistereError(f"the registry's database at {redact_url(uri)} cannot be reached ({error}).") from error
+        raise MistereError(
+            f"the registry's database at {redact_url(uri)} cannot be reached ({error}): check that it runs, and host "
+            "and port in --tracking."
+        ) from error

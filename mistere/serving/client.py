@@ -225,7 +225,9 @@ class DialogueClient:
                 verify=self._verify,
             )
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise EndpointError(f"{self.url} does not answer ({type(error).__name__}): is the server up?") from error
+            raise EndpointError(
+                f"{self.url} does not answer ({type(error).__name__}): check that the server runs."
+            ) from error
         if response.status_code != 200:
             raise EndpointError(
                 f"{self.url} answered {response.status_code}: {_sentence(response.content)}", str(response.status_code)
@@ -236,7 +238,9 @@ class DialogueClient:
         try:
             value = json.loads(content)
         except ValueError as error:
-            raise EndpointError(f"{self.url} did not answer with JSON: is it the predictor?") from error
+            raise EndpointError(
+                f"{self.url} did not answer with JSON: check that it is the address of a predictor."
+            ) from error
         return value if isinstance(value, dict) else {}
 
 
@@ -263,7 +267,7 @@ def _names(values: np.ndarray) -> list[str]:
 def _prediction(fields: Mapping[str, np.ndarray], parameters: Mapping[str, Any], request_id: str) -> EndpointPrediction:
     missing = [name for name in protocol.OUTPUTS if name not in fields and name != protocol.EXPERT_PROBABILITIES]
     if missing:
-        raise EndpointError(f"The answer lacks {', '.join(missing)}: is it the predictor?")
+        raise EndpointError(f"The answer lacks {', '.join(missing)}: check that the address is a predictor's.")
     return EndpointPrediction(
         predicted=_names(fields[protocol.LABEL]),
         probabilities=fields[protocol.PROBABILITIES],

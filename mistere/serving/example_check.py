@@ -63,7 +63,8 @@ class ExampleCheck:
         if not worst <= self.tolerance:
             raise MistereError(
                 f"the smoke test failed, the champion stays: the endpoint's probabilities differ from the offline "
-                f"evaluation's by {worst:.2g}, allowed are {self.tolerance:.2g}."
+                f"evaluation's by {worst:.2g}, allowed are {self.tolerance:.2g}: check that "
+                "the endpoint runs the predictor of this release, or raise deployment.tolerance."
             )
         return (
             f"The predictor answered a held-out dialogue of {len(self.example.dialogue)} utterances by "
@@ -76,11 +77,13 @@ class ExampleCheck:
         if served != self.bundle_digest:
             raise MistereError(
                 f"the smoke test failed, the champion stays: by {protocol_name} bundle {served[:12] or 'without a digest'} "
-                f"answered, expected {self.bundle_digest[:12]}."
+                f"answered, expected {self.bundle_digest[:12]}: wait until the new revision has all traffic, then run "
+                "again."
             )
         if answer.probabilities.shape != self.example.expected.shape:
             raise MistereError(
                 f"the smoke test failed, the champion stays: by {protocol_name} the endpoint answered "
-                f"{answer.probabilities.shape} probabilities, expected {self.example.expected.shape}."
+                f"{answer.probabilities.shape} probabilities, expected {self.example.expected.shape}: serve it with "
+                "the predictor of this release."
             )
         return float(np.abs(answer.probabilities - self.example.expected).max())

@@ -94,7 +94,9 @@ def read_example(folder: Path) -> Example | None:
         if expected.ndim != 2 or len(expected) != len(dialogue) or not np.isfinite(expected).all():
             raise ValueError("expected a row of probabilities for each utterance")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ArtifactError(f"{folder / FOLDER} does not hold an example dialogue.") from error
+        raise ArtifactError(
+            f"{folder / FOLDER} does not hold an example dialogue", "run the pipeline again to make the bundle anew"
+        ) from error
     return Example(dialogue, expected)
 
 

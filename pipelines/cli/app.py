@@ -79,7 +79,8 @@ def _as_expected_error(error: Exception) -> MistereError | None:
         return error
     if isinstance(error, OSError):
         return disk_error(error) or MistereError(
-            f"{error.filename or 'a file'}: {(error.strerror or str(error)).lower()}."
+            f"{error.filename or 'a file'}: {(error.strerror or str(error)).lower()}; check the path and its "
+            "permissions."
         )
     if hasattr(error, "format_message"):  # the command line parser's usage errors
         return UsageError(" ".join(str(error.format_message()).split()))

@@ -266,7 +266,7 @@ def _ask(path: str) -> list[dict[str, Any]]:
 def test_an_error_on_the_page_holds_no_password() -> None:
     client = DialogueClient(f"http://me:secret@127.0.0.1:{free_port()}", model_name="mistere")
     after = judged(Conversation(), [ConversationTurn("a")], partial(demo._ask, client))
-    assert after.trouble == "The predictor does not answer (ConnectError): is the server up?"
+    assert after.trouble == "The predictor does not answer (ConnectError): check that the server runs."
 
 
 def test_errors_of_the_endpoint_are_on_the_page(server: Server) -> None:

@@ -44,7 +44,9 @@ def restore(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     learning = trainable(model)
     if learning.keys() != tensors.keys():
         odd = sorted(learning.keys() ^ tensors.keys())[0]
-        raise MistereError(f"the checkpoint is not of this encoder: only one of them has {odd}.")
+        raise MistereError(
+            f"the checkpoint is not of this encoder: only one of them has {odd}; delete it and run again."
+        )
     for name, parameter in learning.items():
         parameter.copy_(tensors[name])
 

@@ -146,7 +146,7 @@ def _evaluations(session: Path) -> list[Path]:
     folder = session / "dialog" / "EmoEvaluation"
     files = sorted(path for path in folder.iterdir() if path.suffix == ".txt" and not path.name.startswith("."))
     if not files:
-        raise DataError(f"{folder} holds no evaluation (SesXXX_….txt).")
+        raise DataError(f"{folder} holds no evaluation (SesXXX_….txt): unpack the whole IEMOCAP_full_release.")
     return files
 
 

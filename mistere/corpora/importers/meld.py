@@ -167,7 +167,7 @@ def _dialogues(path: Path) -> _Dialogues:
             raise DataError(f"{where}: this dialogue already has an utterance {utterance_id}; each number occurs once.")
         dialogue[utterance_id] = _content(row, where)
     if not dialogues:
-        raise DataError(f"{path} holds no utterances.")
+        raise DataError(f"{path} holds no utterances: unpack MELD's annotations again.")
     return dialogues
 
 
@@ -185,6 +185,6 @@ def _content(row: dict[str, str], where: str) -> _Row:
     written = row["Utterance"]
     text = repair(written)
     if not text:
-        raise DataError(f"{where}: the utterance has no text.")
+        raise DataError(f"{where}: the utterance has no text: unpack MELD's annotations again.")
     plain = written.replace("\u00a0", " ").strip()
     return _Row(text, repair(row["Speaker"]), emotion, repaired=text != plain)

@@ -181,7 +181,7 @@ def _scores(path: Path) -> _Videos:
         text = row[columns["text"]].strip() if "text" in columns else None
         segments[number] = _Segment(_score(row[columns["score"]], where), text)
     if not videos:
-        raise DataError(f"{path} holds no scores.")
+        raise DataError(f"{path} holds no scores: unpack the corpus again.")
     return videos
 
 

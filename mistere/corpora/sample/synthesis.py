@@ -66,7 +66,9 @@ def synthesize(requests: Iterable[Mapping[str, str | int]]) -> Iterator[tuple[ND
             errors.seek(0)
             lines = errors.read().decode(errors="replace").strip().splitlines()
             reason = lines[-1] if lines else f"exit code {worker.returncode}"
-            raise MistereError(f"the speech synthesizer stopped: {reason}.") from error
+            raise MistereError(
+                f"the speech synthesizer stopped: {reason}; install espeakng-loader again (`pip install -e .[sample]`)."
+            ) from error
         finally:
             worker.stdout.close()
             with contextlib.suppress(BrokenPipeError):

@@ -13,6 +13,8 @@ from mistere.common.errors import ArtifactError, UsageError
 from mistere.config.encoder import EncoderConfig
 from mistere.model.encoders.families.family import Family
 
+_TRAIN_AGAIN = "delete the artifact that holds it and run the pipeline again"
+
 
 class Pooling(nn.Module):
     """Pool hidden layers ``L × [B, T, D]`` with a mask ``[B, T]`` into one vector for each utterance ``[B, P]``, in float32.
@@ -153,10 +155,11 @@ def load_tuned(family: Family, settings: EncoderConfig, classes: int, file: Path
         missing, unexpected = encoder.load_state_dict(tensors, strict=False)
     except RuntimeError as error:
         reason = " ".join(str(error).split()).partition(": ")[2]
-        raise ArtifactError(f"{file} does not fit its encoder: {reason[:200]}.") from error
+        raise ArtifactError(f"{file} does not fit its encoder: {reason[:200]}", _TRAIN_AGAIN) from error
     absent = [name for name in missing if name.startswith(_TOP)]
     if absent or unexpected:
         raise ArtifactError(
-            f"{file} does not fit its encoder: {(absent or unexpected)[0]} is {'missing' if absent else 'unknown'}."
+            f"{file} does not fit its encoder: {(absent or unexpected)[0]} is {'missing' if absent else 'unknown'}",
+            _TRAIN_AGAIN,
         )
     return encoder.eval()

@@ -64,7 +64,8 @@ def train_mixture(
     for split in ("train", "dev"):
         if not data.split(split):  # type: ignore[arg-type]
             raise DataError(
-                f"the {split} split has no dialogue: the mixture needs train to learn from and dev to select the epoch."
+                f"the {split} split has no dialogue: the mixture needs train to learn from and dev to select the "
+                "epoch; import the dataset with all splits."
             )
     torch.manual_seed(config.seed)
     fitting = MixtureTraining(config, data)

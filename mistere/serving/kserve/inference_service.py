@@ -119,7 +119,10 @@ def inference_service(
         UsageError: the location does not end with the digest.
     """
     if not digest or bundle_location.rstrip("/").rpartition("/")[2] != digest:
-        raise UsageError(f"{bundle_location} does not end with the bundle's digest {digest[:12]}.")
+        raise UsageError(
+            f"{bundle_location} does not end with the bundle's digest {digest[:12]}: name "
+            "<store>/artifacts/ModelBundle/<digest>."
+        )
     knative = config.mode == "knative"
     labels = dict(POD_LABELS)
     predictor: dict[str, Any] = {

@@ -42,7 +42,9 @@ class _Cursor:
 
     def block(self, size: int) -> memoryview:
         if self._at + size > len(self._data):
-            raise MistereError("the CTranslate2 file ends before its last variable: it is truncated.")
+            raise MistereError(
+                "the CTranslate2 file ends before its last variable: it is truncated; download it again."
+            )
         block = self._data[self._at : self._at + size]
         self._at += size
         return block
@@ -72,7 +74,9 @@ def read_variables(file: Path) -> tuple[str, dict[str, np.ndarray]]:
             alias = cursor.name()
             variables[alias] = variables[cursor.name()]
     except (struct.error, KeyError, ValueError, UnicodeDecodeError) as error:
-        raise MistereError(f"{file} is not a CTranslate2 model that can be read ({error}).") from error
+        raise MistereError(
+            f"{file} is not a CTranslate2 model that can be read ({error}): download it again."
+        ) from error
     return kind, variables
 
 
@@ -88,7 +92,7 @@ def convert_whisper(file: Path, target: Path) -> None:
 
     kind, variables = read_variables(file)
     if kind != "WhisperSpec":
-        raise MistereError(f"{file} holds a {kind}, not a Whisper.")
+        raise MistereError(f"{file} holds a {kind}, not a Whisper: name a Whisper model as speech.source.")
     width, mels = variables["encoder/conv1/weight"].shape[:2]
     depth = {side: _depth(variables, side) for side in ("encoder", "decoder")}
     config = WhisperConfig(

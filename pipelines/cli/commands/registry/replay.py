@@ -113,10 +113,14 @@ def _check_reproducible(version: str, lineage: Lineage) -> None:
     if not lineage.reproducible:
         state = "with uncommitted changes" if lineage.run.commit else "outside a Git repository"
         raise MistereError(
-            f"version {version} was made from code {state}: no commit holds it, so it cannot be reproduced."
+            f"version {version} was made from code {state}: no commit holds it, so it cannot be reproduced; train "
+            "a version from committed code."
         )
     if not lineage.config:
-        raise MistereError(f"version {version} has no configuration in its lineage, so it cannot be reproduced.")
+        raise MistereError(
+            f"version {version} has no configuration in its lineage, so it cannot be reproduced; choose a later "
+            "version."
+        )
     if lineage.data_endpoint:
         os.environ.setdefault("AWS_ENDPOINT_URL_S3", lineage.data_endpoint)
 
@@ -132,7 +136,8 @@ def _worktree(commit: str, tree: Path) -> Iterator[Path]:
     done = _git("worktree", "add", "--detach", "--force", str(tree), commit)
     if done.returncode:
         raise MistereError(
-            f"Git could not make a working tree at {commit[:12]} ({done.stderr.strip().splitlines()[-1]})."
+            f"Git could not make a working tree at {commit[:12]} ({done.stderr.strip().splitlines()[-1]}): correct "
+            "that, or choose another --work."
         )
     try:
         yield tree
@@ -152,7 +157,9 @@ def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
             ["git", *arguments], cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=120, check=False
         )
     except OSError as error:
-        raise MistereError(f"Git is needed to make a working tree at the model's commit ({error}).") from error
+        raise MistereError(
+            f"Git is needed to make a working tree at the model's commit ({error}): install Git."
+        ) from error
 
 
 def _environment(tree: Path) -> Path:
@@ -212,7 +219,9 @@ def _pinned_data(lineage: Lineage, work: Path) -> Path:
 def _evaluation(store: LocalStore, outcome: Outcome) -> EvaluationReport:
     record = outcome.finished("evaluate_model")
     if record is None:
-        raise MistereError(f"the second run ended without an evaluation: {' '.join(outcome.reasons)}")
+        raise MistereError(
+            f"the second run ended without an evaluation: {' '.join(outcome.reasons)} See its output above."
+        )
     return read_manifest(store, EvaluationReport, record.outputs["report"])
 
 
