@@ -24,9 +24,9 @@ from tests.compile.steps import stages_of, step_of
 
 PROFILES = ("tiny", "sample", "gpu", "paper")
 OPTIONAL = {"bitsandbytes"}
-"""The extra ``qlora``: a step that a setting needs it for says in a sentence that it is missing."""
+"""The extra ``qlora``: a step that needs it because of a setting reports that it is missing."""
 CHILD_PROCESSES = {("deploy_model", "local"): "mistere.predictor.__main__"}
-"""Modules that a step starts as a process of its own, by stage and deployment mode."""
+"""Modules that a step starts in a child process, by stage and deployment mode."""
 
 
 def normalised(name: str) -> str:
@@ -48,7 +48,7 @@ def installed() -> Mapping[str, list[str]]:
 
 @cache
 def imported(file: Path) -> frozenset[str]:
-    """Top-level packages of others that a file imports, inside functions too."""
+    """The third-party packages that a file imports, also inside functions."""
     names: set[str] = set()
     pending: list[ast.AST] = [ast.parse(file.read_text(encoding="utf-8"))]
     while pending:
@@ -64,7 +64,7 @@ def imported(file: Path) -> frozenset[str]:
 
 
 def missing(stage: str, mode: str, role: str) -> set[str]:
-    """Packages that a stage imports and its image lacks.
+    """The packages that a stage imports and its image lacks.
 
     Args:
         stage: the stage.
@@ -82,7 +82,7 @@ def missing(stage: str, mode: str, role: str) -> set[str]:
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_each_step_finds_its_imports_in_its_image(profile: str, tmp_path: Path) -> None:
+def test_each_image_contains_what_its_steps_import(profile: str, tmp_path: Path) -> None:
     compile_pipeline(profile, [], tmp_path / "pipeline.yaml")
     text = (tmp_path / "pipeline.yaml").read_text(encoding="utf-8")
     spec: dict[str, Any] = next(yaml.load_all(text, Loader=yaml.CSafeLoader))
@@ -122,6 +122,6 @@ def test_the_declarations_of_all_stages_can_be_read_in_the_image_of_resolve_inpu
     subprocess.run(command, cwd=PROJECT_ROOT, check=True, timeout=60)
 
 
-def test_a_local_deployment_would_find_no_torch_in_its_image() -> None:
+def test_missing_torch_of_a_local_deployment_is_found() -> None:
     """Seen on KFP 2.17.0: ``ModuleNotFoundError: No module named 'torch'`` after the whole training."""
     assert "torch" in missing("deploy_model", "local", "pipeline")

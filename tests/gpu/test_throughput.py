@@ -1,17 +1,19 @@
-"""Encoders of real sizes on a real GPU: a step and an extraction batch go through, and use the device."""
+"""Training steps and extraction batches of large encoders on a GPU."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 @pytest.mark.parametrize(
     ("profile", "modality"), [("gpu", "speech"), ("gpu", "text"), ("paper", "speech"), ("paper", "text")]
 )
-def test_an_encoder_of_real_size_goes_through(profile: str, modality: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_embedding_with_a_large_encoder_completes(
+    profile: str, modality: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     from tests.bench.encoder_throughput import measure, peak_of
 
     device = torch.device("cuda")

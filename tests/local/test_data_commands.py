@@ -1,4 +1,4 @@
-"""`mistere data …` as the guides show it: a table comes in, is checked, its faults are set aside, mended, and brought back."""
+"""`mistere data …` as in the guides: import a table, check it, quarantine its faulty dialogues, correct and restore them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.local.workshop import make_dataset, mistere, rows
 COLUMNS = ["call", "split", "turn", "text", "audio", "emotion", "speaker"]
 
 
-def table(folder: Path, spoiled: str = "") -> Path:
-    """The tests' dialogues as a CSV file with a folder of recordings; the label of one utterance may be spoiled."""
+def table(folder: Path, wrong_label: str = "") -> Path:
+    """The tests' dialogues as a CSV file with a folder of recordings; one utterance gets ``wrong_label`` if it is given."""
     (folder / "recordings").mkdir(parents=True)
     with (folder / "calls.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -25,12 +25,12 @@ def table(folder: Path, spoiled: str = "") -> Path:
         for split, u in rows():
             name = f"{u.dialogue_id}-{u.turn}.wav"
             (folder / "recordings" / name).write_bytes(u.audio or b"")
-            label = spoiled if spoiled and (u.dialogue_id, u.turn) == ("train-1", 2) else u.label
+            label = wrong_label if wrong_label and (u.dialogue_id, u.turn) == ("train-1", 2) else u.label
             writer.writerow([u.dialogue_id, split, u.turn, u.text, name, label, u.speaker])
     return folder / "calls.csv"
 
 
-def brought_in(source: Path, directory: Path, *more: str) -> None:
+def import_table(source: Path, directory: Path, *more: str) -> None:
     columns = ["--column", "label=emotion", "--column", "dialogue_id=call"]
     done = mistere(
         "data",
@@ -49,61 +49,63 @@ def brought_in(source: Path, directory: Path, *more: str) -> None:
 
 @pytest.mark.long
 def test_a_table_is_imported_checked_quarantined_fixed_and_restored(tmp_path: Path) -> None:
-    brought_in(table(tmp_path / "source", "crosss"), tmp_path / "calls", "--labels", "calm,glad,cross,crosss")
+    import_table(table(tmp_path / "source", "crosss"), tmp_path / "calls", "--labels", "calm,glad,cross,crosss")
     info = tmp_path / "calls" / "dataset.yaml"
     info.write_text(info.read_text().replace("- crosss\n", ""))
     report = ["--profile", "tiny", "--output", str(tmp_path / "report")]
     done = mistere("data", "check", str(tmp_path / "calls"), *report)
     assert done.returncode == 4 and done.stdout.startswith("REJECT") and "'crosss'" in done.stdout
     share = ["--set", "validation.max_quarantined_share=0.1"]
-    aside = mistere("data", "check", str(tmp_path / "calls"), *report, "--quarantine", *share)
+    quarantine_check = mistere("data", "check", str(tmp_path / "calls"), *report, "--quarantine", *share)
     assert (
-        aside.returncode == 0 and aside.stdout.startswith("WARN") and "set aside in quarantine.parquet" in aside.stdout
+        quarantine_check.returncode == 0
+        and quarantine_check.stdout.startswith("WARN")
+        and "set aside in quarantine.parquet" in quarantine_check.stdout
     )
     verdict = json.loads((tmp_path / "report" / "verdict.json").read_text())
     assert verdict["quarantine"] == {"utterances": 4, "dialogues": {"train": ["train-1"]}}
 
     quarantine = tmp_path / "report" / "quarantine.parquet"
-    found = pq.read_table(quarantine)
-    labels = [label.replace("crosss", "calm") for label in found["label"].to_pylist()]
-    mended = found.set_column(found.schema.get_field_index("label"), "label", pa.array(labels))
-    pq.write_table(mended, quarantine)
-    back = mistere(
-        "data", "import", "table", str(quarantine), str(tmp_path / "mended"), "--base", str(tmp_path / "calls")
+    quarantined = pq.read_table(quarantine)
+    labels = [label.replace("crosss", "calm") for label in quarantined["label"].to_pylist()]
+    corrected = quarantined.set_column(quarantined.schema.get_field_index("label"), "label", pa.array(labels))
+    pq.write_table(corrected, quarantine)
+    restored = mistere(
+        "data", "import", "table", str(quarantine), str(tmp_path / "corrected"), "--base", str(tmp_path / "calls")
     )
-    assert back.returncode == 0, back.stderr
-    assert "1 dialogues of the base are replaced, 0 are new." in back.stdout
-    done = mistere("data", "check", str(tmp_path / "mended"), *report, "--against", str(tmp_path / "calls"))
+    assert restored.returncode == 0, restored.stderr
+    assert "1 dialogues of the base are replaced, 0 are new." in restored.stdout
+    done = mistere("data", "check", str(tmp_path / "corrected"), *report, "--against", str(tmp_path / "calls"))
     assert done.returncode == 0 and done.stdout.startswith("PASS"), done.stdout
-    brought_in(table(tmp_path / "whole"), tmp_path / "imported", "--labels", "calm,glad,cross")
-    same = mistere("data", "diff", str(tmp_path / "mended"), str(tmp_path / "imported"), "--json")
-    changes = json.loads(same.stdout)
+    import_table(table(tmp_path / "correct"), tmp_path / "imported", "--labels", "calm,glad,cross")
+    comparison = mistere("data", "diff", str(tmp_path / "corrected"), str(tmp_path / "imported"), "--json")
+    changes = json.loads(comparison.stdout)
     assert not any(changes[kind]["count"] for kind in ("added", "removed", "moved", "label", "text", "audio"))
 
 
 @pytest.mark.long
-def test_a_run_sets_dialogues_aside(tmp_path: Path) -> None:
-    """What is set aside is read by no stage after it."""
+def test_a_run_quarantines_faulty_dialogues(tmp_path: Path) -> None:
+    """Later stages do not read quarantined dialogues."""
     faulty = [(s, u) for s, u in rows(audio=False)]
     data = make_dataset(tmp_path / "tones", iter(faulty))
     path = data / "train-00000.parquet"
-    spoiled = pq.read_table(path)
-    labels = spoiled["label"].to_pylist()
+    shard = pq.read_table(path)
+    labels = shard["label"].to_pylist()
     labels[5] = "crosss"
-    pq.write_table(spoiled.set_column(spoiled.schema.get_field_index("label"), "label", pa.array(labels)), path)
+    pq.write_table(shard.set_column(shard.schema.get_field_index("label"), "label", pa.array(labels)), path)
     common = ["run", "--profile", "tiny", "--data", str(data), "--output", str(tmp_path / "output")]
-    done = mistere(*common, "--quarantine", "--set", "validation.max_quarantined_share=0.1")
-    assert done.returncode == 0, done.stdout + done.stderr
+    result = mistere(*common, "--quarantine", "--set", "validation.max_quarantined_share=0.1")
+    assert result.returncode == 0, result.stdout + result.stderr
     (embedded,) = (tmp_path / "output" / "store" / "artifacts" / "EmbeddingSet").glob("*/utterances.parquet")
-    kept = pq.read_table(embedded).to_pylist()
-    assert len(kept) == 68 and "train-1" not in {row["dialogue_id"] for row in kept}
-    assert {row["split"] for row in kept} == set(SPLITS)
+    utterances = pq.read_table(embedded).to_pylist()
+    assert len(utterances) == 68 and "train-1" not in {row["dialogue_id"] for row in utterances}
+    assert {row["split"] for row in utterances} == set(SPLITS)
 
 
-def test_what_is_typed_wrong_is_one_sentence(tmp_path: Path) -> None:
+def test_invalid_arguments_are_reported_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").touch()
-    for arguments, code, says in (
+    for arguments, code, message in (
         (
             ["check", str(tmp_path), "--output", str(tmp_path / "mine")],
             2,
@@ -122,6 +124,6 @@ def test_what_is_typed_wrong_is_one_sentence(tmp_path: Path) -> None:
         (["import", "iemocap", "a", "b", "--classes", "5"], 2, "choose 6 or 4"),
         (["import", "mosi", "a", "b", "--zero", "odd"], 2, "choose positive or drop"),
     ):
-        done = mistere("data", *arguments)
-        assert done.returncode == code and says in done.stderr, done.stderr
-        assert done.stderr.count("\n") == 1 and done.stderr.startswith("mistere: ")
+        result = mistere("data", *arguments)
+        assert result.returncode == code and message in result.stderr, result.stderr
+        assert result.stderr.count("\n") == 1 and result.stderr.startswith("mistere: ")

@@ -1,4 +1,4 @@
-"""The tracked dataset: a fresh clone pulls it with no credentials, and it is what it says."""
+"""The tracked sample: a fresh clone pulls it without credentials, and its contents match its description."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_the_remote_in_the_repository_is_small() -> None:
     importlib.util.find_spec("espeakng_loader") is None,
     reason="the speech synthesizer is not installed (pip install -e .[sample])",
 )
-def test_the_sample_is_made_again_by_its_source(tmp_path: Path, pulled_sample: Path) -> None:
+def test_the_source_command_reproduces_the_sample(tmp_path: Path, pulled_sample: Path) -> None:
     """The command in dataset.yaml reproduces every byte that the remote holds."""
     command = re.fullmatch(r"mistere data sample --seed (\d+)", load_info(pulled_sample / "dataset.yaml").source)
     assert command is not None

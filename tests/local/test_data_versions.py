@@ -1,4 +1,4 @@
-"""Data under version control for real: `dvc add`, `push` and `pull` against S3 over a socket, Git revisions, and what can go wrong."""
+"""Data versions with real DVC and Git: `dvc add`, `push` and `pull` against an S3 server, revisions, and errors."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from mistere.data.utterances import UtteranceReader
 from mistere.data.versions import PinnedData, pin
 from tests.local.workshop import ROOT, info, mistere, rows, tone
 
-# In the order in which a boto3 session takes them.
+# In the order of a boto3 session's parameters.
 KEYS = {"AWS_ACCESS_KEY_ID": "mine", "AWS_SECRET_ACCESS_KEY": "deep-secret"}
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    """An S3 server in a process of its own."""
+    """The URL of an S3 server that runs in its own process."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -71,12 +71,12 @@ def environment(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setenv(name, str(tmp_path / name))
 
 
-def small() -> list[tuple[Split, Utterance]]:
+def small_rows() -> list[tuple[Split, Utterance]]:
     return list(rows())
 
 
-def more() -> list[tuple[Split, Utterance]]:
-    """Two dialogues that come in as a shard of their own."""
+def additional_rows() -> list[tuple[Split, Utterance]]:
+    """Two new dialogues, written as a separate shard."""
     return [
         ("train", Utterance(f"new-{d}", turn, "glad", f"news {d} {turn}", tone(900 + 10 * d + turn), "train-9"))
         for d in range(2)
@@ -85,7 +85,7 @@ def more() -> list[tuple[Split, Utterance]]:
 
 
 class Project:
-    """A Git repository with a tracked dataset, as a data owner keeps it."""
+    """A Git repository with a dataset that DVC tracks."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -107,18 +107,18 @@ class Project:
 
     def _call(self, command: list[str]) -> str:
         environment = {**os.environ, **KEYS, "AWS_DEFAULT_REGION": "us-east-1"}
-        done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        result = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
 
     def commit(self, tag: str) -> str:
-        """Track, push, commit; what `dvc push` said."""
+        """Track, push and commit the dataset; returns the output of ``dvc push``."""
         self.dvc("add", "-q", "data")
-        said = self.dvc("push")
+        output = self.dvc("push")
         self.git("add", "-A")
         self.git("commit", "-q", "-m", tag)
         self.git("tag", tag)
-        return said
+        return output
 
 
 @pytest.fixture(scope="module")
@@ -130,19 +130,19 @@ def template(tmp_path_factory: pytest.TempPathFactory, server: str) -> Path:
         Bucket="bucket"
     )
     folder = tmp_path_factory.mktemp("template")
-    found = Project(folder / "project")
-    found.start("s3://bucket/data", server)
-    write_dataset(found.folder / "data", info(), small())
-    found.commit("v1")
-    write_dataset(folder / "more", info(), more())
-    (folder / "more" / "train-00000.parquet").rename(found.folder / "data" / "train-00001.parquet")
-    assert "2 files pushed" in found.commit("v2")  # the new shard and the folder's listing
-    return found.folder
+    project = Project(folder / "project")
+    project.start("s3://bucket/data", server)
+    write_dataset(project.folder / "data", info(), small_rows())
+    project.commit("v1")
+    write_dataset(folder / "more", info(), additional_rows())
+    (folder / "more" / "train-00000.parquet").rename(project.folder / "data" / "train-00001.parquet")
+    assert "2 files pushed" in project.commit("v2")  # the new shard and the folder's listing
+    return project.folder
 
 
 @pytest.fixture
 def project(template: Path, tmp_path: Path) -> Project:
-    """A clone of that project with both versions."""
+    """A copy of the template project."""
     return Project(shutil.copytree(template, tmp_path / "project", symlinks=True))
 
 
@@ -159,7 +159,7 @@ def test_a_version_is_named_by_revision_file_or_digest(project: Project, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("source", "kind", "says"),
+    ("source", "error", "message"),
     [
         ("data.dvc@v9", UsageError, "Git knows no revision 'v9'"),
         ("data.dvc@--exec=x", UsageError, "Git knows no revision"),
@@ -167,26 +167,26 @@ def test_a_version_is_named_by_revision_file_or_digest(project: Project, monkeyp
         ("v9", DataError, "there is no data at v9: name a folder"),
     ],
 )
-def test_a_version_that_is_none(
-    source: str, kind: type[MistereError], says: str, project: Project, monkeypatch: pytest.MonkeyPatch
+def test_an_unknown_version_is_reported(
+    source: str, error: type[MistereError], message: str, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(project.folder)
-    with pytest.raises(kind, match=says):
+    with pytest.raises(error, match=message):
         pin(source, "")
 
 
-def test_no_repository_no_revisions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_revision_needs_a_git_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match="is in no Git repository"):
         pin("data.dvc@v1", "")
 
 
 def cached(tmp_path: Path) -> dict[str, int]:
-    found = (tmp_path / "cache").rglob("files/md5/*/*")
-    return {path.name: path.stat().st_mtime_ns for path in found if path.is_file()}
+    paths = (tmp_path / "cache").rglob("files/md5/*/*")
+    return {path.name: path.stat().st_mtime_ns for path in paths if path.is_file()}
 
 
-def test_only_changed_shards_move(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_changed_shards_are_fetched(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project.folder)
     first, second = pin("v1", ""), pin("v2", "")
     shard_paths(describe(first.remote, first.digest))
@@ -196,31 +196,35 @@ def test_only_changed_shards_move(project: Project, tmp_path: Path, monkeypatch:
     assert len(after) == len(before) + 2 and before.items() <= after.items()
 
 
-# What can go wrong, a sentence each
-
-
-def fails(pinned: PinnedData, kind: type[MistereError] = MistereError) -> str:
+def error_message(pinned: PinnedData, kind: type[MistereError] = MistereError) -> str:
     clock = time.monotonic()
     with pytest.raises(kind) as caught:
         describe(pinned.remote, pinned.digest)
-    said = str(caught.value)
-    assert time.monotonic() - clock < 30 and "\n" not in said and "deep-secret" not in said and "Traceback" not in said
-    return said
+    message = str(caught.value)
+    assert (
+        time.monotonic() - clock < 30
+        and "\n" not in message
+        and "deep-secret" not in message
+        and "Traceback" not in message
+    )
+    return message
 
 
-def test_credentials_that_are_wrong(project: Project, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_and_unknown_credentials_are_reported(
+    project: Project, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pinned = pin(f"{project.folder}/data.dvc", "")
-    requests.post(f"{server}/moto-api/reset-auth", data=b"0", timeout=10)  # from now on the server looks at them
+    requests.post(f"{server}/moto-api/reset-auth", data=b"0", timeout=10)  # the server checks credentials from here on
     try:
-        assert "does not know this access key for s3://" in fails(pinned)
+        assert "does not know this access key for s3://" in error_message(pinned)
     finally:
         requests.post(f"{server}/moto-api/reset-auth", data=b"inf", timeout=10)
     for name in KEYS:
         monkeypatch.delenv(name)
-    assert "there are no credentials for s3://" in fails(pinned)
+    assert "there are no credentials for s3://" in error_message(pinned)
 
 
-def test_a_secret_that_is_wrong(project: Project, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_secret_key_is_reported(project: Project, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import boto3
 
     pinned = pin(f"{project.folder}/data.dvc", "")
@@ -232,46 +236,46 @@ def test_a_secret_that_is_wrong(project: Project, server: str, monkeypatch: pyte
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", key["AccessKeyId"])
     requests.post(f"{server}/moto-api/reset-auth", data=b"0", timeout=10)
     try:
-        assert "refuses the secret key for s3://" in fails(pinned)
+        assert "refuses the secret key for s3://" in error_message(pinned)
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", key["SecretAccessKey"])
         assert describe(pinned.remote, pinned.digest).rows["train"] == 46
     finally:
         requests.post(f"{server}/moto-api/reset-auth", data=b"inf", timeout=10)
 
 
-def test_a_bucket_that_is_not_there(project: Project) -> None:
+def test_a_missing_bucket_is_reported(project: Project) -> None:
     pinned = pin(f"{project.folder}/data.dvc", "")
-    assert "the bucket of s3://no-such-bucket/x does not exist" in fails(
+    assert "the bucket of s3://no-such-bucket/x does not exist" in error_message(
         replace(pinned, remote="s3://no-such-bucket/x")
     )
 
 
-def test_a_server_that_is_not_there(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_server_is_reported(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     pinned = pin(f"{project.folder}/data.dvc", "")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://user:deep-secret@127.0.0.1:9")
-    assert "cannot be reached at http://127.0.0.1:9" in fails(pinned)
+    assert "cannot be reached at http://127.0.0.1:9" in error_message(pinned)
 
 
-def test_objects_that_are_missing_or_corrupt(project: Project, server: str) -> None:
+def test_missing_and_corrupt_objects_are_reported(project: Project, server: str) -> None:
     import boto3
 
     s3 = boto3.session.Session().client("s3", endpoint_url=server)
     pinned = pin(f"{project.folder}/data.dvc@v1", "")
     shard = describe(pinned.remote, pinned.digest).shards[0].md5
-    place = {"Bucket": "bucket", "Key": f"data/files/md5/{shard[:2]}/{shard[2:]}"}
-    content = s3.get_object(**place)["Body"].read()
+    location = {"Bucket": "bucket", "Key": f"data/files/md5/{shard[:2]}/{shard[2:]}"}
+    content = s3.get_object(**location)["Body"].read()
     shutil.rmtree(os.environ["MISTERE_CACHE"])
-    s3.delete_object(**place)
-    said = fails(pinned, DataError)
-    assert "is missing from the DVC remote s3://" in said and "push it again with `dvc push`" in said
-    s3.put_object(**place, Body=content[:-1] + b"X")
-    assert "is corrupt in the DVC remote" in fails(pinned, DataError)
-    s3.put_object(**place, Body=content)
+    s3.delete_object(**location)
+    message = error_message(pinned, DataError)
+    assert "is missing from the DVC remote s3://" in message and "push it again with `dvc push`" in message
+    s3.put_object(**location, Body=content[:-1] + b"X")
+    assert "is corrupt in the DVC remote" in error_message(pinned, DataError)
+    s3.put_object(**location, Body=content)
     assert describe(pinned.remote, pinned.digest).rows["train"] == 40
 
 
 @pytest.mark.parametrize(
-    "harm",
+    "damage",
     [
         pytest.param(lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]), id="cut off"),
         pytest.param(
@@ -281,18 +285,18 @@ def test_objects_that_are_missing_or_corrupt(project: Project, server: str) -> N
         pytest.param(lambda path: path.unlink(), id="missing", marks=pytest.mark.long),
     ],
 )
-def test_a_damaged_cache_is_repaired(harm: Callable[[Path], object], project: Project, tmp_path: Path) -> None:
+def test_a_damaged_cache_is_repaired(damage: Callable[[Path], object], project: Project, tmp_path: Path) -> None:
     pinned = pin(f"{project.folder}/data.dvc", "")
-    whole = describe(pinned.remote, pinned.digest)
+    before = describe(pinned.remote, pinned.digest)
     for path in (tmp_path / "cache").rglob("files/md5/*/*"):
         path.chmod(0o644)
-        harm(path)
-    assert describe(pinned.remote, pinned.digest) == whole
+        damage(path)
+    assert describe(pinned.remote, pinned.digest) == before
 
 
-def test_a_pull_that_was_killed_goes_on(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    many = [(s, replace(u, audio=(u.audio or b"") + os.urandom(300_000))) for s, u in small()]
-    write_dataset(tmp_path / "large", info(), many, max_shard_bytes=2_000_000)
+def test_a_killed_pull_is_resumed(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    large = [(s, replace(u, audio=(u.audio or b"") + os.urandom(300_000))) for s, u in small_rows()]
+    write_dataset(tmp_path / "large", info(), large, max_shard_bytes=2_000_000)
     (project.folder / "data" / "dataset.yaml").unlink()
     for path in [*(project.folder / "data").iterdir()]:
         path.unlink()
@@ -308,22 +312,19 @@ def test_a_pull_that_was_killed_goes_on(project: Project, tmp_path: Path, monkey
     process.send_signal(signal.SIGKILL)
     process.wait()
     arrived = cached(tmp_path)
-    found = describe(pinned.remote, pinned.digest)
-    assert found.rows == {"train": 40, "dev": 16, "test": 16} and arrived
-    assert all(path.is_file() for paths in shard_paths(found).values() for path in paths.values())
+    dataset = describe(pinned.remote, pinned.digest)
+    assert dataset.rows == {"train": 40, "dev": 16, "test": 16} and arrived
+    assert all(path.is_file() for paths in shard_paths(dataset).values() for path in paths.values())
 
 
-# What changed
-
-
-def test_nothing_differs(project: Project) -> None:
+def test_equal_versions_have_no_differences(project: Project) -> None:
     pinned = pin(f"{project.folder}/data.dvc", "")
     assert diff_datasets(pinned, pinned).same
 
 
 def test_changes_are_reported(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     changed = []
-    for split, row in small():
+    for split, row in small_rows():
         if row.dialogue_id == "train-1" and row.turn == 2:
             row = replace(row, label="glad" if row.label != "glad" else "calm")
         if row.dialogue_id == "train-2" and row.turn == 0:
@@ -341,45 +342,45 @@ def test_changes_are_reported(project: Project, tmp_path: Path, monkeypatch: pyt
         path.rename(project.folder / "data" / path.name)
     project.commit("v3")
     monkeypatch.chdir(project.folder)
-    found = diff_datasets(pin("v1", ""), pin("v3", ""))
-    assert found.label.count == found.text.count == found.audio.count == 1
-    assert found.text.examples == ["train/train-2/turn 0"] and len(found.relabelled) == 1
-    assert found.removed.count == 4 and found.added.count == 0 and found.moved.count == 4
-    assert found.moved.examples[0] == "test/dev-3/turn 0 (was in dev)"
-    assert found.info == ["language: en -> de"] and found.bytes_to_fetch > 0
-    train = found.splits["train"]
+    differences = diff_datasets(pin("v1", ""), pin("v3", ""))
+    assert differences.label.count == differences.text.count == differences.audio.count == 1
+    assert differences.text.examples == ["train/train-2/turn 0"] and len(differences.relabelled) == 1
+    assert differences.removed.count == 4 and differences.added.count == 0 and differences.moved.count == 4
+    assert differences.moved.examples[0] == "test/dev-3/turn 0 (was in dev)"
+    assert differences.info == ["language: en -> de"] and differences.bytes_to_fetch > 0
+    train = differences.splits["train"]
     assert (train.utterances.before, train.utterances.after, train.dialogues.after) == (40, 36, 9)
     assert train.minutes.after == pytest.approx((35 * 0.8 + 2) / 60, abs=0.01)
 
 
 @pytest.mark.long
 def test_the_command_compares_and_runs_on_a_revision(project: Project, tmp_path: Path) -> None:
-    there = f"{project.folder}/data.dvc"
-    done = mistere("data", "diff", f"{there}@v1", f"{there}@v2")
-    assert done.returncode == 0, done.stderr
-    assert "shards: 3 kept, 1 new or rewritten, 0 replaced or gone" in done.stdout
-    assert "6 utterances new: train/new-0/turn 0" in done.stdout and "1 speaker new: train-9" in done.stdout
-    data = mistere("data", "diff", f"{there}@v1", there, "--json")
-    assert '"added"' in data.stdout and data.returncode == 0
-    wrong = mistere("data", "diff", f"{there}@v1", f"{there}@v9")
+    tracked = f"{project.folder}/data.dvc"
+    result = mistere("data", "diff", f"{tracked}@v1", f"{tracked}@v2")
+    assert result.returncode == 0, result.stderr
+    assert "shards: 3 kept, 1 new or rewritten, 0 replaced or gone" in result.stdout
+    assert "6 utterances new: train/new-0/turn 0" in result.stdout and "1 speaker new: train-9" in result.stdout
+    as_json = mistere("data", "diff", f"{tracked}@v1", tracked, "--json")
+    assert '"added"' in as_json.stdout and as_json.returncode == 0
+    wrong = mistere("data", "diff", f"{tracked}@v1", f"{tracked}@v9")
     assert wrong.returncode == 2 and wrong.stderr.startswith("mistere: ") and wrong.stderr.count("\n") == 1
 
 
 @pytest.mark.long
 def test_a_run_on_an_earlier_revision(project: Project, tmp_path: Path) -> None:
     source = f"{project.folder}/data.dvc@v1"
-    done = mistere("run", "--profile", "tiny", "--data", source, "--output", str(tmp_path / "output"))
-    assert done.returncode == 0, done.stdout + done.stderr
+    result = mistere("run", "--profile", "tiny", "--data", source, "--output", str(tmp_path / "output"))
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 @pytest.mark.long
-def test_the_remotes_own_endpoint_comes_along(project: Project, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_endpoint_of_the_remote_is_recorded(project: Project, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pinned = pin(f"{project.folder}/data.dvc", "")
     assert pinned.endpoint == server
     monkeypatch.delenv("AWS_ENDPOINT_URL")
     monkeypatch.setenv("MISTERE_DATA_ENDPOINT", pinned.endpoint)
     assert RemoteData(pinned.remote, pinned.digest).listing()
     monkeypatch.delenv("MISTERE_DATA_ENDPOINT")
-    there = f"{project.folder}/data.dvc"
-    done = mistere("data", "diff", f"{there}@v1", there)
-    assert done.returncode == 0 and "6 utterances new" in done.stdout, done.stderr
+    tracked = f"{project.folder}/data.dvc"
+    result = mistere("data", "diff", f"{tracked}@v1", tracked)
+    assert result.returncode == 0 and "6 utterances new" in result.stdout, result.stderr

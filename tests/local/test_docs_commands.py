@@ -1,4 +1,4 @@
-"""What the guides say, done: an encoder of your own, shards, and MELD from its tables."""
+"""Steps of the guides: an encoder of the user, sharded extraction, and MELD imported from its tables."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ pytestmark = pytest.mark.long
 MELD = ROOT.parent / "shared" / "data" / "meld"
 
 
-def test_an_encoder_of_ones_own_is_one_setting(tmp_path: Path) -> None:
+def test_a_setting_selects_an_encoder_of_the_user(tmp_path: Path) -> None:
     families()["bidirectional_text"].write_random(tmp_path / "my-bert", seed=3)
     data = make_dataset(tmp_path / "tones", rows(audio=False))
-    done = run(tmp_path / "output", data, f"text.source=path:{tmp_path / 'my-bert'}")
-    assert done.code == 0, done.text
-    # Weights changed in place are another encoder, though their name is the same.
+    first = run(tmp_path / "output", data, f"text.source=path:{tmp_path / 'my-bert'}")
+    assert first.code == 0, first.text
+    # Weights that changed in place are another encoder, although the path is the same.
     families()["bidirectional_text"].write_random(tmp_path / "my-bert", seed=4)
-    again = run(tmp_path / "output", data, f"text.source=path:{tmp_path / 'my-bert'}")
-    assert "finetune_encoder-text" in again.ran
+    second = run(tmp_path / "output", data, f"text.source=path:{tmp_path / 'my-bert'}")
+    assert "finetune_encoder-text" in second.ran
 
 
 @pytest.mark.long
-def test_shards_share_the_work_and_change_nothing(tmp_path: Path) -> None:
+def test_sharded_extraction_gives_the_same_embeddings(tmp_path: Path) -> None:
     data = make_dataset(tmp_path / "tones")
-    one = run(tmp_path / "output", data)
-    several = run(tmp_path / "output", data, "speech.extraction.shards=2", "speech.extraction.cache=off")
-    assert {"embed_shard-speech-1of2", "embed_shard-speech-2of2"} <= several.ran
+    unsharded = run(tmp_path / "output", data)
+    sharded = run(tmp_path / "output", data, "speech.extraction.shards=2", "speech.extraction.cache=off")
+    assert {"embed_shard-speech-1of2", "embed_shard-speech-2of2"} <= sharded.ran
     name = "extract_embeddings-speech"
-    assert several.stages[name]["outputs"] == one.stages[name]["outputs"] and "train_moe" not in several.ran
+    assert sharded.stages[name]["outputs"] == unsharded.stages[name]["outputs"] and "train_moe" not in sharded.ran
 
 
 @pytest.mark.skipif(not MELD.is_dir(), reason="MELD's tables are not beside the project (../shared/data/meld)")
-def test_meld_s_tables_become_a_released_model(tmp_path: Path) -> None:
+def test_the_tables_of_meld_become_a_released_model(tmp_path: Path) -> None:
     imported = mistere("data", "import", "meld", str(MELD), str(tmp_path / "meld-text"))
     assert imported.returncode == 0 and "train 9989, dev 1109, test 2610" in imported.stdout
-    done = run(tmp_path / "output", tmp_path / "meld-text", "data.max_dialogues=150")
-    assert done.code == 0, done.text
-    assert done.stages["extract_embeddings-speech"]["peak_memory_mb"] < 200
+    released = run(tmp_path / "output", tmp_path / "meld-text", "data.max_dialogues=150")
+    assert released.code == 0, released.text
+    assert released.stages["extract_embeddings-speech"]["peak_memory_mb"] < 200

@@ -1,4 +1,4 @@
-"""Kill -9 in every stage in turn; the same command goes on from what had finished and ends with the same model."""
+"""SIGKILL in each stage: the same command resumes from the finished steps and gives the same model."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def unharmed(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Run:
-    return run(tmp_path_factory.mktemp("unharmed"), data)
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Run:
+    return run(tmp_path_factory.mktemp("uninterrupted"), data)
 
 
 def kill_in(task: str, output: Path, data: Path) -> None:
-    """Start a run and kill everything of it, with no warning, while ``task`` is at work."""
-    known = set((output / "runs").glob("*")) if (output / "runs").is_dir() else set()
+    """Start a run and send SIGKILL to all its processes while ``task`` runs."""
+    earlier_runs = set((output / "runs").glob("*")) if (output / "runs").is_dir() else set()
     process = subprocess.Popen(
         [
             sys.executable,
@@ -54,8 +54,8 @@ def kill_in(task: str, output: Path, data: Path) -> None:
     )
     try:
         deadline = time.monotonic() + 300
-        while not _is_at_work(task, output, known):
-            assert process.poll() is None and time.monotonic() < deadline, f"{task} was never reached"
+        while not _is_running(task, output, earlier_runs):
+            assert process.poll() is None and time.monotonic() < deadline, f"{task} did not start"
             time.sleep(0.02)
         time.sleep(0.3)
     finally:
@@ -63,8 +63,8 @@ def kill_in(task: str, output: Path, data: Path) -> None:
         process.wait()
 
 
-def _is_at_work(task: str, output: Path, known: set[Path]) -> bool:
-    for folder in set((output / "runs").glob("*")) - known:
+def _is_running(task: str, output: Path, earlier_runs: set[Path]) -> bool:
+    for folder in set((output / "runs").glob("*")) - earlier_runs:
         events = folder / "events.jsonl"
         lines = events.read_text().splitlines() if events.is_file() else []
         for line in lines:
@@ -75,28 +75,28 @@ def _is_at_work(task: str, output: Path, known: set[Path]) -> bool:
 
 
 def _kill_tree(pid: int) -> None:
-    """Kill a process and all that descend from it, also those in sessions of their own."""
+    """Kill a process and its descendants, including those in other sessions."""
     children = Path(f"/proc/{pid}/task/{pid}/children")
-    below = [int(child) for child in children.read_text().split()] if children.is_file() else []
+    descendants = [int(child) for child in children.read_text().split()] if children.is_file() else []
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         return
-    for child in below:
+    for child in descendants:
         _kill_tree(child)
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_run_killed_in_any_stage_goes_on(task: str, unharmed: Run, tmp_path: Path, data: Path) -> None:
+def test_a_run_killed_in_any_stage_is_resumed(task: str, uninterrupted: Run, tmp_path: Path, data: Path) -> None:
     kill_in(task, tmp_path, data)
-    again = run(tmp_path, data)
-    assert again.code == 0, again.text
+    resumed = run(tmp_path, data)
+    assert resumed.code == 0, resumed.text
     finished_before = TASKS[: TASKS.index(task)]
-    outside = {"resolve_inputs", "register_model", "deploy_model", "report_run"}
+    uncached = {"resolve_inputs", "register_model", "deploy_model", "report_run"}
     branches = {
         name for name in TASKS if name.startswith(("finetune", "embed", "extract"))
-    }  # their order is the runner's own
-    assert not (again.ran & set(finished_before)) - outside - branches
-    ours = read_champion(LocalStore(tmp_path / "store")).digest
-    assert ours == read_champion(LocalStore(unharmed.output / "store")).digest
-    assert not list((tmp_path / "store" / "scratch").glob("*")), "what a killed stage left half-made is swept away"
+    }  # the runner decides their order
+    assert not (resumed.ran & set(finished_before)) - uncached - branches
+    champion = read_champion(LocalStore(tmp_path / "store")).digest
+    assert champion == read_champion(LocalStore(uninterrupted.output / "store")).digest
+    assert not list((tmp_path / "store" / "scratch").glob("*")), "the scratch folders of killed stages are deleted"

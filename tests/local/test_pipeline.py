@@ -1,4 +1,4 @@
-"""The whole pipeline under kfp's local runner: a release, a rerun, a gate that holds, data that is rejected."""
+"""The whole pipeline under kfp's local runner: a release, reruns, a rejection by the gate, serving, and the registry."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_registry_names_the_champion(first: Run, output: Path) -> None:
     assert version.tags["mistere.dvc_digest"].endswith(".dir")
 
 
-def test_its_reports_are_whole_and_need_no_network(first: Run) -> None:
+def test_the_reports_are_complete_and_load_nothing(first: Run) -> None:
     for name in ("run_report.html", "validation_report.html"):
         page = (first.folder / "reports" / name).read_text()
         assert "</html>" in page and "<script" not in page and "http://" not in page.replace("http://www.w3.org", "")
@@ -50,7 +50,7 @@ def test_its_reports_are_whole_and_need_no_network(first: Run) -> None:
 
 @dataclass(frozen=True)
 class Rerun:
-    """The second run of the same configuration: its exit code, output, and records, which a third run would hide."""
+    """The second run of the same configuration: exit code, output and records, kept because later runs replace them."""
 
     code: int
     text: str
@@ -60,18 +60,17 @@ class Rerun:
 
 @pytest.fixture(scope="module")
 def rerun(first: Run, output: Path, data: Path, tree: Path) -> Rerun:
-    """The pipeline run again with nothing changed but that there is a champion now."""
+    """A second run with the same inputs; the only difference is that a champion exists."""
     second = run(output, data, root=tree)
     return Rerun(second.code, second.text, second.ran, second.stages)
 
 
 def test_an_unchanged_rerun_trains_nothing(rerun: Rerun, output: Path) -> None:
-    again = rerun
-    assert again.code == 0, again.text
-    # The champion is part of what these three look at, and there is one now.
-    assert again.ran == ALWAYS | {"validate_data", "evaluate_model", "gate_model"}
-    # Its data is compared with that of the champion, which is the same.
-    report = again.stages["validate_data"]["outputs"]["report"]
+    assert rerun.code == 0, rerun.text
+    # These three read the champion, which did not exist in the first run.
+    assert rerun.ran == ALWAYS | {"validate_data", "evaluate_model", "gate_model"}
+    # The drift is measured against the champion's dataset, which is the same.
+    report = rerun.stages["validate_data"]["outputs"]["report"]
     drift = json.loads((output / "store" / "artifacts" / "ValidationReport" / report / "verdict.json").read_text())[
         "drift"
     ]
@@ -85,33 +84,33 @@ def test_a_third_run_computes_nothing(rerun: Rerun, output: Path, data: Path, tr
     assert third.code == 0 and third.ran == ALWAYS
 
 
-def test_one_threshold_reruns_the_gate_alone_and_keeps_the_champion(
+def test_a_changed_threshold_reruns_the_gate_alone_and_keeps_the_champion(
     rerun: Rerun, output: Path, data: Path, tree: Path
 ) -> None:
     before = read_champion(LocalStore(output / "store")).digest
-    held = run(output, data, "gate.min_weighted_f1=0.999", root=tree)
-    assert held.code == 3, held.text
-    assert held.ran == {"resolve_inputs", "gate_model", "report_run"}
-    assert "0.999" in held.text
+    rejected = run(output, data, "gate.min_weighted_f1=0.999", root=tree)
+    assert rejected.code == 3, rejected.text
+    assert rejected.ran == {"resolve_inputs", "gate_model", "report_run"}
+    assert "0.999" in rejected.text
     assert read_champion(LocalStore(output / "store")).digest == before
 
 
 @pytest.mark.long
-def test_a_damaged_artifact_is_named_and_made_again(first: Run, output: Path, data: Path, tree: Path) -> None:
+def test_a_damaged_artifact_is_named_and_computed_again(first: Run, output: Path, data: Path, tree: Path) -> None:
     digest = first.stages["train_moe"]["outputs"]["model"]
     weights = output / "store" / "artifacts" / "MoEModel" / digest / "mixture.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(bytes(content))
-    again = run(output, data, root=tree)
-    assert again.code == 0, again.text
-    assert "mixture.safetensors has SHA-256" in again.text and "made again" in again.text
-    assert "train_moe" in again.ran and "finetune_encoder-speech" not in again.ran
-    assert again.stages["train_moe"]["outputs"]["model"] == digest
+    repaired = run(output, data, root=tree)
+    assert repaired.code == 0, repaired.text
+    assert "mixture.safetensors has SHA-256" in repaired.text and "made again" in repaired.text
+    assert "train_moe" in repaired.ran and "finetune_encoder-speech" not in repaired.ran
+    assert repaired.stages["train_moe"]["outputs"]["model"] == digest
 
 
-@pytest.mark.long  # tests/cluster/test_release_on_cluster.py shows it of a roll-out in the quick tests
-def test_a_failed_smoke_test_moves_no_champion(
+@pytest.mark.long  # for a roll-out, tests/cluster/test_release_on_cluster.py checks it in the quick tests
+def test_the_champion_stays_if_the_smoke_test_fails(
     first: Run, output: Path, data: Path, tree: Path, tmp_path: Path
 ) -> None:
     copy = shutil.copytree(output, tmp_path / "output")
@@ -126,7 +125,7 @@ def test_a_failed_smoke_test_moves_no_champion(
 
 def test_the_deployed_model_is_served_and_queried_as_the_docs_say(first: Run, output: Path, tmp_path: Path) -> None:
     section = (ROOT / "docs" / "guides" / "serving.md").read_text(encoding="utf-8").split("## Demo page")[0]
-    serve, *asking = re.findall(r"```bash\n(.*?)```", section, re.DOTALL)
+    serve, *queries = re.findall(r"```bash\n(.*?)```", section, re.DOTALL)
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     (tmp_path / "output").symlink_to(output)
     with subprocess.Popen(["bash", "-c", f"exec {serve}"], cwd=tmp_path, env=environment) as server:
@@ -136,7 +135,7 @@ def test_the_deployed_model_is_served_and_queried_as_the_docs_say(first: Run, ou
                 subprocess.run(
                     ["bash", "-ec", block], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
                 )
-                for block in asking
+                for block in queries
             ]
         finally:
             server.send_signal(signal.SIGINT)
@@ -149,7 +148,7 @@ def test_the_deployed_model_is_served_and_queried_as_the_docs_say(first: Run, ou
     assert {tensor["name"] for tensor in v2["outputs"]} >= {"label", "probabilities", "expert_weights"}
 
 
-def test_a_finished_run_s_embeddings_are_trained_on_and_tuned_for(first: Run, output: Path, tmp_path: Path) -> None:
+def test_train_and_tune_use_the_embeddings_of_a_run(first: Run, output: Path, tmp_path: Path) -> None:
     source = ["--embeddings", str(output), "--profile", "tiny", "--set", "mixture.epochs=2"]
     alone = ["--set", "mixture.modalities=[text]", "--output", str(tmp_path / "text-only")]
     trained = mistere_in_process("train", *source, *alone)
@@ -161,7 +160,7 @@ def test_a_finished_run_s_embeddings_are_trained_on_and_tuned_for(first: Run, ou
     assert nowhere.returncode == 2 and not (tmp_path / "none").exists()
 
 
-def test_the_registry_holds_the_training_s_curve_and_the_gate_s_figures(first: Run, output: Path) -> None:
+def test_the_registry_holds_the_training_curve_and_the_metrics_of_the_expert_gate(first: Run, output: Path) -> None:
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(f"sqlite:///{output / 'mlflow.db'}")
@@ -173,25 +172,25 @@ def test_the_registry_holds_the_training_s_curve_and_the_gate_s_figures(first: R
 
 
 def test_a_port_in_use_is_reported(first: Run, output: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        done = mistere("serve", "--output", str(output), "--port", str(taken.getsockname()[1]))
-    assert done.returncode == 1
-    assert "in use" in done.stderr and "Traceback" not in done.stderr
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        result = mistere("serve", "--output", str(output), "--port", str(listener.getsockname()[1]))
+    assert result.returncode == 1
+    assert "in use" in result.stderr and "Traceback" not in result.stderr
 
 
 @pytest.mark.long
-def test_a_champion_of_another_test_set_is_run_on_this_one(
+def test_a_champion_evaluated_on_another_test_split_is_evaluated_on_this_one(
     first: Run, output: Path, tmp_path: Path, tree: Path
 ) -> None:
-    def longer():  # type: ignore[no-untyped-def]
+    def longer_test_texts():  # type: ignore[no-untyped-def]
         for split, utterance in rows():
             yield split, replace(utterance, text=f"{utterance.text} indeed") if split == "test" else utterance
 
     before = read_champion(LocalStore(output / "store")).digest
     copy = shutil.copytree(output, tmp_path / "output")
-    other = run(copy, make_dataset(tmp_path / "tones", longer()), root=tree)
-    assert other.code == 0, other.text
-    assert "Weighted F1 differs from the champion's by" in other.text
-    assert other.stages["resolve_inputs"]["values"]["champion_digest"] == before
+    second = run(copy, make_dataset(tmp_path / "tones", longer_test_texts()), root=tree)
+    assert second.code == 0, second.text
+    assert "Weighted F1 differs from the champion's by" in second.text
+    assert second.stages["resolve_inputs"]["values"]["champion_digest"] == before

@@ -1,4 +1,4 @@
-"""The registry on real databases: SQLite in this process, and PostgreSQL behind an MLflow server, over sockets."""
+"""The registry on real databases: SQLite in this process, and PostgreSQL behind an MLflow server."""
 
 from __future__ import annotations
 
@@ -57,47 +57,47 @@ def lineage(folder: Path, name: str, **changes: object) -> Lineage:
     return Lineage.model_validate(values)
 
 
-def enter(uri: str, folder: Path, name: str) -> str:
-    made = lineage(folder, name)
-    bundle = Path(made.bundle_location)
+def register_version(uri: str, folder: Path, name: str) -> str:
+    version = lineage(folder, name)
+    bundle = Path(version.bundle_location)
     bundle.mkdir(exist_ok=True)
     write_mlflow_model(bundle, ["calm", "glad"], ["text", "cross_modal"])
     (bundle / "README.md").write_text("# A model\n")
     record = RunRecord(
-        run_id=made.run.run_id,
+        run_id=version.run.run_id,
         metrics={"test.weighted_f1": 0.5 + ord(name) / 1000, "test.slice.modalities.speech+text.weighted_f1": 0.4},
         parameters={"hidden": 8},
         histories={"train_moe": [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0}]},
-        dataset=DatasetIdentity(name=made.dataset, dvc_digest=made.dvc_digest, remote=made.data_remote),
+        dataset=DatasetIdentity(name=version.dataset, dvc_digest=version.dvc_digest, remote=version.data_remote),
     )
-    return register(uri, CONFIG, made, record, str(folder / "files"), bundle)
+    return register(uri, CONFIG, version, record, str(folder / "files"), bundle)
 
 
-def test_versions_with_their_lineage_signature_data_and_aliases(
+def test_a_version_has_lineage_signature_data_and_aliases(
     tracking_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import mlflow
 
-    monkeypatch.chdir(tmp_path)  # where MLflow leaves a database of its own
+    monkeypatch.chdir(tmp_path)  # MLflow creates a database in the current directory
 
-    first, second = enter(tracking_uri, tmp_path, "a"), enter(tracking_uri, tmp_path, "b")
-    assert enter(tracking_uri, tmp_path, "b") == second != first
+    first, second = register_version(tracking_uri, tmp_path, "a"), register_version(tracking_uri, tmp_path, "b")
+    assert register_version(tracking_uri, tmp_path, "b") == second != first
     newest, oldest = registered_versions(tracking_uri, CONFIG.model_name)
     assert (newest.version, newest.aliases, newest.bundle_digest) == (second, ("challenger",), "b" * 64)
     assert oldest.weighted_f1 == pytest.approx(0.597) and oldest.tags["commit"] == "c" * 40
     assert oldest.tags["encoder.text.source"] == "package:tiny" and oldest.bundle_location == str(tmp_path / ("a" * 64))
 
     release = {"evaluation_digest": "e" * 64, "model_name": CONFIG.model_name, "moved_at": 1.0}
-    one = Champion(bundle_digest="a" * 64, model_version=first, run_id="run-a", **release)  # type: ignore[arg-type]
-    two = Champion(
+    previous = Champion(bundle_digest="a" * 64, model_version=first, run_id="run-a", **release)  # type: ignore[arg-type]
+    current = Champion(
         bundle_digest="b" * 64,
         model_version=second,
         run_id="run-b",
-        previous=one.as_predecessor(),
+        previous=previous.as_predecessor(),
         **release,  # type: ignore[arg-type]
     )
-    mirror_champion(tracking_uri, one)
-    mirror_champion(tracking_uri, two)
+    mirror_champion(tracking_uri, previous)
+    mirror_champion(tracking_uri, current)
     for reference, version in (
         ("mistere", second),
         ("mistere@previous", first),
@@ -107,8 +107,8 @@ def test_versions_with_their_lineage_signature_data_and_aliases(
         ("bbbbbbbb", second),
     ):
         assert find_version(tracking_uri, reference, CONFIG.model_name).version == version, reference
-    for wrong, said in (("mistere@best", "there is no"), ("mistere/77", "there is no"), ("other", "has no model")):
-        with pytest.raises(UsageError, match=said):
+    for wrong, message in (("mistere@best", "there is no"), ("mistere/77", "there is no"), ("other", "has no model")):
+        with pytest.raises(UsageError, match=message):
             find_version(tracking_uri, wrong, CONFIG.model_name)
 
     mlflow.set_tracking_uri(tracking_uri)
@@ -123,7 +123,7 @@ def test_versions_with_their_lineage_signature_data_and_aliases(
         assert "secret" not in data.dataset.source and run.data.params == {"hidden": "8"}
 
 
-def test_a_run_that_registers_nothing_is_logged_with_its_report_once(tracking_uri: str, tmp_path: Path) -> None:
+def test_a_run_without_a_version_is_logged_once_with_its_report(tracking_uri: str, tmp_path: Path) -> None:
     report = tmp_path / "run_report.html"
     report.write_text("<p>held</p>")
     for _ in range(2):
@@ -151,12 +151,12 @@ def test_a_repeated_logging_completes_what_a_killed_one_began(tracking_uri: str,
 
 
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:{port}", "postgresql://mlflow:s3cret@127.0.0.1:{port}/mlflow"])
-def test_a_registry_that_is_down_is_one_sentence_without_a_password(
+def test_an_unreachable_registry_is_reported_in_one_sentence_without_the_password(
     uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(MistereError) as refused:
-        enter(uri.format(port=free_port()), tmp_path, "a")
+        register_version(uri.format(port=free_port()), tmp_path, "a")
     assert "failed or refused the request" in str(refused.value) or "cannot be reached" in str(refused.value)
     assert "s3cret" not in str(refused.value)
     assert "\n" not in str(refused.value)

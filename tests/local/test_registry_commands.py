@@ -1,4 +1,4 @@
-"""``mistere models``, ``promote``, ``rollback``, ``compare`` and ``replay`` on models that the pipeline has made."""
+"""``mistere models``, ``promote``, ``rollback``, ``compare`` and ``replay`` on models of real runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.local.workshop import Run, mistere, mistere_in_process, run
 
 @dataclass(frozen=True)
 class Registry:
-    """A committed tree and an output folder with two versions of a model, the second of which is champion."""
+    """A committed tree, and an output folder with two model versions; the second is the champion."""
 
     tree: Path
     data: Path
@@ -34,22 +34,22 @@ class Registry:
         return LocalStore(self.output / "store")
 
     def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Call a command; those that run the pipeline run that of the committed tree."""
-        everything = (*arguments, "--output", str(self.output))
-        return mistere(*everything, root=self.tree) if arguments[0] == "run" else mistere_in_process(*everything)
+        """Call a command; ``run`` uses the code of the committed tree."""
+        command = (*arguments, "--output", str(self.output))
+        return mistere(*command, root=self.tree) if arguments[0] == "run" else mistere_in_process(*command)
 
     def versions(self) -> dict[str, dict[str, Any]]:
-        found = json.loads(self.call("models", "--json").stdout)
-        return {one["version"]: one for one in found}
+        rows = json.loads(self.call("models", "--json").stdout)
+        return {row["version"]: row for row in rows}
 
     def champion(self) -> tuple[str, str]:
-        """Version of the champion, and of what is deployed."""
+        """The versions of the champion and of the deployment."""
         champion = read_champion(self.store).champion
         assert champion is not None
         return champion.model_version, read_deployment(self.store, "mistere").model_version
 
 
-EVERYTHING = [f"evaluation.{name}=true" for name in ("robustness", "int8", "runtime", "speaker_probe")]
+OPTIONAL_EVALUATIONS = [f"evaluation.{name}=true" for name in ("robustness", "int8", "runtime", "speaker_probe")]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def registry(tree: Path, first: Run, output: Path, data: Path) -> Registry:
     return Registry(tree, data, output, first, second)
 
 
-def test_two_versions_with_aliases_code_and_data(registry: Registry) -> None:
+def test_models_lists_versions_with_aliases_code_and_data(registry: Registry) -> None:
     versions = registry.versions()
     assert versions["2"]["aliases"] == ["challenger", "champion"] and versions["1"]["aliases"] == ["previous"]
     assert versions["2"]["champion"] and not versions["2"]["dirty"] and len(versions["2"]["commit"]) == 40
@@ -71,22 +71,22 @@ def test_two_versions_with_aliases_code_and_data(registry: Registry) -> None:
 
 
 @pytest.mark.long
-def test_everything_that_can_be_measured_was(registry: Registry, tmp_path: Path) -> None:
+def test_optional_evaluations_are_in_metrics_and_report(registry: Registry, tmp_path: Path) -> None:
     copy = shutil.copytree(registry.output, tmp_path / "output")
-    measured = run(copy, registry.data, "mixture.seed=2", *EVERYTHING, root=registry.tree)
+    measured = run(copy, registry.data, "mixture.seed=2", *OPTIONAL_EVALUATIONS, root=registry.tree)
     assert measured.code == 0, measured.text
     reports = measured.folder / "reports"
     metrics = json.loads((reports / "metrics.json").read_text())
     for name in ("robustness.noise_0db.loss", "robustness.words_20.weighted_f1", "int8.loss", "contribution.text"):
         assert metrics[f"test.{name}.low"] <= metrics[f"test.{name}"] <= metrics[f"test.{name}.high"]
     assert "test.slice.words.4-8.weighted_f1" in metrics and "champion.difference.weighted_f1.low" in metrics
-    told = json.loads((reports / "run_report.json").read_text())
-    assert told["runtime"]["runtime.dialogue_ms.p95"] > 0 < told["runtime"]["runtime.size_mb"]
+    report = json.loads((reports / "run_report.json").read_text())
+    assert report["runtime"]["runtime.dialogue_ms.p95"] > 0 < report["runtime"]["runtime.size_mb"]
     page = (reports / "run_report.html").read_text()
     assert "noise as loud as the" in page and "int8" in page and "all is well today" in page
 
 
-def test_the_bundle_says_what_it_is_and_holds_an_example_that_predict_takes(registry: Registry) -> None:
+def test_the_bundle_has_its_provenance_and_an_example_that_predict_accepts(registry: Registry) -> None:
     digest = registry.versions()["2"]["bundle_digest"]
     folder = registry.store.local_path(f"artifacts/ModelBundle/{digest}")
     bundle = ModelBundle.model_validate_json((folder / "manifest.json").read_text())
@@ -103,43 +103,43 @@ def test_the_bundle_says_what_it_is_and_holds_an_example_that_predict_takes(regi
     assert len(turns) == len(expected) and all(turn.audio and turn.text for turn in turns)
 
 
-def test_promote_and_rollback_move_everything_and_say_why(registry: Registry) -> None:
-    promoted = registry.call("promote", "mistere@previous", "--reason", "It was kinder.")
+def test_promote_and_rollback_change_champion_deployment_aliases_and_log(registry: Registry) -> None:
+    promoted = registry.call("promote", "mistere@previous", "--reason", "Fewer false alarms.")
     assert promoted.returncode == 0, promoted.stderr
     assert registry.champion() == ("1", "1")
     assert "instead of version 2" in promoted.stdout and "largest difference" in promoted.stdout
     assert registry.versions()["1"]["aliases"] == ["champion"]
-    again = registry.call("promote", "1")
-    assert again.returncode == 0 and "champion already" in again.stdout
-    back = registry.call("rollback")
-    assert back.returncode == 0, back.stderr
+    repeated = registry.call("promote", "1")
+    assert repeated.returncode == 0 and "champion already" in repeated.stdout
+    rolled_back = registry.call("rollback")
+    assert rolled_back.returncode == 0, rolled_back.stderr
     assert registry.champion() == ("2", "2") and registry.versions()["1"]["aliases"] == ["previous"]
     log = registry.call("models", "--log").stdout
-    assert "It was kinder." in log and "rollback" in log and "Rolled back by hand from version 1." in log
+    assert "Fewer false alarms." in log and "rollback" in log and "Rolled back by hand from version 1." in log
 
 
 @pytest.mark.long
-def test_a_registry_that_is_down_fails_the_run_there_and_a_rerun_completes_it(
+def test_a_run_fails_if_the_registry_is_unreachable_and_a_rerun_completes_it(
     registry: Registry, tmp_path: Path
 ) -> None:
     before = registry.champion()
     command = ("run", "--profile", "tiny", "--data", str(registry.data))
-    down = registry.call(*command, "--tracking", "postgresql://mlflow:s3cret@127.0.0.1:9/mlflow")
-    assert down.returncode == 1, down.stdout + down.stderr
-    assert "cannot be reached" in down.stdout and "s3cret" not in down.stdout + down.stderr
+    failed = registry.call(*command, "--tracking", "postgresql://mlflow:s3cret@127.0.0.1:9/mlflow")
+    assert failed.returncode == 1, failed.stdout + failed.stderr
+    assert "cannot be reached" in failed.stdout and "s3cret" not in failed.stdout + failed.stderr
     stages = Run(1, "", registry.output).stages
     assert stages["register_model"]["status"] == "failed" and "deploy_model" not in stages
     assert registry.champion() == before and stages["train_moe"]["status"] == "reused"
-    again = registry.call(*command)
-    assert again.returncode == 0 and registry.champion() == ("1", "1"), again.stdout
+    rerun = registry.call(*command)
+    assert rerun.returncode == 0 and registry.champion() == ("1", "1"), rerun.stdout
     assert registry.call("rollback").returncode == 0 and registry.champion() == before
 
 
 @pytest.mark.long
-def test_of_several_deployments_the_champion_s_is_moved(registry: Registry) -> None:
+def test_promote_changes_the_one_deployment_that_serves_the_champion(registry: Registry) -> None:
     store = registry.store
-    mine = read_deployment(store, "mistere")
-    other = mine.model_copy(update={"service": "other"})
+    deployment = read_deployment(store, "mistere")
+    other = deployment.model_copy(update={"service": "other"})
     try:
         store.write(deployment_key("other"), other.model_dump_json().encode())
         refused = registry.call("promote", "1")
@@ -175,7 +175,7 @@ def test_a_damaged_bundle_is_not_promoted(registry: Registry, tmp_path: Path) ->
     assert "Traceback" not in refused.stderr and copy.champion() == ("2", "2")
 
 
-def test_what_no_commit_holds_says_so_and_cannot_be_promoted_nor_replayed(registry: Registry) -> None:
+def test_a_version_from_uncommitted_code_can_be_neither_promoted_nor_replayed(registry: Registry) -> None:
     key = lineage_key(registry.versions()["1"]["bundle_digest"])
     before, _ = registry.store.read(key)
     lineage = read_lineage(registry.store, registry.versions()["1"]["bundle_digest"])
@@ -193,7 +193,7 @@ def test_what_no_commit_holds_says_so_and_cannot_be_promoted_nor_replayed(regist
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (("promote", "mistere@best"), 2, "there is no 'mistere@best'"),
         (("promote", "nobody"), 2, "has no model 'nobody'"),
@@ -201,23 +201,23 @@ def test_what_no_commit_holds_says_so_and_cannot_be_promoted_nor_replayed(regist
         (("compare", "1", "9"), 2, "there is no '9'"),
     ],
 )
-def test_a_version_that_is_not_there_is_one_sentence(
-    registry: Registry, arguments: tuple[str, ...], code: int, said: str
+def test_an_unknown_version_is_reported_in_one_sentence(
+    registry: Registry, arguments: tuple[str, ...], code: int, message: str
 ) -> None:
-    done = registry.call(*arguments)
-    assert (done.returncode, done.stdout) == (code, "") and said in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    result = registry.call(*arguments)
+    assert (result.returncode, result.stdout) == (code, "") and message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
 
 
-def test_where_nothing_has_run_it_is_said(tmp_path: Path) -> None:
+def test_commands_report_an_output_without_a_run(tmp_path: Path) -> None:
     for command in ("models", "rollback"):
-        done = mistere_in_process(command, "--output", str(tmp_path / "nothing"))
-        assert done.returncode == 2 and "nothing has run in" in done.stderr
+        result = mistere_in_process(command, "--output", str(tmp_path / "nothing"))
+        assert result.returncode == 2 and "nothing has run in" in result.stderr
 
 
 def test_compare_writes_one_page_about_two_versions(registry: Registry, tmp_path: Path) -> None:
-    done = registry.call("compare", "2", "mistere@previous", "--page", str(tmp_path / "compare.html"))
-    assert done.returncode == 0, done.stderr
+    result = registry.call("compare", "2", "mistere@previous", "--page", str(tmp_path / "compare.html"))
+    assert result.returncode == 0, result.stderr
     page = (tmp_path / "compare.html").read_text()
     assert (
         "version 1" in page
@@ -228,17 +228,17 @@ def test_compare_writes_one_page_about_two_versions(registry: Registry, tmp_path
 
 
 @pytest.mark.long
-def test_a_model_is_made_again_from_its_lineage_alone(registry: Registry, tmp_path: Path) -> None:
-    done = mistere(
+def test_replay_reproduces_a_model_from_its_lineage(registry: Registry, tmp_path: Path) -> None:
+    result = mistere(
         *("replay", "mistere@champion", "--work", str(tmp_path / "replay"), "--output", str(registry.output)),
         root=registry.tree,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "SAME: all" in done.stdout and "the bundle is identical" in done.stdout
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "SAME: all" in result.stdout and "the bundle is identical" in result.stdout
     (report,) = tmp_path.glob("replay/*/replay.json")
-    told = json.loads(report.read_text())
-    assert told["same"] and told["compared"] > 50 and told["environment"]["then"]["processor"]
-    assert all(pair["then"] == pair["now"] for pair in told["artifacts"].values())
+    replay = json.loads(report.read_text())
+    assert replay["same"] and replay["compared"] > 50 and replay["environment"]["then"]["processor"]
+    assert all(pair["then"] == pair["now"] for pair in replay["artifacts"].values())
     worktrees = subprocess.run(
         ["git", "worktree", "list"], cwd=registry.tree, capture_output=True, text=True, check=True
     )
@@ -246,17 +246,17 @@ def test_a_model_is_made_again_from_its_lineage_alone(registry: Registry, tmp_pa
 
 
 @pytest.mark.long
-def test_a_replay_that_differs_says_what_and_from_where_on(registry: Registry, tmp_path: Path) -> None:
+def test_a_different_replay_names_the_first_artifact_that_differs(registry: Registry, tmp_path: Path) -> None:
     digest = registry.versions()["1"]["bundle_digest"]
     before, _ = registry.store.read(lineage_key(digest))
     lineage = read_lineage(registry.store, digest)
     lineage.config["mixture"]["seed"] = 5
     registry.store.write(lineage_key(digest), lineage.model_dump_json().encode())
     try:
-        done = mistere(
+        result = mistere(
             *("replay", "1", "--work", str(tmp_path / "replay"), "--output", str(registry.output)), root=registry.tree
         )
     finally:
         registry.store.write(lineage_key(digest), before)
-    assert done.returncode == 3, done.stdout + done.stderr
-    assert "DIFFERENT" in done.stdout and "The first artifact that differs: mixture." in done.stdout
+    assert result.returncode == 3, result.stdout + result.stderr
+    assert "DIFFERENT" in result.stdout and "The first artifact that differs: mixture." in result.stdout

@@ -1,4 +1,4 @@
-"""The sample profile as `make run` runs it, and the same data with its labels shuffled."""
+"""The sample profile as in `make run`, and the same data with shuffled labels."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(2400)]
 
 def run_sample(output: Path, *arguments: str) -> Run:
     command = ("run", "--profile", "sample", "--output", str(output), "--set", "gate.allow_uncommitted=true")
-    done = mistere(*command, *arguments, timeout=1500)
-    return Run(done.returncode, done.stdout + done.stderr, output)
+    result = mistere(*command, *arguments, timeout=1500)
+    return Run(result.returncode, result.stdout + result.stderr, output)
 
 
 def test_the_sample_is_released_and_the_mixture_wins(tmp_path: Path) -> None:
-    done = run_sample(tmp_path)
-    assert done.code == 0, done.text
-    metrics = (done.folder / "reports" / "metrics.json").read_text()
+    released = run_sample(tmp_path)
+    assert released.code == 0, released.text
+    metrics = (released.folder / "reports" / "metrics.json").read_text()
     assert '"test.weighted_f1"' in metrics
-    again = run_sample(tmp_path)
-    assert again.code == 0 and not {"finetune_encoder-speech", "finetune_encoder-text", "train_moe"} & again.ran
+    rerun = run_sample(tmp_path)
+    assert rerun.code == 0 and not {"finetune_encoder-speech", "finetune_encoder-text", "train_moe"} & rerun.ran
 
 
 def shuffled(folder: Path) -> Iterator[tuple[Split, Utterance]]:
-    """The dataset with every label drawn at random: voice and words carry no information about it."""
+    """The dataset with shuffled labels, about which voice and words carry no information."""
     draw = random.Random(1)
     for split in SPLITS:
         utterances = list(read_utterances(sorted(folder.glob(f"{split}-*.parquet"))))
@@ -44,17 +44,17 @@ def shuffled(folder: Path) -> Iterator[tuple[Split, Utterance]]:
 
 def test_shuffled_labels_do_not_pass_the_gate(tmp_path: Path, pulled_sample: Path) -> None:
     write_dataset(tmp_path / "shuffled", load_info(pulled_sample / "dataset.yaml"), shuffled(pulled_sample))
-    done = run_sample(tmp_path / "output", "--data", str(tmp_path / "shuffled"))
-    assert done.code == 3, done.text
-    assert "REJECTED" in done.text and "must reach 0.400" in done.text
-    assert (done.folder / "reports" / "run_report.html").is_file()
+    rejected = run_sample(tmp_path / "output", "--data", str(tmp_path / "shuffled"))
+    assert rejected.code == 3, rejected.text
+    assert "REJECTED" in rejected.text and "must reach 0.400" in rejected.text
+    assert (rejected.folder / "reports" / "run_report.html").is_file()
 
 
-def test_the_sample_s_model_is_made_again_from_its_lineage(tmp_path: Path) -> None:
+def test_replay_reproduces_the_model_of_the_sample(tmp_path: Path) -> None:
     tree = committed_tree(tmp_path / "tree")
     output = str(tmp_path / "output")
-    done = mistere("run", "--profile", "sample", "--output", output, root=tree, timeout=1500)
-    assert done.returncode == 0, done.stdout + done.stderr
-    replay = ("replay", "mistere@champion", "--output", output, "--work", str(tmp_path / "replay"))
-    again = mistere(*replay, root=tree, timeout=1500)
-    assert again.returncode == 0 and "SAME: all" in again.stdout, again.stdout + again.stderr
+    released = mistere("run", "--profile", "sample", "--output", output, root=tree, timeout=1500)
+    assert released.returncode == 0, released.stdout + released.stderr
+    command = ("replay", "mistere@champion", "--output", output, "--work", str(tmp_path / "replay"))
+    replayed = mistere(*command, root=tree, timeout=1500)
+    assert replayed.returncode == 0 and "SAME: all" in replayed.stdout, replayed.stdout + replayed.stderr

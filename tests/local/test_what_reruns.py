@@ -1,4 +1,4 @@
-"""A changed line reruns the stages that run it; a changed row reruns what reads the data. Counted on a copied tree."""
+"""Which stages run again after a line of code or a row of data changed, in a copy of the tree."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from tests.local.workshop import LABELS, ROOT, Run, make_dataset, rows, run
 
 pytestmark = pytest.mark.long
-OUTSIDE = {"resolve_inputs", "register_model", "deploy_model", "report_run"}
+UNCACHED = {"resolve_inputs", "register_model", "deploy_model", "report_run"}
 MARK = "\nCHANGED = 1\n"
 
 
@@ -32,7 +32,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory, tree: Path, data: Path) -> Path:
     folder = tmp_path_factory.mktemp("output")
-    for _ in range(2):  # the second run has a champion to look at, as all later ones
+    for _ in range(2):  # from the second run on there is a champion
         assert run(folder, data, root=tree).code == 0
     return folder
 
@@ -55,21 +55,21 @@ def output(tmp_path_factory: pytest.TempPathFactory, tree: Path, data: Path) -> 
 def test_a_changed_line_reruns_its_stage(file: str, expected: set[str], tree: Path, output: Path, data: Path) -> None:
     path = tree / file
     path.write_text(path.read_text() + MARK)
-    again: Run = run(output, data, root=tree)
-    assert again.code == 0, again.text
-    # An equal result leaves everything after it untouched.
-    assert again.ran - OUTSIDE == expected
+    rerun: Run = run(output, data, root=tree)
+    assert rerun.code == 0, rerun.text
+    # Later stages are reused, because the result is the same.
+    assert rerun.ran - UNCACHED == expected
 
 
 def test_a_changed_row_reruns_what_reads_it(tree: Path, output: Path, tmp_path: Path) -> None:
     def relabelled():  # type: ignore[no-untyped-def]
         for split, utterance in rows():
             if utterance.dialogue_id == "train-0" and utterance.turn == 0:
-                other = LABELS[(LABELS.index(utterance.label) + 1) % 3]
+                other_label = LABELS[(LABELS.index(utterance.label) + 1) % 3]
                 utterance = type(utterance)(
-                    **{**{s: getattr(utterance, s) for s in utterance.__slots__}, "label": other}
+                    **{**{s: getattr(utterance, s) for s in utterance.__slots__}, "label": other_label}
                 )
             yield split, utterance
 
-    again = run(output, make_dataset(tmp_path / "tones", relabelled()), root=tree)
-    assert again.ran >= {"pull_data", "validate_data", "finetune_encoder-speech", "finetune_encoder-text", "train_moe"}
+    rerun = run(output, make_dataset(tmp_path / "tones", relabelled()), root=tree)
+    assert rerun.ran >= {"pull_data", "validate_data", "finetune_encoder-speech", "finetune_encoder-text", "train_moe"}

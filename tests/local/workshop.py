@@ -1,4 +1,4 @@
-"""A small real dataset and the ``mistere`` command as a person calls it, for tests of the whole pipeline."""
+"""A small dataset and calls of the command ``mistere``, for tests of the whole pipeline."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SHIFT = {"train": 0.0, "dev": 0.3, "test": 0.6}
 
 
 def tone(hertz: float, seconds: float = 0.8, rate: int = 16000) -> bytes:
-    """An encoded tone."""
+    """A WAV file of a sine tone."""
     time = np.arange(int(seconds * rate)) / rate
     buffer = io.BytesIO()
     soundfile.write(buffer, (0.2 * np.sin(2 * np.pi * hertz * time)).astype(np.float32), rate, format="WAV")
@@ -36,7 +36,7 @@ def tone(hertz: float, seconds: float = 0.8, rate: int = 16000) -> bytes:
 
 
 def rows(*, audio: bool = True) -> Iterator[tuple[Split, Utterance]]:
-    """18 dialogues of four turns; speakers, sentences and sounds belong to one split each."""
+    """The rows of 18 dialogues of four turns; no speaker, sentence or recording occurs in two splits."""
     splits: tuple[tuple[Split, int], ...] = (("train", 10), ("dev", 4), ("test", 4))
     for split, dialogues in splits:
         for dialogue in range(dialogues):
@@ -77,7 +77,7 @@ def make_dataset(directory: Path, utterances: Iterator[tuple[Split, Utterance]] 
 
 
 def _overlay(directory: Path) -> None:
-    """Bring what this tree has changed since its last commit into a clone of it."""
+    """Copy the uncommitted changes of this tree into a clone."""
     changed = subprocess.run(
         ["git", "ls-files", "--modified", "--others", "--exclude-standard", "-z"],
         cwd=ROOT, capture_output=True, text=True, check=True,
@@ -92,23 +92,23 @@ def _overlay(directory: Path) -> None:
 
 
 def committed_tree(directory: Path) -> Path:
-    """A clone of this tree with a commit of whatever it holds now, so that what is made from it can be made again."""
+    """A clone of this tree with its uncommitted changes committed, so that models made from it are reproducible."""
     cloned = subprocess.run(["git", "clone", "--quiet", str(ROOT), str(directory)], capture_output=True, check=False)
-    if cloned.returncode:  # a copy without its history
-        away = shutil.ignore_patterns(".git", ".venv", "output", "data", "*.egg-info", "__pycache__", ".*_cache")
-        shutil.copytree(ROOT, directory, ignore=away, dirs_exist_ok=True)
+    if cloned.returncode:  # this tree is not a Git repository
+        ignored = shutil.ignore_patterns(".git", ".venv", "output", "data", "*.egg-info", "__pycache__", ".*_cache")
+        shutil.copytree(ROOT, directory, ignore=ignored, dirs_exist_ok=True)
         subprocess.run(["git", "init", "--quiet", str(directory)], check=True)
     else:
         _overlay(directory)
     commit = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org", "commit", "--quiet", "--allow-empty"]
     subprocess.run(["git", "add", "--all"], cwd=directory, check=True)
-    subprocess.run([*commit, "--message", "As it is"], cwd=directory, check=True)
+    subprocess.run([*commit, "--message", "Commit the working tree"], cwd=directory, check=True)
     return directory
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a call of ``mistere run`` left behind."""
+    """The result of a call of ``mistere run``."""
 
     code: int
     text: str
@@ -121,18 +121,18 @@ class Run:
 
     @property
     def stages(self) -> dict[str, dict[str, Any]]:
-        """Records by task."""
-        found = (json.loads(path.read_text()) for path in (self.folder / "stages").glob("*.json"))
-        return {record["task"]: record for record in found}
+        """The stage records by task."""
+        records = (json.loads(path.read_text()) for path in (self.folder / "stages").glob("*.json"))
+        return {record["task"]: record for record in records}
 
     @property
     def ran(self) -> set[str]:
-        """The tasks that computed something, rather than found it finished."""
+        """The tasks that were computed, not reused."""
         return {task for task, record in self.stages.items() if record["status"] == "done"}
 
 
 def mistere(*arguments: str, root: Path = ROOT, timeout: float = 500) -> subprocess.CompletedProcess[str]:
-    """Call the command of a source tree."""
+    """Run the command ``mistere`` of a source tree in a process."""
     return subprocess.run(
         [sys.executable, "-m", "mistere", *arguments],
         cwd=root,
@@ -145,9 +145,9 @@ def mistere(*arguments: str, root: Path = ROOT, timeout: float = 500) -> subproc
 
 
 def mistere_in_process(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Call the command without a process of its own, for commands that start none of the pipeline's code from a tree.
+    """Run the command ``mistere`` in this process, for commands that do not start the code of another tree.
 
-    A process costs three seconds of imports wherever MLflow is involved; what is printed and returned is the same.
+    This saves three seconds of imports where MLflow is involved; output and exit code are the same.
     """
     from pipelines.cli.app import main
 
@@ -165,7 +165,7 @@ def mistere_in_process(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def run(output: Path, data: Path, *settings: str, root: Path = ROOT) -> Run:
-    """Run the pipeline with the tests' profile."""
-    chosen = [part for setting in settings for part in ("--set", setting)]
-    done = mistere("run", "--profile", "tiny", "--data", str(data), "--output", str(output), *chosen, root=root)
-    return Run(done.returncode, done.stdout + done.stderr, output)
+    """Run the pipeline with the profile ``tiny``."""
+    options = [part for setting in settings for part in ("--set", setting)]
+    result = mistere("run", "--profile", "tiny", "--data", str(data), "--output", str(output), *options, root=root)
+    return Run(result.returncode, result.stdout + result.stderr, output)
