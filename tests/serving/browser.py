@@ -20,7 +20,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 
 class Tab:
-    """A browser tab, and every address that it requested."""
+    """A browser tab. It records every URL that it requests, and every error."""
 
     def __init__(self, address: str) -> None:
         import websocket
@@ -95,14 +95,14 @@ class Tab:
         self.do("DOM.setFileInputFiles", files=[str(file)], nodeId=node)
 
     def picture(self, file: Path) -> None:
-        """Take a picture of the whole page."""
+        """Save a screenshot of the whole page."""
         shot = self.do("Page.captureScreenshot", captureBeyondViewport=True)
         file.write_bytes(base64.b64decode(shot["data"]))
 
 
 @contextmanager
 def browser(folder: Path) -> Iterator[Tab]:
-    """A browser with a profile of its own, closed at the end."""
+    """A headless browser with a temporary profile, closed at the end."""
     assert CHROMIUM is not None
     profile = folder / "profile"
     command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
@@ -114,12 +114,12 @@ def browser(folder: Path) -> Iterator[Tab]:
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=dict(os.environ)
         )
     try:
-        said = profile / "DevToolsActivePort"
+        port_file = profile / "DevToolsActivePort"
         deadline = time.monotonic() + 30
-        while not said.is_file() or not said.read_text().strip():
+        while not port_file.is_file() or not port_file.read_text().strip():
             assert process.poll() is None and time.monotonic() < deadline, (folder / "chromium.log").read_text()[-2000:]
             time.sleep(0.1)
-        port = said.read_text().split()[0]
+        port = port_file.read_text().split()[0]
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
             f"http://127.0.0.1:{port}/json/list"
         ) as answer:

@@ -92,7 +92,7 @@ def clip(
 
 
 def make_bundle(folder: Path, modalities: tuple[str, ...] = ("speech", "text"), **mixture_settings: Any) -> str:
-    """A bundle of random encoders and a random mixture in a store of its own; returns its location."""
+    """Publish a bundle of random encoders and a random mixture in a new store; returns its location."""
     import torch
 
     from mistere.artifacts.io import artifact_key, publish
@@ -190,7 +190,7 @@ def wait_for_depth(server: Server, depth: int, seconds: float = 120) -> None:
 
 @pytest.fixture(scope="session")
 def dialogue() -> list[Utterance]:
-    """Text and audio, text alone, audio alone, neither."""
+    """Four utterances: text and audio, text only, audio only, and neither."""
     return [
         Utterance("Where have you been?", clip(0.7)),
         Utterance("At home, why?"),

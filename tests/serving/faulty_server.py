@@ -27,7 +27,7 @@ class Prediction:
 
 
 class FaultyModel:
-    """Stands in for an :class:`EmotionModel`; reads text only."""
+    """A stand-in for :class:`EmotionModel` that reads text only."""
 
     def __init__(self) -> None:
         self.bundle = SimpleNamespace(name="faulty", digest="d" * 64)
@@ -43,7 +43,7 @@ class FaultyModel:
 
     def vectors(self, modality: str, features: Sequence[Any]) -> np.ndarray:
         for text in features:
-            if text.startswith(HOLD):  # as long as the test wants, however slow the machine is
+            if text.startswith(HOLD):  # the test decides how long, whatever the machine's speed
                 wait_until_exists(Path(text.removeprefix(HOLD)))
         if "crash" in features:
             raise RuntimeError("secret at /srv/private/file.py")

@@ -28,24 +28,24 @@ def offline(bundle: str, dialogue: list[Utterance]) -> Any:
     return load_bundle(bundle).predict([dialogue])[0]
 
 
-@pytest.mark.parametrize("way", ["predict_rest", "predict_grpc", "predict_v1"])
+@pytest.mark.parametrize("method", ["predict_rest", "predict_grpc", "predict_v1"])
 def test_every_protocol_returns_the_offline_predictions(
-    server: Server, dialogue: list[Utterance], offline: Any, way: str
+    server: Server, dialogue: list[Utterance], offline: Any, method: str
 ) -> None:
-    answer = getattr(server.client, way)(dialogue, detail=True)
-    np.testing.assert_allclose(answer.probabilities, offline.probabilities, atol=1e-5)
-    np.testing.assert_allclose(answer.expert_weights, offline.expert_weights, atol=1e-5)
-    np.testing.assert_allclose(answer.expert_probabilities, offline.expert_probabilities, atol=1e-5)
-    np.testing.assert_allclose(answer.probabilities.sum(1), 1, atol=1e-5)
-    assert answer.predicted == [LABELS[index] for index in offline.probabilities.argmax(1)]
-    assert answer.modalities == ["speech+text", "text", "speech", "none"]
-    assert answer.labels == LABELS
-    assert answer.experts == ["speech", "text", "cross_modal"]
-    assert answer.expert_weights[1, 0] == 0.0
-    assert answer.expert_weights[3].tolist() == [0.0, 0.0, 1.0]
-    assert set(answer.parameters) == {"model_version", "bundle_digest", "labels", "experts"}
-    assert answer.request_id
-    assert getattr(server.client, way)(dialogue).expert_probabilities is None
+    prediction = getattr(server.client, method)(dialogue, detail=True)
+    np.testing.assert_allclose(prediction.probabilities, offline.probabilities, atol=1e-5)
+    np.testing.assert_allclose(prediction.expert_weights, offline.expert_weights, atol=1e-5)
+    np.testing.assert_allclose(prediction.expert_probabilities, offline.expert_probabilities, atol=1e-5)
+    np.testing.assert_allclose(prediction.probabilities.sum(1), 1, atol=1e-5)
+    assert prediction.predicted == [LABELS[index] for index in offline.probabilities.argmax(1)]
+    assert prediction.modalities == ["speech+text", "text", "speech", "none"]
+    assert prediction.labels == LABELS
+    assert prediction.experts == ["speech", "text", "cross_modal"]
+    assert prediction.expert_weights[1, 0] == 0.0
+    assert prediction.expert_weights[3].tolist() == [0.0, 0.0, 1.0]
+    assert set(prediction.parameters) == {"model_version", "bundle_digest", "labels", "experts"}
+    assert prediction.request_id
+    assert getattr(server.client, method)(dialogue).expert_probabilities is None
 
 
 def text_request(texts: list[str], **extra: Any) -> dict[str, Any]:
@@ -56,9 +56,9 @@ def test_the_id_is_echoed_or_generated(server: Server) -> None:
     echoed = httpx.post(server.url + INFER, json=text_request(["hi"], id="turn-7")).json()
     assert echoed["id"] == "turn-7"
     assert echoed["model_version"] == echoed["parameters"]["model_version"]
-    made = httpx.post(server.url + INFER, json=text_request(["hi"])).json()["id"]
-    assert isinstance(made, str)
-    assert len(made) > 8
+    generated = httpx.post(server.url + INFER, json=text_request(["hi"])).json()["id"]
+    assert isinstance(generated, str)
+    assert len(generated) > 8
     header = httpx.post(server.url + INFER, json=text_request(["hi"]), headers={"X-Request-Id": "from-gateway"})
     assert header.json()["id"] == "from-gateway"
 
@@ -115,11 +115,11 @@ def test_embeddings_by_grpc_and_rest(server: Server, bundle: str) -> None:
     from mistere.model.inference import load_bundle
 
     generator = np.random.default_rng(1)
-    given = {name: generator.normal(size=(3, 16)).astype(np.float32) for name in ("speech", "text")}
-    expected = load_bundle(bundle).predict_embeddings([given])[0]
+    embeddings = {name: generator.normal(size=(3, 16)).astype(np.float32) for name in ("speech", "text")}
+    expected = load_bundle(bundle).predict_embeddings([embeddings])[0]
     digests = "s" * 64 + "," + "t" * 64
     inputs = []
-    for name, values in given.items():
+    for name, values in embeddings.items():
         tensor = InferInput(f"{name}_embedding", [3, 16], "FP32")
         tensor.set_data_from_numpy(values)
         tensor.parameters = None
@@ -132,7 +132,7 @@ def test_embeddings_by_grpc_and_rest(server: Server, bundle: str) -> None:
     body = {
         "inputs": [
             {"name": f"{name}_embedding", "datatype": "FP32", "shape": [3, 16], "data": values.tolist()}
-            for name, values in given.items()
+            for name, values in embeddings.items()
         ],
         "parameters": {"encoder_digest": digests},
     }

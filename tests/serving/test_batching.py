@@ -147,9 +147,9 @@ async def generate_load(batcher: Batcher[str, str]) -> None:
     """Five rounds of three concurrent requests."""
     for _ in range(5):
         with batcher.reading():
-            three = [asyncio.create_task(batcher.run(name, 1)) for name in "abc"]
+            tasks = [asyncio.create_task(batcher.run(name, 1)) for name in "abc"]
             await asyncio.sleep(0.01)
-        await asyncio.gather(*three)
+        await asyncio.gather(*tasks)
 
 
 def test_under_load_requests_that_keep_arriving_are_computed_together(clock: VirtualTime) -> None:
@@ -157,12 +157,12 @@ def test_under_load_requests_that_keep_arriving_are_computed_together(clock: Vir
         work = Work()
         batcher: Batcher[str, str] = Batcher(work, 20, 0.5, 100)
         await generate_load(batcher)
-        row = []
+        tasks = []
         for name in "xyz":
             last_arrival = clock.now
-            row.append(asyncio.create_task(batcher.run(name, 1)))
+            tasks.append(asyncio.create_task(batcher.run(name, 1)))
             await asyncio.sleep(0.09)
-        await asyncio.gather(*row)
+        await asyncio.gather(*tasks)
         return work.batches[-2:], clock.now - last_arrival
 
     batches, seconds_since_last_arrival = run_in_virtual_time(clock, go())
@@ -246,14 +246,14 @@ def test_cancelled_requests_are_dropped_from_the_queue() -> None:
         batcher: Batcher[str, str] = Batcher(work, 9, 0.0, 1)
         first = asyncio.create_task(batcher.run("a", 1))
         await until(lambda: work.batches == [["a"]])
-        gone, stays = (asyncio.create_task(batcher.run(name, 1)) for name in ("gone", "stays"))
+        cancelled, remaining = (asyncio.create_task(batcher.run(name, 1)) for name in ("cancelled", "remaining"))
         await until(lambda: batcher.depth == 3)
-        gone.cancel()
+        cancelled.cancel()
         work.gate.set()
-        await asyncio.gather(first, stays)
+        await asyncio.gather(first, remaining)
         return work.batches
 
-    assert asyncio.run(go()) == [["a"], ["stays"]]
+    assert asyncio.run(go()) == [["a"], ["remaining"]]
 
 
 def test_a_failing_request_fails_alone() -> None:
@@ -275,7 +275,7 @@ def test_a_failing_request_fails_alone() -> None:
 
 
 def metric(server: Server, name: str) -> float:
-    """A sample of ``/metrics`` by its whole name."""
+    """The value of a sample of ``/metrics``, by its full name."""
     for line in httpx.get(f"{server.url}/metrics", timeout=120).text.splitlines():
         if line.startswith(f"{name} "):
             return float(line.rpartition(" ")[2])
@@ -283,7 +283,7 @@ def metric(server: Server, name: str) -> float:
 
 
 def dialogues(count: int) -> list[list[Utterance]]:
-    """Dialogues of unlike lengths; some turns lack a modality."""
+    """Dialogues of different lengths; some turns lack a modality."""
     return [
         [
             Utterance(
@@ -299,13 +299,13 @@ def dialogues(count: int) -> list[list[Utterance]]:
 
 
 def test_sixteen_concurrent_clients_get_the_same_answers_as_alone(server: Server, bundle: str) -> None:
-    asked = dialogues(24)
+    requests = dialogues(24)
     offline = load_bundle(bundle)
-    alone = [offline.predict([dialogue])[0].probabilities for dialogue in asked]
+    alone = [offline.predict([dialogue])[0].probabilities for dialogue in requests]
     before = metric(server, "mistere_batch_dialogues_count"), metric(server, "mistere_batch_dialogues_sum")
     with ThreadPoolExecutor(16) as pool:
-        ways = [server.client.predict_rest, server.client.predict_grpc, server.client.predict_v1]
-        answers = list(pool.map(lambda pair: ways[pair[0] % 3](pair[1]).probabilities, enumerate(asked)))
+        methods = [server.client.predict_rest, server.client.predict_grpc, server.client.predict_v1]
+        answers = list(pool.map(lambda pair: methods[pair[0] % 3](pair[1]).probabilities, enumerate(requests)))
     for answer, expected in zip(answers, alone, strict=True):
         np.testing.assert_allclose(answer, expected, atol=1e-4)
     batches = metric(server, "mistere_batch_dialogues_count") - before[0]
@@ -313,7 +313,7 @@ def test_sixteen_concurrent_clients_get_the_same_answers_as_alone(server: Server
 
 
 def test_one_unreadable_recording_among_many_is_rejected_alone(server: Server) -> None:
-    def ask(number: int) -> int:
+    def send(number: int) -> int:
         sound = b"RIFF-no-wave" if number == 3 else clip(0.6, pitch=400 + number)
         import base64
 
@@ -324,7 +324,7 @@ def test_one_unreadable_recording_among_many_is_rejected_alone(server: Server) -
         return answer.status_code
 
     with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(ask, range(8))) == [200, 200, 200, 415, 200, 200, 200, 200]
+        assert list(pool.map(send, range(8))) == [200, 200, 200, 415, 200, 200, 200, 200]
 
 
 def test_the_next_turn_of_a_conversation_computes_one_utterance(server: Server, bundle: str) -> None:
@@ -346,9 +346,9 @@ def test_a_recording_is_sent_once_even_without_an_audio_store(bundle: str, tmp_p
     server = launch(["-m", "mistere.predictor"], bundle, tmp_path / "log", "--audio-store-mib", "0")
     try:
         server.client.wait_ready(300)
-        first = clip(0.8, pitch=333)
-        whole = server.client.predict_rest([Utterance(None, first), Utterance("And then?")])
-        digest = hashlib.sha256(first).hexdigest()
+        recording = clip(0.8, pitch=333)
+        uploaded = server.client.predict_rest([Utterance(None, recording), Utterance("And then?")])
+        digest = hashlib.sha256(recording).hexdigest()
         body = {
             "inputs": [
                 {"name": "audio_digest", "datatype": "BYTES", "shape": [2], "data": [digest, ""]},
@@ -357,8 +357,8 @@ def test_a_recording_is_sent_once_even_without_an_audio_store(bundle: str, tmp_p
         }
         answer = httpx.post(f"{server.url}/v2/models/mistere/infer", json=body, timeout=120)
         assert answer.status_code == 200, answer.text
-        found = next(one for one in answer.json()["outputs"] if one["name"] == "probabilities")
-        np.testing.assert_allclose(np.reshape(found["data"], found["shape"]), whole.probabilities, atol=1e-6)
+        output = next(output for output in answer.json()["outputs"] if output["name"] == "probabilities")
+        np.testing.assert_allclose(np.reshape(output["data"], output["shape"]), uploaded.probabilities, atol=1e-6)
         body["inputs"][0]["data"] = ["0" * 64, ""]
         unknown = httpx.post(f"{server.url}/v2/models/mistere/infer", json=body, timeout=120)
         assert unknown.status_code == 409 and "0" * 64 in unknown.json()["error"]
@@ -372,13 +372,13 @@ def test_later_turns_change_earlier_predictions_in_a_full_model_only(
     turns = [*dialogue, Utterance("Then what?"), Utterance(None, clip(0.5, pitch=700))]
     causal, full = load_bundle(make_bundle(tmp_path, context_mode="causal")), load_bundle(bundle)
     assert (causal.context_mode, full.context_mode) == ("causal", "full")
-    whole = causal.predict([turns])[0].probabilities
-    moved = 0.0
+    complete = causal.predict([turns])[0].probabilities
+    largest_change = 0.0
     for length in range(1, len(turns)):
-        np.testing.assert_allclose(causal.predict([turns[:length]])[0].probabilities, whole[:length], atol=1e-5)
+        np.testing.assert_allclose(causal.predict([turns[:length]])[0].probabilities, complete[:length], atol=1e-5)
         before, after = full.predict([turns[:length]])[0], full.predict([turns])[0]
-        moved = max(moved, float(np.abs(before.probabilities - after.probabilities[:length]).max()))
-    assert moved > 1e-4
+        largest_change = max(largest_change, float(np.abs(before.probabilities - after.probabilities[:length]).max()))
+    assert largest_change > 1e-4
 
 
 @pytest.mark.long
@@ -389,9 +389,9 @@ def test_new_audio_of_a_request_is_limited_before_decoding(bundle: str, tmp_path
         turns = [Utterance(None, clip(0.9, pitch=300 + 50 * number)) for number in range(3)]
         server.client.predict_rest(turns[:2])
         server.client.predict_rest(turns)  # two of them were sent before
-        others = [Utterance(None, clip(0.9, pitch=800 + 50 * number)) for number in range(3)]
+        new_turns = [Utterance(None, clip(0.9, pitch=800 + 50 * number)) for number in range(3)]
         with pytest.raises(EndpointError, match="2 seconds of audio") as refused:
-            server.client.predict_rest(others)
+            server.client.predict_rest(new_turns)
         assert refused.value.code == "413"
     finally:
         assert server.terminate() == 0

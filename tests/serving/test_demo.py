@@ -50,17 +50,17 @@ def answered(turns: Sequence[ConversationTurn]) -> EndpointPrediction:
     return prediction(len(turns))
 
 
-def pages(conversation: Conversation) -> str:
+def all_views(conversation: Conversation) -> str:
     show = (rendering.show_trouble, rendering.show_last, rendering.show_timeline, rendering.show_conversation)
     return "".join(render(conversation) for render in show)
 
 
 def tags(html: str) -> list[tuple[str, list[str]]]:
-    found: list[tuple[str, list[str]]] = []
+    start_tags: list[tuple[str, list[str]]] = []
     parser = HTMLParser()
-    parser.handle_starttag = lambda tag, attributes: found.append((tag, [name for name, _ in attributes]))  # type: ignore[method-assign]
+    parser.handle_starttag = lambda tag, attributes: start_tags.append((tag, [name for name, _ in attributes]))  # type: ignore[method-assign]
     parser.feed(html)
-    return found
+    return start_tags
 
 
 def test_hostile_text_is_escaped() -> None:
@@ -71,7 +71,7 @@ def test_hostile_text_is_escaped() -> None:
             modalities=[words],
             parameters={"labels": f"{words},b,c", "experts": f"{words},text,x", "model_version": words},
         )
-        return pages(Conversation((ConversationTurn(words),), answer, trouble=words)) + rendering.heading(words)
+        return all_views(Conversation((ConversationTurn(words),), answer, trouble=words)) + rendering.heading(words)
 
     assert "<script" not in shown(HOSTILE) and shown(HOSTILE).count("&lt;script&gt;") >= 6
     assert tags(shown(HOSTILE)) == tags(shown("plain"))
@@ -93,7 +93,7 @@ def test_an_expert_the_model_lacks_is_not_shown() -> None:
     assert "text" in shown and "speech" not in shown and "cross-modal" not in shown
 
 
-def test_the_last_turn_is_shown_likeliest_first() -> None:
+def test_the_emotions_of_the_last_turn_are_sorted_by_probability() -> None:
     shown = rendering.show_last(Conversation((ConversationTurn("a"), ConversationTurn("b")), prediction(2)))
     assert re.findall(r"<dt>(\w+)</dt>", shown) == ["joy", "anger", "calm"]
     assert re.findall(r"width: ([\d.]+)%", shown) == ["62.50", "25.00", "12.50"]
@@ -110,7 +110,7 @@ def test_each_turn_has_its_emotion_and_all_probabilities() -> None:
 
 
 @pytest.mark.parametrize(
-    ("turn", "modalities", "said"),
+    ("turn", "modalities", "description"),
     [
         (ConversationTurn("a", b"b"), "speech+text", "heard by speech and text"),
         (ConversationTurn("a"), "text", "heard by text (no audio)"),
@@ -119,8 +119,8 @@ def test_each_turn_has_its_emotion_and_all_probabilities() -> None:
         (ConversationTurn("a"), "none", "heard by nothing: judged by the turns around it (no audio, text not used)"),
     ],
 )
-def test_a_missing_modality_is_shown(turn: ConversationTurn, modalities: str, said: str) -> None:
-    assert rendering.heard_by(turn, modalities) == said
+def test_a_missing_modality_is_shown(turn: ConversationTurn, modalities: str, description: str) -> None:
+    assert rendering.heard_by(turn, modalities) == description
 
 
 def test_shares_are_described_in_words() -> None:
@@ -129,7 +129,7 @@ def test_shares_are_described_in_words() -> None:
 
 def test_non_finite_values_are_not_drawn() -> None:
     answer = replace(prediction(1, weights=(np.nan, np.nan, np.nan)), probabilities=np.full((1, 3), np.nan))
-    shown = pages(Conversation((ConversationTurn("a"),), answer))
+    shown = all_views(Conversation((ConversationTurn("a"),), answer))
     assert "nan" not in shown
 
 
@@ -148,21 +148,21 @@ def test_a_recording_becomes_flac(tmp_path: Path, data: bytes, rate: int) -> Non
     flac, seconds = take_recording(file)
     assert not file.exists()
     assert flac[:4] == b"fLaC" and seconds == pytest.approx(0.7, abs=0.01)
-    wave, found = soundfile.read(io.BytesIO(flac))
-    assert found == rate and wave.ndim == 1 and len(wave) == pytest.approx(0.7 * rate, abs=2)
+    wave, actual_rate = soundfile.read(io.BytesIO(flac))
+    assert actual_rate == rate and wave.ndim == 1 and len(wave) == pytest.approx(0.7 * rate, abs=2)
     assert 0.28 < np.abs(wave).max() < 0.34
 
 
 @pytest.mark.parametrize(
-    ("data", "said"), [(b"", "empty"), (b"no audio", "does not decode"), (clip(31), "at most 30 seconds")]
+    ("data", "message"), [(b"", "empty"), (b"no audio", "does not decode"), (clip(31), "at most 30 seconds")]
 )
-def test_an_invalid_recording_is_rejected_and_deleted(tmp_path: Path, data: bytes, said: str) -> None:
+def test_an_invalid_recording_is_rejected_and_deleted(tmp_path: Path, data: bytes, message: str) -> None:
     file = tmp_path / "recording"
     file.write_bytes(data)
-    with pytest.raises(AudioError, match=said):
+    with pytest.raises(AudioError, match=message):
         take_recording(file)
     assert not file.exists()
-    with pytest.raises(AudioError, match=said):
+    with pytest.raises(AudioError, match=message):
         as_flac(data)
 
 
@@ -178,13 +178,13 @@ def test_a_rejected_turn_is_not_added() -> None:
 
     before = judged(Conversation(), [ConversationTurn("Hello?")], answered)
     assert len(before.turns) == 1 and not before.trouble
-    for ask, said in (
+    for predict, message in (
         (refuse, "Http://x answered 413: the request is too large."),
         (misfit, "does not fit"),
         (garbled, "cannot be read"),
     ):
-        after = judged(before, (*before.turns, ConversationTurn("b")), ask)
-        assert after.turns == before.turns and after.answer is before.answer and said in after.trouble
+        after = judged(before, (*before.turns, ConversationTurn("b")), predict)
+        assert after.turns == before.turns and after.answer is before.answer and message in after.trouble
         assert 'role="alert"' in rendering.show_trouble(after)
     assert judged(before, (), refuse) == Conversation()
 
@@ -212,17 +212,17 @@ def test_errors_are_reported_before_the_page_starts(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(demo, "_WAIT_SECONDS", 0.2)
     monkeypatch.setattr(demo.signal, "signal", lambda *_: None)
 
-    def refused(url: str | None, port: int = 0) -> str:
+    def error_message(url: str | None, port: int = 0) -> str:
         with pytest.raises(MistereError) as raised:
             demo.demo(None, url, tmp_path, "127.0.0.1", port)
         return str(raised.value)
 
-    assert "nothing answers" in refused(f"http://me:secret@127.0.0.1:{free_port()}")
-    assert "secret" not in refused(f"http://me:secret@127.0.0.1:{free_port()}")
-    assert "starts with http" in refused("localhost:8080")
-    assert "nothing is deployed" in refused(None)
-    with listen("127.0.0.1", 0) as taken:
-        assert "cannot be used (address already in use)" in refused(None, taken.getsockname()[1])
+    assert "nothing answers" in error_message(f"http://me:secret@127.0.0.1:{free_port()}")
+    assert "secret" not in error_message(f"http://me:secret@127.0.0.1:{free_port()}")
+    assert "starts with http" in error_message("localhost:8080")
+    assert "nothing is deployed" in error_message(None)
+    with listen("127.0.0.1", 0) as listener:
+        assert "cannot be used (address already in use)" in error_message(None, listener.getsockname()[1])
     with pytest.raises(UsageError, match="no such address"):
         listen("no.such.host.invalid", 0)
 

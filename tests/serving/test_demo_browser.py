@@ -68,16 +68,16 @@ def bundle_with_example(bundle: str, tmp_path_factory: pytest.TempPathFactory) -
 
     root, _, digest = bundle.rpartition("/artifacts/ModelBundle/")
     store = LocalStore(Path(root))
-    opened = open_artifact(store, ModelBundle, digest)
+    original = open_artifact(store, ModelBundle, digest)
     work = tmp_path_factory.mktemp("with_example") / "bundle"
-    shutil.copytree(opened.path, work, ignore=shutil.ignore_patterns("manifest.json"))
-    said = [
+    shutil.copytree(original.path, work, ignore=shutil.ignore_patterns("manifest.json"))
+    dialogue = [
         Utterance("example", 0, "", "Hello?", clip(0.8)),
         Utterance("example", 1, "", "Yes."),
         Utterance("example", 2, ""),
     ]
-    write_example(work, Example(said, np.full((3, 4), 0.25, np.float32)))
-    manifest = opened.manifest.model_copy(update={"name": "with example"})
+    write_example(work, Example(dialogue, np.full((3, 4), 0.25, np.float32)))
+    manifest = original.manifest.model_copy(update={"name": "with example"})
     return store.location(artifact_key("ModelBundle", publish(store, manifest, work).digest))
 
 
@@ -105,7 +105,7 @@ def test_the_page_in_a_browser(bundle_with_example: str, tmp_path: Path) -> None
         tab.wait("!!document.querySelector('#add')")
         assert "nowhere else" in tab.value("document.body.innerText")
 
-        _say(tab, HOSTILE, turns=1)
+        add_turn(tab, HOSTILE, turns=1)
         assert "<script>alert(1)</script>" in tab.value("document.querySelector('.m-said').innerText")
         assert "${7*7} {{7*7}}" in tab.value("document.querySelector('.m-said').innerText")
         assert "no audio" in tab.value("document.querySelector('.m-said').innerText")
@@ -116,7 +116,7 @@ def test_the_page_in_a_browser(bundle_with_example: str, tmp_path: Path) -> None
         tab.wait("!!document.querySelector('#sound input[type=file]')")
         tab.choose("#sound input[type=file]", recording)
         tab.wait("!document.querySelector('#sound input[type=file]')")
-        _say(tab, "At home. Why?", turns=2)
+        add_turn(tab, "At home. Why?", turns=2)
         assert "heard by speech and text" in tab.value("[...document.querySelectorAll('.m-said')].pop().innerText")
         assert tab.value("document.querySelectorAll('.m-heat thead th').length") == 3
         assert tab.value("document.querySelectorAll('.m-stack').length") == 2
@@ -147,7 +147,7 @@ def test_the_page_in_a_browser(bundle_with_example: str, tmp_path: Path) -> None
         assert tab.complaints == []
 
 
-def _say(tab: Tab, text: str, turns: int) -> None:
+def add_turn(tab: Tab, text: str, turns: int) -> None:
     tab.type("#words textarea, #words input", text)
     tab.click("#add")
     tab.wait(f"document.querySelectorAll('.m-turns li').length == {turns}")

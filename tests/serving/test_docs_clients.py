@@ -1,4 +1,4 @@
-"""The clients on the docs page about serving, word for word, against a running server."""
+"""The example clients of the guide about serving, run unchanged against a server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CALLS = (ROOT / "docs" / "guides" / "serving.md").read_text(encoding="utf-8")
 PROGRAMS = re.findall(r"```python\n(.*?)```", CALLS, re.DOTALL)
 
 
-def at(server: Server, program: str) -> str:
+def with_ports(server: Server, program: str) -> str:
     """Replace the ports in the program with those of the server."""
     return program.replace("localhost:8080", f"127.0.0.1:{server.http_port}").replace(
         "localhost:8081", f"127.0.0.1:{server.grpc_port}"
@@ -30,17 +30,21 @@ def test_the_docs_show_clients_for_requests_kserve_and_grpc() -> None:
 
 @pytest.mark.parametrize("number", range(len(PROGRAMS)))
 def test_the_client_prints_labels(server: Server, number: int) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", at(server, PROGRAMS[number])], capture_output=True, text=True, timeout=60, check=False
+    result = subprocess.run(
+        [sys.executable, "-c", with_ports(server, PROGRAMS[number])],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
-    assert done.returncode == 0, done.stderr
-    assert sum(done.stdout.count(label) for label in LABELS) == 2, done.stdout
+    assert result.returncode == 0, result.stderr
+    assert sum(result.stdout.count(label) for label in LABELS) == 2, result.stdout
 
 
 def test_the_curl_command_succeeds(server: Server, tmp_path: Path) -> None:
     (script,) = re.findall(r"```bash\n(curl.*?)```", CALLS, re.DOTALL)
-    done = subprocess.run(
-        ["bash", "-e", "-c", at(server, script)], capture_output=True, text=True, timeout=60, check=False
+    result = subprocess.run(
+        ["bash", "-e", "-c", with_ports(server, script)], capture_output=True, text=True, timeout=60, check=False
     )
-    assert done.returncode == 0, done.stderr
-    assert '"predictions"' in done.stdout and '"expert_probabilities"' in done.stdout
+    assert result.returncode == 0, result.stderr
+    assert '"predictions"' in result.stdout and '"expert_probabilities"' in result.stdout

@@ -1,4 +1,4 @@
-"""A bundle that an earlier release registered still loads and answers as before."""
+"""A bundle of an earlier release still loads and gives the same predictions."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from mistere.artifacts.manifests import canonical_digest
 from mistere.model.inference import UtteranceInput, load_bundle
 
 
-def in_the_form_of_an_earlier_release(location: Path) -> Path:
-    """A copy of a bundle whose manifest has the encoders' and the run's fields side by side with others."""
+def copy_with_earlier_manifest(location: Path) -> Path:
+    """A copy of a bundle with the manifest of schema version 1, in which the fields of identities were not nested."""
     store = location.parents[2]
     manifest: dict[str, Any] = json.loads((location / MANIFEST).read_text(encoding="utf-8"))
     manifest["schema_version"] = 1
@@ -36,11 +36,11 @@ def in_the_form_of_an_earlier_release(location: Path) -> Path:
 
 
 def test_a_bundle_of_an_earlier_release_gives_the_same_predictions(bundle: str) -> None:
-    today, earlier = load_bundle(bundle), load_bundle(str(in_the_form_of_an_earlier_release(Path(bundle))))
-    assert earlier.bundle.digest != today.bundle.digest
-    assert earlier.encoder_digests == today.encoder_digests == {"speech": "s" * 64, "text": "t" * 64}
+    current, earlier = load_bundle(bundle), load_bundle(str(copy_with_earlier_manifest(Path(bundle))))
+    assert earlier.bundle.digest != current.bundle.digest
+    assert earlier.encoder_digests == current.encoder_digests == {"speech": "s" * 64, "text": "t" * 64}
     provenance = earlier.bundle.provenance
     assert provenance is not None and provenance.run.run_id == "old" and provenance.run.dirty
     dialogue = [UtteranceInput("Where have you been?"), UtteranceInput("At home, why?")]
-    (one,), (other,) = today.predict([dialogue]), earlier.predict([dialogue])
-    np.testing.assert_array_equal(one.probabilities, other.probabilities)
+    (current_prediction,), (earlier_prediction,) = current.predict([dialogue]), earlier.predict([dialogue])
+    np.testing.assert_array_equal(current_prediction.probabilities, earlier_prediction.probabilities)

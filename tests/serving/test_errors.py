@@ -159,7 +159,7 @@ def test_inconsistent_binary_tensors_are_400(server: Server, raw: bytes, size: i
 
 
 def huge_rate() -> bytes:
-    """A WAV header that claims two thousand million samples a second."""
+    """A WAV header with a rate of 2 GHz."""
     sound = bytearray(clip(0.6))
     sound[24:28] = struct.pack("<I", 2**31 - 1)
     return bytes(sound)
@@ -265,15 +265,15 @@ def test_an_internal_error_is_500_with_only_the_id(faulty: Server) -> None:
 
 
 def test_overload_is_429_and_others_are_still_served(faulty: Server, tmp_path: Path) -> None:
-    held = f"{HOLD}{tmp_path / 'release'}"
+    held_text = f"{HOLD}{tmp_path / 'release'}"
     with ThreadPoolExecutor(2) as pool:
         try:
-            computed = pool.submit(faulty_infer, faulty, held)
+            computed = pool.submit(faulty_infer, faulty, held_text)
             wait_for_depth(faulty, 1)
-            waiting = pool.submit(faulty_infer, faulty, held)
+            waiting = pool.submit(faulty_infer, faulty, held_text)
             wait_for_depth(faulty, 2)
-            rejected = faulty_infer(faulty, held)
-            by_grpc = call(faulty, message([held.encode()]))
+            rejected = faulty_infer(faulty, held_text)
+            by_grpc = call(faulty, message([held_text.encode()]))
             assert httpx.get(f"{faulty.url}/v2/health/ready", timeout=120).status_code == 200
             assert not computed.done() and not waiting.done()
         finally:
@@ -295,7 +295,7 @@ def test_a_body_that_does_not_arrive_times_out(faulty: Server) -> None:
     try:
         connection.putrequest("POST", "/v2/models/mistere/infer")
         connection.putheader("Content-Length", "1000")
-        connection.endheaders(b'{"inputs":')  # and no more
+        connection.endheaders(b'{"inputs":')  # the rest of the body is never sent
         answer = connection.getresponse()
         refused(httpx.Response(answer.status, content=answer.read()), 408)
     finally:

@@ -48,8 +48,8 @@ STATUSES = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "RESOU
 
 
 @dataclass(frozen=True)
-class Shot:
-    """One request: a path for REST, none for gRPC."""
+class FuzzRequest:
+    """A request by REST, or by gRPC if it has no path."""
 
     body: bytes
     path: str | None = None
@@ -58,12 +58,12 @@ class Shot:
 
 
 class Fuzzer:
-    """Valid requests of every kind, each with something changed."""
+    """Generates valid requests of every kind and mutates them."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
 
-    def shots(self, count: int) -> Iterator[Shot]:
+    def requests(self, count: int) -> Iterator[FuzzRequest]:
         kinds = (self._json, self._sound, self._binary, self._grpc_fields, self._grpc_bytes, self._noise)
         for _ in range(count):
             yield self._random.choices(kinds, (8, 5, 4, 4, 4, 2))[0]()
@@ -81,20 +81,20 @@ class Fuzzer:
             return [self._value(depth + 1) for _ in range(self._random.randrange(4))]
         return {self._random.choice(WORDS): self._value(depth + 1) for _ in range(self._random.randrange(4))}
 
-    def _places(self, value: Any) -> Iterator[tuple[Any, Any]]:
+    def _locations(self, value: Any) -> Iterator[tuple[Any, Any]]:
         """Every container and key in a JSON value."""
         for key in list(value) if isinstance(value, dict) else range(len(value)):
             yield value, key
             if isinstance(value[key], dict | list):
-                yield from self._places(value[key])
+                yield from self._locations(value[key])
 
     def _mutated(self, valid: Any) -> Any:
         value = deepcopy(valid)
         for _ in range(self._random.randrange(4)):
-            places = list(self._places(value))
-            if not places:
+            locations = list(self._locations(value))
+            if not locations:
                 break
-            holder, key = self._random.choice(places)
+            holder, key = self._random.choice(locations)
             change = self._random.randrange(7)
             old = holder[key]
             if change < 2:
@@ -113,10 +113,10 @@ class Fuzzer:
             elif change == 5:
                 self._random.shuffle(holder)
             else:
-                other, place = self._random.choice(places)
+                source, source_key = self._random.choice(locations)
                 holder[key] = (
-                    deepcopy(other[place])
-                    if place in (other if isinstance(other, dict) else range(len(other)))
+                    deepcopy(source[source_key])
+                    if source_key in (source if isinstance(source, dict) else range(len(source)))
                     else old
                 )
         return value
@@ -169,21 +169,23 @@ class Fuzzer:
         body = {"id": "x", "inputs": [self._tensor("text", texts)], "parameters": {"detail": self._sometimes(0.5)}}
         return INFER, body | ({"outputs": outputs} if kind == 4 else {})
 
-    def _json(self) -> Shot:
+    def _json(self) -> FuzzRequest:
         path, valid = self._valid()
         sent = json.dumps(self._mutated(valid), ensure_ascii=self._sometimes(0.5)).encode(errors="replace")
-        return Shot(self._flipped(sent) if self._sometimes(0.2) else sent, path)
+        return FuzzRequest(self._flipped(sent) if self._sometimes(0.2) else sent, path)
 
-    def _sound(self) -> Shot:
+    def _sound(self) -> FuzzRequest:
         sounds = [self._flipped(self._random.choice(CLIPS)) for _ in range(self._random.randrange(1, 3))]
         if self._sometimes(0.5):
             sounds = [
                 sound[: self._random.randrange(200)] + clip[200:] for sound, clip in zip(sounds, CLIPS, strict=False)
             ]
         encoded = [base64.b64encode(sound).decode() for sound in sounds]
-        return Shot(json.dumps({"inputs": [self._tensor("audio", encoded, content_type="base64")]}).encode(), INFER)
+        return FuzzRequest(
+            json.dumps({"inputs": [self._tensor("audio", encoded, content_type="base64")]}).encode(), INFER
+        )
 
-    def _binary(self) -> Shot:
+    def _binary(self) -> FuzzRequest:
         texts = [text.encode() for text in self._texts(2)]
         raws = {
             "text": b"".join(struct.pack("<I", len(text)) + text for text in texts),
@@ -215,7 +217,7 @@ class Fuzzer:
         if self._sometimes(0.1):
             length = self._random.choice(("", "-1", "0", "1e3", "\u00b2", "+5", "0x10", "9" * 50))
         headers = {"Inference-Header-Content-Length": length, "Content-Type": "application/octet-stream"}
-        return Shot(head + tail, INFER, headers)
+        return FuzzRequest(head + tail, INFER, headers)
 
     def _message(self) -> pb.ModelInferRequest:
         request = pb.ModelInferRequest(model_name="mistere", id="x")
@@ -232,7 +234,7 @@ class Fuzzer:
         request.parameters["detail"].bool_param = True
         return request
 
-    def _grpc_fields(self) -> Shot:
+    def _grpc_fields(self) -> FuzzRequest:
         request = self._message()
         item = self._random.choice(request.inputs)
         changes: list[Callable[[], Any]] = [
@@ -254,16 +256,16 @@ class Fuzzer:
         ]
         for _ in range(self._random.choice((1, 1, 2))):
             self._random.choice(changes)()
-        return Shot(request.SerializeToString())
+        return FuzzRequest(request.SerializeToString())
 
-    def _grpc_bytes(self) -> Shot:
-        return Shot(self._flipped(self._message().SerializeToString()))
+    def _grpc_bytes(self) -> FuzzRequest:
+        return FuzzRequest(self._flipped(self._message().SerializeToString()))
 
-    def _noise(self) -> Shot:
+    def _noise(self) -> FuzzRequest:
         path = self._random.choice(
             (INFER, PREDICT, "/v2/models/%00/infer", "/v2", "/metrics", "/openapi.json", "/v1/models/")
         )
-        body = self._random.choice(
+        content = self._random.choice(
             (json.dumps(self._value()).encode(), self._random.randbytes(self._random.randrange(300)))
         )
         headers = {
@@ -271,31 +273,37 @@ class Fuzzer:
             "X-Request-Id": self._random.choice(("", "\u00ff", "x" * 5000)),
         }
         method = self._random.choice(("POST", "POST", "GET", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"))
-        return Shot(body, path, headers, method)
+        return FuzzRequest(content, path, headers, method)
 
 
-def fire(server: Server, shots: Iterator[Shot]) -> Counter[str]:
+def send_all(server: Server, requests: Iterator[FuzzRequest]) -> Counter[str]:
     """Send the requests over one REST and one gRPC connection; return the status codes."""
     codes: Counter[str] = Counter()
     with httpx.Client(base_url=server.url, timeout=120) as rest, grpc.insecure_channel(server.grpc_target) as channel:
         by_grpc = channel.unary_unary(CALL)
-        for shot in shots:
-            said = ""
-            if shot.path is None:
+        for request in requests:
+            message = ""
+            if request.path is None:
                 code = "OK"
                 try:
-                    by_grpc(shot.body, timeout=120)
+                    by_grpc(request.body, timeout=120)
                 except grpc.RpcError as error:
-                    code, said = error.code().name, error.details()
-                assert code in STATUSES, (code, said, base64.b64encode(shot.body))
+                    code, message = error.code().name, error.details()
+                assert code in STATUSES, (code, message, base64.b64encode(request.body))
             else:
-                headers = [(name.encode(), value.encode("latin-1", "replace")) for name, value in shot.headers.items()]
-                response = rest.request(shot.method, shot.path, content=shot.body, headers=headers)
+                headers = [
+                    (name.encode(), value.encode("latin-1", "replace")) for name, value in request.headers.items()
+                ]
+                response = rest.request(request.method, request.path, content=request.body, headers=headers)
                 code = str(response.status_code)
-                said = "" if code == "200" or shot.method == "HEAD" else response.text
-                assert response.status_code < 500, (code, shot, said)
-                assert response.status_code < 300 or shot.method == "HEAD" or "error" in said, (code, shot, said)
-            assert not any(word in said for word in FORBIDDEN), (said, shot)
+                message = "" if code == "200" or request.method == "HEAD" else response.text
+                assert response.status_code < 500, (code, request, message)
+                assert response.status_code < 300 or request.method == "HEAD" or "error" in message, (
+                    code,
+                    request,
+                    message,
+                )
+            assert not any(word in message for word in FORBIDDEN), (message, request)
             codes[code] += 1
     return codes
 
@@ -323,9 +331,9 @@ def target(bundle: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
 
 def fuzz(target: Server, warm_up: int, count: int, connections: int) -> None:
     def parallel(number: int, seed: int) -> Counter[str]:
-        parts = [Fuzzer(seed + worker).shots(number // connections) for worker in range(connections)]
+        parts = [Fuzzer(seed + worker).requests(number // connections) for worker in range(connections)]
         with ThreadPoolExecutor(connections) as pool:
-            return sum(pool.map(lambda shots: fire(target, shots), parts), Counter())
+            return sum(pool.map(lambda requests: send_all(target, requests), parts), Counter())
 
     parallel(warm_up, SEED + 1000)
     before, start = resident(target), time.monotonic()

@@ -41,11 +41,11 @@ INFER = "/v2/models/mistere/infer"
 @pytest.fixture(scope="module")
 def s3_calls() -> Iterator[tuple[str, list[str]]]:
     """A stand-in for S3 that records its requests."""
-    asked: list[str] = []
+    requested_paths: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked.append(self.path)
+            requested_paths.append(self.path)
             self.send_error(404)
 
         def log_message(self, *_: Any) -> None:
@@ -53,7 +53,7 @@ def s3_calls() -> Iterator[tuple[str, list[str]]]:
 
     http = HTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=http.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{http.server_port}", asked
+    yield f"http://127.0.0.1:{http.server_port}", requested_paths
     http.shutdown()
     http.server_close()
 
@@ -110,13 +110,13 @@ def raw(server: Server, sent: bytes, half_close: bool = False, port: int | None 
     return received
 
 
-def lying(header: bytes, at: int, value: bytes) -> bytes:
-    """An encoded file with some bytes overwritten."""
+def with_bytes(header: bytes, at: int, value: bytes) -> bytes:
+    """An encoded file with some bytes of its header overwritten."""
     return header[:at] + value + header[at + len(value) :]
 
 
 def silence(seconds: int, rate: int, file_format: str) -> bytes:
-    """Hours of silence."""
+    """An encoded file of silence, up to hours long."""
     file = io.BytesIO()
     with soundfile.SoundFile(file, "w", rate, 1, format=file_format) as encoder:
         block = np.zeros(rate * 60, dtype=np.float32)
@@ -138,15 +138,15 @@ def float_wav(samples: np.ndarray) -> bytes:
 SOUNDS: dict[str, tuple[bytes, set[int]]] = {
     "wav header alone": (WAV[:44], {415}),
     "wav cut in a sample": (WAV[:1001], {200}),
-    "wav says 4 GB": (lying(WAV, 40, b"\xff" * 4), {200}),
-    "wav says 2 GB in all": (lying(WAV, 4, b"\xff\xff\xff\x7f"), {200}),
-    "wav of no channel": (lying(WAV, 22, b"\x00\x00"), {415}),
-    "wav of 65535 channels": (lying(WAV, 22, b"\xff\xff"), {415}),
-    "wav of rate 0": (lying(WAV, 24, b"\x00" * 4), {415}),
-    "wav of 0 bits": (lying(WAV, 34, b"\x00\x00"), {200, 415}),
-    "wav of 65535 bits": (lying(WAV, 34, b"\xff\xff"), {415}),
-    "wav of an unknown codec": (lying(WAV, 20, b"\x37\x13"), {415}),
-    "wav with a format of 4 GB": (lying(WAV, 16, b"\xff" * 4), {415}),
+    "wav says 4 GB": (with_bytes(WAV, 40, b"\xff" * 4), {200}),
+    "wav says 2 GB in all": (with_bytes(WAV, 4, b"\xff\xff\xff\x7f"), {200}),
+    "wav of no channel": (with_bytes(WAV, 22, b"\x00\x00"), {415}),
+    "wav of 65535 channels": (with_bytes(WAV, 22, b"\xff\xff"), {415}),
+    "wav of rate 0": (with_bytes(WAV, 24, b"\x00" * 4), {415}),
+    "wav of 0 bits": (with_bytes(WAV, 34, b"\x00\x00"), {200, 415}),
+    "wav of 65535 bits": (with_bytes(WAV, 34, b"\xff\xff"), {415}),
+    "wav of an unknown codec": (with_bytes(WAV, 20, b"\x37\x13"), {415}),
+    "wav with a format of 4 GB": (with_bytes(WAV, 16, b"\xff" * 4), {415}),
     "rf64 of 2^60 bytes": (
         b"RF64" + WAV[4:12] + b"ds64" + struct.pack("<IQQQI", 28, *[1 << 60] * 3, 0) + WAV[12:],
         {200, 415},
@@ -156,17 +156,20 @@ SOUNDS: dict[str, tuple[bytes, set[int]]] = {
     "flac marker alone": (FLAC[:4], {415}),
     "flac cut in the header": (FLAC[:30], {415}),
     "flac cut in a frame": (FLAC[: len(FLAC) // 2], {200, 415}),
-    "flac of 2^36 samples": (lying(FLAC, 21, bytes([FLAC[21] | 15]) + b"\xff" * 4), {200, 413, 415}),
+    "flac of 2^36 samples": (with_bytes(FLAC, 21, bytes([FLAC[21] | 15]) + b"\xff" * 4), {200, 413, 415}),
     "flac of a comment of 16 MB": (FLAC[:42] + b"\x84\xff\xff\xff" + FLAC[46:], {200, 415}),
     "ogg page alone": (OGG[:58], {415}),
     "ogg cut in the codebook": (OGG[:2000], {415}),
     "ogg cut in a page": (OGG[:-500], {200, 415}),
-    "ogg of 255 channels": (lying(OGG, 39, b"\xff"), {415}),
+    "ogg of 255 channels": (with_bytes(OGG, 39, b"\xff"), {415}),
     "ogg twice": (OGG * 2, {200, 413, 415}),
-    "ogg that ends in the year 10^6": (lying(OGG, OGG.rindex(b"OggS") + 6, b"\xff" * 7 + b"\x7f"), {200, 413, 415}),
+    "ogg that ends in the year 10^6": (
+        with_bytes(OGG, OGG.rindex(b"OggS") + 6, b"\xff" * 7 + b"\x7f"),
+        {200, 413, 415},
+    ),
     "two hours of flac": (silence(7200, 1000, "FLAC"), {413}),
     "twenty minutes of ogg": (silence(1200, 8000, "OGG"), {413}),
-    "just a wav's start, 7 MiB of it": (b"RIFF" * (MIB * 5 // 4), {415}),
+    "7 MiB of a repeated wav marker": (b"RIFF" * (MIB * 5 // 4), {415}),
 }
 
 
@@ -469,7 +472,7 @@ def slow_clients(server: Server) -> Iterator[list[socket.socket]]:
 
 
 def test_slow_clients_do_not_delay_others(server: Server) -> None:
-    """Others are answered while the server still waits for the slow clients: 30 s by default."""
+    """Other requests are answered while the server still waits for slow clients (30 s by default)."""
     with slow_clients(server) as slow:
         for _ in range(5):
             for connection in slow[::2]:

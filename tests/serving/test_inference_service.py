@@ -48,7 +48,7 @@ def manifest(config: DeploymentConfig | None = None, share: int | None = None) -
 
 
 def strict(schema: Any) -> Any:
-    """The schema as an API server reads it: an object's unknown fields are refused unless it says otherwise."""
+    """The schema as the API server applies it: unknown fields are rejected, unless the schema preserves them."""
     if isinstance(schema, list):
         return [strict(item) for item in schema]
     if not isinstance(schema, dict):
@@ -147,7 +147,7 @@ def test_knative_manifests_have_no_field_that_knative_rejects() -> None:
     assert predictor["annotations"]["serving.knative.dev/progress-deadline"] == "120s"
 
 
-def test_standard_never_has_fewer_pods_than_before() -> None:
+def test_standard_mode_keeps_all_pods_during_a_rollout() -> None:
     predictor = manifest(STANDARD)["spec"]["predictor"]
     assert predictor["deploymentStrategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
     assert predictor["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
@@ -162,20 +162,20 @@ def test_the_revision_depends_on_the_pod_specification_only() -> None:
     assert revision_of({"spec": {"predictor": {}}}) == ""
 
 
-def test_nothing_but_the_predictor_changes_with_the_bundle() -> None:
+def test_another_bundle_changes_the_predictor_only() -> None:
     other = inference_service(LOCATION.replace("a" * 64, "c" * 64), "c" * 64, STANDARD, IMAGE)
     assert other["metadata"] == manifest(STANDARD)["metadata"], "KServe would restart the pods that serve"
 
 
 def test_a_candidate_is_one_pod_without_traffic() -> None:
-    whole = manifest(STANDARD)
-    candidate = candidate_of(whole)
+    service = manifest(STANDARD)
+    candidate = candidate_of(service)
     assert candidate["metadata"]["name"] == "mistere-candidate"
     assert candidate["metadata"]["labels"]["networking.kserve.io/visibility"] == "cluster-local"
     predictor = candidate["spec"]["predictor"]
     assert (predictor["minReplicas"], predictor["maxReplicas"]) == (1, 1) and "scaleMetric" not in predictor
-    assert predictor["containers"] == whole["spec"]["predictor"]["containers"]
-    assert revision_of(candidate) == revision_of(whole)
+    assert predictor["containers"] == service["spec"]["predictor"]["containers"]
+    assert revision_of(candidate) == revision_of(service)
 
 
 @pytest.mark.parametrize(

@@ -37,19 +37,19 @@ def wait_for(server: Server, path: str, code: int, seconds: float = 180) -> None
 
 def test_not_ready_while_loading_then_drained_without_loss(tmp_path: Path) -> None:
     gate, release = tmp_path / "loaded", tmp_path / "release"
-    held = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": [f"{HOLD}{release}"]}]}
+    held_request = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": [f"{HOLD}{release}"]}]}
     server = launch(FAULTY, str(gate), tmp_path / "log", "--drain-seconds", "5")
     infer = f"{server.url}/v2/models/mistere/infer"
     try:
         wait_for(server, "/v2/health/live", 200)
         assert status(server, "/v2/health/ready") == 503
-        early = httpx.post(infer, json=held, timeout=60)
+        early = httpx.post(infer, json=held_request, timeout=60)
         assert early.status_code == 503
         assert early.json() == {"error": "The model is not ready."}
         gate.touch()
         wait_for(server, "/v2/health/ready", 200)
         with ThreadPoolExecutor(2) as pool:
-            answers = [pool.submit(httpx.post, infer, json=held, timeout=120) for _ in range(2)]
+            answers = [pool.submit(httpx.post, infer, json=held_request, timeout=120) for _ in range(2)]
             wait_for_depth(server, 2)
             server.process.terminate()
             wait_for(server, "/v2/health/ready", 503)
@@ -65,13 +65,13 @@ def test_not_ready_while_loading_then_drained_without_loss(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("option", ["--http-port", "--grpc-port"])
 def test_a_port_in_use_is_reported_in_one_sentence(option: str) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        other = "--grpc-port" if option == "--http-port" else "--http-port"
-        ports = [option, str(port), other, str(free_port())]
-        ended = subprocess.run(
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        other_option = "--grpc-port" if option == "--http-port" else "--http-port"
+        ports = [option, str(port), other_option, str(free_port())]
+        result = subprocess.run(
             [sys.executable, "-m", "mistere.predictor", "no-such-bundle", "--host", "127.0.0.1", *ports],
             cwd=ROOT,
             capture_output=True,
@@ -79,9 +79,9 @@ def test_a_port_in_use_is_reported_in_one_sentence(option: str) -> None:
             timeout=180,
             check=False,
         )
-    assert ended.returncode == 1
+    assert result.returncode == 1
     assert (
-        ended.stderr
+        result.stderr
         == f"Port {port} is already in use: stop the process that listens there, or choose another {option}.\n"
     )
 
@@ -110,10 +110,10 @@ def test_client_module_and_help_load_nothing_heavy() -> None:
         "mistere.predictor.server; "
         "print([name for name in ('torch', 'kserve', 'grpc', 'fastapi', 'pandas') if name in sys.modules])"
     )
-    ended = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True, timeout=180
     )
-    assert ended.stdout == "[]\n"
+    assert result.stdout == "[]\n"
 
 
 @pytest.mark.long
@@ -122,7 +122,7 @@ def test_a_killed_server_restarts_without_manual_steps_and_replicas_agree(
 ) -> None:
     first = launch(["-m", "mistere.predictor"], bundle, tmp_path / "first")
     second = launch(["-m", "mistere.predictor"], bundle, tmp_path / "second")
-    again = None
+    restarted = None
     try:
         for server in (first, second):
             server.client.wait_ready(300)
@@ -131,13 +131,13 @@ def test_a_killed_server_restarts_without_manual_steps_and_replicas_agree(
         first.process.kill()
         first.process.wait()
         ports = ("--http-port", str(first.http_port), "--grpc-port", str(first.grpc_port))
-        again = launch(["-m", "mistere.predictor"], bundle, tmp_path / "again", *ports)
+        restarted = launch(["-m", "mistere.predictor"], bundle, tmp_path / "again", *ports)
         DialogueClient(first.url).wait_ready(300)
         assert np.abs(before - DialogueClient(first.url).predict_rest(dialogue).probabilities).max() < 1e-6
     finally:
-        for one in filter(None, (first, second, again)):
-            one.process.kill()
-            one.process.wait()
+        for server in filter(None, (first, second, restarted)):
+            server.process.kill()
+            server.process.wait()
 
 
 @pytest.mark.long
@@ -149,15 +149,17 @@ def test_a_bundle_replaced_on_disk_is_loaded_at_the_next_start(tmp_path: Path, d
         before = server.client.predict_rest(dialogue).probabilities
         for file in Path(bundle).rglob("*.safetensors"):
             file.write_bytes(bytes(file.stat().st_size))
-        other = [Utterance(f"{one.text} Indeed.", one.audio) for one in dialogue]  # none of these vectors is cached
-        assert np.isfinite(server.client.predict_rest(other).probabilities).all()
+        uncached = [
+            Utterance(f"{utterance.text} Indeed.", utterance.audio) for utterance in dialogue
+        ]  # so that no vector comes from the cache
+        assert np.isfinite(server.client.predict_rest(uncached).probabilities).all()
         assert np.array_equal(server.client.predict_rest(dialogue).probabilities, before)
     finally:
         assert server.terminate() == 0
 
 
 def fill_bucket(bucket: str, root: Path) -> None:
-    """Upload ``root/store`` through another port of moto: all its servers in a process have the same objects."""
+    """Upload ``root/store`` through another moto server, since all servers of a process share their objects."""
     import boto3
     from moto.server import ThreadedMotoServer
 

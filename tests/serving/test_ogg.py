@@ -22,16 +22,16 @@ VORBIS = clip(0.6, 8000, "OGG")
 
 
 def pages(file: bytes) -> list[bytes]:
-    found: list[bytes] = []
+    result: list[bytes] = []
     while file:
         size = 27 + file[26] + sum(file[27 : 27 + file[26]])
-        found.append(file[:size])
+        result.append(file[:size])
         file = file[size:]
-    return found
+    return result
 
 
-def sealed(page: bytes) -> bytes:
-    """The page with the checksum that belongs to it."""
+def with_checksum(page: bytes) -> bytes:
+    """The page with its correct checksum."""
     return page[:22] + _checksum(page).to_bytes(4, "little") + page[26:]
 
 
@@ -51,9 +51,9 @@ def test_whole_files_pass(subtype: str, rate: int, channels: int) -> None:
 
 def test_large_headers_are_read_fast() -> None:
     page = first[:26] + b"\xff" * 256 + bytes(255 * 255)
-    pieces = [sealed(page[:5] + b"\x01" + page[6:18] + struct.pack("<I", n) + page[22:]) for n in range(1, 120)]
+    pieces = [with_checksum(page[:5] + b"\x01" + page[6:18] + struct.pack("<I", n) + page[22:]) for n in range(1, 120)]
     start = time.process_time()  # CPU time: does not depend on the machine's load
-    assert not has_whole_headers(first + sealed(pieces[0][:5] + b"\x00" + pieces[0][6:]) + b"".join(pieces[1:]))
+    assert not has_whole_headers(first + with_checksum(pieces[0][:5] + b"\x00" + pieces[0][6:]) + b"".join(pieces[1:]))
     assert time.process_time() - start < 1
 
 
@@ -63,13 +63,13 @@ BROKEN = {
     "first page alone": first,
     "headers cut": VORBIS[:2000],
     "a header's byte changed": first + second[:200] + b"\xff" + second[201:] + b"".join(rest),
-    "a newer version": sealed(first[:35] + b"\x09" + first[36:]) + second,
-    "another codec": sealed(first.replace(b"\x01vorbis", b"\x80theora")) + second,
-    "another stream's page": first + sealed(second[:14] + b"\x01" + second[15:]),
-    "a page missing": first + sealed(second[:18] + b"\x05" + second[19:]),
-    "a continuation of nothing": first + sealed(second[:5] + b"\x01" + second[6:]),
-    "no header for tags": first + sealed(second.replace(b"\x03vorbis", b"\x03vorbix")),
-    "pages of nothing": b"".join(sealed(first[:18] + bytes([n]) + first[19:26] + b"\x00") for n in range(255)),
+    "a newer version": with_checksum(first[:35] + b"\x09" + first[36:]) + second,
+    "another codec": with_checksum(first.replace(b"\x01vorbis", b"\x80theora")) + second,
+    "another stream's page": first + with_checksum(second[:14] + b"\x01" + second[15:]),
+    "a page missing": first + with_checksum(second[:18] + b"\x05" + second[19:]),
+    "a continuation of nothing": first + with_checksum(second[:5] + b"\x01" + second[6:]),
+    "no header for tags": first + with_checksum(second.replace(b"\x03vorbis", b"\x03vorbix")),
+    "pages of nothing": b"".join(with_checksum(first[:18] + bytes([n]) + first[19:26] + b"\x00") for n in range(255)),
     "lengths of nothing": first[:26] + b"\xff" * 100,
 }
 
@@ -91,7 +91,7 @@ def test_broken_files_leak_no_memory() -> None:
             part = generator.choice(parts)
             part[generator.randrange(len(part))] = generator.randrange(256)
         seal = generator.random() < 0.7
-        file = b"".join(sealed(bytes(part)) if seal else bytes(part) for part in parts)
+        file = b"".join(with_checksum(bytes(part)) if seal else bytes(part) for part in parts)
         return file[: generator.randrange(len(file))] if generator.random() < 0.2 else file
 
     def check(count: int) -> float:

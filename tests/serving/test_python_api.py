@@ -32,13 +32,13 @@ def assert_same(one: EndpointPrediction, other: EndpointPrediction) -> None:
 
 def test_a_loaded_bundle_predicts_as_its_endpoint(bundle: str, server: Server, dialogue: list[Utterance]) -> None:
     model, endpoint = mistere.load(bundle), mistere.connect(server.url)
-    here, there = model.predict(dialogue, detail=True), endpoint.predict(dialogue, detail=True)
-    assert_same(here, there)
-    assert here.expert_probabilities is not None and there.expert_probabilities is not None
-    np.testing.assert_allclose(here.expert_probabilities, there.expert_probabilities, rtol=0, atol=1e-6)
-    assert model.labels == here.labels == LABELS and here.probabilities.shape == (len(dialogue), len(LABELS))
-    assert here.parameters["bundle_digest"] == there.parameters["bundle_digest"] == bundle.rpartition("/")[2]
-    assert here.modalities == ["speech+text", "text", "speech", "none"]
+    local, remote = model.predict(dialogue, detail=True), endpoint.predict(dialogue, detail=True)
+    assert_same(local, remote)
+    assert local.expert_probabilities is not None and remote.expert_probabilities is not None
+    np.testing.assert_allclose(local.expert_probabilities, remote.expert_probabilities, rtol=0, atol=1e-6)
+    assert model.labels == local.labels == LABELS and local.probabilities.shape == (len(dialogue), len(LABELS))
+    assert local.parameters["bundle_digest"] == remote.parameters["bundle_digest"] == bundle.rpartition("/")[2]
+    assert local.modalities == ["speech+text", "text", "speech", "none"]
     assert model.predict(dialogue).expert_probabilities is None
 
 
@@ -106,7 +106,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
         _ = mistere.predict  # type: ignore[attr-defined]
 
 
-def test_the_snippets_of_the_guide_run(bundle: str, server: Server, tmp_path: Path) -> None:
+def test_the_examples_of_the_guide_run(bundle: str, server: Server, tmp_path: Path) -> None:
     make_dataset(tmp_path / "data" / "sample")
     (tmp_path / "turn1.wav").write_bytes(clip())
     printed = []
