@@ -87,7 +87,7 @@ def _changed(registry: str | None, torch: Sequence[str], digests: Sequence[str])
     images = known_images()
     if registry is not None:
         images = {
-            role: replace(one, repository=f"{registry.rstrip('/')}/{role}-python") for role, one in images.items()
+            role: replace(image, repository=f"{registry.rstrip('/')}/{role}-python") for role, image in images.items()
         }
     for text in torch:
         role, backend = _assigned("--torch", text, r"cpu|[a-z]+[0-9.]+", "cu130")

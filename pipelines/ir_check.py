@@ -132,20 +132,20 @@ class _Dag:
             if expected != "TASK_FINAL_STATUS":
                 yield f"is declared {expected} and gets a task's final status"
         else:
-            origin, found = self._origin(source, "Parameter")
+            origin, output = self._origin(source, "Parameter")
             yield from self._order(task, source)
-            if found is None:
+            if output is None:
                 yield f"comes from {origin}, which does not exist"
-            elif found["parameterType"] != expected:
-                yield f"is declared {expected} and gets {found['parameterType']} from {origin}"
+            elif output["parameterType"] != expected:
+                yield f"is declared {expected} and gets {output['parameterType']} from {origin}"
 
     def _artifact(self, task: Spec, source: Spec, declared: Spec) -> Iterator[str]:
-        origin, found = self._origin(source, "Artifact")
+        origin, output = self._origin(source, "Artifact")
         yield from self._order(task, source)
-        if found is None:
+        if output is None:
             yield f"comes from {origin}, which does not exist"
         else:
-            yield from _artifact_mismatch(found, declared, origin)
+            yield from _artifact_mismatch(output, declared, origin)
 
     def _origin(self, source: Spec, kind: str) -> tuple[str, Spec | None]:
         """What an input is bound to, in words, and its definition; None where there is none.
@@ -236,13 +236,15 @@ def _selectors(output: Spec) -> list[Spec]:
     return [*output.get("artifactSelectors", []), *one_of.get("parameterSelectors", [])]
 
 
-def _artifact_mismatch(found: Spec, declared: Spec, origin: str) -> Iterator[str]:
-    title, expected = found["artifactType"].get("schemaTitle"), declared["artifactType"].get("schemaTitle")
+def _artifact_mismatch(output: Spec, declared: Spec, origin: str) -> Iterator[str]:
+    title, expected = output["artifactType"].get("schemaTitle"), declared["artifactType"].get("schemaTitle")
     if title != expected and expected != _ANY_ARTIFACT:
         yield f"is declared {expected} and gets {title} from {origin}"
-    if bool(found.get("isArtifactList")) != bool(declared.get("isArtifactList")):
-        one, other = ("a list", "one artifact") if found.get("isArtifactList") else ("one artifact", "a list")
-        yield f"takes {other} and gets {one} from {origin}"
+    if bool(output.get("isArtifactList")) != bool(declared.get("isArtifactList")):
+        given_form, declared_form = (
+            ("a list", "one artifact") if output.get("isArtifactList") else ("one artifact", "a list")
+        )
+        yield f"takes {declared_form} and gets {given_form} from {origin}"
 
 
 def _is_constant_of(value: object, parameter_type: str) -> bool:

@@ -248,12 +248,12 @@ class _Extraction:
         import numpy as np
 
         assert self._cache is not None
-        whole = [
+        cacheable = [
             index
             for index, item in enumerate(window.distinct)
             if item.key is not None and not np.isnan(computed[index, 0])
         ]
-        self._cache.add([window.distinct[index].key or b"" for index in whole], computed[whole])
+        self._cache.add([window.distinct[index].key or b"" for index in cacheable], computed[cacheable])
 
 
 def share_of(ranges: list[RowRange], shard: TaskShard) -> list[RowRange]:

@@ -50,9 +50,9 @@ class VectorCache:
         self._local = store.local_path(self._prefix) or cache_directory("vectors", identity)
         names = sorted(key.rsplit("/", 1)[1] for key in store.keys(self._prefix))
         with ThreadPoolExecutor(_CONNECTIONS) as pool:
-            found = list(pool.map(self._keys_of, names))
-        self._segments = [name for name, keys in zip(names, found, strict=True) if keys is not None]
-        present = [keys for keys in found if keys is not None]
+            segment_keys = list(pool.map(self._keys_of, names))
+        self._segments = [name for name, keys in zip(names, segment_keys, strict=True) if keys is not None]
+        present = [keys for keys in segment_keys if keys is not None]
         keys = np.concatenate(present) if present else np.empty(0, f"S{_KEY_BYTES}")
         order = np.argsort(keys, kind="stable")
         self._keys = keys[order]
@@ -70,16 +70,16 @@ class VectorCache:
 
     def find(self, keys: Sequence[bytes | None]) -> dict[int, np.ndarray]:
         """The cached vectors ``[D]`` by position in ``keys``; None is never cached."""
-        wanted = [index for index, key in enumerate(keys) if key is not None]
-        if not wanted or not len(self._keys):
+        positions = [index for index, key in enumerate(keys) if key is not None]
+        if not positions or not len(self._keys):
             return {}
-        asked = np.array([keys[index] for index in wanted], dtype=f"S{_KEY_BYTES}")
-        at = np.minimum(np.searchsorted(self._keys, asked), len(self._keys) - 1)
-        found: dict[int, np.ndarray] = {}
-        for index, position, hit in zip(wanted, at, self._keys[at] == asked, strict=True):
-            if hit:
-                found[index] = self._vectors(int(self._segment_of[position]))[self._row_of[position]]
-        return found
+        requested = np.array([keys[index] for index in positions], dtype=f"S{_KEY_BYTES}")
+        nearest = np.minimum(np.searchsorted(self._keys, requested), len(self._keys) - 1)
+        vectors: dict[int, np.ndarray] = {}
+        for index, nearest_index, equal in zip(positions, nearest, self._keys[nearest] == requested, strict=True):
+            if equal:
+                vectors[index] = self._vectors(int(self._segment_of[nearest_index]))[self._row_of[nearest_index]]
+        return vectors
 
     def add(self, keys: Sequence[bytes], vectors: np.ndarray) -> None:
         """Store vectors float32 ``[N, D]``; they are found after the cache is opened again."""

@@ -73,19 +73,27 @@ def compare_with_champion(report: Path, classes: int, config: EvaluationConfig) 
         ``champion.weighted_f1``, ``champion.difference.weighted_f1``, ``champion.difference.macro_f1``, each with ``.low`` and
         ``.high``, and ``champion.disagreement``, the share of utterances that only one of them predicts correctly.
     """
-    ours, theirs = read_predictions(report / PREDICTIONS_FILE), read_predictions(report / CHAMPION_FILE)
-    if not ours.same_test(theirs):
+    candidate, champion = read_predictions(report / PREDICTIONS_FILE), read_predictions(report / CHAMPION_FILE)
+    if not candidate.same_test(champion):
         raise ArtifactError(
             "the champion's predictions are not of the utterances of this test split, although the digests agree: "
             "delete the champion's EvaluationReport from the store and run again to evaluate it anew."
         )
-    bootstrap = DialogueBootstrap(ours.dialogues, config.resamples, config.seed)
-    true, one, other = ours.labels, ours.predicted, theirs.predicted
+    bootstrap = DialogueBootstrap(candidate.dialogues, config.resamples, config.seed)
+    true, candidate_predicted, champion_predicted = candidate.labels, candidate.predicted, champion.predicted
     metrics: dict[str, float] = {}
-    put(metrics, "champion.weighted_f1", bootstrap.weighted_f1(true, other, classes))
-    put(metrics, "champion.difference.weighted_f1", bootstrap.weighted_f1_difference(true, one, other, classes))
-    put(metrics, "champion.difference.macro_f1", bootstrap.differences(macro_f1, true, one, other, classes)[0])
-    metrics["champion.disagreement"] = float(((one == true) != (other == true)).mean())
+    put(metrics, "champion.weighted_f1", bootstrap.weighted_f1(true, champion_predicted, classes))
+    put(
+        metrics,
+        "champion.difference.weighted_f1",
+        bootstrap.weighted_f1_difference(true, candidate_predicted, champion_predicted, classes),
+    )
+    put(
+        metrics,
+        "champion.difference.macro_f1",
+        bootstrap.differences(macro_f1, true, candidate_predicted, champion_predicted, classes)[0],
+    )
+    metrics["champion.disagreement"] = float(((candidate_predicted == true) != (champion_predicted == true)).mean())
     return rounded(metrics)
 
 

@@ -113,7 +113,7 @@ class Reembedding:
 
     def _embedded(self, embedder: Embedder, changes: Mapping[str, Degradation]) -> dict[str, dict[int, np.ndarray]]:
         """Vectors ``[n, d]`` of changed utterances, by change and index of the dialogue."""
-        found: dict[str, dict[int, np.ndarray]] = {name: {} for name in changes}
+        vectors_by_change: dict[str, dict[int, np.ndarray]] = {name: {} for name in changes}
         windows: list[tuple[str, list[tuple[int, int]]]] = []
 
         def changed() -> Iterator[list[_Item]]:
@@ -134,11 +134,11 @@ class Reembedding:
             name, spans = windows.pop(0)
             start = 0
             for index, length in spans:
-                found[name][index] = vectors[start : start + length]
+                vectors_by_change[name][index] = vectors[start : start + length]
                 start += length
             done += len(spans)
             self._progress(f"{embedder.modality} of dialogues, again", done, len(self._indices) * len(changes))
-        return found
+        return vectors_by_change
 
     def _items(
         self, embedder: Embedder, dialogue: Sequence[Utterance], number: int, change: Degradation

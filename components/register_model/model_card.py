@@ -52,9 +52,9 @@ def model_card(bundle: ModelBundle, data: UtteranceSet, report: EvaluationReport
         headline=_named(report.metrics, _HEADLINE),
         figures=[*_named(report.metrics, _FIGURES), *_experts(report), *_degraded(report.metrics)],
         classes=[
-            (label, found, report.metrics.get(f"test.support.{label}", 0.0))
+            (label, estimate, report.metrics.get(f"test.support.{label}", 0.0))
             for label in report.labels
-            if (found := Estimate.of(report.metrics, f"test.f1.{label}"))
+            if (estimate := Estimate.of(report.metrics, f"test.f1.{label}"))
         ],
         limits=_limits(report.metrics),
         digests=bundle.digests,
@@ -66,14 +66,14 @@ _FIGURES = {"Expected calibration error": "test.ece", "Brier score": "test.brier
 
 
 def _named(metrics: dict[str, float], names: Mapping[str, str]) -> list[tuple[str, Estimate]]:
-    return [(title, found) for title, name in names.items() if (found := Estimate.of(metrics, name))]
+    return [(title, estimate) for title, name in names.items() if (estimate := Estimate.of(metrics, name))]
 
 
 def _experts(report: EvaluationReport) -> list[tuple[str, Estimate]]:
     return [
-        (f"Weighted F1 of the {expert.replace('_', '-')} expert alone", found)
+        (f"Weighted F1 of the {expert.replace('_', '-')} expert alone", estimate)
         for expert in report.experts
-        if (found := Estimate.of(report.metrics, f"test.expert.{expert}.weighted_f1"))
+        if (estimate := Estimate.of(report.metrics, f"test.expert.{expert}.weighted_f1"))
     ]
 
 

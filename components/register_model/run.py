@@ -193,16 +193,16 @@ def _digests(
     from mistere.config.encoder import PREPROCESSING
 
     digests: dict[str, str] = {}
-    for opened in encoders:
-        made = opened.manifest
-        if made.absent:
+    for encoder in encoders:
+        manifest = encoder.manifest
+        if manifest.absent:
             continue
-        preprocessing: dict[str, Any] = {key: made.encoder.settings.get(key) for key in sorted(PREPROCESSING)}
+        preprocessing: dict[str, Any] = {key: manifest.encoder.settings.get(key) for key in sorted(PREPROCESSING)}
         digests |= {
-            f"{made.modality} base encoder": made.encoder.base_digest,
-            f"{made.modality} fine-tuned weights": made.files["tuned.safetensors"].sha256,
-            f"{made.modality} preprocessing": canonical_digest(preprocessing),
-            f"{made.modality} encoder": made.encoder.identity.digest,
+            f"{manifest.modality} base encoder": manifest.encoder.base_digest,
+            f"{manifest.modality} fine-tuned weights": manifest.files["tuned.safetensors"].sha256,
+            f"{manifest.modality} preprocessing": canonical_digest(preprocessing),
+            f"{manifest.modality} encoder": manifest.encoder.identity.digest,
         }
     return {
         **digests,
@@ -213,10 +213,10 @@ def _digests(
     }
 
 
-def _compute_seconds(made: list[Manifest]) -> dict[str, float]:
+def _compute_seconds(manifests: list[Manifest]) -> dict[str, float]:
     """Seconds of fine-tuning and training, by device."""
     seconds: dict[str, float] = {}
-    for manifest in made:
+    for manifest in manifests:
         by = manifest.made_by
         if by is not None and by.device:
             seconds[by.device] = round(seconds.get(by.device, 0.0) + by.seconds, 3)

@@ -74,7 +74,7 @@ def _train_jobs(_step: Step) -> list[str]:
 
 def _of_the_same_owner(api: KubernetesApi, collection: str, pod: dict[str, object]) -> list[str]:
     owners = _owners(pod)
-    return [str(one["metadata"]["name"]) for one in api.list(collection)[0] if owners & _owners(one)]
+    return [str(item["metadata"]["name"]) for item in api.list(collection)[0] if owners & _owners(item)]
 
 
 def _owners(manifest: dict[str, object]) -> set[str]:

@@ -63,11 +63,11 @@ def duration(seconds: float) -> str:
     """Seconds as readable text, such as ``2 min 5 s``."""
     if seconds < 9.95:
         return f"{seconds:.1f}{_SPACE}s"
-    whole = round(seconds)
-    if whole < 120:
-        return f"{whole}{_SPACE}s"
-    if whole < 3600:
-        return f"{whole // 60}{_SPACE}min {whole % 60}{_SPACE}s"
+    rounded = round(seconds)
+    if rounded < 120:
+        return f"{rounded}{_SPACE}s"
+    if rounded < 3600:
+        return f"{rounded // 60}{_SPACE}min {rounded % 60}{_SPACE}s"
     minutes = round(seconds / 60)
     return f"{minutes // 60}{_SPACE}h {minutes % 60:02d}{_SPACE}min"
 

@@ -178,20 +178,25 @@ def _memory(megabytes: float) -> str:
 
 def _lineage(outcome: Outcome, artifacts: RunArtifacts) -> dict[str, Any]:
     """Commit and artifacts; a reused artifact may come from an earlier commit."""
-    made = [(artifact, artifact.made_by) for artifact in artifacts.manifests]
-    commit = str(artifacts.info.get("commit") or next((by.run.commit for _, by in made if by and by.run.commit), ""))
+    origins = [(artifact, artifact.made_by) for artifact in artifacts.manifests]
+    commit = str(
+        artifacts.info.get("commit")
+        or next((origin.run.commit for _, origin in origins if origin and origin.run.commit), "")
+    )
     return {
         "commit": commit,
-        "dirty": bool(artifacts.info.get("dirty", False)) or any(by.run.dirty for _, by in made if by),
+        "dirty": bool(artifacts.info.get("dirty", False)) or any(origin.run.dirty for _, origin in origins if origin),
         "command": str(artifacts.info.get("command") or ""),
         "artifacts": [
             {
                 "kind": artifact.kind,
                 "digest": artifact.digest,
-                "stage": by.stage if by else "",
-                "commit": (by.run.commit[:12] + (" with uncommitted changes" if by.run.dirty else "")) if by else "",
+                "stage": origin.stage if origin else "",
+                "commit": (origin.run.commit[:12] + (" with uncommitted changes" if origin.run.dirty else ""))
+                if origin
+                else "",
             }
-            for artifact, by in made
+            for artifact, origin in origins
         ],
         "bundle": outcome.bundle,
         "bundle_digest": outcome.bundle_digest,

@@ -61,7 +61,7 @@ def render(validation: Validation, name: str, digest: str) -> str:
 
 def _findings(validation: Validation) -> list[dict[str, Any]]:
     """Expectations that are not met, blocking findings first."""
-    found = [outcome for outcome in validation.outcomes if outcome.status in {"fail", "warn"}]
+    findings = [outcome for outcome in validation.outcomes if outcome.status in {"fail", "warn"}]
     return [
         {
             "kind": "warn" if outcome.status == "warn" else "aside" if validation.quarantine else "block",
@@ -70,7 +70,7 @@ def _findings(validation: Validation) -> list[dict[str, Any]]:
             "examples": outcome.examples if outcome.unexpected > EXAMPLES else (),
             "more": outcome.unexpected - len(outcome.examples),
         }
-        for outcome in sorted(found, key=lambda outcome: outcome.status == "warn")
+        for outcome in sorted(findings, key=lambda outcome: outcome.status == "warn")
     ]
 
 

@@ -113,12 +113,12 @@ def _validate(rules: Sequence[Rule], tables: Mapping[str, pd.DataFrame]) -> dict
 def _outcome(
     rule: Rule, severity: Severity, answer: ExpectationValidationResult, table: pd.DataFrame
 ) -> ExpectationOutcome:
-    found = answer.result
-    if "unexpected_index_list" not in found:
+    counts = answer.result
+    if "unexpected_index_list" not in counts:
         trouble = f"{rule.title}: this could not be checked, which is a defect of the validation, not of the data."
         return ExpectationOutcome(rule, severity, "fail", sentence=trouble, result=_stable(answer))
-    failing = sorted(found["unexpected_index_list"])
-    checked = int(found["element_count"]) - int(found.get("missing_count") or 0)
+    failing = sorted(counts["unexpected_index_list"])
+    checked = int(counts["element_count"]) - int(counts.get("missing_count") or 0)
     if len(failing) <= rule.allowed_share * checked + 1e-9:
         return ExpectationOutcome(rule, severity, "pass", checked, len(failing), result=_stable(answer))
     rows = table.loc[failing]
@@ -138,12 +138,12 @@ def _outcome(
 
 def _stable(answer: ExpectationValidationResult) -> dict[str, Any]:
     """A result as JSON without run-dependent identifiers; long lists are cut."""
-    whole: dict[str, Any] = dict(answer.to_json_dict())
-    result = whole["result"]
-    config = whole["expectation_config"]
-    wanted = ("element_count", "missing_count", "unexpected_count", "unexpected_percent")
+    answer_fields: dict[str, Any] = dict(answer.to_json_dict())
+    result = answer_fields["result"]
+    config = answer_fields["expectation_config"]
+    names = ("element_count", "missing_count", "unexpected_count", "unexpected_percent")
     lists = ("unexpected_list", "unexpected_index_list")
-    kept = {name: result[name] for name in wanted if name in result}
+    kept = {name: result[name] for name in names if name in result}
     kept |= {name: result[name][:_KEPT_VALUES] for name in lists if name in result}
     arguments = {name: value for name, value in config["kwargs"].items() if name != "batch_id"}
-    return {"type": config["type"], "kwargs": arguments, "success": whole["success"], "result": kept}
+    return {"type": config["type"], "kwargs": arguments, "success": answer_fields["success"], "result": kept}

@@ -30,7 +30,7 @@ NOUNS = {
 ROW_EXAMPLES = {
     "shards": "{shard}: {reason}",
     "columns": "{shard}",
-    "utterances": "{place}",
+    "utterances": "{location}",
     "dialogues": "{split}/{dialogue_id}",
     "dialogue_names": "{name} in {splits}",
     "speakers": "{name} in {splits}",
@@ -38,8 +38,8 @@ ROW_EXAMPLES = {
     "classes": "'{label}' in {split} ({utterances}, at least {least} needed)",
     "modalities": "{modality} in {split}",
     "conversations": "{overlap:.0%} of {split}/{dialogue_id} in {twin_split}/{twin}",
-    "recordings": "{place} and {other}",
-    "phrases": "{place}",
+    "recordings": "{location} and {other_location}",
+    "phrases": "{location}",
     "label_shares": "{split}",
     "label_meanings": "{split}",
     "lengths": "{split}",
@@ -96,7 +96,7 @@ def shown(rows: pd.DataFrame, table: str, example: str, most: int) -> list[str]:
     described = []
     for row in rows.head(most).itertuples(index=False):
         record = {name: brief(value) for name, value in zip(rows.columns, row, strict=True)}
-        described.append(template.format(**{"place": _location(record), **record}))
+        described.append(template.format(**{"location": _location(record), **record}))
     return described
 
 

@@ -64,9 +64,9 @@ def stages(components: Path = PROJECT_ROOT / "components") -> dict[str, StageInf
     Raises:
         UsageError: a ``stage.yaml`` is not valid, or names a stage that does not exist.
     """
-    found = {path.parent.name: _read(path) for path in sorted(components.glob(f"*/{_DECLARATION}"))}
-    depths = {name: _depth(name, found, components) for name in found}
-    return {name: found[name] for name in sorted(found, key=lambda name: (depths[name], name))}
+    declarations = {path.parent.name: _read(path) for path in sorted(components.glob(f"*/{_DECLARATION}"))}
+    depths = {name: _depth(name, declarations, components) for name in declarations}
+    return {name: declarations[name] for name in sorted(declarations, key=lambda name: (depths[name], name))}
 
 
 def task_titles() -> dict[str, str]:
@@ -90,13 +90,13 @@ def _read(path: Path) -> StageInfo:
         raise UsageError(f"{path}: {field}: {first['msg']}; docs/extending/stage.md shows one.") from error
 
 
-def _depth(name: str, found: dict[str, StageInfo], components: Path) -> int:
+def _depth(name: str, declarations: dict[str, StageInfo], components: Path) -> int:
     """How many stages come before it on the way to the first."""
     before = [name]
-    while after := found[before[-1]].after:
+    while after := declarations[before[-1]].after:
         path = components / before[-1] / _DECLARATION
-        if after not in found:
-            raise UsageError(f"{path}: after: there is no stage {after!r}{did_you_mean(after, found)}")
+        if after not in declarations:
+            raise UsageError(f"{path}: after: there is no stage {after!r}{did_you_mean(after, declarations)}")
         if after in before:
             raise UsageError(f"{path}: after: {after} itself comes after {before[-1]}: name an earlier stage.")
         before.append(after)

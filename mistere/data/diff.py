@@ -277,10 +277,10 @@ def _figure(totals: _Totals, split: str, figure: str) -> float:
 
 def _compare(old: Mapping[_Key, _Row], new: Mapping[_Key, _Row], diff: DataDiff) -> None:
     relabelled: Counter[str] = Counter()
-    gone = {key[1:]: key for key in old if key not in new}
+    removed = {key[1:]: key for key in old if key not in new}
     moved_from: set[_Key] = set()
     for key, row in new.items():
-        earlier = key if key in old else gone.pop(key[1:], None)
+        earlier = key if key in old else removed.pop(key[1:], None)
         if earlier is None:
             diff.added.add(_location(key))
             continue

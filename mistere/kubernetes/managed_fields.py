@@ -51,7 +51,7 @@ def _items(values: list[Any], key: str) -> list[Any]:
     kind, _, selector = key.partition(":")
     if kind == "i":
         return values[int(selector) : int(selector) + 1]
-    wanted = json.loads(selector)
+    selector_fields = json.loads(selector)
     if kind == "v":
-        return [value for value in values if value == wanted]
-    return [value for value in values if all(value.get(name) == content for name, content in wanted.items())]
+        return [value for value in values if value == selector_fields]
+    return [value for value in values if all(value.get(name) == content for name, content in selector_fields.items())]

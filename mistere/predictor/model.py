@@ -236,7 +236,9 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         model, encoder = self.loaded, self._encoder
         assert encoder is not None
         metrics.BATCH.observe(sum(len(dialogues) for dialogues in requests))
-        embedded: list[Embedded | Exception] = [[dialogue.embeddings for dialogue in one] for one in requests]
+        embedded: list[Embedded | Exception] = [
+            [dialogue.embeddings for dialogue in dialogues] for dialogues in requests
+        ]
         raw = [number for number, dialogues in enumerate(requests) if not dialogues[0].embeddings]
         if raw:
             with metrics.phase("encode"):
@@ -246,13 +248,15 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
                     if not isinstance(answer, Exception):
                         self._remember(requests[number])
         with metrics.phase("mixture"):
-            readable = [dialogue for one in embedded if not isinstance(one, Exception) for dialogue in one]
+            readable = [
+                dialogue for embeddings in embedded if not isinstance(embeddings, Exception) for dialogue in embeddings
+            ]
             predictions = iter(model.predict_embeddings(readable)) if readable else iter(())
         return [
-            one
-            if isinstance(one, Exception)
-            else [with_all_experts(next(predictions), model.experts) for _ in range(len(one))]
-            for one in embedded
+            embeddings
+            if isinstance(embeddings, Exception)
+            else [with_all_experts(next(predictions), model.experts) for _ in range(len(embeddings))]
+            for embeddings in embedded
         ]
 
     def _remember(self, dialogues: Sequence[DialogueRequest]) -> None:

@@ -173,31 +173,31 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> ServerSettings:
         help="time for requests in flight, seconds",
     )
     parser.add_argument("--int8", action="store_true", help="run the encoders in 8-bit integers on a CPU")
-    given = parser.parse_args(arguments)
-    if given.http_port == given.grpc_port:
+    options = parser.parse_args(arguments)
+    if options.http_port == options.grpc_port:
         parser.error("--http-port and --grpc-port must differ")
     return ServerSettings(
-        bundle=given.bundle,
-        host=given.host,
-        http_port=given.http_port,
-        grpc_port=given.grpc_port,
-        model_name=given.model_name,
+        bundle=options.bundle,
+        host=options.host,
+        http_port=options.http_port,
+        grpc_port=options.grpc_port,
+        model_name=options.model_name,
         limits=Limits(
-            request_bytes=int(given.max_request_mib * MIB),
-            utterance_seconds=given.max_seconds,
-            request_seconds=given.max_total_seconds,
-            utterances=given.max_utterances,
-            waiting_requests=given.max_waiting,
-            body_seconds=given.max_body_seconds,
-            audio_store_bytes=max(0, int(given.audio_store_mib * MIB)),
-            vector_store_bytes=max(0, int(given.vector_store_mib * MIB)),
-            batch_utterances=max(0, given.batch_utterances),
-            batch_hold_seconds=max(0.0, given.batch_hold_ms / 1000),
+            request_bytes=int(options.max_request_mib * MIB),
+            utterance_seconds=options.max_seconds,
+            request_seconds=options.max_total_seconds,
+            utterances=options.max_utterances,
+            waiting_requests=options.max_waiting,
+            body_seconds=options.max_body_seconds,
+            audio_store_bytes=max(0, int(options.audio_store_mib * MIB)),
+            vector_store_bytes=max(0, int(options.vector_store_mib * MIB)),
+            batch_utterances=max(0, options.batch_utterances),
+            batch_hold_seconds=max(0.0, options.batch_hold_ms / 1000),
         ),
-        audio_uri_prefixes=tuple(given.audio_uri_prefix),
-        drain_seconds=max(0.0, given.drain_seconds),
-        grace_seconds=given.grace_seconds,
-        int8=given.int8,
+        audio_uri_prefixes=tuple(options.audio_uri_prefix),
+        drain_seconds=max(0.0, options.drain_seconds),
+        grace_seconds=options.grace_seconds,
+        int8=options.int8,
     )
 
 

@@ -138,8 +138,8 @@ def registered_versions(tracking_uri: str, model_name: str) -> list[RegisteredVe
             raise
         versions = _versions(client, f"name = '{model_name}'")
         return sorted(
-            (_registered(client, one, tuple(sorted(aliases.get(str(one.version), ())))) for one in versions),
-            key=lambda one: -int(one.version),
+            (_registered(client, entry, tuple(sorted(aliases.get(str(entry.version), ())))) for entry in versions),
+            key=lambda entry: -int(entry.version),
         )
 
 
@@ -154,21 +154,21 @@ def _versions(client: MlflowClient, filter_string: str) -> list[ModelVersion]:
             return versions
 
 
-def _registered(client: MlflowClient, one: ModelVersion, aliases: tuple[str, ...]) -> RegisteredVersion:
+def _registered(client: MlflowClient, entry: ModelVersion, aliases: tuple[str, ...]) -> RegisteredVersion:
     from mlflow.exceptions import MlflowException
 
-    tags = {key.removeprefix(TAG_PREFIX): value for key, value in one.tags.items() if key.startswith(TAG_PREFIX)}
+    tags = {key.removeprefix(TAG_PREFIX): value for key, value in entry.tags.items() if key.startswith(TAG_PREFIX)}
     weighted_f1 = None
     with suppress(MlflowException):
-        weighted_f1 = client.get_run(one.run_id).data.metrics.get("test.weighted_f1") if one.run_id else None
+        weighted_f1 = client.get_run(entry.run_id).data.metrics.get("test.weighted_f1") if entry.run_id else None
     return RegisteredVersion(
-        name=one.name,
-        version=str(one.version),
+        name=entry.name,
+        version=str(entry.version),
         bundle_digest=tags.get("bundle_digest", ""),
         bundle_location=tags.get("bundle_location", ""),
         aliases=aliases,
         tags=tags,
-        created=one.creation_timestamp / 1000,
+        created=entry.creation_timestamp / 1000,
         weighted_f1=weighted_f1,
     )
 
@@ -197,14 +197,16 @@ def find_version(tracking_uri: str, reference: str, default_name: str) -> Regist
     if not versions:
         raise UsageError(f"the registry has no model {name!r} yet: `mistere run` registers one.")
     if digest:
-        matches = [one for one in versions if one.bundle_digest.startswith(digest)]
+        matches = [entry for entry in versions if entry.bundle_digest.startswith(digest)]
     elif number:
-        matches = [one for one in versions if one.version == number]
+        matches = [entry for entry in versions if entry.version == number]
     else:
         alias = alias or CHAMPION
-        matches = [one for one in versions if alias in one.aliases]
+        matches = [entry for entry in versions if alias in entry.aliases]
     if not matches:
-        known = ", ".join(f"{one.version}{''.join(f' @{alias}' for alias in one.aliases)}" for one in versions[:10])
+        known = ", ".join(
+            f"{entry.version}{''.join(f' @{alias}' for alias in entry.aliases)}" for entry in versions[:10]
+        )
         raise UsageError(
             f"there is no {reference!r} among the versions of {name} ({known}): `mistere models` lists them."
         )

@@ -103,7 +103,7 @@ def release(
     elif before is not None:
         champion = champion.model_copy(update={"previous": before.previous})
     try:
-        held = _acquire(store, mirror, champion, deployment)
+        acquired = _acquire(store, mirror, champion, deployment)
     except ConflictError as error:
         append(store, event.model_copy(update={"outcome": "lost", "reason": _why(error)}))
         raise
@@ -113,26 +113,26 @@ def release(
             raise ConflictError(
                 "the champion changed after this release was decided: run again to compare with the new one."
             )
-        undo = roll_out(held.renew_lease) if roll_out else None
-        held.update(state="deployed")
+        undo = roll_out(acquired.renew_lease) if roll_out else None
+        acquired.update(state="deployed")
         store.write(deployment_key(deployment.service), deployment.model_dump_json(indent=1).encode())
         move_champion(store, seen, champion)
         moved = True
         mirror(champion)
     except BaseException as error:
         with suppress(MistereError):  # the journal stays open, so recover() completes a failed rollback
-            held.update(since=time.time())  # raises if another process took over the journal and rolled back itself
+            acquired.update(since=time.time())  # raises if another process took over the journal and rolled back itself
             if moved:
                 _move_back(store, mirror, champion, before)
             if undo is not None:
                 undo()
-            _restore_deployment(store, held.journal)
+            _restore_deployment(store, acquired.journal)
             incomplete = isinstance(error, RollbackError)
-            held.update(**{"since": 0.0} if incomplete else {"state": "done"})
+            acquired.update(**{"since": 0.0} if incomplete else {"state": "done"})
         lost = isinstance(error, ConflictError)
         append(store, event.model_copy(update={"outcome": "lost" if lost else "undone", "reason": _why(error)}))
         raise
-    held.update(state="done")
+    acquired.update(state="done")
     append(store, event)
 
 
@@ -188,10 +188,10 @@ def recover(store: ObjectStore, mirror: Mirror, service: str) -> str:
     Raises:
         ConflictError: the release is still in progress.
     """
-    held = _read(store, service)
-    if held is None or held[0].state == "done":
+    record = _read(store, service)
+    if record is None or record[0].state == "done":
         return ""
-    journal, version = held
+    journal, version = record
     if _alive(journal):
         raise ConflictError(
             f"another release of {service} is in progress (on {journal.host}): wait for it and run again."
@@ -234,8 +234,8 @@ def open_release(store: ObjectStore, run_id: str) -> str:
     """The service whose release by a run is unfinished; empty if there is none."""
     for key in store.keys("deployments"):
         service = key.split("/")[1]
-        held = _read(store, service) if key == journal_key(service) else None
-        if held is not None and held[0].state != "done" and held[0].champion.run_id == run_id:
+        record = _read(store, service) if key == journal_key(service) else None
+        if record is not None and record[0].state != "done" and record[0].champion.run_id == run_id:
             return service
     return ""
 
@@ -243,9 +243,11 @@ def open_release(store: ObjectStore, run_id: str) -> str:
 def is_released(store: ObjectStore, deployment: Deployment) -> bool:
     """Whether the release of this bundle is complete; an unreadable record counts as incomplete."""
     try:
-        held = _read(store, deployment.service)
-        done = held is not None and held[0].state == "done" and held[0].deployment == deployment
-        return done and Deployment.model_validate_json(store.read(deployment_key(deployment.service))[0]) == deployment
+        record = _read(store, deployment.service)
+        complete = record is not None and record[0].state == "done" and record[0].deployment == deployment
+        return (
+            complete and Deployment.model_validate_json(store.read(deployment_key(deployment.service))[0]) == deployment
+        )
     except (MistereError, ValueError):
         return False
 

@@ -83,7 +83,7 @@ def seeds_plot(histories: Mapping[int, Sequence[Mapping[str, float]]]) -> Markup
         quiet(axes, "y")
         for number, (seed, history) in enumerate(histories.items()):
             color = _SEED_COLORS[number % len(_SEED_COLORS)]
-            epochs, values = [one["epoch"] for one in history], [one[key] for one in history]
+            epochs, values = [entry["epoch"] for entry in history], [entry[key] for entry in history]
             axes.plot(epochs, values, color=color, lw=1.4, marker="o" if len(epochs) < 4 else "", label=f"seed {seed}")
             if key == "dev_weighted_f1":
                 best = max(range(len(values)), key=values.__getitem__)

@@ -85,7 +85,7 @@ class SliceRow:
     @property
     def marks(self) -> list[dict[str, str] | None]:
         """Positions of the estimates and their intervals on a track from 0 to 1."""
-        return [None if one is None else interval_mark(one) for one in self.estimates]
+        return [None if estimate is None else interval_mark(estimate) for estimate in self.estimates]
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ def calibration_text(model: Evaluated) -> str:
     """Expected calibration error and Brier score in words; empty if neither was measured."""
     named = (("Expected calibration error", "test.ece"), ("Brier score", "test.brier"))
     return ", ".join(
-        f"{words} {estimate_text(found)}" for words, name in named if (found := model.estimate(name)) is not None
+        f"{words} {estimate_text(estimate)}" for words, name in named if (estimate := model.estimate(name)) is not None
     )
 
 

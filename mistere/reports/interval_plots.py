@@ -48,7 +48,7 @@ def interval_plot(
     """
     from matplotlib.ticker import MaxNLocator
 
-    known = [one for row in rows for one in row.estimates if one is not None]
+    known = [estimate for row in rows for estimate in row.estimates if estimate is not None]
     if not known:
         return None
     names = [textwrap.fill(short(row.name, _LONGEST), _LINE) for row in rows]
@@ -57,18 +57,24 @@ def interval_plot(
     figure, axes = one_plot(WIDTH, 0.66 + height)
     shift = 0.17 if several else 0.0
     for position, row in enumerate(rows):
-        for number, one in enumerate(row.estimates):
-            if one is None:
+        for number, estimate in enumerate(row.estimates):
+            if estimate is None:
                 continue
             at = position + shift * (2 * number - 1)
-            if one.low is not None and one.high is not None:
-                axes.hlines(at, one.low, one.high, color=row.color, linewidth=3 if row.strong else 2, alpha=0.65)
+            if estimate.low is not None and estimate.high is not None:
+                axes.hlines(
+                    at, estimate.low, estimate.high, color=row.color, linewidth=3 if row.strong else 2, alpha=0.65
+                )
             size = (8.5 if row.strong else 6.5) - (1.5 if several else 0)
             face = row.color if number == 0 else "#ffffff"
-            axes.plot(one.value, at, "o", color=row.color, markersize=size, markerfacecolor=face, markeredgewidth=1.4)
-        values = " / ".join("none" if one is None else _number(one.value, signed) for one in row.estimates)
+            axes.plot(
+                estimate.value, at, "o", color=row.color, markersize=size, markerfacecolor=face, markeredgewidth=1.4
+            )
+        values = " / ".join(
+            "none" if estimate is None else _number(estimate.value, signed) for estimate in row.estimates
+        )
         axes.text(1.02, position, values, transform=axes.get_yaxis_transform(), va="center")
-    ends = [end for one in known for end in (one.value, one.low, one.high) if end is not None]
+    ends = [end for estimate in known for end in (estimate.value, estimate.low, estimate.high) if end is not None]
     if line is not None:
         axes.axvline(line[0], color=GREY, linestyle=(0, (4, 3)), linewidth=1.2)
         ends.append(line[0])

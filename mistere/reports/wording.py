@@ -98,14 +98,16 @@ def next_steps(outcome: Outcome, info: Mapping[str, Any], tracking_uri: str) -> 
         info: the record of the run's start.
         tracking_uri: of MLflow, if the deployment did not name it.
     """
-    again = str(info.get("command") or "mistere run")
-    resume = NextStep("Run again: finished stages are reused, and long ones resume from their last checkpoint.", again)
+    command = str(info.get("command") or "mistere run")
+    resume = NextStep(
+        "Run again: finished stages are reused, and long ones resume from their last checkpoint.", command
+    )
     if outcome.verdict == "deployed":
         return _released(outcome, outcome.mlflow or tracking_uri)
     if outcome.verdict in {"held", "rejected"}:
-        return _not_promoted(outcome, again, tracking_uri)
+        return _not_promoted(outcome, command, tracking_uri)
     if outcome.verdict == "data rejected":
-        return [NextStep("Fix the problems above in the dataset."), NextStep("Run again:", again)]
+        return [NextStep("Fix the problems above in the dataset."), NextStep("Run again:", command)]
     if was_interrupted(outcome):
         return [resume]
     return [NextStep("Fix the problem that is named above."), resume]
@@ -129,14 +131,14 @@ def _released(outcome: Outcome, mlflow: str) -> list[NextStep]:
     return [*steps, *_mlflow(mlflow)]
 
 
-def _not_promoted(outcome: Outcome, again: str, tracking_uri: str) -> list[NextStep]:
+def _not_promoted(outcome: Outcome, command: str, tracking_uri: str) -> list[NextStep]:
     if outcome.verdict == "held":
-        first = "Add test dialogues, which narrow the intervals of an undecided comparison, or improve the model."
+        advice = "Add test dialogues, which narrow the intervals of an undecided comparison, or improve the model."
     else:
-        first = "Look below for weak emotions and experts, and improve their data or settings."
+        advice = "Look below for weak emotions and experts, and improve their data or settings."
     return [
-        NextStep(first),
-        NextStep("Run again after the change; stages that it does not affect are reused:", again),
+        NextStep(advice),
+        NextStep("Run again after the change; stages that it does not affect are reused:", command),
         *_mlflow(tracking_uri),
     ]
 

@@ -39,17 +39,21 @@ def base_task(task: str) -> str:
     return match["task"] if match else task
 
 
-def ordered_tasks(seen: Iterable[str]) -> list[str]:
+def ordered_tasks(names: Iterable[str]) -> list[str]:
     """The tasks of a run in the pipeline's order; a sharded task is replaced by its shards.
 
     Args:
-        seen: the tasks that have a record.
+        names: the tasks that have a record.
     """
     shards: dict[str, list[tuple[int, str]]] = {}
-    for task in set(seen):
+    for task in set(names):
         if match := _SHARD.match(task):
             shards.setdefault(match["task"], []).append((int(match["index"]), task))
-    return [name for task in TASKS for name in ([one for _, one in sorted(shards[task])] if task in shards else [task])]
+    return [
+        name
+        for task in TASKS
+        for name in ([task_name for _, task_name in sorted(shards[task])] if task in shards else [task])
+    ]
 
 
 class Estimate(BaseModel):

@@ -127,22 +127,22 @@ class RunPods:
 
 def _delay(pod: dict[str, Any]) -> Iterator[str]:
     """Why a pod has not started; its last container may wait for the image, its first one for a secret."""
-    unscheduled = [one for one in pod["status"].get("conditions") or [] if one.get("type") == "PodScheduled"]
-    waiting = [one.get("state", {}).get("waiting") or {} for one in _containers(pod)]
-    for one in [*unscheduled, *waiting]:
-        reason = one.get("reason", "")
+    unscheduled = [entry for entry in pod["status"].get("conditions") or [] if entry.get("type") == "PodScheduled"]
+    waiting = [entry.get("state", {}).get("waiting") or {} for entry in _containers(pod)]
+    for entry in [*unscheduled, *waiting]:
+        reason = entry.get("reason", "")
         if reason in _REMEDIES:
-            yield f"pod {pod['metadata']['name']} waits: {reason}{_detail(one)}: {_REMEDIES[reason]}."
+            yield f"pod {pod['metadata']['name']} waits: {reason}{_detail(entry)}: {_REMEDIES[reason]}."
             return
 
 
 def _kill(pod: dict[str, Any]) -> Iterator[str]:
     """Which limit ended a pod. A process that is killed records no reason itself."""
-    ended = [one.get("state", {}).get("terminated") or {} for one in _containers(pod)]
-    for one in [pod["status"], *ended]:
-        reason = one.get("reason", "")
+    ended = [entry.get("state", {}).get("terminated") or {} for entry in _containers(pod)]
+    for entry in [pod["status"], *ended]:
+        reason = entry.get("reason", "")
         if reason in _KILLS:
-            yield f"pod {pod['metadata']['name']} was killed: {reason}{_detail(one)}: {_KILLS[reason]}."
+            yield f"pod {pod['metadata']['name']} was killed: {reason}{_detail(entry)}: {_KILLS[reason]}."
             return
 
 
@@ -151,6 +151,6 @@ def _containers(pod: dict[str, Any]) -> list[dict[str, Any]]:
     return [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
 
 
-def _detail(one: dict[str, Any]) -> str:
-    detail = redact_url(" ".join(one.get("message", "").split())).rstrip(".")[:_LONGEST]
+def _detail(entry: dict[str, Any]) -> str:
+    detail = redact_url(" ".join(entry.get("message", "").split())).rstrip(".")[:_LONGEST]
     return f" ({detail})" if detail else ""

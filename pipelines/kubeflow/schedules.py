@@ -110,7 +110,7 @@ def read_schedules(path: Path) -> ScheduleFile:
 def _explain(error: ValidationError, path: Path, values: dict[str, object]) -> UsageError:
     """The first error as a sentence, with the schedule's name if it has one."""
     errors = error.errors()  # report a misspelt key before the missing one that it causes
-    first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
+    first = next((item for item in errors if item["type"] == "extra_forbidden"), errors[0])
     location = list(first["loc"])
     owner: type[Section] = ScheduleFile
     where = ""

@@ -123,12 +123,12 @@ def take(store: ObjectStore, claim: Claim, submission: Submission) -> Claim:
     return Claim(claim.key, submission, version)
 
 
-def give_back(store: ObjectStore, before: Claim, taken: Claim) -> None:
+def give_back(store: ObjectStore, before: Claim, claimed: Claim) -> None:
     """Restore the previous record, because no run was started."""
     if before.submission is None:
-        store.delete_object(taken.key)
+        store.delete_object(claimed.key)
     else:
-        store.write(taken.key, _text(before.submission), expected=taken.version)
+        store.write(claimed.key, _text(before.submission), expected=claimed.version)
 
 
 def _text(submission: Submission) -> bytes:

@@ -16,11 +16,11 @@ def rules() -> dict[str, Rule[Any]]:
     Raises:
         MistereError: two rules have one name.
     """
-    found: dict[str, Rule[Any]] = {}
+    by_name: dict[str, Rule[Any]] = {}
     for module in pkgutil.iter_modules(__path__):
         for rule in importlib.import_module(f"{__name__}.{module.name}").RULES:
-            if found.setdefault(rule.name, rule) is not rule:
+            if by_name.setdefault(rule.name, rule) is not rule:
                 raise MistereError(
                     f"two gate rules are named {rule.name!r}, one in rules/{module.name}.py: rename one."
                 )
-    return dict(sorted(found.items()))
+    return dict(sorted(by_name.items()))

@@ -43,15 +43,17 @@ def evaluate(candidate: Candidate, thresholds: Thresholds) -> RuleResult:
     bound = thresholds.max_robustness_loss
     if bound is False:
         return not_evaluated(NAME, "No limit is set for the loss under degraded input (gate.max_robustness_loss).")
-    counted = [one for one in thresholds.robustness_conditions if CONDITIONS[one][0] in candidate.modalities]
+    counted = [
+        condition for condition in thresholds.robustness_conditions if CONDITIONS[condition][0] in candidate.modalities
+    ]
     if not counted:
         return not_evaluated(NAME, "None of the conditions that count degrades a modality of this model.")
-    losses = {one: candidate.interval(f"{PREFIX}{one}.loss") for one in counted}
-    measured = {one: loss for one, loss in losses.items() if loss is not None}
+    losses = {condition: candidate.interval(f"{PREFIX}{condition}.loss") for condition in counted}
+    measured = {condition: loss for condition, loss in losses.items() if loss is not None}
     if len(measured) < len(losses):
-        missing = next(one for one in counted if one not in measured)
+        missing = next(condition for condition in counted if condition not in measured)
         return not_measured(NAME, f"The loss under {CONDITIONS[missing][1]}", bound, "set evaluation.robustness=true")
-    worst = max(measured, key=lambda one: measured[one].high)
+    worst = max(measured, key=lambda condition: measured[condition].high)
     loss = measured[worst]
     sentence = (
         f"The largest loss is under {CONDITIONS[worst][1]}: {loss.value:.3f} of weighted F1 "
@@ -59,7 +61,7 @@ def evaluate(candidate: Candidate, thresholds: Thresholds) -> RuleResult:
     )
     if loss.high <= bound:
         return passed(NAME, loss.high, bound, f"{sentence}; up to {bound:.3f} is allowed.")
-    if max(one.low for one in measured.values()) > bound:
+    if max(loss.low for loss in measured.values()) > bound:
         return rejected(NAME, loss.high, bound, f"{sentence}, more than the allowed {bound:.3f}.")
     return held(NAME, loss.high, bound, f"{sentence}; {bound:.3f} is allowed, and the interval includes it: undecided.")
 
@@ -67,8 +69,8 @@ def evaluate(candidate: Candidate, thresholds: Thresholds) -> RuleResult:
 EXAMPLES = Examples(
     promotes={
         key: value
-        for one in ("noise_20db", "telephone_codec", "words_10")
-        for key, value in interval(f"{PREFIX}{one}.loss", 0.0, 0.01, 0.03).items()
+        for condition in ("noise_20db", "telephone_codec", "words_10")
+        for key, value in interval(f"{PREFIX}{condition}.loss", 0.0, 0.01, 0.03).items()
     },
     thresholds={"max_robustness_loss": 0.05},
     cases=(

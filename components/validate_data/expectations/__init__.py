@@ -20,14 +20,14 @@ def expectations() -> tuple[Expectation[Any], ...]:
     Raises:
         MistereError: two expectations have one name.
     """
-    found: dict[str, Expectation[Any]] = {}
+    by_name: dict[str, Expectation[Any]] = {}
     for module in pkgutil.iter_modules(__path__):
-        for one in importlib.import_module(f"{__name__}.{module.name}").EXPECTATIONS:
-            if found.setdefault(one.name, one) is not one:
+        for expectation in importlib.import_module(f"{__name__}.{module.name}").EXPECTATIONS:
+            if by_name.setdefault(expectation.name, expectation) is not expectation:
                 raise MistereError(
-                    f"two expectations are named {one.name!r}, one in expectations/{module.name}.py: rename one."
+                    f"two expectations are named {expectation.name!r}, one in expectations/{module.name}.py: rename one."
                 )
-    return tuple(sorted(found.values(), key=lambda one: LAYERS.index(one.layer)))
+    return tuple(sorted(by_name.values(), key=lambda expectation: LAYERS.index(expectation.layer)))
 
 
 def rules(dataset: Dataset, config: ValidationSettings) -> list[Rule]:

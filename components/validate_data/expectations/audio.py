@@ -78,7 +78,7 @@ EXPECTATIONS = (
         check=lambda _, settings: is_between("rate", min_value=settings.min_sample_rate),
         happened="the audio of {n} has a sample rate under {min_sample_rate} Hz ({examples})",
         fix="export the original recordings at 16000 Hz, or lower validation.min_sample_rate",
-        example="{place}: {rate:.0f} Hz",
+        example="{location}: {rate:.0f} Hz",
     ),
     _expectation(
         name="audio_channels",
@@ -87,7 +87,7 @@ EXPECTATIONS = (
         check=lambda _, settings: is_between("channels", max_value=settings.max_channels),
         happened="the audio of {n} has more than {max_channels} channels ({examples})",
         fix="export the speaker's channel alone: the model gets the mean of all channels",
-        example="{place}: {channels:.0f}",
+        example="{location}: {channels:.0f}",
     ),
     _expectation(
         name="audio_duration",
@@ -96,7 +96,7 @@ EXPECTATIONS = (
         check=lambda _, settings: is_between("seconds", min_value=settings.min_seconds, max_value=settings.max_seconds),
         happened="the audio of {n} is shorter than {min_seconds:g} s or longer than {max_seconds:g} s ({examples})",
         fix="cut the recordings at the boundaries of the utterances, or change validation.min_seconds or max_seconds",
-        example="{place}: {seconds:.3g} s",
+        example="{location}: {seconds:.3g} s",
     ),
     _expectation(
         name="audio_silent",
@@ -123,7 +123,7 @@ EXPECTATIONS = (
         check=lambda _, settings: is_between("dc_offset", max_value=settings.max_dc_offset),
         happened="the audio of {n} has a DC offset, more than the {max_dc_share:.0%} expected ({examples})",
         fix="remove the offset with a high-pass filter; a sound card or a sign error causes it",
-        example="{place}: {dc_offset:.2f}",
+        example="{location}: {dc_offset:.2f}",
         allowed_share=lambda settings: settings.max_dc_share,
     ),
     _expectation(

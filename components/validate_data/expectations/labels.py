@@ -52,7 +52,7 @@ def _label_shares(dataset: Dataset, settings: Settings) -> pd.DataFrame:
 
     rows = dataset.facts.utterances
     counts = {split: rows.loc[rows["split"] == split, "label"].value_counts().to_dict() for split in SPLITS}
-    found: list[tuple[Any, ...]] = []
+    table_rows: list[tuple[Any, ...]] = []
     for split in SPLITS[1:]:
         if counts["train"] and counts[split]:
             distance, chance = label_distance(counts["train"], counts[split])
@@ -63,8 +63,8 @@ def _label_shares(dataset: Dataset, settings: Settings) -> pd.DataFrame:
             }
             label = max(shares, key=lambda name: abs(shares[name][0] - shares[name][1]))
             detail = f"'{label}' is {shares[label][0]:.0%} of train and {shares[label][1]:.0%} here"
-            found.append((split, distance, max(settings.max_split_distance, 3 * chance), detail))
-    return pd.DataFrame(found, columns=["split", "distance", "bound", "detail"])
+            table_rows.append((split, distance, max(settings.max_split_distance, 3 * chance), detail))
+    return pd.DataFrame(table_rows, columns=["split", "distance", "bound", "detail"])
 
 
 def _label_meanings(dataset: Dataset, settings: Settings) -> pd.DataFrame:
@@ -72,12 +72,14 @@ def _label_meanings(dataset: Dataset, settings: Settings) -> pd.DataFrame:
     import pandas as pd
 
     words = dataset.facts.label_words
-    found = []
+    table_rows = []
     for split in SPLITS[1:]:
         exchange = best_exchange(words.get("train", {}), words.get(split, {}))
         if exchange:
-            found.append((split, exchange.gain, max(settings.max_label_exchange, exchange.chance), exchange.detail))
-    return pd.DataFrame(found, columns=["split", "gain", "bound", "detail"])
+            table_rows.append(
+                (split, exchange.gain, max(settings.max_label_exchange, exchange.chance), exchange.detail)
+            )
+    return pd.DataFrame(table_rows, columns=["split", "gain", "bound", "detail"])
 
 
 EXPECTATIONS = (

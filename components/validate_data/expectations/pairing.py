@@ -47,15 +47,15 @@ def _lengths(dataset: Dataset, settings: Settings) -> pd.DataFrame:
     """Rank correlation (Spearman) of the lengths of transcripts and recordings, of splits with enough pairs."""
     import pandas as pd
 
-    found = []
+    table_rows = []
     rows = dataset.facts.utterances
     pairs = rows[rows["letters_per_second"].notna()]
     for split in SPLITS:
         own = pairs.loc[pairs["split"] == split, ["text_length", "seconds"]].rank()
         if len(own) >= _FEWEST_PAIRS and own["text_length"].nunique() > 1 and own["seconds"].nunique() > 1:
             correlation = float(own["text_length"].corr(own["seconds"]))
-            found.append((split, len(own), correlation, settings.min_length_correlation))
-    return pd.DataFrame(found, columns=["split", "pairs", "correlation", "bound"])
+            table_rows.append((split, len(own), correlation, settings.min_length_correlation))
+    return pd.DataFrame(table_rows, columns=["split", "pairs", "correlation", "bound"])
 
 
 _expectation = partial(
@@ -79,7 +79,7 @@ EXPECTATIONS = (
         happened="the text of {n} is too long or too short for the recording, more than the {max_misfit_share:.0%} "
         "allowed ({examples})",
         fix="look for recordings that were cut at the wrong times, or text of other utterances",
-        example="{place}: {text_length:.0f} letters in {seconds:.1f} s",
+        example="{location}: {text_length:.0f} letters in {seconds:.1f} s",
         allowed_share=lambda settings: settings.max_misfit_share,
     ),
     _expectation(

@@ -83,7 +83,7 @@ EXPECTATIONS = (
         check=lambda _, settings: is_between("share", max_value=settings.max_repeated_share),
         happened="many utterances have the same text ({examples})",
         fix="look for a transcriber's boilerplate or a copied cell, or raise validation.max_repeated_share",
-        example="{utterances} times, first in {place}",
+        example="{utterances} times, first in {location}",
         not_checked=_no_text,
     ),
     _expectation(
@@ -93,7 +93,7 @@ EXPECTATIONS = (
         check=lambda _, settings: is_between("text_length", max_value=settings.max_text_length),
         happened="the text of {n} is longer than {max_text_length} characters ({examples})",
         fix="cut them at the boundaries of the utterances, or raise validation.max_text_length",
-        example="{place}: {text_length}",
+        example="{location}: {text_length}",
         not_checked=_no_text,
     ),
 )

@@ -161,19 +161,19 @@ def _cached_or_measured(
     language: str,
     silence_dbfs: float,
     pool: ThreadPoolExecutor,
-    wanted: frozenset[str] | None,
+    dialogues: frozenset[str] | None,
     cache: FactsCache | None,
     advance: Callable[[int], None],
 ) -> ShardFacts:
-    usable_cache = cache if file.md5 and wanted is None else None
-    found = usable_cache.find(file.md5) if usable_cache else None
-    if found is not None:
-        advance(found.rows.num_rows)
-        return found
-    found = facts_of_shard(file.path, language, silence_dbfs, pool, wanted, advance)
+    usable_cache = cache if file.md5 and dialogues is None else None
+    facts = usable_cache.find(file.md5) if usable_cache else None
+    if facts is not None:
+        advance(facts.rows.num_rows)
+        return facts
+    facts = facts_of_shard(file.path, language, silence_dbfs, pool, dialogues, advance)
     if usable_cache:
-        usable_cache.add(file.md5, found)
-    return found
+        usable_cache.add(file.md5, facts)
+    return facts
 
 
 def _unreadable() -> tuple[type[Exception], ...]:
@@ -253,28 +253,28 @@ def _in_order(table: pd.DataFrame) -> pd.Series[bool]:
 def _dialogues(table: pd.DataFrame) -> pd.DataFrame:
     named = table[table["dialogue_id"].notna()]
     named = named.assign(content=(named["text_length"] > 0) | named["has_audio"].astype(bool))
-    found = named.groupby(["split", "dialogue_id"], sort=True).agg(
+    dialogues = named.groupby(["split", "dialogue_id"], sort=True).agg(
         utterances=("turn", "size"),
         first=("turn", "min"),
         last=("turn", "max"),
         turns=("turn", "nunique"),
         has_content=("content", "any"),
     )
-    numbered = (found["first"] == 0) & (found["last"] == found["turns"] - 1)
-    found["turns_complete"] = numbered | (found["turns"] == 0)
-    return found.reset_index()
+    numbered = (dialogues["first"] == 0) & (dialogues["last"] == dialogues["turns"] - 1)
+    dialogues["turns_complete"] = numbered | (dialogues["turns"] == 0)
+    return dialogues.reset_index()
 
 
 def _splits_of(table: pd.DataFrame, column: str) -> pd.DataFrame:
     """One row per name: the splits in which it occurs, in the order train, dev, test."""
     import pandas as pd
 
-    seen: dict[str, set[str]] = {}
+    splits_by_name: dict[str, set[str]] = {}
     pairs = table.loc[table[column].notna(), [column, "split"]].drop_duplicates()
     for name, split in pairs.itertuples(index=False):
-        seen.setdefault(name, set()).add(split)
+        splits_by_name.setdefault(name, set()).add(split)
     rows = [
-        {"name": name, "splits": " and ".join(split for split in SPLITS if split in found), "split_count": len(found)}
-        for name, found in sorted(seen.items())
+        {"name": name, "splits": " and ".join(split for split in SPLITS if split in splits), "split_count": len(splits)}
+        for name, splits in sorted(splits_by_name.items())
     ]
     return pd.DataFrame(rows, columns=["name", "splits", "split_count"])

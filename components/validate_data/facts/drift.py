@@ -52,17 +52,17 @@ def drifts(now: Profile, before: Profile, bounds: DriftBounds) -> list[Drift]:
         before: the champion's dataset.
         bounds: what is allowed.
     """
-    found: list[Drift] = []
+    result: list[Drift] = []
     odd = sorted(now.labels.keys() ^ before.labels.keys())
     named = ", ".join(f"{label!r} {'is new' if label in now.labels else 'is gone'}" for label in odd[:5])
-    found.append(Drift("label_set", float(len(odd)), 0.0, "the set of labels", named))
+    result.append(Drift("label_set", float(len(odd)), 0.0, "the set of labels", named))
     distance, chance = label_distance(now.labels, before.labels)
-    found.append(
+    result.append(
         Drift("labels", distance, max(bounds.labels, 3 * chance), "the shares of the labels", _moved(now, before))
     )
     exchange = best_exchange(before.label_words, now.label_words)
     if exchange:
-        found.append(
+        result.append(
             Drift(
                 "label_meaning",
                 exchange.gain,
@@ -78,10 +78,10 @@ def drifts(now: Profile, before: Profile, bounds: DriftBounds) -> list[Drift]:
     ):
         if column in now.histograms and column in before.histograms:
             distance, chance = cumulative_distance(now.histograms[column], before.histograms[column])
-            found.append(Drift(measure, distance, max(bound, chance), what))
+            result.append(Drift(measure, distance, max(bound, chance), what))
     if now.words and before.words:
         distance, chance = label_distance(_words(now), _words(before))
-        found.append(
+        result.append(
             Drift(
                 "vocabulary",
                 distance,
@@ -90,14 +90,14 @@ def drifts(now: Profile, before: Profile, bounds: DriftBounds) -> list[Drift]:
                 _new_words(now, before),
             )
         )
-    return found
+    return result
 
 
-def table(found: list[Drift]) -> pd.DataFrame:
+def table(measures: list[Drift]) -> pd.DataFrame:
     """The measures as a table, one row each."""
     import pandas as pd
 
-    rows = [(drift.measure, drift.what, drift.distance, drift.bound, drift.detail) for drift in found]
+    rows = [(drift.measure, drift.what, drift.distance, drift.bound, drift.detail) for drift in measures]
     return pd.DataFrame(rows, columns=["measure", "what", "distance", "bound", "detail"])
 
 

@@ -69,19 +69,19 @@ def recordings(utterances: pd.DataFrame) -> pd.DataFrame:
     """
     import pandas as pd
 
-    columns = ["sound", "splits", "split_count", "copies", "place", "other"]
-    heard = utterances[utterances["sound"].notna()]
-    if heard.empty:
+    columns = ["sound", "splits", "split_count", "copies", "location", "other_location"]
+    recorded = utterances[utterances["sound"].notna()]
+    if recorded.empty:
         return pd.DataFrame(columns=columns)
-    found = heard.groupby("sound", sort=False).agg(copies=("sound", "size"), split_count=("split", "nunique"))
-    found = found.reset_index()
+    result = recorded.groupby("sound", sort=False).agg(copies=("sound", "size"), split_count=("split", "nunique"))
+    result = result.reset_index()
     located = {
         sound: _locate(same)
-        for sound, same in heard[heard.duplicated("sound", keep=False)].groupby("sound", sort=False)
+        for sound, same in recorded[recorded.duplicated("sound", keep=False)].groupby("sound", sort=False)
     }
-    for position, name in enumerate(("splits", "place", "other")):
-        found[name] = [located[sound][position] if sound in located else "" for sound in found["sound"]]
-    return found[columns]
+    for position, name in enumerate(("splits", "location", "other_location")):
+        result[name] = [located[sound][position] if sound in located else "" for sound in result["sound"]]
+    return result[columns]
 
 
 def _locate(same: pd.DataFrame) -> tuple[str, str, str]:

@@ -230,9 +230,9 @@ def _columns_of(path: Path) -> tuple[list[str], list[dict[str, str]]]:
                 described.append({"column": column, "status": "missing", "found": ""})
             continue
         single = schema.names.count(column) == 1
-        found = str(schema.field(column).type) if single else "several columns of that name"
+        actual_type = str(schema.field(column).type) if single else "several columns of that name"
         fits = single and _fits(column, schema.field(column).type)
-        described.append({"column": column, "status": "ok" if fits else "wrong type", "found": found})
+        described.append({"column": column, "status": "ok" if fits else "wrong type", "found": actual_type})
         if fits:
             usable.append(column)
     return usable, described

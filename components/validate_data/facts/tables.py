@@ -68,5 +68,5 @@ def _phrases(rows: pd.DataFrame) -> pd.DataFrame:
     ranked = sorted(frequent.items(), key=lambda item: (-item[1], item[0]))
     return pd.DataFrame(
         [(int(count), count / written if count >= _FEWEST_REPEATS else 0.0, first[phrase]) for phrase, count in ranked],
-        columns=["utterances", "share", "place"],
+        columns=["utterances", "share", "location"],
     )

@@ -72,7 +72,7 @@ def apply(
     changes = plan(pipelines, desired)
     if any(change.creates for change in changes):  # deleting and switching runs no code of this tree
         releasable_tree(allow_dirty=allow_dirty)
-    if any(one.schedule.data.policy == "latest" for one in desired) and LATEST.read(target.store).value is None:
+    if any(entry.schedule.data.policy == "latest" for entry in desired) and LATEST.read(target.store).value is None:
         raise UsageError(
             f"the policy latest needs published data, and there is none ({target.store.location(LATEST.key)} does not exist): "
             "publish some with `mistere data publish`."

@@ -160,7 +160,7 @@ def _start(
         namespace=config.cluster.namespace,
         submitted_at=time.time(),
     )
-    taken = take(target.store, before, submission)
+    claimed = take(target.store, before, submission)
     try:
         uploaded, new = ensure_uploaded(pipelines, version)
         experiment = pipelines.experiment(config.cluster.experiment)
@@ -168,7 +168,7 @@ def _start(
         print(f"data     {context.data_digest[:12]} in {context.data_remote}")
         write_run_info(target.store, context, origin)
     except MistereError:
-        give_back(target.store, before, taken)
+        give_back(target.store, before, claimed)
         raise
     try:
         run = pipelines.start(
@@ -177,11 +177,11 @@ def _start(
     except UnavailableError:
         raise  # the run may have started: the next submit looks it up by name
     except MistereError:
-        give_back(target.store, before, taken)
+        give_back(target.store, before, claimed)
         raise
     submission = submission.model_copy(update={"kfp_run_id": run.run_id, "version": uploaded.display_name})
     with suppress(MistereError):  # the run has started; readers of the record can look it up by name
-        take(target.store, taken, submission)
+        take(target.store, claimed, submission)
     return submission
 
 

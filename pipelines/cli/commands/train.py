@@ -76,7 +76,7 @@ def _train(
     checkpoint_folder.begin()
     with _epoch_status(console) as on_trial:
 
-        def one(name: str, config: MixtureConfig) -> Trial:
+        def train_once(name: str, config: MixtureConfig) -> Trial:
             return run_trial(
                 config,
                 data,
@@ -85,10 +85,12 @@ def _train(
                 on_epoch=on_trial(f"{name}, seed {config.seed}", config.epochs),
             )
 
-        trials = [one("mixture", config) for config in seeds_of(profile_config.mixture, seeds)]
+        trials = [train_once("mixture", config) for config in seeds_of(profile_config.mixture, seeds)]
         figures = summarize(trials, data, profile_config.evaluation)
         ablation = (
-            ablate(parts, profile_config.mixture, data, trials, profile_config.evaluation, one) if parts else None
+            ablate(parts, profile_config.mixture, data, trials, profile_config.evaluation, train_once)
+            if parts
+            else None
         )
     best = best_on_dev(trials)
     page = render(profile_config.mixture, data, trials, best, figures, ablation, str(embeddings))
@@ -223,15 +225,15 @@ def _show(
     metrics = figures.metrics
 
     def table(*columns: str) -> Table:
-        made = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+        result = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
         for index, column in enumerate(columns):
-            made.add_column(column, justify="right" if index else "left", no_wrap=True)
-        return made
+            result.add_column(column, justify="right" if index else "left", no_wrap=True)
+        return result
 
     scores = table("test", "weighted F1", "95 % interval", *(["± over seeds"] if several else []))
-    for name, one, std in [("mixture", figures.mixture, figures.std), *figures.rows]:
+    for name, interval, std in [("mixture", figures.mixture, figures.std), *figures.rows]:
         scores.add_row(
-            name, f"{one.value:.3f}", f"[{one.low:.3f}, {one.high:.3f}]", *([f"{std:.3f}"] if several else []),
+            name, f"{interval.value:.3f}", f"[{interval.low:.3f}, {interval.high:.3f}]", *([f"{std:.3f}"] if several else []),
             style="bold" if name == "mixture" else "",
         )  # fmt: skip
     console.print()

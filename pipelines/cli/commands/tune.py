@@ -62,9 +62,11 @@ def tune(
         weight = f"   (importance {result.importance[name]:.2f})" if name in result.importance else ""
         console.print(f"  mixture.{name:<20} {shown}{weight}")
     chosen = " ".join(f"--set mixture.{name}={_typed(value)}" for name, value in result.settings.items())
-    kept = " ".join(f"--set {setting}" for setting in settings)
+    options = " ".join(f"--set {setting}" for setting in settings)
     base = f" --profile {profile}" if profile != "sample" else ""
-    console.print(f"\nuse them:\nmistere train --embeddings {embeddings}{base} {kept + ' ' if kept else ''}{chosen}")
+    console.print(
+        f"\nuse them:\nmistere train --embeddings {embeddings}{base} {options + ' ' if options else ''}{chosen}"
+    )
 
 
 def _typed(value: Any) -> str:

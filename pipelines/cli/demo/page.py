@@ -40,7 +40,7 @@ def build_page(ask: Ask, destination: str, example: Sequence[ConversationTurn] =
         analytics_enabled=False,
         delete_cache=(_SWEEP_SECONDS, _UPLOAD_SECONDS),
     ) as page:
-        kept = gr.State(Conversation(), time_to_live=_KEPT_SECONDS)
+        state = gr.State(Conversation(), time_to_live=_KEPT_SECONDS)
         gr.HTML(rendering.heading(destination), apply_default_css=False)
         with gr.Row():
             with gr.Column(scale=5, min_width=320):
@@ -90,13 +90,13 @@ def build_page(ask: Ask, destination: str, example: Sequence[ConversationTurn] =
         def on_example(conversation: Conversation) -> list[object]:
             return shown(guarded(conversation, lambda: judged(conversation, example, ask)))
 
-        results = [kept, trouble, last, timeline, talk]
+        results = [state, trouble, last, timeline, talk]
         entered = [words, sound]
         for trigger in (add.click, words.submit):
-            trigger(on_add, [kept, *entered], [*results, *entered], api_visibility="private", show_progress="minimal")
-        remove.click(on_remove, kept, results, api_visibility="private", show_progress="minimal")
+            trigger(on_add, [state, *entered], [*results, *entered], api_visibility="private", show_progress="minimal")
+        remove.click(on_remove, state, results, api_visibility="private", show_progress="minimal")
         clear.click(on_clear, None, [*results, *entered], api_visibility="private", show_progress="minimal")
-        try_it.click(on_example, kept, results, api_visibility="private", show_progress="minimal")
+        try_it.click(on_example, state, results, api_visibility="private", show_progress="minimal")
     page.queue(max_size=_MAX_QUEUE, default_concurrency_limit=1, api_open=False)
     return page
 

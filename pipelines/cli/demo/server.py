@@ -129,8 +129,8 @@ def _without_other_hosts(send: Send) -> Send:
         if message.get("more_body"):
             return
         text = _OTHER_HOSTS.sub(b"", bytes(body))
-        kept = [(name, value) for name, value in start["headers"] if name.lower() != b"content-length"]
-        await send({**start, "headers": [*kept, (b"content-length", str(len(text)).encode())]})
+        headers = [(name, value) for name, value in start["headers"] if name.lower() != b"content-length"]
+        await send({**start, "headers": [*headers, (b"content-length", str(len(text)).encode())]})
         await send({"type": "http.response.body", "body": text})
 
     return sending

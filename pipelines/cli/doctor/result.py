@@ -81,7 +81,7 @@ def run_group(group: CheckGroup) -> Iterator[tuple[str, CheckResult]]:
         if group.first_required and number == 0 and result.status in {"failed", "skipped"} and rest:
             need = "needs" if len(rest) == 1 else "need"
             yield (
-                _join([one.name for one in rest]),
+                _join([check.name for check in rest]),
                 skipped(f"{'it' if len(rest) == 1 else 'they'} {need} {check.name}."),
             )
             return

@@ -170,7 +170,7 @@ def _assemble(directory: Path, table: pa.Table, matrices: Mapping[str, np.ndarra
     code = np.array([codes.setdefault(name, len(codes)) for name in names])
     order = np.lexsort((turns, code, split_codes))
     dialogues: dict[str, list[EmbeddedDialogue]] = {split: [] for split in SPLITS}
-    seen: dict[str, str] = {}
+    split_of_dialogue: dict[str, str] = {}
     borders = np.flatnonzero(np.diff(code[order]) | np.diff(split_codes[order])) + 1
     for rows in np.split(order, borders):
         name, split = names[rows[0]], splits[rows[0]]
@@ -180,11 +180,11 @@ def _assemble(directory: Path, table: pa.Table, matrices: Mapping[str, np.ndarra
                 f"{path}: dialogue {name!r} has turn {turns[rows[twice[0]]]} twice (rows {rows[twice[0]]} and "
                 f"{rows[twice[0] + 1]}); a turn is one utterance."
             )
-        if name in seen:
+        if name in split_of_dialogue:
             raise UsageError(
-                f"{path}: dialogue {name!r} is in {seen[name]} and in {split}; a dialogue belongs to one split."
+                f"{path}: dialogue {name!r} is in {split_of_dialogue[name]} and in {split}; a dialogue belongs to one split."
             )
-        seen[name] = split
+        split_of_dialogue[name] = split
         if not present[rows].any():
             raise UsageError(
                 f"{path}: dialogue {name!r} has no input: each of its rows is NaN in every modality; remove it."

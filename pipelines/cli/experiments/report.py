@@ -96,7 +96,7 @@ def render(
 
 def _timelines(trial: Trial, data: EmbeddedDialogues) -> list[GateTimeline]:
     test = data.split("test")
-    names, classes = [one.dialogue_id for one in test], [one.labels for one in test]
+    names, classes = [dialogue.dialogue_id for dialogue in test], [dialogue.labels for dialogue in test]
     return liveliest(names, trial.answers, classes, data.labels, _DIALOGUES)
 
 

@@ -105,10 +105,12 @@ class Resamples:
         return self._interval(self._values(one) - self._values(other), self._draws(one) - self._draws(other))
 
     def _values(self, predictions: Sequence[np.ndarray]) -> float:
-        return float(np.mean([weighted_f1(confusion(self._true, one, self._classes)) for one in predictions]))
+        return float(
+            np.mean([weighted_f1(confusion(self._true, predicted, self._classes)) for predicted in predictions])
+        )
 
     def _draws(self, predictions: Sequence[np.ndarray]) -> np.ndarray:
-        each = [weighted_f1(self._bootstrap.counts(self._true, one, self._classes)) for one in predictions]
+        each = [weighted_f1(self._bootstrap.counts(self._true, predicted, self._classes)) for predicted in predictions]
         return np.mean(each, axis=0)
 
     def _interval(self, value: float, draws: np.ndarray) -> Interval:

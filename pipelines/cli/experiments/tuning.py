@@ -129,7 +129,7 @@ def tune(
 
     def report_trial(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
         score = f"dev weighted F1 {trial.value:.3f}" if trial.value is not None else "ended early"
-        best = max((one.value for one in study.trials if one.value is not None), default=None)
+        best = max((trial.value for trial in study.trials if trial.value is not None), default=None)
         on_trial(
             f"trial {len(_finished(study))} of {trials}: {score}" + (f", best {best:.3f}" if best is not None else "")
         )

@@ -58,7 +58,7 @@ def last_run(store: ObjectStore, commit: str) -> str:
         MistereError: no run was started from the commit.
     """
     ids = {key.split("/")[1] for key in store.keys("runs") if key.endswith("/run.json")}
-    named = sorted((one for one in ids if _STARTED_IN_NAME.match(one)), reverse=True)
+    named = sorted((run_id for run_id in ids if _STARTED_IN_NAME.match(run_id)), reverse=True)
     for run_id in named:  # these ids sort by time, so the first match is the latest run
         if _is_of(read_run_info(store, run_id), commit):
             return run_id

@@ -21,11 +21,11 @@ def publish(source: str, profile: str, settings: Sequence[str], store: str | Non
     """
     target = cluster_store(load_profile(profile, settings).cluster, store)
     pinned = pin_for_cluster(source, target)
-    seen = LATEST.read(target)
-    if seen.value and (seen.value.digest, seen.value.remote) == (pinned.digest, pinned.remote):
+    previous = LATEST.read(target)
+    if previous.value and (previous.value.digest, previous.value.remote) == (pinned.digest, pinned.remote):
         print(f"{pinned.digest[:12]} is the latest data already ({target.location(LATEST.key)})")
         return
     latest = LatestData(digest=pinned.digest, remote=pinned.remote, source=source, published_at=time.time())
-    LATEST.move(target, seen.version, latest)
-    before = f", after {seen.value.digest[:12]}" if seen.value else ""
+    LATEST.move(target, previous.version, latest)
+    before = f", after {previous.value.digest[:12]}" if previous.value else ""
     print(f"{pinned.digest[:12]} is the latest data{before} ({target.location(LATEST.key)})")

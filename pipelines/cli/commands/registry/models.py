@@ -28,7 +28,9 @@ def models(location: RegistryLocation, model_name: str, *, log: bool, as_json: b
     events = read_log(location.store)
     champion = read_champion(location.store).digest
     if as_json:
-        plain: Any = [event.model_dump() for event in events] if log else [_plain(one, champion) for one in versions]
+        plain: Any = (
+            [event.model_dump() for event in events] if log else [_plain(entry, champion) for entry in versions]
+        )
         print(json.dumps(plain, indent=1))
         return
     console = Console(highlight=False)
@@ -41,7 +43,7 @@ def models(location: RegistryLocation, model_name: str, *, log: bool, as_json: b
         console.print(f"The registry holds no version of {model_name} yet: `mistere run` makes one.", markup=False)
         return
     console.print(_table(versions))
-    served = next((one for one in versions if one.bundle_digest == champion), None)
+    served = next((entry for entry in versions if entry.bundle_digest == champion), None)
     if served is not None and "champion" not in served.aliases:
         console.print(
             f"The champion in the store is version {served.version}; MLflow's alias names another. The next release corrects "
@@ -50,35 +52,35 @@ def models(location: RegistryLocation, model_name: str, *, log: bool, as_json: b
         )
 
 
-def _plain(one: RegisteredVersion, champion: str) -> dict[str, Any]:
+def _plain(entry: RegisteredVersion, champion: str) -> dict[str, Any]:
     return {
-        "model": one.name,
-        "version": one.version,
-        "aliases": list(one.aliases),
-        "champion": one.bundle_digest == champion,
-        "bundle_digest": one.bundle_digest,
-        "bundle_location": one.bundle_location,
-        "weighted_f1": one.weighted_f1,
-        "dataset": one.tags.get("dataset", ""),
-        "dvc_digest": one.tags.get("dvc_digest", ""),
-        "commit": one.tags.get("commit", ""),
-        "dirty": one.tags.get("dirty") == "True",
-        "run_id": one.tags.get("run_id", ""),
-        "created": one.created,
+        "model": entry.name,
+        "version": entry.version,
+        "aliases": list(entry.aliases),
+        "champion": entry.bundle_digest == champion,
+        "bundle_digest": entry.bundle_digest,
+        "bundle_location": entry.bundle_location,
+        "weighted_f1": entry.weighted_f1,
+        "dataset": entry.tags.get("dataset", ""),
+        "dvc_digest": entry.tags.get("dvc_digest", ""),
+        "commit": entry.tags.get("commit", ""),
+        "dirty": entry.tags.get("dirty") == "True",
+        "run_id": entry.tags.get("run_id", ""),
+        "created": entry.created,
     }
 
 
 def _table(versions: list[RegisteredVersion]) -> Table:
     table = Table("version", "aliases", "weighted F1", "dataset", "code", "bundle", "made", box=None)
-    for one in versions:
+    for entry in versions:
         table.add_row(
-            one.version,
-            ", ".join(one.aliases),
-            f"{one.weighted_f1:.3f}" if one.weighted_f1 is not None else "",
-            f"{one.tags.get('dataset', '')} {one.tags.get('dvc_digest', '')[:8]}",
-            code_of(one.tags.get("commit", ""), one.tags.get("dirty") == "True"),
-            one.bundle_digest[:12],
-            _when(one.created),
+            entry.version,
+            ", ".join(entry.aliases),
+            f"{entry.weighted_f1:.3f}" if entry.weighted_f1 is not None else "",
+            f"{entry.tags.get('dataset', '')} {entry.tags.get('dvc_digest', '')[:8]}",
+            code_of(entry.tags.get("commit", ""), entry.tags.get("dirty") == "True"),
+            entry.bundle_digest[:12],
+            _when(entry.created),
         )
     return table
 

@@ -130,9 +130,13 @@ def _served(store: ObjectStore) -> Deployment | None:
     """
     deployments = [read_deployment(store, service) for service in deployed_services(store)]
     champion = read_champion(store).digest
-    serving = [one for one in deployments if one.bundle_digest == champion] if len(deployments) > 1 else deployments
+    serving = (
+        [deployment for deployment in deployments if deployment.bundle_digest == champion]
+        if len(deployments) > 1
+        else deployments
+    )
     if deployments and len(serving) != 1:
-        names = ", ".join(one.service for one in deployments)
+        names = ", ".join(deployment.service for deployment in deployments)
         raise UsageError(
             f"{store.uri} has several deployments ({names}), and not exactly one of them serves the champion: delete "
             f"{store.location(deployment_key('NAME'))} of those that no longer exist."

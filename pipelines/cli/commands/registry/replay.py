@@ -98,13 +98,16 @@ def different_metrics(
     names = {name for name in (*first, *second) if name.startswith("test.")}
     differing = {}
     for name in names:
-        one, other = first.get(name), second.get(name)
-        if one is None or other is None or not abs(one - other) <= TOLERANCE:
-            differing[name] = (one, other)
+        first_value, second_value = first.get(name), second.get(name)
+        if first_value is None or second_value is None or not abs(first_value - second_value) <= TOLERANCE:
+            differing[name] = (first_value, second_value)
 
     def size(name: str) -> tuple[float, str]:
-        one, other = differing[name]
-        return (-abs(one - other) if one is not None and other is not None else float("-inf"), name)
+        first_value, second_value = differing[name]
+        return (
+            -abs(first_value - second_value) if first_value is not None and second_value is not None else float("-inf"),
+            name,
+        )
 
     return {name: differing[name] for name in sorted(differing, key=size)}
 
@@ -229,7 +232,7 @@ def _compared_artifacts(lineage: Lineage, outcome: Outcome) -> dict[str, dict[st
     """Digests of both runs, in the pipeline's order."""
     digests = {}
     for name, (task, output) in _ARTIFACTS.items():
-        record = next((one for one in outcome.stages if one.task == task and one.status in FINISHED), None)
+        record = next((stage for stage in outcome.stages if stage.task == task and stage.status in FINISHED), None)
         digests[name] = {
             "then": lineage.artifacts.get(name, ""),
             "now": record.outputs.get(output, "") if record else "",
@@ -248,8 +251,8 @@ def _print_report(report: Mapping[str, Any], then: Environment, now: Environment
     else:
         differences = report["differences"]
         _say(f"DIFFERENT: {len(differences)} of {report['compared']} test metrics differ by more than {TOLERANCE:g}.")
-        for name, (one, other) in list(differences.items())[:10]:
-            _say(f"  {name}: {_number(one)} then, {_number(other)} now")
+        for name, (first_value, second_value) in list(differences.items())[:10]:
+            _say(f"  {name}: {_number(first_value)} then, {_number(second_value)} now")
         changed = [name for name, pair in report["artifacts"].items() if pair["then"] != pair["now"]]
         _say(
             f"The first artifact that differs: {changed[0]}."

@@ -180,7 +180,7 @@ def _may_deploy(cluster: Cluster) -> CheckResult:
 
 def _is_ready(node: dict[str, Any]) -> bool:
     conditions = node.get("status", {}).get("conditions") or []
-    return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
 
 
 def group(cluster: Cluster) -> CheckGroup:

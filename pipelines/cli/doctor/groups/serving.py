@@ -49,7 +49,7 @@ def _kserve(cluster: Cluster) -> CheckResult:
 
 def _tag(deployment: dict[str, Any]) -> str:
     containers = deployment["spec"]["template"]["spec"]["containers"]
-    images = [one["image"] for one in containers if "kserve" in one["image"]]
+    images = [container["image"] for container in containers if "kserve" in container["image"]]
     return images[0].partition("@")[0].rpartition(":")[2] if images else "unknown"
 
 
