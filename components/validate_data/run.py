@@ -87,7 +87,7 @@ def run(
 
 
 def write_report(validation: Validation, files: list[ShardFile], folder: Path, digest: str) -> None:
-    """Write the verdict as data, Great Expectations' results, the HTML page, and what is set aside."""
+    """Write the verdict as data, Great Expectations' results, the HTML page, and the quarantined dialogues."""
     from components.validate_data.report import render
 
     (folder / VERDICT).write_text(verdict_json(validation), encoding="utf-8")
@@ -127,7 +127,7 @@ def _champions_data(step: Step, digest: str) -> Profile | None:
 
 
 def _accepted(reference: UtteranceSet, aside: Quarantine | None) -> UtteranceSet:
-    """The dataset without what is set aside; the same reference if nothing is."""
+    """The dataset without the quarantined dialogues; the same reference if there are none."""
     if aside is None:
         return reference
     names = {split: sorted(dialogues) for split, dialogues in sorted(aside.dialogues.items())}

@@ -94,7 +94,7 @@ def test_a_second_run_in_the_same_output_is_refused(tmp_path: Path) -> None:
     with (tmp_path / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         result = mistere("run", "--profile", "tiny", "--output", str(tmp_path))
-    assert result.returncode == 1 and "another run is at work" in one_line(result)
+    assert result.returncode == 1 and "another run is in progress" in one_line(result)
 
 
 @pytest.mark.long

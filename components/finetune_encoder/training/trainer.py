@@ -162,7 +162,7 @@ def half_of(micro: int, modality: str) -> int:
 def halved(micro: int, micro_batch: int, effective: int) -> str:
     """The message about a halved batch."""
     return (
-        f"{micro} utterances at once do not fit into the device's memory: going on with {micro_batch} at once; an optimiser step "
+        f"{micro} utterances at once do not fit into the device's memory: continuing with {micro_batch} at once; an optimiser step "
         f"still sees {effective}."
     )
 

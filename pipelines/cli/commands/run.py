@@ -91,7 +91,7 @@ def _only_run(output: Path) -> Iterator[LocalStore]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise MistereError(
-                f"another run is at work in {store.root.parent}: wait for it, or choose another --output."
+                f"another run is in progress in {store.root.parent}: wait for it, or choose another --output."
             ) from None
         _delete_partial_outputs(store)
         yield store
@@ -143,5 +143,5 @@ def _follow(process: subprocess.Popen[bytes], events: Path, store: LocalStore, r
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             raise MistereError(
-                f"interrupted; what has finished is kept in {store.uri}, and the same command goes on from there."
+                f"interrupted; finished steps are kept in {store.uri}, and the same command resumes from there."
             ) from None

@@ -184,7 +184,7 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_step(
     listener = Listener()
     tune(reference, LocalStore(tmp_path / "2"), tmp_path / "b", listener, settings)
     assert listener.notes == [
-        "8 utterances at once do not fit into the device's memory: going on with 4 at once; an optimiser step still sees 8."
+        "8 utterances at once do not fit into the device's memory: continuing with 4 at once; an optimiser step still sees 8."
     ]
     assert close(tmp_path / "a", tmp_path / "b", 1e-4)
 

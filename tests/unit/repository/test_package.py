@@ -108,13 +108,14 @@ def test_it_runs_the_code_of_the_wheel(installed: Installed) -> None:
     assert "meld" in installed.mistere("data", "import", "--help").stdout
 
 
-@pytest.mark.parametrize("name", ["mistere/__init__.py", "mistere.py"])
-def test_the_command_names_a_foreign_package_mistere(installed: Installed, tmp_path: Path, name: str) -> None:
-    (tmp_path / name).parent.mkdir(exist_ok=True)
-    (tmp_path / name).write_text("raise RuntimeError('the package of a user')\n")
+@pytest.mark.parametrize("suffix", ["/__init__.py", ".py"], ids=["folder", "file"])
+def test_the_command_names_a_foreign_package_mistere(installed: Installed, tmp_path: Path, suffix: str) -> None:
+    module = tmp_path / f"mistere{suffix}"
+    module.parent.mkdir(exist_ok=True)
+    module.write_text("raise RuntimeError('the package of a user')\n")
     done = installed.mistere("--version", PYTHONPATH=str(tmp_path))
     assert done.returncode == 1 and done.stdout == "" and done.stderr.count("\n") == 1, done.stderr
-    location = (tmp_path / name).parent if name.endswith("__init__.py") else tmp_path / name
+    location = module.parent if suffix == "/__init__.py" else module
     assert f"imports the package 'mistere' from {location}, " in done.stderr and "PYTHONPATH" in done.stderr
 
 

@@ -73,7 +73,7 @@ def _lines(diff: DataDiff) -> Iterator[str]:
             shown = _some(names[:_MOST_NAMES], len(names))
             yield f"{len(names):,} speaker{'' if len(names) == 1 else 's'} {what}: {shown}"
     if diff.unmeasured:
-        yield f"{diff.unmeasured:,} recordings tell no duration and are not counted in the minutes."
+        yield f"{diff.unmeasured:,} recordings have no readable duration and are not counted in the minutes."
 
 
 def _some(names: list[str], count: int) -> str:
