@@ -79,7 +79,9 @@ def read_reference(path: str | Path, cls: type[Manifest]) -> str:
     try:
         manifest = cls.model_validate_json((Path(path) / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValidationError) as error:
-        raise ArtifactError(f"{path} holds no {cls.__name__}: the task before this one did not finish.") from error
+        raise ArtifactError(
+            f"{path} holds no {cls.__name__}: the task before this one did not finish; see its log, then run again."
+        ) from error
     return manifest.digest
 
 
@@ -169,7 +171,9 @@ def _validated(stage: Stage, config: Mapping[str, Any]) -> Section:
         return stage.config.model_validate(dict(config))
     except ValidationError as error:
         first = error.errors()[0]
-        raise UsageError(f"{stage.name}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
+        raise UsageError(
+            f"{stage.name}: {'.'.join(map(str, first['loc']))}: {first['msg']}; correct the setting."
+        ) from error
 
 
 def _identity(context: RunContext) -> RunIdentity:

@@ -65,7 +65,7 @@ def run_context(run: Mapping[str, Any], job: str, profile: str = "") -> RunConte
         context = RunContext.model_validate({"store": "", "tracking_uri": "", **given})
     except ValidationError as error:
         first = error.errors()[0]
-        raise UsageError(f"run: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
+        raise UsageError(f"run: {'.'.join(map(str, first['loc']))}: {first['msg']}; correct the setting.") from error
     if context.schedule:
         return context.model_copy(update={"run_id": f"{context.run_id}-{_checked(job)}"})
     return context

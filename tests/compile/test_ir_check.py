@@ -70,7 +70,7 @@ def compiled(producer: Any, path: Path) -> dict[str, Any]:
     return spec
 
 
-def test_a_loop_over_an_untyped_list_is_refused_as_by_the_driver(tmp_path: Path) -> None:
+def test_a_loop_over_an_untyped_list_is_a_mismatch(tmp_path: Path) -> None:
     """Seen on KFP 2.17.0: ``input parameter "item" type mismatch: expect STRUCT, got string``."""
     (mismatch,) = find_mismatches(compiled(list_untyped, tmp_path / "loop.yaml"))
     assert "input 'item' is declared STRUCT and gets STRING" in mismatch
@@ -80,8 +80,8 @@ def test_a_loop_over_a_list_of_structs_is_accepted(tmp_path: Path) -> None:
     assert list(find_mismatches(compiled(list_structs, tmp_path / "loop.yaml"))) == []
 
 
-def inner(spec: dict[str, Any]) -> dict[str, Any]:
-    """The tasks of the part that runs once the data is valid."""
+def training_tasks(spec: dict[str, Any]) -> dict[str, Any]:
+    """The tasks of the branch that runs if the data is valid."""
     tasks: dict[str, Any] = spec["components"]["comp-condition-3"]["dag"]["tasks"]
     return tasks
 
@@ -96,28 +96,28 @@ def change_artifact(spec: dict[str, Any]) -> None:
     model["artifactType"]["schemaTitle"] = "system.EncoderCheckpoint"
 
 
-def list_to_one(spec: dict[str, Any]) -> None:
+def declare_one_artifact_instead_of_a_list(spec: dict[str, Any]) -> None:
     del spec["components"]["comp-extract-embeddings"]["inputDefinitions"]["artifacts"]["shards"]["isArtifactList"]
 
 
-def unbind(spec: dict[str, Any]) -> None:
-    del inner(spec)["train-moe"]["inputs"]["parameters"]["mixture"]
+def remove_binding(spec: dict[str, Any]) -> None:
+    del training_tasks(spec)["train-moe"]["inputs"]["parameters"]["mixture"]
 
 
 def add_input(spec: dict[str, Any]) -> None:
-    inner(spec)["train-moe"]["inputs"]["parameters"]["seed"] = {"runtimeValue": {"constant": 1.0}}
+    training_tasks(spec)["train-moe"]["inputs"]["parameters"]["seed"] = {"runtimeValue": {"constant": 1.0}}
 
 
 def change_constant(spec: dict[str, Any]) -> None:
-    inner(spec)["finetune-encoder"]["inputs"]["parameters"]["modality"] = {"runtimeValue": {"constant": 1.0}}
+    training_tasks(spec)["finetune-encoder"]["inputs"]["parameters"]["modality"] = {"runtimeValue": {"constant": 1.0}}
 
 
-def forget_to_wait(spec: dict[str, Any]) -> None:
-    inner(spec)["evaluate-model"]["dependentTasks"].remove("train-moe")
+def remove_dependency(spec: dict[str, Any]) -> None:
+    training_tasks(spec)["evaluate-model"]["dependentTasks"].remove("train-moe")
 
 
-def wait_for_nobody(spec: dict[str, Any]) -> None:
-    inner(spec)["train-moe"]["dependentTasks"].append("train-mixture")
+def depend_on_a_missing_task(spec: dict[str, Any]) -> None:
+    training_tasks(spec)["train-moe"]["dependentTasks"].append("train-mixture")
 
 
 def remove_component(spec: dict[str, Any]) -> None:
@@ -142,15 +142,15 @@ def loop_over_a_struct(spec: dict[str, Any]) -> None:
 
 
 def rename_item(spec: dict[str, Any]) -> None:
-    inner(spec)["for-loop-4"]["parameterIterator"]["itemInput"] = "item"
+    training_tasks(spec)["for-loop-4"]["parameterIterator"]["itemInput"] = "item"
 
 
 def loop_over_constants(spec: dict[str, Any]) -> None:
-    inner(spec)["for-loop-4"]["parameterIterator"]["items"] = {"raw": '[{"shard": 0}, 1]'}
+    training_tasks(spec)["for-loop-4"]["parameterIterator"]["items"] = {"raw": '[{"shard": 0}, 1]'}
 
 
 def change_condition(spec: dict[str, Any]) -> None:
-    policy = inner(spec)["condition-6"]["triggerPolicy"]
+    policy = training_tasks(spec)["condition-6"]["triggerPolicy"]
     policy["condition"] = policy["condition"].replace("gate-model-Output", "gate-Output")
 
 
@@ -161,12 +161,12 @@ def remove_loop_output(spec: dict[str, Any]) -> None:
 MUTATIONS: list[tuple[Callable[[dict[str, Any]], None], str]] = [
     (rename_output, "output 'model' of task 'train-moe', which does not exist"),
     (change_artifact, "gets system.EncoderCheckpoint from output 'model' of task 'train-moe'"),
-    (list_to_one, "input 'shards' takes one artifact and gets a list"),
-    (unbind, "its required input 'mixture' is not bound"),
+    (declare_one_artifact_instead_of_a_list, "input 'shards' takes one artifact and gets a list"),
+    (remove_binding, "its required input 'mixture' is not bound"),
     (add_input, "its component has no input 'seed'"),
     (change_constant, "input 'modality' is declared STRING and gets the constant 1.0"),
-    (forget_to_wait, "comes from task 'train-moe', for which the task does not wait"),
-    (wait_for_nobody, "it waits for the missing task 'train-mixture'"),
+    (remove_dependency, "comes from task 'train-moe', for which the task does not wait"),
+    (depend_on_a_missing_task, "it waits for the missing task 'train-mixture'"),
     (remove_component, "refers to the missing component 'comp-gate-model'"),
     (remove_executor, "component 'comp-gate-model' has no executor"),
     (change_parameter, "input 'mixture' is declared STRING and gets STRUCT"),

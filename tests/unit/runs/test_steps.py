@@ -226,7 +226,10 @@ def test_damaged_input_fails_the_step_and_is_named(local: Runner) -> None:
 
 
 def test_missing_input_raises_a_readable_error(local: Runner) -> None:
-    with pytest.raises(ArtifactError, match=r"holds no EvaluationReport: the task before this one did not finish; see its log, then run again\."):
+    with pytest.raises(
+        ArtifactError,
+        match=r"holds no EvaluationReport: the task before this one did not finish; see its log, then run again\.",
+    ):
         local.gate(str(local.folder / "nothing"))
 
 
