@@ -37,8 +37,8 @@ from mistere.common.digests.code import git_state, source_digest
 from mistere.common.errors import ArtifactError, ExitCode, MistereError, UsageError
 from mistere.common.os_errors import disk_error
 from mistere.common.processes.parent_death import die_with_parent
-from mistere.common.progress import EVENTS_VARIABLE, emit
 from mistere.common.processes.threads import wait_passively
+from mistere.common.progress import EVENTS_VARIABLE, emit
 from mistere.config.base import Section
 from mistere.engine.attempts import AttemptsExhaustedError, begin_attempt, forget_attempts
 from mistere.engine.finished_steps import find_finished, remember
