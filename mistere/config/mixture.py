@@ -11,7 +11,9 @@ from mistere.config.base import SeededSection
 
 
 class MixtureConfig(SeededSection):
-    """The mixture of experts and its training; the defaults are the published ones (arXiv 2602.23300).
+    """The mixture of experts and its training.
+
+    The profile ``published`` holds the settings of the published model (arXiv 2602.23300).
 
     Attributes:
         modalities: modalities of the embeddings to use, in order; empty for all.
@@ -21,6 +23,7 @@ class MixtureConfig(SeededSection):
         gate: a ``learned`` gate, or the ``mean`` of the present experts.
         class_weights: weight of each class in the focal losses: ``none``, inverse to its count in train (``balanced``), or
             the square root of that (``sqrt``); the mean over train utterances is 1.
+        batches: dialogues of a batch: of similar ``length``, or a ``random`` choice.
         schedule: course of the learning rate after the warm-up, until the last epoch.
         warmup_epochs: epochs (fractions allowed) over which the learning rate rises linearly from 0.
         precision: precision of training; ``auto`` is bf16 on a GPU that supports it, else fp32. ``bf16`` falls back to fp32
@@ -50,8 +53,25 @@ class MixtureConfig(SeededSection):
         default=120, gt=0, description="Width of queries, keys and values; a multiple of ``attention_heads``."
     )
     attention_heads: int = Field(default=3, gt=0, validate_default=True, description="Heads of the attention.")
+    attention_projections: Literal[1, 2] = Field(
+        default=1,
+        description="Linear layers in a row for the queries, for the keys, for the values, and for the output of the attention.",
+    )
     attention_dropout: float = Field(default=0.1, ge=0, lt=1, description="Dropout of the attention weights.")
     fusion_dropout: float = Field(default=0.5, ge=0, lt=1, description="Dropout of the cross-modal expert.")
+    output_dropout: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="Dropout before the output layer of the cross-modal expert; ``fusion_dropout`` if not set.",
+    )
+    fusion_skip: Literal["projection", "input"] = Field(
+        default="projection",
+        description="Start of the linear skip past the co-attention blocks: a modality's projection, or its embeddings.",
+    )
+    layer_norm_eps: float = Field(
+        default=1e-5, gt=0, description="Added to the variance in the LayerNorms of the cross-modal expert."
+    )
     gate: Literal["learned", "mean"] = "learned"
     gate_hidden: int = Field(default=10, gt=0, description="Width of the expert gate's hidden layer.")
     gate_temperature: float = Field(
@@ -65,6 +85,10 @@ class MixtureConfig(SeededSection):
     consistency_weight: float = Field(
         default=0.1, ge=0, description="Weight of the divergence between the experts' predictions; 0 disables it."
     )
+    consistency_scale: Literal["mean", "dialogue"] = Field(
+        default="mean",
+        description="That divergence is the mean over utterances, or their sum divided by the number of dialogues only.",
+    )
     class_weights: Literal["none", "balanced", "sqrt"] = "none"
     modality_dropout: float = Field(
         default=0.1, ge=0, lt=1, description="Share of training utterances from which one modality is removed."
@@ -72,6 +96,7 @@ class MixtureConfig(SeededSection):
     learning_rate: float = Field(default=1e-5, gt=0, description="Peak learning rate of Adam.")
     weight_decay: float = Field(default=0.0, ge=0, description="Weight decay of Adam.")
     batch_dialogues: int = Field(default=8, gt=0, description="Dialogues in a batch.")
+    batches: Literal["length", "random"] = "length"
     epochs: int = Field(default=100, gt=0, description="Epochs of training at most.")
     patience: int = Field(default=20, gt=0, description="Epochs without improvement on dev after which training stops.")
     gradient_clip: float = Field(default=1.0, gt=0, description="Maximum norm of the gradient.")

@@ -1,9 +1,9 @@
-"""Training throughput of the mixture relative to a plain implementation of the published design.
+"""Training throughput of the mixture relative to an independent, plain implementation of the published model.
 
 usage: mistere bench training_speed [--seconds S] [--width D] [--hidden H] [--corpus NAME]
 
-Dialogues as long as IEMOCAP's (mean 49, up to 110) and MELD's (mean 10, up to 33); 2048-wide inputs, H = 512, published
-sizes, 8 dialogues a batch. The plain one pads to the longest dialogue of a batch in file order and computes in fp32, as the
+Dialogues as long as IEMOCAP's (mean 49, up to 110) and MELD's (mean 10, up to 33); 2048-wide inputs, H = 512, 8 dialogues a
+batch. Both have the settings of the profile `published`. The plain one pads to the longest dialogue of a batch in file order and computes in fp32, as the
 published scripts do. The variants alternate within one run, so that a slow period of the machine affects all of them; the ratio
 is of the medians. Then: the two losses on a batch of equal lengths, where a step's time goes, the time of an epoch and the
 peak memory at 1, 4 and 16 times the dialogues.
@@ -30,7 +30,9 @@ from mistere.model.embeddings import EmbeddedDialogue, EmbeddedDialogues
 from mistere.model.mixture.mixture import MixtureOfExperts
 from mistere.model.mixture.prediction import make_batch
 from mistere.model.mixture.training import MixtureTraining, dialogue_batches, uses_bf16
-from tests.bench.reference.published_design import PublishedDesign, padded, step
+from pipelines.profiles import load_profile
+from tests.bench.reference.published_design import PADDING, Published, PublishedDesign, padded, step
+from tests.bench.reference.published_weights import from_mixture
 
 CLASSES = 6
 CORPORA = {"IEMOCAP-like": (49, 18, 110), "MELD-like": (10, 6, 33)}
@@ -71,10 +73,20 @@ def embeddings(lengths: Sequence[int], width: int, folder: Path | None = None) -
     return EmbeddedDialogues({"train": dialogues, "dev": dialogues[:2]}, matrices, [str(i) for i in range(CLASSES)])
 
 
+def published(hidden: int) -> MixtureConfig:
+    """The published settings with another width."""
+    return load_profile("published").mixture.model_copy(update={"hidden": hidden, "fusion_width": 2 * hidden})
+
+
+def plain_size(config: MixtureConfig, width: int) -> Published:
+    """Sizes of the plain implementation."""
+    return Published(classes=CLASSES, width=(width, width), context=config.hidden, fusion=config.fusion_width)
+
+
 def plain_steps(config: MixtureConfig, data: EmbeddedDialogues) -> list[tuple[int, Callable[[], None]]]:
     """One step per batch in file order; yields the number of utterances."""
     torch.manual_seed(0)
-    model = PublishedDesign(config, list(data.dimensions.values()), CLASSES).train()
+    model = PublishedDesign(plain_size(config, data.dimensions["text"])).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
     train = data.split("train")
     groups = [train[i : i + config.batch_dialogues] for i in range(0, len(train), config.batch_dialogues)]
@@ -82,7 +94,7 @@ def plain_steps(config: MixtureConfig, data: EmbeddedDialogues) -> list[tuple[in
     def one(group: Sequence[EmbeddedDialogue]) -> None:
         read = [data.read(dialogue) for dialogue in group]
         batch = [padded([rows[name] for rows in read]) for name in ("speech", "text")]
-        step(model, optimizer, [*batch, padded([dialogue.labels for dialogue in group])], config.gradient_clip)
+        step(model, optimizer, [*batch, padded([dialogue.labels for dialogue in group], PADDING)])
 
     return [(sum(map(len, group)), lambda group=group: one(group)) for group in groups]  # type: ignore[misc]
 
@@ -118,15 +130,16 @@ def loss_difference(config: MixtureConfig, width: int) -> float:
     """Between the plain loss and ours, same weights, 8 dialogues of 12 turns, without dropout."""
     torch.manual_seed(0)
     model = MixtureOfExperts(config, {"speech": width, "text": width}, CLASSES).eval()
-    plain = PublishedDesign(config, [width, width], CLASSES).eval()
-    plain.copy_from(model)
+    plain = PublishedDesign(plain_size(config, width)).eval()
+    plain.load_state_dict(from_mixture(model.state_dict(), plain.size))
     data = embeddings([12] * config.batch_dialogues, width)
     train = data.split("train")
     read, labels = [data.read(dialogue) for dialogue in train], [dialogue.labels for dialogue in train]
     batch = make_batch(read, data.dimensions, labels)
     with torch.no_grad():
         ours = model.loss(batch, model(batch))
-        theirs = plain.loss(*(padded([rows[name] for rows in read]) for name in ("speech", "text")), padded(labels))
+        output = plain(*(padded([rows[name] for rows in read]) for name in ("speech", "text")))
+        theirs = sum(plain.losses(output, padded(labels, PADDING)).values())
     return abs(float(ours) - float(theirs))
 
 
@@ -148,7 +161,7 @@ def profile(config: MixtureConfig, data: EmbeddedDialogues) -> list[tuple[str, f
 
 def grow(times: int, width: int, hidden: int) -> None:
     """Print seconds of an epoch, its utterances and the peak of anonymous memory, with ``times`` the dialogues."""
-    config = MixtureConfig(hidden=hidden, fusion_width=2 * hidden)
+    config = published(hidden)
     with tempfile.TemporaryDirectory() as folder:
         data = embeddings(lengths_like("MELD-like", 64 * times), width, Path(folder))
         training = MixtureTraining(config, data)
@@ -177,7 +190,7 @@ def main() -> None:
     if options.grow:
         grow(options.grow, options.width, options.hidden)
         return
-    config = MixtureConfig(hidden=options.hidden, fusion_width=2 * options.hidden)
+    config = published(options.hidden)
     print(f"largest difference of the losses on equal lengths: {loss_difference(config, options.width):.1e}")
     bf16 = config.model_copy(update={"precision": "bf16"})
     has_bf16 = uses_bf16(bf16, torch.device("cpu"))

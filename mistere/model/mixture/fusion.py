@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -17,15 +18,25 @@ class MaskedAttention(nn.Module):
 
     Only the narrow queries, keys and values are padded. Rows that are not ``present`` ``[N]`` are masked as keys, and so are
     later turns if the attention is causal. The output of a query without any key is zero.
+
+    With two projections, a linear layer of the inner width follows those to the inner width and precedes the one from it, as
+    where ``torch.nn.MultiheadAttention`` stands between linear layers.
     """
 
-    def __init__(self, width: int, inner: int, heads: int, dropout: float, *, causal: bool = False) -> None:
+    def __init__(
+        self, width: int, inner: int, heads: int, dropout: float, *, projections: int = 1, causal: bool = False
+    ) -> None:
         super().__init__()
         if inner % heads:
             raise ValueError(f"attention_width {inner} is not a multiple of attention_heads {heads}")
         self.heads, self.rate, self.causal = heads, dropout, causal
-        self.query, self.key, self.value = (nn.Linear(width, inner) for _ in range(3))
-        self.output = nn.Linear(inner, width)
+        two = projections == 2
+        self.query, self.key, self.value = (
+            nn.Sequential(nn.Linear(width, inner), _inner_projection(inner)) if two else nn.Linear(width, inner)
+            for _ in range(3)
+        )
+        output = nn.Linear(inner, width)
+        self.output = nn.Sequential(_inner_output(inner), output) if two else output
 
     def forward(
         self, queries: Tensor, keys: Sequence[Tensor], present: Sequence[Tensor], turns: PackedDialogues
@@ -50,6 +61,22 @@ class MaskedAttention(nn.Module):
         return self.output(turns.unpad(answer.transpose(1, 2)).flatten(1)) * turns.unpad(some)
 
 
+def _inner_projection(width: int) -> nn.Linear:
+    """A layer initialised as the input projections of ``torch.nn.MultiheadAttention``, which are three in one matrix."""
+    layer = nn.Linear(width, width)
+    bound = math.sqrt(6 / (4 * width))
+    nn.init.uniform_(layer.weight, -bound, bound)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _inner_output(width: int) -> nn.Linear:
+    """A layer initialised as the output projection of ``torch.nn.MultiheadAttention``."""
+    layer = nn.Linear(width, width)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
 class AttentionLayer(nn.Module):
     """Attention, dropout, residual, LayerNorm: ``[N, D]`` to ``[N, D]``."""
 
@@ -61,10 +88,11 @@ class AttentionLayer(nn.Module):
             config.attention_width,
             config.attention_heads,
             config.attention_dropout,
+            projections=config.attention_projections,
             causal=config.context_mode == "causal",
         )
         self.dropout = nn.Dropout(config.fusion_dropout)
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
 
     def forward(
         self, stream: Tensor, keys: Sequence[Tensor], present: Sequence[Tensor], turns: PackedDialogues
@@ -98,8 +126,8 @@ class FusionBlock(nn.Module):
 class CoAttentionFusion(nn.Module):
     """The published cross-modal expert.
 
-    Each modality is projected to one width; blocks of co-attention and self-attention follow, plus a linear skip; the
-    streams are concatenated → LayerNorm → Linear → ReLU → logits. An utterance that lacks a modality
+    Each modality is projected to one width; blocks of co-attention and self-attention follow, plus a linear skip of the
+    projection, or of the input itself (``fusion_skip``); the streams are concatenated → LayerNorm → Linear → ReLU → logits. An utterance that lacks a modality
     has a learned vector in that stream and is never a key for the others, so its prediction comes from the turns around it.
 
     Args:
@@ -114,10 +142,11 @@ class CoAttentionFusion(nn.Module):
         self.projections = nn.ModuleList(nn.Linear(d, width) for d in widths)
         self.missing = nn.ParameterList(nn.Parameter(torch.zeros(width)) for _ in widths)
         self.blocks = nn.ModuleList(FusionBlock(config, len(widths)) for _ in range(config.fusion_blocks))
-        self.skips = nn.ModuleList(nn.Linear(width, width) for _ in widths)
-        self.norm = nn.LayerNorm(width * len(widths))
+        self.skips_input = config.fusion_skip == "input"
+        self.skips = nn.ModuleList(nn.Linear(d if self.skips_input else width, width) for d in widths)
+        self.norm = nn.LayerNorm(width * len(widths), eps=config.layer_norm_eps)
         self.hidden = nn.Linear(width * len(widths), width)
-        self.dropout = nn.Dropout(config.fusion_dropout)
+        self.dropout = nn.Dropout(_output_dropout(config))
         self.output = nn.Linear(width, classes)
 
     def forward(
@@ -131,7 +160,8 @@ class CoAttentionFusion(nn.Module):
         streams = projected
         for block in self.blocks:
             streams = block(streams, present, turns)
-        views = [stream + skip(first) for stream, skip, first in zip(streams, self.skips, projected, strict=True)]
+        skipped = inputs if self.skips_input else projected
+        views = [stream + skip(first) for stream, skip, first in zip(streams, self.skips, skipped, strict=True)]
         hidden = self.hidden(self.norm(torch.cat(views, dim=-1))).relu()
         return self.output(self.dropout(hidden)), views
 
@@ -143,7 +173,7 @@ class FeedForwardFusion(nn.Module):
         super().__init__()
         streams = 2 * config.hidden
         self.hidden = nn.Linear(streams * len(widths), config.fusion_width)
-        self.dropout = nn.Dropout(config.fusion_dropout)
+        self.dropout = nn.Dropout(_output_dropout(config))
         self.output = nn.Linear(config.fusion_width, classes)
 
     def forward(
@@ -152,3 +182,7 @@ class FeedForwardFusion(nn.Module):
         """Logits ``[N, C]`` and the context streams ``[N, 2 H]`` themselves as the views."""
         hidden = self.hidden(torch.cat(list(context), dim=-1)).relu()
         return self.output(self.dropout(hidden)), list(context)
+
+
+def _output_dropout(config: MixtureConfig) -> float:
+    return config.fusion_dropout if config.output_dropout is None else config.output_dropout

@@ -171,7 +171,8 @@ class MixtureOfExperts(nn.Module):
                     views.float(), targets, config.contrastive_temperature
                 )
         if config.consistency_weight:
-            total = total + config.consistency_weight * expert_consistency_loss(
-                output.expert_logits, output.expert_present
-            )
+            divergence = expert_consistency_loss(output.expert_logits, output.expert_present)
+            if config.consistency_scale == "dialogue":
+                divergence = divergence * (len(batch.turns) / len(batch.turns.lengths))
+            total = total + config.consistency_weight * divergence
         return total

@@ -117,7 +117,9 @@ class MixtureTraining:
         torch.manual_seed(self.config.seed * 1_000_003 + self.epoch)
         draw = random.Random(self.config.seed * 1_000_003 + self.epoch)
         self.model.train()
-        batches = dialogue_batches(self.data.split("train"), self.config.batch_dialogues, draw)
+        batches = dialogue_batches(
+            self.data.split("train"), self.config.batch_dialogues, draw, by_length=self.config.batches == "length"
+        )
         total = torch.zeros((), device=self.device)
         for index, dialogues in enumerate(batches):
             for group in self.optimizer.param_groups:
@@ -248,12 +250,20 @@ def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def dialogue_batches(
-    dialogues: Sequence[EmbeddedDialogue], size: int, draw: random.Random
+    dialogues: Sequence[EmbeddedDialogue], size: int, draw: random.Random, *, by_length: bool = True
 ) -> list[list[EmbeddedDialogue]]:
-    """Batches of similar length in random order: equal lengths are shuffled among themselves, then the batches."""
+    """Batches in random order, of dialogues of similar length or of any.
+
+    Args:
+        dialogues: of one split.
+        size: number of dialogues in a batch.
+        draw: source of the order.
+        by_length: similar length; dialogues of equal length are shuffled among themselves.
+    """
     order = list(dialogues)
     draw.shuffle(order)
-    order.sort(key=len)
+    if by_length:
+        order.sort(key=len)
     batches = [order[start : start + size] for start in range(0, len(order), size)]
     draw.shuffle(batches)
     return batches

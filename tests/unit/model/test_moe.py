@@ -646,3 +646,11 @@ def test_batches_contain_each_dialogue_once_grouped_by_length(toy: EmbeddedDialo
     spans = sorted((min(map(len, batch)), max(map(len, batch))) for batch in batches)
     assert all(first[1] <= second[0] for first, second in itertools.pairwise(spans))
     assert dialogue_batches(dialogues, 5, random.Random(1)) != batches
+
+
+def test_random_batches_mix_lengths(toy: EmbeddedDialogues) -> None:
+    dialogues = toy.split("train")
+    batches = dialogue_batches(dialogues, 5, random.Random(0), by_length=False)
+    assert sorted(d.dialogue_id for batch in batches for d in batch) == sorted(d.dialogue_id for d in dialogues)
+    spans = sorted((min(map(len, batch)), max(map(len, batch))) for batch in batches)
+    assert any(first[1] > second[0] for first, second in itertools.pairwise(spans))
