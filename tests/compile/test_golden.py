@@ -78,6 +78,12 @@ def test_pipeline_has_at_most_ten_parameters_and_no_secret() -> None:
     assert not any(word in text for word in ("password", "secret_key", "aws_access", "token="))
 
 
+def test_every_parameter_has_a_default() -> None:
+    """A run from the page is refused with 400 otherwise: ``parameter run is not optional`` (KFP 2.17.0, backend/src/apiserver)."""
+    parameters = pipeline_spec()["root"]["inputDefinitions"]["parameters"]
+    assert [name for name, parameter in parameters.items() if "defaultValue" not in parameter] == []
+
+
 def test_pipeline_outputs_metrics_confusion_matrix_and_report() -> None:
     output_types = {
         output["artifactType"]["schemaTitle"]
