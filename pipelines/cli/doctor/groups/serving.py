@@ -83,7 +83,8 @@ def _trainjob_sections(cluster: Cluster) -> list[str]:
 def trainer(cluster: Cluster, sections: list[str]) -> CheckResult:
     """Whether Kubeflow Trainer is installed for the sections that train in a TrainJob."""
     if not cluster.serves("trainer.kubeflow.org", "v1alpha1", "trainjobs"):
-        several = [getattr(cluster.plan.config, name).num_nodes > 1 for name in sections]
+        configs = [getattr(cluster.plan.config, name) for name in sections]
+        several = [config.num_nodes > 1 or not config.nodes.trainjob for config in configs]
         settings = " and ".join(
             f"{name}.{'num_nodes' if many else 'nodes.trainjob'}" for name, many in zip(sections, several, strict=True)
         )
