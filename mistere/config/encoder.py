@@ -100,6 +100,8 @@ class EncoderConfig(SeededSection):
         train_layers: with ``full``, the number of top transformer layers to train; None for all.
         pooling: over frames or tokens. ``layer_mix`` learns a weight for each hidden layer before the mean; ``first`` and
             ``last`` read one position.
+        attentive_width: hidden width of the attention in ``attentive`` pooling: 128 (``narrow``), or the ``backbone``'s.
+        layer_norm: of the pooled vector (``after_pooling``), or of the backbone's states (``before_pooling``).
         projection: width of the utterance vector.
         dropout: dropout before the classification head.
         context_turns: number of turns before an utterance that a text encoder reads with it.
@@ -138,6 +140,8 @@ class EncoderConfig(SeededSection):
     train_layers: int | None = Field(default=None, ge=0)
     lora: LoraSettings = LoraSettings()
     pooling: Literal["mean", "attentive", "first", "last", "layer_mix"] = "mean"
+    attentive_width: Literal["narrow", "backbone"] = "narrow"
+    layer_norm: Literal["after_pooling", "before_pooling"] = "after_pooling"
     projection: int = Field(default=2048, gt=0)
     dropout: float = Field(default=0.5, ge=0, lt=1)
     context_turns: int = Field(default=0, ge=0, le=64)
@@ -155,6 +159,9 @@ class EncoderConfig(SeededSection):
     )
     weight_decay: float = Field(default=0.01, ge=0)
     warmup: float = Field(default=0.1, ge=0, lt=1, description="Share of the steps.")
+    schedule: Literal["linear", "constant"] = Field(
+        default="linear", description="Course of the learning rate after the warm-up: down to 0, or unchanged."
+    )
     gradient_checkpointing: bool = False
     precision: Precision = "auto"
     device: Device = "auto"

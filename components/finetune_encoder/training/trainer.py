@@ -239,7 +239,7 @@ def _arguments(job: TrainingJob, directory: Path, share: Share, precision: torch
         per_device_eval_batch_size=2 * share.micro,
         gradient_accumulation_steps=share.accumulation,
         warmup_steps=config.warmup,
-        lr_scheduler_type="linear",
+        lr_scheduler_type="linear" if config.schedule == "linear" else "constant_with_warmup",
         max_grad_norm=1.0,
         eval_strategy="epoch",
         save_strategy="epoch",

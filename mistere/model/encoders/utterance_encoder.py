@@ -1,4 +1,7 @@
-"""The utterance encoder of every family: backbone → pooling → LayerNorm → projection (the utterance vector) → head."""
+"""The utterance encoder of every family: backbone → pooling → LayerNorm → projection (the utterance vector) → head.
+
+With ``layer_norm: before_pooling`` the LayerNorm precedes the pooling.
+"""
 
 from __future__ import annotations
 
@@ -22,16 +25,29 @@ class Pooling(nn.Module):
     ``mean``, ``first`` and ``last`` read the last layer; ``layer_mix`` averages every layer over time and learns a softmax
     weight for each; ``attentive`` learns a weight for each position and concatenates mean and standard deviation (P = 2 D,
     attentive statistics pooling, Okabe et al., arXiv 1803.10963).
+
+    Args:
+        kind: the pooling.
+        width: D.
+        layers: L.
+        attentive_width: hidden width of the attention: 128 (``narrow``), or D (``backbone``), with the initial weights and
+            the smallest variance of the published model.
     """
 
-    def __init__(self, kind: str, width: int, layers: int) -> None:
+    def __init__(self, kind: str, width: int, layers: int, attentive_width: str = "narrow") -> None:
         super().__init__()
         self.kind = kind
         self.output_width = 2 * width if kind == "attentive" else width
         if kind == "layer_mix":
             self.layer_logits = nn.Parameter(torch.zeros(layers))
         if kind == "attentive":
-            self.attention = nn.Sequential(nn.Linear(width, 128), nn.Tanh(), nn.Linear(128, 1))
+            wide = attentive_width == "backbone"
+            hidden = width if wide else 128
+            self._least_variance = 1e-5 if wide else 1e-6
+            score = nn.Linear(hidden, 1, bias=not wide)
+            self.attention = nn.Sequential(nn.Linear(width, hidden), nn.Tanh(), score)
+            if wide:
+                nn.init.normal_(score.weight)
 
     def forward(self, states: list[Tensor], mask: Tensor) -> Tensor:
         if self.kind == "first":
@@ -53,7 +69,7 @@ class Pooling(nn.Module):
         weight = scores.softmax(1)[..., None]
         mean = (weight * states).sum(1)
         variance = (weight * (states - mean[:, None]).square()).sum(1)
-        return torch.cat([mean, variance.clamp(min=1e-6).sqrt()], dim=-1)
+        return torch.cat([mean, variance.clamp(min=self._least_variance).sqrt()], dim=-1)
 
 
 class UtteranceEncoder(nn.Module):
@@ -78,15 +94,20 @@ class UtteranceEncoder(nn.Module):
         self.family, self.settings = family, settings
         self.backbone = family.load_backbone()
         width = family.hidden_size(self.backbone)
-        self.pooling = Pooling(settings.pooling, width, len(family.layers(self.backbone)) + 1)
-        self.norm = nn.LayerNorm(self.pooling.output_width)
+        layers = len(family.layers(self.backbone)) + 1
+        self.pooling = Pooling(settings.pooling, width, layers, settings.attentive_width)
+        self._norm_first = settings.layer_norm == "before_pooling"
+        self.norm = nn.LayerNorm(width if self._norm_first else self.pooling.output_width)
         self.projection = nn.Linear(self.pooling.output_width, settings.projection)
         self.head = nn.Sequential(nn.ReLU(), nn.Dropout(settings.dropout), nn.Linear(settings.projection, classes))
 
     def embed(self, batch: dict[str, Tensor]) -> Tensor:
         """Utterance vectors ``[B, projection]``."""
         states, mask = self.family.hidden_states(self.backbone, batch)
-        return self.projection(self.norm(self.pooling(states, mask)))
+        if not self._norm_first:
+            return self.projection(self.norm(self.pooling(states, mask)))
+        read = states if self.settings.pooling == "layer_mix" else states[-1:]
+        return self.projection(self.pooling([self.norm(layer.float()) for layer in read], mask))
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Logits ``[B, classes]``."""

@@ -263,6 +263,62 @@ def test_pooling_ignores_padding(kind: str) -> None:
         torch.testing.assert_close(actual[1], states[-1][1, :2].mean(0))
 
 
+def published_vector(encoder: UtteranceEncoder, states: torch.Tensor) -> torch.Tensor:
+    """The paper's utterance vector of the last layer's real states ``[T, D]`` of one utterance, from its equations."""
+    weights = dict(encoder.named_parameters())
+    centred = states - states.mean(-1, keepdim=True)
+    variance = centred.square().mean(-1, keepdim=True)
+    normed = centred / (variance + 1e-5).sqrt() * weights["norm.weight"] + weights["norm.bias"]
+    pooled = normed.mean(0)
+    if encoder.settings.pooling == "attentive":
+        hidden = torch.tanh(normed @ weights["pooling.attention.0.weight"].T + weights["pooling.attention.0.bias"])
+        share = torch.softmax(hidden @ weights["pooling.attention.2.weight"][0], dim=0)[:, None]
+        mean = (share * normed).sum(0)
+        pooled = torch.cat([mean, ((share * normed**2).sum(0) - mean**2).clamp(min=1e-5).sqrt()])
+    return pooled @ weights["projection.weight"].T + weights["projection.bias"]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("decoder_text", {"pooling": "attentive", "attentive_width": "backbone"}),
+        ("audio_language", {"pooling": "mean", "prompt": "<|audio_bos|><|AUDIO|><|audio_eos|>What is the emotion?:"}),
+    ],
+)
+def test_published_pooling_follows_its_equations(
+    bases: dict[str, Path], name: str, changes: dict[str, object], tmp_path: Path
+) -> None:
+    encoder = encoder_of(bases, name, layer_norm="before_pooling", **changes)
+    with torch.no_grad():
+        for parameter in encoder.norm.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    utterances = inputs_of(encoder.family.modality)
+    batch = encoder.family.collate([encoder.family.prepare(utterance) for utterance in utterances])
+    with torch.inference_mode():
+        states, mask = encoder.family.hidden_states(encoder.backbone, batch)
+        expected = torch.stack(
+            [published_vector(encoder, row[real]) for row, real in zip(states[-1], mask, strict=True)]
+        )
+        torch.testing.assert_close(encoder.embed(batch), expected, atol=1e-5, rtol=1e-5)
+    save_tuned(encoder, tmp_path)
+    again = load_tuned(encoder.family, encoder.settings, CLASSES, tmp_path / "tuned.safetensors")
+    torch.testing.assert_close(embedded(again, utterances), expected, atol=1e-5, rtol=1e-5)
+    if name == "decoder_text":
+        width = encoder.family.hidden_size(encoder.backbone)
+        assert encoder.pooling.attention[0].weight.shape == (width, width)
+        assert encoder.pooling.attention[2].bias is None
+
+
+def test_prompt_after_the_audio_is_pooled_with_it(bases: dict[str, Path]) -> None:
+    batches = []
+    for question in ("", "What is the emotion?:"):
+        encoder = encoder_of(bases, "audio_language", prompt=f"<|audio_bos|><|AUDIO|><|audio_eos|>{question}")
+        batches.append(encoder.family.collate([encoder.family.prepare(wave) for wave in inputs_of("speech")]))
+    added = batches[1]["pooled"].sum(1) - batches[0]["pooled"].sum(1)
+    assert (added > 0).all() and len(set(added.tolist())) == 1
+    assert (batches[1]["pooled"].sum(1) == batches[1]["mask"].sum(1) - 1).all()  # all but <|audio_bos|>
+
+
 def test_attentive_pooling_of_a_single_position_has_a_finite_gradient() -> None:
     states = torch.randn(1, 1, 6, requires_grad=True)
     Pooling("attentive", 6, 1)([states], torch.ones(1, 1, dtype=torch.bool)).sum().backward()

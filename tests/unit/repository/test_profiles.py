@@ -13,6 +13,11 @@ from pipelines.profiles import PIPELINE_CONFIG, PROFILES
 PUBLISHED: dict[str, dict[str, Any]] = {
     "speech": {
         "source": "hub:Qwen/Qwen2-Audio-7B",
+        "prompt": "<|audio_bos|><|AUDIO|><|audio_eos|>What is the emotion of the person?:",
+        "layer_norm": "before_pooling",
+        "weight_decay": 0.0,
+        "warmup": 0.0,
+        "schedule": "constant",
         "tuning": "lora",
         "pooling": "mean",
         "projection": 2048,
@@ -29,6 +34,11 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     },
     "text": {
         "source": "hub:Qwen/Qwen2.5-7B",
+        "attentive_width": "backbone",
+        "layer_norm": "before_pooling",
+        "weight_decay": 0.0,
+        "warmup": 0.0,
+        "schedule": "constant",
         "tuning": "lora",
         "pooling": "attentive",
         "projection": 2048,
