@@ -154,4 +154,4 @@ def _hashing(path: Path) -> hashing.Config:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return (str(error).splitlines() or [type(error).__name__])[0].strip().rstrip(".")[:200]
