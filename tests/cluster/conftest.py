@@ -42,7 +42,7 @@ class Cluster:
     folder: Path
     answers: dict[str, list[list[float]]]
     token: str = "admin"
-    said: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
 
     def kubeconfig(self, token: str = "admin") -> Path:
         path = self.folder / f"kubeconfig-{token}"
@@ -91,7 +91,7 @@ class Cluster:
     def to(
         self, bundle: ArtifactHandle[ModelBundle], config: DeploymentConfig, image: str = IMAGE
     ) -> ClusterDeployment:
-        return ClusterDeployment(connect(), self.deployment(bundle, config, image), self.said.append)
+        return ClusterDeployment(connect(), self.deployment(bundle, config, image), self.messages.append)
 
     def behave(self, bundle: ArtifactHandle[ModelBundle], how: str, service: str = "") -> None:
         name = bundle.manifest.digest[:12]
@@ -108,16 +108,16 @@ class Cluster:
 @pytest.fixture
 def free_ports(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pods listen on unused local ports."""
-    with socket.socket() as one, socket.socket() as other:
-        one.bind(("127.0.0.1", 0))
-        other.bind(("127.0.0.1", 0))
-        monkeypatch.setattr(protocol, "HTTP_PORT", int(one.getsockname()[1]))
-        monkeypatch.setattr(protocol, "GRPC_PORT", int(other.getsockname()[1]))
+    with socket.socket() as first, socket.socket() as second:
+        first.bind(("127.0.0.1", 0))
+        second.bind(("127.0.0.1", 0))
+        monkeypatch.setattr(protocol, "HTTP_PORT", int(first.getsockname()[1]))
+        monkeypatch.setattr(protocol, "GRPC_PORT", int(second.getsockname()[1]))
 
 
 @pytest.fixture
 def make_cluster(tmp_path: Path, free_ports: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Cluster]]:
-    made: list[Cluster] = []
+    clusters: list[Cluster] = []
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
 
     def make(start: Any = None, **options: Any) -> Cluster:
@@ -126,11 +126,11 @@ def make_cluster(tmp_path: Path, free_ports: None, monkeypatch: pytest.MonkeyPat
         controller = Controller(api, start or (lambda container, address: LightPredictor(container, address, answers)))
         cluster = Cluster(api, KubernetesServer(api), controller, tmp_path, answers)
         monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig()))
-        made.append(cluster)
+        clusters.append(cluster)
         return cluster
 
     yield make
-    for cluster in made:
+    for cluster in clusters:
         cluster.server.stop()
         cluster.controller.stop()
 

@@ -77,10 +77,10 @@ def mounted(api: KfpApi, s3_store: S3Store, session_cache: Path, tmp_path: Path)
     """A DVC project whose default remote is on the S3 server; the dataset is pushed once per server."""
     listed = list(S3Store(REMOTE).keys("files"))
     if not listed:
-        made = session_cache / "few"
-        if not made.is_dir():
-            make_dataset(made, islice(rows(audio=False), 4))
-        pin(str(made), REMOTE)
+        dataset = session_cache / "few"
+        if not dataset.is_dir():
+            make_dataset(dataset, islice(rows(audio=False), 4))
+        pin(str(dataset), REMOTE)
         listed = list(S3Store(REMOTE).keys("files"))
     *_, start, rest = next(key for key in listed if key.endswith(".dir")).split("/")
     return MountedCluster(api, s3_store, dvc_project(tmp_path / "project", REMOTE, start + rest))

@@ -31,7 +31,9 @@ def is_gone(cluster: Cluster, name: str) -> bool:
 
 def watch_ready(cluster: Cluster) -> Callable[[], set[str]]:
     def ready(live: dict[str, Any]) -> str:
-        return next(str(one["status"]) for one in live["status"]["conditions"] if one["type"] == "Ready")
+        return next(
+            str(condition["status"]) for condition in live["status"]["conditions"] if condition["type"] == "Ready"
+        )
 
     return _seen(cluster, ready, set)
 

@@ -33,7 +33,7 @@ def sentence(error: pytest.ExceptionInfo[MistereError]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("trouble", "kind", "says"),
+    ("trouble", "kind", "message_part"),
     [
         (
             Trouble("GET", "", 401),
@@ -56,11 +56,13 @@ def sentence(error: pytest.ExceptionInfo[MistereError]) -> str:
         (Trouble("GET", "", 200, times=9, seconds=0.5), UnavailableError, "did not answer in time"),
     ],
 )
-def test_an_invalid_response_is_reported(api: KfpApi, trouble: Trouble, kind: type[MistereError], says: str) -> None:
+def test_an_invalid_response_is_reported(
+    api: KfpApi, trouble: Trouble, kind: type[MistereError], message_part: str
+) -> None:
     api.troubles = [trouble]
     with pytest.raises(kind) as error:
         client(api.url, patience=0.3 if trouble.seconds else 20.0).run("abc")
-    assert says in sentence(error)
+    assert message_part in sentence(error)
     assert len(api.requests) <= 4
 
 
@@ -120,7 +122,7 @@ def test_a_valid_token_survives_an_outage_of_the_kubernetes_api(api: KfpApi, mon
 
 
 @pytest.mark.parametrize(
-    ("claims", "says"),
+    ("claims", "message_part"),
     [
         (VALID, "is valid until 2096-10-02 07:06 UTC: the Kubernetes API, which reviews it, may be away"),
         ({**VALID, "exp": 1.6e9}, "it expired on 2020-09-13 12:26 UTC; get a new one"),
@@ -136,16 +138,16 @@ def test_a_valid_token_survives_an_outage_of_the_kubernetes_api(api: KfpApi, mon
     ],
 )
 def test_the_claims_of_a_refused_token_explain_the_refusal(
-    api: KfpApi, monkeypatch: pytest.MonkeyPatch, claims: dict[str, Any], says: str
+    api: KfpApi, monkeypatch: pytest.MonkeyPatch, claims: dict[str, Any], message_part: str
 ) -> None:
     token = json_web_token(**claims)
     monkeypatch.setenv("KFP_TOKEN", token)
     api.token = "another"
     with pytest.raises(PipelinesError) as error:
         Pipelines(api.url, "mistere", backoff=0.001, outage=0.01).pipeline("p", "d")
-    assert says in sentence(error) and error.value.status == 401 and token not in str(error.value)
-    assert isinstance(error.value, UnavailableError) == ("valid until" in says)
-    assert (len(api.requests) > 1) == ("valid until" in says)
+    assert message_part in sentence(error) and error.value.status == 401 and token not in str(error.value)
+    assert isinstance(error.value, UnavailableError) == ("valid until" in message_part)
+    assert (len(api.requests) > 1) == ("valid until" in message_part)
 
 
 @pytest.mark.parametrize("token", ["opaque", "a.b.c", "a.!!.c", "a.W10.c", "..", "a.bnVsbA.c"])
@@ -213,15 +215,15 @@ def test_a_pod_uses_its_mounted_token(api: KfpApi, monkeypatch: pytest.MonkeyPat
     assert client(api.url).experiment("e")
 
 
-@pytest.mark.parametrize(("clock", "says"), [(-1200.0, "20 minutes ahead of"), (7200.0, "120 minutes behind")])
+@pytest.mark.parametrize(("clock", "message_part"), [(-1200.0, "20 minutes ahead of"), (7200.0, "120 minutes behind")])
 @pytest.mark.parametrize("status", [0, 401])
-def test_clock_skew_is_reported(api: KfpApi, clock: float, says: str, status: int) -> None:
+def test_clock_skew_is_reported(api: KfpApi, clock: float, message_part: str, status: int) -> None:
     api.clock = clock
     if status:
         api.troubles = [Trouble("GET", "", status)]
     with pytest.raises(PipelinesError) as error:
         client(api.url).experiment("e")
-    assert says in sentence(error) and "timedatectl set-ntp true" in sentence(error)
+    assert message_part in sentence(error) and "timedatectl set-ntp true" in sentence(error)
 
 
 def test_small_clock_skew_is_ignored(api: KfpApi) -> None:

@@ -32,12 +32,12 @@ def test_a_bundle_is_served_and_deploying_it_again_changes_nothing(cluster: Clus
     bundle = cluster.bundle("a")
     to = cluster.to(bundle, config)
     assert not to.serves()
-    done = to.roll_out(bundle, nothing)
+    rolled_out = to.roll_out(bundle, nothing)
     assert (
-        "largest difference from the offline evaluation: 0.0e+00" in done.message
-        and "2 utterances by REST" in done.message
+        "largest difference from the offline evaluation: 0.0e+00" in rolled_out.message
+        and "2 utterances by REST" in rolled_out.message
     )
-    assert done.address.startswith("http://mistere") and to.serves() == done.address
+    assert rolled_out.address.startswith("http://mistere") and to.serves() == rolled_out.address
     live = cluster.api.find("inferenceservices", "mistere")
     assert live is not None
     managers = {(entry["manager"], entry["operation"]) for entry in live["metadata"]["managedFields"]}
@@ -46,8 +46,8 @@ def test_a_bundle_is_served_and_deploying_it_again_changes_nothing(cluster: Clus
     before = cluster.server.changes()
     assert before == ["PATCH mistere"]
     to.roll_out(bundle, nothing)
-    again = cluster.api.find("inferenceservices", "mistere")
-    assert again is not None and again["metadata"]["generation"] == live["metadata"]["generation"] == 1
+    service = cluster.api.find("inferenceservices", "mistere")
+    assert service is not None and service["metadata"]["generation"] == live["metadata"]["generation"] == 1
     assert cluster.server.changes() == [*before, "PATCH mistere"]
     assert len(cluster.api.all("pods")) == 1
 
@@ -66,11 +66,11 @@ def test_the_address_is_one_that_answers(
     monkeypatch.setattr(kserve_controller, "DOMAIN", domain)
     cluster.controller.creates_ingress = creates_ingress
     bundle = cluster.bundle("a")
-    done = cluster.to(bundle, STANDARD).roll_out(bundle, nothing)
-    assert done.address == cluster.to(bundle, STANDARD).serves() == expected
+    rolled_out = cluster.to(bundle, STANDARD).roll_out(bundle, nothing)
+    assert rolled_out.address == cluster.to(bundle, STANDARD).serves() == expected
     inside = expected.endswith(".local")
     forward = "kubectl port-forward --namespace mistere service/mistere-predictor 8080:80"
-    assert port_forward(done.address) == (forward if inside else "")
+    assert port_forward(rolled_out.address) == (forward if inside else "")
 
 
 def test_a_roll_out_waits_while_kserve_reports_progress(cluster: Cluster) -> None:
@@ -78,16 +78,18 @@ def test_a_roll_out_waits_while_kserve_reports_progress(cluster: Cluster) -> Non
     first, second = cluster.bundle("a"), cluster.bundle("b")
     cluster.to(first, STANDARD).roll_out(first, nothing)
     cluster.behave(second, "nowhere", "mistere")
-    seen: list[str] = []
+    observed: list[str] = []
 
     def renew_lease() -> None:
         live = cluster.api.find("inferenceservices", "mistere") or {"status": {"conditions": []}}
-        seen.extend(one["status"] for one in live["status"]["conditions"] if one["type"] == "Ready")
-        if seen[-1:] == ["Unknown"]:
+        observed.extend(
+            condition["status"] for condition in live["status"]["conditions"] if condition["type"] == "Ready"
+        )
+        if observed[-1:] == ["Unknown"]:
             cluster.behave(second, "", "mistere")  # a node has room now
 
     cluster.to(second, STANDARD).roll_out(second, renew_lease)
-    assert set(seen) == {"True", "Unknown"} and cluster.served() == second.manifest.digest
+    assert set(observed) == {"True", "Unknown"} and cluster.served() == second.manifest.digest
 
 
 def test_a_refused_pod_of_an_earlier_attempt_is_no_refusal_now(cluster: Cluster) -> None:
@@ -119,7 +121,7 @@ def test_a_second_bundle_waits_for_the_resources_of_its_candidate(
 ) -> None:
     first, second = cluster.bundle("a"), cluster.bundle("b")
     cluster.to(first, STANDARD).roll_out(first, nothing)
-    end, seen = cluster.controller._end, list[str]()
+    end, observed = cluster.controller._end, list[str]()
 
     def pod_reads() -> int:
         return sum("/pods?" in path for _, path in cluster.server.calls)
@@ -128,13 +130,13 @@ def test_a_second_bundle_waits_for_the_resources_of_its_candidate(
         if name.startswith("mistere-candidate"):
             reads = pod_reads()
             until(lambda: pod_reads() >= reads + 2)  # the deployment asks whether the pod is gone
-            seen.append(cluster.server.changes()[-1])
+            observed.append(cluster.server.changes()[-1])
         end(name)
 
     monkeypatch.setattr(cluster.controller, "_end", slowly)
     monkeypatch.setattr(cluster_deployment, "_WATCH_SECONDS", 0.2)
     cluster.to(second, STANDARD).roll_out(second, nothing)
-    assert seen == ["DELETE mistere-candidate"], "nothing was applied while its pod still left"
+    assert observed == ["DELETE mistere-candidate"], "nothing was applied while its pod still left"
     assert cluster.served() == second.manifest.digest
 
 
@@ -196,12 +198,12 @@ def test_a_failure_in_the_service_only_is_rolled_back_whatever_ready_says(
     cluster.api.edit("inferenceservices", "mistere", {"spec": {"predictor": {"priorityClassName": "high"}}})
     before = cluster.api.find("inferenceservices", "mistere")
     cluster.behave(second, "crash", "mistere")
-    seen = watch_ready(cluster)
+    observed = watch_ready(cluster)
     with pytest.raises(MistereError, match="CrashLoopBackOff"):
         cluster.to(second, config).roll_out(second, nothing)
     after = cluster.api.find("inferenceservices", "mistere")
     assert before is not None and after is not None and after["spec"] == before["spec"]
-    conditions = seen()
+    conditions = observed()
     if config.mode == "standard":
         assert conditions == {"True"}, "KServe 0.20 reports nothing while the pod of the first model serves"
     managers = {entry["manager"]: entry["fieldsV1"] for entry in after["metadata"]["managedFields"]}
@@ -248,7 +250,7 @@ def test_knative_sends_a_share_of_the_traffic_before_all_of_it(cluster: Cluster)
     shares = watch_shares(cluster)
     cluster.to(second, config).roll_out(second, nothing)
     assert shares()[-2:] == [20, 100]
-    assert any("20 % of the traffic goes to the new revision" in said for said in cluster.said)
+    assert any("20 % of the traffic goes to the new revision" in message for message in cluster.messages)
     assert "canaryTrafficPercent" not in cluster.api.find("inferenceservices", "mistere")["spec"]["predictor"]  # type: ignore[index]
 
 
@@ -258,14 +260,14 @@ def test_a_restarting_canary_is_rolled_back(cluster: Cluster) -> None:
     cluster.to(first, config).roll_out(first, nothing)
 
     def renew_lease() -> None:
-        if any("20 %" in said for said in cluster.said):
+        if any("20 %" in message for message in cluster.messages):
             cluster.behave(second, "restarts", "mistere")
 
     shares = watch_shares(cluster)
     with pytest.raises(MistereError, match="restarted while it had 20 % of the traffic"):
         cluster.to(second, config).roll_out(second, renew_lease)
-    seen = shares()
-    assert cluster.served() == first.manifest.digest and max(seen[seen.index(20) :]) == 20
+    observed = shares()
+    assert cluster.served() == first.manifest.digest and max(observed[observed.index(20) :]) == 20
 
 
 def sleep(deployment: ClusterDeployment) -> None:
@@ -283,8 +285,8 @@ def test_a_setting_is_applied_to_a_service_scaled_to_zero(cluster: Cluster) -> N
     bundle = cluster.bundle("a")
     cluster.to(bundle, config).roll_out(bundle, nothing)
     sleep(cluster.to(bundle, config))
-    done = cluster.to(bundle, config.model_copy(update={"max_replicas": 7})).roll_out(bundle, nothing)
-    assert "unchanged and scaled to zero" in done.message
+    rolled_out = cluster.to(bundle, config.model_copy(update={"max_replicas": 7})).roll_out(bundle, nothing)
+    assert "unchanged and scaled to zero" in rolled_out.message
     assert cluster.api.find("inferenceservices", "mistere")["spec"]["predictor"]["maxReplicas"] == 7  # type: ignore[index]
 
 
@@ -297,12 +299,12 @@ def test_a_canary_without_requests_scales_to_zero_and_is_released(cluster: Clust
     asleep: list[bool] = []
 
     def renew_lease() -> None:
-        if not asleep and any("20 %" in said for said in cluster.said):
+        if not asleep and any("20 %" in message for message in cluster.messages):
             asleep.append(True)
             sleep(cluster.to(second, config))
 
-    done = cluster.to(second, config).roll_out(second, renew_lease)
-    assert asleep and "is scaled to zero now" in done.message and cluster.served() == second.manifest.digest
+    rolled_out = cluster.to(second, config).roll_out(second, renew_lease)
+    assert asleep and "is scaled to zero now" in rolled_out.message and cluster.served() == second.manifest.digest
 
 
 def test_changing_the_number_of_pods_creates_no_revision(cluster: Cluster) -> None:
@@ -335,7 +337,7 @@ def test_pods_are_called_at_their_own_address_inside_the_cluster(cluster: Cluste
     configuration = Configuration(host=cluster.server.url, api_key={"authorization": "bearer admin"})
     bundle = cluster.bundle("a")
     to = ClusterDeployment(
-        KubernetesApi(configuration, inside=True), cluster.deployment(bundle, KNATIVE), cluster.said.append
+        KubernetesApi(configuration, inside=True), cluster.deployment(bundle, KNATIVE), cluster.messages.append
     )
     assert "by REST" in to.roll_out(bundle, nothing).message
     assert not any("proxy" in path for _, path in cluster.server.calls)

@@ -53,7 +53,7 @@ def test_a_healthy_kubeflow_passes(pipelines_api: PipelinesApi) -> None:
     assert troubles(results) == {}
     assert f"version 2.17.0 at {pipelines_api.url}" in results["the server"].sentence
     assert results["schedules"].sentence.startswith("5, each")
-    assert len([one for one in pipelines_api.asked if "/versions/v1" in one]) == 5
+    assert len([request for request in pipelines_api.received if "/versions/v1" in request]) == 5
 
 
 def test_single_user_kubeflow_is_queried_without_a_namespace(pipelines_api: PipelinesApi) -> None:
@@ -128,14 +128,14 @@ PIPELINES_TROUBLE: dict[str, tuple[Callable[[PipelinesApi], Any], str, str, str]
 
 @pytest.mark.parametrize("trouble", PIPELINES_TROUBLE)
 def test_kubeflow_failures_are_reported(trouble: str, pipelines_api: PipelinesApi) -> None:
-    spoil, check, status, says = PIPELINES_TROUBLE[trouble]
+    spoil, check, status, message_part = PIPELINES_TROUBLE[trouble]
     spoil(pipelines_api)
     result = results_of(kubeflow.group(plan(host=pipelines_api.url)))[check]
-    assert (result.status, says in result.sentence) == (status, True), result
+    assert (result.status, message_part in result.sentence) == (status, True), result
 
 
 @pytest.mark.parametrize(
-    ("token", "says"),
+    ("token", "message_part"),
     [
         ("", "requires a token (401): put one into KFP_TOKEN"),
         ("stale", "does not accept the token in KFP_TOKEN (401): it may have expired"),
@@ -148,20 +148,20 @@ def test_kubeflow_failures_are_reported(trouble: str, pipelines_api: PipelinesAp
     ],
 )
 def test_a_rejected_token_is_reported(
-    token: str, says: str, pipelines_api: PipelinesApi, monkeypatch: pytest.MonkeyPatch
+    token: str, message_part: str, pipelines_api: PipelinesApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipelines_api.token = "the right one"
     monkeypatch.setenv("KFP_TOKEN", token)
     results = results_of(kubeflow.group(plan(host=pipelines_api.url)))
     assert results["the server"].status == "ok" and results["token"].status == "failed"
-    assert says in results["token"].sentence and "stale" not in results["token"].sentence
+    assert message_part in results["token"].sentence and "stale" not in results["token"].sentence
     assert results["namespace"].status == results["schedules"].status == "failed"
 
 
 def test_unresponsive_hosts_are_reported(pipelines_api: PipelinesApi, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipelines.cli.doctor.http_probe.TIMEOUT_SECONDS", (0.3, 0.3))
     pipelines_api.silent = True
-    for host, says in (
+    for host, message_part in (
         (pipelines_api.url, "did not answer in time"),
         (f"http://127.0.0.1:{free_port()}", "cannot be reached: check the address, and the VPN or port-forward"),
         (f"https://127.0.0.1:{pipelines_api.port}", "certificate"),
@@ -170,7 +170,7 @@ def test_unresponsive_hosts_are_reported(pipelines_api: PipelinesApi, monkeypatc
         ("http://[half", "is not a URL"),
     ):
         results = results_of(kubeflow.group(plan(host=host)))
-        assert results["the server"].status == "failed" and says in results["the server"].sentence, results
+        assert results["the server"].status == "failed" and message_part in results["the server"].sentence, results
         assert results["token, namespace, pipeline and schedules"].sentence == "they need the server."
 
 
@@ -214,7 +214,7 @@ def without_gpus(api: KubernetesApi) -> None:
 
 def _kserve_container(api: KubernetesApi) -> dict[str, Any]:
     containers = api.objects[api.at("kserve-controller-manager")]["spec"]["template"]["spec"]["containers"]
-    return next(one for one in containers if "kserve" in one["image"])  # type: ignore[no-any-return]
+    return next(container for container in containers if "kserve" in container["image"])  # type: ignore[no-any-return]
 
 
 CLUSTER_TROUBLE: dict[str, tuple[Callable[[KubernetesApi], Any], tuple[str, ...], str, str, str]] = {
@@ -457,11 +457,11 @@ CLUSTER_TROUBLE: dict[str, tuple[Callable[[KubernetesApi], Any], tuple[str, ...]
 
 @pytest.mark.parametrize("trouble", CLUSTER_TROUBLE)
 def test_cluster_failures_are_reported(trouble: str, kubernetes_api: KubernetesApi) -> None:
-    spoil, settings, check, status, says = CLUSTER_TROUBLE[trouble]
+    spoil, settings, check, status, message_part = CLUSTER_TROUBLE[trouble]
     spoil(kubernetes_api)
     profile, settings = ("gpu", settings[1:]) if settings[:1] == ("gpu",) else ("sample", settings)
     result = cluster_results(*settings, profile=profile)[check]
-    assert (result.status, says in result.sentence) == (status, True), result
+    assert (result.status, message_part in result.sentence) == (status, True), result
 
 
 def test_an_unavailable_or_failing_kubernetes_api_is_reported(
@@ -469,8 +469,8 @@ def test_an_unavailable_or_failing_kubernetes_api_is_reported(
 ) -> None:
     monkeypatch.setattr("pipelines.cli.doctor.http_probe.TIMEOUT_SECONDS", (0.3, 0.3))
     kubernetes_api.trouble = Reply(503, {"kind": "Status", "code": 503})
-    for says in ("answered 503", "did not answer in time", "cannot be reached"):
-        assert says in results_of(cluster.group(cluster.Cluster(plan())))["the API"].sentence
+    for message_part in ("answered 503", "did not answer in time", "cannot be reached"):
+        assert message_part in results_of(cluster.group(cluster.Cluster(plan())))["the API"].sentence
         if kubernetes_api.silent:
             kubernetes_api.close()
         kubernetes_api.trouble, kubernetes_api.silent = None, True
@@ -549,7 +549,7 @@ def test_the_deployment_mode_selects_the_checks(kubernetes_api: KubernetesApi) -
 
 
 @pytest.mark.parametrize(
-    ("state", "status", "says"),
+    ("state", "status", "message_part"),
     [
         ("there", "ok", "is in its registry"),
         ("there, with a token for all", "ok", "is in its registry"),
@@ -560,7 +560,7 @@ def test_the_deployment_mode_selects_the_checks(kubernetes_api: KubernetesApi) -
     ],
 )
 def test_images_are_checked_in_their_registry(
-    state: str, status: str, says: str, kubernetes_api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
+    state: str, status: str, message_part: str, kubernetes_api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with running(Registry()) as registry:
         registry.login, registry.private = "token" in state, state == "private"
@@ -574,11 +574,11 @@ def test_images_are_checked_in_their_registry(
             "mistere.kubernetes.images._images", lambda: dict.fromkeys(("pipeline", "train", "predictor"), name)
         )
         result = results_of(images.group(cluster.Cluster(plan())))["train"]
-    assert (result.status, says in result.sentence) == (status, True), result
+    assert (result.status, message_part in result.sentence) == (status, True), result
 
 
 @pytest.mark.parametrize(
-    ("state", "status", "says"),
+    ("state", "status", "message_part"),
     [
         ("unsigned", "failed", "is not signed by the key of deployment.image_key: it has no signature"),
         ("signed", "ok", "is signed by the key of deployment.image_key"),
@@ -587,7 +587,12 @@ def test_images_are_checked_in_their_registry(
     ],
 )
 def test_signature_of_the_predictor_is_checked_where_a_key_is_configured(
-    state: str, status: str, says: str, kubernetes_api: KubernetesApi, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    state: str,
+    status: str,
+    message_part: str,
+    kubernetes_api: KubernetesApi,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
     monkeypatch.setattr("mistere.kubernetes.image_registry._RETRY_DELAYS", ())
@@ -604,7 +609,7 @@ def test_signature_of_the_predictor_is_checked_where_a_key_is_configured(
         )
         results = results_of(images.group(cluster.Cluster(plan("sample", f"deployment.image_key={public(key)}"))))
     result = results["signature of predictor"]
-    assert (result.status, says in result.sentence) == (status, True), result
+    assert (result.status, message_part in result.sentence) == (status, True), result
 
 
 # The store
@@ -621,14 +626,14 @@ def test_checking_a_healthy_store_leaves_it_unchanged(troubled: tuple[TroubledS3
     server, uri = troubled
     results = results_of(storage.group(plan(store=uri)))
     assert troubles(results) == {} and len(results) == 6
-    assert "doctor/" in " ".join(server.asked)
+    assert "doctor/" in " ".join(server.received)
     import boto3
 
     assert "Contents" not in boto3.client("s3").list_objects_v2(Bucket="mistere-tests", Prefix=uri.split("/")[-1])
 
 
 @pytest.mark.parametrize(
-    ("method", "refusal", "check", "says"),
+    ("method", "refusal", "check", "message_part"),
     [
         ("PUT", (403, "AccessDenied"), "put", "these credentials lack s3:PutObject"),
         ("DELETE", (403, "AccessDenied"), "delete", "lack s3:DeleteObject"),
@@ -639,12 +644,12 @@ def test_checking_a_healthy_store_leaves_it_unchanged(troubled: tuple[TroubledS3
     ],
 )
 def test_store_failures_are_reported(
-    method: str, refusal: tuple[int, str], check: str, says: str, troubled: tuple[TroubledS3, str]
+    method: str, refusal: tuple[int, str], check: str, message_part: str, troubled: tuple[TroubledS3, str]
 ) -> None:
     server, uri = troubled
     server.refuses[method] = refusal
     results = results_of(storage.group(plan(store=uri)))
-    assert results[check].status == "failed" and says in results[check].sentence, results
+    assert results[check].status == "failed" and message_part in results[check].sentence, results
     assert results["list"].status in {"ok", "failed"}
 
 
@@ -675,7 +680,7 @@ def test_stores_unreachable_from_pods_are_reported(
 
 def test_mlflow_addresses_are_checked(pipelines_api: PipelinesApi) -> None:
     kfp = "https://kfp.example.org"
-    for uri, host, status, says in (
+    for uri, host, status, message_part in (
         ("", "", "skipped", "no tracking server is named"),
         ("", kfp, "failed", "no tracking server is named: give MLflow's address with --tracking"),
         (
@@ -691,7 +696,7 @@ def test_mlflow_addresses_are_checked(pipelines_api: PipelinesApi) -> None:
         (pipelines_api.url, "", "failed", "does not answer as MLflow does"),
     ):
         result = results_of(tracking.group(plan(host=host, tracking=uri)))["the server"]
-        assert (result.status, says in result.sentence) == (status, True), result
+        assert (result.status, message_part in result.sentence) == (status, True), result
 
 
 @pytest.mark.long
@@ -757,13 +762,13 @@ def test_the_local_machine_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_clock_skew_is_reported(pipelines_api: PipelinesApi, kubernetes_api: KubernetesApi) -> None:
     kubernetes_api.clock_offset = -20
-    for offset, says in ((1500, "is 25 min behind that of"), (-600, "is 10 min ahead of that of"), (30, "")):
+    for offset, message_part in ((1500, "is 25 min behind that of"), (-600, "is 10 min ahead of that of"), (30, "")):
         pipelines_api.clock_offset = offset
         examined = plan(host=pipelines_api.url)
         results_of(kubeflow.group(examined), cluster.group(cluster.Cluster(examined)))
         (result,) = results_of(clock.group(examined.clock)).values()
-        assert result.status == ("failed" if says else "ok") and says in result.sentence
-        assert pipelines_api.url in result.sentence or not says
+        assert result.status == ("failed" if message_part else "ok") and message_part in result.sentence
+        assert pipelines_api.url in result.sentence or not message_part
 
 
 def test_a_crashing_check_does_not_stop_the_others(kubernetes_api: KubernetesApi) -> None:

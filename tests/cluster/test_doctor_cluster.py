@@ -82,10 +82,10 @@ RETRIES: dict[str, tuple[dict[str, str], str, str]] = {
 
 @pytest.mark.parametrize("name", RETRIES)
 def test_doctor_says_what_is_retried(name: str, kubernetes_api: KubernetesApi) -> None:
-    strategy, status, says = RETRIES[name]
+    strategy, status, message_part = RETRIES[name]
     kubernetes_api.objects[kubernetes_api.at(CONFIGURATION)] = workflow_settings(strategy)
     result = group_results(workflows)["retries"]
-    assert (result.status, says in result.sentence) == (status, True), result
+    assert (result.status, message_part in result.sentence) == (status, True), result
     fix = "apply manifests/kubeflow-pipelines/workflow-defaults.yaml (docs/guides/cluster.md, Retries)"
     assert (fix in result.sentence) is (status == "note")
 
@@ -104,7 +104,7 @@ def test_the_patch_of_the_manifests_passes(kubernetes_api: KubernetesApi) -> Non
 
 
 @pytest.mark.parametrize(
-    ("prepare", "status", "says"),
+    ("prepare", "status", "message_part"),
     [
         (drop(CONFIGURATION), "skipped", "there is no ConfigMap workflow-controller-configmap in namespace kubeflow"),
         (lambda api: api.forbidden.append(CONFIGURATION), "skipped", "may not read ConfigMaps in namespace kubeflow"),
@@ -117,12 +117,12 @@ def test_the_patch_of_the_manifests_passes(kubernetes_api: KubernetesApi) -> Non
 def test_retries_that_cannot_be_read_are_reported(
     prepare: Break,
     status: str,
-    says: str,
+    message_part: str,
     kubernetes_api: KubernetesApi,
 ) -> None:
     prepare(kubernetes_api)
     result = group_results(workflows)["retries"]
-    assert (result.status, says in result.sentence) == (status, True), result
+    assert (result.status, message_part in result.sentence) == (status, True), result
 
 
 def test_doctor_says_how_long_workflows_stay(kubernetes_api: KubernetesApi) -> None:
@@ -195,11 +195,11 @@ NETWORKS: dict[str, tuple[Break, str, str, str]] = {
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_doctor_names_the_component_that_a_network_needs(name: str, kubernetes_api: KubernetesApi) -> None:
-    prepare, check, component, says = NETWORKS[name]
+    prepare, check, component, message_part = NETWORKS[name]
     assert troubles(group_results(network)) == {}
     prepare(kubernetes_api)
     result = group_results(network)[check]
-    assert (result.status, says in result.sentence) == ("failed", True), result
+    assert (result.status, message_part in result.sentence) == ("failed", True), result
     kubernetes_api.objects[kubernetes_api.at(POLICIES)] = base_policies(component)
     assert troubles(group_results(network)) == {}
 
@@ -231,7 +231,7 @@ def test_other_networks_are_reported(kubernetes_api: KubernetesApi) -> None:
 
 
 @pytest.mark.parametrize(
-    ("forbidden", "check", "says"),
+    ("forbidden", "check", "message_part"),
     [
         ("/networkpolicies$", "DNS", "may not list network policies in namespace mistere"),
         ("/daemonsets/", "DNS", "may not read DaemonSets in kube-system"),
@@ -241,12 +241,12 @@ def test_other_networks_are_reported(kubernetes_api: KubernetesApi) -> None:
 def test_a_network_that_may_not_be_read_is_skipped(
     forbidden: str,
     check: str,
-    says: str,
+    message_part: str,
     kubernetes_api: KubernetesApi,
 ) -> None:
     kubernetes_api.forbidden.append(forbidden)
     result = group_results(network)[check]
-    assert (result.status, says in result.sentence) == ("skipped", True), result
+    assert (result.status, message_part in result.sentence) == ("skipped", True), result
 
 
 # What the nodes have free
@@ -294,16 +294,16 @@ TAKEN: dict[str, tuple[list[dict[str, Any]], str, str]] = {
 
 @pytest.mark.parametrize("name", TAKEN)
 def test_requests_are_compared_with_what_is_free(name: str, kubernetes_api: KubernetesApi) -> None:
-    pods, status, says = TAKEN[name]
+    pods, status, message_part = TAKEN[name]
     kubernetes_api.objects[kubernetes_api.at("/api/v1/pods")] = pods
     result = group_results(nodes, f"{STEP}.cpu=2", f"{STEP}.memory=4Gi")["largest step"]
-    assert (result.status, says in result.sentence) == (status, True), result
+    assert (result.status, message_part in result.sentence) == (status, True), result
 
 
 def test_gpus_that_others_request_are_not_free(kubernetes_api: KubernetesApi) -> None:
-    other = running_pod("gpu-1", "1", "1Gi")
-    other["spec"]["containers"][0]["resources"]["requests"]["nvidia.com/gpu"] = "4"
-    kubernetes_api.objects[kubernetes_api.at("/api/v1/pods")] = [other]
+    finished_pod = running_pod("gpu-1", "1", "1Gi")
+    finished_pod["spec"]["containers"][0]["resources"]["requests"]["nvidia.com/gpu"] = "4"
+    kubernetes_api.objects[kubernetes_api.at("/api/v1/pods")] = [finished_pod]
     result = group_results(nodes, profile="gpu")["GPU nodes"]
     assert result.status == "failed"
     assert "gpu-1 has 4 nvidia.com/gpu, of which other pods request 4, it asks for 1" in result.sentence

@@ -63,7 +63,7 @@ def ends(mounted: MountedCluster, recorded: LocalStore, state: str) -> Callable[
 
 
 @pytest.mark.parametrize(
-    ("ending", "state", "code", "says"),
+    ("ending", "state", "code", "message_part"),
     [
         ("deployed", "SUCCEEDED", 0, "DEPLOYED"),
         ("held", "SUCCEEDED", 3, "that does not settle it"),
@@ -84,14 +84,14 @@ def test_waiting_returns_the_outcome_of_the_run(
     ending: str,
     state: str,
     code: int,
-    says: str,
+    message_part: str,
 ) -> None:
     recorded = recorded_runs.ENDINGS[ending](tmp_path / "recorded").store
     mounted.api.serves_pages = True
     mounted.api.on_start = ends(mounted, recorded, state)
     assert mounted.submit(wait=True) == code
     printed = capsys.readouterr().out
-    assert says in printed and "resolve_inputs               done" in printed
+    assert message_part in printed and "resolve_inputs               done" in printed
     assert f"log      {mounted.api.url}/#/runs/details/" in printed
     if ending == "deployed":
         assert re.search(r"serve it .*mistere.* serve /.*/artifacts/ModelBundle/[0-9a-f]{64}\n", printed)
@@ -140,8 +140,8 @@ def test_a_failure_without_a_reason_is_submitted_again(
 ) -> None:
     killed = recorded_runs.killed(tmp_path / "killed").store
     failed = recorded_runs.failed(tmp_path / "failed").store
-    held = recorded_runs.held(tmp_path / "held").store
-    endings = iter([(killed, "FAILED"), (killed if lost else failed, "FAILED"), (held, "SUCCEEDED")])
+    held_store = recorded_runs.held(tmp_path / "held").store
+    endings = iter([(killed, "FAILED"), (killed if lost else failed, "FAILED"), (held_store, "SUCCEEDED")])
     mounted.api.on_start = lambda run: ends(mounted, *next(endings))(run)
     assert mounted.submit(wait=True, resubmit=2) == (3 if lost else 1)
     assert len({run.display_name for run in mounted.api.runs.values()}) == len(mounted.api.runs) == (3 if lost else 2)
@@ -169,12 +169,12 @@ def test_waiting_survives_temporary_errors(mounted: MountedCluster, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("status", "says"),
+    ("status", "message_part"),
     [(401, r"into KFP_TOKEN; run \S+ goes on, and the same command follows"), (404, "deleted there")],
 )
-def test_a_missing_token_or_a_deleted_run_ends_waiting(mounted: MountedCluster, status: int, says: str) -> None:
+def test_a_missing_token_or_a_deleted_run_ends_waiting(mounted: MountedCluster, status: int, message_part: str) -> None:
     mounted.api.troubles = [Trouble("GET", "/runs/.+", status)]
-    with pytest.raises(MistereError, match=says):
+    with pytest.raises(MistereError, match=message_part):
         mounted.submit(wait=True)
     assert len(mounted.api.runs) == 1
 
@@ -295,7 +295,7 @@ def test_waiting_works_without_permission_to_read_pods(
 
 
 @pytest.mark.parametrize(
-    ("status", "says"),
+    ("status", "message_part"),
     [
         (
             {"phase": "Pending", "containerStatuses": [NO_IMAGE]},
@@ -307,12 +307,12 @@ def test_waiting_works_without_permission_to_read_pods(
         ({}, ""),
     ],
 )
-def test_pending_reasons_of_pods(cluster: Cluster, status: dict[str, Any], says: str) -> None:
+def test_pending_reasons_of_pods(cluster: Cluster, status: dict[str, Any], message_part: str) -> None:
     cluster.api.write("pods", pod("abc", **status))
     pods = RunPods("mistere", "abc")
     problems = pods.new_problems()
-    assert pods.new_problems() == [] and pods.problems == problems and len(problems) == bool(says)
-    assert re.search(says, "".join(problems))
+    assert pods.new_problems() == [] and pods.problems == problems and len(problems) == bool(message_part)
+    assert re.search(message_part, "".join(problems))
 
 
 DRIVER = "mistere-x-system-container-driver-2703431234"
@@ -330,9 +330,9 @@ time="2026-11-28T03:12:42.118Z" level=info msg="sub-process exited" argo=true er
 
 
 def failed_pod(run_id: str, name: str, **status: Any) -> dict[str, Any]:
-    made = pod(run_id, phase="Failed", **status)
-    made["metadata"]["name"] = name
-    return made
+    killed_pod = pod(run_id, phase="Failed", **status)
+    killed_pod["metadata"]["name"] = name
+    return killed_pod
 
 
 def test_the_reason_of_a_failed_driver_is_read_from_its_log(
@@ -360,7 +360,7 @@ def test_the_reason_of_a_failed_driver_is_read_from_its_log(
 
 
 @pytest.mark.parametrize(
-    ("log", "says"),
+    ("log", "message_part"),
     [
         (
             "F1128 03:12:41.906512      18 main.go:77] Failed to execute driver: no such run\n",
@@ -370,7 +370,9 @@ def test_the_reason_of_a_failed_driver_is_read_from_its_log(
         (None, f"`kubectl --namespace mistere logs {DRIVER} --container main` has the reason"),
     ],
 )
-def test_the_command_for_an_unreadable_driver_log_is_named(cluster: Cluster, log: str | None, says: str) -> None:
+def test_the_command_for_an_unreadable_driver_log_is_named(
+    cluster: Cluster, log: str | None, message_part: str
+) -> None:
     if log is None:
         cluster.api.tokens["admin"] = frozenset({("list", "pods")})
     else:
@@ -378,11 +380,11 @@ def test_the_command_for_an_unreadable_driver_log_is_named(cluster: Cluster, log
     cluster.api.write("pods", failed_pod("abc", DRIVER))
     pods = RunPods("mistere", "abc")
     (sentence,) = pods.new_problems()
-    assert says in sentence and "\n" not in sentence and pods.new_problems() == []
+    assert message_part in sentence and "\n" not in sentence and pods.new_problems() == []
 
 
 @pytest.mark.parametrize(
-    ("status", "says"),
+    ("status", "message_part"),
     [
         (
             {"containerStatuses": [{"state": {"terminated": {"reason": "OOMKilled", "exitCode": 137}}}]},
@@ -395,10 +397,10 @@ def test_the_command_for_an_unreadable_driver_log_is_named(cluster: Cluster, log
         ({"containerStatuses": [{"state": {"terminated": {"reason": "Error", "exitCode": 1}}}]}, ""),
     ],
 )
-def test_killed_steps_are_reported(cluster: Cluster, status: dict[str, Any], says: str) -> None:
+def test_killed_steps_are_reported(cluster: Cluster, status: dict[str, Any], message_part: str) -> None:
     cluster.api.write("pods", failed_pod("abc", "mistere-x-system-container-impl-1", **status))
     sentences = RunPods("mistere", "abc").new_problems()
-    assert says in "".join(sentences) and len(sentences) == bool(says)
+    assert message_part in "".join(sentences) and len(sentences) == bool(message_part)
 
 
 @pytest.mark.parametrize("path", ["/pods?", "/workflows?", "/log?"])
@@ -468,25 +470,25 @@ def test_an_interrupt_without_a_terminal_keeps_the_run(mounted: MountedCluster) 
 
 
 @pytest.mark.parametrize(
-    ("answer", "state", "says"), [("y", "CANCELING", "is being stopped"), ("", "RUNNING", "goes on")]
+    ("answer", "state", "message_part"), [("y", "CANCELING", "is being stopped"), ("", "RUNNING", "goes on")]
 )
 def test_an_interrupt_on_a_terminal_prompts(
-    mounted: MountedCluster, monkeypatch: pytest.MonkeyPatch, answer: str, state: str, says: str
+    mounted: MountedCluster, monkeypatch: pytest.MonkeyPatch, answer: str, state: str, message_part: str
 ) -> None:
-    ours, theirs = os.openpty()
-    os.write(ours, f"{answer}\n".encode())
-    with open(theirs, closefd=False) as typed, open(theirs, "w", closefd=False) as shown:
+    terminal, terminal_end = os.openpty()
+    os.write(terminal, f"{answer}\n".encode())
+    with open(terminal_end, closefd=False) as typed, open(terminal_end, "w", closefd=False) as shown:
         monkeypatch.setattr("sys.stdin", typed)
         monkeypatch.setattr("sys.stdout", shown)
         mounted.api.on_start = interrupting(mounted)
-        with pytest.raises(MistereError, match=says):
+        with pytest.raises(MistereError, match=message_part):
             mounted.submit(wait=True)
         monkeypatch.undo()
-    seen = b""
-    while b"stop run" not in seen:
-        seen += os.read(ours, 1 << 16)
-    os.close(ours)
-    os.close(theirs)
+    printed = b""
+    while b"stop run" not in printed:
+        printed += os.read(terminal, 1 << 16)
+    os.close(terminal)
+    os.close(terminal_end)
     assert [run.state for run in mounted.api.runs.values()] == [state]
 
 

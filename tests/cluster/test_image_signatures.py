@@ -69,21 +69,21 @@ def host(request: pytest.FixtureRequest) -> str:
 
 
 def test_only_the_key_that_signed_an_image_verifies_it(host: str) -> None:
-    image, key, other = push(host, "signed by one key"), new_key(), new_key()
+    image, key, other_key = push(host, "signed by one key"), new_key(), new_key()
     with pytest.raises(ArtifactError, match=r"is not signed by the key of deployment\.image_key: it has no signature"):
         verify_image(str(image), public(key))
     digest = sign(image, key)
     assert verify_image(str(image), public(key)) == f"{image}@{digest}"
     assert verify_image(f"{image.repository}@{digest}", public(key)) == f"{image.repository}@{digest}"
     with pytest.raises(ArtifactError, match="none of its 1 signatures is of this image by that key"):
-        verify_image(str(image), public(other))
-    assert verify_image(str(image), public(other) + public(key)), "one of several keys is enough"
+        verify_image(str(image), public(other_key))
+    assert verify_image(str(image), public(other_key) + public(key)), "one of several keys is enough"
     assert verify_image(str(image), "") == str(image), "without a key, nothing is read"
     sign(image, key)
-    sign(image, other)
+    sign(image, other_key)
     stored = ImageRegistry(image.repository).manifest(signature_tag(digest))
     assert stored is not None and len(stored[0]["layers"]) == 2, "each key signs once"
-    assert verify_image(str(image), public(other)) and verify_image(str(image), public(key))
+    assert verify_image(str(image), public(other_key)) and verify_image(str(image), public(key))
 
 
 def test_a_moved_tag_and_a_copied_signature_are_refused(host: str) -> None:
@@ -142,10 +142,10 @@ def test_signature_of_cosign_3_verifies(host: str, request: pytest.FixtureReques
         request.getfixturevalue("registry").referrers_api = True
     key = new_key()
     image = push(host, "signed by cosign 3", "src-333333333333")
-    found = ImageRegistry(image.repository).manifest("src-333333333333")
-    assert found is not None
-    attach_bundle(image, key, found[1], SIGNATURE_PREDICATE)
-    assert verify_image(str(image), public(key)).endswith(found[1])
+    stored_manifest = ImageRegistry(image.repository).manifest("src-333333333333")
+    assert stored_manifest is not None
+    attach_bundle(image, key, stored_manifest[1], SIGNATURE_PREDICATE)
+    assert verify_image(str(image), public(key)).endswith(stored_manifest[1])
     with pytest.raises(ArtifactError, match="none of its 1 signatures"):
         verify_image(str(image), public(new_key()))
 
@@ -155,9 +155,9 @@ def test_bundle_about_something_else_is_no_signature(registry: Registry, fault: 
     registry.referrers_api = True
     key = new_key()
     image = push(registry.host, "x")
-    found = ImageRegistry(image.repository).manifest(TAG)
-    assert found is not None
-    digest = f"sha256:{'0' * 64}" if fault == "another image" else found[1]
+    stored_manifest = ImageRegistry(image.repository).manifest(TAG)
+    assert stored_manifest is not None
+    digest = f"sha256:{'0' * 64}" if fault == "another image" else stored_manifest[1]
     attach_bundle(image, key, digest, SBOM_PREDICATE if fault == "another type" else SIGNATURE_PREDICATE)
     with pytest.raises(ArtifactError, match="is not signed"):
         verify_image(str(image), public(key))
@@ -241,7 +241,7 @@ def test_login_is_not_sent_to_another_host_without_tls(
         (tmp_path / "config.json").write_text(json.dumps({"auths": {registry.host: {"auth": login}}}))
         with pytest.raises(RegistryError, match=r"\(401\)"):
             verify_image(str(image), public(new_key()))
-        assert thief.asked == []
+        assert thief.received == []
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_content_with_another_digest_is_refused(registry: Registry) -> None:
     with pytest.raises(RegistryError, match="answers with other content than sha256:"):
         verify_image(pinned, public(key))
     registry.replaced.clear()
-    (payload,) = (one for one, content in registry.blobs.items() if b"docker-manifest-digest" in content)
+    (payload,) = (blob for blob, content in registry.blobs.items() if b"docker-manifest-digest" in content)
     registry.replaced[payload] = b"{}"
     with pytest.raises(RegistryError, match="answers with other content than sha256:"):
         verify_image(pinned, public(key))
@@ -278,8 +278,8 @@ def test_content_with_another_digest_is_refused(registry: Registry) -> None:
 def test_unusable_layers_are_no_signatures(registry: Registry) -> None:
     image = push(registry.host, "t")
     repository = ImageRegistry(image.repository)
-    found = repository.manifest(TAG)
-    assert found is not None
+    stored_manifest = repository.manifest(TAG)
+    assert stored_manifest is not None
     blobs = [
         repository.put_blob(content) for content in (b"[]", b"{", b'{"critical": 1}', b'{"critical": {"image": []}}')
     ]
@@ -289,7 +289,7 @@ def test_unusable_layers_are_no_signatures(registry: Registry) -> None:
         for annotations in ({SIGNATURE_ANNOTATION: "no base64!"}, {SIGNATURE_ANNOTATION: "AAAA"}, [], {})
     ]
     manifest = {"schemaVersion": 2, "mediaType": image_registry.IMAGE_MANIFEST, "layers": layers}
-    repository.put_manifest(signature_tag(found[1]), manifest)
+    repository.put_manifest(signature_tag(stored_manifest[1]), manifest)
     with pytest.raises(ArtifactError, match="none of its 16 signatures"):
         verify_image(str(image), public(new_key()))
 

@@ -42,14 +42,14 @@ def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., TrainerCluster]]:
-    made: list[TrainerCluster] = []
+    clusters: list[TrainerCluster] = []
 
     def inside(**options: Any) -> TrainerCluster:
-        made.append(step_inside(tmp_path, LocalStore(tmp_path / "store"), monkeypatch, **options))
-        return made[-1]
+        clusters.append(step_inside(tmp_path, LocalStore(tmp_path / "store"), monkeypatch, **options))
+        return clusters[-1]
 
     yield inside
-    for cluster in made:
+    for cluster in clusters:
         cluster.close()
 
 
@@ -79,13 +79,13 @@ def nothing_is_left(cluster: TrainerCluster) -> bool:
 def test_the_train_job_is_created_followed_and_deleted(
     cluster: TrainerCluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    seen: list[dict[str, Any]] = []
+    observed_pods: list[dict[str, Any]] = []
 
     def log_reads(node: int) -> int:
         return sum(f"/{NAME}-node-0-{node}/log?" in path for _, path in cluster.server.calls)
 
     def work(node: int, say: Callable[[str], None], _stopped: Any, prefix: str) -> int:
-        seen.append(cluster.api.find("trainjobs", NAME) or {})
+        observed_pods.append(cluster.api.find("trainjobs", NAME) or {})
         job = json.loads(cluster.store.read(f"{prefix}/job.json")[0])
         assert job["base_digest"] == "base" and job["training"]["micro_batch"] == 8
         assert cluster.store.read(f"{prefix}/dev/features.bin")[0] == b"dev"
@@ -102,9 +102,9 @@ def test_the_train_job_is_created_followed_and_deleted(
     out = capsys.readouterr().out.splitlines()
     for node in range(2):
         assert [line for line in out if f"of {node}" in line] == [f"node {node}: line {i} of {node}" for i in range(3)]
-    assert seen[0]["spec"]["trainer"]["image"] == image("train")
+    assert observed_pods[0]["spec"]["trainer"]["image"] == image("train")
     assert cluster.calls("POST") == 1 and nothing_is_left(cluster)
-    assert cluster.ears.notes == [f"TrainJob {NAME} in namespace mistere: 2 nodes with 1 process each."]
+    assert cluster.progress.notes == [f"TrainJob {NAME} in namespace mistere: 2 nodes with 1 process each."]
 
 
 def test_one_node_trains_in_a_train_job_where_the_configuration_says_so(cluster: TrainerCluster) -> None:
@@ -113,7 +113,7 @@ def test_one_node_trains_in_a_train_job_where_the_configuration_says_so(cluster:
     assert job.config.uses_trainjob and not cluster.job(num_nodes=1).config.uses_trainjob
     assert train_on_nodes(job, "base", cluster.step()) == CURVE
     assert cluster.calls("POST") == 1 and nothing_is_left(cluster)
-    assert cluster.ears.notes == [f"TrainJob {NAME} in namespace mistere: 1 node with 1 process."]
+    assert cluster.progress.notes == [f"TrainJob {NAME} in namespace mistere: 1 node with 1 process."]
 
 
 def test_a_batch_that_does_not_fit_is_halved_on_all_nodes(cluster: TrainerCluster) -> None:
@@ -132,7 +132,9 @@ def test_a_batch_that_does_not_fit_is_halved_on_all_nodes(cluster: TrainerCluste
     cluster.run_containers(work)
     assert train_on_nodes(cluster.job(), "base", cluster.step()) == CURVE
     assert set(tried) == {8, 2} and cluster.calls("POST") == 2 and nothing_is_left(cluster)
-    assert "4 utterances at once do not fit" in cluster.ears.notes[1] and "still sees 8" in cluster.ears.notes[1]
+    assert (
+        "4 utterances at once do not fit" in cluster.progress.notes[1] and "still sees 8" in cluster.progress.notes[1]
+    )
 
 
 def test_a_failed_node_fails_the_step(cluster: TrainerCluster) -> None:
@@ -216,14 +218,14 @@ def test_last_log_lines_of_a_restarted_process_are_reported(
         cluster.api.write("pods", pod)
         cluster.api.logs["n0", True], cluster.api.logs["n0", False] = before, now
 
-    pods = node_pods.NodePods(connect(), "mistere", NAME, "text", cluster.ears)
+    pods = node_pods.NodePods(connect(), "mistere", NAME, "text", cluster.progress)
     stands(0, "", "2026-01-01T00:00:01Z epoch 1\n")
     pods.look()
     stands(1, "2026-01-01T00:00:01Z epoch 1\n2026-01-01T00:00:02Z NCCL error\n", "2026-01-01T00:00:03Z epoch 1 again\n")
     pods.look()
     pods.look()
     assert capsys.readouterr().out.splitlines() == [
-        f"n0: {said}" for said in ("epoch 1", "NCCL error", "epoch 1 again")
+        f"n0: {text}" for text in ("epoch 1", "NCCL error", "epoch 1 again")
     ]
 
 
@@ -253,13 +255,13 @@ def test_a_pending_reason_is_reported_once(cluster: TrainerCluster, monkeypatch:
         return sum("/pods?" in path for _, path in cluster.server.calls)
 
     def later() -> None:
-        until(lambda: len(cluster.ears.notes) == 2)
+        until(lambda: len(cluster.progress.notes) == 2)
         controller = cluster.run_containers(
             lambda node, _say, _stopped, prefix: int(not go.wait(300)) or finish(cluster, prefix, node)
         )
         message = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
         controller.conditions[1] = [{"type": "PodScheduled", "status": "False", "message": message}]
-        until(lambda: len(cluster.ears.notes) == 3)
+        until(lambda: len(cluster.progress.notes) == 3)
         looks = pod_lists()
         until(lambda: pod_lists() >= looks + 3)  # further looks at the same pods
         go.set()
@@ -268,7 +270,7 @@ def test_a_pending_reason_is_reported_once(cluster: TrainerCluster, monkeypatch:
     thread.start()
     assert train_on_nodes(job, "base", step) == CURVE
     thread.join()
-    _, without, unscheduled = cluster.ears.notes
+    _, without, unscheduled = cluster.progress.notes
     assert "has no pods yet" in without and "node 1" in unscheduled and "Insufficient nvidia.com/gpu" in unscheduled
 
 
@@ -293,14 +295,14 @@ def test_a_node_that_a_quota_refuses_is_noted_at_once(
         use_token(cluster, "pipeline", frozenset([*rights, ("get", "pods/log")]))
 
     def later() -> None:
-        until(lambda: len(cluster.ears.notes) == 2)
+        until(lambda: len(cluster.progress.notes) == 2)
         cluster.run_containers(lambda node, _say, _stopped, prefix: finish(cluster, prefix, node))
 
     thread = threading.Thread(target=later)
     thread.start()
     assert train_on_nodes(cluster.job(), "base", cluster.step()) == CURVE
     thread.join()
-    _, refused = cluster.ears.notes
+    _, refused = cluster.progress.notes
     if may_read_events:
         assert (
             refused == f"the cluster refuses pods of TrainJob {NAME}: {quota}: raise the quota, or change text.nodes."
@@ -332,15 +334,15 @@ def test_sigterm_deletes_the_train_job(cluster: TrainerCluster) -> None:
 
 def test_the_exit_handler_deletes_a_leftover_train_job(cluster: TrainerCluster) -> None:
     left = train_job(NAME, TextConfig(num_nodes=2), "image", (), STEP_POD)
-    other = {**left, "metadata": {**left["metadata"], "name": "another-run-s", "ownerReferences": []}}
-    for one in (left, other):
-        cluster.api.write("trainjobs", one)
+    unrelated = {**left, "metadata": {**left["metadata"], "name": "another-run-s", "ownerReferences": []}}
+    for job in (left, unrelated):
+        cluster.api.write("trainjobs", job)
     clean_up(cluster.step(), {"speech": {"num_nodes": 1}, "text": None})
-    assert len(cluster.api.all("trainjobs")) == 2 and cluster.ears.notes == []
+    assert len(cluster.api.all("trainjobs")) == 2 and cluster.progress.notes == []
     clean_up(cluster.step(), {"text": {"num_nodes": 2}})
-    staying = [one for one in cluster.api.all("trainjobs") if "deletionTimestamp" not in one["metadata"]]
-    assert [one["metadata"]["name"] for one in staying] == ["another-run-s"]
-    assert cluster.ears.notes == [f"TrainJob {NAME} was still running and was deleted."]
+    staying = [job for job in cluster.api.all("trainjobs") if "deletionTimestamp" not in job["metadata"]]
+    assert [job["metadata"]["name"] for job in staying] == ["another-run-s"]
+    assert cluster.progress.notes == [f"TrainJob {NAME} was still running and was deleted."]
 
 
 def test_a_restarted_step_adopts_the_running_train_job(cluster: TrainerCluster) -> None:
@@ -357,14 +359,14 @@ def test_a_restarted_step_adopts_the_running_train_job(cluster: TrainerCluster) 
     (before,) = cluster.api.all("trainjobs")
 
     def release() -> None:
-        until(lambda: cluster.ears.notes)
+        until(lambda: cluster.progress.notes)
         go.set()
 
     thread = threading.Thread(target=release)
     thread.start()
     assert train_on_nodes(job, "base", step) == CURVE
     thread.join()
-    assert cluster.ears.notes == [f"TrainJob {NAME} is already running and is followed."]
+    assert cluster.progress.notes == [f"TrainJob {NAME} is already running and is followed."]
     assert cluster.calls("POST") == 1 and before["metadata"]["name"] == NAME and nothing_is_left(cluster)
 
 
@@ -440,7 +442,7 @@ def test_the_role_of_the_step_suffices(cluster: TrainerCluster) -> None:
     use_token(cluster, "mistere-pipeline", role())
     cluster.run_containers(lambda node, say, _stopped, prefix: say("hello") or finish(cluster, prefix, node))
     assert train_on_nodes(cluster.job(), "base", cluster.step()) == CURVE
-    assert len(cluster.ears.notes) == 1 and nothing_is_left(cluster)
+    assert len(cluster.progress.notes) == 1 and nothing_is_left(cluster)
 
 
 def test_a_missing_permission_is_named(cluster: TrainerCluster) -> None:
@@ -453,12 +455,12 @@ def test_unreadable_logs_do_not_stop_training(cluster: TrainerCluster) -> None:
     use_token(cluster, "deaf", role() - {("get", "pods/log")})
 
     def work(node: int, _say: Any, _stopped: Any, prefix: str) -> int:
-        until(lambda: len(cluster.ears.notes) == 2)
+        until(lambda: len(cluster.progress.notes) == 2)
         return finish(cluster, prefix, node)
 
     cluster.run_containers(work)
     assert train_on_nodes(cluster.job(), "base", cluster.step()) == CURVE
-    assert len(cluster.ears.notes) == 2 and "logs are not passed on" in cluster.ears.notes[1]
+    assert len(cluster.progress.notes) == 2 and "logs are not passed on" in cluster.progress.notes[1]
 
 
 def test_a_rejection_by_kubeflow_trainer_is_reported(cluster: TrainerCluster) -> None:

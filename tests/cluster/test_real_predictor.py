@@ -100,15 +100,17 @@ def release_candidate(folder: Path, store: ObjectStore, **mixture: Any) -> Artif
     from tests.serving.conftest import make_bundle
 
     location = Path(make_bundle(folder, ("text",), **mixture))
-    made = LocalStore(folder / "store")
+    bundle_store = LocalStore(folder / "store")
     dialogue = [Utterance("example", turn, "", text) for turn, text in enumerate(("Where have you been?", "At home."))]
     expected = load_bundle(str(location)).predict([dialogue])[0].probabilities
     work = folder / "with-example"
     shutil.copytree(location, work, ignore=shutil.ignore_patterns("manifest.json"))
     write_example(work, Example(dialogue, np.asarray(expected)))
-    for key in list(made.keys("artifacts/BaseEncoder")):
-        store.upload(made.local_path(key), key)
-    manifest = open_artifact(made, ModelBundle, location.name).manifest.model_copy(update={"files": {}, "digest": ""})
+    for key in list(bundle_store.keys("artifacts/BaseEncoder")):
+        store.upload(bundle_store.local_path(key), key)
+    manifest = open_artifact(bundle_store, ModelBundle, location.name).manifest.model_copy(
+        update={"files": {}, "digest": ""}
+    )
     return open_artifact(store, ModelBundle, publish(store, manifest, work).digest)
 
 
@@ -180,16 +182,16 @@ def test_a_run_deploys_and_users_promote_and_roll_back(
     assert cluster.served() == read_champion(s3).digest == second.manifest.digest
     assert read_deployment(s3, "mistere").mode == "standard"
 
-    place = RegistryLocation(s3, tracking)
-    rollback(place, "")
+    registry_location = RegistryLocation(s3, tracking)
+    rollback(registry_location, "")
     assert cluster.served() == read_champion(s3).digest == first.manifest.digest
     assert "It answers at http" in " ".join(capsys.readouterr().out.split())
-    promote(place, versions[1], "mistere", "")
+    promote(registry_location, versions[1], "mistere", "")
     assert cluster.served() == read_champion(s3).digest == second.manifest.digest
-    promote(place, versions[1], "mistere", "")
+    promote(registry_location, versions[1], "mistere", "")
     assert "stays deployed" in capsys.readouterr().out
 
     configuration = Configuration(host=cluster.server.url, api_key={"authorization": "bearer admin"})
     pointer = on_cluster(read_deployment(s3, "mistere"), CONFIG, "registry.example/other@sha256:" + "c" * 64)
-    inside = ClusterDeployment(KubernetesApi(configuration, inside=True), pointer, cluster.said.append)
+    inside = ClusterDeployment(KubernetesApi(configuration, inside=True), pointer, cluster.messages.append)
     assert "by REST and gRPC" in inside.roll_out(second, lambda: None).message

@@ -69,9 +69,9 @@ def test_the_champion_moves_when_the_cluster_serves_it(cluster: Cluster, store: 
     rolling = Rolling(cluster.to(second, CONFIG), second)
 
     def watched(renew_lease: Any) -> Any:
-        done = rolling(renew_lease)
+        rolled_out = rolling(renew_lease)
         seen.append((journal(store).state, read_champion(store).digest))
-        return done
+        return rolled_out
 
     release(
         store,
@@ -98,8 +98,10 @@ def test_a_failed_rollout_keeps_champion_and_pointer(cluster: Cluster, store: Lo
     assert read_champion(store).digest == cluster.served() == first.manifest.digest
     assert read_deployment(store, "mistere").bundle_digest == first.manifest.digest
     assert journal(store).state == "done" and [event.outcome for event in read_log(store)] == ["done", "undone"]
-    done, undone = read_log(store)
-    assert done.reason == "why" and re.search(r"^The smoke test of bundle .* failed.*CrashLoopBackOff", undone.reason)
+    deployed, undone = read_log(store)
+    assert deployed.reason == "why" and re.search(
+        r"^The smoke test of bundle .* failed.*CrashLoopBackOff", undone.reason
+    )
 
 
 def test_an_unavailable_registry_rolls_the_cluster_back(cluster: Cluster, store: LocalStore) -> None:
@@ -140,13 +142,13 @@ def test_the_same_bundle_with_other_settings_is_rolled_out_again(cluster: Cluste
     go(cluster, store, first)
     pointer = read_deployment(store, "mistere")
     larger = CONFIG.model_copy(update={"memory_limit": "16Gi"})
-    wanted = cluster.deployment(first, larger)
+    changed = cluster.deployment(first, larger)
     left = journal(store).model_copy(
         update={
             "state": "pending",
             "host": "a pod that is gone",
             "since": 0.0,
-            "deployment": wanted,
+            "deployment": changed,
             "deployment_before": pointer.model_dump_json(),
         }
     )
@@ -154,7 +156,7 @@ def test_the_same_bundle_with_other_settings_is_rolled_out_again(cluster: Cluste
     to.api.apply(service_path(larger, "mistere"), to.manifest())
     store.write(JOURNAL, left.model_dump_json().encode())
     assert "rolled back" in recover(store, mirror, "mistere")
-    assert read_deployment(store, "mistere") == pointer and not is_released(store, wanted)
+    assert read_deployment(store, "mistere") == pointer and not is_released(store, changed)
     assert "16Gi" not in json.dumps(cluster.api.find("inferenceservices", "mistere"))
 
 
@@ -166,15 +168,15 @@ def test_a_process_that_lost_the_journal_does_not_undo_the_next_release(
     monkeypatch.setattr(module, "_LEASE_SECONDS", 0.0)
 
     def stalled(renew_lease: Any) -> Any:
-        done = cluster.to(second, CONFIG).roll_out(second, lambda: None)
+        rollout = cluster.to(second, CONFIG).roll_out(second, lambda: None)
         go(cluster, store, third)
         monkeypatch.setattr(module, "_RENEW_SECONDS", 0.0)
         try:
             renew_lease()
         except ConflictError:
-            done.undo()
+            rollout.undo()
             raise
-        return done.undo
+        return rollout.undo
 
     seen = read_champion(store)
     with pytest.raises(ConflictError):
@@ -197,9 +199,9 @@ def test_a_process_that_lost_the_journal_does_not_undo_the_next_release(
 def test_a_killed_release_into_another_namespace_is_removed_there(cluster: Cluster, store: LocalStore) -> None:
     first, second = cluster.bundle("a"), cluster.bundle("b")
     before = cluster.deployment(first, CONFIG.model_copy(update={"namespace": "elsewhere"}))
-    done = cluster.to(second, CONFIG)
-    done.roll_out(second, lambda: None)
-    done.undo(before)
+    deployment = cluster.to(second, CONFIG)
+    deployment.roll_out(second, lambda: None)
+    deployment.undo(before)
     assert cluster.served() == ""
 
 
@@ -246,8 +248,8 @@ def test_a_restarted_pod_waits_for_the_previous_lease(
     first = cluster.bundle("a")
     go(cluster, store, first)
     monkeypatch.setattr(module, "_LEASE_SECONDS", 0.5)
-    held = journal(store).model_copy(update={"state": "deployed", "host": "elsewhere", "since": time.time()})
-    store.write(JOURNAL, held.model_dump_json().encode())
+    held_journal = journal(store).model_copy(update={"state": "deployed", "host": "elsewhere", "since": time.time()})
+    store.write(JOURNAL, held_journal.model_dump_json().encode())
     with pytest.raises(ConflictError, match="in progress"):
         recover(store, mirror, "mistere")
     assert "completed" in recover_patiently(store, mirror, "mistere")
@@ -284,9 +286,9 @@ def test_a_pointer_of_an_earlier_release_is_a_local_deployment(store: LocalStore
         "deployments/mistere/deployment.json",
         b'{"service": "mistere", "bundle_location": "x", "bundle_digest": "y", "model_version": "1"}',
     )
-    found = read_deployment(store, "mistere")
-    assert found == Deployment(service="mistere", bundle_location="x", bundle_digest="y", model_version="1")
-    assert found.mode == "local"
+    pointer = read_deployment(store, "mistere")
+    assert pointer == Deployment(service="mistere", bundle_location="x", bundle_digest="y", model_version="1")
+    assert pointer.mode == "local"
 
 
 def test_a_deleted_service_does_not_count_as_deployed(cluster: Cluster, store: LocalStore) -> None:

@@ -49,8 +49,8 @@ class Schedules:
         self.nightly: dict[str, Any] = {"name": "nightly", "cron": "0 0 2 * * *", "data": pinned}
         self.weekly: dict[str, Any] = {"name": "weekly", "cron": "0 0 3 * * sun", "data": pinned, "enabled": False}
 
-    def write(self, *schedules: dict[str, Any], **others: Any) -> None:
-        self.file.write_text(yaml.safe_dump({"profile": "tiny", "schedules": list(schedules), **others}))
+    def write(self, *schedules: dict[str, Any], **options: Any) -> None:
+        self.file.write_text(yaml.safe_dump({"profile": "tiny", "schedules": list(schedules), **options}))
 
     def diff(self) -> tuple[int, list[str]]:
         code = diff(self.file, **self.mounted.options)
@@ -61,7 +61,7 @@ class Schedules:
         return self.capsys.readouterr().out.splitlines()
 
     def on_server(self) -> dict[str, Any]:
-        return {one.display_name: one for one in self.mounted.api.schedules.values()}
+        return {entry.display_name: entry for entry in self.mounted.api.schedules.values()}
 
 
 @pytest.fixture
@@ -91,9 +91,9 @@ def test_diff_predicts_apply_and_is_empty_afterwards(schedules: Schedules) -> No
     assert len(schedules.mounted.api.versions) == 1 and nightly.namespace == "mistere"
     code, lines = schedules.diff()
     assert code == 0 and lines == [f"2 schedules, as {schedules.file} has them"]
-    ids = {one.recurring_run_id for one in schedules.on_server().values()}
+    ids = {entry.recurring_run_id for entry in schedules.on_server().values()}
     schedules.apply()
-    assert {one.recurring_run_id for one in schedules.on_server().values()} == ids
+    assert {entry.recurring_run_id for entry in schedules.on_server().values()} == ids
 
 
 def test_a_changed_schedule_is_created_before_the_old_one_is_deleted(schedules: Schedules) -> None:
@@ -120,8 +120,8 @@ def test_a_changed_schedule_is_created_before_the_old_one_is_deleted(schedules: 
         (method, path) for method, path in schedules.mounted.api.requests[before_apply:] if "recurringruns" in path
     ]
     old = before["nightly"].recurring_run_id
-    made = changes.index(("POST", "/apis/v2beta1/recurringruns"))
-    assert made < changes.index(("DELETE", f"/apis/v2beta1/recurringruns/{old}"))
+    created = changes.index(("POST", "/apis/v2beta1/recurringruns"))
+    assert created < changes.index(("DELETE", f"/apis/v2beta1/recurringruns/{old}"))
     assert set(schedules.on_server()) == {"nightly"} and schedules.diff()[0] == 0
 
 
@@ -148,20 +148,20 @@ def test_schedules_are_deleted_and_switched_from_a_dirty_tree(
     assert apply(schedules.file, **schedules.mounted.options) == 0
     printed = schedules.capsys.readouterr().out.splitlines()
     assert printed == ["- weekly", "~ nightly: on → off", f"1 schedule, as {schedules.file} has it"]
-    assert {name: one.mode for name, one in schedules.on_server().items()} == {"nightly": "DISABLE"}
+    assert {name: entry.mode for name, entry in schedules.on_server().items()} == {"nightly": "DISABLE"}
     schedules.write(schedules.nightly, schedules.weekly)
     with pytest.raises(UsageError, match="uncommitted changes"):
         apply(schedules.file, **schedules.mounted.options)
-    assert {name: one.mode for name, one in schedules.on_server().items()} == {"nightly": "DISABLE"}
+    assert {name: entry.mode for name, entry in schedules.on_server().items()} == {"nightly": "DISABLE"}
 
 
 def test_unmanaged_schedules_are_kept_and_a_deleted_version_is_uploaded_again(schedules: Schedules) -> None:
     schedules.write(schedules.nightly)
     schedules.apply()
-    api, ours = schedules.mounted.api, schedules.on_server()["nightly"]
-    theirs = type(ours)(**{name: getattr(ours, name) for name in ours.attribute_map})
-    theirs.recurring_run_id, theirs.description, theirs.display_name = "theirs", "by hand", "nightly"
-    api.schedules["theirs"] = theirs
+    api, managed = schedules.mounted.api, schedules.on_server()["nightly"]
+    unmanaged = type(managed)(**{name: getattr(managed, name) for name in managed.attribute_map})
+    unmanaged.recurring_run_id, unmanaged.description, unmanaged.display_name = "theirs", "by hand", "nightly"
+    api.schedules["theirs"] = unmanaged
     api.versions.clear()
     code, (line,) = schedules.diff()
     assert code == ExitCode.DIFFERENT and line.startswith("~ nightly: version deleted → ")
@@ -184,7 +184,9 @@ def test_the_next_apply_completes_an_interrupted_one(schedules: Schedules) -> No
     schedules.capsys.readouterr()
     assert schedules.diff() == (5, ["~ nightly: 1 left over from an interrupted apply"])
     schedules.apply()
-    assert [one.trigger["cron_schedule"]["cron"] for one in schedules.mounted.api.schedules.values()] == ["0 0 4 * * *"]
+    assert [entry.trigger["cron_schedule"]["cron"] for entry in schedules.mounted.api.schedules.values()] == [
+        "0 0 4 * * *"
+    ]
     schedules.write(schedules.nightly)
     schedules.apply()
     assert len(schedules.mounted.api.schedules) == 1
@@ -197,10 +199,14 @@ def test_a_failed_recreation_keeps_the_old_schedule(schedules: Schedules) -> Non
     schedules.mounted.api.troubles = [Trouble("POST", "recurringruns$", 503, times=9)]
     with pytest.raises(UnavailableError):
         schedules.apply()
-    assert [one.trigger["cron_schedule"]["cron"] for one in schedules.mounted.api.schedules.values()] == ["0 0 2 * * *"]
+    assert [entry.trigger["cron_schedule"]["cron"] for entry in schedules.mounted.api.schedules.values()] == [
+        "0 0 2 * * *"
+    ]
     schedules.mounted.api.troubles.clear()
     schedules.apply()
-    assert [one.trigger["cron_schedule"]["cron"] for one in schedules.mounted.api.schedules.values()] == ["0 0 4 * * *"]
+    assert [entry.trigger["cron_schedule"]["cron"] for entry in schedules.mounted.api.schedules.values()] == [
+        "0 0 4 * * *"
+    ]
 
 
 def test_all_pages_of_a_list_are_read(schedules: Schedules) -> None:
@@ -290,7 +296,7 @@ def test_the_included_schedule_file_is_valid() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message_part"),
     [
         ("schedules: [{name: a, cron: 0 2 * * *}]", "schedule a: cron: '0 2 * * *' has 5 fields"),
         ("schedules: [{name: a, corn: 0 0 2 * * *}]", "schedule a: unknown key 'corn'; did you mean 'cron'?"),
@@ -308,12 +314,12 @@ def test_the_included_schedule_file_is_valid() -> None:
         ("- a", "holds no schedules"),
     ],
 )
-def test_an_invalid_file_is_one_sentence(tmp_path: Path, text: str, says: str) -> None:
+def test_an_invalid_file_is_one_sentence(tmp_path: Path, text: str, message_part: str) -> None:
     file = tmp_path / "schedules.yaml"
     file.write_text(text)
     with pytest.raises(UsageError) as error:
         read_schedules(file)
-    assert says in str(error.value) and "\n" not in str(error.value) and str(file) in str(error.value)
+    assert message_part in str(error.value) and "\n" not in str(error.value) and str(file) in str(error.value)
 
 
 def test_a_missing_file_is_reported(tmp_path: Path) -> None:
@@ -333,7 +339,7 @@ def test_valid_cron_expressions_are_accepted(cron: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cron", "says"),
+    ("cron", "message_part"),
     [
         ("60 0 2 * * *", "'60' is not a valid second: the range is 0 to 59"),
         ("0 0 24 * * *", "'24' is not a valid hour"),
@@ -348,7 +354,7 @@ def test_valid_cron_expressions_are_accepted(cron: str) -> None:
         ("@daily", "has 1 fields"),
     ],
 )
-def test_invalid_cron_expressions_are_rejected(cron: str, says: str) -> None:
+def test_invalid_cron_expressions_are_rejected(cron: str, message_part: str) -> None:
     with pytest.raises(ValueError, match="") as error:
         check_cron(cron)
-    assert says in str(error.value)
+    assert message_part in str(error.value)

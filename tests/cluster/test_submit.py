@@ -123,8 +123,8 @@ def test_a_deleted_run_counts_by_its_recorded_outcome(mounted: MountedCluster) -
 
 def test_an_interrupted_submit_is_found_awaited_or_taken_over(mounted: MountedCluster) -> None:
     mounted.submit()
-    key, whole = record(mounted.store)
-    cut_off = {**whole, "kfp_run_id": ""}
+    key, complete_record = record(mounted.store)
+    cut_off = {**complete_record, "kfp_run_id": ""}
     mounted.store.write(key, json.dumps(cut_off).encode())
     mounted.submit()
     assert len(mounted.api.runs) == 1
@@ -149,8 +149,8 @@ def test_a_lost_response_starts_no_second_run_and_an_existing_name_is_reused(mou
     ]
     mounted.submit()
     assert not any(trouble.times for trouble in mounted.api.troubles)
-    for made in (mounted.api.pipelines, mounted.api.versions, mounted.api.experiments, mounted.api.runs):
-        assert len(made) == 1
+    for objects in (mounted.api.pipelines, mounted.api.versions, mounted.api.experiments, mounted.api.runs):
+        assert len(objects) == 1
     assert record(mounted.store)[1]["kfp_run_id"] == only_run(mounted.api).run_id
 
 
@@ -191,7 +191,7 @@ def test_submit_to_a_single_user_server(mounted: MountedCluster) -> None:
 
 
 def test_two_concurrent_submits_start_one_run(mounted: MountedCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = Submission(
+    other_submission = Submission(
         run_id="other", version="v", commit="", profile="tiny", data_digest="d", namespace="mistere", submitted_at=1.0
     )
 
@@ -200,18 +200,18 @@ def test_two_concurrent_submits_start_one_run(mounted: MountedCluster, monkeypat
     def start_and_lose_the_record(pipelines: Pipelines, body: Any) -> Any:
         run = start(pipelines, body)
         (key,) = mounted.store.keys("submissions")
-        mounted.store.write(key, other.model_dump_json().encode())
+        mounted.store.write(key, other_submission.model_dump_json().encode())
         return run
 
     monkeypatch.setattr(Pipelines, "start", start_and_lose_the_record)
     mounted.submit()
     claim = read_claim(mounted.store, "0" * 64)
     assert claim.submission is None
-    assert only_run(mounted.api).display_name != "other" and record(mounted.store)[1] == other.model_dump()
+    assert only_run(mounted.api).display_name != "other" and record(mounted.store)[1] == other_submission.model_dump()
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message_part"),
     [
         ({"host": ""}, "no address of Kubeflow Pipelines is named: set --host, KFP_ENDPOINT or cluster.host"),
         ({"host": "kfp.example.org"}, "with its scheme"),
@@ -226,11 +226,11 @@ def test_two_concurrent_submits_start_one_run(mounted: MountedCluster, monkeypat
         ({"tracking": "https://ann:hunter2@mlflow"}, "put them into the secret 'mistere-tracking'"),
     ],
 )
-def test_a_store_unreachable_from_pods_is_rejected(options: dict[str, str], says: str) -> None:
-    given = {"host": "http://kfp", "store": "s3://bucket/x", "tracking": "http://mlflow", **options}
+def test_a_store_unreachable_from_pods_is_rejected(options: dict[str, str], message_part: str) -> None:
+    all_options = {"host": "http://kfp", "store": "s3://bucket/x", "tracking": "http://mlflow", **options}
     with pytest.raises(UsageError) as error:
-        submit("tiny", None, [], **given)
-    assert says in str(error.value) and "\n" not in str(error.value) and "hunter2" not in str(error.value)
+        submit("tiny", None, [], **all_options)
+    assert message_part in str(error.value) and "\n" not in str(error.value) and "hunter2" not in str(error.value)
 
 
 def test_data_that_pods_cannot_pull_is_rejected(mounted: MountedCluster, tmp_path: Path) -> None:
@@ -248,8 +248,8 @@ def test_data_that_pods_cannot_pull_is_rejected(mounted: MountedCluster, tmp_pat
 def check_tree(tree: Path, *, allow_dirty: bool) -> str:
     """Check whether a tree may run on a cluster."""
     code = f"from pipelines.kubeflow.version import releasable_tree; print(releasable_tree(allow_dirty={allow_dirty}))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tree, capture_output=True, text=True, check=False)
-    return done.stdout + done.stderr
+    result = subprocess.run([sys.executable, "-c", code], cwd=tree, capture_output=True, text=True, check=False)
+    return result.stdout + result.stderr
 
 
 def test_a_dirty_tree_or_one_with_outdated_images_is_rejected(tmp_path: Path) -> None:
@@ -271,12 +271,12 @@ def test_the_command_from_a_clean_tree(mounted: MountedCluster, tmp_path: Path) 
     tree = committed_tree(tmp_path / "tree")
     options = ["submit", "--profile", "tiny", "--data", str(mounted.data)]
     options += [part for name, value in mounted.options.items() for part in (f"--{name}", value)]
-    done = mistere(*options, root=tree)
-    assert done.returncode == 0, done.stderr
+    result = mistere(*options, root=tree)
+    assert result.returncode == 0, result.stderr
     context = only_run(mounted.api).runtime_config["parameters"]["run"]
     assert len(context["commit"]) == 40 and not context["dirty"]
     assert re.search(rf"g?{context['commit'][:7]}-tiny$", next(iter(mounted.api.versions.values())).display_name)
     assert "nothing changed" in mistere(*options, "--if-changed", root=tree).stdout
     mounted.api.token = "another"
-    done = mistere(*options, "--force", root=tree)
-    assert done.returncode == 1 and "KFP_TOKEN" in done.stderr and done.stderr.count("\n") == 1
+    result = mistere(*options, "--force", root=tree)
+    assert result.returncode == 1 and "KFP_TOKEN" in result.stderr and result.stderr.count("\n") == 1

@@ -109,9 +109,9 @@ def test_nodes_are_restricted_and_declare_their_resources() -> None:
 
 
 def test_node_settings_do_not_change_step_keys() -> None:
-    one, other = TextConfig(num_nodes=2), TextConfig(num_nodes=2, nodes=NodeSettings(memory="64Gi"))
-    assert one.keyed() == other.keyed() and "num_nodes" in one.keyed()
-    assert not {"num_nodes", "nodes"} & set(one.for_checkpoint())
+    plain, with_node_settings = TextConfig(num_nodes=2), TextConfig(num_nodes=2, nodes=NodeSettings(memory="64Gi"))
+    assert plain.keyed() == with_node_settings.keyed() and "num_nodes" in plain.keyed()
+    assert not {"num_nodes", "nodes"} & set(plain.for_checkpoint())
     modules = closure("components.finetune_encoder.run")
     assert "components.finetune_encoder.processes.worker" in modules
     assert "mistere.kubernetes.api" not in modules

@@ -125,7 +125,7 @@ def tune(
     output.mkdir()
     return fine_tune(
         settings,
-        Step("finetune_encoder-text", KEY, context, store, cluster.ears, checkpoints),
+        Step("finetune_encoder-text", KEY, context, store, cluster.progress, checkpoints),
         reference,
         output,
         "text",

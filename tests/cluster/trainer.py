@@ -73,7 +73,7 @@ STEP_POD: dict[str, Any] = {
 """A pod in the form that Kubeflow Pipelines creates."""
 
 
-class Ears(Progress):
+class RecordedProgress(Progress):
     """Collects the messages for the user."""
 
     def __init__(self) -> None:
@@ -115,7 +115,7 @@ class TrainerCluster:
     server: KubernetesServer
     store: ObjectStore
     folder: Path
-    ears: Ears = field(default_factory=Ears)
+    progress: RecordedProgress = field(default_factory=RecordedProgress)
     stopped: list[int] = field(default_factory=list)
     controller: TrainerController | None = None
 
@@ -132,7 +132,7 @@ class TrainerCluster:
     def step(self) -> Step:
         context = RunContext(run_id="test", store=self.store.uri, tracking_uri="")
         checkpoints = Checkpoints(self.store, "finetune_encoder", KEY)
-        return Step("finetune_encoder-text", KEY, context, self.store, self.ears, checkpoints)
+        return Step("finetune_encoder-text", KEY, context, self.store, self.progress, checkpoints)
 
     def job(self, **changes: Any) -> TrainingJob:
         """A training job with prepared utterances."""

@@ -115,9 +115,9 @@ class PipelinesApi(HttpServer):
         if parts.path == "/apis/v2beta1/runs":
             return Reply(200, {"runs": [], "total_size": 0})
         if parts.path == "/apis/v2beta1/pipelines":
-            wanted = json.loads(query["filter"])["predicates"][0]
-            assert (wanted["operation"], wanted["key"]) == ("EQUALS", "display_name")
-            named = [one for one in self.pipelines if one["display_name"] == wanted["stringValue"]]
+            predicate = json.loads(query["filter"])["predicates"][0]
+            assert (predicate["operation"], predicate["key"]) == ("EQUALS", "display_name")
+            named = [item for item in self.pipelines if item["display_name"] == predicate["stringValue"]]
             return Reply(200, {"pipelines": named, "total_size": len(named)} if named else {})
         if parts.path == "/apis/v2beta1/recurringruns":
             start = int(query.get("page_token") or 0)
@@ -224,8 +224,8 @@ class KubernetesApi(HttpServer):
     @staticmethod
     def resources(*plurals: str) -> dict[str, Any]:
         listed = [
-            {"name": one, "singularName": one[:-1], "namespaced": True, "kind": one, "verbs": ["get"]}
-            for one in plurals
+            {"name": item, "singularName": item[:-1], "namespaced": True, "kind": item, "verbs": ["get"]}
+            for item in plurals
         ]
         return {"kind": "APIResourceList", "groupVersion": "g/v", "resources": listed}
 
@@ -271,7 +271,7 @@ class KubernetesApi(HttpServer):
             if term:  # the only selector that doctor uses: kube-apiserver knows status.phase of pods
                 field, phase = term.split("!=")
                 assert field == "status.phase"
-                value = [one for one in value if one["status"]["phase"] != phase]
+                value = [item for item in value if item["status"]["phase"] != phase]
         return Reply(200, {"kind": "List", "metadata": {}, "items": value})
 
     @staticmethod

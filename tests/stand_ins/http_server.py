@@ -24,10 +24,10 @@ class Reply:
 
 
 class HttpServer(ABC):
-    """A server in a thread; ``asked`` records every request's method and path."""
+    """A server in a thread; ``received`` records every request's method and path."""
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.received: list[str] = []
         self.clock_offset = 0.0
         self.trouble: Reply | None = None
         self.silent = False
@@ -43,7 +43,7 @@ class HttpServer(ABC):
 
             def handle_any(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                owner.asked.append(f"{self.command} {self.path}")
+                owner.received.append(f"{self.command} {self.path}")
                 if owner.silent:
                     owner._released.wait(30)
                     self.close_connection = True

@@ -233,25 +233,25 @@ class KfpApi:
         reference = body.pipeline_version_reference
         version = _find(self.versions, reference["pipeline_version_id"], "PipelineVersion")
         spec = version.pipeline_spec.get("pipeline_spec", version.pipeline_spec)
-        known = spec["root"].get("inputDefinitions", {}).get("parameters", {})
-        given = body.runtime_config["parameters"]
-        if len(json.dumps(given)) > PARAMETER_BYTES:
+        declared = spec["root"].get("inputDefinitions", {}).get("parameters", {})
+        passed = body.runtime_config["parameters"]
+        if len(json.dumps(passed)) > PARAMETER_BYTES:
             raise RefusalError(400, f"The input parameter length exceed maximum size of {PARAMETER_BYTES}")
         # template/template.go: validatePipelineJobInputs
-        for name, definition in known.items():
+        for name, definition in declared.items():
             optional = "defaultValue" in definition or definition.get("isOptional")
-            if name not in given and not optional:
+            if name not in passed and not optional:
                 raise RefusalError(
                     400,
                     f"Invalid input error: parameter {name} is not optional, yet has neither default value nor user provided value",
                 )
-            if name in given and not isinstance(given[name], _KINDS[definition["parameterType"]]):
+            if name in passed and not isinstance(passed[name], _KINDS[definition["parameterType"]]):
                 raise RefusalError(
                     400,
                     f"Invalid input error: input parameter {name} requires type {definition['parameterType'].lower()}, but the "
                     "parameter value is of another type",
                 )
-        unknown = [name for name in given if name not in known]
+        unknown = [name for name in passed if name not in declared]
         if unknown:
             raise RefusalError(
                 400, f"Invalid input error: parameter(s) provided are not required by pipeline: {', '.join(unknown)}"
@@ -299,17 +299,17 @@ class KfpApi:
         del self.schedules[schedule_id]
         return {}
 
-    def _switch(self, schedule_id: str, way: str, **_: Any) -> Any:
+    def _switch(self, schedule_id: str, operation: str, **_: Any) -> Any:
         schedule = _find(self.schedules, schedule_id, "RecurringRun")
-        schedule.mode, schedule.status = way.upper(), f"{way.upper()}D"
+        schedule.mode, schedule.status = operation.upper(), f"{operation.upper()}D"
         return {}
 
     def _page(self, listed: list[Any], name: str, query: dict[str, str]) -> Any:
-        chosen = [_PLAIN(one) for one in listed]
+        chosen = [_PLAIN(item) for item in listed]
         for predicate in json.loads(query.get("filter") or "{}").get("predicates", []):
             if predicate["operation"] not in ("EQUALS", 1) or predicate["key"] not in ("display_name", "name"):
                 raise RefusalError(400, f"Invalid input error: this filter is not supported: {predicate}")
-            chosen = [one for one in chosen if one.get(predicate["key"]) == predicate["stringValue"]]
+            chosen = [item for item in chosen if item.get(predicate["key"]) == predicate["stringValue"]]
         start = int(base64.b64decode(query["page_token"])) if query.get("page_token") else 0
         size = min(int(query.get("page_size") or 20), self.page_limit)
         answer: dict[str, Any] = {"total_size": len(chosen), name: chosen[start : start + size]}
@@ -341,7 +341,7 @@ def _find(objects: dict[str, Any], key: str, kind: str) -> Any:
 
 
 def _unique(objects: Any, new: Any, *keys: str) -> None:
-    if any(all(getattr(one, key) == getattr(new, key) for key in keys) for one in objects):
+    if any(all(getattr(item, key) == getattr(new, key) for key in keys) for item in objects):
         raise RefusalError(409, f"Already exist error: {getattr(new, keys[0])} already exists")
 
 

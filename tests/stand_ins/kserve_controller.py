@@ -240,7 +240,9 @@ class Controller:
             }
             configuration = {"status": "False", **reason} if failing else {"status": "Unknown"}
         route = {"status": "True" if ready else "Unknown"}
-        failed = next((one for one in (configuration, route) if one["status"] != "True"), {"status": "True"})
+        failed = next(
+            (condition for condition in (configuration, route) if condition["status"] != "True"), {"status": "True"}
+        )
         self._write_status(
             service,
             {
@@ -300,7 +302,7 @@ class Controller:
         """One kubelet iteration."""
         name, behaviour = pod["metadata"]["name"], self._behaviour(pod)
         container = pod["spec"]["containers"][0]
-        seen = bool(pod["status"]["conditions"])
+        noted = bool(pod["status"]["conditions"])
         ready = False
         phase, statuses = "Running", [_status("running", {"startedAt": _now()})]
         if behaviour in ENDS:
@@ -308,15 +310,15 @@ class Controller:
             statuses = [_status("waiting", {"reason": "CrashLoopBackOff", "message": waiting}, 3, ENDS[behaviour])]
             self.cluster.logs[(name, True)] = LOGS[behaviour]
             self._note(
-                name, seen, "BackOff", f"Back-off restarting failed container {CONTAINER} in pod {name}_{NAMESPACE}"
+                name, noted, "BackOff", f"Back-off restarting failed container {CONTAINER} in pod {name}_{NAMESPACE}"
             )
         elif behaviour == "image":
             message = f'Back-off pulling image "{container["image"]}": ErrImagePull: not found'
             phase, statuses = "Pending", [_status("waiting", {"reason": "ImagePullBackOff", "message": message})]
-            self._note(name, seen, "Failed", f'Failed to pull image "{container["image"]}": not found')
+            self._note(name, noted, "Failed", f'Failed to pull image "{container["image"]}": not found')
         elif behaviour == "nowhere":
             phase, statuses = "Pending", []  # a pod without a node has no container statuses
-            self._note(name, seen, "FailedScheduling", NOWHERE)
+            self._note(name, noted, "FailedScheduling", NOWHERE)
         else:
             if name not in self._running:
                 self._running[name] = self._launch(container, pod["status"]["podIP"])
@@ -329,8 +331,8 @@ class Controller:
         self.cluster.write("pods", pod)
         return pod
 
-    def _note(self, pod: str, seen: bool, reason: str, message: str) -> None:
-        if not seen:
+    def _note(self, pod: str, noted: bool, reason: str, message: str) -> None:
+        if not noted:
             self.cluster.event(pod, reason, message)
 
     def _end(self, name: str) -> None:
@@ -370,7 +372,9 @@ def _revision(pod: dict[str, Any]) -> str:
 
 
 def _ready(pod: dict[str, Any]) -> bool:
-    return any((one["type"], one["status"]) == ("Ready", "True") for one in pod["status"]["conditions"])
+    return any(
+        (condition["type"], condition["status"]) == ("Ready", "True") for condition in pod["status"]["conditions"]
+    )
 
 
 def _is_crashing(pod: dict[str, Any]) -> bool:
@@ -429,7 +433,7 @@ def _deployment_conditions(available: bool, complete: bool, refused: bool) -> li
 
 def _predictor_ready(deployment: dict[str, Any], reports_progress: bool) -> dict[str, Any]:
     """The condition PredictorReady, as ``PropagateRawStatus`` derives it from the Deployment's conditions."""
-    conditions = {one["type"]: one for one in deployment["status"]["conditions"]}
+    conditions = {condition["type"]: condition for condition in deployment["status"]["conditions"]}
     chosen = conditions["Available"]
     if reports_progress and conditions["Progressing"]["reason"] != "NewReplicaSetAvailable":
         chosen = {**conditions["Progressing"], "status": "Unknown"}
@@ -440,18 +444,22 @@ def _predictor_ready(deployment: dict[str, Any], reports_progress: bool) -> dict
     return {field: chosen[field] for field in ("status", "reason", "message")}
 
 
-def _living(dependents: dict[str, dict[str, Any]], **others: dict[str, Any]) -> list[dict[str, Any]]:
+def _living(dependents: dict[str, dict[str, Any]], **independent: dict[str, Any]) -> list[dict[str, Any]]:
     """Conditions as Knative's living condition set writes them: sorted by type, with Ready derived from the dependents.
 
     A true condition has neither reason nor message.
     """
     for status in ("False", "Unknown"):
-        if worst := next((one for one in dependents.values() if one["status"] == status), None):
+        if worst := next((condition for condition in dependents.values() if condition["status"] == status), None):
             break
-    conditions = {**dependents, **others, "Ready": worst or {"status": "True"}}
+    conditions = {**dependents, **independent, "Ready": worst or {"status": "True"}}
     return [
-        {"type": kind, "lastTransitionTime": STAMP, **({"status": "True"} if one["status"] == "True" else one)}
-        for kind, one in sorted(conditions.items())
+        {
+            "type": kind,
+            "lastTransitionTime": STAMP,
+            **({"status": "True"} if condition["status"] == "True" else condition),
+        }
+        for kind, condition in sorted(conditions.items())
     ]
 
 

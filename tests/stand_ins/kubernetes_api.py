@@ -91,10 +91,10 @@ class KubernetesApi:
 
     def remove(self, kind: str, name: str, namespace: str = "mistere") -> bool:
         with self.changed:
-            gone = self._objects.pop((kind, namespace, name), None)
-            if gone is not None:
-                self._note("DELETED", (kind, namespace, name), gone)
-            return gone is not None
+            removed = self._objects.pop((kind, namespace, name), None)
+            if removed is not None:
+                self._note("DELETED", (kind, namespace, name), removed)
+            return removed is not None
 
     def say(self, pod: str, line: str) -> None:
         """Append a log line of a pod's container, with the kubelet's timestamp."""
@@ -257,10 +257,10 @@ class KubernetesApi:
             stamped = query.get("timestamps") == "true"
             lines = [entry for entry in list(self.lines[name]) if entry[0] >= query.get("sinceTime", "")]
             return "".join(f"{stamp} {line}\n" if stamped else f"{line}\n" for stamp, line in lines)
-        said = self.logs.get((name, query.get("previous") == "true"))
-        if said is None:
+        lines = self.logs.get((name, query.get("previous") == "true"))
+        if lines is None:
             raise RefusalError(400, "BadRequest", f'container "{query.get("container")}" in pod "{name}" has no log')
-        return "\n".join(said.splitlines()[-int(query.get("tailLines", "1000")) :]) + "\n"
+        return "\n".join(lines.splitlines()[-int(query.get("tailLines", "1000")) :]) + "\n"
 
     def _list(self, kind: str, namespace: str, query: dict[str, str]) -> dict[str, Any]:
         start, version = 0, self._version

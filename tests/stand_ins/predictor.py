@@ -58,8 +58,8 @@ def _handler(digest: str, model: str, probabilities: list[list[float]]) -> type[
 
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length") or "0"))
-            known = self.path == f"/v2/models/{model}/infer"
-            self._send(200 if known else 404, answer if known else {"error": "unknown model"})
+            is_served = self.path == f"/v2/models/{model}/infer"
+            self._send(200 if is_served else 404, answer if is_served else {"error": "unknown model"})
 
         def _send(self, code: int, content: Any) -> None:
             data = json.dumps(content).encode()

@@ -40,8 +40,8 @@ class ConflictsError(Exception):
     @property
     def message(self) -> str:
         """The message in the form of the API server."""
-        said = [f'conflict with "{manager}": .{".".join(path)}' for manager, path in self.found]
-        return f"Apply failed with {len(said)} conflict{'s' if len(said) > 1 else ''}: {'; '.join(said)}"
+        conflicts = [f'conflict with "{manager}": .{".".join(path)}' for manager, path in self.found]
+        return f"Apply failed with {len(conflicts)} conflict{'s' if len(conflicts) > 1 else ''}: {'; '.join(conflicts)}"
 
 
 def leaves(value: Any, path: Path = ()) -> dict[Path, Any]:
@@ -49,20 +49,20 @@ def leaves(value: Any, path: Path = ()) -> dict[Path, Any]:
     if path in _NOT_MANAGED:
         return {}
     if isinstance(value, dict) and (value or not path):
-        found: dict[Path, Any] = {}
+        fields: dict[Path, Any] = {}
         for key, below in value.items():
-            found |= leaves(below, (*path, key))
-        return found
+            fields |= leaves(below, (*path, key))
+        return fields
     return {path: value}
 
 
 def apply(live: dict[str, Any], manifest: dict[str, Any], manager: str, force: bool) -> dict[str, Any]:
     """The object after ``manager`` applied a manifest."""
     result = copy.deepcopy(live)
-    wanted = leaves({key: value for key, value in manifest.items() if key != "status"})
+    applied = leaves({key: value for key, value in manifest.items() if key != "status"})
     entries = _entries(live)
     clashes = []
-    for path, value in wanted.items():
+    for path, value in applied.items():
         for (other, operation), owned in entries.items():
             if (other, operation) != (manager, "Apply") and path in owned and _at(live, path) != (True, value):
                 clashes.append((other, path))
@@ -73,12 +73,12 @@ def apply(live: dict[str, Any], manifest: dict[str, Any], manager: str, force: b
             if name == other:
                 owned.discard(path)
     before = entries.pop((manager, "Apply"), set())
-    for path in before - set(wanted):
+    for path in before - set(applied):
         if not any(path in owned for owned in entries.values()):
             _remove(result, path)
-    for path, value in wanted.items():
+    for path, value in applied.items():
         _set(result, path, copy.deepcopy(value))
-    entries[(manager, "Apply")] = set(wanted)
+    entries[(manager, "Apply")] = set(applied)
     return _with_entries(result, entries)
 
 
@@ -162,11 +162,11 @@ def _remove(value: dict[str, Any], path: Path) -> None:
         value.pop(path[0], None)
 
 
-def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+def same(left: dict[str, Any], right: dict[str, Any]) -> bool:
     """Whether two objects are equal except for their version."""
 
     def content(value: dict[str, Any]) -> str:
         metadata = {key: field for key, field in value["metadata"].items() if key != "resourceVersion"}
         return json.dumps({**value, "metadata": metadata}, sort_keys=True)
 
-    return content(one) == content(other)
+    return content(left) == content(right)
