@@ -111,8 +111,8 @@ def attach_bundle(image: ImageReference, key: EllipticCurvePrivateKey, digest: s
     Where the registry has no referrers API, the manifest is listed in the index under the tag ``sha256-DIGEST``.
     """
     registry = ImageRegistry(image.repository)
-    stored = registry.manifest(str(image).rpartition(":")[2])
-    assert stored is not None
+    image_manifest = registry.manifest(str(image).rpartition(":")[2])
+    assert image_manifest is not None
     payload = json.dumps(
         {
             "_type": "https://in-toto.io/Statement/v1",
@@ -138,11 +138,11 @@ def attach_bundle(image: ImageReference, key: EllipticCurvePrivateKey, digest: s
         "artifactType": BUNDLE,
         "config": descriptor(registry, b"{}", "application/vnd.oci.empty.v1+json"),
         "layers": [descriptor(registry, json.dumps(bundle).encode(), BUNDLE)],
-        "subject": {"mediaType": IMAGE_MANIFEST, "size": 1, "digest": stored[1]},
+        "subject": {"mediaType": IMAGE_MANIFEST, "size": 1, "digest": image_manifest[1]},
     }
     stored = digest_of(json.dumps(manifest).encode())
     assert registry.put_manifest(stored, manifest) == stored
-    if not registry.referrers(stored[1]):
+    if not registry.referrers(image_manifest[1]):
         listed = {"mediaType": IMAGE_MANIFEST, "digest": stored, "size": 1, "artifactType": BUNDLE}
         index = {"schemaVersion": 2, "mediaType": IMAGE_INDEX, "manifests": [listed]}
-        registry.put_manifest(stored[1].replace(":", "-"), index)
+        registry.put_manifest(image_manifest[1].replace(":", "-"), index)

@@ -237,7 +237,7 @@ def remove_test_rows(folder: Path) -> None:
         (write_dataset_yaml("- a list"), "dataset.yaml: the file: "),
         (write_dataset_yaml(""), "dataset.yaml: the file: "),
         (write_dataset_yaml("name: [a"), "dataset.yaml is not readable YAML ("),
-        (write_dataset_yaml("name: only"), "dataset.yaml: description: Field required."),
+        (write_dataset_yaml("name: only"), "dataset.yaml: description: Field required; correct it."),
     ],
 )
 def test_invalid_dataset_error_names_the_problem(folder: Path, change: Callable[[Path], None], message: str) -> None:
