@@ -24,7 +24,7 @@ from mistere.registry.champion import NO_CHAMPION, read_champion
 from mistere.registry.lineage import Lineage
 from mistere.serving.deployment import Deployment, deployed_services, deployment_key
 from mistere.serving.kserve.cluster_release import on_cluster
-from pipelines.cli.commands import promote
+from pipelines.cli.commands.registry import promote
 from pipelines.cli.registry_location import RegistryLocation
 from pipelines.sign_images import sign
 from tests.cluster.conftest import Cluster
