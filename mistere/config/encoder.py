@@ -129,6 +129,8 @@ class EncoderConfig(SeededSection):
         max_tokens: tokens of an utterance at most; longer ones are truncated.
         min_seconds: shorter utterances are padded with silence to this length.
         max_seconds: longer utterances are cropped to this length.
+        excerpt_seconds: in training, a random excerpt of this length stands for a longer utterance, another one in each epoch;
+            speech only. Not set: the whole utterance. Dev, test and predictions always use whole utterances.
         undecodable: what to do with an utterance whose audio does not decode: ``fail``, or treat it as ``missing``.
         crop: the part to use of an utterance longer than ``max_seconds``.
         tracking: log the training curve to MLflow.
@@ -173,6 +175,7 @@ class EncoderConfig(SeededSection):
     min_seconds: float = Field(default=1.0, ge=0)
     max_seconds: float = Field(default=30.0, gt=0)
     crop: Literal["start", "middle", "end"] = "start"
+    excerpt_seconds: float | None = Field(default=None, ge=0.1)
     undecodable: Literal["fail", "missing"] = "fail"
     tracking: bool = False
     extraction: ExtractionSettings = ExtractionSettings()

@@ -9,20 +9,49 @@ from typing import Any, NamedTuple
 from torch.utils.data import Dataset, Sampler
 
 from mistere.common.errors import UsageError
+from mistere.config.encoder import EncoderConfig
 from mistere.data.utterances import FeatureSpool, batches_by_length
+from mistere.model.encoders.families.family import Family
 
 
 class Examples(Dataset[tuple[dict[str, Any], int]]):
-    """Prepared utterances with their classes."""
+    """Prepared utterances with their classes.
 
-    def __init__(self, spool: FeatureSpool) -> None:
-        self._spool = spool
+    Args:
+        spool: the utterances.
+        family: the encoder's, which cuts excerpts.
+        config: the encoder's section, for the seed.
+        excerpt_seconds: a random excerpt of this length stands for a longer utterance; None for whole utterances. It depends on
+            the seed, the epoch and the utterance only, so that a resumed training reads the same ones.
+    """
+
+    def __init__(
+        self, spool: FeatureSpool, family: Family, config: EncoderConfig, excerpt_seconds: float | None = None
+    ) -> None:
+        self._spool, self._family, self._seed, self._excerpt = spool, family, config.seed, excerpt_seconds
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the training loop at the start of each epoch."""
+        self._epoch = epoch
+
+    @property
+    def lengths(self) -> list[int]:
+        """Length of each utterance, or of its excerpt."""
+        if self._excerpt is None:
+            return self._spool.lengths
+        longest = self._family.excerpt_length(self._excerpt)
+        return [min(length, longest) for length in self._spool.lengths]
 
     def __len__(self) -> int:
         return len(self._spool)
 
     def __getitem__(self, index: int) -> tuple[dict[str, Any], int]:
-        return self._spool[index]
+        features, label = self._spool[index]
+        if self._excerpt is not None:
+            draw = random.Random(f"{self._seed}.{self._epoch}.{index}")
+            features = self._family.excerpt(features, self._excerpt, draw)
+        return features, label
 
 
 class Share(NamedTuple):

@@ -166,14 +166,15 @@ class EncoderTrainer(Trainer):
 
 
 class EpochOrder(TrainerCallback):
-    """Sets each epoch's order (the Trainer does not find the sampler under distributed wrapping) and records its loss."""
+    """Sets each epoch's order and excerpts (the Trainer does not find the sampler under distributed wrapping) and records its loss."""
 
     def __init__(self, trainer: EncoderTrainer) -> None:
         self._trainer = trainer
 
     def on_epoch_begin(self, _args: Any, state: TrainerState, _control: Any, **_: Any) -> None:
         steps = max(1, round(state.max_steps / state.num_train_epochs))
-        self._trainer.order.set_epoch(state.global_step // steps)
+        for part in (self._trainer.order, self._trainer.train_dataset):
+            part.set_epoch(state.global_step // steps)
 
     def on_epoch_end(self, _args: Any, _state: Any, _control: Any, **_: Any) -> None:
         self._trainer.end_epoch()

@@ -188,16 +188,18 @@ def _fit(
         counts = confusion(prediction.label_ids.astype(np.int64), prediction.predictions.argmax(1), job.classes)
         return {"weighted_f1": float(weighted_f1(counts))}
 
+    excerpt = config.excerpt_seconds if job.modality == "speech" else None
+    examples = Examples(training, model.family, config, excerpt)
     writer = CheckpointWriter(checkpoints, config.checkpoint_seconds)
     trainer = EncoderTrainer(
         config=config,
         class_weights=job.class_weights,
         writer=writer,
-        lengths=training.lengths,
+        lengths=examples.lengths,
         model=model,
         args=_arguments(job, checkpoints.directory, share, precision),
-        train_dataset=Examples(training),
-        eval_dataset=Examples(dev),
+        train_dataset=examples,
+        eval_dataset=Examples(dev, model.family, config),
         data_collator=collate,
         compute_metrics=measure,
         callbacks=[Patience(config.patience), Reporter(progress, config.epochs)],

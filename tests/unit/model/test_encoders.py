@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import random
 import re
 import sys
 from collections.abc import Iterator
@@ -317,6 +318,33 @@ def test_prompt_after_the_audio_is_pooled_with_it(bases: dict[str, Path]) -> Non
     added = batches[1]["pooled"].sum(1) - batches[0]["pooled"].sum(1)
     assert (added > 0).all() and len(set(added.tolist())) == 1
     assert (batches[1]["pooled"].sum(1) == batches[1]["mask"].sum(1) - 1).all()  # all but <|audio_bos|>
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if family_named(name).modality == "speech"])
+def test_excerpt_is_a_random_part_of_a_longer_utterance(bases: dict[str, Path], name: str) -> None:
+    encoder = encoder_of(bases, name)
+    family = encoder.family
+    wave = inputs_of("speech")[3]
+    whole = family.prepare(wave)
+    (key,) = set(whole) - {"length"}
+    excerpts = [family.excerpt(whole, 0.7, random.Random(seed)) for seed in range(6)]
+    length = family.excerpt_length(0.7)
+    assert 0.6 * family.rate < length <= 0.7 * family.rate
+    starts = set()
+    for excerpt in excerpts:
+        assert len(excerpt[key]) == excerpt["length"] == length
+        fits = [
+            start
+            for start in range(0, len(whole[key]) - length + 1, family.unit)
+            if np.array_equal(whole[key][start : start + length], excerpt[key])
+        ]
+        assert fits
+        starts.update(fits)
+    assert len(starts) > 3
+    with torch.inference_mode():
+        assert encoder.embed(family.collate([whole, *excerpts])).isfinite().all()
+    short = family.prepare(inputs_of("speech")[0])
+    assert family.excerpt(short, 0.7, random.Random(0)) is short
 
 
 def test_attentive_pooling_of_a_single_position_has_a_finite_gradient() -> None:

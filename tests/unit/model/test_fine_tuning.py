@@ -15,16 +15,18 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from components.finetune_encoder.training.batches import share_step
+from components.finetune_encoder.training.batches import Examples, share_step
 from components.pull_data.run import describe
 from mistere.artifacts.checkpoints import Checkpoints
 from mistere.artifacts.io import publish
 from mistere.artifacts.manifests import EncoderCheckpoint, UtteranceSet
 from mistere.artifacts.object_store import LocalStore, ObjectStore
 from mistere.common.errors import MistereError, UsageError
+from mistere.common.modalities import Modality
 from mistere.common.paths import PROJECT_ROOT
 from mistere.common.progress import Progress
-from mistere.config.encoder import TextConfig
+from mistere.config.encoder import EncoderConfig, SpeechConfig, TextConfig
+from mistere.data.utterances import FeatureSpool
 from mistere.data.versions import pin
 from mistere.engine.stage import RunContext, Step
 from mistere.model.encoders.families import families
@@ -65,14 +67,22 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> UtteranceSet:
 
 
 def tune(
-    reference: UtteranceSet, store: LocalStore, output: Path, watch: Watch, settings: TextConfig, tracking: str = ""
+    reference: UtteranceSet,
+    store: LocalStore,
+    output: Path,
+    watch: Watch,
+    settings: EncoderConfig,
+    tracking: str = "",
+    modality: Modality = "text",
 ) -> EncoderCheckpoint:
     from components.finetune_encoder.fine_tuning import fine_tune
 
     context = RunContext(run_id="test", store=store.uri, tracking_uri=tracking)
-    step = Step("finetune_encoder-text", "key", context, store, watch, Checkpoints(store, "finetune_encoder", "key"))
+    step = Step(
+        f"finetune_encoder-{modality}", "key", context, store, watch, Checkpoints(store, "finetune_encoder", "key")
+    )
     output.mkdir(exist_ok=True)
-    return fine_tune(settings, step, reference, output, "text")
+    return fine_tune(settings, step, reference, output, modality)
 
 
 @pytest.mark.parametrize("killed_in", ["2", pytest.param("4", marks=pytest.mark.long)])
@@ -87,6 +97,47 @@ def test_killed_run_resumes_to_the_same_result(killed_in: str, reference: Uttera
     assert resumed.history == whole.history
     ours, theirs = load_file(tmp_path / "a" / "tuned.safetensors"), load_file(tmp_path / "b" / "tuned.safetensors")
     assert all((ours[name] == theirs[name]).all() for name in ours)
+
+
+def test_resumed_training_reads_the_same_random_excerpts(tmp_path: Path) -> None:
+    pinned = pin(str(make_dataset(tmp_path / "tones", rows())), str(tmp_path / "remote"))
+    data = describe(pinned.remote, pinned.digest)
+    settings = SpeechConfig(
+        source="random:whisper", pooling="mean", projection=8, epochs=3, batch_size=8, learning_rate=1e-3,
+        min_seconds=0.2, excerpt_seconds=0.3, schedule="constant", layer_norm="before_pooling",
+    )  # fmt: skip
+
+    def tune_speech(name: str, watch: Watch, settings: SpeechConfig) -> EncoderCheckpoint:
+        return tune(data, LocalStore(tmp_path / name), tmp_path / f"{name}-output", watch, settings, modality="speech")
+
+    whole = tune_speech("whole", Watch(), settings)
+    with pytest.raises(KilledError):
+        tune_speech("killed", Watch("3"), settings)
+    resumed = tune_speech("killed", Watch(), settings)
+    assert resumed.history == whole.history
+    ours, theirs = (weights(tmp_path / f"{name}-output") for name in ("whole", "killed"))
+    assert all((ours[name] == theirs[name]).all() for name in ours)
+    others = tune_speech("others", Watch(), settings.model_copy(update={"excerpt_seconds": None}))
+    assert others.history != whole.history
+
+
+def test_excerpts_depend_on_seed_epoch_and_utterance_only(tmp_path: Path) -> None:
+    settings = SpeechConfig(source="random:whisper", excerpt_seconds=0.3)
+    family_class = families()["whisper"]
+    family_class.write_random(tmp_path / "base", 0)
+    family = family_class(tmp_path / "base", settings)
+    draw = np.random.default_rng(0)
+    with FeatureSpool(tmp_path / "spool") as spool:
+        for length in (20, 90, 200):
+            spool.append({"frames": draw.normal(size=(length, 16)).astype(np.float32), "length": length}, 0)
+        first, second = (Examples(spool, family, settings, settings.excerpt_seconds) for _ in range(2))
+        assert first.lengths == [20, 30, 30] and Examples(spool, family, settings).lengths == [20, 90, 200]
+        frames = [example[0]["frames"] for example in (first[2], second[2])]
+        np.testing.assert_array_equal(*frames)
+        second.set_epoch(1)
+        assert not np.array_equal(first[2][0]["frames"], second[2][0]["frames"])
+        np.testing.assert_array_equal(first[0][0]["frames"], second[0][0]["frames"])
+        assert len(Examples(spool, family, settings)[2][0]["frames"]) == 200
 
 
 def test_finished_run_is_not_trained_further_after_moving(reference: UtteranceSet, tmp_path: Path) -> None:

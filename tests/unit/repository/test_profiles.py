@@ -31,6 +31,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "epochs": 20,
         "min_seconds": 1,
         "max_seconds": 30,
+        "excerpt_seconds": 5,
     },
     "text": {
         "source": "hub:Qwen/Qwen2.5-7B",

@@ -37,6 +37,7 @@ class AudioLanguage(Family):
     modality = "speech"
     causal = True
     rate = 100.0
+    unit = _FRAMES_PER_STATE
     lora_targets = ("q_proj", "k_proj")
     lora_excluded = r".*audio_tower\..*"
     variants = ("qwen2_audio",)

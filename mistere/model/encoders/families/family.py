@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,6 +38,8 @@ class Family(ABC):
     """Whether attention is causal, so that the first position carries no information."""
     rate: ClassVar[float] = 1.0
     """Units of ``length`` in a second of speech; for text, ``length`` is the number of tokens."""
+    unit: ClassVar[int] = 1
+    """``length`` is a multiple of this."""
     variants: ClassVar[tuple[str, ...]] = ("",)
     """Kinds of backbone that :meth:`write_random` can make; the conformance tests cover each."""
 
@@ -88,6 +91,19 @@ class Family(ABC):
         Args:
             utterance: a :class:`~mistere.model.encoders.inputs.Transcript`, or mono samples float32 ``[N]`` at 16 kHz.
         """
+
+    def excerpt_length(self, seconds: float) -> int:
+        """``length`` of an excerpt of speech."""
+        return max(1, int(seconds * self.rate) // self.unit) * self.unit
+
+    def excerpt(self, features: Features, seconds: float, draw: random.Random) -> Features:
+        """A random excerpt of the features of speech that is longer than this; shorter speech as it is."""
+        over_time = {name: array for name, array in features.items() if name != "length"}
+        length, wanted = len(next(iter(over_time.values()))), self.excerpt_length(seconds)
+        if length <= wanted:
+            return features
+        start = self.unit * draw.randrange((length - wanted) // self.unit + 1)
+        return {name: array[start : start + wanted] for name, array in over_time.items()} | {"length": wanted}
 
     @abstractmethod
     def collate(self, features: Sequence[Features]) -> dict[str, Tensor]:

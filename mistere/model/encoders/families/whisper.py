@@ -33,6 +33,7 @@ class Whisper(Family):
     modality = "speech"
     lora_targets = ("q_proj", "v_proj")
     rate = 100.0
+    unit = 2
 
     @classmethod
     def handles(cls, model_type: str) -> bool:
