@@ -131,7 +131,7 @@ def read_private_key(path: Path) -> EllipticCurvePrivateKey:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UsageError(f"--key: there is no key at {path}.") from error
+        raise UsageError(f"--key: there is no key at {path}: name the file of the private key.") from error
     if b"ENCRYPTED SIGSTORE PRIVATE KEY" in content or b"ENCRYPTED COSIGN PRIVATE KEY" in content:
         raise UsageError(f"--key: {path} is encrypted by cosign: sign with `cosign sign --key {path}` instead.")
     password = os.environ.get(PASSWORD_VARIABLE) or None

@@ -77,7 +77,7 @@ def compare_with_champion(report: Path, classes: int, config: EvaluationConfig) 
     if not candidate.same_test(champion):
         raise ArtifactError(
             "the champion's predictions are not of the utterances of this test split, although the digests agree: "
-            "delete the champion's EvaluationReport from the store and run again to evaluate it anew."
+            "delete the champion's EvaluationReport from the store and run again to evaluate it again."
         )
     bootstrap = DialogueBootstrap(candidate.dialogues, config.resamples, config.seed)
     true, candidate_predicted, champion_predicted = candidate.labels, candidate.predicted, champion.predicted

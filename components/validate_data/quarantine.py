@@ -1,6 +1,6 @@
 """Setting dialogues aside instead of rejecting the whole dataset, in a file that a person can fix and bring back.
 
-A finding is about a row, but its whole dialogue is set aside: a dialogue with a gap is a different dialogue. The file has the
+A finding is about a row, but its whole dialogue is quarantined: a dialogue with a gap is a different dialogue. The file has the
 columns of the dataset form, the split, and ``problem``; once it is fixed, ``mistere data import table FILE NEW --base OLD``
 puts its dialogues back into the dataset, replacing those of the same name.
 """
@@ -76,7 +76,7 @@ def problems(outcomes: Sequence[ExpectationOutcome], rows: pd.DataFrame) -> dict
 def write_quarantine(
     path: Path, files: Sequence[ShardFile], aside: Names, problem_of: Mapping[tuple[str, int], str]
 ) -> int:
-    """Write the dialogues that are set aside, as a stream; return the number of utterances.
+    """Write the quarantined dialogues as a stream; return the number of utterances.
 
     Args:
         path: the file.

@@ -1,4 +1,4 @@
-"""From parquet files to a verdict: gather, compare, judge, and, where that is allowed, set aside and judge again."""
+"""From parquet files to a verdict: measure, check the expectations and, if allowed, quarantine dialogues and check the rest."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _check(facts: Facts, declared: Declared, config: ValidationSettings, before:
 
 
 def _with_quarantine(validation: Validation, declared: Declared, config: ValidationSettings) -> Validation:
-    """The validation with the dialogues of blocking findings set aside, if the rest then has no blocking finding."""
+    """The validation with the dialogues of blocking findings quarantined, if the rest then has no blocking finding."""
     affected = affected_dialogues(validation.outcomes, validation.tables)
     if not affected:
         return replace(validation, refused="Nothing can be set aside: the findings are about the dataset as a whole.")

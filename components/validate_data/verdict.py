@@ -21,7 +21,7 @@ Verdict = Literal["pass", "warn", "reject"]
 
 @dataclass(frozen=True)
 class Quarantine:
-    """Dialogues that are set aside.
+    """Quarantined dialogues.
 
     Attributes:
         dialogues: by split.
@@ -35,12 +35,12 @@ class Quarantine:
 
     @property
     def utterances(self) -> int:
-        """How many utterances are set aside."""
+        """The number of quarantined utterances."""
         return sum(self.rows.values())
 
     @property
     def sentence(self) -> str:
-        """What was set aside, in words."""
+        """The quarantined dialogues, in words."""
         count = sum(map(len, self.dialogues.values()))
         return (
             f"{count:,} dialogue{'' if count == 1 else 's'} with {self.utterances:,} utterances "
@@ -59,9 +59,9 @@ class Validation:
         tables: what the expectations checked.
         outcomes: of every expectation, on the whole dataset.
         drifts: distances from the champion's dataset.
-        profile: the dataset in numbers, without what is set aside.
+        profile: the dataset in numbers, without the quarantined dialogues.
         before: the champion's dataset in numbers; None without a champion that has a profile.
-        quarantine: what is set aside; the rest has no blocking finding. None if nothing is.
+        quarantine: the quarantined dialogues; the rest has no blocking finding. None if nothing is.
         refused: why setting dialogues aside did not help, if it was allowed.
     """
 
@@ -85,7 +85,7 @@ class Validation:
 
     @property
     def warnings(self) -> list[str]:
-        """One sentence for what does not block: what is set aside and why, and each finding of severity ``warn``."""
+        """One sentence for what does not block: the quarantined dialogues and why, and each finding of severity ``warn``."""
         warned = [outcome.sentence for outcome in self.outcomes if outcome.status == "warn"]
         if self.quarantine is None:
             return warned

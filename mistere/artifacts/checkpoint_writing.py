@@ -1,4 +1,4 @@
-"""When a checkpoint within an epoch is due, and the thread that writes checkpoints while training goes on."""
+"""When a checkpoint within an epoch is due, and the thread that writes checkpoints while training continues."""
 
 from __future__ import annotations
 

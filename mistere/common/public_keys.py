@@ -29,7 +29,9 @@ def read_public_keys(value: str, where: str) -> list[EllipticCurvePublicKey]:
     try:
         text = Path(value).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{where}: there is no key at {value}.") from error
+        raise UsageError(
+            f"{where}: there is no key at {value}: name an existing file, or give the PEM text of the key."
+        ) from error
     return parse_public_keys(text, f"{where} ({value})")
 
 

@@ -52,7 +52,7 @@ def find_finished(
                 _check(store, MANIFESTS[kind], digest)
         return manifests, values
     except ArtifactError as error:
-        progress.note(f"{error.finding}. It is made again.")
+        progress.note(f"{error.finding}. It is computed again.")
         return None
 
 

@@ -86,7 +86,7 @@ class ImageRegistry:
             The manifest and its digest; None if there is none.
 
         Raises:
-            RegistryError: the registry fails, or the content has not the digest that was asked for.
+            RegistryError: the registry fails, or the content has not the requested digest.
         """
         with self._request("GET", f"manifests/{reference}", headers={"Accept": ", ".join(_MANIFESTS)}) as response:
             if response.status_code == 404:

@@ -95,7 +95,7 @@ def read_example(folder: Path) -> Example | None:
             raise ValueError("expected a row of probabilities for each utterance")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(
-            f"{folder / FOLDER} does not hold an example dialogue", "run the pipeline again to make the bundle anew"
+            f"{folder / FOLDER} does not hold an example dialogue", "run the pipeline again to make a new bundle"
         ) from error
     return Example(dialogue, expected)
 

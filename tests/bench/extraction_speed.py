@@ -242,12 +242,12 @@ def main() -> None:
         more, _ = measure(work, "ours", "more", "float32", cache)
         part, small = measure(work, "ours", "part", "float32")
         tenfold, large = measure(work, "ours", "tenfold", "float32")
-    print(f"against one at a time: {one / ours:.2f}x (ours in bf16: {one / half:.2f}x); asked 3")
-    print(f"against naive batches: {naive / ours:.2f}x (ours in bf16: {naive / half:.2f}x); asked 1.4")
-    print(f"cached: {first / again:.0f}x; asked 50")
-    print(f"5 % new: {100 * (more - again) / first:.1f} % of the first, beyond what all cached takes; asked about 5 %")
+    print(f"against one at a time: {one / ours:.2f}x (ours in bf16: {one / half:.2f}x); target 3")
+    print(f"against naive batches: {naive / ours:.2f}x (ours in bf16: {naive / half:.2f}x); target 1.4")
+    print(f"cached: {first / again:.0f}x; target 50")
+    print(f"5 % new: {100 * (more - again) / first:.1f} % of the first, beyond what all cached takes; target about 5 %")
     print(
-        f"ten times the data: {tenfold / part:.2f}x the time, {large / small:.2f}x the memory; asked at most 10.5 and 1.3"
+        f"ten times the data: {tenfold / part:.2f}x the time, {large / small:.2f}x the memory; target at most 10.5 and 1.3"
     )
 
 

@@ -143,7 +143,7 @@ def main(epochs: int) -> None:
             totals[name] += answer["seconds"]
             rate = answer["utterances"] / answer["seconds"]
             print(f"  {name:<6} {modality:<7} {answer['seconds']:7.1f} s, {rate:.1f} utterances/s", flush=True)
-    print(f"against the plain Trainer: {totals['plain'] / totals['ours']:.2f}x; asked 1.3")
+    print(f"against the plain Trainer: {totals['plain'] / totals['ours']:.2f}x; target 1.3")
 
 
 def arm(name: str, modality: str, epochs: int) -> None:

@@ -133,8 +133,8 @@ def main() -> None:
         small = measure("a tenth", work / "tenth")
         large = measure("whole", work / "whole", str(work / "facts"))
         again = measure("whole, remembered", work / "whole", str(work / "facts"))
-    print(f"against real time: {large['audio'] / large['seconds']:.0f}x; asked 200")
-    print(f"peak memory at ten times the size: {large['peak'] / small['peak']:.2f}x; asked at most 1.3")
+    print(f"against real time: {large['audio'] / large['seconds']:.0f}x; target 200")
+    print(f"peak memory at ten times the size: {large['peak'] / small['peak']:.2f}x; target at most 1.3")
     print(f"nothing new: {100 * again['seconds'] / large['seconds']:.0f} % of the time")
 
 

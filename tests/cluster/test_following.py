@@ -170,7 +170,7 @@ def test_waiting_survives_temporary_errors(mounted: MountedCluster, tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("status", "message_part"),
-    [(401, r"into KFP_TOKEN; run \S+ goes on, and the same command follows"), (404, "deleted there")],
+    [(401, r"into KFP_TOKEN; run \S+ continues, and the same command follows"), (404, "deleted there")],
 )
 def test_a_missing_token_or_a_deleted_run_ends_waiting(mounted: MountedCluster, status: int, message_part: str) -> None:
     mounted.api.troubles = [Trouble("GET", "/runs/.+", status)]
@@ -193,7 +193,7 @@ def test_waiting_survives_an_outage_of_the_kubernetes_api(
 def test_a_token_that_expires_ends_waiting(mounted: MountedCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KFP_TOKEN", json_web_token(exp=time.time() - 1, aud=["pipelines.kubeflow.org"]))
     mounted.api.troubles = [kubernetes_is_away(3, path="/runs/.+")]
-    with pytest.raises(MistereError, match=r"it expired on \d{4}-.* UTC; get a new one; run \S+ goes on"):
+    with pytest.raises(MistereError, match=r"it expired on \d{4}-.* UTC; get a new one; run \S+ continues"):
         mounted.submit(wait=True)
 
 
@@ -464,13 +464,13 @@ def interrupting(mounted: MountedCluster) -> Callable[[Any], None]:
 
 def test_an_interrupt_without_a_terminal_keeps_the_run(mounted: MountedCluster) -> None:
     mounted.api.on_start = interrupting(mounted)
-    with pytest.raises(MistereError, match=r"goes on: the same command follows it again, and http.* stops it"):
+    with pytest.raises(MistereError, match=r"continues: the same command follows it again, and http.* stops it"):
         mounted.submit(wait=True)
     assert [run.state for run in mounted.api.runs.values()] == ["RUNNING"]
 
 
 @pytest.mark.parametrize(
-    ("answer", "state", "message_part"), [("y", "CANCELING", "is being stopped"), ("", "RUNNING", "goes on")]
+    ("answer", "state", "message_part"), [("y", "CANCELING", "is being stopped"), ("", "RUNNING", "continues")]
 )
 def test_an_interrupt_on_a_terminal_prompts(
     mounted: MountedCluster, monkeypatch: pytest.MonkeyPatch, answer: str, state: str, message_part: str

@@ -104,7 +104,7 @@ def test_a_damaged_artifact_is_named_and_computed_again(first: Run, output: Path
     weights.write_bytes(bytes(content))
     repaired = run(output, data, root=tree)
     assert repaired.code == 0, repaired.text
-    assert "mixture.safetensors has SHA-256" in repaired.text and "made again" in repaired.text
+    assert "mixture.safetensors has SHA-256" in repaired.text and "computed again" in repaired.text
     assert "train_moe" in repaired.ran and "finetune_encoder-speech" not in repaired.ran
     assert repaired.stages["train_moe"]["outputs"]["model"] == digest
 

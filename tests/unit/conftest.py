@@ -13,7 +13,7 @@ from mistere.artifacts.object_store import LocalStore, ObjectStore, S3Store
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """A port without a listener."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -26,7 +26,7 @@ class PreemptedError(MistereError):
 
 
 class CheckpointWriter(TrainerCallback):
-    """Requests a checkpoint when one is due or on SIGTERM, and writes each in a thread while training goes on.
+    """Requests a checkpoint when one is due or on SIGTERM, and writes each in a thread while training continues.
 
     Several processes agree on it at the end of a step, since all of them take part in the snapshot. The first process of each node
     writes the node's folder; the first process of all uploads it, since it is equal on all nodes.

@@ -97,7 +97,7 @@ def follow(
                     transient = isinstance(error, UnavailableError | UnreachableError)
                     if not transient or time.monotonic() - last_response > _RESPONSE_TIMEOUT:
                         raise MistereError(
-                            f"{str(error).rstrip('.')}; run {run_id} goes on, and the same command follows it again."
+                            f"{str(error).rstrip('.')}; run {run_id} continues, and the same command follows it again."
                         ) from error
                 time.sleep(every)
     except KeyboardInterrupt:
@@ -219,6 +219,6 @@ def _interrupted(pipelines: Pipelines, kfp_run_id: str, store: ObjectStore, run_
                 note_stop(store, run_id)
             raise MistereError(f"run {run_id} is being stopped; finished steps are kept, and the next run reuses them.")
     raise MistereError(
-        f"interrupted; run {run_id} goes on: the same command follows it again, and {pipelines.pages.address(kfp_run_id)} stops it "
+        f"interrupted; run {run_id} continues: the same command follows it again, and {pipelines.pages.address(kfp_run_id)} stops it "
         "(Terminate)."
     ) from None

@@ -178,7 +178,7 @@ def test_damaged_output_is_reported_and_recomputed(local: Runner) -> None:
     _, second = local.gate(report)
     assert second.status == "done" and second.outputs == first.outputs
     (note,) = local.notes()
-    assert str(file) in note and "SHA-256" in note and note.endswith("It is made again.")
+    assert str(file) in note and "SHA-256" in note and note.endswith("It is computed again.")
     assert local.gate(report)[1].status == "reused"
 
 

@@ -50,7 +50,7 @@ def _dns(cluster: Cluster) -> CheckResult:
                     f"the NetworkPolicies of namespace {namespace} do not let {users} ask {name} ({protocol} port {port}), so no name is "
                     f"resolved: {fix}."
                 )
-    return ok(f"{name} may be asked.")
+    return ok(f"{name} may be reached.")
 
 
 def _dns_of(cluster: Cluster) -> tuple[str, int, dict[str, Any], str]:
