@@ -124,7 +124,7 @@ class FusionBlock(nn.Module):
 
 
 class CoAttentionFusion(nn.Module):
-    """The published cross-modal expert.
+    """The cross-modal expert with co-attention.
 
     Each modality is projected to one width; blocks of co-attention and self-attention follow, plus a linear skip of the
     projection, or of the input itself (``fusion_skip``); the streams are concatenated → LayerNorm → Linear → ReLU → logits. An utterance that lacks a modality
