@@ -139,7 +139,7 @@ def arm(work: Path, name: str, dataset: str, modality: str, precision: str, cach
     from mistere.model.embedders import open_embedder
 
     reference = UtteranceSet.model_validate_json((work / f"{dataset}.json").read_text())
-    made = EncoderCheckpoint.model_validate_json((work / f"{modality}.json").read_text())
+    checkpoint = EncoderCheckpoint.model_validate_json((work / f"{modality}.json").read_text())
     store = LocalStore(work / "store")
     extraction = ExtractionSettings(precision=precision, cache=cache)  # type: ignore[arg-type]
     source_digest("components.embed_shard.run")  # the engine reads this before any stage and caches it
@@ -158,14 +158,14 @@ def arm(work: Path, name: str, dataset: str, modality: str, precision: str, cach
                 ShardConfig(extraction=extraction),
                 step,
                 ArtifactHandle(Path(), reference),
-                ArtifactHandle(work / modality, made),
+                ArtifactHandle(work / modality, checkpoint),
                 Path(out),
                 modality,
                 TaskShard(0, 1),
             )  # type: ignore[arg-type]
     else:
         embedder = open_embedder(
-            store, made.encoder, work / modality / "tuned.safetensors", len(made.labels), extraction
+            store, checkpoint.encoder, work / modality / "tuned.safetensors", len(checkpoint.labels), extraction
         )
         reader = UtteranceReader(reference)
         speech = modality == "speech"

@@ -31,7 +31,7 @@ class Pods:
     chain: int
 
 
-def pods_of(spec: Spec, taken: Mapping[str, bool]) -> Pods:
+def pods_of(spec: Spec, branches: Mapping[str, bool]) -> Pods:
     """Count the pods of a run.
 
     Args:
@@ -53,7 +53,7 @@ def pods_of(spec: Spec, taken: Mapping[str, bool]) -> Pods:
         component = spec["components"][content["componentRef"]["name"]]
         if "executorLabel" in component:
             return Pods(2, 2)
-        if "condition" in content.get("triggerPolicy", {}) and not taken[content["taskInfo"]["name"]]:
+        if "condition" in content.get("triggerPolicy", {}) and not branches[content["taskInfo"]["name"]]:
             return Pods(1, 1)  # its driver evaluates the condition
         inner = dag(component)
         loop = "parameterIterator" in content
@@ -74,8 +74,8 @@ def test_a_run_whose_finished_model_is_not_promoted_has_no_release() -> None:
 
 
 def test_a_run_with_work_has_at_most_28_pods_one_after_another() -> None:
-    taken = {"work-to-do": True, "all-finished": False, "data-passes": True, "gate-promotes": True}
-    assert pods_of(pipeline_spec(), taken) == Pods(total=32, chain=27)
+    branches = {"work-to-do": True, "all-finished": False, "data-passes": True, "gate-promotes": True}
+    assert pods_of(pipeline_spec(), branches) == Pods(total=32, chain=27)
 
 
 @pytest.mark.parametrize("shards", [1, 2])

@@ -93,12 +93,12 @@ def test_a_schedule_has_six_cron_fields_and_is_switched_off_and_on(
 
     with pytest.raises(PipelinesError):
         kfp_server.pipelines.set_schedule(schedule("not a cron"))
-    made = kfp_server.pipelines.set_schedule(schedule("0 0 4 1 1 *"))
+    created = kfp_server.pipelines.set_schedule(schedule("0 0 4 1 1 *"))
     try:
         for enabled, status in ((True, "ENABLED"), (False, "DISABLED")):
-            kfp_server.pipelines.switch_schedule(made.recurring_run_id, enabled=enabled)
+            kfp_server.pipelines.switch_schedule(created.recurring_run_id, enabled=enabled)
             listed = {one.recurring_run_id: one.status for one in kfp_server.pipelines.schedules()}
-            assert listed[made.recurring_run_id] == status
+            assert listed[created.recurring_run_id] == status
     finally:
-        kfp_server.pipelines.delete_schedule(made.recurring_run_id)
-    assert made.recurring_run_id not in {one.recurring_run_id for one in kfp_server.pipelines.schedules()}
+        kfp_server.pipelines.delete_schedule(created.recurring_run_id)
+    assert created.recurring_run_id not in {one.recurring_run_id for one in kfp_server.pipelines.schedules()}

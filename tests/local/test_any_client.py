@@ -60,8 +60,8 @@ def test_without_the_config_map_the_first_step_and_the_report_say_what_is_missin
 
 
 def test_the_report_says_which_setting_is_unknown(pipeline: Path, store: LocalStore, tmp_path: Path) -> None:
-    given = {"mixture": {"learning_rte": 0.001}, "registry": {"model": "x"}}
-    run_compiled(pipeline, tmp_path / "kfp", environment(store, tmp_path), **given)
+    invalid_settings = {"mixture": {"learning_rte": 0.001}, "registry": {"model": "x"}}
+    run_compiled(pipeline, tmp_path / "kfp", environment(store, tmp_path), **invalid_settings)
     (run_id,) = {key.split("/")[1] for key in store.keys("runs")}
     report = json.loads(store.read(report_key(run_id, "run_report.json"))[0])
     assert report["outcome"]["exit_code"] == ExitCode.USAGE

@@ -50,8 +50,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
     """An empty store, once as a folder and once as S3."""
     if request.param == "folder":
         return LocalStore(tmp_path / "store")
-    found: S3Store = request.getfixturevalue("s3_store")
-    return found
+    remote_store: S3Store = request.getfixturevalue("s3_store")
+    return remote_store
 
 
 @pytest.fixture(scope="module")

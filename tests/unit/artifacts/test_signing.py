@@ -117,8 +117,8 @@ def test_keys_of_the_setting_verify_where_one_of_them_signed(
 @pytest.mark.parametrize("setting", ["bundle_key", "image_key"])
 def test_setting_takes_public_keys_only_and_shows_no_private_one(setting: str, keys: dict[str, Path]) -> None:
     text = keys["trusted.pub"].read_text()
-    for given in (text, f"'{text}'", f'"{text}"'):  # as a shell passes "$(cat cosign.pub)"
-        assert getattr(load_profile("tiny", [f"deployment.{setting}={given}"]).deployment, setting) == text
+    for variable in (text, f"'{text}'", f'"{text}"'):  # as a shell passes "$(cat cosign.pub)"
+        assert getattr(load_profile("tiny", [f"deployment.{setting}={variable}"]).deployment, setting) == text
     private = keys["trusted"].read_text()
     with pytest.raises(UsageError, match="it holds a private key") as refused:
         load_profile("tiny", [f"deployment.{setting}='{private}'"])

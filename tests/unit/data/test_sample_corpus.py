@@ -134,14 +134,14 @@ def test_committed_dataset_yaml_matches_the_sample(tmp_path: Path) -> None:
     assert tracked["nfiles"] == len(files) and tracked["size"] == sum(path.stat().st_size for path in objects.values())
     info = load_info(objects["sample/dataset.yaml"])
     assert info == describe(7) and info.source == "mistere data sample --seed 7"
-    held = {path for path in remote.rglob("*") if path.is_file()}
-    assert held >= {*objects.values(), remote / tracked["md5"][:2] / tracked["md5"][2:]}
+    stored_files = {path for path in remote.rglob("*") if path.is_file()}
+    assert stored_files >= {*objects.values(), remote / tracked["md5"][:2] / tracked["md5"][2:]}
     listed = {
         remote / entry["md5"][:2] / entry["md5"][2:]
         for listing in remote.rglob("*.dir")
         for entry in json.loads(listing.read_bytes())
     }
-    assert held == listed | set(remote.rglob("*.dir")), "an object that no version of the sample names"
+    assert stored_files == listed | set(remote.rglob("*.dir")), "an object that no version of the sample names"
 
 
 def test_full_sample_plan_has_the_documented_sizes() -> None:

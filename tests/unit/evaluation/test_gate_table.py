@@ -29,7 +29,7 @@ def cells(table: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize(
-    ("ending", "sign", "says"),
+    ("ending", "sign", "phrases"),
     [
         ("deployed", "✅", ["**deployed**", "✓ passed", "surely above the minimum", "| difference, paired | +0.148 ("]),
         ("held", "🟡", ["**held**", f"- {runs.COMPARED}", "● held", "| mixture | 0."]),
@@ -39,11 +39,11 @@ def cells(table: str) -> list[list[str]]:
         ("killed", "🚨", ["did not finish"]),
     ],
 )
-def test_gate_table_matches_each_recorded_run(ending: str, sign: str, says: list[str], tmp_path: Path) -> None:
+def test_gate_table_matches_each_recorded_run(ending: str, sign: str, phrases: list[str], tmp_path: Path) -> None:
     run = runs.ENDINGS[ending](tmp_path / "store")
     table = markdown(run.store, run.run_id)
     assert table.startswith(f"### {sign} ") and "Run `run-0042`, profile sample" in table
-    for words in [*says, "run_report.html`"]:
+    for words in [*phrases, "run_report.html`"]:
         assert words in table, words
     rules = [row for row in cells(table) if len(row) == 5]
     assert bool(rules) == (ending in {"deployed", "held", "rejected"})
@@ -83,8 +83,8 @@ def test_unreadable_verdict_only_omits_its_table(tmp_path: Path) -> None:
 def test_gate_table_has_a_row_for_each_enabled_rule(tmp_path: Path) -> None:
     run = runs.rejected(tmp_path)
     rows = [row for row in cells(markdown(run.store, run.run_id)) if len(row) == 5]
-    asked = [one for one in [runs.FLOOR, *runs.OTHERS] if one.outcome != "off"]
-    assert len(rows) == 2 + len(asked) + 1, "header, separator and the champion rule"
+    evaluated = [outcome for outcome in [runs.FLOOR, *runs.OTHERS] if outcome.outcome != "off"]
+    assert len(rows) == 2 + len(evaluated) + 1, "header, separator and the champion rule"
 
 
 def test_latest_run_of_a_commit_is_selected(tmp_path: Path) -> None:

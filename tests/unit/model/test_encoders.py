@@ -404,8 +404,11 @@ def test_fused_layers_give_the_same_states(bases: dict[str, Path], name: str, mo
         calls = sum(event.name == "aten::_transformer_encoder_layer_fwd" for event in profile.events())
         assert calls == len(family.fused)
         torch.testing.assert_close(actual, expected, atol=2e-5, rtol=0)
-    held = [*encoder.backbone.parameters(), *(tensor for layer in family.fused for tensor in layer.weights)]
-    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in held}
+    tensors_in_memory = [
+        *encoder.backbone.parameters(),
+        *(tensor for layer in family.fused for tensor in layer.weights),
+    ]
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors_in_memory}
     biases = sum(tensor.numel() for layer in family.fused for tensor in layer.weights if tensor.ndim == 1)
     assert sum(storages.values()) <= 4 * (weights + biases), "a weight is stored twice"
     monkeypatch.setattr("mistere.model.encoders.families.text.MOST_POSITIONS", 0)
@@ -513,7 +516,7 @@ def test_base_digest_does_not_depend_on_the_source_notation(tmp_path: Path, monk
 
 
 @pytest.mark.parametrize(
-    ("source", "says"),
+    ("source", "message_part"),
     [
         ("random:unknown", "choose one of random:bidirectional_text"),
         ("random:whisper", "choose one of random:bidirectional_text"),
@@ -530,9 +533,9 @@ def test_base_digest_does_not_depend_on_the_source_notation(tmp_path: Path, monk
         ),
     ],
 )
-def test_invalid_source_raises_a_usage_error(source: str, says: str, tmp_path: Path) -> None:
+def test_invalid_source_raises_a_usage_error(source: str, message_part: str, tmp_path: Path) -> None:
     error = refused(source, tmp_path)
-    assert says in str(error) and error.exit_code == ExitCode.USAGE
+    assert message_part in str(error) and error.exit_code == ExitCode.USAGE
 
 
 def test_unreachable_hub_raises_a_usage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -559,7 +562,7 @@ def test_base_contains_only_known_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "says"),
+    ("config", "message_part"),
     [
         ({"model_type": "mamba"}, "no text encoder family handles model type 'mamba'"),
         ({"model_type": "whisper"}, "no text encoder family handles model type 'whisper'"),
@@ -568,11 +571,11 @@ def test_base_contains_only_known_files(tmp_path: Path) -> None:
         ([], "has no model_type"),
     ],
 )
-def test_unknown_model_type_raises_a_usage_error(config: object, says: str, tmp_path: Path) -> None:
+def test_unknown_model_type_raises_a_usage_error(config: object, message_part: str, tmp_path: Path) -> None:
     folder = saved(tmp_path)
     (folder / "config.json").write_text(json.dumps(config))
     error = refused(f"path:{folder}", tmp_path)
-    assert says in str(error) and error.exit_code == ExitCode.USAGE
+    assert message_part in str(error) and error.exit_code == ExitCode.USAGE
 
 
 def test_truncated_weights_raise_a_readable_error(tmp_path: Path) -> None:

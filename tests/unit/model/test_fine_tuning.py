@@ -279,11 +279,11 @@ def test_learning_curve_is_logged_to_mlflow_if_available(reference: UtteranceSet
     settings = of_steps(tracking=True)
     with pytest.raises(KilledError):
         tune(reference, store, tmp_path / "a", Watch("2"), settings, uri)
-    made = tune(reference, store, tmp_path / "a", Watch(), settings, uri)
+    checkpoint = tune(reference, store, tmp_path / "a", Watch(), settings, uri)
     client = MlflowClient(tracking_uri=uri)
     (run,) = client.search_runs([client.get_experiment_by_name("mistere").experiment_id])
     logged = client.get_metric_history(run.info.run_id, "dev_weighted_f1")
-    assert [round(point.value, 6) for point in logged] == [epoch["dev_weighted_f1"] for epoch in made.history]
+    assert [round(point.value, 6) for point in logged] == [epoch["dev_weighted_f1"] for epoch in checkpoint.history]
     assert run.info.status == "FINISHED" and run.data.params["learning_rate"] == "0.001"
     listener = Listener()
     tune(reference, LocalStore(tmp_path / "other"), tmp_path / "b", listener, settings, "http://127.0.0.1:9")
@@ -379,6 +379,6 @@ def test_killed_and_preempted_process_resumes_to_the_same_result(
     assert "stopped by SIGTERM after step" in output and "Traceback" not in output
     again = steps_kept(store)
     assert again > reached
-    made = finish(command(store, digest, config, tmp_path / "machine-3"))
-    assert made == finish(whole)  # the artifact's address: the same weights, the same curve
+    checkpoint = finish(command(store, digest, config, tmp_path / "machine-3"))
+    assert checkpoint == finish(whole)  # the artifact's address: the same weights, the same curve
     assert not list(store.keys("checkpoints"))

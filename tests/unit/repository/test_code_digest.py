@@ -33,30 +33,30 @@ def imported_packages(file: Path) -> set[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
             node.body = []
-    found: set[str] = set()
+    names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found.update(alias.name.split(".")[0] for alias in node.names)
+            names.update(alias.name.split(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module.split(".")[0])
-    return found
+            names.add(node.module.split(".")[0])
+    return names
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_closure_holds_the_stage_and_no_other_stage(stage: str) -> None:
-    found = modules(stage)
-    assert {"components", f"components.{stage}", f"components.{stage}.run"} <= found
-    others = {name.split(".")[1] for name in found if name.startswith("components.")} - {stage}
+    names = modules(stage)
+    assert {"components", f"components.{stage}", f"components.{stage}.run"} <= names
+    others = {name.split(".")[1] for name in names if name.startswith("components.")} - {stage}
     assert others == set()
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_tracking_registry_progress_and_reports_are_in_no_closure(stage: str) -> None:
     rooms = ("mistere.registry", "mistere.runs", "mistere.reports", "mistere.engine", "mistere.kubernetes", "pipelines")
-    found = modules(stage)
-    assert not {name for name in found if name.startswith(rooms)}
-    assert not found & {"mistere.common.progress", "mistere.common.errors", "mistere.artifacts.object_store"}
-    assert not {name for name in found if name.endswith("live_tracking")}
+    names = modules(stage)
+    assert not {name for name in names if name.startswith(rooms)}
+    assert not names & {"mistere.common.progress", "mistere.common.errors", "mistere.artifacts.object_store"}
+    assert not {name for name in names if name.endswith("live_tracking")}
 
 
 @pytest.mark.parametrize("stage", sorted(set(STAGES) - MODELS))
@@ -70,23 +70,23 @@ def test_a_light_stage_has_no_torch_in_its_closure(stage: str) -> None:
 
 
 def test_the_gate_holds_its_rules_and_no_encoder() -> None:
-    found = modules("gate_model")
+    names = modules("gate_model")
     rules = {
         path.stem for path in (PROJECT_ROOT / "components/gate_model/rules").glob("*.py") if path.stem != "__init__"
     }
-    assert {f"components.gate_model.rules.{rule}" for rule in rules} <= found and len(rules) >= 3
-    assert not {name for name in found if name.startswith(("mistere.model.encoders.families", "mistere.model.mixture"))}
+    assert {f"components.gate_model.rules.{rule}" for rule in rules} <= names and len(rules) >= 3
+    assert not {name for name in names if name.startswith(("mistere.model.encoders.families", "mistere.model.mixture"))}
 
 
 def test_each_stage_holds_the_models_it_runs() -> None:
     for stage in ("finetune_encoder", "embed_shard"):
-        found = modules(stage)
+        names = modules(stage)
         families = (PROJECT_ROOT / "mistere/model/encoders/families").glob("[a-z]*.py")
-        assert {f"mistere.model.encoders.families.{file.stem}" for file in families} <= found
-        assert not {name for name in found if name.startswith("mistere.model.mixture")}, stage
-    found = modules("train_moe")
-    assert "mistere.model.mixture.mixture" in found and "mistere.model.losses" in found
-    assert not {name for name in found if name.startswith("mistere.model.encoders.families")}
+        assert {f"mistere.model.encoders.families.{file.stem}" for file in families} <= names
+        assert not {name for name in names if name.startswith("mistere.model.mixture")}, stage
+    names = modules("train_moe")
+    assert "mistere.model.mixture.mixture" in names and "mistere.model.losses" in names
+    assert not {name for name in names if name.startswith("mistere.model.encoders.families")}
 
 
 PROBE = """
@@ -311,9 +311,9 @@ def named_modules() -> list[tuple[str, str]]:
 
 def test_every_module_that_a_string_names_exists() -> None:
     """``python -m`` commands, ``monkeypatch`` targets, cross-references: a renamed module must not leave one behind."""
-    found = named_modules()
-    assert len(found) > 20
-    assert sorted({(file, name) for file, name in found if not defined(name)}) == []
+    names = named_modules()
+    assert len(names) > 20
+    assert sorted({(file, name) for file, name in names if not defined(name)}) == []
     assert not defined(".".join(["mistere", "common", "renamed"])) and not defined(".".join(["components", "renamed"]))
 
 

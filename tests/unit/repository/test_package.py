@@ -86,15 +86,15 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installe
 
 
 def test_the_wheel_holds_every_file_of_the_packages(wheel: Path) -> None:
-    held = set(zipfile.ZipFile(wheel).namelist())
+    packaged = set(zipfile.ZipFile(wheel).namelist())
     files = {
         path.relative_to(PROJECT_ROOT).as_posix()
         for layer in LAYERS
         for path in (PROJECT_ROOT / layer).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    assert files - held == set()
-    assert {name.split("/")[0] for name in held if ".dist-info" not in name} == {*LAYERS, "mistere_launcher.py"}
+    assert files - packaged == set()
+    assert {name.split("/")[0] for name in packaged if ".dist-info" not in name} == {*LAYERS, "mistere_launcher.py"}
 
 
 def test_it_runs_the_code_of_the_wheel(installed: Installed) -> None:

@@ -121,7 +121,7 @@ def visible_text(message: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("ending", "says"),
+    ("ending", "phrases"),
     [
         (
             "deployed",
@@ -135,12 +135,12 @@ def visible_text(message: dict[str, Any]) -> str:
     ],
 )
 def test_each_outcome_sends_a_notification(
-    ending: str, says: list[str], ended: dict[str, runs.RecordedRun], receiver: Receiver, events: Path
+    ending: str, phrases: list[str], ended: dict[str, runs.RecordedRun], receiver: Receiver, events: Path
 ) -> None:
     notify_outcome(ended[ending])
     (message,) = receiver.taken
     seen = visible_text(message)
-    for words in [*says, "run-0042 (sample)", "run_report.html"]:
+    for words in [*phrases, "run-0042 (sample)", "run_report.html"]:
         assert words in seen, words
     assert ("Weighted F1 (95 % interval)*\n0." in seen) == (ending in {"deployed", "held", "rejected"})
     assert events.read_text() == ""
@@ -173,7 +173,7 @@ def test_no_notification_is_sent_without_a_webhook(
 
 
 @pytest.mark.parametrize(
-    ("answers", "asked", "note"),
+    ("answers", "requests_sent", "note"),
     [
         ([500, 200], 2, ""),
         ([429, 200], 2, ""),
@@ -189,7 +189,7 @@ def test_no_notification_is_sent_without_a_webhook(
 )
 def test_failing_receiver_is_retried_once_and_noted(
     answers: list[int | str],
-    asked: int,
+    requests_sent: int,
     note: str,
     ended: dict[str, runs.RecordedRun],
     receiver: Receiver,
@@ -201,14 +201,14 @@ def test_failing_receiver_is_retried_once_and_noted(
     monkeypatch.setattr(notification, "_TIMEOUT_SECONDS", (30.0, limit))
     receiver.answers = list(answers)
     notify_outcome(ended["killed"])
-    assert receiver.paths == [f"/services/{SECRET}"] * asked
+    assert receiver.paths == [f"/services/{SECRET}"] * requests_sent
     log = events.read_text()
     assert (note in log and log.count("\n") == 1) if note else log == ""
     assert "SECRET" not in log and "127.0.0.1" not in log
 
 
 @pytest.mark.parametrize(
-    ("url", "says"),
+    ("url", "phrases"),
     [
         (f"http://hooks.example.org/services/{SECRET}", "plain http"),
         (f"http://localhost.example.org/{SECRET}", "plain http"),
@@ -225,7 +225,7 @@ def test_failing_receiver_is_retried_once_and_noted(
 )
 def test_invalid_or_unreachable_webhook_url_is_noted(
     url: str,
-    says: str,
+    phrases: str,
     ended: dict[str, runs.RecordedRun],
     receiver: Receiver,
     events: Path,
@@ -235,7 +235,7 @@ def test_invalid_or_unreachable_webhook_url_is_noted(
     notify_outcome(ended["killed"])
     assert receiver.paths == []
     log = events.read_text()
-    assert says in log and "SECRET" not in log and log.count("\n") == 1
+    assert phrases in log and "SECRET" not in log and log.count("\n") == 1
 
 
 def test_message_escapes_text_from_the_data(ended: dict[str, runs.RecordedRun]) -> None:

@@ -9,7 +9,7 @@ from pipelines.cli.output.run_display import summary
 
 
 @pytest.mark.parametrize(
-    ("uri", "says"),
+    ("uri", "phrase"),
     [
         ("http://mlflow.example.org:5000", "http://mlflow.example.org:5000"),
         ("https://me:secret-word@mlflow.example.org", "https://mlflow.example.org"),
@@ -17,9 +17,9 @@ from pipelines.cli.output.run_display import summary
     ],
 )
 def test_the_registry_is_a_servers_page_or_the_command_that_serves_a_database(
-    uri: str, says: str, capsys: pytest.CaptureFixture[str]
+    uri: str, phrase: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """MLflow refuses a server as a backend store: ``mlflow ui`` serves databases and folders."""
     summary(Outcome(run_id="run", mlflow=uri), None, "log")
     lines = capsys.readouterr().out.splitlines()
-    assert [line for line in lines if line.startswith("registry")] == [f"registry {says}"]
+    assert [line for line in lines if line.startswith("registry")] == [f"registry {phrase}"]

@@ -333,7 +333,7 @@ def stage_of(name: str) -> Stage:
 
 @pytest.mark.usefixtures("made_up")
 @pytest.mark.parametrize(
-    ("name", "error", "code", "says"),
+    ("name", "error", "code", "message_part"),
     [
         ("diverging", MistereError, 1, "EncoderCheckpoint.metrics.f1 is nan"),
         ("rejecting", DataError, 4, "the data is wrong."),
@@ -343,12 +343,12 @@ def stage_of(name: str) -> Stage:
     ],
 )
 def test_failures_keep_their_exit_code_and_message(
-    local: Runner, name: str, error: type[Exception], code: int, says: str
+    local: Runner, name: str, error: type[Exception], code: int, message_part: str
 ) -> None:
     with pytest.raises(error):
         execute(stage_of(name), local.context(), {}, outputs={"encoder": str(local.folder / "out")})
     record = local.record(name)
-    assert (record.status, record.exit_code) == ("failed", code) and record.message.startswith(says)
+    assert (record.status, record.exit_code) == ("failed", code) and record.message.startswith(message_part)
     assert not (local.folder / "out").exists()
     assert list(local.store.keys("artifacts")) == list(local.store.keys("steps")) == []
 
