@@ -93,7 +93,8 @@ def test_fields_of_other_managers_are_kept(still: Cluster) -> None:
     api.apply(f"{COLLECTION}/other", service(minReplicas=1))
     still.api.edit("inferenceservices", "other", {"spec": {"predictor": {"minReplicas": 3}}})
     with pytest.raises(
-        MistereError, match=r"other field managers own.*kubectl-edit.: .spec.predictor.minReplicas.*release the fields"
+        MistereError,
+        match=r"other field managers own.*kubectl-edit. using serving.kserve.io/v1beta1: .spec.predictor.minReplicas.*release the fields",
     ):
         api.apply(f"{COLLECTION}/other", service(minReplicas=1))
     live = still.api.find("inferenceservices", "other")

@@ -82,7 +82,7 @@ def test_the_train_job_is_created_followed_and_deleted(
     observed_pods: list[dict[str, Any]] = []
 
     def log_reads(node: int) -> int:
-        return sum(f"/{NAME}-node-0-{node}/log?" in path for _, path in cluster.server.calls)
+        return sum(f"/{NAME}-node-0-{node}-" in path and "/log?" in path for _, path in cluster.server.calls)
 
     def work(node: int, say: Callable[[str], None], _stopped: Any, prefix: str) -> int:
         observed_pods.append(cluster.api.find("trainjobs", NAME) or {})
@@ -163,9 +163,9 @@ def test_a_lost_node_is_restarted(cluster: TrainerCluster) -> None:
 
 def test_a_node_lost_after_the_others_finished_is_not_awaited(cluster: TrainerCluster) -> None:
     def finished_at(node: int) -> str:
-        pod = cluster.api.find("pods", f"{NAME}-node-0-{node}") or {"status": {"containerStatuses": [{"state": {}}]}}
-        state = pod["status"]["containerStatuses"][0]["state"]
-        return str(state.get("terminated", {}).get("finishedAt", ""))
+        pods = [pod for pod in cluster.api.all("pods") if pod["metadata"]["name"].startswith(f"{NAME}-node-0-{node}-")]
+        states = [pod["status"]["containerStatuses"][0]["state"] for pod in pods]
+        return next((str(state.get("terminated", {}).get("finishedAt", "")) for state in states), "")
 
     def work(node: int, _say: Any, stopped: threading.Event, _prefix: str) -> int:
         if node == 1:
@@ -198,7 +198,8 @@ def test_repeatedly_lost_nodes_fail_with_their_last_log_lines(cluster: TrainerCl
 
     cluster.run_containers(work, backoff=0)
     with pytest.raises(
-        MistereError, match=r"failed .*job failures; node 0 .*exit code 1.*NCCL error.*run again"
+        MistereError,
+        match=r"failed .*job failures .first failed job: .*-node-0.; node 0 .*exit code 1.*NCCL error.*run again",
     ) as error:
         train_on_nodes(cluster.job(), "base", cluster.step())
     assert "\n" not in str(error.value) and nothing_is_left(cluster)

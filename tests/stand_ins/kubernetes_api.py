@@ -1,7 +1,11 @@
 """The Kubernetes API of one cluster: objects with versions and field managers, rights, watches, logs, the proxy to pods.
 
-What a call may do is decided as an API server does it: who asks (401), whether a rule lets them (403), whether the kind and the
-object are there (404), whether others manage a field (409), whether the version is still known (410). :mod:`tests.stand_ins.kubernetes_server` puts it behind a socket.
+A call is answered in the order of an API server: credentials (401), permissions (403), the kind and the object (404), fields of other
+managers (409), an expired version (410). :mod:`tests.stand_ins.kubernetes_server` puts it on a socket.
+
+Sources of the answers: kubernetes/apimachinery ``pkg/api/errors/errors.go`` (reasons, messages and details),
+kubernetes/apiserver ``pkg/endpoints/handlers/responsewriters/errors.go`` (403), ``pkg/admission/plugin/webhook/errors/statuserror.go``
+(webhooks), ``pkg/storage/etcd3`` (410), and kubernetes/kubernetes ``pkg/registry/core/pod/strategy.go`` (logs).
 """
 
 from __future__ import annotations
@@ -26,6 +30,11 @@ KINDS = {
     "workflows": ("/apis/argoproj.io/v1alpha1", "Workflow", "argoproj.io"),
     "trainjobs": ("/apis/trainer.kubeflow.org/v1alpha1", "TrainJob", "trainer.kubeflow.org"),
 }
+WEBHOOKS = {
+    "inferenceservices": "inferenceservice.kserve-webhook-server.validator",
+    "trainjobs": "validator.trainjob.trainer.kubeflow.org",
+}
+"""Names of the validating webhooks (kserve/kserve ``config/webhook/manifests.yaml``, kubeflow/trainer ``manifests/base/webhook``)."""
 ALL = frozenset({("*", "*")})
 Key = tuple[str, str, str]
 
@@ -112,12 +121,12 @@ class KubernetesApi:
             marked = copy.deepcopy(live)
             if foreground:
                 marked["metadata"].setdefault("finalizers", []).append("foregroundDeletion")
-            marked["metadata"].setdefault("deletionTimestamp", "2026-01-01T00:00:00Z")
+            marked["metadata"].setdefault("deletionTimestamp", _now())
             self._store(key, marked)
             return True
 
     def event(self, name: str, reason: str, message: str, kind: str = "Pod") -> None:
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        stamp = _now()
         self.write(
             "events",
             {
@@ -144,7 +153,7 @@ class KubernetesApi:
         metadata = value["metadata"]
         if before is None:
             metadata.setdefault("uid", str(uuid.uuid4()))
-            metadata["creationTimestamp"] = f"{time.time():.6f}"
+            metadata["creationTimestamp"] = _now()
             metadata["generation"] = 1
         else:
             metadata |= {name: before["metadata"][name] for name in ("uid", "creationTimestamp")}
@@ -167,13 +176,16 @@ class KubernetesApi:
         kind, namespace, name, sub = self._parse(url.path)
         verb = {"PATCH": "patch", "DELETE": "delete", "POST": "create", "PUT": "update"}.get(method)
         verb = verb or ("get" if name else "watch" if query.get("watch") else "list")
-        self._authorise(token, verb, kind, sub)
+        self._authorise(token, verb, kind, sub, name)
         if method == "PATCH":
             return self._apply(token, kind, namespace, name, query, json.loads(body))
         if method == "DELETE":
             if not self._delete((kind, namespace, name), query.get("propagationPolicy") == "Foreground"):
                 raise self._missing(kind, name)
-            return 200, {"kind": "Status", "apiVersion": "v1", "status": "Success"}
+            if (marked := self.find(kind, name, namespace)) is not None:
+                return 200, marked  # the deletion waits for a finalizer
+            details = {"name": name, "group": KINDS[kind][2], "kind": kind}
+            return 200, {"kind": "Status", "apiVersion": "v1", "status": "Success", "details": details}
         if method == "POST":
             return self._create(kind, namespace, json.loads(body))
         if sub == "log":
@@ -194,7 +206,7 @@ class KubernetesApi:
                 return kind, parts[depth - 1], rest[0], rest[1]
         raise RefusalError(404, "", "404 page not found")
 
-    def _authorise(self, token: str, verb: str, kind: str, sub: str) -> None:
+    def _authorise(self, token: str, verb: str, kind: str, sub: str, name: str = "") -> None:
         if token not in self.tokens:
             raise RefusalError(401, "Unauthorized", "Unauthorized")
         rules, resource = self.tokens[token], f"{kind}/{sub}" if sub else kind
@@ -203,19 +215,18 @@ class KubernetesApi:
             needed.append("create")
         for each in needed:
             if ("*", "*") not in rules and (each, resource) not in rules:
-                group = KINDS[kind][2]
+                group, named = KINDS[kind][2], f' "{name}"' if name else ""
                 raise RefusalError(
                     403,
                     "Forbidden",
-                    f'{kind}.{group} is forbidden: User "system:serviceaccount:mistere:{token}" cannot {each} resource '
-                    f'"{resource}" in API group "{group}" in the namespace "mistere"',
-                    {"kind": kind},
+                    f'{_qualified(kind)}{named} is forbidden: User "system:serviceaccount:mistere:{token}" cannot {each} '
+                    f'resource "{resource}" in API group "{group}" in the namespace "mistere"',
+                    {"kind": kind, **({"name": name} if name else {}), **({"group": group} if group else {})},
                 )
 
     def _missing(self, kind: str, name: str) -> RefusalError:
-        group = KINDS[kind][2]
-        details = {"name": name, "group": group, "kind": kind}
-        return RefusalError(404, "NotFound", f'{kind}.{group} "{name}" not found', details)
+        details = {"name": name, "kind": kind, **({"group": KINDS[kind][2]} if KINDS[kind][2] else {})}
+        return RefusalError(404, "NotFound", f'{_qualified(kind)} "{name}" not found', details)
 
     def _apply(
         self, token: str, kind: str, namespace: str, name: str, query: dict[str, str], manifest: dict[str, Any]
@@ -224,9 +235,7 @@ class KubernetesApi:
             details = {"name": namespace, "kind": "namespaces"}
             raise RefusalError(404, "NotFound", f'namespaces "{namespace}" not found', details)
         if reason := self.admit(manifest):
-            raise RefusalError(
-                403, "Forbidden", f'admission webhook "validator.kserve.io" denied the request: {reason}'
-            )
+            raise _denied(kind, reason)
         with self.changed:
             live = self._objects.get((kind, namespace, name))
             start = live or {key: manifest[key] for key in ("apiVersion", "kind")} | {
@@ -235,20 +244,21 @@ class KubernetesApi:
             try:
                 result = apply(start, manifest, query["fieldManager"], query.get("force") == "true")
             except ConflictsError as clash:
-                raise RefusalError(409, "Conflict", clash.message) from None
+                details = {"name": name, "group": KINDS[kind][2], "kind": kind, "causes": clash.causes}
+                raise RefusalError(409, "Conflict", clash.message, details) from None
             if query.get("dryRun"):
-                return 200, result
+                return (200 if live else 201), result
             self._store((kind, namespace, name), result)
             return (200 if live else 201), copy.deepcopy(self._objects[(kind, namespace, name)])
 
     def _create(self, kind: str, namespace: str, value: dict[str, Any]) -> tuple[int, Any]:
         name = value["metadata"]["name"]
         if reason := self.admit(value):
-            raise RefusalError(403, "Forbidden", f'admission webhook "validator.{kind}" denied the request: {reason}')
+            raise _denied(kind, reason)
         with self.changed:
             if (kind, namespace, name) in self._objects:
                 details = {"name": name, "group": KINDS[kind][2], "kind": kind}
-                raise RefusalError(409, "AlreadyExists", f'{kind}.{KINDS[kind][2]} "{name}" already exists', details)
+                raise RefusalError(409, "AlreadyExists", f'{_qualified(kind)} "{name}" already exists', details)
             self._store((kind, namespace, name), value)
             return 201, copy.deepcopy(value)
 
@@ -257,17 +267,26 @@ class KubernetesApi:
             stamped = query.get("timestamps") == "true"
             lines = [entry for entry in list(self.lines[name]) if entry[0] >= query.get("sinceTime", "")]
             return "".join(f"{stamp} {line}\n" if stamped else f"{line}\n" for stamp, line in lines)
-        lines = self.logs.get((name, query.get("previous") == "true"))
-        if lines is None:
-            raise RefusalError(400, "BadRequest", f'container "{query.get("container")}" in pod "{name}" has no log')
-        return "\n".join(lines.splitlines()[-int(query.get("tailLines", "1000")) :]) + "\n"
+        container, previous = query.get("container"), query.get("previous") == "true"
+        text = self.logs.get((name, previous))
+        if text is None:
+            why = f'container "{container}" in pod "{name}" is waiting to start: ContainerCreating'
+            if previous:
+                why = f'previous terminated container "{container}" in pod "{name}" not found'
+            raise RefusalError(400, "BadRequest", why)
+        return "\n".join(text.splitlines()[-int(query.get("tailLines", "1000")) :]) + "\n"
 
     def _list(self, kind: str, namespace: str, query: dict[str, str]) -> dict[str, Any]:
         start, version = 0, self._version
         if "continue" in query:
             start, version = (int(part) for part in query["continue"].split("-"))
             if version < self._forgotten:
-                raise RefusalError(410, "Expired", "The provided continue parameter is too old")
+                raise RefusalError(
+                    410,
+                    "Expired",
+                    "The provided continue parameter is too old to display a consistent list result. You can start a new list "
+                    "without the continue parameter.",
+                )
         found = [value for value in self.all(kind, namespace) if selected(value, query)]
         limit = int(query.get("limit", "0")) or len(found) or 1
         metadata = {"resourceVersion": str(version)}
@@ -288,7 +307,8 @@ class KubernetesApi:
     def _changes(self, kind: str, namespace: str, query: dict[str, str]) -> Iterator[dict[str, Any]]:
         seen, deadline = int(query.get("resourceVersion") or "0"), time.monotonic() + float(query["timeoutSeconds"])
         if seen < self._forgotten:
-            yield {"type": "ERROR", "object": RefusalError(410, "Expired", f"too old resource version: {seen}").body}
+            message = f"too old resource version: {seen} ({self._forgotten})"
+            yield {"type": "ERROR", "object": RefusalError(410, "Expired", message).body}
             return
         while True:
             with self.changed:
@@ -317,6 +337,22 @@ class KubernetesApi:
             raise RefusalError(503, "ServiceUnavailable", f"error trying to reach service: {error}") from None
         finally:
             connection.close()
+
+
+def _now() -> str:
+    """Kubernetes writes times with a resolution of a second."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _qualified(kind: str) -> str:
+    """A resource with its API group; the core group has no name."""
+    group = KINDS[kind][2]
+    return f"{kind}.{group}" if group else kind
+
+
+def _denied(kind: str, reason: str) -> RefusalError:
+    """The refusal of a validating webhook that is written with controller-runtime, as KServe's and Kubeflow Trainer's are."""
+    return RefusalError(403, "Forbidden", f'admission webhook "{WEBHOOKS[kind]}" denied the request: {reason}')
 
 
 def selected(value: dict[str, Any], query: dict[str, str]) -> bool:

@@ -1,6 +1,7 @@
 """Server-side apply as the API server does it: field managers, conflicts, and removal of fields without a manager.
 
-Lists are atomic, as they are in custom resources whose schema says nothing else.
+Lists are atomic, as they are in custom resources whose schema says nothing else. The wording of conflicts is that of
+kubernetes/apimachinery ``pkg/util/managedfields/internal/conflict.go``.
 """
 
 from __future__ import annotations
@@ -31,17 +32,39 @@ _NOT_MANAGED = {
 
 
 class ConflictsError(Exception):
-    """Fields of other managers; ``found`` lists fields and managers."""
+    """Fields that other managers own.
 
-    def __init__(self, found: list[tuple[str, Path]]) -> None:
+    Args:
+        conflicts: manager, operation and path of each field.
+        version: the API version of the managers.
+    """
+
+    def __init__(self, conflicts: list[tuple[str, str, Path]], version: str) -> None:
         super().__init__()
-        self.found = found
+        self._conflicts = [
+            (f'"{manager}"' + (f" using {version}" if operation == "Update" else ""), f".{'.'.join(path)}")
+            for manager, operation, path in conflicts
+        ]
 
     @property
     def message(self) -> str:
-        """The message in the form of the API server."""
-        conflicts = [f'conflict with "{manager}": .{".".join(path)}' for manager, path in self.found]
-        return f"Apply failed with {len(conflicts)} conflict{'s' if len(conflicts) > 1 else ''}: {'; '.join(conflicts)}"
+        """The message of the API server."""
+        if len(self._conflicts) == 1:
+            ((manager, path),) = self._conflicts
+            return f"Apply failed with 1 conflict: conflict with {manager}: {path}"
+        lines = []
+        for manager in sorted({manager for manager, _ in self._conflicts}):
+            lines.append(f"conflicts with {manager}:")
+            lines += [f"- {path}" for other, path in self._conflicts if other == manager]
+        return f"Apply failed with {len(self._conflicts)} conflicts: " + "\n".join(lines)
+
+    @property
+    def causes(self) -> list[dict[str, str]]:
+        """The causes in the details of the response."""
+        return [
+            {"reason": "FieldManagerConflict", "message": f"conflict with {manager}", "field": path}
+            for manager, path in self._conflicts
+        ]
 
 
 def leaves(value: Any, path: Path = ()) -> dict[Path, Any]:
@@ -65,10 +88,10 @@ def apply(live: dict[str, Any], manifest: dict[str, Any], manager: str, force: b
     for path, value in applied.items():
         for (other, operation), owned in entries.items():
             if (other, operation) != (manager, "Apply") and path in owned and _at(live, path) != (True, value):
-                clashes.append((other, path))
+                clashes.append((other, operation, path))
     if clashes and not force:
-        raise ConflictsError(clashes)
-    for other, path in clashes:
+        raise ConflictsError(clashes, live["apiVersion"])
+    for other, _, path in clashes:
         for (name, _), owned in entries.items():
             if name == other:
                 owned.discard(path)

@@ -1,6 +1,11 @@
 """Kubeflow Trainer's controller, JobSet's and a kubelet, as far as a TrainJob shows them.
 
 Each node is a pod whose container is started by ``start``; one that ends with an error is started again, ``backoff`` times.
+
+Sources of the answers: the status of a TrainJob is that of kubeflow/trainer ``pkg/runtime/framework/plugins/jobset/jobset.go``, which
+copies JobSet's conditions (kubernetes-sigs/jobset ``pkg/controllers`` and ``pkg/constants``) under the names Complete and Failed; while it
+runs it has none, unless it was suspended (``pkg/controller/trainjob_controller.go``). The pods of an indexed Job are named
+JOB-INDEX-RANDOM (kubernetes/kubernetes ``pkg/controller/job/indexed_job_utils.go``).
 """
 
 from __future__ import annotations
@@ -69,11 +74,13 @@ class TrainerController:
         if job.get("status", {}).get("conditions"):
             return
         name, trainer = job["metadata"]["name"], job["spec"]["trainer"]
-        codes = [self._run(job, f"{name}-node-0-{index}", index) for index in range(trainer["numNodes"])]
+        suffix = job["metadata"]["uid"][:5]
+        codes = [self._run(job, f"{name}-node-0-{index}-{suffix}", index) for index in range(trainer["numNodes"])]
         if all(code == 0 for code in codes):
-            self._tell(job, "Complete", "AllJobsCompleted", "jobset completed successfully")
+            self._finish(job, "Complete", "AllJobsCompleted", "jobset completed successfully")
         elif any(codes):
-            self._tell(job, "Failed", "FailedJobs", "jobset failed due to one or more job failures")
+            message = f"jobset failed due to one or more job failures (first failed job: {name}-node-0)"
+            self._finish(job, "Failed", "FailedJobs", message)
 
     def _run(self, job: dict[str, Any], pod: str, index: int) -> int | None:
         """One kubelet iteration; return the exit code of a container that is not restarted."""
@@ -103,7 +110,8 @@ class TrainerController:
             if code and self._restarts.get(pod, 0) < self._backoff:
                 self._restarts[pod] = self._restarts.get(pod, 0) + 1
                 del self._running[pod]
-                state, code = {"state": {"waiting": {"reason": "CrashLoopBackOff"}}}, None
+                waiting = f"back-off 10s restarting failed container=node pod={pod}_{NAMESPACE}"
+                state, code = {"state": {"waiting": {"reason": "CrashLoopBackOff", "message": waiting}}}, None
             if pod in self._last and "terminated" not in state["state"]:
                 state["lastState"] = self._last[pod]
         self._show(job, pod, index, state)
@@ -136,8 +144,8 @@ class TrainerController:
         self.cluster.lines.pop(pod, None)
         self.cluster.remove("pods", pod)
 
-    def _tell(self, job: dict[str, Any], kind: str, reason: str, message: str) -> None:
-        stamp = "2026-01-01T00:00:00Z"
+    def _finish(self, job: dict[str, Any], kind: str, reason: str, message: str) -> None:
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         condition = {
             "type": kind,
             "status": "True",
@@ -145,4 +153,12 @@ class TrainerController:
             "message": message,
             "lastTransitionTime": stamp,
         }
-        self.cluster.write_status("trainjobs", {**job, "status": {"conditions": [condition]}})
+        counts = {
+            "ready": 0,
+            "succeeded": int(kind == "Complete"),
+            "failed": int(kind == "Failed"),
+            "active": 0,
+            "suspended": 0,
+        }
+        status = {"conditions": [condition], "jobsStatus": [{"name": "node", **counts}]}
+        self.cluster.write_status("trainjobs", {**job, "status": status})

@@ -41,6 +41,7 @@ class NodePods:
         self._restarts: dict[str, int] = {}
         self._last: dict[str, deque[str]] = {}
         self._noted: set[str] = set()
+        self._logs_refused = False
         self._began = time.monotonic()
 
     def look(self) -> None:
@@ -121,7 +122,9 @@ class NodePods:
             text = self._api.text(f"{self._path}/{name}/log", **query)
         except KubernetesError as error:
             if error.code in {401, 403}:
-                self._note(f"the nodes' logs are not passed on: {error}")
+                if not self._logs_refused:  # the API's message names the pod, so each would be noted
+                    self._note(f"the nodes' logs are not passed on: {error}")
+                self._logs_refused = True
             elif error.code not in {400, 404}:  # not started yet, or gone
                 raise
             return
