@@ -20,7 +20,8 @@ class MixtureConfig(SeededSection):
         context: input of a prediction: the whole ``dialogue``, or the ``utterance`` alone.
         context_mode: turns of the dialogue: all (``full``), or the utterance and earlier turns (``causal``), so that later
             turns do not change earlier predictions.
-        gate: a ``learned`` gate, or the ``mean`` of the present experts.
+        gate: a gate that is ``learned`` with the experts on train; the ``mean`` of the present experts; or ``fitted``: trained with
+            the mean, then each expert is calibrated on dev, and its weight depends on its confidence as far as that improves dev.
         class_weights: weight of each class in the focal losses: ``none``, inverse to its count in train (``balanced``), or
             the square root of that (``sqrt``); the mean over train utterances is 1.
         batches: dialogues of a batch: of similar ``length``, or a ``random`` choice.
@@ -33,6 +34,18 @@ class MixtureConfig(SeededSection):
     modalities: list[str] = Field(default_factory=list)
     context: Literal["dialogue", "utterance"] = "dialogue"
     context_mode: Literal["full", "causal"] = "full"
+    standardise: bool = Field(
+        default=False, description="Standardise each column of the embeddings by its mean and deviation in train."
+    )
+    input_dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="Dropout of the embeddings, after their standardisation."
+    )
+    skip_dropout: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Dropout of the linear skip from the embeddings to a unimodal expert's output.",
+    )
     hidden: int = Field(default=512, gt=0, description="Width of the recurrent states, in each direction.")
     gru_layers: int = Field(default=3, gt=0, description="Layers of the recurrent network over a dialogue.")
     kernels: list[int] = Field(
@@ -72,7 +85,7 @@ class MixtureConfig(SeededSection):
     layer_norm_eps: float = Field(
         default=1e-5, gt=0, description="Added to the variance in the LayerNorms of the cross-modal expert."
     )
-    gate: Literal["learned", "mean"] = "learned"
+    gate: Literal["learned", "fitted", "mean"] = "learned"
     gate_hidden: int = Field(default=10, gt=0, description="Width of the expert gate's hidden layer.")
     gate_temperature: float = Field(
         default=2.0,
@@ -98,6 +111,11 @@ class MixtureConfig(SeededSection):
     batch_dialogues: int = Field(default=8, gt=0, description="Dialogues in a batch.")
     batches: Literal["length", "random"] = "length"
     epochs: int = Field(default=100, gt=0, description="Epochs of training at most.")
+    average_epochs: float = Field(
+        default=0.0,
+        ge=0,
+        description="Horizon, in epochs, of the moving average of the weights that is evaluated and kept; 0 keeps the weights themselves.",
+    )
     patience: int = Field(default=20, gt=0, description="Epochs without improvement on dev after which training stops.")
     gradient_clip: float = Field(default=1.0, gt=0, description="Maximum norm of the gradient.")
     schedule: Literal["constant", "cosine", "linear"] = "constant"

@@ -26,11 +26,20 @@ class ContextLayers(nn.Module):
         layers: of the GRU.
         kernels: window size of each convolution in turns; odd.
         dropout: before, in and after the GRU.
+        skip_dropout: of the skip.
         causal: whether a turn sees itself and earlier turns only.
     """
 
     def __init__(
-        self, width: int, hidden: int, layers: int, kernels: Sequence[int], dropout: float, *, causal: bool = False
+        self,
+        width: int,
+        hidden: int,
+        layers: int,
+        kernels: Sequence[int],
+        dropout: float,
+        *,
+        skip_dropout: float = 0.0,
+        causal: bool = False,
     ) -> None:
         super().__init__()
         if any(kernel % 2 == 0 for kernel in kernels):
@@ -40,6 +49,7 @@ class ContextLayers(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.gru = DialogueGRU(2 * hidden, 2 * hidden if causal else hidden, layers, dropout, bidirectional=not causal)
         self.skip = nn.Linear(width, 2 * hidden)
+        self.skip_dropout = nn.Dropout(skip_dropout)
 
     def before(self, rows: Tensor, turns: PackedDialogues) -> Tensor:
         """Input of the GRU ``[N, 2 H]``: the sum of the convolutions."""
@@ -53,4 +63,4 @@ class ContextLayers(nn.Module):
 
     def after(self, states: Tensor, rows: Tensor) -> Tensor:
         """Output ``[N, 2 H]`` from the GRU's states ``[N, 2 H]`` and the input ``[N, D]``."""
-        return self.dropout(states) + self.skip(rows)
+        return self.dropout(states) + self.skip_dropout(self.skip(rows))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from mistere.config.mixture import MixtureConfig
 from mistere.model.losses import expert_consistency_loss, focal_loss, supervised_contrastive_loss
 from mistere.model.mixture.context import ContextLayers
 from mistere.model.mixture.fusion import CoAttentionFusion, FeedForwardFusion
+from mistere.model.mixture.input_scaling import InputScaling
 from mistere.model.mixture.packed_dialogues import PackedDialogues
 from mistere.model.mixture.recurrence import BlockDiagonalGRU
 
@@ -66,6 +68,7 @@ class UnimodalExpert(nn.Module):
             config.gru_layers,
             config.kernels,
             config.context_dropout,
+            skip_dropout=config.skip_dropout,
             causal=config.context_mode == "causal",
         )
         self.output = nn.Linear(2 * config.hidden, classes)
@@ -97,10 +100,44 @@ class MeanGate(nn.Module):
         return _among_present(expert_logits.new_zeros(present.shape), present)
 
 
+class FittedGate(nn.Module):
+    """A gate that is fitted on dev after the training: weights from each expert's confidence, ``[N, E, C]`` to ``[N, E]``.
+
+    An expert's score is a constant plus a factor times its confidence, one minus the normalised entropy of its prediction. Both are
+    zero until :func:`mistere.model.mixture.gate_fit.fit_gate` sets them, which gives equal weights.
+
+    Args:
+        experts: E.
+    """
+
+    bias: Tensor
+    slope: Tensor
+
+    def __init__(self, experts: int) -> None:
+        super().__init__()
+        self.register_buffer("bias", torch.zeros(experts))
+        self.register_buffer("slope", torch.zeros(experts))
+
+    def forward(self, expert_logits: Tensor, present: Tensor) -> Tensor:
+        return _among_present(self.bias + self.slope * confidence(expert_logits), present)
+
+
+def confidence(expert_logits: Tensor) -> Tensor:
+    """Confidence ``[N, E]`` of predictions ``[N, E, C]``: 0 for equal probabilities, 1 for certainty."""
+    log_p = expert_logits.log_softmax(-1)
+    return 1 + (log_p.exp() * log_p).sum(-1) / math.log(max(2, expert_logits.shape[-1]))
+
+
 def _among_present(scores: Tensor, present: Tensor) -> Tensor:
     """Softmax ``[N, E]`` over the present experts; zeros if no expert is present."""
     none_present = ~present.any(-1, keepdim=True)
     return scores.masked_fill(~(present | none_present), float("-inf")).softmax(-1) * present
+
+
+def _gate(config: MixtureConfig, experts: int, classes: int) -> nn.Module:
+    if config.gate == "learned":
+        return Gate(config, experts, classes)
+    return FittedGate(experts) if config.gate == "fitted" else MeanGate()
 
 
 class MixtureOfExperts(nn.Module):
@@ -118,17 +155,21 @@ class MixtureOfExperts(nn.Module):
         self.modalities = list(dimensions)
         self.experts = [*self.modalities, CROSS_MODAL]
         widths = list(dimensions.values())
+        self.scaling = nn.ModuleDict(
+            {name: InputScaling(d) for name, d in dimensions.items()} if config.standardise else {}
+        )
+        self.input_dropout = nn.Dropout(config.input_dropout)
         self.unimodal = nn.ModuleDict({name: UnimodalExpert(config, d, classes) for name, d in dimensions.items()})
         self._recurrences = BlockDiagonalGRU()
         fusion = CoAttentionFusion if config.fusion == "co_attention" else FeedForwardFusion
         self.cross_modal = fusion(config, widths, classes)
-        self.gate = Gate(config, len(self.experts), classes) if config.gate == "learned" else MeanGate()
+        self.gate = _gate(config, len(self.experts), classes)
 
     def forward(self, batch: DialogueBatch) -> MixtureOutput:
         """Logits, experts' logits and gate weights of every utterance."""
         turns = batch.turns if self.config.context == "dialogue" else batch.turns.alone()
-        inputs = [batch.inputs[name] for name in self.modalities]
         present = [batch.present[name] for name in self.modalities]
+        inputs = [self.input_dropout(self._scaled(name, batch)) for name in self.modalities]
         experts: list[Any] = [self.unimodal[name] for name in self.modalities]
         mixed = [expert.context.before(x, turns) for expert, x in zip(experts, inputs, strict=True)]
         states = self._recurrences([expert.context.gru for expert in experts], mixed, turns)
@@ -144,6 +185,10 @@ class MixtureOfExperts(nn.Module):
         return MixtureOutput(
             logits, expert_logits, weights, expert_present, dict(zip(self.modalities, views, strict=True))
         )
+
+    def _scaled(self, name: str, batch: DialogueBatch) -> Tensor:
+        rows = batch.inputs[name]
+        return self.scaling[name](rows, batch.present[name]) if name in self.scaling else rows
 
     def loss(self, batch: DialogueBatch, output: MixtureOutput, class_weights: Tensor | None = None) -> Tensor:
         """The training loss of a batch: focal on mixture and experts, contrastive, consistency.

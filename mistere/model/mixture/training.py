@@ -6,6 +6,7 @@ optimiser state and the best weights so far as safetensors. A run that was kille
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import random
@@ -24,6 +25,8 @@ from mistere.config.mixture import MixtureConfig
 from mistere.metrics.classification import confusion, weighted_f1
 from mistere.metrics.expert_gate import gate_statistics
 from mistere.model.embeddings import EmbeddedDialogue, EmbeddedDialogues
+from mistere.model.mixture.gate_fit import fit_gate
+from mistere.model.mixture.input_scaling import InputScaling
 from mistere.model.mixture.mixture import DialogueBatch, MixtureOfExperts
 from mistere.model.mixture.prediction import make_batch, predict
 
@@ -69,6 +72,8 @@ def train_mixture(
             )
     torch.manual_seed(config.seed)
     fitting = MixtureTraining(config, data)
+    for note in fitting.notes:
+        progress.note(note)
     directory = checkpoints.directory if checkpoints else None
     if checkpoints is not None:
         checkpoints.restore()
@@ -92,13 +97,39 @@ def train_mixture(
 _CHECKPOINT = "epoch"
 
 
+class MovingAverage:
+    """An exponential moving average of a model's weights.
+
+    The first updates count more, so that the average follows the weights at first.
+
+    Args:
+        model: whose weights are averaged.
+        epochs: horizon of the average.
+    """
+
+    def __init__(self, model: MixtureOfExperts, epochs: float) -> None:
+        self.model = copy.deepcopy(model).requires_grad_(False)
+        self.updates, self._epochs = 0, epochs
+
+    @torch.no_grad()
+    def update(self, model: MixtureOfExperts, steps: int) -> None:
+        """Add the weights of ``model`` after one of the ``steps`` of an epoch."""
+        self.updates += 1
+        share = max(1 / (self._epochs * steps + 1), 9 / (self.updates + 9))
+        for average, weight in zip(self.model.parameters(), model.parameters(), strict=True):
+            average.lerp_(weight, share)
+
+
 class MixtureTraining:
     """The state of one training run: model, optimiser, best weights so far."""
 
     def __init__(self, config: MixtureConfig, data: EmbeddedDialogues) -> None:
         self.config, self.data = config, data
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = MixtureOfExperts(config, data.dimensions, len(data.labels)).to(self.device)
+        self.model = MixtureOfExperts(config, data.dimensions, len(data.labels))
+        self.notes = self._fit_scaling()
+        self.model.to(self.device)
+        self.average = MovingAverage(self.model, config.average_epochs) if config.average_epochs else None
         self.bf16 = uses_bf16(config, self.device)
         weights = class_weights(config, data)
         self.class_weights = None if weights is None else weights.to(self.device)
@@ -111,6 +142,15 @@ class MixtureTraining:
         self.best_score = -1.0
         self.best: dict[str, Tensor] = {}
         self.history: list[dict[str, float]] = []
+
+    def _fit_scaling(self) -> list[str]:
+        """Fit the standardisation on train; returns what is remarkable about each modality's columns."""
+        notes = []
+        for name, scaling in self.model.scaling.items():
+            assert isinstance(scaling, InputScaling)
+            note = scaling.fit(self.data.read(dialogue)[name] for dialogue in self.data.split("train"))
+            notes += [f"{name}: {note}"] if note else []
+        return notes
 
     def train_epoch(self) -> None:
         """Train on one pass over train, then evaluate on dev."""
@@ -127,16 +167,24 @@ class MixtureTraining:
                     self.config, self.epoch + (index + 1) / len(batches)
                 )
             total += self.train_step(dialogues)
+            if self.average is not None:
+                self.average.update(self.model, len(batches))
         mean = float(total) / max(1, len(batches))
         if not np.isfinite(mean):
             raise self._diverged(f"the loss is {mean}")
         self.epoch += 1
-        score, gate = self._evaluate_dev()
+        score, gate = evaluate_on_dev(self._evaluated().eval(), self.data)
+        if score is None:
+            raise self._diverged("the probabilities are not finite")
         entry = {"epoch": self.epoch, "loss": round(mean, 6), "dev_weighted_f1": round(score, 6)}
         self.history.append(entry | {name: round(value, 6) for name, value in gate.items()})
         if score > self.best_score:
             self.best_score, self.best_epoch = score, self.epoch
-            self.best = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+            self.best = {name: tensor.detach().clone() for name, tensor in self._evaluated().state_dict().items()}
+
+    def _evaluated(self) -> MixtureOfExperts:
+        """The model whose predictions count: the average of the weights, or the weights themselves."""
+        return self.model if self.average is None else self.average.model
 
     def train_step(self, dialogues: Sequence[EmbeddedDialogue]) -> Tensor:
         """Run one optimiser step on these dialogues; returns their loss, a scalar on the device.
@@ -162,20 +210,6 @@ class MixtureTraining:
         )
         return drop_modalities(batch, self.config.modality_dropout)
 
-    def _evaluate_dev(self) -> tuple[float, dict[str, float]]:
-        """Weighted F1 and the gate's statistics on dev."""
-        dialogues = self.data.split("dev")
-        self.model.eval()
-        answers = predict(self.model, [self.data.read(dialogue) for dialogue in dialogues], 1.0)
-        probabilities = np.concatenate([answer.probabilities for answer in answers])
-        if not np.isfinite(probabilities).all():
-            raise self._diverged("the probabilities are not finite")
-        predicted = probabilities.argmax(1)
-        true = np.concatenate([dialogue.labels for dialogue in dialogues])
-        score = float(weighted_f1(confusion(true, predicted, len(self.data.labels))))
-        statistics = gate_statistics(np.concatenate([a.expert_weights for a in answers]), self.model.experts)
-        return score, statistics.metrics()
-
     def _diverged(self, how: str) -> MistereError:
         return MistereError(
             f"the mixture's training diverged in epoch {max(self.epoch, 1)} ({how}): lower mixture.learning_rate, now "
@@ -186,9 +220,11 @@ class MixtureTraining:
         """The model of the best epoch, calibrated."""
         self.model.load_state_dict(self.best)
         self.model.to("cpu").eval()
-        return TrainedMixture(
-            self.model, calibrate(self.model, self.data), self.best_score, self.best_epoch, self.history
-        )
+        score = self.best_score
+        if self.config.gate == "fitted":
+            fit_gate(self.model, self.data, self.config.seed)
+            score = evaluate_on_dev(self.model, self.data)[0] or 0.0
+        return TrainedMixture(self.model, calibrate(self.model, self.data), score, self.best_epoch, self.history)
 
     def save(self, directory: Path) -> None:
         """Write a checkpoint to a temporary file and rename it over the old one."""
@@ -196,6 +232,8 @@ class MixtureTraining:
 
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
+        if self.average is not None:
+            tensors |= {f"average.{name}": tensor for name, tensor in self.average.model.state_dict().items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
         facts = {
@@ -203,6 +241,7 @@ class MixtureTraining:
             "best_epoch": self.best_epoch,
             "best_score": self.best_score,
             "history": self.history,
+            "updates": self.average.updates if self.average else 0,
         }
         partial = directory / f"{_CHECKPOINT}.partial"
         save_file(
@@ -236,6 +275,9 @@ class MixtureTraining:
             )
         self.model.load_state_dict(_below(loaded, "model."))
         self.best = _below(loaded, "best.")
+        if self.average is not None:
+            self.average.model.load_state_dict(_below(loaded, "average."))
+            self.average.updates = facts["updates"]
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in _below(loaded, "optimizer.").items():
             index, _, field = name.partition(".")
@@ -243,6 +285,19 @@ class MixtureTraining:
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
         self.epoch, self.best_epoch = facts["epoch"], facts["best_epoch"]
         self.best_score, self.history = facts["best_score"], facts["history"]
+
+
+def evaluate_on_dev(model: MixtureOfExperts, data: EmbeddedDialogues) -> tuple[float | None, dict[str, float]]:
+    """Weighted F1 on dev, None if a probability is not finite, and the gate's statistics."""
+    dialogues = data.split("dev")
+    answers = predict(model, [data.read(dialogue) for dialogue in dialogues], 1.0)
+    probabilities = np.concatenate([answer.probabilities for answer in answers])
+    statistics = gate_statistics(np.concatenate([answer.expert_weights for answer in answers]), model.experts)
+    if not np.isfinite(probabilities).all():
+        return None, statistics.metrics()
+    true = np.concatenate([dialogue.labels for dialogue in dialogues])
+    score = float(weighted_f1(confusion(true, probabilities.argmax(1), len(data.labels))))
+    return score, statistics.metrics()
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

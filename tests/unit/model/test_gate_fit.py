@@ -1,0 +1,70 @@
+"""The gate that is fitted on dev: better than the mean where experts differ in worth, the mean where dev says nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from mistere.common.progress import Progress
+from mistere.config.mixture import MixtureConfig
+from mistere.model.mixture.gate_fit import fit_gate
+from mistere.model.mixture.mixture import FittedGate, MixtureOfExperts
+from mistere.model.mixture.prediction import predict
+from mistere.model.mixture.training import train_mixture
+from tests.unit.model.dialogue_sets import CLASSES, dialogues_of
+
+CONFIG = MixtureConfig(
+    gate="fitted", standardise=True, hidden=8, gru_layers=1, fusion_width=16, fusion_blocks=1, attention_width=6, learning_rate=3e-3,
+    epochs=12, average_epochs=2, modality_dropout=0,
+)  # fmt: skip
+
+
+def loss_on(model: MixtureOfExperts, data: object, split: str) -> float:
+    """Negative log-likelihood of a split."""
+    dialogues = data.split(split)  # type: ignore[attr-defined]
+    answers = predict(model, [data.read(dialogue) for dialogue in dialogues], 1.0)  # type: ignore[attr-defined]
+    probabilities = np.concatenate([answer.probabilities for answer in answers])
+    labels = np.concatenate([dialogue.labels for dialogue in dialogues])
+    return float(-np.log(probabilities[np.arange(len(labels)), labels]).mean())
+
+
+def test_before_the_fit_present_experts_have_equal_weights() -> None:
+    weights = FittedGate(3)(torch.randn(2, 3, 4), torch.tensor([[True, True, True], [True, False, True]]))
+    np.testing.assert_allclose(weights.numpy(), [[1 / 3] * 3, [0.5, 0, 0.5]], atol=1e-6)
+
+
+def test_the_fit_improves_dev_and_does_not_read_test() -> None:
+    data = dialogues_of(seed=1, sizes=(20, 20, 20))
+    trained = train_mixture(CONFIG.model_copy(update={"gate": "mean"}), data.without("test"), progress=Progress("t"))
+    model = MixtureOfExperts(CONFIG, data.dimensions, CLASSES).eval()
+    model.load_state_dict(trained.model.state_dict(), strict=False)
+    before = loss_on(model, data, "dev")
+    fit_gate(model, data.without("test"), seed=0)
+    assert loss_on(model, data, "dev") < before
+
+
+def test_a_worthless_expert_loses_its_weight() -> None:
+    data = dialogues_of(seed=2, sizes=(20, 40, 20))
+    trained = train_mixture(CONFIG, data, progress=Progress("t"))
+    model = trained.model
+    torch.nn.init.normal_(model.unimodal["speech"].output.weight, std=3.0)  # confident and wrong
+    before = loss_on(model, data, "test")
+    fit_gate(model, data, seed=0)
+    assert loss_on(model, data, "test") < 0.8 * before
+
+
+@pytest.mark.parametrize("dialogues", [1, 2])
+def test_a_dev_split_of_hardly_any_dialogues_is_enough(dialogues: int) -> None:
+    data = dialogues_of(seed=3, sizes=(4, dialogues, 2))
+    trained = train_mixture(CONFIG.model_copy(update={"epochs": 2}), data, progress=Progress("t"))
+    gate = trained.model.gate
+    assert isinstance(gate, FittedGate) and torch.isfinite(gate.bias).all() and torch.isfinite(gate.slope).all()
+
+
+def test_the_fit_is_the_same_again() -> None:
+    data = dialogues_of(seed=4)
+    one, other = (train_mixture(CONFIG, data, progress=Progress("t")) for _ in range(2))
+    for name, tensor in one.model.state_dict().items():
+        assert torch.equal(tensor, other.model.state_dict()[name]), name
+    assert one.dev_weighted_f1 == other.dev_weighted_f1

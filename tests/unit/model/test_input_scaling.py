@@ -1,0 +1,93 @@
+"""The standardisation of embeddings: statistics of train, constant columns, absent rows, old bundles."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mistere.config.mixture import MixtureConfig
+from mistere.model.mixture.input_scaling import InputScaling
+from mistere.model.mixture.mixture import MixtureOfExperts
+from mistere.model.mixture.prediction import load_mixture, predict, save_mixture
+from mistere.model.mixture.training import MixtureTraining
+from tests.unit.model.dialogue_sets import dialogues_of
+
+SMALL = MixtureConfig(
+    standardise=True, hidden=4, gru_layers=1, fusion_width=8, fusion_blocks=1, attention_width=6, epochs=2
+)
+
+
+def test_columns_get_mean_zero_and_deviation_one_over_all_dialogues() -> None:
+    draw = np.random.default_rng(0)
+    rows = (draw.normal(size=(400, 3)) * [1e-3, 1.0, 300.0] + [1e4, 0.0, -5.0]).astype(np.float32)
+    scaling = InputScaling(3)
+    note = scaling.fit([rows[:100], rows[100:101], rows[101:]])
+    scaled = scaling(torch.from_numpy(rows), torch.ones(400, dtype=torch.bool)).numpy()
+    assert abs(scaled.mean(0)).max() < 1e-2 and abs(scaled[:, 1:].std(0) - 1).max() < 1e-2
+    assert "differ by a factor of" in note
+
+
+def test_rows_with_nan_are_left_out_and_absent_rows_stay_zero() -> None:
+    rows = np.array([[1.0, 2.0], [np.nan, 7.0], [3.0, 6.0]], dtype=np.float32)
+    scaling = InputScaling(2)
+    scaling.fit([rows])
+    assert scaling.mean.tolist() == [2.0, 4.0]
+    present = torch.tensor([True, False, True])
+    assert scaling(torch.zeros(3, 2), present)[1].tolist() == [0.0, 0.0]
+
+
+def test_constant_columns_are_not_used_and_named() -> None:
+    rows = np.array([[7.0, 1.0], [7.0, 2.0]], dtype=np.float32)
+    scaling = InputScaling(2)
+    assert "1 of its columns is constant" in scaling.fit([rows])
+    assert scaling(torch.tensor([[900.0, 1.5]]), torch.tensor([True])).tolist() == [[0.0, 0.0]]
+
+
+def test_outliers_are_clipped() -> None:
+    rows = np.random.default_rng(1).normal(size=(100, 1)).astype(np.float32)
+    scaling = InputScaling(1)
+    scaling.fit([rows])
+    assert scaling(torch.tensor([[1e6]]), torch.tensor([True])).item() == 5.0
+
+
+def test_no_rows_leave_the_scaling_as_it_is() -> None:
+    scaling = InputScaling(2)
+    assert scaling.fit([np.full((3, 2), np.nan, np.float32)]) == ""
+    assert scaling.scale.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("factor", [1e3, 1e-3])
+def test_predictions_do_not_depend_on_a_columns_unit(factor: float) -> None:
+    predictions = []
+    for data in (dialogues_of(seed=3), dialogues_of(seed=3, speech_factor=factor)):
+        torch.manual_seed(0)
+        model = MixtureTraining(SMALL, data).model.eval()
+        answers = predict(model, [data.read(dialogue) for dialogue in data.split("test")], 1.0)
+        predictions.append(np.concatenate([answer.probabilities for answer in answers]))
+    np.testing.assert_allclose(*predictions, atol=2e-4)
+
+
+def test_a_mixture_of_before_the_setting_is_read_without_scaling(tmp_path: Path) -> None:
+    model = MixtureOfExperts(SMALL.model_copy(update={"standardise": False}), {"text": 4}, 3).eval()
+    save_mixture(model, tmp_path)
+    description = json.loads((tmp_path / "mixture.json").read_text())
+    del description["config"]["standardise"]
+    (tmp_path / "mixture.json").write_text(json.dumps(description))
+    rows = [{"text": np.full((2, 4), 50, np.float32)}]
+    again = load_mixture(tmp_path)
+    assert not again.config.standardise
+    np.testing.assert_array_equal(
+        predict(again, rows, 1.0)[0].probabilities, predict(model, rows, 1.0)[0].probabilities
+    )
+
+
+def test_the_scaling_travels_with_the_model(tmp_path: Path) -> None:
+    training = MixtureTraining(SMALL, dialogues_of(seed=4))
+    save_mixture(training.model, tmp_path)
+    again = load_mixture(tmp_path)
+    assert torch.equal(again.scaling["speech"].mean, training.model.scaling["speech"].mean)
+    assert again.scaling["speech"].mean.any()
