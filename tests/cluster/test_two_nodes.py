@@ -110,9 +110,9 @@ def cluster(
 ) -> Iterator[TrainerCluster]:
     monkeypatch.setattr(nodes, "_POLL_SECONDS", 0.2)
     monkeypatch.setattr(kubernetes_api, "_RETRY_SECONDS", (0.1, 0.1))
-    found = step_inside(tmp_path, s3_store, monkeypatch)
-    yield found
-    found.close()
+    running = step_inside(tmp_path, s3_store, monkeypatch)
+    yield running
+    running.close()
 
 
 def tune(
@@ -148,12 +148,12 @@ def same_curve(one: EncoderCheckpoint, other: EncoderCheckpoint) -> bool:
 def test_two_nodes_give_the_result_of_two_processes(
     reference: UtteranceSet, cluster: TrainerCluster, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    here = SETTINGS.model_copy(update={"processes": 2})
-    one = tune(reference, LocalStore(tmp_path / "store"), tmp_path / "a", here, cluster)
+    in_processes = SETTINGS.model_copy(update={"processes": 2})
+    one = tune(reference, LocalStore(tmp_path / "store"), tmp_path / "a", in_processes, cluster)
     machines = Machines(tmp_path)
     cluster.controller = TrainerController(cluster.api, machines)
-    there = SETTINGS.model_copy(update={"num_nodes": 2})
-    two = tune(reference, cluster.store, tmp_path / "b", there, cluster)
+    on_nodes = SETTINGS.model_copy(update={"num_nodes": 2})
+    two = tune(reference, cluster.store, tmp_path / "b", on_nodes, cluster)
     assert machines.starts == [1, 1]
     assert differ(tmp_path / "a", tmp_path / "b") < 1e-6
     assert same_curve(one, two)
@@ -167,8 +167,8 @@ def test_two_nodes_give_the_result_of_two_processes(
 def test_a_lost_node_does_not_change_the_result(
     how: str, reference: UtteranceSet, cluster: TrainerCluster, tmp_path: Path
 ) -> None:
-    here = SETTINGS.model_copy(update={"processes": 2})
-    one = tune(reference, LocalStore(tmp_path / "store"), tmp_path / "a", here, cluster)
+    in_processes = SETTINGS.model_copy(update={"processes": 2})
+    one = tune(reference, LocalStore(tmp_path / "store"), tmp_path / "a", in_processes, cluster)
     machines = Machines(tmp_path)
     cluster.controller = TrainerController(cluster.api, machines, backoff=6)
     fell = threading.Event()
@@ -188,8 +188,8 @@ def test_a_lost_node_does_not_change_the_result(
 
     thread = threading.Thread(target=fall)
     thread.start()
-    there = SETTINGS.model_copy(update={"num_nodes": 2})
-    two = tune(reference, cluster.store, tmp_path / "b", there, cluster)
+    on_nodes = SETTINGS.model_copy(update={"num_nodes": 2})
+    two = tune(reference, cluster.store, tmp_path / "b", on_nodes, cluster)
     thread.join()
     assert fell.is_set() and machines.starts[0] > 1 and machines.starts[1] > 1
     assert differ(tmp_path / "a", tmp_path / "b") < 1e-6
@@ -212,8 +212,8 @@ def test_one_node_gives_the_result_of_the_step_itself(
     thread = threading.Thread(target=drain)
     if how != "undisturbed":
         thread.start()
-    there = SETTINGS.model_copy(update={"nodes": NodeSettings(trainjob=True)})
-    two = tune(reference, cluster.store, tmp_path / "b", there, cluster)
+    on_nodes = SETTINGS.model_copy(update={"nodes": NodeSettings(trainjob=True)})
+    two = tune(reference, cluster.store, tmp_path / "b", on_nodes, cluster)
     if how != "undisturbed":
         thread.join()
     assert machines.starts[0] == (1 if how == "undisturbed" else 2)

@@ -191,10 +191,10 @@ class KubernetesApi:
         if sub == "log":
             return 200, self._log(name, query)
         if name:
-            found = self.find(kind, name, namespace)
-            if found is None:
+            live = self.find(kind, name, namespace)
+            if live is None:
                 raise self._missing(kind, name)
-            return 200, found
+            return 200, live
         return 200, self._list(kind, namespace, query)
 
     def _parse(self, path: str) -> tuple[str, str, str, str]:
@@ -287,14 +287,14 @@ class KubernetesApi:
                     "The provided continue parameter is too old to display a consistent list result. You can start a new list "
                     "without the continue parameter.",
                 )
-        found = [value for value in self.all(kind, namespace) if selected(value, query)]
-        limit = int(query.get("limit", "0")) or len(found) or 1
+        matches = [value for value in self.all(kind, namespace) if selected(value, query)]
+        limit = int(query.get("limit", "0")) or len(matches) or 1
         metadata = {"resourceVersion": str(version)}
-        if start + limit < len(found):
+        if start + limit < len(matches):
             metadata["continue"] = f"{start + limit}-{version}"
         root, name, _ = KINDS[kind]
         api = root.rpartition("/")[2] if root == "/api/v1" else root.removeprefix("/apis/")
-        return {"apiVersion": api, "kind": f"{name}List", "metadata": metadata, "items": found[start : start + limit]}
+        return {"apiVersion": api, "kind": f"{name}List", "metadata": metadata, "items": matches[start : start + limit]}
 
     def watch(self, target: str, token: str) -> Iterator[dict[str, Any]]:
         """Yield every change after a version, until the timeout."""
@@ -364,9 +364,9 @@ def selected(value: dict[str, Any], query: dict[str, str]) -> bool:
             return False
     for part in filter(None, query.get("fieldSelector", "").split(",")):
         path, _, wanted = part.partition("=")
-        found: Any = value
+        field: Any = value
         for step in path.split("."):
-            found = found.get(step, {}) if isinstance(found, dict) else {}
-        if found != wanted:
+            field = field.get(step, {}) if isinstance(field, dict) else {}
+        if field != wanted:
             return False
     return True

@@ -44,8 +44,8 @@ class LiveRun:
             from mlflow.entities import Param
 
             name = RegistryConfig().experiment
-            found = client.get_experiment_by_name(name)
-            experiment = found.experiment_id if found else client.create_experiment(name)
+            existing = client.get_experiment_by_name(name)
+            experiment = existing.experiment_id if existing else client.create_experiment(name)
             begun = client.search_runs([experiment], f"tags.`{_KEY}` = '{self._key}'", max_results=1)
             if begun:
                 self._run = begun[0].info.run_id
