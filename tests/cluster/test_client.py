@@ -144,7 +144,7 @@ def test_the_claims_of_a_refused_token_explain_the_refusal(
     monkeypatch.setenv("KFP_TOKEN", token)
     api.token = "another"
     with pytest.raises(PipelinesError) as error:
-        Pipelines(api.url, "mistere", backoff=0.001, outage=0.01).pipeline("p", "d")
+        Pipelines(api.url, "mistere", backoff=0.001, outage=0.5).pipeline("p", "d")
     assert message_part in sentence(error) and error.value.status == 401 and token not in str(error.value)
     assert isinstance(error.value, UnavailableError) == ("valid until" in message_part)
     assert (len(api.requests) > 1) == ("valid until" in message_part)

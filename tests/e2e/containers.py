@@ -33,7 +33,7 @@ def podman(
     *arguments: str,
     check: bool = True,
     both: bool = False,
-    given: Mapping[str, str] | None = None,
+    variables: Mapping[str, str] | None = None,
     timeout: float | None = None,
 ) -> str:
     """Call podman.
@@ -42,13 +42,13 @@ def podman(
         arguments: of the command line.
         check: raise an error if it fails.
         both: return the standard error after the standard output.
-        given: variables for podman, from which ``--env NAME`` takes the values that no command line should show.
+        variables: environment of podman, from which ``--env NAME`` takes the values that no command line should show.
         timeout: seconds after which ``subprocess.TimeoutExpired`` is raised; None for no limit.
 
     Returns:
         Its output.
     """
-    environment = {**engine_environment(), **(given or {})}
+    environment = {**engine_environment(), **(variables or {})}
     done = subprocess.run(
         ["podman", *arguments], env=environment, capture_output=True, text=True, check=False, timeout=timeout
     )

@@ -92,7 +92,9 @@ class Container:
         for variable in self.environment:
             options += ["--env", variable]
         entrypoint, *arguments = self.command
-        podman("run", "--detach", *options, "--entrypoint", entrypoint, self.image, *arguments, given=self.environment)
+        podman(
+            "run", "--detach", *options, "--entrypoint", entrypoint, self.image, *arguments, variables=self.environment
+        )
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,7 @@ class PredictorPod:
         (spec,) = pod["spec"]["containers"]
         self.name = f"mistere-predictor-{namespace.label}-{next(_numbers)}"
         limits, security = spec["resources"]["limits"], pod["spec"]["securityContext"]
-        given = {entry["name"]: entry["value"] for entry in spec["env"] if "value" in entry}
+        values = {entry["name"]: entry["value"] for entry in spec["env"] if "value" in entry}
         references = [
             (entry["name"], entry["valueFrom"]["secretKeyRef"]["name"], entry["valueFrom"]["secretKeyRef"]["key"])
             for entry in spec["env"]
@@ -185,7 +187,7 @@ class PredictorPod:
         Container(
             image=spec["image"],
             command=[*spec["command"], *spec["args"], *listen],
-            environment={**given, **resolve(namespace.secrets, references)},
+            environment={**values, **resolve(namespace.secrets, references)},
             volumes={mount["mountPath"]: (namespace.volume(), "rw") for mount in spec["volumeMounts"]},
             user=f"{security['runAsUser']}:{security['runAsGroup']}",
             cpus=limits["cpu"],

@@ -148,10 +148,10 @@ def run_pipeline(folder: Path, pipeline: Path, cluster: Cluster) -> Outcome:
 
 def steps_by_image(log: str) -> dict[str, list[str]]:
     """The executors that ran in each image, from what the runner printed."""
-    found: dict[str, list[str]] = {}
+    executors: dict[str, list[str]] = {}
     for executor, used in re.findall(r"pod \S+: exec-(\S+) in (\S+)", log):
-        found.setdefault(used, []).append(executor)
-    return found
+        executors.setdefault(used, []).append(executor)
+    return executors
 
 
 def ask_predictor(tracking: str, config: Config, cluster: Cluster) -> str:
@@ -188,18 +188,18 @@ def ask_predictor(tracking: str, config: Config, cluster: Cluster) -> str:
 @contextmanager
 def storage(access_key: str, secret_key: str, endpoint: str) -> Iterator[None]:
     """Set the store's credentials and address in the environment of this process, which reads the results."""
-    given = {
+    variables = {
         "AWS_ACCESS_KEY_ID": access_key,
         "AWS_SECRET_ACCESS_KEY": secret_key,
         "AWS_ENDPOINT_URL": endpoint,
         "AWS_REGION": "us-east-1",
         "AWS_DEFAULT_REGION": "us-east-1",
     }
-    os.environ.update(given)
+    os.environ.update(variables)
     try:
         yield
     finally:
-        for key in given:
+        for key in variables:
             del os.environ[key]
 
 
@@ -209,10 +209,10 @@ def main(profile: str) -> int:
         print("e2e: the servers and containers of this test need root: run it as root.", file=sys.stderr)
         return NO_CONTAINERS
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    tell, label = Clock(), secrets.token_hex(4)
+    progress, label = Clock(), secrets.token_hex(4)
     if IMAGES_LOCK.read_text(encoding="utf-8") != lock_text():
         raise MistereError("pipelines/images.lock.yaml is not of this tree: run `make compile`.")
-    tell("building the images")
+    progress("building the images")
     builder, environment = ["bash", str(PROJECT_ROOT / "docker" / "build.sh")], {**os.environ, "PYTHON": sys.executable}
     if subprocess.run([*builder, "--probe"], env=environment, check=False).returncode:
         print("e2e: this machine runs no containers: the lines above say why.", file=sys.stderr)
@@ -224,7 +224,7 @@ def main(profile: str) -> int:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mistere-e2e-")))
         folder.chmod(0o755)
         os.environ["MISTERE_CACHE"] = str(folder / "cache")
-        tell("starting S3 and MLflow on PostgreSQL")
+        progress("starting S3 and MLflow on PostgreSQL")
         access_key, secret_key = secrets.token_hex(10), secrets.token_hex(20)
         endpoint = stack.enter_context(object_store.radosgw(folder / "ceph", access_key, secret_key))
         stack.enter_context(storage(access_key, secret_key, endpoint))
@@ -240,13 +240,13 @@ def main(profile: str) -> int:
         if dirty or not commit:
             settings.append("gate.allow_uncommitted=true")
         config = load_profile(profile, settings)
-        given = {config.cluster.storage_secret: storage_secret(access_key, secret_key, endpoint)}
+        secret_objects = {config.cluster.storage_secret: storage_secret(access_key, secret_key, endpoint)}
         keys = (STORE_VARIABLE, TRACKING_VARIABLE, DATA_REMOTE, DATA_DIGEST)
         maps = {SETTINGS_MAP: dict(zip(keys, (STORE, tracking, REMOTE, digest), strict=True))}
-        cluster = stack.enter_context(running(folder, label, given, maps))
+        cluster = stack.enter_context(running(folder, label, secret_objects, maps))
         compiled = compile_pipeline(profile, settings, folder / "retraining.yaml")
         check_confinement(compiled, cluster.namespace)
-        tell(f"data {digest[:12]} is in S3; running the compiled pipeline, profile {profile}")
+        progress(f"data {digest[:12]} is in S3; running the compiled pipeline, profile {profile}")
         outcome = run_pipeline(folder, folder / "retraining.yaml", cluster)
         for record in outcome.stages:
             print(
@@ -254,21 +254,21 @@ def main(profile: str) -> int:
             )
         for used, steps in steps_by_image((folder / "kfp.log").read_text(errors="replace")).items():
             print(f"          in {used}: {', '.join(steps)}")
-        tell(f"the run ended: {outcome.verdict}; {' '.join(outcome.reasons)}")
+        progress(f"the run ended: {outcome.verdict}; {' '.join(outcome.reasons)}")
         if outcome.verdict != "deployed":
             kept = PROJECT_ROOT / "output" / "e2e-kfp.log"
             kept.parent.mkdir(exist_ok=True)
             shutil.copy(folder / "kfp.log", kept)
             print(f"e2e: {kept} has what the steps printed.", file=sys.stderr)
             return outcome.exit_code
-        tell(ask_predictor(tracking, config, cluster))
+        progress(ask_predictor(tracking, config, cluster))
     if podman("ps", "--all", "--quiet", "--filter", f"label=mistere.e2e={label}"):
         raise MistereError("a container was left behind.")
     codes = [ended.exit_code for ended in PredictorPod.ended]
     if not codes or any(codes):
         raise MistereError(f"the predictor's pods did not end with exit code 0 after SIGTERM, but with {codes}.")
     sizes = {role: int(podman("image", "inspect", "--format", "{{.Size}}", image(role))) / 1e6 for role in ROLES}
-    tell(f"done; images: {', '.join(f'{role} {size:.0f} MB' for role, size in sizes.items())}")
+    progress(f"done; images: {', '.join(f'{role} {size:.0f} MB' for role, size in sizes.items())}")
     return int(ExitCode.DEPLOYED)
 
 
