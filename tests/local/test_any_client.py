@@ -39,6 +39,7 @@ def environment(store: LocalStore, folder: Path) -> dict[str, str]:
     return {"MISTERE_STORE": store.uri, "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}"}
 
 
+@pytest.mark.long
 def test_the_compiled_pipeline_runs_without_arguments(pipeline: Path, store: LocalStore, tmp_path: Path) -> None:
     """Kubeflow Pipelines 2.17.0 refused such a run with 400: ``parameter run is not optional``."""
     log = run_compiled(pipeline, tmp_path / "kfp", environment(store, tmp_path))

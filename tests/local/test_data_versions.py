@@ -186,6 +186,7 @@ def cached(tmp_path: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in paths if path.is_file()}
 
 
+@pytest.mark.long
 def test_only_changed_shards_are_fetched(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project.folder)
     first, second = pin("v1", ""), pin("v2", "")
@@ -224,6 +225,7 @@ def test_missing_and_unknown_credentials_are_reported(
     assert "there are no credentials for s3://" in error_message(pinned)
 
 
+@pytest.mark.long
 def test_a_wrong_secret_key_is_reported(project: Project, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import boto3
 
@@ -322,6 +324,7 @@ def test_equal_versions_have_no_differences(project: Project) -> None:
     assert diff_datasets(pinned, pinned).same
 
 
+@pytest.mark.long
 def test_changes_are_reported(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     changed = []
     for split, row in small_rows():

@@ -103,6 +103,7 @@ def test_the_bundle_has_its_provenance_and_an_example_that_predict_accepts(regis
     assert len(turns) == len(expected) and all(turn.audio and turn.text for turn in turns)
 
 
+@pytest.mark.long
 def test_promote_and_rollback_change_champion_deployment_aliases_and_log(registry: Registry) -> None:
     promoted = registry.call("promote", "mistere@previous", "--reason", "Fewer false alarms.")
     assert promoted.returncode == 0, promoted.stderr

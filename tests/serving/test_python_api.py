@@ -106,6 +106,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
         _ = mistere.predict  # type: ignore[attr-defined]
 
 
+@pytest.mark.long
 def test_the_examples_of_the_guide_run(bundle: str, server: Server, tmp_path: Path) -> None:
     make_dataset(tmp_path / "data" / "sample")
     (tmp_path / "turn1.wav").write_bytes(clip())

@@ -253,11 +253,12 @@ def one_label_in_test(rows: list[Row]) -> list[Row]:
 
 
 def cases(corruptions: Sequence[tuple[str, Any, set[str]]]) -> list[Any]:
-    """Parameters of a test: a corruption is ``long`` if others before it show that its expectations detect something."""
+    """Parameters of a test: the quick ones show once that each blocking expectation detects something; others are ``long``."""
+    blocking = {one.name for one in expectations() if one.severity == "block"}
     shown: set[str] = set()
     parameters = []
     for name, damage, rules in corruptions:
-        marks = [] if rules - shown else [pytest.mark.long]
+        marks = [] if (rules & blocking) - shown else [pytest.mark.long]
         parameters.append(pytest.param(damage, rules, id=name, marks=marks))
         shown |= rules
     return parameters
