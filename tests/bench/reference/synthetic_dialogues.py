@@ -1,0 +1,108 @@
+"""Synthetic dialogues as embeddings, whose structure is known: complementary modalities and labels that persist over turns.
+
+Six classes. Speech cannot tell class 0 from 1 or 2 from 3, text cannot tell 0 from 2 or 1 from 3, so only both together separate
+all classes. A label repeats the previous turn's with probability ``persistence``, so the context helps. A row is the class mean
+in an 8-dimensional latent space plus Gaussian noise, projected to the modality's columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import numpy as np
+
+from mistere.common.splits import SPLITS
+from mistere.model.embeddings import EmbeddedDialogue, EmbeddedDialogues
+
+CLASSES = 6
+LATENT = 8
+SAME_MEAN: Mapping[str, tuple[tuple[int, int], ...]] = MappingProxyType(
+    {"speech": ((0, 1), (2, 3)), "text": ((0, 2), (1, 3))}
+)
+"""Pairs of classes that a modality cannot tell apart."""
+
+
+@dataclass(frozen=True)
+class SyntheticSet:
+    """The structure of one set.
+
+    Attributes:
+        dialogues: number of dialogues in train, dev and test.
+        widths: columns of each modality.
+        signal: size of the class means of each modality; the latent noise is 1.5.
+        noisy_turns: share of the turns in which a modality is noise without any signal.
+        turns: mean number of turns in a dialogue.
+        persistence: probability that a turn repeats the previous label; otherwise the label is uniform.
+        wild_scales: multiply columns by very different factors and make some constant.
+    """
+
+    dialogues: tuple[int, int, int] = (100, 40, 100)
+    widths: Mapping[str, int] = field(default_factory=lambda: {"speech": 20, "text": 384})
+    signal: Mapping[str, float] = field(default_factory=lambda: {"speech": 1.0, "text": 1.2})
+    noisy_turns: Mapping[str, float] = field(default_factory=dict)
+    turns: float = 12
+    persistence: float = 0.6
+    wild_scales: bool = False
+
+
+SETS: Mapping[str, SyntheticSet] = MappingProxyType(
+    {
+        "clean": SyntheticSet(),
+        "noise": SyntheticSet(noisy_turns={"speech": 0.35}),
+        "weak_third": SyntheticSet(
+            widths={"speech": 20, "text": 384, "video": 64}, signal={"speech": 1.0, "text": 1.2, "video": 0.15}
+        ),
+        "wild": SyntheticSet(wild_scales=True),
+        "small": SyntheticSet(dialogues=(25, 10, 100)),
+        "large": SyntheticSet(dialogues=(830, 80, 100)),
+        "wide": SyntheticSet(widths={"speech": 2048, "text": 2048}),
+    }
+)
+"""``small`` has about 300 train utterances, ``large`` about 10,000, the others about 1,200."""
+
+
+def generate(made_of: SyntheticSet, seed: int = 0) -> EmbeddedDialogues:
+    """Generate a set; the same seed gives the same numbers.
+
+    Args:
+        made_of: its structure.
+        seed: of all random draws.
+    """
+    draw = np.random.default_rng(seed)
+    means = {name: draw.normal(size=(CLASSES, LATENT)) for name in made_of.widths}
+    for name, pairs in SAME_MEAN.items():
+        for first, second in pairs:
+            means[name][second] = means[name][first]
+    maps = {name: draw.normal(size=(LATENT, width)) / np.sqrt(LATENT) for name, width in made_of.widths.items()}
+    rows: dict[str, list[np.ndarray]] = {name: [] for name in made_of.widths}
+    dialogues: dict[str, list[EmbeddedDialogue]] = {split: [] for split in SPLITS}
+    start = 0
+    for split, count in zip(("train", "dev", "test"), made_of.dialogues, strict=True):
+        for index in range(count):
+            labels = _labels(draw, max(3, int(draw.poisson(made_of.turns))), made_of.persistence)
+            for name, width in made_of.widths.items():
+                latent = means[name][labels] * made_of.signal[name] + 1.5 * draw.normal(size=(len(labels), LATENT))
+                noisy = draw.random(len(labels)) < made_of.noisy_turns.get(name, 0.0)
+                latent[noisy] = 2 * draw.normal(size=(int(noisy.sum()), LATENT))
+                values = latent @ maps[name] + 0.5 * draw.normal(size=(len(labels), width))
+                rows[name].append(values.astype(np.float32))
+            dialogues[split].append(EmbeddedDialogue(f"{split}-{index}", slice(start, start + len(labels)), labels))
+            start += len(labels)
+    matrices = {name: np.concatenate(parts) for name, parts in rows.items()}
+    if made_of.wild_scales:
+        matrices["speech"][:, 0] *= 300
+        matrices["speech"][:, 1] = 7
+        matrices["text"] *= 0.05
+        matrices["text"][:, :3] = 0
+    return EmbeddedDialogues(dialogues, matrices, [f"class {index}" for index in range(CLASSES)])
+
+
+def _labels(draw: np.random.Generator, turns: int, persistence: float) -> np.ndarray:
+    labels = draw.integers(CLASSES, size=turns)
+    repeats = draw.random(turns) < persistence
+    for turn in range(1, turns):
+        if repeats[turn]:
+            labels[turn] = labels[turn - 1]
+    return labels
