@@ -31,14 +31,28 @@ class CheckpointSchedule:
         seconds: the interval, or ``auto``.
         on_cluster: whether this process runs in a pod.
         clock: seconds of a monotonic clock.
+        first: on a cluster, seconds until the first checkpoint.
+        shortest: on a cluster, the shortest automatic interval in seconds.
     """
 
     def __init__(
-        self, seconds: float | Literal["auto"], *, on_cluster: bool, clock: Callable[[], float] = time.monotonic
+        self,
+        seconds: float | Literal["auto"],
+        *,
+        on_cluster: bool,
+        clock: Callable[[], float] = time.monotonic,
+        first: float = _FIRST_SECONDS,
+        shortest: float = _SHORTEST_SECONDS,
     ) -> None:
         self._seconds, self._on_cluster, self._clock = seconds, on_cluster, clock
+        self._first, self._shortest = first, shortest
         self._cost = 0.0
         self._last = clock()
+
+    @classmethod
+    def bounded(cls) -> CheckpointSchedule:
+        """As often as the cost allows, at once at first: for checkpoints between epochs, which may take milliseconds."""
+        return cls("auto", on_cluster=True, first=0.0, shortest=0.0)
 
     @property
     def interval(self) -> float:
@@ -47,7 +61,7 @@ class CheckpointSchedule:
             return self._seconds
         if not self._on_cluster:
             return _LOCAL_SECONDS
-        return max(_SHORTEST_SECONDS, self._cost / LARGEST_SHARE) if self._cost else _FIRST_SECONDS
+        return max(self._shortest, self._cost / LARGEST_SHARE) if self._cost else self._first
 
     def is_due(self) -> bool:
         """Whether the interval has passed since the last checkpoint."""

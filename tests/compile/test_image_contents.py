@@ -63,7 +63,8 @@ def imported(file: Path) -> frozenset[str]:
     return frozenset(names - sys.stdlib_module_names - {"mistere", "components", "pipelines"})
 
 
-def missing(stage: str, mode: str, role: str) -> set[str]:
+@cache
+def missing(stage: str, mode: str, role: str) -> frozenset[str]:
     """The packages that a stage imports and its image lacks.
 
     Args:
@@ -74,16 +75,14 @@ def missing(stage: str, mode: str, role: str) -> set[str]:
     starts = [f"components.{stage}.run", *([child] if (child := CHILD_PROCESSES.get((stage, mode))) else [])]
     files = {file for start in starts for file in closure(start, computing=False).values()}
     packages = {package for file in files for package in imported(file)} - OPTIONAL
-    return {
+    return frozenset(
         package
         for package in packages
         if not any(normalised(name) in locked(role) for name in installed().get(package, [package]))
-    }
+    )
 
 
-@pytest.mark.parametrize(
-    "profile", [name if name in {"tiny", "gpu"} else pytest.param(name, marks=pytest.mark.long) for name in PROFILES]
-)
+@pytest.mark.parametrize("profile", PROFILES)
 def test_each_image_contains_what_its_steps_import(profile: str, tmp_path: Path) -> None:
     compile_pipeline(profile, [], tmp_path / "pipeline.yaml")
     text = (tmp_path / "pipeline.yaml").read_text(encoding="utf-8")

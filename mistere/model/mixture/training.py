@@ -1,6 +1,6 @@
 """Training the mixture: batches of whole dialogues by length, best epoch by dev weighted F1, exact resume.
 
-The order and the random draws of an epoch depend only on the seed and the epoch. A checkpoint after each epoch holds weights,
+The order and the random draws of an epoch depend only on the seed and the epoch. A checkpoint after an epoch holds weights,
 optimiser state and the best weights so far as safetensors. A run that was killed resumes from it and ends with the same result.
 """
 
@@ -10,6 +10,7 @@ import copy
 import json
 import math
 import random
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mistere.artifacts.checkpoint_writing import CheckpointSchedule
 from mistere.artifacts.checkpoints import Checkpoints
 from mistere.common.errors import DataError, MistereError, UsageError
 from mistere.common.progress import Progress
@@ -56,7 +58,7 @@ def train_mixture(
         config: the mixture's section.
         data: embeddings of all splits; test is not read.
         progress: reporter.
-        checkpoints: stores a checkpoint after each epoch; None stores none.
+        checkpoints: stores checkpoints after epochs, as often as they cost at most 2 % of the time; None stores none.
         on_epoch: called after each epoch with its number and its entry of the history; an exception ends the training.
 
     Raises:
@@ -74,7 +76,7 @@ def train_mixture(
     fitting = MixtureTraining(config, data)
     for note in fitting.notes:
         progress.note(note)
-    directory = checkpoints.directory if checkpoints else None
+    directory, schedule = checkpoints.directory if checkpoints else None, CheckpointSchedule.bounded()
     if checkpoints is not None:
         checkpoints.restore()
         fitting.restore(checkpoints.directory)
@@ -86,9 +88,12 @@ def train_mixture(
             fitting.epoch,
             config.epochs,
         )
-        if checkpoints is not None and directory is not None:
+        if checkpoints is not None and directory is not None and schedule.is_due():
+            began = time.monotonic()
+            schedule.began()
             fitting.save(directory)
             checkpoints.save(_CHECKPOINT)
+            schedule.measured(time.monotonic() - began)
         if on_epoch is not None:
             on_epoch(fitting.epoch, latest)
     return fitting.result()

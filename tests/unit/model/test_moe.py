@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from mistere.artifacts import checkpoint_writing
 from mistere.artifacts.checkpoints import Checkpoints
 from mistere.artifacts.object_store import LocalStore, ObjectStore
 from mistere.common.errors import ArtifactError, DataError, MistereError
@@ -483,9 +484,29 @@ class Interrupting(Progress):
             raise KilledError
 
 
+def test_checkpoints_cost_a_bounded_share_of_the_training(
+    toy: EmbeddedDialogues, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+
+    class Expensive(Checkpoints):
+        """Each write takes longer than the whole training."""
+
+        def save(self, name: str) -> None:
+            written.append(name)
+            super().save(name)
+
+    monkeypatch.setattr(checkpoint_writing, "LARGEST_SHARE", 1e-9)
+    train_mixture(
+        toy_config(epochs=4), toy, progress=Progress("train_moe"), checkpoints=Expensive(store, "train_moe", "key")
+    )
+    assert written == ["epoch"]
+
+
 def test_interrupted_training_resumes_to_the_same_result(
     toy: EmbeddedDialogues, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(checkpoint_writing, "LARGEST_SHARE", 1e9)  # one after each epoch
     config = toy_config(epochs=5, modality_dropout=0.3, context_dropout=0.1)
     whole = train_mixture(config, toy, progress=Progress("train_moe"))
     for attempt, epoch in enumerate((1, 3, 4)):
