@@ -38,9 +38,9 @@ class SyntheticSet:
         wild_scales: multiply columns by very different factors and make some constant.
     """
 
-    dialogues: tuple[int, int, int] = (100, 40, 100)
+    dialogues: tuple[int, int, int] = (60, 30, 100)
     widths: Mapping[str, int] = field(default_factory=lambda: {"speech": 20, "text": 384})
-    signal: Mapping[str, float] = field(default_factory=lambda: {"speech": 1.0, "text": 1.2})
+    signal: Mapping[str, float] = field(default_factory=lambda: {"speech": 0.9, "text": 1.1})
     noisy_turns: Mapping[str, float] = field(default_factory=dict)
     turns: float = 12
     persistence: float = 0.6
@@ -52,7 +52,7 @@ SETS: Mapping[str, SyntheticSet] = MappingProxyType(
         "clean": SyntheticSet(),
         "noise": SyntheticSet(noisy_turns={"speech": 0.35}),
         "weak_third": SyntheticSet(
-            widths={"speech": 20, "text": 384, "video": 64}, signal={"speech": 1.0, "text": 1.2, "video": 0.15}
+            widths={"speech": 20, "text": 384, "video": 64}, signal={"speech": 0.9, "text": 1.1, "video": 0.15}
         ),
         "wild": SyntheticSet(wild_scales=True),
         "small": SyntheticSet(dialogues=(25, 10, 100)),
@@ -60,7 +60,7 @@ SETS: Mapping[str, SyntheticSet] = MappingProxyType(
         "wide": SyntheticSet(widths={"speech": 2048, "text": 2048}),
     }
 )
-"""``small`` has about 300 train utterances, ``large`` about 10,000, the others about 1,200."""
+"""``small`` has about 300 train utterances, ``large`` about 10,000, the others about 720."""
 
 
 def generate(made_of: SyntheticSet, seed: int = 0) -> EmbeddedDialogues:
