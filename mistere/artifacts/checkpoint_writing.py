@@ -31,8 +31,8 @@ class CheckpointSchedule:
         seconds: the interval, or ``auto``.
         on_cluster: whether this process runs in a pod.
         clock: seconds of a monotonic clock.
-        first: on a cluster, seconds until the first checkpoint.
-        shortest: on a cluster, the shortest automatic interval in seconds.
+        first: on a cluster, seconds until the first checkpoint; None for a minute.
+        shortest: on a cluster, the shortest automatic interval in seconds; None for half a minute.
     """
 
     def __init__(
@@ -41,11 +41,12 @@ class CheckpointSchedule:
         *,
         on_cluster: bool,
         clock: Callable[[], float] = time.monotonic,
-        first: float = _FIRST_SECONDS,
-        shortest: float = _SHORTEST_SECONDS,
+        first: float | None = None,
+        shortest: float | None = None,
     ) -> None:
         self._seconds, self._on_cluster, self._clock = seconds, on_cluster, clock
-        self._first, self._shortest = first, shortest
+        self._first = _FIRST_SECONDS if first is None else first
+        self._shortest = _SHORTEST_SECONDS if shortest is None else shortest
         self._cost = 0.0
         self._last = clock()
 

@@ -173,6 +173,7 @@ def test_unmanaged_schedules_are_kept_and_a_deleted_version_is_uploaded_again(sc
     assert list(api.schedules) == ["theirs"]
 
 
+@pytest.mark.long
 def test_the_next_apply_completes_an_interrupted_one(schedules: Schedules) -> None:
     schedules.write(schedules.nightly)
     schedules.apply()

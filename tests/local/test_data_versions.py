@@ -258,6 +258,7 @@ def test_an_unreachable_server_is_reported(project: Project, monkeypatch: pytest
     assert "cannot be reached at http://127.0.0.1:9" in error_message(pinned)
 
 
+@pytest.mark.long
 def test_missing_and_corrupt_objects_are_reported(project: Project, server: str) -> None:
     import boto3
 

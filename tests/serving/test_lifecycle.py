@@ -86,6 +86,7 @@ def test_a_port_in_use_is_reported_in_one_sentence(option: str) -> None:
     )
 
 
+@pytest.mark.long
 def test_a_damaged_bundle_is_rejected_by_name(bundle: str, tmp_path: Path) -> None:
     store = tmp_path / "store"
     shutil.copytree(Path(bundle).parents[2], store)

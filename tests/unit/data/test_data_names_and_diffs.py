@@ -60,6 +60,7 @@ def project(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return tmp_path / "project"
 
 
+@pytest.mark.long
 def test_pin_accepts_every_spelling_of_a_git_revision(project: Path, tmp_path: Path) -> None:
     expected = pin("data.dvc", "")
     assert expected.remote == str(tmp_path / "remote")

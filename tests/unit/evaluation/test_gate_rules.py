@@ -326,6 +326,7 @@ def test_new_rule_file_is_discovered_and_reruns_the_gate(tmp_path: Path) -> None
     assert changed == {"gate_model"}
 
 
+@pytest.mark.long
 def test_conformance_tests_cover_a_new_rule_file(tmp_path: Path) -> None:
     copy_code(tmp_path)
     rule = tmp_path / "components/gate_model/rules/short_turns.py"

@@ -99,6 +99,7 @@ def test_killed_run_resumes_to_the_same_result(killed_in: str, reference: Uttera
     assert all((ours[name] == theirs[name]).all() for name in ours)
 
 
+@pytest.mark.long
 def test_resumed_training_reads_the_same_random_excerpts(tmp_path: Path) -> None:
     pinned = pin(str(make_dataset(tmp_path / "tones", rows())), str(tmp_path / "remote"))
     data = describe(pinned.remote, pinned.digest)

@@ -124,6 +124,7 @@ def test_the_command_runs_a_checkout_on_the_path(installed: Installed) -> None:
     assert done.returncode == 0 and str(installed.packages) not in done.stdout, done.stderr
 
 
+@pytest.mark.long
 def test_train_and_data_check_work_elsewhere(installed: Installed, tmp_path: Path) -> None:
     write_embeddings(tmp_path / "embeddings")
     done = installed.mistere(
