@@ -15,7 +15,7 @@ KINDS = ("unit", "training", "server", "cluster")
 KIND_OF_DIRECTORY = {
     "bench": "unit",
     "cluster": "cluster",
-    "compile": "unit",
+    "compile": "cluster",
     "contract": "cluster",
     "e2e": "cluster",
     "gpu": "training",

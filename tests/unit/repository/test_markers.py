@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from mistere.common.paths import PROJECT_ROOT
 from tests.conftest import KIND_OF_DIRECTORY, KINDS, ROOT, TRAINING_MODULES, kind_of, pytest_collection_modifyitems
 
 
 def test_each_test_directory_has_a_kind() -> None:
     directories = {path.relative_to(ROOT).parts[0] for path in ROOT.rglob("test_*.py")}
     assert directories <= set(KIND_OF_DIRECTORY) and set(KIND_OF_DIRECTORY.values()) == set(KINDS)
+
+
+def test_make_unit_collects_the_directories_of_unit_tests() -> None:
+    """Other directories would only be imported."""
+    listed = re.search(r"addprefix tests/,([a-z ]+)\)", (PROJECT_ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert listed
+    assert set(listed[1].split()) == {name for name, kind in KIND_OF_DIRECTORY.items() if kind == "unit"}
 
 
 def test_training_modules_exist() -> None:
