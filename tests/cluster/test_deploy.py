@@ -92,6 +92,7 @@ def test_a_roll_out_waits_while_kserve_reports_progress(cluster: Cluster) -> Non
     assert set(observed) == {"True", "Unknown"} and cluster.served() == second.manifest.digest
 
 
+@pytest.mark.long
 def test_a_refused_pod_of_an_earlier_attempt_is_no_refusal_now(cluster: Cluster) -> None:
     bundle = cluster.bundle("a")
     cluster.behave(bundle, "quota")

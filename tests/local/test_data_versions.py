@@ -297,6 +297,7 @@ def test_a_damaged_cache_is_repaired(damage: Callable[[Path], object], project: 
     assert describe(pinned.remote, pinned.digest) == before
 
 
+@pytest.mark.long
 def test_a_killed_pull_is_resumed(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     large = [(s, replace(u, audio=(u.audio or b"") + os.urandom(300_000))) for s, u in small_rows()]
     write_dataset(tmp_path / "large", info(), large, max_shard_bytes=2_000_000)

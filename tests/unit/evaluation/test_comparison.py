@@ -90,6 +90,7 @@ def test_comparison_omits_differences_for_different_splits(better: ComparedModel
     assert "is better than" not in seen and "F1 of each emotion" in seen and "zzzzzzzzzzzz" in seen
 
 
+@pytest.mark.long
 def test_comparison_omits_differences_without_predictions(better: ComparedModel) -> None:
     seen = words(render_comparison(better, replace(worsened(better), predictions=None)))
     assert "the predictions of mistere, version 2 are missing" in seen and "difference, paired" not in seen

@@ -148,6 +148,7 @@ def test_finished_run_is_not_trained_further_after_moving(reference: UtteranceSe
     assert again.encoder.identity.digest == whole.encoder.identity.digest and again.history == whole.history
 
 
+@pytest.mark.long
 def test_partially_written_checkpoint_is_skipped(reference: UtteranceSet, tmp_path: Path) -> None:
     whole = tune(reference, LocalStore(tmp_path / "whole"), tmp_path / "a", Watch(), SETTINGS)
     store = LocalStore(tmp_path / "killed")
