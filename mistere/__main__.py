@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
-from mistere.common.processes.threads import wait_passively
+from mistere.common.processes.threads import limit_spinning
 
 _ROOT = str(Path(__file__).resolve().parents[1])
 
@@ -19,7 +19,7 @@ def main() -> NoReturn:
     the current directory or on ``PYTHONPATH`` must not take their place. They are layers above this library, hence
     imported by name.
     """
-    wait_passively()
+    limit_spinning()
     sys.path.insert(0, _ROOT)
     try:
         for name in ("components", "pipelines"):

@@ -37,7 +37,7 @@ from mistere.common.digests.code import git_state, source_digest
 from mistere.common.errors import ArtifactError, ExitCode, MistereError, UsageError
 from mistere.common.os_errors import disk_error
 from mistere.common.processes.parent_death import die_with_parent
-from mistere.common.processes.threads import wait_passively
+from mistere.common.processes.threads import limit_spinning
 from mistere.common.progress import EVENTS_VARIABLE, emit
 from mistere.config.base import Section
 from mistere.engine.attempts import AttemptsExhaustedError, begin_attempt, forget_attempts
@@ -115,7 +115,7 @@ def execute(
         UsageError: a setting is unknown or out of bounds.
         MistereError: the stage failed; the record holds its message and exit code.
     """
-    wait_passively()
+    limit_spinning()
     use_storage_variables()
     if os.environ.get(EVENTS_VARIABLE):
         die_with_parent()

@@ -1,10 +1,10 @@
-"""Training on an idle and on a loaded machine, with spinning and with sleeping OpenMP threads, as ratios.
+"""Training on an idle and on a loaded machine, by how long OpenMP threads spin while they wait, as ratios.
 
 usage: mistere bench thread_contention [--load N] [--epochs E] [--rounds R]
 
 Trains a small mixture on random embeddings of MELD-like dialogues, each variant in a process of its own: one thread, two
-threads with the runtime's default wait policy (idle threads spin), and two threads with the project's setting (idle threads
-sleep, see mistere/common/processes/threads.py). Each variant runs without and with N busy processes beside it; they end with the
+threads with the runtime's default (they spin for long), two that sleep at once, and two with the project's setting (they spin
+for a moment, then sleep; see mistere/common/processes/threads.py). Each variant runs without and with N busy processes beside it; they end with the
 benchmark, and after ten minutes at the latest. Variants take turns; the figures are medians over the rounds. "Idle" means
 without the benchmark's own load: the load average is printed, because other processes on the machine count too.
 """
@@ -21,22 +21,25 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mistere.common.processes.threads import WAITING_VARIABLES, wait_passively
+from mistere.common.processes.threads import WAITING_VARIABLES, limit_spinning
 
 VARIANTS = {
-    "1 thread": (1, False),
-    "2 threads, spinning": (2, False),
-    "2 threads, sleeping": (2, True),
+    "1 thread": (1, "spinning"),
+    "2 threads, spinning": (2, "spinning"),
+    "2 threads, sleeping": (2, "sleeping"),
+    "2 threads, as set here": (2, "limited"),
 }
-"""Name → number of threads, whether the project's wait policy is set."""
+"""Name → number of threads, how they wait."""
 LOAD_SECONDS = 600
 SPIN = f"import time\nend = time.monotonic() + {LOAD_SECONDS}\nwhile time.monotonic() < end: pass"
 
 
-def train_epochs(threads: int, sleeping: bool, epochs: int) -> None:
+def train_epochs(threads: int, waiting: str, epochs: int) -> None:
     """Train in this process; print the wall-clock and CPU seconds of an epoch, after one for warming up."""
-    if sleeping:
-        wait_passively()
+    if waiting == "sleeping":
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    elif waiting == "limited":
+        limit_spinning()
     import torch
 
     from mistere.config.mixture import MixtureConfig
@@ -106,7 +109,7 @@ def main() -> None:
         base_wall, base_cpu = medians["1 thread"]
         for name, (wall, cpu) in medians.items():
             ratios = f"({wall / base_wall:.2f}x and {cpu / base_cpu:.2f}x of one thread)"
-            print(f"  {name:<20} {wall:7.2f} s, CPU {cpu:6.2f} s {ratios}", flush=True)
+            print(f"  {name:<23} {wall:7.2f} s, CPU {cpu:6.2f} s {ratios}", flush=True)
 
 
 if __name__ == "__main__":

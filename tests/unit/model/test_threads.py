@@ -1,4 +1,4 @@
-"""The OpenMP wait policy: passive unless the user sets one, and set before PyTorch is imported."""
+"""How OpenMP threads wait: with little spinning unless the user sets a policy, and set before PyTorch is imported."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from mistere.common.processes.child_environment import child_environment
-from mistere.common.processes.threads import WAITING_VARIABLES, wait_passively
+from mistere.common.processes.threads import WAITING_VARIABLES, limit_spinning
 
 
 @pytest.fixture
@@ -20,11 +20,11 @@ def no_policy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_policy")
-def test_wait_policy_is_set_to_passive() -> None:
-    wait_passively()
+def test_spinning_is_limited() -> None:
+    limit_spinning()
     assert {name: os.environ.get(name) for name in WAITING_VARIABLES} == {
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "GOMP_SPINCOUNT": None,
+        "OMP_WAIT_POLICY": None,
+        "GOMP_SPINCOUNT": "5000",
         "KMP_BLOCKTIME": None,
     }
 
@@ -33,21 +33,21 @@ def test_wait_policy_is_set_to_passive() -> None:
 @pytest.mark.parametrize("variable", WAITING_VARIABLES)
 def test_user_defined_wait_policy_is_kept(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable, "7")
-    wait_passively()
+    limit_spinning()
     assert [(name, os.environ[name]) for name in WAITING_VARIABLES if name in os.environ] == [(variable, "7")]
 
 
 @pytest.mark.usefixtures("no_policy")
 def test_openmp_runtime_reads_the_wait_policy() -> None:
-    code = "from mistere.common.processes.threads import wait_passively; wait_passively(); import torch"
+    code = "from mistere.common.processes.threads import limit_spinning; limit_spinning(); import torch"
     environment = child_environment(OMP_DISPLAY_ENV="VERBOSE")
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert "OMP_WAIT_POLICY = 'PASSIVE'" in done.stderr
+    assert "GOMP_SPINCOUNT = '5000'" in done.stderr
 
 
 @pytest.mark.usefixtures("no_policy")
 def test_wait_policy_is_set_before_pytorch_is_imported(tmp_path: os.PathLike[str]) -> None:
-    check = "assert os.environ['OMP_WAIT_POLICY'] == 'PASSIVE' and 'torch' not in sys.modules"
+    check = "assert os.environ['GOMP_SPINCOUNT'] == '5000' and 'torch' not in sys.modules"
     stage = (
         "import os, sys; from mistere.engine import execution\n"
         "try: execution.execute(None, {}, {})\n"
