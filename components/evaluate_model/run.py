@@ -87,7 +87,7 @@ def run(
     from components.evaluate_model.robustness import CleanDialogues, Reembedding
     from mistere.data.utterances import UtteranceReader
     from mistere.evaluation.gate_timeline import liveliest
-    from mistere.evaluation.missing_modality import missing_modality_curve
+    from mistere.evaluation.missing_modality import expected_absence, missing_modality_curve
     from mistere.evaluation.split_metrics import Answers, measure, write_predictions
     from mistere.metrics.expert_gate import collapsed_gate
     from mistere.metrics.missing_curve import curve_metrics
@@ -104,7 +104,7 @@ def run(
     true = np.concatenate(labels)
     measured = measure(answers, true, names, data.labels, mixture.experts, config)
     curve = missing_modality_curve(mixture, temperature, read, labels, names, len(data.labels), config)
-    metrics = measured.metrics | curve_metrics(curve)
+    metrics = measured.metrics | curve_metrics(curve) | expected_absence(mixture, read)
     if collapse := collapsed_gate(metrics, mixture.experts):
         step.progress.note(collapse)
     write_predictions(report / PREDICTIONS_FILE, answers, labels, names)

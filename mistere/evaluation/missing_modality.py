@@ -1,4 +1,4 @@
-"""Weighted F1 of the mixture as an increasing share of a modality is removed."""
+"""Weighted F1 of the mixture as an increasing share of a modality is removed, and whether its absence is expected."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from mistere.config.evaluation import EvaluationConfig
 from mistere.metrics.classification import DialogueBootstrap, Interval
-from mistere.metrics.missing_curve import CurvePoint
+from mistere.metrics.missing_curve import MODALITY_DROPOUT, CurvePoint, absent_metric
 
 if TYPE_CHECKING:
     from mistere.model.mixture.mixture import MixtureOfExperts
@@ -65,13 +65,31 @@ def missing_modality_curve(
     return points
 
 
+def expected_absence(model: MixtureOfExperts, dialogues: Sequence[Embeddings]) -> dict[str, float]:
+    """What the release gate concludes from which modalities may be missing in use.
+
+    Returns:
+        The share of utterances that lack each of the model's modalities, and its modality dropout in training.
+    """
+    utterances = sum(_turns(dialogue) for dialogue in dialogues)
+    metrics = {
+        absent_metric(name): round(1 - len(_present(dialogues, name)) / utterances, 8) for name in model.modalities
+    }
+    return metrics | {MODALITY_DROPOUT: model.config.modality_dropout}
+
+
 def _order(dialogues: Sequence[Embeddings], modality: str, seed: int) -> np.ndarray:
     """Indices over all dialogues of the utterances that have the modality, in the order in which they lose it."""
+    return np.random.default_rng([seed, *modality.encode()]).permutation(_present(dialogues, modality))
+
+
+def _present(dialogues: Sequence[Embeddings], modality: str) -> np.ndarray:
+    """Indices over all dialogues of the utterances that have the modality."""
     present = [
         ~np.isnan(dialogue[modality]).any(1) if modality in dialogue else np.zeros(_turns(dialogue), dtype=bool)
         for dialogue in dialogues
     ]
-    return np.random.default_rng([seed, *modality.encode()]).permutation(np.flatnonzero(np.concatenate(present)))
+    return np.flatnonzero(np.concatenate(present))
 
 
 def _without(dialogues: Sequence[Embeddings], modality: str, rows: np.ndarray) -> list[Embeddings]:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from mistere.metrics.classification import Interval
 
 _PREFIX = "test.missing."
+MODALITY_DROPOUT = "model.modality_dropout"
+"""Metric: share of training utterances that lost a modality, so that the model expects their absence."""
 _KEY = re.compile(rf"{re.escape(_PREFIX)}(?P<modality>.+)\.(?P<percent>\d+)\.weighted_f1")
 
 
@@ -19,6 +21,11 @@ class CurvePoint:
     modality: str
     share: float
     weighted_f1: Interval
+
+
+def absent_metric(modality: str) -> str:
+    """Name of the metric for the share of test utterances that lack a modality."""
+    return f"test.absent.{modality}"
 
 
 def curve_metrics(points: Sequence[CurvePoint]) -> dict[str, float]:

@@ -1,8 +1,13 @@
-"""Enough of the model's quality must remain if a modality is missing, for example when a microphone fails."""
+"""Enough of the model's quality must remain without a modality whose absence is expected, for example when microphones fail.
+
+By default, absence is expected where a model has several modalities and its training dropped some of them (the profile expects
+it) or utterances of the test split lack one (the data expects it).
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -11,7 +16,7 @@ from components.gate_model.example_figures import WEIGHTED_F1, interval
 from components.gate_model.rule import Case, Examples, Rule
 from mistere.artifacts.manifests import RuleResult
 from mistere.config.gate import Number, Off, RuleThresholds
-from mistere.metrics.missing_curve import curve_from_metrics, curve_metrics
+from mistere.metrics.missing_curve import MODALITY_DROPOUT, absent_metric, curve_from_metrics, curve_metrics
 
 NAME = "missing_modality"
 
@@ -22,6 +27,11 @@ class Thresholds(RuleThresholds):
     min_retained: Annotated[Number, Field(ge=0, le=1)] | Off = Field(
         default=0.5, description="least share (0..1) of weighted F1 that must remain without a modality."
     )
+    expected_missing: Literal["auto"] | list[str] = Field(
+        default="auto",
+        description="the modalities that may be missing in use; ``auto`` for those that test utterances lack, or all if training "
+        "drops modalities, and for none of a model with one modality.",
+    )
 
 
 def evaluate(candidate: Candidate, thresholds: Thresholds) -> RuleResult:
@@ -29,10 +39,13 @@ def evaluate(candidate: Candidate, thresholds: Thresholds) -> RuleResult:
     bound = thresholds.min_retained
     if bound is False:
         return not_evaluated(NAME, "No share is set that must remain without a modality (gate.min_retained).")
+    expected = _expected(candidate, thresholds.expected_missing)
+    if not expected and candidate.modalities:
+        return not_evaluated(NAME, _why_none(candidate, thresholds.expected_missing))
     curve = curve_from_metrics(candidate.metrics)
     ends = {
         name: max((point for point in curve if point.modality == name), key=lambda point: point.share, default=None)
-        for name in candidate.modalities
+        for name in expected
     }
     complete = candidate.metrics.get("test.weighted_f1")
     measured = {
@@ -61,6 +74,30 @@ def evaluate(candidate: Candidate, thresholds: Thresholds) -> RuleResult:
     )
 
 
+def _expected(candidate: Candidate, setting: Literal["auto"] | Sequence[str]) -> list[str]:
+    """The model's modalities whose absence is expected; all of several if the report does not say (it is an old one)."""
+    modalities = candidate.modalities
+    if setting != "auto":
+        return [name for name in modalities if name in setting]
+    if len(modalities) == 1:
+        return []
+    absent = {name: candidate.metrics.get(absent_metric(name)) for name in modalities}
+    if candidate.metrics.get(MODALITY_DROPOUT, 1.0) > 0 or None in absent.values():
+        return modalities
+    return [name for name, share in absent.items() if share]
+
+
+def _why_none(candidate: Candidate, setting: Literal["auto"] | Sequence[str]) -> str:
+    if setting != "auto":
+        return f"gate.expected_missing names no modality of this model ({', '.join(candidate.modalities)})."
+    if len(candidate.modalities) == 1:
+        return f"The model's only modality is {candidate.modalities[0]}, without which it has no input."
+    return (
+        "No modality is expected to be missing: every test utterance has all of them, and training drops none "
+        "(mixture.modality_dropout); gate.expected_missing names those that may fail in use."
+    )
+
+
 EXAMPLES = Examples(
     promotes={
         "test.weighted_f1": WEIGHTED_F1["test.weighted_f1"],
@@ -70,6 +107,34 @@ EXAMPLES = Examples(
     cases=(
         Case("reject", interval("test.missing.speech.100.weighted_f1", 0.2, 0.24, 0.29)),
         Case("hold", interval("test.missing.text.100.weighted_f1", 0.27, 0.3, 0.33)),
+        Case(
+            "off",
+            {
+                **interval("test.missing.speech.100.weighted_f1", 0.2, 0.24, 0.29),
+                MODALITY_DROPOUT: 0.0,
+                absent_metric("speech"): 0.0,
+                absent_metric("text"): 0.0,
+            },
+        ),
+        Case(
+            "promote",
+            {
+                **interval("test.missing.speech.100.weighted_f1", 0.2, 0.24, 0.29),
+                MODALITY_DROPOUT: 0.0,
+                absent_metric("speech"): 0.0,
+                absent_metric("text"): 0.1,
+            },
+        ),
+        Case(
+            "reject",
+            {
+                **interval("test.missing.speech.100.weighted_f1", 0.2, 0.24, 0.29),
+                MODALITY_DROPOUT: 0.0,
+                absent_metric("speech"): 0.0,
+                absent_metric("text"): 0.0,
+            },
+            thresholds={"expected_missing": ["speech"]},
+        ),
     ),
 )
 RULES = (Rule(NAME, Thresholds, evaluate, EXAMPLES),)

@@ -106,6 +106,46 @@ def test_missing_modality_rule_rejects_an_incomplete_curve() -> None:
         assert result.outcome == "reject" and "was not measured" in result.sentence
 
 
+def test_single_modality_model_passes_without_a_rule_on_its_only_modality() -> None:
+    lost = with_bounds("test.missing.text.75.weighted_f1", 0.1, 0.15, 0.2)
+    curve = [name for name in METRICS if name.startswith("test.missing.")]
+    text_only = candidate(experts=("text", "cross_modal"), metrics=lost, without=curve)
+    results = evaluate_rules(text_only)
+    assert (
+        results["missing_modality"].outcome == "off" and "only modality is text" in results["missing_modality"].sentence
+    )
+    assert overall(list(results.values())) == "promote"
+    named = evaluate_rules(text_only, expected_missing=["text"])["missing_modality"]
+    assert named.outcome == "reject" and "Without 75 % of text" in named.sentence
+
+
+@pytest.mark.parametrize(
+    ("dropout", "absent", "setting", "outcome"),
+    [
+        (0.1, {"speech": 0.0, "text": 0.0}, "auto", "reject"),
+        (0.0, {"speech": 0.0, "text": 0.0}, "auto", "off"),
+        (0.0, {"speech": 0.2, "text": 0.0}, "auto", "reject"),
+        (0.0, {"speech": 0.0, "text": 0.2}, "auto", "promote"),
+        (0.0, {"text": 0.0}, "auto", "reject"),
+        (0.0, {"speech": 0.0, "text": 0.0}, ["speech"], "reject"),
+        (0.1, {"speech": 0.2, "text": 0.2}, ["text"], "promote"),
+        (0.1, {"speech": 0.2, "text": 0.2}, ["video"], "off"),
+        (0.1, {"speech": 0.2, "text": 0.2}, [], "off"),
+    ],
+)
+def test_missing_modality_rule_covers_only_expected_absences(
+    dropout: float, absent: dict[str, float], setting: str | list[str], outcome: str
+) -> None:
+    """The model is useless without speech and good without text."""
+    metrics = {
+        **with_bounds("test.missing.speech.100.weighted_f1", 0.1, 0.15, 0.2),
+        "model.modality_dropout": dropout,
+        **{f"test.absent.{name}": share for name, share in absent.items()},
+    }
+    result = evaluate_rules(candidate(metrics=metrics), expected_missing=setting)["missing_modality"]
+    assert result.outcome == outcome
+
+
 def test_gate_rejects_a_candidate_without_metrics_with_readable_reasons() -> None:
     results = evaluate_rules(candidate(without=[*METRICS, *RUNTIME]))
     assert {name for name, result in results.items() if result.outcome == "promote"} == NEEDS_NO_FIGURE
@@ -199,6 +239,7 @@ def test_text_only_model_skips_expert_rules_and_noise_conditions() -> None:
     assert {name for name, result in results.items() if result.outcome == "off"} == {
         "expert_collapse",
         "minimum_contribution",
+        "missing_modality",
     }
     assert overall(list(results.values())) == "promote"
     deaf = {"robustness_conditions": ["noise_20db", "telephone"]}

@@ -11,7 +11,7 @@ import torch
 
 from mistere.common.progress import Progress
 from mistere.config.evaluation import EvaluationConfig
-from mistere.evaluation.missing_modality import _order, _without, missing_modality_curve
+from mistere.evaluation.missing_modality import _order, _without, expected_absence, missing_modality_curve
 from mistere.metrics.classification import confusion, weighted_f1
 from mistere.metrics.missing_curve import CurvePoint, curve_from_metrics, curve_metrics
 from mistere.model.embeddings import EmbeddedDialogues
@@ -135,3 +135,14 @@ def test_curve_of_a_sample_sized_split_takes_under_a_second(tmp_path: Path) -> N
     started = time.process_time()
     missing_modality_curve(model, 1.0, dialogues, labels, names, 6, EvaluationConfig())
     assert time.process_time() - started < 1
+
+
+def test_expected_absence_counts_utterances_without_a_modality(toy: EmbeddedDialogues, trained: TrainedMixture) -> None:
+    read = [toy.read(dialogue) for dialogue in toy.split("test")]
+    turns = sum(len(dialogue["text"]) for dialogue in read)
+    before = expected_absence(trained.model, read)
+    lost = round(turns / 4)
+    after = expected_absence(trained.model, _without(read, "text", _order(read, "text", 0)[:lost]))
+    assert after["test.absent.text"] - before["test.absent.text"] == pytest.approx(lost / turns)
+    assert after["test.absent.speech"] == before["test.absent.speech"]
+    assert after["model.modality_dropout"] == trained.model.config.modality_dropout
