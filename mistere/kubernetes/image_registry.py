@@ -43,6 +43,8 @@ _TIMEOUT: Final = (10.0, 30.0)
 _RETRY_DELAYS: Final = (1.0, 3.0)
 _LOOPBACK: Final = re.compile(r"(localhost|127(\.\d+){3}|\[::1\]):\d+")
 _DOCKER_HUB: Final = "docker.io"
+_DOCKER_HUB_LOGIN: Final = "index.docker.io"
+"""The name of Docker Hub in the logins of `docker login`."""
 _CHALLENGE: Final = re.compile(r'(\w+)="([^"]*)"')
 
 
@@ -282,17 +284,26 @@ def _credentials(repository: str, host: str) -> str:
         *([Path(runtime) / "containers" / "auth.json"] if runtime else []),
         (Path(folder) if folder else Path.home() / ".docker") / "config.json",
     ]
-    names = {host: 0, f"https://{host}": 0}
-    if host == _DOCKER_HUB:
-        names |= {"https://index.docker.io/v1/": 0, "index.docker.io": 0}
+    names = {host, _DOCKER_HUB_LOGIN} if host == _DOCKER_HUB else {host}
     for file in files:
         best = (-1, "")
-        for name, entry in _logins(file).items():
+        for server, entry in _logins(file).items():
+            name = _server_name(server)
             if name in names or f"{repository}/".startswith(f"{name}/"):
                 best = max(best, (len(name), _login(entry)))
         if best[1]:
             return best[1]
     return ""
+
+
+def _server_name(server: str) -> str:
+    """Host and path of a server as logins name it: ``https://registry.example.org/v1/`` is ``registry.example.org``.
+
+    Kubernetes reads a pull secret in the same way (pkg/credentialprovider/keyring.go, ``Add``).
+    """
+    host, _, path = server.rpartition("://")[2].partition("/")
+    path = f"/{path}".removeprefix("/v1/").removeprefix("/v2/")
+    return f"{host}/{path.strip('/')}".rstrip("/")
 
 
 def _logins(file: Path) -> dict[str, Any]:

@@ -231,6 +231,28 @@ def test_pull_secret_is_used_where_the_registry_asks_for_a_login(
         verify_image(str(image), public(key))
 
 
+@pytest.mark.parametrize(
+    "server", ["https://{}/", "http://{}", "https://{}/v1/", "{}/v2/", "{}/mistere", "https://{}/mistere/"]
+)
+def test_pull_secret_may_name_its_registry_as_an_address(
+    registry: Registry, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`kubectl create secret docker-registry --docker-server=https://…/`: the kubelet compares host and path only
+    (Kubernetes, pkg/credentialprovider/keyring.go)."""
+    key = new_key()
+    image = push(registry.host, "with a pull secret")
+    sign(image, key)
+    registry.login = "robot:s3cret"
+    secret = {"auths": {server.format(registry.host): {"username": "robot", "password": "s3cret"}}}
+    (tmp_path / ".dockerconfigjson").write_text(json.dumps(secret))
+    monkeypatch.setenv(CREDENTIALS_VARIABLE, str(tmp_path / ".dockerconfigjson"))
+    assert verify_image(str(image), public(key))
+    secret = {"auths": {server.format(f"{registry.host}.example.org"): {"username": "robot", "password": "s3cret"}}}
+    (tmp_path / ".dockerconfigjson").write_text(json.dumps(secret))
+    with pytest.raises(RegistryError, match=r"\(401\)"):
+        verify_image(str(image), public(key))
+
+
 def test_login_is_not_sent_to_another_host_without_tls(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
