@@ -227,12 +227,14 @@ class KfpApi:
         return run
 
     def _check(self, body: models.V2beta1Run | models.V2beta1RecurringRun) -> None:
-        """Check that a run or schedule names an experiment, a version, and exactly its parameters."""
+        """Check that a run or schedule names an experiment, a version or has its own pipeline, and exactly its parameters."""
         experiment = _find(self.experiments, body.experiment_id or "", "Experiment")
         self._namespace(experiment.namespace)
-        reference = body.pipeline_version_reference
-        version = _find(self.versions, reference["pipeline_version_id"], "PipelineVersion")
-        spec = version.pipeline_spec.get("pipeline_spec", version.pipeline_spec)
+        package = body.pipeline_spec
+        if not package:
+            reference = body.pipeline_version_reference
+            package = _find(self.versions, reference["pipeline_version_id"], "PipelineVersion").pipeline_spec
+        spec = package.get("pipeline_spec", package)
         declared = spec["root"].get("inputDefinitions", {}).get("parameters", {})
         passed = body.runtime_config["parameters"]
         if len(json.dumps(passed)) > PARAMETER_BYTES:
