@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from pydantic import Field, field_validator
 
 from mistere.common.suggestions import did_you_mean
 from mistere.config.base import OBJECT_NAME as _NAME
 from mistere.config.base import OptionalQuantity, Quantity, Section, Toleration
 from mistere.config.stages import stages
+
+KUBEFLOW_NAMESPACE: Final = "kubeflow"
 
 
 class StepSettings(Section):
@@ -46,6 +50,7 @@ class ClusterConfig(Section):
     Attributes:
         namespace: of the runs in Kubeflow Pipelines.
         service_account: of the steps' pods.
+        kubeflow_namespace: of Kubeflow Pipelines itself, whose settings `mistere doctor` reads there.
         experiment: under which Kubeflow Pipelines lists the runs.
         host: address of Kubeflow Pipelines; ``--host`` and ``KFP_ENDPOINT`` override it.
         ui: address of Kubeflow Pipelines' user interface, for links to runs; ``KFP_UI_ENDPOINT`` overrides it; empty if ``host``
@@ -67,6 +72,7 @@ class ClusterConfig(Section):
 
     namespace: str = Field(default="mistere", pattern=_NAME)
     service_account: str = Field(default="mistere-pipeline", pattern=_NAME)
+    kubeflow_namespace: str = Field(default=KUBEFLOW_NAMESPACE, pattern=_NAME)
     experiment: str = Field(default="mistere", min_length=1)
     host: str = ""
     ui: str = Field(default="", pattern=r"^$|^https?://")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mistere.common.environment import trusted_authorities
 from mistere.common.errors import UsageError
+from mistere.config.cluster import KUBEFLOW_NAMESPACE
 from pipelines.kubeflow.access import TOKEN_VARIABLE, service_account_token
 from pipelines.kubeflow.failures import (
     CLOCK_SECONDS,
@@ -65,6 +66,7 @@ class Pipelines:
         clock_tolerance: seconds by which this machine's clock may differ from the server's.
         outage: seconds for which a 401 is retried while the token is valid by its own claims.
         ui: address of the user interface; empty for the host's.
+        kubeflow_namespace: of Kubeflow Pipelines itself, for the commands in messages.
 
     Attributes:
         pages: addresses of the runs' pages.
@@ -80,6 +82,7 @@ class Pipelines:
         clock_tolerance: float = CLOCK_SECONDS,
         outage: float = OUTAGE_SECONDS,
         ui: str = "",
+        kubeflow_namespace: str = KUBEFLOW_NAMESPACE,
     ) -> None:
         from kfp.client import Client
         from urllib3 import Retry
@@ -111,8 +114,8 @@ class Pipelines:
             raise_on_status=False,
             respect_retry_after_header=False,
         )
-        self._clock_checked = False
-        self.pages = RunPages(host, ui, self._api.rest_client.pool_manager, timeout[1])
+        self._clock_checked, self._kubeflow_namespace = False, kubeflow_namespace
+        self.pages = RunPages(host, ui, self._api.rest_client.pool_manager, timeout[1], kubeflow_namespace)
 
     def pipeline(self, name: str, description: str) -> str:
         """The id of a pipeline, which is created if it does not exist."""
@@ -171,7 +174,7 @@ class Pipelines:
                 if error.status != 400:
                     raise
                 self._check_upload_right(pipeline_id, name)
-                raise upload_refused(error, f"version {name!r}", self.host) from error
+                raise upload_refused(error, f"version {name!r}", self.host, self._kubeflow_namespace) from error
 
     def _check_upload_right(self, pipeline_id: str, name: str) -> None:
         """Let the server say why it refused an upload: it answers every refused upload alike, but not this request.

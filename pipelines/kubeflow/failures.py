@@ -85,12 +85,19 @@ def refused(
     return PipelinesError(f"{server} refused {what} ({status}{detail}).", status)
 
 
-def upload_refused(error: PipelinesError, what: str, host: str) -> PipelinesError:
-    """The error for a refused upload by an account that may create versions; the server does not say more than that."""
+def upload_refused(error: PipelinesError, what: str, host: str, namespace: str) -> PipelinesError:
+    """The error for a refused upload by an account that may create versions; the server does not say more than that.
+
+    Args:
+        error: the server's answer.
+        what: what was uploaded.
+        host: address of the server.
+        namespace: of Kubeflow Pipelines itself.
+    """
     return PipelinesError(
         f"Kubeflow Pipelines at {redact_url(host)} refused the package of {what} (400), although the account may create it: the package is "
-        "larger than the server accepts, or the server is older than 2.17; `kubectl --namespace kubeflow logs deployment/ml-pipeline` "
-        "has the reason.",
+        "larger than the server accepts, or the server is older than 2.17; "
+        f"`kubectl --namespace {namespace} logs deployment/ml-pipeline` has the reason.",
         error.status,
     )
 

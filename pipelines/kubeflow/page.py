@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 UI_VARIABLE: Final = "KFP_UI_ENDPOINT"
 _FORWARDED: Final = "http://localhost:8080"
 _HINT: Final = (
-    "run `kubectl --namespace kubeflow port-forward service/ml-pipeline-ui 8080:80` to open this page, or name the address of the "
+    "run `kubectl --namespace {namespace} port-forward service/ml-pipeline-ui 8080:80` to open this page, or name the address of the "
     f"user interface in {UI_VARIABLE} or cluster.ui"
 )
 
@@ -33,10 +33,11 @@ class RunPages:
         ui: the address of the user interface; empty if it is unknown.
         http: sends the request that tells whether the host serves pages.
         timeout: seconds for that request.
+        namespace: of Kubeflow Pipelines itself.
     """
 
-    def __init__(self, host: str, ui: str, http: PoolManager, timeout: float) -> None:
-        self._host, self._ui, self._http, self._timeout = host, ui, http, timeout
+    def __init__(self, host: str, ui: str, http: PoolManager, timeout: float, namespace: str) -> None:
+        self._host, self._ui, self._http, self._timeout, self._namespace = host, ui, http, timeout, namespace
 
     def address(self, run_id: str) -> str:
         """The address of a run's page."""
@@ -46,7 +47,7 @@ class RunPages:
     @property
     def hint(self) -> str:
         """What a person must do before the address works; empty if nothing."""
-        return "" if self._ui or self._host_has_pages else _HINT
+        return "" if self._ui or self._host_has_pages else _HINT.format(namespace=self._namespace)
 
     @cached_property
     def _host_has_pages(self) -> bool:

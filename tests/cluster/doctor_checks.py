@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cli.doctor.groups import cluster, credentials, images, network, nodes, serving, workflows
+from pipelines.cli.doctor.groups import cluster, credentials, images, network, nodes, run_settings, serving, workflows
 from pipelines.cli.doctor.plan import Plan, make_plan
 from pipelines.cli.doctor.result import CheckGroup, CheckResult, run_group
 from tests.stand_ins.doctor_cluster import KubernetesApi, PipelinesApi
 from tests.stand_ins.http_server import running
 
-ON_CLUSTER = (credentials, workflows, network, serving, nodes, images)
+ON_CLUSTER = (credentials, run_settings, workflows, network, serving, nodes, images)
 
 
 @pytest.fixture(name="nothing_named", autouse=True)

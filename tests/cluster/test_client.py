@@ -167,6 +167,8 @@ def test_the_page_of_a_run_has_the_address_of_the_user_interface(api: KfpApi, mo
     pages = client(api.url).pages
     assert pages.address("abc") == "http://localhost:8080/#/runs/details/abc"
     assert "port-forward service/ml-pipeline-ui 8080:80" in pages.hint and api.requests == [("GET", "/")]
+    elsewhere = Pipelines(api.url, "mistere", kubeflow_namespace="ml-platform").pages
+    assert elsewhere.hint.startswith("run `kubectl --namespace ml-platform port-forward service/ml-pipeline-ui")
     api.serves_pages = True
     pages = client(api.url).pages
     assert (pages.address("abc"), pages.hint) == (f"{api.url}/#/runs/details/abc", "")

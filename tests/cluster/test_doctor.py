@@ -339,11 +339,18 @@ CLUSTER_TROUBLE: dict[str, tuple[Callable[[KubernetesApi], Any], tuple[str, ...]
         "controller is not running",
     ),
     "Knative mode without Knative": (
-        put("/inferenceservice-config", {"data": {"deploy": '{"defaultDeploymentMode": "Serverless"}'}}),
-        (),
+        lambda api: None,
+        ("deployment.mode=knative",),
         "KServe's mode",
         "failed",
         "Knative Serving is not installed",
+    ),
+    "Knative as the default without Knative": (
+        put("/inferenceservice-config", {"data": {"deploy": '{"defaultDeploymentMode": "Serverless"}'}}),
+        ("deployment.mode=standard",),
+        "KServe's mode",
+        "note",
+        "the cluster's default is Knative; the deployment overrides it with standard in an annotation",
     ),
     "a profile for GPUs where there is none": (
         without_gpus,
@@ -506,9 +513,8 @@ def test_trainer_is_checked_if_a_section_uses_several_nodes(kubernetes_api: Kube
     result = results_of(training)["Kubeflow Trainer"]
     assert result.status == "failed" and "(no trainjobs.trainer.kubeflow.org)" in result.sentence
     assert "speech.num_nodes and text.num_nodes need it" in result.sentence
-    if "num_nodes" in connection.plan.config.section("speech"):
-        several = cluster.Cluster(plan("sample", "speech.num_nodes=2"))
-        assert results_of(serving.group(several))["Kubeflow Trainer"].status == "failed"
+    several = cluster.Cluster(plan("sample", "speech.num_nodes=2"))
+    assert results_of(serving.group(several))["Kubeflow Trainer"].status == "failed"
 
 
 def test_permissions_of_the_step_service_account_are_checked(kubernetes_api: KubernetesApi) -> None:
@@ -528,8 +534,6 @@ def test_permissions_of_the_step_service_account_are_checked(kubernetes_api: Kub
 
 
 def test_the_deployment_mode_selects_the_checks(kubernetes_api: KubernetesApi) -> None:
-    if "mode" not in plan().config.section("deployment"):
-        pytest.skip("the deployment section has no mode")
     kubernetes_api.denied_verbs.add("patch")
     local = plan("sample", "deployment.mode=local", host="https://kfp.example.org")
     assert results_of(cluster.group(cluster.Cluster(local)))["right to deploy"].status == "ok"

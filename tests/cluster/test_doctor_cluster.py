@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from pipelines.cli.doctor import http_probe
-from pipelines.cli.doctor.groups import cluster, kubeflow, network, nodes, workflows
+from pipelines.cli.doctor.groups import cluster, kubeflow, network, nodes, run_settings, workflows
 from pipelines.cli.doctor.node_usage import requests_of
 from pipelines.cli.doctor.result import CheckResult
 from pipelines.kubeflow.client import Pipelines
@@ -33,6 +33,7 @@ from tests.stand_ins.doctor_cluster import (
     base_policies,
     persistence_agent,
     running_pod,
+    settings_map,
     workflow_settings,
 )
 from tests.stand_ins.http_server import Reply
@@ -144,6 +145,86 @@ def test_doctor_says_how_long_workflows_stay(kubernetes_api: KubernetesApi) -> N
     assert result.status == "ok" and "whose settings cannot be read (stock: after 1 day)" in result.sentence
 
 
+def test_kubeflow_pipelines_may_be_in_another_namespace(kubernetes_api: KubernetesApi) -> None:
+    for tail in (CONFIGURATION, "/ml-pipeline-persistenceagent"):
+        path = kubernetes_api.at(tail)
+        kubernetes_api.objects[path.replace("/kubeflow/", "/ml-platform/")] = kubernetes_api.objects.pop(path)
+    assert group_results(workflows)["retries"].sentence == (
+        "there is no ConfigMap workflow-controller-configmap in namespace kubeflow: set cluster.kubeflow_namespace to the namespace of "
+        "Kubeflow Pipelines."
+    )
+    elsewhere = "cluster.kubeflow_namespace=ml-platform"
+    assert troubles(group_results(workflows, elsewhere)) == {}
+    result = group_results(network, elsewhere)["Kubeflow Pipelines"]
+    assert result.status == "failed"
+    assert (
+        "do not let the steps reach Kubeflow Pipelines in namespace ml-platform (port 8887): add a policy"
+        in result.sentence
+    )
+    policies = kubernetes_api.objects[kubernetes_api.at(POLICIES)]
+    policies[:] = yaml.safe_load(yaml.safe_dump(policies).replace("kubeflow", "ml-platform"))
+    assert troubles(group_results(network, elsewhere)) == {}
+
+
+# Runs of other clients
+
+SETTINGS = "/configmaps/mistere-settings"
+STORE, TRACKING = {"MISTERE_STORE": "s3://bucket/mistere"}, {"MLFLOW_TRACKING_URI": "https://mlflow.example.org"}
+RUN_SETTINGS: dict[str, tuple[Break, str]] = {
+    "missing": (
+        drop(SETTINGS),
+        "there is no ConfigMap mistere-settings in namespace mistere, so only runs of `mistere submit`",
+    ),
+    "as applied": (
+        put(SETTINGS, settings_map()),
+        "lacks MISTERE_STORE and MLFLOW_TRACKING_URI, so a run that is started without parameters ends in its first step",
+    ),
+    "blank": (put(SETTINGS, settings_map(**STORE, MLFLOW_TRACKING_URI=" ")), "lacks MLFLOW_TRACKING_URI, so"),
+    "misspelt": (
+        put(SETTINGS, settings_map(MISTERE_STOR="s3://bucket", **TRACKING)),
+        "lacks MISTERE_STORE (it has MISTERE_STOR, probably for 'MISTERE_STORE'), so",
+    ),
+    "half of a version": (
+        put(SETTINGS, settings_map(**STORE, **TRACKING, MISTERE_DATA_DIGEST="078338f3c422.dir")),
+        "has only one of MISTERE_DATA_REMOTE and MISTERE_DATA_DIGEST: set both",
+    ),
+    "a folder": (
+        put(SETTINGS, settings_map(MISTERE_STORE="output/store", **TRACKING)),
+        "names a store that pods cannot reach (output/store): set MISTERE_STORE to s3://bucket/prefix",
+    ),
+    "a password": (
+        put(SETTINGS, settings_map(**STORE, MLFLOW_TRACKING_URI="https://me:hush-hush@mlflow.example.org")),
+        "has credentials in MLFLOW_TRACKING_URI: remove them",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RUN_SETTINGS)
+def test_doctor_says_what_runs_of_other_clients_lack(name: str, kubernetes_api: KubernetesApi) -> None:
+    """A note, not a failure: `mistere submit` passes complete parameters."""
+    prepare, message_part = RUN_SETTINGS[name]
+    assert troubles(group_results(run_settings)) == {}
+    prepare(kubernetes_api)
+    result = group_results(run_settings)["settings"]
+    assert (result.status, message_part in result.sentence) == ("note", True), result
+    assert "docs/guides/any-client.md" in result.sentence
+
+
+def test_runs_of_other_clients_use_the_same_store(kubernetes_api: KubernetesApi) -> None:
+    def result(store: str) -> CheckResult:
+        connection = cluster.Cluster(plan(host="https://kfp.example.org", store=store))
+        return results_of(run_settings.group(connection))["settings"]
+
+    assert result("s3://models/mistere/").status == "ok"
+    other = result("s3://trial")
+    assert (
+        other.status == "note"
+        and "names another store (s3://models/mistere) than this run's (s3://trial)" in other.sentence
+    )
+    kubernetes_api.forbidden.append(SETTINGS)
+    assert result("s3://trial").sentence == "these credentials may not read ConfigMaps in namespace mistere."
+
+
 # The network
 
 POLICIES = "/namespaces/mistere/networkpolicies"
@@ -202,6 +283,19 @@ def test_doctor_names_the_component_that_a_network_needs(name: str, kubernetes_a
     assert (result.status, message_part in result.sentence) == ("failed", True), result
     kubernetes_api.objects[kubernetes_api.at(POLICIES)] = base_policies(component)
     assert troubles(group_results(network)) == {}
+
+
+@pytest.mark.parametrize("setting", ["text.num_nodes=2", "speech.nodes.trainjob=true"])
+def test_training_nodes_need_the_dns_too(setting: str, kubernetes_api: KubernetesApi) -> None:
+    policies = kubernetes_api.objects[kubernetes_api.at(POLICIES)]
+    (dns,) = [policy for policy in policies if policy["metadata"]["name"] == "dns"]
+    runs = {"matchExpressions": [{"key": "workflows.argoproj.io/workflow", "operator": "Exists"}]}
+    predictors = {"matchLabels": {"app.kubernetes.io/name": "mistere-predictor"}}
+    dns["spec"]["podSelector"] = runs
+    policies.append({"metadata": {"name": "predictors"}, "spec": {**dns["spec"], "podSelector": predictors}})
+    assert troubles(group_results(network)) == {}
+    result = group_results(network, setting)["DNS"]
+    assert result.status == "failed" and "do not let the training nodes ask kube-dns" in result.sentence
 
 
 def test_the_cache_may_answer_at_the_address_of_kube_dns(kubernetes_api: KubernetesApi) -> None:

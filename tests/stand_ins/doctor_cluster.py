@@ -41,6 +41,11 @@ def persistence_agent(seconds: str) -> dict[str, Any]:
     return {"metadata": {"name": container["name"]}, "spec": {"template": {"spec": {"containers": [container]}}}}
 
 
+def settings_map(**data: str) -> dict[str, Any]:
+    """The ConfigMap that completes the runs of other clients; the API leaves out ``data`` if it is empty."""
+    return {"metadata": {"name": "mistere-settings", "namespace": NAMESPACE}, **({"data": data} if data else {})}
+
+
 def api_endpoints(address: str, port: int) -> dict[str, Any]:
     """The EndpointSlice of the Service ``kubernetes``, which the API server keeps under this name (Kubernetes 1.36)."""
     return {
@@ -180,6 +185,9 @@ class KubernetesApi(HttpServer):
             ),
             f"{own}/secrets/mistere-tracking": self.secret("MLFLOW_TRACKING_TOKEN"),
             f"{own}/secrets/mistere-webhook": self.secret("MISTERE_WEBHOOK_URL"),
+            f"{own}/configmaps/mistere-settings": settings_map(
+                MISTERE_STORE="s3://models/mistere", MLFLOW_TRACKING_URI="https://mlflow.example.org"
+            ),
             f"{own}/resourcequotas": [],
             f"{own}/limitranges": [],
             f"{core}/nodes": [

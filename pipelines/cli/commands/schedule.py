@@ -95,7 +95,7 @@ def _target(
 ) -> tuple[ClusterTarget, Pipelines]:
     cluster = load_profile(schedule_file.profile, schedule_file.settings).cluster
     target = cluster_target(cluster, host, store, tracking)
-    return target, Pipelines(target.host, cluster.namespace)
+    return target, Pipelines(target.host, cluster.namespace, kubeflow_namespace=cluster.kubeflow_namespace)
 
 
 def _desired_schedules(schedule_file: ScheduleFile, target: ClusterTarget, tree: Tree) -> list[DesiredSchedule]:

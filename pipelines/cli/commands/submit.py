@@ -74,7 +74,12 @@ def submit(
     source = data if data is not None else config.data.source
     pinned = pin_for_cluster(source, target.store)
     version = compiled_version(profile, tuple(settings), tree)
-    pipelines = Pipelines(target.host, config.cluster.namespace, ui=chosen_ui(config.cluster.ui))
+    pipelines = Pipelines(
+        target.host,
+        config.cluster.namespace,
+        ui=chosen_ui(config.cluster.ui),
+        kubeflow_namespace=config.cluster.kubeflow_namespace,
+    )
     digest = _digest(config, profile, pinned, version)
     claim = read_claim(target.store, digest)
 

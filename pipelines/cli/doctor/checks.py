@@ -14,6 +14,7 @@ from pipelines.cli.doctor.groups import (
     local_machine,
     network,
     nodes,
+    run_settings,
     serving,
     storage,
     tracking,
@@ -33,7 +34,7 @@ def run_checks(plan: Plan) -> Iterator[tuple[str, Iterator[tuple[str, CheckResul
     results = list(run_group(group))
     yield group.name, iter(results)
     if results[0][1].status == "ok":
-        for on_cluster in (credentials, workflows, network, serving, nodes, images):
+        for on_cluster in (credentials, run_settings, workflows, network, serving, nodes, images):
             group = on_cluster.group(connection)
             yield group.name, run_group(group)
     group = clock.group(plan.clock)

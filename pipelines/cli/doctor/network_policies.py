@@ -32,11 +32,12 @@ class Target:
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
-def admits(policies: Iterable[Policy], labels: Mapping[str, str], target: Target) -> bool:
+def admits(policies: Iterable[Policy], namespace: str, labels: Mapping[str, str], target: Target) -> bool:
     """Whether a pod with these labels may connect to the target; what cannot be known counts as admitted.
 
     Args:
         policies: all NetworkPolicies of the pod's namespace.
+        namespace: of the pod.
         labels: of the pod.
         target: what it connects to.
     """
@@ -46,7 +47,7 @@ def admits(policies: Iterable[Policy], labels: Mapping[str, str], target: Target
         if _limits_egress(policy["spec"]) and _selects(policy["spec"].get("podSelector") or {}, labels)
     ]
     return not selecting or any(
-        _on_port(rule.get("ports") or [], target) and _to_peer(rule.get("to") or [], target)
+        _on_port(rule.get("ports") or [], target) and _to_peer(rule.get("to") or [], namespace, target)
         for spec in selecting
         for rule in spec.get("egress") or []
     )
@@ -71,12 +72,12 @@ def _includes(port: Mapping[str, Any], number: int) -> bool:
     return first <= number <= int(port.get("endPort", first))
 
 
-def _to_peer(peers: Iterable[Mapping[str, Any]], target: Target) -> bool:
+def _to_peer(peers: Iterable[Mapping[str, Any]], namespace: str, target: Target) -> bool:
     peers = list(peers)
-    return not peers or any(_is_peer(peer, target) for peer in peers)
+    return not peers or any(_is_peer(peer, namespace, target) for peer in peers)
 
 
-def _is_peer(peer: Mapping[str, Any], target: Target) -> bool:
+def _is_peer(peer: Mapping[str, Any], namespace: str, target: Target) -> bool:
     if "ipBlock" in peer:
         block = peer["ipBlock"]
         if not target.address:
@@ -86,8 +87,12 @@ def _is_peer(peer: Mapping[str, Any], target: Target) -> bool:
         )
     if target.address:
         return False
-    namespace = {_NAME_LABEL: target.namespace}
-    return _may_select(peer.get("namespaceSelector"), namespace) and _may_select(peer.get("podSelector"), target.labels)
+    selector = peer.get("namespaceSelector")
+    if selector is None:  # pods of the policy's own namespace
+        in_namespace = target.namespace == namespace
+    else:
+        in_namespace = _may_select(selector, {_NAME_LABEL: target.namespace})
+    return in_namespace and _may_select(peer.get("podSelector"), target.labels)
 
 
 def _within(address: str, network: str) -> bool:

@@ -30,8 +30,13 @@ class Cluster:
 
     @property
     def mode(self) -> str:
-        """How models are deployed: ``local``, or one of KServe's modes; empty if the settings do not name it."""
-        return str(self.plan.config.section("deployment").get("mode", ""))
+        """How models are deployed: ``local``, or one of KServe's modes."""
+        return self.plan.config.deployment.mode
+
+    @property
+    def kubeflow_namespace(self) -> str:
+        """The namespace of Kubeflow Pipelines itself."""
+        return self.plan.config.cluster.kubeflow_namespace
 
     @cached_property
     def api(self) -> KubernetesApi:

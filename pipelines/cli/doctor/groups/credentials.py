@@ -30,7 +30,7 @@ def group(cluster: Cluster) -> CheckGroup:
             lambda: _optional(cluster, names.webhook_secret, WEBHOOK_KEYS, "no notification is sent when a run ends"),
         ),
     ]
-    served_by = str(cluster.plan.config.section("deployment").get("storage_secret", ""))
+    served_by = cluster.plan.config.deployment.storage_secret
     if served_by and cluster.mode != "local":
         checks.append(Check("of the predictor", lambda: _predictor(cluster, served_by)))
     if names.signing_secret:
@@ -110,7 +110,7 @@ def _optional(cluster: Cluster, name: str, wanted: Collection[str], without: str
         return note(f"there is no secret {name}: {without}.")
     known = [key for key in wanted if key in keys]
     if not known:
-        return note(f"the secret {name} has none of {', '.join(wanted)}{_mistyped(keys, wanted)}: {without}.")
+        return note(f"the secret {name} has none of {', '.join(wanted)}{misspelt_key(keys, wanted)}: {without}.")
     return ok(f"{name} has {', '.join(known)}.")
 
 
@@ -127,7 +127,7 @@ def _signing(cluster: Cluster) -> CheckResult:
         )
     if SIGNING_FILE not in keys:
         return failed(
-            f"the secret {name} lacks {SIGNING_FILE}{_mistyped(keys, (SIGNING_FILE,))}: create it again with {create}."
+            f"the secret {name} lacks {SIGNING_FILE}{misspelt_key(keys, (SIGNING_FILE,))}: create it again with {create}."
         )
     return ok(f"{name} has {SIGNING_FILE}.")
 
@@ -155,10 +155,10 @@ def _lacking(name: str, keys: Collection[str]) -> CheckResult | None:
     if not lacks:
         return None
     add = "it" if len(lacks) == 1 else "them"
-    return failed(f"the secret {name} lacks {' and '.join(lacks)}{_mistyped(keys, STORAGE_KEYS)}: add {add}.")
+    return failed(f"the secret {name} lacks {' and '.join(lacks)}{misspelt_key(keys, STORAGE_KEYS)}: add {add}.")
 
 
-def _mistyped(keys: Collection[str], wanted: Collection[str]) -> str:
+def misspelt_key(keys: Collection[str], wanted: Collection[str]) -> str:
     """A hint at an unknown key that is probably a misspelt known one."""
     for key in sorted(keys):
         hint = did_you_mean(key, wanted)

@@ -25,7 +25,7 @@ class KubeflowPipelines:
     """The checks of one Kubeflow Pipelines server, with the time limits and retries of ``mistere submit``."""
 
     def __init__(self, plan: Plan) -> None:
-        self._plan = plan
+        self._plan, self._namespace = plan, plan.config.cluster.kubeflow_namespace
         self._token = current_token()
         self._multi_user = False
         self._status, self._login = 0, False
@@ -50,7 +50,7 @@ class KubeflowPipelines:
         if answer.status >= 500:
             return failed(
                 f"Kubeflow Pipelines at {self.address} answers with a server error ({answer.status}): check the pods of ml-pipeline "
-                "(`kubectl -n kubeflow get pods`)."
+                f"(`kubectl -n {self._namespace} get pods`)."
             )
         if answer.status == 404:
             return failed(
@@ -78,7 +78,7 @@ class KubeflowPipelines:
         if self._login or 300 <= self._status < 400:
             return failed(
                 f"{self.address} is behind a login: put a token that it accepts into {TOKEN_VARIABLE}, or forward a port to "
-                "ml-pipeline (`kubectl -n kubeflow port-forward svc/ml-pipeline 8888`)."
+                f"ml-pipeline (`kubectl -n {self._namespace} port-forward svc/ml-pipeline 8888`)."
             )
         if self._status == 401:
             raise MistereError(self._refusal())

@@ -5,6 +5,8 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any, Final
 
+from mistere.common.modalities import MODALITIES
+from mistere.config.cluster import KUBEFLOW_NAMESPACE
 from mistere.serving.kserve.inference_service import POD_LABELS
 from pipelines.cli.doctor.groups.cluster import AbsentError, Cluster
 from pipelines.cli.doctor.network_policies import Target, admits
@@ -14,6 +16,8 @@ _STEP = {"workflows.argoproj.io/workflow": "a-run"}
 _NODE = {"jobset.sigs.k8s.io/jobset-name": "a-training"}
 _COMPONENTS: Final = "manifests/components"
 _PORTS_OF_COMPONENTS: Final = (8443, 16443)
+_PIPELINES_PORT: Final = 8887
+"""The gRPC port of ``ml-pipeline``, which drivers and launchers use."""
 _LOCAL_DNS: Final = "169.254.20.10"
 _CACHE: Final = "node-local-dns"
 
@@ -21,7 +25,12 @@ _CACHE: Final = "node-local-dns"
 def group(cluster: Cluster) -> CheckGroup:
     """The checks of the network."""
     return CheckGroup(
-        "Network", [Check("DNS", lambda: _dns(cluster)), Check("the Kubernetes API", lambda: _kubernetes_api(cluster))]
+        "Network",
+        [
+            Check("DNS", lambda: _dns(cluster)),
+            Check("the Kubernetes API", lambda: _kubernetes_api(cluster)),
+            Check("Kubeflow Pipelines", lambda: _kubeflow_pipelines(cluster)),
+        ],
     )
 
 
@@ -35,7 +44,7 @@ def _dns(cluster: Cluster) -> CheckResult:
     config = cluster.plan.config
     runs, serving = config.cluster.namespace, config.deployment.namespace
     pods = [("the steps", runs, _STEP)]
-    if any(section.num_nodes > 1 for section in (config.speech, config.text)):
+    if any(getattr(config, modality).uses_trainjob for modality in MODALITIES):
         pods.append(("the training nodes", runs, _NODE))
     if cluster.mode != "local":
         pods.append(("the predictor", serving, POD_LABELS))
@@ -45,7 +54,7 @@ def _dns(cluster: Cluster) -> CheckResult:
     name, port, target, fix = _dns_of(cluster)
     for users, namespace, labels in pods:
         for protocol in ("UDP", "TCP"):
-            if not admits(policies[namespace], labels, Target(port, protocol, **target)):
+            if not admits(policies[namespace], namespace, labels, Target(port, protocol, **target)):
                 return failed(
                     f"the NetworkPolicies of namespace {namespace} do not let {users} ask {name} ({protocol} port {port}), so no name is "
                     f"resolved: {fix}."
@@ -104,7 +113,7 @@ def _kubernetes_api(cluster: Cluster) -> CheckResult:
         address, port = str(endpoints["endpoints"][0]["addresses"][0]), int(endpoints["ports"][0]["port"])
     except (AbsentError, LookupError) as error:
         raise SkippedError("the addresses of the Kubernetes API are unknown.") from error
-    if admits(policies, _STEP, Target(port, address=address)):
+    if admits(policies, namespace, _STEP, Target(port, address=address)):
         return ok(f"the steps may reach {address} at port {port}.")
     if port in _PORTS_OF_COMPONENTS:
         fix = _component(f"api-server-{port}")
@@ -113,6 +122,21 @@ def _kubernetes_api(cluster: Cluster) -> CheckResult:
     return failed(
         f"the NetworkPolicies of namespace {namespace} do not let the steps reach the Kubernetes API, which listens at {address} port "
         f"{port}: {fix}."
+    )
+
+
+def _kubeflow_pipelines(cluster: Cluster) -> CheckResult:
+    """Whether the drivers and launchers of a run may reach the API of Kubeflow Pipelines."""
+    namespace, target = cluster.plan.config.cluster.namespace, cluster.kubeflow_namespace
+    policies = _policies(cluster, namespace)
+    if not policies:
+        return ok("no NetworkPolicy limits the steps.")
+    if admits(policies, namespace, _STEP, Target(_PIPELINES_PORT, namespace=target)):
+        return ok(f"the steps may reach namespace {target}.")
+    return failed(
+        f"the NetworkPolicies of namespace {namespace} do not let the steps reach Kubeflow Pipelines in namespace {target} (port "
+        f"{_PIPELINES_PORT}): add a policy that admits it, as manifests/base/network-policies.yaml does for {KUBEFLOW_NAMESPACE}, or "
+        "correct cluster.kubeflow_namespace."
     )
 
 

@@ -28,7 +28,7 @@ def group(cluster: Cluster) -> CheckGroup:
 def _kserve(cluster: Cluster) -> CheckResult:
     if not cluster.serves("serving.kserve.io", "v1beta1", "inferenceservices"):
         missing = "KServe is not installed (no inferenceservices.serving.kserve.io)"
-        if cluster.mode in {"", "local"}:
+        if cluster.mode == "local":
             return note(f"{missing}, which deployment.mode=local does not need.")
         return failed(f"{missing}: install it to deploy models.")
     try:
@@ -42,7 +42,7 @@ def _kserve(cluster: Cluster) -> CheckResult:
         )
     tag = _tag(controller)
     version = re.match(r"v?(\d+)\.(\d+)", tag)
-    if version and tuple(map(int, version.groups())) < _OLDEST and cluster.mode not in {"", "local"}:
+    if version and tuple(map(int, version.groups())) < _OLDEST and cluster.mode != "local":
         return failed(f"version {tag} is too old to deploy to: update KServe to {_OLDEST[0]}.{_OLDEST[1]} or later.")
     return ok(f"version {tag}.")
 
@@ -54,7 +54,7 @@ def _tag(deployment: dict[str, Any]) -> str:
 
 
 def _mode(cluster: Cluster) -> CheckResult:
-    """Compare the cluster's default mode with the mode of the deployment."""
+    """Compare the cluster's default mode with the mode of the deployment, which an annotation of the service names."""
     mode_setting = cluster.mode
     try:
         path = f"/api/v1/namespaces/{_NAMESPACE}/configmaps/{_SETTINGS}"
@@ -65,12 +65,12 @@ def _mode(cluster: Cluster) -> CheckResult:
     except ValueError as error:
         raise MistereError(f"KServe's settings ({_NAMESPACE}/{_SETTINGS}) are not JSON: fix them.") from error
     mode = _MODES.get(str(default).lower(), "unknown")
-    if "knative" in {mode_setting, mode.lower()} and not cluster.serves("serving.knative.dev", "v1", "services"):
+    if mode_setting == "knative" and not cluster.serves("serving.knative.dev", "v1", "services"):
         return failed(
             "the deployment uses Knative mode, and Knative Serving is not installed (no services.serving.knative.dev): install it, or set "
             "deployment.mode=standard."
         )
-    if mode_setting in {"", "local", mode.lower()}:
+    if mode_setting in {"local", mode.lower()}:
         return ok(f"{mode}.")
     return note(f"the cluster's default is {mode}; the deployment overrides it with {mode_setting} in an annotation.")
 

@@ -10,8 +10,6 @@ from mistere.common.errors import MistereError
 from pipelines.cli.doctor.groups.cluster import AbsentError, Cluster
 from pipelines.cli.doctor.result import Check, CheckGroup, CheckResult, SkippedError, note, ok
 
-NAMESPACE: Final = "kubeflow"
-"""The namespace of Kubeflow Pipelines."""
 CONFIGURATION: Final = "workflow-controller-configmap"
 EXPRESSION: Final = "lastRetry.status == 'Error' || asInt(lastRetry.exitCode) > 0"
 """Repeats failed pods, but not the levels above them, which have no exit code (manifests/kubeflow-pipelines)."""
@@ -74,11 +72,15 @@ def _retries(cluster: Cluster) -> CheckResult:
 
 def _defaults(cluster: Cluster) -> dict[str, Any]:
     """The ``spec`` that Argo adds to every workflow."""
-    path = f"/api/v1/namespaces/{NAMESPACE}/configmaps/{CONFIGURATION}"
+    namespace = cluster.kubeflow_namespace
+    path = f"/api/v1/namespaces/{namespace}/configmaps/{CONFIGURATION}"
     try:
-        data = cluster.get(path, f"read ConfigMaps in namespace {NAMESPACE}").get("data") or {}
+        data = cluster.get(path, f"read ConfigMaps in namespace {namespace}").get("data") or {}
     except AbsentError as error:
-        raise SkippedError(f"there is no ConfigMap {CONFIGURATION} in namespace {NAMESPACE}.") from error
+        raise SkippedError(
+            f"there is no ConfigMap {CONFIGURATION} in namespace {namespace}: set cluster.kubeflow_namespace to the namespace of "
+            "Kubeflow Pipelines."
+        ) from error
     try:
         # Argo reads a key for each setting, or all settings from the key `config`.
         settings = {**(yaml.safe_load(data.get("config", "")) or {})}
@@ -87,7 +89,7 @@ def _defaults(cluster: Cluster) -> dict[str, Any]:
         return dict((settings.get("workflowDefaults") or {}).get("spec") or {})
     except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
         raise MistereError(
-            f"workflowDefaults in the ConfigMap {NAMESPACE}/{CONFIGURATION} are not valid: fix them."
+            f"workflowDefaults in the ConfigMap {namespace}/{CONFIGURATION} are not valid: fix them."
         ) from error
 
 
@@ -102,16 +104,18 @@ def _lifetime(cluster: Cluster) -> CheckResult:
     if agent < own:
         return note(
             f"a finished workflow stays for {_duration(agent)}: cluster.run_ttl is {_duration(own)}, but the persistence agent deletes "
-            f"earlier; raise {_AGENT_VARIABLE} of the Deployment {NAMESPACE}/{_AGENT}, or lower cluster.run_ttl."
+            f"earlier; raise {_AGENT_VARIABLE} of the Deployment {cluster.kubeflow_namespace}/{_AGENT}, or lower "
+            "cluster.run_ttl."
         )
     return ok(f"a finished workflow stays for {_duration(own)} (cluster.run_ttl).")
 
 
 def _agent_seconds(cluster: Cluster) -> int | None:
     """After how many seconds the persistence agent lets the API server delete a finished workflow; None if unknown."""
+    namespace = cluster.kubeflow_namespace
     try:
-        path = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/{_AGENT}"
-        agent = cluster.get(path, f"read Deployments in namespace {NAMESPACE}")
+        path = f"/apis/apps/v1/namespaces/{namespace}/deployments/{_AGENT}"
+        agent = cluster.get(path, f"read Deployments in namespace {namespace}")
     except (AbsentError, SkippedError):
         return None
     variables = [
