@@ -6,6 +6,7 @@ per-dialogue confusion matrices: 2,000 resamples of 2,600 utterances are one mat
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -71,6 +72,12 @@ class DialogueBootstrap:
         weights = np.bincount((draws + offsets).ravel(), minlength=resamples * count).reshape(resamples, count)
         self._weights = weights.astype(np.float64)  # small integers, exact in float64, so that BLAS multiplies them
         self._tail = (1 - interval) / 2
+
+    def left_out(self) -> DialogueBootstrap:
+        """Of every resample, the dialogues that it did not draw, once each."""
+        other = copy.copy(self)
+        other._weights = (self._weights == 0).astype(np.float64)
+        return other
 
     def sums(self, values: np.ndarray) -> np.ndarray:
         """Sums over the utterances of every resample ``[R, ...]``, of values ``[N, ...]``."""

@@ -136,6 +136,10 @@ class EmbeddedDialogues:
         kept = {name: ones for name, ones in self._dialogues.items() if name != split}
         return EmbeddedDialogues(kept, self._matrices, self.labels)
 
+    def with_splits(self, dialogues: Mapping[str, Sequence[EmbeddedDialogue]]) -> EmbeddedDialogues:
+        """The same embeddings with their dialogues split in another way."""
+        return EmbeddedDialogues(dialogues, self._matrices, self.labels)
+
     def split(self, split: Split) -> list[EmbeddedDialogue]:
         """The split's dialogues."""
         return self._dialogues.get(split, [])

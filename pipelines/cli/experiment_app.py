@@ -51,14 +51,27 @@ def tune(
     trials: Annotated[
         int, typer.Option(help="Number of finished trials in total; a rerun continues up to it.", min=1)
     ] = 40,
-    seeds: Annotated[int, typer.Option(help="Trainings per trial; a trial's score is their mean.", min=1)] = 1,
+    seeds: Annotated[
+        int,
+        typer.Option(
+            help="Trainings per trial, or repetitions of the cross-validation; a trial's score is their mean.", min=1
+        ),
+    ] = 1,
+    folds: Annotated[
+        int,
+        typer.Option(
+            help="Folds of a cross-validation over the dialogues of train and dev, which scores trials instead of dev; "
+            "0 for none.",
+            min=0,
+        ),
+    ] = 0,
     timeout: Annotated[float | None, typer.Option(help="Minutes after which no new trial starts.", min=0)] = None,
     output: Annotated[Path, typer.Option(help="Directory for the study and its results.")] = Path("output/tune"),
 ) -> None:
-    """Search settings of the mixture for given embeddings, on dev only.
+    """Search settings of the mixture for given embeddings, on dev or by cross-validation; test is not read.
 
     Exit codes: 0 done, 1 error, 2 usage.
     """
     from pipelines.cli.commands.tune import tune as command
 
-    command(embeddings, profile, settings or [], trials, seeds, timeout, output)
+    command(embeddings, profile, settings or [], trials, seeds, folds, timeout, output)

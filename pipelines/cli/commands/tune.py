@@ -1,13 +1,17 @@
-"""``mistere tune``: searches settings for given embeddings, on dev only."""
+"""``mistere tune``: search settings for given embeddings, without the test split."""
 
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from pipelines.cli.experiments.tuning import Tuned
 
 
 def tune(
@@ -16,6 +20,7 @@ def tune(
     settings: Sequence[str],
     trials: int,
     seeds: int,
+    folds: int,
     timeout: float | None,
     output: Path,
 ) -> None:
@@ -23,6 +28,7 @@ def tune(
     import yaml
 
     from pipelines.cli.experiments.source import open_source
+    from pipelines.cli.experiments.tuning import score_name
     from pipelines.cli.experiments.tuning import tune as search
     from pipelines.profiles import load_profile
 
@@ -35,43 +41,52 @@ def tune(
         output,
         trials=trials,
         seeds=seeds,
+        folds=folds,
         timeout_minutes=timeout,
         on_trial=lambda text: console.print(text),
     )
     _write(output / "best.yaml", yaml.safe_dump({"mixture": result.settings}, sort_keys=False))
-    _write(
-        output / "tune.json",
-        json.dumps(
-            {
-                "dev.weighted_f1": result.dev_weighted_f1,
-                "dev.weighted_f1.start": result.start,
-                "trials": result.trials,
-                "pruned": result.pruned,
-                "settings": result.settings,
-                "importance": result.importance,
-            },
-            indent=1,
-        ),
-    )
+    _write(output / "tune.json", json.dumps(_as_json(result, folds), indent=1))
     console.print(
-        f"\ndev weighted F1 {result.dev_weighted_f1:.3f}, {result.start:.3f} at the start; {result.trials} trials, "
+        f"\n{score_name(folds)} {result.weighted_f1:.3f}, {result.start:.3f} at the start; {result.trials} trials, "
         f"{result.pruned} of them ended early"
     )
     for name, value in result.settings.items():
-        shown = f"{value:.3g}" if isinstance(value, float) else str(value)
         weight = f"   (importance {result.importance[name]:.2f})" if name in result.importance else ""
-        console.print(f"  mixture.{name:<20} {shown}{weight}")
-    chosen = " ".join(f"--set mixture.{name}={_typed(value)}" for name, value in result.settings.items())
-    options = " ".join(f"--set {setting}" for setting in settings)
+        console.print(f"  mixture.{name:<20} {_typed(value)}{weight}")
+    console.print(f"\n{result.finding}")
+    chosen = [f"mixture.{name}={_typed(value)}" for name, value in result.settings.items()]
+    options = "".join(f" --set {shlex.quote(setting)}" for setting in [*settings, *chosen])
     base = f" --profile {profile}" if profile != "sample" else ""
-    console.print(
-        f"\nuse them:\nmistere train --embeddings {embeddings}{base} {options + ' ' if options else ''}{chosen}"
-    )
+    console.print(f"\nuse them:\nmistere train --embeddings {shlex.quote(str(embeddings))}{base}{options}")
+
+
+def _as_json(result: Tuned, folds: int) -> dict[str, Any]:
+    """The content of ``tune.json``."""
+    name = "cross_validation.weighted_f1" if folds else "dev.weighted_f1"
+    content: dict[str, Any] = {name: result.weighted_f1, f"{name}.start": result.start}
+    if result.gain:
+        gain = result.gain.corrected
+        content |= {
+            "gain.apparent": round(result.gain.apparent, 6),
+            "gain": round(gain.value, 6),
+            "gain.low": round(gain.low, 6),
+            "gain.high": round(gain.high, 6),
+        }
+    return content | {
+        "finding": result.finding,
+        "trials": result.trials,
+        "pruned": result.pruned,
+        "settings": result.settings,
+        "importance": result.importance,
+    }
 
 
 def _typed(value: Any) -> str:
     """A value as ``--set`` reads it back exactly."""
-    return json.dumps(value) if not isinstance(value, str) else value
+    if isinstance(value, list):
+        return f"[{','.join(map(str, value))}]"
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _write(path: Path, content: str) -> None:

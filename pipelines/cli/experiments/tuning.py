@@ -1,12 +1,14 @@
-"""Tune the mixture's settings for given embeddings: an Optuna study over a small space, scored on dev.
+"""Tune the mixture's settings for given embeddings: an Optuna study over a small space, scored on dev or by cross-validation.
 
 The objective gets dialogues without a test split, so a search cannot use it. The study is stored in a SQLite file, so an
-interrupted search resumes. The first trial uses the initial settings, so the result is never worse on dev.
+interrupted search resumes. The first trial uses the initial settings, so the result is never worse on the dialogues that judge it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import base64
+import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,59 +18,16 @@ import numpy as np
 from mistere.common.errors import UsageError
 from mistere.config.mixture import MixtureConfig
 from mistere.model.embeddings import EmbeddedDialogues
-from pipelines.cli.experiments.trial import Quiet, seeds_of
+from pipelines.cli.experiments.choice import Gain, finding, gain_of_choice
+from pipelines.cli.experiments.held_out import HeldOut
+from pipelines.cli.experiments.search_space import Dimension, as_settings, initial_parameters, space, suggest
 
 if TYPE_CHECKING:
     import optuna
 
 STUDY_FILE = "study.db"
-_ENOUGH_FOR_LARGE = 3000
-_STARTUP_TRIALS, _WARMUP_EPOCHS = 5, 5
-
-
-@dataclass(frozen=True)
-class Dimension:
-    """One setting of the search space: a range (linear or ``log``), or choices."""
-
-    name: str
-    low: float = 0.0
-    high: float = 0.0
-    log: bool = False
-    choices: tuple[Any, ...] = ()
-
-    def suggest(self, trial: optuna.Trial) -> Any:
-        """Suggest a value for the trial."""
-        if self.choices:
-            return trial.suggest_categorical(self.name, list(self.choices))
-        return trial.suggest_float(self.name, self.low, self.high, log=self.log)
-
-
-def space(data: EmbeddedDialogues) -> list[Dimension]:
-    """The search space for data of this size and these modalities.
-
-    The learning rate matters most and interacts with all other settings. Hidden sizes are limited to what trains fast on a
-    laptop and suits a small corpus. The two dropouts, γ and the contrastive weight affect the published figures most and
-    differ most between corpora. Modality dropout and the fusion need two modalities. Depth, kernels and the gate's width are
-    fixed, because they have little effect.
-    """
-    utterances = sum(len(dialogue) for dialogue in data.split("train"))
-    large = (256,) if utterances >= _ENOUGH_FOR_LARGE else ()
-    dimensions = [
-        Dimension("learning_rate", 1e-4, 3e-3, log=True),
-        Dimension("hidden", choices=(32, 64, 128, *large)),
-        Dimension("context_dropout", 0.0, 0.5),
-        Dimension("fusion_dropout", 0.1, 0.6),
-        Dimension("focal_gamma", choices=(0.0, 1.0, 2.0, 3.0)),
-        Dimension("contrastive_weight", choices=(0.0, 0.2, 0.5, 1.0, 2.0)),
-        Dimension("schedule", choices=("constant", "cosine")),
-    ]
-    if len(data.dimensions) > 1:
-        dimensions += [
-            Dimension("fusion", choices=("co_attention", "feed_forward")),
-            Dimension("modality_dropout", 0.0, 0.3),
-            Dimension("gate_temperature", choices=(1.0, 2.0, 4.0)),
-        ]
-    return dimensions
+_STARTUP_TRIALS, _WARMUP_EPOCHS, _WARMUP_FOLDS = 5, 5, 2
+_INITIAL, _PREDICTED = "initial", "predicted"
 
 
 @dataclass(frozen=True)
@@ -77,19 +36,23 @@ class Tuned:
 
     Attributes:
         settings: the tuned settings of the best trial.
-        dev_weighted_f1: score of the best trial, averaged over the seeds.
+        weighted_f1: score of the best trial, averaged over seeds or repetitions.
         start: score of the initial settings.
         trials: number of finished trials, including pruned ones.
         pruned: number of pruned trials.
-        importance: share of each setting in the variance of dev weighted F1; empty with too few trials.
+        importance: share of each setting in the variance of the score; empty with too few trials.
+        gain: best minus initial settings; None if the initial ones are the best.
+        finding: one sentence that says whether there are enough dialogues to choose by.
     """
 
     settings: dict[str, Any]
-    dev_weighted_f1: float
+    weighted_f1: float
     start: float
     trials: int
     pruned: int
     importance: dict[str, float]
+    gain: Gain | None
+    finding: str
 
 
 def tune(
@@ -101,6 +64,7 @@ def tune(
     seeds: int,
     timeout_minutes: float | None,
     on_trial: Callable[[str], None],
+    folds: int = 0,
 ) -> Tuned:
     """Run a search, or resume one.
 
@@ -109,47 +73,62 @@ def tune(
         data: embeddings; the test split is removed first.
         output: folder of the study.
         trials: total number of finished trials, including those of earlier calls.
-        seeds: trainings per trial; the score is their mean.
+        seeds: trainings per trial, or repetitions of the cross-validation; the score is their mean.
         timeout_minutes: no trial starts after this; None sets no limit.
         on_trial: called with a sentence about each finished trial.
+        folds: of a cross-validation over the dialogues of train and dev, which scores trials instead of dev; 0 for dev.
 
     Raises:
-        UsageError: the folder contains a study of other data or settings.
+        UsageError: the folder contains a study of other data or settings, or there are fewer dialogues than folds.
     """
     import optuna
 
-    data = data.without("test")
+    held_out = HeldOut(data, seeds, folds, config.seed)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = _study(config, data, output, seeds)
-    dimensions = space(data)
+    dimensions = space(held_out.data, config)
+    study = _study(config, held_out, dimensions, output)
 
     def objective(trial: optuna.Trial) -> float:
-        suggested = {dimension.name: dimension.suggest(trial) for dimension in dimensions}
-        return _mean_score(_with(config, suggested), data, seeds, trial)
+        may_prune = not trial.user_attrs.get(_INITIAL)
+
+        def report(step: int, value: float) -> None:
+            trial.report(value, step)
+            if may_prune and trial.should_prune():
+                raise optuna.TrialPruned
+
+        settings = as_settings(suggest(trial, dimensions), dimensions, config)
+        scored = held_out.score(MixtureConfig.model_validate(config.model_dump() | settings), report)
+        trial.set_user_attr(_PREDICTED, _packed(scored.predicted))
+        return scored.value
 
     def report_trial(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
-        score = f"dev weighted F1 {trial.value:.3f}" if trial.value is not None else "ended early"
+        score = f"{score_name(folds)} {trial.value:.3f}" if trial.value is not None else "ended early"
         best = max((trial.value for trial in study.trials if trial.value is not None), default=None)
         on_trial(
             f"trial {len(_finished(study))} of {trials}: {score}" + (f", best {best:.3f}" if best is not None else "")
         )
 
-    if not study.trials:
-        study.enqueue_trial(_start(config, dimensions))
     left = trials - len(_finished(study))
     if left > 0:
         timeout = None if timeout_minutes is None else timeout_minutes * 60
         study.optimize(objective, n_trials=left, timeout=timeout, callbacks=[report_trial])
-    return _result(study)
+    return _result(study, config, held_out, dimensions)
 
 
-def _study(config: MixtureConfig, data: EmbeddedDialogues, output: Path, seeds: int) -> optuna.Study:
+def score_name(folds: int) -> str:
+    """What the score is, in words."""
+    return "cross-validated weighted F1" if folds else "dev weighted F1"
+
+
+def _study(config: MixtureConfig, held_out: HeldOut, dimensions: list[Dimension], output: Path) -> optuna.Study:
     import hashlib
 
     import optuna
 
     storage = f"sqlite:///{output / STUDY_FILE}"
-    content = f"{data.fingerprint()} {config.model_dump_json()} {seeds} {space(data)}"
+    content = (
+        f"{held_out.data.fingerprint()} {config.model_dump_json()} {held_out.repetitions} {held_out.folds} {dimensions}"
+    )
     name = f"mistere-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
     if (output / STUDY_FILE).exists() and (known := optuna.get_all_study_names(storage)) and name not in known:
         raise UsageError(
@@ -162,48 +141,19 @@ def _study(config: MixtureConfig, data: EmbeddedDialogues, output: Path, seeds: 
         storage=storage,
         direction="maximize",
         load_if_exists=True,
-        pruner=optuna.pruners.MedianPruner(_STARTUP_TRIALS, _WARMUP_EPOCHS),
+        pruner=optuna.pruners.MedianPruner(_STARTUP_TRIALS, _WARMUP_FOLDS if held_out.folds else _WARMUP_EPOCHS),
     )
-    for trial in study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING]):
-        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)  # left behind by a search that was killed
+    states = optuna.trial.TrialState
+    for trial in study.get_trials(deepcopy=False, states=[states.RUNNING]):
+        study.tell(trial.number, state=states.FAIL)  # left behind by a search that was killed
+    if not any(
+        trial.user_attrs.get(_INITIAL)
+        for trial in study.get_trials(deepcopy=False, states=[states.COMPLETE, states.WAITING])
+    ):
+        study.enqueue_trial(initial_parameters(dimensions), user_attrs={_INITIAL: True})
     # Vary the seed with the number of trials, so a resumed search does not repeat its suggestions.
     study.sampler = optuna.samplers.TPESampler(seed=config.seed + len(study.trials))
     return study
-
-
-def _start(config: MixtureConfig, dimensions: Sequence[Dimension]) -> dict[str, Any]:
-    """The initial settings as a trial; values outside the space are left to the sampler."""
-    start: dict[str, Any] = {}
-    for dimension in dimensions:
-        value = getattr(config, dimension.name)
-        if value in dimension.choices or (not dimension.choices and dimension.low <= value <= dimension.high):
-            start[dimension.name] = value
-    return start
-
-
-def _with(config: MixtureConfig, suggested: dict[str, Any]) -> MixtureConfig:
-    """The settings with the suggested values; the fusion's width is twice the hidden size, as published."""
-    width = 2 * int(suggested["hidden"])
-    return MixtureConfig.model_validate(config.model_dump() | suggested | {"fusion_width": width})
-
-
-def _mean_score(config: MixtureConfig, data: EmbeddedDialogues, seeds: int, trial: optuna.Trial) -> float:
-    import optuna
-
-    from mistere.model.mixture.training import train_mixture
-
-    scores: list[float] = []
-
-    def report(epoch: int, entry: dict[str, float]) -> None:
-        if not scores:  # the trial is pruned by its first seed only
-            trial.report(entry["dev_weighted_f1"], epoch)
-            if trial.should_prune():
-                raise optuna.TrialPruned
-
-    for settings in seeds_of(config, seeds):
-        trained = train_mixture(settings, data, progress=Quiet("tune"), on_epoch=report)
-        scores += [trained.dev_weighted_f1]
-    return float(np.mean(scores))
 
 
 def _finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
@@ -213,24 +163,40 @@ def _finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     return study.get_trials(deepcopy=False, states=states)
 
 
-def _result(study: optuna.Study) -> Tuned:
+def _result(study: optuna.Study, config: MixtureConfig, held_out: HeldOut, dimensions: list[Dimension]) -> Tuned:
     import optuna
 
     finished = _finished(study)
     complete = [trial for trial in finished if trial.state == optuna.trial.TrialState.COMPLETE]
-    if not complete:
+    start = next((index for index, trial in enumerate(complete) if trial.user_attrs.get(_INITIAL)), None)
+    if start is None:
         raise UsageError("--timeout: no trial finished in that time; increase it.")
-    best = study.best_trial
+    best = max(range(len(complete)), key=lambda index: (complete[index].value or 0.0, index == start))
     importance: dict[str, float] = {}
     if len(complete) >= 2 * _STARTUP_TRIALS:
         evaluator = optuna.importance.PedAnovaImportanceEvaluator()
         importance = dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
-    settings = best.params | {"fusion_width": 2 * int(best.params["hidden"])}
+    gain = None
+    if best != start:
+        predictions = [_unpacked(trial.user_attrs[_PREDICTED], held_out.repetitions) for trial in complete]
+        gain = gain_of_choice(predictions, start, best, held_out.true, held_out.owners, len(held_out.data.labels))
     return Tuned(
-        settings,
-        float(best.value or 0.0),
-        float(complete[0].value or 0.0),
+        as_settings(complete[best].params, dimensions, config),
+        float(complete[best].value or 0.0),
+        float(complete[start].value or 0.0),
         len(finished),
         len(finished) - len(complete),
         importance,
+        gain,
+        finding(gain, len(held_out.dialogues), len(complete), held_out.folds),
     )
+
+
+def _packed(predicted: np.ndarray) -> str:
+    """Classes ``[S, N]`` as text, kept in the study so that a resumed search can compare trials."""
+    return base64.b64encode(zlib.compress(predicted.astype("<u4").tobytes())).decode()
+
+
+def _unpacked(text: str, repetitions: int) -> np.ndarray:
+    flat = np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype="<u4")
+    return flat.reshape(repetitions, -1).astype(np.int64)

@@ -1,0 +1,90 @@
+"""Whether a search has enough dialogues to choose by, and what its choice gains on others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mistere.metrics.classification import DialogueBootstrap, Interval, confusion, weighted_f1
+
+FEWEST_DIALOGUES = 20
+"""With fewer, intervals from resampled dialogues are too narrow (Cameron, Gelbach and Miller 2008 find so below 20 to 30 clusters)."""
+_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Weighted F1 of the best settings minus that of the initial ones.
+
+    Attributes:
+        apparent: on the dialogues by which they were chosen, which favour the choice.
+        corrected: the mean gain on other dialogues, with the paired interval shifted to it.
+    """
+
+    apparent: float
+    corrected: Interval
+
+
+def gain_of_choice(
+    predictions: Sequence[np.ndarray], initial: int, best: int, true: np.ndarray, owners: Sequence[str], classes: int
+) -> Gain:
+    """Estimate the gain without the advantage of having chosen the best of several.
+
+    The choice is repeated on resampled dialogues, and its gain is measured on those that the resample left out (Tsamardinos,
+    Greasidou and Borboudakis 2018, "Bootstrapping the out-of-sample predictions for efficient and accurate cross-validation").
+
+    Args:
+        predictions: of each candidate, classes ``[S, N]`` for S trainings.
+        initial: index of the initial settings.
+        best: index of the chosen settings.
+        true: classes ``[N]``.
+        owners: the dialogue of each utterance.
+        classes: number of labels.
+    """
+    bootstrap = DialogueBootstrap(owners, _RESAMPLES, seed=0)
+    left_out = bootstrap.left_out()
+    inside, outside = (
+        np.stack([_mean([drawn.counts(true, row, classes) for row in rows]) for rows in predictions])
+        for drawn in (bootstrap, left_out)
+    )
+    values = [float(_mean([confusion(true, row, classes) for row in rows])) for rows in predictions]
+    every = np.arange(inside.shape[1])
+    elsewhere = float(np.mean(outside[inside.argmax(0), every] - outside[initial]))
+    apparent = values[best] - values[initial]
+    corrected = min(apparent, elsewhere)
+    paired = bootstrap.interval(apparent, inside[best] - inside[initial])
+    shift = apparent - corrected
+    return Gain(apparent, Interval(corrected, paired.low - shift, paired.high - shift))
+
+
+def _mean(counts: Sequence[np.ndarray]) -> np.ndarray:
+    """Weighted F1 averaged over trainings."""
+    return np.mean([weighted_f1(each) for each in counts], axis=0)
+
+
+def finding(gain: Gain | None, dialogues: int, trials: int, folds: int) -> str:
+    """One sentence that says whether the dialogues suffice to choose settings by.
+
+    Args:
+        gain: of the best settings; None if they are the initial ones.
+        dialogues: number of the dialogues that judge.
+        trials: number of the settings that were compared to the end.
+        folds: of the cross-validation; 0 for dev.
+    """
+    judge = "train and dev are" if folds else "dev is"
+    where = f"over {dialogues} dialogues" + (f" in {folds} folds" if folds else "")
+    advice = "keep the initial settings" if folds else "use --folds 5 --seeds 3, or keep the initial settings"
+    if dialogues < FEWEST_DIALOGUES:
+        return f"{judge} too small to choose by: {dialogues} dialogues, and at least {FEWEST_DIALOGUES} are needed; {advice}."
+    if gain is None:
+        return f"no settings among {trials} are better than the initial ones {where}: keep those."
+    value, low, high = (100 * figure for figure in (gain.corrected.value, gain.corrected.low, gain.corrected.high))
+    measured = (
+        f"{where}, the best settings gain {100 * gain.apparent:+.1f} points, and {value:+.1f} [{low:+.1f}, {high:+.1f}] after "
+        f"correction for the choice among {trials}"
+    )
+    if low > 0:
+        return f"{judge} large enough to choose by: {measured}."
+    return f"{judge} too small to choose by: {measured}, an interval that includes 0; {advice}."
