@@ -24,6 +24,7 @@ from mistere.metrics.classification import (
     weighted_f1,
 )
 from mistere.metrics.expert_gate import gate_statistics
+from mistere.metrics.gate_trust import GateTrust
 from mistere.model.mixture.prediction import DialoguePrediction
 
 
@@ -115,6 +116,8 @@ def measure(
         metrics[f"test.support.{label}"] = float(counts[index].sum())
     metrics |= _experts(flat, true, experts, bootstrap, classes, config)
     metrics |= gate_statistics(flat.weights, experts).metrics("test.")
+    if len(experts) > 1:
+        metrics |= GateTrust(flat.weights, flat.by_expert, true).metrics(experts, bootstrap, "test.")
     calibration = Calibration(flat.probabilities, true)
     put(metrics, "test.ece", calibration.expected_error(bootstrap))
     put(metrics, "test.brier", calibration.brier_score(bootstrap))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from mistere.config.evaluation import CONDITIONS
 from mistere.metrics.calibration import reliability
 from mistere.metrics.expert_gate import collapsed_gate
+from mistere.metrics.gate_trust import trust_sentence
 from mistere.metrics.missing_curve import curve_from_metrics
 from mistere.metrics.robustness import PREFIX, robustness_from_metrics
 from mistere.reports.curves import missing_modality_plot, reliability_plot
@@ -47,6 +48,7 @@ class ModelView:
         confusion: the confusion matrix.
         gate: the mean gate weights.
         leads: how often each expert has the largest weight.
+        trust: what the gate's weights say about which expert is right, in words.
         collapse: a warning if the gate relies on a single expert.
         calibration: expected calibration error and Brier score in words.
         weakest: the weakest slices in words.
@@ -58,6 +60,7 @@ class ModelView:
     confusion: Markup | None
     gate: Markup | None
     leads: str
+    trust: str
     collapse: str
     calibration: str
     weakest: str
@@ -140,6 +143,7 @@ def _model_view(model: Evaluated, on_problem: OnProblem) -> ModelView:
         confusion=drawn(on_problem, lambda: confusion_plot(evaluation.confusion, evaluation.labels)),
         gate=drawn(on_problem, lambda: gate_plot(means)) if len(means) > 1 else None,
         leads=_leads(metrics, experts),
+        trust=trust_sentence(metrics, experts) if len(experts) > 1 else "",
         collapse=collapsed_gate(metrics, experts) or "",
         calibration=calibration_text(model),
         weakest=weakest_parts(model),
@@ -226,4 +230,6 @@ def _leads(metrics: Mapping[str, float], experts: Sequence[str]) -> str:
         return ""
     leading = ", ".join(f"{spoken(name)} {100 * share:.0f} %" for name, share in shares.items())
     entropy = metrics.get("test.gate.entropy")
-    return f"largest weight: {leading}" + (f"; normalised entropy {entropy:.2f}" if entropy is not None else "")
+    return f"largest weight: {leading}" + (
+        f"; evenness (normalised entropy) {entropy:.2f}" if entropy is not None else ""
+    )

@@ -25,6 +25,7 @@ from mistere.config.loader import Config
 from mistere.config.mixture import MixtureConfig
 from mistere.metrics.classification import Interval, confusion, weighted_f1
 from mistere.metrics.expert_gate import gate_statistics
+from mistere.metrics.gate_trust import GateTrust
 from mistere.model.embeddings import EmbeddedDialogues
 from mistere.model.mixture.prediction import predict
 from mistere.model.mixture.training import TrainedMixture, train_mixture
@@ -63,25 +64,16 @@ class Predictions:
     def trust(self) -> dict[str, float]:
         """What the gate's weights say about which expert is right.
 
-        ``auc``: over all pairs of experts of one utterance of which one is right and one wrong, the share in which the right
-        one has the larger weight (ties count half). ``leader_right``: share of utterances, among those whose experts differ
-        in being right, in which the expert with the largest weight is right, beside ``average_right``, the share of right experts there.
-        ``evenness``: entropy of the weights, 0 to 1. Empty if no experts differ in being right.
+        ``auc``, ``leader_right``, ``average_right`` and ``most_confident_right`` as :class:`~mistere.metrics.gate_trust.GateTrust`
+        defines them; ``evenness``: entropy of the weights, 0 to 1. Empty if no experts differ in being right.
         """
-        right = self.experts.argmax(-1) == self.true[:, None]
-        present = self.weights > 0
-        good, bad = right & present, ~right & present
-        pairs = good[:, :, None] & bad[:, None, :]
-        gap = self.weights[:, :, None] - self.weights[:, None, :]
-        mixed = good.any(1) & bad.any(1)
-        leader = self.weights.argmax(1)
-        names = [str(index) for index in range(self.weights.shape[1])]
-        if not mixed.any():
+        trust = GateTrust(self.weights, self.experts, self.true)
+        if not trust.differing.any():
             return {}
+        names = [str(index) for index in range(self.weights.shape[1])]
         return {
-            "auc": float(((gap > 0) + 0.5 * (gap == 0))[pairs].mean()),
-            "leader_right": float(right[np.arange(len(leader)), leader][mixed].mean()),
-            "average_right": float((good.sum(1) / np.maximum(present.sum(1), 1))[mixed].mean()),
+            "auc": trust.pooled_auc().value,
+            **{f"{name}_right": share.value for name, share in trust.right_shares().items()},
             "evenness": gate_statistics(self.weights, names).entropy or 0.0,
         }
 
@@ -157,7 +149,7 @@ def show(name: str, result: dict[str, Any], seconds: float) -> None:
         return
     print(
         f"  gate: AUC of trust {gate['auc']:.2f}, leader right {100 * gate['leader_right']:.0f} % (average expert "
-        f"{100 * gate['average_right']:.0f} %), evenness {gate['evenness']:.2f}",
+        f"{100 * gate['average_right']:.0f} %, most confident {100 * gate['most_confident_right']:.0f} %), evenness {gate['evenness']:.2f}",
         flush=True,
     )
 

@@ -220,6 +220,7 @@ def _show(
     console: Console, data: EmbeddedDialogues, trials: Sequence[Trial], figures: Figures, ablation: Ablation | None
 ) -> None:
     from mistere.metrics.expert_gate import collapsed_gate
+    from mistere.metrics.gate_trust import trust_sentence
 
     several = len(trials) > 1
     metrics = figures.metrics
@@ -252,13 +253,21 @@ def _show(
         classes.add_row(label, f"{metrics[f'test.f1.{label}']:.3f}", f"{metrics[f'test.support.{label}']:.0f}")
     console.print()
     console.print(classes)
-    gate = table("gate", "mean weight", "leads")
+    gate = table("gate", "mean weight", "leads", "AUC of trust")
     for name in trials[0].trained.model.experts:
-        gate.add_row(name, f"{metrics[f'test.gate.{name}.mean']:.2f}", f"{metrics[f'test.gate.{name}.led']:.0%}")
+        auc = metrics.get(f"test.gate.{name}.auc")
+        gate.add_row(
+            name,
+            f"{metrics[f'test.gate.{name}.mean']:.2f}",
+            f"{metrics[f'test.gate.{name}.led']:.0%}",
+            "" if auc is None else f"{auc:.2f}",
+        )
     console.print()
     console.print(gate)
     if "test.gate.entropy" in metrics:
         console.print(f"evenness of the weights (normalised entropy): {metrics['test.gate.entropy']:.2f}")
+    if trust := trust_sentence(metrics):
+        console.print(trust, markup=False)
     if collapse := collapsed_gate(metrics, trials[0].trained.model.experts):
         console.print(collapse, style="yellow", markup=False)
     if ablation:

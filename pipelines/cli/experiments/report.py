@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from mistere.evaluation.gate_timeline import GateTimeline, liveliest
 from mistere.metrics.calibration import reliability
 from mistere.metrics.classification import confusion
 from mistere.metrics.expert_gate import collapsed_gate
+from mistere.metrics.gate_trust import trust_sentence
 from mistere.model.embeddings import EmbeddedDialogues
 from mistere.reports import plots
 from mistere.reports.curves import missing_modality_plot, reliability_plot, seeds_plot
@@ -72,7 +73,11 @@ def render(
         best=best,
         figures=figures,
         classes=[(label, metrics[f"test.f1.{label}"], int(metrics[f"test.support.{label}"])) for label in data.labels],
-        gate=[(plots.spoken(n), metrics[f"test.gate.{n}.mean"], metrics[f"test.gate.{n}.led"]) for n in experts],
+        gate=[
+            (plots.spoken(n), metrics[f"test.gate.{n}.mean"], metrics[f"test.gate.{n}.led"], *_auc_of(metrics, n))
+            for n in experts
+        ],
+        trust=trust_sentence(metrics),
         collapse=collapsed_gate(metrics, experts),
         entropy=metrics.get("test.gate.entropy"),
         ece=metrics["test.ece"],
@@ -92,6 +97,11 @@ def render(
         legend=[(plots.spoken(name), plots.expert_color(name, index)) for index, name in enumerate(experts)],
         settings=yaml.safe_dump({"mixture": config.model_dump(mode="json")}, sort_keys=False),
     )
+
+
+def _auc_of(metrics: Mapping[str, float], expert: str) -> tuple[float | None, float | None]:
+    """AUC of the expert's weight and of its confidence; None for an expert that is always right or always wrong."""
+    return metrics.get(f"test.gate.{expert}.auc"), metrics.get(f"test.gate.{expert}.confidence_auc")
 
 
 def _timelines(trial: Trial, data: EmbeddedDialogues) -> list[GateTimeline]:

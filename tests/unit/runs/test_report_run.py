@@ -261,13 +261,25 @@ def test_report_of_a_single_expert_omits_the_gate(tmp_path: Path) -> None:
     alone = whole.model_copy(update={"experts": ["text"]})
     recorded.record("evaluate_model", outputs={"report": recorded.publish(alone, "evaluate_model")})
     html, _ = report(recorded)
-    assert "Gate weights" not in html and "The gate at work" not in html and "text alone" in html
+    assert (
+        "Gate weights" not in html
+        and "The gate at work" not in html
+        and "text alone" in html
+        and "AUC of trust" not in html
+    )
 
 
 def test_report_notes_a_collapsed_gate_and_its_leader(tmp_path: Path) -> None:
     recorded = runs.held(tmp_path)
     html, data = report(recorded)
-    assert re.search(r"largest weight: speech \d+ %, text \d+ %, cross-modal \d+ %; normalised entropy 0\.\d\d", html)
+    assert re.search(
+        r"largest weight: speech \d+ %, text \d+ %, cross-modal \d+ %; evenness \(normalised entropy\) 0\.\d\d", html
+    )
+    assert re.search(
+        r"AUC of trust is 0\.\d\d \[0\.\d\d, \d\.\d\d\].* an average one in \d+ %, the most confident one in \d+ %",
+        html,
+    )
+    assert re.search(r"AUC of each expert&#39;s weight, and of its confidence: speech 0\.\d\d \(0\.\d\d\), text ", html)
     assert "collapsed" not in html and data["metrics"]["test.ece"] > 0
     whole = recorded.evaluate()
     onto_text = {"text.led": 1.0, "text.mean": 0.97, "speech.led": 0.0, "cross_modal.led": 0.0}
@@ -280,11 +292,18 @@ def test_report_notes_a_collapsed_gate_and_its_leader(tmp_path: Path) -> None:
 def test_report_renders_an_evaluation_without_curves(tmp_path: Path) -> None:
     recorded = runs.held(tmp_path)
     whole = recorded.evaluate()
-    later = re.compile(r"test\.(missing|late_fusion|ece|gate\.entropy)|.*\.led")
+    later = re.compile(
+        r"test\.(missing|late_fusion|ece|gate\.entropy|gate\..*auc|gate\..*_right|gate\.differing)|.*\.led"
+    )
     odd = whole.model_copy(update={"metrics": {k: v for k, v in whole.metrics.items() if not later.match(k)}})
     recorded.record("evaluate_model", outputs={"report": recorded.publish(odd, "evaluate_model")})
     html, _ = report(recorded)
-    assert "Gate weights" in html and "Missing modality" not in html and "largest weight:" not in html
+    assert (
+        "Gate weights" in html
+        and "Missing modality" not in html
+        and "largest weight:" not in html
+        and "AUC of" not in html
+    )
     assert "could not be drawn" not in html
 
 

@@ -62,9 +62,12 @@ def test_train_supports_a_third_modality_seeds_and_ablations(tmp_path: Path) -> 
     assert metrics["test.weighted_f1.std"] == pytest.approx(np.std(each, ddof=1))
     weights = [metrics[f"test.gate.{name}.mean"] for name in ("speech", "text", "visual", "cross_modal")]
     assert sum(weights) == pytest.approx(1, abs=1e-5)
+    for name in ("auc", "leader_right", "average_right", "most_confident_right", "text.auc", "text.confidence_auc"):
+        assert 0 <= metrics[f"test.gate.{name}"] <= 1
     assert [row["name"] for row in metrics["ablation"]] == ["gate", "context", "modality_dropout"]
     page = (tmp_path / "out" / "report.html").read_text()
     assert "<script" not in page and "src=" not in page and "with modality dropout" in page
+    assert "AUC of its weight" in page and "AUC of trust is" in page
     assert page.count("<svg") >= 6 and 'class="turns' in page
 
     from mlflow.tracking import MlflowClient
