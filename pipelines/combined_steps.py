@@ -63,6 +63,7 @@ def embed(
             inputs={"utterances": utterances, "shards": [vectors]},
             outputs={"embeddings": embeddings},
             modality=modality,
+            pod_of=EMBED.name,
         )
 
 
@@ -89,7 +90,9 @@ def release(
         for name, (task, output) in RELEASED.items():
             write_reference(read_manifest(store, REGISTER.inputs[name], finished[task][output]), folder / name)
         inputs = {name: str(folder / name) for name in RELEASED}
-        values = execute(REGISTER, run, registry, inputs=inputs, outputs={"bundle": str(folder / "bundle")})
+        values = execute(
+            REGISTER, run, registry, inputs=inputs, outputs={"bundle": str(folder / "bundle")}, pod_of=DEPLOY.name
+        )
         execute(
             DEPLOY,
             run,

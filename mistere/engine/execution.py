@@ -95,6 +95,7 @@ def execute(
     external_inputs: Mapping[str, str] | None = None,
     modality: str = "",
     shard: TaskShard | None = None,
+    pod_of: str = "",
 ) -> Mapping[str, str]:
     """Run one task of the pipeline, or reuse its finished outputs.
 
@@ -107,6 +108,7 @@ def execute(
         external_inputs: digests of external state that the result depends on; passed to the stage by name.
         modality: for stages that run once per modality; passed to the stage.
         shard: for stages that split their work; passed to the stage.
+        pod_of: the stage whose settings the pod has, where stages share a pod; empty for this one.
 
     Returns:
         The stage's plain values.
@@ -139,6 +141,7 @@ def execute(
             modality,
             shard,
             record,
+            f"cluster.steps.{pod_of or stage.name}{f'-{modality}' if modality else ''}",
         )
     except MistereError as error:
         record.status, record.exit_code, record.message = "failed", int(error.exit_code), str(error)
@@ -206,6 +209,7 @@ def _find_or_run(
     modality: str,
     shard: TaskShard | None,
     record: StageRecord,
+    setting: str,
 ) -> Mapping[str, str]:
     digests: dict[str, str] = {}
     for name, paths in inputs.items():
@@ -222,7 +226,6 @@ def _find_or_run(
         manifests, values = finished
         record.status = "reused"
     else:
-        setting = f"cluster.steps.{stage.name}-{modality}" if modality else f"cluster.steps.{stage.name}"
         begin_attempt(store, context.run_id, record, setting)
         step = Step(record.task, key, context, store, progress, Checkpoints(store, stage.name, key))
         made_by = MadeBy(

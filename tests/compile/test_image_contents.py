@@ -97,7 +97,7 @@ def test_each_image_contains_what_its_steps_import(profile: str, tmp_path: Path)
             assert missing(stage, mode, role[1]) == set(), f"{stage} in the image {role[1]}"
 
 
-DECLARATIONS = """
+IMPORTS = """
 import importlib, sys
 
 class Missing:
@@ -106,21 +106,31 @@ class Missing:
             raise ModuleNotFoundError(f"No module named {name!r}")
 
 sys.meta_path.insert(0, Missing())
-for stage in sys.argv[2].split(","):
-    importlib.import_module(f"components.{stage}.run")
+for module in sys.argv[2].split(","):
+    importlib.import_module(module)
 """
+
+
+def import_in(role: str, *modules: str) -> None:
+    """Import modules without the packages that an image lacks."""
+    absent = {
+        package for package, names in installed().items() if not any(normalised(name) in locked(role) for name in names)
+    } - {"mistere", "components", "pipelines"}
+    assert absent
+    command = [sys.executable, "-c", IMPORTS, ",".join(sorted(absent)), ",".join(modules)]
+    subprocess.run(command, cwd=PROJECT_ROOT, check=True, timeout=60)
 
 
 def test_the_declarations_of_all_stages_can_be_read_in_the_image_of_resolve_inputs() -> None:
     """It looks up the finished steps of every stage, also of those that run in another image."""
-    absent = {
-        package
-        for package, names in installed().items()
-        if not any(normalised(name) in locked("pipeline") for name in names)
-    } - {"mistere", "components", "pipelines"}
-    assert {"torch", "transformers"} <= absent
-    command = [sys.executable, "-c", DECLARATIONS, ",".join(sorted(absent)), ",".join(stages())]
-    subprocess.run(command, cwd=PROJECT_ROOT, check=True, timeout=60)
+    assert not {"torch", "transformers"} & locked("pipeline")
+    import_in("pipeline", *(f"components.{stage}.run" for stage in stages()))
+
+
+@pytest.mark.parametrize("role", ["pipeline", "train"])
+def test_steps_of_two_stages_can_be_imported_in_their_images(role: str) -> None:
+    """One module declares them, and each of its steps runs in another image."""
+    import_in(role, "pipelines.combined_steps")
 
 
 def test_missing_torch_of_a_local_deployment_is_found() -> None:

@@ -21,6 +21,18 @@ from tests.e2e.containers import podman
 
 SERVICE_ACCOUNT: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
 POD_NAME: Final = "mistere-step"
+_PLATFORM_SETTINGS: Final = frozenset(
+    {
+        "activeDeadlineSeconds",
+        "configMapAsEnv",
+        "emptyDirMounts",
+        "imagePullPolicy",  # the images are on this machine
+        "podMetadata",  # labels for network policies and queues
+        "secretAsEnv",
+        "securityContext",
+    }
+)
+"""The settings of a step for Kubernetes that its container gets, or that make no difference here."""
 _numbers = itertools.count(1)
 
 
@@ -134,7 +146,13 @@ def step_container(
         executor: the executor's container in the compiled pipeline's first document.
         platform: the executor in its second document, the settings for Kubernetes.
         namespace: of the run.
+
+    Raises:
+        NotImplementedError: the pipeline has a setting that would not reach the container.
     """
+    unknown = set(platform) - _PLATFORM_SETTINGS
+    if unknown:
+        raise NotImplementedError(f"this test does not apply {', '.join(sorted(unknown))} to a step's container.")
     resources = executor.get("resources", {})
     from_secrets = [
         (entry["envVar"], secret["secretName"], entry["secretKey"])

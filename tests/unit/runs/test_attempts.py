@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator, Mapping
@@ -48,10 +49,10 @@ class Flaky:
         self.store = LocalStore(folder)
         self.store.root.mkdir()
 
-    def start(self, how: str, run_id: str = "run") -> Mapping[str, str]:
+    def start(self, how: str, run_id: str = "run", pod_of: str = "") -> Mapping[str, str]:
         (self.store.root / "how").write_text(how)
         context = {"run_id": run_id, "store": self.store.uri, "tracking_uri": "none"}
-        return execute(STAGE, context, {}, modality="text")
+        return execute(STAGE, context, {}, modality="text", pod_of=pod_of)
 
     def start_and_kill(self) -> None:
         """Start the step in a process of its own, which is killed as the kernel kills one that is out of memory."""
@@ -100,6 +101,17 @@ def test_a_killed_step_is_started_no_more_often_than_its_retries_allow(flaky: Fl
             flaky.start("done")
         assert str(caught.value) == sentence == flaky.record.message and flaky.starts == 3
     assert (flaky.record.status, flaky.record.exhausted, flaky.record.explained) == ("failed", True, False)
+
+
+def test_a_step_in_the_pod_of_another_names_the_settings_of_that_pod(flaky: Flaky) -> None:
+    for _ in range(3):
+        flaky.start_and_kill()
+    with pytest.raises(AttemptsExhaustedError) as caught:
+        flaky.start("done", pod_of="embed_shard")
+    assert re.findall(r"cluster\.steps\.(\S+)", str(caught.value)) == [
+        "embed_shard-text.retries",
+        "embed_shard-text.memory",
+    ]
 
 
 def test_the_recorded_reason_is_repeated_once_the_attempts_are_used(flaky: Flaky) -> None:
