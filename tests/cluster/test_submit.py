@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from mistere.artifacts.object_store import S3Store
 from mistere.common.errors import DataError, MistereError, UsageError
+from pipelines.cli.commands import submit as submit_module
 from pipelines.cli.commands.submit import submit
 from pipelines.kubeflow.client import Pipelines
 from pipelines.kubeflow.failures import PipelinesError, UnavailableError
@@ -25,13 +27,14 @@ from tests.cluster.mounted_pod import (
     MountedCluster,
     api,
     dvc_project,
+    json_web_token,
     mounted,
     no_token,
     s3_endpoint,
     s3_store,
 )
 from tests.local.workshop import committed_tree, mistere
-from tests.stand_ins.kfp_api import KfpApi, Trouble
+from tests.stand_ins.kfp_api import KfpApi, Trouble, kubernetes_is_away
 
 __all__ = ["api", "mounted", "no_token", "s3_endpoint", "s3_store"]
 
@@ -182,6 +185,20 @@ def test_a_rejected_submit_leaves_no_record(mounted: MountedCluster) -> None:
     with pytest.raises(PipelinesError, match=r"refused run '.*' \(400: trouble on demand\)"):
         mounted.submit()
     assert record(mounted.store)[1] == kept
+
+
+def test_a_run_that_no_token_could_start_leaves_no_record(
+    mounted: MountedCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the Kubernetes API is away, a valid token gets a 401, so nothing was started, and the next submit may start at once."""
+    mounted.api.token = json_web_token(exp=4e9, aud=["pipelines.kubeflow.org"])
+    monkeypatch.setenv("KFP_TOKEN", mounted.api.token)
+    monkeypatch.setattr(submit_module, "Pipelines", partial(Pipelines, outage=0.0))
+    mounted.api.troubles = [kubernetes_is_away(1, method="POST", path="/runs$")]
+    with pytest.raises(UnavailableError, match="the Kubernetes API, which reviews it, may be away"):
+        mounted.submit()
+    assert not list(mounted.store.keys("submissions"))
+    assert mounted.submit() == 0 and len(mounted.api.runs) == 1
 
 
 def test_submit_to_a_single_user_server(mounted: MountedCluster) -> None:

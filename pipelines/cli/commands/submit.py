@@ -179,11 +179,10 @@ def _start(
         run = pipelines.start(
             _run_body(config, context, experiment, uploaded.pipeline_id, uploaded.pipeline_version_id)
         )
-    except UnavailableError:
-        raise  # the run may have started: the next submit looks it up by name
-    except MistereError:
-        give_back(target.store, before, claimed)
-        raise
+    except MistereError as error:
+        if not isinstance(error, UnavailableError) or error.status == 401:
+            give_back(target.store, before, claimed)
+        raise  # otherwise the run may have started: the next submit looks it up by name
     submission = submission.model_copy(update={"kfp_run_id": run.run_id, "version": uploaded.display_name})
     with suppress(MistereError):  # the run has started; readers of the record can look it up by name
         take(target.store, claimed, submission)
