@@ -25,6 +25,7 @@ class EvaluationConfig(SeededSection):
 
     Attributes:
         resamples: number of bootstrap resamples of whole dialogues for every interval.
+        gain_coverage: coverage of the paired intervals of the mixture's gain over each of its experts and over their plain mean.
         slices: columns of the dataset whose values define slices, besides lengths and modalities.
         runtime: measure time, memory and size with raw dialogues.
         robustness: embed test dialogues again with noise, a telephone's band and codec, and dropped words.
@@ -34,6 +35,7 @@ class EvaluationConfig(SeededSection):
     """
 
     resamples: int = Field(default=2000, ge=100)
+    gain_coverage: float = Field(default=0.95, ge=0.5, lt=1)
     slices: list[str] = Field(default_factory=list)
     runtime: bool = True
     robustness: bool = False

@@ -25,6 +25,7 @@ from mistere.metrics.classification import (
 )
 from mistere.metrics.expert_gate import gate_statistics
 from mistere.metrics.gate_trust import GateTrust
+from mistere.metrics.mixture_gain import gain_metrics
 from mistere.model.mixture.prediction import DialoguePrediction
 
 
@@ -83,6 +84,15 @@ class Answers:
         logits = (weights[..., None] * np.log(np.maximum(self.by_expert, 1e-30))).sum(1)
         return np.where(alone, self.predicted, logits.argmax(1))
 
+    def alone(self, expert: int) -> np.ndarray:
+        """Classes ``[N]`` of one expert; the mixture's own where that expert is absent, so that all utterances have one."""
+        return np.where(self.weights[:, expert] > 0, self.by_expert[:, expert].argmax(1), self.predicted)
+
+    def plain_mean(self) -> np.ndarray:
+        """Classes ``[N]`` of the mixture with equal weights for the present experts, as with ``mixture.gate: mean``."""
+        logits = np.log(np.maximum(self.by_expert.astype(np.float64), 1e-30)) * (self.weights > 0)[..., None]
+        return np.asarray(logits.sum(1).argmax(1))
+
 
 def measure(
     answers: Sequence[DialoguePrediction],
@@ -118,6 +128,7 @@ def measure(
     metrics |= gate_statistics(flat.weights, experts).metrics("test.")
     if len(experts) > 1:
         metrics |= GateTrust(flat.weights, flat.by_expert, true).metrics(experts, bootstrap, "test.")
+        metrics |= _gains(flat, true, experts, classes, config)
     calibration = Calibration(flat.probabilities, true)
     put(metrics, "test.ece", calibration.expected_error(bootstrap))
     put(metrics, "test.brier", calibration.brier_score(bootstrap))
@@ -155,6 +166,19 @@ def _experts(
             lost = bootstrap.weighted_f1_difference(true, predicted, flat.without(index), classes)
             put(metrics, f"test.contribution.{expert}", lost)
     return metrics
+
+
+def _gains(
+    flat: Answers, true: np.ndarray, experts: Sequence[str], classes: int, config: EvaluationConfig
+) -> dict[str, float]:
+    """Weighted F1 of the mixture minus that of each expert alone and of their plain mean, paired over the same resamples."""
+    bootstrap = DialogueBootstrap(flat.dialogues, config.resamples, config.seed, config.gain_coverage)
+
+    def gain(other: np.ndarray) -> Interval:
+        return bootstrap.weighted_f1_difference(true, flat.predicted, other, classes)
+
+    over_experts = {name: gain(flat.alone(index)) for index, name in enumerate(experts)}
+    return gain_metrics(over_experts, gain(flat.plain_mean()), config.gain_coverage)
 
 
 def late_fusion(answers: Sequence[DialoguePrediction]) -> np.ndarray:

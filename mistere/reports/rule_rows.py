@@ -21,10 +21,11 @@ _TITLES = {
     "minimum_contribution": "contribution of each expert",
     "minimum_weighted_f1": "minimum weighted F1",
     "missing_modality": "missing modality",
+    "mixture_gain": "not below its own experts",
     "robustness": "degraded input",
 }
 _FORMS = {"bundle_size": "{:.1f} MiB", "latency": "{:.0f} ms", "data_verdict": "{:.0f}"}
-_SIGNED = frozenset({"champion_comparison", "minimum_contribution"})
+_SIGNED = frozenset({"champion_comparison", "minimum_contribution", "mixture_gain"})
 _OUTCOMES = {
     "promote": ("✓ passed", "good"),
     "hold": ("● held", "wait"),
@@ -32,7 +33,7 @@ _OUTCOMES = {
     "off": ("off", "soft"),
 }
 _WORST_FIRST = ("reject", "hold", "promote", "off")
-_FOREMOST = ("champion_comparison", "minimum_weighted_f1", "above_majority")
+_FOREMOST = ("champion_comparison", "minimum_weighted_f1", "above_majority", "mixture_gain")
 
 
 @dataclass(frozen=True)

@@ -221,6 +221,7 @@ def _show(
 ) -> None:
     from mistere.metrics.expert_gate import collapsed_gate
     from mistere.metrics.gate_trust import trust_sentence
+    from mistere.metrics.mixture_gain import gain_from_metrics, gain_sentence
 
     several = len(trials) > 1
     metrics = figures.metrics
@@ -248,6 +249,8 @@ def _show(
                 f"the mixture over {baseline}: {100 * gain.value:+.1f} points [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]",
                 markup=False,
             )
+    if simpler := gain_from_metrics(metrics, trials[0].trained.model.experts):
+        console.print(f"{gain_sentence(simpler)}.", markup=False)
     classes = table("emotion", "F1", "utterances")
     for label in data.labels:
         classes.add_row(label, f"{metrics[f'test.f1.{label}']:.3f}", f"{metrics[f'test.support.{label}']:.0f}")

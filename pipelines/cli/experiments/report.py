@@ -15,6 +15,7 @@ from mistere.metrics.calibration import reliability
 from mistere.metrics.classification import confusion
 from mistere.metrics.expert_gate import collapsed_gate
 from mistere.metrics.gate_trust import trust_sentence
+from mistere.metrics.mixture_gain import gain_from_metrics, gain_sentence
 from mistere.model.embeddings import EmbeddedDialogues
 from mistere.reports import plots
 from mistere.reports.curves import missing_modality_plot, reliability_plot, seeds_plot
@@ -78,6 +79,7 @@ def render(
             for n in experts
         ],
         trust=trust_sentence(metrics),
+        simpler=gain_sentence(gain) if (gain := gain_from_metrics(metrics, experts)) else "",
         collapse=collapsed_gate(metrics, experts),
         entropy=metrics.get("test.gate.entropy"),
         ece=metrics["test.ece"],

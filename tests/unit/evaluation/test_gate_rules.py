@@ -58,6 +58,11 @@ METRICS = {
         for key, value in with_bounds(f"test.robustness.{one}.loss", 0, 0.01, 0.03).items()
     },
     **with_bounds("champion.difference.weighted_f1", 0.005, 0.02, 0.035),
+    "test.gain_coverage": 0.95,
+    **with_bounds("test.gain_over_mean_of_experts", 0.0, 0.01, 0.02),
+    **{
+        key: value for name in EXPERTS for key, value in with_bounds(f"test.gain_over.{name}", 0.01, 0.03, 0.05).items()
+    },
 }
 RUNTIME = {"runtime.dialogue_ms.p95": 120.0, "runtime.size_mb": 12.0}
 CHAMPION = ChampionEvaluation(bundle_digest="champion", test_digest="test")
@@ -233,6 +238,37 @@ def test_class_floor_names_each_class_below_it() -> None:
     assert "anger 0.050" in result.sentence and "joy 0.000" in result.sentence and "neutral" not in result.sentence
 
 
+def test_mixture_gain_names_the_best_expert_and_the_intervals() -> None:
+    # The sample's figures: 0.686 beside 0.687 of the cross-modal expert.
+    sample = with_bounds("test.gain_over.cross_modal", -0.030, -0.001, 0.027)
+    result = evaluate_rules(candidate(metrics=sample))["mixture_gain"]
+    assert result.outcome == "promote" and (result.measured, result.bound) == (0.02, -0.01)
+    assert "its best expert (cross-modal) by -0.001 (paired 95 % interval -0.030 to +0.027)" in result.sentence
+    assert "plain mean of its experts by +0.010 (+0.000 to +0.020)" in result.sentence
+    assert result.sentence.endswith(": not significantly below either by more than 0.010.")
+    strict = evaluate_rules(candidate(metrics=sample), mixture_mode="non_inferiority")["mixture_gain"]
+    assert strict.outcome == "hold" and strict.measured == -0.030
+    assert strict.sentence.endswith("undecided whether it is below its best expert by more than 0.010.")
+    wide = evaluate_rules(candidate(metrics=sample | {"test.gain_coverage": 0.9}))["mixture_gain"]
+    assert "paired 90 % interval" in wide.sentence
+
+
+def test_mixture_gain_rejects_a_mixture_below_one_modality_or_the_plain_mean() -> None:
+    text = with_bounds("test.gain_over.text", -0.07, -0.05, -0.03)
+    result = evaluate_rules(candidate(metrics=text))["mixture_gain"]
+    assert result.outcome == "reject" and "below its best expert by more than 0.010" in result.sentence
+    assert "mixture.modalities: [text]" in result.sentence
+    mean = with_bounds("test.gain_over_mean_of_experts", -0.055, -0.043, -0.03)
+    result = evaluate_rules(candidate(metrics=mean))["mixture_gain"]
+    assert result.outcome == "reject" and "mixture.gate: mean" in result.sentence
+    both = evaluate_rules(candidate(metrics=text | mean))["mixture_gain"]
+    assert "below its best expert and the plain mean of its experts by more than 0.010" in both.sentence
+    assert evaluate_rules(candidate(metrics=mean), mixture_margin=0.03)["mixture_gain"].outcome == "promote"
+    alone = evaluate_rules(candidate(experts=("text", "cross_modal"), metrics=text))["mixture_gain"]
+    assert alone.outcome == "reject" and "mixture.modalities" not in alone.sentence
+    assert evaluate_rules(candidate(experts=("text",)))["mixture_gain"].outcome == "off"
+
+
 def test_text_only_model_skips_expert_rules_and_noise_conditions() -> None:
     loud = with_bounds("test.robustness.noise_20db.loss", 0.5, 0.5, 0.5)
     results = evaluate_rules(candidate(experts=("text", "cross_modal"), metrics=loud))
@@ -296,8 +332,17 @@ def test_verdict_is_the_most_severe_rule_outcome(outcomes: list[str], answer: st
 
 
 def test_zero_threshold_is_evaluated_and_off_is_not() -> None:
-    zero = GateConfig(min_contribution=0, min_class_f1=0, max_ece=0, max_robustness_loss=0, min_retained=0)
-    for name in ("min_contribution", "min_class_f1", "max_ece", "max_robustness_loss", "min_retained"):
+    zero = GateConfig(
+        min_contribution=0, min_class_f1=0, max_ece=0, max_robustness_loss=0, min_retained=0, mixture_margin=0
+    )
+    for name in (
+        "min_contribution",
+        "min_class_f1",
+        "max_ece",
+        "max_robustness_loss",
+        "min_retained",
+        "mixture_margin",
+    ):
         value = getattr(zero, name)
         assert value == 0.0 and isinstance(value, float), name
         assert getattr(GateConfig(**{name: False}), name) is False

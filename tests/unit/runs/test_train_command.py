@@ -68,6 +68,7 @@ def test_train_supports_a_third_modality_seeds_and_ablations(tmp_path: Path) -> 
     page = (tmp_path / "out" / "report.html").read_text()
     assert "<script" not in page and "src=" not in page and "with modality dropout" in page
     assert "AUC of its weight" in page and "AUC of trust is" in page
+    assert "from that of the plain mean of its experts by" in page and "from that of its best expert (" in done.stdout
     assert page.count("<svg") >= 6 and 'class="turns' in page
 
     from mlflow.tracking import MlflowClient
