@@ -11,6 +11,7 @@ from mistere.metrics.classification import DialogueBootstrap, Interval, confusio
 
 FEWEST_DIALOGUES = 20
 """With fewer, intervals from resampled dialogues are too narrow (Cameron, Gelbach and Miller 2008 find so below 20 to 30 clusters)."""
+_FEWEST_TO_COMPARE = 10
 _RESAMPLES = 2000
 
 
@@ -64,7 +65,35 @@ def _mean(counts: Sequence[np.ndarray]) -> np.ndarray:
     return np.mean([weighted_f1(each) for each in counts], axis=0)
 
 
-def finding(gain: Gain | None, dialogues: int, trials: int, folds: int) -> str:
+def train_advantage(
+    predicted: np.ndarray, true: np.ndarray, owners: Sequence[str], train: int, classes: int
+) -> Interval | None:
+    """Weighted F1 of train's dialogues minus that of dev's in a cross-validation, with its interval.
+
+    All of them were held out alike. A clear advantage of train is a sign that the encoders were fine-tuned on train's labels, so that
+    its embeddings are easier than any others and say little about other dialogues.
+
+    Args:
+        predicted: classes ``[S, N]`` for S repetitions; the utterances of train come first.
+        true: classes ``[N]``.
+        owners: the dialogue of each utterance.
+        train: number of utterances of train.
+        classes: number of labels.
+
+    Returns:
+        None if train or dev has too few dialogues for an interval.
+    """
+    values, draws = [], []
+    for seed, part in enumerate((slice(train), slice(train, None))):
+        if len(set(owners[part])) < _FEWEST_TO_COMPARE:
+            return None
+        bootstrap = DialogueBootstrap(owners[part], _RESAMPLES, seed)
+        values.append(float(_mean([confusion(true[part], row[part], classes) for row in predicted])))
+        draws.append(_mean([bootstrap.counts(true[part], row[part], classes) for row in predicted]))
+    return bootstrap.interval(values[0] - values[1], draws[0] - draws[1])
+
+
+def finding(gain: Gain | None, dialogues: int, trials: int, folds: int, advantage: Interval | None = None) -> str:
     """One sentence that says whether the dialogues suffice to choose settings by.
 
     Args:
@@ -72,12 +101,21 @@ def finding(gain: Gain | None, dialogues: int, trials: int, folds: int) -> str:
         dialogues: number of the dialogues that judge.
         trials: number of the settings that were compared to the end.
         folds: of the cross-validation; 0 for dev.
+        advantage: of train's dialogues over dev's in the cross-validation, if there are enough to compare.
     """
     judge = "train and dev are" if folds else "dev is"
     where = f"over {dialogues} dialogues" + (f" in {folds} folds" if folds else "")
-    advice = "keep the initial settings" if folds else "use --folds 5 --seeds 3, or keep the initial settings"
+    advice = "keep the initial settings"
+    if not folds:
+        advice += ", or use --folds 5 --seeds 3 if the encoders were not fine-tuned on train"
     if dialogues < FEWEST_DIALOGUES:
         return f"{judge} too small to choose by: {dialogues} dialogues, and at least {FEWEST_DIALOGUES} are needed; {advice}."
+    if advantage is not None and advantage.low > 0:
+        more, low, high = (100 * figure for figure in (advantage.value, advantage.low, advantage.high))
+        return (
+            f"train and dev do not fit together to choose by: train's dialogues score {more:+.1f} points [{low:+.1f}, {high:+.1f}] "
+            "above dev's, though all were held out alike, so the encoders have probably seen train's labels; search without --folds."
+        )
     if gain is None:
         return f"no settings among {trials} are better than the initial ones {where}: keep those."
     value, low, high = (100 * figure for figure in (gain.corrected.value, gain.corrected.low, gain.corrected.high))

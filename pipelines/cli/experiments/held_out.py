@@ -64,6 +64,11 @@ class HeldOut:
         return np.concatenate([dialogue.labels for dialogue in self.dialogues])
 
     @property
+    def train_utterances(self) -> int:
+        """How many of the utterances are of train; they come first."""
+        return sum(map(len, self.data.split("train"))) if self.folds else 0
+
+    @property
     def owners(self) -> list[str]:
         """The dialogue of each utterance."""
         return [dialogue.dialogue_id for dialogue in self.dialogues for _ in range(len(dialogue))]

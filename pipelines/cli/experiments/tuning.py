@@ -18,7 +18,7 @@ import numpy as np
 from mistere.common.errors import UsageError
 from mistere.config.mixture import MixtureConfig
 from mistere.model.embeddings import EmbeddedDialogues
-from pipelines.cli.experiments.choice import Gain, finding, gain_of_choice
+from pipelines.cli.experiments.choice import Gain, finding, gain_of_choice, train_advantage
 from pipelines.cli.experiments.held_out import HeldOut
 from pipelines.cli.experiments.search_space import Dimension, as_settings, initial_parameters, space, suggest
 
@@ -176,10 +176,12 @@ def _result(study: optuna.Study, config: MixtureConfig, held_out: HeldOut, dimen
     if len(complete) >= 2 * _STARTUP_TRIALS:
         evaluator = optuna.importance.PedAnovaImportanceEvaluator()
         importance = dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
-    gain = None
-    if best != start:
-        predictions = [_unpacked(trial.user_attrs[_PREDICTED], held_out.repetitions) for trial in complete]
-        gain = gain_of_choice(predictions, start, best, held_out.true, held_out.owners, len(held_out.data.labels))
+    predictions = [_unpacked(trial.user_attrs[_PREDICTED], held_out.repetitions) for trial in complete]
+    true, owners, classes = held_out.true, held_out.owners, len(held_out.data.labels)
+    gain = None if best == start else gain_of_choice(predictions, start, best, true, owners, classes)
+    advantage = None
+    if held_out.folds:
+        advantage = train_advantage(predictions[start], true, owners, held_out.train_utterances, classes)
     return Tuned(
         as_settings(complete[best].params, dimensions, config),
         float(complete[best].value or 0.0),
@@ -188,7 +190,7 @@ def _result(study: optuna.Study, config: MixtureConfig, held_out: HeldOut, dimen
         len(finished) - len(complete),
         importance,
         gain,
-        finding(gain, len(held_out.dialogues), len(complete), held_out.folds),
+        finding(gain, len(held_out.dialogues), len(complete), held_out.folds, advantage),
     )
 
 

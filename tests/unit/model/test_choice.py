@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mistere.metrics.classification import DialogueBootstrap
-from pipelines.cli.experiments.choice import Gain, finding, gain_of_choice
+from pipelines.cli.experiments.choice import Gain, finding, gain_of_choice, train_advantage
 
 CLASSES = 3
 
@@ -59,8 +59,8 @@ def test_finding_says_which_dialogues_are_too_few_and_what_to_do() -> None:
     gain = gain_among([0.5, 0.7], 10)
     few = finding(gain, 10, 2, 0)
     assert few == (
-        "dev is too small to choose by: 10 dialogues, and at least 20 are needed; use --folds 5 --seeds 3, or keep the "
-        "initial settings."
+        "dev is too small to choose by: 10 dialogues, and at least 20 are needed; keep the initial settings, or use "
+        "--folds 5 --seeds 3 if the encoders were not fine-tuned on train."
     )
     folds = finding(gain, 10, 2, 5)
     assert folds.startswith("train and dev are too small") and folds.endswith("are needed; keep the initial settings.")
@@ -68,3 +68,23 @@ def test_finding_says_which_dialogues_are_too_few_and_what_to_do() -> None:
         finding(None, 40, 7, 0) == "no settings among 7 are better than the initial ones over 40 dialogues: keep those."
     )
     assert "over 40 dialogues in 5 folds" in finding(None, 40, 7, 5)
+
+
+def test_embeddings_of_encoders_that_know_the_labels_of_train_are_found() -> None:
+    (easy, hard), true, owners = candidates([0.9, 0.6], 60)
+    train = 400
+    leaked = np.concatenate([easy[:, :train], hard[:, train:]], axis=1)
+    advantage = train_advantage(leaked, true, owners, train, CLASSES)
+    assert advantage is not None and 0.2 < advantage.low < advantage.value < 0.4
+    gain = gain_among([0.5, 0.7], 60)
+    sentence = finding(gain, 60, 2, 5, advantage)
+    assert "seen train's labels" in sentence and sentence.endswith("search without --folds.")
+    fair = train_advantage(hard, true, owners, train, CLASSES)
+    assert fair is not None and fair.low < 0 < fair.high
+    assert finding(gain, 60, 2, 5, fair) == finding(gain, 60, 2, 5) and "large enough" in finding(gain, 60, 2, 5)
+
+
+def test_splits_with_few_dialogues_are_not_compared() -> None:
+    (predicted,), true, owners = candidates([0.6], 20)
+    assert train_advantage(predicted, true, owners, 110, CLASSES) is None
+    assert train_advantage(predicted, true, owners, 100, CLASSES) is not None
