@@ -93,7 +93,9 @@ def _explain(error: ValidationError, where: str, schema: type[Config]) -> UsageE
             f"{where}: unknown setting {'.'.join(location)!r}{did_you_mean(location[-1], owner.model_fields)}"
         )
     found = "a private key" if "PRIVATE KEY" in str(first["input"]) else repr(first["input"])
-    return UsageError(f"{where}: {'.'.join(_named(location, schema))}: {first['msg']} (found {found}).")
+    return UsageError(
+        f"{where}: {'.'.join(_named(location, schema))}: {first['msg'].removeprefix('Value error, ')} (found {found})."
+    )
 
 
 def _named(location: list[str], schema: type[Config]) -> list[str]:

@@ -175,7 +175,7 @@ def _validated(stage: Stage, config: Mapping[str, Any]) -> Section:
     except ValidationError as error:
         first = error.errors()[0]
         raise UsageError(
-            f"{stage.name}: {'.'.join(map(str, first['loc']))}: {first['msg']}; correct the setting."
+            f"{stage.name}: {'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}; correct the setting."
         ) from error
 
 

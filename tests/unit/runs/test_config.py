@@ -84,7 +84,7 @@ def refused(*settings: str, profile: str = "tiny") -> str:
         (["cluster.steps.train_moe.cpu=-1"], "cluster.steps.train_moe.cpu: String should match pattern"),
         (
             ["deployment.scale_metric=memory"],
-            "deployment.scale_target: Value error, scale_metric memory needs a target, a percentage of the memory request (found 0)",
+            "deployment.scale_target: scale_metric memory needs a target, a percentage of the memory request (found 0)",
         ),
         (["mixture.seed=-1"], "mixture.seed: Input should be greater than or equal to 0"),
     ],
