@@ -282,6 +282,14 @@ CLUSTER_TROUBLE: dict[str, tuple[Callable[[KubernetesApi], Any], tuple[str, ...]
         "failed",
         "there is no image pull secret registry in namespace mistere",
     ),
+    "no pull secret of the predictor": (
+        add("/api/v1/namespaces/serving", {"metadata": {"name": "serving"}}),
+        ("deployment.mode=standard", "deployment.namespace=serving", "deployment.image_pull_secret=registry"),
+        "of the predictor's registry",
+        "failed",
+        "there is no image pull secret registry in namespace serving: `kubectl -n serving create secret docker-registry registry …`, or "
+        "leave deployment.image_pull_secret empty",
+    ),
     "a pull secret of another kind": (
         lambda api: api.objects.update({"/api/v1/namespaces/mistere/secrets/registry": api.secret("password")}),
         ("cluster.image_pull_secret=registry",),

@@ -125,7 +125,7 @@ class Cluster:
             namespace = self.get(f"/api/v1/namespaces/{name}", f"read the namespace {name}")
         except AbsentError:
             return failed(
-                f"there is no namespace {name}: `kubectl apply -k manifests/overlays/…` creates it; or set cluster.namespace to "
+                f"there is no namespace {name}: `kubectl apply --server-side -k manifests/overlays/…` creates it; or set cluster.namespace to "
                 "another."
             )
         if namespace.get("status", {}).get("phase") == "Terminating":
@@ -143,7 +143,7 @@ class Cluster:
             self.service_account(name, namespace)
         except AbsentError:
             return failed(
-                f"there is no service account {name} in namespace {namespace}, which {users} run as: `kubectl apply -k "
+                f"there is no service account {name} in namespace {namespace}, which {users} run as: `kubectl apply --server-side -k "
                 "manifests/overlays/…` creates it."
             )
         return ok(f"{name}.")
@@ -169,7 +169,7 @@ class Cluster:
         if denied:
             return failed(
                 f"the service account {account} may not {', '.join(denied)} {resource}.{group} in namespace {namespace}: `kubectl "
-                "apply -k manifests/overlays/…` binds the role."
+                "apply --server-side -k manifests/overlays/…` binds the role."
             )
         return ok(f"{account} may {', '.join(verbs)} {resource}.")
 

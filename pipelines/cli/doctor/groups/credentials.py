@@ -30,13 +30,22 @@ def group(cluster: Cluster) -> CheckGroup:
             lambda: _optional(cluster, names.webhook_secret, WEBHOOK_KEYS, "no notification is sent when a run ends"),
         ),
     ]
-    served_by = cluster.plan.config.deployment.storage_secret
-    if served_by and cluster.mode != "local":
-        checks.append(Check("of the predictor", lambda: _predictor(cluster, served_by)))
+    serving = cluster.plan.config.deployment
+    if serving.storage_secret and cluster.mode != "local":
+        checks.append(Check("of the predictor", lambda: _predictor(cluster, serving.storage_secret)))
     if names.signing_secret:
         checks.append(Check("of the signatures", lambda: _signing(cluster)))
     if names.image_pull_secret:
-        checks.append(Check("of the image registry", lambda: _pull(cluster)))
+        checks.append(
+            Check("of the image registry", lambda: _pull(cluster, "cluster", names.image_pull_secret, names.namespace))
+        )
+    if serving.image_pull_secret and cluster.mode != "local":
+        checks.append(
+            Check(
+                "of the predictor's registry",
+                lambda: _pull(cluster, "deployment", serving.image_pull_secret, serving.namespace),
+            )
+        )
     return CheckGroup("Secrets", checks)
 
 
@@ -132,15 +141,14 @@ def _signing(cluster: Cluster) -> CheckResult:
     return ok(f"{name} has {SIGNING_FILE}.")
 
 
-def _pull(cluster: Cluster) -> CheckResult:
-    config = cluster.plan.config.cluster
-    name = config.image_pull_secret
+def _pull(cluster: Cluster, section: str, name: str, namespace: str) -> CheckResult:
+    """The pull secret that a section of the configuration names."""
     try:
-        _, kind = _keys(cluster, name)
+        _, kind = _keys(cluster, name, namespace)
     except AbsentError:
         return failed(
-            f"there is no image pull secret {name} in namespace {config.namespace}: `kubectl -n {config.namespace} create secret "
-            f"docker-registry {name} …`, or leave cluster.image_pull_secret empty."
+            f"there is no image pull secret {name} in namespace {namespace}: `kubectl -n {namespace} create secret "
+            f"docker-registry {name} …`, or leave {section}.image_pull_secret empty."
         )
     if kind not in _PULLS:
         return failed(

@@ -29,7 +29,7 @@ def _settings(cluster: Cluster) -> CheckResult:
     except AbsentError:
         return note(
             f"there is no ConfigMap {SETTINGS_MAP} in namespace {namespace}, so only runs of `mistere submit` and its schedules know their "
-            f"store: `kubectl apply -k manifests/overlays/…` creates it {_GUIDE}."
+            f"store: `kubectl apply --server-side -k manifests/overlays/…` creates it {_GUIDE}."
         )
     values = {key: value for key in SETTINGS_KEYS if (value := str(data.get(key) or "").strip())}
     if trouble := _trouble(values, set(data), cluster.plan.store):
