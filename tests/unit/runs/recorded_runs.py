@@ -21,7 +21,12 @@ COMPARED = (
 )
 WORSE = "Weighted F1 differs from the champion's by -0.101 (95 % interval -0.140 to -0.060): worse by more than 0.010."
 BETTER = "Weighted F1 differs from the champion's by +0.148 (paired 95 % interval +0.091 to +0.203): not worse by more than 0.010."
+GAIN = (
+    "The mixture's weighted F1 differs from that of its best expert (cross-modal) by -0.001 (paired 95 % interval -0.030 to +0.027) and "
+    "from that of the plain mean of its experts by +0.001 (-0.018 to +0.018): not significantly below either by more than 0.010."
+)
 OTHERS = [
+    rule("mixture_gain", "promote", GAIN, 0.018, -0.01),
     rule(
         "above_majority", "promote", "Always naming the most frequent label gives a weighted F1 of 0.180.", 0.71, 0.18
     ),

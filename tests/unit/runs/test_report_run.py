@@ -132,11 +132,14 @@ def test_report_sections_are_complete_and_ordered(tmp_path: Path) -> None:
     seen = re.sub(r"\s+", " ", read(html).text)
     sections = [
         "The new model passed the gate and was released",
+        "of its best expert (cross-modal) by -0.001",
+        "not significantly below either by more than 0.010.",
         "The other 3 enabled rules passed too.",
         "difference of the new model: +0.148 (+0.091 to +0.203, paired)",
         "baseline: always the most frequent emotion",
         "Release gate",
         "comparison with the champion",
+        "not below its own experts",
         "24.3 MiB",
         "2 rules are off",
         "The mixture and each expert alone",
