@@ -1,6 +1,7 @@
-# For Docker: TAG=$(.venv/bin/python -m pipelines.images --tag) docker buildx bake -f docker/docker-bake.hcl
+# For Docker: docs/guides/images.md has the command.
 # REGISTRY, TAG and TORCH (the torch build of train: cpu, or cu130) must agree with pipelines/images.lock.yaml. COMMIT and
-# VERSION become labels. After `--push`, write the digest of an image into that file with
+# VERSION become labels, and the code's state for runs of other clients than `mistere`; without them, the gate holds such a run's
+# model. After `--push`, write the digest of an image into that file with
 # `python -m pipelines.images --digest ROLE=sha256:...`. `--sbom=true` adds BuildKit's own SBOM.
 variable "REGISTRY" { default = "localhost/mistere" }
 variable "TAG" {}

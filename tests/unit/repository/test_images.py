@@ -185,6 +185,13 @@ def test_bake_file_matches_dockerfile_and_roles() -> None:
     assert re.search(base, bake) and re.search(base, dockerfile)
 
 
+@pytest.mark.parametrize("file", ["docs/guides/images.md", "docs/tutorials/kind.md", ".github/workflows/images.yaml"])
+def test_commands_that_bake_images_pass_the_code_state(file: str) -> None:
+    """Without a commit in the image, the gate holds the models of runs that other clients than mistere start."""
+    before, found, _ = (DOCKER.parent / file).read_text(encoding="utf-8").partition("docker buildx bake ")
+    assert found and all(re.search(rf"\b{name}=\$", before) for name in ("COMMIT", "VERSION", "TAG"))
+
+
 def test_images_run_as_a_non_root_user_and_have_labels() -> None:
     dockerfile = (DOCKER / "Dockerfile").read_text()
     for role in ROLES:
