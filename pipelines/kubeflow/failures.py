@@ -82,7 +82,10 @@ def refused(
         return AlreadyExistsError(
             f"{what} exists at {server} already, outside namespace {namespace!r} (409): rename or delete it.", status
         )
-    return PipelinesError(f"{server} refused {what} ({status}{detail}).", status)
+    return PipelinesError(
+        f"{server} refused {what} ({status}{detail}): correct what it names, or look at the log of its ml-pipeline pod.",
+        status,
+    )
 
 
 def upload_refused(error: PipelinesError, what: str, host: str, namespace: str) -> PipelinesError:

@@ -96,7 +96,7 @@ class RunPods:
             self._workflow_readable = False
             return []
         self.stopped = self.stopped or is_stopped(workflow)
-        return list(refused_pods(workflow))
+        return [self._failures.setdefault(identity, sentence) for identity, sentence in refused_pods(workflow)]
 
     def _problem(self, api: KubernetesApi, pod: dict[str, Any], final: bool) -> Iterator[str]:
         phase = pod.get("status", {}).get("phase")

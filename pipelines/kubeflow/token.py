@@ -1,7 +1,7 @@
-"""The token for Kubeflow Pipelines: where it comes from, what it says of itself, and why the server may refuse it.
+"""The token for Kubeflow Pipelines: its source, its claims, and why the server may refuse it.
 
-A JSON Web Token is only decoded, never verified: its expiry and its audience tell the reasons for a 401 apart, which the server's
-answer does not.
+A JSON Web Token is only decoded, never verified: its expiry and its audience distinguish the reasons for a 401, which the
+server's answer does not.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Token:
     Attributes:
         value: the token; never shown.
         source: the variable or file that it comes from.
-        expires: seconds since 1970; None if it does not say.
-        audiences: whom it is for; empty if it does not say.
+        expires: seconds since 1970; None without this claim.
+        audiences: the services that accept it; empty without this claim.
     """
 
     value: str = field(repr=False)

@@ -1,4 +1,4 @@
-"""What only Argo's Workflow says of a run: that it was stopped, and pods that the cluster refused to create."""
+"""What only Argo's Workflow shows of a run: that it was stopped, and pods that the cluster refused to create."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from mistere.kubernetes.api import KubernetesApi
 WORKFLOWS: Final = "/apis/argoproj.io/v1alpha1/namespaces/{}/workflows"
 _REFUSED: Final = "is forbidden: "
 """In the message that the API server gives when it refuses to create a pod: a quota, a policy."""
+_USAGE: Final = ", requested: "
+"""Starts the amounts in the message of a quota."""
 _LONGEST: Final = 400
 
 
@@ -34,8 +36,12 @@ def is_stopped(workflow: dict[str, Any]) -> bool:
     return workflow.get("spec", {}).get("activeDeadlineSeconds") == 0
 
 
-def refused_pods(workflow: dict[str, Any]) -> Iterator[str]:
-    """A sentence for each reason for which the cluster refuses to create a pod of the run. Such a pod has no object."""
+def refused_pods(workflow: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Why the cluster refuses to create pods of the run. Such a pod has no object.
+
+    Returns:
+        For each refusal an identity, which stays the same while a quota's usage changes, and a sentence.
+    """
     nodes = (workflow.get("status", {}).get("nodes") or {}).values()
     for node in nodes:
         message = " ".join(str(node.get("message") or "").split())
@@ -47,4 +53,7 @@ def refused_pods(workflow: dict[str, Any]) -> Iterator[str]:
                 if "quota" in reason
                 else "change that policy, or the cluster section"
             )
-            yield f"the cluster refuses the pod of {step}: {reason}: {remedy}."
+            yield (
+                f"{step}: {reason.partition(_USAGE)[0]}",
+                f"the cluster refuses the pod of {step}: {reason}: {remedy}.",
+            )

@@ -445,7 +445,11 @@ def test_a_pod_that_a_quota_refuses_is_reported(cluster: Cluster) -> None:
     assert pods.new_problems() == [
         f"the cluster refuses the pod of train-moe: {QUOTA}: raise the namespace's quota, or request less in the cluster section."
     ]
-    assert pods.new_problems() == [] and not pods.stopped
+    nodes["mistere-x-1"]["message"] = nodes["mistere-x-1"]["message"].replace(
+        "used: requests.cpu=7", "used: requests.cpu=6"
+    )
+    cluster.api.write("workflows", workflow("abc", status={"nodes": nodes}))
+    assert pods.new_problems() == [] and len(pods.problems) == 1 and not pods.stopped
 
 
 def interrupting(mounted: MountedCluster) -> Callable[[Any], None]:

@@ -36,7 +36,7 @@ def pods_of(spec: Spec, branches: Mapping[str, bool]) -> Pods:
 
     Args:
         spec: the compiled pipeline.
-        taken: whether each condition holds, by the name that the pipeline gives it.
+        branches: whether each condition holds, by the name that the pipeline gives it.
     """
 
     def dag(component: Spec) -> Pods:
@@ -73,7 +73,7 @@ def test_a_run_whose_finished_model_is_not_promoted_has_no_release() -> None:
     assert pods_of(pipeline_spec(), {"work-to-do": False, "all-finished": False}) == Pods(total=8, chain=7)
 
 
-def test_a_run_with_work_has_at_most_28_pods_one_after_another() -> None:
+def test_a_run_with_work_has_at_most_27_pods_one_after_another() -> None:
     branches = {"work-to-do": True, "all-finished": False, "data-passes": True, "gate-promotes": True}
     assert pods_of(pipeline_spec(), branches) == Pods(total=32, chain=27)
 

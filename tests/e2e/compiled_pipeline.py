@@ -25,7 +25,7 @@ from tests.e2e.pods import Namespace, step_container, wait_for
 
 SECRETS_VARIABLE: Final = "MISTERE_E2E_SECRETS"
 _EXECUTOR: Final = "MISTERE_E2E_EXECUTOR"
-"""Tells the task handler which executor it runs; KFP hands over only the image, the command and the environment."""
+"""Names the executor for the task handler; KFP passes only the image, the command and the environment."""
 
 
 class CompiledPipeline:

@@ -86,7 +86,7 @@ class Container:
     memory: str = ""
 
     def start(self, name: str, label: str) -> None:
-        """Start the container with a read-only root and without capabilities, as the restricted Pod Security Standard asks."""
+        """Start the container with a read-only root and without capabilities, as the restricted Pod Security Standard requires."""
         options = ["--name", name, "--label", f"mistere.e2e={label}", "--network", "host", "--no-healthcheck"]
         options += [
             "--read-only",

@@ -215,7 +215,7 @@ def _interrupted(pipelines: Pipelines, kfp_run_id: str, store: ObjectStore, run_
             answer = input(f"\nstop run {run_id} on the cluster? [y/N] ")
         if answer.strip().lower() in {"y", "yes"}:
             pipelines.stop(kfp_run_id)
-            with suppress(MistereError):  # it stops anyway; the note only tells later readers
+            with suppress(MistereError):  # it stops anyway; the note is for later readers
                 note_stop(store, run_id)
             raise MistereError(f"run {run_id} is being stopped; finished steps are kept, and the next run reuses them.")
     raise MistereError(
