@@ -74,13 +74,18 @@ def test_signed_images_admit_what_the_workflow_or_the_key_signed(builds: Builds)
     objects = builds["with signed-images"]
     assert of_kind(objects, "Namespace")["mistere"]["metadata"]["labels"]["policy.sigstore.dev/include"] == "true"
     policies = of_kind(objects, "ClusterImagePolicy")
-    spec = policies["mistere-images"]["spec"]
+    spec, sboms = (policies[name]["spec"] for name in ("mistere-images", "mistere-sboms"))
     key, workflow = spec["authorities"]
     assert spec["mode"] == "enforce" and "ctlog" not in key  # with a key, no transparency log has the signature
     assert [glob["glob"] for glob in spec["images"]] == ["registry.example.org/mistere/**"]
     assert parse_public_keys(key["key"]["data"], "the policy")
-    for authority in (key, workflow):
+    # policy-controller's ValidatePolicy (pkg/webhook/validator.go): an authority with attestations checks them instead of the
+    # signature, one authority of a policy is enough, and every policy that names the image must hold.
+    assert "attestations" not in key and "attestations" not in workflow
+    for authority in sboms["authorities"]:
         assert [one["predicateType"] for one in authority["attestations"]] == [SBOM_PREDICATE]
+    authorities = [{name: one[name] for name in one if name != "attestations"} for one in sboms["authorities"]]
+    assert {**sboms, "authorities": authorities} == spec, "the same images by the same authorities"
     identity = workflow["keyless"]["identities"][0]["subjectRegExp"]
     assert (PROJECT_ROOT / ".github" / "workflows" / "images.yaml").is_file()
     subject = "https://github.com/OWNER/REPOSITORY/.github/workflows/images.yaml@refs/"
