@@ -94,8 +94,8 @@ def run(
     from mistere.model.embeddings import EmbeddedDialogues
     from mistere.model.mixture.prediction import load_mixture, predict
 
-    data = EmbeddedDialogues.open([speech, text])
     mixture, temperature = load_mixture(model.path), model.manifest.temperature
+    data = EmbeddedDialogues.open([speech, text]).only(list(mixture.dimensions))
     test = data.split("test")
     step.progress(f"predicting {len(test)} test dialogues")
     read, labels = [data.read(dialogue) for dialogue in test], [dialogue.labels for dialogue in test]
@@ -120,7 +120,7 @@ def run(
     if config.speaker_probe:
         metrics |= _speaker_probe(config, step, mixture, read, raw, keys, true, flat)
     encoders = {"speech": (speech_encoder, speech), "text": (text_encoder, text)}
-    present = {name: pair for name, pair in encoders.items() if not pair[0].manifest.absent}
+    present = {name: encoders[name] for name in mixture.dimensions}
     runtime = _runtime(config, step, mixture, model, present, raw)
     if config.robustness or config.int8:
         clean = CleanDialogues(names, read, labels, len(data.labels))

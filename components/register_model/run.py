@@ -155,13 +155,14 @@ def assemble(
     (folder / "encoders").mkdir()
     for opened in encoders:
         made = opened.manifest
-        if made.absent:
+        if made.absent or made.modality not in model.manifest.encoders:
             continue
         shutil.copyfile(opened.file("tuned.safetensors"), folder / "encoders" / f"{made.modality}.safetensors")
         identity = model.manifest.encoders[made.modality]
         bundled[made.modality] = made.encoder.model_copy(update={"identity": identity})
     if (report.path / "example").is_dir():
         shutil.copytree(report.path / "example", folder / "example")
+    used = [one for one in encoders if one.manifest.modality in bundled]
     return ModelBundle(
         name=config.model_name,
         labels=model.manifest.labels,
@@ -171,7 +172,7 @@ def assemble(
         test_digest=report.manifest.test_digest,
         metrics={name: value for name, value in report.manifest.metrics.items() if name.startswith("test.")},
         dvc_digest=data.dvc_digest,
-        digests=_digests(data, encoders, model),
+        digests=_digests(data, used, model),
     )
 
 
@@ -195,8 +196,6 @@ def _digests(
     digests: dict[str, str] = {}
     for encoder in encoders:
         manifest = encoder.manifest
-        if manifest.absent:
-            continue
         preprocessing: dict[str, Any] = {key: manifest.encoder.settings.get(key) for key in sorted(PREPROCESSING)}
         digests |= {
             f"{manifest.modality} base encoder": manifest.encoder.base_digest,

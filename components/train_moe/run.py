@@ -35,24 +35,25 @@ def run(
         model: folder of the output artifact.
     """
     from mistere.model.embeddings import EmbeddedDialogues
+    from mistere.model.mixture.modality_subsets import train_with_modalities
     from mistere.model.mixture.prediction import save_mixture
-    from mistere.model.mixture.training import train_mixture
 
     sets = [speech, text]
     data = EmbeddedDialogues.open(sets)
-    trained = train_mixture(config, data, progress=step.progress, checkpoints=step.checkpoints)
+    trained, choice = train_with_modalities(config, data, progress=step.progress, checkpoints=step.checkpoints)
     save_mixture(trained.model, model)
-    present = [opened.manifest for opened in sets if not opened.manifest.absent]
+    present = [one.manifest for one in sets if one.manifest.modality in trained.model.dimensions]
     return Result(
         manifests={
             "model": MoEModel(
                 labels=data.labels,
-                dimensions=data.dimensions,
+                dimensions=dict(trained.model.dimensions),
                 experts=trained.model.experts,
                 parameters=sum(parameter.numel() for parameter in trained.model.parameters()),
                 temperature=trained.temperature,
                 encoders={manifest.modality: manifest.encoder for manifest in present},
-                metrics={"dev.weighted_f1": trained.dev_weighted_f1, "epoch": float(trained.epoch)},
+                metrics={"dev.weighted_f1": trained.dev_weighted_f1, "epoch": float(trained.epoch)}
+                | (choice.metrics() if choice else {}),
                 history=trained.history,
             )
         }

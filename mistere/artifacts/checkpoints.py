@@ -23,11 +23,15 @@ class Checkpoints:
     """
 
     def __init__(self, store: ObjectStore, stage: str, key: str) -> None:
-        self._store = store
+        self._store, self._stage, self._key = store, stage, key
         self._prefix = f"checkpoints/{stage}/{key}"
         local = store.local_path(self._prefix) if isinstance(store, LocalStore) else None
         self._remote = local is None
         self.directory: Path = local or cache_directory("checkpoints", stage, key)
+
+    def below(self, name: str) -> Checkpoints:
+        """The checkpoints of one part of the step, which are cleared with the step's."""
+        return Checkpoints(self._store, self._stage, f"{self._key}/{name}")
 
     def restore(self) -> None:
         """Download checkpoints that this machine lacks. A checkpoint without a marker is ignored."""

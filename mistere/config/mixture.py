@@ -16,7 +16,8 @@ class MixtureConfig(SeededSection):
     The profile ``published`` holds the settings of the published model (arXiv 2602.23300).
 
     Attributes:
-        modalities: modalities of the embeddings to use, in order; empty for all.
+        modalities: modalities of the embeddings to use, in order; empty for all. ``auto`` trains with every subset and uses all,
+            unless a subset is significantly better on dev.
         context: input of a prediction: the whole ``dialogue``, or the ``utterance`` alone.
         context_mode: turns of the dialogue: all (``full``), or the utterance and earlier turns (``causal``), so that later
             turns do not change earlier predictions.
@@ -31,7 +32,7 @@ class MixtureConfig(SeededSection):
             if the device does not support it. Predictions always use fp32.
     """
 
-    modalities: list[str] = Field(default_factory=list)
+    modalities: list[str] | Literal["auto"] = Field(default_factory=list)
     context: Literal["dialogue", "utterance"] = "dialogue"
     context_mode: Literal["full", "causal"] = "full"
     standardise: bool = Field(

@@ -116,12 +116,12 @@ class EmbeddedDialogues:
         return {name: int(matrix.shape[1]) for name, matrix in self._matrices.items()}
 
     def only(self, modalities: Sequence[str]) -> EmbeddedDialogues:
-        """The same dialogues with the named modalities, in that order; all modalities if none is named.
+        """The same dialogues with the named modalities, in that order; all modalities if none is named, or for ``auto``.
 
         Raises:
             UsageError: there are no embeddings of a modality.
         """
-        if not modalities:
+        if not modalities or modalities == "auto":
             return self
         for name in modalities:
             if name not in self._matrices:

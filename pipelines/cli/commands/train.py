@@ -6,10 +6,12 @@ import contextlib
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from mistere.common.errors import UsageError
@@ -18,7 +20,9 @@ from mistere.config.mixture import MixtureConfig
 if TYPE_CHECKING:
     from mistere.artifacts.checkpoints import Checkpoints
     from mistere.config.loader import Config
+    from mistere.metrics.modality_choice import ModalityChoice
     from mistere.model.embeddings import EmbeddedDialogues
+    from mistere.model.mixture.training import TrainedMixture
     from pipelines.cli.experiments.ablation import Ablation
     from pipelines.cli.experiments.figures import Figures
     from pipelines.cli.experiments.trial import OnEpoch, Trial
@@ -65,10 +69,14 @@ def _train(
     tracking_uri: str | None,
     checkpoint_folder: _CheckpointFolder,
 ) -> None:
+    from mistere.model.mixture.modality_subsets import train_subsets
+    from mistere.model.mixture.training import train_mixture
     from pipelines.cli.experiments.ablation import ablate
     from pipelines.cli.experiments.figures import as_json, summarize
     from pipelines.cli.experiments.report import best_on_dev, render
-    from pipelines.cli.experiments.trial import run_trial, seeds_of
+    from pipelines.cli.experiments.trial import Quiet, run_trial, seeds_of
+
+    mixture = profile_config.mixture
 
     console = Console(highlight=False, soft_wrap=True)
     if not console.is_terminal:
@@ -76,29 +84,47 @@ def _train(
     checkpoint_folder.begin()
     with _epoch_status(console) as on_trial:
 
-        def train_once(name: str, config: MixtureConfig) -> Trial:
+        def train_subset(config: MixtureConfig, part: EmbeddedDialogues) -> TrainedMixture:
+            name = "modalities-" + "-".join(part.dimensions)
+            return train_mixture(
+                config,
+                part,
+                progress=Quiet("train"),
+                checkpoints=checkpoint_folder.checkpoints(name, config.seed),
+                on_epoch=on_trial(f"{' + '.join(part.dimensions)}, seed {config.seed}", config.epochs),
+            )
+
+        choice: ModalityChoice | None = None
+        ready: list[TrainedMixture] = []
+        if mixture.modalities == "auto":
+            choice, ready = train_subsets(seeds_of(mixture, seeds), data, train_subset)
+            data = data.only(choice.chosen.modalities)
+            mixture = mixture.model_copy(update={"modalities": list(choice.chosen.modalities)})
+
+        def train_once(name: str, config: MixtureConfig, trained: TrainedMixture | None = None) -> Trial:
             return run_trial(
                 config,
                 data,
                 profile_config.evaluation,
                 checkpoints=checkpoint_folder.checkpoints(name, config.seed),
-                on_epoch=on_trial(f"{name}, seed {config.seed}", config.epochs),
+                on_epoch=None if trained else on_trial(f"{name}, seed {config.seed}", config.epochs),
+                trained=trained,
             )
 
-        trials = [train_once("mixture", config) for config in seeds_of(profile_config.mixture, seeds)]
+        trials = [
+            train_once("mixture", config, trained) for config, trained in zip_longest(seeds_of(mixture, seeds), ready)
+        ]
         figures = summarize(trials, data, profile_config.evaluation)
-        ablation = (
-            ablate(parts, profile_config.mixture, data, trials, profile_config.evaluation, train_once)
-            if parts
-            else None
-        )
+        ablation = ablate(parts, mixture, data, trials, profile_config.evaluation, train_once) if parts else None
     best = best_on_dev(trials)
-    page = render(profile_config.mixture, data, trials, best, figures, ablation, str(embeddings))
-    _write(output, data, best, page, as_json(figures, trials, ablation))
+    page = render(mixture, data, trials, best, figures, ablation, str(embeddings), choice)
+    _write(output, data, best, page, as_json(figures, trials, ablation, choice))
     checkpoint_folder.end()
+    if choice:
+        _show_choice(console, choice)
     _show(console, data, trials, figures, ablation)
     if tracking_uri:
-        _track(tracking_uri, profile_config, trials)
+        _track(tracking_uri, profile_config, mixture, trials)
     console.print(
         f"\nreport   {output / 'report.html'}\nmetrics  {output / 'metrics.json'}\nmodel    {output / 'model'}"
     )
@@ -202,7 +228,7 @@ def _write(output: Path, data: EmbeddedDialogues, best: Trial, page: str, metric
         (output / f".{name}").replace(output / name)
 
 
-def _track(tracking_uri: str, profile_config: Config, trials: Sequence[Trial]) -> None:
+def _track(tracking_uri: str, profile_config: Config, mixture: MixtureConfig, trials: Sequence[Trial]) -> None:
     from mistere.registry.run_logging import log_training
 
     for trial in trials:
@@ -211,9 +237,25 @@ def _track(tracking_uri: str, profile_config: Config, trials: Sequence[Trial]) -
             profile_config.registry.experiment,
             f"train seed {trial.seed}",
             metrics=trial.metrics,
-            parameters=profile_config.mixture.model_dump(mode="json") | {"seed": trial.seed},
+            parameters=mixture.model_dump(mode="json") | {"seed": trial.seed},
             history=trial.trained.history,
         )
+
+
+def _show_choice(console: Console, choice: ModalityChoice) -> None:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for index, column in enumerate(("dev", "weighted F1", "difference in points")):
+        table.add_column(column, justify="right" if index else "left", no_wrap=True)
+    for subset in choice.subsets:
+        value, low, high = (
+            100 * one for one in (subset.difference.value, subset.difference.low, subset.difference.high)
+        )
+        difference = "" if subset is choice.subsets[0] else f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
+        style = "bold" if subset is choice.chosen else ""
+        table.add_row(" + ".join(subset.modalities), f"{subset.weighted_f1.value:.3f}", escape(difference), style=style)
+    console.print()
+    console.print(table)
+    console.print(choice.sentence(), markup=False)
 
 
 def _show(

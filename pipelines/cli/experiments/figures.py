@@ -10,6 +10,7 @@ import numpy as np
 
 from mistere.config.evaluation import EvaluationConfig
 from mistere.metrics.classification import Interval
+from mistere.metrics.modality_choice import ModalityChoice
 from mistere.model.embeddings import EmbeddedDialogues
 from pipelines.cli.experiments.ablation import Ablation, spread
 from pipelines.cli.experiments.trial import Resamples, Trial, predicted
@@ -88,11 +89,26 @@ def _means(all_metrics: Sequence[dict[str, float]]) -> dict[str, float]:
     return means
 
 
-def as_json(figures: Figures, trials: Sequence[Trial], ablation: Ablation | None) -> dict[str, Any]:
+def as_json(
+    figures: Figures, trials: Sequence[Trial], ablation: Ablation | None, choice: ModalityChoice | None = None
+) -> dict[str, Any]:
     """The content of ``metrics.json``."""
     content: dict[str, Any] = {name: round(value, 8) for name, value in sorted(figures.metrics.items())}
     if len(trials) > 1:
         content["seeds"] = [{"seed": trial.seed} | trial.metrics for trial in trials]
+    if choice:
+        content["modalities"] = {
+            "chosen": list(choice.chosen.modalities),
+            "finding": choice.sentence(),
+            "subsets": [
+                {
+                    "modalities": list(subset.modalities),
+                    "dev.weighted_f1": [subset.weighted_f1.value, subset.weighted_f1.low, subset.weighted_f1.high],
+                    "difference": [subset.difference.value, subset.difference.low, subset.difference.high],
+                }
+                for subset in choice.subsets
+            ],
+        }
     if ablation:
         content["ablation"] = [
             {

@@ -16,6 +16,7 @@ from mistere.metrics.classification import confusion
 from mistere.metrics.expert_gate import collapsed_gate
 from mistere.metrics.gate_trust import trust_sentence
 from mistere.metrics.mixture_gain import gain_from_metrics, gain_sentence
+from mistere.metrics.modality_choice import ModalityChoice
 from mistere.model.embeddings import EmbeddedDialogues
 from mistere.reports import plots
 from mistere.reports.curves import missing_modality_plot, reliability_plot, seeds_plot
@@ -40,6 +41,7 @@ def render(
     figures: Figures,
     ablation: Ablation | None,
     source: str,
+    choice: ModalityChoice | None = None,
 ) -> str:
     """Render the page as HTML.
 
@@ -51,6 +53,7 @@ def render(
         figures: metrics over all trials.
         ablation: the ablation table, if requested.
         source: location of the embeddings, as given on the command line.
+        choice: the comparison of the subsets of the modalities, if it was made.
     """
     experts = best.trained.model.experts
     true = np.concatenate([dialogue.labels for dialogue in data.split("test")])
@@ -84,6 +87,7 @@ def render(
         entropy=metrics.get("test.gate.entropy"),
         ece=metrics["test.ece"],
         ablation=ablation,
+        choice=choice,
         plots={
             "experts": experts_plot([mixture], alone, metrics["test.majority.weighted_f1"]),
             "training": seeds_plot({trial.seed: trial.trained.history for trial in trials}),

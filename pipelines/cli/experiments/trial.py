@@ -46,6 +46,7 @@ def run_trial(
     *,
     checkpoints: Checkpoints | None = None,
     on_epoch: OnEpoch | None = None,
+    trained: TrainedMixture | None = None,
 ) -> Trial:
     """Train, then predict test once and measure it.
 
@@ -55,6 +56,7 @@ def run_trial(
         evaluation: resampling settings of the intervals.
         checkpoints: where to save checkpoints; an interrupted training resumes from them.
         on_epoch: called after each epoch with its number and metrics.
+        trained: the mixture, if it has been trained with these settings already.
     """
     from mistere.evaluation.missing_modality import missing_modality_curve
     from mistere.evaluation.split_metrics import measure
@@ -62,7 +64,8 @@ def run_trial(
     from mistere.model.mixture.prediction import predict
     from mistere.model.mixture.training import train_mixture
 
-    trained = train_mixture(config, data, progress=Quiet("train"), checkpoints=checkpoints, on_epoch=on_epoch)
+    if trained is None:
+        trained = train_mixture(config, data, progress=Quiet("train"), checkpoints=checkpoints, on_epoch=on_epoch)
     test = data.split("test")
     read, labels = [data.read(dialogue) for dialogue in test], [dialogue.labels for dialogue in test]
     answers = predict(trained.model, read, trained.temperature)

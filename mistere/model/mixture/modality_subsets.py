@@ -1,0 +1,73 @@
+"""Train the mixture with every subset of the modalities and keep the one that dev supports (``mixture.modalities: auto``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from mistere.artifacts.checkpoints import Checkpoints
+from mistere.common.progress import Progress
+from mistere.config.mixture import MixtureConfig
+from mistere.metrics.modality_choice import ModalityChoice, compare_subsets, subsets_of
+from mistere.model.embeddings import EmbeddedDialogues
+from mistere.model.mixture.prediction import predict
+from mistere.model.mixture.training import TrainedMixture, train_mixture
+
+Train = Callable[[MixtureConfig, EmbeddedDialogues], TrainedMixture]
+
+
+def train_subsets(
+    configs: Sequence[MixtureConfig], data: EmbeddedDialogues, train: Train
+) -> tuple[ModalityChoice, list[TrainedMixture]]:
+    """Train each subset with each seed, compare the subsets on dev, and return the mixtures of the chosen one.
+
+    Args:
+        configs: the settings, one per seed.
+        data: embeddings of all modalities; test is not read.
+        train: trains with the given settings, whose ``modalities`` name the subset, on embeddings of that subset.
+    """
+    dev = data.split("dev")
+    trained: dict[tuple[str, ...], list[TrainedMixture]] = {}
+    predicted: dict[tuple[str, ...], list[np.ndarray]] = {}
+    for subset in subsets_of(list(data.dimensions)):
+        part = data.only(subset)
+        trained[subset] = [train(one.model_copy(update={"modalities": list(subset)}), part) for one in configs]
+        predicted[subset] = [
+            np.concatenate([answer.probabilities for answer in predict(one.model, [part.read(d) for d in dev], 1.0)])
+            .argmax(1)
+            for one in trained[subset]
+        ]  # fmt: skip
+    true = np.concatenate([dialogue.labels for dialogue in dev])
+    owners = [dialogue.dialogue_id for dialogue in dev for _ in range(len(dialogue))]
+    choice = compare_subsets(predicted, true, owners, len(data.labels), configs[0].seed)
+    return choice, trained[choice.chosen.modalities]
+
+
+def train_with_modalities(
+    config: MixtureConfig, data: EmbeddedDialogues, *, progress: Progress, checkpoints: Checkpoints | None = None
+) -> tuple[TrainedMixture, ModalityChoice | None]:
+    """Train the mixture with the modalities that ``config`` names, or with those that dev supports.
+
+    Args:
+        config: the mixture's section.
+        data: embeddings of all modalities; test is not read.
+        progress: reporter.
+        checkpoints: of the step; each subset has its own below them.
+
+    Returns:
+        The mixture, and the comparison of the subsets; None if ``config`` names the modalities.
+    """
+    if config.modalities != "auto":
+        chosen = data.only(config.modalities)
+        return train_mixture(config, chosen, progress=progress, checkpoints=checkpoints), None
+
+    def train(settings: MixtureConfig, part: EmbeddedDialogues) -> TrainedMixture:
+        names = list(part.dimensions)
+        progress.note(f"training with {' and '.join(names)}")
+        own = checkpoints.below("-".join(names)) if checkpoints else None
+        return train_mixture(settings, part, progress=progress, checkpoints=own)
+
+    choice, trained = train_subsets([config], data, train)
+    progress.note(choice.sentence())
+    return trained[0], choice
