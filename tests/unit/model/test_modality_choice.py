@@ -64,12 +64,13 @@ ALL = score(("speech", "text"), 0.0, 0.0, 0.0)
 
 
 def test_a_modality_of_noise_is_left_out_and_named(tmp_path: Path) -> None:
+    settings = SMALL.model_copy(update={"epochs": 5})
     data, checkpoints = dialogues_with("noise"), Checkpoints(LocalStore(tmp_path), "train_moe", "key")
-    trained, choice = train_with_modalities(SMALL, data, progress=Progress("train_moe"), checkpoints=checkpoints)
+    trained, choice = train_with_modalities(settings, data, progress=Progress("train_moe"), checkpoints=checkpoints)
     assert choice is not None and choice.left_out == ["speech"]
     assert trained.model.experts == ["text", "cross_modal"] and trained.model.config.modalities == ["text"]
     assert "speech hurts and is left out" in choice.sentence()
-    again, same = train_with_modalities(SMALL, data, progress=Progress("train_moe"))
+    again, same = train_with_modalities(settings, data, progress=Progress("train_moe"))
     assert same == choice and again.history == trained.history
 
 
