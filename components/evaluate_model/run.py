@@ -91,6 +91,7 @@ def run(
     from mistere.evaluation.split_metrics import Answers, measure, write_predictions
     from mistere.metrics.expert_gate import collapsed_gate
     from mistere.metrics.missing_curve import curve_metrics
+    from mistere.metrics.modality_choice import choice_metrics
     from mistere.model.embeddings import EmbeddedDialogues
     from mistere.model.mixture.prediction import load_mixture, predict
 
@@ -105,6 +106,7 @@ def run(
     measured = measure(answers, true, names, data.labels, mixture.experts, config)
     curve = missing_modality_curve(mixture, temperature, read, labels, names, len(data.labels), config)
     metrics = measured.metrics | curve_metrics(curve) | expected_absence(mixture, read)
+    metrics |= choice_metrics(model.manifest.metrics)
     if collapse := collapsed_gate(metrics, mixture.experts):
         step.progress.note(collapse)
     write_predictions(report / PREDICTIONS_FILE, answers, labels, names)

@@ -13,6 +13,7 @@ import yaml
 from components.report_run.run_artifacts import RunArtifacts
 from components.report_run.timing import Timing, duration, time_sentences
 from mistere.engine.stage import StageRecord
+from mistere.metrics.modality_choice import choice_from_metrics
 from mistere.reports import plots
 from mistere.reports.evaluated_model import COVERAGE, Evaluated, bounds_text
 from mistere.reports.evaluation_view import MACROS, drawn, evaluation_view
@@ -48,6 +49,7 @@ def render(
         wall=duration(timing.wall),
         evaluated=_evaluated(outcome, artifacts),
         rules=rule_rows(artifacts.gate.rules) if artifacts.gate else [],
+        choice=choice_from_metrics(artifacts.evaluation.metrics) if artifacts.evaluation else None,
         reasons=shown_reasons(outcome, artifacts.gate),
         histories=_histories(artifacts),
         stages=_stages(outcome, timing),

@@ -90,6 +90,11 @@ class ModalityChoice:
         return {name: round(value, 8) for name, value in flat.items()}
 
 
+def choice_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Of a model's metrics, those of the comparison of its modalities."""
+    return {name: value for name, value in metrics.items() if name.startswith(PREFIX)}
+
+
 def choice_from_metrics(metrics: Mapping[str, float]) -> ModalityChoice | None:
     """Read what :meth:`ModalityChoice.metrics` wrote; None if no modalities were compared."""
     ending = ".weighted_f1"

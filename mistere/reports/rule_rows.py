@@ -84,4 +84,5 @@ def shown_reasons(outcome: Outcome, gate: GateVerdict | None) -> list[str]:
     return [
         *foremost,
         f"The other {others} enabled rules passed too." if others > 1 else "One more rule passed.",
+        *[reason for reason in outcome.reasons if reason not in {rule.sentence for rule in gate.rules}],
     ]

@@ -21,6 +21,7 @@ from mistere.artifacts.object_store import MissingObjectError, ObjectStore
 from mistere.common.errors import ArtifactError, ExitCode, MistereError
 from mistere.config.stages import stages, task_titles
 from mistere.engine.stage import StageRecord, stage_record_key
+from mistere.metrics.modality_choice import choice_from_metrics
 from mistere.registry.champion import NO_CHAMPION
 
 TASKS: Final = tuple(task_titles())
@@ -266,6 +267,9 @@ def _figures(store: ObjectStore, outcome: Outcome) -> None:
         alone = {name: Estimate.of(report.metrics, f"test.expert.{name}.weighted_f1") for name in report.experts}
         outcome.experts = {name: estimate for name, estimate in alone.items() if estimate is not None}
         outcome.majority_weighted_f1 = report.metrics.get("test.majority.weighted_f1")
+        choice = choice_from_metrics(report.metrics)
+        if choice is not None and choice.left_out and outcome.verdict in {"deployed", "held", "rejected"}:
+            outcome.reasons.append(choice.sentence())
     started, registered = outcome.finished("resolve_inputs"), outcome.finished("register_model")
     champion = started.values.get("champion_digest", "") if started else ""
     outcome.champion_before = "" if champion == NO_CHAMPION else champion

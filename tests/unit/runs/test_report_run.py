@@ -20,10 +20,13 @@ from mistere.artifacts.manifests import ChampionEvaluation
 from mistere.config.registry import RegistryConfig
 from mistere.engine.execution import execute
 from mistere.evaluation.gate_timeline import GateTimeline
+from mistere.metrics.classification import Interval
+from mistere.metrics.modality_choice import ModalityChoice, SubsetScore
 from mistere.reports import plots
 from mistere.reports.evaluation_tables import shown_dialogue
 from mistere.reports.wording import consequence, next_steps
 from mistere.runs.outcome import TASKS, read_outcome
+from tests.unit.runs import recorded_run
 from tests.unit.runs import recorded_runs as runs
 
 HOSTILE = "<script>alert('x')</script> $\\frac$ & \"quoted\""
@@ -389,3 +392,24 @@ def test_engine_runs_and_records_the_report_stage(tmp_path: Path) -> None:
     assert values["verdict"] == "failed" and values["exit_code"] == "1"
     outcome = read_outcome(recorded.store, recorded.run_id)
     assert outcome.stages[-1].task == "report_run" and "did not finish" in outcome.reasons[0]
+
+
+@pytest.mark.parametrize("outcome", ["deployed", "held", "rejected"])
+def test_a_modality_that_hurts_on_dev_is_named_in_the_verdict(
+    outcome: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = SubsetScore(("speech", "text"), Interval(0.6, 0.5, 0.7), Interval(0.0, 0.0, 0.0))
+    text = SubsetScore(("text",), Interval(0.63, 0.53, 0.73), Interval(0.03, 0.01, 0.05))
+    original = recorded_run.more_metrics
+    monkeypatch.setattr(
+        recorded_run, "more_metrics", lambda whole: original(whole) | ModalityChoice([both, text]).metrics()
+    )
+    recorded = getattr(runs, outcome)(tmp_path)
+    sentence = "text alone scores +3.0 [+1.0, +5.0] points of weighted F1 against speech and text: speech hurts and is left out."
+    page, _ = report(recorded)
+    assert sentence in read_outcome(recorded.store, recorded.run_id).reasons[-1]
+    assert page.count(sentence) == 2 and "speech + text: 0.600" in page and "text: 0.630, +3.0 [+1.0, +5.0]" in page
+
+
+def test_without_a_comparison_no_modality_is_named(tmp_path: Path) -> None:
+    assert "What each modality brings" not in report(runs.deployed(tmp_path))[0]
