@@ -36,7 +36,7 @@ class MixtureConfig(SeededSection):
     context: Literal["dialogue", "utterance"] = "dialogue"
     context_mode: Literal["full", "causal"] = "full"
     standardise: bool = Field(
-        default=False, description="Standardise each column of the embeddings by its mean and deviation in train."
+        default=True, description="Standardise each column of the embeddings by its mean and deviation in train."
     )
     input_dropout: float = Field(
         default=0.0, ge=0, lt=1, description="Dropout of the embeddings, after their standardisation."
@@ -86,7 +86,7 @@ class MixtureConfig(SeededSection):
     layer_norm_eps: float = Field(
         default=1e-5, gt=0, description="Added to the variance in the LayerNorms of the cross-modal expert."
     )
-    gate: Literal["learned", "fitted", "mean"] = "learned"
+    gate: Literal["learned", "fitted", "mean"] = "fitted"
     gate_hidden: int = Field(default=10, gt=0, description="Width of the expert gate's hidden layer.")
     gate_temperature: float = Field(
         default=2.0,
@@ -113,7 +113,7 @@ class MixtureConfig(SeededSection):
     batches: Literal["length", "random"] = "length"
     epochs: int = Field(default=100, gt=0, description="Epochs of training at most.")
     average_epochs: float = Field(
-        default=0.0,
+        default=3.0,
         ge=0,
         description="Horizon, in epochs, of the moving average of the weights that is evaluated and kept; 0 keeps the weights themselves.",
     )

@@ -20,6 +20,9 @@ from pipelines.cli.experiments.trial import Resamples, predicted, run_trial, see
 from pipelines.profiles import load_profile
 
 SETTINGS = (
+    "standardise",
+    "gate",
+    "average_epochs",
     "attention_projections",
     "fusion_skip",
     "output_dropout",

@@ -159,7 +159,8 @@ def load_mixture(directory: Path) -> MixtureOfExperts:
     from safetensors.torch import load_file
 
     description = json.loads((directory / "mixture.json").read_text(encoding="utf-8"))
-    config = MixtureConfig.model_validate(description["config"])
+    # Models from before the setting were trained on unscaled embeddings; the setting's default says otherwise.
+    config = MixtureConfig.model_validate({"standardise": False} | description["config"])
     model = MixtureOfExperts(config, description["dimensions"], description["classes"])
     model.load_state_dict(load_file(directory / "mixture.safetensors"), strict=True)
     return model.eval()

@@ -217,7 +217,8 @@ def test_utterance_context_is_the_same_in_both_modes(mode: str) -> None:
 
 
 def test_full_mixture_keeps_its_parameter_names_and_shapes() -> None:
-    model = model_of("full", {"speech": 5, "text": 7}, hidden=2, fusion_width=3, fusion_blocks=1)
+    published = {"standardise": False, "gate": "learned"}
+    model = model_of("full", {"speech": 5, "text": 7}, hidden=2, fusion_width=3, fusion_blocks=1, **published)
     assert MixtureConfig().context_mode == "full"
     shapes: dict[str, tuple[int, ...]] = {}
     for name, width in (("speech", 5), ("text", 7)):
