@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any, Final, Literal, TypeVar
 
@@ -21,7 +21,6 @@ from mistere.artifacts.object_store import MissingObjectError, ObjectStore
 from mistere.common.errors import ArtifactError, ExitCode, MistereError
 from mistere.config.stages import stages, task_titles
 from mistere.engine.stage import StageRecord, stage_record_key
-from mistere.metrics.modality_choice import choice_from_metrics
 from mistere.registry.champion import NO_CHAMPION
 
 TASKS: Final = tuple(task_titles())
@@ -267,9 +266,8 @@ def _figures(store: ObjectStore, outcome: Outcome) -> None:
         alone = {name: Estimate.of(report.metrics, f"test.expert.{name}.weighted_f1") for name in report.experts}
         outcome.experts = {name: estimate for name, estimate in alone.items() if estimate is not None}
         outcome.majority_weighted_f1 = report.metrics.get("test.majority.weighted_f1")
-        choice = choice_from_metrics(report.metrics)
-        if choice is not None and choice.left_out and outcome.verdict in {"deployed", "held", "rejected"}:
-            outcome.reasons.append(choice.sentence())
+        if outcome.verdict in {"deployed", "held", "rejected"}:
+            outcome.reasons += _left_out(report.metrics)
     started, registered = outcome.finished("resolve_inputs"), outcome.finished("register_model")
     champion = started.values.get("champion_digest", "") if started else ""
     outcome.champion_before = "" if champion == NO_CHAMPION else champion
@@ -287,3 +285,13 @@ def _figures(store: ObjectStore, outcome: Outcome) -> None:
         outcome.bundle = values.get("bundle") or outcome.bundle
         outcome.message, outcome.mlflow = values.get("message", ""), values.get("mlflow", "")
         outcome.endpoint = values.get("endpoint") or values.get("url", "")
+
+
+def _left_out(metrics: Mapping[str, float]) -> list[str]:
+    """The sentence that names modalities that hurt on dev; none if no modality was left out."""
+    if not any(name.startswith("dev.modalities.") for name in metrics):
+        return []
+    from mistere.metrics.modality_choice import choice_from_metrics  # imports numpy, which other outcomes do not need
+
+    choice = choice_from_metrics(metrics)
+    return [choice.sentence()] if choice is not None and choice.left_out else []
