@@ -74,11 +74,16 @@ def _remember(step: Step, outcome: Outcome) -> None:
     """Let the next run with the same inputs take over the steps of this one, if no cached step is left to do."""
     from mistere.engine.finished_run import INPUTS_VALUE, remember
 
-    resolved, validated = outcome.finished("resolve_inputs"), outcome.finished("validate_data")
+    resolved = outcome.finished("resolve_inputs")
     digest = resolved.values.get(INPUTS_VALUE, "") if resolved else ""
+    # A cloned run, or a repeated one that found another champion, leaves records of other inputs under the same id.
+    current = outcome.model_copy(
+        update={"stages": [record for record in outcome.stages if record.inputs_digest == digest]}
+    )
+    validated = current.finished("validate_data")
     rejected = validated is not None and validated.values.get("verdict") == "reject"
-    if digest and (rejected or outcome.finished("gate_model")):
-        remember(step.store, step.run.run_id, digest, outcome.stages)
+    if digest and (rejected or current.finished("gate_model")):
+        remember(step.store, step.run.run_id, digest, current.stages)
 
 
 def _log(config: RegistryConfig, step: Step, outcome: Outcome, artifacts: RunArtifacts, page: Path) -> None:

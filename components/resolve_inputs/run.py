@@ -88,7 +88,8 @@ def resolve(run: Mapping[str, Any], job: str, compiled: Mapping[str, Any], given
     context = run_context(run, job, str(compiled.get("profile", "")))
     parameters = {"compiled": compiled.get("sections", {}), "given": given, "complete": is_complete(run)}
     values = execute(STAGE, context.model_dump(mode="json"), parameters)
-    context = context.model_copy(update={name: values[name] for name in ("data_digest", "data_remote")})
+    resolved = {name: values[name] for name in ("data_digest", "data_remote")}
+    context = context.model_copy(update={**resolved, "inputs_digest": values[INPUTS_VALUE]})
     sections = _sections(RunParameters.model_validate(parameters).config())
     remaining = remaining_work(open_store(context.store), context, values[INPUTS_VALUE])
     return Resolved(context.model_dump(mode="json"), values, sections, *remaining)

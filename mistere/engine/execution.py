@@ -126,7 +126,9 @@ def execute(
     task = f"{stage.name}-{modality}" if modality else stage.name
     if shard is not None and shard.of > 1:
         task = f"{task}-{shard.index + 1}of{shard.of}"
-    record = StageRecord(task=task, stage=stage.name, status="running", started=time.time())
+    record = StageRecord(
+        task=task, stage=stage.name, status="running", started=time.time(), inputs_digest=context.inputs_digest
+    )
     clock = time.perf_counter()
     emit("started", task=task)
     try:

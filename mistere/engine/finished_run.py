@@ -85,10 +85,17 @@ def take_over(store: ObjectStore, context: RunContext, digest: str) -> FinishedR
             return None
         manifests, values = finished
         outputs = {name: manifest.digest for name, manifest in manifests.items()}
-        started = StageRecord(
-            task=record.task, stage=record.stage, status="reused", key=record.key, started=time.time()
+        taken = StageRecord(
+            task=record.task,
+            stage=record.stage,
+            status="reused",
+            key=record.key,
+            started=time.time(),
+            outputs=outputs,
+            values=values,
+            inputs_digest=digest,
         )
-        reused.append((stage, manifests, started.model_copy(update={"outputs": outputs, "values": values})))
+        reused.append((stage, manifests, taken))
     for stage, manifests, record in reused:
         keep_reports(stage, context, store, manifests)
         write_record(store, context, record)

@@ -38,8 +38,8 @@ _EXAMPLES: Final = {"store": "s3://bucket/prefix", "tracking_uri": "https://mlfl
 
 
 def is_complete(run: Mapping[str, Any]) -> bool:
-    """Whether the context is one of ``mistere``: such a context has an id, and nothing is added to it."""
-    return bool(run.get("run_id"))
+    """Whether the context is one of ``mistere``, to which nothing is added: it names its id, store and tracking server."""
+    return all(run.get(name) for name in ("run_id", *_EXAMPLES))
 
 
 def run_context(run: Mapping[str, Any], job: str, profile: str = "") -> RunContext:
@@ -53,16 +53,16 @@ def run_context(run: Mapping[str, Any], job: str, profile: str = "") -> RunConte
         profile: the profile that the pipeline was compiled from.
 
     Raises:
-        UsageError: the context has an unknown field, lacks one that the ConfigMap lacks too, or has no id.
+        UsageError: the context has an unknown field, lacks one that the ConfigMap lacks too, or gets no id.
     """
     given = {name: value for name, value in run.items() if value not in ("", None)}
     for name in given:
         if name not in RunContext.model_fields:
             raise UsageError(f"run: there is no field {name!r}{did_you_mean(name, RunContext.model_fields)}")
     if not is_complete(given):
-        given = _completed(given, _checked(job), profile)
+        given = _completed(given, job, profile)
     try:
-        context = RunContext.model_validate({"store": "", "tracking_uri": "", **given})
+        context = RunContext.model_validate(given)
     except ValidationError as error:
         first = error.errors()[0]
         raise UsageError(f"run: {'.'.join(map(str, first['loc']))}: {first['msg']}; correct the setting.") from error
@@ -77,7 +77,7 @@ def deployment_namespace() -> str:
 
 
 def _completed(given: Mapping[str, Any], job: str, profile: str) -> dict[str, Any]:
-    """The fields of a context without id, with what the ConfigMap and the image add."""
+    """The fields of an incomplete context, with what the ConfigMap and the image add."""
     settings = {name: os.environ.get(variable, "").strip() for name, variable in _VARIABLES.items()}
     if (
         "data_digest" in given or "data_remote" in given
@@ -105,7 +105,7 @@ def _completed(given: Mapping[str, Any], job: str, profile: str) -> dict[str, An
         raise UsageError(f"the store {fields['store']} is a folder of the pod: name s3://bucket/prefix.")
     commit = os.environ.get(COMMIT, "").strip()
     code = {"commit": commit, "dirty": os.environ.get(VERSION, "").endswith("-dirty")} if commit else {}
-    return {"profile": profile, **code, **fields, "run_id": job}
+    return {"run_id": given.get("run_id") or _checked(job), "profile": profile, **code, **fields}
 
 
 def _checked(job: str) -> str:

@@ -30,6 +30,8 @@ class RunContext(RunIdentity):
         tracking_uri: MLflow.
         data_remote: the DVC remote, in DVC's own spelling.
         data_digest: the dataset's DVC digest, resolved when the run was started.
+        inputs_digest: digest of everything that determines the keys of the run's cached steps, computed by ``resolve_inputs``; empty
+            where it is unknown.
     """
 
     run_id: str
@@ -37,6 +39,7 @@ class RunContext(RunIdentity):
     tracking_uri: str
     data_remote: str = ""
     data_digest: str = ""
+    inputs_digest: str = ""
 
     @property
     def identity(self) -> RunIdentity:
@@ -149,6 +152,7 @@ class StageRecord(BaseModel):
     """Status, time and outputs of one task of a run.
 
     Attributes:
+        inputs_digest: of the run's context. It differs within a run if a repeated or cloned run resolved other inputs.
         exhausted: the task failed because all its attempts were used.
         explained: False if the attempts were used and none of them recorded why it failed; all of them were killed then.
     """
@@ -166,6 +170,7 @@ class StageRecord(BaseModel):
     values: dict[str, str] = {}
     exit_code: int = 0
     message: str = ""
+    inputs_digest: str = ""
     exhausted: bool = False
     explained: bool = True
 

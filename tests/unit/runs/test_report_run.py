@@ -19,6 +19,8 @@ from components.report_run.timing import duration, measure, time_sentences
 from mistere.artifacts.manifests import ChampionEvaluation
 from mistere.config.registry import RegistryConfig
 from mistere.engine.execution import execute
+from mistere.engine.finished_run import INPUTS_VALUE, FinishedRun
+from mistere.engine.stage import StageRecord, stage_record_key
 from mistere.evaluation.gate_timeline import GateTimeline
 from mistere.metrics.classification import Interval
 from mistere.metrics.modality_choice import ModalityChoice, SubsetScore
@@ -413,3 +415,30 @@ def test_a_modality_that_hurts_on_dev_is_named_in_the_verdict(
 
 def test_without_a_comparison_no_modality_is_named(tmp_path: Path) -> None:
     assert "What each modality brings" not in report(runs.deployed(tmp_path))[0]
+
+
+def test_records_of_other_inputs_are_not_remembered(tmp_path: Path) -> None:
+    """A run that was cloned with other parameters, or repeated, finds records of earlier inputs under its id."""
+    recorded = runs.held(tmp_path)
+
+    def change(task: str, digest: str, **values: str) -> None:
+        key = stage_record_key(recorded.run_id, task)
+        record = StageRecord.model_validate_json(recorded.store.read(key)[0])
+        changed = record.model_copy(update={"inputs_digest": digest, "values": {**record.values, **values}})
+        recorded.store.write(key, changed.model_dump_json().encode())
+
+    def remembered(name: str) -> list[str]:
+        execute(STAGE, recorded.step().run.model_dump(), RegistryConfig().model_dump())
+        key = f"finished/{name}.json"
+        if not recorded.store.exists(key):
+            return []
+        return [record.task for record in FinishedRun.model_validate_json(recorded.store.read(key)[0]).records]
+
+    tasks = [task for task in TASKS if task not in {"resolve_inputs", "register_model", "deploy_model"}]
+    for task in tasks:
+        change(task, "earlier")
+    change("resolve_inputs", "", **{INPUTS_VALUE: "now"})
+    change("pull_data", "now")
+    assert remembered("now") == []
+    change("resolve_inputs", "", **{INPUTS_VALUE: "earlier"})
+    assert remembered("earlier") == [task for task in tasks if task != "pull_data"]

@@ -69,6 +69,7 @@ def test_a_run_without_arguments_gets_everything_from_the_config_map(
         "tracking_uri": "http://mlflow.example.org",
         "data_remote": "s3://bucket/dvc",
         "data_digest": "a" * 32 + ".dir",
+        "inputs_digest": values["inputs"],
     }
     assert values["code_state"] == "committed" and values["champion_digest"] == "none"
     assert sections == compiled["sections"]
@@ -187,6 +188,15 @@ def test_a_context_of_mistere_is_used_as_it_is(settings: LocalStore, monkeypatch
 def test_a_run_that_needs_the_servers_id_is_refused_without_one(run: dict[str, Any], settings: LocalStore) -> None:
     with pytest.raises(UsageError, match=r"upgrade it to 2\.0\.2 or later"):
         run_context(run, PLACEHOLDER)
+
+
+@pytest.mark.parametrize("run", [{"run_id": "mine"}, {"run_id": "mine", "tracking_uri": "http://mlflow.example.org"}])
+def test_a_run_that_names_only_its_id_gets_the_rest_from_the_config_map(
+    run: dict[str, Any], settings: LocalStore
+) -> None:
+    context = run_context(run, PLACEHOLDER, "tiny")
+    assert (context.run_id, context.store, context.profile) == ("mine", settings.uri, "tiny")
+    assert context.tracking_uri == "http://mlflow.example.org"
 
 
 def test_a_folder_is_no_store_in_a_pod(settings: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
