@@ -17,12 +17,12 @@ import yaml
 
 from mistere.common.digests.code import closure
 from mistere.common.paths import PROJECT_ROOT
+from mistere.config.loader import available_profiles
 from mistere.config.stages import stages
 from pipelines.compile import compile_pipeline
-from pipelines.profiles import load_profile
+from pipelines.profiles import PROFILES, load_profile
 from tests.compile.steps import stages_of, step_of
 
-PROFILES = ("tiny", "sample", "gpu", "paper")
 OPTIONAL = {"bitsandbytes"}
 """The extra ``qlora``: a step that needs it because of a setting reports that it is missing."""
 CHILD_PROCESSES = {("deploy_model", "local"): "mistere.predictor.__main__"}
@@ -82,7 +82,7 @@ def missing(stage: str, mode: str, role: str) -> frozenset[str]:
     )
 
 
-@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("profile", available_profiles(PROFILES))
 def test_each_image_contains_what_its_steps_import(profile: str, tmp_path: Path) -> None:
     compile_pipeline(profile, [], tmp_path / "pipeline.yaml")
     text = (tmp_path / "pipeline.yaml").read_text(encoding="utf-8")

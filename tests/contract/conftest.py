@@ -2,7 +2,8 @@
 
 With ``MISTERE_TEST_KFP`` (the address of Kubeflow Pipelines) and a kubeconfig they run on that cluster, in the namespace
 ``MISTERE_TEST_NAMESPACE`` (default ``mistere``; a single-user Kubeflow Pipelines has its own for runs), with pods of the image
-``MISTERE_TEST_IMAGE``. They delete the runs, schedules and services that they make; pipelines and experiments stay.
+``MISTERE_TEST_IMAGE`` and, if it is set, the service account ``MISTERE_TEST_ACCOUNT``. They delete the schedules and
+services that they make; runs end, and pipelines and experiments stay.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ __all__ = ["free_ports", "make_cluster"]
 ADDRESS = os.environ.get("MISTERE_TEST_KFP", "")
 NAMESPACE = os.environ.get("MISTERE_TEST_NAMESPACE", "mistere")
 IMAGE = os.environ.get("MISTERE_TEST_IMAGE", "docker.io/library/busybox:1.36")
+ACCOUNT = os.environ.get("MISTERE_TEST_ACCOUNT") or None
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class PipelinesServer:
                 pipeline_id=pipeline_id, pipeline_version_id=version_id
             ),
             runtime_config=V2beta1RuntimeConfig(parameters=parameters or {}),
+            service_account=ACCOUNT,
         )
         return str(self.pipelines.start(body).run_id)
 

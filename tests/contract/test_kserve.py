@@ -83,7 +83,7 @@ def test_the_pods_carry_the_services_name_and_the_service_is_not_ready_without_t
     pods: list[dict[str, Any]] = []
     deadline = time.monotonic() + (300 if ADDRESS else 30)
     conditions: dict[str, str] = {}
-    while time.monotonic() < deadline and not (pods and conditions):
+    while time.monotonic() < deadline and not (pods and conditions.get("Ready") == "False"):  # first it is Unknown
         pods, _ = api.list(f"/api/v1/namespaces/{namespace}/pods", f"serving.kserve.io/inferenceservice={name}")
         status = (api.get(path) or {}).get("status", {})
         conditions = {one["type"]: one["status"] for one in status.get("conditions", [])}
