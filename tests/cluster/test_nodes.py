@@ -280,14 +280,8 @@ def test_a_node_that_a_quota_refuses_is_noted_at_once(
     cluster: TrainerCluster, monkeypatch: pytest.MonkeyPatch, may_read_events: bool
 ) -> None:
     quota = "exceeded quota: mistere, requested: requests.cpu=2, used: requests.cpu=7, limited: requests.cpu=8"
-    # Kubernetes, pkg/controller/controller_utils.go: the event of the Job whose pod is refused; there is no pod.
-    for pod in ("ab12c", "de34f"):
-        cluster.api.event(
-            f"{NAME}-node-0", "FailedCreate", f'Error creating: pods "{NAME}-node-0-0-{pod}" is forbidden: {quota}'
-        )
-    cluster.api.event(
-        "another-node-0", "FailedCreate", 'Error creating: pods "another" is forbidden: exceeded quota: x'
-    )
+    earlier = f'Error creating: pods "{NAME}-node-0-0-x" is forbidden: exceeded quota: gpus, requested: pods=1'
+    cluster.api.event(f"{NAME}-node-0", "FailedCreate", earlier, stamp="2026-01-01T00:00:00Z")  # of an earlier attempt
     if not may_read_events:
         monkeypatch.setattr(node_pods, "_SECONDS_WITHOUT_PODS", 0.1)
         rights = [
@@ -296,6 +290,12 @@ def test_a_node_that_a_quota_refuses_is_noted_at_once(
         use_token(cluster, "pipeline", frozenset([*rights, ("get", "pods/log")]))
 
     def later() -> None:
+        until(lambda: len(cluster.progress.notes) >= 1)  # the TrainJob exists
+        # Kubernetes, pkg/controller/controller_utils.go: the event of the Job whose pod is refused; there is no pod.
+        for job, pod in ((NAME, "ab12c"), (NAME, "de34f"), ("another", "x")):
+            cluster.api.event(
+                f"{job}-node-0", "FailedCreate", f'Error creating: pods "{job}-node-0-0-{pod}" is forbidden: {quota}'
+            )
         until(lambda: len(cluster.progress.notes) == 2)
         cluster.run_containers(lambda node, _say, _stopped, prefix: finish(cluster, prefix, node))
 

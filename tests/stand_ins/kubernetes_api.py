@@ -125,8 +125,8 @@ class KubernetesApi:
             self._store(key, marked)
             return True
 
-    def event(self, name: str, reason: str, message: str, kind: str = "Pod") -> None:
-        stamp = _now()
+    def event(self, name: str, reason: str, message: str, kind: str = "Pod", stamp: str = "") -> None:
+        stamp = stamp or _now()
         self.write(
             "events",
             {

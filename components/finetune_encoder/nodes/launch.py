@@ -204,7 +204,8 @@ class _Nodes:
                 f"TrainJob {self._name} failed ({'; '.join(filter(None, (why, pods.why())))}): its log is above; run again to "
                 "resume from the last checkpoint."
             )
-        pods.expect(job.config.num_nodes, suspended="Suspended" in true)
+        created = str(live["metadata"].get("creationTimestamp", ""))
+        pods.expect(job.config.num_nodes, created, suspended="Suspended" in true)
         return None
 
     def _failures(self) -> list[Failure]:

@@ -58,13 +58,19 @@ class NodePods:
             self._check(pod)
         self._check_all()
 
-    def expect(self, nodes: int, *, suspended: bool) -> None:
-        """Note why there may be no pods yet, or fewer than nodes."""
+    def expect(self, nodes: int, created: str, *, suspended: bool) -> None:
+        """Note why there may be no pods yet, or fewer than nodes.
+
+        Args:
+            nodes: of the TrainJob.
+            created: its timestamp, as in the object.
+            suspended: whether it waits in a queue.
+        """
         if suspended:
             self._note(f"TrainJob {self._train_job} is suspended: it waits in a queue for its turn.")
             return
         if len(self._pods) < nodes:
-            for sentence in self._refusals():
+            for sentence in self._refusals(created):
                 self._note(sentence)
         if not self._pods and not self._refused and time.monotonic() - self._began > _SECONDS_WITHOUT_PODS:
             self._note(
@@ -72,8 +78,11 @@ class NodePods:
                 "(a quota, a policy)."
             )
 
-    def _refusals(self) -> list[str]:
-        """Why the cluster refuses pods of the TrainJob: such a pod has no object, only an event of the Job that creates it."""
+    def _refusals(self, created: str) -> list[str]:
+        """Why the cluster refuses pods of the TrainJob: such a pod has no object, only an event of the Job that creates it.
+
+        An earlier attempt of the step had a TrainJob of the same name, whose events Kubernetes keeps for an hour.
+        """
         try:
             events, _ = self._api.list(self._events_path, fields=f"reason={_REFUSED_REASON}")
         except KubernetesError as error:
@@ -84,6 +93,7 @@ class NodePods:
             " ".join(str(event.get("message", "")).split()).partition(_REFUSED)[2]
             for event in events
             if str(event.get("involvedObject", {}).get("name", "")).startswith(f"{self._train_job}-")
+            and str(event.get("lastTimestamp") or event.get("eventTime") or created) >= created
         ]
         # The requested pod differs with each attempt, and the used amount over time: one sentence for each quota or policy.
         reasons = {reason.partition(",")[0]: reason for reason in messages if reason}
