@@ -88,7 +88,7 @@ def test_a_changed_threshold_reruns_the_gate_alone_and_keeps_the_champion(
     rerun: Rerun, output: Path, data: Path, tree: Path
 ) -> None:
     before = read_champion(LocalStore(output / "store")).digest
-    rejected = run(output, data, "gate.min_weighted_f1=0.999", root=tree)
+    rejected = run(output, data, "gate.min_over_majority=0.999", root=tree)
     assert rejected.code == 3, rejected.text
     assert rejected.ran == {"resolve_inputs", "gate_model", "report_run"}
     assert "0.999" in rejected.text

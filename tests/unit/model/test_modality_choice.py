@@ -64,7 +64,8 @@ ALL = score(("speech", "text"), 0.0, 0.0, 0.0)
 
 
 def test_a_modality_of_noise_is_left_out_and_named(tmp_path: Path) -> None:
-    settings = SMALL.model_copy(update={"epochs": 5})
+    # Without standardisation, speech at large values hurts enough to be seen in few epochs.
+    settings = SMALL.model_copy(update={"epochs": 5, "standardise": False, "gate": "learned", "average_epochs": 0.0})
     data, checkpoints = dialogues_with("noise"), Checkpoints(LocalStore(tmp_path), "train_moe", "key")
     trained, choice = train_with_modalities(settings, data, progress=Progress("train_moe"), checkpoints=checkpoints)
     assert choice is not None and choice.left_out == ["speech"]

@@ -171,9 +171,10 @@ def test_suggestions_omit_settings_without_effect(folder: Path, tmp_path: Path) 
     def suggested(**changes: object) -> set[str]:
         return set(suggest(optuna.trial.FixedTrial(start | changes), space(data, config)))  # type: ignore[arg-type]
 
-    assert suggested() == set(start)
-    assert set(start) - suggested(modalities="text") == {"fusion", "modality_dropout"}
-    assert set(start) - suggested(gate="mean") == {"gate_temperature"}
+    assert suggested(gate="learned") == set(start)
+    assert set(start) - suggested(gate="learned", modalities="text") == {"fusion", "modality_dropout"}
+    for gate in ("fitted", "mean"):
+        assert set(start) - suggested(gate=gate) == {"gate_temperature"}
     single = open_embeddings(write_embeddings(tmp_path, ("text",)))
     names = {dimension.name for dimension in space(single, config)}
     assert "learning_rate" in names and not names & {"fusion", "modality_dropout", "gate_temperature", "modalities"}
