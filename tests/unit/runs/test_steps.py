@@ -35,6 +35,12 @@ METRICS = {
     "test.missing.text.75.weighted_f1": 0.6,
     "test.missing.text.75.weighted_f1.low": 0.55,
     "test.missing.text.75.weighted_f1.high": 0.65,
+    "test.gain_coverage": 0.95,
+    **{
+        f"test.{name}{end}": value
+        for name in ("gain_over_mean_of_experts", "gain_over.text", "gain_over.cross_modal")
+        for end, value in (("", 0.01), (".low", 0.0), (".high", 0.02))
+    },
 }
 
 
