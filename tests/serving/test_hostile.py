@@ -30,7 +30,7 @@ from starlette.requests import Request
 from mistere.predictor.errors import RequestError
 from mistere.predictor.protocol import rest
 from mistere.predictor.settings import Limits
-from tests.serving.conftest import Server, Utterance, clip, launch
+from tests.serving.conftest import Server, Utterance, clip, launch, make_bundle
 from tests.serving.test_errors import DIGEST, FORBIDDEN, HI, audio, call, infer, message, refused, tensor
 
 MIB = 1 << 20
@@ -225,8 +225,21 @@ def test_non_finite_numbers_are_400_as_raw_bytes_and_by_grpc(target: Server, val
     assert call(target, request).code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_numbers_too_large_for_the_model_are_400(target: Server) -> None:
-    refused(httpx.post(f"{target.url}{INFER}", json=embedding([[3e38] * 16], [1, 16])), 400)
+def test_numbers_too_large_for_a_model_without_standardisation_are_400(tmp_path: Path) -> None:
+    unscaled = make_bundle(tmp_path / "made", standardise=False)
+    server = launch(["-m", "mistere.predictor"], unscaled, tmp_path / "server.log")
+    try:
+        server.client.wait_ready(300)
+        refused(httpx.post(f"{server.url}{INFER}", json=embedding([[3e38] * 16], [1, 16])), 400)
+    finally:
+        assert server.terminate() == 0
+
+
+def test_standardisation_clips_large_numbers(target: Server) -> None:
+    response = httpx.post(f"{target.url}{INFER}", json=embedding([[3e38] * 16], [1, 16]))
+    assert response.status_code == 200
+    (probabilities,) = [each["data"] for each in response.json()["outputs"] if each["name"] == "probabilities"]
+    assert np.isfinite(probabilities).all() and sum(probabilities) == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize("shape", [[10**9, 16], [2**62, 4], [0, 16], [-1, -16], [16, 1], [1, 16, 1], [2**64, 16], []])
