@@ -43,7 +43,8 @@ def train_epochs(threads: int, waiting: str, epochs: int) -> None:
     import torch
 
     from mistere.config.mixture import MixtureConfig
-    from mistere.model.mixture.training import MixtureTraining, dialogue_batches
+    from mistere.model.mixture.fitting.batches import dialogue_batches
+    from mistere.model.mixture.training import MixtureTraining
     from tests.bench.training_speed import embeddings, lengths_like
 
     torch.set_num_threads(threads)

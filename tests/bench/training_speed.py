@@ -27,9 +27,10 @@ import torch
 
 from mistere.config.mixture import MixtureConfig
 from mistere.model.embeddings import EmbeddedDialogue, EmbeddedDialogues
+from mistere.model.mixture.fitting.batches import dialogue_batches
 from mistere.model.mixture.mixture import MixtureOfExperts
 from mistere.model.mixture.prediction import make_batch
-from mistere.model.mixture.training import MixtureTraining, dialogue_batches, uses_bf16
+from mistere.model.mixture.training import MixtureTraining, uses_bf16
 from pipelines.profiles import load_profile
 from tests.bench.reference.published_design import PADDING, Published, PublishedDesign, padded, step
 from tests.bench.reference.published_weights import from_mixture

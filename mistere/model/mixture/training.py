@@ -6,8 +6,6 @@ optimiser state and the best weights so far as safetensors. A run that was kille
 
 from __future__ import annotations
 
-import copy
-import json
 import math
 import random
 import time
@@ -21,12 +19,15 @@ from torch import Tensor
 
 from mistere.artifacts.checkpoint_writing import CheckpointSchedule
 from mistere.artifacts.checkpoints import Checkpoints
-from mistere.common.errors import DataError, MistereError, UsageError
+from mistere.common.errors import DataError, MistereError
 from mistere.common.progress import Progress
 from mistere.config.mixture import MixtureConfig
 from mistere.metrics.classification import confusion, weighted_f1
 from mistere.metrics.expert_gate import gate_statistics
 from mistere.model.embeddings import EmbeddedDialogue, EmbeddedDialogues
+from mistere.model.mixture.fitting.batches import dialogue_batches, drop_modalities
+from mistere.model.mixture.fitting.checkpoint_file import CHECKPOINT, TrainingState, read_checkpoint, write_checkpoint
+from mistere.model.mixture.fitting.moving_average import MovingAverage
 from mistere.model.mixture.gate_fit import fit_gate
 from mistere.model.mixture.input_scaling import InputScaling
 from mistere.model.mixture.mixture import DialogueBatch, MixtureOfExperts
@@ -92,37 +93,11 @@ def train_mixture(
             began = time.monotonic()
             schedule.began()
             fitting.save(directory)
-            checkpoints.save(_CHECKPOINT)
+            checkpoints.save(CHECKPOINT)
             schedule.measured(time.monotonic() - began)
         if on_epoch is not None:
             on_epoch(fitting.epoch, latest)
     return fitting.result()
-
-
-_CHECKPOINT = "epoch"
-
-
-class MovingAverage:
-    """An exponential moving average of a model's weights.
-
-    The first updates count more, so that the average follows the weights at first.
-
-    Args:
-        model: whose weights are averaged.
-        epochs: horizon of the average.
-    """
-
-    def __init__(self, model: MixtureOfExperts, epochs: float) -> None:
-        self.model = copy.deepcopy(model).requires_grad_(False)
-        self.updates, self._epochs = 0, epochs
-
-    @torch.no_grad()
-    def update(self, model: MixtureOfExperts, steps: int) -> None:
-        """Add the weights of ``model`` after one of the ``steps`` of an epoch."""
-        self.updates += 1
-        share = max(1 / (self._epochs * steps + 1), 9 / (self.updates + 9))
-        for average, weight in zip(self.model.parameters(), model.parameters(), strict=True):
-            average.lerp_(weight, share)
 
 
 class MixtureTraining:
@@ -233,14 +208,6 @@ class MixtureTraining:
 
     def save(self, directory: Path) -> None:
         """Write a checkpoint to a temporary file and rename it over the old one."""
-        from safetensors.torch import save_file
-
-        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
-        if self.average is not None:
-            tensors |= {f"average.{name}": tensor for name, tensor in self.average.model.state_dict().items()}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
         facts = {
             "epoch": self.epoch,
             "best_epoch": self.best_epoch,
@@ -248,13 +215,9 @@ class MixtureTraining:
             "history": self.history,
             "updates": self.average.updates if self.average else 0,
         }
-        partial = directory / f"{_CHECKPOINT}.partial"
-        save_file(
-            {name: t.contiguous().clone() for name, t in tensors.items()},
-            partial,
-            metadata={"facts": json.dumps(facts)},
-        )
-        partial.replace(directory / _CHECKPOINT)
+        average = self.average.model.state_dict() if self.average else {}
+        state = TrainingState(self.model.state_dict(), self.best, average, self.optimizer.state_dict()["state"], facts)
+        write_checkpoint(state, directory)
 
     def restore(self, directory: Path) -> None:
         """Load a checkpoint if there is one.
@@ -262,34 +225,17 @@ class MixtureTraining:
         Raises:
             UsageError: it is of a model of another shape.
         """
-        from safetensors import SafetensorError, safe_open
-
-        file = directory / _CHECKPOINT
-        if not file.is_file():
+        state = read_checkpoint(directory, {name: tensor.shape for name, tensor in self.model.state_dict().items()})
+        if state is None:
             return
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                facts = json.loads(tensors.metadata()["facts"])
-                loaded = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
-        except SafetensorError:
-            return  # truncated when its machine went away; training restarts from epoch 0 and gives the same result
-        shapes = {name: tensor.shape for name, tensor in self.model.state_dict().items()}
-        if {name: tensor.shape for name, tensor in _below(loaded, "model.").items()} != shapes:
-            raise UsageError(
-                f"{file}: the checkpoint is of a mixture of another shape; delete it, or choose another output folder."
-            )
-        self.model.load_state_dict(_below(loaded, "model."))
-        self.best = _below(loaded, "best.")
+        self.model.load_state_dict(state.model)
+        self.best = state.best
         if self.average is not None:
-            self.average.model.load_state_dict(_below(loaded, "average."))
-            self.average.updates = facts["updates"]
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _below(loaded, "optimizer.").items():
-            index, _, field = name.partition(".")
-            state.setdefault(int(index), {})[field] = tensor
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
-        self.epoch, self.best_epoch = facts["epoch"], facts["best_epoch"]
-        self.best_score, self.history = facts["best_score"], facts["history"]
+            self.average.model.load_state_dict(state.average)
+            self.average.updates = state.facts["updates"]
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state.optimizer})
+        self.epoch, self.best_epoch = state.facts["epoch"], state.facts["best_epoch"]
+        self.best_score, self.history = state.facts["best_score"], state.facts["history"]
 
 
 def evaluate_on_dev(model: MixtureOfExperts, data: EmbeddedDialogues) -> tuple[float | None, dict[str, float]]:
@@ -303,52 +249,6 @@ def evaluate_on_dev(model: MixtureOfExperts, data: EmbeddedDialogues) -> tuple[f
     true = np.concatenate([dialogue.labels for dialogue in dialogues])
     score = float(weighted_f1(confusion(true, probabilities.argmax(1), len(data.labels))))
     return score, statistics.metrics()
-
-
-def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def dialogue_batches(
-    dialogues: Sequence[EmbeddedDialogue], size: int, draw: random.Random, *, by_length: bool = True
-) -> list[list[EmbeddedDialogue]]:
-    """Batches in random order, of dialogues of similar length or of any.
-
-    Args:
-        dialogues: of one split.
-        size: number of dialogues in a batch.
-        draw: source of the order.
-        by_length: similar length; dialogues of equal length are shuffled among themselves.
-    """
-    order = list(dialogues)
-    draw.shuffle(order)
-    if by_length:
-        order.sort(key=len)
-    batches = [order[start : start + size] for start in range(0, len(order), size)]
-    draw.shuffle(batches)
-    return batches
-
-
-def drop_modalities(batch: DialogueBatch, rate: float) -> DialogueBatch:
-    """Drop one modality of some utterances that have several (modality dropout).
-
-    Args:
-        batch: the batch; not changed.
-        rate: share of the utterances.
-    """
-    names = list(batch.inputs)
-    if rate <= 0 or len(names) < 2:
-        return batch
-    several = torch.stack([batch.present[name] for name in names]).sum(0) > 1
-    # Drawn on the CPU, so that a seed gives the same draws on every device.
-    hit = (torch.rand(len(several)) < rate).to(several.device)
-    victim = torch.randint(len(names), (len(several),)).to(several.device)
-    inputs, present = {}, {}
-    for index, name in enumerate(names):
-        dropped = hit & several & (victim == index)
-        inputs[name] = batch.inputs[name].masked_fill(dropped[:, None], 0.0)
-        present[name] = batch.present[name] & ~dropped
-    return DialogueBatch(inputs, present, batch.turns, batch.labels)
 
 
 def uses_bf16(config: MixtureConfig, device: torch.device) -> bool:

@@ -27,6 +27,7 @@ from mistere.metrics.classification import confusion, weighted_f1
 from mistere.model.embeddings import EmbeddedDialogues
 from mistere.model.losses import expert_consistency_loss, focal_loss, supervised_contrastive_loss
 from mistere.model.mixture.context import ContextLayers
+from mistere.model.mixture.fitting.batches import dialogue_batches, drop_modalities
 from mistere.model.mixture.fusion import AttentionLayer
 from mistere.model.mixture.mixture import CROSS_MODAL, DialogueBatch, MixtureOfExperts
 from mistere.model.mixture.packed_dialogues import PackedDialogues
@@ -35,8 +36,6 @@ from mistere.model.mixture.recurrence import BlockDiagonalGRU, DialogueGRU
 from mistere.model.mixture.training import (
     calibrate,
     class_weights,
-    dialogue_batches,
-    drop_modalities,
     evaluate_on_dev,
     rate_factor,
     train_mixture,
