@@ -6,13 +6,16 @@ id; the log has the details under that id.
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 import traceback
 from dataclasses import dataclass, field
 
 from mistere.common.errors import MistereError
 
 logger = logging.getLogger("kserve.predictor")
+_PLAIN = re.compile(r"[A-Za-z0-9_.:/@+-]+")
 
 
 @dataclass
@@ -124,7 +127,7 @@ def as_request_error(error: BaseException, request_id: str, seconds: float) -> R
             return unsupported_audio(error.utterance)
     frames = traceback.extract_tb(error.__traceback__)
     where = " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames[-6:]))
-    logger.error("request=%s failed: %s at %s", printable(request_id), type(error).__name__, where)
+    logger.error("request=%s failed: %s at %s", log_value(request_id), type(error).__name__, where)
     return internal(request_id)
 
 
@@ -134,3 +137,17 @@ def printable(text: str, length: int = 64) -> str:
     return (
         start if start.isprintable() else "".join(character if character.isprintable() else "?" for character in start)
     )
+
+
+def log_value(text: str, length: int = 64) -> str:
+    """A text from outside as one value of a ``key=value`` log line, so that it cannot forge a further field or line.
+
+    Plain letters, digits and ``-_.:/@+`` stay as they are; any other text becomes a JSON string in ASCII, of which the log's
+    reader gets the text back with a JSON parser.
+
+    Args:
+        text: the text.
+        length: the most characters of it that are logged.
+    """
+    start = text[:length]
+    return start if _PLAIN.fullmatch(start) else json.dumps(start)

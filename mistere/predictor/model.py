@@ -22,7 +22,7 @@ from kserve.model import InferenceVerb
 from mistere.predictor import metrics
 from mistere.predictor.audio.sources import AudioReader, AudioStore
 from mistere.predictor.batcher import Batcher
-from mistere.predictor.errors import internal, invalid, not_ready, printable, unknown_digests
+from mistere.predictor.errors import internal, invalid, log_value, not_ready, printable, unknown_digests
 from mistere.predictor.protocol.codec import (
     DialogueRequest,
     RequestTurn,
@@ -143,7 +143,10 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         self.ready = True
         metrics.MODEL.labels(model.bundle.name, model_version(model)).set(1)
         logger.info(
-            "model=%s version=%s loaded in %.1f s", model.bundle.name, model_version(model), time.perf_counter() - start
+            "model=%s version=%s loaded in %.1f s",
+            log_value(model.bundle.name),
+            model_version(model),
+            time.perf_counter() - start,
         )
         return True
 
@@ -273,7 +276,7 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
             return
         if dialogues[0].embeddings:
             raise invalid("The embeddings hold numbers that are too large for this model.")
-        logger.error("request=%s failed: the model returned non-finite probabilities", printable(identity))
+        logger.error("request=%s failed: the model returned non-finite probabilities", log_value(identity))
         raise internal(identity)
 
     def _observe(
@@ -287,9 +290,9 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
             metrics.observe_prediction(experts, prediction.expert_weights, prediction.modalities, known, predicted)
         logger.info(
             "request=%s utterances=%d labels=%s version=%s ms=%.1f",
-            printable(identity),
+            log_value(identity),
             counted.total(),
-            ",".join(f"{label}:{count}" for label, count in sorted(counted.items())),
+            ",".join(f"{log_value(label)}:{count}" for label, count in sorted(counted.items())),
             model_version(model),
             seconds * 1000,
         )

@@ -16,6 +16,7 @@ import pytest
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
+from mistere.predictor.errors import log_value
 from tests.serving.conftest import Server, clip, wait_for_depth
 from tests.serving.faulty_server import HOLD
 
@@ -308,3 +309,40 @@ def test_payloads_are_not_logged(server: Server) -> None:
     log = server.log.read_text()
     assert "request=logged-id utterances=1" in log
     assert "private" not in log
+
+
+FORGED_IDS = [
+    "1 utterances=9",
+    "1\nrequest=2 utterances=9",
+    'a"b',
+    "a\\b",
+    "a=b",
+    "\u00e4\u202e",
+    "\t\r",
+    "",
+    "x" * 300,
+    "call-9_a.b:c/d@e+f",
+]
+
+
+@pytest.mark.parametrize("given", FORGED_IDS, ids=repr)
+def test_a_logged_value_has_neither_spaces_nor_line_breaks_outside_quotes(given: str) -> None:
+    logged = log_value(given)
+    assert logged.isascii() and logged.isprintable()
+    if given == FORGED_IDS[-1]:
+        assert logged == given
+    elif logged.startswith('"'):
+        assert json.loads(logged) == given[:64]
+    else:
+        assert logged == given[:64] and not set(logged) & set(' ="\\')
+
+
+def test_a_client_cannot_forge_fields_or_lines_of_the_log(server: Server, faulty: Server) -> None:
+    header = {"X-Request-Id": "7 utterances=99 labels=joy:99"}
+    assert httpx.post(f"{server.url}/v2/models/mistere/infer", json={"inputs": [HI]}, headers=header).status_code == 200
+    infer(server, HI, id="8\nrequest=9 utterances=98 labels=joy:98")
+    faulty_infer(faulty, "crash", **header)
+    log = server.log.read_text()
+    assert 'request="7 utterances=99 labels=joy:99" utterances=1' in log
+    assert 'request="8\\nrequest=9 utterances=98 labels=joy:98" utterances=1' in log
+    assert 'request="7 utterances=99 labels=joy:99" failed: RuntimeError' in faulty.log.read_text()

@@ -18,6 +18,7 @@ import pybase64
 from kserve import InferInput, InferOutput, InferRequest, InferResponse
 
 from mistere.predictor.errors import invalid, over_limit, printable
+from mistere.predictor.protocol.parameters import read_parameters
 from mistere.predictor.settings import Limits
 from mistere.serving import protocol
 
@@ -129,10 +130,8 @@ def decode_request(request: InferRequest, model: EmotionModel, limits: Limits) -
     Raises:
         RequestError: the request violates the contract.
     """
-    parameters = request.parameters or {}
-    detail = parameters.get(protocol.DETAIL, False)
-    if not isinstance(detail, bool):
-        raise invalid("The parameter detail must be true or false.")
+    parameters = read_parameters(request.parameters, "a request")
+    detail = bool(parameters.get(protocol.DETAIL, False))
     wanted = {output.name for output in request.request_outputs or []}
     if unknown := wanted.difference(protocol.OUTPUTS):
         raise invalid(f"Unknown output {printable(sorted(unknown)[0])!r}; known: {', '.join(protocol.OUTPUTS)}.")
@@ -190,7 +189,7 @@ def _bytes_column(tensor: InferInput, limits: Limits) -> list[bytes]:
     check_length(size, limits)
     content = (tensor.parameters or {}).get(protocol.CONTENT_TYPE)
     audio = tensor.name == protocol.AUDIO
-    if content not in ({None, protocol.BASE64} if audio else {None, protocol.BASE64, "str"}):
+    if content not in ((None, protocol.BASE64) if audio else (None, protocol.BASE64, "str")):
         raise invalid(f"The content_type of the tensor {tensor.name} must be base64, or be omitted.")
     column: list[bytes] = []
     for index, value in enumerate(values):

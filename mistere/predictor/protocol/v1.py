@@ -15,6 +15,7 @@ from mistere.predictor.protocol.codec import (
     predicted_labels,
     response_parameters,
 )
+from mistere.predictor.protocol.parameters import read_parameters
 from mistere.predictor.settings import Limits
 from mistere.serving import protocol
 
@@ -28,9 +29,7 @@ def decode_v1(body: dict[str, Any], model: EmotionModel, limits: Limits) -> list
     Raises:
         RequestError: the body is invalid.
     """
-    parameters = body.get("parameters") or {}
-    if not isinstance(parameters, dict) or not isinstance(parameters.get(protocol.DETAIL, False), bool):
-        raise invalid("The parameters must be a JSON object, and detail in it true or false.")
+    detail = bool(read_parameters(body.get("parameters"), "a request").get(protocol.DETAIL, False))
     instances = body.get("instances")
     if not isinstance(instances, list) or not instances:
         raise invalid('The body must be {"instances": [{"utterances": [...]}]} with at least one instance.')
@@ -45,7 +44,7 @@ def decode_v1(body: dict[str, Any], model: EmotionModel, limits: Limits) -> list
         check_length(total, limits)
         turns = [_turn(utterance, index) for index, utterance in enumerate(utterances)]
         check_turns(turns, model)
-        dialogues.append(DialogueRequest(turns=turns, detail=parameters.get(protocol.DETAIL, False)))
+        dialogues.append(DialogueRequest(turns=turns, detail=detail))
     return dialogues
 
 

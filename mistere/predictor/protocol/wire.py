@@ -15,9 +15,10 @@ import orjson
 from google.protobuf.message import DecodeError
 from kserve import InferInput, InferRequest, InferResponse
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
-from kserve.protocol.infer_type import RequestedOutput, to_grpc_parameters, to_http_parameters
+from kserve.protocol.infer_type import RequestedOutput, to_grpc_parameters
 
 from mistere.predictor.errors import invalid, printable
+from mistere.predictor.protocol.parameters import check_count, read_grpc_parameters, read_parameters
 from mistere.serving import protocol
 
 INLINE_BYTES = 1 << 18
@@ -28,8 +29,6 @@ serving_speed``, parts ``overhead`` and ``conversation``). A larger request woul
 """
 
 _MAX_ID = 256
-_MAX_ITEMS = 64
-"""The most tensors, outputs or parameters of a request; each becomes an object many times the size of its bytes."""
 _LENGTH = struct.Struct("<I")
 
 
@@ -53,25 +52,10 @@ def parse_json(body: bytes) -> dict[str, Any]:
     return value
 
 
-def _check_count(count: int, what: str) -> None:
-    """Reject more items than any request needs, before they become objects."""
-    if count > _MAX_ITEMS:
-        raise invalid(f"There are {count} {what}; a request may have {_MAX_ITEMS}.")
-
-
-def _object(value: Any, where: str) -> dict[str, Any]:
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise invalid(f"The parameters of {where} must be a JSON object.")
-    _check_count(len(value), "parameters")
-    return value
-
-
 def _list(value: Any, where: str) -> list[dict[str, Any]]:
     if not isinstance(value, list):
         raise invalid(f"{where} must be a list of JSON objects.")
-    _check_count(len(value), where)
+    check_count(len(value), where)
     if not all(isinstance(item, dict) for item in value):
         raise invalid(f"{where} must be a list of JSON objects.")
     return value
@@ -128,13 +112,13 @@ def read_rest(body: bytes, header: str | None, model_name: str) -> InferRequest:
         shape, datatype = item.get("shape"), item.get("datatype")
         if not isinstance(shape, list) or not isinstance(datatype, str):
             raise invalid(f"The tensor {printable(name)!r} needs a shape and a datatype.")
-        parameters = _object(item.get("parameters"), "a tensor")
+        parameters = read_parameters(item.get("parameters"), "a tensor")
         data = item.get("data")
         size = parameters.get(protocol.BINARY_SIZE)
         if size is not None:
             if data is not None:
                 raise invalid(f"The tensor {printable(name)!r} has both data and binary data.")
-            if type(size) is not int or not 0 <= size <= len(rest):
+            if not isinstance(size, int) or not 0 <= size <= len(rest):
                 raise invalid(f"The binary_data_size of the tensor {printable(name)!r} does not match the body.")
             data = read_raw(bytes(rest[:size]), datatype, name)
             rest = rest[size:]
@@ -145,9 +129,7 @@ def read_rest(body: bytes, header: str | None, model_name: str) -> InferRequest:
         inputs.append(InferInput(name, shape, datatype, data=data, parameters=parameters))
     if len(rest):
         raise invalid("The body is longer than its JSON part and its tensors together.")
-    parameters = _object(content.get("parameters"), "a request")
-    if not isinstance(parameters.get(protocol.BINARY_OUTPUT, False), bool):
-        raise invalid(f"The parameter {protocol.BINARY_OUTPUT} must be true or false.")
+    parameters = read_parameters(content.get("parameters"), "a request")
     return InferRequest(
         model_name=model_name,
         infer_inputs=inputs,
@@ -163,11 +145,8 @@ def _requested(outputs: Any, binary: bool) -> list[RequestedOutput] | None:
     wanted: dict[str, RequestedOutput] = {}
     for item in _list(outputs, "outputs"):
         name = _name(item, "outputs")
-        parameters = _object(item.get("parameters"), "an output")
-        value = parameters.get(protocol.BINARY_DATA, binary)
-        if not isinstance(value, bool):
-            raise invalid(f"The parameter {protocol.BINARY_DATA} of an output must be true or false.")
-        wanted[name] = RequestedOutput(name, {protocol.BINARY_DATA: value})
+        parameters = read_parameters(item.get("parameters"), "an output")
+        wanted[name] = RequestedOutput(name, {protocol.BINARY_DATA: parameters.get(protocol.BINARY_DATA, binary)})
     return list(wanted.values()) or None
 
 
@@ -215,10 +194,8 @@ def read_grpc(message: bytes) -> tuple[InferRequest, bool]:
     except (DecodeError, UnicodeDecodeError) as error:
         raise invalid("The message is not a ModelInferRequest.") from error
     raw = request.raw_input_contents
-    _check_count(len(request.inputs), "inputs")
-    _check_count(len(request.outputs), "outputs")
-    for holder in (request, *request.inputs):
-        _check_count(len(holder.parameters), "parameters")
+    check_count(len(request.inputs), "inputs")
+    check_count(len(request.outputs), "outputs")
     if raw and len(raw) != len(request.inputs):
         raise invalid(f"There are {len(request.inputs)} inputs and {len(raw)} raw contents.")
     inputs: list[InferInput] = []
@@ -232,13 +209,13 @@ def read_grpc(message: bytes) -> tuple[InferRequest, bool]:
             data = np.array(tensor.contents.fp32_contents, dtype=np.float32)
         else:
             data = list(tensor.contents.bytes_contents)
-        parameters = to_http_parameters(tensor.parameters)
+        parameters = read_grpc_parameters(tensor.parameters, "a tensor")
         inputs.append(InferInput(tensor.name, list(tensor.shape), tensor.datatype, data=data, parameters=parameters))
     parsed = InferRequest(
         model_name=request.model_name,
         infer_inputs=inputs,
         request_id=checked_id(request.id),
-        parameters=to_http_parameters(request.parameters),
+        parameters=read_grpc_parameters(request.parameters, "a request"),
         request_outputs=[RequestedOutput(output.name) for output in request.outputs] or None,
         from_grpc=True,
         model_version=request.model_version,
