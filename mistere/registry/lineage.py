@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mistere.artifacts.identities import RUN_FIELDS, EncoderIdentity, RunIdentity, gather_encoders, gather_fields
+from mistere.artifacts.locations import recorded_location, resolved_location
 from mistere.artifacts.object_store import MissingObjectError, ObjectStore
 from mistere.common.errors import ArtifactError
 from mistere.common.paths import LOCK_FILE
@@ -77,6 +78,10 @@ class Lineage(BaseModel):
         )
 
 
+_LOCATIONS = ("bundle_location", "data_remote")
+"""Fields that are recorded relative to the store if they are in it or beside it."""
+
+
 def lineage_key(bundle_digest: str) -> str:
     """The key of a bundle's lineage in the store."""
     return f"lineage/{bundle_digest}.json"
@@ -91,7 +96,10 @@ def write_lineage(store: ObjectStore, lineage: Lineage) -> Lineage:
             stored = None
         if stored is not None and stored.reproducible:
             return stored
-    store.write(lineage_key(lineage.bundle_digest), lineage.model_dump_json(indent=1).encode())
+    recorded = lineage.model_copy(
+        update={name: recorded_location(store, getattr(lineage, name)) for name in _LOCATIONS}
+    )
+    store.write(lineage_key(lineage.bundle_digest), recorded.model_dump_json(indent=1).encode())
     return lineage
 
 
@@ -103,7 +111,7 @@ def read_lineage(store: ObjectStore, bundle_digest: str) -> Lineage:
     """
     key = lineage_key(bundle_digest)
     try:
-        return Lineage.model_validate_json(store.read(key)[0])
+        lineage = Lineage.model_validate_json(store.read(key)[0])
     except MissingObjectError as error:
         raise ArtifactError(
             f"bundle {bundle_digest[:12]} has no lineage ({store.location(key)}): register it by a run first."
@@ -113,6 +121,7 @@ def read_lineage(store: ObjectStore, bundle_digest: str) -> Lineage:
             f"{store.location(key)} is damaged: it holds no valid lineage",
             "delete it and register the bundle again by a run",
         ) from error
+    return lineage.model_copy(update={name: resolved_location(store, getattr(lineage, name)) for name in _LOCATIONS})
 
 
 def this_environment() -> Environment:

@@ -115,7 +115,7 @@ def release(
             )
         undo = roll_out(acquired.renew_lease) if roll_out else None
         acquired.update(state="deployed")
-        store.write(deployment_key(deployment.service), deployment.model_dump_json(indent=1).encode())
+        store.write(deployment_key(deployment.service), deployment.recorded(store))
         move_champion(store, seen, champion)
         moved = True
         mirror(champion)
@@ -201,14 +201,15 @@ def recover(store: ObjectStore, mirror: Mirror, service: str) -> str:
     moved = journal.state == "deployed" and pointer.digest == journal.champion.bundle_digest
     finished = moved and pointer.champion is not None
     if finished and pointer.champion is not None:
-        store.write(deployment_key(service), journal.deployment.model_dump_json(indent=1).encode())
+        store.write(deployment_key(service), journal.deployment.recorded(store))
         mirror(pointer.champion)
         summary = "A release that was interrupted after it had moved the champion was completed."
     else:
         if journal.deployment.mode != "local":
             from mistere.serving.kserve.cluster_release import undo_interrupted
 
-            undo_interrupted(journal.deployment, journal.deployment_before)
+            before = journal.deployment_before
+            undo_interrupted(journal.deployment, Deployment.parse(store, before) if before else None)
         _restore_deployment(store, journal)
         if pointer.champion is not None:
             mirror(pointer.champion)
@@ -245,9 +246,7 @@ def is_released(store: ObjectStore, deployment: Deployment) -> bool:
     try:
         record = _read(store, deployment.service)
         complete = record is not None and record[0].state == "done" and record[0].deployment == deployment
-        return (
-            complete and Deployment.model_validate_json(store.read(deployment_key(deployment.service))[0]) == deployment
-        )
+        return complete and Deployment.parse(store, store.read(deployment_key(deployment.service))[0]) == deployment
     except (MistereError, ValueError):
         return False
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from mistere.artifacts.locations import recorded_location, resolved_location
 from mistere.artifacts.object_store import MissingObjectError, ObjectStore
 from mistere.common.errors import ArtifactError, MistereError, UsageError
 from mistere.config.deployment import Mode
@@ -38,6 +39,22 @@ class Deployment(BaseModel):
     image: str = ""
     settings: dict[str, Any] = Field(default_factory=dict)
 
+    def recorded(self, store: ObjectStore) -> bytes:
+        """The content of the pointer in the store, where a bundle of this store is recorded relative to it."""
+        location = recorded_location(store, self.bundle_location)
+        return self.model_copy(update={"bundle_location": location}).model_dump_json(indent=1).encode()
+
+    @classmethod
+    def parse(cls, store: ObjectStore, recorded: str | bytes) -> Deployment:
+        """Read the content of a pointer.
+
+        Raises:
+            ValidationError: it is no pointer.
+            ArtifactError: the bundle's location leads out of the store.
+        """
+        pointer = cls.model_validate_json(recorded)
+        return pointer.model_copy(update={"bundle_location": resolved_location(store, pointer.bundle_location)})
+
 
 def deployment_key(service: str) -> str:
     """The key of a service's pointer in the store."""
@@ -63,7 +80,7 @@ def read_deployment(store: ObjectStore, service: str) -> Deployment:
     """
     key = deployment_key(service)
     try:
-        return Deployment.model_validate_json(store.read(key)[0])
+        return Deployment.parse(store, store.read(key)[0])
     except MissingObjectError as error:
         raise UsageError(f"nothing is deployed in {store.uri}: run `mistere run` first, or name a bundle.") from error
     except ValidationError as error:

@@ -9,6 +9,7 @@ import typer
 
 from mistere.common.errors import MistereError, UsageError
 from mistere.common.os_errors import disk_error
+from mistere.common.processes.standard_streams import guard_streams
 from pipelines.cli.command_group import HELP_OPTIONS, CommandGroup
 from pipelines.cli.data_app import data_app
 from pipelines.cli.experiment_app import experiment_app
@@ -58,10 +59,14 @@ def options(
 
 def main() -> NoReturn:
     """Run the command line. An expected error is printed as one line, and with ``--verbose`` as a traceback."""
+    guard_streams()
     verbose = "--verbose" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--verbose"]
     try:
-        raise SystemExit(app(args=arguments, prog_name="mistere", standalone_mode=False))
+        code = app(args=arguments, prog_name="mistere", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where a reader that is gone still sets the exit code
+        raise SystemExit(code)
     except Exception as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # typer does not export its copy of click's exceptions
             print(error.format_message(), file=sys.stderr)  # type: ignore[attr-defined]

@@ -40,11 +40,14 @@ def demo(
     port: Annotated[int, typer.Option(help="Port of the page.", min=0, max=65535)] = 7860,
     host: Listen = "127.0.0.1",
     output: Output = Path("output"),
+    public_url: Annotated[
+        str, typer.Option(metavar="URL", help="Address of the page behind a proxy, https://demo.example.org.")
+    ] = "",
 ) -> None:
     """Serve a web page to try a model by typing or speaking, until interrupted."""
     from pipelines.cli.commands.demo import demo as command
 
-    command(bundle, url, output, host, port)
+    command(bundle, url, output, host, port, public_url)
 
 
 @serving_app.command()

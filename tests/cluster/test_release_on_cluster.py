@@ -284,10 +284,10 @@ def test_a_rollout_renews_its_lease(cluster: Cluster, store: LocalStore, monkeyp
 def test_a_pointer_of_an_earlier_release_is_a_local_deployment(store: LocalStore) -> None:
     store.write(
         "deployments/mistere/deployment.json",
-        b'{"service": "mistere", "bundle_location": "x", "bundle_digest": "y", "model_version": "1"}',
+        b'{"service": "mistere", "bundle_location": "/x", "bundle_digest": "y", "model_version": "1"}',
     )
     pointer = read_deployment(store, "mistere")
-    assert pointer == Deployment(service="mistere", bundle_location="x", bundle_digest="y", model_version="1")
+    assert pointer == Deployment(service="mistere", bundle_location="/x", bundle_digest="y", model_version="1")
     assert pointer.mode == "local"
 
 

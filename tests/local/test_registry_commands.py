@@ -164,9 +164,9 @@ def test_a_damaged_bundle_is_not_promoted(registry: Registry, tmp_path: Path) ->
     copy = Registry(registry.tree, registry.data, tmp_path / "output", registry.first, registry.second)
     shutil.copytree(registry.output, copy.output)
     digest = registry.versions()["1"]["bundle_digest"]
-    lineage = read_lineage(copy.store, digest)
-    moved = lineage.model_copy(update={"bundle_location": str(copy.output / "store/artifacts/ModelBundle" / digest)})
-    copy.store.write(lineage_key(digest), moved.model_dump_json().encode())
+    lineage, pointer = read_lineage(copy.store, digest), read_deployment(copy.store, "mistere")
+    for location in (lineage.bundle_location, lineage.data_remote, pointer.bundle_location):
+        assert Path(location).is_relative_to(copy.output) and Path(location).is_dir()
     weights = copy.store.local_path(f"artifacts/ModelBundle/{digest}/mixture.safetensors")
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1

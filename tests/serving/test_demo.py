@@ -24,6 +24,7 @@ from mistere.serving.client import DialogueClient, EndpointError, EndpointPredic
 from pipelines.cli.commands import demo
 from pipelines.cli.demo import rendering
 from pipelines.cli.demo.conversation import Conversation, ConversationTurn, judged
+from pipelines.cli.demo.origin import AllowedHosts, check_public_url
 from pipelines.cli.demo.server import closed_page, listen
 from pipelines.cli.demo.sound import as_flac, take_recording
 from tests.serving.conftest import Server, clip, free_port
@@ -245,7 +246,71 @@ def test_the_page_loads_nothing_from_other_hosts() -> None:
     assert headers[b"content-length"] == b"28" and b"default-src 'self'" in headers[b"content-security-policy"]
 
 
-def _ask(path: str) -> list[dict[str, Any]]:
+LOCAL, PUBLIC = AllowedHosts("127.0.0.1"), AllowedHosts("0.0.0.0", "https://demo.example.org")
+
+
+@pytest.mark.parametrize(
+    ("hosts", "host", "origin", "status"),
+    [
+        (LOCAL, "127.0.0.1:7860", None, 200),
+        (LOCAL, "localhost:7860", "http://localhost:7860", 200),
+        (LOCAL, "[::1]:7860", "http://[::1]:7860", 200),
+        (LOCAL, "LOCALHOST:9000", "http://localhost:9000", 200),  # a port that SSH forwards
+        (LOCAL, "rebound.example:7860", "http://rebound.example:7860", 421),
+        (LOCAL, "localhost.rebound.example", None, 421),
+        (LOCAL, "127.0.0.1.rebound.example", None, 421),
+        (LOCAL, "192.168.0.9:7860", None, 421),
+        (LOCAL, "demo.example.org", None, 421),
+        (LOCAL, "user@localhost@rebound.example", None, 421),
+        (LOCAL, "", None, 421),
+        (LOCAL, None, None, 421),
+        (LOCAL, "[::1", None, 421),
+        (LOCAL, "localhost:7860", "http://rebound.example:7860", 403),
+        (LOCAL, "localhost:7860", "http://localhost:3000", 403),
+        (LOCAL, "localhost:7860", "https://localhost:7860", 403),
+        (LOCAL, "localhost:7860", "null", 403),
+        (LOCAL, "localhost:7860", "", 403),
+        (PUBLIC, "192.168.0.9:7860", "http://192.168.0.9:7860", 200),
+        (PUBLIC, "demo.example.org", "https://demo.example.org", 200),
+        (PUBLIC, "127.0.0.1:7860", "https://demo.example.org", 200),  # a proxy that sends its own Host
+        (PUBLIC, "demo.example.org", "https://other.example.org", 403),
+        (PUBLIC, "rebound.example", "https://demo.example.org", 421),
+    ],
+)
+def test_only_the_page_itself_is_answered(
+    hosts: AllowedHosts, host: str | None, origin: str | None, status: int
+) -> None:
+    given = [(b"host", host), (b"origin", origin)]
+    headers = [(name, value.encode()) for name, value in given if value is not None]
+    for path in ("/", "/gradio_api/queue/join"):
+        assert _ask(path, headers, hosts)[0]["status"] == status
+
+
+def test_repeated_hosts_and_websockets_are_refused() -> None:
+    twice = [(b"host", b"localhost:7860"), (b"host", b"rebound.example")]
+    assert _ask("/", twice)[0]["status"] == 421
+    assert _ask("/", twice[:1], kind="websocket") == [{"type": "websocket.close", "code": 1008}]
+
+
+def test_a_public_url_is_an_address_without_a_path() -> None:
+    for url in (
+        "demo.example.org",
+        "https://demo.example.org/page",
+        "ftp://demo.example.org",
+        "https://me@x",
+        "https://",
+    ):
+        with pytest.raises(UsageError, match="--public-url"):
+            check_public_url(url)
+    check_public_url("https://demo.example.org/")
+
+
+def _ask(
+    path: str,
+    headers: Sequence[tuple[bytes, bytes]] = ((b"host", b"localhost"),),
+    hosts: AllowedHosts = LOCAL,
+    kind: str = "http",
+) -> list[dict[str, Any]]:
     async def inner(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"99")]})
         await send({"type": "http.response.body", "body": b'<meta name="a" content="b"/><meta\n', "more_body": True})
@@ -259,7 +324,8 @@ def _ask(path: str) -> list[dict[str, Any]]:
     async def receive() -> dict[str, Any]:
         return {"type": "http.request"}
 
-    asyncio.run(closed_page(inner)({"type": "http", "path": path, "headers": []}, receive, send))
+    scope = {"type": kind, "path": path, "headers": list(headers)}
+    asyncio.run(closed_page(inner, hosts)(scope, receive, send))
     return sent
 
 

@@ -50,12 +50,11 @@ def on_cluster(deployment: Deployment, config: DeploymentConfig, image: str) -> 
     return deployment.model_copy(update={"mode": config.mode, "image": image, "settings": settings})
 
 
-def undo_interrupted(deployment: Deployment, before: str) -> None:
+def undo_interrupted(deployment: Deployment, before: Deployment | None) -> None:
     """Undo the roll-out of a process that was killed.
 
     Args:
         deployment: the interrupted deployment.
-        before: the deployment's previous pointer, as JSON; empty if there was none.
+        before: the deployment's previous pointer; None if there was none.
     """
-    pointer = Deployment.model_validate_json(before) if before else None
-    ClusterDeployment(connect(), deployment, lambda _: None).undo(pointer)
+    ClusterDeployment(connect(), deployment, lambda _: None).undo(before)

@@ -17,11 +17,12 @@ from mistere.common.errors import MistereError, UsageError
 from mistere.common.urls import endpoint_of
 from mistere.serving.client import DialogueClient, EndpointError, EndpointPrediction
 from pipelines.cli.demo.conversation import ConversationTurn
+from pipelines.cli.demo.origin import AllowedHosts, check_public_url
 
 _WAIT_SECONDS = 5.0
 
 
-def demo(bundle: str | None, url: str | None, output: Path, host: str, port: int) -> None:
+def demo(bundle: str | None, url: str | None, output: Path, host: str, port: int, public_url: str = "") -> None:
     """Serve the page until interrupted.
 
     Args:
@@ -30,9 +31,10 @@ def demo(bundle: str | None, url: str | None, output: Path, host: str, port: int
         output: the folder of ``mistere run``.
         host: address to listen on.
         port: port to listen on.
+        public_url: the address of the page behind a proxy; empty for none.
 
     Raises:
-        UsageError: Gradio is not installed, nothing is deployed, the port is taken, or the address is invalid.
+        UsageError: Gradio is not installed, nothing is deployed, the port is taken, or an address is invalid.
         MistereError: the predictor does not become ready.
     """
     if importlib.util.find_spec("gradio") is None:
@@ -40,12 +42,15 @@ def demo(bundle: str | None, url: str | None, output: Path, host: str, port: int
     signal.signal(signal.SIGTERM, _leave)
     from pipelines.cli.demo.server import listen
 
+    if public_url:
+        check_public_url(public_url)
+    hosts = AllowedHosts(host, public_url)
     with listen(host, port) as listener:
         if url is None:
-            _with_predictor(bundle, output, listener)
+            _with_predictor(bundle, output, listener, hosts)
         else:
             client = _running(url)
-            _serve(client, endpoint_of(url), _example(bundle) if bundle else [], listener)
+            _serve(client, endpoint_of(url), _example(bundle) if bundle else [], listener, hosts)
 
 
 def _running(url: str) -> DialogueClient:
@@ -63,7 +68,7 @@ def _running(url: str) -> DialogueClient:
     return client
 
 
-def _with_predictor(bundle: str | None, output: Path, listener: socket.socket) -> None:
+def _with_predictor(bundle: str | None, output: Path, listener: socket.socket, hosts: AllowedHosts) -> None:
     """Start a predictor, and serve the page until interrupted."""
     from mistere.artifacts.object_store import LocalStore
     from mistere.config.deployment import DeploymentConfig
@@ -82,11 +87,15 @@ def _with_predictor(bundle: str | None, output: Path, listener: socket.socket) -
                 wait_ready(DeploymentConfig().ready_timeout)
             except EndpointError as error:
                 raise MistereError(f"the predictor did not become ready: {error}{last_line(log)}") from error
-            _serve(client, "a predictor on this machine", _example(location), listener)
+            _serve(client, "a predictor on this machine", _example(location), listener, hosts)
 
 
 def _serve(
-    client: DialogueClient, destination: str, example: Sequence[ConversationTurn], listener: socket.socket
+    client: DialogueClient,
+    destination: str,
+    example: Sequence[ConversationTurn],
+    listener: socket.socket,
+    hosts: AllowedHosts,
 ) -> None:
     with tempfile.TemporaryDirectory(prefix="mistere-demo-") as uploads:
         # Gradio reads these when it is imported.
@@ -97,7 +106,9 @@ def _serve(
         from pipelines.cli.demo.server import serve_page
 
         page = build_page(partial(_ask, client), destination, example)
-        serve_page(page, listener, lambda address: print(f"the page is at {address}  stop with Ctrl-C", flush=True))
+        serve_page(
+            page, listener, hosts, lambda address: print(f"the page is at {address}  stop with Ctrl-C", flush=True)
+        )
 
 
 def _ask(client: DialogueClient, turns: Sequence[ConversationTurn]) -> EndpointPrediction:

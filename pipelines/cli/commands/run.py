@@ -145,3 +145,7 @@ def _follow(process: subprocess.Popen[bytes], events: Path, store: LocalStore, r
             raise MistereError(
                 f"interrupted; finished steps are kept in {store.uri}, and the same command resumes from there."
             ) from None
+        except SystemExit:  # nothing reads the output any more
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mistere.common.errors import UsageError
 from pipelines.cli.demo import page as pages
+from pipelines.cli.demo.origin import AllowedHosts
 from pipelines.cli.demo.rendering import style
 
 if TYPE_CHECKING:
@@ -49,12 +50,15 @@ _OTHER_HOSTS: Final = re.compile(rb"<meta\s[^>]*content=\"https?://[^>]*>\s*")
 _MAX_UPLOAD: Final = "8mb"
 
 
-def serve_page(page: gradio.Blocks, listener: socket.socket, on_ready: Callable[[str], object]) -> None:
+def serve_page(
+    page: gradio.Blocks, listener: socket.socket, hosts: AllowedHosts, on_ready: Callable[[str], object]
+) -> None:
     """Serve until interrupted.
 
     Args:
         page: result of :func:`pipelines.cli.demo.page.build_page`.
         listener: result of :func:`listen`; closed at the end.
+        hosts: the names of the page.
         on_ready: called with the page's address.
     """
     import fastapi
@@ -80,19 +84,30 @@ def serve_page(page: gradio.Blocks, listener: socket.socket, on_ready: Callable[
         host, port = listener.getsockname()[:2]
         named = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
         on_ready(f"http://{named}:{port}")
-        config = uvicorn.Config(closed_page(outer), log_level="warning", access_log=False, timeout_graceful_shutdown=2)
+        config = uvicorn.Config(
+            closed_page(outer, hosts), log_level="warning", access_log=False, timeout_graceful_shutdown=2
+        )
         uvicorn.Server(config).run(sockets=[listener])
 
 
-def closed_page(inner: Application) -> Application:
+def closed_page(inner: Application, hosts: AllowedHosts) -> Application:
     """Restrict Gradio's server to the page, and add a content security policy that allows only this server.
 
-    Gradio's API, proxy and monitoring return 404; tags that name other hosts are removed.
+    Gradio's API, proxy and monitoring return 404; tags that name other hosts are removed. Requests for other hosts and from
+    other pages are refused, and so is every WebSocket: the page opens none.
     """
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+            return
         if scope["type"] != "http":
             await inner(scope, receive, send)
+            return
+        if refusal := hosts.refusal(scope["headers"]):
+            status, text = refusal
+            await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"text/plain")]})
+            await send({"type": "http.response.body", "body": text})
             return
         if not _ALLOWED_PATHS.fullmatch(scope["path"]):
             await send({"type": "http.response.start", "status": 404, "headers": [(b"content-type", b"text/plain")]})

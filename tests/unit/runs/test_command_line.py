@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 from importlib.metadata import version
@@ -13,11 +15,14 @@ from pathlib import Path
 import pytest
 import typer
 
+from mistere.artifacts.object_store import LocalStore
 from mistere.common.digests.code import git_state
 from mistere.common.paths import PROJECT_ROOT
 from mistere.common.processes.child_environment import child_environment
+from mistere.common.processes.standard_streams import GuardedStream
 from pipelines.cli.app import app
 from pipelines.cli.commands.registry.replay import command_module
+from pipelines.cli.commands.run import _follow
 
 
 def run(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -75,6 +80,30 @@ def test_command_list_shows_untruncated_descriptions(tmp_path: Path) -> None:
             first = " ".join((child.help or "").split("\n\n")[0].split())
             assert first and f"{name} {first}" in listed, (path, name)
         assert "..." not in listed
+
+
+def test_output_without_a_reader_ends_the_command_like_sigpipe(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "mistere", "--help"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=child_environment(), stdout=writer, stderr=subprocess.PIPE, timeout=120, check=False
+    )
+    os.close(writer)
+    assert done.returncode == 141 and done.stderr == b""
+
+
+def test_a_run_whose_output_nobody_reads_ends_with_its_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    events = tmp_path / "events.jsonl"
+    event = {"event": "done", "time": 0.0, "task": "pull_data", "seconds": 1.0, "message": ""}
+    events.write_text(json.dumps(event) + "\n")
+    with os.fdopen(writer, "w") as output, subprocess.Popen(["sleep", "100"], start_new_session=True) as stages:
+        monkeypatch.setattr(sys, "stdout", GuardedStream(output))
+        with pytest.raises(SystemExit) as ended:
+            _follow(stages, events, LocalStore(tmp_path), "run")
+        assert ended.value.code == 141 and stages.wait(10) == -signal.SIGKILL
 
 
 def test_a_group_without_a_command_shows_its_help(tmp_path: Path) -> None:
