@@ -36,9 +36,9 @@ from mistere.artifacts.object_store import LocalStore, ObjectStore, open_store
 from mistere.common.digests.code import git_state, source_digest
 from mistere.common.errors import ArtifactError, ExitCode, MistereError, UsageError
 from mistere.common.os_errors import disk_error
-from mistere.common.processes.parent_death import die_with_parent
+from mistere.common.processes.run_locks import end_with_runner
 from mistere.common.processes.threads import limit_spinning
-from mistere.common.progress import EVENTS_VARIABLE, emit
+from mistere.common.progress import emit
 from mistere.config.base import Section
 from mistere.engine.attempts import AttemptsExhaustedError, begin_attempt, forget_attempts
 from mistere.engine.finished_steps import find_finished, remember
@@ -119,8 +119,7 @@ def execute(
     """
     limit_spinning()
     use_storage_variables()
-    if os.environ.get(EVENTS_VARIABLE):
-        die_with_parent()
+    end_with_runner()
     context = RunContext.model_validate(dict(run))
     store = open_store(context.store)
     task = f"{stage.name}-{modality}" if modality else stage.name

@@ -1,4 +1,7 @@
-"""SIGKILL in each stage: the same command resumes from the finished steps and gives the same model."""
+"""SIGKILL in each stage: the same command resumes from the finished steps and gives the same model.
+
+Where only the command or the runner is killed, the stages end themselves before the next run starts.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,8 +34,8 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Run:
     return run(tmp_path_factory.mktemp("uninterrupted"), data)
 
 
-def kill_in(task: str, output: Path, data: Path) -> None:
-    """Start a run and send SIGKILL to all its processes while ``task`` runs."""
+def kill_in(task: str, output: Path, data: Path, kill: Callable[[int], None] | None = None) -> None:
+    """Start a run and send SIGKILL to all its processes, or those that ``kill`` chooses, while ``task`` runs."""
     earlier_runs = set((output / "runs").glob("*")) if (output / "runs").is_dir() else set()
     process = subprocess.Popen(
         [
@@ -58,9 +62,13 @@ def kill_in(task: str, output: Path, data: Path) -> None:
             assert process.poll() is None and time.monotonic() < deadline, f"{task} did not start"
             time.sleep(0.02)
         time.sleep(0.3)
+        if kill is not None:
+            kill(process.pid)
+            process.wait()
     finally:
-        _kill_tree(process.pid)
-        process.wait()
+        if process.poll() is None:
+            _kill_tree(process.pid)
+            process.wait()
 
 
 def _is_running(task: str, output: Path, earlier_runs: set[Path]) -> bool:
@@ -76,14 +84,41 @@ def _is_running(task: str, output: Path, earlier_runs: set[Path]) -> bool:
 
 def _kill_tree(pid: int) -> None:
     """Kill a process and its descendants, including those in other sessions."""
-    children = Path(f"/proc/{pid}/task/{pid}/children")
-    descendants = [int(child) for child in children.read_text().split()] if children.is_file() else []
+    descendants = _children(pid)
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         return
     for child in descendants:
         _kill_tree(child)
+
+
+def _children(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in children.read_text().split()] if children.is_file() else []
+
+
+def _kill_command(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+def _kill_runner(pid: int) -> None:
+    (runner,) = _children(pid)
+    os.kill(runner, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("kill", [_kill_command, _kill_runner])
+def test_the_stages_of_a_killed_runner_end_and_record_nothing(
+    kill: Callable[[int], None], uninterrupted: Run, tmp_path: Path, data: Path
+) -> None:
+    kill_in("finetune_encoder-text", tmp_path, data, kill)
+    resumed = run(tmp_path, data)
+    assert resumed.code == 0, resumed.text
+    killed = min((tmp_path / "store" / "runs").iterdir())
+    records = [json.loads(path.read_text()) for path in (killed / "stages").glob("*.json")]
+    assert records and "failed" not in {record["status"] for record in records}
+    champion = read_champion(LocalStore(tmp_path / "store")).digest
+    assert champion == read_champion(LocalStore(uninterrupted.output / "store")).digest
 
 
 @pytest.mark.parametrize("task", TASKS)

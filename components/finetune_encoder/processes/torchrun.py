@@ -13,6 +13,7 @@ from typing import Any
 
 from components.finetune_encoder.processes.worker import FAILURE
 from mistere.common.processes.child_environment import child_environment
+from mistere.common.processes.parent_death import die_with_parent
 
 Failure = dict[str, Any]
 """How a process failed.
@@ -40,7 +41,9 @@ def run_torchrun(job: Path, options: Sequence[str]) -> list[Failure]:
     environment = child_environment(OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", "1"))
     command = [sys.executable, "-m", "torch.distributed.run", f"--shutdown-timeout={_SHUTDOWN_SECONDS}", *options]
     process = subprocess.Popen(
-        [*command, "-m", "components.finetune_encoder.processes.worker", str(job)], env=environment
+        [*command, "-m", "components.finetune_encoder.processes.worker", str(job)],
+        env=environment,
+        preexec_fn=die_with_parent,
     )
     terminated = False
 

@@ -12,6 +12,8 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from mistere.common.errors import ExitCode, MistereError
+from mistere.common.processes.parent_death import die_with_parent
+from mistere.common.processes.run_locks import end_with_runner
 
 CURVE = "curve.json"
 FAILURE = "failure-{}.json"
@@ -20,6 +22,8 @@ FAILURE = "failure-{}.json"
 
 def main(path: Path) -> None:
     """Train as one of several processes."""
+    die_with_parent()
+    end_with_runner()
     import torch
 
     from components.finetune_encoder.training.checkpointing import PreemptedError

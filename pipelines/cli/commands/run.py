@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -10,15 +9,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 from mistere.artifacts.object_store import LocalStore
 from mistere.artifacts.s3_probe import use_data_endpoint
 from mistere.artifacts.signing import SIGNING_KEY_VARIABLE, check_signer
 from mistere.common.digests.code import git_state
 from mistere.common.errors import MistereError
+from mistere.common.processes.run_locks import only_run
 from mistere.config.loader import Config
 from mistere.data.versions import pin
 from mistere.engine.stage import RunContext, new_run_id
@@ -44,11 +45,13 @@ def run(profile: str, data: str | None, settings: Sequence[str], output: Path, t
         The exit code.
     """
     config = load_local_profile(profile, settings)
-    with _only_run(output) as store:
-        return _run(config, store, profile, data, tracking or f"sqlite:///{store.root.parent / 'mlflow.db'}")
+    store = _open_output(output)
+    with only_run(store.root.parent) as lock:
+        _delete_partial_outputs(store)
+        return _run(config, store, lock, profile, data, tracking or f"sqlite:///{store.root.parent / 'mlflow.db'}")
 
 
-def _run(config: Config, store: LocalStore, profile: str, data: str | None, tracking: str) -> int:
+def _run(config: Config, store: LocalStore, lock: IO[str], profile: str, data: str | None, tracking: str) -> int:
     check_support(config.deployment, store.uri)
     check_signer(
         config.deployment.bundle_key,
@@ -75,26 +78,11 @@ def _run(config: Config, store: LocalStore, profile: str, data: str | None, trac
     write_run_info(store, context, RunOrigin.of(config, ["mistere", *sys.argv[1:]], source, pinned))
     arguments = folder / "arguments.json"
     arguments.write_text(json.dumps(pipeline_arguments(config, context)), encoding="utf-8")
-    process = start(arguments, folder / "kfp", folder / "events.jsonl", folder / "kfp.log")
+    process = start(arguments, folder / "kfp", folder / "events.jsonl", folder / "kfp.log", lock)
     _follow(process, folder / "events.jsonl", store, run_id)
     outcome = read_outcome(store, run_id)
     summary(outcome, store.root.parent, folder / "kfp.log")
     return outcome.exit_code
-
-
-@contextmanager
-def _only_run(output: Path) -> Iterator[LocalStore]:
-    """Lock the store of the output directory: two concurrent runs would write the same checkpoints."""
-    store = _open_output(output)
-    with (store.root.parent / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise MistereError(
-                f"another run is in progress in {store.root.parent}: wait for it, or choose another --output."
-            ) from None
-        _delete_partial_outputs(store)
-        yield store
 
 
 def _open_output(output: Path) -> LocalStore:
