@@ -19,6 +19,7 @@ KIND_OF_DIRECTORY = {
     "contract": "cluster",
     "e2e": "cluster",
     "gpu": "training",
+    "hostile": "unit",
     "local": "training",
     "manifests": "unit",
     "serving": "server",

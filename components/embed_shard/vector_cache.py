@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -27,6 +28,7 @@ from mistere.model.encoders.inputs import Transcript
 _KEY_BYTES = 16
 _CONNECTIONS = 8
 _OPEN_SEGMENTS = 4
+_SEGMENT = re.compile(r"[0-9a-f]{64}\.safetensors")
 
 
 def content_key(content: bytes | Transcript) -> bytes:
@@ -48,7 +50,7 @@ class VectorCache:
         self._store, self._progress = store, progress
         self._prefix = f"vectors/{identity}"
         self._local = store.local_path(self._prefix) or cache_directory("vectors", identity)
-        names = sorted(key.rsplit("/", 1)[1] for key in store.keys(self._prefix))
+        names = sorted(filter(_SEGMENT.fullmatch, (key.rsplit("/", 1)[1] for key in store.keys(self._prefix))))
         with ThreadPoolExecutor(_CONNECTIONS) as pool:
             segment_keys = list(pool.map(self._keys_of, names))
         self._segments = [name for name, keys in zip(names, segment_keys, strict=True) if keys is not None]

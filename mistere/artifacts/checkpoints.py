@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 
 from mistere.artifacts.object_store import LocalStore, ObjectStore
+from mistere.common.errors import ArtifactError
+from mistere.common.names import path_below
 from mistere.common.paths import cache_directory
 
 AFFECTS_RESULTS = False
@@ -41,7 +43,7 @@ class Checkpoints:
         names = [key[len(self._prefix) + 1 :] for key in self._store.keys(self._prefix)]
         complete = {name.removesuffix(_MARKER) for name in names if name.endswith(_MARKER)}
         for name in names:
-            path = self.directory / name
+            path = path_below(self.directory, name, self._store.location(self._prefix), ArtifactError, "delete it")
             if name.split("/")[0] in complete and not path.exists():
                 self._store.download(f"{self._prefix}/{name}", path)
 

@@ -11,6 +11,8 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from mistere.common.names import RelativeName, Segment
+
 
 class EncoderIdentity(BaseModel):
     """What identifies a fine-tuned encoder and the vectors that it makes."""
@@ -32,7 +34,7 @@ class EncoderDescription(BaseModel):
 
     identity: EncoderIdentity = EncoderIdentity()
     family: str = ""
-    base_digest: str = Field(
+    base_digest: Segment = Field(
         default="", description="Digest of the base encoder: weights, configuration, preprocessing."
     )
     dimension: int = 0
@@ -75,11 +77,11 @@ class RunIdentity(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    run_id: str = ""
+    run_id: Segment = ""
     profile: str = ""
-    commit: str = ""
+    commit: Segment = ""
     dirty: bool = False
-    schedule: str = ""
+    schedule: RelativeName = ""
 
 
 _FLAT_ENCODERS: Final = frozenset({"encoder_digests", "encoder_sources", "precisions"})

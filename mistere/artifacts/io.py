@@ -21,6 +21,7 @@ from mistere.artifacts.manifests import FileEntry, Manifest, canonical_digest
 from mistere.artifacts.object_store import LocalStore, MissingObjectError, ObjectStore
 from mistere.common.digests.files import digest_of, digest_once
 from mistere.common.errors import ArtifactError, MistereError
+from mistere.common.names import path_below, problem, shown
 from mistere.common.paths import cache_directory
 
 M = TypeVar("M", bound=Manifest)
@@ -35,12 +36,22 @@ class ArtifactHandle(Generic[M]):
     manifest: M
 
     def file(self, name: str) -> Path:
-        """The path of one of its files."""
-        return self.path / name
+        """The path of one of its files.
+
+        Raises:
+            ArtifactError: the name leads out of the folder.
+        """
+        return path_below(self.path, name, f"the artifact at {self.path}", ArtifactError, replacement(self.path))
 
 
 def artifact_key(kind: str, digest: str) -> str:
-    """Key of an artifact's folder in the store."""
+    """Key of an artifact's folder in the store.
+
+    Raises:
+        ArtifactError: the digest, which may come from a damaged record, is no single name.
+    """
+    if "/" in digest or problem(digest):
+        raise ArtifactError(f"{shown(digest)} is not the digest of a {kind}", "replace the record that names it")
     return f"artifacts/{kind}/{digest}"
 
 
@@ -210,7 +221,7 @@ def verify_directory(path: Path, cls: type[M], name: str = "", stored: str = "")
     for extra in sorted(set(_files_below(path)) - set(manifest.files) - {MANIFEST}):
         raise ArtifactError(f"{name} is damaged: {path / extra} is not in its manifest", remedy)
     for file, entry in manifest.files.items():
-        location = path / file
+        location = path_below(path, file, f"{name}: {path / MANIFEST}", ArtifactError, remedy)
         if not location.is_file():
             raise ArtifactError(f"{name} is damaged: {location} is missing", remedy)
         size = location.stat().st_size
@@ -262,7 +273,7 @@ def _fetch(store: ObjectStore, key: str, path: Path, cls: type[M], name: str) ->
     partial.mkdir(parents=True)
     try:
         for file in manifest.files:
-            store.download(f"{key}/{file}", partial / file)
+            store.download(f"{key}/{file}", path_below(partial, file, name, ArtifactError))
         (partial / MANIFEST).write_bytes(text)
         if path.exists():
             shutil.rmtree(path)

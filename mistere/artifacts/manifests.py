@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import PurePosixPath
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -24,6 +23,7 @@ from mistere.artifacts.identities import (
     gather_fields,
 )
 from mistere.common.modalities import Modality
+from mistere.common.names import Md5, OneLine, RelativeName, Segment, problem, shown
 from mistere.common.splits import Split
 
 
@@ -59,7 +59,7 @@ class Manifest(BaseModel):
 
     kind: str = ""
     schema_version: int = 1
-    digest: str = ""
+    digest: Segment = ""
     made_by: MadeBy | None = None
     inputs: dict[str, str] = Field(default_factory=dict)
     files: dict[str, FileEntry] = Field(default_factory=dict)
@@ -71,9 +71,8 @@ class Manifest(BaseModel):
     @classmethod
     def _files_stay_inside(cls, files: dict[str, FileEntry]) -> dict[str, FileEntry]:
         for name in files:
-            path = PurePosixPath(name)
-            if path.is_absolute() or ".." in path.parts or not path.parts or "\\" in name:
-                raise ValueError(f"{name!r} is not a file inside the artifact")
+            if reason := problem(name):
+                raise ValueError(f"{shown(name)} is not a file inside the artifact: it {reason}")
         return files
 
     def refers_to(self) -> list[tuple[str, str]]:
@@ -95,8 +94,8 @@ def canonical_digest(value: Any) -> str:
 class DatasetShard(BaseModel):
     """A parquet shard in the DVC remote, addressed by its MD5 as DVC does."""
 
-    name: str
-    md5: str
+    name: RelativeName
+    md5: Md5
     size: int
     split: Split
     rows: int
@@ -109,7 +108,7 @@ class UtteranceSet(Manifest):
 
     name: str
     dvc_digest: str
-    remote: str
+    remote: OneLine
     info_md5: str = Field(description="MD5 of dataset.yaml.")
     labels: list[str]
     description: str = ""
@@ -237,7 +236,7 @@ class MoEModel(Manifest):
 class ChampionEvaluation(BaseModel):
     """The champion on the same test split. Its predictions are a file of the report, unless ``incomparable`` gives a reason."""
 
-    bundle_digest: str
+    bundle_digest: Segment
     test_digest: str = Field(default="", description="Identifies the test split of its predictions.")
     incomparable: str = ""
 
@@ -308,7 +307,7 @@ class ModelBundle(Manifest):
     name: str
     labels: list[str]
     experts: list[str]
-    encoders: dict[str, EncoderDescription]
+    encoders: dict[Segment, EncoderDescription]
     temperature: float
     test_digest: str
     metrics: dict[str, float]

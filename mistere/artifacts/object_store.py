@@ -15,10 +15,11 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Final
 
 from mistere.common.errors import MistereError, UsageError
+from mistere.common.names import path_below, problem, shown
 
 AFFECTS_RESULTS = False
 """Objects are addressed by content and verified, so where and how they are stored changes no result."""
@@ -114,9 +115,8 @@ def _version(data: bytes) -> str:
 
 
 def _checked(key: str) -> str:
-    parts = PurePosixPath(key).parts
-    if not parts or key.startswith("/") or ".." in parts:
-        raise UsageError(f"{key!r} is not a key of the object store: use a relative path without `..`.")
+    if reason := problem(key):
+        raise UsageError(f"{shown(key)} is not a key of the object store, because it {reason}: use a relative path.")
     return key
 
 
@@ -173,10 +173,14 @@ class LocalStore(ObjectStore):
                 yield path.relative_to(self.root).as_posix(), f"{status.st_size}-{status.st_mtime_ns}"
 
     def delete(self, prefix: str) -> None:
-        shutil.rmtree(self.local_path(prefix), ignore_errors=True)
+        shutil.rmtree(self._deletable(prefix), ignore_errors=True)
 
     def delete_object(self, key: str) -> None:
-        self.local_path(key).unlink(missing_ok=True)
+        self._deletable(key).unlink(missing_ok=True)
+
+    def _deletable(self, key: str) -> Path:
+        """The path of a key to delete. Stores may share folders by links; nothing is deleted through such a link."""
+        return path_below(self.root, _checked(key), f"the store {self.root}", MistereError, "delete the link yourself")
 
     def _target(self, key: str) -> Path:
         path = self.local_path(key)

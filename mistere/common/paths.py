@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from mistere.common.errors import UsageError
+from mistere.common.names import path_below
 
 AFFECTS_RESULTS = False
 """Where files lie changes no result."""
@@ -40,7 +41,11 @@ def require_checkout(command: str) -> Path:
 
 
 def cache_directory(*parts: str) -> Path:
-    """``$MISTERE_CACHE`` (default ``$XDG_CACHE_HOME/mistere``) with ``parts`` below it. Safe to delete at any time."""
+    """``$MISTERE_CACHE`` (default ``$XDG_CACHE_HOME/mistere``) with ``parts`` below it. Safe to delete at any time.
+
+    Raises:
+        UsageError: the parts lead out of the cache.
+    """
     base = os.environ.get("MISTERE_CACHE")
     home = Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "mistere"
-    return home.joinpath(*parts)
+    return path_below(home, "/".join(parts), "the cache", UsageError) if parts else home

@@ -23,6 +23,7 @@ from mistere.artifacts.manifests import UtteranceSet
 from mistere.artifacts.s3_probe import check_access, data_endpoint
 from mistere.common.digests.files import digest_once
 from mistere.common.errors import DataError
+from mistere.common.names import check_md5, check_name, shown
 from mistere.common.paths import cache_directory
 from mistere.common.splits import SPLITS, Split
 from mistere.common.urls import redact_url
@@ -31,7 +32,9 @@ from mistere.data.dataset import read_batches
 if TYPE_CHECKING:
     from dvc.repo import Repo
 
-_DIR_DIGEST = re.compile(r"^[0-9a-f]{32}\.dir$")
+TRACK_AGAIN = "track the folder again with `dvc add`, and push it"
+"""The remedy for an invalid listing."""
+_DIR_DIGEST = re.compile(r"[0-9a-f]{32}\.dir")
 
 
 def shard_paths(
@@ -99,16 +102,21 @@ class RemoteData:
     """
 
     def __init__(self, remote: str, digest: str) -> None:
-        if not _DIR_DIGEST.match(digest):
+        if not _DIR_DIGEST.fullmatch(digest):
             raise DataError(
-                f"{digest!r} is not the digest of a folder tracked by DVC (32 hexadecimal digits and '.dir'): copy it "
+                f"{shown(digest)} is not the digest of a folder tracked by DVC (32 hexadecimal digits and '.dir'): copy it "
                 "from the .dvc file."
             )
+        check_remote(remote)
         self.remote, self.digest = remote, digest
         self._project = cache_directory("dvc", hashlib.sha256(remote.encode()).hexdigest()[:16])
 
     def listing(self) -> dict[str, str]:
-        """The MD5 of every file in the folder by relative path, as DVC recorded it."""
+        """The MD5 of every file in the folder by relative path, as DVC recorded it.
+
+        Raises:
+            DataError: the remote lacks it, it is damaged, or it names a file that is not below the folder.
+        """
         path = self._cached(self.digest)
         if not _is_intact(path, self.digest):
 
@@ -118,7 +126,7 @@ class RemoteData:
 
             self._with_dvc(fetch_objects)
             self._require_intact(path, self.digest, "the folder's listing")
-        return {entry["relpath"]: entry["md5"] for entry in json.loads(path.read_text(encoding="utf-8"))}
+        return read_listing(path.read_bytes(), f"the listing {self.digest} in {redact_url(self.remote)}")
 
     def fetch(self, digests: Mapping[str, str]) -> dict[str, Path]:
         """Fetch files into the cache.
@@ -128,7 +136,12 @@ class RemoteData:
 
         Returns:
             Path in the cache by relative path. The files are shared and read-only: never write to them.
+
+        Raises:
+            DataError: a name or digest is invalid, or the remote lacks the file or holds a damaged one.
         """
+        for name in digests:
+            check_name(name, f"the dataset {self.digest}", DataError, TRACK_AGAIN)
         missing = [name for name, md5 in digests.items() if not _is_intact(self._cached(md5), md5)]
         if missing:
 
@@ -163,6 +176,7 @@ class RemoteData:
             )
 
     def _cached(self, md5: str) -> Path:
+        check_md5(md5.removesuffix(".dir"), f"a file of {self.digest}")
         return self._project / "cache" / "files" / "md5" / md5[:2] / md5[2:]
 
     def _with_dvc(self, action: Callable[[Repo], object]) -> None:
@@ -188,6 +202,38 @@ class RemoteData:
                 ) from error
 
 
+def read_listing(content: bytes, what: str) -> dict[str, str]:
+    """The MD5 of every file by relative path, from a listing (``.dir`` object) as DVC writes it.
+
+    Args:
+        content: the listing.
+        what: names it in errors.
+
+    Raises:
+        DataError: it is no listing, or a name or digest in it could lead out of the folder or the cache.
+    """
+    try:
+        entries = [(entry["relpath"], entry["md5"]) for entry in json.loads(content)]
+    except (ValueError, RecursionError, LookupError, TypeError) as error:
+        raise DataError(f"{what} is not a listing that DVC wrote: {TRACK_AGAIN}.") from error
+    return {
+        check_name(name, what, DataError, TRACK_AGAIN): check_md5(md5, f"{shown(name)} in {what}")
+        for name, md5 in entries
+    }
+
+
+def check_remote(remote: str) -> None:
+    """Refuse a remote that would add lines to DVC's configuration.
+
+    Raises:
+        DataError: it holds a control character.
+    """
+    if not remote.isprintable():
+        raise DataError(
+            f"the DVC remote {shown(redact_url(remote))} holds a control character: name its URL or folder."
+        )
+
+
 @contextmanager
 def dvc_project(project: Path, remote: str) -> Iterator[Path]:
     """A scratch DVC project with one remote, no Git and no analytics, locked against other processes.
@@ -196,6 +242,7 @@ def dvc_project(project: Path, remote: str) -> Iterator[Path]:
     """
     from dvc.repo import Repo
 
+    check_remote(remote)
     project.mkdir(parents=True, exist_ok=True)
     with open(project / "lock", "w", encoding="ascii") as lock, _quiet_dvc():
         fcntl.flock(lock, fcntl.LOCK_EX)

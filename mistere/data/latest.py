@@ -7,6 +7,7 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict
 
 from mistere.artifacts.pointer import Pointer
+from mistere.common.names import OneLine, Segment
 
 
 class LatestData(BaseModel):
@@ -21,8 +22,8 @@ class LatestData(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    digest: str
-    remote: str
+    digest: Segment
+    remote: OneLine
     source: str = ""
     published_at: float
 

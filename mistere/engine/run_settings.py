@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from mistere.common.environment import STORE_VARIABLE, TRACKING_VARIABLE
 from mistere.common.errors import UsageError
+from mistere.common.names import problem
 from mistere.common.suggestions import did_you_mean
 from mistere.common.urls import redact_url
 from mistere.engine.stage import RunContext
@@ -110,7 +111,7 @@ def _completed(given: Mapping[str, Any], job: str, profile: str) -> dict[str, An
 
 def _checked(job: str) -> str:
     """The id, unless Kubeflow Pipelines left its placeholder in place."""
-    if not job or "{" in job:
+    if not job or "{" in job or problem(job) or "/" in job:
         raise UsageError(
             "this Kubeflow Pipelines does not pass its id to a run, which a run without `run_id` and a scheduled run need: upgrade it "
             "to 2.0.2 or later."

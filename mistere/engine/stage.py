@@ -17,6 +17,7 @@ from mistere.artifacts.checkpoints import Checkpoints
 from mistere.artifacts.identities import RunIdentity
 from mistere.artifacts.manifests import Manifest
 from mistere.artifacts.object_store import ObjectStore
+from mistere.common.names import OneLine, Segment
 from mistere.common.progress import Progress
 from mistere.config.base import Section
 
@@ -34,10 +35,10 @@ class RunContext(RunIdentity):
             where it is unknown.
     """
 
-    run_id: str
+    run_id: Segment
     store: str
     tracking_uri: str
-    data_remote: str = ""
+    data_remote: OneLine = ""
     data_digest: str = ""
     inputs_digest: str = ""
 
@@ -157,10 +158,10 @@ class StageRecord(BaseModel):
         explained: False if the attempts were used and none of them recorded why it failed; all of them were killed then.
     """
 
-    task: str
-    stage: str
+    task: Segment
+    stage: Segment
     status: str
-    key: str = ""
+    key: Segment = ""
     started: float
     seconds: float = 0.0
     compute_seconds: float = 0.0

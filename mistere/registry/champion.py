@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from mistere.artifacts.object_store import ObjectStore
 from mistere.artifacts.pointer import Pointer
+from mistere.common.names import Segment
 
 CHAMPION_KEY = "champion.json"
 NO_CHAMPION = "none"
@@ -19,10 +20,10 @@ class Predecessor(BaseModel):
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
-    bundle_digest: str
-    evaluation_digest: str
+    bundle_digest: Segment
+    evaluation_digest: Segment
     model_version: str
-    run_id: str
+    run_id: Segment
 
 
 class Champion(BaseModel):
@@ -30,11 +31,11 @@ class Champion(BaseModel):
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
-    bundle_digest: str
-    evaluation_digest: str
+    bundle_digest: Segment
+    evaluation_digest: Segment
     model_name: str
     model_version: str
-    run_id: str
+    run_id: Segment
     moved_at: float
     previous: Predecessor | None = None
 

@@ -18,6 +18,7 @@ from mistere.artifacts.identities import RUN_FIELDS, EncoderIdentity, RunIdentit
 from mistere.artifacts.locations import recorded_location, resolved_location
 from mistere.artifacts.object_store import MissingObjectError, ObjectStore
 from mistere.common.errors import ArtifactError
+from mistere.common.names import OneLine, Segment
 from mistere.common.paths import LOCK_FILE
 from mistere.registry.champion import Champion
 
@@ -41,15 +42,15 @@ class Lineage(BaseModel):
     model_name: str
     model_version: str = ""
     run: RunIdentity
-    bundle_digest: str
-    bundle_location: str
-    evaluation_digest: str
+    bundle_digest: Segment
+    bundle_location: OneLine
+    evaluation_digest: Segment
     test_digest: str
     verdict: str
     dataset: str
-    dvc_digest: str
-    data_remote: str
-    data_endpoint: str = Field(default="", description="S3 endpoint of the remote, if it names one.")
+    dvc_digest: Segment
+    data_remote: OneLine
+    data_endpoint: OneLine = Field(default="", description="S3 endpoint of the remote, if it names one.")
     image: str = ""
     config: dict[str, Any] = Field(default_factory=dict, description="The complete configuration; empty if unknown.")
     encoders: dict[str, EncoderIdentity] = Field(default_factory=dict, description="By modality.")

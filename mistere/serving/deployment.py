@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from mistere.artifacts.locations import recorded_location, resolved_location
 from mistere.artifacts.object_store import MissingObjectError, ObjectStore
 from mistere.common.errors import ArtifactError, MistereError, UsageError
+from mistere.common.names import OneLine, Segment
 from mistere.config.deployment import Mode
 
 
@@ -31,9 +32,9 @@ class Deployment(BaseModel):
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
-    service: str
-    bundle_location: str
-    bundle_digest: str
+    service: Segment
+    bundle_location: OneLine
+    bundle_digest: Segment
     model_version: str
     mode: Mode = "local"
     image: str = ""

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from mistere.common.errors import ArtifactError
+from mistere.common.names import path_below
 from mistere.data.audio import AudioError, decode_recording, encode_flac
 from mistere.data.dataset import Utterance
 
@@ -87,7 +88,7 @@ def read_example(folder: Path) -> Example | None:
                 turn=turn,
                 label="",
                 text=_text(row.get("text")),
-                audio=(folder / FOLDER / row["audio"]).read_bytes() if "audio" in row else None,
+                audio=_audio(folder / FOLDER, row["audio"]) if "audio" in row else None,
             )
             for turn, row in enumerate(rows)
         ]
@@ -98,6 +99,10 @@ def read_example(folder: Path) -> Example | None:
             f"{folder / FOLDER} does not hold an example dialogue", "run the pipeline again to make a new bundle"
         ) from error
     return Example(dialogue, expected)
+
+
+def _audio(folder: Path, name: str) -> bytes:
+    return path_below(folder, name, str(folder / Path(DIALOGUE).name), ArtifactError).read_bytes()
 
 
 def _text(value: object) -> str | None:

@@ -9,6 +9,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from mistere.common.errors import UsageError
+from mistere.common.names import problem
 from mistere.common.suggestions import did_you_mean
 from mistere.config.base import Section
 from pipelines.kubeflow.cron import check_cron
@@ -118,7 +119,7 @@ def _explain(error: ValidationError, path: Path, values: dict[str, object]) -> U
         schedules = values["schedules"]
         entry = schedules[location[1]] if isinstance(schedules, list) and isinstance(location[1], int) else None
         name = entry.get("name") if isinstance(entry, dict) else None
-        where, location, owner = f"schedule {name or location[1]}: ", location[2:], Schedule
+        where, location, owner = f"schedule {location[1] if problem(name) else name}: ", location[2:], Schedule
         if location[:1] == ["data"]:
             owner = ScheduleData
     if first["type"] == "extra_forbidden":

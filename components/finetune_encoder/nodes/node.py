@@ -21,7 +21,8 @@ from mistere.artifacts.checkpoints import Checkpoints
 from mistere.artifacts.io import open_artifact
 from mistere.artifacts.manifests import BaseEncoder
 from mistere.artifacts.object_store import ObjectStore, UnreachableError, open_store
-from mistere.common.errors import ExitCode, MistereError
+from mistere.common.errors import ArtifactError, ExitCode, MistereError
+from mistere.common.names import path_below
 from mistere.kubernetes.secret_keys import use_storage_variables
 
 JOB = "job.json"
@@ -68,7 +69,8 @@ def _fetch(store: ObjectStore, prefix: str, folder: Path) -> Path:
     training = content["training"]
     for spool in SPOOLS:
         for key in store.keys(f"{prefix}/{spool}"):
-            store.download(key, folder / spool / Path(key).name)
+            name = key.rsplit("/", 1)[-1]
+            store.download(key, path_below(folder / spool, name, store.location(f"{prefix}/{spool}"), ArtifactError))
         training[spool] = str(folder / spool)
     training["base"] = str(open_artifact(store, BaseEncoder, content["base_digest"]).path)
     training["output"] = str(folder)

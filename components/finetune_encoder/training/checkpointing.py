@@ -138,7 +138,7 @@ def last_whole_checkpoint(directory: Path) -> Path | None:
     for folder in directory.glob("checkpoint-*"):
         try:
             state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-            step = state["best_global_step"]
+            step = int(state["best_global_step"] or 0)
         except (OSError, ValueError, LookupError, TypeError):
             shutil.rmtree(folder)
             continue

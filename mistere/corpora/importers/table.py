@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
 from pydantic import ValidationError
 
 from mistere.common.errors import DataError, UsageError
+from mistere.common.names import path_below
 from mistere.common.splits import SPLITS, Split
 from mistere.corpora.import_report import ImportReport, write_counted
 from mistere.corpora.importer import Option, TextOnly, importer
@@ -57,20 +58,11 @@ class _AudioSource:
 
     def _path(self, written: str, where: str) -> Path | None:
         """The file that a row names; None if it does not exist."""
-        relative = Path(written)
-        if relative.is_absolute() or ".." in relative.parts:
-            raise DataError(
-                f"{where}: audio is {written[:80]!r}; a path below {self.folder}, without `..`, is expected."
-            )
-        try:
-            path = (self.folder / relative).resolve()
-            if not path.is_relative_to(self.folder.resolve()):
-                raise DataError(f"{where}: audio {written[:80]!r} is a link that leads out of {self.folder}.")
-            if path.is_dir():
-                raise DataError(f"{where}: audio {written[:80]!r} is a folder, where a file is expected.")
-            return path if path.is_file() else None
-        except (OSError, RuntimeError) as error:
-            raise DataError(f"{where}: audio {written[:80]!r} can't be looked up ({error}).") from error
+        relative = PurePosixPath(written).as_posix()  # `./a.wav` and `a//b.wav` are common in tables
+        path = path_below(self.folder, relative, f"{where}: audio", DataError, f"name a file below {self.folder}")
+        if path.is_dir():
+            raise DataError(f"{where}: audio {written[:80]!r} is a folder, where a file is expected.")
+        return path if path.is_file() else None
 
 
 def _parse_columns(typed: Sequence[str]) -> dict[str, str]:

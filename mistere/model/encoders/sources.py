@@ -17,6 +17,7 @@ from mistere.artifacts.object_store import MissingObjectError, ObjectStore
 from mistere.common.digests.code import source_digest
 from mistere.common.digests.files import digest_once
 from mistere.common.errors import ArtifactError, MistereError, UsageError
+from mistere.common.names import path_below
 from mistere.common.paths import cache_directory
 from mistere.config.encoder import EncoderConfig
 from mistere.model.encoders.converters import converters
@@ -75,7 +76,9 @@ def _from_s3(uri: str, modality: str, store: ObjectStore) -> ArtifactHandle[Base
         for key in bucket.keys(leaf):
             name = key.removeprefix(f"{leaf}/")
             if "/" not in name:
-                bucket.download(key, Path(scratch) / name)
+                bucket.download(
+                    key, path_below(Path(scratch), name, f"encoder {uri}", UsageError, "delete that object")
+                )
         if not (Path(scratch) / "config.json").is_file():
             raise UsageError(
                 f"encoder {uri}: there is no config.json; name a folder written by save_pretrained of transformers."

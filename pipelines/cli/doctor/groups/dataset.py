@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import closing
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +11,7 @@ from mistere.common.errors import MistereError
 from mistere.common.paths import cache_directory
 from mistere.common.urls import redact_url
 from mistere.data.dataset import load_info
-from mistere.data.dvc_remote import dvc_project
+from mistere.data.dvc_remote import dvc_project, read_listing
 from mistere.data.versions import PinnedData, pin
 from pipelines.cli.doctor.plan import Plan
 from pipelines.cli.doctor.result import Check, CheckGroup, CheckResult, failed, ok
@@ -54,8 +53,9 @@ class Dataset:
                 objects = repo.cloud.get_remote_odb("data")
                 if not objects.exists(digest):
                     return failed(f"the remote {redact_url(remote)} does not hold {digest}: run `dvc push`.")
-                listing = json.loads(objects.fs.cat_file(objects.oid_to_path(digest)))
-                missing = [entry["relpath"] for entry in listing if not objects.exists(entry["md5"])]
+                content = objects.fs.cat_file(objects.oid_to_path(digest))
+                listing = read_listing(content, f"the listing {digest} in {redact_url(remote)}")
+                missing = [name for name, md5 in listing.items() if not objects.exists(md5)]
         except (DvcException, OSError, ValueError) as error:
             raise MistereError(
                 f"the remote {redact_url(remote)} cannot be read ({type(error).__name__}): check its address, and that this "

@@ -1,0 +1,22 @@
+"""The page "What we tried to break" states what the tests try, with their counts."""
+
+from __future__ import annotations
+
+from mistere.common.paths import PROJECT_ROOT
+from tests.hostile.faults import NAMES
+from tests.hostile.test_names import ENTRANCES
+
+PAGE = PROJECT_ROOT / "docs" / "operations" / "what-we-tried-to-break.md"
+
+
+def rows() -> dict[str, list[str]]:
+    """The rows of each table of the page, by its marker."""
+    names = [f"| {entrance} | {len(NAMES)} | {int(error.exit_code)} |" for entrance, (_, error) in ENTRANCES.items()]
+    return {"names": names}
+
+
+def test_page_has_the_tables_of_the_tests() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    for marker, expected in rows().items():
+        table = text.split(f"<!-- {marker} -->\n")[1].split("\n\n")[0].splitlines()
+        assert table[2:] == expected, f"write this table below <!-- {marker} -->:\n" + "\n".join(expected)
