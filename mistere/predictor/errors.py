@@ -93,6 +93,16 @@ def slow_body(seconds: float) -> RequestError:
     return RequestError(f"The request's body did not arrive within {seconds:g} s.", 408, "DEADLINE_EXCEEDED")
 
 
+def slow_head(seconds: float) -> RequestError:
+    """A request whose head does not arrive in time."""
+    return RequestError(f"The request's head did not arrive within {seconds:g} s.", 408, "DEADLINE_EXCEEDED")
+
+
+def full() -> RequestError:
+    """All connections wait for answers, so that none can be closed for a new one."""
+    return RequestError("The server has no room for another connection.", 503, "UNAVAILABLE", {"Retry-After": "5"})
+
+
 def internal(request_id: str) -> RequestError:
     """Any other error."""
     return RequestError(f"The server could not answer this request; its id is {request_id}.", 500, "INTERNAL")

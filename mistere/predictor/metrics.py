@@ -34,6 +34,12 @@ CACHED = Counter(
 MISSING = Counter("mistere_missing_modality", "Utterances without a modality.", ["modality"])
 LABELS = Counter("mistere_predicted_label", "Utterances by predicted label.", ["label"])
 QUEUE_DEPTH = Gauge("mistere_queue_depth", "Requests accepted and not yet answered.")
+CONNECTIONS = Gauge("mistere_connections", "Open REST connections.")
+CLOSED = Counter(
+    "mistere_connections_closed",
+    "REST connections closed by the server: at a deadline (idle, head, body), replaced by a new one, or refused.",
+    ["reason"],
+)
 MODEL = Gauge("mistere_model_info", "The served model.", ["name", "version"])
 
 

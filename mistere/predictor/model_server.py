@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import signal
 import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import uvicorn
@@ -17,6 +19,10 @@ from kserve.logging import logger
 
 from mistere.artifacts.object_store import UnreachableError
 from mistere.common.errors import MistereError
+from mistere.predictor.connections.http_protocol import LimitedHttpProtocol
+from mistere.predictor.connections.limits import ACCEPTED_AT_ONCE, connection_limit
+from mistere.predictor.connections.log_limit import limit_repeated_lines
+from mistere.predictor.connections.registry import Connections
 from mistere.predictor.model import EmotionPredictor
 from mistere.predictor.protocol.data_plane import PredictorDataPlane
 from mistere.predictor.protocol.grpc_service import PredictorGRPCServer
@@ -26,8 +32,18 @@ from mistere.predictor.settings import ServerSettings
 _FIRST_PAUSE, _MAX_PAUSE = 1.0, 30.0  # seconds
 
 
+_BACKLOG = 1024
+"""Connections that the kernel holds until they are accepted."""
+
+
 class _RestServer(uvicorn.Server):
-    """Uvicorn without signal handlers: the model server drains REST and gRPC together."""
+    """Uvicorn without signal handlers (the model server drains REST and gRPC together), which accepts few connections at once."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen. asyncio accepts as many connections in one step as the kernel may hold, so the two are set one after the other."""
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(_BACKLOG)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -55,18 +71,24 @@ class PredictorServer(ModelServer):  # type: ignore[misc]  # kserve has no type 
         self._stopping = asyncio.Event()
         self._models: list[EmotionPredictor] = []
         self.dataplane = PredictorDataPlane(self.registered_models, self._is_ready)
-        self._grpc = PredictorGRPCServer(self.dataplane, settings)
+        limits = settings.limits
+        most = connection_limit(limits.connections)
+        self._grpc = PredictorGRPCServer(self.dataplane, settings, most)
         self._rest = _RestServer(
             uvicorn.Config(
-                build_application(self.dataplane, settings.limits),
+                build_application(self.dataplane, limits),
+                http=partial(LimitedHttpProtocol, Connections(most), limits),  # type: ignore[arg-type]  # called as a class is
+                ws="none",
+                backlog=ACCEPTED_AT_ONCE,
                 log_config=None,
                 access_log=False,
                 server_header=False,
                 lifespan="off",
-                timeout_keep_alive=self.timeout_keep_alive,
+                timeout_keep_alive=math.ceil(limits.idle_seconds),
                 timeout_graceful_shutdown=settings.grace_seconds,
             )
         )
+        limit_repeated_lines()
 
     def _is_ready(self) -> bool:
         return not self._stopping.is_set() and all(model.ready for model in self._models)

@@ -25,7 +25,10 @@ class Limits:
             the limits on utterances and on their audio.
         utterances: utterances of a request.
         waiting_requests: requests that wait in the queue; further ones are answered with 429.
+        head_seconds: time for a client to send the whole head of a request, seconds.
         body_seconds: time for a client to send a body, seconds.
+        idle_seconds: time between two requests on a connection, seconds.
+        connections: connections of REST, and as many of gRPC; fewer if the process may open fewer files.
         audio_store_bytes: encoded audio kept for ``audio_digest``, bytes.
         vector_store_bytes: vectors of utterances kept for the next turn of a conversation, bytes.
         batch_utterances: utterances of a batch; 0 computes every request alone.
@@ -37,7 +40,10 @@ class Limits:
     request_seconds: float = 3840.0
     utterances: int = 128
     waiting_requests: int = 64
+    head_seconds: float = 10.0
     body_seconds: float = 30.0
+    idle_seconds: float = 65.0
+    connections: int = 512
     audio_store_bytes: int = 64 * MIB
     vector_store_bytes: int = 64 * MIB
     batch_utterances: int = 256
@@ -133,6 +139,21 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> ServerSettings:
     )
     parser.add_argument("--max-waiting", type=_positive_int, default=limits.waiting_requests, help="queued requests")
     parser.add_argument(
+        "--max-connections",
+        type=_positive_int,
+        default=limits.connections,
+        help="connections of REST, and as many of gRPC; fewer where the limit on open files is low",
+    )
+    parser.add_argument(
+        "--max-head-seconds", type=_positive_float, default=limits.head_seconds, help="time to send a head, seconds"
+    )
+    parser.add_argument(
+        "--max-idle-seconds",
+        type=_positive_float,
+        default=limits.idle_seconds,
+        help="time between two requests on a connection, seconds",
+    )
+    parser.add_argument(
         "--max-body-seconds", type=_positive_float, default=limits.body_seconds, help="time to send a body, seconds"
     )
     parser.add_argument(
@@ -188,7 +209,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> ServerSettings:
             request_seconds=options.max_total_seconds,
             utterances=options.max_utterances,
             waiting_requests=options.max_waiting,
+            head_seconds=options.max_head_seconds,
             body_seconds=options.max_body_seconds,
+            idle_seconds=options.max_idle_seconds,
+            connections=options.max_connections,
             audio_store_bytes=max(0, int(options.audio_store_mib * MIB)),
             vector_store_bytes=max(0, int(options.vector_store_mib * MIB)),
             batch_utterances=max(0, options.batch_utterances),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -67,7 +68,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def launch(command: list[str], bundle: str, log: Path, *options: str) -> Server:
+def launch(command: list[str], bundle: str, log: Path, *options: str, files: int | None = None) -> Server:
+    """Start a server, with at most so many open files if given."""
     http_port, grpc_port = free_port(), free_port()
     arguments = ["--host", "127.0.0.1", "--http-port", str(http_port), "--grpc-port", str(grpc_port), *options]
     with log.open("wb") as output:
@@ -78,6 +80,8 @@ def launch(command: list[str], bundle: str, log: Path, *options: str) -> Server:
             stderr=output,
             env={**os.environ, "PYTHONPATH": str(ROOT), "AWS_EC2_METADATA_DISABLED": "true"},
         )
+    if files is not None:
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (files, files))
     return Server(process, http_port, grpc_port, log)
 
 
@@ -157,6 +161,8 @@ def servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         str(Path(__file__)),
         logs / "faulty.log",
         *("--max-waiting", "1", "--drain-seconds", "1", "--max-body-seconds", "1", "--vector-store-mib", "0"),
+        *("--max-head-seconds", "1"),
+        files=128,
     )
     bundle = request.getfixturevalue("bundle")
     real = launch(["-m", "mistere.predictor"], bundle, logs / "real.log", "--max-seconds", "5")

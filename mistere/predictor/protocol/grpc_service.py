@@ -23,6 +23,10 @@ from mistere.predictor.settings import ServerSettings
 SERVICE = "inference.GRPCInferenceService"
 _MAX_CALLS = 64
 """Concurrent calls besides those in the queue; each may hold a message of the largest size."""
+_AGE_SECONDS = 600
+"""Age at which a connection ends once its calls are answered; clients open a new one by themselves."""
+_PING_SECONDS, _PING_TIMEOUT_SECONDS = 30, 10
+"""A client that is silent for this long is pinged, and must answer in the second time. Clients may ping at half the first."""
 
 
 class PredictorServicer(InferenceServicer):  # type: ignore[misc]  # kserve has no type information
@@ -56,10 +60,12 @@ class PredictorGRPCServer:
     Args:
         data_plane: shared with REST.
         settings: address, port and limits.
+        connections: the most connections.
     """
 
-    def __init__(self, data_plane: PredictorDataPlane, settings: ServerSettings) -> None:
+    def __init__(self, data_plane: PredictorDataPlane, settings: ServerSettings, connections: int) -> None:
         self._settings = settings
+        self._connections = connections
         self._servicer = PredictorServicer(data_plane)
         self._server: Any = None
 
@@ -75,6 +81,16 @@ class PredictorGRPCServer:
                 ("grpc.max_receive_message_length", limits.request_bytes),
                 ("grpc.max_send_message_length", limits.request_bytes),
                 ("grpc.so_reuseport", 0),
+                ("grpc.max_allowed_incoming_connections", self._connections),
+                ("grpc.max_concurrent_streams", _MAX_CALLS + limits.waiting_requests),
+                ("grpc.server_handshake_timeout_ms", int(1000 * limits.head_seconds)),
+                ("grpc.max_connection_idle_ms", int(1000 * limits.idle_seconds)),
+                ("grpc.max_connection_age_ms", _AGE_SECONDS * 1000),
+                ("grpc.max_connection_age_grace_ms", self._settings.grace_seconds * 1000),
+                ("grpc.keepalive_time_ms", _PING_SECONDS * 1000),
+                ("grpc.keepalive_timeout_ms", _PING_TIMEOUT_SECONDS * 1000),
+                ("grpc.http2.min_ping_interval_without_data_ms", _PING_SECONDS * 1000 // 2),
+                ("grpc.http2.max_ping_strikes", 2),
             ],
             maximum_concurrent_rpcs=_MAX_CALLS + limits.waiting_requests,
         )
