@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from datetime import UTC, datetime
 from functools import partial
@@ -52,6 +53,7 @@ def render(
         choice=choice_from_metrics(artifacts.evaluation.metrics) if artifacts.evaluation else None,
         reasons=shown_reasons(outcome, artifacts.gate),
         histories=_histories(artifacts),
+        automatic=_automatic(artifacts),
         stages=_stages(outcome, timing),
         time_sentences=time_sentences(timing, outcome),
         lineage=_lineage(outcome, artifacts),
@@ -144,6 +146,12 @@ def _histories(artifacts: RunArtifacts) -> list[tuple[str, Markup]]:
         if figure is not None:
             figures.append((name, figure))
     return figures
+
+
+def _automatic(artifacts: RunArtifacts) -> str:
+    """The values of the mixture's settings that were chosen by the size of train, in one line."""
+    values = artifacts.mixture.automatic if artifacts.mixture else {}
+    return ", ".join(f"{name} {json.dumps(value)}" for name, value in values.items())
 
 
 def _title(task: str, record: StageRecord | None) -> str:

@@ -35,6 +35,7 @@ def run(
         model: folder of the output artifact.
     """
     from mistere.model.embeddings import EmbeddedDialogues
+    from mistere.model.mixture.automatic_settings import TrainSize, automatic_values
     from mistere.model.mixture.modality_subsets import train_with_modalities
     from mistere.model.mixture.prediction import save_mixture
 
@@ -55,6 +56,7 @@ def run(
                 metrics={"dev.weighted_f1": trained.dev_weighted_f1, "epoch": float(trained.epoch)}
                 | (choice.metrics() if choice else {}),
                 history=trained.history,
+                automatic=automatic_values(config, TrainSize.of(data.only(list(trained.model.dimensions)))),
             )
         }
     )

@@ -218,6 +218,7 @@ class MoEModel(Manifest):
     encoders: dict[str, EncoderIdentity] = Field(description="By modality, the encoders that made the vectors.")
     metrics: dict[str, float] = Field(default_factory=dict)
     history: list[dict[str, float]] = Field(default_factory=list)
+    automatic: dict[str, Any] = Field(default_factory=dict, description="Values of the settings that were ``auto``.")
 
     @model_validator(mode="before")
     @classmethod

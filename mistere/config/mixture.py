@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from mistere.config.base import SeededSection
+
+Auto = Literal["auto"]
+_Rate = Annotated[float, Field(ge=0, lt=1)]
+_Number = TypeVar("_Number", int, float)
+
+
+def known(value: _Number | Auto) -> _Number:
+    """The value of a setting that is no longer ``auto``.
+
+    Raises:
+        ValueError: it is; :func:`mistere.model.mixture.automatic_settings.resolve` comes first.
+    """
+    if value == "auto":
+        raise ValueError("a setting is still 'auto'; resolve the settings for the data first")
+    return value
 
 
 class MixtureConfig(SeededSection):
     """The mixture of experts and its training.
 
-    The profile ``published`` holds the settings of the published model (arXiv 2602.23300).
+    The profile ``published`` holds the settings of the published model (arXiv 2602.23300). A setting that is ``auto`` follows
+    from the size of train (:mod:`mistere.model.mixture.automatic_settings`).
 
     Attributes:
         modalities: modalities of the embeddings to use, in order; empty for all. ``auto`` trains with every subset and uses all,
@@ -28,8 +44,8 @@ class MixtureConfig(SeededSection):
         batches: dialogues of a batch: of similar ``length``, or a ``random`` choice.
         schedule: course of the learning rate after the warm-up, until the last epoch.
         warmup_epochs: epochs (fractions allowed) over which the learning rate rises linearly from 0.
-        precision: precision of training; ``auto`` is bf16 on a GPU that supports it, else fp32. ``bf16`` falls back to fp32
-            if the device does not support it. Predictions always use fp32.
+        precision: precision of training; ``auto`` is bf16 for a large mixture on a GPU that supports it, else fp32. ``bf16`` falls
+            back to fp32 if the device does not support it. Predictions always use fp32.
     """
 
     modalities: list[str] | Literal["auto"] = Field(default_factory=list)
@@ -38,13 +54,15 @@ class MixtureConfig(SeededSection):
     standardise: bool = Field(
         default=True, description="Standardise each column of the embeddings by its mean and deviation in train."
     )
-    input_dropout: float = Field(
-        default=0.0, ge=0, lt=1, description="Dropout of the embeddings, after their standardisation."
+    input_dropout: _Rate | Auto = Field(
+        default="auto", description="Dropout of the embeddings, after their standardisation, and of their projection."
     )
-    skip_dropout: float = Field(
-        default=0.0,
-        ge=0,
-        lt=1,
+    projection: PositiveInt | Literal[0] | dict[str, PositiveInt] | Auto = Field(
+        default="auto",
+        description="Width to which a linear layer projects embeddings: of all modalities, or by modality; 0 for none.",
+    )
+    skip_dropout: _Rate | Auto = Field(
+        default="auto",
         description="Dropout of the linear skip from the embeddings to a unimodal expert's output.",
     )
     hidden: int = Field(default=512, gt=0, description="Width of the recurrent states, in each direction.")
@@ -54,8 +72,8 @@ class MixtureConfig(SeededSection):
         min_length=1,
         description="Widths of the convolutions over a dialogue, in turns; odd.",
     )
-    context_dropout: float = Field(
-        default=0.0, ge=0, lt=1, description="Dropout in the context layers of the unimodal experts."
+    context_dropout: _Rate | Auto = Field(
+        default="auto", description="Dropout in the context layers of the unimodal experts."
     )
     fusion: Literal["co_attention", "feed_forward"] = Field(
         default="co_attention",
@@ -72,7 +90,7 @@ class MixtureConfig(SeededSection):
         description="Linear layers in a row for the queries, for the keys, for the values, and for the output of the attention.",
     )
     attention_dropout: float = Field(default=0.1, ge=0, lt=1, description="Dropout of the attention weights.")
-    fusion_dropout: float = Field(default=0.5, ge=0, lt=1, description="Dropout of the cross-modal expert.")
+    fusion_dropout: _Rate | Auto = Field(default="auto", description="Dropout of the cross-modal expert.")
     output_dropout: float | None = Field(
         default=None,
         ge=0,
@@ -107,17 +125,22 @@ class MixtureConfig(SeededSection):
     modality_dropout: float = Field(
         default=0.1, ge=0, lt=1, description="Share of training utterances from which one modality is removed."
     )
-    learning_rate: float = Field(default=1e-5, gt=0, description="Peak learning rate of Adam.")
-    weight_decay: float = Field(default=0.0, ge=0, description="Weight decay of Adam.")
+    learning_rate: PositiveFloat | Auto = Field(default="auto", description="Peak learning rate of Adam.")
+    expert_rates: dict[str, PositiveFloat] | Auto = Field(
+        default="auto", description="Factor of the learning rate by unimodal expert; 1 for those that are not named."
+    )
+    weight_decay: Annotated[float, Field(ge=0)] | Auto = Field(default="auto", description="Weight decay of Adam.")
     batch_dialogues: int = Field(default=8, gt=0, description="Dialogues in a batch.")
     batches: Literal["length", "random"] = "length"
-    epochs: int = Field(default=100, gt=0, description="Epochs of training at most.")
+    epochs: PositiveInt | Auto = Field(default="auto", description="Epochs of training at most.")
     average_epochs: float = Field(
         default=3.0,
         ge=0,
         description="Horizon, in epochs, of the moving average of the weights that is evaluated and kept; 0 keeps the weights themselves.",
     )
-    patience: int = Field(default=20, gt=0, description="Epochs without improvement on dev after which training stops.")
+    patience: PositiveInt | Auto = Field(
+        default="auto", description="Epochs without improvement on dev after which training stops."
+    )
     gradient_clip: float = Field(default=1.0, gt=0, description="Maximum norm of the gradient.")
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     warmup_epochs: float = Field(default=0.0, ge=0)

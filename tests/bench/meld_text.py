@@ -22,7 +22,7 @@ from mistere.artifacts.object_store import LocalStore
 from mistere.common.splits import SPLITS
 from mistere.corpora.importers.meld import import_meld
 from mistere.data.dataset import read_utterances, shards_of
-from mistere.data.utterances import batches_by_length
+from mistere.data.utterances import batches_within
 from mistere.model.encoders.families import families
 from mistere.model.encoders.inputs import Transcript
 from mistere.model.encoders.sources import resolve_base
@@ -60,7 +60,9 @@ def embed(source: Path, folder: Path) -> None:
             aside / "text.npy", "w+", np.float32, (len(rows), encoder.family.hidden_size(encoder.backbone))
         )
         with torch.inference_mode():
-            for batch in batches_by_length([feature["length"] for feature in features], config.text.extraction_batch):
+            for batch in batches_within(
+                [feature["length"] for feature in features], config.text.extraction.batch_tokens
+            ):
                 collated = encoder.family.collate([features[index] for index in batch])
                 vectors[batch] = encoder.pooling(*encoder.family.hidden_states(encoder.backbone, collated)).numpy()
         vectors.flush()

@@ -25,12 +25,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mistere.config.mixture import MixtureConfig
+from mistere.config.mixture import MixtureConfig, known
 from mistere.model.embeddings import EmbeddedDialogue, EmbeddedDialogues
+from mistere.model.mixture.automatic_settings import uses_bf16
 from mistere.model.mixture.fitting.batches import dialogue_batches
 from mistere.model.mixture.mixture import MixtureOfExperts
 from mistere.model.mixture.prediction import make_batch
-from mistere.model.mixture.training import MixtureTraining, uses_bf16
+from mistere.model.mixture.training import MixtureTraining
 from pipelines.profiles import load_profile
 from tests.bench.reference.published_design import PADDING, Published, PublishedDesign, padded, step
 from tests.bench.reference.published_weights import from_mixture
@@ -88,7 +89,7 @@ def plain_steps(config: MixtureConfig, data: EmbeddedDialogues) -> list[tuple[in
     """One step per batch in file order; yields the number of utterances."""
     torch.manual_seed(0)
     model = PublishedDesign(plain_size(config, data.dimensions["text"])).train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
+    optimizer = torch.optim.Adam(model.parameters(), lr=known(config.learning_rate))
     train = data.split("train")
     groups = [train[i : i + config.batch_dialogues] for i in range(0, len(train), config.batch_dialogues)]
 
@@ -194,7 +195,7 @@ def main() -> None:
     config = published(options.hidden)
     print(f"largest difference of the losses on equal lengths: {loss_difference(config, options.width):.1e}")
     bf16 = config.model_copy(update={"precision": "bf16"})
-    has_bf16 = uses_bf16(bf16, torch.device("cpu"))
+    has_bf16 = uses_bf16(bf16, torch.device("cpu"), 0)
     for corpus in [options.corpus] if options.corpus else CORPORA:
         data = embeddings(lengths_like(corpus, 48), options.width)
         variants = {"published, fp32": plain_steps(config, data), "mixture, fp32": our_steps(config, data)}

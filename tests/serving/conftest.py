@@ -104,6 +104,7 @@ def make_bundle(folder: Path, modalities: tuple[str, ...] = ("speech", "text"), 
     from mistere.model.encoders.families import families
     from mistere.model.encoders.sources import resolve_base
     from mistere.model.encoders.utterance_encoder import UtteranceEncoder, save_tuned
+    from mistere.model.mixture.automatic_settings import TrainSize, resolve
     from mistere.model.mixture.mixture import MixtureOfExperts
     from mistere.model.mixture.prediction import save_mixture
 
@@ -128,10 +129,16 @@ def make_bundle(folder: Path, modalities: tuple[str, ...] = ("speech", "text"), 
             dimension=16,
             settings=settings[modality].model_dump(mode="json"),
         )
-    config = MixtureConfig(
-        hidden=8, gru_layers=1, fusion_width=16, fusion_blocks=1, attention_width=12, **mixture_settings
-    )
-    mixture = MixtureOfExperts(config, dict.fromkeys(modalities, 16), len(LABELS))
+    sizes: dict[str, Any] = {
+        "hidden": 8,
+        "gru_layers": 1,
+        "fusion_width": 16,
+        "fusion_blocks": 1,
+        "attention_width": 12,
+    }
+    dimensions = dict.fromkeys(modalities, 16)
+    config = resolve(MixtureConfig(**sizes, **mixture_settings), TrainSize(10, 100, dimensions))
+    mixture = MixtureOfExperts(config, dimensions, len(LABELS))
     save_mixture(mixture, work)
     manifest = ModelBundle(
         name="mistere",

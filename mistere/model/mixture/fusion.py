@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mistere.config.mixture import MixtureConfig
+from mistere.config.mixture import MixtureConfig, known
 from mistere.model.mixture.packed_dialogues import PackedDialogues
 
 
@@ -91,7 +91,7 @@ class AttentionLayer(nn.Module):
             projections=config.attention_projections,
             causal=config.context_mode == "causal",
         )
-        self.dropout = nn.Dropout(config.fusion_dropout)
+        self.dropout = nn.Dropout(known(config.fusion_dropout))
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
 
     def forward(
@@ -185,4 +185,4 @@ class FeedForwardFusion(nn.Module):
 
 
 def _output_dropout(config: MixtureConfig) -> float:
-    return config.fusion_dropout if config.output_dropout is None else config.output_dropout
+    return known(config.fusion_dropout) if config.output_dropout is None else config.output_dropout

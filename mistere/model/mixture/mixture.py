@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mistere.config.mixture import MixtureConfig
+from mistere.config.mixture import MixtureConfig, known
 from mistere.model.losses import expert_consistency_loss, focal_loss, supervised_contrastive_loss
 from mistere.model.mixture.context import ContextLayers
 from mistere.model.mixture.fusion import CoAttentionFusion, FeedForwardFusion
@@ -67,8 +67,8 @@ class UnimodalExpert(nn.Module):
             config.hidden,
             config.gru_layers,
             config.kernels,
-            config.context_dropout,
-            skip_dropout=config.skip_dropout,
+            known(config.context_dropout),
+            skip_dropout=known(config.skip_dropout),
             causal=config.context_mode == "causal",
         )
         self.output = nn.Linear(2 * config.hidden, classes)
@@ -140,6 +140,15 @@ def _gate(config: MixtureConfig, experts: int, classes: int) -> nn.Module:
     return FittedGate(experts) if config.gate == "fitted" else MeanGate()
 
 
+def projections(config: MixtureConfig, dimensions: Mapping[str, int]) -> dict[str, int]:
+    """Width of the projection of each modality that has one."""
+    if config.projection == "auto":
+        raise ValueError("mixture.projection is still 'auto'; resolve the settings for the data first")
+    if isinstance(config.projection, int):
+        return dict.fromkeys(dimensions, config.projection) if config.projection else {}
+    return {name: width for name, width in config.projection.items() if name in dimensions}
+
+
 class MixtureOfExperts(nn.Module):
     """The whole model.
 
@@ -154,12 +163,16 @@ class MixtureOfExperts(nn.Module):
         self.config, self.dimensions, self.classes = config, dict(dimensions), classes
         self.modalities = list(dimensions)
         self.experts = [*self.modalities, CROSS_MODAL]
-        widths = list(dimensions.values())
         self.scaling = nn.ModuleDict(
             {name: InputScaling(d) for name, d in dimensions.items()} if config.standardise else {}
         )
-        self.input_dropout = nn.Dropout(config.input_dropout)
-        self.unimodal = nn.ModuleDict({name: UnimodalExpert(config, d, classes) for name, d in dimensions.items()})
+        self.input_dropout = nn.Dropout(known(config.input_dropout))
+        projected = projections(config, dimensions)
+        self.projections = nn.ModuleDict({name: nn.Linear(dimensions[name], d) for name, d in projected.items()})
+        widths = [projected.get(name, d) for name, d in dimensions.items()]
+        self.unimodal = nn.ModuleDict(
+            {name: UnimodalExpert(config, d, classes) for name, d in zip(dimensions, widths, strict=True)}
+        )
         self._recurrences = BlockDiagonalGRU()
         fusion = CoAttentionFusion if config.fusion == "co_attention" else FeedForwardFusion
         self.cross_modal = fusion(config, widths, classes)
@@ -169,7 +182,7 @@ class MixtureOfExperts(nn.Module):
         """Logits, experts' logits and gate weights of every utterance."""
         turns = batch.turns if self.config.context == "dialogue" else batch.turns.alone()
         present = [batch.present[name] for name in self.modalities]
-        inputs = [self.input_dropout(self._scaled(name, batch)) for name in self.modalities]
+        inputs = [self._input(name, batch) for name in self.modalities]
         experts: list[Any] = [self.unimodal[name] for name in self.modalities]
         mixed = [expert.context.before(x, turns) for expert, x in zip(experts, inputs, strict=True)]
         states = self._recurrences([expert.context.gru for expert in experts], mixed, turns)
@@ -186,9 +199,15 @@ class MixtureOfExperts(nn.Module):
             logits, expert_logits, weights, expert_present, dict(zip(self.modalities, views, strict=True))
         )
 
-    def _scaled(self, name: str, batch: DialogueBatch) -> Tensor:
-        rows = batch.inputs[name]
-        return self.scaling[name](rows, batch.present[name]) if name in self.scaling else rows
+    def _input(self, name: str, batch: DialogueBatch) -> Tensor:
+        """Rows ``[N, D]`` of a modality, scaled and projected as configured; absent ones are zero."""
+        rows, present = batch.inputs[name], batch.present[name]
+        if name in self.scaling:
+            rows = self.scaling[name](rows, present)
+        rows = self.input_dropout(rows)
+        if name in self.projections:
+            rows = self.input_dropout(self.projections[name](rows)) * present[:, None]
+        return rows
 
     def loss(self, batch: DialogueBatch, output: MixtureOutput, class_weights: Tensor | None = None) -> Tensor:
         """The training loss of a batch: focal on mixture and experts, contrastive, consistency.

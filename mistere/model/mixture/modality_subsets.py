@@ -11,6 +11,7 @@ from mistere.common.progress import Progress
 from mistere.config.mixture import MixtureConfig
 from mistere.metrics.modality_choice import ModalityChoice, compare_subsets, subsets_of
 from mistere.model.embeddings import EmbeddedDialogues
+from mistere.model.mixture.automatic_settings import TrainSize, automatic_values, describe
 from mistere.model.mixture.prediction import predict
 from mistere.model.mixture.training import TrainedMixture, train_mixture
 
@@ -60,14 +61,23 @@ def train_with_modalities(
     """
     if config.modalities != "auto":
         chosen = data.only(config.modalities)
+        _note_automatic(config, chosen, progress)
         return train_mixture(config, chosen, progress=progress, checkpoints=checkpoints), None
 
     def train(settings: MixtureConfig, part: EmbeddedDialogues) -> TrainedMixture:
         names = list(part.dimensions)
         progress.note(f"training with {' and '.join(names)}")
+        _note_automatic(settings, part, progress)
         own = checkpoints.below("-".join(names)) if checkpoints else None
         return train_mixture(settings, part, progress=progress, checkpoints=own)
 
     choice, trained = train_subsets([config], data, train)
     progress.note(choice.sentence())
     return trained[0], choice
+
+
+def _note_automatic(config: MixtureConfig, data: EmbeddedDialogues, progress: Progress) -> None:
+    """Report the values of the settings that are ``auto``."""
+    size = TrainSize.of(data)
+    if values := automatic_values(config, size):
+        progress.note(describe(values, size))

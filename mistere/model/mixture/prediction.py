@@ -20,6 +20,14 @@ Embeddings = Mapping[str, np.ndarray]
 """One dialogue: per modality float32 ``[n, d]``, a NaN row where the utterance lacks it."""
 
 _BATCH_UTTERANCES = 4096
+_BEFORE_THE_SETTING = {
+    "standardise": False,
+    "input_dropout": 0.0,
+    "skip_dropout": 0.0,
+    "projection": 0,
+    "expert_rates": {},
+}
+"""What models had that are older than a setting whose default says otherwise."""
 _LITTLE_WORK = 1e9
 """Floating-point operations that one core executes in about 10 ms."""
 
@@ -159,8 +167,7 @@ def load_mixture(directory: Path) -> MixtureOfExperts:
     from safetensors.torch import load_file
 
     description = json.loads((directory / "mixture.json").read_text(encoding="utf-8"))
-    # Models from before the setting were trained on unscaled embeddings; the setting's default says otherwise.
-    config = MixtureConfig.model_validate({"standardise": False} | description["config"])
+    config = MixtureConfig.model_validate(_BEFORE_THE_SETTING | description["config"])
     model = MixtureOfExperts(config, description["dimensions"], description["classes"])
     model.load_state_dict(load_file(directory / "mixture.safetensors"), strict=True)
     return model.eval()

@@ -21,10 +21,11 @@ from mistere.artifacts.checkpoint_writing import CheckpointSchedule
 from mistere.artifacts.checkpoints import Checkpoints
 from mistere.common.errors import DataError, MistereError
 from mistere.common.progress import Progress
-from mistere.config.mixture import MixtureConfig
+from mistere.config.mixture import MixtureConfig, known
 from mistere.metrics.classification import confusion, weighted_f1
 from mistere.metrics.expert_gate import gate_statistics
 from mistere.model.embeddings import EmbeddedDialogue, EmbeddedDialogues
+from mistere.model.mixture.automatic_settings import TrainSize, parameter_groups, resolve, uses_bf16
 from mistere.model.mixture.fitting.batches import dialogue_batches, drop_modalities
 from mistere.model.mixture.fitting.checkpoint_file import CHECKPOINT, TrainingState, read_checkpoint, write_checkpoint
 from mistere.model.mixture.fitting.moving_average import MovingAverage
@@ -75,19 +76,20 @@ def train_mixture(
             )
     torch.manual_seed(config.seed)
     fitting = MixtureTraining(config, data)
+    config, epochs, patience = fitting.config, known(fitting.config.epochs), known(fitting.config.patience)
     for note in fitting.notes:
         progress.note(note)
     directory, schedule = checkpoints.directory if checkpoints else None, CheckpointSchedule.bounded()
     if checkpoints is not None:
         checkpoints.restore()
         fitting.restore(checkpoints.directory)
-    while fitting.epoch < config.epochs and fitting.epoch - fitting.best_epoch < config.patience:
+    while fitting.epoch < epochs and fitting.epoch - fitting.best_epoch < patience:
         fitting.train_epoch()
         latest = fitting.history[-1]
         progress(
-            f"epoch {fitting.epoch}/{config.epochs}, dev weighted F1 {latest['dev_weighted_f1']:.3f}",
+            f"epoch {fitting.epoch}/{epochs}, dev weighted F1 {latest['dev_weighted_f1']:.3f}",
             fitting.epoch,
-            config.epochs,
+            epochs,
         )
         if checkpoints is not None and directory is not None and schedule.is_due():
             began = time.monotonic()
@@ -104,19 +106,20 @@ class MixtureTraining:
     """The state of one training run: model, optimiser, best weights so far."""
 
     def __init__(self, config: MixtureConfig, data: EmbeddedDialogues) -> None:
-        self.config, self.data = config, data
+        config = resolve(config, TrainSize.of(data))
+        self.config, self.data, self.rate = config, data, known(config.learning_rate)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = MixtureOfExperts(config, data.dimensions, len(data.labels))
         self.notes = self._fit_scaling()
         self.model.to(self.device)
         self.average = MovingAverage(self.model, config.average_epochs) if config.average_epochs else None
-        self.bf16 = uses_bf16(config, self.device)
+        self.bf16 = uses_bf16(config, self.device, sum(one.numel() for one in self.model.parameters()))
         weights = class_weights(config, data)
         self.class_weights = None if weights is None else weights.to(self.device)
         # Fused: one pass over the weights instead of a dozen. With 90 M weights and short dialogues that saves half of a step
         # (`mistere bench training_speed`); it can go once torch fuses by default on every device.
         self.optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+            parameter_groups(config, self.model), lr=self.rate, weight_decay=known(config.weight_decay), fused=True
         )
         self.epoch = self.best_epoch = 0
         self.best_score = -1.0
@@ -143,9 +146,8 @@ class MixtureTraining:
         total = torch.zeros((), device=self.device)
         for index, dialogues in enumerate(batches):
             for group in self.optimizer.param_groups:
-                group["lr"] = self.config.learning_rate * rate_factor(
-                    self.config, self.epoch + (index + 1) / len(batches)
-                )
+                factor = rate_factor(self.config, self.epoch + (index + 1) / len(batches))
+                group["lr"] = self.rate * group["factor"] * factor
             total += self.train_step(dialogues)
             if self.average is not None:
                 self.average.update(self.model, len(batches))
@@ -193,7 +195,7 @@ class MixtureTraining:
     def _diverged(self, how: str) -> MistereError:
         return MistereError(
             f"the mixture's training diverged in epoch {max(self.epoch, 1)} ({how}): lower mixture.learning_rate, now "
-            f"{self.config.learning_rate:g}, or check the embeddings for infinite values."
+            f"{self.rate:g}, or check the embeddings for infinite values."
         )
 
     def result(self) -> TrainedMixture:
@@ -251,20 +253,13 @@ def evaluate_on_dev(model: MixtureOfExperts, data: EmbeddedDialogues) -> tuple[f
     return score, statistics.metrics()
 
 
-def uses_bf16(config: MixtureConfig, device: torch.device) -> bool:
-    """Whether training uses bf16 products: requested, or ``auto`` on a GPU, and supported by the device."""
-    if device.type == "cuda":
-        return config.precision != "fp32" and torch.cuda.is_bf16_supported()
-    return config.precision == "bf16" and torch.cpu._is_avx512_bf16_supported()
-
-
 def rate_factor(config: MixtureConfig, passed: float) -> float:
     """Factor of the learning rate after ``passed`` epochs: warm-up, then the schedule to the last epoch."""
     if passed < config.warmup_epochs:
         return passed / config.warmup_epochs
     if config.schedule == "constant":
         return 1.0
-    rest = min(1.0, (passed - config.warmup_epochs) / max(1e-9, config.epochs - config.warmup_epochs))
+    rest = min(1.0, (passed - config.warmup_epochs) / max(1e-9, known(config.epochs) - config.warmup_epochs))
     return 1 - rest if config.schedule == "linear" else (1 + math.cos(math.pi * rest)) / 2
 
 

@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mistere.common.errors import UsageError
-from mistere.config.mixture import MixtureConfig
+from mistere.config.mixture import MixtureConfig, known
 
 if TYPE_CHECKING:
     from mistere.artifacts.checkpoints import Checkpoints
@@ -69,6 +69,7 @@ def _train(
     tracking_uri: str | None,
     checkpoint_folder: _CheckpointFolder,
 ) -> None:
+    from mistere.model.mixture.automatic_settings import TrainSize, automatic_values, describe, resolve
     from mistere.model.mixture.modality_subsets import train_subsets
     from mistere.model.mixture.training import train_mixture
     from pipelines.cli.experiments.ablation import ablate
@@ -91,7 +92,10 @@ def _train(
                 part,
                 progress=Quiet("train"),
                 checkpoints=checkpoint_folder.checkpoints(name, config.seed),
-                on_epoch=on_trial(f"{' + '.join(part.dimensions)}, seed {config.seed}", config.epochs),
+                on_epoch=on_trial(
+                    f"{' + '.join(part.dimensions)}, seed {config.seed}",
+                    known(resolve(config, TrainSize.of(part)).epochs),
+                ),
             )
 
         choice: ModalityChoice | None = None
@@ -100,6 +104,11 @@ def _train(
             choice, ready = train_subsets(seeds_of(mixture, seeds), data, train_subset)
             data = data.only(choice.chosen.modalities)
             mixture = mixture.model_copy(update={"modalities": list(choice.chosen.modalities)})
+        size = TrainSize.of(data)
+        automatic = automatic_values(mixture, size)
+        mixture = resolve(mixture, size)
+        if automatic:
+            console.print(describe(automatic, size), markup=False)
 
         def train_once(name: str, config: MixtureConfig, trained: TrainedMixture | None = None) -> Trial:
             return run_trial(
@@ -107,7 +116,7 @@ def _train(
                 data,
                 profile_config.evaluation,
                 checkpoints=checkpoint_folder.checkpoints(name, config.seed),
-                on_epoch=None if trained else on_trial(f"{name}, seed {config.seed}", config.epochs),
+                on_epoch=None if trained else on_trial(f"{name}, seed {config.seed}", known(config.epochs)),
                 trained=trained,
             )
 
@@ -117,8 +126,10 @@ def _train(
         figures = summarize(trials, data, profile_config.evaluation)
         ablation = ablate(parts, mixture, data, trials, profile_config.evaluation, train_once) if parts else None
     best = best_on_dev(trials)
-    page = render(mixture, data, trials, best, figures, ablation, str(embeddings), choice)
-    _write(output, data, best, page, as_json(figures, trials, ablation, choice))
+    page = render(
+        mixture, data, trials, best, figures, ablation, str(embeddings), choice, automatic=describe(automatic, size)
+    )
+    _write(output, data, best, page, as_json(figures, trials, ablation, choice, automatic))
     checkpoint_folder.end()
     if choice:
         _show_choice(console, choice)

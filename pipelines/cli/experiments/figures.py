@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,10 +90,16 @@ def _means(all_metrics: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def as_json(
-    figures: Figures, trials: Sequence[Trial], ablation: Ablation | None, choice: ModalityChoice | None = None
+    figures: Figures,
+    trials: Sequence[Trial],
+    ablation: Ablation | None,
+    choice: ModalityChoice | None = None,
+    automatic: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The content of ``metrics.json``."""
+    """The content of ``metrics.json``; ``automatic`` are the values of the settings that were ``auto``."""
     content: dict[str, Any] = {name: round(value, 8) for name, value in sorted(figures.metrics.items())}
+    if automatic:
+        content["automatic"] = dict(automatic)
     if len(trials) > 1:
         content["seeds"] = [{"seed": trial.seed} | trial.metrics for trial in trials]
     if choice:

@@ -42,6 +42,8 @@ def render(
     ablation: Ablation | None,
     source: str,
     choice: ModalityChoice | None = None,
+    *,
+    automatic: str = "",
 ) -> str:
     """Render the page as HTML.
 
@@ -54,6 +56,7 @@ def render(
         ablation: the ablation table, if requested.
         source: location of the embeddings, as given on the command line.
         choice: the comparison of the subsets of the modalities, if it was made.
+        automatic: a line with the settings that were ``auto``.
     """
     experts = best.trained.model.experts
     true = np.concatenate([dialogue.labels for dialogue in data.split("test")])
@@ -88,6 +91,7 @@ def render(
         ece=metrics["test.ece"],
         ablation=ablation,
         choice=choice,
+        automatic=automatic,
         plots={
             "experts": experts_plot([mixture], alone, metrics["test.majority.weighted_f1"]),
             "training": seeds_plot({trial.seed: trial.trained.history for trial in trials}),

@@ -60,8 +60,11 @@ def space(data: EmbeddedDialogues, config: MixtureConfig) -> list[Dimension]:
 
     Args:
         data: embeddings; only the train split and the widths are read.
-        config: the initial settings, which the space contains.
+        config: the initial settings, which the space contains; those that are ``auto`` by the values for this data.
     """
+    from mistere.model.mixture.automatic_settings import TrainSize, resolve
+
+    config = resolve(config, TrainSize.of(data))
     train = data.split("train")
     large = (256,) if sum(len(dialogue) for dialogue in train) >= _ENOUGH_FOR_LARGE else ()
     batches = tuple(size for size in (4, 8, 16, 32) if 2 * size <= len(train))

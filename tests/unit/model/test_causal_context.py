@@ -23,6 +23,7 @@ from mistere.model.mixture.packed_dialogues import PackedDialogues
 from mistere.model.mixture.prediction import DialoguePrediction, load_mixture, make_batch, predict, save_mixture
 from mistere.model.mixture.recurrence import DialogueGRU
 from mistere.model.mixture.training import train_mixture
+from tests.unit.model.fixed_settings import FIXED
 
 CLASSES = 4
 DIMENSIONS = [{"text": 6}, {"speech": 5, "text": 7}, {"speech": 5, "text": 7, "video": 3}]
@@ -42,7 +43,7 @@ def config_of(mode: str, **changes: object) -> MixtureConfig:
         "fusion_blocks": 2,
         "attention_width": 6,
     }
-    return MixtureConfig.model_validate(small | changes)
+    return MixtureConfig.model_validate(FIXED | small | changes)
 
 
 def model_of(mode: str, dimensions: Mapping[str, int], seed: int = 0, **changes: object) -> MixtureOfExperts:

@@ -13,10 +13,14 @@ from mistere.model.mixture.mixture import FittedGate, MixtureOfExperts
 from mistere.model.mixture.prediction import predict
 from mistere.model.mixture.training import train_mixture
 from tests.unit.model.dialogue_sets import CLASSES, dialogues_of
+from tests.unit.model.fixed_settings import FIXED
 
-CONFIG = MixtureConfig(
-    gate="fitted", standardise=True, hidden=8, gru_layers=1, fusion_width=16, fusion_blocks=1, attention_width=6, learning_rate=3e-3,
-    epochs=12, average_epochs=2, modality_dropout=0,
+CONFIG = MixtureConfig.model_validate(
+    FIXED
+    | {
+        "gate": "fitted", "standardise": True, "hidden": 8, "gru_layers": 1, "fusion_width": 16, "fusion_blocks": 1,
+        "attention_width": 6, "learning_rate": 3e-3, "epochs": 12, "average_epochs": 2, "modality_dropout": 0.0,
+    }
 )  # fmt: skip
 
 

@@ -15,9 +15,10 @@ from mistere.model.mixture.mixture import MixtureOfExperts
 from mistere.model.mixture.prediction import load_mixture, predict, save_mixture
 from mistere.model.mixture.training import MixtureTraining
 from tests.unit.model.dialogue_sets import dialogues_of
+from tests.unit.model.fixed_settings import FIXED
 
-SMALL = MixtureConfig(
-    standardise=True, hidden=4, gru_layers=1, fusion_width=8, fusion_blocks=1, attention_width=6, epochs=2
+SMALL = MixtureConfig.model_validate(
+    FIXED | {"hidden": 4, "gru_layers": 1, "fusion_width": 8, "fusion_blocks": 1, "attention_width": 6, "epochs": 2}
 )
 
 
@@ -75,11 +76,12 @@ def test_a_mixture_of_before_the_setting_is_read_without_scaling(tmp_path: Path)
     model = MixtureOfExperts(SMALL.model_copy(update={"standardise": False}), {"text": 4}, 3).eval()
     save_mixture(model, tmp_path)
     description = json.loads((tmp_path / "mixture.json").read_text())
-    del description["config"]["standardise"]
+    for name in ("standardise", "input_dropout", "skip_dropout", "projection", "expert_rates"):
+        del description["config"][name]
     (tmp_path / "mixture.json").write_text(json.dumps(description))
     rows = [{"text": np.full((2, 4), 50, np.float32)}]
     again = load_mixture(tmp_path)
-    assert not again.config.standardise
+    assert not again.config.standardise and not again.projections
     np.testing.assert_array_equal(
         predict(again, rows, 1.0)[0].probabilities, predict(model, rows, 1.0)[0].probabilities
     )

@@ -21,18 +21,22 @@ from mistere.metrics.modality_choice import (
 )
 from mistere.model.embeddings import EmbeddedDialogue, EmbeddedDialogues
 from mistere.model.mixture.modality_subsets import train_with_modalities
+from tests.unit.model.fixed_settings import FIXED
 
-SMALL = MixtureConfig(
-    modalities="auto",
-    hidden=8,
-    gru_layers=1,
-    kernels=[1],
-    fusion="feed_forward",
-    fusion_width=16,
-    context="utterance",
-    contrastive_weight=0.0,
-    learning_rate=1e-2,
-    epochs=8,
+SMALL = MixtureConfig.model_validate(
+    FIXED
+    | {
+        "modalities": "auto",
+        "hidden": 8,
+        "gru_layers": 1,
+        "kernels": [1],
+        "fusion": "feed_forward",
+        "fusion_width": 16,
+        "context": "utterance",
+        "contrastive_weight": 0.0,
+        "learning_rate": 1e-2,
+        "epochs": 8,
+    }
 )
 
 

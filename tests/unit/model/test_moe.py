@@ -40,6 +40,7 @@ from mistere.model.mixture.training import (
     rate_factor,
     train_mixture,
 )
+from tests.unit.model.fixed_settings import FIXED
 
 CLASSES = 4
 DIMENSIONS = [{"text": 6}, {"speech": 5, "text": 7}, {"speech": 5, "text": 7, "video": 3}]
@@ -63,7 +64,7 @@ def config_of(fusion: str = "co_attention", **changes: object) -> MixtureConfig:
         "attention_width": 6,
         "attention_heads": 3,
     }
-    return MixtureConfig.model_validate(small | changes)
+    return MixtureConfig.model_validate(FIXED | small | changes)
 
 
 def model_of(dimensions: Mapping[str, int], fusion: str = "co_attention", seed: int = 0) -> MixtureOfExperts:

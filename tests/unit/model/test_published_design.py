@@ -30,6 +30,7 @@ from tests.bench.reference.published_design import (
     step,
 )
 from tests.bench.reference.published_weights import from_mixture, to_mixture
+from tests.unit.model.fixed_settings import FIXED
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -301,7 +302,9 @@ def test_published_mixture_handles_missing_modalities(dimensions: dict[str, int]
 
 def test_mixture_without_the_settings_of_the_published_one_still_opens(tmp_path: Path) -> None:
     """A mixture that an earlier version wrote has none of these settings in its file."""
-    config = MixtureConfig(hidden=6, gru_layers=1, fusion_width=12, fusion_blocks=1, attention_width=6)
+    config = MixtureConfig.model_validate(
+        FIXED | {"hidden": 6, "gru_layers": 1, "fusion_width": 12, "fusion_blocks": 1, "attention_width": 6}
+    )
     model = MixtureOfExperts(config, DIMENSIONS, SIZE.classes).eval()
     save_mixture(model, tmp_path)
     file = tmp_path / "mixture.json"

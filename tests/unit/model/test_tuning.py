@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from mistere.common.errors import UsageError
 from mistere.config.mixture import MixtureConfig
 from mistere.model.embeddings import EmbeddedDialogue, EmbeddedDialogues
+from mistere.model.mixture.automatic_settings import TrainSize, resolve
 from pipelines.cli.app import app
 from pipelines.cli.experiments.held_out import HeldOut, Report, Scored
 from pipelines.cli.experiments.imported_embeddings import open_embeddings
@@ -151,7 +152,8 @@ def test_first_trial_has_exactly_the_initial_settings(folder: Path, settings: di
     trial = optuna.trial.FixedTrial(initial_parameters(dimensions))
     found = as_settings(suggest(trial, dimensions), dimensions, config)  # type: ignore[arg-type]
     assert found.pop("modalities") == ["speech", "text"]
-    assert config.model_copy(update=found) == config
+    initial = resolve(config, TrainSize.of(open_embeddings(folder)))
+    assert found == {name: getattr(initial, name) for name in found}
 
 
 def test_suggested_numbers_have_three_digits(folder: Path) -> None:

@@ -88,6 +88,10 @@ def test_train_supports_text_only_and_selected_modalities(tmp_path: Path) -> Non
     both = write_embeddings(tmp_path / "both")
     done = train(both, tmp_path / "two", "--set", "mixture.modalities=[speech]")
     assert done.returncode == 0 and "text alone" not in done.stdout
+    automatic = json.loads((tmp_path / "two" / "metrics.json").read_text())["automatic"]
+    assert "input_dropout" in automatic and "learning_rate" not in automatic  # the profile states that one
+    shown = f"input_dropout {automatic['input_dropout']:g}"
+    assert shown in done.stdout and shown in (tmp_path / "two" / "report.html").read_text()
     assert json.loads((tmp_path / "two" / "model" / "mixture.json").read_text())["dimensions"] == {"speech": 8}
     wrong = train(both, tmp_path / "three", "--set", "mixture.modalities=[txt]")
     assert wrong.returncode == 2 and "did you mean 'text'" in wrong.stderr and not (tmp_path / "three").exists()
