@@ -34,8 +34,11 @@ class SyntheticSet:
         signal: size of the class means of each modality; the latent noise is 1.5.
         noisy_turns: share of the turns in which a modality is noise without any signal.
         turns: mean number of turns in a dialogue.
-        persistence: probability that a turn repeats the previous label; otherwise the label is uniform.
+        persistence: probability that a turn repeats the previous label; otherwise the label is drawn anew.
         wild_scales: multiply columns by very different factors and make some constant.
+        absent_turns: share of the turns that lack a modality.
+        dialogue_shift: deviation of an offset in the latent space that all turns of a dialogue share, as of a speaker or a microphone.
+        imbalance: each class is this many times as frequent as the next.
     """
 
     dialogues: tuple[int, int, int] = (60, 30, 100)
@@ -45,6 +48,9 @@ class SyntheticSet:
     turns: float = 12
     persistence: float = 0.6
     wild_scales: bool = False
+    absent_turns: Mapping[str, float] = field(default_factory=dict)
+    dialogue_shift: float = 0.0
+    imbalance: float = 1.0
 
 
 SETS: Mapping[str, SyntheticSet] = MappingProxyType(
@@ -58,9 +64,19 @@ SETS: Mapping[str, SyntheticSet] = MappingProxyType(
         "small": SyntheticSet(dialogues=(25, 10, 100)),
         "large": SyntheticSet(dialogues=(830, 80, 100)),
         "wide": SyntheticSet(widths={"speech": 2048, "text": 2048}),
+        "hard": SyntheticSet(
+            dialogues=(90, 30, 100),
+            widths={"speech": 73, "text": 768},
+            noisy_turns={"text": 0.2},
+            turns=20,
+            persistence=0.45,
+            absent_turns={"speech": 0.15, "text": 0.1},
+            dialogue_shift=0.7,
+            imbalance=1.5,
+        ),
     }
 )
-"""``small`` has about 300 train utterances, ``large`` about 10,000, the others about 720."""
+"""``hard`` was not used to choose any default. ``small`` has about 300 train utterances, ``large`` about 10,000, the others about 720."""
 
 
 def generate(made_of: SyntheticSet, seed: int = 0) -> EmbeddedDialogues:
@@ -81,12 +97,16 @@ def generate(made_of: SyntheticSet, seed: int = 0) -> EmbeddedDialogues:
     start = 0
     for split, count in zip(("train", "dev", "test"), made_of.dialogues, strict=True):
         for index in range(count):
-            labels = _labels(draw, max(3, int(draw.poisson(made_of.turns))), made_of.persistence)
+            labels = _labels(draw, max(3, int(draw.poisson(made_of.turns))), made_of)
             for name, width in made_of.widths.items():
                 latent = means[name][labels] * made_of.signal[name] + 1.5 * draw.normal(size=(len(labels), LATENT))
                 noisy = draw.random(len(labels)) < made_of.noisy_turns.get(name, 0.0)
                 latent[noisy] = 2 * draw.normal(size=(int(noisy.sum()), LATENT))
+                if made_of.dialogue_shift:
+                    latent += made_of.dialogue_shift * draw.normal(size=LATENT)
                 values = latent @ maps[name] + 0.5 * draw.normal(size=(len(labels), width))
+                if absent := made_of.absent_turns.get(name, 0.0):
+                    values[draw.random(len(labels)) < absent] = np.nan
                 rows[name].append(values.astype(np.float32))
             dialogues[split].append(EmbeddedDialogue(f"{split}-{index}", slice(start, start + len(labels)), labels))
             start += len(labels)
@@ -99,9 +119,13 @@ def generate(made_of: SyntheticSet, seed: int = 0) -> EmbeddedDialogues:
     return EmbeddedDialogues(dialogues, matrices, [f"class {index}" for index in range(CLASSES)])
 
 
-def _labels(draw: np.random.Generator, turns: int, persistence: float) -> np.ndarray:
-    labels = draw.integers(CLASSES, size=turns)
-    repeats = draw.random(turns) < persistence
+def _labels(draw: np.random.Generator, turns: int, made_of: SyntheticSet) -> np.ndarray:
+    if made_of.imbalance == 1:
+        labels = draw.integers(CLASSES, size=turns)
+    else:
+        shares = made_of.imbalance ** -np.arange(CLASSES, dtype=np.float64)
+        labels = draw.choice(CLASSES, size=turns, p=shares / shares.sum())
+    repeats = draw.random(turns) < made_of.persistence
     for turn in range(1, turns):
         if repeats[turn]:
             labels[turn] = labels[turn - 1]

@@ -64,3 +64,20 @@ def test_noise_weak_modality_and_wild_scales_are_as_declared() -> None:
     speech, text = _rows(wild, "speech")[0], _rows(wild, "text")[0]
     assert np.abs(speech[:, 0]).max() > 300 and np.ptp(speech[:, 1]) == 0 and np.ptp(text[:, :3]) == 0
     assert np.abs(text).mean() < 0.1
+
+
+def test_the_hard_set_has_absent_modalities_rare_classes_and_shifted_dialogues() -> None:
+    data = generate(SETS["hard"])
+    train = data.split("train")
+    for name, share in SETS["hard"].absent_turns.items():
+        absent = np.isnan(_rows(data, name)[0])
+        assert (absent.any(1) == absent.all(1)).all() and absent[:, 0].mean() == pytest.approx(share, abs=0.03)
+    counts = np.bincount(np.concatenate([one.labels for one in train]), minlength=CLASSES)
+    assert counts[0] > 4 * counts[-1] > 0
+    variances = []
+    for made_of in (SETS["hard"], replace(SETS["hard"], dialogue_shift=0.0)):
+        shown = generate(made_of)
+        variances.append(
+            np.var([np.nanmean(shown.read(one)["speech"], axis=0) for one in shown.split("train")], axis=0).mean()
+        )
+    assert variances[0] > 1.5 * variances[1]

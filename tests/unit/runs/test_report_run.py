@@ -122,9 +122,9 @@ def test_report_has_the_plots_of_an_evaluated_run(tmp_path: Path) -> None:
         "Speech encoder",
         "Text encoder",
         "Mixture of experts",
-        "Settings of the mixture chosen by the size of train: learning_rate 0.0005, expert_rates {&#34;speech&#34;: 3.0}.",
     ):
         assert f"<figcaption>{caption}" in html, caption
+    assert "chosen by the size of train: learning_rate 0.0005, expert_rates {&#34;speech&#34;: 3.0}." in html
     assert html.count("<svg") == 11
     identifiers = re.findall(r'<(?!path|clipPath)\w+[^>]* id="([^"]+)"', html)
     assert identifiers == []
