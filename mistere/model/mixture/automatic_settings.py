@@ -14,13 +14,15 @@ from mistere.model.embeddings import EmbeddedDialogues
 from mistere.model.mixture.mixture import MixtureOfExperts
 
 _RATE: Final = 5e-4
-_RATE_WIDTH: Final = 128
-_STEPS: Final = 3000
-_EPOCHS: Final = (15, 60)
-_WIDE: Final = 1024
-_PROJECTED: Final = 128
+_COLUMNS: Final = 384
+_HIDDEN: Final = 128
+"""Columns and hidden width up to which that learning rate holds."""
 _FASTEST: Final = 3.0
-_INPUT_DROPOUT: Final = ((15, 0.4), (60, 0.1))
+_STEPS: Final = 3000
+_FEWEST_EPOCHS: Final = 15
+_MOST_EPOCHS: Final = 60
+_INPUT_DROPOUT: Final = ((15, 0.3), (60, 0.1))
+"""Rows per column of the widest modality, and the dropout up to there and from there on."""
 _MANY_PARAMETERS: Final = 20_000_000
 
 
@@ -44,18 +46,33 @@ class TrainSize:
 
 
 def automatic_values(config: MixtureConfig, size: TrainSize) -> dict[str, Any]:
-    """The value of each setting that is ``auto``, by the rules of thumb below; the others are not among them.
+    """The value of each setting that is ``auto``, by rules of thumb; the others are not among them.
+
+    - ``learning_rate``: 5e-4, less by the square root for a widest modality of more than 384 columns, and in proportion for a hidden
+      width of more than 128. A step of Adam moves each weight by the rate, so the output of a layer moves with its number of inputs.
+    - ``expert_rates``: for the same reason the expert of a narrow modality learns slowly, and the training ends before it has learnt,
+      because it ends by the mixture's score. Its rate is multiplied by the square root of the widest modality's columns per
+      own column, up to 3.
+    - ``input_dropout`` and ``skip_dropout``: the convolutions and the skip read the raw columns and fit each train utterance if there are few
+      rows per column; from 0.3 up to 15 rows per column to 0.1 from 60 on.
+    - ``context_dropout``, ``fusion_dropout`` and ``weight_decay``: 0.5, 0.5 and 1e-4, as usual for corpora of conversations.
+    - ``epochs`` and ``patience``: about 3,000 steps, but 15 to 60 epochs, and a quarter of them without improvement.
+    - ``projection``: none.
+
+    docs/guides/mixture.md has the measurements.
 
     Args:
         config: the settings.
         size: of train.
     """
-    steps = max(1, math.ceil(size.dialogues / config.batch_dialogues))
-    epochs = min(max(round(_STEPS / steps), _EPOCHS[0]), _EPOCHS[1]) if config.epochs == "auto" else config.epochs
     widest = max(size.columns.values())
+    rate = _RATE * min(1.0, math.sqrt(_COLUMNS / widest)) * min(1.0, _HIDDEN / config.hidden)
+    steps = max(1, math.ceil(size.dialogues / config.batch_dialogues))
+    usual = min(max(round(_STEPS / steps), _FEWEST_EPOCHS), _MOST_EPOCHS)
+    epochs = usual if config.epochs == "auto" else config.epochs
     dropout = _input_dropout(size.utterances / widest)
     values: dict[str, Any] = {
-        "learning_rate": _RATE * min(1.0, _RATE_WIDTH / config.hidden),
+        "learning_rate": float(f"{rate:.2g}"),
         "expert_rates": {
             name: round(min(_FASTEST, math.sqrt(widest / width)), 2)
             for name, width in size.columns.items()
@@ -64,7 +81,7 @@ def automatic_values(config: MixtureConfig, size: TrainSize) -> dict[str, Any]:
         "weight_decay": 1e-4,
         "epochs": epochs,
         "patience": max(4, epochs // 4),
-        "projection": {name: _PROJECTED for name, width in size.columns.items() if width >= _WIDE},
+        "projection": 0,
         "input_dropout": dropout,
         "skip_dropout": dropout,
         "context_dropout": 0.5,
@@ -74,7 +91,7 @@ def automatic_values(config: MixtureConfig, size: TrainSize) -> dict[str, Any]:
 
 
 def _input_dropout(rows_per_column: float) -> float:
-    """From 0.4 with few rows per column to 0.1 with many."""
+    """Dropout of the embeddings: less the more rows there are per column, by the logarithm."""
     (few, most), (many, least) = _INPUT_DROPOUT
     share = math.log(max(rows_per_column, few) / few) / math.log(many / few)
     return round(most - (most - least) * min(1.0, share), 2)
