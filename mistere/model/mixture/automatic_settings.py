@@ -21,7 +21,7 @@ _FASTEST: Final = 3.0
 _STEPS: Final = 3000
 _FEWEST_EPOCHS: Final = 15
 _MOST_EPOCHS: Final = 60
-_INPUT_DROPOUT: Final = ((15, 0.3), (60, 0.1))
+_INPUT_DROPOUT: Final = ((15, 0.4), (60, 0.1))
 """Rows per column of the widest modality, and the dropout up to there and from there on."""
 _MANY_PARAMETERS: Final = 20_000_000
 
@@ -54,7 +54,7 @@ def automatic_values(config: MixtureConfig, size: TrainSize) -> dict[str, Any]:
       because it ends by the mixture's score. Its rate is multiplied by the square root of the widest modality's columns per
       own column, up to 3.
     - ``input_dropout`` and ``skip_dropout``: the convolutions and the skip read the raw columns and fit each train utterance if there are few
-      rows per column; from 0.3 up to 15 rows per column to 0.1 from 60 on.
+      rows per column; from 0.4 up to 15 rows per column to 0.1 from 60 on.
     - ``context_dropout``, ``fusion_dropout`` and ``weight_decay``: 0.5, 0.5 and 1e-4, as usual for corpora of conversations.
     - ``epochs`` and ``patience``: about 3,000 steps, but 15 to 60 epochs, and a quarter of them without improvement.
     - ``projection``: none.
