@@ -23,7 +23,7 @@ from mistere.kubernetes.api import connect
 from mistere.kubernetes.images import image
 from mistere.registry.champion import Champion, read_champion
 from mistere.registry.model_registry import mirror_champion
-from mistere.registry.promotion_log import PromotionEvent, append, now
+from mistere.registry.promotion_log import PromotionEvent, add, now
 from mistere.registry.release import is_released, recover, recover_patiently, release
 from mistere.serving.deployment import Deployment
 from mistere.serving.kserve.cluster_release import Rolling, on_cluster
@@ -90,7 +90,7 @@ def run(
             return Result(values={**values, "endpoint": address or "", "message": message})
     by, reason = f"run {step.run.run_id}", "The gate promoted it and the smoke test passed."
     if seen.digest not in (champion_digest, manifest.digest):
-        append(
+        add(
             step.store,
             PromotionEvent(
                 at=now(),

@@ -110,6 +110,10 @@ class ObjectStore(ABC):
         return f"{self.uri.rstrip('/')}/{key}"
 
 
+_LOCK: Final = ".lock"
+"""The file in a folder of a :class:`LocalStore` that conditional writes lock."""
+
+
 def _version(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
@@ -142,7 +146,7 @@ class LocalStore(ObjectStore):
         if expected is None:
             self._replace(path, data)
             return _version(data)
-        with open(path.with_name(f".{path.name}.lock"), "w", encoding="ascii") as lock:
+        with open(path.with_name(_LOCK), "w", encoding="ascii") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             current = _version(path.read_bytes()) if path.is_file() else ABSENT
             if current != expected:
@@ -181,6 +185,14 @@ class LocalStore(ObjectStore):
     def _deletable(self, key: str) -> Path:
         """The path of a key to delete. Stores may share folders by links; nothing is deleted through such a link."""
         return path_below(self.root, _checked(key), f"the store {self.root}", MistereError, "delete the link yourself")
+
+    def sweep(self, prefix: str, seconds: float) -> None:
+        """Delete what killed processes left of unfinished writes under ``prefix/`` longer ago than ``seconds``."""
+        limit = time.time() - seconds
+        for path in self.local_path(prefix).rglob(".*"):
+            with suppress(OSError):  # another process sweeps as well
+                if path.name != _LOCK and path.is_file() and path.stat().st_mtime < limit:
+                    path.unlink()
 
     def _target(self, key: str) -> Path:
         path = self.local_path(key)

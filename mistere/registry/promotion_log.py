@@ -1,30 +1,37 @@
-"""The promotion history: an object per event in the store, written once and never changed."""
+"""The promotion history: an object per event in the store, written before the champion is moved and completed once.
+
+An event is ``pending`` until its release has ended. A process that is killed in between leaves it pending: the champion then
+says whether it was moved, because a release stamps it with the time of its event.
+"""
 
 from __future__ import annotations
 
 import getpass
 import os
-import secrets
 import socket
 import time
+from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from mistere.artifacts.object_store import ABSENT, ObjectStore
+from mistere.artifacts.manifests import canonical_digest
+from mistere.artifacts.object_store import ABSENT, ConflictError, LocalStore, MissingObjectError, ObjectStore
+from mistere.registry.champion import ChampionPointer, read_champion
+from mistere.registry.sealed_record import SealedRecord
 
 _FOLDER = "promotions"
+_LEFTOVER_SECONDS = 24 * 3600.0
 ACTOR_VARIABLE = "MISTERE_ACTOR"
+Outcome = Literal["pending", "done", "lost", "undone"]
 
 
-class PromotionEvent(BaseModel):
+class PromotionEvent(SealedRecord):
     """A move of the champion, or an attempt to move it.
 
     Attributes:
-        at: seconds since 1970.
-        action: ``deploy`` by a run, ``promote`` or ``rollback`` by a user, ``recover`` after an interrupted release.
-        outcome: ``done``; ``lost`` if another process moved the champion first; ``undone`` if a part failed and everything
-            was rolled back.
+        at: seconds since 1970; also the time that the champion is stamped with.
+        action: ``deploy`` by a run, ``promote`` or ``rollback`` by a user; ``recover`` only in logs of earlier versions.
+        outcome: ``pending`` while the release is in progress or after its process was killed; ``done``; ``lost`` if another
+            process moved the champion first; ``undone`` if a part failed and everything was rolled back.
         before: digest of the previous champion's bundle, or ``none``.
         after: digest of the bundle that the event makes the champion.
         version: its version in the registry.
@@ -32,33 +39,135 @@ class PromotionEvent(BaseModel):
         by: a run, or a user and a machine.
     """
 
-    model_config = ConfigDict(extra="forbid")
-
     at: float
     action: Literal["deploy", "promote", "rollback", "recover"]
-    outcome: Literal["done", "lost", "undone"]
+    outcome: Outcome
     before: str
     after: str
     version: str
     reason: str
     by: str
 
+    @property
+    def key(self) -> str:
+        """The key of the event's object, which does not depend on its outcome."""
+        identity = canonical_digest(self.model_dump(mode="json", exclude={"checksum", "outcome", "reason"}))
+        return f"{_FOLDER}/{int(self.at * 1000):015d}-{identity[:16]}.json"
 
-def append(store: ObjectStore, event: PromotionEvent) -> None:
-    """Add an event; existing ones are never overwritten."""
-    name = f"{int(event.at * 1000):015d}-{secrets.token_hex(4)}"
-    store.write(f"{_FOLDER}/{name}.json", event.model_dump_json(indent=1).encode(), expected=ABSENT)
+    def moved(self, pointer: ChampionPointer) -> bool:
+        """Whether the champion is the one that this event's release has moved there."""
+        champion = pointer.champion
+        return champion is not None and (champion.bundle_digest, champion.moved_at) == (self.after, self.at)
 
 
-def read_log(store: ObjectStore) -> list[PromotionEvent]:
-    """Every event, oldest first; unreadable ones are skipped."""
-    events = []
-    for key in sorted(store.keys(_FOLDER)):
+@dataclass(frozen=True)
+class PromotionLog:
+    """The history as it was read.
+
+    Attributes:
+        events: oldest first.
+        damaged: locations of the events that cannot be read.
+    """
+
+    events: list[PromotionEvent]
+    damaged: list[str]
+
+
+def add(store: ObjectStore, event: PromotionEvent) -> None:
+    """Add an event, unless it is there already; existing ones are never overwritten."""
+    try:
+        store.write(event.key, event.sealed(), expected=ABSENT)
+    except ConflictError:
+        return
+
+
+def complete(store: ObjectStore, event: PromotionEvent, outcome: Outcome, reason: str = "") -> PromotionEvent:
+    """Set the outcome of a pending event; the first outcome stays.
+
+    Args:
+        store: the store.
+        event: the event.
+        outcome: of its release.
+        reason: why it ended so; empty keeps that of the event.
+
+    Returns:
+        The event with the outcome that the log holds.
+    """
+    final = event.model_copy(update={"outcome": outcome, "reason": reason or event.reason})
+    while True:
+        version, current = ABSENT, None
         try:
-            events.append(PromotionEvent.model_validate_json(store.read(key)[0]))
-        except ValidationError:
+            data, version = store.read(event.key)
+        except MissingObjectError:
+            pass
+        else:
+            current = PromotionEvent.unsealed(data)
+            if current is None:
+                return final  # damaged: it stays as it is, and read_log names it
+            if current.outcome != "pending":
+                return current
+        try:
+            store.write(event.key, final.sealed(), expected=version)
+        except ConflictError:
             continue
-    return sorted(events, key=lambda event: event.at)
+        return final
+
+
+def outcome_of(store: ObjectStore, event: PromotionEvent) -> Outcome:
+    """The outcome of an event as the log holds it; ``pending`` if the log does not say."""
+    try:
+        current = PromotionEvent.unsealed(store.read(event.key)[0])
+    except MissingObjectError:
+        return "pending"
+    return current.outcome if current is not None else "pending"
+
+
+def complete_abandoned(store: ObjectStore, pointer: ChampionPointer) -> None:
+    """Complete pending events whose journal was deleted; the champion decides."""
+    for event in _read(store).events:
+        if event.outcome == "pending":
+            moved = event.moved(pointer)
+            complete(
+                store, event, "done" if moved else "undone", "" if moved else "Its release ended without a record."
+            )
+
+
+def read_log(store: ObjectStore) -> PromotionLog:
+    """The history. A pending event whose release has moved the champion counts as ``done``.
+
+    Raises:
+        ArtifactError: the champion's pointer is damaged.
+    """
+    log = _read(store)
+    if all(event.outcome != "pending" for event in log.events):
+        return log
+    pointer = read_champion(store)
+    events = [
+        event.model_copy(update={"outcome": "done"}) if event.outcome == "pending" and event.moved(pointer) else event
+        for event in log.events
+    ]
+    return PromotionLog(events, log.damaged)
+
+
+def _read(store: ObjectStore) -> PromotionLog:
+    events, damaged = [], []
+    for key in sorted(store.keys(_FOLDER)):
+        event = PromotionEvent.unsealed(store.read(key)[0])
+        if event is None:
+            damaged.append(store.location(key))
+        else:
+            events.append(event)
+    return PromotionLog(sorted(events, key=lambda event: event.at), damaged)
+
+
+def sweep(store: ObjectStore) -> None:
+    """Delete what killed processes left of unfinished writes a day ago or earlier, in the log and the journals.
+
+    Only a folder holds such files: a write to S3 that was interrupted leaves nothing.
+    """
+    if isinstance(store, LocalStore):
+        for folder in (_FOLDER, "deployments"):
+            store.sweep(folder, _LEFTOVER_SECONDS)
 
 
 def who() -> str:

@@ -1,28 +1,43 @@
 """Move the champion, its deployment and the registry's aliases together, atomically.
 
-The order is: acquire the service's journal (a conditional put, so that only one release is in progress), roll the bundle out on
-the cluster, point the deployment to the new bundle, move the champion (a conditional put against the champion that the decision
-was based on), update MLflow's aliases, close the journal. A failure rolls everything back. A killed process leaves its journal
-open; the next process rolls the release forward if the champion had moved, and back if not.
+The order is: acquire the service's journal (a conditional put, so that only one release is in progress), add a pending event to
+the promotion log, roll the bundle out on the cluster, point the deployment to the new bundle, move the champion (a conditional
+put against the champion that the decision was based on), update MLflow's aliases, complete the event, close the journal. A
+failure rolls everything back. A killed process leaves its journal open; the next process rolls the release forward if the
+champion had moved, and back if not. A process that outlives its lease leaves the outcome to the one that took the journal over.
 """
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import BaseModel, ConfigDict, ValidationError
+from typing import Literal
 
 from mistere.artifacts.object_store import ABSENT, ConflictError, MissingObjectError, ObjectStore
 from mistere.common.errors import MistereError
 from mistere.registry.champion import CHAMPION_KEY, Champion, ChampionPointer, move_champion, read_champion
-from mistere.registry.promotion_log import PromotionEvent, append, now
+from mistere.registry.journal import (
+    LEASE_SECONDS,
+    RENEW_SECONDS,
+    HeldJournal,
+    Journal,
+    LeaseLostError,
+    read_journal,
+    this_process,
+    write_journal,
+)
+from mistere.registry.promotion_log import (
+    PromotionEvent,
+    add,
+    complete,
+    complete_abandoned,
+    now,
+    outcome_of,
+    sweep,
+    who,
+)
 from mistere.serving.deployment import Deployment, RollbackError, deployment_key, journal_key
 
 Mirror = Callable[[Champion], None]
@@ -30,33 +45,7 @@ Mirror = Callable[[Champion], None]
 RollOut = Callable[[Callable[[], None]], Callable[[], None]]
 """Makes a cluster serve the bundle, and calls its argument, which renews the lease, while it waits; returns the rollback."""
 
-_LEASE_SECONDS = 180.0  # the moves take seconds; a roll-out renews the lease
-_RENEW_SECONDS = 30.0
 _PATIENCE_SECONDS = 10.0
-
-
-class Journal(BaseModel):
-    """The release in progress, or the last one.
-
-    Attributes:
-        state: ``pending``: the roll-out is in progress; ``deployed``: the bundle is deployed and tested; ``done``: finished.
-        host: of the process that holds the journal.
-        process: its process id.
-        since: when it acquired the journal or renewed the lease, in seconds since 1970.
-        deployment_before: the previous deployment pointer as JSON; empty if there was none.
-        deployment: the new deployment pointer.
-        champion: the new champion.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    state: Literal["pending", "deployed", "done"]
-    host: str
-    process: int
-    since: float
-    deployment_before: str
-    deployment: Deployment
-    champion: Champion
 
 
 def release(
@@ -84,56 +73,157 @@ def release(
         roll_out: makes a cluster serve the bundle; None if the deployment is only a pointer in the store.
 
     Raises:
-        ConflictError: another process moved the champion first; nothing was changed.
-        MistereError: a part failed, and everything was rolled back.
+        ConflictError: another process moved the champion first, or took this release over and rolled it back.
+        MistereError: a part failed, and everything was rolled back, or the message says that the next process does so.
     """
     event = PromotionEvent(
         at=now(),
         action=action,
-        outcome="done",
+        outcome="pending",
         before=seen.digest,
         after=champion.bundle_digest,
         version=champion.model_version,
         reason=reason,
         by=by,
     )
-    before = seen.champion
-    if before is not None and before.bundle_digest != champion.bundle_digest:
-        champion = champion.model_copy(update={"previous": before.as_predecessor()})
-    elif before is not None:
-        champion = champion.model_copy(update={"previous": before.previous})
+    champion = _succeeding(seen.champion, champion.model_copy(update={"moved_at": event.at}))
     try:
-        acquired = _acquire(store, mirror, champion, deployment)
+        held = _acquire(store, mirror, champion, deployment, event)
     except ConflictError as error:
-        append(store, event.model_copy(update={"outcome": "lost", "reason": _why(error)}))
+        add(store, event.model_copy(update={"outcome": "lost", "reason": _why(error)}))
         raise
-    moved, undo = False, None
+    releasing = _Releasing(held, mirror, event, champion, seen)
     try:
-        if read_champion(store).version != seen.version:
+        releasing.move(roll_out)
+    except BaseException as error:
+        if not releasing.end(error):
+            raise
+    else:
+        releasing.close()
+
+
+def _succeeding(before: Champion | None, champion: Champion) -> Champion:
+    """The new champion with the one that a rollback restores."""
+    if before is None:
+        return champion
+    same = before.bundle_digest == champion.bundle_digest
+    return champion.model_copy(update={"previous": before.previous if same else before.as_predecessor()})
+
+
+@dataclass
+class _Releasing:
+    """A release whose journal this process holds."""
+
+    held: HeldJournal
+    mirror: Mirror
+    event: PromotionEvent
+    champion: Champion
+    seen: ChampionPointer
+    undo_roll_out: Callable[[], None] | None = None
+    deployment_version: str | None = None
+
+    @property
+    def store(self) -> ObjectStore:
+        return self.held.store
+
+    def move(self, roll_out: RollOut | None) -> None:
+        """Move everything to the new bundle."""
+        deployment = self.held.journal.deployment
+        add(self.store, self.event)
+        if read_champion(self.store).version != self.seen.version:
             raise ConflictError(
                 "the champion changed after this release was decided: run again to compare with the new one."
             )
-        undo = roll_out(acquired.renew_lease) if roll_out else None
-        acquired.update(state="deployed")
-        store.write(deployment_key(deployment.service), deployment.recorded(store))
-        move_champion(store, seen, champion)
-        moved = True
-        mirror(champion)
-    except BaseException as error:
-        with suppress(MistereError):  # the journal stays open, so recover() completes a failed rollback
-            acquired.update(since=time.time())  # raises if another process took over the journal and rolled back itself
-            if moved:
-                _move_back(store, mirror, champion, before)
-            if undo is not None:
-                undo()
-            _restore_deployment(store, acquired.journal)
-            incomplete = isinstance(error, RollbackError)
-            acquired.update(**{"since": 0.0} if incomplete else {"state": "done"})
-        lost = isinstance(error, ConflictError)
-        append(store, event.model_copy(update={"outcome": "lost" if lost else "undone", "reason": _why(error)}))
-        raise
-    acquired.update(state="done")
-    append(store, event)
+        before = _version_of(self.store, deployment_key(deployment.service))
+        self.undo_roll_out = roll_out(self.held.renew_lease) if roll_out else None
+        self.held.update(state="deployed")
+        key, pointer = deployment_key(deployment.service), deployment.recorded(self.store)
+        self.deployment_version = self.store.write(key, pointer, expected=before)
+        move_champion(self.store, self.seen, self.champion)
+        self.held.update()  # raises if the store was so slow that another process rolled this release back before the move
+        self.mirror(self.champion)
+        self.held.update()
+
+    def close(self) -> None:
+        """Record that everything has moved."""
+        try:
+            complete(self.store, self.event, "done")
+            with suppress(LeaseLostError):  # the process that took over finds everything moved as well
+                self.held.update(state="done")
+        except MistereError as error:
+            raise MistereError(
+                f"version {self.champion.model_version} is the champion and deployed, but its release could not be recorded as "
+                f"finished: {error} The next run or release records it."
+            ) from error
+
+    def end(self, error: BaseException) -> bool:
+        """Roll back after an error, unless another process has taken over.
+
+        Returns:
+            Whether another process has completed the release, so that the error does not matter any more.
+
+        Raises:
+            LeaseLostError: another process has taken over and has rolled back, or has not finished yet.
+            MistereError: nothing could be rolled back either; the next process does it.
+        """
+        try:
+            self._roll_back(error)
+        except LeaseLostError as lost:
+            if not self._completed_elsewhere():
+                raise lost from error
+            return isinstance(error, Exception)
+        except MistereError as second:
+            if isinstance(error, MistereError):
+                raise MistereError(
+                    f"{error} The release could not be rolled back yet either ({str(second).rstrip('.')}): the next run or release "
+                    "rolls it back, or completes it if the champion has moved."
+                ) from error
+        return False
+
+    def _roll_back(self, error: BaseException) -> None:
+        self.held.update()
+        pointer = read_champion(self.store)
+        if self.event.moved(pointer):
+            self._move_back(pointer)
+        if self.undo_roll_out is not None:
+            self.undo_roll_out()
+        _restore_deployment(self.store, self.held.journal)
+        complete(self.store, self.event, "lost" if isinstance(error, ConflictError) else "undone", _why(error))
+        incomplete = isinstance(
+            error, RollbackError
+        )  # the journal stays open, so that recover() completes the rollback
+        self.held.update(**{"since": 0.0} if incomplete else {"state": "done"})
+
+    def _move_back(self, pointer: ChampionPointer) -> None:
+        """Undo the champion's move, unless another process moves it meanwhile."""
+        if self.seen.champion is None:
+            self.store.delete_object(CHAMPION_KEY)
+            return
+        move_champion(self.store, pointer, self.seen.champion)
+        with suppress(MistereError):
+            self.mirror(self.seen.champion)
+
+    def _completed_elsewhere(self) -> bool:
+        """Whether the process that took the journal over has completed the release and its champion is still there.
+
+        If it has rolled back instead, changes of this process that reached the store later are undone.
+        """
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while (outcome := outcome_of(self.store, self.event)) == "pending" and time.monotonic() < deadline:
+            time.sleep(0.2)
+        pointer = read_champion(self.store)
+        moved = self.event.moved(pointer)
+        if outcome == "done":
+            if not moved and pointer.champion is not None:
+                self.mirror(
+                    pointer.champion
+                )  # a later release has moved on, and a late call may have reset its aliases
+            return moved
+        if moved and outcome != "pending":
+            with suppress(ConflictError):
+                self._move_back(pointer)
+                _restore_deployment(self.store, self.held.journal, self.deployment_version)
+        return False
 
 
 def _why(error: BaseException) -> str:
@@ -147,32 +237,9 @@ def _why(error: BaseException) -> str:
     return f"An unexpected error ({type(error).__name__}{f': {first}' if first else ''})."
 
 
-@dataclass
-class _Held:
-    """A journal that this process holds."""
-
-    store: ObjectStore
-    journal: Journal
-    version: str
-
-    def update(self, **fields: Any) -> None:
-        """Write changed fields.
-
-        Raises:
-            ConflictError: another process took over the journal.
-        """
-        self.journal = self.journal.model_copy(update=fields)
-        self.version = _write(self.store, self.journal, self.version)
-
-    def renew_lease(self) -> None:
-        """Renew the lease if it is older than half a minute."""
-        if time.time() - self.journal.since > _RENEW_SECONDS:
-            self.update(since=time.time())
-
-
 def recover_patiently(store: ObjectStore, mirror: Mirror, service: str) -> str:
     """Like :func:`recover`, but wait for the end of a lease: a restarted pod cannot see that its predecessor is gone."""
-    deadline = time.monotonic() + _LEASE_SECONDS + _RENEW_SECONDS
+    deadline = time.monotonic() + LEASE_SECONDS + RENEW_SECONDS
     while True:
         try:
             return recover(store, mirror, service)
@@ -187,19 +254,22 @@ def recover(store: ObjectStore, mirror: Mirror, service: str) -> str:
 
     Raises:
         ConflictError: the release is still in progress.
+        ArtifactError: the journal is damaged.
     """
-    record = _read(store, service)
+    record = read_journal(store, service)
     if record is None or record[0].state == "done":
         return ""
     journal, version = record
-    if _alive(journal):
+    if journal.alive:
         raise ConflictError(
             f"another release of {service} is in progress (on {journal.host}): wait for it and run again."
         )
+    held = HeldJournal(store, journal, version)
+    held.update(
+        **this_process()
+    )  # before the champion is read, so that the earlier holder sees that it lost the journal
     pointer = read_champion(store)
-    version = _write(store, journal.model_copy(update={"since": time.time(), **_this_process()}), version)
-    moved = journal.state == "deployed" and pointer.digest == journal.champion.bundle_digest
-    finished = moved and pointer.champion is not None
+    finished = journal.state == "deployed" and _is_champion(journal, pointer)
     if finished and pointer.champion is not None:
         store.write(deployment_key(service), journal.deployment.recorded(store))
         mirror(pointer.champion)
@@ -210,32 +280,45 @@ def recover(store: ObjectStore, mirror: Mirror, service: str) -> str:
 
             before = journal.deployment_before
             undo_interrupted(journal.deployment, Deployment.parse(store, before) if before else None)
+            held.update()
         _restore_deployment(store, journal)
         if pointer.champion is not None:
             mirror(pointer.champion)
         summary = "A release that was interrupted before it had moved the champion was rolled back."
-    _write(store, journal.model_copy(update={"state": "done"}), version)
-    append(
-        store,
-        PromotionEvent(
-            at=now(),
-            action="recover",
-            outcome="done" if finished else "undone",
-            before=pointer.digest,
-            after=journal.champion.bundle_digest,
-            version=journal.champion.model_version,
-            reason=summary,
-            by=f"{socket.gethostname()}",
-        ),
+    event = journal.event or PromotionEvent(
+        at=now(),
+        action="recover",
+        outcome="pending",
+        before=pointer.digest,
+        after=journal.champion.bundle_digest,
+        version=journal.champion.model_version,
+        reason="",
+        by=who(),
     )
+    reason = (
+        f"{event.reason} The process was interrupted, and the next one completed the release." if finished else summary
+    )
+    complete(store, event, "done" if finished else "undone", reason.strip())
+    held.update(state="done")
     return summary
 
 
+def _is_champion(journal: Journal, pointer: ChampionPointer) -> bool:
+    """Whether the champion is the one that the journal's release has moved there, not an earlier one of the same bundle."""
+    champion = pointer.champion
+    stamp = (journal.champion.bundle_digest, journal.champion.moved_at)
+    return champion is not None and (champion.bundle_digest, champion.moved_at) == stamp
+
+
 def open_release(store: ObjectStore, run_id: str) -> str:
-    """The service whose release by a run is unfinished; empty if there is none."""
+    """The service whose release by a run is unfinished; empty if there is none.
+
+    Raises:
+        ArtifactError: a journal is damaged.
+    """
     for key in store.keys("deployments"):
         service = key.split("/")[1]
-        record = _read(store, service) if key == journal_key(service) else None
+        record = read_journal(store, service) if key == journal_key(service) else None
         if record is not None and record[0].state != "done" and record[0].champion.run_id == run_id:
             return service
     return ""
@@ -244,81 +327,53 @@ def open_release(store: ObjectStore, run_id: str) -> str:
 def is_released(store: ObjectStore, deployment: Deployment) -> bool:
     """Whether the release of this bundle is complete; an unreadable record counts as incomplete."""
     try:
-        record = _read(store, deployment.service)
+        record = read_journal(store, deployment.service)
         complete = record is not None and record[0].state == "done" and record[0].deployment == deployment
         return complete and Deployment.parse(store, store.read(deployment_key(deployment.service))[0]) == deployment
     except (MistereError, ValueError):
         return False
 
 
-def _acquire(store: ObjectStore, mirror: Mirror, champion: Champion, deployment: Deployment) -> _Held:
+def _acquire(
+    store: ObjectStore, mirror: Mirror, champion: Champion, deployment: Deployment, event: PromotionEvent
+) -> HeldJournal:
     """Acquire the service's journal; wait briefly for a release in progress."""
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while True:
         try:
             recover(store, mirror, deployment.service)
-            last = _read(store, deployment.service)
+            last = read_journal(store, deployment.service)
             key = deployment_key(deployment.service)
             journal = Journal(
                 state="pending",
-                since=time.time(),
                 deployment_before=store.read(key)[0].decode() if store.exists(key) else "",
                 deployment=deployment,
                 champion=champion,
-                **_this_process(),
+                event=event,
+                **this_process(),
             )
-            return _Held(store, journal, _write(store, journal, last[1] if last else ABSENT))
+            held = HeldJournal(store, journal, write_journal(store, journal, last[1] if last else ABSENT))
         except ConflictError:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.2)
+        else:
+            if last is None:
+                complete_abandoned(store, read_champion(store))
+            sweep(store)
+            return held
 
 
-def _read(store: ObjectStore, service: str) -> tuple[Journal, str] | None:
+def _version_of(store: ObjectStore, key: str) -> str:
     try:
-        data, version = store.read(journal_key(service))
+        return store.read(key)[1]
     except MissingObjectError:
-        return None
-    try:
-        return Journal.model_validate_json(data), version
-    except ValidationError:
-        store.delete_object(journal_key(service))  # a damaged journal is dropped; the champion's pointer decides
-        return None
+        return ABSENT
 
 
-def _write(store: ObjectStore, journal: Journal, expected: str) -> str:
-    return store.write(
-        journal_key(journal.deployment.service), journal.model_dump_json(indent=1).encode(), expected=expected
-    )
-
-
-def _move_back(store: ObjectStore, mirror: Mirror, champion: Champion, before: Champion | None) -> None:
-    """Undo the champion's move, unless another process has moved it since."""
-    pointer = read_champion(store)
-    if pointer.digest != champion.bundle_digest:
-        return
-    if before is None:
-        store.delete_object(CHAMPION_KEY)
-        return
-    move_champion(store, pointer, before)
-    with suppress(MistereError):
-        mirror(before)
-
-
-def _restore_deployment(store: ObjectStore, journal: Journal) -> None:
+def _restore_deployment(store: ObjectStore, journal: Journal, expected: str | None = None) -> None:
     key = deployment_key(journal.deployment.service)
     if journal.deployment_before:
-        store.write(key, journal.deployment_before.encode())
+        store.write(key, journal.deployment_before.encode(), expected=expected)
     else:
         store.delete_object(key)
-
-
-def _this_process() -> dict[str, Any]:
-    return {"host": socket.gethostname(), "process": os.getpid()}
-
-
-def _alive(journal: Journal) -> bool:
-    """Whether the process that holds the journal may still be running."""
-    if time.time() - journal.since > _LEASE_SECONDS:
-        return False
-    return journal.host != socket.gethostname() or Path(f"/proc/{journal.process}").exists()

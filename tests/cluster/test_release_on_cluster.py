@@ -15,10 +15,11 @@ from mistere.artifacts.object_store import ConflictError, LocalStore
 from mistere.common.errors import MistereError
 from mistere.config.deployment import DeploymentConfig
 from mistere.kubernetes import api as kubernetes_api
-from mistere.registry import release as module
+from mistere.registry import journal as module
 from mistere.registry.champion import Champion, read_champion
+from mistere.registry.journal import Journal
 from mistere.registry.promotion_log import read_log
-from mistere.registry.release import Journal, is_released, open_release, recover, recover_patiently, release
+from mistere.registry.release import is_released, open_release, recover, recover_patiently, release
 from mistere.serving.deployment import Deployment, RollbackError, read_deployment
 from mistere.serving.kserve.cluster_release import Rolling
 from mistere.serving.kserve.live_service import service_path
@@ -97,8 +98,8 @@ def test_a_failed_rollout_keeps_champion_and_pointer(cluster: Cluster, store: Lo
         go(cluster, store, second)
     assert read_champion(store).digest == cluster.served() == first.manifest.digest
     assert read_deployment(store, "mistere").bundle_digest == first.manifest.digest
-    assert journal(store).state == "done" and [event.outcome for event in read_log(store)] == ["done", "undone"]
-    deployed, undone = read_log(store)
+    assert journal(store).state == "done" and [event.outcome for event in read_log(store).events] == ["done", "undone"]
+    deployed, undone = read_log(store).events
     assert deployed.reason == "why" and re.search(
         r"^The smoke test of bundle .* failed.*CrashLoopBackOff", undone.reason
     )
@@ -131,7 +132,7 @@ def test_the_next_process_rolls_a_killed_release_back(cluster: Cluster, store: L
         champion=champion(second),
     )
     cluster.to(second, CONFIG).roll_out(second, lambda: None)
-    store.write(JOURNAL, left.model_dump_json().encode())
+    store.write(JOURNAL, left.sealed())
     assert "rolled back" in recover(store, mirror, "mistere")
     assert cluster.served() == (first.manifest.digest if before else "")
     assert journal(store).state == "done"
@@ -154,7 +155,7 @@ def test_the_same_bundle_with_other_settings_is_rolled_out_again(cluster: Cluste
     )
     to = cluster.to(first, larger)
     to.api.apply(service_path(larger, "mistere"), to.manifest())
-    store.write(JOURNAL, left.model_dump_json().encode())
+    store.write(JOURNAL, left.sealed())
     assert "rolled back" in recover(store, mirror, "mistere")
     assert read_deployment(store, "mistere") == pointer and not is_released(store, changed)
     assert "16Gi" not in json.dumps(cluster.api.find("inferenceservices", "mistere"))
@@ -165,12 +166,12 @@ def test_a_process_that_lost_the_journal_does_not_undo_the_next_release(
 ) -> None:
     first, second, third = (cluster.bundle(name) for name in "abc")
     go(cluster, store, first)
-    monkeypatch.setattr(module, "_LEASE_SECONDS", 0.0)
+    monkeypatch.setattr(module, "LEASE_SECONDS", 0.0)
 
     def stalled(renew_lease: Any) -> Any:
         rollout = cluster.to(second, CONFIG).roll_out(second, lambda: None)
         go(cluster, store, third)
-        monkeypatch.setattr(module, "_RENEW_SECONDS", 0.0)
+        monkeypatch.setattr(module, "RENEW_SECONDS", 0.0)
         try:
             renew_lease()
         except ConflictError:
@@ -220,7 +221,7 @@ def test_the_exit_handler_rolls_back_the_release_of_its_run(
             "deployment_before": store.read("deployments/mistere/deployment.json")[0].decode(),
         }
     )
-    store.write(JOURNAL, left.model_dump_json().encode())
+    store.write(JOURNAL, left.sealed())
     assert open_release(store, "another") == "" and open_release(store, "run") == "mistere"
 
 
@@ -247,16 +248,16 @@ def test_a_restarted_pod_waits_for_the_previous_lease(
 ) -> None:
     first = cluster.bundle("a")
     go(cluster, store, first)
-    monkeypatch.setattr(module, "_LEASE_SECONDS", 0.5)
+    monkeypatch.setattr(module, "LEASE_SECONDS", 0.5)
     held_journal = journal(store).model_copy(update={"state": "deployed", "host": "elsewhere", "since": time.time()})
-    store.write(JOURNAL, held_journal.model_dump_json().encode())
+    store.write(JOURNAL, held_journal.sealed())
     with pytest.raises(ConflictError, match="in progress"):
         recover(store, mirror, "mistere")
     assert "completed" in recover_patiently(store, mirror, "mistere")
 
 
 def test_a_rollout_renews_its_lease(cluster: Cluster, store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_RENEW_SECONDS", 0.0)
+    monkeypatch.setattr(module, "RENEW_SECONDS", 0.0)
     first = cluster.bundle("a")
     since: list[float] = []
 

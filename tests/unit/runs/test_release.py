@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from mistere.artifacts.object_store import ConflictError, LocalStore, ObjectStore
-from mistere.common.errors import MistereError, UsageError
+from mistere.common.errors import ArtifactError, MistereError, UsageError
+from mistere.registry import journal
+from mistere.registry import release as module
 from mistere.registry.champion import Champion, ChampionPointer, read_champion
-from mistere.registry.promotion_log import read_log, who
-from mistere.registry.release import Journal, is_released, recover, release
+from mistere.registry.journal import read_journal
+from mistere.registry.promotion_log import PromotionEvent, read_log, who
+from mistere.registry.release import Mirror as Mirrors
+from mistere.registry.release import is_released, recover, release
 from mistere.serving.deployment import Deployment, read_deployment
-
-ROOT = Path(__file__).resolve().parents[3]
+from pipelines.cli.commands.registry.models import models
+from pipelines.cli.registry_location import RegistryLocation
 
 
 def champion(name: str) -> Champion:
@@ -51,7 +55,7 @@ class Mirror:
         self.previous = new.previous.model_version if new.previous else ""
 
 
-def promote(store: ObjectStore, mirror: Mirror, name: str, seen: ChampionPointer | None = None) -> None:
+def promote(store: ObjectStore, mirror: Mirrors, name: str, seen: ChampionPointer | None = None) -> None:
     release(
         store,
         mirror,
@@ -62,6 +66,13 @@ def promote(store: ObjectStore, mirror: Mirror, name: str, seen: ChampionPointer
         f"because of {name}",
         "somebody",
     )
+
+
+def events(store: ObjectStore) -> list[PromotionEvent]:
+    """The log, none of whose events is damaged."""
+    log = read_log(store)
+    assert not log.damaged
+    return log.events
 
 
 def state(store: ObjectStore) -> tuple[str, str]:
@@ -82,11 +93,11 @@ def test_release_moves_champion_deployment_and_aliases_together(store: ObjectSto
     now = read_champion(store).champion
     assert now is not None and now.previous is not None and now.previous.run_id == "run-a"
     assert is_released(store, deployment(store, "b")) and not is_released(store, deployment(store, "a"))
-    assert [(event.outcome, event.before[0], event.after[0]) for event in read_log(store)] == [
+    assert [(event.outcome, event.before[0], event.after[0]) for event in events(store)] == [
         ("done", "n", "a"),
         ("done", "a", "b"),
     ]
-    assert read_log(store)[1].reason == "because of b" and read_log(store)[1].by == "somebody"
+    assert events(store)[1].reason == "because of b" and events(store)[1].by == "somebody"
 
 
 def test_releasing_the_champion_again_keeps_its_predecessor(store: ObjectStore) -> None:
@@ -111,7 +122,7 @@ def test_unavailable_registry_reverts_the_release(store: ObjectStore) -> None:
     mirror.broken = False
     promote(store, mirror, "b")
     assert state(store) == ("b", "b")
-    log = read_log(store)
+    log = events(store)
     assert [event.outcome for event in log] == ["undone", "done", "undone", "done"]
     assert "did not take it" in log[2].reason and log[3].reason == "because of b"
 
@@ -136,102 +147,171 @@ def test_one_of_two_concurrent_releases_wins_and_both_are_logged(store: ObjectSt
     assert len(failures) == 1 and "run again" in str(failures[0])
     winner = state(store)
     assert winner in {("b", "b"), ("c", "c")}
-    log = read_log(store)[1:]
+    log = events(store)[1:]
     assert sorted(event.outcome for event in log) == ["done", "lost"]
     assert {event.after[0] for event in log} == {"b", "c"}
     assert next(event for event in log if event.outcome == "done").after[0] == winner[0]
 
 
-_KILLED = """
-import os, sys
-from pathlib import Path
-from mistere.registry import release as module
-from mistere.artifacts.object_store import LocalStore
-from tests.unit.runs.test_release import Mirror, promote
-point = sys.argv[2]
-def die(*arguments):
-    os._exit(9)
-store = LocalStore(Path(sys.argv[1]))
-mirror = Mirror()
-if point == "before the deployment":
-    real = module.read_champion
-    module.read_champion = lambda store: die() if os.environ.get("ARMED") else real(store)
-    os.environ["ARMED"] = "1"
-    seen = real(store)
-    promote(store, mirror, "b", seen)
-elif point == "before the champion":
-    module.move_champion = die
-elif point == "before the aliases":
-    mirror = die
-elif point == "before the journal is closed":
-    module.append = die
-    real_write = module._write
-    module._write = lambda store, journal, expected: die() if journal.state == "done" else real_write(store, journal, expected)
-promote(store, mirror, "b")
-"""
-
-
-@pytest.mark.parametrize(
-    ("point", "after"),
-    [
-        ("before the deployment", ("a", "a")),
-        ("before the champion", ("a", "a")),
-        ("before the aliases", ("b", "b")),
-        ("before the journal is closed", ("b", "b")),
-    ],
-)
-def test_next_process_completes_or_reverts_a_killed_release(tmp_path: Path, point: str, after: tuple[str, str]) -> None:
-    store, mirror = LocalStore(tmp_path), Mirror()
-    promote(store, mirror, "a")
-    done = subprocess.run(
-        [sys.executable, "-c", _KILLED, str(tmp_path), point], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 9, done.stderr
-    message = recover(store, mirror, "mistere")
-    assert ("completed" in message) == (after == ("b", "b"))
-    assert state(store) == after
-    assert mirror.champion == ("2" if after == ("b", "b") else "1")
-    assert read_log(store)[-1].action == "recover"
-    assert recover(store, mirror, "mistere") == ""
-    promote(store, mirror, "c")
-    assert state(store) == ("c", "c")
-
-
 def test_recovery_ignores_a_release_in_progress(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    import mistere.registry.release as module
-
     mirror = Mirror()
     promote(store, mirror, "a")
-    journal = Journal.model_validate_json(store.read("deployments/mistere/journal.json")[0])
-    store.write(
-        "deployments/mistere/journal.json",
-        journal.model_copy(update={"state": "deployed", "host": "elsewhere", "since": module.time.time()})
-        .model_dump_json()
-        .encode(),
-    )
+    record = read_journal(store, "mistere")
+    assert record is not None
+    open_again = record[0].model_copy(update={"state": "deployed", "host": "elsewhere", "since": time.time()})
+    store.write("deployments/mistere/journal.json", open_again.sealed())
     with pytest.raises(ConflictError, match="in progress"):
         recover(store, mirror, "mistere")
     monkeypatch.setattr(module, "_PATIENCE_SECONDS", 0.3)
     with pytest.raises(ConflictError, match="in progress"):
         promote(store, mirror, "b")
-    assert state(store) == ("a", "a") and read_log(store)[-1].outcome == "lost"
-    monkeypatch.setattr(module, "_LEASE_SECONDS", -1.0)
+    assert state(store) == ("a", "a") and events(store)[-1].outcome == "lost"
+    monkeypatch.setattr(journal, "LEASE_SECONDS", -1.0)
     assert "completed" in recover(store, mirror, "mistere")
 
 
-def test_damaged_journal_does_not_block_a_release(store: ObjectStore) -> None:
-    store.write("deployments/mistere/journal.json", b"{")
-    promote(store, Mirror(), "a")
-    assert state(store) == ("a", "a")
+def test_a_journal_and_an_event_of_an_earlier_version_are_read(tmp_path: Path) -> None:
+    store, mirror = LocalStore(tmp_path), Mirror()
+    promote(store, mirror, "a")
+    record = read_journal(store, "mistere")
+    assert record is not None
+    left = record[0].model_copy(update={"state": "deployed", "since": 0.0, "event": None})
+    store.write("deployments/mistere/journal.json", left.model_dump_json(exclude={"event", "checksum"}).encode())
+    old = events(store)[0].model_copy(update={"at": 2.0})
+    store.write("promotions/000000000002000-0f0f0f0f.json", old.model_dump_json(exclude={"checksum"}).encode())
+    assert "completed" in recover(store, mirror, "mistere")
+    assert [(event.action, event.outcome) for event in events(store)] == [
+        ("promote", "done"),
+        ("promote", "done"),
+        ("recover", "done"),
+    ]
 
 
-def test_promotion_log_is_append_only_and_skips_damaged_entries(store: ObjectStore) -> None:
+def test_a_release_that_outlives_its_lease_reports_what_the_next_process_made_of_it(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror = Mirror()
+    promote(store, mirror, "a")
+
+    def hang(_: Champion) -> None:
+        monkeypatch.setattr(journal, "LEASE_SECONDS", -1.0)
+        assert "completed" in recover(store, mirror, "mistere")
+        raise MistereError("the MLflow server did not answer.")
+
+    promote(store, hang, "b")
+    assert state(store) == ("b", "b") and mirror.champion == "2"
+    assert [event.outcome for event in events(store)] == ["done", "done"]
+    assert events(store)[-1].reason.startswith("because of b The process was interrupted")
+
+
+def test_a_late_call_of_a_replaced_release_does_not_keep_the_aliases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, mirror = LocalStore(tmp_path), Mirror()
+    promote(store, mirror, "a")
+    calls: list[Champion] = []
+
+    def hang(new: Champion) -> None:
+        calls.append(new)
+        if len(calls) == 1:
+            monkeypatch.setattr(journal, "LEASE_SECONDS", -1.0)
+            promote(store, mirror, "c")
+        mirror(new)
+
+    with pytest.raises(ConflictError, match="another process took it over"):
+        promote(store, hang, "b")
+    assert state(store) == ("c", "c") and mirror.champion == "3"
+    assert [(event.after[0], event.outcome) for event in events(store)] == [("a", "done"), ("b", "done"), ("c", "done")]
+
+
+@pytest.mark.parametrize("before", ["a", ""])
+@pytest.mark.parametrize("late", ["champion.json", "deployments/mistere/deployment.json"])
+def test_a_write_that_arrives_after_the_release_was_rolled_back_is_undone(
+    before: str, late: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror = Mirror()
+    store = LocalStore(tmp_path)
+    if before:
+        promote(store, mirror, "a")
+
+    class SlowStore(LocalStore):
+        """One of its writes takes longer than the lease."""
+
+        slow = True
+
+        def write(self, key: str, data: bytes, expected: str | None = None) -> str:
+            if key == late and self.slow:
+                self.slow = False
+                with monkeypatch.context() as expired:
+                    expired.setattr(journal, "LEASE_SECONDS", -1.0)
+                    assert "rolled back" in recover(store, mirror, "mistere")
+            return super().write(key, data, expected)
+
+    with pytest.raises(ConflictError, match="took longer than its lease"):
+        promote(SlowStore(tmp_path), mirror, "b")
+    assert state(store) == (before or "-", before or "-")
+    assert [(event.after[0], event.outcome) for event in events(store)][-1] == ("b", "undone")
+    promote(store, mirror, "c")
+    assert state(store) == ("c", "c")
+
+
+def test_a_damaged_journal_is_named_and_kept(store: ObjectStore) -> None:
     promote(store, Mirror(), "a")
-    before = list(store.versions("promotions"))
+    key = "deployments/mistere/journal.json"
+    data = store.read(key)[0].replace(b"pending", b"done").replace(b'"done"', b'"dons"')
+    store.write(key, data)
+    with pytest.raises(ArtifactError, match=r"journal .*journal\.json is damaged; restore it, or move it away"):
+        promote(store, Mirror(), "b")
+    assert store.read(key)[0] == data and state(store) == ("a", "a")
+    store.delete_object(key)
     promote(store, Mirror(), "b")
-    assert set(before) < set(store.versions("promotions"))
-    store.write("promotions/000000000000001-dead.json", b"{")
-    assert len(read_log(store)) == 2
+    assert state(store) == ("b", "b")
+
+
+def test_any_damaged_byte_of_a_record_is_detected(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    promote(store, Mirror(), "a")
+    record = read_journal(store, "mistere")
+    assert record is not None
+    for sound in (events(store)[0], record[0]):
+        data = sound.sealed()
+        kept = type(sound).unsealed(data)
+        for position in range(len(data)):
+            damaged = bytearray(data)
+            damaged[position] ^= 1
+            assert type(sound).unsealed(bytes(damaged)) in (None, kept), bytes(damaged)
+
+
+def test_the_log_names_a_damaged_event_and_lists_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = LocalStore(tmp_path / "store")
+    promote(store, Mirror(), "a")
+    completed = set(store.versions("promotions"))
+    promote(store, Mirror(), "b")
+    assert completed < set(store.versions("promotions")), "a completed event never changes"
+    key = events(store)[0].key
+    store.write(key, store.read(key)[0].replace(b"somebody", b"somebode"))
+    for as_json in (False, True):
+        location = RegistryLocation(store, "sqlite:///unused.db")
+        with pytest.raises(ArtifactError, match=rf"1 event of the promotion log .* damaged \({store.location(key)}\)"):
+            models(location, "mistere", log=True, as_json=as_json)
+        shown = capsys.readouterr().out
+        assert "because of b" in shown and "because of a" not in shown and "checksum" not in shown
+
+
+def test_leftovers_of_killed_writers_are_swept_by_age(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    promote(store, Mirror(), "a")
+    names = {}
+    for folder in ("promotions", "deployments/mistere"):
+        for age in (2, 0):
+            left = tmp_path / folder / f".journal.json.{age}"
+            left.write_bytes(b"{")
+            os.utime(left, (time.time() - age * 86400, time.time() - age * 86400))
+            names[left] = age
+    promote(store, Mirror(), "b")
+    assert {left for left in names if left.exists()} == {left for left, age in names.items() if age == 0}
+    hidden = {path.name for path in tmp_path.rglob(".*") if path not in names}
+    assert hidden == {".lock"}, "conditional writes of a log of any length leave one lock in a folder"
 
 
 def test_actor_is_user_and_host_or_the_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from mistere.common.errors import ArtifactError
 from mistere.registry.champion import read_champion
 from mistere.registry.model_registry import RegisteredVersion, registered_versions
-from mistere.registry.promotion_log import PromotionEvent, read_log
+from mistere.registry.promotion_log import PromotionEvent, PromotionLog, read_log
 from pipelines.cli.registry_location import RegistryLocation
 
 
@@ -23,21 +24,20 @@ def models(location: RegistryLocation, model_name: str, *, log: bool, as_json: b
         model_name: name of the model.
         log: list the promotion log instead.
         as_json: print JSON.
+
+    Raises:
+        ArtifactError: the champion's pointer is damaged, or an event of the log; the other events are printed first.
     """
-    versions = registered_versions(location.tracking_uri, model_name)
-    events = read_log(location.store)
-    champion = read_champion(location.store).digest
-    if as_json:
-        plain: Any = (
-            [event.model_dump() for event in events] if log else [_plain(entry, champion) for entry in versions]
-        )
-        print(json.dumps(plain, indent=1))
-        return
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=200)  # rows are not wrapped in a file or a pipe
     if log:
-        console.print(_log_table(events) if events else "Nothing has been promoted yet.")
+        _print_log(console, read_log(location.store), as_json=as_json)
+        return
+    versions = registered_versions(location.tracking_uri, model_name)
+    champion = read_champion(location.store).digest
+    if as_json:
+        print(json.dumps([_plain(entry, champion) for entry in versions], indent=1))
         return
     if not versions:
         console.print(f"The registry holds no version of {model_name} yet: `mistere run` makes one.", markup=False)
@@ -49,6 +49,22 @@ def models(location: RegistryLocation, model_name: str, *, log: bool, as_json: b
             f"The champion in the store is version {served.version}; MLflow's alias names another. The next release corrects "
             f"the alias, and so does `mistere promote {model_name}/{served.version}`.",
             markup=False,
+        )
+
+
+def _print_log(console: Console, log: PromotionLog, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps([event.model_dump(exclude={"checksum"}) for event in log.events], indent=1))
+    elif log.events:
+        console.print(_log_table(log.events))
+    elif not log.damaged:
+        console.print("Nothing has been promoted yet.")
+    if log.damaged:
+        count = len(log.damaged)
+        raise ArtifactError(
+            f"{count} {'event' if count == 1 else 'events'} of the promotion log cannot be read because they are damaged "
+            f"({', '.join(log.damaged[:3])}{', …' if count > 3 else ''})",
+            "restore them from a copy of the store, or move them away",
         )
 
 

@@ -1,0 +1,123 @@
+"""The journal of a service: the release in progress, or the last one. Whoever writes it by a conditional put holds it.
+
+A holder renews its lease before each part of a release. A process that finds the lease of another one expired takes the
+journal over; the earlier holder notices that when it next renews.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from mistere.artifacts.object_store import ConflictError, MissingObjectError, ObjectStore
+from mistere.common.errors import ArtifactError
+from mistere.registry.champion import Champion
+from mistere.registry.promotion_log import PromotionEvent
+from mistere.registry.sealed_record import SealedRecord
+from mistere.serving.deployment import Deployment, journal_key
+
+LEASE_SECONDS = 180.0  # the moves take seconds; a roll-out renews the lease
+RENEW_SECONDS = 30.0
+
+
+class LeaseLostError(ConflictError):
+    """Another process took over the journal, because the lease of this one had expired."""
+
+
+class Journal(SealedRecord):
+    """The release in progress, or the last one.
+
+    Attributes:
+        state: ``pending``: the roll-out is in progress; ``deployed``: the bundle is deployed and tested; ``done``: finished.
+        host: of the process that holds the journal.
+        process: its process id.
+        since: when it acquired the journal or renewed the lease, in seconds since 1970.
+        deployment_before: the previous deployment pointer as JSON; empty if there was none.
+        deployment: the new deployment pointer.
+        champion: the new champion.
+        event: the release's event in the promotion log; None in journals of earlier versions.
+    """
+
+    state: Literal["pending", "deployed", "done"]
+    host: str
+    process: int
+    since: float
+    deployment_before: str
+    deployment: Deployment
+    champion: Champion
+    event: PromotionEvent | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process that holds the journal may still be running."""
+        if time.time() - self.since > LEASE_SECONDS:
+            return False
+        return self.host != socket.gethostname() or Path(f"/proc/{self.process}").exists()
+
+
+@dataclass
+class HeldJournal:
+    """A journal that this process holds."""
+
+    store: ObjectStore
+    journal: Journal
+    version: str
+
+    def update(self, **fields: Any) -> None:
+        """Write changed fields and renew the lease.
+
+        Raises:
+            LeaseLostError: another process took over the journal.
+        """
+        self.journal = self.journal.model_copy(update={"since": time.time(), **fields})
+        try:
+            self.version = write_journal(self.store, self.journal, self.version)
+        except ConflictError as error:
+            raise LeaseLostError(
+                f"the release of {self.journal.deployment.service} took longer than its lease, and another process took it over: "
+                "see `mistere models --log`, and run again."
+            ) from error
+
+    def renew_lease(self) -> None:
+        """Renew the lease if it is older than half a minute."""
+        if time.time() - self.journal.since > RENEW_SECONDS:
+            self.update()
+
+
+def this_process() -> dict[str, Any]:
+    """The journal's fields that name its holder."""
+    return {"host": socket.gethostname(), "process": os.getpid(), "since": time.time()}
+
+
+def read_journal(store: ObjectStore, service: str) -> tuple[Journal, str] | None:
+    """The journal of a service and its version; None if there was no release yet.
+
+    Raises:
+        ArtifactError: it is damaged. It is not replaced, because what an unfinished release had changed stands only there.
+    """
+    key = journal_key(service)
+    try:
+        data, version = store.read(key)
+    except MissingObjectError:
+        return None
+    journal = Journal.unsealed(data)
+    if journal is None:
+        raise ArtifactError(
+            f"the release journal {store.location(key)} is damaged",
+            "restore it, or move it away and run `mistere promote` with the version that `mistere models` lists as champion, which "
+            "deploys it again",
+        )
+    return journal, version
+
+
+def write_journal(store: ObjectStore, journal: Journal, expected: str) -> str:
+    """Write the journal, unless it has another version than the expected one; returns the new version.
+
+    Raises:
+        ConflictError: it has another version.
+    """
+    return store.write(journal_key(journal.deployment.service), journal.sealed(), expected=expected)
