@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from mistere.common.errors import MistereError, UsageError
 from mistere.common.names import path_below, problem, shown
@@ -28,15 +28,27 @@ ABSENT: Final = ""
 """Value of ``expected`` for a conditional write of an object that must not exist yet."""
 
 
-class MissingObjectError(MistereError):
+class StoreError(MistereError):
+    """The object store did not do what it should have done.
+
+    Attributes:
+        failure: name of the row in :mod:`mistere.artifacts.s3.failures`; empty for a folder.
+    """
+
+    def __init__(self, message: str, failure: str = "") -> None:
+        super().__init__(message)
+        self.failure = failure
+
+
+class MissingObjectError(StoreError):
     """There is no object under the key."""
 
 
-class UnreachableError(MistereError):
-    """The store does not answer or has an internal error; a later attempt may succeed."""
+class UnreachableError(StoreError):
+    """The store does not answer, or failed for a passing reason; a later attempt may succeed."""
 
 
-class ConflictError(MistereError):
+class ConflictError(StoreError):
     """A conditional write failed because the object has changed since it was read."""
 
 
@@ -118,7 +130,12 @@ def _version(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _checked(key: str) -> str:
+def checked_key(key: str) -> str:
+    """The key, if it is a relative path below the store.
+
+    Raises:
+        UsageError: it is not.
+    """
     if reason := problem(key):
         raise UsageError(f"{shown(key)} is not a key of the object store, because it {reason}: use a relative path.")
     return key
@@ -132,7 +149,7 @@ class LocalStore(ObjectStore):
         self.uri = str(self.root)
 
     def local_path(self, key: str) -> Path:
-        return self.root / _checked(key)
+        return self.root / checked_key(key)
 
     def read(self, key: str) -> tuple[bytes, str]:
         try:
@@ -184,7 +201,9 @@ class LocalStore(ObjectStore):
 
     def _deletable(self, key: str) -> Path:
         """The path of a key to delete. Stores may share folders by links; nothing is deleted through such a link."""
-        return path_below(self.root, _checked(key), f"the store {self.root}", MistereError, "delete the link yourself")
+        return path_below(
+            self.root, checked_key(key), f"the store {self.root}", MistereError, "delete the link yourself"
+        )
 
     def sweep(self, prefix: str, seconds: float) -> None:
         """Delete what killed processes left of unfinished writes under ``prefix/`` longer ago than ``seconds``."""
@@ -226,133 +245,6 @@ class LocalStore(ObjectStore):
             partial.unlink(missing_ok=True)
 
 
-_BUSY_PAUSES: Final = (0.2, 0.5, 1.0)
-"""Seconds before each repetition of a conditional put that collided with another one in progress."""
-
-
-class S3Store(ObjectStore):
-    """A bucket and prefix, through boto3. Credentials and endpoint come from the environment, as boto3 reads them."""
-
-    def __init__(self, uri: str) -> None:
-        import boto3
-        from botocore.exceptions import BotoCoreError
-
-        self.uri = uri.rstrip("/")
-        bucket, _, prefix = uri.removeprefix("s3://").partition("/")
-        self._bucket, self._prefix = bucket, prefix.strip("/")
-        try:
-            self._s3: Any = boto3.client("s3")
-        except (BotoCoreError, ValueError) as error:
-            raise UsageError(f"{uri}: cannot create an S3 client ({error}): check AWS_ENDPOINT_URL.") from error
-
-    def _key(self, key: str) -> str:
-        return f"{self._prefix}/{_checked(key)}" if self._prefix else _checked(key)
-
-    def _failure(self, error: Exception, key: str) -> MistereError:
-        from botocore.exceptions import ClientError, EndpointConnectionError, HTTPClientError
-
-        code = error.response["Error"].get("Code", "") if isinstance(error, ClientError) else type(error).__name__
-        if code in {"NoSuchKey", "404", "NotFound"}:
-            return MissingObjectError(f"{self.location(key)} does not exist.")
-        if code in {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}:
-            return self._conflict(key)
-        away = isinstance(error, HTTPClientError | EndpointConnectionError)
-        if away or (
-            isinstance(error, ClientError) and error.response["ResponseMetadata"].get("HTTPStatusCode", 0) >= 500
-        ):
-            return UnreachableError(
-                f"the object store refused {self.location(key)} ({code}): it does not answer; check AWS_ENDPOINT_URL, and that "
-                "the store is running."
-            )
-        return MistereError(
-            f"the object store refused {self.location(key)} ({code}): check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and "
-            "AWS_ENDPOINT_URL, and that the bucket exists."
-        )
-
-    def _call(self, key: str, operation: str, **arguments: Any) -> Any:
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        try:
-            return getattr(self._s3, operation)(Bucket=self._bucket, **arguments)
-        except (BotoCoreError, ClientError) as error:
-            raise self._failure(error, key) from error
-
-    def read(self, key: str) -> tuple[bytes, str]:
-        from botocore.exceptions import BotoCoreError
-
-        answer = self._call(key, "get_object", Key=self._key(key))
-        try:
-            return answer["Body"].read(), answer["ETag"]
-        except BotoCoreError as error:
-            raise self._failure(error, key) from error
-
-    def write(self, key: str, data: bytes, expected: str | None = None) -> str:
-        condition: dict[str, str] = {}
-        if expected == ABSENT:
-            condition["IfNoneMatch"] = "*"
-        elif expected is not None:
-            condition["IfMatch"] = expected.strip('"')  # Ceph compares with the bare digest; others take both spellings
-        for wait in (*_BUSY_PAUSES, None):
-            try:
-                return str(self._call(key, "put_object", Key=self._key(key), Body=data, **condition)["ETag"])
-            except MissingObjectError as error:
-                raise self._conflict(key) from error
-            except ConflictError as error:
-                # boto3 repeats a request whose response was lost; the conflicting object is then our own write.
-                with suppress(MissingObjectError):
-                    current, version = self.read(key)
-                    if current == data:
-                        return version
-                busy = "ConditionalRequestConflict" in str(error.__cause__)
-                if wait is None or not busy:
-                    raise
-                time.sleep(wait)
-        raise AssertionError("unreachable")
-
-    def exists(self, key: str) -> bool:
-        try:
-            self._call(key, "head_object", Key=self._key(key))
-        except MissingObjectError:
-            return False
-        return True
-
-    def upload(self, path: Path, key: str) -> None:
-        from boto3.exceptions import S3UploadFailedError
-
-        try:
-            self._call(key, "upload_file", Filename=str(path), Key=self._key(key))
-        except S3UploadFailedError as error:
-            raise self._failure(error, key) from error
-
-    def download(self, key: str, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        try:
-            self._call(key, "download_file", Filename=str(partial), Key=self._key(key))
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-
-    def versions(self, prefix: str) -> Iterator[tuple[str, str]]:
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        skip = len(self._prefix) + 1 if self._prefix else 0
-        pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=f"{self._key(prefix)}/")
-        try:
-            for page in pages:
-                for item in page.get("Contents", []):
-                    yield item["Key"][skip:], item["ETag"]
-        except (BotoCoreError, ClientError) as error:
-            raise self._failure(error, prefix) from error
-
-    def delete(self, prefix: str) -> None:
-        for key in list(self.keys(prefix)):
-            self.delete_object(key)
-
-    def delete_object(self, key: str) -> None:
-        self._call(key, "delete_object", Key=self._key(key))
-
-
 def open_store(uri: str) -> ObjectStore:
     """Open the store of a URI: ``s3://bucket/prefix`` or a folder.
 
@@ -360,6 +252,8 @@ def open_store(uri: str) -> ObjectStore:
         UsageError: another scheme, or no client can be created.
     """
     if uri.startswith("s3://"):
+        from mistere.artifacts.s3.store import S3Store
+
         return S3Store(uri)
     if "://" in uri and not uri.startswith("file://"):
         raise UsageError(f"{uri}: the object store is a folder or s3://bucket/prefix.")

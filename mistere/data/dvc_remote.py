@@ -13,14 +13,15 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, redirect_stdout
+from contextlib import closing, contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
 
 from mistere.artifacts.manifests import UtteranceSet
-from mistere.artifacts.s3_probe import check_access, data_endpoint
+from mistere.artifacts.object_store import MissingObjectError
+from mistere.artifacts.s3.probe import check_access, data_endpoint, data_store
 from mistere.common.digests.files import digest_once
 from mistere.common.errors import DataError
 from mistere.common.names import check_md5, check_name, shown
@@ -161,9 +162,10 @@ class RemoteData:
                 self._cached(md5).unlink(missing_ok=True)
 
     def _require_intact(self, path: Path, md5: str, what: str) -> None:
+        if not path.is_file() and self.remote.startswith("s3://"):
+            with suppress(MissingObjectError):  # if the transfer broke off, DVC does not say why
+                data_store(self.remote).download(f"files/md5/{md5[:2]}/{md5[2:]}", path)
         if not path.is_file():
-            if self.remote.startswith("s3://"):
-                check_access(self.remote, listing=True)
             raise DataError(
                 f"{what} ({md5}) is missing from the DVC remote {redact_url(self.remote)}: push it again with `dvc push`."
             )

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import yaml
 
-from mistere.artifacts.s3_probe import check_access
+from mistere.artifacts.s3.probe import check_access
 from mistere.common.errors import DataError, UsageError
 from mistere.common.os_errors import disk_error
 from mistere.common.paths import cache_directory
@@ -164,6 +164,8 @@ def _snapshot(folder: Path, remote: str) -> PinnedData:
         except (DvcException, OSError) as error:
             cause = error if isinstance(error, OSError) else error.__cause__
             failure = disk_error(cause, remote) if isinstance(cause, OSError) else None
+            if failure is None and remote.startswith("s3://"):
+                check_access(remote, listing=True)  # DVC gives no reason
             raise failure or DataError(
                 f"{folder} could not be copied to {remote} ({error}): check that all its files are readable."
             ) from error

@@ -88,6 +88,16 @@ def not_ready() -> RequestError:
     return RequestError("The model is not ready.", 503, "UNAVAILABLE", {"Retry-After": "5"})
 
 
+def audio_unavailable(utterance: int) -> RequestError:
+    """The object store of an ``audio_uri`` does not answer; the same request may succeed later."""
+    return RequestError(
+        f"The audio_uri of utterance {utterance} cannot be read at the moment; try again later.",
+        503,
+        "UNAVAILABLE",
+        {"Retry-After": "5"},
+    )
+
+
 def slow_body(seconds: float) -> RequestError:
     """A body that does not arrive in time."""
     return RequestError(f"The request's body did not arrive within {seconds:g} s.", 408, "DEADLINE_EXCEEDED")

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 
 from mistere.artifacts.object_store import ObjectStore, open_store
-from mistere.artifacts.s3_probe import use_data_endpoint
+from mistere.artifacts.s3.probe import use_data_endpoint
 from mistere.common.environment import STORE_VARIABLE, TRACKING_VARIABLE
 from mistere.common.errors import UsageError
 from mistere.common.urls import redact_url

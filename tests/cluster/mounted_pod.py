@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mistere.artifacts.object_store import S3Store
+from mistere.artifacts.s3.store import S3Store
 from mistere.data.versions import pin
 from pipelines.cli.commands.submit import submit
 from tests.local.workshop import make_dataset, rows

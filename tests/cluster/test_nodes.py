@@ -21,7 +21,8 @@ from components.finetune_encoder.nodes.launch import check_nodes, train_on_nodes
 from components.finetune_encoder.nodes.train_job import train_job
 from components.finetune_encoder.training.checkpointing import PreemptedError
 from components.report_run.cleanup import clean_up
-from mistere.artifacts.object_store import LocalStore, S3Store
+from mistere.artifacts.object_store import LocalStore
+from mistere.artifacts.s3.store import S3Store
 from mistere.common.errors import MistereError, UsageError
 from mistere.common.paths import PROJECT_ROOT
 from mistere.config.encoder import TextConfig

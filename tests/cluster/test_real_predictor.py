@@ -17,7 +17,8 @@ from mistere.artifacts.checkpoints import Checkpoints
 from mistere.artifacts.identities import RunIdentity
 from mistere.artifacts.io import ArtifactHandle, open_artifact, publish
 from mistere.artifacts.manifests import EvaluationReport, ModelBundle
-from mistere.artifacts.object_store import LocalStore, ObjectStore, S3Store
+from mistere.artifacts.object_store import LocalStore, ObjectStore
+from mistere.artifacts.s3.store import S3Store
 from mistere.common.errors import UsageError
 from mistere.common.progress import Progress
 from mistere.config.deployment import DeploymentConfig

@@ -14,7 +14,7 @@ from components.deploy_model import run as deploy_model
 from mistere.artifacts.checkpoints import Checkpoints
 from mistere.artifacts.io import ArtifactHandle, artifact_key, open_artifact, publish
 from mistere.artifacts.manifests import EvaluationReport, ModelBundle, RunIdentity
-from mistere.artifacts.object_store import S3Store
+from mistere.artifacts.s3.store import S3Store
 from mistere.artifacts.signing import SIGNING_KEY_VARIABLE, VERIFYING_KEY_VARIABLE, sign_bundle, write_description
 from mistere.common.errors import ArtifactError, MistereError
 from mistere.common.progress import Progress

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from mistere.artifacts.object_store import S3Store
+from mistere.artifacts.s3.store import S3Store
 from mistere.common.errors import DataError, MistereError, UsageError
 from pipelines.cli.commands import submit as submit_module
 from pipelines.cli.commands.submit import submit

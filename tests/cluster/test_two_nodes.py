@@ -23,7 +23,8 @@ from components.finetune_encoder.nodes import launch as nodes
 from components.pull_data.run import describe
 from mistere.artifacts.checkpoints import Checkpoints
 from mistere.artifacts.manifests import EncoderCheckpoint, UtteranceSet
-from mistere.artifacts.object_store import LocalStore, ObjectStore, S3Store
+from mistere.artifacts.object_store import LocalStore, ObjectStore
+from mistere.artifacts.s3.store import S3Store
 from mistere.common.paths import PROJECT_ROOT
 from mistere.config.encoder import NodeSettings, TextConfig
 from mistere.data.versions import pin

@@ -255,7 +255,7 @@ def test_a_missing_bucket_is_reported(project: Project) -> None:
 def test_an_unreachable_server_is_reported(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     pinned = pin(f"{project.folder}/data.dvc", "")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://user:deep-secret@127.0.0.1:9")
-    assert "cannot be reached at http://127.0.0.1:9" in error_message(pinned)
+    assert "the object store at http://127.0.0.1:9 does not answer" in error_message(pinned)
 
 
 @pytest.mark.long

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mistere.artifacts.object_store import LocalStore, ObjectStore, S3Store
+from mistere.artifacts.object_store import LocalStore, ObjectStore
+from mistere.artifacts.s3.store import S3Store
 
 
 def free_port() -> int:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from mistere.predictor.errors import invalid, over_limit
+from mistere.predictor.errors import audio_unavailable, invalid, over_limit, printable
+
+logger = logging.getLogger("kserve.predictor")
+
+_SECONDS = 5.0
+"""To wait for each answer of the object store, at most; a client is waiting."""
 
 
 class AudioStore:
@@ -92,13 +98,20 @@ class AudioReader:
         return clips
 
     def _fetch(self, bucket: str, key: str, utterance: int, limit: int) -> bytes:
-        from botocore.exceptions import BotoCoreError, ClientError
+        from mistere.artifacts.object_store import UnreachableError
+        from mistere.artifacts.s3.failures import client_errors, s3_error
 
+        client = self._s3()
+        failures: tuple[type[Exception], ...] = (*client_errors(), OSError)
         try:
-            answer = self._s3().get_object(Bucket=bucket, Key=key)
+            answer = client.get_object(Bucket=bucket, Key=key)
             with answer["Body"] as body:
                 clip: bytes = body.read(limit + 1)
-        except (BotoCoreError, ClientError, OSError) as error:
+        except failures as error:
+            failure = s3_error(error, f"s3://{bucket}/{printable(key, 256)}", client.meta.endpoint_url)
+            logger.warning("audio_uri: %s", failure)
+            if isinstance(failure, UnreachableError):
+                raise audio_unavailable(utterance) from error
             raise invalid(f"The audio_uri of utterance {utterance} could not be read.") from error
         if len(clip) > limit:
             raise over_limit(f"The audio named by audio_uri is larger than {self._max_bytes} bytes together.")
@@ -106,10 +119,7 @@ class AudioReader:
 
     def _s3(self) -> Any:
         if self._client is None:
-            import boto3
-            from botocore.config import Config
+            from mistere.artifacts.s3.store import s3_client
 
-            self._client = boto3.client(
-                "s3", config=Config(connect_timeout=2, read_timeout=5, retries={"max_attempts": 2})
-            )
+            self._client = s3_client(self._prefixes[0], attempts=3, seconds=_SECONDS)
         return self._client

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from mistere.artifacts.object_store import LocalStore
-from mistere.artifacts.s3_probe import use_data_endpoint
+from mistere.artifacts.s3.probe import use_data_endpoint
 from mistere.artifacts.signing import SIGNING_KEY_VARIABLE, check_signer
 from mistere.common.digests.code import git_state
 from mistere.common.errors import MistereError

@@ -25,7 +25,8 @@ from mistere.artifacts.manifests import (
     RuleResult,
     canonical_digest,
 )
-from mistere.artifacts.object_store import LocalStore, ObjectStore, S3Store
+from mistere.artifacts.object_store import LocalStore, ObjectStore
+from mistere.artifacts.s3.store import S3Store
 from mistere.common.digests import files as file_digests
 from mistere.common.errors import ArtifactError, MistereError
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from components.resolve_inputs.run import STAGE
-from mistere.artifacts.object_store import S3Store
+from mistere.artifacts.s3.store import S3Store
 from mistere.engine.execution import execute
 from mistere.kubernetes.secret_keys import STORAGE_VARIABLES, use_storage_variables
 from tests.unit.conftest import free_port

@@ -15,9 +15,9 @@ from mistere.artifacts.object_store import (
     LocalStore,
     MissingObjectError,
     ObjectStore,
-    S3Store,
     open_store,
 )
+from mistere.artifacts.s3.store import S3Store
 from mistere.common.errors import MistereError, UsageError
 from tests.unit.conftest import free_port
 
@@ -232,7 +232,9 @@ def test_missing_credentials_are_reported(s3_store: S3Store, tmp_path: Path, mon
 
 def test_missing_bucket_is_reported(s3_store: S3Store, tmp_path: Path) -> None:
     messages = _error_messages(S3Store("s3://no-such-bucket/prefix"), tmp_path)
-    assert all("bucket exists" in message for message in messages)
+    assert all("the bucket of s3://no-such-bucket/prefix" in message for message in messages)
+    with pytest.raises(MistereError, match="the bucket of s3://no-such-bucket/prefix/a does not exist"):
+        S3Store("s3://no-such-bucket/prefix").exists("a")
 
 
 def test_invalid_endpoint_url_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from components.pull_data.run import describe
 from mistere.artifacts.manifests import UtteranceSet
-from mistere.artifacts.object_store import S3Store
+from mistere.artifacts.s3.store import S3Store
 from mistere.common.errors import DataError, ExitCode
 from mistere.common.splits import Split
 from mistere.data.dataset import DatasetInfo, Utterance, write_dataset

@@ -19,7 +19,8 @@ import torch
 
 from mistere.artifacts.io import ArtifactHandle
 from mistere.artifacts.manifests import BaseEncoder
-from mistere.artifacts.object_store import LocalStore, S3Store
+from mistere.artifacts.object_store import LocalStore
+from mistere.artifacts.s3.store import S3Store
 from mistere.common.errors import ArtifactError, ExitCode, MistereError, UsageError
 from mistere.config.encoder import EncoderConfig, ExtractionSettings, LoraSettings
 from mistere.data.audio import AudioError, decode

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from components.resolve_inputs.rerun import WORK, inputs_digest, remaining_work
-from mistere.artifacts.object_store import LocalStore, S3Store
+from mistere.artifacts.object_store import LocalStore
+from mistere.artifacts.s3.store import S3Store
 from mistere.engine.finished_run import remember
 from mistere.engine.stage import RunContext, StageRecord
 from pipelines.profiles import load_profile

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from components.resolve_inputs.run import STAGE
-from mistere.artifacts.object_store import LocalStore, S3Store, UnreachableError
+from mistere.artifacts.object_store import LocalStore, UnreachableError
+from mistere.artifacts.s3.store import S3Store
 from mistere.common.progress import EVENTS_VARIABLE
 from mistere.engine.execution import execute
 from mistere.engine.live_progress import LiveProgress, ProgressReader, StoredProgress, progress_key

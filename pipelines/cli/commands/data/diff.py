@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mistere.artifacts.s3_probe import use_data_endpoint
+from mistere.artifacts.s3.probe import use_data_endpoint
 from mistere.common.paths import cache_directory
 from mistere.data.diff import DataDiff, Pair, Rows, diff_datasets
 from mistere.data.versions import pin

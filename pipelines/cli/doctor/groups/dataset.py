@@ -6,7 +6,7 @@ from contextlib import closing
 from functools import cached_property
 from pathlib import Path
 
-from mistere.artifacts.s3_probe import check_access, use_data_endpoint
+from mistere.artifacts.s3.probe import check_access, use_data_endpoint
 from mistere.common.errors import MistereError
 from mistere.common.paths import cache_directory
 from mistere.common.urls import redact_url
@@ -57,6 +57,8 @@ class Dataset:
                 listing = read_listing(content, f"the listing {digest} in {redact_url(remote)}")
                 missing = [name for name, md5 in listing.items() if not objects.exists(md5)]
         except (DvcException, OSError, ValueError) as error:
+            if remote.startswith("s3://"):
+                check_access(remote, listing=True)  # DVC gives no reason
             raise MistereError(
                 f"the remote {redact_url(remote)} cannot be read ({type(error).__name__}): check its address, and that this "
                 "shell's credentials may read it."
