@@ -6,25 +6,55 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import IO
 
+from mistere.common.private_files import OWNER_ONLY, open_private
 from mistere.common.processes.child_environment import child_environment
 from mistere.common.processes.parent_death import die_with_parent
 from mistere.common.processes.run_locks import hold_runner_lock, stage_environment
+from mistere.common.processes.standard_streams import copy_redacted
 from mistere.common.progress import EVENTS_VARIABLE
 
+_REST_SECONDS = 5.0
 
-def start(arguments: Path, root: Path, events: Path, log: Path, lock: IO[str]) -> subprocess.Popen[bytes]:
+
+@dataclass(frozen=True)
+class LocalPipeline:
+    """The pipeline in its process.
+
+    Attributes:
+        process: the process.
+        log: the thread that copies its output to the log.
+    """
+
+    process: subprocess.Popen[bytes]
+    log: Thread
+
+    def kill(self) -> None:
+        """Kill the process and its stages."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def complete_log(self) -> None:
+        """Wait until the log holds all output; a process that outlives the pipeline delays nothing for long."""
+        self.log.join(_REST_SECONDS)
+
+
+def start(arguments: Path, root: Path, events: Path, log: Path, lock: IO[str]) -> LocalPipeline:
     """Start the pipeline.
 
     Args:
         arguments: JSON with the pipeline's arguments.
         root: directory for the artifacts that kfp passes between tasks.
         events: file that the stages append their progress to.
-        log: file for the output of kfp and the stages.
+        log: file for the output of kfp and the stages, without secrets.
         lock: the lock of the output directory, which the started process holds together with this one.
     """
     environment = child_environment(
@@ -36,16 +66,18 @@ def start(arguments: Path, root: Path, events: Path, log: Path, lock: IO[str]) -
         TOKENIZERS_PARALLELISM="false",
     )
     environment |= {EVENTS_VARIABLE: str(events), **stage_environment(Path(lock.name).parent, arguments.parent)}
-    with log.open("wb") as log_file:
-        return subprocess.Popen(
-            [sys.executable, "-m", "pipelines.local_runner", str(arguments), str(root)],
-            stdin=subprocess.DEVNULL,
-            stdout=log_file,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,
-            pass_fds=(lock.fileno(),),
-        )
+    events.touch(OWNER_ONLY)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.local_runner", str(arguments), str(root)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        start_new_session=True,
+        pass_fds=(lock.fileno(),),
+    )
+    assert process.stdout is not None
+    return LocalPipeline(process, copy_redacted(process.stdout, open_private(log)))
 
 
 def main(arguments: Path, root: Path) -> None:

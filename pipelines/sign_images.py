@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mistere.common.errors import MistereError, UsageError
 from mistere.common.paths import PROJECT_ROOT
+from mistere.common.processes.standard_streams import guard_streams
 from mistere.common.public_keys import pem, read_public_keys
 from mistere.kubernetes.image_registry import IMAGE_MANIFEST, ImageRegistry
 from mistere.kubernetes.image_signatures import (
@@ -226,6 +227,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Sign and attest, or verify; returns the exit code."""
+    guard_streams()
     options = _options(arguments)
     roles = options.role or ROLES
     try:

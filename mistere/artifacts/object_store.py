@@ -20,6 +20,7 @@ from typing import Final
 
 from mistere.common.errors import MistereError, UsageError
 from mistere.common.names import path_below, problem, shown
+from mistere.common.urls import has_credentials
 
 AFFECTS_RESULTS = False
 """Objects are addressed by content and verified, so where and how they are stored changes no result."""
@@ -249,8 +250,13 @@ def open_store(uri: str) -> ObjectStore:
     """Open the store of a URI: ``s3://bucket/prefix`` or a folder.
 
     Raises:
-        UsageError: another scheme, or no client can be created.
+        UsageError: another scheme, credentials in the URI, or no client can be created.
     """
+    if has_credentials(uri):
+        raise UsageError(
+            f"the store {uri} contains credentials, which every record of a run would show: remove them, and set "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+        )
     if uri.startswith("s3://"):
         from mistere.artifacts.s3.store import S3Store
 

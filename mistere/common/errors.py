@@ -1,12 +1,14 @@
 """Errors with a message for the user, and the exit codes of every command.
 
-The message of a :class:`MistereError` is one sentence with what is wrong, where, and how to fix it. The command prints it
-and exits with its code. Any other exception is a defect of the program and keeps its traceback.
+The message of a :class:`MistereError` is one sentence with what is wrong, where, and how to fix it, without secrets. The
+command prints it and exits with its code. Any other exception is a defect of the program and keeps its traceback.
 """
 
 from __future__ import annotations
 
 from enum import IntEnum
+
+from mistere.common.redaction import redact
 
 AFFECTS_RESULTS = False
 """How an error is worded changes no result (see :mod:`mistere.common.digests.code`)."""
@@ -27,6 +29,10 @@ class MistereError(Exception):
     """An error that the user can resolve. Exit code 1."""
 
     exit_code: ExitCode = ExitCode.ERROR
+
+    def __init__(self, message: object = "") -> None:
+        """Mask the secrets in the message, which often quotes a library, a setting or a URL."""
+        super().__init__(redact(str(message)))
 
 
 class UsageError(MistereError):

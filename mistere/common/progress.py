@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mistere.common.redaction import redact
+
 AFFECTS_RESULTS = False
 """How progress is shown changes no result."""
 
@@ -22,7 +24,8 @@ EVENTS_VARIABLE = "MISTERE_EVENTS"
 
 def emit(event: str, **fields: Any) -> None:
     """Record one event: ``started``, ``reused``, ``progress``, ``done``, ``failed``, ``note``."""
-    record = {"event": event, "time": time.time(), **fields}
+    shown = {name: redact(value) if isinstance(value, str) else value for name, value in fields.items()}
+    record = {"event": event, "time": time.time(), **shown}
     target = os.environ.get(EVENTS_VARIABLE)
     if target:
         with Path(target).open("a", encoding="utf-8") as file:

@@ -3,21 +3,54 @@
 from __future__ import annotations
 
 import re
+from typing import Final
 from urllib.parse import urlsplit
 
 AFFECTS_RESULTS = False
 """How a URL is shown changes no result."""
 
-_USER_INFO = re.compile(r"([A-Za-z][\w+.-]*://)[^/\s]*@")
+HIDDEN: Final = "***"
+"""Stands for a secret."""
+
+_USER_INFO: Final = re.compile(
+    r"([A-Za-z][\w+.-]*://)"
+    # The second form is a password with an unencoded slash, which SQLAlchemy accepts; a port with a path after it is none.
+    r"""(?:[^/\s"<>]*|[^\s/@:\[]*:(?!\d{1,5}(?:/|$))[^\s@"'<>]*)@"""
+)
+_SECRET_PARAMETER: Final = re.compile(
+    r"""([?&;#](?:[^=\s&#"'<>]*[-_.])?"""
+    r"(?:\w*token|password|passwd|pwd|secret|\w*signature|sig|\w*credential|api_?key|\w*access_?key(?:_?id)?|key|auth|authorization)"
+    r"""=)[^&;\s#"'<>]+""",
+    re.IGNORECASE,
+)
 
 
 def redact_url(text: str) -> str:
-    """Remove the user information (name, password, token) from every URL in ``text``.
+    """Remove the user information (name, password, token) from every URL in ``text``, and mask secret query parameters.
+
+    Presigned URLs are among them: their signature, credential and security token are query parameters.
 
     Args:
         text: a URL, or a sentence that quotes URLs.
     """
-    return _USER_INFO.sub(r"\1", text)
+    if "://" in text:
+        text = _USER_INFO.sub(r"\1", text)
+    if "=" in text and any(mark in text for mark in "?&;#"):
+        text = _SECRET_PARAMETER.sub(rf"\1{HIDDEN}", text)
+    return text
+
+
+def has_credentials(url: str) -> bool:
+    """Whether a URL holds user information or a secret query parameter."""
+    return redact_url(url) != url
+
+
+def secrets_of_urls(text: str) -> list[str]:
+    """The user information and the secret query parameters of every URL in ``text``."""
+    return [
+        *(match[0].removeprefix(match[1]).removesuffix("@") for match in _USER_INFO.finditer(text)),
+        *(match[0].removeprefix(match[1]) for match in _SECRET_PARAMETER.finditer(text)),
+    ]
 
 
 def endpoint_of(url: str) -> str:

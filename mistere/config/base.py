@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+
+from mistere.common.urls import has_credentials
 
 OBJECT_NAME: Final = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
 """What Kubernetes takes as an object's name."""
@@ -22,12 +25,33 @@ OptionalQuantity = Annotated[str, BeforeValidator(_as_text), Field(pattern=r"^$|
 """The same; empty for none."""
 
 
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in plain data."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from (text for item in (*value.keys(), *value.values()) for text in _texts(item))
+    elif isinstance(value, list | tuple | set | frozenset):
+        yield from (text for item in value for text in _texts(item))
+
+
 class Section(BaseModel):
-    """Base of every section: unknown keys are refused, values do not change after loading."""
+    """Base of every section: unknown keys and credentials are refused, values do not change after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     outside_key: ClassVar[frozenset[str]] = frozenset()
     """Settings that decide how or where work is done, not what comes out: they are no part of a step's key."""
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _no_credentials(cls, value: Any) -> Any:
+        """Refuse URLs with credentials: settings are pipeline parameters, and are recorded with every run and model."""
+        if any(has_credentials(text) for text in _texts(value)):
+            raise ValueError(
+                "contains credentials, which every record of a run would show: remove them, and put them into the environment "
+                "or a Secret"
+            )
+        return value
 
     def keyed(self) -> dict[str, Any]:
         """What belongs to the key of a step that is handed this section."""

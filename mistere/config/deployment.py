@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from mistere.common.errors import UsageError
 from mistere.common.public_keys import parse_public_keys, pem
+from mistere.common.redaction import is_secret_name
 from mistere.config.base import OBJECT_NAME, Quantity, Section, Toleration
 
 Mode = Literal["local", "standard", "knative"]
 
-_SECRET_LIKE = re.compile(r"SECRET|PASSWORD|TOKEN|CREDENTIAL|ACCESS_KEY", re.IGNORECASE)
-
 
 def _reject_secret(name: str) -> str:
-    if _SECRET_LIKE.search(name):
+    if is_secret_name(name):
         raise ValueError("this looks like a secret: put it into a Secret, and set storage_secret to its name")
     return name
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import yaml
 
 from mistere.artifacts.s3.probe import check_access
+from mistere.common.credentials import without_credentials
 from mistere.common.errors import DataError, UsageError
 from mistere.common.os_errors import disk_error
 from mistere.common.paths import cache_directory
@@ -136,7 +137,7 @@ def _default_remote(project: Path) -> tuple[str, str]:
                     f"the DVC project at {project} has no default remote: set one with `dvc remote default`."
                 )
             settings = get_fs_config(repo.config, name=name)  # resolves remote:// references
-            return str(settings["url"]), str(settings.get("endpointurl") or "")
+            return without_credentials(str(settings["url"])), str(settings.get("endpointurl") or "")
     except DvcException as error:
         raise DataError(
             f"{project} is not inside a DVC project ({error}): run `git init` and `dvc init` above it, or name the "

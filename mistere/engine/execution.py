@@ -37,8 +37,10 @@ from mistere.common.digests.code import git_state, source_digest
 from mistere.common.errors import ArtifactError, ExitCode, MistereError, UsageError
 from mistere.common.os_errors import disk_error
 from mistere.common.processes.run_locks import end_with_runner
+from mistere.common.processes.standard_streams import guard_streams
 from mistere.common.processes.threads import limit_spinning
 from mistere.common.progress import emit
+from mistere.common.redaction import redact
 from mistere.config.base import Section
 from mistere.engine.attempts import AttemptsExhaustedError, begin_attempt, forget_attempts
 from mistere.engine.finished_steps import find_finished, remember
@@ -119,6 +121,7 @@ def execute(
     """
     limit_spinning()
     use_storage_variables()
+    guard_streams()
     end_with_runner()
     context = RunContext.model_validate(dict(run))
     store = open_store(context.store)
@@ -154,7 +157,7 @@ def execute(
         record.status, record.exit_code, record.message = "failed", int(failure.exit_code), f"{task}: {failure}"
         raise failure from error
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else ""
+        reason = redact(str(error).splitlines()[0]) if str(error) else ""
         record.status, record.exit_code = "failed", int(ExitCode.ERROR)
         record.message = f"{task} failed unexpectedly ({type(error).__name__}: {reason}); the log has the trace."
         raise

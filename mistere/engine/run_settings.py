@@ -18,7 +18,7 @@ from mistere.common.environment import STORE_VARIABLE, TRACKING_VARIABLE
 from mistere.common.errors import UsageError
 from mistere.common.names import problem
 from mistere.common.suggestions import did_you_mean
-from mistere.common.urls import redact_url
+from mistere.common.urls import has_credentials
 from mistere.engine.stage import RunContext
 from mistere.kubernetes.current_pod import is_inside
 from mistere.kubernetes.settings_keys import DATA_DIGEST, DATA_REMOTE, NAMESPACE, SETTINGS_MAP
@@ -54,7 +54,7 @@ def run_context(run: Mapping[str, Any], job: str, profile: str = "") -> RunConte
         profile: the profile that the pipeline was compiled from.
 
     Raises:
-        UsageError: the context has an unknown field, lacks one that the ConfigMap lacks too, or gets no id.
+        UsageError: the context has an unknown field, lacks one that the ConfigMap lacks too, contains credentials, or gets no id.
     """
     given = {name: value for name, value in run.items() if value not in ("", None)}
     for name in given:
@@ -67,6 +67,16 @@ def run_context(run: Mapping[str, Any], job: str, profile: str = "") -> RunConte
     except ValidationError as error:
         first = error.errors()[0]
         raise UsageError(f"run: {'.'.join(map(str, first['loc']))}: {first['msg']}; correct the setting.") from error
+    if has_credentials(context.tracking_uri):
+        raise UsageError(
+            f"tracking_uri {context.tracking_uri} contains credentials: remove them, and put them into the secret of the tracking "
+            "server (cluster.tracking_secret)."
+        )
+    if has_credentials(context.data_remote):
+        raise UsageError(
+            f"data_remote {context.data_remote} contains credentials: remove them, and put them into the secret of the store "
+            "(cluster.storage_secret)."
+        )
     if context.schedule:
         return context.model_copy(update={"run_id": f"{context.run_id}-{_checked(job)}"})
     return context
@@ -96,11 +106,6 @@ def _completed(given: Mapping[str, Any], job: str, profile: str) -> dict[str, An
         raise UsageError(
             f"this run has only one of data_digest ({DATA_DIGEST}) and data_remote ({DATA_REMOTE}): set both in the ConfigMap "
             f"{SETTINGS_MAP}, or neither for the latest published data."
-        )
-    if redact_url(fields["tracking_uri"]) != fields["tracking_uri"]:
-        raise UsageError(
-            f"tracking_uri {redact_url(fields['tracking_uri'])} contains credentials: remove them, and put them into the secret of "
-            "the tracking server (cluster.tracking_secret)."
         )
     if is_inside() and not str(fields["store"]).startswith("s3://"):
         raise UsageError(f"the store {fields['store']} is a folder of the pod: name s3://bucket/prefix.")

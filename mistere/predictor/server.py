@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mistere.common.errors import ExitCode, MistereError
+from mistere.common.processes.standard_streams import guard_streams
 from mistere.kubernetes.secret_keys import use_storage_variables
 from mistere.predictor.settings import ServerSettings, parse_arguments, reserve_port
 
@@ -59,6 +60,7 @@ def _load_verified(int8: bool, location: str) -> EmotionModel:
 def main(arguments: Sequence[str] | None = None, load_bundle: LoadBundle | None = None) -> int:
     """Run ``python -m mistere.predictor``; returns exit code 0 after SIGTERM, else the error's."""
     use_storage_variables()
+    guard_streams()
     try:
         serve(parse_arguments(arguments), load_bundle)
     except MistereError as error:

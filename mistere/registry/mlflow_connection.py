@@ -6,6 +6,7 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from mistere.common.credentials import with_credentials
 from mistere.common.errors import MistereError
 from mistere.common.urls import redact_url
 
@@ -21,6 +22,10 @@ _CONNECT_SECONDS = 10
 def connected(tracking_uri: str) -> Iterator[MlflowClient]:
     """Yield a client of a tracking server.
 
+    Args:
+        tracking_uri: its address; credentials that were removed from it come from the environment
+            (:mod:`mistere.common.credentials`).
+
     Raises:
         MistereError: the server cannot be reached or refuses.
     """
@@ -35,7 +40,7 @@ def connected(tracking_uri: str) -> Iterator[MlflowClient]:
 
     _check_database_port(tracking_uri)
     try:
-        yield MlflowClient(tracking_uri=tracking_uri)
+        yield MlflowClient(tracking_uri=with_credentials(tracking_uri))
     except (MlflowException, SQLAlchemyError) as error:
         reason = str(error).splitlines()[0]
         raise MistereError(

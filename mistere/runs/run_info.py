@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mistere.artifacts.object_store import MissingObjectError, ObjectStore
 from mistere.common.errors import ArtifactError
-from mistere.common.urls import redact_url
+from mistere.common.redaction import redact
+from mistere.common.urls import has_credentials
 from mistere.config.loader import Config
 from mistere.engine.stage import RunContext
 
@@ -23,8 +24,8 @@ class RunOrigin(BaseModel):
 
     Attributes:
         config: the complete configuration.
-        command: the command line.
-        source: the data, as the user named it.
+        command: the command line, without secrets.
+        source: the data, as the user named it, without secrets.
         endpoint: the S3 endpoint of the data's remote, if it names one.
     """
 
@@ -45,8 +46,9 @@ class RunOrigin(BaseModel):
             source: the data, as the user named it.
             pinned: the version that the source was resolved to; None if the run resolves it.
         """
-        endpoint = pinned.endpoint if pinned and redact_url(pinned.endpoint) == pinned.endpoint else ""
-        return cls(config=config.model_dump(mode="json"), command=" ".join(command), source=source, endpoint=endpoint)
+        endpoint = pinned.endpoint if pinned and not has_credentials(pinned.endpoint) else ""
+        settings, shown = config.model_dump(mode="json"), redact(" ".join(command))
+        return cls(config=settings, command=shown, source=redact(source), endpoint=endpoint)
 
 
 def write_run_info(store: ObjectStore, context: RunContext, origin: RunOrigin) -> None:

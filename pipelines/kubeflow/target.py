@@ -9,7 +9,7 @@ from mistere.artifacts.object_store import ObjectStore, open_store
 from mistere.artifacts.s3.probe import use_data_endpoint
 from mistere.common.environment import STORE_VARIABLE, TRACKING_VARIABLE
 from mistere.common.errors import UsageError
-from mistere.common.urls import redact_url
+from mistere.common.urls import has_credentials, redact_url
 from mistere.config.cluster import ClusterConfig
 from mistere.data.dvc_remote import RemoteData
 from mistere.data.versions import PinnedData, pin
@@ -55,7 +55,7 @@ def cluster_host(cluster: ClusterConfig, host: str | None) -> str:
         raise UsageError(f"no address of Kubeflow Pipelines is named: set --host, {HOST_VARIABLE} or cluster.host.")
     if not chosen.startswith(("http://", "https://")):
         raise UsageError(f"{chosen}: write the address of Kubeflow Pipelines with its scheme, https://… or http://….")
-    if redact_url(chosen) != chosen:
+    if has_credentials(chosen):
         raise UsageError(
             f"{redact_url(chosen)}: user name and password in the address of Kubeflow Pipelines are not supported: put a token into "
             "KFP_TOKEN instead."
@@ -87,7 +87,7 @@ def _tracking(cluster: ClusterConfig, tracking: str | None) -> str:
         raise UsageError(
             f"{redact_url(chosen)} cannot be reached by pods: name an MLflow server with http:// or https://."
         )
-    if redact_url(chosen) != chosen:
+    if has_credentials(chosen):
         raise UsageError(
             f"{redact_url(chosen)} contains credentials, which a run's parameters would show to everybody: remove them, and "
             f"put them into the secret {cluster.tracking_secret!r} (cluster.tracking_secret)."

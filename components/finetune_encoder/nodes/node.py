@@ -23,6 +23,7 @@ from mistere.artifacts.manifests import BaseEncoder
 from mistere.artifacts.object_store import ObjectStore, UnreachableError, open_store
 from mistere.common.errors import ArtifactError, ExitCode, MistereError
 from mistere.common.names import path_below
+from mistere.common.processes.standard_streams import guard_streams
 from mistere.kubernetes.secret_keys import use_storage_variables
 
 JOB = "job.json"
@@ -43,6 +44,7 @@ _PATIENCE = (10.0, 60.0, 300.0)
 def main(uri: str, prefix: str) -> int:
     """Train as one of several nodes; returns the exit code."""
     use_storage_variables()
+    guard_streams()
     store = open_store(uri)
     failures: list[Failure]
     with tempfile.TemporaryDirectory() as directory:

@@ -14,6 +14,7 @@ from pathlib import Path
 from mistere.common.errors import ExitCode, MistereError
 from mistere.common.processes.parent_death import die_with_parent
 from mistere.common.processes.run_locks import end_with_runner
+from mistere.common.processes.standard_streams import guard_streams
 
 CURVE = "curve.json"
 FAILURE = "failure-{}.json"
@@ -24,6 +25,7 @@ def main(path: Path) -> None:
     """Train as one of several processes."""
     die_with_parent()
     end_with_runner()
+    guard_streams()
     import torch
 
     from components.finetune_encoder.training.checkpointing import PreemptedError

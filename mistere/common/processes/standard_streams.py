@@ -1,12 +1,17 @@
-"""What a process prints: it ends quietly when its reader is gone."""
+"""What a process prints and logs: secrets are masked, and it ends quietly when its reader is gone."""
 
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import sys
-from collections.abc import Iterable
-from typing import Any, Final, NoReturn, TextIO, cast
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import IO, Any, Final, NoReturn, TextIO, cast
+
+from mistere.common.redaction import redact
 
 AFFECTS_RESULTS = False
 """What is printed changes no result."""
@@ -16,10 +21,11 @@ BROKEN_PIPE: Final = 141
 
 The signal itself stays ignored, as Python sets it: it would also end the process when a network peer closes a connection.
 """
+_CHUNK_BYTES: Final = 1 << 16
 
 
 class GuardedStream:
-    """A text stream that ends the process, with exit code 141 and without a message, when nothing reads it any more.
+    """A text stream that masks secrets, and ends the process with exit code 141 when nothing reads it any more.
 
     Everything else is the wrapped stream's.
     """
@@ -30,7 +36,7 @@ class GuardedStream:
     def write(self, text: str) -> int:
         """Write text."""
         try:
-            self._stream.write(text)
+            self._stream.write(redact(text))
         except OSError as error:
             self._end(error)
         return len(text)
@@ -62,8 +68,62 @@ class GuardedStream:
 
 
 def guard_streams() -> None:
-    """Guard the standard output and the standard error of this process."""
+    """Guard the standard output, the standard error and the log of this process; tracebacks go through them too.
+
+    Log records are masked when they are made: a handler may have been given the unguarded stream before.
+    """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is not None and not isinstance(stream, GuardedStream):
             setattr(sys, name, cast(TextIO, GuardedStream(stream)))
+    factory = logging.getLogRecordFactory()
+    if not (isinstance(factory, partial) and factory.func is _masked_record):
+        logging.setLogRecordFactory(partial(_masked_record, factory))
+
+
+def _masked_record(factory: Callable[..., logging.LogRecord], /, *arguments: Any, **fields: Any) -> logging.LogRecord:
+    record = factory(*arguments, **fields)
+    record.msg = _masked(record.msg)
+    if isinstance(record.args, Mapping):
+        record.args = {name: _masked(value) for name, value in record.args.items()}
+    elif record.args:
+        record.args = tuple(_masked(value) for value in record.args)
+    if record.exc_info and record.exc_info[0] is not None:
+        record.exc_text = redact(logging.Formatter().formatException(record.exc_info))
+    return record
+
+
+def _masked(value: Any) -> Any:
+    """Text and errors masked; other values, which a format may need as they are, unchanged."""
+    return redact(str(value)) if isinstance(value, str | BaseException) else value
+
+
+def copy_redacted(source: IO[bytes], target: IO[bytes]) -> threading.Thread:
+    """Copy the output of a process to a file, in a thread, with secrets masked.
+
+    Args:
+        source: the read end of its output; closed at its end.
+        target: the file; closed at the end.
+
+    Returns:
+        The thread, which ends with the last process that holds the write end.
+    """
+    thread = threading.Thread(target=_copy, args=(source, target), name="redacted-log", daemon=True)
+    thread.start()
+    return thread
+
+
+def _copy(source: IO[bytes], target: IO[bytes]) -> None:
+    with source, target:
+        rest = b""
+        while chunk := os.read(source.fileno(), _CHUNK_BYTES):
+            text = rest + chunk
+            complete = text.rfind(b"\n") + 1 if len(text) < 16 * _CHUNK_BYTES else len(text)
+            _write_redacted(target, text[:complete])
+            rest = text[complete:]
+        _write_redacted(target, rest)
+
+
+def _write_redacted(target: IO[bytes], text: bytes) -> None:
+    target.write(redact(text.decode("utf-8", "replace")).encode())
+    target.flush()

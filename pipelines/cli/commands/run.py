@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -17,8 +16,10 @@ from typing import IO
 from mistere.artifacts.object_store import LocalStore
 from mistere.artifacts.s3.probe import use_data_endpoint
 from mistere.artifacts.signing import SIGNING_KEY_VARIABLE, check_signer
+from mistere.common.credentials import without_credentials
 from mistere.common.digests.code import git_state
 from mistere.common.errors import MistereError
+from mistere.common.private_files import write_private
 from mistere.common.processes.run_locks import only_run
 from mistere.config.loader import Config
 from mistere.data.versions import pin
@@ -27,7 +28,7 @@ from mistere.runs.outcome import read_outcome
 from mistere.runs.run_info import RunOrigin, write_run_info
 from mistere.serving.kserve.inference_service import check_support
 from pipelines.cli.output.run_display import Display, summary
-from pipelines.local_runner import start
+from pipelines.local_runner import LocalPipeline, start
 from pipelines.profiles import load_local_profile, pipeline_arguments
 
 
@@ -66,7 +67,7 @@ def _run(config: Config, store: LocalStore, lock: IO[str], profile: str, data: s
     context = RunContext(
         run_id=run_id,
         store=store.uri,
-        tracking_uri=tracking,
+        tracking_uri=without_credentials(tracking),
         data_remote=pinned.remote,
         data_digest=pinned.digest,
         profile=profile,
@@ -74,12 +75,13 @@ def _run(config: Config, store: LocalStore, lock: IO[str], profile: str, data: s
         dirty=dirty,
     )
     folder = store.root.parent / "runs" / run_id
-    folder.mkdir(parents=True)
+    folder.mkdir(mode=0o700, parents=True)
     write_run_info(store, context, RunOrigin.of(config, ["mistere", *sys.argv[1:]], source, pinned))
     arguments = folder / "arguments.json"
-    arguments.write_text(json.dumps(pipeline_arguments(config, context)), encoding="utf-8")
-    process = start(arguments, folder / "kfp", folder / "events.jsonl", folder / "kfp.log", lock)
-    _follow(process, folder / "events.jsonl", store, run_id)
+    write_private(arguments, json.dumps(pipeline_arguments(config, context)))
+    pipeline = start(arguments, folder / "kfp", folder / "events.jsonl", folder / "kfp.log", lock)
+    _follow(pipeline, folder / "events.jsonl", store)
+    pipeline.complete_log()
     outcome = read_outcome(store, run_id)
     summary(outcome, store.root.parent, folder / "kfp.log")
     return outcome.exit_code
@@ -106,7 +108,7 @@ def _delete_partial_outputs(store: LocalStore) -> None:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _follow(process: subprocess.Popen[bytes], events: Path, store: LocalStore, run_id: str) -> None:
+def _follow(pipeline: LocalPipeline, events: Path, store: LocalStore) -> None:
     """Show events until the pipeline's process ends. Ctrl-C, SIGTERM and SIGHUP kill it."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
@@ -114,7 +116,7 @@ def _follow(process: subprocess.Popen[bytes], events: Path, store: LocalStore, r
         position = 0
         try:
             while True:
-                ended = process.poll() is not None
+                ended = pipeline.process.poll() is not None
                 if events.is_file():
                     with events.open("rb") as file:
                         file.seek(position)
@@ -128,12 +130,10 @@ def _follow(process: subprocess.Popen[bytes], events: Path, store: LocalStore, r
                     return
                 time.sleep(0.1)
         except KeyboardInterrupt:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            pipeline.kill()
             raise MistereError(
                 f"interrupted; finished steps are kept in {store.uri}, and the same command resumes from there."
             ) from None
         except SystemExit:  # nothing reads the output any more
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            pipeline.kill()
             raise

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from mistere.common.processes.standard_streams import GuardedStream
 from pipelines.cli.app import app
 from pipelines.cli.commands.registry.replay import command_module
 from pipelines.cli.commands.run import _follow
+from pipelines.local_runner import LocalPipeline
 
 
 def run(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -102,7 +104,7 @@ def test_a_run_whose_output_nobody_reads_ends_with_its_stages(tmp_path: Path, mo
     with os.fdopen(writer, "w") as output, subprocess.Popen(["sleep", "100"], start_new_session=True) as stages:
         monkeypatch.setattr(sys, "stdout", GuardedStream(output))
         with pytest.raises(SystemExit) as ended:
-            _follow(stages, events, LocalStore(tmp_path), "run")
+            _follow(LocalPipeline(stages, threading.Thread()), events, LocalStore(tmp_path))
         assert ended.value.code == 141 and stages.wait(10) == -signal.SIGKILL
 
 

@@ -20,6 +20,7 @@ from mistere.artifacts.manifests import EvaluationReport
 from mistere.artifacts.object_store import LocalStore
 from mistere.common.errors import ExitCode, MistereError, UsageError
 from mistere.common.paths import PROJECT_ROOT, require_checkout
+from mistere.common.private_files import write_private
 from mistere.common.processes.child_environment import child_environment
 from mistere.registry.lineage import Environment, Lineage, this_environment
 from mistere.runs.outcome import FINISHED, Outcome, read_manifest, read_outcome
@@ -211,7 +212,7 @@ def _pinned_data(lineage: Lineage, work: Path) -> Path:
     )
     if lineage.data_endpoint:
         settings += f"    endpointurl = {lineage.data_endpoint}\n"
-    (work / ".dvc" / "config").write_text(settings, encoding="utf-8")
+    write_private(work / ".dvc" / "config", settings)
     tracked = work / "data.dvc"
     tracked.write_text(
         yaml.safe_dump({"outs": [{"md5": lineage.dvc_digest, "hash": "md5", "path": "data"}]}), encoding="utf-8"

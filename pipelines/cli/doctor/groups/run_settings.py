@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from mistere.common.environment import STORE_VARIABLE, TRACKING_VARIABLE
-from mistere.common.urls import redact_url
+from mistere.common.urls import has_credentials
 from mistere.kubernetes.settings_keys import DATA_DIGEST, DATA_REMOTE, SETTINGS_KEYS, SETTINGS_MAP
 from pipelines.cli.doctor.groups.cluster import AbsentError, Cluster
 from pipelines.cli.doctor.groups.credentials import misspelt_key
@@ -49,7 +49,7 @@ def _trouble(values: Mapping[str, str], keys: set[str], store: str) -> str:
     own, tracking = values[STORE_VARIABLE], values[TRACKING_VARIABLE]
     if not own.startswith("s3://"):
         return f"names a store that pods cannot reach ({own}): set {STORE_VARIABLE} to s3://bucket/prefix"
-    if redact_url(tracking) != tracking:
+    if has_credentials(tracking):
         return (
             f"has credentials in {TRACKING_VARIABLE}: remove them, and put them into the secret of the tracking server"
         )

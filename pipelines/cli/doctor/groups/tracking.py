@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from mistere.common.environment import TRACKING_VARIABLE
 from mistere.common.errors import MistereError
-from mistere.common.urls import redact_url
+from mistere.common.urls import has_credentials, redact_url
 from mistere.registry.mlflow_connection import connected
 from pipelines.cli.doctor.http_probe import probe
 from pipelines.cli.doctor.plan import Plan
@@ -37,7 +37,7 @@ def _reached(plan: Plan) -> CheckResult:
         if plan.host:
             return failed(f"{shown} cannot be reached by pods: name an MLflow server with http:// or https://.")
         return ok(f"{shown}, a database.")
-    if plan.host and redact_url(uri) != uri:
+    if plan.host and has_credentials(uri):
         return failed(
             f"{shown} contains credentials, which a run's parameters would show to everybody: put them into the secret "
             f"{plan.config.cluster.tracking_secret} (cluster.tracking_secret)."
