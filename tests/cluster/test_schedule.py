@@ -262,7 +262,9 @@ def test_all_tasks_of_a_scheduled_run_share_one_id_locally(tmp_path: Path) -> No
     tracking = f"sqlite:///{tmp_path / 'mlflow.db'}"
     context = RunContext(run_id="nightly", store=store.uri, tracking_uri=tracking, schedule="nightly/0123")
     (tmp_path / "arguments.json").write_text(json.dumps(pipeline_arguments(config, context)))
-    start(tmp_path / "arguments.json", tmp_path / "kfp", tmp_path / "events", tmp_path / "log").wait(timeout=300)
+    with (tmp_path / ".lock").open("w") as lock:
+        started = start(tmp_path / "arguments.json", tmp_path / "kfp", tmp_path / "events", tmp_path / "log", lock)
+        started.process.wait(timeout=300)
     (run_id,) = {key.split("/")[1] for key in store.keys("runs")}
     outcome = read_outcome(store, run_id)
     assert run_id.startswith("nightly-") and outcome.exit_code == ExitCode.DATA_REJECTED
