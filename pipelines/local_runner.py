@@ -15,12 +15,12 @@ from pathlib import Path
 from threading import Thread
 from typing import IO
 
-from mistere.common.private_files import OWNER_ONLY, open_private
 from mistere.common.processes.child_environment import child_environment
 from mistere.common.processes.parent_death import die_with_parent
 from mistere.common.processes.run_locks import hold_runner_lock, stage_environment
 from mistere.common.processes.standard_streams import copy_redacted
 from mistere.common.progress import EVENTS_VARIABLE
+from mistere.common.secrets.private_files import OWNER_ONLY, open_private
 
 _REST_SECONDS = 5.0
 

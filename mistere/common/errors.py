@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from mistere.common.redaction import redact
+from mistere.common.secrets.redaction import redact
 
 AFFECTS_RESULTS = False
 """How an error is worded changes no result (see :mod:`mistere.common.digests.code`)."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mistere.common.redaction import redact
+from mistere.common.secrets.redaction import redact
 
 AFFECTS_RESULTS = False
 """How progress is shown changes no result."""

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator, mod
 
 from mistere.common.errors import UsageError
 from mistere.common.public_keys import parse_public_keys, pem
-from mistere.common.redaction import is_secret_name
+from mistere.common.secrets.redaction import is_secret_name
 from mistere.config.base import OBJECT_NAME, Quantity, Section, Toleration
 
 Mode = Literal["local", "standard", "knative"]

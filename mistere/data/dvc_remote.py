@@ -22,12 +22,12 @@ import yaml
 from mistere.artifacts.manifests import UtteranceSet
 from mistere.artifacts.object_store import MissingObjectError
 from mistere.artifacts.s3.probe import check_access, data_endpoint, data_store
-from mistere.common.credentials import with_credentials
 from mistere.common.digests.files import digest_once
 from mistere.common.errors import DataError
 from mistere.common.names import check_md5, check_name, shown
 from mistere.common.paths import cache_directory
-from mistere.common.private_files import write_private
+from mistere.common.secrets.credentials import with_credentials
+from mistere.common.secrets.private_files import write_private
 from mistere.common.splits import SPLITS, Split
 from mistere.common.urls import redact_url
 from mistere.data.dataset import read_batches
@@ -243,7 +243,7 @@ def dvc_project(project: Path, remote: str) -> Iterator[Path]:
     """A scratch DVC project with one remote, no Git and no analytics, locked against other processes.
 
     S3 credentials stay in the environment, where DVC reads them; those in the remote's URL come from the environment too
-    (:mod:`mistere.common.credentials`) and go into a file that only its owner may read.
+    (:mod:`mistere.common.secrets.credentials`) and go into a file that only its owner may read.
     """
     from dvc.repo import Repo
 

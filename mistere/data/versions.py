@@ -16,10 +16,10 @@ from pathlib import Path
 import yaml
 
 from mistere.artifacts.s3.probe import check_access
-from mistere.common.credentials import without_credentials
 from mistere.common.errors import DataError, UsageError
 from mistere.common.os_errors import disk_error
 from mistere.common.paths import cache_directory
+from mistere.common.secrets.credentials import without_credentials
 from mistere.data.dvc_remote import dvc_project
 
 _DIGEST = re.compile(r"[0-9a-f]{32}\.dir")

@@ -40,7 +40,7 @@ from mistere.common.processes.run_locks import end_with_runner
 from mistere.common.processes.standard_streams import guard_streams
 from mistere.common.processes.threads import limit_spinning
 from mistere.common.progress import emit
-from mistere.common.redaction import redact
+from mistere.common.secrets.redaction import redact
 from mistere.config.base import Section
 from mistere.engine.attempts import AttemptsExhaustedError, begin_attempt, forget_attempts
 from mistere.engine.finished_steps import find_finished, remember

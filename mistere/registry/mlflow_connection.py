@@ -6,8 +6,8 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from mistere.common.credentials import with_credentials
 from mistere.common.errors import MistereError
+from mistere.common.secrets.credentials import with_credentials
 from mistere.common.urls import redact_url
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def connected(tracking_uri: str) -> Iterator[MlflowClient]:
 
     Args:
         tracking_uri: its address; credentials that were removed from it come from the environment
-            (:mod:`mistere.common.credentials`).
+            (:mod:`mistere.common.secrets.credentials`).
 
     Raises:
         MistereError: the server cannot be reached or refuses.

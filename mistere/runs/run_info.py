@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mistere.artifacts.object_store import MissingObjectError, ObjectStore
 from mistere.common.errors import ArtifactError
-from mistere.common.redaction import redact
+from mistere.common.secrets.redaction import redact
 from mistere.common.urls import has_credentials
 from mistere.config.loader import Config
 from mistere.engine.stage import RunContext

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import IO, Any, Final, NoReturn, TextIO, cast
 
-from mistere.common.redaction import redact
+from mistere.common.secrets.redaction import redact
 
 AFFECTS_RESULTS = False
 """What is printed changes no result."""

@@ -16,11 +16,11 @@ from typing import IO
 from mistere.artifacts.object_store import LocalStore
 from mistere.artifacts.s3.probe import use_data_endpoint
 from mistere.artifacts.signing import SIGNING_KEY_VARIABLE, check_signer
-from mistere.common.credentials import without_credentials
 from mistere.common.digests.code import git_state
 from mistere.common.errors import MistereError
-from mistere.common.private_files import write_private
 from mistere.common.processes.run_locks import only_run
+from mistere.common.secrets.credentials import without_credentials
+from mistere.common.secrets.private_files import write_private
 from mistere.config.loader import Config
 from mistere.data.versions import pin
 from mistere.engine.stage import RunContext, new_run_id

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from mistere.artifacts.object_store import open_store
-from mistere.common import redaction
-from mistere.common.credentials import CREDENTIALS_VARIABLE, with_credentials, without_credentials
 from mistere.common.errors import ArtifactError, MistereError, UsageError
-from mistere.common.private_files import write_private
 from mistere.common.processes.child_environment import child_environment
 from mistere.common.processes.standard_streams import copy_redacted
 from mistere.common.progress import emit
-from mistere.common.redaction import conceal, redact
+from mistere.common.secrets import redaction
+from mistere.common.secrets.credentials import CREDENTIALS_VARIABLE, with_credentials, without_credentials
+from mistere.common.secrets.private_files import write_private
+from mistere.common.secrets.redaction import conceal, redact
 from mistere.common.urls import has_credentials, redact_url
 from mistere.engine.run_settings import run_context
 from mistere.runs.run_info import RunOrigin

@@ -20,8 +20,8 @@ from mistere.artifacts.manifests import EvaluationReport
 from mistere.artifacts.object_store import LocalStore
 from mistere.common.errors import ExitCode, MistereError, UsageError
 from mistere.common.paths import PROJECT_ROOT, require_checkout
-from mistere.common.private_files import write_private
 from mistere.common.processes.child_environment import child_environment
+from mistere.common.secrets.private_files import write_private
 from mistere.registry.lineage import Environment, Lineage, this_environment
 from mistere.runs.outcome import FINISHED, Outcome, read_manifest, read_outcome
 from pipelines.cli.registry_location import RegistryLocation

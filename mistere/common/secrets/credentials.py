@@ -10,7 +10,7 @@ import json
 import os
 from typing import Final
 
-from mistere.common.redaction import conceal
+from mistere.common.secrets.redaction import conceal
 from mistere.common.urls import redact_url, secrets_of_urls
 
 AFFECTS_RESULTS = False
