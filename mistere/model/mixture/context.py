@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from mistere.model.mixture.dropout import Dropout
 from mistere.model.mixture.packed_dialogues import PackedDialogues
 from mistere.model.mixture.recurrence import DialogueGRU
 
@@ -46,10 +47,10 @@ class ContextLayers(nn.Module):
             raise ValueError("kernels must be odd, so that a turn is in the middle of its window")
         self.kernels, self.causal = list(kernels), causal
         self.convolutions = nn.ModuleList(nn.Linear(kernel * width, 2 * hidden) for kernel in kernels)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.gru = DialogueGRU(2 * hidden, 2 * hidden if causal else hidden, layers, dropout, bidirectional=not causal)
         self.skip = nn.Linear(width, 2 * hidden)
-        self.skip_dropout = nn.Dropout(skip_dropout)
+        self.skip_dropout = Dropout(skip_dropout)
 
     def before(self, rows: Tensor, turns: PackedDialogues) -> Tensor:
         """Input of the GRU ``[N, 2 H]``: the sum of the convolutions."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mistere.config.mixture import MixtureConfig, known
+from mistere.model.mixture.dropout import Dropout
 from mistere.model.mixture.packed_dialogues import PackedDialogues
 
 
@@ -91,7 +92,7 @@ class AttentionLayer(nn.Module):
             projections=config.attention_projections,
             causal=config.context_mode == "causal",
         )
-        self.dropout = nn.Dropout(known(config.fusion_dropout))
+        self.dropout = Dropout(known(config.fusion_dropout))
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
 
     def forward(
@@ -146,7 +147,7 @@ class CoAttentionFusion(nn.Module):
         self.skips = nn.ModuleList(nn.Linear(d if self.skips_input else width, width) for d in widths)
         self.norm = nn.LayerNorm(width * len(widths), eps=config.layer_norm_eps)
         self.hidden = nn.Linear(width * len(widths), width)
-        self.dropout = nn.Dropout(_output_dropout(config))
+        self.dropout = Dropout(_output_dropout(config))
         self.output = nn.Linear(width, classes)
 
     def forward(
@@ -173,7 +174,7 @@ class FeedForwardFusion(nn.Module):
         super().__init__()
         streams = 2 * config.hidden
         self.hidden = nn.Linear(streams * len(widths), config.fusion_width)
-        self.dropout = nn.Dropout(_output_dropout(config))
+        self.dropout = Dropout(_output_dropout(config))
         self.output = nn.Linear(config.fusion_width, classes)
 
     def forward(

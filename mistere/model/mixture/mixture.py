@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mistere.config.mixture import MixtureConfig, known
 from mistere.model.losses import expert_consistency_loss, focal_loss, supervised_contrastive_loss
 from mistere.model.mixture.context import ContextLayers
+from mistere.model.mixture.dropout import Dropout
 from mistere.model.mixture.fusion import CoAttentionFusion, FeedForwardFusion
 from mistere.model.mixture.input_scaling import InputScaling
 from mistere.model.mixture.packed_dialogues import PackedDialogues
@@ -166,7 +167,7 @@ class MixtureOfExperts(nn.Module):
         self.scaling = nn.ModuleDict(
             {name: InputScaling(d) for name, d in dimensions.items()} if config.standardise else {}
         )
-        self.input_dropout = nn.Dropout(known(config.input_dropout))
+        self.input_dropout = Dropout(known(config.input_dropout))
         projected = projections(config, dimensions)
         self.projections = nn.ModuleDict({name: nn.Linear(dimensions[name], d) for name, d in projected.items()})
         widths = [projected.get(name, d) for name, d in dimensions.items()]

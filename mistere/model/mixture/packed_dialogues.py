@@ -7,11 +7,31 @@ them from here: windows for the convolutions, an order by time for the recurrenc
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class StepOrder:
+    """The order of R N states in which a recurrence computes them: by step, then by direction, then by dialogue.
+
+    Attributes:
+        steps: number of dialogues in each step, non-increasing.
+        sizes: R times that.
+        by_step: of each state in this order, its index among the states by direction and row ``[R N]``.
+        by_row: the inverse ``[R N]``.
+        before: of each state in this order, the index in this order of the state before it ``[R N]``; 0 in the first step.
+    """
+
+    steps: list[int]
+    sizes: list[int]
+    by_step: Tensor
+    by_row: Tensor
+    before: Tensor
 
 
 class PackedDialogues:
@@ -30,6 +50,7 @@ class PackedDialogues:
         self._rows = sum(self.lengths)
         self._even = min(self.lengths) == max(self.lengths)
         self._windows: dict[tuple[int, bool], Tensor] = {}
+        self._step_orders: dict[tuple[int, int], StepOrder] = {}
 
     def __len__(self) -> int:
         return self._rows
@@ -105,6 +126,24 @@ class PackedDialogues:
         starts = self._starts[dialogue[order]]
         mirrored = 2 * starts + self._lengths[dialogue[order]] - 1 - order
         return order.to(self.device), mirrored.to(self.device)
+
+    def steps_of(self, directions: int, recurrences: int) -> StepOrder:
+        """The order in which several recurrences compute their states together, each in one or two directions."""
+        key = (directions, recurrences)
+        if key not in self._step_orders:
+            self._step_orders[key] = self._step_order(directions, directions * recurrences)
+        return self._step_orders[key]
+
+    def _step_order(self, directions: int, total: int) -> StepOrder:
+        steps = self.steps
+        sizes = [total * count for count in steps]
+        rows = torch.stack([self.by_time[one % directions] + one * len(self) for one in range(total)])
+        by_step = torch.cat([block.flatten() for block in rows.split(steps, dim=1)])
+        states = torch.arange(len(by_step), device=self.device)
+        by_row = torch.empty_like(by_step).scatter_(0, by_step, states)
+        blocks = [block.view(total, -1) for block in states.split(sizes)]
+        before = [block[:, :count].flatten() for block, count in zip(blocks[:-1], steps[1:], strict=True)]
+        return StepOrder(steps, sizes, by_step, by_row, torch.cat([torch.zeros_like(states[: sizes[0]]), *before]))
 
     def pad(self, rows: Tensor) -> Tensor:
         """``[N, ...]`` to ``[B, T, ...]``, zero where a dialogue has no such turn; a view if all dialogues have the same length."""

@@ -3,9 +3,10 @@
 Why not ``torch.nn.GRU`` alone: on a CPU its backward pass adds to the gradient of every weight once per step, so it is bound
 by memory. With eight dialogues per batch it takes longer than all matrix products together. :class:`_Recurrence` stores the
 gates' gradients of all steps, computes the gradient of each weight in one product at the end, and advances both directions
-together. The gain is part of the CPU figures of ``mistere bench training_speed``. Delete :class:`_Recurrence`, and call torch's
-GRU in training too, once that benchmark shows no loss: torch's backward pass would have to accumulate over steps in one
-product.
+together, and those of several experts where their matrices are small: a step is then a dozen operations on little data, and their
+number is what counts. The gain is part of the CPU figures of ``mistere bench training_speed``. Delete :class:`_Recurrence`, and
+call torch's GRU in training too, once that benchmark shows no loss: torch's backward pass would have to accumulate over steps in
+one product.
 
 On a GPU (cuDNN) and without gradients, torch's own GRU runs on the same weights: one call for all steps, during which no other
 thread can take the interpreter. In inference a step is too little work for the dozen calls it takes, so :class:`BlockDiagonalGRU`
@@ -23,7 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
-from mistere.model.mixture.packed_dialogues import PackedDialogues
+from mistere.model.mixture.dropout import dropout
+from mistere.model.mixture.packed_dialogues import PackedDialogues, StepOrder
 
 
 class DialogueGRU(nn.Module):
@@ -45,25 +47,12 @@ class DialogueGRU(nn.Module):
     def forward(self, rows: Tensor, turns: PackedDialogues) -> Tensor:
         if rows.is_cuda or not _learns():
             return _packed(self.gru, rows, turns)
-        gru = self.gru
-        for layer in range(gru.num_layers):
-            if layer:
-                rows = functional.dropout(rows, gru.dropout, self.training)
-            orders = turns.by_time[: len(self.directions)]
-            names = [f"l{layer}{direction}" for direction in self.directions]
-            inputs = [
-                functional.linear(rows, getattr(gru, f"weight_ih_{name}"), getattr(gru, f"bias_ih_{name}"))[order]
-                for name, order in zip(names, orders, strict=True)
-            ]
-            low = inputs[0].dtype
-            with torch.autocast("cpu", enabled=False):
-                weights, biases = (
-                    torch.stack([getattr(gru, f"{kind}_hh_{name}") for name in names]) for kind in ("weight", "bias")
-                )
-                states = _Recurrence.apply(torch.stack(inputs).to(weights.dtype), weights, biases, turns.steps, low)
-            in_place = [state[_inverse(order)] for state, order in zip(states, orders, strict=True)]
-            rows = torch.cat(in_place, dim=1).to(low)
-        return rows
+        return _side_by_side([self], [rows], turns)[0]
+
+    @property
+    def matrix_bytes(self) -> int:
+        """Size of the matrices that each step of one layer reads, in fp32."""
+        return len(self.directions) * 3 * self.gru.hidden_size**2 * 4
 
 
 class BlockDiagonalGRU:
@@ -71,7 +60,8 @@ class BlockDiagonalGRU:
 
     The products then take quadratic work, so this is used for few dialogues at a time only. The joined weights are rebuilt
     when the original weights may have changed: after training (an optimiser may change a weight without changing its
-    version), or after other weights were loaded.
+    version), or after other weights were loaded. In training the recurrences advance side by side, in one product of
+    separate matrices, if the matrices are small.
     """
 
     def __init__(self) -> None:
@@ -84,6 +74,8 @@ class BlockDiagonalGRU:
         """Output ``[N, R H]`` of every recurrence for its rows ``[N, D]``."""
         if _learns():
             self._joined = None
+            if not rows[0].is_cuda and sum(recurrence.matrix_bytes for recurrence in recurrences) <= _CACHE_BYTES:
+                return _side_by_side(recurrences, rows, turns)
         few = turns.steps[0] <= _FEW and len(recurrences) > 1
         if not few or rows[0].is_cuda or _learns() or recurrences[0].training:
             return [recurrence(own, turns) for recurrence, own in zip(recurrences, rows, strict=True)]
@@ -100,6 +92,9 @@ class BlockDiagonalGRU:
 
 _FEW = 16
 """Up to this many dialogues, the joined recurrence is faster than the recurrences one after another."""
+_CACHE_BYTES = 4 * 2**20
+"""Up to this size of their matrices, recurrences advance side by side in training; larger ones would evict each other from the
+cache, and each step reads them all (H = 512, two experts: 33 instead of 54 GFLOP/s)."""
 
 
 @torch.inference_mode(False)
@@ -132,6 +127,35 @@ def _packed(gru: nn.GRU, rows: Tensor, turns: PackedDialogues) -> Tensor:
     return gru(PackedSequence(rows[order], torch.tensor(turns.steps)))[0].data[_inverse(order)]
 
 
+def _side_by_side(recurrences: Sequence[DialogueGRU], rows: Sequence[Tensor], turns: PackedDialogues) -> list[Tensor]:
+    """Output ``[N, R H]`` of each recurrence for its rows ``[N, D]``, all recurrences advancing together, with gradients."""
+    first = recurrences[0]
+    order = turns.steps_of(len(first.directions), len(recurrences))
+    rows = list(rows)
+    for layer in range(first.gru.num_layers):
+        if layer:
+            rows = [dropout(one, first.gru.dropout, training=first.training) for one in rows]
+        weights = [
+            [getattr(recurrence.gru, f"{name}_l{layer}{direction}") for name in _WEIGHTS]
+            for recurrence in recurrences
+            for direction in first.directions
+        ]
+        inputs = [
+            functional.linear(rows[index // len(first.directions)], weight, bias)
+            for index, (weight, bias, _, _) in enumerate(weights)
+        ]
+        low = inputs[0].dtype
+        with torch.autocast("cpu", enabled=False):
+            matrices, biases = (torch.stack([one[kind] for one in weights]) for kind in (2, 3))
+            states = _Recurrence.apply(torch.stack(inputs).to(matrices.dtype), matrices, biases, order, low)
+        joined = states.unflatten(0, (len(recurrences), -1)).transpose(1, 2).flatten(2)
+        rows = list(joined.to(low).unbind(0))
+    return rows
+
+
+_WEIGHTS = ("weight_ih", "bias_ih", "weight_hh", "bias_hh")
+
+
 def _inverse(order: Tensor) -> Tensor:
     return torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
 
@@ -140,72 +164,113 @@ class _Recurrence(torch.autograd.Function):
     """The steps of one layer, all R directions at once, with a hand-written backward pass (the module's docstring says why).
 
     ``r = σ(i_r + h_r)``, ``z = σ(i_z + h_z)``, ``n = tanh(i_n + r h_n)``, ``h' = n + z (h − n)`` where ``i_x`` come from
-    the input and ``h_x`` from the state, as in ``torch.nn.GRU``. Time per step: one product ``[R, b, H] × [R, H, 3 H]`` and a
-    dozen elementwise operations. Memory for the backward pass: 5 R N H floats.
+    the input and ``h_x`` from the state, as in ``torch.nn.GRU``. Time per step: one product ``[R, b, H] × [R, H, 3 H]`` and
+    four elementwise operations forwards, two backwards. The rows of a step are contiguous, in the order of
+    :class:`~mistere.model.mixture.packed_dialogues.StepOrder`, so that each operation writes to its place in the tensor of all
+    steps. Memory for the backward pass: 7 R N H floats.
     """
 
     @staticmethod
-    def forward(ctx: Any, gates: Tensor, weights: Tensor, biases: Tensor, steps: list[int], low: torch.dtype) -> Tensor:
+    def forward(
+        ctx: Any, inputs: Tensor, weights: Tensor, biases: Tensor, order: StepOrder, low: torch.dtype
+    ) -> Tensor:
         """States ``[R, N, H]``.
 
         Args:
             ctx: stores tensors for the backward pass.
-            gates: the input's part of the gates ``[R, N, 3 H]``, ordered by time.
-            weights: the state's weights ``[R, 3 H, H]``, forwards in time first.
+            inputs: the input's part of the gates ``[R, N, 3 H]``.
+            weights: the state's weights ``[R, 3 H, H]``.
             biases: the state's biases ``[R, 3 H]``.
-            steps: number of dialogues in each step, non-increasing.
+            order: of the steps.
             low: precision of the products.
         """
-        directions, _, hidden = weights.shape
+        directions, rows, _ = inputs.shape
+        hidden = weights.shape[2]
         weights = weights.to(low)
         transposed = weights.transpose(1, 2)
-        states = gates.new_empty(directions, gates.shape[1], hidden)
-        before, candidates, recalled = (torch.empty_like(states) for _ in range(3))
-        opened = gates.new_empty(directions, gates.shape[1], 2 * hidden)
-        state = gates.new_zeros(directions, steps[0], hidden)
-        start = 0
-        for count in steps:
-            span = slice(start, start + count)
-            state = state[:, :count]
-            before[:, span] = state
-            recurrent = torch.bmm(state.to(low), transposed).to(gates.dtype).add_(biases[:, None])
-            open_ = torch.add(gates[:, span, : 2 * hidden], recurrent[..., : 2 * hidden]).sigmoid_()
-            reset, keep = open_.chunk(2, dim=2)
-            recall = recurrent[..., 2 * hidden :]
-            candidate = torch.addcmul(gates[:, span, 2 * hidden :], reset, recall).tanh_()
-            state = torch.lerp(candidate, state, keep)
-            opened[:, span], candidates[:, span], recalled[:, span], states[:, span] = open_, candidate, recall, state
-            start += count
-        ctx.save_for_backward(weights, before, opened, candidates, recalled)
-        ctx.steps, ctx.low = steps, low
-        return states
+        # The sums start with the biases, and for reset and keep with the input's part; each step adds its product.
+        sums = (inputs + biases[:, None]).flatten(0, 1).index_select(0, order.by_step)
+        of_candidate = inputs[..., 2 * hidden :].flatten(0, 1).index_select(0, order.by_step)
+        sums[:, 2 * hidden :] -= of_candidate
+        opened = sums.new_empty(directions * rows, 2 * hidden)
+        candidates, states = (sums.new_empty(directions * rows, hidden) for _ in range(2))
+        state = sums.new_zeros(directions * order.steps[0], hidden)
+        sizes = order.sizes
+        before = order.steps[0]
+        for count, all_, to_open, recall, open_, reset, keep, own, candidate, after in zip(
+            order.steps,
+            sums.split(sizes),
+            sums[:, : 2 * hidden].split(sizes),
+            sums[:, 2 * hidden :].split(sizes),
+            opened.split(sizes),
+            opened[:, :hidden].split(sizes),
+            opened[:, hidden:].split(sizes),
+            of_candidate.split(sizes),
+            candidates.split(sizes),
+            states.split(sizes),
+            strict=True,
+        ):
+            if count < before:
+                state = state.view(directions, before, hidden)[:, :count].reshape(-1, hidden)
+            _add_product(all_.view(directions, count, -1), state.view(directions, count, hidden), transposed, low)
+            torch.sigmoid(to_open, out=open_)
+            torch.addcmul(own, reset, recall, out=candidate).tanh_()
+            state = torch.lerp(candidate, state, keep, out=after)
+            before = count
+        ctx.save_for_backward(weights, states, opened, candidates, sums)
+        ctx.order, ctx.low = order, low
+        return states.index_select(0, order.by_row).view(directions, rows, hidden)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of gates, weights and biases."""
-        weights, before, opened, candidates, recalled = ctx.saved_tensors
+        """Gradients of inputs, weights and biases."""
+        weights, states, opened, candidates, sums = ctx.saved_tensors
         (grads,) = upstream
-        low = ctx.low
-        reset, keep = opened.chunk(2, dim=2)
+        order, low = ctx.order, ctx.low
+        directions, rows, hidden = grads.shape
+        reset, keep = opened.chunk(2, dim=1)
+        before = states.index_select(0, order.before)
+        before[: order.sizes[0]] = 0
         # The factor from the state's gradient to each gate's, for all steps at once; the loop only multiplies and carries back.
         of_candidate = (1 - keep) * (1 - candidates * candidates)
-        of_keep = (before - candidates) * keep * (1 - keep)
-        of_reset = of_candidate * recalled * reset * (1 - reset)
-        of_recurrent = torch.stack([of_reset, of_keep, of_candidate * reset], dim=2)
-        recurrent = torch.empty_like(of_recurrent)
-        total = grads.contiguous().clone()
-        carried = grads.new_zeros(len(grads), 0, grads.shape[2])
-        end = grads.shape[1]
-        for count in reversed(ctx.steps):
-            span = slice(end - count, end)
-            grad = total[:, span]
-            grad[:, : carried.shape[1]] += carried
-            recurrent[:, span] = of_recurrent[:, span] * grad[:, :, None]
-            back = torch.bmm(recurrent[:, span].flatten(2).to(low), weights).to(grads.dtype)
-            carried = back.addcmul_(grad, keep[:, span])
-            end -= count
+        recurrent = torch.stack(
+            [
+                of_candidate * sums[:, 2 * hidden :] * reset * (1 - reset),
+                (before - candidates) * keep * (1 - keep),
+                of_candidate * reset,
+            ],
+            dim=1,
+        )
+        total = grads.reshape(directions * rows, hidden).index_select(0, order.by_step)
+        sizes, steps = order.sizes, order.steps
+        totals, spread = total.split(sizes), total[:, None].split(sizes)
+        keeps, gates = keep.split(sizes), recurrent.split(sizes)
+        for index in range(len(steps) - 1, -1, -1):
+            count, grad, gate = steps[index], totals[index], gates[index]
+            gate.mul_(spread[index])
+            if not index:
+                break
+            gate = gate.view(directions, count, 3 * hidden)
+            earlier = totals[index - 1]
+            if steps[index - 1] == count:
+                earlier.addcmul_(grad, keeps[index])
+                _add_product(earlier.view(directions, count, hidden), gate, weights, low)
+                continue
+            carried = torch.mul(grad, keeps[index]).view(directions, count, hidden)
+            _add_product(carried, gate, weights, low)
+            earlier.view(directions, -1, hidden)[:, :count] += carried
+        recurrent = recurrent.flatten(1).index_select(0, order.by_row).view(directions, rows, 3 * hidden)
         # The reset gate scales the state's part of the candidate, but not the input's.
-        into = torch.cat([recurrent[:, :, :2].flatten(2), of_candidate * total], dim=2)
-        recurrent = recurrent.flatten(2)
+        candidate = (of_candidate * total).index_select(0, order.by_row).view(directions, rows, hidden)
+        into = torch.cat([recurrent[..., : 2 * hidden], candidate], dim=2)
+        before = before.index_select(0, order.by_row).view(directions, rows, hidden)
         weight_grads = torch.bmm(recurrent.to(low).transpose(1, 2), before.to(low)).to(recurrent.dtype)
         return into, weight_grads, recurrent.sum(1), None, None
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor, low: torch.dtype) -> None:
+    """Add ``left × right`` in precision ``low`` to ``total``."""
+    if total.dtype == low:
+        total.baddbmm_(left, right)
+    else:
+        total.add_(torch.bmm(left.to(low), right))
