@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +34,45 @@ def emit(event: str, **fields: Any) -> None:
     print(" ".join(f"{key}={value}" for key, value in record.items() if key != "time"), file=sys.stdout, flush=True)
 
 
+PLAIN_SECONDS = 15.0
+"""Time between two plain lines about one task, where no display replaces the line before."""
+
+
+class RemainingTime:
+    """Estimates how long a task still takes, from what has been done since it started or resumed."""
+
+    def __init__(self) -> None:
+        self._start: tuple[float, float] | None = None
+
+    def __call__(self, done: float, total: float) -> str:
+        """The remaining time in words; empty as long as nothing is known.
+
+        Args:
+            done: completed amount; the first call sets the start.
+            total: total amount; 0 if unknown.
+        """
+        now = time.monotonic()
+        if self._start is None:
+            self._start = (now, done)
+        began, before = self._start
+        if done <= before or not total:
+            return ""
+        seconds = (now - began) / (done - before) * max(0.0, total - done)
+        if seconds < 90:
+            return f"{seconds:.0f} s"
+        return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 @dataclass
 class Progress:
-    """Reports the progress of one task, at most four times a second, so that a fast loop can call it every step."""
+    """Reports the progress of one task, so that a fast loop can call it every step.
+
+    At most four times a second for a display, and as a plain line, with the time that is left, at most every 15 seconds.
+    """
 
     task: str
-    _last: float = 0.0
+    _last: float = -PLAIN_SECONDS
+    _remaining: RemainingTime = field(default_factory=RemainingTime)
 
     def __call__(self, message: str, done: float = 0, total: float = 0) -> None:
         """Report the progress of the task.
@@ -49,10 +82,14 @@ class Progress:
             done: completed amount.
             total: total amount; 0 if unknown.
         """
+        plain = EVENTS_VARIABLE not in os.environ
+        left = self._remaining(done, total) if plain else ""
         now = time.monotonic()
-        if now - self._last < 0.25 and (not total or done < total):
+        if now - self._last < (PLAIN_SECONDS if plain else 0.25) and (not total or done < total):
             return
         self._last = now
+        if left:
+            message += f", at most {left} left"
         emit("progress", task=self.task, message=message, done=done, total=total)
 
     def note(self, message: str) -> None:

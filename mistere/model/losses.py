@@ -48,14 +48,17 @@ def supervised_contrastive_loss(vectors: Tensor, labels: Tensor, temperature: fl
         labels: ``[M]``.
         temperature: τ.
     """
+    if len(vectors) < 2:
+        return vectors.sum() * 0
     vectors = functional.normalize(vectors, dim=-1)
     similarity = vectors @ vectors.T / temperature
-    itself = similarity.new_ones(similarity.shape[0]).diag().bool()
-    similarity = similarity.masked_fill(itself, float("-inf"))
-    log_p = similarity - similarity.logsumexp(dim=1, keepdim=True)
-    positive = (labels[:, None] == labels[None, :]) & ~itself
-    count = positive.sum(1)
-    per_anchor = -log_p.masked_fill(~positive, 0).sum(1) / count.clamp(min=1)
+    similarity.fill_diagonal_(float("-inf"))  # a vector is not compared with itself
+    classes, label = labels.unique(return_inverse=True)
+    members = functional.one_hot(label, len(classes)).to(vectors.dtype)
+    count = members.sum(0)[label] - 1
+    # The sum of the similarities to all positives is one product with the sum of the class's vectors.
+    to_class = (vectors * (members.T @ vectors)[label]).sum(1) - vectors.square().sum(1)
+    per_anchor = (similarity.logsumexp(dim=1) * count - to_class / temperature) / count.clamp(min=1)
     anchors = (count > 0).to(per_anchor.dtype)
     return (per_anchor * anchors).sum() / anchors.sum().clamp(min=1)
 

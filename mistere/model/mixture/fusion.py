@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mistere.config.mixture import MixtureConfig, known
-from mistere.model.mixture.dropout import Dropout
+from mistere.model.mixture.dropout import Dropout, dropout
 from mistere.model.mixture.packed_dialogues import PackedDialogues
 
 
@@ -51,15 +51,21 @@ class MaskedAttention(nn.Module):
             visible = visible & turns.up_to.repeat(1, len(keys))
         some = visible.any(-1, keepdim=True)
         visible = visible | ~some  # softmax over no keys is 0/0; the result is zeroed below
-        answer = functional.scaled_dot_product_attention(
-            split(self.query(queries)),
-            keys_,
-            values,
-            attn_mask=visible[:, None],
-            dropout_p=self.rate if self.training else 0.0,
-        )
+        answer = self._attended(split(self.query(queries)), keys_, values, visible[:, None])
         some = some.expand(-1, answer.shape[2], -1)
         return self.output(turns.unpad(answer.transpose(1, 2)).flatten(1)) * turns.unpad(some)
+
+    def _attended(self, queries: Tensor, keys: Tensor, values: Tensor, visible: Tensor) -> Tensor:
+        """Attention ``[B, H, T, W]`` of queries ``[B, H, T, W]`` over keys and values ``[B, H, K, W]``.
+
+        In training with dropout on a CPU, torch's attention computes the same from single operations, with its slow random numbers.
+        """
+        if not self.training or not self.rate or queries.is_cuda:
+            rate = self.rate if self.training else 0.0
+            return functional.scaled_dot_product_attention(queries, keys, values, attn_mask=visible, dropout_p=rate)
+        scores = (queries / math.sqrt(queries.shape[-1])) @ keys.transpose(-2, -1)
+        weights = scores.masked_fill(~visible, float("-inf")).softmax(-1)
+        return dropout(weights, self.rate).to(values.dtype) @ values
 
 
 def _inner_projection(width: int) -> nn.Linear:

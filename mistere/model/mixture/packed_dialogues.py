@@ -149,11 +149,18 @@ class PackedDialogues:
         """``[N, ...]`` to ``[B, T, ...]``, zero where a dialogue has no such turn; a view if all dialogues have the same length."""
         if self._even:
             return rows.unflatten(0, (len(self.lengths), -1))
-        padded = rows.new_zeros(len(self.lengths), max(self.lengths), *rows.shape[1:])
-        return padded.index_put((self.dialogue, self.position), rows)
+        beyond = torch.cat([rows, rows.new_zeros(1, *rows.shape[1:])])
+        return beyond.index_select(0, self._padded[1]).unflatten(0, (len(self.lengths), -1))
 
     def unpad(self, padded: Tensor) -> Tensor:
         """``[B, T, ...]`` to ``[N, ...]``."""
-        if self._even:
-            return padded.flatten(0, 1)
-        return padded[self.dialogue, self.position]
+        rows = padded.flatten(0, 1)
+        return rows if self._even else rows.index_select(0, self._padded[0])
+
+    @cached_property
+    def _padded(self) -> tuple[Tensor, Tensor]:
+        """Index of each row in the padded form ``[N]``, and the row of each padded turn ``[B T]``, N where there is none."""
+        longest = max(self.lengths)
+        places = self.dialogue * longest + self.position
+        rows = torch.full((len(self.lengths) * longest,), len(self), device=self.device)
+        return places, rows.scatter_(0, places, torch.arange(len(self), device=self.device))

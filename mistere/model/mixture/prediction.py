@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import torch
 from mistere.config.mixture import MixtureConfig
 from mistere.model.mixture.mixture import DialogueBatch, MixtureOfExperts
 from mistere.model.mixture.packed_dialogues import PackedDialogues
-from mistere.model.torch_threads import one_core_each
+from mistere.model.torch_threads import PREDICTION_WORK, threads, threads_for
 
 Embeddings = Mapping[str, np.ndarray]
 """One dialogue: per modality float32 ``[n, d]``, a NaN row where the utterance lacks it."""
@@ -28,8 +27,6 @@ _BEFORE_THE_SETTING = {
     "expert_rates": {},
 }
 """What models had that are older than a setting whose default says otherwise."""
-_LITTLE_WORK = 1e9
-"""Floating-point operations that one core executes in about 10 ms."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +84,10 @@ def predict(model: MixtureOfExperts, dialogues: Sequence[Embeddings], temperatur
     lengths = [len(next(iter(dialogue.values()))) for dialogue in dialogues]
     answers: dict[int, DialoguePrediction] = {}
     device = next(model.parameters()).device
+    numbers = sum(weight.numel() for weight in model.parameters())
     for chosen in _in_batches(lengths):
         batch = make_batch([dialogues[index] for index in chosen], model.dimensions, device=device)
-        with _threads(model, len(batch.turns)):
+        with threads(threads_for(2 * len(batch.turns) * numbers, PREDICTION_WORK)):
             output = model(batch)
         probabilities = (output.logits / temperature).softmax(-1).cpu().numpy()
         experts = output.expert_logits.softmax(-1).cpu().numpy()
@@ -109,14 +107,6 @@ def predict(model: MixtureOfExperts, dialogues: Sequence[Embeddings], temperatur
             )
             row = rows.stop
     return [answers[index] for index in range(len(dialogues))]
-
-
-def _threads(model: MixtureOfExperts, rows: int) -> AbstractContextManager[None]:
-    """Use one thread for little work, where threads that wait for each other cost more than they save; on a busy machine
-    a hundred times more.
-    """
-    work = 2 * rows * sum(parameter.numel() for parameter in model.parameters())
-    return one_core_each() if work < _LITTLE_WORK else nullcontext()
 
 
 def _in_batches(lengths: Sequence[int]) -> Iterator[list[int]]:

@@ -33,6 +33,7 @@ from mistere.model.mixture.gate_fit import fit_gate
 from mistere.model.mixture.input_scaling import InputScaling
 from mistere.model.mixture.mixture import DialogueBatch, MixtureOfExperts
 from mistere.model.mixture.prediction import make_batch, predict
+from mistere.model.torch_threads import TRAINING_WORK, threads, threads_for
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,17 @@ def train_mixture(
             )
     torch.manual_seed(config.seed)
     fitting = MixtureTraining(config, data)
-    config, epochs, patience = fitting.config, known(fitting.config.epochs), known(fitting.config.patience)
+    with threads(threads_for(fitting.step_work(), TRAINING_WORK)):
+        return _train(fitting, progress, checkpoints, on_epoch)
+
+
+def _train(
+    fitting: MixtureTraining,
+    progress: Progress,
+    checkpoints: Checkpoints | None,
+    on_epoch: Callable[[int, dict[str, float]], None] | None,
+) -> TrainedMixture:
+    epochs, patience = known(fitting.config.epochs), known(fitting.config.patience)
     for note in fitting.notes:
         progress.note(note)
     directory, schedule = checkpoints.directory if checkpoints else None, CheckpointSchedule.bounded()
@@ -163,6 +174,12 @@ class MixtureTraining:
         if score > self.best_score:
             self.best_score, self.best_epoch = score, self.epoch
             self.best = {name: tensor.detach().clone() for name, tensor in self._evaluated().state_dict().items()}
+
+    def step_work(self) -> float:
+        """Floating-point operations of a step on a batch of average size: three products with each weight for each row."""
+        train = self.data.split("train")
+        rows = sum(map(len, train)) / len(train) * min(len(train), self.config.batch_dialogues)
+        return 6 * rows * sum(weight.numel() for weight in self.model.parameters())
 
     def _evaluated(self) -> MixtureOfExperts:
         """The model whose predictions count: the average of the weights, or the weights themselves."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -15,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mistere.common.errors import UsageError
+from mistere.common.progress import PLAIN_SECONDS, RemainingTime
 from mistere.config.mixture import MixtureConfig, known
 
 if TYPE_CHECKING:
@@ -184,7 +186,7 @@ class _CheckpointFolder:
 
 
 class _EpochStatus:
-    """Shows the training's progress: a status line on a terminal, one line per trial otherwise."""
+    """Shows the training's progress: a status line on a terminal, otherwise a line at the start and one every 15 seconds."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -194,10 +196,19 @@ class _EpochStatus:
         """Return the ``on_epoch`` callback of one trial."""
         if not self.status:
             self._console.print(f"training {name}")
+        remaining = RemainingTime()
+        last = time.monotonic()
 
         def on_epoch(epoch: int, entry: dict[str, float]) -> None:
+            nonlocal last
+            left = remaining(epoch, epochs)
+            line = f"{name}: epoch {epoch} of {epochs}, dev weighted F1 {entry['dev_weighted_f1']:.3f}"
+            line += f", at most {left} left" if left else ""
             if self.status:
-                self.status.update(f"{name}: epoch {epoch} of {epochs}, dev weighted F1 {entry['dev_weighted_f1']:.3f}")
+                self.status.update(line)
+            elif time.monotonic() - last >= PLAIN_SECONDS:
+                last = time.monotonic()
+                self._console.print(line)
 
         return on_epoch
 

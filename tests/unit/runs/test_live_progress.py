@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import threading
 import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from components.resolve_inputs.run import STAGE
 from mistere.artifacts.object_store import LocalStore, UnreachableError
 from mistere.artifacts.s3.store import S3Store
-from mistere.common.progress import EVENTS_VARIABLE
+from mistere.common.progress import EVENTS_VARIABLE, Progress
 from mistere.engine.execution import execute
 from mistere.engine.live_progress import LiveProgress, ProgressReader, StoredProgress, progress_key
+from pipelines.cli.commands.train import _EpochStatus
 from tests.unit.conftest import s3_endpoint, s3_store
 
 __all__ = ["s3_endpoint", "s3_store"]
@@ -98,3 +101,33 @@ def test_a_local_run_stores_no_progress(tmp_path: Path) -> None:
 def test_damaged_progress_is_skipped(s3_store: S3Store) -> None:
     s3_store.write(KEY, b"{half")
     assert ProgressReader(s3_store, "run-1").changed() == []
+
+
+def test_plain_progress_is_rare_and_says_how_long_it_takes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv(EVENTS_VARIABLE)
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    progress = Progress("train_moe")
+    for epoch in range(11, 101):  # resumed at epoch 11; an epoch takes 4 s
+        progress(f"epoch {epoch}/100", epoch, 100)
+        now += 4
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + 89 // 4 + 1
+    assert "message=epoch 11/100 done" in lines[0]
+    assert "message=epoch 15/100, at most 6 min left" in lines[1]  # 85 epochs of 4 s
+    assert "message=epoch 99/100, at most 4 s left" in lines[-2] and "epoch 100/100" in lines[-1]
+
+
+def test_train_command_prints_lines_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    console = Console(file=io.StringIO(), width=120)
+    on_epoch = _EpochStatus(console)("mixture, seed 7", 1000)
+    for epoch in range(1, 101):
+        now += 1
+        on_epoch(epoch, {"dev_weighted_f1": 0.5})
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert len(lines) == 7 and lines[0] == "training mixture, seed 7"
+    assert lines[1] == "mixture, seed 7: epoch 15 of 1000, dev weighted F1 0.500, at most 16 min left"
