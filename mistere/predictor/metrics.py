@@ -22,7 +22,7 @@ REQUESTS = Counter(
 )
 PHASES = Histogram(
     "mistere_phase_seconds",
-    "Time of a request by phase: decode (request), queue, encode (utterances), mixture, respond.",
+    "Time of a request by phase: decode (request), slices (encoding a long request), queue, encode (utterances), mixture, respond.",
     ["phase"],
     buckets=_SECONDS,
 )

@@ -11,7 +11,7 @@ import uuid
 import wave
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +21,6 @@ from kserve.model import InferenceVerb
 
 from mistere.predictor import metrics
 from mistere.predictor.audio.sources import AudioReader, AudioStore
-from mistere.predictor.batcher import Batcher
 from mistere.predictor.errors import internal, invalid, log_value, not_ready, printable, unknown_digests
 from mistere.predictor.protocol.codec import (
     DialogueRequest,
@@ -35,14 +34,32 @@ from mistere.predictor.protocol.codec import (
 )
 from mistere.predictor.protocol.v1 import decode_v1, encode_v1
 from mistere.predictor.protocol.wire import INLINE_BYTES
-from mistere.predictor.settings import ServerSettings
+from mistere.predictor.scheduling.batcher import Batcher
+from mistere.predictor.scheduling.pace import Pace
+from mistere.predictor.scheduling.slices import SliceQueue
+from mistere.predictor.settings import Limits, ServerSettings
 from mistere.serving import protocol
 
 if TYPE_CHECKING:
     from mistere.model.inference import DialoguePrediction, EmotionModel
-    from mistere.predictor.encoding import CachedEncoder, Embedded
+    from mistere.predictor.encoding.encoder import CachedEncoder, Embedded
+    from mistere.predictor.encoding.plan import EncodingPlan, Task
 
 logger = logging.getLogger("kserve.predictor")
+
+_LONG_SECONDS, _LONG_PRICE = 0.08, 8.0
+"""A request is long, and encoded in slices, if its encoding takes more time than the first and costs more seconds of audio than the
+second: a turn of a live conversation never is."""
+_INLINE_CLIPS = 4
+"""The most recordings whose headers are read on the event loop; each takes about 0.1 ms."""
+
+
+@dataclass(frozen=True)
+class _Request:
+    """A request in the queue: its dialogues and, unless they are embeddings, how they are encoded."""
+
+    dialogues: list[DialogueRequest]
+    plan: EncodingPlan | None
 
 
 def request_id(payload: InferRequest | dict[str, Any], headers: dict[str, str] | None = None) -> str:
@@ -105,13 +122,23 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         self._audio_reader = AudioReader(settings.audio_uri_prefixes, settings.limits.request_bytes)
         self._encoder: CachedEncoder | None = None
         limits = settings.limits
-        self.batcher: Batcher[list[DialogueRequest], list[DialoguePrediction]] = Batcher(
+        self._pace = Pace()
+        self.batcher: Batcher[_Request, list[DialoguePrediction]] = Batcher(
             self._infer,
             limits.waiting_requests,
             limits.batch_hold_seconds,
             limits.batch_utterances,
-            may_run_inline=lambda dialogues: bool(dialogues[0].embeddings),  # no encoder runs, only the mixture
+            may_run_inline=lambda request: request.plan is None,  # no encoder runs, only the mixture
+            pace=self._pace,
+            max_price=limits.waiting_seconds,
         )
+        self._slices: SliceQueue[Task] = SliceQueue(self._encode_slice, self._pace, limits.waiting_seconds)
+        metrics.QUEUE_DEPTH.set_function(lambda: self.batcher.depth + self._slices.depth)
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of a request."""
+        return self._limits
 
     @property
     def loaded(self) -> EmotionModel:
@@ -132,8 +159,10 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         """
         start = time.perf_counter()
         model = self._load_bundle(self._settings.bundle)
-        self.batcher.warm_up(lambda: model.predict([[RequestTurn(text="Hello.", audio=_one_second())]]))
-        from mistere.predictor.encoding import CachedEncoder, VectorStore
+        for queue in (self.batcher, self._slices):
+            queue.warm_up(lambda: model.predict([[RequestTurn(text="Hello.", audio=_one_second())]]))
+        from mistere.predictor.encoding.encoder import CachedEncoder
+        from mistere.predictor.encoding.vector_store import VectorStore
 
         store = VectorStore(self._limits.vector_store_bytes)
         self._encoder = CachedEncoder(model, store, self._limits)
@@ -188,13 +217,20 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         identity = request_id(payload, headers)
         start = time.perf_counter()
         with metrics.phase("decode"), self.batcher.reading():
-            if _is_light(headers):
-                dialogues = self._decode(payload, model)
-            else:
-                dialogues = await asyncio.to_thread(self._decode, payload, model)
+            light = _is_light(headers)
+            dialogues = self._decode(payload, model) if light else await asyncio.to_thread(self._decode, payload, model)
             if any(turn.audio_uri is not None for dialogue in dialogues for turn in dialogue.turns):
                 dialogues = await asyncio.to_thread(lambda: [self._with_read_audio(dialogue) for dialogue in dialogues])
-        predictions = await self.batcher.run(dialogues, sum(len(dialogue) for dialogue in dialogues))
+            plan = None if dialogues[0].embeddings else await self._planned(dialogues, light)
+        price = 0.0 if plan is None else plan.price
+        is_long = price > self._pace.price_within(_LONG_SECONDS, _LONG_PRICE)
+        if is_long and plan is not None:
+            with metrics.phase("slices"):
+                await self._slices.run(plan.missing())
+            price = 0.0
+        predictions = await self.batcher.run(
+            _Request(dialogues, plan), sum(len(dialogue) for dialogue in dialogues), price, admitted=is_long
+        )
         self._check_finite(dialogues, predictions, identity)
         with metrics.phase("respond"):
             detail = dialogues[0].detail
@@ -234,22 +270,48 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         uris = {index: turn.audio_uri for index, turn in enumerate(dialogue.turns) if turn.audio_uri is not None}
         return _with_clips(dialogue, self._audio_reader.read(uris)) if uris else dialogue
 
-    def _infer(self, requests: Sequence[list[DialogueRequest]]) -> list[list[DialoguePrediction] | Exception]:
+    async def _planned(self, dialogues: Sequence[DialogueRequest], light: bool) -> EncodingPlan:
+        """Look up and price what a request needs.
+
+        Args:
+            dialogues: its dialogues, as raw inputs.
+            light: whether its body is small enough for the event loop.
+
+        Raises:
+            RequestError: it has more new audio or text than a request may hold.
+        """
+        encoder = self._encoder
+        assert encoder is not None
+        turns = [dialogue.turns for dialogue in dialogues]
+        plan = encoder.plan(turns) if light else await asyncio.to_thread(encoder.plan, turns)
+        if len(plan.clips) > _INLINE_CLIPS:
+            await asyncio.to_thread(encoder.price_clips, plan)
+        else:
+            encoder.price_clips(plan)
+        return plan
+
+    def _encode_slice(self, tasks: Sequence[Task]) -> None:
+        assert self._encoder is not None
+        with metrics.phase("encode"):
+            self._encoder.compute(tasks)
+
+    def _infer(self, requests: Sequence[_Request]) -> list[list[DialoguePrediction] | Exception]:
         """Compute a batch of requests, with embeddings or raw inputs; called by the batcher."""
         model, encoder = self.loaded, self._encoder
         assert encoder is not None
-        metrics.BATCH.observe(sum(len(dialogues) for dialogues in requests))
-        embedded: list[Embedded | Exception] = [
-            [dialogue.embeddings for dialogue in dialogues] for dialogues in requests
-        ]
-        raw = [number for number, dialogues in enumerate(requests) if not dialogues[0].embeddings]
-        if raw:
+        metrics.BATCH.observe(sum(len(request.dialogues) for request in requests))
+        plans = [request.plan for request in requests if request.plan is not None]
+        if plans:
             with metrics.phase("encode"):
-                answers = encoder.encode([[dialogue.turns for dialogue in requests[number]] for number in raw])
-                for number, answer in zip(raw, answers, strict=True):
-                    embedded[number] = answer
-                    if not isinstance(answer, Exception):
-                        self._remember(requests[number])
+                encoder.compute(task for plan in plans for task in plan.missing())
+        embedded: list[Embedded | Exception] = []
+        for request in requests:
+            if request.plan is None:
+                embedded.append([dialogue.embeddings for dialogue in request.dialogues])
+                continue
+            embedded.append(encoder.embeddings(request.plan))
+            if not isinstance(embedded[-1], Exception):
+                self._remember(request.dialogues)
         with metrics.phase("mixture"):
             readable = [
                 dialogue for embeddings in embedded if not isinstance(embeddings, Exception) for dialogue in embeddings
@@ -261,6 +323,11 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
             else [with_all_experts(next(predictions), model.experts) for _ in range(len(embeddings))]
             for embeddings in embedded
         ]
+
+    def close(self) -> None:
+        """Finish what is being computed and drop what waits."""
+        self.batcher.close()
+        self._slices.close()
 
     def _remember(self, dialogues: Sequence[DialogueRequest]) -> None:
         for dialogue in dialogues:

@@ -104,7 +104,7 @@ class PredictorServer(ModelServer):  # type: ignore[misc]  # kserve has no type 
             self._models.append(model)
         asyncio.run(self._serve_until_stopped())
         for model in models:
-            model.batcher.close()
+            model.close()
 
     def stop(self, sig: int) -> None:
         """Turn not ready, and stop after the drain time, or at once for SIGINT."""

@@ -21,10 +21,12 @@ class Limits:
     Attributes:
         request_bytes: size of a request's body, bytes.
         utterance_seconds: audio of an utterance after decoding, seconds.
-        request_seconds: audio of a request that is not cached, all utterances together, seconds; the default is the product of
-            the limits on utterances and on their audio.
+        request_seconds: audio of a request that is not cached, all utterances together, seconds.
+        request_tokens: text of a request that is not cached, all utterances together, tokens; four bytes of UTF-8 count as one.
         utterances: utterances of a request.
-        waiting_requests: requests that wait in the queue; further ones are answered with 429.
+        waiting_requests: small requests that wait in the queue; further ones are answered with 429.
+        waiting_seconds: work that waits in the queue, seconds of audio (25 tokens of text count as one); further long requests
+            are answered with 429.
         head_seconds: time for a client to send the whole head of a request, seconds.
         body_seconds: time for a client to send a body, seconds.
         idle_seconds: time between two requests on a connection, seconds.
@@ -37,9 +39,11 @@ class Limits:
 
     request_bytes: int = 8 * MIB
     utterance_seconds: float = 30.0
-    request_seconds: float = 3840.0
+    request_seconds: float = 600.0
+    request_tokens: int = 32768
     utterances: int = 128
     waiting_requests: int = 64
+    waiting_seconds: float = 1200.0
     head_seconds: float = 10.0
     body_seconds: float = 30.0
     idle_seconds: float = 65.0
@@ -48,6 +52,11 @@ class Limits:
     vector_store_bytes: int = 64 * MIB
     batch_utterances: int = 256
     batch_hold_seconds: float = 0.01
+
+    def stated(self) -> dict[str, str]:
+        """The limits of a request as the model's metadata states them, for example ``limit.utterances``: ``128``."""
+        names = ("request_bytes", "utterances", "utterance_seconds", "request_seconds", "request_tokens")
+        return {f"limit.{name}": str(getattr(self, name)) for name in names}
 
 
 @dataclass(frozen=True)
@@ -135,9 +144,23 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> ServerSettings:
         help="audio of a request that is not cached, seconds",
     )
     parser.add_argument(
+        "--max-total-tokens",
+        type=_positive_int,
+        default=limits.request_tokens,
+        help="text of a request that is not cached, tokens; four bytes of UTF-8 count as one",
+    )
+    parser.add_argument(
         "--max-utterances", type=_positive_int, default=limits.utterances, help="utterances of a request"
     )
-    parser.add_argument("--max-waiting", type=_positive_int, default=limits.waiting_requests, help="queued requests")
+    parser.add_argument(
+        "--max-waiting", type=_positive_int, default=limits.waiting_requests, help="queued small requests"
+    )
+    parser.add_argument(
+        "--max-waiting-seconds",
+        type=_positive_float,
+        default=limits.waiting_seconds,
+        help="queued work, seconds of audio; 25 tokens of text count as one",
+    )
     parser.add_argument(
         "--max-connections",
         type=_positive_int,
@@ -208,7 +231,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> ServerSettings:
             utterance_seconds=options.max_seconds,
             request_seconds=options.max_total_seconds,
             utterances=options.max_utterances,
+            request_tokens=options.max_total_tokens,
             waiting_requests=options.max_waiting,
+            waiting_seconds=options.max_waiting_seconds,
             head_seconds=options.max_head_seconds,
             body_seconds=options.max_body_seconds,
             idle_seconds=options.max_idle_seconds,

@@ -44,7 +44,7 @@ class FaultyModel:
     def vectors(self, modality: str, features: Sequence[Any]) -> np.ndarray:
         for text in features:
             if text.startswith(HOLD):  # the test decides how long, whatever the machine's speed
-                wait_until_exists(Path(text.removeprefix(HOLD)))
+                wait_until_exists(Path(text.removeprefix(HOLD).rstrip()))
         if "crash" in features:
             raise RuntimeError("secret at /srv/private/file.py")
         return np.zeros((len(features), 2), dtype=np.float32)

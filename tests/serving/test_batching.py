@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 from mistere.model.inference import load_bundle
-from mistere.predictor import batcher as module
-from mistere.predictor.batcher import Batcher
 from mistere.predictor.errors import RequestError
+from mistere.predictor.scheduling import batcher as module
+from mistere.predictor.scheduling.batcher import Batcher
 from mistere.serving.client import EndpointError
 from tests.serving.conftest import Server, Utterance, clip, launch, make_bundle
 

@@ -324,18 +324,23 @@ TEXTS = {
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_a_huge_text_is_answered_within_seconds(target: Server, name: str) -> None:
+def test_a_huge_text_is_rejected_and_the_largest_one_answered_within_seconds(target: Server, name: str) -> None:
     start = cpu_seconds(target)
-    assert by_grpc(target, message([TEXTS[name].encode()])) == "OK"
-    body = {"instances": [{"utterances": [{"text": TEXTS[name]}]}]}
-    sent = json.dumps(body, ensure_ascii=False).encode()
-    assert httpx.post(f"{target.url}/v1/models/mistere:predict", content=sent, timeout=120).status_code == 200
+    largest = TEXTS[name].encode()[-4 * Limits().request_tokens :].decode(errors="ignore")
+    for text, status, code in ((TEXTS[name], "RESOURCE_EXHAUSTED", 413), (largest, "OK", 200)):
+        assert by_grpc(target, message([text.encode()])) == status
+        body = {"instances": [{"utterances": [{"text": text}]}]}
+        sent = json.dumps(body, ensure_ascii=False).encode()
+        response = httpx.post(f"{target.url}/v1/models/mistere:predict", content=sent, timeout=120)
+        assert response.status_code == code, response.text
     assert cpu_seconds(target) - start < 10
 
 
-def test_huge_texts_in_every_utterance_are_answered_within_seconds(target: Server) -> None:
+def test_huge_texts_in_every_utterance_are_rejected_or_answered_within_seconds(target: Server) -> None:
     start = cpu_seconds(target)
-    assert infer(target, tensor("text", ["a-b?c " * 9000] * 128)).status_code == 200
+    refused(infer(target, tensor("text", [f"{turn} " + "a-b?c " * 9000 for turn in range(128)])), 413, "tokens")
+    assert infer(target, tensor("text", ["a-b?c " * 9000] * 128)).status_code == 200  # one text, which is encoded once
+    assert infer(target, tensor("text", [f"{turn} " + "a-b?c " * 160 for turn in range(128)])).status_code == 200
     assert cpu_seconds(target) - start < 20
 
 

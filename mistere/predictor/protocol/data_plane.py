@@ -51,7 +51,7 @@ class PredictorDataPlane(DataPlane):  # type: ignore[misc]  # kserve has no type
         return {**super().metadata(), "extensions": ["binary_tensor_data"]}
 
     async def model_metadata(self, model_name: str) -> dict[str, Any]:
-        """A model's tensors and version; ``properties`` holds labels, experts and digests."""
+        """A model's tensors and version; ``properties`` holds labels, experts, digests and the limits of a request."""
         model = await self.get_model(model_name)
         return {
             "name": model_name,
@@ -62,5 +62,6 @@ class PredictorDataPlane(DataPlane):  # type: ignore[misc]  # kserve has no type
             "properties": {
                 **response_parameters(model.loaded),
                 **{f"encoder_digest.{modality}": digest for modality, digest in model.loaded.encoder_digests.items()},
+                **model.limits.stated(),
             },
         }

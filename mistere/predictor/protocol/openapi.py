@@ -23,6 +23,7 @@ _EXAMPLE_MODEL: Final = "mistere"
 _EXAMPLE_LABELS: Final = ("joy", "neutral")
 _JSON: Final = "application/json"
 _PREDICT: Final = "/v1/models/{model_name}:predict"
+_METADATA: Final = "/v2/models/{model_name}"
 _INFER: Final = "/v2/models/{model_name}/infer"
 
 
@@ -67,8 +68,11 @@ def _set_limits(document: dict[str, Any], limits: Limits) -> None:
     for path in (_PREDICT, _INFER):
         document["paths"][path]["post"]["description"] = (
             f"Limits: {limits.request_bytes} bytes a request, {limits.utterances} utterances, "
-            f"{limits.utterance_seconds:g} s of audio an utterance after decoding."
+            f"{limits.utterance_seconds:g} s of audio an utterance after decoding; of what was not sent before, "
+            f"{limits.request_seconds:g} s of audio and {limits.request_tokens} tokens of text (four bytes count as one)."
         )
+    metadata = document["paths"][_METADATA]["get"]["responses"]["200"]["content"][_JSON]["example"]
+    metadata["properties"] |= limits.stated()
     schemas = document["components"]["schemas"]
     instances = schemas["PredictRequest"]["properties"]["instances"]
     columns = [tensor["data"] for name, tensor in _tensors(schemas).items() if name in protocol.RAW_INPUTS]

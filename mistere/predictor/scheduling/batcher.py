@@ -1,7 +1,8 @@
 """Batch concurrent requests: requests that arrive together are computed together; an idle server computes at once.
 
 One batch is computed at a time. Requests that arrive meanwhile wait in a bounded queue and form the next batch, up to a number of
-utterances; a request over the bound is answered with 429. A batch is delayed, at most by ``hold_seconds``, in two cases:
+utterances and a price; a request over the bound is answered with 429. Where not all fit, cheap requests go first, and expensive ones
+after a bounded time. A batch is delayed, at most by ``hold_seconds``, in two cases:
 
 - while accepted requests are still being read and parsed;
 - under load, right after another batch, while requests keep arriving: clients that were just answered often send the next request
@@ -28,6 +29,7 @@ from typing import Generic, TypeVar
 
 from mistere.predictor import metrics
 from mistere.predictor.errors import overloaded
+from mistere.predictor.scheduling.pace import Pace
 
 Work = TypeVar("Work")
 Answer = TypeVar("Answer")
@@ -36,12 +38,17 @@ _MAX_INLINE_SECONDS = 0.02
 """Longest average computation that may run on the event loop, which serves no other request meanwhile."""
 _LOAD_THRESHOLD = 1.5
 """Average number of concurrent requests above which the server is under load."""
+_BATCH_SECONDS = 0.15
+"""Time that the encoders should take for a batch: so long a request that arrives meanwhile waits."""
+_LEAST_BATCH = 16.0
+"""The smallest batch, in seconds of audio."""
 
 
 @dataclass
 class _Job(Generic[Work, Answer]):
     work: Work
     size: int
+    price: float
     enqueued: float
     answer: asyncio.Future[Answer]
 
@@ -55,6 +62,8 @@ class Batcher(Generic[Work, Answer]):
         hold_seconds: longest delay of a batch, seconds; 0 never delays.
         micro_batch: the most utterances in a batch; a larger item is a batch on its own. 0 computes every item alone.
         may_run_inline: whether an item is of a kind that may be fast enough for the event loop.
+        pace: the machine's pace, for the price of a batch.
+        max_price: the most that may wait, seconds of audio; one request may always wait.
     """
 
     def __init__(
@@ -64,7 +73,10 @@ class Batcher(Generic[Work, Answer]):
         hold_seconds: float,
         micro_batch: int,
         may_run_inline: Callable[[Work], bool] = lambda work: False,
+        pace: Pace | None = None,
+        max_price: float = math.inf,
     ) -> None:
+        self._pace, self._max_price = pace or Pace(), max_price
         self._compute, self._may_run_inline = compute, may_run_inline
         self._max_waiting, self._hold_seconds, self._micro_batch = max_waiting, hold_seconds, micro_batch
         self._queue: deque[_Job[Work, Answer]] = deque()
@@ -89,13 +101,19 @@ class Batcher(Generic[Work, Answer]):
         """Run a computation in the worker thread at start, because the first one in a thread is slower."""
         self._thread.submit(compute).result()
 
-    def check(self) -> None:
-        """Reject a request before its body is read.
+    def check(self, price: float = 0.0) -> None:
+        """Reject a request, before its body is read or once its price is known.
+
+        Args:
+            price: what it costs, seconds of audio.
 
         Raises:
             RequestError: the queue is full.
         """
-        if len(self._queue) + bool(self._computing) > self._max_waiting:
+        waiting = sum(job.price for job in self._queue)
+        if len(self._queue) + bool(self._computing) > self._max_waiting or (
+            self._queue and waiting + price > self._max_price
+        ):
             raise overloaded(max(1, math.ceil(self.depth * self._item_seconds)))
 
     @contextmanager
@@ -108,24 +126,26 @@ class Batcher(Generic[Work, Answer]):
             self._being_read -= 1
             self._arrival.set()
 
-    async def run(self, work: Work, size: int) -> Answer:
+    async def run(self, work: Work, size: int, price: float = 0.0, admitted: bool = False) -> Answer:
         """Queue an item and await its answer. If the caller is cancelled while the item waits, the item is dropped.
 
         Args:
             work: the item.
             size: number of its utterances.
+            price: what encoding it costs, seconds of audio.
+            admitted: do not check the bounds of the queue, for a request that was admitted before.
 
         Raises:
             RequestError: the queue is full.
         """
-        self.check()
+        if not admitted:
+            self.check(price)
         loop = asyncio.get_running_loop()
         if self._task is None:
             self._task = loop.create_task(self._serve())
-        job: _Job[Work, Answer] = _Job(work, size, time.perf_counter(), loop.create_future())
+        job: _Job[Work, Answer] = _Job(work, size, price, time.perf_counter(), loop.create_future())
         self._queue.append(job)
         self._arrival.set()
-        self._export_depth()
         return await job.answer
 
     async def _serve(self) -> None:
@@ -163,27 +183,33 @@ class Batcher(Generic[Work, Answer]):
         return sum(job.size for job in self._queue) < self._micro_batch
 
     def _take(self) -> list[_Job[Work, Answer]]:
+        """The next batch; without the requests whose client has disconnected."""
+        waiting = [job for job in self._queue if not job.answer.done()]
+        room = self._pace.price_within(_BATCH_SECONDS, _LEAST_BATCH)
+        if sum(job.price for job in waiting) > room:
+            waiting.sort(key=lambda job: self._pace.turn(job.enqueued, job.price))
         batch: list[_Job[Work, Answer]] = []
-        size = 0
-        while self._queue and (not batch or (size + self._queue[0].size <= self._micro_batch)):
-            job = self._queue.popleft()
-            if not job.answer.done():  # done means cancelled: the client has disconnected
-                batch.append(job)
-                size += job.size
+        size, price = 0, 0.0
+        for job in waiting:
+            if batch and (size + job.size > self._micro_batch or price + job.price > room):
+                break
+            batch.append(job)
+            size += job.size
+            price += job.price
+        self._queue = deque(waiting[len(batch) :])
         return batch
 
     async def _answer(self, batch: list[_Job[Work, Answer]]) -> None:
         self._computing = len(batch)
-        self._export_depth()
         start = time.perf_counter()
         for job in batch:
             metrics.labelled(metrics.PHASES, "queue").observe(start - job.enqueued)
         try:
             answers = await self._answers([job.work for job in batch])
+            self._pace.observe(sum(job.price for job in batch), time.perf_counter() - start)
         finally:
             self._computing = 0
             self._item_seconds += 0.2 * ((time.perf_counter() - start) / len(batch) - self._item_seconds)
-            self._export_depth()
         for job, answer in zip(batch, answers, strict=True):
             if job.answer.done():
                 continue
@@ -216,9 +242,6 @@ class Batcher(Generic[Work, Answer]):
             if len(works) == 1:
                 return [error]
             return [answer for work in works for answer in self._computed([work])]
-
-    def _export_depth(self) -> None:
-        metrics.QUEUE_DEPTH.set(self.depth)
 
     def close(self) -> None:
         """Finish the running batch and drop the waiting ones."""

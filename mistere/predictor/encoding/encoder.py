@@ -1,0 +1,208 @@
+"""Encode the utterances of requests, with a cache of vectors.
+
+In a live conversation a client resends the dialogue as it grows. The vector of an utterance depends only on the encoder and its
+input, so vectors are cached under the digest of both, and turn n + 1 costs one utterance. What a request lacks is known, priced and
+limited before anything is decoded. The missing vectors of several requests are prepared in threads and computed together, in batches
+by length. A request with unreadable audio fails alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mistere.model.encoders.preparation import prepared
+from mistere.model.inference import AudioDecodeError, AudioTooLongError
+from mistere.predictor import metrics
+from mistere.predictor.audio.clip import read_header
+from mistere.predictor.encoding.plan import EncodingPlan, Task, clip_price, text_price, token_count
+from mistere.predictor.encoding.vector_store import VectorStore
+from mistere.predictor.errors import RequestError, audio_too_long, over_limit, unknown_digests, unsupported_audio
+from mistere.predictor.protocol.codec import RequestTurn
+from mistere.predictor.settings import Limits
+
+if TYPE_CHECKING:
+    from mistere.model.encoders.families.family import Features
+    from mistere.model.inference import EmotionModel
+
+Embedded = list[dict[str, np.ndarray]]
+"""The dialogues of a request: modality → ``[n, d]``, with a NaN row for an utterance without that modality."""
+
+
+class CachedEncoder:
+    """Encodes the utterances of several requests.
+
+    Args:
+        model: the model whose encoders are used.
+        store: the cache.
+        limits: limits on the audio of an utterance, and on the audio and the text of a request.
+    """
+
+    def __init__(self, model: EmotionModel, store: VectorStore, limits: Limits) -> None:
+        self._model, self._store, self._limits = model, store, limits
+
+    def holds_speech(self, audio_digest: str) -> bool:
+        """Whether the speech vector of a clip is cached, so that the clip itself is not needed."""
+        digest = self._model.encoder_digests.get("speech", "")
+        return self._store.get(_key(digest, "speech", bytes.fromhex(audio_digest))) is not None
+
+    def plan(self, dialogues: Sequence[Sequence[RequestTurn]]) -> EncodingPlan:
+        """Look up the utterances of a request in the cache, and price the text of those to encode.
+
+        Raises:
+            RequestError: there is more new text than a request may hold.
+        """
+        plan = EncodingPlan()
+        for dialogue in dialogues:
+            plan.keys.append(self._look_up(dialogue, plan))
+        metrics.labelled(metrics.CACHED, "hit").inc(len(plan.vectors))
+        tokens = 0
+        for task in plan.tasks.values():
+            if task.modality == "text":
+                text = task.turn.text or ""
+                tokens += token_count(text)
+                task.price = text_price([text, *self._model.context("text", task.dialogue, task.index)])
+        limit = self._limits.request_tokens
+        if tokens > limit:
+            raise over_limit(
+                f"A request may hold {limit} tokens of text that was not sent before, four bytes counted as one; this one "
+                f"holds {tokens}."
+            )
+        return plan
+
+    def price_clips(self, plan: EncodingPlan) -> None:
+        """Price the recordings to encode by their headers, before anything is decoded.
+
+        Raises:
+            RequestError: there is more new audio than a request may hold, or a header is invalid.
+        """
+        total = 0.0
+        for task in plan.clips:
+            try:
+                header = read_header(task.turn.audio or b"", task.index)
+            except RequestError as error:
+                plan.failures[task.key] = error
+                continue
+            task.price = clip_price(header, self._limits.utterance_seconds)
+            total += min(header.seconds, self._limits.utterance_seconds)
+        if total > self._limits.request_seconds:
+            raise over_limit(
+                f"A request may hold {self._limits.request_seconds:g} seconds of audio that was not sent before; this one "
+                f"holds {total:.0f}."
+            )
+        if (refusal := self._refusal(plan)) is not None:
+            raise refusal
+
+    def compute(self, tasks: Iterable[Task]) -> None:
+        """Encode utterances, of one or several requests, into their plans; equal ones are computed once."""
+        by_key: dict[bytes, list[Task]] = {}
+        for task in tasks:
+            by_key.setdefault(task.key, []).append(task)
+        vectors: dict[bytes, np.ndarray] = {}
+        failures: dict[bytes, Exception] = {}
+        missing: list[Task] = []
+        for key, equal in by_key.items():
+            if (vector := self._store.get(key)) is not None:  # computed for another request meanwhile
+                vectors[key] = vector
+            else:
+                missing.append(equal[0])
+        self._encode(missing, vectors, failures)
+        metrics.labelled(metrics.CACHED, "miss").inc(len(missing))
+        for key, equal in by_key.items():
+            for task in equal:
+                if key in vectors:
+                    task.plan.vectors[key] = vectors[key]
+                elif key in failures:
+                    task.plan.failures[key] = failures[key]
+
+    def embeddings(self, plan: EncodingPlan) -> Embedded | Exception:
+        """The vectors of a request's dialogues, or the error to answer it with."""
+        return self._refusal(plan) or [self._matrices(keys, plan.vectors) for keys in plan.keys]
+
+    def _refusal(self, plan: EncodingPlan) -> RequestError | None:
+        """The error of a request with unreadable audio, with the utterance's index in that request; None if there is none."""
+        for keys in plan.keys if plan.failures else ():
+            for index, key in enumerate(keys.get("speech", ())):
+                if key is not None and (error := plan.failures.get(key)) is not None:
+                    if isinstance(error, AudioTooLongError):
+                        return audio_too_long(index, self._limits.utterance_seconds)
+                    evicted = isinstance(error, RequestError) and error.code == HTTPStatus.CONFLICT
+                    return error if isinstance(error, RequestError) and evicted else unsupported_audio(index)
+        return None
+
+    def _look_up(self, dialogue: Sequence[RequestTurn], plan: EncodingPlan) -> dict[str, list[bytes | None]]:
+        """Look up the utterances of a dialogue: cached vectors and tasks are added to the plan.
+
+        Returns:
+            For each modality the key of each utterance; None for one without that modality.
+        """
+        keys: dict[str, list[bytes | None]] = {}
+        for modality, digest in self._model.encoder_digests.items():
+            keys[modality] = []
+            for index, turn in enumerate(dialogue):
+                content = self._content(modality, dialogue, index, turn)
+                key = None if content is None else _key(digest, modality, content)
+                keys[modality].append(key)
+                if key is None or key in plan.vectors or key in plan.tasks:
+                    continue
+                vector = self._store.get(key)
+                if vector is None:
+                    plan.tasks[key] = Task(plan, modality, dialogue, index, key)
+                else:
+                    plan.vectors[key] = vector
+        return keys
+
+    def _content(self, modality: str, dialogue: Sequence[RequestTurn], index: int, turn: RequestTurn) -> bytes | None:
+        """Digest of the encoder's input for an utterance; None if the utterance lacks the modality."""
+        if modality == "speech":
+            return bytes.fromhex(turn.clip_digest) if turn.clip_digest else None
+        if not turn.text or not turn.text.strip():
+            return None
+        digest = hashlib.sha256(turn.text.encode())
+        for earlier in self._model.context(modality, dialogue, index):
+            digest.update(b"\0" + hashlib.sha256(earlier.encode()).digest())
+        return digest.digest()
+
+    def _encode(
+        self, tasks: Sequence[Task], vectors: dict[bytes, np.ndarray], failures: dict[bytes, Exception]
+    ) -> None:
+        """Prepare and encode utterances into ``vectors``; errors of unreadable ones go to ``failures``, by key."""
+        ready: dict[str, list[tuple[bytes, Features]]] = {}
+        for task, features in zip(tasks, prepared(self._prepare, tasks), strict=True):
+            if isinstance(features, Exception):
+                failures[task.key] = features
+            elif features is not None:
+                ready.setdefault(task.modality, []).append((task.key, features))
+        for modality, pairs in ready.items():
+            computed = self._model.vectors(modality, [features for _, features in pairs])
+            for (key, _), vector in zip(pairs, computed, strict=True):
+                vectors[key] = vector
+                self._store.put(key, vector)
+
+    def _prepare(self, task: Task) -> Features | Exception | None:
+        try:
+            if (
+                task.modality == "speech" and task.turn.audio is None
+            ):  # sent as a digest whose clip was evicted meanwhile
+                raise unknown_digests({task.index: task.turn.audio_digest or ""})
+            return self._model.features(task.modality, task.dialogue, task.index, self._limits.utterance_seconds)
+        except (AudioDecodeError, AudioTooLongError, RequestError) as error:
+            return error
+
+    def _matrices(self, keys: dict[str, list[bytes | None]], vectors: dict[bytes, np.ndarray]) -> dict[str, np.ndarray]:
+        matrices = {}
+        for modality, row_keys in keys.items():
+            matrix = np.full((len(row_keys), self._model.dimensions[modality]), np.nan, dtype=np.float32)
+            for row, key in enumerate(row_keys):
+                if key is not None and key in vectors:
+                    matrix[row] = vectors[key]
+            matrices[modality] = matrix
+        return matrices
+
+
+def _key(digest: str, modality: str, content: bytes) -> bytes:
+    return hashlib.sha256(f"{modality}:{digest}:".encode() + content).digest()
