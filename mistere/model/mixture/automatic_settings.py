@@ -11,7 +11,7 @@ import torch
 
 from mistere.config.mixture import MixtureConfig
 from mistere.model.embeddings import EmbeddedDialogues
-from mistere.model.mixture.mixture import MixtureOfExperts
+from mistere.model.mixture.mixture import MixtureOfExperts, projections
 
 _RATE: Final = 5e-4
 _COLUMNS: Final = 384
@@ -21,7 +21,10 @@ _FASTEST: Final = 3.0
 _STEPS: Final = 3000
 _FEWEST_EPOCHS: Final = 15
 _MOST_EPOCHS: Final = 60
-_INPUT_DROPOUT: Final = ((15, 0.4), (60, 0.1))
+_WIDE: Final = 1024
+_PROJECTED: Final = 128
+_FEW_ROWS: Final = 15
+_INPUT_DROPOUT: Final = ((_FEW_ROWS, 0.4), (60, 0.1))
 """Rows per column of the widest modality, and the dropout up to there and from there on."""
 _MANY_PARAMETERS: Final = 20_000_000
 
@@ -57,7 +60,8 @@ def automatic_values(config: MixtureConfig, size: TrainSize) -> dict[str, Any]:
       rows per column; from 0.4 up to 15 rows per column to 0.1 from 60 on.
     - ``context_dropout``, ``fusion_dropout`` and ``weight_decay``: 0.5, 0.5 and 1e-4, as usual for corpora of conversations.
     - ``epochs`` and ``patience``: about 3,000 steps, but 15 to 60 epochs, and a quarter of them without improvement.
-    - ``projection``: none.
+    - ``projection``: to 128 columns where a modality has 1,024 or more, but fewer than 15 rows per column. The rules of the rates then
+      count 128.
 
     docs/guides/mixture.md has the measurements.
 
@@ -65,23 +69,31 @@ def automatic_values(config: MixtureConfig, size: TrainSize) -> dict[str, Any]:
         config: the settings.
         size: of train.
     """
-    widest = max(size.columns.values())
+    projection = config.projection
+    if projection == "auto":
+        projection = {
+            name: _PROJECTED
+            for name, width in size.columns.items()
+            if width >= _WIDE and size.utterances < _FEW_ROWS * width
+        }
+    columns = dict(size.columns) | projections(config.model_copy(update={"projection": projection}), size.columns)
+    widest = max(columns.values())
     rate = _RATE * min(1.0, math.sqrt(_COLUMNS / widest)) * min(1.0, _HIDDEN / config.hidden)
     steps = max(1, math.ceil(size.dialogues / config.batch_dialogues))
     usual = min(max(round(_STEPS / steps), _FEWEST_EPOCHS), _MOST_EPOCHS)
     epochs = usual if config.epochs == "auto" else config.epochs
-    dropout = _input_dropout(size.utterances / widest)
+    dropout = _input_dropout(size.utterances / max(size.columns.values()))
     values: dict[str, Any] = {
         "learning_rate": float(f"{rate:.2g}"),
         "expert_rates": {
             name: round(min(_FASTEST, math.sqrt(widest / width)), 2)
-            for name, width in size.columns.items()
+            for name, width in columns.items()
             if width < widest
         },
         "weight_decay": 1e-4,
         "epochs": epochs,
         "patience": max(4, epochs // 4),
-        "projection": 0,
+        "projection": projection,
         "input_dropout": dropout,
         "skip_dropout": dropout,
         "context_dropout": 0.5,

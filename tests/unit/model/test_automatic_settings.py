@@ -50,7 +50,13 @@ def test_rules_follow_the_size_of_train() -> None:
     assert large["epochs"] < small["epochs"] and large["patience"] < small["patience"]
     assert large["input_dropout"] < small["input_dropout"]
     assert small["expert_rates"]["speech"] > 1 and large["expert_rates"] == {}
-    assert large["learning_rate"] < small["learning_rate"]
+    assert large["learning_rate"] < small["learning_rate"] and small["projection"] == large["projection"] == {}
+    wide = automatic_values(MixtureConfig(hidden=64), TrainSize(80, 1_000, {"speech": 20, "text": 4_096}))
+    assert list(wide["projection"]) == ["text"] and wide["learning_rate"] == small["learning_rate"]
+    unprojected = automatic_values(
+        MixtureConfig(hidden=64, projection=0), TrainSize(80, 1_000, {"speech": 20, "text": 4_096})
+    )
+    assert unprojected["learning_rate"] < wide["learning_rate"]
     rates = [automatic_values(MixtureConfig(hidden=hidden), SMALL)["learning_rate"] for hidden in (64, 512)]
     assert rates[1] < rates[0]
 
