@@ -31,12 +31,13 @@ test-all: setup-dev ## all tests, including the long ones
 unit: setup-dev ## the quick tests, without models, servers and clusters
 	$(PYTEST) -m "unit and not long" $(addprefix tests/,bench manifests unit) $(ARGS)
 
-check: setup-dev ## lint, types, import rules, compiled pipeline
+check: setup-dev ## lint, types, import rules, compiled pipeline, known vulnerabilities
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m pipelines.images --check
+	$(BIN)/python -m pipelines.audit
 
 format: setup-dev ## format the code
 	$(BIN)/ruff format $(SOURCES)

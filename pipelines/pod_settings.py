@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 USER: Final = 10001
 """The user id of the images."""
 
-SECRET_FOLDER: Final = "/var/run/secrets/mistere"
+SECRET_FOLDER: Final = "/var/run/secrets/mistere"  # noqa: S105  (a folder, not a secret)
 """Folder of the secrets that are mounted as files."""
 
 _BACKOFF_SECONDS, _BACKOFF_FACTOR = 30, 2
@@ -70,9 +70,9 @@ def apply(
     kubernetes.set_image_pull_policy(task, "IfNotPresent")
     if cluster.image_pull_secret:
         kubernetes.set_image_pull_secrets(task, [cluster.image_pull_secret])
-    kubernetes.empty_dir_mount(task, "scratch", "/tmp", size_limit=step.scratch)
+    kubernetes.empty_dir_mount(task, "scratch", "/tmp", size_limit=step.scratch)  # noqa: S108  (a mount point in the step's own pod)
     if step.shared_memory:
-        kubernetes.empty_dir_mount(task, "shared-memory", "/dev/shm", medium="Memory", size_limit=step.shared_memory)
+        kubernetes.empty_dir_mount(task, "shared-memory", "/dev/shm", medium="Memory", size_limit=step.shared_memory)  # noqa: S108  (a mount point in the step's own pod)
     for key, value in sorted(step.node_selector.items()):
         kubernetes.add_node_selector(task, key, value)
     for toleration in step.tolerations:

@@ -43,7 +43,7 @@ from mistere.kubernetes.images import IMAGES_LOCK, ROLES, ImageReference, read_i
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
-PASSWORD_VARIABLE: Final = "COSIGN_PASSWORD"
+PASSWORD_VARIABLE: Final = "COSIGN_PASSWORD"  # noqa: S105  (the name of a variable)
 """Password of the private key, by the name that cosign reads it from."""
 SBOM_FOLDER: Final = PROJECT_ROOT / "output" / "sbom"
 

@@ -37,7 +37,7 @@ def model_card(bundle: ModelBundle, data: UtteranceSet, report: EvaluationReport
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,
+        autoescape=False,  # noqa: S701  (Markdown, whose texts the filter `md` escapes)
     )
     environment.filters |= {"yaml": _yaml_text, "md": _markdown_text}
     licence = data.licence.strip().lower()

@@ -46,6 +46,7 @@ VARIABLES = {
     "MISTERE_ACTOR": "The name written into the promotion log. Default: the user and the host.",
     "MISTERE_RETRIES": "How often a step may be tried again in a run. Set in pods from `cluster.steps.STEP.retries`.",
     "MISTERE_EVENTS": "A file to which stages write their progress as JSON lines. Set by `mistere run`.",
+    "MISTERE_OSV_URL": "The database of vulnerabilities that `make check` asks, with the interface of OSV. Default: the public one.",
     "MISTERE_CREDENTIALS": "Addresses with their passwords, for the processes of a run, as JSON. Set by `mistere run`; treated as a secret.",
     "MISTERE_RUNNER_LOCK": "The lock that the process of a local run's pipeline holds: a stage ends when it is free. Set by `mistere run`.",
     "MISTERE_STAGES_LOCK": "The lock that the stages of a local run share: the next run waits for it. Set by `mistere run`.",

@@ -77,7 +77,7 @@ class ServerSettings:
     """
 
     bundle: str
-    host: str = "0.0.0.0"
+    host: str = "0.0.0.0"  # noqa: S104  (a pod is reached from outside; `mistere serve` listens on loopback)
     http_port: int = HTTP_PORT
     grpc_port: int = GRPC_PORT
     model_name: str = "mistere"

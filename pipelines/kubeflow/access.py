@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 HOST_VARIABLE: Final = "KFP_ENDPOINT"
-TOKEN_VARIABLE: Final = "KFP_TOKEN"
+TOKEN_VARIABLE: Final = "KFP_TOKEN"  # noqa: S105  (the name of a variable)
 _FILE_VARIABLE: Final = "KF_PIPELINES_SA_TOKEN_PATH"
 _FILE: Final = "/var/run/secrets/kubeflow/pipelines/token"
 

@@ -49,7 +49,7 @@ class Examples(Dataset[tuple[dict[str, Any], int]]):
     def __getitem__(self, index: int) -> tuple[dict[str, Any], int]:
         features, label = self._spool[index]
         if self._excerpt is not None:
-            draw = random.Random(f"{self._seed}.{self._epoch}.{index}")
+            draw = random.Random(f"{self._seed}.{self._epoch}.{index}")  # noqa: S311  (the seed must reproduce the order)
             features = self._family.excerpt(features, self._excerpt, draw)
         return features, label
 
@@ -100,7 +100,7 @@ class LengthBatches(Sampler[int]):
         return len(self._lengths)
 
     def __iter__(self) -> Iterator[int]:
-        draw = random.Random(self._seed * 1_000_003 + self._epoch)
+        draw = random.Random(self._seed * 1_000_003 + self._epoch)  # noqa: S311  (the seed must reproduce the order)
         indices = list(range(len(self._lengths)))
         draw.shuffle(indices)
         batches: list[list[int]] = []

@@ -87,7 +87,7 @@ def _penalty(answers: _Answers, seed: int) -> float:
     names = sorted(set(answers.dialogues.tolist()))
     if len(names) < 2:
         return _PENALTIES[-1]
-    random.Random(seed).shuffle(names)
+    random.Random(seed).shuffle(names)  # noqa: S311  (the seed must reproduce the fit)
     folds = [names[start :: min(_FOLDS, len(names))] for start in range(min(_FOLDS, len(names)))]
     losses = [_held_out_loss(answers, folds, penalty) for penalty in _PENALTIES]
     return _PENALTIES[int(np.argmin(losses))]

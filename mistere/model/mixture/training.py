@@ -149,7 +149,7 @@ class MixtureTraining:
     def train_epoch(self) -> None:
         """Train on one pass over train, then evaluate on dev."""
         torch.manual_seed(self.config.seed * 1_000_003 + self.epoch)
-        draw = random.Random(self.config.seed * 1_000_003 + self.epoch)
+        draw = random.Random(self.config.seed * 1_000_003 + self.epoch)  # noqa: S311  (the seed must reproduce the training)
         self.model.train()
         batches = dialogue_batches(
             self.data.split("train"), self.config.batch_dialogues, draw, by_length=self.config.batches == "length"

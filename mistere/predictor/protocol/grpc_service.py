@@ -96,7 +96,7 @@ class PredictorGRPCServer:
         )
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, self._methods()),))
         host = self._settings.host
-        address = "[::]" if host == "0.0.0.0" else f"[{host}]" if ":" in host else host
+        address = "[::]" if host == "0.0.0.0" else f"[{host}]" if ":" in host else host  # noqa: S104  (compared, not listened on)
         try:
             if not self._server.add_insecure_port(f"{address}:{self._settings.grpc_port}"):
                 raise RuntimeError

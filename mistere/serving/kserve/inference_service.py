@@ -269,14 +269,14 @@ def _container(bundle_location: str, config: DeploymentConfig, image: str) -> di
         },
         "volumeMounts": [
             {"name": "cache", "mountPath": _CACHE},
-            {"name": "tmp", "mountPath": "/tmp"},
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108  (a mount point in the predictor's own pod)
         ],
     }
 
 
 def _environment(config: DeploymentConfig) -> list[dict[str, Any]]:
     """The environment, with references to the secret's keys, never values; keys that the secret lacks are omitted."""
-    values = {"HOME": "/tmp", "MISTERE_CACHE": _CACHE, **config.env}
+    values = {"HOME": "/tmp", "MISTERE_CACHE": _CACHE, **config.env}  # noqa: S108  (a mount point in the predictor's own pod)
     if (
         config.bundle_key
     ):  # the predictor verifies the bundle again, so that a changed InferenceService serves no other one

@@ -30,4 +30,4 @@ def serve(bundle: str | None, output: Path, host: str, port: int, grpc_port: int
     print(f"serving {location}\nREST http://{host}:{port}  gRPC {host}:{grpc_port}  stop with Ctrl-C", flush=True)
     command = [sys.executable, "-m", "mistere.predictor", location, "--model-name", service]
     command += ["--host", host, "--http-port", str(port), "--grpc-port", str(grpc_port)]
-    os.execve(sys.executable, command, child_environment())
+    os.execve(sys.executable, command, child_environment())  # noqa: S606  (no shell is wanted: this process becomes the server)

@@ -82,7 +82,7 @@ def serve_page(
             show_error=False,
         )
         host, port = listener.getsockname()[:2]
-        named = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+        named = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104  (compared, not listened on)
         on_ready(f"http://{named}:{port}")
         config = uvicorn.Config(
             closed_page(outer, hosts), log_level="warning", access_log=False, timeout_graceful_shutdown=2
