@@ -12,12 +12,12 @@ backend/src/v2/driver). Every value that reaches a task is followed from its sou
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mistere.common.errors import MistereError
+from mistere.common.parsing.documents import load_json
 
 Spec = Mapping[str, Any]
 
@@ -223,7 +223,7 @@ def _loop_item(iterator: Spec, consumer: Spec) -> Iterator[str]:
     if declared is None:
         yield f"its component has no input '{name}' for the item of its loop"
     elif "raw" in iterator["items"]:
-        for element in json.loads(iterator["items"]["raw"]):
+        for element in load_json(iterator["items"]["raw"]):
             if not _is_constant_of(element, declared["parameterType"]):
                 yield f"the item of its loop is declared {declared['parameterType']} and gets the constant {element!r}"
 

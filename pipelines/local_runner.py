@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 from threading import Thread
 from typing import IO
 
+from mistere.common.parsing.documents import read_json
 from mistere.common.processes.child_environment import child_environment
 from mistere.common.processes.parent_death import die_with_parent
 from mistere.common.processes.run_locks import hold_runner_lock, stage_environment
@@ -89,7 +89,7 @@ def main(arguments: Path, root: Path) -> None:
     from pipelines.retraining import retraining
 
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root), raise_on_error=True)
-    retraining()(**json.loads(arguments.read_text(encoding="utf-8")))
+    retraining()(**read_json(arguments))
 
 
 if __name__ == "__main__":

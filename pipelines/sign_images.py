@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from mistere.common.errors import MistereError, UsageError
+from mistere.common.parsing.documents import read_json
 from mistere.common.paths import PROJECT_ROOT
 from mistere.common.processes.standard_streams import guard_streams
 from mistere.common.public_keys import pem, read_public_keys
@@ -194,7 +195,7 @@ def _sign_roles(roles: Sequence[str], key: EllipticCurvePrivateKey, folder: Path
     for role in roles:
         file = folder / f"{role}.cdx.json"
         try:
-            sbom = json.loads(file.read_text(encoding="utf-8"))
+            sbom = read_json(file)
         except (OSError, ValueError) as error:
             raise UsageError(
                 f"--sbom: there is no SBOM at {file}: `make images` writes it, or name the folder that has it."

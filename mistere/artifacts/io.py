@@ -7,7 +7,6 @@ file's size or modification time has changed.
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import uuid
@@ -22,6 +21,7 @@ from mistere.artifacts.object_store import LocalStore, MissingObjectError, Objec
 from mistere.common.digests.files import digest_of, digest_once
 from mistere.common.errors import ArtifactError, MistereError
 from mistere.common.names import path_below, problem, shown
+from mistere.common.parsing.documents import load_json
 from mistere.common.paths import cache_directory
 
 M = TypeVar("M", bound=Manifest)
@@ -164,7 +164,7 @@ def parse_manifest(text: str | bytes, cls: type[M], name: str, where: object) ->
     damaged = f"{name} is damaged: {where} does not hold a valid manifest"
     remedy = replacement(str(where).removesuffix(f"/{MANIFEST}"))
     try:
-        content = json.loads(text)
+        content = load_json(text)
     except ValueError as error:
         raise ArtifactError(damaged, remedy) from error
     if not isinstance(content, dict):

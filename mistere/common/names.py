@@ -8,6 +8,7 @@ Models whose fields are part of a path declare them as :data:`Segment`, :data:`R
 from __future__ import annotations
 
 import re
+import reprlib
 import unicodedata
 from pathlib import Path
 from typing import Annotated, Final
@@ -26,7 +27,9 @@ MAX_NAME_BYTES: Final = 1024
 
 _DRIVE = re.compile(r"[A-Za-z]:")
 _MD5 = re.compile(r"[0-9a-f]{32}")
-_SHOWN = 80
+_SHOWN = 200
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = _SHOWN
 
 
 def problem(name: object) -> str:
@@ -111,8 +114,8 @@ def check_md5(digest: object, what: str) -> str:
 
 
 def shown(name: object) -> str:
-    """A name as error messages quote it: escaped, and not longer than a line."""
-    text = repr(name)
+    """A name or value as error messages quote it: escaped, and shortened."""
+    text = repr(name[: _SHOWN + 1]) if isinstance(name, str) else _SHORT.repr(name)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 

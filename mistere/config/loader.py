@@ -10,10 +10,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
-import yaml
 from pydantic import Field, ValidationError
 
 from mistere.common.errors import UsageError
+from mistere.common.names import shown
+from mistere.common.parsing.documents import ParseError, load_yaml, read_yaml
 from mistere.common.suggestions import did_you_mean
 from mistere.config.base import Section, SeededSection
 from mistere.config.cluster import ClusterConfig
@@ -68,9 +69,9 @@ def parse_setting(setting: str) -> tuple[list[str], Any]:
     if not separator or not path.strip():
         raise UsageError(f"--set {setting}: write it as section.key=value, for example --set gate.min_weighted_f1=0.5.")
     try:
-        return path.strip().split("."), yaml.safe_load(raw)
-    except yaml.YAMLError as error:
-        raise UsageError(f"--set {setting}: the value is not valid YAML.") from error
+        return path.strip().split("."), load_yaml(raw)
+    except ParseError as error:
+        raise UsageError(f"--set {shown(setting)[1:-1]}: the value is not valid YAML ({error}).") from error
 
 
 def _merge(base: dict[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,7 +93,7 @@ def _explain(error: ValidationError, where: str, schema: type[Config]) -> UsageE
         return UsageError(
             f"{where}: unknown setting {'.'.join(location)!r}{did_you_mean(location[-1], owner.model_fields)}"
         )
-    found = "a private key" if "PRIVATE KEY" in str(first["input"]) else repr(first["input"])
+    found = "a private key" if "PRIVATE KEY" in str(first["input"]) else shown(first["input"])
     return UsageError(
         f"{where}: {'.'.join(_named(location, schema))}: {first['msg'].removeprefix('Value error, ')} (found {found})."
     )
@@ -131,9 +132,9 @@ def _read_profile(profile: str, directory: Path) -> dict[str, Any]:
     elif not path.is_file():
         raise UsageError(f"unknown profile {profile!r}{did_you_mean(profile, available_profiles(directory))}")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise UsageError(f"profile {profile} is not readable YAML.") from error
+        values = read_yaml(path)
+    except (ParseError, OSError) as error:
+        raise UsageError(f"profile {profile} is not readable YAML ({error}).") from error
     if values is not None and not isinstance(values, dict):
         raise UsageError(f"profile {profile} has no sections: write it like pipelines/profiles/sample.yaml.")
     return values or {}

@@ -11,11 +11,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import yaml
 from pydantic import Field, ValidationError
 
 from mistere.common.errors import UsageError
 from mistere.common.modalities import MODALITIES
+from mistere.common.parsing.documents import ParseError, read_yaml
 from mistere.common.paths import PROJECT_ROOT
 from mistere.common.suggestions import did_you_mean
 from mistere.config.base import Section
@@ -81,8 +81,8 @@ def task_titles() -> dict[str, str]:
 
 def _read(path: Path) -> StageInfo:
     try:
-        return StageInfo.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except yaml.YAMLError as error:
+        return StageInfo.model_validate(read_yaml(path))
+    except ParseError as error:
         raise UsageError(f"{path} is not valid YAML: docs/extending/stage.md shows one.") from error
     except ValidationError as error:
         first = error.errors()[0]

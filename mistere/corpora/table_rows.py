@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mistere.common.errors import DataError, UsageError
+from mistere.common.parsing.documents import ParseError, load_json
 from mistere.common.splits import Split
 from mistere.corpora.text_files import read_delimited, read_lines, read_table
 
@@ -140,8 +140,8 @@ def _json_values(source: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             continue
         where = f"{source}, line {number}"
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            row = load_json(line)
+        except ParseError as error:
             raise DataError(
                 f"{where}: not readable as JSON ({str(error)[:100]}); one object a line is expected."
             ) from error

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from mistere.common.errors import DataError
 from mistere.common.modalities import Modality
+from mistere.common.parsing.documents import ParseError, read_yaml
 from mistere.common.splits import Split
 
 if TYPE_CHECKING:
@@ -98,8 +99,8 @@ def load_info(path: Path, name: str = "") -> DatasetInfo:
     if not path.is_file():
         raise DataError(f"{name} is missing: a dataset folder needs a dataset.yaml beside its parquet shards.")
     try:
-        return DatasetInfo.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        return DatasetInfo.model_validate(read_yaml(path))
+    except ParseError as error:
         raise DataError(f"{name} is not readable YAML ({str(error).splitlines()[0]}): correct it.") from error
     except ValidationError as error:
         first = error.errors()[0]

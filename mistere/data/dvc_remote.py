@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import logging
 import re
 import sys
@@ -25,6 +24,7 @@ from mistere.artifacts.s3.probe import check_access, data_endpoint, data_store
 from mistere.common.digests.files import digest_once
 from mistere.common.errors import DataError
 from mistere.common.names import check_md5, check_name, shown
+from mistere.common.parsing.documents import ParseError, load_json
 from mistere.common.paths import cache_directory
 from mistere.common.secrets.credentials import with_credentials
 from mistere.common.secrets.private_files import write_private
@@ -217,8 +217,8 @@ def read_listing(content: bytes, what: str) -> dict[str, str]:
         DataError: it is no listing, or a name or digest in it could lead out of the folder or the cache.
     """
     try:
-        entries = [(entry["relpath"], entry["md5"]) for entry in json.loads(content)]
-    except (ValueError, RecursionError, LookupError, TypeError) as error:
+        entries = [(entry["relpath"], entry["md5"]) for entry in load_json(content)]
+    except (ParseError, LookupError, TypeError) as error:
         raise DataError(f"{what} is not a listing that DVC wrote: {TRACK_AGAIN}.") from error
     return {
         check_name(name, what, DataError, TRACK_AGAIN): check_md5(md5, f"{shown(name)} in {what}")

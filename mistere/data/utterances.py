@@ -13,6 +13,7 @@ import numpy as np
 
 from mistere.artifacts.manifests import UtteranceSet
 from mistere.common.errors import DataError
+from mistere.common.parsing.documents import read_json
 from mistere.common.splits import SPLITS, Split
 from mistere.data.dataset import Utterance, read_batches, read_utterances
 from mistere.data.dvc_remote import selected_dialogues, shard_paths
@@ -184,7 +185,7 @@ class FeatureSpool:
     def open(cls, folder: Path) -> FeatureSpool:
         """Open a spool that has been written and closed."""
         spool = cls.__new__(cls)
-        index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+        index = read_json(folder / _INDEX)
         spool._folder, spool._file = folder, (folder / _SPOOLED).open("r+b")
         spool._spans = [(start, size) for start, size in index["spans"]]
         spool.lengths, spool.labels = index["lengths"], index["labels"]

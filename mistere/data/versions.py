@@ -13,11 +13,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from mistere.artifacts.s3.probe import check_access
 from mistere.common.errors import DataError, UsageError
 from mistere.common.os_errors import disk_error
+from mistere.common.parsing.documents import ParseError, load_yaml
 from mistere.common.paths import cache_directory
 from mistere.common.secrets.credentials import without_credentials
 from mistere.data.dvc_remote import dvc_project
@@ -118,8 +117,8 @@ def _git(where: Path, *arguments: str) -> bytes | None:
 
 def _pinned_digest(content: bytes, name: str) -> str:
     try:
-        return str(yaml.safe_load(content.decode("utf-8"))["outs"][0]["md5"])
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, IndexError, TypeError) as error:
+        return str(load_yaml(content)["outs"][0]["md5"])
+    except (ParseError, KeyError, IndexError, TypeError) as error:
         raise DataError(f"{name} pins no digest: it should be what `dvc add` writes (outs, with an md5).") from error
 
 

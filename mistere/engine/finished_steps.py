@@ -16,6 +16,7 @@ from mistere.artifacts.io import (
 from mistere.artifacts.manifests import MANIFESTS, Manifest
 from mistere.artifacts.object_store import LocalStore, MissingObjectError, ObjectStore
 from mistere.common.errors import ArtifactError
+from mistere.common.parsing.documents import load_json
 from mistere.common.progress import Progress
 from mistere.engine.stage import Stage
 
@@ -38,7 +39,7 @@ def find_finished(
     """The outputs recorded under a key; None if one is missing or damaged."""
     try:
         data, _ = store.read(_record_key(stage, key))
-        record = json.loads(data)
+        record = load_json(data)
         outputs, values = dict(record["outputs"]), dict(record["values"])
     except MissingObjectError:
         return None

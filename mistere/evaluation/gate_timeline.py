@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mistere.common.parsing.documents import read_json
+
 if TYPE_CHECKING:
     from mistere.model.mixture.prediction import DialoguePrediction
 
@@ -93,7 +95,7 @@ def read_timelines(path: Path) -> list[GateTimeline]:
         ValueError: the file does not hold timelines.
     """
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = read_json(path)
         return [GateTimeline(**{**row, "weights": np.array(row["weights"], dtype=np.float64)}) for row in rows]
     except (TypeError, KeyError) as error:
         raise ValueError(f"{path.name} does not hold timelines") from error

@@ -6,7 +6,6 @@ transient failures (429, 5xx, a broken connection).
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import ssl
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mistere.common.environment import trusted_authorities
 from mistere.common.errors import MistereError, UsageError
+from mistere.common.parsing.documents import load_json
 
 if TYPE_CHECKING:
     from kubernetes.client import Configuration
@@ -210,7 +210,7 @@ class KubernetesApi:
     ) -> dict[str, Any]:
         answer = self._repeat(method, path, query or {}, body)
         try:
-            value = json.loads(answer)
+            value = load_json(answer)
         except ValueError as error:
             raise KubernetesError(f"{self.host} does not answer like a Kubernetes API: check its address.") from error
         return value if isinstance(value, dict) else {}
@@ -337,7 +337,7 @@ def connect(timeout: tuple[float, float] = _TIMEOUT, retry_delays: Sequence[floa
 def _status(error: ApiException) -> dict[str, Any]:
     """The ``Status`` object of an error response; empty if it has none."""
     with suppress(ValueError, TypeError, AttributeError):
-        value = json.loads(error.body)
+        value = load_json(error.body)
         if isinstance(value, dict) and value.get("kind") == "Status":
             return value
     return {}

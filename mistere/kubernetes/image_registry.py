@@ -19,6 +19,7 @@ from urllib.parse import urljoin, urlsplit
 
 from mistere.common.environment import trusted_authorities
 from mistere.common.errors import MistereError, UsageError
+from mistere.common.parsing.documents import ParseError, load_json, read_json
 
 if TYPE_CHECKING:
     from requests import PreparedRequest, Response
@@ -243,8 +244,8 @@ class ImageRegistry:
 
     def _parse(self, content: bytes) -> dict[str, Any]:
         try:
-            value = json.loads(content)
-        except (ValueError, RecursionError):
+            value = load_json(content)
+        except ParseError:
             value = None
         if not isinstance(value, dict):
             raise RegistryError(f"{self._host} does not answer like a container registry: check the image's name.")
@@ -310,7 +311,7 @@ def _logins(file: Path) -> dict[str, Any]:
     try:
         if not file.is_file():
             return {}
-        logins = json.loads(file.read_text(encoding="utf-8")).get("auths") or {}
+        logins = read_json(file).get("auths") or {}
     except (OSError, ValueError, AttributeError) as error:
         raise UsageError(
             f"{file} does not hold credentials of registries: log in again, or recreate the pull secret."

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from mistere.common.errors import ArtifactError
+from mistere.common.parsing.documents import ParseError, load_json
 from mistere.common.public_keys import parse_public_keys
 from mistere.kubernetes.image_registry import ImageRegistry
 from mistere.kubernetes.images import ImageReference
@@ -258,7 +258,7 @@ def _decoded(text: object) -> bytes:
 def _json(content: bytes) -> dict[str, Any]:
     """An object in JSON; empty if it is none, which no image's signature is."""
     try:
-        value = json.loads(content)
-    except (ValueError, RecursionError):
+        value = load_json(content)
+    except ParseError:
         return {}
     return value if isinstance(value, dict) else {}

@@ -12,9 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-import yaml
-
 from mistere.common.errors import UsageError
+from mistere.common.parsing.documents import ParseError, read_yaml
 from mistere.common.paths import PROJECT_ROOT
 from mistere.common.suggestions import did_you_mean
 
@@ -84,9 +83,9 @@ def read_images(path: Path) -> dict[str, ImageReference]:
         UsageError: the file is not readable, lacks a role, or has a mutable reference.
     """
     try:
-        named = yaml.safe_load(path.read_text(encoding="utf-8"))["images"]
+        named = read_yaml(path)["images"]
         texts = {str(role): str(text) for role, text in named.items()}
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ParseError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{path} does not list images: run `make compile` to write it again.") from error
     if missing := [role for role in ROLES if role not in texts]:
         raise UsageError(f"{path} has no image for {missing[0]}: run `make compile` to write it again.")

@@ -6,9 +6,10 @@ apply without them would remove them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
+
+from mistere.common.parsing.documents import load_json
 
 
 def applied_by(manager: str, live: Mapping[str, Any]) -> dict[str, Any]:
@@ -51,7 +52,7 @@ def _items(values: list[Any], key: str) -> list[Any]:
     kind, _, selector = key.partition(":")
     if kind == "i":
         return values[int(selector) : int(selector) + 1]
-    selector_fields = json.loads(selector)
+    selector_fields = load_json(selector)
     if kind == "v":
         return [value for value in values if value == selector_fields]
     return [value for value in values if all(value.get(name) == content for name, content in selector_fields.items())]

@@ -19,6 +19,7 @@ from mistere.artifacts.io import ABSENT, MANIFEST, artifact_key, parse_manifest,
 from mistere.artifacts.manifests import EvaluationReport, GateVerdict, Manifest, ModelBundle, ValidationReport
 from mistere.artifacts.object_store import MissingObjectError, ObjectStore
 from mistere.common.errors import ArtifactError, ExitCode, MistereError
+from mistere.common.parsing.documents import load_json
 from mistere.config.stages import stages, task_titles
 from mistere.engine.stage import StageRecord, stage_record_key
 from mistere.registry.champion import NO_CHAMPION
@@ -149,7 +150,7 @@ def read_run_info(store: ObjectStore, run_id: str) -> dict[str, Any]:
     """The record of the run's start; empty if it is missing or damaged."""
     try:
         data, _ = store.read(f"runs/{run_id}/run.json")
-        info = json.loads(data)
+        info = load_json(data)
     except (MissingObjectError, ValueError):
         return {}
     return info if isinstance(info, dict) else {}

@@ -6,7 +6,6 @@ Importing it is cheap: httpx, and gRPC with kserve's messages, are imported by t
 from __future__ import annotations
 
 import base64
-import json
 import ssl
 import time
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mistere.common.errors import MistereError
+from mistere.common.parsing.documents import load_json
 from mistere.serving import protocol
 
 
@@ -236,7 +236,7 @@ class DialogueClient:
 
     def _json(self, content: bytes) -> dict[str, Any]:
         try:
-            value = json.loads(content)
+            value = load_json(content)
         except ValueError as error:
             raise EndpointError(
                 f"{self.url} did not answer with JSON: check that it is the address of a predictor."
@@ -246,7 +246,7 @@ class DialogueClient:
 
 def _sentence(content: bytes) -> str:
     try:
-        return str(json.loads(content)["error"])
+        return str(load_json(content)["error"])
     except (ValueError, KeyError, TypeError):
         return content[:200].decode(errors="replace")
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from mistere.common.errors import ArtifactError
 from mistere.common.names import path_below
+from mistere.common.parsing.documents import read_json
 from mistere.data.audio import AudioError, decode_recording, encode_flac
 from mistere.data.dataset import Utterance
 
@@ -80,8 +81,8 @@ def read_example(folder: Path) -> Example | None:
     if not (folder / DIALOGUE).is_file():
         return None
     try:
-        rows = json.loads((folder / DIALOGUE).read_text(encoding="utf-8"))
-        expected = np.array(json.loads((folder / EXPECTED).read_text(encoding="utf-8"))["probabilities"], np.float32)
+        rows = read_json(folder / DIALOGUE)
+        expected = np.array(read_json(folder / EXPECTED)["probabilities"], np.float32)
         dialogue = [
             Utterance(
                 dialogue_id="example",

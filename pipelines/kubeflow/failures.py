@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 
 from mistere.common.errors import MistereError
+from mistere.common.parsing.documents import load_json
 from mistere.common.urls import redact_url
 from pipelines.kubeflow.token import Token, explain_refusal
 
@@ -161,7 +161,7 @@ def is_json(headers: Mapping[str, str]) -> bool:
 def _reason(body: str) -> str:
     """The API's error message on one line; nothing else of an answer is shown."""
     try:
-        answer = json.loads(body)
+        answer = load_json(body)
         words = str(answer.get("message") or answer.get("error_message") or answer.get("error") or "")
     except (ValueError, AttributeError):
         return ""

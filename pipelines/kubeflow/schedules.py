@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from mistere.common.errors import UsageError
 from mistere.common.names import problem
+from mistere.common.parsing.documents import ParseError, read_yaml
 from mistere.common.suggestions import did_you_mean
 from mistere.config.base import Section
 from pipelines.kubeflow.cron import check_cron
@@ -93,12 +93,12 @@ def read_schedules(path: Path) -> ScheduleFile:
         UsageError: the file is missing or invalid.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = read_yaml(path)
     except OSError as error:
         raise UsageError(
             f"there is no file of schedules at {path}: see pipelines/schedules.yaml for an example."
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except ParseError as error:
         raise UsageError(f"{path} is not valid YAML: correct it.") from error
     if not isinstance(values, dict):
         raise UsageError(f"{path} holds no schedules: write them as in pipelines/schedules.yaml.")

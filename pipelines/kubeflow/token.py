@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import os
 import time
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from mistere.common.parsing.documents import load_json
 from pipelines.kubeflow.access import TOKEN_VARIABLE, service_account_token
 
 AUDIENCE: Final = "pipelines.kubeflow.org"
@@ -93,7 +93,7 @@ def explain_refusal(server: str, token: Token | None, namespace: str) -> tuple[s
 def _claims(token: str) -> dict[str, Any]:
     try:
         part = token.split(".")[1]
-        claims = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+        claims = load_json(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
     except (IndexError, ValueError, binascii.Error):
         return {}
     return claims if isinstance(claims, dict) else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mistere.common.paths import PROJECT_ROOT
 from tests.hostile.faults import NAMES
+from tests.hostile.test_bombs import DOCUMENT_COUNTS
 from tests.hostile.test_names import ENTRANCES
 
 PAGE = PROJECT_ROOT / "docs" / "operations" / "what-we-tried-to-break.md"
@@ -12,7 +13,8 @@ PAGE = PROJECT_ROOT / "docs" / "operations" / "what-we-tried-to-break.md"
 def rows() -> dict[str, list[str]]:
     """The rows of each table of the page, by its marker."""
     names = [f"| {entrance} | {len(NAMES)} | {int(error.exit_code)} |" for entrance, (_, error) in ENTRANCES.items()]
-    return {"names": names}
+    documents = [f"| {entrance} | {count} |" for entrance, count in DOCUMENT_COUNTS.items()]
+    return {"names": names, "documents": documents}
 
 
 def test_page_has_the_tables_of_the_tests() -> None:

@@ -23,6 +23,7 @@ from components.finetune_encoder.training.checkpointing import PreemptedError
 from components.finetune_encoder.training.trainer import Curve, TrainingJob
 from mistere.artifacts.object_store import LocalStore, MissingObjectError, ObjectStore, UnreachableError
 from mistere.common.errors import MistereError, UsageError
+from mistere.common.parsing.documents import load_json
 from mistere.config.encoder import EncoderConfig
 from mistere.engine.stage import Step
 from mistere.kubernetes.api import KubernetesApi, KubernetesError, connect
@@ -117,7 +118,7 @@ class _Nodes:
             return job
         self._progress.note(f"TrainJob {self._name} is already running and is followed.")
         with suppress(MissingObjectError):
-            content = json.loads(self._store.read(f"{self._prefix}/{JOB}")[0])
+            content = load_json(self._store.read(f"{self._prefix}/{JOB}")[0])
             return job.model_copy(update={"micro_batch": int(content["training"]["micro_batch"])})
         return job
 
@@ -213,13 +214,13 @@ class _Nodes:
         return [
             failure
             for key in sorted(self._store.keys(f"{self._prefix}/{FAILURES}"))
-            for failure in json.loads(self._store.read(key)[0])
+            for failure in load_json(self._store.read(key)[0])
         ]
 
     def _fetch(self, job: TrainingJob) -> Curve:
         try:
             self._store.download(f"{self._prefix}/{WEIGHTS}", job.output / WEIGHTS)
-            curve: Curve = json.loads(self._store.read(f"{self._prefix}/{CURVE}")[0])
+            curve: Curve = load_json(self._store.read(f"{self._prefix}/{CURVE}")[0])
         except MissingObjectError as error:
             raise MistereError(f"TrainJob {self._name} ended without weights ({error}): run again.") from error
         return curve

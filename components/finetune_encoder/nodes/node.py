@@ -23,6 +23,7 @@ from mistere.artifacts.manifests import BaseEncoder
 from mistere.artifacts.object_store import ObjectStore, UnreachableError, open_store
 from mistere.common.errors import ArtifactError, ExitCode, MistereError
 from mistere.common.names import path_below
+from mistere.common.parsing.documents import load_json
 from mistere.common.processes.standard_streams import guard_streams
 from mistere.kubernetes.secret_keys import use_storage_variables
 
@@ -67,7 +68,7 @@ def main(uri: str, prefix: str) -> int:
 
 def _fetch(store: ObjectStore, prefix: str, folder: Path) -> Path:
     """Download everything to this machine; returns the job's file."""
-    content = json.loads(store.read(f"{prefix}/{JOB}")[0])
+    content = load_json(store.read(f"{prefix}/{JOB}")[0])
     training = content["training"]
     for spool in SPOOLS:
         for key in store.keys(f"{prefix}/{spool}"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from components.finetune_encoder.training.batches import share_step
 from components.finetune_encoder.training.checkpointing import PreemptedError
 from components.finetune_encoder.training.trainer import Curve, TrainingJob, half_of, halved
 from mistere.common.errors import ExitCode, MistereError, UsageError
+from mistere.common.parsing.documents import read_json
 from mistere.common.progress import Progress
 
 
@@ -37,7 +37,7 @@ def train_in_processes(job: TrainingJob, scratch: Path, progress: Progress) -> C
         path = folder / "job.json"
         path.write_text(job.model_dump_json(), encoding="utf-8")
         failures = run_torchrun(path, ["--standalone", f"--nproc-per-node={processes}"])
-        return ([] if failures else json.loads((folder / CURVE).read_text(encoding="utf-8"))), failures
+        return ([] if failures else read_json(folder / CURVE)), failures
 
     return train_in_halves(job, processes, attempt, progress)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from components.finetune_encoder.processes.worker import FAILURE
+from mistere.common.parsing.documents import read_json
 from mistere.common.processes.child_environment import child_environment
 from mistere.common.processes.parent_death import die_with_parent
 
@@ -61,7 +61,7 @@ def run_torchrun(job: Path, options: Sequence[str]) -> list[Failure]:
             process.terminate()
             process.wait(_GRACE_SECONDS)
     files = sorted(job.parent.glob(FAILURE.format("*")))
-    failures: list[Failure] = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    failures: list[Failure] = [read_json(file) for file in files]
     if code and not failures:
         message = (
             "stopped by SIGTERM: run again to resume from the last checkpoint."

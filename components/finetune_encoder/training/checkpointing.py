@@ -18,6 +18,7 @@ from components.finetune_encoder.training.snapshot import PARTIAL, RANDOM_STATE,
 from mistere.artifacts.checkpoint_writing import BackgroundWriter, CheckpointSchedule
 from mistere.artifacts.checkpoints import Checkpoints
 from mistere.common.errors import MistereError
+from mistere.common.parsing.documents import read_json
 from mistere.kubernetes.current_pod import is_inside
 
 
@@ -137,7 +138,7 @@ def last_whole_checkpoint(directory: Path) -> Path | None:
         shutil.rmtree(folder)
     for folder in directory.glob("checkpoint-*"):
         try:
-            state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+            state = read_json(folder / STATE)
             step = int(state["best_global_step"] or 0)
         except (OSError, ValueError, LookupError, TypeError):
             shutil.rmtree(folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from components.finetune_encoder.training.snapshot import (
     random_state,
 )
 from mistere.common.errors import MistereError
+from mistere.common.parsing.documents import read_json
 from mistere.config.encoder import EncoderConfig
 from mistere.model.losses import focal_loss
 
@@ -151,7 +151,7 @@ class EncoderTrainer(Trainer):
     def load(self, folder: Path) -> None:
         """Load a checkpoint's weights and the running loss of its epoch."""
         restore(self.model, load_file(folder / WEIGHTS))
-        losses = json.loads((folder / LOSSES).read_text(encoding="utf-8"))
+        losses = read_json(folder / LOSSES)
         self.epoch_losses, self._loss_count = list(losses["epochs"]), int(losses["count"])
         self._loss_sum = torch.tensor(losses["sum"], dtype=torch.float64)
 

@@ -28,6 +28,7 @@ from components.validate_data.facts.transcript_facts import (
 from mistere.artifacts.manifests import canonical_digest
 from mistere.artifacts.object_store import MissingObjectError, ObjectStore
 from mistere.common.digests.code import source_digest
+from mistere.common.parsing.documents import load_json
 from mistere.data.dataset import REQUIRED_COLUMNS, read_batches
 
 if TYPE_CHECKING:
@@ -266,7 +267,7 @@ class FactsCache:
 
         try:
             words, sequences, rows = (self._read(md5, name) for name in ("words", "sequences", "rows"))
-            return ShardFacts(json.loads(rows.schema.metadata[b"columns"]), rows, sequences, words)
+            return ShardFacts(load_json(rows.schema.metadata[b"columns"]), rows, sequences, words)
         except (MissingObjectError, pa.ArrowException, OSError, ValueError, LookupError, TypeError):
             return None
 

@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
+from mistere.common.parsing.documents import read_json
 from mistere.common.paths import cache_directory
 
 _CHUNK = 1 << 20
@@ -34,7 +35,7 @@ def digest_once(path: Path, algorithm: Literal["sha256", "md5"] = "sha256") -> s
     name = hashlib.sha256(f"{algorithm}:{path.resolve()}".encode()).hexdigest()
     entry = cache_directory("digests", name[:2], f"{name}.json")
     try:
-        known = json.loads(entry.read_text(encoding="utf-8"))
+        known = read_json(entry)
         if known["stamp"] == stamp:
             return str(known["digest"])
     except (OSError, ValueError, KeyError, TypeError):

@@ -10,6 +10,7 @@ import json
 import os
 from typing import Final
 
+from mistere.common.parsing.documents import load_json
 from mistere.common.secrets.redaction import conceal
 from mistere.common.urls import redact_url, secrets_of_urls
 
@@ -36,7 +37,7 @@ def with_credentials(url: str) -> str:
 
 def _kept() -> dict[str, str]:
     try:
-        kept = json.loads(os.environ.get(CREDENTIALS_VARIABLE, "{}"))
+        kept = load_json(os.environ.get(CREDENTIALS_VARIABLE, "{}"))
     except ValueError:
         return {}
     return {name: value for name, value in kept.items() if isinstance(value, str)} if isinstance(kept, dict) else {}

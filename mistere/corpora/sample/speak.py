@@ -12,12 +12,13 @@ that many bytes of 16-bit little-endian mono PCM.
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import struct
 import sys
 from pathlib import Path
 from typing import Any
+
+from mistere.common.parsing.documents import load_json
 
 _SYNCHRONOUS_RETRIEVAL = 2
 _CHARS_UTF8 = 1
@@ -104,7 +105,7 @@ def main() -> int:
         out.write(struct.pack("<I", synthesizer.sample_rate))
         out.flush()
         for line in sys.stdin:
-            speech = speak_in_fork(synthesizer, json.loads(line))
+            speech = speak_in_fork(synthesizer, load_json(line))
             out.write(struct.pack("<I", len(speech)) + speech)
             out.flush()
     except BrokenPipeError:

@@ -18,6 +18,7 @@ from mistere.common.digests.code import source_digest
 from mistere.common.digests.files import digest_once
 from mistere.common.errors import ArtifactError, MistereError, UsageError
 from mistere.common.names import path_below
+from mistere.common.parsing.documents import read_json
 from mistere.common.paths import cache_directory
 from mistere.config.encoder import EncoderConfig
 from mistere.model.encoders.converters import converters
@@ -136,7 +137,7 @@ def _from_package(
 def _earlier_base(note: Path, store: ObjectStore) -> ArtifactHandle[BaseEncoder] | None:
     """The base that an earlier call made of the same package and noted in the cache, if the store still holds it."""
     try:
-        return open_artifact(store, BaseEncoder, json.loads(note.read_text(encoding="utf-8")))
+        return open_artifact(store, BaseEncoder, read_json(note))
     except (OSError, ValueError, ArtifactError, MissingObjectError):
         return None
 
@@ -153,7 +154,7 @@ def _from_folder(folder: Path, modality: str, source: str, store: ObjectStore) -
         )
     _check_complete(folder, source)
     try:
-        model_type = str(json.loads(config.read_text(encoding="utf-8"))["model_type"])
+        model_type = str(read_json(config)["model_type"])
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"encoder {source}: {config} has no model_type; name a folder written by save_pretrained of transformers."

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mistere.common.errors import ArtifactError, UsageError
+from mistere.common.parsing.documents import load_json
 from mistere.config.encoder import EncoderConfig
 from mistere.model.encoders.families.family import Family
 
@@ -165,7 +166,7 @@ def load_tuned(family: Family, settings: EncoderConfig, classes: int, file: Path
     encoder = UtteranceEncoder(family, settings, classes)
     dequantise(encoder, family.dtype)
     with safe_open(file, "pt") as opened:
-        scales: dict[str, float] = json.loads((opened.metadata() or {}).get(_SCALES, "{}"))
+        scales: dict[str, float] = load_json((opened.metadata() or {}).get(_SCALES, "{}"))
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  (no mapping)
     with torch.no_grad():
         for module, scale in scales.items():

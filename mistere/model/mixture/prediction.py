@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mistere.common.parsing.documents import read_json
 from mistere.config.mixture import MixtureConfig
 from mistere.model.mixture.mixture import DialogueBatch, MixtureOfExperts
 from mistere.model.mixture.packed_dialogues import PackedDialogues
@@ -156,7 +157,7 @@ def load_mixture(directory: Path) -> MixtureOfExperts:
     """Read what :func:`save_mixture` wrote, in evaluation mode."""
     from safetensors.torch import load_file
 
-    description = json.loads((directory / "mixture.json").read_text(encoding="utf-8"))
+    description = read_json(directory / "mixture.json")
     config = MixtureConfig.model_validate(_BEFORE_THE_SETTING | description["config"])
     model = MixtureOfExperts(config, description["dimensions"], description["classes"])
     model.load_state_dict(load_file(directory / "mixture.safetensors"), strict=True)

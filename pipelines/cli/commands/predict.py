@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from mistere.common.errors import UsageError
+from mistere.common.parsing.documents import read_json
 from mistere.serving.client import DialogueClient, EndpointPrediction
 from mistere.serving.dialogue import DialogueTurn, dialogue_turns
 
@@ -32,7 +32,7 @@ def read_dialogue(path: Path) -> list[DialogueTurn]:
         UsageError: the file is missing or malformed, or names an audio file that does not exist.
     """
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = read_json(path)
     except OSError as error:
         raise UsageError(f"{path} cannot be read ({error.strerror}).") from error
     except ValueError as error:

@@ -18,6 +18,7 @@ from mistere.artifacts.s3.probe import use_data_endpoint
 from mistere.artifacts.signing import SIGNING_KEY_VARIABLE, check_signer
 from mistere.common.digests.code import git_state
 from mistere.common.errors import MistereError
+from mistere.common.parsing.documents import load_json
 from mistere.common.processes.run_locks import only_run
 from mistere.common.secrets.credentials import without_credentials
 from mistere.common.secrets.private_files import write_private
@@ -125,7 +126,7 @@ def _follow(pipeline: LocalPipeline, events: Path, store: LocalStore) -> None:
                                 break
                             position += len(line)
                             with suppress(ValueError, LookupError):  # a line that a killed stage cut short
-                                display.show(json.loads(line))
+                                display.show(load_json(line))
                 if ended:
                     return
                 time.sleep(0.1)

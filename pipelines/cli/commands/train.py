@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mistere.common.errors import UsageError
+from mistere.common.parsing.documents import read_json
 from mistere.common.progress import PLAIN_SECONDS, RemainingTime
 from mistere.config.mixture import MixtureConfig, known
 
@@ -157,7 +158,7 @@ class _CheckpointFolder:
         file = self._folder / _IDENTITY
         if not file.is_file():
             return
-        recorded: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        recorded: dict[str, Any] = read_json(file)
         if recorded == self._identity:
             return
         same_data = recorded.get("embeddings") == self._identity["embeddings"]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from mistere.common.errors import UsageError
 from mistere.common.modalities import MODALITIES
+from mistere.common.parsing.documents import read_json
 from mistere.model.embeddings import EmbeddedDialogues
 
 
@@ -38,7 +38,7 @@ def run_embeddings(output: Path) -> EmbeddedDialogues:
     for run in sorted(runs.iterdir(), reverse=True) if runs.is_dir() else []:
         records = [run / "stages" / f"extract_embeddings-{modality}.json" for modality in MODALITIES]
         if all(record.is_file() for record in records):
-            digests = [json.loads(record.read_text())["outputs"].get("embeddings") for record in records]
+            digests = [read_json(record)["outputs"].get("embeddings") for record in records]
             if all(digests):
                 return EmbeddedDialogues.open([open_artifact(store, EmbeddingSet, digest) for digest in digests])
     raise UsageError(

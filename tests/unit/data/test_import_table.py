@@ -279,7 +279,7 @@ GOOD = "dialogue_id,turn,text,label,split\n1,0,Hi,a,train\n1,1,Ho,b,train\n"
         ("t.jsonl", '{"dialogue_id": 1, "label": "a", "text": 3}', "line 1: text is int, not text"),
         ("t.jsonl", '{"dialogue_id": [], "label": "a", "text": ""}', "line 1: dialogue_id is list, not text"),
         ("t.jsonl", '{"dialogue_id": 1, "label": true, "text": ""}', "line 1: label is bool, not text"),
-        ("t.jsonl", '{"dialogue_id": 1, "label": "a", "text": "\\ud800"}', "line 1: text holds characters"),
+        ("t.jsonl", '{"dialogue_id": 1, "label": "a", "text": "\\ud800"}', "half of a surrogate pair"),
         ("t.jsonl", '{"dialogue_id": 1, "label": "a", "text": "\\u0000"}', "line 1: text holds characters"),
         ("t.jsonl", '{"dialogue_id": 1, "label": "a", "audio": 7}', "line 1: audio is int, not text"),
         ("t.jsonl", '{"dialogue_id": 1, "label": "a", "text": "", "turn": 1e99}', "the turn is '1e"),

@@ -7,7 +7,6 @@ the states of an utterance do not depend on the rest of the batch.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mistere.common.errors import UsageError
+from mistere.common.parsing.documents import read_json
 from mistere.model.encoders.families.family import Family, Features, attention_bias, pad_stack
 from mistere.model.encoders.fused import MOST_POSITIONS, FusedConvolution, FusedLayer, LayerParts, fused_states
 from mistere.model.encoders.pretrained import load_pretrained
@@ -143,7 +143,7 @@ class Whisper(Family):
 
     def _positions(self) -> int:
         """Number of positions of the encoder (1500: 30 s)."""
-        config = json.loads((self.directory / "config.json").read_text(encoding="utf-8"))
+        config = read_json(self.directory / "config.json")
         return int(config["max_source_positions"])
 
     def _extractor(self) -> Any:

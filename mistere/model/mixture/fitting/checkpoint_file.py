@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mistere.common.errors import UsageError
+from mistere.common.parsing.documents import load_json
 
 CHECKPOINT = "epoch"
 """Name of the file in the folder of checkpoints."""
@@ -72,7 +73,7 @@ def read_checkpoint(directory: Path, shapes: dict[str, torch.Size]) -> TrainingS
         return None
     try:
         with safe_open(file, framework="pt") as tensors:
-            facts = json.loads(tensors.metadata()["facts"])
+            facts = load_json(tensors.metadata()["facts"])
             loaded = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
     except SafetensorError:
         return None  # truncated when its machine went away; training restarts from epoch 0 and gives the same result

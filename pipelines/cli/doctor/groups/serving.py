@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 
 from mistere.common.errors import MistereError
 from mistere.common.modalities import MODALITIES
+from mistere.common.parsing.documents import load_json
 from pipelines.cli.doctor.groups.cluster import AbsentError, Cluster
 from pipelines.cli.doctor.result import Check, CheckGroup, CheckResult, SkippedError, failed, note, ok
 
@@ -59,7 +59,7 @@ def _mode(cluster: Cluster) -> CheckResult:
     try:
         path = f"/api/v1/namespaces/{_NAMESPACE}/configmaps/{_SETTINGS}"
         settings = cluster.get(path, "read KServe's settings")
-        default = json.loads((settings.get("data") or {}).get("deploy", "{}")).get("defaultDeploymentMode", "")
+        default = load_json((settings.get("data") or {}).get("deploy", "{}")).get("defaultDeploymentMode", "")
     except AbsentError:
         default = ""
     except ValueError as error:

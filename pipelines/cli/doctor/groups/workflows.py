@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import yaml
-
 from mistere.common.errors import MistereError
+from mistere.common.parsing.documents import ParseError, load_yaml
 from pipelines.cli.doctor.groups.cluster import AbsentError, Cluster
 from pipelines.cli.doctor.result import Check, CheckGroup, CheckResult, SkippedError, note, ok
 
@@ -83,11 +82,11 @@ def _defaults(cluster: Cluster) -> dict[str, Any]:
         ) from error
     try:
         # Argo reads a key for each setting, or all settings from the key `config`.
-        settings = {**(yaml.safe_load(data.get("config", "")) or {})}
+        settings = {**(load_yaml(data.get("config", "")) or {})}
         if "workflowDefaults" in data:
-            settings["workflowDefaults"] = yaml.safe_load(data["workflowDefaults"])
+            settings["workflowDefaults"] = load_yaml(data["workflowDefaults"])
         return dict((settings.get("workflowDefaults") or {}).get("spec") or {})
-    except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
+    except (ParseError, AttributeError, TypeError, ValueError) as error:
         raise MistereError(
             f"workflowDefaults in the ConfigMap {namespace}/{CONFIGURATION} are not valid: fix them."
         ) from error
