@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mistere.common.errors import MistereError
 from mistere.common.secrets.credentials import with_credentials
+from mistere.common.secrets.redaction import redact
 from mistere.common.urls import redact_url
 
 if TYPE_CHECKING:
@@ -15,39 +17,51 @@ if TYPE_CHECKING:
 
     from mlflow.tracking import MlflowClient
 
-_CONNECT_SECONDS = 10
+_TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+_DEFAULTS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+    # MLflow's own defaults, seven repetitions of 120 s and any Retry-After, let an error take minutes.
+    _TIMEOUT: "30",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
+    "PGCONNECT_TIMEOUT": "10",
+}
+_DATABASE_SECONDS = 10
+_CREDENTIALS = "check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
 
 
 @contextmanager
 def connected(tracking_uri: str) -> Iterator[MlflowClient]:
-    """Yield a client of a tracking server.
+    """Yield a client of a tracking server or database.
+
+    Each request waits for 30 s and is repeated once, unless ``MLFLOW_HTTP_REQUEST_TIMEOUT`` and ``MLFLOW_HTTP_REQUEST_MAX_RETRIES``
+    are set.
 
     Args:
         tracking_uri: its address; credentials that were removed from it come from the environment
             (:mod:`mistere.common.secrets.credentials`).
 
     Raises:
-        MistereError: the server cannot be reached or refuses.
+        MistereError: the server cannot be reached, does not answer in time, refuses, or is no MLflow server; the database cannot
+            be opened.
     """
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    os.environ.setdefault(
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2"
-    )  # with MLflow's default of seven, an error takes four minutes
+    for name, value in _DEFAULTS.items():
+        os.environ.setdefault(name, value)
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
     from sqlalchemy.exc import SQLAlchemyError
 
-    _check_database_port(tracking_uri)
+    from mistere.registry.checked_client import CheckedClient
+
     try:
-        yield MlflowClient(tracking_uri=with_credentials(tracking_uri))
+        _check_timeout()
+        uri = with_credentials(tracking_uri)
+        _check_database(uri)
+        remote = uri.startswith(("http://", "https://"))
+        yield CheckedClient(uri) if remote else MlflowClient(tracking_uri=uri)
     except (MlflowException, SQLAlchemyError) as error:
-        reason = str(error).splitlines()[0]
-        raise MistereError(
-            f"the MLflow server at {redact_url(tracking_uri)} failed or refused the request ({reason[:200]}): "
-            "check its address and log, and MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD or "
-            "MLFLOW_TRACKING_TOKEN."
-        ) from error
+        raise MistereError(_sentence(error, redact_url(tracking_uri))) from error
     except ModuleNotFoundError as error:
         if not tracking_uri.startswith("postgresql"):
             raise
@@ -56,19 +70,89 @@ def connected(tracking_uri: str) -> Iterator[MlflowClient]:
         ) from error
 
 
-def _check_database_port(uri: str) -> None:
-    """Fail fast if no database listens at the address: MLflow would retry the connection for two minutes."""
-    import socket
-    from urllib.parse import urlsplit
+def _sentence(error: Exception, server: str) -> str:
+    """What went wrong with the server, and what it answered."""
+    import requests
+    from urllib3.exceptions import NewConnectionError  # a timeout by its class, also where the connection is refused
+    from urllib3.exceptions import TimeoutError as AnswerTimeoutError
 
-    if not uri.startswith("postgresql"):
+    reason = re.sub(r"\s+", " ", redact(str(error).splitlines()[0] if str(error) else type(error).__name__))[:200]
+    causes = list(_causes(error))
+    repeated = re.search(r"too many (\d{3}) error responses", str(error))
+    status = int(getattr(error, "get_http_status_code", lambda: 0)())
+    refused = any(isinstance(cause, NewConnectionError) for cause in causes)
+    if not refused and any(isinstance(cause, requests.Timeout | AnswerTimeoutError) for cause in causes):
+        return (
+            f"the MLflow server at {server} did not answer within {os.environ[_TIMEOUT]} s, {_attempts()} in a row: check that it runs "
+            f"and is not overloaded, or raise {_TIMEOUT}."
+        )
+    if repeated:
+        return f"the MLflow server at {server} answered {repeated[1]}, {_attempts()} in a row: see its log, and try again later."
+    if any(isinstance(cause, requests.exceptions.SSLError) for cause in causes):
+        return f"the certificate of the MLflow server at {server} is not trusted: set REQUESTS_CA_BUNDLE to the file of its authority."
+    if any(isinstance(cause, requests.ConnectionError) for cause in causes):
+        return f"the MLflow server at {server} cannot be reached: check the address, the network, and that the server runs."
+    if "not in a valid JSON format" in str(error):
+        return (
+            f"the server at {server} does not answer as MLflow does (200 without JSON): name the address of the MLflow server with "
+            "--tracking or MLFLOW_TRACKING_URI."
+        )
+    if status in {401, 403}:
+        return f"the MLflow server at {server} refused the request ({status}: {reason}): {_CREDENTIALS}."
+    return (
+        f"the MLflow server at {server} failed or refused the request ({reason}): check its address and log; if it requires a login, "
+        f"{_CREDENTIALS}."
+    )
+
+
+def _attempts() -> str:
+    count = 1 + int(os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"])
+    return "once" if count == 1 else f"{count} times"
+
+
+def _causes(error: BaseException | None) -> Iterator[Any]:
+    """The exception, and what it was raised for; urllib3 keeps the last reason of repeated requests in an attribute."""
+    seen: set[int] = set()
+    waiting: list[Any] = [error]
+    while waiting:
+        current = waiting.pop(0)
+        if isinstance(current, BaseException) and id(current) not in seen:
+            seen.add(id(current))
+            yield current
+            waiting += [current.__cause__, current.__context__, getattr(current, "reason", None), *current.args]
+
+
+def _check_timeout() -> None:
+    for name in (_TIMEOUT, "MLFLOW_HTTP_REQUEST_MAX_RETRIES"):
+        if not re.fullmatch(r"\d{1,4}", os.environ[name]):
+            raise MistereError(f"{name}={os.environ[name]} is not a whole number: correct or unset it.")
+
+
+def _check_database(uri: str) -> None:
+    """Open the database once: MLflow tries one that cannot be opened for two minutes."""
+    if not uri.startswith(("sqlite", "postgresql")):
         return
+    from sqlalchemy import create_engine
+    from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.pool import NullPool
+
+    shown = redact_url(uri)
+    local = uri.startswith("sqlite")
+    seconds = min(_DATABASE_SECONDS, int(os.environ[_TIMEOUT]))
     try:
-        parts = urlsplit(uri)
-        if parts.hostname:
-            socket.create_connection((parts.hostname, parts.port or 5432), _CONNECT_SECONDS).close()
-    except (OSError, ValueError) as error:
+        engine = create_engine(
+            uri, poolclass=NullPool, connect_args={"timeout" if local else "connect_timeout": seconds}
+        )
+        with engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA schema_version" if local else "SELECT 1")
+    except (SQLAlchemyError, ValueError) as error:
+        reason = re.sub(r"\s+", " ", redact(str(getattr(error, "orig", None) or error)))[:200]
+        if local:
+            raise MistereError(
+                f"the registry's database {shown} cannot be opened ({reason}): check the path in --tracking, that its folder exists and "
+                "may be written to, and that no other process holds it."
+            ) from error
         raise MistereError(
-            f"the registry's database at {redact_url(uri)} cannot be reached ({error}): check that it runs, and host "
-            "and port in --tracking."
+            f"the registry's database at {shown} cannot be reached ({reason}): check that it runs, and host, port, user and "
+            "password in --tracking."
         ) from error

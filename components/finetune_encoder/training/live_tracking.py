@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -76,7 +75,6 @@ class LiveRun:
     def _do(self, work: Callable[[MlflowClient], None]) -> None:
         if self._silent:
             return
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # MLflow's own seven take four minutes
         try:
             with connected(self._uri) as client:
                 work(client)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mistere.artifacts.object_store import ConflictError, MissingObjectError, StoreError, UnreachableError
+from mistere.common.secrets.redaction import redact
 from mistere.common.urls import redact_url
 
 AFFECTS_RESULTS = False
@@ -353,4 +354,4 @@ def _of_class(error: Exception) -> S3Failure:
 
 def _one_line(text: str) -> str:
     """A server's text as part of a message: printable, on one line, bounded, without credentials."""
-    return redact_url(re.sub(r"[^\x20-\x7e\xa0-\uffff]+", " ", text)).strip().rstrip(".")[:300]
+    return redact(re.sub(r"[^\x20-\x7e\xa0-\uffff]+", " ", text)).strip().rstrip(".")[:300]
