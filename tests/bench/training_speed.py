@@ -1,12 +1,17 @@
-"""Training throughput of the mixture relative to an independent, plain implementation of the published model.
+"""Training throughput of the mixture relative to simpler models: the published one, written plainly, and a small BiGRU.
 
-usage: mistere bench training_speed [--seconds S] [--width D] [--hidden H] [--corpus NAME]
+usage: mistere bench training_speed [--seconds S] [--width D] [--hidden H] [--corpus NAME] [--small H] [--cpu-time] [--threads N]
 
 Dialogues as long as IEMOCAP's (mean 49, up to 110) and MELD's (mean 10, up to 33); 2048-wide inputs, H = 512, 8 dialogues a
 batch. Both have the settings of the profile `published`. The plain one pads to the longest dialogue of a batch in file order and computes in fp32, as the
 published scripts do. The variants alternate within one run, so that a slow period of the machine affects all of them; the ratio
 is of the medians. Then: the two losses on a batch of equal lengths, where a step's time goes, the time of an epoch and the
 peak memory at 1, 4 and 16 times the dialogues.
+
+With `--small H` only: epochs of the mixture with 20 + 384 columns, width H and the other settings of the profile `sample`, and with the
+number of layers and blocks that `mistere train` has, beside a BiGRU of two layers of that width (torch.nn.GRU, packed) with batches of the
+same size. An epoch includes the evaluation on dev. With `--cpu-time` the rates are per second of CPU time; on a busy machine, with
+`--threads 1`, they vary less.
 """
 
 from __future__ import annotations
@@ -19,13 +24,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from mistere.config.mixture import MixtureConfig, known
+from mistere.metrics.classification import confusion, weighted_f1
 from mistere.model.embeddings import EmbeddedDialogue, EmbeddedDialogues
 from mistere.model.mixture.automatic_settings import uses_bf16
 from mistere.model.mixture.fitting.batches import dialogue_batches
@@ -33,6 +40,7 @@ from mistere.model.mixture.mixture import MixtureOfExperts
 from mistere.model.mixture.prediction import make_batch
 from mistere.model.mixture.training import MixtureTraining
 from pipelines.profiles import load_profile
+from tests.bench.reference.baselines import BiGRU
 from tests.bench.reference.published_design import PADDING, Published, PublishedDesign, padded, step
 from tests.bench.reference.published_weights import from_mixture
 
@@ -50,19 +58,22 @@ def lengths_like(corpus: str, count: int, seed: int = 0) -> list[int]:
     return [int(length) for length in draw.permutation(lengths)]
 
 
-def embeddings(lengths: Sequence[int], width: int, folder: Path | None = None) -> EmbeddedDialogues:
-    """Random speech and text embeddings, in memory or memory-mapped from a folder; train is everything, dev two dialogues."""
+def embeddings(
+    lengths: Sequence[int], width: int | Mapping[str, int], folder: Path | None = None, dev: int = 2
+) -> EmbeddedDialogues:
+    """Random speech and text embeddings, in memory or memory-mapped from a folder; train is everything, and dev the first dialogues."""
     rows = sum(lengths)
     draw = np.random.default_rng(1)
     matrices = {}
-    for name in ("speech", "text"):
+    widths = width if isinstance(width, Mapping) else {"speech": width, "text": width}
+    for name, columns in widths.items():
         if folder is None:
-            matrices[name] = draw.standard_normal((rows, width), dtype=np.float32)
+            matrices[name] = draw.standard_normal((rows, columns), dtype=np.float32)
             continue
         path = folder / f"{name}.npy"
-        matrix = np.lib.format.open_memmap(path, "w+", np.float32, (rows, width))
+        matrix = np.lib.format.open_memmap(path, "w+", np.float32, (rows, columns))
         for start in range(0, rows, 4096):
-            matrix[start : start + 4096] = draw.standard_normal((min(4096, rows - start), width), dtype=np.float32)
+            matrix[start : start + 4096] = draw.standard_normal((min(4096, rows - start), columns), dtype=np.float32)
         matrix.flush()
         del matrix
         matrices[name] = np.load(path, mmap_mode="r")
@@ -72,7 +83,7 @@ def embeddings(lengths: Sequence[int], width: int, folder: Path | None = None) -
         EmbeddedDialogue(f"d{index}", slice(int(end - length), int(end)), labels[end - length : end])
         for index, (length, end) in enumerate(zip(lengths, ends, strict=True))
     ]
-    return EmbeddedDialogues({"train": dialogues, "dev": dialogues[:2]}, matrices, [str(i) for i in range(CLASSES)])
+    return EmbeddedDialogues({"train": dialogues, "dev": dialogues[:dev]}, matrices, [str(i) for i in range(CLASSES)])
 
 
 def published(hidden: int) -> MixtureConfig:
@@ -113,7 +124,9 @@ def our_steps(config: MixtureConfig, data: EmbeddedDialogues) -> list[tuple[int,
     ]
 
 
-def race(variants: dict[str, list[tuple[int, Callable[[], None]]]], seconds: float) -> dict[str, float]:
+def race(
+    variants: dict[str, list[tuple[int, Callable[[], None]]]], seconds: float, clock: Callable[[], float]
+) -> dict[str, float]:
     """Utterances per second of each variant over whole epochs, alternating until the time is up."""
     for steps in variants.values():
         steps[0][1]()
@@ -121,11 +134,66 @@ def race(variants: dict[str, list[tuple[int, Callable[[], None]]]], seconds: flo
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(rates[next(iter(rates))]) < 3:
         for name, steps in variants.items():
-            start = time.perf_counter()
+            start = clock()
             for _, run in steps:
                 run()
-            rates[name].append(sum(count for count, _ in steps) / (time.perf_counter() - start))
+            rates[name].append(sum(count for count, _ in steps) / (clock() - start))
     return {name: statistics.median(values) for name, values in rates.items()}
+
+
+def bigru_epoch(data: EmbeddedDialogues, hidden: int, batch: int) -> Callable[[], None]:
+    """An epoch of a BiGRU of two layers on all columns, with the evaluation on dev."""
+    torch.manual_seed(0)
+    rows, labels = (
+        {
+            split: [read(dialogue) for dialogue in data.split(split)]  # type: ignore[arg-type]
+            for split in ("train", "dev")
+        }
+        for read in (
+            lambda dialogue: torch.from_numpy(np.concatenate(list(data.read(dialogue).values()), axis=1)),
+            lambda dialogue: torch.from_numpy(dialogue.labels.astype(np.int64)),
+        )
+    )
+    model = BiGRU(rows["train"][0].shape[1], CLASSES, hidden)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    lengths = {split: torch.tensor([len(one) for one in dialogues]) for split, dialogues in rows.items()}
+
+    def epoch() -> None:
+        model.train()
+        for chosen in torch.randperm(len(rows["train"])).split(batch):
+            inputs = pad_sequence([rows["train"][index] for index in chosen], batch_first=True)
+            target = pad_sequence([labels["train"][index] for index in chosen], batch_first=True, padding_value=PADDING)
+            logits = model(inputs, lengths["train"][chosen])
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=PADDING)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+        model.eval()
+        with torch.inference_mode():
+            padded_logits = model(pad_sequence(rows["dev"], batch_first=True), lengths["dev"])
+        answers = [one[:length].argmax(1) for one, length in zip(padded_logits, lengths["dev"], strict=True)]
+        weighted_f1(confusion(torch.cat(labels["dev"]).numpy(), torch.cat(answers).numpy(), CLASSES))
+
+    return epoch
+
+
+def race_small(hidden: int, seconds: float, clock: Callable[[], float]) -> None:
+    """Print utterances per second of small mixtures and of a BiGRU, and the ratios."""
+    data = embeddings(lengths_like("IEMOCAP-like", 48), {"speech": 20, "text": 384}, dev=8)
+    sample = load_profile("sample").mixture.model_copy(update={"hidden": hidden, "fusion_width": 2 * hidden})
+    defaults = MixtureConfig(hidden=hidden, fusion_width=2 * hidden)
+    deep = sample.model_copy(update={name: getattr(defaults, name) for name in ("gru_layers", "fusion_blocks")})
+    count = sum(map(len, data.split("train")))
+    variants = {"BiGRU": [(count, bigru_epoch(data, hidden, sample.batch_dialogues))]}
+    for name, config in (("mixture, sample", sample), ("mixture, deep", deep)):
+        training = MixtureTraining(config, data)
+        variants[name] = [(count, training.train_epoch)]
+        print(f"{name}: {sum(one.numel() for one in training.model.parameters()) / 1e6:.1f} M weights")
+    rates = race(variants, seconds, clock)
+    print(f"\n20 + 384 columns, H = {hidden}: utterances per second")
+    for name, rate in rates.items():
+        print(f"  {name:<16} {rate:7.0f}  {rate / rates['BiGRU']:5.2f}x")
 
 
 def loss_difference(config: MixtureConfig, width: int) -> float:
@@ -187,8 +255,15 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--corpus", choices=list(CORPORA))
     parser.add_argument("--grow", type=int)
+    parser.add_argument("--small", type=int, metavar="H", help="only the race of small models, of width H")
+    parser.add_argument("--cpu-time", action="store_true", help="rates per second of CPU time")
+    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     options = parser.parse_args()
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    torch.set_num_threads(options.threads)
+    clock = time.process_time if options.cpu_time else time.perf_counter
+    if options.small:
+        race_small(options.small, options.seconds, clock)
+        return
     if options.grow:
         grow(options.grow, options.width, options.hidden)
         return
@@ -201,7 +276,7 @@ def main() -> None:
         variants = {"published, fp32": plain_steps(config, data), "mixture, fp32": our_steps(config, data)}
         if has_bf16:
             variants["mixture, bf16"] = our_steps(bf16, data)
-        rates = race(variants, options.seconds)
+        rates = race(variants, options.seconds, clock)
         print(f"\n{corpus}: utterances per second")
         for name, rate in rates.items():
             print(f"  {name:<16} {rate:7.0f}  {rate / rates['published, fp32']:5.2f}x")

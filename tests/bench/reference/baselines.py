@@ -23,11 +23,11 @@ _HIDDEN, _DROPOUT, _RATE, _DECAY, _BATCH, _EPOCHS, _PATIENCE, _CLIP = 64, 0.4, 1
 class BiGRU(nn.Module):
     """Two bidirectional GRU layers and a linear layer: ``[B, T, D]`` to logits ``[B, T, C]``."""
 
-    def __init__(self, width: int, classes: int) -> None:
+    def __init__(self, width: int, classes: int, hidden: int = _HIDDEN) -> None:
         super().__init__()
         self.dropout = nn.Dropout(_DROPOUT)
-        self.recurrence = nn.GRU(width, _HIDDEN, num_layers=2, bidirectional=True, batch_first=True, dropout=_DROPOUT)
-        self.output = nn.Linear(2 * _HIDDEN, classes)
+        self.recurrence = nn.GRU(width, hidden, num_layers=2, bidirectional=True, batch_first=True, dropout=_DROPOUT)
+        self.output = nn.Linear(2 * hidden, classes)
 
     def forward(self, rows: Tensor, lengths: Tensor) -> Tensor:
         """Logits of every turn; padded turns are never read."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from mistere.model.losses import supervised_contrastive_loss
 from mistere.model.mixture import recurrence
 from mistere.model.mixture.dropout import Dropout, dropout
 from mistere.model.mixture.fusion import MaskedAttention
@@ -85,3 +86,26 @@ def test_attention_in_training_matches_torch(causal: bool) -> None:
     torch.testing.assert_close(*outputs, atol=1e-6, rtol=1e-5)
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [0.01, 0.05, 1.0])
+def test_contrastive_loss_and_gradient_match_the_definition(temperature: float) -> None:
+    torch.manual_seed(0)
+    vectors, labels = torch.randn(9, 5, requires_grad=True), torch.tensor([0, 1, 1, 2, 2, 2, 4, 2, 1])
+    exact = vectors.detach().double().requires_grad_()
+    unit = torch.nn.functional.normalize(exact)
+    others = [[a for a in range(9) if a != i] for i in range(9)]
+    positives = [[p for p in others[i] if labels[p] == labels[i]] for i in range(9)]
+    terms = [
+        -(
+            unit[i] @ unit[positives[i]].T / temperature - (unit[i] @ unit[others[i]].T / temperature).logsumexp(0)
+        ).mean()
+        for i in range(9)
+        if positives[i]
+    ]
+    expected = torch.stack(terms).mean()
+    actual = supervised_contrastive_loss(vectors, labels, temperature)
+    for loss in (expected, actual):
+        loss.backward()
+    torch.testing.assert_close(actual.double(), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(vectors.grad.double(), exact.grad, atol=1e-4, rtol=1e-4)  # type: ignore[union-attr]

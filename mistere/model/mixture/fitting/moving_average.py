@@ -28,5 +28,4 @@ class MovingAverage:
         """Add the weights of ``model`` after one of the ``steps`` of an epoch."""
         self.updates += 1
         share = max(1 / (self._epochs * steps + 1), 9 / (self.updates + 9))
-        for average, weight in zip(self.model.parameters(), model.parameters(), strict=True):
-            average.lerp_(weight, share)
+        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), share)
