@@ -12,6 +12,9 @@ AFFECTS_RESULTS = False
 
 LARGEST_SHARE: Final = 0.02
 """The largest share of the time that automatic checkpoints cost."""
+BYTES_PER_SECOND: Final = 10e6
+"""The largest average rate at which checkpoints between epochs are written: 700 MB every 70 s. A write that the operating system
+buffers takes less time than the disk needs for it."""
 _FIRST_SECONDS: Final = 60.0
 """On a cluster, time until the first checkpoint, whose cost is not known before."""
 _SHORTEST_SECONDS: Final = 30.0
@@ -47,12 +50,12 @@ class CheckpointSchedule:
         self._seconds, self._on_cluster, self._clock = seconds, on_cluster, clock
         self._first = _FIRST_SECONDS if first is None else first
         self._shortest = _SHORTEST_SECONDS if shortest is None else shortest
-        self._cost = 0.0
+        self._cost, self._size = 0.0, 0
         self._last = clock()
 
     @classmethod
     def bounded(cls) -> CheckpointSchedule:
-        """As often as the cost allows, at once at first: for checkpoints between epochs, which may take milliseconds."""
+        """As often as cost and size allow, at once at first: for checkpoints between epochs, which may take milliseconds."""
         return cls("auto", on_cluster=True, first=0.0, shortest=0.0)
 
     @property
@@ -62,7 +65,9 @@ class CheckpointSchedule:
             return self._seconds
         if not self._on_cluster:
             return _LOCAL_SECONDS
-        return max(self._shortest, self._cost / LARGEST_SHARE) if self._cost else self._first
+        if not self._cost:
+            return self._first
+        return max(self._shortest, self._cost / LARGEST_SHARE, self._size / BYTES_PER_SECOND)
 
     def is_due(self) -> bool:
         """Whether the interval has passed since the last checkpoint."""
@@ -72,9 +77,12 @@ class CheckpointSchedule:
         """A checkpoint is being made now."""
         self._last = self._clock()
 
-    def measured(self, seconds: float) -> None:
-        """A checkpoint cost ``seconds``: the pause of the training, and the writing."""
-        self._cost = max(seconds, 1e-6)
+    def measured(self, seconds: float, size: int = 0) -> None:
+        """A checkpoint of ``size`` bytes cost ``seconds``: the pause of the training, and the writing.
+
+        Without a size, the rate of writing is not bounded.
+        """
+        self._cost, self._size = max(seconds, 1e-6), size
 
 
 class BackgroundWriter:

@@ -1,6 +1,6 @@
 """Training throughput of the mixture relative to simpler models: the published one, written plainly, and a small BiGRU.
 
-usage: mistere bench training_speed [--seconds S] [--width D] [--hidden H] [--corpus NAME] [--small H] [--cpu-time] [--threads N]
+usage: mistere bench training_speed [--seconds S] [--width D] [--hidden H] [--corpus NAME] [--small H] [--checkpoint H] [--cpu-time] [--threads N]
 
 Dialogues as long as IEMOCAP's (mean 49, up to 110) and MELD's (mean 10, up to 33); 2048-wide inputs, H = 512, 8 dialogues a
 batch. Both have the settings of the profile `published`. The plain one pads to the longest dialogue of a batch in file order and computes in fp32, as the
@@ -11,7 +11,7 @@ peak memory at 1, 4 and 16 times the dialogues.
 With `--small H` only: epochs of the mixture with 20 + 384 columns, width H and the other settings of the profile `sample`, and with the
 number of layers and blocks that `mistere train` has, beside a BiGRU of two layers of that width (torch.nn.GRU, packed) with batches of the
 same size. An epoch includes the evaluation on dev. With `--cpu-time` the rates are per second of CPU time; on a busy machine, with
-`--threads 1`, they vary less.
+`--threads 1`, they vary less. With `--checkpoint H` only: size and cost of a checkpoint of that width.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from mistere.artifacts.checkpoint_writing import CheckpointSchedule
 from mistere.config.mixture import MixtureConfig, known
 from mistere.metrics.classification import confusion, weighted_f1
 from mistere.model.embeddings import EmbeddedDialogue, EmbeddedDialogues
@@ -247,6 +248,22 @@ def grow(times: int, width: int, hidden: int) -> None:
     print(f"{seconds:.4f} {sum(len(d) for d in data.split('train'))} {peak / 1024:.0f}")
 
 
+def checkpoint(hidden: int) -> None:
+    """Print size and cost of a checkpoint with 20 + 384 columns and width H, and the interval that follows."""
+    data = embeddings([5] * 16, {"speech": 20, "text": 384})
+    training = MixtureTraining(MixtureConfig(hidden=hidden, fusion_width=2 * hidden), data)
+    for epoch in range(2):  # the optimiser's state exists after a step; then an epoch that is not the best one
+        training.train_epoch()
+        training.best_epoch, training.best_score = 1, 2.0
+        with tempfile.TemporaryDirectory() as folder:
+            schedule, start = CheckpointSchedule.bounded(), time.perf_counter()
+            size = training.save(Path(folder))
+            seconds = time.perf_counter() - start
+        schedule.measured(seconds, size)
+        which = "other than the best" if epoch else "the best"
+        print(f"epoch is {which}: {size / 1e6:.0f} MB, {seconds:.2f} s, one every {schedule.interval:.0f} s")
+
+
 def main() -> None:
     """Race, compare, profile, grow."""
     parser = argparse.ArgumentParser()
@@ -256,11 +273,15 @@ def main() -> None:
     parser.add_argument("--corpus", choices=list(CORPORA))
     parser.add_argument("--grow", type=int)
     parser.add_argument("--small", type=int, metavar="H", help="only the race of small models, of width H")
+    parser.add_argument("--checkpoint", type=int, metavar="H", help="only the cost of a checkpoint at width H")
     parser.add_argument("--cpu-time", action="store_true", help="rates per second of CPU time")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     clock = time.process_time if options.cpu_time else time.perf_counter
+    if options.checkpoint:
+        checkpoint(options.checkpoint)
+        return
     if options.small:
         race_small(options.small, options.seconds, clock)
         return

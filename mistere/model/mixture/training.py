@@ -105,9 +105,9 @@ def _train(
         if checkpoints is not None and directory is not None and schedule.is_due():
             began = time.monotonic()
             schedule.began()
-            fitting.save(directory)
+            size = fitting.save(directory)
             checkpoints.save(CHECKPOINT)
-            schedule.measured(time.monotonic() - began)
+            schedule.measured(time.monotonic() - began, size)
         if on_epoch is not None:
             on_epoch(fitting.epoch, latest)
     return fitting.result()
@@ -173,7 +173,7 @@ class MixtureTraining:
         self.history.append(entry | {name: round(value, 6) for name, value in gate.items()})
         if score > self.best_score:
             self.best_score, self.best_epoch = score, self.epoch
-            self.best = {name: tensor.detach().clone() for name, tensor in self._evaluated().state_dict().items()}
+            self.best = self._evaluated_weights()
 
     def step_work(self) -> float:
         """Floating-point operations of a step on a batch of average size: three products with each weight for each row."""
@@ -184,6 +184,9 @@ class MixtureTraining:
     def _evaluated(self) -> MixtureOfExperts:
         """The model whose predictions count: the average of the weights, or the weights themselves."""
         return self.model if self.average is None else self.average.model
+
+    def _evaluated_weights(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().clone() for name, tensor in self._evaluated().state_dict().items()}
 
     def train_step(self, dialogues: Sequence[EmbeddedDialogue]) -> Tensor:
         """Run one optimiser step on these dialogues; returns their loss, a scalar on the device.
@@ -225,8 +228,8 @@ class MixtureTraining:
             score = evaluate_on_dev(self.model, self.data)[0] or 0.0
         return TrainedMixture(self.model, calibrate(self.model, self.data), score, self.best_epoch, self.history)
 
-    def save(self, directory: Path) -> None:
-        """Write a checkpoint to a temporary file and rename it over the old one."""
+    def save(self, directory: Path) -> int:
+        """Write a checkpoint to a temporary file and rename it over the old one; returns its size in bytes."""
         facts = {
             "epoch": self.epoch,
             "best_epoch": self.best_epoch,
@@ -235,8 +238,9 @@ class MixtureTraining:
             "updates": self.average.updates if self.average else 0,
         }
         average = self.average.model.state_dict() if self.average else {}
-        state = TrainingState(self.model.state_dict(), self.best, average, self.optimizer.state_dict()["state"], facts)
-        write_checkpoint(state, directory)
+        best = {} if self.best_epoch == self.epoch else self.best  # else the same as the weights that are evaluated
+        state = TrainingState(self.model.state_dict(), best, average, self.optimizer.state_dict()["state"], facts)
+        return write_checkpoint(state, directory)
 
     def restore(self, directory: Path) -> None:
         """Load a checkpoint if there is one.
@@ -248,10 +252,10 @@ class MixtureTraining:
         if state is None:
             return
         self.model.load_state_dict(state.model)
-        self.best = state.best
         if self.average is not None:
             self.average.model.load_state_dict(state.average)
             self.average.updates = state.facts["updates"]
+        self.best = state.best or self._evaluated_weights()
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state.optimizer})
         self.epoch, self.best_epoch = state.facts["epoch"], state.facts["best_epoch"]
         self.best_score, self.history = state.facts["best_score"], state.facts["history"]

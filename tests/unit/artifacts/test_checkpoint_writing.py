@@ -119,3 +119,14 @@ def test_when_a_checkpoint_is_written_is_in_no_key() -> None:
     assert "components.finetune_encoder.training.checkpointing" in modules
     assert not {"mistere.artifacts.checkpoint_writing", "mistere.artifacts.checkpoints"} & set(modules)
     assert "checkpoint_seconds" not in TextConfig().keyed()
+
+
+def test_checkpoints_between_epochs_are_bounded_by_cost_and_size() -> None:
+    schedule = CheckpointSchedule.bounded()
+    assert schedule.interval == 0  # the cost is not known yet
+    schedule.measured(3.0, size=730_000_000)
+    assert schedule.interval == pytest.approx(150)  # 2 %
+    schedule.measured(0.2, size=730_000_000)  # into the operating system's buffers
+    assert schedule.interval == pytest.approx(73)
+    schedule.measured(0.01, size=20_000)
+    assert schedule.interval == pytest.approx(0.5)

@@ -510,6 +510,7 @@ def test_interrupted_training_resumes_to_the_same_result(
     toy: EmbeddedDialogues, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint_writing, "LARGEST_SHARE", 1e9)  # one after each epoch
+    monkeypatch.setattr(checkpoint_writing, "BYTES_PER_SECOND", 1e12)
     config = toy_config(epochs=5, modality_dropout=0.3, context_dropout=0.1)
     whole = train_mixture(config, toy, progress=Progress("train_moe"))
     for attempt, epoch in enumerate((1, 3, 4)):

@@ -23,7 +23,7 @@ class TrainingState:
 
     Attributes:
         model: weights.
-        best: weights of the best epoch; empty before the first.
+        best: weights of the best epoch; empty before the first, and where they are those that are evaluated now.
         average: the moving average of the weights; empty if there is none.
         optimizer: per index of a weight, the optimiser's tensors.
         facts: what is no tensor, as JSON values.
@@ -36,8 +36,12 @@ class TrainingState:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def write_checkpoint(state: TrainingState, directory: Path) -> None:
-    """Write a checkpoint to a temporary file and rename it over the old one."""
+def write_checkpoint(state: TrainingState, directory: Path) -> int:
+    """Write a checkpoint to a temporary file and rename it over the old one; returns its size in bytes.
+
+    The optimiser's state is two thirds of it: Adam's moments depend on all gradients so far, so nothing less continues the
+    training exactly.
+    """
     from safetensors.torch import save_file
 
     tensors = {
@@ -49,11 +53,13 @@ def write_checkpoint(state: TrainingState, directory: Path) -> None:
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in values.items()}
     partial = directory / f"{CHECKPOINT}.partial"
     save_file(
-        {name: t.contiguous().clone() for name, t in tensors.items()},
+        {name: tensor.contiguous() for name, tensor in tensors.items()},
         partial,
         metadata={"facts": json.dumps(state.facts)},
     )
+    size = partial.stat().st_size
     partial.replace(directory / CHECKPOINT)
+    return size
 
 
 def read_checkpoint(directory: Path, shapes: dict[str, torch.Size]) -> TrainingState | None:
