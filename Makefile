@@ -12,9 +12,9 @@ UV := UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(if $(PIP_INDEX_URL),UV_DEFAULT_INDEX="
 
 SOURCES := mistere components pipelines mistere_launcher.py tests docs/hooks
 
-# Two workers with one thread each, so that they do not contend for the cores. The tests start hundreds of processes,
+# Two workers; tests/conftest.py gives each one thread. The tests start hundreds of processes,
 # each of which would compile the whole project where the environment forbids to keep the bytecode.
-PYTEST := env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadscope
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest -n 2 --dist loadscope
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from xdist.scheduler.loadscope import LoadScopeScheduling
+
+# Before PyTorch is imported: the workers have one core each, and small models gain nothing from a second thread. On a loaded machine
+# threads that wait for each other make training take a hundred times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).parent
 KINDS = ("unit", "training", "server", "cluster")
