@@ -225,6 +225,7 @@ def test_non_finite_numbers_are_400_as_raw_bytes_and_by_grpc(target: Server, val
     assert call(target, request).code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
+@pytest.mark.long
 def test_numbers_too_large_for_a_model_without_standardisation_are_400(tmp_path: Path) -> None:
     unscaled = make_bundle(tmp_path / "made", standardise=False)
     server = launch(["-m", "mistere.predictor"], unscaled, tmp_path / "server.log")
