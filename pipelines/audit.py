@@ -6,7 +6,6 @@ so that the next audit covers what is installed.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mistere.common.errors import ExitCode, MistereError
+from mistere.common.parsing.documents import load_json
 from mistere.common.paths import PROJECT_ROOT
 
 DATABASE_VARIABLE: Final = "MISTERE_OSV_URL"
@@ -110,7 +110,7 @@ def _pip_audit(pins: Sequence[str]) -> dict[str, Any] | None:
         command += ["--requirement", str(requirements)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
     if done.stdout.strip():
-        report: dict[str, Any] = json.loads(done.stdout)
+        report: dict[str, Any] = load_json(done.stdout)
         return report
     last = (done.stderr.strip().splitlines() or ["no output"])[-1]
     if re.search(r"Connection|Timeout|ProxyError|Could not connect", last):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from mistere.artifacts.manifests import DatasetShard, UtteranceSet, canonical_digest
 from mistere.common.errors import DataError
+from mistere.common.parsing.documents import ParseError
+from mistere.common.parsing.parquet import open_parquet
 from mistere.common.splits import SPLITS, Split
 from mistere.config.data import DataConfig
 from mistere.data.dataset import MODALITY_COLUMNS, REQUIRED_COLUMNS, load_info, read_batches, split_of
@@ -117,12 +119,10 @@ def _dataset_home(listing: dict[str, str]) -> str:
 
 def _facts(name: str, path: Path) -> _ShardFacts:
     """Rows and modalities of a shard, from its footer; no data page is read."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
-        metadata = pq.ParquetFile(path).metadata
-    except (pa.ArrowInvalid, OSError) as error:
+        with open_parquet(path) as file:
+            metadata = file.metadata
+    except (ParseError, OSError) as error:
         raise DataError(
             f"{name} is not readable parquet ({str(error).splitlines()[0]}): write it again, then `dvc add` and `dvc "
             "push`."

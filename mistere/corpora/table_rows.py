@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mistere.common.errors import DataError, UsageError
 from mistere.common.parsing.documents import ParseError, load_json
+from mistere.common.parsing.parquet import open_parquet, row_batches
 from mistere.common.splits import Split
 from mistere.corpora.text_files import read_delimited, read_lines, read_table
 
@@ -108,7 +109,7 @@ def read_embedded(source: Path, table: Table) -> Iterator[bytes | None]:
     """The audio embedded in a parquet table, row by row; at most one row group is in memory."""
     column = table.names["audio"]
     with _parquet(source) as file:
-        for batch in _batches(file, [column]):
+        for batch in _batches(file, source, [column]):
             for value in batch.column(0):
                 content = value.as_py()
                 yield (content.get("bytes") if isinstance(content, dict) else content) or None
@@ -153,20 +154,17 @@ def _json_values(source: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 @contextmanager
 def _parquet(source: Path) -> Iterator[pq.ParquetFile]:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(source) as file:
+        with open_parquet(source) as file:
             yield file
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         reason = (str(error).splitlines() or ["no reason given"])[0]
         raise DataError(f"{source} is not readable parquet ({reason[:200]}).") from error
 
 
-def _batches(file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """The batches of a file by row group: an iterator over all row groups would keep everything that it has read."""
-    for group in range(file.num_row_groups):
-        yield from file.iter_batches(batch_size=_ROWS_PER_BATCH, row_groups=[group], columns=list(columns))
+def _batches(file: pq.ParquetFile, source: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    return (batch for _, batch in row_batches(file, source, columns, _ROWS_PER_BATCH))
 
 
 def _parquet_values(source: Path, wanted: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -178,7 +176,7 @@ def _parquet_values(source: Path, wanted: Sequence[str]) -> Iterator[tuple[str, 
         for name in wanted:
             if file.schema_arrow.names.count(name) > 1:
                 raise DataError(f"{source} names the column {name!r} twice.")
-        for batch in _batches(file, wanted):
+        for batch in _batches(file, source, wanted):
             columns = {}
             for name in wanted:
                 array = batch.column(name)

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from mistere.common.errors import DataError
 from mistere.common.modalities import Modality
 from mistere.common.parsing.documents import ParseError, read_yaml
+from mistere.common.parsing.parquet import open_parquet, row_batches
 from mistere.common.splits import Split
 
 if TYPE_CHECKING:
@@ -139,16 +140,13 @@ def read_batches(
     Raises:
         DataError: a shard is not readable parquet.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     for shard in shards:
         try:
-            with pq.ParquetFile(shard) as file:
+            with open_parquet(shard) as file:
                 present = set(file.schema_arrow.names)
                 wanted = None if columns is None else [name for name in columns if name in present]
-                yield from _row_batches(file, wanted, batch_rows, *(rows or (0, file.metadata.num_rows)))
-        except (pa.ArrowInvalid, OSError) as error:
+                yield from _row_batches(file, shard, wanted, batch_rows, *(rows or (0, file.metadata.num_rows)))
+        except (ParseError, OSError) as error:
             raise DataError(
                 f"{shard.name} is not readable parquet ({str(error).splitlines()[0]}): fetch it again, or import the "
                 "dataset again."
@@ -156,22 +154,21 @@ def read_batches(
 
 
 def _row_batches(
-    file: pq.ParquetFile, columns: list[str] | None, batch_rows: int, start: int, stop: int
+    file: pq.ParquetFile, shard: Path, columns: list[str] | None, batch_rows: int, start: int, stop: int
 ) -> Iterator[pa.RecordBatch]:
-    """One iterator for each row group: an iterator over all of them keeps every row group that it has read."""
-    first = 0
+    """The batches of the rows from ``start`` to ``stop``; row groups outside of them are not read."""
+    offsets, first = {}, 0
     for group in range(file.num_row_groups):
         last = first + file.metadata.row_group(group).num_rows
         if first < stop and last > start:
-            offset = first
-            for batch in file.iter_batches(batch_size=batch_rows, columns=columns, row_groups=[group]):
-                inside = batch.slice(
-                    max(0, start - offset), max(0, min(stop, offset + len(batch)) - max(start, offset))
-                )
-                offset += len(batch)
-                if len(inside):
-                    yield inside
+            offsets[group] = first
         first = last
+    for group, batch in row_batches(file, shard, columns, batch_rows, list(offsets)):
+        offset = offsets[group]
+        inside = batch.slice(max(0, start - offset), max(0, min(stop, offset + len(batch)) - max(start, offset)))
+        offsets[group] += len(batch)
+        if len(inside):
+            yield inside
 
 
 def read_utterances(

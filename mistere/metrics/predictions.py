@@ -7,6 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from mistere.common.errors import ArtifactError
+from mistere.common.parsing.documents import ParseError
+from mistere.common.parsing.parquet import read_parquet
+
 PREDICTIONS_FILE = "predictions.parquet"
 CHAMPION_FILE = "champion.parquet"
 
@@ -30,10 +34,17 @@ class Predictions:
 
 
 def read_predictions(path: Path) -> Predictions:
-    """Read what :func:`mistere.evaluation.split_metrics.write_predictions` wrote."""
-    import pyarrow.parquet as pq
+    """Read what :func:`mistere.evaluation.split_metrics.write_predictions` wrote.
 
-    table = pq.read_table(path, columns=["dialogue_id", "label", "probabilities"]).combine_chunks()
+    Raises:
+        ArtifactError: the file is not readable parquet.
+    """
+    try:
+        table = read_parquet(path, ["dialogue_id", "label", "probabilities"]).combine_chunks()
+    except ParseError as error:
+        raise ArtifactError(
+            f"{path} is not readable parquet: {error}", "run the pipeline again to evaluate the model"
+        ) from error
     rows = table["probabilities"].combine_chunks()
     flat = rows.flatten().to_numpy(zero_copy_only=False)
     probabilities = flat.reshape(len(table), -1).astype(np.float32)

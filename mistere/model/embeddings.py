@@ -13,6 +13,8 @@ import numpy as np
 from mistere.artifacts.io import ArtifactHandle
 from mistere.artifacts.manifests import EmbeddingSet
 from mistere.common.errors import ArtifactError, UsageError
+from mistere.common.parsing.documents import ParseError
+from mistere.common.parsing.parquet import read_parquet
 from mistere.common.splits import Split
 from mistere.common.suggestions import did_you_mean
 
@@ -64,9 +66,10 @@ class EmbeddedDialogues:
         Raises:
             ArtifactError: the files differ in their number of rows.
         """
-        import pyarrow.parquet as pq
-
-        table = pq.read_table(utterances, columns=["split", "dialogue_id", "label"])
+        try:
+            table = read_parquet(utterances, ["split", "dialogue_id", "label"])
+        except ParseError as error:
+            raise ArtifactError(f"{utterances} is not readable parquet: {error}", _COMPUTE_AGAIN) from error
         classes = {label: index for index, label in enumerate(labels)}
         targets = np.array([classes[label] for label in table["label"].to_pylist()], dtype=np.int64)
         mapped = {name: np.load(path, mmap_mode="r", allow_pickle=False) for name, path in matrices.items()}

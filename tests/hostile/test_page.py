@@ -6,6 +6,7 @@ from mistere.common.paths import PROJECT_ROOT
 from tests.hostile.faults import NAMES
 from tests.hostile.test_bombs import DOCUMENT_COUNTS
 from tests.hostile.test_names import ENTRANCES
+from tests.hostile.test_parquet_bombs import PARQUET_BOMBS, PARQUET_ENTRANCES, READS_ALL
 
 PAGE = PROJECT_ROOT / "docs" / "operations" / "what-we-tried-to-break.md"
 
@@ -14,7 +15,11 @@ def rows() -> dict[str, list[str]]:
     """The rows of each table of the page, by its marker."""
     names = [f"| {entrance} | {len(NAMES)} | {int(error.exit_code)} |" for entrance, (_, error) in ENTRANCES.items()]
     documents = [f"| {entrance} | {count} |" for entrance, count in DOCUMENT_COUNTS.items()]
-    return {"names": names, "documents": documents}
+    files = [
+        f"| {entrance} | {len(PARQUET_BOMBS) - (0 if everything else len(READS_ALL))} |"
+        for entrance, (_, _, everything) in PARQUET_ENTRANCES.items()
+    ]
+    return {"names": names, "documents": documents, "parquet": files}
 
 
 def test_page_has_the_tables_of_the_tests() -> None:

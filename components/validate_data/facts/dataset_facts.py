@@ -17,6 +17,8 @@ from components.validate_data.facts.shard_facts import (
     rows_schema,
 )
 from mistere.common.errors import DataError
+from mistere.common.parsing.documents import ParseError
+from mistere.common.parsing.parquet import open_parquet
 from mistere.common.splits import SPLITS, Split
 
 if TYPE_CHECKING:
@@ -179,14 +181,13 @@ def _cached_or_measured(
 def _unreadable() -> tuple[type[Exception], ...]:
     import pyarrow as pa
 
-    return (DataError, pa.ArrowException, OSError, UnicodeDecodeError)
+    return (DataError, ParseError, pa.ArrowException, OSError, UnicodeDecodeError)
 
 
 def _row_count(path: Path) -> int:
-    import pyarrow.parquet as pq
-
     try:
-        return int(pq.read_metadata(path).num_rows)
+        with open_parquet(path) as file:
+            return int(file.metadata.num_rows)
     except _unreadable():
         return 0
 

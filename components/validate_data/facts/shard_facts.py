@@ -28,7 +28,9 @@ from components.validate_data.facts.transcript_facts import (
 from mistere.artifacts.manifests import canonical_digest
 from mistere.artifacts.object_store import MissingObjectError, ObjectStore
 from mistere.common.digests.code import source_digest
-from mistere.common.parsing.documents import load_json
+from mistere.common.errors import DataError
+from mistere.common.parsing.documents import ParseError, load_json
+from mistere.common.parsing.parquet import open_parquet
 from mistere.data.dataset import REQUIRED_COLUMNS, read_batches
 
 if TYPE_CHECKING:
@@ -221,9 +223,11 @@ def _fits(column: str, kind: pa.DataType) -> bool:
 
 def _columns_of(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     """The usable columns of a file, and the state of each column of the dataset form."""
-    import pyarrow.parquet as pq
-
-    schema = pq.read_schema(path)
+    try:
+        with open_parquet(path) as file:
+            schema = file.schema_arrow
+    except ParseError as error:
+        raise DataError(f"{path.name} is not readable parquet ({error}): write it again.") from error
     usable, described = [], []
     for column in EXPECTED_TYPES:
         if column not in schema.names:

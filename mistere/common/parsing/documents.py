@@ -70,7 +70,7 @@ def load_yaml(content: str | bytes) -> Any:
     except RecursionError as error:
         raise ParseError(f"it is nested deeper than {MAX_DEPTH} levels") from error
     except (yaml.YAMLError, ValueError, OverflowError, LookupError, TypeError, AttributeError) as error:
-        raise ParseError(_first_line(error)) from error
+        raise ParseError(first_line(error)) from error
 
 
 def read_yaml(path: Path) -> Any:
@@ -98,7 +98,7 @@ def load_json(content: str | bytes) -> Any:
     except RecursionError as error:
         raise ParseError(f"it is nested deeper than {MAX_DEPTH} levels") from error
     except ValueError as error:
-        raise ParseError(_first_line(error)) from error
+        raise ParseError(first_line(error)) from error
     surrogates = (b"\\ud" if isinstance(content, bytes) else "\\ud") in content.lower()  # type: ignore[operator]
     _check_value(value, surrogates)
     return value
@@ -188,6 +188,7 @@ def _check_text(text: str) -> None:
         raise ParseError("it holds half of a surrogate pair") from error
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of a library's error, for one sentence of ours."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[0] if lines else type(error).__name__)[:200].rstrip(".")

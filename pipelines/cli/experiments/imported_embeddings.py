@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mistere.common.errors import UsageError
+from mistere.common.parsing.documents import ParseError
+from mistere.common.parsing.parquet import open_parquet, read_parquet
 from mistere.common.splits import SPLITS
 from mistere.model.embeddings import UTTERANCES_FILE, EmbeddedDialogue, EmbeddedDialogues
 
@@ -47,18 +49,18 @@ def open_embeddings(directory: Path) -> EmbeddedDialogues:
 
 def _read_table(path: Path) -> pa.Table:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     if not path.is_file():
         raise UsageError(f"{path}: there is no such file; it names split, dialogue_id, turn and label of each row.")
     try:
-        schema = pq.read_schema(path)
+        with open_parquet(path) as file:
+            names = file.schema_arrow.names
         for column in ("split", "dialogue_id", "turn", "label"):
-            if column not in schema.names:
-                raise UsageError(f"{path}: the column {column} is missing; found {', '.join(schema.names)}.")
-        table = pq.read_table(path, columns=["split", "dialogue_id", "turn", "label"])
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UsageError(f"{path}: it cannot be read as parquet ({str(error).splitlines()[0]}).") from error
+            if column not in names:
+                raise UsageError(f"{path}: the column {column} is missing; found {', '.join(names)}.")
+        table = read_parquet(path, ["split", "dialogue_id", "turn", "label"])
+    except (ParseError, OSError) as error:
+        raise UsageError(f"{path}: it cannot be read as parquet ({error}).") from error
     if not table.num_rows:
         raise UsageError(f"{path}: it has no rows.")
     for column in table.column_names:

@@ -1,0 +1,202 @@
+"""Parquet from outside, with limits that are checked before a page is decompressed.
+
+The footer only states sizes; a page's own header decides how much memory its decompression takes, and a dictionary how much
+each row takes. 40 kB can hold gigabytes in both ways. The headers are therefore read first, without the pages, and reading
+counts what the rows take in memory. See the format's thrift definition:
+https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from mistere.common.parsing.documents import ParseError, first_line
+from mistere.common.parsing.thrift import CompactReader
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+AFFECTS_RESULTS = False
+"""A file is read as pyarrow does, or refused."""
+
+MAX_COLUMNS: Final = 1000
+MAX_DEPTH: Final = 20
+"""Groups inside each other."""
+MAX_PAGE_BYTES: Final = 64 * 2**20
+"""A page after decompression, unless it is compressed by less than :data:`MAX_RATIO`, as recordings are."""
+MAX_RATIO: Final = 100
+MIN_ROWS: Final = 100_000
+ROWS_PER_BYTE: Final = 16
+"""A file may hold :data:`MIN_ROWS` rows, and this many for each of its bytes."""
+MAX_DECODED_BYTES: Final = 2**29
+"""What all rows take in memory one after the other, or :data:`MAX_RATIO` times the file's size if that is more."""
+BATCH_BYTES: Final = 64 * 2**20
+"""What the rows of one batch may take if each is the longest value of a dictionary."""
+_FOOTER_BYTES: Final = 64 * 2**20
+_TYPE, _UNCOMPRESSED, _COMPRESSED = 1, 2, 3
+"""Fields of a page's header."""
+
+
+@contextmanager
+def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
+    """Open a parquet file and check what its pages would take in memory.
+
+    Raises:
+        ParseError: it is not parquet, or exceeds a limit.
+        OSError: it cannot be read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    _check_schema(path)
+    try:
+        file = pq.ParquetFile(path, thrift_string_size_limit=_FOOTER_BYTES, thrift_container_size_limit=1_000_000)
+    except (pa.ArrowException, ValueError, OverflowError, OSError) as error:
+        raise ParseError(first_line(error)) from error
+    with file:
+        _check_pages(path, file.metadata)
+        yield file
+
+
+def row_batches(
+    file: pq.ParquetFile, path: Path, columns: Sequence[str] | None, rows: int, groups: Sequence[int] | None = None
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """The record batches of a file, with the number of their row group; one batch is in memory.
+
+    An iterator over several row groups keeps all that it has read, so each row group gets its own.
+
+    Args:
+        file: a file of :func:`open_parquet`.
+        path: its path.
+        columns: the columns to read; None reads all.
+        rows: most rows of a batch. A batch has fewer if the file's dictionaries hold long values.
+        groups: the row groups to read; None reads all.
+
+    Raises:
+        ParseError: the rows take more memory than the file's size allows, or a page is damaged.
+    """
+    import pyarrow as pa
+
+    left = max(MAX_DECODED_BYTES, MAX_RATIO * path.stat().st_size)
+    for group in range(file.num_row_groups) if groups is None else groups:
+        size = min(rows, max(1, BATCH_BYTES // max(1, _longest_dictionary(file.metadata.row_group(group)))))
+        try:
+            for batch in file.iter_batches(batch_size=size, columns=columns and list(columns), row_groups=[group]):
+                left -= sum(_decoded_bytes(column) for column in batch.columns)
+                if left < 0:
+                    raise ParseError("its rows take more memory than a file of its size may")
+                yield group, batch
+        except (pa.ArrowException, OverflowError, UnicodeDecodeError, OSError) as error:
+            if getattr(error, "errno", None):  # of the disk; arrow's own have no number
+                raise
+            raise ParseError(first_line(error)) from error
+
+
+def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a whole file.
+
+    Raises:
+        ParseError: it is not parquet, lacks a column, or exceeds a limit.
+        OSError: it cannot be read.
+    """
+    import pyarrow as pa
+
+    with open_parquet(path) as file:
+        schema = file.schema_arrow
+        for name in columns or ():
+            if schema.names.count(name) != 1:
+                raise ParseError(f"it has {schema.names.count(name)} columns {name!r}, not one")
+        if columns is not None:
+            schema = pa.schema([schema.field(name) for name in columns])
+        table = pa.Table.from_batches([batch for _, batch in row_batches(file, path, columns, 65_536)], schema)
+        return table.replace_schema_metadata(file.schema_arrow.metadata)
+
+
+def _decoded_bytes(column: Any) -> int:
+    """What an array takes when its values are Python objects; a dictionary's values are shared only until then."""
+    import pyarrow as pa
+
+    decoded = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+    return int(decoded.nbytes)
+
+
+def _longest_dictionary(group: Any) -> int:
+    """Bytes of the largest dictionary page, as its chunk's size bounds it; 0 without dictionaries."""
+    chunks = [group.column(index) for index in range(group.num_columns)]
+    return max((chunk.total_uncompressed_size for chunk in chunks if chunk.has_dictionary_page), default=0)
+
+
+def _check_schema(path: Path) -> None:
+    """Check the depth of the schema in the footer, which pyarrow would follow by recursion."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(max(0, size - 8))
+        tail = file.read(8)
+        length = int.from_bytes(tail[:4], "little")
+        if len(tail) < 8 or tail[4:] != b"PAR1":
+            raise ParseError("it does not end like a parquet file")
+        if length > min(size - 8, _FOOTER_BYTES):
+            raise ParseError("its footer is longer than the file, or than 64 MiB")
+        file.seek(size - 8 - length)
+        footer = file.read(length)
+    left: list[int] = []  # children that each open group still lacks
+    for number, element in enumerate(CompactReader(footer).list_of_structs(field=2)):
+        children = element.get(5, 0)
+        if number > MAX_COLUMNS * 4 or len(left) > MAX_DEPTH or not isinstance(children, int):
+            raise ParseError(
+                f"it has more than {MAX_COLUMNS} columns, or more than {MAX_DEPTH} groups inside each other"
+            )
+        while left and not left[-1]:
+            left.pop()
+        if left:
+            left[-1] -= 1
+        if children:
+            left.append(children)
+
+
+def _check_pages(path: Path, metadata: Any) -> None:
+    size = path.stat().st_size
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    limit = max(MIN_ROWS, ROWS_PER_BYTE * size)
+    counted = sum(group.num_rows for group in groups)
+    if metadata.num_rows != counted or any(group.num_rows < 0 for group in groups):
+        raise ParseError(f"its footer states {metadata.num_rows} rows, and its row groups {counted}")
+    if counted > limit:
+        raise ParseError(f"it states {counted} rows; a file of {size} bytes may hold {limit}")
+    if metadata.num_columns > MAX_COLUMNS:
+        raise ParseError(f"it has {metadata.num_columns} columns; {MAX_COLUMNS} are read")
+    if not groups:
+        return
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        total = 0
+        for group in groups:
+            for index in range(group.num_columns):
+                total += _chunk_bytes(data, group.column(index))
+        if total > max(MAX_DECODED_BYTES, MAX_RATIO * size):
+            raise ParseError(f"its pages decompress to {total} bytes, more than a file of {size} bytes may")
+
+
+def _chunk_bytes(data: mmap.mmap, chunk: Any) -> int:
+    """The decompressed size of a column chunk's pages, from their headers."""
+    if not chunk.num_values:
+        return 0  # pyarrow writes no pages, and offsets that mean nothing
+    first = chunk.dictionary_page_offset if chunk.has_dictionary_page else None
+    start = min(first, chunk.data_page_offset) if first else chunk.data_page_offset
+    stop, total = start + chunk.total_compressed_size, 0
+    if not 0 <= start <= stop <= len(data):
+        raise ParseError("a column lies outside of the file")
+    while start < stop:
+        reader = CompactReader(data, start)
+        header = reader.struct()
+        plain, packed = header.get(_UNCOMPRESSED), header.get(_COMPRESSED)
+        if not isinstance(plain, int) or not isinstance(packed, int) or plain < 0 or packed < 0:
+            raise ParseError("the header of a page is damaged")
+        if plain > max(MAX_PAGE_BYTES, MAX_RATIO * packed):
+            raise ParseError(f"a page of {packed} bytes decompresses to {plain}; {MAX_PAGE_BYTES} are read")
+        start, total = reader.position + packed, total + plain
+    return total

@@ -1,0 +1,212 @@
+"""Parquet files of some kilobytes that would take gigabytes or minutes are refused before they are decompressed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from components.pull_data import run as pull_data
+from components.validate_data.facts.shard_facts import facts_of_shard
+from mistere.common.errors import ArtifactError, DataError, MistereError, UsageError
+from mistere.common.parsing.documents import ParseError
+from mistere.common.parsing.parquet import MAX_COLUMNS, MAX_PAGE_BYTES, MIN_ROWS, read_parquet
+from mistere.corpora.table_rows import read_rows
+from mistere.data.dataset import read_batches
+from mistere.metrics.predictions import read_predictions
+from mistere.model.embeddings import EmbeddedDialogues
+from pipelines.cli.experiments.imported_embeddings import open_embeddings
+
+ROWS = 600
+"""Rows of a text of 1 MiB that the dictionary holds once."""
+
+
+def _columns(rows: int, text: pa.Array) -> dict[str, pa.Array]:
+    same = pa.array(["a"] * rows)
+    number = pa.array(np.arange(rows), pa.int32())
+    return {"split": same, "dialogue_id": same, "turn": number, "label": same, "text": text, "probabilities": text}
+
+
+def long_page(path: Path) -> None:
+    text = pa.array(["x" * (MAX_PAGE_BYTES + 1)])
+    pq.write_table(pa.table(_columns(1, text)), path, compression="zstd", use_dictionary=False, write_statistics=False)
+
+
+def repeated_text(path: Path) -> None:
+    """A dictionary of one text for all rows; the file says that the column is a dictionary, as pyarrow writes it."""
+    text = pa.DictionaryArray.from_arrays(pa.array(np.zeros(ROWS, np.int32)), pa.array(["x" * 2**20]))
+    pq.write_table(pa.table(_columns(ROWS, text)), path, compression="zstd")
+
+
+def repeated_plain_text(path: Path) -> None:
+    """The same without the note that the column was a dictionary."""
+    text = pa.DictionaryArray.from_arrays(pa.array(np.zeros(ROWS, np.int32)), pa.array(["x" * 2**20]))
+    pq.write_table(pa.table(_columns(ROWS, text)), path, compression="zstd", store_schema=False)
+
+
+def many_rows(path: Path) -> None:
+    rows = MIN_ROWS + 1
+    same = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array(["a"]))
+    names = ("split", "dialogue_id", "turn", "label", "text", "probabilities")
+    pq.write_table(pa.table(dict.fromkeys(names, same)), path, compression="zstd", store_schema=False)
+
+
+def deep_groups(path: Path) -> None:
+    text: pa.Array = pa.array(["x"])
+    for _ in range(50):
+        text = pa.StructArray.from_arrays([text], ["a"])
+    pq.write_table(pa.table(_columns(1, text)), path, store_schema=False)
+
+
+def many_columns(path: Path) -> None:
+    columns = _columns(1, pa.array(["x"])) | {f"c{index}": pa.array([1]) for index in range(MAX_COLUMNS)}
+    pq.write_table(pa.table(columns), path, store_schema=False)
+
+
+def foreign(path: Path) -> None:
+    path.write_bytes(b"PAR1" + b"\xff" * 100 + (100).to_bytes(4, "little") + b"PAR1")
+
+
+def long_footer(path: Path) -> None:
+    path.write_bytes(b"PAR1" + (2**31 - 1).to_bytes(4, "little") + b"PAR1")
+
+
+PARQUET_BOMBS: dict[str, Callable[[Path], None]] = {
+    "page of more than 64 MiB in a few kB": long_page,
+    "0.6 GiB of text in a dictionary": repeated_text,
+    "0.6 GiB of text in a dictionary, as plain text": repeated_plain_text,
+    "100,001 rows in a few kB": many_rows,
+    "50 groups inside each other": deep_groups,
+    "more than 1,000 columns": many_columns,
+    "footer of another format": foreign,
+    "footer longer than the file": long_footer,
+}
+"""Hostile files by what is hostile in them."""
+READS_ALL = {"0.6 GiB of text in a dictionary", "0.6 GiB of text in a dictionary, as plain text"}
+"""Files that only hurt those who read the column."""
+
+
+def shards_of_a_dataset(path: Path) -> None:
+    for batch in read_batches([path]):
+        batch.to_pylist()
+
+
+def description(path: Path) -> None:
+    pull_data._facts(path.name, path)
+
+
+def validation(path: Path) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        facts_of_shard(path, "en", -60.0, pool)
+
+
+def imported_table(path: Path) -> None:
+    read_rows(path, {}, text_only=True)
+
+
+def imported_embeddings(path: Path) -> None:
+    path.rename(path.with_name("utterances.parquet"))
+    np.save(path.with_name("text.npy"), np.zeros((1, 2), np.float32))
+    open_embeddings(path.parent)
+
+
+def embeddings(path: Path) -> None:
+    EmbeddedDialogues.read_files(path, {}, ["a"])
+
+
+def predictions(path: Path) -> None:
+    read_predictions(path)
+
+
+PARQUET_ENTRANCES: dict[str, tuple[Callable[[Path], None], type[MistereError], bool]] = {
+    "dataset's shard": (shards_of_a_dataset, DataError, True),
+    "dataset's shard, `pull_data`": (description, DataError, False),
+    "dataset's shard, validation": (validation, DataError, False),
+    "table, `mistere data import`": (imported_table, DataError, True),
+    "`mistere train --embeddings`": (imported_embeddings, UsageError, False),
+    "embeddings": (embeddings, ArtifactError, False),
+    "predictions": (predictions, ArtifactError, True),
+}
+"""Every reader of parquet, its error, and whether it reads the text."""
+
+
+@pytest.fixture(scope="module")
+def bombs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("bombs")
+    paths = {kind: folder / f"{number}.parquet" for number, kind in enumerate(PARQUET_BOMBS)}
+    for kind, write in PARQUET_BOMBS.items():
+        write(paths[kind])
+        assert paths[kind].stat().st_size < 300_000, kind
+    return paths
+
+
+@pytest.fixture
+def memory() -> Iterator[Any]:
+    """Counts what arrow allocates."""
+    before, pool = pa.default_memory_pool(), pa.proxy_memory_pool(pa.default_memory_pool())
+    pa.set_memory_pool(pool)
+    yield pool
+    pa.set_memory_pool(before)
+
+
+@pytest.mark.parametrize("entrance", PARQUET_ENTRANCES)
+def test_readers_refuse_bombs(entrance: str, bombs: dict[str, Path], tmp_path: Path, memory: Any) -> None:
+    _refuse(entrance, {kind: path for kind, path in bombs.items() if kind not in READS_ALL}, tmp_path)
+    assert memory.max_memory() < 100 * 2**20
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("entrance", [name for name, (_, _, all_columns) in PARQUET_ENTRANCES.items() if all_columns])
+def test_readers_count_what_rows_take(entrance: str, bombs: dict[str, Path], tmp_path: Path, memory: Any) -> None:
+    _refuse(entrance, {kind: bombs[kind] for kind in READS_ALL}, tmp_path)
+    assert memory.max_memory() < 700 * 2**20
+
+
+def _refuse(entrance: str, files: dict[str, Path], folder: Path) -> None:
+    read, expected, _ = PARQUET_ENTRANCES[entrance]
+    for kind, source in files.items():
+        path = folder / source.stem / "train-00000.parquet"
+        path.parent.mkdir()
+        path.symlink_to(source)
+        with pytest.raises(expected) as refused:
+            read(path)
+        message = str(refused.value)
+        assert "\n" not in message and len(message) < 700, f"{entrance}, {kind}: {message}"
+
+
+def test_ordinary_files_are_read_as_pyarrow_does(tmp_path: Path) -> None:
+    recordings = [np.random.default_rng(seed).bytes(70_000) for seed in range(40)]
+    table = pa.table({"audio": recordings, "text": ["a", None, "b", "a"] * 10, "n": list(range(40))})
+    for number, options in enumerate(
+        [
+            {"compression": "zstd", "row_group_size": 7},
+            {"compression": "none", "data_page_version": "2.0"},
+            {"compression": "snappy", "use_dictionary": False, "data_page_size": 100},
+            {"compression": "gzip", "write_page_index": True, "use_byte_stream_split": False, "column_encoding": None},
+        ]
+    ):
+        path = tmp_path / f"{number}.parquet"
+        pq.write_table(table, path, **options)
+        assert read_parquet(path).equals(pq.read_table(path)), options
+        assert read_parquet(path, ["n"]).column_names == ["n"]
+    pq.write_table(table.slice(0, 0), path)
+    assert read_parquet(path).num_rows == 0
+
+
+def test_damaged_files_are_refused_or_read(tmp_path: Path) -> None:
+    """Each byte of a small file is changed in turn: no other exception, and no crash of the process."""
+    path = tmp_path / "small.parquet"
+    pq.write_table(pa.table({"text": ["hello", "world"] * 5, "n": list(range(10))}), path, compression="zstd")
+    content = path.read_bytes()
+    for position in range(0, len(content), 3):
+        path.write_bytes(content[:position] + bytes([content[position] ^ 0xFF]) + content[position + 1 :])
+        try:
+            read_parquet(path)
+        except ParseError as error:
+            assert "\n" not in str(error)
