@@ -3,6 +3,9 @@
 The dataset is split into windows of rows that do not depend on the number of shards, and each shard takes consecutive windows,
 so four shards together give the same bytes as one. Vectors that another run computed with the same encoder come from the
 cache, and content that a window holds several times ("Okay.") is embedded once.
+
+On a CPU the vector of a content is the same in every window, so the cache changes no byte. On a GPU it depends on the window
+(:mod:`mistere.model.encoders.embedding`), so there the cache is keyed by the window as well.
 """
 
 from __future__ import annotations
@@ -227,6 +230,10 @@ class _Extraction:
             content = utterance.audio if self._speech else utterance.text and Transcript(utterance.text, context)
             key = content_key(content) if content else None
             items.append(_Item(part.split, utterance, context, key))
+        if not self._embedder.batch_invariant:
+            window = b"".join(item.key or b"-" for item in items)
+            for item in items:
+                item.key = item.key and content_key(window + item.key)
         hits = self._cache.find([item.key for item in items]) if self._cache is not None else {}
         return _Window(items, hits)
 

@@ -235,6 +235,23 @@ def batches_by_length(lengths: Sequence[int], size: int) -> list[list[int]]:
     return [indices[start : start + size] for start in range(0, len(indices), size)]
 
 
+def batches_of_one_shape(lengths: Sequence[int], positions: int) -> list[tuple[list[int], int]]:
+    """Indices in batches of equal length, longest first, and the number of rows of each batch, which may have to be filled up.
+
+    The number of rows depends on the length alone: the lowest power of two with at least ``positions`` positions.
+    """
+    by_length: dict[int, list[int]] = {}
+    for index, length in enumerate(lengths):
+        by_length.setdefault(length, []).append(index)
+    batches = []
+    for length, indices in sorted(by_length.items(), reverse=True):
+        rows = 1
+        while rows * length < positions:
+            rows *= 2
+        batches += [(indices[start : start + rows], rows) for start in range(0, len(indices), rows)]
+    return batches
+
+
 def batches_within(lengths: Sequence[int], budget: float) -> list[list[int]]:
     """Indices in batches of similar length, longest first, with a padded size of at most ``budget`` each.
 

@@ -5,6 +5,11 @@ similar length share a batch, and a batch is limited by a budget of seconds or t
 CPU, batches run in parallel on one core each, which avoids synchronising cores within an operation, and the next window is
 prepared (decoding, features) on cores that run out of batches. On a GPU, it is prepared while the GPU computes.
 ``mistere bench extraction_speed`` measures it.
+
+Matrix products of another shape round differently (by up to 3e-6 here), so a vector would depend on the batch that it was
+computed in, and a dataset's vectors on what a cache held already. In a stream on a CPU, the shape of a batch therefore depends on
+each of its utterances alone: all have the same length, and a length always has the same number of rows. Speech is long enough
+to be computed one utterance at a time. On a GPU that would be several times slower; there, equal windows have equal vectors.
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ import torch
 from mistere.common.errors import MistereError
 from mistere.common.processes.threads import usable_cores
 from mistere.config.encoder import Device, EncoderConfig, ExtractionSettings
-from mistere.data.utterances import batches_within
+from mistere.data.utterances import batches_of_one_shape, batches_within
 from mistere.model.encoders.device import choose_device, inference_precision
 from mistere.model.encoders.families import families
 from mistere.model.encoders.families.family import Features
@@ -32,6 +37,8 @@ from mistere.model.encoders.utterance_encoder import UtteranceEncoder, load_tune
 from mistere.model.torch_threads import one_core_each
 
 T = TypeVar("T")
+_POSITIONS = 128
+"""Positions of a batch of text from which matrix products on one core are efficient (a few per cent below the best)."""
 SERVING = ExtractionSettings(precision="float32")
 """Settings for a live dialogue: float32 on every device."""
 
@@ -111,7 +118,8 @@ class Embedder:
     ) -> Iterator[np.ndarray]:
         """Vectors of a long stream, window by window; at most two windows are in memory.
 
-        The batches depend on the window alone, so the same window always gives the same bytes.
+        The batches depend on the window alone, so the same window always gives the same bytes. With :attr:`batch_invariant`, an
+        item has the same bytes in every window.
 
         Args:
             windows: items to embed, a few hundred each.
@@ -120,30 +128,47 @@ class Embedder:
         on_cpu = self.device.type == "cpu"
         with one_core_each() if on_cpu else nullcontext(), ThreadPoolExecutor(usable_cores()) as pool:
             compute: Executor | None = pool if on_cpu else None
+
+            def begin(prepared: list[Future[Features | None]]) -> Callable[[], np.ndarray]:
+                features = [future.result() for future in prepared]
+                return self._begin(features, compute, invariant=self.batch_invariant)
+
             ready: list[Future[Features | None]] | None = None
             for window in windows:
                 if window:
                     _ = self.encoder  # load it before several threads need it
-                finish = self._begin([future.result() for future in ready], compute) if ready is not None else None
+                finish = begin(ready) if ready is not None else None
                 # Queued behind the batches, so that cores without a batch prepare the next window.
                 ready = [pool.submit(prepare, item) for item in window]
                 if finish:
                     yield finish()
             if ready is not None:
-                yield self._begin([future.result() for future in ready], compute)()
+                yield begin(ready)()
 
-    def _begin(self, features: Sequence[Features | None], pool: Executor | None) -> Callable[[], np.ndarray]:
+    @property
+    def batch_invariant(self) -> bool:
+        """Whether a vector of :meth:`embed_windows` does not depend on the other items of its window."""
+        return self.device.type == "cpu"
+
+    def _begin(
+        self, features: Sequence[Features | None], pool: Executor | None, *, invariant: bool = False
+    ) -> Callable[[], np.ndarray]:
         """Start computing, in ``pool`` if given; the returned function waits for the vectors."""
         present = [(index, feature) for index, feature in enumerate(features) if feature is not None]
-        batches = batches_within([feature["length"] for _, feature in present], self._budget)
-        chosen = [[present[position] for position in batch] for batch in batches]
-        work = [[feature for _, feature in batch] for batch in chosen]
+        lengths = [feature["length"] for _, feature in present]
+        if invariant:
+            batches = batches_of_one_shape(lengths, 1 if self.modality == "speech" else _POSITIONS)
+        else:
+            batches = [(batch, len(batch)) for batch in batches_within(lengths, self._budget)]
+        chosen = [[present[position] for position in batch] for batch, _ in batches]
+        filled = [[*batch, *batch[-1:] * (size - len(batch))] for batch, size in batches]
+        work = [[present[position][1] for position in batch] for batch in filled]
         results = pool.map(self._vectors, work) if pool else map(self._vectors, work)
 
         def finish() -> np.ndarray:
             vectors = np.full((len(features), self.dimension), np.nan, dtype=np.float32)
             for batch, result in zip(chosen, results, strict=True):
-                vectors[[index for index, _ in batch]] = result
+                vectors[[index for index, _ in batch]] = result[: len(batch)]
             return vectors
 
         return finish

@@ -28,14 +28,17 @@ from mistere.common.progress import Progress
 from mistere.config.base import Section
 from mistere.config.encoder import EncoderConfig, ExtractionSettings, SpeechConfig, TextConfig
 from mistere.data.dataset import Utterance
-from mistere.data.utterances import batches_within, row_ranges
+from mistere.data.utterances import batches_of_one_shape, batches_within, row_ranges
 from mistere.data.versions import pin
 from mistere.engine.stage import RunContext, Step, TaskShard
 from mistere.model.embedders import open_embedder
 from mistere.model.encoders.embedding import Embedder
 from mistere.model.encoders.families import families
 from mistere.model.encoders.inputs import Transcript
-from tests.local.workshop import make_dataset, rows
+from mistere.model.encoders.sources import resolve_base
+from mistere.model.encoders.utterance_encoder import UtteranceEncoder, save_tuned
+from pipelines.profiles import load_profile
+from tests.local.workshop import make_dataset, rows, tone
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SETTINGS: dict[str, EncoderConfig] = {
@@ -146,6 +149,111 @@ def test_number_of_shards_does_not_change_the_bytes(
     assert read_files(again) == read_files(single)
 
 
+def count_prepared(monkeypatch: pytest.MonkeyPatch) -> list[Utterance]:
+    """The utterances that are embedded from now on."""
+    prepared: list[Utterance] = []
+    prepare = Embedder.prepare
+
+    def counting(self: Embedder, utterance: Utterance, context: Sequence[str] = ()) -> Any:
+        prepared.append(utterance)
+        return prepare(self, utterance, context)
+
+    monkeypatch.setattr(Embedder, "prepare", counting)
+    return prepared
+
+
+class KilledError(BaseException):
+    """The process was killed."""
+
+
+@pytest.mark.parametrize(
+    ("modality", "variant"),
+    [
+        pytest.param("speech", "warmed", marks=pytest.mark.long),
+        ("text", "warmed"),
+        ("text", "no cache"),
+        pytest.param("text", "warmed by window", marks=pytest.mark.long),
+    ],
+)
+def test_a_cache_of_any_content_does_not_change_the_bytes(
+    modality: str,
+    variant: str,
+    encoders: Any,
+    store: LocalStore,
+    utterances: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Cold, killed between windows, warm, warm by another dataset, in two shards; with repeated sentences and recordings."""
+    if variant == "warmed by window":
+        monkeypatch.setattr(Embedder, "batch_invariant", False)  # as on a GPU
+    vectors_of = Embedder._vectors
+
+    def round_by_shape(self: Embedder, features: Any) -> Any:
+        """Real kernels round by shape only from a size on that an encoder of a test does not have."""
+        return vectors_of(self, features) + 1e-5 * len(features) + 1e-6 * max(one["length"] for one in features)
+
+    monkeypatch.setattr(Embedder, "_vectors", round_by_shape)
+    varied = [
+        (split, dataclasses.replace(u, text="a" * (i % 9) + f" {i}", audio=tone(200 + i, 0.3 + 0.07 * (i % 9))))
+        for i, (split, u) in enumerate(utterances)
+    ]
+    again = [(split, dataclasses.replace(u, dialogue_id=f"{u.dialogue_id}-again")) for split, u in varied[4:40]]
+    reference = pin_and_describe(tmp_path, [*varied[:40], *again, *varied[40:]])
+    other = pin_and_describe(tmp_path / "other", [*varied[20:40], *varied[40:]])
+
+    def extract(name: str, cache: str, of: int = 1, dataset: UtteranceSet = reference) -> dict[str, bytes]:
+        extraction = {"cache": cache, "batch_tokens": 512, "batch_seconds": 30}
+        return read_files(embed(dataset, encoders[modality], store, tmp_path / name, of, extraction=extraction)[0])
+
+    cold = extract("cold", "off")
+    if variant == "no cache":
+        vectors = np.load(tmp_path / "cold" / "joined" / f"{modality}.npy")
+        np.testing.assert_array_equal(vectors[4:40], vectors[40:76])
+        return
+    cache = str(tmp_path / "cache")
+    add, kept = VectorCache.add, []
+
+    def add_until_killed(self: VectorCache, keys: Any, computed: Any) -> None:
+        if len(kept) == 3:
+            raise KilledError
+        kept.append(len(keys))
+        add(self, keys, computed)
+
+    with monkeypatch.context() as killing, pytest.raises(KilledError):
+        killing.setattr(VectorCache, "add", add_until_killed)
+        extract("killed", cache)
+    assert extract("resumed", cache) == cold
+    assert extract("warm", cache) == cold
+    assert extract("two", str(tmp_path / "cache of two"), 2) == cold
+    extract("other", str(tmp_path / "cache of another"), dataset=other)
+    assert extract("after another", str(tmp_path / "cache of another")) == cold
+
+
+@pytest.mark.parametrize("modality", [pytest.param("speech", marks=pytest.mark.long), "text"])
+def test_a_vector_of_the_samples_encoder_does_not_depend_on_its_window(
+    modality: Any, utterances: Any, tmp_path: Path
+) -> None:
+    """Their matrix products are large enough that a batch of another shape gives other bits."""
+    settings: Any = getattr(load_profile("sample"), modality)
+    base = resolve_base(settings, modality, LocalStore(tmp_path))
+    torch.manual_seed(0)
+    save_tuned(UtteranceEncoder(families()[base.manifest.family](base.path, settings), settings, 3), tmp_path)
+    tuned, sections = tmp_path / "tuned.safetensors", settings.for_checkpoint()
+    float32 = ExtractionSettings(precision="float32")
+    embedder = Embedder(base.manifest.family, base.path, tuned, sections, 3, float32, device="cpu")
+    contents = [
+        dataclasses.replace(u, text="so " * (i % 5) + f"it is {i}", audio=tone(200 + i, 0.5 + 0.2 * (i % 5)))
+        for i, (_, u) in enumerate(utterances[:21])
+    ]
+    windows = [contents, contents[::-2], contents[3:4], contents[5:12]]
+    whole, *parts = embedder.embed_windows(windows, embedder.prepare)
+    for window, vectors in zip(windows[1:], parts, strict=True):
+        np.testing.assert_array_equal(vectors, whole[[contents.index(one) for one in window]])
+    live = embedder.embed([embedder.prepare(one) for one in contents])
+    assert 0 < np.abs(live - whole).max() < 1e-4, "batches of mixed lengths round differently"
+
+
 @pytest.mark.parametrize("modality", ["speech", "text"])
 def test_each_row_is_the_vector_of_its_utterance(
     modality: str, reference: UtteranceSet, encoders: Any, store: LocalStore, utterances: Any, tmp_path: Path
@@ -199,19 +307,12 @@ def test_cached_vectors_are_not_computed_again(
         tmp_path / "bigger",
         [*utterances, ("test", dataclasses.replace(utterances[0][1], dialogue_id="new", text="never said before"))],
     )
-    computed: list[int] = []
-    vectors_of = Embedder._vectors
-
-    def count_vectors(self: Embedder, features: Any) -> Any:
-        computed.append(len(features))
-        return vectors_of(self, features)
-
-    monkeypatch.setattr(Embedder, "_vectors", count_vectors)
+    prepared = count_prepared(monkeypatch)
     second, notes = embed(reference, encoders["text"], own_store, tmp_path / "second", 2, extraction=extraction)
-    assert read_files(second) == read_files(first) and not computed
+    assert read_files(second) == read_files(first) and not prepared
     assert sum(int(note.split()[0]) for note in notes) == sum(reference.rows.values())
     embed(extended, encoders["text"], own_store, tmp_path / "third", extraction=extraction)
-    assert sum(computed) == 1
+    assert len(prepared) == 1
 
 
 def test_repeated_utterances_are_embedded_once(
@@ -221,14 +322,7 @@ def test_repeated_utterances_are_embedded_once(
     repeated = [dataclasses.replace(utterance, turn=turn, audio=b"RIFF no audio", text="Okay.") for turn in range(5)]
     rest = [(other_split, u) for other_split, u in utterances if u.dialogue_id != utterance.dialogue_id]
     reference = pin_and_describe(tmp_path, [*((split, u) for u in repeated), *rest])
-    computed: list[int] = []
-    vectors_of = Embedder._vectors
-
-    def count_vectors(self: Embedder, features: Any) -> Any:
-        computed.append(len(features))
-        return vectors_of(self, features)
-
-    monkeypatch.setattr(Embedder, "_vectors", count_vectors)
+    prepared = count_prepared(monkeypatch)
     encoder = encoders["text"].manifest.encoder
     without_context = encoder.model_copy(update={"settings": {**encoder.settings, "context_turns": 0}})
     context_free = ArtifactHandle(
@@ -237,7 +331,7 @@ def test_repeated_utterances_are_embedded_once(
     )
     folder, _ = embed(reference, context_free, store, tmp_path / "text")
     vectors = np.load(folder / "text.npy")
-    assert sum(computed) < len(vectors) - 3 and np.isfinite(vectors).all()
+    assert len(prepared) < len(vectors) - 3 and np.isfinite(vectors).all()
     assert len({vectors[row].tobytes() for row in range(5)}) == 1
     _, notes = embed(reference, encoders["speech"], store, tmp_path / "speech", undecodable="missing")
     assert any("5 utterances whose audio does not decode" in note for note in notes)
@@ -338,6 +432,12 @@ def test_batch_that_exceeds_memory_is_halved(
     monkeypatch.setattr(family, "hidden_states", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))
     with pytest.raises(MistereError, match=r"one utterance does not fit .*: lower text\.max_tokens\."):
         embed(reference, encoders["text"], store, tmp_path / "none")
+
+
+def test_the_shape_of_a_batch_depends_on_each_of_its_lengths_alone() -> None:
+    assert batches_of_one_shape([3, 9, 3, 40, 3], 8) == [([3], 1), ([1], 1), ([0, 2, 4], 4)]
+    assert batches_of_one_shape([3] * 5, 8) == [([0, 1, 2, 3], 4), ([4], 4)]
+    assert batches_of_one_shape([], 8) == []
 
 
 def test_batches_stay_within_the_budget() -> None:
