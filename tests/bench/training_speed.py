@@ -126,14 +126,17 @@ def our_steps(config: MixtureConfig, data: EmbeddedDialogues) -> list[tuple[int,
 
 
 def race(
-    variants: dict[str, list[tuple[int, Callable[[], None]]]], seconds: float, clock: Callable[[], float]
+    variants: dict[str, list[tuple[int, Callable[[], None]]]],
+    seconds: float,
+    clock: Callable[[], float],
+    least: int = 3,
 ) -> dict[str, float]:
-    """Utterances per second of each variant over whole epochs, alternating until the time is up."""
+    """Utterances per second of each variant over whole epochs, alternating until the time is up, ``least`` epochs at least."""
     for steps in variants.values():
         steps[0][1]()
     rates: dict[str, list[float]] = {name: [] for name in variants}
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(rates[next(iter(rates))]) < 3:
+    while time.perf_counter() < end or len(rates[next(iter(rates))]) < least:
         for name, steps in variants.items():
             start = clock()
             for _, run in steps:
@@ -274,6 +277,9 @@ def main() -> None:
     parser.add_argument("--grow", type=int)
     parser.add_argument("--small", type=int, metavar="H", help="only the race of small models, of width H")
     parser.add_argument("--checkpoint", type=int, metavar="H", help="only the cost of a checkpoint at width H")
+    parser.add_argument("--dialogues", type=int, default=48)
+    parser.add_argument("--rounds", type=int, default=3, help="epochs of each variant at least")
+    parser.add_argument("--race-only", action="store_true", help="without profiles and growth")
     parser.add_argument("--cpu-time", action="store_true", help="rates per second of CPU time")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     options = parser.parse_args()
@@ -289,20 +295,25 @@ def main() -> None:
         grow(options.grow, options.width, options.hidden)
         return
     config = published(options.hidden)
-    print(f"largest difference of the losses on equal lengths: {loss_difference(config, options.width):.1e}")
+    if not options.race_only:
+        print(f"largest difference of the losses on equal lengths: {loss_difference(config, options.width):.1e}")
     bf16 = config.model_copy(update={"precision": "bf16"})
     has_bf16 = uses_bf16(bf16, torch.device("cpu"), 0)
     for corpus in [options.corpus] if options.corpus else CORPORA:
-        data = embeddings(lengths_like(corpus, 48), options.width)
+        data = embeddings(lengths_like(corpus, options.dialogues), options.width)
         variants = {"published, fp32": plain_steps(config, data), "mixture, fp32": our_steps(config, data)}
         if has_bf16:
             variants["mixture, bf16"] = our_steps(bf16, data)
-        rates = race(variants, options.seconds, clock)
+        rates = race(variants, options.seconds, clock, options.rounds)
         print(f"\n{corpus}: utterances per second")
         for name, rate in rates.items():
             print(f"  {name:<16} {rate:7.0f}  {rate / rates['published, fp32']:5.2f}x")
+        if options.race_only:
+            continue
         for name, settings in [("fp32", config), *([("bf16", bf16)] if has_bf16 else [])]:
             print(f"  a step in {name}: " + ", ".join(f"{key} {share:.0%}" for key, share in profile(settings, data)))
+    if options.race_only:
+        return
     print("\ntime of an epoch and peak anonymous memory, MELD-like")
     for times in (1, 4, 16):
         command = [sys.executable, __file__, "--grow", str(times), "--width", "256", "--hidden", "64"]
