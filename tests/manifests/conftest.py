@@ -18,17 +18,21 @@ MANIFESTS = PROJECT_ROOT / "manifests"
 OVERLAYS = ("kind", "staging", "production")
 COMPONENTS = (
     "any-client",
+    "any-https",
     "api-server-16443",
     "api-server-8443",
     "dns-node-local",
     "dns-openshift",
     "external-secrets",
     "gpu",
+    "hub",
     "knative",
     "kueue",
     "s3-irsa",
     "signed-images",
     "standard",
+    "store",
+    "tracking",
 )
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 

@@ -17,7 +17,9 @@ PREDICTOR = inference_service(f"s3://BUCKET/{'0' * 64}", "0" * 64, DeploymentCon
     "labels"
 ]
 DNS = Endpoint("kube-system", {"k8s-app": "kube-dns"})
-STORE, API, METADATA = Endpoint(address="52.218.0.1"), Endpoint(address="10.0.0.5"), Endpoint(address="169.254.169.254")
+STORE, API, METADATA = Endpoint(address="192.0.2.10"), Endpoint(address="10.0.0.5"), Endpoint(address="169.254.169.254")
+"""The store's address is within the placeholder of components/store."""
+TRACKING, ANYWHERE = Endpoint(address="198.51.100.10"), Endpoint(address="52.218.0.1")
 
 
 def namespaces_of(overlay: str) -> tuple[str, str]:
@@ -37,17 +39,17 @@ def test_required_traffic_is_allowed_and_other_traffic_is_denied(builds: Builds,
         (step, predictor, protocol.GRPC_PORT),
         (step, Endpoint("kubeflow", {"app": "ml-pipeline"}), 8887),
         (step, Endpoint("kubeflow", {"component": "metadata-grpc-server"}), 8080),
-        (step, STORE, 443),
         (step, API, 6443),
-        (predictor, STORE, 443),
         (Endpoint("monitoring", {"app": "prometheus"}), predictor, protocol.HTTP_PORT),
         (Endpoint("istio-system", {"app": "gateway"}), predictor, protocol.HTTP_PORT),
         (Endpoint("istio-system", {"app": "gateway"}), predictor, protocol.GRPC_PORT),
         (Endpoint(serving, NODE), Endpoint(serving, NODE), 29500),
-        (Endpoint(serving, NODE), STORE, 443),
         (step, DNS, 53),
         (predictor, DNS, 53),
     ]
+    if overlay != "kind":  # its store is another address, see below, and its steps run in a namespace without policies
+        required += [(source, STORE, 443) for source in (step, predictor, Endpoint(serving, NODE))]
+        required += [(source, TRACKING, 443) for source in (step, Endpoint(serving, NODE))]
     for source, target, port in required:
         assert reaches(policies, source, target, port), (source, target, port)
     assert reaches(policies, predictor, DNS, 53, "UDP")
@@ -58,6 +60,12 @@ def test_required_traffic_is_allowed_and_other_traffic_is_denied(builds: Builds,
         (foreign, Endpoint(serving, NODE), 29500),
         (foreign, Endpoint(serving, RUN), 8080),
         (predictor, STORE, 80),
+        (predictor, TRACKING, 443),
+        (predictor, ANYWHERE, 443),
+        (predictor, API, 443),
+        (Endpoint(serving, NODE), ANYWHERE, 443),
+        (Endpoint(serving, RUN), ANYWHERE, 443),
+        (Endpoint(serving, NODE), API, 6443),
         (predictor, API, 6443),
         (predictor, METADATA, 80),
         (predictor, METADATA, 443),
@@ -70,6 +78,35 @@ def test_required_traffic_is_allowed_and_other_traffic_is_denied(builds: Builds,
     ]
     for source, target, port in denied:
         assert not reaches(policies, source, target, port), (source, target, port)
+
+
+# Who may reach which address on port 443: the pods of runs, of a TrainJob, and the predictor.
+ADDRESSES = {
+    "base": {},
+    "store": {"store": {"step", "node", "predictor"}},
+    "tracking": {"tracking": {"step", "node"}},
+    "hub": {name: {"step", "node"} for name in ("store", "tracking", "anywhere")},
+    "any-https": {name: {"step", "node", "predictor"} for name in ("store", "tracking", "anywhere")},
+}
+
+
+@pytest.mark.parametrize("component", ADDRESSES)
+def test_only_a_component_opens_addresses_outside_the_cluster(builds: Builds, component: str) -> None:
+    policies = list(of_kind(builds[f"with {component}"], "NetworkPolicy").values())
+    pods = {
+        name: Endpoint("mistere", labels) for name, labels in (("step", RUN), ("node", NODE), ("predictor", PREDICTOR))
+    }
+    for target, endpoint in {"store": STORE, "tracking": TRACKING, "anywhere": ANYWHERE}.items():
+        admitted = {name for name, pod in pods.items() if reaches(policies, pod, endpoint, 443)}
+        assert admitted == ADDRESSES[component].get(target, set()), target
+        assert not any(reaches(policies, pod, endpoint, 80) for pod in pods.values())
+    assert not any(reaches(policies, pod, METADATA, port) for pod in pods.values() for port in (80, 443))
+
+
+def test_every_address_is_open_in_named_components_only(builds: Builds) -> None:
+    for build, objects in builds.items():
+        open_blocks = "0.0.0.0/0" in str(list(of_kind(objects, "NetworkPolicy").values()))
+        assert open_blocks is (build in {"with hub", "with any-https"}), build
 
 
 def test_kind_overlay_allows_the_store_outside_the_cluster(builds: Builds) -> None:

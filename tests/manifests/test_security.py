@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from mistere.config.deployment import DeploymentConfig
+from mistere.serving.kserve.inference_service import candidate_name
 from tests.manifests.conftest import COMPONENTS, OVERLAYS, Builds, of_kind
 from tests.manifests.pod_security import broken_rules
 
@@ -21,7 +23,11 @@ PIPELINE = {
     ("", "pods/log"): {"get"},
 }
 DEPLOYER = {
-    ("serving.kserve.io", "inferenceservices"): {"create", "patch", "delete"} | READ,
+    ("serving.kserve.io", "inferenceservices"): {"create", "list", "watch"},
+    **{
+        ("serving.kserve.io", "inferenceservices", name): {"get", "patch", "delete"}
+        for name in (DeploymentConfig().service, candidate_name(DeploymentConfig().service))
+    },
     ("apps", "deployments"): READ,
     ("", "pods"): READ,
     ("", "events"): READ,

@@ -74,7 +74,8 @@ def base_policies(*components: str) -> list[dict[str, Any]]:
         policy
         for folder in files
         for file in folder.glob("network-polic*.yaml")
-        for policy in yaml.safe_load_all(file.read_text(encoding="utf-8"))
+        for content in yaml.safe_load_all(file.read_text(encoding="utf-8"))
+        for policy in content.get("items", [content])
     ]
 
 

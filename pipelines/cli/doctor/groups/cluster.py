@@ -9,13 +9,16 @@ from typing import Any, TypeVar
 
 from mistere.common.errors import MistereError
 from mistere.kubernetes.api import KubernetesApi, KubernetesError, connect, is_configured
-from mistere.serving.kserve.inference_service import SERVICE_ACCOUNT
+from mistere.serving.kserve.inference_service import SERVICE_ACCOUNT, candidate_name
 from pipelines.cli.doctor import http_probe
 from pipelines.cli.doctor.node_usage import UNFINISHED
 from pipelines.cli.doctor.plan import Plan
 from pipelines.cli.doctor.result import Check, CheckGroup, CheckResult, SkippedError, failed, ok
 
 _Value = TypeVar("_Value")
+
+_BY_NAME = frozenset({"get", "patch", "delete"})
+"""The rights that RBAC grants by an object's name; `create` and `list` it cannot."""
 
 
 class AbsentError(MistereError):
@@ -148,13 +151,33 @@ class Cluster:
             )
         return ok(f"{name}.")
 
-    def may(self, account: str, verbs: tuple[str, ...], group: str, resource: str, namespace: str) -> CheckResult:
-        """Whether a service account of the runs' namespace has the rights ``verbs`` on a resource."""
+    def may(
+        self,
+        account: str,
+        verbs: tuple[str, ...],
+        group: str,
+        resource: str,
+        namespace: str,
+        names: tuple[str, ...] = (),
+    ) -> CheckResult:
+        """Whether a service account of the runs' namespace has the rights ``verbs`` on a resource.
+
+        Args:
+            account: the service account.
+            verbs: the rights.
+            group: API group of the resource.
+            resource: its plural name.
+            namespace: where it is.
+            names: of the objects, for rights that RBAC can grant by name.
+        """
         user = f"system:serviceaccount:{self.plan.config.cluster.namespace}:{account}"
         path = f"/apis/authorization.k8s.io/v1/namespaces/{namespace}/localsubjectaccessreviews"
         denied = []
-        for verb in verbs:
+        pairs = [(verb, name) for verb in verbs for name in (names if names and verb in _BY_NAME else ("",))]
+        for verb, name in pairs:
             attributes = {"group": group, "resource": resource, "verb": verb, "namespace": namespace}
+            if name:
+                attributes["name"] = name
             body = {
                 "apiVersion": "authorization.k8s.io/v1",
                 "kind": "LocalSubjectAccessReview",
@@ -165,11 +188,11 @@ class Cluster:
                 partial(self.api.review, path, body), f"review the rights of others in namespace {namespace}"
             )
             if not review.get("status", {}).get("allowed"):
-                denied.append(verb)
+                denied.append(f"{verb} {name}".strip())
         if denied:
             return failed(
                 f"the service account {account} may not {', '.join(denied)} {resource}.{group} in namespace {namespace}: `kubectl "
-                "apply --server-side -k manifests/overlays/…` binds the role."
+                "apply --server-side -k manifests/overlays/…` binds the role, which names the services of the default deployment.service."
             )
         return ok(f"{account} may {', '.join(verbs)} {resource}.")
 
@@ -180,7 +203,9 @@ def _may_deploy(cluster: Cluster) -> CheckResult:
         return ok("not needed: deployment.mode is local.")
     verbs = ("get", "watch", "create", "patch", "delete")
     group, resource = "serving.kserve.io", "inferenceservices"
-    return cluster.may(config.cluster.service_account, verbs, group, resource, config.deployment.namespace)
+    service = config.deployment.service
+    names = (service, candidate_name(service))
+    return cluster.may(config.cluster.service_account, verbs, group, resource, config.deployment.namespace, names)
 
 
 def _is_ready(node: dict[str, Any]) -> bool:
