@@ -25,7 +25,7 @@ def import_() -> None:
 def data_sample(
     directory: Annotated[Path, typer.Argument(help="Directory of the new dataset; must not exist.")],
     seed: Annotated[int, typer.Option(help="Random seed; the same seed gives the same dataset.")] = 7,
-    dialogues: Annotated[int, typer.Option(help="Number of dialogues.", min=6)] = 150,
+    dialogues: Annotated[int, typer.Option(help="Number of dialogues.", min=6)] = 260,
 ) -> None:
     """Generate the synthetic sample dataset (needs the extra sample)."""
     from pipelines.cli.commands.data.sample import make_sample

@@ -10,7 +10,7 @@ import numpy as np
 
 from mistere.common.splits import Split
 from mistere.corpora.sample.ogg import encode
-from mistere.corpora.sample.planner import PlannedUtterance, plan
+from mistere.corpora.sample.planner import DIALOGUES, PlannedUtterance, plan
 from mistere.corpora.sample.prosody import SAMPLE_RATE, Prosody, draw_prosody, record, synthesis_settings
 from mistere.corpora.sample.synthesis import require_synthesizer, synthesize
 from mistere.corpora.sample.wording import EMOTIONS
@@ -23,7 +23,7 @@ _MICROPHONE_DB = 6.0
 def make_sample(
     directory: Path,
     seed: int,
-    dialogues: int = 150,
+    dialogues: int = DIALOGUES,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[Split, int]:
     """Make the sample: short dialogues with six acted emotions, as text and as synthesized speech.
@@ -55,8 +55,9 @@ def describe(seed: int) -> DatasetInfo:
         name="sample",
         description=(
             "Synthetic: made by a program, with no people in it. Short two-person dialogues with acted emotions, "
-            "worded from templates and spoken by the espeak-ng synthesizer; for trying the pipeline, not for judging "
-            "models of real speech."
+            "worded from templates and spoken by the espeak-ng synthesizer; in two of five turns one modality says little: a "
+            "filler word that fits every emotion, or a recording in loud noise. For trying the pipeline, not for "
+            "judging models of real speech."
         ),
         labels=list(EMOTIONS),
         language="en",
@@ -73,12 +74,12 @@ def _rows(
 ) -> Iterator[tuple[Split, Utterance]]:
     """Speak the plan in order. Each utterance has its own seed, so its audio does not depend on the ones before it."""
     draws = [np.random.Generator(np.random.PCG64(utterance.seed)) for utterance in planned]
-    deliveries = [draw_prosody(utterance.emotion, draw) for utterance, draw in zip(planned, draws, strict=True)]
+    deliveries = [draw_prosody(utterance.emotion, utterance.kind, draw) for utterance, draw in zip(planned, draws, strict=True)]
     requests = [_request(utterance, delivery) for utterance, delivery in zip(planned, deliveries, strict=True)]
     spoken = zip(planned, deliveries, draws, synthesize(requests), strict=True)
     for done, (utterance, delivery, draw, (speech, rate)) in enumerate(spoken, start=1):
         gain = _microphone_gain(utterance)
-        recording = record(speech, rate, utterance.voice, delivery, gain, draw)
+        recording = record(speech, rate, utterance.voice, delivery, utterance.kind, gain, draw)
         serial = zlib.crc32(f"{utterance.dialogue_id}/{utterance.turn}".encode())
         row = Utterance(
             dialogue_id=utterance.dialogue_id,

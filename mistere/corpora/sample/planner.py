@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from mistere.common.errors import UsageError
 from mistere.common.splits import SPLITS, Split
+from mistere.corpora.sample.turn_kinds import TurnKind, draw_kind
 from mistere.corpora.sample.voices import Voice, voices_of
 from mistere.corpora.sample.wording import EMOTIONS, Emotion, word
 
@@ -20,8 +21,10 @@ _Card = TypeVar("_Card")
 
 MIN_TURNS, MAX_TURNS = 8, 14
 MIN_DIALOGUES = 3
-_SPLIT_SHARES: dict[Split, float] = {"dev": 14 / 150, "test": 56 / 150}
-"""The test split is large for a corpus of this size, so that its figures have a standard error of a point or two."""
+DIALOGUES = 260
+_SPLIT_SHARES: dict[Split, float] = {"dev": 30 / DIALOGUES, "test": 150 / DIALOGUES}
+"""Dev and test are large for a corpus of this size: encoders are trained on train only, so they cost little time, and the figures
+on test have a standard error of about a point."""
 
 _INERTIA, _CONTAGION, _SCENARIO = 0.46, 0.26, 0.28
 _SPEAK_AGAIN = 0.1
@@ -54,12 +57,13 @@ class PlannedUtterance:
     turn: int
     voice: Voice
     emotion: Emotion
+    kind: TurnKind
     text: str
     seed: int
 
 
 def split_sizes(dialogues: int) -> dict[Split, int]:
-    """Dialogues per split: 80, 14 and 56 of 150, and at least one each.
+    """Dialogues per split: 80, 30 and 150 of 260, and at least one each.
 
     Raises:
         UsageError: fewer dialogues than splits.
@@ -68,8 +72,9 @@ def split_sizes(dialogues: int) -> dict[Split, int]:
         raise UsageError(
             f"the sample needs at least {MIN_DIALOGUES} dialogues, one for each split; {dialogues} were requested."
         )
-    held_out = {split: max(1, round(dialogues * share)) for split, share in _SPLIT_SHARES.items()}
-    return {"train": dialogues - sum(held_out.values()), **held_out}
+    dev, test = (max(1, round(dialogues * _SPLIT_SHARES[split])) for split in ("dev", "test"))
+    test = min(test, dialogues - dev - 1)
+    return {"train": dialogues - dev - test, "dev": dev, "test": test}
 
 
 def plan(seed: int, dialogues: int) -> Iterator[PlannedUtterance]:
@@ -104,8 +109,9 @@ def _dialogue(
             speaking = 1 - speaking
         emotion = _next_emotion(draw, scenario, own.get(speaking), previous)
         own[speaking] = previous = emotion
-        text = word(emotion, draw)
-        yield PlannedUtterance(split, dialogue_id, turn, pair[speaking], emotion, text, draw.getrandbits(62))
+        kind = draw_kind(draw)
+        text = word(emotion, kind, draw)
+        yield PlannedUtterance(split, dialogue_id, turn, pair[speaking], emotion, kind, text, draw.getrandbits(62))
 
 
 def _next_emotion(

@@ -12,18 +12,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mistere.corpora.sample.turn_kinds import TurnKind
 from mistere.corpora.sample.voices import Voice
 from mistere.corpora.sample.wording import Emotion
 
 SAMPLE_RATE = 16_000
-SHARE_CLEAR, SHARE_SHARED = 0.12, 0.62
-"""Shares of clear and shared delivery; the rest is flat delivery."""
 
 _WORDS_PER_MINUTE = 165.0
 _SPEECH_LEVEL = 0.06
 _TREMOR_HZ = 6.5
-_NOISE_BELOW_SPEECH_DB = (13.0, 28.0)
-"""Range of the signal-to-noise ratio: so noisy that a speech encoder learns the voice, but hardly the words."""
 _PITCH_UNITS_PER_FACTOR = 110.0
 """espeak's pitch scale is close to linear around its middle: this many units double the pitch."""
 
@@ -59,14 +56,14 @@ _SPREAD = np.array([0.075, 0.18, 0.06, 1.6, 0.11, 0.05])
 """Spread of each prosody value over utterances (half the width of a triangular distribution)."""
 
 
-def draw_prosody(emotion: Emotion, draw: np.random.Generator) -> Prosody:
+def draw_prosody(emotion: Emotion, kind: TurnKind, draw: np.random.Generator) -> Prosody:
     """Draw the prosody of one utterance with ``emotion``."""
     rest = np.array(_PROSODY["neutral"])
     own = np.array(_PROSODY[emotion])
-    kind = draw.random()
-    if kind < SHARE_CLEAR:
+    delivery = draw.random()
+    if delivery < kind.clear_delivery:
         centre = own
-    elif kind < SHARE_CLEAR + SHARE_SHARED:
+    elif delivery < kind.clear_delivery + kind.shared_delivery:
         centre = (own + np.array(_PROSODY[_VOICE_PAIRS[emotion]])) / 2
     else:
         centre = rest + 0.15 * (own - rest)
@@ -93,7 +90,13 @@ def _clamp(value: float, low: int, high: int) -> int:
 
 
 def record(
-    speech: NDArray[np.int16], rate: int, voice: Voice, prosody: Prosody, gain_db: float, draw: np.random.Generator
+    speech: NDArray[np.int16],
+    rate: int,
+    voice: Voice,
+    prosody: Prosody,
+    kind: TurnKind,
+    gain_db: float,
+    draw: np.random.Generator,
 ) -> NDArray[np.float32]:
     """Apply the speaker's vocal tract, the emotion's voice quality and a noisy microphone to synthesized speech.
 
@@ -102,6 +105,7 @@ def record(
         rate: sample rate of ``speech`` in Hz.
         voice: the speaker.
         prosody: the utterance's prosody; its tilt, tremor and level are applied here.
+        kind: the kind of turn, with the range of its signal-to-noise ratio.
         gain_db: the microphone's gain, constant for a speaker within a dialogue.
         draw: random generator of the noise.
 
@@ -118,7 +122,7 @@ def record(
     phase = (np.arange(signal.size) / SAMPLE_RATE * _TREMOR_HZ) % 1.0
     signal = signal * (1 + prosody.tremor * (4 * np.abs(phase - 0.5) - 1))
     microphone = 10 ** (gain_db / 20)
-    noise_level = _SPEECH_LEVEL * 10 ** (-draw.uniform(*_NOISE_BELOW_SPEECH_DB) / 20)
+    noise_level = _SPEECH_LEVEL * 10 ** (-draw.uniform(*kind.noise_below_speech_db) / 20)
     noise = 2 * noise_level * (draw.random((3, signal.size)).sum(axis=0) - 1.5)
     recording = microphone * (10 ** (prosody.level / 20) * signal + noise)
     return np.asarray(np.clip(recording, -1, 1), dtype=np.float32)

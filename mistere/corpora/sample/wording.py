@@ -2,7 +2,8 @@
 
 *Telling* wording fits one emotion only. *Shared* wording fits the two emotions of a pair that the voice separates (see
 :mod:`mistere.corpora.sample.prosody` for the pairs that the voice confuses instead), so that text and voice complement each other.
-*Empty* wording fits any emotion. All speakers share one list of names, so a text does not identify its speaker.
+*Empty* wording fits any emotion; *fillers* are empty wording of one or two words. All speakers share one list of names, so a text does
+not identify its speaker.
 """
 
 from __future__ import annotations
@@ -10,11 +11,10 @@ from __future__ import annotations
 import random
 from typing import Literal
 
+from mistere.corpora.sample.turn_kinds import FILLER, TurnKind
+
 Emotion = Literal["neutral", "happy", "sad", "angry", "fearful", "surprised"]
 EMOTIONS: tuple[Emotion, ...] = ("neutral", "happy", "sad", "angry", "fearful", "surprised")
-
-SHARE_TELLING, SHARE_SHARED = 0.27, 0.50
-"""Shares of telling and shared wording; the rest is empty wording."""
 
 _SLOTS: dict[str, tuple[str, ...]] = {
     "who": (
@@ -173,15 +173,10 @@ _SHARED: tuple[tuple[tuple[Emotion, Emotion], tuple[str, ...]], ...] = (
 )
 
 _EMPTY: tuple[str, ...] = (
-    "Yes.",
-    "Okay, I see.",
     "Well, all right then.",
-    "No, not yet.",
-    "Come on.",
     "What do you mean?",
     "Are you sure about {what}?",
     "Go on, tell me.",
-    "I know.",
     "Let us talk about it {when}.",
     "And {who}?",
     "It is about {what}.",
@@ -192,14 +187,20 @@ _EMPTY: tuple[str, ...] = (
     "I was just with {who}.",
     "Wait a moment.",
 )
+_FILLERS: tuple[str, ...] = (
+    *("Okay.", "Yes.", "No.", "Well.", "All right.", "I see.", "I know.", "Come on.", "Of course.", "Oh really."),
+    *("Not yet.", "And now?", "Oh well.", "Yes, yes.", "Hello?", "Right now?"),
+)
 
 
-def word(emotion: Emotion, draw: random.Random) -> str:
-    """The text of an utterance for an emotion, with random kind of wording, template and slots."""
-    kind = draw.random()
-    if kind < SHARE_TELLING:
+def word(emotion: Emotion, kind: TurnKind, draw: random.Random) -> str:
+    """The text of an utterance for an emotion, with random wording, template and slots."""
+    wording = draw.random()
+    if kind is FILLER:
+        pool = _FILLERS
+    elif wording < kind.telling_wording:
         pool = _TELLING[emotion]
-    elif kind < SHARE_TELLING + SHARE_SHARED:
+    elif wording < kind.telling_wording + kind.shared_wording:
         pool = next(templates for pair, templates in _SHARED if emotion in pair)
     else:
         pool = _EMPTY
