@@ -8,6 +8,8 @@ import torch
 
 from mistere.common.progress import Progress
 from mistere.config.mixture import MixtureConfig
+from mistere.metrics.classification import DialogueBootstrap
+from mistere.metrics.gate_trust import GateTrust
 from mistere.model.mixture.gate_fit import fit_gate
 from mistere.model.mixture.mixture import FittedGate, MixtureOfExperts
 from mistere.model.mixture.prediction import predict
@@ -38,14 +40,31 @@ def test_before_the_fit_present_experts_have_equal_weights() -> None:
     np.testing.assert_allclose(weights.numpy(), [[1 / 3] * 3, [0.5, 0, 0.5]], atol=1e-6)
 
 
-def test_the_fit_improves_dev_and_does_not_read_test() -> None:
-    data = dialogues_of(seed=1, sizes=(20, 20, 20))
+def trust_on(model: MixtureOfExperts, data: object, split: str) -> tuple[GateTrust, DialogueBootstrap]:
+    """What the weights say about a split, and resamples of its dialogues."""
+    dialogues = data.split(split)  # type: ignore[attr-defined]
+    answers = predict(model, [data.read(dialogue) for dialogue in dialogues], 1.0)  # type: ignore[attr-defined]
+    trust = GateTrust(
+        np.concatenate([answer.expert_weights for answer in answers]),
+        np.concatenate([answer.expert_probabilities for answer in answers]),
+        np.concatenate([dialogue.labels for dialogue in dialogues]),
+    )
+    names = [dialogue.dialogue_id for dialogue in dialogues for _ in range(len(dialogue))]
+    return trust, DialogueBootstrap(names, 200, 0)
+
+
+def test_the_fit_improves_dev_trusts_the_right_expert_and_does_not_read_test() -> None:
+    data = dialogues_of(seed=1, sizes=(20, 20, 40))
     trained = train_mixture(CONFIG.model_copy(update={"gate": "mean"}), data.without("test"), progress=Progress("t"))
     model = MixtureOfExperts(CONFIG, data.dimensions, CLASSES).eval()
     model.load_state_dict(trained.model.state_dict(), strict=False)
     before = loss_on(model, data, "dev")
     fit_gate(model, data.without("test"), seed=0)
     assert loss_on(model, data, "dev") < before
+    trust, resamples = trust_on(model, data, "test")
+    shares = trust.right_shares()
+    assert trust.pooled_auc(resamples).low > 0.6
+    assert shares["leader"].value > shares["average"].value + 0.1
 
 
 def test_a_worthless_expert_loses_its_weight() -> None:
