@@ -19,8 +19,10 @@ from mistere.common.paths import PROJECT_ROOT
 from mistere.common.splits import SPLITS, Split
 from mistere.corpora.sample import make_sample, ogg, prosody
 from mistere.corpora.sample.assembly import describe
+from mistere.corpora.sample.planner import DIALOGUES as DIALOGUES_IN_FULL
 from mistere.corpora.sample.planner import plan, split_sizes
 from mistere.corpora.sample.synthesis import synthesize
+from mistere.corpora.sample.turn_kinds import FILLER, KINDS, NOISY, PLAIN, draw_kind
 from mistere.corpora.sample.voices import voices_of
 from mistere.corpora.sample.wording import EMOTIONS, word
 from mistere.data.dataset import Utterance, load_info, read_utterances, shards_of
@@ -145,17 +147,40 @@ def test_committed_dataset_yaml_matches_the_sample(tmp_path: Path) -> None:
 
 
 def test_full_sample_plan_has_the_documented_sizes() -> None:
-    assert split_sizes(150) == {"train": 80, "dev": 14, "test": 56}
-    planned = list(plan(1, 150))
-    assert planned == list(plan(1, 150)) and planned != list(plan(2, 150))
+    assert split_sizes(DIALOGUES_IN_FULL) == {"train": 80, "dev": 30, "test": 150}
+    planned = list(plan(1, DIALOGUES_IN_FULL))
+    assert planned == list(plan(1, DIALOGUES_IN_FULL)) and planned != list(plan(2, DIALOGUES_IN_FULL))
     rows = {split: [utterance for utterance in planned if utterance.split == split] for split in SPLITS}
-    assert len(rows["test"]) >= 600 and len(rows["train"]) >= 850
+    assert len(rows["test"]) >= 1600 and len(rows["train"]) >= 850
     for emotion in EMOTIONS:
-        assert sum(utterance.emotion == emotion for utterance in rows["test"]) >= 40
+        assert sum(utterance.emotion == emotion for utterance in rows["test"]) >= 120
+    for kind in KINDS:
+        assert sum(utterance.kind is kind for utterance in planned) / len(planned) == pytest.approx(kind.share, abs=0.03)
     dialogues: dict[str, set[str]] = {}
     for utterance in planned:
         dialogues.setdefault(utterance.dialogue_id, set()).add(utterance.voice.name)
-    assert len(dialogues) == 150 and all(len(speakers) <= 2 for speakers in dialogues.values())
+    assert len(dialogues) == DIALOGUES_IN_FULL and all(len(speakers) <= 2 for speakers in dialogues.values())
+
+
+@pytest.mark.parametrize("dialogues", range(3, 12))
+def test_small_samples_have_every_split(dialogues: int) -> None:
+    sizes = split_sizes(dialogues)
+    assert sum(sizes.values()) == dialogues and min(sizes.values()) >= 1
+
+
+def test_a_filler_says_nothing_about_the_emotion_and_noise_hides_the_voice() -> None:
+    fillers = {emotion: {word(emotion, FILLER, random.Random(seed)) for seed in range(300)} for emotion in EMOTIONS}
+    assert len({frozenset(texts) for texts in fillers.values()}) == 1
+    assert max(NOISY.noise_below_speech_db) < 0 < min(PLAIN.noise_below_speech_db)
+    speech = (10_000 * np.sin(np.arange(22_050) * 0.1)).astype(np.int16)
+    voice = voices_of("train")[0]
+    tone = []
+    for kind in (PLAIN, NOISY):
+        draw = np.random.Generator(np.random.PCG64(1))
+        recording = prosody.record(speech, 22_050, voice, prosody.Prosody(1, 1, 1, 0, 0, 0), kind, 0.0, draw)
+        power = np.abs(np.fft.rfft(recording)) ** 2
+        tone.append(power.max() / power.sum())
+    assert tone[0] > 0.5 > 2 * tone[1], "the share of the tone in the recording's power"
 
 
 def test_too_few_dialogues_are_rejected() -> None:
@@ -172,7 +197,7 @@ def test_voices_are_distinct_across_splits() -> None:
 @pytest.mark.parametrize("emotion", EMOTIONS)
 def test_each_wording_fills_its_slots(emotion: str) -> None:
     draw = random.Random(3)
-    texts = {word(emotion, draw) for _ in range(500)}  # type: ignore[arg-type]
+    texts = {word(emotion, draw_kind(draw), draw) for _ in range(500)}  # type: ignore[arg-type]
     assert len(texts) > 60
     for text in texts:
         assert "{" not in text and text[0].isupper() and text[-1] in ".?"
@@ -181,7 +206,7 @@ def test_each_wording_fills_its_slots(emotion: str) -> None:
 def test_synthesis_settings_stay_in_range() -> None:
     for number in range(300):
         draw = np.random.Generator(np.random.PCG64(number))
-        drawn = prosody.draw_prosody(EMOTIONS[number % len(EMOTIONS)], draw)
+        drawn = prosody.draw_prosody(EMOTIONS[number % len(EMOTIONS)], KINDS[number % len(KINDS)], draw)
         voice = voices_of("train")[number % 24]
         settings = prosody.synthesis_settings(voice, drawn)
         assert 90 <= settings["rate"] <= 300 and 0 <= settings["pitch"] <= 99 and 0 <= settings["range"] <= 99
