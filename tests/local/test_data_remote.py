@@ -27,8 +27,8 @@ def test_a_fresh_clone_pulls_the_sample(pulled_sample: Path) -> None:
         speakers[split] = {utterance.speaker for utterance in utterances}
         dialogues[split] = {utterance.dialogue_id for utterance in utterances}
         assert {utterance.label for utterance in utterances} == set(info.labels)
-    assert counts["test"] >= 600
-    assert sum(len(names) for names in dialogues.values()) == 150
+    assert counts["test"] >= 1600
+    assert sum(len(names) for names in dialogues.values()) == 260
     assert not speakers["train"] & speakers["test"] and not speakers["train"] & speakers["dev"]
     assert not dialogues["train"] & dialogues["test"]
 

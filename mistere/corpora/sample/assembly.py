@@ -74,7 +74,9 @@ def _rows(
 ) -> Iterator[tuple[Split, Utterance]]:
     """Speak the plan in order. Each utterance has its own seed, so its audio does not depend on the ones before it."""
     draws = [np.random.Generator(np.random.PCG64(utterance.seed)) for utterance in planned]
-    deliveries = [draw_prosody(utterance.emotion, utterance.kind, draw) for utterance, draw in zip(planned, draws, strict=True)]
+    deliveries = [
+        draw_prosody(utterance.emotion, utterance.kind, draw) for utterance, draw in zip(planned, draws, strict=True)
+    ]
     requests = [_request(utterance, delivery) for utterance, delivery in zip(planned, deliveries, strict=True)]
     spoken = zip(planned, deliveries, draws, synthesize(requests), strict=True)
     for done, (utterance, delivery, draw, (speech, rate)) in enumerate(spoken, start=1):

@@ -155,7 +155,9 @@ def test_full_sample_plan_has_the_documented_sizes() -> None:
     for emotion in EMOTIONS:
         assert sum(utterance.emotion == emotion for utterance in rows["test"]) >= 120
     for kind in KINDS:
-        assert sum(utterance.kind is kind for utterance in planned) / len(planned) == pytest.approx(kind.share, abs=0.03)
+        assert sum(utterance.kind is kind for utterance in planned) / len(planned) == pytest.approx(
+            kind.share, abs=0.03
+        )
     dialogues: dict[str, set[str]] = {}
     for utterance in planned:
         dialogues.setdefault(utterance.dialogue_id, set()).add(utterance.voice.name)
