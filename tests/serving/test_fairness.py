@@ -69,10 +69,11 @@ def test_text_and_audio_of_a_request_are_limited_together_and_the_metadata_says_
     assert call(server, message(recordings, name="audio")).code().name == "RESOURCE_EXHAUSTED"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Part:
     name: str
     price: float
+    is_needless: bool = False
 
 
 def parts(name: str, *prices: float) -> list[Part]:
@@ -151,6 +152,22 @@ def test_parts_of_several_requests_share_a_slice_and_a_bad_one_fails_alone(fixed
     names, answers = asyncio.run(go())
     assert names == ["a+bad", "a", "bad", "c"]
     assert [type(answer) for answer in answers] == [type(None), RuntimeError, type(None), type(None)]
+
+
+def test_the_rest_of_a_request_that_fails_is_dropped(fixed_pace: Pace) -> None:
+    async def go() -> list[str]:
+        work = Slices()
+        queue: SliceQueue[Part] = SliceQueue(work, fixed_pace, 1000)
+        pieces = parts("a", *[8.0] * 5)
+        task = asyncio.create_task(queue.run(pieces))
+        await until(lambda: len(work.computed) == 1)
+        for piece in pieces:
+            piece.is_needless = True
+        work.permitted.release()
+        await task
+        return work.names
+
+    assert asyncio.run(go()) == ["a"]
 
 
 def test_the_queue_is_bounded_by_price_but_takes_any_request_when_it_is_empty(fixed_pace: Pace) -> None:

@@ -204,6 +204,16 @@ def test_many_small_files_with_large_decoded_size_stay_within_bounds(target: Ser
     assert peak(target) - before < 500 * MIB
 
 
+def test_recordings_that_fail_late_do_not_stay_in_memory_decoded(target: Server) -> None:
+    """Each decodes to 15 MB and fails at its last frame; an exception's traceback would keep the samples until the answer."""
+    whole = clip(4.9, 384000, "FLAC", 2, 0)
+    broken = [whole[:-2] + bytes([0xA5, number]) for number in range(64)]
+    before = peak(target)
+    for recordings in (broken[:32], broken[32:]):
+        refused(infer(target, audio(*recordings)), 415)
+    assert peak(target) - before < 150 * MIB
+
+
 def test_expensive_resampling_rates_take_seconds_not_minutes(target: Server) -> None:
     sounds = [clip(0.1, rate) for rate in (383987, 191999, 95989, 44101)]
     start = cpu_seconds(target)

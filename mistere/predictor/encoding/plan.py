@@ -36,6 +36,11 @@ class Task:
     price: float = 0.0
 
     @property
+    def is_needless(self) -> bool:
+        """Whether the request fails anyway."""
+        return bool(self.plan.failures)
+
+    @property
     def turn(self) -> RequestTurn:
         """The utterance."""
         return self.dialogue[self.index]

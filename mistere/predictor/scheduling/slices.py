@@ -36,6 +36,10 @@ class Priced(Protocol):
     def price(self) -> float:
         """Its price, seconds of audio."""
 
+    @property
+    def is_needless(self) -> bool:
+        """Whether it need not be computed any more, because another part of the request has failed."""
+
 
 Part = TypeVar("Part", bound=Priced)
 
@@ -108,6 +112,8 @@ class SliceQueue(Generic[Part]):
                 failure = error
                 if error is not None and len(chosen) > 1:  # one bad request fails alone
                     failure = await self._computed(parts)
+                job.parts = [part for part in job.parts if not part.is_needless]
+                job.price = sum(part.price for part in job.parts)
                 if failure is not None or not job.parts:
                     self._settle(job, failure)
 
