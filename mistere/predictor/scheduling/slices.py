@@ -25,8 +25,9 @@ _SLICE_SECONDS: Final = 0.5
 """Time that a slice should take."""
 _LEAST_SLICE: Final = 8.0
 """The smallest slice, in seconds of audio: even less would leave batches of the encoder half empty."""
-_NICENESS: Final = 10
-"""Under contention, about a tenth of a core's time for the slices, and the rest for small requests."""
+_NICENESS: Final = 5
+"""Where both want a core, a quarter of its time is for the slices, and the rest for small requests. More would be to the cost of long
+requests on a machine where other programs run, too; priority that is given up cannot be taken back."""
 
 
 class Priced(Protocol):
