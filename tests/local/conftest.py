@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.local.canaries import environment
 from tests.local.workshop import ROOT, Run, committed_tree, make_dataset, run
 
 
@@ -38,6 +39,9 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def first(output: Path, data: Path, tree: Path) -> Run:
-    """The first run, from a committed tree."""
-    return run(output, data, root=tree)
+def first(output: Path, data: Path, tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The first run, from a committed tree, with secrets in its environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment(tmp_path_factory.mktemp("home")).items():
+            patch.setenv(name, value)
+        return run(output, data, root=tree)

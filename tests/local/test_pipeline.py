@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ import pytest
 from mistere.artifacts.object_store import LocalStore
 from mistere.registry.champion import read_champion
 from mistere.serving.client import DialogueClient
+from tests.local.canaries import leaks
 from tests.local.workshop import LABELS, ROOT, Run, make_dataset, mistere, mistere_in_process, rows, run
 
 ALWAYS = {"resolve_inputs", "register_model", "deploy_model", "report_run"}
@@ -30,6 +32,13 @@ def test_a_first_run_ends_with_a_champion_that_answered(first: Run, output: Path
     champion = read_champion(LocalStore(output / "store")).champion
     assert champion is not None and champion.bundle_digest == first.stages["register_model"]["outputs"]["bundle"]
     assert all(record["status"] == "done" for record in first.stages.values())
+
+
+def test_a_run_leaves_no_secret_of_its_environment_behind(first: Run, output: Path) -> None:
+    assert not leaks([output], {"output": first.text})
+    for name in ("arguments.json", "kfp.log", "events.jsonl"):
+        (file,) = output.glob(f"runs/{first.folder.name}/{name}")
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600 and stat.S_IMODE(file.parent.stat().st_mode) == 0o700
 
 
 def test_the_registry_names_the_champion(first: Run, output: Path) -> None:

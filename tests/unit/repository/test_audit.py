@@ -75,7 +75,7 @@ def test_a_known_vulnerability_fails_the_audit(
 ) -> None:
     assert main(locks(tmp_path, "requests==2.31.0\ncertifi==2026.1.1\n")) == 1
     output = capsys.readouterr()
-    assert output.err == "requests 2.31.0 has GHSA-9wx4-h78v-vm56: upgrade to 2.32.0.\n"
+    assert output.err == "requests 2.31.0 has CVE-2024-35195: upgrade to 2.32.0.\n"
     (tmp_path / "requirements.lock").write_text("certifi==2026.1.1\n")
     assert main(tmp_path) == 0 and "2 packages audited, 0 vulnerabilities" in capsys.readouterr().out
 
