@@ -7,6 +7,7 @@ journal over; the earlier holder notices that when it next renews.
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import time
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ class Journal(SealedRecord):
         deployment: the new deployment pointer.
         champion: the new champion.
         event: the release's event in the promotion log; None in journals of earlier versions.
+        holder: random text that tells this acquisition from every other one; empty in journals of earlier versions.
     """
 
     state: Literal["pending", "deployed", "done"]
@@ -50,6 +52,7 @@ class Journal(SealedRecord):
     deployment: Deployment
     champion: Champion
     event: PromotionEvent | None = None
+    holder: str = ""
 
     @property
     def alive(self) -> bool:
@@ -77,6 +80,11 @@ class HeldJournal:
         try:
             self.version = write_journal(self.store, self.journal, self.version)
         except ConflictError as error:
+            current = read_journal(self.store, self.journal.deployment.service)
+            if current is not None and current[0].holder == self.journal.holder:
+                # The answer to an earlier write was lost on the way back, so its version was unknown here.
+                self.version = write_journal(self.store, self.journal, current[1])
+                return
             raise LeaseLostError(
                 f"the release of {self.journal.deployment.service} took longer than its lease, and another process took it over: "
                 "see `mistere models --log`, and run again."
@@ -90,7 +98,12 @@ class HeldJournal:
 
 def this_process() -> dict[str, Any]:
     """The journal's fields that name its holder."""
-    return {"host": socket.gethostname(), "process": os.getpid(), "since": time.time()}
+    return {
+        "host": socket.gethostname(),
+        "process": os.getpid(),
+        "since": time.time(),
+        "holder": secrets.token_hex(8),
+    }
 
 
 def read_journal(store: ObjectStore, service: str) -> tuple[Journal, str] | None:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from mistere.artifacts.object_store import LocalStore, ObjectStore, S3Store
+from mistere.artifacts.object_store import LocalStore, ObjectStore
+from mistere.artifacts.s3.store import S3Store
 from mistere.common.errors import MistereError
 from mistere.registry import release as module
 from mistere.registry.champion import Champion, read_champion
@@ -155,7 +156,7 @@ def test_a_process_killed_at_any_change_is_completed_or_rolled_back(
 ) -> None:
     monkeypatch.undo()  # the process that holds the journal is really gone
     for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
-        monkeypatch.setenv(name, {"AWS_ENDPOINT_URL": s3_store._s3.meta.endpoint_url}.get(name, "us-east-1"))
+        monkeypatch.setenv(name, {"AWS_ENDPOINT_URL": s3_store.endpoint}.get(name, "us-east-1"))
     for changes in range(CHANGES):
         store = LocalStore(tmp_path / str(changes)) if kind == "folder" else S3Store(f"{s3_store.uri}/{changes}")
         mirror = Mirror()

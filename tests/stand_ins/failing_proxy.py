@@ -1,0 +1,67 @@
+"""A TCP proxy in front of a real HTTP server, which fails at given requests: the client's connection is cut."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+_METHODS = (b"GET ", b"PUT ", b"HEAD ", b"POST ", b"DELETE ")
+
+
+class FailingProxy:
+    """Forwards connections to a server.
+
+    Args:
+        server: host and port.
+        fails: whether the request of a number, counted from 0 since the last :meth:`restart`, fails.
+        arrives: whether the server gets a request that fails, so that only its answer is lost.
+    """
+
+    def __init__(self, server: tuple[str, int]) -> None:
+        self._server = server
+        self.fails: Callable[[int], bool] = lambda _: False
+        self.arrives = False
+        self.requests = 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def restart(self, fails: Callable[[int], bool], *, arrives: bool = False) -> None:
+        """Count requests anew, with other failures."""
+        self.requests, self.fails, self.arrives = 0, fails, arrives
+
+    def close(self) -> None:
+        """Accept no more connections."""
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, socket.create_connection(self._server) as upstream, suppress(OSError):
+            cut = threading.Event()
+            threading.Thread(target=self._answers, args=(upstream, client, cut), daemon=True).start()
+            while data := client.recv(1 << 16):
+                if data.startswith(_METHODS):
+                    number, self.requests = self.requests, self.requests + 1
+                    if self.fails(number):
+                        if not self.arrives:
+                            break
+                        cut.set()
+                upstream.sendall(data)
+            with suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
+
+    @staticmethod
+    def _answers(upstream: socket.socket, client: socket.socket, cut: threading.Event) -> None:
+        with suppress(OSError):
+            while data := upstream.recv(1 << 16):
+                if cut.is_set():
+                    client.shutdown(socket.SHUT_RDWR)
+                    return
+                client.sendall(data)
