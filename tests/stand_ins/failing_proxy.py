@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -17,20 +18,22 @@ class FailingProxy:
         server: host and port.
         fails: whether the request of a number, counted from 0 since the last :meth:`restart`, fails.
         arrives: whether the server gets a request that fails, so that only its answer is lost.
+        hangs: seconds without any answer before the connection of a request that fails is cut.
     """
 
     def __init__(self, server: tuple[str, int]) -> None:
         self._server = server
         self.fails: Callable[[int], bool] = lambda _: False
         self.arrives = False
+        self.hangs = 0.0
         self.requests = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def restart(self, fails: Callable[[int], bool], *, arrives: bool = False) -> None:
+    def restart(self, fails: Callable[[int], bool], *, arrives: bool = False, hangs: float = 0.0) -> None:
         """Count requests anew, with other failures."""
-        self.requests, self.fails, self.arrives = 0, fails, arrives
+        self.requests, self.fails, self.arrives, self.hangs = 0, fails, arrives, hangs
 
     def close(self) -> None:
         """Accept no more connections."""
@@ -51,6 +54,7 @@ class FailingProxy:
                     number, self.requests = self.requests, self.requests + 1
                     if self.fails(number):
                         if not self.arrives:
+                            time.sleep(self.hangs)
                             break
                         cut.set()
                 upstream.sendall(data)
