@@ -21,6 +21,7 @@ from mistere.artifacts.io import ArtifactHandle
 from mistere.artifacts.manifests import EmbeddingShard, EncoderCheckpoint, UtteranceSet, canonical_digest
 from mistere.common.digests.code import source_digest
 from mistere.common.modalities import Modality
+from mistere.common.os_errors import reserve_blocks
 from mistere.config.base import Section
 from mistere.config.encoder import Device, ExtractionSettings
 from mistere.engine.stage import Result, Stage, Step, TaskShard
@@ -173,6 +174,7 @@ class _Extraction:
             dtype=np.float32,
             shape=(total, self._embedder.dimension),
         )
+        reserve_blocks(folder / f"{self._embedder.modality}.npy")
         done = reused = 0
         pending: list[_Window] = []
 

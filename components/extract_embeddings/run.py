@@ -10,6 +10,7 @@ from mistere.artifacts.io import ArtifactHandle
 from mistere.artifacts.manifests import EmbeddingSet, EmbeddingShard, UtteranceSet
 from mistere.common.errors import ArtifactError
 from mistere.common.modalities import Modality
+from mistere.common.os_errors import reserve_blocks
 from mistere.config.base import Section
 from mistere.engine.stage import Result, Stage, Step
 from mistere.model.embeddings import UTTERANCES_FILE
@@ -93,6 +94,7 @@ def _join(shards: Sequence[ArtifactHandle[EmbeddingShard]], modality: str, folde
     joined = np.lib.format.open_memmap(
         folder / f"{modality}.npy", mode="w+", dtype=np.float32, shape=(len(order), matrices[0].shape[1])
     )
+    reserve_blocks(folder / f"{modality}.npy")
     done = 0
     for matrix in matrices:
         for start in range(0, len(matrix), _ROWS_AT_ONCE):

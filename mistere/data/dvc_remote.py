@@ -24,6 +24,7 @@ from mistere.artifacts.s3.probe import check_access, data_endpoint, data_store
 from mistere.common.digests.files import digest_once
 from mistere.common.errors import DataError
 from mistere.common.names import check_md5, check_name, shown
+from mistere.common.os_errors import disk_error
 from mistere.common.parsing.documents import ParseError, load_json
 from mistere.common.paths import cache_directory
 from mistere.common.secrets.credentials import with_credentials
@@ -198,6 +199,8 @@ class RemoteData:
             except (DownloadError, FileTransferError, FileNotFoundError):
                 return  # the caller checks which files arrived and names the missing ones
             except (DvcException, OSError) as error:
+                if failure := disk_error(error, project):
+                    raise failure from error
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 reason = reason.replace(self.remote, redact_url(self.remote))
                 raise DataError(

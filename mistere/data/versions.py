@@ -162,8 +162,7 @@ def _snapshot(folder: Path, remote: str) -> PinnedData:
             with closing(Repo(str(project))) as repo:
                 repo.add(str(folder), out=str(project / "data"), to_remote=True)
         except (DvcException, OSError) as error:
-            cause = error if isinstance(error, OSError) else error.__cause__
-            failure = disk_error(cause, remote) if isinstance(cause, OSError) else None
+            failure = disk_error(error, remote)
             if failure is None and remote.startswith("s3://"):
                 check_access(remote, listing=True)  # DVC gives no reason
             raise failure or DataError(

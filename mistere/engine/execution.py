@@ -152,11 +152,13 @@ def execute(
         if isinstance(error, AttemptsExhaustedError):
             record.exhausted, record.explained = True, error.explained
         raise
-    except OSError as error:
-        failure = disk_error(error, store.uri) or MistereError(f"{task} failed ({error}); the log has the trace.")
-        record.status, record.exit_code, record.message = "failed", int(failure.exit_code), f"{task}: {failure}"
-        raise failure from error
     except Exception as error:
+        failure = disk_error(error, store.uri)
+        if failure is None and isinstance(error, OSError):
+            failure = MistereError(f"{task} failed ({error}); the log has the trace.")
+        if failure is not None:
+            record.status, record.exit_code, record.message = "failed", int(failure.exit_code), f"{task}: {failure}"
+            raise failure from error
         reason = redact(str(error).splitlines()[0]) if str(error) else ""
         record.status, record.exit_code = "failed", int(ExitCode.ERROR)
         record.message = f"{task} failed unexpectedly ({type(error).__name__}: {reason}); the log has the trace."

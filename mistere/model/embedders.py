@@ -11,6 +11,7 @@ from mistere.artifacts.manifests import BaseEncoder
 from mistere.artifacts.object_store import ObjectStore
 from mistere.config.encoder import Device, ExtractionSettings
 from mistere.model.encoders.embedding import SERVING, Embedder
+from mistere.model.encoders.folder_check import check_folder
 
 
 def open_embedder(
@@ -39,6 +40,7 @@ def open_embedder(
         ArtifactError: the base weights are missing or damaged.
     """
     base = open_artifact(store, BaseEncoder, encoder.base_digest)
+    check_folder(base.path, base.manifest.source)
     return Embedder(
         encoder.family, base.path, tuned, encoder.settings, classes, extraction, device, note=note, int8=int8
     )

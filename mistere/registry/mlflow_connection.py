@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from mistere.common.errors import MistereError
+from mistere.common.os_errors import disk_error
 from mistere.common.secrets.credentials import with_credentials
 from mistere.common.secrets.redaction import redact
 from mistere.common.urls import redact_url
@@ -61,7 +62,8 @@ def connected(tracking_uri: str) -> Iterator[MlflowClient]:
         remote = uri.startswith(("http://", "https://"))
         yield CheckedClient(uri) if remote else MlflowClient(tracking_uri=uri)
     except (MlflowException, SQLAlchemyError) as error:
-        raise MistereError(_sentence(error, redact_url(tracking_uri))) from error
+        shown = redact_url(tracking_uri)
+        raise disk_error(error, shown) or MistereError(_sentence(error, shown)) from error
     except ModuleNotFoundError as error:
         if not tracking_uri.startswith("postgresql"):
             raise

@@ -82,8 +82,10 @@ def _as_expected_error(error: Exception) -> MistereError | None:
     """The error as one that the user can resolve; None for a defect of the program."""
     if isinstance(error, MistereError):
         return error
+    if failure := disk_error(error):
+        return failure
     if isinstance(error, OSError):
-        return disk_error(error) or MistereError(
+        return MistereError(
             f"{error.filename or 'a file'}: {(error.strerror or str(error)).lower()}; check the path and its "
             "permissions."
         )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from mistere.common.errors import UsageError
 from mistere.common.paths import PROJECT_ROOT
 from tests.hostile.faults import NAMES
 from tests.hostile.test_bombs import DOCUMENT_COUNTS
+from tests.hostile.test_encoder_folders import ENCODER_FAULTS
+from tests.hostile.test_full_disk import WRITERS
 from tests.hostile.test_names import ENTRANCES
 from tests.hostile.test_parquet_bombs import PARQUET_BOMBS, PARQUET_ENTRANCES, READS_ALL
 
@@ -19,7 +22,9 @@ def rows() -> dict[str, list[str]]:
         f"| {entrance} | {len(PARQUET_BOMBS) - (0 if everything else len(READS_ALL))} |"
         for entrance, (_, _, everything) in PARQUET_ENTRANCES.items()
     ]
-    return {"names": names, "documents": documents, "parquet": files}
+    folders = [f"| {fault} | {int(UsageError.exit_code)} |" for fault in ENCODER_FAULTS]
+    disks = [f"| {writer} |" for writer in WRITERS]
+    return {"names": names, "documents": documents, "parquet": files, "encoders": folders, "disks": disks}
 
 
 def test_page_has_the_tables_of_the_tests() -> None:

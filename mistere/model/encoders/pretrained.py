@@ -34,6 +34,7 @@ def load_pretrained(
             str(directory),
             use_safetensors=True,
             local_files_only=True,
+            trust_remote_code=False,
             dtype=dtype,
             output_loading_info=True,
             **extra,
@@ -53,6 +54,27 @@ def load_pretrained(
         )
     loaded: nn.Module = model.eval()
     return loaded
+
+
+def load_tokenizer(folder: Path, name: str) -> Any:
+    """Load the tokenizer of a folder, without running code from it.
+
+    Args:
+        folder: the folder.
+        name: the encoder's ``source`` setting, for errors.
+
+    Raises:
+        UsageError: it does not load.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # the tokenizers library raises plain exceptions; transformers those of many classes
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(f"encoder {name}: its tokenizer does not load ({reason}); choose another encoder.") from error
+    tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True  # we cut the tokens
+    return tokenizer
 
 
 def _four_bits(dtype: torch.dtype) -> Any:

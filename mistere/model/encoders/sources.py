@@ -23,6 +23,7 @@ from mistere.common.paths import cache_directory
 from mistere.config.encoder import EncoderConfig
 from mistere.model.encoders.converters import converters
 from mistere.model.encoders.families import families, family_of
+from mistere.model.encoders.folder_check import check_folder
 from mistere.model.encoders.source_state import model_folder, package_folder, package_weights
 
 
@@ -152,7 +153,7 @@ def _from_folder(folder: Path, modality: str, source: str, store: ObjectStore) -
         raise UsageError(
             f"encoder {source} has no safetensors weights; convert them to safetensors first: pickled weights are never loaded."
         )
-    _check_complete(folder, source)
+    check_folder(folder, source)
     try:
         model_type = str(read_json(config)["model_type"])
     except (ValueError, KeyError, TypeError) as error:
@@ -164,17 +165,6 @@ def _from_folder(folder: Path, modality: str, source: str, store: ObjectStore) -
         target = Path(scratch) / "base"
         family.export_base(folder, target)
         return _publish(target, family.name, source, store)
-
-
-def _check_complete(folder: Path, source: str) -> None:
-    from safetensors import SafetensorError, safe_open
-
-    for file in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(file, framework="pt"):
-                pass  # opening compares the file's length with its header
-        except SafetensorError as error:
-            raise UsageError(f"encoder {source}: {file} is damaged ({error}); download it again.") from error
 
 
 def _publish(folder: Path, family: str, source: str, store: ObjectStore) -> ArtifactHandle[BaseEncoder]:

@@ -18,7 +18,7 @@ from mistere.common.errors import UsageError
 from mistere.model.encoders.families.decoder_text import write_byte_tokenizer
 from mistere.model.encoders.families.family import Family, Features, pad_stack
 from mistere.model.encoders.families.whisper import log_mel, tower_states
-from mistere.model.encoders.pretrained import load_pretrained
+from mistere.model.encoders.pretrained import load_pretrained, load_tokenizer
 
 _AUDIO = "<|AUDIO|>"
 _PROMPT = f"Recognise the emotion that the speaker expresses: <|audio_bos|>{_AUDIO}<|audio_eos|>"
@@ -142,9 +142,7 @@ class AudioLanguage(Family):
             UsageError: the prompt does not hold the audio token exactly once.
         """
         if not hasattr(self, "_prompt_tokens"):
-            from transformers import AutoTokenizer
-
-            tokenizer = AutoTokenizer.from_pretrained(str(self.directory), local_files_only=True)
+            tokenizer = load_tokenizer(self.directory, self.settings.source)
             prompt = self.settings.prompt or _PROMPT
             tokens = tokenizer(prompt)["input_ids"]
             audio = tokenizer.convert_tokens_to_ids(_AUDIO)

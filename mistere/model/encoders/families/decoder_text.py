@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mistere.model.encoders.families.family import Family, Features, pad_stack
 from mistere.model.encoders.inputs import Transcript
-from mistere.model.encoders.pretrained import load_pretrained
+from mistere.model.encoders.pretrained import load_pretrained, load_tokenizer
 
 _LONGEST_TOKEN = 64
 _TINY: dict[str, int] = {
@@ -100,13 +100,7 @@ class DecoderText(Family):
 
     def _tokenizer(self) -> Any:
         if not hasattr(self, "_loaded_tokenizer"):
-            from transformers import AutoTokenizer
-
-            tokenizer = AutoTokenizer.from_pretrained(str(self.directory), local_files_only=True)
-            tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = (
-                True  # we cut the tokens ourselves
-            )
-            self._loaded_tokenizer = tokenizer
+            self._loaded_tokenizer = load_tokenizer(self.directory, self.settings.source)
         return self._loaded_tokenizer
 
 
