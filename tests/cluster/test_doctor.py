@@ -652,7 +652,7 @@ def test_checking_a_healthy_store_leaves_it_unchanged(troubled: tuple[TroubledS3
         ("PUT", (403, "RequestTimeTooSkewed"), "put", "refuses this machine's clock: set it from the network"),
         ("PUT", (400, "ExpiredToken"), "put", "have expired: get new ones"),
         ("PUT", (403, "SignatureDoesNotMatch"), "put", "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY"),
-        ("PUT", (404, "NoSuchBucket"), "put", "does not exist: create it, or correct --store"),
+        ("PUT", (404, "NoSuchBucket"), "put", "create it, or correct its name"),
     ],
 )
 def test_store_failures_are_reported(

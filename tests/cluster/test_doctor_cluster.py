@@ -324,6 +324,29 @@ def test_other_networks_are_reported(kubernetes_api: KubernetesApi) -> None:
     }
 
 
+def test_the_servers_of_the_profile_must_be_admitted(
+    kubernetes_api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The addresses are those of the components' placeholders; the predictor does not need MLflow."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "https://192.0.2.10")
+
+    def check(mode: str) -> CheckResult:
+        named = plan("sample", f"deployment.mode={mode}", store="s3://bucket/mistere", tracking="https://198.51.100.10")
+        return results_of(network.group(cluster.Cluster(named)))["store and MLflow"]
+
+    result = check("standard")
+    assert result.status == "failed" and "do not let the steps reach the store (https://192.0.2.10)" in result.sentence
+    assert "put its network into manifests/components/store, add that to your overlay" in result.sentence
+    policies = base_policies("store")
+    kubernetes_api.objects[kubernetes_api.at(POLICIES)] = policies
+    assert "the MLflow server (https://198.51.100.10) at 198.51.100.10 port 443" in check("standard").sentence
+    policies[:] = base_policies("store", "tracking")
+    assert check("standard").status == "ok"
+    policies[:] = [policy for policy in policies if policy["metadata"]["name"] != "store-predictor"]
+    assert "do not let the predictor reach the store" in check("standard").sentence
+    assert check("local").status == "ok"
+
+
 @pytest.mark.parametrize(
     ("forbidden", "check", "message_part"),
     [

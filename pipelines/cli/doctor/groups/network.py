@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import ipaddress
+import socket
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, Final
+from urllib.parse import urlsplit
 
+from mistere.artifacts.s3.store import S3Store
 from mistere.common.modalities import MODALITIES
+from mistere.common.urls import server_of
 from mistere.config.cluster import KUBEFLOW_NAMESPACE
 from mistere.serving.kserve.inference_service import POD_LABELS
 from pipelines.cli.doctor.groups.cluster import AbsentError, Cluster
@@ -18,6 +24,7 @@ _COMPONENTS: Final = "manifests/components"
 _PORTS_OF_COMPONENTS: Final = (8443, 16443)
 _PIPELINES_PORT: Final = 8887
 """The gRPC port of ``ml-pipeline``, which drivers and launchers use."""
+_PREDICTOR: Final = "the predictor"
 _LOCAL_DNS: Final = "169.254.20.10"
 _CACHE: Final = "node-local-dns"
 
@@ -30,6 +37,7 @@ def group(cluster: Cluster) -> CheckGroup:
             Check("DNS", lambda: _dns(cluster)),
             Check("the Kubernetes API", lambda: _kubernetes_api(cluster)),
             Check("Kubeflow Pipelines", lambda: _kubeflow_pipelines(cluster)),
+            Check("store and MLflow", lambda: _named_servers(cluster)),
         ],
     )
 
@@ -39,15 +47,21 @@ def _policies(cluster: Cluster, namespace: str) -> list[dict[str, Any]]:
     return cluster.list_objects(path, f"list network policies in namespace {namespace}")
 
 
-def _dns(cluster: Cluster) -> CheckResult:
-    """Whether steps, training nodes and predictors may ask the DNS that answers pods in this cluster."""
+def _pods(cluster: Cluster) -> list[tuple[str, str, dict[str, str]]]:
+    """The pods of a run: what they are called, their namespace and their labels."""
     config = cluster.plan.config
     runs, serving = config.cluster.namespace, config.deployment.namespace
     pods = [("the steps", runs, _STEP)]
     if any(getattr(config, modality).uses_trainjob for modality in MODALITIES):
         pods.append(("the training nodes", runs, _NODE))
     if cluster.mode != "local":
-        pods.append(("the predictor", serving, POD_LABELS))
+        pods.append((_PREDICTOR, serving, POD_LABELS))
+    return pods
+
+
+def _dns(cluster: Cluster) -> CheckResult:
+    """Whether steps, training nodes and predictors may ask the DNS that answers pods in this cluster."""
+    pods = _pods(cluster)
     policies = {namespace: _policies(cluster, namespace) for _, namespace, _ in pods}
     if not any(policies.values()):
         return ok("no NetworkPolicy limits the pods.")
@@ -138,6 +152,51 @@ def _kubeflow_pipelines(cluster: Cluster) -> CheckResult:
         f"{_PIPELINES_PORT}): add a policy that admits it, as manifests/base/network-policies.yaml does for {KUBEFLOW_NAMESPACE}, or "
         "correct cluster.kubeflow_namespace."
     )
+
+
+def _named_servers(cluster: Cluster) -> CheckResult:
+    """Whether the pods may reach the store and the tracking server that the profile names, where this machine resolves their names."""
+    pods = _pods(cluster)
+    policies = {namespace: _policies(cluster, namespace) for _, namespace, _ in pods}
+    if not any(policies.values()):
+        return ok("no NetworkPolicy limits the pods.")
+    servers, checked = list(_servers(cluster)), []
+    if not servers:
+        return ok("no store or tracking server is named.")
+    for server, component, url in servers:
+        for address, port in _addresses(url):
+            for users, namespace, labels in pods:
+                needed = users != _PREDICTOR or component == "store"
+                if needed and not admits(policies[namespace], namespace, labels, Target(port, address=address)):
+                    return failed(
+                        f"the NetworkPolicies of namespace {namespace} do not let {users} reach {server} ({server_of(url)}) at {address} "
+                        f"port {port}: put its network into {_COMPONENTS}/{component}, add that to your overlay, and apply it."
+                    )
+            checked.append(f"{server} at {address}")
+    if not checked:
+        raise SkippedError("this machine does not know the addresses of the store and the tracking server.")
+    return ok(f"{' and '.join(checked)} may be reached.")
+
+
+def _servers(cluster: Cluster) -> Iterator[tuple[str, str, str]]:
+    """The servers that the profile names: what they are called, the component that admits them, and their URL."""
+    plan = cluster.plan
+    if plan.store.startswith("s3://"):
+        yield "the store", "store", S3Store(plan.store).endpoint
+    if plan.tracking.startswith(("http://", "https://")):
+        yield "the MLflow server", "tracking", plan.tracking
+
+
+def _addresses(url: str) -> Iterator[tuple[str, int]]:
+    """The first address of a server, and its port; none for a name that is not known here or means this machine."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        entries = socket.getaddrinfo(parts.hostname, port, socket.AF_INET, socket.SOCK_STREAM)
+    except (OSError, ValueError):
+        return
+    addresses = [str(entry[4][0]) for entry in entries if not ipaddress.ip_address(entry[4][0]).is_loopback]
+    yield from ((address, port) for address in addresses[:1])
 
 
 def _component(name: str) -> str:
