@@ -9,7 +9,8 @@ import pytest
 
 from mistere.artifacts.identities import RunIdentity
 from mistere.artifacts.locations import recorded_location, resolved_location
-from mistere.artifacts.object_store import LocalStore, S3Store
+from mistere.artifacts.object_store import LocalStore
+from mistere.artifacts.s3.store import S3Store
 from mistere.common.errors import ArtifactError
 from mistere.registry.lineage import Lineage, lineage_key, read_lineage, write_lineage
 from mistere.serving.deployment import Deployment, deployment_key, read_deployment
