@@ -370,7 +370,7 @@ DAMAGES: list[tuple[str, Damage, set[str]]] = [
     ),
     ("a DC offset", rewritten(change_samples(lambda wave, rate: (wave * 0.5 + 0.1, rate)), 1 / 4), {"audio_dc_offset"}),
     ("copied recordings", copied_audio, {"audio_repeated"}),
-    ("recordings assigned to other utterances", shuffled_audio, {"text_follows_duration"}),
+    ("recordings assigned to other utterances", shuffled_audio, {"text_follows_duration", "text_fits_duration"}),
     (
         "recordings cut too early",
         rewritten(change_samples(lambda wave, rate: (wave[: rate // 5], rate)), 1 / 6),
