@@ -57,7 +57,9 @@ class Journal(SealedRecord):
     @property
     def alive(self) -> bool:
         """Whether the process that holds the journal may still be running."""
-        if time.time() - self.since > LEASE_SECONDS:
+        if (
+            abs(time.time() - self.since) > LEASE_SECONDS
+        ):  # also where a clock was set back, and the lease is from the future
             return False
         return self.host != socket.gethostname() or Path(f"/proc/{self.process}").exists()
 
@@ -92,7 +94,7 @@ class HeldJournal:
 
     def renew_lease(self) -> None:
         """Renew the lease if it is older than half a minute."""
-        if time.time() - self.journal.since > RENEW_SECONDS:
+        if abs(time.time() - self.journal.since) > RENEW_SECONDS:
             self.update()
 
 

@@ -6,6 +6,7 @@ from mistere.common.errors import UsageError
 from mistere.common.paths import PROJECT_ROOT
 from tests.hostile.faults import NAMES
 from tests.hostile.test_bombs import DOCUMENT_COUNTS
+from tests.hostile.test_damage import DAMAGE, DAMAGED
 from tests.hostile.test_encoder_folders import ENCODER_FAULTS
 from tests.hostile.test_full_disk import WRITERS
 from tests.hostile.test_names import ENTRANCES
@@ -23,8 +24,16 @@ def rows() -> dict[str, list[str]]:
         for entrance, (_, _, everything) in PARQUET_ENTRANCES.items()
     ]
     folders = [f"| {fault} | {int(UsageError.exit_code)} |" for fault in ENCODER_FAULTS]
+    damage = [f"| {what} | {len(DAMAGE)} | {outcome} |" for what, (_, outcome) in DAMAGED.items()]
     disks = [f"| {writer} |" for writer in WRITERS]
-    return {"names": names, "documents": documents, "parquet": files, "encoders": folders, "disks": disks}
+    return {
+        "names": names,
+        "documents": documents,
+        "parquet": files,
+        "encoders": folders,
+        "disks": disks,
+        "damage": damage,
+    }
 
 
 def test_page_has_the_tables_of_the_tests() -> None:

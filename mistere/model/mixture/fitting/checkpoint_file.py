@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mistere.common.errors import UsageError
-from mistere.common.parsing.documents import load_json
+from mistere.common.parsing.documents import ParseError, load_json
 
 CHECKPOINT = "epoch"
 """Name of the file in the folder of checkpoints."""
@@ -55,7 +56,7 @@ def write_checkpoint(state: TrainingState, directory: Path) -> int:
     save_file(
         {name: tensor.contiguous() for name, tensor in tensors.items()},
         partial,
-        metadata={"facts": json.dumps(state.facts)},
+        metadata={"facts": json.dumps(state.facts), "digest": _digest(tensors)},
     )
     size = partial.stat().st_size
     partial.replace(directory / CHECKPOINT)
@@ -63,7 +64,7 @@ def write_checkpoint(state: TrainingState, directory: Path) -> int:
 
 
 def read_checkpoint(directory: Path, shapes: dict[str, torch.Size]) -> TrainingState | None:
-    """Read a checkpoint; None if there is none, or it is truncated.
+    """Read a checkpoint; None if there is none, or it is damaged.
 
     Args:
         directory: folder of the checkpoints.
@@ -79,10 +80,13 @@ def read_checkpoint(directory: Path, shapes: dict[str, torch.Size]) -> TrainingS
         return None
     try:
         with safe_open(file, framework="pt") as tensors:
-            facts = load_json(tensors.metadata()["facts"])
+            metadata = tensors.metadata() or {}
             loaded = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
-    except SafetensorError:
-        return None  # truncated when its machine went away; training restarts from epoch 0 and gives the same result
+            if metadata.get("digest", "") not in ("", _digest(loaded)):  # earlier releases wrote none
+                return None
+            facts = load_json(metadata["facts"])
+    except (SafetensorError, ParseError, KeyError):
+        return None  # training restarts from epoch 0 and gives the same result
     model = _below(loaded, "model.")
     if {name: tensor.shape for name, tensor in model.items()} != shapes:
         raise UsageError(
@@ -93,6 +97,16 @@ def read_checkpoint(directory: Path, shapes: dict[str, torch.Size]) -> TrainingS
         index, _, value = name.partition(".")
         optimizer.setdefault(int(index), {})[value] = tensor
     return TrainingState(model, _below(loaded, "best."), _below(loaded, "average."), optimizer, facts)
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    """Digest of tensors by name: safetensors itself notices a truncated file, but not a changed byte."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(name.encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
+    return digest.hexdigest()
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,0 +1,193 @@
+"""Damage to what a run leaves behind: it is named, or computed again, and never taken for the truth."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from components.embed_shard.vector_cache import VectorCache
+from components.gate_model.run import STAGE
+from mistere.artifacts.io import MANIFEST, artifact_key, open_artifact, publish
+from mistere.artifacts.manifests import EvaluationReport, GateVerdict
+from mistere.artifacts.object_store import LocalStore
+from mistere.common.errors import ArtifactError, MistereError
+from mistere.common.progress import Progress
+from mistere.engine.finished_steps import find_finished, remember
+from mistere.engine.stage import StageRecord, stage_record_key
+from mistere.model.mixture.fitting.checkpoint_file import CHECKPOINT, TrainingState, read_checkpoint, write_checkpoint
+from mistere.registry.champion import CHAMPION_KEY, Champion, read_champion
+from mistere.registry.journal import LEASE_SECONDS, Journal
+from mistere.runs.outcome import read_outcome
+from mistere.serving.deployment import Deployment, deployment_key, read_deployment
+
+
+def _flip(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 0xFF]) + data[middle + 1 :]
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "one byte changed": _flip,
+    "last byte changed": lambda data: data[:-1] + bytes([data[-1] ^ 1]),
+    "truncated": lambda data: data[: len(data) // 2],
+    "emptied": lambda _data: b"",
+}
+CHAMPION = Champion(
+    bundle_digest="b", evaluation_digest="e", model_name="m", model_version="1", run_id="r", moved_at=1.0
+)
+
+
+def _verdict(store: LocalStore, folder: Path, sentence: str = "It is better.") -> GateVerdict:
+    folder.mkdir(parents=True)
+    (folder / "verdict.md").write_text(sentence)
+    return publish(store, GateVerdict(verdict="promote", rules=[]), folder)
+
+
+def predictions(store: LocalStore, folder: Path) -> tuple[Path, Callable[[], object]]:
+    (folder / "report").mkdir(parents=True)
+    table = pa.table({"dialogue_id": ["a"] * 50, "label": [0] * 50, "probabilities": [[0.5, 0.5]] * 50})
+    pq.write_table(table, folder / "report" / "predictions.parquet")
+    fields = {
+        "labels": [],
+        "experts": [],
+        "test_digest": "t",
+        "utterances": 50,
+        "dialogues": 1,
+        "metrics": {},
+        "confusion": [],
+    }
+    manifest = publish(store, EvaluationReport.model_validate(fields), folder / "report")
+    path = store.root / artifact_key("EvaluationReport", manifest.digest) / "predictions.parquet"
+    return path, lambda: open_artifact(store, EvaluationReport, manifest.digest)
+
+
+def manifest(store: LocalStore, folder: Path) -> tuple[Path, Callable[[], object]]:
+    digest = _verdict(store, folder / "verdict").digest
+    return store.root / artifact_key("GateVerdict", digest) / MANIFEST, lambda: open_artifact(
+        store, GateVerdict, digest
+    )
+
+
+def step_record(store: LocalStore, folder: Path) -> tuple[Path, Callable[[], object]]:
+    key = "k" * 64
+    remember(STAGE, store, key, {"verdict": _verdict(store, folder / "verdict")}, {})
+    assert find_finished(STAGE, store, key, Progress("gate_model")) is not None
+    return store.root / "steps" / STAGE.name / f"{key}.json", lambda: find_finished(STAGE, store, key, Progress("t"))
+
+
+def vectors(store: LocalStore, folder: Path) -> tuple[Path, Callable[[], object]]:
+    keys = [bytes([index]) * 16 for index in range(20)]
+    VectorCache(store, "i", Progress("t")).add(keys, np.ones((20, 4), np.float32))
+    assert len(VectorCache(store, "i", Progress("t")).find(keys)) == 20
+    return next(
+        (store.root / "vectors" / "i").iterdir()
+    ), lambda: VectorCache(store, "i", Progress("t")).find(keys) or None
+
+
+def checkpoint(store: LocalStore, folder: Path) -> tuple[Path, Callable[[], object]]:
+    folder.mkdir(parents=True)
+    state = TrainingState({"w": torch.ones(40)}, optimizer={0: {"step": torch.tensor(1.0)}}, facts={"epoch": 3})
+    write_checkpoint(state, folder)
+    shapes = {"w": torch.Size([40])}
+    assert read_checkpoint(folder, shapes) is not None
+    return folder / CHECKPOINT, lambda: read_checkpoint(folder, shapes)
+
+
+def stage_record(store: LocalStore, folder: Path) -> tuple[Path, Callable[[], object]]:
+    key = stage_record_key("r", "gate_model")
+    store.write(
+        key, StageRecord(task="gate_model", stage="gate_model", status="done", started=1).model_dump_json().encode()
+    )
+
+    def read() -> object:
+        outcome = read_outcome(store, "r")
+        return None if outcome.unreadable else outcome
+
+    return store.root / key, read
+
+
+def champion(store: LocalStore, folder: Path) -> tuple[Path, Callable[[], object]]:
+    store.write(CHAMPION_KEY, CHAMPION.model_dump_json().encode())
+    return store.root / CHAMPION_KEY, lambda: read_champion(store)
+
+
+def deployment(store: LocalStore, folder: Path) -> tuple[Path, Callable[[], object]]:
+    value = Deployment(service="s", bundle_location="l", bundle_digest="b", model_version="1")
+    store.write(deployment_key("s"), value.model_dump_json().encode())
+    return store.root / deployment_key("s"), lambda: read_deployment(store, "s")
+
+
+DAMAGED: dict[str, tuple[Callable[[LocalStore, Path], tuple[Path, Callable[[], object]]], str]] = {
+    "predictions": (predictions, "named"),
+    "manifest": (manifest, "named"),
+    "record of a step": (step_record, "computed again"),
+    "cached vectors": (vectors, "computed again"),
+    "checkpoint of the mixture": (checkpoint, "computed again"),
+    "record of a stage in a run": (stage_record, "named"),
+    "champion pointer": (champion, "named"),
+    "deployment record": (deployment, "named"),
+}
+"""What is damaged, how it is made and read, and what happens: named by an error, or computed again (the reader gives None)."""
+
+
+@pytest.mark.parametrize("damaged", DAMAGED)
+def test_damage_is_noticed(damaged: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MISTERE_CACHE", str(tmp_path / "cache"))
+    make, expected = DAMAGED[damaged]
+    for number, (kind, damage) in enumerate(DAMAGE.items()):
+        store = LocalStore(tmp_path / str(number) / "store")
+        path, read = make(store, tmp_path / str(number) / "made")
+        path.chmod(0o644)
+        path.write_bytes(damage(path.read_bytes()))
+        try:
+            value = read()
+        except MistereError as error:
+            message = str(error)
+            assert expected == "named" and "\n" not in message and message.endswith("."), f"{kind}: {message}"
+        else:
+            assert value is None, f"{damaged}, {kind}: read as {value}"
+
+
+def test_swapped_artifacts_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two intact artifacts under each other's digest."""
+    monkeypatch.setenv("MISTERE_CACHE", str(tmp_path / "cache"))
+    store = LocalStore(tmp_path / "store")
+    digests = [_verdict(store, tmp_path / name, name).digest for name in ("first", "second")]
+    first, second = (store.root / artifact_key("GateVerdict", digest) for digest in digests)
+    first.rename(tmp_path / "aside")
+    second.rename(first)
+    (tmp_path / "aside").rename(second)
+    for digest in digests:
+        with pytest.raises(ArtifactError, match=r"holds .*, expected "):
+            open_artifact(store, GateVerdict, digest)
+    shutil.copyfile(first / MANIFEST, second / MANIFEST)
+    with pytest.raises(ArtifactError, match="is damaged: "):
+        open_artifact(store, GateVerdict, digests[1])
+
+
+@pytest.mark.parametrize(
+    ("age", "alive"), [(0, True), (LEASE_SECONDS + 1, False), (-LEASE_SECONDS - 1, False), (-1e9, False)]
+)
+def test_lease_from_the_future_has_expired(age: float, alive: bool) -> None:
+    """The clock of a host was ahead, or was set back: the lease must not hold until the clock has caught up."""
+    value = Deployment(service="s", bundle_location="l", bundle_digest="b", model_version="1")
+    fields = {"state": "pending", "host": "elsewhere", "process": 1, "deployment_before": "", "champion": CHAMPION}
+    journal = Journal.model_validate({**fields, "deployment": value, "since": time.time() - age})
+    assert journal.alive is alive
+
+
+def test_record_of_another_kind_is_refused(tmp_path: Path) -> None:
+    """A deployment record in the place of the champion pointer."""
+    store = LocalStore(tmp_path)
+    store.write(CHAMPION_KEY, json.dumps({"service": "s"}).encode())
+    with pytest.raises(ArtifactError, match="is damaged: "):
+        read_champion(store)
