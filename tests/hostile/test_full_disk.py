@@ -74,6 +74,7 @@ def test_full_file_system_is_one_sentence(tmp_path: Path, monkeypatch: pytest.Mo
         assert sentence.startswith(expected) and sentence.endswith(")."), f"{writer}: {sentence}"
 
 
+@pytest.mark.long
 def test_limit_on_the_size_of_files_is_one_sentence(tmp_path: Path) -> None:
     """Python and SQLite get EFBIG and EIO where a full disk gives ENOSPC, by the same paths."""
     chosen = {name: code for name, code in WRITERS.items() if name in {"safetensors", "parquet", "numpy", "SQLite"}}
