@@ -203,10 +203,11 @@ def swapped_rows(rows: list[Row]) -> list[Row]:
 
 def very_long_dialogue(rows: list[Row]) -> list[Row]:
     """One dialogue of 600 turns with distinct texts."""
+    train = [utterance for split, utterance in rows if split == "train"]
     more = [
         (
             "train",
-            Utterance("long", turn, rows[turn % 50][1].label, text=f"turn{turn} is one{turn} of many{turn}"),
+            Utterance("long", turn, train[turn % len(train)].label, text=f"turn{turn} is one{turn} of many{turn}"),
         )
         for turn in range(600)
     ]
@@ -248,8 +249,8 @@ def off_by_one(labels: list[str], split: str = "") -> Damage:
 
 
 def one_label_in_test(rows: list[Row]) -> list[Row]:
-    """Three of four test utterances have the same label."""
-    return rewritten(lambda index, u: u if index % 4 == 0 else replace(u, label="neutral"), split="test")(rows)
+    """At least two of three test utterances have the same label."""
+    return rewritten(lambda index, u: u if index % 3 == 0 else replace(u, label="neutral"), split="test")(rows)
 
 
 QUICK = {
