@@ -248,9 +248,13 @@ def hostile_requests(count: int, seed: int = SEED) -> list[HostileRequest]:
     return requests
 
 
+def place_counts() -> dict[str, int]:
+    """Kind of request → its places, each of which gets a value of every type."""
+    counts = {kind: len(list(places(valid))) for kind, (_, valid) in TEMPLATES.items()}
+    return {**counts, "gRPC": len(grpc_places()) + len(_CONTENTS)}
+
+
 def table() -> list[tuple[str, int, int, int]]:
     """A row for each kind of request: the kind, its places, and requests in ``make test`` and in ``make test-all``."""
-    counts = {kind: len(list(places(valid))) for kind, (_, valid) in TEMPLATES.items()}
-    counts["gRPC"] = len(grpc_places()) + len(_CONTENTS)
     quick, every = (Counter(request.kind for request in hostile_requests(count)) for count in (QUICK, ALL))
-    return [(kind, number, quick[kind], every[kind]) for kind, number in counts.items()]
+    return [(kind, number, quick[kind], every[kind]) for kind, number in place_counts().items()]

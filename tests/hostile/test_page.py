@@ -5,6 +5,7 @@ from __future__ import annotations
 from mistere.common.errors import UsageError
 from mistere.common.paths import PROJECT_ROOT
 from tests.hostile.faults import NAMES
+from tests.hostile.json_requests import ALL, QUICK, place_counts
 from tests.hostile.test_bombs import DOCUMENT_COUNTS
 from tests.hostile.test_damage import DAMAGE, DAMAGED
 from tests.hostile.test_encoder_folders import ENCODER_FAULTS
@@ -26,7 +27,9 @@ def rows() -> dict[str, list[str]]:
     folders = [f"| {fault} | {int(UsageError.exit_code)} |" for fault in ENCODER_FAULTS]
     damage = [f"| {what} | {len(DAMAGE)} | {outcome} |" for what, (_, outcome) in DAMAGED.items()]
     disks = [f"| {writer} |" for writer in WRITERS]
+    requests = [f"| {kind} | {places} |" for kind, places in place_counts().items()]
     return {
+        "requests": requests,
         "names": names,
         "documents": documents,
         "parquet": files,
@@ -38,6 +41,7 @@ def rows() -> dict[str, list[str]]:
 
 def test_page_has_the_tables_of_the_tests() -> None:
     text = PAGE.read_text(encoding="utf-8")
+    assert f"{QUICK} requests in `make test`, {ALL} in `make test-all`" in text
     for marker, expected in rows().items():
         table = text.split(f"<!-- {marker} -->\n")[1].split("\n\n")[0].splitlines()
         assert table[2:] == expected, f"write this table below <!-- {marker} -->:\n" + "\n".join(expected)
