@@ -14,6 +14,7 @@ from types import FrameType
 from typing import NoReturn
 
 from mistere.common.errors import MistereError, UsageError
+from mistere.common.secrets.redaction import redact
 from mistere.common.urls import endpoint_of
 from mistere.serving.client import DialogueClient, EndpointError, EndpointPrediction
 from pipelines.cli.demo.conversation import ConversationTurn
@@ -116,7 +117,7 @@ def _ask(client: DialogueClient, turns: Sequence[ConversationTurn]) -> EndpointP
     try:
         return client.predict_rest(turns)
     except EndpointError as error:
-        raise EndpointError(str(error).replace(client.url, "the predictor"), error.code) from error
+        raise EndpointError(str(error).replace(redact(client.url), "the predictor"), error.code) from error
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
