@@ -135,6 +135,10 @@ class DialogueModel:
         """Vectors float32 ``[N, d]`` of prepared utterances, in batches by length; a NaN row for None."""
         return self._embedders[modality].embed(features)
 
+    def length(self, modality: str, features: Features) -> float:
+        """Length of a prepared utterance as the encoder reads it: seconds of speech, or tokens of text."""
+        return float(features["length"]) / self._embedders[modality].rate
+
     def predict_embeddings(self, dialogues: Sequence[Mapping[str, np.ndarray]]) -> list[DialoguePrediction]:
         """Predict dialogues given as embeddings: per modality float32 ``[n, d]``, NaN row = missing."""
         return predict(self._mixture, dialogues, self._temperature)

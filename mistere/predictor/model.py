@@ -165,7 +165,7 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         from mistere.predictor.encoding.vector_store import VectorStore
 
         store = VectorStore(self._limits.vector_store_bytes)
-        self._encoder = CachedEncoder(model, store, self._limits)
+        self._encoder = CachedEncoder(model, store, self._limits, self._pace)
         self._loaded = model
         gc.collect()
         gc.freeze()  # later collections skip the model's objects, which live as long as the process

@@ -13,7 +13,11 @@ from typing import Any
 import httpx
 import pytest
 
+from mistere.model.inference import load_bundle
+from mistere.predictor.encoding.encoder import CachedEncoder
+from mistere.predictor.encoding.vector_store import VectorStore
 from mistere.predictor.errors import RequestError
+from mistere.predictor.protocol.codec import RequestTurn
 from mistere.predictor.scheduling import slices as module
 from mistere.predictor.scheduling.batcher import Batcher
 from mistere.predictor.scheduling.pace import Pace
@@ -65,7 +69,7 @@ def test_text_and_audio_of_a_request_are_limited_together_and_the_metadata_says_
     assert infer(server, tensor("text", [half, half[:-9] + "again", "new"])).status_code == 200  # the rest is cached
     long = clip(5.0, 8000, "FLAC", pitch=0)
     recordings = [long[:-1] + bytes([number]) for number in range(128)]
-    refused(infer(server, audio(*recordings)), 413, "600 seconds")
+    refused(infer(server, audio(*recordings)), 413, "600 seconds", "then the whole dialogue")
     assert call(server, message(recordings, name="audio")).code().name == "RESOURCE_EXHAUSTED"
 
 
@@ -218,6 +222,29 @@ def test_the_pace_follows_the_machine() -> None:
     assert pace.seconds(10.0) == pytest.approx(1.0, rel=0.01)
     pace.observe(0.5, 100.0)  # too little to tell
     assert pace.price_within(2.0, 8.0) == pytest.approx(20.0, rel=0.01) and pace.price_within(0.1, 8.0) == 8.0
+
+
+def test_work_that_costs_less_than_its_price_does_not_quicken_the_pace(
+    bundle: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    observed: list[float] = []
+    pace = Pace()
+    monkeypatch.setattr(pace, "observe", lambda seconds_of_audio, _: observed.append(seconds_of_audio))
+    model = load_bundle(bundle)
+    encoder = CachedEncoder(model, VectorStore(1 << 20), Limits(), pace)
+    tone = clip(4.0, 8000, "FLAC")
+    for turn in (
+        RequestTurn(text="word " * 20_000),  # of which the encoder reads max_tokens
+        RequestTurn(audio=tone[: len(tone) // 8]),  # does not decode; the header says 4 s
+        RequestTurn(audio=tone),
+    ):
+        plan = encoder.plan([[turn]])
+        encoder.price_clips(plan)
+        assert plan.price >= 4
+        encoder.compute(plan.missing())
+    text, broken, whole = observed
+    assert text <= model._embedders["text"].settings.max_tokens / 25
+    assert broken < 1 and whole == pytest.approx(4.0, abs=0.1)
 
 
 @pytest.mark.skipif(not hasattr(module.os, "setpriority"), reason="this system has no priorities")

@@ -78,6 +78,7 @@ class Embedder:
         self._int8 = int8 and self.device.type == "cpu"
         self.modality = kind.modality
         self.dimension = self.settings.projection
+        self.rate = kind.rate
         speech = self.modality == "speech"
         self._budget = extraction.batch_seconds * kind.rate if speech else float(extraction.batch_tokens)
         self._note = note or (lambda _: None)

@@ -9,9 +9,10 @@ by length. A request with unreadable audio fails alone.
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterable, Sequence
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -23,12 +24,14 @@ from mistere.predictor.encoding.plan import EncodingPlan, Task, clip_price, text
 from mistere.predictor.encoding.vector_store import VectorStore
 from mistere.predictor.errors import RequestError, audio_too_long, over_limit, unknown_digests, unsupported_audio
 from mistere.predictor.protocol.codec import RequestTurn
+from mistere.predictor.scheduling.pace import TOKENS_PER_SECOND, Pace
 from mistere.predictor.settings import Limits
 
 if TYPE_CHECKING:
     from mistere.model.encoders.families.family import Features
     from mistere.model.inference import EmotionModel
 
+_IN_PARTS: Final = "send its first utterances in a request of their own, then the whole dialogue"
 Embedded = list[dict[str, np.ndarray]]
 """The dialogues of a request: modality → ``[n, d]``, with a NaN row for an utterance without that modality."""
 
@@ -40,10 +43,11 @@ class CachedEncoder:
         model: the model whose encoders are used.
         store: the cache.
         limits: limits on the audio of an utterance, and on the audio and the text of a request.
+        pace: receives how long encoding takes.
     """
 
-    def __init__(self, model: EmotionModel, store: VectorStore, limits: Limits) -> None:
-        self._model, self._store, self._limits = model, store, limits
+    def __init__(self, model: EmotionModel, store: VectorStore, limits: Limits, pace: Pace) -> None:
+        self._model, self._store, self._limits, self._pace = model, store, limits, pace
 
     def holds_speech(self, audio_digest: str) -> bool:
         """Whether the speech vector of a clip is cached, so that the clip itself is not needed."""
@@ -70,7 +74,7 @@ class CachedEncoder:
         if tokens > limit:
             raise over_limit(
                 f"A request may hold {limit} tokens of text that was not sent before, four bytes counted as one; this one "
-                f"holds {tokens}."
+                f"holds {tokens}: {_IN_PARTS}."
             )
         return plan
 
@@ -92,13 +96,17 @@ class CachedEncoder:
         if total > self._limits.request_seconds:
             raise over_limit(
                 f"A request may hold {self._limits.request_seconds:g} seconds of audio that was not sent before; this one "
-                f"holds {total:.0f}."
+                f"holds {total:.0f}: {_IN_PARTS}."
             )
         if (refusal := self._refusal(plan)) is not None:
             raise refusal
 
     def compute(self, tasks: Iterable[Task]) -> None:
-        """Encode utterances, of one or several requests, into their plans; equal ones are computed once."""
+        """Encode utterances, of one or several requests, into their plans; equal ones are computed once.
+
+        The pace is measured by what the encoders read, not by the prices: a text beyond ``max_tokens``, a header that claims more than
+        follows and a recording that does not decode cost less than their price, and would make the machine look faster than it is.
+        """
         by_key: dict[bytes, list[Task]] = {}
         for task in tasks:
             if not task.is_needless:
@@ -111,7 +119,9 @@ class CachedEncoder:
                 vectors[key] = vector
             else:
                 missing.append(equal[0])
-        self._encode(missing, vectors, failures)
+        start = time.perf_counter()
+        encoded = self._encode(missing, vectors, failures)
+        self._pace.observe(encoded, time.perf_counter() - start)
         metrics.labelled(metrics.CACHED, "miss").inc(len(missing))
         for key, equal in by_key.items():
             for task in equal:
@@ -170,19 +180,27 @@ class CachedEncoder:
 
     def _encode(
         self, tasks: Sequence[Task], vectors: dict[bytes, np.ndarray], failures: dict[bytes, Exception]
-    ) -> None:
-        """Prepare and encode utterances into ``vectors``; errors of unreadable ones go to ``failures``, by key."""
+    ) -> float:
+        """Prepare and encode utterances into ``vectors``; errors of unreadable ones go to ``failures``, by key.
+
+        Returns:
+            What was encoded, seconds of audio.
+        """
+        encoded = 0.0
         ready: dict[str, list[tuple[bytes, Features]]] = {}
         for task, features in zip(tasks, prepared(self._prepare, tasks), strict=True):
             if isinstance(features, Exception):
                 failures[task.key] = features
             elif features is not None:
                 ready.setdefault(task.modality, []).append((task.key, features))
+                length = self._model.length(task.modality, features)
+                encoded += length if task.modality == "speech" else length / TOKENS_PER_SECOND
         for modality, pairs in ready.items():
             computed = self._model.vectors(modality, [features for _, features in pairs])
             for (key, _), vector in zip(pairs, computed, strict=True):
                 vectors[key] = vector
                 self._store.put(key, vector)
+        return encoded
 
     def _prepare(self, task: Task) -> Features | Exception | None:
         try:

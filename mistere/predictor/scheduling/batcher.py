@@ -206,7 +206,6 @@ class Batcher(Generic[Work, Answer]):
             metrics.labelled(metrics.PHASES, "queue").observe(start - job.enqueued)
         try:
             answers = await self._answers([job.work for job in batch])
-            self._pace.observe(sum(job.price for job in batch), time.perf_counter() - start)
         finally:
             self._computing = 0
             self._item_seconds += 0.2 * ((time.perf_counter() - start) / len(batch) - self._item_seconds)

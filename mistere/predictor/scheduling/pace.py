@@ -28,7 +28,7 @@ class Pace:
         """Take a measurement into the average.
 
         Args:
-            price: price of what was computed; tiny ones tell nothing about the pace.
+            price: what was computed, seconds of audio; little work says nothing about the pace.
             seconds: the time it took.
         """
         if price >= 1.0:

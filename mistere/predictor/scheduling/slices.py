@@ -11,7 +11,6 @@ import asyncio
 import math
 import os
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -104,11 +103,7 @@ class SliceQueue(Generic[Part]):
     async def _serve(self) -> None:
         while self._jobs:
             chosen = self._next_slice()
-            start = time.perf_counter()
             error = await self._computed([part for parts in chosen.values() for part in parts])
-            self._pace.observe(
-                sum(part.price for parts in chosen.values() for part in parts), time.perf_counter() - start
-            )
             for job, parts in chosen.items():
                 failure = error
                 if error is not None and len(chosen) > 1:  # one bad request fails alone
@@ -157,4 +152,5 @@ class SliceQueue(Generic[Part]):
 def _lower_priority() -> None:
     """Lower the priority of this thread, and of those that it starts; Linux has one for each thread."""
     with suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _NICENESS)
