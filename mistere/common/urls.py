@@ -13,13 +13,13 @@ HIDDEN: Final = "***"
 """Stands for a secret."""
 
 _USER_INFO: Final = re.compile(
-    r"([A-Za-z][\w+.-]*://)"
+    r"([\w+.-]://)"  # the scheme's last character only: a long word is then read once
     # The second form is a password with an unencoded slash, which SQLAlchemy accepts; a port with a path after it is none.
-    r"""(?:[^/\s"<>]*|[^\s/@:\[]*:(?!\d{1,5}(?:/|$))[^\s@"'<>]*)@"""
+    r"""(?:[^/\s"<>]*|[^\s/@:\[]{0,200}:(?!\d{1,5}(?:/|$))[^\s@"'<>]{0,500})@"""
 )
 _SECRET_PARAMETER: Final = re.compile(
-    r"""([?&;#](?:[^=\s&#"'<>]*[-_.])?"""
-    r"(?:\w*token|password|passwd|pwd|secret|\w*signature|sig|\w*credential|api_?key|\w*access_?key(?:_?id)?|key|auth|authorization)"
+    r"""([?&;#](?:[^=\s&?;#"'<>]{0,60}[-_.])?"""
+    r"(?:\w{0,30}token|password|passwd|pwd|secret|\w{0,30}signature|sig|\w{0,30}credential|api[_-]?key|\w{0,30}access[_-]?key(?:[_-]?id)?|key|auth|authorization)"
     r"""=)[^&;\s#"'<>]+""",
     re.IGNORECASE,
 )

@@ -63,7 +63,9 @@ def connected(tracking_uri: str) -> Iterator[MlflowClient]:
         yield CheckedClient(uri) if remote else MlflowClient(tracking_uri=uri)
     except (MlflowException, SQLAlchemyError) as error:
         shown = redact_url(tracking_uri)
-        raise disk_error(error, shown) or MistereError(_sentence(error, shown)) from error
+        # a firewall denies a connection by the number of a folder without rights, and a server quotes its own disk
+        local = None if tracking_uri.startswith(("http://", "https://")) else disk_error(error, shown)
+        raise local or MistereError(_sentence(error, shown)) from error
     except ModuleNotFoundError as error:
         if not tracking_uri.startswith("postgresql"):
             raise

@@ -10,6 +10,7 @@ import getpass
 import os
 import socket
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -122,10 +123,16 @@ def outcome_of(store: ObjectStore, event: PromotionEvent) -> Outcome:
     return current.outcome if current is not None else "pending"
 
 
-def complete_abandoned(store: ObjectStore, pointer: ChampionPointer) -> None:
-    """Complete pending events whose journal was deleted; the champion decides."""
+def complete_abandoned(store: ObjectStore, pointer: ChampionPointer, open_events: Collection[str]) -> None:
+    """Complete pending events whose journal was deleted; the champion decides.
+
+    Args:
+        store: the store.
+        pointer: the champion.
+        open_events: keys of the events that a journal holds; their releases complete them.
+    """
     for event in _read(store).events:
-        if event.outcome == "pending":
+        if event.outcome == "pending" and event.key not in open_events:
             moved = event.moved(pointer)
             complete(
                 store, event, "done" if moved else "undone", "" if moved else "Its release ended without a record."

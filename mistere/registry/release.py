@@ -359,9 +359,20 @@ def _acquire(
             time.sleep(0.2)
         else:
             if last is None:
-                complete_abandoned(store, read_champion(store))
+                complete_abandoned(store, read_champion(store), _open_events(store))
             sweep(store)
             return held
+
+
+def _open_events(store: ObjectStore) -> set[str]:
+    """Keys of the events in the journals of all services."""
+    keys = set()
+    for key in store.keys("deployments"):
+        service = key.split("/")[1]
+        record = read_journal(store, service) if key == journal_key(service) else None
+        if record is not None and record[0].event is not None:
+            keys.add(record[0].event.key)
+    return keys
 
 
 def _version_of(store: ObjectStore, key: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from components.pull_data import run as pull_data
 from components.validate_data.facts.shard_facts import facts_of_shard
 from mistere.common.errors import ArtifactError, DataError, MistereError, UsageError
 from mistere.common.parsing.documents import ParseError
-from mistere.common.parsing.parquet import MAX_COLUMNS, MAX_PAGE_BYTES, MIN_ROWS, read_parquet
+from mistere.common.parsing.parquet import MAX_COLUMNS, MAX_PAGE_BYTES, MIN_ROWS, _check_pages, read_parquet
 from mistere.corpora.table_rows import read_rows
 from mistere.data.dataset import read_batches
 from mistere.metrics.predictions import read_predictions
@@ -210,3 +211,22 @@ def test_damaged_files_are_refused_or_read(tmp_path: Path) -> None:
             read_parquet(path)
         except ParseError as error:
             assert "\n" not in str(error)
+
+
+def test_a_list_without_the_elements_that_it_states_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "list.parquet"
+    size = b"\x80" * 8 + b"\x40"  # 2**62 as a varint
+    footer = b"\x19\xf7" + size + b"\0"  # field 1: a list of doubles, of which each takes eight bytes
+    path.write_bytes(b"PAR1" + footer + len(footer).to_bytes(4, "little") + b"PAR1")
+    with pytest.raises(ParseError, match="cut off"):
+        read_parquet(path)
+
+
+def test_columns_that_share_their_pages_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "shared.parquet"
+    pq.write_table(pa.table({"x": np.random.default_rng(0).random(1000)}), path)
+    with pq.ParquetFile(path) as file:
+        group = file.metadata.row_group(0)
+    footer = SimpleNamespace(num_row_groups=3, num_rows=3000, num_columns=1, row_group=lambda _: group)
+    with pytest.raises(ParseError, match="overlap"):
+        _check_pages(path, footer)

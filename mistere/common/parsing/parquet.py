@@ -163,6 +163,9 @@ def _check_pages(path: Path, metadata: Any) -> None:
     size = path.stat().st_size
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
     limit = max(MIN_ROWS, ROWS_PER_BYTE * size)
+    columns = [group.column(index) for group in groups for index in range(group.num_columns)]
+    if sum(column.total_compressed_size for column in columns if column.num_values) > size:
+        raise ParseError("its columns overlap")  # each would have the same pages read again
     counted = sum(group.num_rows for group in groups)
     if metadata.num_rows != counted or any(group.num_rows < 0 for group in groups):
         raise ParseError(f"its footer states {metadata.num_rows} rows, and its row groups {counted}")
@@ -174,9 +177,8 @@ def _check_pages(path: Path, metadata: Any) -> None:
         return
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         total = 0
-        for group in groups:
-            for index in range(group.num_columns):
-                total += _chunk_bytes(data, group.column(index))
+        for column in columns:
+            total += _chunk_bytes(data, column)
         if total > max(MAX_DECODED_BYTES, MAX_RATIO * size):
             raise ParseError(f"its pages decompress to {total} bytes, more than a file of {size} bytes may")
 

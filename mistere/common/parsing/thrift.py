@@ -77,10 +77,9 @@ class CompactReader:
         elif kind in _INTEGERS:
             self._integer()
         elif kind == _DOUBLE:
-            self.position += 8
+            self._advance(8)
         elif kind == _BINARY:
-            size = self._unsigned()
-            self.position += size
+            self._advance(self._unsigned())
         elif kind in {_LIST, _SET}:
             size, element = self._list_header()
             for _ in range(size):
@@ -105,6 +104,11 @@ class CompactReader:
     def _list_header(self) -> tuple[int, int]:
         head = self._byte()
         return (self._unsigned() if head >> 4 == 15 else head >> 4), head & 15
+
+    def _advance(self, size: int) -> None:
+        self.position += size
+        if self.position > len(self._data):  # a list states any number of elements
+            raise ParseError("a header is cut off")
 
     def _byte(self) -> int:
         if not 0 <= self.position < len(self._data):

@@ -83,14 +83,27 @@ def guard_streams() -> None:
 
 def _masked_record(factory: Callable[..., logging.LogRecord], /, *arguments: Any, **fields: Any) -> logging.LogRecord:
     record = factory(*arguments, **fields)
-    record.msg = _masked(record.msg)
+    record.msg = record.msg if record.args else _masked(record.msg)
     if isinstance(record.args, Mapping):
         record.args = {name: _masked(value) for name, value in record.args.items()}
     elif record.args:
         record.args = tuple(_masked(value) for value in record.args)
+    if record.args:
+        _mask_formatted(record)
     if record.exc_info and record.exc_info[0] is not None:
         record.exc_text = redact(logging.Formatter().formatException(record.exc_info))
     return record
+
+
+def _mask_formatted(record: logging.LogRecord) -> None:
+    """Mask what only the whole message shows to be secret, such as ``token=%s``; masking the format would lose its ``%s``."""
+    try:
+        message = record.getMessage()
+    except (TypeError, ValueError, KeyError):  # logging itself reports a format that does not fit
+        return
+    masked = redact(message)
+    if masked != message:
+        record.msg, record.args = masked, ()
 
 
 def _masked(value: Any) -> Any:

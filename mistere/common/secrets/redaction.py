@@ -36,18 +36,18 @@ _SECRET_NAME: Final = re.compile(
     re.IGNORECASE,
 )
 _WORDS: Final = (
-    r"(?:password|passwd|pwd|(?:client|app|shared|webhook)_?secret|secret(?:_?access)?_?key|access_?key(?:_?id)?|api_?key|private_?key"
+    r"(?:password|passwd|pwd|(?:client|app|shared|webhook)[_-]?secret|secret(?:[_-]?access)?[_-]?key|access[_-]?key(?:[_-]?id)?|api[_-]?key|private[_-]?key"
     r"|(?:(?:auth|access|session|security|hub|bearer|refresh|api|bot|tracking|kfp|hf)_?)?token|(?<![_\w])secret)"
 )
 _HEADER: Final = re.compile(
-    r"""(\b(?:(?:proxy-)?authorization|(?:set-)?cookie|x-[\w-]*(?:token|key|secret|signature)[\w-]*)["']?(?:\s*:\s*|=)["']?)"""
+    r"""(\b(?:(?:proxy-)?authorization|(?:set-)?cookie|x-[\w-]{0,40}?(?:token|key|secret|signature)[\w-]{0,40})["']?(?:\s*:\s*|=)["']?)"""
     r"""(?:(?:basic|bearer|negotiate|digest|token|aws4-hmac-sha256)\s+)?[^\s"',&]+""",
     re.IGNORECASE,
 )
 _BEARER: Final = re.compile(r"\b(Bearer|Basic)\s+(?=\S*[\d=])[A-Za-z0-9._~+/=-]{8,}")
 _ASSIGNMENT: Final = re.compile(
     # NAME=value, --name value, a quoted key of JSON or Python, and a line of YAML
-    rf"""({_WORDS}(?:\s*=\s*["']?|["']\s*:\s*["'])|--[\w-]*?{_WORDS}[ ]["']?|^[ \t]*[\w.-]*?{_WORDS}:\s+["']?)[^\s"',;&)]+""",
+    rf"""({_WORDS}(?:\s*=\s*["']?|["']\s*:\s*["'])|(?<![\w-])--[\w-]{{0,40}}?{_WORDS}[ ]["']?|^[ \t]*[\w.-]{{0,80}}?{_WORDS}:\s+["']?)[^\s"',;&)]+""",
     re.IGNORECASE | re.MULTILINE,
 )
 _PRIVATE_KEY: Final = re.compile(r"-----BEGIN ([A-Z ]*PRIVATE KEY)-----.*?(?:-----END \1-----|\Z)", re.DOTALL)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import socket
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -95,6 +97,15 @@ def test_empty_answers_are_no_success(server: OtherServer, monkeypatch: pytest.M
     ):
         with pytest.raises(MistereError, match="does not answer as MLflow does"):
             work()
+
+
+def test_a_connection_that_a_firewall_denies_is_no_error_of_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: object, **__: object) -> socket.socket:
+        raise PermissionError(errno.EPERM, "Operation not permitted")  # connect(2): "because of a local firewall rule"
+
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr("urllib3.util.connection.create_connection", denied)
+    assert "the MLflow server at http://127.0.0.1:9 cannot be reached" in sentence("http://127.0.0.1:9")
 
 
 def test_an_absent_server_is_reported_without_the_password(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,8 @@ def _environment_is_read_again() -> None:
         (f"AWS_SECRET_ACCESS_KEY={CANARY} mistere run", "AWS_SECRET_ACCESS_KEY=*** mistere run"),
         (f"--set registry.password={CANARY} --set a.b=1", "--set registry.password=*** --set a.b=1"),
         (f"mistere run --hub-token {CANARY} --profile tiny", "--hub-token *** --profile tiny"),
+        (f"tool --api-key {CANARY} --secret-access-key {CANARY} x", "--api-key *** --secret-access-key *** x"),
+        (f"https://host/x?api-key={CANARY}&a=1", "?api-key=***&a=1"),
         (f'{{"secret_access_key": "{CANARY}", "region": "x"}}', '"secret_access_key": "***", "region": "x"'),
         (f"    password: {CANARY}\n    url: x", "password: ***\n    url: x"),
         (f"-----BEGIN EC PRIVATE KEY-----\n{CANARY}\n-----END EC PRIVATE KEY-----\nend", "***\nend"),
@@ -174,7 +177,7 @@ from mistere.common.processes.standard_streams import guard_streams
 guard_streams(); guard_streams()
 url = "https://me:{CANARY}@host/x"
 print("printed", url); sys.stderr.write("written " + url + "\\n"); sys.stdout.writelines(["lines " + url])
-logging.warning("logged %s %d", url, 3); logging.warning("named %(a)s", {{"a": url}}); logging.error(OSError(url))
+logging.warning("logged %s %d", url, 3); logging.warning("formatted https://%s@host/x, token=%s, %d", "me:{CANARY}", "{CANARY}", 4); logging.warning("named %(a)s", {{"a": url}}); logging.error(OSError(url))
 try: raise ValueError("caught " + url)
 except ValueError: logging.exception("failed")
 warnings.warn("warned " + url)
@@ -187,6 +190,14 @@ raise RuntimeError("raised " + url)
     for word in ("printed", "written", "lines", "logged", "named", "caught", "warned", "raised"):
         assert f"{word} https://host/x" in text, text
     assert CANARY not in text and "logged https://host/x 3" in done.stderr
+    assert "formatted https://host/x, token=***, 4" in done.stderr
+
+
+@pytest.mark.parametrize("piece", ["a", "x://a:b", "?_", "a_", "x-", "-", "x-token"])
+def test_masking_takes_time_in_proportion_to_the_text(piece: str) -> None:
+    started = time.perf_counter()
+    redact(f"s3://b ?{piece * (40_000 // len(piece))}=token x")
+    assert time.perf_counter() - started < 2
 
 
 def test_the_log_of_a_process_is_masked_also_across_writes(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -319,3 +320,16 @@ def test_actor_is_user_and_host_or_the_environment_variable(monkeypatch: pytest.
     assert "@" in who()
     monkeypatch.setenv("MISTERE_ACTOR", "ci")
     assert who() == "ci"
+
+
+def test_another_services_first_release_leaves_the_event_of_a_release_in_progress(tmp_path: Path) -> None:
+    store, mirror = LocalStore(tmp_path), Mirror()
+    other = deployment(store, "b").model_copy(update={"service": "other"})
+
+    def roll_out(_: Callable[[], None]) -> Callable[[], None]:
+        with pytest.raises(ConflictError):
+            release(store, mirror, ChampionPointer(None, "an old version"), champion("b"), other, "promote", "", "b")
+        return lambda: None
+
+    release(store, mirror, read_champion(store), champion("a"), deployment(store, "a"), "promote", "", "a", roll_out)
+    assert [(event.by, event.outcome) for event in events(store)] == [("a", "done"), ("b", "lost")]
