@@ -82,7 +82,13 @@ def missing(stage: str, mode: str, role: str) -> frozenset[str]:
     )
 
 
-@pytest.mark.parametrize("profile", available_profiles(PROFILES))
+@pytest.mark.parametrize(
+    "profile",
+    [
+        name if name in {"tiny", "gpu"} else pytest.param(name, marks=pytest.mark.long)
+        for name in available_profiles(PROFILES)
+    ],
+)
 def test_each_image_contains_what_its_steps_import(profile: str, tmp_path: Path) -> None:
     compile_pipeline(profile, [], tmp_path / "pipeline.yaml")
     text = (tmp_path / "pipeline.yaml").read_text(encoding="utf-8")

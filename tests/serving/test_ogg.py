@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from mistere.predictor.audio.clip import check_clip
+from mistere.predictor.audio.clip import read_header
 from mistere.predictor.audio.ogg import _checksum, has_whole_headers
 from mistere.predictor.errors import RequestError
 from tests.serving.conftest import clip
@@ -45,7 +45,7 @@ def test_whole_files_pass(subtype: str, rate: int, channels: int) -> None:
             encoder.comment = "x" * 100000
         encoder.write(samples)
     assert has_whole_headers(file.getvalue())
-    check_clip(file.getvalue(), 0)
+    read_header(file.getvalue(), 0)
     assert not has_whole_headers(file.getvalue()[:80])
 
 
@@ -78,7 +78,7 @@ BROKEN = {
 def test_broken_headers_are_rejected(name: str) -> None:
     assert not has_whole_headers(BROKEN[name])
     with pytest.raises(RequestError) as refused:
-        check_clip(BROKEN[name], 4)
+        read_header(BROKEN[name], 4)
     assert refused.value.code == 415
 
 
@@ -97,7 +97,7 @@ def test_broken_files_leak_no_memory() -> None:
     def check(count: int) -> float:
         for _ in range(count):
             try:
-                check_clip(broken(), 0)
+                read_header(broken(), 0)
             except RequestError as error:
                 assert error.code == 415
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / (1 << 20)

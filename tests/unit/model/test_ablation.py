@@ -53,6 +53,7 @@ def test_unknown_ablation_raises_a_usage_error_with_a_suggestion() -> None:
     assert check_names(["kl", "gate"]) == ["kl", "gate"]
 
 
+@pytest.mark.long
 def test_each_ablation_trains_with_the_same_seeds_and_one_change(
     table: tuple[Ablation, list[tuple[str, MixtureConfig, Trial]]],
 ) -> None:
@@ -72,6 +73,7 @@ def test_each_ablation_trains_with_the_same_seeds_and_one_change(
         assert trial.seed == config.seed and trial.trained.model.config == config
 
 
+@pytest.mark.long
 def test_ablation_row_holds_mean_spread_and_paired_difference(
     table: tuple[Ablation, list[tuple[str, MixtureConfig, Trial]]], toy: EmbeddedDialogues, full: list[Trial]
 ) -> None:
@@ -103,6 +105,7 @@ def test_single_seed_difference_comes_from_the_paired_bootstrap(toy: EmbeddedDia
     assert (same.value, same.low, same.high) == (0, 0, 0)
 
 
+@pytest.mark.long
 def test_ablation_reports_curves_with_and_without_modality_dropout(
     table: tuple[Ablation, list[tuple[str, MixtureConfig, Trial]]], full: list[Trial]
 ) -> None:

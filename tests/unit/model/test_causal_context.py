@@ -322,7 +322,7 @@ def neighbours_decide(shift: int) -> EmbeddedDialogues:
     return EmbeddedDialogues(dialogues, matrices, list("abc"))
 
 
-@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("fusion", ["co_attention", pytest.param("feed_forward", marks=pytest.mark.long)])
 @pytest.mark.parametrize(("mode", "shift", "learns"), [("causal", -1, True), ("causal", 1, False), ("full", 1, True)])
 def test_only_full_mode_learns_labels_decided_by_the_next_turn(
     mode: str, shift: int, learns: bool, fusion: str

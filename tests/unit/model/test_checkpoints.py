@@ -221,7 +221,7 @@ def write_until_killed(store: ObjectStore, directory: Path, kill: Kill, monkeypa
     return done
 
 
-@pytest.mark.parametrize("where", ["on the same disk", "on an empty disk"])
+@pytest.mark.parametrize("where", ["on the same disk", pytest.param("on an empty disk", marks=pytest.mark.long)])
 def test_a_process_killed_at_any_point_of_a_write_leaves_a_complete_checkpoint(
     where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -242,6 +242,7 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_step(
     assert close(tmp_path / "a", tmp_path / "b", 1e-4)
 
 
+@pytest.mark.long
 def test_out_of_memory_for_one_utterance_raises_an_actionable_error(
     reference: UtteranceSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,6 +47,7 @@ def test_user_defined_wait_policy_is_kept(variable: str, monkeypatch: pytest.Mon
     assert [(name, os.environ[name]) for name in WAITING_VARIABLES if name in os.environ] == [(variable, "7")]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("no_policy")
 def test_openmp_runtime_reads_the_wait_policy() -> None:
     code = "from mistere.common.processes.threads import limit_spinning; limit_spinning(); import torch"

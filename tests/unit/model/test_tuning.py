@@ -218,6 +218,7 @@ def test_each_fold_is_predicted_by_a_model_that_has_not_seen_it(folder: Path) ->
     assert rounds[0] != rounds[1]
 
 
+@pytest.mark.long
 def test_cross_validated_search_scores_all_dialogues_and_reports_each_fold(folder: Path, tmp_path: Path) -> None:
     data = open_embeddings(folder)
     result = search(data, tmp_path, 2, folds=3, seeds=2)
