@@ -147,10 +147,15 @@ def bombs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return paths
 
 
+POOLS: list[Any] = []
+"""Pools that stay until the end: arrow crashes where a buffer outlives its proxy pool, and exceptions keep buffers in cycles."""
+
+
 @pytest.fixture
 def memory() -> Iterator[Any]:
     """Counts what arrow allocates."""
     before, pool = pa.default_memory_pool(), pa.proxy_memory_pool(pa.default_memory_pool())
+    POOLS.append(pool)
     pa.set_memory_pool(pool)
     yield pool
     pa.set_memory_pool(before)
