@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from mistere.artifacts.checkpoints import Checkpoints
+from mistere.common.errors import UsageError
 from mistere.common.progress import Progress
+from mistere.common.suggestions import did_you_mean
 from mistere.config.mixture import MixtureConfig
 from mistere.metrics.modality_choice import ModalityChoice, compare_subsets, subsets_of
 from mistere.model.embeddings import EmbeddedDialogues
@@ -45,6 +47,26 @@ def train_subsets(
     return choice, trained[choice.chosen.modalities]
 
 
+def selected(config: MixtureConfig, data: EmbeddedDialogues) -> EmbeddedDialogues:
+    """The embeddings of the modalities that ``config`` names; all for ``auto``.
+
+    Args:
+        config: the mixture's section.
+        data: embeddings of all modalities.
+
+    Raises:
+        UsageError: a setting names a modality without embeddings.
+    """
+    for setting in ("projection", "expert_rates"):
+        values = getattr(config, setting)
+        for name in values if isinstance(values, Mapping) else ():
+            if name not in data.dimensions:
+                raise UsageError(
+                    f"mixture.{setting}: there are no {name} embeddings{did_you_mean(name, data.dimensions)}"
+                )
+    return data.only(config.modalities)
+
+
 def train_with_modalities(
     config: MixtureConfig, data: EmbeddedDialogues, *, progress: Progress, checkpoints: Checkpoints | None = None
 ) -> tuple[TrainedMixture, ModalityChoice | None]:
@@ -59,10 +81,10 @@ def train_with_modalities(
     Returns:
         The mixture, and the comparison of the subsets; None if ``config`` names the modalities.
     """
+    data = selected(config, data)
     if config.modalities != "auto":
-        chosen = data.only(config.modalities)
-        _note_automatic(config, chosen, progress)
-        return train_mixture(config, chosen, progress=progress, checkpoints=checkpoints), None
+        _note_automatic(config, data, progress)
+        return train_mixture(config, data, progress=progress, checkpoints=checkpoints), None
 
     def train(settings: MixtureConfig, part: EmbeddedDialogues) -> TrainedMixture:
         names = list(part.dimensions)

@@ -51,13 +51,14 @@ def train(
     Raises:
         UsageError: the embeddings, the settings or the output are invalid; nothing is written.
     """
+    from mistere.model.mixture.modality_subsets import selected
     from pipelines.cli.experiments.ablation import check_names
     from pipelines.cli.experiments.source import open_source
     from pipelines.profiles import load_profile
 
     parts = check_names(parts)
     profile_config = load_profile(profile, settings)
-    data = open_source(embeddings).only(profile_config.mixture.modalities)
+    data = selected(profile_config.mixture, open_source(embeddings))
     checkpoint_folder = _CheckpointFolder(output, profile_config.mixture, data)
     _train(embeddings, profile_config, data, seeds, parts, output, tracking_uri, checkpoint_folder)
 

@@ -27,13 +27,14 @@ def tune(
     """Search, print the best settings and the command that uses them, write ``best.yaml`` and ``tune.json``."""
     import yaml
 
+    from mistere.model.mixture.modality_subsets import selected
     from pipelines.cli.experiments.source import open_source
     from pipelines.cli.experiments.tuning import score_name
     from pipelines.cli.experiments.tuning import tune as search
     from pipelines.profiles import load_profile
 
     config = load_profile(profile, settings).mixture
-    data = open_source(embeddings).only(config.modalities)
+    data = selected(config, open_source(embeddings))
     console = Console(highlight=False, soft_wrap=True, markup=False)
     result = search(
         config,

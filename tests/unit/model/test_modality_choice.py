@@ -9,6 +9,7 @@ import pytest
 
 from mistere.artifacts.checkpoints import Checkpoints
 from mistere.artifacts.object_store import LocalStore
+from mistere.common.errors import UsageError
 from mistere.common.progress import Progress
 from mistere.config.mixture import MixtureConfig
 from mistere.metrics.classification import Interval
@@ -20,7 +21,7 @@ from mistere.metrics.modality_choice import (
     subsets_of,
 )
 from mistere.model.embeddings import EmbeddedDialogue, EmbeddedDialogues
-from mistere.model.mixture.modality_subsets import train_with_modalities
+from mistere.model.mixture.modality_subsets import selected, train_with_modalities
 from tests.unit.model.fixed_settings import FIXED
 
 SMALL = MixtureConfig.model_validate(
@@ -120,3 +121,12 @@ def test_many_modalities_are_compared_by_all_all_but_one_and_one(count: int, exp
     names = list("abcd")[:count]
     subsets = subsets_of(names)
     assert len(subsets) == expected and subsets[0] == tuple(names)
+
+
+@pytest.mark.parametrize("setting", [{"projection": {"spech": 8}}, {"expert_rates": {"spech": 2.0}}])
+def test_a_setting_of_an_unknown_modality_is_rejected(setting: dict[str, dict[str, float]]) -> None:
+    config = MixtureConfig.model_validate({"modalities": ["text"], **setting})
+    with pytest.raises(UsageError, match=rf"mixture\.{next(iter(setting))}: there are no spech embeddings.*speech"):
+        selected(config, dialogues_with("useful"))
+    known = {name: {"speech": value["spech"]} for name, value in setting.items()}
+    assert list(selected(config.model_copy(update=known), dialogues_with("useful")).dimensions) == ["text"]
