@@ -143,12 +143,17 @@ def _check_database(uri: str) -> None:
     shown = redact_url(uri)
     local = uri.startswith("sqlite")
     seconds = min(_DATABASE_SECONDS, int(os.environ[_TIMEOUT]))
+    limit = (
+        "timeout" if local or uri.startswith("postgresql+pg8000") else "connect_timeout"
+    )  # libpq's name, and the others'
     try:
-        engine = create_engine(
-            uri, poolclass=NullPool, connect_args={"timeout" if local else "connect_timeout": seconds}
-        )
+        engine = create_engine(uri, poolclass=NullPool, connect_args={limit: seconds})
         with engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA schema_version" if local else "SELECT 1")
+    except ImportError as error:
+        raise MistereError(
+            f"the registry's database at {shown} needs a driver that is not installed ({error}): use postgresql+psycopg, or install the driver."
+        ) from error
     except (SQLAlchemyError, ValueError) as error:
         reason = re.sub(r"\s+", " ", redact(str(getattr(error, "orig", None) or error)))[:200]
         if local:

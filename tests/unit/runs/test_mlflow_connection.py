@@ -137,6 +137,12 @@ def test_a_database_that_cannot_be_opened_is_reported_at_once(tmp_path: Path, mo
     assert time.monotonic() - started < 10
 
 
+def test_a_missing_database_driver_is_named() -> None:
+    message = sentence("postgresql+pg8000://me:s3cret@127.0.0.1:9/mlflow")
+    assert "needs a driver that is not installed (No module named 'pg8000'): use postgresql+psycopg" in message
+    assert "s3cret" not in message
+
+
 def test_an_invalid_timeout_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "soon")
     with pytest.raises(MistereError, match="MLFLOW_HTTP_REQUEST_TIMEOUT=soon is not a whole number"), connected(""):
