@@ -275,10 +275,13 @@ def sleep(deployment: ClusterDeployment) -> None:
     """Scale the deployment to zero as Knative does without requests."""
     revision = deployment._revision(deployment.manifest())
     deadline = time.monotonic() + 180
-    while pods := revision.pods()[0]:  # a write in progress of the controller may restore the pods once
+    absent_since = time.monotonic()
+    while time.monotonic() < absent_since + 0.3:  # a write in progress of the controller may restore the pods
         assert time.monotonic() < deadline
-        for pod in pods:
+        for pod in revision.pods()[0]:
             deployment.api.delete(f"{revision.pods_path}/{pod['metadata']['name']}")
+            absent_since = time.monotonic()
+        time.sleep(0.02)
 
 
 def test_a_setting_is_applied_to_a_service_scaled_to_zero(cluster: Cluster) -> None:

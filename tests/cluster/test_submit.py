@@ -269,6 +269,7 @@ def check_tree(tree: Path, *, allow_dirty: bool) -> str:
     return result.stdout + result.stderr
 
 
+@pytest.mark.long
 def test_a_dirty_tree_or_one_with_outdated_images_is_rejected(tmp_path: Path) -> None:
     tree = committed_tree(tmp_path / "tree")
     assert "dirty=False" in check_tree(tree, allow_dirty=False)

@@ -84,10 +84,7 @@ def missing(stage: str, mode: str, role: str) -> frozenset[str]:
 
 @pytest.mark.parametrize(
     "profile",
-    [
-        name if name in {"tiny", "gpu"} else pytest.param(name, marks=pytest.mark.long)
-        for name in available_profiles(PROFILES)
-    ],
+    [name if name == "tiny" else pytest.param(name, marks=pytest.mark.long) for name in available_profiles(PROFILES)],
 )
 def test_each_image_contains_what_its_steps_import(profile: str, tmp_path: Path) -> None:
     compile_pipeline(profile, [], tmp_path / "pipeline.yaml")

@@ -60,6 +60,7 @@ def test_without_the_config_map_the_first_step_and_the_report_say_what_is_missin
     assert log.count("UsageError: this run does not know its store: set MISTERE_STORE in the ConfigMap") == 2
 
 
+@pytest.mark.long
 def test_the_report_says_which_setting_is_unknown(pipeline: Path, store: LocalStore, tmp_path: Path) -> None:
     invalid_settings = {"mixture": {"learning_rte": 0.001}, "registry": {"model": "x"}}
     run_compiled(pipeline, tmp_path / "kfp", environment(store, tmp_path), **invalid_settings)

@@ -84,6 +84,7 @@ SLOW = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 
 @settings(max_examples=2, derandomize=True, **SLOW)
 @mutations
+@pytest.mark.long
 def test_validation_handles_random_damage(mutation: tuple[Any, ...]) -> None:
     validate_mutated(*mutation)
 

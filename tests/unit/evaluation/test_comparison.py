@@ -105,6 +105,7 @@ def test_comparison_of_a_model_with_itself_is_zero(better: ComparedModel) -> Non
     assert "no difference" in seen and "version 3 (first) is exactly as good as" in seen
 
 
+@pytest.mark.long
 def test_comparison_of_a_small_change_is_inconclusive(better: ComparedModel) -> None:
     assert better.predictions is not None
     probabilities = better.predictions.probabilities.copy()

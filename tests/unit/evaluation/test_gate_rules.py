@@ -398,6 +398,7 @@ print(json.dumps(report))
 """
 
 
+@pytest.mark.long
 def test_new_rule_file_is_discovered_and_reruns_the_gate(tmp_path: Path) -> None:
     copy_code(tmp_path)
     before = json.loads(run_python(tmp_path, "-c", PROGRAM))

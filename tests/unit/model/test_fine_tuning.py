@@ -201,6 +201,7 @@ def without_dropout(reference: UtteranceSet, tmp_path: Path) -> TextConfig:
     return of_steps(source=f"path:{folder}")
 
 
+@pytest.mark.long
 def test_step_does_not_depend_on_the_micro_batch_size(reference: UtteranceSet, tmp_path: Path) -> None:
     settings = without_dropout(reference, tmp_path)
     tune(reference, LocalStore(tmp_path / "1"), tmp_path / "a", Watch(), settings)

@@ -80,6 +80,7 @@ def test_a_modality_of_noise_is_left_out_and_named(tmp_path: Path) -> None:
     assert same == choice and again.history == trained.history
 
 
+@pytest.mark.long
 def test_modalities_that_both_help_are_kept() -> None:
     data = dialogues_with("useful")
     trained, choice = train_with_modalities(SMALL, data, progress=Progress("train_moe"))

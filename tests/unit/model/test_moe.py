@@ -649,6 +649,7 @@ def test_class_weights_average_one_and_favour_rare_classes(toy: EmbeddedDialogue
     torch.testing.assert_close(focal_loss(logits, labels, 2.0, weights), (single * weights[labels]).mean())
 
 
+@pytest.mark.long
 def test_training_with_schedule_and_bf16_is_reproducible(toy: EmbeddedDialogues) -> None:
     config = toy_config(schedule="cosine", warmup_epochs=1, class_weights="sqrt", precision="bf16")
     first, second = (train_mixture(config, toy, progress=Progress("train_moe")) for _ in range(2))

@@ -97,6 +97,7 @@ def test_search_that_is_killed_in_the_first_trial_starts_with_the_initial_settin
     assert first.user_attrs["initial"] and first.value == result.start and result.trials == 2
 
 
+@pytest.mark.long
 def test_trial_below_the_median_ends_early_but_never_the_initial_one(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
