@@ -93,6 +93,7 @@ def test_a_third_run_computes_nothing(rerun: Rerun, output: Path, data: Path, tr
     assert third.code == 0 and third.ran == ALWAYS
 
 
+@pytest.mark.long
 def test_a_changed_threshold_reruns_the_gate_alone_and_keeps_the_champion(
     rerun: Rerun, output: Path, data: Path, tree: Path
 ) -> None:

@@ -83,6 +83,7 @@ def test_pin_rejects_a_revision_that_is_also_a_path(project: Path) -> None:
         pin("v1", "")
 
 
+@pytest.mark.long
 def test_pin_resolves_a_remote_that_refers_to_another(project: Path, tmp_path: Path) -> None:
     for command in (
         ["remote", "add", "--quiet", "base", str(tmp_path)],

@@ -476,6 +476,7 @@ def test_facts_are_cached_by_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(measured) == 48
 
 
+@pytest.mark.long
 def test_drift_is_measured_against_the_champions_profile(step: Step, tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", INFO, clean())
     run_stage(step, tmp_path / "data", tmp_path / "first")

@@ -62,6 +62,7 @@ def test_search_is_reproducible_and_does_not_read_the_test_split(folder: Path, t
     assert scores(tmp_path / "one") == scores(tmp_path / "two")
 
 
+@pytest.mark.long
 def test_search_resumes_from_saved_trials(folder: Path, tmp_path: Path) -> None:
     data = open_embeddings(folder)
     search(data, tmp_path, 2)
