@@ -15,10 +15,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from mistere.artifacts.object_store import ABSENT, ConflictError, MissingObjectError, ObjectStore
 from mistere.common.errors import MistereError
 from mistere.runs.outcome import read_outcome
-from pipelines.kubeflow.failures import NotFoundError
+from pipelines.kubeflow.connection.failures import NotFoundError
 
 if TYPE_CHECKING:
-    from pipelines.kubeflow.client import Pipelines
+    from pipelines.kubeflow.connection.client import Pipelines
 
 CLAIM_SECONDS: Final = 600
 """Age at which a record without a run counts as that of an interrupted submit."""

@@ -21,7 +21,7 @@ from pipelines.images import lock_text, source_hash
 if TYPE_CHECKING:
     from kfp_server_api import V2beta1PipelineVersion
 
-    from pipelines.kubeflow.client import Pipelines
+    from pipelines.kubeflow.connection.client import Pipelines
 
 PIPELINE: Final = "mistere-retraining"
 _DESCRIPTION: Final = "Retrains a model of emotions in conversations and, if the gate agrees, releases it."

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from mistere.common.errors import ExitCode, MistereError, UsageError
-from pipelines.kubeflow.client import Pipelines
-from pipelines.kubeflow.failures import AlreadyExistsError, NotFoundError, PipelinesError, UnavailableError
-from pipelines.kubeflow.page import chosen_ui
-from pipelines.kubeflow.token import Token
+from pipelines.kubeflow.connection.client import Pipelines
+from pipelines.kubeflow.connection.failures import AlreadyExistsError, NotFoundError, PipelinesError, UnavailableError
+from pipelines.kubeflow.connection.page import chosen_ui
+from pipelines.kubeflow.connection.token import Token
 from tests.cluster.mounted_pod import api, json_web_token, no_token
 from tests.stand_ins.kfp_api import KfpApi, Trouble, kubernetes_is_away
 from tests.unit.conftest import free_port

@@ -15,7 +15,7 @@ from pipelines.cli.doctor import http_probe
 from pipelines.cli.doctor.groups import cluster, kubeflow, network, nodes, run_settings, workflows
 from pipelines.cli.doctor.node_usage import requests_of
 from pipelines.cli.doctor.result import CheckResult
-from pipelines.kubeflow.client import Pipelines
+from pipelines.kubeflow.connection.client import Pipelines
 from tests.cluster.doctor_checks import (  # noqa: F401 - fixtures
     cluster_results,
     ignore_this_machine,

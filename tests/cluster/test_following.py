@@ -19,9 +19,9 @@ from mistere.common.errors import MistereError, UsageError
 from mistere.engine.live_progress import LiveProgress, progress_key
 from mistere.runs.outcome import STOPPED, read_outcome
 from pipelines.cli.output.run_follower import follow, task_of
-from pipelines.kubeflow import pods as pods_module
-from pipelines.kubeflow.client import Pipelines
-from pipelines.kubeflow.pods import RUN_LABEL, RunPods
+from pipelines.kubeflow.connection.client import Pipelines
+from pipelines.kubeflow.runs import pods as pods_module
+from pipelines.kubeflow.runs.pods import RUN_LABEL, RunPods
 from tests.cluster.conftest import Cluster
 from tests.cluster.mounted_pod import (
     MountedCluster,

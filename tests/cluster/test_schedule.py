@@ -26,10 +26,10 @@ from mistere.runs.run_info import RunOrigin, write_origin
 from pipelines.cli.commands.data.publish import publish
 from pipelines.cli.commands.schedule import apply, diff
 from pipelines.kubeflow import version
-from pipelines.kubeflow.cron import check_cron
-from pipelines.kubeflow.failures import UnavailableError
-from pipelines.kubeflow.schedule_plan import MARK
-from pipelines.kubeflow.schedules import read_schedules
+from pipelines.kubeflow.connection.failures import UnavailableError
+from pipelines.kubeflow.schedules.cron import check_cron
+from pipelines.kubeflow.schedules.plan import MARK
+from pipelines.kubeflow.schedules.schedule_file import read_schedules
 from pipelines.local_runner import start
 from pipelines.profiles import load_profile, pipeline_arguments
 from tests.cluster.mounted_pod import MountedCluster, api, mounted, no_token, s3_endpoint, s3_store

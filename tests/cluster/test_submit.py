@@ -17,8 +17,8 @@ from mistere.artifacts.s3.store import S3Store
 from mistere.common.errors import DataError, MistereError, UsageError
 from pipelines.cli.commands import submit as submit_module
 from pipelines.cli.commands.submit import submit
-from pipelines.kubeflow.client import Pipelines
-from pipelines.kubeflow.failures import PipelinesError, UnavailableError
+from pipelines.kubeflow.connection.client import Pipelines
+from pipelines.kubeflow.connection.failures import PipelinesError, UnavailableError
 from pipelines.kubeflow.submissions import CLAIM_SECONDS, Submission, read_claim
 from pipelines.kubeflow.version import content_of
 from tests.cluster.mounted_pod import (

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from mistere.kubernetes.api import KubernetesApi, connect
-from pipelines.kubeflow.client import Pipelines
+from pipelines.kubeflow.connection.client import Pipelines
 from tests.cluster.conftest import Cluster, free_ports, make_cluster
 from tests.contract.packages import compiled
 from tests.stand_ins.kfp_api import KfpApi, served

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pipelines.kubeflow.failures import PipelinesError
+from pipelines.kubeflow.connection.failures import PipelinesError
 from tests.contract.conftest import PipelinesServer
 
 Packages = Callable[[str], str]

@@ -27,7 +27,7 @@ from mistere.model.encoders.sources import resolve_base
 from mistere.registry.champion import CHAMPION_KEY, read_champion
 from mistere.serving.example_dialogue import DIALOGUE, FOLDER, read_example
 from pipelines.cli.commands.predict import read_dialogue
-from pipelines.kubeflow.schedules import read_schedules
+from pipelines.kubeflow.schedules.schedule_file import read_schedules
 from pipelines.profiles import load_profile
 
 _ALIASES = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n" + "".join(

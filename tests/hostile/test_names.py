@@ -37,7 +37,7 @@ from mistere.runs.outcome import read_outcome
 from mistere.serving.deployment import deployment_key, read_deployment
 from mistere.serving.example_dialogue import DIALOGUE, EXPECTED, FOLDER, read_example
 from pipelines.cli.app import main
-from pipelines.kubeflow.schedules import read_schedules
+from pipelines.kubeflow.schedules.schedule_file import read_schedules
 from tests.hostile.faults import NAMES
 from tests.unit.data.corpus_files import wav
 

@@ -12,10 +12,10 @@ from mistere.data.latest import LATEST
 from mistere.engine.stage import RunContext
 from mistere.runs.run_info import RunOrigin
 from mistere.serving.kserve.inference_service import check_cluster_support
-from pipelines.kubeflow.client import Pipelines
-from pipelines.kubeflow.schedule_plan import DesiredSchedule, apply_change, plan
-from pipelines.kubeflow.schedules import Schedule, ScheduleFile, read_schedules
-from pipelines.kubeflow.target import ClusterTarget, cluster_target, pin_for_cluster
+from pipelines.kubeflow.connection.client import Pipelines
+from pipelines.kubeflow.connection.target import ClusterTarget, cluster_target, pin_for_cluster
+from pipelines.kubeflow.schedules.plan import DesiredSchedule, apply_change, plan
+from pipelines.kubeflow.schedules.schedule_file import Schedule, ScheduleFile, read_schedules
 from pipelines.kubeflow.version import Tree, Version, compiled_version, profile_name, releasable_tree, this_tree
 from pipelines.profiles import load_profile, pipeline_arguments
 

@@ -18,11 +18,11 @@ from mistere.runs.run_info import RunOrigin, write_run_info
 from mistere.serving.kserve.inference_service import check_cluster_support
 from pipelines.cli.output.run_display import summary
 from pipelines.cli.output.run_follower import follow
-from pipelines.kubeflow.client import Pipelines
-from pipelines.kubeflow.failures import UnavailableError
-from pipelines.kubeflow.page import chosen_ui
+from pipelines.kubeflow.connection.client import Pipelines
+from pipelines.kubeflow.connection.failures import UnavailableError
+from pipelines.kubeflow.connection.page import chosen_ui
+from pipelines.kubeflow.connection.target import ClusterTarget, cluster_target, pin_for_cluster
 from pipelines.kubeflow.submissions import Claim, Submission, active_submission, give_back, read_claim, take
-from pipelines.kubeflow.target import ClusterTarget, cluster_target, pin_for_cluster
 from pipelines.kubeflow.version import Version, compiled_version, ensure_uploaded, profile_name, releasable_tree
 from pipelines.profiles import load_profile, pipeline_arguments
 

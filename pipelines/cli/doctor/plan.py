@@ -13,7 +13,7 @@ from mistere.config.encoder import EncoderConfig
 from mistere.config.loader import Config
 from mistere.config.stages import stages
 from pipelines.cli.doctor.groups.clock import Clock
-from pipelines.kubeflow.access import chosen_host
+from pipelines.kubeflow.connection.access import chosen_host
 from pipelines.profiles import load_local_profile, load_profile
 
 

@@ -17,13 +17,13 @@ from mistere.engine.live_progress import ProgressReader
 from mistere.engine.stage import StageRecord
 from mistere.runs.outcome import TASKS, Outcome, base_task, note_stop, read_outcome
 from pipelines.cli.output.run_display import Display
-from pipelines.kubeflow.failures import NotFoundError, PipelinesError, UnavailableError
-from pipelines.kubeflow.pods import RunPods
+from pipelines.kubeflow.connection.failures import NotFoundError, PipelinesError, UnavailableError
+from pipelines.kubeflow.runs.pods import RunPods
 
 if TYPE_CHECKING:
     from kfp_server_api import V2beta1Run
 
-    from pipelines.kubeflow.client import Pipelines
+    from pipelines.kubeflow.connection.client import Pipelines
 
 _ENDED: Final = frozenset({"SUCCEEDED", "FAILED", "SKIPPED", "CANCELED"})
 _STOPPING: Final = frozenset({"CANCELING", "CANCELED"})

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from mistere.data.latest import LATEST, LatestData
-from pipelines.kubeflow.target import cluster_store, pin_for_cluster
+from pipelines.kubeflow.connection.target import cluster_store, pin_for_cluster
 from pipelines.profiles import load_profile
 
 

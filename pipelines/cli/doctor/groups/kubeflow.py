@@ -13,10 +13,10 @@ from mistere.common.urls import redact_url, server_of
 from pipelines.cli.doctor import http_probe
 from pipelines.cli.doctor.plan import Plan
 from pipelines.cli.doctor.result import Check, CheckGroup, CheckResult, SkippedError, failed, note, ok
-from pipelines.kubeflow.access import HOST_VARIABLE, TOKEN_VARIABLE
-from pipelines.kubeflow.client import Pipelines
-from pipelines.kubeflow.failures import PipelinesError
-from pipelines.kubeflow.token import current_token, explain_refusal
+from pipelines.kubeflow.connection.access import HOST_VARIABLE, TOKEN_VARIABLE
+from pipelines.kubeflow.connection.client import Pipelines
+from pipelines.kubeflow.connection.failures import PipelinesError
+from pipelines.kubeflow.connection.token import current_token, explain_refusal
 
 PIPELINE: Final = "mistere-retraining"
 

@@ -9,7 +9,7 @@ from email.utils import parsedate_to_datetime
 from mistere.common.errors import MistereError
 from mistere.common.parsing.documents import load_json
 from mistere.common.urls import redact_url
-from pipelines.kubeflow.token import Token, explain_refusal
+from pipelines.kubeflow.connection.token import Token, explain_refusal
 
 CLOCK_SECONDS = 300
 """Largest difference between this machine's clock and the server's; beyond it, tokens and S3 signatures are refused."""

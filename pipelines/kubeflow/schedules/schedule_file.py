@@ -12,7 +12,7 @@ from mistere.common.names import problem
 from mistere.common.parsing.documents import ParseError, read_yaml
 from mistere.common.suggestions import did_you_mean
 from mistere.config.base import Section
-from pipelines.kubeflow.cron import check_cron
+from pipelines.kubeflow.schedules.cron import check_cron
 
 
 class ScheduleData(Section):

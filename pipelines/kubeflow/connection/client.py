@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 from mistere.common.environment import trusted_authorities
 from mistere.common.errors import UsageError
 from mistere.config.cluster import KUBEFLOW_NAMESPACE
-from pipelines.kubeflow.access import TOKEN_VARIABLE, service_account_token
-from pipelines.kubeflow.failures import (
+from pipelines.kubeflow.connection.access import TOKEN_VARIABLE, service_account_token
+from pipelines.kubeflow.connection.failures import (
     CLOCK_SECONDS,
     AlreadyExistsError,
     NotFoundError,
@@ -28,8 +28,8 @@ from pipelines.kubeflow.failures import (
     unanswered,
     upload_refused,
 )
-from pipelines.kubeflow.page import RunPages
-from pipelines.kubeflow.token import current_token
+from pipelines.kubeflow.connection.page import RunPages
+from pipelines.kubeflow.connection.token import current_token
 
 if TYPE_CHECKING:
     from kfp_server_api import (

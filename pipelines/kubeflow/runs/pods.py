@@ -12,8 +12,8 @@ from typing import Any, Final
 from mistere.common.errors import MistereError
 from mistere.common.urls import redact_url
 from mistere.kubernetes.api import KubernetesApi, KubernetesError, connect
-from pipelines.kubeflow.driver_log import driver_failure, is_driver, log_command
-from pipelines.kubeflow.workflow import is_stopped, read_workflow, refused_pods
+from pipelines.kubeflow.runs.driver_log import driver_failure, is_driver, log_command
+from pipelines.kubeflow.runs.workflow import is_stopped, read_workflow, refused_pods
 
 RUN_LABEL: Final = "pipeline/runid"
 _REMEDIES: Final = {

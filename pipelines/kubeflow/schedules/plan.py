@@ -11,13 +11,13 @@ from mistere.artifacts.object_store import ObjectStore
 from mistere.config.loader import SECTIONS
 from mistere.engine.stage import RunContext
 from mistere.runs.run_info import RunOrigin, write_origin
-from pipelines.kubeflow.schedules import Schedule
+from pipelines.kubeflow.schedules.schedule_file import Schedule
 from pipelines.kubeflow.version import Version, content_of, ensure_uploaded, version_label
 
 if TYPE_CHECKING:
     from kfp_server_api import V2beta1PipelineVersion, V2beta1RecurringRun
 
-    from pipelines.kubeflow.client import Pipelines
+    from pipelines.kubeflow.connection.client import Pipelines
 
 MARK: Final = "Kept by `mistere schedule`; definition"
 """Start of the description of managed schedules; other recurring runs are ignored."""

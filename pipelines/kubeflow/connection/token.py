@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mistere.common.parsing.documents import load_json
-from pipelines.kubeflow.access import TOKEN_VARIABLE, service_account_token
+from pipelines.kubeflow.connection.access import TOKEN_VARIABLE, service_account_token
 
 AUDIENCE: Final = "pipelines.kubeflow.org"
 """The audience that Kubeflow Pipelines requires (its ``TOKEN_REVIEW_AUDIENCE``)."""

@@ -13,7 +13,7 @@ from mistere.common.urls import has_credentials, redact_url
 from mistere.config.cluster import ClusterConfig
 from mistere.data.dvc_remote import RemoteData
 from mistere.data.versions import PinnedData, pin
-from pipelines.kubeflow.access import HOST_VARIABLE, chosen_host
+from pipelines.kubeflow.connection.access import HOST_VARIABLE, chosen_host
 
 
 @dataclass(frozen=True)

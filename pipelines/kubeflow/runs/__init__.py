@@ -1,0 +1,1 @@
+"""What is read back of a run besides the API: pods, logs of drivers, the Workflow of Argo."""

@@ -1,0 +1,1 @@
+"""Recurring runs: their file, and the changes that bring the server in line with it."""
