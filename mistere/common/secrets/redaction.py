@@ -41,13 +41,13 @@ _WORDS: Final = (
 )
 _HEADER: Final = re.compile(
     r"""(\b(?:(?:proxy-)?authorization|(?:set-)?cookie|x-[\w-]{0,40}?(?:token|key|secret|signature)[\w-]{0,40})["']?(?:\s*:\s*|=)["']?)"""
-    r"""(?:(?:basic|bearer|negotiate|digest|token|aws4-hmac-sha256)\s+)?[^\s"',&]+""",
+    r"""(?:(?:basic|bearer|negotiate|digest|token|aws4-hmac-sha256)\s+)?[^\s"',;&]+(?:;[ \t]*[^\s"',;&]+)*;?""",  # cookies are a list
     re.IGNORECASE,
 )
 _BEARER: Final = re.compile(r"\b(Bearer|Basic)\s+(?=\S*[\d=])[A-Za-z0-9._~+/=-]{8,}")
 _ASSIGNMENT: Final = re.compile(
     # NAME=value, --name value, a quoted key of JSON or Python, and a line of YAML
-    rf"""({_WORDS}(?:\s*=\s*["']?|["']\s*:\s*["'])|(?<![\w-])--[\w-]{{0,40}}?{_WORDS}[ ]["']?|^[ \t]*[\w.-]{{0,80}}?{_WORDS}:\s+["']?)[^\s"',;&)]+""",
+    rf"""({_WORDS}(?:\s*=\s*["']?|["']\s*:\s*["'])|(?<![\w-])--[\w-]{{0,40}}?{_WORDS}[ ]["']?|^[ \t]*[\w.-]{{0,80}}?{_WORDS}:\s+["']?)(?:(?<=")(?:[^"\\\n]|\\.)+|(?<=')(?:[^'\\\n]|\\.)+|[^\s"',;&)]+)""",
     re.IGNORECASE | re.MULTILINE,
 )
 _PRIVATE_KEY: Final = re.compile(r"-----BEGIN ([A-Z ]*PRIVATE KEY)-----.*?(?:-----END \1-----|\Z)", re.DOTALL)
