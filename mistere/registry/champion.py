@@ -61,6 +61,11 @@ class ChampionPointer:
         """The champion's bundle digest, or :data:`NO_CHAMPION`."""
         return self.champion.bundle_digest if self.champion else NO_CHAMPION
 
+    def moved_by(self, bundle_digest: str, moved_at: float) -> bool:
+        """Whether the release of a bundle at a time has moved the champion there; an earlier one of the same bundle has not."""
+        champion = self.champion
+        return champion is not None and (champion.bundle_digest, champion.moved_at) == (bundle_digest, moved_at)
+
 
 _POINTER = Pointer(CHAMPION_KEY, Champion, "champion", "restore or delete it")
 

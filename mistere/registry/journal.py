@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from mistere.artifacts.object_store import ConflictError, MissingObjectError, ObjectStore
 from mistere.common.errors import ArtifactError
-from mistere.registry.champion import Champion
+from mistere.registry.champion import Champion, ChampionPointer
 from mistere.registry.promotion_log import PromotionEvent
 from mistere.registry.sealed_record import SealedRecord
 from mistere.serving.deployment import Deployment, journal_key
@@ -63,6 +63,10 @@ class Journal(SealedRecord):
             return False
         return self.host != socket.gethostname() or Path(f"/proc/{self.process}").exists()
 
+    def moved(self, pointer: ChampionPointer) -> bool:
+        """Whether this release has moved the champion there."""
+        return pointer.moved_by(self.champion.bundle_digest, self.champion.moved_at)
+
 
 @dataclass
 class HeldJournal:
@@ -106,6 +110,11 @@ def this_process() -> dict[str, Any]:
         "since": time.time(),
         "holder": secrets.token_hex(8),
     }
+
+
+def services(store: ObjectStore) -> list[str]:
+    """The names of the services that have a journal."""
+    return [key.split("/")[1] for key in store.keys("deployments") if key.endswith("/journal.json")]
 
 
 def read_journal(store: ObjectStore, service: str) -> tuple[Journal, str] | None:

@@ -1,7 +1,8 @@
 """The promotion history: an object per event in the store, written before the champion is moved and completed once.
 
 An event is ``pending`` until its release has ended. A process that is killed in between leaves it pending: the champion then
-says whether it was moved, because a release stamps it with the time of its event.
+says whether it was moved, because a release stamps it with the time of its event, and no other release moves the champion on
+before that event is complete (:func:`mistere.registry.release.recover`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import getpass
 import os
 import socket
 import time
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,12 +53,11 @@ class PromotionEvent(SealedRecord):
     def key(self) -> str:
         """The key of the event's object, which does not depend on its outcome."""
         identity = canonical_digest(self.model_dump(mode="json", exclude={"checksum", "outcome", "reason"}))
-        return f"{_FOLDER}/{int(self.at * 1000):015d}-{identity[:16]}.json"
+        return f"{_key_prefix(self.at)}{identity[:16]}.json"
 
     def moved(self, pointer: ChampionPointer) -> bool:
         """Whether the champion is the one that this event's release has moved there."""
-        champion = pointer.champion
-        return champion is not None and (champion.bundle_digest, champion.moved_at) == (self.after, self.at)
+        return pointer.moved_by(self.after, self.at)
 
 
 @dataclass(frozen=True)
@@ -72,6 +71,10 @@ class PromotionLog:
 
     events: list[PromotionEvent]
     damaged: list[str]
+
+
+def _key_prefix(at: float) -> str:
+    return f"{_FOLDER}/{int(at * 1000):015d}-"
 
 
 def add(store: ObjectStore, event: PromotionEvent) -> None:
@@ -123,20 +126,15 @@ def outcome_of(store: ObjectStore, event: PromotionEvent) -> Outcome:
     return current.outcome if current is not None else "pending"
 
 
-def complete_abandoned(store: ObjectStore, pointer: ChampionPointer, open_events: Collection[str]) -> None:
-    """Complete pending events whose journal was deleted; the champion decides.
-
-    Args:
-        store: the store.
-        pointer: the champion.
-        open_events: keys of the events that a journal holds; their releases complete them.
-    """
-    for event in _read(store).events:
-        if event.outcome == "pending" and event.key not in open_events:
-            moved = event.moved(pointer)
-            complete(
-                store, event, "done" if moved else "undone", "" if moved else "Its release ended without a record."
-            )
+def complete_moved(store: ObjectStore, pointer: ChampionPointer) -> None:
+    """Complete the event of the release that moved the champion there, unless it is complete."""
+    if pointer.champion is None:
+        return
+    prefix = _key_prefix(pointer.champion.moved_at)
+    for key in [key for key in store.keys(_FOLDER) if key.startswith(prefix)]:
+        event = PromotionEvent.unsealed(store.read(key)[0])
+        if event is not None and event.outcome == "pending" and event.moved(pointer):
+            complete(store, event, "done")
 
 
 def read_log(store: ObjectStore) -> PromotionLog:

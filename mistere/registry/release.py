@@ -5,6 +5,7 @@ the promotion log, roll the bundle out on the cluster, point the deployment to t
 put against the champion that the decision was based on), update MLflow's aliases, complete the event, close the journal. A
 failure rolls everything back. A killed process leaves its journal open; the next process rolls the release forward if the
 champion had moved, and back if not. A process that outlives its lease leaves the outcome to the one that took the journal over.
+Several services share the champion: it is moved on only after the release that moved it there is finished.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mistere.artifacts.object_store import ABSENT, ConflictError, MissingObjectError, ObjectStore
-from mistere.common.errors import MistereError
+from mistere.common.errors import ArtifactError, MistereError
 from mistere.registry.champion import CHAMPION_KEY, Champion, ChampionPointer, move_champion, read_champion
 from mistere.registry.journal import (
     LEASE_SECONDS,
@@ -25,6 +26,7 @@ from mistere.registry.journal import (
     Journal,
     LeaseLostError,
     read_journal,
+    services,
     this_process,
     write_journal,
 )
@@ -32,13 +34,14 @@ from mistere.registry.promotion_log import (
     PromotionEvent,
     add,
     complete,
-    complete_abandoned,
+    complete_moved,
     now,
     outcome_of,
+    read_log,
     sweep,
     who,
 )
-from mistere.serving.deployment import Deployment, RollbackError, deployment_key, journal_key
+from mistere.serving.deployment import Deployment, RollbackError, deployment_key
 
 Mirror = Callable[[Champion], None]
 """Points the registry's aliases to a champion and its predecessor."""
@@ -252,10 +255,30 @@ def recover_patiently(store: ObjectStore, mirror: Mirror, service: str) -> str:
 def recover(store: ObjectStore, mirror: Mirror, service: str) -> str:
     """Complete or roll back the release of a killed process; return a sentence on it, empty if there was none.
 
+    The release that moved the champion there is completed as well if it is another service's: once the champion has moved on,
+    nothing would say that this release had moved it.
+
     Raises:
         ConflictError: the release is still in progress.
         ArtifactError: the journal is damaged.
     """
+    pointer = read_champion(store)  # before the journals, so that the journal of the release that moved it is found
+    sentences = [_recover(store, mirror, name) for name in (service, *_other_release(store, pointer, service))]
+    complete_moved(store, pointer)  # where a journal was moved away
+    return " ".join(filter(None, sentences))
+
+
+def _other_release(store: ObjectStore, pointer: ChampionPointer, service: str) -> list[str]:
+    """The other service whose unfinished release moved the champion there, if there is one."""
+    for name in services(store):
+        with suppress(ArtifactError):  # a damaged journal stops the releases of its own service only
+            record = read_journal(store, name) if name != service else None
+            if record is not None and record[0].state != "done" and record[0].moved(pointer):
+                return [name]
+    return []
+
+
+def _recover(store: ObjectStore, mirror: Mirror, service: str) -> str:
     record = read_journal(store, service)
     if record is None or record[0].state == "done":
         return ""
@@ -269,7 +292,7 @@ def recover(store: ObjectStore, mirror: Mirror, service: str) -> str:
         **this_process()
     )  # before the champion is read, so that the earlier holder sees that it lost the journal
     pointer = read_champion(store)
-    finished = journal.state == "deployed" and _is_champion(journal, pointer)
+    finished = journal.state == "deployed" and journal.moved(pointer)
     if finished and pointer.champion is not None:
         store.write(deployment_key(service), journal.deployment.recorded(store))
         mirror(pointer.champion)
@@ -303,22 +326,14 @@ def recover(store: ObjectStore, mirror: Mirror, service: str) -> str:
     return summary
 
 
-def _is_champion(journal: Journal, pointer: ChampionPointer) -> bool:
-    """Whether the champion is the one that the journal's release has moved there, not an earlier one of the same bundle."""
-    champion = pointer.champion
-    stamp = (journal.champion.bundle_digest, journal.champion.moved_at)
-    return champion is not None and (champion.bundle_digest, champion.moved_at) == stamp
-
-
 def open_release(store: ObjectStore, run_id: str) -> str:
     """The service whose release by a run is unfinished; empty if there is none.
 
     Raises:
         ArtifactError: a journal is damaged.
     """
-    for key in store.keys("deployments"):
-        service = key.split("/")[1]
-        record = read_journal(store, service) if key == journal_key(service) else None
+    for service in services(store):
+        record = read_journal(store, service)
         if record is not None and record[0].state != "done" and record[0].champion.run_id == run_id:
             return service
     return ""
@@ -343,6 +358,8 @@ def _acquire(
         try:
             recover(store, mirror, deployment.service)
             last = read_journal(store, deployment.service)
+            if last is None:
+                _complete_abandoned(store)
             key = deployment_key(deployment.service)
             journal = Journal(
                 state="pending",
@@ -358,21 +375,21 @@ def _acquire(
                 raise
             time.sleep(0.2)
         else:
-            if last is None:
-                complete_abandoned(store, read_champion(store), _open_events(store))
             sweep(store)
             return held
 
 
-def _open_events(store: ObjectStore) -> set[str]:
-    """Keys of the events in the journals of all services."""
-    keys = set()
-    for key in store.keys("deployments"):
-        service = key.split("/")[1]
-        record = read_journal(store, service) if key == journal_key(service) else None
-        if record is not None and record[0].event is not None:
-            keys.add(record[0].event.key)
-    return keys
+def _complete_abandoned(store: ObjectStore) -> None:
+    """Complete the pending events that no journal holds: the journal was moved away, and the release did not move the champion."""
+    pending = [event for event in read_log(store).events if event.outcome == "pending"]
+    try:  # after the events: a release writes its journal first
+        records = [read_journal(store, service) for service in services(store)]
+    except ArtifactError:
+        return  # a damaged journal may hold one
+    held = {record[0].event.key for record in records if record is not None and record[0].event is not None}
+    for event in pending:
+        if event.key not in held:
+            complete(store, event, "undone", "Its release ended without a record.")
 
 
 def _version_of(store: ObjectStore, key: str) -> str:

@@ -73,6 +73,10 @@ def _check_log(store: ObjectStore, outcomes: set[str]) -> None:
     )
 
 
+def _check_event(store: ObjectStore, outcomes: list[str]) -> None:
+    assert [event.outcome for event in events(store) if event.after[0] == "b"] == outcomes
+
+
 def _check_recovered(store: ObjectStore, mirror: Mirror) -> None:
     """Everything is b, or everything is a, and the next release finds nothing in its way."""
     assert recover(store, mirror, "mistere") == ""
@@ -169,6 +173,42 @@ def test_a_process_killed_at_any_change_is_completed_or_rolled_back(
         assert (state(store)[0] == "b") == (changes >= 5)
         assert mirror.champion == ("2" if changes >= 5 else "1")
         _check_recovered(store, mirror)
+
+
+def test_another_service_moves_the_champion_on_only_after_the_release_that_moved_it(tmp_path: Path) -> None:
+    for changes in range(CHANGES):
+        store, mirror = _released_a(tmp_path / str(changes))
+        assert _die(store, mirror, changes, lambda store, mirror: promote(store, mirror, "b"))
+        promote(store, mirror, "c", service="other")
+        moved = changes >= 5
+        if moved:
+            _check_event(store, ["done"])
+        recover(store, mirror, "mistere")
+        assert state(store) == ("c", "b" if moved else "a") and mirror.champion == "3"
+        _check_event(store, ["done"] if moved else ["undone"] if changes else [])
+
+
+def test_a_moved_champions_event_is_completed_without_its_journal_before_another_service_releases(
+    tmp_path: Path,
+) -> None:
+    store, mirror = _released_a(tmp_path)
+    promote(store, mirror, "a", service="other")
+    _die(store, mirror, 6, lambda store, mirror: promote(store, mirror, "b"))
+    (tmp_path / "deployments" / "mistere" / "journal.json").unlink()
+    promote(store, mirror, "c", service="other")
+    promote(store, mirror, "d")
+    assert [(event.after[0], event.outcome) for event in events(store)] == [(name, "done") for name in "aabcd"]
+
+
+def test_a_damaged_journal_stops_its_own_service_only(tmp_path: Path) -> None:
+    store, mirror = _released_a(tmp_path)
+    _die(store, mirror, 4, lambda store, mirror: promote(store, mirror, "b"))
+    journal = tmp_path / "deployments" / "mistere" / "journal.json"
+    journal.write_bytes(journal.read_bytes().replace(b"deployed", b"deplayed"))
+    promote(store, mirror, "c", service="other")
+    assert [event.outcome for event in events(store)] == ["done", "pending", "done"]
+    with pytest.raises(MistereError, match="is damaged"):
+        promote(store, mirror, "d")
 
 
 @pytest.mark.parametrize("moved", [True, False])

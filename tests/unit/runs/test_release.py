@@ -35,10 +35,8 @@ def champion(name: str) -> Champion:
     )
 
 
-def deployment(store: ObjectStore, name: str) -> Deployment:
-    return Deployment(
-        service="mistere", bundle_location=store.location(name), bundle_digest=name * 64, model_version="1"
-    )
+def deployment(store: ObjectStore, name: str, service: str = "mistere") -> Deployment:
+    return Deployment(service=service, bundle_location=store.location(name), bundle_digest=name * 64, model_version="1")
 
 
 class Mirror:
@@ -56,13 +54,15 @@ class Mirror:
         self.previous = new.previous.model_version if new.previous else ""
 
 
-def promote(store: ObjectStore, mirror: Mirrors, name: str, seen: ChampionPointer | None = None) -> None:
+def promote(
+    store: ObjectStore, mirror: Mirrors, name: str, seen: ChampionPointer | None = None, service: str = "mistere"
+) -> None:
     release(
         store,
         mirror,
         seen or read_champion(store),
         champion(name),
-        deployment(store, name),
+        deployment(store, name, service),
         "promote",
         f"because of {name}",
         "somebody",
