@@ -135,7 +135,7 @@ def read_journal(store: ObjectStore, service: str) -> tuple[Journal, str] | None
             "restore it, or move it away and run `mistere promote` with the version that `mistere models` lists as champion, which "
             "deploys it again",
         )
-    return journal, version
+    return journal.model_copy(update={"deployment": journal.deployment.resolved(store)}), version
 
 
 def write_journal(store: ObjectStore, journal: Journal, expected: str) -> str:
@@ -144,4 +144,5 @@ def write_journal(store: ObjectStore, journal: Journal, expected: str) -> str:
     Raises:
         ConflictError: it has another version.
     """
-    return store.write(journal_key(journal.deployment.service), journal.sealed(), expected=expected)
+    recorded = journal.model_copy(update={"deployment": journal.deployment.relative_to(store)})
+    return store.write(journal_key(journal.deployment.service), recorded.sealed(), expected=expected)

@@ -42,8 +42,7 @@ class Deployment(BaseModel):
 
     def recorded(self, store: ObjectStore) -> bytes:
         """The content of the pointer in the store, where a bundle of this store is recorded relative to it."""
-        location = recorded_location(store, self.bundle_location)
-        return self.model_copy(update={"bundle_location": location}).model_dump_json(indent=1).encode()
+        return self.relative_to(store).model_dump_json(indent=1).encode()
 
     @classmethod
     def parse(cls, store: ObjectStore, recorded: str | bytes) -> Deployment:
@@ -53,8 +52,19 @@ class Deployment(BaseModel):
             ValidationError: it is no pointer.
             ArtifactError: the bundle's location leads out of the store.
         """
-        pointer = cls.model_validate_json(recorded)
-        return pointer.model_copy(update={"bundle_location": resolved_location(store, pointer.bundle_location)})
+        return cls.model_validate_json(recorded).resolved(store)
+
+    def relative_to(self, store: ObjectStore) -> Deployment:
+        """The deployment as a record of the store holds it: a bundle of this store is named relative to it."""
+        return self.model_copy(update={"bundle_location": recorded_location(store, self.bundle_location)})
+
+    def resolved(self, store: ObjectStore) -> Deployment:
+        """The deployment of a record of the store, with the bundle's complete location.
+
+        Raises:
+            ArtifactError: the location leads out of the store.
+        """
+        return self.model_copy(update={"bundle_location": resolved_location(store, self.bundle_location)})
 
 
 def deployment_key(service: str) -> str:

@@ -6,6 +6,7 @@ A change is a write to the store or a call of the registry. The table of kill po
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,9 +20,10 @@ from mistere.artifacts.s3.store import S3Store
 from mistere.common.errors import MistereError
 from mistere.registry import release as module
 from mistere.registry.champion import Champion, read_champion
-from mistere.registry.release import recover
+from mistere.registry.release import is_released, recover
+from mistere.serving.deployment import read_deployment
 from tests.stand_ins.dying_store import DyingStore, KilledError
-from tests.unit.runs.test_release import Mirror, events, promote, state
+from tests.unit.runs.test_release import Mirror, deployment, events, promote, state
 
 ROOT = Path(__file__).resolve().parents[3]
 _NO_PROCESS = 2**22 + 1  # above the largest process id of Linux (PID_MAX_LIMIT, proc(5))
@@ -198,6 +200,15 @@ def test_a_moved_champions_event_is_completed_without_its_journal_before_another
     promote(store, mirror, "c", service="other")
     promote(store, mirror, "d")
     assert [(event.after[0], event.outcome) for event in events(store)] == [(name, "done") for name in "aabcd"]
+
+
+def test_a_copied_store_with_a_killed_release_serves_its_own_files(tmp_path: Path) -> None:
+    store, mirror = _released_a(tmp_path / "output" / "store")
+    assert _die(store, mirror, 6, lambda store, mirror: promote(store, mirror, "b"))
+    shutil.copytree(tmp_path / "output", tmp_path / "copy")
+    copy = LocalStore(tmp_path / "copy" / "store")
+    assert "completed" in recover(copy, mirror, "mistere")
+    assert read_deployment(copy, "mistere") == deployment(copy, "b") and is_released(copy, deployment(copy, "b"))
 
 
 def test_a_damaged_journal_stops_its_own_service_only(tmp_path: Path) -> None:
