@@ -66,12 +66,6 @@ def connected(tracking_uri: str) -> Iterator[MlflowClient]:
         # a firewall denies a connection by the number of a folder without rights, and a server quotes its own disk
         local = None if tracking_uri.startswith(("http://", "https://")) else disk_error(error, shown)
         raise local or MistereError(_sentence(error, shown)) from error
-    except ModuleNotFoundError as error:
-        if not tracking_uri.startswith("postgresql"):
-            raise
-        raise MistereError(
-            f"{redact_url(tracking_uri)} needs a driver for PostgreSQL: pip install 'mistere[postgres]'."
-        ) from error
 
 
 def _sentence(error: Exception, server: str) -> str:
@@ -143,16 +137,16 @@ def _check_database(uri: str) -> None:
     shown = redact_url(uri)
     local = uri.startswith("sqlite")
     seconds = min(_DATABASE_SECONDS, int(os.environ[_TIMEOUT]))
-    limit = (
-        "timeout" if local or uri.startswith("postgresql+pg8000") else "connect_timeout"
-    )  # libpq's name, and the others'
+    own_name = local or uri.startswith("postgresql+pg8000")  # the other drivers use libpq's
+    limit = "timeout" if own_name else "connect_timeout"
     try:
         engine = create_engine(uri, poolclass=NullPool, connect_args={limit: seconds})
         with engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA schema_version" if local else "SELECT 1")
     except ImportError as error:
         raise MistereError(
-            f"the registry's database at {shown} needs a driver that is not installed ({error}): use postgresql+psycopg, or install the driver."
+            f"the registry's database at {shown} needs a driver that is not installed ({error}): pip install 'mistere[postgres]' and "
+            "use postgresql+psycopg, or install the driver."
         ) from error
     except (SQLAlchemyError, ValueError) as error:
         reason = re.sub(r"\s+", " ", redact(str(getattr(error, "orig", None) or error)))[:200]

@@ -139,7 +139,10 @@ def test_a_database_that_cannot_be_opened_is_reported_at_once(tmp_path: Path, mo
 
 def test_a_missing_database_driver_is_named() -> None:
     message = sentence("postgresql+pg8000://me:s3cret@127.0.0.1:9/mlflow")
-    assert "needs a driver that is not installed (No module named 'pg8000'): use postgresql+psycopg" in message
+    assert (
+        "needs a driver that is not installed (No module named 'pg8000'): pip install 'mistere[postgres]' and use postgresql+psycopg"
+        in message
+    )
     assert "s3cret" not in message
 
 
