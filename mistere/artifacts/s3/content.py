@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -58,20 +58,34 @@ class Content:
         Returns:
             True if it does, False if a checksum differs, None if the answer has nothing to compare with.
         """
-        crc, md5 = 0, hashlib.md5(usedforsecurity=False)
-        crcs, digests = b"", b""
-        parts = 0
-        for part in self.chunks(part_size or max(self.size, 1)):
-            crc = zlib.crc32(part, crc)
-            crcs += zlib.crc32(part).to_bytes(4, "big")
-            md5.update(part)
-            digests += hashlib.md5(part, usedforsecurity=False).digest()
-            parts += 1
+        parts = self.chunks(part_size or max(self.size, 1))
+        if checksum := str(answer.get("ChecksumCRC32", "")):
+            return checksum in _crc32(parts)
         etag = str(answer.get("ETag", "")).strip('"')
-        checksum = str(answer.get("ChecksumCRC32", ""))
-        whole = base64.b64encode(crc.to_bytes(4, "big")).decode("ascii")
-        combined = base64.b64encode(zlib.crc32(crcs).to_bytes(4, "big")).decode("ascii")
-        if checksum:
-            return checksum in {whole, combined if parts > 1 else whole, f"{combined}-{parts}"}
-        multipart = f"{hashlib.md5(digests, usedforsecurity=False).hexdigest()}-{parts}"
-        return True if etag in {md5.hexdigest(), multipart} else None
+        return True if etag == (_md5_of_parts(parts) if "-" in etag else _md5(parts)) else None
+
+
+def _crc32(parts: Iterable[bytes]) -> set[str]:
+    """The forms of a CRC32: of all bytes; of the checksums of several parts, with their number or without."""
+    whole, checksums = 0, b""
+    for part in parts:
+        whole = zlib.crc32(part, whole)
+        checksums += zlib.crc32(part).to_bytes(4, "big")
+    count, combined = len(checksums) // 4, _base64(zlib.crc32(checksums))
+    return {_base64(whole), f"{combined}-{count}"} | ({combined} if count > 1 else set())
+
+
+def _base64(crc: int) -> str:
+    return base64.b64encode(crc.to_bytes(4, "big")).decode("ascii")
+
+
+def _md5(parts: Iterable[bytes]) -> str:
+    digest = hashlib.md5(usedforsecurity=False)
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _md5_of_parts(parts: Iterable[bytes]) -> str:
+    digests = [hashlib.md5(part, usedforsecurity=False).digest() for part in parts]
+    return f"{hashlib.md5(b''.join(digests), usedforsecurity=False).hexdigest()}-{len(digests)}"
