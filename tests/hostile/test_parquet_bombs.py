@@ -17,7 +17,18 @@ from components.pull_data import run as pull_data
 from components.validate_data.facts.shard_facts import facts_of_shard
 from mistere.common.errors import ArtifactError, DataError, MistereError, UsageError
 from mistere.common.parsing.documents import ParseError
-from mistere.common.parsing.parquet import MAX_COLUMNS, MAX_PAGE_BYTES, MIN_ROWS, _check_pages, read_parquet
+from mistere.common.parsing.parquet import (
+    BATCH_BYTES,
+    MAX_COLUMNS,
+    MAX_PAGE_BYTES,
+    MIN_ROWS,
+    _check_pages,
+    _decoded_bytes,
+    open_parquet,
+    read_parquet,
+    row_batches,
+)
+from mistere.common.parsing.thrift import CompactReader
 from mistere.corpora.table_rows import read_rows
 from mistere.data.dataset import read_batches
 from mistere.metrics.predictions import read_predictions
@@ -51,6 +62,13 @@ def repeated_plain_text(path: Path) -> None:
     pq.write_table(pa.table(_columns(ROWS, text)), path, compression="zstd", store_schema=False)
 
 
+def list_of_repeated_text(path: Path) -> None:
+    """One row with a list of 20,000 texts of 64 KiB; the dictionary holds one."""
+    text = pa.DictionaryArray.from_arrays(pa.array(np.zeros(20_000, np.int32)), pa.array(["x" * 2**16]))
+    lists = pa.ListArray.from_arrays(pa.array([0, 20_000], pa.int32()), text)
+    pq.write_table(pa.table(_columns(1, lists)), path, compression="zstd", store_schema=False)
+
+
 def many_rows(path: Path) -> None:
     rows = MIN_ROWS + 1
     same = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array(["a"]))
@@ -82,6 +100,7 @@ PARQUET_BOMBS: dict[str, Callable[[Path], None]] = {
     "page of more than 64 MiB in a few kB": long_page,
     "0.6 GiB of text in a dictionary": repeated_text,
     "0.6 GiB of text in a dictionary, as plain text": repeated_plain_text,
+    "1.2 GiB of text in a list": list_of_repeated_text,
     "100,001 rows in a few kB": many_rows,
     "50 groups inside each other": deep_groups,
     "more than 1,000 columns": many_columns,
@@ -89,7 +108,11 @@ PARQUET_BOMBS: dict[str, Callable[[Path], None]] = {
     "footer longer than the file": long_footer,
 }
 """Hostile files by what is hostile in them."""
-READS_ALL = {"0.6 GiB of text in a dictionary", "0.6 GiB of text in a dictionary, as plain text"}
+READS_ALL = {
+    "0.6 GiB of text in a dictionary",
+    "0.6 GiB of text in a dictionary, as plain text",
+    "1.2 GiB of text in a list",
+}
 """Files that only hurt those who read the column."""
 
 
@@ -184,6 +207,36 @@ def _refuse(entrance: str, files: dict[str, Path], folder: Path) -> None:
             read(path)
         message = str(refused.value)
         assert "\n" not in message and len(message) < 700, f"{entrance}, {kind}: {message}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (pa.string(), {"use_dictionary": True}),
+        (pa.string(), {"use_dictionary": False, "column_encoding": {"text": "DELTA_BYTE_ARRAY"}}),
+        (pa.binary(2**20), {"use_dictionary": True}),
+    ],
+)
+def test_a_batch_has_few_rows_of_long_values(kind: pa.DataType, options: dict[str, Any], tmp_path: Path) -> None:
+    """Whatever the encoding, 80 equal values of 1 MiB take some kB in the file."""
+    path = tmp_path / "text.parquet"
+    text = pa.array([b"x" * 2**20] * 80, pa.binary()).cast(kind)
+    pq.write_table(pa.table({"text": text}), path, compression="zstd", store_schema=False, **options)
+    assert path.stat().st_size < 10_000
+    with open_parquet(path) as file:
+        rows = [len(batch) for _, batch in row_batches(file, path, None, 65_536)]
+    assert sum(rows) == 80 and max(rows) << 20 <= BATCH_BYTES
+
+
+def test_a_dictionary_in_a_struct_counts_as_its_values() -> None:
+    text = pa.DictionaryArray.from_arrays(pa.array([0] * 50, pa.int32()), pa.array(["x" * 2**10]))
+    assert _decoded_bytes(pa.StructArray.from_arrays([text], ["bytes"])) >= 50 * 2**10
+
+
+def test_fields_of_another_type_hide_no_size() -> None:
+    """Readers skip an i64 where the format declares an i32, so it must not replace the number before."""
+    header = CompactReader(bytes([0x15, 0xC8, 0x01, 0x06, 0x02, 0x02, 0]))
+    assert header.struct().integers == {1: 100}
 
 
 def test_ordinary_files_are_read_as_pyarrow_does(tmp_path: Path) -> None:

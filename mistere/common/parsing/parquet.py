@@ -36,10 +36,11 @@ ROWS_PER_BYTE: Final = 16
 MAX_DECODED_BYTES: Final = 2**29
 """What all rows take in memory one after the other, or :data:`MAX_RATIO` times the file's size if that is more."""
 BATCH_BYTES: Final = 64 * 2**20
-"""What the rows of one batch may take if each is the longest value of a dictionary."""
+"""What the rows of one batch may take if each holds the longest value that a page can hold."""
 _FOOTER_BYTES: Final = 64 * 2**20
-_TYPE, _UNCOMPRESSED, _COMPRESSED = 1, 2, 3
-"""Fields of a page's header."""
+_NUMBER_BYTES: Final = 8
+_UNCOMPRESSED, _COMPRESSED, _DATA_HEADERS, _VALUES = 2, 3, (5, 8), 1
+"""Fields of a page's header, and of the header of a data page in it (both versions)."""
 
 
 @contextmanager
@@ -74,7 +75,7 @@ def row_batches(
         file: a file of :func:`open_parquet`.
         path: its path.
         columns: the columns to read; None reads all.
-        rows: most rows of a batch. A batch has fewer if the file's dictionaries hold long values.
+        rows: most rows of a batch. A batch has fewer if the file's pages can hold long values.
         groups: the row groups to read; None reads all.
 
     Raises:
@@ -82,9 +83,12 @@ def row_batches(
     """
     import pyarrow as pa
 
-    left = max(MAX_DECODED_BYTES, MAX_RATIO * path.stat().st_size)
+    left = limit = _decoded_limit(path.stat().st_size)
     for group in range(file.num_row_groups) if groups is None else groups:
-        size = min(rows, max(1, BATCH_BYTES // max(1, _longest_dictionary(file.metadata.row_group(group)))))
+        row, lists = _longest_row(path, file.metadata, group, columns)
+        if lists > limit:
+            raise ParseError("its lists may take more memory than a file of its size may")
+        size = min(rows, max(1, BATCH_BYTES // max(1, row)))
         try:
             for batch in file.iter_batches(batch_size=size, columns=columns and list(columns), row_groups=[group]):
                 left -= sum(_decoded_bytes(column) for column in batch.columns)
@@ -117,18 +121,42 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         return table.replace_schema_metadata(file.schema_arrow.metadata)
 
 
+def _decoded_limit(size: int) -> int:
+    """Bytes that the pages, or the rows, of a file of ``size`` bytes may take."""
+    return max(MAX_DECODED_BYTES, MAX_RATIO * size)
+
+
 def _decoded_bytes(column: Any) -> int:
     """What an array takes when its values are Python objects; a dictionary's values are shared only until then."""
     import pyarrow as pa
 
+    if pa.types.is_struct(column.type):
+        return sum(_decoded_bytes(field) for field in column.flatten())
     decoded = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
     return int(decoded.nbytes)
 
 
-def _longest_dictionary(group: Any) -> int:
-    """Bytes of the largest dictionary page, as its chunk's size bounds it; 0 without dictionaries."""
-    chunks = [group.column(index) for index in range(group.num_columns)]
-    return max((chunk.total_uncompressed_size for chunk in chunks if chunk.has_dictionary_page), default=0)
+def _longest_row(path: Path, metadata: Any, group: int, columns: Sequence[str] | None) -> tuple[int, int]:
+    """Upper bounds of the bytes that one row of a row group may take: outside of lists, and all lists of the group together.
+
+    No value is longer than a page, whatever its encoding (a dictionary, or prefixes of the value before). The pages' own
+    headers are used, because the footer may state anything. A list may hold all values of its column.
+    """
+    row = lists = 0
+    chunks = metadata.row_group(group)
+    with _mapped(path) as data:
+        for index in range(chunks.num_columns):
+            chunk, leaf = chunks.column(index), metadata.schema.column(index)
+            if columns is not None and not any(f"{leaf.path}.".startswith(f"{name}.") for name in columns):
+                continue
+            pages = list(_pages(data, chunk))
+            longest = max((plain for plain, _ in pages), default=0)
+            width = longest if leaf.physical_type == "BYTE_ARRAY" else max(_NUMBER_BYTES, leaf.length)
+            if leaf.max_repetition_level:
+                lists += width * sum(values for _, values in pages)
+            else:
+                row += width
+    return row, lists
 
 
 def _check_schema(path: Path) -> None:
@@ -145,9 +173,9 @@ def _check_schema(path: Path) -> None:
         file.seek(size - 8 - length)
         footer = file.read(length)
     left: list[int] = []  # children that each open group still lacks
-    for number, element in enumerate(CompactReader(footer).list_of_structs(field=2)):
-        children = element.get(5, 0)
-        if number > MAX_COLUMNS * 4 or len(left) > MAX_DEPTH or not isinstance(children, int):
+    for number, element in enumerate(CompactReader(footer).list_of_structs(2)):
+        children = element.integers.get(5, 0)
+        if number > MAX_COLUMNS * 4 or len(left) > MAX_DEPTH:
             raise ParseError(
                 f"it has more than {MAX_COLUMNS} columns, or more than {MAX_DEPTH} groups inside each other"
             )
@@ -175,30 +203,35 @@ def _check_pages(path: Path, metadata: Any) -> None:
         raise ParseError(f"it has {metadata.num_columns} columns; {MAX_COLUMNS} are read")
     if not groups:
         return
+    with _mapped(path) as data:
+        total = sum(plain for column in columns for plain, _ in _pages(data, column))
+    if total > _decoded_limit(size):
+        raise ParseError(f"its pages decompress to {total} bytes, more than a file of {size} bytes may")
+
+
+@contextmanager
+def _mapped(path: Path) -> Iterator[mmap.mmap]:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        total = 0
-        for column in columns:
-            total += _chunk_bytes(data, column)
-        if total > max(MAX_DECODED_BYTES, MAX_RATIO * size):
-            raise ParseError(f"its pages decompress to {total} bytes, more than a file of {size} bytes may")
+        yield data
 
 
-def _chunk_bytes(data: mmap.mmap, chunk: Any) -> int:
-    """The decompressed size of a column chunk's pages, from their headers."""
+def _pages(data: mmap.mmap, chunk: Any) -> Iterator[tuple[int, int]]:
+    """The decompressed size of each page of a column chunk and its number of values (0 for a dictionary), from its header."""
     if not chunk.num_values:
-        return 0  # pyarrow writes no pages, and offsets that mean nothing
+        return  # pyarrow writes no pages, and offsets that mean nothing
     first = chunk.dictionary_page_offset if chunk.has_dictionary_page else None
     start = min(first, chunk.data_page_offset) if first else chunk.data_page_offset
-    stop, total = start + chunk.total_compressed_size, 0
+    stop = start + chunk.total_compressed_size
     if not 0 <= start <= stop <= len(data):
         raise ParseError("a column lies outside of the file")
     while start < stop:
         reader = CompactReader(data, start)
         header = reader.struct()
-        plain, packed = header.get(_UNCOMPRESSED), header.get(_COMPRESSED)
-        if not isinstance(plain, int) or not isinstance(packed, int) or plain < 0 or packed < 0:
+        plain, packed = header.integers.get(_UNCOMPRESSED, -1), header.integers.get(_COMPRESSED, -1)
+        values = sum(header.structs[kind].integers.get(_VALUES, -1) for kind in _DATA_HEADERS if kind in header.structs)
+        start = reader.position + packed
+        if min(plain, packed, values) < 0 or start > stop:
             raise ParseError("the header of a page is damaged")
         if plain > max(MAX_PAGE_BYTES, MAX_RATIO * packed):
             raise ParseError(f"a page of {packed} bytes decompresses to {plain}; {MAX_PAGE_BYTES} are read")
-        start, total = reader.position + packed, total + plain
-    return total
+        yield plain, values

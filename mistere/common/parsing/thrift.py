@@ -6,6 +6,7 @@ See https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protoc
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mistere.common.parsing.documents import ParseError
@@ -15,11 +16,25 @@ AFFECTS_RESULTS = False
 
 _TRUE, _FALSE, _BYTE, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = 1, 2, 3, 7, 8, 9, 10, 11, 12
 _INTEGERS: Final = {4, 5, 6}
+_INT32: Final = 5
 _MAX_DEPTH: Final = 20
 
 
+@dataclass
+class Struct:
+    """The fields of a struct that are kept, by their id.
+
+    Attributes:
+        integers: those of type i32. Parquet has no other in headers, and readers skip a field of another type than declared.
+        structs: the structs in it.
+    """
+
+    integers: dict[int, int] = field(default_factory=dict)
+    structs: dict[int, Struct] = field(default_factory=dict)
+
+
 class CompactReader:
-    """Reads structs from bytes; integers are kept, other values are skipped.
+    """Reads structs from bytes.
 
     Attributes:
         position: where the next value begins.
@@ -29,28 +44,30 @@ class CompactReader:
         self._data = data
         self.position = position
 
-    def struct(self, depth: int = 0) -> dict[int, int]:
-        """The integer fields of the struct at the position, by their id.
+    def struct(self, depth: int = 0) -> Struct:
+        """The struct at the position.
 
         Raises:
             ParseError: the bytes end, or are nested too deeply.
         """
-        fields: dict[int, int] = {}
+        result = Struct()
         for number, kind in self._fields(depth):
-            if kind in _INTEGERS:
-                fields[number] = self._integer()
+            if kind == _INT32:
+                result.integers[number] = self._integer()
+            elif kind == _STRUCT:
+                result.structs[number] = self.struct(depth + 1)
             else:
                 self._skip(kind, depth)
-        return fields
+        return result
 
-    def list_of_structs(self, field: int) -> Iterator[dict[int, int]]:
+    def list_of_structs(self, wanted: int) -> Iterator[Struct]:
         """The elements of a field of the struct at the position that is a list of structs.
 
         Raises:
             ParseError: the bytes end, or the field is another type.
         """
         for number, kind in self._fields(0):
-            if number != field:
+            if number != wanted:
                 self._skip(kind, 0)
                 continue
             size, element = self._list_header() if kind == _LIST else (0, 0)
