@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
+import math
 import socket
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from mistere.common.errors import MistereError, UsageError
 from mistere.serving.protocol import GRPC_PORT, HTTP_PORT
@@ -15,48 +18,97 @@ MIB = 1 << 20
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Limits on a request and on all requests together.
+class LimitOption:
+    """The argument that sets a limit.
 
     Attributes:
-        request_bytes: size of a request's body, bytes.
-        utterance_seconds: audio of an utterance after decoding, seconds.
-        request_seconds: audio of a request that is not cached, all utterances together, seconds.
-        request_tokens: text of a request that is not cached, all utterances together, tokens; four bytes of UTF-8 count as one.
-        utterances: utterances of a request.
-        waiting_requests: small requests that wait in the queue; further ones are answered with 429.
-        waiting_seconds: work that waits in the queue, seconds of audio (25 tokens of text count as one); further long requests
-            are answered with 429.
-        head_seconds: time for a client to send the whole head of a request, seconds.
-        body_seconds: time for a client to send a body, seconds.
-        idle_seconds: time between two requests on a connection, seconds.
-        connections: connections of REST, and as many of gRPC; fewer if the process may open fewer files.
-        audio_store_bytes: encoded audio kept for ``audio_digest``, bytes.
-        vector_store_bytes: vectors of utterances kept for the next turn of a conversation, bytes.
-        batch_utterances: utterances of a batch; 0 computes every request alone.
-        batch_hold_seconds: delay of a batch for requests that are still being read, seconds.
+        name: of the argument.
+        help: what it limits, in the argument's unit.
+        factor: the argument's unit in that of the field: MIB for bytes that are given in MiB.
+        may_be_zero: whether 0 is a value, too.
+        in_metadata: whether clients read the limit in the model's metadata.
     """
 
-    request_bytes: int = 8 * MIB
-    utterance_seconds: float = 30.0
-    request_seconds: float = 600.0
-    request_tokens: int = 32768
-    utterances: int = 128
-    waiting_requests: int = 64
-    waiting_seconds: float = 1200.0
-    head_seconds: float = 10.0
-    body_seconds: float = 30.0
-    idle_seconds: float = 65.0
-    connections: int = 512
-    audio_store_bytes: int = 64 * MIB
-    vector_store_bytes: int = 64 * MIB
-    batch_utterances: int = 256
-    batch_hold_seconds: float = 0.01
+    name: str
+    help: str
+    factor: float = 1
+    may_be_zero: bool = False
+    in_metadata: bool = False
+
+    def shown(self, value: float) -> str:
+        """A value of the field in the argument's unit."""
+        return f"{value / self.factor:g}"
+
+
+def _limit(default: float, name: str, description: str, **further: Any) -> Any:
+    return field(default=default, metadata={"option": LimitOption(name, description, **further)})
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits on a request and on all requests together. Each field states its argument, whose help says what it limits.
+
+    Fields that end with ``_bytes`` are in bytes, those with ``_seconds`` in seconds.
+    """
+
+    request_bytes: int = _limit(8 * MIB, "--max-request-mib", "body of a request, MiB", factor=MIB, in_metadata=True)
+    utterances: int = _limit(128, "--max-utterances", "utterances of a request", in_metadata=True)
+    utterance_seconds: float = _limit(
+        30.0, "--max-seconds", "audio of an utterance after decoding, seconds", in_metadata=True
+    )
+    request_seconds: float = _limit(
+        600.0, "--max-total-seconds", "audio of a request that is not cached, seconds", in_metadata=True
+    )
+    request_tokens: int = _limit(
+        32768,
+        "--max-total-tokens",
+        "text of a request that is not cached, tokens; four bytes of UTF-8 count as one",
+        in_metadata=True,
+    )
+    waiting_requests: int = _limit(64, "--max-waiting", "queued small requests; further ones are answered with 429")
+    waiting_seconds: float = _limit(
+        1200.0,
+        "--max-waiting-seconds",
+        "queued work, seconds of audio; 25 tokens of text count as one; further long requests are answered with 429",
+    )
+    connections: int = _limit(
+        512,
+        "--max-connections",
+        "connections of REST, and as many of gRPC; fewer where the limit on open files is low",
+    )
+    head_seconds: float = _limit(10.0, "--max-head-seconds", "time to send the whole head of a request, seconds")
+    body_seconds: float = _limit(30.0, "--max-body-seconds", "time to send a body, seconds")
+    idle_seconds: float = _limit(65.0, "--max-idle-seconds", "time between two requests on a connection, seconds")
+    audio_store_bytes: int = _limit(
+        64 * MIB, "--audio-store-mib", "encoded audio kept for audio_digest, MiB", factor=MIB, may_be_zero=True
+    )
+    vector_store_bytes: int = _limit(
+        64 * MIB,
+        "--vector-store-mib",
+        "vectors kept for the next turn of a conversation, MiB",
+        factor=MIB,
+        may_be_zero=True,
+    )
+    batch_utterances: int = _limit(
+        256, "--batch-utterances", "utterances of a batch; 0 computes every request alone", may_be_zero=True
+    )
+    batch_hold_seconds: float = _limit(
+        0.01,
+        "--batch-hold-ms",
+        "longest delay of a batch for requests that are still being read, ms",
+        factor=0.001,
+        may_be_zero=True,
+    )
+
+    @classmethod
+    def options(cls) -> dict[str, LimitOption]:
+        """Field → its argument."""
+        return {each.name: each.metadata["option"] for each in fields(cls)}
 
     def stated(self) -> dict[str, str]:
         """The limits of a request as the model's metadata states them, for example ``limit.utterances``: ``128``."""
-        names = ("request_bytes", "utterances", "utterance_seconds", "request_seconds", "request_tokens")
-        return {f"limit.{name}": str(getattr(self, name)) for name in names}
+        named = self.options().items()
+        return {f"limit.{name}": str(getattr(self, name)) for name, option in named if option.in_metadata}
 
 
 @dataclass(frozen=True)
@@ -88,19 +140,25 @@ class ServerSettings:
     int8: bool = False
 
 
-def _positive(kind: type[int | float], text: str) -> float:
-    value = kind(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value
+def _number(kind: type[int | float], factor: float = 1, may_be_zero: bool = False) -> Callable[[str], float]:
+    """A parser of an argument that is a finite number above 0, or 0.
 
+    Args:
+        kind: type of the result; a whole number is required for an int whose unit is the argument's.
+        factor: multiplies the argument.
+        may_be_zero: whether 0 is allowed.
+    """
+    whole = kind is int and factor == 1
 
-def _positive_int(text: str) -> int:
-    return int(_positive(int, text))
+    def parse(text: str) -> float:
+        with contextlib.suppress(ValueError, OverflowError):  # no number, NaN, or infinity as an int
+            value = kind((int(text) if whole else float(text)) * factor)
+            if math.isfinite(value) and (value > 0 or (may_be_zero and value == 0)):
+                return value
+        form = "a whole number" if whole else "a number"
+        raise argparse.ArgumentTypeError(f"{text} is not {form} {'of at least' if may_be_zero else 'above'} 0")
 
-
-def _positive_float(text: str) -> float:
-    return float(_positive(float, text))
+    return parse
 
 
 def _port(text: str) -> int:
@@ -125,78 +183,22 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> ServerSettings:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
-    default, limits = ServerSettings(bundle=""), Limits()
+    default = ServerSettings(bundle="")
     parser.add_argument("bundle", help="folder or s3:// location of a ModelBundle")
     parser.add_argument("--http-port", type=_port, default=default.http_port)
     parser.add_argument("--grpc-port", type=_port, default=default.grpc_port)
     parser.add_argument("--host", default=default.host, help="address to listen on")
     parser.add_argument("--model-name", default=default.model_name, help="the model's name in the endpoint's paths")
-    parser.add_argument(
-        "--max-request-mib", type=_positive_float, default=limits.request_bytes / MIB, help="body of a request, MiB"
-    )
-    parser.add_argument(
-        "--max-seconds", type=_positive_float, default=limits.utterance_seconds, help="audio of an utterance, seconds"
-    )
-    parser.add_argument(
-        "--max-total-seconds",
-        type=_positive_float,
-        default=limits.request_seconds,
-        help="audio of a request that is not cached, seconds",
-    )
-    parser.add_argument(
-        "--max-total-tokens",
-        type=_positive_int,
-        default=limits.request_tokens,
-        help="text of a request that is not cached, tokens; four bytes of UTF-8 count as one",
-    )
-    parser.add_argument(
-        "--max-utterances", type=_positive_int, default=limits.utterances, help="utterances of a request"
-    )
-    parser.add_argument(
-        "--max-waiting", type=_positive_int, default=limits.waiting_requests, help="queued small requests"
-    )
-    parser.add_argument(
-        "--max-waiting-seconds",
-        type=_positive_float,
-        default=limits.waiting_seconds,
-        help="queued work, seconds of audio; 25 tokens of text count as one",
-    )
-    parser.add_argument(
-        "--max-connections",
-        type=_positive_int,
-        default=limits.connections,
-        help="connections of REST, and as many of gRPC; fewer where the limit on open files is low",
-    )
-    parser.add_argument(
-        "--max-head-seconds", type=_positive_float, default=limits.head_seconds, help="time to send a head, seconds"
-    )
-    parser.add_argument(
-        "--max-idle-seconds",
-        type=_positive_float,
-        default=limits.idle_seconds,
-        help="time between two requests on a connection, seconds",
-    )
-    parser.add_argument(
-        "--max-body-seconds", type=_positive_float, default=limits.body_seconds, help="time to send a body, seconds"
-    )
-    parser.add_argument(
-        "--audio-store-mib", type=float, default=limits.audio_store_bytes / MIB, help="audio kept for audio_digest, MiB"
-    )
-    parser.add_argument(
-        "--vector-store-mib",
-        type=float,
-        default=limits.vector_store_bytes / MIB,
-        help="vectors kept for the next turn of a conversation, MiB",
-    )
-    parser.add_argument(
-        "--batch-utterances",
-        type=int,
-        default=limits.batch_utterances,
-        help="utterances of a batch; 0 disables batching",
-    )
-    parser.add_argument(
-        "--batch-hold-ms", type=float, default=limits.batch_hold_seconds * 1000, help="longest delay of a batch, ms"
-    )
+    for name, option in Limits.options().items():
+        initial = getattr(default.limits, name)
+        parser.add_argument(
+            option.name,
+            dest=name,
+            metavar="N",
+            type=_number(type(initial), option.factor, option.may_be_zero),
+            default=option.shown(initial),  # a text: argparse shows it in the help, and parses it as a given one
+            help=option.help,
+        )
     parser.add_argument(
         "--audio-uri-prefix",
         type=_prefix,
@@ -206,13 +208,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> ServerSettings:
     )
     parser.add_argument(
         "--drain-seconds",
-        type=float,
+        type=_number(float, may_be_zero=True),
         default=default.drain_seconds,
         help="time between not ready and closing the ports, seconds",
     )
     parser.add_argument(
         "--grace-seconds",
-        type=_positive_int,
+        type=_number(int),
         default=default.grace_seconds,
         help="time for requests in flight, seconds",
     )
@@ -226,25 +228,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> ServerSettings:
         http_port=options.http_port,
         grpc_port=options.grpc_port,
         model_name=options.model_name,
-        limits=Limits(
-            request_bytes=int(options.max_request_mib * MIB),
-            utterance_seconds=options.max_seconds,
-            request_seconds=options.max_total_seconds,
-            utterances=options.max_utterances,
-            request_tokens=options.max_total_tokens,
-            waiting_requests=options.max_waiting,
-            waiting_seconds=options.max_waiting_seconds,
-            head_seconds=options.max_head_seconds,
-            body_seconds=options.max_body_seconds,
-            idle_seconds=options.max_idle_seconds,
-            connections=options.max_connections,
-            audio_store_bytes=max(0, int(options.audio_store_mib * MIB)),
-            vector_store_bytes=max(0, int(options.vector_store_mib * MIB)),
-            batch_utterances=max(0, options.batch_utterances),
-            batch_hold_seconds=max(0.0, options.batch_hold_ms / 1000),
-        ),
+        limits=Limits(**{name: getattr(options, name) for name in Limits.options()}),
         audio_uri_prefixes=tuple(options.audio_uri_prefix),
-        drain_seconds=max(0.0, options.drain_seconds),
+        drain_seconds=options.drain_seconds,
         grace_seconds=options.grace_seconds,
         int8=options.int8,
     )
