@@ -39,16 +39,17 @@ def main(root: Path = PROJECT_ROOT) -> int:
     except MistereError as error:
         print(error, file=sys.stderr)
         return int(error.exit_code)
-    if None in reports:
-        print(
-            f"the database of vulnerabilities does not answer at {_database()}: {len(pins)} packages are pinned exactly, and whether "
-            f"they have known vulnerabilities was not checked; run it with a network, or set {DATABASE_VARIABLE}."
-        )
-        return 0
     lines = [line for report in reports if report is not None for line in findings(report)]
     for line in lines:
         print(line, file=sys.stderr)
-    print(f"{len(pins)} packages audited, {len(lines)} vulnerabilities found")
+    if None in reports:
+        print(
+            f"the database of vulnerabilities does not answer at {_database()}: {len(pins)} packages are pinned exactly, and whether "
+            f"they have known vulnerabilities was not checked{' for all' if any(reports) else ''}; run it with a network, or set "
+            f"{DATABASE_VARIABLE}."
+        )
+    else:
+        print(f"{len(pins)} packages audited, {len(lines)} vulnerabilities found")
     return int(ExitCode.ERROR) if lines else 0
 
 
@@ -108,7 +109,10 @@ def _pip_audit(pins: Sequence[str]) -> dict[str, Any] | None:
         command = [sys.executable, "-m", "pip_audit", "--vulnerability-service", "osv", "--osv-url", _database()]
         command += ["--no-deps", "--disable-pip", "--progress-spinner", "off", "--format", "json"]
         command += ["--requirement", str(requirements)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+        except subprocess.TimeoutExpired:
+            return None
     if done.stdout.strip():
         report: dict[str, Any] = load_json(done.stdout)
         return report

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,6 +90,25 @@ def test_without_a_network_the_audit_says_so(
     assert main(locks(tmp_path, "requests==2.31.0\n")) == 0
     output = capsys.readouterr()
     assert "was not checked" in output.out and output.out.count("\n") == 1 and not output.err
+
+
+def test_a_vulnerability_counts_also_where_the_database_stops_answering(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two versions of a package are two calls of pip-audit: the first answers, the second runs out of time."""
+    package = {"name": "requests", "version": "2.31.0", "vulns": [{"id": "GHSA-1", "fix_versions": ["2.32.0"]}]}
+    answers = iter([subprocess.CompletedProcess([], 1, json.dumps({"dependencies": [package]}), "")])
+
+    def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        if (answer := next(answers, None)) is None:
+            raise subprocess.TimeoutExpired(command, options["timeout"])
+        return answer
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert main(locks(tmp_path, "requests==2.31.0\n")) == 1
+    output = capsys.readouterr()
+    assert output.err == "requests 2.31.0 has GHSA-1: upgrade to 2.32.0.\n"
+    assert "was not checked for all" in output.out and "audited" not in output.out
 
 
 def test_every_lock_pins_exact_versions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
