@@ -99,8 +99,8 @@ def load_json(content: str | bytes) -> Any:
         raise ParseError(f"it is nested deeper than {MAX_DEPTH} levels") from error
     except ValueError as error:
         raise ParseError(first_line(error)) from error
-    surrogates = (b"\\ud" if isinstance(content, bytes) else "\\ud") in content.lower()  # type: ignore[operator]
-    _check_value(value, surrogates)
+    escapes = (b"\\ud", b"\\uD") if isinstance(content, bytes) else ("\\ud", "\\uD")
+    _check_value(value, surrogates=any(escape in content for escape in escapes))  # type: ignore[operator]
     return value
 
 
