@@ -102,7 +102,7 @@ def load_info(path: Path, name: str = "") -> DatasetInfo:
     try:
         return DatasetInfo.model_validate(read_yaml(path))
     except ParseError as error:
-        raise DataError(f"{name} is not readable YAML ({str(error).splitlines()[0]}): correct it.") from error
+        raise DataError(f"{name} is not readable YAML ({error}): correct it.") from error
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "the file"

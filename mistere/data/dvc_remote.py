@@ -202,7 +202,6 @@ class RemoteData:
                 if failure := disk_error(error, project):
                     raise failure from error
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                reason = reason.replace(self.remote, redact_url(self.remote))
                 raise DataError(
                     f"DVC could not fetch {self.digest} from {redact_url(self.remote)} ({reason}): check that the remote holds it "
                     "(`dvc push`) and that this machine has read access."

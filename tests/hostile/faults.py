@@ -19,4 +19,4 @@ NAMES: Final = {
     "very-long": "n/" * 3000 + "n",
     "surrogate": "\ud800",
 }
-"""Hostile names by kind; ``{{canary}}`` is the path of a file outside."""
+"""Hostile names by kind; ``{canary}`` is the path of a file outside."""
