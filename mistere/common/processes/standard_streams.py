@@ -131,10 +131,19 @@ def _copy(source: IO[bytes], target: IO[bytes]) -> None:
         rest = b""
         while chunk := os.read(source.fileno(), _CHUNK_BYTES):
             text = rest + chunk
-            complete = text.rfind(b"\n") + 1 if len(text) < 16 * _CHUNK_BYTES else len(text)
+            complete = _complete(text) if len(text) < 16 * _CHUNK_BYTES else len(text)
             _write_redacted(target, text[:complete])
             rest = text[complete:]
         _write_redacted(target, rest)
+
+
+def _complete(text: bytes) -> int:
+    """Number of bytes that can be masked: complete lines, before a private key whose end is still missing."""
+    end = text.rfind(b"\n") + 1
+    key = text.rfind(b"-----BEGIN ", 0, end)
+    if key < 0 or b"PRIVATE KEY-----" not in text[key:].split(b"\n", 1)[0] or b"-----END " in text[key:end]:
+        return end
+    return text.rfind(b"\n", 0, key) + 1
 
 
 def _write_redacted(target: IO[bytes], text: bytes) -> None:

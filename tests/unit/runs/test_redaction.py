@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import stat
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -209,11 +211,14 @@ def test_the_log_of_a_process_is_masked_also_across_writes(tmp_path: Path) -> No
     reader, writer = os.pipe()
     log = tmp_path / "log"
     thread = copy_redacted(os.fdopen(reader, "rb"), log.open("wb"))
-    for part in ("first\nhttps://me:", f"{CANARY}@ho", "st/x\n", f"password={CANARY}"):
+    key = ["a -----BEGIN EC PRIVATE KEY-----\n", f"{CANARY}\n", f"{CANARY}\n-----END EC PRIVATE", " KEY-----\n"]
+    for part in ("first\nhttps://me:", f"{CANARY}@ho", "st/x\n", *key, "b\n", key[0], f"password={CANARY}"):
         os.write(writer, part.encode())
+        while int.from_bytes(fcntl.ioctl(writer, termios.FIONREAD, bytes(4)), sys.byteorder):
+            time.sleep(0.001)  # until the part was read alone
     os.close(writer)
     thread.join(10)
-    assert log.read_text() == "first\nhttps://host/x\npassword=***"
+    assert log.read_text() == "first\nhttps://host/x\na ***\nb\na ***"
 
 
 def test_private_files_are_readable_by_their_owner_alone(tmp_path: Path) -> None:
