@@ -108,6 +108,11 @@ def slow_head(seconds: float) -> RequestError:
     return RequestError(f"The request's head did not arrive within {seconds:g} s.", 408, "DEADLINE_EXCEEDED")
 
 
+def large_head(size: int) -> RequestError:
+    """A request whose head exceeds the limit."""
+    return RequestError(f"The request's head is larger than {size} bytes.", 431, "RESOURCE_EXHAUSTED")
+
+
 def full() -> RequestError:
     """All connections wait for answers, so that none can be closed for a new one."""
     return RequestError("The server has no room for another connection.", 503, "UNAVAILABLE", {"Retry-After": "5"})

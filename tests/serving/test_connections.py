@@ -120,6 +120,14 @@ async def until_closed(reader: asyncio.StreamReader) -> bytes:
             return b""
 
 
+async def flood(writer: asyncio.StreamWriter, sent: bytes) -> None:
+    """Send until the server closes the connection."""
+    with pytest.raises(ConnectionError):
+        for _ in range(20_000_000 // len(sent)):
+            writer.write(sent)
+            await writer.drain()
+
+
 async def a_head_that_trickles() -> None:
     async with SmallServer(head_seconds=0.3) as server:
         reader, writer = await server.send(HALF_A_HEAD)
@@ -131,6 +139,35 @@ async def a_head_that_trickles() -> None:
             b"HTTP/1.1 408",
             b"",
         )  # a reset, as the client goes on sending, may overtake the answer
+
+
+async def a_head_without_end() -> None:
+    async with SmallServer() as server:
+        reader, writer = await server.send(HALF_A_HEAD)
+        answer = asyncio.create_task(until_closed(reader))
+        await flood(writer, b"x" * 1000)
+        assert (await answer)[:12] in (b"HTTP/1.1 431", b"")  # or a reset, as above
+
+
+async def trailers_without_end() -> None:
+    """The application waits for the rest of the body."""
+    async with SmallServer() as server:
+        head = b"POST /wait HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        _, writer = await server.send(head + b"1\r\nx\r\n0\r\n")
+        await flood(writer, b"X-A: " + b"x" * 1000 + b"\r\n")
+
+
+async def a_large_body_in_small_chunks() -> None:
+    """Only what stands outside a body is limited."""
+    async with SmallServer() as server:
+        head = b"POST /wait HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        reader, writer = await server.send(head)
+        for _ in range(40):
+            writer.write(b"3\r\nxyz\r\n" * 1000)
+            await writer.drain()
+        writer.write(b"0\r\n\r\n")
+        server.release.set()
+        assert (await reader.read(12)).endswith(b"200")
 
 
 async def a_second_head_that_never_ends() -> None:
@@ -188,6 +225,9 @@ async def a_new_connection_replaces_one_that_waits_for_its_client() -> None:
 
 CASES: list[Callable[[], Awaitable[None]]] = [
     a_head_that_trickles,
+    a_head_without_end,
+    trailers_without_end,
+    a_large_body_in_small_chunks,
     a_second_head_that_never_ends,
     no_second_request,
     a_body_that_nobody_reads,
@@ -197,7 +237,7 @@ CASES: list[Callable[[], Awaitable[None]]] = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
-def test_every_phase_of_a_connection_has_a_deadline(case: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_phase_of_a_connection_is_limited(case: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_protocol, "_MARGIN", 0.1)
     asyncio.run(case())
 

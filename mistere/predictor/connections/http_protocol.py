@@ -1,8 +1,8 @@
 """Uvicorn's HTTP protocol with a deadline for each phase of a connection, and a limit on the number of connections.
 
 Uvicorn limits only the time between two requests, and forgets that limit at the first byte of the next one: a client that never
-finishes its head keeps a descriptor for as long as it likes. Delete this when uvicorn has a deadline for the head and a limit on
-connections.
+finishes its head keeps a descriptor for as long as it likes, and one that sends a head without end fills the memory. Delete this when
+uvicorn has a deadline and a size for the head, and a limit on connections.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from mistere.predictor import metrics
 from mistere.predictor.connections.registry import Connections, Phase
-from mistere.predictor.errors import RequestError, full, slow_head
+from mistere.predictor.errors import RequestError, full, large_head, slow_head
 from mistere.predictor.settings import Limits
 
 _MARGIN: Final = 5.0
 """Seconds for the application to answer a slow body itself, and for a closed connection to send what it still holds."""
+_MAX_HEAD: Final = 1 << 16
+"""Bytes of a head, and of all trailers after a chunked body; uvicorn keeps both in memory as they arrive."""
 
 
 class LimitedHttpProtocol(HttpToolsProtocol):
@@ -46,6 +48,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._stalled: asyncio.TimerHandle | None = None
         self._refused = False
         self._head_begun = False
+        self._outside_body = 0
         self.phase, self.since = Phase.HEAD, 0.0
 
     def _enter(self, phase: Phase) -> None:
@@ -84,7 +87,15 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             return
         if self.phase is Phase.IDLE:
             self._enter(Phase.HEAD)
+        self._outside_body += len(data)
         super().data_received(data)
+        if self._outside_body > _MAX_HEAD and not self.transport.is_closing():
+            self._refused = True
+            metrics.labelled(metrics.CLOSED, "large").inc()
+            if self._is_answering():
+                self.give_up()
+            else:
+                self._close_with(large_head(_MAX_HEAD))
 
     def on_message_begin(self) -> None:
         """Remember that a part of a head is there, which may come while an earlier request is answered."""
@@ -97,8 +108,14 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._enter(Phase.BODY)
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        """Count again from 0 the bytes of a head or of trailers, which come without a body between them."""
+        self._outside_body = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         """End the deadline of the body."""
+        self._outside_body = 0
         super().on_message_complete()
         self._enter(Phase.ANSWER if self._is_answering() else Phase.IDLE)
 
