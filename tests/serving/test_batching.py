@@ -18,9 +18,14 @@ import numpy as np
 import pytest
 
 from mistere.model.inference import load_bundle
+from mistere.predictor.encoding.encoder import CachedEncoder
+from mistere.predictor.encoding.vector_store import VectorStore
 from mistere.predictor.errors import RequestError
+from mistere.predictor.protocol.codec import RequestTurn
 from mistere.predictor.scheduling import batcher as module
 from mistere.predictor.scheduling.batcher import Batcher
+from mistere.predictor.scheduling.pace import Pace
+from mistere.predictor.settings import Limits
 from mistere.serving.client import EndpointError
 from tests.serving.conftest import Server, Utterance, clip, launch, make_bundle
 
@@ -341,6 +346,23 @@ def test_the_next_turn_of_a_conversation_computes_one_utterance(server: Server, 
 
 
 @pytest.mark.long
+def test_a_batch_with_an_evicted_recording_names_it_by_each_request_or_takes_it_from_another(bundle: str) -> None:
+    recording = clip()
+    digest = hashlib.sha256(recording).hexdigest()
+    first, second = [RequestTurn(audio_digest=digest)], [RequestTurn(text="Hi."), RequestTurn(audio_digest=digest)]
+    encoder = CachedEncoder(load_bundle(bundle), VectorStore(0), Limits(), Pace())
+
+    def computed(*dialogues: list[RequestTurn]) -> list[Any]:
+        plans = [encoder.plan([dialogue]) for dialogue in dialogues]
+        encoder.compute([task for plan in plans for task in plan.missing()])
+        return [encoder.embeddings(plan) for plan in plans]
+
+    for index, error in enumerate(computed(first, second)):
+        assert isinstance(error, RequestError) and error.code == 409 and f": {index} ({digest})" in error.message
+    named, sent = computed(first, [RequestTurn(audio=recording)])
+    np.testing.assert_array_equal(named[0]["speech"], sent[0]["speech"])
+
+
 def test_a_recording_is_sent_once_even_without_an_audio_store(bundle: str, tmp_path: Path) -> None:
     """Without an audio store the cached vector suffices."""
     server = launch(["-m", "mistere.predictor"], bundle, tmp_path / "log", "--audio-store-mib", "0")

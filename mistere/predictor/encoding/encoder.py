@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterable, Sequence
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -34,6 +33,10 @@ if TYPE_CHECKING:
 _IN_PARTS: Final = "send its first utterances in a request of their own, then the whole dialogue"
 Embedded = list[dict[str, np.ndarray]]
 """The dialogues of a request: modality → ``[n, d]``, with a NaN row for an utterance without that modality."""
+
+
+class _EvictedError(Exception):
+    """A recording that was sent as a digest was evicted between reading the request and encoding it."""
 
 
 class CachedEncoder:
@@ -117,8 +120,8 @@ class CachedEncoder:
         for key, equal in by_key.items():
             if (vector := self._store.get(key)) is not None:  # computed for another request meanwhile
                 vectors[key] = vector
-            else:
-                missing.append(equal[0])
+            else:  # another request may send the recording that this one only names
+                missing.append(next((task for task in equal if task.turn.audio is not None), equal[0]))
         start = time.perf_counter()
         encoded = self._encode(missing, vectors, failures)
         self._pace.observe(encoded, time.perf_counter() - start)
@@ -141,8 +144,9 @@ class CachedEncoder:
                 if key is not None and (error := plan.failures.get(key)) is not None:
                     if isinstance(error, AudioTooLongError):
                         return audio_too_long(index, self._limits.utterance_seconds)
-                    evicted = isinstance(error, RequestError) and error.code == HTTPStatus.CONFLICT
-                    return error if isinstance(error, RequestError) and evicted else unsupported_audio(index)
+                    if isinstance(error, _EvictedError):
+                        return unknown_digests({index: plan.tasks[key].turn.clip_digest})
+                    return unsupported_audio(index)
         return None
 
     def _look_up(self, dialogue: Sequence[RequestTurn], plan: EncodingPlan) -> dict[str, list[bytes | None]]:
@@ -203,13 +207,11 @@ class CachedEncoder:
         return encoded
 
     def _prepare(self, task: Task) -> Features | Exception | None:
+        if task.modality == "speech" and task.turn.audio is None:
+            return _EvictedError()
         try:
-            if (
-                task.modality == "speech" and task.turn.audio is None
-            ):  # sent as a digest whose clip was evicted meanwhile
-                raise unknown_digests({task.index: task.turn.audio_digest or ""})
             return self._model.features(task.modality, task.dialogue, task.index, self._limits.utterance_seconds)
-        except (AudioDecodeError, AudioTooLongError, RequestError) as error:
+        except (AudioDecodeError, AudioTooLongError) as error:
             # The traceback's frames, and those of its causes, keep the decoded samples alive: 90 MB for a recording of 100 KB.
             error.__cause__ = error.__context__ = None
             return error.with_traceback(None)
