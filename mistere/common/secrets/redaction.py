@@ -40,14 +40,14 @@ _WORDS: Final = (
     r"|(?:(?:auth|access|session|security|hub|bearer|refresh|api|bot|tracking|kfp|hf)_?)?token|(?<![_\w])secret)"
 )
 _HEADER: Final = re.compile(
-    r"""(\b(?:(?:proxy-)?authorization|(?:set-)?cookie|x-[\w-]{0,40}?(?:token|key|secret|signature)[\w-]{0,40})["']?(?:\s*:\s*|=)["']?)"""
-    r"""(?:(?:basic|bearer|negotiate|digest|token|aws4-hmac-sha256)\s+)?[^\s"',;&]+(?:;[ \t]*[^\s"',;&]+)*;?""",  # cookies are a list
+    r"""(\b(?:(?:proxy-)?authorization|(?:set-)?cookie|x-[\w-]{0,40}?(?:token|key|secret|signature)[\w-]{0,40})["']?(?:\s*:\s*|=)(?:b?["'])?)"""
+    r"""(?:(?:basic|bearer|negotiate|digest|token|aws4-hmac-sha256)\s+)?[^\s"',&]+(?:(?<=;)[ \t]+[^\s"',;&=]+=[^\s"',&]+)*""",  # a header holds many cookies
     re.IGNORECASE,
 )
 _BEARER: Final = re.compile(r"\b(Bearer|Basic)\s+(?=\S*[\d=])[A-Za-z0-9._~+/=-]{8,}")
 _ASSIGNMENT: Final = re.compile(
     # NAME=value, --name value, a quoted key of JSON or Python, and a line of YAML
-    rf"""({_WORDS}(?:\s*=\s*["']?|["']\s*:\s*["'])|(?<![\w-])--[\w-]{{0,40}}?{_WORDS}[ ]["']?|^[ \t]*[\w.-]{{0,80}}?{_WORDS}:\s+["']?)(?:(?<=")(?:[^"\\\n]|\\.)+|(?<=')(?:[^'\\\n]|\\.)+|[^\s"',;&)]+)""",
+    rf"""({_WORDS}(?:\s*=\s*(?:b?["'])?|["']\s*:\s*b?["'])|(?<![\w-])--[\w-]{{0,40}}?{_WORDS}[ ]["']?|^[ \t]*[\w.-]{{0,80}}?{_WORDS}:\s+["']?)(?:(?<=")(?:[^"\\\n]|\\.)+|(?<=')(?:[^'\\\n]|\\.)+|[^\s"',;&)]+)""",
     re.IGNORECASE | re.MULTILINE,
 )
 _PRIVATE_KEY: Final = re.compile(r"-----BEGIN ([A-Z ]*PRIVATE KEY)-----.*?(?:-----END \1-----|\Z)", re.DOTALL)
