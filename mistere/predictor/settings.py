@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from mistere.common.errors import MistereError, UsageError
-from mistere.serving.protocol import GRPC_PORT, HTTP_PORT
+from mistere.serving import protocol
 
 MIB = 1 << 20
 
@@ -51,16 +51,21 @@ class Limits:
     Fields that end with ``_bytes`` are in bytes, those with ``_seconds`` in seconds.
     """
 
-    request_bytes: int = _limit(8 * MIB, "--max-request-mib", "body of a request, MiB", factor=MIB, in_metadata=True)
-    utterances: int = _limit(128, "--max-utterances", "utterances of a request", in_metadata=True)
+    request_bytes: int = _limit(
+        protocol.MAX_BYTES, "--max-request-mib", "body of a request, MiB", factor=MIB, in_metadata=True
+    )
+    utterances: int = _limit(protocol.MAX_UTTERANCES, "--max-utterances", "utterances of a request", in_metadata=True)
     utterance_seconds: float = _limit(
-        30.0, "--max-seconds", "audio of an utterance after decoding, seconds", in_metadata=True
+        protocol.MAX_UTTERANCE_SECONDS,
+        "--max-seconds",
+        "audio of an utterance after decoding, seconds",
+        in_metadata=True,
     )
     request_seconds: float = _limit(
-        600.0, "--max-total-seconds", "audio of a request that is not cached, seconds", in_metadata=True
+        protocol.MAX_SECONDS, "--max-total-seconds", "audio of a request that is not cached, seconds", in_metadata=True
     )
     request_tokens: int = _limit(
-        32768,
+        protocol.MAX_TOKENS,
         "--max-total-tokens",
         "text of a request that is not cached, tokens; four bytes of UTF-8 count as one",
         in_metadata=True,
@@ -130,8 +135,8 @@ class ServerSettings:
 
     bundle: str
     host: str = "0.0.0.0"  # noqa: S104  (a pod is reached from outside; `mistere serve` listens on loopback)
-    http_port: int = HTTP_PORT
-    grpc_port: int = GRPC_PORT
+    http_port: int = protocol.HTTP_PORT
+    grpc_port: int = protocol.GRPC_PORT
     model_name: str = "mistere"
     limits: Limits = field(default_factory=Limits)
     audio_uri_prefixes: tuple[str, ...] = ()

@@ -39,8 +39,10 @@ class ExampleCheck:
         example = read_example(bundle.path)
         if example is None:
             raise MistereError(
-                "the bundle has no example dialogue, because every test dialogue exceeds a limit of the endpoint (128 utterances "
-                "of 30 s, 8 MiB in all) or does not decode: the smoke test needs one, so the champion stays."
+                "the bundle has no example dialogue, because every test dialogue exceeds a limit of the endpoint "
+                f"({protocol.MAX_UTTERANCES} utterances of {protocol.MAX_UTTERANCE_SECONDS:g} s, {protocol.MAX_BYTES >> 20} MiB, "
+                f"{protocol.MAX_SECONDS:g} s and {protocol.MAX_TOKENS} tokens in all) or does not decode: the smoke "
+                "test needs one, so the champion stays."
             )
         exact = all(encoder.identity.precision == "float32" for encoder in bundle.manifest.encoders.values())
         tolerance = config.tolerance if exact else max(config.tolerance, config.half_tolerance)

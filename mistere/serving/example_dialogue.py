@@ -18,11 +18,11 @@ from mistere.common.names import path_below
 from mistere.common.parsing.documents import read_json
 from mistere.data.audio import AudioError, decode_recording, encode_flac
 from mistere.data.dataset import Utterance
+from mistere.serving import protocol
 
 FOLDER = "example"
 DIALOGUE, EXPECTED = f"{FOLDER}/dialogue.json", f"{FOLDER}/expected.json"
 FEW_UTTERANCES = 16
-_MAX_UTTERANCES, _MAX_SECONDS, _MAX_BYTES = 128, 30.0, 8 << 20  # the endpoint's default limits
 _EXTENSIONS = {b"RIFF": "wav", b"RF64": "wav", b"fLaC": "flac", b"OggS": "ogg"}
 
 
@@ -36,25 +36,29 @@ class Example:
 
 def sendable(dialogue: Sequence[Utterance]) -> list[Utterance] | None:
     """Convert a dialogue to codecs that the endpoint accepts; None if it exceeds a limit of the endpoint or does not decode."""
-    if len(dialogue) > _MAX_UTTERANCES:
+    if len(dialogue) > protocol.MAX_UTTERANCES:
         return None
     converted = []
+    seconds = 0.0
     for utterance in dialogue:
         audio = utterance.audio
         if audio:
             try:
-                recording = decode_recording(audio, _MAX_SECONDS)
+                recording = decode_recording(audio, protocol.MAX_UTTERANCE_SECONDS)
             except AudioError:
                 return None
-            if len(recording.wave) > _MAX_SECONDS * recording.rate:
+            if len(recording.wave) > protocol.MAX_UTTERANCE_SECONDS * recording.rate:
                 return None
+            seconds += len(recording.wave) / recording.rate
             if audio[:4] not in _EXTENSIONS or recording.channels > 2:
                 audio = encode_flac(recording.wave, recording.rate)
         converted.append(replace(utterance, audio=audio))
     size = sum(
         len(utterance.audio or b"") * 4 // 3 + len((utterance.text or "").encode()) + 64 for utterance in converted
     )
-    return converted if size < _MAX_BYTES else None
+    tokens = sum(protocol.token_count(utterance.text or "") for utterance in converted)
+    fits = size < protocol.MAX_BYTES and seconds <= protocol.MAX_SECONDS and tokens <= protocol.MAX_TOKENS
+    return converted if fits else None
 
 
 def write_example(folder: Path, example: Example) -> None:

@@ -55,6 +55,13 @@ REQUEST_ID_HEADER: Final = "X-Request-Id"
 READY_PATH: Final = "/v2/health/ready"
 LIVE_PATH: Final = "/v2/health/live"
 
+# Limits of a request, unless the server's operator chooses others; see docs/guides/serving.md.
+MAX_BYTES: Final = 8 << 20
+MAX_UTTERANCES: Final = 128
+MAX_UTTERANCE_SECONDS: Final = 30.0
+MAX_SECONDS: Final = 600.0
+MAX_TOKENS: Final = 32768
+
 HTTP_PORT: Final = 8080
 GRPC_PORT: Final = 8081
 
@@ -62,6 +69,11 @@ GRPC_PORT: Final = 8081
 def join_names(names: Iterable[str]) -> str:
     """Join names with commas, in order, as response parameters carry them."""
     return ",".join(names)
+
+
+def token_count(text: str) -> int:
+    """Tokens of a text for the limit: four bytes of UTF-8 count as one, before any tokenizer has read them."""
+    return -(-len(text.encode()) // 4)
 
 
 def split_names(joined: str) -> list[str]:

@@ -19,12 +19,13 @@ from mistere.model.encoders.preparation import prepared
 from mistere.model.inference import AudioDecodeError, AudioTooLongError
 from mistere.predictor import metrics
 from mistere.predictor.audio.clip import read_header
-from mistere.predictor.encoding.plan import EncodingPlan, Task, clip_price, text_price, token_count
+from mistere.predictor.encoding.plan import EncodingPlan, Task, clip_price, text_price
 from mistere.predictor.encoding.vector_store import VectorStore
 from mistere.predictor.errors import RequestError, audio_too_long, over_limit, unknown_digests, unsupported_audio
 from mistere.predictor.protocol.codec import RequestTurn
 from mistere.predictor.scheduling.pace import TOKENS_PER_SECOND, Pace
 from mistere.predictor.settings import Limits
+from mistere.serving.protocol import token_count
 
 if TYPE_CHECKING:
     from mistere.model.encoders.families.family import Features

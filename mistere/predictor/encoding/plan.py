@@ -9,7 +9,8 @@ import numpy as np
 
 from mistere.predictor.audio.clip import ClipHeader
 from mistere.predictor.protocol.codec import RequestTurn
-from mistere.predictor.scheduling.pace import BYTES_PER_TOKEN, TOKENS_PER_SECOND
+from mistere.predictor.scheduling.pace import TOKENS_PER_SECOND
+from mistere.serving.protocol import token_count
 
 _USUAL_SAMPLES = 96_000
 """Samples a second, over all channels, up to which decoding is cheap compared with encoding."""
@@ -75,11 +76,6 @@ class EncodingPlan:
     def missing(self) -> list[Task]:
         """The tasks that are neither computed nor failed."""
         return [task for key, task in self.tasks.items() if key not in self.vectors and key not in self.failures]
-
-
-def token_count(text: str) -> int:
-    """Estimated number of tokens of a text, rounded up."""
-    return -(-len(text.encode()) // BYTES_PER_TOKEN)
 
 
 def text_price(texts: Sequence[str]) -> float:

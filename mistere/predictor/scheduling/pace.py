@@ -6,8 +6,6 @@ from typing import Final
 
 TOKENS_PER_SECOND: Final = 25.0
 """Tokens of text that cost as much as a second of audio, in encoders of about the same size."""
-BYTES_PER_TOKEN: Final = 4
-"""Bytes of UTF-8 counted as a token, before any tokenizer has read them."""
 _SHARE: Final = 0.2
 """Weight of the latest measurement in the average."""
 _PATIENCE: Final = 4.0

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mistere.common.errors import MistereError
+from mistere.serving.protocol import MAX_UTTERANCE_SECONDS
 from pipelines.cli.demo import rendering
 from pipelines.cli.demo.conversation import Ask, Conversation, ConversationTurn, judged, troubled
-from pipelines.cli.demo.sound import MAX_SECONDS, take_recording
+from pipelines.cli.demo.sound import take_recording
 
 if TYPE_CHECKING:
     import gradio
@@ -52,7 +53,7 @@ def build_page(ask: Ask, destination: str, example: Sequence[ConversationTurn] =
                     elem_id="words",
                 )
                 sound = gr.Audio(
-                    label=f"How it is said (optional, {MAX_SECONDS:g} s at most)",
+                    label=f"How it is said (optional, {MAX_UTTERANCE_SECONDS:g} s at most)",
                     sources=["microphone", "upload"],
                     type="filepath",
                     buttons=[],

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from mistere.data.audio import AudioError, decode_recording, encode_flac, resample
+from mistere.serving.protocol import MAX_UTTERANCE_SECONDS
 
-MAX_SECONDS = 30.0
 _RATE = 16_000  # the speech encoders' sample rate; a higher one only makes the request larger
 
 
@@ -35,9 +35,9 @@ def as_flac(data: bytes) -> tuple[bytes, float]:
     Raises:
         AudioError: the audio cannot be decoded, is empty, or is too long.
     """
-    wave, rate, _, _ = decode_recording(data, MAX_SECONDS)
-    if len(wave) > MAX_SECONDS * rate:
-        raise AudioError(f"The recording is too long: a turn takes at most {MAX_SECONDS:g} seconds.")
+    wave, rate, _, _ = decode_recording(data, MAX_UTTERANCE_SECONDS)
+    if len(wave) > MAX_UTTERANCE_SECONDS * rate:
+        raise AudioError(f"The recording is too long: a turn takes at most {MAX_UTTERANCE_SECONDS:g} seconds.")
     seconds = len(wave) / rate
     if rate > _RATE:
         wave, rate = resample(wave, rate, _RATE).clip(-1.0, 1.0), _RATE

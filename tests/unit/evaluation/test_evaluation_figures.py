@@ -488,4 +488,9 @@ def test_dialogue_over_an_endpoint_limit_is_not_sent() -> None:
     heavy = recorded(29.0, rate=48000)
     assert sendable([utterance(0, audio=heavy)]) is not None
     assert sendable([utterance(turn, audio=heavy) for turn in range(3)]) is None
+    long = recorded(30.0, form="FLAC", rate=1000)
+    assert sendable([utterance(turn, audio=long) for turn in range(20)]) is not None
+    assert sendable([utterance(turn, audio=long) for turn in range(21)]) is None
+    assert sendable([utterance(turn, "four" * 16384) for turn in range(2)]) is not None
+    assert sendable([utterance(0, "four" * 32768), utterance(1, "x")]) is None
     assert json.dumps([one.text for one in sendable([utterance(0, "")]) or []]) == '[""]'
