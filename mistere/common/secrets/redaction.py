@@ -47,7 +47,7 @@ _HEADER: Final = re.compile(
 _BEARER: Final = re.compile(r"\b(Bearer|Basic)\s+(?=\S*[\d=])[A-Za-z0-9._~+/=-]{8,}")
 _ASSIGNMENT: Final = re.compile(
     # NAME=value, --name value, a quoted key of JSON or Python, and a line of YAML
-    rf"""({_WORDS}(?:\s*=\s*(?:b?["'])?|["']\s*:\s*b?["'])|(?<![\w-])--[\w-]{{0,40}}?{_WORDS}[ ]["']?|^[ \t]*[\w.-]{{0,80}}?{_WORDS}:\s+["']?)(?:(?<=")(?:[^"\\\n]|\\.)+|(?<=')(?:[^'\\\n]|\\.)+|[^\s"',;&)]+)""",
+    rf"""({_WORDS}(?:\s*=\s*(?:b?["'])?|["']\s*:\s*b?["'])|(?<![\w-])--[\w-]{{0,40}}?{_WORDS}[ ]["']?|^[ \t]*[\w.-]{{0,80}}?{_WORDS}:\s+["']?)(?=[^\s"',;&)])(?:(?<=")(?:[^"\\\n]|\\.)+|(?<=')(?:[^'\\\n]|\\.)+|[^\s"',;&)]+)""",
     re.IGNORECASE | re.MULTILINE,
 )
 _PRIVATE_KEY: Final = re.compile(r"-----BEGIN ([A-Z ]*PRIVATE KEY)-----.*?(?:-----END \1-----|\Z)", re.DOTALL)

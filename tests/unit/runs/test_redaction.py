@@ -91,6 +91,7 @@ def test_secrets_are_masked_by_their_form(text: str, shown: str) -> None:
         "max_tokens=128, tokens: 12, key=value, monkey=1",
         "Basic authentication is off; the bearer of news.",
         "the password: see the secret.",
+        'give \'a.token=\' a value, or "--token=", "b"',
     ],
 )
 def test_other_text_is_not_changed(text: str) -> None:
