@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mistere.artifacts.locations import recorded_location, resolved_location
-from mistere.artifacts.object_store import MissingObjectError, ObjectStore
+from mistere.artifacts.object_store import LocalStore, MissingObjectError, ObjectStore
 from mistere.common.errors import ArtifactError, MistereError, UsageError
 from mistere.common.names import OneLine, Segment
-from mistere.config.deployment import Mode
+from mistere.config.deployment import DeploymentConfig, Mode
 
 
 class RollbackError(MistereError):
@@ -80,6 +81,22 @@ def journal_key(service: str) -> str:
 def deployed_services(store: ObjectStore) -> list[str]:
     """The names of the services that have a pointer."""
     return [key.split("/")[1] for key in store.keys("deployments") if key.endswith("/deployment.json")]
+
+
+def service_and_bundle(output: Path, bundle: str | None) -> tuple[str, str]:
+    """The service of an output directory, and the location of the bundle to serve.
+
+    Args:
+        output: the output directory of ``mistere run``.
+        bundle: location of a bundle; None for the one that is deployed.
+
+    Raises:
+        UsageError: nothing is deployed.
+    """
+    store = LocalStore(output.resolve() / "store")
+    services = deployed_services(store)
+    service = services[0] if len(services) == 1 else DeploymentConfig().service
+    return service, bundle or read_deployment(store, service).bundle_location
 
 
 def read_deployment(store: ObjectStore, service: str) -> Deployment:

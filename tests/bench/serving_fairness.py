@@ -19,10 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mistere.artifacts.object_store import LocalStore
 from mistere.data.audio import encode_flac
 from mistere.data.dataset import Utterance
-from mistere.serving.deployment import deployed_services, read_deployment
+from mistere.serving.deployment import service_and_bundle
 from tests.bench.serving_speed import Send, predictor, rest_sender, v1_body
 
 _RATE = 16000
@@ -102,10 +101,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    bundle = arguments.bundle
-    if bundle is None:
-        store = LocalStore(arguments.output.resolve() / "store")
-        bundle = read_deployment(store, deployed_services(store)[0]).bundle_location
+    _, bundle = service_and_bundle(arguments.output, arguments.bundle)
     long_bodies = [minutes_of_audio(number) for number in range(40)]
     print(f"long requests: {len(long_bodies[0]) / 1000:.0f} KB, {16 * 29.9:.0f} s of audio")
     # Without kept vectors, so that no recording is ever answered from the cache.

@@ -33,11 +33,10 @@ import grpc
 import numpy as np
 from kserve import InferInput, InferRequest
 
-from mistere.artifacts.object_store import LocalStore
 from mistere.data.audio import decode, encode_flac
 from mistere.data.dataset import Utterance
 from mistere.model.inference import EmotionModel, load_bundle
-from mistere.serving.deployment import deployed_services, read_deployment
+from mistere.serving.deployment import service_and_bundle
 from mistere.serving.example_dialogue import read_example
 from tests.bench.reference import mlserver_runtime
 
@@ -415,10 +414,7 @@ def main() -> None:
     )
     parser.add_argument("--soak", type=float, default=0.0, metavar="MINUTES")
     arguments = parser.parse_args()
-    bundle = arguments.bundle
-    if bundle is None:
-        store = LocalStore(arguments.output.resolve() / "store")
-        bundle = read_deployment(store, deployed_services(store)[0]).bundle_location
+    _, bundle = service_and_bundle(arguments.output, arguments.bundle)
     example = read_example(Path(bundle))
     if example is None:
         raise SystemExit(f"{bundle} holds no example dialogue")

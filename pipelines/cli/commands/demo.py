@@ -71,15 +71,11 @@ def _running(url: str) -> DialogueClient:
 
 def _with_predictor(bundle: str | None, output: Path, listener: socket.socket, hosts: AllowedHosts) -> None:
     """Start a predictor, and serve the page until interrupted."""
-    from mistere.artifacts.object_store import LocalStore
     from mistere.config.deployment import DeploymentConfig
-    from mistere.serving.deployment import deployed_services, read_deployment
+    from mistere.serving.deployment import service_and_bundle
     from mistere.serving.local_predictor import last_line, local_predictor
 
-    store = LocalStore(output.resolve() / "store")
-    services = deployed_services(store)
-    service = services[0] if len(services) == 1 else DeploymentConfig().service
-    location = bundle or read_deployment(store, service).bundle_location
+    service, location = service_and_bundle(output, bundle)
     with tempfile.TemporaryDirectory(prefix="mistere-demo-") as scratch:
         log = Path(scratch) / "log"
         with local_predictor(location, service, log) as (client, wait_ready):

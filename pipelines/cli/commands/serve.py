@@ -7,10 +7,8 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from mistere.artifacts.object_store import LocalStore
 from mistere.common.processes.child_environment import child_environment
-from mistere.config.deployment import DeploymentConfig
-from mistere.serving.deployment import deployed_services, read_deployment
+from mistere.serving.deployment import service_and_bundle
 
 
 def serve(bundle: str | None, output: Path, host: str, port: int, grpc_port: int) -> NoReturn:
@@ -23,10 +21,7 @@ def serve(bundle: str | None, output: Path, host: str, port: int, grpc_port: int
         port: REST port.
         grpc_port: gRPC port.
     """
-    store = LocalStore(output.resolve() / "store")
-    services = deployed_services(store)
-    service = services[0] if len(services) == 1 else DeploymentConfig().service
-    location = bundle or read_deployment(store, service).bundle_location
+    service, location = service_and_bundle(output, bundle)
     print(f"serving {location}\nREST http://{host}:{port}  gRPC {host}:{grpc_port}  stop with Ctrl-C", flush=True)
     command = [sys.executable, "-m", "mistere.predictor", location, "--model-name", service]
     command += ["--host", host, "--http-port", str(port), "--grpc-port", str(grpc_port)]
