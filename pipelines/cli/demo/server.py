@@ -46,6 +46,7 @@ _ALLOWED_PATHS: Final = re.compile(
     r"/|/(assets|static|svelte)/.*|/(theme\.css|favicon\.ico|manifest\.json|config)"
     r"|/gradio_api/(queue/(join|data)|upload|upload_progress|heartbeat/.*|cancel|reset|file=.*|app_id|theme\.css)"
 )
+_OTHER_PATH: Final = (404, b"Not part of the page.\n")
 _OTHER_HOSTS: Final = re.compile(rb"<meta\s[^>]*content=\"https?://[^>]*>\s*")
 _MAX_UPLOAD: Final = "8mb"
 
@@ -104,14 +105,13 @@ def closed_page(inner: Application, hosts: AllowedHosts) -> Application:
         if scope["type"] != "http":
             await inner(scope, receive, send)
             return
-        if refusal := hosts.refusal(scope["headers"]):
+        refusal = hosts.refusal(scope["headers"])
+        if refusal is None and not _ALLOWED_PATHS.fullmatch(scope["path"]):
+            refusal = _OTHER_PATH
+        if refusal is not None:
             status, text = refusal
             await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"text/plain")]})
             await send({"type": "http.response.body", "body": text})
-            return
-        if not _ALLOWED_PATHS.fullmatch(scope["path"]):
-            await send({"type": "http.response.start", "status": 404, "headers": [(b"content-type", b"text/plain")]})
-            await send({"type": "http.response.body", "body": b"Not part of the page.\n"})
             return
         if scope["path"] != "/":
             await inner(scope, receive, _with_headers(send))
