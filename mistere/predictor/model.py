@@ -20,7 +20,7 @@ from kserve.metrics import PREDICT_HIST_TIME
 from kserve.model import InferenceVerb
 
 from mistere.predictor import metrics
-from mistere.predictor.audio.sources import AudioReader, AudioStore
+from mistere.predictor.audio.sources import AudioReader
 from mistere.predictor.errors import internal, invalid, log_value, not_ready, printable, unknown_digests
 from mistere.predictor.protocol.codec import (
     DialogueRequest,
@@ -38,6 +38,7 @@ from mistere.predictor.scheduling.batcher import Batcher
 from mistere.predictor.scheduling.pace import Pace
 from mistere.predictor.scheduling.slices import SliceQueue
 from mistere.predictor.settings import Limits, ServerSettings
+from mistere.predictor.sized_cache import SizedCache
 from mistere.serving import protocol
 
 if TYPE_CHECKING:
@@ -115,13 +116,12 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
     def __init__(self, settings: ServerSettings, load_bundle: Callable[[str], EmotionModel]) -> None:
         super().__init__(settings.model_name)
         self._settings = settings
-        self._limits = settings.limits
+        limits = self._limits = settings.limits
         self._load_bundle = load_bundle
         self._loaded: EmotionModel | None = None
-        self._audio_store = AudioStore(settings.limits.audio_store_bytes)
-        self._audio_reader = AudioReader(settings.audio_uri_prefixes, settings.limits.request_bytes)
+        self._audio_store: SizedCache[str, bytes] = SizedCache(limits.audio_store_bytes)
+        self._audio_reader = AudioReader(settings.audio_uri_prefixes, limits.request_bytes)
         self._encoder: CachedEncoder | None = None
-        limits = settings.limits
         self._pace = Pace()
         self.batcher: Batcher[_Request, list[DialoguePrediction]] = Batcher(
             self._infer,
@@ -162,10 +162,8 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         for queue in (self.batcher, self._slices):
             queue.warm_up(lambda: model.predict([[RequestTurn(text="Hello.", audio=_one_second())]]))
         from mistere.predictor.encoding.encoder import CachedEncoder
-        from mistere.predictor.encoding.vector_store import VectorStore
 
-        store = VectorStore(self._limits.vector_store_bytes)
-        self._encoder = CachedEncoder(model, store, self._limits, self._pace)
+        self._encoder = CachedEncoder(model, self._limits, self._pace)
         self._loaded = model
         gc.collect()
         gc.freeze()  # later collections skip the model's objects, which live as long as the process
@@ -333,7 +331,7 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         for dialogue in dialogues:
             for turn in dialogue.turns:
                 if turn.audio is not None and turn.audio_digest is None:
-                    self._audio_store.add(turn.audio, turn.clip_digest)
+                    self._audio_store.put(turn.clip_digest, turn.audio, len(turn.audio))
 
     @staticmethod
     def _check_finite(

@@ -1,31 +1,30 @@
-"""Audio by digest or S3 location: the store's capacity, and the allowed locations."""
+"""Audio by S3 location: the allowed ones. And the cache of recordings and vectors."""
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import pytest
 
-from mistere.predictor.audio.sources import AudioReader, AudioStore
+from mistere.predictor.audio.sources import AudioReader
 from mistere.predictor.errors import RequestError
+from mistere.predictor.sized_cache import SizedCache
 
 
-def digest(clip: bytes) -> str:
-    return hashlib.sha256(clip).hexdigest()
-
-
-def test_the_store_is_bounded_and_drops_the_least_recently_used() -> None:
-    store = AudioStore(10)
-    for clip in (b"aaaa", b"bbbb"):
-        store.add(clip, hashlib.sha256(clip).hexdigest())
-    assert store.get(digest(b"aaaa")) == b"aaaa"
-    store.add(b"cccc", hashlib.sha256(b"cccc").hexdigest())
-    assert store.get(digest(b"bbbb")) is None
-    assert store.get(digest(b"aaaa")) == b"aaaa"
-    store.add(b"x" * 11, hashlib.sha256(b"x" * 11).hexdigest())
-    assert store.get(digest(b"cccc")) == b"cccc"
-    assert store.get(digest(b"x" * 11)) is None
+def test_a_cache_is_bounded_and_drops_the_least_recently_used() -> None:
+    cache: SizedCache[str, bytes] = SizedCache(10)
+    cache.put("a", b"aaaa", 4)
+    cache.put("b", b"bbbb", 4)
+    assert cache.get("a") == b"aaaa"
+    cache.put("c", b"cccc", 4)
+    assert cache.get("b") is None
+    cache.put("c", b"cccc", 4)  # again: it counts once
+    assert cache.get("a") == b"aaaa"
+    cache.put("x", b"x" * 11, 11)
+    assert cache.get("c") == b"cccc" and cache.get("x") is None
+    disabled: SizedCache[str, bytes] = SizedCache(0)
+    disabled.put("a", b"a", 1)
+    assert disabled.get("a") is None
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,6 @@ import pytest
 
 from mistere.model.inference import load_bundle
 from mistere.predictor.encoding.encoder import CachedEncoder
-from mistere.predictor.encoding.vector_store import VectorStore
 from mistere.predictor.errors import RequestError
 from mistere.predictor.protocol.codec import RequestTurn
 from mistere.predictor.scheduling import batcher as module
@@ -350,7 +349,7 @@ def test_a_batch_with_an_evicted_recording_names_it_by_each_request_or_takes_it_
     recording = clip()
     digest = hashlib.sha256(recording).hexdigest()
     first, second = [RequestTurn(audio_digest=digest)], [RequestTurn(text="Hi."), RequestTurn(audio_digest=digest)]
-    encoder = CachedEncoder(load_bundle(bundle), VectorStore(0), Limits(), Pace())
+    encoder = CachedEncoder(load_bundle(bundle), Limits(vector_store_bytes=0), Pace())
 
     def computed(*dialogues: list[RequestTurn]) -> list[Any]:
         plans = [encoder.plan([dialogue]) for dialogue in dialogues]

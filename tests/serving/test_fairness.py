@@ -15,7 +15,6 @@ import pytest
 
 from mistere.model.inference import load_bundle
 from mistere.predictor.encoding.encoder import CachedEncoder
-from mistere.predictor.encoding.vector_store import VectorStore
 from mistere.predictor.errors import RequestError
 from mistere.predictor.protocol.codec import RequestTurn
 from mistere.predictor.scheduling import slices as module
@@ -231,7 +230,7 @@ def test_work_that_costs_less_than_its_price_does_not_quicken_the_pace(
     pace = Pace()
     monkeypatch.setattr(pace, "observe", lambda seconds_of_audio, _: observed.append(seconds_of_audio))
     model = load_bundle(bundle)
-    encoder = CachedEncoder(model, VectorStore(1 << 20), Limits(), pace)
+    encoder = CachedEncoder(model, Limits(), pace)
     tone = clip(4.0, 8000, "FLAC")
     for turn in (
         RequestTurn(text="word " * 20_000),  # of which the encoder reads max_tokens

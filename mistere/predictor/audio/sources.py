@@ -1,10 +1,8 @@
-"""Audio that a request refers to: by the digest of a clip sent before, or by an allow-listed S3 location."""
+"""Audio that a request refers to by an allow-listed S3 location."""
 
 from __future__ import annotations
 
 import logging
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,41 +13,6 @@ logger = logging.getLogger("kserve.predictor")
 
 _SECONDS = 5.0
 """To wait for each answer of the object store, at most; a client is waiting."""
-
-
-class AudioStore:
-    """A store of encoded clips by SHA-256 that evicts the least recently used.
-
-    Args:
-        capacity: size of all clips, bytes; 0 disables the store.
-    """
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._size = 0
-        self._clips: OrderedDict[str, bytes] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def add(self, clip: bytes, digest: str) -> None:
-        """Store a clip under its SHA-256 (lower-case hexadecimal), unless it exceeds the capacity."""
-        if not clip or len(clip) > self._capacity:
-            return
-        with self._lock:
-            if digest not in self._clips:
-                self._clips[digest] = clip
-                self._size += len(clip)
-            self._clips.move_to_end(digest)
-            while self._size > self._capacity:
-                _, evicted = self._clips.popitem(last=False)
-                self._size -= len(evicted)
-
-    def get(self, digest: str) -> bytes | None:
-        """The clip with a SHA-256 (lower-case hexadecimal); None if the store does not hold it."""
-        with self._lock:
-            clip = self._clips.get(digest)
-            if clip is not None:
-                self._clips.move_to_end(digest)
-            return clip
 
 
 class AudioReader:

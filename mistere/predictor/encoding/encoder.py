@@ -20,11 +20,11 @@ from mistere.model.inference import AudioDecodeError, AudioTooLongError
 from mistere.predictor import metrics
 from mistere.predictor.audio.clip import read_header
 from mistere.predictor.encoding.plan import EncodingPlan, Task, clip_price, text_price
-from mistere.predictor.encoding.vector_store import VectorStore
 from mistere.predictor.errors import RequestError, audio_too_long, over_limit, unknown_digests, unsupported_audio
 from mistere.predictor.protocol.codec import RequestTurn
 from mistere.predictor.scheduling.pace import TOKENS_PER_SECOND, Pace
 from mistere.predictor.settings import Limits
+from mistere.predictor.sized_cache import SizedCache
 from mistere.serving.protocol import token_count
 
 if TYPE_CHECKING:
@@ -45,13 +45,13 @@ class CachedEncoder:
 
     Args:
         model: the model whose encoders are used.
-        store: the cache.
-        limits: limits on the audio of an utterance, and on the audio and the text of a request.
+        limits: limits on the audio of an utterance, on the audio and the text of a request, and on the cache.
         pace: receives how long encoding takes.
     """
 
-    def __init__(self, model: EmotionModel, store: VectorStore, limits: Limits, pace: Pace) -> None:
-        self._model, self._store, self._limits, self._pace = model, store, limits, pace
+    def __init__(self, model: EmotionModel, limits: Limits, pace: Pace) -> None:
+        self._model, self._limits, self._pace = model, limits, pace
+        self._store: SizedCache[bytes, np.ndarray] = SizedCache(limits.vector_store_bytes)
 
     def holds_speech(self, audio_digest: str) -> bool:
         """Whether the speech vector of a clip is cached, so that the clip itself is not needed."""
@@ -204,7 +204,8 @@ class CachedEncoder:
             computed = self._model.vectors(modality, [features for _, features in pairs])
             for (key, _), vector in zip(pairs, computed, strict=True):
                 vectors[key] = vector
-                self._store.put(key, vector)
+                # A copy, because the vector may be a view that keeps a whole batch in memory.
+                self._store.put(key, vector.copy(), vector.nbytes + len(key))
         return encoded
 
     def _prepare(self, task: Task) -> Features | Exception | None:
