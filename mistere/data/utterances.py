@@ -246,7 +246,7 @@ def batches_of_one_shape(lengths: Sequence[int], positions: int) -> list[tuple[l
     batches = []
     for length, indices in sorted(by_length.items(), reverse=True):
         rows = 1
-        while rows * length < positions:
+        while rows * max(1, length) < positions:
             rows *= 2
         batches += [(indices[start : start + rows], rows) for start in range(0, len(indices), rows)]
     return batches

@@ -438,6 +438,7 @@ def test_the_shape_of_a_batch_depends_on_each_of_its_lengths_alone() -> None:
     assert batches_of_one_shape([3, 9, 3, 40, 3], 8) == [([3], 1), ([1], 1), ([0, 2, 4], 4)]
     assert batches_of_one_shape([3] * 5, 8) == [([0, 1, 2, 3], 4), ([4], 4)]
     assert batches_of_one_shape([], 8) == []
+    assert batches_of_one_shape([0], 8) == [([0], 8)]  # a text of which a tokenizer leaves nothing
 
 
 def test_batches_stay_within_the_budget() -> None:
