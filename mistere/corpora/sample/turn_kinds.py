@@ -2,7 +2,7 @@
 
 A *plain* turn is a sentence with a fair recording. A *filler* is a word such as "Okay." that fits every emotion, so the emotion is in
 the voice alone, which is often clear. A *noisy* turn is a sentence in loud noise, so the emotion is in the words alone, which
-are often clear: who speaks against noise is explicit.
+are often clear: a speaker in a noisy place is explicit.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ class TurnKind:
     """A kind of turn.
 
     Attributes:
-        name: the kind's name.
         share: its share of all turns.
         telling_wording: share of wording that fits one emotion only.
         shared_wording: share of wording that fits the two emotions of a pair; the rest fits every emotion.
@@ -26,7 +25,6 @@ class TurnKind:
         noise_below_speech_db: range of the signal-to-noise ratio.
     """
 
-    name: str
     share: float
     telling_wording: float
     shared_wording: float
@@ -35,10 +33,10 @@ class TurnKind:
     noise_below_speech_db: tuple[float, float]
 
 
-PLAIN: Final = TurnKind("plain", 0.60, 0.25, 0.57, 0.14, 0.64, (13.0, 28.0))
+PLAIN: Final = TurnKind(0.60, 0.25, 0.57, 0.14, 0.64, (13.0, 28.0))
 """Even here the recording is so noisy that a speech encoder learns the voice, but hardly the words."""
-FILLER: Final = TurnKind("filler", 0.18, 0.0, 0.0, 0.60, 0.34, (16.0, 28.0))
-NOISY: Final = TurnKind("noisy", 0.22, 0.55, 0.42, 0.14, 0.64, (-9.0, -3.0))
+FILLER: Final = TurnKind(0.18, 0.0, 0.0, 0.60, 0.34, (16.0, 28.0))
+NOISY: Final = TurnKind(0.22, 0.55, 0.42, 0.14, 0.64, (-9.0, -3.0))
 KINDS: Final = (PLAIN, FILLER, NOISY)
 
 
