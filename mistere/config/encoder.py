@@ -32,8 +32,8 @@ class ExtractionSettings(Section):
     """How the fine-tuned encoder extracts vectors; a change does not repeat the fine-tuning.
 
     Attributes:
-        batch_seconds: seconds of audio in a batch at most, including padding.
-        batch_tokens: tokens in a batch at most, including padding.
+        batch_seconds: seconds of audio in a batch at most, including padding; on a GPU only.
+        batch_tokens: tokens in a batch at most, including padding; on a GPU only.
         precision: ``auto`` is half precision on a GPU and ``float32`` on a CPU, as at the endpoint.
         cache: cache of vectors by content, shared by runs: ``store`` (in the run's store), a folder, ``s3://…``, or ``off``.
         shards: number of parallel tasks.

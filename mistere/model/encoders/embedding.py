@@ -9,7 +9,7 @@ prepared (decoding, features) on cores that run out of batches. On a GPU, it is 
 Matrix products of another shape round differently (by up to 3e-6 here), so a vector would depend on the batch that it was
 computed in, and a dataset's vectors on what a cache held already. In a stream on a CPU, the shape of a batch therefore depends on
 each of its utterances alone: all have the same length, and a length always has the same number of rows. Speech is long enough
-to be computed one utterance at a time. On a GPU that would be several times slower; there, equal windows have equal vectors.
+to be computed one utterance at a time. A GPU would idle with such batches; there, equal windows have equal vectors.
 """
 
 from __future__ import annotations

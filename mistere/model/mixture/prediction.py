@@ -27,7 +27,7 @@ _BEFORE_THE_SETTING = {
     "projection": 0,
     "expert_rates": {},
 }
-"""What models had that are older than a setting whose default says otherwise."""
+"""Values of settings that the files of older models lack; the defaults would describe another model."""
 
 
 @dataclass(frozen=True)
