@@ -55,6 +55,9 @@ def test_the_reports_are_complete_and_load_nothing(first: Run) -> None:
         assert "</html>" in page and "<script" not in page and "http://" not in page.replace("http://www.w3.org", "")
     facts = json.loads((first.folder / "reports" / "run_report.json").read_text())
     assert facts["outcome"]["verdict"] == "deployed"
+    page = (first.folder / "reports" / "run_report.html").read_text()
+    chosen = page.partition("chosen by the size of train: ")[2].partition("</p>")[0]
+    assert "input_dropout 0.4" in chosen and "learning_rate" not in chosen  # the profile states that one
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from mistere.artifacts.manifests import MoEModel
 from mistere.common.progress import Progress
 from mistere.config.mixture import MixtureConfig
 from mistere.model.mixture.automatic_settings import (
@@ -94,12 +93,6 @@ def test_the_values_are_trained_with_noted_and_stored(tmp_path: Path) -> None:
     save_mixture(trained.model, tmp_path)
     again = load_mixture(tmp_path)
     assert again.config == resolve(config, size) and again.projections["text"].out_features == 3
-    assert (
-        MoEModel(
-            labels=data.labels, dimensions={}, experts=[], parameters=1, temperature=1.0, encoders={}, automatic=values
-        ).automatic
-        == values
-    )
 
 
 def test_a_model_with_an_open_setting_is_refused() -> None:
