@@ -12,6 +12,7 @@ import socket
 import struct
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -27,8 +28,12 @@ import soundfile
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from starlette.requests import Request
 
+from mistere.model.inference import load_bundle
+from mistere.predictor.encoding.encoder import CachedEncoder
 from mistere.predictor.errors import RequestError
 from mistere.predictor.protocol import rest
+from mistere.predictor.protocol.codec import RequestTurn
+from mistere.predictor.scheduling.pace import Pace
 from mistere.predictor.settings import Limits
 from tests.serving.conftest import Server, Utterance, clip, launch, make_bundle
 from tests.serving.test_errors import DIGEST, FORBIDDEN, HI, audio, call, infer, message, refused, tensor
@@ -204,10 +209,29 @@ def test_many_small_files_with_large_decoded_size_stay_within_bounds(target: Ser
     assert peak(target) - before < 500 * MIB
 
 
-def test_recordings_that_fail_late_do_not_stay_in_memory_decoded(target: Server) -> None:
-    """Each decodes to 15 MB and fails at its last frame; an exception's traceback would keep the samples until the answer."""
+def failing_late(count: int) -> list[bytes]:
+    """Recordings that each decode to 15 MB and fail at the last frame."""
     whole = clip(4.9, 384000, "FLAC", 2, 0)
-    broken = [whole[:-2] + bytes([0xA5, number]) for number in range(64)]
+    return [whole[:-2] + bytes([0xA5, number]) for number in range(count)]
+
+
+def test_recordings_that_fail_late_do_not_stay_in_memory_decoded(bundle: str) -> None:
+    """An exception's traceback would keep the samples until the answer."""
+    encoder = CachedEncoder(load_bundle(bundle), Limits(), Pace())
+    plan = encoder.plan([[RequestTurn(audio=recording) for recording in failing_late(4)]])
+    encoder.price_clips(plan)
+    tracemalloc.start()
+    try:
+        encoder.compute(plan.missing())
+        held, highest = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(plan.failures) == 4
+    assert highest > 14 * 10**6 and held < 10**6
+
+
+def test_recordings_that_fail_late_are_rejected_in_bounded_memory(target: Server) -> None:
+    broken = failing_late(64)
     before = peak(target)
     for recordings in (broken[:32], broken[32:]):
         refused(infer(target, audio(*recordings)), 415)
