@@ -20,7 +20,6 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -79,7 +78,7 @@ class Batcher(Generic[Work, Answer]):
         self._pace, self._max_price = pace or Pace(), max_price
         self._compute, self._may_run_inline = compute, may_run_inline
         self._max_waiting, self._hold_seconds, self._micro_batch = max_waiting, hold_seconds, micro_batch
-        self._queue: deque[_Job[Work, Answer]] = deque()
+        self._queue: list[_Job[Work, Answer]] = []
         self._computing = 0
         self._being_read = 0
         self._arrival = asyncio.Event()
@@ -196,7 +195,7 @@ class Batcher(Generic[Work, Answer]):
             batch.append(job)
             size += job.size
             price += job.price
-        self._queue = deque(waiting[len(batch) :])
+        self._queue = waiting[len(batch) :]
         return batch
 
     async def _answer(self, batch: list[_Job[Work, Answer]]) -> None:
