@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
-from mistere.predictor.errors import audio_unavailable, invalid, over_limit, printable
+from mistere.predictor.errors import audio_unavailable, invalid, over_limit
 
 logger = logging.getLogger("kserve.predictor")
 
@@ -71,7 +71,8 @@ class AudioReader:
             with answer["Body"] as body:
                 clip: bytes = body.read(limit + 1)
         except failures as error:
-            failure = s3_error(error, f"s3://{bucket}/{printable(key, 256)}", client.meta.endpoint_url)
+            # Percent-encoded, so that a key with spaces cannot forge a field of the log.
+            failure = s3_error(error, f"s3://{bucket}/{quote(key[:256])}", client.meta.endpoint_url)
             logger.warning("audio_uri: %s", failure)
             if isinstance(failure, UnreachableError):
                 raise audio_unavailable(utterance) from error
