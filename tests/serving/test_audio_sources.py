@@ -50,7 +50,7 @@ def test_other_locations_are_rejected(uri: str) -> None:
     assert "utterance 3" in refused.value.message
 
 
-def test_reading_from_s3(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_from_s3(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     boto3: Any = pytest.importorskip("boto3")
     moto = pytest.importorskip("moto")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
@@ -64,8 +64,9 @@ def test_reading_from_s3(monkeypatch: pytest.MonkeyPatch) -> None:
         reader = AudioReader(["s3://bucket/calls/"], 8)
         assert reader.read({0: "s3://bucket/calls/a.wav"}) == {0: b"sound"}
         with pytest.raises(RequestError) as missing:
-            reader.read({1: "s3://bucket/calls/b.wav"})
+            reader.read({1: "s3://bucket/calls/b.wav request=7 \u00e4"})
         assert missing.value.code == 400
+        assert "s3://bucket/calls/b.wav%20request%3D7%20%C3%A4" in caplog.text and "request=" not in caplog.text
         with pytest.raises(RequestError) as large:
             reader.read({0: "s3://bucket/calls/a.wav", 1: "s3://bucket/calls/a.wav"})
         assert large.value.code == 413
