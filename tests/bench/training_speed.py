@@ -29,7 +29,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from mistere.artifacts.checkpoint_writing import CheckpointSchedule
 from mistere.config.mixture import MixtureConfig, known
@@ -41,7 +40,7 @@ from mistere.model.mixture.mixture import MixtureOfExperts
 from mistere.model.mixture.prediction import make_batch
 from mistere.model.mixture.training import MixtureTraining
 from pipelines.profiles import load_profile
-from tests.bench.reference.baselines import BiGRU
+from tests.bench.reference.baselines import BiGRU, labels_of, predict, train_epoch
 from tests.bench.reference.published_design import PADDING, Published, PublishedDesign, padded, step
 from tests.bench.reference.published_weights import from_mixture
 
@@ -148,36 +147,19 @@ def race(
 def bigru_epoch(data: EmbeddedDialogues, hidden: int, batch: int) -> Callable[[], None]:
     """An epoch of a BiGRU of two layers on all columns, with the evaluation on dev."""
     torch.manual_seed(0)
-    rows, labels = (
-        {
-            split: [read(dialogue) for dialogue in data.split(split)]  # type: ignore[arg-type]
-            for split in ("train", "dev")
-        }
-        for read in (
-            lambda dialogue: torch.from_numpy(np.concatenate(list(data.read(dialogue).values()), axis=1)),
-            lambda dialogue: torch.from_numpy(dialogue.labels.astype(np.int64)),
-        )
+    draw = np.random.default_rng(0)
+    train, dev = (
+        [torch.from_numpy(np.concatenate(list(data.read(dialogue).values()), axis=1)) for dialogue in dialogues]
+        for dialogues in (data.split("train"), data.split("dev"))
     )
-    model = BiGRU(rows["train"][0].shape[1], CLASSES, hidden)
+    labels = labels_of(data.split("train"))
+    dev_labels = np.concatenate([dialogue.labels for dialogue in data.split("dev")])
+    model = BiGRU(train[0].shape[1], CLASSES, hidden)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    lengths = {split: torch.tensor([len(one) for one in dialogues]) for split, dialogues in rows.items()}
 
     def epoch() -> None:
-        model.train()
-        for chosen in torch.randperm(len(rows["train"])).split(batch):
-            inputs = pad_sequence([rows["train"][index] for index in chosen], batch_first=True)
-            target = pad_sequence([labels["train"][index] for index in chosen], batch_first=True, padding_value=PADDING)
-            logits = model(inputs, lengths["train"][chosen])
-            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=PADDING)
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-        model.eval()
-        with torch.inference_mode():
-            padded_logits = model(pad_sequence(rows["dev"], batch_first=True), lengths["dev"])
-        answers = [one[:length].argmax(1) for one, length in zip(padded_logits, lengths["dev"], strict=True)]
-        weighted_f1(confusion(torch.cat(labels["dev"]).numpy(), torch.cat(answers).numpy(), CLASSES))
+        train_epoch(model, optimizer, train, labels, draw, batch)
+        weighted_f1(confusion(dev_labels, predict(model, dev).argmax(1), CLASSES))
 
     return epoch
 

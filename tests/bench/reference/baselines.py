@@ -42,33 +42,51 @@ def bigru(data: EmbeddedDialogues, modalities: Sequence[str], seed: int) -> np.n
     torch.manual_seed(seed)
     draw = np.random.default_rng(seed)
     train, dev, test = _standardised(data, modalities)
-    labels = [torch.from_numpy(dialogue.labels.astype(np.int64)) for dialogue in data.split("train")]
+    labels = labels_of(data.split("train"))
     dev_labels = np.concatenate([dialogue.labels for dialogue in data.split("dev")])
     model = BiGRU(train[0].shape[1], len(data.labels))
     optimizer = torch.optim.Adam(model.parameters(), lr=_RATE, weight_decay=_DECAY)
     best, best_score, best_epoch = copy.deepcopy(model.state_dict()), -1.0, 0
     for epoch in range(1, _EPOCHS + 1):
-        model.train()
-        for batch in np.array_split(draw.permutation(len(train)), -(-len(train) // _BATCH)):
-            lengths = torch.tensor([len(train[index]) for index in batch])
-            logits = model(pad_sequence([train[index] for index in batch], batch_first=True), lengths)
-            target = pad_sequence([labels[index] for index in batch], batch_first=True, padding_value=-100)
-            loss = nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten())
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-        score = float(weighted_f1(confusion(dev_labels, _predict(model, dev).argmax(1), len(data.labels))))
+        train_epoch(model, optimizer, train, labels, draw, _BATCH)
+        score = float(weighted_f1(confusion(dev_labels, predict(model, dev).argmax(1), len(data.labels))))
         if score > best_score:
             best, best_score, best_epoch = copy.deepcopy(model.state_dict()), score, epoch
         if epoch - best_epoch >= _PATIENCE:
             break
     model.load_state_dict(best)
-    return _predict(model, test)
+    return predict(model, test)
+
+
+def labels_of(dialogues: Sequence[EmbeddedDialogue]) -> list[Tensor]:
+    """Classes of each dialogue's turns."""
+    return [torch.from_numpy(dialogue.labels.astype(np.int64)) for dialogue in dialogues]
+
+
+def train_epoch(
+    model: BiGRU,
+    optimizer: torch.optim.Optimizer,
+    rows: Sequence[Tensor],
+    labels: Sequence[Tensor],
+    draw: np.random.Generator,
+    batch_size: int,
+) -> None:
+    """Train on one pass over the dialogues, in batches of about ``batch_size`` in random order."""
+    model.train()
+    for batch in np.array_split(draw.permutation(len(rows)), -(-len(rows) // batch_size)):
+        lengths = torch.tensor([len(rows[index]) for index in batch])
+        logits = model(pad_sequence([rows[index] for index in batch], batch_first=True), lengths)
+        target = pad_sequence([labels[index] for index in batch], batch_first=True, padding_value=-100)
+        loss = nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
 
 
 @torch.inference_mode()
-def _predict(model: BiGRU, dialogues: Sequence[Tensor]) -> np.ndarray:
+def predict(model: BiGRU, dialogues: Sequence[Tensor]) -> np.ndarray:
+    """Probabilities ``[N, C]``, dialogue by dialogue."""
     model.eval()
     lengths = [len(rows) for rows in dialogues]
     probabilities = model(pad_sequence(list(dialogues), batch_first=True), torch.tensor(lengths)).softmax(-1).numpy()
