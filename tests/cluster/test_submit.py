@@ -134,10 +134,19 @@ def test_an_interrupted_submit_is_found_awaited_or_taken_over(mounted: MountedCl
     mounted.api.runs.clear()
     with pytest.raises(MistereError, match="is already being submitted"):
         mounted.submit()
+    cut_off["submitted_at"] = time.time() + 5  # by the clock of another host
+    mounted.store.write(key, json.dumps(cut_off).encode())
+    with pytest.raises(MistereError, match="is already being submitted, since 0 s"):
+        mounted.submit()
     cut_off["submitted_at"] = time.time() - CLAIM_SECONDS - 1
     mounted.store.write(key, json.dumps(cut_off).encode())
     mounted.submit()
     assert only_run(mounted.api).run_id == record(mounted.store)[1]["kfp_run_id"]
+    cut_off["submitted_at"] = time.time() + CLAIM_SECONDS + 60  # by a clock that has been set back since
+    mounted.store.write(key, json.dumps(cut_off).encode())
+    mounted.api.runs.clear()
+    mounted.submit()
+    assert len(mounted.api.runs) == 1
     mounted.store.write(key, b"{half")
     mounted.submit()
     assert len(mounted.api.runs) == 2
