@@ -94,7 +94,9 @@ def active_submission(pipelines: Pipelines, store: ObjectStore, claim: Claim) ->
         run = pipelines.run_by_name(submission.run_id)
         if run is None:
             age = time.time() - submission.submitted_at
-            if abs(age) < CLAIM_SECONDS:  # another host may be ahead; a clock that was set back must not block it for longer
+            if (
+                abs(age) < CLAIM_SECONDS
+            ):  # another host may be ahead; a clock that was set back must not block it for longer
                 raise MistereError(
                     f"the same run is already being submitted, since {max(age, 0.0):.0f} s (run {submission.run_id}): wait a moment and submit again, "
                     f"or, if that submit was interrupted, use --force; after {CLAIM_SECONDS // 60} minutes it counts as interrupted."
