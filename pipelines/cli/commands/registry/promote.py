@@ -93,14 +93,14 @@ def _release(location: RegistryLocation, lineage: Lineage, action: Literal["prom
         config = DeploymentConfig.model_validate(served.settings)
         deployment = on_cluster(deployment, config, served.image)
         cluster = ClusterDeployment(connect(), deployment, _print_step)
+    bundle = open_artifact(location.store, ModelBundle, lineage.bundle_digest)
+    verify_bundle(location.store, bundle, config.bundle_key)
     seen = read_champion(location.store)
     stays = seen.digest == lineage.bundle_digest and is_released(location.store, deployment)
     if stays and seen.champion is not None and (cluster is None or cluster.serves()):
         mirror(seen.champion)
         _CONSOLE.print(f"Version {lineage.model_version} is the champion already and stays deployed.", markup=False)
         return
-    bundle = open_artifact(location.store, ModelBundle, lineage.bundle_digest)
-    verify_bundle(location.store, bundle, config.bundle_key)
     champion = lineage.as_champion(time.time())
     if cluster is None:
         from components.deploy_model.endpoint_check import check_endpoint
