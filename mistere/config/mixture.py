@@ -54,8 +54,10 @@ class MixtureConfig(SeededSection):
     standardise: bool = Field(
         default=True, description="Standardise each column of the embeddings by its mean and deviation in train."
     )
-    input_dropout: _Rate | Auto = Field(
-        default="auto", description="Dropout of the embeddings, after their standardisation, and of their projection."
+    input_dropout: _Rate | dict[str, _Rate] | Auto = Field(
+        default="auto",
+        description="Dropout of the embeddings, after their standardisation, and of their projection: of all modalities, or "
+        "by modality; 0 for those that are not named.",
     )
     projection: PositiveInt | Literal[0] | dict[str, PositiveInt] | Auto = Field(
         default="auto",

@@ -28,6 +28,10 @@ def s3_endpoint() -> Iterator[str]:
     port = free_port()
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
     server.start()
+    # The first request imports moto's S3, which outlasts a client's timeout where the machine is busy.
+    with socket.create_connection(("127.0.0.1", port), timeout=600) as first:
+        first.sendall(f"GET / HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n".encode())
+        assert first.recv(12).startswith(b"HTTP/1.1")
     yield f"http://127.0.0.1:{port}"
     server.stop()
 

@@ -150,6 +150,14 @@ def projections(config: MixtureConfig, dimensions: Mapping[str, int]) -> dict[st
     return {name: width for name, width in config.projection.items() if name in dimensions}
 
 
+def input_dropouts(config: MixtureConfig, dimensions: Mapping[str, int]) -> dict[str, float]:
+    """Dropout of each modality's embeddings."""
+    rates = config.input_dropout
+    if isinstance(rates, dict):
+        return {name: rates.get(name, 0.0) for name in dimensions}
+    return dict.fromkeys(dimensions, known(rates))
+
+
 class MixtureOfExperts(nn.Module):
     """The whole model.
 
@@ -167,7 +175,8 @@ class MixtureOfExperts(nn.Module):
         self.scaling = nn.ModuleDict(
             {name: InputScaling(d) for name, d in dimensions.items()} if config.standardise else {}
         )
-        self.input_dropout = Dropout(known(config.input_dropout))
+        rates = input_dropouts(config, dimensions)
+        self.input_dropout = nn.ModuleDict({name: Dropout(rate) for name, rate in rates.items()})
         projected = projections(config, dimensions)
         self.projections = nn.ModuleDict({name: nn.Linear(dimensions[name], d) for name, d in projected.items()})
         widths = [projected.get(name, d) for name, d in dimensions.items()]
@@ -205,9 +214,9 @@ class MixtureOfExperts(nn.Module):
         rows, present = batch.inputs[name], batch.present[name]
         if name in self.scaling:
             rows = self.scaling[name](rows, present)
-        rows = self.input_dropout(rows)
+        rows = self.input_dropout[name](rows)
         if name in self.projections:
-            rows = self.input_dropout(self.projections[name](rows)) * present[:, None]
+            rows = self.input_dropout[name](self.projections[name](rows)) * present[:, None]
         return rows
 
     def loss(self, batch: DialogueBatch, output: MixtureOutput, class_weights: Tensor | None = None) -> Tensor:

@@ -57,7 +57,7 @@ def selected(config: MixtureConfig, data: EmbeddedDialogues) -> EmbeddedDialogue
     Raises:
         UsageError: a setting names a modality without embeddings.
     """
-    for setting in ("projection", "expert_rates"):
+    for setting in ("input_dropout", "projection", "expert_rates"):
         values = getattr(config, setting)
         for name in values if isinstance(values, Mapping) else ():
             if name not in data.dimensions:

@@ -53,7 +53,8 @@ def tune(
         f"{result.pruned} of them ended early"
     )
     for name, value in result.settings.items():
-        weight = f"   (importance {result.importance[name]:.2f})" if name in result.importance else ""
+        parts = [weight for key, weight in result.importance.items() if key.partition(".")[0] == name]
+        weight = f"   (importance {sum(parts):.2f})" if parts else ""
         console.print(f"  mixture.{name:<20} {_typed(value)}{weight}")
     console.print(f"\n{result.finding}")
     chosen = [f"mixture.{name}={_typed(value)}" for name, value in result.settings.items()]

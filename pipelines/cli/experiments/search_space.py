@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _ENOUGH_FOR_LARGE = 3000
 _ALL_SUBSETS = 3
 _SEVERAL_MODALITIES = ("fusion", "modality_dropout")
+_PROJECTED_WIDTHS = (64, 128, 256)
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Dimension:
     """One setting of the search space: a range (linear or ``log``), or choices; both contain the initial value.
 
     Attributes:
-        name: the setting.
+        name: the setting; ``SETTING.MODALITY`` is the value of a modality in a setting by modality.
         initial: its value in the initial settings; a subset of modalities is their names joined by ``+``.
         low: lower end of the range.
         high: upper end of the range.
@@ -53,10 +54,11 @@ def space(data: EmbeddedDialogues, config: MixtureConfig) -> list[Dimension]:
     """The search space for data of this size and these modalities.
 
     The learning rate matters most and interacts with all other settings. Hidden sizes are limited to what trains fast on a
-    laptop and suits a small corpus. Dropouts, weight decay and standardisation decide whether small data is overfitted, and
-    every subset of the modalities is tried, because one that adds only noise costs more than it brings. With more than three
-    modalities, the subsets are limited to all, all but one, and one. Depth, kernels and the gate's width are fixed, because
-    they have little effect.
+    laptop and suits a small corpus. Dropouts, weight decay, projections and standardisation decide whether small data is
+    overfitted, and every subset of the modalities is tried, because one that adds only noise costs more than it brings. With
+    more than three modalities, the subsets are limited to all, all but one, and one. The dropout of the embeddings, their
+    projection and the rate of their expert are searched by modality, because modalities differ in width and noise. Depth,
+    kernels and the gate's width are fixed, because they have little effect.
 
     Args:
         data: embeddings; only the train split and the widths are read.
@@ -77,13 +79,15 @@ def space(data: EmbeddedDialogues, config: MixtureConfig) -> list[Dimension]:
         initial = getattr(config, name)
         return Dimension(name, initial, choices=choices if initial in choices else (*choices, initial))
 
-    dimensions = [
+    names = list(data.dimensions)
+    subsets = tuple("+".join(subset) for subset in _subsets(names))
+    dimensions = [Dimension("modalities", subsets[0], choices=subsets)] if len(names) > 1 else []
+    dimensions += [
         between("learning_rate", 1e-4, 3e-3, log=True),
         among("weight_decay", 0.0, 1e-6, 1e-5, 1e-4, 1e-3),
         among("batch_dialogues", *batches),
         among("hidden", 32, 64, 128, *large),
         among("standardise", False, True),
-        between("input_dropout", 0.0, 0.5),
         between("skip_dropout", 0.0, 0.5),
         between("context_dropout", 0.0, 0.5),
         between("fusion_dropout", 0.1, 0.6),
@@ -91,16 +95,32 @@ def space(data: EmbeddedDialogues, config: MixtureConfig) -> list[Dimension]:
         among("contrastive_weight", 0.0, 0.2, 0.5, 1.0, 2.0),
         among("schedule", "constant", "cosine"),
     ]
-    names = list(data.dimensions)
+    dimensions += _by_modality(config, data.dimensions)
     if len(names) > 1:
-        subsets = tuple("+".join(subset) for subset in _subsets(names))
         dimensions += [
-            Dimension("modalities", subsets[0], choices=subsets),
             among("gate", "learned", "fitted", "mean"),
             among("gate_temperature", 1.0, 2.0, 4.0),
             among("fusion", "co_attention", "feed_forward"),
             between("modality_dropout", 0.0, 0.3),
         ]
+    return dimensions
+
+
+def _by_modality(config: MixtureConfig, widths: Mapping[str, int]) -> list[Dimension]:
+    """The settings that each modality has of its own."""
+    from mistere.model.mixture.mixture import input_dropouts, projections
+
+    dropouts, projected = input_dropouts(config, widths), projections(config, widths)
+    rates = config.expert_rates if isinstance(config.expert_rates, Mapping) else {}
+    dimensions = []
+    for name, width in widths.items():
+        dropout, projection, rate = dropouts[name], projected.get(name, 0), rates.get(name, 1.0)
+        dimensions.append(Dimension(f"input_dropout.{name}", dropout, min(0.0, dropout), max(0.5, dropout)))
+        choices = sorted({0, projection, *(narrow for narrow in _PROJECTED_WIDTHS if narrow < width)})
+        if len(choices) > 1:
+            dimensions.append(Dimension(f"projection.{name}", projection, choices=tuple(choices)))
+        if len(widths) > 1:
+            dimensions.append(Dimension(f"expert_rates.{name}", rate, min(1.0, rate), max(4.0, rate), log=True))
     return dimensions
 
 
@@ -125,6 +145,9 @@ def suggest(trial: optuna.Trial, dimensions: Sequence[Dimension]) -> dict[str, A
 
 
 def _has_effect(name: str, values: Mapping[str, Any]) -> bool:
+    _, _, modality = name.partition(".")
+    if modality and "modalities" in values:
+        return modality in values["modalities"].split("+")
     if name in _SEVERAL_MODALITIES:
         return "+" in values["modalities"]
     return name != "gate_temperature" or values["gate"] == "learned"
@@ -137,11 +160,17 @@ def as_settings(
 
     The fusion's width is twice the hidden size, as published; with the initial hidden size it is the initial one.
     """
-    settings = {
-        dimension.name: dimension.value(parameters[dimension.name])
-        for dimension in dimensions
-        if dimension.name in parameters
-    }
+    settings: dict[str, Any] = {}
+    for dimension in dimensions:
+        setting, _, modality = dimension.name.partition(".")
+        by_modality = settings.setdefault(setting, {}) if modality else {}
+        if dimension.name not in parameters:
+            continue
+        value = dimension.value(parameters[dimension.name])
+        if not modality:
+            settings[setting] = value
+        elif value or setting != "projection":
+            by_modality[modality] = value
     if "modalities" in settings:
         settings["modalities"] = settings["modalities"].split("+")
     hidden = int(settings["hidden"])

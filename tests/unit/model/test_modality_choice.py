@@ -124,7 +124,9 @@ def test_many_modalities_are_compared_by_all_all_but_one_and_one(count: int, exp
     assert len(subsets) == expected and subsets[0] == tuple(names)
 
 
-@pytest.mark.parametrize("setting", [{"projection": {"spech": 8}}, {"expert_rates": {"spech": 2.0}}])
+@pytest.mark.parametrize(
+    "setting", [{"input_dropout": {"spech": 0.1}}, {"projection": {"spech": 8}}, {"expert_rates": {"spech": 2.0}}]
+)
 def test_a_setting_of_an_unknown_modality_is_rejected(setting: dict[str, dict[str, float]]) -> None:
     config = MixtureConfig.model_validate({"modalities": ["text"], **setting})
     with pytest.raises(UsageError, match=rf"mixture\.{next(iter(setting))}: there are no spech embeddings.*speech"):

@@ -16,6 +16,7 @@ from mistere.common.errors import UsageError
 from mistere.config.mixture import MixtureConfig
 from mistere.model.embeddings import EmbeddedDialogue, EmbeddedDialogues
 from mistere.model.mixture.automatic_settings import TrainSize, resolve
+from mistere.model.mixture.mixture import input_dropouts, projections
 from pipelines.cli.app import app
 from pipelines.cli.experiments.held_out import HeldOut, Report, Scored
 from pipelines.cli.experiments.imported_embeddings import open_embeddings
@@ -130,7 +131,9 @@ def test_space_covers_regularisation_inputs_gate_and_modality_subsets(folder: Pa
     assert dimensions.keys() >= {
         "weight_decay",
         "batch_dialogues",
-        "input_dropout",
+        "input_dropout.speech",
+        "input_dropout.text",
+        "expert_rates.speech",
         "skip_dropout",
         "context_dropout",
         "fusion_dropout",
@@ -145,6 +148,7 @@ def test_space_covers_regularisation_inputs_gate_and_modality_subsets(folder: Pa
     [
         {},
         {"hidden": 512, "fusion_width": 700, "learning_rate": 1.2345e-5, "weight_decay": 0.3, "focal_gamma": 2.5},
+        {"input_dropout": {"text": 0.7}, "expert_rates": {"speech": 5.0}, "projection": {"speech": 3}},
         {"batch_dialogues": 3, "modality_dropout": 0.55, "fusion_dropout": 0.0, "schedule": "linear"},
     ],
 )
@@ -155,6 +159,11 @@ def test_first_trial_has_exactly_the_initial_settings(folder: Path, settings: di
     found = as_settings(suggest(trial, dimensions), dimensions, config)  # type: ignore[arg-type]
     assert found.pop("modalities") == ["speech", "text"]
     initial = resolve(config, TrainSize.of(open_embeddings(folder)))
+    widths = dict.fromkeys(("speech", "text"), 0)
+    assert found.pop("input_dropout") == input_dropouts(initial, widths)
+    assert found.pop("projection", {}) == projections(initial, widths)
+    rates = initial.expert_rates
+    assert isinstance(rates, dict) and found.pop("expert_rates") == dict.fromkeys(widths, 1.0) | rates
     assert found == {name: getattr(initial, name) for name in found}
 
 
@@ -167,6 +176,18 @@ def test_suggested_numbers_have_three_digits(folder: Path) -> None:
             assert not isinstance(value, float) or value == float(f"{value:.3g}")
 
 
+def test_a_setting_by_modality_is_searched_for_each_and_trains(folder: Path) -> None:
+    data = open_embeddings(folder)
+    config = load_profile("tiny", ["mixture.epochs=1", "mixture.projection={speech: 3}"]).mixture
+    dimensions = space(data, config)
+    assert {one.name: one.choices for one in dimensions}["projection.speech"] == (0, 3)
+    chosen = initial_parameters(dimensions) | {"input_dropout.speech": 0.25, "projection.speech": 0}
+    settings = as_settings(chosen, dimensions, config)
+    assert settings["input_dropout"]["speech"] == 0.25 and settings["projection"] == {}
+    model = MixtureConfig.model_validate(config.model_dump() | settings)
+    assert HeldOut(data, 1, 0, 0).score(model, lambda step, value: None).value > 0
+
+
 def test_suggestions_omit_settings_without_effect(folder: Path, tmp_path: Path) -> None:
     data = open_embeddings(folder)
     config = MixtureConfig()
@@ -176,7 +197,12 @@ def test_suggestions_omit_settings_without_effect(folder: Path, tmp_path: Path) 
         return set(suggest(optuna.trial.FixedTrial(start | changes), space(data, config)))  # type: ignore[arg-type]
 
     assert suggested(gate="learned") == set(start)
-    assert set(start) - suggested(gate="learned", modalities="text") == {"fusion", "modality_dropout"}
+    assert set(start) - suggested(gate="learned", modalities="text") == {
+        "fusion",
+        "modality_dropout",
+        "input_dropout.speech",
+        "expert_rates.speech",
+    }
     for gate in ("fitted", "mean"):
         assert set(start) - suggested(gate=gate) == {"gate_temperature"}
     single = open_embeddings(write_embeddings(tmp_path, ("text",)))
