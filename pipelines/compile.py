@@ -8,13 +8,19 @@ from contextlib import suppress
 from pathlib import Path
 
 from mistere.artifacts.signing import check_signer
-from mistere.common.errors import MistereError
+from mistere.common.errors import MistereError, UsageError
+from mistere.common.paths import PROJECT_ROOT, is_checkout
 from mistere.config.loader import SECTIONS
 from mistere.kubernetes.image_signatures import check_registry
 from mistere.kubernetes.images import image
 from mistere.serving.kserve.inference_service import check_cluster_support
 from pipelines.ir_check import check_pipeline
 from pipelines.profiles import load_profile
+
+
+def default_output() -> Path:
+    """The compiled file of the checkout if that is the current folder, else a file in the current folder."""
+    return Path("pipelines/retraining.yaml" if is_checkout() and Path.cwd() == PROJECT_ROOT else "retraining.yaml")
 
 
 def compile_pipeline(profile: str, settings: Iterable[str], output: Path) -> None:
@@ -29,9 +35,13 @@ def compile_pipeline(profile: str, settings: Iterable[str], output: Path) -> Non
         output: the file to write.
 
     Raises:
-        UsageError: an invalid setting, or one with which a cluster cannot deploy.
+        UsageError: an invalid setting, one with which a cluster cannot deploy, or a file in a folder that does not exist.
         MistereError: the file cannot be written, or KFP's driver would refuse the pipeline's types.
     """
+    if not output.parent.is_dir():
+        raise UsageError(
+            f"there is no folder {output.parent} for {output.name}: create it, or write the file elsewhere."
+        )
     config = load_profile(profile, settings)
     check_cluster_support(config.deployment)
     check_signer(
@@ -49,14 +59,13 @@ def compile_pipeline(profile: str, settings: Iterable[str], output: Path) -> Non
     pipeline = retraining(config.cluster, Path(profile).stem, sections)
     partial = output.with_name(f".{output.stem}.partial.yaml")
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
         Compiler().compile(pipeline, str(partial), pipeline_parameters=sections)
         text = _DEFAULT.sub("", partial.read_text(encoding="utf-8"))
         check_pipeline(next(yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))))
         partial.write_text(text, encoding="utf-8")
         partial.replace(output)
     except OSError as error:
-        raise MistereError(f"cannot write {output} ({error.strerror}): choose another --output.") from error
+        raise MistereError(f"cannot write {output} ({error.strerror}): write the file elsewhere.") from error
     finally:
         with suppress(OSError):
             partial.unlink()

@@ -24,9 +24,9 @@ PIPELINE_CONFIG: type[Config] = create_model(
 _LOCAL_DEPLOYMENT: Final = ("deployment.mode=local", "deployment.canary_percent=0")
 
 
-def load_profile(profile: str, settings: Iterable[str] = ()) -> Config:
+def load_profile(profile: str, settings: Iterable[str] = (), origin: str = "--set") -> Config:
     """Load a profile and apply the ``--set`` options; see :func:`mistere.config.loader.load_config`."""
-    return load_config(profile, settings, directory=PROFILES, schema=PIPELINE_CONFIG)
+    return load_config(profile, settings, directory=PROFILES, schema=PIPELINE_CONFIG, origin=origin)
 
 
 def load_local_profile(profile: str, settings: Iterable[str] = ()) -> Config:

@@ -9,17 +9,12 @@ from __future__ import annotations
 import inspect
 import json
 import re
-import types
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
+from typing import Any, cast
 
-import annotated_types
 import click
 import typer
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,6 +28,7 @@ EXIT_CODES = {
     ),
     "DATA_REJECTED": ("data rejected", "The dataset is wrong: validation rejected it, or it cannot be read."),
     "DIFFERENT": ("different", "`mistere schedule diff` found a difference."),
+    "INTERRUPTED": ("interrupted", "Ctrl-C, or SIGTERM or SIGHUP, ended the command."),
 }
 
 VARIABLES = {
@@ -94,15 +90,6 @@ VARIABLES = {
     "DVC_NO_ANALYTICS": "Set by mistere: DVC sends no telemetry.",
     "NO_COLOR": "Disables colours in the output.",
 }
-
-_UNITS = (
-    (r"(^|_)(seconds|timeout|ttl)($|_)", "seconds"),
-    (r"_ms$", "ms"),
-    (r"_mb$", "MiB"),
-    (r"_hz$|_rate$", "Hz"),
-    (r"_db$", "dB"),
-    (r"_dbfs$", "dBFS"),
-)
 
 
 def _cell(text: str) -> str:
@@ -183,106 +170,9 @@ def command_line() -> str:
 # Settings
 
 
-def attributes(cls: type) -> dict[str, str]:
-    """The ``Attributes`` sections of a class and its bases: meanings by name."""
-    meanings: dict[str, str] = {}
-    for base in reversed(cls.__mro__):
-        text = inspect.cleandoc(base.__doc__ or "")
-        if not isinstance(base, type) or "Attributes:" not in text:
-            continue
-        section = text.split("Attributes:\n", 1)[1]
-        for match in re.finditer(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", section, re.MULTILINE):
-            meanings[match[1]] = " ".join(match[2].split())
-    return meanings
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for part in get_args(annotation) for model in _models_in(part)]
-
-
-def _kind(annotation: Any) -> str:
-    """What a setting accepts, in words."""
-    origin, parts = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        return _kind(parts[0])
-    if origin is Literal:
-        return ", ".join("`off`" if part is False else f"`{part}`" for part in parts)
-    if origin in (Union, types.UnionType):
-        return " or ".join(dict.fromkeys("none" if part is type(None) else _kind(part) for part in parts))
-    if origin in (list, tuple):
-        return f"list of {_kind(parts[0])}" if parts else "list"
-    if origin is dict:
-        return "mapping"
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return "section"
-    return {"str": "text", "int": "integer", "float": "number", "bool": "true, false"}.get(
-        getattr(annotation, "__name__", ""), str(annotation)
-    )
-
-
-def _bounds(field: FieldInfo) -> str:
-    """Bounds of a number, as a range; those of an annotated alternative are included."""
-    found = list(field.metadata)
-    for part in (field.annotation, *get_args(field.annotation)):
-        for item in getattr(part, "__metadata__", ()):
-            found += [item, *getattr(item, "metadata", ())]
-    texts = []
-    for item in found:
-        for kind, name, sign in (
-            (annotated_types.Ge, "ge", "≥"),
-            (annotated_types.Gt, "gt", ">"),
-            (annotated_types.Le, "le", "≤"),
-            (annotated_types.Lt, "lt", "<"),
-        ):
-            if isinstance(item, kind):
-                value = getattr(item, name)
-                texts.append(f"{sign} {'2³²' if value == 2**32 else value}")
-    return ", ".join(dict.fromkeys(texts))
-
-
-def _value(field: FieldInfo) -> str:
-    value = field.get_default(call_default_factory=True)
-    if value is PydanticUndefined:
-        return "(required)"
-    if isinstance(value, BaseModel):
-        return ""
-    if value is None:
-        return "none"
-    if value is False and "off" in _kind(field.annotation):
-        return "`off`"
-    if isinstance(value, bool):
-        return f"`{str(value).lower()}`"
-    if isinstance(value, str):
-        return f"`{value}`" if value else "empty"
-    return f"`{json.dumps(value, default=str)}`"
-
-
-def _unit(name: str) -> str:
-    return next((unit for pattern, unit in _UNITS if re.search(pattern, name)), "")
-
-
-def settings_of(cls: type[BaseModel], prefix: str) -> Iterator[tuple[str, ...]]:
-    """Rows of one section: name, default, accepted values, unit and meaning; nested sections are expanded."""
-    meanings = attributes(cls)
-    for name, field in cls.model_fields.items():
-        nested = _models_in(field.annotation)
-        meaning = meanings.get(name) or field.description or ""
-        if nested and get_origin(field.annotation) not in (dict, list):
-            yield from settings_of(nested[0], f"{prefix}{name}.")
-            continue
-        value = _value(field)
-        bounds = _bounds(field)
-        accepted = f"{_kind(field.annotation)}{f' ({bounds})' if bounds else ''}"
-        yield f"{prefix}{name}", value, accepted, _unit(name), meaning
-        if nested:
-            key = "STEP" if get_origin(field.annotation) is dict else "[]"
-            yield from settings_of(nested[0], f"{prefix}{name}.{key}.")
-
-
 def settings() -> str:
-    """Every section of the configuration."""
+    """Every section of the configuration; ``mistere settings`` prints the same."""
+    from mistere.config.description import models_in, settings_of, summary_of
     from pipelines.profiles import PIPELINE_CONFIG
 
     lines = [
@@ -297,13 +187,14 @@ def settings() -> str:
         "",
     ]
     for name, field in PIPELINE_CONFIG.model_fields.items():
-        for cls in _models_in(field.annotation):
-            doc = inspect.cleandoc(cls.__doc__ or "").split("\n\nAttributes:")[0]
-            lines += [f"## {name}", "", _cell(doc), ""]
+        for cls in models_in(field.annotation):
+            lines += [f"## {name}", "", _cell(summary_of(cls)), ""]
             lines += ["| setting | default | meaning, and values |", "|---|---|---|"]
-            for path, value, accepted, unit, meaning in settings_of(cls, f"{name}."):
-                text = f"{_cell(_sentence(meaning))}<br>*{_cell(accepted)}{f', in {unit}' if unit else ''}*"
-                lines.append(f"| `{path}` | {_cell(value)} | {text} |")
+            for setting in settings_of(cls, f"{name}."):
+                accepted = f"{_cell(setting.accepted)}{f', in {setting.unit}' if setting.unit else ''}"
+                lines.append(
+                    f"| `{setting.name}` | {_cell(setting.default)} | {_cell(_sentence(setting.meaning))}<br>*{accepted}* |"
+                )
             lines.append("")
     return "\n".join(lines)
 

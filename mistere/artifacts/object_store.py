@@ -219,7 +219,7 @@ class LocalStore(ObjectStore):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise MistereError(f"cannot write to {path.parent} ({error.strerror}): choose another --output.") from error
+            raise MistereError(f"cannot write to {path.parent} ({error.strerror}): choose another folder.") from error
         return path
 
     @staticmethod

@@ -23,6 +23,7 @@ class ExitCode(IntEnum):
     NOT_PROMOTED = 3
     DATA_REJECTED = 4
     DIFFERENT = 5
+    INTERRUPTED = 130
 
 
 class MistereError(Exception):
@@ -33,6 +34,12 @@ class MistereError(Exception):
     def __init__(self, message: object = "") -> None:
         """Mask the secrets in the message, which often quotes a library, a setting or a URL."""
         super().__init__(redact(str(message)))
+
+
+class Interrupted(MistereError):  # noqa: N818  (not every interruption is an error)
+    """Ctrl-C, or a signal to stop, ended the command. Exit code 130."""
+
+    exit_code = ExitCode.INTERRUPTED
 
 
 class UsageError(MistereError):

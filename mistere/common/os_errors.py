@@ -14,10 +14,10 @@ AFFECTS_RESULTS = False
 """How an error is worded changes no result."""
 
 _SENTENCES = {
-    errno.ENOSPC: "the disk is full; free some space or choose another --output",
+    errno.ENOSPC: "the disk is full; free some space or choose another folder",
     errno.EFBIG: "the file is larger than this system or its limits (`ulimit -f`) allow; raise the limit",
     errno.EIO: "the disk reports an error; check it and the limit on the size of files (`ulimit -f`)",
-    errno.EDQUOT: "the disk quota is used up; free some space or choose another --output",
+    errno.EDQUOT: "the disk quota is used up; free some space or choose another folder",
     errno.EROFS: "the folder is read-only; choose another folder",
     errno.EACCES: "the folder may not be written to; choose another folder, or correct its permissions",
     errno.EPERM: "the folder may not be written to; choose another folder, or correct its permissions",

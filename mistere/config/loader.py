@@ -59,19 +59,25 @@ SECTIONS: tuple[str, ...] = tuple(name for name in Config.model_fields if name n
 """The sections that are parameters of the pipeline; ``cluster`` is compiled into it."""
 
 
-def parse_setting(setting: str) -> tuple[list[str], Any]:
+def parse_setting(setting: str, origin: str = "--set") -> tuple[list[str], Any]:
     """Split ``section.key=value``; the value is parsed as YAML: ``0.4`` is a number, ``[1, 3]`` a list.
+
+    Args:
+        setting: the text.
+        origin: the option or the entry of a file that it comes from, for messages.
 
     Raises:
         UsageError: there is no ``=``, or the value is not valid YAML.
     """
     path, separator, raw = setting.partition("=")
     if not separator or not path.strip():
-        raise UsageError(f"--set {setting}: write it as section.key=value, for example --set gate.min_weighted_f1=0.5.")
+        raise UsageError(
+            f"{origin} {setting}: write it as section.key=value, for example {origin} gate.min_weighted_f1=0.5."
+        )
     try:
         return path.strip().split("."), load_yaml(raw)
     except ParseError as error:
-        raise UsageError(f"--set {shown(setting)[1:-1]}: the value is not valid YAML ({error}).") from error
+        raise UsageError(f"{origin} {shown(setting)[1:-1]}: the value is not valid YAML ({error}).") from error
 
 
 def _merge(base: dict[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,7 +146,9 @@ def _read_profile(profile: str, directory: Path) -> dict[str, Any]:
     return values or {}
 
 
-def load_config(profile: str, settings: Iterable[str] = (), *, directory: Path, schema: type[C]) -> C:
+def load_config(
+    profile: str, settings: Iterable[str] = (), *, directory: Path, schema: type[C], origin: str = "--set"
+) -> C:
     """Apply the profile and then ``--set`` to the defaults; sections without a seed get the global one.
 
     Args:
@@ -148,6 +156,7 @@ def load_config(profile: str, settings: Iterable[str] = (), *, directory: Path, 
         settings: ``section.key=value``.
         directory: the folder of the named profiles.
         schema: :class:`Config`, or the subclass with the settings that stages declare.
+        origin: the option or the entry of a file that the settings come from, for messages.
 
     Raises:
         UsageError: an unknown profile or setting (with a suggestion), or an invalid value.
@@ -155,14 +164,14 @@ def load_config(profile: str, settings: Iterable[str] = (), *, directory: Path, 
     values = _read_profile(profile, directory)
     where = f"profile {profile}"
     for setting in settings:
-        keys, value = parse_setting(setting)
+        keys, value = parse_setting(setting, origin)
         node: dict[str, Any] = {}
         leaf = node
         for key in keys[:-1]:
             leaf = leaf.setdefault(key, {})
         leaf[keys[-1]] = value
         _merge(values, node)
-        where = f"profile {profile} with --set"
+        where = f"profile {profile} with {origin}"
     try:
         config = schema.model_validate(values)
     except ValidationError as error:

@@ -77,7 +77,7 @@ def read_rows(source: Path, columns: Mapping[str, str], *, text_only: bool) -> T
     """
     for name in columns:
         if name not in COLUMNS:
-            raise UsageError(f"columns: {name!r} is no column of the dataset form; it has {', '.join(COLUMNS)}.")
+            raise UsageError(f"--column: {name!r} is no column of the dataset form; it has {', '.join(COLUMNS)}.")
     if not source.is_file():
         raise DataError(f"{source} is missing or no file: a table (.csv, .tsv, .jsonl or .parquet) is expected there.")
     kind = source.suffix.lower()
@@ -88,13 +88,13 @@ def read_rows(source: Path, columns: Mapping[str, str], *, text_only: bool) -> T
     for name, own in columns.items():
         if own not in present:
             raise UsageError(
-                f"columns: {source} has no column {own!r} for {name}; it has {', '.join(present) or 'none'}."
+                f"--column: {source} has no column {own!r} for {name}; it has {', '.join(present) or 'none'}."
             )
     used = frozenset(name for name, own in names.items() if own in present) - ({"audio"} if text_only else set())
     for name in ("dialogue_id", "label"):
         if name not in used:
             raise DataError(
-                f"{source} has no column {name!r} (it has {', '.join(present) or 'none'}): say which one it is with columns."
+                f"{source} has no column {name!r} (it has {', '.join(present) or 'none'}): say which one it is with --column {name}=NAME."
             )
     if not used & {"text", "audio"}:
         raise DataError(f"{source} has neither a column 'text' nor 'audio': every utterance needs text or audio.")

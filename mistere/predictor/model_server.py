@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -57,9 +57,19 @@ class PredictorServer(ModelServer):  # type: ignore[misc]  # kserve has no type 
         settings: the server's settings.
         http: the bound REST port.
         grpc: the bound gRPC port; closed just before gRPC binds it.
+        on_ready: called once, when all models are loaded.
+
+    Attributes:
+        stopped_by: the number of the signal that stopped the server; 0 without one.
     """
 
-    def __init__(self, settings: ServerSettings, http: socket.socket, grpc: socket.socket) -> None:
+    def __init__(
+        self,
+        settings: ServerSettings,
+        http: socket.socket,
+        grpc: socket.socket,
+        on_ready: Callable[[], object] | None = None,
+    ) -> None:
         super().__init__(
             http_port=settings.http_port,
             grpc_port=settings.grpc_port,
@@ -67,6 +77,8 @@ class PredictorServer(ModelServer):  # type: ignore[misc]  # kserve has no type 
             grace_period=settings.grace_seconds,
         )
         self._http_socket, self._grpc_socket = http, grpc
+        self._http_option, self._on_ready = settings.http_option, on_ready
+        self.stopped_by = 0
         self._drain_seconds = settings.drain_seconds
         self._stopping = asyncio.Event()
         self._models: list[EmotionPredictor] = []
@@ -108,6 +120,7 @@ class PredictorServer(ModelServer):  # type: ignore[misc]  # kserve has no type 
 
     def stop(self, sig: int) -> None:
         """Turn not ready, and stop after the drain time, or at once for SIGINT."""
+        self.stopped_by = self.stopped_by or sig
         if sig == signal.SIGINT:
             self._drain_seconds = 0.0
         self._stopping.set()
@@ -127,6 +140,8 @@ class PredictorServer(ModelServer):  # type: ignore[misc]  # kserve has no type 
         if failure is None:
             if loading.done():
                 logger.info("ready: REST on port %d, gRPC on port %d", self.http_port, self.grpc_port)
+                if self._on_ready is not None:
+                    self._on_ready()
             await asyncio.wait(awaited - {loading}, return_when=asyncio.FIRST_COMPLETED)
             if stopping.done():
                 logger.info("stopping")
@@ -137,7 +152,9 @@ class PredictorServer(ModelServer):  # type: ignore[misc]  # kserve has no type 
         if failure is not None:
             raise failure
         if isinstance(ended, OSError):
-            raise MistereError(f"Port {self.http_port} cannot be listened on: choose another --http-port.") from ended
+            raise MistereError(
+                f"Port {self.http_port} cannot be listened on: choose another {self._http_option}."
+            ) from ended
         if isinstance(ended, BaseException):
             raise ended
 

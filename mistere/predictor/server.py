@@ -26,24 +26,32 @@ measures the effect. Delete it when the predictor runs on a Python without the G
 """
 
 
-def serve(settings: ServerSettings, load_bundle: LoadBundle | None = None) -> None:
+def serve(
+    settings: ServerSettings, load_bundle: LoadBundle | None = None, on_ready: Callable[[], object] | None = None
+) -> int:
     """Serve a bundle until SIGTERM or SIGINT.
 
     Args:
         settings: the server's settings.
         load_bundle: location → model; by default it opens and verifies a ModelBundle.
+        on_ready: called once, when the bundle is loaded and requests are answered.
+
+    Returns:
+        The number of the signal that stopped the server; 0 if it ended without one.
 
     Raises:
         MistereError: a port is taken, or the bundle is missing or damaged.
     """
-    http = reserve_port(settings.host, settings.http_port, "--http-port")
+    http = reserve_port(settings.host, settings.http_port, settings.http_option)
     grpc = reserve_port(settings.host, settings.grpc_port, "--grpc-port")
     from mistere.predictor.model import EmotionPredictor
     from mistere.predictor.model_server import PredictorServer
 
     sys.setswitchinterval(_SWITCH_SECONDS)
     load = load_bundle or partial(_load_verified, settings.int8)
-    PredictorServer(settings, http, grpc).start([EmotionPredictor(settings, load)])
+    server = PredictorServer(settings, http, grpc, on_ready)
+    server.start([EmotionPredictor(settings, load)])
+    return server.stopped_by
 
 
 def _load_verified(int8: bool, location: str) -> EmotionModel:

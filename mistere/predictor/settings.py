@@ -131,6 +131,7 @@ class ServerSettings:
         drain_seconds: time between turning not ready and closing the ports after SIGTERM, so that load balancers stop routing here, seconds.
         grace_seconds: time for requests in flight after the ports are closed, seconds.
         int8: run the encoders in 8-bit integers on a CPU: faster, but the probabilities differ from the evaluated ones.
+        http_option: the option that sets ``http_port`` in the command that serves, for messages.
     """
 
     bundle: str
@@ -143,6 +144,7 @@ class ServerSettings:
     drain_seconds: float = 2.0
     grace_seconds: int = 30
     int8: bool = False
+    http_option: str = "--http-port"
 
 
 def _number(kind: type[int | float], factor: float = 1, may_be_zero: bool = False) -> Callable[[str], float]:

@@ -24,7 +24,7 @@ class CheckedClient(MlflowClient):  # type: ignore[misc]
         if not holds:
             raise MistereError(
                 f"the server at {redact_url(self.tracking_uri)} does not answer as MLflow does (200 to {request}, without its result): "
-                "name the address of the MLflow server with --tracking or MLFLOW_TRACKING_URI."
+                "name the address of the MLflow server instead."
             )
 
     def get_experiment_by_name(self, name: str) -> Experiment | None:

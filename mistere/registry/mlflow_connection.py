@@ -92,8 +92,8 @@ def _sentence(error: Exception, server: str) -> str:
         return f"the MLflow server at {server} cannot be reached: check the address, the network, and that the server runs."
     if "not in a valid JSON format" in str(error):
         return (
-            f"the server at {server} does not answer as MLflow does (200 without JSON): name the address of the MLflow server with "
-            "--tracking or MLFLOW_TRACKING_URI."
+            f"the server at {server} does not answer as MLflow does (200 without JSON): name the address of the MLflow server "
+            "instead."
         )
     if status in {401, 403}:
         return f"the MLflow server at {server} refused the request ({status}: {reason}): {_CREDENTIALS}."
@@ -152,10 +152,10 @@ def _check_database(uri: str) -> None:
         reason = re.sub(r"\s+", " ", redact(str(getattr(error, "orig", None) or error)))[:200]
         if local:
             raise MistereError(
-                f"the registry's database {shown} cannot be opened ({reason}): check the path in --tracking, that its folder exists and "
+                f"the registry's database {shown} cannot be opened ({reason}): check the path, that its folder exists and "
                 "may be written to, and that no other process holds it."
             ) from error
         raise MistereError(
             f"the registry's database at {shown} cannot be reached ({reason}): check that it runs, and host, port, user and "
-            "password in --tracking."
+            "password in its address."
         ) from error

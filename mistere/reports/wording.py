@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mistere.config.stages import task_titles
+from mistere.reports.next_commands import DEFAULT_SERVICE, ask_command, program, serve_command
 from mistere.runs.outcome import Outcome, base_task
 from mistere.serving.kserve.live_service import port_forward
 
@@ -55,6 +56,8 @@ def headline(outcome: Outcome) -> str:
     """The outcome in one sentence."""
     if outcome.verdict == "deployed":
         return "The new model passed the gate and was released."
+    if outcome.is_champion:
+        return f"The run made the champion again, and the gate {'held it back' if outcome.verdict == 'held' else 'rejected it'}."
     if outcome.verdict == "held":
         return "The new model was held back: the gate's rules neither reject it nor approve it."
     if outcome.verdict == "rejected":
@@ -103,17 +106,23 @@ def next_steps(outcome: Outcome, info: Mapping[str, Any], tracking_uri: str) -> 
         "Run again: finished stages are reused, and long ones resume from their last checkpoint.", command
     )
     if outcome.verdict == "deployed":
-        return _released(outcome, outcome.mlflow or tracking_uri)
+        return _released(outcome, _service(info), outcome.mlflow or tracking_uri)
     if outcome.verdict in {"held", "rejected"}:
-        return _not_promoted(outcome, command, tracking_uri)
+        return _not_promoted(outcome, tracking_uri)
     if outcome.verdict == "data rejected":
-        return [NextStep("Fix the problems above in the dataset."), NextStep("Run again:", command)]
+        return [NextStep("Fix the problems above in the dataset."), NextStep("Run again after that:", command)]
     if was_interrupted(outcome):
         return [resume]
     return [NextStep("Fix the problem that is named above."), resume]
 
 
-def _released(outcome: Outcome, mlflow: str) -> list[NextStep]:
+def _service(info: Mapping[str, Any]) -> str:
+    """The name of the service, which is also the model's name in its paths."""
+    deployment = (info.get("config") or {}).get("deployment") or {}
+    return str(deployment.get("service") or DEFAULT_SERVICE)
+
+
+def _released(outcome: Outcome, service: str, mlflow: str) -> list[NextStep]:
     steps = []
     if outcome.endpoint:
         url = outcome.endpoint
@@ -122,23 +131,28 @@ def _released(outcome: Outcome, mlflow: str) -> list[NextStep]:
                 NextStep(f"The model answers inside the cluster at {url}; forward its port to this machine:", forward)
             )
             url = "http://localhost:8080"
-        ask = f"mistere predict --dialogue dialogue.json --url {shlex.quote(url)}"
-        steps.append(NextStep("Send a dialogue to the deployed model:", ask))
+        steps.append(NextStep("Send a dialogue to the deployed model:", ask_command(outcome, url, model=service)))
     if outcome.bundle:
-        steps.append(NextStep("Serve it on this machine:", f"mistere serve {shlex.quote(outcome.bundle)}"))
+        steps.append(NextStep("Serve it on this machine:", serve_command(outcome)))
     if not outcome.endpoint:
-        steps.append(NextStep("Send it a dialogue from another terminal:", "mistere predict --dialogue dialogue.json"))
+        steps.append(NextStep("Send it a dialogue from another terminal:", ask_command(outcome)))
     return [*steps, *_mlflow(mlflow)]
 
 
-def _not_promoted(outcome: Outcome, command: str, tracking_uri: str) -> list[NextStep]:
-    if outcome.verdict == "held":
+def _not_promoted(outcome: Outcome, tracking_uri: str) -> list[NextStep]:
+    if outcome.is_champion:
+        advice = "Nothing needs to be done: the model is in service already."
+    elif outcome.verdict == "held":
         advice = "Add test dialogues, which narrow the intervals of an undecided comparison, or improve the model."
     else:
         advice = "Look below for weak emotions and experts, and improve their data or settings."
     return [
         NextStep(advice),
-        NextStep("Run again after the change; stages that it does not affect are reused:", command),
+        NextStep(
+            "For another model, change the data, the code or a setting first: a run with the same ones ends in the same way. Stages "
+            "that a change does not affect are reused. The settings and their defaults are listed by:",
+            f"{program(outcome)} settings",
+        ),
         *_mlflow(tracking_uri),
     ]
 

@@ -17,12 +17,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mistere.artifacts.io import ABSENT, MANIFEST, artifact_key, parse_manifest, replacement
 from mistere.artifacts.manifests import EvaluationReport, GateVerdict, Manifest, ModelBundle, ValidationReport
-from mistere.artifacts.object_store import MissingObjectError, ObjectStore
+from mistere.artifacts.object_store import LocalStore, MissingObjectError, ObjectStore
 from mistere.common.errors import ArtifactError, ExitCode, MistereError
+from mistere.common.modalities import MODALITIES
 from mistere.common.parsing.documents import load_json
 from mistere.config.stages import stages, task_titles
 from mistere.engine.stage import StageRecord, stage_record_key
 from mistere.registry.champion import NO_CHAMPION
+from mistere.registry.lineage import read_lineage
 
 TASKS: Final = tuple(task_titles())
 """The tasks of a run in the pipeline's order, without its exit handler."""
@@ -30,6 +32,9 @@ _SHARD = re.compile(r"^(?P<task>.+)-(?P<index>\d+)of\d+$")
 EXIT_HANDLER: Final = next((name for name, info in stages().items() if info.exit_handler), "")
 FINISHED: Final = frozenset({"done", "reused"})
 Verdict = Literal["deployed", "held", "rejected", "data rejected", "failed"]
+SAME_MODEL: Final = "This model is the champion itself: the same data, code and settings made it again, so there is nothing new to release."
+EXAMPLE: Final = "example/dialogue.json"
+"""The example dialogue in a bundle (:mod:`mistere.serving.example_dialogue`)."""
 STOPPED: Final = "The run was stopped; the next run finds its finished steps."
 M = TypeVar("M", bound=Manifest)
 
@@ -85,6 +90,9 @@ class Outcome(BaseModel):
         champion_weighted_f1: the champion's weighted F1 on the same test split; None if unknown.
         champion_difference: the candidate's weighted F1 minus the champion's, paired; None if unknown.
         bundle: location of the bundle; empty if none was made.
+        example: location of the bundle's example dialogue; empty if it has none.
+        is_champion: whether the run made the champion of its start again: the same encoders and mixture.
+        on_cluster: whether the store is a remote one, so that the run's commands were typed on another machine.
         report: location of the run report.
         endpoint: address of the inference service, if the deployment named one.
         mlflow: the tracking server or folder, if the deployment named one.
@@ -108,6 +116,9 @@ class Outcome(BaseModel):
     champion_difference: Estimate | None = None
     bundle: str = ""
     bundle_digest: str = ""
+    example: str = ""
+    is_champion: bool = False
+    on_cluster: bool = False
     report: str = ""
     endpoint: str = ""
     mlflow: str = ""
@@ -179,7 +190,11 @@ def read_manifest(store: ObjectStore, cls: type[M], digest: str) -> M:
 
 def read_outcome(store: ObjectStore, run_id: str) -> Outcome:
     """Read the outcome from the run's records; a damaged or missing artifact only removes its sentences and metrics."""
-    outcome = Outcome(run_id=run_id, report=store.location(report_key(run_id, "run_report.html")))
+    outcome = Outcome(
+        run_id=run_id,
+        report=store.location(report_key(run_id, "run_report.html")),
+        on_cluster=not isinstance(store, LocalStore),
+    )
     outcome.stages = _records(store, run_id, outcome)
     _decide(store, outcome)
     _figures(store, outcome)
@@ -272,20 +287,45 @@ def _figures(store: ObjectStore, outcome: Outcome) -> None:
     started, registered = outcome.finished("resolve_inputs"), outcome.finished("register_model")
     champion = started.values.get("champion_digest", "") if started else ""
     outcome.champion_before = "" if champion == NO_CHAMPION else champion
+    if outcome.champion_before and outcome.verdict in {"held", "rejected"}:
+        outcome.is_champion = _made_again(store, outcome)
+    if outcome.is_champion:
+        outcome.reasons.insert(0, SAME_MODEL)
     if outcome.champion_before and report is not None:
         outcome.champion_weighted_f1 = Estimate.of(report.metrics, "champion.weighted_f1")
         outcome.champion_difference = Estimate.of(report.metrics, "champion.difference.weighted_f1")
     if registered:
         outcome.bundle_digest = registered.outputs.get("bundle", "")
-        outcome.bundle = registered.values.get("bundle_location", "")
-    if outcome.bundle_digest and not outcome.bundle:
-        outcome.bundle = store.location(artifact_key(ModelBundle.__name__, outcome.bundle_digest))
+    if outcome.bundle_digest:  # not the recorded location: the store may have been moved since
+        key = artifact_key(ModelBundle.__name__, outcome.bundle_digest)
+        outcome.bundle = store.location(key)
+        outcome.example = store.location(f"{key}/{EXAMPLE}") if store.exists(f"{key}/{EXAMPLE}") else ""
     deployment = outcome.finished("deploy_model")
     if deployment:
         values = deployment.values
-        outcome.bundle = values.get("bundle") or outcome.bundle
+        outcome.bundle = outcome.bundle or values.get("bundle", "")
         outcome.message, outcome.mlflow = values.get("message", ""), values.get("mlflow", "")
         outcome.endpoint = values.get("endpoint") or values.get("url", "")
+
+
+def _made_again(store: ObjectStore, outcome: Outcome) -> bool:
+    """Whether encoders and mixture of the run are those of the champion at its start."""
+    try:
+        champion = read_lineage(store, outcome.champion_before).artifacts
+    except MistereError:
+        return False
+    tasks = {
+        **{f"{name} encoder": (f"finetune_encoder-{name}", "encoder") for name in MODALITIES},
+        "mixture": ("train_moe", "model"),
+    }
+    made = {
+        name: record.outputs.get(output, "")
+        for name, (task, output) in tasks.items()
+        if (record := outcome.finished(task)) is not None
+    }
+    return bool(made.get("mixture")) and all(
+        champion.get(name, "") == digest for name, digest in made.items() if digest
+    )
 
 
 def _left_out(metrics: Mapping[str, float]) -> list[str]:

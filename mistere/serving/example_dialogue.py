@@ -13,7 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mistere.common.errors import ArtifactError
+from mistere.artifacts.io import open_artifact
+from mistere.artifacts.manifests import ModelBundle
+from mistere.artifacts.object_store import open_store
+from mistere.common.errors import ArtifactError, UsageError
 from mistere.common.names import path_below
 from mistere.common.parsing.documents import read_json
 from mistere.data.audio import AudioError, decode_recording, encode_flac
@@ -104,6 +107,28 @@ def read_example(folder: Path) -> Example | None:
             f"{folder / FOLDER} does not hold an example dialogue", "run the pipeline again to make a new bundle"
         ) from error
     return Example(dialogue, expected)
+
+
+def local_example(location: str) -> Path:
+    """The example dialogue of a bundle in a remote store as a file of this machine; the bundle is fetched and verified.
+
+    Args:
+        location: ``<store>/artifacts/ModelBundle/<digest>/example/dialogue.json``.
+
+    Raises:
+        UsageError: it is not the location of an example.
+        ArtifactError: the bundle is missing, damaged, or has no example.
+    """
+    root, separator, below = location.partition("/artifacts/ModelBundle/")
+    digest, _, name = below.partition("/")
+    if not separator or name != DIALOGUE:
+        raise UsageError(
+            f"{location} is not the example of a bundle: name STORE/artifacts/ModelBundle/DIGEST/{DIALOGUE}."
+        )
+    file = open_artifact(open_store(root), ModelBundle, digest).path / DIALOGUE
+    if not file.is_file():
+        raise ArtifactError(f"the bundle {digest[:12]} has no example dialogue", "name a file of your own")
+    return file
 
 
 def _audio(folder: Path, name: str) -> bytes:

@@ -19,7 +19,6 @@ from pipelines.cli.serving_app import serving_app
 
 app = typer.Typer(
     cls=CommandGroup,
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings=HELP_OPTIONS,
@@ -58,7 +57,10 @@ def options(
 
 
 def main() -> NoReturn:
-    """Run the command line. An expected error is printed as one line, and with ``--verbose`` as a traceback."""
+    """Run the command line. An expected error is printed as one line, and with ``--verbose`` as a traceback.
+
+    Ctrl-C ends every command with exit code 130: typer turns a KeyboardInterrupt into it.
+    """
     guard_streams()
     verbose = "--verbose" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--verbose"]
@@ -68,9 +70,6 @@ def main() -> NoReturn:
             sys.stdout.flush()  # here, where a reader that is gone still sets the exit code
         raise SystemExit(code)
     except Exception as error:
-        if type(error).__name__ == "NoArgsIsHelpError":  # typer does not export its copy of click's exceptions
-            print(error.format_message(), file=sys.stderr)  # type: ignore[attr-defined]
-            raise SystemExit(int(UsageError.exit_code)) from None
         expected = _as_expected_error(error)
         if verbose or expected is None:
             raise

@@ -12,10 +12,17 @@ HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
 
 class CommandGroup(TyperGroup):
-    """A group whose list of commands shows the first paragraph of each help text in full.
+    """A group that without a command shows its help, in which the first paragraph of each command's text is complete.
 
     Click cuts these texts to one line; an option or a word that is cut off cannot be looked up anywhere else.
     """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments; without any, print the help and exit with 0."""
+        if not args and not ctx.resilient_parsing:
+            typer.echo(ctx.get_help())
+            ctx.exit()
+        return super().parse_args(ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the list of commands."""
@@ -38,7 +45,6 @@ def command_group(help_text: str = "", cls: type[CommandGroup] = CommandGroup) -
     return typer.Typer(
         cls=cls,
         help=help_text,
-        no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,

@@ -69,7 +69,9 @@ def data_diff(
 
 @data_app.command("publish")
 def data_publish(
-    source: Annotated[str, typer.Argument(help="The version, in any form that --data of submit takes.")] = "data.dvc",
+    source: Annotated[
+        str, typer.Argument(help="The version, in any form that `mistere submit --data` takes.")
+    ] = "data.dvc",
     profile: Profile = "sample",
     settings: Settings = None,
     store: ClusterStore = None,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.main import get_command
 
+from mistere.common.counting import counted
 from pipelines.cli.command_group import CommandGroup
 
 if TYPE_CHECKING:
@@ -38,7 +39,11 @@ def _command(importer: Importer) -> Any:
     """The typer command of an importer: a callback with the signature that its declaration describes."""
 
     def callback(source: Path, directory: Path, **typed: Any) -> None:
-        _print_report(directory, importer.run(source, directory, typed))
+        from pipelines.cli.output.task_progress import task_progress
+
+        with task_progress(f"importing {source}"):
+            report = importer.run(source, directory, typed)
+        _print_report(directory, report)
 
     keyword_only = inspect.Parameter.KEYWORD_ONLY
     parameters = [
@@ -75,6 +80,6 @@ def _typer_option(option: ImportOption) -> Any:
 
 def _print_report(directory: Path, report: ImportReport) -> None:
     counts = ", ".join(f"{split} {count}" for split, count in report.counts.items())
-    print(f"{directory}: {counts} utterances in {sum(report.dialogues.values()):,} dialogues")
+    print(f"{directory}: {counts} utterances in {counted(sum(report.dialogues.values()), 'dialogue')}")
     for note in report.notes:
         print(f"  {note}")

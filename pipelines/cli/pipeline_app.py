@@ -50,13 +50,19 @@ def run(
 def compile_(
     profile: Profile = "sample",
     settings: Settings = None,
-    output: Annotated[Path, typer.Option(help="The file to write.")] = Path("pipelines/retraining.yaml"),
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="The file to write; by default pipelines/retraining.yaml in the checkout, and retraining.yaml elsewhere."
+        ),
+    ] = None,
 ) -> None:
     """Compile the pipeline to the YAML of Kubeflow Pipelines."""
-    from pipelines.compile import compile_pipeline
+    from pipelines.compile import compile_pipeline, default_output
 
-    compile_pipeline(profile, settings or [], output)
-    typer.echo(f"wrote {output}")
+    file = output or default_output()
+    compile_pipeline(profile, settings or [], file)
+    typer.echo(f"wrote {file}")
 
 
 AllowDirty = Annotated[
@@ -177,6 +183,59 @@ def doctor(
     raise typer.Exit(command(profile, settings or [], host, store, tracking))
 
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@tools_app.command()
+def runs(
+    limit: Annotated[int, typer.Option(help="Number of runs; 0 for all.", min=0)] = 20,
+    as_json: AsJson = False,
+    output: Output = Path("output"),
+    store: StoreLocation = None,
+) -> None:
+    """List the runs with their outcome and weighted F1, newest first."""
+    from pipelines.cli.commands.run_records.runs import runs as command
+
+    command(output, store, limit, as_json=as_json)
+
+
+@tools_app.command()
+def report(
+    run_id: Annotated[
+        str | None,
+        typer.Argument(metavar="[RUN]", help="The run's id, or the start of it; by default the latest run."),
+    ] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the report in the browser.")] = False,
+    as_json: AsJson = False,
+    output: Output = Path("output"),
+    store: StoreLocation = None,
+) -> None:
+    """Show the outcome of a run and where its report is."""
+    from pipelines.cli.commands.run_records.report import report as command
+
+    command(run_id, output, store, open_page=open_page, as_json=as_json)
+
+
+@tools_app.command("settings")
+def list_settings(
+    section: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SECTION]",
+            help="A section, or a setting such as mixture.epochs; by default the sections are listed.",
+        ),
+    ] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="Also show the values of this profile that differ from the defaults.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the settings with their defaults and meaning."""
+    from pipelines.cli.commands.settings import settings as command
+
+    command(section, profile, as_json=as_json)
+
+
 @tools_app.command("gate-table")
 def gate_table(
     run_id: Annotated[
@@ -187,7 +246,7 @@ def gate_table(
     store: StoreLocation = None,
 ) -> None:
     """Print the outcome of a run and the gate's verdict as Markdown, for the summary or a comment of a CI job."""
-    from pipelines.cli.commands.gate_table import gate_table as command
+    from pipelines.cli.commands.run_records.gate_table import gate_table as command
 
     command(run_id, commit, output, store)
 

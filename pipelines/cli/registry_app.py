@@ -24,18 +24,21 @@ Reason = Annotated[str, typer.Option(help="Reason for the promotion log.")]
 
 @registry_app.command()
 def models(
-    log: Annotated[bool, typer.Option("--log", help="Show the promotion history instead.")] = False,
+    log: Annotated[bool, typer.Option("--log", help="Show every promotion and rollback instead.")] = False,
+    history: Annotated[
+        bool, typer.Option("--history", help="Show the champions with their figures over time instead.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     model: ModelName = "mistere",
     output: Output = Path("output"),
     store: StoreLocation = None,
     tracking: Tracking = None,
 ) -> None:
-    """List the registered versions, or the promotion log."""
+    """List the registered versions, the promotion log, or the champions' figures over time."""
     from pipelines.cli.commands.registry.models import models as command
     from pipelines.cli.registry_location import registry_location
 
-    command(registry_location(output, store, tracking), model, log=log, as_json=as_json)
+    command(registry_location(output, store, tracking), model, log=log, history=history, as_json=as_json)
 
 
 @registry_app.command()

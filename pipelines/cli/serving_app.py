@@ -22,15 +22,18 @@ Listen = Annotated[str, typer.Option(help="Address to listen on.")]
 @serving_app.command()
 def serve(
     bundle: Bundle = None,
-    port: Annotated[int, typer.Option(help="REST port.")] = 8080,
-    grpc_port: Annotated[int, typer.Option(help="gRPC port.")] = 8081,
+    port: Annotated[int, typer.Option(help="REST port.", min=1, max=65535)] = 8080,
+    grpc_port: Annotated[int, typer.Option(help="gRPC port.", min=1, max=65535)] = 8081,
     host: Listen = "127.0.0.1",
     output: Output = Path("output"),
 ) -> None:
-    """Serve a model on this machine, by REST and gRPC, until interrupted."""
+    """Serve a model on this machine, by REST and gRPC, until interrupted.
+
+    Exit codes: 130 after Ctrl-C, 0 after SIGTERM, 1 error, 2 usage.
+    """
     from pipelines.cli.commands.serve import serve as command
 
-    command(bundle, output, host, port, grpc_port)
+    raise typer.Exit(command(bundle, output, host, port, grpc_port))
 
 
 @serving_app.command()
@@ -44,7 +47,10 @@ def demo(
         str, typer.Option(metavar="URL", help="Address of the page behind a proxy, https://demo.example.org.")
     ] = "",
 ) -> None:
-    """Serve a web page to try a model by typing or speaking, until interrupted."""
+    """Serve a web page to try a model by typing or speaking, until interrupted.
+
+    Exit codes: 130 after Ctrl-C or SIGTERM, 1 error, 2 usage.
+    """
     from pipelines.cli.commands.demo import demo as command
 
     command(bundle, url, output, host, port, public_url)
@@ -53,7 +59,11 @@ def demo(
 @serving_app.command()
 def predict(
     dialogue: Annotated[
-        Path, typer.Option(help="JSON: a list of utterances, each with text, a path to audio, or both.")
+        str,
+        typer.Option(
+            metavar="FILE",
+            help="JSON: a list of utterances, each with text, a path to audio, or both. It may be the example of a bundle in s3://.",
+        ),
     ],
     url: Annotated[str, typer.Option(help="URL of the predictor.")] = "http://127.0.0.1:8080",
     model: Annotated[str, typer.Option(help="Name of the model.")] = "mistere",

@@ -70,7 +70,7 @@ def test_full_file_system_is_one_sentence(tmp_path: Path, monkeypatch: pytest.Mo
     folder.mkdir()
     mounted = f"mount -t tmpfs -o size=1m tmpfs {folder}"
     for writer, sentence in _sentences([str(folder), "0", json.dumps(WRITERS)], mounted).items():
-        expected = "the disk is full; free some space or choose another --output ("
+        expected = "the disk is full; free some space or choose another folder ("
         assert sentence.startswith(expected) and sentence.endswith(")."), f"{writer}: {sentence}"
 
 

@@ -31,9 +31,14 @@ def evaluate(candidate: Candidate, thresholds: Thresholds) -> RuleResult:
     if score is None or majority is None:
         return not_measured(NAME, "Weighted F1, or that of the majority baseline,", None)
     good = score.low >= majority + margin
+    if margin > 0:
+        required = f"{'exceeds' if good else 'does not exceed'} it by the required {margin:.3f}"
+    else:
+        allowed = f"more than {-margin:.3f} below it" if margin else "below it"
+        required = f"is {'not ' if good else ''}{allowed}"
     sentence = (
         f"Always predicting the most frequent label gives a weighted F1 of {majority:.3f}; the lower end of the "
-        f"candidate's interval, {score.low:.3f}, {'exceeds' if good else 'does not exceed'} it by the required {margin:.3f}."
+        f"candidate's interval, {score.low:.3f}, {required}."
     )
     return (passed if good else rejected)(NAME, score.low, majority + margin, sentence)
 

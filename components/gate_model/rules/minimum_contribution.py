@@ -37,6 +37,7 @@ def evaluate(candidate: Candidate, thresholds: Thresholds) -> RuleResult:
         return not_measured(NAME, "The mixture's loss without each expert", bound)
     least = min(measured, key=lambda name: measured[name].value)
     loss = measured[least]
+    demand = "required" if bound > 0 else "allowed"
     sentence = (
         f"The {least.replace('_', '-')} expert contributes least: without it, weighted F1 changes by {-loss.value:+.3f} "
         f"(95 % interval of its contribution {loss.low:+.3f} to {loss.high:+.3f})"
@@ -44,9 +45,9 @@ def evaluate(candidate: Candidate, thresholds: Thresholds) -> RuleResult:
     if loss.value >= bound:
         return passed(NAME, loss.value, bound, f"{sentence}; each must contribute at least {bound:+.3f}.")
     if loss.high < bound:
-        return rejected(NAME, loss.value, bound, f"{sentence}, less than the required {bound:+.3f}.")
+        return rejected(NAME, loss.value, bound, f"{sentence}, less than the {demand} {bound:+.3f}.")
     return held(
-        NAME, loss.value, bound, f"{sentence}; {bound:+.3f} is required, and the interval includes it: undecided."
+        NAME, loss.value, bound, f"{sentence}; {bound:+.3f} is {demand}, and the interval includes it: undecided."
     )
 
 

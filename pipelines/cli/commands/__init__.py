@@ -1,1 +1,1 @@
-"""The commands behind ``mistere``, one module each, imported when called; ``data/`` and ``registry/`` hold those of a group."""
+"""The commands behind ``mistere``, one module each, imported when called; ``data/``, ``registry/`` and ``run_records/`` hold those of a group."""

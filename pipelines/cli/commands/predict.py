@@ -11,17 +11,19 @@ from mistere.common.errors import UsageError
 from mistere.common.parsing.documents import read_json
 from mistere.serving.client import DialogueClient, EndpointPrediction
 from mistere.serving.dialogue import DialogueTurn, dialogue_turns
+from mistere.serving.example_dialogue import local_example
 
 
-def predict(dialogue: Path, url: str, model: str) -> None:
+def predict(dialogue: str, url: str, model: str) -> None:
     """Predict a dialogue file and print a table.
 
     Args:
-        dialogue: JSON, a list of ``{"text": …, "audio": path}``; paths are relative to the file.
+        dialogue: JSON, a list of ``{"text": …, "audio": path}``; paths are relative to the file. The example of a bundle may
+            be at an ``s3://`` location.
         url: URL of the predictor.
         model: name of the model.
     """
-    turns = read_dialogue(dialogue)
+    turns = read_dialogue(local_example(dialogue) if dialogue.startswith("s3://") else Path(dialogue))
     _print(turns, DialogueClient(url, model_name=model).predict_rest(turns))
 
 

@@ -11,13 +11,13 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 from mistere.artifacts.object_store import LocalStore
 from mistere.artifacts.s3.probe import use_data_endpoint
 from mistere.artifacts.signing import SIGNING_KEY_VARIABLE, check_signer
 from mistere.common.digests.code import git_state
-from mistere.common.errors import MistereError
+from mistere.common.errors import Interrupted, MistereError
 from mistere.common.parsing.documents import load_json
 from mistere.common.processes.run_locks import only_run
 from mistere.common.secrets.credentials import without_credentials
@@ -31,6 +31,9 @@ from mistere.serving.kserve.inference_service import check_support
 from pipelines.cli.output.run_display import Display, summary
 from pipelines.local_runner import LocalPipeline, start
 from pipelines.profiles import load_local_profile, pipeline_arguments
+
+_REPORT_SECONDS: Final = 30.0
+"""Seconds between two reports of the running steps, without a terminal."""
 
 
 def run(profile: str, data: str | None, settings: Sequence[str], output: Path, tracking: str | None = None) -> int:
@@ -113,8 +116,9 @@ def _follow(pipeline: LocalPipeline, events: Path, store: LocalStore) -> None:
     """Show events until the pipeline's process ends. Ctrl-C, SIGTERM and SIGHUP kill it."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
-    with Display() as display:
+    with Display(starts=True) as display:
         position = 0
+        last_report = time.monotonic()
         try:
             while True:
                 ended = pipeline.process.poll() is not None
@@ -129,10 +133,13 @@ def _follow(pipeline: LocalPipeline, events: Path, store: LocalStore) -> None:
                                 display.show(load_json(line))
                 if ended:
                     return
+                if time.monotonic() - last_report > _REPORT_SECONDS:
+                    display.report_running()
+                    last_report = time.monotonic()
                 time.sleep(0.1)
         except KeyboardInterrupt:
             pipeline.kill()
-            raise MistereError(
+            raise Interrupted(
                 f"interrupted; finished steps are kept in {store.uri}, and the same command resumes from there."
             ) from None
         except SystemExit:  # nothing reads the output any more

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from mistere.common.counting import counted, plural
 from mistere.common.errors import ExitCode, UsageError
 from mistere.common.paths import require_checkout
 from mistere.config.loader import Config
@@ -87,25 +88,25 @@ def apply(
 
 def _count(schedule_file: ScheduleFile, file: Path) -> str:
     number = len(schedule_file.schedules)
-    return f"{number} {'schedule' if number == 1 else 'schedules'}, as {file} has {'it' if number == 1 else 'them'}"
+    return f"{counted(number, 'schedule')}, as {file} has {plural(number, 'it', 'them')}"
 
 
 def _target(
     schedule_file: ScheduleFile, host: str | None, store: str | None, tracking: str | None
 ) -> tuple[ClusterTarget, Pipelines]:
-    cluster = load_profile(schedule_file.profile, schedule_file.settings).cluster
+    cluster = load_profile(schedule_file.profile, schedule_file.settings, "settings").cluster
     target = cluster_target(cluster, host, store, tracking)
     return target, Pipelines(target.host, cluster.namespace, kubeflow_namespace=cluster.kubeflow_namespace)
 
 
 def _desired_schedules(schedule_file: ScheduleFile, target: ClusterTarget, tree: Tree) -> list[DesiredSchedule]:
     """Compile and pin every schedule of the file."""
-    namespace = load_profile(schedule_file.profile, schedule_file.settings).cluster.namespace
+    namespace = load_profile(schedule_file.profile, schedule_file.settings, "settings").cluster.namespace
     configs = []
     for schedule in schedule_file.schedules:  # checked before the first is pinned, which uploads a folder
         profile, settings = schedule.profile or schedule_file.profile, (*schedule_file.settings, *schedule.settings)
-        config = load_profile(profile, settings)
         try:
+            config = load_profile(profile, settings, "settings")
             check_cluster_support(config.deployment)
         except UsageError as error:
             raise UsageError(f"schedule {schedule.name}: {error}") from error

@@ -1,18 +1,17 @@
-"""``mistere serve``: replaces this process by the predictor."""
+"""``mistere serve``: serves a bundle in this process."""
 
 from __future__ import annotations
 
-import os
-import sys
+import signal
 from pathlib import Path
-from typing import NoReturn
 
-from mistere.common.processes.child_environment import child_environment
+from mistere.artifacts.io import MANIFEST
+from mistere.common.errors import ExitCode, UsageError
 from mistere.serving.deployment import service_and_bundle
 
 
-def serve(bundle: str | None, output: Path, host: str, port: int, grpc_port: int) -> NoReturn:
-    """Serve a bundle until interrupted; this process becomes the server.
+def serve(bundle: str | None, output: Path, host: str, port: int, grpc_port: int) -> int:
+    """Serve a bundle until interrupted.
 
     Args:
         bundle: its location; None for the bundle deployed in ``output``.
@@ -20,9 +19,32 @@ def serve(bundle: str | None, output: Path, host: str, port: int, grpc_port: int
         host: address to listen on.
         port: REST port.
         grpc_port: gRPC port.
+
+    Returns:
+        The exit code: 0 after SIGTERM, 130 after Ctrl-C.
+
+    Raises:
+        UsageError: nothing is deployed, there is no such bundle, or the ports are equal.
+        MistereError: a port is in use, or the bundle is damaged.
     """
+    if port == grpc_port:
+        raise UsageError(f"--port and --grpc-port are both {port}: REST and gRPC need a port each.")
     service, location = service_and_bundle(output, bundle)
-    print(f"serving {location}\nREST http://{host}:{port}  gRPC {host}:{grpc_port}  stop with Ctrl-C", flush=True)
-    command = [sys.executable, "-m", "mistere.predictor", location, "--model-name", service]
-    command += ["--host", host, "--http-port", str(port), "--grpc-port", str(grpc_port)]
-    os.execve(sys.executable, command, child_environment())  # noqa: S606  (no shell is wanted: this process becomes the server)
+    if not location.startswith("s3://") and not (Path(location) / MANIFEST).is_file():
+        raise UsageError(
+            f"there is no bundle at {location}: name STORE/artifacts/ModelBundle/DIGEST, or leave it out to serve the "
+            "deployed one."
+        )
+    from mistere.predictor.server import serve as serve_until_stopped
+    from mistere.predictor.settings import ServerSettings
+
+    def show_ready() -> None:
+        name = f"[{host}]" if ":" in host else host
+        print(f"serving {location}\nREST http://{name}:{port}  gRPC {name}:{grpc_port}  stop with Ctrl-C", flush=True)
+
+    print(f"loading {location}", flush=True)
+    settings = ServerSettings(
+        bundle=location, host=host, http_port=port, grpc_port=grpc_port, model_name=service, http_option="--port"
+    )
+    stopped_by = serve_until_stopped(settings, on_ready=show_ready)
+    return int(ExitCode.INTERRUPTED if stopped_by == signal.SIGINT else ExitCode.DEPLOYED)

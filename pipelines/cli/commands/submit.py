@@ -18,6 +18,7 @@ from mistere.runs.run_info import RunOrigin, write_run_info
 from mistere.serving.kserve.inference_service import check_cluster_support
 from pipelines.cli.output.run_display import summary
 from pipelines.cli.output.run_follower import follow
+from pipelines.cli.output.task_progress import task_progress
 from pipelines.kubeflow.connection.client import Pipelines
 from pipelines.kubeflow.connection.failures import UnavailableError
 from pipelines.kubeflow.connection.page import chosen_ui
@@ -72,7 +73,8 @@ def submit(
     target = cluster_target(config.cluster, host, store, tracking)
     tree = releasable_tree(allow_dirty=allow_dirty)
     source = data if data is not None else config.data.source
-    pinned = pin_for_cluster(source, target.store)
+    with task_progress(f"uploading what {target.store.uri} lacks of {source}"):
+        pinned = pin_for_cluster(source, target.store)
     version = compiled_version(profile, tuple(settings), tree)
     pipelines = Pipelines(
         target.host,

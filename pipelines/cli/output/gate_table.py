@@ -16,10 +16,13 @@ from mistere.common.errors import MistereError, UsageError
 from mistere.reports.evaluated_model import COVERAGE, estimate_text
 from mistere.reports.rule_rows import rule_rows
 from mistere.reports.wording import headline
+from mistere.runs.listing import run_ids
 from mistere.runs.outcome import Estimate, Outcome, read_manifest, read_outcome, read_run_info
 
 _SIGNS: Final = {"deployed": "✅", "held": "🟡", "rejected": "❌", "data rejected": "❌", "failed": "🚨"}
-_STARTED_IN_NAME = re.compile(r"^\d{8}-\d{6}")
+
+
+_MARKUP: Final = re.compile(r"(?P<plain>(?<=[^\W_])_+(?=[^\W_])|\[[-+\d., %]+\](?![(\[:]))|[\\`*_\[\]|~]")
 
 
 def markdown(store: ObjectStore, run_id: str) -> str:
@@ -57,18 +60,10 @@ def last_run(store: ObjectStore, commit: str) -> str:
     Raises:
         MistereError: no run was started from the commit.
     """
-    ids = {key.split("/")[1] for key in store.keys("runs") if key.endswith("/run.json")}
-    named = sorted((run_id for run_id in ids if _STARTED_IN_NAME.match(run_id)), reverse=True)
-    for run_id in named:  # these ids sort by time, so the first match is the latest run
+    for run_id in run_ids(store):
         if _is_of(read_run_info(store, run_id), commit):
             return run_id
-    others = {run_id: read_run_info(store, run_id) for run_id in ids.difference(named)}
-    matches = [run_id for run_id, info in others.items() if _is_of(info, commit)]
-    if not matches:
-        raise MistereError(
-            f"no run in {store.uri} was started from commit {commit}: name the run, or submit that commit."
-        )
-    return max(matches, key=lambda run_id: float(others[run_id].get("started") or 0))
+    raise MistereError(f"no run in {store.uri} was started from commit {commit}: name the run, or submit that commit.")
 
 
 def _is_of(info: dict[str, object], commit: str) -> bool:
@@ -111,6 +106,11 @@ def _table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Escape text for Markdown, on one line."""
+    """Escape text for Markdown, on one line.
+
+    Only what would be markup gets a backslash, because the table is also read in a terminal: an underscore inside a word and
+    brackets around numbers are none.
+    """
     one_line = html.escape(" ".join(text.split()), quote=False)
-    return re.sub(r"([\\`*_\[\]|~])", r"\\\1", one_line).replace("@", "@<!-- -->").replace("#", "#<!-- -->")
+    escaped = _MARKUP.sub(lambda match: match[0] if match["plain"] else f"\\{match[0]}", one_line)
+    return escaped.replace("@", "@<!-- -->").replace("#", "#<!-- -->")

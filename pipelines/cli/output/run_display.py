@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -18,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mistere.common.urls import redact_url
+from mistere.reports.next_commands import ask_command, serve_command
 from mistere.runs.outcome import EXIT_HANDLER, Estimate, Outcome, ordered_tasks
-from mistere.serving.example_dialogue import DIALOGUE
 
 _MARKS = {"done": ("✔", "green"), "reused": ("↺", "cyan"), "failed": ("✘", "red"), "running": ("…", "yellow")}
 _WORDS = {"done": "done", "reused": "found finished", "failed": "FAILED"}
@@ -116,20 +114,14 @@ def _progress_text(task: dict[str, Any]) -> str:
     return f"{message} ({share})" if message and share else message or share
 
 
-def summary(outcome: Outcome, output: Path | None, log: Path | str) -> None:
+def summary(outcome: Outcome, output: Path | None, log: Path | str | None) -> None:
     """Print how a run ended and which commands to use next.
 
     Args:
         outcome: outcome of the run.
         output: output directory of ``mistere run``; None for a run on a cluster.
-        log: log file of KFP and the stages, or the URL of the run's page.
+        log: log file of KFP and the stages, or the URL of the run's page; None if unknown.
     """
-    script = Path(sys.argv[0])
-    command = os.path.relpath(script) if script.name == "mistere" and not shutil.which("mistere") else "mistere"
-    if output is None:
-        served = f" {outcome.bundle}"
-    else:
-        served = "" if output == Path("output").resolve() else f" --output {output}"
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
     console.print()
     style = {"deployed": "bold green", "held": "bold yellow"}.get(outcome.verdict, "bold red")
@@ -154,10 +146,12 @@ def summary(outcome: Outcome, output: Path | None, log: Path | str) -> None:
         console.print(f"bundle   {outcome.bundle}", markup=False)
     if outcome.mlflow:
         console.print(f"registry {_registry(outcome.mlflow)}", markup=False)
-    console.print(f"log      {log}", markup=False)
+    if log is not None:
+        console.print(f"log      {log}", markup=False)
     if outcome.verdict == "deployed":
-        console.print(f"\nserve it {command} serve{served}", markup=False)
-        console.print(f"ask it   {command} predict --dialogue {_dialogue(outcome)}", markup=False)
+        folder = "" if output is None else "output" if output == Path("output").resolve() else str(output)
+        console.print(f"\nserve it {serve_command(outcome, output=folder, relative=True)}", markup=False)
+        console.print(f"ask it   {ask_command(outcome, relative=True)}", markup=False)
 
 
 def _registry(uri: str) -> str:
@@ -172,9 +166,3 @@ def _interval(estimate: Estimate, form: str = ".3f") -> str:
     if estimate.low is None or estimate.high is None:
         return text
     return f"{text}  [{estimate.low:{form}}, {estimate.high:{form}}]"
-
-
-def _dialogue(outcome: Outcome) -> str:
-    """Path of the bundle's example dialogue; a placeholder if the bundle is not on this machine."""
-    example = Path(outcome.bundle) / DIALOGUE
-    return str(example) if example.is_file() else "DIALOGUE.json"

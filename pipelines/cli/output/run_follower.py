@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from pydantic import ValidationError
 
 from mistere.artifacts.object_store import MissingObjectError, ObjectStore, UnreachableError
-from mistere.common.errors import MistereError
+from mistere.common.errors import Interrupted, MistereError
 from mistere.engine.live_progress import ProgressReader
 from mistere.engine.stage import StageRecord
 from mistere.runs.outcome import TASKS, Outcome, base_task, note_stop, read_outcome
@@ -59,8 +59,8 @@ def follow(
 
     Raises:
         NotFoundError: the run was deleted before it recorded a result.
-        MistereError: the server or the store no longer responds, the token has expired, or the command was interrupted;
-            on a terminal the user can choose to stop the run.
+        Interrupted: the command was interrupted; on a terminal the user can choose to stop the run.
+        MistereError: the server or the store no longer responds, or the token has expired.
     """
     for ending in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, signal.default_int_handler)
@@ -217,8 +217,8 @@ def _interrupted(pipelines: Pipelines, kfp_run_id: str, store: ObjectStore, run_
             pipelines.stop(kfp_run_id)
             with suppress(MistereError):  # it stops anyway; the note is for later readers
                 note_stop(store, run_id)
-            raise MistereError(f"run {run_id} is being stopped; finished steps are kept, and the next run reuses them.")
-    raise MistereError(
+            raise Interrupted(f"run {run_id} is being stopped; finished steps are kept, and the next run reuses them.")
+    raise Interrupted(
         f"interrupted; run {run_id} continues: the same command follows it again, and {pipelines.pages.address(kfp_run_id)} stops it "
         "(Terminate)."
     ) from None

@@ -110,7 +110,7 @@ def pin_for_cluster(source: str, store: ObjectStore) -> PinnedData:
     if not pinned.remote.startswith("s3://"):
         raise UsageError(
             f"{source} is kept in {redact_url(pinned.remote)}, which pods cannot reach: make an s3:// remote "
-            "the default one (`dvc remote add --default NAME s3://…`, `dvc push`), or name a folder with --data."
+            "the default one (`dvc remote add --default NAME s3://…`, `dvc push`), or name a folder, which is uploaded."
         )
     use_data_endpoint(pinned.endpoint)
     RemoteData(pinned.remote, pinned.digest).listing()

@@ -171,7 +171,7 @@ def test_failed_upload_leaves_no_object(tmp_path: Path) -> None:
 
 def test_file_at_the_store_path_is_reported(tmp_path: Path) -> None:
     (tmp_path / "store").write_text("a file")
-    with pytest.raises(MistereError, match=r"cannot write to .*choose another --output\."):
+    with pytest.raises(MistereError, match=r"cannot write to .*choose another folder\."):
         LocalStore(tmp_path / "store").write("a/b", b"x")
 
 

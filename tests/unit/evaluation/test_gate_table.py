@@ -9,7 +9,7 @@ import pytest
 
 from mistere.common.digests.code import git_state
 from mistere.common.errors import MistereError, UsageError
-from pipelines.cli.commands.gate_table import gate_table
+from pipelines.cli.commands.run_records.gate_table import gate_table
 from pipelines.cli.output.gate_table import last_run, markdown
 from tests.unit.runs import recorded_runs as runs
 
@@ -35,7 +35,7 @@ def cells(table: str) -> list[list[str]]:
         ("held", "🟡", ["**held**", f"- {runs.COMPARED}", "● held", "| mixture | 0."]),
         ("rejected", "❌", ["**rejected**", "✗ rejected", "worse by more than 0.010"]),
         ("data rejected", "❌", ["**data rejected**", "does not list"]),
-        ("failed", "🚨", ["**failed**", "- finetune\\_encoder-speech: the disk is full"]),
+        ("failed", "🚨", ["**failed**", "- finetune_encoder-speech: the disk is full"]),
         ("killed", "🚨", ["did not finish"]),
     ],
 )
@@ -71,6 +71,18 @@ def test_gate_table_escapes_all_data(tmp_path: Path) -> None:
     assert tags == []
     for words in ("@everyone", "#12", "[here](", " **loud", " `code", "\n| new"):
         assert words not in table, words
+
+
+def test_gate_table_has_backslashes_only_before_markup(tmp_path: Path) -> None:
+    run = runs.RecordedRun(tmp_path)
+    run.start()
+    run.data()
+    text = "finetune_encoder of cross_modal: [0.1, +2.5 %] in train_0004, but _this_ and [0.1](x), [y]: z, a*b, ~~c~~"
+    run.validate([text])
+    assert (
+        r"- finetune_encoder of cross_modal: [0.1, +2.5 %] in train_0004, but \_this\_ and \[0.1\](x), \[y\]: z, a\*b, \~\~c\~\~"
+        in markdown(run.store, run.run_id)
+    )
 
 
 def test_unreadable_verdict_only_omits_its_table(tmp_path: Path) -> None:

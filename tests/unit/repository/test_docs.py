@@ -19,6 +19,7 @@ import pytest
 import typer
 import yaml
 
+from mistere.config.description import models_in, settings_of
 from mistere.config.loader import SECTIONS
 from pipelines.cli.app import app
 from pipelines.profiles import PIPELINE_CONFIG, load_profile
@@ -247,14 +248,13 @@ def test_reference_lists_each_command_setting_and_variable() -> None:
 
 
 def test_settings_have_a_description() -> None:
-    module = reference()
-    rows = [
-        row
+    described = [
+        setting
         for name, field in PIPELINE_CONFIG.model_fields.items()
-        for section in module._models_in(field.annotation)
-        for row in module.settings_of(section, f"{name}.")
+        for section in models_in(field.annotation)
+        for setting in settings_of(section, f"{name}.")
     ]
-    assert len(rows) > 150 and not [row[0] for row in rows if not row[4]]
+    assert len(described) > 150 and not [setting.name for setting in described if not setting.meaning]
 
 
 def test_quoted_error_messages_exist() -> None:

@@ -95,7 +95,7 @@ def failed(root: Path) -> RecordedRun:
     run.start()
     run.data()
     run.validate([])
-    message = "the disk is full; free some space or choose another --output (scratch)."
+    message = "the disk is full; free some space or choose another folder (scratch)."
     run.record("finetune_encoder-speech", "failed", exit_code=1, message=f"finetune_encoder-speech: {message}")
     text = EncoderCheckpoint(modality="text", labels=run.labels, history=run._history(6, 0.55))
     run.record("finetune_encoder-text", outputs={"encoder": run.publish(text, "finetune_encoder-text")})

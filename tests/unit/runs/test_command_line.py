@@ -7,23 +7,31 @@ import os
 import pty
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from mistere.artifacts.object_store import LocalStore
 from mistere.common.digests.code import git_state
+from mistere.common.errors import Interrupted, MistereError, UsageError
 from mistere.common.paths import PROJECT_ROOT
 from mistere.common.processes.child_environment import child_environment
 from mistere.common.processes.standard_streams import GuardedStream
-from pipelines.cli.app import app
+from pipelines.cli.app import app, main
 from pipelines.cli.commands.registry.replay import command_module
 from pipelines.cli.commands.run import _follow
+from pipelines.cli.commands.serve import serve
+from pipelines.cli.commands.settings import settings as list_settings
+from pipelines.cli.output.task_progress import task_progress
+from pipelines.compile import compile_pipeline, default_output
 from pipelines.local_runner import LocalPipeline
 
 
@@ -111,8 +119,86 @@ def test_a_run_whose_output_nobody_reads_ends_with_its_stages(tmp_path: Path, mo
 def test_a_group_without_a_command_shows_its_help(tmp_path: Path) -> None:
     for path in ([], ["data"]):
         done = run(*path, cwd=tmp_path)
-        assert done.returncode == 2 and done.stdout == ""
-        assert done.stderr.rstrip() == run(*path, "-h", cwd=tmp_path).stdout.rstrip()
+        assert done.returncode == 0 and done.stderr == ""
+        assert done.stdout == run(*path, "-h", cwd=tmp_path).stdout
+
+
+def test_ctrl_c_ends_a_command_with_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipelines.cli.commands.settings.settings", interrupt)
+    monkeypatch.setattr(sys, "argv", ["mistere", "settings"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130 and "Traceback" not in capsys.readouterr().err
+    monkeypatch.setattr("pipelines.cli.commands.run.time.sleep", interrupt)
+    with subprocess.Popen(["sleep", "100"], start_new_session=True) as stages:
+        with pytest.raises(Interrupted, match="interrupted; finished steps are kept"):
+            _follow(LocalPipeline(stages, threading.Thread()), tmp_path / "none", LocalStore(tmp_path))
+        assert stages.wait(10) == -signal.SIGKILL and Interrupted.exit_code == 130
+
+
+def test_compile_creates_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert default_output() == Path("pipelines/retraining.yaml" if Path.cwd() == PROJECT_ROOT else "retraining.yaml")
+    monkeypatch.chdir(tmp_path)
+    assert default_output() == Path("retraining.yaml")
+    with pytest.raises(
+        UsageError, match=r"there is no folder missing for file.yaml: create it, or write the file elsewhere"
+    ):
+        compile_pipeline("tiny", [], Path("missing/file.yaml"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_serve_refuses_a_wrong_bundle_or_port_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UsageError, match=r"there is no bundle at nowhere: name STORE/artifacts/ModelBundle/DIGEST"):
+        serve("nowhere", tmp_path, "127.0.0.1", 8080, 8081)
+    with pytest.raises(UsageError, match="--port and --grpc-port are both 8080"):
+        serve("nowhere", tmp_path, "127.0.0.1", 8080, 8080)
+    (tmp_path / "manifest.json").write_text("{}")
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        with pytest.raises(MistereError, match=rf"Port {port} is already in use: .*or choose another --port\."):
+            serve(str(tmp_path), tmp_path, "127.0.0.1", port, 8081)
+    assert "serving" not in capsys.readouterr().out
+    refused = CliRunner().invoke(app, ["serve", "--port", "70000"])
+    assert (
+        refused.exit_code == 2
+        and "Invalid value for '--port': Input should be less than or equal to 65535" in refused.output
+    )
+
+
+def test_a_task_without_a_terminal_prints_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    with task_progress("reading", seconds=0.01) as advance:
+        advance("rows", 1, 4)
+        deadline = time.monotonic() + 5
+        while "reading: 0 s, 25 %" not in (printed := capsys.readouterr().err) and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert "reading: 0 s, 25 %\n" in printed
+
+
+def test_settings_are_listed_with_default_and_meaning(capsys: pytest.CaptureFixture[str]) -> None:
+    list_settings(None, None, as_json=False)
+    overview = capsys.readouterr().out
+    assert (
+        re.search(r"^gate +\d+ settings  Thresholds", overview, re.MULTILINE)
+        and "seed            1 setting " in overview
+    )
+    list_settings("gate.min_class_f1", "tiny", as_json=False)
+    name, *rest = capsys.readouterr().out.splitlines()
+    assert name == "gate.min_class_f1 = 0.1" and "[number or off (≥ 0, ≤ 1)]" in rest[-1]
+    list_settings("mixture", "tiny", as_json=True)
+    listed = {setting["name"]: setting for setting in json.loads(capsys.readouterr().out)}
+    assert listed["mixture.epochs"]["profile"] and all(name.startswith("mixture.") for name in listed)
+    for wrong, hint in (
+        ("learning_rate", r"did you mean speech.learning_rate or "), ("gat", "did you mean 'gate'"),
+        ("zzz", "the sections are seed, data, "),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match=f"there is no section or setting '{wrong}'; {hint}"):
+            list_settings(wrong, None, as_json=False)
 
 
 def test_version_shows_commit_python_and_torch(tmp_path: Path) -> None:

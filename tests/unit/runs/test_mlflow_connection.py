@@ -131,7 +131,7 @@ def test_a_database_that_cannot_be_opened_is_reported_at_once(tmp_path: Path, mo
             ("held", "database is locked"),
         ):
             message = sentence(f"sqlite:///{tmp_path / name}")
-            assert f"{name} cannot be opened ({reason}): check the path in --tracking" in message
+            assert f"{name} cannot be opened ({reason}): check the path, that" in message
     finally:
         holder.close()
     assert time.monotonic() - started < 10

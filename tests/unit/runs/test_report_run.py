@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import sys
 import time
 from html.parser import HTMLParser
 from pathlib import Path
@@ -355,7 +357,13 @@ def test_durations_are_formatted_for_reading() -> None:
 def test_next_steps_match_the_outcome(tmp_path: Path) -> None:
     released = read_outcome(runs.deployed(tmp_path / "a").store, "run-0042")
     commands = [step.command for step in next_steps(released, {}, "")]
-    assert commands[0] == f"mistere serve {released.bundle}"
+    program = "mistere" if shutil.which("mistere") else str(Path(sys.executable).with_name("mistere"))
+    assert commands[0] == f"{program} serve {released.bundle}"
+    assert commands[1].startswith("echo '[{") and commands[1].endswith(
+        f"> dialogue.json && {program} predict --dialogue dialogue.json"
+    )
+    released.example = f"{released.bundle}/example/dialogue.json"
+    assert next_steps(released, {}, "")[1].command == f"{program} predict --dialogue {released.example}"
     assert "mlflow ui --backend-store-uri sqlite:///mlflow.db" in commands
     remote = released.model_copy(update={"mlflow": "http://mlflow:5000", "endpoint": "http://mistere.example"})
     texts = next_steps(remote, {}, "")
@@ -370,6 +378,13 @@ def test_next_steps_match_the_outcome(tmp_path: Path) -> None:
     info = {"data": {"source": "my data"}, "command": "mistere run --data 'my data'"}
     commands = [step.command for step in next_steps(rejected, info, "")]
     assert commands[1:] == ["mistere run --data 'my data'"]
+    for ending in ("held", "rejected"):
+        outcome = read_outcome(runs.ENDINGS[ending](tmp_path / ending).store, "run-0042")
+        steps = next_steps(outcome, {"command": "mistere run --profile sample"}, "")
+        assert "a run with the same ones ends in the same way" in steps[1].text
+        assert [step.command for step in steps] == ["", f"{program} settings"], "the rejected command is not repeated"
+    service = {"config": {"deployment": {"service": "moods"}}}
+    assert next_steps(remote, service, "")[0].command.endswith("--url http://mistere.example --model moods")
 
 
 def test_report_explains_a_release_that_failed_after_the_champion_moved(tmp_path: Path) -> None:

@@ -345,7 +345,7 @@ def stage_of(name: str) -> Stage:
         ("rejecting", DataError, 4, "the data is wrong."),
         ("silent", ValueError, 1, "silent failed unexpectedly (ValueError: ); the log has the trace."),
         ("wordy", ValueError, 1, "wordy failed unexpectedly (ValueError: first line); the log has the trace."),
-        ("full", MistereError, 1, "full: the disk is full; free some space or choose another --output (/somewhere/"),
+        ("full", MistereError, 1, "full: the disk is full; free some space or choose another folder (/somewhere/"),
     ],
 )
 def test_failures_keep_their_exit_code_and_message(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,12 +18,14 @@ from components.validate_data.run import REPORT, write_report
 from components.validate_data.validation import validate
 from components.validate_data.verdict import Validation
 from mistere.artifacts.object_store import LocalStore
+from mistere.common.counting import counted
 from mistere.common.digests.files import digest_once
 from mistere.common.errors import ExitCode, UsageError
 from mistere.common.paths import cache_directory
 from mistere.common.splits import SPLITS
 from mistere.config.validation import ValidationSettings
 from mistere.data.dataset import load_info, shards_of
+from pipelines.cli.output.task_progress import task_progress
 from pipelines.profiles import load_profile
 
 _COLOURS = {"pass": "bold green", "warn": "bold yellow", "reject": "bold red"}
@@ -46,19 +47,12 @@ def check(
     Returns:
         The exit code: 0, or 4 if the dataset is rejected.
     """
-    from rich.progress import Progress
-
     config = load_profile(profile, settings).validation
     if output.is_dir() and any(output.iterdir()) and not (output / REPORT).is_file():
         raise UsageError(f"{output} is not empty and holds no validation report: choose another --output.")
     if quarantine:
         config = config.model_copy(update={"quarantine": True})
-    with Progress(transient=True, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("reading", total=None)
-
-        def advance(_message: str, done: float, total: float) -> None:
-            bar.update(task, completed=done, total=total)
-
+    with task_progress(f"reading {directory}") as advance:
         before = _profile(against, config, advance) if against else None
         declared, files, cache = _opened(directory, config)
         validation = validate(files, declared, config, before=before, cache=cache, on_progress=advance)
@@ -109,6 +103,6 @@ def _print_verdict(validation: Validation, output: Path) -> None:
         console.print(f"  warning: {sentence}", markup=False)
     checked = sum(outcome.status != "not checked" for outcome in validation.outcomes)
     console.print(
-        f"{len(validation.facts.utterances):,} utterances, {checked} expectations checked; report {output / REPORT}",
+        f"{counted(len(validation.facts.utterances), 'utterance')}, {counted(checked, 'expectation')} checked; report {output / REPORT}",
         markup=False,
     )

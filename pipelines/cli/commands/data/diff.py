@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mistere.artifacts.s3.probe import use_data_endpoint
+from mistere.common.counting import counted, plural
 from mistere.common.paths import cache_directory
 from mistere.data.diff import DataDiff, Pair, Rows, diff_datasets
 from mistere.data.versions import pin
+from pipelines.cli.output.task_progress import task_progress
 
 _KINDS = {
     "added": "new",
@@ -32,7 +34,8 @@ def diff(before: str, after: str, as_json: bool) -> None:
     versions = pin(before, snapshots), pin(after, snapshots)
     for version in versions:
         use_data_endpoint(version.endpoint)
-    differences = diff_datasets(*versions)
+    with task_progress("comparing"):
+        differences = diff_datasets(*versions)
     print(differences.model_dump_json(indent=1) if as_json else "\n".join(_lines(differences)))
 
 
@@ -65,15 +68,18 @@ def _lines(diff: DataDiff) -> Iterator[str]:
     for kind, words in _KINDS.items():
         rows: Rows = getattr(diff, kind)
         if rows.count:
-            yield f"{rows.count:,} utterance{'' if rows.count == 1 else 's'} {words}: {_some(rows.examples, rows.count)}"
+            yield f"{counted(rows.count, 'utterance')} {words}: {_some(rows.examples, rows.count)}"
     if diff.relabelled:
         yield "labels changed: " + ", ".join(f"{change} ({count:,})" for change, count in diff.relabelled.items())
     for what, names in (("new", diff.speakers_added), ("gone", diff.speakers_removed)):
         if names:
             shown = _some(names[:_MOST_NAMES], len(names))
-            yield f"{len(names):,} speaker{'' if len(names) == 1 else 's'} {what}: {shown}"
+            yield f"{counted(len(names), 'speaker')} {what}: {shown}"
     if diff.unmeasured:
-        yield f"{diff.unmeasured:,} recordings have no readable duration and are not counted in the minutes."
+        yield (
+            f"{counted(diff.unmeasured, 'recording')} {plural(diff.unmeasured, 'has', 'have')} no readable duration and "
+            f"{plural(diff.unmeasured, 'is', 'are')} not counted in the minutes."
+        )
 
 
 def _some(names: list[str], count: int) -> str:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 
 from mistere.data.latest import LATEST, LatestData
+from pipelines.cli.output.task_progress import task_progress
 from pipelines.kubeflow.connection.target import cluster_store, pin_for_cluster
 from pipelines.profiles import load_profile
 
@@ -20,7 +21,8 @@ def publish(source: str, profile: str, settings: Sequence[str], store: str | Non
         store: ``s3://bucket/prefix``.
     """
     target = cluster_store(load_profile(profile, settings).cluster, store)
-    pinned = pin_for_cluster(source, target)
+    with task_progress(f"uploading what {target.uri} lacks of {source}"):
+        pinned = pin_for_cluster(source, target)
     previous = LATEST.read(target)
     if previous.value and (previous.value.digest, previous.value.remote) == (pinned.digest, pinned.remote):
         print(f"{pinned.digest[:12]} is the latest data already ({target.location(LATEST.key)})")

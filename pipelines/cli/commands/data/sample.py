@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipelines.cli.output.task_progress import task_progress
+
 
 def make_sample(directory: Path, seed: int, dialogues: int) -> None:
     """Make the synthetic sample dataset with a progress display."""
-    from rich.progress import Progress
-
     from mistere.corpora.sample import make_sample as make
 
-    with Progress(transient=True) as bar:
-        task = bar.add_task("speaking", total=None)
-        counts = make(directory, seed, dialogues, lambda done, total: bar.update(task, completed=done, total=total))
+    with task_progress("making the sample") as advance:
+        counts = make(directory, seed, dialogues, lambda done, total: advance("utterances", done, total))
     print(f"{directory}: {', '.join(f'{split} {count}' for split, count in counts.items())} utterances")

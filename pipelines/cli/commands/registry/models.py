@@ -1,36 +1,63 @@
-"""``mistere models``: lists the registered versions, or the promotion log."""
+"""``mistere models``: lists the registered versions, the promotion log, or the champions' figures over time."""
 
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from mistere.common.errors import ArtifactError
+from mistere.common.counting import counted
+from mistere.common.errors import ArtifactError, UsageError
 from mistere.registry.champion import read_champion
 from mistere.registry.model_registry import RegisteredVersion, registered_versions
 from mistere.registry.promotion_log import PromotionEvent, PromotionLog, read_log
+from pipelines.cli.commands.registry.history import print_history
+from pipelines.cli.output.tables import Column, output_console, print_table
+from pipelines.cli.output.times import minute_text
 from pipelines.cli.registry_location import RegistryLocation
 
+_COLUMNS = (
+    Column("version"),
+    Column("aliases"),
+    Column("weighted F1", right=True),
+    Column("dataset", drop=1),
+    Column("code", drop=2),
+    Column("bundle", drop=4),
+    Column("made (UTC)", drop=3),
+)
+_LOG_COLUMNS = (
+    Column("when (UTC)"),
+    Column("what"),
+    Column("outcome"),
+    Column("version"),
+    Column("from", drop=2),
+    Column("to", drop=3),
+    Column("by", drop=1),
+    Column("why", folds=True),
+)
 
-def models(location: RegistryLocation, model_name: str, *, log: bool, as_json: bool) -> None:
-    """List the versions, newest first, or the promotion log, oldest first.
+
+def models(location: RegistryLocation, model_name: str, *, log: bool, history: bool = False, as_json: bool) -> None:
+    """List the versions, newest first, or the promotion log or the champions, oldest first.
 
     Args:
         location: store and registry.
         model_name: name of the model.
         log: list the promotion log instead.
+        history: list the champions with their figures instead.
         as_json: print JSON.
 
     Raises:
+        UsageError: both ``log`` and ``history`` are set.
         ArtifactError: the champion's pointer is damaged, or an event of the log; the other events are printed first.
     """
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=200)  # rows are not wrapped in a file or a pipe
+    if log and history:
+        raise UsageError("--log and --history are two lists: choose one of them.")
+    console = output_console()
+    if history:
+        print_history(console, location.store, model_name, as_json=as_json)
+        return
     if log:
         _print_log(console, read_log(location.store), as_json=as_json)
         return
@@ -42,7 +69,7 @@ def models(location: RegistryLocation, model_name: str, *, log: bool, as_json: b
     if not versions:
         console.print(f"The registry holds no version of {model_name} yet: `mistere run` makes one.", markup=False)
         return
-    console.print(_table(versions))
+    print_table(console, _COLUMNS, [_row(entry) for entry in versions])
     served = next((entry for entry in versions if entry.bundle_digest == champion), None)
     if served is not None and "champion" not in served.aliases:
         console.print(
@@ -56,13 +83,13 @@ def _print_log(console: Console, log: PromotionLog, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps([event.model_dump(exclude={"checksum"}) for event in log.events], indent=1))
     elif log.events:
-        console.print(_log_table(log.events))
+        print_table(console, _LOG_COLUMNS, [_log_row(event) for event in log.events])
     elif not log.damaged:
         console.print("Nothing has been promoted yet.")
     if log.damaged:
         count = len(log.damaged)
         raise ArtifactError(
-            f"{count} {'event' if count == 1 else 'events'} of the promotion log cannot be read because they are damaged "
+            f"{counted(count, 'event')} of the promotion log cannot be read because they are damaged "
             f"({', '.join(log.damaged[:3])}{', …' if count > 3 else ''})",
             "restore them from a copy of the store, or move them away",
         )
@@ -86,19 +113,16 @@ def _plain(entry: RegisteredVersion, champion: str) -> dict[str, Any]:
     }
 
 
-def _table(versions: list[RegisteredVersion]) -> Table:
-    table = Table("version", "aliases", "weighted F1", "dataset", "code", "bundle", "made", box=None)
-    for entry in versions:
-        table.add_row(
-            entry.version,
-            ", ".join(entry.aliases),
-            f"{entry.weighted_f1:.3f}" if entry.weighted_f1 is not None else "",
-            f"{entry.tags.get('dataset', '')} {entry.tags.get('dvc_digest', '')[:8]}",
-            code_of(entry.tags.get("commit", ""), entry.tags.get("dirty") == "True"),
-            entry.bundle_digest[:12],
-            _when(entry.created),
-        )
-    return table
+def _row(entry: RegisteredVersion) -> tuple[str, ...]:
+    return (
+        entry.version,
+        ", ".join(entry.aliases),
+        f"{entry.weighted_f1:.3f}" if entry.weighted_f1 is not None else "",
+        f"{entry.tags.get('dataset', '')} {entry.tags.get('dvc_digest', '')[:8]}",
+        code_of(entry.tags.get("commit", ""), entry.tags.get("dirty") == "True"),
+        entry.bundle_digest[:12],
+        minute_text(entry.created),
+    )
 
 
 def code_of(commit: str, dirty: bool) -> str:
@@ -108,21 +132,14 @@ def code_of(commit: str, dirty: bool) -> str:
     return f"{commit[:10]} + uncommitted changes" if dirty else commit[:10]
 
 
-def _log_table(events: list[PromotionEvent]) -> Table:
-    table = Table("when", "what", "outcome", "version", "from", "to", "by", "why", box=None)
-    for event in events:
-        table.add_row(
-            _when(event.at),
-            event.action,
-            event.outcome,
-            event.version,
-            event.before[:12],
-            event.after[:12],
-            event.by,
-            event.reason,
-        )
-    return table
-
-
-def _when(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.gmtime(seconds))
+def _log_row(event: PromotionEvent) -> tuple[str, ...]:
+    return (
+        minute_text(event.at),
+        event.action,
+        event.outcome,
+        event.version,
+        event.before[:12],
+        event.after[:12],
+        event.by,
+        event.reason,
+    )

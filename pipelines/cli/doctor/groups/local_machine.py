@@ -80,7 +80,7 @@ def _disk() -> CheckResult:
     if free < _DISK_BYTES:
         return failed(
             f"{free / _GIB:.1f} GiB are free at {folder}, and a run needs {_DISK_BYTES // _GIB}: free some, or choose other folders "
-            "with --output and MISTERE_CACHE."
+            "with `mistere run --output` and MISTERE_CACHE."
         )
     return ok(f"{free / _GIB:.0f} GiB free.")
 

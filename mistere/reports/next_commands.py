@@ -1,0 +1,64 @@
+"""The commands to use after a release; they work as they stand, in the terminal that shows them."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+from mistere.runs.outcome import Outcome
+
+DEFAULT_SERVICE = "mistere"
+_WRITTEN = """echo '[{"text": "Where have you been?"}, {"text": "At home, why?"}]' > dialogue.json && """
+"""Writes a dialogue, for a bundle without an example."""
+
+
+def program(outcome: Outcome, *, relative: bool = False) -> str:
+    """The command ``mistere`` as a shell finds it.
+
+    Args:
+        outcome: of the run; a run on a cluster is read elsewhere, where only the name is known.
+        relative: whether a path may be relative to the current folder.
+    """
+    installed = Path(sys.executable).with_name("mistere")
+    if outcome.on_cluster or shutil.which("mistere") or not installed.is_file():
+        return "mistere"
+    return shlex.quote(os.path.relpath(installed) if relative else str(installed))
+
+
+def serve_command(outcome: Outcome, *, output: str = "", relative: bool = False) -> str:
+    """Serve the model on this machine.
+
+    Args:
+        outcome: of the run.
+        output: the output directory, if its deployment is served instead of the run's bundle.
+        relative: see :func:`program`.
+    """
+    parts = [program(outcome, relative=relative), "serve"]
+    if output:
+        parts += ["--output", shlex.quote(output)] if output != "output" else []
+    else:
+        parts += [shlex.quote(outcome.bundle)]
+    return " ".join(parts)
+
+
+def ask_command(outcome: Outcome, url: str = "", *, model: str = "", relative: bool = False) -> str:
+    """Send the example dialogue of the bundle to a predictor.
+
+    Args:
+        outcome: of the run.
+        url: of the predictor; empty for the default of ``mistere predict``.
+        model: the model's name, if it is not the default.
+        relative: see :func:`program`.
+    """
+    parts = [
+        program(outcome, relative=relative),
+        "predict",
+        "--dialogue",
+        shlex.quote(outcome.example or "dialogue.json"),
+    ]
+    parts += ["--url", shlex.quote(url)] if url else []
+    parts += ["--model", shlex.quote(model)] if model not in {"", DEFAULT_SERVICE} else []
+    return ("" if outcome.example else _WRITTEN) + " ".join(parts)
