@@ -13,8 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from transformers import TrainerState
 
 from components.embed_shard.vector_cache import VectorCache
+from components.finetune_encoder.training.checkpointing import last_whole_checkpoint
+from components.finetune_encoder.training.snapshot import Snapshot
 from components.gate_model.run import STAGE
 from mistere.artifacts.io import MANIFEST, artifact_key, open_artifact, publish
 from mistere.artifacts.manifests import EvaluationReport, GateVerdict
@@ -102,6 +105,12 @@ def checkpoint(store: LocalStore, folder: Path) -> tuple[Path, Callable[[], obje
     return folder / CHECKPOINT, lambda: read_checkpoint(folder, shapes)
 
 
+def tuning_checkpoint(store: LocalStore, folder: Path) -> tuple[Path, Callable[[], object]]:
+    state = TrainerState(global_step=5, max_steps=9, num_train_epochs=3)
+    Snapshot.of(state, {"w": torch.ones(40)}, {"epochs": []}, {"optimizer.pt": {"w": torch.ones(40)}}).write(folder)
+    return folder / "checkpoint-5" / "optimizer.pt", lambda: last_whole_checkpoint(folder)
+
+
 def stage_record(store: LocalStore, folder: Path) -> tuple[Path, Callable[[], object]]:
     key = stage_record_key("r", "gate_model")
     store.write(
@@ -132,6 +141,7 @@ DAMAGED: dict[str, tuple[Callable[[LocalStore, Path], tuple[Path, Callable[[], o
     "record of a step": (step_record, "computed again"),
     "cached vectors": (vectors, "computed again"),
     "checkpoint of the mixture": (checkpoint, "computed again"),
+    "checkpoint of a fine-tuning": (tuning_checkpoint, "computed again"),
     "record of a stage in a run": (stage_record, "named"),
     "champion pointer": (champion, "named"),
     "deployment record": (deployment, "named"),

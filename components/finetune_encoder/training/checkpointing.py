@@ -14,7 +14,7 @@ import torch
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from components.finetune_encoder.training.snapshot import PARTIAL, RANDOM_STATE, STATE, WEIGHTS, Snapshot, step_of
+from components.finetune_encoder.training.snapshot import PARTIAL, RANDOM_STATE, STATE, Snapshot, damage, step_of
 from mistere.artifacts.checkpoint_writing import BackgroundWriter, CheckpointSchedule
 from mistere.artifacts.checkpoints import Checkpoints
 from mistere.common.errors import MistereError
@@ -129,24 +129,30 @@ def is_over(state: TrainerState, patience: int) -> bool:
     return (state.global_step - state.best_global_step) // _steps_an_epoch(state) >= patience
 
 
-def last_whole_checkpoint(directory: Path) -> Path | None:
+def last_whole_checkpoint(directory: Path, note: Callable[[str], None] = lambda _: None) -> Path | None:
     """The newest complete checkpoint, with the path of its best checkpoint corrected for this machine.
 
-    An incomplete checkpoint is deleted, and so is one whose best checkpoint is gone.
+    An incomplete or damaged checkpoint is deleted, and so is one whose best checkpoint is gone.
+
+    Args:
+        directory: the folder of the checkpoints.
+        note: called with a sentence for each damaged checkpoint.
     """
     for folder in directory.glob(f"{PARTIAL}*"):
         shutil.rmtree(folder)
     for folder in directory.glob("checkpoint-*"):
-        try:
-            state = read_json(folder / STATE)
-            step = int(state["best_global_step"] or 0)
-        except (OSError, ValueError, LookupError, TypeError):
+        if reason := damage(folder):
             shutil.rmtree(folder)
-            continue
+            note(
+                f"The checkpoint {folder} is damaged ({reason}): training resumes from an earlier one, or from the start."
+            )
+    for folder in directory.glob("checkpoint-*"):
+        state = read_json(folder / STATE)
+        step = int(state["best_global_step"] or 0)
         if not step:
             continue
         best = directory / f"checkpoint-{step}"
-        if not (best / WEIGHTS).is_file():
+        if not best.is_dir():
             shutil.rmtree(folder)
         elif state.get("best_model_checkpoint") != str(best):
             partial = folder / f"{STATE}.partial"
@@ -156,13 +162,18 @@ def last_whole_checkpoint(directory: Path) -> Path | None:
     return Path(last) if last else None
 
 
-def agreed_checkpoint(directory: Path, args: TrainingArguments) -> Path | None:
+def agreed_checkpoint(directory: Path, args: TrainingArguments, note: Callable[[str], None]) -> Path | None:
     """The newest checkpoint that is complete on the machine of every process; newer ones are deleted.
 
     Nodes differ if one was killed while it wrote a checkpoint, or restarted with an empty disk.
+
+    Args:
+        directory: the folder of the checkpoints.
+        args: the Trainer's arguments.
+        note: called with a sentence for each damaged checkpoint.
     """
     first = args.local_process_index == 0
-    last = last_whole_checkpoint(directory) if first else None
+    last = last_whole_checkpoint(directory, note) if first else None
     if args.world_size == 1:
         return last
     torch.distributed.barrier()

@@ -22,11 +22,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import TrainerState
 
+from mistere.artifacts.manifests import canonical_digest
+from mistere.common.digests.files import digest_of
+from mistere.common.parsing.documents import read_json
+
 WEIGHTS: Final = "model.safetensors"
 LOSSES: Final = "losses.json"
 STATE: Final = "trainer_state.json"
 RANDOM_STATE: Final = "rng_state{}.pth"
 """File with the random state of a process: no suffix for a single one, ``_RANK`` for one of several."""
+DIGESTS: Final = "digests.json"
+"""File with the digest of every other file of a checkpoint."""
 PARTIAL: Final = "partial-"
 """Prefix of a checkpoint's folder while its files are written or deleted."""
 _KEPT: Final = 2
@@ -40,6 +46,41 @@ def checkpoint_name(step: int) -> str:
 def step_of(checkpoint: Path) -> int:
     """The optimiser step of a checkpoint."""
     return int(checkpoint.name.rpartition("-")[2])
+
+
+def digests(checkpoint: Path) -> dict[str, str]:
+    """The digest of each file of a checkpoint, by its name.
+
+    That of the Trainer's state leaves out the path of the best checkpoint, which is corrected on every machine.
+
+    Raises:
+        OSError: a file cannot be read.
+        ValueError: the Trainer's state is not JSON.
+    """
+    found = {}
+    for file in sorted(checkpoint.iterdir()):
+        if file.name == STATE:
+            found[file.name] = canonical_digest({**read_json(file), "best_model_checkpoint": None})
+        elif file.name != DIGESTS:
+            found[file.name] = digest_of(file)
+    return found
+
+
+def damage(checkpoint: Path) -> str:
+    """What is wrong with a checkpoint's files, as a clause; empty if they are as they were written."""
+    try:
+        recorded = read_json(checkpoint / DIGESTS)
+    except (OSError, ValueError):
+        return f"{DIGESTS} is missing or damaged"
+    try:
+        current = digests(checkpoint)
+    except (OSError, ValueError, TypeError):
+        return f"{STATE} is damaged"
+    if current == recorded:
+        return ""
+    if not isinstance(recorded, dict):
+        return f"{DIGESTS} is damaged"
+    return f"{min(name for name in {*current, *recorded} if current.get(name) != recorded.get(name))} is missing or damaged"
 
 
 def random_state(*, every_device: bool) -> dict[str, Any]:
@@ -121,6 +162,7 @@ class Snapshot:
         for name, value in self.states.items():
             torch.save(value, partial / name)
         (partial / STATE).write_text(self.state, encoding="utf-8")
+        (partial / DIGESTS).write_text(json.dumps(digests(partial), indent=1), encoding="utf-8")
         shutil.rmtree(directory / self.name, ignore_errors=True)
         partial.rename(directory / self.name)
         needed = {checkpoint_name(self.best_step) if self.best_step else self.name, self.name}

@@ -209,7 +209,7 @@ def _fit(
         run = LiveRun(job.tracking_uri, job.run_id, job.task, job.key, progress)
         trainer.add_callback(Tracker(run, job.config.model_dump(mode="json")))
     trainer.add_callback(writer)
-    last = agreed_checkpoint(checkpoints.directory, trainer.args)
+    last = agreed_checkpoint(checkpoints.directory, trainer.args, progress.note)
     state = TrainerState.load_from_json(str(last / STATE)) if last else None
     before = writer.watch_for_termination()
     try:

@@ -186,7 +186,7 @@ def content(folder: Path) -> tuple[set[str], float, float]:
     return {file.name for file in folder.iterdir()}, weights, optimizer
 
 
-FILES = {"model.safetensors", "losses.json", "optimizer.pt", "trainer_state.json"}
+FILES = {"model.safetensors", "losses.json", "optimizer.pt", "trainer_state.json", "digests.json"}
 HISTORY = [(10, 0), (30, 30), (40, 30), (50, 30), (60, 60), (70, 60)]
 """Steps with a checkpoint, and the best step at that time."""
 
@@ -249,3 +249,33 @@ def test_a_process_killed_at_any_point_of_a_write_leaves_a_complete_checkpoint(
             best = dict(HISTORY)[step_of(last)]
             assert not best or (later.directory / f"checkpoint-{best}").is_dir()
     assert points > 60
+
+
+@pytest.mark.parametrize("damage", ["one byte", "emptied", "missing"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(damage: str, tmp_path: Path) -> None:
+    for name in (*sorted(FILES), "all"):
+        directory = tmp_path / name
+        for step, best in HISTORY[1:4]:
+            snapshot_at(step, best).write(directory)
+        newest = directory / "checkpoint-50"
+        for path in newest.iterdir() if name == "all" else [newest / name]:
+            data = path.read_bytes()
+            middle = len(data) // 2
+            path.write_bytes(
+                data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :] if damage == "one byte" else b""
+            )
+            if damage == "missing":
+                path.unlink()
+        notes: list[str] = []
+        assert last_whole_checkpoint(directory, notes.append) == directory / "checkpoint-30"
+        assert len(notes) == 1 and str(newest) in notes[0] and not newest.exists()
+        assert damage == "missing" or name == "all" or name in notes[0]
+
+
+def test_a_damaged_best_checkpoint_takes_those_that_need_it_along(tmp_path: Path) -> None:
+    for step, best in HISTORY[1:4]:
+        snapshot_at(step, best).write(tmp_path)
+    weights = tmp_path / "checkpoint-30" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
+    assert last_whole_checkpoint(tmp_path) is None
+    assert not list(tmp_path.iterdir())

@@ -52,11 +52,11 @@ def write_checkpoint(state: TrainingState, directory: Path) -> int:
     }
     for index, values in state.optimizer.items():
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in values.items()}
-    partial = directory / f"{CHECKPOINT}.partial"
+    partial, facts = directory / f"{CHECKPOINT}.partial", json.dumps(state.facts)
     save_file(
         {name: tensor.contiguous() for name, tensor in tensors.items()},
         partial,
-        metadata={"facts": json.dumps(state.facts), "digest": _digest(tensors)},
+        metadata={"facts": facts, "digest": _digest(tensors, facts)},
     )
     size = partial.stat().st_size
     partial.replace(directory / CHECKPOINT)
@@ -82,7 +82,10 @@ def read_checkpoint(directory: Path, shapes: dict[str, torch.Size]) -> TrainingS
         with safe_open(file, framework="pt") as tensors:
             metadata = tensors.metadata() or {}
             loaded = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
-            if metadata.get("digest", "") not in ("", _digest(loaded)):  # earlier releases wrote none
+            if metadata.get("digest", "") not in (
+                "",
+                _digest(loaded, metadata["facts"]),
+            ):  # earlier releases wrote none
                 return None
             facts = load_json(metadata["facts"])
     except (SafetensorError, ParseError, KeyError):
@@ -99,12 +102,12 @@ def read_checkpoint(directory: Path, shapes: dict[str, torch.Size]) -> TrainingS
     return TrainingState(model, _below(loaded, "best."), _below(loaded, "average."), optimizer, facts)
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
-    """Digest of tensors by name: safetensors itself notices a truncated file, but not a changed byte."""
-    digest = hashlib.blake2b(digest_size=16)
+def _digest(tensors: dict[str, Tensor], facts: str) -> str:
+    """Digest of tensors by name, type and shape, and of the facts: safetensors notices a truncated file, but not a changed byte."""
+    digest = hashlib.blake2b(facts.encode(), digest_size=16)
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(name.encode())
+        digest.update(f"{name}{tensor.dtype}{list(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
     return digest.hexdigest()
 
