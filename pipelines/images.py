@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from mistere.common.digests.code import tree_digest
+from mistere.common.digests.code import BUILD_FILES, LAYERS, NOT_IN_IMAGES, tree_digest
 from mistere.common.errors import MistereError, UsageError
 from mistere.common.paths import PROJECT_ROOT, require_checkout
 from mistere.kubernetes.images import IMAGES_LOCK, ROLES, ImageReference, read_images
@@ -24,8 +24,6 @@ from mistere.kubernetes.images import IMAGES_LOCK, ROLES, ImageReference, read_i
 DEFAULT_REGISTRY = "localhost/mistere"
 """Repository of images that are only built locally; no registry has this name, so none can serve a different image under it."""
 
-_RECIPE = ("Dockerfile", "install.sh", "index.sh", "debian_packages.py")
-_LEFT_OUT = frozenset({"images.lock.yaml", "retraining.yaml", "schedules.yaml"})
 _HEADER = """\
 # The names of all images. The tag is the hash of the source and lock that an image is built from (written by
 # `make compile`), so changed code always has another image. A released image also has its digest.
@@ -46,13 +44,11 @@ def source_hash() -> str:
 def _sources() -> list[Path]:
     files = [
         path
-        for folder in ("mistere", "components", "pipelines")
+        for folder in LAYERS
         for path in (PROJECT_ROOT / folder).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts and path.name not in _LEFT_OUT
+        if path.is_file() and "__pycache__" not in path.parts and path.name not in NOT_IN_IMAGES
     ]
-    docker = PROJECT_ROOT / "docker"
-    files += [docker / name for name in _RECIPE] + list(docker.glob("*.lock"))
-    files += [PROJECT_ROOT / "pyproject.toml", *PROJECT_ROOT.glob("requirements*.lock")]
+    files += [path for pattern in BUILD_FILES for path in PROJECT_ROOT.glob(pattern)]
     return sorted(files)
 
 

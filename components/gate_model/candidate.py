@@ -28,6 +28,7 @@ class Candidate:
         data_verdict: verdict of the dataset's validation.
         data_warnings: sentences of its warnings.
         code: whether a commit contains the code that made it.
+        uncommitted: the files with uncommitted changes; empty if they are unknown.
     """
 
     metrics: Mapping[str, float]
@@ -40,6 +41,7 @@ class Candidate:
     data_verdict: Literal["pass", "warn", "reject"] = "pass"
     data_warnings: Sequence[str] = ()
     code: CodeState = "committed"
+    uncommitted: str = ""
 
     def __post_init__(self) -> None:
         """Drop NaN and infinity: a comparison with NaN is always false, so a rule would pass."""

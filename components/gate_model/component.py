@@ -23,7 +23,8 @@ def gate_model(
         run: the run's context.
         gate: the ``gate`` section.
         champion_digest: the champion's bundle, or ``none``.
-        code_state: whether a commit contains the code: ``committed``, ``uncommitted`` or ``unknown``.
+        code_state: whether a commit contains the code: ``committed``, ``uncommitted`` (with the files: ``uncommitted: a.py``)
+            or ``unknown``.
         validation: the dataset's validation.
         report: the candidate's evaluation.
         verdict: the verdict with its reasons.

@@ -40,12 +40,13 @@ def run(
         report: the candidate's evaluation, and the champion's on the same test split.
         verdict: folder of the output artifact.
         champion_digest: the champion's bundle, or ``none``.
-        code_state: whether a commit contains the code that made the candidate.
+        code_state: whether a commit contains the code that made the candidate, and the files with uncommitted changes.
     """
     from components.gate_model.candidate import Candidate, CodeState
     from components.gate_model.rules import rules
 
     evaluation = report.manifest
+    code, _, uncommitted = code_state.partition(": ")
     candidate = Candidate(
         metrics=evaluation.metrics,
         runtime=evaluation.runtime,
@@ -56,7 +57,8 @@ def run(
         champion=evaluation.champion,
         data_verdict=validation.manifest.verdict,
         data_warnings=validation.manifest.warnings,
-        code=cast(CodeState, code_state),
+        code=cast(CodeState, code),
+        uncommitted=uncommitted,
     )
     results = [rule.decide(candidate, config) for rule in rules().values()]
     decision = overall(results)

@@ -66,7 +66,7 @@ def resolve_inputs(
         context: the run's context with the data resolved.
         data_digest: the DVC digest that the run is pinned to.
         champion_digest: the champion's bundle, or ``none``.
-        code_state: ``committed``, ``uncommitted`` or ``unknown``.
+        code_state: ``committed``, ``uncommitted`` (with the files: ``uncommitted: a.py``) or ``unknown``.
         speech_shards: ``index`` and ``of`` of each task that embeds speech.
         text_shards: the same for text.
         data_section: the complete section, as are the following outputs.

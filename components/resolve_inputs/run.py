@@ -155,7 +155,10 @@ def _origin(config: RunParameters, step: Step, sections: dict[str, dict[str, Any
 
 
 def _code_state(run: RunContext) -> str:
-    return "unknown" if not run.commit else "uncommitted" if run.dirty else "committed"
+    """The state as a word and, where they are known, the files with uncommitted changes: ``uncommitted: a.py, b.py``."""
+    if not run.commit:
+        return "unknown"
+    return f"uncommitted{f': {run.uncommitted}' if run.uncommitted else ''}" if run.dirty else "committed"
 
 
 def _latest(store: ObjectStore) -> tuple[str, str]:

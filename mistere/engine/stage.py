@@ -33,6 +33,7 @@ class RunContext(RunIdentity):
         data_digest: the dataset's DVC digest, resolved when the run was started.
         inputs_digest: digest of everything that determines the keys of the run's cached steps, computed by ``resolve_inputs``; empty
             where it is unknown.
+        uncommitted: the files with uncommitted changes, as a sentence names them; empty where there are none or they are unknown.
     """
 
     run_id: Segment
@@ -41,6 +42,7 @@ class RunContext(RunIdentity):
     data_remote: OneLine = ""
     data_digest: str = ""
     inputs_digest: str = ""
+    uncommitted: OneLine = ""
 
     @property
     def identity(self) -> RunIdentity:

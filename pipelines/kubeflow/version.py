@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from mistere.common.digests.code import git_state
+from mistere.common.digests.code import git_state, name_files, uncommitted_files
 from mistere.common.errors import UsageError
 from mistere.common.paths import PROJECT_ROOT
 from mistere.kubernetes.images import IMAGES_LOCK
@@ -34,13 +34,15 @@ class Tree:
 
     Attributes:
         commit: full hash; empty without Git.
-        dirty: whether the tree has uncommitted changes.
+        dirty: whether files that decide what a run computes have uncommitted changes.
         described: the output of ``git describe``; a hash of the source without Git.
+        uncommitted: names these files, for a sentence.
     """
 
     commit: str
     dirty: bool
     described: str
+    uncommitted: str = ""
 
 
 def this_tree() -> Tree:
@@ -49,10 +51,12 @@ def this_tree() -> Tree:
     if not commit:
         return Tree("", dirty, f"src-{source_hash()}")
     described = subprocess.run(
-        ["git", "describe", "--always", "--tags", "--dirty"],
+        ["git", "describe", "--always", "--tags"],
         cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=30, check=True,
     ).stdout.strip()  # fmt: skip
-    return Tree(commit, dirty, described if described.endswith("-dirty") or not dirty else f"{described}-dirty")
+    if not dirty:
+        return Tree(commit, dirty, described)
+    return Tree(commit, dirty, f"{described}-dirty", name_files(uncommitted_files()))
 
 
 def releasable_tree(*, allow_dirty: bool) -> Tree:
@@ -67,8 +71,8 @@ def releasable_tree(*, allow_dirty: bool) -> Tree:
     tree = this_tree()
     if not allow_dirty and (tree.dirty or not tree.commit):
         raise UsageError(
-            "this tree has uncommitted changes, so its models could not be reproduced: commit them, or submit a trial run with "
-            "--allow-dirty."
+            f"this tree has uncommitted changes{f' in {tree.uncommitted}' if tree.uncommitted else ''}, so its models could not be "
+            "reproduced: commit them, or submit a trial run with --allow-dirty."
             if tree.commit
             else "this tree is not a Git repository, so its version has no name: run this in a clone, or use --allow-dirty."
         )

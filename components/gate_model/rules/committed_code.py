@@ -25,12 +25,13 @@ def evaluate(candidate: Candidate, thresholds: Thresholds) -> RuleResult:
     if candidate.code == "committed":
         return passed(NAME, None, None, "The code of this model is committed.")
     uncommitted = candidate.code == "uncommitted"
-    state = "has uncommitted changes" if uncommitted else "is in no Git repository"
+    files = f" ({candidate.uncommitted})" if candidate.uncommitted else ""
+    state = f"has uncommitted changes{files}" if uncommitted else "is in no Git repository"
     sentence = f"The code of this model {state}, so the model cannot be reproduced"
     if thresholds.allow_uncommitted:
         return passed(NAME, None, None, f"{sentence}, which this profile allows.")
-    fix = "commit them" if uncommitted else "run it in a clone, or allow it with --set gate.allow_uncommitted=true"
-    return held(NAME, None, None, f"{sentence}: {fix}{' and run again' if uncommitted else ''}.")
+    fix = "commit them and run again" if uncommitted else "run it in a clone"
+    return held(NAME, None, None, f"{sentence}: {fix}, or allow it with --set gate.allow_uncommitted=true.")
 
 
 EXAMPLES = Examples(

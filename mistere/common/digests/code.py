@@ -13,17 +13,28 @@ from __future__ import annotations
 import ast
 import hashlib
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 
+from mistere.common.names import shown
 from mistere.common.paths import LOCK_FILE, PROJECT_ROOT, is_checkout
 
 AFFECTS_RESULTS = False
 """How keys are computed changes no result; another way of computing them gives other keys by itself."""
 
 LAYERS = ("mistere", "components", "pipelines")
+NOT_IN_IMAGES = frozenset({"images.lock.yaml", "retraining.yaml", "schedules.yaml"})
+"""Files in the folders of the layers that no image holds: what ``mistere compile`` writes, and the schedules."""
+BUILD_FILES = (
+    "docker/Dockerfile", "docker/install.sh", "docker/index.sh", "docker/debian_packages.py", "docker/*.lock",
+    "pyproject.toml", "requirements*.lock",
+)  # fmt: skip
+"""Glob patterns of the other files that an image is built from."""
+_NAMES_A_VERSION = ("pipelines/images.lock.yaml", "**/*.dvc", ".dvc/config")
+"""Glob patterns of the files that name the images and the data of a run."""
+_MOST_NAMED = 3
 _OPT_OUT = "AFFECTS_RESULTS"
 _TEMPLATE_FOLDER = "templates/*.html"
 _NO_MEANING = frozenset({"ctx", "type_comment", "kind"})
@@ -187,23 +198,47 @@ def tree_digest(files: list[Path]) -> str:
 
 @cache
 def git_state() -> tuple[str, bool]:
-    """The commit of the project's tree and whether it has uncommitted changes; ``("", False)`` without Git.
+    """The commit of the project's tree and whether :func:`uncommitted_files` finds any; ``("", False)`` without Git.
 
-    An untracked file counts in the folders that code is discovered in: it may be a gate rule or an encoder family. An
-    installed package has no commit, also where a repository of someone else surrounds its site-packages.
+    An installed package has no commit, also where a repository of someone else surrounds its site-packages.
     """
     if not is_checkout():
         return "", False
     try:
-        commit = _git("rev-parse", "HEAD").strip()
-        changed = _git("status", "--porcelain", "--untracked-files=no")
-        new = _git("ls-files", "--others", "--exclude-standard", "--", *LAYERS)
+        return _git("rev-parse", "HEAD").strip(), bool(uncommitted_files())
     except (OSError, subprocess.SubprocessError):
         return "", False
-    return commit, bool(changed.strip() or new.strip())
+
+
+@cache
+def uncommitted_files() -> tuple[str, ...]:
+    """The files with uncommitted changes that decide what a run computes, relative to the project's tree.
+
+    These are the files that an image is built from, and those that name the images and the data. An untracked file
+    counts in the folders that code is discovered in: it may be a gate rule or an encoder family. Documentation, tests
+    and the ``.gitignore`` that ``dvc add`` writes change no model.
+
+    Raises:
+        OSError: Git is not installed.
+        subprocess.SubprocessError: Git fails.
+    """
+    not_code = NOT_IN_IMAGES - {Path(name).name for name in _NAMES_A_VERSION}
+    left_out = [f":(exclude,glob)**/{name}" for name in sorted(not_code)]
+    others = [f":(glob){pattern}" for pattern in (*BUILD_FILES, *_NAMES_A_VERSION)]
+    status = ("status", "--porcelain", "-z", "--no-renames", "--untracked-files=no", "--")
+    changed = _git(*status, *LAYERS, *others, *left_out).split("\0")
+    new = _git("ls-files", "-z", "--others", "--exclude-standard", "--", *LAYERS, *left_out).split("\0")
+    return tuple(sorted({*(entry[3:] for entry in changed if entry), *(name for name in new if name)}))
+
+
+def name_files(files: Sequence[str]) -> str:
+    """The first files by name, and how many more there are: ``a.py, b.py, c.py and 2 more``."""
+    more = f" and {len(files) - _MOST_NAMED} more" if len(files) > _MOST_NAMED else ""
+    return f"{', '.join(name if name.isprintable() else shown(name) for name in files[:_MOST_NAMED])}{more}"
 
 
 def _git(*arguments: str) -> str:
     return subprocess.run(
-        ["git", *arguments], cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=30, check=True
-    ).stdout
+        ["git", *arguments],
+        cwd=PROJECT_ROOT, capture_output=True, encoding="utf-8", errors="replace", timeout=30, check=True,
+    ).stdout  # fmt: skip

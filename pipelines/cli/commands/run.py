@@ -16,7 +16,7 @@ from typing import IO, Final
 from mistere.artifacts.object_store import LocalStore
 from mistere.artifacts.s3.probe import use_data_endpoint
 from mistere.artifacts.signing import SIGNING_KEY_VARIABLE, check_signer
-from mistere.common.digests.code import git_state
+from mistere.common.digests.code import git_state, name_files, uncommitted_files
 from mistere.common.errors import Interrupted, MistereError
 from mistere.common.parsing.documents import load_json
 from mistere.common.processes.run_locks import only_run
@@ -28,6 +28,7 @@ from mistere.engine.stage import RunContext, new_run_id
 from mistere.runs.outcome import read_outcome
 from mistere.runs.run_info import RunOrigin, write_run_info
 from mistere.serving.kserve.inference_service import check_support
+from pipelines.cli.output.release_notice import release_notice
 from pipelines.cli.output.run_display import Display, summary
 from pipelines.local_runner import LocalPipeline, start
 from pipelines.profiles import load_local_profile, pipeline_arguments
@@ -63,11 +64,14 @@ def _run(config: Config, store: LocalStore, lock: IO[str], profile: str, data: s
         os.environ.get(SIGNING_KEY_VARIABLE, ""),
         f"{SIGNING_KEY_VARIABLE} to the path of the private key",
     )
+    commit, dirty = git_state()
+    uncommitted = name_files(uncommitted_files()) if dirty else ""
+    if notice := release_notice(config.gate, commit, dirty, uncommitted):
+        print(notice, flush=True)
     source = data if data is not None else config.data.source
     pinned = pin(source, str(store.root.parent / "data-remote"))
     use_data_endpoint(pinned.endpoint)
     run_id = new_run_id()
-    commit, dirty = git_state()
     context = RunContext(
         run_id=run_id,
         store=store.uri,
@@ -77,6 +81,7 @@ def _run(config: Config, store: LocalStore, lock: IO[str], profile: str, data: s
         profile=profile,
         commit=commit,
         dirty=dirty,
+        uncommitted=uncommitted,
     )
     folder = store.root.parent / "runs" / run_id
     folder.mkdir(mode=0o700, parents=True)

@@ -137,6 +137,7 @@ def _desired_schedule(
         profile=profile_name(profile),
         commit=tree.commit,
         dirty=tree.dirty,
+        uncommitted=tree.uncommitted,
     )
     arguments = pipeline_arguments(config, context)
     del arguments["run"]

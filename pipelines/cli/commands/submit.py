@@ -16,6 +16,7 @@ from mistere.data.versions import PinnedData
 from mistere.engine.stage import RunContext, new_run_id
 from mistere.runs.run_info import RunOrigin, write_run_info
 from mistere.serving.kserve.inference_service import check_cluster_support
+from pipelines.cli.output.release_notice import release_notice
 from pipelines.cli.output.run_display import summary
 from pipelines.cli.output.run_follower import follow
 from pipelines.cli.output.task_progress import task_progress
@@ -72,6 +73,8 @@ def submit(
     check_cluster_support(config.deployment)
     target = cluster_target(config.cluster, host, store, tracking)
     tree = releasable_tree(allow_dirty=allow_dirty)
+    if notice := release_notice(config.gate, tree.commit, tree.dirty, tree.uncommitted):
+        print(notice, flush=True)
     source = data if data is not None else config.data.source
     with task_progress(f"uploading what {target.store.uri} lacks of {source}"):
         pinned = pin_for_cluster(source, target.store)
@@ -96,6 +99,7 @@ def submit(
             profile=profile_name(profile),
             commit=tree.commit,
             dirty=tree.dirty,
+            uncommitted=tree.uncommitted,
         )
         return _start(pipelines, target, claim, config, context, origin, version)
 

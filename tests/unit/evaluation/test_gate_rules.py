@@ -295,6 +295,9 @@ def test_uncommitted_code_and_warnings_pass_if_the_profile_allows_them() -> None
     for code in ("uncommitted", "unknown"):
         result = evaluate_rules(candidate(code=code), allow_uncommitted=True)["committed_code"]
         assert result.outcome == "promote" and "allows" in result.sentence
+    result = evaluate_rules(candidate(code="uncommitted", uncommitted="pipelines/a.py"))["committed_code"]
+    assert result.outcome == "hold" and "uncommitted changes (pipelines/a.py), so the model cannot" in result.sentence
+    assert "or allow it with --set gate.allow_uncommitted=true" in result.sentence
     warned = evaluate_rules(candidate(data_verdict="warn", data_warnings=["One.", "Two."]))["data_verdict"]
     assert warned.outcome == "promote" and "2 warnings" in warned.sentence and warned.measured == 2
 

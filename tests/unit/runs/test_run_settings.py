@@ -70,6 +70,7 @@ def test_a_run_without_arguments_gets_everything_from_the_config_map(
         "data_remote": "s3://bucket/dvc",
         "data_digest": "a" * 32 + ".dir",
         "inputs_digest": values["inputs"],
+        "uncommitted": "",
     }
     assert values["code_state"] == "committed" and values["champion_digest"] == "none"
     assert sections == compiled["sections"]
@@ -212,6 +213,8 @@ def test_an_image_of_a_tree_with_uncommitted_changes_says_so(
     monkeypatch.setenv("MISTERE_COMMIT", "4f2a9c1")
     monkeypatch.setenv("MISTERE_VERSION", "v1.2-3-g4f2a9c1-dirty")
     assert resolved(compiled).values["code_state"] == "uncommitted"
+    run = {"commit": "4f2a9c1", "dirty": True, "uncommitted": "a.py, b.py"}
+    assert resolved(compiled, run).values["code_state"] == "uncommitted: a.py, b.py"
 
 
 def test_the_report_completes_its_section_and_survives_one_that_is_not_valid() -> None:

@@ -8,13 +8,13 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from components.gate_model.rules import committed_code
-from mistere.common.digests.code import git_state
+from mistere.common.digests.code import git_state, name_files, uncommitted_files
 from mistere.common.paths import LOCK_FILE, cache_directory
 from mistere.kubernetes.images import IMAGES_LOCK
 from mistere.serving.kserve.inference_service import check_cluster_support
 from pipelines.cli.doctor.plan import Plan
 from pipelines.cli.doctor.result import Check, CheckGroup, CheckResult, SkippedError, failed, note, ok
+from pipelines.cli.output.release_notice import release_notice
 
 _GIB = 2**30
 _DISK_BYTES, _MEMORY_BYTES = 5 * _GIB, 3 * _GIB
@@ -101,13 +101,10 @@ def _git(plan: Plan) -> CheckResult:
     commit, dirty = git_state()
     if not commit:
         return note("this is not a Git repository, so a model from here cannot be reproduced: use a clone.")
-    gate = plan.config.gate
-    if dirty and not (isinstance(gate, committed_code.Thresholds) and gate.allow_uncommitted):
-        result = failed if plan.host else note
-        return result(
-            f"the tree has uncommitted changes on commit {commit[:10]}: commit them; `mistere submit` refuses such a tree, and the gate "
-            "holds a model of such code."
-        )
+    if notice := release_notice(plan.config.gate, commit, dirty, name_files(uncommitted_files()) if dirty else ""):
+        if plan.host:
+            return failed(f"{notice.removesuffix('.')}; `mistere submit` also needs --allow-dirty for such a tree.")
+        return note(notice)
     return ok(f"commit {commit[:10]}{' with changes' if dirty else ''}.")
 
 
