@@ -3,6 +3,9 @@
 A source is a folder in the dataset form, a ``.dvc`` file, ``FILE.dvc@REVISION`` (the file at a Git revision), a Git revision (of
 ``data.dvc``), or a DVC digest (in the default remote of the current project). The command that starts a run resolves it, never a
 stage, so a container needs no Git and no working tree.
+
+The folder ``.dvc/sample-remote`` of this repository has the layout of a DVC remote and holds the sample dataset and nothing else.
+No setting of DVC names it, so no ``dvc push`` writes to it. Git ignores any other object there, and those are refused here.
 """
 
 from __future__ import annotations
@@ -23,6 +26,9 @@ from mistere.data.dvc_remote import dvc_project
 
 _DIGEST = re.compile(r"[0-9a-f]{32}\.dir")
 _TRACKED = "data.dvc"
+_OWN_STORAGE = (
+    "add a storage of your own with `dvc remote add --default NAME URL`, and push the data there with `dvc push`"
+)
 _GIT_SECONDS = 30
 
 
@@ -35,12 +41,13 @@ class PinnedData:
     endpoint: str = ""
 
 
-def pin(source: str, snapshots: str) -> PinnedData:
+def pin(source: str, snapshots: str, *, for_cluster: bool = False) -> PinnedData:
     """Resolve a data source.
 
     Args:
         source: see the module. The remote is the project's current default remote, also for an old revision.
         snapshots: DVC remote (folder or ``s3://``) to which the content of a folder is copied.
+        for_cluster: whether pods read the data: they cannot reach the sample's remote, so a default remote goes first.
 
     Raises:
         DataError: the file or folder does not exist, or is not a dataset or a ``.dvc`` file.
@@ -54,25 +61,26 @@ def pin(source: str, snapshots: str) -> PinnedData:
             )
         return _snapshot(path.resolve(), snapshots)
     if path.suffix == ".dvc" and path.is_file():
-        return _tracked(path.read_bytes(), str(path), path.resolve().parent)
+        return _tracked(path.read_bytes(), str(path), path.resolve().parent, for_cluster)
     if _DIGEST.fullmatch(source):
-        return PinnedData(source, *_default_remote(Path.cwd()))
+        return PinnedData(source, *_remote_of(source, Path.cwd(), for_cluster))
     name, at, revision = source.partition(".dvc@")
     if at:
-        return _at_revision(Path(f"{name}.dvc"), revision)
+        return _at_revision(Path(f"{name}.dvc"), revision, for_cluster)
     if not path.exists() and _is_revision(source):
-        return _at_revision(Path(_TRACKED), source)
+        return _at_revision(Path(_TRACKED), source, for_cluster)
     raise DataError(
         f"there is no data at {source}: name a folder in the dataset form, the .dvc file that tracks one (FILE.dvc@REVISION for "
         "an earlier one), a Git revision, or a DVC digest."
     )
 
 
-def _tracked(content: bytes, name: str, project: Path) -> PinnedData:
-    return PinnedData(_pinned_digest(content, name), *_default_remote(project))
+def _tracked(content: bytes, name: str, project: Path, for_cluster: bool) -> PinnedData:
+    digest = _pinned_digest(content, name)
+    return PinnedData(digest, *_remote_of(digest, project, for_cluster))
 
 
-def _at_revision(path: Path, revision: str) -> PinnedData:
+def _at_revision(path: Path, revision: str, for_cluster: bool) -> PinnedData:
     """The version that a ``.dvc`` file pinned at a Git revision.
 
     Raises:
@@ -94,7 +102,7 @@ def _at_revision(path: Path, revision: str) -> PinnedData:
             f"{path}@{revision}: there was no {path.name} at that revision; `git log -- {path}` lists those that have "
             "it."
         )
-    return _tracked(content, f"{path}@{revision}", where)
+    return _tracked(content, f"{path}@{revision}", where, for_cluster)
 
 
 def _is_revision(name: str) -> bool:
@@ -122,26 +130,43 @@ def _pinned_digest(content: bytes, name: str) -> str:
         raise DataError(f"{name} pins no digest: it should be what `dvc add` writes (outs, with an md5).") from error
 
 
-def _default_remote(project: Path) -> tuple[str, str]:
-    """URL and S3 endpoint of a project's default remote, without credentials."""
+def _remote_of(digest: str, project: Path, for_cluster: bool) -> tuple[str, str]:
+    """URL, without credentials, and S3 endpoint of the remote that holds a version: the sample's, or the project's default one."""
     from dvc.exceptions import DvcException
     from dvc.fs import get_fs_config
     from dvc.repo import Repo
 
     try:
         with closing(Repo(str(project))) as repo:
-            name = repo.config["core"].get("remote")
-            if name not in repo.config["remote"]:
-                raise DataError(
-                    f"the DVC project at {project} has no default remote: set one with `dvc remote default`."
+            default = repo.config["core"].get("remote")
+            settings = (
+                get_fs_config(repo.config, name=default) if default in repo.config["remote"] else {}
+            )  # resolves remote://
+            sample = Path(repo.root_dir) / ".dvc" / "sample-remote"
+            is_sample = sample.is_dir() and Path(str(settings.get("url"))).is_dir() and sample.samefile(settings["url"])
+            refused = is_sample
+            if _DIGEST.fullmatch(digest) and (is_sample or not (settings and for_cluster)):
+                copy = sample / "files" / "md5" / digest[:2] / digest[2:]
+                if copy.is_file() and not _is_ignored(copy):
+                    return str(sample), ""
+                refused |= copy.is_file() and not settings
+            if refused:
+                raise UsageError(
+                    f"{digest} is kept in {sample}, which is a part of this repository and only for its sample: {_OWN_STORAGE}."
                 )
-            settings = get_fs_config(repo.config, name=name)  # resolves remote:// references
+            if not settings:
+                raise UsageError(f"the DVC project at {project} has no default remote for {digest}: {_OWN_STORAGE}.")
             return without_credentials(str(settings["url"])), str(settings.get("endpointurl") or "")
     except DvcException as error:
         raise DataError(
             f"{project} is not inside a DVC project ({error}): run `git init` and `dvc init` above it, or name the "
             "dataset's folder."
         ) from error
+
+
+def _is_ignored(file: Path) -> bool:
+    """Whether Git ignores a file and so does not have it."""
+    return _git(file.parent, "check-ignore", "--quiet", str(file)) is not None
 
 
 def _snapshot(folder: Path, remote: str) -> PinnedData:

@@ -18,7 +18,9 @@ def pulled_sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     clone = tmp_path_factory.mktemp("clone") / "mistere"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
     dvc = Path(sys.executable).with_name("dvc")
-    subprocess.run([str(dvc), "pull", "--quiet"], cwd=clone, check=True)
+    remote = ("remote", "add", "--quiet", "--local", "sample", ".dvc/sample-remote")
+    for command in (remote, ("pull", "--quiet", "--remote", "sample")):
+        subprocess.run([str(dvc), *command], cwd=clone, check=True)
     return clone / "data" / "sample"
 
 

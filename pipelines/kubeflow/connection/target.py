@@ -106,7 +106,7 @@ def pin_for_cluster(source: str, store: ObjectStore) -> PinnedData:
         DataError: the data does not exist, or its remote does not hold it.
         UsageError: pods cannot reach its remote.
     """
-    pinned = pin(source, store.location("data-remote"))
+    pinned = pin(source, store.location("data-remote"), for_cluster=True)
     if not pinned.remote.startswith("s3://"):
         raise UsageError(
             f"{source} is kept in {redact_url(pinned.remote)}, which pods cannot reach: make an s3:// remote "

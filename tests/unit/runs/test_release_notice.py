@@ -32,4 +32,6 @@ def test_the_notice_comes_before_any_work(
     options = ("tiny", str(tmp_path / "nothing"), ["gate.allow_uncommitted=false"], tmp_path / "output")
     with pytest.raises(MistereError, match="there is no data at"):
         command.run(*options)
-    assert capsys.readouterr().out.startswith("this run cannot be released because of uncommitted changes in pipelines/a.py: ")
+    assert capsys.readouterr().out.startswith(
+        "this run cannot be released because of uncommitted changes in pipelines/a.py: "
+    )

@@ -71,7 +71,7 @@ class Dataset:
 
     @cached_property
     def _data(self) -> PinnedData:
-        return pin(self._plan.config.data.source, snapshots="")
+        return pin(self._plan.config.data.source, snapshots="", for_cluster=self._plan.on_a_cluster)
 
 
 def group(plan: Plan) -> CheckGroup:
