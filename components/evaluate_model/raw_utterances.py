@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
+from mistere.data.audio import AudioError, extent
 from mistere.data.dataset import Utterance
 from mistere.data.utterances import UtteranceReader
 from mistere.metrics.slices import binned, most_frequent, plain_name
@@ -96,12 +96,10 @@ def keys_of(dialogues: Sequence[str]) -> list[tuple[str, int]]:
 
 
 def _seconds(audio: bytes | None) -> float | None:
-    """Duration according to the header; None without audio or with an unreadable header."""
+    """Duration by the bytes of the file; None without audio or if it is not accepted."""
     if not audio:
         return None
-    import soundfile
-
     try:
-        return float(soundfile.info(io.BytesIO(audio)).duration)
-    except (soundfile.SoundFileError, RuntimeError, TypeError, ValueError):
+        return extent(audio).seconds
+    except AudioError:
         return None

@@ -1,8 +1,7 @@
-"""Extract audio from media files: accepted encodings unchanged, everything else through ffmpeg."""
+"""Extract audio from media files: accepted formats as they are, everything else through ffmpeg."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import tempfile
@@ -11,8 +10,10 @@ from pathlib import Path
 
 from mistere.common.errors import DataError, MistereError
 from mistere.corpora.import_report import some
+from mistere.data.audio import AudioError, with_stated_length
+from mistere.data.recordings.formats import format_of, names, tag_size
 
-_ACCEPTED = frozenset({"WAV", "WAVEX", "RF64", "FLAC", "OGG", "MP3"})
+_HEAD_BYTES = 64
 _RATE = 16_000
 _TIMEOUT_SECONDS = 300
 # Containers that hold their audio. Playlists and scripts (hls, concat, …) are excluded: they could name any other file.
@@ -24,47 +25,45 @@ class UnreadableMediaError(DataError):
 
 
 def audio_bytes(path: Path) -> bytes:
-    """The audio of a file in an encoding of the dataset form.
+    """The audio of a file in a format of the dataset form.
 
-    WAV, FLAC, OGG and MP3, recognised by their content, are returned unchanged. ffmpeg converts any other file (a video, another
-    codec) to mono FLAC at 16 kHz; the same file and version of ffmpeg give the same bytes.
+    A file of an accepted format, recognised by its content, is returned unchanged, or with the same samples and the right length
+    (:func:`mistere.data.audio.with_stated_length`). ffmpeg converts any other file (a video, another codec) to mono FLAC at
+    16 kHz; the same file and version of ffmpeg give the same bytes.
 
     Raises:
         UnreadableMediaError: the file is empty, not a media file, or has no audio.
         DataError: the file is missing or cannot be read.
         MistereError: the file needs ffmpeg, which is not installed.
     """
+    return _load(path)[0]
+
+
+def _load(path: Path) -> tuple[bytes, bool]:
+    """As :func:`audio_bytes`, and whether a file of an accepted format was transcoded for its length."""
     try:
         if not path.is_file():
             raise DataError(f"{path} is missing or no file: an audio or video file is expected there.")
         if path.stat().st_size == 0:
             raise UnreadableMediaError(f"{path} is empty (0 bytes): copy it again.")
-        if _is_accepted(path):
-            return path.read_bytes()
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+            accepted = tag_size(head) > 0 or format_of(head) is not None
+            data = head + file.read() if accepted else b""
     except OSError as error:
         raise DataError(f"{path} can't be read ({error.strerror}): check its permissions.") from error
-    return _through_ffmpeg(path)
-
-
-def _is_accepted(path: Path) -> bool:
-    """Whether libsndfile finds an accepted encoding; it gets a descriptor, so that the file's name has no influence."""
-    import soundfile
-
-    descriptor = os.open(path, os.O_RDONLY)
     try:
-        with soundfile.SoundFile(descriptor, closefd=False) as file:
-            return file.format in _ACCEPTED
-    except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError):
-        return False
-    finally:
-        os.close(descriptor)
+        stored = with_stated_length(data)
+    except AudioError:
+        return _through_ffmpeg(path), False
+    return stored, stored is not data
 
 
 def _through_ffmpeg(path: Path) -> bytes:
     program = shutil.which("ffmpeg")
     if program is None:
         raise MistereError(
-            f"{path} is no WAV, FLAC, OGG or MP3 file, and ffmpeg, which would read it, is not installed: "
+            f"{path} is no {names()} file, and ffmpeg, which would read it, is not installed: "
             "run `apt-get install ffmpeg`, or import text only."
         )
     with tempfile.TemporaryDirectory() as scratch:
@@ -105,13 +104,31 @@ def _has_samples(path: Path) -> bool:
 
 @dataclass(slots=True)
 class AudioReader:
-    """Reads the audio files of a corpus and records the missing and unreadable ones for the notes.
+    """Reads the audio files of a corpus and records the missing, unreadable and transcoded ones for the notes.
 
     Released corpora lack files and hold broken ones (MELD's ``train_splits/dia125_utt3.mp4``); those utterances get no audio.
     """
 
     missing: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
+    transcoded: list[str] = field(default_factory=list)
+
+    def load(self, path: Path, name: str) -> bytes:
+        """The audio of a file; ``name`` identifies the utterance in the notes. Raises as :func:`audio_bytes`."""
+        audio, transcoded = _load(path)
+        self.transcoded += [name] if transcoded else []
+        return audio
+
+    def take(self, audio: bytes | None, name: str) -> bytes | None:
+        """The audio that a table holds; of another format, or damaged, it is left to the validation, which names the row."""
+        if audio is None:
+            return None
+        try:
+            stored = with_stated_length(audio)
+        except AudioError:
+            return audio
+        self.transcoded += [name] if stored is not audio else []
+        return stored
 
     def read(self, path: Path | None, name: str) -> bytes | None:
         """The audio of a file, None if it is missing or unreadable; ``name`` identifies the utterance in the notes."""
@@ -119,13 +136,13 @@ class AudioReader:
             self.missing.append(name)
             return None
         try:
-            return audio_bytes(path)
+            return self.load(path, name)
         except UnreadableMediaError:
             self.unreadable.append(name)
             return None
 
     def notes(self) -> list[str]:
-        """Sentences about missing and unreadable files."""
+        """Sentences about missing, unreadable and transcoded files."""
         notes = []
         if self.missing:
             notes.append(
@@ -135,5 +152,10 @@ class AudioReader:
             notes.append(
                 f"{len(self.unreadable)} utterances have an audio file that can't be read and go without audio "
                 f"({some(self.unreadable)})."
+            )
+        if self.transcoded:
+            notes.append(
+                f"Transcoded to mono FLAC or WAV with the same samples, because the header states no length or a wrong one: "
+                f"{len(self.transcoded)} recordings ({some(self.transcoded)})."
             )
         return notes

@@ -12,11 +12,18 @@ from mistere.common.errors import MistereError
 if TYPE_CHECKING:
     import numpy as np
 
+    from mistere.data.recordings.layout import Layout
+
 SILENCE_FLOOR_DBFS = -120.0
 _CLIPPED_AT = 0.999
-_RATES = range(1_000, 384_001)
-_MAX_CHANNELS = 8
 _FINEST_RATIO = 4000
+MAX_SECONDS = 3600.0
+"""A recording that lasts longer is refused unless a lower limit is given: no utterance does."""
+MAX_SAMPLES = 1 << 28
+"""The most samples that are decoded of a recording: 1 GiB."""
+_STEPS = 1 << 23
+_FLAC_RATE = 65_535
+"""Hz; FLAC cannot state every higher rate."""
 
 
 class AudioError(MistereError):
@@ -28,7 +35,9 @@ class EmptyAudioError(AudioError):
 
 
 def decode(data: bytes, max_seconds: float | None = None) -> tuple[np.ndarray, int]:
-    """Decode an encoded file (WAV, FLAC, OGG Vorbis or Opus, MP3) at its own rate.
+    """Decode an encoded file of one of :data:`mistere.data.recordings.formats.FORMATS` at its own rate.
+
+    The samples are decoded until nothing comes, whatever length the header states.
 
     Args:
         data: the file's bytes.
@@ -39,52 +48,160 @@ def decode(data: bytes, max_seconds: float | None = None) -> tuple[np.ndarray, i
 
     Raises:
         EmptyAudioError: the file has no byte, or decodes to no sample.
-        AudioError: libsndfile cannot read it, its header claims an implausible rate or number of channels, or it holds NaN or
-            infinity.
+        AudioError: the file is of another format or damaged, its header states an implausible rate, it holds NaN or infinity, or,
+            without ``max_seconds``, it lasts more than an hour.
     """
     recording = decode_recording(data, max_seconds)
     return recording.wave, recording.rate
 
 
 class Recording(NamedTuple):
-    """A decoded file: mono samples float32 ``[N]``, their rate in Hz, and the channels and seconds that its header claims."""
+    """A decoded file.
+
+    Attributes:
+        wave: mono samples float32 ``[N]``.
+        rate: their rate in Hz.
+        channels: channels of the file.
+        seconds: duration of the whole file, also where only its beginning is decoded.
+        cut_short: whether it ends before the end that its header states.
+    """
 
     wave: np.ndarray
     rate: int
     channels: int
-    claimed_seconds: float
+    seconds: float
+    cut_short: bool
+
+
+class AudioExtent(NamedTuple):
+    """What a file decodes to: an upper bound of its duration in seconds, its rate in Hz, and its channels."""
+
+    seconds: float
+    rate: int
+    channels: int
 
 
 def decode_recording(data: bytes, max_seconds: float | None = None) -> Recording:
-    """As :func:`decode`, with the values of the header."""
+    """As :func:`decode`, with facts about the whole file.
+
+    The files in a joined or chained file are decoded one after another; one with another rate than the first is resampled.
+    """
+    from mistere.data.recordings.inspection import inspect_again
+
+    try:
+        return _decoded(data, _layout(data), max_seconds)
+    except AudioError:
+        other = inspect_again(data)
+        if other is None:
+            raise
+    return _decoded(data, other, max_seconds)
+
+
+def _decoded(data: bytes, layout: Layout, max_seconds: float | None) -> Recording:
     import numpy as np
-    import soundfile
+
+    from mistere.data.recordings.decoding import FAILURES, is_cut_short, opened, read_mono
+
+    waves: list[np.ndarray] = []
+    rate = channels = decoded = most = 0
+    cut_short = layout.cut_short
+    for part in layout.parts:
+        try:
+            with opened(part) as (header, file):
+                _check_rate(header.rate)
+                if not rate:
+                    rate = header.rate
+                    most = min(MAX_SAMPLES, int((MAX_SECONDS if max_seconds is None else max_seconds) * rate) + 1)
+                left = -(-(most - decoded) * header.rate // rate)
+                wave = read_mono(file, header, part, left)
+        except FAILURES as error:
+            raise _undecodable(error, data) from error
+        if not np.isfinite(wave).all():
+            raise AudioError("The audio holds values that are no numbers (NaN or infinity).")
+        channels = max(channels, header.channels)
+        cut_short = cut_short or is_cut_short(part, header, len(wave), left)
+        waves.append(resample(wave, header.rate, rate))
+        decoded += len(waves[-1])
+        if decoded >= most:
+            break
+    if decoded == 0:
+        raise EmptyAudioError("The audio has zero length: it decodes to no sample at all.")
+    seconds = decoded / rate
+    if decoded >= most:
+        if max_seconds is None:
+            raise AudioError(f"The audio is longer than {most // rate} s: cut it at the boundaries of the utterances.")
+        seconds = max(seconds, extent(data).seconds)
+    return Recording(waves[0] if len(waves) == 1 else np.concatenate(waves)[:most], rate, channels, seconds, cut_short)
+
+
+def extent(data: bytes) -> AudioExtent:
+    """What a file decodes to, by its bytes; its samples are not decoded.
+
+    Raises:
+        EmptyAudioError: the file has no byte.
+        AudioError: the file is of another format, its header cannot be read, or states an implausible rate.
+    """
+    from mistere.data.recordings.decoding import FAILURES, opened
+
+    seconds, rate, channels = 0.0, 0, 0
+    for part in _layout(data, count=True).parts:
+        try:
+            with opened(part) as (header, _):
+                _check_rate(header.rate)
+        except FAILURES as error:
+            raise _undecodable(error, data) from error
+        seconds += header.frames / header.rate
+        rate, channels = max(rate, header.rate), max(channels, header.channels)
+    return AudioExtent(seconds, rate, channels)
+
+
+def with_stated_length(data: bytes) -> bytes:
+    """A file whose header states the length that it has.
+
+    Returns:
+        The file itself, or, if its header states no length or another one, the same samples as mono FLAC of 24 bits, or as WAV of
+        32-bit floats if they have no equal in 24 bits. A file that is damaged or ends before its stated end is returned as it is.
+
+    Raises:
+        AudioError: the file is not accepted.
+    """
+    layout = _layout(data, count=True)
+    extent(data)
+    if layout.states_length or layout.cut_short:
+        return data
+    try:
+        recording = decode_recording(data)
+    except AudioError:
+        return data
+    return data if recording.cut_short else encode_exactly(recording.wave, recording.rate)
+
+
+def _layout(data: bytes, *, count: bool = False) -> Layout:
+    from mistere.data.recordings.formats import names
+    from mistere.data.recordings.inspection import inspect
+    from mistere.data.recordings.layout import MAX_PARTS
 
     if not data:
         raise EmptyAudioError("The audio is empty (0 bytes).")
-    try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
-            rate, claimed = file.samplerate, file.frames
-            _check_header(rate, file.channels)
-            frames = -1 if max_seconds is None else int(max_seconds * rate) + 1
-            wave = file.read(frames, dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError, OSError, MemoryError) as error:
-        reason = " ".join(str(getattr(error, "error_string", "") or error).split()).rstrip(".")
-        raise AudioError(f"The audio does not decode ({reason}; {len(data)} bytes).") from error
-    if wave.shape[0] == 0:
-        raise EmptyAudioError("The audio has zero length: it decodes to no sample at all.")
-    mono = wave[:, 0] if wave.shape[1] == 1 else wave.mean(axis=1, dtype=np.float32)
-    if not np.isfinite(mono).all():
-        raise AudioError("The audio holds values that are no numbers (NaN or infinity).")
-    return Recording(np.ascontiguousarray(mono), int(rate), wave.shape[1], claimed / rate)
+    layout = inspect(data, count)
+    if layout is None:
+        raise AudioError(f"The audio does not decode (no {names()} file, or a damaged one; {len(data)} bytes).")
+    if len(layout.parts) > MAX_PARTS:
+        raise AudioError(f"The audio consists of more than {MAX_PARTS} joined files: at most as many are read.")
+    return layout
 
 
-def _check_header(rate: int, channels: int) -> None:
-    """Refuse implausible headers before anything is decoded: a few bytes may claim more than any machine can hold."""
-    if rate not in _RATES:
-        raise AudioError(f"The audio claims {rate} samples a second: {_RATES[0]} to {_RATES[-1]} Hz are read.")
-    if channels > _MAX_CHANNELS:
-        raise AudioError(f"The audio claims {channels} channels: at most {_MAX_CHANNELS} are read.")
+def _undecodable(error: Exception, data: bytes) -> AudioError:
+    reason = " ".join(str(getattr(error, "error_string", "") or error).split()).rstrip(".")
+    return AudioError(f"The audio does not decode ({reason or 'unknown error'}; {len(data)} bytes).")
+
+
+def _check_rate(rate: int) -> None:
+    """Refuse implausible rates before anything is decoded."""
+    from mistere.data.recordings.formats import RATES
+
+    if rate not in RATES:
+        raise AudioError(f"The audio claims {rate} samples a second: {RATES[0]} to {RATES[-1]} Hz are read.")
 
 
 def encode_flac(wave: np.ndarray, rate: int) -> bytes:
@@ -93,6 +210,22 @@ def encode_flac(wave: np.ndarray, rate: int) -> bytes:
 
     buffer = io.BytesIO()
     soundfile.write(buffer, wave, rate, format="FLAC", subtype="PCM_24")
+    return buffer.getvalue()
+
+
+def encode_exactly(wave: np.ndarray, rate: int) -> bytes:
+    """Encode mono samples ``[N]`` without changing any: as 24-bit FLAC if that is possible, else as WAV of 32-bit floats."""
+    import numpy as np
+    import soundfile
+
+    buffer = io.BytesIO()
+    scaled = wave.astype(np.float64) * _STEPS
+    fits = -_STEPS <= scaled.min() <= scaled.max() < _STEPS
+    if rate <= _FLAC_RATE and fits and np.array_equal(scaled, np.rint(scaled)):
+        # As integers of 32 bits, of which the upper 24 are kept: floats would be scaled by 2**23 - 1.
+        soundfile.write(buffer, (scaled * 256).astype(np.int32), rate, format="FLAC", subtype="PCM_24")
+    else:
+        soundfile.write(buffer, wave, rate, format="WAV", subtype="FLOAT")
     return buffer.getvalue()
 
 

@@ -8,7 +8,6 @@ shards that differ, a few hundred bytes each.
 from __future__ import annotations
 
 import hashlib
-import io
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from pydantic import BaseModel, Field
 
 from mistere.common.errors import DataError
 from mistere.common.splits import SPLITS, Split
+from mistere.data.audio import AudioError, extent
 from mistere.data.dataset import DatasetInfo, load_info, read_utterances, split_of
 from mistere.data.dvc_remote import RemoteData
 from mistere.data.versions import PinnedData
@@ -238,11 +238,9 @@ def _digest(data: bytes) -> bytes:
 
 
 def _seconds(audio: bytes) -> float | None:
-    import soundfile
-
     try:
-        return float(soundfile.info(io.BytesIO(audio)).duration)
-    except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError, ZeroDivisionError):
+        return extent(audio).seconds
+    except AudioError:
         return None
 
 

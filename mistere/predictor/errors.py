@@ -13,6 +13,7 @@ import traceback
 from dataclasses import dataclass, field
 
 from mistere.common.errors import MistereError
+from mistere.data.recordings.formats import names as audio_formats
 
 logger = logging.getLogger("kserve.predictor")
 _PLAIN = re.compile(r"[A-Za-z0-9_.:/@+-]+")
@@ -46,7 +47,7 @@ def invalid(message: str) -> RequestError:
 def unsupported_audio(utterance: int) -> RequestError:
     """Audio that does not decode, or a codec that is not accepted."""
     return RequestError(
-        f"The audio of utterance {utterance} does not decode, or its codec is not accepted: send WAV, FLAC or OGG.", 415
+        f"The audio of utterance {utterance} does not decode, or its codec is not accepted: send {audio_formats()}.", 415
     )
 
 

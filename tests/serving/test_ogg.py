@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from mistere.data.recordings.ogg import _checksum, has_whole_headers
 from mistere.predictor.audio.clip import read_header
-from mistere.predictor.audio.ogg import _checksum, has_whole_headers
 from mistere.predictor.errors import RequestError
 from tests.serving.conftest import clip
 

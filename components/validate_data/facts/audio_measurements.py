@@ -16,9 +16,7 @@ from mistere.data.audio import (
 )
 
 DECODED_SECONDS = 600.0
-"""Only the beginning of a longer recording is decoded; its duration is then taken from its header."""
-_UNKNOWN_SIZES = (0, 0xFFFFFFFF)
-"""Sizes in the header of a WAV file that was written as a stream."""
+"""Only the beginning of a longer recording is decoded; its duration is then that of all its bytes."""
 
 
 class AudioMeasurements(NamedTuple):
@@ -69,10 +67,9 @@ def measure_audio(data: bytes | None, path: str | None, silence_dbfs: float) -> 
         return AudioMeasurements(True, True, False)
     except AudioError:
         return AudioMeasurements(True, True, True, False)
-    if _is_cut_short(data, recording):
+    if recording.cut_short:
         return AudioMeasurements(True, True, True, False)
     level = rms_dbfs(recording.wave)
-    seconds = len(recording.wave) / recording.rate
     return AudioMeasurements(
         True,
         True,
@@ -80,22 +77,13 @@ def measure_audio(data: bytes | None, path: str | None, silence_dbfs: float) -> 
         True,
         recording.rate,
         recording.channels,
-        recording.claimed_seconds if seconds > DECODED_SECONDS else seconds,
+        recording.seconds,
         level,
         quiet_share(recording.wave, recording.rate, silence_dbfs),
         clipped_share(recording.wave),
         abs(float(recording.wave.mean())),
         None if level < silence_dbfs else _digest(recording),
     )
-
-
-def _is_cut_short(data: bytes, recording: Recording) -> bool:
-    """Whether the file is shorter than its header says: an interrupted transfer or export."""
-    if data[:4] == b"RIFF":
-        claimed = int.from_bytes(data[4:8], "little")
-        return claimed not in _UNKNOWN_SIZES and claimed + 8 > len(data) + 1  # a last odd byte may go unpadded
-    decoded = len(recording.wave) / recording.rate
-    return decoded <= DECODED_SECONDS and decoded < 0.98 * recording.claimed_seconds - 0.05
 
 
 def _digest(recording: Recording) -> int:

@@ -14,7 +14,7 @@ from mistere.common.names import path_below
 from mistere.common.splits import SPLITS, Split
 from mistere.corpora.import_report import ImportReport, write_counted
 from mistere.corpora.importer import Option, TextOnly, importer
-from mistere.corpora.media import AudioReader, UnreadableMediaError, audio_bytes
+from mistere.corpora.media import AudioReader, UnreadableMediaError
 from mistere.corpora.table_base import Base, read_base
 from mistere.corpora.table_rows import Row, Table, read_embedded, read_rows
 from mistere.corpora.table_splits import Assignment, assign, check_shares
@@ -52,7 +52,7 @@ class _AudioSource:
         if self.lenient:
             return self.reader.read(path, row.audio)
         try:
-            return audio_bytes(path or self.folder / row.audio)
+            return self.reader.load(path or self.folder / row.audio, row.audio)
         except UnreadableMediaError as error:
             raise DataError(f"{row.where}: {error}") from error
 
@@ -299,9 +299,8 @@ def _rows(
         order = sorted(range(len(rows)), key=lambda index: (rows[index].turn or 0, index))
         for turn, index in enumerate(order):
             row = rows[index]
-            utterance = Utterance(
-                dialogue, turn, names[row.label], row.text, embedded_audio[index] or audio.of_path(row), row.speaker
-            )
+            sound = audio.reader.take(embedded_audio[index], row.where) or audio.of_path(row)
+            utterance = Utterance(dialogue, turn, names[row.label], row.text, sound, row.speaker)
             yield assignment.splits[dialogue], utterance
 
 

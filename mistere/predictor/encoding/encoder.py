@@ -83,7 +83,7 @@ class CachedEncoder:
         return plan
 
     def price_clips(self, plan: EncodingPlan) -> None:
-        """Price the recordings to encode by their headers, before anything is decoded.
+        """Price the recordings to encode by their bytes, before anything is decoded: no more than this is decoded later.
 
         Raises:
             RequestError: there is more new audio than a request may hold, or a header is invalid.
@@ -91,12 +91,12 @@ class CachedEncoder:
         total = 0.0
         for task in plan.clips:
             try:
-                header = read_header(task.turn.audio or b"", task.index)
+                clip = read_header(task.turn.audio or b"", task.index)
             except RequestError as error:
                 plan.failures[task.key] = error
                 continue
-            task.price = clip_price(header, self._limits.utterance_seconds)
-            total += min(header.seconds, self._limits.utterance_seconds)
+            task.price = clip_price(clip, self._limits.utterance_seconds)
+            total += min(clip.seconds, self._limits.utterance_seconds)
         if total > self._limits.request_seconds:
             raise over_limit(
                 f"A request may hold {self._limits.request_seconds:g} seconds of audio that was not sent before; this one "

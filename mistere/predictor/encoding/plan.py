@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mistere.predictor.audio.clip import ClipHeader
+from mistere.data.audio import AudioExtent
 from mistere.predictor.protocol.codec import RequestTurn
 from mistere.predictor.scheduling.pace import TOKENS_PER_SECOND
 from mistere.serving.protocol import token_count
@@ -83,11 +83,11 @@ def text_price(texts: Sequence[str]) -> float:
     return sum(map(token_count, texts)) / TOKENS_PER_SECOND
 
 
-def clip_price(header: ClipHeader, utterance_seconds: float) -> float:
-    """The price of a recording, seconds of audio; unusual rates and stereo cost more to decode.
+def clip_price(clip: AudioExtent, utterance_seconds: float) -> float:
+    """The price of a recording, seconds of audio; unusual rates and many channels cost more to decode.
 
     Args:
-        header: the file's header.
+        clip: what it decodes to.
         utterance_seconds: the limit, beyond which nothing is decoded.
     """
-    return min(header.seconds, utterance_seconds) * max(1.0, header.rate * header.channels / _USUAL_SAMPLES)
+    return min(clip.seconds, utterance_seconds) * max(1.0, clip.rate * clip.channels / _USUAL_SAMPLES)

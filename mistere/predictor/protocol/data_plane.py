@@ -9,6 +9,7 @@ from kserve import ModelRepository
 from kserve.errors import ModelNotReady
 from kserve.protocol.dataplane import DataPlane
 
+from mistere.data.recordings import formats
 from mistere.predictor.model import EmotionPredictor
 from mistere.predictor.protocol.codec import model_version, response_parameters
 
@@ -51,7 +52,7 @@ class PredictorDataPlane(DataPlane):  # type: ignore[misc]  # kserve has no type
         return {**super().metadata(), "extensions": ["binary_tensor_data"]}
 
     async def model_metadata(self, model_name: str) -> dict[str, Any]:
-        """A model's tensors and version; ``properties`` holds labels, experts, digests and the limits of a request."""
+        """A model's tensors and version; ``properties`` holds labels, experts, digests, limits and accepted audio."""
         model = await self.get_model(model_name)
         return {
             "name": model_name,
@@ -63,5 +64,6 @@ class PredictorDataPlane(DataPlane):  # type: ignore[misc]  # kserve has no type
                 **response_parameters(model.loaded),
                 **{f"encoder_digest.{modality}": digest for modality, digest in model.loaded.encoder_digests.items()},
                 **model.limits.stated(),
+                **formats.stated(),
             },
         }

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+from mistere.data.recordings import formats
 from mistere.predictor.settings import Limits
 from mistere.serving import protocol
 
@@ -72,7 +73,7 @@ def _set_limits(document: dict[str, Any], limits: Limits) -> None:
             f"{limits.request_seconds:g} s of audio and {limits.request_tokens} tokens of text (four bytes count as one)."
         )
     metadata = document["paths"][_METADATA]["get"]["responses"]["200"]["content"][_JSON]["example"]
-    metadata["properties"] |= limits.stated()
+    metadata["properties"] |= limits.stated() | formats.stated()
     schemas = document["components"]["schemas"]
     instances = schemas["PredictRequest"]["properties"]["instances"]
     columns = [tensor["data"] for name, tensor in _tensors(schemas).items() if name in protocol.RAW_INPUTS]

@@ -1,15 +1,19 @@
-"""Check that the codec headers of an OGG file are complete.
+"""OGG: the links of a chained file, and whether their headers are complete.
 
-libsndfile leaks a few kilobytes for each OGG file with truncated or damaged headers, so such a file must not be opened. Delete
-this module when libsndfile no longer leaks.
+libsndfile decodes only the first link. It leaks a few kilobytes for each file with truncated or damaged headers, so such a file must
+not be opened: delete that check when libsndfile no longer leaks.
 """
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Iterator
 from typing import Final
+
+from mistere.data.recordings.formats import OGG
+from mistere.data.recordings.layout import MAX_PARTS, Layout, Part
 
 _PAGE: Final = struct.Struct("<4sBBqIIIB")
 _CONTINUED: Final = 1
@@ -18,6 +22,17 @@ _VORBIS: Final = (b"\x01vorbis\x00\x00\x00\x00", b"\x03vorbis", b"\x05vorbis")
 _OPUS: Final = (b"OpusHead", b"OpusTags")
 _PAGE_LIMIT: Final = 64
 """The most pages for headers, 4 MiB: enough for a picture in the tags."""
+_FIRST_PAGE: Final = re.compile(rb"OggS\x00[\x02\x06]")
+"""The beginning of a stream's first page."""
+
+
+def layout(data: bytes) -> Layout | None:
+    """The parts of an OGG file, one for each link; None if one of them does not begin with the headers of Vorbis or Opus."""
+    starts = [match.start() for match in _FIRST_PAGE.finditer(data, 1)][: MAX_PARTS + 1]
+    links = [data[start:stop] for start, stop in zip([0, *starts], [*starts, len(data)], strict=True)]
+    if not all(map(has_whole_headers, links)):
+        return None
+    return Layout(OGG, tuple(map(Part, links)), states_length=len(links) == 1)
 
 
 def has_whole_headers(file: bytes) -> bool:
