@@ -94,7 +94,9 @@ def plain() -> dict[str, bytes]:
         "mp3 of variable bitrate": varying_mp3(),
     }
     files["wav with a chunk behind the samples"] = files["wav 16 bit"] + b"LIST" + struct.pack("<I", 8000) + b"x" * 8000
-    files["flac with a tag at both ends"] = b"ID3\x04\x00\x00\x00\x00\x01\x00" + bytes(128) + files["flac"] + b"TAG" + bytes(125)
+    files["flac with a tag at both ends"] = (
+        b"ID3\x04\x00\x00\x00\x00\x01\x00" + bytes(128) + files["flac"] + b"TAG" + bytes(125)
+    )
     files["mp3 of constant bitrate without a length"] = without_encoder_tag(
         encoded("MP3", bitrate_mode="CONSTANT", compression_level=0.5)
     )

@@ -47,7 +47,8 @@ def invalid(message: str) -> RequestError:
 def unsupported_audio(utterance: int) -> RequestError:
     """Audio that does not decode, or a codec that is not accepted."""
     return RequestError(
-        f"The audio of utterance {utterance} does not decode, or its codec is not accepted: send {audio_formats()}.", 415
+        f"The audio of utterance {utterance} does not decode, or its codec is not accepted: send {audio_formats()}.",
+        415,
     )
 
 

@@ -35,8 +35,9 @@ def test_every_accepted_file_is_answered_as_its_samples_are(server: Server) -> N
     expected = server.client.predict_grpc([Utterance(audio=as_floats(*each)) for each in samples])
     np.testing.assert_allclose(sent.probabilities, expected.probabilities, atol=1e-6)
     assert sent.modalities == ["speech"] * len(files)
-    halves = server.client.predict_grpc([Utterance(audio=as_floats(wave[::2], rate)) for wave, rate in samples])
-    assert np.abs(halves.probabilities - expected.probabilities).max() > 1e-4
+    changed = server.client.predict_grpc([Utterance(audio=as_floats(wave[::2], rate)) for wave, rate in samples[:4]])
+    same = server.client.predict_grpc([Utterance(audio=as_floats(*each)) for each in samples[:4]])
+    assert np.abs(changed.probabilities - same.probabilities).max() > 1e-4
 
 
 def test_the_metadata_states_the_table_of_accepted_audio(server: Server) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mistere.data.audio import AudioError, decode_recording, encode_flac, resample
+from mistere.data.audio import AudioError, decode, encode_flac, resample
 from mistere.serving.protocol import MAX_UTTERANCE_SECONDS
 
 _RATE = 16_000  # the speech encoders' sample rate; a higher one only makes the request larger
@@ -14,7 +14,7 @@ def take_recording(path: Path) -> tuple[bytes, float]:
     """Read a recording and delete its file.
 
     Args:
-        path: WAV, FLAC, OGG or MP3.
+        path: a file of an accepted format.
 
     Returns:
         FLAC bytes (mono, at most 16 kHz) and the duration in seconds.
@@ -35,7 +35,7 @@ def as_flac(data: bytes) -> tuple[bytes, float]:
     Raises:
         AudioError: the audio cannot be decoded, is empty, or is too long.
     """
-    wave, rate, _, _ = decode_recording(data, MAX_UTTERANCE_SECONDS)
+    wave, rate = decode(data, MAX_UTTERANCE_SECONDS)
     if len(wave) > MAX_UTTERANCE_SECONDS * rate:
         raise AudioError(f"The recording is too long: a turn takes at most {MAX_UTTERANCE_SECONDS:g} seconds.")
     seconds = len(wave) / rate
