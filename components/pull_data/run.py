@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mistere.artifacts.manifests import DatasetShard, UtteranceSet, canonical_digest
-from mistere.common.errors import DataError
+from mistere.common.errors import DataError, UsageError
 from mistere.common.parsing.documents import ParseError
 from mistere.common.parsing.parquet import open_parquet
 from mistere.common.splits import SPLITS, Split
@@ -34,7 +34,9 @@ def run(config: DataConfig, step: Step, utterances: Path, data_digest: str) -> R
         data_digest: the DVC digest that the run is pinned to.
 
     Raises:
-        DataError: an object is missing or corrupt, or the folder is not in the dataset form.
+        MistereError: the remote lacks an object, or holds a corrupt one.
+        UsageError: the folder is not a dataset.
+        DataError: it is not in the dataset form.
     """
     step.progress(f"pulling {data_digest[:12]} from {step.run.data_remote}")
     return Result(manifests={"utterances": describe(step.run.data_remote, data_digest, config.max_dialogues)})
@@ -113,7 +115,7 @@ def _dataset_home(listing: dict[str, str]) -> str:
     homes = [name.removesuffix("dataset.yaml") for name in listing if name.rsplit("/", 1)[-1] == "dataset.yaml"]
     if len(homes) != 1:
         listed = ", ".join(f"{home}dataset.yaml" for home in sorted(homes)) or "none"
-        raise DataError(f"the tracked folder must hold exactly one dataset.yaml beside its shards (found: {listed}).")
+        raise UsageError(f"the tracked folder must hold exactly one dataset.yaml beside its shards (found: {listed}).")
     return homes[0]
 
 

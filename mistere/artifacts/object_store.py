@@ -20,6 +20,7 @@ from typing import Final
 
 from mistere.common.errors import MistereError, UsageError
 from mistere.common.names import path_below, problem, shown
+from mistere.common.paths import path_of
 from mistere.common.urls import has_credentials
 
 AFFECTS_RESULTS = False
@@ -252,7 +253,7 @@ def open_store(uri: str) -> ObjectStore:
     Raises:
         UsageError: another scheme, credentials in the URI, or no client can be created.
     """
-    if has_credentials(uri):
+    if "://" in uri and has_credentials(uri):
         raise UsageError(
             f"the store {uri} contains credentials, which every record of a run would show: remove them, and set "
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
@@ -263,4 +264,4 @@ def open_store(uri: str) -> ObjectStore:
         return S3Store(uri)
     if "://" in uri and not uri.startswith("file://"):
         raise UsageError(f"{uri}: the object store is a folder or s3://bucket/prefix.")
-    return LocalStore(Path(uri.removeprefix("file://")))
+    return LocalStore(path_of(uri))

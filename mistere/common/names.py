@@ -42,7 +42,7 @@ def problem(name: object) -> str:
         return f"is {type(name).__name__}, not text"
     if not name:
         return "is empty"
-    if _has_control_character(name):
+    if has_control_character(name):
         return "holds a control character"
     if name.startswith(("/", "~")) or _DRIVE.match(name):
         return "is not relative"
@@ -119,7 +119,7 @@ def shown(name: object) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
-def _has_control_character(text: str) -> bool:
+def has_control_character(text: str) -> bool:
     """Whether a text holds a control character or half of a surrogate pair."""
     return any(unicodedata.category(character) in {"Cc", "Cs"} for character in text)
 
@@ -143,7 +143,7 @@ def _md5(digest: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    if _has_control_character(text):
+    if has_control_character(text):
         raise ValueError(f"{shown(text)} holds a control character")
     return text
 

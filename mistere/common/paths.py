@@ -1,11 +1,14 @@
-"""Directories on this machine: the cache, and the directory that holds the project's packages."""
+"""Directories on this machine, the cache among them, and paths as URLs."""
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
+from typing import Final
+from urllib.parse import quote, unquote
 
-from mistere.common.errors import UsageError
+from mistere.common.errors import MistereError, UsageError
 from mistere.common.names import path_below
 
 AFFECTS_RESULTS = False
@@ -13,6 +16,9 @@ AFFECTS_RESULTS = False
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 """The directory that holds ``mistere``, ``components`` and ``pipelines``: a checkout, an image's ``/app``, or site-packages."""
+
+_PLAIN: Final = re.compile(r"[\w/. ,+@~=()'-]+")
+"""A path that SQLAlchemy and MLflow read from a URL as it is."""
 
 LOCK_FILE = PROJECT_ROOT / "requirements.lock"
 """The pinned versions; missing where the project is installed as a package (see :func:`is_checkout`)."""
@@ -44,8 +50,58 @@ def cache_directory(*parts: str) -> Path:
     """``$MISTERE_CACHE`` (default ``$XDG_CACHE_HOME/mistere``) with ``parts`` below it. Safe to delete at any time.
 
     Raises:
-        UsageError: the parts lead out of the cache.
+        UsageError: the parts lead out of the cache, or nothing names a home directory.
     """
     base = os.environ.get("MISTERE_CACHE")
-    home = Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "mistere"
+    home = Path(base).absolute() if base else _user_cache() / "mistere"
     return path_below(home, "/".join(parts), "the cache", UsageError) if parts else home
+
+
+def require_cache() -> None:
+    """Create the cache, if it does not exist; every command that computes something calls this first.
+
+    Raises:
+        MistereError: it cannot be written to, for example because the home directory is read-only.
+    """
+    import tempfile
+
+    folder = cache_directory()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise MistereError(
+            f"the cache {folder} cannot be written to ({error.strerror}): set MISTERE_CACHE to a folder that can be."
+        ) from error
+
+
+def _user_cache() -> Path:
+    named = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return Path(named) if named else Path("~/.cache").expanduser()
+    except RuntimeError as error:  # no HOME, and no entry for this user in the system's list
+        raise UsageError(
+            "this user has no home directory to keep the cache in: set HOME, or set MISTERE_CACHE to a folder."
+        ) from error
+
+
+def sqlite_url(path: Path) -> str:
+    """The URL of an SQLite database for SQLAlchemy, which MLflow and Optuna use.
+
+    SQLAlchemy decodes the path of a URL and ends it at ``?``. MLflow reads the same URL without decoding it, and makes a folder
+    of that name, where the URL names no driver (``_make_parent_dirs_if_sqlite`` in mlflow/store/db/utils.py of 3.17).
+    """
+    text = str(path.absolute())
+    return f"sqlite:///{text}" if _PLAIN.fullmatch(text) else f"sqlite+pysqlite:///{quote(text, safe='/ +')}"
+
+
+def file_url(path: Path) -> str:
+    """A path as MLflow reads it: the path itself, or a ``file://`` URL where MLflow would decode the path or cut it off."""
+    text = str(path.absolute())
+    return text if _PLAIN.fullmatch(text) else path.absolute().as_uri()
+
+
+def path_of(location: str) -> Path:
+    """The path of a location that is a path or a ``file://`` URL."""
+    return Path(unquote(location.removeprefix("file://"))) if location.startswith("file://") else Path(location)

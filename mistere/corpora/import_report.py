@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mistere.common.errors import DataError
+from mistere.common.errors import DataError, UsageError
 from mistere.common.splits import SPLITS, Split
 from mistere.data.dataset import DatasetInfo, Utterance, write_dataset
 
@@ -35,10 +35,11 @@ def write_counted(directory: Path, info: DatasetInfo, rows: Iterable[tuple[Split
         rows: utterances with their split, dialogue by dialogue.
 
     Raises:
-        DataError: the directory exists and is not empty, or there are no rows.
+        UsageError: the directory exists and is not empty.
+        DataError: there are no rows.
     """
     if directory.exists() and not directory.is_dir():
-        raise DataError(f"{directory} is a file: choose a new folder for the dataset.")
+        raise UsageError(f"{directory} is a file: choose a new folder for the dataset.")
     dialogues: dict[Split, int] = {}
     counts = write_dataset(directory, info, _counting(rows, dialogues))
     return ImportReport(_in_order(counts), _in_order(dialogues))

@@ -49,7 +49,8 @@ def read_base(folder: Path, replaced: frozenset[str], *, audio: bool) -> Base:
         audio: whether :meth:`Base.rows` reads the audio.
 
     Raises:
-        DataError: the folder is not a dataset, or a shard is unreadable.
+        UsageError: the folder is not a dataset.
+        DataError: a shard is unreadable.
     """
     info = load_info(folder / "dataset.yaml")
     files = list(folder.iterdir())

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mistere.common.errors import DataError
+from mistere.common.errors import DataError, MistereError, UsageError
 from mistere.data.text_repair import FALLBACK
 
 
@@ -18,10 +18,12 @@ def read_lines(path: Path, *, errors: str = FALLBACK) -> Iterator[str]:
         errors: how to treat other bytes: :data:`FALLBACK` decodes them as Windows-1252, ``strict`` refuses them.
 
     Raises:
-        DataError: the file is missing or cannot be read, or it holds NUL bytes or, if ``strict``, invalid UTF-8.
+        UsageError: the file is missing.
+        MistereError: it cannot be read.
+        DataError: it holds NUL bytes or, if ``strict``, invalid UTF-8.
     """
     if not path.is_file():
-        raise DataError(f"{path} is missing or no file: a text file is expected there.")
+        raise UsageError(f"{path} is missing or no file: a text file is expected there.")
     number = 0
     try:
         with path.open(encoding="utf-8-sig", errors=errors, newline="") as file:
@@ -34,7 +36,7 @@ def read_lines(path: Path, *, errors: str = FALLBACK) -> Iterator[str]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path}, after line {number}: the text is not UTF-8: save the file as UTF-8.") from error
     except OSError as error:
-        raise DataError(f"{path} can't be read ({error.strerror}): check its permissions.") from error
+        raise MistereError(f"{path} can't be read ({error.strerror}): check its permissions.") from error
 
 
 def read_delimited(path: Path, delimiter: str = ",", *, errors: str = FALLBACK) -> Iterator[tuple[int, list[str]]]:

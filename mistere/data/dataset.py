@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from mistere.common.errors import DataError
+from mistere.common.errors import DataError, UsageError
 from mistere.common.modalities import Modality
 from mistere.common.parsing.documents import ParseError, read_yaml
 from mistere.common.parsing.parquet import open_parquet, row_batches
@@ -94,11 +94,12 @@ def load_info(path: Path, name: str = "") -> DatasetInfo:
         name: name of the file in errors; by default its path.
 
     Raises:
-        DataError: the file is missing, is not YAML, or lacks or misspells a field.
+        UsageError: the file is missing, so the folder is not a dataset.
+        DataError: it is not YAML, or lacks or misspells a field.
     """
     name = name or str(path)
     if not path.is_file():
-        raise DataError(f"{name} is missing: a dataset folder needs a dataset.yaml beside its parquet shards.")
+        raise UsageError(f"{name} is missing: a dataset folder needs a dataset.yaml beside its parquet shards.")
     try:
         return DatasetInfo.model_validate(read_yaml(path))
     except ParseError as error:
@@ -282,10 +283,10 @@ def write_dataset(
         Rows written per split.
 
     Raises:
-        DataError: the directory is not empty.
+        UsageError: the directory is not empty.
     """
     if directory.exists() and any(directory.iterdir()):
-        raise DataError(f"{directory} is not empty: choose a new folder, or delete it first.")
+        raise UsageError(f"{directory} is not empty: choose a new folder, or delete it first.")
     directory.parent.mkdir(parents=True, exist_ok=True)
     partial = directory.with_name(f".{directory.name}.partial-{os.getpid()}")
     partial.mkdir()

@@ -16,7 +16,7 @@ from statistics import median
 
 from pydantic import BaseModel, Field
 
-from mistere.common.errors import DataError
+from mistere.common.errors import DataError, UsageError
 from mistere.common.splits import SPLITS, Split
 from mistere.data.audio import AudioError, extent
 from mistere.data.dataset import DatasetInfo, load_info, read_utterances, split_of
@@ -144,7 +144,7 @@ class _Version:
         self.shards = {name: md5 for name, md5 in listing.items() if split_of(name)}
         infos = [name for name in listing if name.rsplit("/", 1)[-1] == "dataset.yaml"]
         if len(infos) != 1:
-            raise DataError(
+            raise UsageError(
                 f"version {pinned.digest} holds {len(infos)} files dataset.yaml, expected is one: name a version that "
                 "tracks one dataset."
             )
@@ -166,7 +166,9 @@ def diff_datasets(before: PinnedData, after: PinnedData) -> DataDiff:
     """Compare two versions.
 
     Raises:
-        DataError: a version is incomplete, or one of its shards is not readable.
+        MistereError: a version is incomplete in its remote.
+        UsageError: a version is not one dataset.
+        DataError: one of its shards is not readable.
     """
     old, new = _Version(before), _Version(after)
     kept, removed = new.shared_with(old), old.shards.keys() - old.shared_with(new)

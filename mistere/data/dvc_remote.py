@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import logging
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, redirect_stdout, suppress
@@ -22,8 +23,8 @@ from mistere.artifacts.manifests import UtteranceSet
 from mistere.artifacts.object_store import MissingObjectError
 from mistere.artifacts.s3.probe import check_access, data_endpoint, data_store
 from mistere.common.digests.files import digest_once
-from mistere.common.errors import DataError
-from mistere.common.names import check_md5, check_name, shown
+from mistere.common.errors import DataError, MistereError, UsageError
+from mistere.common.names import check_md5, check_name, has_control_character, shown
 from mistere.common.os_errors import disk_error
 from mistere.common.parsing.documents import ParseError, load_json
 from mistere.common.paths import cache_directory
@@ -55,7 +56,7 @@ def shard_paths(
         For each split its shards by name, in row order.
 
     Raises:
-        DataError: the remote lacks an object, or its content does not match the digest.
+        MistereError: the remote lacks an object, or its content does not match the digest.
     """
     chosen = [shard for shard in reference.shards if only is None or shard.name in only]
     wanted = {split: sorted((s for s in chosen if s.split == split), key=lambda s: s.name) for split in splits}
@@ -107,7 +108,7 @@ class RemoteData:
 
     def __init__(self, remote: str, digest: str) -> None:
         if not _DIR_DIGEST.fullmatch(digest):
-            raise DataError(
+            raise UsageError(
                 f"{shown(digest)} is not the digest of a folder tracked by DVC (32 hexadecimal digits and '.dir'): copy it "
                 "from the .dvc file."
             )
@@ -119,7 +120,8 @@ class RemoteData:
         """The MD5 of every file in the folder by relative path, as DVC recorded it.
 
         Raises:
-            DataError: the remote lacks it, it is damaged, or it names a file that is not below the folder.
+            MistereError: the remote lacks it, or it is damaged there.
+            DataError: it names a file that is not below the folder.
         """
         path = self._cached(self.digest)
         if not _is_intact(path, self.digest):
@@ -142,7 +144,8 @@ class RemoteData:
             Path in the cache by relative path. The files are shared and read-only: never write to them.
 
         Raises:
-            DataError: a name or digest is invalid, or the remote lacks the file or holds a damaged one.
+            DataError: a name or digest is invalid.
+            MistereError: the remote lacks the file or holds a damaged one.
         """
         for name in digests:
             check_name(name, f"the dataset {self.digest}", DataError, TRACK_AGAIN)
@@ -158,6 +161,32 @@ class RemoteData:
                 self._require_intact(self._cached(digests[name]), digests[name], f"data/{name}")
         return {name: self._cached(md5) for name, md5 in digests.items()}
 
+    def adopt(self, copies: Mapping[str, Sequence[Path]]) -> bool:
+        """Copy into the cache what it lacks and this machine has elsewhere.
+
+        Args:
+            copies: paths that may hold a file, by its digest; a path with another content is skipped.
+
+        Returns:
+            Whether the cache now holds all of the files.
+        """
+        complete = True
+        for md5, paths in copies.items():
+            target = self._cached(md5)
+            if _is_intact(target, md5):
+                continue
+            source = next((path for path in paths if _is_intact(path, md5)), None)
+            if source is None:
+                complete = False
+                continue
+            with _locked(self._project):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                partial = target.with_name(f".{target.name}.tmp")
+                shutil.copyfile(source, partial)
+                partial.replace(target)
+            complete = complete and _is_intact(target, md5)  # the source may have changed meanwhile
+        return complete
+
     def _drop_damaged(self, digests: Sequence[str]) -> None:
         """Delete damaged files so that DVC fetches them again; runs under the lock, so a file that another process repaired stays."""
         for md5 in digests:
@@ -169,13 +198,13 @@ class RemoteData:
             with suppress(MissingObjectError):  # if the transfer broke off, DVC does not say why
                 data_store(self.remote).download(f"files/md5/{md5[:2]}/{md5[2:]}", path)
         if not path.is_file():
-            raise DataError(
+            raise MistereError(
                 f"{what} ({md5}) is missing from the DVC remote {redact_url(self.remote)}: push it again with `dvc push`."
             )
         if not _is_intact(path, md5):
             path.chmod(0o644)
             path.unlink()
-            raise DataError(
+            raise MistereError(
                 f"{what} is corrupt in the DVC remote {redact_url(self.remote)}: its content is not {md5}; push it again from "
                 "an intact copy."
             )
@@ -186,26 +215,24 @@ class RemoteData:
 
     def _with_dvc(self, action: Callable[[Repo], object]) -> None:
         from dvc.exceptions import DownloadError, DvcException, FileTransferError
-        from dvc.repo import Repo
 
-        with dvc_project(self._project, self.remote) as project:
-            if self.remote.startswith("s3://"):
-                check_access(self.remote, listing=False)  # DVC would retry for minutes and give no reason
-            tracked = {"outs": [{"md5": self.digest, "hash": "md5", "path": "data"}]}
-            (project / "data.dvc").write_text(yaml.safe_dump(tracked), encoding="utf-8")
-            try:
-                with closing(Repo(str(self._project))) as repo:
-                    action(repo)
-            except (DownloadError, FileTransferError, FileNotFoundError):
-                return  # the caller checks which files arrived and names the missing ones
-            except (DvcException, OSError) as error:
-                if failure := disk_error(error, project):
-                    raise failure from error
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                raise DataError(
-                    f"DVC could not fetch {self.digest} from {redact_url(self.remote)} ({reason}): check that the remote holds it "
-                    "(`dvc push`) and that this machine has read access."
-                ) from error
+        try:
+            with dvc_project(self._project, self.remote) as repo:
+                if self.remote.startswith("s3://"):
+                    check_access(self.remote, listing=False)  # DVC would retry for minutes and give no reason
+                tracked = {"outs": [{"md5": self.digest, "hash": "md5", "path": "data"}]}
+                (self._project / "data.dvc").write_text(yaml.safe_dump(tracked), encoding="utf-8")
+                action(repo)
+        except (DownloadError, FileTransferError, FileNotFoundError):
+            return  # the caller checks which files arrived and names the missing ones
+        except (DvcException, OSError) as error:
+            if failure := disk_error(error, self._project):
+                raise failure from error
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise MistereError(
+                f"DVC could not fetch {self.digest} from {redact_url(self.remote)} ({reason}): check that the remote holds it "
+                "(`dvc push`) and that this machine has read access."
+            ) from error
 
 
 def read_listing(content: bytes, what: str) -> dict[str, str]:
@@ -229,49 +256,62 @@ def read_listing(content: bytes, what: str) -> dict[str, str]:
 
 
 def check_remote(remote: str) -> None:
-    """Refuse a remote that would add lines to DVC's configuration.
+    """Refuse a remote with a line break or another control character, which records and messages could not show.
 
     Raises:
-        DataError: it holds a control character.
+        UsageError: it holds one.
     """
-    if not remote.isprintable():
-        raise DataError(
-            f"the DVC remote {shown(redact_url(remote))} holds a control character: name its URL or folder."
+    if has_control_character(remote):
+        raise UsageError(
+            f"the DVC remote {shown(redact_url(remote))} holds a control character: rename the folder, or correct the URL."
         )
 
 
+def remote_settings(remote: str, endpoint: str = "") -> dict[str, str]:
+    """A remote's section in DVC's configuration.
+
+    It is passed to DVC as an object or written by DVC's own writer, never as text: a folder's name may hold ``#``, a comma,
+    or quotes, which mean something else in that file.
+
+    Args:
+        remote: URL of the remote, or the path of a folder.
+        endpoint: of S3; empty for the default.
+    """
+    url = remote if "://" in remote else str(Path(remote).absolute())
+    return {"url": url, **({"endpointurl": endpoint} if endpoint and remote.startswith("s3://") else {})}
+
+
 @contextmanager
-def dvc_project(project: Path, remote: str) -> Iterator[Path]:
+def dvc_project(project: Path, remote: str) -> Iterator[Repo]:
     """A scratch DVC project with one remote, no Git and no analytics, locked against other processes.
 
-    S3 credentials stay in the environment, where DVC reads them; those in the remote's URL come from the environment too
-    (:mod:`mistere.common.secrets.credentials`) and go into a file that only its owner may read.
+    Credentials reach DVC from the environment (:mod:`mistere.common.secrets.credentials`) and are written to no file.
     """
     from dvc.repo import Repo
 
     check_remote(remote)
-    project.mkdir(parents=True, exist_ok=True)
-    with open(project / "lock", "w", encoding="ascii") as lock, _quiet_dvc():
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _locked(project), _quiet_dvc():
         for partial in (project / "cache" / "files" / "md5").glob("*/.*.tmp"):  # left by a killed pull
             partial.unlink(missing_ok=True)
         if not (project / ".dvc").is_dir():
             Repo.init(str(project), no_scm=True).close()
-        lines = [
-            "[core]",
-            "    analytics = false",
-            "    no_scm = true",
-            "    remote = data",
-            "[cache]",
-            f"    dir = {project / 'cache'}",
-            "['remote \"data\"']",
-            f"    url = {with_credentials(remote)}",
-        ]
-        endpoint = data_endpoint()
-        if remote.startswith("s3://") and endpoint:
-            lines.append(f"    endpointurl = {endpoint}")
-        write_private(project / ".dvc" / "config", "\n".join(lines) + "\n")
-        yield project
+        write_private(project / ".dvc" / "config", "")  # earlier releases wrote the remote into it
+        settings = {
+            "core": {"analytics": False, "no_scm": True, "remote": "data"},
+            "cache": {"dir": str(project / "cache")},
+            "remote": {"data": remote_settings(with_credentials(remote), data_endpoint() or "")},
+        }
+        with closing(Repo(str(project), config=settings)) as repo:
+            yield repo
+
+
+@contextmanager
+def _locked(project: Path) -> Iterator[None]:
+    """Exclude other processes from a scratch project; its folder is made first."""
+    project.mkdir(parents=True, exist_ok=True)
+    with open(project / "lock", "w", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager

@@ -49,7 +49,8 @@ def read_dataset(directory: str | Path) -> LocalDataset:
     """Open a dataset directory; its shards are read by :meth:`LocalDataset.utterances`.
 
     Raises:
-        DataError: ``dataset.yaml`` is missing or invalid.
+        UsageError: ``dataset.yaml`` is missing.
+        DataError: it is invalid.
     """
     path = Path(directory)
     return LocalDataset(path, load_info(path / "dataset.yaml"))

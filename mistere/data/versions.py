@@ -12,17 +12,18 @@ from __future__ import annotations
 
 import re
 import subprocess
-from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mistere.artifacts.s3.probe import check_access
-from mistere.common.errors import DataError, UsageError
+from mistere.common.errors import MistereError, UsageError
 from mistere.common.os_errors import disk_error
 from mistere.common.parsing.documents import ParseError, load_yaml
-from mistere.common.paths import cache_directory
+from mistere.common.paths import cache_directory, require_cache
+from mistere.common.processes.command_line import command_line
 from mistere.common.secrets.credentials import without_credentials
 from mistere.data.dvc_remote import dvc_project
+from mistere.data.local_copies import LocalCopies
 
 _DIGEST = re.compile(r"[0-9a-f]{32}\.dir")
 _TRACKED = "data.dvc"
@@ -34,11 +35,19 @@ _GIT_SECONDS = 30
 
 @dataclass(frozen=True)
 class PinnedData:
-    """A dataset version: its DVC digest, the remote that holds it, and the remote's S3 endpoint; empty for the default."""
+    """A dataset version.
+
+    Attributes:
+        digest: its DVC digest.
+        remote: the remote that holds it.
+        endpoint: the remote's S3 endpoint; empty for the default.
+        copies: where this machine may have its files; None if nothing is known.
+    """
 
     digest: str
     remote: str
     endpoint: str = ""
+    copies: LocalCopies | None = field(default=None, compare=False)
 
 
 def pin(source: str, snapshots: str, *, for_cluster: bool = False) -> PinnedData:
@@ -50,34 +59,38 @@ def pin(source: str, snapshots: str, *, for_cluster: bool = False) -> PinnedData
         for_cluster: whether pods read the data: they cannot reach the sample's remote, so a default remote goes first.
 
     Raises:
-        DataError: the file or folder does not exist, or is not a dataset or a ``.dvc`` file.
-        UsageError: Git does not know the revision, or the file at that revision.
+        UsageError: the file or folder does not exist, or is not a dataset or a ``.dvc`` file; Git does not know the revision, or
+            the file at that revision.
+        MistereError: the folder cannot be copied.
     """
+    require_cache()
     path = Path(source)
     if path.is_dir():
         if not (path / "dataset.yaml").is_file() and _is_revision(source):
-            raise DataError(
+            raise UsageError(
                 f"{source} is both a folder without a dataset.yaml and a Git revision: write {_TRACKED}@{source} for the revision."
             )
         return _snapshot(path.resolve(), snapshots)
     if path.suffix == ".dvc" and path.is_file():
         return _tracked(path.read_bytes(), str(path), path.resolve().parent, for_cluster)
     if _DIGEST.fullmatch(source):
-        return PinnedData(source, *_remote_of(source, Path.cwd(), for_cluster))
+        return _in_project(source, Path.cwd(), for_cluster)
     name, at, revision = source.partition(".dvc@")
     if at:
         return _at_revision(Path(f"{name}.dvc"), revision, for_cluster)
     if not path.exists() and _is_revision(source):
         return _at_revision(Path(_TRACKED), source, for_cluster)
-    raise DataError(
-        f"there is no data at {source}: name a folder in the dataset form, the .dvc file that tracks one (FILE.dvc@REVISION for "
+    raise UsageError(
+        f"there is no data at {source or 'an empty name'}: name a folder in the dataset form, the .dvc file that tracks one "
+        "(FILE.dvc@REVISION for "
         "an earlier one), a Git revision, or a DVC digest."
     )
 
 
-def _tracked(content: bytes, name: str, project: Path, for_cluster: bool) -> PinnedData:
-    digest = _pinned_digest(content, name)
-    return PinnedData(digest, *_remote_of(digest, project, for_cluster))
+def _tracked(content: bytes, name: str, directory: Path, for_cluster: bool) -> PinnedData:
+    """The version that the content of a ``.dvc`` file pins; the file is in ``directory``."""
+    digest, path = _pinned(content, name)
+    return _in_project(digest, directory, for_cluster, None if "://" in path else directory / path)
 
 
 def _at_revision(path: Path, revision: str, for_cluster: bool) -> PinnedData:
@@ -99,8 +112,8 @@ def _at_revision(path: Path, revision: str, for_cluster: bool) -> PinnedData:
     content = _git(where, "show", f"{commit}:./{(folder / path.name).relative_to(where).as_posix()}")
     if content is None:
         raise UsageError(
-            f"{path}@{revision}: there was no {path.name} at that revision; `git log -- {path}` lists those that have "
-            "it."
+            f"{path}@{revision}: there was no {path.name} at that revision; `{command_line('git', 'log', '--', path)}` lists "
+            "those that have it."
         )
     return _tracked(content, f"{path}@{revision}", where, for_cluster)
 
@@ -123,45 +136,60 @@ def _git(where: Path, *arguments: str) -> bytes | None:
     return done.stdout if done.returncode == 0 else None
 
 
-def _pinned_digest(content: bytes, name: str) -> str:
+def _pinned(content: bytes, name: str) -> tuple[str, str]:
+    """Digest and path of the tracked folder."""
     try:
-        return str(load_yaml(content)["outs"][0]["md5"])
-    except (ParseError, KeyError, IndexError, TypeError) as error:
-        raise DataError(f"{name} pins no digest: it should be what `dvc add` writes (outs, with an md5).") from error
+        tracked = load_yaml(content)
+        folder = Path(str(tracked.get("wdir", "."))) / str(tracked["outs"][0].get("path", ""))
+        return str(tracked["outs"][0]["md5"]), str(folder)
+    except (ParseError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise UsageError(f"{name} pins no digest: it should be what `dvc add` writes (outs, with an md5).") from error
 
 
-def _remote_of(digest: str, project: Path, for_cluster: bool) -> tuple[str, str]:
-    """URL, without credentials, and S3 endpoint of the remote that holds a version: the sample's, or the project's default one."""
-    from dvc.exceptions import DvcException
+def _in_project(digest: str, directory: Path, for_cluster: bool, folder: Path | None = None) -> PinnedData:
+    """A version in the DVC project around a directory.
+
+    Its remote is the sample's, or the project's default one, without credentials. Without a default remote, a local run takes the
+    project's cache, which has the layout of a remote. Only the project's configuration is read: unlike a ``Repo``, that needs no
+    Git repository, so a downloaded archive will do.
+    """
+    from dvc.config import Config
+    from dvc.exceptions import DvcException, NotDvcRepoError
     from dvc.fs import get_fs_config
     from dvc.repo import Repo
 
     try:
-        with closing(Repo(str(project))) as repo:
-            default = repo.config["core"].get("remote")
-            settings = (
-                get_fs_config(repo.config, name=default) if default in repo.config["remote"] else {}
-            )  # resolves remote://
-            sample = Path(repo.root_dir) / ".dvc" / "sample-remote"
-            is_sample = sample.is_dir() and Path(str(settings.get("url"))).is_dir() and sample.samefile(settings["url"])
-            refused = is_sample
-            if _DIGEST.fullmatch(digest) and (is_sample or not (settings and for_cluster)):
-                copy = sample / "files" / "md5" / digest[:2] / digest[2:]
-                if copy.is_file() and not _is_ignored(copy):
-                    return str(sample), ""
-                refused |= copy.is_file() and not settings
-            if refused:
-                raise UsageError(
-                    f"{digest} is kept in {sample}, which is a part of this repository and only for its sample: {_OWN_STORAGE}."
-                )
-            if not settings:
-                raise UsageError(f"the DVC project at {project} has no default remote for {digest}: {_OWN_STORAGE}.")
-            return without_credentials(str(settings["url"])), str(settings.get("endpointurl") or "")
-    except DvcException as error:
-        raise DataError(
-            f"{project} is not inside a DVC project ({error}): run `git init` and `dvc init` above it, or name the "
-            "dataset's folder."
+        home = Path(Repo.find_root(str(directory))) / Repo.DVC_DIR
+    except NotDvcRepoError as error:
+        raise UsageError(
+            f"{directory} is not inside a DVC project: run `git init` and `dvc init` above it, or name the dataset's folder."
         ) from error
+    try:
+        config = Config(str(home))
+        default = config["core"].get("remote")
+        # resolves remote:// references
+        settings = get_fs_config(config, name=default) if default in config["remote"] else {}
+    except DvcException as error:
+        raise UsageError(f"the DVC configuration in {home} cannot be used ({error}): correct it.") from error
+    copies = LocalCopies(Path(config["cache"].get("dir") or home / "cache"), folder)
+    remote, endpoint = str(settings.get("url") or ""), str(settings.get("endpointurl") or "")
+    sample = home / "sample-remote"
+    is_sample = sample.is_dir() and Path(remote).is_dir() and sample.samefile(remote)
+    refused = is_sample
+    if _DIGEST.fullmatch(digest) and (is_sample or not (remote and for_cluster)):
+        copy = sample / "files" / "md5" / digest[:2] / digest[2:]
+        if copy.is_file() and not _is_ignored(copy):
+            return PinnedData(digest, str(sample), copies=copies)
+        refused |= copy.is_file() and not remote
+    if refused:
+        raise UsageError(
+            f"{digest} is kept in {sample}, which is a part of this repository and only for its sample: {_OWN_STORAGE}."
+        )
+    if not remote:
+        if not for_cluster and _DIGEST.fullmatch(digest) and copies.of_object(digest).is_file():
+            return PinnedData(digest, str(copies.cache), copies=copies)
+        raise UsageError(f"the DVC project at {home.parent} has no default remote for {digest}: {_OWN_STORAGE}.")
+    return PinnedData(digest, without_credentials(remote), endpoint, copies)
 
 
 def _is_ignored(file: Path) -> bool:
@@ -172,25 +200,24 @@ def _is_ignored(file: Path) -> bool:
 def _snapshot(folder: Path, remote: str) -> PinnedData:
     """Transfer a folder into a remote like ``dvc add --to-remote``; files in the remote are not sent again."""
     from dvc.exceptions import DvcException
-    from dvc.repo import Repo
 
     if not (folder / "dataset.yaml").is_file():
-        raise DataError(f"{folder / 'dataset.yaml'} is missing: a dataset folder needs one beside its parquet shards.")
+        raise UsageError(f"{folder / 'dataset.yaml'} is missing: a dataset folder needs one beside its parquet shards.")
     if remote.startswith("s3://"):
         check_access(remote, listing=True)
     elif "://" not in remote:
         Path(remote).mkdir(parents=True, exist_ok=True)
-    with dvc_project(cache_directory("snapshots"), remote) as project:
-        tracked = project / "data.dvc"
-        tracked.unlink(missing_ok=True)
-        try:
-            with closing(Repo(str(project))) as repo:
-                repo.add(str(folder), out=str(project / "data"), to_remote=True)
-        except (DvcException, OSError) as error:
-            failure = disk_error(error, remote)
-            if failure is None and remote.startswith("s3://"):
-                check_access(remote, listing=True)  # DVC gives no reason
-            raise failure or DataError(
-                f"{folder} could not be copied to {remote} ({error}): check that all its files are readable."
-            ) from error
-        return PinnedData(_pinned_digest(tracked.read_bytes(), str(tracked)), remote)
+    project = cache_directory("snapshots")
+    tracked = project / "data.dvc"
+    try:
+        with dvc_project(project, remote) as repo:
+            tracked.unlink(missing_ok=True)
+            repo.add(str(folder), out=str(project / "data"), to_remote=True)
+            return PinnedData(_pinned(tracked.read_bytes(), str(tracked))[0], remote)
+    except (DvcException, OSError) as error:
+        failure = disk_error(error, remote)
+        if failure is None and remote.startswith("s3://"):
+            check_access(remote, listing=True)  # DVC gives no reason
+        raise failure or MistereError(
+            f"{folder} could not be copied to {remote} ({error}): check that all its files are readable."
+        ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mistere.common.errors import MistereError
@@ -12,6 +13,7 @@ from mistere.common.os_errors import disk_error
 from mistere.common.secrets.credentials import with_credentials
 from mistere.common.secrets.redaction import redact
 from mistere.common.urls import redact_url
+from mistere.registry.moved_database import follow_move
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +30,9 @@ _DEFAULTS = {
     "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
     "PGCONNECT_TIMEOUT": "10",
 }
+_ARTIFACT_ROOT = "_MLFLOW_SERVER_ARTIFACT_ROOT"
+"""Where MLflow keeps the files of experiments that name no folder. By default that is the current directory, whose name MLflow
+pastes into an SQL statement, where quotes and colons have a meaning; in a URL they are encoded."""
 _DATABASE_SECONDS = 10
 _CREDENTIALS = "check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
 
@@ -130,7 +135,7 @@ def _check_database(uri: str) -> None:
     """Open the database once: MLflow tries one that cannot be opened for two minutes."""
     if not uri.startswith(("sqlite", "postgresql")):
         return
-    from sqlalchemy import create_engine
+    from sqlalchemy import create_engine, make_url
     from sqlalchemy.exc import SQLAlchemyError
     from sqlalchemy.pool import NullPool
 
@@ -140,6 +145,9 @@ def _check_database(uri: str) -> None:
     own_name = local or uri.startswith("postgresql+pg8000")  # the other drivers use libpq's
     limit = "timeout" if own_name else "connect_timeout"
     try:
+        database = Path(make_url(uri).database or "") if local else Path("database")
+        follow_move(database)
+        os.environ[_ARTIFACT_ROOT] = (database.absolute().parent / "mlruns").as_uri()
         engine = create_engine(uri, poolclass=NullPool, connect_args={limit: seconds})
         with engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA schema_version" if local else "SELECT 1")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from mistere.artifacts.identities import DatasetIdentity, RunIdentity
+from mistere.common.paths import file_url
 from mistere.common.urls import redact_url
 from mistere.config.registry import RegistryConfig
 from mistere.registry.mlflow_connection import connected
@@ -106,7 +107,7 @@ def record_run(
     from mlflow.entities import Metric, Param, RunTag
 
     known = client.get_experiment_by_name(experiment)
-    location = artifact_root if artifact_root and not client.tracking_uri.startswith("http") else None
+    location = _artifact_location(artifact_root) if not client.tracking_uri.startswith("http") else None
     experiment_id = known.experiment_id if known else client.create_experiment(experiment, artifact_location=location)
     earlier = (
         client.search_runs([experiment_id], f"tags.`{_RUN_TAG}` = '{record.run_id}'", max_results=1) if reuse else []
@@ -137,6 +138,13 @@ def record_run(
     if record.dataset.dvc_digest and not (earlier and earlier[0].inputs.dataset_inputs):
         client.log_inputs(run_id, datasets=[_dataset_input(record.dataset)])
     return run_id
+
+
+def _artifact_location(root: str) -> str | None:
+    """The location of a new experiment's files, as MLflow reads it; None for MLflow's own choice."""
+    if not root:
+        return None
+    return root if "://" in root else file_url(Path(root))
 
 
 def _dataset_input(identity: DatasetIdentity) -> Any:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 import sys
 from pathlib import Path
 
+from mistere.common.processes.command_line import shell_word
 from mistere.runs.outcome import Outcome
 
 DEFAULT_SERVICE = "mistere"
@@ -25,7 +25,7 @@ def program(outcome: Outcome, *, relative: bool = False) -> str:
     installed = Path(sys.executable).with_name("mistere")
     if outcome.on_cluster or shutil.which("mistere") or not installed.is_file():
         return "mistere"
-    return shlex.quote(os.path.relpath(installed) if relative else str(installed))
+    return shell_word(os.path.relpath(installed) if relative else str(installed))
 
 
 def serve_command(outcome: Outcome, *, output: str = "", relative: bool = False) -> str:
@@ -38,9 +38,9 @@ def serve_command(outcome: Outcome, *, output: str = "", relative: bool = False)
     """
     parts = [program(outcome, relative=relative), "serve"]
     if output:
-        parts += ["--output", shlex.quote(output)] if output != "output" else []
+        parts += ["--output", shell_word(output)] if output != "output" else []
     else:
-        parts += [shlex.quote(outcome.bundle)]
+        parts += [shell_word(outcome.bundle)]
     return " ".join(parts)
 
 
@@ -57,8 +57,8 @@ def ask_command(outcome: Outcome, url: str = "", *, model: str = "", relative: b
         program(outcome, relative=relative),
         "predict",
         "--dialogue",
-        shlex.quote(outcome.example or "dialogue.json"),
+        shell_word(outcome.example or "dialogue.json"),
     ]
-    parts += ["--url", shlex.quote(url)] if url else []
-    parts += ["--model", shlex.quote(model)] if model not in {"", DEFAULT_SERVICE} else []
+    parts += ["--url", shell_word(url)] if url else []
+    parts += ["--model", shell_word(model)] if model not in {"", DEFAULT_SERVICE} else []
     return ("" if outcome.example else _WRITTEN) + " ".join(parts)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from mistere.common.processes.command_line import command_line
 from mistere.config.stages import task_titles
 from mistere.reports.next_commands import DEFAULT_SERVICE, ask_command, program, serve_command
 from mistere.runs.outcome import Outcome, base_task
@@ -162,4 +162,6 @@ def _mlflow(uri: str) -> list[NextStep]:
         return []
     if "://" in uri and uri.startswith("http"):
         return [NextStep(f"Compare it with earlier models in MLflow, at {uri}.")]
-    return [NextStep("Compare it with earlier models in MLflow:", f"mlflow ui --backend-store-uri {shlex.quote(uri)}")]
+    return [
+        NextStep("Compare it with earlier models in MLflow:", command_line("mlflow", "ui", "--backend-store-uri", uri))
+    ]

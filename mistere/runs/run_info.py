@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mistere.artifacts.object_store import MissingObjectError, ObjectStore
 from mistere.common.errors import ArtifactError
+from mistere.common.processes.command_line import command_line
 from mistere.common.secrets.redaction import redact
 from mistere.common.urls import has_credentials
 from mistere.config.loader import Config
@@ -47,7 +48,7 @@ class RunOrigin(BaseModel):
             pinned: the version that the source was resolved to; None if the run resolves it.
         """
         endpoint = pinned.endpoint if pinned and not has_credentials(pinned.endpoint) else ""
-        settings, shown = config.model_dump(mode="json"), redact(" ".join(command))
+        settings, shown = config.model_dump(mode="json"), redact(command_line(*command))
         return cls(config=settings, command=shown, source=redact(source), endpoint=endpoint)
 
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from mistere.artifacts.object_store import LocalStore, ObjectStore, open_store
 from mistere.common.environment import STORE_VARIABLE, TRACKING_VARIABLE
 from mistere.common.errors import UsageError
+from mistere.common.paths import sqlite_url
 from mistere.registry.lineage import Lineage, read_lineage
 from mistere.registry.model_registry import RegisteredVersion, find_version
+
+DATABASE: Final = "mlflow.db"
+"""The registry of an output directory, unless a tracking server is named."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ def registry_location(output: Path, store: str | None, tracking: str | None) -> 
         if not uri:
             raise UsageError(f"{named}: name its tracking server too, with --tracking or {TRACKING_VARIABLE}.")
         return RegistryLocation(open_store(named), uri)
-    return RegistryLocation(store_location(output, None), tracking or f"sqlite:///{output.resolve() / 'mlflow.db'}")
+    return RegistryLocation(store_location(output, None), tracking or sqlite_url(output.resolve() / DATABASE))
 
 
 def store_location(output: Path, store: str | None) -> ObjectStore:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from mistere.artifacts.s3.store import S3Store
-from mistere.common.errors import DataError, MistereError, UsageError
+from mistere.common.errors import MistereError, UsageError
 from pipelines.cli.commands import submit as submit_module
 from pipelines.cli.commands.submit import submit
 from pipelines.kubeflow.connection.client import Pipelines
@@ -266,7 +266,7 @@ def test_data_that_pods_cannot_pull_is_rejected(mounted: MountedCluster, tmp_pat
     with pytest.raises(UsageError, match="make an s3:// remote the default one"):
         submit("tiny", str(local), [], **mounted_options)
     absent = dvc_project(tmp_path / "absent", REMOTE, digest)
-    with pytest.raises(DataError, match=r"is missing from the DVC remote .* push it again with `dvc push`"):
+    with pytest.raises(MistereError, match=r"is missing from the DVC remote .* push it again with `dvc push`"):
         submit("tiny", str(absent), [], **mounted_options)
     assert not mounted.api.requests
 

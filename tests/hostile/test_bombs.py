@@ -172,7 +172,7 @@ DOCUMENT_ENTRANCES: dict[str, tuple[Callable[[str, Path], None], type[MistereErr
     "`dataset.yaml`": (dataset_yaml, DataError, YAML),
     "profile": (profile, UsageError, YAML),
     "`--set`": (setting, UsageError, YAML),
-    "`.dvc` file": (dvc_file, DataError, YAML),
+    "`.dvc` file": (dvc_file, UsageError, YAML),
     "schedule file": (schedules, UsageError, YAML),
     "DVC listing": (dvc_listing, DataError, JSON),
     "table in JSON lines": (jsonl_table, DataError, JSON),

@@ -251,7 +251,7 @@ def encoder_in_s3(name: str, folder: Path) -> None:
 ENTRANCES: dict[str, tuple[Callable[[str, Path], None], type[MistereError]]] = {
     "name in a DVC listing": (dvc_listing_name, DataError),
     "MD5 in a DVC listing": (dvc_listing_digest, DataError),
-    "DVC digest that a run is given": (dvc_remote_digest, DataError),
+    "DVC digest that a run is given": (dvc_remote_digest, UsageError),
     "MD5 in a dataset's manifest": (dataset_reference, DataError),
     "audio path in a table, `mistere data import`": (table_audio_path, DataError),
     "audio path in parquet, `mistere data import`": (parquet_audio_path, DataError),

@@ -42,7 +42,7 @@ def one_line(result: subprocess.CompletedProcess[str]) -> str:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["run", "--data", "no/such/folder"], 4, "there is no data at no/such/folder"),
+        (["run", "--data", "no/such/folder"], 2, "there is no data at no/such/folder"),
         (["run", "--profile", "sampel"], 2, "did you mean 'sample'?"),
         (["run", "--set", "gate.min_weigthed_f1=0.5"], 2, "did you mean 'min_weighted_f1'?"),
         (["run", "--set", "gaet.min_weighted_f1=0.5"], 2, "did you mean 'gate'?"),

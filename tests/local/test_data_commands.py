@@ -112,7 +112,7 @@ def test_invalid_arguments_are_reported_in_one_sentence(tmp_path: Path) -> None:
             "is not empty and holds no validation report",
         ),
         (["check", str(tmp_path / "nothing")], 2, "is not a directory"),
-        (["check", str(tmp_path)], 4, "dataset.yaml is missing"),
+        (["check", str(tmp_path)], 2, "dataset.yaml is missing"),
         (
             ["check", str(tmp_path), "--set", "validation.severity.label_declard=warn"],
             2,

@@ -17,7 +17,7 @@ import pytest
 import requests
 
 from components.pull_data.run import describe
-from mistere.common.errors import DataError, MistereError, UsageError
+from mistere.common.errors import ExitCode, MistereError, UsageError
 from mistere.common.splits import Split
 from mistere.data.dataset import Utterance, write_dataset
 from mistere.data.diff import diff_datasets
@@ -164,7 +164,7 @@ def test_a_version_is_named_by_revision_file_or_digest(project: Project, monkeyp
         ("data.dvc@v9", UsageError, "Git knows no revision 'v9'"),
         ("data.dvc@--exec=x", UsageError, "Git knows no revision"),
         ("other.dvc@v1", UsageError, "there was no other.dvc at that revision"),
-        ("v9", DataError, "there is no data at v9: name a folder"),
+        ("v9", UsageError, "there is no data at v9: name a folder"),
     ],
 )
 def test_an_unknown_version_is_reported(
@@ -197,10 +197,11 @@ def test_only_changed_shards_are_fetched(project: Project, tmp_path: Path, monke
     assert len(after) == len(before) + 2 and before.items() <= after.items()
 
 
-def error_message(pinned: PinnedData, kind: type[MistereError] = MistereError) -> str:
+def error_message(pinned: PinnedData) -> str:
     clock = time.monotonic()
-    with pytest.raises(kind) as caught:
+    with pytest.raises(MistereError) as caught:
         describe(pinned.remote, pinned.digest)
+    assert caught.value.exit_code == ExitCode.ERROR
     message = str(caught.value)
     assert (
         time.monotonic() - clock < 30
@@ -269,10 +270,10 @@ def test_missing_and_corrupt_objects_are_reported(project: Project, server: str)
     content = s3.get_object(**location)["Body"].read()
     shutil.rmtree(os.environ["MISTERE_CACHE"])
     s3.delete_object(**location)
-    message = error_message(pinned, DataError)
+    message = error_message(pinned)
     assert "is missing from the DVC remote s3://" in message and "push it again with `dvc push`" in message
     s3.put_object(**location, Body=content[:-1] + b"X")
-    assert "is corrupt in the DVC remote" in error_message(pinned, DataError)
+    assert "is corrupt in the DVC remote" in error_message(pinned)
     s3.put_object(**location, Body=content)
     assert describe(pinned.remote, pinned.digest).rows["train"] == 40
 

@@ -74,8 +74,8 @@ def import_iemocap(
         text_only: leave the audio out.
 
     Raises:
-        UsageError: ``classes`` or ``dev_session`` has another value.
-        DataError: a session or file is missing or unreadable, or a line is invalid.
+        UsageError: ``classes`` or ``dev_session`` has another value, or a session or file is missing.
+        DataError: a file is unreadable, or a line is invalid.
         MistereError: a recording needs ffmpeg, which is not installed.
     """
     if classes not in LABELS:
@@ -118,7 +118,7 @@ def _sessions(source: Path) -> list[Path]:
         folder = root / f"Session{number}" / "dialog" / "EmoEvaluation"
         if not folder.is_dir():
             where = source / folder.relative_to(root)
-            raise DataError(f"{where} is missing: IEMOCAP_full_release holds the folders Session1 to Session5.")
+            raise UsageError(f"{where} is missing: IEMOCAP_full_release holds the folders Session1 to Session5.")
     return [root / f"Session{number}" for number in _SESSIONS]
 
 
@@ -146,7 +146,7 @@ def _evaluations(session: Path) -> list[Path]:
     folder = session / "dialog" / "EmoEvaluation"
     files = sorted(path for path in folder.iterdir() if path.suffix == ".txt" and not path.name.startswith("."))
     if not files:
-        raise DataError(f"{folder} holds no evaluation (SesXXX_….txt): unpack the whole IEMOCAP_full_release.")
+        raise UsageError(f"{folder} holds no evaluation (SesXXX_….txt): unpack the whole IEMOCAP_full_release.")
     return files
 
 

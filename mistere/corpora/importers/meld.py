@@ -69,8 +69,8 @@ def import_meld(
         text_only: leave the audio out.
 
     Raises:
-        DataError: a table is missing or unreadable, lacks a column, or holds an invalid value.
-        UsageError: ``media`` holds none of the media folders.
+        DataError: a table is unreadable, lacks a column, or holds an invalid value.
+        UsageError: a table is missing, or ``media`` holds none of the media folders.
         MistereError: there are videos, and ffmpeg is not installed.
     """
     tables = {split: _dialogues(_table(source, split)) for split in SPLITS}
@@ -129,7 +129,7 @@ def _table(source: Path, split: Split) -> Path:
     for path in (source / name, source / split / name):
         if path.is_file():
             return path
-    raise DataError(
+    raise UsageError(
         f"{source / name} is missing: MELD's folder holds train_sent_emo.csv, dev_sent_emo.csv and test_sent_emo.csv."
     )
 

@@ -76,8 +76,8 @@ def import_mosi(
         text_only: leave the audio out.
 
     Raises:
-        UsageError: ``zero`` has another value.
-        DataError: the table of scores is missing, or a file is unreadable or invalid.
+        UsageError: ``zero`` has another value, or the table of scores is missing.
+        DataError: a file is unreadable or invalid.
         MistereError: there are videos, and ffmpeg is not installed.
     """
     if zero not in _ZERO:
@@ -142,7 +142,7 @@ def _score_table(roots: list[Path]) -> Path:
             for name in _SCORE_TABLES:
                 if (folder / name).is_file():
                     return folder / name
-    raise DataError(
+    raise UsageError(
         f"{roots[0]} holds no table of scores: {' or '.join(_SCORE_TABLES)} is expected in it, in Raw or in Labels."
     )
 

@@ -41,8 +41,7 @@ def make_sample(
 
     Raises:
         MistereError: the speech synthesizer is not installed or failed.
-        UsageError: fewer dialogues than splits.
-        DataError: the directory is not empty.
+        UsageError: fewer dialogues than splits, or the directory is not empty.
     """
     require_synthesizer()
     planned = list(plan(seed, dialogues))

@@ -19,10 +19,12 @@ from mistere.artifacts.signing import SIGNING_KEY_VARIABLE, check_signer
 from mistere.common.digests.code import git_state, name_files, uncommitted_files
 from mistere.common.errors import Interrupted, MistereError
 from mistere.common.parsing.documents import load_json
+from mistere.common.paths import sqlite_url
 from mistere.common.processes.run_locks import only_run
 from mistere.common.secrets.credentials import without_credentials
 from mistere.common.secrets.private_files import write_private
 from mistere.config.loader import Config
+from mistere.data.local_copies import use_local_copies
 from mistere.data.versions import pin
 from mistere.engine.stage import RunContext, new_run_id
 from mistere.runs.outcome import read_outcome
@@ -30,6 +32,7 @@ from mistere.runs.run_info import RunOrigin, write_run_info
 from mistere.serving.kserve.inference_service import check_support
 from pipelines.cli.output.release_notice import release_notice
 from pipelines.cli.output.run_display import Display, summary
+from pipelines.cli.registry_location import DATABASE
 from pipelines.local_runner import LocalPipeline, start
 from pipelines.profiles import load_local_profile, pipeline_arguments
 
@@ -54,7 +57,7 @@ def run(profile: str, data: str | None, settings: Sequence[str], output: Path, t
     store = _open_output(output)
     with only_run(store.root.parent) as lock:
         _delete_partial_outputs(store)
-        return _run(config, store, lock, profile, data, tracking or f"sqlite:///{store.root.parent / 'mlflow.db'}")
+        return _run(config, store, lock, profile, data, tracking or sqlite_url(store.root.parent / DATABASE))
 
 
 def _run(config: Config, store: LocalStore, lock: IO[str], profile: str, data: str | None, tracking: str) -> int:
@@ -71,6 +74,7 @@ def _run(config: Config, store: LocalStore, lock: IO[str], profile: str, data: s
     source = data if data is not None else config.data.source
     pinned = pin(source, str(store.root.parent / "data-remote"))
     use_data_endpoint(pinned.endpoint)
+    use_local_copies(pinned)
     run_id = new_run_id()
     context = RunContext(
         run_id=run_id,

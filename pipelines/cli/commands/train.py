@@ -141,7 +141,9 @@ def _train(
     if tracking_uri:
         _track(tracking_uri, profile_config, mixture, trials)
     console.print(
-        f"\nreport   {output / 'report.html'}\nmetrics  {output / 'metrics.json'}\nmodel    {output / 'model'}"
+        f"\nreport   {output / 'report.html'}\nmetrics  {output / 'metrics.json'}\nmodel    {output / 'model'}",
+        markup=False,
+        emoji=False,
     )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+
+from mistere.common.processes.command_line import command_line
 
 if TYPE_CHECKING:
     from pipelines.cli.experiments.tuning import Tuned
@@ -58,9 +59,9 @@ def tune(
         console.print(f"  mixture.{name:<20} {_typed(value)}{weight}")
     console.print(f"\n{result.finding}")
     chosen = [f"mixture.{name}={_typed(value)}" for name, value in result.settings.items()]
-    options = "".join(f" --set {shlex.quote(setting)}" for setting in [*settings, *chosen])
-    base = f" --profile {profile}" if profile != "sample" else ""
-    console.print(f"\nuse them:\nmistere train --embeddings {shlex.quote(str(embeddings))}{base}{options}")
+    options = [word for setting in [*settings, *chosen] for word in ("--set", setting)]
+    base = ["--profile", profile] if profile != "sample" else []
+    console.print(f"\nuse them:\n{command_line('mistere', 'train', '--embeddings', embeddings, *base, *options)}")
 
 
 def _as_json(result: Tuned, folds: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from mistere.common.errors import UsageError
 from mistere.common.modalities import MODALITIES
 from mistere.common.parsing.documents import read_json
+from mistere.common.processes.command_line import command_line
 from mistere.model.embeddings import EmbeddedDialogues
 
 
@@ -42,5 +43,6 @@ def run_embeddings(output: Path) -> EmbeddedDialogues:
             if all(digests):
                 return EmbeddedDialogues.open([open_artifact(store, EmbeddingSet, digest) for digest in digests])
     raise UsageError(
-        f"{output}: no run in it has extracted embeddings: start one with `mistere run --output {output}`."
+        f"{output}: no run in it has extracted embeddings: start one with "
+        f"`{command_line('mistere', 'run', '--output', output)}`."
     )

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mistere.common.errors import UsageError
+from mistere.common.paths import sqlite_url
 from mistere.config.mixture import MixtureConfig
 from mistere.model.embeddings import EmbeddedDialogues
 from pipelines.cli.experiments.choice import Gain, finding, gain_of_choice, train_advantage
@@ -125,7 +126,7 @@ def _study(config: MixtureConfig, held_out: HeldOut, dimensions: list[Dimension]
 
     import optuna
 
-    storage = f"sqlite:///{output / STUDY_FILE}"
+    storage = sqlite_url(output / STUDY_FILE)
     content = (
         f"{held_out.data.fingerprint()} {config.model_dump_json()} {held_out.repetitions} {held_out.folds} {dimensions}"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from mistere.common.processes.command_line import command_line
 from mistere.common.urls import redact_url
 from mistere.reports.next_commands import ask_command, serve_command
 from mistere.runs.outcome import EXIT_HANDLER, Estimate, Outcome, ordered_tasks
@@ -122,7 +122,7 @@ def summary(outcome: Outcome, output: Path | None, log: Path | str | None) -> No
         output: output directory of ``mistere run``; None for a run on a cluster.
         log: log file of KFP and the stages, or the URL of the run's page; None if unknown.
     """
-    console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    console = Console(file=sys.stdout, highlight=False, soft_wrap=True, emoji=False)
     console.print()
     style = {"deployed": "bold green", "held": "bold yellow"}.get(outcome.verdict, "bold red")
     console.print(Text(f"{outcome.verdict.upper()}", style=style))
@@ -158,7 +158,7 @@ def _registry(uri: str) -> str:
     """The page of an MLflow server, or the command that serves a database's: a server is no backend store."""
     if uri.startswith(("http://", "https://")):
         return redact_url(uri)
-    return f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
+    return command_line("mlflow", "ui", "--backend-store-uri", uri)
 
 
 def _interval(estimate: Estimate, form: str = ".3f") -> str:

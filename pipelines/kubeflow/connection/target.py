@@ -103,8 +103,8 @@ def pin_for_cluster(source: str, store: ObjectStore) -> PinnedData:
         store: the object store.
 
     Raises:
-        DataError: the data does not exist, or its remote does not hold it.
-        UsageError: pods cannot reach its remote.
+        MistereError: its remote does not hold it.
+        UsageError: the data does not exist, or pods cannot reach its remote.
     """
     pinned = pin(source, store.location("data-remote"), for_cluster=True)
     if not pinned.remote.startswith("s3://"):

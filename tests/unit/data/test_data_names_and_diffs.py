@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from mistere.common.errors import DataError, MistereError
+from mistere.common.errors import DataError, MistereError, UsageError
 from mistere.common.splits import Split
 from mistere.data.dataset import Utterance
 from mistere.data.diff import DataDiff, diff_datasets
@@ -75,11 +75,11 @@ def test_pin_reads_a_deleted_folder_at_its_revision(project: Path) -> None:
 
 def test_pin_rejects_a_revision_that_is_also_a_path(project: Path) -> None:
     (project / "v1").mkdir()
-    with pytest.raises(DataError, match=r"a Git revision: write data\.dvc@v1 for the revision\.$"):
+    with pytest.raises(UsageError, match=r"a Git revision: write data\.dvc@v1 for the revision\.$"):
         pin("v1", "")
     (project / "v1").rmdir()
     (project / "v1").touch()
-    with pytest.raises(DataError, match="there is no data at v1"):
+    with pytest.raises(UsageError, match="there is no data at v1"):
         pin("v1", "")
 
 

@@ -122,15 +122,15 @@ def test_damaged_evaluation_is_rejected_with_its_line(tmp_path: Path, content: s
 
 
 def test_missing_files_are_rejected_by_name(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="Session1/dialog/EmoEvaluation is missing"):
+    with pytest.raises(UsageError, match="Session1/dialog/EmoEvaluation is missing"):
         import_iemocap(tmp_path, tmp_path / "out")
     source = make_release(tmp_path / "source")
     transcript = source / "Session3" / "dialog" / "transcriptions" / "Ses03F_impro01.txt"
     transcript.unlink()
-    with pytest.raises(DataError, match=r"Ses03F_impro01\.txt is missing"):
+    with pytest.raises(UsageError, match=r"Ses03F_impro01\.txt is missing"):
         import_iemocap(source, tmp_path / "out")
     transcript.mkdir()
-    with pytest.raises(DataError, match=r"Ses03F_impro01\.txt is missing or no file"):
+    with pytest.raises(UsageError, match=r"Ses03F_impro01\.txt is missing or no file"):
         import_iemocap(source, tmp_path / "out")
 
 

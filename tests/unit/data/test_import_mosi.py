@@ -112,7 +112,7 @@ def test_damaged_score_table_is_rejected_with_its_line(tmp_path: Path, table: st
 
 
 def test_missing_table_invalid_option_and_damaged_transcript_are_rejected(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no table of scores"):
+    with pytest.raises(UsageError, match="holds no table of scores"):
         import_mosi(tmp_path, tmp_path / "out")
     source = make_release(tmp_path / "source")
     invalid_zero: Any = "negative"

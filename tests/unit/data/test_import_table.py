@@ -245,7 +245,7 @@ def test_corrected_quarantine_replaces_dialogues_of_the_base(tmp_path: Path) -> 
     assert load_info(tmp_path / "third" / "dataset.yaml").speaker_disjoint
     with pytest.raises(UsageError, match="labels are those of"):
         import_table(source, tmp_path / "fourth", base=tmp_path / "new", labels=["a"])
-    with pytest.raises(DataError, match=r"dataset\.yaml is missing"):
+    with pytest.raises(UsageError, match=r"dataset\.yaml is missing"):
         import_table(source, tmp_path / "fourth", base=tmp_path / "nowhere")
 
 
@@ -329,7 +329,7 @@ def test_invalid_arguments_are_rejected(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none.csv"):
         with pytest.raises(DataError, match="is missing or no file"):
             import_table(path, tmp_path / "out")
-    with pytest.raises(DataError, match=r"mine\.csv is a file: choose a new folder"):
+    with pytest.raises(UsageError, match=r"mine\.csv is a file: choose a new folder"):
         import_table(source, source)
-    with pytest.raises(DataError, match="is not empty"):
+    with pytest.raises(UsageError, match="is not empty"):
         import_table(source, tmp_path)

@@ -143,7 +143,7 @@ def test_damaged_table_is_rejected_with_its_line(tmp_path: Path, table: list[str
 def test_missing_table_is_rejected(tmp_path: Path) -> None:
     source = make_source(tmp_path / "source")
     (source / "test_sent_emo.csv").unlink()
-    with pytest.raises(DataError, match=r"test_sent_emo\.csv is missing"):
+    with pytest.raises(UsageError, match=r"test_sent_emo\.csv is missing"):
         import_meld(source, tmp_path / "meld")
 
 
@@ -151,7 +151,7 @@ def test_folder_at_a_table_path_is_rejected(tmp_path: Path) -> None:
     source = make_source(tmp_path / "source")
     (source / "dev_sent_emo.csv").unlink()
     (source / "dev_sent_emo.csv").mkdir()
-    with pytest.raises(DataError, match=r"dev_sent_emo\.csv is missing"):
+    with pytest.raises(UsageError, match=r"dev_sent_emo\.csv is missing"):
         import_meld(source, tmp_path / "meld")
 
 

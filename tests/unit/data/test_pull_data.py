@@ -16,7 +16,7 @@ import pytest
 from components.pull_data.run import describe
 from mistere.artifacts.manifests import UtteranceSet
 from mistere.artifacts.s3.store import S3Store
-from mistere.common.errors import DataError, ExitCode
+from mistere.common.errors import DataError, ExitCode, MistereError, UsageError
 from mistere.common.splits import Split
 from mistere.data.dataset import DatasetInfo, Utterance, write_dataset
 from mistere.data.utterances import UtteranceReader
@@ -228,12 +228,7 @@ def remove_test_rows(folder: Path) -> None:
         (write_text_as_parquet, "test-00000.parquet is not readable parquet ("),
         (truncate_shard, "test-00000.parquet is not readable parquet ("),
         (write_empty_shard, "test-00000.parquet is not readable parquet ("),
-        (
-            add_second_dataset_yaml,
-            "exactly one dataset.yaml beside its shards (found: dataset.yaml, copy/dataset.yaml).",
-        ),
         (remove_test_split, "dataset 'small' has no test split: expected test-*.parquet beside dataset.yaml."),
-        (remove_dataset_yaml, "dataset.yaml is missing: a dataset folder needs one beside its parquet shards."),
         (write_dataset_yaml("- a list"), "dataset.yaml: the file: "),
         (write_dataset_yaml(""), "dataset.yaml: the file: "),
         (write_dataset_yaml("name: [a"), "dataset.yaml is not readable YAML ("),
@@ -243,6 +238,23 @@ def remove_test_rows(folder: Path) -> None:
 def test_invalid_dataset_error_names_the_problem(folder: Path, change: Callable[[Path], None], message: str) -> None:
     change(folder)
     assert message in data_error_message(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            add_second_dataset_yaml,
+            "exactly one dataset.yaml beside its shards (found: dataset.yaml, copy/dataset.yaml).",
+        ),
+        (remove_dataset_yaml, "dataset.yaml is missing: a dataset folder needs one beside its parquet shards."),
+    ],
+)
+def test_folder_that_is_no_dataset_is_a_usage_error(folder: Path, change: Callable[[Path], None], message: str) -> None:
+    change(folder)
+    with pytest.raises(UsageError) as caught:
+        describe_folder(folder)
+    assert message in str(caught.value)
 
 
 def test_split_without_rows_is_described_with_zero(folder: Path) -> None:
@@ -276,9 +288,10 @@ def test_corrupt_remote_object_is_named_and_not_cached(folder: Path) -> None:
     assert describe(version.remote, version.digest).rows["train"] == 18
 
 
-def _version_error_message(version: PinnedData) -> str:
-    with pytest.raises(DataError) as caught:
+def _version_error_message(version: PinnedData, code: ExitCode = ExitCode.ERROR) -> str:
+    with pytest.raises(MistereError) as caught:
         describe(version.remote, version.digest)
+    assert caught.value.exit_code == code
     message = str(caught.value)
     assert "\n" not in message and message.endswith(".")
     return message
@@ -308,7 +321,8 @@ def test_missing_remote_is_reported(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("digest", ["", "abc", "0" * 32, "../" * 10 + ".dir"])
 def test_invalid_digest_is_rejected(digest: str, tmp_path: Path) -> None:
-    assert "is not the digest of a folder tracked by DVC" in _version_error_message(PinnedData(digest, str(tmp_path)))
+    message = _version_error_message(PinnedData(digest, str(tmp_path)), ExitCode.USAGE)
+    assert "is not the digest of a folder tracked by DVC" in message
 
 
 def test_fetched_files_are_cached_and_replaced_when_damaged(folder: Path) -> None:
@@ -329,22 +343,21 @@ def test_remote_in_s3_is_described(folder: Path, s3_store: S3Store) -> None:
 
 
 @pytest.mark.parametrize("source", ["no/such/folder", "no/such/data.dvc", ""])
-def test_missing_source_is_a_data_error(source: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"there is no data at .*|dataset\.yaml is missing.*") as caught:
+def test_missing_source_is_a_usage_error(source: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"there is no data at .*|dataset\.yaml is missing.*"):
         pin(str(tmp_path / source) if source else source, str(tmp_path / "remote"))
-    assert caught.value.exit_code == ExitCode.DATA_REJECTED
 
 
 @pytest.mark.parametrize("text", ["", "outs: []", "outs:\n- path: data", "[", "text"])
-def test_dvc_file_without_a_digest_is_a_data_error(text: str, tmp_path: Path) -> None:
+def test_dvc_file_without_a_digest_is_a_usage_error(text: str, tmp_path: Path) -> None:
     (tmp_path / "data.dvc").write_text(text)
-    with pytest.raises(DataError, match=r"data\.dvc pins no digest"):
+    with pytest.raises(UsageError, match=r"data\.dvc pins no digest"):
         pin(str(tmp_path / "data.dvc"), "")
 
 
-def test_dvc_file_outside_a_project_is_a_data_error(tmp_path: Path) -> None:
+def test_dvc_file_outside_a_project_is_a_usage_error(tmp_path: Path) -> None:
     (tmp_path / "data.dvc").write_text(f"outs:\n- md5: {'0' * 32}.dir\n  path: data\n")
-    with pytest.raises(DataError, match=r"is not inside a DVC project"):
+    with pytest.raises(UsageError, match=r"is not inside a DVC project"):
         pin(str(tmp_path / "data.dvc"), "")
 
 
@@ -357,7 +370,7 @@ def test_dataset_is_written_completely_or_not_at_all(tmp_path: Path) -> None:
         write_dataset(tmp_path / "small", INFO, failing_rows())
     assert list(tmp_path.glob("*small*")) == []
     write_dataset(tmp_path / "small", INFO, rows())
-    with pytest.raises(DataError, match="is not empty"):
+    with pytest.raises(UsageError, match="is not empty"):
         write_dataset(tmp_path / "small", INFO, rows())
     write_dataset(tmp_path / "again", INFO, rows())
     for file in (tmp_path / "small").iterdir():

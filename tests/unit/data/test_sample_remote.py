@@ -88,8 +88,9 @@ def test_the_sample_folder_takes_no_other_data(clone: Path, tmp_path: Path, capl
     caplog.clear()
     assert dvc("push") != 0 and "no remote specified" in caplog.text
     assert dvc("push", "--remote", "sample") != 0 and "remote 'sample' doesn't exist" in caplog.text
+    assert pin("my-data.dvc", "").remote == str(clone / ".dvc" / "cache"), "enough for a run on this machine"
     with pytest.raises(UsageError, match=r"has no default remote for \w+\.dir: .*`dvc remote add --default NAME URL`"):
-        pin("my-data.dvc", "")
+        pin("my-data.dvc", "", for_cluster=True)
 
     assert dvc("remote", "add", "--quiet", "--default", "wrong", ".dvc/sample-remote") == 0
     assert dvc("push", "--quiet") == 0

@@ -8,6 +8,7 @@ from mistere.artifacts.s3.probe import use_data_endpoint
 from mistere.common.counting import counted, plural
 from mistere.common.paths import cache_directory
 from mistere.data.diff import DataDiff, Pair, Rows, diff_datasets
+from mistere.data.local_copies import use_local_copies
 from mistere.data.versions import pin
 from pipelines.cli.output.task_progress import task_progress
 
@@ -34,6 +35,7 @@ def diff(before: str, after: str, as_json: bool) -> None:
     versions = pin(before, snapshots), pin(after, snapshots)
     for version in versions:
         use_data_endpoint(version.endpoint)
+        use_local_copies(version)
     with task_progress("comparing"):
         differences = diff_datasets(*versions)
     print(differences.model_dump_json(indent=1) if as_json else "\n".join(_lines(differences)))

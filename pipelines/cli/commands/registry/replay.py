@@ -22,6 +22,7 @@ from mistere.common.errors import ExitCode, MistereError, UsageError
 from mistere.common.paths import PROJECT_ROOT, require_checkout
 from mistere.common.processes.child_environment import child_environment
 from mistere.common.secrets.private_files import write_private
+from mistere.data.dvc_remote import remote_settings
 from mistere.registry.lineage import Environment, Lineage, this_environment
 from mistere.runs.outcome import FINISHED, Outcome, read_manifest, read_outcome
 from pipelines.cli.registry_location import RegistryLocation
@@ -206,13 +207,14 @@ def command_module(tree: Path) -> str:
 
 def _pinned_data(lineage: Lineage, work: Path) -> Path:
     """A ``.dvc`` file that pins the recorded digest, in a project whose default remote is the recorded one."""
-    (work / ".dvc").mkdir(exist_ok=True)
-    settings = (
-        f"[core]\n    no_scm = True\n    remote = recorded\n['remote \"recorded\"']\n    url = {lineage.data_remote}\n"
-    )
-    if lineage.data_endpoint:
-        settings += f"    endpointurl = {lineage.data_endpoint}\n"
-    write_private(work / ".dvc" / "config", settings)
+    from dvc.config import Config
+
+    folder = work / ".dvc"
+    folder.mkdir(exist_ok=True)
+    write_private(folder / Config.CONFIG, "")
+    with Config(str(folder)).edit() as config:
+        config["core"].update(no_scm=True, remote="recorded")
+        config["remote"]["recorded"] = remote_settings(lineage.data_remote, lineage.data_endpoint)
     tracked = work / "data.dvc"
     tracked.write_text(
         yaml.safe_dump({"outs": [{"md5": lineage.dvc_digest, "hash": "md5", "path": "data"}]}), encoding="utf-8"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from functools import cached_property
 from pathlib import Path
 
@@ -42,14 +41,13 @@ class Dataset:
         if Path(self._plan.config.data.source).is_dir():
             return ok("nothing to download.")
         from dvc.exceptions import DvcException
-        from dvc.repo import Repo
 
         remote, digest = self._data.remote, self._data.digest
         use_data_endpoint(self._data.endpoint)
         if remote.startswith("s3://"):
             check_access(remote, listing=True)
         try:
-            with dvc_project(cache_directory("doctor"), remote) as project, closing(Repo(str(project))) as repo:
+            with dvc_project(cache_directory("doctor"), remote) as repo:
                 objects = repo.cloud.get_remote_odb("data")
                 if not objects.exists(digest):
                     return failed(f"the remote {redact_url(remote)} does not hold {digest}: run `dvc push`.")
