@@ -66,7 +66,9 @@ class Rule(Generic[T]):
 
     def decide(self, candidate: Candidate, config: RuleThresholds) -> RuleResult:
         """Apply the rule with its own thresholds, taken from the whole ``gate`` section."""
-        return self.evaluate(candidate, select(config, self.thresholds))
+        result = self.evaluate(candidate, select(config, self.thresholds))
+        own = [name for name in self.thresholds.model_fields if name not in RuleThresholds.model_fields]
+        return result.model_copy(update={"settings": own})
 
 
 def upper_bound(

@@ -268,6 +268,11 @@ class RuleResult(BaseModel):
     measured: float | None
     bound: float | None
     sentence: str
+    settings: list[str] = Field(
+        default_factory=list,
+        exclude_if=lambda names: not names,  # verdicts without it keep their digests
+        description="The settings that decide the rule, in the section ``gate``.",
+    )
 
 
 class GateVerdict(Manifest):

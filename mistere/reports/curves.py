@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mistere.metrics.calibration import Reliability
 from mistere.metrics.missing_curve import CurvePoint
 from mistere.reports.html_page import figure_svg, new_figure
-from mistere.reports.plots import WIDTH, expert_color, quiet, short, spoken
+from mistere.reports.plots import ACCENT, WIDTH, expert_color, quiet, spoken
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -23,17 +23,23 @@ def missing_modality_plot(curves: Mapping[str, Sequence[CurvePoint]]) -> Markup:
     Args:
         curves: by the name of the model; the name of a single model may be empty.
     """
-    figure = new_figure(WIDTH, 2.6 + (0.7 if len(curves) > 1 else 0))
+    figure = new_figure(WIDTH, 2.6)
     axes = figure.add_subplot()
     quiet(axes, "y")
-    for style, (title, points) in zip(_STYLES, curves.items(), strict=False):
+    for style, points in zip(_STYLES, curves.values(), strict=False):
         for position, modality in enumerate(dict.fromkeys(point.modality for point in points)):
             selected = [point for point in points if point.modality == modality]
             shares = [100 * point.share for point in selected]
             color = expert_color(modality, position)
-            label = f"{spoken(modality)} removed{', ' + short(title, 32) if title else ''}"
             axes.plot(
-                shares, [point.weighted_f1.value for point in selected], "o", ls=style, color=color, ms=3.5, label=label
+                shares,
+                [point.weighted_f1.value for point in selected],
+                "o",
+                ls=style,
+                color=color,
+                ms=3.5,
+                markerfacecolor=color if style == "-" else "#ffffff",
+                label=f"{spoken(modality)} removed",
             )  # type: ignore[arg-type]
             if len(curves) == 1:
                 lows, highs = [p.weighted_f1.low for p in selected], [p.weighted_f1.high for p in selected]
@@ -44,11 +50,8 @@ def missing_modality_plot(curves: Mapping[str, Sequence[CurvePoint]]) -> Markup:
         xlabel="share of the test utterances from which it is removed",
     )
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0f} %")
-    handle = 3.6  # long enough to show the dashes
-    if len(curves) > 1:
-        figure.legend(loc="outside lower center", frameon=False, fontsize=8, handlelength=handle)
-    else:
-        axes.legend(frameon=False, fontsize=8, handlelength=handle)
+    if len(curves) == 1:  # the page of two models has one legend for all plots
+        axes.legend(frameon=False, fontsize=8)
     return figure_svg(figure, "Weighted F1 over the share of a modality that is removed")
 
 
@@ -58,18 +61,18 @@ def reliability_plot(models: Mapping[str, Reliability]) -> Markup:
     Args:
         models: by the name of the model; the name of a single model may be empty.
     """
-    figure = new_figure(WIDTH, 2.6 + (0.4 if len(models) > 1 else 0))
+    figure = new_figure(WIDTH, 2.6)
     axes = figure.add_subplot()
     quiet(axes, "y")
     axes.plot([0, 1], [0, 1], ls=(0, (4, 3)), color="#8a94a3", lw=1.2)  # type: ignore[arg-type]
-    for (title, bins), color, style in zip(models.items(), _SEED_COLORS, _STYLES, strict=False):
+    for bins, style in zip(models.values(), _STYLES, strict=False):
         filled = bins.counts > 0
         confidence, accuracy, counts = bins.confidence[filled], bins.accuracy[filled], bins.counts[filled]
-        axes.plot(confidence, accuracy, color=color, lw=1.4, ls=style, label=short(title, 40))  # type: ignore[arg-type]
-        axes.scatter(confidence, accuracy, s=14 + 90 * counts / max(1, counts.max(initial=1)), color=color)
+        axes.plot(confidence, accuracy, color=ACCENT, lw=1.4, ls=style)  # type: ignore[arg-type]
+        face = ACCENT if style == "-" else "#ffffff"
+        sizes = 14 + 90 * counts / max(1, counts.max(initial=1))
+        axes.scatter(confidence, accuracy, s=sizes, color=face, edgecolors=ACCENT, linewidths=1.2, zorder=3)
     axes.set(xlim=(0, 1), ylim=(0, 1.03), xlabel="confidence", ylabel="share of correct answers")
-    if len(models) > 1:
-        figure.legend(loc="outside lower center", frameon=False, fontsize=8, handlelength=3.6)
     return figure_svg(figure, "Share of correct answers over the confidence of the prediction")
 
 

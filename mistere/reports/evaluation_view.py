@@ -33,6 +33,11 @@ from mistere.runs.outcome import Estimate
 if TYPE_CHECKING:
     from markupsafe import Markup
 
+GATE_WORDS = (
+    "An expert leads an utterance if it has the largest weight there. Evenness is the mean normalised entropy of the weights: 1 if "
+    "all weights are equal, 0 if one expert has all of the weight."
+)
+"""What the figures of the gate mean."""
 MACROS = Path(__file__).parent / "evaluation.html"
 T = TypeVar("T")
 OnProblem = Callable[[str], object]
@@ -84,6 +89,7 @@ class EvaluationView:
     costs: list[tuple[str, list[str]]]
     legend: list[tuple[str, str]]
     coverage: str = COVERAGE
+    gate_words: str = GATE_WORDS
 
     @property
     def titles(self) -> list[str]:
@@ -230,6 +236,4 @@ def _leads(metrics: Mapping[str, float], experts: Sequence[str]) -> str:
         return ""
     leading = ", ".join(f"{spoken(name)} {100 * share:.0f} %" for name, share in shares.items())
     entropy = metrics.get("test.gate.entropy")
-    return f"largest weight: {leading}" + (
-        f"; evenness (normalised entropy) {entropy:.2f}" if entropy is not None else ""
-    )
+    return f"leads: {leading}" + (f"; evenness {entropy:.2f}" if entropy is not None else "")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mistere.artifacts.manifests import GateVerdict, RuleResult
+from mistere.common.counting import counted
 from mistere.runs.outcome import Outcome
 
 _TITLES = {
@@ -38,8 +39,9 @@ _FOREMOST = ("champion_comparison", "minimum_weighted_f1", "above_majority", "mi
 
 @dataclass(frozen=True)
 class RuleRow:
-    """A rule as the page shows it; ``tone`` is the CSS class of its answer."""
+    """A rule as the page shows it; ``tone`` is the CSS class of its answer, ``settings`` are names with their section."""
 
+    rule: str
     title: str
     answer: str
     tone: str
@@ -47,6 +49,7 @@ class RuleRow:
     bound: str
     sentence: str
     enabled: bool
+    settings: list[str]
 
 
 def rule_rows(rules: Sequence[RuleResult]) -> list[RuleRow]:
@@ -54,6 +57,7 @@ def rule_rows(rules: Sequence[RuleResult]) -> list[RuleRow]:
     ordered = sorted(rules, key=lambda rule: _WORST_FIRST.index(rule.outcome))
     return [
         RuleRow(
+            rule=rule.rule,
             title=_TITLES.get(rule.rule, rule.rule.replace("_", " ")),
             answer=_OUTCOMES[rule.outcome][0],
             tone=_OUTCOMES[rule.outcome][1],
@@ -61,6 +65,7 @@ def rule_rows(rules: Sequence[RuleResult]) -> list[RuleRow]:
             bound=_number(rule.rule, rule.bound),
             sentence=rule.sentence,
             enabled=rule.outcome != "off",
+            settings=[f"gate.{name}" for name in rule.settings],
         )
         for rule in ordered
     ]
@@ -83,6 +88,6 @@ def shown_reasons(outcome: Outcome, gate: GateVerdict | None) -> list[str]:
         return outcome.reasons
     return [
         *foremost,
-        f"The other {others} enabled rules passed too." if others > 1 else "One more rule passed.",
+        "One more rule passed." if others == 1 else f"The other {counted(others, 'enabled rule')} passed too.",
         *[reason for reason in outcome.reasons if reason not in {rule.sentence for rule in gate.rules}],
     ]

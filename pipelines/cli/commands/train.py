@@ -290,6 +290,7 @@ def _show(
     from mistere.metrics.expert_gate import collapsed_gate
     from mistere.metrics.gate_trust import trust_sentence
     from mistere.metrics.mixture_gain import gain_from_metrics, gain_sentence
+    from mistere.reports.evaluation_view import GATE_WORDS
 
     several = len(trials) > 1
     metrics = figures.metrics
@@ -336,7 +337,8 @@ def _show(
     console.print()
     console.print(gate)
     if "test.gate.entropy" in metrics:
-        console.print(f"evenness of the weights (normalised entropy): {metrics['test.gate.entropy']:.2f}")
+        console.print(f"evenness of the weights: {metrics['test.gate.entropy']:.2f}")
+    console.print(GATE_WORDS, style="dim")
     if trust := trust_sentence(metrics):
         console.print(trust, markup=False)
     if collapse := collapsed_gate(metrics, trials[0].trained.model.experts):

@@ -21,7 +21,7 @@ from mistere.model.embeddings import EmbeddedDialogues
 from mistere.reports import plots
 from mistere.reports.curves import missing_modality_plot, reliability_plot, seeds_plot
 from mistere.reports.evaluation_tables import shown_dialogue
-from mistere.reports.evaluation_view import MACROS
+from mistere.reports.evaluation_view import GATE_WORDS, MACROS
 from mistere.reports.html_page import render_page
 from mistere.reports.interval_plots import experts_plot
 from mistere.runs.outcome import Estimate
@@ -88,6 +88,7 @@ def render(
         simpler=gain_sentence(gain) if (gain := gain_from_metrics(metrics, experts)) else "",
         collapse=collapsed_gate(metrics, experts),
         entropy=metrics.get("test.gate.entropy"),
+        gate_words=GATE_WORDS,
         ece=metrics["test.ece"],
         ablation=ablation,
         choice=choice,

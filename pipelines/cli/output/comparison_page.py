@@ -43,11 +43,13 @@ class ComparedModel:
     """One of the two models.
 
     Attributes:
-        title: display name, for example ``mistere@champion, version 3``.
+        title: display name, for example ``mistere, version 3 @champion``.
         facts: lineage (digest, commit, dataset, creation time), in display order.
         evaluation: its metrics.
         predictions: its test predictions; None if they are not available.
         timelines: gate weights of some of its test dialogues.
+        short: its name in tables, plots and sentences, for example ``v3``; the title by default.
+        digest: identifies the model; two with the same one are the same model.
     """
 
     title: str
@@ -55,6 +57,13 @@ class ComparedModel:
     evaluation: EvaluationReport
     predictions: Predictions | None = None
     timelines: Sequence[GateTimeline] = ()
+    short: str = ""
+    digest: str = ""
+
+    @property
+    def name(self) -> str:
+        """The name beside the other model."""
+        return self.short or self.title
 
 
 @dataclass(frozen=True)
@@ -117,7 +126,8 @@ class Pairing:
 
 
 def summary(one: ComparedModel, other: ComparedModel) -> str:
-    """The headline sentence of the page."""
+    """The headline sentence of the page, with the models' full names."""
+    one, other = replace(one, short=""), replace(other, short="")
     return _verdict(one, other, *_paired(one, other)).sentence
 
 
@@ -128,11 +138,11 @@ def render_comparison(one: ComparedModel, other: ComparedModel) -> str:
         one: the first model; differences are its metrics minus the other's.
         other: the second model.
     """
-    if one.title == other.title:
-        one, other = replace(one, title=f"{one.title} (first)"), replace(other, title=f"{other.title} (second)")
+    if one.name == other.name:
+        one, other = replace(one, short=f"{one.name} (first)"), replace(other, short=f"{other.name} (second)")
     pairing, obstacle = _paired(one, other)
     unreadable: list[str] = []
-    shown = [Evaluated(m.evaluation, m.predictions, m.timelines, m.title) for m in (one, other)]
+    shown = [Evaluated(m.evaluation, m.predictions, m.timelines, m.name) for m in (one, other)]
     return render_page(
         TEMPLATE,
         MACROS,
@@ -141,6 +151,7 @@ def render_comparison(one: ComparedModel, other: ComparedModel) -> str:
         facts=[(name, one.facts.get(name, ""), other.facts.get(name, "")) for name in {**one.facts, **other.facts}],
         verdict=_verdict(one, other, pairing, obstacle),
         paired=pairing is not None,
+        same=bool(one.digest) and one.digest == other.digest,
         figures=_figures(shown, pairing),
         classes=_classes(shown, pairing),
         changes=pairing.changes() if pairing else None,
@@ -156,7 +167,7 @@ def _paired(one: ComparedModel, other: ComparedModel) -> tuple[Pairing | None, s
             "Their test splits differ, so the models are not compared: the figures below are shown side by side, but "
             "their differences are not meaningful."
         )
-    missing = [model.title for model in (one, other) if model.predictions is None]
+    missing = [model.name for model in (one, other) if model.predictions is None]
     if one.predictions is None or other.predictions is None:
         return None, (
             f"The test split is the same, but the predictions of {' and of '.join(missing)} are missing, so paired "
@@ -171,18 +182,21 @@ def _paired(one: ComparedModel, other: ComparedModel) -> tuple[Pairing | None, s
 
 
 def _verdict(one: ComparedModel, other: ComparedModel, pairing: Pairing | None, obstacle: str) -> Verdict:
+    if one.digest and one.digest == other.digest:
+        sentence = f"Both names stand for {one.title}, so there is nothing to compare: every difference is zero."
+        return Verdict("same version", "soft", sentence)
     if pairing is None:
         return Verdict("not compared", "wait", obstacle)
     difference = pairing.differences(weighted_f1)[0]
     bounds = f"paired {COVERAGE} interval {difference.low:+.3f} to {difference.high:+.3f}"
     change = f"weighted F1 differs by {difference.value:+.3f} ({bounds})"
     if difference.low == difference.high == 0:
-        return Verdict("no difference", "soft", f"{one.title} is exactly as good as {other.title}: {change}.")
+        return Verdict("no difference", "soft", f"{one.name} is exactly as good as {other.name}: {change}.")
     if difference.low > 0:
-        return Verdict("better", "good", f"{one.title} is better than {other.title}: {change}.")
+        return Verdict("better", "good", f"{one.name} is better than {other.name}: {change}.")
     if difference.high < 0:
-        return Verdict("worse", "bad", f"{one.title} is worse than {other.title}: {change}.")
-    sentence = f"The difference between {one.title} and {other.title} is not significant on this test split: {change}."
+        return Verdict("worse", "bad", f"{one.name} is worse than {other.name}: {change}.")
+    sentence = f"The difference between {one.name} and {other.name} is not significant on this test split: {change}."
     return Verdict("undecided", "wait", sentence)
 
 

@@ -13,7 +13,7 @@ from mistere.artifacts.io import open_artifact
 from mistere.artifacts.manifests import EvaluationReport
 from mistere.evaluation.gate_timeline import TIMELINES_FILE, read_timelines
 from mistere.metrics.predictions import PREDICTIONS_FILE, Predictions, read_predictions
-from pipelines.cli.output.comparison_page import ComparedModel, Pairing, render_comparison
+from pipelines.cli.output.comparison_page import ComparedModel, Pairing, render_comparison, summary
 from tests.unit.runs.recorded_run import LABELS, RecordedRun
 from tests.unit.runs.test_report_run import HOSTILE, read
 
@@ -103,6 +103,23 @@ def test_comparison_omits_differences_without_predictions(better: ComparedModel)
 def test_comparison_of_a_model_with_itself_is_zero(better: ComparedModel) -> None:
     seen = words(render_comparison(better, better))
     assert "no difference" in seen and "version 3 (first) is exactly as good as" in seen
+    named = replace(better, short="v3", digest="d" * 64)
+    seen = words(render_comparison(named, named))
+    assert "same version" in seen and "version 3 compared with itself" in seen
+    assert "Both names stand for mistere@champion, version 3, so there is nothing to compare" in seen
+    assert summary(named, named).startswith("Both names stand for mistere@champion, version 3")
+
+
+def test_comparison_has_short_names_and_one_legend(better: ComparedModel) -> None:
+    other = replace(worsened(better), short="v2", digest="b" * 64)
+    html = render_comparison(replace(better, short="v3", digest="a" * 64), other)
+    seen = words(html)
+    assert "v3 is better than v2: weighted F1 differs by +0." in seen
+    assert "On this page, v3 is mistere@champion, version 3 and v2 is mistere, version 2." in seen
+    assert "v3: filled dots" in seen and "v2: hollow dots" in seen and "speech removed" not in seen
+    assert seen.count("mistere, version 2") == 3, "the short name is used below the heading"
+    assert html.count('<p class="legend"') == 1
+    assert summary(better, other).startswith("mistere@champion, version 3 is better than mistere, version 2")
 
 
 @pytest.mark.long

@@ -88,6 +88,25 @@ def candidate(
     return Candidate(**{**fields, **changes})
 
 
+@pytest.mark.parametrize(
+    ("name", "setting", "bound", "phrase"),
+    [
+        ("above_majority", "min_over_majority", 0.05, "exceeds it by the required 0.050."),
+        ("above_majority", "min_over_majority", 0.9, "does not exceed it by the required 0.900."),
+        ("above_majority", "min_over_majority", 0, "is not below it."),
+        ("above_majority", "min_over_majority", -1, "is not more than 1.000 below it."),
+        ("minimum_contribution", "min_contribution", -0.02, "each must contribute at least -0.020."),
+        ("minimum_contribution", "min_contribution", 1, "less than the required +1.000."),
+    ],
+)
+def test_sentences_of_a_bound_fit_its_sign(name: str, setting: str, bound: float, phrase: str) -> None:
+    result = evaluate_rules(candidate(), **{setting: bound})[name]
+    assert result.sentence.endswith(phrase) and setting in result.settings
+    assert "settings" not in result.model_copy(update={"settings": []}).model_dump(), (
+        "earlier verdicts keep their digest"
+    )
+
+
 def evaluate_rules(one: Candidate, **thresholds: Any) -> dict[str, RuleResult]:
     """The result of each rule, checked to be renderable in a report."""
     config = GateConfig(**{**THRESHOLDS, **thresholds})

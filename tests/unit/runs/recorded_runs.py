@@ -15,7 +15,9 @@ def rule(name: str, outcome: str, sentence: str, measured: float | None = 0.5, b
     return RuleResult(rule=name, outcome=outcome, measured=measured, bound=bound, sentence=sentence)  # type: ignore[arg-type]
 
 
-FLOOR = rule("minimum_weighted_f1", "promote", "Weighted F1 is 0.712, surely above the minimum of 0.400.")
+FLOOR = rule("minimum_weighted_f1", "promote", "Weighted F1 is 0.712, surely above the minimum of 0.400.").model_copy(
+    update={"settings": ["min_weighted_f1"]}
+)
 COMPARED = (
     "Weighted F1 differs from the champion's by -0.004 (95 % interval -0.031 to +0.022): that does not settle it."
 )

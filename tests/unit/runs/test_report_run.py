@@ -28,6 +28,7 @@ from mistere.metrics.classification import Interval
 from mistere.metrics.modality_choice import ModalityChoice, SubsetScore
 from mistere.reports import plots
 from mistere.reports.evaluation_tables import shown_dialogue
+from mistere.reports.evaluation_view import GATE_WORDS
 from mistere.reports.wording import consequence, next_steps
 from mistere.runs.outcome import TASKS, read_outcome
 from tests.unit.runs import recorded_run
@@ -108,6 +109,9 @@ def test_report_of_each_outcome_is_readable_and_self_contained(ending: str, tmp_
     assert data["outcome"]["exit_code"] == read_outcome(recorded.store, recorded.run_id).exit_code
     assert data["next"] and data["time"]["wall_seconds"] > 0
     assert ("<svg" in html) == (ending not in {"data rejected", "killed"})
+    assert (
+        '<span class="ids"><code>minimum_weighted_f1</code>, set by <code>gate.min_weighted_f1</code></span>' in html
+    ) == (ending in {"deployed", "reused", "held", "rejected"})
 
 
 def test_report_has_the_plots_of_an_evaluated_run(tmp_path: Path) -> None:
@@ -283,9 +287,8 @@ def test_report_of_a_single_expert_omits_the_gate(tmp_path: Path) -> None:
 def test_report_notes_a_collapsed_gate_and_its_leader(tmp_path: Path) -> None:
     recorded = runs.held(tmp_path)
     html, data = report(recorded)
-    assert re.search(
-        r"largest weight: speech \d+ %, text \d+ %, cross-modal \d+ %; evenness \(normalised entropy\) 0\.\d\d", html
-    )
+    assert re.search(r"leads: speech \d+ %, text \d+ %, cross-modal \d+ %; evenness 0\.\d\d", html)
+    assert html.count(GATE_WORDS) == 1
     assert re.search(
         r"AUC of trust is 0\.\d\d \[0\.\d\d, \d\.\d\d\].* an average one in \d+ %, the most confident one in \d+ %",
         html,
@@ -312,7 +315,8 @@ def test_report_renders_an_evaluation_without_curves(tmp_path: Path) -> None:
     assert (
         "Gate weights" in html
         and "Missing modality" not in html
-        and "largest weight:" not in html
+        and "leads: " not in html
+        and GATE_WORDS not in html
         and "AUC of" not in html
     )
     assert "could not be drawn" not in html

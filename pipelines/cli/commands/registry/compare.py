@@ -28,7 +28,14 @@ def compare(location: RegistryLocation, one: str, other: str, model_name: str, p
         model_name: the model, where a reference names none.
         page: the file to write.
     """
-    first, second = (_compared(location, *location.find(reference, model_name)) for reference in (one, other))
+    models = [location.find(reference, model_name) for reference in (one, other)]
+    one_name = len({version.name for version, _ in models}) == 1
+    first, second = (
+        _compared(
+            location, version, lineage, f"v{version.version}" if one_name else f"{version.name} v{version.version}"
+        )
+        for version, lineage in models
+    )
     page.parent.mkdir(parents=True, exist_ok=True)
     partial = page.with_name(f".{page.name}.partial")
     partial.write_text(render_comparison(first, second), encoding="utf-8")
@@ -38,7 +45,7 @@ def compare(location: RegistryLocation, one: str, other: str, model_name: str, p
     console.print(f"report   {page}", markup=False, soft_wrap=True)
 
 
-def _compared(location: RegistryLocation, version: RegisteredVersion, lineage: Lineage) -> ComparedModel:
+def _compared(location: RegistryLocation, version: RegisteredVersion, lineage: Lineage, short: str) -> ComparedModel:
     evaluation = open_artifact(location.store, EvaluationReport, lineage.evaluation_digest)
     timelines = evaluation.file(TIMELINES_FILE)
     aliases = "".join(f" @{alias}" for alias in version.aliases)
@@ -55,4 +62,6 @@ def _compared(location: RegistryLocation, version: RegisteredVersion, lineage: L
         evaluation=evaluation.manifest,
         predictions=read_predictions(evaluation.file(PREDICTIONS_FILE)),
         timelines=read_timelines(timelines) if timelines.is_file() else [],
+        short=short,
+        digest=lineage.bundle_digest,
     )
