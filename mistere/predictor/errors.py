@@ -10,7 +10,7 @@ import json
 import logging
 import re
 import traceback
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mistere.common.errors import MistereError
 from mistere.data.recordings.formats import names as audio_formats
@@ -62,9 +62,33 @@ def over_limit(message: str) -> RequestError:
     return RequestError(message, 413, "RESOURCE_EXHAUSTED")
 
 
+def body_too_large(size: int) -> RequestError:
+    """A REST body above the limit; its rest is not read, so the connection ends."""
+    return replace(over_limit(f"A request may have {size} bytes; this one has more."), headers={"Connection": "close"})
+
+
+def decoded_body_too_large(size: int) -> RequestError:
+    """A compressed REST body that is above the limit once it is decompressed."""
+    return over_limit(f"A request may have {size} bytes; this one has more after decompression.")
+
+
+def unsupported_coding() -> RequestError:
+    """A REST body in a content coding other than gzip and deflate."""
+    return RequestError(
+        "The Content-Encoding of the body is not accepted: send gzip or deflate, or an uncompressed body.",
+        415,
+        headers={"Accept-Encoding": "gzip, deflate"},
+    )
+
+
 def unknown_model() -> RequestError:
     """An unknown model."""
     return RequestError("No model of that name is served here.", 404, "NOT_FOUND")
+
+
+def unknown_version(served: str) -> RequestError:
+    """A version of the model other than the served one."""
+    return RequestError(f"That version of the model is not served here; version {served} is.", 404, "NOT_FOUND")
 
 
 def unknown_digests(missing: dict[int, str]) -> RequestError:
@@ -113,6 +137,11 @@ def slow_head(seconds: float) -> RequestError:
 def large_head(size: int) -> RequestError:
     """A request whose head exceeds the limit."""
     return RequestError(f"The request's head is larger than {size} bytes.", 431, "RESOURCE_EXHAUSTED")
+
+
+def malformed_http() -> RequestError:
+    """Bytes that are not HTTP/1.1."""
+    return invalid("The request is not valid HTTP/1.1.")
 
 
 def full() -> RequestError:

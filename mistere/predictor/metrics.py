@@ -37,7 +37,7 @@ QUEUE_DEPTH = Gauge("mistere_queue_depth", "Requests accepted and not yet answer
 CONNECTIONS = Gauge("mistere_connections", "Open REST connections.")
 CLOSED = Counter(
     "mistere_connections_closed",
-    "REST connections closed by the server: at a deadline (idle, head, body), for a large head, replaced by a new one, or refused.",
+    "REST connections closed by the server: at a deadline (idle, head, body), for a large head or body, replaced by a new one, or refused.",
     ["reason"],
 )
 MODEL = Gauge("mistere_model_info", "The served model.", ["name", "version"])

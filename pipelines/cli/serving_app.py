@@ -67,8 +67,9 @@ def predict(
     ],
     url: Annotated[str, typer.Option(help="URL of the predictor.")] = "http://127.0.0.1:8080",
     model: Annotated[str, typer.Option(help="Name of the model.")] = "mistere",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the predictions as JSON.")] = False,
 ) -> None:
     """Send a dialogue to a predictor and print its predictions."""
     from pipelines.cli.commands.predict import predict as command
 
-    command(dialogue, url, model)
+    command(dialogue, url, model, as_json)

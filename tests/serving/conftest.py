@@ -201,6 +201,18 @@ def wait_for_depth(server: Server, depth: int, seconds: float = 120) -> None:
         time.sleep(0.02)
 
 
+def peak(server: Server) -> int:
+    """Peak resident memory of the process, bytes."""
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+
+
+def cpu_seconds(server: Server) -> float:
+    """CPU time of the server so far: unlike wall time, it does not depend on the machine's load."""
+    fields = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 @pytest.fixture(scope="session")
 def dialogue() -> list[Utterance]:
     """Four utterances: text and audio, text only, audio only, and neither."""

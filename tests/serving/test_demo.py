@@ -23,7 +23,7 @@ from mistere.data.audio import AudioError
 from mistere.serving.client import DialogueClient, EndpointError, EndpointPrediction
 from pipelines.cli.commands import demo
 from pipelines.cli.demo import rendering
-from pipelines.cli.demo.conversation import Conversation, ConversationTurn, judged
+from pipelines.cli.demo.conversation import Conversation, ConversationTurn, LabelChange, judged, played
 from pipelines.cli.demo.origin import AllowedHosts, check_public_url
 from pipelines.cli.demo.server import closed_page, listen
 from pipelines.cli.demo.sound import as_flac, take_recording
@@ -165,6 +165,39 @@ def test_an_invalid_recording_is_rejected_and_deleted(tmp_path: Path, data: byte
     assert not file.exists()
     with pytest.raises(AudioError, match=message):
         as_flac(data)
+
+
+def test_labels_that_a_later_turn_changed_are_marked() -> None:
+    predicted = {1: ["joy"], 2: ["joy", "calm"], 3: ["anger", "calm", "joy"], 4: ["anger", "joy", "joy", "calm"]}
+
+    def ask(turns: Sequence[ConversationTurn]) -> EndpointPrediction:
+        return replace(prediction(len(turns)), predicted=predicted[len(turns)])
+
+    turns = [ConversationTurn(str(number)) for number in range(4)]
+    conversation = Conversation()
+    for count in range(1, 5):
+        conversation = judged(conversation, turns[:count], ask)
+    changes = [conversation.last_change(turn) for turn in range(4)]
+    assert changes == [LabelChange("joy", 2), LabelChange("calm", 3), None, None]
+    talk, timeline = rendering.show_conversation(conversation), rendering.show_timeline(conversation)
+    assert re.findall(r"changed: ([^<]+)", talk) == ["joy before turn 3", "calm before turn 4"]
+    assert re.findall(r'class="m-earlier"[^>]*title="([^"]+)"', timeline) == [
+        "joy: 62 %, predicted before turn 3",
+        "calm: 12 %, predicted before turn 4",
+    ]
+    assert "dashed frame" in timeline
+
+    assert played(Conversation(), turns, ask) == conversation
+    shorter = judged(conversation, turns[:3], ask)  # removing a turn removes the change by it
+    assert [shorter.last_change(turn) for turn in range(3)] == [LabelChange("joy", 2), None, None]
+    at_once = judged(Conversation(), turns, ask)
+    assert not any(at_once.last_change(turn) for turn in range(4))
+    assert "dashed" not in rendering.show_timeline(at_once) and "changed" not in rendering.show_conversation(at_once)
+    others = judged(conversation, [ConversationTurn("x"), *turns[1:]], ask)
+    assert not any(others.last_change(turn) for turn in range(4))
+    before = judged(Conversation(), turns[:1], answered)
+    failed = played(before, [*turns, *turns], lambda given: ask(given[:4]))
+    assert failed.turns == before.turns and "does not fit" in failed.trouble
 
 
 def test_a_rejected_turn_is_not_added() -> None:

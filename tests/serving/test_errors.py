@@ -59,7 +59,7 @@ MALFORMED: dict[str, tuple[dict[str, Any], str]] = {
     "unknown tensor": ({"inputs": [HI, tensor("video", ["x"])]}, "video"),
     "tensor twice": ({"inputs": [HI, HI]}, "twice"),
     "wrong datatype": ({"inputs": [tensor("text", [1], datatype="INT32")]}, "BYTES"),
-    "wrong rank": ({"inputs": [tensor("text", ["a"], [1, 1])]}, "[n]"),
+    "wrong rank": ({"inputs": [tensor("text", ["a"], [1, 1, 1])]}, "[n]"),
     "shape too large": ({"inputs": [tensor("text", ["a"], [10**9])]}, "elements of its shape"),
     "negative shape": ({"inputs": [tensor("text", ["a"], [-1])]}, "[n]"),
     "shape no number": ({"inputs": [tensor("text", ["a"], ["1"])]}, "[n]"),

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import io
 import json
-import os
 import select
 import socket
 import struct
@@ -35,7 +34,7 @@ from mistere.predictor.protocol import rest
 from mistere.predictor.protocol.codec import RequestTurn
 from mistere.predictor.scheduling.pace import Pace
 from mistere.predictor.settings import Limits
-from tests.serving.conftest import Server, Utterance, clip, launch, make_bundle
+from tests.serving.conftest import Server, Utterance, clip, cpu_seconds, launch, make_bundle, peak
 from tests.serving.test_errors import DIGEST, FORBIDDEN, HI, audio, call, infer, message, refused, tensor
 
 MIB = 1 << 20
@@ -85,18 +84,6 @@ def target(
     assert started.client.predict_grpc(dialogue).predicted == first.predicted
     assert started.terminate() == 0
     assert "Traceback" not in started.log.read_text()
-
-
-def peak(server: Server) -> int:
-    """Peak resident memory of the process, bytes."""
-    status = Path(f"/proc/{server.process.pid}/status").read_text()
-    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
-
-
-def cpu_seconds(server: Server) -> float:
-    """CPU time of the server so far: unlike wall time, it does not depend on the machine's load."""
-    fields = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def raw(server: Server, sent: bytes, half_close: bool = False, port: int | None = None) -> bytes:
@@ -380,7 +367,7 @@ def test_huge_texts_in_every_utterance_are_rejected_or_answered_within_seconds(t
 
 
 @pytest.mark.parametrize(
-    "encoded", ["====", "A", "QQ==QQ==", "QQ\n==", "QUJD-_==", "\u00e9\u00e9\u00e9\u00e9", "QQ= ="]
+    "encoded", ["====", "A", "QQ==QQ==", "QQ\t==", "QUJD-_==", "\u00e9\u00e9\u00e9\u00e9", "QQ= ="]
 )
 def test_wrong_base64_is_400_in_every_field(target: Server, encoded: str) -> None:
     refused(infer(target, tensor("audio", [encoded], content_type="base64")), 400, "base64")
@@ -601,13 +588,17 @@ def test_bodies_in_flight_are_bounded_together(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(rest, "_BODIES", 2)
     bodies = rest.Bodies(Limits(request_bytes=10, body_seconds=0.2))
 
-    def request(size: int, ends: bool = True) -> Request:
-        messages = [{"type": "http.request", "body": b"x" * size, "more_body": not ends}]
+    def request(size: int, ends: bool = True, content: bytes = b"", *headers: tuple[bytes, bytes]) -> Request:
+        messages = [{"type": "http.request", "body": content or b"x" * size, "more_body": not ends}]
 
         async def receive() -> Any:
             return messages.pop() if messages else await asyncio.Event().wait()
 
-        return Request({"type": "http", "method": "POST", "headers": []}, receive)
+        return Request({"type": "http", "method": "POST", "headers": list(headers)}, receive)
+
+    def compressed() -> Request:
+        raw_deflate = b"\x4b\xac\x00\x02\x00"  # 4 times "a"; 5 bytes
+        return request(0, True, raw_deflate, (b"content-encoding", b"deflate"))
 
     async def refusal(size: int, ends: bool = True) -> int:
         try:
@@ -623,6 +614,14 @@ def test_bodies_in_flight_are_bounded_together(monkeypatch: pytest.MonkeyPatch) 
             assert await refusal(2) == 200
             assert await refusal(2, ends=False) == 408
         assert await refusal(11) == 413
+        async with bodies.read(request(10)) as _, bodies.read(request(6)):
+            with pytest.raises(RequestError) as overloaded:  # before it is decompressed, it counts as the largest body
+                async with bodies.read(compressed()):
+                    pass
+            assert overloaded.value.code == 429
+        async with bodies.read(request(5)), bodies.read(compressed()) as body:
+            assert body == b"aaaa"
+            assert await refusal(10) == 200
         assert await asyncio.gather(*[refusal(10, ends=False) for _ in range(3)]) == [408, 408, 429]
         async with bodies.read(request(10)), bodies.read(request(10)):
             pass

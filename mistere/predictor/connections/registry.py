@@ -11,13 +11,15 @@ from mistere.predictor import metrics
 class Phase(IntEnum):
     """What a connection waits for, in the order in which connections are given up for new ones."""
 
-    IDLE = 0
+    DRAIN = 0
+    """The client to close: it has its response, and what it still sends is discarded."""
+    IDLE = 1
     """The client's next request."""
-    HEAD = 1
+    HEAD = 2
     """The rest of a request's head."""
-    BODY = 2
+    BODY = 3
     """The rest of a body."""
-    ANSWER = 3
+    ANSWER = 4
     """The server; never given up."""
 
 

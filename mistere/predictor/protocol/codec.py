@@ -117,9 +117,13 @@ def check_turns(turns: Sequence[RequestTurn], model: EmotionModel) -> None:
 
 
 def decode_base64(encoded: str | bytes, where: str) -> bytes:
-    """Decode base64 strictly. pybase64 because a growing conversation can hold megabytes of it."""
+    """Decode base64 strictly, with or without line breaks, which MIME encoders and the command ``base64`` insert.
+
+    pybase64 because a growing conversation can hold megabytes of it.
+    """
     try:
-        return pybase64.b64decode(encoded, validate=True)
+        content = encoded.encode() if isinstance(encoded, str) else encoded
+        return pybase64.b64decode(content.translate(None, b"\r\n"), validate=True)
     except (binascii.Error, ValueError) as error:
         raise invalid(f"{where} is not valid base64.") from error
 
@@ -160,12 +164,30 @@ def decode_request(request: InferRequest, model: EmotionModel, limits: Limits) -
     return DialogueRequest(turns=turns, detail=detail)
 
 
-def _shape(tensor: InferInput, dimensions: int) -> list[int]:
+def _is_shape(shape: Sequence[Any], dimensions: int) -> bool:
+    return len(shape) == dimensions and all(type(size) is int and size >= 0 for size in shape)
+
+
+def _column_values(tensor: InferInput) -> list[Any]:
+    """The elements of a tensor ``[n]``, or ``[n, 1]``: MLServer's codecs for strings and base64 send a column so, and so do clients
+    of a Triton model whose configuration has a batch dimension. The elements may be nested as the shape is.
+    """
     shape = list(tensor.shape)
-    if len(shape) != dimensions or not all(type(size) is int and size >= 0 for size in shape):
-        form = "[n]" if dimensions == 1 else "[n, d]"
-        raise invalid(f"The tensor {tensor.name} must have the shape {form}.")
-    return shape
+    column = _is_shape(shape, 2) and shape[1] == 1
+    if not column and not _is_shape(shape, 1):
+        raise invalid(f"The tensor {tensor.name} must have the shape [n] or [n, 1].")
+    data = _data(tensor)
+    values = data.tolist() if isinstance(data, np.ndarray) else data
+    if (
+        column
+        and isinstance(values, list)
+        and values
+        and all(isinstance(row, list) and len(row) == 1 for row in values)
+    ):
+        values = [row[0] for row in values]
+    if not isinstance(values, list) or len(values) != shape[0]:
+        raise invalid(f"The tensor {tensor.name} does not hold the {shape[0]} elements of its shape.")
+    return values
 
 
 def _data(tensor: InferInput) -> Any:
@@ -181,12 +203,8 @@ def _data(tensor: InferInput) -> Any:
 def _bytes_column(tensor: InferInput, limits: Limits) -> list[bytes]:
     if tensor.datatype != "BYTES":
         raise invalid(f"The tensor {tensor.name} must have the datatype BYTES.")
-    (size,) = _shape(tensor, 1)
-    data = _data(tensor)
-    values = data.tolist() if isinstance(data, np.ndarray) else data
-    if not isinstance(values, list) or len(values) != size:
-        raise invalid(f"The tensor {tensor.name} does not hold the {size} elements of its shape.")
-    check_length(size, limits)
+    values = _column_values(tensor)
+    check_length(len(values), limits)
     content = (tensor.parameters or {}).get(protocol.CONTENT_TYPE)
     audio = tensor.name == protocol.AUDIO
     if content not in ((None, protocol.BASE64) if audio else (None, protocol.BASE64, "str")):
@@ -251,7 +269,9 @@ def _embeddings(
 def _matrix(tensor: InferInput, dimension: int, limits: Limits) -> np.ndarray:
     if tensor.datatype != "FP32":
         raise invalid(f"The tensor {tensor.name} must have the datatype FP32.")
-    shape = _shape(tensor, 2)
+    shape = list(tensor.shape)
+    if not _is_shape(shape, 2):
+        raise invalid(f"The tensor {tensor.name} must have the shape [n, d].")
     try:
         values = np.asarray(_data(tensor))
     except ValueError as error:

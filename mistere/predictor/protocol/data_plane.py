@@ -10,6 +10,7 @@ from kserve.errors import ModelNotReady
 from kserve.protocol.dataplane import DataPlane
 
 from mistere.data.recordings import formats
+from mistere.predictor.errors import unknown_version
 from mistere.predictor.model import EmotionPredictor
 from mistere.predictor.protocol.codec import model_version, response_parameters
 
@@ -43,9 +44,28 @@ class PredictorDataPlane(DataPlane):  # type: ignore[misc]  # kserve has no type
             raise ModelNotReady(name)
         return model
 
-    async def admit(self, name: str) -> None:
-        """Reject a request before its body is read if the model is unknown, not ready or overloaded."""
-        (await self.get_model(name)).batcher.check()
+    async def check_version(self, name: str, version: str) -> None:
+        """Reject a version other than the served one.
+
+        Args:
+            name: the model's name.
+            version: the requested version; empty for any.
+
+        Raises:
+            RequestError: the version is not served.
+            ModelNotFound, ModelNotReady: as :meth:`get_model`, if a version is given.
+        """
+        if not version:
+            return
+        served = model_version((await self.get_model(name)).loaded)
+        if version != served:
+            raise unknown_version(served)
+
+    async def admit(self, name: str, version: str) -> None:
+        """Reject a request before its body is read if the model or version is unknown, or the model not ready or overloaded."""
+        model = await self.get_model(name)
+        await self.check_version(name, version)
+        model.batcher.check()
 
     def metadata(self) -> dict[str, Any]:
         """The server's metadata, without kserve's extension for loading and unloading models."""

@@ -36,8 +36,14 @@ class PredictorServicer(InferenceServicer):  # type: ignore[misc]  # kserve has 
         super().__init__(data_plane, ModelRepositoryExtension(data_plane.model_registry))
         self._predictor = data_plane
 
+    async def ModelReady(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Whether a model is ready."""
+        await self._predictor.check_version(request.name, request.version)
+        return await super().ModelReady(request, context)
+
     async def ModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Tensors and version of a model."""
+        await self._predictor.check_version(request.name, request.version)
         content = await self._predictor.model_metadata(model_name=request.name)
         content.pop("properties")
         return pb.ModelMetadataResponse(**content)
@@ -49,7 +55,7 @@ class PredictorServicer(InferenceServicer):  # type: ignore[misc]  # kserve has 
         else:
             request, typed = read_grpc(message)
         request.id = request.id or identity
-        await self._predictor.admit(request.model_name)
+        await self._predictor.admit(request.model_name, request.model_version or "")
         response, _ = await self._predictor.infer(request.model_name, request, size_header(message))
         return write_grpc(response, typed)
 

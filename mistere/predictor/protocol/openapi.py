@@ -21,6 +21,7 @@ OPENAPI_PATH: Final = "/openapi.json"
 FILE: Final = Path(__file__).with_name("openapi.json")
 
 _EXAMPLE_MODEL: Final = "mistere"
+_EXAMPLE_VERSION: Final = "0123456789ab"
 _EXAMPLE_LABELS: Final = ("joy", "neutral")
 _JSON: Final = "application/json"
 _PREDICT: Final = "/v1/models/{model_name}:predict"
@@ -52,6 +53,7 @@ def build_document(
     _set_predictions(document, labels or list(_EXAMPLE_LABELS), experts)
     replacements = {
         _EXAMPLE_MODEL: model_name or _EXAMPLE_MODEL,
+        _EXAMPLE_VERSION: properties.get(protocol.MODEL_VERSION, _EXAMPLE_VERSION),
         protocol.join_names(_EXAMPLE_LABELS): protocol.join_names(labels or _EXAMPLE_LABELS),
         protocol.join_names(protocol.EXPERT_NAMES): protocol.join_names(experts),
     }
@@ -70,7 +72,8 @@ def _set_limits(document: dict[str, Any], limits: Limits) -> None:
         document["paths"][path]["post"]["description"] = (
             f"Limits: {limits.request_bytes} bytes a request, {limits.utterances} utterances, "
             f"{limits.utterance_seconds:g} s of audio an utterance after decoding; of what was not sent before, "
-            f"{limits.request_seconds:g} s of audio and {limits.request_tokens} tokens of text (four bytes count as one)."
+            f"{limits.request_seconds:g} s of audio and {limits.request_tokens} tokens of text (four bytes count as one). "
+            "The body may be compressed (`Content-Encoding: gzip` or `deflate`); its limit holds before and after decompression."
         )
     metadata = document["paths"][_METADATA]["get"]["responses"]["200"]["content"][_JSON]["example"]
     metadata["properties"] |= limits.stated() | formats.stated()

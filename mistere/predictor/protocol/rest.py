@@ -19,13 +19,15 @@ from mistere.predictor import metrics
 from mistere.predictor.errors import (
     RequestError,
     as_request_error,
+    body_too_large,
     not_ready,
-    over_limit,
     overloaded,
     printable,
     slow_body,
 )
+from mistere.predictor.protocol.content_coding import content_coding, decompress
 from mistere.predictor.protocol.data_plane import PredictorDataPlane
+from mistere.predictor.protocol.document_page import PAGE_HEADERS, PAGE_PATH, document_page
 from mistere.predictor.protocol.openapi import OPENAPI_PATH, build_document
 from mistere.predictor.protocol.wire import INLINE_BYTES, checked_id, parse_json, read_rest, size_header, write_rest
 from mistere.predictor.settings import Limits
@@ -58,35 +60,45 @@ class Bodies:
 
     @asynccontextmanager
     async def read(self, request: Request) -> AsyncIterator[bytes]:
-        """Read a whole body; it counts as held until the context ends.
+        """Read a whole body, decompressed; it counts as held until the context ends.
 
         Raises:
-            RequestError: the body is too large or too slow, or there are too many bodies.
+            RequestError: the body is too large or too slow, is not what its coding says, or there are too many bodies.
         """
-        too_large = over_limit(f"A request may have {self._limits.request_bytes} bytes; this one has more.")
+        limit = self._limits.request_bytes
+        coding = content_coding(request.headers.getlist("content-encoding"))
         announced = request.headers.get("content-length", "")
-        if announced.isdigit() and int(announced) > self._limits.request_bytes:
-            raise too_large
+        if announced.isdigit() and int(announced) > limit:
+            raise body_too_large(limit)
         held = 0
         try:
             chunks = bytearray()
             try:
                 async with asyncio.timeout(self._limits.body_seconds):
                     async for chunk in request.stream():
-                        if held + len(chunk) > self._limits.request_bytes:
-                            raise too_large
-                        if self._held + len(chunk) > _BODIES * self._limits.request_bytes:
-                            raise overloaded(1)
-                        chunks += chunk
+                        if held + len(chunk) > limit:
+                            raise body_too_large(limit)
+                        self._hold(len(chunk))
                         held += len(chunk)
-                        self._held += len(chunk)
+                        chunks += chunk
             except TimeoutError as error:
                 raise slow_body(self._limits.body_seconds) from error
             body = bytes(chunks)
             del chunks
+            if coding is not None:
+                self._hold(limit)  # it may grow so large, and its size is known only then
+                held += limit
+                body = await asyncio.to_thread(decompress, body, coding, limit)
+                self._held -= held - len(body)
+                held = len(body)
             yield body
         finally:
             self._held -= held
+
+    def _hold(self, size: int) -> None:
+        if self._held + size > _BODIES * self._limits.request_bytes:
+            raise overloaded(1)
+        self._held += size
 
 
 async def _answer_while_connected(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
@@ -125,7 +137,7 @@ class RestEndpoints:
         self._bodies = Bodies(limits)
 
     async def infer(self, model_name: str, request: Request) -> Response:
-        """``POST /v2/models/{model}/infer``."""
+        """``POST /v2/models/{model}/infer``, also below ``/versions/{version}``."""
 
         async def answer(body: bytes, identity: str) -> Response:
             header = request.headers.get(protocol.BINARY_HEADER)
@@ -157,7 +169,7 @@ class RestEndpoints:
     ) -> Response:
         identity = printable(request.headers.get(protocol.REQUEST_ID_HEADER, "")) or str(uuid.uuid4())
         try:
-            await self._data_plane.admit(model_name)
+            await self._data_plane.admit(model_name, _version(request))
             async with self._bodies.read(request) as body:
                 response = await _answer_while_connected(request, answer(body, identity))
         except ClientDisconnect:
@@ -189,22 +201,36 @@ class RestEndpoints:
         """``GET /v1/models`` and ``GET /v2/models``."""
         return json_response({"models": sorted(self._data_plane.model_registry.get_models())})
 
-    async def model_metadata(self, model_name: str) -> Response:
-        """``GET /v2/models/{model}``."""
+    async def model_metadata(self, model_name: str, request: Request) -> Response:
+        """``GET /v2/models/{model}``, also below ``/versions/{version}``."""
+        await self._data_plane.check_version(model_name, _version(request))
         return json_response(await self._data_plane.model_metadata(model_name))
 
-    async def model_ready(self, model_name: str) -> Response:
-        """``GET /v2/models/{model}/ready`` and ``GET /v1/models/{model}``."""
+    async def model_ready(self, model_name: str, request: Request) -> Response:
+        """``GET /v2/models/{model}/ready``, also below ``/versions/{version}``, and ``GET /v1/models/{model}``."""
+        await self._data_plane.check_version(model_name, _version(request))
         if not await self._data_plane.model_ready(model_name):
             raise not_ready()
         return json_response({"name": model_name, "ready": True})
 
     async def document(self) -> Response:
         """``GET /openapi.json``, with the model's labels once it is loaded."""
+        return json_response(await self._build_document())
+
+    async def page(self) -> Response:
+        """``GET /docs``: the same document as a page, which loads nothing from other hosts."""
+        return Response(document_page(await self._build_document()), headers=PAGE_HEADERS, media_type="text/html")
+
+    async def _build_document(self) -> dict[str, Any]:
         models = self._data_plane.model_registry.get_models()
         name = min(models, default="")
         metadata = await self._data_plane.model_metadata(name) if name and models[name].ready else None
-        return json_response(build_document(self._limits, name or None, metadata))
+        return build_document(self._limits, name or None, metadata)
+
+
+def _version(request: Request) -> str:
+    """The version in a path; empty without one."""
+    return str(request.path_params.get("version", ""))
 
 
 def build_application(data_plane: PredictorDataPlane, limits: Limits) -> FastAPI:
@@ -217,6 +243,7 @@ def build_application(data_plane: PredictorDataPlane, limits: Limits) -> FastAPI
         ("/", endpoints.live),
         ("/metrics", metrics_handler),
         (OPENAPI_PATH, endpoints.document),
+        (PAGE_PATH, endpoints.page),
         ("/v1/models", endpoints.models),
         ("/v1/models/{model_name}", endpoints.model_ready),
         ("/v2", endpoints.server_metadata),
@@ -225,12 +252,16 @@ def build_application(data_plane: PredictorDataPlane, limits: Limits) -> FastAPI
         ("/v2/models", endpoints.models),
         ("/v2/models/{model_name}", endpoints.model_metadata),
         ("/v2/models/{model_name}/ready", endpoints.model_ready),
+        ("/v2/models/{model_name}/versions/{version}", endpoints.model_metadata),
+        ("/v2/models/{model_name}/versions/{version}/ready", endpoints.model_ready),
     ):
-        application.add_api_route(path, handler, methods=["GET"], response_model=None)
-    application.add_api_route(
-        "/v1/models/{model_name}:predict", endpoints.predict, methods=["POST"], response_model=None
-    )
-    application.add_api_route("/v2/models/{model_name}/infer", endpoints.infer, methods=["POST"], response_model=None)
+        application.add_api_route(path, handler, methods=["GET", "HEAD"], response_model=None)
+    for path, handler in (
+        ("/v1/models/{model_name}:predict", endpoints.predict),
+        ("/v2/models/{model_name}/infer", endpoints.infer),
+        ("/v2/models/{model_name}/versions/{version}/infer", endpoints.infer),
+    ):
+        application.add_api_route(path, handler, methods=["POST"], response_model=None)
 
     async def on_error(_: Request, error: Exception) -> Response:
         return error_response(as_request_error(error, str(uuid.uuid4()), limits.utterance_seconds))

@@ -6,6 +6,7 @@ with an internal error. This one checks every length first. Delete it when kserv
 
 from __future__ import annotations
 
+import codecs
 import struct
 from itertools import chain
 from typing import Any
@@ -38,15 +39,15 @@ def size_header(body: bytes) -> dict[str, str]:
 
 
 def parse_json(body: bytes) -> dict[str, Any]:
-    """Parse a JSON object.
+    """Parse a JSON object; .NET and PowerShell begin UTF-8 with a byte order mark, which is ignored (RFC 8259, section 8.1).
 
     Raises:
         RequestError: the body is not JSON (NaN and infinity are not) or not an object.
     """
     try:
-        value = orjson.loads(body)
+        value = orjson.loads(body.removeprefix(codecs.BOM_UTF8))
     except (orjson.JSONDecodeError, RecursionError) as error:
-        raise invalid("The body is not valid JSON.") from error
+        raise invalid("The body is not valid JSON in UTF-8.") from error
     if not isinstance(value, dict):
         raise invalid("The body must be a JSON object.")
     return value

@@ -1,10 +1,15 @@
-"""``mistere predict``: sends a dialogue file to a predictor and prints the answer as a table."""
+"""``mistere predict``: sends a dialogue file to a predictor and prints the answer as a table or as JSON."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from mistere.common.errors import UsageError
@@ -12,19 +17,25 @@ from mistere.common.parsing.documents import read_json
 from mistere.serving.client import DialogueClient, EndpointPrediction
 from mistere.serving.dialogue import DialogueTurn, dialogue_turns
 from mistere.serving.example_dialogue import local_example
+from mistere.serving.protocol import BUNDLE_DIGEST, MODEL_VERSION
 
 
-def predict(dialogue: str, url: str, model: str) -> None:
-    """Predict a dialogue file and print a table.
+def predict(dialogue: str, url: str, model: str, as_json: bool = False) -> None:
+    """Predict a dialogue file and print the answer.
 
     Args:
         dialogue: JSON, a list of ``{"text": …, "audio": path}``; paths are relative to the file. The example of a bundle may
             be at an ``s3://`` location.
         url: URL of the predictor.
         model: name of the model.
+        as_json: print JSON instead of a table.
     """
     turns = read_dialogue(local_example(dialogue) if dialogue.startswith("s3://") else Path(dialogue))
-    _print(turns, DialogueClient(url, model_name=model).predict_rest(turns))
+    answer = DialogueClient(url, model_name=model).predict_rest(turns)
+    if as_json:
+        print(json.dumps(answer_document(turns, answer), indent=2, ensure_ascii=False))
+    else:
+        _print(turns, answer)
 
 
 def read_dialogue(path: Path) -> list[DialogueTurn]:
@@ -51,8 +62,34 @@ def read_dialogue(path: Path) -> list[DialogueTurn]:
         raise UsageError(f"{path}: {error}") from error
 
 
-def _print(turns: list[DialogueTurn], answer: EndpointPrediction) -> None:
-    table = Table("turn", "emotion", "probability", *answer.experts, "modalities", "text", box=None)
+def answer_document(turns: Sequence[DialogueTurn], answer: EndpointPrediction) -> dict[str, Any]:
+    """The answer as ``mistere predict --json`` prints it; numbers keep the precision of the endpoint."""
+    utterances = [
+        {
+            "turn": index,
+            "text": turn.text,
+            "label": answer.predicted[index],
+            "probabilities": _by_name(answer.labels, answer.probabilities[index]),
+            "expert_weights": _by_name(answer.experts, answer.expert_weights[index]),
+            "modalities_used": [name for name in answer.modalities[index].split("+") if name != "none"],
+        }
+        for index, turn in enumerate(turns)
+    ]
+    return {
+        "model_version": answer.parameters.get(MODEL_VERSION),
+        "bundle_digest": answer.parameters.get(BUNDLE_DIGEST),
+        "utterances": utterances,
+    }
+
+
+def _by_name(names: Sequence[str], values: np.ndarray) -> dict[str, float]:
+    """Float32 values with their shortest decimal form, as the endpoint's JSON has them."""
+    return {name: float(str(value)) for name, value in zip(names, values, strict=True)}
+
+
+def _print(turns: Sequence[DialogueTurn], answer: EndpointPrediction) -> None:
+    weights = [f"weight of {name}" for name in answer.experts]  # the experts' names alone are those of other columns
+    table = Table("turn", "emotion", "probability", *weights, "modalities", "transcript", box=None)
     for index, turn in enumerate(turns):
         table.add_row(
             str(index),
@@ -60,11 +97,8 @@ def _print(turns: list[DialogueTurn], answer: EndpointPrediction) -> None:
             f"{answer.probabilities[index].max():.2f}",
             *(f"{weight:.2f}" for weight in answer.expert_weights[index]),
             answer.modalities[index],
-            (turn.text or "")[:60],
+            escape((turn.text or "")[:60]),
         )
     console = Console(highlight=False)
     console.print(table)
-    console.print(
-        f"model version {answer.parameters.get('model_version', '?')}; columns {', '.join(answer.experts)}: weight of each expert",
-        markup=False,
-    )
+    console.print(f"model version {answer.parameters.get(MODEL_VERSION, '?')}", markup=False)

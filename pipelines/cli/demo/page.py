@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mistere.common.errors import MistereError
 from mistere.serving.protocol import MAX_UTTERANCE_SECONDS
 from pipelines.cli.demo import rendering
-from pipelines.cli.demo.conversation import Ask, Conversation, ConversationTurn, judged, troubled
+from pipelines.cli.demo.conversation import Ask, Conversation, ConversationTurn, judged, played, troubled
 from pipelines.cli.demo.sound import take_recording
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def build_page(ask: Ask, destination: str, example: Sequence[ConversationTurn] =
             return [*shown(Conversation()), None, None]
 
         def on_example(conversation: Conversation) -> list[object]:
-            return shown(guarded(conversation, lambda: judged(conversation, example, ask)))
+            return shown(guarded(conversation, lambda: played(conversation, example, ask)))
 
         results = [state, trouble, last, timeline, talk]
         entered = [words, sound]

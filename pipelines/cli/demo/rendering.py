@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipelines.cli.demo.conversation import Conversation, ConversationTurn
+from pipelines.cli.demo.conversation import Conversation, ConversationTurn, LabelChange
 
 if TYPE_CHECKING:
     import jinja2
@@ -40,6 +40,23 @@ class Part:
         return percent(self.share)
 
 
+@dataclass(frozen=True)
+class Cell:
+    """The probability of an emotion in a turn.
+
+    Attributes:
+        words: the probability as text.
+        share: the same as a number for the style sheet.
+        chosen: whether it is the predicted emotion.
+        earlier: where it was the predicted emotion until a later turn changed it: until which turn, in words.
+    """
+
+    words: str
+    share: str
+    chosen: bool
+    earlier: str
+
+
 def percent(share: float) -> str:
     """Format a share, for example ``62 %``; a share above 0 is never shown as 0."""
     return "<1 %" if 0 < share < 0.005 else f"{share:.0%}".replace("%", " %")
@@ -54,6 +71,7 @@ def show_conversation(conversation: Conversation) -> str:
     turns = []
     for index, turn in enumerate(conversation.turns):
         most = max(trusted[index], key=lambda part: part.share, default=None)
+        change = conversation.last_change(index)
         row = {
             "text": turn.text,
             "seconds": f"{turn.seconds:.1f} s" if turn.audio else "",
@@ -61,6 +79,7 @@ def show_conversation(conversation: Conversation) -> str:
             "trusted": f"{most.name} {most.percent}" if most else "",
             "label": answer.predicted[index],
             "percent": percent(float(shares[index].max())),
+            "changed": f"{change.before} before turn {change.by + 1}" if change else "",
         }
         turns.append(row)
     return _render("conversation.html", turns=turns)
@@ -79,11 +98,18 @@ def show_timeline(conversation: Conversation) -> str:
     """Render the emotion probabilities per turn, and the experts' weights below each turn."""
     answer = conversation.answer
     if answer is None:
-        return _render("timeline.html", emotions=[], trusted=[], last=[], version="")
+        return _render("timeline.html", emotions=[], trusted=[], last=[], version="", changed=False)
     shares = _shares(answer.probabilities)
     trusted = trust(answer)
+    changes = [conversation.last_change(turn) for turn in range(len(conversation.turns))]
     emotions = [
-        (label, [(percent(share), f"{share:.3f}", label == answer.predicted[turn]) for turn, share in enumerate(row)])
+        (
+            label,
+            [
+                Cell(percent(share), f"{share:.3f}", label == answer.predicted[turn], _earlier(changes[turn], label))
+                for turn, share in enumerate(row)
+            ],
+        )
         for label, row in zip(answer.labels, shares.T, strict=True)
     ]
     return _render(
@@ -92,7 +118,12 @@ def show_timeline(conversation: Conversation) -> str:
         trusted=trusted,
         last=trusted[-1],
         version=answer.parameters.get("model_version", ""),
+        changed=any(changes),
     )
+
+
+def _earlier(change: LabelChange | None, label: str) -> str:
+    return f"predicted before turn {change.by + 1}" if change is not None and change.before == label else ""
 
 
 def show_trouble(conversation: Conversation) -> str:
