@@ -187,7 +187,7 @@ def test_labels_that_a_later_turn_changed_are_marked() -> None:
     ]
     assert "dashed frame" in timeline
 
-    assert played(Conversation(), turns, ask) == conversation
+    assert played(Conversation(), turns, ask).labels == conversation.labels
     shorter = judged(conversation, turns[:3], ask)  # removing a turn removes the change by it
     assert [shorter.last_change(turn) for turn in range(3)] == [LabelChange("joy", 2), None, None]
     at_once = judged(Conversation(), turns, ask)

@@ -52,20 +52,22 @@ class Connection:
 
     def __init__(self, server: Server) -> None:
         self._socket = socket.create_connection(("127.0.0.1", server.http_port), timeout=60)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a packet for each part
+        self._received = self._socket.makefile("rb")
 
     def __enter__(self) -> Connection:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._received.close()
         self._socket.close()
 
     def answer(self, *parts: bytes) -> tuple[int, dict[str, Any]]:
         for part in parts:
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._socket.sendall(part)
-        response = http.client.HTTPResponse(self._socket)
-        response.begin()
-        return response.status, json.loads(response.read())
+        status = int(self._received.readline().split()[1])
+        headers = http.client.parse_headers(self._received)
+        return status, json.loads(self._received.read(int(headers["Content-Length"])))
 
 
 def test_the_body_of_a_request_that_offers_http_2_is_read(server: Server) -> None:
