@@ -7,6 +7,7 @@ of the other protocol, which uvicorn drops. Delete this when uvicorn reads the b
 
 from __future__ import annotations
 
+from array import array
 from typing import Protocol
 
 import httptools
@@ -36,7 +37,7 @@ class UpgradeIgnoringParser(httptools.HttpRequestParser):
         """Whether the head, now complete, will be parsed again without its offer."""
         return bool(self.should_upgrade()) and self.get_method() != b"CONNECT"
 
-    def feed_data(self, data: bytes) -> None:
+    def feed_data(self, data: bytes | bytearray | memoryview[int] | array[int]) -> None:
         """Parse the next bytes of the connection."""
         try:
             super().feed_data(data)
@@ -45,7 +46,7 @@ class UpgradeIgnoringParser(httptools.HttpRequestParser):
                 raise
             (end,) = offer.args
             self._protocol.parser = UpgradeIgnoringParser(self._protocol)
-            self._protocol.parser.feed_data(self._plain_head() + data[end:])
+            self._protocol.parser.feed_data(self._plain_head() + bytes(data)[end:])
 
     def _plain_head(self) -> bytes:
         version = self.get_http_version().encode()
