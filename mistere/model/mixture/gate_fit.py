@@ -5,14 +5,17 @@ fit has three numbers for each expert and shrinks them to the plain mean of the 
 dialogues says.
 
 The mixture's likelihood alone hardly determines the weights: the experts' scales and the weights can replace each other, and a flat
-prediction has little effect whatever its weight. A small second term makes the weights say which expert is right.
+prediction has little effect whatever its weight. A small second term makes the weights say which expert is right. It costs likelihood
+where experts are calibrated and independent, so it only decides the direction in which the weights leave the mean: how far they go is the
+likelihood's choice, again by cross-validation. The order of an utterance's weights does not depend on that.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -29,8 +32,11 @@ _CALIBRATION_PENALTY: Final = 0.1
 """The penalty on the experts' temperatures, relative to that on the gate: dev says more about them."""
 _TRUST: Final = 0.1
 """Weight of the loss on which expert is right. From 0.1 to 1 the order of the weights is the same; more makes them less even."""
+_STRENGTHS: Final = (1.0, 0.6, 0.35, 0.2, 0.1)
+"""Factors of the gate's numbers that the cross-validation chooses from."""
 _FOLDS: Final = 5
 _TINY: Final = 1e-9
+_Numbers = np.ndarray[Any, np.dtype[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -48,20 +54,15 @@ class _Answers:
         return _Answers(self.log_p[chosen], self.present[chosen], self.labels[chosen], self.dialogues[rows])
 
 
-def fit_gate(model: MixtureOfExperts, data: EmbeddedDialogues, seed: int) -> float:
+def fit_gate(model: MixtureOfExperts, data: EmbeddedDialogues, seed: int) -> None:
     """Calibrate the experts and set the gate's numbers, in place.
 
     Args:
         model: a mixture with a :class:`FittedGate`, in evaluation mode.
         data: embeddings; only dev is read.
         seed: of the folds.
-
-    Returns:
-        The chosen penalty: the larger, the nearer to the plain mean.
     """
-    answers = _answers(model, data)
-    penalty = _penalty(answers, seed)
-    numbers = _fit(answers, penalty)
+    numbers = _fit(_answers(model, data), seed)
     scale, bias, slope = _parts(torch.from_numpy(numbers), len(model.experts))
     for index, expert in enumerate([*model.unimodal.values(), model.cross_modal]):
         output = expert.output
@@ -72,7 +73,6 @@ def fit_gate(model: MixtureOfExperts, data: EmbeddedDialogues, seed: int) -> flo
     assert isinstance(gate, FittedGate)
     gate.bias.copy_(bias)
     gate.slope.copy_(slope)
-    return penalty
 
 
 def _answers(model: MixtureOfExperts, data: EmbeddedDialogues) -> _Answers:
@@ -87,55 +87,99 @@ def _answers(model: MixtureOfExperts, data: EmbeddedDialogues) -> _Answers:
     )
 
 
-def _penalty(answers: _Answers, seed: int) -> float:
-    """The penalty with the lowest loss in a cross-validation over dialogues."""
+def _fit(answers: _Answers, seed: int) -> _Numbers:
+    """Logarithms of the experts' scales, the gate's constants and its factors ``[3 E]``."""
+    folds = _folds(answers, seed)
+    penalty = _best(_PENALTIES, answers, folds, _direction, _loss)
+    strength = _best(_STRENGTHS, answers, folds, partial(_attenuated, penalty=penalty), _mixture_loss)
+    return _attenuated(answers, strength, penalty=penalty)
+
+
+def _folds(answers: _Answers, seed: int) -> list[list[int]]:
+    """Dialogues of each fold; none if there are fewer than two dialogues."""
     names = sorted(set(answers.dialogues.tolist()))
-    if len(names) < 2:
-        return _PENALTIES[-1]
     random.Random(seed).shuffle(names)  # noqa: S311  (the seed must reproduce the fit)
-    folds = [names[start :: min(_FOLDS, len(names))] for start in range(min(_FOLDS, len(names)))]
-    losses = [_held_out_loss(answers, folds, penalty) for penalty in _PENALTIES]
-    return _PENALTIES[int(np.argmin(losses))]
+    folds = min(_FOLDS, len(names))
+    return [names[start::folds] for start in range(folds)] if folds > 1 else []
 
 
-def _held_out_loss(answers: _Answers, folds: Sequence[Sequence[int]], penalty: float) -> float:
-    total = 0.0
-    for fold in folds:
-        held = np.isin(answers.dialogues, fold)
-        numbers = torch.from_numpy(_fit(answers.only(~held), penalty))
-        total += float(_loss(numbers, answers.only(held))) * int(held.sum())
-    return total
+def _best(
+    candidates: Sequence[float],
+    answers: _Answers,
+    folds: Sequence[Sequence[int]],
+    fit: Callable[[_Answers, float], np.ndarray],
+    loss: Callable[[Tensor, _Answers], Tensor],
+) -> float:
+    """The candidate with the lowest loss on the dialogues that its fit has not seen; the last one without folds."""
+    if not folds:
+        return candidates[-1]
+    parts = [(answers.only(~held), answers.only(held)) for held in (np.isin(answers.dialogues, fold) for fold in folds)]
+    losses = [
+        sum(float(loss(torch.from_numpy(fit(seen, candidate)), unseen)) * len(unseen.labels) for seen, unseen in parts)
+        for candidate in candidates
+    ]
+    return candidates[int(np.argmin(losses))]
 
 
-def _fit(answers: _Answers, penalty: float) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Logarithms of the experts' scales, the gate's constants and its factors ``[3 E]``, with the penalised minimum."""
-    from scipy.optimize import minimize
-
+def _direction(answers: _Answers, penalty: float) -> _Numbers:
+    """The numbers with the penalised minimum of both terms."""
     experts = answers.present.shape[1]
     weights = torch.cat([torch.full((experts,), _CALIBRATION_PENALTY), torch.ones(2 * experts)]).double() * penalty
+    return _minimum(lambda numbers: _loss(numbers, answers) + (weights * numbers**2).sum(), 3 * experts)
 
-    def objective(values: np.ndarray) -> tuple[float, np.ndarray]:
+
+def _attenuated(answers: _Answers, strength: float, *, penalty: float) -> _Numbers:
+    """The numbers of :func:`_direction` with the gate's multiplied by ``strength``, and the experts' scales fitted to these."""
+    experts = answers.present.shape[1]
+    gate = torch.from_numpy(_direction(answers, penalty)[experts:]) * strength
+
+    def objective(scales: Tensor) -> Tensor:
+        return _mixture_loss(torch.cat([scales, gate]), answers) + _CALIBRATION_PENALTY * penalty * (scales**2).sum()
+
+    return np.concatenate([_minimum(objective, experts), gate.numpy()])
+
+
+def _minimum(objective: Callable[[Tensor], Tensor], count: int) -> _Numbers:
+    from scipy.optimize import minimize
+
+    def value_and_gradient(values: np.ndarray) -> tuple[float, np.ndarray]:
         numbers = torch.tensor(values, requires_grad=True)
-        loss = _loss(numbers, answers) + (weights * numbers**2).sum()
+        loss = objective(numbers)
         (gradient,) = torch.autograd.grad(loss, numbers)
         return loss.item(), gradient.numpy()
 
-    fitted = minimize(objective, np.zeros(3 * experts), jac=True, method="L-BFGS-B").x
+    fitted = minimize(value_and_gradient, np.zeros(count), jac=True, method="L-BFGS-B").x
     return np.asarray(fitted, dtype=np.float64)
 
 
 def _loss(numbers: Tensor, answers: _Answers) -> Tensor:
     """Negative log-likelihood of the mixture, plus that of drawing a right expert by the weights where experts differ."""
+    logits, weights, present, labels = _mixed(numbers, answers)
+    right = (logits.argmax(-1) == labels[:, None]) & present
+    differing = right.any(1) & (present & ~right).any(1)
+    drawn_right = (weights[differing] * right[differing]).sum(1)
+    trust = (drawn_right + _TINY).log().sum() / max(1, len(labels))
+    return _likelihood(logits, weights, labels) - _TRUST * trust
+
+
+def _mixture_loss(numbers: Tensor, answers: _Answers) -> Tensor:
+    """Negative log-likelihood of the mixture."""
+    logits, weights, _, labels = _mixed(numbers, answers)
+    return _likelihood(logits, weights, labels)
+
+
+def _mixed(numbers: Tensor, answers: _Answers) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Scaled logits ``[N, E, C]``, weights ``[N, E]``, presence and labels of the utterances with any expert."""
     known = answers.present.any(1)
     present, labels = answers.present[known], answers.labels[known]
     scale, bias, slope = _parts(numbers, present.shape[1])
     logits = answers.log_p[known] * scale[:, None]
     weights = (bias + slope * confidence(logits)).masked_fill(~present, float("-inf")).softmax(-1)
-    mixed = torch.nn.functional.cross_entropy((weights[..., None] * logits).sum(1), labels)
-    right = (logits.argmax(-1) == labels[:, None]) & present
-    differing = right.any(1) & (present & ~right).any(1)
-    drawn_right = (weights[differing] * right[differing]).sum(1)
-    return mixed - _TRUST * (drawn_right + _TINY).log().sum() / max(1, len(labels))
+    return logits, weights, present, labels
+
+
+def _likelihood(logits: Tensor, weights: Tensor, labels: Tensor) -> Tensor:
+    return torch.nn.functional.cross_entropy((weights[..., None] * logits).sum(1), labels)
 
 
 def _parts(numbers: Tensor, experts: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,7 +10,7 @@ from mistere.common.progress import Progress
 from mistere.config.mixture import MixtureConfig
 from mistere.metrics.classification import DialogueBootstrap
 from mistere.metrics.gate_trust import GateTrust
-from mistere.model.mixture.gate_fit import _Answers, _fit, _parts, _penalty, fit_gate
+from mistere.model.mixture.gate_fit import _Answers, _fit, _parts, fit_gate
 from mistere.model.mixture.mixture import FittedGate, MixtureOfExperts
 from mistere.model.mixture.prediction import predict
 from mistere.model.mixture.training import train_mixture
@@ -64,7 +64,7 @@ def answers_of(seed: int, dialogues: int = 150) -> _Answers:
 
 def test_the_weights_say_which_expert_is_right() -> None:
     dev, test = answers_of(seed=0, dialogues=100), answers_of(seed=10)
-    scale, bias, slope = _parts(torch.from_numpy(_fit(dev, _penalty(dev, 0))), 3)
+    scale, bias, slope = _parts(torch.from_numpy(_fit(dev, 0)), 3)
     gate = FittedGate(3).double()
     gate.bias.copy_(bias)
     gate.slope.copy_(slope)
@@ -78,7 +78,10 @@ def test_the_weights_say_which_expert_is_right() -> None:
     right, right_of_mean = (
         (one == test.labels).double().mean() for one in ((weights[..., None] * logits).sum(1).argmax(-1), mean)
     )
-    assert right > right_of_mean - 0.01
+    assert (
+        right > right_of_mean - 0.005
+    )  # the direction of the weights costs likelihood here, so they stay near the mean
+    assert 0 < (weights - 1 / 3).abs().max() < 0.1
 
 
 def test_a_worthless_expert_loses_its_weight() -> None:
