@@ -73,6 +73,22 @@ def connected(tracking_uri: str) -> Iterator[MlflowClient]:
         raise local or MistereError(_sentence(error, shown)) from error
 
 
+def check_tracking(tracking_uri: str) -> None:
+    """Check before any work that a tracking server answers and accepts the login, or that a database can be opened.
+
+    Raises:
+        MistereError: as for :func:`connected`.
+    """
+    if tracking_uri.startswith(("http://", "https://")):
+        with connected(tracking_uri) as client:
+            client.search_experiments(max_results=1)
+        return
+    for name, value in _DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    _check_timeout()
+    _check_database(with_credentials(tracking_uri))
+
+
 def _sentence(error: Exception, server: str) -> str:
     """What went wrong with the server, and what it answered."""
     import requests

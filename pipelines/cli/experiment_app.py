@@ -30,7 +30,13 @@ def train(
         str | None,
         typer.Option(help="Parts to leave out: gate,contrastive,kl,context,modality_dropout,fusion."),
     ] = None,
-    output: Annotated[Path, typer.Option(help="Directory for model, metrics and report.")] = Path("output/train"),
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="Directory for model, metrics and report; by default a new one in output/train. One that holds anything else is "
+            "refused."
+        ),
+    ] = None,
     track: Annotated[str | None, typer.Option(metavar="URI", help="Log each seed to this MLflow server.")] = None,
 ) -> None:
     """Train and evaluate the mixture on embeddings made elsewhere.

@@ -15,22 +15,19 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mistere.common.errors import UsageError
-from mistere.common.parsing.documents import read_json
 from mistere.common.progress import PLAIN_SECONDS, RemainingTime
 from mistere.config.mixture import MixtureConfig, known
 
 if TYPE_CHECKING:
-    from mistere.artifacts.checkpoints import Checkpoints
     from mistere.config.loader import Config
     from mistere.metrics.modality_choice import ModalityChoice
     from mistere.model.embeddings import EmbeddedDialogues
     from mistere.model.mixture.training import TrainedMixture
     from pipelines.cli.experiments.ablation import Ablation
     from pipelines.cli.experiments.figures import Figures
+    from pipelines.cli.experiments.training_folder import TrainingFolder
     from pipelines.cli.experiments.trial import OnEpoch, Trial
 
-_IDENTITY = "made_of.json"
 _WIDTH = 120
 
 
@@ -40,7 +37,7 @@ def train(
     settings: Sequence[str],
     seeds: int,
     parts: Sequence[str],
-    output: Path,
+    output: Path | None,
     tracking_uri: str | None,
 ) -> None:
     """Train and evaluate the mixture, print the results and write the output.
@@ -48,19 +45,36 @@ def train(
     Outputs are written under temporary names and then renamed, ``metrics.json`` last. If interrupted, the same command
     resumes from the last epoch.
 
+    Args:
+        embeddings: folder of the embeddings.
+        profile: settings to start from.
+        settings: ``--set`` on top.
+        seeds: number of seeds.
+        parts: parts to leave out, one at a time.
+        output: folder of the results; None for a new one.
+        tracking_uri: the MLflow server; None for none.
+
     Raises:
         UsageError: the embeddings, the settings or the output are invalid; nothing is written.
+        MistereError: the MLflow server cannot be reached; nothing is written.
     """
     from mistere.model.mixture.modality_subsets import selected
+    from mistere.registry.mlflow_connection import check_tracking
     from pipelines.cli.experiments.ablation import check_names
+    from pipelines.cli.experiments.report import settings_of
     from pipelines.cli.experiments.source import open_source
+    from pipelines.cli.experiments.training_folder import TrainingFolder
     from pipelines.profiles import load_profile
 
     parts = check_names(parts)
     profile_config = load_profile(profile, settings)
     data = selected(profile_config.mixture, open_source(embeddings))
-    checkpoint_folder = _CheckpointFolder(output, profile_config.mixture, data)
-    _train(embeddings, profile_config, data, seeds, parts, output, tracking_uri, checkpoint_folder)
+    made_of = {"embeddings": data.fingerprint(), "settings": settings_of(profile_config.mixture)}
+    evaluation = profile_config.evaluation.model_dump(mode="json")
+    folder = TrainingFolder(output, made_of, {"seeds": seeds, "ablations": list(parts), "evaluation": evaluation})
+    if tracking_uri:
+        check_tracking(tracking_uri)
+    _train(embeddings, profile_config, data, seeds, parts, tracking_uri, folder)
 
 
 def _train(
@@ -69,9 +83,8 @@ def _train(
     data: EmbeddedDialogues,
     seeds: int,
     parts: Sequence[str],
-    output: Path,
     tracking_uri: str | None,
-    checkpoint_folder: _CheckpointFolder,
+    folder: TrainingFolder,
 ) -> None:
     from mistere.model.mixture.automatic_settings import TrainSize, automatic_values, describe, resolve
     from mistere.model.mixture.modality_subsets import train_subsets
@@ -86,7 +99,9 @@ def _train(
     console = Console(highlight=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = _WIDTH  # a file or a pipe has no width, and tables must not be truncated
-    checkpoint_folder.begin()
+    output = folder.path
+    folder.begin()
+    console.print(f"output   {output}", markup=False, emoji=False)
     with _epoch_status(console) as on_trial:
 
         def train_subset(config: MixtureConfig, part: EmbeddedDialogues) -> TrainedMixture:
@@ -95,7 +110,7 @@ def _train(
                 config,
                 part,
                 progress=Quiet("train"),
-                checkpoints=checkpoint_folder.checkpoints(name, config.seed),
+                checkpoints=folder.checkpoints(name, config.seed),
                 on_epoch=on_trial(
                     f"{' + '.join(part.dimensions)}, seed {config.seed}",
                     known(resolve(config, TrainSize.of(part)).epochs),
@@ -119,7 +134,7 @@ def _train(
                 config,
                 data,
                 profile_config.evaluation,
-                checkpoints=checkpoint_folder.checkpoints(name, config.seed),
+                checkpoints=folder.checkpoints(name, config.seed),
                 on_epoch=None if trained else on_trial(f"{name}, seed {config.seed}", known(config.epochs)),
                 trained=trained,
             )
@@ -133,8 +148,8 @@ def _train(
     page = render(
         mixture, data, trials, best, figures, ablation, str(embeddings), choice, automatic=describe(automatic, size)
     )
-    _write(output, data, best, page, as_json(figures, trials, ablation, choice, automatic))
-    checkpoint_folder.end()
+    _write(folder, data, best, page, as_json(figures, trials, ablation, choice, automatic))
+    folder.end()
     if choice:
         _show_choice(console, choice)
     _show(console, data, trials, figures, ablation)
@@ -145,48 +160,6 @@ def _train(
         markup=False,
         emoji=False,
     )
-
-
-class _CheckpointFolder:
-    """The checkpoints of a training, and the identity of the embeddings and settings they belong to."""
-
-    def __init__(self, output: Path, config: MixtureConfig, data: EmbeddedDialogues) -> None:
-        from pipelines.cli.experiments.report import settings_of
-
-        if output.exists() and not output.is_dir():
-            raise UsageError(f"--output {output}: it is a file; name a folder.")
-        self._output = output
-        self._folder = output / "checkpoints"
-        self._identity = {"embeddings": data.fingerprint(), "settings": settings_of(config)}
-        file = self._folder / _IDENTITY
-        if not file.is_file():
-            return
-        recorded: dict[str, Any] = read_json(file)
-        if recorded == self._identity:
-            return
-        same_data = recorded.get("embeddings") == self._identity["embeddings"]
-        raise UsageError(
-            f"--output {output}: it contains checkpoints of an unfinished training with other "
-            f"{'settings' if same_data else 'embeddings'}; finish that one, delete {self._folder}, or name another folder."
-        )
-
-    def begin(self) -> None:
-        """Record the embeddings and settings that the checkpoints belong to."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        aside = self._folder / f".{_IDENTITY}"
-        aside.write_text(json.dumps(self._identity), encoding="utf-8")
-        aside.replace(self._folder / _IDENTITY)
-
-    def checkpoints(self, name: str, seed: int) -> Checkpoints:
-        """The checkpoints of one trial."""
-        from mistere.artifacts.checkpoints import Checkpoints
-        from mistere.artifacts.object_store import LocalStore
-
-        return Checkpoints(LocalStore(self._output), name, f"seed-{seed}")
-
-    def end(self) -> None:
-        """Delete the checkpoints, after all outputs are written."""
-        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 class _EpochStatus:
@@ -224,12 +197,12 @@ def _epoch_status(console: Console) -> Iterator[_EpochStatus]:
         yield display
 
 
-def _write(output: Path, data: EmbeddedDialogues, best: Trial, page: str, metrics: dict[str, Any]) -> None:
+def _write(folder: TrainingFolder, data: EmbeddedDialogues, best: Trial, page: str, metrics: dict[str, Any]) -> None:
     """Write model, predictions and report, and the metrics last."""
     from mistere.evaluation.split_metrics import write_predictions
     from mistere.model.mixture.prediction import save_mixture
 
-    output.mkdir(parents=True, exist_ok=True)
+    output = folder.path
     model = output / ".model"
     shutil.rmtree(model, ignore_errors=True)
     model.mkdir()
@@ -250,6 +223,7 @@ def _write(output: Path, data: EmbeddedDialogues, best: Trial, page: str, metric
     (output / ".metrics.json").write_text(content, encoding="utf-8")
     (output / "metrics.json").unlink(missing_ok=True)
     shutil.rmtree(output / "model", ignore_errors=True)
+    folder.record()
     for name in ("model", "predictions.parquet", "report.html", "metrics.json"):
         (output / f".{name}").replace(output / name)
 

@@ -43,7 +43,7 @@ def test_train_supports_a_third_modality_seeds_and_ablations(tmp_path: Path) -> 
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "metrics.json", "model", "predictions.parquet", "report.html",
+        "metrics.json", "model", "predictions.parquet", "report.html", "training.json",
     }  # fmt: skip
     for shown in (
         "mixture",
