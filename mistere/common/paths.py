@@ -9,7 +9,7 @@ from typing import Final
 from urllib.parse import quote, unquote
 
 from mistere.common.errors import MistereError, UsageError
-from mistere.common.names import path_below
+from mistere.common.names import has_control_character, path_below, shown
 
 AFFECTS_RESULTS = False
 """Where files lie changes no result."""
@@ -84,6 +84,22 @@ def _user_cache() -> Path:
         raise UsageError(
             "this user has no home directory to keep the cache in: set HOME, or set MISTERE_CACHE to a folder."
         ) from error
+
+
+def check_folder(folder: Path, what: str) -> None:
+    """Refuse a folder whose name records and messages could not show: with a line break, another control character, or no UTF-8.
+
+    Args:
+        folder: the folder; any folder above it counts too.
+        what: what names it, as the subject of the error.
+
+    Raises:
+        UsageError: its path holds such a character.
+    """
+    if has_control_character(str(folder)):
+        raise UsageError(
+            f"{what} {shown(str(folder))} holds a line break or another control character: rename the folder, or choose another."
+        )
 
 
 def sqlite_url(path: Path) -> str:

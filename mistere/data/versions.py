@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mistere.artifacts.s3.probe import check_access
+from mistere.common.digests.git_problems import git_problem
 from mistere.common.errors import MistereError, UsageError
 from mistere.common.os_errors import disk_error
 from mistere.common.parsing.documents import ParseError, load_yaml
@@ -101,10 +102,10 @@ def _at_revision(path: Path, revision: str, for_cluster: bool) -> PinnedData:
     """
     folder = path.resolve().parent
     where = next(parent for parent in (folder, *folder.parents) if parent.is_dir())  # the folder may have been deleted
-    if _git(where, "rev-parse", "--git-dir") is None:
+    reason, fix = git_problem(where)
+    if reason:
         raise UsageError(
-            f"{path}@{revision}: {where} is in no Git repository, so there are no revisions of {path.name}: name the "
-            f"file without @{revision}."
+            f"{path}@{revision}: {reason}, so there are no revisions of {path.name}: {fix}, or name the file without @{revision}."
         )
     commit = None if revision.startswith("-") else _commit(where, revision)
     if commit is None:

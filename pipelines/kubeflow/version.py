@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mistere.common.digests.code import git_state, name_files, uncommitted_files
+from mistere.common.digests.git_problems import missing_commit
 from mistere.common.errors import UsageError
 from mistere.common.paths import PROJECT_ROOT
 from mistere.kubernetes.images import IMAGES_LOCK
@@ -70,11 +71,14 @@ def releasable_tree(*, allow_dirty: bool) -> Tree:
     """
     tree = this_tree()
     if not allow_dirty and (tree.dirty or not tree.commit):
+        if not tree.commit:
+            reason, fix = missing_commit()
+            raise UsageError(
+                f"the version of this tree has no name because {reason}: {fix}, or submit a trial run with --allow-dirty."
+            )
         raise UsageError(
             f"this tree has uncommitted changes{f' in {tree.uncommitted}' if tree.uncommitted else ''}, so its models could not be "
             "reproduced: commit them, or submit a trial run with --allow-dirty."
-            if tree.commit
-            else "this tree is not a Git repository, so its version has no name: run this in a clone, or use --allow-dirty."
         )
     if IMAGES_LOCK.read_text(encoding="utf-8") != lock_text():
         raise UsageError(

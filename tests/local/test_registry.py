@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from components.register_model.mlflow_model import write_mlflow_model
 from mistere.artifacts.identities import DatasetIdentity
 from mistere.common.errors import MistereError, UsageError
+from mistere.common.paths import file_url, path_of, sqlite_url
 from mistere.config.registry import RegistryConfig
 from mistere.registry.champion import Champion
 from mistere.registry.lineage import Lineage
@@ -22,6 +24,7 @@ from mistere.registry.model_registry import (
 )
 from mistere.registry.run_logging import RunRecord, log_run
 from tests.local.servers import free_port, mlflow_server, postgresql
+from tests.unit.artifacts.test_odd_paths import ODD
 
 CONFIG = RegistryConfig()
 
@@ -30,7 +33,8 @@ CONFIG = RegistryConfig()
 def tracking_uri(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp(request.param)
     if request.param == "sqlite":
-        yield f"sqlite:///{folder / 'mlflow.db'}"
+        (folder / ODD).mkdir()
+        yield sqlite_url(folder / ODD / "mlflow.db")
         return
     with postgresql(folder / "postgresql") as database, mlflow_server(database, folder / "server") as address:
         yield address
@@ -148,6 +152,30 @@ def test_a_repeated_logging_completes_what_a_killed_one_began(tracking_uri: str,
         (run,) = client.search_runs([experiment.experiment_id], "tags.`mistere.run_id` = 'run-killed'")
         assert run.data.params == {"hidden": "8"} and len(run.inputs.dataset_inputs) == 1
         assert len(client.get_metric_history(run.info.run_id, "test.weighted_f1")) == 1
+
+
+def test_a_database_follows_its_files_to_another_folder(tracking_uri: str, tmp_path: Path) -> None:
+    """▶ A run in a moved output directory wrote its files into the former one."""
+    from sqlalchemy import make_url
+
+    if not tracking_uri.startswith("sqlite"):
+        pytest.skip("the files of a server are moved with the server")
+    before, after = tmp_path / f"before {ODD}", tmp_path / f"after {ODD}"
+    (before / "store").mkdir(parents=True)
+    shutil.copyfile(make_url(tracking_uri).database or "", before / "mlflow.db")
+    report = tmp_path / "run_report.html"
+    report.write_text("<p>moved</p>")
+    config = RegistryConfig(experiment="moved")
+    log_run(sqlite_url(before / "mlflow.db"), config, RunRecord("first"), str(before / "store" / "mlflow"), [report])
+    before.rename(after)
+    log_run(sqlite_url(after / "mlflow.db"), config, RunRecord("second"), str(after / "store" / "mlflow"), [report])
+    assert not before.exists()
+    with connected(sqlite_url(after / "mlflow.db")) as client:
+        experiment = client.get_experiment_by_name("moved")
+        assert experiment.artifact_location == file_url(after / "store" / "mlflow")
+        for run in client.search_runs([experiment.experiment_id]):
+            assert path_of(run.info.artifact_uri).is_relative_to(after)
+            assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["run_report.html"]
 
 
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:{port}", "postgresql://mlflow:s3cret@127.0.0.1:{port}/mlflow"])

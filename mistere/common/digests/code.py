@@ -200,12 +200,16 @@ def tree_digest(files: list[Path]) -> str:
 def git_state() -> tuple[str, bool]:
     """The commit of the project's tree and whether :func:`uncommitted_files` finds any; ``("", False)`` without Git.
 
-    An installed package has no commit, also where a repository of someone else surrounds its site-packages.
+    :func:`mistere.common.digests.git_problems.missing_commit` says why there is no commit. An installed package has no commit, also where a repository of someone else surrounds its site-packages.
     """
     if not is_checkout():
         return "", False
     try:
-        return _git("rev-parse", "HEAD").strip(), bool(uncommitted_files())
+        commit = _git("rev-parse", "HEAD").strip()
+        _git(
+            "ls-files", "--error-unmatch", "pyproject.toml"
+        )  # fails in an archive that lies in a repository of someone else
+        return commit, bool(uncommitted_files())
     except (OSError, subprocess.SubprocessError):
         return "", False
 

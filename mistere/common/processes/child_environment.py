@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from mistere.common.paths import PROJECT_ROOT
+from mistere.common.errors import UsageError
+from mistere.common.paths import PROJECT_ROOT, check_folder
 
 AFFECTS_RESULTS = False
 """Where a process finds its modules changes no result: they are always the ones that the digest covers."""
@@ -20,7 +21,15 @@ def child_environment(root: Path = PROJECT_ROOT, **variables: str) -> dict[str, 
     Args:
         root: the directory that holds the packages.
         **variables: added to the environment of this process.
+
+    Raises:
+        UsageError: the root's name has a colon or a control character.
     """
+    check_folder(root, "the folder of the code")
+    if os.pathsep in str(root):
+        raise UsageError(
+            f"the folder of the code, {root}, has a colon in its name, which PYTHONPATH cannot hold: rename it."
+        )
     paths = [str(root), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     return {
         **os.environ,

@@ -19,7 +19,8 @@ from mistere.artifacts.signing import SIGNING_KEY_VARIABLE, check_signer
 from mistere.common.digests.code import git_state, name_files, uncommitted_files
 from mistere.common.errors import Interrupted, MistereError
 from mistere.common.parsing.documents import load_json
-from mistere.common.paths import sqlite_url
+from mistere.common.paths import check_folder, sqlite_url
+from mistere.common.processes.child_environment import child_environment
 from mistere.common.processes.run_locks import only_run
 from mistere.common.secrets.credentials import without_credentials
 from mistere.common.secrets.private_files import write_private
@@ -54,6 +55,7 @@ def run(profile: str, data: str | None, settings: Sequence[str], output: Path, t
         The exit code.
     """
     config = load_local_profile(profile, settings)
+    child_environment()  # refuses a folder of the code that the stages could not be started in
     store = _open_output(output)
     with only_run(store.root.parent) as lock:
         _delete_partial_outputs(store)
@@ -102,6 +104,7 @@ def _run(config: Config, store: LocalStore, lock: IO[str], profile: str, data: s
 
 def _open_output(output: Path) -> LocalStore:
     root = output.resolve()
+    check_folder(root, "--output")
     try:
         (root / "store").mkdir(parents=True, exist_ok=True)
         probe = root / f".probe-{os.getpid()}"

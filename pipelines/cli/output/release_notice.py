@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from components.gate_model.rules import committed_code
+from mistere.common.digests.git_problems import missing_commit
 from mistere.config.gate import RuleThresholds
 
 
@@ -18,7 +19,7 @@ def release_notice(gate: RuleThresholds, commit: str, dirty: bool, uncommitted: 
     if (isinstance(gate, committed_code.Thresholds) and gate.allow_uncommitted) or (commit and not dirty):
         return ""
     if not commit:
-        reason, fix = "its code is in no Git repository", "run it in a clone"
+        reason, fix = missing_commit()
     else:
         reason, fix = f"of uncommitted changes in {uncommitted or 'its code'}", "commit them"
     return f"this run cannot be released because {reason}: {fix}, or continue with --set gate.allow_uncommitted=true."

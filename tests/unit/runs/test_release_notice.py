@@ -8,18 +8,22 @@ import pytest
 
 from mistere.common.errors import MistereError
 from pipelines.cli.commands import run as command
+from pipelines.cli.output import release_notice as release_notice_module
 from pipelines.cli.output.release_notice import release_notice
 from pipelines.profiles import load_profile
 
 
-def test_the_notice_names_files_and_setting() -> None:
+def test_the_notice_names_files_and_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     gate = load_profile("tiny", ["gate.allow_uncommitted=false"]).gate
     assert release_notice(gate, "4f2a9c1", False, "") == ""
     assert release_notice(gate, "4f2a9c1", True, "a.py, b.py and 2 more") == (
         "this run cannot be released because of uncommitted changes in a.py, b.py and 2 more: commit them, or continue with "
         "--set gate.allow_uncommitted=true."
     )
-    assert "is in no Git repository: run it in a clone" in release_notice(gate, "", False, "")
+    monkeypatch.setattr(release_notice_module, "missing_commit", lambda: ("Git is not installed", "install it"))
+    assert release_notice(gate, "", False, "").startswith(
+        "this run cannot be released because Git is not installed: install it, or continue with --set"
+    )
     allowed = load_profile("tiny", ["gate.allow_uncommitted=true"]).gate
     assert release_notice(allowed, "4f2a9c1", True, "a.py") == release_notice(allowed, "", False, "") == ""
 

@@ -18,6 +18,8 @@ from rich.console import Console
 
 from mistere.artifacts.manifests import EvaluationReport
 from mistere.artifacts.object_store import LocalStore
+from mistere.common.digests.code import git_state
+from mistere.common.digests.git_problems import missing_commit
 from mistere.common.errors import ExitCode, MistereError, UsageError
 from mistere.common.paths import PROJECT_ROOT, require_checkout
 from mistere.common.processes.child_environment import child_environment
@@ -133,6 +135,9 @@ def _check_reproducible(version: str, lineage: Lineage) -> None:
 @contextmanager
 def _worktree(commit: str, tree: Path) -> Iterator[Path]:
     """A fresh working tree of the project at a commit, removed afterwards."""
+    if not git_state()[0]:
+        reason, fix = missing_commit()
+        raise UsageError(f"mistere replay needs the repository of the code, and {reason}: {fix}.")
     if _git("cat-file", "-e", f"{commit}^{{commit}}").returncode:
         raise UsageError(
             f"the commit {commit[:12]} is not in this clone ({PROJECT_ROOT}): fetch it (`git fetch --all`) and run again."

@@ -11,9 +11,10 @@ from mistere.common.paths import cache_directory
 from mistere.common.urls import redact_url
 from mistere.data.dataset import load_info
 from mistere.data.dvc_remote import dvc_project, read_listing
+from mistere.data.local_copies import use_local_copies
 from mistere.data.versions import PinnedData, pin
 from pipelines.cli.doctor.plan import Plan
-from pipelines.cli.doctor.result import Check, CheckGroup, CheckResult, failed, ok
+from pipelines.cli.doctor.result import Check, CheckGroup, CheckResult, failed, note, ok
 
 
 class Dataset:
@@ -50,7 +51,7 @@ class Dataset:
             with dvc_project(cache_directory("doctor"), remote) as repo:
                 objects = repo.cloud.get_remote_odb("data")
                 if not objects.exists(digest):
-                    return failed(f"the remote {redact_url(remote)} does not hold {digest}: run `dvc push`.")
+                    return self._lacking(f"does not hold {digest}")
                 content = objects.fs.cat_file(objects.oid_to_path(digest))
                 listing = read_listing(content, f"the listing {digest} in {redact_url(remote)}")
                 missing = [name for name, md5 in listing.items() if not objects.exists(md5)]
@@ -62,10 +63,17 @@ class Dataset:
                 "shell's credentials may read it."
             ) from error
         if missing:
-            return failed(
-                f"the remote {redact_url(remote)} lacks {len(missing)} of {len(listing)} files, {missing[0]} among them: run `dvc push`."
-            )
+            return self._lacking(f"lacks {len(missing)} of {len(listing)} files, {missing[0]} among them")
         return ok(f"all {len(listing)} files of {digest[:12]} exist.")
+
+    def _lacking(self, what: str) -> CheckResult:
+        """The result for an incomplete remote: a note if a run on this machine can use the files that are here."""
+        remote = redact_url(self._data.remote)
+        if not self._plan.on_a_cluster and use_local_copies(self._data):
+            return note(
+                f"the remote {remote} {what}; runs on this machine use the copies here, and others need `dvc push`."
+            )
+        return failed(f"the remote {remote} {what}: run `dvc push`.")
 
     @cached_property
     def _data(self) -> PinnedData:

@@ -9,7 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from mistere.common.digests.code import git_state, name_files, uncommitted_files
-from mistere.common.paths import LOCK_FILE, cache_directory
+from mistere.common.digests.git_problems import missing_commit
+from mistere.common.paths import LOCK_FILE, cache_directory, require_cache
 from mistere.kubernetes.images import IMAGES_LOCK
 from mistere.serving.kserve.inference_service import check_cluster_support
 from pipelines.cli.doctor.plan import Plan
@@ -74,6 +75,7 @@ def _installed_version(name: str) -> str:
 
 
 def _disk() -> CheckResult:
+    require_cache()
     cache = cache_directory()
     folders = {Path.cwd(), next(folder for folder in (cache, *cache.parents) if folder.is_dir())}
     free, folder = min((shutil.disk_usage(folder).free, folder) for folder in folders)
@@ -100,7 +102,8 @@ def _memory() -> CheckResult:
 def _git(plan: Plan) -> CheckResult:
     commit, dirty = git_state()
     if not commit:
-        return note("this is not a Git repository, so a model from here cannot be reproduced: use a clone.")
+        reason, fix = missing_commit()
+        return note(f"{reason}, so a model from here cannot be reproduced: {fix}.")
     if notice := release_notice(plan.config.gate, commit, dirty, name_files(uncommitted_files()) if dirty else ""):
         if plan.host:
             return failed(f"{notice.removesuffix('.')}; `mistere submit` also needs --allow-dirty for such a tree.")
