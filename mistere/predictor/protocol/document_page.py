@@ -13,6 +13,7 @@ import orjson
 
 if TYPE_CHECKING:
     import jinja2
+    import markupsafe
 
 PAGE_PATH: Final = "/docs"
 PAGE_HEADERS: Final = {
@@ -127,10 +128,19 @@ def _joined(match: re.Match[str]) -> str:
 def _environment() -> jinja2.Environment:
     import jinja2
 
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATE.parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["words"] = _words
+    return environment
+
+
+def _words(text: str) -> markupsafe.Markup:
+    """A description of the document as HTML: escaped, with its code marked up."""
+    import markupsafe
+
+    return markupsafe.Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(markupsafe.escape(text))))  # noqa: S704  (escaped)
