@@ -19,11 +19,13 @@ class ImportReport:
         counts: utterances per split; a split without any is left out.
         dialogues: dialogues per split.
         notes: one sentence for everything changed, left out or missing, and for every difference from published counts.
+        splits: how the importer made the splits, in a sentence; empty if the source has splits.
     """
 
     counts: dict[Split, int]
     dialogues: dict[Split, int]
     notes: list[str] = field(default_factory=list)
+    splits: str = ""
 
 
 def write_counted(directory: Path, info: DatasetInfo, rows: Iterable[tuple[Split, Utterance]]) -> ImportReport:
@@ -68,3 +70,8 @@ def some(names: list[str], limit: int = 3) -> str:
     """The first names of a list as text: ``a, b, c and 5 more``."""
     more = len(names) - limit
     return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 utterance``, ``2,000 utterances``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -20,6 +20,7 @@ from mistere.common.modalities import Modality
 from mistere.common.parsing.documents import ParseError, read_yaml
 from mistere.common.parsing.parquet import open_parquet, row_batches
 from mistere.common.splits import Split
+from mistere.data.text_repair import is_blank
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -206,10 +207,15 @@ def read_utterances(
                     dialogue_id=row["dialogue_id"],
                     turn=row["turn"],
                     label=row["label"],
-                    text=row.get("text") or None,
+                    text=_text(row.get("text")),
                     audio=(row.get("audio") or {}).get("bytes") or None,
                     speaker=row.get("speaker"),
                 )
+
+
+def _text(text: str | None) -> str | None:
+    """A transcript; None if it has no visible character."""
+    return None if text is None or is_blank(text) else text
 
 
 class _SplitWriter:
@@ -241,7 +247,7 @@ class _SplitWriter:
             {
                 "dialogue_id": u.dialogue_id,
                 "turn": u.turn,
-                "text": u.text,
+                "text": _text(u.text),
                 "audio": None if u.audio is None else {"bytes": u.audio, "path": None},
                 "label": u.label,
                 "speaker": u.speaker,

@@ -1,4 +1,4 @@
-"""Detect and repair text that was decoded with the wrong encoding.
+"""Detect and repair text that was decoded with the wrong encoding, and text without a visible character.
 
 Importing this module registers the codec error handler :data:`FALLBACK` for files that are UTF-8 except for some bytes.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import re
+import unicodedata
 
 FALLBACK = "windows-1252-fallback"
 """Error handler for reading text: decodes bytes that are not UTF-8 as Windows-1252."""
@@ -15,6 +16,21 @@ _C1_CONTROLS = re.compile("[\x80-\x9f]")
 # UTF-8 decoded as Windows-1252: two characters for a Western letter, three for a dash or a quotation mark.
 _DOUBLE_ENCODED = re.compile("[\u00c2\u00c3][\u0080-\u00bf\u0152-\u2122]|\u00e2[\u0080-\u00bf\u0152-\u2122]{2}")
 _LOST_APOSTROPHE = re.compile("(?<=\\w)\ufffd(?=\\w)")
+_VISIBLE = re.compile(r"[^\W_]")
+_INVISIBLE_CATEGORIES = frozenset({"Cc", "Cf", "Zs", "Zl", "Zp"})
+_INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0") | {
+    chr(code) for block in (range(0xFE00, 0xFE10), range(0xE0100, 0xE01F0)) for code in block
+}
+"""Letters and marks that are drawn as nothing: fillers, the blank Braille pattern and variation selectors."""
+
+
+def is_blank(text: str) -> bool:
+    """Whether a text has no visible character: only white space, control, zero-width and filler characters."""
+    if any(match.group() not in _INVISIBLE for match in _VISIBLE.finditer(text)):
+        return False
+    return all(
+        character in _INVISIBLE or unicodedata.category(character) in _INVISIBLE_CATEGORIES for character in text
+    )
 
 
 def looks_damaged(text: str) -> bool:

@@ -19,7 +19,7 @@ from mistere.common.errors import ArtifactError, DataError, MistereError, UsageE
 from mistere.common.parsing.documents import MAX_DEPTH, MAX_NODES, ParseError, load_json, load_yaml
 from mistere.common.paths import PROJECT_ROOT
 from mistere.config.encoder import TextConfig
-from mistere.corpora.table_rows import read_rows
+from mistere.corpora.tables.rows import read_rows
 from mistere.data.dataset import load_info
 from mistere.data.dvc_remote import read_listing
 from mistere.data.versions import pin

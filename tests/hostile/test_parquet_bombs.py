@@ -29,7 +29,7 @@ from mistere.common.parsing.parquet import (
     row_batches,
 )
 from mistere.common.parsing.thrift import CompactReader
-from mistere.corpora.table_rows import read_rows
+from mistere.corpora.tables.rows import read_rows
 from mistere.data.dataset import read_batches
 from mistere.metrics.predictions import read_predictions
 from mistere.model.embeddings import EmbeddedDialogues

@@ -10,11 +10,11 @@ from typing import Annotated
 
 from mistere.common.errors import DataError, UsageError
 from mistere.common.splits import SPLITS, Split
+from mistere.corpora.delimited import read_table
 from mistere.corpora.import_report import ImportReport, write_counted
 from mistere.corpora.importer import Option, TextOnly, importer
 from mistere.corpora.media import AudioReader
 from mistere.corpora.published_counts import differences
-from mistere.corpora.text_files import read_table
 from mistere.data.dataset import DatasetInfo, Utterance
 from mistere.data.text_repair import repair
 

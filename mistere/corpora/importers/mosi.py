@@ -11,12 +11,13 @@ from typing import Annotated, Literal
 
 from mistere.common.errors import DataError, UsageError
 from mistere.common.splits import SPLITS, Split
+from mistere.corpora.delimited import read_delimited
 from mistere.corpora.import_report import ImportReport, some, write_counted
 from mistere.corpora.importer import Option, TextOnly, importer
 from mistere.corpora.media import AudioReader
 from mistere.corpora.mosi_folds import FOLDS
 from mistere.corpora.published_counts import differences
-from mistere.corpora.text_files import read_delimited, read_lines
+from mistere.corpora.text_files import read_lines
 from mistere.data.dataset import DatasetInfo, Utterance
 
 LABELS = ("negative", "positive")

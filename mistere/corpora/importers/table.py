@@ -2,67 +2,29 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import ValidationError
 
 from mistere.common.errors import DataError, UsageError
-from mistere.common.names import path_below
 from mistere.common.splits import SPLITS, Split
-from mistere.corpora.import_report import ImportReport, write_counted
+from mistere.corpora.import_report import ImportReport, counted, some, write_counted
 from mistere.corpora.importer import Option, TextOnly, importer
-from mistere.corpora.media import AudioReader, UnreadableMediaError
-from mistere.corpora.table_base import Base, read_base
-from mistere.corpora.table_rows import Row, Table, read_embedded, read_rows
-from mistere.corpora.table_splits import Assignment, assign, check_shares
+from mistere.corpora.tables.base import Base, read_base
+from mistere.corpora.tables.dialect import parse_delimiter
+from mistere.corpora.tables.labels import Labels, name_labels
+from mistere.corpora.tables.recordings import Recordings
+from mistere.corpora.tables.rows import Row, Table, read_rows
+from mistere.corpora.tables.splits import AUDIO, TEXT, Assignment, Dialogue, Kind, assign, check_shares
 from mistere.data.dataset import DatasetInfo, Utterance
 
 _Dialogues = dict[str, list[Row]]
-
-
-@dataclass(slots=True)
-class _AudioSource:
-    """Reads the audio of the rows."""
-
-    source: Path
-    table: Table
-    folder: Path
-    lenient: bool
-    reader: AudioReader = field(default_factory=AudioReader)
-
-    def check(self) -> None:
-        """Refuse paths outside the folder and, unless lenient, to missing files, before anything is written."""
-        for row in self.table.rows:
-            if row.audio is not None:
-                path = self._path(row.audio, row.where)
-                if path is None and not self.lenient:
-                    raise DataError(
-                        f"{row.where}: there is no audio file {self.folder / row.audio}: add the file, or import "
-                        "with --missing-audio missing."
-                    )
-
-    def of_path(self, row: Row) -> bytes | None:
-        """The audio of a row that names a file."""
-        if row.audio is None:
-            return None
-        path = self._path(row.audio, row.where)
-        if self.lenient:
-            return self.reader.read(path, row.audio)
-        try:
-            return self.reader.load(path or self.folder / row.audio, row.audio)
-        except UnreadableMediaError as error:
-            raise DataError(f"{row.where}: {error}") from error
-
-    def _path(self, written: str, where: str) -> Path | None:
-        """The file that a row names; None if it does not exist."""
-        relative = PurePosixPath(written).as_posix()  # `./a.wav` and `a//b.wav` are common in tables
-        path = path_below(self.folder, relative, f"{where}: audio", DataError, f"name a file below {self.folder}")
-        if path.is_dir():
-            raise DataError(f"{where}: audio {written[:80]!r} is a folder, where a file is expected.")
-        return path if path.is_file() else None
+_FEWEST_DIALOGUES = 10
+"""With fewer dialogues, splits that have every label are hardly possible."""
 
 
 def _parse_columns(typed: Sequence[str]) -> dict[str, str]:
@@ -131,23 +93,38 @@ def import_table(
     missing_audio: Annotated[
         Literal["fail", "missing"], Option("What to do about a missing audio file: fail, or missing.")
     ] = "fail",
+    delimiter: Annotated[
+        str,
+        Option(
+            "Separator of the fields of a CSV or TSV file, such as ';' or tab; by default found in the header.",
+            parse=lambda typed: parse_delimiter(typed) if typed else "",
+        ),
+    ] = "",
+    quotes: Annotated[
+        Literal["auto", "csv", "text"],
+        Option(
+            "Whether quotes enclose fields: csv, or are text: text; auto is csv in CSV files, and text in TSV files."
+        ),
+    ] = "auto",
 ) -> ImportReport:
     """Convert a table to the dataset form.
 
     The table has a row for each utterance with ``dialogue_id``, ``label``, ``text`` or ``audio`` or both, and may have
-    ``turn`` (by default the order of the rows), ``speaker`` and ``split``; other columns are ignored. Turns are renumbered from
-    0. ``audio`` is a path relative to the audio folder or, in parquet, the encoded file itself, as bytes or as ``{bytes, path}``;
-    the rows of such a table must be grouped by dialogue.
+    ``turn`` (by default the order of the rows), ``speaker`` and ``split``; other columns are named in the report. Turns are
+    renumbered from 0. ``audio`` is a path relative to the audio folder, or the recording itself: an encoded file as bytes,
+    ``{bytes, path}``, ``{data}`` or base64, or samples as ``{array, sampling_rate}``; the rows of such a table must be grouped by
+    dialogue.
 
-    Without ``split``, whole dialogues are assigned by a hash of their names. If the table has speakers, and enough groups of them
-    never share a dialogue, no speaker is in two splits.
+    Without ``split``, whole dialogues are assigned by a seed, with similar shares of labels and modalities. If the table has
+    speakers, and enough groups of them never share a dialogue, no speaker is in two splits.
 
     Args:
         source: ``.csv``, ``.tsv`` (both with a header, in UTF-8), ``.jsonl`` or ``.parquet``.
         directory: directory of the new dataset; must not exist or be empty.
         columns: the names in the table of the dataset's columns, if they differ.
         audio: directory that audio paths are relative to; by default the table's.
-        labels: all labels in order; by default those of the table, sorted. A whole number that is not a label is the index of one.
+        labels: all labels in order; by default those of the table, sorted, or the class names that ``datasets`` stored in it. A whole
+            number that is not a label is the index of one; a label that differs only in case is the one listed.
         name: name of the dataset; by default the file's.
         language: language of the text.
         licence: licence of the data.
@@ -157,6 +134,8 @@ def import_table(
             kept, and so is the split of a dialogue unless the table names another.
         text_only: leave the audio out.
         missing_audio: how to treat an audio path without a readable file: as an error, or as an utterance without audio.
+        delimiter: separator of the fields of a CSV or TSV file; empty to detect it.
+        quotes: whether quotes enclose the fields of a CSV or TSV file, ``csv``, or are ordinary characters, ``text``; ``auto`` is the usual meaning.
 
     Raises:
         UsageError: an argument is invalid.
@@ -166,21 +145,28 @@ def import_table(
     check_shares(splits)
     if missing_audio not in ("fail", "missing"):
         raise UsageError(f"missing_audio is {missing_audio!r}: it is `fail` or `missing`.")
-    table = read_rows(source, columns or {}, text_only=text_only)
+    table = read_rows(source, columns or {}, text_only=text_only, delimiter=delimiter, quotes=quotes)
     dialogues = _dialogues(table)
     old = read_base(base, frozenset(dialogues), audio=not text_only) if base is not None else None
     if old is not None and labels and list(labels) != old.info.labels:
         raise UsageError(f"labels are those of {base} ({', '.join(old.info.labels)}); leave them out here.")
-    known = old.info.labels if old is not None else list(labels)
-    names = {row.label: _label(row, known) for row in table.rows}
-    assignment = _assignment(table, dialogues, splits, seed, old)
+    named = name_labels(table, old.info.labels if old is not None else labels)
+    recordings = Recordings(
+        source, table, audio if audio is not None else source.parent, lenient=missing_audio == "missing"
+    )
+    recordings.check()
+    if old is None:
+        recordings.refuse_empty_column()
+    content = {dialogue: _content(rows, named, recordings) for dialogue, rows in dialogues.items()}
+    assignment = _assignment(table, dialogues, content, splits, seed, old)
+    described = _split_description(table, splits, seed, assignment)
     info = DatasetInfo.model_construct(
         name=name or source.stem,
         description=f"Imported from the table {source.name}." + (" Text only." if text_only else ""),
-        labels=known or _sorted(set(names.values())),
+        labels=named.declared,
         language=language,
         licence=licence,
-        splits=_split_description(table, splits, seed, assignment),
+        splits=described,
         speaker_disjoint=_disjoint(table, assignment, old),
         synthetic=False,
         source=source.name,
@@ -193,12 +179,15 @@ def import_table(
         info = DatasetInfo.model_validate(info.model_dump())
     except ValidationError as error:
         raise DataError(f"{source}: the labels {', '.join(info.labels)[:200]}: {error.errors()[0]['msg']}.") from error
-    audio_source = _AudioSource(
-        source, table, audio if audio is not None else source.parent, missing_audio == "missing"
-    )
-    audio_source.check()
-    report = write_counted(directory, info, _rows(dialogues, audio_source, names, assignment, old))
-    return replace(report, notes=_notes(table, dialogues, assignment, old, report) + audio_source.reader.notes())
+    report = write_counted(directory, info, _rows(dialogues, recordings, named, assignment, old))
+    notes = [
+        *table.notes,
+        *named.notes,
+        *_notes(dialogues, old),
+        *_split_notes(table, content, assignment, old, report),
+        *recordings.reader.notes(),
+    ]
+    return replace(report, notes=notes, splits="" if "split" in table.columns else described)
 
 
 def _dialogues(table: Table) -> _Dialogues:
@@ -228,23 +217,24 @@ def _dialogues(table: Table) -> _Dialogues:
     return dialogues
 
 
-def _label(row: Row, known: Sequence[str]) -> str:
-    if not known or row.label in known:
-        return row.label
-    if row.label.isascii() and row.label.isdecimal() and len(row.label) < 10 and int(row.label) < len(known):
-        return known[int(row.label)]
-    raise DataError(f"{row.where}: unknown label {row.label[:40]!r}; the labels are {', '.join(known)}.")
-
-
-def _sorted(labels: set[str]) -> list[str]:
-    """Sort by name, or by value if all labels are whole numbers."""
-    if all(label.removeprefix("-").isdecimal() for label in labels):
-        return sorted(labels, key=int)
-    return sorted(labels)
+def _content(rows: Sequence[Row], named: Labels, recordings: Recordings) -> Dialogue:
+    counts: Counter[Kind] = Counter()
+    for row in rows:
+        counts["label", named.names[row.label]] += 1
+        if row.text is not None:
+            counts[TEXT] += 1
+        if recordings.holds(row):
+            counts[AUDIO] += 1
+    return Dialogue(frozenset(row.speaker for row in rows if row.speaker is not None), counts)
 
 
 def _assignment(
-    table: Table, dialogues: _Dialogues, shares: Sequence[float], seed: int, old: Base | None
+    table: Table,
+    dialogues: _Dialogues,
+    content: Mapping[str, Dialogue],
+    shares: Sequence[float],
+    seed: int,
+    old: Base | None,
 ) -> Assignment:
     if "split" in table.columns:
         return Assignment({name: rows[0].split or "train" for name, rows in dialogues.items()}, by_speaker=False)
@@ -254,13 +244,9 @@ def _assignment(
         for row in dialogues[name]:
             if row.speaker is not None:
                 settled.setdefault(row.speaker, set()).add(split)
-    new = {
-        name: frozenset(row.speaker for row in rows if row.speaker is not None)
-        for name, rows in dialogues.items()
-        if name not in kept
-    }
+    new = {name: dialogue for name, dialogue in content.items() if name not in kept}
     assigned = assign(new, shares, seed, {speaker: frozenset(splits) for speaker, splits in settled.items()})
-    return Assignment({**kept, **assigned.splits}, assigned.by_speaker)
+    return replace(assigned, splits={**kept, **assigned.splits})
 
 
 def _split_description(table: Table, shares: Sequence[float], seed: int, assignment: Assignment) -> str:
@@ -268,7 +254,7 @@ def _split_description(table: Table, shares: Sequence[float], seed: int, assignm
         return "The table's own."
     percent = " / ".join(f"{share:.0%}" for share in shares)
     apart = "; no speaker is in two splits" if assignment.by_speaker else ""
-    return f"By whole dialogues, {percent}, from a hash of their names with seed {seed}{apart}."
+    return f"By whole dialogues, {percent}, with similar shares of labels and modalities, from --seed {seed}{apart}."
 
 
 def _disjoint(table: Table, assignment: Assignment, old: Base | None) -> bool:
@@ -288,25 +274,26 @@ def _disjoint(table: Table, assignment: Assignment, old: Base | None) -> bool:
 
 
 def _rows(
-    dialogues: _Dialogues, audio: _AudioSource, names: Mapping[str, str], assignment: Assignment, old: Base | None
+    dialogues: _Dialogues, recordings: Recordings, named: Labels, assignment: Assignment, old: Base | None
 ) -> Iterator[tuple[Split, Utterance]]:
     """The base's rows, then the table's; at most the audio of one dialogue and one batch of rows is in memory."""
     if old is not None:
         yield from old.rows()
-    embedded = read_embedded(audio.source, audio.table) if audio.table.embedded else None
+    cells = recordings.cells()
     for dialogue, rows in dialogues.items():
-        embedded_audio = [next(embedded, None) if embedded is not None else None for _ in rows]
+        audio = [recordings.read(row, cells) for row in rows] if recordings.table.embedded else None
         order = sorted(range(len(rows)), key=lambda index: (rows[index].turn or 0, index))
         for turn, index in enumerate(order):
             row = rows[index]
-            sound = audio.reader.take(embedded_audio[index], row.where) or audio.of_path(row)
-            utterance = Utterance(dialogue, turn, names[row.label], row.text, sound, row.speaker)
-            yield assignment.splits[dialogue], utterance
+            recording = audio[index] if audio is not None else recordings.read(row, cells)
+            yield (
+                assignment.splits[dialogue],
+                Utterance(dialogue, turn, named.names[row.label], row.text, recording, row.speaker),
+            )
+    recordings.finish()
 
 
-def _notes(
-    table: Table, dialogues: _Dialogues, assignment: Assignment, old: Base | None, report: ImportReport
-) -> list[str]:
+def _notes(dialogues: _Dialogues, old: Base | None) -> list[str]:
     notes = []
     if old is not None:
         replaced = sum(name in old.splits for name in dialogues)
@@ -319,8 +306,36 @@ def _notes(
         if rows[0].turn is not None
     )
     if gaps:
-        notes.append(f"{gaps} dialogues do not number their turns from 0 without gaps: they are numbered again.")
-    if "split" not in table.columns and "speaker" in table.columns and not assignment.by_speaker:
-        notes.append("The speakers are too mixed to keep them apart: some are in several splits, or may be.")
+        notes.append(
+            f"{gaps} dialogue{'s do' if gaps > 1 else ' does'} not number the turns from 0 without gaps: they are numbered again."
+        )
+    return notes
+
+
+def _split_notes(
+    table: Table,
+    content: Mapping[str, Dialogue],
+    assignment: Assignment,
+    old: Base | None,
+    report: ImportReport,
+) -> list[str]:
+    notes = []
+    if "split" not in table.columns:
+        if "speaker" in table.columns and not assignment.by_speaker:
+            notes.append("The speakers are too mixed to keep them apart: some are in several splits, or may be.")
+        if old is None and len(content) >= _FEWEST_DIALOGUES:
+            lacking = [(split, kind) for split, kind in assignment.lacking if split in report.counts]
+            notes += [_lacking_note(lacking, content)] if lacking else []
     notes += [f"No dialogue is in {split}: training needs one there." for split in SPLITS if split not in report.counts]
     return notes
+
+
+def _lacking_note(lacking: Sequence[tuple[Split, Kind]], content: Mapping[str, Dialogue]) -> str:
+    holders = Counter(kind for dialogue in content.values() for kind in dialogue.counts)
+    reasons = [
+        f"{split} has no {repr(kind[1]) if kind[0] == 'label' else kind[1]} (in {counted(holders[kind], 'dialogue')})"
+        for split, kind in lacking
+    ]
+    return (
+        f"Validation rejects these splits: {some(reasons)}: add dialogues, try another --seed, or add a column split."
+    )

@@ -46,7 +46,10 @@ def test_table_formats_give_the_same_dataset(tmp_path: Path, suffix: str) -> Non
     rows = [{**row, "problem": "ignored"} for row in ROWS]
     report = import_table(make_table(tmp_path / f"mine{suffix}", rows), tmp_path / "out", licence="mine")
     assert report.counts == {"train": 2, "dev": 1, "test": 1} == {**report.dialogues, "train": 2}
-    assert report.notes == ["1 dialogues do not number their turns from 0 without gaps: they are numbered again."]
+    assert report.notes == [
+        "Columns that are not imported: problem.",
+        "1 dialogue does not number the turns from 0 without gaps: they are numbered again.",
+    ]
     assert [(u.dialogue_id, u.turn, u.text, u.label, u.speaker) for u in read(tmp_path / "out", "train")] == [
         ("b", 0, "First", "anger", "y"),
         ("b", 1, "Third, “quoted”", "joy", "x"),
@@ -69,7 +72,10 @@ def test_column_names_labels_and_row_order_are_kept(tmp_path: Path) -> None:
     import_table(source, tmp_path / "out", columns=columns, name="mine", language="de")
     info = load_info(tmp_path / "out" / "dataset.yaml")
     assert info.labels == [str(number) for number in range(11)] and info.language == "de" and not info.speaker_disjoint
-    assert info.splits == "By whole dialogues, 80% / 10% / 10%, from a hash of their names with seed 0."
+    assert (
+        info.splits
+        == "By whole dialogues, 80% / 10% / 10%, with similar shares of labels and modalities, from --seed 0."
+    )
     assert [u.text for u in read(tmp_path / "out", "train")][:3] == ["line 0", "line 1", "line 2"]
     named = [f"emotion {number}" for number in range(11)]
     import_table(source, tmp_path / "named", columns=columns, labels=named)
@@ -301,7 +307,7 @@ def test_hostile_table_is_rejected_with_one_sentence(
 
 def test_parquet_with_wrong_types_is_rejected(tmp_path: Path) -> None:
     for values in (
-        {"text": b"bytes"},
+        {"text": b"\xff"},
         {"text": 3.5},
         {"text": {"a": 1}},
         {"audio": [1, 2]},

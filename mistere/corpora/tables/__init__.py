@@ -1,0 +1,1 @@
+"""Import tables: read them as files, check their cells, name their labels, make their splits."""

@@ -1,0 +1,250 @@
+"""Read and check the rows of a table (CSV, TSV, JSONL or parquet) without loading its audio."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from mistere.common.errors import DataError, UsageError
+from mistere.common.splits import Split
+from mistere.corpora.delimited import Quotes
+from mistere.corpora.import_report import counted
+from mistere.corpora.tables.audio import Mark, mark
+from mistere.corpora.tables.cells import is_missing_text, name_of, split_of_cell, text_of, turn_of, whole_numbers
+from mistere.corpora.tables.dialect import DELIMITERS, DelimitedTable, detect_dialect
+from mistere.corpora.tables.sources import JsonLines, Parquet
+
+COLUMNS = ("dialogue_id", "turn", "text", "audio", "label", "speaker", "split")
+_JSON_LINES = frozenset({".jsonl", ".ndjson"})
+_PARQUET = frozenset({".parquet", ".pq"})
+
+_PROBLEM = "problem"
+"""Column of a quarantine file that says what was wrong; nobody needs to import it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row. ``audio`` is the path in the table; ``embedded`` is True if the table itself holds the audio."""
+
+    where: str
+    dialogue: str
+    turn: int | None
+    text: str | None
+    label: str
+    speaker: str | None
+    split: Split | None
+    audio: str | None = None
+    embedded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The rows of a table in order.
+
+    Attributes:
+        rows: the rows, without audio.
+        columns: the columns of the dataset form (and ``split``) that the table has.
+        names: the name of each column in the table.
+        notes: what was changed or left out while reading, in sentences.
+        class_names: the names of the labels, if the table stores numbers and their names (``datasets`` does).
+        source: the opened file, for its audio.
+    """
+
+    rows: list[Row]
+    columns: frozenset[str]
+    names: Mapping[str, str]
+    notes: Sequence[str]
+    class_names: Sequence[str]
+    source: DelimitedTable | JsonLines | Parquet
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the table itself holds audio."""
+        return any(row.embedded for row in self.rows)
+
+    def audio(self) -> Iterator[tuple[str, Any]]:
+        """The location and the audio cell of each row; see :func:`mistere.corpora.tables.audio.content`."""
+        if isinstance(self.source, DelimitedTable):
+            column = self.names["audio"]
+            return ((where, row[column]) for where, row in self.source.rows([column]))
+        return self.source.audio(self.names["audio"])
+
+
+def read_rows(
+    source: Path,
+    columns: Mapping[str, str],
+    *,
+    text_only: bool,
+    delimiter: str = "",
+    quotes: Quotes | Literal["auto"] = "auto",
+) -> Table:
+    """Read and check a table without its audio.
+
+    Args:
+        source: ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet``.
+        columns: names in the table of columns of :data:`COLUMNS`, if they differ.
+        text_only: ignore the audio column.
+        delimiter: separator of the fields of a CSV or TSV file; empty to detect it.
+        quotes: whether quotes enclose the fields of a CSV or TSV file; ``auto`` to detect it.
+
+    Raises:
+        UsageError: ``columns`` names a column that does not exist, the file has another extension, or an option does not apply.
+        DataError: the table is unreadable, or a row is invalid.
+    """
+    for name in columns:
+        if name not in COLUMNS:
+            raise UsageError(f"--column: {name!r} is no column of the dataset form; it has {', '.join(COLUMNS)}.")
+    if not source.is_file():
+        raise DataError(f"{source} is missing or no file: a table (.csv, .tsv, .jsonl or .parquet) is expected there.")
+    names = {name: columns.get(name, name) for name in COLUMNS}
+    file = _opened(source, names, delimiter, quotes)
+    present = file.columns
+    for name, own in columns.items():
+        if own not in present:
+            raise UsageError(
+                f"--column: {source} has no column {own!r} for {name}; it has {', '.join(present) or 'none'}."
+            )
+    used = frozenset(name for name, own in names.items() if own in present) - ({"audio"} if text_only else set())
+    for name in ("dialogue_id", "label"):
+        if name not in used:
+            raise DataError(
+                f"{source} has no column {name!r} (it has {', '.join(present) or 'none'}): name it with "
+                f"--column {name}=COLUMN{_delimiter_hint(file)}."
+            )
+    if not used & {"text", "audio"}:
+        raise DataError(
+            f"{source} has neither a column 'text' nor 'audio' (it has {', '.join(present)}): every utterance needs text or "
+            "audio; name the column with --column text=COLUMN or audio=COLUMN."
+        )
+    wanted = [names[name] for name in COLUMNS if name in used]
+    values = file.rows(wanted, names["audio"]) if isinstance(file, Parquet) else file.rows(wanted)
+    missing: Counter[tuple[str, str]] = Counter()
+    rows = [_row(where, {name: row.get(names[name]) for name in used}, missing) for where, row in values]
+    if not rows:
+        raise DataError(f"{source} holds no rows: name a table with a row for each utterance.")
+    rows, numbers = _with_whole_numbers(rows)
+    notes = [*file.notes, *numbers, *_missing_notes(missing), *_unmapped_notes(present, used, names, text_only)]
+    class_names = file.class_names(names["label"]) if isinstance(file, Parquet) else []
+    return Table(rows, used, names, notes, class_names, file)
+
+
+def _opened(
+    source: Path, names: dict[str, str], delimiter: str, quotes: Quotes | Literal["auto"]
+) -> DelimitedTable | JsonLines | Parquet:
+    kind = source.suffix.lower()
+    if kind in DELIMITERS:
+        dialect = detect_dialect(source, delimiter, quotes, [names["dialogue_id"], names["label"]])
+        return DelimitedTable(source, dialect, names)
+    if kind not in _JSON_LINES | _PARQUET:
+        raise UsageError(f"{source} is none of the tables that are read: .csv, .tsv, .jsonl or .parquet.")
+    if delimiter or quotes != "auto":
+        raise UsageError(f"{source} has no delimiter and no quotes: leave out --delimiter and --quotes.")
+    return JsonLines(source) if kind in _JSON_LINES else Parquet(source)
+
+
+def _delimiter_hint(file: DelimitedTable | JsonLines | Parquet) -> str:
+    return ", or the separator of the columns with --delimiter" if isinstance(file, DelimitedTable) else ""
+
+
+def _row(where: str, values: Mapping[str, Any], missing: Counter[tuple[str, str]]) -> Row:
+    names = {column: name_of(values.get(column), column, where) for column in ("dialogue_id", "label", "speaker")}
+    dialogue, label = names["dialogue_id"], names["label"]
+    if dialogue is None:
+        raise DataError(f"{where}: there is no dialogue_id{_cell(values)}; every utterance belongs to a dialogue.")
+    if label is None:
+        raise DataError(f"{where}: there is no label{_cell(values, 'label')}; every utterance needs one.")
+    if names["speaker"] is None:
+        _count_missing(values.get("speaker"), "speaker", missing)
+    text = text_of(values.get("text"), "text", where)
+    if text is None or is_missing_text(text):
+        _count_missing(values.get("text"), "text", missing)
+        text = None
+    audio = values.get("audio")
+    if isinstance(audio, str):
+        audio = text_of(audio, "audio", where)
+        if audio is not None and is_missing_text(audio):
+            _count_missing(audio, "audio", missing)
+            audio = None
+    held = audio if isinstance(audio, Mark) else mark(audio, where)
+    return Row(
+        where=where,
+        dialogue=dialogue,
+        turn=turn_of(values["turn"], where) if "turn" in values else None,
+        text=text,
+        label=label,
+        speaker=names["speaker"],
+        split=split_of_cell(values["split"], where) if "split" in values else None,
+        audio=text_of(held.path, "audio", where),
+        embedded=held.embedded,
+    )
+
+
+def _cell(values: Mapping[str, Any], column: str = "dialogue_id") -> str:
+    """What stands in a cell that means a missing value, such as ``nan``."""
+    value = values[column]
+    return f" (the cell is {value.strip()[:20]!r})" if isinstance(value, str) and value.strip() else ""
+
+
+def _count_missing(value: object, column: str, missing: Counter[tuple[str, str]]) -> None:
+    if isinstance(value, str) and value.strip():
+        missing[column, value.strip() if value.strip().isprintable() else ""] += 1
+
+
+def _with_whole_numbers(rows: list[Row]) -> tuple[list[Row], list[str]]:
+    """Write names that are whole numbers without decimals, column by column."""
+    notes = []
+    columns = {"dialogue": "dialogue_id", "label": "label", "speaker": "speaker"}
+    changes = {}
+    for attribute, column in columns.items():
+        changed = whole_numbers(name for row in rows if (name := getattr(row, attribute)) is not None)
+        if changed:
+            one = min(changed)
+            notes.append(f"{column}: whole numbers with decimals are read as whole numbers ({one} as {changed[one]}).")
+            changes[attribute] = changed
+    if not changes:
+        return rows, notes
+    return [
+        replace(row, **{name: changed.get(getattr(row, name), getattr(row, name)) for name, changed in changes.items()})
+        for row in rows
+    ], notes
+
+
+def _missing_notes(missing: Counter[tuple[str, str]]) -> list[str]:
+    return [
+        f"{column}: {counted(count, 'cell')} with nothing but {repr(written) if written else 'invisible characters'} "
+        f"{'counts' if count == 1 else 'count'} as empty."
+        for (column, written), count in sorted(missing.items())
+    ]
+
+
+def _unmapped_notes(
+    present: Sequence[str], used: frozenset[str], names: Mapping[str, str], text_only: bool
+) -> list[str]:
+    """Name the columns that are not imported, and what a missing speaker means."""
+    imported = {names[name] for name in used} | ({names["audio"]} if text_only else set())
+    left = [name for name in present if name not in imported]
+    if set(present) == {*COLUMNS, _PROBLEM}:
+        left.remove(_PROBLEM)
+    notes = []
+    if left:
+        shown = ", ".join(name[:60] or "one without a name" for name in left)
+        notes.append(f"Columns that are not imported: {shown}.")
+    for column in COLUMNS:
+        similar = [name for name in left if _resembles(name, column)]
+        if column not in used and similar and not (text_only and column == "audio"):
+            lost = (
+                " Without speakers, nothing checks that the splits have different ones." if column == "speaker" else ""
+            )
+            notes.append(
+                f"No column is imported as {column}; if it is {similar[0]}, add --column {column}={similar[0]}.{lost}"
+            )
+    return notes
+
+
+def _resembles(name: str, column: str) -> bool:
+    """Whether one of the words of a name begins like the column's: ``Speaker_ID``, ``audio path``."""
+    return any(word.startswith(column) for word in re.split("[^a-z]+", name.lower()))
