@@ -83,18 +83,19 @@ def read_yaml(path: Path) -> Any:
     return load_yaml(_read(path, MAX_YAML_BYTES))
 
 
-def load_json(content: str | bytes) -> Any:
+def load_json(content: str | bytes, *, unique_keys: bool = False) -> Any:
     """Parse JSON.
 
     Args:
         content: the text, or its UTF-8 bytes.
+        unique_keys: refuse an object with a key twice; otherwise the last value is used.
 
     Raises:
-        ParseError: it is not JSON, exceeds a limit, or holds half of a surrogate pair, which no UTF-8 can hold.
+        ParseError: it is not JSON, exceeds a limit, or holds half of a surrogate pair, which no UTF-8 can hold; or a key is twice.
     """
     _check_size(content, MAX_JSON_BYTES)
     try:
-        value = json.loads(content)
+        value = json.loads(content, object_pairs_hook=_unique if unique_keys else None)
     except RecursionError as error:
         raise ParseError(f"it is nested deeper than {MAX_DEPTH} levels") from error
     except ValueError as error:
@@ -102,6 +103,15 @@ def load_json(content: str | bytes) -> Any:
     escapes = (b"\\ud", b"\\uD") if isinstance(content, bytes) else ("\\ud", "\\uD")
     _check_value(value, surrogates=any(escape in content for escape in escapes))  # type: ignore[operator]
     return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in values if names.count(name) > 1)
+        raise ParseError(f"an object has the key {twice[:40]!r} twice")
+    return values
 
 
 def read_json(path: Path) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,7 +70,7 @@ class JsonLines:
                 continue
             where = f"{self._source}, line {number}"
             try:
-                row = load_json(line)
+                row = load_json(line, unique_keys=True)
             except ParseError as error:
                 raise DataError(
                     f"{where}: not readable as JSON ({str(error)[:100]}); one object a line is expected."
@@ -80,10 +79,6 @@ class JsonLines:
                 raise DataError(
                     f"{where}: a JSON object with the columns as keys is expected, not {type(row).__name__}."
                 )
-            names = [name for name, _ in json.loads(line, object_pairs_hook=list)]
-            if len(names) > len(row):
-                twice = next(name for name in row if names.count(name) > 1)
-                raise DataError(f"{where}: the object has the key {twice[:40]!r} twice: one of them would be lost.")
             yield where, row
 
 
