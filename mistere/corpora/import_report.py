@@ -70,8 +70,3 @@ def some(names: list[str], limit: int = 3) -> str:
     """The first names of a list as text: ``a, b, c and 5 more``."""
     more = len(names) - limit
     return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")
-
-
-def counted(number: int, noun: str) -> str:
-    """``1 utterance``, ``2,000 utterances``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -80,12 +80,8 @@ def _typer_option(option: ImportOption) -> Any:
 
 def _print_report(directory: Path, report: ImportReport) -> None:
     counts = ", ".join(f"{split} {count}" for split, count in report.counts.items())
-<<<<<<< HEAD
     print(f"{directory}: {counts} utterances in {counted(sum(report.dialogues.values()), 'dialogue')}")
-=======
-    print(f"{directory}: {counts} utterances in {sum(report.dialogues.values()):,} dialogues")
     if report.splits:
         print(f"  Splits: {report.splits}")
->>>>>>> 7099057 (Import tables without losing rows, labels or audio)
     for note in report.notes:
         print(f"  {note}")

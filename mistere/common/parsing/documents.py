@@ -106,11 +106,11 @@ def load_json(content: str | bytes, *, unique_keys: bool = False) -> Any:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in values if names.count(name) > 1)
-        raise ParseError(f"an object has the key {twice[:40]!r} twice")
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in values:
+            raise ParseError(f"an object has the key {name[:40]!r} twice")
+        values[name] = value
     return values
 
 

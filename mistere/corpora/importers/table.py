@@ -10,9 +10,10 @@ from typing import Annotated, Literal
 
 from pydantic import ValidationError
 
+from mistere.common.counting import counted
 from mistere.common.errors import DataError, UsageError
 from mistere.common.splits import SPLITS, Split
-from mistere.corpora.import_report import ImportReport, counted, some, write_counted
+from mistere.corpora.import_report import ImportReport, some, write_counted
 from mistere.corpora.importer import Option, TextOnly, importer
 from mistere.corpora.tables.base import Base, read_base
 from mistere.corpora.tables.dialect import parse_delimiter

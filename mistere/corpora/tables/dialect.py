@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from mistere.common.counting import counted
 from mistere.common.errors import DataError, UsageError
 from mistere.corpora.delimited import Quotes, Record, check_header, read_records, whole_lines
-from mistere.corpora.import_report import counted
 from mistere.corpora.tables.cells import is_split, is_turn
 from mistere.corpora.text_files import read_lines
 

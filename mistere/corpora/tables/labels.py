@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from mistere.common.counting import counted
 from mistere.common.errors import DataError
-from mistere.corpora.import_report import counted
 from mistere.corpora.tables.rows import Table
 
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from mistere.common.counting import counted
 from mistere.common.errors import DataError, UsageError
 from mistere.common.splits import Split
 from mistere.corpora.delimited import Quotes
-from mistere.corpora.import_report import counted
 from mistere.corpora.tables.audio import Mark, mark
 from mistere.corpora.tables.cells import is_missing_text, name_of, split_of_cell, text_of, turn_of, whole_numbers
 from mistere.corpora.tables.dialect import DELIMITERS, DelimitedTable, detect_dialect
