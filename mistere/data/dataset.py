@@ -141,6 +141,7 @@ def read_batches(
 
     Raises:
         DataError: a shard is not readable parquet.
+        OSError: it is missing, or may not be read.
     """
     for shard in shards:
         try:
@@ -149,6 +150,8 @@ def read_batches(
                 wanted = None if columns is None else [name for name in columns if name in present]
                 yield from _row_batches(file, shard, wanted, batch_rows, *(rows or (0, file.metadata.num_rows)))
         except (ParseError, OSError) as error:
+            if getattr(error, "errno", None):  # of the disk; arrow's own have no number
+                raise
             raise DataError(
                 f"{shard.name} is not readable parquet ({str(error).splitlines()[0]}): fetch it again, or import the "
                 "dataset again."

@@ -28,12 +28,12 @@ _PATHS: Final = (("model_version_tags", "value"), ("tags", "value"))
 
 
 def follow_move(database: Path) -> None:
-    """Change the records to the folder that the database lies in now, if its files lie beside it.
+    """Change the records to the folder that the database lies in now, if it is an output directory.
 
     A database that cannot be written to is left as it is: reading the registry does not need the files.
     """
     folder = database.absolute().parent
-    if not database.is_file() or not (folder / ARTIFACTS).is_dir():
+    if not database.is_file() or not (folder / "store").is_dir():
         return
     try:
         with closing(sqlite3.connect(database)) as connection, connection:
@@ -48,13 +48,19 @@ def follow_move(database: Path) -> None:
 
 
 def _earlier_folders(connection: sqlite3.Connection, folder: Path) -> Iterator[Path]:
-    """The folders that experiments name instead of the database's own."""
+    """The folders that experiments name instead of the database's own.
+
+    A folder that still has a store is another output directory, whose runs were logged here, unless the files lie here too.
+    """
+    copied = (folder / ARTIFACTS).is_dir()
     if not list(_existing(connection, _LOCATIONS[:1])):
         return
     for (location,) in connection.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall():
         path = path_of(str(location or ""))
         if path.is_absolute() and path.as_posix().endswith(f"/{ARTIFACTS}") and path != folder / ARTIFACTS:
-            yield path.parents[1]
+            before = path.parents[1]
+            if copied or not (before / "store").is_dir():
+                yield before
 
 
 def _existing(connection: sqlite3.Connection, columns: tuple[tuple[str, str], ...]) -> Iterator[tuple[str, str]]:
