@@ -1,4 +1,4 @@
-"""The bundle's ``MLmodel`` file, with the signature of inputs and outputs."""
+"""The bundle's ``MLmodel`` file, with the signature of inputs and outputs, and the module that loads the bundle."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _EPOCH = "1970-01-01 00:00:00"
 
 
 def write_mlflow_model(folder: Path, labels: Sequence[str], experts: Sequence[str]) -> None:
-    """Write ``MLmodel``: a row for each utterance of one dialogue, in order; equal models give equal bytes.
+    """Write ``MLmodel``: input and output are tables with a row for each utterance; equal models give equal bytes.
 
     Args:
         folder: the bundle's folder.
@@ -24,7 +24,14 @@ def write_mlflow_model(folder: Path, labels: Sequence[str], experts: Sequence[st
 
     numbers = Array(DataType.float)
     signature = ModelSignature(
-        inputs=Schema([ColSpec("string", "text", required=False), ColSpec("binary", "audio", required=False)]),
+        inputs=Schema(
+            [
+                ColSpec("string", "dialogue_id", required=False),
+                ColSpec("long", "turn", required=False),
+                ColSpec("string", "text", required=False),
+                ColSpec("binary", "audio", required=False),
+            ]
+        ),
         outputs=Schema(
             [
                 ColSpec("string", "label"),
@@ -36,7 +43,10 @@ def write_mlflow_model(folder: Path, labels: Sequence[str], experts: Sequence[st
     )
     model = Model(
         signature=signature,
-        flavors={"mistere": {"server": "kserve", "protocols": ["v1", "v2"]}},
+        flavors={
+            "mistere": {"server": "kserve", "protocols": ["v1", "v2"]},
+            "python_function": {"loader_module": "mistere.predictor.mlflow_model"},
+        },
         model_uuid=None,
         metadata={"labels": list(labels), "experts": list(experts)},
     )

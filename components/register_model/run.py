@@ -72,7 +72,7 @@ def run(
     from mistere.kubernetes.images import image
     from mistere.registry.lineage import Lineage, lock_digest, this_environment, write_lineage
     from mistere.registry.model_registry import register
-    from mistere.registry.run_logging import RunRecord
+    from mistere.registry.run_logging import RunRecord, start_facts
     from mistere.runs.outcome import read_run_info
 
     made: list[Manifest] = [one.manifest for one in (speech, text) if not one.manifest.absent]
@@ -125,17 +125,23 @@ def run(
         record = RunRecord(
             run_id=step.run.run_id,
             metrics={**report.manifest.metrics, **report.manifest.runtime},
-            parameters=info.get("config") or {},
             histories={
                 "train_moe": model.manifest.history,
                 **{f"finetune_encoder.{e.manifest.modality}": e.manifest.history for e in (speech, text)},
             },
             dataset=utterances.manifest.dataset,
+            **start_facts({**step.run.identity.model_dump(), **info}),
         )
-        version = register(step.run.tracking_uri, config, standing, record, step.store.location("mlflow"), opened.path)
+        registered = register(step.run.tracking_uri, config, standing, record, step.store, opened.path)
+        version = registered.version
         write_lineage(step.store, standing.model_copy(update={"model_version": version}))
         step.progress.note(f"registered as {config.model_name} version {version} (alias challenger).")
-        return {"model_version": version, "model_name": config.model_name, "bundle_location": location}
+        return {
+            "model_version": version,
+            "model_name": config.model_name,
+            "bundle_location": location,
+            "experiment": registered.run.experiment_id,
+        }
 
     return Result(manifests={"bundle": manifest}, on_published=enter)
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from components.report_run.run_artifacts import RunArtifacts
+    from mistere.registry.run_logging import LoggedRun
     from mistere.runs.outcome import Outcome
 
 STAGE = Stage(
@@ -50,6 +51,9 @@ def run(config: RegistryConfig, step: Step) -> Result:
 
     outcome: Outcome = read_outcome(step.store, step.run.run_id)
     artifacts = gather(step.store, outcome)
+    logged = _log(config, step, outcome, artifacts) if config.log_report else None
+    if logged is not None:
+        outcome.mlflow, outcome.experiment = redact_url(step.run.tracking_uri), logged.experiment_id
     timing = measure(outcome, artifacts.info, time.time())
     steps = next_steps(outcome, artifacts.info, redact_url(step.run.tracking_uri))
     plain: dict[str, Any] = finite(summary(outcome, artifacts, timing, steps, step.run.profile))
@@ -61,13 +65,21 @@ def run(config: RegistryConfig, step: Step) -> Result:
             render(outcome, artifacts, timing, steps, step.run.profile, config.model_name), encoding="utf-8"
         )
         step.report(PAGE, page)
-        if config.log_report:
-            _log(config, step, outcome, artifacts, page)
+        if logged is not None:
+            _log_page(step, logged, page)
     _remember(step, outcome)
     notify(outcome, step.run.profile, headline(outcome), step.progress, step.store)
     clean_up(step, artifacts.info.get("config") or {})
     step.progress(headline(outcome))
-    return Result(values={"verdict": outcome.verdict, "exit_code": str(outcome.exit_code), "report": outcome.report})
+    return Result(
+        values={
+            "verdict": outcome.verdict,
+            "exit_code": str(outcome.exit_code),
+            "report": outcome.report,
+            "mlflow": outcome.mlflow,
+            "experiment": outcome.experiment,
+        }
+    )
 
 
 def _remember(step: Step, outcome: Outcome) -> None:
@@ -86,25 +98,43 @@ def _remember(step: Step, outcome: Outcome) -> None:
         remember(step.store, step.run.run_id, digest, current.stages)
 
 
-def _log(config: RegistryConfig, step: Step, outcome: Outcome, artifacts: RunArtifacts, page: Path) -> None:
-    """Log the run with its report in MLflow; an unavailable server is only noted."""
+def _log(config: RegistryConfig, step: Step, outcome: Outcome, artifacts: RunArtifacts) -> LoggedRun | None:
+    """Log the run in MLflow; an unavailable server is only noted."""
     from mistere.artifacts.identities import DatasetIdentity
     from mistere.common.errors import MistereError
-    from mistere.registry.run_logging import RunRecord, log_run, run_tags
+    from mistere.registry.run_logging import RunRecord, artifact_root, log_run, run_tags, start_facts
+    from mistere.reports.wording import headline
 
     data, evaluation = artifacts.data, artifacts.evaluation
+    start = start_facts({**step.run.identity.model_dump(), **artifacts.info})
     record = RunRecord(
         run_id=step.run.run_id,
         metrics={**evaluation.metrics, **evaluation.runtime} if evaluation else {},
-        parameters=artifacts.info.get("config") or {},
         dataset=data.dataset if data else DatasetIdentity(),
-        tags={
-            "mistere.outcome": outcome.verdict,
-            **run_tags(step.run.identity),
+        **{
+            **start,
+            "tags": {
+                **start["tags"],
+                **run_tags(step.run.identity),
+                "mistere.outcome": outcome.verdict,
+                "mlflow.note.content": "\n\n".join([headline(outcome), *outcome.reasons]),
+            },
         },
+        status="KILLED" if outcome.stopped else "FAILED" if outcome.verdict == "failed" else "FINISHED",
     )
     try:
-        log_run(step.run.tracking_uri, config, record, step.store.location("mlflow"), [page])
+        return log_run(step.run.tracking_uri, config, record, artifact_root(step.store.uri))
+    except MistereError as error:
+        step.progress.note(f"the run was not logged in MLflow: {error}")
+        return None
+
+
+def _log_page(step: Step, logged: LoggedRun, page: Path) -> None:
+    from mistere.common.errors import MistereError
+    from mistere.registry.run_logging import log_files
+
+    try:
+        log_files(step.run.tracking_uri, logged, [page])
     except MistereError as error:
         step.progress.note(f"the report was not logged in MLflow: {error}")
 

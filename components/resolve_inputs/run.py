@@ -21,7 +21,7 @@ from mistere.engine.stage import Result, RunContext, Stage, Step, load_stage
 from mistere.kubernetes.current_pod import is_inside
 from mistere.kubernetes.settings_keys import DATA_DIGEST, DATA_REMOTE, SETTINGS_MAP
 from mistere.registry.champion import read_champion
-from mistere.runs.run_info import RunOrigin, read_origin, write_run_info
+from mistere.runs.run_info import RunOrigin, changed_stage_settings, read_origin, write_run_info
 from mistere.serving.kserve.inference_service import check_cluster_support
 
 Sections = Mapping[str, Mapping[str, Any]]
@@ -111,7 +111,7 @@ def run(config: RunParameters, step: Step) -> Result:
     digest, remote = step.run.data_digest, step.run.data_remote
     if not digest:
         digest, remote = _latest(step.store)
-    origin = _origin(config, step, _sections(whole))
+    origin = _origin(config, step, whole)
     if origin is not None:
         context = step.run.model_copy(update={"data_digest": digest, "data_remote": remote})
         write_run_info(step.store, context, origin)
@@ -141,16 +141,17 @@ def _schema() -> type[Config]:
     return create_model("RunConfig", __base__=Config, **fields)
 
 
-def _origin(config: RunParameters, step: Step, sections: dict[str, dict[str, Any]]) -> RunOrigin | None:
+def _origin(config: RunParameters, step: Step, whole: Config) -> RunOrigin | None:
     """How the run was started, if nobody has recorded it: by a schedule, or by another client than ``mistere``."""
     if step.run.schedule:
         return read_origin(step.store, step.run.schedule)
     if config.complete:
         return None
     return RunOrigin(
-        config=sections,
+        config=_sections(whole),
         command="started in Kubeflow Pipelines",
         source=step.run.data_digest or "the latest published data",
+        changed=changed_stage_settings(whole),
     )
 
 

@@ -63,6 +63,7 @@ VARIABLES = {
     "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "Whether to wait as long as the MLflow server demands before a repetition. Default: `false`.",
     "PGCONNECT_TIMEOUT": "Seconds to wait for a connection to PostgreSQL. Default: 10.",
     "MLFLOW_DISABLE_TELEMETRY": "Set by mistere: MLflow sends no telemetry.",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "Set by mistere: MLflow's client prints no links of its own.",
     "KFP_ENDPOINT": "The address of Kubeflow Pipelines. Default of `--host`.",
     "KFP_UI_ENDPOINT": "The address of the user interface of Kubeflow Pipelines, for links to runs. Default: `cluster.ui`, then `KFP_ENDPOINT`.",
     "KFP_TOKEN": "The bearer token for Kubeflow Pipelines.",

@@ -218,7 +218,7 @@ def verify_directory(path: Path, cls: type[M], name: str = "", stored: str = "")
     name = name or f"{cls.__name__} at {path}"
     manifest = _read_manifest(path, cls, name)
     remedy = replacement(stored or path)
-    for extra in sorted(set(_files_below(path)) - set(manifest.files) - {MANIFEST}):
+    for extra in sorted(set(_files_below(path)) - set(manifest.files) - {MANIFEST} - cls.foreign_files):
         raise ArtifactError(f"{name} is damaged: {path / extra} is not in its manifest", remedy)
     for file, entry in manifest.files.items():
         location = path_below(path, file, f"{name}: {path / MANIFEST}", ArtifactError, remedy)

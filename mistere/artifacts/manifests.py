@@ -56,6 +56,8 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
     outside_digest: ClassVar[frozenset[str]] = frozenset({"digest", "made_by", "inputs"})
+    foreign_files: ClassVar[frozenset[str]] = frozenset()
+    """Files that another program may have written into the artifact's folder. No reader opens them."""
 
     kind: str = ""
     schema_version: int = 1
@@ -308,6 +310,8 @@ class ModelBundle(Manifest):
     """
 
     outside_digest: ClassVar[frozenset[str]] = Manifest.outside_digest | {"provenance"}
+    foreign_files: ClassVar[frozenset[str]] = frozenset({"registered_model_meta"})
+    """MLflow writes it when it loads a version that an earlier release registered, whose source is the bundle's own folder."""
 
     schema_version: int = 2
     name: str

@@ -1,9 +1,9 @@
 """Offline signatures of bundles by key, with sigstore's model signing.
 
-A signature covers every file of a bundle except its manifest. ``bundle.json`` repeats the manifest's fields and is compared
-with them, so that the signature covers everything that decides an answer. The signature is stored at
-``signatures/ModelBundle/<digest>.sig``; ``model_signing verify key`` can check it. An environment variable names the path of
-the private key, which is mounted as a secret.
+A signature covers every file of a bundle except its manifest (and a file that MLflow may have added, which no reader opens).
+``bundle.json`` repeats the manifest's fields and is compared with them, so that the signature covers everything that decides an
+answer. The signature is stored at ``signatures/ModelBundle/<digest>.sig``; ``model_signing verify key`` can check it. An environment
+variable names the path of the private key, which is mounted as a secret.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def sign_bundle(store: ObjectStore, bundle: ArtifactHandle[ModelBundle]) -> bool
         signature = Path(scratch) / "signature"
         try:
             config = signing.Config().use_elliptic_key_signer(private_key=Path(key))
-            config.set_hashing_config(_hashing(bundle.path)).sign(bundle.path, signature)
+            config.set_hashing_config(_hashing(bundle)).sign(bundle.path, signature)
         except (ValueError, TypeError, OSError) as error:
             raise UsageError(
                 f"{SIGNING_KEY_VARIABLE}: {key} is not a private key that can sign ({_first_line(error)}): "
@@ -128,7 +128,7 @@ def _verify(store: ObjectStore, bundle: ArtifactHandle[ModelBundle], text: str, 
             file.write_bytes(pem(key))
             try:
                 config = verifying.Config().use_elliptic_key_verifier(public_key=file)
-                config.set_hashing_config(_hashing(bundle.path)).verify(bundle.path, signature)
+                config.set_hashing_config(_hashing(bundle)).verify(bundle.path, signature)
                 break
             except (
                 Exception
@@ -147,10 +147,12 @@ def _verify(store: ObjectStore, bundle: ArtifactHandle[ModelBundle], text: str, 
         raise ArtifactError(f"{name} is not what was signed: its manifest and its {BUNDLE_FILE} differ", _SIGN_AGAIN)
 
 
-def _hashing(path: Path) -> hashing.Config:
+def _hashing(bundle: ArtifactHandle[ModelBundle]) -> hashing.Config:
     from model_signing import hashing
 
-    return hashing.Config().set_ignored_paths(paths=[path / MANIFEST], ignore_git_paths=False)
+    foreign = bundle.manifest.foreign_files - set(bundle.manifest.files)
+    ignored = [MANIFEST, *(name for name in sorted(foreign) if (bundle.path / name).exists())]
+    return hashing.Config().set_ignored_paths(paths=[bundle.path / name for name in ignored], ignore_git_paths=False)
 
 
 def _first_line(error: Exception) -> str:

@@ -10,7 +10,7 @@ from mistere.common.errors import MistereError
 from mistere.common.urls import redact_url
 
 if TYPE_CHECKING:
-    from mlflow.entities import Experiment, Run
+    from mlflow.entities import Experiment, LoggedModel, Run
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
 AFFECTS_RESULTS = False
@@ -50,6 +50,11 @@ class CheckedClient(MlflowClient):  # type: ignore[misc]
     def set_terminated(self, run_id: str, status: str | None = None, end_time: int | None = None) -> None:
         super().set_terminated(run_id, status, end_time)
         self._require(self.get_run(run_id).info.end_time is not None, f"the end of run {run_id}")
+
+    def create_logged_model(self, experiment_id: str, *arguments: Any, **options: Any) -> LoggedModel:
+        model = super().create_logged_model(experiment_id, *arguments, **options)
+        self._require(bool(model.model_id), "a new model of a run")
+        return model
 
     def get_registered_model(self, name: str) -> RegisteredModel:
         model = super().get_registered_model(name)

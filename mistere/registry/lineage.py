@@ -1,7 +1,7 @@
 """The lineage of a registered model: everything that is needed to reproduce it.
 
-The store holds an object per bundle, ``lineage/<bundle digest>.json``. Several runs may produce the same bundle; the record of
-a run with committed code is preferred over one with uncommitted changes.
+The store holds an object per bundle, ``lineage/<bundle digest>.json``. Several runs may produce the same bundle: the record is that
+of the first of them, or of the first one with committed code.
 """
 
 from __future__ import annotations
@@ -89,13 +89,23 @@ def lineage_key(bundle_digest: str) -> str:
 
 
 def write_lineage(store: ObjectStore, lineage: Lineage) -> Lineage:
-    """Write a lineage, unless it is not reproducible and the stored one of the same bundle is; return the stored one."""
-    if not lineage.reproducible:
-        try:
-            stored = read_lineage(store, lineage.bundle_digest)
-        except ArtifactError:
-            stored = None
-        if stored is not None and stored.reproducible:
+    """Write a lineage and return what is recorded.
+
+    The stored one of the same bundle stays, if it is complete and as reproducible: a rerun that finds everything finished did not
+    make the bundle. Only the locations and the version are updated.
+    """
+    try:
+        stored = read_lineage(store, lineage.bundle_digest)
+    except ArtifactError:
+        stored = None
+    if stored is not None and (stored.reproducible, bool(stored.config)) >= (
+        lineage.reproducible,
+        bool(lineage.config),
+    ):
+        version = lineage.model_version or stored.model_version
+        kept = {name: getattr(lineage, name) for name in (*_LOCATIONS, "data_endpoint")} | {"model_version": version}
+        lineage = stored.model_copy(update=kept)
+        if lineage == stored:
             return stored
     recorded = lineage.model_copy(
         update={name: recorded_location(store, getattr(lineage, name)) for name in _LOCATIONS}

@@ -24,6 +24,7 @@ _TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 _DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "GIT_PYTHON_REFRESH": "quiet",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # these pages show language models; ours is in the summary
     # MLflow's own defaults, seven repetitions of 120 s and any Retry-After, let an error take minutes.
     _TIMEOUT: "30",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",

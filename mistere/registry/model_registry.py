@@ -13,14 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mistere.artifacts.object_store import ObjectStore
 from mistere.common.errors import UsageError
 from mistere.config.registry import RegistryConfig
 from mistere.registry.champion import Champion
 from mistere.registry.lineage import Lineage
+from mistere.registry.logged_model import link_version, log_model
 from mistere.registry.mlflow_connection import connected
-from mistere.registry.run_logging import TAG_PREFIX, RunRecord, record_run, run_tags
+from mistere.registry.run_logging import TAG_PREFIX, LoggedRun, RunRecord, artifact_root, record_run, run_tags
 
 if TYPE_CHECKING:
+    from mlflow.entities import LoggedModel
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.tracking import MlflowClient
 
@@ -41,9 +44,17 @@ class RegisteredVersion:
     weighted_f1: float | None = None
 
 
+@dataclass(frozen=True)
+class Registration:
+    """A registered version, and the MLflow run that it was registered from."""
+
+    version: str
+    run: LoggedRun
+
+
 def register(
-    tracking_uri: str, config: RegistryConfig, lineage: Lineage, record: RunRecord, artifact_root: str, signature: Path
-) -> str:
+    tracking_uri: str, config: RegistryConfig, lineage: Lineage, record: RunRecord, store: ObjectStore, bundle: Path
+) -> Registration:
     """Register a bundle as a model version with alias ``challenger``; the same bundle is registered once.
 
     Args:
@@ -51,11 +62,8 @@ def register(
         config: names of model and experiment.
         lineage: of the bundle; becomes the version's tags.
         record: what is logged of the run.
-        artifact_root: where MLflow keeps the files of a new experiment, unless a server decides that itself.
-        signature: folder with ``MLmodel``, for a server that cannot read the bundle at its location.
-
-    Returns:
-        The version.
+        store: the store that holds the bundle, and the files of a new experiment, unless a server decides that itself.
+        bundle: the bundle's folder on this machine.
 
     Raises:
         MistereError: the tracking server cannot be reached or refuses.
@@ -64,17 +72,33 @@ def register(
         known = _versions(
             client, f"name = '{config.model_name}' and tags.`{TAG_PREFIX}bundle_digest` = '{lineage.bundle_digest}'"
         )
-        run_id = record_run(client, config.experiment, record, artifact_root)
-        tags = _version_tags(lineage)
+        run = record_run(client, config.experiment, record, artifact_root(store.uri))
+        model = log_model(client, run, lineage, record, store.uri, bundle)
         if known:
-            version = known[0].version
-            for key, value in tags.items():
+            version = str(known[0].version)
+            for key, value in _outdated(known[0].tags, lineage).items():
                 client.set_model_version_tag(config.model_name, version, key, value)
         else:
-            version = _create(client, config, lineage, run_id, tags, signature)
+            version = _create(client, config, lineage, run.run_id, model, record)
+        link_version(client, model, config.model_name, version)
         client.set_registered_model_alias(config.model_name, CHALLENGER, version)
-        client.set_terminated(run_id)
-        return str(version)
+        client.set_terminated(run.run_id)
+        return Registration(version, run)
+
+
+_LOCATION_TAGS = tuple(f"{TAG_PREFIX}{name}" for name in ("bundle_location", "data_remote", "data_endpoint"))
+
+
+def _outdated(tags: Mapping[str, str], lineage: Lineage) -> dict[str, str]:
+    """The tags of a known version to correct: where its files are; and all, if its code was not committed and now is.
+
+    Another run that gives the same bundle changes none of them: they say which run made the version.
+    """
+    current = _version_tags(lineage)
+    committed = bool(tags.get(f"{TAG_PREFIX}commit")) and tags.get(f"{TAG_PREFIX}dirty") == "False"
+    if lineage.reproducible and not committed:
+        return current
+    return {name: current[name] for name in _LOCATION_TAGS if tags.get(name) != current[name]}
 
 
 def _version_tags(lineage: Lineage) -> dict[str, str]:
@@ -99,8 +123,8 @@ def _create(
     config: RegistryConfig,
     lineage: Lineage,
     run_id: str,
-    tags: Mapping[str, str],
-    signature: Path,
+    model: LoggedModel,
+    record: RunRecord,
 ) -> str:
     from mlflow.exceptions import MlflowException
 
@@ -109,13 +133,20 @@ def _create(
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    source = lineage.bundle_location
-    if client.tracking_uri.startswith("http") and "://" not in source:
-        # MLflow servers refuse local paths as a source. Upload the description of the bundle; a tag holds its location.
-        client.log_artifact(run_id, str(signature / "MLmodel"), "bundle")
-        client.log_artifact(run_id, str(signature / "README.md"), "bundle")
-        source = f"runs:/{run_id}/bundle"
-    version = client.create_model_version(config.model_name, source, run_id, tags=dict(tags))
+    weighted_f1 = record.metrics.get("test.weighted_f1")
+    measured = "" if weighted_f1 is None else f"Weighted F1 {weighted_f1:.3f} on the test split. "
+    version = client.create_model_version(
+        config.model_name,
+        model.artifact_location,
+        run_id,
+        tags=_version_tags(lineage),
+        description=(
+            f"{measured}Bundle `{lineage.bundle_digest[:12]}`, trained on {lineage.dataset} `{lineage.dvc_digest[:12]}`. "
+            "`mlflow.pyfunc.load_model` opens it where the package mistere is installed and the store can be read; `mistere serve` "
+            "serves it, by the location in its tags."
+        ),
+        model_id=model.model_id,
+    )
     return str(version.version)
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from mistere.common.processes.command_line import shell_word
+from mistere.reports.mlflow_page import RunsPage
 from mistere.runs.outcome import Outcome
 
 DEFAULT_SERVICE = "mistere"
@@ -15,16 +16,17 @@ _WRITTEN = """echo '[{"text": "Where have you been?"}, {"text": "At home, why?"}
 """Writes a dialogue, for a bundle without an example."""
 
 
-def program(outcome: Outcome, *, relative: bool = False) -> str:
-    """The command ``mistere`` as a shell finds it.
+def program(outcome: Outcome, name: str = "mistere", *, relative: bool = False) -> str:
+    """The command ``mistere``, or another one of this environment, as a shell finds it.
 
     Args:
         outcome: of the run; a run on a cluster is read elsewhere, where only the name is known.
+        name: the command's name.
         relative: whether a path may be relative to the current folder.
     """
-    installed = Path(sys.executable).with_name("mistere")
-    if outcome.on_cluster or shutil.which("mistere") or not installed.is_file():
-        return "mistere"
+    installed = Path(sys.executable).with_name(name)
+    if outcome.on_cluster or shutil.which(name) or not installed.is_file():
+        return name
     return shell_word(os.path.relpath(installed) if relative else str(installed))
 
 
@@ -62,3 +64,14 @@ def ask_command(outcome: Outcome, url: str = "", *, model: str = "", relative: b
     parts += ["--url", shell_word(url)] if url else []
     parts += ["--model", shell_word(model)] if model not in {"", DEFAULT_SERVICE} else []
     return ("" if outcome.example else _WRITTEN) + " ".join(parts)
+
+
+def page_command(outcome: Outcome, page: RunsPage, *, relative: bool = False) -> str:
+    """Start the server of MLflow's page; empty if a server runs already.
+
+    Args:
+        outcome: of the run.
+        page: the page with the runs.
+        relative: see :func:`program`.
+    """
+    return f"{program(outcome, 'mlflow', relative=relative)} {page.arguments}" if page.arguments else ""

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mistere.common.processes.command_line import command_line
 from mistere.config.stages import task_titles
-from mistere.reports.next_commands import DEFAULT_SERVICE, ask_command, program, serve_command
+from mistere.reports.mlflow_page import runs_page
+from mistere.reports.next_commands import DEFAULT_SERVICE, ask_command, page_command, program, serve_command
 from mistere.runs.outcome import Outcome, base_task
 from mistere.serving.kserve.live_service import port_forward
 
@@ -99,7 +99,7 @@ def next_steps(outcome: Outcome, info: Mapping[str, Any], tracking_uri: str) -> 
     Args:
         outcome: of the run.
         info: the record of the run's start.
-        tracking_uri: of MLflow, if the deployment did not name it.
+        tracking_uri: of MLflow, if the run was not logged there.
     """
     command = str(info.get("command") or "mistere run")
     resume = NextStep(
@@ -108,7 +108,7 @@ def next_steps(outcome: Outcome, info: Mapping[str, Any], tracking_uri: str) -> 
     if outcome.verdict == "deployed":
         return _released(outcome, _service(info), outcome.mlflow or tracking_uri)
     if outcome.verdict in {"held", "rejected"}:
-        return _not_promoted(outcome, tracking_uri)
+        return _not_promoted(outcome, outcome.mlflow or tracking_uri)
     if outcome.verdict == "data rejected":
         return [NextStep("Fix the problems above in the dataset."), NextStep("Run again after that:", command)]
     if was_interrupted(outcome):
@@ -136,7 +136,7 @@ def _released(outcome: Outcome, service: str, mlflow: str) -> list[NextStep]:
         steps.append(NextStep("Serve it on this machine:", serve_command(outcome)))
     if not outcome.endpoint:
         steps.append(NextStep("Send it a dialogue from another terminal:", ask_command(outcome)))
-    return [*steps, *_mlflow(mlflow)]
+    return [*steps, *_mlflow(outcome, mlflow)]
 
 
 def _not_promoted(outcome: Outcome, tracking_uri: str) -> list[NextStep]:
@@ -153,15 +153,15 @@ def _not_promoted(outcome: Outcome, tracking_uri: str) -> list[NextStep]:
             "that a change does not affect are reused. The settings and their defaults are listed by:",
             f"{program(outcome)} settings",
         ),
-        *_mlflow(tracking_uri),
+        *_mlflow(outcome, tracking_uri),
     ]
 
 
-def _mlflow(uri: str) -> list[NextStep]:
+def _mlflow(outcome: Outcome, uri: str) -> list[NextStep]:
     if not uri:
         return []
-    if "://" in uri and uri.startswith("http"):
-        return [NextStep(f"Compare it with earlier models in MLflow, at {uri}.")]
-    return [
-        NextStep("Compare it with earlier models in MLflow:", command_line("mlflow", "ui", "--backend-store-uri", uri))
-    ]
+    page = runs_page(uri, outcome.experiment)
+    command = page_command(outcome, page)
+    if not command:
+        return [NextStep(f"Compare it with earlier models in MLflow, at {page.url}.")]
+    return [NextStep(f"Compare it with earlier models in MLflow: start its server, and open {page.url}.", command)]

@@ -95,7 +95,8 @@ class Outcome(BaseModel):
         on_cluster: whether the store is a remote one, so that the run's commands were typed on another machine.
         report: location of the run report.
         endpoint: address of the inference service, if the deployment named one.
-        mlflow: the tracking server or folder, if the deployment named one.
+        mlflow: the tracking server or database, if the run was logged there.
+        experiment: MLflow's id of the run's experiment; empty if unknown.
         stopped: whether somebody stopped the run.
         unreadable: a sentence for each artifact that should have given a reason or a metric and could not be read.
     """
@@ -122,6 +123,7 @@ class Outcome(BaseModel):
     report: str = ""
     endpoint: str = ""
     mlflow: str = ""
+    experiment: str = ""
     stopped: bool = False
     unreadable: list[str] = Field(default_factory=list)
 
@@ -296,6 +298,7 @@ def _figures(store: ObjectStore, outcome: Outcome) -> None:
         outcome.champion_difference = Estimate.of(report.metrics, "champion.difference.weighted_f1")
     if registered:
         outcome.bundle_digest = registered.outputs.get("bundle", "")
+        outcome.experiment = registered.values.get("experiment", "")
     if outcome.bundle_digest:  # not the recorded location: the store may have been moved since
         key = artifact_key(ModelBundle.__name__, outcome.bundle_digest)
         outcome.bundle = store.location(key)
@@ -306,6 +309,10 @@ def _figures(store: ObjectStore, outcome: Outcome) -> None:
         outcome.bundle = outcome.bundle or values.get("bundle", "")
         outcome.message, outcome.mlflow = values.get("message", ""), values.get("mlflow", "")
         outcome.endpoint = values.get("endpoint") or values.get("url", "")
+    handler = outcome.finished(EXIT_HANDLER)
+    if handler:
+        outcome.mlflow = handler.values.get("mlflow") or outcome.mlflow
+        outcome.experiment = handler.values.get("experiment") or outcome.experiment
 
 
 def _made_again(store: ObjectStore, outcome: Outcome) -> bool:

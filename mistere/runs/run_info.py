@@ -13,6 +13,7 @@ from mistere.common.errors import ArtifactError
 from mistere.common.processes.command_line import command_line
 from mistere.common.secrets.redaction import redact
 from mistere.common.urls import has_credentials
+from mistere.config.differences import changed_settings
 from mistere.config.loader import Config
 from mistere.engine.stage import RunContext
 
@@ -28,6 +29,8 @@ class RunOrigin(BaseModel):
         command: the command line, without secrets.
         source: the data, as the user named it, without secrets.
         endpoint: the S3 endpoint of the data's remote, if it names one.
+        changed: ``section.key`` → the value of each setting of a stage that differs from its default; None in records of earlier
+            releases.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -36,6 +39,7 @@ class RunOrigin(BaseModel):
     command: str
     source: str
     endpoint: str = ""
+    changed: dict[str, Any] | None = None
 
     @classmethod
     def of(cls, config: Config, command: list[str], source: str, pinned: PinnedData | None) -> RunOrigin:
@@ -49,7 +53,18 @@ class RunOrigin(BaseModel):
         """
         endpoint = pinned.endpoint if pinned and not has_credentials(pinned.endpoint) else ""
         settings, shown = config.model_dump(mode="json"), redact(command_line(*command))
-        return cls(config=settings, command=shown, source=redact(source), endpoint=endpoint)
+        return cls(
+            config=settings,
+            command=shown,
+            source=redact(source),
+            endpoint=endpoint,
+            changed=changed_stage_settings(config),
+        )
+
+
+def changed_stage_settings(config: Config) -> dict[str, Any]:
+    """The settings that differ from their defaults, without those of the cluster's objects, which change no result."""
+    return {name: value for name, value in changed_settings(config).items() if not name.startswith("cluster.")}
 
 
 def write_run_info(store: ObjectStore, context: RunContext, origin: RunOrigin) -> None:
@@ -58,6 +73,7 @@ def write_run_info(store: ObjectStore, context: RunContext, origin: RunOrigin) -
         **context.identity.model_dump(),
         "started": time.time(),
         "config": origin.config,
+        "changed": origin.changed,
         "command": origin.command,
         "data": {"source": origin.source, "dvc_digest": context.data_digest, "endpoint": origin.endpoint},
     }

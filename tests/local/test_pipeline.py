@@ -15,8 +15,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+import mistere as api
+from mistere.artifacts.io import open_artifact
+from mistere.artifacts.manifests import ModelBundle
 from mistere.artifacts.object_store import LocalStore
 from mistere.registry.champion import read_champion
 from mistere.serving.client import DialogueClient
@@ -47,6 +51,29 @@ def test_the_registry_names_the_champion(first: Run, output: Path) -> None:
     version = MlflowClient(f"sqlite:///{output / 'mlflow.db'}").get_model_version_by_alias("mistere", "champion")
     assert version.tags["mistere.bundle_digest"] == first.stages["register_model"]["outputs"]["bundle"]
     assert version.tags["mistere.dvc_digest"].endswith(".dir")
+
+
+def test_the_guides_snippet_loads_the_champion_through_mlflow(
+    first: Run, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import mlflow
+
+    (snippet,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "guides" / "release.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)  # MLflow creates a database in the current directory
+    tracking = f"sqlite:///{output / 'mlflow.db'}"
+    names: dict[str, Any] = {}
+    exec(snippet.replace("sqlite:///output/mlflow.db", tracking), names)
+    assert "modalities_used" in capsys.readouterr().out
+    store = LocalStore(output / "store")
+    champion = open_artifact(store, ModelBundle, read_champion(store).digest)
+    assert not (champion.path / "registered_model_meta").exists()
+    expected = api.load(champion.path).predict(["How was your day?", "I got the job!"])
+    answer = names["model"].predict(names["table"])
+    assert answer["label"].tolist() == expected.predicted
+    np.testing.assert_allclose(answer["probabilities"].tolist(), expected.probabilities, rtol=0, atol=1e-6)
+    run = mlflow.get_run(mlflow.MlflowClient(tracking).get_model_version_by_alias("mistere", "champion").run_id)
+    assert run.info.end_time - run.info.start_time > 5000 and len(run.data.params) < 60
+    assert f"experiments/{run.info.experiment_id}/runs?workflowType=machine_learning" in first.text
 
 
 def test_the_reports_are_complete_and_load_nothing(first: Run) -> None:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from components.register_model.mlflow_model import write_mlflow_model
+from mistere.artifacts.bundle_reference import REFERENCE_FILE
 from mistere.artifacts.identities import DatasetIdentity
+from mistere.artifacts.io import open_artifact
+from mistere.artifacts.manifests import ModelBundle
+from mistere.artifacts.object_store import LocalStore
 from mistere.common.errors import MistereError, UsageError
 from mistere.common.paths import file_url, path_of, sqlite_url
 from mistere.config.registry import RegistryConfig
-from mistere.registry.champion import Champion
-from mistere.registry.lineage import Lineage
+from mistere.predictor.in_process import load
+from mistere.registry.champion import Champion, read_champion
+from mistere.registry.lineage import Lineage, read_lineage
 from mistere.registry.mlflow_connection import connected
 from mistere.registry.model_registry import (
     find_version,
@@ -22,8 +29,9 @@ from mistere.registry.model_registry import (
     register,
     registered_versions,
 )
-from mistere.registry.run_logging import RunRecord, log_run
+from mistere.registry.run_logging import TAG_PREFIX, RunRecord, artifact_root, log_files, log_run, start_facts
 from tests.local.servers import free_port, mlflow_server, postgresql
+from tests.local.workshop import Run
 from tests.unit.artifacts.test_odd_paths import ODD
 
 CONFIG = RegistryConfig()
@@ -61,20 +69,29 @@ def lineage(folder: Path, name: str, **changes: object) -> Lineage:
     return Lineage.model_validate(values)
 
 
-def register_version(uri: str, folder: Path, name: str) -> str:
-    version = lineage(folder, name)
+INFO = {
+    "config": {"mixture": {"hidden": 8, "gru_layers": 3}},
+    "changed": {"mixture.hidden": 8},
+    "command": "mistere run --profile tiny",
+    "started": 1_700_000_000.0,
+    "commit": "c" * 40,
+}
+
+
+def register_version(uri: str, folder: Path, name: str, **changes: object) -> str:
+    version = lineage(folder, name, **changes)
     bundle = Path(version.bundle_location)
     bundle.mkdir(exist_ok=True)
     write_mlflow_model(bundle, ["calm", "glad"], ["text", "cross_modal"])
     (bundle / "README.md").write_text("# A model\n")
     record = RunRecord(
         run_id=version.run.run_id,
+        **start_facts(INFO),
         metrics={"test.weighted_f1": 0.5 + ord(name) / 1000, "test.slice.modalities.speech+text.weighted_f1": 0.4},
-        parameters={"hidden": 8},
         histories={"train_moe": [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0}]},
         dataset=DatasetIdentity(name=version.dataset, dvc_digest=version.dvc_digest, remote=version.data_remote),
     )
-    return register(uri, CONFIG, version, record, str(folder / "files"), bundle)
+    return register(uri, CONFIG, version, record, LocalStore(folder / "store"), bundle).version
 
 
 def test_a_version_has_lineage_signature_data_and_aliases(
@@ -117,14 +134,80 @@ def test_a_version_has_lineage_signature_data_and_aliases(
 
     mlflow.set_tracking_uri(tracking_uri)
     signature = mlflow.models.get_model_info("models:/mistere@champion").signature
-    assert signature.inputs.input_names() == ["text", "audio"] and "probabilities" in signature.outputs.input_names()
+    assert signature.inputs.input_names() == ["dialogue_id", "turn", "text", "audio"]
+    assert "probabilities" in signature.outputs.input_names()
     with connected(tracking_uri) as client:
         run = client.get_run(client.get_model_version(CONFIG.model_name, first).run_id)
         assert run.data.metrics["test.slice.modalities.speech_text.weighted_f1"] == 0.4
         assert [m.value for m in client.get_metric_history(run.info.run_id, "train_moe.loss")] == [2.0, 1.0]
         (data,) = run.inputs.dataset_inputs
         assert (data.dataset.name, data.dataset.digest) == ("tones", f"{'d' * 32}.dir")
-        assert "secret" not in data.dataset.source and run.data.params == {"hidden": "8"}
+        assert "secret" not in data.dataset.source
+        assert run.data.params == {"mixture.hidden": "8"} and run.data.tags["mlflow.source.git.commit"] == "c" * 40
+        assert run.info.start_time == 1_700_000_000_000 < run.info.end_time
+        configuration = client.download_artifacts(run.info.run_id, "configuration.yaml", str(tmp_path))
+        assert yaml.safe_load(Path(configuration).read_text()) == INFO["config"]
+        # what MLflow's column Models and its page of models show
+        (output,) = run.outputs.model_outputs
+        model = client.get_logged_model(output.model_id)
+        assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": "mistere", "version": first}]
+        assert {(one.key, one.value) for one in model.metrics} >= {("test.weighted_f1", 0.597)}
+        assert len(client.get_metric_history(run.info.run_id, "test.weighted_f1")) == 1
+
+
+def test_a_rerun_that_gives_the_same_bundle_changes_no_tag_and_shows_the_same_model(
+    tracking_uri: str, tmp_path: Path
+) -> None:
+    def tags() -> dict[str, str]:
+        return dict(client.get_model_version(CONFIG.model_name, version).tags)
+
+    version = register_version(tracking_uri, tmp_path, "f", dirty=True)
+    with connected(tracking_uri) as client:
+        uncommitted = tags()
+        assert register_version(tracking_uri, tmp_path, "f", run_id="run-again", dirty=True) == version
+        assert tags() == uncommitted and uncommitted["mistere.run_id"] == "run-f"
+        experiment = client.get_experiment_by_name(CONFIG.experiment)
+        models = {
+            run.data.tags["mistere.run_id"]: [output.model_id for output in run.outputs.model_outputs]
+            for run in client.search_runs([experiment.experiment_id])
+            if run.data.tags["mistere.run_id"] in {"run-f", "run-again"}
+        }
+        assert models["run-f"] == models["run-again"] and len(models["run-f"]) == 1
+        # the first run with committed code, and another place of the store, do
+        assert register_version(tracking_uri, tmp_path, "f", run_id="run-committed") == version
+        committed = tags()
+        assert (committed["mistere.run_id"], committed["mistere.dirty"]) == ("run-committed", "False")
+        moved = tmp_path / "moved"
+        moved.mkdir()
+        assert register_version(tracking_uri, moved, "f", run_id="run-moved") == version
+        assert {name for name, value in tags().items() if value != committed[name]} == {f"{TAG_PREFIX}bundle_location"}
+
+
+@pytest.mark.long
+def test_a_version_is_loaded_through_mlflow_and_its_bundle_stays_intact(
+    tracking_uri: str, first: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+    import pandas
+
+    monkeypatch.chdir(tmp_path)
+    store = LocalStore(first.output / "store")
+    digest = read_champion(store).digest
+    bundle = open_artifact(store, ModelBundle, digest)
+    record = RunRecord("run-loaded", {"test.weighted_f1": 0.5})
+    version = register(tracking_uri, CONFIG, read_lineage(store, digest), record, store, bundle.path).version
+    mlflow.set_tracking_uri(tracking_uri)
+    reference = f"models:/{CONFIG.model_name}/{version}"
+    model = mlflow.pyfunc.load_model(reference)
+    answer = model.predict(pandas.DataFrame({"text": ["This is lovely news.", "Stop it!"]}))
+    assert list(answer["label"]) == load(bundle.path).predict(["This is lovely news.", "Stop it!"]).predicted
+    assert model.predict(model.input_example)["modalities_used"].tolist() == ["speech+text"] * 2
+    files = Path(mlflow.artifacts.download_artifacts(reference, dst_path=str(tmp_path)))
+    assert {path.name for path in files.rglob("*") if path.is_file()} - {"registered_model_meta"} == {
+        *("MLmodel", "README.md", REFERENCE_FILE, "input_example.json", "serving_input_example.json"),
+    }  # no code, and nothing pickled
+    assert not (bundle.path / "registered_model_meta").exists()
+    open_artifact(store, ModelBundle, digest)
 
 
 def test_a_run_without_a_version_is_logged_once_with_its_report(tracking_uri: str, tmp_path: Path) -> None:
@@ -132,18 +215,20 @@ def test_a_run_without_a_version_is_logged_once_with_its_report(tracking_uri: st
     report.write_text("<p>held</p>")
     for _ in range(2):
         record = RunRecord("run-held", metrics={"test.weighted_f1": 0.2}, tags={"mistere.outcome": "held"})
-        log_run(tracking_uri, CONFIG, record, str(tmp_path / "files"), [report])
+        logged = log_run(tracking_uri, CONFIG, record, artifact_root(str(tmp_path)))
+        log_files(tracking_uri, logged, [report])
     with connected(tracking_uri) as client:
         experiment = client.get_experiment_by_name(CONFIG.experiment)
         (run,) = client.search_runs([experiment.experiment_id], "tags.`mistere.run_id` = 'run-held'")
         assert run.data.tags["mistere.outcome"] == "held" and run.info.status == "FINISHED"
         assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["run_report.html"]
+        assert (logged.run_id, logged.experiment_id) == (run.info.run_id, experiment.experiment_id)
         assert len(client.get_metric_history(run.info.run_id, "test.weighted_f1")) == 1
 
 
 def test_a_repeated_logging_completes_what_a_killed_one_began(tracking_uri: str, tmp_path: Path) -> None:
     files, dataset = str(tmp_path / "files"), DatasetIdentity(name="tones", dvc_digest=f"{'d' * 32}.dir")
-    record = RunRecord("run-killed", {"test.weighted_f1": 0.2}, {"hidden": 8}, dataset=dataset)
+    record = RunRecord("run-killed", {"test.weighted_f1": 0.2}, {"hidden": 8}, dataset=dataset, status="FAILED")
     log_run(tracking_uri, CONFIG, RunRecord("run-killed"), files)
     for _ in range(2):
         log_run(tracking_uri, CONFIG, record, files)
@@ -151,6 +236,7 @@ def test_a_repeated_logging_completes_what_a_killed_one_began(tracking_uri: str,
         experiment = client.get_experiment_by_name(CONFIG.experiment)
         (run,) = client.search_runs([experiment.experiment_id], "tags.`mistere.run_id` = 'run-killed'")
         assert run.data.params == {"hidden": "8"} and len(run.inputs.dataset_inputs) == 1
+        assert run.info.status == "FAILED"
         assert len(client.get_metric_history(run.info.run_id, "test.weighted_f1")) == 1
 
 
@@ -166,9 +252,14 @@ def test_a_database_follows_its_files_to_another_folder(tracking_uri: str, tmp_p
     report = tmp_path / "run_report.html"
     report.write_text("<p>moved</p>")
     config = RegistryConfig(experiment="moved")
-    log_run(sqlite_url(before / "mlflow.db"), config, RunRecord("first"), str(before / "store" / "mlflow"), [report])
+
+    def log(folder: Path, name: str) -> None:
+        uri = sqlite_url(folder / "mlflow.db")
+        log_files(uri, log_run(uri, config, RunRecord(name), artifact_root(str(folder / "store"))), [report])
+
+    log(before, "first")
     before.rename(after)
-    log_run(sqlite_url(after / "mlflow.db"), config, RunRecord("second"), str(after / "store" / "mlflow"), [report])
+    log(after, "second")
     assert not before.exists()
     with connected(sqlite_url(after / "mlflow.db")) as client:
         experiment = client.get_experiment_by_name("moved")

@@ -10,6 +10,7 @@ from mistere.common.errors import MistereError
 from mistere.common.progress import Progress
 from mistere.config.registry import RegistryConfig
 from mistere.registry.mlflow_connection import connected
+from mistere.registry.run_logging import artifact_root, find_experiment, parameter_texts
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -29,10 +30,12 @@ class LiveRun:
         task: the task, for the name.
         key: the step's key.
         progress: gets one note if the server does not answer.
+        store: URI of the object store, which holds the files of a new experiment.
     """
 
-    def __init__(self, uri: str, run_id: str, task: str, key: str, progress: Progress) -> None:
+    def __init__(self, uri: str, run_id: str, task: str, key: str, progress: Progress, store: str) -> None:
         self._uri, self._name, self._key, self._progress = uri, f"{run_id}/{task}", key, progress
+        self._root = artifact_root(store)
         self._run = ""
         self._silent = False
 
@@ -42,16 +45,14 @@ class LiveRun:
         def begin(client: MlflowClient) -> None:
             from mlflow.entities import Param
 
-            name = RegistryConfig().experiment
-            existing = client.get_experiment_by_name(name)
-            experiment = existing.experiment_id if existing else client.create_experiment(name)
+            experiment = find_experiment(client, RegistryConfig().experiment, self._root)
             begun = client.search_runs([experiment], f"tags.`{_KEY}` = '{self._key}'", max_results=1)
             if begun:
                 self._run = begun[0].info.run_id
                 client.update_run(self._run, status="RUNNING")
                 return
             self._run = client.create_run(experiment, run_name=self._name, tags={_KEY: self._key}).info.run_id
-            client.log_batch(self._run, params=[Param(key, str(value)[:500]) for key, value in parameters.items()])
+            client.log_batch(self._run, params=[Param(*item) for item in parameter_texts(parameters).items()])
 
         self._do(begin)
 

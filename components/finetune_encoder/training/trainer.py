@@ -31,6 +31,7 @@ from mistere.artifacts.checkpoints import Checkpoints
 from mistere.common.errors import MistereError
 from mistere.common.modalities import Modality
 from mistere.common.progress import Progress
+from mistere.config.differences import changed_settings
 from mistere.config.encoder import EncoderConfig
 from mistere.data.utterances import FeatureSpool
 from mistere.metrics.classification import confusion, weighted_f1
@@ -206,8 +207,8 @@ def _fit(
     )
     trainer.add_callback(EpochOrder(trainer))
     if config.tracking and _is_first_process() and job.tracking_uri:
-        run = LiveRun(job.tracking_uri, job.run_id, job.task, job.key, progress)
-        trainer.add_callback(Tracker(run, job.config.model_dump(mode="json")))
+        run = LiveRun(job.tracking_uri, job.run_id, job.task, job.key, progress, job.store)
+        trainer.add_callback(Tracker(run, changed_settings(config)))
     trainer.add_callback(writer)
     last = agreed_checkpoint(checkpoints.directory, trainer.args, progress.note)
     state = TrainerState.load_from_json(str(last / STATE)) if last else None

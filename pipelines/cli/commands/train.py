@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mistere.common.progress import PLAIN_SECONDS, RemainingTime
+from mistere.config.differences import changed_settings
 from mistere.config.mixture import MixtureConfig, known
 
 if TYPE_CHECKING:
@@ -237,7 +238,7 @@ def _track(tracking_uri: str, profile_config: Config, mixture: MixtureConfig, tr
             profile_config.registry.experiment,
             f"train seed {trial.seed}",
             metrics=trial.metrics,
-            parameters=mixture.model_dump(mode="json") | {"seed": trial.seed},
+            parameters=changed_settings(mixture) | {"seed": trial.seed},
             history=trial.trained.history,
         )
 

@@ -14,9 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from mistere.common.processes.command_line import command_line
-from mistere.common.urls import redact_url
-from mistere.reports.next_commands import ask_command, serve_command
+from mistere.reports.mlflow_page import runs_page
+from mistere.reports.next_commands import ask_command, page_command, serve_command
 from mistere.runs.outcome import EXIT_HANDLER, Estimate, Outcome, ordered_tasks
 
 _MARKS = {"done": ("✔", "green"), "reused": ("↺", "cyan"), "failed": ("✘", "red"), "running": ("…", "yellow")}
@@ -145,20 +144,18 @@ def summary(outcome: Outcome, output: Path | None, log: Path | str | None) -> No
     if outcome.bundle:
         console.print(f"bundle   {outcome.bundle}", markup=False)
     if outcome.mlflow:
-        console.print(f"registry {_registry(outcome.mlflow)}", markup=False)
+        page = runs_page(outcome.mlflow, outcome.experiment)
+        if command := page_command(outcome, page, relative=True):
+            console.print(f"registry {command}", markup=False)
+            console.print(f"         and open {page.url}", markup=False)
+        else:
+            console.print(f"registry {page.url}", markup=False)
     if log is not None:
         console.print(f"log      {log}", markup=False)
     if outcome.verdict == "deployed":
         folder = "" if output is None else "output" if output == Path("output").resolve() else str(output)
         console.print(f"\nserve it {serve_command(outcome, output=folder, relative=True)}", markup=False)
         console.print(f"ask it   {ask_command(outcome, relative=True)}", markup=False)
-
-
-def _registry(uri: str) -> str:
-    """The page of an MLflow server, or the command that serves a database's: a server is no backend store."""
-    if uri.startswith(("http://", "https://")):
-        return redact_url(uri)
-    return command_line("mlflow", "ui", "--backend-store-uri", uri)
 
 
 def _interval(estimate: Estimate, form: str = ".3f") -> str:

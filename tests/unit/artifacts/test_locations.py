@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mistere.artifacts.bundle_reference import BundleReference
 from mistere.artifacts.identities import RunIdentity
 from mistere.artifacts.locations import recorded_location, resolved_location
 from mistere.artifacts.object_store import LocalStore
@@ -42,6 +43,31 @@ def test_a_copied_output_folder_refers_to_its_own_files(tmp_path: Path) -> None:
     assert read_lineage(copy, "abc").bundle_location == copy.location("artifacts/ModelBundle/abc")
     assert read_lineage(copy, "abc").data_remote == str(tmp_path / "copy" / "data-remote")
     assert read_deployment(copy, "mistere").bundle_location == copy.location("artifacts/ModelBundle/abc")
+
+
+def test_a_reference_to_a_bundle_finds_it_in_the_nearest_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = "artifacts/ModelBundle/abc"
+    stores = {name: LocalStore(tmp_path / name / "store") for name in ("output", "copy", "named")}
+    for store in stores.values():
+        store.write(f"{key}/manifest.json", b"{}")
+    reference = BundleReference(bundle_digest="abc", store=stores["output"].uri)
+    inside, elsewhere = tmp_path / "copy" / "store" / "mlflow" / "models" / "m-1" / "artifacts", tmp_path / "download"
+    for folder in (inside, elsewhere):
+        folder.mkdir(parents=True)
+        reference.write(folder)
+    monkeypatch.delenv("MISTERE_STORE", raising=False)
+    assert BundleReference.read(inside).locate(inside) == stores["copy"].location(key)
+    assert BundleReference.read(elsewhere).locate(elsewhere) == stores["output"].location(key)
+    monkeypatch.setenv("MISTERE_STORE", stores["named"].uri)
+    assert BundleReference.read(elsewhere).locate(elsewhere) == stores["named"].location(key)
+    missing = BundleReference(bundle_digest="xyz", store=stores["output"].uri)
+    with pytest.raises(
+        ArtifactError, match=r"bundle xyz is not in .*named/store or .*output/store; set MISTERE_STORE to the store"
+    ):
+        missing.locate(elsewhere)
+    (elsewhere / "bundle_reference.json").write_text('{"bundle_digest": "../abc", "store": ""}')
+    with pytest.raises(ArtifactError, match="holds no reference to a bundle"):
+        BundleReference.read(elsewhere)
 
 
 def test_locations_elsewhere_stay_and_none_leads_out_of_the_folder(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mistere.artifacts.io import ArtifactHandle, open_artifact, publish
+from mistere.artifacts.io import ArtifactHandle, open_artifact, publish, verify_directory
 from mistere.artifacts.manifests import ModelBundle
 from mistere.artifacts.object_store import LocalStore, ObjectStore
 from mistere.artifacts.signing import (
@@ -84,6 +84,16 @@ def test_signature_verifies_with_its_key_only_and_survives_republishing(
     assert sign_bundle(store, published)
     verify_bundle(store, published)
     verify_bundle(store, publish_bundle(store, tmp_path / "again"))
+    # mlflow/store/artifact/models_artifact_repo.py, _add_registered_model_meta_file: into the folder that is a version's source
+    foreign = published.path / "registered_model_meta"
+    foreign.write_text("model_name: mistere\nmodel_version: '1'\n")
+    verify_bundle(store, open_artifact(store, ModelBundle, published.manifest.digest))
+    other = foreign.rename(published.path / "registered_model_meta.json")
+    with pytest.raises(ArtifactError, match="no valid signature"):
+        verify_bundle(store, published)
+    with pytest.raises(ArtifactError, match=r"registered_model_meta\.json is not in its manifest"):
+        verify_directory(published.path, ModelBundle)
+    other.unlink()
     monkeypatch.setenv(VERIFYING_KEY_VARIABLE, str(keys["other.pub"]))
     with pytest.raises(ArtifactError, match="no valid signature"):
         verify_bundle(store, published)

@@ -12,6 +12,7 @@ from google.protobuf import json_format, struct_pb2
 from components.gate_model.config import GateConfig
 from mistere.common.errors import ExitCode, UsageError
 from mistere.common.suggestions import did_you_mean
+from mistere.config.differences import changed_settings
 from mistere.config.encoder import EncoderConfig
 from mistere.config.loader import SECTIONS, available_profiles, load_config, parse_setting
 from mistere.config.mixture import MixtureConfig
@@ -36,6 +37,25 @@ def test_section_round_trips_through_kfp_parameters(profile: str) -> None:
         again = type(section).model_validate(travelled)
         assert again == section and again.model_dump_json() == section.model_dump_json()
         assert all(value is not None for value in travelled.values())
+
+
+def test_changed_settings_are_those_that_differ_from_their_defaults(tmp_path: Path) -> None:
+    profile = tmp_path / "own.yaml"
+    profile.write_text("seed: 7\nmixture: {hidden: 64, gru_layers: 3}\n")
+    config = load_profile(
+        str(profile), ["speech.lora.rank=4", "gate.min_weighted_f1=0.7", "data.max_dialogues=5", "text.source=hub:a/b"]
+    )
+    assert config.mixture.gru_layers == PIPELINE_CONFIG().mixture.gru_layers and config.mixture.seed == 7
+    assert changed_settings(config) == {
+        "seed": 7,
+        "data.max_dialogues": 5,
+        "speech.lora.rank": 4,
+        "text.source": "hub:a/b",
+        "mixture.hidden": 64,
+        "gate.min_weighted_f1": 0.7,
+    }
+    assert changed_settings(config.model_copy(update={"mixture": MixtureConfig(seed=3)}))["mixture.seed"] == 3
+    assert not changed_settings(PIPELINE_CONFIG()) and len(changed_settings(load_profile("sample"))) < 50
 
 
 def refused(*settings: str, profile: str = "tiny") -> str:

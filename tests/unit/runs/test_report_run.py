@@ -207,8 +207,9 @@ def test_report_marks_a_champion_with_other_labels_as_incomparable(tmp_path: Pat
 def test_report_takes_under_three_seconds_when_warm(tmp_path: Path) -> None:
     report(runs.held(tmp_path / "first"), log=True)
     started = time.process_time()
-    report(runs.held(tmp_path / "second"), log=True)
+    page, facts = report(runs.held(tmp_path / "second"), log=True)
     assert time.process_time() - started < 3
+    assert "/runs?workflowType=machine_learning" in page and "experiments/1/runs" in json.dumps(facts)
 
 
 def test_report_escapes_hostile_text(tmp_path: Path) -> None:
@@ -368,11 +369,15 @@ def test_next_steps_match_the_outcome(tmp_path: Path) -> None:
     )
     released.example = f"{released.bundle}/example/dialogue.json"
     assert next_steps(released, {}, "")[1].command == f"{program} predict --dialogue {released.example}"
-    assert "mlflow ui --backend-store-uri sqlite:///mlflow.db" in commands
-    remote = released.model_copy(update={"mlflow": "http://mlflow:5000", "endpoint": "http://mistere.example"})
+    mlflow = program.removesuffix("mistere") + "mlflow"
+    assert f"{mlflow} ui --backend-store-uri sqlite:///mlflow.db" in commands
+    remote = released.model_copy(
+        update={"mlflow": "http://mlflow:5000", "experiment": "7", "endpoint": "http://mistere.example"}
+    )
     texts = next_steps(remote, {}, "")
     assert texts[0].command.endswith("--url http://mistere.example")
-    assert any(step.text.endswith("at http://mlflow:5000.") for step in texts)
+    runs_page = "http://mlflow:5000/#/experiments/7/runs?workflowType=machine_learning"
+    assert any(step.text.endswith(f"at {runs_page}.") for step in texts)
     inside = released.model_copy(update={"endpoint": "http://mistere-predictor.speech.svc.cluster.local"})
     forward, ask, *_ = next_steps(inside, {}, "")
     assert "inside the cluster at http://mistere-predictor.speech.svc.cluster.local" in forward.text
