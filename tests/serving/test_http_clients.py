@@ -47,6 +47,12 @@ in every request to an ``http:`` address, unless the client was built with ``ver
 """
 
 
+@pytest.fixture(scope="module")
+def rest(server: Server) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        yield client
+
+
 class Connection:
     """A raw connection, and the responses on it."""
 
@@ -191,10 +197,10 @@ def compressed(coding: str, body: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("coding", ["gzip", "x-gzip", "deflate", "DEFLATE"])
-def test_compressed_bodies_are_read(server: Server, coding: str) -> None:
-    plain = httpx.post(server.url + INFER, content=DIALOGUE).json()["outputs"]
+def test_compressed_bodies_are_read(rest: httpx.Client, coding: str) -> None:
+    plain = rest.post(INFER, content=DIALOGUE).json()["outputs"]
     headers = {"Content-Encoding": coding}
-    response = httpx.post(server.url + INFER, content=compressed(coding, DIALOGUE), headers=headers)
+    response = rest.post(INFER, content=compressed(coding, DIALOGUE), headers=headers)
     assert response.status_code == 200, response.text
     np.testing.assert_allclose(response.json()["outputs"][1]["data"], plain[1]["data"], atol=1e-5)
     # tritonclient compresses JSON and tensors together; its header counts the JSON before compression
@@ -202,7 +208,7 @@ def test_compressed_bodies_are_read(server: Server, coding: str) -> None:
     item = {"name": "text", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": len(raw)}}
     head = json.dumps({"inputs": [item]}).encode()
     headers["Inference-Header-Content-Length"] = str(len(head))
-    assert httpx.post(server.url + INFER, content=compressed(coding, head + raw), headers=headers).status_code == 200
+    assert rest.post(INFER, content=compressed(coding, head + raw), headers=headers).status_code == 200
 
 
 WRONG_CODINGS: dict[str, tuple[str, bytes, int, str]] = {
@@ -220,10 +226,10 @@ WRONG_CODINGS: dict[str, tuple[str, bytes, int, str]] = {
 }
 
 
-def test_wrong_and_hostile_codings_are_refused_in_bounded_memory(server: Server) -> None:
+def test_wrong_and_hostile_codings_are_refused_in_bounded_memory(server: Server, rest: httpx.Client) -> None:
     before, start = peak(server), cpu_seconds(server)
     for name, (coding, body, code, words) in WRONG_CODINGS.items():
-        response = httpx.post(server.url + INFER, content=body, headers={"Content-Encoding": coding}, timeout=60)
+        response = rest.post(INFER, content=body, headers={"Content-Encoding": coding})
         refused(response, code, words)
         assert (response.headers.get("Accept-Encoding") == "gzip, deflate") is (code == 415), name
     assert peak(server) - before < 120 * MIB
@@ -261,27 +267,27 @@ def test_a_column_is_read_as_a_list(server: Server) -> None:
     assert list(answer.outputs[0].shape) == [2]
 
 
-def test_head_is_answered_wherever_get_is(server: Server) -> None:
+def test_head_is_answered_wherever_get_is(rest: httpx.Client) -> None:
     for path in ("/", "/v2/health/live", "/v2/health/ready", "/v2/models/mistere", "/openapi.json", "/metrics"):
-        head, get = httpx.head(server.url + path, timeout=60), httpx.get(server.url + path, timeout=60)
+        head, get = rest.head(path), rest.get(path)
         assert head.status_code == get.status_code == 200 and not head.content
         assert head.headers["content-type"] == get.headers["content-type"]
-    assert httpx.head(server.url + INFER).status_code == 405
+    assert rest.head(INFER).status_code == 405
 
 
-def test_only_the_served_version_is_answered(server: Server) -> None:
-    model = f"{server.url}/v2/models/mistere"
-    metadata = httpx.get(model).json()
+def test_only_the_served_version_is_answered(server: Server, rest: httpx.Client) -> None:
+    model = "/v2/models/mistere"
+    metadata = rest.get(model).json()
     (version,) = metadata["versions"]
-    assert httpx.get(f"{model}/versions/{version}").json() == metadata
-    assert httpx.get(f"{model}/versions/{version}/ready").json() == {"name": "mistere", "ready": True}
-    answer = httpx.post(f"{model}/versions/{version}/infer", content=DIALOGUE)
+    assert rest.get(f"{model}/versions/{version}").json() == metadata
+    assert rest.get(f"{model}/versions/{version}/ready").json() == {"name": "mistere", "ready": True}
+    answer = rest.post(f"{model}/versions/{version}/infer", content=DIALOGUE)
     assert answer.status_code == 200 and answer.json()["model_version"] == version
     for other in ("1", version.upper() + "x", "%2e%2e"):
-        refused(httpx.get(f"{model}/versions/{other}"), 404, version)
-        refused(httpx.get(f"{model}/versions/{other}/ready"), 404, version)
-        refused(httpx.post(f"{model}/versions/{other}/infer", content=DIALOGUE), 404, version)
-    refused(httpx.get(f"{server.url}/v2/models/other/versions/{version}"), 404)
+        refused(rest.get(f"{model}/versions/{other}"), 404, version)
+        refused(rest.get(f"{model}/versions/{other}/ready"), 404, version)
+        refused(rest.post(f"{model}/versions/{other}/infer", content=DIALOGUE), 404, version)
+    refused(rest.get(f"/v2/models/other/versions/{version}"), 404)
 
     with grpc.insecure_channel(server.grpc_target) as channel:
         stub = GRPCInferenceServiceStub(channel)
@@ -300,21 +306,21 @@ def test_only_the_served_version_is_answered(server: Server) -> None:
             assert refusal.value.code() is grpc.StatusCode.NOT_FOUND and version in refusal.value.details()
 
 
-def test_base64_may_have_line_breaks(server: Server) -> None:
+def test_base64_may_have_line_breaks(server: Server, rest: httpx.Client) -> None:
     sound = clip(0.6)
     mime = base64.encodebytes(sound).decode()  # 76 characters a line, as the command base64 and Java's MIME encoder
     for encoded in (mime, mime.replace("\n", "\r\n")):
         assert infer(server, tensor("audio", [encoded], content_type="base64")).status_code == 200
         body = {"instances": [{"utterances": [{"audio": encoded}]}]}
-        assert httpx.post(server.url + V1, json=body).status_code == 200
+        assert rest.post(V1, json=body).status_code == 200
 
 
-def test_json_may_begin_with_a_byte_order_mark(server: Server) -> None:
+def test_json_may_begin_with_a_byte_order_mark(rest: httpx.Client) -> None:
     mark = b"\xef\xbb\xbf"
-    assert httpx.post(server.url + INFER, content=mark + DIALOGUE).status_code == 200
+    assert rest.post(INFER, content=mark + DIALOGUE).status_code == 200
     v1 = json.dumps({"instances": [{"utterances": [{"text": "hi"}]}]}).encode()
-    assert httpx.post(server.url + V1, content=mark + v1).status_code == 200
-    refused(httpx.post(server.url + V1, content=v1.decode().encode("utf-16")), 400, "UTF-8")
+    assert rest.post(V1, content=mark + v1).status_code == 200
+    refused(rest.post(V1, content=v1.decode().encode("utf-16")), 400, "UTF-8")
 
 
 class PageReader(HTMLParser):
@@ -333,11 +339,11 @@ class PageReader(HTMLParser):
         self.text += data
 
 
-def test_the_document_is_a_page_that_loads_nothing(server: Server) -> None:
-    response = httpx.get(server.url + PAGE_PATH, timeout=60)
+def test_the_document_is_a_page_that_loads_nothing(rest: httpx.Client) -> None:
+    response = rest.get(PAGE_PATH)
     assert response.status_code == 200 and response.headers["content-type"] == "text/html; charset=utf-8"
     assert "default-src 'none'" in response.headers["content-security-policy"]
-    page, document = PageReader(response.text), httpx.get(f"{server.url}/openapi.json").json()
+    page, document = PageReader(response.text), rest.get("/openapi.json").json()
     assert not page.elements & {"script", "link", "img", "iframe"}
     assert {address for address in page.addresses if not address.startswith("#")} == {"openapi.json"}
     anchors = {address[1:] for address in page.addresses if address.startswith("#")}
@@ -347,5 +353,5 @@ def test_the_document_is_a_page_that_loads_nothing(server: Server) -> None:
         for method in set(item) - {"parameters"}:
             assert item[method]["summary"].replace("`", "") in page.text
     assert set(document["components"]["schemas"]) <= set(page.text.split())
-    (version,) = httpx.get(f"{server.url}/v2/models/mistere").json()["versions"]
+    (version,) = rest.get("/v2/models/mistere").json()["versions"]
     assert version in page.text and "Where have you been?" in page.text
