@@ -180,10 +180,10 @@ def test_labels_that_a_later_turn_changed_are_marked() -> None:
     changes = [conversation.last_change(turn) for turn in range(4)]
     assert changes == [LabelChange("joy", 2), LabelChange("calm", 3), None, None]
     talk, timeline = rendering.show_conversation(conversation), rendering.show_timeline(conversation)
-    assert re.findall(r"changed: ([^<]+)", talk) == ["joy before turn 3", "calm before turn 4"]
+    assert re.findall(r'm-changed">([^<]+)', talk) == ["was joy until turn 3", "was calm until turn 4"]
     assert re.findall(r'class="m-earlier"[^>]*title="([^"]+)"', timeline) == [
-        "joy: 62 %, predicted before turn 3",
-        "calm: 12 %, predicted before turn 4",
+        "joy: 62 %, predicted until turn 3",
+        "calm: 12 %, predicted until turn 4",
     ]
     assert "dashed frame" in timeline
 
@@ -192,7 +192,7 @@ def test_labels_that_a_later_turn_changed_are_marked() -> None:
     assert [shorter.last_change(turn) for turn in range(3)] == [LabelChange("joy", 2), None, None]
     at_once = judged(Conversation(), turns, ask)
     assert not any(at_once.last_change(turn) for turn in range(4))
-    assert "dashed" not in rendering.show_timeline(at_once) and "changed" not in rendering.show_conversation(at_once)
+    assert "dashed" not in rendering.show_timeline(at_once) and "m-changed" not in rendering.show_conversation(at_once)
     others = judged(conversation, [ConversationTurn("x"), *turns[1:]], ask)
     assert not any(others.last_change(turn) for turn in range(4))
     before = judged(Conversation(), turns[:1], answered)

@@ -79,7 +79,7 @@ def show_conversation(conversation: Conversation) -> str:
             "trusted": f"{most.name} {most.percent}" if most else "",
             "label": answer.predicted[index],
             "percent": percent(float(shares[index].max())),
-            "changed": f"{change.before} before turn {change.by + 1}" if change else "",
+            "changed": f"was {change.before} until turn {change.by + 1}" if change else "",
         }
         turns.append(row)
     return _render("conversation.html", turns=turns)
@@ -123,7 +123,7 @@ def show_timeline(conversation: Conversation) -> str:
 
 
 def _earlier(change: LabelChange | None, label: str) -> str:
-    return f"predicted before turn {change.by + 1}" if change is not None and change.before == label else ""
+    return f"predicted until turn {change.by + 1}" if change is not None and change.before == label else ""
 
 
 def show_trouble(conversation: Conversation) -> str:
