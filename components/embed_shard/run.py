@@ -19,6 +19,7 @@ from pydantic import ConfigDict
 
 from mistere.artifacts.io import ArtifactHandle
 from mistere.artifacts.manifests import EmbeddingShard, EncoderCheckpoint, UtteranceSet, canonical_digest
+from mistere.common.counting import counted, plural
 from mistere.common.digests.code import source_digest
 from mistere.common.modalities import Modality
 from mistere.common.os_errors import reserve_blocks
@@ -200,7 +201,8 @@ class _Extraction:
             self._progress.note(f"{reused} of {total} {self._embedder.modality} vectors came from the cache.")
         if self.undecodable:
             self._progress.note(
-                f"{len(self.undecodable)} utterances whose audio does not decode are treated as missing, first "
+                f"{counted(len(self.undecodable), 'utterance')} whose audio does not decode {plural(len(self.undecodable), 'is', 'are')} "
+                "treated as missing, first "
                 f"{self.undecodable[0]}"
             )
         return rows

@@ -21,6 +21,7 @@ from mistere.artifacts.manifests import (
     MoEModel,
     UtteranceSet,
 )
+from mistere.common.counting import counted
 from mistere.config.evaluation import EvaluationConfig
 from mistere.engine.stage import Result, Stage, Step
 from mistere.metrics.predictions import PREDICTIONS_FILE
@@ -98,7 +99,7 @@ def run(
     mixture, temperature = load_mixture(model.path), model.manifest.temperature
     data = EmbeddedDialogues.open([speech, text]).only(list(mixture.dimensions))
     test = data.split("test")
-    step.progress(f"predicting {len(test)} test dialogues")
+    step.progress(f"predicting {counted(len(test), 'test dialogue')}")
     read, labels = [data.read(dialogue) for dialogue in test], [dialogue.labels for dialogue in test]
     names = [dialogue.dialogue_id for dialogue in test]
     answers = predict(mixture, read, temperature)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mistere.artifacts.io import ArtifactHandle
 from mistere.artifacts.manifests import EmbeddingSet, EmbeddingShard, UtteranceSet
+from mistere.common.counting import counted, plural
 from mistere.common.errors import ArtifactError
 from mistere.common.modalities import Modality
 from mistere.common.os_errors import reserve_blocks
@@ -56,13 +57,15 @@ def run(
     rows = {split: sum(shard.manifest.rows.get(split, 0) for shard in shards) for split in utterances.manifest.rows}
     if rows != utterances.manifest.rows or len({shard.manifest.encoder for shard in shards}) > 1:
         raise ArtifactError(
-            f"the {modality} shards are not those of the dataset: {rows} rows instead of {utterances.manifest.rows}, "
+            f"the {modality} shards are not those of the dataset: rows {rows} instead of {utterances.manifest.rows}, "
             "or several encoders; run again."
         )
     _join(shards, modality, embeddings, step)
     undecodable = sum(shard.manifest.undecodable for shard in shards)
     if undecodable:
-        step.progress.note(f"{undecodable} utterances whose audio does not decode count as without {modality}.")
+        step.progress.note(
+            f"{counted(undecodable, 'utterance')} whose audio does not decode {plural(undecodable, 'counts', 'count')} as without {modality}."
+        )
     return Result(
         manifests={
             "embeddings": EmbeddingSet(

@@ -14,6 +14,7 @@ import numpy as np
 from components.finetune_encoder.training.trainer import Curve, TrainingJob, train
 from mistere.artifacts.identities import EncoderDescription, EncoderIdentity
 from mistere.artifacts.manifests import EncoderCheckpoint, UtteranceSet, canonical_digest
+from mistere.common.counting import counted, plural
 from mistere.common.digests.files import digest_of
 from mistere.common.errors import DataError
 from mistere.common.modalities import Modality
@@ -63,7 +64,9 @@ def fine_tune(
             counts = counts or np.bincount(labels, minlength=len(reference.labels)).tolist()
             skipped += failed
         if skipped:
-            step.progress.note(f"{skipped} utterances whose audio does not decode are treated as missing.")
+            step.progress.note(
+                f"{counted(skipped, 'utterance')} whose audio does not decode {plural(skipped, 'is', 'are')} treated as missing."
+            )
         job = TrainingJob(
             config=config,
             modality=modality,

@@ -13,6 +13,7 @@ import yaml
 
 from components.report_run.run_artifacts import RunArtifacts
 from components.report_run.timing import Timing, duration, time_sentences
+from mistere.common.counting import counted, plural
 from mistere.engine.stage import StageRecord
 from mistere.metrics.modality_choice import choice_from_metrics
 from mistere.reports import plots
@@ -95,7 +96,7 @@ def _tiles(outcome: Outcome, model: Evaluated, champion: Estimate | None) -> lis
     if majority is not None:
         tiles.append((f"{majority:.3f}", ["baseline: always the most frequent emotion"]))
     evaluation = model.evaluation
-    split = f"test utterances in {evaluation.dialogues:,} dialogues"
+    split = f"{plural(evaluation.utterances, 'test utterance')} in {counted(evaluation.dialogues, 'dialogue')}"
     return [*tiles, (f"{evaluation.utterances:,}", [split])]
 
 
@@ -158,7 +159,11 @@ def _title(task: str, record: StageRecord | None) -> str:
     """The title of a task, with the number of utterances that it could not decode."""
     title = TITLES[base_task(task)]
     undecodable = record.values.get("undecodable") if record else None
-    return f"{title}; {undecodable} utterances could not be decoded and count as missing" if undecodable else title
+    return (
+        f"{title}; {counted(int(undecodable), 'utterance')} could not be decoded and {plural(int(undecodable), 'counts', 'count')} as missing"
+        if undecodable
+        else title
+    )
 
 
 def _stages(outcome: Outcome, timing: Timing) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from components.validate_data.facts.drift import Drift
 from components.validate_data.facts.profile import Profile
 from components.validate_data.quarantine import Names
 from components.validate_data.suite import ExpectationOutcome
+from mistere.common.counting import counted, plural
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,8 +44,8 @@ class Quarantine:
         """The quarantined dialogues, in words."""
         count = sum(map(len, self.dialogues.values()))
         return (
-            f"{count:,} dialogue{'' if count == 1 else 's'} with {self.utterances:,} utterances "
-            f"({self.utterances / max(1, self.of):.1%}) {'is' if count == 1 else 'are'} set aside in quarantine.parquet: fix "
+            f"{counted(count, 'dialogue')} with {counted(self.utterances, 'utterance')} "
+            f"({self.utterances / max(1, self.of):.1%}) {plural(count, 'is', 'are')} set aside in quarantine.parquet: fix "
             "them there and bring them back with `mistere data import table`."
         )
 

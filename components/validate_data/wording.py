@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mistere.common.counting import counted, plural
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -59,18 +61,13 @@ def describe(template: str, rows: pd.DataFrame, table: str, column: str = "", ex
         example: how one row is shown; the table's default if empty.
         noun: what a row is, in the singular; the table's default if empty.
     """
-    verbs = {many: one if len(rows) == 1 else many for many, one in _VERBS.items()}
+    verbs = {many: plural(len(rows), one, many) for many, one in _VERBS.items()}
     return template.format(
-        n=count(len(rows), noun or NOUNS.get(table, "row")),
+        n=counted(len(rows), noun or NOUNS.get(table, "row")),
         examples=", ".join(shown(rows, table, example, EXAMPLES)) + (", …" if len(rows) > EXAMPLES else ""),
         values=_values(rows[column]) if column else "",
         **verbs,
     )
-
-
-def count(number: int, noun: str) -> str:
-    """``1 utterance``, ``2,000 utterances``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def brief(value: Any) -> Any:

@@ -8,6 +8,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mistere.common.counting import counted, plural
 from mistere.common.errors import DataError, MistereError
 from mistere.corpora.import_report import some
 from mistere.data.audio import AudioError, with_stated_length
@@ -146,16 +147,18 @@ class AudioReader:
         notes = []
         if self.missing:
             notes.append(
-                f"{len(self.missing)} utterances have no audio file and go without audio ({some(self.missing)})."
+                f"{counted(len(self.missing), 'utterance')} {plural(len(self.missing), 'has', 'have')} no audio file and "
+                f"{plural(len(self.missing), 'goes', 'go')} without audio ({some(self.missing)})."
             )
         if self.unreadable:
             notes.append(
-                f"{len(self.unreadable)} utterances have an audio file that can't be read and go without audio "
+                f"{counted(len(self.unreadable), 'utterance')} {plural(len(self.unreadable), 'has', 'have')} an audio file that can't be read and "
+                f"{plural(len(self.unreadable), 'goes', 'go')} without audio "
                 f"({some(self.unreadable)})."
             )
         if self.transcoded:
             notes.append(
                 f"Transcoded to mono FLAC or WAV with the same samples, because the header states no length or a wrong one: "
-                f"{len(self.transcoded)} recordings ({some(self.transcoded)})."
+                f"{counted(len(self.transcoded), 'recording')} ({some(self.transcoded)})."
             )
         return notes

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from mistere.common.counting import counted
 from mistere.common.splits import Split
 
 
@@ -40,7 +41,9 @@ def differences(corpus: str, counts: Mapping[Split, int], dialogues: Mapping[Spl
     for splits, expected in published.utterances:
         imported = sum(counts.get(split, 0) for split in splits)
         if imported != expected:
-            sentences.append(f"{' and '.join(splits)}: {imported} utterances came in, {expected} are published.")
+            sentences.append(
+                f"{' and '.join(splits)}: {counted(imported, 'utterance')} came in, {expected} are published."
+            )
     imported = sum(dialogues.values())
     if imported != published.dialogues:
         sentences.append(f"{imported} {published.unit} came in, {published.dialogues} are published.")

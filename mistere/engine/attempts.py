@@ -14,6 +14,7 @@ import time
 from pydantic import BaseModel, ValidationError
 
 from mistere.artifacts.object_store import MissingObjectError, ObjectStore
+from mistere.common.counting import counted
 from mistere.common.environment import RETRIES_VARIABLE
 from mistere.common.errors import DataError, MistereError, UsageError
 from mistere.engine.stage import StageRecord, stage_record_key
@@ -108,7 +109,7 @@ def _read(store: ObjectStore, keys: list[str]) -> list[Attempt]:
 
 
 def _exhausted(task: str, setting: str, attempts: list[Attempt], before: StageRecord | None) -> AttemptsExhaustedError:
-    started = f"{task} was started {len(attempts)} times in this run, as often as {setting}.retries allows"
+    started = f"{task} was started {counted(len(attempts), 'time')} in this run, as often as {setting}.retries allows"
     again = "start the run again, which finds the finished steps"
     if before is not None:
         reason = before.message.strip().rstrip(".")

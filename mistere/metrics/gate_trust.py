@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from mistere.common.counting import counted
 from mistere.metrics.classification import DialogueBootstrap, Interval
 
 _LEADERS = ("leader", "average", "most_confident")
@@ -126,7 +127,7 @@ def trust_sentence(metrics: Mapping[str, float], experts: Sequence[str] = ()) ->
     bounds = "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"
     leader, average, confident = (100 * (shares[name] or 0.0) for name in _LEADERS)
     sentence = (
-        f"Where experts differ in being right ({metrics.get('test.gate.differing', 0):.0f} test utterances), AUC of trust is "
+        f"Where experts differ in being right ({counted(int(metrics.get('test.gate.differing', 0)), 'test utterance')}), AUC of trust is "
         f"{auc:.2f}{bounds} (the share of pairs in which the right expert has the larger weight; 0.5 is chance); the expert with "
         f"the largest weight is right in {leader:.0f} %, an average one in {average:.0f} %, the most confident one in "
         f"{confident:.0f} %."

@@ -8,6 +8,7 @@ from itertools import combinations
 
 import numpy as np
 
+from mistere.common.counting import plural
 from mistere.metrics.classification import DialogueBootstrap, Interval, confusion, weighted_f1
 
 PREFIX = "dev.modalities."
@@ -67,7 +68,7 @@ class ModalityChoice:
         """The choice in one sentence."""
         every = " and ".join(self.subsets[0].modalities)
         if self.left_out:
-            chosen, hurts = self.chosen, "hurts and is" if len(self.left_out) == 1 else "hurt and are"
+            chosen, hurts = self.chosen, plural(len(self.left_out), "hurts and is", "hurt and are")
             return (
                 f"On dev, {' and '.join(chosen.modalities)} alone scores {_points(chosen.difference)} points of weighted F1 "
                 f"against {every}: {' and '.join(self.left_out)} {hurts} left out."

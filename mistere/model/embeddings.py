@@ -12,6 +12,7 @@ import numpy as np
 
 from mistere.artifacts.io import ArtifactHandle
 from mistere.artifacts.manifests import EmbeddingSet
+from mistere.common.counting import counted
 from mistere.common.errors import ArtifactError, UsageError
 from mistere.common.parsing.documents import ParseError
 from mistere.common.parsing.parquet import read_parquet
@@ -76,7 +77,8 @@ class EmbeddedDialogues:
         for name, matrix in mapped.items():
             if len(matrix) != len(targets):
                 raise ArtifactError(
-                    f"the {name} embeddings have {len(matrix)} rows, the utterances {len(targets)}", _COMPUTE_AGAIN
+                    f"the {name} embeddings have {counted(len(matrix), 'row')}, the utterances {len(targets)}",
+                    _COMPUTE_AGAIN,
                 )
         dialogues: dict[str, list[EmbeddedDialogue]] = {}
         keys = list(zip(table["split"].to_pylist(), table["dialogue_id"].to_pylist(), strict=True))

@@ -12,6 +12,7 @@ import re
 import traceback
 from dataclasses import dataclass, field, replace
 
+from mistere.common.counting import plural
 from mistere.common.errors import MistereError
 from mistere.data.recordings.formats import names as audio_formats
 
@@ -54,7 +55,7 @@ def unsupported_audio(utterance: int) -> RequestError:
 
 def audio_too_long(utterance: int, seconds: float) -> RequestError:
     """An utterance that exceeds the limit after decoding."""
-    return over_limit(f"The audio of utterance {utterance} is longer than {seconds:g} seconds.")
+    return over_limit(f"The audio of utterance {utterance} is longer than {seconds:g} {plural(seconds, 'second')}.")
 
 
 def over_limit(message: str) -> RequestError:

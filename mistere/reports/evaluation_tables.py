@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from mistere.common.counting import counted
 from mistere.evaluation.gate_timeline import GateTimeline
 from mistere.metrics.slices import SlicePoint, slices_from_metrics
 from mistere.reports.evaluated_model import COVERAGE, Evaluated, bounds_text, estimate_text
@@ -196,7 +197,9 @@ def weakest_parts(model: Evaluated) -> str:
             f"No part with at least {_LEAST_UTTERANCES} utterances is clearly weaker than the whole test split "
             f"({whole.value:.3f})."
         )
-    parts = "; ".join(f"{_described(p)} with {p.weighted_f1.value:.3f} ({p.utterances} utterances)" for p in weak[:3])
+    parts = "; ".join(
+        f"{_described(p)} with {p.weighted_f1.value:.3f} ({counted(p.utterances, 'utterance')})" for p in weak[:3]
+    )
     return f"Clearly weaker than the whole test split ({whole.value:.3f}): {parts}."
 
 

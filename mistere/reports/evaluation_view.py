@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from mistere.common.counting import counted
 from mistere.config.evaluation import CONDITIONS
 from mistere.metrics.calibration import reliability
 from mistere.metrics.expert_gate import collapsed_gate
@@ -224,7 +225,7 @@ def _robustness_note(models: Sequence[Evaluated]) -> str:
         made_by = model.evaluation.made_by
         limit = made_by.config.get("robustness_dialogues") if made_by else None
         count = min(limit, model.evaluation.dialogues) if isinstance(limit, int) else None
-        on = f" on {count} test dialogues" if count else ""
+        on = f" on {counted(count, 'test dialogue')}" if count else ""
         notes.append(f"{model.title + ': ' if model.title else ''}relative to {clean.value:.3f} on clean input{on}")
     return "; ".join(notes)
 

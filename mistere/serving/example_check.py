@@ -8,6 +8,7 @@ import numpy as np
 
 from mistere.artifacts.io import ArtifactHandle
 from mistere.artifacts.manifests import ModelBundle
+from mistere.common.counting import counted
 from mistere.common.errors import MistereError
 from mistere.config.deployment import DeploymentConfig
 from mistere.serving import protocol
@@ -69,7 +70,7 @@ class ExampleCheck:
                 "the endpoint runs the predictor of this release, or raise deployment.tolerance."
             )
         return (
-            f"The predictor answered a held-out dialogue of {len(self.example.dialogue)} utterances by "
+            f"The predictor answered a held-out dialogue of {counted(len(self.example.dialogue), 'utterance')} by "
             f"{' and '.join(answers)}; largest difference from the offline evaluation: {worst:.1e}."
         )
 

@@ -74,7 +74,7 @@ def test_a_table_is_imported_checked_quarantined_fixed_and_restored(tmp_path: Pa
         "data", "import", "table", str(quarantine), str(tmp_path / "corrected"), "--base", str(tmp_path / "calls")
     )
     assert restored.returncode == 0, restored.stderr
-    assert "1 dialogues of the base are replaced, 0 are new." in restored.stdout
+    assert "1 dialogue of the base is replaced, 0 are new." in restored.stdout
     done = mistere("data", "check", str(tmp_path / "corrected"), *report, "--against", str(tmp_path / "calls"))
     assert done.returncode == 0 and done.stdout.startswith("PASS"), done.stdout
     import_table(table(tmp_path / "correct"), tmp_path / "imported", "--labels", "calm,glad,cross")

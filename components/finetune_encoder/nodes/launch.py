@@ -22,6 +22,7 @@ from components.finetune_encoder.training.batches import share_step
 from components.finetune_encoder.training.checkpointing import PreemptedError
 from components.finetune_encoder.training.trainer import Curve, TrainingJob
 from mistere.artifacts.object_store import LocalStore, MissingObjectError, ObjectStore, UnreachableError
+from mistere.common.counting import counted
 from mistere.common.errors import MistereError, UsageError
 from mistere.common.parsing.documents import load_json
 from mistere.config.encoder import EncoderConfig
@@ -86,10 +87,6 @@ def train_on_nodes(job: TrainingJob, base_digest: str, step: Step) -> Curve:
         return train_in_halves(nodes.as_it_runs(job), processes, nodes.attempt, step.progress)
     finally:
         signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
-
-
-def _count(number: int, one: str, several: str) -> str:
-    return f"{number} {one if number == 1 else several}"
 
 
 class _Nodes:
@@ -162,8 +159,8 @@ class _Nodes:
         except KubernetesError as error:
             raise self._refusal(error) from error
         self._progress.note(
-            f"TrainJob {self._name} in namespace {self._namespace}: {_count(job.config.num_nodes, 'node', 'nodes')} with "
-            f"{_count(job.config.processes, 'process', 'processes')}{' each' if job.config.num_nodes > 1 else ''}."
+            f"TrainJob {self._name} in namespace {self._namespace}: {counted(job.config.num_nodes, 'node', 'nodes')} with "
+            f"{counted(job.config.processes, 'process', 'processes')}{' each' if job.config.num_nodes > 1 else ''}."
         )
 
     def _follow(self, job: TrainingJob) -> tuple[Curve, list[Failure]]:

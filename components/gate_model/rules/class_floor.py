@@ -10,6 +10,7 @@ from components.gate_model.candidate import Candidate, not_evaluated, not_measur
 from components.gate_model.example_figures import LABELS
 from components.gate_model.rule import Case, Examples, Rule
 from mistere.artifacts.manifests import RuleResult
+from mistere.common.counting import counted
 from mistere.config.gate import Number, Off, RuleThresholds
 
 NAME = "class_floor"
@@ -38,7 +39,7 @@ def evaluate(candidate: Candidate, thresholds: Thresholds) -> RuleResult:
             scores[label] = score
     if not scores:
         return not_evaluated(
-            NAME, f"No emotion has the {support_needed} test utterances that a minimum F1 for it requires."
+            NAME, f"No emotion has the {counted(support_needed, 'test utterance')} that a minimum F1 for it requires."
         )
     worst = min(scores, key=lambda label: scores[label])
     below = [label for label, score in scores.items() if score < bound]

@@ -36,7 +36,7 @@ EXPECTATIONS = (
         check=is_true("turns_complete"),
         happened="{n} {have} a gap in the turns or {do} not start at turn 0 ({examples})",
         fix="restore the missing utterances, or number the turns 0, 1, 2 … again",
-        example="{split}/{dialogue_id} has {turns} turns numbered {first:.0f} to {last:.0f}",
+        example="{split}/{dialogue_id}: turns {first:.0f} to {last:.0f}, {turns} in all",
         needs=("dialogue_id", "turn"),
     ),
     Expectation(

@@ -16,6 +16,7 @@ from components.validate_data.facts.shard_facts import (
     facts_of_shard,
     rows_schema,
 )
+from mistere.common.counting import counted
 from mistere.common.errors import DataError
 from mistere.common.parsing.documents import ParseError
 from mistere.common.parsing.parquet import open_parquet
@@ -119,7 +120,7 @@ def gather(
         nonlocal done
         done += rows
         if on_progress is not None:
-            on_progress(f"{done} of {total} utterances read", done, total)
+            on_progress(f"{done} of {counted(total, 'utterance')} read", done, total)
 
     shard_rows: list[dict[str, Any]] = []
     column_rows: list[dict[str, Any]] = []

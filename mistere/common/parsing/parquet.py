@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from mistere.common.counting import plural
 from mistere.common.parsing.documents import ParseError, first_line
 from mistere.common.parsing.thrift import CompactReader
 
@@ -196,9 +197,11 @@ def _check_pages(path: Path, metadata: Any) -> None:
         raise ParseError("its columns overlap")  # each would have the same pages read again
     counted = sum(group.num_rows for group in groups)
     if metadata.num_rows != counted or any(group.num_rows < 0 for group in groups):
-        raise ParseError(f"its footer states {metadata.num_rows} rows, and its row groups {counted}")
+        raise ParseError(
+            f"its footer states {metadata.num_rows} {plural(metadata.num_rows, 'row')}, and its row groups {counted}"
+        )
     if counted > limit:
-        raise ParseError(f"it states {counted} rows; a file of {size} bytes may hold {limit}")
+        raise ParseError(f"it states {counted} {plural(counted, 'row')}; a file of {size} bytes may hold {limit}")
     if metadata.num_columns > MAX_COLUMNS:
         raise ParseError(f"it has {metadata.num_columns} columns; {MAX_COLUMNS} are read")
     if not groups:

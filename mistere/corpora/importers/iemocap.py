@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
+from mistere.common.counting import counted, plural
 from mistere.common.errors import DataError, UsageError
 from mistere.common.splits import Split
 from mistere.corpora.import_report import ImportReport, some, write_counted
@@ -103,9 +104,13 @@ def import_iemocap(
     notes = differences("iemocap", report.counts, report.dialogues) if classes == 6 else []
     if tally.left_out:
         codes = ", ".join(f"{code} {count}" for code, count in sorted(tally.left_out.items()))
-        notes.append(f"{tally.left_out.total()} utterances with other labels are left out ({codes}).")
+        notes.append(
+            f"{counted(tally.left_out.total(), 'utterance')} with other labels {plural(tally.left_out.total(), 'is', 'are')} left out ({codes})."
+        )
     if tally.untranscribed:
-        notes.append(f"{len(tally.untranscribed)} utterances have no transcript ({some(tally.untranscribed)}).")
+        notes.append(
+            f"{counted(len(tally.untranscribed), 'utterance')} {plural(len(tally.untranscribed), 'has', 'have')} no transcript ({some(tally.untranscribed)})."
+        )
     notes += tally.audio.notes()
     if not audio and not text_only:
         notes.append(f"{source} holds no sentences/wav folder: text only.")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
+from mistere.common.counting import counted, plural
 from mistere.common.errors import DataError, UsageError
 from mistere.common.splits import SPLITS, Split
 from mistere.corpora.delimited import read_table
@@ -104,9 +105,13 @@ def _notes(tables: dict[Split, _Dialogues]) -> list[str]:
     repaired = sum(row.repaired for dialogue in dialogues for row in dialogue.values())
     notes = []
     if gaps:
-        notes.append(f"{gaps} dialogues skip utterance numbers: their turns are numbered again.")
+        notes.append(
+            f"{counted(gaps, 'dialogue')} {plural(gaps, 'skips', 'skip')} utterance numbers: the turns are numbered again."
+        )
     if repaired:
-        notes.append(f"{repaired} texts had characters damaged by a wrong encoding: they are repaired.")
+        notes.append(
+            f"{counted(repaired, 'text')} had characters damaged by a wrong encoding: {plural(repaired, 'it is', 'they are')} repaired."
+        )
     return notes
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import ValidationError
 
-from mistere.common.counting import counted
+from mistere.common.counting import counted, plural
 from mistere.common.errors import DataError, UsageError
 from mistere.common.splits import SPLITS, Split
 from mistere.corpora.import_report import ImportReport, some, write_counted
@@ -298,9 +298,15 @@ def _notes(dialogues: _Dialogues, old: Base | None) -> list[str]:
     notes = []
     if old is not None:
         replaced = sum(name in old.splits for name in dialogues)
-        notes.append(f"{replaced} dialogues of the base are replaced, {len(dialogues) - replaced} are new.")
+        notes.append(
+            f"{counted(replaced, 'dialogue')} of the base {plural(replaced, 'is', 'are')} replaced, {len(dialogues) - replaced} "
+            f"{plural(len(dialogues) - replaced, 'is', 'are')} new."
+        )
         if old.torn:
-            notes.append(f"{len(old.torn)} replaced dialogues were in several splits of the base, and are in one now.")
+            notes.append(
+                f"{counted(len(old.torn), 'replaced dialogue')} {plural(len(old.torn), 'was', 'were')} in several splits of the base, and "
+                f"{plural(len(old.torn), 'is', 'are')} in one now."
+            )
     gaps = sum(
         sorted(row.turn or 0 for row in rows) != list(range(len(rows)))
         for rows in dialogues.values()
@@ -308,7 +314,7 @@ def _notes(dialogues: _Dialogues, old: Base | None) -> list[str]:
     )
     if gaps:
         notes.append(
-            f"{gaps} dialogue{'s do' if gaps > 1 else ' does'} not number the turns from 0 without gaps: they are numbered again."
+            f"{counted(gaps, 'dialogue')} {plural(gaps, 'does', 'do')} not number the turns from 0 without gaps: they are numbered again."
         )
     return notes
 

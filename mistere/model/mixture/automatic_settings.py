@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import torch
 
+from mistere.common.counting import counted
 from mistere.config.mixture import MixtureConfig
 from mistere.model.embeddings import EmbeddedDialogues
 from mistere.model.mixture.mixture import MixtureOfExperts, projections
@@ -45,7 +46,7 @@ class TrainSize:
 
     def __str__(self) -> str:
         columns = ", ".join(f"{name} {width}" for name, width in self.columns.items())
-        return f"{self.utterances} utterances in {self.dialogues} dialogues; columns: {columns}"
+        return f"{counted(self.utterances, 'utterance')} in {counted(self.dialogues, 'dialogue')}; columns: {columns}"
 
 
 def automatic_values(config: MixtureConfig, size: TrainSize) -> dict[str, Any]:

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mistere.common.counting import plural
+
 _CLIP = 5.0
 """Limit of a standardised value. Acoustic features have outliers of hundreds of standard deviations."""
 _FLAT = 1e-6
@@ -81,5 +83,5 @@ def _note(deviations: np.ndarray, constant: int) -> str:
                 "standardised"
             )
     if constant:
-        notes.append(f"{constant} of its columns {'is' if constant == 1 else 'are'} constant in train and not used")
+        notes.append(f"{constant} of its columns {plural(constant, 'is', 'are')} constant in train and not used")
     return "; ".join(notes)

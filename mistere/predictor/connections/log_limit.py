@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from mistere.common.counting import counted, plural
+
 _LINES: Final = 10
 """Lines of one kind in a window."""
 _WINDOW_SECONDS: Final = 60.0
@@ -66,7 +68,7 @@ class RepeatLimit(logging.Filter):
                 window.left_out += 1
                 return False
         if before:
-            _append(record, f"{before} lines like this were left out before it")
+            _append(record, f"{counted(before, 'line')} like this {plural(before, 'was', 'were')} left out before it")
         if window.lines == _LINES:
             _append(record, f"further lines like this are left out for up to {_WINDOW_SECONDS:g} s")
         return True

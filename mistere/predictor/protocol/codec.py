@@ -17,6 +17,7 @@ import numpy as np
 import pybase64
 from kserve import InferInput, InferOutput, InferRequest, InferResponse
 
+from mistere.common.counting import counted
 from mistere.predictor.errors import invalid, over_limit, printable
 from mistere.predictor.protocol.parameters import read_parameters
 from mistere.predictor.settings import Limits
@@ -96,7 +97,7 @@ def check_length(utterances: int, limits: Limits) -> None:
     if utterances == 0:
         raise invalid("The dialogue has no utterances.")
     if utterances > limits.utterances:
-        raise over_limit(f"A request may hold {limits.utterances} utterances; this one holds {utterances}.")
+        raise over_limit(f"A request may hold {counted(limits.utterances, 'utterance')}; this one holds {utterances}.")
 
 
 def check_turns(turns: Sequence[RequestTurn], model: EmotionModel) -> None:
@@ -282,7 +283,7 @@ def _matrix(tensor: InferInput, dimension: int, limits: Limits) -> np.ndarray:
         raise invalid(f"The tensor {tensor.name} does not hold the numbers of its shape.")
     check_length(shape[0], limits)
     if shape[1] != dimension:
-        raise invalid(f"The tensor {tensor.name} must have {dimension} columns; it has {shape[1]}.")
+        raise invalid(f"The tensor {tensor.name} must have {counted(dimension, 'column')}; it has {shape[1]}.")
     with np.errstate(over="ignore"):
         matrix = values.astype(np.float32).reshape(shape)
     if not np.isfinite(matrix).all():

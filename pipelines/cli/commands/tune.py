@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from mistere.common.counting import counted
 from mistere.common.processes.command_line import command_line
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def tune(
     _write(output / "best.yaml", yaml.safe_dump({"mixture": result.settings}, sort_keys=False))
     _write(output / "tune.json", json.dumps(_as_json(result, folds), indent=1))
     console.print(
-        f"\n{score_name(folds)} {result.weighted_f1:.3f}, {result.start:.3f} at the start; {result.trials} trials, "
+        f"\n{score_name(folds)} {result.weighted_f1:.3f}, {result.start:.3f} at the start; {counted(result.trials, 'trial')}, "
         f"{result.pruned} of them ended early"
     )
     for name, value in result.settings.items():

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from mistere.common.counting import plural
 from mistere.common.errors import MistereError
 
 Status = Literal["ok", "note", "failed", "skipped"]
@@ -79,10 +80,9 @@ def run_group(group: CheckGroup) -> Iterator[tuple[str, CheckResult]]:
         yield check.name, result
         rest = group.checks[number + 1 :]
         if group.first_required and number == 0 and result.status in {"failed", "skipped"} and rest:
-            need = "needs" if len(rest) == 1 else "need"
             yield (
                 _join([check.name for check in rest]),
-                skipped(f"{'it' if len(rest) == 1 else 'they'} {need} {check.name}."),
+                skipped(f"{plural(len(rest), 'it needs', 'they need')} {check.name}."),
             )
             return
 

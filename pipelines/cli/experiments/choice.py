@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mistere.common.counting import counted
 from mistere.metrics.classification import DialogueBootstrap, Interval, confusion, weighted_f1
 
 FEWEST_DIALOGUES = 20
@@ -104,12 +105,12 @@ def finding(gain: Gain | None, dialogues: int, trials: int, folds: int, advantag
         advantage: of train's dialogues over dev's in the cross-validation, if there are enough to compare.
     """
     judge = "train and dev are" if folds else "dev is"
-    where = f"over {dialogues} dialogues" + (f" in {folds} folds" if folds else "")
+    where = f"over {counted(dialogues, 'dialogue')}" + (f" in {folds} folds" if folds else "")
     advice = "keep the initial settings"
     if not folds:
         advice += ", or use --folds 5 --seeds 3 if the encoders were not fine-tuned on train"
     if dialogues < FEWEST_DIALOGUES:
-        return f"{judge} too small to choose by: {dialogues} dialogues, and at least {FEWEST_DIALOGUES} are needed; {advice}."
+        return f"{judge} too small to choose by: {counted(dialogues, 'dialogue')}, and at least {FEWEST_DIALOGUES} are needed; {advice}."
     if advantage is not None and advantage.low > 0:
         more, low, high = (100 * figure for figure in (advantage.value, advantage.low, advantage.high))
         return (

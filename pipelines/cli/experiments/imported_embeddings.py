@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mistere.common.counting import counted
 from mistere.common.errors import UsageError
 from mistere.common.parsing.documents import ParseError
 from mistere.common.parsing.parquet import open_parquet, read_parquet
@@ -41,7 +42,7 @@ def open_embeddings(directory: Path) -> EmbeddedDialogues:
     for name, matrix in matrices.items():
         if len(matrix) != rows:
             raise UsageError(
-                f"{directory}: {name}.npy has {len(matrix)} rows and {UTTERANCES_FILE} {rows}; both need a row an utterance, "
+                f"{directory}: {name}.npy has {counted(len(matrix), 'row')} and {UTTERANCES_FILE} {rows}; both need a row an utterance, "
                 "in the same order."
             )
     return _assemble(directory, table, matrices)
@@ -124,7 +125,7 @@ def _classes(path: Path, table: pa.Table, train: np.ndarray) -> tuple[list[str],
         if outside.any():
             row = int(outside.argmax())
             raise UsageError(
-                f"{path}: label {targets[row]} in row {row} is out of range: train has {len(known)} labels, "
+                f"{path}: label {targets[row]} in row {row} is out of range: train has {counted(len(known), 'label')}, "
                 f"{known.min()} to {known.max()}, and it is none of them."
             )
         if known.max() >= len(known):

@@ -407,7 +407,7 @@ def test_undecodable_audio_counts_as_missing_when_configured(
     reference = pin_and_describe(tmp_path, with_undecodable_audio(utterances))
     folder, notes = embed(reference, encoders["speech"], store, tmp_path / "a", undecodable="missing")
     assert np.isnan(np.load(folder / "speech.npy")[:, 0]).sum() == 1
-    assert any("1 utterances whose audio does not decode" in note for note in notes)
+    assert any("1 utterance whose audio does not decode" in note for note in notes)
     settings = SETTINGS["speech"].model_copy(update={"undecodable": "missing"})
     (tmp_path / "out").mkdir()
     assert fine_tune(settings, make_step(store), reference, tmp_path / "out", "speech").undecodable == 1

@@ -100,7 +100,7 @@ def test_missing_audio_is_noted(tmp_path: Path) -> None:
     source = make_release(tmp_path / "part")
     (source / "Session2" / "sentences" / "wav" / "Ses02F_impro01" / "Ses02F_impro01_F000.wav").unlink()
     note = import_iemocap(source, tmp_path / "out").notes[-1]
-    assert note == "1 utterances have no audio file and go without audio (Ses02F_impro01_F000)."
+    assert note == "1 utterance has no audio file and goes without audio (Ses02F_impro01_F000)."
 
 
 @pytest.mark.parametrize(

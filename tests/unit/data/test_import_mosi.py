@@ -18,8 +18,8 @@ TRAIN, DEV, TEST = "2iD-tVS8NPw", "_dI--eQ6qVU", "c7UH_rxdZv4"
 SCORES = [(TRAIN, 2, -1.4), (TRAIN, 1, 0.0), (TRAIN, 10, 2.6), (DEV, 1, -3), (TEST, 1, 0.2), ("stranger", 1, 1)]
 COUNT_NOTES = [
     "train: 3 utterances came in, 1284 are published.",
-    "dev: 1 utterances came in, 229 are published.",
-    "test: 1 utterances came in, 686 are published.",
+    "dev: 1 utterance came in, 229 are published.",
+    "test: 1 utterance came in, 686 are published.",
     "3 videos came in, 93 are published.",
     "1 videos are in none of the standard folds and are left out (stranger).",
 ]
@@ -85,7 +85,7 @@ def test_label_table_with_texts_and_clips_is_imported(tmp_path: Path) -> None:
     assert (row.text, row.label, row.audio) == ("WELL, YES", "positive", wav(300))
     assert report.notes[-2:] == [
         f"1 segments have no transcript ({TRAIN}_1).",
-        f"1 utterances have no audio file and go without audio ({TRAIN}_1).",
+        f"1 utterance has no audio file and goes without audio ({TRAIN}_1).",
     ]
 
 

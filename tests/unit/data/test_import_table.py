@@ -148,8 +148,8 @@ def test_audio_folder_supplies_the_recordings(tmp_path: Path) -> None:
     sounds = {u.dialogue_id: u.audio for split in SPLITS for u in read(tmp_path / "out", split)}
     assert sounds == {"a": wav(100), "b": None, "c": None, "d": None}
     assert report.notes == [
-        "1 utterances have no audio file and go without audio (gone.wav).",
-        "1 utterances have an audio file that can't be read and go without audio (empty.wav).",
+        "1 utterance has no audio file and goes without audio (gone.wav).",
+        "1 utterance has an audio file that can't be read and goes without audio (empty.wav).",
     ]
     import_table(source, tmp_path / "text", text_only=True)
     assert all(u.audio is None for split in SPLITS for u in read(tmp_path / "text", split))
@@ -232,7 +232,7 @@ def test_corrected_quarantine_replaces_dialogues_of_the_base(tmp_path: Path) -> 
     columns = pa.schema([("split", pa.string()), *schema(), ("problem", pa.string())])
     pq.write_table(pa.Table.from_pylist(corrected, schema=columns), tmp_path / "quarantine.parquet")
     report = import_table(tmp_path / "quarantine.parquet", tmp_path / "new", base=tmp_path / "base")
-    assert report.notes == ["1 dialogues of the base are replaced, 0 are new."]
+    assert report.notes == ["1 dialogue of the base is replaced, 0 are new."]
     assert dialogues_of(tmp_path / "new") == before and sum(report.counts.values()) == 40
     texts = {(u.dialogue_id, u.turn): u.text for split in SPLITS for u in read(tmp_path / "new", split)}
     assert texts[("d3", 0)] == "corrected 0" and texts[("d4", 1)] == "4 1"
@@ -246,7 +246,7 @@ def test_corrected_quarantine_replaces_dialogues_of_the_base(tmp_path: Path) -> 
     source = make_table(tmp_path / "batch.csv", batch)
     report = import_table(source, tmp_path / "third", base=tmp_path / "new")
     after = dialogues_of(tmp_path / "third")
-    assert report.notes[0] == "1 dialogues of the base are replaced, 1 are new."
+    assert report.notes[0] == "1 dialogue of the base is replaced, 1 is new."
     assert {**after, "n": before["d7"]} == {**before, "n": before["d7"]} and after["n"] == before["d7"]
     assert load_info(tmp_path / "third" / "dataset.yaml").speaker_disjoint
     with pytest.raises(UsageError, match="labels are those of"):

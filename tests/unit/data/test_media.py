@@ -73,7 +73,7 @@ def test_reader_notes_missing_and_unreadable_files(tmp_path: Path) -> None:
     assert [reader.read(None, f"c{number}") for number in range(5)] == [None] * 5
     assert reader.notes() == [
         "5 utterances have no audio file and go without audio (c0, c1, c2 and 2 more).",
-        "1 utterances have an audio file that can't be read and go without audio (b).",
+        "1 utterance has an audio file that can't be read and goes without audio (b).",
     ]
 
 

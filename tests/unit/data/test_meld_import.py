@@ -87,10 +87,10 @@ def test_turns_are_sorted_and_renumbered(tmp_path: Path) -> None:
     assert report.dialogues == {"train": 2, "dev": 1, "test": 1}
     assert report.notes == [
         "train: 4 utterances came in, 9989 are published.",
-        "dev: 1 utterances came in, 1109 are published.",
-        "test: 1 utterances came in, 2610 are published.",
+        "dev: 1 utterance came in, 1109 are published.",
+        "test: 1 utterance came in, 2610 are published.",
         "4 dialogues came in, 1432 are published.",
-        "2 dialogues skip utterance numbers: their turns are numbered again.",
+        "2 dialogues skip utterance numbers: the turns are numbered again.",
         f"{source} holds no media folder (train_splits, dev_splits_complete, output_repeated_splits_test): text only.",
     ]
     rows = read(tmp_path / "meld", "train")
@@ -172,7 +172,7 @@ def test_media_folders_supply_the_audio(tmp_path: Path) -> None:
     assert read(tmp_path / "meld", "test")[0].audio == wav(400)
     assert report.notes[-2:] == [
         "2 utterances have no audio file and go without audio (train dia0_utt2, dev dia0_utt0).",
-        "1 utterances have an audio file that can't be read and go without audio (train dia0_utt1).",
+        "1 utterance has an audio file that can't be read and goes without audio (train dia0_utt1).",
     ]
     assert "Text only" not in load_info(tmp_path / "meld" / "dataset.yaml").description
     import_meld(source, tmp_path / "again", media=source)
@@ -189,7 +189,7 @@ def test_real_tables_have_the_published_counts(tmp_path: Path) -> None:
     report = import_meld(REAL_TABLES, tmp_path / "meld", text_only=True)
     assert report.counts == {"train": 9989, "dev": 1109, "test": 2610}
     assert report.dialogues == {"train": 1038, "dev": 114, "test": 280}
-    assert report.notes[0] == "76 dialogues skip utterance numbers: their turns are numbered again."
+    assert report.notes[0] == "76 dialogues skip utterance numbers: the turns are numbered again."
     assert not any("published" in note or "text only" in note for note in report.notes)
     dialogues = set()
     for split in SPLITS:

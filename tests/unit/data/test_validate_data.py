@@ -189,7 +189,7 @@ def test_clean_dataset_is_accepted(tmp_path: Path) -> None:
         ),
         (
             without(at("train-2", 2)), "turns_complete",
-            "1 dialogue has a gap in the turns or does not start at turn 0 (train/train-2 has 5 turns numbered 0 to 5):"
+            "1 dialogue has a gap in the turns or does not start at turn 0 (train/train-2: turns 0 to 5, 5 in all):"
             " restore the missing utterances, or number the turns 0, 1, 2 … again.",
         ),
         (

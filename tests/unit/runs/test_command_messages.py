@@ -7,11 +7,13 @@ import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from mistere.common.counting import counted, plural
 from mistere.common.paths import PROJECT_ROOT
 from pipelines.cli.app import app
 
@@ -93,8 +95,9 @@ def references_of(name: Name) -> set[Name]:
     file, _ = name
     used: set[Name] = set()
     for statement in definitions_of(file).get(name[1], []):
-        bound = imports_of(file) | imported_in(ast.walk(statement))
-        for node in ast.walk(statement):
+        nodes = list(ast.walk(statement))
+        bound = imports_of(file) | imported_in(nodes)
+        for node in nodes:
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 target = bound.get(node.value.id)
                 if target and not target[1]:
@@ -121,7 +124,9 @@ def reached_from(start: Name) -> set[Name]:
 @cache
 def messages_of(name: Name) -> list[str]:
     """The texts of a definition with more than one word; the values in an f-string are shown as ``{}``."""
-    texts = []
+    texts: list[str] = []
+    if "--" not in name[0].read_text(encoding="utf-8"):
+        return texts
     for statement in definitions_of(name[0]).get(name[1], []):
         nodes = list(ast.walk(statement))
         skipped = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}  # docstrings
@@ -170,3 +175,38 @@ def test_messages_name_options_of_their_command() -> None:
                     wrong.setdefault((option, f"{name[0].relative_to(PROJECT_ROOT)}: {text}"), []).append(path)
     assert checked > 60
     assert not wrong, "\n".join(f"{key}: {paths}" for key, paths in wrong.items())
+
+
+_PLURAL = re.compile(
+    r"^ (?:[a-z]+ )?(?:dialogues|utterances|rows|files|recordings|texts|turns|speakers|trials|folds|runs|events|nodes|models|columns|"
+    r"lines|times|labels|schedules|expectations|processes|shards|splits)\b"
+)
+_NEVER_ONE = re.compile(
+    r"[A-Z]{3}|limit|max_|most|half|micro|features|num_columns|soft|pods\.count|folds|^count$|^processes$"
+    r"|len\((names|infos|matches|set\(names\b)|\.count\(name\)|^(split|modality|path|counts|[\w.]*name|embedder\.modality|', '\.join.*)$"
+)
+"""Constants, limits, texts, and counts of a message that is only printed for several."""
+
+
+def test_numbers_agree_with_their_nouns() -> None:
+    """A number before a plural goes through ``counted`` or ``plural``; no other code chooses between the two forms."""
+    assert [counted(number, "process", "processes") for number in (0, 1, 2000)] == [
+        "0 processes",
+        "1 process",
+        "2,000 processes",
+    ]
+    assert plural(1, "is", "are") == "is" and plural(1.0, "second") == "second" and plural(0.5, "second") == "seconds"
+    wrong = []
+    for file in (file for layer in _LAYERS for file in (PROJECT_ROOT / layer).rglob("*.py")):
+        if not re.search(r"\} (?:[a-z]+ )?[a-z]+s\b", file.read_text(encoding="utf-8")):
+            continue
+        for node in ast.walk(tree_of(file)):
+            if not isinstance(node, ast.JoinedStr):
+                continue
+            for value, after in pairwise(node.values):
+                if not (isinstance(value, ast.FormattedValue) and isinstance(after, ast.Constant)):
+                    continue
+                number = ast.unparse(value.value)
+                if _PLURAL.match(str(after.value)) and not _NEVER_ONE.search(number) and "counted(" not in number:
+                    wrong.append(f"{file.relative_to(PROJECT_ROOT)}:{node.lineno} {{{number}}}{after.value}")
+    assert not wrong, "\n".join(wrong)

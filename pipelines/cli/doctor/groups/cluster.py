@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import cached_property, partial
 from typing import Any, TypeVar
 
+from mistere.common.counting import counted
 from mistere.common.errors import MistereError
 from mistere.kubernetes.api import KubernetesApi, KubernetesError, connect, is_configured
 from mistere.serving.kserve.inference_service import SERVICE_ACCOUNT, candidate_name
@@ -102,7 +103,7 @@ class Cluster:
         nodes = self.list_objects("/api/v1/nodes", "list nodes")
         ready = [node for node in nodes if not node.get("spec", {}).get("unschedulable") and _is_ready(node)]
         if not ready:
-            raise SkippedError(f"none of the {len(nodes)} nodes is ready, so their size is unknown.")
+            raise SkippedError(f"none of {counted(len(nodes), 'node')} is ready, so their size is unknown.")
         return ready
 
     @cached_property

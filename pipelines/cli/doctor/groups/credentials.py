@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 
+from mistere.common.counting import plural
 from mistere.common.suggestions import did_you_mean
 from mistere.kubernetes.secret_keys import SIGNING_FILE, STORAGE_KEYS, TRACKING_KEYS, WEBHOOK_KEYS
 from mistere.serving.kserve.inference_service import SERVICE_ACCOUNT
@@ -162,8 +163,9 @@ def _lacking(name: str, keys: Collection[str]) -> CheckResult | None:
     lacks = [key for key in _PAIR if key not in keys]
     if not lacks:
         return None
-    add = "it" if len(lacks) == 1 else "them"
-    return failed(f"the secret {name} lacks {' and '.join(lacks)}{misspelt_key(keys, STORAGE_KEYS)}: add {add}.")
+    return failed(
+        f"the secret {name} lacks {' and '.join(lacks)}{misspelt_key(keys, STORAGE_KEYS)}: add {plural(len(lacks), 'it', 'them')}."
+    )
 
 
 def misspelt_key(keys: Collection[str], wanted: Collection[str]) -> str:

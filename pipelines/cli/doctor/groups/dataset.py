@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from mistere.artifacts.s3.probe import check_access, use_data_endpoint
+from mistere.common.counting import counted, plural
 from mistere.common.errors import MistereError
 from mistere.common.paths import cache_directory
 from mistere.common.urls import redact_url
@@ -63,8 +64,8 @@ class Dataset:
                 "shell's credentials may read it."
             ) from error
         if missing:
-            return self._lacking(f"lacks {len(missing)} of {len(listing)} files, {missing[0]} among them")
-        return ok(f"all {len(listing)} files of {digest[:12]} exist.")
+            return self._lacking(f"lacks {len(missing)} of {counted(len(listing), 'file')}, {missing[0]} among them")
+        return ok(f"{counted(len(listing), 'file')} of {digest[:12]} {plural(len(listing), 'exists', 'exist')}.")
 
     def _lacking(self, what: str) -> CheckResult:
         """The result for an incomplete remote: a note if a run on this machine can use the files that are here."""

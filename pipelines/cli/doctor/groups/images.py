@@ -6,6 +6,7 @@ import re
 from functools import partial
 from typing import Any
 
+from mistere.common.counting import counted
 from mistere.common.errors import MistereError
 from mistere.kubernetes.image_registry import RegistryError
 from mistere.kubernetes.image_signatures import verify_image
@@ -44,7 +45,7 @@ def _image(cluster: Cluster, reference: str) -> CheckResult:
         ready = cluster.nodes
         count = sum(_has(node, reference) for node in ready)
         if count:
-            return ok(f"{reference} is on {count} of {len(ready)} nodes.")
+            return ok(f"{reference} is on {count} of {counted(len(ready), 'node')}.")
         unknown = f"no node has {reference} yet"
     except (MistereError, SkippedError) as error:
         unknown, why = f"the nodes' images are unknown, so {reference} may be missing", f" ({str(error).rstrip('.')})"

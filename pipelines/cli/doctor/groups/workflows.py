@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from mistere.common.counting import counted
 from mistere.common.errors import MistereError
 from mistere.common.parsing.documents import ParseError, load_yaml
 from pipelines.cli.doctor.groups.cluster import AbsentError, Cluster
@@ -130,5 +131,5 @@ def _duration(seconds: int) -> str:
     for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
         if seconds >= size and seconds % size == 0:
             count = seconds // size
-            return f"{count} {unit}{'' if count == 1 else 's'}"
+            return counted(count, unit)
     return f"{seconds} s"
