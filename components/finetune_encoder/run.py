@@ -9,6 +9,7 @@ from mistere.artifacts.manifests import EncoderCheckpoint, UtteranceSet
 from mistere.common.modalities import Modality
 from mistere.config.encoder import EncoderConfig
 from mistere.engine.stage import Result, Stage, Step
+from mistere.model.encoders.lookup.source_check import check_encoder
 from mistere.model.encoders.source_state import source_state
 
 STAGE = Stage(
@@ -17,6 +18,7 @@ STAGE = Stage(
     inputs={"utterances": UtteranceSet},
     outputs={"encoder": EncoderCheckpoint},
     external_inputs=source_state,
+    preflight=check_encoder,
 )
 
 

@@ -13,6 +13,7 @@ from mistere.common.splits import SPLITS, Split
 from mistere.config.data import DataConfig
 from mistere.data.dataset import MODALITY_COLUMNS, REQUIRED_COLUMNS, load_info, read_batches, split_of
 from mistere.data.dvc_remote import RemoteData, selected_dialogues
+from mistere.data.shard_modalities import shard_modalities
 from mistere.engine.stage import Result, Stage, Step
 
 STAGE = Stage(
@@ -133,19 +134,7 @@ def _facts(name: str, path: Path) -> _ShardFacts:
     missing = [column for column in REQUIRED_COLUMNS if column not in columns]
     if missing:
         raise DataError(f"{name} lacks the column {missing[0]!r}: every utterance needs a value in it.")
-    modalities = {column: modality for modality, column in MODALITY_COLUMNS.items()}
-    present: set[str] = set()
-    for group in range(metadata.num_row_groups):
-        row_group = metadata.row_group(group)
-        for column in range(row_group.num_columns):
-            chunk = row_group.column(column)
-            modality = modalities.get(chunk.path_in_schema)
-            statistics = chunk.statistics
-            if modality and (
-                statistics is None or not statistics.has_null_count or statistics.null_count < row_group.num_rows
-            ):
-                present.add(modality)
-    return _ShardFacts(metadata.num_rows, frozenset(present))
+    return _ShardFacts(metadata.num_rows, shard_modalities(metadata))
 
 
 def _count(shards: list[Path], selection: frozenset[str] | None) -> tuple[int, int]:

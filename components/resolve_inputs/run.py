@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple
 
 from pydantic import Field, create_model
 
+from components.resolve_inputs.preflight import preflight
 from components.resolve_inputs.rerun import inputs_digest, remaining_work
 from mistere.artifacts.object_store import ObjectStore, open_store
 from mistere.common.errors import UsageError
@@ -15,7 +16,7 @@ from mistere.config.base import Section
 from mistere.config.loader import SECTIONS, Config, complete_config
 from mistere.data.latest import LATEST
 from mistere.engine.execution import execute
-from mistere.engine.finished_run import INPUTS_VALUE
+from mistere.engine.finished_run import INPUTS_VALUE, has_finished
 from mistere.engine.run_settings import deployment_namespace, is_complete, run_context
 from mistere.engine.stage import Result, RunContext, Stage, Step, load_stage
 from mistere.kubernetes.current_pod import is_inside
@@ -96,7 +97,7 @@ def resolve(run: Mapping[str, Any], job: str, compiled: Mapping[str, Any], given
 
 
 def run(config: RunParameters, step: Step) -> Result:
-    """Check the parameters, and pin the run to a dataset version and to the current champion.
+    """Check the parameters and what later steps need from outside, and pin the run to a dataset version and to the current champion.
 
     Args:
         config: the run's parameters.
@@ -104,6 +105,7 @@ def run(config: RunParameters, step: Step) -> Result:
 
     Raises:
         UsageError: a setting is unknown or invalid, no data has been published, or the run is on a cluster and would deploy locally.
+        MistereError: the tracking server or an encoder's source is missing, refuses access or cannot be reached.
     """
     whole = config.config()
     if is_inside():
@@ -123,7 +125,10 @@ def run(config: RunParameters, step: Step) -> Result:
         "champion_digest": champion,
         "code_state": _code_state(step.run),
     }
-    return Result(values={**values, INPUTS_VALUE: inputs_digest(whole, step.run, values) if config.compiled else ""})
+    inputs = inputs_digest(whole, step.run, values) if config.compiled else ""
+    if not (inputs and has_finished(step.store, inputs)):
+        preflight(whole, step.run.tracking_uri, remote, digest)
+    return Result(values={**values, INPUTS_VALUE: inputs})
 
 
 def _sections(config: Config) -> dict[str, dict[str, Any]]:

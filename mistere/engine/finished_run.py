@@ -102,5 +102,10 @@ def take_over(store: ObjectStore, context: RunContext, digest: str) -> FinishedR
     return FinishedRun(run_id=run.run_id, records=[record for *_, record in reused])
 
 
+def has_finished(store: ObjectStore, digest: str) -> bool:
+    """Whether a run with this digest finished all its cached steps; a purge may have deleted their results since."""
+    return store.exists(_key(digest))
+
+
 def _key(digest: str) -> str:
     return f"finished/{digest}.json"

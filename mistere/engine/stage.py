@@ -69,6 +69,8 @@ class Stage:
         imports: heavy modules that every execution needs. The engine imports them first and records the time as import time.
         cached: False for a stage that acts on the outside world, which always runs.
         reports: by output, files that are copied to the run's reports, also if the step was reused.
+        preflight: checks the settings of a modality before the first stage of a run, so that nothing is computed in vain; called with
+            the configuration, the modality, and whether the stage runs where the caller does.
         external_inputs: computes digests of what the configuration only names (a folder, a package, a remote) for the key.
     """
 
@@ -82,6 +84,7 @@ class Stage:
     cached: bool = True
     reports: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     external_inputs: Callable[[Any, RunContext], Mapping[str, str]] | None = None
+    preflight: Callable[[Any, str, bool], None] | None = None
 
 
 def load_stage(name: str) -> Stage:

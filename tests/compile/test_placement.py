@@ -145,7 +145,7 @@ def test_each_step_references_the_secrets_it_needs(compiled: tuple[Compiled, Clu
     pipeline, cluster = compiled
     for label, (stage, _) in pipeline.steps.items():
         expected = {cluster.storage_secret: STORAGE_VARIABLES} if cluster.storage_secret else {}
-        if stage in {"finetune_encoder", "train_moe", "register_model", "deploy_model", "report_run"}:
+        if stage in {"resolve_inputs", "finetune_encoder", "train_moe", "register_model", "deploy_model", "report_run"}:
             expected[cluster.tracking_secret] = {key: key for key in TRACKING_KEYS}
         if stage == "report_run":
             expected[cluster.webhook_secret] = {key: key for key in WEBHOOK_KEYS}

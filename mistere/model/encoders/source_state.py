@@ -12,6 +12,7 @@ from mistere.common.digests.files import digest_once
 from mistere.common.errors import UsageError
 from mistere.config.encoder import EncoderConfig
 from mistere.model.encoders.converters import converters
+from mistere.model.encoders.lookup.hub import hub_commit
 
 _SAFETENSORS = "model.safetensors"
 
@@ -63,16 +64,4 @@ def source_state(settings: EncoderConfig, _context: Any = None) -> Mapping[str, 
         files = sorted(file for file in folder.iterdir() if file.is_file())
         return {f"encoder/{file.name}": digest_once(file) for file in files}
     name, _, revision = (rest if kind == "hub" else settings.source).partition("@")
-    return {} if revision or kind == "path" else {"encoder": _hub_commit(name)}
-
-
-def _hub_commit(name: str) -> str:
-    """The commit of a model's main branch from the hub, or else from its local cache; empty if neither has it."""
-    from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        return str(HfApi().model_info(name, timeout=10).sha)
-    except (HfHubHTTPError, OSError, ValueError, RuntimeError):
-        reference = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "refs" / "main"
-        return reference.read_text(encoding="utf-8").strip() if reference.is_file() else ""
+    return {} if revision or kind == "path" else {"encoder": hub_commit(name)}

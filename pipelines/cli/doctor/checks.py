@@ -9,6 +9,7 @@ from pipelines.cli.doctor.groups import (
     cluster,
     credentials,
     dataset,
+    encoders,
     images,
     kubeflow,
     local_machine,
@@ -26,7 +27,7 @@ from pipelines.cli.doctor.result import CheckResult, run_group
 
 def run_checks(plan: Plan) -> Iterator[tuple[str, Iterator[tuple[str, CheckResult]]]]:
     """Yield the name of each group and its results; the checks run while the results are consumed."""
-    for module in (local_machine, dataset, storage, tracking, kubeflow):
+    for module in (local_machine, dataset, encoders, storage, tracking, kubeflow):
         group = module.group(plan)
         yield group.name, run_group(group)
     connection = cluster.Cluster(plan)

