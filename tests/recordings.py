@@ -85,6 +85,8 @@ def plain() -> dict[str, bytes]:
         "aiff-c float": encoded("AIFF", "FLOAT"),
         "au": encoded("AU", "PCM_16"),
         "au mu-law": encoded("AU", "ULAW", rate=8000),
+        "caf": encoded("CAF", "PCM_16"),
+        "caf alac": encoded("CAF", "ALAC_16"),
         "flac": encoded("FLAC", "PCM_16"),
         "flac 24 bit of 8 channels": encoded("FLAC", "PCM_24", 8),
         "ogg vorbis": encoded("OGG", "VORBIS"),
@@ -110,7 +112,7 @@ def unstated() -> dict[str, tuple[bytes, float]]:
     wav, flac, aiff, au = files["wav 16 bit"], files["flac"], files["aiff"], files["au"]
     size = int(SECONDS * RATE) * 2
     common, sound = aiff.index(b"COMM"), aiff.index(b"SSND")
-    w64 = files["wave64"]
+    w64, caf = files["wave64"], files["caf"]
     w64_data = w64.index(b"data\xf3\xac")
     rf64 = files["rf64"]
     wrong = {
@@ -124,11 +126,12 @@ def unstated() -> dict[str, tuple[bytes, float]]:
         "wave64 of sizes 0": replaced(replaced(w64, 16, bytes(8)), w64_data + 16, bytes(8)),
         "aiff of sizes 0": replaced(replaced(replaced(aiff, 4, bytes(4)), sound + 4, bytes(4)), common + 10, bytes(4)),
         "au of unknown size": replaced(au, 8, b"\xff" * 4),
+        "caf of unknown size": replaced(caf, caf.index(b"data") + 4, b"\xff" * 8),
         "flac of unknown length": without_flac_length(flac),
         "flac of too short a length": without_flac_length(flac, 1000),
         "mp3 of variable bitrate without a length": without_encoder_tag(files["mp3 of variable bitrate"]),
     }
-    joined = ("wav 16 bit", "aiff", "au", "wave64", "flac", "ogg vorbis", "ogg opus", "mp3 of 2 channels")
+    joined = ("wav 16 bit", "aiff", "au", "caf", "wave64", "flac", "ogg vorbis", "ogg opus", "mp3 of 2 channels")
     assert len(wav) == size + 44
     return {
         **{name: (data, SECONDS) for name, data in wrong.items()},

@@ -61,7 +61,7 @@ class DatasetInfo(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """One row. ``audio`` holds an encoded file (WAV, FLAC, OGG, MP3); ``speaker`` is used only to check the splits."""
+    """One row. ``audio`` holds an encoded file of an accepted format; ``speaker`` is used only to check the splits."""
 
     dialogue_id: str
     turn: int

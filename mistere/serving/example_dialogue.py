@@ -38,7 +38,7 @@ class Example:
 
 
 def sendable(dialogue: Sequence[Utterance]) -> list[Utterance] | None:
-    """Convert a dialogue to codecs that the endpoint accepts; None if it exceeds a limit of the endpoint or does not decode."""
+    """Convert a dialogue to WAV, FLAC and OGG, which every player reads; None if it exceeds a limit of the endpoint or does not decode."""
     if len(dialogue) > protocol.MAX_UTTERANCES:
         return None
     converted = []

@@ -29,10 +29,11 @@ WAV: Final = AudioFormat("WAV", "wav", (*_PCM, "IMA and Microsoft ADPCM", "GSM 6
 W64: Final = AudioFormat("Wave64", "w64", (*_PCM, "IMA and Microsoft ADPCM", "GSM 6.10"))
 AIFF: Final = AudioFormat("AIFF", "aiff", (*_PCM, "IMA ADPCM"))
 AU: Final = AudioFormat("AU", "au", _PCM)
+CAF: Final = AudioFormat("CAF", "caf", (*_PCM, "ALAC"))
 FLAC: Final = AudioFormat("FLAC", "flac", ("FLAC",))
 OGG: Final = AudioFormat("OGG", "ogg", ("Vorbis", "Opus"))
 MP3: Final = AudioFormat("MP3", "mp3", ("MPEG 1, 2 and 2.5, layers II and III",))
-FORMATS: Final = (WAV, W64, AIFF, AU, FLAC, OGG, MP3)
+FORMATS: Final = (WAV, W64, AIFF, AU, CAF, FLAC, OGG, MP3)
 
 _W64_START: Final = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
 _ID3: Final = b"ID3"
@@ -67,6 +68,8 @@ def format_of(data: bytes) -> AudioFormat | None:
         return W64
     if data[:4] in (b".snd", b"dns."):
         return AU
+    if data.startswith(b"caff\x00\x01"):
+        return CAF
     if data.startswith(b"fLaC"):
         return FLAC
     if data.startswith(b"OggS"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mistere.data.recordings import flac, mp3, ogg, pcm
-from mistere.data.recordings.formats import AIFF, AU, FLAC, MP3, OGG, W64, WAV, format_of, tag_size
+from mistere.data.recordings.formats import AIFF, AU, CAF, FLAC, MP3, OGG, W64, WAV, format_of, tag_size
 from mistere.data.recordings.layout import Layout
 
 _LAYOUTS = {
@@ -11,6 +11,7 @@ _LAYOUTS = {
     W64: pcm.w64_layout,
     AIFF: pcm.aiff_layout,
     AU: pcm.au_layout,
+    CAF: pcm.caf_layout,
     FLAC: flac.layout,
     OGG: ogg.layout,
     MP3: mp3.layout,

@@ -1,18 +1,18 @@
-"""WAV, Wave64, AIFF and AU: sizes that were never written, are outdated, or state more than follows, are corrected."""
+"""WAV, Wave64, AIFF, AU and CAF: sizes that were never written, are outdated, or state more than follows, are corrected."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Final, Literal, NamedTuple
 
-from mistere.data.recordings.formats import AIFF, AU, W64, WAV, AudioFormat, format_of
+from mistere.data.recordings.formats import AIFF, AU, CAF, W64, WAV, AudioFormat, format_of
 from mistere.data.recordings.layout import MAX_PARTS, Layout, Part
 
 _PLACEHOLDER: Final = 0x7FFF_0000
 """A size from here on that exceeds the file was never known: sox writes 0x7FFFF000 to a pipe, ffmpeg 0xFFFFFFFF."""
 _TRAILER: Final = 4096
 """The most bytes behind the samples that are taken for a tag of an unknown kind; more are samples that the size leaves out."""
-_CHUNK, _W64_CHUNK = 8, 24
+_CHUNK, _CAF_CHUNK, _W64_CHUNK = 8, 12, 24
 _W64_DATA: Final = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
 _MOST_CHUNKS: Final = 1000
 _UINT32: Final = 0xFFFF_FFFF
@@ -49,6 +49,11 @@ def aiff_layout(data: bytes) -> Layout:
 def au_layout(data: bytes) -> Layout:
     """The parts of an AU file, whose size may be stated as unknown."""
     return _layout(AU, _au, data)
+
+
+def caf_layout(data: bytes) -> Layout:
+    """The parts of a CAF file, whose size may be stated as unknown."""
+    return _layout(CAF, _caf, data)
 
 
 def w64_layout(data: bytes) -> Layout:
@@ -134,6 +139,22 @@ def _au(data: bytes) -> tuple[bytes, _Samples]:
     return data[:8] + (samples.end - first).to_bytes(4, order) + data[12 : samples.end], samples
 
 
+def _caf(data: bytes) -> tuple[bytes, _Samples]:
+    at = 8
+    for _ in range(_MOST_CHUNKS):
+        size = int.from_bytes(data[at + 4 : at + _CAF_CHUNK], "big")
+        if data[at : at + 4] == b"data":
+            break
+        at += _CAF_CHUNK + size
+    else:
+        return data, _Samples(len(data))
+    first = at + _CAF_CHUNK
+    samples = _in_chunks(data, first, size, "big", width=8)
+    if size == samples.end - first:
+        return data[: samples.following], samples
+    return data[: at + 4] + (samples.end - first).to_bytes(8, "big") + data[first : samples.end], samples
+
+
 def _w64(data: bytes) -> tuple[bytes, _Samples]:
     at = 40
     for _ in range(_MOST_CHUNKS):
@@ -153,20 +174,29 @@ def _w64(data: bytes) -> tuple[bytes, _Samples]:
     return bytes(fixed), samples
 
 
-def _in_chunks(data: bytes, first: int, size: int, order: _Order) -> _Samples:
-    """The samples of a chunk, which further chunks or a joined file may follow."""
+def _in_chunks(data: bytes, first: int, size: int, order: _Order, width: int = 4) -> _Samples:
+    """The samples of a chunk, which further chunks or a joined file may follow.
+
+    Args:
+        data: the file.
+        first: where the samples begin.
+        size: their stated size.
+        order: the order of the bytes of numbers.
+        width: the bytes of a chunk's size; with 4, a chunk of an odd size is padded.
+    """
     if size > len(data) - first:
         return _cut_short(data) if size < _PLACEHOLDER else _until_joined(data, first)
-    behind = at = first + size + size % 2
+    behind = at = first + size + (size % 2 if width == 4 else 0)
     for _ in range(_MOST_CHUNKS):
-        if at + _CHUNK > len(data):
+        content = at + 4 + width
+        if content > len(data):
             return _Samples(first + size)
-        name, length = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], order)
-        if format_of(data[at : at + 12]) in (WAV, AIFF):
+        name, length = data[at : at + 4], int.from_bytes(data[at + 4 : content], order)
+        if format_of(data[at : at + 12]) in (WAV, AIFF, CAF):
             return _Samples(first + size, following=at)
-        if not all(32 <= byte < 127 for byte in name) or at + _CHUNK + length > len(data):
+        if not all(32 <= byte < 127 for byte in name) or content + length > len(data):
             break
-        at += _CHUNK + length + length % 2
+        at = content + length + (length % 2 if width == 4 else 0)
     if size and (len(data) - behind <= _TRAILER or not data[behind:].strip(b"\0")):
         return _Samples(first + size)
     return _until_joined(data, first)
