@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from mistere.common.errors import MistereError, UsageError
-from mistere.common.names import path_below, problem, shown
+from mistere.common.names import check_name, path_below
 from mistere.common.paths import path_of
 from mistere.common.urls import has_credentials
 
@@ -138,9 +138,7 @@ def checked_key(key: str) -> str:
     Raises:
         UsageError: it is not.
     """
-    if reason := problem(key):
-        raise UsageError(f"{shown(key)} is not a key of the object store, because it {reason}: use a relative path.")
-    return key
+    return check_name(key, "the request to the object store", UsageError, "use a relative path")
 
 
 class LocalStore(ObjectStore):

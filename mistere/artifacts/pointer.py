@@ -9,15 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from pydantic import BaseModel, ValidationError
-
 from mistere.artifacts.object_store import ABSENT, MissingObjectError, ObjectStore
+from mistere.artifacts.sealed_record import SealedRecord
 from mistere.common.errors import ArtifactError
 
 AFFECTS_RESULTS = False
 """A pointer is read and moved; nothing is computed."""
 
-Value = TypeVar("Value", bound=BaseModel)
+Value = TypeVar("Value", bound=SealedRecord)
 
 
 @dataclass(frozen=True)
@@ -59,12 +58,10 @@ class Pointer(Generic[Value]):
             data, version = store.read(self.key)
         except MissingObjectError:
             return Reading(None, ABSENT)
-        try:
-            return Reading(self.kind.model_validate_json(data), version)
-        except ValidationError as error:
-            raise ArtifactError(
-                f"the {self.name} pointer {store.location(self.key)} is damaged: {self.remedy}."
-            ) from error
+        value = self.kind.unsealed(data)
+        if value is None:
+            raise ArtifactError(f"the {self.name} pointer {store.location(self.key)} is damaged: {self.remedy}.")
+        return Reading(value, version)
 
     def move(self, store: ObjectStore, version: str, value: Value) -> None:
         """Replace the value, unless another process has moved the pointer since it was read.
@@ -77,4 +74,4 @@ class Pointer(Generic[Value]):
         Raises:
             ConflictError: another process has moved it.
         """
-        store.write(self.key, value.model_dump_json(indent=1).encode(), expected=version)
+        store.write(self.key, value.sealed(), expected=version)

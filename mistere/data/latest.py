@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict
-
 from mistere.artifacts.pointer import Pointer
+from mistere.artifacts.sealed_record import SealedRecord
 from mistere.common.names import OneLine, Segment
 
 
-class LatestData(BaseModel):
+class LatestData(SealedRecord):
     """A published dataset version.
 
     Attributes:
@@ -19,8 +18,6 @@ class LatestData(BaseModel):
         source: the source that `mistere data publish` was called with.
         published_at: seconds since 1970.
     """
-
-    model_config = ConfigDict(extra="forbid")
 
     digest: Segment
     remote: OneLine

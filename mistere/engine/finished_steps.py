@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 
 from mistere.artifacts.io import (
@@ -15,10 +14,17 @@ from mistere.artifacts.io import (
 )
 from mistere.artifacts.manifests import MANIFESTS, Manifest
 from mistere.artifacts.object_store import LocalStore, MissingObjectError, ObjectStore
+from mistere.artifacts.sealed_record import SealedRecord
 from mistere.common.errors import ArtifactError
-from mistere.common.parsing.documents import load_json
 from mistere.common.progress import Progress
 from mistere.engine.stage import Stage
+
+
+class _FinishedStep(SealedRecord):
+    """The outputs and values of a finished step."""
+
+    outputs: dict[str, str]
+    values: dict[str, str]
 
 
 def _record_key(stage: Stage, key: str) -> str:
@@ -30,7 +36,7 @@ def remember(
 ) -> None:
     """Record the outputs and values of a finished step under its key."""
     outputs = {name: manifest.digest for name, manifest in manifests.items()}
-    store.write(_record_key(stage, key), json.dumps({"outputs": outputs, "values": dict(values)}, indent=1).encode())
+    store.write(_record_key(stage, key), _FinishedStep(outputs=outputs, values=dict(values)).sealed())
 
 
 def find_finished(
@@ -39,19 +45,18 @@ def find_finished(
     """The outputs recorded under a key; None if one is missing or damaged."""
     try:
         data, _ = store.read(_record_key(stage, key))
-        record = load_json(data)
-        outputs, values = dict(record["outputs"]), dict(record["values"])
     except MissingObjectError:
         return None
-    except (ValueError, TypeError, LookupError):
+    record = _FinishedStep.unsealed(data)
+    if record is None:
         progress.note(f"{store.location(_record_key(stage, key))} is damaged: the step runs again.")
         return None
     try:
-        manifests = {name: _check(store, kind, outputs.get(name, "")) for name, kind in stage.outputs.items()}
+        manifests = {name: _check(store, kind, record.outputs.get(name, "")) for name, kind in stage.outputs.items()}
         for manifest in manifests.values():
             for kind, digest in manifest.refers_to():
                 _check(store, MANIFESTS[kind], digest)
-        return manifests, values
+        return manifests, dict(record.values)
     except ArtifactError as error:
         progress.note(f"{error.finding}. It is computed again.")
         return None

@@ -131,6 +131,11 @@ class DialogueModel:
         turns = self._embedders[modality].settings.context_turns
         return tuple(earlier.text or "" for earlier in dialogue[max(0, index - turns) : index])
 
+    @property
+    def max_tokens(self) -> int:
+        """The number of tokens that the text encoder reads of an utterance with its context."""
+        return self._embedders["text"].settings.max_tokens
+
     def vectors(self, modality: str, features: Sequence[Features | None]) -> np.ndarray:
         """Vectors float32 ``[N, d]`` of prepared utterances, in batches by length; a NaN row for None."""
         return self._embedders[modality].embed(features)

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from mistere.artifacts.object_store import ObjectStore
 from mistere.artifacts.pointer import Pointer
+from mistere.artifacts.sealed_record import SealedRecord
 from mistere.common.names import Segment
 
 CHAMPION_KEY = "champion.json"
@@ -26,10 +27,8 @@ class Predecessor(BaseModel):
     run_id: Segment
 
 
-class Champion(BaseModel):
+class Champion(SealedRecord):
     """The released model, and the one that it replaced."""
-
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
     bundle_digest: Segment
     evaluation_digest: Segment
@@ -67,7 +66,8 @@ class ChampionPointer:
         return champion is not None and (champion.bundle_digest, champion.moved_at) == (bundle_digest, moved_at)
 
 
-_POINTER = Pointer(CHAMPION_KEY, Champion, "champion", "restore or delete it")
+_REMEDY = "restore it from a copy of the store, or delete it and run `mistere promote` with the version that `mistere models --log` names last"
+_POINTER = Pointer(CHAMPION_KEY, Champion, "champion", _REMEDY)
 
 
 def read_champion(store: ObjectStore) -> ChampionPointer:

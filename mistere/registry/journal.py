@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mistere.artifacts.object_store import ConflictError, MissingObjectError, ObjectStore
+from mistere.artifacts.sealed_record import SealedRecord
 from mistere.common.errors import ArtifactError
 from mistere.registry.champion import Champion, ChampionPointer
 from mistere.registry.promotion_log import PromotionEvent
-from mistere.registry.sealed_record import SealedRecord
 from mistere.serving.deployment import Deployment, journal_key
 
 LEASE_SECONDS = 180.0  # the moves take seconds; a roll-out renews the lease

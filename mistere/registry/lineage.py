@@ -12,11 +12,12 @@ import platform
 import sys
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from mistere.artifacts.identities import RUN_FIELDS, EncoderIdentity, RunIdentity, gather_encoders, gather_fields
 from mistere.artifacts.locations import recorded_location, resolved_location
 from mistere.artifacts.object_store import MissingObjectError, ObjectStore
+from mistere.artifacts.sealed_record import SealedRecord
 from mistere.common.errors import ArtifactError
 from mistere.common.names import OneLine, Segment
 from mistere.common.paths import LOCK_FILE
@@ -34,10 +35,8 @@ class Environment(BaseModel):
     lock: str = Field(default="", description="Digest of the lock file.")
 
 
-class Lineage(BaseModel):
+class Lineage(SealedRecord):
     """The inputs of a model version: data, code, configuration, encoders and environment."""
-
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
     model_name: str
     model_version: str = ""
@@ -110,7 +109,7 @@ def write_lineage(store: ObjectStore, lineage: Lineage) -> Lineage:
     recorded = lineage.model_copy(
         update={name: recorded_location(store, getattr(lineage, name)) for name in _LOCATIONS}
     )
-    store.write(lineage_key(lineage.bundle_digest), recorded.model_dump_json(indent=1).encode())
+    store.write(lineage_key(lineage.bundle_digest), recorded.sealed())
     return lineage
 
 
@@ -122,16 +121,16 @@ def read_lineage(store: ObjectStore, bundle_digest: str) -> Lineage:
     """
     key = lineage_key(bundle_digest)
     try:
-        lineage = Lineage.model_validate_json(store.read(key)[0])
+        lineage = Lineage.unsealed(store.read(key)[0])
     except MissingObjectError as error:
         raise ArtifactError(
             f"bundle {bundle_digest[:12]} has no lineage ({store.location(key)}): register it by a run first."
         ) from error
-    except ValidationError as error:
+    if lineage is None or lineage.bundle_digest != bundle_digest:
         raise ArtifactError(
-            f"{store.location(key)} is damaged: it holds no valid lineage",
-            "delete it and register the bundle again by a run",
-        ) from error
+            f"{store.location(key)} is damaged: it holds no valid lineage of bundle {bundle_digest[:12]}",
+            "restore it from a copy of the store, or delete it and register the bundle again by a run",
+        )
     return lineage.model_copy(update={name: resolved_location(store, getattr(lineage, name)) for name in _LOCATIONS})
 
 

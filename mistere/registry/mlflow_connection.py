@@ -13,12 +13,14 @@ from mistere.common.os_errors import disk_error
 from mistere.common.secrets.credentials import with_credentials
 from mistere.common.secrets.redaction import redact
 from mistere.common.urls import redact_url
+from mistere.registry.database_deadline import limit_queries
 from mistere.registry.moved_database import follow_move
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mlflow.tracking import MlflowClient
+    from sqlalchemy import Connection
 
 _TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 _DEFAULTS = {
@@ -35,6 +37,11 @@ _ARTIFACT_ROOT = "_MLFLOW_SERVER_ARTIFACT_ROOT"
 """Where MLflow keeps the files of experiments that name no folder. By default that is the current directory, whose name MLflow
 pastes into an SQL statement, where quotes and colons have a meaning; in a URL they are encoded."""
 _DATABASE_SECONDS = 10
+_CHECKED_BYTES = 256 << 20
+"""Size up to which a SQLite file is checked as a whole before it is used, which takes about 1 ms a MiB."""
+_MALFORMED = re.compile(r"malformed|is not a database|file is encrypted|Could not decode to UTF-8")
+_LATE = re.compile(r"no answer within|connection timeout expired")
+_SAME_STORE = "restore it from a copy, or name the registry that belongs to the store with --tracking"
 _CREDENTIALS = "check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
 
 
@@ -97,6 +104,8 @@ def _sentence(error: Exception, server: str) -> str:
     from urllib3.exceptions import TimeoutError as AnswerTimeoutError
 
     reason = re.sub(r"\s+", " ", redact(str(error).splitlines()[0] if str(error) else type(error).__name__))[:200]
+    if server.startswith(("sqlite", "postgresql")):
+        return _of_database(server, reason, error)
     causes = list(_causes(error))
     repeated = re.search(r"too many (\d{3}) error responses", str(error))
     status = int(getattr(error, "get_http_status_code", lambda: 0)())
@@ -125,6 +134,24 @@ def _sentence(error: Exception, server: str) -> str:
     )
 
 
+def _of_database(database: str, reason: str, error: Exception) -> str:
+    """What went wrong with a database, and the way out."""
+    if database.startswith("sqlite") and _MALFORMED.search(str(error)):
+        return _damaged(database, reason)
+    if str(getattr(error, "error_code", "")) == "RESOURCE_DOES_NOT_EXIST":
+        return f"the registry's database {database} does not hold what this store refers to ({reason}): {_SAME_STORE}."
+    if _LATE.search(str(error)):
+        return f"the registry's database {database} did not answer in time ({reason}): check that it runs and is not overloaded."
+    return f"the registry's database {database} failed ({reason}): check that it is the store's own, complete, and not in use elsewhere."
+
+
+def _damaged(database: str, reason: str) -> str:
+    return (
+        f"the registry's database {database} is damaged, or no database ({reason}): correct the path, restore the file from a copy, or move "
+        "it away and run `mistere run`, which registers its model in a new one."
+    )
+
+
 def _attempts() -> str:
     count = 1 + int(os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"])
     return "once" if count == 1 else f"{count} times"
@@ -140,6 +167,15 @@ def _causes(error: BaseException | None) -> Iterator[Any]:
             seen.add(id(current))
             yield current
             waiting += [current.__cause__, current.__context__, getattr(current, "reason", None), *current.args]
+
+
+def _check_pages(connection: Connection, shown: str, file: Path) -> None:
+    """Read all pages of a SQLite file that is not large; SQLite notices most damage, and MLflow repeats what fails for minutes."""
+    connection.exec_driver_sql("PRAGMA schema_version")
+    if file.is_file() and file.stat().st_size <= _CHECKED_BYTES:
+        verdict = str(connection.exec_driver_sql("PRAGMA quick_check(1)").scalar())
+        if verdict != "ok":
+            raise MistereError(_damaged(shown, re.sub(r"\s+", " ", verdict)[:200]))
 
 
 def _check_timeout() -> None:
@@ -161,13 +197,18 @@ def _check_database(uri: str) -> None:
     seconds = min(_DATABASE_SECONDS, int(os.environ[_TIMEOUT]))
     own_name = local or uri.startswith("postgresql+pg8000")  # the other drivers use libpq's
     limit = "timeout" if own_name else "connect_timeout"
+    if not local:
+        limit_queries(int(os.environ[_TIMEOUT]))
     try:
         database = Path(make_url(uri).database or "") if local else Path("database")
-        follow_move(database)
         os.environ[_ARTIFACT_ROOT] = (database.absolute().parent / "mlruns").as_uri()
         engine = create_engine(uri, poolclass=NullPool, connect_args={limit: seconds})
         with engine.connect() as connection:
-            connection.exec_driver_sql("PRAGMA schema_version" if local else "SELECT 1")
+            if local:
+                _check_pages(connection, shown, database)
+            else:
+                connection.exec_driver_sql("SELECT 1")
+        follow_move(database)  # not in a damaged one
     except ImportError as error:
         raise MistereError(
             f"the registry's database at {shown} needs a driver that is not installed ({error}): pip install 'mistere[postgres]' and "
@@ -175,6 +216,8 @@ def _check_database(uri: str) -> None:
         ) from error
     except (SQLAlchemyError, ValueError) as error:
         reason = re.sub(r"\s+", " ", redact(str(getattr(error, "orig", None) or error)))[:200]
+        if local and _MALFORMED.search(reason):
+            raise MistereError(_damaged(shown, reason)) from error
         if local:
             raise MistereError(
                 f"the registry's database {shown} cannot be opened ({reason}): check the path, that its folder exists and "

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.tracking import MlflowClient
 
+
+class UnknownModelError(UsageError):
+    """The registry holds no version of the model."""
+
+
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 
 
@@ -104,6 +109,7 @@ def _outdated(tags: Mapping[str, str], lineage: Lineage) -> dict[str, str]:
 def _version_tags(lineage: Lineage) -> dict[str, str]:
     plain = lineage.model_dump(
         exclude={
+            "checksum",
             "config",
             "artifacts",
             "environment",
@@ -226,7 +232,7 @@ def find_version(tracking_uri: str, reference: str, default_name: str) -> Regist
     name = name or default_name
     versions = registered_versions(tracking_uri, name)
     if not versions:
-        raise UsageError(f"the registry has no model {name!r} yet: `mistere run` registers one.")
+        raise UnknownModelError(f"the registry has no model {name!r} yet: `mistere run` registers one.")
     if digest:
         matches = [entry for entry in versions if entry.bundle_digest.startswith(digest)]
     elif number:

@@ -16,8 +16,8 @@ from typing import Literal
 
 from mistere.artifacts.manifests import canonical_digest
 from mistere.artifacts.object_store import ABSENT, ConflictError, LocalStore, MissingObjectError, ObjectStore
+from mistere.artifacts.sealed_record import SealedRecord
 from mistere.registry.champion import ChampionPointer, read_champion
-from mistere.registry.sealed_record import SealedRecord
 
 _FOLDER = "promotions"
 _LEFTOVER_SECONDS = 24 * 3600.0

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from mistere.artifacts.locations import recorded_location, resolved_location
 from mistere.artifacts.object_store import LocalStore, MissingObjectError, ObjectStore
+from mistere.artifacts.sealed_record import SealedRecord
 from mistere.common.errors import ArtifactError, MistereError, UsageError
 from mistere.common.names import OneLine, Segment
 from mistere.config.deployment import DeploymentConfig, Mode
@@ -18,7 +19,7 @@ class RollbackError(MistereError):
     """A roll-out failed and could not be undone; the next release undoes it."""
 
 
-class Deployment(BaseModel):
+class Deployment(SealedRecord):
     """The bundle that a service serves and, on a cluster, how.
 
     Attributes:
@@ -31,8 +32,6 @@ class Deployment(BaseModel):
         settings: the ``deployment`` section, with which a later release serves another bundle; empty for ``local``.
     """
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
-
     service: Segment
     bundle_location: OneLine
     bundle_digest: Segment
@@ -43,17 +42,20 @@ class Deployment(BaseModel):
 
     def recorded(self, store: ObjectStore) -> bytes:
         """The content of the pointer in the store, where a bundle of this store is recorded relative to it."""
-        return self.relative_to(store).model_dump_json(indent=1).encode()
+        return self.relative_to(store).sealed()
 
     @classmethod
     def parse(cls, store: ObjectStore, recorded: str | bytes) -> Deployment:
         """Read the content of a pointer.
 
         Raises:
-            ValidationError: it is no pointer.
+            ValueError: it is no pointer, or a damaged one.
             ArtifactError: the bundle's location leads out of the store.
         """
-        return cls.model_validate_json(recorded).resolved(store)
+        deployment = cls.unsealed(recorded)
+        if deployment is None:
+            raise ValueError("no deployment pointer")
+        return deployment.resolved(store)
 
     def relative_to(self, store: ObjectStore) -> Deployment:
         """The deployment as a record of the store holds it: a bundle of this store is named relative to it."""
@@ -111,5 +113,8 @@ def read_deployment(store: ObjectStore, service: str) -> Deployment:
         return Deployment.parse(store, store.read(key)[0])
     except MissingObjectError as error:
         raise UsageError(f"nothing is deployed in {store.uri}: run `mistere run` first, or name a bundle.") from error
-    except ValidationError as error:
-        raise ArtifactError(f"{store.location(key)} is damaged: run `mistere run` again to replace it.") from error
+    except ValueError as error:
+        raise ArtifactError(
+            f"{store.location(key)} is damaged: restore it from a copy of the store, or delete it and run `mistere promote` with the "
+            "version that is served, which writes it again."
+        ) from error

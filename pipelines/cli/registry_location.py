@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from mistere.artifacts.object_store import LocalStore, ObjectStore, open_store
 from mistere.common.environment import STORE_VARIABLE, TRACKING_VARIABLE
-from mistere.common.errors import UsageError
+from mistere.common.errors import ArtifactError, UsageError
 from mistere.common.paths import sqlite_url
+from mistere.common.urls import redact_url
+from mistere.registry.champion import read_champion
 from mistere.registry.lineage import Lineage, read_lineage
-from mistere.registry.model_registry import RegisteredVersion, find_version
+from mistere.registry.model_registry import RegisteredVersion, UnknownModelError, find_version, registered_versions
 
 DATABASE: Final = "mlflow.db"
 """The registry of an output directory, unless a tracking server is named."""
@@ -30,10 +33,31 @@ class RegistryLocation:
 
         Raises:
             UsageError: there is no such version.
-            ArtifactError: it has no lineage.
+            ArtifactError: it has no lineage, or the registry is not the store's.
         """
-        version = find_version(self.tracking_uri, reference, model_name)
+        try:
+            version = find_version(self.tracking_uri, reference, model_name)
+        except UnknownModelError:
+            self.require_registered(())
+            raise
         return version, read_lineage(self.store, version.bundle_digest)
+
+    def require_registered(self, versions: Sequence[RegisteredVersion]) -> None:
+        """Check that a registry without versions is the store's, which may have a champion that it does not know.
+
+        Args:
+            versions: of a model.
+
+        Raises:
+            ArtifactError: it is another one, or was emptied.
+        """
+        champion = None if versions else read_champion(self.store).champion
+        if champion is not None and not registered_versions(self.tracking_uri, champion.model_name):
+            raise ArtifactError(
+                f"the registry {redact_url(self.tracking_uri)} holds no version of {champion.model_name}, although version "
+                f"{champion.model_version} is the champion of {self.store.uri}",
+                "restore the registry from a copy, or name the one that belongs to the store with --tracking",
+            )
 
 
 def registry_location(output: Path, store: str | None, tracking: str | None) -> RegistryLocation:

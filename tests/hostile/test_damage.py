@@ -29,13 +29,14 @@ from mistere.engine.stage import StageRecord, stage_record_key
 from mistere.model.mixture.fitting.checkpoint_file import CHECKPOINT, TrainingState, read_checkpoint, write_checkpoint
 from mistere.registry.champion import CHAMPION_KEY, Champion, read_champion
 from mistere.registry.journal import LEASE_SECONDS, Journal
+from mistere.registry.lineage import Lineage, lineage_key, read_lineage, write_lineage
 from mistere.runs.outcome import read_outcome
 from mistere.serving.deployment import Deployment, deployment_key, read_deployment
 
 
 def _flip(data: bytes) -> bytes:
     middle = len(data) // 2
-    return data[:middle] + bytes([data[middle] ^ 0xFF]) + data[middle + 1 :]
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
 
 
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
@@ -125,14 +126,21 @@ def stage_record(store: LocalStore, folder: Path) -> tuple[Path, Callable[[], ob
 
 
 def champion(store: LocalStore, folder: Path) -> tuple[Path, Callable[[], object]]:
-    store.write(CHAMPION_KEY, CHAMPION.model_dump_json().encode())
+    store.write(CHAMPION_KEY, CHAMPION.sealed())
     return store.root / CHAMPION_KEY, lambda: read_champion(store)
 
 
 def deployment(store: LocalStore, folder: Path) -> tuple[Path, Callable[[], object]]:
     value = Deployment(service="s", bundle_location="l", bundle_digest="b", model_version="1")
-    store.write(deployment_key("s"), value.model_dump_json().encode())
+    store.write(deployment_key("s"), value.sealed())
     return store.root / deployment_key("s"), lambda: read_deployment(store, "s")
+
+
+def lineage(store: LocalStore, folder: Path) -> tuple[Path, Callable[[], object]]:
+    fields = {"model_name": "m", "run": {}, "bundle_digest": "b", "bundle_location": "l", "evaluation_digest": "e"}
+    fields |= {"test_digest": "t", "verdict": "promote", "dataset": "d", "dvc_digest": "d", "data_remote": "r"}
+    write_lineage(store, Lineage.model_validate(fields))
+    return store.root / lineage_key("b"), lambda: read_lineage(store, "b")
 
 
 DAMAGED: dict[str, tuple[Callable[[LocalStore, Path], tuple[Path, Callable[[], object]]], str]] = {
@@ -145,6 +153,7 @@ DAMAGED: dict[str, tuple[Callable[[LocalStore, Path], tuple[Path, Callable[[], o
     "record of a stage in a run": (stage_record, "named"),
     "champion pointer": (champion, "named"),
     "deployment record": (deployment, "named"),
+    "lineage": (lineage, "named"),
 }
 """What is damaged, how it is made and read, and what happens: named by an error, or computed again (the reader gives None)."""
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -267,6 +271,37 @@ def test_a_database_follows_its_files_to_another_folder(tracking_uri: str, tmp_p
         for run in client.search_runs([experiment.experiment_id]):
             assert path_of(run.info.artifact_uri).is_relative_to(after)
             assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["run_report.html"]
+
+
+@pytest.mark.long
+def test_a_database_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PostgreSQL's processes are stopped in the middle of a connection, and before one."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
+    with postgresql(tmp_path / "postgresql") as database:
+        uri = database.replace("postgresql:", "postgresql+psycopg:")
+        server = int((tmp_path / "postgresql" / "data" / "postmaster.pid").read_text().split()[0])
+        with connected(uri) as client:
+            client.search_experiments()
+        stopped = [server]
+        try:
+            with (
+                pytest.raises(MistereError, match="did not answer in time") as caught,
+                connected(uri) as client,
+            ):
+                client.search_experiments()  # opens the connection that the next call uses
+                stopped += [int(pid) for pid in Path(f"/proc/{server}/task/{server}/children").read_text().split()]
+                for pid in stopped:
+                    os.kill(pid, signal.SIGSTOP)
+                started = time.monotonic()
+                client.search_experiments()
+            assert "s3cret" not in str(caught.value) and "\n" not in str(caught.value)
+            with pytest.raises(MistereError, match="cannot be reached"), connected(uri):
+                pass
+            assert time.monotonic() - started < 20
+        finally:
+            for pid in stopped:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
 
 
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:{port}", "postgresql://mlflow:s3cret@127.0.0.1:{port}/mlflow"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,51 @@ def test_a_damaged_bundle_is_not_promoted(first_version: Registry, tmp_path: Pat
     refused = copy.call("promote", "1")
     assert refused.returncode == 1 and "mixture.safetensors has SHA-256" in refused.stderr
     assert "Traceback" not in refused.stderr and copy.champion() == champion
+
+
+@pytest.mark.long
+def test_damage_to_a_finished_store_is_named_and_nothing_is_overwritten(
+    first_version: Registry, tmp_path: Path
+) -> None:
+    """Each record that a command reads, changed in a byte, truncated, emptied, zeroed and replaced by other JSON."""
+    kinds: tuple[Callable[[bytes], bytes], ...] = (
+        lambda data: data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :],
+        lambda data: data[: len(data) // 2],
+        lambda _: b"",
+        lambda data: bytes(len(data)),
+        lambda _: b"[1, null, {}]",
+    )
+    store, version = first_version.store, first_version.versions()["1"]
+    commands: dict[str, list[tuple[str, ...]]] = {
+        "store/champion.json": [("models",), ("rollback",), ("promote", "1")],
+        "store/deployments/mistere/deployment.json": [("promote", "1")],
+        "store/deployments/mistere/journal.json": [("promote", "1")],
+        f"store/{next(iter(store.keys('promotions')))}": [("models", "--log")],
+        f"store/{lineage_key(version['bundle_digest'])}": [("promote", "1"), ("compare", "1", "1")],
+    }
+    for name, run_on in commands.items():
+        for number, damage in enumerate(kinds):
+            copy = tmp_path / f"{len(list(tmp_path.iterdir()))}"  # MLflow keeps connections to a file by its path
+            shutil.copytree(first_version.output, copy, ignore=shutil.ignore_patterns("kfp", "vectors"))
+            damaged = copy / name
+            damaged.chmod(0o644)
+            damaged.write_bytes(content := damage(damaged.read_bytes()))
+            for command in run_on:
+                result = mistere_in_process(*command, "--output", str(copy))
+                assert result.returncode == 1, (name, number, result)
+                assert str(damaged) in result.stderr and len(result.stderr.splitlines()) == 1, result.stderr
+                assert damaged.read_bytes() == content
+            shutil.rmtree(copy / "store")
+
+
+@pytest.mark.long
+def test_a_registry_that_lost_its_versions_is_reported(first_version: Registry, tmp_path: Path) -> None:
+    shutil.copytree(first_version.output, tmp_path / "copy", ignore=shutil.ignore_patterns("kfp", "vectors"))
+    (tmp_path / "copy" / "mlflow.db").write_bytes(b"")
+    for command in (("models",), ("promote", "1"), ("compare", "1", "1")):
+        result = mistere_in_process(*command, "--output", str(tmp_path / "copy"))
+        assert result.returncode == 1 and "mlflow.db holds no version of mistere, although version" in result.stderr
+        assert "restore the registry from a copy" in result.stderr
 
 
 def test_a_version_from_uncommitted_code_can_be_neither_promoted_nor_replayed(first_version: Registry) -> None:

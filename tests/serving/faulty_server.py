@@ -34,6 +34,7 @@ class FaultyModel:
         self.labels, self.experts = LABELS, EXPERTS
         self.encoder_digests = {"text": "t" * 64}
         self.dimensions = {"text": 2}
+        self.max_tokens = 1 << 20
 
     def context(self, modality: str, dialogue: Sequence[Any], index: int) -> tuple[str, ...]:
         return ()

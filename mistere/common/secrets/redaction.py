@@ -41,7 +41,7 @@ _WORDS: Final = (
 )
 _HEADER: Final = re.compile(
     r"""(\b(?:(?:proxy-)?authorization|(?:set-)?cookie|x-[\w-]{0,40}?(?:token|key|secret|signature)[\w-]{0,40})["']?(?:\s*:\s*|=)(?:b?["'])?)"""
-    r"""(?:(?:basic|bearer|negotiate|digest|token|aws4-hmac-sha256)\s+)?[^\s"',&]+(?:(?<=;)[ \t]+[^\s"',;&=]+=[^\s"',&]+)*""",  # a header holds many cookies
+    r"""(?:(?:digest|aws4-hmac-sha256)\s+(?:[\w-]+=(?:\\?"[^"\n]*"|[^\s"',]+)(?:\s*,\s*)?)+|(?:(?:basic|bearer|negotiate|digest|token|aws4-hmac-sha256)\s+)?[^\s"',&]+(?:(?<=;)[ \t]+[^\s"',;&=]+=[^\s"',&]+)*)""",  # a header holds many cookies
     re.IGNORECASE,
 )
 _BEARER: Final = re.compile(r"\b(Bearer|Basic)\s+(?=\S*[\d=])[A-Za-z0-9._~+/=-]{8,}")

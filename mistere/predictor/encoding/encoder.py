@@ -73,7 +73,8 @@ class CachedEncoder:
             if task.modality == "text":
                 text = task.turn.text or ""
                 tokens += token_count(text)
-                task.price = text_price([text, *self._model.context("text", task.dialogue, task.index)])
+                texts = [text, *self._model.context("text", task.dialogue, task.index)]
+                task.price = text_price(texts, self._model.max_tokens)
         limit = self._limits.request_tokens
         if tokens > limit:
             raise over_limit(
@@ -108,7 +109,7 @@ class CachedEncoder:
     def compute(self, tasks: Iterable[Task]) -> None:
         """Encode utterances, of one or several requests, into their plans; equal ones are computed once.
 
-        The pace is measured by what the encoders read, not by the prices: a text beyond ``max_tokens``, a header that claims more than
+        The pace is measured by what the encoders read, not by the prices: a header that claims more than
         follows and a recording that does not decode cost less than their price, and would make the machine look faster than it is.
         """
         by_key: dict[bytes, list[Task]] = {}

@@ -78,9 +78,14 @@ class EncodingPlan:
         return [task for key, task in self.tasks.items() if key not in self.vectors and key not in self.failures]
 
 
-def text_price(texts: Sequence[str]) -> float:
-    """The price of an utterance's text with the earlier ones that the encoder reads with it, seconds of audio."""
-    return sum(map(token_count, texts)) / TOKENS_PER_SECOND
+def text_price(texts: Sequence[str], max_tokens: int) -> float:
+    """The price of an utterance's text, seconds of audio.
+
+    Args:
+        texts: the text with the earlier ones that the encoder reads with it.
+        max_tokens: the number of tokens that the encoder reads.
+    """
+    return min(sum(map(token_count, texts)), max_tokens) / TOKENS_PER_SECOND
 
 
 def clip_price(clip: AudioExtent, utterance_seconds: float) -> float:

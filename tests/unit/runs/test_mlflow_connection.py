@@ -117,7 +117,6 @@ def test_an_absent_server_is_reported_without_the_password(monkeypatch: pytest.M
 
 def test_a_database_that_cannot_be_opened_is_reported_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-    (tmp_path / "other").write_text("This is a text, and no database. " * 100)
     (tmp_path / "folder").mkdir()
     holder = sqlite3.connect(tmp_path / "held", isolation_level=None)
     holder.execute("CREATE TABLE t (x)")
@@ -125,7 +124,6 @@ def test_a_database_that_cannot_be_opened_is_reported_at_once(tmp_path: Path, mo
     started = time.monotonic()
     try:
         for name, reason in (
-            ("other", "file is not a database"),
             ("folder", "unable to open database file"),
             ("missing/mlflow.db", "unable to open database file"),
             ("held", "database is locked"),
@@ -135,6 +133,26 @@ def test_a_database_that_cannot_be_opened_is_reported_at_once(tmp_path: Path, mo
     finally:
         holder.close()
     assert time.monotonic() - started < 10
+
+
+def test_a_damaged_database_is_named_with_the_way_out(tmp_path: Path) -> None:
+    sound = tmp_path / "sound.db"
+    with sqlite3.connect(sound) as database:
+        database.execute("CREATE TABLE t (x TEXT PRIMARY KEY)")
+        database.executemany("INSERT INTO t VALUES (?)", [(f"{number} {'x' * 200}",) for number in range(200)])
+    data = sound.read_bytes()
+    for name, content in {
+        "text": b"This is a text, and no database. " * 1000,
+        "truncated": data[: len(data) // 2],
+        "zeros": bytes(len(data)),
+        "page": data[:8192] + bytes(4096) + data[12288:],
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        message = sentence(f"sqlite:///{tmp_path / name}")
+        assert (
+            f"{tmp_path / name} is damaged, or no database (" in message and "restore the file from a copy" in message
+        )
+        assert (tmp_path / name).read_bytes() == content
 
 
 def test_a_missing_database_driver_is_named() -> None:

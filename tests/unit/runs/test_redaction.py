@@ -53,6 +53,16 @@ def _environment_is_read_again() -> None:
         (f"Authorization: Bearer {CANARY}", "Authorization: ***"),
         (f"{{'Authorization': 'Basic {CANARY}', 'Accept': '*/*'}}", "{'Authorization': '***', 'Accept': '*/*'}"),
         (f"Proxy-Authorization: Basic {CANARY}", "Proxy-Authorization: ***"),
+        # RFC 7616, section 3.9.1: the response is computed from the password
+        (
+            f'Authorization: Digest username="Mufasa", realm="a b", qop=auth, response="{CANARY}"\nHost: a',
+            "Authorization: ***\nHost: a",
+        ),
+        (
+            f"{{'Authorization': 'Digest username=\"a\", response=\"{CANARY}\"', 'Accept': '*/*'}}",
+            "{'Authorization': '***', 'Accept': '*/*'}",
+        ),
+        (f"Authorization: AWS4-HMAC-SHA256 Credential=AKIA/s3, Signature={CANARY}", "Authorization: ***"),
         (f"x-amz-security-token: {CANARY}", "x-amz-security-token: ***"),
         (f"Set-Cookie: session={CANARY}; Path=/", "Set-Cookie: ***"),
         (f"Cookie: a=1; sid={CANARY}; b=2\nnext; line", "Cookie: ***\nnext; line"),

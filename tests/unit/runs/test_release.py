@@ -274,7 +274,8 @@ def test_any_damaged_byte_of_a_record_is_detected(tmp_path: Path) -> None:
     promote(store, Mirror(), "a")
     record = read_journal(store, "mistere")
     assert record is not None
-    for sound in (events(store)[0], record[0]):
+    served = read_deployment(store, "mistere").relative_to(store)
+    for sound in (events(store)[0], record[0], champion("a"), served):
         data = sound.sealed()
         kept = type(sound).unsealed(data)
         for position in range(len(data)):

@@ -63,6 +63,7 @@ def models(location: RegistryLocation, model_name: str, *, log: bool, history: b
         return
     versions = registered_versions(location.tracking_uri, model_name)
     champion = read_champion(location.store).digest
+    location.require_registered(versions)
     if as_json:
         print(json.dumps([_plain(entry, champion) for entry in versions], indent=1))
         return

@@ -17,7 +17,7 @@ from mistere.config.deployment import DeploymentConfig
 from mistere.kubernetes.api import connect
 from mistere.registry.champion import read_champion
 from mistere.registry.lineage import Lineage, read_lineage
-from mistere.registry.model_registry import mirror_champion
+from mistere.registry.model_registry import mirror_champion, registered_versions
 from mistere.registry.promotion_log import who
 from mistere.registry.release import is_released, recover, release
 from mistere.serving.deployment import Deployment, deployed_services, deployment_key, read_deployment
@@ -73,6 +73,7 @@ def rollback(location: RegistryLocation, reason: str) -> None:
         lineage = read_lineage(location.store, before.bundle_digest)
     except ArtifactError as error:
         raise ArtifactError(f"cannot roll back to version {before.model_version}: {error}") from error
+    location.require_registered(registered_versions(location.tracking_uri, lineage.model_name))
     _release(location, lineage, "rollback", reason or f"Rolled back by hand from version {champion.model_version}.")
 
 
