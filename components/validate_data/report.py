@@ -44,6 +44,8 @@ def render(validation: Validation, name: str, digest: str) -> str:
         findings=_findings(validation),
         quarantine=validation.quarantine.sentence if validation.quarantine else "",
         refused=validation.refused,
+        with_quarantine=validation.with_quarantine,
+        tolerated=validation.tolerated,
         tiles=_tiles(validation),
         layers=layers,
         counts=_label_counts(table, validation.labels),

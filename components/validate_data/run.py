@@ -76,6 +76,8 @@ def run(
     dump_profile(validation.profile, profile / PROFILE_FILE)
     for sentence in (*validation.failed, *validation.warnings):
         step.progress.note(sentence)
+    if validation.with_quarantine:
+        step.progress.note(validation.with_quarantine)
     return Result(
         manifests={
             "report": report_manifest(validation),

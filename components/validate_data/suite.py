@@ -34,7 +34,7 @@ class ExpectationOutcome:
         checked: rows it applied to.
         unexpected: rows that do not meet it; some may be allowed.
         sentence: of a failure, what is wrong, where and how to fix it; of an unchecked expectation, why.
-        examples: up to ten of the failing rows in words.
+        examples: failing rows in words: up to ten, or all of them if they are tolerated (``pass``).
         failing: their positions in the expectation's table.
         result: Great Expectations' result, without what changes from run to run.
     """
@@ -120,7 +120,17 @@ def _outcome(
     failing = sorted(counts["unexpected_index_list"])
     checked = int(counts["element_count"]) - int(counts.get("missing_count") or 0)
     if len(failing) <= rule.allowed_share * checked + 1e-9:
-        return ExpectationOutcome(rule, severity, "pass", checked, len(failing), result=_stable(answer))
+        tolerated = tuple(shown(table.loc[failing], rule.table, rule.example, len(failing)))
+        return ExpectationOutcome(
+            rule,
+            severity,
+            "pass",
+            checked,
+            len(failing),
+            examples=tolerated,
+            failing=tuple(failing),
+            result=_stable(answer),
+        )
     rows = table.loc[failing]
     happened = describe(rule.happened, rows, rule.table, rule.check[1].get("column", ""), rule.example, rule.noun)
     return ExpectationOutcome(

@@ -52,9 +52,12 @@ def validate(
         on_progress=on_progress,
     )
     validation = _check(facts, declared, config, before)
-    if config.quarantine and validation.failed:
-        return _with_quarantine(validation, declared, config)
-    return validation
+    if not validation.failed:
+        return validation
+    with_quarantine = _with_quarantine(validation, declared, config)
+    if config.quarantine:
+        return with_quarantine
+    return replace(validation, with_quarantine=_what_quarantine_would_do(with_quarantine))
 
 
 def _check(facts: Facts, declared: Declared, config: ValidationSettings, before: Profile | None) -> Validation:
@@ -91,6 +94,15 @@ def _with_quarantine(validation: Validation, declared: Declared, config: Validat
     if remaining.failed:
         return replace(validation, refused=f"Setting dialogues aside is not enough: {remaining.failed[0]}")
     return replace(validation, quarantine=aside, profile=remaining.profile, drifts=remaining.drifts)
+
+
+def _what_quarantine_would_do(validation: Validation) -> str:
+    """What ``--quarantine`` would do, in a sentence, from the validation with it."""
+    aside = validation.quarantine
+    if aside is None:
+        return f"--quarantine would not help: {validation.refused[0].lower()}{validation.refused[1:]}"
+    rest = counted(aside.of - aside.utterances, "utterance")
+    return f"With --quarantine (validation.quarantine=true), {aside.size} would be set aside, and the remaining {rest} would be accepted."
 
 
 def _rows(facts: Facts, split: str) -> int:

@@ -42,12 +42,21 @@ class Quarantine:
     @property
     def sentence(self) -> str:
         """The quarantined dialogues, in words."""
-        count = sum(map(len, self.dialogues.values()))
         return (
-            f"{counted(count, 'dialogue')} with {counted(self.utterances, 'utterance')} "
-            f"({self.utterances / max(1, self.of):.1%}) {plural(count, 'is', 'are')} set aside in quarantine.parquet: fix "
-            "them there and bring them back with `mistere data import table`."
+            f"{self.size} {plural(self.count, 'is', 'are')} set aside in quarantine.parquet: fix them there and bring them back "
+            "with `mistere data import table`."
         )
+
+    @property
+    def count(self) -> int:
+        """The number of quarantined dialogues."""
+        return sum(map(len, self.dialogues.values()))
+
+    @property
+    def size(self) -> str:
+        """``2 dialogues with 12 utterances (2.5%)``."""
+        share = self.utterances / max(1, self.of)
+        return f"{counted(self.count, 'dialogue')} with {counted(self.utterances, 'utterance')} ({share:.1%})"
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,7 @@ class Validation:
         before: the champion's dataset in numbers; None without a champion that has a profile.
         quarantine: the quarantined dialogues; the rest has no blocking finding. None if nothing is.
         refused: why setting dialogues aside did not help, if it was allowed.
+        with_quarantine: what setting dialogues aside would do, if the dataset is rejected and it was not allowed.
     """
 
     labels: tuple[str, ...]
@@ -75,6 +85,7 @@ class Validation:
     before: Profile | None = None
     quarantine: Quarantine | None = None
     refused: str = ""
+    with_quarantine: str = ""
 
     @property
     def failed(self) -> list[str]:
@@ -99,6 +110,11 @@ class Validation:
         return "reject" if self.failed else "warn" if self.warnings else "pass"
 
     @property
+    def tolerated(self) -> list[ExpectationOutcome]:
+        """The expectations that some rows do not meet, as few as is allowed."""
+        return [outcome for outcome in self.outcomes if outcome.status == "pass" and outcome.unexpected]
+
+    @property
     def audio_seconds(self) -> float:
         return float(self.facts.utterances["seconds"].sum())
 
@@ -110,6 +126,7 @@ def verdict_json(validation: Validation) -> str:
         "verdict": validation.verdict,
         "utterances": len(validation.facts.utterances),
         "findings": [_finding(outcome) for outcome in validation.outcomes if outcome.status in {"fail", "warn"}],
+        "tolerated": [_tolerated(outcome) for outcome in validation.tolerated],
         "not_checked": {o.rule.name: o.sentence for o in validation.outcomes if o.status == "not checked"},
         "drift": {d.measure: {"distance": round(d.distance, 6), "bound": round(d.bound, 6)} for d in validation.drifts},
         "quarantine": quarantine
@@ -120,6 +137,8 @@ def verdict_json(validation: Validation) -> str:
     }
     if validation.refused:
         content["quarantine_refused"] = validation.refused
+    if validation.with_quarantine:
+        content["with_quarantine"] = validation.with_quarantine
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -134,6 +153,17 @@ def _finding(outcome: ExpectationOutcome) -> dict[str, Any]:
         "allowed_share": outcome.rule.allowed_share,
         "rows": outcome.rule.table,
         "examples": list(outcome.examples),
+    }
+
+
+def _tolerated(outcome: ExpectationOutcome) -> dict[str, Any]:
+    return {
+        "expectation": outcome.rule.name,
+        "title": outcome.rule.title,
+        "count": outcome.unexpected,
+        "checked": outcome.checked,
+        "allowed_share": outcome.rule.allowed_share,
+        "rows": list(outcome.examples),
     }
 
 

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from components.validate_data.dataset import Dataset
 from components.validate_data.expectation import Expectation, is_between, is_true
+from components.validate_data.facts.repetition import most_frequent
 from mistere.config.validation import ValidationSettings
 
 
@@ -30,6 +31,9 @@ class Settings(ValidationSettings):
         description="mean of the samples (full scale is 1) above which a recording has a DC offset.",
     )
     max_dc_share: float = Field(default=0.05, ge=0, le=1, description="share of recordings that may have a DC offset.")
+    max_same_audio: float = Field(
+        default=0.5, gt=0, le=1, description="share of a split's recordings that may be one and the same recording."
+    )
 
 
 def _no_audio(dataset: Dataset) -> str:
@@ -135,5 +139,17 @@ EXPECTATIONS = (
         "({examples})",
         fix="look for files that were copied or cut at the wrong places",
         allowed_share=lambda settings: settings.max_repeated_share,
+    ),
+    _expectation(
+        name="audio_varies",
+        severity="block",
+        title="No recording makes up over {max_same_audio:.0%} of the recordings of a split",
+        table="split_recordings",
+        rows=lambda dataset, _: most_frequent(dataset.facts.utterances, "sound"),
+        noun="split",
+        check=lambda _, settings: is_between("share", max_value=settings.max_same_audio),
+        happened="{n} {have} nearly the same recording everywhere ({examples})",
+        fix="look for paths that all name one file, and import the recordings again; the bound is validation.max_same_audio",
+        example="{copies} of {utterances} in {split}, first in {location}",
     ),
 )

@@ -107,7 +107,8 @@ EXPECTATIONS = (
         rows=_classes,
         check=is_at_least("utterances", "least"),
         happened="there are too few utterances of {examples}",
-        fix="move whole dialogues so that train and test both have each label, or remove it from dataset.yaml",
+        fix="move whole dialogues so that train and test both have each label (with another --seed, if the importer made the "
+        "splits), or remove it from dataset.yaml",
         needs=("label",),
     ),
     Expectation(

@@ -60,7 +60,8 @@ EXPECTATIONS = (
         table="modalities",
         check=is_between("utterances", min_value=1),
         happened="there is no {examples}, though the dataset has a column for it",
-        fix="add it there, or leave the column out of all splits",
+        fix="add it there, make the splits again (with another --seed, if the importer made them), or leave the column out of all "
+        "splits",
         needs=("audio", "text"),
     ),
     _expectation(

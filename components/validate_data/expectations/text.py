@@ -8,6 +8,7 @@ from pydantic import Field
 
 from components.validate_data.dataset import Dataset
 from components.validate_data.expectation import Expectation, is_between, is_false
+from components.validate_data.facts.repetition import most_frequent
 from components.validate_data.facts.transcript_facts import scripts_of
 from mistere.config.validation import ValidationSettings
 
@@ -27,6 +28,9 @@ class Settings(ValidationSettings):
     )
     max_foreign_share: float = Field(
         default=0.02, ge=0, le=1, description="share of transcripts that may be above ``max_foreign_letters``."
+    )
+    max_same_text: float = Field(
+        default=0.5, gt=0, le=1, description="share of a split's transcripts that may be one and the same text."
     )
 
 
@@ -84,6 +88,20 @@ EXPECTATIONS = (
         happened="many utterances have the same text ({examples})",
         fix="look for a transcriber's boilerplate or a copied cell, or raise validation.max_repeated_share",
         example="{utterances} times, first in {location}",
+        not_checked=_no_text,
+    ),
+    _expectation(
+        name="text_varies",
+        severity="block",
+        title="No text makes up over {max_same_text:.0%} of the transcripts of a split",
+        table="split_texts",
+        rows=lambda dataset, _: most_frequent(dataset.facts.utterances, "wording"),
+        noun="split",
+        check=lambda _, settings: is_between("share", max_value=settings.max_same_text),
+        happened="{n} {have} nearly the same text everywhere ({examples})",
+        fix="look for a column that was filled with one value, and import the transcripts again; the bound is "
+        "validation.max_same_text",
+        example="{copies} of {utterances} in {split}, first in {location}",
         not_checked=_no_text,
     ),
     _expectation(

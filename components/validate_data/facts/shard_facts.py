@@ -180,6 +180,7 @@ def rows_schema() -> pa.Schema:
             ("damaged", pa.bool_()),
             ("foreign", pa.float64()),
             ("phrase", pa.int64()),
+            ("wording", pa.int64()),
             *((name, pa.bool_()) for name in ("has_audio", "embedded", "non_empty", "decodes")),
             *((name, pa.float64()) for name in ("rate", "channels", "seconds", "rms_dbfs", "quiet", "clipped")),
             ("dc_offset", pa.float64()),

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from mistere.data.text_repair import looks_damaged
+from mistere.data.text_repair import is_blank, looks_damaged
 
 SEQUENCE_WORDS = 5
 _WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
@@ -83,16 +83,18 @@ class TranscriptFacts(NamedTuple):
     """Facts of one transcript.
 
     Attributes:
-        text_length: in characters, without surrounding whitespace.
+        text_length: in characters, without surrounding whitespace; 0 if none of them is visible.
         damaged: it was decoded with the wrong encoding; None without a transcript.
         foreign: share of its letters that are not of the language's script; None if the script is unknown.
         phrase: digest of its words; None for fewer than four words, which repeat in any conversation.
+        wording: digest of its words, however few, or of all characters of a text without words; None without a transcript.
     """
 
     text_length: int = 0
     damaged: bool | None = None
     foreign: float | None = None
     phrase: int | None = None
+    wording: int | None = None
 
 
 def scripts_of(language: str) -> frozenset[str] | None:
@@ -109,11 +111,12 @@ def transcript_facts(text: str | None, words: Sequence[str], scripts: frozenset[
         scripts: of its language; None if they are unknown.
     """
     stripped = (text or "").strip()
-    if not stripped:
+    if is_blank(stripped):
         return TranscriptFacts()
     foreign = None if scripts is None else _foreign_share(stripped, scripts)
+    wording = _signed(_sequence(words or [stripped]))
     return TranscriptFacts(
-        len(stripped), looks_damaged(stripped), foreign, _signed(_sequence(words)) if len(words) >= 4 else None
+        len(stripped), looks_damaged(stripped), foreign, wording if len(words) >= 4 else None, wording
     )
 
 

@@ -129,6 +129,10 @@ def every_row(_split: Split, _row: Utterance) -> bool:
     return True
 
 
+def in_train(split: Split, _row: Utterance) -> bool:
+    return split == "train"
+
+
 def without(matches: Callable[[Split, Utterance], bool]) -> list[Row]:
     return [(split, row) for split, row in clean() if not matches(split, row)]
 
@@ -214,6 +218,18 @@ def test_clean_dataset_is_accepted(tmp_path: Path) -> None:
         ),
         (with_changes(at("dev-0", 0), audio=b""), "audio_not_empty", "zero length (dev/dev-0/turn 0)"),
         (
+            with_changes(in_train, text="Hello there!"), "text_varies",
+            "1 split has nearly the same text everywhere (24 of 24 in train, first in train/train-0/turn 0): look for",
+        ),
+        (
+            with_changes(lambda split, row: split == "train" and row.turn > 0, text="hello, THERE"), "text_varies",
+            "(20 of 24 in train, first in train/train-0/turn 1)",
+        ),
+        (
+            with_changes(in_train, audio=OGG), "audio_varies",
+            "1 split has nearly the same recording everywhere (24 of 24 in train, first in train/train-0/turn 0): look for",
+        ),
+        (
             with_changes(every_row, audio=SILENCE), "audio_silent",
             "48 utterances are silent, more than the 5% allowed (train/train-0/turn 0,",
         ),
@@ -254,6 +270,26 @@ def test_one_silent_utterance_is_accepted(tmp_path: Path) -> None:
     validation = validate_rows(tmp_path / "quiet", with_changes(at("dev-0", 0), audio=SILENCE))
     assert validation.verdict == "pass"
     assert [(o.rule.name, o.checked) for o in validation.outcomes if o.unexpected] == [("audio_silent", 48)]
+
+
+def test_report_lists_every_tolerated_row(tmp_path: Path) -> None:
+    def early(split: Split, row: Utterance) -> bool:
+        return split == "train" and row.turn < 3
+
+    rows = with_changes(early, text="\u200b")
+    rows[0] = (rows[0][0], dataclasses.replace(rows[0][1], audio=SILENCE))
+    rows[-1] = (rows[-1][0], dataclasses.replace(rows[-1][1], text="Donâ€™t"))
+    settings = {"max_missing_share": 0.25, "max_damaged_share": 0.03}
+    validation = validate_rows(tmp_path / "data", rows, **settings)
+    assert validation.verdict == "pass"
+    tolerated = {entry["expectation"]: entry for entry in json.loads(verdict_json(validation))["tolerated"]}
+    wordless = [f"train/train-{index}/turn {turn}" for index in range(4) for turn in range(3)]
+    assert tolerated["text_present"]["rows"] == wordless and tolerated["text_present"]["count"] == 12
+    assert tolerated["audio_silent"]["rows"] == ["train/train-0/turn 0"]
+    assert tolerated["text_encoding"]["rows"] == ["test/test-1/turn 5"]
+    page = render(validation, "tones", "")
+    assert all(f"<li>{row}</li>" in page for row in [*wordless, "test/test-1/turn 5"])
+    assert "Tolerated rows" not in render(validate_rows(tmp_path / "clean", clean()), "tones", "")
 
 
 def test_text_only_dataset_is_accepted(tmp_path: Path) -> None:
@@ -441,6 +477,24 @@ def test_findings_that_quarantine_cannot_resolve_are_rejected(tmp_path: Path) ->
     joyless_test = with_changes(lambda split, row: split == "test" and row.label == "joy", label="hapy")
     uncovered = validate_rows(tmp_path / "rest", joyless_test, quarantine=True, max_quarantined_share=0.9)
     assert uncovered.verdict == "reject"
+
+
+def test_rejection_says_what_quarantine_would_do(tmp_path: Path) -> None:
+    rows = with_changes(at("train-1", 3), label="hapy")
+    helped = validate_rows(tmp_path / "helped", rows, max_quarantined_share=0.2)
+    assert helped.verdict == "reject" and helped.with_quarantine == (
+        "With --quarantine (validation.quarantine=true), 1 dialogue with 6 utterances (12.5%) would be set aside, and the remaining "
+        "42 utterances would be accepted."
+    )
+    assert helped.with_quarantine in render(helped, "tones", "")
+    assert json.loads(verdict_json(helped))["with_quarantine"] == helped.with_quarantine
+    above_share = validate_folder(tmp_path / "helped")
+    assert above_share.with_quarantine == (
+        "--quarantine would not help: setting aside 6 of 48 utterances (12.5%) is more than validation.max_quarantined_share "
+        "allows (5.0%): fix the data, or raise it."
+    )
+    allowed = validate_folder(tmp_path / "helped", quarantine=True, max_quarantined_share=0.2)
+    assert allowed.verdict == "warn" and not allowed.with_quarantine
 
 
 def test_quarantine_keeps_the_test_copy_of_a_shared_dialogue(tmp_path: Path) -> None:

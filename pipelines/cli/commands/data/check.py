@@ -101,6 +101,13 @@ def _print_verdict(validation: Validation, output: Path) -> None:
         console.print(f"  must be fixed: {sentence}", markup=False)
     for sentence in validation.warnings:
         console.print(f"  warning: {sentence}", markup=False)
+    if validation.with_quarantine:
+        console.print(f"  {validation.with_quarantine}", markup=False)
+    tolerated = sum(outcome.unexpected for outcome in validation.tolerated)
+    if tolerated:
+        console.print(
+            f"  tolerated: {counted(tolerated, 'row')} below the allowed shares, listed in the report", markup=False
+        )
     checked = sum(outcome.status != "not checked" for outcome in validation.outcomes)
     console.print(
         f"{counted(len(validation.facts.utterances), 'utterance')}, {counted(checked, 'expectation')} checked; report {output / REPORT}",
