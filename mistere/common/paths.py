@@ -58,10 +58,11 @@ def cache_directory(*parts: str) -> Path:
 
 
 def require_cache() -> None:
-    """Create the cache, if it does not exist; every command that computes something calls this first.
+    """Create the cache, if it does not exist, and check the home directory; every command that pins data calls this first.
 
     Raises:
-        MistereError: it cannot be written to, for example because the home directory is read-only.
+        MistereError: the cache cannot be written to, for example because the home directory is read-only.
+        UsageError: ``HOME`` names a folder that this user may not enter; libraries look for their settings there.
     """
     import tempfile
 
@@ -73,6 +74,15 @@ def require_cache() -> None:
     except OSError as error:
         raise MistereError(
             f"the cache {folder} cannot be written to ({error.strerror}): set MISTERE_CACHE to a folder that can be."
+        ) from error
+    home = os.environ.get("HOME", "")
+    try:
+        (Path(home) / ".config").stat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise UsageError(
+            f"the home directory {home} cannot be read ({error.strerror}): set HOME to a folder of this user."
         ) from error
 
 

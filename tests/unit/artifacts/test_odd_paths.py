@@ -136,6 +136,9 @@ def test_a_cache_that_cannot_be_written_to_is_reported_before_any_work(
         pin(str(make_dataset(tmp_path / "data", rows(audio=False))), str(tmp_path / "remote"))
     assert not (tmp_path / "remote").exists()
     monkeypatch.setenv("MISTERE_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(UsageError, match=r"the home directory .*file cannot be read .*: set HOME to a folder"):
+        require_cache()
+    monkeypatch.setenv("HOME", str(tmp_path / "nowhere"))
     require_cache()
     monkeypatch.delenv("MISTERE_CACHE")
     monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as for a user of no name without HOME
