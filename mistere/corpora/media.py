@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mistere.common.counting import counted, plural
-from mistere.common.errors import DataError, MistereError
+from mistere.common.errors import DataError, MistereError, UsageError
 from mistere.corpora.import_report import some
 from mistere.data.audio import AudioError, with_stated_length
 from mistere.data.recordings.formats import format_of, names, tag_size
@@ -34,8 +34,8 @@ def audio_bytes(path: Path) -> bytes:
 
     Raises:
         UnreadableMediaError: the file is empty, not a media file, or has no audio.
-        DataError: the file is missing or cannot be read.
-        MistereError: the file needs ffmpeg, which is not installed.
+        UsageError: the file is missing.
+        MistereError: it cannot be read, or it needs ffmpeg, which is not installed.
     """
     return _load(path)[0]
 
@@ -44,7 +44,7 @@ def _load(path: Path) -> tuple[bytes, bool]:
     """As :func:`audio_bytes`, and whether a file of an accepted format was transcoded for its length."""
     try:
         if not path.is_file():
-            raise DataError(f"{path} is missing or no file: an audio or video file is expected there.")
+            raise UsageError(f"{path} is missing or no file: an audio or video file is expected there.")
         if path.stat().st_size == 0:
             raise UnreadableMediaError(f"{path} is empty (0 bytes): copy it again.")
         with path.open("rb") as file:
@@ -52,7 +52,7 @@ def _load(path: Path) -> tuple[bytes, bool]:
             accepted = tag_size(head) > 0 or format_of(head) is not None
             data = head + file.read() if accepted else b""
     except OSError as error:
-        raise DataError(f"{path} can't be read ({error.strerror}): check its permissions.") from error
+        raise MistereError(f"{path} can't be read ({error.strerror}): check its permissions.") from error
     try:
         stored = with_stated_length(data)
     except AudioError:

@@ -118,7 +118,7 @@ def test_invalid_arguments_are_reported_in_one_sentence(tmp_path: Path) -> None:
             2,
             "did you mean 'label_declared'",
         ),
-        (["import", "table", str(tmp_path / "no.csv"), str(tmp_path / "x")], 4, "is missing"),
+        (["import", "table", str(tmp_path / "no.csv"), str(tmp_path / "x")], 2, "is missing"),
         (["import", "table", "a.csv", "b", "--column", "label"], 2, "write it as NAME=COLUMN"),
         (["import", "table", "a.csv", "b", "--splits", "1,2"], 2, "name three shares"),
         (["import", "iemocap", "a", "b", "--classes", "5"], 2, "choose 6 or 4"),

@@ -36,7 +36,7 @@ from mistere.registry.model_registry import (
 from mistere.registry.run_logging import TAG_PREFIX, RunRecord, artifact_root, log_files, log_run, start_facts
 from tests.local.servers import free_port, mlflow_server, postgresql
 from tests.local.workshop import Run
-from tests.unit.artifacts.test_odd_paths import ODD
+from tests.unit.artifacts.test_odd_paths import ODD, ODD_NAMES
 
 CONFIG = RegistryConfig()
 
@@ -242,6 +242,30 @@ def test_a_repeated_logging_completes_what_a_killed_one_began(tracking_uri: str,
         assert run.data.params == {"hidden": "8"} and len(run.inputs.dataset_inputs) == 1
         assert run.info.status == "FAILED"
         assert len(client.get_metric_history(run.info.run_id, "test.weighted_f1")) == 1
+
+
+def test_sqlite_and_mlflow_open_the_database_in_its_folder(tmp_path: Path) -> None:
+    from mlflow.store.db.utils import _make_parent_dirs_if_sqlite
+    from sqlalchemy import create_engine
+
+    for name in (*ODD_NAMES, ODD, "plain"):
+        (tmp_path / name).mkdir()
+        url = sqlite_url(tmp_path / name / "x.db")
+        _make_parent_dirs_if_sqlite(url)  # what MLflow does before it opens the database
+        with create_engine(url).connect() as connection:
+            connection.exec_driver_sql("CREATE TABLE t (x)")
+        assert (tmp_path / name / "x.db").stat().st_size, name
+    assert {path.name for path in tmp_path.iterdir()} == {*ODD_NAMES, ODD, "plain"}
+
+
+def test_mlflow_reads_the_path_of_an_artifact_folder(tmp_path: Path) -> None:
+    from mlflow.utils.file_utils import local_file_uri_to_path
+    from mlflow.utils.uri import append_to_uri_path
+
+    for name in (*ODD_NAMES, ODD):
+        url = file_url(tmp_path / name)
+        assert local_file_uri_to_path(append_to_uri_path(url, "run", "artifacts")) == f"{tmp_path}/{name}/run/artifacts"
+        assert path_of(url) == path_of(str(tmp_path / name)) == tmp_path / name
 
 
 def test_a_database_follows_its_files_to_another_folder(tracking_uri: str, tmp_path: Path) -> None:

@@ -92,14 +92,14 @@ def read_rows(
         quotes: whether quotes enclose the fields of a CSV or TSV file; ``auto`` to detect it.
 
     Raises:
-        UsageError: ``columns`` names a column that does not exist, the file has another extension, or an option does not apply.
+        UsageError: the file is missing, ``columns`` names a column that does not exist, the file has another extension, or an option does not apply.
         DataError: the table is unreadable, or a row is invalid.
     """
     for name in columns:
         if name not in COLUMNS:
             raise UsageError(f"--column: {name!r} is no column of the dataset form; it has {', '.join(COLUMNS)}.")
     if not source.is_file():
-        raise DataError(f"{source} is missing or no file: a table (.csv, .tsv, .jsonl or .parquet) is expected there.")
+        raise UsageError(f"{source} is missing or no file: a table (.csv, .tsv, .jsonl or .parquet) is expected there.")
     names = {name: columns.get(name, name) for name in COLUMNS}
     file = _opened(source, names, delimiter, quotes)
     present = file.columns

@@ -11,7 +11,7 @@ import pytest
 from components.pull_data.run import describe
 from mistere.artifacts.object_store import LocalStore, open_store
 from mistere.common.errors import MistereError, UsageError
-from mistere.common.paths import cache_directory, file_url, path_of, require_cache, sqlite_url
+from mistere.common.paths import cache_directory, require_cache
 from mistere.common.processes.command_line import command_line
 from mistere.data.dvc_remote import RemoteData
 from mistere.data.local_copies import use_local_copies
@@ -46,30 +46,6 @@ def test_a_shell_splits_a_printed_command_into_its_words() -> None:
     assert line.isprintable()
     done = subprocess.run(["bash", "-c", line], capture_output=True, check=True)
     assert done.stdout.decode().split("\0") == [*words[2:], ""]
-
-
-def test_sqlite_and_mlflow_open_the_database_in_its_folder(tmp_path: Path) -> None:
-    from mlflow.store.db.utils import _make_parent_dirs_if_sqlite
-    from sqlalchemy import create_engine
-
-    for name in (*ODD_NAMES, ODD, "plain"):
-        (tmp_path / name).mkdir()
-        url = sqlite_url(tmp_path / name / "x.db")
-        _make_parent_dirs_if_sqlite(url)  # what MLflow does before it opens the database
-        with create_engine(url).connect() as connection:
-            connection.exec_driver_sql("CREATE TABLE t (x)")
-        assert (tmp_path / name / "x.db").stat().st_size, name
-    assert {path.name for path in tmp_path.iterdir()} == {*ODD_NAMES, ODD, "plain"}
-
-
-def test_mlflow_reads_the_path_of_an_artifact_folder(tmp_path: Path) -> None:
-    from mlflow.utils.file_utils import local_file_uri_to_path
-    from mlflow.utils.uri import append_to_uri_path
-
-    for name in (*ODD_NAMES, ODD):
-        url = file_url(tmp_path / name)
-        assert local_file_uri_to_path(append_to_uri_path(url, "run", "artifacts")) == f"{tmp_path}/{name}/run/artifacts"
-        assert path_of(url) == path_of(str(tmp_path / name)) == tmp_path / name
 
 
 def test_a_store_is_opened_by_its_path_and_by_its_url(tmp_path: Path) -> None:

@@ -333,7 +333,7 @@ def test_invalid_arguments_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="line 2: unknown label 'joy'"):
         import_table(source, tmp_path / "out", labels=["anger", "fear"])
     for path in (tmp_path, tmp_path / "none.csv"):
-        with pytest.raises(DataError, match="is missing or no file"):
+        with pytest.raises(UsageError, match="is missing or no file"):
             import_table(path, tmp_path / "out")
     with pytest.raises(UsageError, match=r"mine\.csv is a file: choose a new folder"):
         import_table(source, source)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from mistere.common.errors import DataError, MistereError
+from mistere.common.errors import DataError, MistereError, UsageError
 from mistere.corpora.media import AudioReader, UnreadableMediaError, audio_bytes
 from mistere.data.audio import decode
 from tests.unit.data.corpus_files import wav
@@ -60,7 +60,7 @@ def test_empty_or_missing_file_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(UnreadableMediaError, match=r"empty\.wav is empty"):
         audio_bytes(tmp_path / "empty.wav")
     for path in (tmp_path, tmp_path / "none.wav"):
-        with pytest.raises(DataError, match="is missing or no file"):
+        with pytest.raises(UsageError, match="is missing or no file"):
             audio_bytes(path)
 
 
