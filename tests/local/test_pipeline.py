@@ -179,6 +179,7 @@ def test_the_deployed_model_is_served_and_queried_as_the_docs_say(first: Run, ou
             ]
         finally:
             server.send_signal(signal.SIGINT)
+            assert server.wait(60) == 130, "as a program that Ctrl-C ends"
     assert len(answers) == 2
     assert any(label in answers[0].stdout for label in LABELS) and "model version" in answers[0].stdout
     decoder = json.JSONDecoder()
@@ -217,7 +218,8 @@ def test_a_port_in_use_is_reported(first: Run, output: Path) -> None:
         listener.listen()
         result = mistere("serve", "--output", str(output), "--port", str(listener.getsockname()[1]))
     assert result.returncode == 1
-    assert "in use" in result.stderr and "Traceback" not in result.stderr
+    assert "in use" in result.stderr and "choose another --port." in result.stderr and result.stderr.count("\n") == 1
+    assert "serving" not in result.stdout
 
 
 @pytest.mark.long

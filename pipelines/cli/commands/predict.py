@@ -8,9 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from mistere.common.errors import UsageError
 from mistere.common.parsing.documents import read_json
@@ -18,6 +15,7 @@ from mistere.serving.client import DialogueClient, EndpointPrediction
 from mistere.serving.dialogue import DialogueTurn, dialogue_turns
 from mistere.serving.example_dialogue import local_example
 from mistere.serving.protocol import BUNDLE_DIGEST, MODEL_VERSION
+from pipelines.cli.output.tables import Column, output_console, print_table
 
 
 def predict(dialogue: str, url: str, model: str, as_json: bool = False) -> None:
@@ -89,16 +87,25 @@ def _by_name(names: Sequence[str], values: np.ndarray) -> dict[str, float]:
 
 def _print(turns: Sequence[DialogueTurn], answer: EndpointPrediction) -> None:
     weights = [f"weight of {name}" for name in answer.experts]  # the experts' names alone are those of other columns
-    table = Table("turn", "emotion", "probability", *weights, "modalities", "transcript", box=None)
-    for index, turn in enumerate(turns):
-        table.add_row(
+    columns = [
+        Column("turn"),
+        Column("emotion"),
+        Column("probability", right=True),
+        *(Column(weight, right=True, drop=2) for weight in weights),
+        Column("modalities", drop=1),
+        Column("transcript", folds=True),
+    ]
+    rows = [
+        (
             str(index),
             answer.predicted[index],
             f"{answer.probabilities[index].max():.2f}",
             *(f"{weight:.2f}" for weight in answer.expert_weights[index]),
             answer.modalities[index],
-            escape((turn.text or "")[:60]),
+            (turn.text or "")[:60],
         )
-    console = Console(highlight=False)
-    console.print(table)
+        for index, turn in enumerate(turns)
+    ]
+    console = output_console()
+    print_table(console, columns, rows)
     console.print(f"model version {answer.parameters.get(MODEL_VERSION, '?')}", markup=False)

@@ -65,11 +65,13 @@ def train(
     from pipelines.cli.experiments.report import settings_of
     from pipelines.cli.experiments.source import open_source
     from pipelines.cli.experiments.training_folder import TrainingFolder
+    from pipelines.cli.output.task_progress import task_progress
     from pipelines.profiles import load_profile
 
     parts = check_names(parts)
     profile_config = load_profile(profile, settings)
-    data = selected(profile_config.mixture, open_source(embeddings))
+    with task_progress(f"reading {embeddings}"):
+        data = selected(profile_config.mixture, open_source(embeddings))
     made_of = {"embeddings": data.fingerprint(), "settings": settings_of(profile_config.mixture)}
     evaluation = profile_config.evaluation.model_dump(mode="json")
     folder = TrainingFolder(output, made_of, {"seeds": seeds, "ablations": list(parts), "evaluation": evaluation})

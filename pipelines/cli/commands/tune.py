@@ -33,21 +33,24 @@ def tune(
     from pipelines.cli.experiments.source import open_source
     from pipelines.cli.experiments.tuning import score_name
     from pipelines.cli.experiments.tuning import tune as search
+    from pipelines.cli.output.task_progress import task_progress
     from pipelines.profiles import load_profile
 
     config = load_profile(profile, settings).mixture
-    data = selected(config, open_source(embeddings))
+    with task_progress(f"reading {embeddings}"):
+        data = selected(config, open_source(embeddings))
     console = Console(highlight=False, soft_wrap=True, markup=False)
-    result = search(
-        config,
-        data,
-        output,
-        trials=trials,
-        seeds=seeds,
-        folds=folds,
-        timeout_minutes=timeout,
-        on_trial=lambda text: console.print(text),
-    )
+    with task_progress("searching"):
+        result = search(
+            config,
+            data,
+            output,
+            trials=trials,
+            seeds=seeds,
+            folds=folds,
+            timeout_minutes=timeout,
+            on_trial=lambda text: console.print(text),
+        )
     _write(output / "best.yaml", yaml.safe_dump({"mixture": result.settings}, sort_keys=False))
     _write(output / "tune.json", json.dumps(_as_json(result, folds), indent=1))
     console.print(

@@ -31,7 +31,8 @@ def task_progress(task: str, seconds: float = PLAIN_SECONDS) -> Iterator[OnProgr
         A function that reports the progress; it may be left unused.
     """
     if sys.stderr.isatty():
-        with Progress(transient=True, console=Console(stderr=True)) as bar:
+        own = sys.stdout.isatty()  # standard output that goes to a file must not be moved above the bar
+        with Progress(transient=True, console=Console(stderr=True), redirect_stdout=own) as bar:
             shown = bar.add_task(task, total=None)
 
             def advance(_unit: str, done: float, total: float) -> None:

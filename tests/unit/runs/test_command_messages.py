@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +15,7 @@ import typer
 
 from mistere.common.counting import counted, plural
 from mistere.common.paths import PROJECT_ROOT
+from mistere.corpora.importers import importers
 from pipelines.cli.app import app
 
 _LAYERS = ("mistere", "components", "pipelines")
@@ -143,8 +144,8 @@ def messages_of(name: Name) -> list[str]:
     return [text for text in texts if " " in text.strip()]
 
 
-def function_of(command: Any) -> Name:
-    original = inspect.unwrap(command.callback)
+def definition_of(function: Callable[..., Any]) -> Name:
+    original = inspect.unwrap(function)
     return Path(original.__code__.co_filename), original.__name__
 
 
@@ -166,9 +167,8 @@ def test_messages_name_options_of_their_command() -> None:
     wrong: dict[tuple[str, str], list[str]] = {}
     checked = 0
     for path, command in every.items():
-        if path.startswith("data import"):  # built from the importers' declarations
-            continue
-        for name in reached_from(function_of(command)):
+        imported = importers().get(path.removeprefix("data import "))
+        for name in reached_from(definition_of(imported.function if imported else command.callback)):
             for text in messages_of(name):
                 checked += "--" in text
                 for option in foreign_options(text, options[path], options):

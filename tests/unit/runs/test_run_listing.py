@@ -14,7 +14,7 @@ from rich.console import Console
 from mistere.artifacts.manifests import EvaluationReport
 from mistere.artifacts.object_store import LocalStore
 from mistere.common.errors import MistereError, UsageError
-from mistere.registry.lineage import Lineage, write_lineage
+from mistere.registry.lineage import Lineage, lineage_key, write_lineage
 from mistere.registry.promotion_log import PromotionEvent, add
 from mistere.runs.listing import find_run, run_ids, summarize_run
 from mistere.runs.outcome import SAME_MODEL, read_outcome
@@ -224,6 +224,7 @@ def test_a_rejected_run_that_made_the_champion_again_says_so(tmp_path: Path) -> 
     lineage_of(run, outcome.champion_before, "e" * 64, **artifacts)
     again = read_outcome(run.store, run.run_id)
     assert again.is_champion and again.reasons[0] == SAME_MODEL and again.exit_code == 3
+    run.store.delete(lineage_key(outcome.champion_before))
     lineage_of(run, outcome.champion_before, "e" * 64, **{**artifacts, "mixture": "f" * 64})
     assert not read_outcome(run.store, run.run_id).is_champion
 

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from mistere.artifacts.io import publish
+from mistere.artifacts.manifests import ModelBundle
+from mistere.artifacts.s3.store import S3Store
+from mistere.common.errors import UsageError
+from mistere.data.dataset import Utterance
+from mistere.reports.next_commands import ask_command
 from mistere.runs.outcome import Outcome
+from mistere.serving.example_dialogue import DIALOGUE, Example, local_example, write_example
+from pipelines.cli.commands.predict import read_dialogue
 from pipelines.cli.output.run_display import summary
+from tests.unit.runs.recorded_run import EXPERTS, RecordedRun
 
 
 @pytest.mark.parametrize(
@@ -46,3 +56,29 @@ def test_the_command_of_the_registry_is_that_beside_mistere(
     monkeypatch.chdir(tmp_path.parent)
     summary(Outcome(run_id="run", mlflow="sqlite:///mlflow.db"), None, "log")
     assert f"registry {tmp_path.name}/mlflow ui --backend-store-uri sqlite:///mlflow.db" in capsys.readouterr().out
+
+
+def test_the_example_of_a_bundle_in_s3_can_be_asked(
+    s3_store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command that a report of a cluster shows works as it stands."""
+    monkeypatch.setenv("MISTERE_CACHE", str(tmp_path / "cache"))
+    run = RecordedRun(tmp_path / "run")
+    (tmp_path / "making").mkdir()
+    write_example(
+        tmp_path / "making", Example([Utterance("d", 0, "", "Where?", None)], np.ones((1, 7), np.float32) / 7)
+    )
+    bundle = ModelBundle(name="mistere", labels=run.labels, experts=EXPERTS, encoders={}, temperature=1.0, test_digest="t" * 64,
+        metrics={}, dvc_digest="0783")  # fmt: skip
+    digest = publish(s3_store, bundle, tmp_path / "making").digest
+    outcome = Outcome(
+        run_id="run", verdict="deployed", on_cluster=True, endpoint="http://moods.example",
+        example=s3_store.location(f"artifacts/ModelBundle/{digest}/{DIALOGUE}"),
+    )  # fmt: skip
+    command = ask_command(outcome, outcome.endpoint, model="moods")
+    assert command == f"mistere predict --dialogue {outcome.example} --url http://moods.example --model moods"
+    assert [turn.text for turn in read_dialogue(local_example(outcome.example))] == ["Where?"]
+    with pytest.raises(
+        UsageError, match="is not the example of a bundle: name STORE/artifacts/ModelBundle/DIGEST/example"
+    ):
+        local_example("s3://mistere-tests/dialogue.json")
