@@ -80,7 +80,7 @@ def call(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     }
     return subprocess.run(
         [sys.executable, "-m", "mistere", *arguments],
-        cwd=folder, env=variables, capture_output=True, text=True, timeout=500, check=False,
+        cwd=folder, env=variables, capture_output=True, text=True, timeout=1700, check=False,
     )  # fmt: skip
 
 

@@ -131,7 +131,7 @@ class Run:
         return {task for task, record in self.stages.items() if record["status"] == "done"}
 
 
-def mistere(*arguments: str, root: Path = ROOT, timeout: float = 500) -> subprocess.CompletedProcess[str]:
+def mistere(*arguments: str, root: Path = ROOT, timeout: float = 1700) -> subprocess.CompletedProcess[str]:
     """Run the command ``mistere`` of a source tree in a process."""
     return subprocess.run(
         [sys.executable, "-m", "mistere", *arguments],

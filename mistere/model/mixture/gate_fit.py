@@ -6,8 +6,8 @@ dialogues says.
 
 The mixture's likelihood alone hardly determines the weights: the experts' scales and the weights can replace each other, and a flat
 prediction has little effect whatever its weight. A small second term makes the weights say which expert is right. It costs likelihood
-where experts are calibrated and independent, so it only decides the direction in which the weights leave the mean: how far they go is the
-likelihood's choice, again by cross-validation. The order of an utterance's weights does not depend on that.
+where experts are calibrated and independent, so it only decides the direction in which the weights leave the mean. They go as far as the
+likelihood gains significantly on dialogues that the fit has not seen. The order of an utterance's weights hardly depends on that.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
@@ -34,6 +33,8 @@ _TRUST: Final = 0.1
 """Weight of the loss on which expert is right. From 0.1 to 1 the order of the weights is the same; more makes them less even."""
 _STRENGTHS: Final = (1.0, 0.6, 0.35, 0.2, 0.1)
 """Factors of the gate's numbers that the cross-validation chooses from."""
+_SIGNIFICANT: Final = 2.0
+"""Standard errors by which a strength must be better than a smaller one."""
 _FOLDS: Final = 5
 _TINY: Final = 1e-9
 _Numbers = np.ndarray[Any, np.dtype[np.float64]]
@@ -90,9 +91,9 @@ def _answers(model: MixtureOfExperts, data: EmbeddedDialogues) -> _Answers:
 def _fit(answers: _Answers, seed: int) -> _Numbers:
     """Logarithms of the experts' scales, the gate's constants and its factors ``[3 E]``."""
     folds = _folds(answers, seed)
-    penalty = _best(_PENALTIES, answers, folds, _direction, _loss)
-    strength = _best(_STRENGTHS, answers, folds, partial(_attenuated, penalty=penalty), _mixture_loss)
-    return _attenuated(answers, strength, penalty=penalty)
+    penalty = _penalty(answers, folds)
+    strength = _strength(answers, folds, penalty)
+    return _attenuated(answers, _direction(answers, penalty), strength, penalty)
 
 
 def _folds(answers: _Answers, seed: int) -> list[list[int]]:
@@ -103,22 +104,54 @@ def _folds(answers: _Answers, seed: int) -> list[list[int]]:
     return [names[start::folds] for start in range(folds)] if folds > 1 else []
 
 
-def _best(
-    candidates: Sequence[float],
-    answers: _Answers,
-    folds: Sequence[Sequence[int]],
-    fit: Callable[[_Answers, float], np.ndarray],
-    loss: Callable[[Tensor, _Answers], Tensor],
-) -> float:
-    """The candidate with the lowest loss on the dialogues that its fit has not seen; the last one without folds."""
+def _parts_of(answers: _Answers, folds: Sequence[Sequence[int]]) -> list[tuple[_Answers, _Answers]]:
+    """For each fold, the utterances outside and inside it."""
+    held = [np.isin(answers.dialogues, fold) for fold in folds]
+    return [(answers.only(~rows), answers.only(rows)) for rows in held]
+
+
+def _penalty(answers: _Answers, folds: Sequence[Sequence[int]]) -> float:
+    """The penalty with the lowest loss on dialogues that its fit has not seen."""
     if not folds:
-        return candidates[-1]
-    parts = [(answers.only(~held), answers.only(held)) for held in (np.isin(answers.dialogues, fold) for fold in folds)]
+        return _PENALTIES[-1]
+    parts = _parts_of(answers, folds)
     losses = [
-        sum(float(loss(torch.from_numpy(fit(seen, candidate)), unseen)) * len(unseen.labels) for seen, unseen in parts)
-        for candidate in candidates
+        sum(
+            float(_loss(torch.from_numpy(_direction(seen, penalty)), unseen)) * len(unseen.labels)
+            for seen, unseen in parts
+        )
+        for penalty in _PENALTIES
     ]
-    return candidates[int(np.argmin(losses))]
+    return _PENALTIES[int(np.argmin(losses))]
+
+
+def _strength(answers: _Answers, folds: Sequence[Sequence[int]], penalty: float) -> float:
+    """The smallest strength that is not significantly worse than the best on dialogues that its fit has not seen.
+
+    Significantly is by more than two standard errors of the difference, over dialogues.
+    """
+    if not folds:
+        return _STRENGTHS[-1]
+    losses = np.concatenate([_losses(*part, penalty) for part in _parts_of(answers, folds)], axis=1)
+    excess = losses - losses[losses.sum(1).argmin()]
+    errors = excess.std(1, ddof=1) * np.sqrt(excess.shape[1])
+    return next(
+        strength
+        for strength, more, error in reversed(list(zip(_STRENGTHS, excess.sum(1), errors, strict=True)))
+        if more <= _SIGNIFICANT * error
+    )
+
+
+def _losses(seen: _Answers, unseen: _Answers, penalty: float) -> np.ndarray:
+    """Negative log-likelihood ``[S, D]`` of the mixture for each strength, summed over each dialogue of ``unseen``."""
+    direction = _direction(seen, penalty)
+    known = unseen.only(unseen.present.any(1).numpy())
+    _, owners = np.unique(known.dialogues, return_inverse=True)
+    rows = []
+    for strength in _STRENGTHS:
+        logits, weights, _ = _mixed(torch.from_numpy(_attenuated(seen, direction, strength, penalty)), known)
+        rows.append(np.bincount(owners, _cross_entropy(logits, weights, known.labels, reduction="none").numpy()))
+    return np.stack(rows)
 
 
 def _direction(answers: _Answers, penalty: float) -> _Numbers:
@@ -128,13 +161,15 @@ def _direction(answers: _Answers, penalty: float) -> _Numbers:
     return _minimum(lambda numbers: _loss(numbers, answers) + (weights * numbers**2).sum(), 3 * experts)
 
 
-def _attenuated(answers: _Answers, strength: float, *, penalty: float) -> _Numbers:
-    """The numbers of :func:`_direction` with the gate's multiplied by ``strength``, and the experts' scales fitted to these."""
+def _attenuated(answers: _Answers, direction: _Numbers, strength: float, penalty: float) -> _Numbers:
+    """The gate's numbers of ``direction`` multiplied by ``strength``, and the experts' scales fitted to these."""
     experts = answers.present.shape[1]
-    gate = torch.from_numpy(_direction(answers, penalty)[experts:]) * strength
+    gate = torch.from_numpy(direction[experts:]) * strength
+    known = answers.only(answers.present.any(1).numpy())
 
     def objective(scales: Tensor) -> Tensor:
-        return _mixture_loss(torch.cat([scales, gate]), answers) + _CALIBRATION_PENALTY * penalty * (scales**2).sum()
+        logits, weights, _ = _mixed(torch.cat([scales, gate]), known)
+        return _cross_entropy(logits, weights, known.labels) + _CALIBRATION_PENALTY * penalty * (scales**2).sum()
 
     return np.concatenate([_minimum(objective, experts), gate.numpy()])
 
@@ -154,32 +189,27 @@ def _minimum(objective: Callable[[Tensor], Tensor], count: int) -> _Numbers:
 
 def _loss(numbers: Tensor, answers: _Answers) -> Tensor:
     """Negative log-likelihood of the mixture, plus that of drawing a right expert by the weights where experts differ."""
-    logits, weights, present, labels = _mixed(numbers, answers)
-    right = (logits.argmax(-1) == labels[:, None]) & present
+    known = answers.only(answers.present.any(1).numpy())
+    logits, weights, present = _mixed(numbers, known)
+    right = (logits.argmax(-1) == known.labels[:, None]) & present
     differing = right.any(1) & (present & ~right).any(1)
     drawn_right = (weights[differing] * right[differing]).sum(1)
-    trust = (drawn_right + _TINY).log().sum() / max(1, len(labels))
-    return _likelihood(logits, weights, labels) - _TRUST * trust
+    trust = (drawn_right + _TINY).log().sum() / max(1, len(known.labels))
+    return _cross_entropy(logits, weights, known.labels) - _TRUST * trust
 
 
-def _mixture_loss(numbers: Tensor, answers: _Answers) -> Tensor:
-    """Negative log-likelihood of the mixture."""
-    logits, weights, _, labels = _mixed(numbers, answers)
-    return _likelihood(logits, weights, labels)
+def _mixed(numbers: Tensor, known: _Answers) -> tuple[Tensor, Tensor, Tensor]:
+    """Scaled logits ``[N, E, C]``, weights and presence ``[N, E]`` of utterances that each have an expert."""
+    scale, bias, slope = _parts(numbers, known.present.shape[1])
+    logits = known.log_p * scale[:, None]
+    weights = (bias + slope * confidence(logits)).masked_fill(~known.present, float("-inf")).softmax(-1)
+    return logits, weights, known.present
 
 
-def _mixed(numbers: Tensor, answers: _Answers) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Scaled logits ``[N, E, C]``, weights ``[N, E]``, presence and labels of the utterances with any expert."""
-    known = answers.present.any(1)
-    present, labels = answers.present[known], answers.labels[known]
-    scale, bias, slope = _parts(numbers, present.shape[1])
-    logits = answers.log_p[known] * scale[:, None]
-    weights = (bias + slope * confidence(logits)).masked_fill(~present, float("-inf")).softmax(-1)
-    return logits, weights, present, labels
-
-
-def _likelihood(logits: Tensor, weights: Tensor, labels: Tensor) -> Tensor:
-    return torch.nn.functional.cross_entropy((weights[..., None] * logits).sum(1), labels)
+def _cross_entropy(
+    logits: Tensor, weights: Tensor, labels: Tensor, reduction: Literal["mean", "none"] = "mean"
+) -> Tensor:
+    return torch.nn.functional.cross_entropy((weights[..., None] * logits).sum(1), labels, reduction=reduction)
 
 
 def _parts(numbers: Tensor, experts: int) -> tuple[Tensor, Tensor, Tensor]:
