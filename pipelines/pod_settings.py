@@ -6,9 +6,10 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Final
 
 from mistere.artifacts.signing import SIGNING_KEY_VARIABLE
-from mistere.common.environment import RETRIES_VARIABLE
+from mistere.common.environment import AUTHORITY_VARIABLES, RETRIES_VARIABLE
 from mistere.config.cluster import ClusterConfig, StepSettings
 from mistere.config.stages import stages
+from mistere.kubernetes.current_pod import AUTHORITY_FOLDER
 from mistere.kubernetes.image_registry import CREDENTIALS_VARIABLE
 from mistere.kubernetes.secret_keys import REGISTRY_FILE, SIGNING_FILE, STORAGE_VARIABLES, TRACKING_KEYS, WEBHOOK_KEYS
 from mistere.kubernetes.settings_keys import SETTINGS_KEYS, SETTINGS_MAP
@@ -65,6 +66,7 @@ def apply(
             backoff_max_duration=f"{_retry_window(step)}s",
         )
     task.set_env_variable(RETRIES_VARIABLE, str(step.retries))
+    _environment(task, cluster)
     kubernetes.set_timeout(task, step.timeout)
     kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
     kubernetes.set_image_pull_policy(task, "IfNotPresent")
@@ -109,6 +111,33 @@ def _retry_window(step: StepSettings) -> int:
     """
     waits = sum(_BACKOFF_SECONDS * _BACKOFF_FACTOR**attempt for attempt in range(step.retries))
     return (step.retries + 1) * step.timeout + waits
+
+
+def _environment(task: PipelineTask, cluster: ClusterConfig) -> None:
+    """Set the variables of ``cluster.env``; an object that they refer to must exist, or the pod waits for it.
+
+    KFP names a volume after its object, so each object is mounted once.
+    """
+    from kfp import kubernetes
+
+    mounted: set[tuple[str, str]] = set()
+    for name, value in sorted(cluster.env.items()):
+        if isinstance(value, str):
+            task.set_env_variable(name, value)
+            continue
+        source = (value.secret, value.config_map)
+        if name not in AUTHORITY_VARIABLES:
+            if value.secret:
+                kubernetes.use_secret_as_env(task, value.secret, {value.key: name}, optional=False)
+            else:
+                kubernetes.use_config_map_as_env(task, value.config_map, {value.key: name}, optional=False)
+            continue
+        folder = f"{AUTHORITY_FOLDER}/{'secret' if value.secret else 'config-map'}-{value.secret or value.config_map}"
+        if source not in mounted:
+            mounted.add(source)
+            mount = kubernetes.use_secret_as_volume if value.secret else kubernetes.use_config_map_as_volume
+            mount(task, value.secret or value.config_map, folder, optional=False)
+        task.set_env_variable(name, f"{folder}/{value.key}")
 
 
 def _secrets(task: PipelineTask, cluster: ClusterConfig, needed: Collection[str]) -> None:

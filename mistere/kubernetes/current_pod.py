@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 TRAINER_API: Final = "trainer.kubeflow.org/v1alpha1"
 """API version of TrainJobs, which a step's pod creates in its workflow."""
+AUTHORITY_FOLDER: Final = "/var/run/mistere/authorities"
+"""Where the steps' pods mount files of trusted certificate authorities."""
 _POD_NAME = "KFP_POD_NAME"
 """Environment variable that Kubeflow Pipelines sets to the pod's name; elsewhere the host name is the pod's."""
 

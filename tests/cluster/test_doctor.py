@@ -319,6 +319,27 @@ CLUSTER_TROUBLE: dict[str, tuple[Callable[[KubernetesApi], Any], tuple[str, ...]
         "ok",
         "mistere-signing has signing.key",
     ),
+    "no secret of a variable": (
+        lambda api: None,
+        ("cluster.env={HF_TOKEN: {secret: hub, key: token}}",),
+        "of HF_TOKEN",
+        "failed",
+        "there is no secret hub in namespace mistere, so no step's pod can start: create it with the key token, or remove cluster.env.HF_TOKEN",
+    ),
+    "a variable's ConfigMap with another key": (
+        add("/api/v1/namespaces/mistere/configmaps/company", {"data": {"ca.cert": "x"}}),
+        ("cluster.env={SSL_CERT_FILE: {config_map: company, key: ca.crt}}",),
+        "of SSL_CERT_FILE",
+        "failed",
+        "the ConfigMap company lacks ca.crt (it has ca.cert, probably for 'ca.crt'): add it",
+    ),
+    "a variable's secret": (
+        add("/api/v1/namespaces/mistere/secrets/hub", KubernetesApi.secret("token")),
+        ("cluster.env={HF_TOKEN: {secret: hub, key: token}}",),
+        "of HF_TOKEN",
+        "ok",
+        "the secret hub has token",
+    ),
     "no KServe": (
         drop("/apis/serving.kserve.io/v1beta1"),
         ("deployment.mode=standard",),

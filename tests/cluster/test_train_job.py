@@ -94,6 +94,29 @@ def test_nodes_use_the_pod_settings_of_the_step() -> None:
     ]
 
 
+def test_nodes_get_the_variables_of_the_cluster_section() -> None:
+    """The step's pod as Kubeflow Pipelines makes it of ``cluster.env``: KFP names a volume after its object."""
+    folder = "/var/run/mistere/authorities/config-map-company"
+    token = {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}}
+    texts = [
+        {"name": "HTTPS_PROXY", "value": "http://proxy:3128"},
+        {"name": "SSL_CERT_FILE", "value": f"{folder}/ca.crt"},
+    ]
+    volume = {"name": "company", "configMap": {"name": "company"}}
+    main = {
+        "name": "main",
+        "env": [token, *texts, {"name": "OTHER", "value": "x"}],
+        "volumeMounts": [{"name": "company", "mountPath": folder}, {"name": "scratch", "mountPath": "/tmp"}],
+    }
+    spec = {**STEP_POD["spec"], "containers": [main], "volumes": [volume, {"name": "scratch", "emptyDir": {}}]}
+    content = train_job(NAME, EVERYTHING, IMAGE, (), {**STEP_POD, "spec": spec})
+    assert content["spec"]["trainer"]["env"] == [token, *texts]
+    pod = pod_of(content)
+    assert volume in pod["volumes"] and len(pod["volumes"]) == 3
+    (container,) = pod["containers"]
+    assert {"name": "company", "mountPath": folder, "readOnly": True} in container["volumeMounts"]
+
+
 def test_nodes_are_restricted_and_declare_their_resources() -> None:
     content = manifest()
     pod, trainer = pod_of(content), content["spec"]["trainer"]

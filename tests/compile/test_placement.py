@@ -35,6 +35,8 @@ PROFILES = {
         "cluster.signing_secret=mistere-signing",
         "cluster.storage_secret=''",
         "cluster.labels={team: speech}",
+        "cluster.env={HF_TOKEN: {secret: hub, key: token}, HTTPS_PROXY: 'http://proxy:3128', AWS_MAX_ATTEMPTS: 5, HF_ENDPOINT: "
+        "{config_map: hub, key: url}, SSL_CERT_FILE: {config_map: company, key: ca.crt}, AWS_CA_BUNDLE: {config_map: company, key: ca.crt}}",
         "cluster.run_ttl=600",
     ],
 }
@@ -141,6 +143,29 @@ def expected_files(cluster: ClusterConfig, stage: str) -> tuple[dict[str, tuple[
     return {}, {}
 
 
+def expected_environment(cluster: ClusterConfig) -> dict[str, str]:
+    """The texts of ``cluster.env``, and the paths of mounted authorities."""
+    if not cluster.env:
+        return {}
+    authorities = "/var/run/mistere/authorities/config-map-company/ca.crt"
+    return {
+        "HTTPS_PROXY": "http://proxy:3128",
+        "AWS_MAX_ATTEMPTS": "5",
+        "SSL_CERT_FILE": authorities,
+        "AWS_CA_BUNDLE": authorities,
+    }
+
+
+def test_every_step_gets_the_variables_of_the_cluster_section(compiled: tuple[Compiled, ClusterConfig]) -> None:
+    pipeline, cluster = compiled
+    for pod in (pipeline.pods[label] for label in pipeline.steps):
+        variables = [(one["configMapName"], one["keyToEnv"]) for one in pod.get("configMapAsEnv", [])]
+        hub = ("hub", [{"configMapKey": "url", "envVar": "HF_ENDPOINT"}])
+        assert (hub in variables) == ("HF_TOKEN" in str(pod.get("secretAsEnv"))) == bool(cluster.env)
+        mounts = [(volume["configMapName"], volume["mountPath"]) for volume in pod.get("configMapAsVolume", [])]
+        assert mounts == ([("company", "/var/run/mistere/authorities/config-map-company")] if cluster.env else [])
+
+
 def test_each_step_references_the_secrets_it_needs(compiled: tuple[Compiled, ClusterConfig]) -> None:
     pipeline, cluster = compiled
     for label, (stage, _) in pipeline.steps.items():
@@ -151,6 +176,11 @@ def test_each_step_references_the_secrets_it_needs(compiled: tuple[Compiled, Clu
             expected[cluster.webhook_secret] = {key: key for key in WEBHOOK_KEYS}
         secrets = {}
         for secret in pipeline.pods[label].get("secretAsEnv", []):
+            if secret["secretName"] == "hub":
+                assert not secret.get("optional") and secret["keyToEnv"] == [
+                    {"secretKey": "token", "envVar": "HF_TOKEN"}
+                ]
+                continue
             assert secret["optional"] is True
             secrets[secret["secretName"]] = {key["secretKey"]: key["envVar"] for key in secret["keyToEnv"]}
         assert secrets == expected
@@ -161,6 +191,7 @@ def test_each_step_references_the_secrets_it_needs(compiled: tuple[Compiled, Clu
         for one in stages_of(step_of(label)):
             mounts, variables = expected_files(cluster, one)
             files, environment = files | mounts, environment | variables
+        environment |= expected_environment(cluster)
         mounted = {
             volume["secretName"]: (volume["mountPath"], volume.get("optional", False))
             for volume in pipeline.pods[label].get("secretAsVolume", [])

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from mistere.common.environment import FORWARDED_VARIABLES
 from mistere.config.encoder import EncoderConfig
-from mistere.kubernetes.current_pod import TRAINER_API
+from mistere.kubernetes.current_pod import AUTHORITY_FOLDER, TRAINER_API
 from mistere.kubernetes.secret_keys import STORAGE_VARIABLES, TRACKING_KEYS
 
 CONTAINER: Final = "node"
@@ -64,7 +65,7 @@ def train_job(
                 "image": image,
                 "command": ["python", "-m", "components.finetune_encoder.nodes.node"],
                 "args": list(arguments),
-                "env": _secrets_of(step_pod),
+                "env": [*_secrets_of(step_pod), *_forwarded(step_pod)],
                 "numNodes": config.num_nodes,
                 "numProcPerNode": config.processes,
                 "resourcesPerNode": {
@@ -103,9 +104,33 @@ def _secrets_of(step_pod: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def _forwarded(step_pod: dict[str, Any]) -> list[dict[str, Any]]:
+    """The step's variables of ``cluster.env``: texts, and references to secrets and ConfigMaps."""
+    variables = {
+        variable["name"]: dict(variable)
+        for container in step_pod["spec"]["containers"]
+        for variable in container.get("env") or []
+        if variable["name"] in FORWARDED_VARIABLES
+    }
+    return [variables[name] for name in sorted(variables)]
+
+
+def _authorities(step_pod: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The step's mounts of certificate authorities, and their volumes."""
+    mounts = {
+        mount["name"]: {"name": mount["name"], "mountPath": mount["mountPath"], "readOnly": True}
+        for container in step_pod["spec"]["containers"]
+        for mount in container.get("volumeMounts") or []
+        if mount["mountPath"].startswith(f"{AUTHORITY_FOLDER}/")
+    }
+    volumes = [dict(volume) for volume in step_pod["spec"].get("volumes") or [] if volume["name"] in mounts]
+    return list(mounts.values()), volumes
+
+
 def _patch(config: EncoderConfig, step_pod: dict[str, Any]) -> dict[str, Any]:
     """Patch for the runtime's pods: account, node selection, writable volumes, security context for restricted Pod Security."""
     nodes, own = config.nodes, step_pod["spec"]
+    mounts, volumes = _authorities(step_pod)
     pod: dict[str, Any] = {
         "terminationGracePeriodSeconds": _TERMINATION_SECONDS,
         "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
@@ -120,12 +145,14 @@ def _patch(config: EncoderConfig, step_pod: dict[str, Any]) -> dict[str, Any]:
                 "volumeMounts": [
                     {"name": "scratch", "mountPath": "/tmp"},  # noqa: S108  (a mount point in the node's own pod)
                     {"name": "shared-memory", "mountPath": "/dev/shm"},  # noqa: S108  (a mount point in the node's own pod)
+                    *mounts,
                 ],
             }
         ],
         "volumes": [
             {"name": "scratch", "emptyDir": {"sizeLimit": nodes.scratch}},
             {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": nodes.shared_memory}},
+            *volumes,
         ],
     }
     if own.get("serviceAccountName"):

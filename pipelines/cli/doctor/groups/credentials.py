@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
+from functools import partial
 
 from mistere.common.counting import plural
 from mistere.common.suggestions import did_you_mean
+from mistere.config.cluster import EnvironmentReference
 from mistere.kubernetes.secret_keys import SIGNING_FILE, STORAGE_KEYS, TRACKING_KEYS, WEBHOOK_KEYS
 from mistere.serving.kserve.inference_service import SERVICE_ACCOUNT
 from pipelines.cli.doctor.groups.cluster import AbsentError, Cluster
@@ -47,6 +49,9 @@ def group(cluster: Cluster) -> CheckGroup:
                 lambda: _pull(cluster, "deployment", serving.image_pull_secret, serving.namespace),
             )
         )
+    for variable, value in sorted(names.env.items()):
+        if not isinstance(value, str):
+            checks.append(Check(f"of {variable}", partial(_reference, cluster, variable, value)))
     return CheckGroup("Secrets", checks)
 
 
@@ -59,6 +64,26 @@ def _keys(cluster: Cluster, name: str, namespace: str = "") -> tuple[set[str], s
     namespace = namespace or cluster.plan.config.cluster.namespace
     secret = cluster.get(f"/api/v1/namespaces/{namespace}/secrets/{name}", f"read secrets in namespace {namespace}")
     return set(secret.get("data") or {}), str(secret.get("type") or "")
+
+
+def _reference(cluster: Cluster, variable: str, value: EnvironmentReference) -> CheckResult:
+    """The object that a variable of ``cluster.env`` refers to: without it, no step's pod starts."""
+    namespace, name = cluster.plan.config.cluster.namespace, value.secret or value.config_map
+    kind = "secret" if value.secret else "ConfigMap"
+    try:
+        if value.secret:
+            keys, _ = _keys(cluster, name)
+        else:
+            path = f"/api/v1/namespaces/{namespace}/configmaps/{name}"
+            keys = set(cluster.get(path, f"read ConfigMaps in namespace {namespace}").get("data") or {})
+    except AbsentError:
+        return failed(
+            f"there is no {kind} {name} in namespace {namespace}, so no step's pod can start: create it with the key {value.key}, or "
+            f"remove cluster.env.{variable}."
+        )
+    if value.key not in keys:
+        return failed(f"the {kind} {name} lacks {value.key}{misspelt_key(keys, (value.key,))}: add it.")
+    return ok(f"the {kind} {name} has {value.key}.")
 
 
 def _storage(cluster: Cluster) -> CheckResult:

@@ -1,0 +1,38 @@
+"""``cluster.env`` takes names and references, never the value of a secret."""
+
+from __future__ import annotations
+
+import pytest
+
+from mistere.common.errors import UsageError
+from mistere.config.cluster import EnvironmentReference
+from pipelines.profiles import load_profile
+
+
+def test_variables_are_texts_or_references() -> None:
+    settings = "{HF_TOKEN: {secret: hub, key: token}, NO_PROXY: .svc, AWS_MAX_ATTEMPTS: 5, AWS_USE_FIPS_ENDPOINT: true}"
+    env = load_profile("tiny", [f"cluster.env={settings}"]).cluster.env
+    assert env == {
+        "HF_TOKEN": EnvironmentReference(secret="hub", key="token"),
+        "NO_PROXY": ".svc",
+        "AWS_MAX_ATTEMPTS": "5",
+        "AWS_USE_FIPS_ENDPOINT": "true",
+    }
+
+
+@pytest.mark.parametrize(
+    ("env", "sentence"),
+    [
+        ("{HF_TOKEN: hf_abcdefgh}", "HF_TOKEN is a secret: write {secret: NAME, key: KEY}, never its value"),
+        ("{HF_TOKEN: {config_map: hub, key: token}}", "HF_TOKEN is a secret"),
+        ("{HTTPS_PROXY: 'http://me:hush@proxy:3128'}", "contains credentials"),
+        ("{HTTP_PROXI: 'http://proxy:3128'}", "HTTP_PROXI is not set in pods; did you mean 'HTTP_PROXY'"),
+        ("{AWS_SECRET_ACCESS_KEY: hush}", "AWS_SECRET_ACCESS_KEY is not set in pods"),
+        ("{SSL_CERT_FILE: ca.crt}", "SSL_CERT_FILE is the path of a file in the pod"),
+        ("{SSL_CERT_FILE: {secret: a, config_map: b, key: c}}", "name either a secret or a config_map"),
+    ],
+)
+def test_other_variables_and_values_of_secrets_are_refused(env: str, sentence: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_profile("tiny", [f"cluster.env={env}"])
+    assert sentence in str(caught.value) and "hush" not in str(caught.value) and "abcdefgh" not in str(caught.value)
