@@ -224,7 +224,7 @@ def test_a_rejected_run_that_made_the_champion_again_says_so(tmp_path: Path) -> 
     lineage_of(run, outcome.champion_before, "e" * 64, **artifacts)
     again = read_outcome(run.store, run.run_id)
     assert again.is_champion and again.reasons[0] == SAME_MODEL and again.exit_code == 3
-    run.store.delete(lineage_key(outcome.champion_before))
+    run.store.delete_object(lineage_key(outcome.champion_before))
     lineage_of(run, outcome.champion_before, "e" * 64, **{**artifacts, "mixture": "f" * 64})
     assert not read_outcome(run.store, run.run_id).is_champion
 
