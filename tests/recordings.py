@@ -46,11 +46,11 @@ def without_encoder_tag(data: bytes) -> bytes:
 
 
 def varying_mp3() -> bytes:
-    """Variable bitrate: silence, then noise."""
+    """Variable bitrate: noise, then silence, so that the bitrate of the first frame promises too short a file."""
     buffer = io.BytesIO()
     wave = sweep()
-    wave[: len(wave) // 2] = 0
-    wave[len(wave) // 2 :] += np.random.default_rng(0).normal(0, 0.2, len(wave) - len(wave) // 2).astype(np.float32)
+    wave[: len(wave) // 3] += np.random.default_rng(0).normal(0, 0.2, len(wave) // 3).astype(np.float32)
+    wave[len(wave) // 3 :] = 0
     soundfile.write(buffer, wave, RATE, format="MP3", bitrate_mode="VARIABLE", compression_level=0.1)
     return buffer.getvalue()
 
