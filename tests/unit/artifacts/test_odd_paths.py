@@ -16,6 +16,8 @@ from mistere.common.processes.command_line import command_line
 from mistere.data.dvc_remote import RemoteData
 from mistere.data.local_copies import use_local_copies
 from mistere.data.versions import PinnedData, pin
+from mistere.registry.lineage import Lineage
+from pipelines.cli.commands.registry.replay import _pinned_data
 from tests.local.workshop import make_dataset, rows
 
 ODD_NAMES = (
@@ -75,6 +77,14 @@ def test_data_and_remotes_are_read_in_odd_folders(odd_cache: Path, tmp_path: Pat
     shutil.copytree(tmp_path / ODD / "snapshots", pinned.remote)
     assert describe(pinned.remote, pinned.digest).rows["train"] == 40
     assert {path.name for path in tmp_path.iterdir()} == {ODD, odd_cache.name}
+
+
+def test_a_replay_reads_the_recorded_remote_of_any_name(odd_cache: Path, tmp_path: Path) -> None:
+    readable = ODD.replace("%(it)s", "")  # what DVC itself cannot read back from its configuration
+    remote, digest = str(tmp_path / readable / "remote"), f"{'0' * 32}.dir"
+    (tmp_path / readable).mkdir()
+    recorded = Lineage.model_construct(data_remote=remote, data_endpoint="", dvc_digest=digest)
+    assert pin(str(_pinned_data(recorded, tmp_path / readable)), "") == PinnedData(digest, remote)
 
 
 def test_files_of_this_machine_replace_those_that_the_remote_lacks(tmp_path: Path, odd_cache: Path) -> None:

@@ -23,7 +23,7 @@ from mistere.common.digests.git_problems import missing_commit
 from mistere.common.errors import ExitCode, MistereError, UsageError
 from mistere.common.paths import PROJECT_ROOT, require_checkout
 from mistere.common.processes.child_environment import child_environment
-from mistere.common.secrets.private_files import write_private
+from mistere.common.secrets.private_files import open_private
 from mistere.data.dvc_remote import remote_settings
 from mistere.registry.lineage import Environment, Lineage, this_environment
 from mistere.runs.outcome import FINISHED, Outcome, read_manifest, read_outcome
@@ -212,14 +212,14 @@ def command_module(tree: Path) -> str:
 
 def _pinned_data(lineage: Lineage, work: Path) -> Path:
     """A ``.dvc`` file that pins the recorded digest, in a project whose default remote is the recorded one."""
-    from dvc.config import Config
+    from configobj import ConfigObj  # what DVC writes its configuration with, but only ASCII
 
-    folder = work / ".dvc"
-    folder.mkdir(exist_ok=True)
-    write_private(folder / Config.CONFIG, "")
-    with Config(str(folder)).edit() as config:
-        config["core"].update(no_scm=True, remote="recorded")
-        config["remote"]["recorded"] = remote_settings(lineage.data_remote, lineage.data_endpoint)
+    config = ConfigObj(encoding="utf-8", interpolation=False)
+    config["core"] = {"no_scm": "True", "remote": "recorded"}
+    config['remote "recorded"'] = remote_settings(lineage.data_remote, lineage.data_endpoint)
+    (work / ".dvc").mkdir(exist_ok=True)
+    with open_private(work / ".dvc" / "config") as file:
+        config.write(file)
     tracked = work / "data.dvc"
     tracked.write_text(
         yaml.safe_dump({"outs": [{"md5": lineage.dvc_digest, "hash": "md5", "path": "data"}]}), encoding="utf-8"
