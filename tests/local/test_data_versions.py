@@ -322,6 +322,7 @@ def test_a_killed_pull_is_resumed(project: Project, tmp_path: Path, monkeypatch:
     assert all(path.is_file() for paths in shard_paths(dataset).values() for path in paths.values())
 
 
+@pytest.mark.long
 def test_equal_versions_have_no_differences(project: Project) -> None:
     pinned = pin(f"{project.folder}/data.dvc", "")
     assert diff_datasets(pinned, pinned).same

@@ -362,6 +362,7 @@ def test_a_batch_with_an_evicted_recording_names_it_by_each_request_or_takes_it_
     np.testing.assert_array_equal(named[0]["speech"], sent[0]["speech"])
 
 
+@pytest.mark.long
 def test_a_recording_is_sent_once_even_without_an_audio_store(bundle: str, tmp_path: Path) -> None:
     """Without an audio store the cached vector suffices."""
     server = launch(["-m", "mistere.predictor"], bundle, tmp_path / "log", "--audio-store-mib", "0")

@@ -55,6 +55,7 @@ def on_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint_writing, "LARGEST_SHARE", 1e9)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("on_cluster")
 def test_a_killed_step_on_a_cluster_repeats_only_what_came_after_its_last_checkpoint(
     reference: UtteranceSet,  # noqa: F811

@@ -84,6 +84,7 @@ def test_different_search_in_the_same_folder_is_rejected(folder: Path, tmp_path:
         search(data, tmp_path, 1, "mixture.gru_layers=2")
 
 
+@pytest.mark.long
 def test_search_that_is_killed_in_the_first_trial_starts_with_the_initial_settings_again(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
