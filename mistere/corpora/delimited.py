@@ -80,6 +80,10 @@ def read_records(
             return
         except csv.Error as error:
             position = _position(first, max(first, reader.line_num))
+            if "field larger" in str(error):
+                hint = (
+                    "a quote is not closed, or the table holds recordings: store those as files, in JSONL or in parquet"
+                )
             raise DataError(f"{path}, {position}: not readable as CSV ({error}){hint and ': '}{hint}.") from error
         if any(cell.strip() for cell in cells):
             yield Record(cells, first, tuple(consumed) if len(consumed) > 1 else ())

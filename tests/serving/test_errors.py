@@ -55,7 +55,7 @@ MALFORMED: dict[str, tuple[dict[str, Any], str]] = {
     "inputs missing": ({}, "inputs"),
     "inputs no objects": ({"inputs": ["text"]}, "inputs"),
     "no utterance": ({"inputs": [tensor("text", [])]}, "no utterance"),
-    "nothing in it": ({"inputs": [tensor("text", ["", "  "])]}, "anything this model reads"),
+    "nothing in it": ({"inputs": [tensor("text", ["", " \u200b "])]}, "anything this model reads"),
     "unknown tensor": ({"inputs": [HI, tensor("video", ["x"])]}, "video"),
     "tensor twice": ({"inputs": [HI, HI]}, "twice"),
     "wrong datatype": ({"inputs": [tensor("text", [1], datatype="INT32")]}, "BYTES"),

@@ -69,12 +69,13 @@ def detect_dialect(source: Path, delimiter: str, quotes: Quotes | Literal["auto"
         DataError: the file cannot be read.
     """
     usual = DELIMITERS[source.suffix.lower()]
-    lines = read_lines(source, errors="strict")
-    header, skipped = next(lines, "").rstrip("\r\n"), 0
-    announced = ""
-    if len(header.strip()) == 5 and header.lower().startswith("sep="):
-        announced, skipped, header = header.strip()[-1], 1, next(lines, "").rstrip("\r\n")
-    lines.close()  # type: ignore[attr-defined]
+    header, skipped, announced = "", 0, ""
+    for line in read_lines(source, errors="strict"):
+        header = line.rstrip("\r\n")
+        if len(header.strip()) == 5 and header.lower().startswith("sep="):
+            announced, skipped = header.strip()[-1], 1
+        elif header.strip():
+            break
     chosen = delimiter or announced or _shown(header, usual, required)
     note = "" if delimiter or chosen == usual else f"The fields are separated by {chosen!r}, as the header shows."
     enclosed = bool(header) and all(len(cell) > 1 and cell[0] == cell[-1] == '"' for cell in header.split(chosen))

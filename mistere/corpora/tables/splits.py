@@ -6,6 +6,7 @@ The splits get similar shares of every label and modality, and disjoint speakers
 from __future__ import annotations
 
 import hashlib
+import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from mistere.common.splits import SPLITS, Split
 
 TEXT: Final = ("modality", "text")
 AUDIO: Final = ("modality", "audio")
+_SWAPS_PER_GROUP, _MOST_SWAPS = 40, 40_000
 Kind = tuple[str, str]
 """What utterances are counted by: ``("label", NAME)``, :data:`TEXT` or :data:`AUDIO`."""
 
@@ -153,7 +155,8 @@ class _Deal:
     First test, then dev get groups with the kinds that they need, as few as possible and, unless the split would stay empty, never
     the last one of train. All other
     groups, those with the rarest kind first and equal ones by hash, go where they bring the counts of all kinds closest to the
-    split's share of them (a chi-square distance), while the split has not got its share of dialogues.
+    split's share of them (a chi-square distance), while the split has not got its share of dialogues. At last, pairs of groups
+    are swapped where that brings the counts closer.
     """
 
     def __init__(
@@ -161,7 +164,7 @@ class _Deal:
     ) -> None:
         self._shares = {split: share for split, share in zip(SPLITS, shares, strict=True) if share}
         self._counts = [sum((Counter(dialogues[name].counts) for name in group), Counter[Kind]()) for group in groups]
-        self._groups = groups
+        self._groups, self._seed = groups, seed
         self._total = sum(self._counts, Counter[Kind]())
         self._left = Counter(kind for counts in self._counts for kind in counts)  # groups without a split, by kind
         hashes = [_hash(min(group), seed) for group in groups]
@@ -179,6 +182,7 @@ class _Deal:
         for one in self._order:
             if one not in self._assigned:
                 self._give(one, self._best(one))
+        self._exchange(random.Random(self._seed))  # noqa: S311
         return {name: split for one, split in self._assigned.items() for name in self._groups[one]}
 
     def _quotas(self, total: int) -> dict[Split, float]:
@@ -233,6 +237,38 @@ class _Deal:
             (2 * count * (held[kind] - share * self._total[kind]) + count * count) / (share * self._total[kind])
             for kind, count in self._counts[one].items()
         )
+
+    def _exchange(self, generator: random.Random) -> None:
+        """Swap groups of equal size between splits where it brings the counts closer; long dialogues stay in train otherwise."""
+        by_size: dict[int, list[int]] = {}
+        for one in self._order:
+            by_size.setdefault(len(self._groups[one]), []).append(one)
+        for same in by_size.values():
+            for _ in range(min(_MOST_SWAPS, _SWAPS_PER_GROUP * len(same))):
+                one, other = generator.choice(same), generator.choice(same)
+                if self._assigned[one] != self._assigned[other] and self._gains(one, other):
+                    self._swap(one, other)
+
+    def _gains(self, one: int, other: int) -> bool:
+        """Whether a swap brings the counts closer, and takes no kind from a split that needs it."""
+        change = 0.0
+        pairs = ((one, other, self._assigned[one]), (other, one, self._assigned[other]))
+        for leaving, coming, split in pairs:
+            held, share = self._held[split], self._shares[split]
+            for kind in self._counts[leaving].keys() | self._counts[coming].keys():
+                step = self._counts[coming][kind] - self._counts[leaving][kind]
+                if _needed(split, kind) and held[kind] and held[kind] + step == 0:
+                    return False
+                whole = share * self._total[kind]
+                change += (2 * step * (held[kind] - whole) + step * step) / whole
+        return change < -1e-9
+
+    def _swap(self, one: int, other: int) -> None:
+        for leaving, coming in ((one, other), (other, one)):
+            held = self._held[self._assigned[leaving]]
+            held.subtract(self._counts[leaving])
+            held.update(self._counts[coming])
+        self._assigned[one], self._assigned[other] = self._assigned[other], self._assigned[one]
 
     def _give(self, one: int, split: Split) -> None:
         self._assigned[one] = split

@@ -10,6 +10,7 @@ import numpy as np
 
 from mistere.config.encoder import EncoderConfig
 from mistere.data.audio import decode, resample
+from mistere.data.text_repair import is_blank
 
 RATE = 16000
 
@@ -48,10 +49,10 @@ def encoder_input(
     """
     if modality == "speech":
         return speech_samples(utterance.audio, settings) if utterance.audio else None
-    if not utterance.text or not utterance.text.strip():
+    if utterance.text is None or is_blank(utterance.text):
         return None
     turns = context[-settings.context_turns :] if settings.context_turns else ()
-    return Transcript(utterance.text, tuple(turn for turn in turns if turn and turn.strip()))
+    return Transcript(utterance.text, tuple(turn for turn in turns if not is_blank(turn)))
 
 
 def speech_samples(data: bytes, settings: EncoderConfig) -> np.ndarray:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from mistere.data.text_repair import is_blank
 from mistere.model.encoders.preparation import prepared
 from mistere.model.inference import AudioDecodeError, AudioTooLongError
 from mistere.predictor import metrics
@@ -177,7 +178,7 @@ class CachedEncoder:
         """Digest of the encoder's input for an utterance; None if the utterance lacks the modality."""
         if modality == "speech":
             return bytes.fromhex(turn.clip_digest) if turn.clip_digest else None
-        if not turn.text or not turn.text.strip():
+        if turn.text is None or is_blank(turn.text):
             return None
         digest = hashlib.sha256(turn.text.encode())
         for earlier in self._model.context(modality, dialogue, index):

@@ -18,6 +18,7 @@ import pybase64
 from kserve import InferInput, InferOutput, InferRequest, InferResponse
 
 from mistere.common.counting import counted
+from mistere.data.text_repair import is_blank
 from mistere.predictor.errors import invalid, over_limit, printable
 from mistere.predictor.protocol.parameters import read_parameters
 from mistere.predictor.settings import Limits
@@ -110,7 +111,7 @@ def check_turns(turns: Sequence[RequestTurn], model: EmotionModel) -> None:
             raise invalid(
                 f"The audio_digest of utterance {index} is not a SHA-256 in 64 lower-case hexadecimal digits."
             )
-    text = "text" in model.encoder_digests and any(turn.text and turn.text.strip() for turn in turns)
+    text = "text" in model.encoder_digests and any(turn.text is not None and not is_blank(turn.text) for turn in turns)
     speech = "speech" in model.encoder_digests and any(turn.has_audio for turn in turns)
     if not text and not speech:
         known = " or ".join(sorted(model.encoder_digests)) or "nothing"
