@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from mistere.artifacts.identities import EncoderDescription
 from mistere.artifacts.io import open_artifact
 from mistere.artifacts.manifests import BaseEncoder
 from mistere.artifacts.object_store import ObjectStore
-from mistere.config.encoder import Device, ExtractionSettings
+from mistere.common.errors import ArtifactError
+from mistere.common.names import shown
+from mistere.config.encoder import Device, EncoderConfig, ExtractionSettings
 from mistere.model.encoders.embedding import SERVING, Embedder
+from mistere.model.encoders.families import families
 from mistere.model.encoders.folder_check import check_folder
+from mistere.model.weight_files import OTHER_MODEL
 
 
 def open_embedder(
@@ -37,10 +43,17 @@ def open_embedder(
         int8: compute the backbone's linear layers in 8-bit integers; on a CPU only.
 
     Raises:
-        ArtifactError: the base weights are missing or damaged.
+        ArtifactError: the base weights are missing or damaged, or the description is not of an encoder.
     """
     base = open_artifact(store, BaseEncoder, encoder.base_digest)
     check_folder(base.path, base.manifest.source)
+    try:
+        EncoderConfig.model_validate(encoder.settings)
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))[:100]
+        raise ArtifactError(f"the encoder of {tuned} has the invalid setting {where}", OTHER_MODEL) from error
+    if encoder.family not in families():
+        raise ArtifactError(f"the encoder of {tuned} is of the unknown family {shown(encoder.family)}", OTHER_MODEL)
     return Embedder(
         encoder.family, base.path, tuned, encoder.settings, classes, extraction, device, note=note, int8=int8
     )

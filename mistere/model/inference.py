@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from mistere.model.encoders.inputs import HasModalities
 from mistere.model.encoders.preparation import prepared
 from mistere.model.mixture.mixture import MixtureOfExperts
 from mistere.model.mixture.prediction import DialoguePrediction, load_mixture, predict
+from mistere.model.weight_files import OTHER_MODEL
 
 __all__ = [
     "AudioDecodeError",
@@ -196,4 +198,21 @@ def load_bundle(location: str, *, int8: bool = False) -> EmotionModel:
     }
     for embedder in embedders.values():
         _ = embedder.encoder  # damage is found now, not at the first request
-    return EmotionModel(bundle, load_mixture(opened.path), embedders)
+    mixture = load_mixture(opened.path)
+    if reason := _disagreement(bundle, mixture, embedders):
+        raise ArtifactError(f"the bundle {opened.path} holds no usable model: {reason}", OTHER_MODEL)
+    return EmotionModel(bundle, mixture, embedders)
+
+
+def _disagreement(bundle: ModelBundle, mixture: MixtureOfExperts, embedders: Mapping[str, Embedder]) -> str:
+    """What in a bundle's manifest its mixture and encoders contradict, as a clause; empty if nothing does."""
+    if not (math.isfinite(bundle.temperature) and bundle.temperature > 0):
+        return f"its temperature is {bundle.temperature}"
+    if len(bundle.labels) != mixture.classes or len(set(bundle.labels)) != len(bundle.labels):
+        return f"it names {len(bundle.labels)} labels, {len(set(bundle.labels))} of them different, for {mixture.classes} classes"
+    if bundle.experts != mixture.experts:
+        return "it names other experts than its mixture has"
+    widths = {name: embedder.dimension for name, embedder in embedders.items()}
+    if widths != mixture.dimensions or any(embedder.modality != name for name, embedder in embedders.items()):
+        return "its encoders are not those of its mixture"
+    return ""

@@ -102,7 +102,7 @@ def read_example(folder: Path) -> Example | None:
         ]
         if expected.ndim != 2 or len(expected) != len(dialogue) or not np.isfinite(expected).all():
             raise ValueError("expected a row of probabilities for each utterance")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise ArtifactError(
             f"{folder / FOLDER} does not hold an example dialogue", "run the pipeline again to make a new bundle"
         ) from error

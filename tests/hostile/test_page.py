@@ -7,6 +7,7 @@ from mistere.common.paths import PROJECT_ROOT
 from tests.hostile.faults import NAMES
 from tests.hostile.json_requests import ALL, QUICK, place_counts
 from tests.hostile.test_bombs import DOCUMENT_COUNTS
+from tests.hostile.test_bundles import BUNDLES
 from tests.hostile.test_damage import DAMAGE, DAMAGED
 from tests.hostile.test_encoder_folders import ENCODER_FAULTS
 from tests.hostile.test_full_disk import WRITERS
@@ -26,6 +27,7 @@ def rows() -> dict[str, list[str]]:
     ]
     folders = [f"| {fault} | {int(UsageError.exit_code)} |" for fault in ENCODER_FAULTS]
     damage = [f"| {what} | {len(DAMAGE)} | {outcome} |" for what, (_, outcome) in DAMAGED.items()]
+    bundles = [f"| {fault} |" for fault in BUNDLES]
     disks = [f"| {writer} |" for writer in WRITERS]
     requests = [f"| {kind} | {places} |" for kind, places in place_counts().items()]
     return {
@@ -36,6 +38,7 @@ def rows() -> dict[str, list[str]]:
         "encoders": folders,
         "disks": disks,
         "damage": damage,
+        "bundles": bundles,
     }
 
 

@@ -6,6 +6,7 @@ With ``layer_norm: before_pooling`` the LayerNorm precedes the pooling.
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,7 @@ from mistere.common.errors import ArtifactError, UsageError
 from mistere.common.parsing.documents import load_json
 from mistere.config.encoder import EncoderConfig
 from mistere.model.encoders.families.family import Family
-
-_TRAIN_AGAIN = "delete the artifact that holds it and run the pipeline again"
+from mistere.model.weight_files import OTHER_MODEL, read_weights
 
 
 class Pooling(nn.Module):
@@ -157,31 +157,42 @@ def load_tuned(family: Family, settings: EncoderConfig, classes: int, file: Path
     Adapters are merged into their projections: base + scale · B A (LoRA, Hu et al., arXiv 2106.09685).
 
     Raises:
-        ArtifactError: the file belongs to another encoder.
+        ArtifactError: the file belongs to another encoder, or its weights are not finite.
     """
-    from safetensors import safe_open
-
     from mistere.model.encoders.pretrained import dequantise
 
+    tensors, metadata = read_weights(file)
+    for name, size in (("projection.weight", settings.projection), ("head.2.weight", classes)):
+        if name not in tensors or tensors[name].ndim != 2 or len(tensors[name]) != size:  # before memory is allocated
+            raise ArtifactError(f"{file} does not fit its encoder: {name} does not have {size} rows", OTHER_MODEL)
     encoder = UtteranceEncoder(family, settings, classes)
     dequantise(encoder, family.dtype)
-    with safe_open(file, "pt") as opened:
-        scales: dict[str, float] = load_json((opened.metadata() or {}).get(_SCALES, "{}"))
-        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  (no mapping)
-    with torch.no_grad():
-        for module, scale in scales.items():
-            down, up = tensors.pop(module + _DOWN), tensors.pop(module + _UP)
-            weight = encoder.get_submodule(module).weight
-            weight += (scale * (up.float() @ down.float())).to(weight)
+    try:
+        _merge_adapters(encoder, tensors, load_json(metadata.get(_SCALES, "{}")))
+    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
+        raise ArtifactError(f"{file} does not fit its encoder: it describes no adapters of it", OTHER_MODEL) from error
     try:
         missing, unexpected = encoder.load_state_dict(tensors, strict=False)
     except RuntimeError as error:
         reason = " ".join(str(error).split()).partition(": ")[2]
-        raise ArtifactError(f"{file} does not fit its encoder: {reason[:200]}", _TRAIN_AGAIN) from error
+        raise ArtifactError(f"{file} does not fit its encoder: {reason[:200]}", OTHER_MODEL) from error
     absent = [name for name in missing if name.startswith(_TOP)]
     if absent or unexpected:
         raise ArtifactError(
             f"{file} does not fit its encoder: {(absent or unexpected)[0]} is {'missing' if absent else 'unknown'}",
-            _TRAIN_AGAIN,
+            OTHER_MODEL,
         )
     return encoder.eval()
+
+
+@torch.no_grad()
+def _merge_adapters(encoder: UtteranceEncoder, tensors: dict[str, Tensor], scales: dict[str, float]) -> None:
+    """Merge adapters into the projections that they change, and remove their factors from ``tensors``."""
+    for module, scale in scales.items():
+        if not math.isfinite(scale):
+            raise ValueError("a scale is not finite")
+        down, up = tensors.pop(module + _DOWN), tensors.pop(module + _UP)
+        weight = encoder.get_parameter(f"{module}.weight")
+        if up.ndim != 2 or down.ndim != 2 or (len(up), down.shape[1]) != tuple(weight.shape):
+            raise ValueError("the factors have another shape")
+        weight.add_((scale * (up.float() @ down.float())).to(weight))

@@ -6,15 +6,20 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
+from pydantic import BaseModel, Field, ValidationError
 
-from mistere.common.parsing.documents import read_json
+from mistere.common.errors import ArtifactError
+from mistere.common.names import Segment, shown
+from mistere.common.parsing.documents import first_line, read_json
 from mistere.config.mixture import MixtureConfig
 from mistere.model.mixture.mixture import DialogueBatch, MixtureOfExperts
 from mistere.model.mixture.packed_dialogues import PackedDialogues
 from mistere.model.torch_threads import PREDICTION_WORK, threads, threads_for
+from mistere.model.weight_files import OTHER_MODEL, check_weights, read_weights
 
 Embeddings = Mapping[str, np.ndarray]
 """One dialogue: per modality float32 ``[n, d]``, a NaN row where the utterance lacks it."""
@@ -153,12 +158,46 @@ def save_mixture(model: MixtureOfExperts, directory: Path) -> None:
     (directory / "mixture.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
 
 
-def load_mixture(directory: Path) -> MixtureOfExperts:
-    """Read what :func:`save_mixture` wrote, in evaluation mode."""
-    from safetensors.torch import load_file
+class _Description(BaseModel):
+    """The content of ``mixture.json``."""
 
-    description = read_json(directory / "mixture.json")
-    config = MixtureConfig.model_validate(_BEFORE_THE_SETTING | description["config"])
-    model = MixtureOfExperts(config, description["dimensions"], description["classes"])
-    model.load_state_dict(load_file(directory / "mixture.safetensors"), strict=True)
+    config: MixtureConfig
+    dimensions: dict[Segment, Annotated[int, Field(gt=0)]] = Field(min_length=1)
+    classes: int = Field(gt=0)
+
+    def model(self) -> MixtureOfExperts:
+        return MixtureOfExperts(self.config, self.dimensions, self.classes)
+
+
+def load_mixture(directory: Path) -> MixtureOfExperts:
+    """Read what :func:`save_mixture` wrote, in evaluation mode.
+
+    Raises:
+        ArtifactError: the files do not describe a mixture, or the weights are not its own or not finite.
+    """
+    file, weights_file = directory / "mixture.json", directory / "mixture.safetensors"
+    weights, _ = read_weights(weights_file)
+    try:
+        content = read_json(file)
+        description = _Description.model_validate({**content, "config": _BEFORE_THE_SETTING | content["config"]})
+        config = description.config
+        if max(config.gru_layers, config.fusion_blocks, len(config.kernels), len(description.dimensions)) > len(
+            weights
+        ):
+            raise ValueError("it has more layers than the file of weights")
+        with torch.device("meta"):  # sizes without memory
+            expected = description.model().state_dict()
+    except (OSError, ValueError, TypeError, LookupError, RuntimeError, ArithmeticError, AttributeError) as error:
+        raise ArtifactError(f"{file} does not describe a mixture ({_reason(error)})", OTHER_MODEL) from error
+    check_weights(weights_file, weights, expected)
+    model = description.model()
+    model.load_state_dict(weights, strict=True)
     return model.eval()
+
+
+def _reason(error: Exception) -> str:
+    """Why a description is refused, as a clause."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        return f"{'.'.join(str(part)[:50] for part in first['loc'][:4])}: {first['msg']}"
+    return f"{shown(error.args[0])} is missing" if isinstance(error, KeyError) else first_line(error)
