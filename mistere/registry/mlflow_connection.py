@@ -106,20 +106,20 @@ def _sentence(error: Exception, server: str) -> str:
     reason = re.sub(r"\s+", " ", redact(str(error).splitlines()[0] if str(error) else type(error).__name__))[:200]
     if server.startswith(("sqlite", "postgresql")):
         return _of_database(server, reason, error)
-    causes = list(_causes(error))
+    chain = list(causes(error))
     repeated = re.search(r"too many (\d{3}) error responses", str(error))
     status = int(getattr(error, "get_http_status_code", lambda: 0)())
-    refused = any(isinstance(cause, NewConnectionError) for cause in causes)
-    if not refused and any(isinstance(cause, requests.Timeout | AnswerTimeoutError) for cause in causes):
+    refused = any(isinstance(cause, NewConnectionError) for cause in chain)
+    if not refused and any(isinstance(cause, requests.Timeout | AnswerTimeoutError) for cause in chain):
         return (
             f"the MLflow server at {server} did not answer within {os.environ[_TIMEOUT]} s, {_attempts()} in a row: check that it runs "
             f"and is not overloaded, or raise {_TIMEOUT}."
         )
     if repeated:
         return f"the MLflow server at {server} answered {repeated[1]}, {_attempts()} in a row: see its log, and try again later."
-    if any(isinstance(cause, requests.exceptions.SSLError) for cause in causes):
+    if any(isinstance(cause, requests.exceptions.SSLError) for cause in chain):
         return f"the certificate of the MLflow server at {server} is not trusted: set REQUESTS_CA_BUNDLE to the file of its authority."
-    if any(isinstance(cause, requests.ConnectionError) for cause in causes):
+    if any(isinstance(cause, requests.ConnectionError) for cause in chain):
         return f"the MLflow server at {server} cannot be reached: check the address, the network, and that the server runs."
     if "not in a valid JSON format" in str(error):
         return (
@@ -157,7 +157,7 @@ def _attempts() -> str:
     return "once" if count == 1 else f"{count} times"
 
 
-def _causes(error: BaseException | None) -> Iterator[Any]:
+def causes(error: BaseException | None) -> Iterator[Any]:
     """The exception, and what it was raised for; urllib3 keeps the last reason of repeated requests in an attribute."""
     seen: set[int] = set()
     waiting: list[Any] = [error]

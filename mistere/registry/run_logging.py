@@ -20,7 +20,7 @@ from mistere.common.paths import file_url
 from mistere.common.secrets.redaction import redact
 from mistere.common.urls import redact_url
 from mistere.config.registry import RegistryConfig
-from mistere.registry.mlflow_connection import connected
+from mistere.registry.mlflow_connection import causes, connected
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -164,10 +164,16 @@ def storing(what: str) -> Iterator[None]:
 
     try:
         yield
-    except (MlflowException, MistereError):
+    except MistereError:
         raise
     except Exception as error:
-        reason = re.sub(r"\s+", " ", redact(str(error) or type(error).__name__))[:200]
+        # where MLflow's server cannot write a file, it answers 500, or resets the connection while the file is sent
+        status = re.search(r"too many (5\d\d) error responses", str(error))
+        reset = any(isinstance(cause, ConnectionResetError) for cause in causes(error))
+        text = f"status {status[1]}" if status else "connection reset" if reset else ""
+        if isinstance(error, MlflowException) and not text:
+            raise
+        reason = text or re.sub(r"\s+", " ", redact(str(error) or type(error).__name__))[:200]
         raise disk_error(error, "MLflow's artifact store") or MistereError(
             f"the files of MLflow's {what} cannot be stored ({reason}): check the artifact store of the MLflow server, and the access "
             "to it from here."

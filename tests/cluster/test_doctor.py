@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -742,6 +743,13 @@ def test_a_real_mlflow_server_passes(tmp_path: Path) -> None:
         results = results_of(tracking.group(examined))
         assert troubles(results) == {} and "created and deleted" in results["writing"].sentence
         assert abs(next(iter(examined.clock.ahead.values()))) < 5
+        artifacts = tmp_path / "server" / "artifacts"
+        assert not list(artifacts.rglob("doctor.txt"))
+        shutil.rmtree(artifacts)
+        artifacts.write_text("no folder")
+        failed = results_of(tracking.group(plan(tracking=uri)))["writing"]
+        assert failed.status == "failed"
+        assert re.search(r"cannot be stored \((status 500|connection reset)\): check the artifact", failed.sentence)
 
 
 class ClosedMlflow(HttpServer):

@@ -154,7 +154,8 @@ def test_a_version_has_lineage_signature_data_and_aliases(
         # what MLflow's column Models and its page of models show
         (output,) = run.outputs.model_outputs
         model = client.get_logged_model(output.model_id)
-        assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": "mistere", "version": first}]
+        versions = json.loads(model.tags["mlflow.modelVersions"])
+        assert [(one["name"], str(one["version"])) for one in versions] == [("mistere", first)]
         assert {(one.key, one.value) for one in model.metrics} >= {("test.weighted_f1", 0.597)}
         assert len(client.get_metric_history(run.info.run_id, "test.weighted_f1")) == 1
 

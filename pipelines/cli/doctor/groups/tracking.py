@@ -1,4 +1,4 @@
-"""The MLflow server: whether it answers, accepts the login, and lets a run write."""
+"""The MLflow server: whether it answers, accepts the login, and lets a run write, also files."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from mistere.common.environment import TRACKING_VARIABLE
 from mistere.common.errors import MistereError
 from mistere.common.urls import has_credentials, redact_url
 from mistere.registry.mlflow_connection import connected
+from mistere.registry.run_logging import find_experiment, storing
 from pipelines.cli.doctor.http_probe import probe
 from pipelines.cli.doctor.plan import Plan
 from pipelines.cli.doctor.result import Check, CheckGroup, CheckResult, SkippedError, failed, ok
 
-_RUN = "mistere doctor"
+_RUN, _FILE = "mistere doctor", "doctor.txt"
 
 
 def group(plan: Plan) -> CheckGroup:
@@ -64,14 +65,19 @@ def _is_cluster_address(uri: str) -> bool:
 
 
 def _writes(plan: Plan) -> CheckResult:
-    """Create a run in the experiment of the pipeline's runs, and delete it again."""
+    """Create a run with a file in the experiment of the pipeline's runs, and delete it again."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
     name = plan.config.registry.experiment
     try:
         with connected(plan.tracking) as client:
-            known = client.get_experiment_by_name(name)
-            experiment = known.experiment_id if known else client.create_experiment(name)
-            run = client.create_run(experiment, run_name=_RUN).info.run_id
-            client.delete_run(run)
+            run = client.create_run(find_experiment(client, name, ""), run_name=_RUN).info
+            try:
+                with storing(f"run {run.run_id}"):
+                    client.log_text(run.run_id, "written by mistere doctor\n", _FILE)
+                    get_artifact_repository(run.artifact_uri, tracking_uri=client.tracking_uri).delete_artifacts(_FILE)
+            finally:
+                client.delete_run(run.run_id)
     except MistereError as error:
         status = getattr(error.__cause__, "get_http_status_code", lambda: 0)()
         if status in {401, 403}:
@@ -81,4 +87,4 @@ def _writes(plan: Plan) -> CheckResult:
                 f"{plan.config.cluster.tracking_secret}."
             ) from error
         raise
-    return ok(f"a run in experiment {name} was created and deleted.")
+    return ok(f"a run with a file in experiment {name} was created and deleted.")
