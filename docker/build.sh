@@ -60,7 +60,7 @@ if [ ${#missing[@]} -gt 0 ]; then
         default_torch=cpu
     fi
     commit=$(git rev-parse HEAD 2>/dev/null || true)
-    version=$(git describe --always --dirty --tags 2>/dev/null || true)
+    version=$("$python" -m pipelines.images --version)  # without -dirty if only .gitignore or documentation has changes
     for image in "${missing[@]}"; do
         started=$SECONDS
         "${build[@]}" --file docker/Dockerfile --target "$image" --build-arg "BASE=$base" --build-arg "COMMIT=$commit" \

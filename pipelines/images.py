@@ -1,8 +1,8 @@
 """Names of the images: each tag is the hash of the source and lock that the image is built from.
 
 ``python -m pipelines.images`` rewrites ``images.lock.yaml``: repositories and torch builds are kept, digests only if they belong
-to this source. ``--registry``, ``--torch`` and ``--digest`` change the file; ``--check`` checks that it matches the tree; ``--tag``
-and ``--build ROLE`` print names.
+to this source. ``--registry``, ``--torch`` and ``--digest`` change the file; ``--check`` checks that it matches the tree; ``--tag``,
+``--version`` and ``--build ROLE`` print names.
 """
 
 from __future__ import annotations
@@ -105,6 +105,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m pipelines.images", allow_abbrev=False)
     parser.add_argument("--check", action="store_true", help="exit 1 if images.lock.yaml does not match this tree")
     parser.add_argument("--tag", action="store_true", help="print the tag of this tree")
+    parser.add_argument(
+        "--version", action="store_true", help="print the version of this tree, with -dirty if code is uncommitted"
+    )
     parser.add_argument("--build", metavar="ROLE", choices=ROLES, help="print name and torch of the image to build")
     parser.add_argument("--registry", help="registry and path of the images")
     parser.add_argument("--torch", action="append", default=[], metavar="ROLE=cu130", help="torch build of the image")
@@ -124,6 +127,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(error.exit_code)
     if options.tag:
         print(f"src-{source_hash()}")
+    elif options.version:
+        from pipelines.kubeflow.version import this_tree  # which imports this module
+
+        print(this_tree().described)
     elif options.build:
         named = replace(known_images()[options.build], source=source_hash(), digest="")
         print(named, named.torch)

@@ -37,7 +37,7 @@ VARIABLES = {
     "MISTERE_DATA_DIGEST": "The DVC digest of the data of such runs. Without it they use the latest published data.",
     "MISTERE_NAMESPACE": "The predictor's namespace of such runs. Without it, that of the compiled profile.",
     "MISTERE_COMMIT": "The commit that an image was built from. Set in the image.",
-    "MISTERE_VERSION": "The output of `git describe --dirty` when an image was built. Set in the image.",
+    "MISTERE_VERSION": "The version of the code in an image, with `-dirty` if it was not committed. Set in the image.",
     "MISTERE_CACHE": "The cache of downloaded weights and data. Default: `$XDG_CACHE_HOME/mistere`, or `~/.cache/mistere`.",
     "MISTERE_ACTOR": "The name written into the promotion log. Default: the user and the host.",
     "MISTERE_RETRIES": "How often a step may be tried again in a run. Set in pods from `cluster.steps.STEP.retries`.",

@@ -26,7 +26,7 @@ from mistere.kubernetes.settings_keys import DATA_DIGEST, DATA_REMOTE, NAMESPACE
 AFFECTS_RESULTS = False
 
 COMMIT, VERSION = "MISTERE_COMMIT", "MISTERE_VERSION"
-"""Environment variables of the images: the commit of their source, and the output of ``git describe --dirty``."""
+"""Environment variables of the images: the commit of their source, and its version, with ``-dirty`` if it was not committed."""
 
 _VARIABLES: Final = {
     "store": STORE_VARIABLE,

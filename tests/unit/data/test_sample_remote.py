@@ -15,6 +15,8 @@ from mistere.common.digests import code
 from mistere.common.errors import UsageError
 from mistere.common.paths import PROJECT_ROOT
 from mistere.data.versions import pin
+from pipelines.kubeflow import version
+from pipelines.kubeflow.version import this_tree
 
 SAMPLE = yaml.safe_load((PROJECT_ROOT / "data.dvc").read_text())["outs"][0]["md5"]
 
@@ -37,7 +39,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     shutil.copytree(
         PROJECT_ROOT / ".dvc", folder / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache", "config.local")
     )
-    for name in ("data.dvc", ".gitignore"):
+    for name in ("data.dvc", ".gitignore", "pyproject.toml"):
         shutil.copy(PROJECT_ROOT / name, folder)
     for name in ("pipelines/a.py", "tests/b.py", "README.md"):
         (folder / name).parent.mkdir(exist_ok=True)
@@ -46,13 +48,16 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (folder / "my-data" / "recording.wav").write_text("a private recording")
     monkeypatch.chdir(folder)
     monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
-    monkeypatch.setattr(code, "PROJECT_ROOT", folder)
+    for module in (code, version):
+        monkeypatch.setattr(module, "PROJECT_ROOT", folder)
+    code.git_state.cache_clear()
     git("init", "--quiet")
     git("add", ".")
     git("rm", "--quiet", "-r", "--cached", "my-data")
     git("commit", "--quiet", "--message", "all")
     yield folder
     code.uncommitted_files.cache_clear()
+    code.git_state.cache_clear()
 
 
 def uncommitted() -> tuple[str, ...]:
@@ -67,12 +72,16 @@ def test_only_code_and_data_count_as_uncommitted_changes(clone: Path) -> None:
     for name in ("tests/b.py", "README.md"):
         (clone / name).write_text("x = 2\n")
     assert uncommitted() == (), "they are in no image and no step's key"
+    assert "dirty" not in this_tree().described
     (clone / "pipelines/a.py").write_text("x = 2\n")
     (clone / 'pipelines/Grüße, "b".py').write_text("")
     (clone / "pipelines/retraining.yaml").write_text("")
     with (clone / "data.dvc").open("a") as file:
         file.write("# another version\n")
     assert uncommitted() == ("data.dvc", 'pipelines/Grüße, "b".py', "pipelines/a.py")
+    code.git_state.cache_clear()
+    tree = this_tree()
+    assert tree.described.endswith("-dirty") and tree.uncommitted.startswith("data.dvc, pipelines/")
     assert code.name_files(["a.py", "b\n.py", "c.py", "d.py", "e.py"]) == "a.py, 'b\\n.py', c.py and 2 more"
 
 
