@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from mistere.artifacts.object_store import LocalStore
 from mistere.common.digests.code import git_state
-from mistere.common.errors import Interrupted, MistereError, UsageError
+from mistere.common.errors import ArtifactError, Interrupted, MistereError, UsageError
 from mistere.common.paths import PROJECT_ROOT
 from mistere.common.processes.child_environment import child_environment
 from mistere.common.processes.standard_streams import GuardedStream
@@ -33,6 +33,7 @@ from pipelines.cli.commands.settings import settings as list_settings
 from pipelines.cli.output.task_progress import task_progress
 from pipelines.compile import compile_pipeline, default_output
 from pipelines.local_runner import LocalPipeline
+from tests.unit.runs.recorded_run import RecordedRun
 
 
 def run(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -152,17 +153,23 @@ def test_compile_creates_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_serve_refuses_a_wrong_bundle_or_port_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_serve_refuses_a_wrong_bundle_or_port_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MISTERE_CACHE", str(tmp_path / "cache"))
     with pytest.raises(UsageError, match=r"there is no bundle at nowhere: name STORE/artifacts/ModelBundle/DIGEST"):
         serve("nowhere", tmp_path, "127.0.0.1", 8080, 8081)
     with pytest.raises(UsageError, match="--port and --grpc-port are both 8080"):
         serve("nowhere", tmp_path, "127.0.0.1", 8080, 8080)
-    (tmp_path / "manifest.json").write_text("{}")
+    missing = tmp_path / "artifacts" / "ModelBundle" / ("f" * 64)
+    with pytest.raises(ArtifactError, match="ModelBundle ffffffffffff is not in the store"):
+        serve(str(missing), tmp_path, "127.0.0.1", 8080, 8081)
+    bundle = RecordedRun(tmp_path).bundle({"test.weighted_f1": 0.5})
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
         with pytest.raises(MistereError, match=rf"Port {port} is already in use: .*or choose another --port\."):
-            serve(str(tmp_path), tmp_path, "127.0.0.1", port, 8081)
+            serve(str(missing.with_name(bundle)), tmp_path, "127.0.0.1", port, 8081)
     assert "serving" not in capsys.readouterr().out
     refused = CliRunner().invoke(app, ["serve", "--port", "70000"])
     assert (
