@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mistere.artifacts.bundle_reference import BundleReference
+from mistere.common.parsing.documents import read_yaml
 from mistere.registry.lineage import Lineage
 from mistere.registry.run_logging import (
     TAG_PREFIX,
@@ -108,7 +109,7 @@ def _describe(folder: Path, bundle: Path, model_id: str, run_id: str, modalities
     from mlflow.models.model import Model
 
     shutil.copyfile(bundle / CARD_FILE, folder / CARD_FILE)
-    model = Model.load(str(bundle / MODEL_FILE))
+    model = Model.from_dict(read_yaml(bundle / MODEL_FILE))  # its `load` decodes the path like a URL
     model.model_id = model.model_uuid = model_id
     model.run_id = run_id
     model.utc_time_created = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())

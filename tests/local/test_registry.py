@@ -84,8 +84,8 @@ INFO = {
 
 def register_version(uri: str, folder: Path, name: str, **changes: object) -> str:
     version = lineage(folder, name, **changes)
-    bundle = Path(version.bundle_location)
-    bundle.mkdir(exist_ok=True)
+    bundle = folder / ODD / name
+    bundle.mkdir(parents=True, exist_ok=True)
     write_mlflow_model(bundle, ["calm", "glad"], ["text", "cross_modal"])
     (bundle / "README.md").write_text("# A model\n")
     record = RunRecord(
