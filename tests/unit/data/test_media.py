@@ -14,6 +14,7 @@ import soundfile
 from mistere.common.errors import DataError, MistereError, UsageError
 from mistere.corpora.media import AudioReader, UnreadableMediaError, audio_bytes
 from mistere.data.audio import decode
+from tests.recordings import unstated
 from tests.unit.data.corpus_files import wav
 
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
@@ -74,6 +75,20 @@ def test_reader_notes_missing_and_unreadable_files(tmp_path: Path) -> None:
     assert reader.notes() == [
         "5 utterances have no audio file and go without audio (c0, c1, c2 and 2 more).",
         "1 utterance has an audio file that can't be read and goes without audio (b).",
+    ]
+
+
+def test_reader_transcodes_files_and_embedded_audio_of_unstated_length(tmp_path: Path) -> None:
+    streamed = unstated()["flac of unknown length"][0]
+    (tmp_path / "a.flac").write_bytes(streamed)
+    reader = AudioReader()
+    stored = reader.take(streamed, "row 1")
+    assert stored is not None and soundfile.info(io.BytesIO(stored)).frames == len(decode(streamed)[0])
+    assert reader.read(tmp_path / "a.flac", "a") == reader.load(tmp_path / "a.flac", "b") == stored
+    assert [reader.take(other, "other") for other in (None, wav(), b"no audio")] == [None, wav(), b"no audio"]
+    assert reader.notes() == [
+        "Transcoded to mono FLAC or WAV with the same samples, because the header states no length or a wrong one: "
+        "3 recordings (row 1, a, b)."
     ]
 
 
