@@ -74,11 +74,19 @@ class Recording(NamedTuple):
 
 
 class AudioExtent(NamedTuple):
-    """What a file decodes to: an upper bound of its duration in seconds, its rate in Hz, and its channels."""
+    """What a file decodes to.
+
+    Attributes:
+        seconds: an upper bound of its duration, by its bytes, in s.
+        rate: its rate in Hz, the highest of joined files.
+        channels: its channels, the most of joined files.
+        stated: the duration that its header states, if that is longer than the bytes allow; else ``seconds``.
+    """
 
     seconds: float
     rate: int
     channels: int
+    stated: float
 
 
 def decode_recording(data: bytes, max_seconds: float | None = None) -> Recording:
@@ -143,7 +151,7 @@ def extent(data: bytes) -> AudioExtent:
     """
     from mistere.data.recordings.decoding import FAILURES, opened
 
-    seconds, rate, channels = 0.0, 0, 0
+    seconds, stated, rate, channels = 0.0, 0.0, 0, 0
     for part in _layout(data, count=True).parts:
         try:
             with opened(part) as (header, _):
@@ -151,8 +159,9 @@ def extent(data: bytes) -> AudioExtent:
         except FAILURES as error:
             raise _undecodable(error, data) from error
         seconds += header.frames / header.rate
+        stated += max(header.frames, part.stated or 0) / header.rate
         rate, channels = max(rate, header.rate), max(channels, header.channels)
-    return AudioExtent(seconds, rate, channels)
+    return AudioExtent(seconds, rate, channels, stated)
 
 
 def with_stated_length(data: bytes) -> bytes:

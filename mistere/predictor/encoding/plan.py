@@ -91,8 +91,10 @@ def text_price(texts: Sequence[str], max_tokens: int) -> float:
 def clip_price(clip: AudioExtent, utterance_seconds: float) -> float:
     """The price of a recording, seconds of audio; unusual rates and many channels cost more to decode.
 
+    The price is never below the cost: a recording that states more than it holds is priced as stated.
+
     Args:
         clip: what it decodes to.
         utterance_seconds: the limit, beyond which nothing is decoded.
     """
-    return min(clip.seconds, utterance_seconds) * max(1.0, clip.rate * clip.channels / _USUAL_SAMPLES)
+    return min(clip.stated, utterance_seconds) * max(1.0, clip.rate * clip.channels / _USUAL_SAMPLES)
