@@ -18,7 +18,15 @@ from typing import Literal
 
 from mistere.artifacts.object_store import ABSENT, ConflictError, MissingObjectError, ObjectStore
 from mistere.common.errors import ArtifactError, MistereError
-from mistere.registry.champion import CHAMPION_KEY, Champion, ChampionPointer, move_champion, read_champion
+from mistere.registry.champion import (
+    CHAMPION_KEY,
+    Champion,
+    ChampionPointer,
+    fence_champion,
+    move_champion,
+    read_champion,
+    settled_champion,
+)
 from mistere.registry.journal import (
     LEASE_SECONDS,
     RENEW_SECONDS,
@@ -133,10 +141,12 @@ class _Releasing:
         """Move everything to the new bundle."""
         deployment = self.held.journal.deployment
         add(self.store, self.event)
-        if read_champion(self.store).version != self.seen.version:
+        current = read_champion(self.store)
+        if not current.is_same(self.seen):
             raise ConflictError(
                 "the champion changed after this release was decided: run again to compare with the new one."
             )
+        self.seen = current  # its fence may be another
         before = _version_of(self.store, deployment_key(deployment.service))
         self.undo_roll_out = roll_out(self.held.renew_lease) if roll_out else None
         self.held.update(state="deployed")
@@ -199,8 +209,11 @@ class _Releasing:
 
     def _move_back(self, pointer: ChampionPointer) -> None:
         """Undo the champion's move, unless another process moves it meanwhile."""
-        if self.seen.champion is None:
+        if self.seen.version == ABSENT:
             self.store.delete_object(CHAMPION_KEY)
+            return
+        if self.seen.champion is None:
+            fence_champion(self.store, ChampionPointer(None, pointer.version))
             return
         move_champion(self.store, pointer, self.seen.champion)
         with suppress(MistereError):
@@ -222,10 +235,13 @@ class _Releasing:
                     pointer.champion
                 )  # a later release has moved on, and a late call may have reset its aliases
             return moved
-        if moved and outcome != "pending":
+        if outcome != "pending":
             with suppress(ConflictError):
-                self._move_back(pointer)
-                _restore_deployment(self.store, self.held.journal, self.deployment_version)
+                if moved:
+                    self._move_back(pointer)
+                key = deployment_key(self.held.journal.deployment.service)
+                if self.deployment_version == _version_of(self.store, key):
+                    _restore_deployment(self.store, self.held.journal, self.deployment_version)
         return False
 
 
@@ -291,7 +307,7 @@ def _recover(store: ObjectStore, mirror: Mirror, service: str) -> str:
     held.update(
         **this_process()
     )  # before the champion is read, so that the earlier holder sees that it lost the journal
-    pointer = read_champion(store)
+    pointer = settled_champion(store, journal.moved)
     finished = journal.state == "deployed" and journal.moved(pointer)
     if finished and pointer.champion is not None:
         store.write(deployment_key(service), journal.deployment.recorded(store))

@@ -14,7 +14,7 @@ from mistere.artifacts.object_store import ConflictError, LocalStore, ObjectStor
 from mistere.common.errors import ArtifactError, MistereError, UsageError
 from mistere.registry import journal
 from mistere.registry import release as module
-from mistere.registry.champion import Champion, ChampionPointer, read_champion
+from mistere.registry.champion import CHAMPION_KEY, Champion, ChampionPointer, read_champion
 from mistere.registry.journal import read_journal
 from mistere.registry.promotion_log import PromotionEvent, read_log, who
 from mistere.registry.release import Mirror as Mirrors
@@ -256,6 +256,39 @@ def test_a_write_that_arrives_after_the_release_was_rolled_back_is_undone(
     assert state(store) == ("c", "c")
 
 
+@pytest.mark.parametrize("before", ["a", ""])
+def test_a_killed_release_whose_write_arrives_after_the_rollback_does_not_move_the_champion(
+    before: str, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is left to undo the write, so it must fail: a rollback changes the object that the write expects."""
+    mirror = Mirror()
+    if before:
+        promote(store, mirror, before)
+    sent: list[tuple[bytes, str | None]] = []
+    write = store.write
+
+    def killed(key: str, data: bytes, expected: str | None = None) -> str:
+        if key == CHAMPION_KEY and not sent:
+            sent.append((data, expected))
+            raise SystemExit
+        if sent:
+            raise SystemExit  # nothing of this process reaches the store any more
+        return write(key, data, expected)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(store, "write", killed)
+        promote(store, mirror, "b")
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "LEASE_SECONDS", -1.0)
+        assert "rolled back" in recover(store, mirror, "mistere")
+    with pytest.raises(ConflictError):
+        store.write(CHAMPION_KEY, *sent[0])
+    assert state(store) == (before or "-", before or "-")
+    assert events(store)[-1].outcome == "undone"
+    promote(store, mirror, "c")
+    assert state(store) == ("c", "c")
+
+
 def test_a_damaged_journal_is_named_and_kept(store: ObjectStore) -> None:
     promote(store, Mirror(), "a")
     key = "deployments/mistere/journal.json"
@@ -329,7 +362,16 @@ def test_another_services_first_release_leaves_the_event_of_a_release_in_progres
 
     def roll_out(_: Callable[[], None]) -> Callable[[], None]:
         with pytest.raises(ConflictError):
-            release(store, mirror, ChampionPointer(None, "an old version"), champion("b"), other, "promote", "", "b")
+            release(
+                store,
+                mirror,
+                ChampionPointer(champion("c"), "an old version"),
+                champion("b"),
+                other,
+                "promote",
+                "",
+                "b",
+            )
         return lambda: None
 
     release(store, mirror, read_champion(store), champion("a"), deployment(store, "a"), "promote", "", "a", roll_out)
