@@ -51,7 +51,7 @@ def one_line(result: subprocess.CompletedProcess[str]) -> str:
         (["run", "--output", "/proc/here"], 1, "cannot write to /proc/here"),
         (["serve", "--output", "nowhere"], 2, "nothing is deployed"),
         (["predict", "--dialogue", "nowhere.json"], 2, "nowhere.json cannot be read"),
-        (["data", "import", "meld", "nowhere", "somewhere"], 4, "nowhere"),
+        (["data", "import", "meld", "nowhere", "somewhere"], 2, "nowhere"),
         (["data", "import", "melt", "nowhere", "somewhere"], 2, "Did you mean 'meld'?"),
     ],
 )

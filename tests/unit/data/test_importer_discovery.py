@@ -104,7 +104,7 @@ def test_new_importer_rejects_an_invalid_source(tree: Path, transcripts: Path, t
     result = run_mistere(tree, "data", "import", "transcripts", str(transcripts), str(tmp_path / "out"))
     assert result.returncode == 4 and "b.txt, line 1" in result.stderr and result.stderr.count("\n") == 1
     result = run_mistere(tree, "data", "import", "transcripts", str(transcripts / ".."), str(tmp_path / "out"))
-    assert result.returncode == 4 and "holds no transcript" in result.stderr
+    assert result.returncode == 2 and "holds no transcript" in result.stderr
 
 
 def test_discovery_imports_no_heavy_module_and_runs_on_demand() -> None:
