@@ -1,4 +1,4 @@
-"""Messages for errors of disks and directories."""
+"""Messages for errors of disks, directories and memory."""
 
 from __future__ import annotations
 
@@ -26,17 +26,22 @@ _SENTENCES = {
 
 _FAILED_WRITE: Final = (
     (re.compile(r"database or disk is full"), errno.ENOSPC),  # SQLite
+    (re.compile(r"DefaultCPUAllocator: (can't allocate|not enough) memory"), errno.ENOMEM),  # torch
     (re.compile(r"disk I/O error"), errno.EIO),  # SQLite
     (re.compile(r"\d+ requested and \d+ written"), errno.ENOSPC),  # numpy
     (re.compile(r"inline_container\.cc.*(unexpected pos|file write failed)"), errno.ENOSPC),  # torch.save
 )
-"""How libraries report a failed write without its number."""
+"""How libraries report a failed write, or a failed allocation, without its number."""
+_MEMORY: Final = (
+    "the process needs more memory than it may use: raise its limit (`ulimit -v`, or cluster.steps.STEP.memory on a cluster), or lower the "
+    "batch size; finished steps are found again."
+)
 _NUMBER = re.compile(r"No space left on device|\(os error (\d+)\)")
 """How libraries in Rust, such as safetensors, quote it."""
 
 
 def disk_error(error: BaseException, where: object = "") -> MistereError | None:
-    """The error with a message for the user, or None if it is not about disk space or permissions.
+    """The error with a message for the user, or None if it is not about disk space, permissions or memory.
 
     Libraries that write files raise errors of their own, or wrap them; what they were raised for is searched too.
 
@@ -48,6 +53,8 @@ def disk_error(error: BaseException, where: object = "") -> MistereError | None:
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:
         seen.add(id(cause))
+        if isinstance(cause, MemoryError) or _number(cause) == errno.ENOMEM:
+            return MistereError(_MEMORY)
         sentence = _SENTENCES.get(_number(cause))
         if sentence is not None:
             return MistereError(f"{sentence} ({getattr(cause, 'filename', None) or where or 'its name is not known'}).")

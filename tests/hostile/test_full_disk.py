@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from mistere.common.errors import ExitCode
 from mistere.common.os_errors import disk_error
@@ -50,6 +53,14 @@ for name, code in writers.items():
     for entry in os.scandir(folder):
         shutil.rmtree(entry.path) if entry.is_dir() else os.unlink(entry.path)
 """
+
+
+@pytest.mark.parametrize("library", [np.empty, torch.empty])
+def test_a_failed_allocation_is_one_sentence(library: Callable[[int], object]) -> None:
+    """More than any machine has: numpy and PyTorch refuse at once, as they do at a limit (`ulimit -v`)."""
+    with pytest.raises((MemoryError, RuntimeError)) as raised:
+        library(1 << 56)
+    assert str(disk_error(raised.value)).startswith("the process needs more memory than it may use: raise its limit")
 
 
 def _sentences(arguments: list[str], before: str = "") -> dict[str, str]:
