@@ -283,7 +283,12 @@ def test_a_dirty_tree_or_one_with_outdated_images_is_rejected(tmp_path: Path) ->
     tree = committed_tree(tmp_path / "tree")
     assert "dirty=False" in check_tree(tree, allow_dirty=False)
     (tree / "README.md").write_text("Changed.\n")
-    assert "commit them, or submit a trial run with --allow-dirty" in check_tree(tree, allow_dirty=False)
+    assert "dirty=False" in check_tree(tree, allow_dirty=False), "documentation decides nothing"
+    with (tree / ".dvc" / "config").open("a") as file:
+        file.write("# changed\n")
+    refused = check_tree(tree, allow_dirty=False)
+    assert "uncommitted changes in .dvc/config, so" in refused
+    assert "commit them, or submit a trial run with --allow-dirty" in refused
     assert "-dirty" in check_tree(tree, allow_dirty=True)
     with (tree / "mistere" / "common" / "paths.py").open("a") as file:
         file.write("# a comment changes no image\n")

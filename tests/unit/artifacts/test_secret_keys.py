@@ -61,5 +61,6 @@ def test_a_stage_opens_the_store_of_its_secret(
     monkeypatch.setenv("MISTERE_CACHE", str(tmp_path))
     give(monkeypatch, {**SECRET, "AWS_ENDPOINT_URL": s3_endpoint})
     context = {"run_id": "run", "store": s3_store.uri, "tracking_uri": "", "data_digest": "d.dir"}
-    assert execute(STAGE, context, {})["champion_digest"] == "none"
+    random = {"speech": {"source": "random:whisper"}, "text": {"source": "random:bidirectional_text"}}
+    assert execute(STAGE, context, {"given": random})["champion_digest"] == "none"
     assert list(S3Store(s3_store.uri).keys("runs/run")), "the record is in the secret's store"

@@ -266,9 +266,13 @@ def test_unexpected_exception_is_recorded_and_raised(local: Runner, monkeypatch:
     assert list(local.store.local_path("scratch").iterdir()) == []
 
 
+RANDOM_ENCODERS = {"speech": {"source": "random:whisper"}, "text": {"source": "random:bidirectional_text"}}
+"""The first step looks for other sources on the hub, or as packages."""
+
+
 def test_uncached_stage_runs_every_time_and_resolves_external_inputs(local: Runner) -> None:
     def resolve() -> Mapping[str, str]:
-        return execute(RESOLVE, {**local.context(), "data_digest": "d.dir"}, {})
+        return execute(RESOLVE, {**local.context(), "data_digest": "d.dir"}, {"given": RANDOM_ENCODERS})
 
     seen = {"data_digest": "d.dir", "data_remote": "", "code_state": "unknown", "inputs": ""}
     assert resolve() == {**seen, "champion_digest": "none"}
@@ -290,7 +294,7 @@ def test_resolve_inputs_refuses_a_local_deployment_in_a_pod(local: Runner, monke
         execute(RESOLVE, {**local.context(), "data_digest": "d.dir"}, {"given": {"deployment": {"mode": "local"}}})
     record = StageRecord.model_validate_json(local.store.read(stage_record_key("run", "resolve_inputs"))[0])
     assert (record.status, record.exit_code) == ("failed", 2)
-    standard = {"given": {"deployment": {"mode": "standard"}}}
+    standard = {"given": {"deployment": {"mode": "standard"}, **RANDOM_ENCODERS}}
     assert execute(RESOLVE, {**local.context("other"), "data_digest": "d.dir"}, standard)
 
 
