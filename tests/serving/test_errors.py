@@ -166,9 +166,7 @@ def huge_rate() -> bytes:
     return bytes(sound)
 
 
-@pytest.mark.parametrize(
-    "sound", [b"junk", b"RIFFjunk", clip()[:40], clip(0.6, file_format="MP3"), clip(0.6, channels=6), huge_rate()]
-)
+@pytest.mark.parametrize("sound", [b"junk", b"RIFFjunk", clip()[:40], clip(0.6, file_format="MP3")[:8], huge_rate()])
 def test_unsupported_audio_is_415(server: Server, sound: bytes) -> None:
     refused(infer(server, HI | {"shape": [2], "data": ["hi", "ho"]}, audio(b"", sound)), 415, "utterance 1")
 

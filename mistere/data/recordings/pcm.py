@@ -88,6 +88,8 @@ def _wav(data: bytes) -> tuple[bytes, _Samples]:
     else:
         return data, _Samples(len(data))
     first = at + _CHUNK
+    if first > len(data):
+        return data, _Samples(len(data))
     stated = long_size if size == _UINT32 and long_size is not None else size
     samples = _in_chunks(data, first, stated, order)
     whole = int.from_bytes(data[4:8], order)
@@ -115,6 +117,8 @@ def _aiff(data: bytes) -> tuple[bytes, _Samples]:
     else:
         return data, _Samples(len(data))
     first = at + _CHUNK
+    if first > len(data):
+        return data, _Samples(len(data))
     samples = _in_chunks(data, first, size, "big")
     if size == samples.end - first:
         return data[: samples.following], samples
@@ -149,6 +153,8 @@ def _caf(data: bytes) -> tuple[bytes, _Samples]:
     else:
         return data, _Samples(len(data))
     first = at + _CAF_CHUNK
+    if first > len(data):
+        return data, _Samples(len(data))
     samples = _in_chunks(data, first, size, "big", width=8)
     if size == samples.end - first:
         return data[: samples.following], samples
@@ -165,6 +171,8 @@ def _w64(data: bytes) -> tuple[bytes, _Samples]:
     else:
         return data, _Samples(len(data))
     first, size = at + _W64_CHUNK, max(0, size - _W64_CHUNK)
+    if first > len(data):
+        return data, _Samples(len(data))
     samples = _before_tag(data, first, size, W64)
     if size == samples.end - first:
         return data[: samples.following], samples

@@ -159,6 +159,13 @@ def test_hostile_bytes_are_inspected_fast(data: bytes) -> None:
     assert time.process_time() - start < 3
 
 
+def test_a_file_cut_within_its_header_is_refused_or_read() -> None:
+    for data in every_file().values():
+        for end in range(1, min(len(data), 120)):
+            with contextlib.suppress(AudioError):
+                decode(data[:end], None)
+
+
 def test_samples_without_an_equal_in_24_bits_stay_floats() -> None:
     for wave, start in (
         (np.array([0.5, -1.0, 2**-23], np.float32), b"fLaC"),
