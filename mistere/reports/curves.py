@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mistere.metrics.calibration import Reliability
 from mistere.metrics.missing_curve import CurvePoint
 from mistere.reports.html_page import figure_svg, new_figure
-from mistere.reports.plots import ACCENT, WIDTH, expert_color, quiet, spoken
+from mistere.reports.plots import ACCENT, WIDTH, expert_color, quiet, short, spoken
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -17,16 +17,17 @@ _SEED_COLORS = ("#4a80d6", "#c06a14", "#22876a", "#a663c7", "#c75b7a", "#7a8b1f"
 _STYLES = ("-", (0, (4, 2)), (0, (1, 1.5)))
 
 
-def missing_modality_plot(curves: Mapping[str, Sequence[CurvePoint]]) -> Markup:
+def missing_modality_plot(curves: Mapping[str, Sequence[CurvePoint]], *, legend: bool = True) -> Markup:
     """Weighted F1 over the removed share of a modality: a line per modality and model, with intervals as bands.
 
     Args:
         curves: by the name of the model; the name of a single model may be empty.
+        legend: whether the plot has a legend of its own.
     """
-    figure = new_figure(WIDTH, 2.6)
+    figure = new_figure(WIDTH, 2.6 + (0.7 if legend and len(curves) > 1 else 0))
     axes = figure.add_subplot()
     quiet(axes, "y")
-    for style, points in zip(_STYLES, curves.values(), strict=False):
+    for style, (title, points) in zip(_STYLES, curves.items(), strict=False):
         for position, modality in enumerate(dict.fromkeys(point.modality for point in points)):
             selected = [point for point in points if point.modality == modality]
             shares = [100 * point.share for point in selected]
@@ -39,7 +40,7 @@ def missing_modality_plot(curves: Mapping[str, Sequence[CurvePoint]]) -> Markup:
                 color=color,
                 ms=3.5,
                 markerfacecolor=color if style == "-" else "#ffffff",
-                label=f"{spoken(modality)} removed",
+                label=f"{spoken(modality)} removed{', ' + short(title, 32) if title else ''}",
             )  # type: ignore[arg-type]
             if len(curves) == 1:
                 lows, highs = [p.weighted_f1.low for p in selected], [p.weighted_f1.high for p in selected]
@@ -50,8 +51,11 @@ def missing_modality_plot(curves: Mapping[str, Sequence[CurvePoint]]) -> Markup:
         xlabel="share of the test utterances from which it is removed",
     )
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0f} %")
-    if len(curves) == 1:  # the page of two models has one legend for all plots
-        axes.legend(frameon=False, fontsize=8)
+    handle = 3.6  # long enough to show the dashes
+    if legend and len(curves) > 1:
+        figure.legend(loc="outside lower center", frameon=False, fontsize=8, handlelength=handle)
+    elif legend:
+        axes.legend(frameon=False, fontsize=8, handlelength=handle)
     return figure_svg(figure, "Weighted F1 over the share of a modality that is removed")
 
 

@@ -199,7 +199,9 @@ def _contributions(models: Sequence[Evaluated], experts: Sequence[str]) -> Marku
 def _missing(models: Sequence[Evaluated]) -> Markup | None:
     curves = {model.title: curve_from_metrics(model.evaluation.metrics) for model in models}
     curves = {title: points for title, points in curves.items() if points}
-    return missing_modality_plot(curves) if curves else None
+    if not curves:
+        return None
+    return missing_modality_plot(curves, legend=len(models) == 1)  # a page of two has one legend for all plots
 
 
 def _robustness(models: Sequence[Evaluated]) -> Markup | None:
