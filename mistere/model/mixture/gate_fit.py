@@ -31,7 +31,7 @@ _CALIBRATION_PENALTY: Final = 0.1
 """The penalty on the experts' temperatures, relative to that on the gate: dev says more about them."""
 _TRUST: Final = 0.1
 """Weight of the loss on which expert is right. From 0.1 to 1 the order of the weights is the same; more makes them less even."""
-_STRENGTHS: Final = (1.0, 0.6, 0.35, 0.2, 0.1, 0.03)
+_STRENGTHS: Final = (1.0, 0.6, 0.35, 0.2, 0.1, 0.03, 0.01)
 """Factors of the gate's numbers that the cross-validation chooses from."""
 _SIGNIFICANT: Final = 2.0
 """Standard errors by which a strength must be better than a smaller one."""
