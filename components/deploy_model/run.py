@@ -24,7 +24,8 @@ from mistere.kubernetes.images import image
 from mistere.registry.champion import Champion, read_champion
 from mistere.registry.model_registry import mirror_champion
 from mistere.registry.promotion_log import PromotionEvent, add, now
-from mistere.registry.release import is_released, recover, recover_patiently, release
+from mistere.registry.recovery import is_released, recover, recover_patiently
+from mistere.registry.release import release
 from mistere.serving.deployment import Deployment
 from mistere.serving.kserve.cluster_release import Rolling, on_cluster
 from mistere.serving.kserve.inference_service import check_support, inference_service

@@ -2,7 +2,7 @@
 
 An event is ``pending`` until its release has ended. A process that is killed in between leaves it pending: the champion then
 says whether it was moved, because a release stamps it with the time of its event, and no other release moves the champion on
-before that event is complete (:func:`mistere.registry.release.recover`).
+before that event is complete (:func:`mistere.registry.recovery.recover`).
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ class Deployment(SealedRecord):
         mode: ``local``, or the KServe mode.
         image: the predictor's image; empty for ``local``.
         settings: the ``deployment`` section, with which a later release serves another bundle; empty for ``local``.
+        fence: random text in the store only, which makes each written pointer another version of the object. A conditional write of
+            a killed release that arrives after the pointer was written again so fails, although the deployment is the same.
     """
 
     service: Segment
@@ -39,10 +42,11 @@ class Deployment(SealedRecord):
     mode: Mode = "local"
     image: str = ""
     settings: dict[str, Any] = Field(default_factory=dict)
+    fence: str = ""
 
     def recorded(self, store: ObjectStore) -> bytes:
-        """The content of the pointer in the store, where a bundle of this store is recorded relative to it."""
-        return self.relative_to(store).sealed()
+        """The content of the pointer in the store with a new fence; a bundle of this store is recorded relative to it."""
+        return self.relative_to(store).model_copy(update={"fence": secrets.token_hex(8)}).sealed()
 
     @classmethod
     def parse(cls, store: ObjectStore, recorded: str | bytes) -> Deployment:
@@ -55,7 +59,7 @@ class Deployment(SealedRecord):
         deployment = cls.unsealed(recorded)
         if deployment is None:
             raise ValueError("no deployment pointer")
-        return deployment.resolved(store)
+        return deployment.resolved(store).model_copy(update={"fence": ""})
 
     def relative_to(self, store: ObjectStore) -> Deployment:
         """The deployment as a record of the store holds it: a bundle of this store is named relative to it."""
@@ -80,9 +84,22 @@ def journal_key(service: str) -> str:
     return f"deployments/{service}/journal.json"
 
 
+def not_deployed(service: str) -> Deployment:
+    """The content of the pointer of a service whose first release was rolled back."""
+    return Deployment(service=service, bundle_location="", bundle_digest="", model_version="")
+
+
 def deployed_services(store: ObjectStore) -> list[str]:
-    """The names of the services that have a pointer."""
-    return [key.split("/")[1] for key in store.keys("deployments") if key.endswith("/deployment.json")]
+    """The names of the services that have a pointer; a damaged pointer counts."""
+    names = [key.split("/")[1] for key in store.keys("deployments") if key.endswith("/deployment.json")]
+    return [name for name in names if _is_deployed(store, name)]
+
+
+def _is_deployed(store: ObjectStore, service: str) -> bool:
+    try:
+        return find_deployment(store, service) is not None
+    except ArtifactError:
+        return True
 
 
 def service_and_bundle(output: Path, bundle: str | None) -> tuple[str, str]:
@@ -108,13 +125,26 @@ def read_deployment(store: ObjectStore, service: str) -> Deployment:
         UsageError: nothing has been deployed.
         ArtifactError: the pointer is damaged.
     """
+    deployment = find_deployment(store, service)
+    if deployment is None:
+        raise UsageError(f"nothing is deployed in {store.uri}: run `mistere run` first, or name a bundle.")
+    return deployment
+
+
+def find_deployment(store: ObjectStore, service: str) -> Deployment | None:
+    """Read the pointer of a service; None if nothing is deployed.
+
+    Raises:
+        ArtifactError: the pointer is damaged.
+    """
     key = deployment_key(service)
     try:
-        return Deployment.parse(store, store.read(key)[0])
-    except MissingObjectError as error:
-        raise UsageError(f"nothing is deployed in {store.uri}: run `mistere run` first, or name a bundle.") from error
+        deployment = Deployment.parse(store, store.read(key)[0])
+    except MissingObjectError:
+        return None
     except ValueError as error:
         raise ArtifactError(
             f"{store.location(key)} is damaged: restore it from a copy of the store, or delete it and run `mistere promote` with the "
             "version that is served, which writes it again."
         ) from error
+    return deployment if deployment.bundle_digest else None

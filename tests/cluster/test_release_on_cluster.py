@@ -19,7 +19,8 @@ from mistere.registry import journal as module
 from mistere.registry.champion import Champion, read_champion
 from mistere.registry.journal import Journal
 from mistere.registry.promotion_log import read_log
-from mistere.registry.release import is_released, open_release, recover, recover_patiently, release
+from mistere.registry.recovery import is_released, open_release, recover, recover_patiently
+from mistere.registry.release import release
 from mistere.serving.deployment import Deployment, RollbackError, read_deployment
 from mistere.serving.kserve.cluster_release import Rolling
 from mistere.serving.kserve.live_service import service_path

@@ -16,7 +16,8 @@ from mistere.registry import journal
 from mistere.registry.champion import Champion, read_champion
 from mistere.registry.model_registry import mirror_champion, registered_versions
 from mistere.registry.promotion_log import read_log
-from mistere.registry.release import recover, release
+from mistere.registry.recovery import recover
+from mistere.registry.release import release
 from mistere.serving.deployment import Deployment, read_deployment
 from tests.local.servers import mlflow_server
 from tests.local.test_registry import CONFIG, register_version

@@ -13,13 +13,14 @@ import pytest
 from mistere.artifacts.object_store import ConflictError, LocalStore, ObjectStore
 from mistere.common.errors import ArtifactError, MistereError, UsageError
 from mistere.registry import journal
-from mistere.registry import release as module
+from mistere.registry import recovery as module
 from mistere.registry.champion import CHAMPION_KEY, Champion, ChampionPointer, read_champion
 from mistere.registry.journal import read_journal
 from mistere.registry.promotion_log import PromotionEvent, read_log, who
-from mistere.registry.release import Mirror as Mirrors
-from mistere.registry.release import is_released, recover, release
-from mistere.serving.deployment import Deployment, read_deployment
+from mistere.registry.recovery import Mirror as Mirrors
+from mistere.registry.recovery import is_released, recover
+from mistere.registry.release import release
+from mistere.serving.deployment import Deployment, deployed_services, deployment_key, read_deployment
 from pipelines.cli.commands.registry.models import models
 from pipelines.cli.registry_location import RegistryLocation
 
@@ -163,7 +164,7 @@ def test_recovery_ignores_a_release_in_progress(store: ObjectStore, monkeypatch:
     store.write("deployments/mistere/journal.json", open_again.sealed())
     with pytest.raises(ConflictError, match="in progress"):
         recover(store, mirror, "mistere")
-    monkeypatch.setattr(module, "_PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.3)
     with pytest.raises(ConflictError, match="in progress"):
         promote(store, mirror, "b")
     assert state(store) == ("a", "a") and events(store)[-1].outcome == "lost"
@@ -257,8 +258,9 @@ def test_a_write_that_arrives_after_the_release_was_rolled_back_is_undone(
 
 
 @pytest.mark.parametrize("before", ["a", ""])
-def test_a_killed_release_whose_write_arrives_after_the_rollback_does_not_move_the_champion(
-    before: str, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("late", [CHAMPION_KEY, deployment_key("mistere")])
+def test_a_killed_release_whose_write_arrives_after_the_rollback_moves_nothing(
+    before: str, late: str, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody is left to undo the write, so it must fail: a rollback changes the object that the write expects."""
     mirror = Mirror()
@@ -268,7 +270,7 @@ def test_a_killed_release_whose_write_arrives_after_the_rollback_does_not_move_t
     write = store.write
 
     def killed(key: str, data: bytes, expected: str | None = None) -> str:
-        if key == CHAMPION_KEY and not sent:
+        if key == late and not sent:
             sent.append((data, expected))
             raise SystemExit
         if sent:
@@ -282,11 +284,20 @@ def test_a_killed_release_whose_write_arrives_after_the_rollback_does_not_move_t
         patch.setattr(journal, "LEASE_SECONDS", -1.0)
         assert "rolled back" in recover(store, mirror, "mistere")
     with pytest.raises(ConflictError):
-        store.write(CHAMPION_KEY, *sent[0])
+        store.write(late, *sent[0])
     assert state(store) == (before or "-", before or "-")
     assert events(store)[-1].outcome == "undone"
+    assert deployed_services(store) == (["mistere"] if before else [])
     promote(store, mirror, "c")
     assert state(store) == ("c", "c")
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff"])
+def test_a_release_over_a_damaged_pointer_names_it(content: bytes, store: ObjectStore) -> None:
+    store.write(deployment_key("mistere"), content)
+    with pytest.raises(ArtifactError, match=r"deployment\.json is damaged"):
+        promote(store, Mirror(), "a")
+    assert read_champion(store).champion is None and not events(store)
 
 
 def test_a_damaged_journal_is_named_and_kept(store: ObjectStore) -> None:

@@ -10,7 +10,7 @@ import pytest
 from mistere.artifacts.object_store import ObjectStore, open_store
 from mistere.common.errors import MistereError
 from mistere.registry import journal
-from mistere.registry.release import recover
+from mistere.registry.recovery import recover
 from tests.stand_ins.failing_proxy import FailingProxy
 from tests.unit.runs.test_release import Mirror, events, promote, state
 

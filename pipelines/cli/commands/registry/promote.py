@@ -19,7 +19,8 @@ from mistere.registry.champion import read_champion
 from mistere.registry.lineage import Lineage, read_lineage
 from mistere.registry.model_registry import mirror_champion, registered_versions
 from mistere.registry.promotion_log import who
-from mistere.registry.release import is_released, recover, release
+from mistere.registry.recovery import is_released, recover
+from mistere.registry.release import release
 from mistere.serving.deployment import Deployment, deployed_services, deployment_key, read_deployment
 from mistere.serving.kserve.cluster_release import Rolling, on_cluster
 from mistere.serving.kserve.live_service import port_forward

@@ -1,0 +1,186 @@
+"""Begin a release, and complete or roll back that of a process that was killed.
+
+Whoever begins a release acquires the service's journal; before that, an unfinished release of the journal is rolled forward if
+the champion had moved, and back if not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from mistere.artifacts.object_store import ABSENT, ConflictError, ObjectStore
+from mistere.common.errors import ArtifactError, MistereError
+from mistere.registry.champion import Champion, ChampionPointer, read_champion, settled_champion
+from mistere.registry.deployment_pointer import previous_deployment, restore_pointer, write_pointer
+from mistere.registry.journal import (
+    LEASE_SECONDS,
+    RENEW_SECONDS,
+    HeldJournal,
+    Journal,
+    read_journal,
+    services,
+    this_process,
+    write_journal,
+)
+from mistere.registry.promotion_log import PromotionEvent, complete, complete_moved, now, read_log, sweep, who
+from mistere.serving.deployment import Deployment, find_deployment
+
+Mirror = Callable[[Champion], None]
+"""Points the registry's aliases to a champion and its predecessor."""
+
+PATIENCE_SECONDS = 10.0
+"""How long a release waits for another one of the same service."""
+
+
+def recover_patiently(store: ObjectStore, mirror: Mirror, service: str) -> str:
+    """Like :func:`recover`, but wait for the end of a lease: a restarted pod cannot see that its predecessor is gone."""
+    deadline = time.monotonic() + LEASE_SECONDS + RENEW_SECONDS
+    while True:
+        try:
+            return recover(store, mirror, service)
+        except ConflictError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1.0)
+
+
+def recover(store: ObjectStore, mirror: Mirror, service: str) -> str:
+    """Complete or roll back the release of a killed process; return a sentence on it, empty if there was none.
+
+    The release that moved the champion there is completed as well if it is another service's: once the champion has moved on,
+    nothing would say that this release had moved it.
+
+    Raises:
+        ConflictError: the release is still in progress.
+        ArtifactError: the journal is damaged.
+    """
+    pointer = read_champion(store)  # before the journals, so that the journal of the release that moved it is found
+    sentences = [_recover(store, mirror, name) for name in (service, *_other_release(store, pointer, service))]
+    complete_moved(store, pointer)  # where a journal was moved away
+    return " ".join(filter(None, sentences))
+
+
+def _other_release(store: ObjectStore, pointer: ChampionPointer, service: str) -> list[str]:
+    """The other service whose unfinished release moved the champion there, if there is one."""
+    for name in services(store):
+        with suppress(ArtifactError):  # a damaged journal stops the releases of its own service only
+            record = read_journal(store, name) if name != service else None
+            if record is not None and record[0].state != "done" and record[0].moved(pointer):
+                return [name]
+    return []
+
+
+def _recover(store: ObjectStore, mirror: Mirror, service: str) -> str:
+    record = read_journal(store, service)
+    if record is None or record[0].state == "done":
+        return ""
+    journal, version = record
+    if journal.alive:
+        raise ConflictError(
+            f"another release of {service} is in progress (on {journal.host}): wait for it and run again."
+        )
+    held = HeldJournal(store, journal, version)
+    held.update(
+        **this_process()
+    )  # before the champion is read, so that the earlier holder sees that it lost the journal
+    pointer = settled_champion(store, journal.moved)
+    finished = journal.state == "deployed" and journal.moved(pointer)
+    if finished and pointer.champion is not None:
+        write_pointer(held, journal.deployment)
+        mirror(pointer.champion)
+        summary = "A release that was interrupted after it had moved the champion was completed."
+    else:
+        if journal.deployment.mode != "local":
+            from mistere.serving.kserve.cluster_release import undo_interrupted
+
+            before = previous_deployment(store, journal) if journal.deployment_before else None
+            undo_interrupted(journal.deployment, before)
+            held.update()
+        restore_pointer(held)
+        if pointer.champion is not None:
+            mirror(pointer.champion)
+        summary = "A release that was interrupted before it had moved the champion was rolled back."
+    event = journal.event or PromotionEvent(
+        at=now(),
+        action="recover",
+        outcome="pending",
+        before=pointer.digest,
+        after=journal.champion.bundle_digest,
+        version=journal.champion.model_version,
+        reason="",
+        by=who(),
+    )
+    reason = (
+        f"{event.reason} The process was interrupted, and the next one completed the release." if finished else summary
+    )
+    complete(store, event, "done" if finished else "undone", reason.strip())
+    held.update(state="done")
+    return summary
+
+
+def open_release(store: ObjectStore, run_id: str) -> str:
+    """The service whose release by a run is unfinished; empty if there is none.
+
+    Raises:
+        ArtifactError: a journal is damaged.
+    """
+    for service in services(store):
+        record = read_journal(store, service)
+        if record is not None and record[0].state != "done" and record[0].champion.run_id == run_id:
+            return service
+    return ""
+
+
+def is_released(store: ObjectStore, deployment: Deployment) -> bool:
+    """Whether the release of this bundle is complete; an unreadable record counts as incomplete."""
+    try:
+        record = read_journal(store, deployment.service)
+        complete = record is not None and record[0].state == "done" and record[0].deployment == deployment
+        return complete and find_deployment(store, deployment.service) == deployment
+    except MistereError:
+        return False
+
+
+def acquire(
+    store: ObjectStore, mirror: Mirror, champion: Champion, deployment: Deployment, event: PromotionEvent
+) -> HeldJournal:
+    """Acquire the service's journal; wait briefly for a release in progress."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            recover(store, mirror, deployment.service)
+            last = read_journal(store, deployment.service)
+            if last is None:
+                _complete_abandoned(store)
+            before = find_deployment(store, deployment.service)
+            journal = Journal(
+                state="pending",
+                deployment_before=before.recorded(store).decode() if before else "",
+                deployment=deployment,
+                champion=champion,
+                event=event,
+                **this_process(),
+            )
+            held = HeldJournal(store, journal, write_journal(store, journal, last[1] if last else ABSENT))
+        except ConflictError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+        else:
+            sweep(store)
+            return held
+
+
+def _complete_abandoned(store: ObjectStore) -> None:
+    """Complete the pending events that no journal holds: the journal was moved away, and the release did not move the champion."""
+    pending = [event for event in read_log(store).events if event.outcome == "pending"]
+    try:  # after the events: a release writes its journal first
+        records = [read_journal(store, service) for service in services(store)]
+    except ArtifactError:
+        return  # a damaged journal may hold one
+    held = {record[0].event.key for record in records if record is not None and record[0].event is not None}
+    for event in pending:
+        if event.key not in held:
+            complete(store, event, "undone", "Its release ended without a record.")
