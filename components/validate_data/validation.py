@@ -79,7 +79,9 @@ def _with_quarantine(validation: Validation, declared: Declared, config: Validat
     """The validation with the dialogues of blocking findings quarantined, if the rest then has no blocking finding."""
     affected = affected_dialogues(validation.outcomes, validation.tables)
     if not affected:
-        return replace(validation, refused="Nothing can be set aside: the findings are about the dataset as a whole.")
+        return replace(
+            validation, refused="Nothing can be set aside, because the findings are about the dataset as a whole."
+        )
     rest = validation.facts.without(affected)
     total = len(validation.facts.utterances)
     removed: dict[str, int] = {split: _rows(validation.facts, split) - _rows(rest, split) for split in SPLITS}

@@ -146,6 +146,10 @@ def import_table(
     check_shares(splits)
     if missing_audio not in ("fail", "missing"):
         raise UsageError(f"missing_audio is {missing_audio!r}: it is `fail` or `missing`.")
+    if audio is not None and not audio.is_dir():
+        raise UsageError(
+            f"--audio: {audio} is not a directory: name the folder that the table's audio paths are relative to."
+        )
     table = read_rows(source, columns or {}, text_only=text_only, delimiter=delimiter, quotes=quotes)
     dialogues = _dialogues(table)
     old = read_base(base, frozenset(dialogues), audio=not text_only) if base is not None else None

@@ -84,11 +84,13 @@ def detect_dialect(source: Path, delimiter: str, quotes: Quotes | Literal["auto"
 
 
 def _shown(header: str, usual: str, required: Sequence[str]) -> str:
-    """The delimiter with which the header has the required columns; the usual one if none has."""
-    for candidate in (usual, *(other for other in _CANDIDATES if other != usual)):
+    """The delimiter with which the header has the required columns; if none has, the one with which it has most columns."""
+    candidates = (usual, *(other for other in _CANDIDATES if other != usual))
+    for candidate in candidates:
         if set(required) <= set(_split_header(header, candidate)):
             return candidate
-    return usual
+    # The error about the missing column then lists the columns one by one; of equal counts the usual delimiter is first.
+    return max(candidates, key=lambda candidate: len(_split_header(header, candidate)))
 
 
 def _split_header(header: str, delimiter: str) -> list[str]:

@@ -144,6 +144,8 @@ def test_audio_folder_supplies_the_recordings(tmp_path: Path) -> None:
         DataError, match=r"mine\.csv, line 4: there is no audio file .*gone\.wav.*--missing-audio missing"
     ):
         import_table(source, tmp_path / "out", audio=folder)
+    with pytest.raises(UsageError, match=r"^--audio: .*clps is not a directory: name the folder"):
+        import_table(source, tmp_path / "out", audio=tmp_path / "clps")
     report = import_table(source, tmp_path / "out", audio=folder, missing_audio="missing")
     sounds = {u.dialogue_id: u.audio for split in SPLITS for u in read(tmp_path / "out", split)}
     assert sounds == {"a": wav(100), "b": None, "c": None, "d": None}

@@ -115,6 +115,11 @@ def test_delimiter_is_found_in_the_header(tmp_path: Path, name: str, delimiter: 
     assert report.notes[0] == f"The fields are separated by {delimiter!r}, as the header shows."
 
 
+def test_missing_column_error_lists_the_columns_of_a_table_with_another_delimiter(tmp_path: Path) -> None:
+    content = "Gespräch;Text, wörtlich;Gefühl\nd;Hm;a\n"
+    assert "no column 'dialogue_id' (it has Gespräch, Text, wörtlich, Gefühl)" in refusal(tmp_path / "t.csv", content)
+
+
 def test_delimiter_is_taken_from_the_option_or_the_line_of_a_spreadsheet(tmp_path: Path) -> None:
     content = (COLUMNS + "d,0,Hm,a\ne,0,Ho,b\n").replace(",", ":")
     assert "with --delimiter" in refusal(tmp_path / "t.csv", content)
