@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mistere.common.errors import MistereError
+from mistere.common.errors import MistereError, UsageError
 from mistere.common.parsing.documents import load_json
 from mistere.serving import protocol
 
@@ -86,6 +86,9 @@ class DialogueClient:
         timeout: time limit of a request, seconds.
         headers: additional headers of every REST request, for example a ``Host`` for a gateway.
         verify: verification of TLS certificates; True uses the system's authorities.
+
+    Raises:
+        UsageError: ``url`` does not begin with ``http://`` or ``https://``.
     """
 
     def __init__(
@@ -97,6 +100,8 @@ class DialogueClient:
         headers: Mapping[str, str] | None = None,
         verify: ssl.SSLContext | bool = True,
     ) -> None:
+        if not url.lower().startswith(("http://", "https://")):
+            raise UsageError(f"{url}: the URL of an endpoint starts with http:// or https://.")
         self.url = url.rstrip("/")
         self.grpc_target = grpc_target
         self._model_name = model_name

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mistere.common.errors import UsageError
 from mistere.serving.client import DialogueClient, EndpointPrediction
 from mistere.serving.dialogue import AnyUtterance, dialogue_turns
 
@@ -47,6 +46,4 @@ def connect(
     Raises:
         UsageError: the URL does not start with ``http://`` or ``https://``.
     """
-    if not url.startswith(("http://", "https://")):
-        raise UsageError(f"{url}: the URL of an endpoint starts with http:// or https://.")
     return Endpoint(DialogueClient(url, model_name=model, timeout=timeout, headers=headers))

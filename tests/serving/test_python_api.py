@@ -14,7 +14,7 @@ import pytest
 import mistere
 from mistere.common.errors import DataError, UsageError
 from mistere.common.processes.child_environment import child_environment
-from mistere.serving.client import EndpointPrediction
+from mistere.serving.client import DialogueClient, EndpointPrediction
 from tests.local.workshop import LABELS as TONES
 from tests.local.workshop import make_dataset
 from tests.serving.conftest import LABELS, ROOT, Server, Utterance, clip
@@ -91,6 +91,8 @@ def test_a_dataset_is_read_by_split(tmp_path: Path) -> None:
 def test_a_url_without_a_scheme_is_rejected() -> None:
     with pytest.raises(UsageError, match="starts with http:// or https://"):
         mistere.connect("localhost:8080")
+    with pytest.raises(UsageError, match=r"^localhost:8080: the URL of an endpoint starts with http:// or https://\.$"):
+        DialogueClient("localhost:8080")
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:

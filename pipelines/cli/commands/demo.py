@@ -56,8 +56,6 @@ def demo(bundle: str | None, url: str | None, output: Path, host: str, port: int
 
 def _running(url: str) -> DialogueClient:
     """A client of a predictor that is already running."""
-    if not url.startswith(("http://", "https://")):
-        raise UsageError(f"{url}: a predictor's address starts with http:// or https://.")
     client = DialogueClient(url)
     try:
         client.wait_ready(_WAIT_SECONDS)
