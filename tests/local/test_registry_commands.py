@@ -116,7 +116,9 @@ def test_promote_and_rollback_change_champion_deployment_aliases_and_log(registr
     promoted = registry.call("promote", "mistere@previous", "--reason", "Fewer false alarms.")
     assert promoted.returncode == 0, promoted.stderr
     assert registry.champion() == ("1", "1")
-    assert "instead of version 2" in promoted.stdout and "largest difference" in promoted.stdout
+    # A pipe has no width, so that no sentence is wrapped.
+    assert " by REST and gRPC; largest difference" in promoted.stdout
+    assert "instead of version 2. A predictor that is running serves it after a restart.\n" in promoted.stdout
     assert registry.versions()["1"]["aliases"] == ["champion"]
     repeated = registry.call("promote", "1")
     assert repeated.returncode == 0 and "champion already" in repeated.stdout

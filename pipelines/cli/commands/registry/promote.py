@@ -27,7 +27,7 @@ from mistere.serving.kserve.live_service import port_forward
 from mistere.serving.kserve.rollout import ClusterDeployment
 from pipelines.cli.registry_location import RegistryLocation
 
-_CONSOLE = Console(highlight=False)
+_CONSOLE = Console(highlight=False, soft_wrap=True)
 
 
 def promote(location: RegistryLocation, reference: str, model_name: str, reason: str) -> None:
