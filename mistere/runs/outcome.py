@@ -36,6 +36,10 @@ SAME_MODEL: Final = "This model is the champion itself: the same data, code and 
 EXAMPLE: Final = "example/dialogue.json"
 """The example dialogue in a bundle (:mod:`mistere.serving.example_dialogue`)."""
 STOPPED: Final = "The run was stopped; the next run finds its finished steps."
+_KILLED: Final = (
+    "If nobody stopped it, its process was killed, most likely because memory ran out (see the kernel's log, `dmesg`): give it more memory or "
+    "lower the batch size, and run again; finished steps are found again."
+)
 M = TypeVar("M", bound=Manifest)
 
 
@@ -253,14 +257,15 @@ def _gate_sentences(store: ObjectStore, outcome: Outcome, kinds: set[str]) -> li
 
 
 def _unfinished(outcome: Outcome) -> str:
+    cause = "" if outcome.on_cluster else f" {_KILLED}"  # the pods' states say more
     interrupted = [r.task for r in outcome.stages if r.task != EXIT_HANDLER and r.status not in FINISHED]
     if interrupted:
-        return f"The run did not finish: it was interrupted in {' and '.join(interrupted)}."
+        return f"The run did not finish: it was interrupted in {' and '.join(interrupted)}.{cause}"
     reached = [record.task for record in outcome.stages if record.task != EXIT_HANDLER]
     if not reached:
         return "The run did not finish: no stage has a record."
     missing = [task for task in ordered_tasks(reached) if task not in reached]
-    return f"The run did not finish: {missing[0]} has no record of its end."
+    return f"The run did not finish: {missing[0]} has no record of its end.{cause}"
 
 
 def _output(store: ObjectStore, outcome: Outcome, cls: type[M], task: str, name: str) -> M | None:

@@ -95,6 +95,14 @@ def test_interrupted_stage_is_reported_as_unfinished(tmp_path: Path) -> None:
     run.record("finetune_encoder-text", "running")
     outcome = read_outcome(run.store, run.run_id)
     assert outcome.exit_code == 1 and "interrupted in finetune_encoder-text" in outcome.reasons[0]
+    assert "killed, most likely because memory ran out" in outcome.reasons[0]
+
+
+def test_a_step_that_the_kernel_killed_before_it_left_a_record_is_named_with_the_likely_cause(tmp_path: Path) -> None:
+    """As seen with a cgroup's limit of memory around embed_shard: a step without earlier progress has no record."""
+    run = runs.killed(tmp_path)
+    reason = read_outcome(run.store, run.run_id).reasons[0]
+    assert "has no record of its end" in reason and "killed, most likely because memory ran out" in reason
 
 
 def test_failed_report_does_not_change_a_release_outcome(tmp_path: Path) -> None:
