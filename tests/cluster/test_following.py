@@ -94,7 +94,7 @@ def test_waiting_returns_the_outcome_of_the_run(
     assert message_part in printed and "resolve_inputs               done" in printed
     assert f"log      {mounted.api.url}/#/runs/details/" in printed
     if ending == "deployed":
-        assert re.search(r"serve it .*mistere.* serve /.*/artifacts/ModelBundle/[0-9a-f]{64}\n", printed)
+        assert re.search(r"serve it .*mistere.* serve s3://.*/artifacts/ModelBundle/[0-9a-f]{64}\n", printed)
 
 
 def stopping(mounted: MountedCluster, recorded: LocalStore) -> Callable[[Any], None]:

@@ -341,7 +341,7 @@ TEXTS = {
     "words": "ab " * (7 * MIB // 3),
     "accents": "a" + "\u0301" * (7 * MIB // 2),
     "emoji": "\U0001f468\u200d" * MIB,
-    "zero": "\x00" * MIB,
+    "zero": "\x00" * MIB + "a",
 }
 
 
