@@ -16,6 +16,7 @@ from mistere.artifacts.io import open_artifact
 from mistere.artifacts.manifests import ModelBundle
 from mistere.artifacts.object_store import open_store
 from mistere.artifacts.signing import verify_bundle
+from mistere.common.counting import counted
 from mistere.common.errors import ArtifactError, MistereError
 from mistere.data.audio import AudioError, decode
 from mistere.model.embedders import open_embedder
@@ -209,7 +210,10 @@ def _disagreement(bundle: ModelBundle, mixture: MixtureOfExperts, embedders: Map
     if not (math.isfinite(bundle.temperature) and bundle.temperature > 0):
         return f"its temperature is {bundle.temperature}"
     if len(bundle.labels) != mixture.classes or len(set(bundle.labels)) != len(bundle.labels):
-        return f"it names {len(bundle.labels)} labels, {len(set(bundle.labels))} of them different, for {mixture.classes} classes"
+        return (
+            f"it names {counted(len(bundle.labels), 'label')}, {len(set(bundle.labels))} of them different; its mixture has "
+            f"{counted(mixture.classes, 'class', 'classes')}"
+        )
     if bundle.experts != mixture.experts:
         return "it names other experts than its mixture has"
     widths = {name: embedder.dimension for name, embedder in embedders.items()}

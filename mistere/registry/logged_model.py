@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mistere.artifacts.bundle_reference import BundleReference
-from mistere.common.parsing.documents import read_yaml
+from mistere.common.parsing.documents import load_json, read_yaml
 from mistere.registry.lineage import Lineage
 from mistere.registry.run_logging import (
     TAG_PREFIX,
@@ -76,7 +76,7 @@ def log_model(
 def link_version(client: MlflowClient, model: LoggedModel, name: str, version: str) -> None:
     """Name a registered version in the model, for the columns of MLflow's user interface; a server has done it itself."""
     current = client.get_logged_model(model.model_id).tags.get(_VERSIONS_TAG, "[]")
-    versions = json.loads(current)
+    versions = load_json(current)
     if {"name": name, "version": str(version)} not in [{**one, "version": str(one.get("version"))} for one in versions]:
         entry = {"name": name, "version": str(version)}
         client.set_logged_model_tags(model.model_id, {_VERSIONS_TAG: json.dumps([*versions, entry])})

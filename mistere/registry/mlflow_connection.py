@@ -41,7 +41,7 @@ _CHECKED_BYTES = 256 << 20
 """Size up to which a SQLite file is checked as a whole before it is used, which takes about 1 ms a MiB."""
 _MALFORMED = re.compile(r"malformed|is not a database|file is encrypted|Could not decode to UTF-8")
 _LATE = re.compile(r"no answer within|connection timeout expired")
-_SAME_STORE = "restore it from a copy, or name the registry that belongs to the store with --tracking"
+_SAME_STORE = "restore it from a copy, or name the registry that belongs to the store"
 _CREDENTIALS = "check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
 
 

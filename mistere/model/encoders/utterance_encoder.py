@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mistere.common.counting import counted
 from mistere.common.errors import ArtifactError, UsageError
 from mistere.common.parsing.documents import load_json
 from mistere.config.encoder import EncoderConfig
@@ -164,7 +165,9 @@ def load_tuned(family: Family, settings: EncoderConfig, classes: int, file: Path
     tensors, metadata = read_weights(file)
     for name, size in (("projection.weight", settings.projection), ("head.2.weight", classes)):
         if name not in tensors or tensors[name].ndim != 2 or len(tensors[name]) != size:  # before memory is allocated
-            raise ArtifactError(f"{file} does not fit its encoder: {name} does not have {size} rows", OTHER_MODEL)
+            raise ArtifactError(
+                f"{file} does not fit its encoder: {name} does not have {counted(size, 'row')}", OTHER_MODEL
+            )
     encoder = UtteranceEncoder(family, settings, classes)
     dequantise(encoder, family.dtype)
     try:

@@ -58,7 +58,8 @@ def test_progress_is_stored_at_the_start_and_while_the_step_runs(s3_store: S3Sto
 
 def test_a_stage_stores_its_progress(s3_store: S3Store) -> None:
     context = {"run_id": "run-1", "store": s3_store.uri, "tracking_uri": "none", "data_digest": "d.dir"}
-    execute(STAGE, context, {})
+    random = {"speech": {"source": "random:whisper"}, "text": {"source": "random:bidirectional_text"}}
+    execute(STAGE, context, {"given": random})
     assert wait_for(ProgressReader(s3_store, "run-1")).task == "resolve_inputs"
 
 
