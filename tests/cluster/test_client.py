@@ -14,8 +14,8 @@ from pipelines.kubeflow.connection.failures import AlreadyExistsError, NotFoundE
 from pipelines.kubeflow.connection.page import chosen_ui
 from pipelines.kubeflow.connection.token import Token
 from tests.cluster.mounted_pod import api, json_web_token, no_token
+from tests.local.servers import free_port
 from tests.stand_ins.kfp_api import KfpApi, Trouble, kubernetes_is_away
-from tests.unit.conftest import free_port
 
 __all__ = ["api", "no_token"]
 HTML = "<html><body>Log in to your account</body></html>"

@@ -39,11 +39,12 @@ from tests.cluster.doctor_checks import (  # noqa: F401 - fixtures
 )
 from tests.cluster.mounted_pod import json_web_token
 from tests.cluster.signed_images import new_key, public, push
+from tests.local.servers import free_port
 from tests.stand_ins.doctor_cluster import KubernetesApi, PipelinesApi
 from tests.stand_ins.doctor_registry import Registry, TroubledS3
 from tests.stand_ins.http_server import HttpServer, Reply, running
 from tests.stand_ins.image_registry import Registry as SigningRegistry
-from tests.unit.conftest import free_port, s3_endpoint, s3_store  # noqa: F401 - fixtures
+from tests.unit.conftest import s3_endpoint, s3_store  # noqa: F401 - fixtures
 
 # Kubeflow Pipelines
 

@@ -30,9 +30,10 @@ from mistere.config.encoder import NodeSettings, TextConfig
 from mistere.data.versions import pin
 from mistere.engine.stage import RunContext, Step
 from tests.cluster.trainer import KEY, TrainerCluster, environment_of, step_inside, until
+from tests.local.servers import free_port
 from tests.local.workshop import make_dataset, rows
 from tests.stand_ins.trainer_controller import TrainerController
-from tests.unit.conftest import free_port, s3_endpoint, s3_store  # noqa: F401
+from tests.unit.conftest import s3_endpoint, s3_store  # noqa: F401
 
 SETTINGS = TextConfig(
     source="random:bidirectional_text",

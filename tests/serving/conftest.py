@@ -6,7 +6,6 @@ import io
 import os
 import resource
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from mistere.artifacts.manifests import ModelBundle
 from mistere.config.encoder import SpeechConfig, TextConfig
 from mistere.config.mixture import MixtureConfig
 from mistere.serving.client import DialogueClient
+from tests.local.servers import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 LABELS = ["anger", "joy", "neutral", "sadness"]
@@ -60,12 +60,6 @@ class Server:
     def terminate(self) -> int:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout=300)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def launch(command: list[str], bundle: str, log: Path, *options: str, files: int | None = None) -> Server:

@@ -27,7 +27,8 @@ from pipelines.cli.demo.conversation import Conversation, ConversationTurn, Labe
 from pipelines.cli.demo.origin import AllowedHosts, check_public_url
 from pipelines.cli.demo.server import closed_page, listen
 from pipelines.cli.demo.sound import as_flac, take_recording
-from tests.serving.conftest import Server, clip, free_port
+from tests.local.servers import free_port
+from tests.serving.conftest import Server, clip
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)> ${7*7} {{7*7}}"
 HAS_GRADIO = importlib.util.find_spec("gradio") is not None

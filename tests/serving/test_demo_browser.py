@@ -19,8 +19,9 @@ import pytest
 
 from mistere.common.errors import UsageError
 from pipelines.cli.commands import demo
+from tests.local.servers import free_port
 from tests.serving.browser import CHROMIUM, Tab, browser
-from tests.serving.conftest import ROOT, clip, free_port
+from tests.serving.conftest import ROOT, clip
 from tests.serving.test_demo import HOSTILE, needs_gradio
 
 

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from mistere.serving.client import DialogueClient
-from tests.serving.conftest import ROOT, Server, Utterance, free_port, launch, make_bundle, wait_for_depth
+from tests.local.servers import free_port
+from tests.serving.conftest import ROOT, Server, Utterance, launch, make_bundle, wait_for_depth
 from tests.serving.faulty_server import HOLD
 
 FAULTY = [str(Path(__file__).with_name("faulty_server.py"))]

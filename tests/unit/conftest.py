@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,29 +10,14 @@ import pytest
 
 from mistere.artifacts.object_store import LocalStore, ObjectStore
 from mistere.artifacts.s3.store import S3Store
-
-
-def free_port() -> int:
-    """A port without a listener."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from tests.stand_ins.s3_server import running_s3
 
 
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
     """URL of an S3 server on this machine."""
-    from moto.server import ThreadedMotoServer
-
-    port = free_port()
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
-    server.start()
-    # The first request imports moto's S3, which outlasts a client's timeout where the machine is busy.
-    with socket.create_connection(("127.0.0.1", port), timeout=600) as first:
-        first.sendall(f"GET / HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n".encode())
-        assert first.recv(12).startswith(b"HTTP/1.1")
-    yield f"http://127.0.0.1:{port}"
-    server.stop()
+    with running_s3() as url:
+        yield url
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from mistere.artifacts.s3.failures import FAILURES, TIMEOUT_VARIABLE
 from mistere.artifacts.s3.store import S3Store
 from mistere.common.errors import UsageError
 from mistere.common.paths import PROJECT_ROOT
+from tests.local.servers import free_port
 from tests.stand_ins.http_server import Reply, running
 from tests.stand_ins.scripted_s3 import PAGE, ScriptedS3, content, crc32, cut, refusal
-from tests.unit.conftest import free_port
 
 # The messages are those of AWS: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html#ErrorCodeList. An answer to HEAD has
 # no body (https://docs.aws.amazon.com/AmazonS3/latest/API/API_HeadObject.html), and a PUT is answered with an ETag.

@@ -11,7 +11,7 @@ from components.resolve_inputs.run import STAGE
 from mistere.artifacts.s3.store import S3Store
 from mistere.engine.execution import execute
 from mistere.kubernetes.secret_keys import STORAGE_VARIABLES, use_storage_variables
-from tests.unit.conftest import free_port
+from tests.local.servers import free_port
 
 SECRET = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
 

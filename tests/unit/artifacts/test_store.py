@@ -19,7 +19,7 @@ from mistere.artifacts.object_store import (
 )
 from mistere.artifacts.s3.store import S3Store
 from mistere.common.errors import MistereError, UsageError
-from tests.unit.conftest import free_port
+from tests.local.servers import free_port
 
 
 def test_read_returns_the_last_write_and_its_version(store: ObjectStore) -> None:

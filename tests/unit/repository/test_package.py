@@ -16,8 +16,9 @@ import pytest
 
 from mistere.common.paths import PROJECT_ROOT
 from mistere.serving.client import DialogueClient
+from tests.local.servers import free_port
 from tests.local.workshop import make_dataset
-from tests.serving.conftest import free_port, make_bundle
+from tests.serving.conftest import make_bundle
 from tests.unit.artifacts.embeddings_folder import write_embeddings
 
 LAYERS = ("mistere", "components", "pipelines")

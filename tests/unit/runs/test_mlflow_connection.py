@@ -17,8 +17,8 @@ from mistere.registry.champion import Champion
 from mistere.registry.mlflow_connection import connected
 from mistere.registry.model_registry import mirror_champion, registered_versions
 from mistere.registry.run_logging import RunRecord, log_run, log_training
+from tests.local.servers import free_port
 from tests.stand_ins.http_server import HttpServer, Reply, running
-from tests.unit.conftest import free_port
 
 
 class OtherServer(HttpServer):

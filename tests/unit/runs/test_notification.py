@@ -20,7 +20,7 @@ from mistere.config.registry import RegistryConfig
 from mistere.engine.execution import execute
 from mistere.reports.wording import headline
 from mistere.runs.outcome import read_outcome
-from tests.unit.conftest import free_port
+from tests.local.servers import free_port
 from tests.unit.runs import recorded_runs as runs
 
 SECRET = "T0SECRET/B0SECRET/x7Qsecretx7Q"
