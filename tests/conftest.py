@@ -13,7 +13,7 @@ from xdist.scheduler.loadscope import LoadScopeScheduling
 
 # Before PyTorch is imported: the workers have one core each, and small models gain nothing from a second thread. On a loaded machine
 # threads that wait for each other make training take a hundred times as long.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS") or "1"
 
 ROOT = Path(__file__).parent
 KINDS = ("unit", "training", "server", "cluster")

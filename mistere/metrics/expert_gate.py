@@ -9,6 +9,8 @@ import numpy as np
 
 _LEADS = 0.98
 _MEAN = 0.9
+_EVEN = 0.99
+"""With two experts, weights of 0.56 and 0.44."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,21 @@ def collapsed_gate(metrics: Mapping[str, float], experts: Sequence[str]) -> str 
                 f"the others learn from it{alone if name in unimodal and len(unimodal) > 1 else ''}."
             )
     return None
+
+
+def evenness_words(metrics: Mapping[str, float]) -> str:
+    """The evenness of the weights, and what it means where they are nearly equal; empty without several experts.
+
+    Args:
+        metrics: with ``test.gate.entropy``.
+    """
+    entropy = metrics.get("test.gate.entropy")
+    if entropy is None:
+        return ""
+    words = f"evenness {entropy:.2f}"
+    if entropy < _EVEN:
+        return words
+    return f"{words}: the weights are nearly equal, so the mixture is close to the plain mean, and which expert leads changes little"
 
 
 def _percent(share: float) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from mistere.common.counting import counted
 from mistere.config.evaluation import CONDITIONS
 from mistere.metrics.calibration import reliability
-from mistere.metrics.expert_gate import collapsed_gate
+from mistere.metrics.expert_gate import collapsed_gate, evenness_words
 from mistere.metrics.gate_trust import trust_sentence
 from mistere.metrics.missing_curve import curve_from_metrics
 from mistere.metrics.robustness import PREFIX, robustness_from_metrics
@@ -238,5 +238,4 @@ def _leads(metrics: Mapping[str, float], experts: Sequence[str]) -> str:
     if len(shares) < 2:
         return ""
     leading = ", ".join(f"{spoken(name)} {100 * share:.0f} %" for name, share in shares.items())
-    entropy = metrics.get("test.gate.entropy")
-    return f"leads: {leading}" + (f"; evenness {entropy:.2f}" if entropy is not None else "")
+    return "; ".join(filter(None, (f"leads: {leading}", evenness_words(metrics))))

@@ -264,7 +264,7 @@ def _show_choice(console: Console, choice: ModalityChoice) -> None:
 def _show(
     console: Console, data: EmbeddedDialogues, trials: Sequence[Trial], figures: Figures, ablation: Ablation | None
 ) -> None:
-    from mistere.metrics.expert_gate import collapsed_gate
+    from mistere.metrics.expert_gate import collapsed_gate, evenness_words
     from mistere.metrics.gate_trust import trust_sentence
     from mistere.metrics.mixture_gain import gain_from_metrics, gain_sentence
     from mistere.reports.evaluation_view import GATE_WORDS
@@ -313,8 +313,8 @@ def _show(
         )
     console.print()
     console.print(gate)
-    if "test.gate.entropy" in metrics:
-        console.print(f"evenness of the weights: {metrics['test.gate.entropy']:.2f}")
+    if evenness := evenness_words(metrics):
+        console.print(f"{evenness}.", markup=False)
     console.print(GATE_WORDS, style="dim")
     if trust := trust_sentence(metrics):
         console.print(trust, markup=False)

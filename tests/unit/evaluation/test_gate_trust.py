@@ -8,6 +8,7 @@ import pytest
 from mistere.config.evaluation import EvaluationConfig
 from mistere.evaluation.split_metrics import measure
 from mistere.metrics.classification import DialogueBootstrap
+from mistere.metrics.expert_gate import evenness_words
 from mistere.metrics.gate_trust import GateTrust, trust_sentence
 from mistere.model.mixture.prediction import DialoguePrediction
 
@@ -113,3 +114,11 @@ def test_experts_that_never_differ_have_no_trust_and_earlier_reports_stay_readab
     figures = GateTrust(weights, same, np.zeros(2, dtype=int)).metrics(EXPERTS, DialogueBootstrap(["a", "b"], 100, 0))
     assert figures["gate.differing"] == 0 and "gate.auc" not in figures and "gate.leader_right" not in figures
     assert trust_sentence({"test.gate.entropy": 0.9, "test.gate.text.mean": 0.4}, EXPERTS) == ""
+
+
+def test_a_report_says_when_the_weights_are_nearly_equal() -> None:
+    assert evenness_words({}) == ""
+    assert evenness_words({"test.gate.entropy": 0.98}) == "evenness 0.98"
+    assert "close to the plain mean, and which expert leads changes little" in evenness_words(
+        {"test.gate.entropy": 0.999}
+    )
