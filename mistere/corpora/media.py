@@ -1,4 +1,4 @@
-"""Extract audio from media files: accepted formats as they are, everything else through ffmpeg."""
+"""Extract audio from media files and from the cells of tables: accepted formats as they are, everything else through ffmpeg."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from mistere.common.counting import counted, plural
 from mistere.common.errors import DataError, MistereError, UsageError
@@ -19,6 +20,9 @@ _RATE = 16_000
 _TIMEOUT_SECONDS = 300
 # Containers that hold their audio. Playlists and scripts (hls, concat, …) are excluded: they could name any other file.
 _CONTAINERS = "mov,mp4,m4a,matroska,webm,avi,mpeg,mpegts,flv,asf,ogg,wav,w64,aiff,au,caf,amr,aac,ac3,eac3,mp3,flac"
+# Matroska and WebM, AMR, Windows Media, Flash video
+_OTHER_STARTS = (b"\x1a\x45\xdf\xa3", b"#!AMR", b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", b"FLV\x01")
+_ADTS_RATES = 13
 
 
 class UnreadableMediaError(DataError):
@@ -37,11 +41,24 @@ def audio_bytes(path: Path) -> bytes:
         UsageError: the file is missing.
         MistereError: it cannot be read, or it needs ffmpeg, which is not installed.
     """
-    return _load(path)[0]
+    return _load(path).audio
 
 
-def _load(path: Path) -> tuple[bytes, bool]:
-    """As :func:`audio_bytes`, and whether a file of an accepted format was transcoded for its length."""
+class _Stored(NamedTuple):
+    """The audio as the dataset holds it.
+
+    Attributes:
+        audio: a file of an accepted format.
+        lengthened: whether it was transcoded to state its length.
+        converted: whether ffmpeg converted it.
+    """
+
+    audio: bytes
+    lengthened: bool = False
+    converted: bool = False
+
+
+def _load(path: Path) -> _Stored:
     try:
         if not path.is_file():
             raise UsageError(f"{path} is missing or no file: an audio or video file is expected there.")
@@ -49,22 +66,47 @@ def _load(path: Path) -> tuple[bytes, bool]:
             raise UnreadableMediaError(f"{path} is empty (0 bytes): copy it again.")
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
-            accepted = tag_size(head) > 0 or format_of(head) is not None
-            data = head + file.read() if accepted else b""
+            data = head + file.read() if _accepted(head) else b""
     except OSError as error:
         raise MistereError(f"{path} can't be read ({error.strerror}): check its permissions.") from error
     try:
         stored = with_stated_length(data)
     except AudioError:
-        return _through_ffmpeg(path), False
-    return stored, stored is not data
+        return _Stored(_through_ffmpeg(path, str(path)), converted=True)
+    return _Stored(stored, lengthened=stored is not data)
 
 
-def _through_ffmpeg(path: Path) -> bytes:
+def _take(data: bytes, what: str) -> _Stored:
+    """As :func:`_load`, for a file in memory; ``what`` names it in errors."""
+    try:
+        stored = with_stated_length(data)
+    except AudioError:
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / "recording"
+            path.write_bytes(data)
+            return _Stored(_through_ffmpeg(path, what), converted=True)
+    return _Stored(stored, lengthened=stored is not data)
+
+
+def is_media(head: bytes) -> bool:
+    """Whether a file is audio or video by its first bytes: of an accepted format, or in a container that recorders write."""
+    return _accepted(head) or head[4:8] == b"ftyp" or head.startswith(_OTHER_STARTS) or _is_adts(head)
+
+
+def _accepted(head: bytes) -> bool:
+    return tag_size(head) > 0 or format_of(head) is not None
+
+
+def _is_adts(head: bytes) -> bool:
+    """Whether a file is AAC without a container: a frame begins with twelve set bits, layer 0, and has one of 13 rates."""
+    return len(head) > 2 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0 and head[2] >> 2 & 15 < _ADTS_RATES
+
+
+def _through_ffmpeg(path: Path, what: str) -> bytes:
     program = shutil.which("ffmpeg")
     if program is None:
         raise MistereError(
-            f"{path} is no {names()} file, and ffmpeg, which would read it, is not installed: "
+            f"{what} is no {names()} file, or a damaged one, and ffmpeg, which would read it, is not installed: "
             "run `apt-get install ffmpeg`, or import text only."
         )
     with tempfile.TemporaryDirectory() as scratch:
@@ -81,16 +123,18 @@ def _through_ffmpeg(path: Path) -> bytes:
             done = subprocess.run(command, capture_output=True, timeout=_TIMEOUT_SECONDS, check=False)
         except subprocess.TimeoutExpired as error:
             raise UnreadableMediaError(
-                f"{path}: ffmpeg did not finish in {_TIMEOUT_SECONDS} seconds: check the file."
+                f"{what}: ffmpeg did not finish in {_TIMEOUT_SECONDS} seconds: check the file."
             ) from error
         except OSError as error:
             raise MistereError(
-                f"{path}: ffmpeg at {program} does not start ({error.strerror}): install it again."
+                f"{what}: ffmpeg at {program} does not start ({error.strerror}): install it again."
             ) from error
         if done.returncode != 0 or not _has_samples(result):
             lines = done.stderr.decode("utf-8", errors="replace").strip().splitlines()
-            reason = " ".join(lines[-1].split()).rstrip(".") if lines else "no sound in it"
-            raise UnreadableMediaError(f"{path} has no audio that ffmpeg can read ({reason}).")
+            reason = (
+                " ".join(lines[-1].split()).rstrip(".").removeprefix(f"file:{path}: ") if lines else "no sound in it"
+            )
+            raise UnreadableMediaError(f"{what} has no audio that ffmpeg can read ({reason}).")
         return result.read_bytes()
 
 
@@ -105,7 +149,7 @@ def _has_samples(path: Path) -> bool:
 
 @dataclass(slots=True)
 class AudioReader:
-    """Reads the audio files of a corpus and records the missing, unreadable and transcoded ones for the notes.
+    """Reads the audio files of a corpus and records the missing, unreadable, transcoded and converted ones for the notes.
 
     Released corpora lack files and hold broken ones (MELD's ``train_splits/dia125_utt3.mp4``); those utterances get no audio.
     """
@@ -113,23 +157,15 @@ class AudioReader:
     missing: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     transcoded: list[str] = field(default_factory=list)
+    converted: list[str] = field(default_factory=list)
 
     def load(self, path: Path, name: str) -> bytes:
         """The audio of a file; ``name`` identifies the utterance in the notes. Raises as :func:`audio_bytes`."""
-        audio, transcoded = _load(path)
-        self.transcoded += [name] if transcoded else []
-        return audio
+        return self._counted(_load(path), name)
 
-    def take(self, audio: bytes | None, name: str) -> bytes | None:
-        """The audio that a table holds; of another format, or damaged, it is left to the validation, which names the row."""
-        if audio is None:
-            return None
-        try:
-            stored = with_stated_length(audio)
-        except AudioError:
-            return audio
-        self.transcoded += [name] if stored is not audio else []
-        return stored
+    def take(self, audio: bytes, name: str) -> bytes:
+        """As :meth:`load`, for a file that a table holds."""
+        return self._counted(_take(audio, f"{name}: the recording"), name)
 
     def read(self, path: Path | None, name: str) -> bytes | None:
         """The audio of a file, None if it is missing or unreadable; ``name`` identifies the utterance in the notes."""
@@ -142,8 +178,13 @@ class AudioReader:
             self.unreadable.append(name)
             return None
 
+    def _counted(self, stored: _Stored, name: str) -> bytes:
+        self.transcoded += [name] if stored.lengthened else []
+        self.converted += [name] if stored.converted else []
+        return stored.audio
+
     def notes(self) -> list[str]:
-        """Sentences about missing, unreadable and transcoded files."""
+        """Sentences about missing, unreadable, transcoded and converted files."""
         notes = []
         if self.missing:
             notes.append(
@@ -160,5 +201,10 @@ class AudioReader:
             notes.append(
                 f"Transcoded to mono FLAC or WAV with the same samples, because the header states no length or a wrong one: "
                 f"{counted(len(self.transcoded), 'recording')} ({some(self.transcoded)})."
+            )
+        if self.converted:
+            notes.append(
+                f"Converted by ffmpeg to mono FLAC at 16 kHz: {counted(len(self.converted), 'recording')} of other formats "
+                f"({some(self.converted)})."
             )
         return notes

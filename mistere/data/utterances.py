@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mistere.artifacts.manifests import UtteranceSet
-from mistere.common.errors import DataError
+from mistere.common.errors import UsageError
 from mistere.common.parsing.documents import read_json
 from mistere.common.splits import SPLITS, Split
 from mistere.data.dataset import Utterance, read_batches, read_utterances
@@ -86,7 +86,7 @@ class UtteranceReader:
         """Any columns of the split's utterances, in file order.
 
         Raises:
-            DataError: no shard of the split has such a column.
+            UsageError: no shard of the split has such a column.
         """
         chosen, missing = self._selection[split], set(names)
         for batch in read_batches(list(self._paths[split].values()), list(names)):
@@ -96,7 +96,7 @@ class UtteranceReader:
                 if name not in self._excluded[split] and (chosen is None or name in chosen):
                     yield row
         if missing:
-            raise DataError(
+            raise UsageError(
                 f"the {split} split has no column {sorted(missing)[0]!r}: name an existing column, or remove it from the setting."
             )
 

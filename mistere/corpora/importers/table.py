@@ -139,7 +139,7 @@ def import_table(
         quotes: whether quotes enclose the fields of a CSV or TSV file, ``csv``, or are ordinary characters, ``text``; ``auto`` is the usual meaning.
 
     Raises:
-        UsageError: an argument is invalid.
+        UsageError: an argument is invalid, a column that every table needs is missing, or so is a recording.
         DataError: the table or the base is unreadable, or a row is invalid; the sentence names it.
         MistereError: an audio file needs ffmpeg, which is not installed.
     """

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mistere.common.errors import DataError
-from mistere.data.recordings.formats import format_of, names, tag_size
+from mistere.corpora.media import is_media
+from mistere.data.recordings.formats import names
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,8 +26,6 @@ CONTENT_FIELDS = ("bytes", "array", "data", "samples", "waveform", "content", "b
 RATE_FIELDS = ("sampling_rate", "sample_rate", "samplerate", "rate", "sr")
 _EXPECTED = "a path, the bytes of an audio file, {bytes, path}, {array, sampling_rate} or {data} is expected"
 _BASE64 = re.compile(r"[A-Za-z0-9+/\-_]+={0,2}")
-# base64 of RIFF, RF64, OggS, fLaC, ID3, and of the four usual MPEG headers FF FB, FF F3, FF F2, FF FA
-_KNOWN_BASE64 = re.compile(r"UklGR|UkY2N|T2dnU|ZkxhQ|SUQz|//[I-Po-v]")
 _FEWEST_BASE64 = 64
 _HIGHEST_PEAK = 4.0
 """Resampling overshoots full scale a little; samples far above it have another scale."""
@@ -90,7 +89,9 @@ def holds_base64(text: str) -> bool:
     if text.startswith("data:"):
         return True
     packed = "".join(text[: 4 * _FEWEST_BASE64].split())
-    return len(packed) >= _FEWEST_BASE64 and bool(_KNOWN_BASE64.match(packed) and _BASE64.fullmatch(packed))
+    if len(packed) < _FEWEST_BASE64 or not _BASE64.fullmatch(packed):
+        return False
+    return is_media(base64.b64decode(packed[:_FEWEST_BASE64].replace("-", "+").replace("_", "/")))
 
 
 def content(value: Any, where: str) -> bytes | None:
@@ -139,8 +140,10 @@ def _decoded(text: str, where: str) -> bytes:
 
 def _known(data: bytes, what: str) -> bytes:
     """Refuse bytes that are no audio file, such as raw samples."""
-    if not tag_size(data) and format_of(data) is None:
-        raise DataError(f"{what} holds no {names()} file: encode the recordings as one of these.")
+    if not is_media(data):
+        raise DataError(
+            f"{what} holds no {names()} file, nor one that ffmpeg reads: encode the recordings as one of these."
+        )
     return data
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mistere.common.errors import DataError
+from mistere.common.errors import DataError, UsageError
 from mistere.common.names import path_below
 from mistere.corpora.media import AudioReader, UnreadableMediaError
 from mistere.corpora.tables.audio import content
@@ -37,15 +37,16 @@ class Recordings:
         """Look at every cell before anything is written.
 
         Raises:
-            DataError: a path leads out of the folder; unless lenient, a file is missing; or there is no recording at all.
+            DataError: a path leads out of the folder.
+            UsageError: a path is a folder or, unless lenient, a file is missing.
         """
         for row in self.table.rows:
             if row.audio is not None:
                 path = self._path(row.audio, row.where)
                 if path is None and not self.lenient:
-                    raise DataError(
-                        f"{row.where}: there is no audio file {self.folder / row.audio}: add the file, or import "
-                        "with --missing-audio missing."
+                    raise UsageError(
+                        f"{row.where}: there is no audio file {self.folder / row.audio}: add the file, name the folder of the "
+                        "recordings with --audio, or import with --missing-audio missing."
                     )
                 if path is None:
                     self._missing.add(row.where)
@@ -89,18 +90,22 @@ class Recordings:
         """Refuse an audio column of which nothing was read.
 
         Raises:
-            DataError: the table names recordings, and none of them has been read.
+            UsageError: the table names recordings, and none of their files exists.
+            DataError: none of them can be read.
         """
         if not self._read and any(row.embedded or row.audio for row in self.table.rows):
-            raise DataError(
+            raise (DataError if self.reader.unreadable else UsageError)(
                 f"{self.source}: none of the recordings in the column {self.table.names['audio']!r} can be read: name their folder "
                 f"with --audio (it is {self.folder} now), or leave audio out with --text-only."
             )
 
     def _embedded(self, value: Any, row: Row) -> bytes | None:
         try:
-            return self.reader.take(content(value, row.where), row.where)
-        except DataError:
+            data = content(value, row.where)
+            return None if data is None else self.reader.take(data, row.where)
+        except DataError as error:
+            if not self.lenient and isinstance(error, UnreadableMediaError):
+                raise _with_remedy(error) from error
             if not self.lenient:
                 raise
             self.reader.unreadable.append(row.where)
@@ -115,12 +120,17 @@ class Recordings:
         try:
             return self.reader.load(path or self.folder / row.audio, row.audio)
         except UnreadableMediaError as error:
-            raise DataError(f"{row.where}: {error}") from error
+            raise _with_remedy(error, f"{row.where}: ") from error
 
     def _path(self, written: str, where: str) -> Path | None:
         """The file that a row names; None if it does not exist."""
         relative = PurePosixPath(written).as_posix()  # `./a.wav` and `a//b.wav` are common in tables
         path = path_below(self.folder, relative, f"{where}: audio", DataError, f"name a file below {self.folder}")
         if path.is_dir():
-            raise DataError(f"{where}: audio {written[:80]!r} is a folder, where a file is expected.")
+            raise UsageError(f"{where}: audio {written[:80]!r} is a folder, where a file is expected.")
         return path if path.is_file() else None
+
+
+def _with_remedy(error: UnreadableMediaError, where: str = "") -> DataError:
+    finding = str(error).removesuffix(".")
+    return DataError(f"{where}{finding}; replace the recording, or import with --missing-audio missing.")

@@ -92,7 +92,8 @@ def read_rows(
         quotes: whether quotes enclose the fields of a CSV or TSV file; ``auto`` to detect it.
 
     Raises:
-        UsageError: the file is missing, ``columns`` names a column that does not exist, the file has another extension, or an option does not apply.
+        UsageError: the file or a required column is missing, ``columns`` names a column that does not exist, the file has another
+            extension, or an option does not apply.
         DataError: the table is unreadable, or a row is invalid.
     """
     for name in columns:
@@ -108,15 +109,17 @@ def read_rows(
             raise UsageError(
                 f"--column: {source} has no column {own!r} for {name}; it has {', '.join(present) or 'none'}."
             )
+    if not present:
+        raise DataError(f"{source} is empty: name a table with a header and a row for each utterance.")
     used = frozenset(name for name, own in names.items() if own in present) - ({"audio"} if text_only else set())
     for name in ("dialogue_id", "label"):
         if name not in used:
-            raise DataError(
-                f"{source} has no column {name!r} (it has {', '.join(present) or 'none'}): name it with "
+            raise UsageError(
+                f"{source} has no column {name!r} (it has {', '.join(present)}): name it with "
                 f"--column {name}=COLUMN{_delimiter_hint(file)}."
             )
     if not used & {"text", "audio"}:
-        raise DataError(
+        raise UsageError(
             f"{source} has neither a column 'text' nor 'audio' (it has {', '.join(present)}): every utterance needs text or "
             "audio; name the column with --column text=COLUMN or audio=COLUMN."
         )

@@ -141,9 +141,11 @@ def test_audio_folder_supplies_the_recordings(tmp_path: Path) -> None:
     (folder / "empty.wav").write_bytes(b"")
     source = make_table(tmp_path / "mine.csv", audio_rows(a="deep/-one.wav", b="", c="gone.wav", d="empty.wav"))
     with pytest.raises(
-        DataError, match=r"mine\.csv, line 4: there is no audio file .*gone\.wav.*--missing-audio missing"
+        UsageError, match=r"mine\.csv, line 4: there is no audio file .*gone\.wav.*--audio.*--missing-audio missing"
     ):
         import_table(source, tmp_path / "out", audio=folder)
+    with pytest.raises(UsageError, match=r"line 2: audio 'deep' is a folder"):
+        import_table(make_table(tmp_path / "folder.csv", audio_rows(a="deep", b="")), tmp_path / "out", audio=folder)
     with pytest.raises(UsageError, match=r"^--audio: .*clps is not a directory: name the folder"):
         import_table(source, tmp_path / "out", audio=tmp_path / "clps")
     report = import_table(source, tmp_path / "out", audio=folder, missing_audio="missing")
@@ -156,7 +158,9 @@ def test_audio_folder_supplies_the_recordings(tmp_path: Path) -> None:
     import_table(source, tmp_path / "text", text_only=True)
     assert all(u.audio is None for split in SPLITS for u in read(tmp_path / "text", split))
     (folder / "gone.wav").write_bytes(wav())
-    with pytest.raises(DataError, match=r"mine\.csv, line 5: .*empty\.wav is empty"):
+    with pytest.raises(
+        DataError, match=r"mine\.csv, line 5: .*empty\.wav is empty .*; replace .* --missing-audio missing"
+    ):
         import_table(source, tmp_path / "strict", audio=folder)
 
 
@@ -167,7 +171,6 @@ def test_audio_folder_supplies_the_recordings(tmp_path: Path) -> None:
         ("/etc/hostname", "is not relative"),
         ("link.wav", "is a link that leads out"),
         ("away/outside.wav", "is a link that leads out"),
-        ("folder", "is a folder, where a file is expected"),
         ("n" * 5000, "is too long"),
         ("loop", "cannot be looked up|no audio file"),
     ],
@@ -263,9 +266,8 @@ GOOD = "dialogue_id,turn,text,label,split\n1,0,Hi,a,train\n1,1,Ho,b,train\n"
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("t.csv", "", "has no column 'dialogue_id'"),
+        ("t.csv", "", r"t\.csv is empty"),
         ("t.csv", "dialogue_id,label,text\n", "holds no rows"),
-        ("t.csv", "dialogue_id,label\n1,a", "has neither a column 'text' nor 'audio'"),
         ("t.csv", "dialogue_id,dialogue_id,label,text\n1,1,a,b", "names the column 'dialogue_id' twice"),
         ("t.csv", GOOD + "1,two,Hi,a,train", r"t\.csv, line 4: the turn is 'two'"),
         ("t.csv", GOOD + "1,nan,Hi,a,train", "line 4: the turn is 'nan'"),
@@ -334,6 +336,14 @@ def test_invalid_arguments_are_rejected(tmp_path: Path) -> None:
             import_table(source, tmp_path / "out", **keywords)
     with pytest.raises(DataError, match="line 2: unknown label 'joy'"):
         import_table(source, tmp_path / "out", labels=["anger", "fear"])
+    for header, message in (
+        ("call,label,text", "has no column 'dialogue_id' .* --column dialogue_id=COLUMN"),
+        ("dialogue_id,emotion,text", "has no column 'label' .* --column label=COLUMN"),
+        ("dialogue_id,label,words", "has neither a column 'text' nor 'audio'"),
+    ):
+        (tmp_path / "unmapped.csv").write_text(f"{header}\n1,a,b\n")
+        with pytest.raises(UsageError, match=message):
+            import_table(tmp_path / "unmapped.csv", tmp_path / "out")
     for path in (tmp_path, tmp_path / "none.csv"):
         with pytest.raises(UsageError, match="is missing or no file"):
             import_table(path, tmp_path / "out")

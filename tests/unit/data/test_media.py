@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import soundfile
 
 from mistere.common.errors import DataError, MistereError, UsageError
 from mistere.corpora.media import AudioReader, UnreadableMediaError, audio_bytes
+from mistere.corpora.tables.audio import content, holds_base64
 from mistere.data.audio import decode
 from tests.recordings import unstated
 from tests.unit.data.corpus_files import wav
@@ -83,9 +85,9 @@ def test_reader_transcodes_files_and_embedded_audio_of_unstated_length(tmp_path:
     (tmp_path / "a.flac").write_bytes(streamed)
     reader = AudioReader()
     stored = reader.take(streamed, "row 1")
-    assert stored is not None and soundfile.info(io.BytesIO(stored)).frames == len(decode(streamed)[0])
+    assert soundfile.info(io.BytesIO(stored)).frames == len(decode(streamed)[0])
     assert reader.read(tmp_path / "a.flac", "a") == reader.load(tmp_path / "a.flac", "b") == stored
-    assert [reader.take(other, "other") for other in (None, wav(), b"no audio")] == [None, wav(), b"no audio"]
+    assert reader.take(wav(), "other") == wav()
     assert reader.notes() == [
         "Transcoded to mono FLAC or WAV with the same samples, because the header states no length or a wrong one: "
         "3 recordings (row 1, a, b)."
@@ -102,6 +104,36 @@ def test_audio_of_a_video_is_extracted_deterministically(tmp_path: Path, name: s
     assert rate == 16_000 and abs(len(wave) - 16_000) < 2000
     spectrum = np.abs(np.fft.rfft(wave[:8000]))
     assert int(spectrum.argmax()) * 2 == pytest.approx(440, abs=4)
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize(
+    ("name", "codec", "head"), [("a.m4a", "aac", "AAAA"), ("a.webm", "libopus", "GkXf"), ("a.aac", "aac", "//FQ")]
+)
+def test_other_codecs_in_a_table_are_converted_as_files(tmp_path: Path, name: str, codec: str, head: str) -> None:
+    path = make_media(tmp_path / name, "-map", "1:a", "-c:a", codec, "-shortest")
+    text = base64.b64encode(path.read_bytes()).decode()
+    assert text.startswith(head) and holds_base64(text) and not holds_base64("recordings/" + 80 * "x")
+    reader = AudioReader()
+    files = [reader.load(path, "a file")]
+    for cell in (text, {"bytes": path.read_bytes()}, {"data": text}):
+        data = content(cell, "row 1")
+        assert data is not None
+        files.append(reader.take(data, "row 1"))
+    assert {*files} == {files[0]} and files[0].startswith(b"fLaC")
+    assert reader.notes() == [
+        "Converted by ffmpeg to mono FLAC at 16 kHz: 4 recordings of other formats (a file, row 1, row 1 and 1 more)."
+    ]
+
+
+@needs_ffmpeg
+def test_embedded_bytes_without_sound_are_refused_by_their_row() -> None:
+    for damaged in (b"no audio", wav()[:30]):
+        with pytest.raises(
+            UnreadableMediaError, match=r"^row 3: the recording has no audio that ffmpeg can read \("
+        ) as caught:
+            AudioReader().take(damaged, "row 3")
+        assert "/tmp" not in str(caught.value)
 
 
 @needs_ffmpeg
