@@ -9,7 +9,7 @@ from mistere.artifacts.signing import SIGNING_KEY_VARIABLE
 from mistere.common.environment import AUTHORITY_VARIABLES, RETRIES_VARIABLE
 from mistere.config.cluster import ClusterConfig, StepSettings
 from mistere.config.stages import stages
-from mistere.kubernetes.current_pod import AUTHORITY_FOLDER
+from mistere.kubernetes.current_pod import authority_folder
 from mistere.kubernetes.image_registry import CREDENTIALS_VARIABLE
 from mistere.kubernetes.secret_keys import REGISTRY_FILE, SIGNING_FILE, STORAGE_VARIABLES, TRACKING_KEYS, WEBHOOK_KEYS
 from mistere.kubernetes.settings_keys import SETTINGS_KEYS, SETTINGS_MAP
@@ -132,7 +132,7 @@ def _environment(task: PipelineTask, cluster: ClusterConfig) -> None:
             else:
                 kubernetes.use_config_map_as_env(task, value.config_map, {value.key: name}, optional=False)
             continue
-        folder = f"{AUTHORITY_FOLDER}/{'secret' if value.secret else 'config-map'}-{value.secret or value.config_map}"
+        folder = authority_folder(value.secret, value.config_map)
         if source not in mounted:
             mounted.add(source)
             mount = kubernetes.use_secret_as_volume if value.secret else kubernetes.use_config_map_as_volume

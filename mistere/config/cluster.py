@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Final
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Field, field_validator
 
-from mistere.common.environment import AUTHORITY_VARIABLES, FORWARDED_VARIABLES, HUB_TOKEN
+from mistere.common.environment import FORWARDED_VARIABLES, HUB_TOKEN
 from mistere.common.suggestions import did_you_mean
 from mistere.config.base import OBJECT_NAME as _NAME
 from mistere.config.base import OptionalQuantity, Quantity, Section, Toleration
+from mistere.config.pod_environment import Environment, EnvironmentReference, check_authorities
 from mistere.config.stages import stages
 
 KUBEFLOW_NAMESPACE: Final = "kubeflow"
@@ -45,33 +46,6 @@ class StepSettings(Section):
     tolerations: list[Toleration] = Field(default_factory=list)
 
 
-class EnvironmentReference(Section):
-    """Where the value of a variable is kept: a key of a secret, or of a ConfigMap.
-
-    Attributes:
-        secret: name of the secret.
-        config_map: name of the ConfigMap.
-        key: the key.
-    """
-
-    secret: str = Field(default="", pattern=r"^$|" + _NAME)
-    config_map: str = Field(default="", pattern=r"^$|" + _NAME)
-    key: str = Field(pattern=r"^[-._a-zA-Z0-9]{1,253}$")
-
-    @model_validator(mode="after")
-    def _one_object(self) -> EnvironmentReference:
-        if bool(self.secret) == bool(self.config_map):
-            raise ValueError("name either a secret or a config_map, with the key of the value")
-        return self
-
-
-Variable = Annotated[
-    Annotated[str, Tag("text")] | Annotated[EnvironmentReference, Tag("reference")],
-    Discriminator(lambda value: "text" if isinstance(value, str) else "reference"),
-]
-"""A variable's value, or where it is kept; the tag makes an error name the wrong field."""
-
-
 class ClusterConfig(Section):
     """Names of the cluster's objects, and the resources of each step.
 
@@ -95,7 +69,7 @@ class ClusterConfig(Section):
             the signature of the predictor's image.
         env: variables of the steps' pods: ``HF_TOKEN``, proxies, certificate authorities and some ``AWS_…``, each a text or
             ``{secret: NAME, key: KEY}`` or ``{config_map: NAME, key: KEY}``. ``HF_TOKEN`` is never a text. A variable that names a file
-            of authorities gets the path of the mounted file.
+            of authorities gets the path of the mounted file. The predictor's pods get them too (``deployment.env``).
         labels: of every pod.
         run_ttl: seconds after which the Kubernetes objects of a finished run are deleted.
         steps: settings by stage, or by ``STAGE-speech`` and ``STAGE-text``; omitted fields keep the stage's default.
@@ -114,21 +88,10 @@ class ClusterConfig(Section):
     webhook_secret: str = Field(default="mistere-webhook", pattern=r"^$|" + _NAME)
     signing_secret: str = Field(default="", pattern=r"^$|" + _NAME)
     image_pull_secret: str = Field(default="", pattern=r"^$|" + _NAME)
-    env: dict[str, Variable] = Field(default_factory=dict)
+    env: Environment = Field(default_factory=dict)
     labels: dict[str, str] = Field(default_factory=dict)
     run_ttl: int = Field(default=7 * 86400, gt=0)
     steps: dict[str, StepSettings] = Field(default_factory=dict)
-
-    @field_validator("env", mode="before")
-    @classmethod
-    def _as_texts(cls, env: Any) -> Any:
-        """YAML parses ``5`` and ``true`` as values of other types."""
-        if not isinstance(env, dict):
-            return env
-        return {
-            name: str(value).lower() if isinstance(value, bool) else str(value) if isinstance(value, int) else value
-            for name, value in env.items()
-        }
 
     @field_validator("env")
     @classmethod
@@ -141,10 +104,7 @@ class ClusterConfig(Section):
                 )
             if name == HUB_TOKEN and not (isinstance(value, EnvironmentReference) and value.secret):
                 raise ValueError(f"{name} is a secret: write {{secret: NAME, key: KEY}}, never its value")
-            if name in AUTHORITY_VARIABLES and isinstance(value, str) and not value.startswith("/"):
-                raise ValueError(
-                    f"{name} is the path of a file in the pod: write {{config_map: NAME, key: KEY}}, or an absolute path"
-                )
+        check_authorities(env)
         return env
 
     @field_validator("steps")

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from mistere.common.errors import UsageError
 from mistere.common.public_keys import parse_public_keys, pem
 from mistere.common.secrets.redaction import is_secret_name
 from mistere.config.base import OBJECT_NAME, Quantity, Section, Toleration
+from mistere.config.pod_environment import Environment, EnvironmentReference, check_authorities
 
 Mode = Literal["local", "standard", "knative"]
-
-
-def _reject_secret(name: str) -> str:
-    if is_secret_name(name):
-        raise ValueError("this looks like a secret: put it into a Secret, and set storage_secret to its name")
-    return name
 
 
 def _normalized_keys(text: str) -> str:
@@ -59,7 +54,8 @@ class DeploymentConfig(Section):
             the service account's identity can read the store.
         image_pull_secret: secret for the image's registry; empty for none.
         cache: size limit of the pod's cache, which holds the model's files.
-        env: additional environment of the pod; secrets belong into ``storage_secret``.
+        env: variables of the pod, each a text, ``{secret: NAME, key: KEY}`` or ``{config_map: NAME, key: KEY}`` in the service's namespace;
+            those of ``cluster.env`` are added. A secret is never a text.
         bundle_key: public keys (PEM text, one or several blocks); a bundle is deployed and served only if one of them signed it.
             Empty for no check.
         image_key: public keys (PEM text); the predictor's image is deployed, by its digest, only if one of them signed it with
@@ -89,12 +85,23 @@ class DeploymentConfig(Section):
     storage_secret: str = Field(default="", pattern=r"^$|" + OBJECT_NAME)
     image_pull_secret: str = Field(default="", pattern=r"^$|" + OBJECT_NAME)
     cache: Quantity = "8Gi"
-    env: dict[Annotated[str, AfterValidator(_reject_secret)], str] = Field(default_factory=dict)
+    env: Environment = Field(default_factory=dict)
     bundle_key: Annotated[str, AfterValidator(_normalized_keys)] = ""
     image_key: Annotated[str, AfterValidator(_normalized_keys)] = ""
     ready_timeout: float = Field(default=120.0, gt=0)
     tolerance: float = Field(default=1e-4, gt=0)
     half_tolerance: float = Field(default=0.02, gt=0)
+
+    model_config = ConfigDict(hide_input_in_errors=True)  # an error about `env` would quote the value of a secret
+
+    @field_validator("env")
+    @classmethod
+    def _no_secrets(cls, env: dict[str, str | EnvironmentReference]) -> dict[str, str | EnvironmentReference]:
+        for name, value in env.items():
+            if is_secret_name(name) and not (isinstance(value, EnvironmentReference) and value.secret):
+                raise ValueError(f"{name} looks like a secret: write {{secret: NAME, key: KEY}}, never its value")
+        check_authorities(env)
+        return env
 
     @field_validator("scale_target")
     @classmethod

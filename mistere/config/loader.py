@@ -151,6 +151,8 @@ def load_config(
 ) -> C:
     """Apply the profile and then ``--set`` to the defaults; sections without a seed get the global one.
 
+    The variables of ``cluster.env`` are added to those of ``deployment.env``.
+
     Args:
         profile: a name, or the path of a YAML file.
         settings: ``section.key=value``.
@@ -180,7 +182,9 @@ def load_config(
         section = getattr(config, name)
         if isinstance(section, SeededSection) and "seed" not in section.model_fields_set:
             config = config.model_copy(update={name: section.model_copy(update={"seed": config.seed})})
-    return config
+    # The predictor needs the same proxies and authorities as the steps; `deployment` is what is recorded for later releases.
+    env = {**config.cluster.env, **config.deployment.env}
+    return config.model_copy(update={"deployment": config.deployment.model_copy(update={"env": env})})
 
 
 def complete_config(compiled: Mapping[str, Any], given: Mapping[str, Any], schema: type[C]) -> C:

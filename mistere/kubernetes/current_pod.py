@@ -15,9 +15,14 @@ if TYPE_CHECKING:
 TRAINER_API: Final = "trainer.kubeflow.org/v1alpha1"
 """API version of TrainJobs, which a step's pod creates in its workflow."""
 AUTHORITY_FOLDER: Final = "/var/run/mistere/authorities"
-"""Where the steps' pods mount files of trusted certificate authorities."""
+"""Where pods mount files of trusted certificate authorities."""
 _POD_NAME = "KFP_POD_NAME"
 """Environment variable that Kubeflow Pipelines sets to the pod's name; elsewhere the host name is the pod's."""
+
+
+def authority_folder(secret: str, config_map: str) -> str:
+    """Where a pod mounts a secret, or else a ConfigMap, with certificate authorities."""
+    return f"{AUTHORITY_FOLDER}/{'secret' if secret else 'config-map'}-{secret or config_map}"
 
 
 def is_inside() -> bool:

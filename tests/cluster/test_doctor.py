@@ -342,6 +342,17 @@ CLUSTER_TROUBLE: dict[str, tuple[Callable[[KubernetesApi], Any], tuple[str, ...]
         "ok",
         "the secret hub has token",
     ),
+    "no secret of a variable where the predictor is": (
+        add("/api/v1/namespaces/mistere/secrets/hub", KubernetesApi.secret("token")),
+        (
+            "cluster.env={HF_TOKEN: {secret: hub, key: token}}",
+            "deployment.mode=standard",
+            "deployment.namespace=serving",
+        ),
+        "of the predictor's HF_TOKEN",
+        "failed",
+        "there is no secret hub in namespace serving, so no predictor's pod can start: create it with the key token, or remove cluster.env.HF_TOKEN",
+    ),
     "no KServe": (
         drop("/apis/serving.kserve.io/v1beta1"),
         ("deployment.mode=standard",),

@@ -16,6 +16,7 @@ from mistere.config.base import Toleration
 from mistere.config.deployment import DeploymentConfig
 from mistere.kubernetes.secret_keys import STORAGE_VARIABLES
 from mistere.serving.kserve.inference_service import candidate_of, check_support, inference_service, revision_of
+from pipelines.profiles import load_profile
 
 CRD = Path(__file__).resolve().parents[2].parent / "shared" / "crds" / "serving.kserve.io_inferenceservices.yaml"
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -41,6 +42,18 @@ STANDARD = DeploymentConfig(
     **EVERYTHING,
 )
 KNATIVE = DeploymentConfig(mode="knative", scale_metric="concurrency", **EVERYTHING)
+
+
+# What `cluster.env` adds to `deployment.env`.
+FORWARDED = load_profile(
+    "tiny",
+    [
+        "deployment.mode=knative",
+        "cluster.env={HF_TOKEN: {secret: hub, key: token}, HTTPS_PROXY: 'http://proxy:3128', NO_PROXY: {config_map: net, key: none}, "
+        "SSL_CERT_FILE: {config_map: company.ca, key: ca.crt}, AWS_CA_BUNDLE: {config_map: company.ca, key: aws.crt}, "
+        "REQUESTS_CA_BUNDLE: {secret: ca, key: ca.crt}}",
+    ],
+).deployment
 
 
 def manifest(config: DeploymentConfig | None = None, share: int | None = None) -> dict[str, Any]:
@@ -77,8 +90,15 @@ def validator() -> Any:
 
 @pytest.mark.parametrize(
     "content",
-    [manifest(), manifest(STANDARD), manifest(KNATIVE), manifest(KNATIVE, 20), candidate_of(manifest(STANDARD))],
-    ids=["default", "standard", "knative", "share", "candidate"],
+    [
+        manifest(),
+        manifest(STANDARD),
+        manifest(KNATIVE),
+        manifest(KNATIVE, 20),
+        candidate_of(manifest(STANDARD)),
+        manifest(FORWARDED),
+    ],
+    ids=["default", "standard", "knative", "share", "candidate", "forwarded"],
 )
 def test_the_manifest_is_valid_under_the_crd(validator: Any, content: dict[str, Any]) -> None:
     assert not [error.message for error in validator.iter_errors(content)]
@@ -135,6 +155,29 @@ def test_secrets_are_named_and_never_written() -> None:
     with pytest.raises(ValidationError, match="looks like a secret") as error:
         DeploymentConfig(env={"AWS_SECRET_ACCESS_KEY": "hush"})
     assert "hush" not in str(error.value)
+
+
+def test_variables_of_the_steps_reach_the_predictor_by_name_and_reference() -> None:
+    predictor = manifest(FORWARDED)["spec"]["predictor"]
+    container = predictor["containers"][0]
+    environment = {entry.pop("name"): entry for entry in container["env"]}
+    authorities = "/var/run/mistere/authorities"
+    assert environment["HF_TOKEN"] == {
+        "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token", "optional": False}}
+    }
+    assert environment["NO_PROXY"] == {
+        "valueFrom": {"configMapKeyRef": {"name": "net", "key": "none", "optional": False}}
+    }
+    assert environment["HTTPS_PROXY"] == {"value": "http://proxy:3128"}
+    assert environment["SSL_CERT_FILE"] == {"value": f"{authorities}/config-map-company.ca/ca.crt"}
+    assert environment["AWS_CA_BUNDLE"] == {"value": f"{authorities}/config-map-company.ca/aws.crt"}
+    assert environment["REQUESTS_CA_BUNDLE"] == {"value": f"{authorities}/secret-ca/ca.crt"}
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"] if mount.get("readOnly")}
+    volumes = {mounts[volume.pop("name")]: volume for volume in predictor["volumes"][2:]}
+    assert volumes == {
+        f"{authorities}/config-map-company.ca": {"configMap": {"name": "company.ca"}},
+        f"{authorities}/secret-ca": {"secret": {"secretName": "ca"}},
+    }
 
 
 def test_knative_manifests_have_no_field_that_knative_rejects() -> None:

@@ -12,8 +12,11 @@ import math
 from typing import Any, Final
 
 from mistere.artifacts.signing import VERIFYING_KEY_VARIABLE
+from mistere.common.environment import AUTHORITY_VARIABLES
 from mistere.common.errors import UsageError
 from mistere.config.deployment import DeploymentConfig
+from mistere.config.pod_environment import EnvironmentReference
+from mistere.kubernetes.current_pod import authority_folder
 from mistere.kubernetes.secret_keys import STORAGE_VARIABLES
 from mistere.serving import protocol
 
@@ -125,6 +128,7 @@ def inference_service(
         )
     knative = config.mode == "knative"
     labels = dict(POD_LABELS)
+    mounts, volumes = _authorities(config)
     predictor: dict[str, Any] = {
         "minReplicas": config.min_replicas,
         "maxReplicas": config.max_replicas,
@@ -132,10 +136,11 @@ def inference_service(
         "annotations": {"mistere/bundle-digest": digest},
         "labels": {**labels, BUNDLE_LABEL: digest[:12]},
         "serviceAccountName": SERVICE_ACCOUNT,
-        "containers": [_container(bundle_location, config, image)],
+        "containers": [_container(bundle_location, config, image, mounts)],
         "volumes": [
             {"name": "cache", "emptyDir": {"sizeLimit": config.cache}},
             {"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}},
+            *volumes,
         ],
     }
     if config.scale_metric:
@@ -227,7 +232,9 @@ def _identity() -> dict[str, Any]:
     }
 
 
-def _container(bundle_location: str, config: DeploymentConfig, image: str) -> dict[str, Any]:
+def _container(
+    bundle_location: str, config: DeploymentConfig, image: str, mounts: list[dict[str, Any]]
+) -> dict[str, Any]:
     knative = config.mode == "knative"
     start = max(1, math.ceil(config.ready_timeout / _PROBE_SECONDS))
     gpus = {config.gpu_type: str(config.gpus)} if config.gpus else {}
@@ -270,18 +277,19 @@ def _container(bundle_location: str, config: DeploymentConfig, image: str) -> di
         "volumeMounts": [
             {"name": "cache", "mountPath": _CACHE},
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108  (a mount point in the predictor's own pod)
+            *mounts,
         ],
     }
 
 
 def _environment(config: DeploymentConfig) -> list[dict[str, Any]]:
     """The environment, with references to the secret's keys, never values; keys that the secret lacks are omitted."""
-    values = {"HOME": "/tmp", "MISTERE_CACHE": _CACHE, **config.env}  # noqa: S108  (a mount point in the predictor's own pod)
+    values: dict[str, str | EnvironmentReference] = {"HOME": "/tmp", "MISTERE_CACHE": _CACHE, **config.env}  # noqa: S108  (a mount point in the predictor's own pod)
     if (
         config.bundle_key
     ):  # the predictor verifies the bundle again, so that a changed InferenceService serves no other one
         values[VERIFYING_KEY_VARIABLE] = config.bundle_key
-    environment: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in values.items()]
+    environment = [_variable(name, value) for name, value in values.items()]
     if config.storage_secret:
         environment += [
             {
@@ -292,6 +300,33 @@ def _environment(config: DeploymentConfig) -> list[dict[str, Any]]:
             if not {key, variable} & config.env.keys()
         ]
     return environment
+
+
+def _variable(name: str, value: str | EnvironmentReference) -> dict[str, Any]:
+    if isinstance(value, str):
+        return {"name": name, "value": value}
+    if name in AUTHORITY_VARIABLES:
+        return {"name": name, "value": f"{authority_folder(value.secret, value.config_map)}/{value.key}"}
+    kind, source = ("secretKeyRef", value.secret) if value.secret else ("configMapKeyRef", value.config_map)
+    return {"name": name, "valueFrom": {kind: {"name": source, "key": value.key, "optional": False}}}
+
+
+def _authorities(config: DeploymentConfig) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The mounts of certificate authorities and their volumes; an object that several variables name is mounted once."""
+    sources = {
+        authority_folder(value.secret, value.config_map): value
+        for name, value in config.env.items()
+        if name in AUTHORITY_VARIABLES and not isinstance(value, str)
+    }
+    mounts, volumes = [], []
+    for number, (folder, source) in enumerate(sorted(sources.items()), start=1):
+        name = f"authorities-{number}"
+        mounts.append({"name": name, "mountPath": folder, "readOnly": True})
+        content = (
+            {"secret": {"secretName": source.secret}} if source.secret else {"configMap": {"name": source.config_map}}
+        )
+        volumes.append({"name": name, **content})
+    return mounts, volumes
 
 
 def _probe(path: str) -> dict[str, Any]:

@@ -1,11 +1,11 @@
-"""``cluster.env`` takes names and references, never the value of a secret."""
+"""``cluster.env`` and ``deployment.env`` take names and references, never the value of a secret."""
 
 from __future__ import annotations
 
 import pytest
 
 from mistere.common.errors import UsageError
-from mistere.config.cluster import EnvironmentReference
+from mistere.config.pod_environment import EnvironmentReference
 from pipelines.profiles import load_profile
 
 
@@ -36,3 +36,26 @@ def test_other_variables_and_values_of_secrets_are_refused(env: str, sentence: s
     with pytest.raises(UsageError) as caught:
         load_profile("tiny", [f"cluster.env={env}"])
     assert sentence in str(caught.value) and "hush" not in str(caught.value) and "abcdefgh" not in str(caught.value)
+
+
+def test_the_predictor_gets_the_variables_of_the_steps() -> None:
+    config = load_profile(
+        "tiny", ["cluster.env={HF_TOKEN: {secret: hub, key: token}, NO_PROXY: .svc}", "deployment.env.NO_PROXY=.local"]
+    )
+    assert config.deployment.env == {"HF_TOKEN": EnvironmentReference(secret="hub", key="token"), "NO_PROXY": ".local"}
+    assert config.cluster.env["NO_PROXY"] == ".svc"
+    assert load_profile("tiny").deployment.env == {}
+
+
+@pytest.mark.parametrize(
+    ("env", "sentence"),
+    [
+        ("{API_TOKEN: hush}", "API_TOKEN looks like a secret: write {secret: NAME, key: KEY}, never its value"),
+        ("{API_TOKEN: {config_map: hub, key: token}}", "API_TOKEN looks like a secret"),
+        ("{AWS_CA_BUNDLE: ca.crt}", "AWS_CA_BUNDLE is the path of a file in the pod"),
+    ],
+)
+def test_values_of_secrets_are_refused_for_the_predictor(env: str, sentence: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_profile("tiny", [f"deployment.env={env}"])
+    assert sentence in str(caught.value) and "hush" not in str(caught.value)

@@ -167,7 +167,7 @@ def test_a_url_reaches_child_processes_without_its_credentials_in_any_record(mon
         (f"cluster.store=s3://key:{CANARY}@bucket", "cluster.store"),
         (f"speech.source=https://{CANARY}@hub.example/model", "speech.source"),
         (f"deployment.env.ENDPOINT=http://me:{CANARY}@proxy:3128", "deployment.env"),
-        (f"deployment.env.API_TOKEN={CANARY}", "deployment.env.API_TOKEN"),
+        (f"deployment.env.API_TOKEN={CANARY}", "deployment.env: API_TOKEN"),
         (f"data.source=https://b.s3.example/k?X-Amz-Signature={CANARY}", "data.source"),
         (f"registry.password={CANARY}", "registry.password"),
     ],

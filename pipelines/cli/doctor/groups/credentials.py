@@ -8,7 +8,7 @@ from functools import partial
 
 from mistere.common.counting import plural
 from mistere.common.suggestions import did_you_mean
-from mistere.config.cluster import EnvironmentReference
+from mistere.config.pod_environment import EnvironmentReference
 from mistere.kubernetes.secret_keys import SIGNING_FILE, STORAGE_KEYS, TRACKING_KEYS, WEBHOOK_KEYS
 from mistere.serving.kserve.inference_service import SERVICE_ACCOUNT
 from pipelines.cli.doctor.groups.cluster import AbsentError, Cluster
@@ -51,7 +51,15 @@ def group(cluster: Cluster) -> CheckGroup:
         )
     for variable, value in sorted(names.env.items()):
         if not isinstance(value, str):
-            checks.append(Check(f"of {variable}", partial(_reference, cluster, variable, value)))
+            step = partial(_reference, cluster, f"cluster.env.{variable}", value, names.namespace, "step's pod")
+            checks.append(Check(f"of {variable}", step))
+    for variable, value in sorted(serving.env.items()):
+        forwarded = names.env.get(variable) == value
+        checked = forwarded and serving.namespace == names.namespace
+        if not isinstance(value, str) and not checked and cluster.mode != "local":
+            setting = f"{'cluster' if forwarded else 'deployment'}.env.{variable}"
+            predictor = partial(_reference, cluster, setting, value, serving.namespace, "predictor's pod")
+            checks.append(Check(f"of the predictor's {variable}", predictor))
     return CheckGroup("Secrets", checks)
 
 
@@ -66,20 +74,20 @@ def _keys(cluster: Cluster, name: str, namespace: str = "") -> tuple[set[str], s
     return set(secret.get("data") or {}), str(secret.get("type") or "")
 
 
-def _reference(cluster: Cluster, variable: str, value: EnvironmentReference) -> CheckResult:
-    """The object that a variable of ``cluster.env`` refers to: without it, no step's pod starts."""
-    namespace, name = cluster.plan.config.cluster.namespace, value.secret or value.config_map
+def _reference(cluster: Cluster, setting: str, value: EnvironmentReference, namespace: str, pod: str) -> CheckResult:
+    """The object that a variable refers to: without it, no pod that has the variable starts."""
+    name = value.secret or value.config_map
     kind = "secret" if value.secret else "ConfigMap"
     try:
         if value.secret:
-            keys, _ = _keys(cluster, name)
+            keys, _ = _keys(cluster, name, namespace)
         else:
             path = f"/api/v1/namespaces/{namespace}/configmaps/{name}"
             keys = set(cluster.get(path, f"read ConfigMaps in namespace {namespace}").get("data") or {})
     except AbsentError:
         return failed(
-            f"there is no {kind} {name} in namespace {namespace}, so no step's pod can start: create it with the key {value.key}, or "
-            f"remove cluster.env.{variable}."
+            f"there is no {kind} {name} in namespace {namespace}, so no {pod} can start: create it with the key {value.key}, or "
+            f"remove {setting}."
         )
     if value.key not in keys:
         return failed(f"the {kind} {name} lacks {value.key}{misspelt_key(keys, (value.key,))}: add it.")
