@@ -16,6 +16,7 @@ from mistere.kubernetes.images import image
 from mistere.serving.kserve.inference_service import check_cluster_support
 from pipelines.ir_check import check_pipeline
 from pipelines.profiles import load_profile
+from pipelines.train_image import check_train_image
 
 
 def default_output() -> Path:
@@ -44,6 +45,7 @@ def compile_pipeline(profile: str, settings: Iterable[str], output: Path) -> Non
         )
     config = load_profile(profile, settings)
     check_cluster_support(config.deployment)
+    check_train_image(config)
     check_signer(
         config.deployment.bundle_key,
         config.cluster.signing_secret,

@@ -37,10 +37,14 @@ def run(
         utterances: the dataset.
         encoder: folder of the output artifact.
         modality: the encoder's modality.
+
+    Raises:
+        MistereError: as :func:`mistere.model.encoders.lookup.source_check.check_encoder`, before any data is read.
     """
     if modality not in utterances.manifest.modalities:
         step.progress.note(f"the dataset has no {modality}: the encoder is marked as absent and none is loaded.")
         return Result(manifests={"encoder": EncoderCheckpoint(modality=modality, absent=True)})
+    check_encoder(config, modality, in_this_image=True)
     with step.loading():
         from components.finetune_encoder.fine_tuning import fine_tune
 

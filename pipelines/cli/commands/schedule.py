@@ -19,6 +19,7 @@ from pipelines.kubeflow.schedules.plan import DesiredSchedule, apply_change, pla
 from pipelines.kubeflow.schedules.schedule_file import Schedule, ScheduleFile, read_schedules
 from pipelines.kubeflow.version import Tree, Version, compiled_version, profile_name, releasable_tree, this_tree
 from pipelines.profiles import load_profile, pipeline_arguments
+from pipelines.train_image import check_train_image
 
 
 def diff(file: Path, *, host: str | None = None, store: str | None = None, tracking: str | None = None) -> int:
@@ -108,6 +109,7 @@ def _desired_schedules(schedule_file: ScheduleFile, target: ClusterTarget, tree:
         try:
             config = load_profile(profile, settings, "settings")
             check_cluster_support(config.deployment)
+            check_train_image(config)
         except UsageError as error:
             raise UsageError(f"schedule {schedule.name}: {error}") from error
         if config.cluster.namespace != namespace:

@@ -27,6 +27,7 @@ from pipelines.kubeflow.connection.target import ClusterTarget, cluster_target, 
 from pipelines.kubeflow.submissions import Claim, Submission, active_submission, give_back, read_claim, take
 from pipelines.kubeflow.version import Version, compiled_version, ensure_uploaded, profile_name, releasable_tree
 from pipelines.profiles import load_profile, pipeline_arguments
+from pipelines.train_image import check_train_image
 
 if TYPE_CHECKING:
     from kfp_server_api import V2beta1Run
@@ -71,6 +72,7 @@ def submit(
         raise UsageError("--resubmit starts a run again that failed, so it needs --wait: add --wait.")
     config = load_profile(profile, settings)
     check_cluster_support(config.deployment)
+    check_train_image(config)
     target = cluster_target(config.cluster, host, store, tracking)
     tree = releasable_tree(allow_dirty=allow_dirty)
     if notice := release_notice(config.gate, tree.commit, tree.dirty, tree.uncommitted):

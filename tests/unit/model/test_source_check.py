@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from components.finetune_encoder.run import run as finetune
 from components.resolve_inputs.preflight import preflight
+from mistere.artifacts.io import ArtifactHandle
+from mistere.artifacts.manifests import UtteranceSet
 from mistere.artifacts.object_store import LocalStore
 from mistere.artifacts.s3.store import S3Store
 from mistere.common.errors import ExitCode, MistereError
@@ -21,7 +24,9 @@ from mistere.model.encoders.sources import resolve_base
 from pipelines.cli.doctor.groups import encoders
 from pipelines.cli.doctor.plan import Plan
 from pipelines.cli.doctor.result import run_group
+from pipelines.compile import compile_pipeline
 from pipelines.profiles import load_profile
+from pipelines.train_image import check_train_image
 from tests.local.workshop import make_dataset, rows
 from tests.stand_ins.hub import BAD_TOKEN, GATED, SHA, TOKEN, Hub, hub_server
 
@@ -142,11 +147,45 @@ def test_the_first_step_checks_mlflow_and_the_encoders_that_the_data_needs(
         preflight(config, f"sqlite:///{tmp_path / 'no' / 'mlflow.db'}", data.remote, data.digest)
 
 
+def test_the_train_image_has_the_encoders_packages_by_its_locks(tmp_path: Path) -> None:
+    check_train_image(load_profile("sample"))
+    for setting, sentence in (
+        ("text.source=package:no_such.package", "has no package no_such.package: add it to requirements-encoders.lock"),
+        (
+            "speech.tuning=qlora",
+            "speech.tuning=qlora needs bitsandbytes, which the train image lacks: add it to the group",
+        ),
+    ):
+        with pytest.raises(MistereError, match=re.escape(sentence)) as caught:
+            compile_pipeline("sample", [setting], tmp_path / "pipeline.yaml")
+        assert caught.value.exit_code == ExitCode.USAGE and not list(tmp_path.iterdir())
+    (tmp_path / "docker").mkdir()
+    (tmp_path / "docker" / "train.lock").write_text("bitsandbytes==0.50.2\n")
+    (tmp_path / "requirements-encoders.lock").write_text("No-Such_package==1\n")
+    config = load_profile("tiny", ["text.source=package:no_such.package", "speech.tuning=qlora"])
+    check_train_image(config, tmp_path)
+    check_train_image(config, tmp_path / "installed without a checkout")
+
+
+def test_fine_tuning_checks_its_encoder_before_it_reads_data() -> None:
+    data = UtteranceSet.model_construct(modalities=["text"])  # without a remote: reading it would fail otherwise
+    utterances = ArtifactHandle(Path("nowhere"), data)
+    with pytest.raises(MistereError, match=r"^encoder path:/no/such: /no/such/config\.json does not exist"):
+        finetune(EncoderConfig(source="path:/no/such"), None, utterances, Path("nowhere"), "text")  # type: ignore[arg-type]
+
+
 def test_doctor_checks_the_encoders(hub: Hub) -> None:
-    def results(host: str) -> dict[str, tuple[str, str]]:
-        plan = Plan("tiny", load_profile("tiny", [f"text.source={GATED}"]), host, "", "")
+    def results(host: str, speech: str = "random:whisper") -> dict[str, tuple[str, str]]:
+        settings = [f"text.source={GATED}", f"speech.source={speech}"]
+        plan = Plan("tiny", load_profile("tiny", settings), host, "", "")
         return {name: (result.status, result.sentence) for name, result in run_group(encoders.group(plan))}
 
-    assert results("")["speech"][0] == "ok"
+    assert results("")["speech"][0] == "ok" and "packages" not in results("")
+    kfp = "https://kfp.example.org"
+    assert results(kfp)["packages"] == ("ok", "the train image has what the encoders need.")
+    assert results(kfp, "package:no-such")["packages"][0] == "failed"
+    assert results(kfp, "/models/mine")["packages"] == (
+        "note", "the train image's folder of speech is checked when finetune_encoder starts."
+    )  # fmt: skip
     assert results("")["text"][0] == "failed" and results("https://kfp.example.org")["text"][0] == "note"
     assert "is gated" in results("")["text"][1]

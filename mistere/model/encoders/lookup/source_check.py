@@ -1,6 +1,7 @@
 """Check before a run's first expensive step that its encoders can be loaded, without downloading or loading any.
 
-On a cluster the first step runs in an image without the encoders' packages and folders, so only what is remote is checked there.
+On a cluster the first step runs in an image without the encoders' packages and folders, so only what is remote is checked there; the
+step ``finetune_encoder`` checks the rest in its own image before it reads any data.
 """
 
 from __future__ import annotations
@@ -38,7 +39,6 @@ def check_encoder(settings: EncoderConfig, modality: str, in_this_image: bool) -
         )
     source = settings.source
     kind, _, rest = source.partition(":")
-    folder = Path(rest if kind == "path" else source).expanduser()
     if kind == "random":
         return
     if kind == "s3":
@@ -46,11 +46,19 @@ def check_encoder(settings: EncoderConfig, modality: str, in_this_image: bool) -
     elif kind == "package":
         if in_this_image:
             installed_weights(rest)
-    elif kind == "path" or folder.is_dir() or source.startswith((".", "/", "~")):
+    elif is_folder(source):
         if in_this_image:
+            folder = Path(rest if kind == "path" else source).expanduser()
             check_names(source, str(folder), {file.name for file in folder.glob("*")})
     else:
         check_hub_model(rest if kind == "hub" else source)
+
+
+def is_folder(source: str) -> bool:
+    """Whether a source means a folder of the machine or image that loads the encoder."""
+    if source.startswith(("random:", "s3:", "package:", "hub:")):
+        return False
+    return source.startswith(("path:", ".", "/", "~")) or Path(source).is_dir()
 
 
 def installed_weights(package: str) -> tuple[Path, Path]:

@@ -7,14 +7,29 @@ from functools import partial
 from mistere.common.errors import MistereError
 from mistere.common.modalities import MODALITIES
 from mistere.config.encoder import EncoderConfig
-from mistere.model.encoders.lookup.source_check import check_encoder
+from mistere.model.encoders.lookup.source_check import check_encoder, is_folder
 from pipelines.cli.doctor.plan import Plan
 from pipelines.cli.doctor.result import Check, CheckGroup, CheckResult, failed, note, ok
+from pipelines.train_image import check_train_image
 
 
 def group(plan: Plan) -> CheckGroup:
     """The check of each encoder."""
-    return CheckGroup("Encoders", [Check(modality, partial(_source, plan, modality)) for modality in MODALITIES])
+    checks = [Check(modality, partial(_source, plan, modality)) for modality in MODALITIES]
+    if plan.on_a_cluster:
+        checks.append(Check("packages", lambda: _packages(plan)))
+    return CheckGroup("Encoders", checks)
+
+
+def _packages(plan: Plan) -> CheckResult:
+    try:
+        check_train_image(plan.config)
+    except MistereError as error:
+        return failed(str(error))
+    folders = [modality for modality in MODALITIES if is_folder(getattr(plan.config, modality).source)]
+    if folders:
+        return note(f"the train image's folder of {' and '.join(folders)} is checked when finetune_encoder starts.")
+    return ok("the train image has what the encoders need.")
 
 
 def _source(plan: Plan, modality: str) -> CheckResult:
