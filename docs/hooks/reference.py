@@ -61,6 +61,7 @@ VARIABLES = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "How often MLflow's client repeats a request. Default: 1 (MLflow's own: 7).",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "Seconds to wait for each answer of the MLflow server, at most 10 for a database. Default: 30 (MLflow's own: 120).",
     "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "Whether to wait as long as the MLflow server demands before a repetition. Default: `false`.",
+    "MLFLOW_LOGGING_LEVEL": "Level of the messages of MLflow's client. Default: `WARNING` (MLflow's own: `INFO`).",
     "PGCONNECT_TIMEOUT": "Seconds to wait for a connection to PostgreSQL. Default: 10.",
     "MLFLOW_DISABLE_TELEMETRY": "Set by mistere: MLflow sends no telemetry.",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "Set by mistere: MLflow's client prints no links of its own.",

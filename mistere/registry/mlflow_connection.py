@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from contextlib import contextmanager
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 _TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+_LEVEL = "MLFLOW_LOGGING_LEVEL"
 _DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    _LEVEL: "WARNING",  # INFO prints a line for each step of a new database
     "GIT_PYTHON_REFRESH": "quiet",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # these pages show language models; ours is in the summary
     # MLflow's own defaults, seven repetitions of 120 s and any Retry-After, let an error take minutes.
@@ -68,6 +71,7 @@ def connected(tracking_uri: str) -> Iterator[MlflowClient]:
 
     from mistere.registry.checked_client import CheckedClient
 
+    logging.getLogger("mlflow").setLevel(os.environ[_LEVEL].upper())  # MLflow reads it on import, which may be earlier
     try:
         _check_timeout()
         uri = with_credentials(tracking_uri)

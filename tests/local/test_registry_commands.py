@@ -67,6 +67,14 @@ def registry(first_version: Registry) -> Registry:
 
 
 @pytest.mark.long
+def test_promote_on_an_empty_registry_prints_one_line(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    result = mistere("promote", "1", "--output", str(tmp_path))
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr == "mistere: the registry has no model 'mistere' yet: `mistere run` registers one.\n"
+
+
+@pytest.mark.long
 def test_models_lists_versions_with_aliases_code_and_data(registry: Registry) -> None:
     versions = registry.versions()
     assert versions["2"]["aliases"] == ["challenger", "champion"] and versions["1"]["aliases"] == ["previous"]

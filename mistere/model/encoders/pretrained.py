@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +33,16 @@ def load_pretrained(
     """
     extra: dict[str, Any] = {"quantization_config": _four_bits(dtype)} if four_bits else {}
     try:
-        model, report = auto.from_pretrained(
-            str(directory),
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            dtype=dtype,
-            output_loading_info=True,
-            **extra,
-        )
+        with _quietly():
+            model, report = auto.from_pretrained(
+                str(directory),
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                dtype=dtype,
+                output_loading_info=True,
+                **extra,
+            )
     except (RuntimeError, ValueError, KeyError, TypeError, OSError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UsageError(f"encoder {source}: its weights do not load with its config.json ({reason}).") from error
@@ -54,6 +58,28 @@ def load_pretrained(
         )
     loaded: nn.Module = model.eval()
     return loaded
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Hide transformers' progress bar and its report on missing weights, which :func:`load_pretrained` judges itself.
+
+    Other warnings stay.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    def keep(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    logger, bar = logging.getLogger("transformers.modeling_utils"), transformers_logging.is_progress_bar_enabled()
+    logger.addFilter(keep)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
+        if bar:
+            transformers_logging.enable_progress_bar()
 
 
 def load_tokenizer(folder: Path, name: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import math
 import random
 import re
@@ -85,6 +86,18 @@ def embedded(encoder: UtteranceEncoder, utterances: list[Any]) -> torch.Tensor:
     features = [encoder.family.prepare(utterance) for utterance in utterances]
     with torch.inference_mode():
         return encoder.embed(encoder.family.collate(features))
+
+
+def test_loading_prints_no_bar_and_no_report_but_other_warnings(
+    bases: dict[str, Path], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logger, messages = logging.getLogger("transformers.modeling_utils"), []
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "emit", lambda record: messages.append(record.getMessage()))
+    monkeypatch.setattr(logger, "handlers", [handler])
+    encoder_of(bases, "bidirectional_text")  # its base lacks a pooler, which transformers reports
+    logger.warning("another warning")
+    assert messages == ["another warning"] and "Loading weights" not in capfd.readouterr().err
 
 
 def test_encoder_families_are_discovered_for_both_modalities() -> None:
