@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,9 +24,11 @@ PIPELINE_CONFIG: type[Config] = create_model(
 _LOCAL_DEPLOYMENT: Final = ("deployment.mode=local", "deployment.canary_percent=0")
 
 
-def load_profile(profile: str, settings: Iterable[str] = (), origin: str = "--set") -> Config:
+def load_profile(
+    profile: str, settings: Iterable[str] = (), origin: str = "--set", sections: Collection[str] | None = None
+) -> Config:
     """Load a profile and apply the ``--set`` options; see :func:`mistere.config.loader.load_config`."""
-    return load_config(profile, settings, directory=PROFILES, schema=PIPELINE_CONFIG, origin=origin)
+    return load_config(profile, settings, directory=PROFILES, schema=PIPELINE_CONFIG, origin=origin, sections=sections)
 
 
 def load_local_profile(profile: str, settings: Iterable[str] = ()) -> Config:

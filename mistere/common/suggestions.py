@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 AFFECTS_RESULTS = False
 """How an error is worded changes no result."""
+
+
+def one_of(names: Sequence[str]) -> str:
+    """Names as a phrase: ``'a'``, ``'a' or 'b'``, ``'a', 'b' or 'c'``."""
+    quoted = [repr(name) for name in names]
+    return " or ".join([", ".join(quoted[:-1]), quoted[-1]] if len(quoted) > 1 else quoted)
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:

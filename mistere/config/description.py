@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import json
 import re
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -71,6 +72,27 @@ def settings_of(cls: type[BaseModel], prefix: str) -> Iterator[SettingInfo]:
         if nested:
             key = "STEP" if get_origin(field.annotation) is dict else "[]"
             yield from settings_of(nested[0], f"{prefix}{name}.{key}.")
+
+
+def names_of(cls: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """The names of all settings and sections in a section, with their sections: ``mixture.epochs``, ``speech.lora``."""
+    for name, field in cls.model_fields.items():
+        yield f"{prefix}{name}"
+        for nested in models_in(field.annotation):
+            container = get_origin(field.annotation)
+            key = "NAME." if container is dict else "[]." if container is list else ""
+            yield from names_of(nested, f"{prefix}{name}.{key}")
+
+
+def full_names(name: str, known: Iterable[str]) -> list[str]:
+    """The known names whose last part is that of ``name``; if there is none, those whose last part is the most similar one."""
+    last = name.rpartition(".")[2]
+    ends: dict[str, list[str]] = {}
+    for each in known:
+        ends.setdefault(each.rpartition(".")[2], []).append(each)
+    similar = [last] if last in ends else difflib.get_close_matches(last, ends, n=1)
+    matches = ends[similar[0]] if similar else []
+    return sorted(matches, key=lambda each: -difflib.SequenceMatcher(None, name, each).ratio())
 
 
 def attributes(cls: type) -> dict[str, str]:

@@ -6,7 +6,7 @@ from the profile. :func:`load_config` puts the three together and answers a wron
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -15,11 +15,12 @@ from pydantic import Field, ValidationError
 from mistere.common.errors import UsageError
 from mistere.common.names import shown
 from mistere.common.parsing.documents import ParseError, load_yaml, read_yaml
-from mistere.common.suggestions import did_you_mean
+from mistere.common.suggestions import did_you_mean, one_of
 from mistere.config.base import Section, SeededSection
 from mistere.config.cluster import ClusterConfig
 from mistere.config.data import DataConfig
 from mistere.config.deployment import DeploymentConfig
+from mistere.config.description import full_names, names_of
 from mistere.config.encoder import SpeechConfig, TextConfig
 from mistere.config.evaluation import EvaluationConfig
 from mistere.config.gate import RuleThresholds
@@ -55,6 +56,7 @@ class Config(Section):
 
 C = TypeVar("C", bound=Config)
 
+_MOST_SUGGESTED = 4
 SECTIONS: tuple[str, ...] = tuple(name for name in Config.model_fields if name not in {"seed", "cluster"})
 """The sections that are parameters of the pipeline; ``cluster`` is compiled into it."""
 
@@ -89,20 +91,32 @@ def _merge(base: dict[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
     return base
 
 
-def _explain(error: ValidationError, where: str, schema: type[Config]) -> UsageError:
+def _explain(
+    error: ValidationError, where: str, schema: type[Config], sections: Collection[str] | None = None
+) -> UsageError:
     first = error.errors()[0]
     location = [str(part) for part in first["loc"]]
     if first["type"] == "extra_forbidden":
         owner: Any = schema
         for part in location[:-1]:
             owner = get_args(owner)[1] if get_origin(owner) is dict else owner.model_fields[part].annotation
-        return UsageError(
-            f"{where}: unknown setting {'.'.join(location)!r}{did_you_mean(location[-1], owner.model_fields)}"
-        )
+        name = ".".join(location)
+        return UsageError(f"{where}: unknown setting {name!r}{_suggestion(name, owner, schema, sections)}")
     found = "a private key" if "PRIVATE KEY" in str(first["input"]) else shown(first["input"])
     return UsageError(
         f"{where}: {'.'.join(_named(location, schema))}: {first['msg'].removeprefix('Value error, ')} (found {found})."
     )
+
+
+def _suggestion(name: str, owner: type[Section], schema: type[Config], sections: Collection[str] | None) -> str:
+    """What was probably meant: the setting of this name in another section, else a similar one here, else a similar one elsewhere."""
+    known = [each for each in names_of(schema) if sections is None or each.partition(".")[0] in sections]
+    elsewhere = full_names(name, known)
+    here = did_you_mean(name.rpartition(".")[2], owner.model_fields)
+    exact = [each for each in elsewhere if each.rpartition(".")[2] == name.rpartition(".")[2]]
+    if exact or (elsewhere and "did you mean" not in here):
+        return f"; did you mean {one_of(elsewhere[:_MOST_SUGGESTED])}?"
+    return here
 
 
 def _named(location: list[str], schema: type[Config]) -> list[str]:
@@ -147,7 +161,13 @@ def _read_profile(profile: str, directory: Path) -> dict[str, Any]:
 
 
 def load_config(
-    profile: str, settings: Iterable[str] = (), *, directory: Path, schema: type[C], origin: str = "--set"
+    profile: str,
+    settings: Iterable[str] = (),
+    *,
+    directory: Path,
+    schema: type[C],
+    origin: str = "--set",
+    sections: Collection[str] | None = None,
 ) -> C:
     """Apply the profile and then ``--set`` to the defaults; sections without a seed get the global one.
 
@@ -159,14 +179,19 @@ def load_config(
         directory: the folder of the named profiles.
         schema: :class:`Config`, or the subclass with the settings that stages declare.
         origin: the option or the entry of a file that the settings come from, for messages.
+        sections: what ``settings`` may change, because the command uses nothing else; None for everything.
 
     Raises:
-        UsageError: an unknown profile or setting (with a suggestion), or an invalid value.
+        UsageError: an unknown profile or setting (with a suggestion), a setting that the command does not use, or an invalid value.
     """
     values = _read_profile(profile, directory)
     where = f"profile {profile}"
     for setting in settings:
         keys, value = parse_setting(setting, origin)
+        if sections is not None and keys[0] in schema.model_fields and keys[0] not in sections:
+            raise UsageError(
+                f"{origin} {'.'.join(keys)}: this command uses only {', '.join(sections)}: leave the setting out."
+            )
         node: dict[str, Any] = {}
         leaf = node
         for key in keys[:-1]:
@@ -177,7 +202,7 @@ def load_config(
     try:
         config = schema.model_validate(values)
     except ValidationError as error:
-        raise _explain(error, where, schema) from error
+        raise _explain(error, where, schema, sections) from error
     for name in SECTIONS:
         section = getattr(config, name)
         if isinstance(section, SeededSection) and "seed" not in section.model_fields_set:

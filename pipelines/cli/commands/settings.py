@@ -10,8 +10,8 @@ from typing import Any
 
 from mistere.common.counting import counted
 from mistere.common.errors import UsageError
-from mistere.common.suggestions import did_you_mean
-from mistere.config.description import SettingInfo, models_in, settings_of, summary_of
+from mistere.common.suggestions import one_of
+from mistere.config.description import SettingInfo, full_names, models_in, settings_of, summary_of
 from pipelines.cli.output.tables import output_console
 from pipelines.profiles import PIPELINE_CONFIG, load_profile
 
@@ -61,11 +61,8 @@ def _matches(setting: SettingInfo, names: str) -> bool:
 
 
 def _suggestion(names: str, known: Sequence[str], sections: dict[str, list[SettingInfo]]) -> str:
-    same_end = [name for name in known if name.rpartition(".")[2] == names.rpartition(".")[2] and "." in name]
-    if same_end:
-        return f"; did you mean {' or '.join(same_end[:3])}?"
-    suggestion = did_you_mean(names, known)
-    return suggestion if "did you mean" in suggestion else f"; the sections are {', '.join(sections)}."
+    similar = full_names(names, known)
+    return f"; did you mean {one_of(similar[:3])}?" if similar else f"; the sections are {', '.join(sections)}."
 
 
 def _changed(profile: str, settings: Sequence[SettingInfo]) -> dict[str, Any]:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from pipelines.cli.experiments.trial import OnEpoch, Trial
 
 _WIDTH = 120
+_SECTIONS = ("seed", "mixture", "evaluation", "registry")
+"""What `--set` may change here."""
 
 
 def train(
@@ -69,7 +71,7 @@ def train(
     from pipelines.profiles import load_profile
 
     parts = check_names(parts)
-    profile_config = load_profile(profile, settings)
+    profile_config = load_profile(profile, settings, sections=_SECTIONS)
     with task_progress(f"reading {embeddings}"):
         data = selected(profile_config.mixture, open_source(embeddings))
     made_of = {"embeddings": data.fingerprint(), "settings": settings_of(profile_config.mixture)}

@@ -36,7 +36,7 @@ def tune(
     from pipelines.cli.output.task_progress import task_progress
     from pipelines.profiles import load_profile
 
-    config = load_profile(profile, settings).mixture
+    config = load_profile(profile, settings, sections=("seed", "mixture")).mixture
     with task_progress(f"reading {embeddings}"):
         data = selected(config, open_source(embeddings))
     console = Console(highlight=False, soft_wrap=True, markup=False)

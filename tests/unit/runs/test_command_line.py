@@ -201,7 +201,7 @@ def test_settings_are_listed_with_default_and_meaning(capsys: pytest.CaptureFixt
     listed = {setting["name"]: setting for setting in json.loads(capsys.readouterr().out)}
     assert listed["mixture.epochs"]["profile"] and all(name.startswith("mixture.") for name in listed)
     for wrong, hint in (
-        ("learning_rate", r"did you mean speech.learning_rate or "), ("gat", "did you mean 'gate'"),
+        ("learning_rate", r"did you mean '(mixture|text|speech).learning_rate', "), ("gat", "did you mean 'gate'"),
         ("zzz", "the sections are seed, data, "),
     ):  # fmt: skip
         with pytest.raises(UsageError, match=f"there is no section or setting '{wrong}'; {hint}"):

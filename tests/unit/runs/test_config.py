@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from google.protobuf import json_format, struct_pb2
 
 from components.gate_model.config import GateConfig
 from mistere.common.errors import ExitCode, UsageError
-from mistere.common.suggestions import did_you_mean
+from mistere.common.suggestions import did_you_mean, one_of
 from mistere.config.differences import changed_settings
 from mistere.config.encoder import EncoderConfig
 from mistere.config.loader import SECTIONS, available_profiles, load_config, parse_setting
@@ -58,13 +59,21 @@ def test_changed_settings_are_those_that_differ_from_their_defaults(tmp_path: Pa
     assert not changed_settings(PIPELINE_CONFIG()) and len(changed_settings(load_profile("sample"))) < 50
 
 
-def refused(*settings: str, profile: str = "tiny") -> str:
+def refused(*settings: str, profile: str = "tiny", sections: Sequence[str] | None = None) -> str:
     with pytest.raises(UsageError) as caught:
-        load_profile(profile, settings)
+        load_profile(profile, settings, sections=sections)
     assert caught.value.exit_code == ExitCode.USAGE
     message = str(caught.value)
     assert "\n" not in message and len(message) < 400
     return message
+
+
+def test_a_command_takes_only_the_settings_that_it_uses() -> None:
+    assert load_profile("tiny", ["mixture.epochs=3", "seed=2"], sections=("seed", "mixture")).mixture.seed == 2
+    assert "did you mean 'mixture.epochs'?" in refused("epochs=3", sections=("seed", "mixture"))
+    assert refused("speech.epochs=3", sections=("seed", "mixture")) == (
+        "--set speech.epochs: this command uses only seed, mixture: leave the setting out."
+    )
 
 
 @pytest.mark.parametrize(
@@ -73,6 +82,11 @@ def refused(*settings: str, profile: str = "tiny") -> str:
         (["gaet.min_weighted_f1=0.5"], "unknown setting 'gaet'; did you mean 'gate'?"),
         (["gate.min_weigted_f1=0.5"], "unknown setting 'gate.min_weigted_f1'; did you mean 'min_weighted_f1'?"),
         (["speech.lora.rnk=4"], "unknown setting 'speech.lora.rnk'; did you mean 'rank'?"),
+        (["epochs=3"], "unknown setting 'epochs'; did you mean 'text.epochs', 'speech.epochs' or 'mixture.epochs'?"),
+        (["gate.epochs=3"], "unknown setting 'gate.epochs'; did you mean "),
+        (["speech.rank=3"], "unknown setting 'speech.rank'; did you mean 'speech.lora.rank' or 'text.lora.rank'?"),
+        (["lora.rank=3"], "unknown setting 'lora'; did you mean 'text.lora' or 'speech.lora'?"),
+        (["min_weighted_f=0"], "unknown setting 'min_weighted_f'; did you mean 'gate.min_weighted_f1'?"),
         (["zzz=1"], "unknown setting 'zzz'; valid names: cluster, data, deployment, evaluation,"),
         (["gate.zzz=1"], "valid names: "),
         (["gate..min_weighted_f1=1"], "unknown setting"),
@@ -197,5 +211,6 @@ def test_each_count_and_rate_setting_is_bounded() -> None:
 
 
 def test_suggestions_are_close_matches_or_all_names() -> None:
+    assert one_of(["a"]) == "'a'" and one_of(["a", "b", "c"]) == "'a', 'b' or 'c'"
     assert did_you_mean("tset", ["train", "test"]) == "; did you mean 'test'?"
     assert did_you_mean("x", ["b", "a"]) == "; valid names: a, b."
