@@ -5,7 +5,6 @@ The exit handler runs whether the run succeeded or not.
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from mistere.artifacts.sealed_record import seal
 from mistere.common.urls import redact_url
 from mistere.config.registry import RegistryConfig
 from mistere.engine.stage import Result, Stage, Step
@@ -59,7 +59,7 @@ def run(config: RegistryConfig, step: Step) -> Result:
     plain: dict[str, Any] = finite(summary(outcome, artifacts, timing, steps, step.run.profile))
     with tempfile.TemporaryDirectory() as scratch:
         data, page = Path(scratch) / DATA, Path(scratch) / PAGE
-        data.write_text(json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
+        data.write_bytes(seal(plain))
         step.report(DATA, data)
         page.write_text(
             render(outcome, artifacts, timing, steps, step.run.profile, config.model_name), encoding="utf-8"
@@ -94,7 +94,7 @@ def _remember(step: Step, outcome: Outcome) -> None:
     )
     validated = current.finished("validate_data")
     rejected = validated is not None and validated.values.get("verdict") == "reject"
-    if digest and (rejected or current.finished("gate_model")):
+    if digest and not outcome.damaged and (rejected or current.finished("gate_model")):
         remember(step.store, step.run.run_id, digest, current.stages)
 
 

@@ -54,7 +54,11 @@ def gather(store: ObjectStore, outcome: Outcome) -> RunArtifacts:
         store: the object store.
         outcome: of the run, with the records of its stages.
     """
-    artifacts = RunArtifacts(info=read_run_info(store, outcome.run_id), unreadable=list(outcome.unreadable))
+    artifacts = RunArtifacts(info={}, unreadable=list(outcome.unreadable))
+    try:
+        artifacts.info = read_run_info(store, outcome.run_id)
+    except MistereError as error:
+        artifacts.unreadable.append(str(error))
     artifacts.data = _manifest(store, outcome, artifacts, UtteranceSet, "pull_data", "utterances")
     artifacts.validation = _manifest(store, outcome, artifacts, ValidationReport, "validate_data", "report")
     for modality in MODALITIES:

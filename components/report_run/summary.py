@@ -47,7 +47,9 @@ def summary(
             "message": outcome.message,
         },
         "stages": [
-            record.model_dump(exclude={"stage", "values"}) for record in outcome.stages if record.task != EXIT_HANDLER
+            record.model_dump(exclude={"stage", "values", "checksum"})
+            for record in outcome.stages
+            if record.task != EXIT_HANDLER
         ],
         "time": {
             "wall_seconds": timing.wall,

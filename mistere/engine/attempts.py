@@ -92,10 +92,10 @@ def _folder(run_id: str, record: StageRecord) -> str:
 def _earlier_failure(store: ObjectStore, run_id: str, record: StageRecord) -> StageRecord | None:
     """The record of the last attempt of this step in this run that recorded a failure."""
     try:
-        before = StageRecord.model_validate_json(store.read(stage_record_key(run_id, record.task))[0])
-    except (MissingObjectError, ValidationError):
+        before = StageRecord.unsealed(store.read(stage_record_key(run_id, record.task))[0])
+    except MissingObjectError:
         return None
-    return before if (before.status, before.key) == ("failed", record.key) else None
+    return before if before is not None and (before.status, before.key) == ("failed", record.key) else None
 
 
 def _read(store: ObjectStore, keys: list[str]) -> list[Attempt]:

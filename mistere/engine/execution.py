@@ -32,7 +32,7 @@ from mistere.artifacts.io import (
     publish,
 )
 from mistere.artifacts.manifests import MadeBy, Manifest, canonical_digest
-from mistere.artifacts.object_store import LocalStore, ObjectStore, open_store
+from mistere.artifacts.object_store import LocalStore, ObjectStore, StoreError, open_store
 from mistere.common.digests.code import git_state, source_digest
 from mistere.common.errors import ArtifactError, ExitCode, MistereError, UsageError
 from mistere.common.os_errors import disk_error
@@ -197,8 +197,8 @@ def write_record(store: ObjectStore, context: RunContext, record: StageRecord) -
     """Write the task's record. If the store cannot be written, the failure is printed so that it is not lost."""
     try:
         emit(record.status, **record.model_dump(include={"task", "seconds", "message", "values"}))
-        store.write(stage_record_key(context.run_id, record.task), record.model_dump_json(indent=1).encode())
-    except OSError:
+        store.write(stage_record_key(context.run_id, record.task), record.sealed())
+    except (OSError, StoreError):
         if record.status != "failed":
             raise
         print(f"{record.task}: {record.message}", file=sys.stderr, flush=True)

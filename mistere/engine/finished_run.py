@@ -11,9 +11,8 @@ import time
 from collections.abc import Iterable
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from mistere.artifacts.object_store import MissingObjectError, ObjectStore
+from mistere.artifacts.sealed_record import SealedRecord
 from mistere.common.progress import Progress
 from mistere.engine.execution import keep_reports, write_record
 from mistere.engine.finished_steps import find_finished
@@ -26,15 +25,13 @@ INPUTS_VALUE: Final = "inputs"
 _FINISHED: Final = frozenset({"done", "reused"})
 
 
-class FinishedRun(BaseModel):
+class FinishedRun(SealedRecord):
     """The records of all cached steps of a run.
 
     Attributes:
         run_id: the run that wrote them.
         records: in the order of the pipeline.
     """
-
-    model_config = ConfigDict(extra="forbid")
 
     run_id: str
     records: list[StageRecord]
@@ -59,7 +56,7 @@ def remember(store: ObjectStore, run_id: str, digest: str, records: Iterable[Sta
     """
     cached = [record for record in records if record.status in _FINISHED and load_stage(record.stage).cached]
     run = FinishedRun(run_id=run_id, records=cached)
-    store.write(_key(digest), run.model_dump_json(indent=1).encode())
+    store.write(_key(digest), run.sealed())
 
 
 def take_over(store: ObjectStore, context: RunContext, digest: str) -> FinishedRun | None:
@@ -74,8 +71,10 @@ def take_over(store: ObjectStore, context: RunContext, digest: str) -> FinishedR
         The earlier run; None if there is none, or if one of its steps has to be executed.
     """
     try:
-        run = FinishedRun.model_validate_json(store.read(_key(digest))[0])
-    except (MissingObjectError, ValidationError):
+        run = FinishedRun.unsealed(store.read(_key(digest))[0])
+    except MissingObjectError:
+        return None
+    if run is None:
         return None
     reused = []
     for record in run.records:

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import ConfigDict, Field
 
 from mistere.artifacts.checkpoints import Checkpoints
 from mistere.artifacts.identities import RunIdentity
 from mistere.artifacts.manifests import Manifest
 from mistere.artifacts.object_store import ObjectStore
+from mistere.artifacts.sealed_record import SealedRecord
 from mistere.common.names import OneLine, Segment
 from mistere.common.progress import Progress
 from mistere.config.base import Section
@@ -154,7 +155,7 @@ class Result:
     on_published: Callable[[Mapping[str, Manifest]], Mapping[str, str]] | None = None
 
 
-class StageRecord(BaseModel):
+class StageRecord(SealedRecord):
     """Status, time and outputs of one task of a run.
 
     Attributes:
@@ -162,6 +163,8 @@ class StageRecord(BaseModel):
         exhausted: the task failed because all its attempts were used.
         explained: False if the attempts were used and none of them recorded why it failed; all of them were killed then.
     """
+
+    model_config = ConfigDict(frozen=False)
 
     task: Segment
     stage: Segment
@@ -172,8 +175,8 @@ class StageRecord(BaseModel):
     compute_seconds: float = 0.0
     import_seconds: float = 0.0
     peak_memory_mb: float = 0.0
-    outputs: dict[str, str] = {}
-    values: dict[str, str] = {}
+    outputs: dict[str, str] = Field(default_factory=dict)
+    values: dict[str, str] = Field(default_factory=dict)
     exit_code: int = 0
     message: str = ""
     inputs_digest: str = ""

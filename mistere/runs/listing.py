@@ -5,18 +5,19 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from mistere.artifacts.object_store import MissingObjectError, ObjectStore
-from mistere.common.errors import UsageError
-from mistere.common.parsing.documents import load_json
-from mistere.runs.outcome import Estimate, read_outcome, read_run_info, report_key
+from mistere.artifacts.sealed_record import unseal
+from mistere.common.errors import ArtifactError, UsageError
+from mistere.runs.outcome import REPAIR, Estimate, read_outcome, read_run_info, report_key, run_info_key
 
 AFFECTS_RESULTS = False
 """How runs are listed changes no result."""
 
 REPORT_PAGE, REPORT_DATA = "run_report.html", "run_report.json"
 UNFINISHED: Final = "unfinished"
+UNKNOWN: Final = "unknown"
 _STARTED_IN_NAME = re.compile(r"^\d{8}-\d{6}")
 
 
@@ -26,10 +27,11 @@ class RunSummary(BaseModel):
     Attributes:
         started: seconds since 1970; None if unknown.
         seconds: duration; None for a run that has not ended.
-        outcome: the verdict, or ``unfinished`` for a run that still runs or was interrupted.
+        outcome: the verdict; ``unfinished`` for a run that still runs or was interrupted, ``unknown`` where a damaged record holds it.
         weighted_f1: of the mixture on the test split; None if it was not evaluated.
         bundle_digest: of the bundle; empty if none was made.
         report: location of the report; empty if there is none.
+        damaged: locations of the run's records that are damaged; what only they hold is missing here.
     """
 
     run_id: str
@@ -43,6 +45,7 @@ class RunSummary(BaseModel):
     command: str = ""
     bundle_digest: str = ""
     report: str = ""
+    damaged: list[str] = Field(default_factory=list)
 
 
 def run_ids(store: ObjectStore) -> list[str]:
@@ -50,7 +53,15 @@ def run_ids(store: ObjectStore) -> list[str]:
     ids = {key.split("/")[1] for key in store.keys("runs") if key.endswith("/run.json")}
     named = sorted((run_id for run_id in ids if _STARTED_IN_NAME.match(run_id)), reverse=True)
     others = ids.difference(named)
-    return [*named, *sorted(others, key=lambda run_id: -_started(read_run_info(store, run_id)))]
+    return [*named, *sorted(others, key=lambda run_id: -_started(_info(store, run_id)[0]))]
+
+
+def _info(store: ObjectStore, run_id: str) -> tuple[dict[str, Any], list[str]]:
+    """The record of the run's start, and its location if it is damaged."""
+    try:
+        return read_run_info(store, run_id), []
+    except ArtifactError:
+        return {}, [store.location(run_info_key(run_id))]
 
 
 def _started(info: dict[str, Any]) -> float:
@@ -86,17 +97,29 @@ def find_run(store: ObjectStore, reference: str | None) -> str:
 
 
 def read_report(store: ObjectStore, run_id: str) -> dict[str, Any]:
-    """The report of a run as JSON values; empty if there is none."""
+    """The report of a run as JSON values; empty if there is none.
+
+    Raises:
+        ArtifactError: it is damaged.
+    """
+    key = report_key(run_id, REPORT_DATA)
     try:
-        report = load_json(store.read(report_key(run_id, REPORT_DATA))[0])
-    except (MissingObjectError, ValueError):
+        report = unseal(store.read(key)[0])
+    except MissingObjectError:
         return {}
-    return report if isinstance(report, dict) else {}
+    if report is None:
+        raise ArtifactError(f"the report {store.location(key)} is damaged", REPAIR)
+    return report
 
 
 def summarize_run(store: ObjectStore, run_id: str) -> RunSummary:
     """The run in one row: from its report, or from the records of its steps if there is no report."""
-    info, report = read_run_info(store, run_id), read_report(store, run_id)
+    info, damaged = _info(store, run_id)
+    try:
+        report = read_report(store, run_id)
+    except ArtifactError:
+        report = {}
+        damaged.append(store.location(report_key(run_id, REPORT_DATA)))
     summary = RunSummary(
         run_id=run_id,
         profile=str(info.get("profile") or ""),
@@ -104,6 +127,7 @@ def summarize_run(store: ObjectStore, run_id: str) -> RunSummary:
         commit=str(info.get("commit") or ""),
         dirty=bool(info.get("dirty")),
         command=str(info.get("command") or ""),
+        damaged=damaged,
     )
     if report:
         return summary.model_copy(
@@ -119,8 +143,9 @@ def summarize_run(store: ObjectStore, run_id: str) -> RunSummary:
     ended = outcome.verdict != "failed" or any(record.status == "failed" for record in outcome.stages)
     return summary.model_copy(
         update={
-            "outcome": outcome.verdict if ended else UNFINISHED,
+            "outcome": outcome.verdict if ended else UNKNOWN if outcome.damaged else UNFINISHED,
             "weighted_f1": outcome.weighted_f1,
             "bundle_digest": outcome.bundle_digest,
+            "damaged": damaged + outcome.damaged,
         }
     )

@@ -13,14 +13,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from mistere.artifacts.io import ABSENT, MANIFEST, artifact_key, parse_manifest, replacement
 from mistere.artifacts.manifests import EvaluationReport, GateVerdict, Manifest, ModelBundle, ValidationReport
 from mistere.artifacts.object_store import LocalStore, MissingObjectError, ObjectStore
+from mistere.artifacts.sealed_record import unseal
 from mistere.common.errors import ArtifactError, ExitCode, MistereError
 from mistere.common.modalities import MODALITIES
-from mistere.common.parsing.documents import load_json
 from mistere.config.stages import stages, task_titles
 from mistere.engine.stage import StageRecord, stage_record_key
 from mistere.registry.champion import NO_CHAMPION
@@ -35,6 +35,8 @@ Verdict = Literal["deployed", "held", "rejected", "data rejected", "failed"]
 SAME_MODEL: Final = "This model is the champion itself: the same data, code and settings made it again, so there is nothing new to release."
 EXAMPLE: Final = "example/dialogue.json"
 """The example dialogue in a bundle (:mod:`mistere.serving.example_dialogue`)."""
+REPAIR: Final = "restore it from a copy of the store, or start the run again, which finds the finished steps"
+"""What to do about a damaged record of a run."""
 STOPPED: Final = "The run was stopped; the next run finds its finished steps."
 _KILLED: Final = (
     "If nobody stopped it, its process was killed, most likely because memory ran out (see the kernel's log, `dmesg`): give it more memory or "
@@ -102,7 +104,8 @@ class Outcome(BaseModel):
         mlflow: the tracking server or database, if the run was logged there.
         experiment: MLflow's id of the run's experiment; empty if unknown.
         stopped: whether somebody stopped the run.
-        unreadable: a sentence for each artifact that should have given a reason or a metric and could not be read.
+        unreadable: a sentence for each record or artifact that should have given a reason or a metric and could not be read.
+        damaged: locations of the stage records that are damaged.
     """
 
     model_config = ConfigDict(protected_namespaces=())
@@ -130,6 +133,7 @@ class Outcome(BaseModel):
     experiment: str = ""
     stopped: bool = False
     unreadable: list[str] = Field(default_factory=list)
+    damaged: list[str] = Field(default_factory=list)
 
     @property
     def unexplained(self) -> bool:
@@ -163,14 +167,24 @@ def note_stop(store: ObjectStore, run_id: str) -> None:
     store.write(stop_key(run_id), json.dumps({"noted": time.time()}).encode())
 
 
+def run_info_key(run_id: str) -> str:
+    """The key of the record of a run's start in the store."""
+    return f"runs/{run_id}/run.json"
+
+
 def read_run_info(store: ObjectStore, run_id: str) -> dict[str, Any]:
-    """The record of the run's start; empty if it is missing or damaged."""
+    """The record of the run's start; empty if there is none.
+
+    Raises:
+        ArtifactError: it is damaged.
+    """
     try:
-        data, _ = store.read(f"runs/{run_id}/run.json")
-        info = load_json(data)
-    except (MissingObjectError, ValueError):
+        info = unseal(store.read(run_info_key(run_id))[0])
+    except MissingObjectError:
         return {}
-    return info if isinstance(info, dict) else {}
+    if info is None:
+        raise ArtifactError(f"the record of the run's start {store.location(run_info_key(run_id))} is damaged", REPAIR)
+    return info
 
 
 def read_manifest(store: ObjectStore, cls: type[M], digest: str) -> M:
@@ -195,7 +209,7 @@ def read_manifest(store: ObjectStore, cls: type[M], digest: str) -> M:
 
 
 def read_outcome(store: ObjectStore, run_id: str) -> Outcome:
-    """Read the outcome from the run's records; a damaged or missing artifact only removes its sentences and metrics."""
+    """Read the outcome from the run's records; a damaged or missing artifact or record only removes its sentences and metrics."""
     outcome = Outcome(
         run_id=run_id,
         report=store.location(report_key(run_id, "run_report.html")),
@@ -216,11 +230,14 @@ def _records(store: ObjectStore, run_id: str, outcome: Outcome) -> list[StageRec
     for task in (*ordered_tasks(recorded), EXIT_HANDLER):
         key = stage_record_key(run_id, task)
         try:
-            records.append(StageRecord.model_validate_json(store.read(key)[0]))
+            record = StageRecord.unsealed(store.read(key)[0])
         except MissingObjectError:
             continue
-        except ValidationError:
+        if record is not None and record.task == task:
+            records.append(record)
+        else:
             outcome.unreadable.append(f"The record of {task} is damaged ({store.location(key)}).")
+            outcome.damaged.append(store.location(key))
     return records
 
 
@@ -245,6 +262,10 @@ def _decide(store: ObjectStore, outcome: Outcome) -> None:
         outcome.reasons = _gate_sentences(store, outcome, {"promote"})
     elif store.exists(stop_key(outcome.run_id)):
         outcome.stopped, outcome.reasons = True, [STOPPED]
+    elif outcome.damaged:
+        outcome.reasons = [
+            f"How the run ended is unknown: the record of a stage is damaged ({outcome.damaged[0]}); {REPAIR}."
+        ]
     else:
         outcome.reasons = [_unfinished(outcome)]
 

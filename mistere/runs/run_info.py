@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from mistere.artifacts.object_store import MissingObjectError, ObjectStore
+from mistere.artifacts.sealed_record import SealedRecord, seal
 from mistere.common.errors import ArtifactError
 from mistere.common.processes.command_line import command_line
 from mistere.common.secrets.redaction import redact
@@ -16,12 +14,13 @@ from mistere.common.urls import has_credentials
 from mistere.config.differences import changed_settings
 from mistere.config.loader import Config
 from mistere.engine.stage import RunContext
+from mistere.runs.outcome import run_info_key
 
 if TYPE_CHECKING:
     from mistere.data.versions import PinnedData
 
 
-class RunOrigin(BaseModel):
+class RunOrigin(SealedRecord):
     """How a run was started, or all runs of a schedule.
 
     Attributes:
@@ -32,8 +31,6 @@ class RunOrigin(BaseModel):
         changed: ``section.key`` → the value of each setting of a stage that differs from its default; None in records of earlier
             releases.
     """
-
-    model_config = ConfigDict(extra="forbid")
 
     config: dict[str, Any]
     command: str
@@ -77,7 +74,7 @@ def write_run_info(store: ObjectStore, context: RunContext, origin: RunOrigin) -
         "command": origin.command,
         "data": {"source": origin.source, "dvc_digest": context.data_digest, "endpoint": origin.endpoint},
     }
-    store.write(f"runs/{context.run_id}/run.json", json.dumps(info, indent=1).encode())
+    store.write(run_info_key(context.run_id), seal(info))
 
 
 def write_origin(store: ObjectStore, schedule: str, origin: RunOrigin) -> None:
@@ -88,7 +85,7 @@ def write_origin(store: ObjectStore, schedule: str, origin: RunOrigin) -> None:
         schedule: ``NAME/DEFINITION``.
         origin: of all its runs.
     """
-    store.write(_origin_key(schedule), origin.model_dump_json(indent=1).encode())
+    store.write(_origin_key(schedule), origin.sealed())
 
 
 def read_origin(store: ObjectStore, schedule: str) -> RunOrigin:
@@ -99,11 +96,14 @@ def read_origin(store: ObjectStore, schedule: str) -> RunOrigin:
     """
     key = _origin_key(schedule)
     try:
-        return RunOrigin.model_validate_json(store.read(key)[0])
-    except (MissingObjectError, ValidationError) as error:
+        origin = RunOrigin.unsealed(store.read(key)[0])
+    except MissingObjectError:
+        origin = None
+    if origin is None:
         raise ArtifactError(
             f"{store.location(key)} is missing or damaged: delete the schedule and run `mistere schedule apply` again."
-        ) from error
+        )
+    return origin
 
 
 def _origin_key(schedule: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import time
 from collections.abc import Callable
@@ -22,15 +23,20 @@ from components.gate_model.run import STAGE
 from mistere.artifacts.io import MANIFEST, artifact_key, open_artifact, publish
 from mistere.artifacts.manifests import EvaluationReport, GateVerdict
 from mistere.artifacts.object_store import LocalStore
+from mistere.artifacts.sealed_record import seal
 from mistere.common.errors import ArtifactError, MistereError
 from mistere.common.progress import Progress
+from mistere.engine.finished_run import remember as remember_run
+from mistere.engine.finished_run import take_over
 from mistere.engine.finished_steps import find_finished, remember
-from mistere.engine.stage import StageRecord, stage_record_key
+from mistere.engine.stage import RunContext, StageRecord, stage_record_key
 from mistere.model.mixture.fitting.checkpoint_file import CHECKPOINT, TrainingState, read_checkpoint, write_checkpoint
 from mistere.registry.champion import CHAMPION_KEY, Champion, read_champion
 from mistere.registry.journal import LEASE_SECONDS, Journal
 from mistere.registry.lineage import Lineage, lineage_key, read_lineage, write_lineage
-from mistere.runs.outcome import read_outcome
+from mistere.runs.listing import REPORT_DATA, read_report
+from mistere.runs.outcome import read_outcome, read_run_info, report_key, run_info_key
+from mistere.runs.run_info import RunOrigin, read_origin, write_origin, write_run_info
 from mistere.serving.deployment import Deployment, deployment_key, read_deployment
 
 
@@ -48,11 +54,13 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 CHAMPION = Champion(
     bundle_digest="b", evaluation_digest="e", model_name="m", model_version="1", run_id="r", moved_at=1.0
 )
+CONTEXT = RunContext(run_id="r", store="", tracking_uri="")
 
 
 def _verdict(store: LocalStore, folder: Path, sentence: str = "It is better.") -> GateVerdict:
     folder.mkdir(parents=True)
-    (folder / "verdict.md").write_text(sentence)
+    for name in STAGE.reports["verdict"]:
+        (folder / name).write_text(sentence)
     return publish(store, GateVerdict(verdict="promote", rules=[]), folder)
 
 
@@ -113,16 +121,47 @@ def tuning_checkpoint(store: LocalStore, folder: Path) -> tuple[Path, Callable[[
 
 
 def stage_record(store: LocalStore, folder: Path) -> tuple[Path, Callable[[], object]]:
-    key = stage_record_key("r", "gate_model")
-    store.write(
-        key, StageRecord(task="gate_model", stage="gate_model", status="done", started=1).model_dump_json().encode()
-    )
+    key = stage_record_key("r", "deploy_model")
+    record = StageRecord(task="deploy_model", stage="deploy_model", status="done", started=1, values={"message": "up"})
+    store.write(key, record.sealed())
 
     def read() -> object:
         outcome = read_outcome(store, "r")
-        return None if outcome.unreadable else outcome
+        if outcome.damaged:
+            assert outcome.damaged == [store.location(key)] and outcome.exit_code == 1
+            raise ArtifactError(outcome.reasons[0])
+        assert (outcome.exit_code, outcome.message) == (0, "up")
+        return outcome.stages
 
     return store.root / key, read
+
+
+def run_info(store: LocalStore, folder: Path) -> tuple[Path, Callable[[], object]]:
+    write_run_info(store, CONTEXT, RunOrigin(config={"seed": 7}, command="mistere run", source="data.dvc"))
+    return store.root / run_info_key("r"), lambda: read_run_info(store, "r")
+
+
+def schedule_origin(store: LocalStore, folder: Path) -> tuple[Path, Callable[[], object]]:
+    write_origin(store, "nightly/1", RunOrigin(config={"seed": 7}, command="mistere schedule", source="data.dvc"))
+    return store.root / "schedules" / "nightly" / "1.json", lambda: read_origin(store, "nightly/1")
+
+
+def run_report(store: LocalStore, folder: Path) -> tuple[Path, Callable[[], object]]:
+    store.write(report_key("r", REPORT_DATA), seal({"outcome": {"verdict": "held"}}))
+    return store.root / report_key("r", REPORT_DATA), lambda: read_report(store, "r")
+
+
+def finished_run(store: LocalStore, folder: Path) -> tuple[Path, Callable[[], object]]:
+    key = "k" * 64
+    remember(STAGE, store, key, {"verdict": _verdict(store, folder / "verdict")}, {"verdict": "promote"})
+    record = StageRecord(task="gate_model", stage="gate_model", status="done", started=1, key=key)
+    remember_run(store, "r", "i", [record])
+
+    def read() -> object:
+        run = take_over(store, CONTEXT, "i")
+        return run and (run.run_id, run.outputs(), run.values("gate_model"))
+
+    return store.root / "finished" / "i.json", read
 
 
 def champion(store: LocalStore, folder: Path) -> tuple[Path, Callable[[], object]]:
@@ -150,7 +189,11 @@ DAMAGED: dict[str, tuple[Callable[[LocalStore, Path], tuple[Path, Callable[[], o
     "cached vectors": (vectors, "computed again"),
     "checkpoint of the mixture": (checkpoint, "computed again"),
     "checkpoint of a fine-tuning": (tuning_checkpoint, "computed again"),
+    "record of a run's start": (run_info, "named"),
     "record of a stage in a run": (stage_record, "named"),
+    "record of a finished run": (finished_run, "computed again"),
+    "report of a run": (run_report, "named"),
+    "origin of a schedule": (schedule_origin, "named"),
     "champion pointer": (champion, "named"),
     "deployment record": (deployment, "named"),
     "lineage": (lineage, "named"),
@@ -174,6 +217,33 @@ def test_damage_is_noticed(damaged: str, tmp_path: Path, monkeypatch: pytest.Mon
             assert expected == "named" and "\n" not in message and message.endswith("."), f"{kind}: {message}"
         else:
             assert value is None, f"{damaged}, {kind}: read as {value}"
+
+
+BINARY = frozenset({"predictions", "cached vectors", "checkpoint of the mixture", "checkpoint of a fine-tuning"})
+
+
+@pytest.mark.parametrize("damaged", [name for name in DAMAGED if name not in BINARY])
+def test_each_changed_byte_is_noticed_or_harmless(damaged: str, tmp_path: Path) -> None:
+    """A random bit of each byte of a record with a checksum; spaces between values are harmless."""
+    bits = random.Random(7)
+    path, read = DAMAGED[damaged][0](LocalStore(tmp_path / "store"), tmp_path / "made")
+    data, intact = path.read_bytes(), read()
+    noticed = 0
+    for position in range(len(data)):
+        changed = bytearray(data)
+        changed[position] ^= 1 << bits.randrange(8)
+        path.write_bytes(changed)
+        try:
+            value = read()
+        except MistereError:
+            noticed += 1
+        else:
+            # the name of the checksum's own field: the record then looks like one of a release without checksums
+            if isinstance(value, dict) and isinstance(intact, dict):
+                value = {name: value.get(name) for name in intact}
+            noticed += value is None
+            assert value is None or value == intact, f"byte {position}: {bytes(changed)!r} was read as {value}"
+    assert noticed > 0.8 * len(data)
 
 
 def test_swapped_artifacts_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

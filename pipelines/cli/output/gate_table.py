@@ -12,7 +12,7 @@ from typing import Final
 
 from mistere.artifacts.manifests import GateVerdict
 from mistere.artifacts.object_store import ObjectStore
-from mistere.common.errors import MistereError, UsageError
+from mistere.common.errors import ArtifactError, MistereError, UsageError
 from mistere.reports.evaluated_model import COVERAGE, estimate_text
 from mistere.reports.rule_rows import rule_rows
 from mistere.reports.wording import headline
@@ -35,8 +35,13 @@ def markdown(store: ObjectStore, run_id: str) -> str:
     Raises:
         UsageError: the store has no such run.
     """
-    info, outcome = read_run_info(store, run_id), read_outcome(store, run_id)
-    if not info and not outcome.stages:
+    outcome = read_outcome(store, run_id)
+    try:
+        info = read_run_info(store, run_id)
+    except ArtifactError as error:
+        info = {}
+        outcome.unreadable.append(str(error))
+    if not (info or outcome.stages or outcome.unreadable):
         raise UsageError(f"the store {store.uri} has no run {run_id!r}: choose one of those under `runs/` in it.")
     profile = f", profile {_plain(str(info['profile']))}" if info.get("profile") else ""
     parts = [
@@ -45,6 +50,7 @@ def markdown(store: ObjectStore, run_id: str) -> str:
         *_reasons(outcome),
         *_figures(outcome),
         *_rules(store, outcome),
+        *map(_plain, outcome.unreadable),
         f"Report: `{outcome.report}`",
     ]
     return "\n\n".join(parts) + "\n"
@@ -58,7 +64,7 @@ def last_run(store: ObjectStore, commit: str) -> str:
         commit: full or abbreviated hash.
 
     Raises:
-        MistereError: no run was started from the commit.
+        MistereError: no run was started from the commit, or the record of a later one is damaged.
     """
     for run_id in run_ids(store):
         if _is_of(read_run_info(store, run_id), commit):

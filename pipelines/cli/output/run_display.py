@@ -129,6 +129,8 @@ def summary(outcome: Outcome, output: Path | None, log: Path | str | None) -> No
         console.print(f"  {reason}", markup=False)
     if outcome.message:
         console.print(f"  {outcome.message}", markup=False)
+    for sentence in outcome.unreadable:
+        console.print(f"  {sentence}", markup=False)
     if outcome.weighted_f1:
         console.print("\nWeighted F1 on the test split (95 % interval)")
         console.print(f"  {'mixture':<18} {_interval(outcome.weighted_f1)}", markup=False)

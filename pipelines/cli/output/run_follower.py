@@ -9,8 +9,6 @@ from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from pydantic import ValidationError
-
 from mistere.artifacts.object_store import MissingObjectError, ObjectStore, UnreachableError
 from mistere.common.errors import Interrupted, MistereError
 from mistere.engine.live_progress import ProgressReader
@@ -167,8 +165,10 @@ class _Steps:
                 continue
             self._seen[task] = version
             self._begun |= {task, base_task(task)}
-            with suppress(MissingObjectError, ValidationError):  # the outcome reports which record is damaged
-                record = StageRecord.model_validate_json(self._store.read(key)[0])
+            with suppress(MissingObjectError):
+                record = StageRecord.unsealed(self._store.read(key)[0])
+                if record is None:
+                    continue  # the outcome reports that it is damaged
                 self._ended[task] = record.started + record.seconds
                 self._running.discard(task)  # a further attempt starts again
                 events.append(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from mistere.artifacts.manifests import (
     ValidationReport,
 )
 from mistere.artifacts.object_store import LocalStore
+from mistere.artifacts.sealed_record import seal
 from mistere.common.progress import Progress
 from mistere.config.evaluation import CONDITIONS, EvaluationConfig
 from mistere.engine.stage import RunContext, StageRecord, Step, stage_record_key
@@ -150,7 +150,7 @@ class RecordedRun:
             "data": {"source": "data.dvc", "dvc_digest": "c1a5d755692bf1316b31a5fec68d6204.dir"},
             **info,
         }
-        self.store.write(f"runs/{self.run_id}/run.json", json.dumps(facts).encode())
+        self.store.write(f"runs/{self.run_id}/run.json", seal(facts))
 
     def record(self, task: str, status: str = "done", **fields: Any) -> None:
         seconds = 0.3 if status == "reused" else _SECONDS[task]
@@ -167,7 +167,7 @@ class RecordedRun:
             **fields,
         )
         self.clock += seconds + 1.5
-        self.store.write(stage_record_key(self.run_id, task), record.model_dump_json().encode())
+        self.store.write(stage_record_key(self.run_id, task), record.sealed())
 
     def publish(self, manifest: Manifest, task: str, *files: Path) -> str:
         folder = self.root / "making"

@@ -115,6 +115,16 @@ def test_failed_report_does_not_change_a_release_outcome(tmp_path: Path) -> None
     assert outcome.exit_code == 0 and "report could not be written: no disk." in outcome.reasons[-1]
 
 
+def test_a_damaged_record_of_the_last_stage_is_not_taken_for_a_killed_process(tmp_path: Path) -> None:
+    run = runs.deployed(tmp_path)
+    key = "runs/run-0042/stages/deploy_model.json"
+    for damaged in (run.store.read(key)[0][:-9], run.store.read("runs/run-0042/stages/gate_model.json")[0]):
+        run.store.write(key, damaged)
+        outcome = read_outcome(run.store, run.run_id)
+        assert outcome.exit_code == 1 and outcome.damaged == [run.store.location(key)]
+        assert outcome.reasons[0].startswith("How the run ended is unknown: ") and key in outcome.reasons[0]
+
+
 def test_unknown_run_is_reported(tmp_path: Path) -> None:
     outcome = read_outcome(LocalStore(tmp_path), "nothing")
     assert outcome.exit_code == 1 and "no stage has a record" in outcome.reasons[0]
@@ -131,7 +141,11 @@ def test_missing_or_damaged_records_only_omit_their_sentences(tmp_path: Path) ->
     store.write(manifest, store.read(manifest)[0].replace(b'"test.accuracy": 0', b'"test.accuracy": 9'))
     outcome = read_outcome(store, run.run_id)
     assert (outcome.exit_code, outcome.reasons) == (3, ["The gate's verdict was hold."])
-    assert outcome.weighted_f1 is None and read_run_info(store, run.run_id) == {}
+    assert outcome.weighted_f1 is None
+    with pytest.raises(
+        ArtifactError, match=r"run-0042/run.json is damaged; restore it from a copy of the store, or start"
+    ):
+        read_run_info(store, run.run_id)
     unreadable = " ".join(outcome.unreadable)
     assert (
         "GateVerdict" in unreadable

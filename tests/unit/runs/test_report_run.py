@@ -448,9 +448,10 @@ def test_records_of_other_inputs_are_not_remembered(tmp_path: Path) -> None:
 
     def change(task: str, digest: str, **values: str) -> None:
         key = stage_record_key(recorded.run_id, task)
-        record = StageRecord.model_validate_json(recorded.store.read(key)[0])
+        record = StageRecord.unsealed(recorded.store.read(key)[0])
+        assert record is not None
         changed = record.model_copy(update={"inputs_digest": digest, "values": {**record.values, **values}})
-        recorded.store.write(key, changed.model_dump_json().encode())
+        recorded.store.write(key, changed.sealed())
 
     def remembered(name: str) -> list[str]:
         execute(STAGE, recorded.step().run.model_dump(), RegistryConfig().model_dump())

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from mistere.artifacts.manifests import EvaluationReport
 from mistere.artifacts.object_store import LocalStore
-from mistere.common.errors import MistereError, UsageError
+from mistere.common.errors import ArtifactError, MistereError, UsageError
 from mistere.registry.lineage import Lineage, lineage_key, write_lineage
 from mistere.registry.promotion_log import PromotionEvent, add
 from mistere.runs.listing import find_run, run_ids, summarize_run
@@ -22,6 +22,8 @@ from pipelines.cli.commands.registry.history import print_history
 from pipelines.cli.commands.run_records import report as report_command
 from pipelines.cli.commands.run_records.report import report
 from pipelines.cli.commands.run_records.runs import runs as list_runs
+from pipelines.cli.doctor.groups.records import check_records
+from pipelines.cli.output.gate_table import last_run, markdown
 from pipelines.cli.output.tables import Column, print_table
 from tests.unit.runs import recorded_runs as runs
 from tests.unit.runs.recorded_run import RecordedRun
@@ -229,7 +231,33 @@ def test_a_rejected_run_that_made_the_champion_again_says_so(tmp_path: Path) -> 
     assert not read_outcome(run.store, run.run_id).is_champion
 
 
-def test_a_run_in_one_row_survives_a_damaged_report(store: LocalStore) -> None:
-    store.write("runs/20260301-120000-aaaa/reports/run_report.json", b"[1, 2")
-    summary = summarize_run(store, "20260301-120000-aaaa")
-    assert summary.outcome == "unfinished" and summary.started is not None and summary.started < time.time()
+def test_damage_to_the_records_of_a_run_is_named(
+    store: LocalStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where only the start of ``run.json`` was written, or a byte was changed that leaves it valid JSON."""
+    latest, held, rejected = run_ids(store)
+    store.write(f"runs/{latest}/run.json", store.read(f"runs/{latest}/run.json")[0][:90])
+    store.write(f"runs/{held}/reports/run_report.json", b"[1, 2")
+    gate = f"runs/{rejected}/stages/gate_model.json"
+    store.write(gate, store.read(gate)[0].replace(b'"reject"', b'"rejecu"'))
+    summaries = [summarize_run(store, run_id) for run_id in (latest, held, rejected)]
+    assert [summary.outcome for summary in summaries] == ["unfinished", "unfinished", "unknown"]
+    assert summaries[1].started is not None and summaries[1].started < time.time()
+    names = [f"runs/{latest}/run.json", f"runs/{held}/reports/run_report.json", gate]
+    for as_json in (False, True):
+        with pytest.raises(ArtifactError, match="3 records of runs cannot be read because of damage") as error:
+            list_runs(tmp_path, None, 20, as_json=as_json)
+        assert all(name in str(error.value) for name in names) and rejected in capsys.readouterr().out
+    for run_id, name in zip((latest, held, rejected), names, strict=True):
+        with pytest.raises(ArtifactError, match=f"{name} of run {run_id} is damaged; restore it"):
+            report(run_id, tmp_path, None, open_page=False, as_json=False)
+    assert "How the run ended is unknown" in capsys.readouterr().out
+    with pytest.raises(ArtifactError, match=f"the report .*{names[1]} is damaged"):
+        report(held, tmp_path, None, open_page=False, as_json=True)
+    assert "run.json is damaged" in markdown(store, latest).replace("\\", "")
+    with pytest.raises(ArtifactError, match=f"{names[0]} is damaged"):
+        last_run(store, "4f2a9c1d7be0")
+    result = check_records(store)
+    assert result.status == "note" and all(name in result.sentence for name in names)
+    store.write("champion.json", b"{}")
+    assert check_records(store).status == "failed"

@@ -8,9 +8,9 @@ import webbrowser
 from pathlib import Path
 
 from mistere.artifacts.object_store import LocalStore, MissingObjectError, ObjectStore
-from mistere.common.errors import MistereError
+from mistere.common.errors import ArtifactError, MistereError
 from mistere.runs.listing import REPORT_PAGE, UNFINISHED, find_run, read_report, summarize_run
-from mistere.runs.outcome import read_outcome, report_key
+from mistere.runs.outcome import REPAIR, read_outcome, report_key
 from pipelines.cli.output.run_display import summary
 from pipelines.cli.registry_location import store_location
 
@@ -31,21 +31,28 @@ def report(reference: str | None, output: Path, store: str | None, *, open_page:
     Raises:
         UsageError: there is no such run.
         MistereError: the run has no report, or no browser can be opened.
+        ArtifactError: a record of the run is damaged; the rest is printed first.
     """
     location = store_location(output, store)
     run_id = find_run(location, reference)
+    run = summarize_run(location, run_id)
+    damaged: list[str] = []
     if as_json:
         print(json.dumps(_report(location, run_id), indent=1, ensure_ascii=False))
-    elif summarize_run(location, run_id).outcome == UNFINISHED:
+    elif run.outcome == UNFINISHED and not run.damaged:
         print(f"run {run_id} is still running, or was interrupted: the same `mistere run` command continues it.")
     else:
         log = output.resolve() / "runs" / run_id / "kfp.log"
         folder = location.root.parent if isinstance(location, LocalStore) else None
         print(f"run {run_id}", end="")
-        summary(read_outcome(location, run_id), folder, log if log.is_file() else None)
+        outcome = read_outcome(location, run_id)
+        damaged = list(dict.fromkeys(run.damaged + outcome.damaged))
+        summary(outcome, folder, log if log.is_file() else None)
     if open_page:
         _report(location, run_id)
         _open(_local_page(location, run_id))
+    if damaged:
+        raise ArtifactError(f"the record {damaged[0]} of run {run_id} is damaged", REPAIR)
 
 
 def _report(store: ObjectStore, run_id: str) -> dict[str, object]:

@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 from mistere.common.counting import counted
+from mistere.common.errors import ArtifactError
 from mistere.reports.evaluated_model import estimate_text
 from mistere.runs.listing import RunSummary, run_ids, summarize_run
+from mistere.runs.outcome import REPAIR
 from pipelines.cli.commands.registry.models import code_of
 from pipelines.cli.output.tables import Column, output_console, print_table
 from pipelines.cli.output.times import duration_text, minute_text
@@ -36,12 +38,14 @@ def runs(output: Path, store: str | None, limit: int, *, as_json: bool) -> None:
 
     Raises:
         UsageError: the output directory has no store.
+        ArtifactError: a record of a listed run is damaged; the runs are printed first.
     """
     location = store_location(output, store)
     ids = run_ids(location)
     listed = [summarize_run(location, run_id) for run_id in (ids[:limit] if limit else ids)]
     if as_json:
         print(json.dumps([run.model_dump() for run in listed], indent=1))
+        _require_whole(listed)
         return
     console = output_console()
     if not listed:
@@ -50,6 +54,17 @@ def runs(output: Path, store: str | None, limit: int, *, as_json: bool) -> None:
     print_table(console, _COLUMNS, [_row(run) for run in listed])
     if left := len(ids) - len(listed):
         console.print(f"{counted(left, 'earlier run')} not shown: --limit 0 lists all.", style="dim", markup=False)
+    _require_whole(listed)
+
+
+def _require_whole(listed: list[RunSummary]) -> None:
+    damaged = [location for run in listed for location in run.damaged]
+    if damaged:
+        raise ArtifactError(
+            f"{counted(len(damaged), 'record')} of runs cannot be read because of damage "
+            f"({', '.join(damaged[:3])}{', …' if len(damaged) > 3 else ''})",
+            REPAIR,
+        )
 
 
 def _row(run: RunSummary) -> tuple[str, ...]:
