@@ -77,20 +77,13 @@ def _layout(kind: AudioFormat, read: Callable[[bytes], tuple[bytes, _Samples]], 
 
 def _wav(data: bytes) -> tuple[bytes, _Samples]:
     order: _Order = "big" if data.startswith(b"RIFX") else "little"
-    at, long_size, long_chunk = 12, None, None
-    for _ in range(_MOST_CHUNKS):
-        name, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], order)
-        if name == b"data":
-            break
-        if name == b"ds64":
-            long_size, long_chunk = int.from_bytes(data[at + 16 : at + 24], order), at
-        at += _CHUNK + size + size % 2
-    else:
+    chunk = _chunk(data, b"data", order)
+    if chunk is None:
         return data, _Samples(len(data))
-    first = at + _CHUNK
-    if first > len(data):
-        return data, _Samples(len(data))
-    stated = long_size if size == _UINT32 and long_size is not None else size
+    at, size, before = chunk
+    first, long_chunk, stated = at + _CHUNK, before.get(b"ds64"), size
+    if size == _UINT32 and long_chunk is not None:
+        stated = int.from_bytes(data[long_chunk + 16 : long_chunk + 24], order)
     samples = _in_chunks(data, first, stated, order)
     whole = int.from_bytes(data[4:8], order)
     if whole < _PLACEHOLDER and whole + _CHUNK > len(data) + 1:  # an odd last byte may go unpadded
@@ -106,19 +99,11 @@ def _wav(data: bytes) -> tuple[bytes, _Samples]:
 
 
 def _aiff(data: bytes) -> tuple[bytes, _Samples]:
-    at, common = 12, None
-    for _ in range(_MOST_CHUNKS):
-        name, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "big")
-        if name == b"SSND":
-            break
-        if name == b"COMM":
-            common = at
-        at += _CHUNK + size + size % 2
-    else:
+    chunk = _chunk(data, b"SSND", "big")
+    if chunk is None:
         return data, _Samples(len(data))
-    first = at + _CHUNK
-    if first > len(data):
-        return data, _Samples(len(data))
+    at, size, before = chunk
+    first, common = at + _CHUNK, before.get(b"COMM")
     samples = _in_chunks(data, first, size, "big")
     if size == samples.end - first:
         return data[: samples.following], samples
@@ -130,6 +115,18 @@ def _aiff(data: bytes) -> tuple[bytes, _Samples]:
         frames = (samples.end - first - 8) // max(1, channels * -(-bits // 8))
         fixed[common + 10 : common + 14] = max(0, frames).to_bytes(4, "big")
     return bytes(fixed), samples
+
+
+def _chunk(data: bytes, wanted: bytes, order: _Order) -> tuple[int, int, dict[bytes, int]] | None:
+    """Where a chunk of a WAV or AIFF file begins, its stated size, and where the chunks before it begin, by name; None without it."""
+    at, before = 12, dict[bytes, int]()
+    for _ in range(_MOST_CHUNKS):
+        name, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + _CHUNK], order)
+        if name == wanted:
+            return (at, size, before) if at + _CHUNK <= len(data) else None
+        before[name] = at
+        at += _CHUNK + size + size % 2
+    return None
 
 
 def _au(data: bytes) -> tuple[bytes, _Samples]:
