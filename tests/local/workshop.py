@@ -164,8 +164,8 @@ def mistere_in_process(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(["mistere", *arguments], code, output.getvalue(), errors.getvalue())
 
 
-def run(output: Path, data: Path, *settings: str, root: Path = ROOT) -> Run:
-    """Run the pipeline with the profile ``tiny``."""
+def run(output: Path, data: Path, *settings: str, root: Path = ROOT, profile: str = "tiny") -> Run:
+    """Run the pipeline."""
     options = [part for setting in settings for part in ("--set", setting)]
-    result = mistere("run", "--profile", "tiny", "--data", str(data), "--output", str(output), *options, root=root)
+    result = mistere("run", "--profile", profile, "--data", str(data), "--output", str(output), *options, root=root)
     return Run(result.returncode, result.stdout + result.stderr, output)
