@@ -163,9 +163,9 @@ class AudioReader:
         """The audio of a file; ``name`` identifies the utterance in the notes. Raises as :func:`audio_bytes`."""
         return self._counted(_load(path), name)
 
-    def take(self, audio: bytes, name: str) -> bytes:
-        """As :meth:`load`, for a file that a table holds."""
-        return self._counted(_take(audio, f"{name}: the recording"), name)
+    def take(self, audio: bytes, name: str, where: str) -> bytes:
+        """As :meth:`load`, for a file that a table holds; ``where`` names the row in errors."""
+        return self._counted(_take(audio, f"{where}: the recording"), name)
 
     def read(self, path: Path | None, name: str) -> bytes | None:
         """The audio of a file, None if it is missing or unreadable; ``name`` identifies the utterance in the notes."""

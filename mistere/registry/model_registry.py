@@ -7,7 +7,7 @@ run, identified by a tag; a bundle is one model version, identified by its diges
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -211,7 +211,7 @@ def _registered(client: MlflowClient, entry: ModelVersion, aliases: tuple[str, .
 
 
 def find_version(tracking_uri: str, reference: str, default_name: str) -> RegisteredVersion:
-    """Find a version by ``MODEL``, ``MODEL@ALIAS``, ``@ALIAS``, ``MODEL/VERSION``, a version number or the start of a digest.
+    """Find a version by ``MODEL``, ``MODEL@ALIAS``, ``@ALIAS``, ``MODEL/VERSION``, a version number (``2`` or ``v2``) or the start of a digest.
 
     Args:
         tracking_uri: of the MLflow server or database.
@@ -225,12 +225,16 @@ def find_version(tracking_uri: str, reference: str, default_name: str) -> Regist
     name, at, alias = reference.partition("@")
     name, slash, number = name.partition("/")
     digest = ""
-    if not at and not slash and re.fullmatch(r"\d{1,6}", name):
-        name, number = "", name
+    if not at and not slash and re.fullmatch(r"v?\d{1,6}", name):
+        name, number = "", name.removeprefix("v")
     elif not at and not slash and re.fullmatch(r"[0-9a-f]{7,64}", name):
         name, digest = "", name
     name = name or default_name
     versions = registered_versions(tracking_uri, name)
+    if not versions and name != default_name and (others := registered_versions(tracking_uri, default_name)):
+        raise UsageError(
+            f"the registry has no model {name!r}, and {default_name} no version of this name ({_listed(others)}): `mistere models` lists them."
+        )
     if not versions:
         raise UnknownModelError(f"the registry has no model {name!r} yet: `mistere run` registers one.")
     if digest:
@@ -241,13 +245,15 @@ def find_version(tracking_uri: str, reference: str, default_name: str) -> Regist
         alias = alias or CHAMPION
         matches = [entry for entry in versions if alias in entry.aliases]
     if not matches:
-        known = ", ".join(
-            f"{entry.version}{''.join(f' @{alias}' for alias in entry.aliases)}" for entry in versions[:10]
-        )
         raise UsageError(
-            f"there is no {reference!r} among the versions of {name} ({known}): `mistere models` lists them."
+            f"there is no {reference!r} among the versions of {name} ({_listed(versions)}): `mistere models` lists them."
         )
     return matches[0]
+
+
+def _listed(versions: Sequence[RegisteredVersion]) -> str:
+    """The newest versions with their aliases: ``2 @champion, 1``."""
+    return ", ".join(f"{entry.version}{''.join(f' @{alias}' for alias in entry.aliases)}" for entry in versions[:10])
 
 
 def mirror_champion(tracking_uri: str, champion: Champion) -> None:

@@ -91,7 +91,9 @@ def replay(
 def compare(
     one: ModelReference,
     other: ModelReference,
-    page: Annotated[Path, typer.Option(help="The HTML page to write.")] = Path("output/compare.html"),
+    page: Annotated[
+        Path | None, typer.Option(help="The HTML page to write; by default compare.html in the output directory.")
+    ] = None,
     model: ModelName = "mistere",
     output: Output = Path("output"),
     store: StoreLocation = None,
@@ -101,4 +103,4 @@ def compare(
     from pipelines.cli.commands.registry.compare import compare as command
     from pipelines.cli.registry_location import registry_location
 
-    command(registry_location(output, store, tracking), one, other, model, page)
+    command(registry_location(output, store, tracking), one, other, model, page or output / "compare.html")

@@ -129,10 +129,15 @@ def test_a_version_has_lineage_signature_data_and_aliases(
         ("@challenger", second),
         (f"mistere/{first}", first),
         (first, first),
+        (f"v{first}", first),
         ("bbbbbbbb", second),
     ):
         assert find_version(tracking_uri, reference, CONFIG.model_name).version == version, reference
-    for wrong, message in (("mistere@best", "there is no"), ("mistere/77", "there is no"), ("other", "has no model")):
+    for wrong, message in (
+        ("mistere@best", "there is no"),
+        ("mistere/77", "there is no"),
+        ("other", "has no model 'other', and mistere no version"),
+    ):
         with pytest.raises(UsageError, match=message):
             find_version(tracking_uri, wrong, CONFIG.model_name)
 

@@ -102,14 +102,18 @@ class Recordings:
     def _embedded(self, value: Any, row: Row) -> bytes | None:
         try:
             data = content(value, row.where)
-            return None if data is None else self.reader.take(data, row.where)
+            return None if data is None else self.reader.take(data, self._short(row), row.where)
         except DataError as error:
             if not self.lenient and isinstance(error, UnreadableMediaError):
                 raise _with_remedy(error) from error
             if not self.lenient:
                 raise
-            self.reader.unreadable.append(row.where)
+            self.reader.unreadable.append(self._short(row))
             return None
+
+    def _short(self, row: Row) -> str:
+        """The row for a note about the table: ``line 4``."""
+        return row.where.removeprefix(f"{self.source}, ")
 
     def _of_path(self, row: Row) -> bytes | None:
         if row.audio is None:

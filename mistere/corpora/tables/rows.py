@@ -112,17 +112,7 @@ def read_rows(
     if not present:
         raise DataError(f"{source} is empty: name a table with a header and a row for each utterance.")
     used = frozenset(name for name, own in names.items() if own in present) - ({"audio"} if text_only else set())
-    for name in ("dialogue_id", "label"):
-        if name not in used:
-            raise UsageError(
-                f"{source} has no column {name!r} (it has {', '.join(present)}): name it with "
-                f"--column {name}=COLUMN{_delimiter_hint(file)}."
-            )
-    if not used & {"text", "audio"}:
-        raise UsageError(
-            f"{source} has neither a column 'text' nor 'audio' (it has {', '.join(present)}): every utterance needs text or "
-            "audio; name the column with --column text=COLUMN or audio=COLUMN."
-        )
+    _check_columns(source, file, used, text_only)
     wanted = [names[name] for name in COLUMNS if name in used]
     values = file.rows(wanted, names["audio"]) if isinstance(file, Parquet) else file.rows(wanted)
     missing: Counter[tuple[str, str]] = Counter()
@@ -149,8 +139,20 @@ def _opened(
     return JsonLines(source) if kind in _JSON_LINES else Parquet(source)
 
 
-def _delimiter_hint(file: DelimitedTable | JsonLines | Parquet) -> str:
-    return ", or the separator of the columns with --delimiter" if isinstance(file, DelimitedTable) else ""
+def _check_columns(
+    source: Path, file: DelimitedTable | JsonLines | Parquet, used: frozenset[str], text_only: bool
+) -> None:
+    """Name all columns that every table needs and this one lacks at once, with the options that name them."""
+    wanted = ("dialogue_id", "label") if used & {"text", "audio"} else ("dialogue_id", "label", "text")
+    lacking = [name for name in wanted if name not in used]
+    if not lacking:
+        return
+    names = [repr(name) if name != "text" or text_only else "'text' or 'audio'" for name in lacking]
+    options = " ".join(f"--column {name}=COLUMN" for name in lacking)
+    hint = ", or the separator with --delimiter" if isinstance(file, DelimitedTable) and len(file.columns) == 1 else ""
+    raise UsageError(
+        f"{source} has no column {' and no column '.join(names)} (it has {', '.join(file.columns)}): add {options}{hint}."
+    )
 
 
 def _row(where: str, values: Mapping[str, Any], missing: Counter[tuple[str, str]]) -> Row:

@@ -62,10 +62,14 @@ def tune(
         weight = f"   (importance {sum(parts):.2f})" if parts else ""
         console.print(f"  mixture.{name:<20} {_typed(value)}{weight}")
     console.print(f"\n{result.finding}")
-    chosen = [f"mixture.{name}={_typed(value)}" for name, value in result.settings.items()]
+    found = result.settings if result.gain else {}  # the initial settings need no options
+    chosen = [f"mixture.{name}={_typed(value)}" for name, value in found.items()]
     options = [word for setting in [*settings, *chosen] for word in ("--set", setting)]
     base = ["--profile", profile] if profile != "sample" else []
-    console.print(f"\nuse them:\n{command_line('mistere', 'train', '--embeddings', embeddings, *base, *options)}")
+    which = "the best" if result.gain else "the initial"
+    console.print(
+        f"\ntrain with {which} settings:\n{command_line('mistere', 'train', '--embeddings', embeddings, *base, *options)}"
+    )
 
 
 def _as_json(result: Tuned, folds: int) -> dict[str, Any]:

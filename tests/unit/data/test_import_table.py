@@ -337,9 +337,15 @@ def test_invalid_arguments_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="line 2: unknown label 'joy'"):
         import_table(source, tmp_path / "out", labels=["anger", "fear"])
     for header, message in (
-        ("call,label,text", "has no column 'dialogue_id' .* --column dialogue_id=COLUMN"),
-        ("dialogue_id,emotion,text", "has no column 'label' .* --column label=COLUMN"),
-        ("dialogue_id,label,words", "has neither a column 'text' nor 'audio'"),
+        ("call,label,text", "has no column 'dialogue_id' .* add --column dialogue_id=COLUMN\\.$"),
+        (
+            "call,mood,words",
+            "'dialogue_id' and no column 'label' and no column 'text' or 'audio' .it has call, mood, words.: add "
+            "--column dialogue_id=COLUMN --column label=COLUMN --column text=COLUMN\\.$",
+        ),
+        ("call/label/text", "separator with --delimiter"),
+        ("dialogue_id,emotion,text", "has no column 'label' .* add --column label=COLUMN"),
+        ("dialogue_id,label,words", "has no column 'text' or 'audio' .* add --column text=COLUMN"),
     ):
         (tmp_path / "unmapped.csv").write_text(f"{header}\n1,a,b\n")
         with pytest.raises(UsageError, match=message):

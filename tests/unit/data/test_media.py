@@ -84,10 +84,10 @@ def test_reader_transcodes_files_and_embedded_audio_of_unstated_length(tmp_path:
     streamed = unstated()["flac of unknown length"][0]
     (tmp_path / "a.flac").write_bytes(streamed)
     reader = AudioReader()
-    stored = reader.take(streamed, "row 1")
+    stored = reader.take(streamed, "row 1", "t.csv, row 1")
     assert soundfile.info(io.BytesIO(stored)).frames == len(decode(streamed)[0])
     assert reader.read(tmp_path / "a.flac", "a") == reader.load(tmp_path / "a.flac", "b") == stored
-    assert reader.take(wav(), "other") == wav()
+    assert reader.take(wav(), "other", "t.csv, other") == wav()
     assert reader.notes() == [
         "Transcoded to mono FLAC or WAV with the same samples, because the header states no length or a wrong one: "
         "3 recordings (row 1, a, b)."
@@ -119,7 +119,7 @@ def test_other_codecs_in_a_table_are_converted_as_files(tmp_path: Path, name: st
     for cell in (text, {"bytes": path.read_bytes()}, {"data": text}):
         data = content(cell, "row 1")
         assert data is not None
-        files.append(reader.take(data, "row 1"))
+        files.append(reader.take(data, "row 1", "t.csv, row 1"))
     assert {*files} == {files[0]} and files[0].startswith(b"fLaC")
     assert reader.notes() == [
         "Converted by ffmpeg to mono FLAC at 16 kHz: 4 recordings of other formats (a file, row 1, row 1 and 1 more)."
@@ -130,9 +130,9 @@ def test_other_codecs_in_a_table_are_converted_as_files(tmp_path: Path, name: st
 def test_embedded_bytes_without_sound_are_refused_by_their_row() -> None:
     for damaged in (b"no audio", wav()[:30]):
         with pytest.raises(
-            UnreadableMediaError, match=r"^row 3: the recording has no audio that ffmpeg can read \("
+            UnreadableMediaError, match=r"^t\.csv, row 3: the recording has no audio that ffmpeg can read \("
         ) as caught:
-            AudioReader().take(damaged, "row 3")
+            AudioReader().take(damaged, "row 3", "t.csv, row 3")
         assert "/tmp" not in str(caught.value)
 
 

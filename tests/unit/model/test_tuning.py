@@ -276,9 +276,14 @@ def test_printed_train_command_is_valid(folder: Path, tmp_path: Path) -> None:
     words = shlex.split(line)
     settings = [words[index + 1] for index, word in enumerate(words) if word == "--set"]
     mixture = load_profile("tiny", settings).mixture
-    for name, value in result["settings"].items():
+    assert ("train with the best settings" in done.output) == ("gain" in result)
+    for name, value in result["settings"].items() if "gain" in result else ():
         assert getattr(mixture, name) == value
     assert mixture.epochs == 2 and re.search(r"dev weighted F1 0\.\d{3}", done.output)
     assert not re.search(r"\d\.\d{6,}", done.output) and "dev is too small to choose by: 6 dialogues" in done.output
     assert result["finding"] in done.output
     assert (tmp_path / "best.yaml").read_text().startswith("mixture:")
+    first = CliRunner().invoke(app, [*arguments, "--trials", "1", "--output", str(tmp_path / "first")])
+    assert first.output.endswith(
+        f"train with the initial settings:\nmistere train --embeddings {folder} --profile tiny --set mixture.epochs=2\n"
+    )
