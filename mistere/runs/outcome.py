@@ -39,7 +39,7 @@ REPAIR: Final = "restore it from a copy of the store, or start the run again, wh
 """What to do about a damaged record of a run."""
 STOPPED: Final = "The run was stopped; the next run finds its finished steps."
 _KILLED: Final = (
-    "If nobody stopped it, its process was killed, most likely because memory ran out (see the kernel's log, `dmesg`): give it more memory or "
+    "If nobody stopped it and the log has no trace of an error, its process was killed, most likely because memory ran out (see the kernel's log, `dmesg`): give it more memory or "
     "lower the batch size, and run again; finished steps are found again."
 )
 M = TypeVar("M", bound=Manifest)

@@ -20,6 +20,7 @@ from components.embed_shard.vector_cache import VectorCache
 from components.finetune_encoder.training.checkpointing import last_whole_checkpoint
 from components.finetune_encoder.training.snapshot import Snapshot
 from components.gate_model.run import STAGE
+from components.validate_data.facts.shard_facts import FactsCache, ShardFacts
 from mistere.artifacts.io import MANIFEST, artifact_key, open_artifact, publish
 from mistere.artifacts.manifests import EvaluationReport, GateVerdict
 from mistere.artifacts.object_store import LocalStore
@@ -105,6 +106,14 @@ def vectors(store: LocalStore, folder: Path) -> tuple[Path, Callable[[], object]
     ), lambda: VectorCache(store, "i", Progress("t")).find(keys) or None
 
 
+def facts(store: LocalStore, folder: Path) -> tuple[Path, Callable[[], object]]:
+    table = pa.table({"value": [1, 2]})
+    cache = FactsCache(store, "en", -60.0)
+    cache.add("m" * 32, ShardFacts([{"column": "text", "found": "string", "status": "ok"}], table, table, table))
+    assert cache.find("m" * 32) is not None
+    return next((store.root / "facts").rglob("rows.facts")), lambda: cache.find("m" * 32)
+
+
 def checkpoint(store: LocalStore, folder: Path) -> tuple[Path, Callable[[], object]]:
     folder.mkdir(parents=True)
     state = TrainingState({"w": torch.ones(40)}, optimizer={0: {"step": torch.tensor(1.0)}}, facts={"epoch": 3})
@@ -187,6 +196,7 @@ DAMAGED: dict[str, tuple[Callable[[LocalStore, Path], tuple[Path, Callable[[], o
     "manifest": (manifest, "named"),
     "record of a step": (step_record, "computed again"),
     "cached vectors": (vectors, "computed again"),
+    "cached facts of a shard": (facts, "computed again"),
     "checkpoint of the mixture": (checkpoint, "computed again"),
     "checkpoint of a fine-tuning": (tuning_checkpoint, "computed again"),
     "record of a run's start": (run_info, "named"),
@@ -219,7 +229,15 @@ def test_damage_is_noticed(damaged: str, tmp_path: Path, monkeypatch: pytest.Mon
             assert value is None, f"{damaged}, {kind}: read as {value}"
 
 
-BINARY = frozenset({"predictions", "cached vectors", "checkpoint of the mixture", "checkpoint of a fine-tuning"})
+BINARY = frozenset(
+    {
+        "predictions",
+        "cached vectors",
+        "cached facts of a shard",
+        "checkpoint of the mixture",
+        "checkpoint of a fine-tuning",
+    }
+)
 
 
 @pytest.mark.parametrize("damaged", [name for name in DAMAGED if name not in BINARY])

@@ -8,6 +8,7 @@ costs one shard.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections import Counter, deque
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from components.validate_data.facts.audio_measurements import AudioMeasurements, measure_audio
 from components.validate_data.facts.transcript_facts import (
@@ -251,6 +252,9 @@ def _numbered(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, pa.Reco
         first += batch.num_rows
 
 
+_DIGEST_BYTES: Final = hashlib.sha256().digest_size
+
+
 class FactsCache:
     """A cache of shards' facts, by MD5.
 
@@ -285,12 +289,20 @@ class FactsCache:
     def _read(self, md5: str, name: str) -> pa.Table:
         import pyarrow.parquet as pq
 
-        data, _ = self._store.read(f"{self._prefix}/{md5}/{name}.parquet")
-        return pq.read_table(io.BytesIO(data), page_checksum_verification=True)
+        data, _ = self._store.read(self._key(md5, name))
+        digest, content = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
+        if hashlib.sha256(content).digest() != digest:
+            raise ValueError("damaged facts")
+        return pq.read_table(io.BytesIO(content))
 
     def _write(self, md5: str, name: str, table: pa.Table) -> None:
         import pyarrow.parquet as pq
 
         buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
-        self._store.write(f"{self._prefix}/{md5}/{name}.parquet", buffer.getvalue())
+        pq.write_table(table, buffer, compression="zstd")
+        content = buffer.getvalue()
+        self._store.write(self._key(md5, name), hashlib.sha256(content).digest() + content)
+
+    def _key(self, md5: str, name: str) -> str:
+        """The key of a table: its SHA-256, because checksums of parquet cover the pages alone, and then the parquet file."""
+        return f"{self._prefix}/{md5}/{name}.facts"

@@ -527,8 +527,11 @@ def test_facts_are_cached_by_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     second = validate(files, DECLARED, ValidationConfig(), cache=cache)
     assert not measured and verdict_json(first) == verdict_json(second)
     assert render(first, "tones", "") == render(second, "tones", "")
-    for damaged in (tmp_path / "store").rglob("rows.parquet"):
-        damaged.write_bytes(damaged.read_bytes()[:-40])
+    cut, changed, foreign = sorted((tmp_path / "store").rglob("rows.facts"))
+    cut.write_bytes(cut.read_bytes()[:-40])
+    assert b'"ok"' in changed.read_bytes(), "in the file's metadata, which no checksum of parquet covers"
+    changed.write_bytes(changed.read_bytes().replace(b'"ok"', b'"on"', 1))
+    foreign.write_bytes(b"")
     validate(files, DECLARED, ValidationConfig(), cache=cache)
     assert len(measured) == 48
 

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Final
 
-from mistere.artifacts.object_store import ObjectStore
+from mistere.artifacts.io import open_artifact
+from mistere.artifacts.manifests import ModelBundle
+from mistere.artifacts.object_store import LocalStore, ObjectStore
 from mistere.common.counting import counted
 from mistere.common.errors import ArtifactError
 from mistere.data.latest import LATEST
@@ -15,7 +17,7 @@ from mistere.registry.journal import read_journal
 from mistere.registry.lineage import read_lineage
 from mistere.registry.promotion_log import read_log
 from mistere.runs.listing import run_ids, summarize_run
-from mistere.runs.outcome import REPAIR, read_outcome
+from mistere.runs.outcome import REPAIR, read_manifest, read_outcome
 from mistere.serving.deployment import find_deployment
 from pipelines.cli.doctor.result import CheckResult, failed, note, ok
 
@@ -24,10 +26,12 @@ RUNS: Final = 5
 
 
 def check_records(store: ObjectStore) -> CheckResult:
-    """Read the pointers, journals and the promotion log, the champion's lineage, and the records of the latest runs."""
+    """Read the pointers, journals and the promotion log, the champion's bundle and lineage, and the records of the latest runs."""
     needed = list(_errors(partial(read_champion, store), partial(LATEST.read, store)))
     for service in sorted({key.split("/")[1] for key in store.keys("deployments")}):
         needed += _errors(partial(read_journal, store, service), partial(find_deployment, store, service))
+    if not needed:
+        needed += _errors(partial(_champions_bundle, store))
     if needed:
         return failed(" ".join(needed))
     others = list(_errors(partial(_champions_lineage, store)))
@@ -47,6 +51,17 @@ def damaged_runs(store: ObjectStore) -> list[str]:
         for location in (*summarize_run(store, run_id).damaged, *read_outcome(store, run_id).damaged)
     ]
     return list(dict.fromkeys(damaged))
+
+
+def _champions_bundle(store: ObjectStore) -> None:
+    """Read the manifest of the champion's bundle, and its files, unless they would have to be downloaded."""
+    champion = read_champion(store).champion
+    if champion is None:
+        return
+    if isinstance(store, LocalStore):
+        open_artifact(store, ModelBundle, champion.bundle_digest)
+    else:
+        read_manifest(store, ModelBundle, champion.bundle_digest)
 
 
 def _champions_lineage(store: ObjectStore) -> None:
