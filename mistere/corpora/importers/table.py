@@ -189,10 +189,11 @@ def import_table(
         *table.notes,
         *named.notes,
         *_notes(dialogues, old),
+        *_lost_columns(table, old, text_only=text_only),
         *_split_notes(table, content, assignment, old, report),
         *recordings.reader.notes(),
     ]
-    return replace(report, notes=notes, splits="" if "split" in table.columns else described)
+    return replace(report, notes=notes, splits=_reported_splits(table, dialogues, described, old))
 
 
 def _dialogues(table: Table) -> _Dialogues:
@@ -321,6 +322,24 @@ def _notes(dialogues: _Dialogues, old: Base | None) -> list[str]:
             f"{counted(gaps, 'dialogue')} {plural(gaps, 'does', 'do')} not number the turns from 0 without gaps: they are numbered again."
         )
     return notes
+
+
+def _lost_columns(table: Table, old: Base | None, *, text_only: bool) -> list[str]:
+    """What the replaced dialogues of the base had and the table lacks."""
+    lost = old.replaced_columns - table.columns - ({"audio"} if text_only else set()) if old is not None else ()
+    return [
+        f"The base has {column}, and the table has no such column: the replaced dialogues are without {column} now."
+        for column in sorted(lost)
+    ]
+
+
+def _reported_splits(table: Table, dialogues: _Dialogues, described: str, old: Base | None) -> str:
+    """How the splits were made, for the summary; empty if the table has its own."""
+    if "split" in table.columns or old is None:
+        return "" if "split" in table.columns else described
+    if all(name in old.splits for name in dialogues):
+        return "The base's own."
+    return f"The base's own; those of new dialogues: {described[:1].lower()}{described[1:]}"
 
 
 def _split_notes(

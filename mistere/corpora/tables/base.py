@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from mistere.common.errors import DataError
+from mistere.common.parsing.parquet import open_parquet
 from mistere.common.splits import SPLITS, Split
-from mistere.data.dataset import DatasetInfo, Utterance, load_info, read_batches, read_utterances, shards_of
+from mistere.data.dataset import (
+    MODALITY_COLUMNS,
+    DatasetInfo,
+    Utterance,
+    load_info,
+    read_batches,
+    read_utterances,
+    shards_of,
+)
+from mistere.data.shard_modalities import shard_modalities
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +31,7 @@ class Base:
         torn: replaced dialogues that were in several splits and are in one now.
         speakers: the splits of each speaker in the dialogues that are kept.
         anonymous: whether an utterance that is kept has no speaker.
+        replaced_columns: which of ``speaker``, ``text`` and ``audio`` the replaced dialogues may have.
     """
 
     info: DatasetInfo
@@ -28,6 +39,7 @@ class Base:
     torn: frozenset[str]
     speakers: Mapping[str, frozenset[Split]]
     anonymous: bool
+    replaced_columns: frozenset[str]
     _files: list[Path]
     _replaced: frozenset[str]
     _audio: bool
@@ -58,6 +70,7 @@ def read_base(folder: Path, replaced: frozenset[str], *, audio: bool) -> Base:
     speakers: dict[str, set[Split]] = {}
     torn: set[str] = set()
     anonymous = False
+    columns: set[str] = set()
     for split in SPLITS:
         for batch in read_batches(shards_of(files, split), ["dialogue_id", "speaker"]):
             if "dialogue_id" not in batch.schema.names:
@@ -68,10 +81,23 @@ def read_base(folder: Path, replaced: frozenset[str], *, audio: bool) -> Base:
                 splits[name] = split
                 if name in replaced:
                     torn.update([name] if before != split else [])
+                    columns |= set() if row.get("speaker") is None else {"speaker"}
                     continue
                 speaker = row.get("speaker")
                 anonymous = anonymous or speaker is None
                 if speaker is not None:
                     speakers.setdefault(speaker, set()).add(split)
+    if any(name in splits for name in replaced):
+        columns |= _modality_columns(path for split in SPLITS for path in shards_of(files, split))
     settled = {speaker: frozenset(values) for speaker, values in speakers.items()}
-    return Base(info, splits, frozenset(torn), settled, anonymous, files, replaced, audio)
+    return Base(info, splits, frozenset(torn), settled, anonymous, frozenset(columns), files, replaced, audio)
+
+
+def _modality_columns(shards: Iterable[Path]) -> set[str]:
+    """The columns ``text`` and ``audio``, if a shard has values in them."""
+    columns = set()
+    for path in shards:
+        with open_parquet(path) as file:
+            present = shard_modalities(file.metadata)
+        columns |= {column.partition(".")[0] for modality, column in MODALITY_COLUMNS.items() if modality in present}
+    return columns

@@ -237,7 +237,7 @@ def test_corrected_quarantine_replaces_dialogues_of_the_base(tmp_path: Path) -> 
     columns = pa.schema([("split", pa.string()), *schema(), ("problem", pa.string())])
     pq.write_table(pa.Table.from_pylist(corrected, schema=columns), tmp_path / "quarantine.parquet")
     report = import_table(tmp_path / "quarantine.parquet", tmp_path / "new", base=tmp_path / "base")
-    assert report.notes == ["1 dialogue of the base is replaced, 0 are new."]
+    assert report.notes == ["1 dialogue of the base is replaced, 0 are new."] and report.splits == ""
     assert dialogues_of(tmp_path / "new") == before and sum(report.counts.values()) == 40
     texts = {(u.dialogue_id, u.turn): u.text for split in SPLITS for u in read(tmp_path / "new", split)}
     assert texts[("d3", 0)] == "corrected 0" and texts[("d4", 1)] == "4 1"
@@ -251,7 +251,14 @@ def test_corrected_quarantine_replaces_dialogues_of_the_base(tmp_path: Path) -> 
     source = make_table(tmp_path / "batch.csv", batch)
     report = import_table(source, tmp_path / "third", base=tmp_path / "new")
     after = dialogues_of(tmp_path / "third")
-    assert report.notes[0] == "1 dialogue of the base is replaced, 1 is new."
+    assert report.notes == ["1 dialogue of the base is replaced, 1 is new."]
+    assert report.splits.startswith("The base's own; those of new dialogues: by whole dialogues, 80% / 10% / 10%")
+    mute = make_table(tmp_path / "mute.csv", [{"dialogue_id": "d5", "text": "New", "label": "a"}])
+    report = import_table(mute, tmp_path / "mute", base=tmp_path / "new")
+    assert report.splits == "The base's own."
+    assert report.notes[1:2] == [
+        "The base has speaker, and the table has no such column: the replaced dialogues are without speaker now."
+    ]
     assert {**after, "n": before["d7"]} == {**before, "n": before["d7"]} and after["n"] == before["d7"]
     assert load_info(tmp_path / "third" / "dataset.yaml").speaker_disjoint
     with pytest.raises(UsageError, match="labels are those of"):
