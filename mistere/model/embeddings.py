@@ -20,6 +20,8 @@ from mistere.common.splits import Split
 from mistere.common.suggestions import did_you_mean
 
 UTTERANCES_FILE = "utterances.parquet"
+UNLABELLED = -1
+"""The class of a turn without a label, which is only context for its neighbours."""
 _COMPUTE_AGAIN = "delete the EmbeddingSet artifacts from the store and run the pipeline again"
 
 
@@ -30,7 +32,7 @@ class EmbeddedDialogue:
     Attributes:
         dialogue_id: its name.
         rows: rows of its turns in order: a range, or row numbers if they are not contiguous.
-        labels: class of each turn ``[n]``.
+        labels: class of each turn ``[n]``; :data:`UNLABELLED` where it is only context.
     """
 
     dialogue_id: str
@@ -39,6 +41,11 @@ class EmbeddedDialogue:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def labelled(self) -> np.ndarray:
+        """Which turns have a label ``[n]``."""
+        return self.labels != UNLABELLED
 
 
 class EmbeddedDialogues:
@@ -64,6 +71,8 @@ class EmbeddedDialogues:
     def read_files(cls, utterances: Path, matrices: Mapping[str, Path], labels: Sequence[str]) -> EmbeddedDialogues:
         """Read ``utterances.parquet`` (split, dialogue_id, turn, label; rows in dialogue order) and a ``.npy`` for each modality.
 
+        A turn whose label is null is context.
+
         Raises:
             ArtifactError: the files differ in their number of rows.
         """
@@ -71,7 +80,7 @@ class EmbeddedDialogues:
             table = read_parquet(utterances, ["split", "dialogue_id", "label"])
         except ParseError as error:
             raise ArtifactError(f"{utterances} is not readable parquet: {error}", _COMPUTE_AGAIN) from error
-        classes = {label: index for index, label in enumerate(labels)}
+        classes: dict[str | None, int] = {None: UNLABELLED, **{label: index for index, label in enumerate(labels)}}
         targets = np.array([classes[label] for label in table["label"].to_pylist()], dtype=np.int64)
         mapped = {name: np.load(path, mmap_mode="r", allow_pickle=False) for name, path in matrices.items()}
         for name, matrix in mapped.items():

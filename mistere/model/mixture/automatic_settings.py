@@ -32,7 +32,7 @@ _MANY_PARAMETERS: Final = 20_000_000
 
 @dataclass(frozen=True)
 class TrainSize:
-    """The size of train: its dialogues and utterances, and the columns of each modality."""
+    """The size of train: its dialogues, its utterances that have a label, and the columns of each modality."""
 
     dialogues: int
     utterances: int
@@ -42,7 +42,7 @@ class TrainSize:
     def of(cls, data: EmbeddedDialogues) -> TrainSize:
         """The size of the train split of ``data``."""
         train = data.split("train")
-        return cls(len(train), sum(map(len, train)), dict(data.dimensions))
+        return cls(len(train), sum(int(one.labelled.sum()) for one in train), dict(data.dimensions))
 
     def __str__(self) -> str:
         columns = ", ".join(f"{name} {width}" for name, width in self.columns.items())

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from mistere.model.embeddings import EmbeddedDialogues
 from mistere.model.mixture.mixture import FittedGate, MixtureOfExperts, confidence
-from mistere.model.mixture.prediction import predict
+from mistere.model.mixture.prediction import predict_split
 
 _PENALTIES: Final = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 """Weights of the penalty on the gate's numbers that the cross-validation chooses from."""
@@ -77,14 +77,12 @@ def fit_gate(model: MixtureOfExperts, data: EmbeddedDialogues, seed: int) -> Non
 
 
 def _answers(model: MixtureOfExperts, data: EmbeddedDialogues) -> _Answers:
-    dialogues = data.split("dev")
-    predicted = predict(model, [data.read(dialogue) for dialogue in dialogues], 1.0)
-    probabilities = np.concatenate([one.expert_probabilities for one in predicted]).astype(np.float64)
+    dev = predict_split(model, data, "dev")
     return _Answers(
-        torch.from_numpy(np.log(np.maximum(probabilities, _TINY))),
-        torch.from_numpy(np.concatenate([one.expert_weights for one in predicted]) > 0),
-        torch.from_numpy(np.concatenate([dialogue.labels for dialogue in dialogues])),
-        np.concatenate([np.full(len(dialogue), index) for index, dialogue in enumerate(dialogues)]),
+        torch.from_numpy(np.log(np.maximum(dev.expert_probabilities.astype(np.float64), _TINY))),
+        torch.from_numpy(dev.expert_weights > 0),
+        torch.from_numpy(dev.labels),
+        np.repeat(np.arange(len(dev.predictions)), [len(one.modalities) for one in dev.predictions]),
     )
 
 

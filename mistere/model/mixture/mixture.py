@@ -31,12 +31,14 @@ class DialogueBatch:
         present: per modality ``[N]``, True where the utterance has it.
         turns: the layout of the rows.
         labels: ``[N]``; None when predicting.
+        labelled: ``[N]``, False where a turn is only context, whose label means nothing; None if all turns have a label.
     """
 
     inputs: Mapping[str, Tensor]
     present: Mapping[str, Tensor]
     turns: PackedDialogues
     labels: Tensor | None = None
+    labelled: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,16 @@ class MixtureOutput:
     weights: Tensor
     expert_present: Tensor
     views: Mapping[str, Tensor]
+
+    def only(self, rows: Tensor) -> MixtureOutput:
+        """The output of the rows of a mask ``[N]``."""
+        return MixtureOutput(
+            self.logits[rows],
+            self.expert_logits[rows],
+            self.weights[rows],
+            self.expert_present[rows],
+            {name: view[rows] for name, view in self.views.items()},
+        )
 
 
 class UnimodalExpert(nn.Module):
@@ -222,6 +234,8 @@ class MixtureOfExperts(nn.Module):
     def loss(self, batch: DialogueBatch, output: MixtureOutput, class_weights: Tensor | None = None) -> Tensor:
         """The training loss of a batch: focal on mixture and experts, contrastive, consistency.
 
+        Turns without a label take part in none of its terms; without any label it is 0.
+
         Args:
             batch: a batch with labels.
             output: the model's output for it.
@@ -229,7 +243,12 @@ class MixtureOfExperts(nn.Module):
         """
         if batch.labels is None:
             raise ValueError("a loss needs labels")
-        config, labels = self.config, batch.labels
+        config, labels, presence = self.config, batch.labels, batch.present
+        if batch.labelled is not None:
+            if not batch.labelled.any():
+                return output.logits.sum() * 0
+            labels, output = labels[batch.labelled], output.only(batch.labelled)
+            presence = {name: marks[batch.labelled] for name, marks in presence.items()}
         total = focal_loss(output.logits, labels, config.focal_gamma, class_weights)
         for index in range(len(self.experts)):
             present = output.expert_present[:, index]
@@ -237,7 +256,7 @@ class MixtureOfExperts(nn.Module):
                 logits = output.expert_logits[present, index]
                 total = total + focal_loss(logits, labels[present], config.focal_gamma, class_weights)
         if config.contrastive_weight:
-            marks = [batch.present[name] for name in self.modalities]
+            marks = [presence[name] for name in self.modalities]
             views = torch.cat([output.views[name][mark] for name, mark in zip(self.modalities, marks, strict=True)])
             targets = torch.cat([labels[mark] for mark in marks])
             if len(targets) > 1:
@@ -247,6 +266,6 @@ class MixtureOfExperts(nn.Module):
         if config.consistency_weight:
             divergence = expert_consistency_loss(output.expert_logits, output.expert_present)
             if config.consistency_scale == "dialogue":
-                divergence = divergence * (len(batch.turns) / len(batch.turns.lengths))
+                divergence = divergence * (len(labels) / len(batch.turns.lengths))
             total = total + config.consistency_weight * divergence
         return total

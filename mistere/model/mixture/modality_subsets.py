@@ -14,7 +14,7 @@ from mistere.config.mixture import MixtureConfig
 from mistere.metrics.modality_choice import ModalityChoice, compare_subsets, subsets_of
 from mistere.model.embeddings import EmbeddedDialogues
 from mistere.model.mixture.automatic_settings import TrainSize, automatic_values, describe
-from mistere.model.mixture.prediction import predict
+from mistere.model.mixture.prediction import predict_split
 from mistere.model.mixture.training import TrainedMixture, train_mixture
 
 Train = Callable[[MixtureConfig, EmbeddedDialogues], TrainedMixture]
@@ -30,19 +30,14 @@ def train_subsets(
         data: embeddings of all modalities; test is not read.
         train: trains with the given settings, whose ``modalities`` name the subset, on embeddings of that subset.
     """
-    dev = data.split("dev")
     trained: dict[tuple[str, ...], list[TrainedMixture]] = {}
     predicted: dict[tuple[str, ...], list[np.ndarray]] = {}
     for subset in subsets_of(list(data.dimensions)):
         part = data.only(subset)
         trained[subset] = [train(one.model_copy(update={"modalities": list(subset)}), part) for one in configs]
-        predicted[subset] = [
-            np.concatenate([answer.probabilities for answer in predict(one.model, [part.read(d) for d in dev], 1.0)])
-            .argmax(1)
-            for one in trained[subset]
-        ]  # fmt: skip
-    true = np.concatenate([dialogue.labels for dialogue in dev])
-    owners = [dialogue.dialogue_id for dialogue in dev for _ in range(len(dialogue))]
+        answers = [predict_split(one.model, part, "dev") for one in trained[subset]]
+        predicted[subset] = [one.probabilities.argmax(1) for one in answers]
+        true, owners = answers[0].labels, answers[0].dialogues
     choice = compare_subsets(predicted, true, owners, len(data.labels), configs[0].seed)
     return choice, trained[choice.chosen.modalities]
 

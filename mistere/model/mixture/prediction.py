@@ -15,7 +15,9 @@ from pydantic import BaseModel, Field, ValidationError
 from mistere.common.errors import ArtifactError
 from mistere.common.names import Segment, shown
 from mistere.common.parsing.documents import first_line, read_json
+from mistere.common.splits import Split
 from mistere.config.mixture import MixtureConfig
+from mistere.model.embeddings import UNLABELLED, EmbeddedDialogue, EmbeddedDialogues
 from mistere.model.mixture.mixture import DialogueBatch, MixtureOfExperts
 from mistere.model.mixture.packed_dialogues import PackedDialogues
 from mistere.model.torch_threads import PREDICTION_WORK, threads, threads_for
@@ -51,6 +53,54 @@ class DialoguePrediction:
     expert_probabilities: np.ndarray
     modalities: list[str]
 
+    def only(self, turns: np.ndarray) -> DialoguePrediction:
+        """The prediction for the turns of a mask ``[n]``."""
+        return DialoguePrediction(
+            self.probabilities[turns],
+            self.expert_weights[turns],
+            self.expert_probabilities[turns],
+            [name for name, kept in zip(self.modalities, turns, strict=True) if kept],
+        )
+
+
+@dataclass(frozen=True)
+class LabelledTurns:
+    """The predictions for the turns of a split that have a label.
+
+    Attributes:
+        predictions: of each dialogue, without its other turns.
+        labels: classes of the turns ``[N]``.
+        dialogues: the name of each turn's dialogue.
+    """
+
+    predictions: list[DialoguePrediction]
+    labels: np.ndarray
+    dialogues: list[str]
+
+    @classmethod
+    def of(cls, dialogues: Sequence[EmbeddedDialogue], predictions: Sequence[DialoguePrediction]) -> LabelledTurns:
+        """The turns with a label of dialogues that were predicted as a whole."""
+        return cls(
+            [one.only(dialogue.labelled) for one, dialogue in zip(predictions, dialogues, strict=True)],
+            np.concatenate([dialogue.labels[dialogue.labelled] for dialogue in dialogues]),
+            [dialogue.dialogue_id for dialogue in dialogues for _ in range(int(dialogue.labelled.sum()))],
+        )
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """``[N, C]``."""
+        return np.concatenate([one.probabilities for one in self.predictions])
+
+    @property
+    def expert_weights(self) -> np.ndarray:
+        """``[N, E]``."""
+        return np.concatenate([one.expert_weights for one in self.predictions])
+
+    @property
+    def expert_probabilities(self) -> np.ndarray:
+        """``[N, E, C]``."""
+        return np.concatenate([one.expert_probabilities for one in self.predictions])
+
 
 def make_batch(
     dialogues: Sequence[Embeddings],
@@ -58,7 +108,14 @@ def make_batch(
     labels: Sequence[np.ndarray] | None = None,
     device: torch.device | str = "cpu",
 ) -> DialogueBatch:
-    """Collate dialogues into a batch; a modality that a dialogue does not have is absent in all of its turns."""
+    """Collate dialogues into a batch; a modality that a dialogue does not have is absent in all of its turns.
+
+    Args:
+        dialogues: embeddings.
+        dimensions: width of each modality.
+        labels: classes ``[n]`` of each dialogue, with :data:`UNLABELLED` for context; None for a prediction.
+        device: of the tensors.
+    """
     lengths = [len(next(iter(dialogue.values()))) for dialogue in dialogues]
     inputs, present = {}, {}
     for name, width in dimensions.items():
@@ -74,8 +131,18 @@ def make_batch(
         rows[~has_modality] = 0.0
         inputs[name] = torch.from_numpy(rows).to(device)
         present[name] = torch.from_numpy(has_modality).to(device)
-    targets = None if labels is None else torch.from_numpy(np.concatenate(list(labels)).astype(np.int64)).to(device)
-    return DialogueBatch(inputs, present, PackedDialogues(lengths, device), targets)
+    turns = PackedDialogues(lengths, device)
+    if labels is None:
+        return DialogueBatch(inputs, present, turns)
+    targets = np.concatenate(list(labels)).astype(np.int64)
+    labelled = targets != UNLABELLED
+    return DialogueBatch(
+        inputs,
+        present,
+        turns,
+        torch.from_numpy(targets).to(device),
+        None if labelled.all() else torch.from_numpy(labelled).to(device),
+    )
 
 
 @torch.inference_mode()
@@ -127,6 +194,12 @@ def _in_batches(lengths: Sequence[int]) -> Iterator[list[int]]:
             rows += lengths[order[start]]
             start += 1
         yield chosen
+
+
+def predict_split(model: MixtureOfExperts, data: EmbeddedDialogues, split: Split) -> LabelledTurns:
+    """Predict the dialogues of a split at temperature 1, and keep the turns that have a label."""
+    dialogues = data.split(split)
+    return LabelledTurns.of(dialogues, predict(model, [data.read(dialogue) for dialogue in dialogues], 1.0))
 
 
 @torch.inference_mode()

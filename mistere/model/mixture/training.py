@@ -32,7 +32,7 @@ from mistere.model.mixture.fitting.moving_average import MovingAverage
 from mistere.model.mixture.gate_fit import fit_gate
 from mistere.model.mixture.input_scaling import InputScaling
 from mistere.model.mixture.mixture import DialogueBatch, MixtureOfExperts
-from mistere.model.mixture.prediction import make_batch, predict
+from mistere.model.mixture.prediction import make_batch, predict_split
 from mistere.model.torch_threads import TRAINING_WORK, threads, threads_for
 
 
@@ -65,7 +65,7 @@ def train_mixture(
         on_epoch: called after each epoch with its number and its entry of the history; an exception ends the training.
 
     Raises:
-        DataError: train or dev has no dialogue.
+        DataError: train or dev has no dialogue, or no turn with a label.
         UsageError: the checkpoint is of a model of another shape.
         MistereError: the training diverged.
     """
@@ -75,6 +75,8 @@ def train_mixture(
                 f"the {split} split has no dialogue: the mixture needs train to learn from and dev to select the "
                 "epoch; import the dataset with all splits."
             )
+        if not any(dialogue.labelled.any() for dialogue in data.split(split)):  # type: ignore[arg-type]
+            raise DataError(f"no turn of the {split} split has a label: the mixture needs labels in train and dev.")
     torch.manual_seed(config.seed)
     fitting = MixtureTraining(config, data)
     with threads(threads_for(fitting.step_work(), TRAINING_WORK)):
@@ -263,14 +265,12 @@ class MixtureTraining:
 
 def evaluate_on_dev(model: MixtureOfExperts, data: EmbeddedDialogues) -> tuple[float | None, dict[str, float]]:
     """Weighted F1 on dev, None if a probability is not finite, and the gate's statistics."""
-    dialogues = data.split("dev")
-    answers = predict(model, [data.read(dialogue) for dialogue in dialogues], 1.0)
-    probabilities = np.concatenate([answer.probabilities for answer in answers])
-    statistics = gate_statistics(np.concatenate([answer.expert_weights for answer in answers]), model.experts)
+    dev = predict_split(model, data, "dev")
+    probabilities = dev.probabilities
+    statistics = gate_statistics(dev.expert_weights, model.experts)
     if not np.isfinite(probabilities).all():
         return None, statistics.metrics()
-    true = np.concatenate([dialogue.labels for dialogue in dialogues])
-    score = float(weighted_f1(confusion(true, probabilities.argmax(1), len(data.labels))))
+    score = float(weighted_f1(confusion(dev.labels, probabilities.argmax(1), len(data.labels))))
     return score, statistics.metrics()
 
 
@@ -291,7 +291,7 @@ def class_weights(config: MixtureConfig, data: EmbeddedDialogues) -> Tensor | No
     """
     if config.class_weights == "none":
         return None
-    labels = np.concatenate([dialogue.labels for dialogue in data.split("train")])
+    labels = np.concatenate([dialogue.labels[dialogue.labelled] for dialogue in data.split("train")])
     counts = np.bincount(labels, minlength=len(data.labels)).astype(np.float64)
     inverse = np.divide(1.0, counts, out=np.zeros_like(counts), where=counts > 0)
     weights = inverse if config.class_weights == "balanced" else np.sqrt(inverse)
@@ -302,15 +302,13 @@ def calibrate(model: MixtureOfExperts, data: EmbeddedDialogues) -> float:
     """Temperature that minimises the dev set's negative log-likelihood (Guo et al., arXiv 1706.04599)."""
     from scipy.optimize import minimize_scalar
 
-    dialogues = data.split("dev")
-    answers = predict(model, [data.read(dialogue) for dialogue in dialogues], 1.0)
-    log_p = np.log(np.clip(np.concatenate([answer.probabilities for answer in answers]).astype(np.float64), 1e-12, 1))
-    true = np.concatenate([dialogue.labels for dialogue in dialogues])
+    dev = predict_split(model, data, "dev")
+    log_p = np.log(np.clip(dev.probabilities.astype(np.float64), 1e-12, 1))
 
     def negative_log_likelihood(log_temperature: float) -> float:
         scaled = log_p / np.exp(log_temperature)
         scaled -= scaled.max(1, keepdims=True)
-        return float((np.log(np.exp(scaled).sum(1)) - scaled[np.arange(len(true)), true]).mean())
+        return float((np.log(np.exp(scaled).sum(1)) - scaled[np.arange(len(dev.labels)), dev.labels]).mean())
 
     best = minimize_scalar(negative_log_likelihood, bounds=(np.log(0.05), np.log(20.0)), method="bounded")
     return float(np.exp(best.x))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Sequence
 
@@ -50,4 +51,4 @@ def drop_modalities(batch: DialogueBatch, rate: float) -> DialogueBatch:
         dropped = hit & several & (victim == index)
         inputs[name] = batch.inputs[name].masked_fill(dropped[:, None], 0.0)
         present[name] = batch.present[name] & ~dropped
-    return DialogueBatch(inputs, present, batch.turns, batch.labels)
+    return dataclasses.replace(batch, inputs=inputs, present=present)
