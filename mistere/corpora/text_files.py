@@ -24,7 +24,6 @@ def read_lines(path: Path, *, errors: str = FALLBACK) -> Iterator[str]:
     """
     if not path.is_file():
         raise UsageError(f"{path} is missing or no file: a text file is expected there.")
-    number = 0
     try:
         _check_encoding(path)
         with path.open(encoding="utf-8-sig", errors=errors, newline="") as file:
@@ -35,9 +34,22 @@ def read_lines(path: Path, *, errors: str = FALLBACK) -> Iterator[str]:
                     )
                 yield line
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}, after line {number}: the text is not UTF-8: save the file as UTF-8.") from error
+        raise DataError(
+            f"{path}, line {_undecodable_line(path)}: the text is not UTF-8: save the file as UTF-8 (spreadsheets call it CSV UTF-8)."
+        ) from error
     except OSError as error:
         raise MistereError(f"{path} can't be read ({error.strerror}): check its permissions.") from error
+
+
+def _undecodable_line(path: Path) -> int:
+    """The number of the first line that is not UTF-8; the error itself is about a block of many lines."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError:
+                return number
+    return 1
 
 
 def _check_encoding(path: Path) -> None:

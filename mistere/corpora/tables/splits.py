@@ -54,8 +54,8 @@ def check_shares(shares: Sequence[float]) -> None:
     valid = len(shares) == 3 and all(0 <= share <= 1 for share in shares) and abs(sum(shares) - 1) < 1e-6
     if not valid or shares[0] == 0:
         raise UsageError(
-            f"splits is {', '.join(map(str, shares))}: three shares (train, dev, test) with a sum of 1 are expected, such as "
-            "0.8, 0.1, 0.1."
+            f"--splits {','.join(f'{share:g}' for share in shares)}: three shares (train, dev, test) with a sum of 1 are expected, such as "
+            "0.8,0.1,0.1."
         )
 
 

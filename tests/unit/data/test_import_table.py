@@ -286,7 +286,7 @@ GOOD = "dialogue_id,turn,text,label,split\n1,0,Hi,a,train\n1,1,Ho,b,train\n"
         ("t.csv", GOOD + "1,2,Hi", "line 4: 3 fields, where the header has 5"),
         ("t.csv", GOOD + "1,2,H\0i,a,train", "line 4: there is a NUL byte"),
         ("t.csv", GOOD + "1,2," + "x" * 200_000 + ",a,train", "line 4: not readable as CSV"),
-        ("t.csv", GOOD.encode() + b"1,2,caf\xe9,a,train", "the text is not UTF-8"),
+        ("t.csv", GOOD.encode() + b"1,2,caf\xe9,a,train", r"t\.csv, line 4: the text is not UTF-8"),
         ("t.csv", GOOD.encode("utf-16"), "not UTF-8"),
         ("t.csv", "dialogue_id,label,text\n1,a,Hi\n", "the labels a: "),
         ("t.csv", 'dialogue_id,label,text\n1,"a,b",Hi\n1,c,Hi\n', "the labels a,b, c: "),
@@ -334,7 +334,7 @@ def test_invalid_arguments_are_rejected(tmp_path: Path) -> None:
     for arguments, message in [
         ({"columns": {"emotion": "label"}}, "'emotion' is no column of the dataset form"),
         ({"columns": {"label": "emotion"}}, "has no column 'emotion' for label; it has dialogue_id, turn"),
-        ({"splits": (0.8, 0.1, 0.2)}, "three shares"),
+        ({"splits": (80, 10, 10)}, "--splits 80,10,10: three shares"),
         ({"splits": (0, 0.5, 0.5)}, "three shares"),
         ({"missing_audio": "ignore"}, "missing_audio is 'ignore'"),
     ]:
