@@ -1,4 +1,4 @@
-"""A TCP proxy in front of a real HTTP server, which fails at given requests: the client's connection is cut."""
+"""A TCP proxy in front of a real HTTP server, which fails at given requests: the client's connection is cut, or gets no answer."""
 
 from __future__ import annotations
 
@@ -27,6 +27,9 @@ class FailingProxy:
         self.arrives = False
         self.hangs = 0.0
         self.requests = 0
+        self._paused_at, self._pause = b"", 0.0
+        self._runs = threading.Event()
+        self._runs.set()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
@@ -34,6 +37,32 @@ class FailingProxy:
     def restart(self, fails: Callable[[int], bool], *, arrives: bool = False, hangs: float = 0.0) -> None:
         """Count requests anew, with other failures."""
         self.requests, self.fails, self.arrives, self.hangs = 0, fails, arrives, hangs
+
+    def pause_at(self, request: bytes, seconds: float = 0.0) -> None:
+        """From the next request that contains ``request`` on, pass nothing on, as when the server's process is stopped (SIGSTOP).
+
+        Args:
+            request: a part of the request, such as its path.
+            seconds: until it goes on; 0 for never, until :meth:`resume`.
+        """
+        self._paused_at, self._pause = request, seconds
+
+    @property
+    def paused(self) -> bool:
+        """Whether nothing is passed on."""
+        return not self._runs.is_set()
+
+    def resume(self) -> None:
+        """Pass on what has arrived in a pause, and all that follows."""
+        self._runs.set()
+
+    def _stop_before(self, data: bytes) -> None:
+        if self._paused_at and self._paused_at in data:
+            self._paused_at = b""
+            self._runs.clear()
+            if self._pause:
+                threading.Timer(self._pause, self.resume).start()
+        self._runs.wait()
 
     def close(self) -> None:
         """Accept no more connections."""
@@ -57,15 +86,16 @@ class FailingProxy:
                             time.sleep(self.hangs)
                             break
                         cut.set()
+                self._stop_before(data)
                 upstream.sendall(data)
             with suppress(OSError):
                 client.shutdown(socket.SHUT_RDWR)
 
-    @staticmethod
-    def _answers(upstream: socket.socket, client: socket.socket, cut: threading.Event) -> None:
+    def _answers(self, upstream: socket.socket, client: socket.socket, cut: threading.Event) -> None:
         with suppress(OSError):
             while data := upstream.recv(1 << 16):
                 if cut.is_set():
                     client.shutdown(socket.SHUT_RDWR)
                     return
+                self._runs.wait()
                 client.sendall(data)
