@@ -1,8 +1,10 @@
-"""Check at a run's start what a later step would fail at after hours: the tracking server and the encoders' sources."""
+"""Check at a run's start what a later step would fail at after hours: the tracking server, the encoders' sources and the columns of slices."""
 
 from __future__ import annotations
 
-from mistere.common.errors import MistereError
+from collections.abc import Sequence
+
+from mistere.common.errors import MistereError, UsageError
 from mistere.common.modalities import MODALITIES
 from mistere.common.parsing.parquet import open_parquet
 from mistere.config.loader import Config
@@ -25,8 +27,10 @@ def preflight(config: Config, tracking_uri: str, remote: str, digest: str) -> No
 
     Raises:
         MistereError: the tracking server or an encoder's source is missing, refuses access or cannot be reached.
+        UsageError: a column of ``evaluation.slices`` is missing.
     """
     check_tracking(tracking_uri)
+    _check_slices(config.evaluation.slices, remote, digest)
     check_encoder = load_stage("finetune_encoder").preflight
     assert check_encoder is not None
     for modality in MODALITIES:
@@ -35,6 +39,27 @@ def preflight(config: Config, tracking_uri: str, remote: str, digest: str) -> No
         except MistereError:
             if modality in _modalities(remote, digest):
                 raise  # of a modality that the dataset lacks, no encoder is loaded
+
+
+def _check_slices(names: Sequence[str], remote: str, digest: str) -> None:
+    """Refuse a slice by a column that no shard of test has; data that cannot be read is left to ``pull_data``."""
+    if not names:
+        return
+    present: set[str] = set()
+    try:
+        data = RemoteData(remote, digest)
+        for path in data.fetch(
+            {name: md5 for name, md5 in data.listing().items() if split_of(name) == "test"}
+        ).values():
+            with open_parquet(path) as file:
+                present |= set(file.schema_arrow.names)
+    except (MistereError, OSError, ValueError):
+        return
+    if missing := [name for name in names if name not in present]:
+        raise UsageError(
+            f"evaluation.slices: the test split has no column {missing[0]!r} (it has {', '.join(sorted(present))}): name an existing "
+            "column, or remove it."
+        )
 
 
 def _modalities(remote: str, digest: str) -> frozenset[str]:

@@ -15,7 +15,7 @@ from mistere.artifacts.io import ArtifactHandle
 from mistere.artifacts.manifests import UtteranceSet
 from mistere.artifacts.object_store import LocalStore
 from mistere.artifacts.s3.store import S3Store
-from mistere.common.errors import ExitCode, MistereError
+from mistere.common.errors import ExitCode, MistereError, UsageError
 from mistere.config.encoder import EncoderConfig
 from mistere.data.versions import pin
 from mistere.model.encoders.lookup.source_check import check_encoder
@@ -141,6 +141,11 @@ def test_the_first_step_checks_mlflow_and_the_encoders_that_the_data_needs(
     database = f"sqlite:///{tmp_path / 'mlflow.db'}"
     config = load_profile("tiny", [f"speech.source={GATED}"])
     preflight(config, database, data.remote, data.digest)  # without speech no encoder is loaded
+    sliced = load_profile("tiny", ["evaluation.slices=[speaker, channel]", f"speech.source={GATED}"])
+    with pytest.raises(
+        UsageError, match=r"^evaluation.slices: the test split has no column 'channel' \(it has audio, dialogue_id"
+    ):
+        preflight(sliced, database, data.remote, data.digest)
     with pytest.raises(MistereError, match=r"^encoder meta/gated is gated"):
         preflight(load_profile("tiny", [f"text.source={GATED}"]), database, data.remote, data.digest)
     with pytest.raises(MistereError, match=r"cannot be opened .* check the path, that its folder exists"):
