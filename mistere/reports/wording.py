@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from mistere.common.errors import ExitCode
 from mistere.config.stages import task_titles
 from mistere.reports.mlflow_page import runs_page
 from mistere.reports.next_commands import DEFAULT_SERVICE, ask_command, page_command, program, serve_command
@@ -113,6 +114,10 @@ def next_steps(outcome: Outcome, info: Mapping[str, Any], tracking_uri: str) -> 
         return [NextStep("Fix the problems above in the dataset."), NextStep("Run again after that:", command)]
     if was_interrupted(outcome):
         return [resume]
+    if outcome.exit_code == ExitCode.USAGE:  # the command as it stands would fail again
+        return [
+            NextStep("Correct the setting or install what is named above, and run again. The command was:", command)
+        ]
     return [NextStep("Fix the problem that is named above."), resume]
 
 

@@ -19,6 +19,7 @@ from components.report_run.run import STAGE, run
 from components.report_run.summary import finite
 from components.report_run.timing import duration, measure, time_sentences
 from mistere.artifacts.manifests import ChampionEvaluation
+from mistere.common.errors import ExitCode
 from mistere.config.registry import RegistryConfig
 from mistere.engine.execution import execute
 from mistere.engine.finished_run import INPUTS_VALUE, FinishedRun
@@ -392,6 +393,11 @@ def test_next_steps_match_the_outcome(tmp_path: Path) -> None:
         steps = next_steps(outcome, {"command": "mistere run --profile sample"}, "")
         assert "a run with the same ones ends in the same way" in steps[1].text
         assert [step.command for step in steps] == ["", f"{program} settings"], "the rejected command is not repeated"
+    failed = read_outcome(runs.ENDINGS["failed"](tmp_path / "failed").store, "run-0042")
+    assert next_steps(failed, info, "")[-1].text.startswith("Run again: finished stages are reused")
+    failed.exit_code = ExitCode.USAGE
+    (step,) = next_steps(failed, info, "")
+    assert "run again. The command was:" in step.text and step.command == "mistere run --data 'my data'"
     service = {"config": {"deployment": {"service": "moods"}}}
     assert next_steps(remote, service, "")[0].command.endswith("--url http://mistere.example --model moods")
 
