@@ -13,7 +13,7 @@ from mistere.config.mixture import MixtureConfig
 from mistere.evaluation.gate_timeline import GateTimeline, liveliest
 from mistere.metrics.calibration import reliability
 from mistere.metrics.classification import confusion
-from mistere.metrics.expert_gate import collapsed_gate
+from mistere.metrics.expert_gate import collapsed_gate, evenness_words
 from mistere.metrics.gate_trust import trust_sentence
 from mistere.metrics.mixture_gain import gain_from_metrics, gain_sentence
 from mistere.metrics.modality_choice import ModalityChoice
@@ -87,7 +87,7 @@ def render(
         trust=trust_sentence(metrics),
         simpler=gain_sentence(gain) if (gain := gain_from_metrics(metrics, experts)) else "",
         collapse=collapsed_gate(metrics, experts),
-        entropy=metrics.get("test.gate.entropy"),
+        evenness=evenness_words(metrics),
         gate_words=GATE_WORDS,
         ece=metrics["test.ece"],
         ablation=ablation,
