@@ -79,13 +79,21 @@ def _findings(validation: Validation) -> list[dict[str, Any]]:
 def _tiles(validation: Validation) -> list[tuple[str, str]]:
     facts = validation.facts
     speakers = len(facts.speakers)
-    hours = validation.audio_seconds / 3600
     return [
         (f"{len(facts.utterances):,}", "utterances"),
         (f"{len(facts.dialogues):,}", "dialogues"),
         (f"{speakers:,}" if speakers else "–", "speakers" if speakers else "speakers not named"),
-        (f"{hours:.2f}" if hours else "–", "hours of audio" if hours else "no audio"),
+        _audio(validation.audio_seconds),
     ]
+
+
+def _audio(seconds: float) -> tuple[str, str]:
+    """The duration of all recordings in a unit of its size."""
+    if not seconds:
+        return "–", "no audio"
+    return (
+        (f"{seconds / 3600:.2f}", "hours of audio") if seconds >= 3600 else (f"{seconds / 60:.1f}", "minutes of audio")
+    )
 
 
 def _splits(validation: Validation) -> list[dict[str, str]]:

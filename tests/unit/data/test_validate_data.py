@@ -26,6 +26,7 @@ from components.validate_data.facts import shard_facts
 from components.validate_data.facts.audio_measurements import AudioMeasurements
 from components.validate_data.facts.dataset_facts import ShardFile
 from components.validate_data.facts.shard_facts import FactsCache
+from components.validate_data.report import _audio as audio_tile
 from components.validate_data.report import render
 from components.validate_data.validation import validate
 from components.validate_data.verdict import Validation, results_json, verdict_json
@@ -374,6 +375,8 @@ def test_report_and_results_are_deterministic_and_load_nothing(tmp_path: Path) -
     rows = with_changes(at("dev-1", 3), label="<b>hapy</b>")
     first, second = validate_rows(tmp_path / "one", rows), validate_rows(tmp_path / "two", rows)
     page = render(first, "tones", "0" * 32 + ".dir")
+    assert f"<b>{first.audio_seconds / 60:.1f}</b><span>minutes of audio" in page
+    assert audio_tile(5400.0) == ("1.50", "hours of audio") and audio_tile(0.0) == ("–", "no audio")
     assert page == render(second, "tones", "0" * 32 + ".dir")
     assert verdict_json(first) == verdict_json(second)
     texts = [results_json(validation.outcomes, validation.verdict) for validation in (first, second)]
