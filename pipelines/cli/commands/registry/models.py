@@ -90,7 +90,7 @@ def _print_log(console: Console, log: PromotionLog, *, as_json: bool) -> None:
     if log.damaged:
         count = len(log.damaged)
         raise ArtifactError(
-            f"{counted(count, 'event')} of the promotion log cannot be read because they are damaged "
+            f"{counted(count, 'event')} of the promotion log cannot be read because of damage "
             f"({', '.join(log.damaged[:3])}{', …' if count > 3 else ''})",
             "restore them from a copy of the store, or move them away",
         )
