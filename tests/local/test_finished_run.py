@@ -54,7 +54,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     pinned = pin(str(make_dataset(folder / "tones", rows())), str(folder / "remote"))
     latest = LatestData(digest=pinned.digest, remote=pinned.remote, published_at=1.0)
     LATEST.move(store, LATEST.read(store).version, latest)
-    return Runs(store, compile_without_retries("tiny", ["gate.min_weighted_f1=1.0"], folder / "pipeline.yaml"), folder)
+    return Runs(
+        store, compile_without_retries("tiny", ["gate.min_over_majority=0.999"], folder / "pipeline.yaml"), folder
+    )
 
 
 def test_a_finished_model_is_registered_and_deployed_in_one_step(first: Run) -> None:
@@ -99,7 +101,7 @@ def test_the_second_run_takes_over_every_step_of_the_first(runs: Runs) -> None:
 
 
 def test_a_changed_threshold_goes_the_ordinary_way(runs: Runs) -> None:
-    outcome, log = runs.start("threshold", gate={"min_weighted_f1": 0.99})
+    outcome, log = runs.start("threshold", gate={"min_over_majority": 0.998})
     assert outcome.verdict == "rejected" and executed(log) == 11
     assert runs.record(outcome.run_id, "gate_model").status == "done"
     assert runs.record(outcome.run_id, "evaluate_model").status == "reused"
