@@ -20,7 +20,7 @@ CHECKSUM = "checksum"
 
 def seal(content: Mapping[str, Any]) -> bytes:
     """A JSON object with its checksum. Half surrogate pairs, as in file names that are no UTF-8, become question marks."""
-    stored = json.loads(json.dumps(content, ensure_ascii=False).encode("utf-8", "replace"))
+    stored = load_json(json.dumps(content, ensure_ascii=False).encode("utf-8", "replace"))
     return json.dumps({CHECKSUM: canonical_digest(stored), **stored}, indent=1, ensure_ascii=False).encode()
 
 

@@ -338,7 +338,7 @@ def test_the_log_names_a_damaged_event_and_lists_the_others(tmp_path: Path, caps
     store.write(key, store.read(key)[0].replace(b"somebody", b"somebode"))
     for as_json in (False, True):
         location = RegistryLocation(store, "sqlite:///unused.db")
-        with pytest.raises(ArtifactError, match=rf"1 event of the promotion log .* damaged \({store.location(key)}\)"):
+        with pytest.raises(ArtifactError, match=rf"1 event of the promotion log .* damage \({store.location(key)}\)"):
             models(location, "mistere", log=True, as_json=as_json)
         shown = capsys.readouterr().out
         assert "because of b" in shown and "because of a" not in shown and "checksum" not in shown

@@ -52,12 +52,19 @@ def _wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+def _stopped(process: int) -> bool:
+    """Whether all threads of a process have stopped."""
+    states = [file.read_text().rpartition(")")[2].split()[0] for file in Path(f"/proc/{process}/task").glob("*/stat")]
+    return set(states) == {"T"}
+
+
 def test_a_stage_ends_with_a_killed_runner_and_the_next_run_waits_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner, stage = _start(tmp_path)
     try:
         os.kill(stage, signal.SIGSTOP)  # it cannot react, like one that waits for a disk
+        _wait_until(lambda: _stopped(stage))  # on a busy machine its thread may still run for a while
         runner.kill()
         runner.wait()
         monkeypatch.setattr(run_locks, "_PATIENCE_SECONDS", 0.1)
