@@ -75,7 +75,7 @@ def import_table(
         Option("The labels in order, separated by commas; by default sorted by name.", parse=_parse_labels),
     ] = (),
     name: Annotated[str, Option("Name of the dataset; by default the file's.")] = "",
-    language: Annotated[str, Option("Language of the transcripts, a tag such as en.")] = "en",
+    language: Annotated[str, Option("Language of the transcripts, a tag such as de; by default en.")] = "",
     licence: Annotated[str, Option("Licence of the data.")] = "",
     splits: Annotated[
         tuple[float, float, float],
@@ -127,7 +127,7 @@ def import_table(
         labels: all labels in order; by default those of the table, sorted, or the class names that ``datasets`` stored in it. A whole
             number that is not a label is the index of one; a label that differs only in case is the one listed.
         name: name of the dataset; by default the file's.
-        language: language of the text.
+        language: language of the text; by default English.
         licence: licence of the data.
         splits: shares of train, dev and test, if the table has no column ``split``.
         seed: seed of the assignment to splits.
@@ -153,8 +153,12 @@ def import_table(
     table = read_rows(source, columns or {}, text_only=text_only, delimiter=delimiter, quotes=quotes)
     dialogues = _dialogues(table)
     old = read_base(base, frozenset(dialogues), audio=not text_only) if base is not None else None
-    if old is not None and labels and list(labels) != old.info.labels:
-        raise UsageError(f"labels are those of {base} ({', '.join(old.info.labels)}); leave them out here.")
+    if old is not None:
+        if labels and list(labels) != old.info.labels:
+            raise UsageError(f"labels are those of {base} ({', '.join(old.info.labels)}); leave them out here.")
+        for field, given in (("language", language), ("licence", licence)):
+            if given and given != (kept := getattr(old.info, field)):
+                raise UsageError(f"--{field}: it is that of {base} ({kept or 'none'}); leave it out here.")
     named = name_labels(table, old.info.labels if old is not None else labels)
     recordings = Recordings(
         source, table, audio if audio is not None else source.parent, lenient=missing_audio == "missing"
@@ -169,7 +173,7 @@ def import_table(
         name=name or source.stem,
         description=f"Imported from the table {source.name}." + (" Text only." if text_only else ""),
         labels=named.declared,
-        language=language,
+        language=language or "en",
         licence=licence,
         splits=described,
         speaker_disjoint=_disjoint(table, assignment, old),

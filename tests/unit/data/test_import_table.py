@@ -261,6 +261,10 @@ def test_corrected_quarantine_replaces_dialogues_of_the_base(tmp_path: Path) -> 
     ]
     assert {**after, "n": before["d7"]} == {**before, "n": before["d7"]} and after["n"] == before["d7"]
     assert load_info(tmp_path / "third" / "dataset.yaml").speaker_disjoint
+    for field, value in (("language", "de"), ("licence", "CC0-1.0")):
+        with pytest.raises(UsageError, match=f"--{field}: it is that of .*leave it out here"):
+            import_table(source, tmp_path / "fourth", base=tmp_path / "new", **{field: value})
+    import_table(source, tmp_path / "same", base=tmp_path / "new", language="fr", licence="L")
     with pytest.raises(UsageError, match="labels are those of"):
         import_table(source, tmp_path / "fourth", base=tmp_path / "new", labels=["a"])
     with pytest.raises(UsageError, match=r"dataset\.yaml is missing"):
