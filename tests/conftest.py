@@ -118,10 +118,16 @@ def stacks_without_source() -> Iterator[None]:
 
 
 class ByModule(LoadScopeScheduling):
-    """Run a module's tests on one worker, and two modules that start from the same pipeline run on the same worker."""
+    """Run a module's tests on one worker.
+
+    Modules that start from the same pipeline run are on the same worker, and so are those that ask the session's servers: another
+    worker would start both again.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         scope: str = super()._split_scope(nodeid)
+        if scope.startswith("tests/serving/"):
+            return "tests/serving"
         return scope.replace("tests/local/test_registry_commands.py", "tests/local/test_pipeline.py")
 
 
