@@ -42,17 +42,20 @@ def preflight(config: Config, tracking_uri: str, remote: str, digest: str) -> No
 
 
 def _check_slices(names: Sequence[str], remote: str, digest: str) -> None:
-    """Refuse a slice by a column that no shard of test has; data that cannot be read is left to ``pull_data``."""
+    """Refuse a slice by a column that the only shard of test lacks.
+
+    Of several shards none is fetched, as they may be larger than the step's disk; ``evaluate_model`` then finds the missing column. Data
+    that cannot be read is left to ``pull_data``.
+    """
     if not names:
         return
-    present: set[str] = set()
     try:
         data = RemoteData(remote, digest)
-        for path in data.fetch(
-            {name: md5 for name, md5 in data.listing().items() if split_of(name) == "test"}
-        ).values():
-            with open_parquet(path) as file:
-                present |= set(file.schema_arrow.names)
+        shards = {name: md5 for name, md5 in data.listing().items() if split_of(name) == "test"}
+        if len(shards) != 1:
+            return
+        with open_parquet(*data.fetch(shards).values()) as file:
+            present = set(file.schema_arrow.names)
     except (MistereError, OSError, ValueError):
         return
     if missing := [name for name in names if name not in present]:

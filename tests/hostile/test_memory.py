@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.local.workshop import ROOT, Run, make_dataset, run
+from tests.local.workshop import Run, has_started, make_dataset, run, start_run
 
 pytestmark = pytest.mark.long
 LIMITED = ("embed_shard-text", "train_moe", "evaluate_model")
@@ -53,41 +51,12 @@ def _stage_process(runner: int) -> int:
     return max(stages)
 
 
-def _has_started(task: str, output: Path, earlier: set[Path]) -> bool:
-    for folder in set((output / "runs").glob("*")) - earlier:
-        events = folder / "events.jsonl"
-        for line in events.read_text().splitlines() if events.is_file() else []:
-            event = json.loads(line)
-            if (event["task"], event["event"]) == (task, "started"):
-                return True
-    return False
-
-
 def _run_limited(task: str, output: Path, data: Path, cgroup: Path) -> Run:
     """A run whose stage ``task`` gets the limit when it starts."""
     earlier = set((output / "runs").glob("*"))
-    command = [
-        sys.executable,
-        "-m",
-        "mistere",
-        "run",
-        "--profile",
-        "tiny",
-        "--data",
-        str(data),
-        "--output",
-        str(output),
-    ]
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    process = start_run(output, data, subprocess.PIPE)
     deadline = time.monotonic() + 400
-    while not _has_started(task, output, earlier):
+    while not has_started(task, output, earlier):
         assert process.poll() is None and time.monotonic() < deadline, f"{task} did not start"
         time.sleep(0.01)
     (cgroup / "cgroup.procs").write_text(str(_stage_process(process.pid)))

@@ -9,7 +9,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ import pytest
 from mistere.artifacts.object_store import LocalStore
 from mistere.registry.champion import read_champion
 from mistere.runs.outcome import TASKS
-from tests.local.workshop import ROOT, Run, make_dataset, run
+from tests.local.workshop import Run, has_started, make_dataset, run, start_run
 
 pytestmark = pytest.mark.long
 
@@ -37,28 +36,10 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Run:
 def kill_in(task: str, output: Path, data: Path, kill: Callable[[int], None] | None = None) -> None:
     """Start a run and send SIGKILL to all its processes, or those that ``kill`` chooses, while ``task`` runs."""
     earlier_runs = set((output / "runs").glob("*")) if (output / "runs").is_dir() else set()
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "mistere",
-            "run",
-            "--profile",
-            "tiny",
-            "--data",
-            str(data),
-            "--output",
-            str(output),
-        ],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    process = start_run(output, data, subprocess.DEVNULL, start_new_session=True)
     try:
         deadline = time.monotonic() + 300
-        while not _is_running(task, output, earlier_runs):
+        while not has_started(task, output, earlier_runs):
             assert process.poll() is None and time.monotonic() < deadline, f"{task} did not start"
             time.sleep(0.02)
         time.sleep(0.3)
@@ -69,17 +50,6 @@ def kill_in(task: str, output: Path, data: Path, kill: Callable[[int], None] | N
         if process.poll() is None:
             _kill_tree(process.pid)
             process.wait()
-
-
-def _is_running(task: str, output: Path, earlier_runs: set[Path]) -> bool:
-    for folder in set((output / "runs").glob("*")) - earlier_runs:
-        events = folder / "events.jsonl"
-        lines = events.read_text().splitlines() if events.is_file() else []
-        for line in lines:
-            event = json.loads(line)
-            if event["task"] == task and event["event"] == "started":
-                return True
-    return False
 
 
 def _kill_tree(pid: int) -> None:

@@ -144,6 +144,31 @@ def mistere(*arguments: str, root: Path = ROOT, timeout: float = 1700) -> subpro
     )
 
 
+def start_run(output: Path, data: Path, stdout: int, **options: Any) -> subprocess.Popen[str]:
+    """Start the pipeline with the profile ``tiny`` in the background; ``options`` are of ``subprocess.Popen``."""
+    command = ["run", "--profile", "tiny", "--data", str(data), "--output", str(output)]
+    return subprocess.Popen(
+        [sys.executable, "-m", "mistere", *command],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=stdout,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **options,
+    )
+
+
+def has_started(task: str, output: Path, earlier: set[Path]) -> bool:
+    """Whether a task of a run whose folder is not one of the earlier ones has started."""
+    for folder in set((output / "runs").glob("*")) - earlier:
+        events = folder / "events.jsonl"
+        for line in events.read_text().splitlines() if events.is_file() else []:
+            event = json.loads(line)
+            if (event["task"], event["event"]) == (task, "started"):
+                return True
+    return False
+
+
 def mistere_in_process(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command ``mistere`` in this process, for commands that do not start the code of another tree.
 

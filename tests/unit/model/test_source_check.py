@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -146,6 +147,9 @@ def test_the_first_step_checks_mlflow_and_the_encoders_that_the_data_needs(
         UsageError, match=r"^evaluation.slices: the test split has no column 'channel' \(it has audio, dialogue_id"
     ):
         preflight(sliced, database, data.remote, data.digest)
+    shutil.copyfile(tmp_path / "data" / "test-00000.parquet", tmp_path / "data" / "test-00001.parquet")
+    larger = pin(str(tmp_path / "data"), str(tmp_path / "remote"))
+    preflight(sliced, database, larger.remote, larger.digest)  # several shards of test are not fetched for this
     with pytest.raises(MistereError, match=r"^encoder meta/gated is gated"):
         preflight(load_profile("tiny", [f"text.source={GATED}"]), database, data.remote, data.digest)
     with pytest.raises(MistereError, match=r"cannot be opened .* check the path, that its folder exists"):
