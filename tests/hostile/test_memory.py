@@ -14,7 +14,15 @@ import pytest
 from tests.local.workshop import Run, has_started, make_dataset, run, start_run
 
 pytestmark = pytest.mark.long
-LIMITED = ("embed_shard-text", "train_moe", "evaluate_model")
+LIMITED = (
+    "validate_data",
+    "finetune_encoder-text",
+    "embed_shard-text",
+    "train_moe",
+    "evaluate_model",
+    "register_model",
+    "deploy_model",
+)
 """Stages that are killed, in the order in which they run."""
 LIMIT_MB = 20
 
