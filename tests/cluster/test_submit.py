@@ -110,6 +110,7 @@ def test_an_identical_submit_runs_again_after_a_failed_or_stopped_run(mounted: M
         assert len(mounted.api.runs) == number + 1 and len(mounted.api.versions) == 1
 
 
+@pytest.mark.long
 def test_a_deleted_run_counts_by_its_recorded_outcome(mounted: MountedCluster) -> None:
     mounted.submit()
     mounted.api.runs.clear()
@@ -166,6 +167,7 @@ def test_a_lost_response_starts_no_second_run_and_an_existing_name_is_reused(mou
     assert record(mounted.store)[1]["kfp_run_id"] == only_run(mounted.api).run_id
 
 
+@pytest.mark.long
 def test_a_version_of_the_same_name_with_other_content_is_kept(mounted: MountedCluster) -> None:
     mounted.submit()
     mounted.submit("cluster.steps.train_moe.memory=8Gi")

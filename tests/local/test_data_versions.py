@@ -146,6 +146,7 @@ def project(template: Path, tmp_path: Path) -> Project:
     return Project(shutil.copytree(template, tmp_path / "project", symlinks=True))
 
 
+@pytest.mark.long
 def test_a_version_is_named_by_revision_file_or_digest(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project.folder)
     first, second = pin("v1", ""), pin("data.dvc", "")

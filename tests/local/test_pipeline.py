@@ -108,6 +108,7 @@ def rerun(first: Run, output: Path, data: Path, tree: Path) -> Rerun:
     return Rerun(second.code, second.text, second.ran, second.stages)
 
 
+@pytest.mark.long  # of the engine, tests/unit/runs/test_steps.py checks it in the quick tests
 def test_an_unchanged_rerun_trains_nothing(rerun: Rerun, output: Path) -> None:
     assert rerun.code == 0, rerun.text
     # These three read the champion, which did not exist in the first run.

@@ -28,6 +28,7 @@ def as_floats(wave: np.ndarray, rate: int) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.long
 def test_every_accepted_file_is_answered_as_its_samples_are(server: Server) -> None:
     files = every_file()
     sent = server.client.predict_grpc([Utterance(audio=data) for data in files.values()])

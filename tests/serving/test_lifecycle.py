@@ -36,6 +36,7 @@ def wait_for(server: Server, path: str, code: int, seconds: float = 180) -> None
         time.sleep(0.02)
 
 
+@pytest.mark.long
 def test_not_ready_while_loading_then_drained_without_loss(tmp_path: Path) -> None:
     gate, release = tmp_path / "loaded", tmp_path / "release"
     held_request = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": [f"{HOLD}{release}"]}]}

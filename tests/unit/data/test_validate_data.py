@@ -260,6 +260,7 @@ def test_each_damaged_row_fails_exactly_one_expectation(
     assert message in validation.failed[0]
 
 
+@pytest.mark.long
 def test_shared_speakers_are_accepted_without_speaker_disjoint(tmp_path: Path) -> None:
     rows = with_changes(lambda split, row: split == "test", speaker="train-speaker-0")
     validation = validate_rows(tmp_path / "shared", rows, SHARED)
@@ -267,12 +268,14 @@ def test_shared_speakers_are_accepted_without_speaker_disjoint(tmp_path: Path) -
     assert "speaker_in_one_split" in [o.rule.name for o in validation.outcomes if o.status == "not checked"]
 
 
+@pytest.mark.long
 def test_one_silent_utterance_is_accepted(tmp_path: Path) -> None:
     validation = validate_rows(tmp_path / "quiet", with_changes(at("dev-0", 0), audio=SILENCE))
     assert validation.verdict == "pass"
     assert [(o.rule.name, o.checked) for o in validation.outcomes if o.unexpected] == [("audio_silent", 48)]
 
 
+@pytest.mark.long
 def test_report_lists_every_tolerated_row(tmp_path: Path) -> None:
     def early(split: Split, row: Utterance) -> bool:
         return split == "train" and row.turn < 3
@@ -359,6 +362,7 @@ def test_unreadable_files_and_an_empty_dataset_are_rejected(tmp_path: Path) -> N
     assert "reject" in render(empty, "nothing", "")
 
 
+@pytest.mark.long
 def test_selected_dialogues_only_are_validated(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", INFO, clean())
     validation = validate(
@@ -431,6 +435,7 @@ def test_rejected_run_writes_report_and_results(step: Step, tmp_path: Path) -> N
     }
 
 
+@pytest.mark.long
 def test_severity_settings_change_the_verdict(tmp_path: Path) -> None:
     rows = with_changes(at("dev-1", 3), label="hapy")
     warned = validate_rows(tmp_path / "warned", rows, severity={"label_declared": "warn"})
@@ -468,6 +473,7 @@ def test_quarantined_dialogues_are_removed_and_written_with_their_problem(step: 
     assert table["audio"][0].as_py()["bytes"] == clean()[6][1].audio
 
 
+@pytest.mark.long
 def test_findings_that_quarantine_cannot_resolve_are_rejected(tmp_path: Path) -> None:
     rows = with_changes(at("train-1", 3), label="hapy")
     above_share = validate_rows(tmp_path / "little", rows, quarantine=True)
@@ -485,6 +491,7 @@ def test_findings_that_quarantine_cannot_resolve_are_rejected(tmp_path: Path) ->
     assert uncovered.verdict == "reject"
 
 
+@pytest.mark.long
 def test_rejection_says_what_quarantine_would_do(tmp_path: Path) -> None:
     rows = with_changes(at("train-1", 3), label="hapy")
     helped = validate_rows(tmp_path / "helped", rows, max_quarantined_share=0.2)
@@ -503,12 +510,14 @@ def test_rejection_says_what_quarantine_would_do(tmp_path: Path) -> None:
     assert allowed.verdict == "warn" and not allowed.with_quarantine
 
 
+@pytest.mark.long
 def test_quarantine_keeps_the_test_copy_of_a_shared_dialogue(tmp_path: Path) -> None:
     validation = validate_rows(tmp_path / "data", shared_dialogue(), quarantine=True, max_quarantined_share=0.2)
     assert validation.verdict == "warn" and validation.quarantine
     assert validation.quarantine.dialogues == {"train": frozenset({"train-0"})}
 
 
+@pytest.mark.long
 def test_reference_is_unchanged_without_findings(step: Step, tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", INFO, clean())
     result = run_stage(step, tmp_path / "data", tmp_path / "out", quarantine=True)

@@ -100,6 +100,7 @@ def test_comparison_omits_differences_without_predictions(better: ComparedModel)
     assert "cover different test utterances" in words(render_comparison(better, replace(other, predictions=shuffled)))
 
 
+@pytest.mark.long
 def test_comparison_of_a_model_with_itself_is_zero(better: ComparedModel) -> None:
     seen = words(render_comparison(better, better))
     assert "no difference" in seen and "version 3 (first) is exactly as good as" in seen

@@ -221,6 +221,7 @@ class Listener(Watch):
         self.notes.append(message)
 
 
+@pytest.mark.long
 def test_out_of_memory_halves_the_micro_batch_and_keeps_the_step(
     reference: UtteranceSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

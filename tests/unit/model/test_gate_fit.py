@@ -84,6 +84,7 @@ def test_the_weights_say_which_expert_is_right() -> None:
     assert 0 < (weights - 1 / 3).abs().max() < 0.1
 
 
+@pytest.mark.long
 def test_a_worthless_expert_loses_its_weight() -> None:
     data = dialogues_of(seed=2, sizes=(20, 40, 20))
     trained = train_mixture(CONFIG, data, progress=Progress("t"))

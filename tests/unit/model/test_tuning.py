@@ -51,6 +51,7 @@ def scores(output: Path) -> list[tuple[dict[str, object], float | None]]:
     return [(trial.params, trial.value) for trial in stored_study(output).trials]
 
 
+@pytest.mark.long
 def test_search_is_reproducible_and_does_not_read_the_test_split(folder: Path, tmp_path: Path) -> None:
     data = open_embeddings(folder)
     result = search(data, tmp_path / "one")

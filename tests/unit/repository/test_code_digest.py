@@ -242,6 +242,7 @@ def test_what_counts_as_the_meaning_of_code(one: str, other: str, same: bool) ->
     assert (code_meaning(one) == code_meaning(other)) is same
 
 
+@pytest.mark.long
 def test_the_meaning_is_the_same_under_every_python_of_this_machine() -> None:
     """Keys are shared between machines: on this one, every installed version that is supported must agree."""
     code = (

@@ -315,6 +315,7 @@ def test_menu_lists_each_page_and_the_site_is_strict() -> None:
     assert listed == pages | set(reference().PAGES)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="mkdocs is not installed: make setup-dev")
 def test_site_builds_offline_and_rejects_a_dead_link(tmp_path: Path) -> None:
     def build(configuration: Path) -> subprocess.CompletedProcess[str]:

@@ -194,6 +194,7 @@ def test_dialogue_plot_shows_text_labels_and_missing_modalities() -> None:
     assert not shown_dialogue(timeline, runs.EXPERTS).has_texts
 
 
+@pytest.mark.long
 def test_report_marks_a_champion_with_other_labels_as_incomparable(tmp_path: Path) -> None:
     recorded = runs.held(tmp_path)
     whole = recorded.evaluate()
@@ -205,6 +206,7 @@ def test_report_marks_a_champion_with_other_labels_as_incomparable(tmp_path: Pat
     assert "not comparable" in seen and "it knows other labels than this dataset" in seen
 
 
+@pytest.mark.long
 def test_report_takes_under_three_seconds_when_warm(tmp_path: Path) -> None:
     report(runs.held(tmp_path / "first"), log=True)
     started = time.process_time()
@@ -237,6 +239,7 @@ def test_report_escapes_a_hostile_failure_message(tmp_path: Path) -> None:
     assert "<script" not in html and HOSTILE in read(html).text
 
 
+@pytest.mark.long
 def test_report_notes_missing_artifacts(tmp_path: Path) -> None:
     recorded = runs.deployed(tmp_path)
     for kind in ("UtteranceSet", "MoEModel", "EncoderCheckpoint", "GateVerdict", "ValidationReport"):
@@ -272,6 +275,7 @@ def test_report_renders_an_evaluation_with_missing_metrics(tmp_path: Path) -> No
     assert finite({"a": [float("nan"), 1.0], "b": float("inf")}) == {"a": [None, 1.0], "b": None}
 
 
+@pytest.mark.long
 def test_report_of_a_single_expert_omits_the_gate(tmp_path: Path) -> None:
     recorded = runs.held(tmp_path)
     whole = recorded.evaluate()
@@ -286,6 +290,7 @@ def test_report_of_a_single_expert_omits_the_gate(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.long
 def test_report_notes_a_collapsed_gate_and_its_leader(tmp_path: Path) -> None:
     recorded = runs.held(tmp_path)
     html, data = report(recorded)
@@ -305,6 +310,7 @@ def test_report_notes_a_collapsed_gate_and_its_leader(tmp_path: Path) -> None:
     assert "The gate has collapsed onto the text expert" in report(recorded)[0]
 
 
+@pytest.mark.long
 def test_report_renders_an_evaluation_without_curves(tmp_path: Path) -> None:
     recorded = runs.held(tmp_path)
     whole = recorded.evaluate()
@@ -427,6 +433,7 @@ def test_engine_runs_and_records_the_report_stage(tmp_path: Path) -> None:
     assert outcome.stages[-1].task == "report_run" and "did not finish" in outcome.reasons[0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("outcome", ["deployed", "held", "rejected"])
 def test_a_modality_that_hurts_on_dev_is_named_in_the_verdict(
     outcome: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -444,6 +451,7 @@ def test_a_modality_that_hurts_on_dev_is_named_in_the_verdict(
     assert page.count(sentence) == 2 and "speech + text: 0.600" in page and "text: 0.630, +3.0 [+1.0, +5.0]" in page
 
 
+@pytest.mark.long
 def test_without_a_comparison_no_modality_is_named(tmp_path: Path) -> None:
     assert "What each modality brings" not in report(runs.deployed(tmp_path))[0]
 

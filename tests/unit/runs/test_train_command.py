@@ -121,8 +121,8 @@ def test_killed_training_resumes_to_the_same_result(tmp_path: Path) -> None:
     ("arguments", "sentence"),
     [
         (["--ablate", "gat"], "did you mean 'gate'"),
-        (["--set", "mixture.hiden=3"], "did you mean 'hidden'"),
-        (["--embeddings", "nowhere"], "no such folder"),
+        pytest.param(["--set", "mixture.hiden=3"], "did you mean 'hidden'", marks=pytest.mark.long),
+        pytest.param(["--embeddings", "nowhere"], "no such folder", marks=pytest.mark.long),
     ],
 )
 def test_invalid_arguments_are_rejected_before_writing(arguments: list[str], sentence: str, tmp_path: Path) -> None:
