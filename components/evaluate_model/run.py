@@ -82,32 +82,24 @@ def run(
         report: folder of the output artifact.
         champion_digest: the champion's bundle, or ``none``.
     """
-    import numpy as np
-
     from components.evaluate_model.raw_utterances import columns_of, keys_of, read_raw_test
     from components.evaluate_model.robustness import CleanDialogues, Reembedding
     from mistere.data.utterances import UtteranceReader
     from mistere.evaluation.gate_timeline import liveliest
-    from mistere.evaluation.missing_modality import expected_absence, missing_modality_curve
-    from mistere.evaluation.split_metrics import Answers, measure, write_predictions
+    from mistere.evaluation.mixture_evaluation import evaluate_mixture
+    from mistere.evaluation.split_metrics import Answers, write_predictions
     from mistere.metrics.expert_gate import collapsed_gate
-    from mistere.metrics.missing_curve import curve_metrics
     from mistere.metrics.modality_choice import choice_metrics
     from mistere.model.embeddings import EmbeddedDialogues
-    from mistere.model.mixture.prediction import load_mixture, predict
+    from mistere.model.mixture.prediction import load_mixture
 
     mixture, temperature = load_mixture(model.path), model.manifest.temperature
     data = EmbeddedDialogues.open([speech, text]).only(list(mixture.dimensions))
-    test = data.split("test")
-    step.progress(f"predicting {counted(len(test), 'test dialogue')}")
-    read, labels = [data.read(dialogue) for dialogue in test], [dialogue.labels for dialogue in test]
-    names = [dialogue.dialogue_id for dialogue in test]
-    answers = predict(mixture, read, temperature)
-    true = np.concatenate(labels)
-    measured = measure(answers, true, names, data.labels, mixture.experts, config)
-    curve = missing_modality_curve(mixture, temperature, read, labels, names, len(data.labels), config)
-    metrics = measured.metrics | curve_metrics(curve) | expected_absence(mixture, read)
-    metrics |= choice_metrics(model.manifest.metrics)
+    step.progress(f"predicting {counted(len(data.split('test')), 'test dialogue')}")
+    evaluated = evaluate_mixture(mixture, temperature, data, config)
+    names, read, labels, answers = evaluated.names, evaluated.read, evaluated.labels, evaluated.answers
+    true = evaluated.true
+    metrics = evaluated.metrics | choice_metrics(model.manifest.metrics)
     if collapse := collapsed_gate(metrics, mixture.experts):
         step.progress.note(collapse)
     write_predictions(report / PREDICTIONS_FILE, answers, labels, names)
@@ -147,10 +139,10 @@ def run(
                 experts=mixture.experts,
                 test_digest=model.manifest.test_digest,
                 utterances=len(true),
-                dialogues=len(test),
+                dialogues=len(names),
                 metrics=metrics,
                 runtime=runtime,
-                confusion=measured.confusion.tolist(),
+                confusion=evaluated.confusion.tolist(),
                 champion=champion,
             )
         }

@@ -58,25 +58,14 @@ def run_trial(
         on_epoch: called after each epoch with its number and metrics.
         trained: the mixture, if it has been trained with these settings already.
     """
-    from mistere.evaluation.missing_modality import missing_modality_curve
-    from mistere.evaluation.split_metrics import measure
-    from mistere.metrics.missing_curve import curve_metrics
-    from mistere.model.mixture.prediction import predict
+    from mistere.evaluation.mixture_evaluation import evaluate_mixture
     from mistere.model.mixture.training import train_mixture
 
     if trained is None:
         trained = train_mixture(config, data, progress=Quiet("train"), checkpoints=checkpoints, on_epoch=on_epoch)
-    test = data.split("test")
-    read, labels = [data.read(dialogue) for dialogue in test], [dialogue.labels for dialogue in test]
-    answers = predict(trained.model, read, trained.temperature)
-    names = [dialogue.dialogue_id for dialogue in test]
-    measured = measure(answers, np.concatenate(labels), names, data.labels, trained.model.experts, evaluation)
-    curve = missing_modality_curve(
-        trained.model, trained.temperature, read, labels, names, len(data.labels), evaluation
-    )
-    metrics = measured.metrics | curve_metrics(curve)
-    metrics |= {"dev.weighted_f1": trained.dev_weighted_f1, "epoch": float(trained.epoch)}
-    return Trial(config.seed, trained, answers, metrics)
+    evaluated = evaluate_mixture(trained.model, trained.temperature, data, evaluation)
+    metrics = evaluated.metrics | {"dev.weighted_f1": trained.dev_weighted_f1, "epoch": float(trained.epoch)}
+    return Trial(config.seed, trained, evaluated.answers, metrics)
 
 
 def seeds_of(config: MixtureConfig, count: int) -> list[MixtureConfig]:

@@ -1,0 +1,70 @@
+"""A mixture on the test split of its embeddings: predictions, and the metrics that need nothing but them.
+
+The pipeline, ``mistere train`` and ``mistere register`` evaluate with this function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mistere.config.evaluation import EvaluationConfig
+from mistere.evaluation.missing_modality import expected_absence, missing_modality_curve
+from mistere.evaluation.split_metrics import measure
+from mistere.metrics.missing_curve import curve_metrics
+from mistere.model.embeddings import EmbeddedDialogues
+from mistere.model.mixture.prediction import predict
+
+if TYPE_CHECKING:
+    from mistere.model.mixture.mixture import MixtureOfExperts
+    from mistere.model.mixture.prediction import DialoguePrediction, Embeddings
+
+
+@dataclass(frozen=True)
+class MixtureEvaluation:
+    """A mixture's predictions of D test dialogues with N utterances, and their metrics.
+
+    Attributes:
+        names: of the dialogues.
+        read: their embeddings.
+        labels: classes ``[n]`` of each dialogue.
+        answers: the prediction of each dialogue.
+        metrics: flat metrics of the test split, with the curve of missing modalities.
+        confusion: counts ``[C, C]``.
+    """
+
+    names: list[str]
+    read: Sequence[Embeddings]
+    labels: list[np.ndarray]
+    answers: list[DialoguePrediction]
+    metrics: dict[str, float]
+    confusion: np.ndarray
+
+    @property
+    def true(self) -> np.ndarray:
+        """Classes ``[N]``, dialogue after dialogue."""
+        return np.concatenate(self.labels)
+
+
+def evaluate_mixture(
+    mixture: MixtureOfExperts, temperature: float, data: EmbeddedDialogues, config: EvaluationConfig
+) -> MixtureEvaluation:
+    """Predict test once and measure it.
+
+    Args:
+        mixture: in evaluation mode.
+        temperature: its calibration.
+        data: embeddings of the mixture's modalities.
+        config: resamples and seed.
+    """
+    test = data.split("test")
+    read, labels = [data.read(dialogue) for dialogue in test], [dialogue.labels for dialogue in test]
+    names = [dialogue.dialogue_id for dialogue in test]
+    answers = predict(mixture, read, temperature)
+    measured = measure(answers, np.concatenate(labels), names, data.labels, mixture.experts, config)
+    curve = missing_modality_curve(mixture, temperature, read, labels, names, len(data.labels), config)
+    metrics = measured.metrics | curve_metrics(curve) | expected_absence(mixture, read)
+    return MixtureEvaluation(names, read, labels, answers, metrics, measured.confusion)
