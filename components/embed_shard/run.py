@@ -229,7 +229,7 @@ class _Extraction:
         from mistere.model.encoders.inputs import Transcript
 
         items: list[_Item] = []
-        for utterance in self._reader.read(part, audio=self._speech, text=not self._speech):
+        for utterance in self._reader.read(part, (self._embedder.modality,)):
             context = self._previous.of(part.split, utterance)
             content = utterance.audio if self._speech else utterance.text and Transcript(utterance.text, context)
             key = content_key(content) if content else None
@@ -249,7 +249,7 @@ class _Extraction:
         try:
             return self._embedder.prepare(item.utterance, item.context)
         except AudioError as error:
-            message = undecodable(item.split, item.utterance, error)
+            message = undecodable(item.split, item.utterance, self._embedder.modality, error)
             if self._config.undecodable == "fail":
                 raise DataError(message) from error
             item.undecodable = message

@@ -162,7 +162,7 @@ def _unchanged(utterance: Utterance, _: np.random.Generator) -> Utterance:
 
 def _in_windows(reader: UtteranceReader, modality: str, indices: Mapping[str, int]) -> Iterator[list[list[Utterance]]]:
     window: list[list[Utterance]] = []
-    for dialogue in reader.dialogues("test", audio=modality == "speech", text=modality == "text"):
+    for dialogue in reader.dialogues("test", (modality,)):
         if dialogue[0].dialogue_id not in indices:
             continue
         window.append(dialogue)

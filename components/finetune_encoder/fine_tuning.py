@@ -131,7 +131,6 @@ def _spool(
     spool = FeatureSpool(folder)
     classes = {label: index for index, label in enumerate(reader.reference.labels)}
     total = reader.reference.rows[split]
-    speech = family.modality == "speech"
     previous = PreviousTurns(reader, config.context_turns, (split,))
 
     def prepare(utterance: Utterance) -> tuple[Features, int] | AudioError | None:
@@ -139,12 +138,12 @@ def _spool(
             value = encoder_input(family.modality, utterance, config, previous.of(split, utterance))
         except AudioError as error:
             if config.undecodable == "fail":
-                raise DataError(undecodable(split, utterance, error)) from error
+                raise DataError(undecodable(split, utterance, family.modality, error)) from error
             return error
         return None if value is None else (family.prepare(value), classes[utterance.label])
 
     skipped = 0
-    stream = reader.stream(split, audio=speech, text=not speech)
+    stream = reader.stream(split, (family.modality,))
     for count, example in enumerate(prepared(prepare, stream), 1):
         if isinstance(example, AudioError):
             skipped += 1

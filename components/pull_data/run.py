@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from mistere.common.parsing.documents import ParseError
 from mistere.common.parsing.parquet import open_parquet
 from mistere.common.splits import SPLITS, Split
 from mistere.config.data import DataConfig
-from mistere.data.dataset import MODALITY_COLUMNS, REQUIRED_COLUMNS, load_info, read_batches, split_of
+from mistere.data.dataset import REQUIRED_COLUMNS, load_info, read_batches, split_of
 from mistere.data.dvc_remote import RemoteData, selected_dialogues
 from mistere.data.shard_modalities import shard_modalities
 from mistere.engine.stage import Result, Stage, Step
@@ -66,7 +67,7 @@ def describe(remote: str, digest: str, max_dialogues: int | None = None) -> Utte
         raise DataError(
             f"dataset {info.name!r} has no {empty[0]} split: expected {empty[0]}-*.parquet beside dataset.yaml."
         )
-    facts = {name: _facts(name, path) for name, path in sorted(shard_files.items())}
+    facts = {name: _facts(name, path, info.kinds) for name, path in sorted(shard_files.items())}
     selection = selected_dialogues(by_split, max_dialogues)
     counts = {split: _count(paths, selection[split]) for split, paths in by_split.items()}
     shards = [
@@ -93,7 +94,8 @@ def describe(remote: str, digest: str, max_dialogues: int | None = None) -> Utte
         shards=shards,
         rows={split: rows for split, (rows, _) in counts.items()},
         dialogues={split: dialogues for split, (_, dialogues) in counts.items()},
-        modalities=[name for name in MODALITY_COLUMNS if any(name in fact.modalities for fact in facts.values())],
+        modalities=[name for name in info.kinds if any(name in fact.modalities for fact in facts.values())],
+        kinds=info.kinds,
         max_dialogues=max_dialogues,
         test_digest=_test_digest(info.labels, shards, selection["test"]),
     )
@@ -120,7 +122,7 @@ def _dataset_home(listing: dict[str, str]) -> str:
     return homes[0]
 
 
-def _facts(name: str, path: Path) -> _ShardFacts:
+def _facts(name: str, path: Path, kinds: Mapping[str, str]) -> _ShardFacts:
     """Rows and modalities of a shard, from its footer; no data page is read."""
     try:
         with open_parquet(path) as file:
@@ -134,7 +136,7 @@ def _facts(name: str, path: Path) -> _ShardFacts:
     missing = [column for column in REQUIRED_COLUMNS if column not in columns]
     if missing:
         raise DataError(f"{name} lacks the column {missing[0]!r}: every utterance needs a value in it.")
-    return _ShardFacts(metadata.num_rows, shard_modalities(metadata))
+    return _ShardFacts(metadata.num_rows, shard_modalities(metadata, kinds))
 
 
 def _count(shards: list[Path], selection: frozenset[str] | None) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from mistere.common.errors import MistereError, UsageError
 from mistere.common.modalities import MODALITIES
 from mistere.common.parsing.parquet import open_parquet
 from mistere.config.loader import Config
-from mistere.data.dataset import MODALITY_COLUMNS, split_of
+from mistere.data.dataset import split_of
 from mistere.data.dvc_remote import RemoteData
 from mistere.data.shard_modalities import shard_modalities
 from mistere.engine.stage import load_stage
@@ -79,4 +79,4 @@ def _modalities(remote: str, digest: str) -> frozenset[str]:
                 present |= shard_modalities(file.metadata)
         return frozenset(present)
     except (MistereError, OSError, ValueError):
-        return frozenset(MODALITY_COLUMNS)
+        return frozenset(MODALITIES)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,12 +20,14 @@ class Declared:
         labels: in order.
         language: a tag such as ``en``.
         speaker_disjoint: whether it promises that no speaker is in two splits.
+        modalities: the kinds of the modalities beside speech and text.
     """
 
     name: str
     labels: Sequence[str]
     language: str
     speaker_disjoint: bool
+    modalities: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

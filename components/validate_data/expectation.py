@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 S = TypeVar("S", bound=ValidationSettings)
 Check = tuple[str, Mapping[str, Any]]
 """A class of ``great_expectations.expectations``, and its arguments."""
-Layer = Literal["Table", "Labels", "Dialogues", "Text", "Audio", "Text and audio", "Splits", "Drift"]
+Layer = Literal["Table", "Labels", "Dialogues", "Text", "Audio", "Text and audio", "Modalities", "Splits", "Drift"]
 LAYERS: Final[tuple[Layer, ...]] = (
     "Table",
     "Labels",
@@ -24,6 +24,7 @@ LAYERS: Final[tuple[Layer, ...]] = (
     "Text",
     "Audio",
     "Text and audio",
+    "Modalities",
     "Splits",
     "Drift",
 )

@@ -40,7 +40,7 @@ def affected_dialogues(outcomes: Sequence[ExpectationOutcome], tables: Mapping[s
         if outcome.status != "fail":
             continue
         failing = tables[outcome.rule.table].loc[list(outcome.failing)]
-        if outcome.rule.table in {"utterances", "dialogues"}:
+        if outcome.rule.table in {"utterances", "cells", "dialogues"}:
             affected = failing[["split", "dialogue_id"]]
             if not len(affected) or affected["dialogue_id"].isna().any():
                 return None
@@ -63,18 +63,25 @@ def _of_earlier_splits(rows: pd.DataFrame, same: str) -> pd.DataFrame:
     return rows.loc[order < order.groupby(rows[same]).transform("max"), ["split", "dialogue_id"]]
 
 
-def problems(outcomes: Sequence[ExpectationOutcome], rows: pd.DataFrame) -> dict[tuple[str, int], str]:
+def problems(
+    outcomes: Sequence[ExpectationOutcome], rows: pd.DataFrame, cells: pd.DataFrame
+) -> dict[tuple[str, int], str]:
     """What is wrong with single utterances, in words, by shard and row."""
     titles: dict[tuple[str, int], list[str]] = {}
     for outcome in outcomes:
-        if outcome.status == "fail" and outcome.rule.table == "utterances":
-            for shard, row in rows.loc[list(outcome.failing), ["shard", "row"]].itertuples(index=False):
+        table = {"utterances": rows, "cells": cells}.get(outcome.rule.table)
+        if outcome.status == "fail" and table is not None:
+            for shard, row in table.loc[list(outcome.failing), ["shard", "row"]].itertuples(index=False):
                 titles.setdefault((shard, int(row)), []).append(outcome.rule.title)
     return {row: "; ".join(f"not met: {title}" for title in unmet) for row, unmet in titles.items()}
 
 
 def write_quarantine(
-    path: Path, files: Sequence[ShardFile], aside: Names, problem_of: Mapping[tuple[str, int], str]
+    path: Path,
+    files: Sequence[ShardFile],
+    aside: Names,
+    problem_of: Mapping[tuple[str, int], str],
+    modalities: Mapping[str, str] | None = None,
 ) -> int:
     """Write the quarantined dialogues as a stream; return the number of utterances.
 
@@ -83,12 +90,13 @@ def write_quarantine(
         files: the dataset's shards.
         aside: the dialogues.
         problem_of: what is wrong with single utterances, by shard and row.
+        modalities: the modalities beside speech and text, and their kinds.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    form = schema()
+    form = schema(modalities)
     columns = pa.schema([("split", pa.string()), *form, ("problem", pa.string())])
     total = 0
     with pq.ParquetWriter(path, columns, compression="zstd") as writer:

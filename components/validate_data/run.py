@@ -15,6 +15,7 @@ from components.validate_data.verdict import Quarantine, Validation, results_jso
 from mistere.artifacts.io import ArtifactHandle, open_artifact
 from mistere.artifacts.manifests import DataProfile, ModelBundle, UtteranceSet, ValidationReport, canonical_digest
 from mistere.common.errors import ArtifactError
+from mistere.common.modalities import IMPLICIT_KINDS
 from mistere.common.splits import SPLITS
 from mistere.config.validation import ValidationSettings
 from mistere.data.dvc_remote import selected_dialogues, shard_paths
@@ -60,7 +61,8 @@ def run(
     paths = shard_paths(reference)
     digests = {shard.name: shard.md5 for shard in reference.shards}
     files = [ShardFile(split, path, name, digests[name]) for split in SPLITS for name, path in paths[split].items()]
-    declared = Declared(reference.name, reference.labels, reference.language, reference.speaker_disjoint)
+    further = {name: kind for name, kind in reference.kinds.items() if name not in IMPLICIT_KINDS}
+    declared = Declared(reference.name, reference.labels, reference.language, reference.speaker_disjoint, further)
     validation = validate(
         files,
         declared,
@@ -69,7 +71,7 @@ def run(
         dialogues=selected_dialogues(
             {split: list(shards.values()) for split, shards in paths.items()}, reference.max_dialogues
         ),
-        cache=FactsCache(step.store, reference.language, config.silence_dbfs),
+        cache=FactsCache(step.store, reference.language, config.silence_dbfs, further),
         on_progress=step.progress,
     )
     write_report(validation, files, report, reference.dvc_digest)
@@ -96,8 +98,10 @@ def write_report(validation: Validation, files: list[ShardFile], folder: Path, d
     (folder / RESULTS).write_text(results_json(validation.outcomes, validation.verdict), encoding="utf-8")
     (folder / REPORT).write_text(render(validation, validation.profile.name, digest), encoding="utf-8")
     if validation.quarantine:
-        problem_of = problems(validation.outcomes, validation.facts.utterances)
-        write_quarantine(folder / QUARANTINE_FILE, files, validation.quarantine.dialogues, problem_of)
+        problem_of = problems(validation.outcomes, validation.facts.utterances, validation.facts.cells)
+        write_quarantine(
+            folder / QUARANTINE_FILE, files, validation.quarantine.dialogues, problem_of, validation.modalities
+        )
 
 
 def report_manifest(validation: Validation) -> ValidationReport:

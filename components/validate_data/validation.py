@@ -50,6 +50,7 @@ def validate(
         dialogues=dialogues,
         cache=cache,
         on_progress=on_progress,
+        modalities=declared.modalities,
     )
     validation = _check(facts, declared, config, before)
     if not validation.failed:
@@ -72,7 +73,16 @@ def _check(facts: Facts, declared: Declared, config: ValidationSettings, before:
     columns = facts.columns
     unusable = frozenset(columns.loc[columns["status"] != "ok", "column"])
     outcomes = evaluate(rules(dataset, config), checked, unusable)
-    return Validation(tuple(declared.labels), facts, checked, tuple(outcomes), tuple(distances), profile, before)
+    return Validation(
+        tuple(declared.labels),
+        facts,
+        checked,
+        tuple(outcomes),
+        tuple(distances),
+        profile,
+        before,
+        modalities=declared.modalities,
+    )
 
 
 def _with_quarantine(validation: Validation, declared: Declared, config: ValidationSettings) -> Validation:

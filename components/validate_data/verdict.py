@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from components.validate_data.facts.dataset_facts import Facts
@@ -74,6 +74,7 @@ class Validation:
         quarantine: the quarantined dialogues; the rest has no blocking finding. None if nothing is.
         refused: why setting dialogues aside did not help, if it was allowed.
         with_quarantine: what setting dialogues aside would do, if the dataset is rejected and it was not allowed.
+        modalities: the kinds of the modalities beside speech and text.
     """
 
     labels: tuple[str, ...]
@@ -86,6 +87,7 @@ class Validation:
     quarantine: Quarantine | None = None
     refused: str = ""
     with_quarantine: str = ""
+    modalities: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def failed(self) -> list[str]:

@@ -22,7 +22,7 @@ from mistere.artifacts.identities import (
     gather_encoders,
     gather_fields,
 )
-from mistere.common.modalities import Modality
+from mistere.common.modalities import IMPLICIT_KINDS
 from mistere.common.names import Md5, OneLine, RelativeName, Segment, problem, shown
 from mistere.common.splits import Split
 
@@ -121,7 +121,12 @@ class UtteranceSet(Manifest):
     shards: list[DatasetShard]
     rows: dict[str, int] = Field(description="Utterances per split, after the selection of dialogues.")
     dialogues: dict[str, int]
-    modalities: list[str]
+    modalities: list[str] = Field(description="The modalities of which a shard has a value.")
+    kinds: dict[Segment, str] = Field(
+        default_factory=lambda: dict(IMPLICIT_KINDS),
+        exclude_if=lambda kinds: kinds == IMPLICIT_KINDS,  # manifests without others keep their digests
+        description="The kind of every modality that the dataset declares, present or not.",
+    )
     max_dialogues: int | None = None
     quarantined: dict[str, list[str]] = Field(
         default_factory=dict, description="Dialogues per split that validation excluded; no stage reads them."
@@ -159,7 +164,7 @@ class EncoderCheckpoint(Manifest):
     """A fine-tuned utterance encoder without its base weights, which are a separate artifact."""
 
     schema_version: int = 2
-    modality: Modality
+    modality: Segment
     absent: bool = False
     labels: list[str] = Field(default_factory=list)
     encoder: EncoderDescription = EncoderDescription()
@@ -184,7 +189,7 @@ class _Embeddings(Manifest):
     """``utterances.parquet`` and, row-aligned, ``<modality>.npy`` (float32 ``[rows, dimension]``, NaN row = missing)."""
 
     schema_version: int = 2
-    modality: Modality
+    modality: Segment
     absent: bool = False
     dimension: int = 0
     labels: list[str] = Field(default_factory=list)

@@ -1,8 +1,36 @@
-"""The modalities of an utterance: the one place that names them all."""
+"""The names of the modalities that every dataset has by itself, and the value of any modality of an utterance."""
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
 
-Modality = Literal["speech", "text"]
-MODALITIES: tuple[Modality, ...] = get_args(Modality)
+Modality = str
+"""The name of a modality: ``speech``, ``text``, or one that a dataset declares."""
+SPEECH: Final = "speech"
+TEXT: Final = "text"
+IMPLICIT_KINDS: Final[Mapping[str, str]] = {SPEECH: "audio", TEXT: "text"}
+"""The modalities that a dataset need not declare, and their kinds (:mod:`mistere.data.kinds`)."""
+MODALITIES: Final[tuple[Modality, ...]] = tuple(IMPLICIT_KINDS)
+
+
+class HasModalities(Protocol):
+    """An object with a transcript and encoded audio, either of which may be None.
+
+    It may have further modalities in ``others``, a mapping of their names to their cells.
+    """
+
+    @property
+    def text(self) -> str | None: ...
+
+    @property
+    def audio(self) -> bytes | None: ...
+
+
+def cell_of(utterance: HasModalities, modality: str) -> Any | None:
+    """The value of a modality of an utterance; None if it has none."""
+    if modality == SPEECH:
+        return utterance.audio
+    if modality == TEXT:
+        return utterance.text
+    return getattr(utterance, "others", {}).get(modality)

@@ -131,7 +131,8 @@ class EncoderConfig(SeededSection):
         max_seconds: longer utterances are cropped to this length.
         excerpt_seconds: in training, a random excerpt of this length stands for a longer utterance, another one in each epoch;
             speech only. Not set: the whole utterance. Dev, test and predictions always use whole utterances.
-        undecodable: what to do with an utterance whose audio does not decode: ``fail``, or treat it as ``missing``.
+        max_frames: images of an utterance that are used at most; of more, as many evenly spread over the utterance.
+        undecodable: what to do with an utterance whose audio (or image, or vector) does not decode: ``fail``, or treat it as ``missing``.
         crop: the part to use of an utterance longer than ``max_seconds``.
         tracking: log the training curve to MLflow.
     """
@@ -176,6 +177,7 @@ class EncoderConfig(SeededSection):
     max_seconds: float = Field(default=30.0, gt=0)
     crop: Literal["start", "middle", "end"] = "start"
     excerpt_seconds: float | None = Field(default=None, ge=0.1)
+    max_frames: int = Field(default=8, gt=0, le=64)
     undecodable: Literal["fail", "missing"] = "fail"
     tracking: bool = False
     extraction: ExtractionSettings = ExtractionSettings()
@@ -199,7 +201,7 @@ class EncoderConfig(SeededSection):
         return self.model_dump(mode="json", exclude={*self.outside_key, "device", "processes", "num_nodes"})
 
 
-PREPROCESSING = frozenset({"max_tokens", "min_seconds", "max_seconds", "crop", "context_turns", "prompt"})
+PREPROCESSING = frozenset({"max_tokens", "min_seconds", "max_seconds", "crop", "context_turns", "prompt", "max_frames"})
 """Settings that determine the input of an encoder."""
 
 

@@ -7,7 +7,7 @@ import math
 from fractions import Fraction
 from typing import TYPE_CHECKING, NamedTuple
 
-from mistere.common.errors import MistereError
+from mistere.data.kinds.kind import UnreadableError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +26,7 @@ _FLAC_RATE = 65_535
 """Hz; FLAC cannot state every higher rate."""
 
 
-class AudioError(MistereError):
+class AudioError(UnreadableError):
     """Audio that cannot be used; the message is one sentence."""
 
 

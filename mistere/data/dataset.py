@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,21 +16,26 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from mistere.common.errors import DataError, UsageError
-from mistere.common.modalities import Modality
+from mistere.common.modalities import IMPLICIT_KINDS, SPEECH, TEXT
+from mistere.common.names import shown
 from mistere.common.parsing.documents import ParseError, read_yaml
 from mistere.common.parsing.parquet import open_parquet, row_batches
 from mistere.common.splits import Split
-from mistere.data.text_repair import is_blank
+from mistere.data.kinds import kind_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
 REQUIRED_COLUMNS = ("dialogue_id", "turn", "label")
-MODALITY_COLUMNS: dict[Modality, str] = {"speech": "audio.bytes", "text": "text"}
-"""The column that holds each modality, as a path in the parquet schema."""
 ROWS_PER_GROUP = 128
 MAX_SHARD_BYTES = 256 * 1024 * 1024
+_MODALITY_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+_RESERVED = frozenset(
+    {"dialogue_id", "turn", "label", "speaker", "role", "split", "text", "audio", "speech", "cross_modal"}
+)
+"""Names that the dataset form, the mixture or the endpoint uses for something else."""
+_RESERVED_ENDINGS = ("_embedding", "_uri", "_digest")
 _SHARD_NAME = re.compile(r"^(train|dev|test)-.*\.parquet$")
 
 
@@ -48,6 +53,16 @@ class DatasetInfo(BaseModel):
     speaker_disjoint: bool
     synthetic: bool = False
     source: str = ""
+    modalities: dict[str, str] = Field(
+        default_factory=dict,
+        exclude_if=lambda modalities: not modalities,  # the files of a dataset without it keep their digest
+        description="Kinds of the modalities beside speech and text: ``face: frames``. Each is a column of its name.",
+    )
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """The kind of every modality, of speech and text too."""
+        return {**IMPLICIT_KINDS, **self.modalities}
 
     @field_validator("labels")
     @classmethod
@@ -58,10 +73,29 @@ class DatasetInfo(BaseModel):
             raise ValueError("a label is a word without commas")
         return labels
 
+    @field_validator("modalities")
+    @classmethod
+    def _modalities_are_known(cls, modalities: dict[str, str]) -> dict[str, str]:
+        for name, kind in modalities.items():
+            if not _MODALITY_NAME.fullmatch(name) or name in _RESERVED or name.endswith(_RESERVED_ENDINGS):
+                raise ValueError(
+                    f"{shown(name)} cannot be the name of a modality: choose up to 40 lower-case letters, digits and _, other "
+                    f"than {', '.join(sorted(_RESERVED))}, and not ending in {' or '.join(_RESERVED_ENDINGS)}"
+                )
+            try:
+                kind_of(kind)
+            except UsageError as error:
+                raise ValueError(f"{name}: {str(error).removesuffix('.')}") from error
+        return modalities
+
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """One row. ``audio`` holds an encoded file of an accepted format; ``speaker`` is used only to check the splits."""
+    """One row. ``audio`` holds an encoded file of an accepted format; ``speaker`` is used only to check the splits.
+
+    ``others`` holds the cells of further modalities by name, as their kinds read them; :func:`mistere.common.modalities.cell_of`
+    returns the one of any modality.
+    """
 
     dialogue_id: str
     turn: int
@@ -69,20 +103,27 @@ class Utterance:
     text: str | None = None
     audio: bytes | None = None
     speaker: str | None = None
+    others: Mapping[str, Any] = field(default_factory=dict)
 
 
-def schema() -> pa.Schema:
-    """The parquet schema that :func:`write_dataset` writes; ``audio`` is the Hugging Face ``Audio`` struct."""
+def schema(modalities: Mapping[str, str] | None = None) -> pa.Schema:
+    """The parquet schema that :func:`write_dataset` writes; ``audio`` is the Hugging Face ``Audio`` struct.
+
+    Args:
+        modalities: the kinds of further modalities, whose columns follow the others.
+    """
     import pyarrow as pa
 
+    further = [(kind_of(kind).column(name), kind_of(kind).arrow_type()) for name, kind in (modalities or {}).items()]
     return pa.schema(
         [
             ("dialogue_id", pa.string()),
             ("turn", pa.int32()),
-            ("text", pa.string()),
-            ("audio", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+            ("text", kind_of("text").arrow_type()),
+            ("audio", kind_of("audio").arrow_type()),
             ("label", pa.string()),
             ("speaker", pa.string()),
+            *further,
         ]
     )
 
@@ -179,8 +220,7 @@ def _row_batches(
 def read_utterances(
     shards: Sequence[Path],
     *,
-    audio: bool = True,
-    text: bool = True,
+    modalities: Mapping[str, str] = IMPLICIT_KINDS,
     dialogues: frozenset[str] | None = None,
     without: frozenset[str] = frozenset(),
     rows: tuple[int, int] | None = None,
@@ -189,43 +229,60 @@ def read_utterances(
 
     Args:
         shards: parquet files, in order.
-        audio: read the audio bytes too (the bulk of the data).
-        text: read the transcript too.
+        modalities: the modalities to read and their kinds. Audio and images are the bulk of the data.
         dialogues: keep only these dialogues; None keeps all.
         without: leave these dialogues out.
         rows: half-open range of rows to read of each shard; None reads all.
 
     Raises:
-        DataError: a required column is missing or a shard is unreadable.
+        DataError: a required column is missing, a column is of another kind, or a shard is unreadable.
     """
-    columns = [*REQUIRED_COLUMNS, *(["text"] if text else []), *(["audio"] if audio else []), "speaker"]
+    columns = [*REQUIRED_COLUMNS, *(kind_of(kind).column(name) for name, kind in modalities.items()), "speaker"]
     for batch in read_batches(shards, columns, rows=rows):
-        missing = [name for name in REQUIRED_COLUMNS if name not in batch.schema.names]
+        present = set(batch.schema.names)
+        missing = [name for name in REQUIRED_COLUMNS if name not in present]
         if missing:
             raise DataError(f"a shard lacks the column {missing[0]!r}; every utterance needs one.")
-        for row in batch.to_pylist():
-            name = row["dialogue_id"]
+        absent = [None] * len(batch)
+        names, turns, labels = (batch.column(name).to_pylist() for name in REQUIRED_COLUMNS)
+        speakers = batch.column("speaker").to_pylist() if "speaker" in present else absent
+        cells = {name: _cells(batch, name, kind) for name, kind in modalities.items()}
+        texts, clips = cells.pop(TEXT, absent), cells.pop(SPEECH, absent)
+        for index, name in enumerate(names):
             if name not in without and (dialogues is None or name in dialogues):
                 yield Utterance(
-                    dialogue_id=row["dialogue_id"],
-                    turn=row["turn"],
-                    label=row["label"],
-                    text=_text(row.get("text")),
-                    audio=(row.get("audio") or {}).get("bytes") or None,
-                    speaker=row.get("speaker"),
+                    dialogue_id=name,
+                    turn=turns[index],
+                    label=labels[index],
+                    text=texts[index],
+                    audio=clips[index],
+                    speaker=speakers[index],
+                    others={other: values[index] for other, values in cells.items() if values[index] is not None},
                 )
 
 
-def _text(text: str | None) -> str | None:
-    """A transcript; None if it has no visible character."""
-    return None if text is None or is_blank(text) else text
+def _cells(batch: pa.RecordBatch, modality: str, kind_name: str) -> list[Any]:
+    """The cells of a modality; None everywhere if the shard has no such column."""
+    kind = kind_of(kind_name)
+    column = kind.column(modality)
+    if column not in batch.schema.names:
+        return [None] * len(batch)
+    values = batch.column(column)
+    if not kind.can_read(values.type):
+        raise DataError(
+            f"the column {column!r} of a shard is {values.type}; for the modality {modality} it must be {kind.stored_as}: write it "
+            "again, or correct the kind in dataset.yaml."
+        )
+    return kind.cells(values)
 
 
 class _SplitWriter:
     """Writes the shards of one split, ``<split>-00000.parquet`` and so on, each below the size limit."""
 
-    def __init__(self, directory: Path, split: Split, max_shard_bytes: int) -> None:
+    def __init__(self, directory: Path, split: Split, max_shard_bytes: int, modalities: Mapping[str, str]) -> None:
         self._directory, self._split, self._max_bytes = directory, split, max_shard_bytes
+        self._schema = schema(modalities)
+        self._kinds = {name: kind_of(kind) for name, kind in modalities.items()}
         self._pending: list[Utterance] = []
         self._writer: Any = None
         self._bytes = 0
@@ -234,6 +291,9 @@ class _SplitWriter:
     def add(self, utterance: Utterance) -> None:
         self._pending.append(utterance)
         self._bytes += len(utterance.audio or b"") + len(utterance.text or "") + 64
+        self._bytes += sum(
+            self._kinds[name].size(cell) for name, cell in utterance.others.items() if name in self._kinds
+        )
         if len(self._pending) >= ROWS_PER_GROUP:
             self._flush()
 
@@ -245,19 +305,25 @@ class _SplitWriter:
             return
         if self._writer is None:
             path = self._directory / f"{self._split}-{self._shard:05d}.parquet"
-            self._writer = pq.ParquetWriter(path, schema(), compression="zstd")
+            self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
+        text, audio = kind_of("text"), kind_of("audio")
         rows = [
             {
                 "dialogue_id": u.dialogue_id,
                 "turn": u.turn,
-                "text": _text(u.text),
-                "audio": None if u.audio is None else {"bytes": u.audio, "path": None},
+                "text": None if u.text is None else text.write(u.text),
+                "audio": None if u.audio is None else audio.write(u.audio),
                 "label": u.label,
                 "speaker": u.speaker,
+                **{
+                    kind.column(name): kind.write(u.others[name])
+                    for name, kind in self._kinds.items()
+                    if u.others.get(name) is not None
+                },
             }
             for u in self._pending
         ]
-        self._writer.write_table(pa.Table.from_pylist(rows, schema=schema()))
+        self._writer.write_table(pa.Table.from_pylist(rows, schema=self._schema))
         self._pending = []
         if self._bytes >= self._max_bytes * 0.9:
             self._finish_shard()
@@ -285,7 +351,8 @@ def write_dataset(
     Args:
         directory: directory of the new dataset; must not exist or be empty.
         info: becomes ``dataset.yaml``.
-        rows: utterances with their split, dialogue by dialogue and turn by turn.
+        rows: utterances with their split, dialogue by dialogue and turn by turn. Cells of modalities that ``info`` does not declare
+            are left out.
         max_shard_bytes: upper bound of a shard's size; a shard is closed when it comes near it.
 
     Returns:
@@ -303,7 +370,7 @@ def write_dataset(
     counts: dict[Split, int] = {}
     try:
         for split, utterance in rows:
-            writer = writers.setdefault(split, _SplitWriter(partial, split, max_shard_bytes))
+            writer = writers.setdefault(split, _SplitWriter(partial, split, max_shard_bytes, info.modalities))
             writer.add(utterance)
             counts[split] = counts.get(split, 0) + 1
         for writer in writers.values():

@@ -21,6 +21,7 @@ from mistere.common.splits import SPLITS, Split
 from mistere.data.audio import AudioError, extent
 from mistere.data.dataset import DatasetInfo, load_info, read_utterances, split_of
 from mistere.data.dvc_remote import RemoteData
+from mistere.data.kinds import kind_of
 from mistere.data.versions import PinnedData
 
 MAX_EXAMPLES = 10
@@ -71,6 +72,7 @@ class DataDiff(BaseModel):
         moved: utterances that are in another split now.
         text: utterances with another transcript.
         audio: utterances with another recording.
+        others: by further modality, utterances with another value of it.
         label: utterances with another label.
         relabelled: number of utterances for each change of label.
         speakers_added: new speakers.
@@ -90,6 +92,7 @@ class DataDiff(BaseModel):
     moved: Rows = Field(default_factory=Rows)
     text: Rows = Field(default_factory=Rows)
     audio: Rows = Field(default_factory=Rows)
+    others: dict[str, Rows] = Field(default_factory=dict, exclude_if=lambda others: not others)
     label: Rows = Field(default_factory=Rows)
     relabelled: dict[str, int] = {}
     speakers_added: list[str] = []
@@ -107,6 +110,7 @@ class _Row:
     label: str
     text: bytes
     audio: bytes
+    others: Mapping[str, bytes]
 
 
 _Key = tuple[Split, str, int]
@@ -206,17 +210,17 @@ def diff_datasets(before: PinnedData, after: PinnedData) -> DataDiff:
 def _read(version: _Version, name: str, rows: dict[_Key, _Row] | None) -> _Totals:
     """The totals of a shard; adds its rows to ``rows`` unless that is None."""
     try:
-        return _read_shard(version.paths[name], name, rows)
+        return _read_shard(version.paths[name], name, version.info.kinds, rows)
     except DataError as error:
         reason = str(error).replace(version.paths[name].name, "the shard")  # in the cache a file is named by its digest
         raise DataError(f"version {version.digest}, {name}: {reason}") from error
 
 
-def _read_shard(path: Path, name: str, rows: dict[_Key, _Row] | None) -> _Totals:
+def _read_shard(path: Path, name: str, kinds: Mapping[str, str], rows: dict[_Key, _Row] | None) -> _Totals:
     split = split_of(name)
     assert split is not None
     totals = _Totals(dialogues={split: set()}, seconds={split: []})
-    for utterance in read_utterances([path]):
+    for utterance in read_utterances([path], modalities=kinds):
         totals.rows[split] += 1
         totals.labels[str(utterance.label)] += 1
         totals.dialogues[split].add(str(utterance.dialogue_id))
@@ -231,7 +235,8 @@ def _read_shard(path: Path, name: str, rows: dict[_Key, _Row] | None) -> _Totals
         if rows is not None:
             key = (split, str(utterance.dialogue_id), -1 if utterance.turn is None else utterance.turn)
             text, audio = (utterance.text or "").encode(), utterance.audio or b""
-            rows[key] = _Row(str(utterance.label), _digest(text), _digest(audio))
+            others = {other: kind_of(kinds[other]).digest(cell) for other, cell in utterance.others.items()}
+            rows[key] = _Row(str(utterance.label), _digest(text), _digest(audio), others)
     return totals
 
 
@@ -254,6 +259,8 @@ def _info_changes(old: DatasetInfo, new: DatasetInfo) -> Iterator[str]:
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {kind}" for name, kind in value.items()) or "none"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
@@ -292,6 +299,9 @@ def _compare(old: Mapping[_Key, _Row], new: Mapping[_Key, _Row], diff: DataDiff)
             diff.text.add(_location(key))
         if was.audio != row.audio:
             diff.audio.add(_location(key))
+        for other in sorted(was.others.keys() | row.others.keys()):
+            if was.others.get(other) != row.others.get(other):
+                diff.others.setdefault(other, Rows()).add(_location(key))
         if was.label != row.label:
             diff.label.add(f"{_location(key)} ({was.label} -> {row.label})")
             relabelled[f"{was.label} -> {row.label}"] += 1

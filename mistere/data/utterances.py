@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ import numpy as np
 
 from mistere.artifacts.manifests import UtteranceSet
 from mistere.common.errors import UsageError
+from mistere.common.modalities import TEXT
 from mistere.common.parsing.documents import read_json
 from mistere.common.splits import SPLITS, Split
 from mistere.data.dataset import Utterance, read_batches, read_utterances
@@ -64,17 +65,29 @@ class UtteranceReader:
         self._selection = selected_dialogues(files, reference.max_dialogues)
         self._excluded = {split: frozenset(reference.quarantined.get(split, ())) for split in SPLITS}
 
-    def stream(self, split: Split, *, audio: bool = True, text: bool = True) -> Iterator[Utterance]:
-        """The split's utterances in file order, with the chosen modalities."""
-        files = list(self._paths[split].values())
+    def stream(self, split: Split, modalities: Collection[str] | None = None) -> Iterator[Utterance]:
+        """The split's utterances in file order.
+
+        Args:
+            split: the split.
+            modalities: names of the modalities to read; None for all that the dataset has.
+        """
         return read_utterances(
-            files, audio=audio, text=text, dialogues=self._selection[split], without=self._excluded[split]
+            list(self._paths[split].values()),
+            modalities=self._kinds(modalities),
+            dialogues=self._selection[split],
+            without=self._excluded[split],
         )
 
-    def dialogues(self, split: Split, *, audio: bool = True, text: bool = True) -> Iterator[list[Utterance]]:
-        """The split's dialogues, turn by turn; at most one dialogue is in memory."""
+    def _kinds(self, modalities: Collection[str] | None) -> dict[str, str]:
+        """The kinds of the chosen modalities that the dataset declares."""
+        kinds = self.reference.kinds
+        return {name: kind for name, kind in kinds.items() if modalities is None or name in modalities}
+
+    def dialogues(self, split: Split, modalities: Collection[str] | None = None) -> Iterator[list[Utterance]]:
+        """The split's dialogues, turn by turn, with modalities as in :meth:`stream`; at most one dialogue is in memory."""
         current: list[Utterance] = []
-        for utterance in self.stream(split, audio=audio, text=text):
+        for utterance in self.stream(split, modalities):
             if current and utterance.dialogue_id != current[0].dialogue_id:
                 yield sorted(current, key=lambda u: u.turn)
                 current = []
@@ -100,13 +113,12 @@ class UtteranceReader:
                 f"the {split} split has no column {sorted(missing)[0]!r}: name an existing column, or remove it from the setting."
             )
 
-    def read(self, rows: RowRange, *, audio: bool = True, text: bool = True) -> list[Utterance]:
-        """The utterances of one range; skips row groups outside it."""
+    def read(self, rows: RowRange, modalities: Collection[str] | None = None) -> list[Utterance]:
+        """The utterances of one range, with modalities as in :meth:`stream`; skips row groups outside it."""
         return list(
             read_utterances(
                 [self._paths[rows.split][rows.shard]],
-                audio=audio,
-                text=text,
+                modalities=self._kinds(modalities),
                 dialogues=self._selection[rows.split],
                 without=self._excluded[rows.split],
                 rows=(rows.start, rows.stop),
@@ -146,7 +158,7 @@ class PreviousTurns:
         self._turns = turns
         self._texts: dict[tuple[str, str, int], str] = {}
         for split in splits if turns else ():
-            for utterance in reader.stream(split, audio=False):
+            for utterance in reader.stream(split, (TEXT,)):
                 if utterance.text:
                     self._texts[split, utterance.dialogue_id, utterance.turn] = utterance.text
 
@@ -157,12 +169,12 @@ class PreviousTurns:
         return tuple(text for text in texts if text)
 
 
-def undecodable(split: str, utterance: Utterance, error: Exception) -> str:
-    """The error message for an utterance whose audio cannot be read."""
+def undecodable(split: str, utterance: Utterance, modality: str, error: Exception) -> str:
+    """The error message for an utterance whose cell of a modality cannot be read."""
     reason = str(error).rstrip(".")
     return (
         f"{split} dialogue {utterance.dialogue_id}, turn {utterance.turn}: {reason[0].lower()}{reason[1:]}: fix it, or set "
-        "speech.undecodable=missing to continue without it."
+        f"{modality}.undecodable=missing to continue without it."
     )
 
 

@@ -172,7 +172,7 @@ def arm(work: Path, name: str, dataset: str, modality: str, precision: str, cach
         vectors: list[np.ndarray] = []
         waiting: list[Any] = []
         for split in ("train", "dev", "test"):
-            for utterance in reader.stream(split, audio=speech, text=not speech):
+            for utterance in reader.stream(split, ("speech" if speech else "text",)):
                 features = embedder.prepare(utterance)
                 if name == "one":
                     vectors.append(embedder.embed([features]))

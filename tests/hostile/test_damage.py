@@ -109,7 +109,7 @@ def vectors(store: LocalStore, folder: Path) -> tuple[Path, Callable[[], object]
 def facts(store: LocalStore, folder: Path) -> tuple[Path, Callable[[], object]]:
     table = pa.table({"value": [1, 2]})
     cache = FactsCache(store, "en", -60.0)
-    cache.add("m" * 32, ShardFacts([{"column": "text", "found": "string", "status": "ok"}], table, table, table))
+    cache.add("m" * 32, ShardFacts([{"column": "text", "found": "string", "status": "ok"}], table, table, table, table))
     assert cache.find("m" * 32) is not None
     return next((store.root / "facts").rglob("rows.facts")), lambda: cache.find("m" * 32)
 

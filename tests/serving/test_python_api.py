@@ -78,7 +78,7 @@ def test_a_dataset_is_read_by_split(tmp_path: Path) -> None:
     assert dataset.info.labels == TONES
     dev = list(dataset.utterances("dev"))
     assert len(dev) == 16 and all(utterance.audio and utterance.text and utterance.label in TONES for utterance in dev)
-    assert all(utterance.audio is None for utterance in dataset.utterances("test", audio=False))
+    assert all(utterance.audio is None for utterance in dataset.utterances("test", modalities=("text",)))
     with pytest.raises(UsageError, match="unknown split 'validation'; valid names: train, dev, test"):
         dataset.utterances("validation")  # type: ignore[arg-type]
     next(dataset.directory.glob("dev-*")).unlink()

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.validate_data.facts.cell_facts import cells_schema, described
 from components.validate_data.facts.shard_facts import (
-    EXPECTED_TYPES,
     FactsCache,
     ShardFacts,
+    expected_types,
     facts_of_shard,
     rows_schema,
 )
@@ -60,6 +61,8 @@ class Facts:
         speakers: one row per speaker: splits, split_count.
         sequences: split, dialogue_id, sequence: five consecutive words.
         label_words: how often each word occurs, by split and label.
+        cells: one row per utterance and modality beside speech and text: split, shard, the rows of
+            :class:`~components.validate_data.facts.shard_facts.ShardFacts`, and :func:`~components.validate_data.facts.cell_facts.described`.
     """
 
     shards: pd.DataFrame
@@ -70,6 +73,7 @@ class Facts:
     speakers: pd.DataFrame
     sequences: pd.DataFrame
     label_words: dict[str, dict[str, dict[str, int]]]
+    cells: pd.DataFrame
 
     def without(self, dialogues: Mapping[str, frozenset[str]]) -> Facts:
         """The facts of the dataset without some dialogues of each split; word counts still include them."""
@@ -88,6 +92,7 @@ class Facts:
             dialogue_names=_splits_of(rows, "dialogue_id"),
             speakers=_splits_of(rows, "speaker"),
             sequences=kept(self.sequences),
+            cells=kept(self.cells),
         )
 
 
@@ -100,6 +105,7 @@ def gather(
     dialogues: Mapping[Split, frozenset[str] | None] | None = None,
     cache: FactsCache | None = None,
     on_progress: Callable[[str, float, float], None] | None = None,
+    modalities: Mapping[str, str] | None = None,
 ) -> Facts:
     """Measure the shards that are not cached; memory grows by a few hundred bytes an utterance.
 
@@ -111,9 +117,12 @@ def gather(
         dialogues: the dialogues in use, per split; None for all of them.
         cache: facts of shards that were measured before.
         on_progress: called with ``(message, done, total)``, in utterances.
+        modalities: the modalities beside speech and text, and their kinds.
     """
     import pandas as pd
 
+    modalities = modalities or {}
+    types = expected_types(modalities)
     total, done = sum(_row_count(file.path) for file in files), 0
 
     def advance(rows: int) -> None:
@@ -126,22 +135,24 @@ def gather(
     column_rows: list[dict[str, Any]] = []
     rows: list[pa.Table] = []
     sequences: list[pa.Table] = []
+    cells: list[pa.Table] = []
     label_words: dict[str, dict[str, dict[str, int]]] = {}
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         for file in files:
             reason, found = "", None
             wanted = (dialogues or {}).get(file.split)
             try:
-                found = _cached_or_measured(file, language, silence_dbfs, pool, wanted, cache, advance)
+                found = _cached_or_measured(file, language, silence_dbfs, pool, wanted, cache, advance, modalities)
             except _unreadable() as error:
                 reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
             shard_rows.append({"split": file.split, "shard": file.name, "readable": not reason, "reason": reason})
             if found is None:
                 continue
             named = {"split": file.split, "shard": file.name}
-            column_rows += [{**named, "expected": EXPECTED_TYPES[row["column"]], **row} for row in found.columns]
+            column_rows += [{**named, "expected": types[row["column"]], **row} for row in found.columns]
             rows.append(_named(found.rows, **named))
             sequences.append(_named(found.sequences, split=file.split))
+            cells.append(_named(found.cells, **named))
             of_split = label_words.setdefault(file.split, {})
             for label, word, count in zip(*(column.to_pylist() for column in found.words.columns), strict=True):
                 of_label = of_split.setdefault(label, {})
@@ -156,6 +167,7 @@ def gather(
         speakers=_splits_of(table, "speaker"),
         sequences=_joined(sequences, ("split", "dialogue_id", "sequence")),
         label_words=label_words,
+        cells=described(_joined(cells or [_named(cells_schema().empty_table(), split="train", shard="")], ())),
     )
 
 
@@ -167,13 +179,14 @@ def _cached_or_measured(
     dialogues: frozenset[str] | None,
     cache: FactsCache | None,
     advance: Callable[[int], None],
+    modalities: Mapping[str, str],
 ) -> ShardFacts:
     usable_cache = cache if file.md5 and dialogues is None else None
     facts = usable_cache.find(file.md5) if usable_cache else None
     if facts is not None:
         advance(facts.rows.num_rows)
         return facts
-    facts = facts_of_shard(file.path, language, silence_dbfs, pool, dialogues, advance)
+    facts = facts_of_shard(file.path, language, silence_dbfs, pool, dialogues, advance, modalities)
     if usable_cache:
         usable_cache.add(file.md5, facts)
     return facts
@@ -254,7 +267,7 @@ def _in_order(table: pd.DataFrame) -> pd.Series[bool]:
 
 def _dialogues(table: pd.DataFrame) -> pd.DataFrame:
     named = table[table["dialogue_id"].notna()]
-    named = named.assign(content=(named["text_length"] > 0) | named["has_audio"].astype(bool))
+    named = named.assign(content=(named["text_length"] > 0) | named["has_audio"].astype(bool) | (named["others"] > 0))
     dialogues = named.groupby(["split", "dialogue_id"], sort=True).agg(
         utterances=("turn", "size"),
         first=("turn", "min"),

@@ -12,13 +12,14 @@ import hashlib
 import io
 import json
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from components.validate_data.facts.audio_measurements import AudioMeasurements, measure_audio
+from components.validate_data.facts.cell_facts import CellFacts, cell_batch, cells_schema, measure_cell
 from components.validate_data.facts.transcript_facts import (
     Conversation,
     TranscriptFacts,
@@ -33,9 +34,12 @@ from mistere.common.errors import DataError
 from mistere.common.parsing.documents import ParseError, load_json
 from mistere.common.parsing.parquet import open_parquet
 from mistere.data.dataset import REQUIRED_COLUMNS, read_batches
+from mistere.data.kinds import kind_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from mistere.data.kinds.kind import Kind
 
 EXPECTED_TYPES = {
     "dialogue_id": "text",
@@ -56,16 +60,20 @@ class ShardFacts:
 
     Attributes:
         columns: one entry per column of the dataset form: column, found, status (``ok``, ``missing``, ``wrong type``).
-        rows: one row per utterance in use: row, dialogue_id, turn, label, speaker, and the fields of
+        rows: one row per utterance in use: row, dialogue_id, turn, label, speaker, others (how many modalities it has beside
+            speech and text), and the fields of
             :class:`~components.validate_data.facts.transcript_facts.TranscriptFacts` and :class:`~components.validate_data.facts.audio_measurements.AudioMeasurements`.
         sequences: digests of five consecutive words, with their dialogue: dialogue_id, sequence.
         words: label, word, count.
+        cells: one row per utterance in use and modality beside speech and text: row, dialogue_id, turn, modality, and the fields of
+            :class:`~components.validate_data.facts.cell_facts.CellFacts`.
     """
 
     columns: list[dict[str, str]]
     rows: pa.Table
     sequences: pa.Table
     words: pa.Table
+    cells: pa.Table
 
 
 def facts_of_shard(
@@ -75,6 +83,7 @@ def facts_of_shard(
     pool: Executor,
     wanted: frozenset[str] | None = None,
     on_rows: Callable[[int], None] | None = None,
+    modalities: Mapping[str, str] | None = None,
 ) -> ShardFacts:
     """Read a shard once.
 
@@ -85,21 +94,29 @@ def facts_of_shard(
         pool: the executor that decodes recordings.
         wanted: the dialogues in use; None for all.
         on_rows: called with the number of rows read since the last call.
+        modalities: the modalities beside speech and text, and their kinds.
 
     Raises:
         DataError: the file is not readable parquet.
     """
     import pyarrow as pa
 
-    usable, described = _columns_of(path)
+    usable, described = _columns_of(path, modalities or {})
+    kinds = {name: kind_of(kind) for name, kind in (modalities or {}).items()}
     scripts = scripts_of(language)
     counts: Counter[tuple[str, str]] = Counter()
     batches: list[pa.RecordBatch] = []
     dialogues: list[pa.Array] = []
     sequences: list[pa.Array] = []
+    cells: list[pa.RecordBatch] = []
     current, conversation = "", Conversation()
 
-    def finish(names: dict[str, list[Any]], audio: list[Future[AudioMeasurements]], texts: list[str | None]) -> None:
+    def finish(
+        names: dict[str, list[Any]],
+        audio: list[Future[AudioMeasurements]],
+        texts: list[str | None],
+        others: dict[str, list[Future[CellFacts]]],
+    ) -> None:
         nonlocal current, conversation
         facts: list[TranscriptFacts] = []
         digests: list[int] = []
@@ -113,13 +130,16 @@ def facts_of_shard(
             added = conversation.add(words) if dialogue is not None else []
             digests += added
             owners += [dialogue] * len(added)
+        measured = {name: [future.result() for future in futures] for name, futures in others.items()}
+        names["others"] = [sum(own[i].present for own in measured.values()) for i in range(len(facts))]
         batches.append(_batch(names, facts, [future.result() for future in audio]))
+        cells.extend(cell_batch(names, name, own) for name, own in measured.items())
         dialogues.append(pa.array(owners, pa.string()).dictionary_encode())
         sequences.append(pa.array(digests, pa.int64()))
 
-    waiting: deque[tuple[dict[str, list[Any]], list[Future[AudioMeasurements]], list[str | None]]] = deque()
+    waiting: deque[_Pending] = deque()
     for first, batch in _numbered(path, usable):
-        waiting.append(_begin(batch, first, wanted, silence_dbfs, pool))
+        waiting.append(_begin(batch, first, wanted, silence_dbfs, pool, kinds))
         if len(waiting) >= _BATCHES_AHEAD:
             finish(*waiting.popleft())
         if on_rows is not None:
@@ -142,13 +162,24 @@ def facts_of_shard(
                 "count": pa.array(list(counts.values()), pa.int64()),
             }
         ),
+        pa.Table.from_batches(cells, cells_schema()),
     )
 
 
+_Pending = tuple[
+    dict[str, list[Any]], "list[Future[AudioMeasurements]]", "list[str | None]", "dict[str, list[Future[CellFacts]]]"
+]
+
+
 def _begin(
-    batch: pa.RecordBatch, first: int, wanted: frozenset[str] | None, silence_dbfs: float, pool: Executor
-) -> tuple[dict[str, list[Any]], list[Future[AudioMeasurements]], list[str | None]]:
-    """Names and transcripts of a batch's rows, and the pending measurements of their recordings."""
+    batch: pa.RecordBatch,
+    first: int,
+    wanted: frozenset[str] | None,
+    silence_dbfs: float,
+    pool: Executor,
+    kinds: Mapping[str, Kind],
+) -> _Pending:
+    """Names and transcripts of a batch's rows, and the pending measurements of their recordings and further cells."""
     present = set(batch.schema.names)
     values = {
         name: batch.column(name).to_pylist() if name in present else [None] * batch.num_rows
@@ -163,7 +194,12 @@ def _begin(
     names: dict[str, list[Any]] = {name: [values[name][i] for i in keep] for name in _NAMES}
     names["speaker"] = [(speaker or "").strip() or None for speaker in names["speaker"]]
     names["row"] = [first + i for i in keep]
-    return names, audio, [values["text"][i] for i in keep]
+    others: dict[str, list[Future[CellFacts]]] = {}
+    for modality, kind in kinds.items():
+        name = kind.column(modality)
+        read = kind.cells(batch.column(name)) if name in present else [None] * batch.num_rows
+        others[modality] = [pool.submit(measure_cell, kind, read[i]) for i in keep]
+    return names, audio, [values["text"][i] for i in keep], others
 
 
 def rows_schema() -> pa.Schema:
@@ -177,6 +213,7 @@ def rows_schema() -> pa.Schema:
             ("turn", pa.float64()),
             ("label", pa.string()),
             ("speaker", pa.string()),
+            ("others", pa.int32()),
             ("text_length", pa.int32()),
             ("damaged", pa.bool_()),
             ("foreign", pa.float64()),
@@ -205,7 +242,7 @@ def _batch(
     )
 
 
-def _fits(column: str, kind: pa.DataType) -> bool:
+def _fits(column: str, kind: pa.DataType, modality: Kind | None = None) -> bool:
     """Whether an Arrow type suits a column of the dataset form."""
     from pyarrow import types
 
@@ -215,15 +252,16 @@ def _fits(column: str, kind: pa.DataType) -> bool:
         return column not in REQUIRED_COLUMNS
     if column == "turn":
         return bool(types.is_integer(kind))
-    if column == "audio":
-        if not types.is_struct(kind) or kind.get_field_index("bytes") < 0:
-            return False
-        kind = kind.field("bytes").type
-        return bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_null(kind))
-    return bool(types.is_string(kind) or types.is_large_string(kind))
+    return (modality or kind_of("audio" if column == "audio" else "text")).fits(kind)
 
 
-def _columns_of(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+def expected_types(modalities: Mapping[str, str]) -> dict[str, str]:
+    """The columns of the dataset form with their types in words, those of further modalities last."""
+    further = {kind_of(kind).column(name): kind_of(kind).stored_as for name, kind in modalities.items()}
+    return {**EXPECTED_TYPES, **further}
+
+
+def _columns_of(path: Path, modalities: Mapping[str, str]) -> tuple[list[str], list[dict[str, str]]]:
     """The usable columns of a file, and the state of each column of the dataset form."""
     try:
         with open_parquet(path) as file:
@@ -231,14 +269,15 @@ def _columns_of(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     except ParseError as error:
         raise DataError(f"{path.name} is not readable parquet ({error}): write it again.") from error
     usable, described = [], []
-    for column in EXPECTED_TYPES:
+    further = {kind_of(kind).column(name): kind_of(kind) for name, kind in modalities.items()}
+    for column in expected_types(modalities):
         if column not in schema.names:
             if column in REQUIRED_COLUMNS:
                 described.append({"column": column, "status": "missing", "found": ""})
             continue
         single = schema.names.count(column) == 1
         actual_type = str(schema.field(column).type) if single else "several columns of that name"
-        fits = single and _fits(column, schema.field(column).type)
+        fits = single and _fits(column, schema.field(column).type, further.get(column))
         described.append({"column": column, "status": "ok" if fits else "wrong type", "found": actual_type})
         if fits:
             usable.append(column)
@@ -262,12 +301,14 @@ class FactsCache:
         store: the object store.
         language: of the transcripts.
         silence_dbfs: see :class:`~mistere.config.validation.ValidationSettings`.
+        modalities: the modalities beside speech and text, and their kinds.
     """
 
-    def __init__(self, store: ObjectStore, language: str, silence_dbfs: float) -> None:
-        identity = canonical_digest(
-            [source_digest("components.validate_data.facts.shard_facts"), language, silence_dbfs]
-        )
+    def __init__(
+        self, store: ObjectStore, language: str, silence_dbfs: float, modalities: Mapping[str, str] | None = None
+    ) -> None:
+        code = source_digest("components.validate_data.facts.shard_facts")
+        identity = canonical_digest([code, language, silence_dbfs, dict(modalities or {})])
         self._store, self._prefix = store, f"facts/{identity}"
 
     def find(self, md5: str) -> ShardFacts | None:
@@ -275,15 +316,16 @@ class FactsCache:
         import pyarrow as pa
 
         try:
-            words, sequences, rows = (self._read(md5, name) for name in ("words", "sequences", "rows"))
-            return ShardFacts(load_json(rows.schema.metadata[b"columns"]), rows, sequences, words)
+            words, sequences, cells, rows = (self._read(md5, name) for name in ("words", "sequences", "cells", "rows"))
+            return ShardFacts(load_json(rows.schema.metadata[b"columns"]), rows, sequences, words, cells)
         except (MissingObjectError, pa.ArrowException, OSError, ValueError, LookupError, TypeError):
             return None
 
     def add(self, md5: str, facts: ShardFacts) -> None:
         """Cache the facts of a shard; the rows are written last and mark the entry as complete."""
         rows = facts.rows.replace_schema_metadata({"columns": json.dumps(facts.columns)})
-        for name, table in (("words", facts.words), ("sequences", facts.sequences), ("rows", rows)):
+        tables = {"words": facts.words, "sequences": facts.sequences, "cells": facts.cells, "rows": rows}
+        for name, table in tables.items():
             self._write(md5, name, table)
 
     def _read(self, md5: str, name: str) -> pa.Table:

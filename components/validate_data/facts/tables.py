@@ -35,11 +35,18 @@ def tables(facts: Facts, drifts: Sequence[drift.Drift]) -> dict[str, pd.DataFram
         if held.any()
         for split in filled
     ]
+    cells = facts.cells[facts.cells["present"].astype(bool)]
+    present += [
+        (split, modality, int((cells["split"][cells["modality"] == modality] == split).sum()))
+        for modality in cells["modality"].unique()
+        for split in filled
+    ]
     measures = drift.table(list(drifts))
     return {
         "shards": facts.shards,
         "columns": facts.columns,
         "utterances": rows,
+        "cells": facts.cells,
         "dialogues": facts.dialogues,
         "dialogue_names": facts.dialogue_names,
         "speakers": facts.speakers,

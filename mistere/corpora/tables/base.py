@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mistere.common.errors import DataError
+from mistere.common.modalities import SPEECH
 from mistere.common.parsing.parquet import open_parquet
 from mistere.common.splits import SPLITS, Split
 from mistere.data.dataset import (
-    MODALITY_COLUMNS,
     DatasetInfo,
     Utterance,
     load_info,
@@ -18,6 +18,7 @@ from mistere.data.dataset import (
     read_utterances,
     shards_of,
 )
+from mistere.data.kinds import kind_of
 from mistere.data.shard_modalities import shard_modalities
 
 
@@ -31,7 +32,7 @@ class Base:
         torn: replaced dialogues that were in several splits and are in one now.
         speakers: the splits of each speaker in the dialogues that are kept.
         anonymous: whether an utterance that is kept has no speaker.
-        replaced_columns: which of ``speaker``, ``text`` and ``audio`` the replaced dialogues may have.
+        replaced_columns: which of ``speaker`` and the columns of the modalities the replaced dialogues may have.
     """
 
     info: DatasetInfo
@@ -46,8 +47,9 @@ class Base:
 
     def rows(self) -> Iterator[tuple[Split, Utterance]]:
         """Stream the rows that are kept."""
+        kinds = {name: kind for name, kind in self.info.kinds.items() if self._audio or name != SPEECH}
         for split in SPLITS:
-            for utterance in read_utterances(shards_of(self._files, split), audio=self._audio):
+            for utterance in read_utterances(shards_of(self._files, split), modalities=kinds):
                 if utterance.dialogue_id not in self._replaced:
                     yield split, utterance
 
@@ -88,16 +90,16 @@ def read_base(folder: Path, replaced: frozenset[str], *, audio: bool) -> Base:
                 if speaker is not None:
                     speakers.setdefault(speaker, set()).add(split)
     if any(name in splits for name in replaced):
-        columns |= _modality_columns(path for split in SPLITS for path in shards_of(files, split))
+        columns |= _modality_columns((path for split in SPLITS for path in shards_of(files, split)), info.kinds)
     settled = {speaker: frozenset(values) for speaker, values in speakers.items()}
     return Base(info, splits, frozenset(torn), settled, anonymous, frozenset(columns), files, replaced, audio)
 
 
-def _modality_columns(shards: Iterable[Path]) -> set[str]:
-    """The columns ``text`` and ``audio``, if a shard has values in them."""
+def _modality_columns(shards: Iterable[Path], kinds: Mapping[str, str]) -> set[str]:
+    """The columns of the modalities of which a shard has values."""
     columns = set()
     for path in shards:
         with open_parquet(path) as file:
-            present = shard_modalities(file.metadata)
-        columns |= {column.partition(".")[0] for modality, column in MODALITY_COLUMNS.items() if modality in present}
+            present = shard_modalities(file.metadata, kinds)
+        columns |= {kind_of(kind).column(modality) for modality, kind in kinds.items() if modality in present}
     return columns

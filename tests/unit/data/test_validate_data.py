@@ -163,7 +163,7 @@ def test_clean_dataset_is_accepted(tmp_path: Path) -> None:
         "text_follows_duration",
         "conversation_in_one_split",
         "conversations_apart",
-    } | {expectation.name for expectation in expectations() if expectation.layer == "Drift"}
+    } | {expectation.name for expectation in expectations() if expectation.layer in {"Drift", "Modalities"}}
     facts = validation.facts
     assert len(facts.utterances) == 48 and len(facts.dialogues) == 8 and len(facts.speakers) == 6
     assert validation.audio_seconds == pytest.approx(48 * 0.3, rel=0.01)

@@ -71,8 +71,9 @@ def _opened(directory: Path, config: ValidationSettings) -> tuple[Declared, list
         for split in SPLITS
         for path in shards_of(directory.iterdir(), split)
     ]
-    cache = FactsCache(LocalStore(cache_directory("validation")), info.language, config.silence_dbfs)
-    return Declared(info.name, info.labels, info.language, info.speaker_disjoint), files, cache
+    cache = FactsCache(LocalStore(cache_directory("validation")), info.language, config.silence_dbfs, info.modalities)
+    declared = Declared(info.name, info.labels, info.language, info.speaker_disjoint, info.modalities)
+    return declared, files, cache
 
 
 def _profile(directory: Path, config: ValidationSettings, advance: Callable[[str, float, float], None]) -> Profile:

@@ -71,6 +71,8 @@ def _lines(diff: DataDiff) -> Iterator[str]:
         rows: Rows = getattr(diff, kind)
         if rows.count:
             yield f"{counted(rows.count, 'utterance')} {words}: {_some(rows.examples, rows.count)}"
+    for modality, rows in diff.others.items():
+        yield f"{counted(rows.count, 'utterance')} with another {modality}: {_some(rows.examples, rows.count)}"
     if diff.relabelled:
         yield "labels changed: " + ", ".join(f"{change} ({count:,})" for change, count in diff.relabelled.items())
     for what, names in (("new", diff.speakers_added), ("gone", diff.speakers_removed)):
