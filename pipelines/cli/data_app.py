@@ -33,6 +33,23 @@ def data_sample(
     make_sample(directory, seed, dialogues)
 
 
+@data_app.command("convert-pickle")
+def data_convert_pickle(
+    source: Annotated[Path, typer.Argument(help="A pickle with features.")],
+    target: Annotated[Path, typer.Argument(help="The new .npz file for --features; must not exist.")],
+    names: Annotated[str, typer.Option(help="Path of the utterances' names in it, such as '*/id'.")] = "",
+    vectors: Annotated[str, typer.Option(help="Path of their vectors, such as '*/vision'.")] = "",
+) -> None:
+    """Convert the features in a pickle, without running it.
+
+    Without --names and --vectors, the contents are listed. A pickle of anything else than dicts, lists, numpy arrays, texts and
+    numbers is refused.
+    """
+    from pipelines.cli.commands.data.convert_pickle import convert_pickle
+
+    convert_pickle(source, target, names, vectors)
+
+
 @data_app.command("check")
 def data_check(
     directory: Annotated[Path, typer.Argument(help="A dataset in the dataset form.")],

@@ -1,0 +1,26 @@
+"""``mistere data convert-pickle``: read a pickle's features without running it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mistere.common.errors import UsageError
+
+
+def convert_pickle(source: Path, target: Path, names: str, vectors: str) -> None:
+    """Write the selected features to an npz file, or list what the pickle holds.
+
+    Raises:
+        UsageError: one of the two patterns is given without the other.
+    """
+    from mistere.corpora.features import conversion
+
+    if bool(names) != bool(vectors):
+        raise UsageError("--names and --vectors belong together: name both, or neither to list the contents.")
+    if names:
+        print(conversion.convert_pickle(source, target, names, vectors))
+        return
+    print(f"{source} holds, by path:")
+    for line in conversion.describe_pickle(source):
+        print(f"  {line}")
+    print("Convert it with --names PATH and --vectors PATH; * stands for any one step of a path.")
