@@ -26,11 +26,12 @@ def data_sample(
     directory: Annotated[Path, typer.Argument(help="Directory of the new dataset; must not exist.")],
     seed: Annotated[int, typer.Option(help="Random seed; the same seed gives the same dataset.")] = 7,
     dialogues: Annotated[int, typer.Option(help="Number of dialogues.", min=6)] = 260,
+    faces: Annotated[bool, typer.Option("--faces", help="Add drawn faces, as a third modality.")] = False,
 ) -> None:
     """Generate the synthetic sample dataset (needs the extra sample)."""
     from pipelines.cli.commands.data.sample import make_sample
 
-    make_sample(directory, seed, dialogues)
+    make_sample(directory, seed, dialogues, faces=faces)
 
 
 @data_app.command("convert-pickle")

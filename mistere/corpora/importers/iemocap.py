@@ -12,6 +12,8 @@ from typing import Annotated, Literal
 from mistere.common.counting import counted, plural
 from mistere.common.errors import DataError, UsageError
 from mistere.common.splits import Split
+from mistere.corpora.features.option import FeatureFiles, Features
+from mistere.corpora.features.span import Span
 from mistere.corpora.import_report import ImportReport, some, write_counted
 from mistere.corpora.importer import Option, TextOnly, importer
 from mistere.corpora.media import AudioReader
@@ -38,6 +40,7 @@ class _Labelled:
     """One line of an evaluation file."""
 
     start: float
+    end: float
     name: str
     code: str
     speaker: str
@@ -60,6 +63,7 @@ def import_iemocap(
     classes: Annotated[Literal[6, 4], Option("Number of classes: 6, or 4 (happy and excited are one).")] = 6,
     dev_session: Annotated[int, Option("The session used as dev; session 5 is test.", minimum=1, maximum=4)] = 4,
     text_only: TextOnly = False,
+    features: FeatureFiles = None,
 ) -> ImportReport:
     """Convert IEMOCAP to the dataset form.
 
@@ -73,6 +77,8 @@ def import_iemocap(
         classes: 6 (happy, sad, neutral, angry, excited, frustrated) or 4 (excited counts as happy, frustrated is left out).
         dev_session: the session used as dev, 1 to 4.
         text_only: leave the audio out.
+        features: feature files by modality. An utterance is called as in the release (``Ses01F_impro01_F000``); frames of a whole
+            dialogue (``Ses01F_impro01``) are cut by the times of its utterances.
 
     Raises:
         UsageError: ``classes`` or ``dev_session`` has another value, or a session or file is missing.
@@ -86,6 +92,7 @@ def import_iemocap(
     sessions = _sessions(source)
     audio = not text_only and any((session / "sentences" / "wav").is_dir() for session in sessions)
     names = LABELS[classes]
+    vectors = Features(features)
     info = DatasetInfo(
         name="iemocap" if classes == 6 else f"iemocap-{classes}",
         description=f"IEMOCAP: acted and improvised dialogues of two, with one of {len(set(names.values()))} emotions an "
@@ -98,9 +105,10 @@ def import_iemocap(
         splits=f"By session: {_TEST_SESSION} is test, {dev_session} is dev, the others are train.",
         speaker_disjoint=True,
         source="https://sail.usc.edu/iemocap/",
+        modalities=vectors.kinds,
     )
     tally = _Tally()
-    report = write_counted(directory, info, _rows(sessions, names, dev_session, tally, audio))
+    report = write_counted(directory, info, _rows(sessions, names, dev_session, tally, audio, vectors))
     notes = differences("iemocap", report.counts, report.dialogues) if classes == 6 else []
     if tally.left_out:
         codes = ", ".join(f"{code} {count}" for code, count in sorted(tally.left_out.items()))
@@ -111,7 +119,7 @@ def import_iemocap(
         notes.append(
             f"{counted(len(tally.untranscribed), 'utterance')} {plural(len(tally.untranscribed), 'has', 'have')} no transcript ({some(tally.untranscribed)})."
         )
-    notes += tally.audio.notes()
+    notes += [*tally.audio.notes(), *vectors.notes()]
     if not audio and not text_only:
         notes.append(f"{source} holds no sentences/wav folder: text only.")
     return replace(report, notes=notes)
@@ -128,7 +136,7 @@ def _sessions(source: Path) -> list[Path]:
 
 
 def _rows(
-    sessions: list[Path], names: dict[str, str], dev_session: int, tally: _Tally, audio: bool
+    sessions: list[Path], names: dict[str, str], dev_session: int, tally: _Tally, audio: bool, vectors: Features
 ) -> Iterator[tuple[Split, Utterance]]:
     for number, session in zip(_SESSIONS, sessions, strict=True):
         split: Split = "test" if number == _TEST_SESSION else "dev" if number == dev_session else "train"
@@ -143,7 +151,12 @@ def _rows(
                     tally.untranscribed.append(line.name)
                 recording = session / "sentences" / "wav" / path.stem / f"{line.name}.wav"
                 sound = tally.audio.read(recording, line.name) if audio else None
-                yield split, Utterance(path.stem, turn, names[line.code], text or None, sound, line.speaker)
+                others = vectors.of(Span((line.name,), path.stem, line.start, line.end))
+                yield (
+                    split,
+                    Utterance(path.stem, turn, names[line.code], text or None, sound, line.speaker, others=others),
+                )
+    vectors.finish()
 
 
 def _evaluations(session: Path) -> list[Path]:
@@ -162,7 +175,7 @@ def _labelled(path: Path) -> list[_Labelled]:
         match = _EVALUATION.match(line)
         if match is None:
             continue
-        start, _, name, code = match.groups()
+        start, end, name, code = match.groups()
         where = f"{path}, line {number}"
         utterance = _UTTERANCE.fullmatch(name)
         if utterance is None:
@@ -171,7 +184,7 @@ def _labelled(path: Path) -> list[_Labelled]:
             raise DataError(f"{where}: unknown label {code[:40]!r}; IEMOCAP has {', '.join(sorted(_CODES))}.")
         if name in labelled:
             raise DataError(f"{where}: {name} is labelled twice; each utterance occurs once.")
-        labelled[name] = _Labelled(float(start), name, code, "_".join(utterance.groups()))
+        labelled[name] = _Labelled(float(start), float(end), name, code, "_".join(utterance.groups()))
     if not labelled:
         raise DataError(f"{path} labels no utterance: lines such as `[6.2901 - 8.2357] …_F000 neu […]` are expected.")
     return sorted(labelled.values(), key=lambda line: (line.start, line.name))

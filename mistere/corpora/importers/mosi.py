@@ -12,6 +12,8 @@ from typing import Annotated, Literal
 from mistere.common.errors import DataError, UsageError
 from mistere.common.splits import SPLITS, Split
 from mistere.corpora.delimited import read_delimited
+from mistere.corpora.features.option import FeatureFiles, Features
+from mistere.corpora.features.span import Span
 from mistere.corpora.import_report import ImportReport, some, write_counted
 from mistere.corpora.importer import Option, TextOnly, importer
 from mistere.corpora.media import AudioReader
@@ -27,16 +29,20 @@ _COLUMN_NAMES = {
     "segment": ("clip_id", "segment_no", "segment_id", "segment"),
     "score": ("label", "score", "sentiment"),
     "text": ("text",),
+    "start": ("start", "start_time"),
+    "end": ("end", "end_time"),
 }
 _ZERO = {"positive": "0 counts as positive", "drop": "segments of score 0 are left out"}
 
 
 @dataclass(frozen=True, slots=True)
 class _Segment:
-    """One row of the table of scores; ``text`` is None if the table has no such column."""
+    """One row of the table of scores; ``text`` and the times in seconds are None if the table has no such columns."""
 
     score: float
     text: str | None
+    start: float | None = None
+    end: float | None = None
 
 
 @dataclass(slots=True)
@@ -60,6 +66,7 @@ def import_mosi(
         Literal["positive", "drop"], Option("What to do with a score of 0: positive, or drop.")
     ] = "positive",
     text_only: TextOnly = False,
+    features: FeatureFiles = None,
 ) -> ImportReport:
     """Convert CMU-MOSI to the dataset form, in its standard folds.
 
@@ -70,11 +77,16 @@ def import_mosi(
     (a header with ``video_id``, ``clip_id``, ``label``, and ``text``, which stands in for missing transcripts).
     Transcripts are in capitals, and stay so.
 
+    In feature files a segment is called ``<video>_<segment>``, or ``<video>[<index>]`` as in the aligned sequences of the
+    CMU-MultimodalSDK, which count the segments of a video from 0; a sequence of a whole video, ``<video>``, is cut by the times in
+    the table of scores.
+
     Args:
         source: the folder of the release.
         directory: directory of the new dataset; must not exist or be empty.
         zero: how to treat a score of exactly 0: ``positive`` (which gives the published counts), or ``drop``.
         text_only: leave the audio out.
+        features: feature files by modality.
 
     Raises:
         UsageError: ``zero`` has another value, or the table of scores is missing.
@@ -89,6 +101,7 @@ def import_mosi(
     root = next((folder for folder in roots if (folder / "Transcript" / "Segmented").is_dir()), None)
     media = [folder for folder in roots if _has_media(folder, videos)]
     audio = bool(media) and not text_only
+    vectors = Features(features)
     info = DatasetInfo(
         name="mosi",
         description="CMU-MOSI: opinions spoken to the camera in videos, segment by segment, negative (score below 0) or "
@@ -100,9 +113,10 @@ def import_mosi(
         "not tell who.",
         speaker_disjoint=False,
         source="http://multicomp.cs.cmu.edu/resources/cmu-mosi-dataset/",
+        modalities=vectors.kinds,
     )
     tally = _Tally()
-    report = write_counted(directory, info, _rows(videos, root, media if audio else [], zero, tally))
+    report = write_counted(directory, info, _rows(videos, root, media if audio else [], zero, tally, vectors))
     notes = differences("mosi", report.counts, report.dialogues)
     if unknown:
         notes.append(f"{len(unknown)} videos are in none of the standard folds and are left out ({some(unknown)}).")
@@ -110,20 +124,20 @@ def import_mosi(
         notes.append(f"{tally.zeros} segments have a score of exactly 0: {_ZERO[zero]}.")
     if tally.untranscribed:
         notes.append(f"{len(tally.untranscribed)} segments have no transcript ({some(tally.untranscribed)}).")
-    notes += tally.audio.notes()
+    notes += [*tally.audio.notes(), *vectors.notes()]
     if not audio and not text_only:
         notes.append(f"{source} holds neither Audio/WAV_16000/Segmented nor folders of clips: text only.")
     return replace(report, notes=notes)
 
 
 def _rows(
-    videos: _Videos, root: Path | None, media: list[Path], zero: str, tally: _Tally
+    videos: _Videos, root: Path | None, media: list[Path], zero: str, tally: _Tally, vectors: Features
 ) -> Iterator[tuple[Split, Utterance]]:
     for split in SPLITS:
         for video in sorted(name for name in videos if FOLDS.get(name) == split):
             transcript = _transcript(root / "Transcript" / "Segmented", video) if root else {}
             turn = 0
-            for number, segment in sorted(videos[video].items()):
+            for index, (number, segment) in enumerate(sorted(videos[video].items())):
                 tally.zeros += segment.score == 0
                 if segment.score == 0 and zero == "drop":
                     continue
@@ -133,8 +147,10 @@ def _rows(
                     tally.untranscribed.append(name)
                 sound = tally.audio.read(_clip(media, video, number), name) if media else None
                 label = LABELS[segment.score >= 0]
-                yield split, Utterance(video, turn, label, text or None, sound, speaker=video)
+                others = vectors.of(Span((name, f"{video}[{index}]"), video, segment.start, segment.end))
+                yield split, Utterance(video, turn, label, text or None, sound, speaker=video, others=others)
                 turn += 1
+    vectors.finish()
 
 
 def _score_table(roots: list[Path]) -> Path:
@@ -167,6 +183,7 @@ def _scores(path: Path) -> _Videos:
                 f"{path}, line 1: {len(first)} fields; 5 (start, end, video, segment, score) or 3 are expected."
             )
         columns = {"video": offset, "segment": offset + 1, "score": offset + 2}
+        columns |= {"start": 0, "end": 1} if offset else {}
     for column in ("video", "segment", "score"):
         if column not in columns:
             raise DataError(f"{path} lacks a column for the {column}: {' or '.join(_COLUMN_NAMES[column])}.")
@@ -180,7 +197,8 @@ def _scores(path: Path) -> _Videos:
         if number in segments:
             raise DataError(f"{where}: this video already has a segment {number}; each occurs once.")
         text = row[columns["text"]].strip() if "text" in columns else None
-        segments[number] = _Segment(_score(row[columns["score"]], where), text)
+        times = [_seconds(row[columns[name]]) if name in columns else None for name in ("start", "end")]
+        segments[number] = _Segment(_score(row[columns["score"]], where), text, *times)
     if not videos:
         raise DataError(f"{path} holds no scores: unpack the corpus again.")
     return videos
@@ -201,6 +219,15 @@ def _score(value: str, where: str) -> float:
     if not -3 <= score <= 3:
         raise DataError(f"{where}: the score is {value.strip()[:40]!r}, not a number from -3 to 3.")
     return score
+
+
+def _seconds(value: str) -> float | None:
+    """A time; None if the cell is no number, since only sequences of whole videos need it."""
+    try:
+        seconds = float(value)
+    except ValueError:
+        return None
+    return seconds if math.isfinite(seconds) else None
 
 
 def _transcript(folder: Path, video: str) -> dict[int, str]:

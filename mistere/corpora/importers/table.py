@@ -13,6 +13,8 @@ from pydantic import ValidationError
 from mistere.common.counting import counted, plural
 from mistere.common.errors import DataError, UsageError
 from mistere.common.splits import SPLITS, Split
+from mistere.corpora.features.option import FeatureFiles, Features
+from mistere.corpora.features.span import Span
 from mistere.corpora.import_report import ImportReport, some, write_counted
 from mistere.corpora.importer import Option, TextOnly, importer
 from mistere.corpora.tables.base import Base, read_base
@@ -107,6 +109,7 @@ def import_table(
             "Whether quotes enclose fields: csv, or are text: text; auto is csv in CSV files, and text in TSV files."
         ),
     ] = "auto",
+    features: FeatureFiles = None,
 ) -> ImportReport:
     """Convert a table to the dataset form.
 
@@ -137,6 +140,8 @@ def import_table(
         missing_audio: how to treat an audio path without a readable file: as an error, or as an utterance without audio.
         delimiter: separator of the fields of a CSV or TSV file; empty to detect it.
         quotes: whether quotes enclose the fields of a CSV or TSV file, ``csv``, or are ordinary characters, ``text``; ``auto`` is the usual meaning.
+        features: feature files by modality. An utterance is called ``<dialogue_id>_<turn>`` or ``<dialogue_id>/<turn>`` in them, with
+            the turn of the table, or the number of the row in its dialogue from 0.
 
     Raises:
         UsageError: an argument is invalid, a column that every table needs is missing, or so is a recording.
@@ -152,6 +157,7 @@ def import_table(
         )
     table = read_rows(source, columns or {}, text_only=text_only, delimiter=delimiter, quotes=quotes)
     dialogues = _dialogues(table)
+    vectors = Features(features)
     old = read_base(base, frozenset(dialogues), audio=not text_only) if base is not None else None
     if old is not None:
         if labels and list(labels) != old.info.labels:
@@ -179,16 +185,19 @@ def import_table(
         speaker_disjoint=_disjoint(table, assignment, old),
         synthetic=False,
         source=source.name,
+        modalities=vectors.kinds,
     )
     if old is not None:
+        kept_name = {"name": name} if name else {}
+        modalities = {**old.info.modalities, **vectors.kinds}
         info = old.info.model_copy(
-            update={"speaker_disjoint": info.speaker_disjoint, **({"name": name} if name else {})}
+            update={"speaker_disjoint": info.speaker_disjoint, "modalities": modalities, **kept_name}
         )
     try:
         info = DatasetInfo.model_validate(info.model_dump())
     except ValidationError as error:
         raise DataError(f"{source}: the labels {', '.join(info.labels)[:200]}: {error.errors()[0]['msg']}.") from error
-    report = write_counted(directory, info, _rows(dialogues, recordings, named, assignment, old))
+    report = write_counted(directory, info, _rows(dialogues, recordings, named, assignment, old, vectors))
     notes = [
         *table.notes,
         *named.notes,
@@ -196,6 +205,7 @@ def import_table(
         *_lost_columns(table, old, text_only=text_only),
         *_split_notes(table, content, assignment, old, report),
         *recordings.reader.notes(),
+        *vectors.notes(),
     ]
     return replace(report, notes=notes, splits=_reported_splits(table, dialogues, described, old))
 
@@ -284,7 +294,12 @@ def _disjoint(table: Table, assignment: Assignment, old: Base | None) -> bool:
 
 
 def _rows(
-    dialogues: _Dialogues, recordings: Recordings, named: Labels, assignment: Assignment, old: Base | None
+    dialogues: _Dialogues,
+    recordings: Recordings,
+    named: Labels,
+    assignment: Assignment,
+    old: Base | None,
+    vectors: Features,
 ) -> Iterator[tuple[Split, Utterance]]:
     """The base's rows, then the table's; at most the audio of one dialogue and one batch of rows is in memory."""
     if old is not None:
@@ -296,11 +311,14 @@ def _rows(
         for turn, index in enumerate(order):
             row = rows[index]
             recording = audio[index] if audio is not None else recordings.read(row, cells)
+            number = turn if row.turn is None else row.turn
+            others = vectors.of(Span((f"{dialogue}_{number}", f"{dialogue}/{number}"), dialogue))
             yield (
                 assignment.splits[dialogue],
-                Utterance(dialogue, turn, named.names[row.label], row.text, recording, row.speaker),
+                Utterance(dialogue, turn, named.names[row.label], row.text, recording, row.speaker, others=others),
             )
     recordings.finish()
+    vectors.finish()
 
 
 def _notes(dialogues: _Dialogues, old: Base | None) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mistere.common.splits import Split
+from mistere.corpora.sample.faces import draw_frames
 from mistere.corpora.sample.ogg import encode
 from mistere.corpora.sample.planner import DIALOGUES, PlannedUtterance, plan
 from mistere.corpora.sample.prosody import SAMPLE_RATE, Prosody, draw_prosody, record, synthesis_settings
@@ -18,6 +19,7 @@ from mistere.data.dataset import DatasetInfo, Utterance, write_dataset
 
 _MICROPHONE_DB = 6.0
 """Largest gain or loss of a speaker's microphone in a dialogue, in dB."""
+_FACES = "The speakers' faces are drawings of a few frames, and missing in some turns. "
 
 
 def make_sample(
@@ -25,6 +27,8 @@ def make_sample(
     seed: int,
     dialogues: int = DIALOGUES,
     on_progress: Callable[[int, int], None] | None = None,
+    *,
+    faces: bool = False,
 ) -> dict[Split, int]:
     """Make the sample: short dialogues with six acted emotions, as text and as synthesized speech.
 
@@ -35,6 +39,7 @@ def make_sample(
         seed: seed of the dialogues and their delivery.
         dialogues: number of dialogues over all splits.
         on_progress: called with (utterances done, utterances in all) after each utterance.
+        faces: add the modality ``face``, a few drawn frames for each utterance. Text and speech are the same without it.
 
     Returns:
         Utterances per split.
@@ -45,17 +50,17 @@ def make_sample(
     """
     require_synthesizer()
     planned = list(plan(seed, dialogues))
-    return write_dataset(directory, describe(seed), _rows(planned, on_progress))
+    return write_dataset(directory, describe(seed, faces=faces), _rows(planned, on_progress, faces))
 
 
-def describe(seed: int) -> DatasetInfo:
+def describe(seed: int, *, faces: bool = False) -> DatasetInfo:
     """The ``dataset.yaml`` of the sample."""
     return DatasetInfo(
-        name="sample",
+        name="sample-faces" if faces else "sample",
         description=(
             "Synthetic: made by a program, with no people in it. Short two-person dialogues with acted emotions, "
             "worded from templates and spoken by the espeak-ng synthesizer; in two of five turns one modality says little: a "
-            "filler word that fits every emotion, or a recording in loud noise. For trying the pipeline, not for "
+            f"filler word that fits every emotion, or a recording in loud noise. {_FACES if faces else ''}For trying the pipeline, not for "
             "judging models of real speech."
         ),
         labels=list(EMOTIONS),
@@ -64,12 +69,13 @@ def describe(seed: int) -> DatasetInfo:
         splits="By dialogue; every split has its own synthetic speakers.",
         speaker_disjoint=True,
         synthetic=True,
-        source=f"mistere data sample --seed {seed}",
+        source=f"mistere data sample --seed {seed}" + (" --faces" if faces else ""),
+        modalities={"face": "frames"} if faces else {},
     )
 
 
 def _rows(
-    planned: list[PlannedUtterance], on_progress: Callable[[int, int], None] | None
+    planned: list[PlannedUtterance], on_progress: Callable[[int, int], None] | None, faces: bool
 ) -> Iterator[tuple[Split, Utterance]]:
     """Speak the plan in order. Each utterance has its own seed, so its audio does not depend on the ones before it."""
     draws = [np.random.Generator(np.random.PCG64(utterance.seed)) for utterance in planned]
@@ -82,6 +88,7 @@ def _rows(
         gain = _microphone_gain(utterance)
         recording = record(speech, rate, utterance.voice, delivery, utterance.kind, gain, draw)
         serial = zlib.crc32(f"{utterance.dialogue_id}/{utterance.turn}".encode())
+        frames = draw_frames(utterance.emotion, utterance.voice.name, utterance.seed) if faces else None
         row = Utterance(
             dialogue_id=utterance.dialogue_id,
             turn=utterance.turn,
@@ -89,6 +96,7 @@ def _rows(
             text=utterance.text,
             audio=encode(recording, SAMPLE_RATE, serial),
             speaker=utterance.voice.name,
+            others={"face": frames} if frames else {},
         )
         yield utterance.split, row
         if on_progress is not None:
