@@ -69,6 +69,7 @@ def run(
         bundle: folder of the output artifact.
     """
     from mistere.artifacts.signing import sign_bundle
+    from mistere.data.scripts import trained_scripts
     from mistere.kubernetes.images import image
     from mistere.registry.lineage import Lineage, lock_digest, this_environment, write_lineage
     from mistere.registry.model_registry import register
@@ -85,6 +86,8 @@ def run(
         compute_seconds=_compute_seconds([*made, model.manifest]),
     )
     manifest = assemble(config, utterances.manifest, [speech, text], model, report, bundle)
+    if "text" in manifest.encoders:
+        manifest = manifest.model_copy(update={"scripts": trained_scripts(profile.manifest.scripts)})
     for name in profile.manifest.files:
         shutil.copyfile(profile.file(name), bundle / name)
     describe(manifest, utterances.manifest, report.manifest, bundle)

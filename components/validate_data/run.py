@@ -6,7 +6,7 @@ from pathlib import Path
 
 from components.validate_data.config import ValidationConfig
 from components.validate_data.dataset import Declared
-from components.validate_data.facts.dataset_facts import ShardFile
+from components.validate_data.facts.dataset_facts import Facts, ShardFile
 from components.validate_data.facts.profile import PROFILE_FILE, Profile, dump_profile, load_profile
 from components.validate_data.facts.shard_facts import FactsCache
 from components.validate_data.quarantine import QUARANTINE_FILE, problems, write_quarantine
@@ -83,7 +83,9 @@ def run(
     return Result(
         manifests={
             "report": report_manifest(validation),
-            "profile": DataProfile(name=reference.name, dvc_digest=reference.dvc_digest),
+            "profile": DataProfile(
+                name=reference.name, dvc_digest=reference.dvc_digest, scripts=_scripts(validation.facts)
+            ),
             "accepted": _accepted(reference, validation.quarantine),
         },
         values={"verdict": validation.verdict},
@@ -115,6 +117,13 @@ def report_manifest(validation: Validation) -> ValidationReport:
         utterances=len(validation.facts.utterances),
         audio_seconds=round(validation.audio_seconds, 3),
     )
+
+
+def _scripts(facts: Facts) -> dict[str, int]:
+    """How many texts of train have each main script."""
+    table = facts.utterances
+    counts = table.loc[table["split"] == "train", "script"].dropna().value_counts()
+    return {str(script): int(counts[script]) for script in sorted(counts.index)}
 
 
 def _champions_data(step: Step, digest: str) -> Profile | None:

@@ -158,6 +158,11 @@ class DataProfile(Manifest):
 
     name: str
     dvc_digest: str
+    scripts: dict[str, int] = Field(
+        default_factory=dict,
+        exclude_if=lambda scripts: not scripts,  # profiles of earlier versions keep their digests
+        description="How many texts of train have each main script, such as ``Latin``.",
+    )
 
 
 class EncoderCheckpoint(Manifest):
@@ -329,6 +334,11 @@ class ModelBundle(Manifest):
     dvc_digest: str
     digests: dict[str, str] = Field(
         default_factory=dict, description="Digest of every part that the model was made from."
+    )
+    scripts: list[str] = Field(
+        default_factory=list,
+        exclude_if=lambda scripts: not scripts,  # bundles of earlier versions keep their digests
+        description="Scripts of the texts that it was trained on; empty if none is recorded, or it reads no text.",
     )
     provenance: Provenance | None = None
 

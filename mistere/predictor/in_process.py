@@ -9,10 +9,12 @@ from mistere.common.errors import UsageError
 from mistere.model.inference import EmotionModel, load_bundle
 from mistere.predictor.errors import RequestError
 from mistere.predictor.protocol.codec import (
+    DialogueRequest,
     RequestTurn,
     check_turns,
     predicted_labels,
     response_parameters,
+    script_warning,
     with_all_experts,
 )
 from mistere.serving.client import EndpointPrediction
@@ -52,13 +54,14 @@ class LoadedModel:
             raise UsageError(error.message) from error
         (prediction,) = self._model.predict([turns])
         prediction = with_all_experts(prediction, self._model.experts)
+        warnings, _ = script_warning([DialogueRequest(turns=turns)], self._model)
         return EndpointPrediction(
             predicted=predicted_labels(prediction, self._model.labels),
             probabilities=prediction.probabilities,
             expert_weights=prediction.expert_weights,
             expert_probabilities=prediction.expert_probabilities if detail else None,
             modalities=list(prediction.modalities),
-            parameters=response_parameters(self._model),
+            parameters={**response_parameters(self._model), **warnings},
         )
 
 

@@ -32,6 +32,9 @@ CACHED = Counter(
     "mistere_utterance_vectors", "Vectors of utterances taken from the cache (hit) or computed (miss).", ["found"]
 )
 MISSING = Counter("mistere_missing_modality", "Utterances without a modality.", ["modality"])
+UNKNOWN_SCRIPT = Counter(
+    "mistere_unknown_script", "Utterances whose text is in a script that the model was not trained on."
+)
 LABELS = Counter("mistere_predicted_label", "Utterances by predicted label.", ["label"])
 QUEUE_DEPTH = Gauge("mistere_queue_depth", "Requests accepted and not yet answered.")
 CONNECTIONS = Gauge("mistere_connections", "Open REST connections.")

@@ -30,6 +30,7 @@ from mistere.predictor.protocol.codec import (
     expert_names,
     model_version,
     predicted_labels,
+    script_warning,
     with_all_experts,
 )
 from mistere.predictor.protocol.v1 import decode_v1, encode_v1
@@ -232,11 +233,13 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         self._check_finite(dialogues, predictions, identity)
         with metrics.phase("respond"):
             detail = dialogues[0].detail
+            warnings, unknown = script_warning(dialogues, model)
+            metrics.UNKNOWN_SCRIPT.inc(unknown)
             response: InferResponse | dict[str, Any]
             if isinstance(payload, InferRequest):
-                response = encode_response(payload, identity, predictions[0], model, detail)
+                response = encode_response(payload, identity, predictions[0], model, detail, warnings)
             else:
-                response = encode_v1(predictions, identity, model, detail)
+                response = encode_v1(predictions, identity, model, detail, warnings)
         self._observe(predictions, model, identity, time.perf_counter() - start)
         return response
 

@@ -45,6 +45,8 @@ MODEL_VERSION: Final = "model_version"
 BUNDLE_DIGEST: Final = "bundle_digest"
 LABELS: Final = "labels"
 EXPERTS: Final = "experts"
+UNKNOWN_SCRIPT: Final = "unknown_script"
+"""Utterances whose text is in a script that the model was not trained on, such as ``Cyrillic: 0, 3``; only if there are any."""
 
 BINARY_HEADER: Final = "Inference-Header-Content-Length"
 """Length of the JSON part of a body in which raw tensors follow it."""

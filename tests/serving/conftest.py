@@ -143,6 +143,7 @@ def make_bundle(folder: Path, modalities: tuple[str, ...] = ("speech", "text"), 
         test_digest="0" * 64,
         metrics={},
         dvc_digest="0" * 32,
+        scripts=["Latin"],
     )
     published = publish(store, manifest, work)
     return store.location(artifact_key("ModelBundle", published.digest))

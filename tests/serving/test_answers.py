@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import struct
 from typing import Any
 
@@ -190,6 +191,25 @@ def test_clients_cannot_unload_models(server: Server) -> None:
             pb.RepositoryModelUnloadRequest(model_name="mistere"), timeout=5
         )
     assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_texts_in_an_unknown_script_are_named(server: Server) -> None:
+    """The model of these tests has been trained on Latin alone, as its bundle says."""
+    counter = "mistere_unknown_script_total"
+
+    def count() -> float:
+        (line,) = re.findall(rf"^{counter} (.*)$", httpx.get(f"{server.url}/metrics").text, re.MULTILINE)
+        return float(line)
+
+    before = count()
+    texts = ["Hello.", "Привет, как дела?", "12 — …", "Ça va?", "Где ты? OK", "元気ですか"]
+    answer = server.client.predict_rest([Utterance(text) for text in texts])
+    assert answer.parameters["unknown_script"] == "Cyrillic: 1, 4; Kana: 5"
+    body = {"instances": [{"utterances": [{"text": texts[0]}]}, {"utterances": [{"text": texts[1]}]}]}
+    answer_v1 = httpx.post(f"{server.url}/v1/models/mistere:predict", json=body).json()
+    assert answer_v1["parameters"]["unknown_script"] == "Cyrillic: 1"
+    assert "unknown_script" not in server.client.predict_rest([Utterance("Hello.")]).parameters
+    assert count() == before + 4
 
 
 def test_metrics(server: Server) -> None:

@@ -9,8 +9,8 @@ from pydantic import Field
 from components.validate_data.dataset import Dataset
 from components.validate_data.expectation import Expectation, is_between, is_false
 from components.validate_data.facts.repetition import most_frequent
-from components.validate_data.facts.transcript_facts import scripts_of
 from mistere.config.validation import ValidationSettings
+from mistere.data.scripts import scripts_of
 
 
 class Settings(ValidationSettings):

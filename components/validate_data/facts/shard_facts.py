@@ -23,7 +23,6 @@ from components.validate_data.facts.cell_facts import CellFacts, cell_batch, cel
 from components.validate_data.facts.transcript_facts import (
     Conversation,
     TranscriptFacts,
-    scripts_of,
     transcript_facts,
     words_of,
 )
@@ -35,6 +34,7 @@ from mistere.common.parsing.documents import ParseError, load_json
 from mistere.common.parsing.parquet import open_parquet
 from mistere.data.dataset import REQUIRED_COLUMNS, read_batches
 from mistere.data.kinds import kind_of
+from mistere.data.scripts import scripts_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -219,6 +219,7 @@ def rows_schema() -> pa.Schema:
             ("foreign", pa.float64()),
             ("phrase", pa.int64()),
             ("wording", pa.int64()),
+            ("script", pa.string()),
             *((name, pa.bool_()) for name in ("has_audio", "embedded", "non_empty", "decodes")),
             *((name, pa.float64()) for name in ("rate", "channels", "seconds", "rms_dbfs", "quiet", "clipped")),
             ("dc_offset", pa.float64()),

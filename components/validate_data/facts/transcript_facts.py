@@ -3,80 +3,17 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 import zlib
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+from mistere.data.scripts import foreign_share, main_script
 from mistere.data.text_repair import is_blank, looks_damaged
 
 SEQUENCE_WORDS = 5
 _WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
 _MULTIPLIER, _MASK = 0x100000001B3, (1 << 64) - 1
-_LATIN = frozenset({"LATIN"})
-_SCRIPTS: dict[str, frozenset[str]] = {
-    **dict.fromkeys(
-        [
-            "af",
-            "ca",
-            "cs",
-            "cy",
-            "da",
-            "de",
-            "en",
-            "es",
-            "et",
-            "eu",
-            "fi",
-            "fo",
-            "fr",
-            "ga",
-            "gl",
-            "hr",
-            "hu",
-            "id",
-            "is",
-            "it",
-            "lt",
-            "lv",
-            "ms",
-            "mt",
-            "nl",
-            "no",
-            "nb",
-            "nn",
-            "pl",
-            "pt",
-            "ro",
-            "sk",
-            "sl",
-            "sq",
-            "sv",
-            "sw",
-            "tl",
-            "tr",
-            "vi",
-        ],
-        _LATIN,
-    ),
-    **dict.fromkeys(["be", "bg", "kk", "ky", "mk", "mn", "ru", "tg", "uk"], frozenset({"CYRILLIC"})),
-    **dict.fromkeys(["sr", "az", "uz"], frozenset({"LATIN", "CYRILLIC"})),
-    **dict.fromkeys(["ar", "fa", "ps", "ur"], frozenset({"ARABIC"})),
-    **dict.fromkeys(["hi", "mr", "ne", "sa"], frozenset({"DEVANAGARI"})),
-    "el": frozenset({"GREEK"}),
-    "he": frozenset({"HEBREW"}),
-    "hy": frozenset({"ARMENIAN"}),
-    "ka": frozenset({"GEORGIAN"}),
-    "bn": frozenset({"BENGALI"}),
-    "ta": frozenset({"TAMIL"}),
-    "te": frozenset({"TELUGU"}),
-    "th": frozenset({"THAI"}),
-    "zh": frozenset({"CJK"}),
-    "ja": frozenset({"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA"}),
-    "ko": frozenset({"HANGUL", "CJK"}),
-}
-"""Scripts of a language (ISO 639-1), by the first word of its characters' Unicode names."""
 
 
 class TranscriptFacts(NamedTuple):
@@ -88,6 +25,7 @@ class TranscriptFacts(NamedTuple):
         foreign: share of its letters that are not of the language's script; None if the script is unknown.
         phrase: digest of its words; None for fewer than four words, which repeat in any conversation.
         wording: digest of its words, however few, or of all characters of a text without words; None without a transcript.
+        script: the script of most of its letters, such as ``Latin``; None without letters.
     """
 
     text_length: int = 0
@@ -95,11 +33,7 @@ class TranscriptFacts(NamedTuple):
     foreign: float | None = None
     phrase: int | None = None
     wording: int | None = None
-
-
-def scripts_of(language: str) -> frozenset[str] | None:
-    """The scripts of a language tag such as ``en`` or ``pt-BR``; None if they are unknown."""
-    return _SCRIPTS.get(re.split("[-_]", language.strip().lower())[0])
+    script: str | None = None
 
 
 def transcript_facts(text: str | None, words: Sequence[str], scripts: frozenset[str] | None) -> TranscriptFacts:
@@ -113,11 +47,10 @@ def transcript_facts(text: str | None, words: Sequence[str], scripts: frozenset[
     stripped = (text or "").strip()
     if is_blank(stripped):
         return TranscriptFacts()
-    foreign = None if scripts is None else _foreign_share(stripped, scripts)
+    foreign = None if scripts is None else foreign_share(stripped, scripts)
     wording = _signed(_sequence(words or [stripped]))
-    return TranscriptFacts(
-        len(stripped), looks_damaged(stripped), foreign, wording if len(words) >= 4 else None, wording
-    )
+    phrase = wording if len(words) >= 4 else None
+    return TranscriptFacts(len(stripped), looks_damaged(stripped), foreign, phrase, wording, main_script(stripped))
 
 
 def words_of(text: str | None) -> list[str]:
@@ -160,16 +93,3 @@ def _sequence(words: Sequence[str]) -> int:
 
 def _signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
-
-
-def _foreign_share(text: str, scripts: frozenset[str]) -> float:
-    if text.isascii():
-        letters = sum(map(str.isalpha, text))
-        return 0.0 if "LATIN" in scripts or not letters else 1.0
-    found = [_script(character) for character in text if character.isalpha()]
-    return sum(script not in scripts for script in found) / len(found) if found else 0.0
-
-
-@lru_cache(maxsize=1 << 14)
-def _script(character: str) -> str:
-    return unicodedata.name(character, "UNKNOWN").split(" ")[0]

@@ -129,10 +129,11 @@ class _Machine:
             *("STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
             *("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
         )
-        constants = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
         return {
             **dict.fromkeys(literals, push),
-            **{name: lambda _, value=value: push(value) for name, value in constants.items()},
+            "NONE": lambda _: push(None),
+            "NEWTRUE": lambda _: push(True),
+            "NEWFALSE": lambda _: push(False),
             **dict.fromkeys(("PROTO", "FRAME"), lambda _: None),
             "MARK": lambda _: self._marks.append(len(self._stack)),
             "EMPTY_LIST": lambda _: push([]),

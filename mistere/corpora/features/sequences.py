@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,7 +112,7 @@ def grouped(
     }
 
 
-def checked_matrix(values: NDArray, where: str) -> NDArray[np.float32]:
+def checked_matrix(values: NDArray[Any], where: str) -> NDArray[np.float32]:
     """Features as ``[T, D]``; one vector becomes one frame.
 
     Raises:

@@ -18,6 +18,7 @@ import pybase64
 from kserve import InferInput, InferOutput, InferRequest, InferResponse
 
 from mistere.common.counting import counted
+from mistere.data.scripts import unknown_scripts
 from mistere.data.text_repair import is_blank
 from mistere.predictor.errors import invalid, over_limit, printable
 from mistere.predictor.protocol.parameters import read_parameters
@@ -91,6 +92,19 @@ def response_parameters(model: EmotionModel) -> dict[str, str]:
         protocol.LABELS: protocol.join_names(model.labels),
         protocol.EXPERTS: protocol.join_names(expert_names(model.experts)),
     }
+
+
+def script_warning(dialogues: Sequence[DialogueRequest], model: EmotionModel) -> tuple[dict[str, str], int]:
+    """The parameter that names utterances in an unknown script, if there are any, and how many they are.
+
+    Utterances are counted over all dialogues of a request.
+    """
+    texts = [turn.text for dialogue in dialogues for turn in dialogue.turns]
+    unknown = unknown_scripts(texts, model.bundle.scripts)
+    if not unknown:
+        return {}, 0
+    listed = [f"{script}: {', '.join(map(str, unknown[script]))}" for script in sorted(unknown)]
+    return {protocol.UNKNOWN_SCRIPT: "; ".join(listed)}, sum(map(len, unknown.values()))
 
 
 def check_length(utterances: int, limits: Limits) -> None:
@@ -318,7 +332,12 @@ def predicted_labels(prediction: DialoguePrediction, labels: Sequence[str]) -> l
 
 
 def encode_response(
-    request: InferRequest, request_id: str, prediction: DialoguePrediction, model: EmotionModel, detail: bool
+    request: InferRequest,
+    request_id: str,
+    prediction: DialoguePrediction,
+    model: EmotionModel,
+    detail: bool,
+    warnings: Mapping[str, str],
 ) -> InferResponse:
     """Convert a prediction to a V2 response: the requested outputs, or all (``expert_probabilities`` only with ``detail``)."""
     arrays: dict[str, np.ndarray] = {
@@ -342,7 +361,7 @@ def encode_response(
         model_name=request.model_name,
         model_version=model_version(model),
         infer_outputs=outputs,
-        parameters=response_parameters(model),
+        parameters={**response_parameters(model), **warnings},
         use_binary_outputs=bool(request.use_binary_outputs),
         requested_outputs=requested,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mistere.predictor.errors import invalid, printable
@@ -66,7 +66,11 @@ def _turn(utterance: Any, index: int) -> RequestTurn:
 
 
 def encode_v1(
-    predictions: Sequence[DialoguePrediction], request_id: str, model: EmotionModel, detail: bool
+    predictions: Sequence[DialoguePrediction],
+    request_id: str,
+    model: EmotionModel,
+    detail: bool,
+    warnings: Mapping[str, str],
 ) -> dict[str, Any]:
     """Convert predictions to a V1 response: an object per instance, with the names of the V2 outputs."""
     objects: list[dict[str, Any]] = []
@@ -80,4 +84,4 @@ def encode_v1(
             fields[protocol.EXPERT_PROBABILITIES] = prediction.expert_probabilities.tolist()
         fields[protocol.MODALITIES_USED] = list(prediction.modalities)
         objects.append(fields)
-    return {"id": request_id, "predictions": objects, "parameters": response_parameters(model)}
+    return {"id": request_id, "predictions": objects, "parameters": {**response_parameters(model), **warnings}}

@@ -43,7 +43,7 @@ def npz_table(path: Path) -> Path:
 
 
 def npz_of_arrays(path: Path) -> Path:
-    np.savez(path, **{"v_1": np.array([[1, 2], [3, 2]]), "v_2": np.array([5, -np.inf])})
+    np.savez(path, v_1=np.array([[1, 2], [3, 2]]), v_2=np.array([5, -np.inf]))
     return path
 
 
