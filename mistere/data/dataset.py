@@ -32,11 +32,21 @@ ROWS_PER_GROUP = 128
 MAX_SHARD_BYTES = 256 * 1024 * 1024
 _MODALITY_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _RESERVED = frozenset(
-    {"dialogue_id", "turn", "label", "speaker", "role", "split", "text", "audio", "speech", "cross_modal"}
+    {"dialogue_id", "turn", "label", "speaker", "role", "language", "split", "text", "audio", "speech", "cross_modal"}
 )
 """Names that the dataset form, the mixture or the endpoint uses for something else."""
 _RESERVED_ENDINGS = ("_embedding", "_uri", "_digest")
 _SHARD_NAME = re.compile(r"^(train|dev|test)-.*\.parquet$")
+
+
+def modality_name_problem(name: str) -> str:
+    """Why a name cannot be that of a modality, as a clause; empty if it can."""
+    if _MODALITY_NAME.fullmatch(name) and name not in _RESERVED and not name.endswith(_RESERVED_ENDINGS):
+        return ""
+    return (
+        f"{shown(name)} cannot be the name of a modality: choose up to 40 lower-case letters, digits and _, other than "
+        f"{', '.join(sorted(_RESERVED))}, and not ending in {' or '.join(_RESERVED_ENDINGS)}"
+    )
 
 
 class DatasetInfo(BaseModel):
@@ -77,11 +87,8 @@ class DatasetInfo(BaseModel):
     @classmethod
     def _modalities_are_known(cls, modalities: dict[str, str]) -> dict[str, str]:
         for name, kind in modalities.items():
-            if not _MODALITY_NAME.fullmatch(name) or name in _RESERVED or name.endswith(_RESERVED_ENDINGS):
-                raise ValueError(
-                    f"{shown(name)} cannot be the name of a modality: choose up to 40 lower-case letters, digits and _, other "
-                    f"than {', '.join(sorted(_RESERVED))}, and not ending in {' or '.join(_RESERVED_ENDINGS)}"
-                )
+            if problem := modality_name_problem(name):
+                raise ValueError(problem)
             try:
                 kind_of(kind)
             except UsageError as error:

@@ -15,8 +15,9 @@ import numpy as np
 
 from mistere.common.errors import DataError
 from mistere.corpora.delimited import Record, read_records
-from mistere.corpora.features.sequences import MAX_WIDTH, Frames, grouped
+from mistere.corpora.features.sequences import Frames, grouped
 from mistere.corpora.text_files import read_lines
+from mistere.data.kinds.vector import MAX_WIDTH
 
 _NAME_COLUMNS: Final = ("utterance", "utterance_id", "name", "segment", "file", "filename", "id")
 _PAIR: Final = ("dialogue_id", "turn")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 from mistere.common.counting import counted, plural
 from mistere.common.errors import DataError, UsageError
 from mistere.corpora.importer import Option
+from mistere.data.dataset import modality_name_problem
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,10 +19,6 @@ if TYPE_CHECKING:
     from mistere.corpora.features.sequences import FeatureFile
     from mistere.corpora.features.span import Span
 
-_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
-_TAKEN: Final = frozenset(
-    {"speech", "text", "audio", "dialogue_id", "turn", "label", "speaker", "split", "role", "language"}
-)
 _PICKLES: Final = frozenset({".pkl", ".p", ".pickle"})
 _HDF5: Final = frozenset({".csd", ".h5", ".hdf5"})
 
@@ -38,9 +34,10 @@ def parse_features(typed: Sequence[str]) -> dict[str, Path]:
         name, separator, file = item.partition("=")
         if not separator or not file:
             raise UsageError(f"--features {item}: write it as NAME=FILE, for example --features face=facet.csd.")
-        if not _NAME.fullmatch(name) or name in _TAKEN or name in files:
-            reason = "is given twice" if name in files else "can't be the name of a modality"
-            raise UsageError(f"--features {item}: {name[:40]!r} {reason}: choose a name such as face or prosody.")
+        if problem := modality_name_problem(name):
+            raise UsageError(f"--features {item}: {problem}.")
+        if name in files:
+            raise UsageError(f"--features {item}: {name} is given twice: each modality has one file.")
         files[name] = Path(file)
     return files
 

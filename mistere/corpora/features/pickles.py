@@ -19,7 +19,7 @@ from mistere.common.errors import DataError, UsageError
 
 MAX_VALUES: Final = 50_000_000
 """Opcodes of one file."""
-MAX_NODES: Final = 5_000_000
+MAX_NODES: Final = 2_000_000
 """Values of the result, each shared one counted wherever it stands."""
 _MAX_DEPTH: Final = 32
 MAX_BYTES: Final = 8 * 2**30

@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 
 from mistere.common.errors import DataError
 from mistere.corpora.features.span import Span
-
-MAX_WIDTH = 65_536
-"""Numbers of one vector; the largest feature sets of the field have some thousands."""
+from mistere.data.kinds.vector import MAX_WIDTH
 
 
 @dataclass(frozen=True, slots=True)

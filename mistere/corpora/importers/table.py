@@ -189,6 +189,11 @@ def import_table(
     )
     if old is not None:
         kept_name = {"name": name} if name else {}
+        for modality, kind in vectors.kinds.items():
+            if old.info.modalities.get(modality, kind) != kind:
+                raise UsageError(
+                    f"--features {modality}: it is of the kind {old.info.modalities[modality]} in {base}: choose another name."
+                )
         modalities = {**old.info.modalities, **vectors.kinds}
         info = old.info.model_copy(
             update={"speaker_disjoint": info.speaker_disjoint, "modalities": modalities, **kept_name}

@@ -10,7 +10,7 @@ import numpy as np
 import soundfile
 
 from mistere.common.splits import Split
-from mistere.data.dataset import Utterance, read_utterances, shards_of
+from mistere.data.dataset import Utterance, load_info, read_utterances, shards_of
 
 
 def wav(samples: int = 160) -> bytes:
@@ -26,5 +26,6 @@ def shard_digests(directory: Path) -> dict[str, str]:
 
 
 def read(directory: Path, split: Split) -> list[Utterance]:
-    """Return the utterances of one split."""
-    return list(read_utterances(shards_of(directory.iterdir(), split)))
+    """Return the utterances of one split, with all modalities."""
+    kinds = load_info(directory / "dataset.yaml").kinds
+    return list(read_utterances(shards_of(directory.iterdir(), split), modalities=kinds))

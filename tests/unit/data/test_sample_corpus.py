@@ -19,6 +19,7 @@ from mistere.common.paths import PROJECT_ROOT
 from mistere.common.splits import SPLITS, Split
 from mistere.corpora.sample import make_sample, ogg, prosody
 from mistere.corpora.sample.assembly import describe
+from mistere.corpora.sample.faces import FRAMES
 from mistere.corpora.sample.planner import DIALOGUES as DIALOGUES_IN_FULL
 from mistere.corpora.sample.planner import plan, split_sizes
 from mistere.corpora.sample.synthesis import synthesize
@@ -57,6 +58,18 @@ def test_same_seed_gives_the_same_bytes(sample: tuple[Path, dict[Split, int], ob
     assert files == sorted(path.name for path in again.iterdir())
     for name in files:
         assert (directory / name).read_bytes() == (again / name).read_bytes(), name
+
+
+@pytest.mark.long
+@needs_synthesizer
+def test_faces_are_added_on_demand(sample: tuple[Path, dict[Split, int], object], tmp_path: Path) -> None:
+    assert make_sample(tmp_path / "faces", SEED, DIALOGUES, faces=True) == sample[1]
+    info = load_info(tmp_path / "faces" / "dataset.yaml")
+    assert info.modalities == {"face": "frames"} and not load_info(sample[0] / "dataset.yaml").modalities
+    plain = utterances(sample[0], "test")
+    rows = list(read_utterances(shards_of((tmp_path / "faces").iterdir(), "test"), modalities=info.kinds))
+    assert [(row.text, row.audio, row.label) for row in rows] == [(row.text, row.audio, row.label) for row in plain]
+    assert {len(row.others.get("face", ())) for row in rows} == {0, FRAMES}
 
 
 @needs_synthesizer
