@@ -21,7 +21,7 @@ def embed_utterances(
     Args:
         run: the run's context.
         config: the modality's section.
-        modality: ``speech`` or ``text``.
+        modality: the modality.
         utterances: the dataset.
         encoder: the fine-tuned encoder.
         embeddings: one vector an utterance, or their absence.

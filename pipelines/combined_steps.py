@@ -16,7 +16,7 @@ from components.embed_shard.run import STAGE as EMBED
 from components.extract_embeddings.run import STAGE as EXTRACT
 from components.register_model.run import STAGE as REGISTER
 from mistere.artifacts.object_store import open_store
-from mistere.engine.execution import execute, write_reference
+from mistere.engine.execution import Paths, execute, write_reference
 from mistere.engine.stage import TaskShard
 from mistere.kubernetes.secret_keys import use_storage_variables
 from mistere.runs.outcome import read_manifest
@@ -24,13 +24,13 @@ from mistere.runs.outcome import read_manifest
 RELEASED: Final = {
     "utterances": ("validate_data", "accepted"),
     "profile": ("validate_data", "profile"),
-    "speech": ("finetune_encoder-speech", "encoder"),
-    "text": ("finetune_encoder-text", "encoder"),
     "model": ("train_moe", "model"),
     "report": ("evaluate_model", "report"),
     "verdict": ("gate_model", "verdict"),
 }
-"""The inputs of ``register_model``: which task's which output, as :mod:`pipelines.retraining` connects them."""
+"""The inputs of ``register_model`` but its encoders: which task's which output, as :mod:`pipelines.retraining` connects them."""
+ENCODER: Final = ("finetune_encoder", "encoder")
+"""Stage and output of the encoder of each modality."""
 
 
 def embed(
@@ -41,7 +41,7 @@ def embed(
     Args:
         run: the run's context.
         config: the modality's section.
-        modality: ``speech`` or ``text``.
+        modality: the modality.
         utterances: folder with the dataset's manifest.
         encoder: folder with the encoder's manifest.
         embeddings: folder for the manifest of the embeddings.
@@ -89,7 +89,15 @@ def release(
         folder = Path(scratch)
         for name, (task, output) in RELEASED.items():
             write_reference(read_manifest(store, REGISTER.inputs[name], finished[task][output]), folder / name)
-        inputs = {name: str(folder / name) for name in RELEASED}
+        inputs: dict[str, Paths] = {name: str(folder / name) for name in RELEASED}
+        stage, output = ENCODER
+        encoders: dict[str, str] = {}
+        for task, outputs in finished.items():
+            of, _, modality = task.partition("-")
+            if of == stage:
+                encoders[modality] = str(folder / task)
+                write_reference(read_manifest(store, REGISTER.inputs["encoders"], outputs[output]), folder / task)
+        inputs["encoders"] = encoders
         values = execute(
             REGISTER, run, registry, inputs=inputs, outputs={"bundle": str(folder / "bundle")}, pod_of=DEPLOY.name
         )

@@ -10,7 +10,6 @@ from pathlib import Path
 from mistere.artifacts.signing import check_signer
 from mistere.common.errors import MistereError, UsageError
 from mistere.common.paths import PROJECT_ROOT, is_checkout
-from mistere.config.loader import SECTIONS
 from mistere.kubernetes.image_signatures import check_registry
 from mistere.kubernetes.images import image
 from mistere.serving.kserve.inference_service import check_cluster_support
@@ -57,8 +56,8 @@ def compile_pipeline(profile: str, settings: Iterable[str], output: Path) -> Non
 
     from pipelines.retraining import retraining
 
-    sections = {name: config.section(name) for name in SECTIONS}
-    pipeline = retraining(config.cluster, Path(profile).stem, sections)
+    sections = config.parameters()
+    pipeline = retraining(config.modalities, config.cluster, Path(profile).stem, sections)
     partial = output.with_name(f".{output.stem}.partial.yaml")
     try:
         Compiler().compile(pipeline, str(partial), pipeline_parameters=sections)

@@ -86,10 +86,12 @@ def main(arguments: Path, root: Path) -> None:
     hold_runner_lock()
     from kfp import local
 
+    from mistere.config.modalities import modalities_of
     from pipelines.retraining import retraining
 
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root), raise_on_error=True)
-    retraining()(**read_json(arguments))
+    given = read_json(arguments)
+    retraining(modalities_of(given))(**given)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pydantic import create_model
 
 from components.gate_model.config import GateConfig
 from components.validate_data.config import ValidationConfig
-from mistere.config.loader import SECTIONS, Config, load_config
+from mistere.config.loader import Config, load_config
 from mistere.engine.stage import RunContext
 
 PROFILES = Path(__file__).parent / "profiles"
@@ -41,4 +41,4 @@ def load_local_profile(profile: str, settings: Iterable[str] = ()) -> Config:
 
 def pipeline_arguments(config: Config, context: RunContext) -> dict[str, Any]:
     """Arguments of the pipeline: the run's context and all sections."""
-    return {"run": context.model_dump(mode="json"), **{name: config.section(name) for name in SECTIONS}}
+    return {"run": context.model_dump(mode="json"), **config.parameters()}

@@ -8,7 +8,8 @@ On Kubeflow Pipelines each step costs two pods and each condition or loop one, s
 be: a run whose steps are all finished goes straight to the release, and a modality with a single shard has no loop.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from inspect import Parameter, Signature
 from typing import Any
 
 from kfp import dsl
@@ -27,20 +28,23 @@ from components.report_run.component import report_run
 from components.resolve_inputs.component import resolve_inputs
 from components.train_moe.component import train_moe
 from components.validate_data.component import validate_data
-from mistere.common.modalities import MODALITIES
 from mistere.config.cluster import ClusterConfig
-from mistere.config.loader import SECTIONS
+from mistere.config.modalities import DEFAULT_MODALITIES, sections_with
 from mistere.kubernetes.images import image
 from pipelines import pod_settings
 from pipelines.combined_components import embed_utterances, release_finished
 
 
 def retraining(
-    cluster: ClusterConfig | None = None, profile: str = "", sections: Mapping[str, Any] | None = None
+    modalities: Sequence[str] = DEFAULT_MODALITIES,
+    cluster: ClusterConfig | None = None,
+    profile: str = "",
+    sections: Mapping[str, Any] | None = None,
 ) -> GraphComponent:
     """Define the pipeline.
 
     Args:
+        modalities: names of the modalities; the pipeline has a parameter for the section of each.
         cluster: Kubernetes settings of the steps; None for a local run.
         profile: name of the profile that the pipeline is compiled from.
         sections: the profile's complete sections by name, which complete the parameters of a run; None for a local run.
@@ -48,61 +52,19 @@ def retraining(
     compiled = {"profile": profile, "sections": dict(sections or {})}
     compiled_registry = {"profile": profile, "sections": {"registry": (sections or {}).get("registry", {})}}
 
-    @dsl.pipeline(
-        name="mistere-retraining",
-        description="Pull, validate, fine-tune, embed, train, evaluate, gate, register, deploy.",
-        pipeline_config=pod_settings.lifetime(cluster) if cluster else None,
-    )
-    def pipeline(
-        data: dict,
-        validation: dict,
-        speech: dict,
-        text: dict,
-        mixture: dict,
-        evaluation: dict,
-        gate: dict,
-        registry: dict,
-        deployment: dict,
-        run: dict = {},  # noqa: B006 (KFP copies it into the pipeline's definition)
-    ) -> None:
-        """Retrain the model and, if the gate promotes it, release it.
-
-        Args:
-            data: section of the configuration, complete or in part, as are all following ones.
-            validation: thresholds of the data validation.
-            speech: the speech encoder and its fine-tuning.
-            text: the text encoder and its fine-tuning.
-            mixture: the mixture of experts and its training.
-            evaluation: settings of the evaluation and its intervals.
-            gate: thresholds of the gate's rules.
-            registry: names in the model registry.
-            deployment: the inference service and its smoke test.
-            run: the run's context, which mistere submit passes complete; otherwise store, tracking server and data come from the
-                ConfigMap mistere-settings, and the id from Kubeflow Pipelines.
-        """
-        job = dsl.PIPELINE_JOB_ID_PLACEHOLDER
-        report = report_run(run=run, job=job, compiled=compiled_registry, registry=registry)
+    def pipeline(*values: Any) -> None:
+        given = dict(zip(parameters, values, strict=True))
+        run, job = given.pop("run"), dsl.PIPELINE_JOB_ID_PLACEHOLDER
+        report = report_run(run=run, job=job, compiled=compiled_registry, registry=given["registry"])
         with dsl.ExitHandler(pod_settings.apply(report, cluster, "report_run"), name="run"):
-            inputs = resolve_inputs(
-                run=run,
-                job=job,
-                compiled=compiled,
-                data=data,
-                validation=validation,
-                speech=speech,
-                text=text,
-                mixture=mixture,
-                evaluation=evaluation,
-                gate=gate,
-                registry=registry,
-                deployment=deployment,
-            )
+            inputs = resolve_inputs(modalities)(run=run, job=job, compiled=compiled, **given)
             pod_settings.apply(inputs, cluster, "resolve_inputs")
             if not sections:  # a local run, in which a step costs a tenth of a second
-                _steps(inputs, cluster, one_shard=set())
+                _steps(inputs, modalities, cluster, one_shard=set())
                 return
             with dsl.If(inputs.outputs["Output"] == "work", name="work-to-do"):
-                _steps(inputs, cluster, {name for name in MODALITIES if sections[name]["extraction"]["shards"] == 1})
+                single = {name for name in modalities if sections[name]["extraction"]["shards"] == 1}
+                _steps(inputs, modalities, cluster, single)
             with dsl.If(inputs.outputs["Output"] == "release", name="all-finished"):
                 released = release_finished(
                     run=inputs.outputs["context"],
@@ -114,19 +76,55 @@ def retraining(
                 released.set_display_name("deploy-model (finished)")
                 pod_settings.apply(released, cluster, "deploy_model", also=("register_model",))
 
-    return pipeline
+    parameters = _parameters(modalities)
+    pipeline.__signature__ = Signature(list(parameters.values()))  # type: ignore[attr-defined]
+    pipeline.__doc__ = _docstring(modalities)
+    define = dsl.pipeline(
+        name="mistere-retraining",
+        description="Pull, validate, fine-tune, embed, train, evaluate, gate, register, deploy.",
+        pipeline_config=pod_settings.lifetime(cluster) if cluster else None,
+    )
+    return define(pipeline)
 
 
-def _steps(inputs: PipelineTask, cluster: ClusterConfig | None, one_shard: Collection[str]) -> None:
+def _parameters(modalities: Sequence[str]) -> dict[str, Parameter]:
+    """The pipeline's parameters: the sections and, last, the run's context. KFP reads them from the function's signature."""
+    kind = Parameter.POSITIONAL_OR_KEYWORD
+    found = {name: Parameter(name, kind, annotation=dict) for name in sections_with(modalities)}
+    return {**found, "run": Parameter("run", kind, annotation=dict, default={})}
+
+
+def _docstring(modalities: Sequence[str]) -> str:
+    """What KFP's page shows of the parameters."""
+    meanings = {
+        "data": "section of the configuration, complete or in part, as are all following ones.",
+        "validation": "thresholds of the data validation.",
+        **{name: f"the {name} encoder and its fine-tuning." for name in modalities},
+        "mixture": "the mixture of experts and its training.",
+        "evaluation": "settings of the evaluation and its intervals.",
+        "gate": "thresholds of the gate's rules.",
+        "registry": "names in the model registry.",
+        "deployment": "the inference service and its smoke test.",
+        "run": "the run's context, which mistere submit passes complete; otherwise store, tracking server and data come from the "
+        "ConfigMap mistere-settings, and the id from Kubeflow Pipelines.",
+    }
+    arguments = "\n".join(f"    {name}: {meaning}" for name, meaning in meanings.items())
+    return f"Retrain the model and, if the gate promotes it, release it.\n\nArgs:\n{arguments}\n"
+
+
+def _steps(
+    inputs: PipelineTask, modalities: Sequence[str], cluster: ClusterConfig | None, one_shard: Collection[str]
+) -> None:
     """Define the steps from the data to the release.
 
     Args:
         inputs: the task ``resolve_inputs``.
+        modalities: names of the modalities.
         cluster: Kubernetes settings of the steps; None for a local run.
         one_shard: modalities that are compiled with a single shard, for which one pod embeds all utterances.
     """
     context, champion = inputs.outputs["context"], inputs.outputs["champion_digest"]
-    section = {name: inputs.outputs[f"{name}_section"] for name in SECTIONS}
+    section = {name: inputs.outputs[f"{name}_section"] for name in sections_with(modalities)}
     pulled = pull_data(run=context, data=section["data"], data_digest=inputs.outputs["data_digest"])
     pod_settings.apply(pulled, cluster, "pull_data")
     validated = validate_data(
@@ -139,36 +137,35 @@ def _steps(inputs: PipelineTask, cluster: ClusterConfig | None, one_shard: Colle
     utterances = validated.outputs["accepted"]
     with dsl.If(validated.outputs["Output"] != "reject", name="data-passes"):
         encoders, vectors = {}, {}
-        for modality in MODALITIES:
+        for modality in modalities:
             config = section[modality]
             tuned = finetune_encoder(run=context, config=config, modality=modality, utterances=utterances)
             pod_settings.apply(tuned, cluster, "finetune_encoder", modality)
             tuned.set_display_name(f"finetune-encoder ({modality})")
-            encoders[modality] = tuned.outputs["encoder"]
+            encoder = encoders[f"{modality}_encoder"] = tuned.outputs["encoder"]
             arguments = {"run": context, "modality": modality, "utterances": utterances}
             if modality in one_shard:
-                embedded = embed_utterances(config=config, encoder=encoders[modality], **arguments)
+                embedded = embed_utterances(config=config, encoder=encoder, **arguments)
                 pod_settings.apply(embedded, cluster, "embed_shard", modality)
                 embedded.set_display_name(f"embed-shard ({modality})")
             else:
                 with dsl.ParallelFor(inputs.outputs[f"{modality}_shards"], name=f"{modality}-shards") as item:
-                    shard = embed_shard(config=config, item=item, encoder=encoders[modality], **arguments)
+                    shard = embed_shard(config=config, item=item, encoder=encoder, **arguments)
                     pod_settings.apply(shard, cluster, "embed_shard", modality)
                     shard.set_display_name(f"embed-shard ({modality})")
                 embedded = extract_embeddings(shards=dsl.Collected(shard.outputs["vectors"]), **arguments)
                 pod_settings.apply(embedded, cluster, "extract_embeddings", modality)
                 embedded.set_display_name(f"extract-embeddings ({modality})")
-            vectors[modality] = embedded.outputs["embeddings"]
-        model = train_moe(run=context, mixture=section["mixture"], **vectors)
+            vectors[f"{modality}_vectors"] = embedded.outputs["embeddings"]
+        model = train_moe(modalities)(run=context, mixture=section["mixture"], **vectors)
         pod_settings.apply(model, cluster, "train_moe")
-        evaluated = evaluate_model(
+        evaluated = evaluate_model(modalities)(
             run=context,
             evaluation=section["evaluation"],
             champion_digest=champion,
             utterances=utterances,
             model=model.outputs["model"],
-            speech_encoder=encoders["speech"],
-            text_encoder=encoders["text"],
+            **encoders,
             **vectors,
         )
         pod_settings.apply(evaluated, cluster, "evaluate_model")
@@ -182,7 +179,7 @@ def _steps(inputs: PipelineTask, cluster: ClusterConfig | None, one_shard: Colle
         )
         pod_settings.apply(judged, cluster, "gate_model")
         with dsl.If(judged.outputs["Output"] == "promote", name="gate-promotes"):
-            registered = register_model(
+            registered = register_model(modalities)(
                 run=context,
                 registry=section["registry"],
                 utterances=utterances,

@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from mistere.common.errors import UsageError
-from mistere.common.modalities import MODALITIES
 from mistere.common.paths import PROJECT_ROOT
-from mistere.config.encoder import EncoderConfig
 from mistere.config.loader import Config
 from mistere.model.encoders.source_state import package_folder
 
@@ -41,8 +39,7 @@ def check_train_image(config: Config, folder: Path = PROJECT_ROOT) -> None:
         for line in lock.read_text(encoding="utf-8").splitlines()
         if (match := re.match(r"[A-Za-z0-9][\w.-]*", line))
     }
-    for modality in MODALITIES:
-        settings: EncoderConfig = getattr(config, modality)
+    for modality, settings in config.encoders().items():
         if settings.tuning == "qlora" and _QUANTISATION not in packages:
             raise UsageError(
                 f"{modality}.tuning=qlora needs {_QUANTISATION}, which the train image lacks: add it to the group `train` in pyproject.toml, "

@@ -1,4 +1,4 @@
-"""The KFP component ``evaluate_model``."""
+"""The KFP component ``evaluate_model``, for the modalities of a run."""
 
 from kfp import dsl
 from kfp.dsl import ClassificationMetrics, Input, Metrics, Output
@@ -10,19 +10,18 @@ from mistere.artifacts.kfp_types import (
     MoEModelArtifact,
     UtteranceSetArtifact,
 )
+from mistere.engine.modality_template import for_modalities
 from mistere.kubernetes.images import image
 
 
-@dsl.component(base_image=image("train"), install_kfp_package=False)
+@for_modalities(dsl.component(base_image=image("train"), install_kfp_package=False))
 def evaluate_model(
     run: dict,
     evaluation: dict,
     champion_digest: str,
     utterances: Input[UtteranceSetArtifact],
-    speech: Input[EmbeddingSetArtifact],
-    text: Input[EmbeddingSetArtifact],
-    speech_encoder: Input[EncoderCheckpointArtifact],
-    text_encoder: Input[EncoderCheckpointArtifact],
+    MODALITY_vectors: Input[EmbeddingSetArtifact],
+    MODALITY_encoder: Input[EncoderCheckpointArtifact],
     model: Input[MoEModelArtifact],
     report: Output[EvaluationReportArtifact],
     metrics: Output[Metrics],
@@ -35,10 +34,8 @@ def evaluate_model(
         evaluation: the ``evaluation`` section.
         champion_digest: the champion's bundle, or ``none``.
         utterances: the dataset.
-        speech: speech vectors.
-        text: text vectors.
-        speech_encoder: what made them, or its absence.
-        text_encoder: likewise.
+        MODALITY_vectors: vectors of this modality, or their absence.
+        MODALITY_encoder: what made them, or its absence.
         model: the mixture.
         report: metrics and predictions.
         metrics: the main metrics, for the user interface of Kubeflow Pipelines.
@@ -48,14 +45,13 @@ def evaluate_model(
     from components.evaluate_model.run import STAGE
     from mistere.engine.execution import execute
 
-    inputs = {
-        "utterances": utterances.path,
-        "speech": speech.path,
-        "text": text.path,
-        "speech_encoder": speech_encoder.path,
-        "text_encoder": text_encoder.path,
-        "model": model.path,
+    vectors = {
+        "MODALITY": MODALITY_vectors.path,
     }
+    encoders = {
+        "MODALITY": MODALITY_encoder.path,
+    }
+    inputs = {"utterances": utterances.path, "vectors": vectors, "encoders": encoders, "model": model.path}
     execute(
         STAGE,
         run,

@@ -44,12 +44,11 @@ STAGE = Stage(
     config=EvaluationConfig,
     inputs={
         "utterances": UtteranceSet,
-        "speech": EmbeddingSet,
-        "text": EmbeddingSet,
-        "speech_encoder": EncoderCheckpoint,
-        "text_encoder": EncoderCheckpoint,
+        "vectors": EmbeddingSet,
+        "encoders": EncoderCheckpoint,
         "model": MoEModel,
     },
+    by_modality=frozenset({"vectors", "encoders"}),
     outputs={"report": EvaluationReport},
     reports={"report": ("metrics.json",)},
     imports=("torch", "pyarrow.parquet"),
@@ -60,10 +59,8 @@ def run(
     config: EvaluationConfig,
     step: Step,
     utterances: ArtifactHandle[UtteranceSet],
-    speech: ArtifactHandle[EmbeddingSet],
-    text: ArtifactHandle[EmbeddingSet],
-    speech_encoder: ArtifactHandle[EncoderCheckpoint],
-    text_encoder: ArtifactHandle[EncoderCheckpoint],
+    vectors: Mapping[str, ArtifactHandle[EmbeddingSet]],
+    encoders: Mapping[str, ArtifactHandle[EncoderCheckpoint]],
     model: ArtifactHandle[MoEModel],
     report: Path,
     champion_digest: str,
@@ -74,10 +71,8 @@ def run(
         config: the ``evaluation`` section.
         step: this execution.
         utterances: the dataset.
-        speech: speech vectors.
-        text: text vectors.
-        speech_encoder: what made them, or its absence.
-        text_encoder: likewise.
+        vectors: vectors, or their absence, by modality.
+        encoders: what made them, or its absence, by modality.
         model: the mixture.
         report: folder of the output artifact.
         champion_digest: the champion's bundle, or ``none``.
@@ -94,7 +89,7 @@ def run(
     from mistere.model.mixture.prediction import load_mixture
 
     mixture, temperature = load_mixture(model.path), model.manifest.temperature
-    data = EmbeddedDialogues.open([speech, text]).only(list(mixture.dimensions))
+    data = EmbeddedDialogues.open(list(vectors.values())).only(list(mixture.dimensions))
     step.progress(f"predicting {counted(len(data.split('test')), 'test dialogue')}")
     evaluated = evaluate_mixture(mixture, temperature, data, config)
     names, read, labels, answers = evaluated.names, evaluated.read, evaluated.labels, evaluated.answers
@@ -114,8 +109,7 @@ def run(
     metrics |= _slices(config, flat, true, parts, len(data.labels))
     if config.speaker_probe:
         metrics |= _speaker_probe(config, step, mixture, read, raw, keys, true, flat)
-    encoders = {"speech": (speech_encoder, speech), "text": (text_encoder, text)}
-    present = {name: encoders[name] for name in mixture.dimensions}
+    present = {name: (encoders[name], vectors[name]) for name in mixture.dimensions}
     runtime = _runtime(config, step, mixture, model, present, raw)
     if config.robustness or config.int8:
         clean = CleanDialogues(names, read, labels, len(data.labels))

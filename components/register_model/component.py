@@ -1,4 +1,4 @@
-"""The KFP component ``register_model``."""
+"""The KFP component ``register_model``, for the modalities of a run."""
 
 from kfp import dsl
 from kfp.dsl import Input, Output
@@ -12,17 +12,17 @@ from mistere.artifacts.kfp_types import (
     MoEModelArtifact,
     UtteranceSetArtifact,
 )
+from mistere.engine.modality_template import for_modalities
 from mistere.kubernetes.images import image
 
 
-@dsl.component(base_image=image("pipeline"), install_kfp_package=False)
+@for_modalities(dsl.component(base_image=image("pipeline"), install_kfp_package=False))
 def register_model(
     run: dict,
     registry: dict,
     utterances: Input[UtteranceSetArtifact],
     profile: Input[DataProfileArtifact],
-    speech: Input[EncoderCheckpointArtifact],
-    text: Input[EncoderCheckpointArtifact],
+    MODALITY_encoder: Input[EncoderCheckpointArtifact],
     model: Input[MoEModelArtifact],
     report: Input[EvaluationReportArtifact],
     verdict: Input[GateVerdictArtifact],
@@ -35,8 +35,7 @@ def register_model(
         registry: the ``registry`` section.
         utterances: the dataset.
         profile: statistics of the dataset.
-        speech: the speech encoder.
-        text: the text encoder.
+        MODALITY_encoder: the encoder of this modality, or its absence.
         model: the mixture.
         report: the evaluation.
         verdict: the gate's verdict.
@@ -48,11 +47,13 @@ def register_model(
     from components.register_model.run import STAGE
     from mistere.engine.execution import execute
 
+    encoders = {
+        "MODALITY": MODALITY_encoder.path,
+    }
     inputs = {
         "utterances": utterances.path,
         "profile": profile.path,
-        "speech": speech.path,
-        "text": text.path,
+        "encoders": encoders,
         "model": model.path,
         "report": report.path,
         "verdict": verdict.path,

@@ -30,12 +30,12 @@ STAGE = Stage(
     inputs={
         "utterances": UtteranceSet,
         "profile": DataProfile,
-        "speech": EncoderCheckpoint,
-        "text": EncoderCheckpoint,
+        "encoders": EncoderCheckpoint,
         "model": MoEModel,
         "report": EvaluationReport,
         "verdict": GateVerdict,
     },
+    by_modality=frozenset({"encoders"}),
     outputs={"bundle": ModelBundle},
     imports=("mlflow", "mlflow.tracking"),
     cached=False,
@@ -47,8 +47,7 @@ def run(
     step: Step,
     utterances: ArtifactHandle[UtteranceSet],
     profile: ArtifactHandle[DataProfile],
-    speech: ArtifactHandle[EncoderCheckpoint],
-    text: ArtifactHandle[EncoderCheckpoint],
+    encoders: Mapping[str, ArtifactHandle[EncoderCheckpoint]],
     model: ArtifactHandle[MoEModel],
     report: ArtifactHandle[EvaluationReport],
     verdict: ArtifactHandle[GateVerdict],
@@ -61,8 +60,7 @@ def run(
         step: this execution.
         utterances: the dataset, for the lineage.
         profile: statistics of the dataset, which the bundle includes.
-        speech: the speech encoder, or its absence.
-        text: the text encoder, or its absence.
+        encoders: the encoder, or its absence, by modality.
         model: the mixture.
         report: the evaluation.
         verdict: the gate's verdict, for the lineage.
@@ -76,7 +74,7 @@ def run(
     from mistere.registry.run_logging import RunRecord, start_facts
     from mistere.runs.outcome import read_run_info
 
-    made: list[Manifest] = [one.manifest for one in (speech, text) if not one.manifest.absent]
+    made: list[Manifest] = [one.manifest for one in encoders.values() if not one.manifest.absent]
     provenance = Provenance(
         run=step.run.identity,
         image=image("train"),
@@ -85,7 +83,7 @@ def run(
         verdict=verdict.manifest.verdict,
         compute_seconds=_compute_seconds([*made, model.manifest]),
     )
-    manifest = assemble(config, utterances.manifest, [speech, text], model, report, bundle)
+    manifest = assemble(config, utterances.manifest, list(encoders.values()), model, report, bundle)
     if "text" in manifest.encoders:
         manifest = manifest.model_copy(update={"scripts": trained_scripts(profile.manifest.scripts)})
     for name in profile.manifest.files:
@@ -118,8 +116,7 @@ def run(
             encoders=model.manifest.encoders,
             artifacts={
                 "utterances": utterances.manifest.digest,
-                "speech encoder": speech.manifest.digest,
-                "text encoder": text.manifest.digest,
+                **{f"{modality} encoder": encoder.manifest.digest for modality, encoder in encoders.items()},
                 "mixture": model.manifest.digest,
             },
             environment=this_environment().model_copy(update={"device": device}),
@@ -130,7 +127,7 @@ def run(
             metrics={**report.manifest.metrics, **report.manifest.runtime},
             histories={
                 "train_moe": model.manifest.history,
-                **{f"finetune_encoder.{e.manifest.modality}": e.manifest.history for e in (speech, text)},
+                **{f"finetune_encoder.{modality}": e.manifest.history for modality, e in encoders.items()},
             },
             dataset=utterances.manifest.dataset,
             **start_facts({**step.run.identity.model_dump(), **info}),

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mistere.common.errors import MistereError
-from mistere.common.modalities import MODALITIES
+from mistere.config.modalities import modalities_of
 from mistere.kubernetes.current_pod import TRAINER_API, current_pod, is_inside
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def clean_up(step: Step, config: Mapping[str, Any]) -> None:
 
 
 def _uses_trainjobs(config: Mapping[str, Any]) -> bool:
-    sections = [config.get(name) or {} for name in MODALITIES]
+    sections = [config.get(name) or {} for name in modalities_of(config)]
     return any(
         int(section.get("num_nodes", 1)) > 1 or (section.get("nodes") or {}).get("trainjob") for section in sections
     )

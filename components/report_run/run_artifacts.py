@@ -18,7 +18,6 @@ from mistere.artifacts.manifests import (
 )
 from mistere.artifacts.object_store import ObjectStore
 from mistere.common.errors import MistereError
-from mistere.common.modalities import MODALITIES
 from mistere.evaluation.gate_timeline import TIMELINES_FILE, GateTimeline, read_timelines
 from mistere.metrics.predictions import PREDICTIONS_FILE, Predictions, read_predictions
 from mistere.registry.champion import read_champion
@@ -61,7 +60,7 @@ def gather(store: ObjectStore, outcome: Outcome) -> RunArtifacts:
         artifacts.unreadable.append(str(error))
     artifacts.data = _manifest(store, outcome, artifacts, UtteranceSet, "pull_data", "utterances")
     artifacts.validation = _manifest(store, outcome, artifacts, ValidationReport, "validate_data", "report")
-    for modality in MODALITIES:
+    for modality in outcome.modalities:
         encoder = _manifest(store, outcome, artifacts, EncoderCheckpoint, f"finetune_encoder-{modality}", "encoder")
         if encoder is not None:
             artifacts.encoders.append(encoder)

@@ -14,6 +14,7 @@ import yaml
 from components.report_run.run_artifacts import RunArtifacts
 from components.report_run.timing import Timing, duration, time_sentences
 from mistere.common.counting import counted, plural
+from mistere.config.stages import task_title
 from mistere.engine.stage import StageRecord
 from mistere.metrics.modality_choice import choice_from_metrics
 from mistere.reports import plots
@@ -21,7 +22,7 @@ from mistere.reports.evaluated_model import COVERAGE, Evaluated, bounds_text
 from mistere.reports.evaluation_view import MACROS, drawn, evaluation_view
 from mistere.reports.html_page import render_page
 from mistere.reports.rule_rows import rule_rows, shown_reasons
-from mistere.reports.wording import TITLES, NextStep, consequence, headline, pill, status_word
+from mistere.reports.wording import NextStep, consequence, headline, pill, status_word
 from mistere.runs.outcome import Estimate, Outcome, base_task, ordered_tasks
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ def _automatic(artifacts: RunArtifacts) -> str:
 
 def _title(task: str, record: StageRecord | None) -> str:
     """The title of a task, with the number of utterances that it could not decode."""
-    title = TITLES[base_task(task)]
+    title = task_title(base_task(task))
     undecodable = record.values.get("undecodable") if record else None
     return (
         f"{title}; {counted(int(undecodable), 'utterance')} could not be decoded and {plural(int(undecodable), 'counts', 'count')} as missing"
@@ -168,7 +169,7 @@ def _title(task: str, record: StageRecord | None) -> str:
 
 def _stages(outcome: Outcome, timing: Timing) -> list[dict[str, Any]]:
     rows = []
-    for task in ordered_tasks(record.task for record in outcome.stages):
+    for task in ordered_tasks((record.task for record in outcome.stages), outcome.modalities):
         record = outcome.record(task)
         word, tone = status_word(record.status if record else None)
         share = record.seconds / timing.wall if record and timing.wall > 0 else 0.0

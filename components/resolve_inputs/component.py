@@ -1,21 +1,21 @@
-"""The KFP component ``resolve_inputs``."""
+"""The KFP component ``resolve_inputs``, for the modalities of a run."""
 
 from typing import NamedTuple
 
 from kfp import dsl
 
+from mistere.engine.modality_template import for_modalities
 from mistere.kubernetes.images import image
 
 
-@dsl.component(base_image=image("pipeline"), install_kfp_package=False)
+@for_modalities(dsl.component(base_image=image("pipeline"), install_kfp_package=False))
 def resolve_inputs(
     run: dict,
     job: str,
     compiled: dict,
     data: dict,
     validation: dict,
-    speech: dict,
-    text: dict,
+    MODALITY: dict,
     mixture: dict,
     evaluation: dict,
     gate: dict,
@@ -31,12 +31,10 @@ def resolve_inputs(
         ("champion_digest", str),
         ("code_state", str),
         # Of an output declared `list`, KFP makes a loop's items strings; of `list[dict]`, structs.
-        ("speech_shards", list[dict]),
-        ("text_shards", list[dict]),
+        ("MODALITY_shards", list[dict]),
         ("data_section", dict),
         ("validation_section", dict),
-        ("speech_section", dict),
-        ("text_section", dict),
+        ("MODALITY_section", dict),
         ("mixture_section", dict),
         ("evaluation_section", dict),
         ("gate_section", dict),
@@ -52,8 +50,7 @@ def resolve_inputs(
         compiled: the profile that the pipeline was compiled from, which completes the sections.
         data: the ``data`` section, complete or in part, as are the following sections.
         validation: the ``validation`` section.
-        speech: the ``speech`` section.
-        text: the ``text`` section.
+        MODALITY: the section of this modality.
         mixture: the ``mixture`` section.
         evaluation: the ``evaluation`` section.
         gate: the ``gate`` section.
@@ -67,12 +64,10 @@ def resolve_inputs(
         data_digest: the DVC digest that the run is pinned to.
         champion_digest: the champion's bundle, or ``none``.
         code_state: ``committed``, ``uncommitted`` (with the files: ``uncommitted: a.py``) or ``unknown``.
-        speech_shards: ``index`` and ``of`` of each task that embeds speech.
-        text_shards: the same for text.
+        MODALITY_shards: ``index`` and ``of`` of each task that embeds this modality.
         data_section: the complete section, as are the following outputs.
         validation_section: likewise.
-        speech_section: likewise.
-        text_section: likewise.
+        MODALITY_section: likewise.
         mixture_section: likewise.
         evaluation_section: likewise.
         gate_section: likewise.
@@ -84,8 +79,7 @@ def resolve_inputs(
     given = {
         "data": data,
         "validation": validation,
-        "speech": speech,
-        "text": text,
+        "MODALITY": MODALITY,
         "mixture": mixture,
         "evaluation": evaluation,
         "gate": gate,
@@ -94,5 +88,7 @@ def resolve_inputs(
     }
     context, values, sections, remaining, finished = resolve(run, job, compiled, given)
     digests = values["data_digest"], values["champion_digest"], values["code_state"]
-    parallel = shards(sections["speech"]), shards(sections["text"])
+    parallel = [
+        shards(sections["MODALITY"]),
+    ]
     return remaining, finished, context, *digests, *parallel, *(sections[name] for name in given)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mistere.common.errors import MistereError, UsageError
-from mistere.common.modalities import MODALITIES
 from mistere.common.parsing.parquet import open_parquet
 from mistere.config.loader import Config
 from mistere.data.dataset import split_of
@@ -33,9 +32,9 @@ def preflight(config: Config, tracking_uri: str, remote: str, digest: str) -> No
     _check_slices(config.evaluation.slices, remote, digest)
     check_encoder = load_stage("finetune_encoder").preflight
     assert check_encoder is not None
-    for modality in MODALITIES:
+    for modality, settings in config.encoders().items():
         try:
-            check_encoder(getattr(config, modality), modality, not is_inside())
+            check_encoder(settings, modality, not is_inside())
         except MistereError:
             if modality in _modalities(remote, digest):
                 raise  # of a modality that the dataset lacks, no encoder is loaded

@@ -8,7 +8,6 @@ from typing import Any, Final
 from mistere.artifacts.manifests import canonical_digest
 from mistere.artifacts.object_store import ObjectStore
 from mistere.common.digests.code import source_digest
-from mistere.common.modalities import MODALITIES
 from mistere.config.loader import Config
 from mistere.config.stages import stages
 from mistere.engine.finished_run import FinishedRun, take_over
@@ -17,8 +16,8 @@ from mistere.kubernetes.images import ROLES, image
 
 WORK, RELEASE, NOTHING = "work", "release", "nothing"
 """What is left to do: the steps; only the release of the finished model; nothing."""
-_RELEASED: Final = frozenset({"registry", "deployment", "cluster", "seed"})
-"""What no cached step reads: the sections of the release, what is compiled in, and what the sections repeat."""
+_RELEASED: Final = frozenset({"registry", "deployment"})
+"""What no cached step reads: the sections of the release."""
 
 
 def inputs_digest(config: Config, context: RunContext, values: Mapping[str, str]) -> str:
@@ -33,15 +32,15 @@ def inputs_digest(config: Config, context: RunContext, values: Mapping[str, str]
     """
     state = load_stage("finetune_encoder").external_inputs
     sources = {}
-    for modality in MODALITIES:
-        settings = getattr(config, modality)
+    for modality, settings in config.encoders().items():
         kind, _, _ = settings.source.partition(":")
         if kind not in {"random", "package", "s3"} and "@" not in settings.source:
             return ""
         sources[modality] = dict(state(settings, context)) if state and kind == "s3" else {}
-    sections = set(type(config).model_fields) - _RELEASED
+    sections = set(config.sections) - _RELEASED
     return canonical_digest(
         {
+            "modalities": list(config.modalities),
             "sections": {name: getattr(config, name).keyed() for name in sorted(sections)},
             "values": dict(values),
             "sources": sources,

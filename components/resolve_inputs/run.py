@@ -11,9 +11,8 @@ from components.resolve_inputs.preflight import preflight
 from components.resolve_inputs.rerun import inputs_digest, remaining_work
 from mistere.artifacts.object_store import ObjectStore, open_store
 from mistere.common.errors import UsageError
-from mistere.common.modalities import MODALITIES
 from mistere.config.base import Section
-from mistere.config.loader import SECTIONS, Config, complete_config
+from mistere.config.loader import Config, complete_config
 from mistere.data.latest import LATEST
 from mistere.engine.execution import execute
 from mistere.engine.finished_run import INPUTS_VALUE, has_finished
@@ -48,8 +47,8 @@ class RunParameters(Section):
             UsageError: an unknown setting, or an invalid value.
         """
         config = complete_config(self.compiled, self.given, _schema())
-        for modality in MODALITIES:
-            shards = getattr(config, modality).extraction.shards
+        for modality, settings in config.encoders().items():
+            shards = settings.extraction.shards
             if shards > 1 == self.compiled.get(modality, {}).get("extraction", {}).get("shards"):
                 raise UsageError(
                     f"{modality}.extraction.shards={shards}: this pipeline was compiled for a single shard, without a loop: compile it "
@@ -91,7 +90,7 @@ def resolve(run: Mapping[str, Any], job: str, compiled: Mapping[str, Any], given
     values = execute(STAGE, context.model_dump(mode="json"), parameters)
     resolved = {name: values[name] for name in ("data_digest", "data_remote")}
     context = context.model_copy(update={**resolved, "inputs_digest": values[INPUTS_VALUE]})
-    sections = _sections(RunParameters.model_validate(parameters).config())
+    sections = RunParameters.model_validate(parameters).config().parameters()
     remaining = remaining_work(open_store(context.store), context, values[INPUTS_VALUE])
     return Resolved(context.model_dump(mode="json"), values, sections, *remaining)
 
@@ -131,10 +130,6 @@ def run(config: RunParameters, step: Step) -> Result:
     return Result(values={**values, INPUTS_VALUE: inputs})
 
 
-def _sections(config: Config) -> dict[str, dict[str, Any]]:
-    return {name: config.section(name) for name in SECTIONS}
-
-
 def _schema() -> type[Config]:
     """The configuration with the settings that gate rules and expectations declare.
 
@@ -153,7 +148,7 @@ def _origin(config: RunParameters, step: Step, whole: Config) -> RunOrigin | Non
     if config.complete:
         return None
     return RunOrigin(
-        config=_sections(whole),
+        config=whole.parameters(),
         command="started in Kubeflow Pipelines",
         source=step.run.data_digest or "the latest published data",
         changed=changed_stage_settings(whole),

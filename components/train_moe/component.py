@@ -1,18 +1,18 @@
-"""The KFP component ``train_moe``."""
+"""The KFP component ``train_moe``, for the modalities of a run."""
 
 from kfp import dsl
 from kfp.dsl import Input, Output
 
 from mistere.artifacts.kfp_types import EmbeddingSetArtifact, MoEModelArtifact
+from mistere.engine.modality_template import for_modalities
 from mistere.kubernetes.images import image
 
 
-@dsl.component(base_image=image("train"), install_kfp_package=False)
+@for_modalities(dsl.component(base_image=image("train"), install_kfp_package=False))
 def train_moe(
     run: dict,
     mixture: dict,
-    speech: Input[EmbeddingSetArtifact],
-    text: Input[EmbeddingSetArtifact],
+    MODALITY_vectors: Input[EmbeddingSetArtifact],
     model: Output[MoEModelArtifact],
 ):
     """Train the mixture of experts.
@@ -20,17 +20,13 @@ def train_moe(
     Args:
         run: the run's context.
         mixture: the ``mixture`` section.
-        speech: speech vectors.
-        text: text vectors.
+        MODALITY_vectors: vectors of this modality, or their absence.
         model: the trained mixture.
     """
     from components.train_moe.run import STAGE
     from mistere.engine.execution import execute
 
-    execute(
-        STAGE,
-        run,
-        mixture,
-        inputs={"speech": speech.path, "text": text.path},
-        outputs={"model": model.path},
-    )
+    vectors = {
+        "MODALITY": MODALITY_vectors.path,
+    }
+    execute(STAGE, run, mixture, inputs={"vectors": vectors}, outputs={"model": model.path})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from mistere.artifacts.io import ArtifactHandle
@@ -12,7 +13,8 @@ from mistere.engine.stage import Result, Stage, Step
 STAGE = Stage(
     name="train_moe",
     config=MixtureConfig,
-    inputs={"speech": EmbeddingSet, "text": EmbeddingSet},
+    inputs={"vectors": EmbeddingSet},
+    by_modality=frozenset({"vectors"}),
     outputs={"model": MoEModel},
     imports=("torch", "torch._dynamo", "scipy.optimize"),
 )
@@ -21,8 +23,7 @@ STAGE = Stage(
 def run(
     config: MixtureConfig,
     step: Step,
-    speech: ArtifactHandle[EmbeddingSet],
-    text: ArtifactHandle[EmbeddingSet],
+    vectors: Mapping[str, ArtifactHandle[EmbeddingSet]],
     model: Path,
 ) -> Result:
     """Train and write the mixture.
@@ -30,8 +31,7 @@ def run(
     Args:
         config: the ``mixture`` section.
         step: this execution.
-        speech: speech vectors, or their absence.
-        text: text vectors, or their absence.
+        vectors: vectors, or their absence, by modality.
         model: folder of the output artifact.
     """
     from mistere.model.embeddings import EmbeddedDialogues
@@ -39,7 +39,7 @@ def run(
     from mistere.model.mixture.modality_subsets import train_with_modalities
     from mistere.model.mixture.prediction import save_mixture
 
-    sets = [speech, text]
+    sets = list(vectors.values())
     data = EmbeddedDialogues.open(sets)
     trained, choice = train_with_modalities(config, data, progress=step.progress, checkpoints=step.checkpoints)
     save_mixture(trained.model, model)

@@ -11,7 +11,7 @@ from mistere.common.suggestions import did_you_mean
 from mistere.config.base import OBJECT_NAME as _NAME
 from mistere.config.base import OptionalQuantity, Quantity, Section, Toleration
 from mistere.config.pod_environment import Environment, EnvironmentReference, check_authorities
-from mistere.config.stages import stages
+from mistere.config.stages import split_task, stages
 
 KUBEFLOW_NAMESPACE: Final = "kubeflow"
 
@@ -72,7 +72,7 @@ class ClusterConfig(Section):
             of authorities gets the path of the mounted file. The predictor's pods get them too (``deployment.env``).
         labels: of every pod.
         run_ttl: seconds after which the Kubernetes objects of a finished run are deleted.
-        steps: settings by stage, or by ``STAGE-speech`` and ``STAGE-text``; omitted fields keep the stage's default.
+        steps: settings by stage, or by ``STAGE-MODALITY``, such as ``finetune_encoder-speech``; omitted fields keep the stage's default.
     """
 
     namespace: str = Field(default="mistere", pattern=_NAME)
@@ -112,7 +112,7 @@ class ClusterConfig(Section):
     def _known(cls, steps: dict[str, StepSettings]) -> dict[str, StepSettings]:
         known = [*stages(), *(task for stage, info in stages().items() for task in info.tasks(stage))]
         for name in steps:
-            if name not in known:
+            if name not in known and not split_task(name)[0]:
                 raise ValueError(f"there is no step {name!r}{did_you_mean(name, known)}")
         return steps
 

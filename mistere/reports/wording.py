@@ -7,13 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mistere.common.errors import ExitCode
-from mistere.config.stages import task_titles
+from mistere.config.stages import task_title
 from mistere.reports.mlflow_page import runs_page
 from mistere.reports.next_commands import DEFAULT_SERVICE, ask_command, page_command, program, serve_command
 from mistere.runs.outcome import Outcome, base_task
 from mistere.serving.kserve.live_service import port_forward
 
-TITLES = task_titles()
 _STATUS = {"done": ("ran", ""), "reused": ("reused", "soft"), "failed": ("failed", "bad")}
 _PILLS = {
     "deployed": ("released", "good"),
@@ -64,12 +63,12 @@ def headline(outcome: Outcome) -> str:
     if outcome.verdict == "rejected":
         return "The new model is not good enough and was rejected."
     failed = [
-        record.task for record in outcome.stages if record.status == "failed" and base_task(record.task) in TITLES
+        record.task for record in outcome.stages if record.status == "failed" and task_title(base_task(record.task))
     ]
     if outcome.verdict == "data rejected":
         return "The dataset was rejected, so nothing was trained on it."
     if failed:
-        return f"The run failed while {TITLES[base_task(failed[0])]}."
+        return f"The run failed while {task_title(base_task(failed[0]))}."
     return "The run did not finish."
 
 

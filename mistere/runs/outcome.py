@@ -10,6 +10,7 @@ import json
 import re
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import Any, Final, Literal, TypeVar
 
@@ -20,14 +21,12 @@ from mistere.artifacts.manifests import EvaluationReport, GateVerdict, Manifest,
 from mistere.artifacts.object_store import LocalStore, MissingObjectError, ObjectStore
 from mistere.artifacts.sealed_record import unseal
 from mistere.common.errors import ArtifactError, ExitCode, MistereError
-from mistere.common.modalities import MODALITIES
-from mistere.config.stages import stages, task_titles
+from mistere.config.modalities import modalities_of
+from mistere.config.stages import split_task, stages, task_titles
 from mistere.engine.stage import StageRecord, stage_record_key
 from mistere.registry.champion import NO_CHAMPION
 from mistere.registry.lineage import read_lineage
 
-TASKS: Final = tuple(task_titles())
-"""The tasks of a run in the pipeline's order, without its exit handler."""
 _SHARD = re.compile(r"^(?P<task>.+)-(?P<index>\d+)of\d+$")
 EXIT_HANDLER: Final = next((name for name, info in stages().items() if info.exit_handler), "")
 FINISHED: Final = frozenset({"done", "reused"})
@@ -51,19 +50,22 @@ def base_task(task: str) -> str:
     return match["task"] if match else task
 
 
-def ordered_tasks(names: Iterable[str]) -> list[str]:
-    """The tasks of a run in the pipeline's order; a sharded task is replaced by its shards.
+def ordered_tasks(names: Iterable[str], modalities: Iterable[str] = ()) -> list[str]:
+    """The tasks of a run in the pipeline's order, without its exit handler; a sharded task is replaced by its shards.
 
     Args:
         names: the tasks that have a record.
+        modalities: of the run; by default those that have a record.
     """
+    names = list(names)
+    seen = dict.fromkeys(modality for name in names if (modality := split_task(base_task(name))[1]))
     shards: dict[str, list[tuple[int, str]]] = {}
     for task in set(names):
         if match := _SHARD.match(task):
             shards.setdefault(match["task"], []).append((int(match["index"]), task))
     return [
         name
-        for task in TASKS
+        for task in task_titles(tuple(modalities) or modalities_of(seen))
         for name in ([task_name for _, task_name in sorted(shards[task])] if task in shards else [task])
     ]
 
@@ -88,6 +90,7 @@ class Outcome(BaseModel):
 
     Attributes:
         exit_code: of the command.
+        modalities: of the run.
         verdict: the outcome in one or two words.
         reasons: a sentence for each reason.
         message: of the deployment.
@@ -111,6 +114,7 @@ class Outcome(BaseModel):
     model_config = ConfigDict(protected_namespaces=())
 
     run_id: str
+    modalities: list[str] = Field(default_factory=list)
     exit_code: int = int(ExitCode.ERROR)
     verdict: Verdict = "failed"
     reasons: list[str] = Field(default_factory=list)
@@ -215,6 +219,8 @@ def read_outcome(store: ObjectStore, run_id: str) -> Outcome:
         report=store.location(report_key(run_id, "run_report.html")),
         on_cluster=not isinstance(store, LocalStore),
     )
+    with suppress(MistereError):  # who reads the run's start says so
+        outcome.modalities = list(modalities_of(read_run_info(store, run_id).get("config") or {}))
     outcome.stages = _records(store, run_id, outcome)
     _decide(store, outcome)
     _figures(store, outcome)
@@ -227,7 +233,7 @@ def read_outcome(store: ObjectStore, run_id: str) -> Outcome:
 def _records(store: ObjectStore, run_id: str, outcome: Outcome) -> list[StageRecord]:
     records = []
     recorded = [PurePosixPath(key).stem for key in store.keys(f"runs/{run_id}/stages")]
-    for task in (*ordered_tasks(recorded), EXIT_HANDLER):
+    for task in (*ordered_tasks(recorded, outcome.modalities), EXIT_HANDLER):
         key = stage_record_key(run_id, task)
         try:
             record = StageRecord.unsealed(store.read(key)[0])
@@ -285,7 +291,7 @@ def _unfinished(outcome: Outcome) -> str:
     reached = [record.task for record in outcome.stages if record.task != EXIT_HANDLER]
     if not reached:
         return "The run did not finish: no stage has a record."
-    missing = [task for task in ordered_tasks(reached) if task not in reached]
+    missing = [task for task in ordered_tasks(reached, outcome.modalities) if task not in reached]
     return f"The run did not finish: {missing[0]} has no record of its end.{cause}"
 
 
@@ -348,7 +354,7 @@ def _made_again(store: ObjectStore, outcome: Outcome) -> bool:
     except MistereError:
         return False
     tasks = {
-        **{f"{name} encoder": (f"finetune_encoder-{name}", "encoder") for name in MODALITIES},
+        **{f"{name} encoder": (f"finetune_encoder-{name}", "encoder") for name in outcome.modalities},
         "mixture": ("train_moe", "model"),
     }
     made = {

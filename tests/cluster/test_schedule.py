@@ -15,7 +15,7 @@ from components.resolve_inputs.run import STAGE, resolve
 from mistere.artifacts.object_store import LocalStore
 from mistere.common.errors import ArtifactError, ExitCode, UsageError
 from mistere.common.paths import PROJECT_ROOT
-from mistere.config.loader import SECTIONS
+from mistere.config.modalities import DEFAULT_MODALITIES, sections_with
 from mistere.data.latest import LATEST, LatestData
 from mistere.data.versions import pin
 from mistere.engine.execution import execute
@@ -236,7 +236,7 @@ def test_a_scheduled_run_has_a_unique_id_and_uses_the_latest_data(
         parameters = run.runtime_config["parameters"]
         assert not parameters["run"]["data_digest"] and not parameters["run"]["data_remote"]
         assert run_context(parameters["run"], run.run_id) == run_context(parameters["run"], run.run_id)
-        sections = {name: parameters[name] for name in SECTIONS}
+        sections = {name: parameters[name] for name in sections_with(DEFAULT_MODALITIES)}
         context, values, *_ = resolve(parameters["run"], run.run_id, {}, sections)
         latest = LATEST.read(mounted.store).value
         assert latest and (values["data_digest"], values["data_remote"]) == (latest.digest, latest.remote)

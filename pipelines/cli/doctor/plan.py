@@ -7,9 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from mistere.common.environment import STORE_VARIABLE, TRACKING_VARIABLE
-from mistere.common.modalities import MODALITIES
 from mistere.config.cluster import StepSettings
-from mistere.config.encoder import EncoderConfig
 from mistere.config.loader import Config
 from mistere.config.stages import stages
 from pipelines.cli.doctor.groups.clock import Clock
@@ -46,8 +44,7 @@ class Plan:
         """The pods of all steps, and of the TrainJobs that steps start."""
         for name, step in self.steps():
             yield PlannedPods(name, f"cluster.steps.{name}", step)
-        for modality in MODALITIES:
-            config: EncoderConfig = getattr(self.config, modality)
+        for modality, config in self.config.encoders().items():
             if config.uses_trainjob:
                 pod = StepSettings(
                     gpus=config.gpus_per_node,
@@ -67,7 +64,7 @@ class Plan:
         """The settings of each step's pod, by its name in ``cluster.steps``."""
         for stage, info in stages().items():
             if info.per_modality:
-                for modality in MODALITIES:
+                for modality in self.config.modalities:
                     yield f"{stage}-{modality}", self.config.cluster.step(stage, modality)
             else:
                 yield stage, self.config.cluster.step(stage)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from mistere.common.errors import UsageError
-from mistere.common.modalities import MODALITIES
 from mistere.common.parsing.documents import read_json
 from mistere.common.processes.command_line import command_line
 from mistere.model.embeddings import EmbeddedDialogues
@@ -33,11 +32,14 @@ def run_embeddings(output: Path) -> EmbeddedDialogues:
     from mistere.artifacts.io import open_artifact
     from mistere.artifacts.manifests import EmbeddingSet
     from mistere.artifacts.object_store import LocalStore
+    from mistere.config.modalities import modalities_of
+    from mistere.runs.outcome import read_run_info
 
     store = LocalStore(output / "store")
     runs = store.local_path("runs")
     for run in sorted(runs.iterdir(), reverse=True) if runs.is_dir() else []:
-        records = [run / "stages" / f"extract_embeddings-{modality}.json" for modality in MODALITIES]
+        modalities = modalities_of(read_run_info(store, run.name).get("config") or {})
+        records = [run / "stages" / f"extract_embeddings-{modality}.json" for modality in modalities]
         if all(record.is_file() for record in records):
             digests = [read_json(record)["outputs"].get("embeddings") for record in records]
             if all(digests):

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from mistere.artifacts.object_store import MissingObjectError, ObjectStore, UnreachableError
 from mistere.common.errors import Interrupted, MistereError
+from mistere.config.modalities import DEFAULT_MODALITIES
+from mistere.config.stages import task_title
 from mistere.engine.live_progress import ProgressReader
 from mistere.engine.stage import StageRecord
-from mistere.runs.outcome import TASKS, Outcome, base_task, note_stop, read_outcome
+from mistere.runs.outcome import Outcome, base_task, note_stop, read_outcome
 from pipelines.cli.output.run_display import Display
 from pipelines.kubeflow.connection.failures import NotFoundError, PipelinesError, UnavailableError
 from pipelines.kubeflow.runs.pods import RunPods
@@ -125,7 +127,7 @@ class _Steps:
         details = run.run_details.task_details if run.run_details else None
         for detail in details or []:
             task = task_of(detail.display_name or "")
-            if detail.state == "RUNNING" and task in TASKS and task not in self._begun:
+            if detail.state == "RUNNING" and task and task not in self._begun:
                 since = detail.start_time.timestamp() if detail.start_time else time.time()
                 events.append(self._start(task, since))
         return events
@@ -186,12 +188,12 @@ class _Steps:
 def task_of(display_name: str) -> str:
     """Map a step's display name on the server to its task name in the records.
 
-    Of a stage with two tasks, the second is the text task: ``finetune-encoder-2``, or ``finetune-encoder (text)``.
+    A task of a modality is ``finetune-encoder (text)``; an earlier release had ``finetune-encoder`` and ``finetune-encoder-2``.
     """
     name, _, suffix = display_name.partition(" ")
     stage = name.removesuffix("-2").replace("-", "_")
-    modality = suffix.strip("()") or ("text" if name.endswith("-2") else "speech")
-    return next((task for task in (stage, f"{stage}-{modality}") if task in TASKS), "")
+    modality = suffix.strip("()") or DEFAULT_MODALITIES[name.endswith("-2")]
+    return next((task for task in (stage, f"{stage}-{modality}") if task_title(task)), "")
 
 
 def _outcome(store: ObjectStore, run_id: str, run: V2beta1Run, pods: RunPods) -> Outcome:

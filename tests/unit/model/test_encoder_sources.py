@@ -8,9 +8,9 @@ import pytest
 
 from mistere.artifacts.object_store import LocalStore
 from mistere.common.errors import MistereError
-from mistere.common.modalities import MODALITIES
 from mistere.config.encoder import EncoderConfig, SpeechConfig
-from mistere.config.loader import SECTIONS, Config, available_profiles
+from mistere.config.loader import Config, available_profiles
+from mistere.config.modalities import DEFAULT_MODALITIES
 from mistere.model.encoders.converters import converters
 from mistere.model.encoders.families import families, family_of
 from mistere.model.encoders.source_state import package_folder, package_weights
@@ -20,10 +20,9 @@ from pipelines.profiles import PROFILES, load_profile
 SAMPLE_SPEECH = load_profile("sample").speech.source
 
 
-def test_modalities_are_defined_once_and_used_consistently() -> None:
-    assert {family.modality for family in families().values()} == set(MODALITIES)
-    sections = {name for name in SECTIONS if isinstance(getattr(Config(), name), EncoderConfig)}
-    assert sections == set(MODALITIES)
+def test_default_modalities_have_families() -> None:
+    assert {family.modality for family in families().values()} == set(DEFAULT_MODALITIES)
+    assert Config().encoders().keys() == set(DEFAULT_MODALITIES)
 
 
 def test_default_speech_source_is_a_supported_hub_model() -> None:
@@ -37,7 +36,7 @@ def test_only_the_sample_profile_requires_the_converter() -> None:
     assert set(converters()) == {"model.bin"}
     for profile in available_profiles(PROFILES):
         config = load_profile(profile)
-        for modality in MODALITIES:
+        for modality in config.modalities:
             kind, _, package = getattr(config, modality).source.partition(":")
             weights = package_weights(package_folder(package) or Path("none")) if kind == "package" else None
             assert (weights is not None and weights.name in converters()) == (

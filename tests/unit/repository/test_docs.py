@@ -20,7 +20,7 @@ import typer
 import yaml
 
 from mistere.config.description import models_in, settings_of
-from mistere.config.loader import SECTIONS
+from mistere.config.modalities import DEFAULT_MODALITIES, sections_with
 from pipelines.cli.app import app
 from pipelines.profiles import PIPELINE_CONFIG, load_profile
 
@@ -80,7 +80,8 @@ PROFILES = [
     (name, content)
     for name in CURRENT
     for block in blocks(name, "yaml")
-    if isinstance(content := yaml.safe_load(block), dict) and set(content) <= {*SECTIONS, "cluster", "seed"}
+    if isinstance(content := yaml.safe_load(block), dict)
+    and set(content) <= {*sections_with(DEFAULT_MODALITIES), "modalities", "cluster", "seed"}
 ]
 
 
@@ -151,7 +152,7 @@ def test_profile_is_valid(name: str, content: dict[str, object], tmp_path: Path)
 
 @pytest.mark.parametrize("name", CURRENT)
 def test_settings_exist(name: str) -> None:
-    pattern = re.compile(rf"^((?:{'|'.join([*SECTIONS, 'cluster'])})(?:\.[\w-]+)+)(?:=.*)?$")
+    pattern = re.compile(rf"^((?:{'|'.join([*sections_with(DEFAULT_MODALITIES), 'cluster'])})(?:\.[\w-]+)+)(?:=.*)?$")
     settings = [match[1] for span in spans(name) if (match := pattern.match(span))]
     unknown = {
         setting

@@ -34,8 +34,8 @@ from mistere.artifacts.manifests import EvaluationReport
 from mistere.artifacts.object_store import LocalStore
 from mistere.config.cluster import ClusterConfig
 from mistere.engine.execution import execute
-from mistere.reports.wording import TITLES
-from mistere.runs.outcome import TASKS, read_outcome
+from mistere.config.stages import task_title, task_titles
+from mistere.runs.outcome import read_outcome
 
 folder = Path(sys.argv[1])
 store = LocalStore(folder / "store")
@@ -53,7 +53,7 @@ for run_id in ("first", "second"):
     values = execute(STAGE, context, {"min_support": 5}, inputs={"report": str(folder / "report")})
     statuses += [record.status for record in read_outcome(store, run_id).stages]
 print(json.dumps({
-    "values": dict(values), "statuses": statuses, "title": TITLES["weakest_label"], "tasks": list(TASKS),
+    "values": dict(values), "statuses": statuses, "title": task_title("weakest_label"), "tasks": list(task_titles()),
     "memory": ClusterConfig().step("weakest_label").memory,
 }))
 """
@@ -62,7 +62,7 @@ import sys
 from kfp.compiler import Compiler
 from mistere.config.cluster import ClusterConfig
 from pipelines.retraining import retraining
-Compiler().compile(retraining(ClusterConfig()), sys.argv[1])
+Compiler().compile(retraining(cluster=ClusterConfig()), sys.argv[1])
 """
 
 

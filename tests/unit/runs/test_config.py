@@ -15,7 +15,7 @@ from mistere.common.errors import ExitCode, UsageError
 from mistere.common.suggestions import did_you_mean, one_of
 from mistere.config.differences import changed_settings
 from mistere.config.encoder import EncoderConfig
-from mistere.config.loader import SECTIONS, available_profiles, load_config, parse_setting
+from mistere.config.loader import available_profiles, load_config, parse_setting
 from mistere.config.mixture import MixtureConfig
 from pipelines.profiles import PIPELINE_CONFIG, PROFILES, load_profile
 
@@ -30,7 +30,7 @@ def test_each_profile_loads(profile: str) -> None:
 @pytest.mark.parametrize("profile", available_profiles(PROFILES))
 def test_section_round_trips_through_kfp_parameters(profile: str) -> None:
     config = load_profile(profile, ["seed=7", "speech.lora.target_modules=[a, b]", "data.max_dialogues=5"])
-    for name in SECTIONS:
+    for name in config.sections:
         section = getattr(config, name)
         struct = struct_pb2.Struct()
         struct.update(config.section(name))

@@ -11,8 +11,9 @@ import pytest
 from mistere.artifacts.manifests import EvaluationReport, GateVerdict
 from mistere.artifacts.object_store import LocalStore
 from mistere.common.errors import ArtifactError
+from mistere.config.stages import task_titles
 from mistere.engine.stage import stage_record_key
-from mistere.runs.outcome import TASKS, read_manifest, read_outcome, read_run_info
+from mistere.runs.outcome import read_manifest, read_outcome, read_run_info
 from tests.unit.runs import recorded_runs as runs
 
 EXPECTED = {
@@ -24,6 +25,8 @@ EXPECTED = {
     "failed": (1, "failed", "the disk is full"),
     "killed": (1, "failed", "did not finish"),
 }
+
+TASKS = tuple(task_titles())
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,6 @@ from components.report_run.run import complete_registry
 from components.resolve_inputs.run import STAGE, Resolved, resolve
 from mistere.artifacts.object_store import LocalStore
 from mistere.common.errors import UsageError
-from mistere.config.loader import SECTIONS
 from mistere.data.latest import LATEST, LatestData
 from mistere.engine.run_settings import run_context
 from mistere.engine.stage import StageRecord, stage_record_key
@@ -28,7 +27,7 @@ PLACEHOLDER = "{{$.pipeline_job_uuid}}"
 @pytest.fixture(scope="module")
 def compiled() -> dict[str, Any]:
     config = load_profile("tiny")
-    return {"profile": "tiny", "sections": {name: config.section(name) for name in SECTIONS}}
+    return {"profile": "tiny", "sections": config.parameters()}
 
 
 @pytest.fixture

@@ -5,8 +5,6 @@ from __future__ import annotations
 from functools import partial
 
 from mistere.common.errors import MistereError
-from mistere.common.modalities import MODALITIES
-from mistere.config.encoder import EncoderConfig
 from mistere.model.encoders.lookup.source_check import check_encoder, is_folder
 from pipelines.cli.doctor.plan import Plan
 from pipelines.cli.doctor.result import Check, CheckGroup, CheckResult, failed, note, ok
@@ -15,7 +13,7 @@ from pipelines.train_image import check_train_image
 
 def group(plan: Plan) -> CheckGroup:
     """The check of each encoder."""
-    checks = [Check(modality, partial(_source, plan, modality)) for modality in MODALITIES]
+    checks = [Check(modality, partial(_source, plan, modality)) for modality in plan.config.modalities]
     if plan.on_a_cluster:
         checks.append(Check("packages", lambda: _packages(plan)))
     return CheckGroup("Encoders", checks)
@@ -26,14 +24,14 @@ def _packages(plan: Plan) -> CheckResult:
         check_train_image(plan.config)
     except MistereError as error:
         return failed(str(error))
-    folders = [modality for modality in MODALITIES if is_folder(getattr(plan.config, modality).source)]
+    folders = [modality for modality, encoder in plan.config.encoders().items() if is_folder(encoder.source)]
     if folders:
         return note(f"the train image's folder of {' and '.join(folders)} is checked when finetune_encoder starts.")
     return ok("the train image has what the encoders need.")
 
 
 def _source(plan: Plan, modality: str) -> CheckResult:
-    settings: EncoderConfig = getattr(plan.config, modality)
+    settings = plan.config.encoder(modality)
     try:
         check_encoder(settings, modality, in_this_image=not plan.on_a_cluster)
     except MistereError as error:

@@ -10,7 +10,6 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from mistere.artifacts.s3.store import S3Store
-from mistere.common.modalities import MODALITIES
 from mistere.common.urls import server_of
 from mistere.config.cluster import KUBEFLOW_NAMESPACE
 from mistere.serving.kserve.inference_service import POD_LABELS
@@ -52,7 +51,7 @@ def _pods(cluster: Cluster) -> list[tuple[str, str, dict[str, str]]]:
     config = cluster.plan.config
     runs, serving = config.cluster.namespace, config.deployment.namespace
     pods = [("the steps", runs, _STEP)]
-    if any(getattr(config, modality).uses_trainjob for modality in MODALITIES):
+    if any(encoder.uses_trainjob for encoder in config.encoders().values()):
         pods.append(("the training nodes", runs, _NODE))
     if cluster.mode != "local":
         pods.append((_PREDICTOR, serving, POD_LABELS))

@@ -6,7 +6,6 @@ import re
 from typing import Any
 
 from mistere.common.errors import MistereError
-from mistere.common.modalities import MODALITIES
 from mistere.common.parsing.documents import load_json
 from pipelines.cli.doctor.groups.cluster import AbsentError, Cluster
 from pipelines.cli.doctor.result import Check, CheckGroup, CheckResult, SkippedError, failed, note, ok
@@ -77,7 +76,7 @@ def _mode(cluster: Cluster) -> CheckResult:
 
 def _trainjob_sections(cluster: Cluster) -> list[str]:
     """The configuration sections that train in a TrainJob."""
-    return [name for name in MODALITIES if getattr(cluster.plan.config, name).uses_trainjob]
+    return [name for name, encoder in cluster.plan.config.encoders().items() if encoder.uses_trainjob]
 
 
 def trainer(cluster: Cluster, sections: list[str]) -> CheckResult:
