@@ -38,7 +38,8 @@ class Config(Section):
     :data:`pipelines.profiles.PIPELINE_CONFIG` is this class with them.
 
     Attributes:
-        modalities: names of the modalities, in the order of the experts. In a profile, a mapping of each name to its section.
+        modalities: names of the modalities, in the order of the experts. In a profile, a mapping of each name to its section; a list
+            chooses among those that have one.
     """
 
     seed: int = Field(default=0, ge=0, lt=2**32)
@@ -250,10 +251,14 @@ def complete_config(compiled: Mapping[str, Any], given: Mapping[str, Any], schem
 
 def _validated(values: dict[str, Any], schema: type[C], where: str, sections: Collection[str] | None = None) -> C:
     """The configuration that values describe, with a section for each of their modalities."""
+    chosen = isinstance(values.get("modalities"), list)
     names = _gather_modalities(values, where)
     schema = with_modalities(schema, names)
     unused = [name for name in DEFAULT_MODALITIES if name in values and name not in names]
-    if unused:
+    if chosen:
+        for name in unused:
+            del values[name]
+    elif unused:
         raise UsageError(
             f"{where}: unknown setting {unused[0]!r}: the run's modalities are {', '.join(names)}; name {unused[0]} under "
             "`modalities`, or leave its settings out."

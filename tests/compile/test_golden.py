@@ -10,7 +10,7 @@ import yaml
 
 from mistere.common.errors import UsageError
 from mistere.kubernetes.images import IMAGES_LOCK
-from pipelines.combined_steps import RELEASED
+from pipelines.combined_steps import ENCODER, RELEASED
 from pipelines.compile import compile_pipeline
 from pipelines.images import lock_text
 
@@ -99,10 +99,10 @@ def test_the_release_of_a_finished_model_gets_what_register_model_gets() -> None
         for one in pipeline_spec()["components"].values()
         if "register-model" in one.get("dag", {}).get("tasks", {})
     )
-    modalities = {"finetune_encoder-speech": "finetune-encoder", "finetune_encoder-text": "finetune-encoder-2"}
+    stage, output = ENCODER
+    tasks = {"speech": stage.replace("_", "-"), "text": f"{stage.replace('_', '-')}-2"}
     expected = {
-        name: f"pipelinechannel--{modalities.get(task, task.replace('_', '-'))}-{output}"
-        for name, (task, output) in RELEASED.items()
-    }
+        name: f"pipelinechannel--{task.replace('_', '-')}-{output}" for name, (task, output) in RELEASED.items()
+    } | {f"{modality}_encoder": f"pipelinechannel--{task}-{output}" for modality, task in tasks.items()}
     artifacts = inner["register-model"]["inputs"]["artifacts"]
     assert {name: source["componentInputArtifact"] for name, source in artifacts.items()} == expected

@@ -26,9 +26,10 @@ def committed() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def with_loops(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A pipeline whose encoders have several shards."""
+    """A pipeline whose encoders have several shards, with a third modality."""
     path = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
-    compile_pipeline("tiny", ["speech.extraction.shards=2", "text.extraction.shards=2"], path)
+    third = "modalities={speech: {}, text: {}, face: {source: 'random:whisper', extraction: {shards: 2}}}"
+    compile_pipeline("tiny", [third, "speech.extraction.shards=2", "text.extraction.shards=2"], path)
     spec: dict[str, Any] = next(yaml.load_all(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader))
     return spec
 
