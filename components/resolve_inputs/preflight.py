@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mistere.common.errors import MistereError, UsageError
+from mistere.common.modalities import IMPLICIT_KINDS
 from mistere.common.parsing.parquet import open_parquet
 from mistere.config.loader import Config
-from mistere.data.dataset import split_of
+from mistere.data.dataset import load_info, split_of
 from mistere.data.dvc_remote import RemoteData
 from mistere.data.shard_modalities import shard_modalities
 from mistere.engine.stage import load_stage
@@ -15,7 +16,7 @@ from mistere.kubernetes.current_pod import is_inside
 from mistere.registry.mlflow_connection import check_tracking
 
 
-def preflight(config: Config, tracking_uri: str, remote: str, digest: str) -> None:
+def preflight(config: Config, tracking_uri: str, remote: str, digest: str) -> list[str]:
     """Check what the run needs from outside.
 
     Args:
@@ -24,11 +25,16 @@ def preflight(config: Config, tracking_uri: str, remote: str, digest: str) -> No
         remote: the DVC remote of the data.
         digest: of the data.
 
+    Returns:
+        Sentences about what the run leaves out.
+
     Raises:
         MistereError: the tracking server or an encoder's source is missing, refuses access or cannot be reached.
-        UsageError: a column of ``evaluation.slices`` is missing.
+        UsageError: a column of ``evaluation.slices`` is missing, or a modality is not that of the data.
     """
     check_tracking(tracking_uri)
+    kinds = _kinds(remote, digest)
+    unused = _check_modalities(config, kinds) if kinds is not None else []
     _check_slices(config.evaluation.slices, remote, digest)
     check_encoder = load_stage("finetune_encoder").preflight
     assert check_encoder is not None
@@ -36,8 +42,46 @@ def preflight(config: Config, tracking_uri: str, remote: str, digest: str) -> No
         try:
             check_encoder(settings, modality, not is_inside())
         except MistereError:
-            if modality in _modalities(remote, digest):
+            if kinds is None or modality in _modalities(remote, digest, kinds):
                 raise  # of a modality that the dataset lacks, no encoder is loaded
+    return unused
+
+
+def _check_modalities(config: Config, kinds: Mapping[str, str]) -> list[str]:
+    """Compare the modalities of a run with those that its dataset declares.
+
+    Args:
+        config: the complete configuration.
+        kinds: kind of each modality of the dataset.
+
+    Returns:
+        A sentence for each modality that the dataset declares and the run does not use.
+    """
+    for name, settings in config.encoders().items():
+        if name not in kinds:
+            raise UsageError(
+                f"modalities: the dataset has no {name} (it has {', '.join(kinds)}): declare it in dataset.yaml, or remove it from the "
+                "profile."
+            )
+        if settings.kind and settings.kind != kinds[name]:
+            raise UsageError(
+                f"{name}.kind={settings.kind}: dataset.yaml says that {name} is {kinds[name]}: correct one of them."
+            )
+    further = [name for name in kinds if name not in IMPLICIT_KINDS and name not in config.modalities]
+    return [f"the dataset's {name} is not used: the profile names no such modality." for name in further]
+
+
+def _kinds(remote: str, digest: str) -> dict[str, str] | None:
+    """Kind of each modality that the dataset may have; None if the data cannot be read, which ``pull_data`` reports."""
+    try:
+        data = RemoteData(remote, digest)
+        (description,) = [
+            (name, md5) for name, md5 in data.listing().items() if name.rsplit("/", 1)[-1] == "dataset.yaml"
+        ]
+        (file,) = data.fetch(dict([description])).values()
+        return load_info(file).kinds
+    except (MistereError, OSError, ValueError):
+        return None
 
 
 def _check_slices(names: Sequence[str], remote: str, digest: str) -> None:
@@ -64,7 +108,7 @@ def _check_slices(names: Sequence[str], remote: str, digest: str) -> None:
         )
 
 
-def _modalities(remote: str, digest: str) -> frozenset[str]:
+def _modalities(remote: str, digest: str, kinds: Mapping[str, str]) -> frozenset[str]:
     """The modalities that the first shard of each split has; all if the data cannot be read."""
     try:
         data = RemoteData(remote, digest)
@@ -75,7 +119,7 @@ def _modalities(remote: str, digest: str) -> frozenset[str]:
         present: set[str] = set()
         for path in data.fetch(dict(shards.values())).values():
             with open_parquet(path) as file:
-                present |= shard_modalities(file.metadata)
+                present |= shard_modalities(file.metadata, kinds)
         return frozenset(present)
     except (MistereError, OSError, ValueError):
-        return frozenset(MODALITIES)
+        return frozenset(kinds)

@@ -126,7 +126,8 @@ def run(config: RunParameters, step: Step) -> Result:
     }
     inputs = inputs_digest(whole, step.run, values) if config.compiled else ""
     if not (inputs and has_finished(step.store, inputs)):
-        preflight(whole, step.run.tracking_uri, remote, digest)
+        for sentence in preflight(whole, step.run.tracking_uri, remote, digest):
+            step.progress.note(sentence)
     return Result(values={**values, INPUTS_VALUE: inputs})
 
 
