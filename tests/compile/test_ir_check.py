@@ -151,7 +151,8 @@ def loop_over_constants(spec: dict[str, Any]) -> None:
 
 
 def change_condition(spec: dict[str, Any]) -> None:
-    policy = training_tasks(spec)["condition-6"]["triggerPolicy"]
+    tasks = training_tasks(spec)
+    (policy,) = (task["triggerPolicy"] for name, task in tasks.items() if name.startswith("condition-"))
     policy["condition"] = policy["condition"].replace("gate-model-Output", "gate-Output")
 
 
