@@ -36,9 +36,6 @@ if TYPE_CHECKING:
     from mistere.model.encoders.embedding import Embedder
     from mistere.model.encoders.families.family import Features
 
-ROWS_A_WINDOW = {"speech": 256, "text": 2048}
-"""Large enough to find utterances of similar length, small enough to hold the features of two windows in memory."""
-
 
 class ShardConfig(Section):
     """The part of a modality's section that is about computing vectors; the encoder brings the rest."""
@@ -84,7 +81,7 @@ def run(
         shard: which share.
 
     Raises:
-        DataError: an utterance's audio does not decode and ``undecodable`` is ``fail``.
+        DataError: an utterance's audio, image or vector does not decode and ``undecodable`` is ``fail``.
     """
     if encoder.manifest.absent:
         return Result(manifests={"vectors": EmbeddingShard(modality=modality, absent=True)})
@@ -98,6 +95,7 @@ def run(
     made = encoder.manifest
     embedder = open_embedder(
         step.store,
+        modality,
         made.encoder,
         encoder.file("tuned.safetensors"),
         len(made.labels),
@@ -147,10 +145,9 @@ class _Extraction:
         from components.embed_shard.vector_cache import VectorCache
         from mistere.data.utterances import PreviousTurns, UtteranceReader, row_ranges
 
-        ranges = row_ranges(reference, ROWS_A_WINDOW[embedder.modality])
+        ranges = row_ranges(reference, embedder.kind.rows_per_window)
         self._ranges = share_of(ranges, shard)
         self._embedder, self._config, self._progress = embedder, config, step.progress
-        self._speech = embedder.modality == "speech"
         turns = embedder.settings.context_turns
         files = {part.shard for part in self._ranges}
         if turns and self._ranges:  # the first dialogue may start in the previous file
@@ -201,7 +198,7 @@ class _Extraction:
             self._progress.note(f"{reused} of {total} {self._embedder.modality} vectors came from the cache.")
         if self.undecodable:
             self._progress.note(
-                f"{counted(len(self.undecodable), 'utterance')} whose audio does not decode {plural(len(self.undecodable), 'is', 'are')} "
+                f"{counted(len(self.undecodable), 'utterance')} whose {self._embedder.kind.name} does not decode {plural(len(self.undecodable), 'is', 'are')} "
                 "treated as missing, first "
                 f"{self.undecodable[0]}"
             )
@@ -225,30 +222,31 @@ class _Extraction:
         return counts
 
     def _window(self, part: RowRange) -> _Window:
-        from components.embed_shard.vector_cache import content_key
-        from mistere.model.encoders.inputs import Transcript
+        from components.embed_shard.vector_cache import window_key
+        from mistere.common.modalities import cell_of
 
+        modality = self._embedder.modality
         items: list[_Item] = []
-        for utterance in self._reader.read(part, (self._embedder.modality,)):
+        for utterance in self._reader.read(part, (modality,)):
             context = self._previous.of(part.split, utterance)
-            content = utterance.audio if self._speech else utterance.text and Transcript(utterance.text, context)
-            key = content_key(content) if content else None
+            cell = cell_of(utterance, modality)
+            key = None if cell is None else self._embedder.kind.digest(cell, context)
             items.append(_Item(part.split, utterance, context, key))
         if not self._embedder.batch_invariant:
             window = b"".join(item.key or b"-" for item in items)
             for item in items:
-                item.key = item.key and content_key(window + item.key)
+                item.key = item.key and window_key(window, item.key)
         hits = self._cache.find([item.key for item in items]) if self._cache is not None else {}
         return _Window(items, hits)
 
     def _prepare(self, item: _Item) -> Features | None:
         from mistere.common.errors import DataError
-        from mistere.data.audio import AudioError
+        from mistere.data.kinds.kind import UnreadableError
         from mistere.data.utterances import undecodable
 
         try:
             return self._embedder.prepare(item.utterance, item.context)
-        except AudioError as error:
+        except UnreadableError as error:
             message = undecodable(item.split, item.utterance, self._embedder.modality, error)
             if self._config.undecodable == "fail":
                 raise DataError(message) from error

@@ -9,7 +9,6 @@ bytes per vector and a few segments.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,18 +22,17 @@ from mistere.common.digests.files import digest_of
 from mistere.common.errors import MistereError
 from mistere.common.paths import cache_directory
 from mistere.common.progress import Progress
-from mistere.model.encoders.inputs import Transcript
+from mistere.data.kinds.kind import DIGEST_BYTES
 
-_KEY_BYTES = 16
+_KEY_BYTES = DIGEST_BYTES
 _CONNECTIONS = 8
 _OPEN_SEGMENTS = 4
 _SEGMENT = re.compile(r"[0-9a-f]{64}\.safetensors")
 
 
-def content_key(content: bytes | Transcript) -> bytes:
-    """Key of the embedded content: an encoded audio file, or a transcript with the turns before it."""
-    data = content if isinstance(content, bytes) else json.dumps([content.text, *content.context]).encode()
-    return hashlib.blake2b(data, digest_size=_KEY_BYTES, person=type(content).__name__.encode()).digest()
+def window_key(window: bytes, key: bytes) -> bytes:
+    """Key of a content that was embedded in one window, whose items' keys ``window`` joins."""
+    return hashlib.blake2b(window + key, digest_size=_KEY_BYTES, person=b"window").digest()
 
 
 class VectorCache:

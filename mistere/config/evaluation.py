@@ -2,22 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from pydantic import Field
 
 from mistere.config.base import SeededSection
-
-CONDITIONS: Mapping[str, tuple[str, str]] = {
-    "noise_20db": ("speech", "noise 20 dB below the speech"),
-    "noise_10db": ("speech", "noise 10 dB below the speech"),
-    "noise_0db": ("speech", "noise as loud as the speech"),
-    "telephone": ("speech", "a telephone's band, 300 to 3400 Hz"),
-    "telephone_codec": ("speech", "a telephone's band and codec (G.711)"),
-    "words_10": ("text", "every tenth word lost"),
-    "words_20": ("text", "every fifth word lost"),
-}
-"""The degraded modality and a description of each condition."""
 
 
 class EvaluationConfig(SeededSection):
@@ -28,7 +15,7 @@ class EvaluationConfig(SeededSection):
         gain_coverage: coverage of the paired intervals of the mixture's gain over each of its experts and over their plain mean.
         slices: columns of the dataset whose values define slices, besides lengths and modalities.
         runtime: measure time, memory and size with raw dialogues.
-        robustness: embed test dialogues again with noise, a telephone's band and codec, and dropped words.
+        robustness: embed test dialogues again with noise, a telephone's band and codec, dropped words, and what degrades its other modalities.
         robustness_dialogues: maximum number of dialogues for ``robustness`` and ``int8``.
         int8: embed test dialogues again with 8-bit integers, to measure the loss of serving with ``--int8``.
         speaker_probe: measure how well a linear probe identifies speakers, if the dataset names them.

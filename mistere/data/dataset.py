@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,6 +111,14 @@ class Utterance:
     audio: bytes | None = None
     speaker: str | None = None
     others: Mapping[str, Any] = field(default_factory=dict)
+
+    def with_cell(self, modality: str, cell: Any) -> Utterance:
+        """The utterance with another value of a modality."""
+        if modality == SPEECH:
+            return replace(self, audio=cell)
+        if modality == TEXT:
+            return replace(self, text=cell)
+        return replace(self, others={**self.others, modality: cell})
 
 
 def schema(modalities: Mapping[str, str] | None = None) -> pa.Schema:

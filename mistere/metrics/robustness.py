@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mistere.config.evaluation import CONDITIONS
 from mistere.metrics.classification import Interval
 
 PREFIX = "test.robustness."
@@ -32,16 +31,22 @@ def robustness_metrics(clean: Interval | None, points: list[RobustnessPoint]) ->
     return {name: round(value, 8) for name, value in flat.items()}
 
 
-def robustness_from_metrics(metrics: Mapping[str, float]) -> list[RobustnessPoint]:
-    """The points from the metrics of :func:`robustness_metrics`, in the conditions' order; empty if not measured."""
+def robustness_from_metrics(metrics: Mapping[str, float], order: Sequence[str] = ()) -> list[RobustnessPoint]:
+    """The points from the metrics of :func:`robustness_metrics`; empty if not measured.
+
+    Args:
+        metrics: flat metrics.
+        order: names of conditions that come first, in this order; the others follow in the order of the metrics.
+    """
 
     def interval(name: str) -> Interval:
         return Interval(
             metrics[name], metrics.get(f"{name}.low", metrics[name]), metrics.get(f"{name}.high", metrics[name])
         )
 
+    named = [key.removeprefix(PREFIX).removesuffix(".loss") for key in metrics if key.startswith(PREFIX)]
     return [
         RobustnessPoint(name, interval(f"{PREFIX}{name}.weighted_f1"), interval(f"{PREFIX}{name}.loss"))
-        for name in CONDITIONS
+        for name in dict.fromkeys([*order, *named])
         if f"{PREFIX}{name}.weighted_f1" in metrics and f"{PREFIX}{name}.loss" in metrics
     ]

@@ -22,6 +22,7 @@ from mistere.model.weight_files import OTHER_MODEL
 
 def open_embedder(
     store: ObjectStore,
+    modality: str,
     encoder: EncoderDescription,
     tuned: Path,
     classes: int,
@@ -34,6 +35,7 @@ def open_embedder(
 
     Args:
         store: holds the base weights.
+        modality: the encoder's modality.
         encoder: describes the encoder.
         tuned: the file of fine-tuned weights.
         classes: number of labels (the head's width).
@@ -55,5 +57,5 @@ def open_embedder(
     if encoder.family not in families():
         raise ArtifactError(f"the encoder of {tuned} is of the unknown family {shown(encoder.family)}", OTHER_MODEL)
     return Embedder(
-        encoder.family, base.path, tuned, encoder.settings, classes, extraction, device, note=note, int8=int8
+        modality, encoder.family, base.path, tuned, encoder.settings, classes, extraction, device, note=note, int8=int8
     )

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,11 +18,13 @@ from mistere.artifacts.object_store import open_store
 from mistere.artifacts.signing import verify_bundle
 from mistere.common.counting import counted
 from mistere.common.errors import ArtifactError, MistereError
+from mistere.common.modalities import IMPLICIT_KINDS, SPEECH, TEXT, HasModalities
+from mistere.config.encoder import EncoderConfig
 from mistere.data.audio import AudioError, decode
+from mistere.data.kinds.kind import Kind, UnreadableError
 from mistere.model.embedders import open_embedder
 from mistere.model.encoders.embedding import Embedder
 from mistere.model.encoders.families.family import Features
-from mistere.model.encoders.inputs import HasModalities
 from mistere.model.encoders.preparation import prepared
 from mistere.model.mixture.mixture import MixtureOfExperts
 from mistere.model.mixture.prediction import DialoguePrediction, load_mixture, predict
@@ -42,18 +44,23 @@ _LOCATION = re.compile(r"^(?P<store>.+)/artifacts/ModelBundle/(?P<digest>[0-9a-f
 
 @dataclass(frozen=True, slots=True)
 class UtteranceInput:
-    """One utterance: a transcript, an encoded audio file, both, or neither."""
+    """One utterance: a transcript, an encoded audio file, cells of further modalities by name, or nothing."""
 
     text: str | None = None
     audio: bytes | None = None
+    others: Mapping[str, Any] = field(default_factory=dict)
 
 
-class AudioDecodeError(MistereError):
-    """An utterance's audio does not decode; ``utterance`` is its index in the dialogue."""
+class CellDecodeError(MistereError):
+    """An utterance's value of a modality does not decode; ``utterance`` is its index in the dialogue."""
 
-    def __init__(self, message: str, utterance: int) -> None:
+    def __init__(self, message: str, utterance: int, modality: str = SPEECH) -> None:
         super().__init__(message)
-        self.utterance = utterance
+        self.utterance, self.modality = utterance, modality
+
+
+class AudioDecodeError(CellDecodeError):
+    """An utterance's audio does not decode."""
 
 
 class AudioTooLongError(MistereError):
@@ -110,19 +117,21 @@ class DialogueModel:
         """Input features of one modality's encoder for one utterance; None if the utterance lacks the modality.
 
         Raises:
-            AudioDecodeError: its audio does not decode.
-            AudioTooLongError: it is longer than ``max_seconds``.
+            CellDecodeError: its value of the modality does not decode; AudioDecodeError if that is audio.
+            AudioTooLongError: its audio is longer than ``max_seconds``.
         """
         embedder, utterance = self._embedders[modality], dialogue[index]
         try:
-            if modality == "speech" and utterance.audio and max_seconds is not None:
+            if modality == SPEECH and utterance.audio and max_seconds is not None:
                 wave, rate = decode(utterance.audio, max_seconds)
                 if len(wave) > max_seconds * rate:
                     raise AudioTooLongError(f"utterance {index} is longer than {max_seconds:g} s.", index)
                 return embedder.prepare_samples(wave, rate)
             return embedder.prepare(utterance, self.context(modality, dialogue, index))
         except AudioError as error:
-            raise AudioDecodeError(f"utterance {index}: {error}", index) from error
+            raise AudioDecodeError(f"utterance {index}: {error}", index, modality) from error
+        except UnreadableError as error:
+            raise CellDecodeError(f"utterance {index}, {modality}: {error}", index, modality) from error
 
     def _features_of(
         self, modality: str, max_seconds: float | None, turn: tuple[Sequence[HasModalities], int]
@@ -137,15 +146,27 @@ class DialogueModel:
     @property
     def max_tokens(self) -> int:
         """The number of tokens that the text encoder reads of an utterance with its context."""
-        return self._embedders["text"].settings.max_tokens
+        return self._embedders[TEXT].settings.max_tokens
 
     def vectors(self, modality: str, features: Sequence[Features | None]) -> np.ndarray:
         """Vectors float32 ``[N, d]`` of prepared utterances, in batches by length; a NaN row for None."""
         return self._embedders[modality].embed(features)
 
     def length(self, modality: str, features: Features) -> float:
-        """Length of a prepared utterance as the encoder reads it: seconds of speech, or tokens of text."""
+        """Length of a prepared utterance as the encoder reads it: seconds of audio, or tokens of text or another input."""
         return float(features["length"]) / self._embedders[modality].rate
+
+    def kind(self, modality: str) -> Kind:
+        """The kind of a modality of the model."""
+        return self._embedders[modality].kind
+
+    def settings(self, modality: str) -> EncoderConfig:
+        """The settings of a modality's encoder."""
+        return self._embedders[modality].settings
+
+    def input_width(self, modality: str) -> int | None:
+        """The number of values that a modality's encoder reads of an utterance; None if any number will do."""
+        return self._embedders[modality].encoder.family.input_width
 
     def predict_embeddings(self, dialogues: Sequence[Mapping[str, np.ndarray]]) -> list[DialoguePrediction]:
         """Predict dialogues given as embeddings: per modality float32 ``[n, d]``, NaN row = missing."""
@@ -194,7 +215,9 @@ def load_bundle(location: str, *, int8: bool = False) -> EmotionModel:
     verify_bundle(store, opened)
     bundle = opened.manifest
     embedders = {
-        name: open_embedder(store, encoder, opened.file(f"encoders/{name}.safetensors"), len(bundle.labels), int8=int8)
+        name: open_embedder(
+            store, name, encoder, opened.file(f"encoders/{name}.safetensors"), len(bundle.labels), int8=int8
+        )
         for name, encoder in bundle.encoders.items()
     }
     for embedder in embedders.values():
@@ -217,6 +240,9 @@ def _disagreement(bundle: ModelBundle, mixture: MixtureOfExperts, embedders: Map
     if bundle.experts != mixture.experts:
         return "it names other experts than its mixture has"
     widths = {name: embedder.dimension for name, embedder in embedders.items()}
-    if widths != mixture.dimensions or any(embedder.modality != name for name, embedder in embedders.items()):
+    if widths != mixture.dimensions or any(
+        (implicit := IMPLICIT_KINDS.get(name)) and embedder.kind.name != implicit
+        for name, embedder in embedders.items()
+    ):
         return "its encoders are not those of its mixture"
     return ""

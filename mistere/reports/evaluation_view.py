@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from mistere.common.counting import counted
-from mistere.config.evaluation import CONDITIONS
+from mistere.data.conditions import condition_named, usual_conditions
 from mistere.metrics.calibration import reliability
 from mistere.metrics.expert_gate import collapsed_gate, evenness_words
 from mistere.metrics.gate_trust import trust_sentence
@@ -207,13 +207,14 @@ def _missing(models: Sequence[Evaluated]) -> Markup | None:
 def _robustness(models: Sequence[Evaluated]) -> Markup | None:
     by_condition = [{point.condition: point for point in robustness_from_metrics(m.evaluation.metrics)} for m in models]
     rows = []
-    for condition, (modality, words) in CONDITIONS.items():
-        points = [points.get(condition) for points in by_condition]
-        if any(points):
+    for name in dict.fromkeys([*usual_conditions(), *(name for points in by_condition for name in points)]):
+        points = [points.get(name) for points in by_condition]
+        condition = condition_named(name)
+        if any(points) and condition is not None:
             losses = [
                 None if p is None else Estimate(value=p.loss.value, low=p.loss.low, high=p.loss.high) for p in points
             ]
-            rows.append(IntervalRow(words, losses, expert_color(modality)))
+            rows.append(IntervalRow(condition.words, losses, expert_color(condition.modality)))
     return losses_plot(rows, "Loss of weighted F1 for each degradation of the input, with intervals")
 
 

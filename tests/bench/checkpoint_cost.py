@@ -25,8 +25,8 @@ from components.finetune_encoder.training.trainable import choose_trainable
 from mistere.artifacts.checkpoint_writing import LARGEST_SHARE, CheckpointSchedule
 from mistere.artifacts.object_store import LocalStore
 from mistere.data.dataset import Utterance
+from mistere.data.kinds import kind_of
 from mistere.model.encoders.families import families
-from mistere.model.encoders.inputs import encoder_input
 from mistere.model.encoders.sources import resolve_base
 from mistere.model.encoders.utterance_encoder import UtteranceEncoder
 from pipelines.profiles import load_profile
@@ -47,7 +47,9 @@ def main(arguments: list[str]) -> None:
         learning = trainable(model)
         optimizer = torch.optim.AdamW(learning.values(), lr=1e-5)
         utterance = Utterance("dialogue", 0, "", "Where were you? I waited all evening.", None)
-        batch = family.collate([family.prepare(encoder_input("text", utterance, config)) for _ in range(8)])
+        batch = family.collate(
+            [family.prepare(kind_of("text").encoder_input(utterance.text or "", config)) for _ in range(8)]
+        )
         for _ in range(_STEPS):
             model(batch).square().sum().backward()
             optimizer.step()

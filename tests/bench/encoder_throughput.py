@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from components.finetune_encoder.training.trainable import choose_trainable
 from mistere.common.errors import MistereError, UsageError
+from mistere.common.modalities import IMPLICIT_KINDS
 from mistere.config.encoder import EncoderConfig
 from mistere.model.encoders.families import family_of
 from mistere.model.encoders.utterance_encoder import UtteranceEncoder
@@ -59,7 +60,7 @@ def encoder_of(source: str, settings: EncoderConfig, modality: str, device: torc
     kind = values.pop("model_type")
     half = settings.tuning in {"lora", "qlora"}
 
-    class Random(family_of(kind, modality)):  # type: ignore[misc]
+    class Random(family_of(kind, IMPLICIT_KINDS[modality])):  # type: ignore[misc]
         """The family with a backbone that was never trained."""
 
         def load_backbone(self) -> nn.Module:

@@ -34,6 +34,7 @@ from mistere.artifacts.io import ArtifactHandle
 from mistere.artifacts.manifests import EncoderCheckpoint, UtteranceSet
 from mistere.artifacts.object_store import LocalStore
 from mistere.common.digests.code import source_digest
+from mistere.common.modalities import IMPLICIT_KINDS
 from mistere.common.progress import Progress
 from mistere.common.splits import Split
 from mistere.data.dataset import Utterance, load_info, write_dataset
@@ -102,7 +103,7 @@ def prepare(work: Path) -> None:
         (work / f"{name}.json").write_text(reference_of(work / name).model_dump_json())
     config, store = load_profile("sample"), LocalStore(work / "store")
     for modality, settings in (("speech", config.speech), ("text", config.text)):
-        base = resolve_base(settings, modality, store)
+        base = resolve_base(settings, IMPLICIT_KINDS[modality], store)
         torch.manual_seed(0)
         folder = work / modality
         folder.mkdir()
@@ -165,7 +166,12 @@ def arm(work: Path, name: str, dataset: str, modality: str, precision: str, cach
             )  # type: ignore[arg-type]
     else:
         embedder = open_embedder(
-            store, checkpoint.encoder, work / modality / "tuned.safetensors", len(checkpoint.labels), extraction
+            store,
+            modality,
+            checkpoint.encoder,
+            work / modality / "tuned.safetensors",
+            len(checkpoint.labels),
+            extraction,
         )
         reader = UtteranceReader(reference)
         speech = modality == "speech"

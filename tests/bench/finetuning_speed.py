@@ -30,13 +30,14 @@ from components.pull_data.run import describe
 from mistere.artifacts.checkpoints import Checkpoints
 from mistere.artifacts.manifests import UtteranceSet
 from mistere.artifacts.object_store import LocalStore
+from mistere.common.modalities import IMPLICIT_KINDS, cell_of
 from mistere.common.progress import Progress
 from mistere.data.dataset import Utterance
+from mistere.data.kinds import kind_of
 from mistere.data.utterances import UtteranceReader
 from mistere.data.versions import pin
 from mistere.engine.stage import RunContext, Step
 from mistere.model.encoders.families import families
-from mistere.model.encoders.inputs import encoder_input
 from mistere.model.encoders.sources import resolve_base
 from mistere.model.encoders.utterance_encoder import UtteranceEncoder
 from mistere.model.losses import focal_loss
@@ -62,7 +63,9 @@ class OnDemand(Dataset[tuple[Any, int]]):
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
         utterance = self.utterances[index]
-        value = encoder_input(self.family.modality, utterance, self.settings)
+        kind = kind_of(self.family.kind)
+        modality = next(name for name, each in IMPLICIT_KINDS.items() if each == kind.name)
+        value = kind.encoder_input(cell_of(utterance, modality), self.settings)
         return self.family.prepare(value), self.labels.index(utterance.label)
 
 
@@ -82,9 +85,9 @@ class Plain(Trainer):
 
 def plain(settings: Any, modality: str, reference: UtteranceSet, store: LocalStore, scratch: Path) -> float:
     """Seconds of the plain set-up."""
-    resolve_base(settings, modality, store)
+    resolve_base(settings, IMPLICIT_KINDS[modality], store)
     clock = time.perf_counter()
-    base = resolve_base(settings, modality, store)
+    base = resolve_base(settings, IMPLICIT_KINDS[modality], store)
     family = families()[base.manifest.family](base.path, settings)
     set_seed(0)
     model = UtteranceEncoder(family, settings, len(reference.labels))
@@ -122,7 +125,7 @@ def plain(settings: Any, modality: str, reference: UtteranceSet, store: LocalSto
 
 def ours(settings: Any, modality: str, reference: UtteranceSet, store: LocalStore, scratch: Path) -> float:
     """Seconds of the stage's fine-tuning."""
-    resolve_base(settings, modality, store)
+    resolve_base(settings, IMPLICIT_KINDS[modality], store)
     (scratch / "ours").mkdir()
     context = RunContext(run_id="bench", store=store.uri, tracking_uri="")
     step = Step("bench", modality, context, store, _Quiet("bench"), Checkpoints(store, "bench", modality))

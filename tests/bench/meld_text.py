@@ -22,9 +22,9 @@ from mistere.artifacts.object_store import LocalStore
 from mistere.common.splits import SPLITS
 from mistere.corpora.importers.meld import import_meld
 from mistere.data.dataset import read_utterances, shards_of
+from mistere.data.kinds.text import Transcript
 from mistere.data.utterances import batches_within
 from mistere.model.encoders.families import families
-from mistere.model.encoders.inputs import Transcript
 from mistere.model.encoders.sources import resolve_base
 from mistere.model.encoders.utterance_encoder import UtteranceEncoder
 from pipelines.profiles import load_profile

@@ -95,6 +95,7 @@ def make_bundle(folder: Path, modalities: tuple[str, ...] = ("speech", "text"), 
 
     from mistere.artifacts.io import artifact_key, publish
     from mistere.artifacts.object_store import LocalStore
+    from mistere.common.modalities import IMPLICIT_KINDS
     from mistere.model.encoders.families import families
     from mistere.model.encoders.sources import resolve_base
     from mistere.model.encoders.utterance_encoder import UtteranceEncoder, save_tuned
@@ -112,7 +113,7 @@ def make_bundle(folder: Path, modalities: tuple[str, ...] = ("speech", "text"), 
     }
     bundled = {}
     for modality in modalities:
-        base = resolve_base(settings[modality], modality, store)
+        base = resolve_base(settings[modality], IMPLICIT_KINDS[modality], store)
         family = families()[base.manifest.family](base.path, settings[modality])
         save_tuned(UtteranceEncoder(family, settings[modality], len(LABELS)), work)
         (work / "tuned.safetensors").rename(work / "encoders" / f"{modality}.safetensors")

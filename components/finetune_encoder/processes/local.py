@@ -68,7 +68,7 @@ def train_in_halves(
             return curve
         if not any(failure.get("memory") for failure in failures):
             raise _error(failures[0])
-        job = job.model_copy(update={"micro_batch": half_of(share.micro, job.modality)})
+        job = job.model_copy(update={"micro_batch": half_of(share.micro, job.modality, job.kind.size_setting)})
         progress.note(halved(share.micro, job.micro_batch, effective))
 
 

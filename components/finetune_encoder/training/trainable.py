@@ -25,7 +25,7 @@ def choose_trainable(model: UtteranceEncoder, config: EncoderConfig) -> None:
         layers = model.family.layers(backbone)
         for layer in layers[max(0, len(layers) - config.train_layers) :]:
             layer.requires_grad_(True)
-    if config.gradient_checkpointing and config.tuning != "frozen":
+    if config.gradient_checkpointing and config.tuning != "frozen" and model.family.layers(backbone):
         recompute: Any = getattr(backbone, "gradient_checkpointing_enable", None)
         if recompute is None:
             raise UsageError(f"encoder {config.source} cannot recompute activations: set gradient_checkpointing=false.")
@@ -49,8 +49,7 @@ def _add_adapters(model: UtteranceEncoder, config: EncoderConfig) -> None:
         inject_adapter_in_model(adapters, model.backbone)
     except ValueError as error:
         raise UsageError(
-            f"encoder {config.source}: no module ends in {' or '.join(targets)}; name others in "
-            f"{model.family.modality}.lora.target_modules."
+            f"encoder {config.source}: no module ends in {' or '.join(targets)}; name others in lora.target_modules."
         ) from error
     for name, parameter in model.backbone.named_parameters():
         if ".lora_" in name:

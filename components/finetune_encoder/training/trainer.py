@@ -33,6 +33,8 @@ from mistere.common.modalities import Modality
 from mistere.common.progress import Progress
 from mistere.config.differences import changed_settings
 from mistere.config.encoder import EncoderConfig
+from mistere.data.kinds import kind_of
+from mistere.data.kinds.kind import Kind
 from mistere.data.utterances import FeatureSpool
 from mistere.metrics.classification import confusion, weighted_f1
 from mistere.model.encoders.device import choose_device, training_precision
@@ -47,7 +49,7 @@ class TrainingJob(BaseModel):
 
     Attributes:
         config: the modality's section.
-        modality: ``speech`` or ``text``.
+        modality: the encoder's modality.
         family: of the backbone.
         base: folder of the base weights.
         classes: number of labels.
@@ -78,6 +80,11 @@ class TrainingJob(BaseModel):
     task: str
     run_id: str
     tracking_uri: str
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of the modality."""
+        return kind_of(families()[self.family].kind)
 
 
 def train(job: TrainingJob, checkpoints: Checkpoints, progress: Progress) -> Curve:
@@ -134,7 +141,7 @@ def _fit_in_memory(
         except torch.OutOfMemoryError as error:
             if processes > 1:
                 raise
-            micro_batch = half_of(share.micro, job.modality)
+            micro_batch = half_of(share.micro, job.modality, job.kind.size_setting)
             error.__traceback__ = None  # it holds the activations
         gc.collect()
         if torch.cuda.is_available():
@@ -145,8 +152,13 @@ def _fit_in_memory(
         progress.note(halved(share.micro, micro_batch, effective))
 
 
-def half_of(micro: int, modality: str) -> int:
+def half_of(micro: int, modality: str, size_setting: str) -> int:
     """Number of utterances to try at once if ``micro`` did not fit.
+
+    Args:
+        micro: that number.
+        modality: the modality.
+        size_setting: of its section, the setting that makes an utterance smaller.
 
     Raises:
         MistereError: even one utterance did not fit.
@@ -154,9 +166,8 @@ def half_of(micro: int, modality: str) -> int:
     if micro > 1:
         return micro // 2
     raise MistereError(
-        f"one utterance at a time does not fit into the device's memory: lower {modality}."
-        f"{'max_seconds' if modality == 'speech' else 'max_tokens'}, set {modality}.gradient_checkpointing=true, or choose "
-        f"{modality}.tuning=qlora."
+        f"one utterance at a time does not fit into the device's memory: lower {modality}.{size_setting}, set "
+        f"{modality}.gradient_checkpointing=true, or choose {modality}.tuning=qlora."
     )
 
 
@@ -189,7 +200,7 @@ def _fit(
         counts = confusion(prediction.label_ids.astype(np.int64), prediction.predictions.argmax(1), job.classes)
         return {"weighted_f1": float(weighted_f1(counts))}
 
-    excerpt = config.excerpt_seconds if job.modality == "speech" else None
+    excerpt = config.excerpt_seconds if job.kind.timed else None
     examples = Examples(training, model.family, config, excerpt)
     writer = CheckpointWriter(checkpoints, config.checkpoint_seconds)
     trainer = EncoderTrainer(

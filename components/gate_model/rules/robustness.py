@@ -10,8 +10,8 @@ from components.gate_model.candidate import Candidate, held, not_evaluated, not_
 from components.gate_model.example_figures import interval
 from components.gate_model.rule import Case, Examples, Rule
 from mistere.artifacts.manifests import RuleResult
-from mistere.config.evaluation import CONDITIONS
 from mistere.config.gate import Number, Off, RuleThresholds
+from mistere.data.conditions import Condition, condition_named, usual_conditions
 from mistere.metrics.robustness import PREFIX
 
 NAME = "robustness"
@@ -33,8 +33,11 @@ class Thresholds(RuleThresholds):
     @classmethod
     def _conditions_are_known(cls, conditions: list[str]) -> list[str]:
         for name in conditions:
-            if name not in CONDITIONS:
-                raise ValueError(f"there is no condition {name!r}; there are {', '.join(CONDITIONS)}")
+            if condition_named(name) is None:
+                raise ValueError(
+                    f"there is no condition {name!r}; there are {', '.join(usual_conditions())}, and those of other modalities, "
+                    "such as face_blur"
+                )
         return conditions
 
 
@@ -43,20 +46,19 @@ def evaluate(candidate: Candidate, thresholds: Thresholds) -> RuleResult:
     bound = thresholds.max_robustness_loss
     if bound is False:
         return not_evaluated(NAME, "No limit is set for the loss under degraded input (gate.max_robustness_loss).")
-    counted = [
-        condition for condition in thresholds.robustness_conditions if CONDITIONS[condition][0] in candidate.modalities
-    ]
+    named = [condition for name in thresholds.robustness_conditions if (condition := condition_named(name))]
+    counted: dict[str, Condition] = {one.name: one for one in named if one.modality in candidate.modalities}
     if not counted:
         return not_evaluated(NAME, "None of the conditions that count degrades a modality of this model.")
     losses = {condition: candidate.interval(f"{PREFIX}{condition}.loss") for condition in counted}
     measured = {condition: loss for condition, loss in losses.items() if loss is not None}
     if len(measured) < len(losses):
         missing = next(condition for condition in counted if condition not in measured)
-        return not_measured(NAME, f"The loss under {CONDITIONS[missing][1]}", bound, "set evaluation.robustness=true")
+        return not_measured(NAME, f"The loss under {counted[missing].words}", bound, "set evaluation.robustness=true")
     worst = max(measured, key=lambda condition: measured[condition].high)
     loss = measured[worst]
     sentence = (
-        f"The largest loss is under {CONDITIONS[worst][1]}: {loss.value:.3f} of weighted F1 "
+        f"The largest loss is under {counted[worst].words}: {loss.value:.3f} of weighted F1 "
         f"(paired 95 % interval {loss.low:+.3f} to {loss.high:+.3f})"
     )
     if loss.high <= bound:

@@ -100,6 +100,7 @@ class Audio(Kind):
     batch_positions = 1
     """Speech is long enough to be computed one utterance at a time."""
     size_setting = "max_seconds"
+    timed = True
     degradations = {  # noqa: RUF012
         "noise_20db": _degradation("noise 20 dB below the speech", partial(_with_noise, 20.0)),
         "noise_10db": _degradation("noise 10 dB below the speech", partial(_with_noise, 10.0)),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 TOKENS_PER_SECOND = 25
 """Tokens of text, or positions of another transformer, that cost about as much to encode as one second of audio."""
-_DIGEST_BYTES = 16
+DIGEST_BYTES = 16
 
 
 class UnreadableError(MistereError):
@@ -55,6 +55,8 @@ class Kind(ABC):
     """Positions of a batch from which matrix products on one core are efficient (a few per cent below the best)."""
     size_setting: ClassVar[str] = "batch_size"
     """The setting of the encoder to lower if one utterance does not fit into the device's memory."""
+    timed: ClassVar[bool] = False
+    """Whether a family's ``length`` is time, so that an excerpt of some seconds can stand for an utterance in training."""
     degradations: ClassVar[Mapping[str, Degradation]] = {}
     """By name, which is unique among all kinds."""
     datatype: ClassVar[Literal["BYTES", "FP32"]] = "BYTES"
@@ -109,7 +111,7 @@ class Kind(ABC):
 
     def digest(self, cell: Any, context: Sequence[str] = ()) -> bytes:
         """Digest of :meth:`content`: the key of the cell's vector in a cache."""
-        digest = hashlib.blake2b(digest_size=_DIGEST_BYTES, person=self.name.encode()[:16])
+        digest = hashlib.blake2b(digest_size=DIGEST_BYTES, person=self.name.encode()[:16])
         for part in self.content(cell, context):
             digest.update(len(part).to_bytes(8, "little") + part)
         return digest.digest()

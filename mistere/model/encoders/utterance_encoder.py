@@ -90,7 +90,7 @@ class UtteranceEncoder(nn.Module):
         super().__init__()
         if family.causal and settings.pooling == "first":
             raise UsageError(
-                f"{family.modality}.pooling=first reads a position without information in {settings.source}, whose attention "
+                f"pooling=first reads a position without information in {settings.source}, whose attention "
                 "is causal: choose last, mean or attentive."
             )
         self.family, self.settings = family, settings

@@ -15,7 +15,7 @@ import torch
 
 import components.embed_shard.run as embed_shard
 from components.embed_shard.run import ShardConfig, share_of
-from components.embed_shard.vector_cache import VectorCache, content_key
+from components.embed_shard.vector_cache import VectorCache
 from components.extract_embeddings.run import run as extract_embeddings
 from components.finetune_encoder.fine_tuning import fine_tune
 from components.pull_data.run import describe
@@ -24,17 +24,18 @@ from mistere.artifacts.io import ArtifactHandle, publish
 from mistere.artifacts.manifests import EmbeddingShard, EncoderCheckpoint, UtteranceSet
 from mistere.artifacts.object_store import LocalStore
 from mistere.common.errors import DataError, ExitCode, MistereError
+from mistere.common.modalities import IMPLICIT_KINDS
 from mistere.common.progress import Progress
 from mistere.config.base import Section
 from mistere.config.encoder import EncoderConfig, ExtractionSettings, SpeechConfig, TextConfig
 from mistere.data.dataset import Utterance
+from mistere.data.kinds import kind_of
 from mistere.data.utterances import batches_of_one_shape, batches_within, row_ranges
 from mistere.data.versions import pin
 from mistere.engine.stage import RunContext, Step, TaskShard
 from mistere.model.embedders import open_embedder
 from mistere.model.encoders.embedding import Embedder
 from mistere.model.encoders.families import families
-from mistere.model.encoders.inputs import Transcript
 from mistere.model.encoders.sources import resolve_base
 from mistere.model.encoders.utterance_encoder import UtteranceEncoder, save_tuned
 from pipelines.profiles import load_profile
@@ -98,7 +99,8 @@ def encoders(
 
 @pytest.fixture(autouse=True)
 def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embed_shard, "ROWS_A_WINDOW", {"speech": 7, "text": 7})
+    for kind in ("audio", "text"):
+        monkeypatch.setattr(type(kind_of(kind)), "rows_per_window", 7)
 
 
 def embed(
@@ -236,12 +238,12 @@ def test_a_vector_of_the_samples_encoder_does_not_depend_on_its_window(
 ) -> None:
     """Their matrix products are large enough that a batch of another shape gives other bits."""
     settings: Any = getattr(load_profile("sample"), modality)
-    base = resolve_base(settings, modality, LocalStore(tmp_path))
+    base = resolve_base(settings, IMPLICIT_KINDS[modality], LocalStore(tmp_path))
     torch.manual_seed(0)
     save_tuned(UtteranceEncoder(families()[base.manifest.family](base.path, settings), settings, 3), tmp_path)
     tuned, sections = tmp_path / "tuned.safetensors", settings.for_checkpoint()
     float32 = ExtractionSettings(precision="float32")
-    embedder = Embedder(base.manifest.family, base.path, tuned, sections, 3, float32, device="cpu")
+    embedder = Embedder(modality, base.manifest.family, base.path, tuned, sections, 3, float32, device="cpu")
     contents = [
         dataclasses.replace(u, text="so " * (i % 5) + f"it is {i}", audio=tone(200 + i, 0.5 + 0.2 * (i % 5)))
         for i, (_, u) in enumerate(utterances[:21])
@@ -263,7 +265,7 @@ def test_each_row_is_the_vector_of_its_utterance(
     vectors = np.load(folder / f"{modality}.npy")
     manifest = encoders[modality].manifest
     embedder = open_embedder(
-        store, manifest.encoder, encoders[modality].file("tuned.safetensors"), len(manifest.labels)
+        store, modality, manifest.encoder, encoders[modality].file("tuned.safetensors"), len(manifest.labels)
     )
     by_position = {(split, u.dialogue_id, u.turn): u for split, u in utterances}
     for row in (0, 5, 8, len(table) - 1):
@@ -357,12 +359,8 @@ def test_damaged_cache_segments_are_computed_again(
 
 
 def test_different_inputs_have_different_keys() -> None:
-    keys = {
-        content_key(b"a"),
-        content_key(Transcript("a")),
-        content_key(Transcript("a", ("b",))),
-        content_key(Transcript("ab")),
-    }
+    text = kind_of("text")
+    keys = {kind_of("audio").digest(b"a"), text.digest("a"), text.digest("a", ("b",)), text.digest("ab")}
     assert len(keys) == 4 and {len(key) for key in keys} == {16}
 
 
@@ -370,10 +368,10 @@ def test_cache_is_separate_for_each_encoder(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     first = VectorCache.open("store", store, "one", RecordedProgress())
     assert first is not None and VectorCache.open("off", store, "one", RecordedProgress()) is None
-    key = content_key(b"sound")
+    key = kind_of("audio").digest(b"sound")
     first.add([key], np.ones((1, 3), np.float32))
     reopened, other = (VectorCache(store, name, RecordedProgress()) for name in ("one", "two"))
-    assert set(reopened.find([None, key, content_key(b"noise")])) == {1} and other.find([key]) == {}
+    assert set(reopened.find([None, key, kind_of("audio").digest(b"noise")])) == {1} and other.find([key]) == {}
     np.testing.assert_array_equal(reopened.find([key])[0], np.ones(3))
 
 

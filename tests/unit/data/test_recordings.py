@@ -22,8 +22,8 @@ from mistere.corpora.importers.table import import_table
 from mistere.data import audio
 from mistere.data.audio import AudioError, decode, decode_recording, encode_exactly, extent, with_stated_length
 from mistere.data.dataset import read_utterances, shards_of
+from mistere.data.kinds.audio import speech_samples
 from mistere.data.recordings import formats
-from mistere.model.encoders.inputs import speech_samples
 from tests.recordings import RATE, SECONDS, every_file, plain, replaced, sweep, unstated, wav_with_sizes
 
 ROOT = Path(__file__).parents[3]

@@ -9,16 +9,19 @@ import numpy as np
 import pytest
 import soundfile
 
-from components.evaluate_model.degradation import DEGRADATIONS, noisy, telephone_band, without_words
-from components.evaluate_model.robustness import _changed
+from components.evaluate_model.robustness import changed
 from components.evaluate_model.speaker_probe import probe_speakers
-from mistere.config.evaluation import CONDITIONS, EvaluationConfig
+from mistere.config.evaluation import EvaluationConfig
 from mistere.data.audio import decode
+from mistere.data.conditions import condition_named, usual_conditions
 from mistere.data.dataset import Utterance
+from mistere.data.kinds.audio import noisy, telephone_band
+from mistere.data.kinds.text import without_words
 
 RATE = 16000
-HEARD = [name for name, (modality, _) in CONDITIONS.items() if modality == "speech"]
-READ = [name for name, (modality, _) in CONDITIONS.items() if modality == "text"]
+CONDITIONS = usual_conditions()
+HEARD = [name for name, condition in CONDITIONS.items() if condition.modality == "speech"]
+READ = [name for name, condition in CONDITIONS.items() if condition.modality == "text"]
 
 
 def generator(seed: int = 0) -> np.random.Generator:
@@ -60,9 +63,28 @@ def decibels(ratio: float) -> float:
     return 20 * float(np.log10(max(ratio, 1e-12)))
 
 
-def test_conditions_and_degradations_have_the_same_names() -> None:
-    assert list(DEGRADATIONS) == list(CONDITIONS)
-    assert {modality for modality, _ in CONDITIONS.values()} == {"speech", "text"}
+def degraded_by(condition: str, one: Utterance, seed: int = 0) -> Utterance:
+    named = CONDITIONS[condition]
+    return changed(named.degradation, named.modality, 0, one, seed)
+
+
+def test_conditions_are_named_by_modality_and_degradation() -> None:
+    assert HEARD == ["noise_20db", "noise_10db", "noise_0db", "telephone", "telephone_codec"]
+    assert READ == ["words_10", "words_20"]
+    face = condition_named("face_fewer_frames")
+    assert face is not None and (face.modality, face.words) == ("face", "face: every second image lost")
+    assert condition_named("face_noise") is None and condition_named("_blur") is None
+
+
+def test_another_modality_is_degraded_alone() -> None:
+    condition = condition_named("acoustic_columns_30")
+    assert condition is not None
+    one = replace(utterance("well"), others={"acoustic": np.ones(200, np.float32), "face": (b"x",)})
+    degraded = changed(condition.degradation, "acoustic", 0, one, 0)
+    assert (
+        100 < degraded.others["acoustic"].sum() < 180 and degraded.others["face"] == (b"x",) and degraded.text == "well"
+    )
+    assert changed(condition.degradation, "acoustic", 0, utterance("well"), 0) == utterance("well")
 
 
 # Speech
@@ -88,7 +110,7 @@ def test_noise_leaves_silence_silent() -> None:
 @pytest.mark.parametrize("condition", ["noise_20db", "noise_10db", "noise_0db"])
 def test_noise_conditions_keep_rate_and_length(condition: str) -> None:
     wave, rate = decode(encoded(tone(300, rate=22050), 22050))
-    audio = DEGRADATIONS[condition](utterance(audio=encoded(wave, rate)), generator()).audio
+    audio = degraded_by(condition, utterance(audio=encoded(wave, rate))).audio
     assert audio is not None
     degraded, rate_now = decode(audio)
     assert rate_now == rate and len(degraded) == len(wave)
@@ -97,7 +119,7 @@ def test_noise_conditions_keep_rate_and_length(condition: str) -> None:
 
 
 def test_noise_louder_than_full_scale_is_not_clipped() -> None:
-    audio = DEGRADATIONS["noise_0db"](utterance(audio=encoded(tone(300, level=0.9))), generator()).audio
+    audio = degraded_by("noise_0db", utterance(audio=encoded(tone(300, level=0.9)))).audio
     assert audio is not None and np.abs(decode(audio)[0]).max() > 1
 
 
@@ -124,7 +146,7 @@ def test_telephone_condition_encodes_as_mu_law() -> None:
     original = utterance(audio=encoded(tone(1000)))
     forms = {}
     for condition in ("telephone", "telephone_codec"):
-        audio = DEGRADATIONS[condition](original, generator()).audio
+        audio = degraded_by(condition, original).audio
         assert audio is not None
         forms[condition] = soundfile.info(io.BytesIO(audio))
         wave, rate = decode(audio)
@@ -138,7 +160,7 @@ def test_telephone_condition_encodes_as_mu_law() -> None:
 def test_degradation_keeps_utterances_without_decodable_audio(condition: str) -> None:
     for audio in (None, b"", b"RIFF, but no more than that", b"\0" * 100):
         original = utterance("well", audio)
-        assert DEGRADATIONS[condition](original, generator()) == original
+        assert degraded_by(condition, original) == original
 
 
 @pytest.mark.parametrize("condition", HEARD)
@@ -146,7 +168,7 @@ def test_audio_degradation_changes_only_audio_of_any_codec(condition: str) -> No
     stereo = np.stack([tone(500), tone(700)], 1)
     for audio in (encoded(tone(500)), encoded(tone(500), form="OGG"), encoded(stereo, form="FLAC")):
         original = utterance("well", audio)
-        degraded = DEGRADATIONS[condition](original, generator())
+        degraded = degraded_by(condition, original)
         assert degraded.audio and degraded.audio != audio and replace(degraded, audio=audio) == original
 
 
@@ -173,12 +195,12 @@ def test_word_loss_keeps_at_least_one_word() -> None:
 @pytest.mark.parametrize("condition", READ)
 def test_text_degradation_changes_only_text(condition: str) -> None:
     original = utterance(" ".join(["word"] * 400), encoded(tone(500)))
-    degraded = DEGRADATIONS[condition](original, generator())
+    degraded = degraded_by(condition, original)
     assert degraded.text is not None and replace(degraded, text=original.text) == original
     lost = 1 - len(degraded.text.split()) / 400
     assert lost == pytest.approx(float(condition.removeprefix("words_")) / 100, abs=0.08)
     for silent in (utterance(None, original.audio), utterance("", original.audio)):
-        assert DEGRADATIONS[condition](silent, generator()) == silent
+        assert degraded_by(condition, silent) == silent
 
 
 # Determinism
@@ -189,11 +211,13 @@ def test_degradation_depends_on_seed_and_utterance_only(condition: str) -> None:
     text = " ".join(f"w{number}" for number in range(100))
     original = [utterance(text, encoded(tone(500)), turn, name) for name in ("d", "e") for turn in (0, 1)]
     number = list(CONDITIONS).index(condition)
-    first = [_changed(DEGRADATIONS[condition], number, one, 3) for one in original]
-    again = [_changed(DEGRADATIONS[condition], number, one, 3) for one in reversed(original)][::-1]
+    named = CONDITIONS[condition]
+    change = named.degradation, named.modality, number
+    first = [changed(*change, one, 3) for one in original]
+    again = [changed(*change, one, 3) for one in reversed(original)][::-1]
     assert [content(one) for one in first] == [content(one) for one in again]
     if "telephone" not in condition:
-        other = [_changed(DEGRADATIONS[condition], number, one, 4) for one in original]
+        other = [changed(*change, one, 4) for one in original]
         outcomes = {content(one) for one in [*first, *other]}
         assert len(outcomes) == 8, "each utterance has independent draws"
 

@@ -14,8 +14,9 @@ import soundfile
 
 from components.evaluate_model.raw_utterances import columns_of, keys_of
 from mistere.common.errors import ArtifactError
-from mistere.config.evaluation import CONDITIONS, EvaluationConfig
+from mistere.config.evaluation import EvaluationConfig
 from mistere.data.audio import decode
+from mistere.data.conditions import usual_conditions
 from mistere.data.dataset import Utterance
 from mistere.evaluation.gate_timeline import GateTimeline, liveliest, read_timelines, write_timelines
 from mistere.evaluation.split_metrics import Answers, measure
@@ -319,15 +320,17 @@ def test_turn_positions_are_counted_per_dialogue() -> None:
 def test_robustness_metrics_are_read_in_condition_order() -> None:
     points = [
         RobustnessPoint(name, Interval(0.5 + number / 100, 0.4, 0.6), Interval(number / 100, -0.01, 0.1))
-        for number, name in enumerate(CONDITIONS)
+        for number, name in enumerate(usual_conditions())
     ]
     metrics = robustness_metrics(Interval(0.6, 0.55, 0.65), points[::-1])
     assert metrics["test.robustness.clean.weighted_f1.low"] == 0.55
     assert len(metrics) == 3 + 6 * len(points)
-    assert robustness_from_metrics(metrics) == points
+    order = list(usual_conditions())
+    assert robustness_from_metrics(metrics, order) == points
+    assert [one.condition for one in robustness_from_metrics(metrics)] == order[::-1]
     assert robustness_from_metrics({"test.weighted_f1": 0.5}) == []
     part = robustness_metrics(None, points[2:4])
-    assert robustness_from_metrics(part) == points[2:4] and not any("clean" in name for name in part)
+    assert robustness_from_metrics(part, order) == points[2:4] and not any("clean" in name for name in part)
 
 
 # Timelines

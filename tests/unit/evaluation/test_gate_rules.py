@@ -17,7 +17,7 @@ from components.gate_model.config import GateConfig
 from components.gate_model.rules import rules
 from components.gate_model.run import overall
 from mistere.artifacts.manifests import ChampionEvaluation, RuleResult
-from mistere.config.evaluation import CONDITIONS
+from mistere.data.conditions import usual_conditions
 from tests.unit.repository.code_copy import copy_code, python_block, run_python
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -54,7 +54,7 @@ METRICS = {
     },
     **{
         key: value
-        for one in CONDITIONS
+        for one in usual_conditions()
         for key, value in with_bounds(f"test.robustness.{one}.loss", 0, 0.01, 0.03).items()
     },
     **with_bounds("champion.difference.weighted_f1", 0.005, 0.02, 0.035),

@@ -11,6 +11,7 @@ from mistere.common.errors import MistereError
 from mistere.config.encoder import EncoderConfig, SpeechConfig
 from mistere.config.loader import Config, available_profiles
 from mistere.config.modalities import DEFAULT_MODALITIES
+from mistere.data.kinds import kinds
 from mistere.model.encoders.converters import converters
 from mistere.model.encoders.families import families, family_of
 from mistere.model.encoders.source_state import package_folder, package_weights
@@ -21,14 +22,14 @@ SAMPLE_SPEECH = load_profile("sample").speech.source
 
 
 def test_default_modalities_have_families() -> None:
-    assert {family.modality for family in families().values()} == set(DEFAULT_MODALITIES)
+    assert {family.kind for family in families().values()} == set(kinds())
     assert Config().encoders().keys() == set(DEFAULT_MODALITIES)
 
 
 def test_default_speech_source_is_a_supported_hub_model() -> None:
     kind, _, name = SpeechConfig().source.partition(":")
     assert (kind, name) == ("hub", "openai/whisper-base")
-    assert family_of("whisper", "speech") is families()["whisper"]
+    assert family_of("whisper", "audio") is families()["whisper"]
 
 
 def test_only_the_sample_profile_requires_the_converter() -> None:
@@ -46,7 +47,7 @@ def test_only_the_sample_profile_requires_the_converter() -> None:
 
 def test_packaged_whisper_weights_are_converted(tmp_path: Path) -> None:
     package = SAMPLE_SPEECH.removeprefix("package:")
-    base = resolve_base(EncoderConfig(source=SAMPLE_SPEECH), "speech", LocalStore(tmp_path))
+    base = resolve_base(EncoderConfig(source=SAMPLE_SPEECH), "audio", LocalStore(tmp_path))
     assert base.manifest.family == "whisper" and base.manifest.source.startswith(f"package:{package}==")
     assert {"config.json", "model.safetensors", "preprocessor_config.json"} <= set(base.manifest.files)
 

@@ -23,12 +23,15 @@ from mistere.artifacts.manifests import BaseEncoder
 from mistere.artifacts.object_store import LocalStore
 from mistere.artifacts.s3.store import S3Store
 from mistere.common.errors import ArtifactError, ExitCode, MistereError, UsageError
+from mistere.common.modalities import cell_of
 from mistere.config.encoder import EncoderConfig, ExtractionSettings, LoraSettings
 from mistere.data.audio import AudioError, decode
+from mistere.data.kinds import kind_of
+from mistere.data.kinds.audio import RATE, speech_samples
+from mistere.data.kinds.text import Transcript
 from mistere.model.encoders.embedding import Embedder
 from mistere.model.encoders.families import families, family_of
 from mistere.model.encoders.families.family import Family
-from mistere.model.encoders.inputs import RATE, Transcript, encoder_input, speech_samples
 from mistere.model.encoders.sources import resolve_base
 from mistere.model.encoders.utterance_encoder import Pooling, UtteranceEncoder, load_tuned, save_tuned
 
@@ -36,6 +39,8 @@ FAMILIES = [
     f"{name}/{variant}" if variant else name for name, cls in sorted(families().items()) for variant in cls.variants
 ]
 every_family = pytest.mark.parametrize("name", FAMILIES)
+every_backbone = pytest.mark.parametrize("name", [name for name in FAMILIES if name != "vector"])
+"""Of the families with weights of their own."""
 CLASSES = 4
 
 
@@ -73,12 +78,19 @@ def encoder_of(bases: dict[str, Path], name: str, **changes: object) -> Utteranc
     return UtteranceEncoder(family_named(name)(bases[name], settings), settings, CLASSES).eval()
 
 
-def inputs_of(modality: str) -> list[Any]:
+def inputs_of(kind: str) -> list[Any]:
     """Utterances of different lengths."""
-    if modality == "text":
+    draw = np.random.default_rng(0)
+    if kind == "frames":
+        sizes = ((40, 50), (64, 48), (32, 32), (20, 90), (33, 65))
+        return [
+            [draw.integers(0, 256, (*size, 3), np.uint8) for _ in range(count)] for count, size in enumerate(sizes, 1)
+        ]
+    if kind == "vector":
+        return [draw.normal(size=12).astype(np.float32) for _ in range(5)]
+    if kind == "text":
         words = ["no.", "well, i do not know what to say about that", "fine", "a" * 300, "why would you do this to me?"]
         return [Transcript(text) for text in words]
-    draw = np.random.default_rng(0)
     return [draw.normal(0, 0.1, int(seconds * RATE)).astype(np.float32) for seconds in (0.5, 1.7, 0.913, 3.0, 0.5)]
 
 
@@ -100,8 +112,8 @@ def test_loading_prints_no_bar_and_no_report_but_other_warnings(
     assert messages == ["another warning"] and "Loading weights" not in capfd.readouterr().err
 
 
-def test_encoder_families_are_discovered_for_both_modalities() -> None:
-    assert {family.modality for family in families().values()} == {"speech", "text"}
+def test_encoder_families_are_discovered_for_every_kind() -> None:
+    assert {family.kind for family in families().values()} == {"audio", "frames", "text", "vector"}
     assert all(name == family.name for name, family in families().items())
 
 
@@ -109,7 +121,7 @@ def test_encoder_families_are_discovered_for_both_modalities() -> None:
 def test_hidden_states_have_the_documented_shapes(bases: dict[str, Path], name: str) -> None:
     encoder = encoder_of(bases, name)
     family = encoder.family
-    features = [family.prepare(utterance) for utterance in inputs_of(family.modality)]
+    features = [family.prepare(utterance) for utterance in inputs_of(family.kind)]
     with torch.inference_mode():
         states, mask = family.hidden_states(encoder.backbone, family.collate(features))
     layers, width = family.layers(encoder.backbone), family.hidden_size(encoder.backbone)
@@ -128,7 +140,7 @@ def test_embedding_does_not_depend_on_the_batch(bases: dict[str, Path], name: st
             encoder_of(bases, name, pooling=pooling)
         return
     encoder = encoder_of(bases, name, pooling=pooling)
-    utterances = inputs_of(encoder.family.modality)
+    utterances = inputs_of(encoder.family.kind)
     together = embedded(encoder, utterances)
     assert together.shape == (len(utterances), 8) and together.isfinite().all()
     backwards = embedded(encoder, utterances[::-1]).flip(0)
@@ -147,7 +159,7 @@ def test_gradients_do_not_depend_on_padding(bases: dict[str, Path], name: str) -
         encoder.embed(encoder.family.collate(features))[0].square().sum().backward()
         return torch.cat([p.grad.flatten() for p in encoder.parameters() if p.grad is not None])
 
-    utterances = inputs_of(family_named(name).modality)
+    utterances = inputs_of(family_named(name).kind)
     alone, beside = gradient(utterances[:1]), gradient([utterances[0], utterances[3]])
     torch.testing.assert_close(alone, beside, atol=1e-4 * float(alone.abs().max()), rtol=1e-3)
 
@@ -191,8 +203,12 @@ def test_tuned_encoder_round_trips_through_its_file(
     from components.finetune_encoder.training.trainable import choose_trainable
 
     encoder = encoder_of(bases, name, **changes)
-    utterances = inputs_of(encoder.family.modality)
+    utterances = inputs_of(encoder.family.kind)
     before = embedded(encoder, utterances)
+    if name == "vector" and changes["tuning"] == "lora":
+        with pytest.raises(UsageError, match="no backbone that could get adapters: set tuning=frozen"):
+            choose_trainable(encoder, encoder.settings)
+        return
     choose_trainable(encoder, encoder.settings)
     frozen = {n: p.clone() for n, p in encoder.named_parameters() if not p.requires_grad}
     nudge(encoder.eval())
@@ -232,7 +248,7 @@ def test_adapters_on_missing_modules_raise_a_usage_error(bases: dict[str, Path])
 
     lora = LoraSettings(target_modules=["no_such_projection"])
     encoder = encoder_of(bases, "bidirectional_text", tuning="lora", lora=lora)
-    with pytest.raises(UsageError, match=r"no module ends in no_such_projection; .*text\.lora\.target_modules\."):
+    with pytest.raises(UsageError, match=r"no module ends in no_such_projection; .*lora\.target_modules\."):
         choose_trainable(encoder, encoder.settings)
 
 
@@ -253,8 +269,10 @@ def test_embedder_keeps_order_and_marks_missing_inputs(bases: dict[str, Path], n
     save_tuned(encoder, tmp_path)
     settings = encoder.settings.model_dump(mode="json")
     few = ExtractionSettings(batch_seconds=4, batch_tokens=64, precision="float32")
-    embedder = Embedder(name.partition("/")[0], bases[name], tmp_path / "tuned.safetensors", settings, CLASSES, few)
-    utterances = inputs_of(encoder.family.modality)
+    embedder = Embedder(
+        "voice", name.partition("/")[0], bases[name], tmp_path / "tuned.safetensors", settings, CLASSES, few
+    )
+    utterances = inputs_of(encoder.family.kind)
     features = [encoder.family.prepare(utterance) for utterance in utterances]
     actual = embedder.embed([features[0], None, *features[1:]])
     np.testing.assert_allclose(np.delete(actual, 1, axis=0), embedded(encoder, utterances).numpy(), atol=1e-5)
@@ -307,7 +325,7 @@ def test_published_pooling_follows_its_equations(
     with torch.no_grad():
         for parameter in encoder.norm.parameters():
             parameter.add_(torch.randn_like(parameter))
-    utterances = inputs_of(encoder.family.modality)
+    utterances = inputs_of(encoder.family.kind)
     batch = encoder.family.collate([encoder.family.prepare(utterance) for utterance in utterances])
     with torch.inference_mode():
         states, mask = encoder.family.hidden_states(encoder.backbone, batch)
@@ -334,7 +352,7 @@ def test_prompt_after_the_audio_is_pooled_with_it(bases: dict[str, Path]) -> Non
     assert (batches[1]["pooled"].sum(1) == batches[1]["mask"].sum(1) - 1).all()  # all but <|audio_bos|>
 
 
-@pytest.mark.parametrize("name", [name for name in FAMILIES if family_named(name).modality == "speech"])
+@pytest.mark.parametrize("name", [name for name in FAMILIES if family_named(name).kind == "audio"])
 def test_excerpt_is_a_random_part_of_a_longer_utterance(bases: dict[str, Path], name: str) -> None:
     encoder = encoder_of(bases, name)
     family = encoder.family
@@ -367,7 +385,7 @@ def test_attentive_pooling_of_a_single_position_has_a_finite_gradient() -> None:
     assert states.grad is not None and states.grad.isfinite().all()
 
 
-@every_family
+@every_backbone
 @pytest.mark.parametrize("tuning", ["full", "lora"])
 def test_each_trainable_parameter_has_a_gradient(bases: dict[str, Path], name: str, tuning: str) -> None:
     """Distributed training waits for the gradient of each trainable parameter."""
@@ -376,19 +394,19 @@ def test_each_trainable_parameter_has_a_gradient(bases: dict[str, Path], name: s
     encoder = encoder_of(bases, name, tuning=tuning, gradient_checkpointing=True)
     choose_trainable(encoder, encoder.settings)
     encoder.train()
-    features = [encoder.family.prepare(utterance) for utterance in inputs_of(encoder.family.modality)]
+    features = [encoder.family.prepare(utterance) for utterance in inputs_of(encoder.family.kind)]
     encoder(encoder.family.collate(features)).square().sum().backward()
     idle = [n for n, p in encoder.named_parameters() if p.requires_grad and p.grad is None]
     assert not idle
 
 
-@every_family
+@every_backbone
 def test_half_precision_is_close_to_float32(bases: dict[str, Path], name: str) -> None:
     whole = encoder_of(bases, name)
     torch.manual_seed(1)
     half = UtteranceEncoder(family_named(name)(bases[name], whole.settings, torch.bfloat16), whole.settings, CLASSES)
     assert {p.dtype for p in half.backbone.parameters()} == {torch.bfloat16}
-    utterances = inputs_of(whole.family.modality)
+    utterances = inputs_of(whole.family.kind)
     one, other = embedded(whole, utterances), embedded(half.eval(), utterances)
     assert other.dtype == torch.float32 and 0 < (one - other).abs().max() < 0.15 * one.abs().max()
 
@@ -400,7 +418,7 @@ FUSED = {"whisper", *(f"bidirectional_text/{variant}" for variant in ("bert", "r
 def test_fused_layers_give_the_same_states(bases: dict[str, Path], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = encoder_of(bases, name)
     family = encoder.family
-    features = [family.prepare(utterance) for utterance in inputs_of(family.modality)]
+    features = [family.prepare(utterance) for utterance in inputs_of(family.kind)]
 
     @torch.inference_mode()
     def states(chosen: list[Any]) -> list[torch.Tensor]:
@@ -434,7 +452,7 @@ def test_fused_layers_give_the_same_states(bases: dict[str, Path], name: str, mo
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 def test_gpu_embeddings_match_cpu(bases: dict[str, Path], name: str) -> None:
     encoder = encoder_of(bases, name)
-    utterances = inputs_of(encoder.family.modality)
+    utterances = inputs_of(encoder.family.kind)
     on_cpu = embedded(encoder, utterances)
     batch = encoder.family.collate([encoder.family.prepare(utterance) for utterance in utterances])
     with torch.inference_mode():
@@ -442,7 +460,7 @@ def test_gpu_embeddings_match_cpu(bases: dict[str, Path], name: str) -> None:
     torch.testing.assert_close(on_gpu, on_cpu, atol=1e-3, rtol=1e-3)
 
 
-TEXT_FAMILIES = [name for name in FAMILIES if family_named(name).modality == "text"]
+TEXT_FAMILIES = [name for name in FAMILIES if family_named(name).kind == "text"]
 
 
 @pytest.mark.parametrize("name", TEXT_FAMILIES)
@@ -493,10 +511,10 @@ def test_prompt_without_an_audio_placeholder_is_rejected(bases: dict[str, Path])
 # Sources
 
 
-def refused(source: str, tmp_path: Path, modality: str = "text", **changes: object) -> MistereError:
+def refused(source: str, tmp_path: Path, kind: str = "text", **changes: object) -> MistereError:
     settings = EncoderConfig.model_validate({"source": source} | changes)
     with pytest.raises(MistereError) as caught:
-        resolve_base(settings, modality, LocalStore(tmp_path / "store"))
+        resolve_base(settings, kind, LocalStore(tmp_path / "store"))
     message = str(caught.value)
     assert "\n" not in message and message.endswith(".")
     return caught.value
@@ -505,12 +523,12 @@ def refused(source: str, tmp_path: Path, modality: str = "text", **changes: obje
 @every_family
 def test_random_base_is_published_once(name: str, tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
-    modality = family_named(name).modality
-    first = resolve_base(settings_of(name), modality, store)
-    again = resolve_base(settings_of(name), modality, store)
+    kind = family_named(name).kind
+    first = resolve_base(settings_of(name), kind, store)
+    again = resolve_base(settings_of(name), kind, store)
     assert first.manifest.digest == again.manifest.digest and first.manifest.family == name.partition("/")[0]
     assert isinstance(first, ArtifactHandle) and isinstance(first.manifest, BaseEncoder)
-    assert resolve_base(settings_of(name, seed=1), modality, store).manifest.digest != first.manifest.digest
+    assert resolve_base(settings_of(name, seed=1), kind, store).manifest.digest != first.manifest.digest
 
 
 def saved(tmp_path: Path, family: str = "bidirectional_text") -> Path:
@@ -596,8 +614,8 @@ def test_truncated_weights_raise_a_readable_error(tmp_path: Path) -> None:
     for family in families():
         folder = saved(tmp_path / family, family)
         file = folder / "model.safetensors"
-        file.write_bytes(file.read_bytes()[:1000])
-        error = refused(f"path:{folder}", tmp_path, families()[family].modality)
+        file.write_bytes(file.read_bytes()[: min(1000, file.stat().st_size - 8)])
+        error = refused(f"path:{folder}", tmp_path, families()[family].kind)
         assert error.exit_code == ExitCode.USAGE and "model.safetensors" in str(error)
 
 
@@ -628,8 +646,8 @@ def test_package_source_is_loaded_and_its_digest_verified(package: Path, tmp_pat
 
 
 def test_first_family_that_handles_a_type_is_selected() -> None:
-    assert family_of("whisper", "speech").name == "whisper"
-    assert family_of("wavlm", "speech").name == "waveform"
+    assert family_of("whisper", "audio").name == "whisper"
+    assert family_of("wavlm", "audio").name == "waveform"
     assert issubclass(family_of("roberta", "text"), Family)
 
 
@@ -661,10 +679,10 @@ def test_missing_modality_has_no_encoder_input() -> None:
         audio: bytes | None = b""
 
     settings = EncoderConfig(source="")
-    assert encoder_input("text", Spoken(), settings) is None and encoder_input("speech", Spoken(), settings) is None
+    assert kind_of("text").encoder_input("  ", settings) is None and cell_of(Spoken(), "speech") is None
     Spoken.text, Spoken.audio = " yes ", wav(1, 16000)
-    assert encoder_input("text", Spoken(), settings) == Transcript(" yes ")
-    assert len(encoder_input("speech", Spoken(), settings)) == 16000  # type: ignore[arg-type]
+    assert kind_of("text").encoder_input(" yes ", settings) == Transcript(" yes ")
+    assert len(kind_of("audio").encoder_input(Spoken.audio, settings)) == 16000  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("rate", [1, 999, 384_001, 2**31 - 1])
@@ -714,7 +732,7 @@ def test_weights_that_mismatch_their_configuration_are_rejected(name: str, tmp_p
     width = "d_model" if name == "whisper" else "hidden_size"
     (folder / "config.json").write_text(json.dumps({**config, width: 48, "encoder_attention_heads": 2}))
     with pytest.raises(UsageError, match=r"encoder .*its weights (do not load|do not have the sizes)"):
-        base = resolve_base(EncoderConfig(source=f"path:{folder}"), family.modality, LocalStore(tmp_path / "store"))
+        base = resolve_base(EncoderConfig(source=f"path:{folder}"), family.kind, LocalStore(tmp_path / "store"))
         family(base.path, settings_of(name)).load_backbone()
 
 

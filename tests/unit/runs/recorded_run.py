@@ -30,7 +30,8 @@ from mistere.artifacts.manifests import (
 from mistere.artifacts.object_store import LocalStore
 from mistere.artifacts.sealed_record import seal
 from mistere.common.progress import Progress
-from mistere.config.evaluation import CONDITIONS, EvaluationConfig
+from mistere.config.evaluation import EvaluationConfig
+from mistere.data.conditions import usual_conditions
 from mistere.engine.stage import RunContext, StageRecord, Step, stage_record_key
 from mistere.evaluation.gate_timeline import TIMELINES_FILE, liveliest, write_timelines
 from mistere.evaluation.missing_modality import SHARES
@@ -110,7 +111,7 @@ def more_metrics(whole: float) -> dict[str, float]:
     ]
     points = [
         RobustnessPoint(condition, interval(whole - loss, 0.05), interval(loss, 0.02))
-        for condition, loss in zip(CONDITIONS, _LOSSES, strict=True)
+        for condition, loss in zip(usual_conditions(), _LOSSES, strict=True)
     ]
     metrics = curve_metrics(curve) | robustness_metrics(interval(whole, 0.05), points)
     for kind, parts in _SLICES.items():

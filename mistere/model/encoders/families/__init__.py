@@ -23,14 +23,14 @@ def families() -> dict[str, type[Family]]:
     return {cls.name: cls for cls in sorted(Family.__subclasses__(), key=lambda cls: cls.name)}
 
 
-def family_of(model_type: str, modality: str) -> type[Family]:
-    """The family that handles a backbone's ``model_type`` for a modality.
+def family_of(model_type: str, kind: str) -> type[Family]:
+    """The family that handles a backbone's ``model_type`` for a kind of modality.
 
     Raises:
         UsageError: no family handles it.
     """
     for cls in families().values():
-        if cls.modality == modality and cls.handles(model_type):
+        if cls.kind == kind and cls.handles(model_type):
             return cls
-    known = {name for name, cls in families().items() if cls.modality == modality}
-    raise UsageError(f"no {modality} encoder family handles model type {model_type!r}{did_you_mean(model_type, known)}")
+    known = {name for name, cls in families().items() if cls.kind == kind}
+    raise UsageError(f"no {kind} encoder family handles model type {model_type!r}{did_you_mean(model_type, known)}")

@@ -34,7 +34,7 @@ class AudioLanguage(Family):
     """
 
     name = "audio_language"
-    modality = "speech"
+    kind = "audio"
     causal = True
     rate = 100.0
     unit = _FRAMES_PER_STATE

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mistere.data.kinds.text import Transcript
 from mistere.model.encoders.families.family import Family, Features, pad_stack
-from mistere.model.encoders.inputs import Transcript
 from mistere.model.encoders.pretrained import load_pretrained, load_tokenizer
 
 _LONGEST_TOKEN = 64
@@ -32,7 +32,7 @@ class DecoderText(Family):
     """
 
     name = "decoder_text"
-    modality = "text"
+    kind = "text"
     causal = True
     lora_targets = ("q_proj", "v_proj")
     variants = ("qwen2", "qwen3", "llama", "mistral")

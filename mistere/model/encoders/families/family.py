@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from mistere.common.modalities import Modality
 from mistere.config.encoder import EncoderConfig
 from mistere.model.encoders.fused import FusedLayer
 
@@ -29,7 +28,10 @@ class Family(ABC):
     """
 
     name: ClassVar[str]
-    modality: ClassVar[Modality]
+    kind: ClassVar[str]
+    """The kind of modality (:mod:`mistere.data.kinds`) whose input this family reads."""
+    measured: ClassVar[bool] = False
+    """Whether the base is measured in train (``source: measured:FAMILY``) instead of pretrained."""
     lora_targets: ClassVar[tuple[str, ...]] = ()
     """Name endings of the projections that get adapters by default."""
     lora_excluded: ClassVar[str] = ""
@@ -37,7 +39,7 @@ class Family(ABC):
     causal: ClassVar[bool] = False
     """Whether attention is causal, so that the first position carries no information."""
     rate: ClassVar[float] = 1.0
-    """Units of ``length`` in a second of speech; for text, ``length`` is the number of tokens."""
+    """Units of ``length`` in a second of audio; of another kind, ``length`` counts tokens or other positions."""
     unit: ClassVar[int] = 1
     """``length`` is a multiple of this."""
     variants: ClassVar[tuple[str, ...]] = ("",)
@@ -62,6 +64,21 @@ class Family(ABC):
     @abstractmethod
     def write_random(cls, target: Path, seed: int, variant: str = "") -> None:
         """Write a tiny randomly initialised backbone of one of the family's variants, for tests."""
+
+    @classmethod
+    def measure(cls, target: Path, inputs: Iterable[Any]) -> None:
+        """Write the base of a :attr:`measured` family in the format of ``transformers``.
+
+        Args:
+            target: the folder.
+            inputs: what :meth:`prepare` would get of every utterance of train.
+        """
+        raise NotImplementedError
+
+    @property
+    def input_width(self) -> int | None:
+        """The number of values that an utterance must have; None if any number will do."""
+        return None
 
     @abstractmethod
     def load_backbone(self) -> nn.Module:
@@ -89,7 +106,11 @@ class Family(ABC):
         """Features of one utterance, independent of all others.
 
         Args:
-            utterance: a :class:`~mistere.model.encoders.inputs.Transcript`, or mono samples float32 ``[N]`` at 16 kHz.
+            utterance: what the kind's :meth:`~mistere.data.kinds.kind.Kind.encoder_input` returns: a
+                :class:`~mistere.data.kinds.text.Transcript`, mono samples float32 ``[N]`` at 16 kHz, images, a vector.
+
+        Raises:
+            UnreadableError: the utterance does not suit the encoder.
         """
 
     def excerpt_length(self, seconds: float) -> int:

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mistere.data.kinds.text import Transcript
 from mistere.model.encoders.families.family import Family, Features, pad_stack
 from mistere.model.encoders.fused import MOST_POSITIONS, FusedLayer, LayerParts, fused_states
-from mistere.model.encoders.inputs import Transcript
 from mistere.model.encoders.pretrained import load_pretrained, load_tokenizer
 
 _LONGEST_TOKEN = 64
@@ -27,7 +27,7 @@ class BidirectionalText(Family):
     """
 
     name = "bidirectional_text"
-    modality = "text"
+    kind = "text"
     lora_targets = ("query", "value", "q_lin", "v_lin", "query_proj", "value_proj")
     variants = ("bert", "roberta", "distilbert")
     _TYPES = frozenset(

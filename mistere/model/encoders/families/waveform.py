@@ -24,7 +24,7 @@ class Waveform(Family):
     """
 
     name = "waveform"
-    modality = "speech"
+    kind = "audio"
     lora_targets = ("q_proj", "v_proj")
     rate = 16000.0
     variants = ("wav2vec2", "wav2vec2-group", "hubert", "wavlm")
@@ -38,9 +38,9 @@ class Waveform(Family):
         from transformers import AutoConfig, AutoModel, Wav2Vec2FeatureExtractor
 
         torch.manual_seed(seed)
-        kind, _, group = (variant or "wav2vec2").partition("-")
+        model_type, _, group = (variant or "wav2vec2").partition("-")
         config = AutoConfig.for_model(
-            kind,
+            model_type,
             hidden_size=32,
             num_hidden_layers=2,
             num_attention_heads=2,
@@ -95,7 +95,7 @@ class Waveform(Family):
         if bypassed := sorted(set(configured) & {"q_proj", "k_proj", "v_proj", "out_proj"}):
             raise UsageError(
                 f"encoder {self.settings.source}: an adapter on {bypassed[0]} learns nothing in WavLM; set "
-                "speech.lora.target_modules=[intermediate_dense,output_dense]."
+                "lora.target_modules=[intermediate_dense,output_dense]."
             )
         return list(configured or ("intermediate_dense", "output_dense"))
 

@@ -30,7 +30,7 @@ class Whisper(Family):
     """Log-mel frames at 100 Hz in, states at 50 Hz out."""
 
     name = "whisper"
-    modality = "speech"
+    kind = "audio"
     lora_targets = ("q_proj", "v_proj")
     rate = 100.0
     unit = 2

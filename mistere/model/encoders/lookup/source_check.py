@@ -39,7 +39,7 @@ def check_encoder(settings: EncoderConfig, modality: str, in_this_image: bool) -
         )
     source = settings.source
     kind, _, rest = source.partition(":")
-    if kind == "random":
+    if kind in {"random", "measured"}:
         return
     if kind == "s3":
         check_s3_folder(source, *model_folder(source))
@@ -56,7 +56,7 @@ def check_encoder(settings: EncoderConfig, modality: str, in_this_image: bool) -
 
 def is_folder(source: str) -> bool:
     """Whether a source means a folder of the machine or image that loads the encoder."""
-    if source.startswith(("random:", "s3:", "package:", "hub:")):
+    if source.startswith(("random:", "measured:", "s3:", "package:", "hub:")):
         return False
     return source.startswith(("path:", ".", "/", "~")) or Path(source).is_dir()
 
