@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import count
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from mistere.data.audio import AudioError, extent
 from mistere.data.dataset import Utterance
 from mistere.data.utterances import UtteranceReader
 from mistere.metrics.slices import binned, most_frequent, plain_name
 from mistere.serving.example_dialogue import FEW_UTTERANCES, sendable
+
+if TYPE_CHECKING:
+    from mistere.model.embeddings import EmbeddedDialogue
 
 _TIMED = 5
 
@@ -89,10 +94,9 @@ def columns_of(
     return values_by_name
 
 
-def keys_of(dialogues: Sequence[str]) -> list[tuple[str, int]]:
-    """Dialogue and turn of each utterance, from the dialogue of each."""
-    turns: dict[str, count[int]] = {}
-    return [(name, next(turns.setdefault(name, count()))) for name in dialogues]
+def keys_of(dialogues: Sequence[EmbeddedDialogue]) -> list[tuple[str, int]]:
+    """Dialogue and turn of each labelled utterance."""
+    return [(dialogue.dialogue_id, int(turn)) for dialogue in dialogues for turn in np.flatnonzero(dialogue.labelled)]
 
 
 def _seconds(audio: bytes | None) -> float | None:

@@ -21,6 +21,7 @@ from mistere.data.utterances import UtteranceReader
 from mistere.evaluation.split_metrics import put, rounded
 from mistere.metrics.classification import DialogueBootstrap, Interval
 from mistere.metrics.robustness import RobustnessPoint, robustness_metrics
+from mistere.model.embeddings import UNLABELLED
 from mistere.model.mixture.prediction import Embeddings, predict
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ _WINDOW = 64
 
 @dataclass(frozen=True)
 class CleanDialogues:
-    """The unchanged test dialogues: name, embeddings and labels of each, and the number of labels."""
+    """The unchanged test dialogues: name, embeddings and labels (``UNLABELLED`` for context) of each, and the number of labels."""
 
     names: Sequence[str]
     embeddings: Sequence[Embeddings]
@@ -74,8 +75,11 @@ class Reembedding:
         count = min(config.robustness_dialogues, len(clean.names))
         self._indices = {name: index for index, name in enumerate(clean.names[:count])}
         self._embeddings = clean.embeddings[:count]
-        self._true = np.concatenate(list(clean.labels[:count]))
-        owners = [name for name, own in zip(clean.names[:count], clean.labels, strict=False) for _ in own]
+        labels = np.concatenate(list(clean.labels[:count]))
+        self._labelled = labels != UNLABELLED
+        self._true = labels[self._labelled]
+        turns = [name for name, own in zip(clean.names[:count], clean.labels, strict=False) for _ in own]
+        owners = [name for name, kept in zip(turns, self._labelled, strict=True) if kept]
         self._bootstrap = DialogueBootstrap(owners, config.resamples, config.seed)
         self._before = self._answer(self._embeddings)
 
@@ -100,7 +104,7 @@ class Reembedding:
 
     def _answer(self, embeddings: Sequence[Embeddings]) -> np.ndarray:
         answers = predict(self._mixture, embeddings, self._temperature)
-        return np.concatenate([one.probabilities.argmax(1) for one in answers])
+        return np.concatenate([one.probabilities.argmax(1) for one in answers])[self._labelled]
 
     def _compared(self, vectors: Mapping[str, Mapping[int, np.ndarray]]) -> tuple[Interval, Interval]:
         """Weighted F1 with changed vectors, and the paired loss against the evaluated ones."""

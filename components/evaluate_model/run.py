@@ -28,16 +28,17 @@ from mistere.metrics.predictions import PREDICTIONS_FILE
 from mistere.registry.champion import NO_CHAMPION
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     import numpy as np
 
     from components.evaluate_model.raw_utterances import RawTest
     from mistere.evaluation.gate_timeline import GateTimeline
     from mistere.evaluation.split_metrics import Answers
+    from mistere.model.embeddings import EmbeddedDialogues
     from mistere.model.encoders.embedding import Embedder
     from mistere.model.mixture.mixture import MixtureOfExperts
-    from mistere.model.mixture.prediction import DialoguePrediction, Embeddings
+    from mistere.model.mixture.prediction import DialoguePrediction
 
 STAGE = Stage(
     name="evaluate_model",
@@ -90,10 +91,11 @@ def run(
 
     mixture, temperature = load_mixture(model.path), model.manifest.temperature
     data = EmbeddedDialogues.open(list(vectors.values())).only(list(mixture.dimensions))
-    step.progress(f"predicting {counted(len(data.split('test')), 'test dialogue')}")
+    test = data.split("test")
+    step.progress(f"predicting {counted(len(test), 'test dialogue')}")
     evaluated = evaluate_mixture(mixture, temperature, data, config)
     names, read, labels, answers = evaluated.names, evaluated.read, evaluated.labels, evaluated.answers
-    true = evaluated.true
+    scored, true = evaluated.scored, evaluated.scored.labels
     metrics = evaluated.metrics | choice_metrics(model.manifest.metrics)
     if collapse := collapsed_gate(metrics, mixture.experts):
         step.progress.note(collapse)
@@ -103,12 +105,13 @@ def run(
     timelines = liveliest(names, answers, labels, data.labels)
     reader = UtteranceReader(utterances.manifest, ("test",))
     raw = read_raw_test(reader, [timeline.name for timeline in timelines])
-    flat = Answers.of(answers, names)
-    keys = keys_of(flat.dialogues)
+    flat = Answers.of(scored.predictions, names)
+    keys = keys_of(test)
+    turns = {dialogue.dialogue_id: len(dialogue) for dialogue in test}
     parts = {**raw.membership(keys), **columns_of(reader, config.slices, keys)}
-    metrics |= _slices(config, flat, true, parts, len(data.labels))
+    metrics |= _slices(config, flat, true, turns, parts, len(data.labels))
     if config.speaker_probe:
-        metrics |= _speaker_probe(config, step, mixture, read, raw, keys, true, flat)
+        metrics |= _speaker_probe(config, step, mixture, data, raw, keys, flat)
     present = {name: (encoders[name], vectors[name]) for name in mixture.dimensions}
     runtime = _runtime(config, step, mixture, model, present, raw)
     if config.robustness or config.int8:
@@ -133,6 +136,7 @@ def run(
                 experts=mixture.experts,
                 test_digest=model.manifest.test_digest,
                 utterances=len(true),
+                context=sum(turns.values()) - len(true),
                 dialogues=len(names),
                 metrics=metrics,
                 runtime=runtime,
@@ -144,13 +148,15 @@ def run(
 
 
 def _slices(
-    config: EvaluationConfig, flat: Answers, true: np.ndarray, parts: Mapping[str, list[str | None]], classes: int
+    config: EvaluationConfig,
+    flat: Answers,
+    true: np.ndarray,
+    turns: Mapping[str, int],
+    parts: Mapping[str, list[str | None]],
+    classes: int,
 ) -> dict[str, float]:
-    from collections import Counter
-
     from mistere.metrics.slices import binned, slice_metrics
 
-    turns = Counter(flat.dialogues)
     parts = {
         "modalities": list(flat.modalities),
         "dialogue_turns": [binned("dialogue_turns", turns[name]) for name in flat.dialogues],
@@ -163,20 +169,25 @@ def _speaker_probe(
     config: EvaluationConfig,
     step: Step,
     mixture: MixtureOfExperts,
-    read: Sequence[Embeddings],
+    data: EmbeddedDialogues,
     raw: RawTest,
     keys: list[tuple[str, int]],
-    true: np.ndarray,
     flat: Answers,
 ) -> dict[str, float]:
     speakers = raw.speakers(keys)
     if not any(speakers):
         return {}
+    import numpy as np
+
     from components.evaluate_model.speaker_probe import probe_speakers
     from mistere.model.mixture.prediction import representations
 
     step.progress("probing for speakers")
-    return probe_speakers(representations(mixture, read), speakers, flat.dialogues, true, config)
+    test = data.split("test")
+    true = np.concatenate([dialogue.labels for dialogue in test])
+    labelled = np.concatenate([dialogue.labelled for dialogue in test])
+    rows = representations(mixture, [data.read(dialogue) for dialogue in test])[labelled]
+    return probe_speakers(rows, speakers, flat.dialogues, true[labelled], config)
 
 
 def _embedder(

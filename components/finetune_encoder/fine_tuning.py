@@ -160,7 +160,7 @@ def _spool(
     folder: Path,
     progress: Progress,
 ) -> tuple[list[int], int]:
-    """Prepare every utterance of a split that has the modality; returns their classes and the number of undecodable ones."""
+    """Prepare every labelled utterance of a split that has the modality; returns their classes and the number of undecodable ones."""
     spool = FeatureSpool(folder)
     classes = {label: index for index, label in enumerate(reader.reference.labels)}
     total = reader.reference.rows[split]
@@ -169,6 +169,8 @@ def _spool(
     kind = kind_of(family.kind)
 
     def prepare(utterance: Utterance) -> tuple[Features, int] | UnreadableError | None:
+        if utterance.label is None:
+            return None
         value = _input(kind, modality, split, utterance, config, previous.of(split, utterance))
         if value is None or isinstance(value, UnreadableError):
             return value

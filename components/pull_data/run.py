@@ -12,7 +12,7 @@ from mistere.common.parsing.documents import ParseError
 from mistere.common.parsing.parquet import open_parquet
 from mistere.common.splits import SPLITS, Split
 from mistere.config.data import DataConfig
-from mistere.data.dataset import REQUIRED_COLUMNS, load_info, read_batches, split_of
+from mistere.data.dataset import REQUIRED_COLUMNS, DatasetInfo, load_info, read_batches, split_of
 from mistere.data.dvc_remote import RemoteData, selected_dialogues
 from mistere.data.shard_modalities import shard_modalities
 from mistere.engine.stage import Result, Stage, Step
@@ -97,7 +97,8 @@ def describe(remote: str, digest: str, max_dialogues: int | None = None) -> Utte
         modalities=[name for name in info.kinds if any(name in fact.modalities for fact in facts.values())],
         kinds=info.kinds,
         max_dialogues=max_dialogues,
-        test_digest=_test_digest(info.labels, shards, selection["test"]),
+        predict_roles=info.predict_roles,
+        test_digest=_test_digest(info, shards, selection["test"]),
     )
 
 
@@ -149,11 +150,14 @@ def _count(shards: list[Path], selection: frozenset[str] | None) -> tuple[int, i
     return rows, len(names)
 
 
-def _test_digest(labels: list[str], shards: list[DatasetShard], selection: frozenset[str] | None) -> str:
-    return canonical_digest(
-        {
-            "labels": labels,
-            "shards": [shard.md5 for shard in shards if shard.split == "test"],
-            "dialogues": None if selection is None else sorted(selection),
-        }
-    )
+def _test_digest(info: DatasetInfo, shards: list[DatasetShard], selection: frozenset[str] | None) -> str:
+    content = {
+        "labels": info.labels,
+        "shards": [shard.md5 for shard in shards if shard.split == "test"],
+        "dialogues": None if selection is None else sorted(selection),
+    }
+    if (
+        info.predict_roles
+    ):  # they decide which turns are predicted; without them the digest stays that of earlier releases
+        content["predict_roles"] = sorted(info.predict_roles)
+    return canonical_digest(content)

@@ -57,6 +57,8 @@ def model_card(bundle: ModelBundle, data: UtteranceSet, report: EvaluationReport
             if (estimate := Estimate.of(report.metrics, f"test.f1.{label}"))
         ],
         limits=_limits(report.metrics),
+        report_utterances=report.utterances,
+        context=report.context,
         digests=bundle.digests,
     )
 

@@ -98,7 +98,8 @@ def _tiles(outcome: Outcome, model: Evaluated, champion: Estimate | None) -> lis
         tiles.append((f"{majority:.3f}", ["baseline: always the most frequent emotion"]))
     evaluation = model.evaluation
     split = f"{plural(evaluation.utterances, 'test utterance')} in {counted(evaluation.dialogues, 'dialogue')}"
-    return [*tiles, (f"{evaluation.utterances:,}", [split])]
+    context = [f"with {counted(evaluation.context, 'turn')} of context"] if evaluation.context else []
+    return [*tiles, (f"{evaluation.utterances:,}", [split, *context])]
 
 
 def _champion_tile(outcome: Outcome, model: Evaluated, champion: Estimate | None) -> tuple[str, list[str]]:

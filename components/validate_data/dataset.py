@@ -21,6 +21,7 @@ class Declared:
         language: a tag such as ``en``.
         speaker_disjoint: whether it promises that no speaker is in two splits.
         modalities: the kinds of the modalities beside speech and text.
+        predict_roles: the roles whose turns are predicted; empty for all turns.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Declared:
     language: str
     speaker_disjoint: bool
     modalities: Mapping[str, str] = field(default_factory=dict)
+    predict_roles: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

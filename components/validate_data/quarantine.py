@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 
 from components.validate_data.facts.dataset_facts import ShardFile
 from components.validate_data.suite import ExpectationOutcome
+from mistere.common.parsing.documents import ParseError
+from mistere.common.parsing.parquet import open_parquet
 from mistere.common.splits import SPLITS
-from mistere.data.dataset import read_batches, schema
+from mistere.data.dataset import OPTIONAL_COLUMNS, read_batches, schema
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,6 +78,18 @@ def problems(
     return {row: "; ".join(f"not met: {title}" for title in unmet) for row, unmet in titles.items()}
 
 
+def _optional_columns(files: Sequence[ShardFile]) -> set[str]:
+    """The optional columns that one of the shards has."""
+    present: set[str] = set()
+    for file in files:
+        try:
+            with open_parquet(file.path) as opened:
+                present.update(opened.schema_arrow.names)
+        except (ParseError, OSError):
+            continue
+    return present & set(OPTIONAL_COLUMNS)
+
+
 def write_quarantine(
     path: Path,
     files: Sequence[ShardFile],
@@ -96,7 +110,7 @@ def write_quarantine(
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    form = schema(modalities)
+    form = schema(modalities, _optional_columns(files))
     columns = pa.schema([("split", pa.string()), *form, ("problem", pa.string())])
     total = 0
     with pq.ParquetWriter(path, columns, compression="zstd") as writer:

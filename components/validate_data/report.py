@@ -49,6 +49,7 @@ def render(validation: Validation, name: str, digest: str) -> str:
         tiles=_tiles(validation),
         layers=layers,
         counts=_label_counts(table, validation.labels),
+        context=_context_counts(table),
         label_plot=_label_plot(table, validation.labels) if table["label"].notna().any() else "",
         duration_plot=_histogram(audible, "seconds", "seconds", "Durations of the recordings per split"),
         level_plot=_histogram(audible, "rms_dbfs", "level in dBFS (RMS)", "Levels of the recordings per split"),
@@ -130,6 +131,12 @@ def _label_counts(table: pd.DataFrame, labels: Sequence[str]) -> list[tuple[str,
         (brief(label), label in labels, [int(counts.get((label, split), 0)) for split in SPLITS])
         for label in [*labels, *others]
     ]
+
+
+def _context_counts(table: pd.DataFrame) -> list[int]:
+    """The turns of each split that have no label; empty if there are none."""
+    context = table.loc[table["label"].isna(), "split"].value_counts().to_dict()
+    return [int(context.get(split, 0)) for split in SPLITS] if context else []
 
 
 def _label_plot(table: pd.DataFrame, labels: Sequence[str]) -> Markup:

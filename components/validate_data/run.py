@@ -62,7 +62,14 @@ def run(
     digests = {shard.name: shard.md5 for shard in reference.shards}
     files = [ShardFile(split, path, name, digests[name]) for split in SPLITS for name, path in paths[split].items()]
     further = {name: kind for name, kind in reference.kinds.items() if name not in IMPLICIT_KINDS}
-    declared = Declared(reference.name, reference.labels, reference.language, reference.speaker_disjoint, further)
+    declared = Declared(
+        reference.name,
+        reference.labels,
+        reference.language,
+        reference.speaker_disjoint,
+        further,
+        reference.predict_roles,
+    )
     validation = validate(
         files,
         declared,

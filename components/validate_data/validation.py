@@ -44,13 +44,12 @@ def validate(
     """
     facts = gather(
         files,
-        declared.language,
+        declared,
         config.silence_dbfs,
         config.max_quiet,
         dialogues=dialogues,
         cache=cache,
         on_progress=on_progress,
-        modalities=declared.modalities,
     )
     validation = _check(facts, declared, config, before)
     if not validation.failed:

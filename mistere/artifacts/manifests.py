@@ -128,6 +128,11 @@ class UtteranceSet(Manifest):
         description="The kind of every modality that the dataset declares, present or not.",
     )
     max_dialogues: int | None = None
+    predict_roles: list[str] = Field(
+        default_factory=list,
+        exclude_if=lambda roles: not roles,  # references without roles keep their digests
+        description="Roles whose turns are predicted, the turns of others being context; empty for all turns.",
+    )
     quarantined: dict[str, list[str]] = Field(
         default_factory=dict, description="Dialogues per split that validation excluded; no stage reads them."
     )
@@ -260,7 +265,12 @@ class EvaluationReport(Manifest):
     labels: list[str]
     experts: list[str]
     test_digest: str
-    utterances: int
+    utterances: int = Field(description="Labelled utterances; all metrics are about these.")
+    context: int = Field(
+        default=0,
+        exclude_if=lambda turns: not turns,  # reports without context turns keep their digests
+        description="Further turns of the dialogues, which have no label and are only context.",
+    )
     dialogues: int
     metrics: dict[str, float] = Field(
         description="Metrics of the model (``test.…``) and of the champion (``champion.…``)."

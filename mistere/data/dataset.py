@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 REQUIRED_COLUMNS = ("dialogue_id", "turn", "label")
+OPTIONAL_COLUMNS = ("role",)
+"""Columns of text that a shard has only where one of its rows has a value; also the attributes of :class:`Utterance`."""
 ROWS_PER_GROUP = 128
 MAX_SHARD_BYTES = 256 * 1024 * 1024
 _MODALITY_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
@@ -68,11 +70,25 @@ class DatasetInfo(BaseModel):
         exclude_if=lambda modalities: not modalities,  # the files of a dataset without it keep their digest
         description="Kinds of the modalities beside speech and text: ``face: frames``. Each is a column of its name.",
     )
+    predict_roles: list[str] = Field(
+        default_factory=list,
+        exclude_if=lambda roles: not roles,  # the files of a dataset without it keep their digest
+        description="Roles whose turns are predicted; turns of all other roles are context. Empty: every turn is predicted.",
+    )
 
     @property
     def kinds(self) -> dict[str, str]:
         """The kind of every modality, of speech and text too."""
         return {**IMPLICIT_KINDS, **self.modalities}
+
+    @field_validator("predict_roles")
+    @classmethod
+    def _roles_are_names(cls, roles: list[str]) -> list[str]:
+        if len(set(roles)) != len(roles):
+            raise ValueError("each role may be named once")
+        if any(is_blank(role) for role in roles):
+            raise ValueError("a role is a word")
+        return roles
 
     @field_validator("labels")
     @classmethod
@@ -98,7 +114,10 @@ class DatasetInfo(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """One row. ``audio`` holds an encoded file of an accepted format; ``speaker`` is used only to check the splits.
+    """One row.
+
+    ``label`` is None for a turn that is only context for its neighbours. ``audio`` holds an encoded file of an accepted format.
+    ``speaker`` is used only to check the splits; ``role`` decides whether the turn is predicted (:func:`label_of_role`).
 
     ``others`` holds the cells of further modalities by name, as their kinds read them; :func:`mistere.common.modalities.cell_of`
     returns the one of any modality.
@@ -106,11 +125,12 @@ class Utterance:
 
     dialogue_id: str
     turn: int
-    label: str
+    label: str | None
     text: str | None = None
     audio: bytes | None = None
     speaker: str | None = None
     others: Mapping[str, Any] = field(default_factory=dict)
+    role: str | None = None
 
     def with_cell(self, modality: str, cell: Any) -> Utterance:
         """The utterance with another value of a modality."""
@@ -121,11 +141,44 @@ class Utterance:
         return replace(self, others={**self.others, modality: cell})
 
 
-def schema(modalities: Mapping[str, str] | None = None) -> pa.Schema:
+def label_of_role(label: str | None, role: str | None, predict_roles: Collection[str]) -> str | None:
+    """The label that counts: None for a turn that is context, because nobody labelled it or its role is not predicted.
+
+    Args:
+        label: the label in the data.
+        role: the role of the turn; None if the data name none.
+        predict_roles: the roles whose turns are predicted; empty for all turns, whatever their role.
+    """
+    return label if not predict_roles or role in predict_roles else None
+
+
+def labels_of_roles(table: pa.Table, predict_roles: Collection[str]) -> pa.Table:
+    """:func:`label_of_role` for a table: its column ``label``, null where the turn is context.
+
+    Args:
+        table: with ``label`` and, unless no shard has it, ``role``.
+        predict_roles: the roles whose turns are predicted; empty for all turns.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not predict_roles:
+        return table
+    labels = table["label"].cast(pa.string())
+    if "role" in table.column_names:
+        predicted = pc.is_in(table["role"].cast(pa.string()), pa.array(sorted(predict_roles), pa.string()))
+        labels = pc.if_else(predicted, labels, pa.scalar(None, pa.string()))
+    else:
+        labels = pa.nulls(len(table), pa.string())
+    return table.set_column(table.column_names.index("label"), "label", labels)
+
+
+def schema(modalities: Mapping[str, str] | None = None, optional: Collection[str] = ()) -> pa.Schema:
     """The parquet schema that :func:`write_dataset` writes; ``audio`` is the Hugging Face ``Audio`` struct.
 
     Args:
         modalities: the kinds of further modalities, whose columns follow the others.
+        optional: which of :data:`OPTIONAL_COLUMNS` it has.
     """
     import pyarrow as pa
 
@@ -138,6 +191,7 @@ def schema(modalities: Mapping[str, str] | None = None) -> pa.Schema:
             ("audio", kind_of("audio").arrow_type()),
             ("label", pa.string()),
             ("speaker", pa.string()),
+            *((name, pa.string()) for name in OPTIONAL_COLUMNS if name in optional),
             *further,
         ]
     )
@@ -239,6 +293,7 @@ def read_utterances(
     dialogues: frozenset[str] | None = None,
     without: frozenset[str] = frozenset(),
     rows: tuple[int, int] | None = None,
+    predict_roles: Collection[str] = (),
 ) -> Iterator[Utterance]:
     """Stream the utterances of shards, in file order.
 
@@ -248,11 +303,13 @@ def read_utterances(
         dialogues: keep only these dialogues; None keeps all.
         without: leave these dialogues out.
         rows: half-open range of rows to read of each shard; None reads all.
+        predict_roles: turns of other roles get no label; empty leaves all labels as they are.
 
     Raises:
         DataError: a required column is missing, a column is of another kind, or a shard is unreadable.
     """
-    columns = [*REQUIRED_COLUMNS, *(kind_of(kind).column(name) for name, kind in modalities.items()), "speaker"]
+    kind_columns = (kind_of(kind).column(name) for name, kind in modalities.items())
+    columns = [*REQUIRED_COLUMNS, *kind_columns, "speaker", *OPTIONAL_COLUMNS]
     for batch in read_batches(shards, columns, rows=rows):
         present = set(batch.schema.names)
         missing = [name for name in REQUIRED_COLUMNS if name not in present]
@@ -261,6 +318,9 @@ def read_utterances(
         absent = [None] * len(batch)
         names, turns, labels = (batch.column(name).to_pylist() for name in REQUIRED_COLUMNS)
         speakers = batch.column("speaker").to_pylist() if "speaker" in present else absent
+        optional = {
+            column: batch.column(column).to_pylist() if column in present else absent for column in OPTIONAL_COLUMNS
+        }
         cells = {name: _cells(batch, name, kind) for name, kind in modalities.items()}
         texts, clips = cells.pop(TEXT, absent), cells.pop(SPEECH, absent)
         for index, name in enumerate(names):
@@ -268,11 +328,12 @@ def read_utterances(
                 yield Utterance(
                     dialogue_id=name,
                     turn=turns[index],
-                    label=labels[index],
+                    label=label_of_role(labels[index], optional["role"][index], predict_roles),
                     text=texts[index],
                     audio=clips[index],
                     speaker=speakers[index],
                     others={other: values[index] for other, values in cells.items() if values[index] is not None},
+                    **{column: values[index] for column, values in optional.items()},
                 )
 
 
@@ -296,19 +357,22 @@ class _SplitWriter:
 
     def __init__(self, directory: Path, split: Split, max_shard_bytes: int, modalities: Mapping[str, str]) -> None:
         self._directory, self._split, self._max_bytes = directory, split, max_shard_bytes
-        self._schema = schema(modalities)
+        self._modalities = modalities
         self._kinds = {name: kind_of(kind) for name, kind in modalities.items()}
         self._pending: list[Utterance] = []
         self._writer: Any = None
         self._bytes = 0
         self._shard = 0
+        self._optional: set[str] = set()
+
+    def _size(self, utterance: Utterance) -> int:
+        """About how many bytes a row takes in a shard."""
+        others = (self._kinds[name].size(cell) for name, cell in utterance.others.items() if name in self._kinds)
+        return len(utterance.audio or b"") + len(utterance.text or "") + 64 + sum(others)
 
     def add(self, utterance: Utterance) -> None:
         self._pending.append(utterance)
-        self._bytes += len(utterance.audio or b"") + len(utterance.text or "") + 64
-        self._bytes += sum(
-            self._kinds[name].size(cell) for name, cell in utterance.others.items() if name in self._kinds
-        )
+        self._bytes += self._size(utterance)
         if len(self._pending) >= ROWS_PER_GROUP:
             self._flush()
 
@@ -318,9 +382,15 @@ class _SplitWriter:
 
         if not self._pending:
             return
+        used = {name for name in OPTIONAL_COLUMNS if any(getattr(u, name) is not None for u in self._pending)}
+        if not used <= self._optional:
+            self._finish_shard()  # a shard has one schema; whether later rows use a column is unknown when it begins
+            self._optional |= used
+            self._bytes = sum(map(self._size, self._pending))
+        form = schema(self._modalities, self._optional)
         if self._writer is None:
             path = self._directory / f"{self._split}-{self._shard:05d}.parquet"
-            self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
+            self._writer = pq.ParquetWriter(path, form, compression="zstd")
         text, audio = kind_of("text"), kind_of("audio")
         rows = [
             {
@@ -330,6 +400,7 @@ class _SplitWriter:
                 "audio": None if u.audio is None else audio.write(u.audio),
                 "label": u.label,
                 "speaker": u.speaker,
+                **{name: getattr(u, name) for name in self._optional},
                 **{
                     kind.column(name): kind.write(u.others[name])
                     for name, kind in self._kinds.items()
@@ -338,7 +409,7 @@ class _SplitWriter:
             }
             for u in self._pending
         ]
-        self._writer.write_table(pa.Table.from_pylist(rows, schema=self._schema))
+        self._writer.write_table(pa.Table.from_pylist(rows, schema=form))
         self._pending = []
         if self._bytes >= self._max_bytes * 0.9:
             self._finish_shard()

@@ -19,12 +19,14 @@ from pydantic import BaseModel, Field
 from mistere.common.errors import DataError, UsageError
 from mistere.common.splits import SPLITS, Split
 from mistere.data.audio import AudioError, extent
-from mistere.data.dataset import DatasetInfo, load_info, read_utterances, split_of
+from mistere.data.dataset import DatasetInfo, Utterance, load_info, read_utterances, split_of
 from mistere.data.dvc_remote import RemoteData
 from mistere.data.kinds import kind_of
 from mistere.data.versions import PinnedData
 
 MAX_EXAMPLES = 10
+UNLABELLED = "(no label)"
+"""Stands for the label of the turns that have none and are context."""
 
 
 class Pair(BaseModel):
@@ -73,7 +75,8 @@ class DataDiff(BaseModel):
         text: utterances with another transcript.
         audio: utterances with another recording.
         others: by further modality, utterances with another value of it.
-        label: utterances with another label.
+        label: utterances with another label, or one more or less.
+        role: utterances with another role.
         relabelled: number of utterances for each change of label.
         speakers_added: new speakers.
         speakers_removed: removed speakers.
@@ -94,6 +97,7 @@ class DataDiff(BaseModel):
     audio: Rows = Field(default_factory=Rows)
     others: dict[str, Rows] = Field(default_factory=dict, exclude_if=lambda others: not others)
     label: Rows = Field(default_factory=Rows)
+    role: Rows = Field(default_factory=Rows)
     relabelled: dict[str, int] = {}
     speakers_added: list[str] = []
     speakers_removed: list[str] = []
@@ -108,6 +112,7 @@ class DataDiff(BaseModel):
 @dataclass(frozen=True, slots=True)
 class _Row:
     label: str
+    role: str | None
     text: bytes
     audio: bytes
     others: Mapping[str, bytes]
@@ -222,7 +227,7 @@ def _read_shard(path: Path, name: str, kinds: Mapping[str, str], rows: dict[_Key
     totals = _Totals(dialogues={split: set()}, seconds={split: []})
     for utterance in read_utterances([path], modalities=kinds):
         totals.rows[split] += 1
-        totals.labels[str(utterance.label)] += 1
+        totals.labels[_label(utterance)] += 1
         totals.dialogues[split].add(str(utterance.dialogue_id))
         if utterance.speaker:
             totals.speakers.add(utterance.speaker)
@@ -236,8 +241,12 @@ def _read_shard(path: Path, name: str, kinds: Mapping[str, str], rows: dict[_Key
             key = (split, str(utterance.dialogue_id), -1 if utterance.turn is None else utterance.turn)
             text, audio = (utterance.text or "").encode(), utterance.audio or b""
             others = {other: kind_of(kinds[other]).digest(cell) for other, cell in utterance.others.items()}
-            rows[key] = _Row(str(utterance.label), _digest(text), _digest(audio), others)
+            rows[key] = _Row(_label(utterance), utterance.role, _digest(text), _digest(audio), others)
     return totals
+
+
+def _label(utterance: Utterance) -> str:
+    return UNLABELLED if utterance.label is None else str(utterance.label)
 
 
 def _digest(data: bytes) -> bytes:
@@ -261,7 +270,7 @@ def _info_changes(old: DatasetInfo, new: DatasetInfo) -> Iterator[str]:
 def _shown(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name}: {kind}" for name, kind in value.items()) or "none"
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
 
 
 def _split_diff(split: str, old: _Totals, new: _Totals) -> SplitDiff:
@@ -305,6 +314,8 @@ def _compare(old: Mapping[_Key, _Row], new: Mapping[_Key, _Row], diff: DataDiff)
         if was.label != row.label:
             diff.label.add(f"{_location(key)} ({was.label} -> {row.label})")
             relabelled[f"{was.label} -> {row.label}"] += 1
+        if was.role != row.role:
+            diff.role.add(f"{_location(key)} ({was.role or 'none'} -> {row.role or 'none'})")
     for key in sorted(old.keys() - new.keys() - moved_from):
         diff.removed.add(_location(key))
     diff.relabelled = dict(relabelled.most_common())

@@ -16,7 +16,7 @@ from mistere.common.errors import UsageError
 from mistere.common.modalities import TEXT
 from mistere.common.parsing.documents import read_json
 from mistere.common.splits import SPLITS, Split
-from mistere.data.dataset import Utterance, read_batches, read_utterances
+from mistere.data.dataset import Utterance, labels_of_roles, read_batches, read_utterances
 from mistere.data.dvc_remote import selected_dialogues, shard_paths
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ class UtteranceReader:
             modalities=self._kinds(modalities),
             dialogues=self._selection[split],
             without=self._excluded[split],
+            predict_roles=self.reference.predict_roles,
         )
 
     def _kinds(self, modalities: Collection[str] | None) -> dict[str, str]:
@@ -122,17 +123,19 @@ class UtteranceReader:
                 dialogues=self._selection[rows.split],
                 without=self._excluded[rows.split],
                 rows=(rows.start, rows.stop),
+                predict_roles=self.reference.predict_roles,
             )
         )
 
     def table(self, rows: RowRange) -> pa.Table:
-        """Split, dialogue, turn and label of one range's utterances, without text and audio."""
+        """Split, dialogue, turn and label of one range's utterances, without text and audio; the label of a context turn is null."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
         columns = ["dialogue_id", "turn", "label"]
-        batches = read_batches([self._paths[rows.split][rows.shard]], columns, rows=(rows.start, rows.stop))
-        table = pa.Table.from_batches(batches).select(columns)
+        shard = [self._paths[rows.split][rows.shard]]
+        batches = read_batches(shard, [*columns, "role"], rows=(rows.start, rows.stop))
+        table = labels_of_roles(pa.Table.from_batches(batches), self.reference.predict_roles).select(columns)
         chosen = self._selection[rows.split]
         if chosen is not None:
             table = table.filter(pc.is_in(table["dialogue_id"], pa.array(sorted(chosen), pa.string())))

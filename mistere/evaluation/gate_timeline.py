@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mistere.common.parsing.documents import read_json
+from mistere.model.embeddings import UNLABELLED
 
 if TYPE_CHECKING:
     from mistere.model.mixture.prediction import DialoguePrediction
@@ -27,8 +28,8 @@ class GateTimeline:
     Attributes:
         name: the dialogue's name.
         turns: numbers of the turns.
-        true: true label of each turn.
-        predicted: predicted label of each turn.
+        true: true label of each turn; empty for a turn without one, which is context.
+        predicted: predicted label of each turn; empty for a context turn.
         weights: the gate's weights ``[T, E]``.
         modalities: modalities of each turn, joined by ``+``.
         texts: transcripts, cut to 240 characters; an empty string if there is none.
@@ -59,7 +60,7 @@ def liveliest(
     Args:
         names: names of the dialogues.
         answers: a prediction for each dialogue.
-        classes: true classes ``[n]`` of each dialogue.
+        classes: true classes ``[n]`` of each dialogue; :data:`~mistere.model.embeddings.UNLABELLED` for a context turn.
         labels: names of the classes.
         count: maximum number of timelines.
     """
@@ -73,13 +74,20 @@ def liveliest(
             GateTimeline(
                 name=name,
                 turns=list(range(shown)),
-                true=[labels[label] for label in true[:shown]],
-                predicted=[labels[label] for label in answer.probabilities[:shown].argmax(1)],
+                true=[_name(label, labels) for label in true[:shown]],
+                predicted=[
+                    _name(label, labels)
+                    for label in np.where(true == UNLABELLED, UNLABELLED, answer.probabilities.argmax(1))[:shown]
+                ],
                 weights=answer.expert_weights[:shown].astype(np.float64),
                 modalities=answer.modalities[:shown],
             )
         )
     return timelines
+
+
+def _name(label: int, labels: Sequence[str]) -> str:
+    return "" if label == UNLABELLED else labels[label]
 
 
 def write_timelines(path: Path, timelines: Sequence[GateTimeline]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from mistere.config.evaluation import EvaluationConfig
 from mistere.metrics.classification import DialogueBootstrap, Interval
 from mistere.metrics.missing_curve import MODALITY_DROPOUT, CurvePoint, absent_metric
+from mistere.model.embeddings import UNLABELLED
 
 if TYPE_CHECKING:
     from mistere.model.mixture.mixture import MixtureOfExperts
@@ -37,7 +38,8 @@ def missing_modality_curve(
         model: the mixture in evaluation mode.
         temperature: its calibration.
         dialogues: embeddings of the dialogues.
-        labels: classes ``[n]`` of each dialogue.
+        labels: classes ``[n]`` of each dialogue; turns with :data:`~mistere.model.embeddings.UNLABELLED` lose the modality as the
+            others do, but are not scored.
         names: names of the dialogues.
         classes: number of labels.
         evaluation: resamples, and the seed of the removal.
@@ -45,12 +47,14 @@ def missing_modality_curve(
     from mistere.model.mixture.prediction import predict
 
     true = np.concatenate(list(labels))
-    owners = [name for name, own in zip(names, labels, strict=True) for _ in own]
+    labelled = true != UNLABELLED
+    true = true[labelled]
+    owners = [name for name, own in zip(names, labels, strict=True) for label in own if label != UNLABELLED]
     bootstrap = DialogueBootstrap(owners, evaluation.resamples, evaluation.seed)
 
     def score(embeddings: Sequence[Embeddings]) -> Interval:
         answers = predict(model, embeddings, temperature)
-        predicted = np.concatenate([answer.probabilities.argmax(1) for answer in answers])
+        predicted = np.concatenate([answer.probabilities.argmax(1) for answer in answers])[labelled]
         return bootstrap.weighted_f1(true, predicted, classes)
 
     whole = score(dialogues)
@@ -65,15 +69,26 @@ def missing_modality_curve(
     return points
 
 
-def expected_absence(model: MixtureOfExperts, dialogues: Sequence[Embeddings]) -> dict[str, float]:
+def expected_absence(
+    model: MixtureOfExperts, dialogues: Sequence[Embeddings], labels: Sequence[np.ndarray]
+) -> dict[str, float]:
     """What the release gate concludes from which modalities may be missing in use.
 
+    Args:
+        model: the mixture.
+        dialogues: embeddings of the dialogues.
+        labels: classes ``[n]`` of each dialogue, with :data:`~mistere.model.embeddings.UNLABELLED` for context.
+
     Returns:
-        The share of utterances that lack each of the model's modalities, and its modality dropout in training.
+        The share of labelled utterances that lack each of the model's modalities, and its modality dropout in training.
     """
-    utterances = sum(_turns(dialogue) for dialogue in dialogues)
+    labelled = [
+        {name: rows[own != UNLABELLED] for name, rows in dialogue.items()}
+        for dialogue, own in zip(dialogues, labels, strict=True)
+    ]
+    utterances = sum(_turns(dialogue) for dialogue in labelled)
     metrics = {
-        absent_metric(name): round(1 - len(_present(dialogues, name)) / utterances, 8) for name in model.modalities
+        absent_metric(name): round(1 - len(_present(labelled, name)) / utterances, 8) for name in model.modalities
     }
     return metrics | {MODALITY_DROPOUT: model.config.modality_dropout}
 

@@ -16,7 +16,7 @@ from mistere.evaluation.missing_modality import expected_absence, missing_modali
 from mistere.evaluation.split_metrics import measure
 from mistere.metrics.missing_curve import curve_metrics
 from mistere.model.embeddings import EmbeddedDialogues
-from mistere.model.mixture.prediction import predict
+from mistere.model.mixture.prediction import LabelledTurns, predict
 
 if TYPE_CHECKING:
     from mistere.model.mixture.mixture import MixtureOfExperts
@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MixtureEvaluation:
-    """A mixture's predictions of D test dialogues with N utterances, and their metrics.
+    """A mixture's predictions of D test dialogues, and their metrics.
 
     Attributes:
         names: of the dialogues.
         read: their embeddings.
-        labels: classes ``[n]`` of each dialogue.
-        answers: the prediction of each dialogue.
+        labels: classes ``[n]`` of each dialogue; :data:`~mistere.model.embeddings.UNLABELLED` for a context turn.
+        answers: the prediction of each whole dialogue.
+        scored: those of the N turns that have a label, which all metrics are about.
         metrics: flat metrics of the test split, with the curve of missing modalities.
         confusion: counts ``[C, C]``.
     """
@@ -40,13 +41,9 @@ class MixtureEvaluation:
     read: Sequence[Embeddings]
     labels: list[np.ndarray]
     answers: list[DialoguePrediction]
+    scored: LabelledTurns
     metrics: dict[str, float]
     confusion: np.ndarray
-
-    @property
-    def true(self) -> np.ndarray:
-        """Classes ``[N]``, dialogue after dialogue."""
-        return np.concatenate(self.labels)
 
 
 def evaluate_mixture(
@@ -64,7 +61,8 @@ def evaluate_mixture(
     read, labels = [data.read(dialogue) for dialogue in test], [dialogue.labels for dialogue in test]
     names = [dialogue.dialogue_id for dialogue in test]
     answers = predict(mixture, read, temperature)
-    measured = measure(answers, np.concatenate(labels), names, data.labels, mixture.experts, config)
+    scored = LabelledTurns.of(test, answers)
+    measured = measure(scored.predictions, scored.labels, names, data.labels, mixture.experts, config)
     curve = missing_modality_curve(mixture, temperature, read, labels, names, len(data.labels), config)
-    metrics = measured.metrics | curve_metrics(curve) | expected_absence(mixture, read)
-    return MixtureEvaluation(names, read, labels, answers, metrics, measured.confusion)
+    metrics = measured.metrics | curve_metrics(curve) | expected_absence(mixture, read, labels)
+    return MixtureEvaluation(names, read, labels, answers, scored, metrics, measured.confusion)

@@ -26,6 +26,7 @@ from mistere.metrics.classification import (
 from mistere.metrics.expert_gate import gate_statistics
 from mistere.metrics.gate_trust import GateTrust
 from mistere.metrics.mixture_gain import gain_metrics
+from mistere.model.embeddings import UNLABELLED
 from mistere.model.mixture.prediction import DialoguePrediction
 
 
@@ -201,16 +202,24 @@ def rounded(metrics: dict[str, float]) -> dict[str, float]:
 def write_predictions(
     path: Path, answers: Sequence[DialoguePrediction], labels: Sequence[np.ndarray], dialogues: Sequence[str]
 ) -> None:
-    """Write a row for each utterance: dialogue, turn, true label, probabilities, gate weights, experts' probabilities."""
+    """Write a row for each labelled turn: dialogue, turn, true label, probabilities, gate weights, experts' probabilities.
+
+    Args:
+        path: the file.
+        answers: the prediction for each whole dialogue.
+        labels: classes ``[n]`` of each dialogue; :data:`~mistere.model.embeddings.UNLABELLED` for a turn that gets no row.
+        dialogues: name of each dialogue.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    flat = Answers.of(answers, dialogues)
+    masks = [classes != UNLABELLED for classes in labels]
+    flat = Answers.of([answer.only(mask) for answer, mask in zip(answers, masks, strict=True)], dialogues)
     table = pa.table(
         {
             "dialogue_id": flat.dialogues,
-            "turn": pa.array([turn for answer in answers for turn in range(len(answer.probabilities))], pa.int32()),
-            "label": pa.array(np.concatenate(list(labels)), pa.int32()),
+            "turn": pa.array(np.concatenate([np.flatnonzero(mask) for mask in masks]), pa.int32()),
+            "label": pa.array(np.concatenate(list(labels))[np.concatenate(masks)], pa.int32()),
             "probabilities": _rows(flat.probabilities),
             "expert_weights": _rows(flat.weights),
             "expert_probabilities": _rows(flat.by_expert),

@@ -1,4 +1,7 @@
-"""Expectations of the labels: declared, enough of each, with similar shares and the same words in all splits."""
+"""Expectations of the labels: declared, in every split, enough of each, with similar shares and the same words in all splits.
+
+A turn without a label is context: nothing here counts it.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,18 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from components.validate_data.dataset import Dataset
-from components.validate_data.expectation import Expectation, is_at_least
+from components.validate_data.expectation import Expectation, is_at_least, is_between
 from components.validate_data.facts.label_swap import best_exchange
 from components.validate_data.facts.profile import label_distance
+from components.validate_data.wording import brief
 from mistere.common.splits import SPLITS
 from mistere.config.validation import ValidationSettings
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+_MOST_ROLES = 10
 
 
 class Settings(ValidationSettings):
@@ -30,6 +37,33 @@ class Settings(ValidationSettings):
     )
 
 
+def _labelled(dataset: Dataset, settings: Settings) -> pd.DataFrame:
+    """How many utterances of each split have a label that counts."""
+    import pandas as pd
+
+    rows = dataset.facts.utterances
+    splits = [split for split in SPLITS if (rows["split"] == split).any()]
+    counts = [(split, int(rows.loc[rows["split"] == split, "label"].notna().sum())) for split in splits]
+    return pd.DataFrame(counts, columns=["split", "labelled"])
+
+
+def _roles(dataset: Dataset, settings: Settings) -> pd.DataFrame:
+    """How many turns have each of the roles that are predicted, and which roles occur."""
+    import pandas as pd
+
+    counts = dataset.facts.utterances["role"].value_counts().to_dict()
+    occurring = ", ".join(f"'{brief(role)}'" for role in sorted(counts)[:_MOST_ROLES]) or "none"
+    rows = [(brief(role), int(counts.get(role, 0)), occurring) for role in dataset.declared.predict_roles]
+    return pd.DataFrame(rows, columns=["role", "turns", "occurring"])
+
+
+def _roles_are_missing(dataset: Dataset) -> str:
+    """Why a split may have no labelled turn: then the roles are to be corrected first."""
+    roles = dataset.declared.predict_roles
+    occurring = set(dataset.facts.utterances["role"].dropna())
+    return "not checked until the roles of dataset.yaml are corrected" if set(roles) - occurring else ""
+
+
 def _classes(dataset: Dataset, settings: Settings) -> pd.DataFrame:
     """How many utterances each label has in train and in test."""
     import pandas as pd
@@ -40,7 +74,7 @@ def _classes(dataset: Dataset, settings: Settings) -> pd.DataFrame:
     classes = [
         (split, label, int(counts.get((split, label), 0)), least[split])
         for split in SPLITS
-        if split in least and (rows["split"] == split).any()
+        if split in least and rows.loc[rows["split"] == split, "label"].notna().any()
         for label in dataset.declared.labels
     ]
     return pd.DataFrame(classes, columns=["split", "label", "utterances", "least"])
@@ -84,6 +118,37 @@ def _label_meanings(dataset: Dataset, settings: Settings) -> pd.DataFrame:
 
 EXPECTATIONS = (
     Expectation(
+        name="roles_occur",
+        layer="Labels",
+        severity="block",
+        settings=Settings,
+        title="Every role of predict_roles occurs",
+        table="roles",
+        rows=_roles,
+        check=is_between("turns", min_value=1),
+        happened="no turn has {examples}",
+        fix="correct predict_roles in dataset.yaml, or the column role",
+        noun="role",
+        example="the role '{role}' of predict_roles (the roles that occur: {occurring})",
+        not_checked=lambda dataset: "" if dataset.declared.predict_roles else "dataset.yaml names no predict_roles",
+    ),
+    Expectation(
+        name="splits_labelled",
+        layer="Labels",
+        severity="block",
+        settings=Settings,
+        title="train, dev and test each have utterances with a label",
+        table="labelled",
+        rows=_labelled,
+        check=is_between("labelled", min_value=1),
+        happened="{n} {have} no utterance with a label ({examples}), so all turns there are context",
+        fix="label some of them, or move dialogues with labels there",
+        noun="split",
+        example="{split}",
+        needs=("label",),
+        not_checked=_roles_are_missing,
+    ),
+    Expectation(
         name="label_declared",
         layer="Labels",
         severity="block",
@@ -94,7 +159,7 @@ EXPECTATIONS = (
             {"column": "label", "value_set": list(dataset.declared.labels)},
         ),
         happened="{n} {have} a label that dataset.yaml does not declare: {values} ({examples})",
-        fix="correct the label, or add it to 'labels' in dataset.yaml",
+        fix="correct the label, add it to 'labels' in dataset.yaml, or make it null for a turn that is only context",
         needs=("label",),
     ),
     Expectation(

@@ -56,10 +56,10 @@ EXPECTATIONS = (
     _expectation(
         name="modalities_in_every_split",
         severity="block",
-        title="Every split has the modalities (text, audio) that the dataset has",
+        title="Every split has the modalities (text, audio) that the dataset has, in turns with a label",
         table="modalities",
         check=is_between("utterances", min_value=1),
-        happened="there is no {examples}, though the dataset has a column for it",
+        happened="there is no {examples} among the turns with a label, though the dataset has a column for it",
         fix="add it there, make the splits again (with another --seed, if the importer made them), or leave the column out of all "
         "splits",
         needs=("audio", "text"),

@@ -53,6 +53,6 @@ EXPECTATIONS = (
             fix=f"fill in the {column}, or remove the whole dialogue",
             needs=(column,),
         )
-        for column in ("dialogue_id", "turn", "label")
+        for column in ("dialogue_id", "turn")
     ),
 )

@@ -22,10 +22,13 @@ from mistere.common.errors import DataError
 from mistere.common.parsing.documents import ParseError
 from mistere.common.parsing.parquet import open_parquet
 from mistere.common.splits import SPLITS, Split
+from mistere.data.dataset import labels_of_roles
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
+
+    from components.validate_data.dataset import Declared
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,7 @@ class Facts:
         dialogue_names: one row per dialogue name: splits, split_count.
         speakers: one row per speaker: splits, split_count.
         sequences: split, dialogue_id, sequence: five consecutive words.
-        label_words: how often each word occurs, by split and label.
+        label_words: how often each word occurs, by split and label; the words of turns without a label are under "".
         cells: one row per utterance and modality beside speech and text: split, shard, the rows of
             :class:`~components.validate_data.facts.shard_facts.ShardFacts`, and :func:`~components.validate_data.facts.cell_facts.described`.
     """
@@ -98,30 +101,29 @@ class Facts:
 
 def gather(
     files: Sequence[ShardFile],
-    language: str,
+    declared: Declared,
     silence_dbfs: float,
     max_quiet: float,
     *,
     dialogues: Mapping[Split, frozenset[str] | None] | None = None,
     cache: FactsCache | None = None,
     on_progress: Callable[[str, float, float], None] | None = None,
-    modalities: Mapping[str, str] | None = None,
 ) -> Facts:
     """Measure the shards that are not cached; memory grows by a few hundred bytes an utterance.
 
     Args:
         files: the parquet files, in row order within each split.
-        language: of the transcripts, a tag such as ``en``.
+        declared: the language of the transcripts, the modalities beside speech and text, and the roles whose turns are predicted:
+            turns of others get no label.
         silence_dbfs: below this RMS level, in dBFS, a recording is silent.
         max_quiet: a recording with more than this share of quiet frames is silent too.
         dialogues: the dialogues in use, per split; None for all of them.
         cache: facts of shards that were measured before.
         on_progress: called with ``(message, done, total)``, in utterances.
-        modalities: the modalities beside speech and text, and their kinds.
     """
     import pandas as pd
 
-    modalities = modalities or {}
+    modalities = declared.modalities
     types = expected_types(modalities)
     total, done = sum(_row_count(file.path) for file in files), 0
 
@@ -142,7 +144,9 @@ def gather(
             reason, found = "", None
             wanted = (dialogues or {}).get(file.split)
             try:
-                found = _cached_or_measured(file, language, silence_dbfs, pool, wanted, cache, advance, modalities)
+                found = _cached_or_measured(
+                    file, declared.language, silence_dbfs, pool, wanted, cache, advance, modalities
+                )
             except _unreadable() as error:
                 reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
             shard_rows.append({"split": file.split, "shard": file.name, "readable": not reason, "reason": reason})
@@ -154,10 +158,11 @@ def gather(
             sequences.append(_named(found.sequences, split=file.split))
             cells.append(_named(found.cells, **named))
             of_split = label_words.setdefault(file.split, {})
-            for label, word, count in zip(*(column.to_pylist() for column in found.words.columns), strict=True):
-                of_label = of_split.setdefault(label, {})
+            words = labels_of_roles(found.words, declared.predict_roles).select(["label", "word", "count"])
+            for label, word, count in zip(*(column.to_pylist() for column in words.columns), strict=True):
+                of_label = of_split.setdefault(label or "", {})
                 of_label[word] = of_label.get(word, 0) + count
-    table = _utterances(rows, silence_dbfs, max_quiet)
+    table = _utterances(rows, declared.predict_roles, silence_dbfs, max_quiet)
     return Facts(
         shards=pd.DataFrame(shard_rows, columns=["split", "shard", "readable", "reason"]),
         columns=pd.DataFrame(column_rows, columns=["split", "shard", "column", "expected", "found", "status"]),
@@ -225,13 +230,16 @@ def _joined(tables: Sequence[pa.Table], columns: Sequence[str]) -> pd.DataFrame:
     return pa.concat_tables(tables).unify_dictionaries().to_pandas()
 
 
-def _utterances(tables: Sequence[pa.Table], silence_dbfs: float, max_quiet: float) -> pd.DataFrame:
+def _utterances(
+    tables: Sequence[pa.Table], predict_roles: Sequence[str], silence_dbfs: float, max_quiet: float
+) -> pd.DataFrame:
     import pandas as pd
     import pyarrow as pa
 
     if not tables:
         tables = [_named(rows_schema().empty_table(), split="train", shard="")]
-    table = pa.concat_tables(tables).unify_dictionaries().to_pandas(types_mapper=_nullable)
+    joined = labels_of_roles(pa.concat_tables(tables), predict_roles)
+    table = joined.unify_dictionaries().to_pandas(types_mapper=_nullable)
     for column in ("split", "shard"):
         table[column] = table[column].astype(object)
     table["letters_per_second"] = (table["text_length"] / table["seconds"]).where(

@@ -47,10 +47,14 @@ class Exchange:
 
 
 def best_exchange(first: LabelWords, second: LabelWords) -> Exchange | None:
-    """The exchange of names that explains the second set best; None if there are too few words."""
+    """The exchange of names that explains the second set best; None if there are too few words.
+
+    The words of turns without a label, under "", are left out.
+    """
     import numpy as np
     from scipy.optimize import linear_sum_assignment
 
+    first, second = ({label: counts for label, counts in each.items() if label} for each in (first, second))
     labels = sorted(label for label in first.keys() & second.keys() if first[label] and second[label])
     overall: dict[str, int] = {}
     for counts in first.values():

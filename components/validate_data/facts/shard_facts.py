@@ -32,7 +32,7 @@ from mistere.common.digests.code import source_digest
 from mistere.common.errors import DataError
 from mistere.common.parsing.documents import ParseError, load_json
 from mistere.common.parsing.parquet import open_parquet
-from mistere.data.dataset import REQUIRED_COLUMNS, read_batches
+from mistere.data.dataset import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, read_batches
 from mistere.data.kinds import kind_of
 from mistere.data.scripts import scripts_of
 
@@ -48,10 +48,11 @@ EXPECTED_TYPES = {
     "text": "text",
     "audio": "a struct with the encoded file in its field 'bytes'",
     "speaker": "text",
+    **dict.fromkeys(OPTIONAL_COLUMNS, "text"),
 }
 _BATCH_ROWS = 32
 _BATCHES_AHEAD = 3
-_NAMES = ("dialogue_id", "turn", "label", "speaker")
+_NAMES = ("dialogue_id", "turn", "label", "speaker", *OPTIONAL_COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,11 @@ class ShardFacts:
 
     Attributes:
         columns: one entry per column of the dataset form: column, found, status (``ok``, ``missing``, ``wrong type``).
-        rows: one row per utterance in use: row, dialogue_id, turn, label, speaker, others (how many modalities it has beside
+        rows: one row per utterance in use: row, dialogue_id, turn, label, speaker, role, others (how many modalities it has beside
             speech and text), and the fields of
             :class:`~components.validate_data.facts.transcript_facts.TranscriptFacts` and :class:`~components.validate_data.facts.audio_measurements.AudioMeasurements`.
         sequences: digests of five consecutive words, with their dialogue: dialogue_id, sequence.
-        words: label, word, count.
+        words: label (empty for none), role, word, count.
         cells: one row per utterance in use and modality beside speech and text: row, dialogue_id, turn, modality, and the fields of
             :class:`~components.validate_data.facts.cell_facts.CellFacts`.
     """
@@ -104,7 +105,7 @@ def facts_of_shard(
     usable, described = _columns_of(path, modalities or {})
     kinds = {name: kind_of(kind) for name, kind in (modalities or {}).items()}
     scripts = scripts_of(language)
-    counts: Counter[tuple[str, str]] = Counter()
+    counts: Counter[tuple[str, str | None, str]] = Counter()
     batches: list[pa.RecordBatch] = []
     dialogues: list[pa.Array] = []
     sequences: list[pa.Array] = []
@@ -121,11 +122,11 @@ def facts_of_shard(
         facts: list[TranscriptFacts] = []
         digests: list[int] = []
         owners: list[str] = []
-        for dialogue, label, text in zip(names["dialogue_id"], names["label"], texts, strict=True):
+        for dialogue, label, role, text in zip(names["dialogue_id"], names["label"], names["role"], texts, strict=True):
             if dialogue != current:
                 current, conversation = dialogue, Conversation()
             words = words_of(text)
-            counts.update((label or "", word) for word in words)
+            counts.update((label or "", role, word) for word in words)
             facts.append(transcript_facts(text, words, scripts))
             added = conversation.add(words) if dialogue is not None else []
             digests += added
@@ -157,8 +158,9 @@ def facts_of_shard(
         ),
         pa.table(
             {
-                "label": pa.array([label for label, _ in counts], pa.string()),
-                "word": pa.array([word for _, word in counts], pa.string()),
+                "label": pa.array([label for label, _, _ in counts], pa.string()),
+                "role": pa.array([role for _, role, _ in counts], pa.string()),
+                "word": pa.array([word for _, _, word in counts], pa.string()),
                 "count": pa.array(list(counts.values()), pa.int64()),
             }
         ),
@@ -213,6 +215,7 @@ def rows_schema() -> pa.Schema:
             ("turn", pa.float64()),
             ("label", pa.string()),
             ("speaker", pa.string()),
+            *((name, pa.string()) for name in OPTIONAL_COLUMNS),
             ("others", pa.int32()),
             ("text_length", pa.int32()),
             ("damaged", pa.bool_()),
@@ -250,7 +253,7 @@ def _fits(column: str, kind: pa.DataType, modality: Kind | None = None) -> bool:
     if types.is_dictionary(kind):
         kind = kind.value_type
     if types.is_null(kind):
-        return column not in REQUIRED_COLUMNS
+        return column not in REQUIRED_COLUMNS or column == "label"  # all turns of a shard may be context
     if column == "turn":
         return bool(types.is_integer(kind))
     return (modality or kind_of("audio" if column == "audio" else "text")).fits(kind)

@@ -29,8 +29,11 @@ def tables(facts: Facts, drifts: Sequence[drift.Drift]) -> dict[str, pd.DataFram
     sizes = {split: int((rows["split"] == split).sum()) for split in SPLITS}
     filled = [split for split in SPLITS if sizes[split]]
     has_modality = {"audio": rows["has_audio"].astype(bool), "text": rows["text_length"] > 0}
+    # An encoder learns from labelled turns; a split without any is the finding of another expectation.
+    labelled = rows["label"].notna()
+    counted = labelled | ~rows["split"].isin(rows.loc[labelled, "split"])
     present = [
-        (split, modality, int((held & (rows["split"] == split)).sum()))
+        (split, modality, int((held & counted & (rows["split"] == split)).sum()))
         for modality, held in has_modality.items()
         if held.any()
         for split in filled

@@ -59,7 +59,7 @@ def summarize(trials: Sequence[Trial], data: EmbeddedDialogues, evaluation: Eval
     if len(data.dimensions) > 1:
         gain = resamples.difference([predicted(trial) for trial in trials], [_best_single(trial) for trial in trials])
         over = resamples.difference(
-            [predicted(trial) for trial in trials], [late_fusion(trial.answers) for trial in trials]
+            [predicted(trial) for trial in trials], [late_fusion(trial.scored.predictions) for trial in trials]
         )
         for name, interval_of_gain in (("gain_over_best_single", gain), ("gain_over_late_fusion", over)):
             metrics |= {
@@ -75,7 +75,7 @@ def _best_single(trial: Trial) -> np.ndarray:
     """Predictions of the unimodal expert that is best on this test split, so the mixture is compared with the strongest one."""
     modalities = trial.trained.model.modalities
     scores = [trial.metrics.get(f"test.expert.{name}.weighted_f1", 0.0) for name in modalities]
-    experts = np.concatenate([answer.expert_probabilities for answer in trial.answers])
+    experts = trial.scored.expert_probabilities
     return experts[:, int(np.argmax(scores))].argmax(1)
 
 

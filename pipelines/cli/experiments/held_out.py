@@ -11,7 +11,7 @@ from mistere.common.errors import UsageError
 from mistere.config.mixture import MixtureConfig
 from mistere.metrics.classification import confusion, weighted_f1
 from mistere.model.embeddings import EmbeddedDialogue, EmbeddedDialogues
-from pipelines.cli.experiments.trial import Quiet, seeds_of
+from pipelines.cli.experiments.trial import Quiet, owners, seeds_of, true_classes
 
 FEWEST_FOLDS = 3
 Report = Callable[[int, float], None]
@@ -60,18 +60,18 @@ class HeldOut:
 
     @property
     def true(self) -> np.ndarray:
-        """Classes ``[N]`` of the utterances."""
-        return np.concatenate([dialogue.labels for dialogue in self.dialogues])
+        """Classes ``[N]`` of the utterances that have a label."""
+        return true_classes(self.dialogues)
 
     @property
     def train_utterances(self) -> int:
         """How many of the utterances are of train; they come first."""
-        return sum(map(len, self.data.split("train"))) if self.folds else 0
+        return len(owners(self.data.split("train"))) if self.folds else 0
 
     @property
     def owners(self) -> list[str]:
         """The dialogue of each utterance."""
-        return [dialogue.dialogue_id for dialogue in self.dialogues for _ in range(len(dialogue))]
+        return owners(self.dialogues)
 
     def score(self, config: MixtureConfig, report: Report) -> Scored:
         """Train with these settings and score them.
@@ -94,7 +94,8 @@ class HeldOut:
     def _cross_validate(
         self, config: MixtureConfig, data: EmbeddedDialogues, repetition: int, report: Report
     ) -> np.ndarray:
-        rows = np.split(np.arange(len(self.true)), np.cumsum([len(dialogue) for dialogue in self.dialogues])[:-1])
+        ends = np.cumsum([int(dialogue.labelled.sum()) for dialogue in self.dialogues])
+        rows = np.split(np.arange(len(self.true)), ends[:-1])
         predicted = np.empty(len(self.true), dtype=np.int64)
         seen: list[np.ndarray] = []
         for step, (fold, held_out) in enumerate(self._folds(data, repetition), start=1):
@@ -127,7 +128,7 @@ def _ignore(step: int, value: float) -> None:
 def _train_and_predict(
     config: MixtureConfig, data: EmbeddedDialogues, dialogues: list[EmbeddedDialogue], report: Report
 ) -> np.ndarray:
-    from mistere.model.mixture.prediction import predict
+    from mistere.model.mixture.prediction import LabelledTurns, predict
     from mistere.model.mixture.training import train_mixture
 
     trained = train_mixture(
@@ -137,4 +138,4 @@ def _train_and_predict(
         on_epoch=lambda epoch, entry: report(epoch, entry["dev_weighted_f1"]),
     )
     answers = predict(trained.model, [data.read(dialogue) for dialogue in dialogues], trained.temperature)
-    return np.concatenate([answer.probabilities for answer in answers]).argmax(1)
+    return LabelledTurns.of(dialogues, answers).probabilities.argmax(1)

@@ -1,7 +1,8 @@
 """Read embeddings that were made outside the pipeline; the whole folder is validated before use.
 
 A folder holds ``utterances.parquet`` (split, dialogue_id, turn, label as text or integer; extra columns are ignored) and a
-row-aligned float32 matrix ``<modality>.npy`` for each modality, with a NaN row for an utterance that lacks it. Rows may be in any
+row-aligned float32 matrix ``<modality>.npy`` for each modality, with a NaN row for an utterance that lacks it. A turn whose label is
+null, or −1 if labels are integers, is context: the model reads it with its neighbours, and nothing counts it. Rows may be in any
 order. Matrices are memory-mapped and checked in blocks: memory does not grow with them.
 """
 
@@ -18,7 +19,7 @@ from mistere.common.errors import UsageError
 from mistere.common.parsing.documents import ParseError
 from mistere.common.parsing.parquet import open_parquet, read_parquet
 from mistere.common.splits import SPLITS
-from mistere.model.embeddings import UTTERANCES_FILE, EmbeddedDialogue, EmbeddedDialogues
+from mistere.model.embeddings import UNLABELLED, UTTERANCES_FILE, EmbeddedDialogue, EmbeddedDialogues
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -67,7 +68,7 @@ def _read_table(path: Path) -> pa.Table:
     for column in table.column_names:
         if column in ("split", "dialogue_id") and pa.types.is_dictionary(table[column].type):
             table = table.set_column(table.column_names.index(column), column, table[column].cast(pa.string()))
-        if table[column].null_count:
+        if table[column].null_count and column != "label":
             row = table[column].is_null().to_pylist().index(True)
             raise UsageError(f"{path}: {column} is empty in row {row}; each row needs one.")
     if not pa.types.is_integer(table["turn"].type):
@@ -108,20 +109,23 @@ def _present(path: Path, matrix: np.ndarray) -> np.ndarray:
 
 
 def _classes(path: Path, table: pa.Table, train: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """Label names in order, and the class index of each row ``[N]``."""
+    """Label names in order, and the class index of each row ``[N]``; :data:`UNLABELLED` for a context turn."""
     import pyarrow as pa
 
     column = table["label"]
     if pa.types.is_dictionary(column.type):
         column = column.cast(pa.string())
     if pa.types.is_integer(column.type):
-        targets = column.to_numpy().astype(np.int64)
-        if targets.min() < 0:
+        targets = column.cast(pa.int64(), safe=False).fill_null(UNLABELLED).to_numpy().copy()
+        if targets.min() < UNLABELLED:
             raise UsageError(
-                f"{path}: label {targets.min()} in row {int(targets.argmin())} is out of range; labels count from 0."
+                f"{path}: label {targets.min()} in row {int(targets.argmin())} is out of range; labels count from 0, and "
+                f"{UNLABELLED} or null marks a turn that is only context."
             )
-        known = np.unique(targets[train])
-        outside: np.ndarray = ~np.isin(targets, known)
+        known = np.unique(targets[train & (targets != UNLABELLED)])
+        if not len(known):
+            raise _without_label(path, "train")
+        outside: np.ndarray = ~np.isin(targets, [*known, UNLABELLED])
         if outside.any():
             row = int(outside.argmax())
             raise UsageError(
@@ -136,11 +140,15 @@ def _classes(path: Path, table: pa.Table, train: np.ndarray) -> tuple[list[str],
         names = [str(value) for value in range(len(known))]
     elif pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         values = np.asarray(column.to_pylist(), dtype=object)
-        names = sorted(set(values[train].tolist()))
-        index_of = {name: index for index, name in enumerate(names)}
-        targets = np.array([index_of.get(value, -1) for value in values], dtype=np.int64)
-        if (targets < 0).any():
-            row = int((targets < 0).argmax())
+        names = sorted(set(values[train].tolist()) - {None})
+        if not names:
+            raise _without_label(path, "train")
+        index_of: dict[str | None, int] = {name: index for index, name in enumerate(names)}
+        unknown = len(names)
+        targets = np.array([index_of.get(value, unknown) for value in values], dtype=np.int64)
+        targets[[value is None for value in values]] = UNLABELLED
+        if (targets == unknown).any():
+            row = int((targets == unknown).argmax())
             raise UsageError(
                 f"{path}: label {values[row]!r} in row {row} is out of range: no utterance of train has it."
             )
@@ -149,6 +157,12 @@ def _classes(path: Path, table: pa.Table, train: np.ndarray) -> tuple[list[str],
     if len(names) < 2:
         raise UsageError(f"{path}: there is only one label ({names[0]!r}); a classifier needs at least two.")
     return names, targets
+
+
+def _without_label(path: Path, split: str) -> UsageError:
+    return UsageError(
+        f"{path}: no utterance of {split} has a label; train, dev and test each need some, and the others are context."
+    )
 
 
 def _assemble(directory: Path, table: pa.Table, matrices: Mapping[str, np.ndarray]) -> EmbeddedDialogues:
@@ -162,6 +176,9 @@ def _assemble(directory: Path, table: pa.Table, matrices: Mapping[str, np.ndarra
         if split not in splits:
             raise UsageError(f"{path}: the {split} split has no dialogue; train, dev and test each need some.")
     labels, targets = _classes(path, table, splits == "train")
+    for split in SPLITS:
+        if (targets[splits == split] == UNLABELLED).all():
+            raise _without_label(path, split)
     names = np.asarray([str(name) for name in table["dialogue_id"].to_pylist()], dtype=object)
     turns = table["turn"].to_numpy()
     split_codes = np.array([SPLITS.index(split) for split in splits])

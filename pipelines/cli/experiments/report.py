@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
+from mistere.common.splits import SPLITS
 from mistere.config.mixture import MixtureConfig
 from mistere.evaluation.gate_timeline import GateTimeline, liveliest
 from mistere.metrics.calibration import reliability
@@ -27,7 +27,7 @@ from mistere.reports.interval_plots import experts_plot
 from mistere.runs.outcome import Estimate
 from pipelines.cli.experiments.ablation import Ablation, mean_curve
 from pipelines.cli.experiments.figures import Figures
-from pipelines.cli.experiments.trial import Trial
+from pipelines.cli.experiments.trial import Trial, owners
 
 TEMPLATE = Path(__file__).parent / "page.html"
 _DIALOGUES = 4
@@ -59,8 +59,7 @@ def render(
         automatic: a line with the settings that were ``auto``.
     """
     experts = best.trained.model.experts
-    true = np.concatenate([dialogue.labels for dialogue in data.split("test")])
-    probabilities = np.concatenate([answer.probabilities for answer in best.answers])
+    true, probabilities = best.scored.labels, best.scored.probabilities
     metrics = figures.metrics
     mixture = Estimate(value=figures.mixture.value, low=figures.mixture.low, high=figures.mixture.high)
     alone = {
@@ -75,7 +74,8 @@ def render(
         source=source,
         labels=data.labels,
         dimensions=data.dimensions,
-        sizes={s: (len(data.split(s)), sum(map(len, data.split(s)))) for s in ("train", "dev", "test")},  # type: ignore[arg-type]
+        sizes={split: (len(data.split(split)), len(owners(data.split(split)))) for split in SPLITS},
+        context=sum(int((~dialogue.labelled).sum()) for split in SPLITS for dialogue in data.split(split)),
         seeds=[trial.seed for trial in trials],
         best=best,
         figures=figures,

@@ -12,11 +12,11 @@ from mistere.common.progress import Progress
 from mistere.config.evaluation import EvaluationConfig
 from mistere.config.mixture import MixtureConfig
 from mistere.metrics.classification import DialogueBootstrap, Interval, confusion, weighted_f1
-from mistere.model.embeddings import EmbeddedDialogues
+from mistere.model.embeddings import EmbeddedDialogue, EmbeddedDialogues
 
 if TYPE_CHECKING:
     from mistere.artifacts.checkpoints import Checkpoints
-    from mistere.model.mixture.prediction import DialoguePrediction
+    from mistere.model.mixture.prediction import DialoguePrediction, LabelledTurns
     from mistere.model.mixture.training import TrainedMixture
 
 OnEpoch = Callable[[int, dict[str, float]], None]
@@ -31,11 +31,20 @@ class Quiet(Progress):
 
 @dataclass(frozen=True)
 class Trial:
-    """A trained mixture with its test predictions and metrics."""
+    """A trained mixture with its test predictions and metrics.
+
+    Attributes:
+        seed: of the training.
+        trained: the mixture.
+        answers: the prediction for each whole test dialogue.
+        scored: the predictions for the turns that have a label, which all metrics are about.
+        metrics: by name.
+    """
 
     seed: int
     trained: TrainedMixture
     answers: list[DialoguePrediction]
+    scored: LabelledTurns
     metrics: dict[str, float]
 
 
@@ -65,7 +74,7 @@ def run_trial(
         trained = train_mixture(config, data, progress=Quiet("train"), checkpoints=checkpoints, on_epoch=on_epoch)
     evaluated = evaluate_mixture(trained.model, trained.temperature, data, evaluation)
     metrics = evaluated.metrics | {"dev.weighted_f1": trained.dev_weighted_f1, "epoch": float(trained.epoch)}
-    return Trial(config.seed, trained, evaluated.answers, metrics)
+    return Trial(config.seed, trained, evaluated.answers, evaluated.scored, metrics)
 
 
 def seeds_of(config: MixtureConfig, count: int) -> list[MixtureConfig]:
@@ -83,9 +92,9 @@ class Resamples:
 
     def __init__(self, data: EmbeddedDialogues, evaluation: EvaluationConfig) -> None:
         test = data.split("test")
-        self._true = np.concatenate([dialogue.labels for dialogue in test])
+        self._true = true_classes(test)
         self._classes = len(data.labels)
-        names = [dialogue.dialogue_id for dialogue in test for _ in range(len(dialogue))]
+        names = owners(test)
         self._bootstrap = DialogueBootstrap(names, evaluation.resamples, evaluation.seed)
 
     def mean(self, predictions: Sequence[np.ndarray]) -> Interval:
@@ -111,5 +120,15 @@ class Resamples:
 
 
 def predicted(trial: Trial) -> np.ndarray:
-    """Predicted classes ``[N]`` of the mixture."""
-    return np.concatenate([answer.probabilities for answer in trial.answers]).argmax(1)
+    """Predicted classes ``[N]`` of the mixture for the turns that have a label."""
+    return trial.scored.probabilities.argmax(1)
+
+
+def true_classes(dialogues: Sequence[EmbeddedDialogue]) -> np.ndarray:
+    """Classes ``[N]`` of the turns that have a label."""
+    return np.concatenate([dialogue.labels[dialogue.labelled] for dialogue in dialogues])
+
+
+def owners(dialogues: Sequence[EmbeddedDialogue]) -> list[str]:
+    """The dialogue of each turn that has a label."""
+    return [dialogue.dialogue_id for dialogue in dialogues for _ in range(int(dialogue.labelled.sum()))]

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mistere.common.errors import UsageError
+from mistere.model.embeddings import UNLABELLED
 from pipelines.cli.experiments.imported_embeddings import open_embeddings
 from tests.unit.artifacts.embeddings_folder import LABELS, edit, write_embeddings
 
@@ -77,6 +78,13 @@ def _remove_dev_split(folder: Path) -> None:
     pq.write_table(pa.table(table), folder / "utterances.parquet")
 
 
+def _clear_dev_labels(folder: Path) -> None:
+    table = pq.read_table(folder / "utterances.parquet").to_pydict()
+    labels = zip(table["label"], table["split"], strict=True)
+    table["label"] = [None if split == "dev" else label for label, split in labels]
+    pq.write_table(pa.table(table), folder / "utterances.parquet")
+
+
 INVALID_FOLDERS: dict[str, tuple[Callable[[Path], None], str]] = {
     "missing table": (lambda f: (f / "utterances.parquet").unlink(), "no such file"),
     "missing matrices": (lambda f: [path.unlink() for path in f.glob("*.npy")] and None, "no <modality>.npy"),
@@ -94,7 +102,8 @@ INVALID_FOLDERS: dict[str, tuple[Callable[[Path], None], str]] = {
     "unknown split": (lambda f: edit(f, "split", 3, "validation"), "'validation' in row 3 is none of train, dev, test"),
     "empty split": (_remove_dev_split, "the dev split has no dialogue"),
     "label only in test": (lambda f: edit(f, "label", -1, "awe"), "label 'awe' in row 1.. is out of range"),
-    "missing label": (lambda f: edit(f, "label", 2, None), "label is empty in row 2"),
+    "dev without labels": (_clear_dev_labels, "no utterance of dev has a label"),
+    "missing split": (lambda f: edit(f, "split", 2, None), "split is empty in row 2"),
     "duplicate turn": (lambda f: edit(f, "turn", 1, 0), "dialogue 'd0' has turn 0 twice"),
     "dialogue in two splits": (lambda f: edit(f, "dialogue_id", -1, "d0"), "'d0' is in train and in test"),
     "dialogue without input": (_clear_first_dialogue, "dialogue 'quiet' has no input:"),
@@ -113,7 +122,18 @@ def test_invalid_folder_is_rejected_with_one_sentence(case: str, tmp_path: Path)
     assert re.search(r"\.(npy|parquet)|" + re.escape(str(tmp_path)), str(caught.value))
 
 
-@pytest.mark.parametrize(("row", "value"), [(-1, 7), (0, -1)])
+@pytest.mark.parametrize(("whole_numbers", "value"), [(False, None), (True, None), (True, -1)])
+def test_turn_without_a_label_is_context(whole_numbers: bool, value: object, tmp_path: Path) -> None:
+    whole = open_embeddings(write_embeddings(tmp_path, whole_numbers=whole_numbers))
+    edit(tmp_path, "label", 1, value)
+    data = open_embeddings(tmp_path)
+    assert data.labels == whole.labels
+    before, after = whole.split("train")[0], data.split("train")[0]
+    assert after.labels.tolist() == [before.labels[0], UNLABELLED, *before.labels[2:]]
+    assert after.labelled.tolist() == [turn != 1 for turn in range(len(before))]
+
+
+@pytest.mark.parametrize(("row", "value"), [(-1, 7), (0, -2)])
 def test_integer_label_out_of_range_is_rejected(row: int, value: int, tmp_path: Path) -> None:
     write_embeddings(tmp_path, whole_numbers=True)
     edit(tmp_path, "label", row, value)

@@ -163,6 +163,7 @@ def test_clean_dataset_is_accepted(tmp_path: Path) -> None:
         "text_follows_duration",
         "conversation_in_one_split",
         "conversations_apart",
+        "roles_occur",
     } | {expectation.name for expectation in expectations() if expectation.layer in {"Drift", "Modalities"}}
     facts = validation.facts
     assert len(facts.utterances) == 48 and len(facts.dialogues) == 8 and len(facts.speakers) == 6
@@ -176,11 +177,12 @@ def test_clean_dataset_is_accepted(tmp_path: Path) -> None:
         (
             with_changes(at("dev-1", 3), label="hapy"), "label_declared",
             "1 utterance has a label that dataset.yaml does not declare: 'hapy' (dev/dev-1/turn 3): correct the label,"
-            " or add it to 'labels' in dataset.yaml.",
+            " add it to 'labels' in dataset.yaml, or make it null for a turn that is only context.",
         ),
         (
-            with_changes(at("dev-1", 3), label=None), "label_not_null",
-            "1 utterance has no label (dev/dev-1/turn 3): fill in the label, or remove the whole dialogue.",
+            with_changes(lambda split, _: split == "dev", label=None), "splits_labelled",
+            "1 split has no utterance with a label (dev), so all turns there are context: label some of them, or move "
+            "dialogues with labels there.",
         ),
         (
             shared_dialogue(), "dialogue_in_one_split",

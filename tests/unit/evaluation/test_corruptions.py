@@ -285,7 +285,7 @@ DAMAGES: list[tuple[str, Damage, set[str]]] = [
         {"dialogue_id_not_null", "turns_complete"},
     ),  # type: ignore[arg-type]
     ("a row without a turn", one(lambda u: replace(u, turn=None)), {"turn_not_null", "turns_complete"}),  # type: ignore[arg-type]
-    ("a row without a label", one(lambda u: replace(u, label=None)), {"label_not_null"}),  # type: ignore[arg-type]
+    ("a row with an empty label", one(lambda u: replace(u, label="")), {"label_declared"}),
     ("a misspelled label", one(lambda u: replace(u, label="hapy")), {"label_declared"}),
     ("a label with a blank", one(lambda u: replace(u, label=u.label + " ")), {"label_declared"}),
     ("a label missing from test", no_label_in_test, {"labels_covered"}),

@@ -14,7 +14,7 @@ from mistere.config.evaluation import EvaluationConfig
 from mistere.evaluation.missing_modality import _order, _without, expected_absence, missing_modality_curve
 from mistere.metrics.classification import confusion, weighted_f1
 from mistere.metrics.missing_curve import CurvePoint, curve_from_metrics, curve_metrics
-from mistere.model.embeddings import EmbeddedDialogues
+from mistere.model.embeddings import UNLABELLED, EmbeddedDialogues
 from mistere.model.mixture.mixture import MixtureOfExperts
 from mistere.model.mixture.prediction import predict
 from mistere.model.mixture.training import TrainedMixture, train_mixture
@@ -139,10 +139,16 @@ def test_curve_of_a_sample_sized_split_takes_under_a_second(tmp_path: Path) -> N
 
 def test_expected_absence_counts_utterances_without_a_modality(toy: EmbeddedDialogues, trained: TrainedMixture) -> None:
     read = [toy.read(dialogue) for dialogue in toy.split("test")]
+    labels = [dialogue.labels for dialogue in toy.split("test")]
     turns = sum(len(dialogue["text"]) for dialogue in read)
-    before = expected_absence(trained.model, read)
+    before = expected_absence(trained.model, read, labels)
     lost = round(turns / 4)
-    after = expected_absence(trained.model, _without(read, "text", _order(read, "text", 0)[:lost]))
+    changed = _without(read, "text", _order(read, "text", 0)[:lost])
+    after = expected_absence(trained.model, changed, labels)
     assert after["test.absent.text"] - before["test.absent.text"] == pytest.approx(lost / turns)
     assert after["test.absent.speech"] == before["test.absent.speech"]
     assert after["model.modality_dropout"] == trained.model.config.modality_dropout
+    context = [
+        np.where(np.isnan(one["text"]).any(1), UNLABELLED, own) for one, own in zip(changed, labels, strict=True)
+    ]
+    assert expected_absence(trained.model, changed, context)["test.absent.text"] == 0

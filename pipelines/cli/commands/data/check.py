@@ -72,14 +72,16 @@ def _opened(directory: Path, config: ValidationSettings) -> tuple[Declared, list
         for path in shards_of(directory.iterdir(), split)
     ]
     cache = FactsCache(LocalStore(cache_directory("validation")), info.language, config.silence_dbfs, info.modalities)
-    declared = Declared(info.name, info.labels, info.language, info.speaker_disjoint, info.modalities)
+    declared = Declared(
+        info.name, info.labels, info.language, info.speaker_disjoint, info.modalities, info.predict_roles
+    )
     return declared, files, cache
 
 
 def _profile(directory: Path, config: ValidationSettings, advance: Callable[[str, float, float], None]) -> Profile:
     """Statistics of a dataset, without validating it."""
     declared, files, cache = _opened(directory, config)
-    facts = gather(files, declared.language, config.silence_dbfs, config.max_quiet, cache=cache, on_progress=advance)
+    facts = gather(files, declared, config.silence_dbfs, config.max_quiet, cache=cache, on_progress=advance)
     return profile_of(facts, declared.name, declared.labels)
 
 

@@ -17,6 +17,7 @@ _KINDS = {
     "removed": "gone",
     "moved": "in another split",
     "label": "with another label",
+    "role": "with another role",
     "text": "with another transcript",
     "audio": "with another recording",
 }
