@@ -249,7 +249,7 @@ def test_clean_dataset_is_accepted(tmp_path: Path) -> None:
         ),
         (
             with_changes(lambda split, _: split == "test", audio=None), "modalities_in_every_split",
-            "There is no audio in test, though the dataset has a column for it",
+            "There is no audio in test among the turns with a label, though the dataset has a column for it",
         ),
     ],
 )  # fmt: skip

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 
@@ -19,11 +20,13 @@ from mistere.data.audio import decode
 from mistere.data.conditions import usual_conditions
 from mistere.data.dataset import Utterance
 from mistere.evaluation.gate_timeline import GateTimeline, liveliest, read_timelines, write_timelines
-from mistere.evaluation.split_metrics import Answers, measure
+from mistere.evaluation.split_metrics import Answers, measure, write_predictions
 from mistere.metrics.calibration import Calibration, reliability
 from mistere.metrics.classification import DialogueBootstrap, Interval, f1_per_class
+from mistere.metrics.predictions import read_predictions
 from mistere.metrics.robustness import RobustnessPoint, robustness_from_metrics, robustness_metrics
 from mistere.metrics.slices import binned, most_frequent, plain_name, slice_metrics, slices_from_metrics
+from mistere.model.embeddings import UNLABELLED, EmbeddedDialogue
 from mistere.model.mixture.prediction import DialoguePrediction
 from mistere.serving.example_dialogue import Example, read_example, sendable, write_example
 
@@ -300,7 +303,7 @@ class Columns:
 def test_dataset_columns_become_slices() -> None:
     rooms = [f"room {number}" for number in range(22) for _ in range(22 - number)]
     rows = [{"dialogue_id": f"d{index}", "turn": 0, "a.room": room} for index, room in enumerate(rooms)]
-    keys = [*keys_of([row["dialogue_id"] for row in rows]), ("unknown", 0)]
+    keys = [*((row["dialogue_id"], 0) for row in rows), ("unknown", 0)]
     rows[0]["a.room"] = None
     columns = columns_of(Columns(rows), ["a.room"], keys)  # type: ignore[arg-type]
     assert list(columns) == ["a_room"]
@@ -310,8 +313,29 @@ def test_dataset_columns_become_slices() -> None:
     assert columns_of(Columns(rows), [], keys) == {}  # type: ignore[arg-type]
 
 
-def test_turn_positions_are_counted_per_dialogue() -> None:
-    assert keys_of(["a", "a", "b", "a"]) == [("a", 0), ("a", 1), ("b", 0), ("a", 2)]
+def test_labelled_turns_keep_their_numbers() -> None:
+    labels = {"a": [1, UNLABELLED, 0], "b": [UNLABELLED, 2]}
+    dialogues = [EmbeddedDialogue(name, slice(0, len(own)), np.array(own)) for name, own in labels.items()]
+    assert keys_of(dialogues) == [("a", 0), ("a", 2), ("b", 1)]
+
+
+def test_context_turns_have_no_row_and_no_emotion(tmp_path: Path) -> None:
+    labels = [np.array([1, UNLABELLED, 0]), np.array([UNLABELLED])]
+    draw = np.random.default_rng(0)
+    answers = [
+        DialoguePrediction(
+            draw.dirichlet([1, 1], len(own)), draw.dirichlet([1, 1], len(own)), draw.dirichlet([1, 1], (len(own), 2)),
+            ["text"] * len(own),
+        )
+        for own in labels
+    ]  # fmt: skip
+    write_predictions(tmp_path / "predictions.parquet", answers, labels, ["a", "b"])
+    read = read_predictions(tmp_path / "predictions.parquet")
+    assert read.dialogues == ["a", "a"] and read.labels.tolist() == [1, 0]
+    np.testing.assert_allclose(read.probabilities, answers[0].probabilities[[0, 2]], rtol=1e-6)
+    assert pq.read_table(tmp_path / "predictions.parquet")["turn"].to_pylist() == [0, 2]
+    timeline = next(one for one in liveliest(["a", "b"], answers, labels, ["joy", "neutral"]) if one.name == "a")
+    assert timeline.true == ["neutral", "", "joy"] and timeline.predicted[1] == "" and timeline.predicted[0]
 
 
 # Robustness
