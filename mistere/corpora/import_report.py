@@ -16,7 +16,8 @@ class ImportReport:
     """The result of an import.
 
     Attributes:
-        counts: utterances per split; a split without any is left out.
+        counts: utterances per split, context turns included; a split without any is left out.
+        labelled: utterances with a label per split.
         dialogues: dialogues per split.
         notes: one sentence for everything changed, left out or missing, and for every difference from published counts.
         splits: how the importer made the splits, in a sentence; empty if the source has splits.
@@ -26,6 +27,7 @@ class ImportReport:
     dialogues: dict[Split, int]
     notes: list[str] = field(default_factory=list)
     splits: str = ""
+    labelled: dict[Split, int] = field(default_factory=dict)
 
 
 def write_counted(directory: Path, info: DatasetInfo, rows: Iterable[tuple[Split, Utterance]]) -> ImportReport:
@@ -43,20 +45,22 @@ def write_counted(directory: Path, info: DatasetInfo, rows: Iterable[tuple[Split
     if directory.exists() and not directory.is_dir():
         raise UsageError(f"{directory} is a file: choose a new folder for the dataset.")
     dialogues: dict[Split, int] = {}
-    counts = write_dataset(directory, info, _counting(rows, dialogues))
-    return ImportReport(_in_order(counts), _in_order(dialogues))
+    labelled: dict[Split, int] = {}
+    counts = write_dataset(directory, info, _counting(rows, dialogues, labelled))
+    return ImportReport(_in_order(counts), _in_order(dialogues), labelled=_in_order(labelled))
 
 
 def _counting(
-    rows: Iterable[tuple[Split, Utterance]], dialogues: dict[Split, int]
+    rows: Iterable[tuple[Split, Utterance]], dialogues: dict[Split, int], labelled: dict[Split, int]
 ) -> Iterator[tuple[Split, Utterance]]:
     last: tuple[Split, str] | None = None
     for split, utterance in rows:
         if (split, utterance.dialogue_id) != last:
             last = (split, utterance.dialogue_id)
             dialogues[split] = dialogues.get(split, 0) + 1
+        labelled[split] = labelled.get(split, 0) + (utterance.label is not None)
         yield split, utterance
-    if last is None:
+    if not sum(labelled.values()):
         raise DataError(
             "nothing is left to import: no utterance has one of the labels; check the source and the options."
         )

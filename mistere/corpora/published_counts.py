@@ -33,7 +33,7 @@ def differences(corpus: str, counts: Mapping[Split, int], dialogues: Mapping[Spl
 
     Args:
         corpus: a key of :data:`PUBLISHED`; ``iemocap`` is the version with six classes.
-        counts: imported utterances per split.
+        counts: imported utterances per split, those with a label.
         dialogues: imported dialogues per split.
     """
     published = PUBLISHED[corpus]

@@ -50,7 +50,7 @@ class _Labelled:
 class _Tally:
     """Counts for the notes."""
 
-    left_out: Counter[str] = field(default_factory=Counter)
+    others: Counter[str] = field(default_factory=Counter)
     untranscribed: list[str] = field(default_factory=list)
     audio: AudioReader = field(default_factory=AudioReader)
 
@@ -64,12 +64,16 @@ def import_iemocap(
     dev_session: Annotated[int, Option("The session used as dev; session 5 is test.", minimum=1, maximum=4)] = 4,
     text_only: TextOnly = False,
     features: FeatureFiles = None,
+    labelled_only: Annotated[
+        bool,
+        Option("Leave out the turns with other labels, as published figures do, instead of importing them as context."),
+    ] = False,
 ) -> ImportReport:
     """Convert IEMOCAP to the dataset form.
 
     Session 5 is the test split, one session is dev, the others are train. Each session has its own two speakers, so no speaker is
-    in two splits. Utterances with other labels, or without a label that the annotators agree on, are left out; the remaining
-    turns are numbered in the order of their start times.
+    in two splits. Utterances with other labels, or without a label that the annotators agree on, are context: turns without a label.
+    A dialogue that has only such turns is left out. Turns are numbered in the order of their start times.
 
     Args:
         source: the folder ``IEMOCAP_full_release``, or its parent.
@@ -79,6 +83,7 @@ def import_iemocap(
         text_only: leave the audio out.
         features: feature files by modality. An utterance is called as in the release (``Ses01F_impro01_F000``); frames of a whole
             dialogue (``Ses01F_impro01``) are cut by the times of its utterances.
+        labelled_only: leave the turns out that would be context.
 
     Raises:
         UsageError: ``classes`` or ``dev_session`` has another value, or a session or file is missing.
@@ -96,7 +101,7 @@ def import_iemocap(
     info = DatasetInfo(
         name="iemocap" if classes == 6 else f"iemocap-{classes}",
         description=f"IEMOCAP: acted and improvised dialogues of two, with one of {len(set(names.values()))} emotions an "
-        "utterance; utterances with other labels are left out."
+        f"utterance; utterances with other labels are {'left out' if labelled_only else 'context'}."
         + (" Excited counts as happy." if classes == 4 else "")
         + ("" if audio else " Text only."),
         labels=list(dict.fromkeys(names.values())),
@@ -108,13 +113,14 @@ def import_iemocap(
         modalities=vectors.kinds,
     )
     tally = _Tally()
-    report = write_counted(directory, info, _rows(sessions, names, dev_session, tally, audio, vectors))
-    notes = differences("iemocap", report.counts, report.dialogues) if classes == 6 else []
-    if tally.left_out:
-        codes = ", ".join(f"{code} {count}" for code, count in sorted(tally.left_out.items()))
-        notes.append(
-            f"{counted(tally.left_out.total(), 'utterance')} with other labels {plural(tally.left_out.total(), 'is', 'are')} left out ({codes})."
-        )
+    rows = _rows(sessions, names, dev_session, tally, audio, vectors, labelled_only)
+    report = write_counted(directory, info, rows)
+    notes = differences("iemocap", report.labelled, report.dialogues) if classes == 6 else []
+    if tally.others:
+        total = tally.others.total()
+        codes = ", ".join(f"{code} {count}" for code, count in sorted(tally.others.items()))
+        fate = f"{plural(total, 'is', 'are')} {'left out' if labelled_only else 'context'}"
+        notes.append(f"{counted(total, 'utterance')} with other labels {fate} ({codes}).")
     if tally.untranscribed:
         notes.append(
             f"{counted(len(tally.untranscribed), 'utterance')} {plural(len(tally.untranscribed), 'has', 'have')} no transcript ({some(tally.untranscribed)})."
@@ -136,14 +142,21 @@ def _sessions(source: Path) -> list[Path]:
 
 
 def _rows(
-    sessions: list[Path], names: dict[str, str], dev_session: int, tally: _Tally, audio: bool, vectors: Features
+    sessions: list[Path],
+    names: dict[str, str],
+    dev_session: int,
+    tally: _Tally,
+    audio: bool,
+    vectors: Features,
+    labelled_only: bool,
 ) -> Iterator[tuple[Split, Utterance]]:
     for number, session in zip(_SESSIONS, sessions, strict=True):
         split: Split = "test" if number == _TEST_SESSION else "dev" if number == dev_session else "train"
         for path in _evaluations(session):
             labelled = _labelled(path)
-            tally.left_out.update(line.code for line in labelled if line.code not in names)
-            kept = [line for line in labelled if line.code in names]
+            tally.others.update(line.code for line in labelled if line.code not in names)
+            some_labelled = any(line.code in names for line in labelled)
+            kept = [line for line in labelled if line.code in names or (some_labelled and not labelled_only)]
             transcript = _transcript(session / "dialog" / "transcriptions" / path.name) if kept else {}
             for turn, line in enumerate(kept):
                 text = transcript.get(line.name)
@@ -152,10 +165,8 @@ def _rows(
                 recording = session / "sentences" / "wav" / path.stem / f"{line.name}.wav"
                 sound = tally.audio.read(recording, line.name) if audio else None
                 others = vectors.of(Span((line.name,), path.stem, line.start, line.end))
-                yield (
-                    split,
-                    Utterance(path.stem, turn, names[line.code], text or None, sound, line.speaker, others=others),
-                )
+                label = names.get(line.code)
+                yield split, Utterance(path.stem, turn, label, text or None, sound, line.speaker, others=others)
     vectors.finish()
 
 

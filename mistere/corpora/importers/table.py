@@ -18,12 +18,13 @@ from mistere.corpora.features.span import Span
 from mistere.corpora.import_report import ImportReport, some, write_counted
 from mistere.corpora.importer import Option, TextOnly, importer
 from mistere.corpora.tables.base import Base, read_base
+from mistere.corpora.tables.context import ContextRule, check_roles
 from mistere.corpora.tables.dialect import parse_delimiter
 from mistere.corpora.tables.labels import Labels, name_labels
 from mistere.corpora.tables.recordings import Recordings
 from mistere.corpora.tables.rows import Row, Table, read_rows
 from mistere.corpora.tables.splits import AUDIO, TEXT, Assignment, Dialogue, Kind, assign, check_shares
-from mistere.data.dataset import DatasetInfo, Utterance
+from mistere.data.dataset import DatasetInfo, Utterance, load_info
 
 _Dialogues = dict[str, list[Row]]
 _FEWEST_DIALOGUES = 10
@@ -38,6 +39,10 @@ def _parse_columns(typed: Sequence[str]) -> dict[str, str]:
             raise UsageError(f"--column {column}: write it as NAME=COLUMN, for example --column label=emotion.")
         columns[name.strip()] = value.strip()
     return columns
+
+
+def _parse_roles(typed: Sequence[str]) -> list[str]:
+    return [role.strip() for role in typed if role.strip()]
 
 
 def _parse_labels(typed: str) -> list[str]:
@@ -64,7 +69,7 @@ def import_table(
     columns: Annotated[
         Mapping[str, str] | None,
         Option(
-            "The table's name for dialogue_id, turn, text, audio, label, speaker, split.",
+            "The table's name for dialogue_id, turn, text, audio, label, speaker, split, role.",
             flag="--column",
             metavar="NAME=COLUMN",
             repeatable=True,
@@ -110,11 +115,25 @@ def import_table(
         ),
     ] = "auto",
     features: FeatureFiles = None,
+    predict_roles: Annotated[
+        Sequence[str],
+        Option(
+            "A role whose turns are predicted; turns of other roles are context, whatever their label. By default all turns are.",
+            flag="--predict-role",
+            metavar="ROLE",
+            repeatable=True,
+            parse=_parse_roles,
+        ),
+    ] = (),
+    unlabelled: Annotated[
+        Literal["fail", "context"],
+        Option("What to do about a turn without a label: fail, or import it as context."),
+    ] = "fail",
 ) -> ImportReport:
     """Convert a table to the dataset form.
 
     The table has a row for each utterance with ``dialogue_id``, ``label``, ``text`` or ``audio`` or both, and may have
-    ``turn`` (by default the order of the rows), ``speaker`` and ``split``; other columns are named in the report. Turns are
+    ``turn`` (by default the order of the rows), ``speaker``, ``role`` and ``split``; other columns are named in the report. Turns are
     renumbered from 0. ``audio`` is a path relative to the audio folder, or the recording itself: an encoded file as bytes,
     ``{bytes, path}``, ``{data}`` or base64, or samples as ``{array, sampling_rate}``; the rows of such a table must be grouped by
     dialogue.
@@ -142,6 +161,8 @@ def import_table(
         quotes: whether quotes enclose the fields of a CSV or TSV file, ``csv``, or are ordinary characters, ``text``; ``auto`` is the usual meaning.
         features: feature files by modality. An utterance is called ``<dialogue_id>_<turn>`` or ``<dialogue_id>/<turn>`` in them, with
             the turn of the table, or the number of the row in its dialogue from 0.
+        predict_roles: turns of other roles are imported as context, without their label; empty for those of the base, if it has any.
+        unlabelled: how to treat a turn without a label: as an error, or as context. With class names, -1 means no label.
 
     Raises:
         UsageError: an argument is invalid, a column that every table needs is missing, or so is a recording.
@@ -151,11 +172,16 @@ def import_table(
     check_shares(splits)
     if missing_audio not in ("fail", "missing"):
         raise UsageError(f"missing_audio is {missing_audio!r}: it is `fail` or `missing`.")
+    if unlabelled not in ("fail", "context"):
+        raise UsageError(f"unlabelled is {unlabelled!r}: it is `fail` or `context`.")
     if audio is not None and not audio.is_dir():
         raise UsageError(
             f"--audio: {audio} is not a directory: name the folder that the table's audio paths are relative to."
         )
-    table = read_rows(source, columns or {}, text_only=text_only, delimiter=delimiter, quotes=quotes)
+    roles = list(dict.fromkeys(predict_roles)) or (load_info(base / "dataset.yaml").predict_roles if base else [])
+    rule = ContextRule(roles, unlabelled == "context")
+    table = read_rows(source, columns or {}, text_only=text_only, delimiter=delimiter, quotes=quotes, context=rule)
+    check_roles(predict_roles, [row.role for row in table.rows])
     dialogues = _dialogues(table)
     vectors = Features(features)
     old = read_base(base, frozenset(dialogues), audio=not text_only) if base is not None else None
@@ -165,6 +191,9 @@ def import_table(
         for field, given in (("language", language), ("licence", licence)):
             if given and given != (kept := getattr(old.info, field)):
                 raise UsageError(f"--{field}: it is that of {base} ({kept or 'none'}); leave it out here.")
+        if roles != old.info.predict_roles:
+            kept = ", ".join(old.info.predict_roles) or "none"
+            raise UsageError(f"--predict-role: the roles are those of {base} ({kept}); leave it out here.")
     named = name_labels(table, old.info.labels if old is not None else labels)
     recordings = Recordings(
         source, table, audio if audio is not None else source.parent, lenient=missing_audio == "missing"
@@ -186,6 +215,7 @@ def import_table(
         synthetic=False,
         source=source.name,
         modalities=vectors.kinds,
+        predict_roles=roles,
     )
     if old is not None:
         kept_name = {"name": name} if name else {}
@@ -206,6 +236,7 @@ def import_table(
     notes = [
         *table.notes,
         *named.notes,
+        *rule.notes([row.role for row in table.rows if row.label is None]),
         *_notes(dialogues, old),
         *_lost_columns(table, old, text_only=text_only),
         *_split_notes(table, content, assignment, old, report),
@@ -245,7 +276,8 @@ def _dialogues(table: Table) -> _Dialogues:
 def _content(rows: Sequence[Row], named: Labels, recordings: Recordings) -> Dialogue:
     counts: Counter[Kind] = Counter()
     for row in rows:
-        counts["label", named.names[row.label]] += 1
+        if row.label is not None:
+            counts["label", named.names[row.label]] += 1
         if row.text is not None:
             counts[TEXT] += 1
         if recordings.holds(row):
@@ -318,9 +350,10 @@ def _rows(
             recording = audio[index] if audio is not None else recordings.read(row, cells)
             number = turn if row.turn is None else row.turn
             others = vectors.of(Span((f"{dialogue}_{number}", f"{dialogue}/{number}"), dialogue))
+            label = None if row.label is None else named.names[row.label]
             yield (
                 assignment.splits[dialogue],
-                Utterance(dialogue, turn, named.names[row.label], row.text, recording, row.speaker, others=others),
+                Utterance(dialogue, turn, label, row.text, recording, row.speaker, others=others, role=row.role),
             )
     recordings.finish()
     vectors.finish()

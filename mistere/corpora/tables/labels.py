@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from mistere.common.counting import counted
 from mistere.common.errors import DataError
-from mistere.corpora.tables.rows import Table
+from mistere.corpora.tables.rows import NO_CLASS, Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,8 @@ def name_labels(table: Table, known: Sequence[str]) -> Labels:
     classes = list(table.class_names)
     first: dict[str, str] = {}
     for row in table.rows:
-        first.setdefault(row.label, row.where)
+        if row.label is not None:
+            first.setdefault(row.label, row.where)
     if not known and not classes:
         _refuse_variants(first)
         return Labels({label: label for label in first}, _sorted(set(first)), [])
@@ -62,8 +63,11 @@ def name_labels(table: Table, known: Sequence[str]) -> Labels:
 
 def _class_name(label: str, classes: Sequence[str], where: str) -> str:
     """The name of a class that is stored as a number."""
-    if classes and label == "-1":
-        raise DataError(f"{where}: there is no label (the class is -1); every utterance needs one.")
+    if classes and label == str(NO_CLASS):
+        raise DataError(
+            f"{where}: there is no label (the class is -1); every utterance needs one, unless --unlabelled context makes those without it "
+            "context."
+        )
     return classes[int(label)] if _is_index(label) and int(label) < len(classes) else label
 
 

@@ -15,28 +15,35 @@ from mistere.common.splits import Split
 from mistere.corpora.delimited import Quotes
 from mistere.corpora.tables.audio import Mark, mark
 from mistere.corpora.tables.cells import is_missing_text, name_of, split_of_cell, text_of, turn_of, whole_numbers
+from mistere.corpora.tables.context import NO_CONTEXT, ContextRule
 from mistere.corpora.tables.dialect import DELIMITERS, DelimitedTable, detect_dialect
 from mistere.corpora.tables.sources import JsonLines, Parquet
+from mistere.data.dataset import OPTIONAL_COLUMNS
 
-COLUMNS = ("dialogue_id", "turn", "text", "audio", "label", "speaker", "split")
+COLUMNS = ("dialogue_id", "turn", "text", "audio", "label", "speaker", "split", *OPTIONAL_COLUMNS)
 _JSON_LINES = frozenset({".jsonl", ".ndjson"})
 _PARQUET = frozenset({".parquet", ".pq"})
 
+NO_CLASS = -1
+"""The class that ``datasets`` stores for a missing label."""
 _PROBLEM = "problem"
 """Column of a quarantine file that says what was wrong; nobody needs to import it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row. ``audio`` is the path in the table; ``embedded`` is True if the table itself holds the audio."""
+    """One row. ``label`` is None for a context turn. ``audio`` is the path in the table; ``embedded`` is True if the table itself holds
+    the audio.
+    """
 
     where: str
     dialogue: str
     turn: int | None
     text: str | None
-    label: str
+    label: str | None
     speaker: str | None
     split: Split | None
+    role: str | None = None
     audio: str | None = None
     embedded: bool = False
 
@@ -81,6 +88,7 @@ def read_rows(
     text_only: bool,
     delimiter: str = "",
     quotes: Quotes | Literal["auto"] = "auto",
+    context: ContextRule = NO_CONTEXT,
 ) -> Table:
     """Read and check a table without its audio.
 
@@ -90,6 +98,7 @@ def read_rows(
         text_only: ignore the audio column.
         delimiter: separator of the fields of a CSV or TSV file; empty to detect it.
         quotes: whether quotes enclose the fields of a CSV or TSV file; ``auto`` to detect it.
+        context: which turns have no label.
 
     Raises:
         UsageError: the file or a required column is missing, ``columns`` names a column that does not exist, the file has another
@@ -113,15 +122,25 @@ def read_rows(
         raise DataError(f"{source} is empty: name a table with a header and a row for each utterance.")
     used = frozenset(name for name, own in names.items() if own in present) - ({"audio"} if text_only else set())
     _check_columns(source, file, used, text_only)
+    if context.predict_roles and "role" not in used:
+        raise UsageError(
+            f"{source} has no column 'role', which says whose turns are predicted ({', '.join(context.predict_roles)}): add "
+            "--column role=COLUMN."
+        )
+    class_names = file.class_names(names["label"]) if isinstance(file, Parquet) else []
     wanted = [names[name] for name in COLUMNS if name in used]
     values = file.rows(wanted, names["audio"]) if isinstance(file, Parquet) else file.rows(wanted)
     missing: Counter[tuple[str, str]] = Counter()
-    rows = [_row(where, {name: row.get(names[name]) for name in used}, missing) for where, row in values]
+    rows = []
+    for where, row in values:
+        cells = {name: row.get(names[name]) for name in used}
+        if class_names and context.unlabelled and cells["label"] == NO_CLASS:
+            cells["label"] = None
+        rows.append(_row(where, cells, missing, context))
     if not rows:
         raise DataError(f"{source} holds no rows: name a table with a row for each utterance.")
     rows, numbers = _with_whole_numbers(rows)
     notes = [*file.notes, *numbers, *_missing_notes(missing), *_unmapped_notes(present, used, names, text_only)]
-    class_names = file.class_names(names["label"]) if isinstance(file, Parquet) else []
     return Table(rows, used, names, notes, class_names, file)
 
 
@@ -155,15 +174,16 @@ def _check_columns(
     )
 
 
-def _row(where: str, values: Mapping[str, Any], missing: Counter[tuple[str, str]]) -> Row:
-    names = {column: name_of(values.get(column), column, where) for column in ("dialogue_id", "label", "speaker")}
-    dialogue, label = names["dialogue_id"], names["label"]
+def _row(where: str, values: Mapping[str, Any], missing: Counter[tuple[str, str]], context: ContextRule) -> Row:
+    columns = ("dialogue_id", "label", "speaker", *OPTIONAL_COLUMNS)
+    names = {column: name_of(values.get(column), column, where) for column in columns}
+    dialogue = names["dialogue_id"]
     if dialogue is None:
         raise DataError(f"{where}: there is no dialogue_id{_cell(values)}; every utterance belongs to a dialogue.")
-    if label is None:
-        raise DataError(f"{where}: there is no label{_cell(values, 'label')}; every utterance needs one.")
-    if names["speaker"] is None:
-        _count_missing(values.get("speaker"), "speaker", missing)
+    label = context.label(names["label"], names["role"], where, _cell(values, "label"))
+    for column in ("speaker", *OPTIONAL_COLUMNS):
+        if names[column] is None:
+            _count_missing(values.get(column), column, missing)
     text = text_of(values.get("text"), "text", where)
     if text is None or is_missing_text(text):
         _count_missing(values.get("text"), "text", missing)
@@ -182,6 +202,7 @@ def _row(where: str, values: Mapping[str, Any], missing: Counter[tuple[str, str]
         text=text,
         label=label,
         speaker=names["speaker"],
+        role=names["role"],
         split=split_of_cell(values["split"], where) if "split" in values else None,
         audio=text_of(held.path, "audio", where),
         embedded=held.embedded,
@@ -232,7 +253,7 @@ def _unmapped_notes(
     """Name the columns that are not imported, and what a missing speaker means."""
     imported = {names[name] for name in used} | ({names["audio"]} if text_only else set())
     left = [name for name in present if name not in imported]
-    if set(present) == {*COLUMNS, _PROBLEM}:
+    if {*present, *OPTIONAL_COLUMNS} == {*COLUMNS, _PROBLEM}:
         left.remove(_PROBLEM)
     notes = []
     if left:

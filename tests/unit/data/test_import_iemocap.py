@@ -57,8 +57,8 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_six_classes_are_imported(tmp_path: Path, release: Path) -> None:
-    report = import_iemocap(release.parent, tmp_path / "out")
-    assert report.counts == {"train": 12, "dev": 4, "test": 4}
+    report = import_iemocap(release.parent, tmp_path / "out", labelled_only=True)
+    assert report.counts == report.labelled == {"train": 12, "dev": 4, "test": 4}
     assert report.dialogues == {"train": 3, "dev": 1, "test": 1}
     assert [(u.dialogue_id, u.turn, u.label, u.text, u.speaker) for u in read(tmp_path / "out", "test")] == [
         ("Ses05F_impro01", 0, "neutral", "Excuse me.", "Ses05_F"),
@@ -76,12 +76,31 @@ def test_six_classes_are_imported(tmp_path: Path, release: Path) -> None:
         "10 utterances with other labels are left out (sur 5, xxx 5).",
         "5 utterances have no transcript (Ses01F_impro01_M001, Ses02F_impro01_M001, Ses03F_impro01_M001 and 2 more).",
     ]
-    import_iemocap(release, tmp_path / "again")
+    import_iemocap(release, tmp_path / "again", labelled_only=True)
     assert shard_digests(tmp_path / "again") == shard_digests(tmp_path / "out")
 
 
+def test_turns_with_other_labels_are_context(tmp_path: Path, release: Path) -> None:
+    report = import_iemocap(release, tmp_path / "out")
+    assert report.counts == {"train": 18, "dev": 6, "test": 6} and report.labelled == {"train": 12, "dev": 4, "test": 4}
+    assert [(u.turn, u.label, u.text) for u in read(tmp_path / "out", "test")] == [
+        (0, "neutral", "Excuse me."),
+        (1, None, None),
+        (2, "excited", "It\u2019s [LAUGHTER] fine."),
+        (3, "happy", "Yeah."),
+        (4, "frustrated", None),
+        (5, None, None),
+    ]
+    assert report.notes[:4] == [
+        "train and dev: 16 utterances came in, 5810 are published.",
+        "test: 4 utterances came in, 1623 are published.",
+        "5 dialogues came in, 151 are published.",
+        "10 utterances with other labels are context (sur 5, xxx 5).",
+    ]
+
+
 def test_four_classes_dev_session_and_text_only_are_options(tmp_path: Path, release: Path) -> None:
-    report = import_iemocap(release, tmp_path / "out", classes=4, dev_session=1, text_only=True)
+    report = import_iemocap(release, tmp_path / "out", classes=4, dev_session=1, text_only=True, labelled_only=True)
     assert report.counts == {"train": 9, "dev": 3, "test": 3}
     rows = read(tmp_path / "out", "dev")
     assert [(u.dialogue_id, u.turn, u.label) for u in rows] == [
@@ -99,7 +118,7 @@ def test_missing_audio_is_noted(tmp_path: Path) -> None:
     assert import_iemocap(source, tmp_path / "text").notes[-1] == f"{source} holds no sentences/wav folder: text only."
     source = make_release(tmp_path / "part")
     (source / "Session2" / "sentences" / "wav" / "Ses02F_impro01" / "Ses02F_impro01_F000.wav").unlink()
-    note = import_iemocap(source, tmp_path / "out").notes[-1]
+    note = import_iemocap(source, tmp_path / "out", labelled_only=True).notes[-1]
     assert note == "1 utterance has no audio file and goes without audio (Ses02F_impro01_F000)."
 
 

@@ -368,3 +368,65 @@ def test_invalid_arguments_are_rejected(tmp_path: Path) -> None:
         import_table(source, source)
     with pytest.raises(UsageError, match="is not empty"):
         import_table(source, tmp_path)
+
+
+# Context turns
+
+CALL = (
+    "call,who,text,label\n1,agent,Hello,greeting\n1,customer,I am angry,anger\n1,customer,Well,\n1,customer,Fine,joy\n"
+)
+
+
+def call(tmp_path: Path, content: str = CALL) -> Path:
+    (tmp_path / "calls.csv").write_text(content)
+    return tmp_path / "calls.csv"
+
+
+COLUMNS = {"dialogue_id": "call", "role": "who"}
+
+
+def test_other_roles_and_turns_without_a_label_are_context(tmp_path: Path) -> None:
+    report = import_table(
+        call(tmp_path), tmp_path / "out", columns=COLUMNS, predict_roles=["customer"], unlabelled="context"
+    )
+    assert [(row.role, row.label) for row in read(tmp_path / "out", "train")] == [
+        ("agent", None), ("customer", "anger"), ("customer", None), ("customer", "joy"),
+    ]  # fmt: skip
+    info = load_info(tmp_path / "out" / "dataset.yaml")
+    assert info.predict_roles == ["customer"] and info.labels == ["anger", "joy"]
+    assert report.counts == {"train": 4} and report.labelled == {"train": 2}
+    assert report.notes[:2] == [
+        "1 turn of other roles than customer is context; labels there are left out.",
+        "1 turn without a label is context.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"predict_roles": ["customer"]}, DataError, r"line 4: there is no label; .* unless --unlabelled context"),
+        ({"predict_roles": ["custmer"]}, UsageError, "no turn has this role; those that occur are agent, customer"),
+        ({"unlabelled": "drop"}, UsageError, "it is `fail` or `context`"),
+        (
+            {"predict_roles": ["customer"], "columns": {"dialogue_id": "call"}}, UsageError,
+            r"has no column 'role', which says whose turns are predicted \(customer\): add --column role=COLUMN",
+        ),
+        ({"columns": {"dialogue_id": "call", "role": "what"}}, UsageError, "has no column 'what' for role"),
+    ],
+)  # fmt: skip
+def test_context_that_is_not_clear_is_refused(
+    tmp_path: Path, options: dict[str, Any], error: type[MistereError], message: str
+) -> None:
+    with pytest.raises(error, match=message) as caught:
+        import_table(call(tmp_path), tmp_path / "out", **{"columns": COLUMNS, **options})
+    assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+def test_roles_of_the_base_hold_for_new_dialogues(tmp_path: Path) -> None:
+    import_table(call(tmp_path), tmp_path / "base", columns=COLUMNS, predict_roles=["customer"], unlabelled="context")
+    more = call(tmp_path, "call,who,text,label\n2,agent,Hello again,joy\n2,customer,Oh no,anger\n")
+    import_table(more, tmp_path / "new", columns=COLUMNS, base=tmp_path / "base")
+    rows = [(row.dialogue_id, row.role, row.label) for split in SPLITS for row in read(tmp_path / "new", split)]
+    assert ("2", "agent", None) in rows and ("2", "customer", "anger") in rows and ("1", "agent", None) in rows
+    with pytest.raises(UsageError, match=r"the roles are those of .* \(customer\); leave it out here"):
+        import_table(more, tmp_path / "other", columns=COLUMNS, base=tmp_path / "base", predict_roles=["agent"])

@@ -245,6 +245,8 @@ def test_class_names_that_datasets_stores_are_the_labels(tmp_path: Path) -> None
     missing = table(label=[-1, 0]).replace_schema_metadata(metadata)
     (tmp_path / "missing").mkdir()
     assert "row 1: there is no label (the class is -1)" in refusal(tmp_path / "missing" / "t.parquet", missing)
+    import_table(tmp_path / "missing" / "t.parquet", tmp_path / "context", unlabelled="context")
+    assert [row.label for row in read(tmp_path / "context", "train")] == [None, "sad"]
 
 
 # Audio cells
