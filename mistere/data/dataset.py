@@ -22,6 +22,7 @@ from mistere.common.parsing.documents import ParseError, read_yaml
 from mistere.common.parsing.parquet import open_parquet, row_batches
 from mistere.common.splits import Split
 from mistere.data.kinds import kind_of
+from mistere.data.roles import label_of_role
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -86,7 +87,7 @@ class DatasetInfo(BaseModel):
     def _roles_are_names(cls, roles: list[str]) -> list[str]:
         if len(set(roles)) != len(roles):
             raise ValueError("each role may be named once")
-        if any(is_blank(role) for role in roles):
+        if any(not role.strip() for role in roles):
             raise ValueError("a role is a word")
         return roles
 
@@ -117,7 +118,7 @@ class Utterance:
     """One row.
 
     ``label`` is None for a turn that is only context for its neighbours. ``audio`` holds an encoded file of an accepted format.
-    ``speaker`` is used only to check the splits; ``role`` decides whether the turn is predicted (:func:`label_of_role`).
+    ``speaker`` is used only to check the splits; ``role`` decides whether the turn is predicted (:func:`~mistere.data.roles.label_of_role`).
 
     ``others`` holds the cells of further modalities by name, as their kinds read them; :func:`mistere.common.modalities.cell_of`
     returns the one of any modality.
@@ -139,38 +140,6 @@ class Utterance:
         if modality == TEXT:
             return replace(self, text=cell)
         return replace(self, others={**self.others, modality: cell})
-
-
-def label_of_role(label: str | None, role: str | None, predict_roles: Collection[str]) -> str | None:
-    """The label that counts: None for a turn that is context, because nobody labelled it or its role is not predicted.
-
-    Args:
-        label: the label in the data.
-        role: the role of the turn; None if the data name none.
-        predict_roles: the roles whose turns are predicted; empty for all turns, whatever their role.
-    """
-    return label if not predict_roles or role in predict_roles else None
-
-
-def labels_of_roles(table: pa.Table, predict_roles: Collection[str]) -> pa.Table:
-    """:func:`label_of_role` for a table: its column ``label``, null where the turn is context.
-
-    Args:
-        table: with ``label`` and, unless no shard has it, ``role``.
-        predict_roles: the roles whose turns are predicted; empty for all turns.
-    """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if not predict_roles:
-        return table
-    labels = table["label"].cast(pa.string())
-    if "role" in table.column_names:
-        predicted = pc.is_in(table["role"].cast(pa.string()), pa.array(sorted(predict_roles), pa.string()))
-        labels = pc.if_else(predicted, labels, pa.scalar(None, pa.string()))
-    else:
-        labels = pa.nulls(len(table), pa.string())
-    return table.set_column(table.column_names.index("label"), "label", labels)
 
 
 def schema(modalities: Mapping[str, str] | None = None, optional: Collection[str] = ()) -> pa.Schema:

@@ -16,8 +16,9 @@ from mistere.common.errors import UsageError
 from mistere.common.modalities import TEXT
 from mistere.common.parsing.documents import read_json
 from mistere.common.splits import SPLITS, Split
-from mistere.data.dataset import Utterance, labels_of_roles, read_batches, read_utterances
+from mistere.data.dataset import Utterance, read_batches, read_utterances
 from mistere.data.dvc_remote import selected_dialogues, shard_paths
+from mistere.data.roles import labels_of_roles
 
 if TYPE_CHECKING:
     import pyarrow as pa

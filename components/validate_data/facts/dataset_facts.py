@@ -22,7 +22,7 @@ from mistere.common.errors import DataError
 from mistere.common.parsing.documents import ParseError
 from mistere.common.parsing.parquet import open_parquet
 from mistere.common.splits import SPLITS, Split
-from mistere.data.dataset import labels_of_roles
+from mistere.data.roles import labels_of_roles
 
 if TYPE_CHECKING:
     import pandas as pd

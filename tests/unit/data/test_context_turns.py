@@ -76,7 +76,7 @@ def labels_of(reference: UtteranceSet, split: Split = "test") -> list[str | None
 
 
 def validated(folder: Path, info: DatasetInfo) -> Validation:
-    declared = Declared(info.name, info.labels, info.language, info.speaker_disjoint, info.predict_roles)
+    declared = Declared(info.name, info.labels, info.language, info.speaker_disjoint, {}, info.predict_roles)
     files = [ShardFile(split, path, path.name) for split in SPLITS for path in shards_of(folder.iterdir(), split)]
     return validate(files, declared, ValidationConfig())
 
