@@ -16,6 +16,7 @@ from mistere.predictor.protocol.codec import (
     response_parameters,
     script_warning,
     with_all_experts,
+    without_context,
 )
 from mistere.serving.client import EndpointPrediction
 from mistere.serving.dialogue import AnyUtterance, dialogue_turns
@@ -47,13 +48,15 @@ class LoadedModel:
             UsageError: the dialogue is malformed or has nothing that the model reads, or an audio file does not exist.
             AudioDecodeError: the audio of an utterance does not decode.
         """
-        turns = [RequestTurn(text=turn.text, audio=turn.audio) for turn in dialogue_turns(dialogue)]
+        given = dialogue_turns(dialogue)
+        turns = [RequestTurn(text=turn.text, audio=turn.audio) for turn in given]
         try:
             check_turns(turns, self._model)
         except RequestError as error:
             raise UsageError(error.message) from error
         (prediction,) = self._model.predict([turns])
-        prediction = with_all_experts(prediction, self._model.experts)
+        context = [index for index, turn in enumerate(given) if not turn.predict]
+        prediction = without_context(with_all_experts(prediction, self._model.experts), context)
         warnings, _ = script_warning([DialogueRequest(turns=turns)], self._model)
         return EndpointPrediction(
             predicted=predicted_labels(prediction, self._model.labels),

@@ -36,6 +36,10 @@ UNKNOWN_SCRIPT = Counter(
     "mistere_unknown_script", "Utterances whose text is in a script that the model was not trained on."
 )
 LABELS = Counter("mistere_predicted_label", "Utterances by predicted label.", ["label"])
+CONTEXT = Counter(
+    "mistere_context_utterances",
+    "Utterances that are context only, which the counters of labels, weights and missing modalities leave out.",
+)
 QUEUE_DEPTH = Gauge("mistere_queue_depth", "Requests accepted and not yet answered.")
 CONNECTIONS = Gauge("mistere_connections", "Open REST connections.")
 CLOSED = Counter(
@@ -101,9 +105,14 @@ def observe_prediction(
         weights: the expert gate's weights, ``[n, E]``.
         modalities: the present modalities of each utterance, ``+``-joined or ``none``.
         known: the modalities that the model reads.
-        predicted: label per utterance.
+        predicted: label per utterance; empty for one that is context only.
     """
     UTTERANCES.observe(len(modalities))
+    if "" in predicted:
+        kept = [index for index, label in enumerate(predicted) if label]
+        CONTEXT.inc(len(predicted) - len(kept))
+        weights, modalities = weights[kept], [modalities[index] for index in kept]
+        predicted = [predicted[index] for index in kept]
     EXPERT_WEIGHTS.add(experts, weights)
     for present, count in Counts(modalities).items():
         for modality in set(known).difference(present.split("+")):

@@ -32,6 +32,7 @@ from mistere.predictor.protocol.codec import (
     predicted_labels,
     script_warning,
     with_all_experts,
+    without_context,
 )
 from mistere.predictor.protocol.v1 import decode_v1, encode_v1
 from mistere.predictor.protocol.wire import INLINE_BYTES
@@ -103,7 +104,7 @@ def _with_clips(dialogue: DialogueRequest, clips: dict[int, bytes]) -> DialogueR
         replace(turn, audio=clips[index], audio_uri=None) if index in clips else turn
         for index, turn in enumerate(dialogue.turns)
     ]
-    return DialogueRequest(turns=turns, detail=dialogue.detail)
+    return replace(dialogue, turns=turns)
 
 
 class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type information
@@ -231,6 +232,10 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
             _Request(dialogues, plan), sum(len(dialogue) for dialogue in dialogues), price, admitted=is_long
         )
         self._check_finite(dialogues, predictions, identity)
+        predictions = [
+            without_context(prediction, dialogue.context)
+            for prediction, dialogue in zip(predictions, dialogues, strict=True)
+        ]
         with metrics.phase("respond"):
             detail = dialogues[0].detail
             warnings, unknown = script_warning(dialogues, model)
@@ -354,12 +359,12 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         counted: Counter[str] = Counter()
         for prediction in predictions:
             predicted = predicted_labels(prediction, model.labels)
-            counted.update(predicted)
+            counted.update(label for label in predicted if label)
             metrics.observe_prediction(experts, prediction.expert_weights, prediction.modalities, known, predicted)
         logger.info(
             "request=%s utterances=%d labels=%s version=%s ms=%.1f",
             log_value(identity),
-            counted.total(),
+            sum(len(prediction.modalities) for prediction in predictions),
             ",".join(f"{log_value(label)}:{count}" for label, count in sorted(counted.items())),
             model_version(model),
             seconds * 1000,
@@ -368,6 +373,7 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
     def get_input_types(self) -> list[dict[str, Any]]:
         """The inputs for the metadata endpoints; -1 stands for the number of utterances."""
         types = [{"name": name, "datatype": "BYTES", "shape": [-1]} for name in protocol.RAW_INPUTS]
+        types.append({"name": protocol.PREDICT, "datatype": "BOOL", "shape": [-1]})
         for name, modality in protocol.EMBEDDING_MODALITY.items():
             if modality in self.loaded.dimensions:
                 types.append({"name": name, "datatype": "FP32", "shape": [-1, self.loaded.dimensions[modality]]})

@@ -20,7 +20,10 @@ from mistere.serving import protocol
 
 
 class Utterance(Protocol):
-    """An utterance to send: a transcript, an encoded audio file, both or neither."""
+    """An utterance to send: a transcript, an encoded audio file, both or neither.
+
+    One with an attribute ``predict`` that is False is context for its neighbours only.
+    """
 
     @property
     def text(self) -> str | None:
@@ -48,7 +51,7 @@ class EndpointPrediction:
     """The prediction for a dialogue.
 
     Attributes:
-        predicted: label per utterance, ``n``.
+        predicted: label per utterance, ``n``; empty for one that is context only, whose other rows are zeros.
         probabilities: float32 ``[n, C]``.
         expert_weights: float32 ``[n, E]``.
         expert_probabilities: float32 ``[n, E, C]`` with ``detail``; else None.
@@ -154,6 +157,8 @@ class DialogueClient:
             else:
                 tensor["data"] = [value.decode() for value in values]
             inputs.append(tensor)
+        if flags := _flags(dialogue):
+            inputs.append({"name": protocol.PREDICT, "datatype": "BOOL", "shape": [len(flags)], "data": flags})
         body = {"inputs": inputs, "parameters": {protocol.DETAIL: detail}}
         content = self._json(self._request("POST", f"/v2/models/{self.model_name}/infer", body).content)
         fields = {
@@ -172,11 +177,13 @@ class DialogueClient:
         """
         utterances = []
         for utterance in dialogue:
-            turn = {}
+            turn: dict[str, Any] = {}
             if utterance.text:
                 turn["text"] = utterance.text
             if utterance.audio:
                 turn["audio"] = base64.b64encode(utterance.audio).decode()
+            if not _is_predicted(utterance):
+                turn[protocol.PREDICT] = False
             utterances.append(turn)
         body = {"instances": [{"utterances": utterances}], "parameters": {protocol.DETAIL: detail}}
         content = self._json(self._request("POST", f"/v1/models/{self.model_name}:predict", body).content)
@@ -204,6 +211,11 @@ class DialogueClient:
         for name, values in _columns(dialogue).items():
             tensor = InferInput(name, [len(values)], "BYTES")
             tensor.set_data_from_numpy(np.array(values, dtype=object), binary_data=True)
+            tensor.parameters = None
+            inputs.append(tensor)
+        if flags := _flags(dialogue):
+            tensor = InferInput(protocol.PREDICT, [len(flags)], "BOOL")
+            tensor.set_data_from_numpy(np.array(flags), binary_data=True)
             tensor.parameters = None
             inputs.append(tensor)
         request = InferRequest(self.model_name, inputs, parameters={protocol.DETAIL: detail})
@@ -263,6 +275,16 @@ def _columns(dialogue: Sequence[Utterance]) -> dict[str, list[bytes]]:
         protocol.AUDIO: [utterance.audio or b"" for utterance in dialogue],
     }
     return {name: values for name, values in columns.items() if any(values)} or {protocol.TEXT: columns[protocol.TEXT]}
+
+
+def _is_predicted(utterance: Utterance) -> bool:
+    return getattr(utterance, "predict", True) is not False
+
+
+def _flags(dialogue: Sequence[Utterance]) -> list[bool]:
+    """Whether each utterance is predicted; empty if all are, which is what a request says that leaves it out."""
+    flags = [_is_predicted(utterance) for utterance in dialogue]
+    return [] if all(flags) else flags
 
 
 def _names(values: np.ndarray) -> list[str]:

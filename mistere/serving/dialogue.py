@@ -11,15 +11,22 @@ from mistere.common.errors import UsageError
 from mistere.serving.client import Utterance
 
 AnyUtterance = str | Mapping[str, Any] | Utterance
-"""A transcript; a mapping with ``text`` and ``audio`` (a path, or the bytes of an audio file); or an object with both."""
+"""A transcript; a mapping with ``text`` and ``audio`` (a path, or the bytes of an audio file); or an object with both.
+
+With ``predict`` False, a mapping or an object is context for its neighbours only.
+"""
 
 
 @dataclass(frozen=True)
 class DialogueTurn:
-    """One utterance of a dialogue: a transcript, an encoded audio file, both, or neither."""
+    """One utterance of a dialogue: a transcript, an encoded audio file, both, or neither.
+
+    ``predict`` is False for one that is context for its neighbours only.
+    """
 
     text: str | None = None
     audio: bytes | None = None
+    predict: bool = True
 
 
 def dialogue_turns(dialogue: Sequence[AnyUtterance], directory: Path = Path()) -> list[DialogueTurn]:
@@ -41,14 +48,16 @@ def _turn(number: int, utterance: AnyUtterance, directory: Path) -> DialogueTurn
     if isinstance(utterance, str):
         return DialogueTurn(utterance)
     if isinstance(utterance, Mapping):
-        text, audio = utterance.get("text"), utterance.get("audio")
+        text, audio, predict = utterance.get("text"), utterance.get("audio"), utterance.get("predict")
     else:
-        text, audio = getattr(utterance, "text", None), getattr(utterance, "audio", None)
+        text, audio, predict = (getattr(utterance, name, None) for name in ("text", "audio", "predict"))
     if not isinstance(text, str | None) or not isinstance(audio, str | Path | bytes | None):
         raise UsageError(f"utterance {number}: text is a string, and audio is a path or the bytes of an audio file.")
+    if not isinstance(predict, bool | None):
+        raise UsageError(f"utterance {number}: predict is true or false.")
     if audio and not isinstance(audio, bytes):
         file = directory / audio
         if not file.is_file():
             raise UsageError(f"utterance {number}: there is no audio file {file}.")
         audio = file.read_bytes()
-    return DialogueTurn(text or None, audio or None)
+    return DialogueTurn(text or None, audio or None, predict is not False)

@@ -59,9 +59,9 @@ class ExampleCheck:
             MistereError: another bundle answered, or the probabilities differ.
             EndpointError: the endpoint did not answer.
         """
-        answers = {"REST": client.predict_rest(self.example.dialogue)}
+        answers = {"REST": client.predict_rest(self.example.turns)}
         if client.grpc_target is not None:
-            answers["gRPC"] = client.predict_grpc(self.example.dialogue)
+            answers["gRPC"] = client.predict_grpc(self.example.turns)
         worst = max(self._difference(protocol_name, answer) for protocol_name, answer in answers.items())
         if not worst <= self.tolerance:
             raise MistereError(

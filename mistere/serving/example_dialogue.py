@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from mistere.common.parsing.documents import read_json
 from mistere.data.audio import AudioError, decode_recording, encode_flac
 from mistere.data.dataset import Utterance
 from mistere.serving import protocol
+from mistere.serving.dialogue import DialogueTurn
 
 FOLDER = "example"
 DIALOGUE, EXPECTED = f"{FOLDER}/dialogue.json", f"{FOLDER}/expected.json"
@@ -31,10 +33,18 @@ _EXTENSIONS = {b"RIFF": "wav", b"RF64": "wav", b"fLaC": "flac", b"OggS": "ogg"}
 
 @dataclass(frozen=True)
 class Example:
-    """A dialogue of n utterances and its offline probabilities ``[n, C]``."""
+    """A dialogue of n utterances and its offline probabilities ``[n, C]``.
+
+    An utterance whose label is None is context only; its expected row is zeros.
+    """
 
     dialogue: list[Utterance]
     expected: np.ndarray
+
+    @property
+    def turns(self) -> list[DialogueTurn]:
+        """The dialogue as it is sent."""
+        return [DialogueTurn(one.text, one.audio, one.label is not None) for one in self.dialogue]
 
 
 def sendable(dialogue: Sequence[Utterance]) -> list[Utterance] | None:
@@ -69,13 +79,17 @@ def write_example(folder: Path, example: Example) -> None:
     (folder / FOLDER).mkdir()
     rows = []
     for turn, utterance in enumerate(example.dialogue):
-        row = {"text": utterance.text} if utterance.text else {}
+        row: dict[str, Any] = {"text": utterance.text} if utterance.text else {}
+        if utterance.label is None:
+            row["predict"] = False
         if utterance.audio:
             row["audio"] = f"{turn}.{_EXTENSIONS[utterance.audio[:4]]}"
             (folder / FOLDER / row["audio"]).write_bytes(utterance.audio)
         rows.append(row)
     (folder / DIALOGUE).write_text(json.dumps(rows, indent=1, ensure_ascii=False), encoding="utf-8")
-    probabilities = [[float(f"{value:.9g}") for value in row] for row in example.expected.tolist()]
+    predicted = np.array([utterance.label is not None for utterance in example.dialogue])
+    expected = np.where(predicted[:, None], example.expected, 0)
+    probabilities = [[float(f"{value:.9g}") for value in row] for row in expected.tolist()]
     (folder / EXPECTED).write_text(json.dumps({"probabilities": probabilities}), encoding="utf-8")
 
 
@@ -94,7 +108,7 @@ def read_example(folder: Path) -> Example | None:
             Utterance(
                 dialogue_id="example",
                 turn=turn,
-                label="",
+                label=None if row.get("predict") is False else "",
                 text=_text(row.get("text")),
                 audio=_audio(folder / FOLDER, row["audio"]) if "audio" in row else None,
             )

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-# Inputs of the Open Inference Protocol (V2). All but the embeddings are BYTES [n], one element per utterance.
+# Inputs of the Open Inference Protocol (V2). All but the embeddings and `predict` are BYTES [n], one element per utterance.
 TEXT: Final = "text"
 AUDIO: Final = "audio"
 AUDIO_URI: Final = "audio_uri"
 AUDIO_DIGEST: Final = "audio_digest"
 SPEECH_EMBEDDING: Final = "speech_embedding"
 TEXT_EMBEDDING: Final = "text_embedding"
+
+PREDICT: Final = "predict"
+"""Whether each utterance is predicted (BOOL [n], or BYTES [n] of true and false); the others are context for their neighbours only."""
 
 RAW_INPUTS: Final = (TEXT, AUDIO, AUDIO_URI, AUDIO_DIGEST)
 EMBEDDING_MODALITY: Final = {SPEECH_EMBEDDING: "speech", TEXT_EMBEDDING: "text"}

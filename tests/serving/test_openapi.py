@@ -51,6 +51,7 @@ def test_the_file_names_the_tensors_and_headers_of_the_protocol() -> None:
     assert [tensor["properties"]["name"]["const"] for tensor in inputs] == [
         *protocol.RAW_INPUTS,
         *protocol.EMBEDDING_MODALITY,
+        protocol.PREDICT,
     ]
     assert [tensor["properties"]["name"]["const"] for tensor in outputs] == list(protocol.OUTPUTS)
     assert schemas["InferRequest"]["properties"]["outputs"]["items"]["properties"]["name"]["enum"] == list(
@@ -58,7 +59,7 @@ def test_the_file_names_the_tensors_and_headers_of_the_protocol() -> None:
     )
     assert set(prediction["properties"]) == set(protocol.OUTPUTS)
     assert set(prediction["properties"]) - set(prediction["required"]) == {protocol.EXPERT_PROBABILITIES}
-    assert set(turn["properties"]) == set(protocol.RAW_INPUTS)
+    assert set(turn["properties"]) == {*protocol.RAW_INPUTS, protocol.PREDICT}
     assert set(schemas["ResponseParameters"]["required"]) == {
         protocol.MODEL_VERSION,
         protocol.BUNDLE_DIGEST,
@@ -81,18 +82,18 @@ def test_a_servers_settings_and_model_are_filled_in_everywhere() -> None:
         "inputs": [{"name": "text", "shape": [-1]}, {"name": "text_embedding", "shape": [-1, 768]}],
         "properties": {"labels": ",".join(labels), "experts": ",".join(experts), "encoder_digest.text": "7" * 64},
     }
-    limits = Limits(request_bytes=1234, utterances=7, utterance_seconds=5.5)
+    limits = Limits(request_bytes=1234, utterances=9, utterance_seconds=5.5)
     document = build_document(limits, "feelings", metadata)
     validate(document)
     schemas, text = document["components"]["schemas"], json.dumps(document)
     for example_value in ('"mistere"', "joy", '"speech,text,cross_modal"', '"maxItems": 128', "8388608"):
         assert example_value in json.dumps(DOCUMENT) and example_value not in text
-    assert text.count('"maxItems": 7,') + text.count('"maxItems": 7}') == 6
+    assert text.count('"maxItems": 9,') + text.count('"maxItems": 9}') == 7
     for path in ("/v1/models/{model_name}:predict", "/v2/models/{model_name}/infer"):
         description = document["paths"][path]["post"]["description"]
-        assert "1234 bytes" in description and "7 utterances" in description and "5.5 s of audio" in description
+        assert "1234 bytes" in description and "9 utterances" in description and "5.5 s of audio" in description
     fields = schemas["PredictResponse"]["properties"]["predictions"]["items"]["properties"]
-    assert fields["label"]["items"] == {"enum": labels}
+    assert fields["label"]["items"] == {"enum": [*labels, ""]}
     assert fields["probabilities"]["items"]["maxItems"] == 3 and fields["expert_weights"]["items"]["maxItems"] == 4
     embedding = schemas["InferRequest"]["properties"]["inputs"]["items"]["oneOf"][5]["properties"]
     assert embedding["name"] == {"const": "text_embedding"}
@@ -141,7 +142,7 @@ def test_a_running_server_names_its_labels_widths_and_limits(server: Server) -> 
     validate(document)
     schemas = document["components"]["schemas"]
     fields = schemas["PredictResponse"]["properties"]["predictions"]["items"]["properties"]
-    assert fields["label"]["items"]["enum"] == LABELS
+    assert fields["label"]["items"]["enum"] == [*LABELS, ""]
     assert fields["probabilities"]["items"]["minItems"] == len(LABELS)
     assert "5 s of audio" in document["paths"]["/v2/models/{model_name}/infer"]["post"]["description"]
     assert (

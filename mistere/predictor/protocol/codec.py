@@ -9,7 +9,7 @@ import binascii
 import hashlib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _VERSION_LENGTH = 12
+_INPUTS = (*protocol.RAW_INPUTS, *protocol.EMBEDDING_MODALITY, protocol.PREDICT)
+_FLAGS = {b"true": True, b"True": True, b"false": False, b"False": False}
+"""The elements of a BYTES tensor ``predict``; clients in Python write the second spelling."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +71,13 @@ class DialogueRequest:
         turns: the utterances; empty with embeddings.
         embeddings: the embeddings; empty with turns.
         detail: whether the response holds the per-expert probabilities.
+        context: indices of the utterances that are not predicted.
     """
 
     turns: list[RequestTurn] = field(default_factory=list)
     embeddings: dict[str, np.ndarray] = field(default_factory=dict)
     detail: bool = False
+    context: frozenset[int] = frozenset()
 
     def __len__(self) -> int:
         """The number of utterances."""
@@ -158,27 +163,32 @@ def decode_request(request: InferRequest, model: EmotionModel, limits: Limits) -
         raise invalid(f"Unknown output {printable(sorted(unknown)[0])!r}; known: {', '.join(protocol.OUTPUTS)}.")
     tensors: dict[str, InferInput] = {}
     for tensor in request.inputs:
-        if tensor.name not in protocol.RAW_INPUTS and tensor.name not in protocol.EMBEDDING_MODALITY:
-            known = ", ".join((*protocol.RAW_INPUTS, *protocol.EMBEDDING_MODALITY))
+        if tensor.name not in _INPUTS:
+            known = ", ".join(_INPUTS)
             raise invalid(f"Unknown tensor {printable(tensor.name)!r}; known: {known}.")
         if tensor.name in tensors:
             raise invalid(f"The request has the tensor {tensor.name} twice.")
         tensors[tensor.name] = tensor
+    flags = tensors.pop(protocol.PREDICT, None)
     if not tensors:
-        raise invalid("The request has no input tensor.")
+        raise invalid(
+            "The request has no input tensor." if flags is None else "The request has no text, audio or embedding."
+        )
     detail = detail or protocol.EXPERT_PROBABILITIES in wanted
     embedded = [name for name in protocol.EMBEDDING_MODALITY if name in tensors]
     if embedded:
         if len(embedded) < len(tensors):
             raise invalid("A request has either embeddings or text and audio: send one or the other.")
-        return DialogueRequest(embeddings=_embeddings(tensors, parameters, model, limits), detail=detail)
+        embeddings = _embeddings(tensors, parameters, model, limits)
+        length = len(next(iter(embeddings.values())))
+        return DialogueRequest(embeddings=embeddings, detail=detail, context=_context(flags, length, limits))
     columns = {name: _bytes_column(tensor, limits) for name, tensor in tensors.items()}
     lengths = {len(column) for column in columns.values()}
     if len(lengths) > 1:
         raise invalid("All tensors must have one element for each utterance; their lengths differ.")
     turns = _turns(columns, lengths.pop())
     check_turns(turns, model)
-    return DialogueRequest(turns=turns, detail=detail)
+    return DialogueRequest(turns=turns, detail=detail, context=_context(flags, len(turns), limits))
 
 
 def _is_shape(shape: Sequence[Any], dimensions: int) -> bool:
@@ -215,6 +225,31 @@ def _data(tensor: InferInput) -> Any:
         return tensor.as_numpy()
     except Exception as error:
         raise invalid(f"The bytes of the tensor {tensor.name} do not match its shape.") from error
+
+
+def _context(tensor: InferInput | None, length: int, limits: Limits) -> frozenset[int]:
+    """The utterances that the tensor ``predict`` marks as context only."""
+    if tensor is None:
+        return frozenset()
+    if tensor.datatype not in ("BOOL", "BYTES"):
+        raise invalid("The tensor predict must have the datatype BOOL, or BYTES of true and false.")
+    values = _column_values(tensor)
+    check_length(len(values), limits)
+    if len(values) != length:
+        raise invalid(
+            f"The tensor predict must have one element for each of the {length} utterances; it has {len(values)}."
+        )
+    flags = [_flag(value, tensor.datatype) for value in values]
+    if None in flags:
+        raise invalid(f"Element {flags.index(None)} of the tensor predict is neither true nor false.")
+    return frozenset(index for index, flag in enumerate(flags) if not flag)
+
+
+def _flag(value: Any, datatype: str) -> bool | None:
+    """The truth value of an element; None if it is none."""
+    if datatype == "BOOL":
+        return value if isinstance(value, bool) else None
+    return _FLAGS.get(value.encode() if isinstance(value, str) else value) if isinstance(value, str | bytes) else None
 
 
 def _bytes_column(tensor: InferInput, limits: Limits) -> list[bytes]:
@@ -326,9 +361,22 @@ def with_all_experts(prediction: DialoguePrediction, experts: Sequence[str]) -> 
     return replace(prediction, expert_weights=weights, expert_probabilities=probabilities)
 
 
+def without_context(prediction: DialoguePrediction, context: Collection[int]) -> DialoguePrediction:
+    """Set the rows of utterances that are context only to zeros; ``modalities`` still says what was read of them."""
+    if not context:
+        return prediction
+    rows = sorted(context)
+    values = [prediction.probabilities.copy(), prediction.expert_weights.copy(), prediction.expert_probabilities.copy()]
+    for value in values:
+        value[rows] = 0
+    return replace(prediction, probabilities=values[0], expert_weights=values[1], expert_probabilities=values[2])
+
+
 def predicted_labels(prediction: DialoguePrediction, labels: Sequence[str]) -> list[str]:
-    """The most probable label of each utterance."""
-    return [labels[index] for index in prediction.probabilities.argmax(axis=-1).tolist()]
+    """The most probable label of each utterance; empty for an utterance that is context only, whose row is zeros."""
+    predicted = (prediction.probabilities.max(axis=-1) > 0).tolist()
+    most = prediction.probabilities.argmax(axis=-1).tolist()
+    return [labels[index] if one else "" for index, one in zip(most, predicted, strict=True)]
 
 
 def encode_response(

@@ -79,7 +79,8 @@ def _set_limits(document: dict[str, Any], limits: Limits) -> None:
     metadata["properties"] |= limits.stated() | formats.stated()
     schemas = document["components"]["schemas"]
     instances = schemas["PredictRequest"]["properties"]["instances"]
-    columns = [tensor["data"] for name, tensor in _tensors(schemas).items() if name in protocol.RAW_INPUTS]
+    raw = {*protocol.RAW_INPUTS, protocol.PREDICT}
+    columns = [tensor["data"] for name, tensor in _tensors(schemas).items() if name in raw]
     for array in (instances, instances["items"]["properties"]["utterances"], *columns):
         array["maxItems"] = limits.utterances
 
@@ -100,10 +101,10 @@ def _set_value_schemas(schemas: dict[str, Any], labels: Sequence[str], experts: 
         return
     for array in (fields[protocol.PROBABILITIES]["items"], by_expert["items"]["items"]):
         array |= {"minItems": len(labels), "maxItems": len(labels)}
-    fields[protocol.LABEL]["items"] = {"enum": list(labels)}
+    fields[protocol.LABEL]["items"] = {"enum": [*labels, ""]}
     for tensor in schemas["InferResponse"]["properties"]["outputs"]["items"]["oneOf"]:
         if tensor["properties"]["name"]["const"] == protocol.LABEL:
-            tensor["properties"]["data"]["items"] = {"enum": list(labels)}
+            tensor["properties"]["data"]["items"] = {"enum": [*labels, ""]}
 
 
 def _set_embeddings(document: dict[str, Any], metadata: Mapping[str, Any]) -> None:

@@ -44,7 +44,10 @@ def decode_v1(body: dict[str, Any], model: EmotionModel, limits: Limits) -> list
         check_length(total, limits)
         turns = [_turn(utterance, index) for index, utterance in enumerate(utterances)]
         check_turns(turns, model)
-        dialogues.append(DialogueRequest(turns=turns, detail=detail))
+        context = frozenset(
+            index for index, utterance in enumerate(utterances) if utterance.get(protocol.PREDICT) is False
+        )
+        dialogues.append(DialogueRequest(turns=turns, detail=detail, context=context))
     return dialogues
 
 
@@ -52,8 +55,14 @@ def _turn(utterance: Any, index: int) -> RequestTurn:
     if not isinstance(utterance, dict):
         raise invalid(f"Utterance {index} must be a JSON object.")
     for name, value in utterance.items():
+        if name == protocol.PREDICT:
+            if not isinstance(value, bool | None):
+                raise invalid(f"The field {name} of utterance {index} must be true or false.")
+            continue
         if name not in protocol.RAW_INPUTS:
-            raise invalid(f"Unknown field {printable(name)!r}; known: {', '.join(protocol.RAW_INPUTS)}.")
+            raise invalid(
+                f"Unknown field {printable(name)!r}; known: {', '.join((*protocol.RAW_INPUTS, protocol.PREDICT))}."
+            )
         if not isinstance(value, str | None):
             raise invalid(f"The field {name} of utterance {index} must be a string.")
     encoded = utterance.get(protocol.AUDIO)

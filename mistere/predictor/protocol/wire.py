@@ -152,13 +152,17 @@ def _requested(outputs: Any, binary: bool) -> list[RequestedOutput] | None:
 
 
 def read_raw(raw: bytes, datatype: str, name: str) -> list[bytes] | np.ndarray:
-    """Parse a tensor's raw bytes: little-endian float32, or elements that each follow their length (4 bytes)."""
+    """Parse a tensor's raw bytes: little-endian float32, booleans of a byte, or elements that each follow their length (4 bytes)."""
     if datatype.upper() == "FP32":
         if len(raw) % 4:
             raise invalid(f"The bytes of the tensor {printable(name)!r} are not whole FP32 numbers.")
         return np.frombuffer(raw, dtype="<f4")
+    if datatype.upper() == "BOOL":
+        if set(raw) - {0, 1}:
+            raise invalid(f"The bytes of the tensor {printable(name)!r} are not booleans (0 or 1).")
+        return np.frombuffer(raw, dtype=np.bool_)
     if datatype.upper() != "BYTES":
-        raise invalid(f"The tensor {printable(name)!r} must have the datatype BYTES or FP32.")
+        raise invalid(f"The tensor {printable(name)!r} must have the datatype BYTES, FP32 or BOOL.")
     elements: list[bytes] = []
     offset = 0
     while offset < len(raw):
@@ -208,6 +212,8 @@ def read_grpc(message: bytes) -> tuple[InferRequest, bool]:
             data = read_raw(raw[index], tensor.datatype, tensor.name)
         elif tensor.datatype.upper() == "FP32":
             data = np.array(tensor.contents.fp32_contents, dtype=np.float32)
+        elif tensor.datatype.upper() == "BOOL":
+            data = list(tensor.contents.bool_contents)
         else:
             data = list(tensor.contents.bytes_contents)
         parameters = read_grpc_parameters(tensor.parameters, "a tensor")

@@ -135,5 +135,5 @@ def _example(location: str) -> list[ConversationTurn]:
     for utterance in example.dialogue if example else []:
         recording = decode_recording(utterance.audio) if utterance.audio else None
         seconds = len(recording.wave) / recording.rate if recording else 0.0
-        turns.append(ConversationTurn(utterance.text, utterance.audio, seconds))
+        turns.append(ConversationTurn(utterance.text, utterance.audio, seconds, utterance.label is not None))
     return turns

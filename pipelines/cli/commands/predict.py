@@ -22,7 +22,8 @@ def predict(dialogue: str, url: str, model: str, as_json: bool = False) -> None:
     """Predict a dialogue file and print the answer.
 
     Args:
-        dialogue: JSON, a list of ``{"text": …, "audio": path}``; paths are relative to the file. The example of a bundle may
+        dialogue: JSON, a list of ``{"text": …, "audio": path}``, with ``"predict": false`` for an utterance that is context only;
+            paths are relative to the file. The example of a bundle may
             be at an ``s3://`` location.
         url: URL of the predictor.
         model: name of the model.
@@ -98,9 +99,9 @@ def _print(turns: Sequence[DialogueTurn], answer: EndpointPrediction) -> None:
     rows = [
         (
             str(index),
-            answer.predicted[index],
-            f"{answer.probabilities[index].max():.2f}",
-            *(f"{weight:.2f}" for weight in answer.expert_weights[index]),
+            answer.predicted[index] or "(context)",
+            f"{answer.probabilities[index].max():.2f}" if answer.predicted[index] else "",
+            *(f"{weight:.2f}" if answer.predicted[index] else "" for weight in answer.expert_weights[index]),
             answer.modalities[index],
             (turn.text or "")[:60],
         )

@@ -17,11 +17,12 @@ _MAX_CHARACTERS = 300
 
 @dataclass(frozen=True)
 class ConversationTurn:
-    """One utterance: text, encoded audio with its duration, or both."""
+    """One utterance: text, encoded audio with its duration, or both. With ``predict`` False it is context for the others only."""
 
     text: str | None = None
     audio: bytes | None = None
     seconds: float = 0.0
+    predict: bool = True
 
 
 @dataclass(frozen=True)

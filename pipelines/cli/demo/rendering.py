@@ -76,9 +76,9 @@ def show_conversation(conversation: Conversation) -> str:
             "text": turn.text,
             "seconds": f"{turn.seconds:.1f} s" if turn.audio else "",
             "heard": heard_by(turn, answer.modalities[index]),
-            "trusted": f"{most.name} {most.percent}" if most else "",
-            "label": answer.predicted[index],
-            "percent": percent(float(shares[index].max())),
+            "trusted": f"{most.name} {most.percent}" if most and answer.predicted[index] else "",
+            "label": answer.predicted[index] or "context",
+            "percent": percent(float(shares[index].max())) if answer.predicted[index] else "",
             "changed": f"was {change.before} until turn {change.by + 1}" if change else "",
         }
         turns.append(row)

@@ -432,6 +432,14 @@ def utterance(turn: int, text: str | None = "well", audio: bytes | None = None) 
     return Utterance(dialogue_id="d", turn=turn, label="joy", text=text, audio=audio, speaker="ann")
 
 
+def test_context_of_an_example_is_sent_as_context(tmp_path: Path) -> None:
+    dialogue = [replace(utterance(0, "How can I help?"), label=None), utterance(1, "I am furious.")]
+    write_example(tmp_path, Example(dialogue, np.full((2, 3), 1 / 3, np.float32)))
+    example = read_example(tmp_path)
+    assert example is not None and [turn.predict for turn in example.turns] == [False, True]
+    assert example.expected.sum(1).tolist() == pytest.approx([0, 1])
+
+
 def test_example_dialogue_round_trips(tmp_path: Path) -> None:
     dialogue = [
         utterance(0, "Zoë!", recorded()),
