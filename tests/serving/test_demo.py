@@ -201,6 +201,26 @@ def test_labels_that_a_later_turn_changed_are_marked() -> None:
     assert failed.turns == before.turns and "does not fit" in failed.trouble
 
 
+def test_a_context_turn_has_no_emotion() -> None:
+    def ask(turns: Sequence[ConversationTurn]) -> EndpointPrediction:
+        answer = prediction(len(turns))
+        flags = np.array([[turn.predict] for turn in turns])
+        return replace(
+            answer,
+            predicted=[label if turn.predict else "" for label, turn in zip(answer.predicted, turns, strict=True)],
+            probabilities=answer.probabilities * flags,
+            expert_weights=answer.expert_weights * flags,
+        )
+
+    from pipelines.cli.demo.page import added
+
+    first = added(Conversation(), "How can I help?", None, ask, predict=False)
+    assert first.turns == (ConversationTurn("How can I help?", predict=False),)
+    talk = rendering.show_conversation(added(first, "How dare you!", None, ask))
+    assert talk.count("<b>context</b><span></span>") == 1 and talk.count("<b>joy</b>") == 1
+    assert talk.count("trusted most") == 1 and "m-chosen" not in rendering.show_timeline(first)
+
+
 def test_a_rejected_turn_is_not_added() -> None:
     def refuse(turns: Sequence[ConversationTurn]) -> EndpointPrediction:
         raise EndpointError("http://x answered 413: the request\nis too large.", "413")

@@ -60,6 +60,7 @@ def build_page(ask: Ask, destination: str, example: Sequence[ConversationTurn] =
                     editable=False,
                     elem_id="sound",
                 )
+                context = gr.Checkbox(label="Context only: do not predict this turn", elem_id="context")
                 trouble = gr.HTML(rendering.show_trouble(Conversation()), apply_default_css=False, elem_id="trouble")
                 add = gr.Button("Add turn", variant="primary", elem_id="add")
                 with gr.Row():
@@ -77,22 +78,24 @@ def build_page(ask: Ask, destination: str, example: Sequence[ConversationTurn] =
             show = (rendering.show_trouble, rendering.show_last, rendering.show_timeline, rendering.show_conversation)
             return [conversation, *(render(conversation) for render in show)]
 
-        def on_add(conversation: Conversation, text: str | None, recording: str | None) -> list[object]:
-            after = guarded(conversation, lambda: added(conversation, text, recording, ask))
-            remaining_input = (text, None) if after.trouble else (None, None)
+        def on_add(
+            conversation: Conversation, text: str | None, recording: str | None, context_only: bool
+        ) -> list[object]:
+            after = guarded(conversation, lambda: added(conversation, text, recording, ask, predict=not context_only))
+            remaining_input = (text, None, context_only) if after.trouble else (None, None, False)
             return [*shown(after), *remaining_input]
 
         def on_remove(conversation: Conversation) -> list[object]:
             return shown(guarded(conversation, lambda: judged(conversation, conversation.turns[:-1], ask)))
 
         def on_clear() -> list[object]:
-            return [*shown(Conversation()), None, None]
+            return [*shown(Conversation()), None, None, False]
 
         def on_example(conversation: Conversation) -> list[object]:
             return shown(guarded(conversation, lambda: played(conversation, example, ask)))
 
         results = [state, trouble, last, timeline, talk]
-        entered = [words, sound]
+        entered = [words, sound, context]
         for trigger in (add.click, words.submit):
             trigger(on_add, [state, *entered], [*results, *entered], api_visibility="private", show_progress="minimal")
         remove.click(on_remove, state, results, api_visibility="private", show_progress="minimal")
@@ -102,7 +105,9 @@ def build_page(ask: Ask, destination: str, example: Sequence[ConversationTurn] =
     return page
 
 
-def added(before: Conversation, text: str | None, recording: str | None, ask: Ask) -> Conversation:
+def added(
+    before: Conversation, text: str | None, recording: str | None, ask: Ask, *, predict: bool = True
+) -> Conversation:
     """Return the conversation with one more turn.
 
     Args:
@@ -110,12 +115,13 @@ def added(before: Conversation, text: str | None, recording: str | None, ask: As
         text: the typed text.
         recording: path of the recording; the file is deleted.
         ask: maps turns to the model's prediction.
+        predict: whether the turn is predicted, rather than context for the others only.
     """
     words = (text or "").strip()
     audio, seconds = take_recording(Path(recording)) if recording else (None, 0.0)
     if not words and not audio:
         return troubled(before, "Type what is said, or record it.")
-    return judged(before, (*before.turns, ConversationTurn(words or None, audio, seconds)), ask)
+    return judged(before, (*before.turns, ConversationTurn(words or None, audio, seconds, predict)), ask)
 
 
 def guarded(before: Conversation, change: Callable[[], Conversation]) -> Conversation:
