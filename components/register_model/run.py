@@ -170,6 +170,7 @@ def assemble(
         shutil.copytree(report.path / "example", folder / "example")
     used = [one for one in encoders if one.manifest.modality in bundled]
     return ModelBundle(
+        schema_version=2,  # that of releases before `vectors`, which read this bundle too
         name=config.model_name,
         labels=model.manifest.labels,
         experts=model.manifest.experts,

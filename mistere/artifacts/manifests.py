@@ -327,17 +327,24 @@ class ModelBundle(Manifest):
 
     Further files: ``README.md`` (the model card), ``MLmodel`` (the signature), ``bundle.json`` (these fields, so that a
     signature of the files covers them), the data's profile, and an example dialogue with its expected answer.
+
+    A model that ``mistere register`` made has no encoders: ``vectors`` says what made the vectors that it takes.
     """
 
     outside_digest: ClassVar[frozenset[str]] = Manifest.outside_digest | {"provenance"}
     foreign_files: ClassVar[frozenset[str]] = frozenset({"registered_model_meta"})
     """MLflow writes it when it loads a version that an earlier release registered, whose source is the bundle's own folder."""
 
-    schema_version: int = 2
+    schema_version: int = 3
     name: str
     labels: list[str]
     experts: list[str]
     encoders: dict[Segment, EncoderDescription]
+    vectors: dict[Segment, EncoderIdentity] = Field(
+        default_factory=dict,
+        exclude_if=lambda vectors: not vectors,  # bundles with encoders keep their digests
+        description="For a model without encoders: by modality, what made the vectors; without a digest if unknown.",
+    )
     temperature: float
     test_digest: str
     metrics: dict[str, float]

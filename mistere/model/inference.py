@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from mistere.artifacts.bundle_location import split_bundle_location
 from mistere.artifacts.io import open_artifact
 from mistere.artifacts.manifests import ModelBundle
 from mistere.artifacts.object_store import open_store
@@ -38,8 +37,6 @@ __all__ = [
     "UtteranceInput",
     "load_bundle",
 ]
-
-_LOCATION = re.compile(r"^(?P<store>.+)/artifacts/ModelBundle/(?P<digest>[0-9a-f]{64})$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +177,8 @@ class EmotionModel(DialogueModel):
         bundle: the bundle's manifest.
         labels: label names, in the order of the probabilities.
         experts: expert names, in the order of the weights.
-        encoder_digests: per modality.
+        encoder_digests: per modality that is read raw; empty for a model that takes vectors only.
+        vector_digests: per modality, the encoder that made the vectors; an empty text where it is unknown.
         dimensions: embedding width per modality.
     """
 
@@ -189,6 +187,7 @@ class EmotionModel(DialogueModel):
         self.bundle = bundle
         self.labels, self.experts = list(bundle.labels), list(bundle.experts)
         self.encoder_digests = {name: encoder.identity.digest for name, encoder in bundle.encoders.items()}
+        self.vector_digests = self.encoder_digests or {name: made.digest for name, made in bundle.vectors.items()}
 
     @property
     def context_mode(self) -> Literal["full", "causal"]:
@@ -205,13 +204,11 @@ def load_bundle(location: str, *, int8: bool = False) -> EmotionModel:
 
     Raises:
         ArtifactError: it is missing, incomplete or damaged; the message names the file.
+        UsageError: it is no bundle's location.
     """
-    absolute = location if location.startswith("s3://") else str(Path(location).resolve())
-    match = _LOCATION.match(absolute.rstrip("/"))
-    if match is None:
-        raise ArtifactError(f"{location} is not a bundle: name <store>/artifacts/ModelBundle/<digest>.")
-    store = open_store(match["store"])
-    opened = open_artifact(store, ModelBundle, match["digest"])
+    root, digest = split_bundle_location(location)
+    store = open_store(root)
+    opened = open_artifact(store, ModelBundle, digest)
     verify_bundle(store, opened)
     bundle = opened.manifest
     embedders = {
@@ -239,6 +236,8 @@ def _disagreement(bundle: ModelBundle, mixture: MixtureOfExperts, embedders: Map
         )
     if bundle.experts != mixture.experts:
         return "it names other experts than its mixture has"
+    if bundle.vectors and not embedders:
+        return "" if bundle.vectors.keys() == mixture.dimensions.keys() else "its vectors are not those of its mixture"
     widths = {name: embedder.dimension for name, embedder in embedders.items()}
     if widths != mixture.dimensions or any(
         (implicit := IMPLICIT_KINDS.get(name)) and embedder.kind.name != implicit

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from mistere.common.errors import UsageError
-from mistere.model.inference import EmotionModel, load_bundle
+from mistere.model.inference import DialoguePrediction, EmotionModel, load_bundle
 from mistere.predictor.errors import RequestError
 from mistere.predictor.protocol.codec import (
     DialogueRequest,
     RequestTurn,
     check_turns,
+    check_vectors,
     predicted_labels,
     response_parameters,
     script_warning,
     with_all_experts,
     without_context,
 )
+from mistere.serving import protocol
 from mistere.serving.client import EndpointPrediction
-from mistere.serving.dialogue import AnyUtterance, dialogue_turns
+from mistere.serving.dialogue import AnyUtterance, dialogue_content
+from mistere.serving.vectors import VectorDialogue
 
 
 class LoadedModel:
@@ -37,34 +40,73 @@ class LoadedModel:
         """Label names, in the order of the probabilities."""
         return list(self._model.labels)
 
-    def predict(self, dialogue: Sequence[AnyUtterance], *, detail: bool = False) -> EndpointPrediction:
+    @property
+    def vectors(self) -> list[str]:
+        """The modalities of a model that takes vectors only; empty for a model with encoders."""
+        return [] if self._model.encoder_digests else protocol.in_order(self._model.vector_digests)
+
+    def encoder_digest(self, modalities: Iterable[str]) -> str:
+        """The digests of the encoders that made the vectors of some modalities, as a request names them."""
+        digests = [self._model.vector_digests.get(name, "") for name in protocol.in_order(modalities)]
+        return protocol.join_names(filter(None, digests))
+
+    def predict(
+        self, dialogue: Sequence[AnyUtterance], *, detail: bool = False, encoder_digest: str = ""
+    ) -> EndpointPrediction:
         """Predict one dialogue, with the same numbers as the endpoint's answer.
 
         Args:
             dialogue: its utterances in order; see :data:`mistere.serving.dialogue.AnyUtterance`.
             detail: return the probabilities of each expert, too.
+            encoder_digest: names the encoders of vectors, if the model knows them.
 
         Raises:
             UsageError: the dialogue is malformed or has nothing that the model reads, or an audio file does not exist.
             AudioDecodeError: the audio of an utterance does not decode.
         """
-        given = dialogue_turns(dialogue)
-        turns = [RequestTurn(text=turn.text, audio=turn.audio) for turn in given]
+        content = dialogue_content(dialogue, encoder_digest=encoder_digest)
+        if isinstance(content, VectorDialogue):
+            return self.predict_vectors(content, detail=detail)
+        turns = [RequestTurn(text=turn.text, audio=turn.audio) for turn in content]
         try:
             check_turns(turns, self._model)
         except RequestError as error:
             raise UsageError(error.message) from error
-        (prediction,) = self._model.predict([turns])
-        context = [index for index, turn in enumerate(given) if not turn.predict]
-        prediction = without_context(with_all_experts(prediction, self._model.experts), context)
+        context = [index for index, turn in enumerate(content) if not turn.predict]
         warnings, _ = script_warning([DialogueRequest(turns=turns)], self._model)
+        return self._answer(self._model.predict([turns]), detail, context, warnings)
+
+    def predict_vectors(self, dialogue: VectorDialogue, *, detail: bool = False) -> EndpointPrediction:
+        """Predict one dialogue given as vectors.
+
+        Args:
+            dialogue: its vectors.
+            detail: return the probabilities of each expert, too.
+
+        Raises:
+            UsageError: the vectors are not those that the model takes.
+        """
+        try:
+            vectors = check_vectors(dialogue.vectors, dialogue.encoder_digest, self._model)
+        except RequestError as error:
+            raise UsageError(error.message) from error
+        return self._answer(self._model.predict_embeddings([vectors]), detail)
+
+    def _answer(
+        self,
+        predictions: Sequence[DialoguePrediction],
+        detail: bool,
+        context: Sequence[int] = (),
+        warnings: Mapping[str, str] | None = None,
+    ) -> EndpointPrediction:
+        prediction = without_context(with_all_experts(predictions[0], self._model.experts), context)
         return EndpointPrediction(
             predicted=predicted_labels(prediction, self._model.labels),
             probabilities=prediction.probabilities,
             expert_weights=prediction.expert_weights,
             expert_probabilities=prediction.expert_probabilities if detail else None,
             modalities=list(prediction.modalities),
-            parameters={**response_parameters(self._model), **warnings},
+            parameters={**response_parameters(self._model), **(warnings or {})},
         )
 
 

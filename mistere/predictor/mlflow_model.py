@@ -5,13 +5,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mistere.artifacts.bundle_reference import REFERENCE_FILE, BundleReference
 from mistere.common.errors import UsageError
 from mistere.predictor.in_process import LoadedModel, load
+from mistere.serving import protocol
+from mistere.serving.client import EndpointPrediction
+from mistere.serving.vectors import read_vectors
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -36,7 +40,8 @@ class DialogueTableModel:
         """Predict each dialogue of a table, with the same numbers as the endpoint's answer.
 
         Args:
-            model_input: a row per utterance with ``text`` (a string), ``audio`` (the bytes of an audio file), or both. Rows with equal
+            model_input: a row per utterance with ``text`` (a string), ``audio`` (the bytes of an audio file), or both; for a model that
+                takes vectors, with ``text_embedding`` and so on (a list of numbers; missing where the utterance lacks it). Rows with equal
                 ``dialogue_id`` are one dialogue, in the order of ``turn``. Without ``dialogue_id`` the table is one dialogue; without
                 ``turn`` the order of the rows counts. Other columns are ignored.
             params: not used; MLflow passes it.
@@ -51,15 +56,18 @@ class DialogueTableModel:
         """
         import pandas
 
-        if not isinstance(model_input, pandas.DataFrame) or not {TEXT, AUDIO} & set(model_input.columns):
-            raise UsageError(f"the input is a table with a row per utterance and a column {TEXT} or {AUDIO}, or both.")
+        columns = [protocol.embedding_name(name) for name in self._model.vectors] or [TEXT, AUDIO]
+        if not isinstance(model_input, pandas.DataFrame) or not set(columns) & set(model_input.columns):
+            raise UsageError(
+                f"the input is a table with a row per utterance and a column {' or '.join(columns)}"
+                f"{', or both' if len(columns) == 2 else ''}."
+            )
         if model_input.empty:
             raise UsageError("the table has no rows.")
         rows: dict[int, dict[str, Any]] = {}
         for name, positions in _dialogues(model_input).items():
-            turns = [_utterance(model_input, position) for position in positions]
             try:
-                prediction = self._model.predict(turns)
+                prediction = self._prediction(model_input, positions, columns)
             except UsageError as error:
                 raise UsageError(f"dialogue {name}: {error}" if name else str(error)) from error
             for index, position in enumerate(positions):
@@ -70,6 +78,14 @@ class DialogueTableModel:
                     "modalities_used": prediction.modalities[index],
                 }
         return pandas.DataFrame([rows[position] for position in range(len(model_input))], index=model_input.index)
+
+    def _prediction(self, table: DataFrame, positions: Sequence[int], columns: Sequence[str]) -> EndpointPrediction:
+        if not self._model.vectors:
+            return self._model.predict([_utterance(table, position) for position in positions])
+        dialogue = read_vectors([_vectors(table, position, columns) for position in positions])
+        return self._model.predict_vectors(
+            replace(dialogue, encoder_digest=self._model.encoder_digest(dialogue.vectors))
+        )
 
 
 def _dialogues(table: DataFrame) -> dict[str, list[int]]:
@@ -107,6 +123,16 @@ def _utterance(table: DataFrame, position: int) -> dict[str, Any]:
             )
         utterance[column] = None if missing else value
     return utterance
+
+
+def _vectors(table: DataFrame, position: int, columns: Sequence[str]) -> dict[str, Any]:
+    """The vectors of one row; a modality that it lacks is left out."""
+    vectors: dict[str, Any] = {}
+    for column in columns:
+        value = table[column].iloc[position] if column in table.columns else None
+        if value is not None and not (isinstance(value, float) and value != value):
+            vectors[column] = value
+    return vectors
 
 
 def _load_pyfunc(path: str) -> DialogueTableModel:

@@ -91,6 +91,14 @@ def _one_second() -> bytes:
     return file.getvalue()
 
 
+def _predict_once(model: EmotionModel) -> None:
+    """Predict one utterance, with encoders where the model has some."""
+    if model.encoder_digests:
+        model.predict([[RequestTurn(text="Hello.", audio=_one_second())]])
+    else:
+        model.predict_embeddings([{name: np.zeros((1, width), np.float32) for name, width in model.dimensions.items()}])
+
+
 def _with_clips(dialogue: DialogueRequest, clips: dict[int, bytes]) -> DialogueRequest:
     """Add recordings to turns of a dialogue.
 
@@ -162,7 +170,7 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         start = time.perf_counter()
         model = self._load_bundle(self._settings.bundle)
         for queue in (self.batcher, self._slices):
-            queue.warm_up(lambda: model.predict([[RequestTurn(text="Hello.", audio=_one_second())]]))
+            queue.warm_up(lambda: _predict_once(model))
         from mistere.predictor.encoding.encoder import CachedEncoder
 
         self._encoder = CachedEncoder(model, self._limits, self._pace)
@@ -355,7 +363,7 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
     def _observe(
         self, predictions: Sequence[DialoguePrediction], model: EmotionModel, identity: str, seconds: float
     ) -> None:
-        known, experts = sorted(model.encoder_digests), expert_names(model.experts)
+        known, experts = sorted(model.vector_digests), expert_names(model.experts)
         counted: Counter[str] = Counter()
         for prediction in predictions:
             predicted = predicted_labels(prediction, model.labels)
@@ -372,11 +380,12 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
 
     def get_input_types(self) -> list[dict[str, Any]]:
         """The inputs for the metadata endpoints; -1 stands for the number of utterances."""
-        types = [{"name": name, "datatype": "BYTES", "shape": [-1]} for name in protocol.RAW_INPUTS]
+        raw = protocol.RAW_INPUTS if self.loaded.encoder_digests else ()
+        types: list[dict[str, Any]] = [{"name": name, "datatype": "BYTES", "shape": [-1]} for name in raw]
         types.append({"name": protocol.PREDICT, "datatype": "BOOL", "shape": [-1]})
-        for name, modality in protocol.EMBEDDING_MODALITY.items():
-            if modality in self.loaded.dimensions:
-                types.append({"name": name, "datatype": "FP32", "shape": [-1, self.loaded.dimensions[modality]]})
+        for modality in protocol.in_order(self.loaded.dimensions):
+            width = self.loaded.dimensions[modality]
+            types.append({"name": protocol.embedding_name(modality), "datatype": "FP32", "shape": [-1, width]})
         return types
 
     def get_output_types(self) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ import struct
 import tempfile
 import time
 import wave
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -33,6 +33,7 @@ from mistere.registry.run_logging import (
     short_digest,
     storing,
 )
+from mistere.serving.protocol import embedding_name
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
@@ -114,7 +115,8 @@ def _describe(folder: Path, bundle: Path, model_id: str, run_id: str, modalities
     model.run_id = run_id
     model.utc_time_created = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
     model.flavors.setdefault("python_function", {})["python_version"] = platform.python_version()
-    table = _example(modalities)
+    vectors = (model.metadata or {}).get("vectors") or {}
+    table = _vectors_example(vectors) if vectors else _example(modalities)
     (folder / _EXAMPLE_FILE).write_text(json.dumps(table), encoding="utf-8")
     (folder / _SERVING_EXAMPLE_FILE).write_text(json.dumps({"dataframe_split": table}, indent=1), encoding="utf-8")
     model.saved_input_example_info = {
@@ -131,6 +133,16 @@ def _example(modalities: Sequence[str]) -> dict[str, list[object]]:
     audio = base64.b64encode(_tone()).decode() if "speech" in modalities else None
     rows = [["example", turn, text, audio] for turn, text in enumerate(_EXAMPLE_TURNS)]
     return {"columns": ["dialogue_id", "turn", "text", "audio"], "data": [*rows]}
+
+
+def _vectors_example(widths: Mapping[str, int]) -> dict[str, list[object]]:
+    """A dialogue of zero vectors as MLflow stores a table.
+
+    Args:
+        widths: numbers of a vector, by modality.
+    """
+    rows = [["example", turn, *([0.0] * width for width in widths.values())] for turn in range(len(_EXAMPLE_TURNS))]
+    return {"columns": ["dialogue_id", "turn", *map(embedding_name, widths)], "data": [*rows]}
 
 
 def _tone() -> bytes:

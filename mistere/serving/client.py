@@ -17,6 +17,7 @@ import numpy as np
 from mistere.common.errors import MistereError, UsageError
 from mistere.common.parsing.documents import load_json
 from mistere.serving import protocol
+from mistere.serving.vectors import VectorDialogue
 
 
 class Utterance(Protocol):
@@ -142,13 +143,20 @@ class DialogueClient:
             self._model_name = str(names[0])
         return self._model_name
 
-    def predict_rest(self, dialogue: Sequence[Utterance], detail: bool = False) -> EndpointPrediction:
+    def predict_rest(self, dialogue: Sequence[Utterance] | VectorDialogue, detail: bool = False) -> EndpointPrediction:
         """Predict by REST (V2), with tensors as JSON.
 
         Raises:
             EndpointError: the endpoint did not answer, or answered with an error.
         """
         inputs: list[dict[str, Any]] = []
+        parameters: dict[str, str | bool] = {protocol.DETAIL: detail}
+        if isinstance(dialogue, VectorDialogue):
+            parameters |= dialogue.parameters
+            inputs += [
+                {"name": name, "datatype": "FP32", "shape": list(rows.shape), "data": _numbers(rows)}
+                for name, rows in dialogue.ordered.items()
+            ]
         for name, values in _columns(dialogue).items():
             tensor: dict[str, Any] = {"name": name, "datatype": "BYTES", "shape": [len(values)]}
             if name == protocol.AUDIO:
@@ -159,7 +167,7 @@ class DialogueClient:
             inputs.append(tensor)
         if flags := _flags(dialogue):
             inputs.append({"name": protocol.PREDICT, "datatype": "BOOL", "shape": [len(flags)], "data": flags})
-        body = {"inputs": inputs, "parameters": {protocol.DETAIL: detail}}
+        body = {"inputs": inputs, "parameters": parameters}
         content = self._json(self._request("POST", f"/v2/models/{self.model_name}/infer", body).content)
         fields = {
             output["name"]: np.array(
@@ -194,7 +202,7 @@ class DialogueClient:
         }
         return _prediction(fields, content.get("parameters", {}), content.get("id", ""))
 
-    def predict_grpc(self, dialogue: Sequence[Utterance], detail: bool = False) -> EndpointPrediction:
+    def predict_grpc(self, dialogue: Sequence[Utterance] | VectorDialogue, detail: bool = False) -> EndpointPrediction:
         """Predict by gRPC (V2), with tensors as raw bytes.
 
         Raises:
@@ -207,10 +215,15 @@ class DialogueClient:
 
         if self.grpc_target is None:
             raise EndpointError("the client has no gRPC address: set grpc_target.")
+        columns = {name: ("BYTES", np.array(values, dtype=object)) for name, values in _columns(dialogue).items()}
+        parameters: dict[str, str | bool] = {protocol.DETAIL: detail}
+        if isinstance(dialogue, VectorDialogue):
+            parameters |= dialogue.parameters
+            columns = {name: ("FP32", rows.astype(np.float32)) for name, rows in dialogue.ordered.items()}
         inputs = []
-        for name, values in _columns(dialogue).items():
-            tensor = InferInput(name, [len(values)], "BYTES")
-            tensor.set_data_from_numpy(np.array(values, dtype=object), binary_data=True)
+        for name, (datatype, array) in columns.items():
+            tensor = InferInput(name, list(array.shape), datatype)
+            tensor.set_data_from_numpy(array, binary_data=True)
             tensor.parameters = None
             inputs.append(tensor)
         if flags := _flags(dialogue):
@@ -218,7 +231,7 @@ class DialogueClient:
             tensor.set_data_from_numpy(np.array(flags), binary_data=True)
             tensor.parameters = None
             inputs.append(tensor)
-        request = InferRequest(self.model_name, inputs, parameters={protocol.DETAIL: detail})
+        request = InferRequest(self.model_name, inputs, parameters=parameters)
         with grpc.insecure_channel(self.grpc_target) as channel:
             try:
                 message = GRPCInferenceServiceStub(channel).ModelInfer(request.to_grpc(), timeout=self._timeout)
@@ -268,8 +281,15 @@ def _sentence(content: bytes) -> str:
         return content[:200].decode(errors="replace")
 
 
-def _columns(dialogue: Sequence[Utterance]) -> dict[str, list[bytes]]:
+def _numbers(rows: np.ndarray) -> list[float | None]:
+    """The numbers of a matrix, row after row; None for NaN, which JSON lacks."""
+    return [None if value != value else value for value in rows.astype(np.float32).ravel().tolist()]
+
+
+def _columns(dialogue: Sequence[Utterance] | VectorDialogue) -> dict[str, list[bytes]]:
     """Tensor → one element per utterance, empty if the utterance has none. Tensors without any element are omitted."""
+    if isinstance(dialogue, VectorDialogue):
+        return {}
     columns = {
         protocol.TEXT: [(utterance.text or "").encode() for utterance in dialogue],
         protocol.AUDIO: [utterance.audio or b"" for utterance in dialogue],
@@ -281,8 +301,10 @@ def _is_predicted(utterance: Utterance) -> bool:
     return getattr(utterance, "predict", True) is not False
 
 
-def _flags(dialogue: Sequence[Utterance]) -> list[bool]:
+def _flags(dialogue: Sequence[Utterance] | VectorDialogue) -> list[bool]:
     """Whether each utterance is predicted; empty if all are, which is what a request says that leaves it out."""
+    if isinstance(dialogue, VectorDialogue):
+        return []
     flags = [_is_predicted(utterance) for utterance in dialogue]
     return [] if all(flags) else flags
 

@@ -9,9 +9,11 @@ from typing import Any
 
 from mistere.common.errors import UsageError
 from mistere.serving.client import Utterance
+from mistere.serving.vectors import VectorDialogue, holds_vectors, read_vectors
 
 AnyUtterance = str | Mapping[str, Any] | Utterance
-"""A transcript; a mapping with ``text`` and ``audio`` (a path, or the bytes of an audio file); or an object with both.
+"""A transcript; a mapping with ``text`` and ``audio`` (a path, or the bytes of an audio file); an object with both; or, for a model
+that takes vectors, a mapping with ``text_embedding``, ``speech_embedding`` and so on.
 
 With ``predict`` False, a mapping or an object is context for its neighbours only.
 """
@@ -27,6 +29,24 @@ class DialogueTurn:
     text: str | None = None
     audio: bytes | None = None
     predict: bool = True
+
+
+def dialogue_content(
+    dialogue: Sequence[AnyUtterance], directory: Path = Path(), encoder_digest: str = ""
+) -> list[DialogueTurn] | VectorDialogue:
+    """The utterances with their audio read, or their vectors.
+
+    Args:
+        dialogue: the utterances, in order.
+        directory: the directory that relative paths of audio files start from.
+        encoder_digest: names the encoders of vectors; empty where the model does not know them.
+
+    Raises:
+        UsageError: the dialogue is empty, an utterance has another form, or an audio file does not exist.
+    """
+    if not isinstance(dialogue, str | bytes) and holds_vectors(dialogue):
+        return read_vectors(dialogue, encoder_digest)
+    return dialogue_turns(dialogue, directory)
 
 
 def dialogue_turns(dialogue: Sequence[AnyUtterance], directory: Path = Path()) -> list[DialogueTurn]:

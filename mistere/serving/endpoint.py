@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mistere.serving.client import DialogueClient, EndpointPrediction
-from mistere.serving.dialogue import AnyUtterance, dialogue_turns
+from mistere.serving.dialogue import AnyUtterance, dialogue_content
 
 
 class Endpoint:
@@ -18,18 +18,21 @@ class Endpoint:
     def __init__(self, client: DialogueClient) -> None:
         self._client = client
 
-    def predict(self, dialogue: Sequence[AnyUtterance], *, detail: bool = False) -> EndpointPrediction:
+    def predict(
+        self, dialogue: Sequence[AnyUtterance], *, detail: bool = False, encoder_digest: str = ""
+    ) -> EndpointPrediction:
         """Predict one dialogue.
 
         Args:
             dialogue: its utterances in order; see :data:`mistere.serving.dialogue.AnyUtterance`.
             detail: return the probabilities of each expert, too.
+            encoder_digest: names the encoders of vectors, if the model knows them.
 
         Raises:
             UsageError: the dialogue is malformed, or an audio file does not exist.
             EndpointError: there is no answer, or the endpoint refuses the request.
         """
-        return self._client.predict_rest(dialogue_turns(dialogue), detail=detail)
+        return self._client.predict_rest(dialogue_content(dialogue, encoder_digest=encoder_digest), detail=detail)
 
 
 def connect(

@@ -1,6 +1,6 @@
 """The example dialogue of a bundle: a test dialogue with the offline evaluation's probabilities, for testing a deployment.
 
-``example/dialogue.json`` has the form that ``mistere predict --dialogue`` reads, with audio files beside it.
+``example/dialogue.json`` has the form that ``mistere predict --dialogue`` reads, with audio files beside it, or with vectors in it.
 ``example/expected.json`` holds the probabilities.
 """
 
@@ -24,6 +24,7 @@ from mistere.data.audio import AudioError, decode_recording, encode_flac
 from mistere.data.dataset import Utterance
 from mistere.serving import protocol
 from mistere.serving.dialogue import DialogueTurn
+from mistere.serving.vectors import VectorDialogue, read_vectors
 
 FOLDER = "example"
 DIALOGUE, EXPECTED = f"{FOLDER}/dialogue.json", f"{FOLDER}/expected.json"
@@ -33,17 +34,19 @@ _EXTENSIONS = {b"RIFF": "wav", b"RF64": "wav", b"fLaC": "flac", b"OggS": "ogg"}
 
 @dataclass(frozen=True)
 class Example:
-    """A dialogue of n utterances and its offline probabilities ``[n, C]``.
+    """A dialogue of n utterances, or their vectors, and its offline probabilities ``[n, C]``.
 
     An utterance whose label is None is context only; its expected row is zeros.
     """
 
-    dialogue: list[Utterance]
+    dialogue: list[Utterance] | VectorDialogue
     expected: np.ndarray
 
     @property
-    def turns(self) -> list[DialogueTurn]:
+    def turns(self) -> list[DialogueTurn] | VectorDialogue:
         """The dialogue as it is sent."""
+        if isinstance(self.dialogue, VectorDialogue):
+            return self.dialogue
         return [DialogueTurn(one.text, one.audio, one.label is not None) for one in self.dialogue]
 
 
@@ -77,6 +80,15 @@ def sendable(dialogue: Sequence[Utterance]) -> list[Utterance] | None:
 def write_example(folder: Path, example: Example) -> None:
     """Write the dialogue, its audio and the expected probabilities below ``folder``."""
     (folder / FOLDER).mkdir()
+    expected = example.expected
+    if not isinstance(example.dialogue, VectorDialogue):
+        predicted = np.array([utterance.label is not None for utterance in example.dialogue])
+        expected = np.where(predicted[:, None], expected, 0)
+    probabilities = [[float(f"{value:.9g}") for value in row] for row in expected.tolist()]
+    (folder / EXPECTED).write_text(json.dumps({"probabilities": probabilities}), encoding="utf-8")
+    if isinstance(example.dialogue, VectorDialogue):
+        (folder / DIALOGUE).write_text(json.dumps(example.dialogue.document()), encoding="utf-8")
+        return
     rows = []
     for turn, utterance in enumerate(example.dialogue):
         row: dict[str, Any] = {"text": utterance.text} if utterance.text else {}
@@ -87,10 +99,6 @@ def write_example(folder: Path, example: Example) -> None:
             (folder / FOLDER / row["audio"]).write_bytes(utterance.audio)
         rows.append(row)
     (folder / DIALOGUE).write_text(json.dumps(rows, indent=1, ensure_ascii=False), encoding="utf-8")
-    predicted = np.array([utterance.label is not None for utterance in example.dialogue])
-    expected = np.where(predicted[:, None], example.expected, 0)
-    probabilities = [[float(f"{value:.9g}") for value in row] for row in expected.tolist()]
-    (folder / EXPECTED).write_text(json.dumps({"probabilities": probabilities}), encoding="utf-8")
 
 
 def read_example(folder: Path) -> Example | None:
@@ -104,19 +112,10 @@ def read_example(folder: Path) -> Example | None:
     try:
         rows = read_json(folder / DIALOGUE)
         expected = np.array(read_json(folder / EXPECTED)["probabilities"], np.float32)
-        dialogue = [
-            Utterance(
-                dialogue_id="example",
-                turn=turn,
-                label=None if row.get("predict") is False else "",
-                text=_text(row.get("text")),
-                audio=_audio(folder / FOLDER, row["audio"]) if "audio" in row else None,
-            )
-            for turn, row in enumerate(rows)
-        ]
+        dialogue = _vectors(rows) if isinstance(rows, dict) else _utterances(rows, folder)
         if expected.ndim != 2 or len(expected) != len(dialogue) or not np.isfinite(expected).all():
             raise ValueError("expected a row of probabilities for each utterance")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, UsageError) as error:
         raise ArtifactError(
             f"{folder / FOLDER} does not hold an example dialogue", "run the pipeline again to make a new bundle"
         ) from error
@@ -143,6 +142,23 @@ def local_example(location: str) -> Path:
     if not file.is_file():
         raise ArtifactError(f"the bundle {digest[:12]} has no example dialogue", "name a file of your own")
     return file
+
+
+def _vectors(document: dict[str, Any]) -> VectorDialogue:
+    return read_vectors(document["utterances"], str(document.get(protocol.ENCODER_DIGEST, "")))
+
+
+def _utterances(rows: list[dict[str, Any]], folder: Path) -> list[Utterance]:
+    return [
+        Utterance(
+            dialogue_id="example",
+            turn=turn,
+            label=None if row.get("predict") is False else "",
+            text=_text(row.get("text")),
+            audio=_audio(folder / FOLDER, row["audio"]) if "audio" in row else None,
+        )
+        for turn, row in enumerate(rows)
+    ]
 
 
 def _audio(folder: Path, name: str) -> bytes:

@@ -17,8 +17,10 @@ PREDICT: Final = "predict"
 """Whether each utterance is predicted (BOOL [n], or BYTES [n] of true and false); the others are context for their neighbours only."""
 
 RAW_INPUTS: Final = (TEXT, AUDIO, AUDIO_URI, AUDIO_DIGEST)
+EMBEDDING_SUFFIX: Final = "_embedding"
+"""An embedding tensor (FP32 [n, d]) is named by its modality and this: ``face_embedding``."""
 EMBEDDING_MODALITY: Final = {SPEECH_EMBEDDING: "speech", TEXT_EMBEDDING: "text"}
-"""Embedding tensor (FP32 [n, d]) → modality, in the order in which ``encoder_digest`` names them."""
+"""The embedding tensors that every server knows → modality. A model may have further modalities."""
 
 # Outputs.
 LABEL: Final = "label"
@@ -35,6 +37,8 @@ EXPERT_NAMES: Final = ("speech", "text", "cross_modal")
 # Request parameters.
 DETAIL: Final = "detail"
 ENCODER_DIGEST: Final = "encoder_digest"
+NAN_IS_MISSING: Final = "nan_is_missing"
+"""A row of NaN (in JSON: of null) in an embedding tensor means that the utterance lacks the modality."""
 BINARY_OUTPUT: Final = "binary_data_output"
 
 # Tensor parameters.
@@ -69,6 +73,22 @@ MAX_TOKENS: Final = 32768
 
 HTTP_PORT: Final = 8080
 GRPC_PORT: Final = 8081
+
+
+def embedding_name(modality: str) -> str:
+    """The embedding tensor of a modality."""
+    return f"{modality}{EMBEDDING_SUFFIX}"
+
+
+def modality_of(tensor: str) -> str:
+    """The modality of an embedding tensor; empty for any other tensor."""
+    return tensor.removesuffix(EMBEDDING_SUFFIX) if tensor.endswith(EMBEDDING_SUFFIX) else ""
+
+
+def in_order(modalities: Iterable[str]) -> list[str]:
+    """Modalities in the order in which ``encoder_digest`` names their encoders: speech, text, then the others as given."""
+    names, first = list(modalities), list(EMBEDDING_MODALITY.values())
+    return [name for name in first if name in names] + [name for name in names if name not in first]
 
 
 def join_names(names: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import numpy as np
@@ -25,6 +25,10 @@ from mistere.config.encoder import SpeechConfig, TextConfig
 from mistere.config.mixture import MixtureConfig
 from mistere.serving.client import DialogueClient
 from tests.local.servers import free_port
+
+if TYPE_CHECKING:
+    from mistere.artifacts.object_store import ObjectStore
+    from mistere.model.mixture.mixture import MixtureOfExperts
 
 ROOT = Path(__file__).resolve().parents[2]
 LABELS = ["anger", "joy", "neutral", "sadness"]
@@ -93,14 +97,11 @@ def make_bundle(folder: Path, modalities: tuple[str, ...] = ("speech", "text"), 
     """Publish a bundle of random encoders and a random mixture in a new store; returns its location."""
     import torch
 
-    from mistere.artifacts.io import artifact_key, publish
     from mistere.artifacts.object_store import LocalStore
     from mistere.common.modalities import IMPLICIT_KINDS
     from mistere.model.encoders.families import families
     from mistere.model.encoders.sources import resolve_base
     from mistere.model.encoders.utterance_encoder import UtteranceEncoder, save_tuned
-    from mistere.model.mixture.automatic_settings import TrainSize, resolve
-    from mistere.model.mixture.mixture import MixtureOfExperts
     from mistere.model.mixture.prediction import save_mixture
 
     torch.manual_seed(0)
@@ -124,6 +125,33 @@ def make_bundle(folder: Path, modalities: tuple[str, ...] = ("speech", "text"), 
             dimension=16,
             settings=settings[modality].model_dump(mode="json"),
         )
+    dimensions = dict.fromkeys(modalities, 16)
+    mixture = tiny_mixture(dimensions, **mixture_settings)
+    save_mixture(mixture, work)
+    return _publish(store, work, mixture.experts, encoders=bundled, scripts=["Latin"])
+
+
+def make_vectors_bundle(folder: Path, dimensions: dict[str, int], digests: dict[str, str]) -> str:
+    """Publish a bundle of a random mixture without encoders; returns its location."""
+    from mistere.artifacts.object_store import LocalStore
+    from mistere.model.mixture.prediction import save_mixture
+
+    work = folder / "bundle"
+    work.mkdir()
+    mixture = tiny_mixture(dimensions)
+    save_mixture(mixture, work)
+    made = {name: EncoderIdentity(digest=digests.get(name, "")) for name in dimensions}
+    return _publish(LocalStore(folder / "store"), work, mixture.experts, encoders={}, vectors=made)
+
+
+def tiny_mixture(dimensions: dict[str, int], **settings: Any) -> MixtureOfExperts:
+    """A small random mixture."""
+    import torch
+
+    from mistere.model.mixture.automatic_settings import TrainSize, resolve
+    from mistere.model.mixture.mixture import MixtureOfExperts
+
+    torch.manual_seed(0)
     sizes: dict[str, Any] = {
         "hidden": 8,
         "gru_layers": 1,
@@ -131,23 +159,24 @@ def make_bundle(folder: Path, modalities: tuple[str, ...] = ("speech", "text"), 
         "fusion_blocks": 1,
         "attention_width": 12,
     }
-    dimensions = dict.fromkeys(modalities, 16)
-    config = resolve(MixtureConfig(**sizes, **mixture_settings), TrainSize(10, 100, dimensions))
-    mixture = MixtureOfExperts(config, dimensions, len(LABELS))
-    save_mixture(mixture, work)
+    config = resolve(MixtureConfig(**sizes, **settings), TrainSize(10, 100, dimensions))
+    return MixtureOfExperts(config, dimensions, len(LABELS)).eval()
+
+
+def _publish(store: ObjectStore, work: Path, experts: list[str], **parts: Any) -> str:
+    from mistere.artifacts.io import artifact_key, publish
+
     manifest = ModelBundle(
         name="mistere",
         labels=LABELS,
-        experts=mixture.experts,
-        encoders=bundled,
+        experts=experts,
         temperature=1.3,
         test_digest="0" * 64,
         metrics={},
         dvc_digest="0" * 32,
-        scripts=["Latin"],
+        **parts,
     )
-    published = publish(store, manifest, work)
-    return store.location(artifact_key("ModelBundle", published.digest))
+    return store.location(artifact_key("ModelBundle", publish(store, manifest, work).digest))
 
 
 @pytest.fixture(scope="session")

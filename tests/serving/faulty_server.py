@@ -32,7 +32,7 @@ class FaultyModel:
     def __init__(self) -> None:
         self.bundle = SimpleNamespace(name="faulty", digest="d" * 64)
         self.labels, self.experts = LABELS, EXPERTS
-        self.encoder_digests = {"text": "t" * 64}
+        self.encoder_digests = self.vector_digests = {"text": "t" * 64}
         self.dimensions = {"text": 2}
         self.max_tokens = 1 << 20
 

@@ -90,7 +90,7 @@ def test_the_example_of_a_bundle(bundle: str, bundle_with_example: str) -> None:
         (None, False, 0),
     ]
     assert demo._example(bundle) == []
-    with pytest.raises(UsageError, match="is not a bundle"):
+    with pytest.raises(UsageError, match="there is no bundle at"):
         demo._example("/nowhere")
 
 

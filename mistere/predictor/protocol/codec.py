@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _VERSION_LENGTH = 12
-_INPUTS = (*protocol.RAW_INPUTS, *protocol.EMBEDDING_MODALITY, protocol.PREDICT)
 _FLAGS = {b"true": True, b"True": True, b"false": False, b"False": False}
 """The elements of a BYTES tensor ``predict``; clients in Python write the second spelling."""
 
@@ -122,6 +121,13 @@ def check_length(utterances: int, limits: Limits) -> None:
 
 def check_turns(turns: Sequence[RequestTurn], model: EmotionModel) -> None:
     """Reject a dialogue without any input for the model, and an utterance with more than one form of audio."""
+    if not model.encoder_digests:
+        tensors = " and ".join(
+            f"{name} [n, {model.dimensions[modality]}]"
+            for name, modality in embedding_modalities(model).items()
+            if modality in model.dimensions
+        )
+        raise invalid(f"This model takes vectors, not text or audio: send {tensors} (FP32) by the V2 protocol.")
     for index, turn in enumerate(turns):
         forms = [form is not None for form in (turn.audio, turn.audio_uri, turn.audio_digest)]
         if sum(forms) > 1:
@@ -162,10 +168,11 @@ def decode_request(request: InferRequest, model: EmotionModel, limits: Limits) -
     if unknown := wanted.difference(protocol.OUTPUTS):
         raise invalid(f"Unknown output {printable(sorted(unknown)[0])!r}; known: {', '.join(protocol.OUTPUTS)}.")
     tensors: dict[str, InferInput] = {}
+    modalities = embedding_modalities(model)
+    known = (*protocol.RAW_INPUTS, *modalities, protocol.PREDICT)
     for tensor in request.inputs:
-        if tensor.name not in _INPUTS:
-            known = ", ".join(_INPUTS)
-            raise invalid(f"Unknown tensor {printable(tensor.name)!r}; known: {known}.")
+        if tensor.name not in known:
+            raise invalid(f"Unknown tensor {printable(tensor.name)!r}; known: {', '.join(known)}.")
         if tensor.name in tensors:
             raise invalid(f"The request has the tensor {tensor.name} twice.")
         tensors[tensor.name] = tensor
@@ -175,7 +182,7 @@ def decode_request(request: InferRequest, model: EmotionModel, limits: Limits) -
             "The request has no input tensor." if flags is None else "The request has no text, audio or embedding."
         )
     detail = detail or protocol.EXPERT_PROBABILITIES in wanted
-    embedded = [name for name in protocol.EMBEDDING_MODALITY if name in tensors]
+    embedded = [name for name in modalities if name in tensors]
     if embedded:
         if len(embedded) < len(tensors):
             raise invalid("A request has either embeddings or text and audio: send one or the other.")
@@ -301,24 +308,71 @@ def _turns(columns: Mapping[str, list[bytes]], length: int) -> list[RequestTurn]
 def _embeddings(
     tensors: Mapping[str, InferInput], parameters: Mapping[str, Any], model: EmotionModel, limits: Limits
 ) -> dict[str, np.ndarray]:
-    given = {protocol.EMBEDDING_MODALITY[name]: tensor for name, tensor in tensors.items()}
-    order = [modality for modality in protocol.EMBEDDING_MODALITY.values() if modality in given]
-    for modality in order:
-        if modality not in model.encoder_digests:
-            raise invalid(f"This model does not read {modality}.")
-    expected = protocol.join_names([model.encoder_digests[modality] for modality in order])
-    if parameters.get(protocol.ENCODER_DIGEST) != expected:
-        raise invalid(
-            "The parameter encoder_digest must name the encoder this model was trained with "
-            f"({' and '.join(order)}): {expected}."
-        )
-    embeddings = {modality: _matrix(given[modality], model.dimensions[modality], limits) for modality in order}
+    given = {protocol.modality_of(name): tensor for name, tensor in tensors.items()}
+    order = protocol.in_order(given)
+    _check_encoders(order, parameters.get(protocol.ENCODER_DIGEST), model)
+    missing = bool(parameters.get(protocol.NAN_IS_MISSING, False))
+    embeddings = {modality: _matrix(given[modality], model.dimensions[modality], limits, missing) for modality in order}
     if len({len(matrix) for matrix in embeddings.values()}) > 1:
         raise invalid("All tensors must have one row for each utterance; their lengths differ.")
+    _check_presence(embeddings)
     return embeddings
 
 
-def _matrix(tensor: InferInput, dimension: int, limits: Limits) -> np.ndarray:
+def check_vectors(vectors: Mapping[str, np.ndarray], encoder_digest: str, model: EmotionModel) -> dict[str, np.ndarray]:
+    """Check vectors that did not come as tensors; a row of NaN is an utterance without the modality.
+
+    Args:
+        vectors: modality → float32 ``[n, d]``.
+        encoder_digest: names the encoders that made them.
+        model: the model.
+
+    Raises:
+        RequestError: the model takes other modalities or widths, vectors of other encoders, or none of the utterances has a vector.
+    """
+    order = protocol.in_order(vectors)
+    _check_encoders(order, encoder_digest, model)
+    for modality in order:
+        if vectors[modality].shape[1] != model.dimensions[modality]:
+            raise invalid(
+                f"A {modality} vector must have {counted(model.dimensions[modality], 'number')}; these have "
+                f"{vectors[modality].shape[1]}."
+            )
+    _check_presence(vectors)
+    return {modality: vectors[modality] for modality in order}
+
+
+def _check_presence(vectors: Mapping[str, np.ndarray]) -> None:
+    if all(np.isnan(matrix).all() for matrix in vectors.values()):
+        raise invalid(
+            f"No utterance of the dialogue has anything this model reads ({' or '.join(vectors)}): every row is NaN."
+        )
+
+
+def _check_encoders(order: Sequence[str], digest: Any, model: EmotionModel) -> None:
+    for modality in order:
+        if modality not in model.vector_digests:
+            raise invalid(f"This model does not read {modality}.")
+    named = [modality for modality in order if model.vector_digests[modality]]
+    expected = protocol.join_names([model.vector_digests[modality] for modality in named])
+    if (digest or "") != expected:
+        raise invalid(
+            "The parameter encoder_digest must name the encoder this model was trained with "
+            f"({' and '.join(named)}): {expected}."
+            if expected
+            else "The encoders of this model's vectors are not recorded: leave the parameter encoder_digest out."
+        )
+
+
+def embedding_modalities(model: EmotionModel) -> dict[str, str]:
+    """The embedding tensors that a server of this model knows → modality."""
+    return {
+        protocol.embedding_name(modality): modality
+        for modality in protocol.in_order({**dict.fromkeys(protocol.EMBEDDING_MODALITY.values()), **model.dimensions})
+    }
+
+
+def _matrix(tensor: InferInput, dimension: int, limits: Limits, nan_is_missing: bool) -> np.ndarray:
     if tensor.datatype != "FP32":
         raise invalid(f"The tensor {tensor.name} must have the datatype FP32.")
     shape = list(tensor.shape)
@@ -326,7 +380,9 @@ def _matrix(tensor: InferInput, dimension: int, limits: Limits) -> np.ndarray:
         raise invalid(f"The tensor {tensor.name} must have the shape [n, d].")
     try:
         values = np.asarray(_data(tensor))
-    except ValueError as error:
+        if nan_is_missing and values.dtype == object:
+            values = values.astype(np.float64)  # null is NaN
+    except (ValueError, TypeError, OverflowError) as error:
         raise invalid(f"The tensor {tensor.name} does not hold the numbers of its shape.") from error
     if values.size and values.dtype.kind not in "fiu":
         raise invalid(f"The tensor {tensor.name} must hold numbers only.")
@@ -337,7 +393,8 @@ def _matrix(tensor: InferInput, dimension: int, limits: Limits) -> np.ndarray:
         raise invalid(f"The tensor {tensor.name} must have {counted(dimension, 'column')}; it has {shape[1]}.")
     with np.errstate(over="ignore"):
         matrix = values.astype(np.float32).reshape(shape)
-    if not np.isfinite(matrix).all():
+    absent = np.isnan(matrix).all(1) & nan_is_missing
+    if not np.isfinite(matrix[~absent]).all():
         raise invalid(f"The tensor {tensor.name} holds NaN or infinity.")
     return matrix
 

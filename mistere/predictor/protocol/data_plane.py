@@ -82,7 +82,7 @@ class PredictorDataPlane(DataPlane):  # type: ignore[misc]  # kserve has no type
             "outputs": model.get_output_types(),
             "properties": {
                 **response_parameters(model.loaded),
-                **{f"encoder_digest.{modality}": digest for modality, digest in model.loaded.encoder_digests.items()},
+                **{f"encoder_digest.{name}": digest for name, digest in model.loaded.vector_digests.items() if digest},
                 **model.limits.stated(),
                 **formats.stated(),
             },

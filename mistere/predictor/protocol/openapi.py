@@ -7,6 +7,7 @@ its model is ready, with the model's labels, experts and embedding widths. :func
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -113,14 +114,40 @@ def _set_embeddings(document: dict[str, Any], metadata: Mapping[str, Any]) -> No
     examples = document["paths"][_INFER]["post"]["requestBody"]["content"][_JSON]["examples"]
     for tensor in metadata["inputs"]:
         name = tensor["name"]
-        if name not in protocol.EMBEDDING_MODALITY:
+        modality = protocol.modality_of(name)
+        if not modality:
             continue
+        if name not in tensors:
+            tensors[name] = _add_tensor(document["components"]["schemas"], name)
         width = tensor["shape"][1]
         row = next(schema for schema in tensors[name]["data"]["items"]["anyOf"] if schema["type"] == "array")
         row |= {"minItems": width, "maxItems": width}
-        digest = metadata["properties"].get(f"encoder_digest.{protocol.EMBEDDING_MODALITY[name]}", "t" * 64)
+        digest = metadata["properties"].get(f"encoder_digest.{modality}", "")
         inputs = [{"name": name, "datatype": "FP32", "shape": [1, width], "data": [0.0] * width}]
-        examples[name] = {"value": {"inputs": inputs, "parameters": {protocol.ENCODER_DIGEST: digest}}}
+        parameters = {"parameters": {protocol.ENCODER_DIGEST: digest}} if digest else {}
+        examples[name] = {"value": {"inputs": inputs, **parameters}}
+    if all(protocol.modality_of(tensor["name"]) for tensor in metadata["inputs"]):
+        _leave_out_raw_inputs(document)
+
+
+def _add_tensor(schemas: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Add an embedding tensor like that of text; returns its ``properties``."""
+    tensors = schemas["InferRequest"]["properties"]["inputs"]["items"]["oneOf"]
+    added = copy.deepcopy(next(one for one in tensors if one["properties"]["name"]["const"] == protocol.TEXT_EMBEDDING))
+    added["properties"]["name"]["const"] = name
+    tensors.append(added)
+    properties: dict[str, Any] = added["properties"]
+    return properties
+
+
+def _leave_out_raw_inputs(document: dict[str, Any]) -> None:
+    """Leave texts and recordings out of V2, for a model that takes vectors only. V1 has nothing else, and answers 400."""
+    schema = document["components"]["schemas"]["InferRequest"]["properties"]["inputs"]["items"]
+    schema["oneOf"] = [
+        tensor for tensor in schema["oneOf"] if protocol.modality_of(tensor["properties"]["name"]["const"])
+    ]
+    content = document["paths"][_INFER]["post"]["requestBody"]["content"][_JSON]
+    content["examples"] = {name: one for name, one in content["examples"].items() if protocol.modality_of(name)}
 
 
 def _set_predictions(document: dict[str, Any], labels: Sequence[str], experts: Sequence[str]) -> None:

@@ -121,18 +121,23 @@ def _leave(number: int, frame: FrameType | None) -> NoReturn:
 
 def _example(location: str) -> list[ConversationTurn]:
     """The example dialogue of a bundle; empty if it has none."""
+    from mistere.artifacts.bundle_location import split_bundle_location
     from mistere.artifacts.io import open_artifact
     from mistere.artifacts.manifests import ModelBundle
     from mistere.artifacts.object_store import open_store
     from mistere.data.audio import decode_recording
     from mistere.serving.example_dialogue import read_example
+    from mistere.serving.vectors import VectorDialogue
 
-    root, separator, digest = location.rstrip("/").rpartition("/artifacts/ModelBundle/")
-    if not separator:
-        raise UsageError(f"{location} is not a bundle: name STORE/artifacts/ModelBundle/DIGEST.")
+    root, digest = split_bundle_location(location)
     example = read_example(open_artifact(open_store(root), ModelBundle, digest).path)
+    dialogue = example.dialogue if example else []
+    if isinstance(dialogue, VectorDialogue):
+        raise UsageError(
+            f"the model at {location} takes vectors, and the page has text and speech only: query it with `mistere predict`."
+        )
     turns = []
-    for utterance in example.dialogue if example else []:
+    for utterance in dialogue:
         recording = decode_recording(utterance.audio) if utterance.audio else None
         seconds = len(recording.wave) / recording.rate if recording else 0.0
         turns.append(ConversationTurn(utterance.text, utterance.audio, seconds, utterance.label is not None))

@@ -12,9 +12,10 @@ import numpy as np
 from mistere.common.errors import UsageError
 from mistere.common.parsing.documents import read_json
 from mistere.serving.client import DialogueClient, EndpointPrediction
-from mistere.serving.dialogue import DialogueTurn, dialogue_turns
+from mistere.serving.dialogue import DialogueTurn, dialogue_content
 from mistere.serving.example_dialogue import local_example
-from mistere.serving.protocol import BUNDLE_DIGEST, MODEL_VERSION
+from mistere.serving.protocol import BUNDLE_DIGEST, ENCODER_DIGEST, MODEL_VERSION
+from mistere.serving.vectors import VectorDialogue
 from pipelines.cli.output.tables import Column, output_console, print_table
 
 
@@ -23,22 +24,23 @@ def predict(dialogue: str, url: str, model: str, as_json: bool = False) -> None:
 
     Args:
         dialogue: JSON, a list of ``{"text": …, "audio": path}``, with ``"predict": false`` for an utterance that is context only;
-            paths are relative to the file. The example of a bundle may
-            be at an ``s3://`` location.
+            paths are relative to the file. The example of a bundle may be at an ``s3://`` location. For a model that takes vectors,
+            ``{"text_embedding": [numbers], …}``.
         url: URL of the predictor.
         model: name of the model.
         as_json: print JSON instead of a table.
     """
-    turns = read_dialogue(local_example(dialogue) if dialogue.startswith("s3://") else Path(dialogue))
-    answer = DialogueClient(url, model_name=model).predict_rest(turns)
+    content = read_dialogue(local_example(dialogue) if dialogue.startswith("s3://") else Path(dialogue))
+    answer = DialogueClient(url, model_name=model).predict_rest(content)
+    turns = [DialogueTurn()] * len(content) if isinstance(content, VectorDialogue) else content
     if as_json:
         print(json.dumps(answer_document(turns, answer), indent=2, ensure_ascii=False))
     else:
         _print(turns, answer)
 
 
-def read_dialogue(path: Path) -> list[DialogueTurn]:
-    """Read a dialogue file.
+def read_dialogue(path: Path) -> list[DialogueTurn] | VectorDialogue:
+    """Read a dialogue file: utterances, or vectors as :class:`mistere.serving.vectors.VectorDialogue` writes them.
 
     Raises:
         UsageError: the file is missing or malformed, or names an audio file that does not exist.
@@ -51,12 +53,15 @@ def read_dialogue(path: Path) -> list[DialogueTurn]:
         raise UsageError(
             f'{path} is not JSON: write a list like [{{"text": "Hello?", "audio": "turn1.wav"}}].'
         ) from error
+    digest = ""
+    if isinstance(entries, dict) and "utterances" in entries:
+        digest, entries = str(entries.get(ENCODER_DIGEST) or ""), entries["utterances"]
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
         raise UsageError(f'{path}: write a list of utterances like [{{"text": "Hello?", "audio": "turn1.wav"}}].')
     if not all(isinstance(entry.get(name) or "", str) for entry in entries for name in ("text", "audio")):
         raise UsageError(f"{path}: text and audio (a path) of an utterance are strings.")
     try:
-        return dialogue_turns(entries, path.parent)
+        return dialogue_content(entries, path.parent, digest)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
 

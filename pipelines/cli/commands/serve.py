@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+from mistere.artifacts.bundle_location import split_bundle_location
 from mistere.artifacts.io import open_artifact
 from mistere.artifacts.manifests import ModelBundle
 from mistere.artifacts.object_store import open_store
@@ -32,6 +33,7 @@ def serve(bundle: str | None, output: Path, host: str, port: int, grpc_port: int
     if port == grpc_port:
         raise UsageError(f"--port and --grpc-port are both {port}: REST and gRPC need a port each.")
     service, location = service_and_bundle(output, bundle)
+    root, digest = split_bundle_location(location, ", or leave it out to serve the deployed one")
     from mistere.predictor.server import serve as serve_until_stopped
     from mistere.predictor.settings import ServerSettings
 
@@ -40,21 +42,9 @@ def serve(bundle: str | None, output: Path, host: str, port: int, grpc_port: int
         print(f"serving {location}\nREST http://{name}:{port}  gRPC {name}:{grpc_port}  stop with Ctrl-C", flush=True)
 
     print(f"loading {location}", flush=True)
-    _check_bundle(location)
+    open_artifact(open_store(root), ModelBundle, digest)  # before the server starts, whose log would hide the reason
     settings = ServerSettings(
         bundle=location, host=host, http_port=port, grpc_port=grpc_port, model_name=service, http_option="--port"
     )
     stopped_by = serve_until_stopped(settings, on_ready=show_ready)
     return int(ExitCode.INTERRUPTED if stopped_by == signal.SIGINT else ExitCode.DEPLOYED)
-
-
-def _check_bundle(location: str) -> None:
-    """Verify the bundle before the server starts, whose log would hide the reason."""
-    absolute = location if location.startswith("s3://") else str(Path(location).resolve())
-    root, separator, digest = absolute.rstrip("/").rpartition("/artifacts/ModelBundle/")
-    if not separator:
-        raise UsageError(
-            f"there is no bundle at {location}: name STORE/artifacts/ModelBundle/DIGEST, or leave it out to serve the "
-            "deployed one."
-        )
-    open_artifact(open_store(root), ModelBundle, digest)
