@@ -15,7 +15,9 @@ import numpy as np
 
 from mistere.artifacts.io import artifact_key, open_artifact
 from mistere.artifacts.manifests import ChampionEvaluation, EvaluationReport, ModelBundle, UtteranceSet
+from mistere.artifacts.object_store import ObjectStore
 from mistere.common.errors import ArtifactError
+from mistere.common.progress import Progress
 from mistere.config.evaluation import EvaluationConfig
 from mistere.engine.stage import Step
 from mistere.evaluation.split_metrics import put, rounded, write_predictions
@@ -40,25 +42,46 @@ def evaluate_champion(
         names: names of the test dialogues.
         report: folder of the output artifact.
     """
-    target = report / CHAMPION_FILE
-    answer = ChampionEvaluation(bundle_digest=digest, test_digest=reference.test_digest)
-    champion = read_champion(step.store).champion
-    if champion is not None and champion.bundle_digest == digest:
-        try:
-            before = open_artifact(step.store, EvaluationReport, champion.evaluation_digest)
-        except ArtifactError as error:
-            step.progress.note(f"{error} The champion is evaluated again.")
-        else:
-            if before.manifest.test_digest == reference.test_digest:
-                shutil.copyfile(before.file(PREDICTIONS_FILE), target)
-                return answer
+    known = earlier_predictions(step.store, step.progress, digest, reference.test_digest, report)
+    if known is not None:
+        return known
     bundle = open_artifact(step.store, ModelBundle, digest)
+    why = ""
     if bundle.manifest.labels != reference.labels:
         why = "it has other labels than this dataset"
+    elif bundle.manifest.vectors:
+        why = "it takes vectors and was evaluated on another test split"
+    if why:
         step.progress.note(f"the champion cannot be compared: {why}.")
         return ChampionEvaluation(bundle_digest=digest, incomparable=why)
-    write_predictions(target, _run_bundle(step, reference, digest, names), labels, names)
-    return answer
+    write_predictions(report / CHAMPION_FILE, _run_bundle(step, reference, digest, names), labels, names)
+    return ChampionEvaluation(bundle_digest=digest, test_digest=reference.test_digest)
+
+
+def earlier_predictions(
+    store: ObjectStore, progress: Progress, digest: str, test_digest: str, report: Path
+) -> ChampionEvaluation | None:
+    """Copy the champion's predictions as ``champion.parquet`` from its own report; None if that is not of this test split.
+
+    Args:
+        store: the object store.
+        progress: receives why the report cannot be read.
+        digest: digest of the champion's bundle.
+        test_digest: identifies the test split.
+        report: folder of the output artifact.
+    """
+    champion = read_champion(store).champion
+    if champion is None or champion.bundle_digest != digest:
+        return None
+    try:
+        before = open_artifact(store, EvaluationReport, champion.evaluation_digest)
+    except ArtifactError as error:
+        progress.note(f"{error} The champion is evaluated again.")
+        return None
+    if before.manifest.test_digest != test_digest:
+        return None
+    shutil.copyfile(before.file(PREDICTIONS_FILE), report / CHAMPION_FILE)
+    return ChampionEvaluation(bundle_digest=digest, test_digest=test_digest)
 
 
 def compare_with_champion(report: Path, classes: int, config: EvaluationConfig) -> dict[str, float]:

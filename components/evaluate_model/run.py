@@ -109,7 +109,7 @@ def run(
     keys = keys_of(test)
     turns = {dialogue.dialogue_id: len(dialogue) for dialogue in test}
     parts = {**raw.membership(keys), **columns_of(reader, config.slices, keys)}
-    metrics |= _slices(config, flat, true, turns, parts, len(data.labels))
+    metrics |= measure_slices(config, flat, true, turns, parts, len(data.labels))
     if config.speaker_probe:
         metrics |= _speaker_probe(config, step, mixture, data, raw, keys, flat)
     present = {name: (encoders[name], vectors[name]) for name in mixture.dimensions}
@@ -147,7 +147,7 @@ def run(
     )
 
 
-def _slices(
+def measure_slices(
     config: EvaluationConfig,
     flat: Answers,
     true: np.ndarray,
@@ -155,6 +155,16 @@ def _slices(
     parts: Mapping[str, list[str | None]],
     classes: int,
 ) -> dict[str, float]:
+    """Figures of parts of the test split: by modality, by the dialogue's number of turns, and by further parts.
+
+    Args:
+        config: resamples and seed.
+        flat: predictions of the N utterances.
+        true: classes ``[N]``.
+        turns: number of turns of each dialogue.
+        parts: the part of each utterance, by kind of part.
+        classes: number of labels.
+    """
     from mistere.metrics.slices import binned, slice_metrics
 
     parts = {
@@ -218,7 +228,7 @@ def _runtime(
     raw: RawTest,
 ) -> dict[str, float]:
     """The bundle's size and, if enabled, its running cost."""
-    from components.evaluate_model.runtime import measure_runtime, sizes
+    from components.evaluate_model.runtime import Predictor, measure_runtime, sizes
 
     own, base = [*model.manifest.files.values()], list[FileEntry]()
     for encoder, _ in encoders.values():
@@ -228,11 +238,11 @@ def _runtime(
     if not config.runtime:
         return figures
 
-    def load() -> DialogueModel:
+    def load() -> Predictor:
         embedders = {name: _embedder(step, encoder, "float32") for name, (encoder, _) in encoders.items()}
         for embedder in embedders.values():
             _ = embedder.encoder
-        return DialogueModel(mixture, model.manifest.temperature, embedders)
+        return DialogueModel(mixture, model.manifest.temperature, embedders).predict
 
     with step.loading():
         import transformers.modeling_utils  # noqa: F401  (what is loaded with it is not the model's memory)

@@ -1,18 +1,16 @@
-"""Cost of the model on this machine: time for a raw dialogue, memory, size on disk."""
+"""Cost of the model on this machine: time for a dialogue, memory, size on disk."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
-from mistere.data.dataset import Utterance
-
-if TYPE_CHECKING:
-    from mistere.model.inference import DialogueModel
+Predictor = Callable[[Sequence[Any]], object]
+"""Predicts dialogues as the model takes them."""
 
 _ROUNDS = 3
 
@@ -36,27 +34,27 @@ def sizes(own_bytes: int, base_bytes: int) -> dict[str, float]:
     }
 
 
-def measure_runtime(load: Callable[[], DialogueModel], dialogues: Sequence[Sequence[Utterance]]) -> dict[str, float]:
+def measure_runtime(load: Callable[[], Predictor], dialogues: Sequence[Sized]) -> dict[str, float]:
     """Measure time and memory. The figures depend on the machine and differ from run to run.
 
     Args:
-        load: loads the model; the memory it adds to the process is the model's.
-        dialogues: raw dialogues, predicted one at a time as the endpoint does.
+        load: loads the model and returns its prediction; the memory it adds to the process is the model's.
+        dialogues: dialogues as the model takes them, raw or as vectors, predicted one at a time as the endpoint does.
 
     Returns:
         ``runtime.memory_mb`` and, if there is a dialogue, ``runtime.dialogue_ms.p50``, ``runtime.dialogue_ms.p95`` and
         ``runtime.utterance_ms``.
     """
     before = resident_mb()
-    model = load()
+    predict = load()
     figures: dict[str, float] = {}
     if dialogues:
-        model.predict(dialogues[:1])  # warm up: the first prediction includes one-time costs
+        predict(dialogues[:1])  # warm up: the first prediction includes one-time costs
         seconds = []
         for _ in range(_ROUNDS):
             for dialogue in dialogues:
                 clock = time.perf_counter()
-                model.predict([dialogue])
+                predict([dialogue])
                 seconds.append(time.perf_counter() - clock)
         p50, p95 = np.quantile(seconds, [0.5, 0.95])
         figures["runtime.dialogue_ms.p50"], figures["runtime.dialogue_ms.p95"] = 1000 * p50, 1000 * p95

@@ -25,10 +25,11 @@ class Candidate:
         test_digest: identifies the test split of the metrics.
         champion_digest: identifies the champion's bundle; empty without a champion.
         champion: how the champion was evaluated; None if it was not.
-        data_verdict: verdict of the dataset's validation.
+        data_verdict: verdict of the dataset's validation; ``unknown`` if it was not validated.
         data_warnings: sentences of its warnings.
         code: whether a commit contains the code that made it.
         uncommitted: the files with uncommitted changes; empty if they are unknown.
+        takes_vectors: whether the model has no encoders, so that texts and recordings cannot be degraded.
     """
 
     metrics: Mapping[str, float]
@@ -38,10 +39,11 @@ class Candidate:
     test_digest: str = ""
     champion_digest: str = ""
     champion: ChampionEvaluation | None = None
-    data_verdict: Literal["pass", "warn", "reject"] = "pass"
+    data_verdict: Literal["pass", "warn", "reject", "unknown"] = "pass"
     data_warnings: Sequence[str] = ()
     code: CodeState = "committed"
     uncommitted: str = ""
+    takes_vectors: bool = False
 
     def __post_init__(self) -> None:
         """Drop NaN and infinity: a comparison with NaN is always false, so a rule would pass."""

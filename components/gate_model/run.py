@@ -42,10 +42,34 @@ def run(
         champion_digest: the champion's bundle, or ``none``.
         code_state: whether a commit contains the code that made the candidate, and the files with uncommitted changes.
     """
+    decided = decide(config, report.manifest, validation.manifest, champion_digest, code_state)
+    results = [result.model_dump() for result in decided.rules]
+    (verdict / "verdict.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
+    return Result(manifests={"verdict": decided}, values={"verdict": decided.verdict})
+
+
+def decide(
+    config: RuleThresholds,
+    evaluation: EvaluationReport,
+    validation: ValidationReport | None,
+    champion_digest: str,
+    code_state: str,
+    *,
+    takes_vectors: bool = False,
+) -> GateVerdict:
+    """Evaluate every rule on a candidate.
+
+    Args:
+        config: the thresholds of all rules.
+        evaluation: of the candidate, and of the champion on the same test split.
+        validation: the dataset's validation; None if it was not validated.
+        champion_digest: the champion's bundle, or ``none``.
+        code_state: as for :func:`run`.
+        takes_vectors: whether the candidate has no encoders.
+    """
     from components.gate_model.candidate import Candidate, CodeState
     from components.gate_model.rules import rules
 
-    evaluation = report.manifest
     code, _, uncommitted = code_state.partition(": ")
     candidate = Candidate(
         metrics=evaluation.metrics,
@@ -55,17 +79,14 @@ def run(
         test_digest=evaluation.test_digest,
         champion_digest="" if champion_digest == NO_CHAMPION else champion_digest,
         champion=evaluation.champion,
-        data_verdict=validation.manifest.verdict,
-        data_warnings=validation.manifest.warnings,
+        data_verdict=validation.verdict if validation else "unknown",
+        data_warnings=validation.warnings if validation else (),
         code=cast(CodeState, code),
         uncommitted=uncommitted,
+        takes_vectors=takes_vectors,
     )
     results = [rule.decide(candidate, config) for rule in rules().values()]
-    decision = overall(results)
-    (verdict / "verdict.json").write_text(
-        json.dumps([result.model_dump() for result in results], indent=1), encoding="utf-8"
-    )
-    return Result(manifests={"verdict": GateVerdict(verdict=decision, rules=results)}, values={"verdict": decision})
+    return GateVerdict(verdict=overall(results), rules=results)
 
 
 def overall(results: list[RuleResult]) -> Literal["promote", "hold", "reject"]:

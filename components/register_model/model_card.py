@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from mistere.data.conditions import condition_named, usual_conditions
 from mistere.metrics.missing_curve import curve_from_metrics
 from mistere.metrics.robustness import robustness_from_metrics
 from mistere.runs.outcome import Estimate
+from mistere.serving.protocol import embedding_name
 
 TEMPLATE = "model_card.md"
 _KNOWN_LICENCES = re.compile(
@@ -21,13 +23,57 @@ _KNOWN_LICENCES = re.compile(
 """Licence identifiers of the hub; any other licence is ``other`` with its name."""
 
 
-def model_card(bundle: ModelBundle, data: UtteranceSet, report: EvaluationReport) -> str:
+@dataclass(frozen=True)
+class TrainingData:
+    """What the card says of the data; what is unknown is empty.
+
+    Attributes:
+        name: of the dataset, or of the folder of embeddings.
+        dvc_digest: version of the dataset.
+        embeddings: fingerprint of the embeddings, if the model was trained on those alone.
+        rows: utterances by split.
+        dialogues: dialogues by split.
+        speaker_disjoint: whether no speaker is in two splits; None if unknown.
+    """
+
+    name: str
+    dvc_digest: str = ""
+    embeddings: str = ""
+    description: str = ""
+    language: str = ""
+    licence: str = ""
+    synthetic: bool = False
+    speaker_disjoint: bool | None = None
+    rows: Mapping[str, int] = field(default_factory=dict)
+    dialogues: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, data: UtteranceSet, embeddings: str = "") -> TrainingData:
+        """Of a dataset, and of the fingerprint of embeddings if the model was trained on those alone."""
+        names = (
+            "name",
+            "dvc_digest",
+            "description",
+            "language",
+            "licence",
+            "synthetic",
+            "speaker_disjoint",
+            "rows",
+            "dialogues",
+        )
+        return cls(embeddings=embeddings, **{name: getattr(data, name) for name in names})
+
+
+def model_card(
+    bundle: ModelBundle, data: TrainingData, report: EvaluationReport, widths: Mapping[str, int] | None = None
+) -> str:
     """The card as Markdown with YAML in front.
 
     Args:
         bundle: the manifest, without its files.
-        data: the training dataset.
+        data: the training data.
         report: the evaluation.
+        widths: for a model that takes vectors, the numbers of each modality's.
     """
     import jinja2
 
@@ -46,7 +92,8 @@ def model_card(bundle: ModelBundle, data: UtteranceSet, report: EvaluationReport
         data=data,
         licence=licence if _KNOWN_LICENCES.fullmatch(licence) else "other",
         bases=sorted({base for encoder in bundle.encoders.values() if (base := _hub_name(encoder.identity.source))}),
-        modalities=list(bundle.encoders),
+        modalities=list(bundle.encoders or bundle.vectors),
+        vectors=[(embedding_name(name), width, bundle.vectors[name].digest) for name, width in (widths or {}).items()],
         experts=[name.replace("_", "-") for name in bundle.experts],
         labels=[_markdown_text(label) for label in bundle.labels],
         headline=_named(report.metrics, _HEADLINE),

@@ -66,11 +66,10 @@ def run(
         verdict: the gate's verdict, for the lineage.
         bundle: folder of the output artifact.
     """
-    from mistere.artifacts.signing import sign_bundle
+    from components.register_model.registration import register_bundle
     from mistere.data.scripts import trained_scripts
     from mistere.kubernetes.images import image
-    from mistere.registry.lineage import Lineage, lock_digest, this_environment, write_lineage
-    from mistere.registry.model_registry import register
+    from mistere.registry.lineage import Lineage, lock_digest, this_environment
     from mistere.registry.run_logging import RunRecord, start_facts
     from mistere.runs.outcome import read_run_info
 
@@ -96,8 +95,6 @@ def run(
         digest = published["bundle"].digest
         location = step.store.location(artifact_key(ModelBundle.__name__, digest))
         opened = open_artifact(step.store, ModelBundle, digest)
-        if sign_bundle(step.store, opened):
-            step.progress.note("the bundle is signed.")
         device = model.manifest.made_by.device if model.manifest.made_by else ""
         lineage = Lineage(
             model_name=config.model_name,
@@ -121,7 +118,6 @@ def run(
             },
             environment=this_environment().model_copy(update={"device": device}),
         )
-        standing = write_lineage(step.store, lineage)
         record = RunRecord(
             run_id=step.run.run_id,
             metrics={**report.manifest.metrics, **report.manifest.runtime},
@@ -132,16 +128,7 @@ def run(
             dataset=utterances.manifest.dataset,
             **start_facts({**step.run.identity.model_dump(), **info}),
         )
-        registered = register(step.run.tracking_uri, config, standing, record, step.store, opened.path)
-        version = registered.version
-        write_lineage(step.store, standing.model_copy(update={"model_version": version}))
-        step.progress.note(f"registered as {config.model_name} version {version} (alias challenger).")
-        return {
-            "model_version": version,
-            "model_name": config.model_name,
-            "bundle_location": location,
-            "experiment": registered.run.experiment_id,
-        }
+        return register_bundle(step.store, step.run.tracking_uri, config, opened, lineage, record, step.progress.note)
 
     return Result(manifests={"bundle": manifest}, on_published=enter)
 
@@ -170,7 +157,6 @@ def assemble(
         shutil.copytree(report.path / "example", folder / "example")
     used = [one for one in encoders if one.manifest.modality in bundled]
     return ModelBundle(
-        schema_version=2,  # that of releases before `vectors`, which read this bundle too
         name=config.model_name,
         labels=model.manifest.labels,
         experts=model.manifest.experts,
@@ -186,10 +172,10 @@ def assemble(
 def describe(bundle: ModelBundle, data: UtteranceSet, report: EvaluationReport, folder: Path) -> None:
     """Write the files that describe the bundle: model card, signature, and its fields as JSON."""
     from components.register_model.mlflow_model import write_mlflow_model
-    from components.register_model.model_card import model_card
+    from components.register_model.model_card import TrainingData, model_card
     from mistere.artifacts.signing import write_description
 
-    (folder / "README.md").write_text(model_card(bundle, data, report), encoding="utf-8")
+    (folder / "README.md").write_text(model_card(bundle, TrainingData.of(data), report), encoding="utf-8")
     write_mlflow_model(folder, bundle.labels, bundle.experts)
     write_description(folder, bundle)
 

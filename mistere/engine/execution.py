@@ -306,7 +306,7 @@ def _run(
         importlib.import_module(module)
     work = importlib.import_module(f"components.{stage.name}.run").run
     record.import_seconds = time.perf_counter() - clock
-    scratch = _scratch_directory(step.store)
+    scratch = scratch_directory(step.store)
     try:
         directories = {name: scratch / name for name in stage.outputs}
         for directory in directories.values():
@@ -335,7 +335,7 @@ def _run(
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _scratch_directory(store: ObjectStore) -> Path:
+def scratch_directory(store: ObjectStore) -> Path:
     """A temporary folder. For a local store it is on the store's disk, so that publishing is a rename."""
     parent = store.local_path("scratch") if isinstance(store, LocalStore) else Path(tempfile.gettempdir())
     assert parent is not None

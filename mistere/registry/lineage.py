@@ -50,6 +50,9 @@ class Lineage(SealedRecord):
     dvc_digest: Segment
     data_remote: OneLine
     data_endpoint: OneLine = Field(default="", description="S3 endpoint of the remote, if it names one.")
+    embeddings: OneLine = Field(
+        default="", description="Where the vectors were, if the model was trained on those by ``mistere train``."
+    )
     image: str = ""
     config: dict[str, Any] = Field(default_factory=dict, description="The complete configuration; empty if unknown.")
     encoders: dict[str, EncoderIdentity] = Field(default_factory=dict, description="By modality.")

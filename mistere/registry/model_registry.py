@@ -119,6 +119,8 @@ def _version_tags(lineage: Lineage) -> dict[str, str]:
             "model_version",
         }
     )
+    if not lineage.embeddings:
+        del plain["embeddings"]
     tags = {f"{TAG_PREFIX}{name}": str(value) for name, value in plain.items()} | run_tags(lineage.run)
     tags |= {f"{TAG_PREFIX}encoder.{name}": encoder.digest for name, encoder in lineage.encoders.items()}
     return tags | {f"{TAG_PREFIX}encoder.{name}.source": encoder.source for name, encoder in lineage.encoders.items()}
@@ -141,13 +143,14 @@ def _create(
             raise
     weighted_f1 = record.metrics.get("test.weighted_f1")
     measured = "" if weighted_f1 is None else f"Weighted F1 {weighted_f1:.3f} on the test split. "
+    data_version = f" `{lineage.dvc_digest[:12]}`" if lineage.dvc_digest else ""
     version = client.create_model_version(
         config.model_name,
         model.artifact_location,
         run_id,
         tags=_version_tags(lineage),
         description=(
-            f"{measured}Bundle `{lineage.bundle_digest[:12]}`, trained on {lineage.dataset} `{lineage.dvc_digest[:12]}`. "
+            f"{measured}Bundle `{lineage.bundle_digest[:12]}`, trained on {lineage.dataset}{data_version}. "
             "`mlflow.pyfunc.load_model` opens it where the package mistere is installed and the store can be read; `mistere serve` "
             "serves it, by the location in its tags."
         ),

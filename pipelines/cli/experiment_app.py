@@ -38,15 +38,22 @@ def train(
         ),
     ] = None,
     track: Annotated[str | None, typer.Option(metavar="URI", help="Log each seed to this MLflow server.")] = None,
+    register: Annotated[
+        bool, typer.Option("--register", help="Then register the model, as `mistere register` does.")
+    ] = False,
+    registry: Annotated[
+        Path, typer.Option(metavar="DIR", help="With --register: the output directory of store and registry.")
+    ] = Path("output"),
 ) -> None:
     """Train and evaluate the mixture on embeddings made elsewhere.
 
-    Exit codes: 0 done, 1 error, 2 usage.
+    Exit codes: 0 done, 1 error, 2 usage; with --register also 3, held or rejected by the release gate.
     """
     from pipelines.cli.commands.train import train as command
 
     parts = [part.strip() for part in ablate.split(",") if part.strip()] if ablate else []
-    command(embeddings, profile, settings or [], seeds, parts, output, track)
+    place = registry if register else None
+    raise typer.Exit(command(embeddings, profile, settings or [], seeds, parts, output, track, place))
 
 
 @experiment_app.command()

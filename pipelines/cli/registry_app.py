@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipelines.cli.command_group import command_group
-from pipelines.cli.options import Output, StoreLocation
+from pipelines.cli.options import Output, Settings, StoreLocation
 
 registry_app = command_group()
 
@@ -39,6 +39,34 @@ def models(
     from pipelines.cli.registry_location import registry_location
 
     command(registry_location(output, store, tracking), model, log=log, history=history, as_json=as_json)
+
+
+@registry_app.command()
+def register(
+    training: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The output directory of a finished `mistere train`.")
+    ],
+    embeddings: Annotated[
+        Path | None, typer.Option(help="The training's embeddings; by default where the training read them.")
+    ] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(help="Settings of the release gate and the registry; by default the training's profile."),
+    ] = None,
+    settings: Settings = None,
+    output: Output = Path("output"),
+    store: StoreLocation = None,
+    tracking: Tracking = None,
+) -> None:
+    """Evaluate a training, and register it as a version of vectors if the release gate lets it pass.
+
+    Exit codes: 0 registered, 3 held or rejected, 1 error, 2 usage.
+    """
+    from pipelines.cli.commands.registry.register import register as command
+    from pipelines.cli.registry_location import registry_location
+
+    location = registry_location(output, store, tracking, create=True)
+    raise typer.Exit(command(training, embeddings, profile, settings or [], location))
 
 
 @registry_app.command()

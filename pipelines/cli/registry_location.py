@@ -11,7 +11,7 @@ from typing import Final
 from mistere.artifacts.object_store import LocalStore, ObjectStore, open_store
 from mistere.common.environment import STORE_VARIABLE, TRACKING_VARIABLE
 from mistere.common.errors import ArtifactError, UsageError
-from mistere.common.paths import sqlite_url
+from mistere.common.paths import check_folder, sqlite_url
 from mistere.common.urls import redact_url
 from mistere.registry.champion import read_champion
 from mistere.registry.lineage import Lineage, read_lineage
@@ -23,10 +23,15 @@ DATABASE: Final = "mlflow.db"
 
 @dataclass(frozen=True)
 class RegistryLocation:
-    """A store and its tracking server."""
+    """A store and its tracking server.
+
+    Attributes:
+        options: the options of another command that finds both; none if the environment names them.
+    """
 
     store: ObjectStore
     tracking_uri: str
+    options: tuple[str, ...] = ()
 
     def find(self, reference: str, model_name: str) -> tuple[RegisteredVersion, Lineage]:
         """The version that a reference names, and its lineage.
@@ -60,24 +65,36 @@ class RegistryLocation:
             )
 
 
-def registry_location(output: Path, store: str | None, tracking: str | None) -> RegistryLocation:
+def registry_location(
+    output: Path, store: str | None, tracking: str | None, *, create: bool = False
+) -> RegistryLocation:
     """The store and tracking server that options or environment name; by default those of the output directory.
 
     Args:
         output: the output directory of ``mistere run``.
         store: a directory or ``s3://…``; None for ``MISTERE_STORE``, or the output directory's.
         tracking: a tracking server; None for ``MLFLOW_TRACKING_URI`` if a store is named, or the output directory's.
+        create: whether an output directory without a run gets a store.
 
     Raises:
         UsageError: the output directory has no run, or a store is named without a tracking server.
     """
     named = store or os.environ.get(STORE_VARIABLE)
+    options = [
+        word for name, value in (("--store", store), ("--tracking", tracking)) if value for word in (name, value)
+    ]
     if named:
         uri = tracking or os.environ.get(TRACKING_VARIABLE)
         if not uri:
             raise UsageError(f"{named}: name its tracking server too, with --tracking or {TRACKING_VARIABLE}.")
-        return RegistryLocation(open_store(named), uri)
-    return RegistryLocation(store_location(output, None), tracking or sqlite_url(output.resolve() / DATABASE))
+        return RegistryLocation(open_store(named), uri, tuple(options))
+    if create:
+        check_folder(output.resolve(), "--output")
+        (output.resolve() / "store").mkdir(parents=True, exist_ok=True)
+    if output != Path("output"):
+        options += ["--output", str(output)]
+    database = tracking or sqlite_url(output.resolve() / DATABASE)
+    return RegistryLocation(store_location(output, None), database, tuple(options))
 
 
 def store_location(output: Path, store: str | None) -> ObjectStore:

@@ -20,6 +20,11 @@ class Thresholds(RuleThresholds):
     data_warnings: Literal["pass", "hold"] = Field(
         default="pass", description="whether a model of a dataset with warnings passes or is held."
     )
+    unvalidated_data: Literal["pass", "hold"] = Field(
+        default="hold",
+        description="whether a model of data that was never validated, because it was trained on vectors made elsewhere, passes or is "
+        "held.",
+    )
 
 
 def evaluate(candidate: Candidate, thresholds: Thresholds) -> RuleResult:
@@ -27,6 +32,11 @@ def evaluate(candidate: Candidate, thresholds: Thresholds) -> RuleResult:
     count = len(candidate.data_warnings)
     if candidate.data_verdict == "reject":
         return rejected(NAME, None, None, "Validation rejected the dataset.")
+    if candidate.data_verdict == "unknown":
+        unknown = "The data was not validated, because the model was trained on vectors made elsewhere"
+        if thresholds.unvalidated_data == "pass":
+            return passed(NAME, None, None, f"{unknown}, which this profile allows.")
+        return held(NAME, None, None, f"{unknown}: allow it with --set gate.unvalidated_data=pass.")
     if not count:
         return passed(NAME, 0.0, None, "The dataset passed its validation without a warning.")
     sentence = f"The dataset passed its validation with {count} warning{'s' if count > 1 else ''}"
@@ -40,6 +50,8 @@ EXAMPLES = Examples(
     cases=(
         Case("reject", candidate={"data_verdict": "reject"}),
         Case("promote", candidate={"data_verdict": "warn", "data_warnings": ["Few speakers."]}),
+        Case("hold", candidate={"data_verdict": "unknown"}),
+        Case("promote", candidate={"data_verdict": "unknown"}, thresholds={"unvalidated_data": "pass"}),
         Case(
             "hold",
             candidate={"data_verdict": "warn", "data_warnings": ["Few speakers."]},

@@ -54,7 +54,10 @@ def evaluate(candidate: Candidate, thresholds: Thresholds) -> RuleResult:
     measured = {condition: loss for condition, loss in losses.items() if loss is not None}
     if len(measured) < len(losses):
         missing = next(condition for condition in counted if condition not in measured)
-        return not_measured(NAME, f"The loss under {counted[missing].words}", bound, "set evaluation.robustness=true")
+        fix = "set evaluation.robustness=true"
+        if candidate.takes_vectors:
+            fix = "the model takes vectors, which cannot be degraded; gate.max_robustness_loss=off disables the rule"
+        return not_measured(NAME, f"The loss under {counted[missing].words}", bound, fix)
     worst = max(measured, key=lambda condition: measured[condition].high)
     loss = measured[worst]
     sentence = (

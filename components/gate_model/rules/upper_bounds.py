@@ -22,12 +22,13 @@ RULES = (
         "latency",
         figure="runtime.dialogue_ms.p95",
         subject="The response time",
-        finding="95 % of raw dialogues are answered within {measured:.0f} ms on the machine that evaluated the model",
+        finding="95 % of test dialogues are answered within {measured:.0f} ms on the machine that evaluated the model",
         limit="{bound:.0f} ms",
         setting="max_dialogue_ms",
         default=False,
         limits={"gt": 0},
-        description="longest time for a raw dialogue on the machine that evaluated it (95th percentile), in ms.",
+        description="longest time for a dialogue (of vectors, if the model takes those) on the machine that evaluated it (95th percentile), "
+        "in ms.",
         fix="set evaluation.runtime=true",
         examples=Examples(
             promotes={"runtime.dialogue_ms.p95": 120.0},

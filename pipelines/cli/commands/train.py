@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
@@ -15,7 +16,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mistere.common.processes.command_line import command_line
 from mistere.common.progress import PLAIN_SECONDS, RemainingTime
+from mistere.common.secrets.redaction import redact
 from mistere.config.differences import changed_settings
 from mistere.config.mixture import MixtureConfig, known
 
@@ -42,7 +45,8 @@ def train(
     parts: Sequence[str],
     output: Path | None,
     tracking_uri: str | None,
-) -> None:
+    registry: Path | None = None,
+) -> int:
     """Train and evaluate the mixture, print the results and write the output.
 
     Outputs are written under temporary names and then renamed, ``metrics.json`` last. If interrupted, the same command
@@ -56,6 +60,10 @@ def train(
         parts: parts to leave out, one at a time.
         output: folder of the results; None for a new one.
         tracking_uri: the MLflow server; None for none.
+        registry: the output directory to register the model in; None for none.
+
+    Returns:
+        The exit code: 0, or that of the registration.
 
     Raises:
         UsageError: the embeddings, the settings or the output are invalid; nothing is written.
@@ -68,18 +76,46 @@ def train(
     from pipelines.cli.experiments.source import open_source
     from pipelines.cli.experiments.training_folder import TrainingFolder
     from pipelines.cli.output.task_progress import task_progress
+    from pipelines.cli.registry_location import registry_location
     from pipelines.profiles import load_profile
 
     parts = check_names(parts)
-    profile_config = load_profile(profile, settings, sections=_SECTIONS)
+    sections = (*_SECTIONS, "gate") if registry else _SECTIONS
+    profile_config = load_profile(profile, settings, sections=sections)
+    location = registry_location(registry, None, None, create=True) if registry else None
     with task_progress(f"reading {embeddings}"):
         data = selected(profile_config.mixture, open_source(embeddings))
     made_of = {"embeddings": data.fingerprint(), "settings": settings_of(profile_config.mixture)}
     evaluation = profile_config.evaluation.model_dump(mode="json")
-    folder = TrainingFolder(output, made_of, {"seeds": seeds, "ablations": list(parts), "evaluation": evaluation})
+    scope = {"seeds": seeds, "ablations": list(parts), "evaluation": evaluation}
+    folder = TrainingFolder(output, made_of, scope, _origin(embeddings, profile))
     if tracking_uri:
         check_tracking(tracking_uri)
+    if location is not None:
+        check_tracking(location.tracking_uri)
     _train(embeddings, profile_config, data, seeds, parts, tracking_uri, folder)
+    if location is None:
+        return 0
+    from pipelines.cli.commands.registry.register import SECTIONS, register
+
+    release = [setting for setting in settings if setting.partition(".")[0].strip() in SECTIONS]
+    print(flush=True)
+    return register(folder.path, embeddings, profile, release, location)
+
+
+def _origin(embeddings: Path, profile: str) -> dict[str, Any]:
+    """How the training was started, for its registration."""
+    from mistere.common.digests.code import git_state, name_files, uncommitted_files
+
+    commit, dirty = git_state()
+    return {
+        "source": str(embeddings.resolve()),
+        "profile": profile,
+        "command": redact(command_line("mistere", *sys.argv[1:])),
+        "commit": commit,
+        "dirty": dirty,
+        "uncommitted": name_files(uncommitted_files()) if dirty else "",
+    }
 
 
 def _train(
@@ -218,6 +254,8 @@ def _write(folder: TrainingFolder, data: EmbeddedDialogues, best: Trial, page: s
         "temperature": best.trained.temperature,
         "seed": best.seed,
         "dev.weighted_f1": best.trained.dev_weighted_f1,
+        "history": best.trained.history,
+        "automatic": dict(metrics.get("automatic") or {}),
     }
     (model / "model.json").write_text(json.dumps(description, indent=1, ensure_ascii=False), encoding="utf-8")
     test = data.split("test")

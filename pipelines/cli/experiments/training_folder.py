@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
+from mistere.artifacts.bundle_location import TRAINING_RECORD
 from mistere.common.errors import UsageError
 from mistere.common.parsing.documents import ParseError, read_json
 from mistere.engine.stage import new_run_id
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
 
 TRAININGS: Final = Path("output/train")
 """Where a training without ``--output`` gets its own folder."""
-RECORD: Final = "training.json"
+RECORD: Final = TRAINING_RECORD
 """What a finished training was made of."""
+_ORIGIN: Final = "origin"
+"""The part of the record that does not identify the training: where and how it was started."""
 
 _CHECKPOINTS, _MADE_OF, _LOCK = "checkpoints", "made_of.json", ".lock"
 _OTHER: Final = "name another folder, or omit --output for a new one"
@@ -32,6 +35,7 @@ class TrainingFolder:
         output: the folder; None for a new one below :data:`TRAININGS`, or the one there in which the same training was interrupted.
         made_of: identifies the embeddings and the mixture's settings, which the checkpoints belong to.
         scope: what else determines the results: seeds, ablations, evaluation.
+        origin: how the training was started; it may differ if the same training is repeated.
 
     Attributes:
         path: the folder.
@@ -40,8 +44,14 @@ class TrainingFolder:
         UsageError: the folder holds another training or anything else; nothing is written.
     """
 
-    def __init__(self, output: Path | None, made_of: Mapping[str, Any], scope: Mapping[str, Any]) -> None:
-        self._made_of, self._record = dict(made_of), {**made_of, **scope}
+    def __init__(
+        self,
+        output: Path | None,
+        made_of: Mapping[str, Any],
+        scope: Mapping[str, Any],
+        origin: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._made_of, self._record, self._origin = dict(made_of), {**made_of, **scope}, dict(origin or {})
         self._lock: IO[bytes] | None = None
         if output is not None:
             self._check(output)
@@ -72,7 +82,7 @@ class TrainingFolder:
 
     def record(self) -> None:
         """Record what the results are made of."""
-        _write(self.path / RECORD, self._record)
+        _write(self.path / RECORD, {**self._record, **({_ORIGIN: self._origin} if self._origin else {})})
 
     def end(self) -> None:
         """Delete the checkpoints, after all outputs are written."""
@@ -85,6 +95,8 @@ class TrainingFolder:
             raise UsageError(f"--output {output}: it is a file; name a folder.")
         names = {entry.name for entry in output.iterdir()} if output.is_dir() else set()
         recorded = _read(output / RECORD)
+        if isinstance(recorded, dict):
+            recorded.pop(_ORIGIN, None)
         if recorded not in (None, self._record):
             raise UsageError(f"--output {output}: it contains another training; {_OTHER}.")
         made_of = _read(output / _CHECKPOINTS / _MADE_OF)

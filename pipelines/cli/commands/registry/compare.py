@@ -54,7 +54,7 @@ def _compared(location: RegistryLocation, version: RegisteredVersion, lineage: L
         facts={
             "bundle": lineage.bundle_digest,
             "code": code_of(lineage.run.commit, lineage.run.dirty),
-            "dataset": f"{lineage.dataset}, version {lineage.dvc_digest}",
+            "dataset": f"{lineage.dataset}, version {lineage.dvc_digest}" if lineage.dvc_digest else lineage.dataset,
             "run": lineage.run.run_id,
             "profile": lineage.run.profile,
             "registered": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(version.created)),

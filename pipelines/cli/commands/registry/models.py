@@ -119,7 +119,7 @@ def _row(entry: RegisteredVersion) -> tuple[str, ...]:
         entry.version,
         ", ".join(entry.aliases),
         f"{entry.weighted_f1:.3f}" if entry.weighted_f1 is not None else "",
-        f"{entry.tags.get('dataset', '')} {entry.tags.get('dvc_digest', '')[:8]}",
+        f"{entry.tags.get('dataset', '')} {entry.tags.get('dvc_digest', '')[:8]}".rstrip(),
         code_of(entry.tags.get("commit", ""), entry.tags.get("dirty") == "True"),
         entry.bundle_digest[:12],
         minute_text(entry.created),

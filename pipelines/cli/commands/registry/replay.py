@@ -123,6 +123,11 @@ def _check_reproducible(version: str, lineage: Lineage) -> None:
             f"version {version} was made from code {state}: no commit holds it, so it cannot be reproduced; train "
             "a version from committed code."
         )
+    if lineage.embeddings:
+        raise MistereError(
+            f"version {version} was trained on the vectors in {lineage.embeddings}, not by a run: `mistere train` with them and the "
+            "settings in its lineage makes it again."
+        )
     if not lineage.config:
         raise MistereError(
             f"version {version} has no configuration in its lineage, so it cannot be reproduced; choose a later "
