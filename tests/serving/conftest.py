@@ -144,7 +144,7 @@ def make_vectors_bundle(folder: Path, dimensions: dict[str, int], digests: dict[
     return _publish(LocalStore(folder / "store"), work, mixture.experts, encoders={}, vectors=made)
 
 
-def tiny_mixture(dimensions: dict[str, int], **settings: Any) -> MixtureOfExperts:
+def tiny_mixture(dimensions: dict[str, int], classes: int = len(LABELS), **settings: Any) -> MixtureOfExperts:
     """A small random mixture."""
     import torch
 
@@ -160,7 +160,7 @@ def tiny_mixture(dimensions: dict[str, int], **settings: Any) -> MixtureOfExpert
         "attention_width": 12,
     }
     config = resolve(MixtureConfig(**sizes, **settings), TrainSize(10, 100, dimensions))
-    return MixtureOfExperts(config, dimensions, len(LABELS)).eval()
+    return MixtureOfExperts(config, dimensions, classes).eval()
 
 
 def _publish(store: ObjectStore, work: Path, experts: list[str], **parts: Any) -> str:

@@ -19,9 +19,9 @@ from mistere.artifacts.manifests import (
 )
 from mistere.artifacts.object_store import LocalStore
 from mistere.common.errors import ArtifactError, UsageError
-from mistere.config.modalities import modalities_of
 from mistere.common.parsing.documents import ParseError, read_json
 from mistere.common.processes.command_line import command_line
+from mistere.config.modalities import modalities_of
 from mistere.model.embeddings import EmbeddedDialogues
 from mistere.runs.outcome import read_run_info
 
