@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mistere.artifacts.bundle_location import split_bundle_location
 from mistere.artifacts.io import open_artifact
+from mistere.artifacts.locations import split_bundle_location
 from mistere.artifacts.manifests import ModelBundle
 from mistere.artifacts.object_store import open_store
 from mistere.artifacts.signing import verify_bundle

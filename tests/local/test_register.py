@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import httpx
 import numpy as np
 import pytest
 
+from mistere.artifacts.io import open_artifact
 from mistere.artifacts.manifests import ModelBundle
 from mistere.artifacts.object_store import LocalStore
 from mistere.common.paths import sqlite_url
@@ -19,7 +21,7 @@ from mistere.registry.lineage import read_lineage
 from mistere.serving.example_dialogue import read_example
 from mistere.serving.local_predictor import local_predictor
 from mistere.serving.vectors import VectorDialogue
-from tests.local.workshop import mistere, mistere_in_process
+from tests.local.workshop import Run, mistere, mistere_in_process, run
 from tests.unit.artifacts.embeddings_folder import write_embeddings
 
 pytestmark = pytest.mark.long
@@ -142,3 +144,30 @@ def test_serve_says_at_once_that_a_training_is_no_bundle(registered: Registered)
     served = mistere_in_process("serve", str(registered.work / "one"))
     assert served.returncode == 2 and served.stdout == ""
     assert "is the output of `mistere train` and not a bundle: make one with `mistere register" in served.stderr
+
+
+def test_a_training_on_the_vectors_of_a_run_is_compared_with_its_champion(
+    first: Run, data: Path, tree: Path, tmp_path: Path
+) -> None:
+    output = shutil.copytree(first.output, tmp_path / "output")
+    done = mistere(
+        "train", "--embeddings", str(output), "--output", str(tmp_path / "one"), *TINY, "--set", "gate.champion_margin=1",
+        "--register", "--registry", str(output), root=tree,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "differs from the champion's by" in done.stdout and "passed its validation" in done.stdout
+    store = LocalStore(output / "store")
+    before = read_champion(store).champion
+    assert before is not None
+    rows = json.loads(mistere_in_process("models", "--json", "--output", str(output)).stdout)
+    bundle = Path(rows[0]["bundle_location"])
+    manifest = ModelBundle.model_validate_json((bundle / "manifest.json").read_text())
+    fine_tuned = open_artifact(store, ModelBundle, before.bundle_digest).manifest.encoders
+    assert {name: made.digest for name, made in manifest.vectors.items()} == {
+        name: encoder.identity.digest for name, encoder in fine_tuned.items()
+    }
+    assert manifest.dvc_digest and "data_profile.json" in manifest.files
+    promoted = mistere_in_process("promote", rows[0]["version"], "--output", str(output))
+    assert promoted.returncode == 0, promoted.stderr
+    later = run(output, data, "mixture.seed=3", "gate.champion_margin=1", root=tree)  # its champion takes vectors
+    assert later.code == 0, later.text

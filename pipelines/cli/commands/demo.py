@@ -121,8 +121,8 @@ def _leave(number: int, frame: FrameType | None) -> NoReturn:
 
 def _example(location: str) -> list[ConversationTurn]:
     """The example dialogue of a bundle; empty if it has none."""
-    from mistere.artifacts.bundle_location import split_bundle_location
     from mistere.artifacts.io import open_artifact
+    from mistere.artifacts.locations import split_bundle_location
     from mistere.artifacts.manifests import ModelBundle
     from mistere.artifacts.object_store import open_store
     from mistere.data.audio import decode_recording

@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
-from mistere.artifacts.bundle_location import split_bundle_location
 from mistere.artifacts.io import open_artifact
+from mistere.artifacts.locations import split_bundle_location
 from mistere.artifacts.manifests import ModelBundle
 from mistere.artifacts.object_store import open_store
 from mistere.common.errors import ExitCode, UsageError

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mistere.artifacts.bundle_location import TRAINING_RECORD
+from mistere.artifacts.locations import TRAINING_RECORD
 from mistere.common.errors import UsageError
 from mistere.common.parsing.documents import ParseError, read_json
 from mistere.config.evaluation import EvaluationConfig

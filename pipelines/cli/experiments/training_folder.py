@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from mistere.artifacts.bundle_location import TRAINING_RECORD
+from mistere.artifacts.locations import TRAINING_RECORD
 from mistere.common.errors import UsageError
 from mistere.common.parsing.documents import ParseError, read_json
 from mistere.engine.stage import new_run_id
