@@ -124,7 +124,7 @@ def test_the_predictor_answers_vectors_and_refuses_text(registered: Registered, 
             "takes vectors, not text or audio: send text_embedding [n, 8] and face_embedding [n, 8]" in refused.stderr
         )
         metadata = httpx.get(f"{client.url}/v2/models/mistere").json()
-        assert [item["name"] for item in metadata["inputs"]] == ["text_embedding", "face_embedding"]
+        assert [item["name"] for item in metadata["inputs"]] == ["predict", "text_embedding", "face_embedding"]
 
 
 def test_mlflow_loads_the_version(registered: Registered) -> None:

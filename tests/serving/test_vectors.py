@@ -93,7 +93,7 @@ def test_every_modality_of_the_model_is_a_tensor(ask: Ask, predictor: EmotionPre
     assert list(outputs["modalities_used"]) == ["text+face"] * 3
     assert ask({"face": ROWS["face"]}).outputs  # whose encoder is not recorded
     names = [item["name"] for item in predictor.get_input_types()]
-    assert names == ["text_embedding", "face_embedding"]
+    assert names == ["predict", "text_embedding", "face_embedding"]
 
 
 def test_a_row_of_nan_is_a_missing_modality_only_if_the_request_says_so(ask: Ask) -> None:
@@ -139,7 +139,8 @@ def test_the_openapi_document_has_the_vectors_alone(predictor: EmotionPredictor)
     metadata = {"inputs": predictor.get_input_types(), "properties": {"encoder_digest.text": DIGEST}}
     document = build_document(Limits(), "mistere", metadata)
     tensors = document["components"]["schemas"]["InferRequest"]["properties"]["inputs"]["items"]["oneOf"]
-    assert {tensor["properties"]["name"]["const"] for tensor in tensors} >= {"text_embedding", "face_embedding"}
+    names = {tensor["properties"]["name"]["const"] for tensor in tensors}
+    assert names == {"predict", "speech_embedding", "text_embedding", "face_embedding"}
     examples = document["paths"]["/v2/models/{model_name}/infer"]["post"]["requestBody"]["content"]["application/json"]
     assert set(examples["examples"]) == {"text_embedding", "face_embedding"}
 

@@ -126,7 +126,7 @@ def _set_embeddings(document: dict[str, Any], metadata: Mapping[str, Any]) -> No
         inputs = [{"name": name, "datatype": "FP32", "shape": [1, width], "data": [0.0] * width}]
         parameters = {"parameters": {protocol.ENCODER_DIGEST: digest}} if digest else {}
         examples[name] = {"value": {"inputs": inputs, **parameters}}
-    if all(protocol.modality_of(tensor["name"]) for tensor in metadata["inputs"]):
+    if not any(tensor["name"] in protocol.RAW_INPUTS for tensor in metadata["inputs"]):
         _leave_out_raw_inputs(document)
 
 
@@ -144,7 +144,7 @@ def _leave_out_raw_inputs(document: dict[str, Any]) -> None:
     """Leave texts and recordings out of V2, for a model that takes vectors only. V1 has nothing else, and answers 400."""
     schema = document["components"]["schemas"]["InferRequest"]["properties"]["inputs"]["items"]
     schema["oneOf"] = [
-        tensor for tensor in schema["oneOf"] if protocol.modality_of(tensor["properties"]["name"]["const"])
+        tensor for tensor in schema["oneOf"] if tensor["properties"]["name"]["const"] not in protocol.RAW_INPUTS
     ]
     content = document["paths"][_INFER]["post"]["requestBody"]["content"][_JSON]
     content["examples"] = {name: one for name, one in content["examples"].items() if protocol.modality_of(name)}
