@@ -29,6 +29,8 @@ RELEASED: Final = {
     "verdict": ("gate_model", "verdict"),
 }
 """The inputs of ``register_model`` but its encoders: which task's which output, as :mod:`pipelines.retraining` connects them."""
+TRANSCRIBED: Final = ("transcribe", "transcribed")
+"""The utterances instead, where they were transcribed."""
 ENCODER: Final = ("finetune_encoder", "encoder")
 """Stage and output of the encoder of each modality."""
 
@@ -87,7 +89,8 @@ def release(
     store = open_store(str(run["store"]))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        for name, (task, output) in RELEASED.items():
+        sources = {**RELEASED, **({"utterances": TRANSCRIBED} if TRANSCRIBED[0] in finished else {})}
+        for name, (task, output) in sources.items():
             write_reference(read_manifest(store, REGISTER.inputs[name], finished[task][output]), folder / name)
         inputs: dict[str, Paths] = {name: str(folder / name) for name in RELEASED}
         stage, output = ENCODER

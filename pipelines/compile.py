@@ -57,7 +57,8 @@ def compile_pipeline(profile: str, settings: Iterable[str], output: Path) -> Non
     from pipelines.retraining import retraining
 
     sections = config.parameters()
-    pipeline = retraining(config.modalities, config.cluster, Path(profile).stem, sections)
+    transcribing = config.data.transcription.is_on
+    pipeline = retraining(config.modalities, config.cluster, Path(profile).stem, sections, transcribing=transcribing)
     partial = output.with_name(f".{output.stem}.partial.yaml")
     try:
         Compiler().compile(pipeline, str(partial), pipeline_parameters=sections)

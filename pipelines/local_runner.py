@@ -91,7 +91,8 @@ def main(arguments: Path, root: Path) -> None:
 
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root), raise_on_error=True)
     given = read_json(arguments)
-    retraining(modalities_of(given))(**given)
+    transcribing = bool(given["data"]["transcription"]["source"])
+    retraining(modalities_of(given), transcribing=transcribing)(**given)
 
 
 if __name__ == "__main__":

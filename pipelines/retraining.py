@@ -27,6 +27,7 @@ from components.register_model.component import register_model
 from components.report_run.component import report_run
 from components.resolve_inputs.component import resolve_inputs
 from components.train_moe.component import train_moe
+from components.transcribe.component import transcribe
 from components.validate_data.component import validate_data
 from mistere.config.cluster import ClusterConfig
 from mistere.config.modalities import DEFAULT_MODALITIES, sections_with
@@ -40,6 +41,8 @@ def retraining(
     cluster: ClusterConfig | None = None,
     profile: str = "",
     sections: Mapping[str, Any] | None = None,
+    *,
+    transcribing: bool = False,
 ) -> GraphComponent:
     """Define the pipeline.
 
@@ -48,6 +51,7 @@ def retraining(
         cluster: Kubernetes settings of the steps; None for a local run.
         profile: name of the profile that the pipeline is compiled from.
         sections: the profile's complete sections by name, which complete the parameters of a run; None for a local run.
+        transcribing: whether there is a step ``transcribe``, without which no run transcribes.
     """
     compiled = {"profile": profile, "sections": dict(sections or {})}
     compiled_registry = {"profile": profile, "sections": {"registry": (sections or {}).get("registry", {})}}
@@ -60,11 +64,11 @@ def retraining(
             inputs = resolve_inputs(modalities)(run=run, job=job, compiled=compiled, **given)
             pod_settings.apply(inputs, cluster, "resolve_inputs")
             if not sections:  # a local run, in which a step costs a tenth of a second
-                _steps(inputs, modalities, cluster, one_shard=set())
+                _steps(inputs, modalities, cluster, set(), transcribing)
                 return
             with dsl.If(inputs.outputs["Output"] == "work", name="work-to-do"):
                 single = {name for name in modalities if sections[name]["extraction"]["shards"] == 1}
-                _steps(inputs, modalities, cluster, single)
+                _steps(inputs, modalities, cluster, single, transcribing)
             with dsl.If(inputs.outputs["Output"] == "release", name="all-finished"):
                 released = release_finished(
                     run=inputs.outputs["context"],
@@ -113,7 +117,11 @@ def _docstring(modalities: Sequence[str]) -> str:
 
 
 def _steps(
-    inputs: PipelineTask, modalities: Sequence[str], cluster: ClusterConfig | None, one_shard: Collection[str]
+    inputs: PipelineTask,
+    modalities: Sequence[str],
+    cluster: ClusterConfig | None,
+    one_shard: Collection[str],
+    transcribing: bool,
 ) -> None:
     """Define the steps from the data to the release.
 
@@ -122,6 +130,7 @@ def _steps(
         modalities: names of the modalities.
         cluster: Kubernetes settings of the steps; None for a local run.
         one_shard: modalities that are compiled with a single shard, for which one pod embeds all utterances.
+        transcribing: whether utterances without text are transcribed.
     """
     context, champion = inputs.outputs["context"], inputs.outputs["champion_digest"]
     section = {name: inputs.outputs[f"{name}_section"] for name in sections_with(modalities)}
@@ -136,6 +145,10 @@ def _steps(
     pod_settings.apply(validated, cluster, "validate_data")
     utterances = validated.outputs["accepted"]
     with dsl.If(validated.outputs["Output"] != "reject", name="data-passes"):
+        if transcribing:
+            completed = transcribe(run=context, data=section["data"], utterances=utterances)
+            pod_settings.apply(completed, cluster, "transcribe")
+            utterances = completed.outputs["transcribed"]
         encoders, vectors = {}, {}
         for modality in modalities:
             config = section[modality]

@@ -45,10 +45,12 @@ def check_train_image(config: Config, folder: Path = PROJECT_ROOT) -> None:
                 f"{modality}.tuning=qlora needs {_QUANTISATION}, which the train image lacks: add it to the group `train` in pyproject.toml, "
                 f"run `make lock` and build the images, or set {modality}.tuning=lora."
             )
-        kind, _, name = settings.source.partition(":")
+    sources = {f"{modality}.source": settings.source for modality, settings in config.encoders().items()}
+    for setting, source in {**sources, "data.transcription.source": config.data.transcription.source}.items():
+        kind, _, name = source.partition(":")
         if kind == "package" and _normalized(name) not in packages and not packages & _distributions(name):
             raise UsageError(
-                f"{modality}.source={settings.source}: the train image has no package {name}: add it to requirements-encoders.lock and build "
+                f"{setting}={source}: the train image has no package {name}: add it to requirements-encoders.lock and build "
                 "the images, or name another source."
             )
 

@@ -154,7 +154,7 @@ class _Extraction:
             names = list(dict.fromkeys(part.shard for part in ranges))
             files.add(names[max(0, names.index(self._ranges[0].shard) - 1)])
         splits = list(dict.fromkeys(part.split for part in self._ranges))
-        self._reader = UtteranceReader(reference, splits, frozenset(files))
+        self._reader = UtteranceReader(reference, splits, frozenset(files), step.store)
         self._previous = PreviousTurns(self._reader, turns, splits)
         self._cache = VectorCache.open(config.extraction.cache, step.store, identity, step.progress)
         self.missing = 0

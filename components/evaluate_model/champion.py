@@ -126,8 +126,11 @@ def _run_bundle(step: Step, reference: UtteranceSet, digest: str, names: Sequenc
     from mistere.model.inference import load_bundle
 
     model = load_bundle(step.store.location(artifact_key(ModelBundle.__name__, digest)))
+    known = reference.transcription.model if reference.transcription else None
+    if known is not None and known != model.bundle.transcription:  # it reads its own transcripts, or none
+        reference = reference.model_copy(update={"transcription": None})
     answers: dict[str, DialoguePrediction] = {}
-    for dialogue in UtteranceReader(reference, ("test",)).dialogues("test"):
+    for dialogue in UtteranceReader(reference, ("test",), store=step.store).dialogues("test"):
         answers[dialogue[0].dialogue_id] = model.predict([dialogue])[0]
         step.progress("running the champion on this test split", len(answers), reference.dialogues["test"])
     return [answers[name] for name in names]

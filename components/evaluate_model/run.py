@@ -80,6 +80,7 @@ def run(
     """
     from components.evaluate_model.raw_utterances import columns_of, keys_of, read_raw_test
     from components.evaluate_model.robustness import CleanDialogues, Reembedding
+    from mistere.data.transcripts import TEXT_SOURCE
     from mistere.data.utterances import UtteranceReader
     from mistere.evaluation.gate_timeline import liveliest
     from mistere.evaluation.mixture_evaluation import evaluate_mixture
@@ -103,17 +104,18 @@ def run(
 
     step.progress("reading the raw test utterances")
     timelines = liveliest(names, answers, labels, data.labels)
-    reader = UtteranceReader(utterances.manifest, ("test",))
+    reader = UtteranceReader(utterances.manifest, ("test",), store=step.store)
     raw = read_raw_test(reader, [timeline.name for timeline in timelines])
     flat = Answers.of(scored.predictions, names)
     keys = keys_of(test)
     turns = {dialogue.dialogue_id: len(dialogue) for dialogue in test}
-    parts = {**raw.membership(keys), **columns_of(reader, config.slices, keys)}
+    columns = [*config.slices, *([TEXT_SOURCE] if utterances.manifest.transcription else [])]
+    parts = {**raw.membership(keys), **columns_of(reader, list(dict.fromkeys(columns)), keys)}
     metrics |= measure_slices(config, flat, true, turns, parts, len(data.labels))
     if config.speaker_probe:
         metrics |= _speaker_probe(config, step, mixture, data, raw, keys, flat)
     present = {name: (encoders[name], vectors[name]) for name in mixture.dimensions}
-    runtime = _runtime(config, step, mixture, model, present, raw)
+    runtime = _runtime(config, step, mixture, model, present, raw, utterances.manifest)
     if config.robustness or config.int8:
         clean = CleanDialogues(names, read, labels, len(data.labels))
         again = Reembedding(config, reader, mixture, temperature, clean, step.progress)
@@ -226,6 +228,7 @@ def _runtime(
     model: ArtifactHandle[MoEModel],
     encoders: Mapping[str, tuple[ArtifactHandle[EncoderCheckpoint], ArtifactHandle[EmbeddingSet]]],
     raw: RawTest,
+    reference: UtteranceSet,
 ) -> dict[str, float]:
     """The bundle's size and, if enabled, its running cost."""
     from components.evaluate_model.runtime import Predictor, measure_runtime, sizes
@@ -234,6 +237,9 @@ def _runtime(
     for encoder, _ in encoders.values():
         own.append(encoder.manifest.files["tuned.safetensors"])
         base += open_artifact(step.store, BaseEncoder, encoder.manifest.encoder.base_digest).manifest.files.values()
+    if reference.transcription is not None:
+        digest = reference.transcription.model.base_digest
+        base += open_artifact(step.store, BaseEncoder, digest).manifest.files.values()
     figures = sizes(sum(file.size for file in own), sum(file.size for file in base))
     if not config.runtime:
         return figures

@@ -55,7 +55,7 @@ def fine_tune(
     else:
         choose_device(config.device, f"{modality}.device")
     kind = kind_of(reference.kinds[modality])
-    reader = UtteranceReader(reference, _FITTING_SPLITS)
+    reader = UtteranceReader(reference, _FITTING_SPLITS, store=step.store)
 
     def inputs() -> Iterator[Any]:
         for utterance in reader.stream("train", (modality,)):

@@ -166,6 +166,7 @@ def assemble(
         metrics={name: value for name, value in report.manifest.metrics.items() if name.startswith("test.")},
         dvc_digest=data.dvc_digest,
         digests=_digests(data, used, model),
+        transcription=data.transcription.model if data.transcription else None,
     )
 
 
@@ -196,6 +197,8 @@ def _digests(
             f"{manifest.modality} preprocessing": canonical_digest(preprocessing),
             f"{manifest.modality} encoder": manifest.encoder.identity.digest,
         }
+    if data.transcription is not None:
+        digests["transcription model"] = data.transcription.model.base_digest
     return {
         **digests,
         "mixture": model.manifest.files["mixture.safetensors"].sha256,

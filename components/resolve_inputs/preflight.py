@@ -11,6 +11,7 @@ from mistere.config.loader import Config
 from mistere.data.dataset import load_info, split_of
 from mistere.data.dvc_remote import RemoteData
 from mistere.data.shard_modalities import shard_modalities
+from mistere.data.transcripts import TEXT_SOURCE
 from mistere.engine.stage import load_stage
 from mistere.kubernetes.current_pod import is_inside
 from mistere.registry.mlflow_connection import check_tracking
@@ -36,8 +37,9 @@ def preflight(config: Config, tracking_uri: str, remote: str, digest: str) -> li
     kinds = _kinds(remote, digest)
     unused = _check_modalities(config, kinds) if kinds is not None else []
     _check_slices(config.evaluation.slices, remote, digest)
-    check_encoder = load_stage("finetune_encoder").preflight
-    assert check_encoder is not None
+    check_encoder, check_transcription = (load_stage(name).preflight for name in ("finetune_encoder", "transcribe"))
+    assert check_encoder is not None and check_transcription is not None
+    check_transcription(config.data, "", not is_inside())
     for modality, settings in config.encoders().items():
         try:
             check_encoder(settings, modality, not is_inside())
@@ -90,6 +92,7 @@ def _check_slices(names: Sequence[str], remote: str, digest: str) -> None:
     Of several shards none is fetched, as they may be larger than the step's disk; ``evaluate_model`` then finds the missing column. Data
     that cannot be read is left to ``pull_data``.
     """
+    names = [name for name in names if name != TEXT_SOURCE]
     if not names:
         return
     try:

@@ -32,7 +32,10 @@ def inputs_digest(config: Config, context: RunContext, values: Mapping[str, str]
     """
     state = load_stage("finetune_encoder").external_inputs
     sources = {}
-    for modality, settings in config.encoders().items():
+    models: dict[str, Any] = dict(config.encoders())
+    if config.data.transcription.is_on:
+        models["transcription"] = config.data.transcription
+    for modality, settings in models.items():
         kind, _, _ = settings.source.partition(":")
         if kind not in {"random", "package", "s3"} and "@" not in settings.source:
             return ""
@@ -42,6 +45,7 @@ def inputs_digest(config: Config, context: RunContext, values: Mapping[str, str]
         {
             "modalities": list(config.modalities),
             "sections": {name: getattr(config, name).keyed() for name in sorted(sections)},
+            **({"transcription": config.data.transcription.keyed()} if config.data.transcription.is_on else {}),
             "values": dict(values),
             "sources": sources,
             "images": {role: image(role) for role in ROLES},

@@ -54,6 +54,12 @@ class RunParameters(Section):
                     f"{modality}.extraction.shards={shards}: this pipeline was compiled for a single shard, without a loop: compile it "
                     f"with `mistere compile --set {modality}.extraction.shards={shards}`."
                 )
+        transcription = config.data.transcription.source
+        if transcription and self.compiled and not self.compiled["data"].get("transcription", {}).get("source"):
+            raise UsageError(
+                f"data.transcription.source={transcription}: this pipeline was compiled without the step transcribe: compile it with "
+                f"`mistere compile --set data.transcription.source={transcription}`."
+            )
         namespace, named = deployment_namespace(), config.deployment.namespace
         if self.complete or not namespace or named != self.compiled.get("deployment", {}).get("namespace"):
             return config

@@ -48,6 +48,24 @@ class EncoderDescription(BaseModel):
         )
 
 
+class TranscriptionModel(BaseModel):
+    """What identifies a model that transcribes speech, and how it is used.
+
+    Attributes:
+        source: where its weights came from, with the revision that was resolved.
+        base_digest: digest of its weights, configuration and tokenizer in the store.
+        language: code of the spoken language, or ``detect``.
+        max_tokens: tokens of the transcript of a window of audio at most.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: str = ""
+    base_digest: Segment
+    language: str
+    max_tokens: int = Field(gt=0)
+
+
 class DatasetIdentity(BaseModel):
     """What identifies a version of a dataset.
 

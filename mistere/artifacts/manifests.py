@@ -19,6 +19,7 @@ from mistere.artifacts.identities import (
     EncoderDescription,
     EncoderIdentity,
     RunIdentity,
+    TranscriptionModel,
     gather_encoders,
     gather_fields,
 )
@@ -103,8 +104,20 @@ class DatasetShard(BaseModel):
     rows: int
 
 
+class Transcription(BaseModel):
+    """What a transcription added to a dataset. The transcripts are a file of the artifact, ``transcripts.parquet``."""
+
+    model: TranscriptionModel
+    added: dict[str, int] = Field(description="Transcribed utterances without text, per split.")
+    replaced: int = Field(
+        default=0, description="Train utterances whose text is replaced by a transcript (``asr_share``)."
+    )
+    empty: int = Field(default=0, description="Utterances in whose audio the model heard no words.")
+    undecodable: int = Field(default=0, description="Utterances whose audio does not decode.")
+
+
 class UtteranceSet(Manifest):
-    """A reference to a dataset version; the artifact holds none of the data."""
+    """A reference to a dataset version; the artifact holds none of the data but the transcripts that a model made of it."""
 
     outside_digest: ClassVar[frozenset[str]] = Manifest.outside_digest | {"remote"}
 
@@ -137,6 +150,11 @@ class UtteranceSet(Manifest):
         default_factory=dict, description="Dialogues per split that validation excluded; no stage reads them."
     )
     test_digest: str = Field(description="Identifies the test split; models are compared only on equal test splits.")
+    transcription: Transcription | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,  # datasets without it keep their digests
+        description="Transcripts by a model, which readers merge with the dataset's own.",
+    )
 
     @property
     def dataset(self) -> DatasetIdentity:
@@ -357,11 +375,19 @@ class ModelBundle(Manifest):
         exclude_if=lambda scripts: not scripts,  # bundles of earlier versions keep their digests
         description="Scripts of the texts that it was trained on; empty if none is recorded, or it reads no text.",
     )
+    transcription: TranscriptionModel | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,  # bundles without it keep their digests
+        description="Transcribes utterances that have audio and no text.",
+    )
     provenance: Provenance | None = None
 
     def refers_to(self) -> list[tuple[str, str]]:
-        """The encoders' base weights."""
-        return [("BaseEncoder", encoder.base_digest) for encoder in self.encoders.values()]
+        """The weights of the encoders' bases and of the transcription model."""
+        digests = [encoder.base_digest for encoder in self.encoders.values()]
+        if self.transcription is not None:
+            digests.append(self.transcription.base_digest)
+        return [("BaseEncoder", digest) for digest in digests]
 
     def described(self) -> dict[str, Any]:
         """The fields that do not depend on the files: the content of ``bundle.json``."""
@@ -369,7 +395,7 @@ class ModelBundle(Manifest):
 
 
 class BaseEncoder(Manifest):
-    """Base weights, configuration and preprocessing of a pretrained encoder, shared by every encoder fine-tuned from it."""
+    """Weights, configuration and preprocessing of a pretrained model: the base of fine-tuned encoders, or a transcription model."""
 
     family: str
     source: str

@@ -33,6 +33,7 @@ class StageInfo(Section):
         doing: what the stage does, as a report continues "The run failed while …"; ``{modality}`` is replaced.
         after: the stage that it follows in lists of stages; empty for the first.
         per_modality: whether the pipeline runs it once for each modality, as task ``STAGE-MODALITY``.
+        optional: whether it is part of a run only where a setting asks for it; lists of tasks name it once it has a record.
         exit_handler: whether it runs at the end of every run, whatever happened.
         secrets: secrets that its pod needs besides the object store's; ``signing`` and ``registry`` (the credentials of the images'
             registry) are mounted as files, the others become environment variables.
@@ -43,6 +44,7 @@ class StageInfo(Section):
     doing: str = Field(min_length=1)
     after: str = ""
     per_modality: bool = False
+    optional: bool = False
     exit_handler: bool = False
     secrets: tuple[Literal["tracking", "webhook", "signing", "registry"], ...] = ()
     settings: bool = False

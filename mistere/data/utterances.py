@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mistere.artifacts.manifests import UtteranceSet
+from mistere.artifacts.object_store import ObjectStore
 from mistere.common.errors import UsageError
 from mistere.common.modalities import TEXT
 from mistere.common.parsing.documents import read_json
@@ -19,6 +20,8 @@ from mistere.common.splits import SPLITS, Split
 from mistere.data.dataset import Utterance, read_batches, read_utterances
 from mistere.data.dvc_remote import selected_dialogues, shard_paths
 from mistere.data.roles import labels_of_roles
+from mistere.data.text_repair import is_blank
+from mistere.data.transcripts import TEXT_SOURCE, Transcripts
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -48,16 +51,21 @@ def row_ranges(reference: UtteranceSet, rows: int) -> list[RowRange]:
 
 
 class UtteranceReader:
-    """Streams an :class:`UtteranceSet`; fetches only the shards that it needs.
+    """Streams an :class:`UtteranceSet` with its transcripts; fetches only the shards that it needs.
 
     Args:
         reference: the dataset.
         splits: the splits to read. ``max_dialogues`` is shared among all splits, so with it all of them are fetched.
         shards: fetch only shards of these names; None fetches all.
+        store: holds the transcripts of a dataset that was transcribed.
     """
 
     def __init__(
-        self, reference: UtteranceSet, splits: Sequence[Split] = SPLITS, shards: frozenset[str] | None = None
+        self,
+        reference: UtteranceSet,
+        splits: Sequence[Split] = SPLITS,
+        shards: frozenset[str] | None = None,
+        store: ObjectStore | None = None,
     ) -> None:
         self.reference = reference
         limited = reference.max_dialogues is not None
@@ -65,6 +73,7 @@ class UtteranceReader:
         files = {split: list(paths.values()) for split, paths in self._paths.items()}
         self._selection = selected_dialogues(files, reference.max_dialogues)
         self._excluded = {split: frozenset(reference.quarantined.get(split, ())) for split in SPLITS}
+        self._transcripts = Transcripts.open(reference, splits, store)
 
     def stream(self, split: Split, modalities: Collection[str] | None = None) -> Iterator[Utterance]:
         """The split's utterances in file order.
@@ -73,13 +82,23 @@ class UtteranceReader:
             split: the split.
             modalities: names of the modalities to read; None for all that the dataset has.
         """
-        return read_utterances(
+        kinds = self._kinds(modalities)
+        utterances = read_utterances(
             list(self._paths[split].values()),
-            modalities=self._kinds(modalities),
+            modalities=kinds,
             dialogues=self._selection[split],
             without=self._excluded[split],
             predict_roles=self.reference.predict_roles,
         )
+        return self._merged(split, utterances, kinds)
+
+    def _merged(
+        self, split: Split, utterances: Iterator[Utterance], modalities: Collection[str]
+    ) -> Iterator[Utterance]:
+        """The utterances with the transcripts of those that lack a text."""
+        if TEXT not in modalities or not self._transcripts:
+            return utterances
+        return (self._transcripts.merged(split, utterance) for utterance in utterances)
 
     def _kinds(self, modalities: Collection[str] | None) -> dict[str, str]:
         """The kinds of the chosen modalities that the dataset declares."""
@@ -98,17 +117,26 @@ class UtteranceReader:
             yield sorted(current, key=lambda u: u.turn)
 
     def columns(self, split: Split, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Any columns of the split's utterances, in file order.
+        """Any columns of the split's utterances, in file order; ``text_source`` says where the text comes from.
 
         Raises:
             UsageError: no shard of the split has such a column.
         """
         chosen, missing = self._selection[split], set(names)
-        for batch in read_batches(list(self._paths[split].values()), list(names)):
+        wanted = list(names)
+        if with_source := TEXT_SOURCE in missing:
+            missing.remove(TEXT_SOURCE)
+            wanted = list(
+                dict.fromkeys([*(name for name in names if name != TEXT_SOURCE), "dialogue_id", "turn", "text"])
+            )
+        for batch in read_batches(list(self._paths[split].values()), wanted):
             missing -= set(batch.schema.names)
             for row in batch.to_pylist():
                 name = row["dialogue_id"]
                 if name not in self._excluded[split] and (chosen is None or name in chosen):
+                    if with_source:
+                        has_text = not is_blank(row.get("text") or "")
+                        row[TEXT_SOURCE] = self._transcripts.source(split, name, row["turn"], has_text)
                     yield row
         if missing:
             raise UsageError(
@@ -117,16 +145,16 @@ class UtteranceReader:
 
     def read(self, rows: RowRange, modalities: Collection[str] | None = None) -> list[Utterance]:
         """The utterances of one range, with modalities as in :meth:`stream`; skips row groups outside it."""
-        return list(
-            read_utterances(
-                [self._paths[rows.split][rows.shard]],
-                modalities=self._kinds(modalities),
-                dialogues=self._selection[rows.split],
-                without=self._excluded[rows.split],
-                rows=(rows.start, rows.stop),
-                predict_roles=self.reference.predict_roles,
-            )
+        kinds = self._kinds(modalities)
+        utterances = read_utterances(
+            [self._paths[rows.split][rows.shard]],
+            modalities=kinds,
+            dialogues=self._selection[rows.split],
+            without=self._excluded[rows.split],
+            rows=(rows.start, rows.stop),
+            predict_roles=self.reference.predict_roles,
         )
+        return list(self._merged(rows.split, utterances, kinds))
 
     def table(self, rows: RowRange) -> pa.Table:
         """Split, dialogue, turn and label of one range's utterances, without text and audio; the label of a context turn is null."""

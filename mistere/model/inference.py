@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -21,12 +21,14 @@ from mistere.common.modalities import IMPLICIT_KINDS, SPEECH, TEXT, HasModalitie
 from mistere.config.encoder import EncoderConfig
 from mistere.data.audio import AudioError, decode
 from mistere.data.kinds.kind import Kind, UnreadableError
+from mistere.data.text_repair import is_blank
 from mistere.model.embedders import open_embedder
 from mistere.model.encoders.embedding import Embedder
 from mistere.model.encoders.families.family import Features
 from mistere.model.encoders.preparation import prepared
 from mistere.model.mixture.mixture import MixtureOfExperts
 from mistere.model.mixture.prediction import DialoguePrediction, load_mixture, predict
+from mistere.model.transcription.transcriber import Transcriber, open_transcriber
 from mistere.model.weight_files import OTHER_MODEL
 
 __all__ = [
@@ -180,11 +182,18 @@ class EmotionModel(DialogueModel):
         encoder_digests: per modality that is read raw; empty for a model that takes vectors only.
         vector_digests: per modality, the encoder that made the vectors; an empty text where it is unknown.
         dimensions: embedding width per modality.
+        transcriber: transcribes utterances that have audio and no text; None if the bundle names no model for that.
     """
 
-    def __init__(self, bundle: ModelBundle, mixture: MixtureOfExperts, embedders: Mapping[str, Embedder]) -> None:
+    def __init__(
+        self,
+        bundle: ModelBundle,
+        mixture: MixtureOfExperts,
+        embedders: Mapping[str, Embedder],
+        transcriber: Transcriber | None = None,
+    ) -> None:
         super().__init__(mixture, bundle.temperature, embedders)
-        self.bundle = bundle
+        self.bundle, self.transcriber = bundle, transcriber
         self.labels, self.experts = list(bundle.labels), list(bundle.experts)
         self.encoder_digests = {name: encoder.identity.digest for name, encoder in bundle.encoders.items()}
         self.vector_digests = self.encoder_digests or {name: made.digest for name, made in bundle.vectors.items()}
@@ -193,6 +202,42 @@ class EmotionModel(DialogueModel):
     def context_mode(self) -> Literal["full", "causal"]:
         """The mixture's context mode; with ``causal``, later turns do not change earlier predictions."""
         return self._mixture.config.context_mode
+
+    def predict(
+        self, dialogues: Sequence[Sequence[HasModalities]], max_seconds: float | None = None
+    ) -> list[DialoguePrediction]:
+        """Predict raw dialogues, with transcripts of utterances that have audio and no text if the bundle transcribes.
+
+        The arguments and errors are those of :meth:`DialogueModel.predict`.
+        """
+        return super().predict([self.transcribed(dialogue, max_seconds) for dialogue in dialogues], max_seconds)
+
+    def transcribed(
+        self, dialogue: Sequence[HasModalities], max_seconds: float | None = None
+    ) -> Sequence[HasModalities]:
+        """A dialogue with transcripts of the utterances that have audio and no text.
+
+        Audio that does not decode or is too long is left to the speech encoder, which says so.
+        """
+        if self.transcriber is None:
+            return dialogue
+        turns: list[Any] = list(dialogue)
+        for index, turn in enumerate(turns):
+            if turn.audio and is_blank(turn.text or ""):
+                text = transcript(self.transcriber, turn.audio, max_seconds)
+                turns[index] = replace(turn, text=text or None)
+        return turns
+
+
+def transcript(transcriber: Transcriber, audio: bytes, max_seconds: float | None = None) -> str:
+    """The transcript of an encoded file; empty if it does not decode, or nothing is said.
+
+    Args:
+        transcriber: the model.
+        audio: the file.
+        max_seconds: decode no more than this.
+    """
+    return next(transcriber.texts([audio], max_seconds)) or ""
 
 
 def load_bundle(location: str, *, int8: bool = False) -> EmotionModel:
@@ -222,7 +267,8 @@ def load_bundle(location: str, *, int8: bool = False) -> EmotionModel:
     mixture = load_mixture(opened.path)
     if reason := _disagreement(bundle, mixture, embedders):
         raise ArtifactError(f"the bundle {opened.path} holds no usable model: {reason}", OTHER_MODEL)
-    return EmotionModel(bundle, mixture, embedders)
+    transcriber = open_transcriber(store, bundle.transcription) if bundle.transcription is not None else None
+    return EmotionModel(bundle, mixture, embedders, transcriber)
 
 
 def _disagreement(bundle: ModelBundle, mixture: MixtureOfExperts, embedders: Mapping[str, Embedder]) -> str:

@@ -22,7 +22,7 @@ REQUESTS = Counter(
 )
 PHASES = Histogram(
     "mistere_phase_seconds",
-    "Time of a request by phase: decode (request), slices (encoding a long request), queue, encode (utterances), mixture, respond.",
+    "Time of a request by phase: decode (request), transcribe, slices (encoding a long request), queue, encode (utterances), mixture, respond.",
     ["phase"],
     buckets=_SECONDS,
 )
@@ -30,6 +30,11 @@ UTTERANCES = Histogram("mistere_request_utterances", "Utterances per request.", 
 BATCH = Histogram("mistere_batch_dialogues", "Dialogues per batch.", buckets=(1, 2, 4, 8, 16, 32))
 CACHED = Counter(
     "mistere_utterance_vectors", "Vectors of utterances taken from the cache (hit) or computed (miss).", ["found"]
+)
+TRANSCRIPTS = Counter(
+    "mistere_transcripts",
+    "Transcripts of recordings without text taken from the cache (hit) or computed (miss).",
+    ["found"],
 )
 MISSING = Counter("mistere_missing_modality", "Utterances without a modality.", ["modality"])
 UNKNOWN_SCRIPT = Counter(

@@ -45,14 +45,18 @@ from mistere.serving import protocol
 
 if TYPE_CHECKING:
     from mistere.model.inference import DialoguePrediction, EmotionModel
+    from mistere.model.transcription.transcriber import Transcriber
     from mistere.predictor.encoding.encoder import CachedEncoder, Embedded
     from mistere.predictor.encoding.plan import EncodingPlan, Task
+    from mistere.predictor.encoding.transcription import CachedTranscriber, TranscriptTask
 
 logger = logging.getLogger("kserve.predictor")
 
 _LONG_SECONDS, _LONG_PRICE = 0.08, 8.0
 """A request is long, and encoded in slices, if its encoding takes more time than the first and costs more seconds of audio than the
 second: a turn of a live conversation never is."""
+_TRANSCRIPTION_PACE = 0.03
+"""Assumed seconds of computing per second of a window of the transcription; a tiny Whisper on two cores."""
 _INLINE_CLIPS = 4
 """The most recordings of a small request that are inspected on the event loop; each takes 0.1 ms, MP3 up to 3 ms."""
 
@@ -143,7 +147,11 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
             max_price=limits.waiting_seconds,
         )
         self._slices: SliceQueue[Task] = SliceQueue(self._encode_slice, self._pace, limits.waiting_seconds)
-        metrics.QUEUE_DEPTH.set_function(lambda: self.batcher.depth + self._slices.depth)
+        self._transcriber: CachedTranscriber | None = None
+        self._transcripts: SliceQueue[TranscriptTask] = SliceQueue(
+            self._transcribe_slice, Pace(_TRANSCRIPTION_PACE), limits.waiting_seconds
+        )
+        metrics.QUEUE_DEPTH.set_function(lambda: self.batcher.depth + self._slices.depth + self._transcripts.depth)
 
     @property
     def limits(self) -> Limits:
@@ -174,6 +182,8 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         from mistere.predictor.encoding.encoder import CachedEncoder
 
         self._encoder = CachedEncoder(model, self._limits, self._pace)
+        if model.transcriber is not None:
+            self._add_transcriber(model.transcriber)
         self._loaded = model
         gc.collect()
         gc.freeze()  # later collections skip the model's objects, which live as long as the process
@@ -186,6 +196,13 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
             time.perf_counter() - start,
         )
         return True
+
+    def _add_transcriber(self, transcriber: Transcriber) -> None:
+        from mistere.model.inference import transcript
+        from mistere.predictor.encoding.transcription import CachedTranscriber
+
+        self._transcripts.warm_up(lambda: transcript(transcriber, _one_second()))
+        self._transcriber = CachedTranscriber(transcriber, self._limits)
 
     def start(self) -> None:
         """Do nothing: kserve calls this at registration, but the model is ready only when it is loaded."""
@@ -229,6 +246,7 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
             dialogues = self._decode(payload, model) if light else await asyncio.to_thread(self._decode, payload, model)
             if any(turn.audio_uri is not None for dialogue in dialogues for turn in dialogue.turns):
                 dialogues = await asyncio.to_thread(lambda: [self._with_read_audio(dialogue) for dialogue in dialogues])
+            dialogues = await self._transcribed(dialogues)
             plan = None if dialogues[0].embeddings else await self._planned(dialogues, light)
         price = 0.0 if plan is None else plan.price
         is_long = price > self._pace.price_within(_LONG_SECONDS, _LONG_PRICE)
@@ -284,6 +302,23 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         uris = {index: turn.audio_uri for index, turn in enumerate(dialogue.turns) if turn.audio_uri is not None}
         return _with_clips(dialogue, self._audio_reader.read(uris)) if uris else dialogue
 
+    async def _transcribed(self, dialogues: list[DialogueRequest]) -> list[DialogueRequest]:
+        """Add the transcripts of utterances that have audio and no text, if the model transcribes and the client wants it.
+
+        Raises:
+            RequestError: as :meth:`CachedTranscriber.plan`, or too much waits already.
+        """
+        transcriber = self._transcriber
+        if transcriber is None or not dialogues[0].transcribe or dialogues[0].embeddings:
+            return dialogues
+        from mistere.predictor.encoding.transcription import completed
+
+        tasks = await asyncio.to_thread(transcriber.plan, dialogues)
+        if missing := [task for task in tasks.values() if task.text is None]:
+            with metrics.phase("transcribe"):
+                await self._transcripts.run(missing)
+        return completed(dialogues, tasks) if tasks else dialogues
+
     async def _planned(self, dialogues: Sequence[DialogueRequest], light: bool) -> EncodingPlan:
         """Look up and price what a request needs.
 
@@ -308,6 +343,10 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         assert self._encoder is not None
         with metrics.phase("encode"):
             self._encoder.compute(tasks)
+
+    def _transcribe_slice(self, tasks: Sequence[TranscriptTask]) -> None:
+        assert self._transcriber is not None
+        self._transcriber.compute(tasks)
 
     def _infer(self, requests: Sequence[_Request]) -> list[list[DialoguePrediction] | Exception]:
         """Compute a batch of requests, with embeddings or raw inputs; called by the batcher."""
@@ -342,6 +381,7 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         """Finish what is being computed and drop what waits."""
         self.batcher.close()
         self._slices.close()
+        self._transcripts.close()
 
     def _remember(self, dialogues: Sequence[DialogueRequest]) -> None:
         for dialogue in dialogues:

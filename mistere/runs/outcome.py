@@ -27,6 +27,7 @@ from mistere.engine.stage import StageRecord, stage_record_key
 from mistere.registry.champion import NO_CHAMPION
 from mistere.registry.lineage import read_lineage
 
+_OPTIONAL: Final = frozenset(name for name, stage in stages().items() if stage.optional)
 _SHARD = re.compile(r"^(?P<task>.+)-(?P<index>\d+)of\d+$")
 EXIT_HANDLER: Final = next((name for name, info in stages().items() if info.exit_handler), "")
 FINISHED: Final = frozenset({"done", "reused"})
@@ -53,6 +54,8 @@ def base_task(task: str) -> str:
 def ordered_tasks(names: Iterable[str], modalities: Iterable[str] = ()) -> list[str]:
     """The tasks of a run in the pipeline's order, without its exit handler; a sharded task is replaced by its shards.
 
+    A task of an optional stage is named if it has a record.
+
     Args:
         names: the tasks that have a record.
         modalities: of the run; by default those that have a record.
@@ -60,12 +63,14 @@ def ordered_tasks(names: Iterable[str], modalities: Iterable[str] = ()) -> list[
     names = list(names)
     seen = dict.fromkeys(modality for name in names if (modality := split_task(base_task(name))[1]))
     shards: dict[str, list[tuple[int, str]]] = {}
-    for task in set(names):
+    recorded = set(names)
+    for task in recorded:
         if match := _SHARD.match(task):
             shards.setdefault(match["task"], []).append((int(match["index"]), task))
     return [
         name
         for task in task_titles(tuple(modalities) or modalities_of(seen))
+        if task in recorded or split_task(task)[0] not in _OPTIONAL
         for name in ([task_name for _, task_name in sorted(shards[task])] if task in shards else [task])
     ]
 

@@ -36,6 +36,7 @@ EXPERT_NAMES: Final = ("speech", "text", "cross_modal")
 
 # Request parameters.
 DETAIL: Final = "detail"
+TRANSCRIBE: Final = "transcribe"
 ENCODER_DIGEST: Final = "encoder_digest"
 NAN_IS_MISSING: Final = "nan_is_missing"
 """A row of NaN (in JSON: of null) in an embedding tensor means that the utterance lacks the modality."""

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 
+from mistere.config.stages import stages
+
 COMBINED = {
     "embed_utterances": ("embed_shard", "extract_embeddings"),
     "release_finished": ("register_model", "deploy_model"),
 }
 """The steps that run two stages in one pod."""
+OPTIONAL = frozenset(name for name, info in stages().items() if info.optional)
+"""The stages that are compiled only where a setting asks for them."""
 SETTINGS_OF = {"embed_utterances": "embed_shard", "release_finished": "deploy_model"}
 """The stage whose settings the pod of such a step has: the one that needs more."""
 

@@ -93,6 +93,22 @@ def test_pipeline_outputs_metrics_confusion_matrix_and_report() -> None:
     assert {"system.Metrics", "system.ClassificationMetrics", "system.HTML"} <= output_types
 
 
+@pytest.mark.parametrize("source", ["", "random:whisper"])
+def test_the_step_transcribe_is_compiled_only_where_it_transcribes(source: str, tmp_path: Path) -> None:
+    """Without it, a run has no pod for it, and the encoders are trained on what validation accepted."""
+    compile_pipeline("tiny", [f"data.transcription.source={source}"], tmp_path / "pipeline.yaml")
+    spec = next(yaml.safe_load_all((tmp_path / "pipeline.yaml").read_text()))
+    tasks = {}
+    for component in spec["components"].values():
+        tasks.update(component.get("dag", {}).get("tasks", {}))
+    assert ("transcribe" in tasks) == bool(source)
+    read = tasks["finetune-encoder"]["inputs"]["artifacts"]["utterances"]
+    if source:
+        assert read["taskOutputArtifact"] == {"producerTask": "transcribe", "outputArtifactKey": "transcribed"}
+    else:
+        assert read["componentInputArtifact"].endswith("validate-data-accepted")
+
+
 def test_the_release_of_a_finished_model_gets_what_register_model_gets() -> None:
     (inner,) = (
         one["dag"]["tasks"]

@@ -93,7 +93,13 @@ def clip(
     return file.getvalue()
 
 
-def make_bundle(folder: Path, modalities: tuple[str, ...] = ("speech", "text"), **mixture_settings: Any) -> str:
+def make_bundle(
+    folder: Path,
+    modalities: tuple[str, ...] = ("speech", "text"),
+    *,
+    transcribes: bool = False,
+    **mixture_settings: Any,
+) -> str:
     """Publish a bundle of random encoders and a random mixture in a new store; returns its location."""
     import torch
 
@@ -128,7 +134,15 @@ def make_bundle(folder: Path, modalities: tuple[str, ...] = ("speech", "text"), 
     dimensions = dict.fromkeys(modalities, 16)
     mixture = tiny_mixture(dimensions, **mixture_settings)
     save_mixture(mixture, work)
-    return _publish(store, work, mixture.experts, encoders=bundled, scripts=["Latin"])
+    parts: dict[str, Any] = {"encoders": bundled, "scripts": ["Latin"]}
+    if transcribes:
+        from mistere.artifacts.identities import TranscriptionModel
+        from mistere.config.transcription import TranscriptionConfig
+        from mistere.model.transcription.base import resolve_transcription
+
+        base = resolve_transcription(TranscriptionConfig(source="random:whisper"), store)
+        parts["transcription"] = TranscriptionModel(base_digest=base.manifest.digest, language="en", max_tokens=3)
+    return _publish(store, work, mixture.experts, **parts)
 
 
 def make_vectors_bundle(folder: Path, dimensions: dict[str, int], digests: dict[str, str]) -> str:

@@ -35,6 +35,7 @@ class FaultyModel:
         self.encoder_digests = self.vector_digests = {"text": "t" * 64}
         self.dimensions = {"text": 2}
         self.max_tokens = 1 << 20
+        self.transcriber = None
 
     def context(self, modality: str, dialogue: Sequence[Any], index: int) -> tuple[str, ...]:
         return ()

@@ -5,12 +5,11 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from mistere.artifacts.object_store import ObjectStore, open_store
 from mistere.common.digests.files import digest_once
 from mistere.common.errors import UsageError
-from mistere.config.encoder import EncoderConfig
 from mistere.model.encoders.converters import converters
 from mistere.model.encoders.lookup.hub import hub_commit
 
@@ -44,7 +43,14 @@ def model_folder(uri: str) -> tuple[ObjectStore, str]:
     return open_store(parent), leaf
 
 
-def source_state(settings: EncoderConfig, _context: Any = None) -> Mapping[str, str]:
+class HasSource(Protocol):
+    """The settings of an encoder, or of another pretrained model."""
+
+    @property
+    def source(self) -> str: ...
+
+
+def source_state(settings: HasSource, _context: Any = None) -> Mapping[str, str]:
     """Digests of the files of ``package:``, ``path:`` and ``s3:`` sources, and the commit of a hub id without a revision.
 
     A missing source has an empty state; the stage raises the error.

@@ -71,12 +71,14 @@ class DialogueRequest:
         embeddings: the embeddings; empty with turns.
         detail: whether the response holds the per-expert probabilities.
         context: indices of the utterances that are not predicted.
+        transcribe: whether the server may transcribe utterances that have audio and no text.
     """
 
     turns: list[RequestTurn] = field(default_factory=list)
     embeddings: dict[str, np.ndarray] = field(default_factory=dict)
     detail: bool = False
     context: frozenset[int] = frozenset()
+    transcribe: bool = True
 
     def __len__(self) -> int:
         """The number of utterances."""
@@ -119,8 +121,14 @@ def check_length(utterances: int, limits: Limits) -> None:
         raise over_limit(f"A request may hold {counted(limits.utterances, 'utterance')}; this one holds {utterances}.")
 
 
-def check_turns(turns: Sequence[RequestTurn], model: EmotionModel) -> None:
-    """Reject a dialogue without any input for the model, and an utterance with more than one form of audio."""
+def check_turns(turns: Sequence[RequestTurn], model: EmotionModel, transcribe: bool = True) -> None:
+    """Reject a dialogue without any input for the model, and an utterance with more than one form of audio.
+
+    Args:
+        turns: the utterances.
+        model: the model.
+        transcribe: whether audio may be transcribed, so that a model of text reads it.
+    """
     if not model.encoder_digests:
         tensors = " and ".join(
             f"{name} [n, {model.dimensions[modality]}]"
@@ -137,7 +145,8 @@ def check_turns(turns: Sequence[RequestTurn], model: EmotionModel) -> None:
                 f"The audio_digest of utterance {index} is not a SHA-256 in 64 lower-case hexadecimal digits."
             )
     text = "text" in model.encoder_digests and any(turn.text is not None and not is_blank(turn.text) for turn in turns)
-    speech = "speech" in model.encoder_digests and any(turn.has_audio for turn in turns)
+    hears = "speech" in model.encoder_digests or (transcribe and model.transcriber is not None)
+    speech = hears and any(turn.has_audio for turn in turns)
     if not text and not speech:
         known = " or ".join(sorted(model.encoder_digests)) or "nothing"
         raise invalid(f"No utterance of the dialogue has anything this model reads ({known}).")
@@ -164,6 +173,7 @@ def decode_request(request: InferRequest, model: EmotionModel, limits: Limits) -
     """
     parameters = read_parameters(request.parameters, "a request")
     detail = bool(parameters.get(protocol.DETAIL, False))
+    transcribe = bool(parameters.get(protocol.TRANSCRIBE, True))
     wanted = {output.name for output in request.request_outputs or []}
     if unknown := wanted.difference(protocol.OUTPUTS):
         raise invalid(f"Unknown output {printable(sorted(unknown)[0])!r}; known: {', '.join(protocol.OUTPUTS)}.")
@@ -194,8 +204,9 @@ def decode_request(request: InferRequest, model: EmotionModel, limits: Limits) -
     if len(lengths) > 1:
         raise invalid("All tensors must have one element for each utterance; their lengths differ.")
     turns = _turns(columns, lengths.pop())
-    check_turns(turns, model)
-    return DialogueRequest(turns=turns, detail=detail, context=_context(flags, len(turns), limits))
+    check_turns(turns, model, transcribe)
+    context = _context(flags, len(turns), limits)
+    return DialogueRequest(turns=turns, detail=detail, context=context, transcribe=transcribe)
 
 
 def _is_shape(shape: Sequence[Any], dimensions: int) -> bool:

@@ -19,6 +19,7 @@ _SCALARS: Final = (str, int, float, bool, type(None))
 _KINDS: Final[Mapping[str, tuple[tuple[type, ...], str]]] = {
     protocol.DETAIL: ((bool,), "true or false"),
     protocol.NAN_IS_MISSING: ((bool,), "true or false"),
+    protocol.TRANSCRIBE: ((bool,), "true or false"),
     protocol.BINARY_OUTPUT: ((bool,), "true or false"),
     protocol.BINARY_DATA: ((bool,), "true or false"),
     protocol.BINARY_SIZE: ((int, type(None)), "an integer"),

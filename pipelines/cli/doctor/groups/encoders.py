@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
+from components.transcribe.run import check_model
 from mistere.common.errors import MistereError
 from mistere.model.encoders.lookup.source_check import check_encoder, is_folder
 from pipelines.cli.doctor.plan import Plan
@@ -14,6 +16,8 @@ from pipelines.train_image import check_train_image
 def group(plan: Plan) -> CheckGroup:
     """The check of each encoder."""
     checks = [Check(modality, partial(_source, plan, modality)) for modality in plan.config.modalities]
+    if plan.config.data.transcription.is_on:
+        checks.append(Check("transcription", lambda: _transcription(plan)))
     if plan.on_a_cluster:
         checks.append(Check("packages", lambda: _packages(plan)))
     return CheckGroup("Encoders", checks)
@@ -32,10 +36,20 @@ def _packages(plan: Plan) -> CheckResult:
 
 def _source(plan: Plan, modality: str) -> CheckResult:
     settings = plan.config.encoder(modality)
+    return _checked(plan, settings.source, partial(check_encoder, settings, modality))
+
+
+def _transcription(plan: Plan) -> CheckResult:
+    data = plan.config.data
+    return _checked(plan, data.transcription.source, partial(check_model, data, ""))
+
+
+def _checked(plan: Plan, source: str, check: Callable[[bool], None]) -> CheckResult:
+    """Check a source; the argument is whether this machine loads the model."""
     try:
-        check_encoder(settings, modality, in_this_image=not plan.on_a_cluster)
+        check(not plan.on_a_cluster)
     except MistereError as error:
         if plan.on_a_cluster:
             return note(f"from this machine, not from a pod: {error}")
         return failed(str(error))
-    return ok(f"{settings.source}.")
+    return ok(f"{source}.")

@@ -1,0 +1,1 @@
+"""Transcribe the utterances that have audio and no text."""

@@ -1,0 +1,1 @@
+"""Transcribe speech with a Whisper: find its weights, decode greedily."""
