@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -50,15 +50,16 @@ class RawTest:
         return [self.facts.get(key, (None, None, None))[2] for key in keys]
 
 
-def read_raw_test(reader: UtteranceReader, wanted: Sequence[str]) -> RawTest:
+def read_raw_test(reader: UtteranceReader, wanted: Sequence[str], modalities: Collection[str] | None = None) -> RawTest:
     """Read the test split.
 
     Args:
         reader: the dataset.
         wanted: names of dialogues whose transcripts are kept.
+        modalities: the modalities to read: speech, text and the model's; None for all of the dataset.
     """
     raw = RawTest()
-    for dialogue in reader.dialogues("test"):
+    for dialogue in reader.dialogues("test", modalities):
         name = dialogue[0].dialogue_id
         for utterance in dialogue:
             words = len(utterance.text.split()) if utterance.text else None

@@ -22,6 +22,7 @@ from mistere.artifacts.manifests import (
     UtteranceSet,
 )
 from mistere.common.counting import counted
+from mistere.common.modalities import MODALITIES
 from mistere.config.evaluation import EvaluationConfig
 from mistere.engine.stage import Result, Stage, Step
 from mistere.metrics.predictions import PREDICTIONS_FILE
@@ -104,8 +105,9 @@ def run(
 
     step.progress("reading the raw test utterances")
     timelines = liveliest(names, answers, labels, data.labels)
+    used = frozenset(MODALITIES) | mixture.dimensions.keys()
     reader = UtteranceReader(utterances.manifest, ("test",), store=step.store)
-    raw = read_raw_test(reader, [timeline.name for timeline in timelines])
+    raw = read_raw_test(reader, [timeline.name for timeline in timelines], used)
     flat = Answers.of(scored.predictions, names)
     keys = keys_of(test)
     turns = {dialogue.dialogue_id: len(dialogue) for dialogue in test}

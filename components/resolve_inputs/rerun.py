@@ -37,7 +37,7 @@ def inputs_digest(config: Config, context: RunContext, values: Mapping[str, str]
         models["transcription"] = config.data.transcription
     for modality, settings in models.items():
         kind, _, _ = settings.source.partition(":")
-        if kind not in {"random", "package", "s3"} and "@" not in settings.source:
+        if kind not in {"random", "measured", "package", "s3"} and "@" not in settings.source:
             return ""
         sources[modality] = dict(state(settings, context)) if state and kind == "s3" else {}
     sections = set(config.sections) - _RELEASED

@@ -56,6 +56,7 @@ class CellDecodeError(MistereError):
     def __init__(self, message: str, utterance: int, modality: str = SPEECH) -> None:
         super().__init__(message)
         self.utterance, self.modality = utterance, modality
+        self.reason = message
 
 
 class AudioDecodeError(CellDecodeError):
@@ -130,7 +131,9 @@ class DialogueModel:
         except AudioError as error:
             raise AudioDecodeError(f"utterance {index}: {error}", index, modality) from error
         except UnreadableError as error:
-            raise CellDecodeError(f"utterance {index}, {modality}: {error}", index, modality) from error
+            failure = CellDecodeError(f"utterance {index}, {modality}: {error}", index, modality)
+            failure.reason = str(error)
+            raise failure from error
 
     def _features_of(
         self, modality: str, max_seconds: float | None, turn: tuple[Sequence[HasModalities], int]

@@ -176,12 +176,15 @@ def as_request_error(error: BaseException, request_id: str, seconds: float) -> R
     if isinstance(error, InvalidInput):
         return invalid(f"{str(error).rstrip('.')}.")
     if isinstance(error, MistereError):
-        from mistere.model.inference import AudioDecodeError, AudioTooLongError
+        from mistere.model.inference import AudioDecodeError, AudioTooLongError, CellDecodeError
 
         if isinstance(error, AudioTooLongError):
             return audio_too_long(error.utterance, seconds)
         if isinstance(error, AudioDecodeError):
             return unsupported_audio(error.utterance)
+        if isinstance(error, CellDecodeError):
+            reason = error.reason.rstrip(".")
+            return invalid(f"The {error.modality} of utterance {error.utterance} cannot be read: {reason}.")
     frames = traceback.extract_tb(error.__traceback__)
     where = " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames[-6:]))
     logger.error("request=%s failed: %s at %s", log_value(request_id), type(error).__name__, where)

@@ -8,6 +8,7 @@ from pathlib import Path
 from mistere.common.errors import UsageError
 from mistere.model.inference import DialoguePrediction, EmotionModel, load_bundle
 from mistere.predictor.errors import RequestError
+from mistere.predictor.protocol.cells import check_cells
 from mistere.predictor.protocol.codec import (
     DialogueRequest,
     RequestTurn,
@@ -67,8 +68,11 @@ class LoadedModel:
         content = dialogue_content(dialogue, encoder_digest=encoder_digest)
         if isinstance(content, VectorDialogue):
             return self.predict_vectors(content, detail=detail)
-        turns = [RequestTurn(text=turn.text, audio=turn.audio) for turn in content]
         try:
+            turns = [
+                RequestTurn(text=turn.text, audio=turn.audio, others=check_cells(turn.others, index, self._model))
+                for index, turn in enumerate(content)
+            ]
             check_turns(turns, self._model)
         except RequestError as error:
             raise UsageError(error.message) from error

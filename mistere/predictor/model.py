@@ -22,6 +22,7 @@ from kserve.model import InferenceVerb
 from mistere.predictor import metrics
 from mistere.predictor.audio.sources import AudioReader
 from mistere.predictor.errors import internal, invalid, log_value, not_ready, printable, unknown_digests
+from mistere.predictor.protocol.cells import further_modalities, input_type
 from mistere.predictor.protocol.codec import (
     DialogueRequest,
     RequestTurn,
@@ -422,6 +423,7 @@ class EmotionPredictor(Model):  # type: ignore[misc]  # kserve has no type infor
         """The inputs for the metadata endpoints; -1 stands for the number of utterances."""
         raw = protocol.RAW_INPUTS if self.loaded.encoder_digests else ()
         types: list[dict[str, Any]] = [{"name": name, "datatype": "BYTES", "shape": [-1]} for name in raw]
+        types += [input_type(modality, self.loaded) for modality in further_modalities(self.loaded)]
         types.append({"name": protocol.PREDICT, "datatype": "BOOL", "shape": [-1]})
         for modality in protocol.in_order(self.loaded.dimensions):
             width = self.loaded.dimensions[modality]

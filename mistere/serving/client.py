@@ -17,6 +17,7 @@ import numpy as np
 from mistere.common.errors import MistereError, UsageError
 from mistere.common.parsing.documents import load_json
 from mistere.serving import protocol
+from mistere.serving.other_tensors import json_fields, json_tensor, other_columns
 from mistere.serving.vectors import VectorDialogue
 
 
@@ -24,6 +25,9 @@ class Utterance(Protocol):
     """An utterance to send: a transcript, an encoded audio file, both or neither.
 
     One with an attribute ``predict`` that is False is context for its neighbours only.
+
+    An attribute ``others`` may map further modalities of the model to their cells: vectors as numpy arrays, images as a sequence of
+    encoded files.
     """
 
     @property
@@ -165,6 +169,7 @@ class DialogueClient:
             else:
                 tensor["data"] = [value.decode() for value in values]
             inputs.append(tensor)
+        inputs += [json_tensor(name, rows) for name, rows in other_columns(dialogue).items()]
         if flags := _flags(dialogue):
             inputs.append({"name": protocol.PREDICT, "datatype": "BOOL", "shape": [len(flags)], "data": flags})
         body = {"inputs": inputs, "parameters": parameters}
@@ -192,7 +197,7 @@ class DialogueClient:
                 turn["audio"] = base64.b64encode(utterance.audio).decode()
             if not _is_predicted(utterance):
                 turn[protocol.PREDICT] = False
-            utterances.append(turn)
+            utterances.append(turn | json_fields(utterance))
         body = {"instances": [{"utterances": utterances}], "parameters": {protocol.DETAIL: detail}}
         content = self._json(self._request("POST", f"/v1/models/{self.model_name}:predict", body).content)
         texts = {protocol.LABEL, protocol.MODALITIES_USED}
@@ -224,6 +229,11 @@ class DialogueClient:
         for name, (datatype, array) in columns.items():
             tensor = InferInput(name, list(array.shape), datatype)
             tensor.set_data_from_numpy(array, binary_data=True)
+            tensor.parameters = None
+            inputs.append(tensor)
+        for name, rows in other_columns(dialogue).items():
+            tensor = InferInput(name, list(rows.shape), "BYTES" if rows.dtype == object else "FP32")
+            tensor.set_data_from_numpy(rows, binary_data=True)
             tensor.parameters = None
             inputs.append(tensor)
         if flags := _flags(dialogue):
@@ -294,7 +304,8 @@ def _columns(dialogue: Sequence[Utterance] | VectorDialogue) -> dict[str, list[b
         protocol.TEXT: [(utterance.text or "").encode() for utterance in dialogue],
         protocol.AUDIO: [utterance.audio or b"" for utterance in dialogue],
     }
-    return {name: values for name, values in columns.items() if any(values)} or {protocol.TEXT: columns[protocol.TEXT]}
+    present = {name: values for name, values in columns.items() if any(values)}
+    return present if present or other_columns(dialogue) else {protocol.TEXT: columns[protocol.TEXT]}
 
 
 def _is_predicted(utterance: Utterance) -> bool:

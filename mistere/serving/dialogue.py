@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from mistere.serving.client import Utterance
 from mistere.serving.vectors import VectorDialogue, holds_vectors, read_vectors
 
 AnyUtterance = str | Mapping[str, Any] | Utterance
-"""A transcript; a mapping with ``text`` and ``audio`` (a path, or the bytes of an audio file); an object with both; or, for a model
-that takes vectors, a mapping with ``text_embedding``, ``speech_embedding`` and so on.
+"""A transcript; a mapping with ``text``, ``audio`` (a path, or the bytes of an audio file) and further modalities (a list of image
+files, or of numbers); an object with ``text``, ``audio`` and, by name, ``others``; or, for a model that takes vectors, a mapping with
+``text_embedding``, ``speech_embedding`` and so on.
 
 With ``predict`` False, a mapping or an object is context for its neighbours only.
 """
@@ -21,7 +23,7 @@ With ``predict`` False, a mapping or an object is context for its neighbours onl
 
 @dataclass(frozen=True)
 class DialogueTurn:
-    """One utterance of a dialogue: a transcript, an encoded audio file, both, or neither.
+    """One utterance of a dialogue: a transcript, an encoded audio file, cells of further modalities, or nothing.
 
     ``predict`` is False for one that is context for its neighbours only.
     """
@@ -29,6 +31,7 @@ class DialogueTurn:
     text: str | None = None
     audio: bytes | None = None
     predict: bool = True
+    others: Mapping[str, Any] = field(default_factory=dict)
 
 
 def dialogue_content(
@@ -67,10 +70,14 @@ def dialogue_turns(dialogue: Sequence[AnyUtterance], directory: Path = Path()) -
 def _turn(number: int, utterance: AnyUtterance, directory: Path) -> DialogueTurn:
     if isinstance(utterance, str):
         return DialogueTurn(utterance)
+    others: Mapping[str, Any]
     if isinstance(utterance, Mapping):
         text, audio, predict = utterance.get("text"), utterance.get("audio"), utterance.get("predict")
+        cells = {name: _cell(number, name, value, directory) for name, value in utterance.items()}
+        others = {name: cell for name, cell in cells.items() if cell is not None}
     else:
         text, audio, predict = (getattr(utterance, name, None) for name in ("text", "audio", "predict"))
+        others = getattr(utterance, "others", {})
     if not isinstance(text, str | None) or not isinstance(audio, str | Path | bytes | None):
         raise UsageError(f"utterance {number}: text is a string, and audio is a path or the bytes of an audio file.")
     if not isinstance(predict, bool | None):
@@ -80,4 +87,23 @@ def _turn(number: int, utterance: AnyUtterance, directory: Path) -> DialogueTurn
         if not file.is_file():
             raise UsageError(f"utterance {number}: there is no audio file {file}.")
         audio = file.read_bytes()
-    return DialogueTurn(text or None, audio or None, predict is not False)
+    return DialogueTurn(text or None, audio or None, predict is not False, others)
+
+
+def _cell(number: int, name: str, value: Any, directory: Path) -> Any | None:
+    """A value of a further modality: a list of numbers as a vector, a list of files as images; None for anything else."""
+    import numpy as np
+
+    if isinstance(value, np.ndarray):
+        return value.astype(np.float32)
+    if not isinstance(value, list | tuple) or not value:
+        return None
+    if all(isinstance(part, Real) for part in value):
+        return np.array(value, np.float32)
+    if not all(isinstance(part, str | Path | bytes) for part in value):
+        raise UsageError(f"utterance {number}: {name} is a list of numbers, or a list of image files.")
+    files = [part if isinstance(part, bytes) else directory / part for part in value]
+    for file in files:
+        if isinstance(file, Path) and not file.is_file():
+            raise UsageError(f"utterance {number}: there is no {name} file {file}.")
+    return tuple(file.read_bytes() if isinstance(file, Path) else file for file in files)

@@ -70,11 +70,21 @@ def sendable(dialogue: Sequence[Utterance]) -> list[Utterance] | None:
                 audio = encode_flac(recording.wave, recording.rate)
         converted.append(replace(utterance, audio=audio))
     size = sum(
-        len(utterance.audio or b"") * 4 // 3 + len((utterance.text or "").encode()) + 64 for utterance in converted
+        len(utterance.audio or b"") * 4 // 3 + len((utterance.text or "").encode()) + 64 + _others_size(utterance)
+        for utterance in converted
     )
     tokens = sum(protocol.token_count(utterance.text or "") for utterance in converted)
     fits = size < protocol.MAX_BYTES and seconds <= protocol.MAX_SECONDS and tokens <= protocol.MAX_TOKENS
     return converted if fits else None
+
+
+def _others_size(utterance: Utterance) -> int:
+    """Bytes of the further modalities in a request, in JSON."""
+    return sum(
+        12 * len(cell) if isinstance(cell, np.ndarray) else sum(len(part) * 4 // 3 + 8 for part in cell)
+        for cell in utterance.others.values()
+        if isinstance(cell, np.ndarray | tuple)
+    )
 
 
 def write_example(folder: Path, example: Example) -> None:
@@ -97,6 +107,13 @@ def write_example(folder: Path, example: Example) -> None:
         if utterance.audio:
             row["audio"] = f"{turn}.{_EXTENSIONS[utterance.audio[:4]]}"
             (folder / FOLDER / row["audio"]).write_bytes(utterance.audio)
+        for name, cell in utterance.others.items():
+            if isinstance(cell, np.ndarray):
+                row[name] = [float(f"{value:.9g}") for value in cell.tolist()]
+            elif isinstance(cell, tuple):
+                row[name] = [f"{turn}-{name}-{index}.image" for index in range(len(cell))]
+                for file, part in zip(row[name], cell, strict=True):
+                    (folder / FOLDER / file).write_bytes(part)
         rows.append(row)
     (folder / DIALOGUE).write_text(json.dumps(rows, indent=1, ensure_ascii=False), encoding="utf-8")
 
@@ -156,6 +173,7 @@ def _utterances(rows: list[dict[str, Any]], folder: Path) -> list[Utterance]:
             label=None if row.get("predict") is False else "",
             text=_text(row.get("text")),
             audio=_audio(folder / FOLDER, row["audio"]) if "audio" in row else None,
+            others={name: _other(folder / FOLDER, value) for name, value in row.items() if isinstance(value, list)},
         )
         for turn, row in enumerate(rows)
     ]
@@ -163,6 +181,13 @@ def _utterances(rows: list[dict[str, Any]], folder: Path) -> list[Utterance]:
 
 def _audio(folder: Path, name: str) -> bytes:
     return path_below(folder, name, str(folder / Path(DIALOGUE).name), ArtifactError).read_bytes()
+
+
+def _other(folder: Path, value: list[Any]) -> Any:
+    """A vector, or the files of a list."""
+    if all(isinstance(part, int | float) for part in value):
+        return np.array(value, np.float32)
+    return tuple(_audio(folder, part) for part in value)
 
 
 def _text(value: object) -> str | None:

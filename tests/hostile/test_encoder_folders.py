@@ -65,7 +65,7 @@ ENCODER_FAULTS: dict[str, Callable[[Path], None]] = {
 @pytest.fixture(scope="module")
 def valid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("encoder") / "valid"
-    next(cls for cls in families().values() if cls.modality == "text").write_random(folder, 0)
+    next(cls for cls in families().values() if cls.kind == "text").write_random(folder, 0)
     canary = f"open({str(folder.parent / 'canary')!r}, 'w')\n"
     (folder / "evil.py").write_text(canary)
     return folder

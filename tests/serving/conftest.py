@@ -21,7 +21,7 @@ import soundfile
 
 from mistere.artifacts.identities import EncoderDescription, EncoderIdentity
 from mistere.artifacts.manifests import ModelBundle
-from mistere.config.encoder import SpeechConfig, TextConfig
+from mistere.config.encoder import EncoderConfig, SpeechConfig, TextConfig
 from mistere.config.mixture import MixtureConfig
 from mistere.serving.client import DialogueClient
 from tests.local.servers import free_port
@@ -117,10 +117,13 @@ def make_bundle(
     settings = {
         "speech": SpeechConfig(source="random:whisper", projection=16, min_seconds=0.5, max_seconds=30),
         "text": TextConfig(source="random:bidirectional_text", projection=16, max_tokens=32),
+        "face": EncoderConfig(source="random:image", projection=16),
+        "acoustic": EncoderConfig(source="random:vector", projection=16),
     }
+    kinds = {**IMPLICIT_KINDS, "face": "frames", "acoustic": "vector"}
     bundled = {}
     for modality in modalities:
-        base = resolve_base(settings[modality], IMPLICIT_KINDS[modality], store)
+        base = resolve_base(settings[modality], kinds[modality], store)
         family = families()[base.manifest.family](base.path, settings[modality])
         save_tuned(UtteranceEncoder(family, settings[modality], len(LABELS)), work)
         (work / "tuned.safetensors").rename(work / "encoders" / f"{modality}.safetensors")

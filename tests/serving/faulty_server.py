@@ -30,7 +30,7 @@ class FaultyModel:
     """A stand-in for :class:`EmotionModel` that reads text only."""
 
     def __init__(self) -> None:
-        self.bundle = SimpleNamespace(name="faulty", digest="d" * 64)
+        self.bundle = SimpleNamespace(name="faulty", digest="d" * 64, scripts=[])
         self.labels, self.experts = LABELS, EXPERTS
         self.encoder_digests = self.vector_digests = {"text": "t" * 64}
         self.dimensions = {"text": 2}

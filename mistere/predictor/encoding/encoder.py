@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from mistere.common.modalities import SPEECH, TEXT
 from mistere.data.text_repair import is_blank
 from mistere.model.encoders.preparation import prepared
-from mistere.model.inference import AudioDecodeError, AudioTooLongError
+from mistere.model.inference import AudioTooLongError, CellDecodeError
 from mistere.predictor import metrics
 from mistere.predictor.audio.clip import read_header
 from mistere.predictor.encoding.plan import EncodingPlan, Task, clip_price, text_price
 from mistere.predictor.errors import RequestError, audio_too_long, over_limit, unknown_digests, unsupported_audio
+from mistere.predictor.protocol.cells import unreadable
 from mistere.predictor.protocol.codec import RequestTurn
 from mistere.predictor.scheduling.pace import TOKENS_PER_SECOND, Pace
 from mistere.predictor.settings import Limits
@@ -71,11 +73,16 @@ class CachedEncoder:
         metrics.labelled(metrics.CACHED, "hit").inc(len(plan.vectors))
         tokens = 0
         for task in plan.tasks.values():
-            if task.modality == "text":
+            if task.modality == TEXT:
                 text = task.turn.text or ""
                 tokens += token_count(text)
                 texts = [text, *self._model.context("text", task.dialogue, task.index)]
                 task.price = text_price(texts, self._model.max_tokens)
+            elif task.modality != SPEECH:
+                kind, cell = self._model.kind(task.modality), task.turn.others[task.modality]
+                cost = kind.tokens(cell, self._model.settings(task.modality))
+                tokens += cost
+                task.price = cost / TOKENS_PER_SECOND
         limit = self._limits.request_tokens
         if tokens > limit:
             raise over_limit(
@@ -143,7 +150,11 @@ class CachedEncoder:
     def _refusal(self, plan: EncodingPlan) -> RequestError | None:
         """The error of a request with unreadable audio, with the utterance's index in that request; None if there is none."""
         for keys in plan.keys if plan.failures else ():
-            for index, key in enumerate(keys.get("speech", ())):
+            for modality in keys.keys() - {SPEECH}:
+                for index, key in enumerate(keys[modality]):
+                    if key is not None and (error := plan.failures.get(key)) is not None:
+                        return unreadable(index, modality, getattr(error, "reason", str(error)))
+            for index, key in enumerate(keys.get(SPEECH, ())):
                 if key is not None and (error := plan.failures.get(key)) is not None:
                     if isinstance(error, AudioTooLongError):
                         return audio_too_long(index, self._limits.utterance_seconds)
@@ -176,8 +187,11 @@ class CachedEncoder:
 
     def _content(self, modality: str, dialogue: Sequence[RequestTurn], index: int, turn: RequestTurn) -> bytes | None:
         """Digest of the encoder's input for an utterance; None if the utterance lacks the modality."""
-        if modality == "speech":
+        if modality == SPEECH:
             return bytes.fromhex(turn.clip_digest) if turn.clip_digest else None
+        if modality != TEXT:
+            cell = turn.others.get(modality)
+            return None if cell is None else self._model.kind(modality).digest(cell)
         if turn.text is None or is_blank(turn.text):
             return None
         digest = hashlib.sha256(turn.text.encode())
@@ -201,7 +215,7 @@ class CachedEncoder:
             elif features is not None:
                 ready.setdefault(task.modality, []).append((task.key, features))
                 length = self._model.length(task.modality, features)
-                encoded += length if task.modality == "speech" else length / TOKENS_PER_SECOND
+                encoded += length if task.modality == SPEECH else length / TOKENS_PER_SECOND
         for modality, pairs in ready.items():
             computed = self._model.vectors(modality, [features for _, features in pairs])
             for (key, _), vector in zip(pairs, computed, strict=True):
@@ -211,11 +225,11 @@ class CachedEncoder:
         return encoded
 
     def _prepare(self, task: Task) -> Features | Exception | None:
-        if task.modality == "speech" and task.turn.audio is None:
+        if task.modality == SPEECH and task.turn.audio is None:
             return _EvictedError()
         try:
             return self._model.features(task.modality, task.dialogue, task.index, self._limits.utterance_seconds)
-        except (AudioDecodeError, AudioTooLongError) as error:
+        except (CellDecodeError, AudioTooLongError) as error:
             # The traceback's frames, and those of its causes, keep the decoded samples alive: 90 MB for a recording of 100 KB.
             error.__cause__ = error.__context__ = None
             return error.with_traceback(None)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mistere.common.modalities import SPEECH
 from mistere.data.audio import AudioExtent
 from mistere.predictor.protocol.codec import RequestTurn
 from mistere.predictor.scheduling.pace import TOKENS_PER_SECOND
@@ -71,7 +72,7 @@ class EncodingPlan:
     @property
     def clips(self) -> list[Task]:
         """The tasks with a recording to decode."""
-        return [task for task in self.tasks.values() if task.modality == "speech" and task.turn.audio is not None]
+        return [task for task in self.tasks.values() if task.modality == SPEECH and task.turn.audio is not None]
 
     def missing(self) -> list[Task]:
         """The tasks that are neither computed nor failed."""

@@ -5,7 +5,6 @@ A request is one dialogue, in order; every tensor has one element (or row) per u
 
 from __future__ import annotations
 
-import binascii
 import hashlib
 import math
 import re
@@ -14,13 +13,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pybase64
 from kserve import InferInput, InferOutput, InferRequest, InferResponse
 
 from mistere.common.counting import counted
 from mistere.data.scripts import unknown_scripts
 from mistere.data.text_repair import is_blank
 from mistere.predictor.errors import invalid, over_limit, printable
+from mistere.predictor.protocol.cells import cells_of_tensor, decode_base64, further_modalities
 from mistere.predictor.protocol.parameters import read_parameters
 from mistere.predictor.settings import Limits
 from mistere.serving import protocol
@@ -43,6 +42,7 @@ class RequestTurn:
         audio: an encoded file.
         audio_uri: an S3 location of one.
         audio_digest: SHA-256 (hexadecimal) of one sent before.
+        others: the cells of further modalities, by name.
         clip_digest: SHA-256 (hexadecimal) of ``audio``, or ``audio_digest``; empty without both.
     """
 
@@ -50,6 +50,7 @@ class RequestTurn:
     audio: bytes | None = None
     audio_uri: str | None = None
     audio_digest: str | None = None
+    others: Mapping[str, Any] = field(default_factory=dict)
     clip_digest: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
@@ -147,22 +148,11 @@ def check_turns(turns: Sequence[RequestTurn], model: EmotionModel, transcribe: b
     text = "text" in model.encoder_digests and any(turn.text is not None and not is_blank(turn.text) for turn in turns)
     hears = "speech" in model.encoder_digests or (transcribe and model.transcriber is not None)
     speech = hears and any(turn.has_audio for turn in turns)
-    if not text and not speech:
+    further = further_modalities(model)
+    other = any(turn.others.get(name) is not None for name in further for turn in turns)
+    if not text and not speech and not other:
         known = " or ".join(sorted(model.encoder_digests)) or "nothing"
         raise invalid(f"No utterance of the dialogue has anything this model reads ({known}).")
-
-
-def decode_base64(encoded: str | bytes, where: str) -> bytes:
-    """Decode base64 strictly, with or without line breaks, which MIME encoders and the command ``base64`` insert.
-
-    pybase64 because a growing conversation can hold megabytes of it.
-    """
-    try:
-        content = encoded.encode() if isinstance(encoded, str) else encoded
-        content = content.replace(b"\n", b"").replace(b"\r", b"")  # takes a hundredth of the time of bytes.translate
-        return pybase64.b64decode(content, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise invalid(f"{where} is not valid base64.") from error
 
 
 def decode_request(request: InferRequest, model: EmotionModel, limits: Limits) -> DialogueRequest:
@@ -179,7 +169,7 @@ def decode_request(request: InferRequest, model: EmotionModel, limits: Limits) -
         raise invalid(f"Unknown output {printable(sorted(unknown)[0])!r}; known: {', '.join(protocol.OUTPUTS)}.")
     tensors: dict[str, InferInput] = {}
     modalities = embedding_modalities(model)
-    known = (*protocol.RAW_INPUTS, *modalities, protocol.PREDICT)
+    known = (*protocol.RAW_INPUTS, *further_modalities(model), *modalities, protocol.PREDICT)
     for tensor in request.inputs:
         if tensor.name not in known:
             raise invalid(f"Unknown tensor {printable(tensor.name)!r}; known: {', '.join(known)}.")
@@ -199,11 +189,14 @@ def decode_request(request: InferRequest, model: EmotionModel, limits: Limits) -
         embeddings = _embeddings(tensors, parameters, model, limits)
         length = len(next(iter(embeddings.values())))
         return DialogueRequest(embeddings=embeddings, detail=detail, context=_context(flags, length, limits))
-    columns = {name: _bytes_column(tensor, limits) for name, tensor in tensors.items()}
-    lengths = {len(column) for column in columns.values()}
+    columns = {name: _bytes_column(tensor, limits) for name, tensor in tensors.items() if name in protocol.RAW_INPUTS}
+    others = {
+        name: _cell_column(tensor, model, limits) for name, tensor in tensors.items() if name not in protocol.RAW_INPUTS
+    }
+    lengths = {len(column) for column in columns.values()} | {len(column) for column in others.values()}
     if len(lengths) > 1:
         raise invalid("All tensors must have one element for each utterance; their lengths differ.")
-    turns = _turns(columns, lengths.pop())
+    turns = _turns(columns, lengths.pop(), others)
     check_turns(turns, model, transcribe)
     context = _context(flags, len(turns), limits)
     return DialogueRequest(turns=turns, detail=detail, context=context, transcribe=transcribe)
@@ -294,6 +287,13 @@ def _bytes_column(tensor: InferInput, limits: Limits) -> list[bytes]:
     return column
 
 
+def _cell_column(tensor: InferInput, model: EmotionModel, limits: Limits) -> list[Any | None]:
+    """The cells of a further modality; the number of utterances is checked before any of them."""
+    if tensor.shape and type(tensor.shape[0]) is int:
+        check_length(tensor.shape[0], limits)
+    return cells_of_tensor(tensor.name, tensor, _data(tensor), model)
+
+
 def _text(value: bytes, name: str, index: int) -> str | None:
     try:
         return value.decode() or None
@@ -301,7 +301,9 @@ def _text(value: bytes, name: str, index: int) -> str | None:
         raise invalid(f"Element {index} of the tensor {name} is not valid UTF-8.") from error
 
 
-def _turns(columns: Mapping[str, list[bytes]], length: int) -> list[RequestTurn]:
+def _turns(
+    columns: Mapping[str, list[bytes]], length: int, others: Mapping[str, list[Any | None]]
+) -> list[RequestTurn]:
     absent = [b""] * length
     texts, clips = columns.get(protocol.TEXT, absent), columns.get(protocol.AUDIO, absent)
     uris, digests = columns.get(protocol.AUDIO_URI, absent), columns.get(protocol.AUDIO_DIGEST, absent)
@@ -311,6 +313,7 @@ def _turns(columns: Mapping[str, list[bytes]], length: int) -> list[RequestTurn]
             clips[index] or None,
             _text(uris[index], protocol.AUDIO_URI, index),
             _text(digests[index], protocol.AUDIO_DIGEST, index),
+            {name: cells[index] for name, cells in others.items() if cells[index] is not None},
         )
         for index in range(length)
     ]

@@ -12,6 +12,7 @@ from kserve.protocol.dataplane import DataPlane
 from mistere.data.recordings import formats
 from mistere.predictor.errors import unknown_version
 from mistere.predictor.model import EmotionPredictor
+from mistere.predictor.protocol.cells import stated_limits
 from mistere.predictor.protocol.codec import model_version, response_parameters
 
 
@@ -84,6 +85,7 @@ class PredictorDataPlane(DataPlane):  # type: ignore[misc]  # kserve has no type
                 **response_parameters(model.loaded),
                 **{f"encoder_digest.{name}": digest for name, digest in model.loaded.vector_digests.items() if digest},
                 **model.limits.stated(),
+                **stated_limits(model.loaded),
                 **formats.stated(),
             },
         }

@@ -51,6 +51,7 @@ def build_document(
     _set_value_schemas(document["components"]["schemas"], labels, experts)
     if metadata:
         _set_embeddings(document, metadata)
+        _set_further_modalities(document["components"]["schemas"], metadata)
     _set_predictions(document, labels or list(_EXAMPLE_LABELS), experts)
     replacements = {
         _EXAMPLE_MODEL: model_name or _EXAMPLE_MODEL,
@@ -138,6 +139,35 @@ def _add_tensor(schemas: Mapping[str, Any], name: str) -> dict[str, Any]:
     tensors.append(added)
     properties: dict[str, Any] = added["properties"]
     return properties
+
+
+def _set_further_modalities(schemas: dict[str, Any], metadata: Mapping[str, Any]) -> None:
+    """Add the raw tensors and V1 fields of a model's modalities beside speech and text."""
+    known = _tensors(schemas)
+    tensors = schemas["InferRequest"]["properties"]["inputs"]["items"]["oneOf"]
+    fields = schemas["PredictRequest"]["properties"]["instances"]["items"]["properties"]["utterances"]["items"]
+    text = next((one for one in tensors if one["properties"]["name"]["const"] == protocol.TEXT), None)
+    for tensor in metadata["inputs"]:
+        name, numbers, several = tensor["name"], tensor["datatype"] == "FP32", len(tensor["shape"]) == 2
+        if name in known or text is None:
+            continue
+        added = copy.deepcopy(text)
+        value = {"type": ["number", "null"]} if numbers else {"type": "string"}
+        properties = added["properties"]
+        properties["name"], properties["datatype"] = {"const": name}, {"const": tensor["datatype"]}
+        properties["shape"] = {
+            "type": "array", "minItems": 1 + (numbers or several), "maxItems": 2, "items": {"type": "integer", "minimum": 0},
+        }  # fmt: skip
+        properties["data"] = {
+            "type": "array",
+            "description": "A row of null: the utterance has none." if numbers else "Base64; an empty element: none.",
+            "items": {"anyOf": [value, {"type": "array", "items": value}]},
+        }
+        tensors.append(added)
+        one = {"type": "number"} if numbers else {"type": "string", "contentEncoding": "base64"}
+        fields["properties"][name] = {"type": ["array", "null"], "items": one} if numbers or several else {
+            "type": ["string", "null"]
+        }  # fmt: skip
 
 
 def _leave_out_raw_inputs(document: dict[str, Any]) -> None:

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mistere.predictor.errors import invalid, printable
+from mistere.predictor.protocol.cells import cell_of_json, decode_base64, further_modalities
 from mistere.predictor.protocol.codec import (
     DialogueRequest,
     RequestTurn,
     check_length,
     check_turns,
-    decode_base64,
     predicted_labels,
     response_parameters,
 )
@@ -44,7 +44,7 @@ def decode_v1(body: dict[str, Any], model: EmotionModel, limits: Limits) -> list
         check_length(len(utterances), limits)
         total += len(utterances)
         check_length(total, limits)
-        turns = [_turn(utterance, index) for index, utterance in enumerate(utterances)]
+        turns = [_turn(utterance, index, model) for index, utterance in enumerate(utterances)]
         check_turns(turns, model, transcribe)
         context = frozenset(
             index for index, utterance in enumerate(utterances) if utterance.get(protocol.PREDICT) is False
@@ -53,18 +53,23 @@ def decode_v1(body: dict[str, Any], model: EmotionModel, limits: Limits) -> list
     return dialogues
 
 
-def _turn(utterance: Any, index: int) -> RequestTurn:
+def _turn(utterance: Any, index: int, model: EmotionModel) -> RequestTurn:
     if not isinstance(utterance, dict):
         raise invalid(f"Utterance {index} must be a JSON object.")
+    others: dict[str, Any] = {}
+    further = further_modalities(model)
     for name, value in utterance.items():
+        if name in further:
+            if (cell := cell_of_json(name, value, index, model)) is not None:
+                others[name] = cell
+            continue
         if name == protocol.PREDICT:
             if not isinstance(value, bool | None):
                 raise invalid(f"The field {name} of utterance {index} must be true or false.")
             continue
         if name not in protocol.RAW_INPUTS:
-            raise invalid(
-                f"Unknown field {printable(name)!r}; known: {', '.join((*protocol.RAW_INPUTS, protocol.PREDICT))}."
-            )
+            known = ", ".join((*protocol.RAW_INPUTS, *further, protocol.PREDICT))
+            raise invalid(f"Unknown field {printable(name)!r}; known: {known}.")
         if not isinstance(value, str | None):
             raise invalid(f"The field {name} of utterance {index} must be a string.")
     encoded = utterance.get(protocol.AUDIO)
@@ -73,6 +78,7 @@ def _turn(utterance: Any, index: int) -> RequestTurn:
         audio=decode_base64(encoded, f"The audio of utterance {index}") if encoded else None,
         audio_uri=utterance.get(protocol.AUDIO_URI) or None,
         audio_digest=utterance.get(protocol.AUDIO_DIGEST) or None,
+        others=others,
     )
 
 

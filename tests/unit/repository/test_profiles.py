@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from mistere.common.modalities import IMPLICIT_KINDS
 from mistere.config.loader import Config, available_profiles, load_config
 from mistere.model.encoders.families import families
 from pipelines.profiles import PIPELINE_CONFIG, PROFILES
@@ -93,7 +94,9 @@ def test_each_backbone_of_a_profile_has_a_family() -> None:
     kinds = {"gpu": ("wavlm", "roberta"), "paper": ("qwen2_audio", "qwen2")}
     for types in kinds.values():
         for modality, model_type in zip(("speech", "text"), types, strict=True):
-            assert [cls for cls in families().values() if cls.modality == modality and cls.handles(model_type)]
+            assert [
+                cls for cls in families().values() if cls.kind == IMPLICIT_KINDS[modality] and cls.handles(model_type)
+            ]
 
 
 def test_estimates_cover_each_encoder_of_the_gpu_profiles(capsys: pytest.CaptureFixture[str]) -> None:
