@@ -42,7 +42,7 @@ TEMPLATES: Final[dict[str, tuple[str, dict[str, Any]]]] = {
         PREDICT,
         {
             "id": "a",
-            "instances": [{"utterances": [{"text": "Hi.", "audio": "", "audio_uri": None, "audio_digest": ""}]}],
+            "instances": [{"utterances": [{"text": "Hi.", "audio": "", "audio_uri": None, "audio_digest": "", "predict": True}]}],
             "parameters": {"detail": True, "other": 1},
         },
     ),
