@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ class TrainingData:
         rows: utterances by split.
         dialogues: dialogues by split.
         speaker_disjoint: whether no speaker is in two splits; None if unknown.
+        predict_roles: the roles whose turns are predicted; empty for all turns.
     """
 
     name: str
@@ -46,6 +47,7 @@ class TrainingData:
     speaker_disjoint: bool | None = None
     rows: Mapping[str, int] = field(default_factory=dict)
     dialogues: Mapping[str, int] = field(default_factory=dict)
+    predict_roles: Sequence[str] = ()
 
     @classmethod
     def of(cls, data: UtteranceSet, embeddings: str = "") -> TrainingData:
@@ -60,6 +62,7 @@ class TrainingData:
             "speaker_disjoint",
             "rows",
             "dialogues",
+            "predict_roles",
         )
         return cls(embeddings=embeddings, **{name: getattr(data, name) for name in names})
 
