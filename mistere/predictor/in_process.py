@@ -13,13 +13,13 @@ from mistere.predictor.protocol.codec import (
     DialogueRequest,
     RequestTurn,
     check_turns,
-    check_vectors,
     predicted_labels,
     response_parameters,
     script_warning,
     with_all_experts,
     without_context,
 )
+from mistere.predictor.protocol.vectors import check_vectors
 from mistere.serving import protocol
 from mistere.serving.client import EndpointPrediction
 from mistere.serving.dialogue import AnyUtterance, dialogue_content

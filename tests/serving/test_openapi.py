@@ -70,6 +70,7 @@ def test_the_file_names_the_tensors_and_headers_of_the_protocol() -> None:
         protocol.DETAIL,
         protocol.TRANSCRIBE,
         protocol.ENCODER_DIGEST,
+        protocol.NAN_IS_MISSING,
         protocol.BINARY_OUTPUT,
     }
     assert [header["name"] for header in infer["parameters"]] == [protocol.REQUEST_ID_HEADER, protocol.BINARY_HEADER]

@@ -6,7 +6,6 @@ A request is one dialogue, in order; every tensor has one element (or row) per u
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from kserve import InferInput, InferOutput, InferRequest, InferResponse
 
-from mistere.common.counting import counted
 from mistere.data.scripts import unknown_scripts
 from mistere.data.text_repair import is_blank
-from mistere.predictor.errors import invalid, over_limit, printable
+from mistere.predictor.errors import invalid, printable
 from mistere.predictor.protocol.cells import cells_of_tensor, decode_base64, further_modalities
 from mistere.predictor.protocol.parameters import read_parameters
+from mistere.predictor.protocol.tensors import check_length, is_shape, tensor_data
+from mistere.predictor.protocol.vectors import decode_embeddings, embedding_modalities, takes_vectors
 from mistere.predictor.settings import Limits
 from mistere.serving import protocol
 
@@ -114,14 +114,6 @@ def script_warning(dialogues: Sequence[DialogueRequest], model: EmotionModel) ->
     return {protocol.UNKNOWN_SCRIPT: "; ".join(listed)}, sum(map(len, unknown.values()))
 
 
-def check_length(utterances: int, limits: Limits) -> None:
-    """Reject an empty dialogue and one that exceeds the limit."""
-    if utterances == 0:
-        raise invalid("The dialogue has no utterances.")
-    if utterances > limits.utterances:
-        raise over_limit(f"A request may hold {counted(limits.utterances, 'utterance')}; this one holds {utterances}.")
-
-
 def check_turns(turns: Sequence[RequestTurn], model: EmotionModel, transcribe: bool = True) -> None:
     """Reject a dialogue without any input for the model, and an utterance with more than one form of audio.
 
@@ -131,12 +123,7 @@ def check_turns(turns: Sequence[RequestTurn], model: EmotionModel, transcribe: b
         transcribe: whether audio may be transcribed, so that a model of text reads it.
     """
     if not model.encoder_digests:
-        tensors = " and ".join(
-            f"{name} [n, {model.dimensions[modality]}]"
-            for name, modality in embedding_modalities(model).items()
-            if modality in model.dimensions
-        )
-        raise invalid(f"This model takes vectors, not text or audio: send {tensors} (FP32) by the V2 protocol.")
+        raise takes_vectors(model)
     for index, turn in enumerate(turns):
         forms = [form is not None for form in (turn.audio, turn.audio_uri, turn.audio_digest)]
         if sum(forms) > 1:
@@ -186,7 +173,7 @@ def decode_request(request: InferRequest, model: EmotionModel, limits: Limits) -
     if embedded:
         if len(embedded) < len(tensors):
             raise invalid("A request has either embeddings or text and audio: send one or the other.")
-        embeddings = _embeddings(tensors, parameters, model, limits)
+        embeddings = decode_embeddings(tensors, parameters, model, limits)
         length = len(next(iter(embeddings.values())))
         return DialogueRequest(embeddings=embeddings, detail=detail, context=_context(flags, length, limits))
     columns = {name: _bytes_column(tensor, limits) for name, tensor in tensors.items() if name in protocol.RAW_INPUTS}
@@ -202,19 +189,15 @@ def decode_request(request: InferRequest, model: EmotionModel, limits: Limits) -
     return DialogueRequest(turns=turns, detail=detail, context=context, transcribe=transcribe)
 
 
-def _is_shape(shape: Sequence[Any], dimensions: int) -> bool:
-    return len(shape) == dimensions and all(type(size) is int and size >= 0 for size in shape)
-
-
 def _column_values(tensor: InferInput) -> list[Any]:
     """The elements of a tensor ``[n]``, or ``[n, 1]``: MLServer's codecs for strings and base64 send a column so, and so do clients
     of a Triton model whose configuration has a batch dimension. The elements may be nested as the shape is.
     """
     shape = list(tensor.shape)
-    column = _is_shape(shape, 2) and shape[1] == 1
-    if not column and not _is_shape(shape, 1):
+    column = is_shape(shape, 2) and shape[1] == 1
+    if not column and not is_shape(shape, 1):
         raise invalid(f"The tensor {tensor.name} must have the shape [n] or [n, 1].")
-    data = _data(tensor)
+    data = tensor_data(tensor)
     values = data.tolist() if isinstance(data, np.ndarray) else data
     if (
         column
@@ -226,16 +209,6 @@ def _column_values(tensor: InferInput) -> list[Any]:
     if not isinstance(values, list) or len(values) != shape[0]:
         raise invalid(f"The tensor {tensor.name} does not hold the {shape[0]} elements of its shape.")
     return values
-
-
-def _data(tensor: InferInput) -> Any:
-    """A tensor's values; in process, a kserve client may have set them as raw bytes."""
-    if tensor.data is not None:
-        return tensor.data
-    try:
-        return tensor.as_numpy()
-    except Exception as error:
-        raise invalid(f"The bytes of the tensor {tensor.name} do not match its shape.") from error
 
 
 def _context(tensor: InferInput | None, length: int, limits: Limits) -> frozenset[int]:
@@ -291,7 +264,7 @@ def _cell_column(tensor: InferInput, model: EmotionModel, limits: Limits) -> lis
     """The cells of a further modality; the number of utterances is checked before any of them."""
     if tensor.shape and type(tensor.shape[0]) is int:
         check_length(tensor.shape[0], limits)
-    return cells_of_tensor(tensor.name, tensor, _data(tensor), model)
+    return cells_of_tensor(tensor.name, tensor, tensor_data(tensor), model)
 
 
 def _text(value: bytes, name: str, index: int) -> str | None:
@@ -317,100 +290,6 @@ def _turns(
         )
         for index in range(length)
     ]
-
-
-def _embeddings(
-    tensors: Mapping[str, InferInput], parameters: Mapping[str, Any], model: EmotionModel, limits: Limits
-) -> dict[str, np.ndarray]:
-    given = {protocol.modality_of(name): tensor for name, tensor in tensors.items()}
-    order = protocol.in_order(given)
-    _check_encoders(order, parameters.get(protocol.ENCODER_DIGEST), model)
-    missing = bool(parameters.get(protocol.NAN_IS_MISSING, False))
-    embeddings = {modality: _matrix(given[modality], model.dimensions[modality], limits, missing) for modality in order}
-    if len({len(matrix) for matrix in embeddings.values()}) > 1:
-        raise invalid("All tensors must have one row for each utterance; their lengths differ.")
-    _check_presence(embeddings)
-    return embeddings
-
-
-def check_vectors(vectors: Mapping[str, np.ndarray], encoder_digest: str, model: EmotionModel) -> dict[str, np.ndarray]:
-    """Check vectors that did not come as tensors; a row of NaN is an utterance without the modality.
-
-    Args:
-        vectors: modality → float32 ``[n, d]``.
-        encoder_digest: names the encoders that made them.
-        model: the model.
-
-    Raises:
-        RequestError: the model takes other modalities or widths, vectors of other encoders, or none of the utterances has a vector.
-    """
-    order = protocol.in_order(vectors)
-    _check_encoders(order, encoder_digest, model)
-    for modality in order:
-        if vectors[modality].shape[1] != model.dimensions[modality]:
-            raise invalid(
-                f"A {modality} vector must have {counted(model.dimensions[modality], 'number')}; these have "
-                f"{vectors[modality].shape[1]}."
-            )
-    _check_presence(vectors)
-    return {modality: vectors[modality] for modality in order}
-
-
-def _check_presence(vectors: Mapping[str, np.ndarray]) -> None:
-    if all(np.isnan(matrix).all() for matrix in vectors.values()):
-        raise invalid(
-            f"No utterance of the dialogue has anything this model reads ({' or '.join(vectors)}): every row is NaN."
-        )
-
-
-def _check_encoders(order: Sequence[str], digest: Any, model: EmotionModel) -> None:
-    for modality in order:
-        if modality not in model.vector_digests:
-            raise invalid(f"This model does not read {modality}.")
-    named = [modality for modality in order if model.vector_digests[modality]]
-    expected = protocol.join_names([model.vector_digests[modality] for modality in named])
-    if (digest or "") != expected:
-        raise invalid(
-            "The parameter encoder_digest must name the encoder this model was trained with "
-            f"({' and '.join(named)}): {expected}."
-            if expected
-            else "The encoders of this model's vectors are not recorded: leave the parameter encoder_digest out."
-        )
-
-
-def embedding_modalities(model: EmotionModel) -> dict[str, str]:
-    """The embedding tensors that a server of this model knows → modality."""
-    return {
-        protocol.embedding_name(modality): modality
-        for modality in protocol.in_order({**dict.fromkeys(protocol.EMBEDDING_MODALITY.values()), **model.dimensions})
-    }
-
-
-def _matrix(tensor: InferInput, dimension: int, limits: Limits, nan_is_missing: bool) -> np.ndarray:
-    if tensor.datatype != "FP32":
-        raise invalid(f"The tensor {tensor.name} must have the datatype FP32.")
-    shape = list(tensor.shape)
-    if not _is_shape(shape, 2):
-        raise invalid(f"The tensor {tensor.name} must have the shape [n, d].")
-    try:
-        values = np.asarray(_data(tensor))
-        if nan_is_missing and values.dtype == object:
-            values = values.astype(np.float64)  # null is NaN
-    except (ValueError, TypeError, OverflowError) as error:
-        raise invalid(f"The tensor {tensor.name} does not hold the numbers of its shape.") from error
-    if values.size and values.dtype.kind not in "fiu":
-        raise invalid(f"The tensor {tensor.name} must hold numbers only.")
-    if values.size != math.prod(shape) or (values.ndim > 1 and list(values.shape) != shape):
-        raise invalid(f"The tensor {tensor.name} does not hold the numbers of its shape.")
-    check_length(shape[0], limits)
-    if shape[1] != dimension:
-        raise invalid(f"The tensor {tensor.name} must have {counted(dimension, 'column')}; it has {shape[1]}.")
-    with np.errstate(over="ignore"):
-        matrix = values.astype(np.float32).reshape(shape)
-    absent = np.isnan(matrix).all(1) & nan_is_missing
-    if not np.isfinite(matrix[~absent]).all():
-        raise invalid(f"The tensor {tensor.name} holds NaN or infinity.")
-    return matrix
 
 
 def expert_names(experts: Sequence[str]) -> list[str]:

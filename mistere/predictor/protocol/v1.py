@@ -10,12 +10,12 @@ from mistere.predictor.protocol.cells import cell_of_json, decode_base64, furthe
 from mistere.predictor.protocol.codec import (
     DialogueRequest,
     RequestTurn,
-    check_length,
     check_turns,
     predicted_labels,
     response_parameters,
 )
 from mistere.predictor.protocol.parameters import read_parameters
+from mistere.predictor.protocol.tensors import check_length
 from mistere.predictor.settings import Limits
 from mistere.serving import protocol
 
