@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 import shutil
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +16,11 @@ import pytest
 from components.evaluate_model.vectors import evaluate_vectors
 from components.gate_model.config import GateConfig
 from components.gate_model.run import decide
+from components.register_model.model_card import TrainingData
+from components.register_model.vectors_bundle import assemble_vectors
 from mistere.artifacts.identities import EncoderIdentity
 from mistere.artifacts.io import ArtifactHandle, open_artifact, publish
-from mistere.artifacts.manifests import EvaluationReport, ModelBundle, MoEModel
+from mistere.artifacts.manifests import EvaluationReport, ModelBundle, MoEModel, UtteranceSet
 from mistere.artifacts.object_store import LocalStore
 from mistere.common.errors import UsageError
 from mistere.common.progress import Progress
@@ -186,3 +191,32 @@ def test_a_rule_that_needs_what_vectors_lack_never_passes(source: EmbeddingSourc
     report = report.model_copy(update={"experts": ["speech", "text", "cross_modal"]})  # modalities that a run degrades
     assert outcomes(report, NO_CHAMPION, max_robustness_loss=0.05)["robustness"] == "reject"
     assert outcomes(report, NO_CHAMPION, max_dialogue_ms=500)["latency"] == "reject"
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_bundle_of_vectors_says_what_is_known_of_its_data(
+    known: bool, source: EmbeddingSource, tmp_path: Path
+) -> None:
+    store = LocalStore(tmp_path / "store")
+    model = model_in(store, source, tmp_path / "model", digest="e" * 64 if known else "")
+    files = tmp_path / "report"
+    report = evaluated(store, model, source, files, NO_CHAMPION)
+    work = tmp_path / "bundle"
+    work.mkdir()
+    data = TrainingData(
+        "calls", "d" * 32, language="en", licence="mit", predict_roles=["customer"], speaker_disjoint=True
+    )
+    data = data if known else TrainingData("calls", embeddings="f" * 40)
+    bundle = assemble_vectors("mistere", model, ArtifactHandle(files, report), data, None, work)
+    card = (work / "README.md").read_text()
+    assert bundle.vectors == model.manifest.encoders and not bundle.encoders
+    assert ("role customer" in card) == ("language: en" in card) == ("license: mit" in card) == known
+    assert ("not recorded" in card) == ("Language not stated; licence not stated." in card) == (not known)
+    assert "`face_embedding` | 8 |" in card and (work / "MLmodel").is_file() and (work / "example").is_dir()
+
+
+def test_the_card_of_a_dataset_has_every_fact_that_its_template_names() -> None:
+    template = (Path(inspect.getfile(TrainingData)).parent / "model_card.md").read_text()
+    facts = {one.name for one in fields(TrainingData)}
+    assert set(re.findall(r"\bdata\.(\w+)", template)) <= facts
+    assert facts - {"embeddings"} <= set(UtteranceSet.model_fields)
