@@ -123,6 +123,12 @@ def test_the_predictor_answers_vectors_and_refuses_text(registered: Registered, 
         assert (
             "takes vectors, not text or audio: send text_embedding [n, 8] and face_embedding [n, 8]" in refused.stderr
         )
+        rows = [*range(8), *[None] * 8]
+        body = {"inputs": [{"name": "face_embedding", "datatype": "FP32", "shape": [2, 8], "data": rows}]}
+        url = f"{client.url}/v2/models/mistere/infer"
+        assert "must hold numbers only" in httpx.post(url, json=body).json()["error"]
+        missing = httpx.post(url, json=body | {"parameters": {"nan_is_missing": True}}).json()
+        assert missing["outputs"][-1]["data"] == ["face", "none"]
         metadata = httpx.get(f"{client.url}/v2/models/mistere").json()
         assert [item["name"] for item in metadata["inputs"]] == ["predict", "text_embedding", "face_embedding"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from mistere.predictor.errors import RequestError
 from mistere.predictor.in_process import LoadedModel
 from mistere.predictor.model import EmotionPredictor
 from mistere.predictor.protocol.openapi import build_document
+from mistere.predictor.protocol.wire import read_rest
 from mistere.predictor.settings import Limits, ServerSettings
 from mistere.serving.example_dialogue import Example, read_example, write_example
 from mistere.serving.vectors import VectorDialogue
@@ -184,3 +186,13 @@ def test_a_bundle_whose_vectors_are_not_its_mixtures_is_refused(vectors_bundle: 
     published = publish(store, wrong, work)
     with pytest.raises(Exception, match="its vectors are not those of its mixture"):
         load_bundle(store.location(artifact_key("ModelBundle", published.digest)))
+
+
+def test_null_in_json_is_a_missing_row_if_the_request_says_so(answered: Ask) -> None:
+    rows = {"name": "face_embedding", "datatype": "FP32", "shape": [2, 3], "data": [1, 2, 3, None, None, None]}
+    with pytest.raises(RequestError, match="must hold numbers only"):
+        answered(read_rest(json.dumps({"inputs": [rows]}).encode(), None, "mistere"))
+    body = {"inputs": [rows], "parameters": {"nan_is_missing": True}}
+    answer = answered(read_rest(json.dumps(body).encode(), None, "mistere"))
+    used = next(output for output in answer.outputs if output.name == "modalities_used")
+    assert list(used.as_numpy()) == ["face", "none"]

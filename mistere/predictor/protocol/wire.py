@@ -69,8 +69,7 @@ def _check_numbers(values: list[Any], name: str) -> None:
         kinds = set(map(type, chain.from_iterable(values)))
         if kinds == {list}:
             raise invalid(f"The tensor {printable(name)!r} does not hold the numbers of its shape.")
-    absent = set() if name.endswith("_embedding") else {type(None)}  # of a raw vector, a row of null is a missing one
-    if not kinds <= {int, float} | absent:
+    if not kinds <= {int, float, type(None)}:  # null is a missing row, or refused with the tensor's other numbers
         raise invalid(f"The tensor {printable(name)!r} must hold numbers only.")
 
 
