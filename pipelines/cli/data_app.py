@@ -37,7 +37,9 @@ def data_sample(
 @data_app.command("convert-pickle")
 def data_convert_pickle(
     source: Annotated[Path, typer.Argument(help="A pickle with features.")],
-    target: Annotated[Path, typer.Argument(help="The new .npz file for --features; must not exist.")],
+    target: Annotated[
+        Path, typer.Argument(help="The new .npz file, which an import reads as features; must not exist.")
+    ],
     names: Annotated[str, typer.Option(help="Path of the utterances' names in it, such as '*/id'.")] = "",
     vectors: Annotated[str, typer.Option(help="Path of their vectors, such as '*/vision'.")] = "",
 ) -> None:

@@ -61,7 +61,7 @@ class RegistryLocation:
             raise ArtifactError(
                 f"the registry {redact_url(self.tracking_uri)} holds no version of {champion.model_name}, although version "
                 f"{champion.model_version} is the champion of {self.store.uri}",
-                "restore the registry from a copy, or name the one that belongs to the store with --tracking",
+                f"restore the registry from a copy, or name the one that belongs to the store ({TRACKING_VARIABLE})",
             )
 
 
@@ -86,7 +86,7 @@ def registry_location(
     if named:
         uri = tracking or os.environ.get(TRACKING_VARIABLE)
         if not uri:
-            raise UsageError(f"{named}: name its tracking server too, with --tracking or {TRACKING_VARIABLE}.")
+            raise UsageError(f"{named}: name its tracking server too ({TRACKING_VARIABLE}, or the command's option).")
         return RegistryLocation(open_store(named), uri, tuple(options))
     if create:
         check_folder(output.resolve(), "--output")

@@ -16,6 +16,7 @@ import pytest
 from components.pull_data import run as pull_data
 from components.validate_data.facts.shard_facts import facts_of_shard
 from mistere.common.errors import ArtifactError, DataError, MistereError, UsageError
+from mistere.common.modalities import IMPLICIT_KINDS
 from mistere.common.parsing.documents import ParseError
 from mistere.common.parsing.parquet import (
     BATCH_BYTES,
@@ -122,7 +123,7 @@ def shards_of_a_dataset(path: Path) -> None:
 
 
 def description(path: Path) -> None:
-    pull_data._facts(path.name, path)
+    pull_data._facts(path.name, path, IMPLICIT_KINDS)
 
 
 def validation(path: Path) -> None:

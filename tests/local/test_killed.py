@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 
 from mistere.artifacts.object_store import LocalStore
-from mistere.config.stages import task_titles
 from mistere.registry.champion import read_champion
+from mistere.runs.outcome import ordered_tasks
 from tests.local.workshop import Run, has_started, make_dataset, run, start_run
 
 pytestmark = pytest.mark.long
 
-TASKS = tuple(task_titles())
+TASKS = tuple(ordered_tasks([]))
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from typing import Final
 
 import numpy as np
 
+from mistere.common.counting import counted
 from mistere.common.errors import DataError
 from mistere.corpora.delimited import Record, read_records
 from mistere.corpora.features.sequences import Frames, grouped
@@ -43,7 +44,7 @@ class CsvFile:
         timed = [columns.index(name) for name in (_START, _END)] if {_START, _END} <= set(columns) else []
         numbers = [at for at, name in enumerate(columns) if at not in keys and name not in _NO_FEATURES]
         if not numbers or len(numbers) > MAX_WIDTH:
-            raise DataError(f"{path} has {len(numbers)} columns of features; 1 to {MAX_WIDTH} are expected.")
+            raise DataError(f"{path} has {counted(len(numbers), 'column')} of features; 1 to {MAX_WIDTH} are expected.")
         names, rows, times = [], [], []
         for record in records:
             if len(record.cells) != len(columns):

@@ -220,9 +220,7 @@ def _context(tensor: InferInput | None, length: int, limits: Limits) -> frozense
     values = _column_values(tensor)
     check_length(len(values), limits)
     if len(values) != length:
-        raise invalid(
-            f"The tensor predict must have one element for each of the {length} utterances; it has {len(values)}."
-        )
+        raise invalid(f"The tensor predict must have an element for each utterance ({length}); it has {len(values)}.")
     flags = [_flag(value, tensor.datatype) for value in values]
     if None in flags:
         raise invalid(f"Element {flags.index(None)} of the tensor predict is neither true nor false.")

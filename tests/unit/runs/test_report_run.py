@@ -21,7 +21,6 @@ from components.report_run.timing import duration, measure, time_sentences
 from mistere.artifacts.manifests import ChampionEvaluation
 from mistere.common.errors import ExitCode
 from mistere.config.registry import RegistryConfig
-from mistere.config.stages import task_titles
 from mistere.engine.execution import execute
 from mistere.engine.finished_run import INPUTS_VALUE, FinishedRun
 from mistere.engine.stage import StageRecord, stage_record_key
@@ -32,13 +31,13 @@ from mistere.reports import plots
 from mistere.reports.evaluation_tables import shown_dialogue
 from mistere.reports.evaluation_view import GATE_WORDS
 from mistere.reports.wording import consequence, next_steps
-from mistere.runs.outcome import read_outcome
+from mistere.runs.outcome import ordered_tasks, read_outcome
 from tests.unit.runs import recorded_run
 from tests.unit.runs import recorded_runs as runs
 
 HOSTILE = "<script>alert('x')</script> $\\frac$ & \"quoted\""
 
-TASKS = tuple(task_titles())
+TASKS = tuple(ordered_tasks([]))
 
 
 @pytest.fixture(autouse=True)

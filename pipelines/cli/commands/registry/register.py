@@ -21,6 +21,7 @@ from mistere.artifacts.manifests import (
     UtteranceSet,
 )
 from mistere.artifacts.object_store import LocalStore, ObjectStore
+from mistere.common.counting import counted
 from mistere.common.errors import ExitCode
 from mistere.common.processes.command_line import command_line
 from mistere.common.processes.run_locks import only_run
@@ -300,8 +301,8 @@ class _Registering:
         score = Estimate.of(report.metrics, "test.weighted_f1")
         if score is not None:
             self._console.print(
-                f"weighted F1 {score.value:.3f} ({bounds_text(score)}) on {report.utterances} test utterances in "
-                f"{report.dialogues} dialogues",
+                f"weighted F1 {score.value:.3f} ({bounds_text(score)}) on {counted(report.utterances, 'test utterance')} in "
+                f"{counted(report.dialogues, 'dialogue')}",
                 markup=False,
             )
         rows = [(row.answer, row.title, row.sentence) for row in rule_rows(verdict.rules) if row.enabled]
