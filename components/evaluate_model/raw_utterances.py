@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mistere.model.embeddings import EmbeddedDialogue
 
 _TIMED = 5
+_FEWEST_LANGUAGES = 2
 
 
 @dataclass
@@ -79,7 +80,8 @@ def read_raw_test(reader: UtteranceReader, wanted: Sequence[str], modalities: Co
 def columns_of(
     reader: UtteranceReader, names: Sequence[str], keys: Sequence[tuple[str, int]]
 ) -> dict[str, list[str | None]]:
-    """Values of columns of the dataset, with the rarest merged into ``other``."""
+    """Values of columns of the dataset, with the rarest merged into ``other``; also of ``language``, if there are several."""
+    names = [*names, *(["language"] if "language" not in names and reader.has_column("test", "language") else [])]
     if not names:
         return {}
     rows: dict[tuple[str, int], dict[str, object]] = {}
@@ -88,6 +90,8 @@ def columns_of(
     values_by_name: dict[str, list[str | None]] = {}
     for name in names:
         values = [rows.get(key, {}).get(name) for key in keys]
+        if name == "language" and len({value for value in values if value is not None}) < _FEWEST_LANGUAGES:
+            continue
         frequent = iter(most_frequent([plain_name(value) for value in values if value is not None]))
         values_by_name[plain_name(name).replace(".", "_")] = [
             None if value is None else next(frequent) for value in values

@@ -116,6 +116,11 @@ class UtteranceReader:
         if current:
             yield sorted(current, key=lambda u: u.turn)
 
+    def has_column(self, split: Split, name: str) -> bool:
+        """Whether a shard of a split has a column."""
+        shards = list(self._paths[split].values())
+        return any(name in batch.schema.names for batch in read_batches(shards, [name], rows=(0, 1)))
+
     def columns(self, split: Split, names: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Any columns of the split's utterances, in file order; ``text_source`` says where the text comes from.
 
