@@ -2,7 +2,7 @@
 
 Everything is computed with additions, multiplications and whole numbers, and reduced from four times the size by averaging, so the
 same seed gives the same pixels. A face's looks (skin, hair, proportions) belong to its speaker and its position and light to the
-utterance; neither tells anything about the emotion.
+utterance; neither tells anything about the emotion. Faces are nearly aligned, as a tracker crops them.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def draw_frames(emotion: Emotion, speaker: str, seed: int) -> list[bytes] | None
         return None
     looks, light = _looks_of(speaker), draw.uniform(0.7, 1.02)
     backdrop: _Colour = tuple(int(value) for value in draw.integers(60, 215, 3))  # type: ignore[assignment]
-    x, y, drift_x, drift_y = (draw.uniform(-1, 1, 4) * (3.0, 2.0, 0.9, 0.6)).tolist()
+    x, y, drift_x, drift_y = (draw.uniform(-1, 1, 4) * (0.6, 0.5, 0.2, 0.2)).tolist()
     blink = int(draw.integers(FRAMES)) if draw.random() < _BLINK else -1
     frames = []
     for index, share in enumerate(_ONSET):
