@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 REQUIRED_COLUMNS = ("dialogue_id", "turn", "label")
-OPTIONAL_COLUMNS = ("role",)
+OPTIONAL_COLUMNS = ("role", "language")
 """Columns of text that a shard has only where one of its rows has a value; also the attributes of :class:`Utterance`."""
 ROWS_PER_GROUP = 128
 MAX_SHARD_BYTES = 256 * 1024 * 1024
@@ -119,6 +119,7 @@ class Utterance:
 
     ``label`` is None for a turn that is only context for its neighbours. ``audio`` holds an encoded file of an accepted format.
     ``speaker`` is used only to check the splits; ``role`` decides whether the turn is predicted (:func:`~mistere.data.roles.label_of_role`).
+    ``language`` is a tag such as ``en``, where it is not the dataset's.
 
     ``others`` holds the cells of further modalities by name, as their kinds read them; :func:`mistere.common.modalities.cell_of`
     returns the one of any modality.
@@ -132,6 +133,7 @@ class Utterance:
     speaker: str | None = None
     others: Mapping[str, Any] = field(default_factory=dict)
     role: str | None = None
+    language: str | None = None
 
     def with_cell(self, modality: str, cell: Any) -> Utterance:
         """The utterance with another value of a modality."""

@@ -77,6 +77,7 @@ class DataDiff(BaseModel):
         others: by further modality, utterances with another value of it.
         label: utterances with another label, or one more or less.
         role: utterances with another role.
+        language: utterances with another language.
         relabelled: number of utterances for each change of label.
         speakers_added: new speakers.
         speakers_removed: removed speakers.
@@ -98,6 +99,7 @@ class DataDiff(BaseModel):
     others: dict[str, Rows] = Field(default_factory=dict, exclude_if=lambda others: not others)
     label: Rows = Field(default_factory=Rows)
     role: Rows = Field(default_factory=Rows)
+    language: Rows = Field(default_factory=Rows)
     relabelled: dict[str, int] = {}
     speakers_added: list[str] = []
     speakers_removed: list[str] = []
@@ -113,6 +115,7 @@ class DataDiff(BaseModel):
 class _Row:
     label: str
     role: str | None
+    language: str | None
     text: bytes
     audio: bytes
     others: Mapping[str, bytes]
@@ -241,7 +244,9 @@ def _read_shard(path: Path, name: str, kinds: Mapping[str, str], rows: dict[_Key
             key = (split, str(utterance.dialogue_id), -1 if utterance.turn is None else utterance.turn)
             text, audio = (utterance.text or "").encode(), utterance.audio or b""
             others = {other: kind_of(kinds[other]).digest(cell) for other, cell in utterance.others.items()}
-            rows[key] = _Row(_label(utterance), utterance.role, _digest(text), _digest(audio), others)
+            rows[key] = _Row(
+                _label(utterance), utterance.role, utterance.language, _digest(text), _digest(audio), others
+            )
     return totals
 
 
@@ -316,6 +321,8 @@ def _compare(old: Mapping[_Key, _Row], new: Mapping[_Key, _Row], diff: DataDiff)
             relabelled[f"{was.label} -> {row.label}"] += 1
         if was.role != row.role:
             diff.role.add(f"{_location(key)} ({was.role or 'none'} -> {row.role or 'none'})")
+        if was.language != row.language:
+            diff.language.add(f"{_location(key)} ({was.language or 'none'} -> {row.language or 'none'})")
     for key in sorted(old.keys() - new.keys() - moved_from):
         diff.removed.add(_location(key))
     diff.relabelled = dict(relabelled.most_common())

@@ -61,7 +61,7 @@ class ShardFacts:
 
     Attributes:
         columns: one entry per column of the dataset form: column, found, status (``ok``, ``missing``, ``wrong type``).
-        rows: one row per utterance in use: row, dialogue_id, turn, label, speaker, role, others (how many modalities it has beside
+        rows: one row per utterance in use: row, dialogue_id, turn, label, speaker, role, language, others (how many modalities it has beside
             speech and text), and the fields of
             :class:`~components.validate_data.facts.transcript_facts.TranscriptFacts` and :class:`~components.validate_data.facts.audio_measurements.AudioMeasurements`.
         sequences: digests of five consecutive words, with their dialogue: dialogue_id, sequence.
@@ -122,12 +122,13 @@ def facts_of_shard(
         facts: list[TranscriptFacts] = []
         digests: list[int] = []
         owners: list[str] = []
-        for dialogue, label, role, text in zip(names["dialogue_id"], names["label"], names["role"], texts, strict=True):
+        columns = (names[name] for name in ("dialogue_id", "label", "role", "language"))
+        for dialogue, label, role, own, text in zip(*columns, texts, strict=True):
             if dialogue != current:
                 current, conversation = dialogue, Conversation()
             words = words_of(text)
             counts.update((label or "", role, word) for word in words)
-            facts.append(transcript_facts(text, words, scripts))
+            facts.append(transcript_facts(text, words, scripts if own is None else scripts_of(own)))
             added = conversation.add(words) if dialogue is not None else []
             digests += added
             owners += [dialogue] * len(added)

@@ -69,7 +69,7 @@ def import_table(
     columns: Annotated[
         Mapping[str, str] | None,
         Option(
-            "The table's name for dialogue_id, turn, text, audio, label, speaker, split, role.",
+            "The table's name for dialogue_id, turn, text, audio, label, speaker, split, role, language.",
             flag="--column",
             metavar="NAME=COLUMN",
             repeatable=True,
@@ -133,7 +133,7 @@ def import_table(
     """Convert a table to the dataset form.
 
     The table has a row for each utterance with ``dialogue_id``, ``label``, ``text`` or ``audio`` or both, and may have
-    ``turn`` (by default the order of the rows), ``speaker``, ``role`` and ``split``; other columns are named in the report. Turns are
+    ``turn`` (by default the order of the rows), ``speaker``, ``role``, ``language`` and ``split``; other columns are named in the report. Turns are
     renumbered from 0. ``audio`` is a path relative to the audio folder, or the recording itself: an encoded file as bytes,
     ``{bytes, path}``, ``{data}`` or base64, or samples as ``{array, sampling_rate}``; the rows of such a table must be grouped by
     dialogue.
@@ -149,7 +149,7 @@ def import_table(
         labels: all labels in order; by default those of the table, sorted, or the class names that ``datasets`` stored in it. A whole
             number that is not a label is the index of one; a label that differs only in case is the one listed.
         name: name of the dataset; by default the file's.
-        language: language of the text; by default English.
+        language: language of the text; by default that of the column ``language`` (``mul`` for several), or English.
         licence: licence of the data.
         splits: shares of train, dev and test, if the table has no column ``split``.
         seed: seed of the assignment to splits.
@@ -208,7 +208,7 @@ def import_table(
         name=name or source.stem,
         description=f"Imported from the table {source.name}." + (" Text only." if text_only else ""),
         labels=named.declared,
-        language=language or "en",
+        language=language or _main_language(table),
         licence=licence,
         splits=described,
         speaker_disjoint=_disjoint(table, assignment, old),
@@ -244,6 +244,12 @@ def import_table(
         *vectors.notes(),
     ]
     return replace(report, notes=notes, splits=_reported_splits(table, dialogues, described, old))
+
+
+def _main_language(table: Table) -> str:
+    """The language of a dataset whose user names none: the rows' own, ``mul`` if they have several, and English without any."""
+    languages = {row.language for row in table.rows if row.language is not None}
+    return "en" if not languages else languages.pop() if len(languages) == 1 else "mul"
 
 
 def _dialogues(table: Table) -> _Dialogues:
@@ -353,7 +359,7 @@ def _rows(
             label = None if row.label is None else named.names[row.label]
             yield (
                 assignment.splits[dialogue],
-                Utterance(dialogue, turn, label, row.text, recording, row.speaker, others=others, role=row.role),
+                Utterance(dialogue, turn, label, row.text, recording, row.speaker, others, row.role, row.language),
             )
     recordings.finish()
     vectors.finish()

@@ -44,6 +44,7 @@ class Row:
     speaker: str | None
     split: Split | None
     role: str | None = None
+    language: str | None = None
     audio: str | None = None
     embedded: bool = False
 
@@ -203,6 +204,7 @@ def _row(where: str, values: Mapping[str, Any], missing: Counter[tuple[str, str]
         label=label,
         speaker=names["speaker"],
         role=names["role"],
+        language=names["language"],
         split=split_of_cell(values["split"], where) if "split" in values else None,
         audio=text_of(held.path, "audio", where),
         embedded=held.embedded,

@@ -18,6 +18,7 @@ _KINDS = {
     "moved": "in another split",
     "label": "with another label",
     "role": "with another role",
+    "language": "with another language",
     "text": "with another transcript",
     "audio": "with another recording",
 }
