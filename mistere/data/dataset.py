@@ -341,6 +341,11 @@ class _SplitWriter:
         others = (self._kinds[name].size(cell) for name, cell in utterance.others.items() if name in self._kinds)
         return len(utterance.audio or b"") + len(utterance.text or "") + 64 + sum(others)
 
+    def _dictionaries(self) -> bool | list[str]:
+        """The columns with dictionaries: all but those of lists, whose values differ; readers must assume that one repeats."""
+        leaves = ("dialogue_id", "turn", "text", "audio.bytes", "audio.path", "label", "speaker", *OPTIONAL_COLUMNS)
+        return list(leaves) if self._modalities else True
+
     def add(self, utterance: Utterance) -> None:
         self._pending.append(utterance)
         self._bytes += self._size(utterance)
@@ -361,7 +366,7 @@ class _SplitWriter:
         form = schema(self._modalities, self._optional)
         if self._writer is None:
             path = self._directory / f"{self._split}-{self._shard:05d}.parquet"
-            self._writer = pq.ParquetWriter(path, form, compression="zstd")
+            self._writer = pq.ParquetWriter(path, form, compression="zstd", use_dictionary=self._dictionaries())
         text, audio = kind_of("text"), kind_of("audio")
         rows = [
             {

@@ -259,6 +259,20 @@ def test_ordinary_files_are_read_as_pyarrow_does(tmp_path: Path) -> None:
     assert read_parquet(path).num_rows == 0
 
 
+def test_lists_of_images_are_read_and_repeated_ones_are_not(tmp_path: Path) -> None:
+    """Values that are stored once take no more than their pages; those of a dictionary may stand anywhere."""
+    images = [[bytes([row, index]) * 50_000 for index in range(4)] for row in range(100)]
+    table = pa.table({"face": pa.array(images, pa.list_(pa.binary()))})
+    for version in ("1.0", "2.0"):
+        pq.write_table(table, tmp_path / "a.parquet", use_dictionary=False, data_page_version=version)
+        assert read_parquet(tmp_path / "a.parquet").equals(table)
+    pq.write_table(
+        table, tmp_path / "b.parquet", column_encoding={"face.list.element": "DELTA_BYTE_ARRAY"}, use_dictionary=False
+    )
+    with pytest.raises(ParseError, match="lists may take more memory"):
+        read_parquet(tmp_path / "b.parquet")
+
+
 def test_damaged_files_are_refused_or_read(tmp_path: Path) -> None:
     """Each byte of a small file is changed in turn: no other exception, and no crash of the process."""
     path = tmp_path / "small.parquet"

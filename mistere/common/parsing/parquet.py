@@ -12,7 +12,7 @@ import mmap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from mistere.common.counting import plural
 from mistere.common.parsing.documents import ParseError, first_line
@@ -40,8 +40,12 @@ BATCH_BYTES: Final = 64 * 2**20
 """What the rows of one batch may take if each holds the longest value that a page can hold."""
 _FOOTER_BYTES: Final = 64 * 2**20
 _NUMBER_BYTES: Final = 8
-_UNCOMPRESSED, _COMPRESSED, _DATA_HEADERS, _VALUES = 2, 3, (5, 8), 1
-"""Fields of a page's header, and of the header of a data page in it (both versions)."""
+_UNCOMPRESSED, _COMPRESSED, _VALUES = 2, 3, 1
+"""Fields of a page's header, and of the header of a data page in it."""
+_ENCODINGS: Final = {5: 2, 8: 4}
+"""Fields of the headers of data pages (both versions), and the field of the encoding in them."""
+_STORED_ONCE: Final = frozenset({0, 6})
+"""Encodings that store each value by itself (plain, and lengths apart); others repeat values, or parts of them."""
 
 
 @contextmanager
@@ -151,10 +155,12 @@ def _longest_row(path: Path, metadata: Any, group: int, columns: Sequence[str] |
             if columns is not None and not any(f"{leaf.path}.".startswith(f"{name}.") for name in columns):
                 continue
             pages = list(_pages(data, chunk))
-            longest = max((plain for plain, _ in pages), default=0)
+            longest = max((page.plain for page in pages), default=0)
             width = longest if leaf.physical_type == "BYTE_ARRAY" else max(_NUMBER_BYTES, leaf.length)
-            if leaf.max_repetition_level:
-                lists += width * sum(values for _, values in pages)
+            if leaf.max_repetition_level and leaf.physical_type == "BYTE_ARRAY":
+                lists += sum(page.plain if page.stored_once else width * page.values for page in pages)
+            elif leaf.max_repetition_level:
+                lists += width * sum(page.values for page in pages)
             else:
                 row += width
     return row, lists
@@ -207,7 +213,7 @@ def _check_pages(path: Path, metadata: Any) -> None:
     if not groups:
         return
     with _mapped(path) as data:
-        total = sum(plain for column in columns for plain, _ in _pages(data, column))
+        total = sum(page.plain for column in columns for page in _pages(data, column))
     if total > _decoded_limit(size):
         raise ParseError(f"its pages decompress to {total} bytes, more than a file of {size} bytes may")
 
@@ -218,8 +224,16 @@ def _mapped(path: Path) -> Iterator[mmap.mmap]:
         yield data
 
 
-def _pages(data: mmap.mmap, chunk: Any) -> Iterator[tuple[int, int]]:
-    """The decompressed size of each page of a column chunk and its number of values (0 for a dictionary), from its header."""
+class _Page(NamedTuple):
+    """A page by its header: size after decompression, number of values (0 for a dictionary), and whether no value is repeated."""
+
+    plain: int
+    values: int
+    stored_once: bool
+
+
+def _pages(data: mmap.mmap, chunk: Any) -> Iterator[_Page]:
+    """The pages of a column chunk."""
     if not chunk.num_values:
         return  # pyarrow writes no pages, and offsets that mean nothing
     first = chunk.dictionary_page_offset if chunk.has_dictionary_page else None
@@ -231,10 +245,13 @@ def _pages(data: mmap.mmap, chunk: Any) -> Iterator[tuple[int, int]]:
         reader = CompactReader(data, start)
         header = reader.struct()
         plain, packed = header.integers.get(_UNCOMPRESSED, -1), header.integers.get(_COMPRESSED, -1)
-        values = sum(header.structs[kind].integers.get(_VALUES, -1) for kind in _DATA_HEADERS if kind in header.structs)
+        headers = [
+            (header.structs[kind].integers, field) for kind, field in _ENCODINGS.items() if kind in header.structs
+        ]
+        values = sum(integers.get(_VALUES, -1) for integers, _ in headers)
         start = reader.position + packed
         if min(plain, packed, values) < 0 or start > stop:
             raise ParseError("the header of a page is damaged")
         if plain > max(MAX_PAGE_BYTES, MAX_RATIO * packed):
             raise ParseError(f"a page of {packed} bytes decompresses to {plain}; {MAX_PAGE_BYTES} are read")
-        yield plain, values
+        yield _Page(plain, values, all(integers.get(field, -1) in _STORED_ONCE for integers, field in headers))
