@@ -46,8 +46,8 @@ def test_iemocap_takes_features_by_utterance_and_by_time(tmp_path: Path) -> None
     rows = [f"Ses0{n}F_impro01,{second},{second + 1},{second}" for n in range(1, 6) for second in range(16)]
     (tmp_path / "prosody.csv").write_text("name,start,end,energy\n" + "\n".join(rows))
     import_iemocap(release, tmp_path / "out", features={"prosody": tmp_path / "prosody.csv"})
-    # From 6.29 to 8.24, 9.2 to 10.1, 10.25 to 11, 12 to 13 seconds.
-    assert cells(tmp_path / "out", "test", "prosody") == [[6.5], [9.0], [10.0], [12.0]]
+    # From 6.29 to 8.24, 8.5 to 9.1 (context), 9.2 to 10.1, 10.25 to 11, 12 to 13, 14 to 15 (context) seconds.
+    assert cells(tmp_path / "out", "test", "prosody") == [[6.5], [8.0], [9.0], [10.0], [12.0], [14.0]]
 
 
 def make_table(folder: Path) -> Path:
