@@ -12,7 +12,7 @@ from mistere.data.audio import AudioError, extent
 from mistere.data.dataset import Utterance
 from mistere.data.utterances import UtteranceReader
 from mistere.metrics.slices import binned, most_frequent, plain_name
-from mistere.serving.example_dialogue import FEW_UTTERANCES, sendable
+from mistere.serving.example_dialogue import FEW_UTTERANCES, as_sent, sendable
 
 if TYPE_CHECKING:
     from mistere.model.embeddings import EmbeddedDialogue
@@ -74,6 +74,7 @@ def read_raw_test(reader: UtteranceReader, wanted: Sequence[str], modalities: Co
             raw.timed.append(sent)
         if sent is not None and better:
             raw.example = sent
+    raw.example = as_sent(raw.example, reader.reference.kinds)
     return raw
 
 

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from mistere.common.names import path_below
 from mistere.common.parsing.documents import read_json
 from mistere.data.audio import AudioError, decode_recording, encode_flac
 from mistere.data.dataset import Utterance
+from mistere.data.kinds import kind_of
 from mistere.serving import protocol
 from mistere.serving.dialogue import DialogueTurn
 from mistere.serving.vectors import VectorDialogue, read_vectors
@@ -47,7 +48,7 @@ class Example:
         """The dialogue as it is sent."""
         if isinstance(self.dialogue, VectorDialogue):
             return self.dialogue
-        return [DialogueTurn(one.text, one.audio, one.label is not None) for one in self.dialogue]
+        return [DialogueTurn(one.text, one.audio, one.label is not None, one.others) for one in self.dialogue]
 
 
 def sendable(dialogue: Sequence[Utterance]) -> list[Utterance] | None:
@@ -85,6 +86,24 @@ def _others_size(utterance: Utterance) -> int:
         for cell in utterance.others.values()
         if isinstance(cell, np.ndarray | tuple)
     )
+
+
+def as_sent(dialogue: Sequence[Utterance], kinds: Mapping[str, str]) -> list[Utterance]:
+    """The dialogue with its further modalities as they are sent: arrays, or tuples of files.
+
+    Args:
+        dialogue: the utterances, as the dataset holds them.
+        kinds: the kind of each modality.
+    """
+
+    def sent(name: str, cell: Any) -> Any:
+        value = kind_of(kinds[name]).sent(cell)
+        return value if isinstance(value, np.ndarray) else tuple(value)
+
+    return [
+        replace(one, others={name: sent(name, cell) for name, cell in one.others.items() if name in kinds})
+        for one in dialogue
+    ]
 
 
 def write_example(folder: Path, example: Example) -> None:

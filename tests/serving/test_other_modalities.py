@@ -202,5 +202,5 @@ def test_an_example_dialogue_keeps_its_images_and_vectors(tmp_path: Path) -> Non
     assert dialogue is not None
     write_example(tmp_path, Example(dialogue, np.full((1, 2), 0.5, np.float32)))
     example = read_example(tmp_path)
-    assert example is not None and example.dialogue[0].others["face"] == others["face"]
+    assert example is not None and example.turns[0].others["face"] == others["face"]
     np.testing.assert_array_equal(example.dialogue[0].others["acoustic"], others["acoustic"])
