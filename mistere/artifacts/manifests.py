@@ -161,6 +161,10 @@ class UtteranceSet(Manifest):
         """The dataset version that this artifact refers to."""
         return DatasetIdentity(name=self.name, dvc_digest=self.dvc_digest, remote=self.remote)
 
+    def refers_to(self) -> list[tuple[str, str]]:
+        """The weights of the transcription model, which a bundle of the run needs."""
+        return [("BaseEncoder", self.transcription.model.base_digest)] if self.transcription else []
+
 
 class ValidationReport(Manifest):
     """The verdict on a dataset. Files: the page, the verdict and Great Expectations' results as JSON, and the quarantine."""

@@ -83,6 +83,8 @@ def texts(reference: UtteranceSet, split: Split, store: LocalStore | None = None
 def test_only_utterances_without_text_get_a_transcript(reference: UtteranceSet, tmp_path: Path) -> None:
     transcribed, store = run(reference, tmp_path)
     assert transcribed.transcription is not None and transcribed.digest != reference.digest
+    assert transcribed.refers_to() == [("BaseEncoder", transcribed.transcription.model.base_digest)]
+    assert reference.refers_to() == []
     assert transcribed.transcription.added == {"train": 6, "dev": 5, "test": 6}
     assert transcribed.transcription.undecodable == 1 and transcribed.transcription.replaced == 0
     for split in ("train", "dev", "test"):
