@@ -546,7 +546,8 @@ def test_clean_sample_has_no_findings(good: tuple[DatasetInfo, list[Row]], store
     write_dataset(tmp_path / "data", info, iter(rows))
     validation = judge(tmp_path / "data", info, store)
     assert validation.verdict == "pass" and not failed_rules(validation)
-    assert {o.rule.layer for o in validation.outcomes if o.status == "not checked"} == {"Drift"}
+    # There is no champion, and the sample declares neither roles nor further modalities.
+    assert {o.rule.layer for o in validation.outcomes if o.status == "not checked"} == {"Drift", "Labels", "Modalities"}
 
 
 @pytest.mark.long
