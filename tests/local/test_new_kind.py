@@ -44,8 +44,8 @@ from dataclasses import replace
 from pathlib import Path
 from tests.local.workshop import info, rows
 from mistere.data.dataset import write_dataset
-import mistere
-assert Path(mistere.__file__).is_relative_to({str(tree)!r})
+from mistere import __file__ as package
+assert Path(package).is_relative_to({str(tree)!r})
 beats = {BEATS!r}
 lines = ((s, replace(u, others={{"heart": beats[u.label] + u.turn}})) for s, u in rows(audio=False))
 write_dataset(Path({str(tmp_path / "data")!r}), info(modalities={{"heart": "pulse"}}), lines)

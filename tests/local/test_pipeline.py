@@ -193,7 +193,7 @@ def test_the_deployed_model_is_served_and_queried_as_the_docs_say(first: Run, ou
         finally:
             server.send_signal(signal.SIGINT)
             assert server.wait(60) == 130, "as a program that Ctrl-C ends"
-    assert len(answers) == 2
+    assert len(answers) == 5
     assert any(label in answers[0].stdout for label in LABELS) and "model version" in answers[0].stdout
     decoder = json.JSONDecoder()
     v1, end = decoder.raw_decode(answers[1].stdout)

@@ -116,7 +116,7 @@ def test_typed_contents_and_embeddings(server: Server) -> None:
 @pytest.mark.parametrize(
     ("inputs", "words"),
     [
-        ([HI, tensor("predict", [True, False], datatype="BOOL")], "one element for each of the 1 utterances; it has 2"),
+        ([HI, tensor("predict", [True, False], datatype="BOOL")], "an element for each utterance (1); it has 2"),
         ([HI, tensor("predict", [1], datatype="BOOL")], "Element 0 of the tensor predict is neither true nor false"),
         ([HI, tensor("predict", ["no"])], "Element 0 of the tensor predict is neither true nor false"),
         ([HI, tensor("predict", [None], datatype="BOOL")], "neither true nor false"),

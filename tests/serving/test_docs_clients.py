@@ -42,7 +42,8 @@ def test_the_client_prints_labels(server: Server, number: int) -> None:
 
 
 def test_the_curl_command_succeeds(server: Server, tmp_path: Path) -> None:
-    (script,) = re.findall(r"```bash\n(curl.*?)```", CALLS, re.DOTALL)
+    script, *others = re.findall(r"```bash\n(curl.*?)```", CALLS, re.DOTALL)
+    assert all(any(own in other for own in ("face.jpg", "DIGEST", '"predict": false')) for other in others)
     result = subprocess.run(
         ["bash", "-e", "-c", with_ports(server, script)], capture_output=True, text=True, timeout=60, check=False
     )

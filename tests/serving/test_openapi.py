@@ -81,7 +81,10 @@ def test_the_file_names_the_tensors_and_headers_of_the_protocol() -> None:
 def test_a_servers_settings_and_model_are_filled_in_everywhere() -> None:
     labels, experts = ["calm", "glad", "sad"], [*protocol.EXPERT_NAMES, "pose"]
     metadata = {
-        "inputs": [{"name": "text", "shape": [-1]}, {"name": "text_embedding", "shape": [-1, 768]}],
+        "inputs": [
+            {"name": "text", "datatype": "BYTES", "shape": [-1]},
+            {"name": "text_embedding", "datatype": "FP32", "shape": [-1, 768]},
+        ],
         "properties": {"labels": ",".join(labels), "experts": ",".join(experts), "encoder_digest.text": "7" * 64},
     }
     limits = Limits(request_bytes=1234, utterances=9, utterance_seconds=5.5)

@@ -63,6 +63,8 @@ class Plan:
     def steps(self) -> Iterator[tuple[str, StepSettings]]:
         """The settings of each step's pod, by its name in ``cluster.steps``."""
         for stage, info in stages().items():
+            if info.optional and not self.config.data.transcription.is_on:
+                continue
             if info.per_modality:
                 for modality in self.config.modalities:
                     yield f"{stage}-{modality}", self.config.cluster.step(stage, modality)

@@ -295,6 +295,9 @@ class Columns:
     def __init__(self, rows: list[dict[str, Any]]) -> None:
         self._rows = rows
 
+    def has_column(self, split: str, name: str) -> bool:
+        return any(name in row for row in self._rows)
+
     def columns(self, split: str, names: list[str]) -> list[dict[str, Any]]:
         assert split == "test" and names[:2] == ["dialogue_id", "turn"]
         return self._rows
