@@ -25,7 +25,7 @@ _TAKEN: Final = frozenset(
         *("audio", "audio_uri", "audio_digest", "predict"),  # tensors of the endpoint
     }
 )
-_TAKEN_ENDINGS: Final = ("_embedding", "_encoder", "_vectors", "_shards", "_section")
+_TAKEN_ENDINGS: Final = ("_embedding", "_uri", "_digest", "_encoder", "_vectors", "_shards", "_section")
 
 
 def name_problem(name: Any) -> str:

@@ -21,6 +21,7 @@ from mistere.common.names import shown
 from mistere.common.parsing.documents import ParseError, read_yaml
 from mistere.common.parsing.parquet import open_parquet, row_batches
 from mistere.common.splits import Split
+from mistere.config.modalities import name_problem
 from mistere.data.kinds import kind_of
 from mistere.data.roles import label_of_role
 
@@ -33,23 +34,13 @@ OPTIONAL_COLUMNS = ("role", "language")
 """Columns of text that a shard has only where one of its rows has a value; also the attributes of :class:`Utterance`."""
 ROWS_PER_GROUP = 128
 MAX_SHARD_BYTES = 256 * 1024 * 1024
-_MODALITY_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
-_RESERVED = frozenset(
-    {"dialogue_id", "turn", "label", "speaker", "role", "language", "split", "text", "audio", "speech", "cross_modal"}
-)
-"""Names that the dataset form, the mixture or the endpoint uses for something else."""
-_RESERVED_ENDINGS = ("_embedding", "_uri", "_digest")
 _SHARD_NAME = re.compile(r"^(train|dev|test)-.*\.parquet$")
 
 
 def modality_name_problem(name: str) -> str:
-    """Why a name cannot be that of a modality, as a clause; empty if it can."""
-    if _MODALITY_NAME.fullmatch(name) and name not in _RESERVED and not name.endswith(_RESERVED_ENDINGS):
-        return ""
-    return (
-        f"{shown(name)} cannot be the name of a modality: choose up to 40 lower-case letters, digits and _, other than "
-        f"{', '.join(sorted(_RESERVED))}, and not ending in {' or '.join(_RESERVED_ENDINGS)}"
-    )
+    """Why a name cannot be that of a further modality, as a clause; empty if it can. A profile has the same rule."""
+    problem = "is there without being declared" if name in IMPLICIT_KINDS else name_problem(name)
+    return f"{shown(name)} cannot be the name of a modality, as it {problem}: choose another name" if problem else ""
 
 
 class DatasetInfo(BaseModel):

@@ -195,7 +195,7 @@ def test_a_dataset_without_further_modalities_has_the_old_form(tmp_path: Path) -
         ({"face": "frame"}, "did you mean 'frames'"),
         ({"Face": "frames"}, "lower-case letters"),
         ({"label": "text"}, "cannot be the name"),
-        ({"x_embedding": "vector"}, "not ending in"),
+        ({"x_embedding": "vector"}, "has another meaning here"),
     ],
 )
 def test_an_impossible_modality_is_refused(modalities: dict[str, str], message: str) -> None:
